@@ -1,0 +1,135 @@
+"""Adapter: what every probe sees of a user's model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapter.build import build_model, load_weights
+from collapsekit.adapter.pooling import pool_features
+from collapsekit.checkpoint import Checkpoint
+from collapsekit.config import Config
+from collapsekit.errors import ConfigError
+from collapsekit.sources import Batch, Source, make_source
+from collapsekit.task import Task, make_task
+
+# What has to be kept of one modality's encoder to run the rest of the model again; first axis the example.
+Recorded = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The multimodal representation (n, D) and the model's outputs (n, ...)."""
+
+    fused: Tensor
+    outputs: Tensor
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one run of encoders, fusion and head left behind for one batch."""
+
+    recorded: dict[str, Recorded]
+    pooled: dict[str, Tensor]  # per modality, (n, d)
+    prediction: Prediction
+
+
+class Adapter(ABC):
+    """Subclass this where YAML is not enough: give ``encode``, ``fuse`` and ``head``, and name it in the config
+    as ``adapter: my_module:MyAdapter``. ``self.model`` is the config's model with the checkpoint's weights."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        checkpoint: Checkpoint | None = None,
+        model: nn.Module | None = None,
+        source: Source | None = None,
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.config, self.device, self.checkpoint = config, torch.device(device), checkpoint
+        self.modalities: tuple[str, ...] = tuple(config.modalities)
+        if len(self.modalities) < 2:
+            raise ConfigError(
+                f"{config.origin} names {len(self.modalities)} modalities: a multimodal model has at least two; "
+                "list them under `modalities`."
+            )
+        self.task: Task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
+        self.source = source if source is not None else make_source(config)
+        self.model = model if model is not None else build_model(config, seed)
+        if checkpoint is not None:
+            load_weights(self.model, checkpoint)
+        self.model.to(self.device).eval()
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Features of every modality, first axis the example."""
+
+    @abstractmethod
+    def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
+        """The multimodal representation, first axis the example."""
+
+    @abstractmethod
+    def head(self, fused: Tensor) -> Tensor:
+        """The prediction (logits, values, or two embeddings side by side)."""
+
+    def input_keys(self, modality: str) -> tuple[str, ...]:
+        """Batch keys that belong to ``modality`` and are replaced with it."""
+        section = self.config.modalities[modality]
+        own = section.input if section.input is not None else modality
+        keys = (own,) if isinstance(own, str) else tuple(own)
+        return keys if section.mask is None or section.mask in keys else (*keys, section.mask)
+
+    @property
+    def batch_keys(self) -> list[str]:
+        """Every batch key the model is given, without the label."""
+        keys = [k for m in self.modalities for k in self.input_keys(m)]
+        return list(dict.fromkeys([*keys, *self.config.data.also]))
+
+    def run(self, batch: Batch) -> Pass:
+        """Encoders, fusion and head, once."""
+        features = self.encode(batch)
+        fused = self.fuse(features)
+        recorded: dict[str, Recorded] = {m: (features[m],) for m in self.modalities}
+        pooled = {m: self.pool(m, features[m], batch) for m in self.modalities}
+        return Pass(recorded, pooled, Prediction(pool_features(fused), self.head(fused)))
+
+    def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+        """Fusion and head alone, on recorded (and possibly altered) features; encoders do not run."""
+        del inputs
+        fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})
+        return Prediction(pool_features(fused), self.head(fused))
+
+    def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
+        """One vector an example from a modality's features, as the config says."""
+        section = self.config.modalities[modality]
+        mask = batch[section.mask] if section.mask is not None else None
+        return pool_features(features, section.pool, section.channels, mask, f"modality {modality!r}")
+
+    def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+        """Features (n, d) of one modality with gradient to its encoder, for training it alone."""
+        del recorded
+        return self.pool(modality, self.encode(inputs)[modality], inputs)
+
+    def fresh(self, seed: int, *, trained: Checkpoint | None = None) -> Adapter | None:
+        """The same architecture newly initialised (or with ``trained`` weights); None where it can't be built."""
+        if self.config.model.factory is None:
+            return None
+        return type(self)(self.config, checkpoint=trained, source=self.source, device=str(self.device), seed=seed)
+
+    def fusion_parameters(self) -> list[nn.Parameter]:
+        """Parameters of fusion and head: everything that is no encoder's."""
+        inside = {id(p) for m in self.modalities for p in self.encoder_module(m).parameters()}
+        return [p for p in self.model.parameters() if id(p) not in inside]
+
+    def encoder_module(self, modality: str) -> nn.Module:
+        """The submodule that is ``modality``'s encoder; an empty module where it has none of its own."""
+        path = self.config.modalities[modality].encoder
+        if path is None or path.endswith(":input"):
+            return nn.Module()
+        return self.model.get_submodule(path)

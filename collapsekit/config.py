@@ -1,0 +1,205 @@
+"""collapsekit.yaml, or ``[tool.collapsekit]`` in pyproject.toml, as a checked Config."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from collapsekit.errors import ConfigError, did_you_mean
+
+CONFIG_NAME = "collapsekit.yaml"
+Pool = Literal["auto", "mean", "max", "first", "last", "flatten"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelConfig(_Section):
+    """Where the module comes from and which weights it gets."""
+
+    factory: str | None = None  # "module:callable" -> torch.nn.Module
+    kwargs: dict[str, Any] = {}
+    checkpoint: str | None = None
+
+
+class ModalityConfig(_Section):
+    """One modality: its encoder and how its features become one vector an example."""
+
+    encoder: str | None = None  # submodule path; "name:input" = what enters that submodule
+    input: str | tuple[str, ...] | None = None  # batch key(s); default: the modality's own name
+    scale: float = Field(default=1.0, gt=0)  # inputs are divided by this
+    select: str | int | None = None  # which part of a tuple or dict output; default: its first tensor
+    pool: Pool = "auto"  # how tokens or feature maps become one vector
+    channels: Literal["first", "last"] | None = None  # where a 3-d or larger output has its features
+    mask: str | None = None  # batch key of a token mask (1 = keep) used in pooling
+
+
+class DataConfig(_Section):
+    """Where the examples come from."""
+
+    path: str | None = None
+    factory: str | None = None
+    kwargs: dict[str, Any] = {}
+    label: str = "label"
+    also: tuple[str, ...] = ()  # further batch keys the model's forward takes
+    batch_size: int = Field(default=256, gt=0)
+
+
+class Config(_Section):
+    """The whole config; ``base`` is the folder it was found in, ``origin`` what to call it in messages."""
+
+    adapter: str = "module"
+    options: dict[str, Any] = {}  # handed to a Python adapter as they are
+    model: ModelConfig = ModelConfig()
+    modalities: dict[str, ModalityConfig] = {}
+    fusion: str | None = None
+    head: str | None = None
+    output: str | int | tuple[str | int, ...] | None = None  # which part of the model's output is the prediction
+    call: Literal["kwargs", "dict", "positional", "list"] = "kwargs"
+    task: str = "classification"
+    metric: str | None = None
+    temperature: float = Field(default=0.07, gt=0)  # contrastive only
+    data: DataConfig = DataConfig()
+    plugins: tuple[str, ...] = ()
+    base: Path = Field(default=Path(), exclude=True)
+    origin: str = Field(default=CONFIG_NAME, exclude=True)
+
+    @field_validator("modalities", mode="before")
+    @classmethod
+    def _bare_names(cls, value: Any) -> Any:
+        # `audio: encoders.audio` is short for `audio: {encoder: encoders.audio}`, `audio:` for no options.
+        if not isinstance(value, Mapping):
+            return value
+        return {k: {"encoder": v} if isinstance(v, str) else ({} if v is None else v) for k, v in value.items()}
+
+    def resolve(self, path: str) -> Path:
+        """A path from the config, relative to the config's own folder."""
+        return self.base / Path(path).expanduser()
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys and reads 1e-3 as the number it is in every other language."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+(?:[eE][-+]?\d+)?$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str | int | float | bool):
+            raise yaml.constructor.ConstructorError(None, None, "keys must be plain names", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """YAML to plain data; no tags are constructed. Raises ConfigError with the line."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{origin}{where} is not valid YAML: {getattr(e, 'problem', None) or e}.") from None
+    except (RecursionError, ValueError) as e:
+        raise ConfigError(f"{origin} is not valid YAML: {e}.") from None
+
+
+def find_config(config: str | Path | None, checkpoint: str | Path | None) -> Path:
+    """``config`` if given, else collapsekit.yaml beside the checkpoint, in the working directory, or
+    pyproject.toml with ``[tool.collapsekit]``. Raises ConfigError where there is none."""
+    if config is not None:
+        path = Path(config)
+        if not path.is_file():
+            raise ConfigError(f"config {config} is not a file: give the path of a {CONFIG_NAME}.")
+        return path
+    places = [Path.cwd()]
+    if checkpoint is not None:
+        places.insert(0, Path(checkpoint).resolve().parent)
+    for place in places:
+        if (place / CONFIG_NAME).is_file():
+            return place / CONFIG_NAME
+    pyproject = Path.cwd() / "pyproject.toml"
+    if pyproject.is_file() and _pyproject_section(pyproject) is not None:
+        return pyproject
+    looked = " or ".join(str(p) for p in dict.fromkeys(places))
+    raise ConfigError(
+        f"there is no {CONFIG_NAME} in {looked}: write one with `collapsekit init {checkpoint or 'CKPT'}`, "
+        "or name one with --config."
+    )
+
+
+def _pyproject_section(path: Path) -> Any:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("collapsekit")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} is not valid TOML: {e}.") from None
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a config file. Raises ConfigError that names the key and the nearest known one."""
+    file = Path(path)
+    if file.suffix == ".toml":
+        raw = _pyproject_section(file)
+        if raw is None:
+            raise ConfigError(f"{file} has no [tool.collapsekit] table: add one, or name a {CONFIG_NAME}.")
+    else:
+        try:
+            raw = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"config {file} cannot be read: {e}.") from None
+    return check_config(raw, base=file.resolve().parent, origin=str(file))
+
+
+def check_config(raw: Any, *, base: Path, origin: str = "config") -> Config:
+    """A mapping as Config. Raises ConfigError for unknown keys, wrong types and missing sections."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{origin} holds {type(raw).__name__}, expected keys such as model, modalities, data.")
+    for key in ("base", "origin"):  # set by us, never by the file
+        if key in raw:
+            raise ConfigError(f"{origin} has an unknown key {key!r}: known there are {', '.join(_keys_at([]))}.")
+    try:
+        config = Config.model_validate({**raw, "base": base, "origin": origin})
+    except ValidationError as e:
+        raise ConfigError(_explain(e, origin)) from None
+    return config
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    first = error.errors()[0]
+    loc = [str(p) for p in first["loc"]]
+    where = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(loc[:-1])
+        return (
+            f"{origin} has an unknown key {where!r}{did_you_mean(loc[-1], known)}: known there are {', '.join(known)}."
+        )
+    found = first.get("input")
+    shown = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
+    return f"{origin} at {where!r}: {first['msg']}{shown}."
+
+
+def _keys_at(loc: list[str]) -> list[str]:
+    if not loc:
+        return [k for k in Config.model_fields if k not in ("base", "origin")]
+    if loc[0] == "modalities":
+        return list(ModalityConfig.model_fields)
+    section = Config.model_fields[loc[0]].annotation
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

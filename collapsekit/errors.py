@@ -1,0 +1,42 @@
+"""What a user can cause and act on: one sentence, one exit code each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CollapsekitError(Exception):
+    """Base of everything a user can cause; its text is one sentence that says what to do."""
+
+    exit_code = 2
+
+
+class ConfigError(CollapsekitError):
+    """The command line, the config file or the model it names is not usable as written (exit 2)."""
+
+
+class DataError(CollapsekitError):
+    """The data lacks something the config promises, or holds values no probe can use (exit 2)."""
+
+
+class RefusedError(CollapsekitError):
+    """A file is unsafe or corrupt and was not read (exit 3)."""
+
+    exit_code = 3
+
+
+class NothingEvaluatedError(CollapsekitError):
+    """There was nothing to evaluate; never a pass (exit 5)."""
+
+    exit_code = 5
+
+
+class NumericsError(CollapsekitError, ValueError):
+    """A pure function was given input it is not defined on; probes turn it into ``skipped``."""
+
+
+def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """`` (did you mean 'x' or 'y'?)`` for the nearest of ``known``, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
+    return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""

@@ -1,0 +1,283 @@
+"""polysemanticity: do the fusion's neurons serve one modality or several?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from collapsekit.adapter.base import Adapter
+from collapsekit.adapter.build import random_state_kept
+from collapsekit.errors import NumericsError
+from collapsekit.features import Features
+from collapsekit.probes.spectrum import CONCATENATED
+from collapsekit.readout import Fold, fold
+from collapsekit.registry import Options, probe
+from collapsekit.replay import donors, predict
+from collapsekit.report import Curve, Result
+from collapsekit.settings import Settings
+from collapsekit.stats.jackknife import assign_groups, interval
+from collapsekit.stats.polysemy import drive_shares, row_entropy
+from collapsekit.training import Recipe, fit, rows_of
+
+PAPER = "Chaudhuri et al. 2025, Appendix C.7 and Table 9; after Scherlis et al. 2022"
+WEIGHTS = (
+    "a neuron's weights on a modality are the mean derivative of the neuron by that modality's features, in their leading "
+    "principal coordinates times their deviation, at unit length"
+)
+CLASSIFIER = (
+    "two-layer ReLU classifier of the modality, trained on first-layer weights of unimodal models over the same features "
+    "(two thirds of the seeds; the rest checks it), applied to the fused neurons' weights on each modality; " + WEIGHTS
+)
+DRIVE = (
+    "half the mean squared change of the fused neuron when the modality is taken from another example (total effect)"
+)
+SOBOL = "total effect index, Jansen 1999; Saltelli et al. 2010, Table 2 (f)"
+
+
+class PolysemanticityOptions(Options):
+    """Options of the polysemanticity probe."""
+
+    seeds: int = Field(default=6, ge=3, description="unimodal models a modality the classifier learns from")
+    hidden: int = Field(default=64, gt=1, description="hidden width of unimodal models and of the classifier")
+    epochs: int = Field(default=20, gt=0, description="at most so many epochs a unimodal model")
+    coordinates: int = Field(default=32, gt=0, description="principal coordinates a weight vector keeps")
+    neurons: int = Field(default=128, gt=1, description="fused neurons whose weights are read, evenly spaced")
+    draws: int = Field(default=4, gt=0, description="other examples a modality is taken from, for the drive")
+    shared: float = Field(default=0.1, gt=0, lt=0.5, description="drive share from which a neuron counts as served")
+
+
+@probe(
+    "polysemanticity",
+    summary="whether fused neurons serve several modalities: modality classifier on weights, and drive by data",
+    definition="cross-entropy and entropy of a modality classifier on neurons' weights; and drive shares: " + DRIVE,
+    source=PAPER,
+    cannot="sharing neurons is not a collapse, and a cross-entropy above ln m is confident error, not spread mass",
+    options=PolysemanticityOptions,
+    trains="models",
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.own(PolysemanticityOptions)
+    if features.concatenated:
+        raise NumericsError(CONCATENATED)
+    yield from _drive(adapter, features, options, settings)
+    try:
+        yield from _classifier(adapter, features, options, settings)
+    except NumericsError as e:
+        for name in ("cross_entropy", "entropy", "uniform", "check"):
+            yield Result(
+                name=f"polysemanticity.{name}",
+                probe="polysemanticity",
+                definition=CLASSIFIER,
+                source=PAPER,
+                skipped=str(e),
+            )
+
+
+def _drive(
+    adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
+) -> Iterator[Result]:
+    """Which modality's variation drives each fused neuron."""
+    groups = features.groups
+    count = int(groups.max()) + 1
+    sums = {m: torch.zeros(count, features.fused.shape[1], dtype=torch.float64) for m in features.modalities}
+    others = donors(len(features), options.draws, settings.seed)
+    for m in features.modalities:
+        for other in others:
+            change = predict(adapter, features, swap={m: other}).fused.double() - features.fused.double()
+            sums[m].index_add_(0, groups, change.square() / (2 * len(others)))
+    effects = torch.stack([sums[m] for m in features.modalities])  # m G D
+    totals = [effects.sum(1), *((effects.sum(1) - effects[:, g]) for g in range(count))]
+    shares, kept = drive_shares(totals[0])
+    if not bool(kept.any()):
+        raise NumericsError("no fused neuron changes when any modality does: the fused representation is constant")
+    out = [drive_shares(t)[0] for t in totals[1:]]
+    make = partial(Result, probe="polysemanticity", source=SOBOL)
+    weight = [t.sum(1) / t.sum() for t in totals]  # by variance: a neuron that hardly moves hardly counts
+    for i, m in enumerate(features.modalities):
+        yield make(
+            name="polysemanticity.drive",
+            modality=m,
+            value=float(weight[0][i]),
+            interval=interval(float(weight[0][i]), [float(w[i]) for w in weight[1:]], settings.level),
+            unit="share",
+            definition=f"the modality's part of what drives the fused neurons, summed over neurons; {DRIVE}",
+        )
+        line = shares[i].sort(descending=True).values
+        yield make(
+            name="polysemanticity.neurons",
+            modality=m,
+            definition=f"the modality's drive share of each fused neuron, descending; {DRIVE}",
+            curve=Curve(
+                x=tuple(range(1, len(line) + 1)), y=tuple(line.tolist()), x_label="fused neuron", y_label="drive share"
+            ),
+        )
+    for name, value, values, unit, definition in (
+        (
+            "drive_entropy",
+            float(row_entropy(shares.T).mean()),
+            [float(row_entropy(s.T).mean()) for s in out],
+            "nats",
+            "mean entropy of a fused neuron's drive shares: 0 one modality a neuron, ln m all alike",
+        ),
+        (
+            "cross_modal_fraction",
+            _cross_modal(shares, options.shared),
+            [_cross_modal(s, options.shared) for s in out],
+            "share of neurons",
+            f"fused neurons that at least two modalities drive with a share of {options.shared:g} or more",
+        ),
+    ):
+        yield make(
+            name=f"polysemanticity.{name}",
+            value=value,
+            interval=interval(value, values, settings.level),
+            unit=unit,
+            definition=definition,
+        )
+
+
+def _cross_modal(shares: Tensor, threshold: float) -> float:
+    return float(((shares >= threshold).sum(0) >= 2).double().mean())
+
+
+def _classifier(
+    adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
+) -> Iterator[Result]:
+    if settings.profile == "quick":
+        raise NumericsError("profile quick trains no unimodal models")
+    at = fold(adapter, features)
+    m = len(features.modalities)
+    width = min(options.coordinates, *(x.shape[1] for x in features.pooled.values()))
+    if width < 2:
+        raise NumericsError("a modality has one feature only, so its weights have no direction to tell apart")
+    axes = {k: _axes(at.train.pooled[k], width) for k in features.modalities}
+    rows, labels, held = _unimodal_weights(adapter, at, axes, options, settings)
+    net = _train_classifier(rows[~held], labels[~held], m, options.hidden, settings.seed)
+    jacobian = _fusion_weights(adapter, features, options)
+    weights = [_unit(jacobian[k] @ axes[k]) for k in features.modalities]
+    truth = torch.cat([torch.full((len(w),), i) for i, w in enumerate(weights)])
+    with torch.no_grad():
+        log_p = net(torch.cat(weights).float()).double().log_softmax(1)
+        check = net(rows[held].float()).double().log_softmax(1)
+    losses, entropies = -log_p.gather(1, truth[:, None])[:, 0], row_entropy(log_p.exp())
+    control = -check.gather(1, labels[held][:, None])[:, 0]
+    uniform = torch.full_like(losses, math.log(m))
+    named = (
+        (
+            "cross_entropy",
+            losses,
+            "mean over fused neurons and modalities of minus the log-probability of the modality",
+        ),
+        ("entropy", entropies, "mean entropy of the classifier's answer"),
+        ("uniform", uniform, "ln m, what a uniform answer gives for either"),
+        (
+            "check",
+            control,
+            "the classifier's cross-entropy on unimodal models it has not seen; near ln m it knows nothing",
+        ),
+    )
+    for name, values, what in named:
+        groups = assign_groups(len(values), min(16, len(values)))
+        out = [float(values[groups != g].mean()) for g in range(int(groups.max()) + 1)]
+        yield Result(
+            name=f"polysemanticity.{name}",
+            probe="polysemanticity",
+            value=float(values.mean()),
+            interval=interval(float(values.mean()), out, settings.level),
+            unit="nats",
+            definition=f"{what}; {CLASSIFIER}",
+            source=PAPER,
+        )
+
+
+def _axes(x: Tensor, width: int) -> Tensor:
+    """Leading principal axes of features (n, d) times their deviations, (d, width)."""
+    centred = x.double() - x.double().mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
+    values, vectors = values.flip(0)[:width].clamp_min(0), vectors.flip(1)[:, :width]
+    # An axis has no sign of its own: its largest entry is made positive.
+    sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    return vectors * sign * values.sqrt()
+
+
+def _unit(rows: Tensor) -> Tensor:
+    length = rows.norm(dim=1, keepdim=True)
+    return rows[length[:, 0] > 1e-12] / length[length[:, 0] > 1e-12]
+
+
+def _unimodal_weights(
+    adapter: Adapter, at: Fold, axes: dict[str, Tensor], options: PolysemanticityOptions, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """First-layer weights of unimodal models, their modality, and which belong to seeds kept for checking."""
+    rows, labels, held = [], [], []
+    for i, (modality, axis) in enumerate(axes.items()):
+        for seed in range(options.seeds):
+            with torch.random.fork_rng():
+                torch.manual_seed(settings.seed + seed)
+                net = nn.Sequential(
+                    nn.Linear(len(axis), options.hidden), nn.ReLU(), nn.Linear(options.hidden, at.width)
+                )
+
+            def outputs(f: Features, r: Tensor, net: nn.Module = net, modality: str = modality) -> Tensor:
+                out: Tensor = net(f.pooled[modality][r])
+                return out
+
+            recipe = Recipe(rate=1e-3, epochs=options.epochs, seed=settings.seed + seed)
+            fit(net, list(net.parameters()), outputs, at, adapter.task, recipe)
+            weight = _unit(next(net.parameters()).detach().double() @ axis)
+            rows.append(weight)
+            labels.append(torch.full((len(weight),), i))
+            held.append(torch.full((len(weight),), seed >= math.ceil(options.seeds * 2 / 3)))
+        settings.progress.step("unimodal models for polysemanticity", i + 1, len(axes))
+    return torch.cat(rows), torch.cat(labels), torch.cat(held)
+
+
+def _train_classifier(rows: Tensor, labels: Tensor, m: int, hidden: int, seed: int) -> nn.Module:
+    with random_state_kept():
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(rows.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, m))
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=1e-2)
+        for _ in range(200):
+            loss = F.cross_entropy(net(rows.float()), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return net.eval()
+
+
+def _fusion_weights(adapter: Adapter, features: Features, options: PolysemanticityOptions) -> dict[str, Tensor]:
+    """Mean derivative of fused neurons by each modality's pooled features, {modality: (neurons, d)}."""
+    rows = torch.arange(len(features))[:256]
+    recorded, inputs = rows_of(features, rows)
+    leaves = {
+        m: tuple(t.clone().requires_grad_() if t.is_floating_point() else t for t in r) for m, r in recorded.items()
+    }
+    with torch.enable_grad():
+        fused = adapter.rerun(leaves, inputs).fused
+    if not fused.requires_grad:
+        raise NumericsError("the fused representation has no gradient by the features, so no weights to read")
+    picked = torch.linspace(0, fused.shape[1] - 1, min(options.neurons, fused.shape[1])).round().long().unique()
+    wanted = [t for m in features.modalities for t in leaves[m] if t.requires_grad]
+    names = [m for m in features.modalities for t in leaves[m] if t.requires_grad]
+    out: dict[str, list[Tensor]] = {m: [] for m in features.modalities}
+    for k in picked.tolist():
+        grads = torch.autograd.grad(fused[:, k].sum(), wanted, retain_graph=True, allow_unused=True)
+        for m in features.modalities:
+            total = torch.zeros(features.pooled[m].shape[1], dtype=torch.float64)
+            for name, t, g in zip(names, wanted, grads, strict=True):
+                if name == m and g is not None:
+                    # Tokens and maps: what moving every position alike does, which is what the pooled mean does.
+                    total += adapter.pool(m, g.double() * _positions(t), inputs).double().mean(0).cpu()
+            out[m].append(total)
+    return {m: torch.stack(v) for m, v in out.items()}
+
+
+def _positions(t: Tensor) -> int:
+    """How many positions mean pooling averages over."""
+    return 1 if t.ndim <= 2 else int(t[0].numel() / (t.shape[-1] if t.ndim == 3 else t.shape[1]))

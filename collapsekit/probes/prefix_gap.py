@@ -1,0 +1,123 @@
+"""prefix_gap: each encoder as multimodal training left it, against the same encoder trained alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+from pydantic import Field, field_validator
+
+from collapsekit.adapter.base import Adapter
+from collapsekit.baselines import Baselines, Plan, baselines
+from collapsekit.features import Features
+from collapsekit.readout import Unimodal, prefix
+from collapsekit.registry import Options, probe
+from collapsekit.replay import leave_out_means, leave_out_metric
+from collapsekit.report import Result
+from collapsekit.settings import Settings
+from collapsekit.stats.jackknife import interval
+
+SOURCE = "Chaudhuri et al. 2025, Section 4.1 and Figure 4"
+READ_OUT = "linear evaluation fitted on train, its penalty chosen on val"
+
+
+class PrefixGapOptions(Options):
+    """Options of the prefix_gap probe; utilisation takes the same baselines."""
+
+    start: str = Field(default="fresh", description="fresh, checkpoint, or the path of a checkpoint to start from")
+    rates: tuple[float, ...] = Field(default=(1e-3, 3e-3, 3e-4), description="learning rates, dropped from the end")
+    epochs: int = Field(default=60, gt=0, description="at most so many epochs a learning rate")
+    budget: float = Field(default=120.0, gt=0, description="seconds all baselines may be reckoned at (not in full)")
+
+    @field_validator("rates", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return [v for v in value.split(",") if v.strip()] if isinstance(value, str) else value
+
+    @field_validator("rates")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or min(value) <= 0:
+            raise ValueError("needs at least one learning rate, all above 0")
+        return value
+
+
+def trained_alone(
+    adapter: Adapter, features: Features, options: PrefixGapOptions, settings: Settings
+) -> Baselines | None:
+    """The baselines these options ask for; None in the quick profile, which trains no encoders."""
+    if settings.profile == "quick":
+        return None
+    budget = math.inf if settings.profile == "full" else options.budget
+    plan = Plan(options.start, options.rates, options.epochs, budget)
+    return baselines(adapter, features, plan, settings)
+
+
+@probe(
+    "prefix_gap",
+    summary="linear evaluation of each encoder as the model has it, against the same encoder trained alone",
+    definition="loss of the multimodal prefix minus loss of the unimodal baseline, both by " + READ_OUT,
+    source=SOURCE,
+    cannot="a gap shows an encoder held back by joint training; an ignored encoder may have none",
+    options=PrefixGapOptions,
+    trains="models",
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.own(PrefixGapOptions)
+    left = {m: prefix(adapter, features, m) for m in features.modalities}
+    made = trained_alone(adapter, features, options, settings)
+    for m in features.modalities:
+        yield from _pair("prefix", "the encoder's features in the checkpoint", m, left[m], adapter, features, settings)
+        make = partial(Result, probe="prefix_gap", modality=m, source=SOURCE)
+        if made is None or m not in made.trained:
+            reason = "profile quick trains no encoders" if made is None else made.skipped[m]
+            for name in ("baseline_loss", "baseline_metric", "gap"):
+                yield make(
+                    name=f"prefix_gap.{name}", definition=f"of the encoder trained alone; {READ_OUT}", skipped=reason
+                )
+            continue
+        alone = made.trained[m]
+        note = "; ".join(filter(None, [made.described[m], made.note]))
+        what = "the same encoder trained alone"
+        yield from _pair("baseline", what, m, alone, adapter, features, settings, note)
+        task, groups = adapter.task, features.groups
+        gap = leave_out_means(
+            task.loss(left[m].expected, features.targets) - task.loss(alone.expected, features.targets), groups
+        )
+        yield make(
+            name="prefix_gap.gap",
+            value=float(gap[0]),
+            interval=interval(float(gap[0]), gap[1:].tolist(), settings.level),
+            unit=task.loss_name,
+            definition=f"loss of the multimodal prefix minus loss of the encoder trained alone, both by {READ_OUT}",
+            note=note,
+        )
+
+
+def _pair(
+    kind: str,
+    what: str,
+    modality: str,
+    readout: Unimodal,
+    adapter: Adapter,
+    features: Features,
+    settings: Settings,
+    note: str | None = None,
+) -> Iterator[Result]:
+    """Loss and metric of one readout, with intervals over examples."""
+    task = adapter.task
+    loss = leave_out_means(task.loss(readout.expected, features.targets), features.groups)
+    metric = leave_out_metric(task, readout.expected, features.targets, features.groups)
+    for name, values, unit in (("loss", loss, task.loss_name), ("metric", metric, task.metric_name)):
+        yield Result(
+            name=f"prefix_gap.{kind}_{name}",
+            probe="prefix_gap",
+            modality=modality,
+            value=float(values[0]),
+            interval=interval(float(values[0]), values[1:].tolist(), settings.level),
+            unit=unit,
+            definition=f"{unit} of {what}; {READ_OUT} (chosen: {readout.l2:g})",
+            source=SOURCE,
+            note=note,
+        )

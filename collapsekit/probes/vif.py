@@ -1,0 +1,70 @@
+"""vif: multicollinearity of the fused representation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from torch import Tensor
+
+from collapsekit.adapter.base import Adapter
+from collapsekit.features import Features
+from collapsekit.registry import probe
+from collapsekit.report import Curve, Result
+from collapsekit.settings import Settings
+from collapsekit.stats.jackknife import interval
+from collapsekit.stats.moments import grouped_moments, leave_one_out, merge_all
+from collapsekit.stats.vif import vif
+
+DEFINITION = "diagonal of the inverse correlation matrix of the fused representation's non-constant columns"
+SOURCE = "Chaudhuri et al. 2025, Table 7; equals statsmodels' variance_inflation_factor with an intercept"
+SUMMARIES: dict[str, Callable[[Tensor], float]] = {
+    "mean": lambda v: float(v.mean()),
+    "median": lambda v: float(v.quantile(0.5)),
+    "max": lambda v: float(v.max()),
+}
+
+
+@probe(
+    "vif",
+    summary="variance inflation of the fused representation: mean, median, max and per neuron",
+    definition=DEFINITION,
+    source=SOURCE,
+    cannot="collinear neurons say nothing of which modality they serve; compare only on equal n and width",
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    x, groups = features.fused, features.groups
+    n, d = x.shape
+    make = partial(Result, probe="vif", definition=DEFINITION, source=SOURCE)
+    if n < 2 * d:
+        reason = f"needs at least 2·d = {2 * d} examples for d = {d} neurons, found {n}: use more examples"
+        for name in SUMMARIES:
+            yield make(name=f"vif.{name}", skipped=reason)
+        return
+    parts = grouped_moments(x, groups, int(groups.max()) + 1)
+    full = vif(merge_all(parts))
+    out = [vif(m) for m in leave_one_out(parts)]
+    notes = []
+    if full.constant:
+        listed = ", ".join(map(str, full.constant[:12])) + (", …" if len(full.constant) > 12 else "")
+        notes.append(f"{len(full.constant)} constant neurons left out: {listed}")
+    if full.bound:
+        notes.append("near-singular: the values are lower bounds")
+    if n < 10 * d:
+        notes.append(f"n = {n} is under 10·d = {10 * d}: biased up")
+    note = "; ".join(notes) or None
+    for name, summary in SUMMARIES.items():
+        value = summary(full.values)
+        low, high = interval(value, [summary(v.values) for v in out], settings.level, log=True)
+        ends = (min(value, max(1.0, low)), high)
+        yield make(name=f"vif.{name}", value=value, interval=ends, unit="times", note=note)
+    yield make(
+        name="vif.per_feature",
+        curve=Curve(
+            x=tuple(map(float, full.kept)),
+            y=tuple(full.values.tolist()),
+            x_label="neuron of the fused representation",
+            y_label="variance inflation factor",
+        ),
+        note=note,
+    )

@@ -1,0 +1,87 @@
+"""Linear evaluation: what a modality's features say, read out by a linear model chosen on held-out examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapter.base import Adapter
+from collapsekit.errors import NumericsError
+from collapsekit.features import Features
+from collapsekit.task import Task
+
+L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class Unimodal:
+    """A linear readout of one modality's features: expectations on the diagnosed and the validation examples."""
+
+    expected: Tensor  # (n, ...)
+    validation: Tensor  # (v, ...)
+    validation_loss: float
+    l2: float
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which examples are fitted on and which choose: the train and val splits, or a fifth of train held out."""
+
+    train: Features
+    fit: Tensor
+    held: Features
+    choose: Tensor
+    width: int  # outputs of the model, so of every readout
+
+    @property
+    def targets(self) -> Tensor:
+        return self.train.targets[self.fit]
+
+    @property
+    def held_targets(self) -> Tensor:
+        return self.held.targets[self.choose]
+
+
+def fold(adapter: Adapter, features: Features) -> Fold:
+    """Training and choosing examples for whatever is fitted. Raises NumericsError where there are none."""
+    there = adapter.source.splits()
+    if features.split == "train" or "train" not in there:
+        raise NumericsError(
+            "it fits readouts on the train split and judges them on another: "
+            + ("diagnose val or test" if features.split == "train" else "the data has no train split")
+        )
+    width = adapter.task.expect(features.outputs[:1]).shape[1]
+    train = features.of("train")
+    adapter.task.prior(train.targets, width)  # raises where the task knows no baseline
+    if "val" in there and features.split != "val":
+        held = features.of("val")
+        return Fold(train, torch.arange(len(train)), held, torch.arange(len(held)), width)
+    index = torch.arange(len(train))
+    return Fold(train, index[index % 5 != 0], train, index[index % 5 == 0], width)
+
+
+def read_out(task: Task, at: Fold, x_train: Tensor, x_held: Tensor, x: Tensor) -> Unimodal:
+    """Linear evaluation of features, the penalty chosen on the held-out examples (n d matrices)."""
+    best: tuple[float, float, Tensor, Tensor] | None = None
+    for l2 in L2_GRID:
+        readout = task.fit_linear(x_train[at.fit].double(), at.targets, at.width, l2)
+        held = task.expect(readout.predict(x_held[at.choose].double()))
+        loss = float(task.loss(held, at.held_targets).mean())
+        if best is None or loss < best[0]:
+            best = (loss, l2, task.expect(readout.predict(x.double())), held)
+    assert best is not None
+    return Unimodal(best[2], best[3], best[0], best[1])
+
+
+def prefix(adapter: Adapter, features: Features, modality: str) -> Unimodal:
+    """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
+
+    def make() -> Unimodal:
+        at = fold(adapter, features)
+        return read_out(
+            adapter.task, at, at.train.pooled[modality], at.held.pooled[modality], features.pooled[modality]
+        )
+
+    return features.once(("prefix", modality), make)

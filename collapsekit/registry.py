@@ -1,0 +1,157 @@
+"""One door for everyone: ``@probe`` and ``@adapter`` in one file, found as a built-in, by ``--plugin
+file.py``, or by the entry-point group ``collapsekit``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
+
+GROUP = "collapsekit"
+Cost = Literal["nothing", "heads", "models"]
+
+
+class Options(BaseModel):
+    """Base of a probe's options: typed, with defaults; an unknown one is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class ProbeSpec:
+    """A probe as registered: what it measures, where that is defined, what it may cost."""
+
+    name: str
+    run: Callable[..., Iterable[Any]]  # (adapter, features, *, settings) -> Results
+    summary: str
+    definition: str
+    source: str
+    cannot: str  # what the number does not tell
+    options: type[Options]
+    trains: Cost
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """An adapter as registered: ``build(config, device=..., seed=...)`` makes one from a checked config."""
+
+    name: str
+    build: Callable[..., Any]
+    summary: str
+
+
+PROBES: dict[str, ProbeSpec] = {}
+ADAPTERS: dict[str, AdapterSpec] = {}
+
+
+def probe(
+    name: str,
+    *,
+    summary: str,
+    definition: str,
+    source: str,
+    cannot: str,
+    options: type[Options] = Options,
+    trains: Cost = "nothing",
+) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
+    """Register ``(adapter, features, *, settings) -> Results`` as the probe ``name``."""
+
+    def register(run: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[Any]]:
+        known = PROBES.get(name)
+        if known is not None and known.run.__module__ != run.__module__:
+            raise ConfigError(f"probe {name!r} is registered twice, by {known.run.__module__} and {run.__module__}.")
+        PROBES[name] = ProbeSpec(name, run, summary, definition, source, cannot, options, trains)
+        return run
+
+    return register
+
+
+def adapter(name: str, *, summary: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a callable ``(config, *, device, seed) -> Adapter`` under ``name`` for ``adapter: name``."""
+
+    def register(build: Callable[..., Any]) -> Callable[..., Any]:
+        ADAPTERS[name] = AdapterSpec(name, build, summary)
+        return build
+
+    return register
+
+
+def load_builtins() -> None:
+    """Import every module of ``collapsekit.probes`` and ``collapsekit.adapter``, which registers them."""
+    for package in ("collapsekit.probes", "collapsekit.adapter"):
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            importlib.import_module(f"{package}.{module.name}")
+
+
+def installed_plugins() -> list[EntryPoint]:
+    """Entry points of the group, by name; none is imported by being listed."""
+    return sorted(entry_points(group=GROUP), key=lambda e: e.name)
+
+
+def load_plugin_file(path: str | Path) -> None:
+    """Run a user's plugin file, which registers its probes and adapters."""
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise ConfigError(f"plugin {path} is not a file: give the path of a Python file that registers a probe.")
+    # One module per path: two plugins of the same file name must not replace each other.
+    name = f"collapsekit_plugin_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"plugin {path} is not a Python file: give a file whose name ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except CollapsekitError:
+        del sys.modules[name]
+        raise
+    except Exception as e:
+        del sys.modules[name]
+        raise ConfigError(f"plugin {path} failed while it was loaded: {type(e).__name__}: {e}.") from e
+
+
+def _load_entry_point(name: str) -> None:
+    for point in installed_plugins():
+        if point.name == name:
+            try:
+                point.load()
+            except Exception as e:
+                raise ConfigError(f"plugin {name!r} ({point.value}) failed to load: {type(e).__name__}: {e}.") from e
+
+
+def get_probe(name: str) -> ProbeSpec:
+    """The probe of that name; an installed plugin of the same name is loaded for it."""
+    if name not in PROBES:
+        _load_entry_point(name)
+    if name not in PROBES:
+        known = [*PROBES, *(p.name for p in installed_plugins())]
+        raise ConfigError(
+            f"there is no probe {name!r}{did_you_mean(name, known)}: `collapsekit list probes` shows them."
+        )
+    return PROBES[name]
+
+
+def get_adapter(name: str) -> AdapterSpec:
+    """The adapter of that name; an installed plugin of the same name is loaded for it."""
+    if name not in ADAPTERS:
+        _load_entry_point(name)
+    if name not in ADAPTERS:
+        known = [*ADAPTERS, *(p.name for p in installed_plugins())]
+        raise ConfigError(
+            f"there is no adapter {name!r}{did_you_mean(name, known)}: `collapsekit list adapters` shows them, "
+            "and 'module:callable' names your own."
+        )
+    return ADAPTERS[name]

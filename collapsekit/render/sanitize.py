@@ -1,0 +1,111 @@
+"""Text from files is hostile until it has been through here: checkpoints, configs and reports come from strangers."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from collapsekit.report import Report
+
+NAME_LIMIT = 80
+TEXT_LIMIT = 4000
+# Control, format (bidi, zero-width, tags), surrogate, private use, line and paragraph separators.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+# What a CI log would run as a command: "::error::…" at a line's start, "##[…]" anywhere (GitHub Actions).
+_COMMAND = re.compile(r"(?<=:):|(?<=#)#(?=\[)")
+
+
+def _visible(char: str) -> str:
+    point = ord(char)
+    hidden = unicodedata.category(char) in _HIDDEN or point & 0xFFFE == 0xFFFE or 0xFDD0 <= point <= 0xFDEF
+    if not hidden:
+        return char
+    if point < 0x100:
+        return f"\\x{point:02x}"
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+def clean(text: str, limit: int = NAME_LIMIT) -> str:
+    """``text`` with nothing in it that acts instead of being read, at most ``limit`` characters long.
+
+    Control characters (ANSI and OSC escapes, NUL, newlines), bidirectional and zero-width controls, lone
+    surrogates and CI log commands become visible escapes such as ``\\x1b``; what is too long ends in ``…``.
+    HTML, Markdown and other syntax is left to each sink's own escaping. Cleaning twice changes nothing more.
+    """
+    escaped = text[: limit + 1]  # bounds the work on a text of any length
+    if not (escaped.isascii() and escaped.isprintable()):
+        escaped = "".join(map(_visible, escaped))
+    escaped = _COMMAND.sub(lambda m: f"\\x{ord(m[0]):02x}", escaped)
+    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+
+
+def _display_names(names: Iterable[str]) -> dict[str, str]:
+    """Each name's cleaned form, numbered where two names would otherwise look the same."""
+    shown: dict[str, str] = {}
+    for name in names:
+        base, n = clean(name), 1
+        candidate = base
+        while candidate in shown.values():
+            n += 1
+            candidate = f"{base} ({n})"
+        shown[name] = candidate
+    return shown
+
+
+def cleaned(report: Report) -> Report:
+    """The same report with every string cleaned, so that no renderer can forget one.
+
+    Names of modalities stay distinct and stay the same wherever they occur, subsets ("a+b") included.
+    """
+    names = _display_names(modality_names(report))
+    safe: dict[str, Any] = _walk(_renamed(report, names))
+    return Report.model_validate(safe)
+
+
+def renamed(report: Report, names: dict[str, str]) -> Report:
+    """The same report with its modalities called by other names; sentences and settings are left as they are.
+
+    ``names`` has one entry for each of :func:`modality_names`, all values different.
+    """
+    return Report.model_validate(_renamed(report, names))
+
+
+def _renamed(report: Report, names: dict[str, str]) -> dict[str, Any]:
+    raw = report.model_dump()
+    raw["subject"]["modalities"] = tuple(names[m] for m in report.subject.modalities)
+    raw["modalities"] = {names[k]: v for k, v in raw["modalities"].items()}
+    for verdict in raw["modalities"].values():
+        verdict["costs_if_missing"] = {names[k]: v for k, v in verdict["costs_if_missing"].items()}
+    for result in raw["results"]:
+        for field in ("modality", "versus"):
+            result[field] = None if result[field] is None else names[result[field]]
+        if result["curve"] is not None:
+            result["curve"]["x"] = tuple(_category(x, names) for x in result["curve"]["x"])
+    return raw
+
+
+def _category(x: float | str, names: dict[str, str]) -> float | str:
+    if not isinstance(x, str):
+        return x
+    parts = [x] if x in names else x.split("+")
+    return "+".join(names[p] for p in parts) if all(p in names for p in parts) else x
+
+
+def modality_names(report: Report) -> list[str]:
+    """Every name a modality goes by in the report, each once, the subject's own first."""
+    names = [*report.subject.modalities, *report.modalities]
+    names += [m for v in report.modalities.values() for m in v.costs_if_missing]
+    names += [m for r in report.results for m in (r.modality, r.versus) if m is not None]
+    return list(dict.fromkeys(names))
+
+
+def _walk(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value, TEXT_LIMIT)
+    if isinstance(value, dict):
+        return {clean(str(k), TEXT_LIMIT): _walk(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_walk(v) for v in value)
+    return value

@@ -1,0 +1,170 @@
+"""What if a modality were different: fusion and head run again on altered recordings; encoders do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapter.base import Adapter, Prediction, Recorded
+from collapsekit.adapter.build import seed_everything
+from collapsekit.features import Features
+from collapsekit.settings import Progress
+from collapsekit.stats import shapley
+from collapsekit.task import Task
+
+CHUNK = 512  # rows a forward; fixed, so that results do not depend on the data's batch size
+EXACT_UP_TO = 6  # modalities; beyond, Shapley credit is sampled
+
+
+def scaled(recorded: Recorded, factor: float) -> Recorded:
+    """Recorded features times ``factor``; tensors that are not floating (masks, indices) stay."""
+    return tuple(t * factor if t.is_floating_point() else t for t in recorded)
+
+
+def predict(
+    adapter: Adapter,
+    features: Features,
+    *,
+    scale: Mapping[str, float] | None = None,
+    swap: Mapping[str, Tensor] | None = None,
+    hold: Collection[str] = (),
+    rows: Tensor | None = None,
+) -> Prediction:
+    """Fusion and head on recorded features of ``rows`` (default: all), some modalities multiplied (``scale``) or
+    taken from other examples (``swap``: modality -> row indices (n,); their raw inputs move with them) or held at
+    their mean (``hold``)."""
+    index = torch.arange(len(features)) if rows is None else rows
+    fused, outputs = [], []
+    means = {m: tuple(_mean(t) for t in features.recorded[m]) for m in hold}
+    with torch.no_grad():
+        for start in range(0, len(index), CHUNK):
+            part = index[start : start + CHUNK]
+            recorded: dict[str, Recorded] = {}
+            inputs = {k: v[part] for k, v in features.inputs.items()}
+            for m in features.modalities:
+                source = swap[m][start : start + CHUNK] if swap is not None and m in swap else part
+                taken = tuple(t[source] for t in features.recorded[m])
+                if m in means:
+                    taken = tuple(t if a is None else a.expand_as(t) for t, a in zip(taken, means[m], strict=True))
+                recorded[m] = scaled(taken, scale[m]) if scale is not None and m in scale else taken
+                if source is not part:
+                    for key in adapter.input_keys(m):
+                        inputs[key] = features.inputs[key][source]
+            seed_everything(0)  # a model that is random in eval mode still answers the same question the same way
+            result = adapter.rerun(recorded, inputs)
+            fused.append(result.fused.float().cpu())
+            outputs.append(result.outputs.float().cpu())
+    return Prediction(torch.cat(fused), torch.cat(outputs))
+
+
+def _mean(values: Tensor) -> Tensor | None:
+    """Mean over examples, (1, ...); None for masks and indices, which have none."""
+    return values.double().mean(0, keepdim=True).to(values.dtype) if values.is_floating_point() else None
+
+
+def donors(n: int, draws: int, seed: int) -> list[Tensor]:
+    """``draws`` assignments of another example to each of n examples, each example lent once a draw."""
+    shuffle = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    out = []
+    for k in range(min(draws, n - 1)):
+        other = torch.empty(n, dtype=torch.long)
+        other[shuffle] = shuffle.roll(1 + k * (n - 1) // min(draws, n - 1))
+        out.append(other)
+    return out
+
+
+def leave_out_means(values: Tensor, groups: Tensor) -> Tensor:
+    """Mean of per-example ``values`` (n,) over all, then without each group: (1 + G,), float64."""
+    count = int(groups.max()) + 1
+    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, groups, values.double())
+    sizes = torch.bincount(groups, minlength=count).double()
+    total = sums.sum()
+    return torch.cat([(total / len(values))[None], (total - sums) / (len(values) - sizes)])
+
+
+def leave_out_metric(task: Task, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
+    """The task metric over all examples, then without each group: (1 + G,), float64."""
+    values = [task.metric(expected, targets)]
+    for g in range(int(groups.max()) + 1):
+        keep = groups != g
+        values.append(task.metric(expected[keep], targets[keep]))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Loss and metric of one coalition: over all examples, then without each jackknife group."""
+
+    loss: Tensor  # (1 + G,)
+    metric: Tensor  # (1 + G,)
+    expected: Tensor  # (n, ...)
+
+
+class Coalitions:
+    """Loss and metric of the model when it sees only some modalities.
+
+    Absent modalities are replaced together by those of other examples (the marginal distribution) and the
+    expectation is averaged over ``draws`` of them before it is scored: the restricted model of SAGE
+    (Covert et al. 2020, eq. 2), which does not punish a model for contradictions it never meets.
+    """
+
+    def __init__(self, adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> None:
+        self.adapter, self.features, self.progress = adapter, features, progress
+        self.donors = donors(len(features), draws, seed)
+        self.size = len(features.modalities)
+        self.known: dict[int, Worth] = {}
+
+    @property
+    def full(self) -> int:
+        """The coalition of all modalities, as a bitmask."""
+        return (1 << self.size) - 1
+
+    def names(self, mask: int) -> tuple[str, ...]:
+        """Names of the modalities present in ``mask``."""
+        return tuple(m for i, m in enumerate(self.features.modalities) if mask >> i & 1)
+
+    def worth(self, mask: int) -> Worth:
+        """Loss and metric of the coalition ``mask``, computed once."""
+        if mask not in self.known:
+            self.known[mask] = self._score(self._expect(mask))
+            self.progress.step("modality subsets", len(self.known), 1 << self.size if self.exact else None)
+        return self.known[mask]
+
+    @property
+    def exact(self) -> bool:
+        """Whether all subsets are evaluated."""
+        return self.size <= EXACT_UP_TO
+
+    def _expect(self, mask: int) -> Tensor:
+        task = self.adapter.task
+        if mask == self.full:
+            return task.expect(self.features.outputs)
+        absent = [m for i, m in enumerate(self.features.modalities) if not mask >> i & 1]
+        total: Tensor | None = None
+        for other in self.donors:
+            swapped = predict(self.adapter, self.features, swap=dict.fromkeys(absent, other))
+            expected = task.expect(swapped.outputs)
+            total = expected if total is None else total + expected
+        assert total is not None
+        return total / len(self.donors)
+
+    def _score(self, expected: Tensor) -> Worth:
+        task, features = self.adapter.task, self.features
+        loss = leave_out_means(task.loss(expected, features.targets), features.groups)
+        return Worth(loss, leave_out_metric(task, expected, features.targets, features.groups), expected)
+
+
+def coalitions(adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> Coalitions:
+    """The model's coalitions on these features, shared by all probes that ask with the same settings."""
+    return features.once(("coalitions", draws, seed), lambda: Coalitions(adapter, features, draws, seed, progress))
+
+
+def credits(worth: Callable[[int], Tensor], size: int, permutations: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Shapley credit (size, ...) of each modality and its sampling standard error (zero where exact)."""
+    if size <= EXACT_UP_TO:
+        exact = shapley.exact(torch.stack([worth(mask) for mask in range(1 << size)]))
+        return exact, torch.zeros_like(exact)
+    return shapley.sampled(worth, size, permutations, torch.Generator().manual_seed(seed))

@@ -1,0 +1,268 @@
+"""diagnose(): the only place that knows the whole order."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+import collapsekit
+from collapsekit import registry
+from collapsekit.adapter import Adapter, ModuleAdapter
+from collapsekit.adapter.build import model_kept, random_state_kept
+from collapsekit.baseline_cache import cache_folder
+from collapsekit.checkpoint import Checkpoint, read_checkpoint
+from collapsekit.config import Config, check_config, find_config, load_config
+from collapsekit.errors import CollapsekitError, ConfigError, NothingEvaluatedError, NumericsError, did_you_mean
+from collapsekit.features import Features, extract
+from collapsekit.imports import import_object
+from collapsekit.registry import Options, ProbeSpec
+from collapsekit.report import Report, Result, Subject
+from collapsekit.settings import PROFILES, Profile, Progress, Settings
+from collapsekit.sources import Source
+from collapsekit.verdict import judge
+
+LEVEL = 0.95
+
+
+def diagnose(
+    checkpoint: str | Path | None = None,
+    *,
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    model: nn.Module | None = None,
+    split: str | None = None,
+    probes: Sequence[str] | None = None,
+    skip: Sequence[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    profile: Profile = "standard",
+    device: str = "cpu",
+    seed: int = 0,
+    limit: int | None = None,
+    plugins: Sequence[str | Path] = (),
+    progress: Progress | None = None,
+    cache: str | Path | None = None,
+) -> Report:
+    """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
+
+    ``options`` maps probe names to option values, as ``--set`` does; ``cache`` is the folder of trained
+    baselines (default: the user's cache folder). A live model is given back as it was found.
+    Raises CollapsekitError for whatever the caller can mend.
+    """
+    if profile not in PROFILES:
+        raise ConfigError(f"there is no profile {profile!r}{did_you_mean(profile, PROFILES)}: {', '.join(PROFILES)}.")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}, expected at least 1 example.")
+    settled = _settle_config(config, checkpoint)
+    registry.load_builtins()
+    for plugin in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
+        registry.load_plugin_file(plugin)
+    chosen = choose_probes(probes, skip)
+    all_options = check_options(options or {})
+    with random_state_kept(), contextlib.ExitStack() as stack:
+        if model is not None:
+            stack.enter_context(model_kept(model))
+        adapter = build_adapter(settled, checkpoint, model=model, device=device, seed=seed)
+        if model is None:
+            stack.enter_context(model_kept(adapter.model))
+        where = _split(adapter.source, split)
+        progress = progress or Progress()
+        features = extract(adapter, where, limit=limit, seed=seed, progress=progress)
+        base = Settings(
+            seed=seed,
+            level=LEVEL,
+            profile=profile,
+            progress=progress,
+            cache=Path(cache) if cache is not None else cache_folder(),
+            others=all_options,
+        )
+        results = [r for spec in chosen for r in _run_probe(spec, adapter, features, base)]
+        subject = _subject(adapter, features, where, seed)
+    if all(r.skipped is not None for r in results):
+        why = next((r.skipped for r in results), "no probe was chosen")
+        raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
+    overall, summary, verdicts = judge(results, adapter.modalities, adapter.task.metric_name)
+    return Report(
+        collapsekit=collapsekit.__version__,
+        subject=subject,
+        verdict=overall,
+        summary=summary,
+        modalities=verdicts,
+        results=tuple(results),
+        settings={
+            "profile": profile,
+            "seed": seed,
+            "level": LEVEL,
+            "split": where,
+            "limit": limit,
+            "device": device,
+            "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
+            "config": settled.model_dump(mode="json", exclude_defaults=True),
+        },
+        environment=_environment(),
+    )
+
+
+def _settle_config(config: str | Path | Mapping[str, Any] | Config | None, checkpoint: str | Path | None) -> Config:
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, Mapping):
+        return check_config(config, base=Path.cwd())
+    return load_config(find_config(config, checkpoint))
+
+
+def choose_probes(probes: Sequence[str] | None, skip: Sequence[str]) -> list[ProbeSpec]:
+    """The named probes, or all there are, less ``skip``, by name. Raises ConfigError for unknown ones."""
+    for name in skip:
+        registry.get_probe(name)
+    names = list(dict.fromkeys(probes)) if probes else sorted(registry.PROBES)
+    return [registry.get_probe(n) for n in sorted(names) if n not in skip]
+
+
+def check_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:
+    """Options of every probe, ``given`` ones checked. Raises ConfigError naming the option."""
+    for name in given:
+        registry.get_probe(name)
+    out: dict[str, Options] = {}
+    for name, spec in registry.PROBES.items():
+        values = given.get(name, {})
+        try:
+            out[name] = spec.options(**values)
+        except ValidationError as e:
+            first = e.errors()[0]
+            option = str(first["loc"][0]) if first["loc"] else "?"
+            known = list(spec.options.model_fields)
+            if first["type"] == "extra_forbidden":
+                near = did_you_mean(option, known)
+                raise ConfigError(
+                    f"probe {name!r} has no option {option!r}{near}: it has {', '.join(known) or 'none'}."
+                ) from None
+            raise ConfigError(f"option {name}.{option}: {first['msg']}, found {values.get(option)!r}.") from None
+    return out
+
+
+def build_adapter(
+    config: Config,
+    checkpoint: str | Path | None,
+    *,
+    model: nn.Module | None = None,
+    source: Source | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Adapter:
+    """The adapter the config names, with the checkpoint's weights (the config's own where none is given)."""
+    check_device(device)
+    path = Path(checkpoint) if checkpoint is not None else None
+    if path is None and config.model.checkpoint is not None and model is None:
+        path = config.resolve(config.model.checkpoint)
+    if path is None and model is None:
+        raise ConfigError(
+            f"no checkpoint was given: name one on the command line or as model.checkpoint in {config.origin}."
+        )
+    read = read_checkpoint(path) if path is not None else None
+    if model is not None and read is not None:
+        model = copy.deepcopy(model)  # the caller's own weights stay what they are
+    make: Any
+    if config.adapter == "module":
+        make = ModuleAdapter
+    elif ":" in config.adapter:
+        make = import_object(config.adapter, config.base, "adapter")
+    else:
+        make = registry.get_adapter(config.adapter).build
+    built = make(config, checkpoint=read, model=model, source=source, device=device, seed=seed)
+    if not isinstance(built, Adapter):
+        raise ConfigError(f"adapter {config.adapter!r} gave {type(built).__name__}, expected a collapsekit.Adapter.")
+    return built
+
+
+def check_device(device: str) -> None:
+    """Raises ConfigError where torch does not know or does not have the device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:
+        first = str(e).strip().splitlines()[0]
+        raise ConfigError(f"device {device!r} is not to be had here ({first}): use --device cpu.") from None
+
+
+def _split(source: Source, wanted: str | None) -> str:
+    there = source.splits()
+    name = wanted or next((s for s in ("test", "val") if s in there), "test")
+    source.need(name)
+    return name
+
+
+def _run_probe(spec: ProbeSpec, adapter: Adapter, features: Features, base: Settings) -> Iterator[Result]:
+    """Results of one probe; what it cannot measure becomes a skipped result with the reason."""
+    settings = Settings(
+        options=base.others[spec.name],
+        seed=base.seed,
+        level=base.level,
+        profile=base.profile,
+        progress=base.progress,
+        cache=base.cache,
+        others=base.others,
+    )
+    base.progress.note(f"probe {spec.name}")
+    done: list[Result] = []
+    try:
+        made: Iterable[Any] = spec.run(adapter, features, settings=settings)
+        for result in made:
+            if not isinstance(result, Result):
+                raise ConfigError(f"probe {spec.name!r} gave {type(result).__name__}, expected collapsekit.Result.")
+            done.append(result)
+    except NumericsError as e:
+        reason = str(e).rstrip(".")
+        done.append(
+            Result(name=spec.name, probe=spec.name, definition=spec.definition, source=spec.source, skipped=reason)
+        )
+    except (CollapsekitError, KeyboardInterrupt):
+        raise
+    except Exception as e:
+        if spec.run.__module__.startswith("collapsekit."):
+            raise
+        raise ConfigError(f"probe {spec.name!r} failed: {type(e).__name__}: {e}.") from e
+    yield from done
+
+
+def _subject(adapter: Adapter, features: Features, split: str, seed: int) -> Subject:
+    read: Checkpoint | None = adapter.checkpoint
+    return Subject(
+        checkpoint=read.path.name if read is not None else f"live {type(adapter.model).__name__}",
+        sha256=read.sha256 if read is not None else _weights_digest(adapter.model),
+        modalities=adapter.modalities,
+        task=adapter.task.name,
+        metric=adapter.task.metric_name,
+        split=split,
+        examples=len(features),
+        seed=seed,
+    )
+
+
+def _weights_digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _environment() -> dict[str, Any]:
+    """What ran it; no time, so that the same run gives the same bytes."""
+    import numpy
+    import scipy
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+        "platform": platform.platform(terse=True),
+        "threads": torch.get_num_threads(),
+    }

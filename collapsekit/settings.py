@@ -1,0 +1,52 @@
+"""What a probe is told besides the model and its features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from collapsekit.registry import Options
+
+Kind = TypeVar("Kind", bound=Options)
+
+Profile = Literal["quick", "standard", "full"]
+PROFILES: dict[Profile, str] = {
+    "quick": "trains only linear heads on cached features",
+    "standard": "trains the unimodal baselines too, within a stated budget (default)",
+    "full": "trains the unimodal baselines over the whole grid, however long it takes",
+}
+
+
+class Progress:
+    """Where long work says how far it is; this one is silent."""
+
+    def step(self, what: str, done: int, total: int | None) -> None:
+        """``done`` of ``total`` of ``what`` is finished."""
+
+    def note(self, text: str) -> None:
+        """One sentence the user should see before or while something expensive runs."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of the probe, and what is the same for all of them."""
+
+    options: Options = field(default_factory=Options)
+    seed: int = 0
+    level: float = 0.95
+    profile: Profile = "standard"
+    progress: Progress = field(default_factory=Progress)
+    cache: Path | None = None  # where trained baselines are kept; None: nowhere
+    others: Mapping[str, Options] = field(default_factory=dict)  # options of all probes, by name
+
+    def own(self, kind: type[Kind]) -> Kind:
+        """This probe's options, as the type it registered."""
+        assert isinstance(self.options, kind)
+        return self.options
+
+    def of(self, probe: str, kind: type[Kind]) -> Kind:
+        """Another probe's options, so that what two probes share is asked for alike and computed once."""
+        found = self.others.get(probe)
+        return found if isinstance(found, kind) else kind()

@@ -1,0 +1,227 @@
+"""Where examples come from: arrays in a file (memory-mapped), or a factory of DataLoaders or Datasets."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from collapsekit.config import Config
+from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError, RefusedError, did_you_mean
+from collapsekit.imports import import_object
+
+SPLITS = ("train", "val", "test")
+Batch = dict[str, Tensor]
+
+
+class Source(ABC):
+    """Named splits of dict batches; every value's first axis is the example."""
+
+    @abstractmethod
+    def splits(self) -> list[str]:
+        """Names of the splits there are."""
+
+    @abstractmethod
+    def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
+        """Batches with exactly ``keys``, at most ``limit`` examples in all. Raises DataError."""
+
+    def count(self, split: str) -> int | None:
+        """Number of examples where it is known beforehand."""
+        return None
+
+    def need(self, split: str) -> None:
+        """Raises ConfigError where ``split`` is not there."""
+        if split not in self.splits():
+            raise ConfigError(
+                f"there is no split {split!r}{did_you_mean(split, self.splits())}: "
+                f"the data has {', '.join(self.splits()) or 'none'}; choose one with --split."
+            )
+
+
+class ArraySource(Source):
+    """Arrays by split and name, as read from safetensors or npz; rows are taken where they lie."""
+
+    def __init__(self, arrays: Mapping[str, Mapping[str, Tensor]], origin: str) -> None:
+        self.arrays = {s: dict(a) for s, a in arrays.items()}
+        self.origin = origin
+
+    def splits(self) -> list[str]:
+        return list(self.arrays)
+
+    def count(self, split: str) -> int | None:
+        return min((len(t) for t in self.arrays[split].values()), default=0)
+
+    def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
+        self.need(split)
+        there = self.arrays[split]
+        for key in keys:
+            if key not in there:
+                raise DataError(
+                    f"split {split!r} of {self.origin} has no {key!r}{did_you_mean(key, there)}: "
+                    f"it has {', '.join(there)}."
+                )
+        lengths = {k: len(there[k]) for k in keys}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"split {split!r} of {self.origin} has unequal numbers of examples: {lengths}.")
+        total = next(iter(lengths.values()), 0)
+        if total == 0:
+            raise NothingEvaluatedError(f"split {split!r} of {self.origin} is empty: there is nothing to evaluate.")
+        rows = None
+        if limit is not None and limit < total:  # files are often sorted by class: draw, do not cut
+            rows = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+            total = limit
+        for start in range(0, total, size):
+            stop = min(start + size, total)
+            index = slice(start, stop) if rows is None else rows[start:stop]
+            yield {k: there[k][index] for k in keys}
+
+
+class LoaderSource(Source):
+    """A mapping of split names to DataLoaders or Datasets that yield dicts, as the user's factory made it."""
+
+    def __init__(self, loaders: Mapping[str, Any], origin: str) -> None:
+        self.loaders, self.origin = dict(loaders), origin
+
+    def splits(self) -> list[str]:
+        return list(self.loaders)
+
+    def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
+        self.need(split)
+        loader = self.loaders[split]
+        if isinstance(loader, Dataset):
+            loader = DataLoader(loader, batch_size=size, collate_fn=default_collate)
+        left = limit
+        seen = 0
+        for batch in loader:
+            if not isinstance(batch, Mapping):
+                raise DataError(
+                    f"{self.origin} split {split!r} yields {type(batch).__name__}, expected dict batches: "
+                    "return dicts such as {'image': ..., 'audio': ..., 'label': ...}."
+                )
+            out = {k: _batch_value(batch, k, split, self.origin) for k in keys}
+            if left is not None:
+                out = {k: v[:left] for k, v in out.items()}
+            rows = len(next(iter(out.values())))
+            if rows == 0:
+                break
+            seen += rows
+            yield out
+            if left is not None:
+                left -= rows
+                if left <= 0:
+                    break
+        if seen == 0:
+            raise NothingEvaluatedError(f"split {split!r} of {self.origin} is empty: there is nothing to evaluate.")
+
+
+def _batch_value(batch: Mapping[str, Any], key: str, split: str, origin: str) -> Tensor:
+    if key not in batch:
+        raise DataError(
+            f"a batch of split {split!r} from {origin} has no {key!r}{did_you_mean(key, batch)}: "
+            f"it has {', '.join(map(str, batch))}."
+        )
+    try:
+        return torch.as_tensor(batch[key])
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(f"{key!r} in {origin} is {type(batch[key]).__name__}, expected a tensor or numbers.") from None
+
+
+def make_source(config: Config) -> Source:
+    """The source ``config.data`` names. Raises ConfigError, RefusedError."""
+    data = config.data
+    if (data.path is None) == (data.factory is None):
+        raise ConfigError(f"{config.origin} needs exactly one of data.path and data.factory.")
+    if data.factory is not None:
+        made = import_object(data.factory, config.base, "data.factory")(**data.kwargs)
+        if not isinstance(made, Mapping):
+            made = {s: getattr(made, s) for s in SPLITS if hasattr(made, s)}
+        if not made:
+            raise ConfigError(f"data.factory {data.factory!r} gave no splits: return {{'train': ..., 'test': ...}}.")
+        return LoaderSource(made, data.factory)
+    path = config.resolve(str(data.path))
+    return ArraySource(by_split(read_arrays(path), path), path.name)
+
+
+def read_arrays(path: Path) -> dict[str, Tensor]:
+    """Named arrays of a safetensors or npz file, memory-mapped where the file stores them plainly."""
+    if not path.is_file():
+        raise ConfigError(f"data.path {path} is not a file: give a .safetensors or .npz file.")
+    with path.open("rb") as f:
+        head = f.read(4)
+    try:
+        if head[:2] == b"PK":
+            return {k: torch.from_numpy(v) for k, v in _read_npz(path).items()}
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt", device="cpu") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
+        except SafetensorError as e:
+            raise RefusedError(f"{path} is neither safetensors nor npz ({e}): convert it to one of them.") from None
+    except (OSError, ValueError, zipfile.BadZipFile, TypeError) as e:
+        raise RefusedError(f"{path} cannot be read as arrays: {e}.") from None
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Members of an npz; stored ones are mapped, compressed ones read. Object arrays are refused by NumPy."""
+    out = {}
+    with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            if info.compress_type != zipfile.ZIP_STORED:
+                with archive.open(info) as member:
+                    out[name] = np.lib.format.read_array(member, allow_pickle=False)
+                continue
+            raw.seek(info.header_offset)
+            name_len, extra_len = struct.unpack("<26xHH", raw.read(30))
+            raw.seek(info.header_offset + 30 + name_len + extra_len)
+            version = np.lib.format.read_magic(raw)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = header(raw)
+            if dtype.hasobject:
+                raise ValueError(f"array {name!r} holds Python objects, which are never loaded")
+            size = int(np.prod(shape)) * dtype.itemsize
+            if size == 0:
+                out[name] = np.empty(shape, dtype)
+                continue
+            # Copy-on-write: torch wants writable memory, the file stays as it is.
+            mapped = np.memmap(path, dtype, "c", raw.tell(), shape, "F" if fortran else "C")
+            out[name] = np.asarray(mapped)
+    return out
+
+
+def by_split(arrays: Mapping[str, Tensor], path: Path) -> dict[str, dict[str, Tensor]]:
+    """``SPLIT/NAME`` keys, or ``NAME`` beside a ``split`` tensor of 0/1/2, as arrays by split and name."""
+    if any("/" in k for k in arrays):
+        out: dict[str, dict[str, Tensor]] = {}
+        for key, value in arrays.items():
+            split, slash, name = key.partition("/")
+            if slash:
+                out.setdefault(split, {})[name] = value
+        return out
+    if "split" not in arrays:
+        raise ConfigError(
+            f"{path} has neither SPLIT/NAME keys (train/image, test/label, ...) nor a `split` tensor: "
+            f"it has {', '.join(list(arrays)[:8]) or 'nothing'}."
+        )
+    which = arrays["split"]
+    bad = [v for v in which.unique().tolist() if v not in (0, 1, 2)]
+    if which.ndim != 1 or bad:
+        raise ConfigError(
+            f"the `split` tensor of {path} must hold 0 (train), 1 (val), 2 (test) an example, found {bad}."
+        )
+    out = {}
+    for number, split in enumerate(SPLITS):
+        rows = (which == number).nonzero()[:, 0]
+        if len(rows):
+            named = {k: v for k, v in arrays.items() if k != "split" and v.ndim and len(v) == len(which)}
+            out[split] = {k: v[rows] for k, v in named.items()}
+    return out

@@ -1,0 +1,214 @@
+"""Linear models fitted to convergence: softmax, sigmoid and ridge on standardised features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from collapsekit.errors import NumericsError
+from collapsekit.stats.checks import finite, matrix
+from collapsekit.stats.moments import Moments
+from collapsekit.stats.threads import threads_for
+
+_Array = NDArray[np.float64]
+_Loss = Callable[[Tensor], tuple[float, Tensor]]  # logits (n, C) -> mean loss, its gradient by logits
+
+_GRADIENT_TOL = 1e-7  # aimed at
+_GRADIENT_MAX = 1e-4  # refused above
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """``(x - mean)/scale @ weight + bias``: ``weight`` "d C", ``bias`` "C", ``mean``, ``scale`` "d"; float64.
+
+    ``gradient``: largest absolute entry of the objective's gradient at the solution.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    scale: Tensor
+    gradient: float = 0.0
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits or predictions ("n C", float64) for ``x`` ("n d")."""
+        x = matrix(x, "the features").cpu()
+        if x.shape[1] != self.mean.shape[0]:
+            raise NumericsError(
+                f"the linear model was fitted on {self.mean.shape[0]} features, found {x.shape[1]}: "
+                "predict from the same layer."
+            )
+        return finite((x - self.mean) / self.scale @ self.weight + self.bias, "the predictions")
+
+
+def fit_softmax(x: Tensor, y: Tensor, classes: int, l2: float) -> Linear:
+    """Multinomial logistic regression of class numbers ``y`` ("n", 0..classes-1) on ``x`` ("n d").
+
+    Minimises mean cross-entropy + l2/2·|W|² over features standardised by their training mean and deviation
+    (constant ones count for nothing); the bias is free. Every class has its own column, two classes too.
+    Equals ``sklearn.linear_model.LogisticRegression`` on standardised features with C = 1/(l2·n) for three
+    classes or more, and C = 2/(l2·n) for two, where scikit-learn penalises the difference of the two columns.
+    A class without examples only gets a very negative bias. L-BFGS from zero to a gradient of 1e-7;
+    ``gradient`` says what was reached, and above 1e-4 NumericsError is raised.
+    """
+    design = _Design.of(x, l2)
+    n = design.n
+    if y.shape != (n,) or y.is_floating_point() or classes < 2:
+        raise NumericsError(
+            f"a softmax fit needs {n} class numbers and 2 or more classes, found shape {tuple(y.shape)} "
+            f"({y.dtype}) and {classes} classes: pass one label an example."
+        )
+    labels = y.detach().cpu().numpy().astype(np.int64)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise NumericsError(
+            f"labels must lie in 0..{classes - 1}, found {labels.min()}..{labels.max()}: "
+            "number the classes from 0, or give a larger number of classes."
+        )
+    rows, wanted = torch.arange(n), torch.from_numpy(labels)
+
+    def loss(logits: Tensor) -> tuple[float, Tensor]:
+        log_p = logits.log_softmax(1)
+        gradient = log_p.exp()
+        gradient[rows, wanted] -= 1.0
+        return -float(log_p[rows, wanted].mean()), gradient / n
+
+    return design.fit(loss, classes, curvature=(1 - 1 / classes) / classes)
+
+
+def fit_sigmoid(x: Tensor, y: Tensor, l2: float) -> Linear:
+    """Independent logistic regressions of ``y`` ("n C", in [0, 1]) on ``x`` ("n d"), one a column.
+
+    Minimises the mean over examples of the cross-entropies summed over columns, + l2/2·|W|²; otherwise
+    as ``fit_softmax``. Each column equals ``sklearn.linear_model.LogisticRegression`` with C = 1/(l2·n).
+    """
+    design = _Design.of(x, l2)
+    targets = _targets(y, design.n)
+    if targets.min() < 0 or targets.max() > 1:
+        raise NumericsError(
+            f"a sigmoid fit needs labels in 0..1, found {targets.min()}..{targets.max()}: binarise them."
+        )
+
+    wanted = torch.from_numpy(targets)
+
+    def loss(logits: Tensor) -> tuple[float, Tensor]:
+        total = torch.logaddexp(torch.zeros_like(logits), logits) - wanted * logits
+        return float(total.sum()) / design.n, (logits.sigmoid() - wanted) / design.n
+
+    return design.fit(loss, targets.shape[1], curvature=0.25)
+
+
+def fit_ridge(x: Tensor, y: Tensor, l2: float) -> Linear:
+    """Ridge regression of ``y`` ("n k") on ``x`` ("n d"), in closed form.
+
+    Minimises the mean over examples of half the squared error summed over columns, + l2/2·|W|², on
+    standardised features with a free bias. Equals ``sklearn.linear_model.Ridge`` on standardised features
+    with alpha = l2·n.
+    """
+    design = _Design.of(x, l2)
+    targets = _targets(y, design.n)
+    centre = targets.mean(axis=0)
+    # In the basis where the design's Gram matrix is diagonal, ridge is a division.
+    slopes = design.rotated.T @ (targets - centre) / design.n / (design.power + l2)[:, None]
+    residual = design.rotated @ slopes + centre - targets
+    return design.linear(slopes, centre, residual / design.n)
+
+
+@dataclass(frozen=True, eq=False)
+class _Design:
+    """Standardised features in their principal axes, where the problem is nearly diagonal.
+
+    |W|² does not change under rotation, and where d > n nothing outside the span of the rows can help, so
+    the optimum is that of the original problem; L-BFGS just gets there in far fewer steps.
+    """
+
+    n: int
+    standard: _Array  # (n, d)
+    axes: _Array  # (d, r), orthonormal
+    rotated: _Array  # (n, r) = standard @ axes
+    power: _Array  # (r,), mean square along each axis
+    mean: Tensor
+    scale: Tensor
+    l2: float
+
+    @classmethod
+    def of(cls, x: Tensor, l2: float) -> _Design:
+        x = matrix(x, "the features").cpu()
+        n, d = x.shape
+        if n < 2 or d < 1 or not 0 < l2 < float("inf"):
+            raise NumericsError(
+                f"a linear fit needs 2 or more examples, a feature and l2 > 0, found {n}, {d} and l2 = {l2}: "
+                "use more examples, or l2 = 1e-3."
+            )
+        mean = x.mean(dim=0)
+        centred = x - mean
+        variance = centred.square().mean(dim=0)
+        constant = Moments(n, mean, torch.diag(variance * n)).constant()
+        scale = torch.where(constant, 1.0, variance.sqrt())
+        standard = (centred / scale * ~constant).numpy()
+        axes = np.eye(d)
+        reduced = standard
+        if d > n:
+            axes, triangle = np.linalg.qr(standard.T)
+            reduced = triangle.T
+        power, turn = np.linalg.eigh(reduced.T @ reduced / n)
+        return cls(n, standard, axes @ turn, reduced @ turn, np.maximum(power, 0.0), mean, scale, l2)
+
+    def fit(self, loss: _Loss, outputs: int, curvature: float) -> Linear:
+        """L-BFGS on coefficients divided by the root of the expected curvature along each axis."""
+        step = 1.0 / np.sqrt(curvature * self.power + self.l2)
+        rotated = torch.from_numpy(self.rotated)
+        z, penalty = rotated * torch.from_numpy(step), torch.from_numpy(self.l2 * step**2)[:, None]
+        shape = (step.shape[0] + 1, outputs)
+
+        def objective(flat: _Array) -> tuple[float, _Array]:
+            coefficients = torch.from_numpy(flat.reshape(shape))
+            slopes, bias = coefficients[:-1], coefficients[-1]
+            value, by_logits = loss(z @ slopes + bias)
+            gradient = torch.cat([z.T @ by_logits + penalty * slopes, by_logits.sum(0, keepdim=True)])
+            return value + 0.5 * float((penalty * slopes**2).sum()), gradient.numpy().ravel()
+
+        options = {"maxiter": 2000, "maxfun": 20000, "maxcor": 20, "ftol": 0.0}
+        flat = np.zeros(shape[0] * shape[1])
+        best: Linear | None = None
+        for tighter in (1.0, 0.1, 0.01):  # a restart also forgets a bad curvature estimate
+            options["gtol"] = tighter * _GRADIENT_TOL * min(1.0, float(step.min()))
+            with threads_for(4.0 * rotated.numel() * outputs):
+                flat = minimize(objective, flat, jac=True, method="L-BFGS-B", options=options).x
+            coefficients = flat.reshape(shape)
+            slopes = coefficients[:-1] * step[:, None]
+            by_logits = loss(torch.from_numpy(self.rotated @ slopes + coefficients[-1]))[1]
+            found = self.linear(slopes, coefficients[-1], by_logits.numpy())
+            if best is None or found.gradient < best.gradient:
+                best = found
+            if best.gradient <= _GRADIENT_TOL:
+                break
+        assert best is not None
+        if best.gradient > _GRADIENT_MAX:
+            raise NumericsError(
+                f"a linear fit did not converge (gradient {best.gradient:.1e}, wanted {_GRADIENT_TOL:.0e}): "
+                f"use a larger l2 than {self.l2:g}."
+            )
+        return best
+
+    def linear(self, slopes: _Array, bias: _Array, by_logits: _Array) -> Linear:
+        """The solution in the standardised features, with its gradient measured there."""
+        weight = self.axes @ slopes
+        gradient = np.abs(self.standard.T @ by_logits + self.l2 * weight).max()
+        gradient = max(gradient, np.abs(by_logits.sum(axis=0)).max())
+        w, b = torch.from_numpy(weight), torch.from_numpy(bias.copy())
+        return Linear(w, b, self.mean, self.scale, float(gradient))
+
+
+def _targets(y: Tensor, n: int) -> _Array:
+    targets: _Array = matrix(y, "the targets").cpu().numpy()
+    if targets.shape[0] != n or targets.shape[1] < 1:
+        raise NumericsError(
+            f"a linear fit needs targets (n, outputs) with n = {n}, found {targets.shape}: pass one row each."
+        )
+    return targets

@@ -1,0 +1,117 @@
+"""The one loop that fits what a diagnosis has to fit: early-stopped on held-out loss, seeded, put back at its best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapter.base import Adapter, Recorded
+from collapsekit.adapter.build import random_state_kept, seed_everything
+from collapsekit.features import Features
+from collapsekit.readout import Fold
+from collapsekit.replay import scaled
+from collapsekit.sources import Batch
+from collapsekit.stats.threads import threads_for
+from collapsekit.task import Task
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW with early stopping."""
+
+    rate: float
+    epochs: int
+    seed: int
+    patience: int = 8
+    weight_decay: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The epoch that was kept (0: none improved on nothing) and its held-out loss."""
+
+    epochs: int
+    loss: float
+
+
+def rows_of(features: Features, rows: Tensor) -> tuple[dict[str, Recorded], Batch]:
+    """Recordings and inputs of some examples."""
+    recorded = {m: tuple(t[rows] for t in r) for m, r in features.recorded.items()}
+    return recorded, {k: v[rows] for k, v in features.inputs.items()}
+
+
+def reached(adapter: Adapter, features: Features, modality: str) -> dict[str, nn.Parameter]:
+    """Parameters the modality's features depend on: those a gradient reaches."""
+    named = {k: p for k, p in adapter.model.named_parameters() if p.requires_grad}
+    out = adapter.live(modality, *rows_of(features, torch.arange(min(4, len(features)))))
+    if not named or not out.requires_grad:
+        return {}
+    grads = torch.autograd.grad(out.sum(), list(named.values()), allow_unused=True)
+    return {k: p for (k, p), g in zip(named.items(), grads, strict=True) if g is not None}
+
+
+def fit(
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    outputs: Callable[[Features, Tensor], Tensor],
+    at: Fold,
+    task: Task,
+    recipe: Recipe,
+) -> Fitted:
+    """Minimise the task's loss over ``parameters``; ``outputs(features, rows)`` runs the model with gradient.
+
+    ``model`` holds everything that changes and is left at its best epoch, in eval mode; random state is kept.
+    """
+    best, state = Fitted(0, math.inf), {k: v.detach().clone() for k, v in model.state_dict().items()}
+    operations = 6.0 * BATCH * sum(p.numel() for p in parameters)
+    with random_state_kept(), threads_for(operations):
+        seed_everything(recipe.seed)
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.weight_decay)
+        for epoch in range(1, recipe.epochs + 1):
+            model.train()
+            for rows in at.fit[torch.randperm(len(at.fit))].split(BATCH):
+                if len(rows) < 2:  # a batch norm cannot take one example
+                    continue
+                out = outputs(at.train, rows)
+                loss = task.training_loss(out, at.train.targets[rows].to(out.device))
+                optimizer.zero_grad()
+                torch.autograd.backward([loss], inputs=list(parameters))
+                optimizer.step()
+            model.eval()
+            held = _held_loss(outputs, at, task)
+            if held < best.loss - 1e-4:
+                best = Fitted(epoch, held)
+                state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            elif epoch - best.epochs >= recipe.patience:
+                break
+    model.load_state_dict(state)
+    model.eval()
+    return best
+
+
+def _held_loss(outputs: Callable[[Features, Tensor], Tensor], at: Fold, task: Task) -> float:
+    with torch.no_grad():
+        predicted = torch.cat([outputs(at.held, rows).cpu() for rows in at.choose.split(512)])
+    return float(task.loss(task.expect(predicted), at.held_targets).mean())
+
+
+def retrained_fusion(adapter: Adapter, at: Fold, factors: dict[str, float], recipe: Recipe) -> Adapter | None:
+    """A freshly initialised fusion and head trained on this checkpoint's encoders, their features multiplied by
+    ``factors``; None where the model cannot be built afresh."""
+    twin = adapter.fresh(recipe.seed)
+    if twin is None:
+        return None
+
+    def outputs(features: Features, rows: Tensor) -> Tensor:
+        recorded, inputs = rows_of(features, rows)
+        changed = {m: scaled(r, factors.get(m, 1.0)) for m, r in recorded.items()}
+        return twin.rerun(changed, inputs).outputs
+
+    fit(twin.model, twin.fusion_parameters(), outputs, at, adapter.task, recipe)
+    return twin

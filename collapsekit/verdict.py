@@ -1,0 +1,170 @@
+"""Results to verdicts. Reads nothing but results, so a verdict can be checked from the report alone.
+
+The rule (docs/verdicts.md): a modality is informative when its best readout alone gains at least INFORMATIVE of
+the prior loss, beyond its interval. Of an informative one, the utilisation ratio decides: collapsed when its
+interval lies under COLLAPSED, used when it lies over COLLAPSED and the ratio reaches USED, underused between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from collapsekit.report import Interval, ModalityState, ModalityVerdict, OverallState, Result
+
+COLLAPSED = 0.15  # utilisation ratio under which the model is said not to use a modality
+USED = 0.5  # utilisation ratio from which the model is said to use it
+INFORMATIVE = 0.02  # share of the prior loss a readout alone has to gain
+SHARE = 0.02  # share of all credit under which a modality that says nothing alone counts as not used
+
+
+class _Evidence:
+    """The results about one modality, by name; which of them were read is kept for the verdict."""
+
+    def __init__(self, results: Sequence[Result], modality: str) -> None:
+        self._known = {(r.name, r.versus): r for r in results if r.modality == modality}
+        self.read: list[str] = []
+
+    def get(self, name: str, versus: str | None = None) -> tuple[float, Interval] | None:
+        result = self._known.get((name, versus))
+        if result is None or result.value is None:
+            return None
+        if name not in self.read:
+            self.read.append(name)
+        return result.value, result.interval or (result.value, result.value)
+
+    def why_not(self, name: str) -> str | None:
+        result = self._known.get((name, None))
+        return None if result is None else result.skipped
+
+
+def judge(
+    results: Iterable[Result], modalities: Sequence[str], metric: str
+) -> tuple[OverallState, str, dict[str, ModalityVerdict]]:
+    """Overall verdict, a sentence for the whole, and one verdict a modality, from results alone."""
+    known = list(results)
+    each = {m: _judge_one(_Evidence(known, m), m, modalities, metric) for m in modalities}
+    overall = _overall([v.verdict for v in each.values()])
+    return overall, _summary(overall, each), each
+
+
+def _overall(states: Sequence[ModalityState]) -> OverallState:
+    if "collapsed" in states:
+        return "collapsed"
+    return "inconclusive" if "inconclusive" in states else "healthy"
+
+
+def _summary(overall: OverallState, each: dict[str, ModalityVerdict]) -> str:
+    def listed(state: ModalityState) -> str:
+        return ", ".join(m for m, v in each.items() if v.verdict == state)
+
+    if overall == "collapsed":
+        rest = f" It underuses {listed('underused')}." if listed("underused") else ""
+        return f"The model ignores {listed('collapsed')}, which carries label information.{rest}"
+    if overall == "inconclusive":
+        return f"The evidence does not decide about {listed('inconclusive')}: see what would under its reason."
+    said = [f"underuses {listed('underused')}"] if listed("underused") else []
+    if listed("uninformative"):
+        said.append(f"leaves out {listed('uninformative')}, which says nothing about the label")
+    return f"The model {' and '.join(said)}; no modality is ignored." if said else "The model uses every modality."
+
+
+def _judge_one(found: _Evidence, name: str, modalities: Sequence[str], metric: str) -> ModalityVerdict:
+    costs_now = found.get("utilisation.costs_now")
+    missing = {}
+    for other in modalities:
+        cost = found.get("utilisation.costs_if_missing", other) if other != name else None
+        if cost is not None:
+            missing[other] = max(0.0, cost[0])
+    state, reason = _state(found, name)
+    ratio = found.get("utilisation.ratio")
+    score = None if ratio is None else 1.0 - min(1.0, ratio[0])
+    interval = None
+    if ratio is not None:
+        low, high = (min(1.0, max(0.0, end)) for end in ratio[1])
+        interval = (1.0 - high, 1.0 - low)
+    if state in ("collapsed", "underused"):
+        reason += _cost_words(costs_now, missing, metric)
+    return ModalityVerdict(
+        verdict=state,
+        score=score,
+        interval=interval,
+        costs_now=None if costs_now is None else max(0.0, costs_now[0]),
+        costs_if_missing=missing,
+        reason=reason,
+        evidence=tuple(found.read),
+    )
+
+
+def _state(found: _Evidence, name: str) -> tuple[ModalityState, str]:
+    gain, prior = found.get("utilisation.alone_gain"), found.get("utilisation.prior_loss")
+    credit, share = found.get("utilisation.credit"), found.get("utilisation.share")
+    if gain is None or prior is None or credit is None:
+        why = found.why_not("utilisation.credit") or "the utilisation probe did not run"
+        return _by_reliance(found, name, why)
+    informative = gain[1][0] > 0 and gain[0] >= INFORMATIVE * prior[0]
+    ratio = found.get("utilisation.ratio")
+    if informative and ratio is not None:
+        return _by_ratio(name, ratio)
+    if share is not None and share[1][0] > 0 and share[0] >= SHARE:
+        return "used", (
+            f"The model uses {name} ({share[0]:.0%} of all credit), though alone it says next to nothing about the "
+            "label: its information is in the combination."
+        )
+    if (share is None or share[1][1] < SHARE) and gain[1][1] < INFORMATIVE * prior[0]:
+        return "uninformative", (
+            f"The model does not use {name}, and a readout of {name} alone gains nothing over a constant guess; what it "
+            "might say only together with another modality was not tested."
+        )
+    return "inconclusive", (
+        f"The intervals do not decide whether {name} is informative (gain alone {gain[0]:.3g}) and used (credit "
+        f"{credit[0]:.3g}): more examples would."
+    )
+
+
+def _by_ratio(name: str, ratio: tuple[float, Interval]) -> tuple[ModalityState, str]:
+    value, (low, high) = ratio
+    said = f"{value:.0%} [{low:.0%}, {high:.0%}] of the credit a balanced reference gives it"
+    if high < COLLAPSED:
+        return "collapsed", f"{name} carries label information by itself, yet the model gives it only {said}."
+    if low <= COLLAPSED:
+        return "inconclusive", (
+            f"The model gives {name} {said}, which reaches across the limit of {COLLAPSED:.0%}: more examples would decide."
+        )
+    if value < USED:
+        return "underused", f"The model gives {name} {said}: it uses {name}, but for less than it is worth."
+    return "used", f"The model gives {name} {said}."
+
+
+def _by_reliance(found: _Evidence, name: str, why: str) -> tuple[ModalityState, str]:
+    """Without a reference: use can be shown, its absence cannot be told from a modality that says nothing."""
+    credit = found.get("reliance.shapley")
+    if credit is None:
+        return (
+            "inconclusive",
+            f"There is no evidence about {name}, because {why}: run the reliance and utilisation probes.",
+        )
+    if credit[1][0] > 0:
+        return "used", (
+            f"Taking {name} away costs the model {credit[0]:.3g} of loss (Shapley credit); whether it is used for all it "
+            f"is worth is not known, because {why}."
+        )
+    return "inconclusive", (
+        f"The model gains nothing measurable from {name}, but whether it carries label information is not known, because "
+        f"{why}: give a train split and run utilisation."
+    )
+
+
+def _cost_words(now: tuple[float, Interval] | None, missing: dict[str, float], metric: str) -> str:
+    words = ""
+    if now is not None:
+        sure = now[1][0] > 0
+        words += (
+            f" Using it would gain {now[0]:.3f} {metric} today."
+            if sure
+            else f" That costs no measurable {metric} today."
+        )
+    if missing:
+        worst = max(missing, key=lambda m: missing[m])
+        if missing[worst] >= 0.005:
+            words += f" Without {worst} it costs up to {missing[worst]:.2f} {metric}."
+    return words

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from sample_reports import HOSTILE, MakeReport
+
+from collapsekit.errors import ConfigError
+from collapsekit.render.canvas import VARIABLES, short_labels
+from collapsekit.render.figures import CAPTIONS, FIGURES, inline_svg, save
+from collapsekit.report import Report
+
+
+def test_each_figure_is_drawn_or_is_none(report: Report, bare: Report) -> None:
+    before = dict(matplotlib.rcParams)
+    for name, draw in FIGURES.items():
+        fig = draw(report)
+        assert fig is not None, name
+        assert fig.get_figwidth() in (3.4, 6.8)
+        assert draw(bare) is None
+    assert dict(matplotlib.rcParams) == before
+    assert set(CAPTIONS) == set(FIGURES)
+
+
+def test_pyplot_is_never_imported() -> None:
+    code = (
+        "import sys, collapsekit.render.figures, collapsekit.render.terminal; assert 'matplotlib' not in sys.modules;"
+        "from sample_reports import make_report; from collapsekit.render.figures import FIGURES;"
+        "[draw(make_report()) for draw in FIGURES.values()]; assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
+
+
+def test_saved_figures_are_the_same_bytes(make_report: MakeReport, tmp_path: Path) -> None:
+    whole = make_report(HOSTILE[:3])
+    report = make_report(HOSTILE[:3], results=tuple(r for r in whole.results if r.probe in ("vif", "prefix_gap")))
+    first, second = save(report, tmp_path / "a"), save(report, tmp_path / "b")
+    assert len(first) == 6
+    for a, b in zip(first, second, strict=True):
+        assert a.name == b.name
+        assert a.read_bytes() == b.read_bytes()
+    for alone in save(report, tmp_path / "c", ("pdf",)):  # whatever else is written beside it
+        assert alone.read_bytes() == (tmp_path / "a" / alone.name).read_bytes()
+    assert sorted(tmp_path.joinpath("a").iterdir()) == sorted(first)
+
+
+def test_saved_figures_fit_a_paper(make_report: MakeReport, tmp_path: Path) -> None:
+    small = make_report(results=tuple(r for r in make_report().results if r.probe in ("vif", "reliance")))
+    paths = {p.name: p.read_bytes() for p in save(small, tmp_path)}
+    assert set(paths) == {f"{n}.{k}" for n in ("vif", "reliance") for k in ("svg", "pdf", "png")}
+    assert int.from_bytes(paths["vif.png"][16:20], "big") == 1020  # 3.4 in at 300 dpi
+    assert int.from_bytes(paths["reliance.png"][16:20], "big") == 2040
+    assert b"/FontType 42" in paths["vif.pdf"] or b"/CIDFontType2" in paths["vif.pdf"]
+    assert b"/Type3" not in paths["vif.pdf"]
+    assert b"CreationDate" not in paths["vif.pdf"]
+    with pytest.raises(ConfigError, match="'jpeg' is not known"):
+        save(small, tmp_path, ("jpeg",))
+
+
+def test_inline_svg_stands_alone_in_a_page(make_report: MakeReport) -> None:
+    report = make_report(HOSTILE[1:4])
+    seen: set[str] = set()
+    for name, draw in FIGURES.items():
+        fig = draw(report)
+        assert fig is not None
+        text = inline_svg(fig, f"Figure {name} <&>")
+        assert text == inline_svg(fig, f"Figure {name} <&>")
+        root = ET.fromstring(text)
+        assert root.attrib["role"] == "img"
+        assert root.attrib["aria-label"] == f"Figure {name} <&>"
+        assert "http" not in re.sub(r">[^<]*<", "><", text)
+        styles = " ".join(e.attrib.get("style", "") for e in root.iter())
+        assert not set(re.findall(r"#[0-9a-f]{6}", styles)), "a colour the page cannot change"
+        ids = {e.attrib["id"] for e in root.iter() if "id" in e.attrib}
+        assert not ids & seen
+        assert set(re.findall(r"(?:href=\"|url\()#([\w-]+)", text)) == ids
+        seen |= ids
+
+
+def test_page_and_paper_share_one_palette() -> None:
+    from collapsekit.render import html
+
+    css = (Path(html.__file__).parent / "style.css").read_text(encoding="utf-8")
+    for variable in VARIABLES.values():
+        assert css.count(f"{variable}:") >= 2, variable  # light and dark
+
+
+def test_values_in_a_figure_are_the_report_s(make_report: MakeReport) -> None:
+    report = make_report(("one", "two", "three"))
+    fig = FIGURES["reliance"](report)
+    assert fig is not None
+    ax = fig.axes[0]
+    shapley = [p.get_width() for p in ax.containers[0]]
+    assert shapley == [r.value for r in report.named("reliance.shapley")]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["one", "two", "three"]
+    spectra = FIGURES["spectra"](report)
+    assert spectra is not None
+    curves = {r.modality: r.curve for r in report.named("spectrum.eigenvalues")}
+    for axes, name in zip(spectra.axes, ("one", "two", "three"), strict=True):
+        before, after = axes.get_lines()
+        for drawn, modality in ((before, name), (after, None)):
+            curve = curves[modality]
+            assert curve is not None
+            assert np.array_equal(np.asarray(drawn.get_ydata()), curve.y)
+
+
+def test_short_labels_stay_distinct() -> None:
+    names = ["x" * 40, "x" * 41, "_hidden", "audio", "x" * 42]
+    labels = short_labels(names, 20)
+    assert len(set(labels.values())) == len(names)
+    assert labels["audio"] == "audio"
+    assert not any(v.startswith("_") for v in labels.values())
+    assert max(map(len, labels.values())) <= 24

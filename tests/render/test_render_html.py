@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from sample_reports import MakeReport
+
+from collapsekit.render import html
+from collapsekit.render.numbers import fmt
+from collapsekit.render.sanitize import cleaned
+from collapsekit.render.tables import short_name
+from collapsekit.report import Report
+
+Page = tuple[Report, str]
+
+ACTIVE = {"script", "link", "iframe", "object", "embed", "form", "input", "base", "img", "image", "foreignobject"}
+VOID = {"meta", "wbr", "link", "br", "hr", "img", "input"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags balance; keeps tags, attributes and the text a person sees."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, k, v or "") for k, v in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, k, v or "") for k, v in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+def test_page_is_balanced_and_inert(page: Page) -> None:
+    _, text = page
+    reader = Reader(text)
+    for page_tag in ("html", "head", "meta", "style", "body", "header", "main", "footer", "section", "article"):
+        assert page_tag in reader.tags
+    assert not set(reader.tags) & ACTIVE
+    assert not [a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "srcset", "action")]
+    links = [v for _, k, v in reader.attributes if k in ("href", "xlink:href")]
+    assert links
+    assert all(v.startswith("#") for v in links)
+    assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", text)
+    assert "@import" not in text
+    policy = [v for tag, k, v in reader.attributes if tag == "meta" and k == "content" and "default-src" in v]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_ids_are_unique_and_links_land(page: Page) -> None:
+    reader = Reader(page[1])
+    ids = [v for _, k, v in reader.attributes if k == "id"]
+    assert len(ids) == len(set(ids))
+    targets = {v[1:] for _, k, v in reader.attributes if k == "href"} | set(re.findall(r"url\(#([\w-]+)\)", page[1]))
+    assert targets <= set(ids)
+
+
+def test_figures_have_a_name_for_those_who_do_not_see_them(page: Page) -> None:
+    reader = Reader(page[1])
+    named = [(k, v) for tag, k, v in reader.attributes if tag == "svg" and k in ("role", "aria-label")]
+    assert reader.tags.count("svg") >= 8
+    assert [v for k, v in named if k == "role"] == ["img"] * reader.tags.count("svg")
+    assert all(v for k, v in named if k == "aria-label")
+
+
+def test_every_result_is_there(page: Page) -> None:
+    report, text = page
+    seen = Reader(text).text
+    for r in cleaned(report).results:
+        assert short_name(r) in seen
+        for part in (r.name, r.definition, r.source, r.note, r.skipped):
+            assert part is None or " ".join(part.split()) in seen
+        if r.value is not None:
+            assert fmt(r.value) in seen
+        if r.curve is not None:
+            assert all(fmt(y) in seen for y in r.curve.y)
+
+
+def test_names_and_settings_are_shown_as_text(page: Page) -> None:
+    report, text = page
+    seen = Reader(text).text
+    for name, verdict in cleaned(report).modalities.items():
+        assert " ".join(name.split()) in seen
+        assert verdict.reason in seen
+    assert "<script" not in text
+    assert "[0.0, 0.5, 1.0]" in seen
+    assert report.subject.sha256 in seen
+    assert "2.10.0" in seen
+
+
+def test_same_report_same_bytes(page: Page) -> None:
+    report, text = page
+    if len(report.modalities) == 2:  # once is enough, it takes seconds
+        assert html.render(report) == text
+
+
+def test_a_report_without_results(bare: Report) -> None:
+    seen = Reader(html.render(bare)).text
+    assert "needs 2·d = 128" in seen
+    assert "No score could be had" in seen
+
+
+def test_contrast_of_text_in_both_schemes() -> None:
+    css = (Path(html.__file__).parent / "style.css").read_text(encoding="utf-8")
+    light, dark = re.findall(r":root \{(.*?)\n\s*\}", css, re.DOTALL)[:2]
+    for scheme in (light, dark):
+        colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", scheme))
+        for name in ("ink", "muted", "link", "bad", "warn", "good", "open", "calm"):
+            for ground in ("paper", "raised", "wash"):
+                assert _contrast(colors[name], colors[ground]) >= 4.5, (name, ground)
+        for i in range(1, 7):
+            assert _contrast(colors[f"series-{i}"], colors["paper"]) >= 3
+
+
+def _contrast(a: str, b: str) -> float:
+    """WCAG 2 contrast ratio."""
+
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--hide-scrollbars", "--allow-file-access-from-files"),
+)
+WIDTHS = (1280, 390)
+# Frames of the widths in question, in a page of ours: the report itself holds no script.
+WRAPPER = """<!doctype html><body style="margin:0"><pre id="out"></pre>
+{frames}
+<script>
+addEventListener("load", () => {{
+  for (const frame of document.querySelectorAll("iframe")) {{
+    const page = frame.contentDocument;
+    for (const d of page.querySelectorAll("details")) d.open = true;
+    const root = page.documentElement;
+    out.textContent += `${{root.clientWidth}}:${{root.scrollWidth}}:${{page.body.scrollWidth}};`;
+  }}
+}});
+</script>"""
+
+
+def _chromium(tmp_path: Path, *arguments: str) -> str:
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if binary is None:
+        pytest.skip("no Chromium on the path: the page's layout was not checked")
+    done = subprocess.run(
+        [binary, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_page_never_scrolls_sideways(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page[1], encoding="utf-8")
+    frames = "\n".join(f'<iframe src="report.html" style="width:{w}px;height:900px;border:0"></iframe>' for w in WIDTHS)
+    wrapper = tmp_path / "wrapper.html"
+    wrapper.write_text(WRAPPER.format(frames=frames), encoding="utf-8")
+    dom = _chromium(tmp_path, "--virtual-time-budget=10000", "--dump-dom", wrapper.as_uri())
+    measured = re.findall(r"(\d+):(\d+):(\d+);", dom)
+    assert [int(m[0]) for m in measured] == list(WIDTHS)
+    for client, root, body in measured:
+        assert int(root) <= int(client)
+        assert int(body) <= int(client)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_screenshot(make_report: MakeReport, page: Page, tmp_path: Path, width: int) -> None:
+    (tmp_path / "report.html").write_text(page[1], encoding="utf-8")
+    # Headless windows are at least 500 pixels wide; a frame can be as narrow as a phone.
+    wrapper = tmp_path / "wrapper.html"
+    wrapper.write_text(
+        f'<body style="margin:0"><iframe src="report.html" style="width:{width}px;height:1600px;border:0">',
+        encoding="utf-8",
+    )
+    shot = tmp_path / "shot.png"
+    _chromium(tmp_path, f"--window-size={max(width, 500)},1600", f"--screenshot={shot}", wrapper.as_uri())
+    data = shot.read_bytes()
+    assert struct.unpack(">II", data[16:24]) == (max(width, 500), 1600)
+    assert len(data) > 20_000  # a blank page compresses to far less

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_reports import HOSTILE, LONG, MakeReport
+
+from collapsekit.render.sanitize import clean, cleaned, modality_names
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=[])), st.integers(min_value=5, max_value=60))
+def test_nothing_that_acts_is_left(text: str, limit: int) -> None:
+    shown = clean(text, limit)
+    assert len(shown) <= limit
+    assert not {unicodedata.category(c) for c in shown} & {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    assert "::" not in shown
+    assert "##[" not in shown
+    shown.encode("utf-8")
+    assert clean(shown, limit) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("a\nb\x00", "a\\x0ab\\x00"),
+        ("\u202eabc", "\\u202eabc"),
+        ("\U000e0041", "\\U000e0041"),
+        ("::error::x", ":\\x3aerror:\\x3ax"),
+        ("##[error]x", "#\\x23[error]x"),
+        ("module:callable", "module:callable"),
+        ("音声 β é", "音声 β é"),
+        ("x" * 100, "x" * 79 + "…"),
+    ],
+)
+def test_examples(text: str, shown: str) -> None:
+    assert clean(text) == shown
+
+
+def test_a_report_is_cleaned_whole(make_report: MakeReport) -> None:
+    text = cleaned(make_report(HOSTILE)).to_json()
+    for bad in ("\\u001b", "\\u0000", "\u202e", "\u2066", "\u200b", "\u2028", "::error", "##[error"):
+        assert bad not in text
+
+
+def test_an_ordinary_report_is_left_as_it_is(make_report: MakeReport) -> None:
+    for names in (("image", "audio"), LONG):
+        report = make_report(names)
+        assert cleaned(report) == report
+
+
+def test_names_that_look_alike_stay_apart_and_consistent(make_report: MakeReport) -> None:
+    report = cleaned(make_report(("a\x1b", "a\\x1b", "b" * 90, "b" * 91)))
+    names = modality_names(report)
+    assert len(set(names)) == len(names) == 4
+    assert set(names) == set(report.modalities)
+    subsets = report.find("reliance.subsets")
+    assert subsets is not None
+    assert subsets.curve is not None
+    assert "+".join(names) in subsets.curve.x

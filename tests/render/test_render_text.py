@@ -1,0 +1,153 @@
+"""Terminal and Markdown."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.cells import cell_len
+from sample_reports import HOSTILE, MakeReport
+
+from collapsekit.render import FORMATS, markdown, terminal
+from collapsekit.render.sanitize import clean, cleaned
+from collapsekit.report import Report
+
+
+def test_formats_by_name(make_report: MakeReport) -> None:
+    report = make_report()
+    assert set(FORMATS) == {"json", "md", "html", "terminal"}
+    assert Report.from_json(FORMATS["json"](report)) == report
+    assert FORMATS["md"](report) == markdown.render(report)
+    assert FORMATS["terminal"](report, width=80, color=False) == terminal.render(report, width=80, color=False)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_terminal_keeps_to_its_width(report: Report, width: int) -> None:
+    text = terminal.render(report, width=width, color=False)
+    too_wide = [line for line in text.splitlines() if cell_len(line) > width]
+    assert not too_wide
+    assert all(c == "\n" or c.isprintable() for c in text)
+
+
+def test_terminal_cuts_no_word(make_report: MakeReport) -> None:
+    report = make_report(("image", "audio", "text", "depth"))
+    words = set(terminal.render(report, width=120, color=False).split())
+    assert set(terminal.render(report, width=80, color=False).split()) - words <= {"…"} | _rules(80)
+
+
+def _rules(width: int) -> set[str]:
+    return {"─" * n for n in range(width + 1)}
+
+
+def test_terminal_says_the_verdict_first(make_report: MakeReport) -> None:
+    text = terminal.render(make_report(), width=80, color=False)
+    assert text.startswith("✗ COLLAPSED  The model ignores audio")
+    rows = [line for line in text.splitlines() if re.match(r"(audio|image) ", line)]
+    assert rows[0].split()[:5] == ["audio", "✗", "collapsed", "0.970", "0.410"]
+    assert "rank never crosses" in text
+    assert "collapsekit diagnose runs/avmnist/ckpt.pt" in text
+
+
+def test_terminal_colour_is_asked_for(make_report: MakeReport) -> None:
+    report = make_report(HOSTILE)
+    assert "\x1b" not in terminal.render(report, width=80, color=False)
+    coloured = terminal.render(report, width=80, color=True)
+    assert "\x1b[" in coloured
+    # Colours only: no hyperlink, no cursor movement, whatever the names say.
+    assert not re.sub(r"\x1b\[[\d;]*m", "", coloured).count("\x1b")
+
+
+def test_ci_commands_never_reach_a_log(make_report: MakeReport) -> None:
+    for text in (
+        terminal.render(make_report(HOSTILE), width=80, color=False),
+        markdown.render(make_report(HOSTILE)),
+    ):
+        assert "::error" not in text
+        assert "##[" not in text
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_names_long_for_a_table_get_a_letter(make_report: MakeReport, width: int) -> None:
+    names = ("a_very_long_modality_name_one", "a_very_long_modality_name_two")
+    text = terminal.render(make_report(names), width=width, color=False)
+    for letter, name in zip("AB", names, strict=True):
+        assert f"{letter} = {name}: " in text
+
+
+def test_every_value_is_in_the_terminal_and_markdown(make_report: MakeReport) -> None:
+    report = make_report()
+    for text in (terminal.render(report, width=80, color=False), markdown.render(report)):
+        for r in report.results:
+            if r.name not in ("reliance.subsets", "reliance.subsets_metric"):  # shown as a table of their own
+                assert r.name.split(".")[1] in text
+        assert "14.3 [13.6, 15.1]" in text
+
+
+def test_a_name_used_twice_is_shown_twice(make_report: MakeReport) -> None:
+    whole = make_report()
+    again = [r.model_copy(update={"value": 77.0}) for r in whole.named("reliance.shapley")]
+    report = make_report(results=(*whole.results, *again))
+    for text in (terminal.render(report, width=80, color=False), markdown.render(report)):
+        assert "0.900 [0.792, 1.01]" in text
+        assert "77 [0.792, 1.01]" in text
+
+
+def _render(text: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(text)
+
+
+def test_markdown_tables_are_well_formed(report: Report) -> None:
+    text = markdown.render(report)
+    tokens = _render(text)
+    rows: list[int] = []
+    for i, token in enumerate(tokens):
+        if token.type == "table_open":
+            rows = []
+        elif token.type == "tr_open":
+            end = next(j for j in range(i, len(tokens)) if tokens[j].type == "tr_close")
+            rows.append(sum(t.type in ("td_open", "th_open") for t in tokens[i:end]))
+            assert rows[-1] == rows[0]
+    # GFM pads and drops cells in silence, so the source is counted too.
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        counts = {line.count("|") for line in block.splitlines()}
+        assert len(counts) == 1
+
+
+def test_markdown_names_are_text(make_report: MakeReport) -> None:
+    report = cleaned(make_report(HOSTILE))
+    tokens = _render(markdown.render(make_report(HOSTILE)))
+    inline = [t for token in tokens for t in token.children or ()]
+    assert not {t.type for t in inline} & {"link_open", "image", "em_open", "s_open"}
+    allowed = {"<br>", "<code>", "</code>", "<!-- -->"}
+    assert {t.content for t in inline if t.type == "html_inline"} <= allowed
+    html = [t.content for t in tokens if t.type == "html_block"]
+    assert all(re.fullmatch(r"(<details><summary>\d+ \w+</summary>|</details>)\n*", block) for block in html)
+    # A reader sees each name as it is.
+    cells = ["".join(t.content for t in token.children or () if t.type != "html_inline") for token in tokens]
+    for name in report.modalities:
+        assert name in cells
+
+
+def test_markdown_mentions_nobody(make_report: MakeReport) -> None:
+    text = markdown.render(make_report(summary="Ask @user about #12 and ask www.evil.example or http://evil.example"))
+    first = text.splitlines()[0]
+    assert "@" not in first
+    assert "&#64;<!-- -->user" in first
+    assert "&#35;<!-- -->12" in first
+    assert "://" not in first
+    assert "www." not in first
+
+
+def test_swapping_two_names_swaps_nothing_else(make_report: MakeReport) -> None:
+    for draw in (markdown.render, lambda r: terminal.render(r, width=80, color=False)):
+        one, other = draw(make_report(("image", "audio"))), draw(make_report(("audio", "image")))
+        swapped = re.sub("image|audio", lambda m: "audio" if m[0] == "image" else "image", other)
+        assert one == swapped
+
+
+def test_nothing_measured_is_said(bare: Report) -> None:
+    for text in (terminal.render(bare, width=80, color=False), markdown.render(bare)):
+        assert "not measured" in text
+        assert clean("needs 2·d = 128") in text

@@ -1,0 +1,96 @@
+"""The jackknife against SciPy's t interval where both apply, and its coverage by simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from collapsekit.errors import NumericsError
+from collapsekit.stats.jackknife import assign_groups, interval, interval_array
+
+
+def leave_out_means(x: torch.Tensor, groups: torch.Tensor, count: int) -> list[float]:
+    return [float(x[groups != g].mean()) for g in range(count)]
+
+
+def test_groups_are_dealt_in_turn() -> None:
+    assert assign_groups(7, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert torch.bincount(assign_groups(1000)).tolist() == [63] * 8 + [62] * 8
+
+
+def test_one_example_a_group_is_the_t_interval_of_a_mean() -> None:
+    x = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = interval(float(x.mean()), leave_out_means(x, torch.arange(20), 20), level=0.9)
+    theirs = stats.t.interval(0.9, 19, loc=float(x.mean()), scale=stats.sem(x.numpy()))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_log_scale_is_the_interval_of_the_logarithm() -> None:
+    values = [3.0, 3.5, 2.8, 3.1]
+    lower, upper = interval(3.1, values, log=True)
+    log_lower, log_upper = interval(math.log(3.1), [math.log(v) for v in values])
+    assert (lower, upper) == pytest.approx((math.exp(log_lower), math.exp(log_upper)), rel=1e-12)
+    assert 0 < lower < 3.1 < upper
+
+
+def test_arrays_are_done_element_by_element() -> None:
+    g = torch.Generator().manual_seed(1)
+    full, leave_out = torch.randn(2, 3, generator=g), torch.randn(5, 2, 3, generator=g)
+    lower, upper = interval_array(full, leave_out, 0.9)
+    for i in range(2):
+        for j in range(3):
+            ours = interval(float(full[i, j]), leave_out[:, i, j].tolist(), 0.9)
+            assert (float(lower[i, j]), float(upper[i, j])) == pytest.approx(ours, rel=1e-12)
+
+
+def test_no_variation_is_no_width() -> None:
+    assert interval(2.5, [2.5] * 4) == (2.5, 2.5)
+    assert interval(2.5, [2.5] * 4, log=True) == pytest.approx((2.5, 2.5), rel=1e-15)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "log-variance", "variance"])
+def test_covers_as_often_as_it_says(statistic: str) -> None:
+    """400 data sets of 160: a 95 % interval should miss about 20 times; binomial limits, 0.1 % a side."""
+    generator = torch.Generator().manual_seed(2)
+    groups = assign_groups(160)
+    hits = 0
+    for _ in range(400):
+        x = 5 + 2 * torch.randn(160, generator=generator, dtype=torch.float64)
+        parts = [x, *(x[groups != g] for g in range(16))]
+        if statistic == "mean":
+            full, *rest = (float(p.mean()) for p in parts)
+            truth, (lower, upper) = 5.0, interval(full, rest)
+        elif statistic == "log-variance":
+            full, *rest = (math.log(p.var()) for p in parts)
+            truth, (lower, upper) = math.log(4.0), interval(full, rest)
+        else:
+            full, *rest = (float(p.var()) for p in parts)
+            truth, (lower, upper) = 4.0, interval(full, rest, log=True)
+        hits += lower <= truth <= upper
+    low, high = stats.binom.interval(0.998, 400, 0.95)
+    assert low <= hits <= high
+
+
+def test_input_without_an_interval_is_refused() -> None:
+    nan = float("nan")
+    for call in (
+        lambda: interval(1.0, [1.0]),
+        lambda: interval(1.0, []),
+        lambda: interval(nan, [1.0, 2.0]),
+        lambda: interval(1.0, [1.0, nan]),
+        lambda: interval(1.0, [1.0, 2.0], level=1.0),
+        lambda: interval(1.0, [1.0, 0.0], log=True),
+        lambda: interval(-1.0, [1.0, 2.0], log=True),
+        lambda: interval(1.0, [1e-300, 1e300], log=True),
+        lambda: interval(0.0, [1e300, -1e300]),
+        lambda: interval_array(torch.zeros(2), torch.zeros(4, 3)),
+        lambda: interval_array(torch.zeros(2), torch.tensor(1.0)),
+        lambda: assign_groups(10, 1),
+        lambda: assign_groups(10, 16),
+    ):
+        with pytest.raises(NumericsError):
+            call()
