@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import json
 import platform
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,10 @@ def diagnose(
             cache=Path(cache) if cache is not None else cache_folder(),
             others=all_options,
         )
-        results = [r for spec in chosen for r in _run_probe(spec, adapter, features, base)]
+        results: list[Result] = []
+        for i, spec in enumerate(chosen):
+            progress.step(f"probe {spec.name}", i, len(chosen))
+            results += _run_probe(spec, adapter, features, base)
         subject = _subject(adapter, features, where, seed)
     if all(r.skipped is not None for r in results):
         why = next((r.skipped for r in results), "no probe was chosen")
@@ -97,6 +102,9 @@ def diagnose(
         modalities=verdicts,
         results=tuple(results),
         settings={
+            "command": None
+            if model is not None
+            else _command(subject, where, profile, device, limit, probes or [], skip, options or {}),
             "profile": profile,
             "seed": seed,
             "level": LEVEL,
@@ -108,6 +116,27 @@ def diagnose(
         },
         environment=_environment(),
     )
+
+
+def _command(
+    subject: Subject,
+    split: str,
+    profile: str,
+    device: str,
+    limit: int | None,
+    probes: Sequence[str],
+    skip: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """The command line that makes this report again, typed beside the config."""
+    words = ["collapsekit", "diagnose", subject.checkpoint, "--split", split, "--seed", str(subject.seed)]
+    words += ["--profile", profile] + (["--device", device] if device != "cpu" else [])
+    words += ["--limit", str(limit)] if limit is not None else []
+    words += [w for p in probes for w in ("--probe", p)] + [w for s in skip for w in ("--skip", s)]
+    for probe, values in options.items():
+        for option, value in values.items():
+            words += ["--set", f"{probe}.{option}={json.dumps(value) if not isinstance(value, str) else value}"]
+    return shlex.join(words)
 
 
 def _settle_config(config: str | Path | Mapping[str, Any] | Config | None, checkpoint: str | Path | None) -> Config:
@@ -209,7 +238,6 @@ def _run_probe(spec: ProbeSpec, adapter: Adapter, features: Features, base: Sett
         cache=base.cache,
         others=base.others,
     )
-    base.progress.note(f"probe {spec.name}")
     done: list[Result] = []
     try:
         made: Iterable[Any] = spec.run(adapter, features, settings=settings)

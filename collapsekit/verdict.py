@@ -14,6 +14,7 @@ from collapsekit.report import Interval, ModalityState, ModalityVerdict, Overall
 COLLAPSED = 0.15  # utilisation ratio under which the model is said not to use a modality
 USED = 0.5  # utilisation ratio from which the model is said to use it
 INFORMATIVE = 0.02  # share of the prior loss a readout alone has to gain
+KEPT = 0.7  # part of what its encoder can learn alone from which a collapsed modality is said to be lost later
 SHARE = 0.02  # share of all credit under which a modality that says nothing alone counts as not used
 
 
@@ -21,7 +22,8 @@ class _Evidence:
     """The results about one modality, by name; which of them were read is kept for the verdict."""
 
     def __init__(self, results: Sequence[Result], modality: str) -> None:
-        self._known = {(r.name, r.versus): r for r in results if r.modality == modality}
+        # A result about the whole (no modality) is everyone's.
+        self._known = {(r.name, r.versus): r for r in results if r.modality in (modality, None)}
         self.read: list[str] = []
 
     def get(self, name: str, versus: str | None = None) -> tuple[float, Interval] | None:
@@ -75,7 +77,7 @@ def _judge_one(found: _Evidence, name: str, modalities: Sequence[str], metric: s
         cost = found.get("utilisation.costs_if_missing", other) if other != name else None
         if cost is not None:
             missing[other] = max(0.0, cost[0])
-    state, reason = _state(found, name)
+    state, reason = _state(found, name, metric)
     ratio = found.get("utilisation.ratio")
     score = None if ratio is None else 1.0 - min(1.0, ratio[0])
     interval = None
@@ -95,7 +97,7 @@ def _judge_one(found: _Evidence, name: str, modalities: Sequence[str], metric: s
     )
 
 
-def _state(found: _Evidence, name: str) -> tuple[ModalityState, str]:
+def _state(found: _Evidence, name: str, metric: str) -> tuple[ModalityState, str]:
     gain, prior = found.get("utilisation.alone_gain"), found.get("utilisation.prior_loss")
     credit, share = found.get("utilisation.credit"), found.get("utilisation.share")
     if gain is None or prior is None or credit is None:
@@ -104,7 +106,7 @@ def _state(found: _Evidence, name: str) -> tuple[ModalityState, str]:
     informative = gain[1][0] > 0 and gain[0] >= INFORMATIVE * prior[0]
     ratio = found.get("utilisation.ratio")
     if informative and ratio is not None:
-        return _by_ratio(name, ratio)
+        return _by_ratio(found, name, ratio, metric)
     if share is not None and share[1][0] > 0 and share[0] >= SHARE:
         return "used", (
             f"The model uses {name} ({share[0]:.0%} of all credit), though alone it says next to nothing about the "
@@ -121,11 +123,13 @@ def _state(found: _Evidence, name: str) -> tuple[ModalityState, str]:
     )
 
 
-def _by_ratio(name: str, ratio: tuple[float, Interval]) -> tuple[ModalityState, str]:
+def _by_ratio(found: _Evidence, name: str, ratio: tuple[float, Interval], metric: str) -> tuple[ModalityState, str]:
     value, (low, high) = ratio
     said = f"{value:.0%} [{low:.0%}, {high:.0%}] of the credit a balanced reference gives it"
     if high < COLLAPSED:
-        return "collapsed", f"{name} carries label information by itself, yet the model gives it only {said}."
+        alone = found.get("utilisation.alone_metric")
+        able = f"reaches {alone[0]:.2f} {metric} alone" if alone is not None else "carries label information by itself"
+        return "collapsed", f"{name} {able}, yet the model gives it only {said}.{_why(found, metric)}"
     if low <= COLLAPSED:
         return "inconclusive", (
             f"The model gives {name} {said}, which reaches across the limit of {COLLAPSED:.0%}: more examples would decide."
@@ -133,6 +137,23 @@ def _by_ratio(name: str, ratio: tuple[float, Interval]) -> tuple[ModalityState, 
     if value < USED:
         return "underused", f"The model gives {name} {said}: it uses {name}, but for less than it is worth."
     return "used", f"The model gives {name} {said}."
+
+
+def _why(found: _Evidence, metric: str) -> str:
+    """Where it is lost: in the encoder, which does not hold what it could learn, or behind it."""
+    prior, left = found.get("utilisation.prior_loss"), found.get("prefix_gap.prefix_loss")
+    alone, drive = found.get("prefix_gap.baseline_loss"), found.get("polysemanticity.drive")
+    part = f" ({drive[0]:.1%} of what moves the fused neurons)" if drive is not None else ""
+    if prior is None or left is None or alone is None or prior[0] <= alone[0]:
+        return f" The fused neurons hardly move with it{part}." if drive is not None and drive[0] < SHARE else ""
+    kept = (prior[0] - left[0]) / (prior[0] - alone[0])
+    here, there = found.get("prefix_gap.prefix_metric"), found.get("prefix_gap.baseline_metric")
+    assert here is not None
+    assert there is not None
+    read = f"read out linearly: {here[0]:.2f} {metric}, trained alone {there[0]:.2f}"
+    if kept >= KEPT:
+        return f" Its encoder still holds it ({read}): it is lost in the fusion{part}."
+    return f" Its encoder never learned it ({read}){part}."
 
 
 def _by_reliance(found: _Evidence, name: str, why: str) -> tuple[ModalityState, str]:

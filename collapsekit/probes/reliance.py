@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -51,7 +51,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     game = coalitions(adapter, features, options.draws, settings.seed, settings.progress)
     yield from _ends_of_the_game(game, settings, options)
     task = adapter.task
-    kinds = {
+    kinds: dict[str, tuple[Callable[[int], Tensor], str]] = {
         "": (lambda mask: -game.worth(mask).loss, task.loss_name),
         "_metric": (lambda mask: game.worth(mask).metric, task.metric_name),
     }

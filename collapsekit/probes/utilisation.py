@@ -43,6 +43,14 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     theirs, _ = credits(lambda k: -reference.worth(k).loss, game.size, options.permutations, settings.seed)
     unit = adapter.task.loss_name
     total = float(ours[:, 0].sum())
+    yield _with_interval(
+        partial(Result, probe="utilisation", source=SOURCE),
+        "utilisation.prior_loss",
+        reference.worth(0).loss,
+        settings,
+        "loss of the best constant prediction: the most any readout can gain",
+        unit,
+    )
     for i, m in enumerate(features.modalities):
         make = partial(Result, probe="utilisation", modality=m, source=SOURCE)
         judged = partial(make, note=evidence[m])
@@ -66,8 +74,9 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         gain = reference.worth(0).loss - reference.alone(m).loss
         what = "loss of the best constant prediction minus loss of the modality's best readout alone"
         yield _with_interval(judged, "utilisation.alone_gain", gain, settings, what, unit)
-        what = "loss of the best constant prediction: the most any readout can gain"
-        yield _with_interval(make, "utilisation.prior_loss", reference.worth(0).loss, settings, what, unit)
+        alone = reference.alone(m).metric
+        metric = adapter.task.metric_name
+        yield _with_interval(judged, "utilisation.alone_metric", alone, settings, f"{metric} of that readout", metric)
         yield from _costs(make, m, adapter, features, reference, game, settings)
 
 
@@ -130,29 +139,19 @@ def _costs(
     game: Coalitions,
     settings: Settings,
 ) -> Iterator[Result]:
+    """What adding the modality's evidence to the model's own prediction gains: as it is, and without another one."""
     task, at = adapter.task, fold(adapter, features)
-    held = task.expect(at.held.outputs[at.choose])
-    now = reference.added(modality, task.expect(features.outputs), held)
-    gain = leave_out_metric(task, now, features.targets, features.groups) - game.worth(game.full).metric
-    yield _with_interval(
-        make,
-        "utilisation.costs_now",
-        gain,
-        settings,
+    held = coalitions(adapter, at.held, len(game.donors), settings.seed, settings.progress)
+    how = (
         f"{task.metric_name} gained by adding the modality's best readout to the model's own prediction, both weights "
-        "fitted on held-out examples",
-        task.metric_name,
+        "fitted on held-out examples"
     )
     for i, other in enumerate(features.modalities):
+        mask = game.full if other == modality else game.full & ~(1 << i)
+        now = reference.added(modality, game.worth(mask).expected, held.worth(mask).expected[at.choose])
+        gain = leave_out_metric(task, now, features.targets, features.groups) - game.worth(mask).metric
         if other == modality:
-            continue
-        without = game.full & ~(1 << i)
-        lost = reference.worth(without).metric - game.worth(without).metric
-        yield _with_interval(
-            partial(make, versus=other),
-            "utilisation.costs_if_missing",
-            lost,
-            settings,
-            f"{task.metric_name} of the balanced reference minus that of the model, both without that other modality",
-            task.metric_name,
-        )
+            yield _with_interval(make, "utilisation.costs_now", gain, settings, how, task.metric_name)
+        else:
+            name, absent = "utilisation.costs_if_missing", f"{how}; the other modality absent"
+            yield _with_interval(partial(make, versus=other), name, gain, settings, absent, task.metric_name)

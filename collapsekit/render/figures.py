@@ -247,7 +247,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "utilisation": ("Credit beside a balanced reference", "utilisation.credit"),
     "prefix_gap": ("Prefix gap", "prefix_gap.gap"),
     "spectra": ("Eigenvalue spectra before and after fusion", "spectrum.eigenvalues"),
-    "beta_curves": ("Rank, task and CKA as a modality is turned down", "rank_sweep.numerical_rank"),
+    "beta_curves": ("Rank, task and CKA as a modality is upweighted", "rank_sweep.numerical_rank"),
     "vif": ("Redundancy of the fused neurons", "vif.per_feature"),
     "neuron_drive": ("Which modality drives each neuron", "polysemanticity.neurons"),
     "polysemanticity": ("Neurons shared between modalities", "polysemanticity.cross_entropy"),

@@ -18,7 +18,7 @@ TITLES = {
     "reliance": "What each modality earns",
     "utilisation": "Credit beside a balanced reference",
     "prefix_gap": "Prefix gap",
-    "rank_sweep": "Rank and task as a modality is turned down (β)",
+    "rank_sweep": "Rank and task as a modality is upweighted (β)",
     "spectrum": "Spectra before and after fusion",
     "vif": "Redundancy of fused neurons (VIF)",
     "polysemanticity": "Neurons shared between modalities",

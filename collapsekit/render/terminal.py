@@ -25,7 +25,6 @@ from collapsekit.render.tables import (
     Subset,
     command,
     sections,
-    settings_lines,
     short_name,
     subsets,
     verdicts,
@@ -131,8 +130,6 @@ def _modality(report: Report, v: ModalityVerdict, full: str) -> Iterable[Rendera
     if len(v.costs_if_missing) > 1:
         costs = ", ".join(f"{fmt(cost)} without {other}" for other, cost in v.costs_if_missing.items())
         yield _indent(Text(f"Costs in {report.subject.metric}: {costs}."))
-    if v.evidence:
-        yield _indent(Text(f"Read from {', '.join(v.evidence)}", style="dim"))
 
 
 def _coalitions(report: Report) -> Iterable[RenderableType]:
@@ -254,9 +251,9 @@ def _reproduce(report: Report) -> Iterable[RenderableType]:
     line = command(report)
     if line is not None:
         yield _indent(Text(line, style="bold"))
-    for key, text in [*settings_lines(report), ("checkpoint sha256", report.subject.sha256)]:
-        yield Text(f"{key}: {text}")
-    yield Text(f"Made by collapsekit {report.collapsekit}. Definitions and sources: HTML or JSON report.", style="dim")
+    yield _indent(Text(f"checkpoint sha256 {report.subject.sha256}"))
+    made = f"Made by collapsekit {report.collapsekit}. Definitions, sources, all settings and what each verdict was "
+    yield Text(f"{made}read from: HTML or JSON report.", style="dim")
 
 
 def _heading(text: str, beside: str = "") -> Iterable[RenderableType]:

@@ -1,0 +1,170 @@
+"""collapsekit diagnose."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collapsekit.cli.terminal import guarded, progress, say, show
+from collapsekit.errors import ConfigError, NothingEvaluatedError
+
+if TYPE_CHECKING:
+    from collapsekit.report import Report
+
+OUTPUT = Path("collapsekit-report")
+
+
+class Format(StrEnum):
+    """Formats of a report."""
+
+    json = "json"
+    md = "md"
+    html = "html"
+    terminal = "terminal"
+
+
+class FailOn(StrEnum):
+    """Verdicts that can fail a run."""
+
+    collapsed = "collapsed"
+    underused = "underused"
+    uninformative = "uninformative"
+    inconclusive = "inconclusive"
+
+
+class ProfileChoice(StrEnum):
+    """Profiles, as in collapsekit.settings."""
+
+    quick = "quick"
+    standard = "standard"
+    full = "full"
+
+
+def probe_names(incomplete: str) -> list[str]:
+    """Built-in probes for shell completion: their files' names, nothing imported."""
+    import pkgutil
+
+    import collapsekit.probes
+
+    names = [m.name for m in pkgutil.iter_modules(collapsekit.probes.__path__)]
+    return [n for n in names if n.startswith(incomplete)]
+
+
+Probes = Annotated[
+    list[str] | None,
+    typer.Option("--probe", "-p", help="Run only this probe; repeatable.", autocompletion=probe_names),
+]
+
+
+@guarded
+def diagnose(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Checkpoint; default: the config's model.checkpoint.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="A collapsekit.yaml or pyproject.toml.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to diagnose; default: test, else val.")] = None,
+    probe: Probes = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Leave this probe out; repeatable.", autocompletion=probe_names)
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PROBE.OPTION=VALUE", help="Set a probe's option; repeatable.")
+    ] = None,
+    profile: Annotated[
+        ProfileChoice,
+        typer.Option(
+            help="quick trains linear heads only; standard also baselines, within a budget; full all of them."
+        ),
+    ] = ProfileChoice.standard,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn or trained.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="FOR TRYING OUT: at most so many examples a split.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=f"Folder for files; default: {OUTPUT}.")] = None,
+    format_: Annotated[
+        list[Format] | None, typer.Option("--format", "-f", help="What to make; repeatable; default: all four.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="report.json to stdout; files only with --output.")] = False,
+    figures: Annotated[Path | None, typer.Option(help="Also save every figure as SVG, PDF and PNG here.")] = None,
+    fail_on: Annotated[
+        list[FailOn] | None,
+        typer.Option(help="Exit 1 when a modality has this verdict, 5 when the whole is inconclusive; repeatable."),
+    ] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="Python file with probes or adapters; repeatable.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
+) -> None:
+    """Find out which modality a checkpoint ignores, what that costs, and why."""
+    with progress(quiet) as shown:
+        from collapsekit.run import diagnose as run
+
+        report = run(
+            checkpoint,
+            config=config,
+            split=split,
+            probes=probe,
+            skip=skip or [],
+            options=parse_set(set_ or []),
+            profile=profile.value,
+            device=device,
+            seed=seed,
+            limit=limit,
+            plugins=plugin or [],
+            progress=shown,
+        )
+        shown.step("writing the report", 0, None)
+        written = write_report(report, output, format_, json_, figures)
+    if json_:
+        typer.echo(report.to_json(), nl=False)
+    elif not quiet and (not format_ or Format.terminal in format_):
+        show(report)
+    if written and not quiet:
+        say(f"Written: {', '.join(str(p) for p in written)}")
+    judge_exit(report, fail_on or [])
+
+
+def parse_set(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """``probe.option=value`` pairs as options by probe. Raises ConfigError where one is not of that form."""
+    from collapsekit.config import parse_yaml
+
+    out: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        probe, dot, option = name.partition(".")
+        if not equals or not dot or not probe or not option:
+            raise ConfigError(f"--set {pair!r} is not of the form probe.option=value, e.g. vif.option=3.")
+        out.setdefault(probe.strip(), {})[option.strip()] = parse_yaml(value, f"--set {name}")
+    return out
+
+
+def write_report(
+    report: Report, output: Path | None, formats: list[Format] | None, to_stdout: bool, figures: Path | None
+) -> list[Path]:
+    """Files the options ask for; returns their paths."""
+    from collapsekit.files import write_atomic
+    from collapsekit.render import FORMATS
+
+    wanted = [f.value for f in formats or list(Format) if f is not Format.terminal]
+    if output is None and to_stdout:
+        wanted = []
+    folder = output or OUTPUT
+    written = [write_atomic(folder / f"report.{name}", FORMATS[name](report)) for name in dict.fromkeys(wanted)]
+    if figures is not None:
+        from collapsekit.render.figures import save
+
+        written += save(report, figures)
+    return written
+
+
+def judge_exit(report: Report, fail_on: list[FailOn]) -> None:
+    """Exit 1 when a verdict in ``fail_on`` was given, 5 when the evidence does not decide; never a silent pass."""
+    if not fail_on:
+        return
+    met = [m for m, v in report.modalities.items() if v.verdict in {f.value for f in fail_on}]
+    if met:
+        say(f"failed: {', '.join(f'{m} is {report.modalities[m].verdict}' for m in met)} (--fail-on).")
+        raise typer.Exit(1)
+    undecided = [m for m, v in report.modalities.items() if v.verdict == "inconclusive"]
+    if undecided:
+        raise NothingEvaluatedError(f"the evidence does not decide about {', '.join(undecided)}, so this is no pass.")

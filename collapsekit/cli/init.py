@@ -1,0 +1,42 @@
+"""collapsekit init."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collapsekit.cli.terminal import guarded, say
+from collapsekit.errors import ConfigError
+
+
+@guarded
+def init(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint to look into; it is not executed.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Config file to write.")] = Path("collapsekit.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
+) -> None:
+    """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
+    from collapsekit.checkpoint import read_checkpoint
+    from collapsekit.files import write_atomic
+    from collapsekit.propose import config_text, propose
+
+    if output.exists() and not force:
+        raise ConfigError(f"{output} is already there: name another with --output, or replace it with --force.")
+    read = read_checkpoint(checkpoint)
+    shapes = {name: tuple(tensor.shape) for name, tensor in read.tensors.items()}
+    found = propose(shapes)
+    name = os.path.relpath(checkpoint.resolve(), output.resolve().parent)
+    write_atomic(output, config_text(found, name, shapes))
+    say(f"{checkpoint}: {read.format}, {len(shapes)} tensors. {read.note}")
+    for modality, encoder in found.modalities.items():
+        say(f"  modality {modality}: encoder {encoder}")
+    say(f"  fusion: {found.fusion or 'not found'}")
+    say(f"  head: {found.head or 'not found'}")
+    if found.unsure:
+        say("What it could not tell:")
+        for sentence in found.unsure:
+            say(f"  - {sentence}")
+    say(f"Wrote {output}. Fill in the lines marked FILL IN, then: collapsekit diagnose {checkpoint}")

@@ -1,0 +1,109 @@
+"""collapsekit list."""
+
+from __future__ import annotations
+
+import textwrap
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collapsekit.cli.terminal import guarded
+
+if TYPE_CHECKING:
+    from collapsekit.registry import ProbeSpec
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    all = "all"
+    probes = "probes"
+    adapters = "adapters"
+    repairs = "repairs"
+    tasks = "tasks"
+    formats = "formats"
+
+
+@guarded
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.all,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Definition, source, limits and options too.")
+    ] = False,
+    plugin: Annotated[list[Path] | None, typer.Option(help="Python file with probes or adapters; repeatable.")] = None,
+) -> None:
+    """List probes (with definition and source), adapters, repairs, tasks and file formats."""
+    from collapsekit import registry
+
+    registry.load_builtins()
+    for path in plugin or []:
+        registry.load_plugin_file(path)
+    sections = {
+        Kind.probes: lambda: _probes(verbose),
+        Kind.adapters: _adapters,
+        Kind.repairs: lambda: ["none in this version: a diagnosis changes nothing"],
+        Kind.tasks: _tasks,
+        Kind.formats: _formats,
+    }
+    wanted = list(sections) if kind is Kind.all else [kind]
+    blocks = []
+    for name in wanted:
+        title = [name.value.capitalize()] if kind is Kind.all else []
+        blocks.append("\n".join([*title, *(f"  {line}" if title else line for line in sections[name]())]))
+    typer.echo("\n\n".join(blocks))
+
+
+def _entry(name: str, text: str, width: int = 16) -> list[str]:
+    return textwrap.wrap(text, 76, initial_indent=f"{name:<{width}}", subsequent_indent=" " * width)
+
+
+def _probes(verbose: bool) -> list[str]:
+    from collapsekit.registry import PROBES
+
+    out: list[str] = []
+    for name in sorted(PROBES):
+        out += _entry(name, PROBES[name].summary) + _entry("", f"Source: {PROBES[name].source}.")
+        if verbose:
+            out += [*_details(PROBES[name]), ""]
+    return out
+
+
+def _details(spec: ProbeSpec) -> list[str]:
+    trains = {"nothing": "nothing", "heads": "linear heads", "models": "linear heads; models unless --profile quick"}
+    out = _entry("", f"Definition: {spec.definition}.") + _entry("", f"Cannot tell: {spec.cannot}.")
+    out += _entry("", f"Trains: {trains[spec.trains]}.")
+    for option, field in spec.options.model_fields.items():
+        out += _entry("", f"--set {spec.name}.{option}={_shown(field.default)}  {field.description or ''}")
+    return out
+
+
+def _shown(value: object) -> str:
+    return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+
+
+def _adapters() -> list[str]:
+    from collapsekit.registry import ADAPTERS, installed_plugins
+    from collapsekit.render.sanitize import clean
+
+    out = [line for name in sorted(ADAPTERS) for line in _entry(name, ADAPTERS[name].summary)]
+    out += _entry("module:Class", "your own subclass of collapsekit.Adapter")
+    for point in installed_plugins():
+        out += _entry(clean(point.name), f"installed plugin ({clean(point.value)}); loaded when named")
+    return out
+
+
+def _tasks() -> list[str]:
+    from collapsekit.task import TASKS
+
+    out = [line for name, text in TASKS.items() for line in _entry(name, text)]
+    return out + _entry("module:callable", "your own loss: (outputs, targets) -> one loss an example")
+
+
+def _formats() -> list[str]:
+    from collapsekit.checkpoint import FORMATS
+
+    out = _entry("checkpoints", ", ".join(f.name for f in FORMATS))
+    out += _entry("data", "safetensors, npz (SPLIT/NAME keys, or NAME beside `split`); a factory of loaders")
+    return out + _entry("reports", "json, md, html, terminal; figures as svg, pdf, png")
