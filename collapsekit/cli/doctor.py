@@ -43,18 +43,18 @@ def _requirements() -> list[str]:
     """Print every dependency's version by extra; names of missing core ones."""
     by_extra: dict[str, list[tuple[str, str | None]]] = {}
     for line in requires("collapsekit") or []:
-        found = NAME.match(line)
-        extra = EXTRA.search(line)
+        found, marker = NAME.match(line), EXTRA.search(line)
         if found:
-            by_extra.setdefault(extra.group(1) if extra else "", []).append((found.group(), _version(found.group())))
+            name = found.group()
+            by_extra.setdefault(marker.group(1) if marker else "", []).append((name, _version(name)))
     core = by_extra.pop("", [])
-    for name, installed in core:
-        typer.echo(f"{name:<12} {installed or 'MISSING'}")
+    for package, installed in core:
+        typer.echo(f"{package:<12} {installed or 'MISSING'}")
     for extra, packages in sorted(by_extra.items()):
         lacking = [name for name, installed in packages if installed is None]
         state = f"missing {', '.join(lacking)}: pip install 'collapsekit[{extra}]'" if lacking else "complete"
         typer.echo(f"extra {extra:<6} {state}")
-    return [name for name, installed in core if installed is None]
+    return [package for package, version_ in core if version_ is None]
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,97 @@
+"""What the two kinds of model need beyond ModuleAdapter."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from collapsekit.adapter import ModuleAdapter
+from collapsekit.adapter.base import Pass, Prediction, Recorded
+from collapsekit.checkpoint import Checkpoint
+from collapsekit.config import Config
+from collapsekit.sources import Batch
+
+# Constants that transformers stored as weights before 4.31 and no longer knows.
+_OLD_CONSTANTS = ("position_ids", "token_type_ids")
+_TOWERS = {"text": "text_model", "image": "vision_model"}
+
+
+class SingleStream(ModuleAdapter):
+    """One transformer over the tokens of all modalities; their embeddings are the encoders."""
+
+    def __init__(self, config: Config, *, checkpoint: Checkpoint | None = None, **kwargs: Any) -> None:
+        super().__init__(config, checkpoint=_without_constants(checkpoint), **kwargs)
+
+    def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
+        """As ModuleAdapter; a mask of pixels is brought to the patches first, the way ViLT does it."""
+        mask = self.config.modalities[modality].mask
+        if mask is not None and features.ndim == 4:
+            pixels = batch[mask].reshape(len(features), 1, *batch[mask].shape[-2:]).float()
+            batch = {**batch, mask: F.interpolate(pixels, size=features.shape[-2:])}
+        return super().pool(modality, features, batch)
+
+
+class DualEncoder(ModuleAdapter):
+    """Two towers whose embeddings are compared: nothing mixes them, so the joint representation is both side by
+    side, which the probes that need a learned mixture recognise and say."""
+
+    def __init__(self, config: Config, *, checkpoint: Checkpoint | None = None, **kwargs: Any) -> None:
+        super().__init__(config, checkpoint=_without_constants(checkpoint), **kwargs)
+
+    def run(self, batch: Batch) -> Pass:
+        done = super().run(batch)
+        return replace(done, prediction=Prediction(self._side_by_side(done.recorded), done.prediction.outputs))
+
+    def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+        with self._asleep(self.modalities):
+            done = super().rerun(recorded, inputs)
+        return Prediction(self._side_by_side(recorded).to(done.outputs.device), done.outputs)
+
+    def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+        with self._asleep(m for m in self.modalities if m != modality):
+            return super().live(modality, recorded, inputs)
+
+    def encoder_module(self, modality: str) -> nn.Module:
+        """The tower and its projection."""
+        return nn.ModuleList([self._tower(modality), super().encoder_module(modality)])
+
+    def _tower(self, modality: str) -> nn.Module:
+        return self.model.get_submodule(_TOWERS[modality])
+
+    def _side_by_side(self, recorded: Mapping[str, Recorded]) -> Tensor:
+        return torch.cat([self.taps[m].feature(recorded[m]).float() for m in self.modalities], 1)
+
+    @contextmanager
+    def _asleep(self, modalities: Iterable[str]) -> Iterator[None]:
+        """Towers whose projection answers from a recording need not run: they return an empty stand-in."""
+        output = importlib.import_module("transformers.modeling_outputs").BaseModelOutputWithPooling
+
+        def stand_in(*_args: Any, **_kwargs: Any) -> Any:
+            return output(last_hidden_state=torch.empty(0), pooler_output=torch.empty(0))
+
+        own = [vars(self._tower(m)) for m in modalities]
+        before = [attributes.get("forward") for attributes in own]
+        for attributes in own:
+            attributes["forward"] = stand_in
+        try:
+            yield
+        finally:
+            for attributes, forward in zip(own, before, strict=True):
+                if forward is None:
+                    del attributes["forward"]
+                else:
+                    attributes["forward"] = forward
+
+
+def _without_constants(checkpoint: Checkpoint | None) -> Checkpoint | None:
+    if checkpoint is None:
+        return None
+    kept = {k: v for k, v in checkpoint.tensors.items() if k.rpartition(".")[2] not in _OLD_CONSTANTS}
+    return replace(checkpoint, tensors=kept)
