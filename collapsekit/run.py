@@ -90,10 +90,25 @@ def diagnose(
             progress.step(f"probe {spec.name}", i, len(chosen))
             results += _run_probe(spec, adapter, features, base)
         subject = _subject(adapter, features, where, seed)
+    flags: dict[str, Any] = {"split": where, "seed": seed, "profile": profile, "device": device, "limit": limit}
+    command = (
+        None if model is not None else _command(subject.checkpoint, flags, probes or [], skip, plugins, options or {})
+    )
+    settings = {
+        "command": command,
+        **flags,
+        "level": LEVEL,
+        "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
+        "config": settled.model_dump(mode="json", exclude_defaults=True),
+    }
+    return _report(subject, results, settings)
+
+
+def _report(subject: Subject, results: list[Result], settings: dict[str, Any]) -> Report:
     if all(r.skipped is not None for r in results):
         why = next((r.skipped for r in results), "no probe was chosen")
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
-    overall, summary, verdicts = judge(results, adapter.modalities, adapter.task.metric_name)
+    overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
     return Report(
         collapsekit=collapsekit.__version__,
         subject=subject,
@@ -101,41 +116,29 @@ def diagnose(
         summary=summary,
         modalities=verdicts,
         results=tuple(results),
-        settings={
-            "command": None
-            if model is not None
-            else _command(subject, where, profile, device, limit, probes or [], skip, options or {}),
-            "profile": profile,
-            "seed": seed,
-            "level": LEVEL,
-            "split": where,
-            "limit": limit,
-            "device": device,
-            "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
-            "config": settled.model_dump(mode="json", exclude_defaults=True),
-        },
+        settings=settings,
         environment=_environment(),
     )
 
 
 def _command(
-    subject: Subject,
-    split: str,
-    profile: str,
-    device: str,
-    limit: int | None,
+    checkpoint: str,
+    flags: Mapping[str, Any],
     probes: Sequence[str],
     skip: Sequence[str],
+    plugins: Sequence[str | Path],
     options: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """The command line that makes this report again, typed beside the config."""
-    words = ["collapsekit", "diagnose", subject.checkpoint, "--split", split, "--seed", str(subject.seed)]
-    words += ["--profile", profile] + (["--device", device] if device != "cpu" else [])
-    words += ["--limit", str(limit)] if limit is not None else []
-    words += [w for p in probes for w in ("--probe", p)] + [w for s in skip for w in ("--skip", s)]
-    for probe, values in options.items():
-        for option, value in values.items():
-            words += ["--set", f"{probe}.{option}={json.dumps(value) if not isinstance(value, str) else value}"]
+    words = ["collapsekit", "diagnose", checkpoint]
+    for name, value in flags.items():
+        if value is not None and (name, value) != ("device", "cpu"):
+            words += [f"--{name}", str(value)]
+    for flag, values in (("--probe", probes), ("--skip", skip), ("--plugin", plugins)):
+        words += [w for value in values for w in (flag, str(value))]
+    for probe, chosen in options.items():
+        for option, value in chosen.items():
+            words += ["--set", f"{probe}.{option}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(words)
 
 

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's folder with a quick report, made by the command line itself; do not write into it."""
+    base = tmp_path_factory.mktemp("demo")
+    from collapsekit.demo import make_demo
+    from collapsekit.settings import Progress
+
+    make_demo(base / "project", 0, Progress())
+    done = _run("diagnose", "--profile", "quick", "-o", "out", cwd=base / "project", cache=base / "cache")
+    assert done.returncode == 0, done.stderr
+    return base / "project"
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Path:
+    """A copy of the demo's folder that the test may change."""
+    folder = tmp_path / "project"
+    shutil.copytree(made, folder)
+    return folder
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run ``collapsekit ARGS`` in this process, piped: what most tests need, without importing torch again."""
+    from typer.testing import CliRunner
+
+    from collapsekit.cli import app
+
+    def run(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setenv("COLLAPSEKIT_CACHE", str(tmp_path / "cache"))
+        done = CliRunner().invoke(app, list(map(str, args)), env={"COLUMNS": "80"}, prog_name="collapsekit")
+        return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Run:
+    """Run ``collapsekit ARGS`` as a user would, in a process of its own, piped."""
+
+    def run(*args: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+        return _run(*map(str, args), cwd=cwd, cache=tmp_path / "cache", **env)
+
+    return run
+
+
+def _run(*args: str, cwd: Path, cache: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "COLLAPSEKIT_CACHE": str(cache), "OMP_NUM_THREADS": "1", "COLUMNS": "80", **env}
+    command = [sys.executable, "-m", "collapsekit", *args]
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=300, check=False)

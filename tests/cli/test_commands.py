@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from collapsekit.report import Report
+from tests.cli.conftest import Run
+
+
+def test_quick_diagnosis_names_the_ignored_view_and_writes_three_files(made: Path) -> None:
+    report = Report.load(made / "out" / "report.json")
+    assert report.verdict == "collapsed"
+    assert report.modalities["kar"].verdict == "collapsed"
+    assert report.modalities["pix"].verdict == "used"
+    assert sorted(p.name for p in (made / "out").iterdir()) == ["report.html", "report.json", "report.md"]
+
+
+def test_json_on_stdout_is_the_report_and_nothing_is_written(project: Path, cli: Run) -> None:
+    before = sorted(project.rglob("*.json"))
+    done = cli("diagnose", "--json", "-p", "vif", "-p", "spectrum", cwd=project)
+    assert done.returncode == 0, done.stderr
+    report = Report.from_json(done.stdout)
+    assert {r.probe for r in report.results} == {"vif", "spectrum"}
+    assert sorted(project.rglob("*.json")) == before
+
+
+def test_same_command_twice_gives_the_same_bytes(project: Path, made: Path, process: Run) -> None:
+    again = process("diagnose", "--profile", "quick", "-o", "again", "-f", "json", cwd=project)
+    assert again.returncode == 0, again.stderr
+    assert (project / "again" / "report.json").read_bytes() == (made / "out" / "report.json").read_bytes()
+
+
+def test_report_renders_again_without_torch(made: Path, process: Run, tmp_path: Path) -> None:
+    path = made / "out" / "report.json"
+    poison = tmp_path / "poison"
+    poison.mkdir()
+    (poison / "torch.py").write_text("raise RuntimeError('torch was imported')\n")
+    for name in ("terminal", "md", "json"):
+        done = process("report", path, "-f", name, cwd=tmp_path, PYTHONPATH=str(poison))
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(path.read_text())
+    assert process("report", path, "-f", "md", cwd=tmp_path).stdout == (made / "out" / "report.md").read_text()
+
+
+def test_help_and_schema_do_not_import_torch(process: Run, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')\n")
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('numpy was imported')\n")
+    for args in (["--help"], ["--version"], ["diagnose", "--help"]):
+        done = process(*args, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+    done = process("schema", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert json.loads(done.stdout)["title"] == "Report"
+
+
+def test_terminal_report_fits_eighty_columns_and_has_no_escapes_when_piped(made: Path, cli: Run) -> None:
+    text = cli("report", made / "out" / "report.json", cwd=made).stdout
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    assert "kar" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["diagnose", "nothing.pt"], 2, ["nothing.pt"]),
+        (["diagnose", "-p", "viff"], 2, ["viff", "'vif'"]),
+        (["diagnose", "--skip", "spectrom"], 2, ["spectrom", "'spectrum'"]),
+        (["diagnose", "--set", "spectrum.rtoll=1"], 2, ["rtoll", "'rtol'"]),
+        (["diagnose", "--set", "spectrum.rtol=x"], 2, ["spectrum.rtol", "'x'"]),
+        (["diagnose", "--set", "spectrum"], 2, ["probe.option=value"]),
+        (["diagnose", "--split", "tset"], 2, ["tset", "'test'"]),
+        (["diagnose", "--device", "quantum"], 2, ["quantum"]),
+        (["diagnose", "--config", "none.yaml"], 2, ["none.yaml"]),
+        (["diagnose", "--plugin", "none.py"], 2, ["none.py"]),
+        (["diagnose", "--profile", "slow"], 2, ["slow"]),
+        (["report", "none.json"], 2, ["none.json"]),
+        (["report", "model.py"], 3, ["model.py"]),
+        (["init", "model.py", "-o", "other.yaml"], 3, ["model.py"]),
+        (["init", "ckpt.pt"], 2, ["collapsekit.yaml", "--force"]),
+        (["demo", "."], 2, ["ckpt.pt", "--force"]),
+        (["nonsense"], 2, ["nonsense"]),
+    ],
+)
+def test_what_a_user_can_get_wrong_is_one_sentence(
+    args: list[str], code: int, words: list[str], project: Path, cli: Run
+) -> None:
+    done = cli(*args, cwd=project)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("fusion: fusion", "fusoin: fusion", ["fusoin", "'fusion'"]),
+        ("encoders.kar}", "encoders.karr}", ["encoders.karr", "encoders.kar"]),
+        ("factory: model:build", "factory: model:buidl", ["buidl", "'build'"]),
+        ("factory: model:build", "factory: modle:build", ["modle"]),
+        ("  kar: {encoder: encoders.kar}", "  kar: {encoder: encoders.kar, input: karl}", ["karl", "'kar'"]),
+        ("label: label", "label: lable", ["lable", "'label'"]),
+        ("path: data.safetensors", "path: none.safetensors", ["none.safetensors"]),
+        ("  pix: {encoder: encoders.pix}", "  pix: {encoder: encoders.kar}", ["share", "encoders.kar"]),
+    ],
+)
+def test_what_a_config_can_get_wrong_is_one_sentence(
+    old: str, new: str, words: list[str], project: Path, cli: Run
+) -> None:
+    config = project / "collapsekit.yaml"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
+    done = cli("diagnose", "-p", "vif", cwd=project)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_wrong_weights_are_listed(project: Path, cli: Run) -> None:
+    state = torch.load(project / "ckpt.pt", weights_only=True)
+    state["head.weight"] = torch.zeros(3, 64)
+    state["extra.weight"] = state.pop("head.bias")
+    torch.save(state, project / "ckpt.pt")
+    done = cli("diagnose", cwd=project)
+    assert done.returncode == 2
+    for word in ("head.weight", "extra.weight", "head.bias", "(3, 64)", "(10, 64)"):
+        assert word in done.stderr, done.stderr
+
+
+def test_fail_on_sets_the_exit_code(project: Path, cli: Run) -> None:
+    failed = cli("diagnose", "-q", "--profile", "quick", "-p", "utilisation", "--fail-on", "collapsed", cwd=project)
+    assert failed.returncode == 1, failed.stderr
+    assert "kar" in failed.stderr
+    # Without the utilisation probe nothing decides, and that is no pass.
+    undecided = cli("diagnose", "-q", "-p", "vif", "--fail-on", "collapsed", cwd=project)
+    assert undecided.returncode == 5, undecided.stderr
+
+
+def test_quiet_prints_nothing(project: Path, cli: Run) -> None:
+    done = cli("diagnose", "-q", "-p", "vif", "-o", "quiet", cwd=project)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (project / "quiet" / "report.json").is_file()
+
+
+def test_limit_and_figures(project: Path, cli: Run) -> None:
+    done = cli("diagnose", "-p", "reliance", "--limit", "100", "--figures", "figs", "-f", "json", cwd=project)
+    assert done.returncode == 0, done.stderr
+    report = Report.load(project / "collapsekit-report" / "report.json")
+    assert report.subject.examples == 100
+    assert "--limit 100" in report.settings["command"]
+    assert {p.suffix for p in (project / "figs").iterdir()} == {".svg", ".pdf", ".png"}
+
+
+def test_the_command_in_the_report_makes_it_again(project: Path, cli: Run) -> None:
+    done = cli("diagnose", "--json", "-p", "spectrum", "--set", "spectrum.rtol=0.01", "--seed", "3", cwd=project)
+    report = Report.from_json(done.stdout)
+    words = report.settings["command"].split()
+    assert words[0] == "collapsekit"
+    again = cli(*words[1:], "--json", cwd=project)
+    assert again.stdout == done.stdout
+
+
+def test_init_proposes_a_config_that_diagnose_takes(project: Path, cli: Run) -> None:
+    config = project / "collapsekit.yaml"
+    config.unlink()
+    done = cli("init", "ckpt.pt", cwd=project)
+    assert done.returncode == 0, done.stderr
+    text = config.read_text()
+    for encoder in ("encoders.pix", "encoders.fou", "encoders.zer", "encoders.kar"):
+        assert encoder in text
+    # What a user fills in: the factory and the data.
+    import re
+
+    text = re.sub(r"factory: \S+", "factory: model:build", text)
+    text = re.sub(r"path: \S+", "path: data.safetensors", text)
+    config.write_text(text)
+    after = cli("diagnose", "--json", "-p", "vif", cwd=project)
+    assert after.returncode == 0, after.stderr
+
+
+def test_init_names_what_it_could_not_tell(tmp_path: Path, cli: Run) -> None:
+    torch.save({"layer1.weight": torch.zeros(4, 3), "layer2.weight": torch.zeros(2, 4)}, tmp_path / "odd.pt")
+    done = cli("init", "odd.pt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "could not tell" in done.stderr
+
+
+def test_list_names_every_probe_with_source(cli: Run, tmp_path: Path) -> None:
+    from collapsekit import registry
+
+    registry.load_builtins()
+    text = " ".join(cli("list", "-v", cwd=tmp_path).stdout.split())
+    for name in ("spectrum", "rank_sweep", "prefix_gap", "vif", "polysemanticity", "reliance", "utilisation"):
+        spec = registry.PROBES[name]
+        assert name in text
+        assert spec.source.split(",")[0] in text
+        for option in spec.options.model_fields:
+            assert f"--set {name}.{option}=" in text
+    for kind in ("probes", "adapters", "repairs", "tasks", "formats"):
+        assert cli("list", kind, cwd=tmp_path).returncode == 0
+
+
+def test_doctor_shows_versions_and_devices(cli: Run, tmp_path: Path) -> None:
+    done = cli("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert torch.__version__ in done.stdout
+    assert "cpu" in done.stdout
+    assert "GiB free" in done.stdout
+
+
+def test_completion_offers_commands_and_probes(tmp_path: Path) -> None:
+    script = Path(sys.executable).parent / "collapsekit"
+    env = {**os.environ, "_COLLAPSEKIT_COMPLETE": "complete_bash"}
+    for words, at, offered in (("collapsekit dia", "1", "diagnose"), ("collapsekit diagnose -p re", "3", "reliance")):
+        done = subprocess.run(
+            [script], env={**env, "COMP_WORDS": words, "COMP_CWORD": at}, capture_output=True, text=True, check=False
+        )
+        assert offered in done.stdout.split(), done
+
+
+def test_ctrl_c_stops_cleanly(project: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "COLLAPSEKIT_CACHE": str(tmp_path / "none"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "collapsekit", "diagnose", "-o", "stopped", "--set", "reliance.draws=499"]
+    with subprocess.Popen(command, cwd=project, env=env, stderr=subprocess.PIPE, text=True) as running:
+        time.sleep(6)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert not (project / "stopped" / "report.json").exists()

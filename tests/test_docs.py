@@ -1,0 +1,106 @@
+"""README, docs, --help and code say the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from collapsekit import registry
+from collapsekit.cli import app
+from collapsekit.config import check_config, parse_yaml
+from collapsekit.report import ModalityVerdict
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def _commands() -> dict[str, typer.models.CommandInfo]:
+    return {str(c.name): c for c in app.registered_commands}
+
+
+def test_every_command_is_documented_and_no_other() -> None:
+    table = README[README.index("## Commands") : README.index("## Probes")]
+    assert set(re.findall(r"^\| `collapsekit (\w+)`", table, re.M)) == set(_commands())
+
+
+def test_every_probe_is_documented_and_no_other() -> None:
+    registry.load_builtins()
+    builtin = {n for n, s in registry.PROBES.items() if s.run.__module__.startswith("collapsekit.")}
+    table = README[README.index("## Probes") : README.index("The papers:")]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == builtin
+
+
+def test_every_verdict_is_documented() -> None:
+    table = README[README.index("## What each verdict means") : README.index("`score` runs")]
+    states = ModalityVerdict.model_fields["verdict"].annotation.__args__  # type: ignore[union-attr]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(states)
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    from typer.main import get_command
+
+    known = {"--install-completion", "--force-reinstall"}
+    root = get_command(app)
+    for command in root.commands.values():  # type: ignore[attr-defined]
+        known |= {o for p in command.params for o in p.opts}
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README + (ROOT / "docs" / "verdicts.md").read_text()))
+    assert shown <= known, shown - known
+
+
+def test_the_yaml_in_the_readme_is_a_config(tmp_path: Path) -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", README, re.S):
+        config = check_config(parse_yaml(block, "README"), base=tmp_path)
+        assert len(config.modalities) == 2
+        assert config.modalities["audio"].encoder == "encoders.audio"
+
+
+@pytest.mark.parametrize("key", ["encoder", "input", "scale", "select", "pool", "channels", "mask"])
+def test_every_modality_key_is_documented(key: str) -> None:
+    from collapsekit.config import ModalityConfig
+
+    assert key in ModalityConfig.model_fields
+    assert f"`{key}`" in README[README.index("A modality may say more") : README.index("## From Python")]
+
+
+def test_the_api_example_runs_names_that_exist() -> None:
+    import collapsekit
+
+    for name in set(re.findall(r"collapsekit\.([A-Za-z_]+)\(", README)):
+        assert hasattr(collapsekit, name), name
+
+
+def test_exit_codes_are_the_codes() -> None:
+    from collapsekit import errors
+    from collapsekit.cli import terminal
+
+    assert errors.ConfigError("x").exit_code == 2
+    assert errors.RefusedError("x").exit_code == 3
+    assert terminal.INTERNAL == 4
+    assert errors.NothingEvaluatedError("x").exit_code == 5
+    assert terminal.INTERRUPTED == 130
+    for words in ("0 done", "1 `--fail-on` met", "2 usage", "3 input refused", "4 internal", "5 nothing", "130 inter"):
+        assert words in README
+        assert words in (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_version_is_said_once() -> None:
+    import tomllib
+
+    import collapsekit
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == collapsekit.__version__
+    assert f"## {collapsekit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_thresholds_in_the_docs_are_the_codes() -> None:
+    from collapsekit import verdict
+
+    text = (ROOT / "docs" / "verdicts.md").read_text()
+    assert f"under {verdict.COLLAPSED:g}" in text
+    assert f"from a ratio of {verdict.USED:g}" in text
+    assert f"at least {verdict.INFORMATIVE:.0%} of the prior loss".replace("%", " %") in text
+    assert f"{verdict.KEPT:.0%}".replace("%", " %") in text
