@@ -6,17 +6,19 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
+from collapsekit.adapter.build import random_state_kept, seed_everything
 from collapsekit.readout import Fold
 from collapsekit.training import rows_of
 
-LAYOUT = 1  # raise when the training recipe changes
+LAYOUT = 2  # raise when the training recipe changes
 
 
 def cache_folder() -> Path:
@@ -30,22 +32,48 @@ def cache_folder() -> Path:
 def baseline_key(adapter: Adapter, modality: str, at: Fold, rates: Sequence[float], epochs: int, seed: int) -> str:
     """SHA-256 over the starting weights, what the encoder does with real inputs, the data and the recipe.
 
-    The encoder's outputs stand in for its code: a changed forward gives other outputs, so another key.
+    The encoder's outputs and gradients, in training and in evaluation, stand in for its code: a changed forward
+    gives others, so another key.
     """
     digest = hashlib.sha256()
     recipe = [LAYOUT, torch.__version__, adapter.config.task, list(rates), epochs, seed, str(adapter.device)]
     digest.update(json.dumps(recipe).encode())
-    digest.update(f"{at.train.digest} {at.held.digest} {len(at.fit)} {len(at.choose)}".encode())
-    for value in adapter.model.state_dict().values():
-        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    digest.update(f"{at.train.digest} {at.held.digest} {len(at.fit)} {len(at.choose)} {at.width}".encode())
+    begin = {k: v.detach().clone() for k, v in adapter.model.state_dict().items() if isinstance(v, Tensor)}
+    digest.update(state_digest(begin).encode())
+    parameters = [p for p in adapter.model.parameters() if p.requires_grad]
+    rows = rows_of(at.train, torch.arange(min(8, len(at.train))), full=True)
+    with random_state_kept():
+        for training in (False, True):
+            seed_everything(seed)
+            adapter.model.train(training)
+            out = adapter.live(modality, *rows).float()
+            # Squared, so that the gradient depends on the features too.
+            grads = torch.autograd.grad(out.square().sum(), parameters, allow_unused=True) if out.requires_grad else ()
+            for value in (out, *(g for g in grads if g is not None)):
+                digest.update(_bytes(value))
+    adapter.model.eval()
+    own = adapter.model.state_dict()  # batch norms moved in training mode
     with torch.no_grad():
-        out = adapter.live(modality, *rows_of(at.train, torch.arange(min(8, len(at.train)))))
-    digest.update(out.float().cpu().contiguous().numpy().tobytes())
+        for key, value in begin.items():
+            own[key].copy_(value)
     return digest.hexdigest()
 
 
-def load_baseline(folder: Path | None, key: str) -> tuple[dict[str, Tensor], str] | None:
-    """Weights and their description from the cache, or None; a damaged file counts as absent."""
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over values in the order of the state, whatever their names."""
+    digest = hashlib.sha256()
+    for value in state.values():
+        digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def load_baseline(folder: Path | None, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Weights and what is known of them from the cache, or None; a damaged file counts as absent."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / f"{key}.safetensors" if folder is not None else None
@@ -53,22 +81,32 @@ def load_baseline(folder: Path | None, key: str) -> tuple[dict[str, Tensor], str
         return None
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
-            return state, file.metadata()["about"]
-    except (SafetensorError, OSError, KeyError, TypeError):
+            state = {k: file.get_tensor(k) for k in sorted(file.keys())}
+            known = file.metadata()
+            about = json.loads(known["about"])
+        if known["sha256"] != state_digest(state) or not {"rate", "epochs", "loss"} <= about.keys():
+            return None
+        return state, about
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def store_baseline(folder: Path | None, key: str, state: dict[str, Tensor], about: str) -> None:
+def store_baseline(folder: Path | None, key: str, state: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Keep weights under ``key``; several processes may do so at once. A full or read-only disk is no error."""
     if folder is None:
         return
     from filelock import FileLock
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with contextlib.suppress(OSError):
+    ordered = {k: state[k].contiguous() for k in sorted(state)}
+    metadata = {"about": json.dumps(about), "sha256": state_digest(ordered)}
+    temporary = folder / f".{key}.{os.getpid()}"
+    with contextlib.suppress(OSError, SafetensorError):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(str(folder / f"{key}.lock"), timeout=60):
-            temporary = folder / f".{key}.{os.getpid()}"
-            save_file({k: v.contiguous() for k, v in state.items()}, temporary, metadata={"about": about})
-            temporary.replace(folder / f"{key}.safetensors")
+            try:
+                save_file(ordered, temporary, metadata=metadata)
+                temporary.replace(folder / f"{key}.safetensors")
+            finally:
+                temporary.unlink(missing_ok=True)

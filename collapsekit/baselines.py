@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from collapsekit.adapter.base import Adapter
 from collapsekit.baseline_cache import baseline_key, load_baseline, store_baseline
 from collapsekit.checkpoint import Checkpoint, read_checkpoint
+from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.readout import Fold, Unimodal, fold, read_out
 from collapsekit.settings import Settings
-from collapsekit.training import BATCH, Recipe, fit, reached, rows_of
+from collapsekit.training import BATCH, Recipe, fit, in_full, reached, rows_of
 
 # What a step is reckoned to cost before it is run, on two modest cores: kept fixed so that what fits into the
 # budget, and so the report, does not depend on how busy the machine is.
@@ -76,8 +77,13 @@ def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Setti
         if time.monotonic() - began > 2 * plan.budget:
             skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
             continue
-        job = _Job(cast(Adapter, adapter.fresh(settings.seed, trained=start)), m, at, settings.seed)
-        trained[m], how = _train_modality(adapter, features, job, rates, epochs, settings)
+        initial = in_full(cast(Adapter, adapter.fresh(settings.seed, trained=start)))
+        job = _Job(initial, m, at, settings.seed)
+        try:
+            trained[m], how = _train_modality(adapter, features, job, rates, epochs, settings)
+        except NumericsError as e:
+            skipped[m] = f"its encoder could not be trained alone: {str(e).rstrip('.')}"
+            continue
         described[m] = f"start {plan.start}, {how}"
         settings.progress.step("encoders trained alone", i + 1, len(todo))
     return Baselines(trained, skipped, note, described)
@@ -86,6 +92,9 @@ def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Setti
 def _start(adapter: Adapter, plan: Plan) -> Checkpoint | None:
     if plan.start == "fresh":
         return None
+    if plan.start == "checkpoint" and adapter.checkpoint is None:
+        weights = {k: v for k, v in adapter.model.state_dict().items() if isinstance(v, Tensor)}
+        return Checkpoint(Path("live"), "", "live model", weights, None, "the live model's own weights")
     if plan.start == "checkpoint":
         return adapter.checkpoint
     return read_checkpoint(adapter.config.resolve(plan.start))
@@ -98,11 +107,12 @@ def _cost(adapter: Adapter, at: Fold, modality: str, start: Checkpoint | None, s
     twin = adapter.fresh(seed, trained=start)
     if twin is None:
         return "the model cannot be built afresh: give model.factory in the config", 0.0
+    in_full(twin)
     if not reached(twin, at.train, modality):
         return "the modality has no encoder of its own with weights to train", 0.0
     rows = torch.arange(min(BATCH, len(at.train)))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin.live(modality, *rows_of(at.train, rows))
+        twin.live(modality, *rows_of(at.train, rows, full=True))
     steps = math.ceil(len(at.fit) / BATCH)
     return None, steps * (STEP_SECONDS + 3 * counter.get_total_flops() / FLOPS_PER_SECOND)
 
@@ -146,12 +156,16 @@ class _Job:
     at: Fold
     seed: int
 
+    def features(self, f: Features, rows: Tensor) -> Tensor:
+        """The modality's features (n, d) in float32, with gradient to the encoder."""
+        return self.initial.live(self.modality, *rows_of(f, rows, full=True)).float()
+
     def train(self, rate: float, epochs: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights of the best epoch under one learning rate, and what is known of it; ``initial`` is put back."""
         model, at = self.initial.model, self.at
         begin = {k: v.detach().clone() for k, v in model.state_dict().items()}
         with torch.no_grad():
-            d = self.initial.live(self.modality, *rows_of(at.train, torch.arange(2))).shape[1]
+            d = self.features(at.train, torch.arange(2)).shape[1]
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             head = nn.Linear(d, at.width).to(self.initial.device)
@@ -159,7 +173,7 @@ class _Job:
         fitted = fit(
             nn.ModuleList([model, head]),
             [*trained.values(), *head.parameters()],
-            lambda f, rows: head(self.initial.live(self.modality, *rows_of(f, rows))),
+            lambda f, rows: head(self.features(f, rows)),
             at,
             self.initial.task,
             Recipe(rate=rate, epochs=epochs, seed=self.seed),
@@ -180,24 +194,21 @@ def _train_modality(
     if found is None:
         tried = [job.train(rate, epochs) for rate in rates]
         state, about = min(tried, key=lambda t: (t[1]["loss"], t[1]["rate"]))
-        store_baseline(settings.cache, key, state, json.dumps(about))
+        store_baseline(settings.cache, key, state, about)
     else:
-        state, about = found[0], json.loads(found[1])
+        state, about = found
     own = initial.model.state_dict()
     with torch.no_grad():
         for name, value in state.items():
             own[name].copy_(value)
     initial.model.eval()
     splits = {f.split: f for f in (at.train, at.held, features)}
-    x = {split: _represent(initial, f, job.modality) for split, f in splits.items()}
+    x = {split: _represent(job, f) for split, f in splits.items()}
     readout = read_out(adapter.task, at, x[at.train.split], x[at.held.split], x[features.split])
     return readout, f"learning rate {about['rate']:g}, best held-out loss at epoch {about['epochs']}"
 
 
-def _represent(adapter: Adapter, features: Features, modality: str) -> Tensor:
+def _represent(job: _Job, features: Features) -> Tensor:
     with torch.no_grad():
-        parts = [
-            adapter.live(modality, *rows_of(features, rows)).float().cpu()
-            for rows in torch.arange(len(features)).split(512)
-        ]
+        parts = [job.features(features, rows).cpu() for rows in torch.arange(len(features)).split(512)]
     return torch.cat(parts)

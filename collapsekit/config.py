@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from collapsekit.errors import ConfigError, did_you_mean
 
@@ -17,15 +18,33 @@ CONFIG_NAME = "collapsekit.yaml"
 Pool = Literal["auto", "mean", "max", "first", "last", "flatten"]
 
 
+def _plain(value: Any) -> Any:
+    """Plain data only: what a YAML file can say, and a report can repeat."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(k, str) for k in value):
+            raise ValueError("keys must be names")
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"numbers must be finite, found {value}")
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise ValueError(f"expected plain values (numbers, text, lists, mappings), found {type(value).__name__}")
+
+
+Plain = Annotated[dict[str, Any], BeforeValidator(_plain)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
     """Where the module comes from and which weights it gets."""
 
     factory: str | None = None  # "module:callable" -> torch.nn.Module
-    kwargs: dict[str, Any] = {}
+    kwargs: Plain = {}
     checkpoint: str | None = None
 
 
@@ -33,7 +52,9 @@ class ModalityConfig(_Section):
     """One modality: its encoder and how its features become one vector an example."""
 
     encoder: str | None = None  # submodule path; "name:input" = what enters that submodule
-    input: str | tuple[str, ...] | None = None  # batch key(s); default: the modality's own name
+    input: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = (
+        None  # batch key(s); default: the modality's own name
+    )
     scale: float = Field(default=1.0, gt=0)  # inputs are divided by this
     select: str | int | None = None  # which part of a tuple or dict output; default: its first tensor
     pool: Pool = "auto"  # how tokens or feature maps become one vector
@@ -46,7 +67,7 @@ class DataConfig(_Section):
 
     path: str | None = None
     factory: str | None = None
-    kwargs: dict[str, Any] = {}
+    kwargs: Plain = {}
     label: str = "label"
     also: tuple[str, ...] = ()  # further batch keys the model's forward takes
     batch_size: int = Field(default=256, gt=0)
@@ -56,7 +77,7 @@ class Config(_Section):
     """The whole config; ``base`` is the folder it was found in, ``origin`` what to call it in messages."""
 
     adapter: str = "module"
-    options: dict[str, Any] = {}  # handed to a Python adapter as they are
+    options: Plain = {}  # handed to a Python adapter as they are
     model: ModelConfig = ModelConfig()
     modalities: dict[str, ModalityConfig] = {}
     fusion: str | None = None
@@ -85,8 +106,23 @@ class Config(_Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys and reads 1e-3 as the number it is in every other language."""
+    """SafeLoader that refuses tags and duplicate keys, leaves dates as text, and reads 1e-3 as the number it is in
+    every other language."""
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        tag = getattr(event, "tag", None)
+        if tag is not None and not isinstance(event, yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the tag {tag} is not allowed: write plain values", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -98,6 +134,8 @@ _Loader.add_implicit_resolver(
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor, which construct_mapping unfolds
+            continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool):
             raise yaml.constructor.ConstructorError(None, None, "keys must be plain names", key_node.start_mark)
@@ -151,6 +189,8 @@ def _pyproject_section(path: Path) -> Any:
         return tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("collapsekit")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} is not valid TOML: {e}.") from None
+    except OSError as e:
+        raise ConfigError(f"config {path} cannot be read: {e}.") from None
 
 
 def load_config(path: str | Path) -> Config:

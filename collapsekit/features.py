@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from collapsekit.adapter.base import Adapter, Pass, Recorded
-from collapsekit.adapter.build import hidden_tensors, seed_everything
+from collapsekit.adapter.base import Adapter, Pass, Prediction, Recorded
+from collapsekit.adapter.build import disagreeing, random_states, seed_everything, unregistered
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
 from collapsekit.settings import Progress
 from collapsekit.sources import Batch
@@ -75,7 +75,7 @@ def extract(
     """Run the encoders (and the rest) once over ``split``.
 
     Raises DataError for NaN in inputs or activations and labels that do not fit, ConfigError where replaying
-    or rebuilding does not give the model's own outputs, NothingEvaluatedError for an empty split.
+    or rebuilding does not give the model's own outputs, NothingEvaluatedError for fewer than two examples.
     """
     known: dict[str, Features] = {}
 
@@ -97,55 +97,85 @@ def _extract(
     *,
     check: bool,
 ) -> Features:
-    config = adapter.config
-    labels = [config.data.label] if adapter.task.has_labels else []
-    keys = [*adapter.batch_keys, *labels]
+    inputs = _read(adapter, split, limit, seed)
+    order, digest = _canonical(inputs)
+    # Sorted before they are encoded: which rows share a batch does not depend on the file's order either.
+    inputs = {k: v[order] for k, v in inputs.items()}
+    n, size = len(order), adapter.config.data.batch_size
+    if check and n < 2:
+        raise NothingEvaluatedError(f"split {split!r} has {n} example: a diagnosis needs at least 2, better hundreds.")
     passes: list[Pass] = []
-    batches: list[Batch] = []
-    done, total = 0, adapter.source.count(split) if split in adapter.source.splits() else None
-    for batch in adapter.source.batches(split, keys, config.data.batch_size, limit, seed):
-        _finite_inputs(batch, split, done)
+    for start in range(0, n, size):
+        batch = {k: inputs[k][start : start + size] for k in adapter.batch_keys}
         with torch.no_grad():
             seed_everything(seed)
+            before = random_states() if check and not passes else None
             result = adapter.run(batch)
+            drawn = before is not None and before != random_states()
+            _finite_pass(result, split, order[start : start + size])
             if check and not passes:
+                _same_when_repeated(adapter, batch, result, seed, drawn)
                 _same_when_replayed(adapter, batch, result, seed)
                 _same_when_rebuilt(adapter, batch, result, seed)
-        _finite_pass(result, split, done)
         passes.append(_to_cpu(result))
-        batches.append(batch)
-        done += len(result.prediction.outputs)
-        progress.step(f"encoders over {split}", done, total if limit is None else min(limit, total or limit))
-    if not passes:
+        progress.step(f"encoders over {split}", min(start + size, n), n)
+    features = _assemble(adapter, split, inputs, passes, digest, sibling)
+    unvarying = adapter.task.unvarying(features.targets)
+    if check and unvarying is not None:
+        raise DataError(f"every label of split {split!r} is {unvarying}: a diagnosis needs labels that vary.")
+    return features
+
+
+def _read(adapter: Adapter, split: str, limit: int | None, seed: int) -> Batch:
+    """Every example of the split as the data gives them, in its order, on the CPU."""
+    config = adapter.config
+    keys = list(dict.fromkeys([*adapter.batch_keys, *([config.data.label] if adapter.task.has_labels else [])]))
+    parts: dict[str, list[Tensor]] = {k: [] for k in keys}
+    done = 0
+    seed_everything(seed)  # a loader that shuffles draws its order from here
+    for batch in adapter.source.batches(split, keys, config.data.batch_size, limit, seed):
+        _finite_inputs(batch, split, done)
+        for key in keys:
+            parts[key].append(batch[key].detach().cpu())
+        done += len(batch[keys[0]])
+    if not done:
         raise NothingEvaluatedError(f"split {split!r} is empty: there is nothing to evaluate.")
-    return _assemble(adapter, split, keys, batches, passes, sibling)
+    for key, tensors in parts.items():
+        shapes = list(dict.fromkeys(tuple(t.shape[1:]) for t in tensors))
+        if len(shapes) > 1:
+            raise DataError(
+                f"examples of {key!r} in split {split!r} have shape {shapes[0]} in one batch and {shapes[1]} in another: "
+                "pad all examples to one shape, and name the padding mask with `mask` or `data.also`."
+            )
+    return {k: torch.cat(t) for k, t in parts.items()}
 
 
 def _assemble(
     adapter: Adapter,
     split: str,
-    keys: list[str],
-    batches: list[Batch],
+    inputs: Batch,
     passes: list[Pass],
+    digest: str,
     sibling: Callable[[str], Features],
 ) -> Features:
-    inputs = {k: torch.cat([b[k] for b in batches]) for k in keys}
-    order, digest = _canonical(inputs)
-    inputs = {k: v[order] for k, v in inputs.items()}
-    outputs = torch.cat([p.prediction.outputs for p in passes])[order]
-    recorded = {
-        m: tuple(torch.cat(parts)[order] for parts in zip(*(p.recorded[m] for p in passes), strict=True))
-        for m in adapter.modalities
-    }
-    label = adapter.config.data.label
-    targets = inputs.pop(label) if adapter.task.has_labels else torch.zeros(len(outputs))
+    outputs = torch.cat([p.prediction.outputs for p in passes])
+    targets = inputs[adapter.config.data.label] if adapter.task.has_labels else torch.zeros(len(outputs))
+    recorded = {m: list(zip(*(p.recorded[m] for p in passes), strict=True)) for m in adapter.modalities}
+    for m, parts in recorded.items():
+        for tensors in parts:
+            shapes = list(dict.fromkeys(tuple(t.shape[1:]) for t in tensors))
+            if len(shapes) > 1:
+                raise ConfigError(
+                    f"features of modality {m!r} have shape {shapes[0]} in one batch and {shapes[1]} in another: the "
+                    "encoder's output must not depend on what else is in the batch; pad to one shape."
+                )
     return Features(
         split=split,
         modalities=adapter.modalities,
-        inputs=inputs,
-        recorded=recorded,
-        pooled={m: torch.cat([p.pooled[m] for p in passes])[order] for m in adapter.modalities},
-        fused=torch.cat([p.prediction.fused for p in passes])[order],
+        inputs={k: inputs[k] for k in adapter.batch_keys},
+        recorded={m: tuple(torch.cat(tensors) for tensors in parts) for m, parts in recorded.items()},
+        pooled={m: torch.cat([p.pooled[m] for p in passes]) for m in adapter.modalities},
+        fused=torch.cat([p.prediction.fused for p in passes]),
         outputs=outputs,
         targets=adapter.task.check(targets, outputs, split),
         digest=digest,
@@ -154,22 +184,28 @@ def _assemble(
 
 
 def _canonical(inputs: Batch) -> tuple[Tensor, str]:
-    """Order of the rows by content, and a digest of all of it. The sum over tensors makes names irrelevant."""
+    """Order of the rows by content, and a digest of all of it.
+
+    The sum over tensors makes names irrelevant; names only decide between rows that hold the same values under
+    different ones.
+    """
     n = len(next(iter(inputs.values())))
-    totals = [0] * n
-    for value in inputs.values():
-        rows = value.reshape(n, -1).contiguous().view(torch.uint8).numpy() if value.numel() else None
-        for i in range(n if rows is not None else 0):
-            assert rows is not None
-            totals[i] += int.from_bytes(hashlib.blake2b(rows[i].tobytes(), digest_size=8).digest(), "little")
-    order = sorted(range(n), key=totals.__getitem__)
+    totals, named = [0] * n, [b""] * n
+    for key in sorted(inputs):
+        value = inputs[key]
+        if not value.numel():
+            continue
+        rows = value.reshape(n, -1).contiguous().view(torch.uint8).numpy()
+        for i in range(n):
+            part = hashlib.blake2b(rows[i].tobytes(), digest_size=8).digest()
+            totals[i] += int.from_bytes(part, "little")
+            named[i] += part
+    order = sorted(range(n), key=lambda i: (totals[i], named[i]))
     digest = hashlib.sha256(b"".join(totals[i].to_bytes(16, "little") for i in order)).hexdigest()
     return torch.tensor(order), digest
 
 
 def _to_cpu(result: Pass) -> Pass:
-    from collapsekit.adapter.base import Prediction
-
     return Pass(
         {m: tuple(t.cpu() for t in r) for m, r in result.recorded.items()},
         {m: t.cpu() for m, t in result.pooled.items()},
@@ -193,26 +229,40 @@ def _finite_inputs(batch: Batch, split: str, start: int) -> None:
             )
 
 
-def _finite_pass(result: Pass, split: str, start: int) -> None:
-    named: Iterator[tuple[str, Tensor]] = iter(
-        [
-            *((f"the features of modality {m!r}", t) for m, t in result.pooled.items()),
-            ("the fused representation", result.prediction.fused),
-            ("the model's output", result.prediction.outputs),
-        ]
-    )
+def _finite_pass(result: Pass, split: str, examples: Tensor) -> None:
+    named = [
+        *((f"the features of modality {m!r}", t) for m, t in result.pooled.items()),
+        ("the fused representation", result.prediction.fused),
+        ("the model's output", result.prediction.outputs),
+    ]
     for what, value in named:
         row = _first_bad(value)
         if row is not None:
             raise DataError(
-                f"NaN or infinity first appears in {what}, at example {start + row} of split {split!r}, though the "
-                "inputs are finite: check the weights and the modality's `scale`."
+                f"NaN or infinity first appears in {what}, at example {int(examples[row])} of split {split!r}, though "
+                "the inputs are finite: check the weights and the modality's `scale`."
             )
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:
+    if a.shape != b.shape:
+        return False
     size = float(a.abs().max()) + float(b.abs().max()) + 1e-12
-    return a.shape == b.shape and float((a - b).abs().max()) <= tolerance * size
+    return float((a - b).abs().max()) <= tolerance * size
+
+
+def _same_when_repeated(adapter: Adapter, batch: Batch, result: Pass, seed: int, drawn: bool) -> None:
+    """A model that drew random numbers must answer the same under another seed; others are not run again."""
+    if not drawn:
+        return
+    seed_everything(seed + 1)
+    again = adapter.run(batch)
+    same = [_close(again.pooled[m], x) for m, x in result.pooled.items()]
+    if not all([*same, _close(again.prediction.outputs, result.prediction.outputs)]):
+        raise ConfigError(
+            "the model is random in eval mode: two seeds give two answers for the same examples; make its eval mode "
+            "deterministic (dropout only where self.training, a fixed seed or the mean instead of a sample)."
+        )
 
 
 def _same_when_replayed(adapter: Adapter, batch: Batch, result: Pass, seed: int) -> None:
@@ -220,12 +270,14 @@ def _same_when_replayed(adapter: Adapter, batch: Batch, result: Pass, seed: int)
     seed_everything(seed)
     flipped = {m: tuple(t.flip(0) for t in r) for m, r in result.recorded.items()}
     again = adapter.rerun(flipped, {k: v.flip(0) for k, v in batch.items()})
-    if _close(again.outputs, result.prediction.outputs.flip(0)):
+    if _close(again.outputs, result.prediction.outputs.flip(0)) and _close(
+        again.fused, result.prediction.fused.flip(0)
+    ):
         return
     raise ConfigError(
         "the model's output cannot be reproduced from its encoders' recorded features: it reads something else "
-        "between the encoders and the fusion, or is random in eval mode; make the encoders' outputs its only way in "
-        "and its eval mode deterministic, or write a Python adapter."
+        "that an encoder leaves behind, or an example's output depends on its place in the batch; make the encoders' "
+        "outputs its only way in, or write a Python adapter."
     )
 
 
@@ -236,13 +288,14 @@ def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: Pass, seed: int) 
     twin = adapter.fresh(seed + 1, trained=adapter.checkpoint)
     if twin is None:
         return
+    theirs = unregistered(twin.model)
     seed_everything(seed)
     other = twin.run(batch)
     if _close(other.prediction.outputs, result.prediction.outputs):
         return
-    hidden = hidden_tensors(adapter.model)
-    where = f" ({', '.join(hidden)} hold some in plain lists or dicts)" if hidden else ""
+    hidden = disagreeing(unregistered(adapter.model), theirs)
+    where = f" ({', '.join(hidden)} differ and are not in its state_dict)" if hidden else ""
     raise ConfigError(
         f"the checkpoint does not hold all of the model's weights: two builds with it loaded disagree{where}; "
-        "register them (nn.Parameter, nn.ParameterList, nn.ModuleList) and save again."
+        "register them (nn.Parameter, nn.ModuleList, register_buffer) and save again."
     )

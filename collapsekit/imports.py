@@ -2,36 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from collapsekit.errors import ConfigError, did_you_mean
 
+_FOLDERS: set[Path] = set()  # config folders that modules were imported from in this process
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and text of an exception from the user's own code, short enough to stand in a sentence."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else text[:299] + "…"
+    return f"{type(error).__name__}: {text.rstrip('.')}" if text else type(error).__name__
+
 
 @contextmanager
-def _importable_from(base: Path) -> Iterator[None]:
-    folder = str(base.resolve())
-    sys.path.insert(0, folder)
+def importable_from(base: Path) -> Iterator[None]:
+    """Modules in ``base`` can be imported, and those of the same name from other config folders are forgotten."""
+    folder = base.resolve()
+    _forget_others(folder)
+    _FOLDERS.add(folder)
+    importlib.invalidate_caches()  # the files may be newer than Python's last look into the folder
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        with contextlib.suppress(ValueError):  # taken out by the imported code itself
+            sys.path.remove(str(folder))
 
 
-def _forget_namesake(module_name: str, base: Path) -> None:
-    """Drop an imported module of the same name from elsewhere, so that two folders may both hold a model.py."""
-    top = module_name.split(".")[0]
-    loaded = sys.modules.get(top)
-    own = [p for p in (base / f"{top}.py", base / top / "__init__.py") if p.is_file()]
-    if loaded is None or not own or getattr(loaded, "__file__", None) is None:
-        return
-    if Path(str(loaded.__file__)).resolve() not in [p.resolve() for p in own]:
-        for name in [n for n in sys.modules if n == top or n.startswith(top + ".")]:
-            del sys.modules[name]
+def _forget_others(folder: Path) -> None:
+    """Two config folders may each hold a model.py and a layers.py: the other folder's must not answer."""
+    here = {p.stem for p in folder.iterdir()} if folder.is_dir() else set()
+    for name in [n for n in sys.modules if n.split(".")[0] in here]:
+        own, found = _of(folder, name), _file(sys.modules.get(name))
+        if own and found not in own and any(found in _of(other, name) for other in _FOLDERS - {folder}):
+            _forget(name)
+
+
+def _forget_namesake(module_name: str, folder: Path) -> None:
+    """Drop an imported module of the very name the config gives, wherever it came from, unless it is the folder's."""
+    parts = module_name.split(".")
+    for name in (".".join(parts[:i]) for i in range(1, len(parts) + 1)):
+        own, found = _of(folder, name), _file(sys.modules.get(name))
+        if own and found is not None and found not in own:
+            _forget(name)
+
+
+def _forget(name: str) -> None:
+    top = name.split(".")[0]
+    for other in [n for n in sys.modules if n == top or n.startswith(top + ".")]:
+        del sys.modules[other]
+
+
+def _file(module: ModuleType | None) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if isinstance(file, str) else None
+
+
+def _of(folder: Path, name: str) -> list[Path]:
+    """Files in ``folder`` that a module of that dotted name would be read from."""
+    stem = folder.joinpath(*name.split("."))
+    return [p.resolve() for p in (stem.with_name(stem.name + ".py"), stem / "__init__.py") if p.is_file()]
 
 
 def import_object(spec: str, base: Path, what: str) -> Any:
@@ -39,18 +78,21 @@ def import_object(spec: str, base: Path, what: str) -> Any:
     module_name, colon, attribute = spec.partition(":")
     if not colon or not module_name or not attribute:
         raise ConfigError(f"{what} {spec!r} is not of the form 'module:callable', e.g. 'my_models:build'.")
-    with _importable_from(base):
-        _forget_namesake(module_name, base)
+    if module_name.endswith(".py"):
+        raise ConfigError(
+            f"{what} {spec!r} names a file: write the module instead, {module_name.removesuffix('.py')}:{attribute}."
+        )
+    with importable_from(base):
+        _forget_namesake(module_name, base.resolve())
         try:
-            module = importlib.import_module(module_name)
+            target: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as e:
             raise ConfigError(
                 f"{what} {spec!r}: there is no module {e.name!r} in {base.resolve()} or the environment; "
                 "put it beside the config or install it."
             ) from None
-        except Exception as e:
-            raise ConfigError(f"{what} {spec!r}: importing {module_name} failed: {type(e).__name__}: {e}.") from e
-        target: Any = module
+        except (Exception, SystemExit) as e:
+            raise ConfigError(f"{what} {spec!r}: importing {module_name} failed: {one_line(e)}.") from e
         for part in attribute.split("."):
             if not hasattr(target, part):
                 near = did_you_mean(part, [n for n in dir(target) if not n.startswith("_")])

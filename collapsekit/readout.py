@@ -12,6 +12,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.task import Task
 
+MIN_FITTED = 4  # examples under which nothing is fitted or chosen
 L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -52,14 +53,24 @@ def fold(adapter: Adapter, features: Features) -> Fold:
             "it fits readouts on the train split and judges them on another: "
             + ("diagnose val or test" if features.split == "train" else "the data has no train split")
         )
-    width = adapter.task.expect(features.outputs[:1]).shape[1]
-    train = features.of("train")
+    width = adapter.task.expect(features.outputs[:1])[0].numel()
+    train = _varied(adapter.task, features.of("train"))
     adapter.task.prior(train.targets, width)  # raises where the task knows no baseline
-    if "val" in there and features.split != "val":
-        held = features.of("val")
+    if "val" in there and features.split != "val" and adapter.source.count("val") != 0:
+        held = _varied(adapter.task, features.of("val"))
         return Fold(train, torch.arange(len(train)), held, torch.arange(len(held)), width)
     index = torch.arange(len(train))
     return Fold(train, index[index % 5 != 0], train, index[index % 5 == 0], width)
+
+
+def _varied(task: Task, features: Features) -> Features:
+    if len(features) < MIN_FITTED:
+        raise NumericsError(
+            f"it fits readouts, and split {features.split!r} has {len(features)} examples, under {MIN_FITTED}: use more"
+        )
+    if task.unvarying(features.targets) is not None:
+        raise NumericsError(f"it fits readouts, and every label of split {features.split!r} is the same")
+    return features
 
 
 def read_out(task: Task, at: Fold, x_train: Tensor, x_held: Tensor, x: Tensor) -> Unimodal:

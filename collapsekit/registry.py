@@ -81,6 +81,10 @@ def adapter(name: str, *, summary: str) -> Callable[[Callable[..., Any]], Callab
     """Register a callable ``(config, *, device, seed) -> Adapter`` under ``name`` for ``adapter: name``."""
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
+        known = ADAPTERS.get(name)
+        if known is not None and known.build.__module__ != build.__module__:
+            modules = f"{known.build.__module__} and {build.__module__}"
+            raise ConfigError(f"adapter {name!r} is registered twice, by {modules}: rename one.")
         ADAPTERS[name] = AdapterSpec(name, build, summary)
         return build
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from collapsekit.adapter.base import Adapter, Prediction, Recorded
 from collapsekit.adapter.build import seed_everything
+from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.settings import Progress
 from collapsekit.stats import shapley
@@ -67,6 +68,8 @@ def _mean(values: Tensor) -> Tensor | None:
 
 def donors(n: int, draws: int, seed: int) -> list[Tensor]:
     """``draws`` assignments of another example to each of n examples, each example lent once a draw."""
+    if n < 2:
+        raise NumericsError(f"taking a modality from another example needs at least 2 examples, found {n}: use more")
     shuffle = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     out = []
     for k in range(min(draws, n - 1)):

@@ -8,7 +8,8 @@ import hashlib
 import json
 import platform
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ from collapsekit.adapter.build import model_kept, random_state_kept
 from collapsekit.baseline_cache import cache_folder
 from collapsekit.checkpoint import Checkpoint, read_checkpoint
 from collapsekit.config import Config, check_config, find_config, load_config
-from collapsekit.errors import CollapsekitError, ConfigError, NothingEvaluatedError, NumericsError, did_you_mean
+from collapsekit.errors import ConfigError, NothingEvaluatedError, did_you_mean
 from collapsekit.features import Features, extract
 from collapsekit.imports import import_object
+from collapsekit.probing import run_probe
 from collapsekit.registry import Options, ProbeSpec
+from collapsekit.replay import CHUNK
 from collapsekit.report import Report, Result, Subject
 from collapsekit.settings import PROFILES, Profile, Progress, Settings
 from collapsekit.sources import Source
+from collapsekit.stats.threads import threads_for
 from collapsekit.verdict import judge
 
 LEVEL = 0.95
@@ -74,6 +78,7 @@ def diagnose(
         adapter = build_adapter(settled, checkpoint, model=model, device=device, seed=seed)
         if model is None:
             stack.enter_context(model_kept(adapter.model))
+        stack.enter_context(threads_for(2.0 * CHUNK * sum(p.numel() for p in adapter.model.parameters())))
         where = _split(adapter.source, split)
         progress = progress or Progress()
         features = extract(adapter, where, limit=limit, seed=seed, progress=progress)
@@ -88,7 +93,7 @@ def diagnose(
         results: list[Result] = []
         for i, spec in enumerate(chosen):
             progress.step(f"probe {spec.name}", i, len(chosen))
-            results += _run_probe(spec, adapter, features, base)
+            results += run_probe(spec, adapter, features, replace(base, options=all_options[spec.name]))
         subject = _subject(adapter, features, where, seed)
     flags: dict[str, Any] = {"split": where, "seed": seed, "profile": profile, "device": device, "limit": limit}
     command = (
@@ -228,38 +233,6 @@ def _split(source: Source, wanted: str | None) -> str:
     name = wanted or next((s for s in ("test", "val") if s in there), "test")
     source.need(name)
     return name
-
-
-def _run_probe(spec: ProbeSpec, adapter: Adapter, features: Features, base: Settings) -> Iterator[Result]:
-    """Results of one probe; what it cannot measure becomes a skipped result with the reason."""
-    settings = Settings(
-        options=base.others[spec.name],
-        seed=base.seed,
-        level=base.level,
-        profile=base.profile,
-        progress=base.progress,
-        cache=base.cache,
-        others=base.others,
-    )
-    done: list[Result] = []
-    try:
-        made: Iterable[Any] = spec.run(adapter, features, settings=settings)
-        for result in made:
-            if not isinstance(result, Result):
-                raise ConfigError(f"probe {spec.name!r} gave {type(result).__name__}, expected collapsekit.Result.")
-            done.append(result)
-    except NumericsError as e:
-        reason = str(e).rstrip(".")
-        done.append(
-            Result(name=spec.name, probe=spec.name, definition=spec.definition, source=spec.source, skipped=reason)
-        )
-    except (CollapsekitError, KeyboardInterrupt):
-        raise
-    except Exception as e:
-        if spec.run.__module__.startswith("collapsekit."):
-            raise
-        raise ConfigError(f"probe {spec.name!r} failed: {type(e).__name__}: {e}.") from e
-    yield from done
 
 
 def _subject(adapter: Adapter, features: Features, split: str, seed: int) -> Subject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 from abc import ABC, abstractmethod
@@ -12,11 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from collapsekit.config import Config
-from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError, RefusedError, did_you_mean
-from collapsekit.imports import import_object
+from collapsekit.errors import (
+    CollapsekitError,
+    ConfigError,
+    DataError,
+    NothingEvaluatedError,
+    RefusedError,
+    did_you_mean,
+)
+from collapsekit.imports import import_object, importable_from, one_line
 
 SPLITS = ("train", "val", "test")
 Batch = dict[str, Tensor]
@@ -57,7 +65,7 @@ class ArraySource(Source):
         return list(self.arrays)
 
     def count(self, split: str) -> int | None:
-        return min((len(t) for t in self.arrays[split].values()), default=0)
+        return max((len(t) for t in self.arrays[split].values() if t.ndim), default=0)
 
     def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
         self.need(split)
@@ -66,8 +74,11 @@ class ArraySource(Source):
             if key not in there:
                 raise DataError(
                     f"split {split!r} of {self.origin} has no {key!r}{did_you_mean(key, there)}: "
-                    f"it has {', '.join(there)}."
+                    f"it has {', '.join(there) or 'no arrays'} (arrays of text, or of another length than a `split` "
+                    "tensor, are left out)."
                 )
+            if there[key].ndim == 0:
+                raise DataError(f"{key!r} in split {split!r} of {self.origin} is one number: give one row an example.")
         lengths = {k: len(there[k]) for k in keys}
         if len(set(lengths.values())) > 1:
             raise DataError(f"split {split!r} of {self.origin} has unequal numbers of examples: {lengths}.")
@@ -75,9 +86,8 @@ class ArraySource(Source):
         if total == 0:
             raise NothingEvaluatedError(f"split {split!r} of {self.origin} is empty: there is nothing to evaluate.")
         rows = None
-        if limit is not None and limit < total:  # files are often sorted by class: draw, do not cut
-            rows = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
-            total = limit
+        if limit is not None and limit < total:
+            rows, total = _drawn(total, limit, seed), limit
         for start in range(0, total, size):
             stop = min(start + size, total)
             index = slice(start, stop) if rows is None else rows[start:stop]
@@ -95,12 +105,9 @@ class LoaderSource(Source):
 
     def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
         self.need(split)
-        loader = self.loaders[split]
-        if isinstance(loader, Dataset):
-            loader = DataLoader(loader, batch_size=size, collate_fn=default_collate)
         left = limit
         seen = 0
-        for batch in loader:
+        for batch in self._iterate(split, size, limit, seed):
             if not isinstance(batch, Mapping):
                 raise DataError(
                     f"{self.origin} split {split!r} yields {type(batch).__name__}, expected dict batches: "
@@ -109,9 +116,14 @@ class LoaderSource(Source):
             out = {k: _batch_value(batch, k, split, self.origin) for k in keys}
             if left is not None:
                 out = {k: v[:left] for k, v in out.items()}
-            rows = len(next(iter(out.values())))
+            lengths = {k: len(v) for k, v in out.items()}
+            rows = next(iter(lengths.values()))
+            if len(set(lengths.values())) > 1:
+                raise DataError(
+                    f"a batch of split {split!r} from {self.origin} has unequal numbers of rows: {lengths}."
+                )
             if rows == 0:
-                break
+                continue
             seen += rows
             yield out
             if left is not None:
@@ -121,6 +133,29 @@ class LoaderSource(Source):
         if seen == 0:
             raise NothingEvaluatedError(f"split {split!r} of {self.origin} is empty: there is nothing to evaluate.")
 
+    def _iterate(self, split: str, size: int, limit: int | None, seed: int) -> Iterator[Any]:
+        """Batches as the user's loader gives them; a Dataset is batched here, ``limit`` examples drawn from all."""
+        loader = self.loaders[split]
+        try:
+            if isinstance(loader, Dataset):
+                total = len(loader) if not isinstance(loader, IterableDataset) else None  # type: ignore[arg-type]
+                if limit is not None and total is not None and limit < total:
+                    loader = Subset(loader, _drawn(total, limit, seed).tolist())
+                loader = DataLoader(loader, batch_size=size, collate_fn=default_collate)
+            yield from loader
+        except CollapsekitError:
+            raise
+        except Exception as e:
+            raise DataError(
+                f"reading split {split!r} from {self.origin} failed: {one_line(e)}; it must be a DataLoader, a Dataset "
+                "or another iterable of dict batches."
+            ) from e
+
+
+def _drawn(total: int, limit: int, seed: int) -> Tensor:
+    """``limit`` of ``total`` rows, ascending: files are often sorted by class, so rows are drawn, not cut."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+
 
 def _batch_value(batch: Mapping[str, Any], key: str, split: str, origin: str) -> Tensor:
     if key not in batch:
@@ -129,9 +164,12 @@ def _batch_value(batch: Mapping[str, Any], key: str, split: str, origin: str) ->
             f"it has {', '.join(map(str, batch))}."
         )
     try:
-        return torch.as_tensor(batch[key])
+        value = torch.as_tensor(batch[key])
     except (TypeError, ValueError, RuntimeError):
         raise DataError(f"{key!r} in {origin} is {type(batch[key]).__name__}, expected a tensor or numbers.") from None
+    if value.ndim == 0:
+        raise DataError(f"{key!r} in a batch from {origin} is one number: give one row an example.")
+    return value
 
 
 def make_source(config: Config) -> Source:
@@ -140,7 +178,7 @@ def make_source(config: Config) -> Source:
     if (data.path is None) == (data.factory is None):
         raise ConfigError(f"{config.origin} needs exactly one of data.path and data.factory.")
     if data.factory is not None:
-        made = import_object(data.factory, config.base, "data.factory")(**data.kwargs)
+        made = _call_factory(config)
         if not isinstance(made, Mapping):
             made = {s: getattr(made, s) for s in SPLITS if hasattr(made, s)}
         if not made:
@@ -148,6 +186,18 @@ def make_source(config: Config) -> Source:
         return LoaderSource(made, data.factory)
     path = config.resolve(str(data.path))
     return ArraySource(by_split(read_arrays(path), path), path.name)
+
+
+def _call_factory(config: Config) -> Any:
+    spec, kwargs = str(config.data.factory), config.data.kwargs
+    factory = import_object(spec, config.base, "data.factory")
+    if not callable(factory):
+        raise ConfigError(f"data.factory {spec!r} is {type(factory).__name__}, expected a function.")
+    with importable_from(config.base):
+        try:
+            return factory(**kwargs)
+        except Exception as e:
+            raise ConfigError(f"data.factory {spec!r} failed with data.kwargs {kwargs}: {one_line(e)}.") from e
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
@@ -158,7 +208,7 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
         head = f.read(4)
     try:
         if head[:2] == b"PK":
-            return {k: torch.from_numpy(v) for k, v in _read_npz(path).items()}
+            return {k: _as_tensor(v) for k, v in _read_npz(path).items() if v.dtype.kind in "biufc"}
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -166,8 +216,20 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
                 return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
         except SafetensorError as e:
             raise RefusedError(f"{path} is neither safetensors nor npz ({e}): convert it to one of them.") from None
-    except (OSError, ValueError, zipfile.BadZipFile, TypeError) as e:
-        raise RefusedError(f"{path} cannot be read as arrays: {e}.") from None
+    except RefusedError:
+        raise
+    except Exception as e:  # noqa: BLE001
+        # Damaged bytes make zipfile, zlib, struct and NumPy raise almost anything.
+        raise RefusedError(f"{path} cannot be read as arrays ({one_line(e)}): save it again.") from None
+
+
+def _as_tensor(values: np.ndarray[Any, Any]) -> Tensor:
+    """The array as a tensor, in the machine's byte order and a kind that torch can index."""
+    if values.dtype.kind == "u" and values.dtype.itemsize > 1:
+        values = values.astype(np.int64)
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    return torch.from_numpy(values)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -176,6 +238,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
+            if name == info.filename:  # no array
+                continue
             if info.compress_type != zipfile.ZIP_STORED:
                 with archive.open(info) as member:
                     out[name] = np.lib.format.read_array(member, allow_pickle=False)
@@ -188,7 +252,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             shape, fortran, dtype = header(raw)
             if dtype.hasobject:
                 raise ValueError(f"array {name!r} holds Python objects, which are never loaded")
-            size = int(np.prod(shape)) * dtype.itemsize
+            size = math.prod(shape) * dtype.itemsize
             if size == 0:
                 out[name] = np.empty(shape, dtype)
                 continue
@@ -215,8 +279,9 @@ def by_split(arrays: Mapping[str, Tensor], path: Path) -> dict[str, dict[str, Te
     which = arrays["split"]
     bad = [v for v in which.unique().tolist() if v not in (0, 1, 2)]
     if which.ndim != 1 or bad:
+        found = f"shape {tuple(which.shape)}" if which.ndim != 1 else ", ".join(map(str, bad[:5]))
         raise ConfigError(
-            f"the `split` tensor of {path} must hold 0 (train), 1 (val), 2 (test) an example, found {bad}."
+            f"the `split` tensor of {path} must hold 0 (train), 1 (val), 2 (test) an example, found {found}."
         )
     out = {}
     for number, split in enumerate(SPLITS):

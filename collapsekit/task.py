@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from collapsekit.errors import ConfigError, DataError, NumericsError, did_you_mean
-from collapsekit.imports import import_object
+from collapsekit.imports import import_object, one_line
 from collapsekit.stats import metrics
 from collapsekit.stats.linear import Linear, fit_ridge, fit_sigmoid, fit_softmax
 
@@ -62,6 +62,12 @@ class Task(ABC):
         """The way back from ``to_natural``."""
         return natural
 
+    def unvarying(self, targets: Tensor) -> str | None:
+        """What every target is, where all are the same, so that nothing can be learned or scored; else None."""
+        if not self.has_labels or not len(targets) or bool((targets != targets[:1]).any()):
+            return None
+        return str(targets[0].item()) if targets[0].numel() == 1 else "the same"
+
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         """Targets as the loss wants them. Raises DataError where they do not fit the outputs."""
         if len(targets) != len(outputs):
@@ -93,7 +99,10 @@ class Classification(Task):
         return self._metric(expected, targets)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets)
+        logits = outputs.reshape(len(outputs), -1)
+        if logits.shape[1] == 1:
+            return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype))
+        return F.cross_entropy(logits, targets)
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
         counts = torch.bincount(targets, minlength=width).double() + 1.0
@@ -134,8 +143,6 @@ class Classification(Task):
                 f"label {bad} of split {split!r} is out of range: the model has {classes} outputs, so labels must be "
                 f"0 to {classes - 1}; check data.label and the model's number of classes."
             )
-        if low == high:
-            raise DataError(f"every label of split {split!r} is {low}: a diagnosis needs at least two classes.")
         return targets
 
 
@@ -159,7 +166,7 @@ class Multilabel(Task):
         return self._metric(expected, targets)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype))
+        return F.binary_cross_entropy_with_logits(outputs.reshape(targets.shape), targets.to(outputs.dtype))
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
         return ((targets.double().sum(0) + 1.0) / (len(targets) + 2.0))[None]
@@ -175,16 +182,15 @@ class Multilabel(Task):
 
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         super().check(targets, outputs, split)
-        if tuple(targets.shape) != tuple(outputs.reshape(len(outputs), -1).shape):
+        given, targets = targets, targets.reshape(len(targets), -1)
+        if targets.shape != outputs.reshape(len(outputs), -1).shape:
             raise DataError(
-                f"labels of split {split!r} have shape {tuple(targets.shape)}, the model's outputs "
+                f"labels of split {split!r} have shape {tuple(given.shape)}, the model's outputs "
                 f"{tuple(outputs.shape)}: multilabel needs one 0/1 label an output."
             )
         targets = targets.double()
         if not bool(((targets == 0) | (targets == 1)).all()):
             raise DataError(f"labels of split {split!r} are not all 0 or 1: multilabel needs 0/1 labels.")
-        if bool((targets == targets[:1]).all()):
-            raise DataError(f"every label of split {split!r} is the same for all examples: nothing can be scored.")
         return targets
 
 
@@ -207,7 +213,7 @@ class Regression(Task):
         return self._metric(expected, targets)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.mse_loss(outputs, targets.to(outputs.dtype))
+        return F.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
         return targets.double().mean(0, keepdim=True)
@@ -227,8 +233,6 @@ class Regression(Task):
         if not bool(torch.isfinite(flat).all()):
             row = int((~torch.isfinite(flat)).any(1).nonzero()[0])
             raise DataError(f"label of example {row} of split {split!r} is NaN or infinite: drop or fill it.")
-        if bool((flat == flat[:1]).all()):
-            raise DataError(f"every label of split {split!r} is the same: a diagnosis needs labels that vary.")
         return flat
 
 
@@ -242,8 +246,7 @@ class Contrastive(Task):
         self.loss_name = f"symmetric InfoNCE within blocks of {block} (nats)"
 
     def expect(self, outputs: Tensor) -> Tensor:
-        a, b = outputs.double().chunk(2, dim=1)
-        return torch.cat([F.normalize(a, dim=1), F.normalize(b, dim=1)], 1)
+        return torch.cat([F.normalize(x, dim=1) for x in outputs.double().chunk(2, dim=1)], 1)
 
     def _logits(self, expected: Tensor) -> Iterator[Tensor]:
         a, b = expected.chunk(2, dim=1)
@@ -285,7 +288,7 @@ class CustomLoss(Task):
         return outputs.double()
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
-        value = self._call(expected, targets)
+        value = self._guarded(expected, targets)
         if not isinstance(value, Tensor) or value.shape != (len(expected),):
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ConfigError(
@@ -298,7 +301,14 @@ class CustomLoss(Task):
         return -float(self.loss(expected, targets).mean())
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return cast(Tensor, self._call(outputs, targets)).mean()
+        return cast(Tensor, self._guarded(outputs, targets)).mean()
+
+    def _guarded(self, outputs: Tensor, targets: Tensor) -> Any:
+        try:
+            return self._call(outputs, targets)
+        except Exception as e:
+            given = f"outputs {tuple(outputs.shape)} {outputs.dtype}, targets {tuple(targets.shape)} {targets.dtype}"
+            raise ConfigError(f"task {self.name!r} failed, called with ({given}): {one_line(e)}.") from e
 
 
 def _pick(name: str | None, known: dict[str, Metric]) -> Metric:
@@ -332,4 +342,9 @@ def make_task(name: str, *, metric: str | None, temperature: float, base: Path) 
         )
     if metric is not None:
         raise ConfigError(f"metric {metric!r} cannot be chosen for task {name!r}: remove the `metric` line.")
-    return Contrastive(temperature) if name == "contrastive" else CustomLoss(name, import_object(name, base, "task"))
+    if name == "contrastive":
+        return Contrastive(temperature)
+    call = import_object(name, base, "task")
+    if not callable(call):
+        raise ConfigError(f"task {name!r} is {type(call).__name__}, expected a function (outputs, targets) -> losses.")
+    return CustomLoss(name, call)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapter.base import Adapter, Recorded
 from collapsekit.adapter.build import random_state_kept, seed_everything
+from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.readout import Fold
 from collapsekit.replay import scaled
@@ -19,6 +20,7 @@ from collapsekit.stats.threads import threads_for
 from collapsekit.task import Task
 
 BATCH = 64
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,25 @@ class Fitted:
     loss: float
 
 
-def rows_of(features: Features, rows: Tensor) -> tuple[dict[str, Recorded], Batch]:
-    """Recordings and inputs of some examples."""
+def rows_of(features: Features, rows: Tensor, *, full: bool = False) -> tuple[dict[str, Recorded], Batch]:
+    """Recordings and inputs of some examples; ``full``: recordings in half precision as float32."""
     recorded = {m: tuple(t[rows] for t in r) for m, r in features.recorded.items()}
+    if full:
+        recorded = {m: tuple(t.float() if t.dtype in HALF else t for t in r) for m, r in recorded.items()}
     return recorded, {k: v[rows] for k, v in features.inputs.items()}
+
+
+def in_full(adapter: Adapter) -> Adapter:
+    """The adapter with its model in float32 where it is in half precision, in which training diverges."""
+    if any(p.dtype in HALF for p in adapter.model.parameters()):
+        adapter.model.float()
+    return adapter
 
 
 def reached(adapter: Adapter, features: Features, modality: str) -> dict[str, nn.Parameter]:
     """Parameters the modality's features depend on: those a gradient reaches."""
     named = {k: p for k, p in adapter.model.named_parameters() if p.requires_grad}
-    out = adapter.live(modality, *rows_of(features, torch.arange(min(4, len(features)))))
+    out = adapter.live(modality, *rows_of(features, torch.arange(min(4, len(features))), full=True))
     if not named or not out.requires_grad:
         return {}
     grads = torch.autograd.grad(out.sum(), list(named.values()), allow_unused=True)
@@ -104,14 +115,18 @@ def _held_loss(outputs: Callable[[Features, Tensor], Tensor], at: Fold, task: Ta
 def retrained_fusion(adapter: Adapter, at: Fold, factors: dict[str, float], recipe: Recipe) -> Adapter | None:
     """A freshly initialised fusion and head trained on this checkpoint's encoders, their features multiplied by
     ``factors``; None where the model cannot be built afresh."""
-    twin = adapter.fresh(recipe.seed)
-    if twin is None:
+    made = adapter.fresh(recipe.seed)
+    if made is None:
         return None
+    twin = in_full(made)
 
     def outputs(features: Features, rows: Tensor) -> Tensor:
-        recorded, inputs = rows_of(features, rows)
+        recorded, inputs = rows_of(features, rows, full=True)
         changed = {m: scaled(r, factors.get(m, 1.0)) for m, r in recorded.items()}
         return twin.rerun(changed, inputs).outputs
 
-    fit(twin.model, twin.fusion_parameters(), outputs, at, adapter.task, recipe)
+    parameters = [p for p in twin.fusion_parameters() if p.requires_grad]
+    if not parameters:
+        raise NumericsError("the model has no weights outside its encoders, so there is no fusion to train")
+    fit(twin.model, parameters, outputs, at, adapter.task, recipe)
     return twin

@@ -46,7 +46,18 @@ def judge(
     known = list(results)
     each = {m: _judge_one(_Evidence(known, m), m, modalities, metric) for m in modalities}
     overall = _overall([v.verdict for v in each.values()])
-    return overall, _summary(overall, each), each
+    summary = _summary(overall, each)
+    if not {"utilisation.credit", "reliance.shapley"} & {r.name for r in known}:
+        summary = "No verdict was asked for: neither reliance nor utilisation ran."
+    elif _no_better_than_guessing(known):
+        summary += " As a whole it predicts no better than a constant guess."
+    return overall, summary, each
+
+
+def _no_better_than_guessing(results: Sequence[Result]) -> bool:
+    found = {r.name: r.value for r in results if r.name in ("reliance.full_loss", "utilisation.prior_loss")}
+    loss, prior = found.get("reliance.full_loss"), found.get("utilisation.prior_loss")
+    return loss is not None and prior is not None and loss >= prior
 
 
 def _overall(states: Sequence[ModalityState]) -> OverallState:
@@ -61,7 +72,8 @@ def _summary(overall: OverallState, each: dict[str, ModalityVerdict]) -> str:
 
     if overall == "collapsed":
         rest = f" It underuses {listed('underused')}." if listed("underused") else ""
-        return f"The model ignores {listed('collapsed')}, which carries label information.{rest}"
+        carry = "carry" if [v.verdict for v in each.values()].count("collapsed") > 1 else "carries"
+        return f"The model ignores {listed('collapsed')}, which {carry} label information.{rest}"
     if overall == "inconclusive":
         return f"The evidence does not decide about {listed('inconclusive')}: see what would under its reason."
     said = [f"underuses {listed('underused')}"] if listed("underused") else []

@@ -30,6 +30,7 @@ ORDER = [
     "baseline_cache",
     "baselines",
     "reference",
+    "probing",
     "probes",
     "verdict",
     "run",

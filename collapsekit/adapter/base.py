@@ -82,8 +82,8 @@ class Adapter(ABC):
         """Batch keys that belong to ``modality`` and are replaced with it."""
         section = self.config.modalities[modality]
         own = section.input if section.input is not None else modality
-        keys = (own,) if isinstance(own, str) else tuple(own)
-        return keys if section.mask is None or section.mask in keys else (*keys, section.mask)
+        keys = (own,) if isinstance(own, str) else own
+        return tuple(dict.fromkeys([*keys, *([section.mask] if section.mask is not None else [])]))
 
     @property
     def batch_keys(self) -> list[str]:
@@ -117,10 +117,23 @@ class Adapter(ABC):
         return self.pool(modality, self.encode(inputs)[modality], inputs)
 
     def fresh(self, seed: int, *, trained: Checkpoint | None = None) -> Adapter | None:
-        """The same architecture newly initialised (or with ``trained`` weights); None where it can't be built."""
+        """The same architecture newly initialised (or with ``trained`` weights); None where it can't be built.
+
+        Raises ConfigError where ``model.factory`` builds another architecture than the model at hand.
+        """
         if self.config.model.factory is None:
             return None
-        return type(self)(self.config, checkpoint=trained, source=self.source, device=str(self.device), seed=seed)
+        twin = type(self)(self.config, checkpoint=trained, source=self.source, device=str(self.device), seed=seed)
+        ours, theirs = (
+            {k: v.shape for k, v in a.model.state_dict().items() if isinstance(v, Tensor)} for a in (self, twin)
+        )
+        odd = next((k for k in [*ours, *theirs] if ours.get(k) != theirs.get(k)), None)
+        if odd is not None:
+            raise ConfigError(
+                f"model.factory {self.config.model.factory!r} builds another architecture than the model at hand: they "
+                f"differ in {odd!r}; give the factory and the model.kwargs that made it."
+            )
+        return twin
 
     def fusion_parameters(self) -> list[nn.Parameter]:
         """Parameters of fusion and head: everything that is no encoder's."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +16,26 @@ from torch import Tensor, nn
 from collapsekit.checkpoint import Checkpoint, match_state_dict
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.imports import import_object
+from collapsekit.imports import import_object, importable_from, one_line
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch (every device)."""
+    """Seed Python, NumPy and torch (every device that is in use)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    # torch.manual_seed formats a stack trace per call for devices that are not there yet; this runs often.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
+def random_states() -> list[bytes]:
+    """The generators' states, to tell whether something drew from them."""
+    states = [repr(random.getstate()).encode(), repr(np.random.get_state(legacy=False)).encode()]
+    tensors = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+    return [*states, *(t.numpy().tobytes() for t in tensors)]
 
 
 @contextmanager
@@ -38,31 +53,53 @@ def random_state_kept() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+# torch's own registries on a module; whatever else stands there its author, or its forward, wrote.
+_REGISTRIES = frozenset(vars(nn.Module()))
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module holds as plain attributes, beside torch's registries."""
+    return {k: v for k, v in vars(module).items() if k not in _REGISTRIES}
+
+
 @contextmanager
 def model_kept(model: nn.Module) -> Iterator[None]:
-    """Give ``model`` back as it was found: modes, devices, buffers and requires_grad."""
-    modes = [(m, m.training) for m in model.modules()]
-    grads = [(p, p.requires_grad) for p in model.parameters()]
-    devices = {p.device for p in model.parameters()}
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    # What forward may write on a module: cached activations, counters. Registered things live under "_...".
-    plain = [(m, {k: v for k, v in vars(m).items() if not k.startswith("_")}) for m in model.modules()]
+    """Give ``model`` back as it was found: weights' storage and gradients, modes, buffers, requires_grad, and what
+    forward writes on modules (cached activations, counters, lists)."""
+    modules = list(model.modules())
+    modes = [m.training for m in modules]
+    parameters = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
+    buffers = [dict(m._buffers) for m in modules]
+    plain = [own_attributes(m) for m in modules]
+    contents = [_content(v) for held in (*buffers, *plain) for v in held.values()]
     try:
         yield
     finally:
-        for module, attributes in plain:
-            for name in [k for k in vars(module) if not k.startswith("_") and k not in attributes]:
+        for module, mode, registered, attributes in zip(modules, modes, buffers, plain, strict=True):
+            for name in own_attributes(module).keys() - attributes.keys():
                 del module.__dict__[name]
             module.__dict__.update(attributes)
-        for module, mode in modes:
+            module._buffers.clear()
+            module._buffers.update(registered)
             module.training = mode
-        for parameter, wanted in grads:
+        for parameter, data, grad, wanted in parameters:
+            parameter.data, parameter.grad = data, grad
             parameter.requires_grad_(wanted)
         with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        if len(devices) == 1:
-            model.to(devices.pop())
+            for put_back in contents:
+                put_back()
+
+
+def _content(value: Any) -> Callable[[], object]:
+    """How to put back what ``value`` holds now, where it can be changed in place."""
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        return partial(value.copy_, value.detach().clone())
+    if isinstance(value, list):
+        return partial(value.__setitem__, slice(None), list(value))
+    if isinstance(value, dict | set | deque):
+        held, fill = value.copy(), value.extend if isinstance(value, deque) else value.update
+        return lambda: (value.clear(), fill(held))
+    return lambda: None
 
 
 def build_model(config: Config, seed: int) -> nn.Module:
@@ -76,18 +113,17 @@ def build_model(config: Config, seed: int) -> nn.Module:
     factory = import_object(spec, config.base, "model.factory")
     if not callable(factory):
         raise ConfigError(f"model.factory {spec!r} is {type(factory).__name__}, expected a function or a class.")
-    with random_state_kept():
+    with random_state_kept(), importable_from(config.base):
         seed_everything(seed)
         try:
             model = factory(**config.model.kwargs)
         except Exception as e:
             raise ConfigError(
-                f"model.factory {spec!r} failed with model.kwargs {config.model.kwargs}: {type(e).__name__}: {e}."
+                f"model.factory {spec!r} failed with model.kwargs {config.model.kwargs}: {one_line(e)}."
             ) from e
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.factory {spec!r} returned {type(model).__name__}, expected a torch.nn.Module.")
-    built: nn.Module = model
-    return built
+    return model
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -102,26 +138,50 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
     """The submodule at ``path``. Raises ConfigError with the nearest paths there are."""
-    known = dict(model.named_modules(remove_duplicate=False))
+    known: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if path in known and path:
         return known[path]
     names = [n for n in known if n]
     tail = path.rsplit(".", 1)[-1]
+    loose = next((n for n in unregistered(model) if path == n or path.startswith(n + ".")), None)
+    if loose is not None:
+        raise ConfigError(
+            f"{what} {path!r} is not a submodule of the model: {loose} is a plain Python container, which torch does "
+            "not see; make it an nn.ModuleList or nn.ModuleDict."
+        )
     near = did_you_mean(path, names) or did_you_mean(tail, [n for n in names if n.count(".") <= 1])
     shown = ", ".join(n for n in names if "." not in n)
     raise ConfigError(f"{what} {path!r} is not a submodule of the model{near}: at the top it has {shown or 'none'}.")
 
 
-def hidden_tensors(model: nn.Module) -> list[str]:
-    """Where parameters or modules sit in plain lists, tuples or dicts, which state_dict does not see."""
-    found = []
+def unregistered(model: nn.Module) -> dict[str, list[Tensor]]:
+    """Tensors by the path of the attribute that holds them where state_dict does not see it: plain tensors, what
+    sits in plain lists, tuples, dicts and sets, and buffers that are not persistent."""
+    found: dict[str, list[Tensor]] = {}
     for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            if name.startswith("_") or not isinstance(value, list | tuple | dict | set):
-                continue
-            items = list(value.values()) if isinstance(value, dict) else list(value)
-            if any(
-                isinstance(i, nn.Module | nn.Parameter) or (isinstance(i, Tensor) and i.requires_grad) for i in items
-            ):
-                found.append(f"{path}.{name}" if path else name)
+        hidden = {k: v for k, v in module._buffers.items() if k in module._non_persistent_buffers_set}
+        for name, value in (own_attributes(module) | hidden).items():
+            tensors = list(_tensors_in(value, 4))
+            if tensors:
+                found[f"{path}.{name}" if path else name] = tensors
     return found
+
+
+def _tensors_in(value: Any, depth: int) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value.detach()
+    elif isinstance(value, nn.Module):
+        yield from (t.detach() for t in value.state_dict().values() if isinstance(t, Tensor))
+    elif depth and isinstance(value, list | tuple | set | Mapping):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(part, depth - 1)
+
+
+def disagreeing(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tensor]]) -> list[str]:
+    """Attributes (of ``unregistered``) that hold other values in one build than in the other."""
+
+    def differ(a: list[Tensor], b: list[Tensor]) -> bool:
+        same_shapes = [x.shape for x in a] == [x.shape for x in b]
+        return same_shapes and any(not torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+    return [name for name, tensors in theirs.items() if name in ours and differ(ours[name], tensors)]

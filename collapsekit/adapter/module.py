@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from collapsekit.adapter.base import Adapter, Pass, Prediction, Recorded
 from collapsekit.adapter.build import find_submodule
 from collapsekit.adapter.pooling import pool_features
-from collapsekit.adapter.taps import Reached, Tap, cached_tensors, select_part
+from collapsekit.adapter.taps import Heard, Reached, Tap, cached_tensors, select_part
 from collapsekit.config import Config
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.imports import one_line
 from collapsekit.registry import adapter
 from collapsekit.sources import Batch
 
@@ -32,8 +33,8 @@ class ModuleAdapter(Adapter):
                 "('name:input' for what enters it)."
             )
         self.taps = {m: self._tap(m) for m in self.modalities}
-        self._reject_overlap()
         self.fusion_tap = _make_tap(self.model, config.fusion, f"fusion {config.fusion!r}")
+        self._reject_overlap()
         if config.head is not None:
             find_submodule(self.model, config.head.removesuffix(":input"), "head")
 
@@ -49,18 +50,23 @@ class ModuleAdapter(Adapter):
         return tap
 
     def _reject_overlap(self) -> None:
-        taken: list[tuple[str, Tap]] = []
-        for name, tap in self.taps.items():
-            for other, earlier in taken:
-                same = tap.module is earlier.module
-                nested = tap.module in list(earlier.module.modules()) or earlier.module in list(tap.module.modules())
-                if same or (nested and not (tap.entering or earlier.entering)):
+        """Replaying an encoder leaves out all that lies inside it: no other tap may need to be there."""
+        named = [*self.taps.items(), (None, self.fusion_tap)]
+        for m, tap in self.taps.items():
+            for other, inner in named:
+                if inner is tap:
+                    continue
+                if inner.module is tap.module and inner.entering == tap.entering and other is not None:
                     raise ConfigError(
-                        f"modalities {other!r} and {name!r} share the encoder {self.config.modalities[name].encoder!r}: "
+                        f"modalities {m!r} and {other!r} share the encoder {self.config.modalities[m].encoder!r}: "
                         "each needs a submodule of its own; put an nn.Identity behind each use in your model and name "
                         "those, or write a Python adapter."
                     )
-            taken.append((name, tap))
+                if not tap.entering and any(inner.module is sub for sub in tap.module.modules()):
+                    raise ConfigError(
+                        f"{inner.what} lies inside {tap.what}: the two must not contain one another; name submodules "
+                        "side by side, or put an nn.Identity behind each and name those."
+                    )
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         recorded = self.run(batch).recorded
@@ -104,31 +110,54 @@ class ModuleAdapter(Adapter):
         named = {k for m, s in sections.items() for k in ([s.input] if isinstance(s.input, str) else s.input or [m])}
         return {s.mask for s in sections.values() if s.mask is not None} - named - set(self.config.data.also)
 
-    def run(self, batch: Batch) -> Pass:
-        inputs = self.prepare(batch)
+    def _listen(self, inputs: Batch) -> tuple[dict[str, Heard], Heard, Any]:
+        """One forward with every tap listening: what each modality's, and the fusion's, heard; and the output."""
         rows = len(next(iter(inputs.values())))
         seen: dict[str, list[Any]] = {m: [] for m in self.modalities}
-        before = {m: {k: id(v) for k, v in cached_tensors(t.module).items()} for m, t in self.taps.items()}
         fused: list[Any] = []
+        before = {m: cached_tensors(t.module) for m, t in self.taps.items()}
         with ExitStack() as stack:
             for m, tap in self.taps.items():
                 stack.enter_context(tap.recording(seen[m]))
             stack.enter_context(self.fusion_tap.recording(fused))
             output = self._guarded_forward(inputs)
-        recorded: dict[str, Recorded] = {}
-        pooled = {}
+        heard = {}
         for m, tap in self.taps.items():
-            value = _once(seen[m], tap.what)
-            now = cached_tensors(tap.module)
             # Only what this forward wrote; constants stay. After the first batch the shape decides.
-            fresh = {k: v for k, v in now.items() if tap.shape is not None or before[m].get(k) != id(v)}
-            recorded[m] = tap.take(value, rows, fresh)
-            pooled[m] = self.pool(m, tap.feature(recorded[m]), inputs).float()
-        return Pass(recorded, pooled, self._prediction(_once(fused, self.fusion_tap.what), output, rows))
+            known = tap.shape is not None
+            now = {k: v for k, v in cached_tensors(tap.module).items() if known or before[m].get(k) is not v}
+            heard[m] = Heard(_once(seen[m], tap.what), rows, now)
+        return heard, Heard(_once(fused, self.fusion_tap.what), rows, {}), output
 
-    def _prediction(self, fused: Any, output: Any, rows: int) -> Prediction:
-        feature = self.fusion_tap.feature(self.fusion_tap.take(fused, rows, {}))
-        return Prediction(pool_features(feature, what="the fusion").float(), self._outputs(output, rows))
+    def _learn(self, inputs: Batch, heard: dict[str, Heard], fused: Heard) -> None:
+        """Learn from the first batch which axis counts examples; from a second, tiny one where that leaves it open."""
+        pairs = [(tap, heard[m]) for m, tap in self.taps.items()] + [(self.fusion_tap, fused)]
+        others: list[Heard | None] = [None] * len(pairs)
+        if any(tap.ambiguous(one) for tap, one in pairs):
+            rows = torch.arange(3 if fused.rows == 2 else 2, device=self.device) % fused.rows
+            again, fused_again, _ = self._listen({k: v[rows] for k, v in inputs.items()})
+            others = [*(again[m] for m in self.taps), fused_again]
+        for (tap, one), other in zip(pairs, others, strict=True):
+            tap.learn(one, other)
+        shape = self.fusion_tap.shape
+        if self.fusion_tap.entering and shape is not None and shape.floating > 1:
+            raise ConfigError(
+                f"{self.fusion_tap.what}: {shape.floating} tensors enter it, so it is what mixes them; name its output "
+                f"({str(self.config.fusion).removesuffix(':input')!r}), or a later submodule, as `fusion`."
+            )
+
+    def run(self, batch: Batch) -> Pass:
+        inputs = self.prepare(batch)
+        heard, fused, output = self._listen(inputs)
+        if self.fusion_tap.shape is None:
+            self._learn(inputs, heard, fused)
+        recorded = {m: tap.take(heard[m]) for m, tap in self.taps.items()}
+        pooled = {m: self.pool(m, tap.feature(recorded[m]), inputs).float() for m, tap in self.taps.items()}
+        feature = self.fusion_tap.feature(self.fusion_tap.take(fused))
+        return Pass(recorded, pooled, self._prediction(feature, output, fused.rows))
+
+    def _prediction(self, fused: Tensor, output: Any, rows: int) -> Prediction:
+        return Prediction(pool_features(fused, what="the fusion").float(), self._outputs(output, rows))
 
     def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
         ready = self.prepare(inputs)
@@ -138,27 +167,21 @@ class ModuleAdapter(Adapter):
                 stack.enter_context(tap.replaying(recorded[m], self.device))
             stack.enter_context(self.fusion_tap.recording(fused))
             output = self._guarded_forward(ready)
-        # With gradient where the caller asks for it: `take` detaches, so the features are read off directly.
-        shape = self.fusion_tap
-        rows = len(next(iter(ready.values())))
-        value = _once(fused, shape.what)
-        if not torch.is_grad_enabled():
-            return self._prediction(value, output, rows)
-        return Prediction(pool_features(_live_feature(shape, value, rows)), self._outputs(output, rows))
+        feature = self.fusion_tap.live_feature(_once(fused, self.fusion_tap.what))
+        return self._prediction(feature, output, len(next(iter(ready.values()))))
 
     def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
         ready = self.prepare(inputs)
         tap = self.taps[modality]
-        rows = len(next(iter(ready.values())))
         with ExitStack() as stack:
             for m, other in self.taps.items():
                 if m != modality:
                     stack.enter_context(other.replaying(recorded[m], self.device))
             stack.enter_context(tap.recording([], stop=True))
             try:
-                self.forward(ready)
+                self._guarded_forward(ready)
             except Reached as stop:
-                return self.pool(modality, _live_feature(tap, stop.value, rows), ready)
+                return self.pool(modality, tap.live_feature(stop.value), ready)
         raise ConfigError(f"{tap.what} was not reached in a forward pass: name a submodule the model calls.")
 
     def fresh(self, seed: int, *, trained: Any = None) -> Adapter | None:
@@ -171,20 +194,29 @@ class ModuleAdapter(Adapter):
 
     def _outputs(self, output: Any, rows: int) -> Tensor:
         """The prediction out of whatever the model returns."""
+        found = output
         wanted = self.config.output
         if wanted is not None:
             parts = [wanted] if isinstance(wanted, str | int) else list(wanted)
-            return torch.cat([select_part(output, p, "the model's output") for p in parts], -1)
-        if self.config.task == "contrastive" and isinstance(output, tuple | list) and len(output) >= 2:
-            return torch.cat([output[0], output[1]], -1)
-        if isinstance(output, Mapping) or hasattr(output, "logits"):
-            output = select_part(output, "logits", "the model's output")
-        while isinstance(output, tuple | list) and output:
-            output = output[0]
-        if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != rows:
-            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ConfigError(f"the model returns {found} for {rows} examples: name its prediction with `output`.")
-        return output
+            if isinstance(output, Tensor):
+                raise ConfigError(f"`output` names {wanted!r}, but the model returns one tensor: remove `output`.")
+            taken = [select_part(output, p, "the model's output") for p in parts]
+            found = torch.cat(taken, -1) if all(isinstance(t, Tensor) for t in taken) else taken
+        elif self.config.task == "contrastive" and isinstance(output, tuple | list) and len(output) >= 2:
+            found = torch.cat([output[0], output[1]], -1)
+        elif isinstance(output, Mapping) or hasattr(output, "logits"):
+            if not hasattr(output, "logits") and "logits" not in output:
+                raise ConfigError(
+                    f"the model returns parts {', '.join(map(str, output))}, none called 'logits': name the prediction "
+                    "among them with `output`."
+                )
+            found = select_part(output, "logits", "the model's output")
+        while isinstance(found, tuple | list) and found:
+            found = found[0]
+        if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != rows:
+            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ConfigError(f"the model returns {what} for {rows} examples: name its prediction with `output`.")
+        return found
 
     def _guarded_forward(self, inputs: Batch) -> Any:
         try:
@@ -194,7 +226,7 @@ class ModuleAdapter(Adapter):
         except Exception as e:
             shapes = ", ".join(f"{k} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in inputs.items())
             raise ConfigError(
-                f"the model's forward failed, called with {self.config.call} ({shapes}): {type(e).__name__}: {e}; "
+                f"the model's forward failed, called with {self.config.call} ({shapes}): {one_line(e)}; "
                 "check `call`, the modalities' `input` and `scale`, and `data.also`."
             ) from e
 
@@ -204,26 +236,14 @@ def _make_tap(model: nn.Module, path: str, what: str) -> Tap:
     return Tap(what, find_submodule(model, path.removesuffix(":input"), what.split(" ")[0]), entering)
 
 
-def _live_feature(tap: Tap, value: Any, rows: int) -> Tensor:
-    """The features inside a tapped value, gradient kept."""
-    from torch.utils._pytree import tree_leaves
-
-    if tap.shape is None:
-        tap.take(value, rows, {})
-    shape = tap.shape
-    assert shape is not None
-    moving = [leaf for leaf, axis in zip(tree_leaves(value), shape.axes, strict=True) if axis is not None]
-    axes = [axis for axis in shape.axes if axis is not None]
-    return cast(Tensor, moving[shape.feature].movedim(axes[shape.feature], 0))
-
-
 def _once(seen: list[Any], what: str) -> Any:
     if len(seen) == 1:
         return seen[0]
     if not seen:
         raise ConfigError(
             f"{what} is never called in a forward pass: name the submodule that the model calls "
-            "(a container whose parts are called one by one is not called itself)."
+            "(neither a container whose parts are called one by one nor a module whose .forward or another method is "
+            "called directly is called itself)."
         )
     raise ConfigError(
         f"{what} is called {len(seen)} times in one forward pass: give each use a submodule of its own, "

@@ -22,6 +22,8 @@ def pool_features(
     unless ``channels`` says otherwise. ``mask`` (n, t), 1 = keep, leaves padding out of every way of pooling.
     Raises ConfigError where the shapes do not go together.
     """
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()  # a sum over many positions leaves the range of half precision
     if x.ndim == 1:
         return x[:, None]
     if how == "flatten" or x.ndim == 2:

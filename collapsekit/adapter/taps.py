@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from collapsekit.errors import ConfigError
+from collapsekit.adapter.tree import Tree, flatten, rebuild
+from collapsekit.errors import ConfigError, did_you_mean
 
 Attribute = tuple[str, str]  # path below the tapped module, attribute name
 
@@ -23,14 +23,24 @@ class Reached(BaseException):
         self.value = value
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What passed a tap in one forward over ``rows`` examples, and what its module cached on itself meanwhile."""
+
+    value: Any
+    rows: int
+    cached: dict[Attribute, Tensor]
+
+
 @dataclass
 class Shape:
     """How to turn recorded tensors back into what the submodule returned (or was given)."""
 
-    spec: TreeSpec
+    tree: Tree
     axes: list[int | None]  # the example axis of each leaf; None: a constant, kept in ``constants``
     constants: list[Any]
     feature: int  # which recorded tensor is the modality's features
+    floating: int  # how many recorded tensors are floating, attributes aside
     attributes: list[Attribute] = field(default_factory=list)  # activations it cached on itself
 
 
@@ -51,7 +61,9 @@ class Tap:
         def note(value: Any) -> None:
             if stop:
                 raise Reached(value)
-            seen.append(value)
+            # A copy: what follows may write into it (ReLU(inplace=True), +=).
+            leaves, tree = flatten(value)
+            seen.append(rebuild(tree, [t.clone() if isinstance(t, Tensor) else t for t in leaves]))
 
         def after(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
             note(output)
@@ -72,77 +84,63 @@ class Tap:
     def replaying(self, recorded: Sequence[Tensor], device: torch.device) -> Iterator[None]:
         """Answer with ``recorded`` in the submodule's place; its own forward does not run."""
         shape = self._known_shape()
-        leaves = [t.to(device) for t in recorded]
-        value = self._rebuild(shape, leaves)
-        attributes = leaves[len(leaves) - len(shape.attributes) :] if shape.attributes else []
-        if self.entering:
-            handle = self.module.register_forward_pre_hook(lambda *_: value, with_kwargs=True)
-            undo: Callable[[], None] = handle.remove
-        else:
-            undo = _answer_with(self.module, value)
-        put_back = [(m, n, getattr(m, n)) for m, n in self._cached_on(shape)]
-        for (module, name), tensor in zip(self._cached_on(shape), attributes, strict=True):
-            setattr(module, name, tensor)
-        try:
+        # Copies: the model may write into them, which a leaf with gradient and our records do not bear.
+        moving = iter([t.to(device).clone() for t in recorded])
+        value = rebuild(
+            shape.tree,
+            [
+                constant if axis is None else next(moving).movedim(0, axis)
+                for axis, constant in zip(shape.axes, shape.constants, strict=True)
+            ],
+        )
+        with ExitStack() as stack:
+            if self.entering:
+                stack.callback(self.module.register_forward_pre_hook(lambda *_: value, with_kwargs=True).remove)
+            else:
+                stack.enter_context(_attribute_set(self.module, "forward", lambda *_args, **_kwargs: value))
+                # The user's own hooks still fire, but what they would make of it is in the recording already.
+                stack.callback(self.module.register_forward_hook(lambda *_: value).remove)
+            for (path, name), tensor in zip(shape.attributes, moving, strict=True):
+                stack.enter_context(_attribute_set(self.module.get_submodule(path), name, tensor))
             yield
-        finally:
-            undo()
-            for module, name, old in put_back:
-                setattr(module, name, old)
 
     def _known_shape(self) -> Shape:
         if self.shape is None:
             raise ConfigError(f"{self.what} was never run: run the model once before replaying it.")
         return self.shape
 
-    def _cached_on(self, shape: Shape) -> list[tuple[nn.Module, str]]:
-        return [(self.module.get_submodule(path), name) for path, name in shape.attributes]
+    def ambiguous(self, heard: Heard) -> bool:
+        """Whether one batch leaves open which axis counts examples."""
+        tensors = [t for t in flatten(heard.value)[0] if isinstance(t, Tensor)]
+        return heard.rows == 1 or any(list(t.shape).count(heard.rows) > 1 for t in tensors)
 
-    @staticmethod
-    def _rebuild(shape: Shape, recorded: Sequence[Tensor]) -> Any:
-        moving = iter(recorded)
-        leaves = [
-            constant if axis is None else next(moving).movedim(0, axis)
-            for axis, constant in zip(shape.axes, shape.constants, strict=True)
-        ]
-        return tree_unflatten(leaves, shape.spec)
-
-    def take(self, value: Any, rows: int, cached: dict[Attribute, Tensor]) -> tuple[Tensor, ...]:
-        """``value`` as recorded tensors, example axis first; learns the shape on the first batch."""
-        leaves, spec = tree_flatten(value)
-        if self.shape is None:
-            self.shape = self._learn(value, leaves, spec, rows, cached)
-        shape = self.shape
-        if len(leaves) != len(shape.axes):
-            raise ConfigError(f"{self.what} returns a different structure from batch to batch: that can't be replayed.")
-        out = [
-            leaf.detach().movedim(axis, 0) for leaf, axis in zip(leaves, shape.axes, strict=True) if axis is not None
-        ]
-        out += [cached[a].detach() for a in shape.attributes]
-        if any(len(t) != rows for t in out):
-            raise ConfigError(f"{self.what} gave {[len(t) for t in out]} rows for a batch of {rows}: they must match.")
-        return tuple(out)
-
-    def _learn(
-        self, value: Any, leaves: list[Any], spec: TreeSpec, rows: int, cached: dict[Attribute, Tensor]
-    ) -> Shape:
-        axes = [_example_axis(leaf, rows) for leaf in leaves]
-        chosen = self._chosen(value, leaves, axes)
-        kept = [i for i, axis in enumerate(axes) if axis is not None]
+    def learn(self, heard: Heard, other: Heard | None) -> None:
+        """Learn the shape of what passes from one batch, or from two of different sizes."""
+        leaves, tree = flatten(heard.value)
+        others = flatten(other.value)[0] if other is not None else [None] * len(leaves)
+        if len(leaves) != len(others):
+            raise ConfigError(f"{self.what} returns another structure from batch to batch: that can't be replayed.")
+        sizes = (heard.rows, other.rows if other is not None else 0)
+        axes = [_example_axis(a, b, sizes) for a, b in zip(leaves, others, strict=True)]
+        moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
         constants = [leaf if axis is None else None for leaf, axis in zip(leaves, axes, strict=True)]
-        attributes = [] if self.entering else sorted(a for a, t in cached.items() if _example_axis(t, rows) == 0)
-        return Shape(spec, axes, constants, kept.index(chosen), attributes)
+        cached = heard.cached if not self.entering else {}
+        again = other.cached if other is not None else {}
+        attributes = sorted(a for a, t in cached.items() if _example_axis(t, again.get(a), sizes) == 0)
+        floating = sum(t.is_floating_point() for t in moving)
+        self.shape = Shape(tree, axes, constants, self._chosen(heard.value, leaves, axes), floating, attributes)
 
     def _chosen(self, value: Any, leaves: list[Any], axes: list[int | None]) -> int:
-        """Index of the leaf that is the features: ``select``, else the first floating tensor of the batch."""
+        """Which moving leaf is the features: ``select``, else the first floating tensor of the batch."""
+        moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
         if self.select is not None:
-            part = select_part(value[0] if self.entering else value, self.select, self.what)
-            for i, leaf in enumerate(leaves):
-                if leaf is part and axes[i] is not None:
+            part = (_entered if self.entering else select_part)(value, self.select, self.what)
+            for i, leaf in enumerate(moving):
+                if leaf is part or (isinstance(part, tuple | list) and part and leaf is part[0]):
                     return i
         else:
-            for i, leaf in enumerate(leaves):
-                if isinstance(leaf, Tensor) and leaf.is_floating_point() and axes[i] is not None:
+            for i, leaf in enumerate(moving):
+                if leaf.is_floating_point():
                     return i
         found = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
         raise ConfigError(
@@ -150,29 +148,68 @@ class Tap:
             "name the part with `select`, or write a Python adapter."
         )
 
+    def take(self, heard: Heard) -> tuple[Tensor, ...]:
+        """What was heard as recorded tensors, example axis first."""
+        shape = self._known_shape()
+        leaves, tree = flatten(heard.value)
+        if tree.keys != shape.tree.keys:
+            raise ConfigError(f"{self.what} returns another structure from batch to batch: that can't be replayed.")
+        out = [
+            leaf.detach().movedim(axis, 0) for leaf, axis in zip(leaves, shape.axes, strict=True) if axis is not None
+        ]
+        out += [heard.cached[a].detach() for a in shape.attributes]
+        if any(len(t) != heard.rows for t in out):
+            raise ConfigError(
+                f"{self.what} gave {[len(t) for t in out]} rows for a batch of {heard.rows}: they must match."
+            )
+        return tuple(out)
+
     def feature(self, recorded: Sequence[Tensor]) -> Tensor:
         """The features among the recorded tensors."""
         return recorded[self._known_shape().feature]
 
-
-def _answer_with(module: nn.Module, value: Any) -> Callable[[], None]:
-    """Shadow ``module.forward`` on the instance; hooks of the user's own still fire."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = lambda *_args, **_kwargs: value
-
-    def undo() -> None:
-        if before is None:
-            module.__dict__.pop("forward", None)
-        else:
-            module.__dict__["forward"] = before
-
-    return undo
+    def live_feature(self, value: Any) -> Tensor:
+        """The features inside a tapped value, gradient kept."""
+        shape = self._known_shape()
+        leaves = flatten(value)[0]
+        moving = [(t, axis) for t, axis in zip(leaves, shape.axes, strict=True) if axis is not None]
+        tensor, axis = moving[shape.feature]
+        return cast(Tensor, tensor.movedim(axis, 0))
 
 
-def _example_axis(leaf: Any, rows: int) -> int | None:
+@contextmanager
+def _attribute_set(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """An attribute on the instance (``forward`` too) for a while; it is gone afterwards where it was not there."""
+    there, before = name in vars(module), vars(module).get(name)
+    module.__dict__[name] = value
+    try:
+        yield
+    finally:
+        module.__dict__.pop(name, None)
+        if there:
+            module.__dict__[name] = before
+
+
+def _example_axis(leaf: Any, other: Any, sizes: tuple[int, int]) -> int | None:
+    """The first axis that counts examples: in both batches, where there are two."""
     if not isinstance(leaf, Tensor):
         return None
-    return next((axis for axis, size in enumerate(leaf.shape) if size == rows), None)
+    candidates = [axis for axis, size in enumerate(leaf.shape) if size == sizes[0]]
+    if sizes[1] and isinstance(other, Tensor) and other.ndim == leaf.ndim:
+        candidates = [axis for axis in candidates if other.shape[axis] == sizes[1]]
+    return candidates[0] if candidates else None
+
+
+def _entered(value: Any, key: str | int, what: str) -> Any:
+    """Argument ``key`` of ``(args, kwargs)``: by position, or by name."""
+    args, kwargs = value
+    if isinstance(key, int) and key < len(args):
+        return args[key]
+    if key in kwargs:
+        return kwargs[key]
+    raise ConfigError(
+        f"{what} has no argument {key!r}: it is given {len(args)} by position and {', '.join(kwargs) or 'none'} by name."
+    )
 
 
 def select_part(value: Any, key: str | int, what: str) -> Any:
@@ -180,8 +217,9 @@ def select_part(value: Any, key: str | int, what: str) -> Any:
     try:
         return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
     except (KeyError, IndexError, TypeError):
-        has = list(value) if isinstance(value, dict) else type(value).__name__
-        raise ConfigError(f"{what} has no part {key!r}: it gives {has}.") from None
+        has = list(map(str, value)) if isinstance(value, dict) else [type(value).__name__]
+        near = did_you_mean(key, has) if isinstance(key, str) else ""
+        raise ConfigError(f"{what} has no part {key!r}{near}: it gives {', '.join(has)}.") from None
 
 
 def cached_tensors(module: nn.Module) -> dict[Attribute, Tensor]:

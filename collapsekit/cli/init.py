@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,13 @@ import typer
 from collapsekit.cli.terminal import guarded, say
 from collapsekit.errors import ConfigError
 
+CONFIG_NAME = "collapsekit.yaml"  # as in collapsekit.config, which would make --help import pydantic
+
 
 @guarded
 def init(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint to look into; it is not executed.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Config file to write.")] = Path("collapsekit.yaml"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Config file to write.")] = Path(CONFIG_NAME),
     force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
 ) -> None:
     """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
@@ -39,4 +42,7 @@ def init(
         say("What it could not tell:")
         for sentence in found.unsure:
             say(f"  - {sentence}")
-    say(f"Wrote {output}. Fill in the lines marked FILL IN, then: collapsekit diagnose {checkpoint}")
+    named = "" if output.name == CONFIG_NAME else f" --config {shlex.quote(str(output))}"
+    say(
+        f"Wrote {output}. Fill in the lines marked FILL IN, then: collapsekit diagnose {shlex.quote(str(checkpoint))}{named}"
+    )

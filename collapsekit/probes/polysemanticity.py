@@ -34,6 +34,12 @@ CLASSIFIER = (
     "two-layer ReLU classifier of the modality, trained on first-layer weights of unimodal models over the same features "
     "(two thirds of the seeds; the rest checks it), applied to the fused neurons' weights on each modality; " + WEIGHTS
 )
+CLASSIFIED = {
+    "cross_entropy": "mean over fused neurons and modalities of minus the log-probability of the modality",
+    "entropy": "mean over fused neurons and modalities of the entropy of the classifier's answer",
+    "check": "the classifier's cross-entropy on unimodal models it has not seen; near ln m it knows nothing",
+    "uniform": "ln m, what a uniform answer gives for either",
+}
 DRIVE = (
     "half the mean squared change of the fused neuron when the modality is taken from another example (total effect)"
 )
@@ -69,13 +75,13 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     try:
         yield from _classifier(adapter, features, options, settings)
     except NumericsError as e:
-        for name in ("cross_entropy", "entropy", "uniform", "check"):
+        for name in CLASSIFIED:
             yield Result(
                 name=f"polysemanticity.{name}",
                 probe="polysemanticity",
-                definition=CLASSIFIER,
+                definition=_defined(name),
                 source=PAPER,
-                skipped=str(e),
+                skipped=str(e).rstrip("."),
             )
 
 
@@ -87,17 +93,19 @@ def _drive(
     count = int(groups.max()) + 1
     sums = {m: torch.zeros(count, features.fused.shape[1], dtype=torch.float64) for m in features.modalities}
     others = donors(len(features), options.draws, settings.seed)
+    before = predict(adapter, features).fused.double()  # in the same batches, so that what is not read changes nothing
     for m in features.modalities:
         for other in others:
-            change = predict(adapter, features, swap={m: other}).fused.double() - features.fused.double()
+            change = predict(adapter, features, swap={m: other}).fused.double() - before
             sums[m].index_add_(0, groups, change.square() / (2 * len(others)))
     effects = torch.stack([sums[m] for m in features.modalities])  # m G D
-    totals = [effects.sum(1), *((effects.sum(1) - effects[:, g]) for g in range(count))]
+    # A difference of sums may be a rounding under 0.
+    totals = [effects.sum(1), *((effects.sum(1) - effects[:, g]).clamp_min(0) for g in range(count))]
     shares, kept = drive_shares(totals[0])
-    if not bool(kept.any()):
-        raise NumericsError("no fused neuron changes when any modality does: the fused representation is constant")
+    idle = int((~kept).sum())
+    note = f"{idle} of {len(kept)} fused neurons that no modality moves left out" if idle else None
     out = [drive_shares(t)[0] for t in totals[1:]]
-    make = partial(Result, probe="polysemanticity", source=SOBOL)
+    make = partial(Result, probe="polysemanticity", source=SOBOL, note=note)
     weight = [t.sum(1) / t.sum() for t in totals]  # by variance: a neuron that hardly moves hardly counts
     for i, m in enumerate(features.modalities):
         yield make(
@@ -151,49 +159,66 @@ def _classifier(
 ) -> Iterator[Result]:
     if settings.profile == "quick":
         raise NumericsError("profile quick trains no unimodal models")
-    at = fold(adapter, features)
-    m = len(features.modalities)
-    width = min(options.coordinates, *(x.shape[1] for x in features.pooled.values()))
-    if width < 2:
-        raise NumericsError("a modality has one feature only, so its weights have no direction to tell apart")
-    axes = {k: _axes(at.train.pooled[k], width) for k in features.modalities}
-    rows, labels, held = _unimodal_weights(adapter, at, axes, options, settings)
-    net = _train_classifier(rows[~held], labels[~held], m, options.hidden, settings.seed)
-    jacobian = _fusion_weights(adapter, features, options)
-    weights = [_unit(jacobian[k] @ axes[k]) for k in features.modalities]
-    truth = torch.cat([torch.full((len(w),), i) for i, w in enumerate(weights)])
-    with torch.no_grad():
-        log_p = net(torch.cat(weights).float()).double().log_softmax(1)
-        check = net(rows[held].float()).double().log_softmax(1)
-    losses, entropies = -log_p.gather(1, truth[:, None])[:, 0], row_entropy(log_p.exp())
-    control = -check.gather(1, labels[held][:, None])[:, 0]
-    uniform = torch.full_like(losses, math.log(m))
-    named = (
-        (
-            "cross_entropy",
-            losses,
-            "mean over fused neurons and modalities of minus the log-probability of the modality",
-        ),
-        ("entropy", entropies, "mean entropy of the classifier's answer"),
-        ("uniform", uniform, "ln m, what a uniform answer gives for either"),
-        (
-            "check",
-            control,
-            "the classifier's cross-entropy on unimodal models it has not seen; near ln m it knows nothing",
-        ),
-    )
-    for name, values, what in named:
-        groups = assign_groups(len(values), min(16, len(values)))
-        out = [float(values[groups != g].mean()) for g in range(int(groups.max()) + 1)]
+    values, silent = _classified(adapter, features, options, settings)
+    for name, each in values.items():
+        groups = assign_groups(len(each), min(16, len(each)))
+        out = [float(each[groups != g].mean()) for g in range(int(groups.max()) + 1)]
+        notes = ["interval over neurons, not examples"]
+        if silent and name != "check":
+            notes.append(f"no fused neuron has weights on {', '.join(silent)}, which is not in this mean")
         yield Result(
             name=f"polysemanticity.{name}",
             probe="polysemanticity",
-            value=float(values.mean()),
-            interval=interval(float(values.mean()), out, settings.level),
+            value=float(each.mean()),
+            interval=interval(float(each.mean()), out, settings.level),
             unit="nats",
-            definition=f"{what}; {CLASSIFIER}",
+            definition=_defined(name),
             source=PAPER,
+            note="; ".join(notes),
         )
+    yield Result(
+        name="polysemanticity.uniform",
+        probe="polysemanticity",
+        value=math.log(len(features.modalities)),
+        unit="nats",
+        definition=_defined("uniform"),
+        source="definition of entropy",
+    )
+
+
+def _classified(
+    adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Cross-entropy and entropy of every neuron's weights, the check, and modalities no neuron has weights on."""
+    at = fold(adapter, features)
+    modalities = features.modalities
+    width = min(options.coordinates, *(x.shape[1] for x in features.pooled.values()))
+    if width < 2:
+        raise NumericsError("a modality has one feature only, so its weights have no direction to tell apart")
+    jacobian = _fusion_weights(adapter, features, options)
+    axes = {k: _axes(at.train.pooled[k], width) for k in modalities}
+    weights = {k: _unit(jacobian[k] @ axes[k]) for k in modalities}
+    truth = torch.cat([torch.full((len(weights[k]),), i) for i, k in enumerate(modalities)])
+    if len(truth) < 2:
+        raise NumericsError("fewer than two fused neurons have weights on any modality")
+    rows, labels, held = _unimodal_weights(adapter, at, axes, options, settings)
+    unlearnt = [k for i, k in enumerate(modalities) if len(set(held[labels == i].tolist())) < 2]
+    if unlearnt:
+        raise NumericsError(f"the features of {', '.join(unlearnt)} do not vary, so unimodal models have no weights")
+    net = _train_classifier(rows[~held], labels[~held], len(modalities), options.hidden, settings.seed)
+    with torch.no_grad():
+        log_p = net(torch.cat(list(weights.values())).float()).double().log_softmax(1)
+        check = net(rows[held].float()).double().log_softmax(1)
+    values = {
+        "cross_entropy": -log_p.gather(1, truth[:, None])[:, 0],
+        "entropy": row_entropy(log_p.exp()),
+        "check": -check.gather(1, labels[held][:, None])[:, 0],
+    }
+    return values, [k for k in modalities if not len(weights[k])]
+
+
+def _defined(name: str) -> str:
+    return f"{CLASSIFIED[name]}; {CLASSIFIER}"
 
 
 def _axes(x: Tensor, width: int) -> Tensor:
@@ -203,12 +228,14 @@ def _axes(x: Tensor, width: int) -> Tensor:
     values, vectors = values.flip(0)[:width].clamp_min(0), vectors.flip(1)[:, :width]
     # An axis has no sign of its own: its largest entry is made positive.
     sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-    return vectors * sign * values.sqrt()
+    axes: Tensor = vectors * sign * values.sqrt()
+    return axes
 
 
 def _unit(rows: Tensor) -> Tensor:
     length = rows.norm(dim=1, keepdim=True)
-    return rows[length[:, 0] > 1e-12] / length[length[:, 0] > 1e-12]
+    found: Tensor = rows[length[:, 0] > 1e-12] / length[length[:, 0] > 1e-12]
+    return found
 
 
 def _unimodal_weights(
@@ -252,32 +279,45 @@ def _train_classifier(rows: Tensor, labels: Tensor, m: int, hidden: int, seed: i
 
 
 def _fusion_weights(adapter: Adapter, features: Features, options: PolysemanticityOptions) -> dict[str, Tensor]:
-    """Mean derivative of fused neurons by each modality's pooled features, {modality: (neurons, d)}."""
-    rows = torch.arange(len(features))[:256]
+    """Mean derivative of fused neurons by each modality's pooled features, {modality: (neurons, d)}.
+
+    It is taken by a shift of the features that is the same for every example and position, which moves what mean
+    pooling gives by as much.
+    """
+    rows = torch.arange(min(256, len(features)))
     recorded, inputs = rows_of(features, rows)
-    leaves = {
-        m: tuple(t.clone().requires_grad_() if t.is_floating_point() else t for t in r) for m, r in recorded.items()
-    }
+    shifts, shifted = {}, {}
+    for m, tensors in recorded.items():
+        shifts[m] = torch.zeros(features.pooled[m].shape[1], requires_grad=True)
+        section = adapter.config.modalities[m]
+        flat, last = section.pool == "flatten", section.channels == "last"
+        first = section.channels == "first"
+        shifted[m] = tuple(_shifted(t, shifts[m], flat, last or (not first and t.ndim == 3)) for t in tensors)
     with torch.enable_grad():
-        fused = adapter.rerun(leaves, inputs).fused
+        fused = adapter.rerun(shifted, inputs).fused
     if not fused.requires_grad:
         raise NumericsError("the fused representation has no gradient by the features, so no weights to read")
     picked = torch.linspace(0, fused.shape[1] - 1, min(options.neurons, fused.shape[1])).round().long().unique()
-    wanted = [t for m in features.modalities for t in leaves[m] if t.requires_grad]
-    names = [m for m in features.modalities for t in leaves[m] if t.requires_grad]
-    out: dict[str, list[Tensor]] = {m: [] for m in features.modalities}
+    out: dict[str, list[Tensor]] = {m: [] for m in shifts}
     for k in picked.tolist():
-        grads = torch.autograd.grad(fused[:, k].sum(), wanted, retain_graph=True, allow_unused=True)
-        for m in features.modalities:
-            total = torch.zeros(features.pooled[m].shape[1], dtype=torch.float64)
-            for name, t, g in zip(names, wanted, grads, strict=True):
-                if name == m and g is not None:
-                    # Tokens and maps: what moving every position alike does, which is what the pooled mean does.
-                    total += adapter.pool(m, g.double() * _positions(t), inputs).double().mean(0).cpu()
-            out[m].append(total)
+        grads = torch.autograd.grad(fused[:, k].sum(), list(shifts.values()), retain_graph=True, allow_unused=True)
+        for m, g in zip(shifts, grads, strict=True):
+            out[m].append(torch.zeros(len(shifts[m])).double() if g is None else g.double() / len(rows))
     return {m: torch.stack(v) for m, v in out.items()}
 
 
-def _positions(t: Tensor) -> int:
-    """How many positions mean pooling averages over."""
-    return 1 if t.ndim <= 2 else int(t[0].numel() / (t.shape[-1] if t.ndim == 3 else t.shape[1]))
+def _shifted(t: Tensor, shift: Tensor, flat: bool, last: bool) -> Tensor:
+    """Recorded tensor plus ``shift`` (d,) along its features; as it is where it has no such axis (masks, indices)."""
+    if not t.is_floating_point():
+        return t
+    if flat or t.ndim <= 2:
+        if t[0].numel() != len(shift):
+            return t
+        shape = list(t.shape[1:])
+    else:
+        axis = t.ndim - 1 if last else 1
+        if t.shape[axis] != len(shift):
+            return t
+        shape = [len(shift) if i == axis else 1 for i in range(t.ndim)]
+    moved: Tensor = t + shift.to(t.dtype).reshape(shape)
+    return moved

@@ -19,7 +19,9 @@ from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval
 
 SOURCE = "Chaudhuri et al. 2025, Section 4.1 and Figure 4"
-READ_OUT = "linear evaluation fitted on train, its penalty chosen on val"
+READ_OUT = "linear evaluation fitted on train, its penalty chosen on held-out examples"
+ALONE = "the same encoder trained alone"
+GAP = f"loss of the encoder's features in the checkpoint minus loss of {ALONE}, both by {READ_OUT}"
 
 
 class PrefixGapOptions(Options):
@@ -38,8 +40,8 @@ class PrefixGapOptions(Options):
     @field_validator("rates")
     @classmethod
     def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or min(value) <= 0:
-            raise ValueError("needs at least one learning rate, all above 0")
+        if not value or not all(0 < rate < math.inf for rate in value):
+            raise ValueError("needs at least one learning rate, all above 0 and finite")
         return value
 
 
@@ -57,7 +59,7 @@ def trained_alone(
 @probe(
     "prefix_gap",
     summary="linear evaluation of each encoder as the model has it, against the same encoder trained alone",
-    definition="loss of the multimodal prefix minus loss of the unimodal baseline, both by " + READ_OUT,
+    definition=GAP,
     source=SOURCE,
     cannot="a gap shows an encoder held back by joint training; an ignored encoder may have none",
     options=PrefixGapOptions,
@@ -72,15 +74,16 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         make = partial(Result, probe="prefix_gap", modality=m, source=SOURCE)
         if made is None or m not in made.trained:
             reason = "profile quick trains no encoders" if made is None else made.skipped[m]
-            for name in ("baseline_loss", "baseline_metric", "gap"):
-                yield make(
-                    name=f"prefix_gap.{name}", definition=f"of the encoder trained alone; {READ_OUT}", skipped=reason
-                )
+            for name, what in (
+                ("baseline_loss", f"{adapter.task.loss_name} of {ALONE}; {READ_OUT}"),
+                ("baseline_metric", f"{adapter.task.metric_name} of {ALONE}; {READ_OUT}"),
+                ("gap", GAP),
+            ):
+                yield make(name=f"prefix_gap.{name}", definition=what, skipped=reason)
             continue
         alone = made.trained[m]
         note = "; ".join(filter(None, [made.described[m], made.note]))
-        what = "the same encoder trained alone"
-        yield from _pair("baseline", what, m, alone, adapter, features, settings, note)
+        yield from _pair("baseline", ALONE, m, alone, adapter, features, settings, note)
         task, groups = adapter.task, features.groups
         gap = leave_out_means(
             task.loss(left[m].expected, features.targets) - task.loss(alone.expected, features.targets), groups
@@ -90,7 +93,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
             value=float(gap[0]),
             interval=interval(float(gap[0]), gap[1:].tolist(), settings.level),
             unit=task.loss_name,
-            definition=f"loss of the multimodal prefix minus loss of the encoder trained alone, both by {READ_OUT}",
+            definition=GAP,
             note=note,
         )
 

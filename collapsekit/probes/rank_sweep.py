@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from pydantic import Field, field_validator
 
 from collapsekit.adapter.base import Adapter, Prediction
-from collapsekit.errors import NumericsError, did_you_mean
+from collapsekit.errors import ConfigError, NumericsError, did_you_mean
 from collapsekit.features import Features
-from collapsekit.probes.reliance import RelianceOptions
-from collapsekit.probes.spectrum import CONCATENATED, RANKS, rank_functions, small_n
+from collapsekit.probes.reliance import RelianceOptions, game_of
+from collapsekit.probes.spectrum import CONCATENATED, RANKS, rank_functions, rank_interval, small_n
 from collapsekit.readout import fold
 from collapsekit.registry import Options, probe
-from collapsekit.replay import coalitions, credits, leave_out_means, leave_out_metric, predict
+from collapsekit.replay import credits, leave_out_means, leave_out_metric, predict
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.stats.cka import cka_leave_out
 from collapsekit.stats.jackknife import interval
 from collapsekit.stats.moments import grouped_moments, leave_one_out, merge_all
 from collapsekit.stats.spectrum import singular_values
-from collapsekit.training import Recipe, retrained_fusion
+from collapsekit.training import Recipe, retrained_fusion, rows_of
 
 PAPER = "Chaudhuri et al. 2025, Section 4.2 and Figure 5"
 SCALED = "the modality's features multiplied by β before fusion, β = 1 being the model as it is"
 TRAINED = "fusion and head trained anew at each β on this checkpoint's encoders, " + SCALED
+CROSSING = (
+    "smallest β above 1 at which the fused representation's numerical rank has fallen to that of the unimodal path, "
+    "linear between the values of β; its interval is the step it lies in"
+)
+UNIMODAL_SOURCE = "after Chaudhuri et al. 2025, Section 4.2, where the unimodal rank is of an encoder trained alone"
 CKA = "debiased linear CKA of the modality's features with the fused representation"
 CKA_SOURCE = "Kornblith et al. 2019; unbiased HSIC of Song et al. 2012; Figure 5 (b, d) of Chaudhuri et al. 2025"
 
@@ -40,7 +48,7 @@ class RankSweepOptions(Options):
     modality: str | None = Field(default=None, description="which to upweight; 'all'; default: the least used")
     mode: Literal["scale", "train"] = Field(default="scale", description="scale features, or retrain the fusion too")
     epochs: int = Field(default=40, gt=0, description="at most so many epochs a β in train mode")
-    rate: float = Field(default=1e-3, gt=0, description="learning rate in train mode")
+    rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False, description="learning rate in train mode")
     rtol: float = Field(default=1e-3, gt=0, lt=1, description="tolerance of the numerical rank, relative to σmax")
 
     @field_validator("betas", mode="before")
@@ -51,17 +59,14 @@ class RankSweepOptions(Options):
     @field_validator("betas")
     @classmethod
     def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if len(value) < 2 or min(value) < 0:
-            raise ValueError("needs at least two values of β, none negative")
-        return tuple(sorted(set(value)))
+        value = tuple(sorted(set(value)))
+        if len(value) < 2 or not all(0 <= beta < math.inf for beta in value):
+            raise ValueError("needs at least two different values of β, finite and none negative")
+        return value
 
 
-@dataclass(frozen=True)
-class _Point:
-    """Value and leave-one-group-out values of every number at one β."""
-
-    numbers: dict[str, tuple[float, list[float]]]
-    similarity: dict[str, tuple[float, list[float]]]
+# At one β: every number by its name and, where it is about one, the modality; with each group left out.
+_Point = dict[tuple[str, str | None], tuple[float, list[float]]]
 
 
 @probe(
@@ -90,10 +95,13 @@ def _chosen(adapter: Adapter, features: Features, options: RankSweepOptions, set
     if wanted is not None:
         if wanted not in features.modalities:
             near = did_you_mean(wanted, features.modalities)
-            raise NumericsError(f"rank_sweep.modality {wanted!r} is not a modality of the model{near}")
+            known = ", ".join(features.modalities)
+            raise ConfigError(
+                f"rank_sweep.modality is {wanted!r}{near}: the model has {known}, and 'all' is all of them."
+            )
         return (wanted,)
     asked = settings.of("reliance", RelianceOptions)
-    game = coalitions(adapter, features, asked.draws, settings.seed, settings.progress)
+    game = game_of(adapter, features, asked, settings)
     credit, _ = credits(lambda mask: -game.worth(mask).loss, game.size, asked.permutations, settings.seed)
     return (features.modalities[int(credit[:, 0].argmin())],)
 
@@ -103,74 +111,106 @@ def _sweep(
 ) -> Iterator[Result]:
     points = []
     for i, beta in enumerate(options.betas):
-        points.append(_at(adapter, features, modality, beta, options, settings))
+        points.append(
+            _measure(adapter, features, _fused(adapter, features, {modality: beta}, options, settings), options)
+        )
         settings.progress.step(f"β sweep of {modality}", i + 1, len(options.betas))
     how = SCALED if options.mode == "scale" else TRAINED
-    note = small_n(*features.fused.shape)
-    make = partial(Result, probe="rank_sweep", modality=modality, note=note)
-    definitions = {name: (text.format(rtol=options.rtol), source) for name, (text, source) in RANKS.items()}
-    definitions["loss"] = (adapter.task.loss_name, PAPER)
-    definitions["metric"] = (adapter.task.metric_name, PAPER)
-    for name, (text, source) in definitions.items():
-        curve = _curve(options.betas, [p.numbers[name] for p in points], text.split(" (")[0], settings, name in RANKS)
-        yield make(name=f"rank_sweep.{name}", curve=curve, definition=f"{text}; {how}", source=source)
+    make = partial(_curve, features, modality, points, options, settings)
+    for name, (text, source) in RANKS.items():
+        yield make(name, None, f"{text.format(rtol=options.rtol)}; {how}", source, "dimensions")
+    task = adapter.task
+    yield make("loss", None, f"{task.loss_name}; {how}", PAPER, task.loss_name)
+    yield make("metric", None, f"{task.metric_name}; {how}", PAPER, task.metric_name)
     for other in features.modalities:
-        if all(other in p.similarity for p in points):
-            curve = _curve(options.betas, [p.similarity[other] for p in points], "CKA", settings, False)
-            yield make(name="rank_sweep.cka", versus=other, curve=curve, definition=f"{CKA}; {how}", source=CKA_SOURCE)
+        yield make("cka", other, f"{CKA}; {how}", CKA_SOURCE, "CKA")
     yield from _unimodal_path(adapter, features, modality, options, settings, points)
 
 
-def _at(
-    adapter: Adapter, features: Features, modality: str, beta: float, options: RankSweepOptions, settings: Settings
-) -> _Point:
-    subject = adapter
-    if options.mode == "train":
-        recipe = Recipe(rate=options.rate, epochs=options.epochs, seed=settings.seed)
-        trained = retrained_fusion(adapter, fold(adapter, features), {modality: beta}, recipe)
-        if trained is None:
-            raise NumericsError("rank_sweep.mode=train needs model.factory, to build the fusion afresh")
-        subject = trained
-    result = predict(subject, features, scale={modality: beta})
-    return _measure(adapter, features, result, options)
+def _fused(
+    adapter: Adapter, features: Features, factors: dict[str, float], options: RankSweepOptions, settings: Settings
+) -> Prediction:
+    """What fusion and head make of features multiplied by ``factors``; in train mode, new ones trained on them."""
+    if options.mode == "scale":
+        return predict(adapter, features, scale=factors)
+    recipe = Recipe(rate=options.rate, epochs=options.epochs, seed=settings.seed)
+    trained = retrained_fusion(adapter, fold(adapter, features), factors, recipe)
+    if trained is None:
+        raise NumericsError("rank_sweep.mode=train needs model.factory, to build the fusion afresh")
+    # Training is in full precision, so what the new fusion reads has to be, too.
+    full = rows_of(features, torch.arange(len(features)), full=True)[0]
+    return predict(trained, replace(features, recorded=full, memo={}), scale=factors)
 
 
 def _measure(adapter: Adapter, features: Features, result: Prediction, options: RankSweepOptions) -> _Point:
+    """Ranks, task and similarity of one prediction; what it has none of (a constant has no rank) is left out."""
     groups = features.groups
     count = int(groups.max()) + 1
-    numbers: dict[str, tuple[float, list[float]]] = {}
-    parts = grouped_moments(result.fused, groups, count)
-    full, out = merge_all(parts), leave_one_out(parts)
-    for name, rank in rank_functions(options.rtol).items():
-        numbers[name] = rank(singular_values(full)), [rank(singular_values(m)) for m in out]
+    point: _Point = {}
+    if not bool(torch.isfinite(result.fused).all() and torch.isfinite(result.outputs).all()):
+        return point
     task = adapter.task
     expected = task.expect(result.outputs)
     for name, values in (
         ("loss", leave_out_means(task.loss(expected, features.targets), groups)),
         ("metric", leave_out_metric(task, expected, features.targets, groups)),
     ):
-        numbers[name] = float(values[0]), values[1:].tolist()
-    similarity = {}
+        point[name, None] = float(values[0]), values[1:].tolist()
+    parts = grouped_moments(result.fused, groups, count)
+    sigma, out = singular_values(merge_all(parts)), [singular_values(m) for m in leave_one_out(parts)]
+    for name, rank in rank_functions(options.rtol).items():
+        with contextlib.suppress(NumericsError):
+            point[name, None] = rank(sigma), [rank(s) for s in out]
     for m, x in features.pooled.items():
-        try:
-            similarity[m] = cka_leave_out(x, result.fused, groups, count)
-        except NumericsError:  # constant features have no similarity to anything
-            continue
-    return _Point(numbers, similarity)
+        with contextlib.suppress(NumericsError):
+            point["cka", m] = cka_leave_out(x, result.fused, groups, count)
+    return point
 
 
 def _curve(
-    betas: tuple[float, ...], values: list[tuple[float, list[float]]], label: str, settings: Settings, log: bool
-) -> Curve:
-    ends = [interval(full, out, settings.level, log=log) for full, out in values]
-    return Curve(
-        x=betas,
-        y=tuple(full for full, _ in values),
+    features: Features,
+    modality: str,
+    points: list[_Point],
+    options: RankSweepOptions,
+    settings: Settings,
+    name: str,
+    versus: str | None,
+    definition: str,
+    source: str,
+    unit: str,
+) -> Result:
+    """One number over the values of β at which it could be had."""
+    make = partial(
+        Result,
+        name=f"rank_sweep.{name}",
+        probe="rank_sweep",
+        modality=modality,
+        versus=versus,
+        definition=definition,
+        source=source,
+        unit=unit,
+    )
+    n, d = features.fused.shape
+    found = [(beta, p[name, versus]) for beta, p in zip(options.betas, points, strict=True) if (name, versus) in p]
+    if not found:
+        return make(skipped="the fused representation or the features are constant or not finite at every β")
+    if name in RANKS:
+        ends = [rank_interval(full, out, d, settings.level) for _, (full, out) in found]
+    else:
+        ends = [interval(full, out, settings.level) for _, (full, out) in found]
+    had = [beta for beta, _ in found]
+    lost = [f"{beta:g}" for beta in options.betas if beta not in had]
+    notes = [small_n(n, d) if name in RANKS else None]
+    notes.append(f"not to be had at β = {', '.join(lost)}: constant or not finite there" if lost else None)
+    curve = Curve(
+        x=tuple(had),
+        y=tuple(full for _, (full, _) in found),
         lower=tuple(low for low, _ in ends),
         upper=tuple(high for _, high in ends),
         x_label="β",
-        y_label=label,
+        y_label=unit if name not in RANKS else name.replace("_", " "),
     )
+    return make(curve=curve, note="; ".join(filter(None, notes)) or None)
 
 
 def _unimodal_path(
@@ -181,50 +221,52 @@ def _unimodal_path(
     settings: Settings,
     points: list[_Point],
 ) -> Iterator[Result]:
+    """Rank of what the modality alone makes of the fusion, and the β at which the sweep falls to it."""
     others = [m for m in features.modalities if m != modality]
-    alone = predict(adapter, features, hold=others)
-    make = partial(Result, probe="rank_sweep", modality=modality)
-    name = "numerical_rank"
-    crossing = (
-        "smallest β above 1 at which the fused representation's numerical rank is no larger than that of the unimodal "
-        "path, linear between the values of β; its interval is the step it lies in"
-    )
-    try:
-        rank, out = _measure(adapter, features, alone, options).numbers[name]
-    except NumericsError:
-        reason = "the fused representation does not vary with this modality alone"
-        yield make(name="rank_sweep.unimodal_rank", definition=RANKS[name][0], source=PAPER, skipped=reason)
-        yield make(name="rank_sweep.critical_beta", definition=crossing, source=PAPER, skipped=reason)
-        return
-    yield make(
-        name="rank_sweep.unimodal_rank",
-        value=rank,
-        interval=interval(rank, out, settings.level, log=True),
-        unit="dimensions",
-        definition=RANKS[name][0].format(rtol=options.rtol) + ", the other modalities' features held at their mean",
-        source=PAPER,
-    )
-    at = critical_beta(options.betas, [p.numbers[name][0] for p in points], rank)
-    if at is None:
-        reason = f"the rank stays above that of the unimodal path ({rank:g}) up to β = {max(options.betas):g}"
-        yield make(name="rank_sweep.critical_beta", definition=crossing, source=PAPER, skipped=reason)
+    if options.mode == "scale":
+        alone, how = predict(adapter, features, hold=others), "the other modalities' features held at their mean"
     else:
-        yield make(
-            name="rank_sweep.critical_beta",
-            value=at[0],
-            interval=at[1],
-            unit="β",
-            definition=crossing,
-            source=PAPER,
-        )
+        alone = _fused(adapter, features, dict.fromkeys(others, 0.0), options, settings)
+        how = "fusion and head trained anew with the other modalities' features at 0"
+    rank, crossing = RANKS["numerical_rank"][0].format(rtol=options.rtol), CROSSING
+    make = partial(Result, probe="rank_sweep", modality=modality, source=UNIMODAL_SOURCE)
+    own = partial(make, name="rank_sweep.unimodal_rank", definition=f"{rank}, {how}", unit="dimensions")
+    point = _measure(adapter, features, alone, options)
+    if ("numerical_rank", None) not in point:
+        reason = "the fused representation does not vary with this modality alone"
+        yield own(skipped=reason)
+        yield make(name="rank_sweep.critical_beta", definition=crossing, skipped=reason)
+        return
+    floor, out = point["numerical_rank", None]
+    yield own(value=floor, interval=rank_interval(floor, out, features.fused.shape[1], settings.level))
+    had = [
+        (beta, p["numerical_rank", None][0])
+        for beta, p in zip(options.betas, points, strict=True)
+        if ("numerical_rank", None) in p
+    ]
+    try:
+        value, step = critical_beta(tuple(b for b, _ in had), [r for _, r in had], floor)
+    except NumericsError as e:
+        yield make(name="rank_sweep.critical_beta", definition=crossing, skipped=str(e))
+    else:
+        yield make(name="rank_sweep.critical_beta", value=value, interval=step, unit="β", definition=crossing)
 
 
-def critical_beta(
-    betas: tuple[float, ...], ranks: list[float], floor: float
-) -> tuple[float, tuple[float, float]] | None:
-    """Where ``ranks`` over ``betas`` first fall to ``floor`` beyond β = 1, and the step that holds it; else None."""
+def critical_beta(betas: tuple[float, ...], ranks: list[float], floor: float) -> tuple[float, tuple[float, float]]:
+    """Where ``ranks`` over ascending ``betas`` fall to ``floor`` beyond β = 1, and the step that holds it.
+
+    Raises NumericsError, saying which, where no β above 1 was swept, where the ranks start at or under ``floor``,
+    and where they never fall to it.
+    """
     above = [(b, r) for b, r in zip(betas, ranks, strict=True) if b >= 1]
+    if len(above) < 2:
+        raise NumericsError("fewer than two values of β from 1 on were swept")
+    first, last = above[0], above[-1]
+    if first[1] <= floor:
+        raise NumericsError(
+            f"the rank is at or under that of the unimodal path ({floor:g}) already at β = {first[0]:g}"
+        )
     for (b0, r0), (b1, r1) in pairwise(above):
         if r0 > floor >= r1:
             return b0 + (b1 - b0) * (r0 - floor) / (r0 - r1), (b0, b1)
-    return None
+    raise NumericsError(f"the rank stays above that of the unimodal path ({floor:g}) up to β = {last[0]:g}")

@@ -25,8 +25,30 @@ SAGE = "Covert et al. 2020 (SAGE), eq. 2 and 4; Shapley 1953"
 class RelianceOptions(Options):
     """Options of the reliance probe; utilisation and rank_sweep read the same subsets."""
 
-    draws: int = Field(default=32, gt=0, description="other examples an absent modality is taken from")
+    draws: int | None = Field(
+        default=None,
+        gt=0,
+        description="other examples an absent modality is taken from; default: 8 a class, 32 at least, 256 at most",
+    )
     permutations: int = Field(default=64, gt=1, description="sampled orders beyond 6 modalities")
+
+
+def draws_for(adapter: Adapter, features: Features, options: RelianceOptions) -> int:
+    """How many other examples an absent modality is taken from.
+
+    The loss of a mean over few draws is biased up, most of all where no draw happens to hold the right class, so
+    the default grows with the number of classes.
+    """
+    if options.draws is not None:
+        return options.draws
+    classes = adapter.task.expect(features.outputs[:1]).shape[1] if adapter.task.name == "classification" else 1
+    return min(256, max(32, 8 * classes))
+
+
+def game_of(adapter: Adapter, features: Features, options: RelianceOptions, settings: Settings) -> Coalitions:
+    """The coalitions these options ask for, shared by all probes that read them."""
+    draws = draws_for(adapter, features, options)
+    return coalitions(adapter, features, draws, settings.seed, settings.progress)
 
 
 def ends(full: float, leave_out: Tensor, extra_se: float, level: float) -> tuple[float, float]:
@@ -48,14 +70,14 @@ def ends(full: float, leave_out: Tensor, extra_se: float, level: float) -> tuple
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(RelianceOptions)
-    game = coalitions(adapter, features, options.draws, settings.seed, settings.progress)
-    yield from _ends_of_the_game(game, settings, options)
+    game = game_of(adapter, features, options, settings)
+    removed = REMOVED.format(draws=len(game.donors))
+    yield from _ends_of_the_game(game, settings, removed)
     task = adapter.task
     kinds: dict[str, tuple[Callable[[int], Tensor], str]] = {
         "": (lambda mask: -game.worth(mask).loss, task.loss_name),
         "_metric": (lambda mask: game.worth(mask).metric, task.metric_name),
     }
-    removed = REMOVED.format(draws=len(game.donors))
     for suffix, (worth, unit) in kinds.items():
         credit, error = credits(worth, game.size, options.permutations, settings.seed)
         exact = "exact over all subsets" if game.exact else f"sampled over {options.permutations} orders"
@@ -80,13 +102,11 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     yield from _subsets(game, settings, (task.loss_name, task.metric_name), removed)
 
 
-def _ends_of_the_game(game: Coalitions, settings: Settings, options: RelianceOptions) -> Iterator[Result]:
+def _ends_of_the_game(game: Coalitions, settings: Settings, removed: str) -> Iterator[Result]:
     task = game.adapter.task
     for name, mask in (("full", game.full), ("empty", 0)):
         worth = game.worth(mask)
-        what = (
-            "the model as it is" if name == "full" else f"every modality absent; {REMOVED.format(draws=options.draws)}"
-        )
+        what = "the model as it is" if name == "full" else f"the model with every modality absent; {removed}"
         for suffix, values, unit in (("loss", worth.loss, task.loss_name), ("metric", worth.metric, task.metric_name)):
             yield Result(
                 name=f"reliance.{name}_{suffix}",

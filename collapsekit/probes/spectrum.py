@@ -52,6 +52,12 @@ def rank_functions(rtol: float) -> dict[str, Callable[[Tensor], float]]:
     }
 
 
+def rank_interval(value: float, leave_out: list[float], d: int, level: float) -> tuple[float, float]:
+    """Jackknife interval of a rank on the log scale, within the 1 to d that a rank can be."""
+    low, high = interval(value, leave_out, level, log=True)
+    return min(value, max(1.0, low)), max(value, min(float(d), high))
+
+
 def small_n(n: int, d: int) -> str | None:
     """The caveat for few examples: ranks are biased low under n = 10·d."""
     return f"n = {n} is under 10·d = {10 * d}: ranks are biased low" if n < 10 * d else None
@@ -76,7 +82,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         try:
             yield from _one(modality, x, features.groups, options, settings)
         except NumericsError as e:
-            yield from _skip_all(modality, str(e), options)
+            yield from _skip_all(modality, str(e).rstrip("."), options)
 
 
 def _one(
@@ -85,7 +91,10 @@ def _one(
     n, d = x.shape
     parts = grouped_moments(x, groups, int(groups.max()) + 1)
     sigma = st.singular_values_svd(x) if options.precise else st.singular_values(merge_all(parts))
-    out = [st.singular_values(m) for m in leave_one_out(parts)]
+    if options.precise:
+        out = [st.singular_values_svd(x[groups != g]) for g in range(len(parts))]
+    else:
+        out = [st.singular_values(m) for m in leave_one_out(parts)]
     make = partial(Result, probe="spectrum", modality=modality)
     power = sigma.square() / sigma.square().sum()
     kept = power[: options.components]
@@ -109,7 +118,7 @@ def _one(
         yield make(
             name=f"spectrum.{name}",
             value=rank(sigma),
-            interval=interval(rank(sigma), [rank(s) for s in out], settings.level, log=True),
+            interval=rank_interval(rank(sigma), [rank(s) for s in out], d, settings.level),
             unit="dimensions",
             definition=definition.format(rtol=options.rtol),
             source=source,
@@ -131,7 +140,7 @@ def _null(modality: str | None, x: Tensor, groups: Tensor, settings: Settings) -
         probe="spectrum",
         modality=modality,
         value=value,
-        interval=interval(value, out, settings.level, log=True),
+        interval=rank_interval(value, out, x.shape[1], settings.level),
         unit="dimensions",
         definition=f"effective rank after permuting every column by itself {CENTRED}: its value without correlation",
         source="column-permutation null, after Buja & Eyuboglu 1992",

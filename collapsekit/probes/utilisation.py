@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,18 +11,18 @@ from torch import Tensor
 from collapsekit.adapter.base import Adapter
 from collapsekit.features import Features
 from collapsekit.probes.prefix_gap import PrefixGapOptions, trained_alone
-from collapsekit.probes.reliance import RelianceOptions, ends
+from collapsekit.probes.reliance import RelianceOptions, ends, game_of
 from collapsekit.readout import Unimodal, fold, prefix
 from collapsekit.reference import Reference, make_reference
 from collapsekit.registry import probe
 from collapsekit.replay import Coalitions, coalitions, credits, leave_out_metric
 from collapsekit.report import Result
 from collapsekit.settings import Settings
-from collapsekit.stats.jackknife import interval
 
 BALANCED = (
     "balanced reference: late fusion of every modality's best unimodal readout, evidence added in log-probability (or "
-    "value) space, its weight for each subset chosen on held-out examples"
+    "value) space with one weight fitted on held-out examples; absent modalities taken from the same other examples as "
+    "in the model"
 )
 SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 (SAGE)"
 
@@ -37,16 +38,15 @@ SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.of("reliance", RelianceOptions)
     readouts, evidence = _best_readouts(adapter, features, settings)
-    reference = make_reference(adapter, features, readouts)
-    game = coalitions(adapter, features, options.draws, settings.seed, settings.progress)
+    game = game_of(adapter, features, options, settings)
+    reference = make_reference(adapter, features, readouts, game.donors)
     ours, ours_error = credits(lambda k: -game.worth(k).loss, game.size, options.permutations, settings.seed)
-    theirs, _ = credits(lambda k: -reference.worth(k).loss, game.size, options.permutations, settings.seed)
+    theirs, theirs_error = credits(lambda k: -reference.worth(k).loss, game.size, options.permutations, settings.seed)
     unit = adapter.task.loss_name
-    total = float(ours[:, 0].sum())
     yield _with_interval(
         partial(Result, probe="utilisation", source=SOURCE),
         "utilisation.prior_loss",
-        reference.worth(0).loss,
+        reference.constant().loss,
         settings,
         "loss of the best constant prediction: the most any readout can gain",
         unit,
@@ -55,23 +55,20 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         make = partial(Result, probe="utilisation", modality=m, source=SOURCE)
         judged = partial(make, note=evidence[m])
         credit, due = ours[i], theirs[i]
+        error, due_error = float(ours_error[i, 0]), float(theirs_error[i, 0])
         yield make(
             name="utilisation.credit",
             value=float(credit[0]),
-            interval=ends(float(credit[0]), credit[1:], float(ours_error[i, 0]), settings.level),
+            interval=ends(float(credit[0]), credit[1:], error, settings.level),
             unit=unit,
             definition="Shapley credit the model gives the modality; worth: minus the task loss over subsets",
         )
-        what = "the modality's part of the sum of all credits in the model"
-        if total <= 0:
-            yield make(name="utilisation.share", definition=what, skipped="the model is no better than without inputs")
-        else:
-            yield _with_interval(make, "utilisation.share", credit / ours.sum(0), settings, what, "share")
+        yield _share(make, credit, ours.sum(0), error, settings)
         yield _with_interval(
-            judged, "utilisation.reference_credit", due, settings, f"Shapley credit in the {BALANCED}", unit
+            judged, "utilisation.reference_credit", due, settings, f"Shapley credit in the {BALANCED}", unit, due_error
         )
-        yield _ratio(judged, credit, due, settings)
-        gain = reference.worth(0).loss - reference.alone(m).loss
+        yield _ratio(judged, credit, due, (error, due_error), settings)
+        gain = reference.constant().loss - reference.alone(m).loss
         what = "loss of the best constant prediction minus loss of the modality's best readout alone"
         yield _with_interval(judged, "utilisation.alone_gain", gain, settings, what, unit)
         alone = reference.alone(m).metric
@@ -81,25 +78,46 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
 
 
 def _with_interval(
-    make: partial[Result], name: str, values: Tensor, settings: Settings, definition: str, unit: str
+    make: partial[Result],
+    name: str,
+    values: Tensor,
+    settings: Settings,
+    definition: str,
+    unit: str,
+    error: float = 0.0,
 ) -> Result:
+    """A value and its leave-out values (1 + G,) as a result; ``error``: standard error of sampled orders."""
     return make(
         name=name,
         value=float(values[0]),
-        interval=interval(float(values[0]), values[1:].tolist(), settings.level),
+        interval=ends(float(values[0]), values[1:], error, settings.level),
         unit=unit,
         definition=definition,
     )
 
 
-def _ratio(make: partial[Result], credit: Tensor, due: Tensor, settings: Settings) -> Result:
-    definition = "credit in the model divided by credit in the balanced reference, not below 0"
+def _share(make: partial[Result], credit: Tensor, total: Tensor, error: float, settings: Settings) -> Result:
+    name, what = "utilisation.share", "the modality's part of the sum of all credits in the model"
+    if float(total.min()) <= 0:
+        reason = "the model is, at least on some groups of examples, no better than without inputs"
+        return make(name=name, definition=what, skipped=reason)
+    # The sum itself is exact in sampled orders, too.
+    return _with_interval(make, name, credit / total, settings, what, "share", error / float(total[0]))
+
+
+def _ratio(
+    make: partial[Result], credit: Tensor, due: Tensor, errors: tuple[float, float], settings: Settings
+) -> Result:
+    definition = f"credit in the model divided by credit in the balanced reference, not below 0; {BALANCED}"
     if float(due.min()) <= 0:
-        reason = "the balanced reference gives the modality no credit to compare with: it says nothing alone"
+        reason = (
+            "the balanced reference gives the modality no credit that stays above 0 whichever examples are left out"
+        )
         return make(name="utilisation.ratio", definition=definition, skipped=reason)
     ratio = credit / due
-    low, high = interval(float(ratio[0]), ratio[1:].tolist(), settings.level)
     value = max(0.0, float(ratio[0]))
+    error = math.hypot(errors[0], float(ratio[0]) * errors[1]) / float(due[0])
+    low, high = ends(float(ratio[0]), ratio[1:], error, settings.level)
     return make(
         name="utilisation.ratio",
         value=value,
@@ -143,15 +161,26 @@ def _costs(
     task, at = adapter.task, fold(adapter, features)
     held = coalitions(adapter, at.held, len(game.donors), settings.seed, settings.progress)
     how = (
-        f"{task.metric_name} gained by adding the modality's best readout to the model's own prediction, both weights "
-        "fitted on held-out examples"
+        f"{task.metric_name} of the model's own prediction with the modality's best readout added, minus that without it; "
+        "weights of both fitted on held-out examples"
     )
+    if at.held is at.train:
+        make = partial(
+            make, note="no val split: weights fitted on examples the model trained on, so costs may read low"
+        )
     for i, other in enumerate(features.modalities):
         mask = game.full if other == modality else game.full & ~(1 << i)
-        now = reference.added(modality, game.worth(mask).expected, held.worth(mask).expected[at.choose])
-        gain = leave_out_metric(task, now, features.targets, features.groups) - game.worth(mask).metric
+        model, chosen_on = game.worth(mask).expected, held.worth(mask).expected[at.choose]
+        with_it, without = (
+            leave_out_metric(task, expected, features.targets, features.groups)
+            for expected in (reference.added(modality, model, chosen_on), reference.added(None, model, chosen_on))
+        )
         if other == modality:
-            yield _with_interval(make, "utilisation.costs_now", gain, settings, how, task.metric_name)
+            yield _with_interval(make, "utilisation.costs_now", with_it - without, settings, how, task.metric_name)
         else:
-            name, absent = "utilisation.costs_if_missing", f"{how}; the other modality absent"
-            yield _with_interval(partial(make, versus=other), name, gain, settings, absent, task.metric_name)
+            name, absent = (
+                "utilisation.costs_if_missing",
+                f"{how}; the other modality absent from the model's prediction",
+            )
+            one = partial(make, versus=other)
+            yield _with_interval(one, name, with_it - without, settings, absent, task.metric_name)

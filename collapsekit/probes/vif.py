@@ -8,7 +8,9 @@ from functools import partial
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
+from collapsekit.errors import NumericsError
 from collapsekit.features import Features
+from collapsekit.probes.spectrum import CONCATENATED
 from collapsekit.registry import probe
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
@@ -17,7 +19,7 @@ from collapsekit.stats.moments import grouped_moments, leave_one_out, merge_all
 from collapsekit.stats.vif import vif
 
 DEFINITION = "diagonal of the inverse correlation matrix of the fused representation's non-constant columns"
-SOURCE = "Chaudhuri et al. 2025, Table 7; equals statsmodels' variance_inflation_factor with an intercept"
+SOURCE = "Belsley, Kuh & Welsch 1980, 3.2; its mean in Chaudhuri et al. 2025, Table 7"
 SUMMARIES: dict[str, Callable[[Tensor], float]] = {
     "mean": lambda v: float(v.mean()),
     "median": lambda v: float(v.quantile(0.5)),
@@ -35,15 +37,23 @@ SUMMARIES: dict[str, Callable[[Tensor], float]] = {
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     x, groups = features.fused, features.groups
     n, d = x.shape
-    make = partial(Result, probe="vif", definition=DEFINITION, source=SOURCE)
-    if n < 2 * d:
-        reason = f"needs at least 2·d = {2 * d} examples for d = {d} neurons, found {n}: use more examples"
+    make = partial(Result, probe="vif", source=SOURCE)
+    try:
+        if features.concatenated:
+            raise NumericsError(CONCATENATED)
+        if n < 2 * d:
+            raise NumericsError(
+                f"needs at least 2·d = {2 * d} examples for d = {d} neurons, found {n}: use more examples"
+            )
+        parts = grouped_moments(x, groups, int(groups.max()) + 1)
+        full = vif(merge_all(parts))
+        out = [vif(m) for m in leave_one_out(parts)]
+    except NumericsError as e:
         for name in SUMMARIES:
-            yield make(name=f"vif.{name}", skipped=reason)
+            yield make(
+                name=f"vif.{name}", definition=f"{name} over neurons of the {DEFINITION}", skipped=str(e).rstrip(".")
+            )
         return
-    parts = grouped_moments(x, groups, int(groups.max()) + 1)
-    full = vif(merge_all(parts))
-    out = [vif(m) for m in leave_one_out(parts)]
     notes = []
     if full.constant:
         listed = ", ".join(map(str, full.constant[:12])) + (", …" if len(full.constant) > 12 else "")
@@ -57,9 +67,11 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         value = summary(full.values)
         low, high = interval(value, [summary(v.values) for v in out], settings.level, log=True)
         ends = (min(value, max(1.0, low)), high)
-        yield make(name=f"vif.{name}", value=value, interval=ends, unit="times", note=note)
+        what = f"{name} over neurons of the {DEFINITION}"
+        yield make(name=f"vif.{name}", value=value, interval=ends, unit="times", definition=what, note=note)
     yield make(
         name="vif.per_feature",
+        definition=DEFINITION,
         curve=Curve(
             x=tuple(map(float, full.kept)),
             y=tuple(full.values.tolist()),

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-SMALL = 5e7  # floating-point operations a step under which a second thread does not pay
+SMALL = 5e8  # floating-point operations a step under which a second thread does not pay
 
 
 @contextmanager

@@ -14,20 +14,39 @@ from torch.nn import functional as F
 
 from collapsekit.adapter import ModuleAdapter
 from collapsekit.adapter.base import Pass, Prediction, Recorded
+from collapsekit.adapter.build import random_state_kept, seed_everything
 from collapsekit.checkpoint import Checkpoint
 from collapsekit.config import Config
 from collapsekit.sources import Batch
+from collapsekit_transformers.hub_config import make_model
 
 # Constants that transformers stored as weights before 4.31 and no longer knows.
 _OLD_CONSTANTS = ("position_ids", "token_type_ids")
 _TOWERS = {"text": "text_model", "image": "vision_model"}
 
 
-class SingleStream(ModuleAdapter):
-    """One transformer over the tokens of all modalities; their embeddings are the encoders."""
+class HubAdapter(ModuleAdapter):
+    """ModuleAdapter over a model class of transformers. The model is built here and not by collapsekit's import of
+    ``model.factory``, so that no Python file that lies beside the config can come in by an import."""
 
-    def __init__(self, config: Config, *, checkpoint: Checkpoint | None = None, **kwargs: Any) -> None:
-        super().__init__(config, checkpoint=_without_constants(checkpoint), **kwargs)
+    def __init__(
+        self,
+        config: Config,
+        *,
+        checkpoint: Checkpoint | None = None,
+        model: nn.Module | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if model is None:
+            with random_state_kept():
+                seed_everything(seed)
+                model = make_model(**config.model.kwargs)
+        super().__init__(config, checkpoint=_without_constants(checkpoint), model=model, seed=seed, **kwargs)
+
+
+class SingleStream(HubAdapter):
+    """One transformer over the tokens of all modalities; their embeddings are the encoders."""
 
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
         """As ModuleAdapter; a mask of pixels is brought to the patches first, the way ViLT does it."""
@@ -38,24 +57,21 @@ class SingleStream(ModuleAdapter):
         return super().pool(modality, features, batch)
 
 
-class DualEncoder(ModuleAdapter):
+class DualEncoder(HubAdapter):
     """Two towers whose embeddings are compared: nothing mixes them, so the joint representation is both side by
     side, which the probes that need a learned mixture recognise and say."""
-
-    def __init__(self, config: Config, *, checkpoint: Checkpoint | None = None, **kwargs: Any) -> None:
-        super().__init__(config, checkpoint=_without_constants(checkpoint), **kwargs)
 
     def run(self, batch: Batch) -> Pass:
         done = super().run(batch)
         return replace(done, prediction=Prediction(self._side_by_side(done.recorded), done.prediction.outputs))
 
     def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
-        with self._asleep(self.modalities):
+        with self._asleep(self.modalities, inputs):
             done = super().rerun(recorded, inputs)
         return Prediction(self._side_by_side(recorded).to(done.outputs.device), done.outputs)
 
     def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
-        with self._asleep(m for m in self.modalities if m != modality):
+        with self._asleep([m for m in self.modalities if m != modality], inputs):
             return super().live(modality, recorded, inputs)
 
     def encoder_module(self, modality: str) -> nn.Module:
@@ -69,12 +85,13 @@ class DualEncoder(ModuleAdapter):
         return torch.cat([self.taps[m].feature(recorded[m]).float() for m in self.modalities], 1)
 
     @contextmanager
-    def _asleep(self, modalities: Iterable[str]) -> Iterator[None]:
-        """Towers whose projection answers from a recording need not run: they return an empty stand-in."""
+    def _asleep(self, modalities: Iterable[str], inputs: Batch) -> Iterator[None]:
+        """Towers whose projection answers from a recording need not run: they return zeros that nothing reads."""
         output = importlib.import_module("transformers.modeling_outputs").BaseModelOutputWithPooling
+        rows = len(next(iter(inputs.values())))
 
         def stand_in(*_args: Any, **_kwargs: Any) -> Any:
-            return output(last_hidden_state=torch.empty(0), pooler_output=torch.empty(0))
+            return output(last_hidden_state=torch.zeros(rows, 1, 1), pooler_output=torch.zeros(rows, 1))
 
         own = [vars(self._tower(m)) for m in modalities]
         before = [attributes.get("forward") for attributes in own]

@@ -58,10 +58,8 @@ def _clip() -> Architecture:
         "text": Stream("text_projection", ("input_ids",), ("attention_mask",)),
         "image": Stream("visual_projection", ("pixel_values",)),
     }
-    # ModuleAdapter wants some fusion named; DualEncoder replaces it by the two embeddings side by side.
-    return Architecture(
-        "CLIPModel", "CLIPConfig", "dual", streams, "visual_projection", ("text_embeds", "image_embeds")
-    )
+    # ModuleAdapter wants some fusion named; DualEncoder puts the two embeddings side by side in its place.
+    return Architecture("CLIPModel", "CLIPConfig", "dual", streams, "vision_model", ("text_embeds", "image_embeds"))
 
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -21,6 +21,7 @@ from collapsekit_transformers.adapters import DualEncoder, SingleStream
 from collapsekit_transformers.architectures import Architecture, Stream
 from collapsekit_transformers.hub_config import choose_architecture, model_settings, read_hub_config
 
+# Says that the model can be built afresh, and by what; HubAdapter calls it.
 FACTORY = "collapsekit_transformers.hub_config:make_model"
 
 

@@ -116,9 +116,18 @@ def _check_supported(architecture: Architecture, made: Any, origin: str) -> None
 
 
 def make_model(architecture: str, settings: dict[str, Any]) -> nn.Module:
-    """The model class with random weights, float32, built from settings alone; nothing is looked up or fetched."""
+    """The model class with random weights, float32, built from settings alone; nothing is looked up or fetched.
+
+    Raises ConfigError where the settings do not make a model.
+    """
     known = find_architecture(architecture)
-    model = _transformers_class(known.name)(_transformers_class(known.config_class)(**settings))
+    try:
+        model = _transformers_class(known.name)(_transformers_class(known.config_class)(**settings))
+    except Exception as e:
+        reason = " ".join(str(e).split())
+        raise ConfigError(
+            f"{architecture} cannot be built from its config.json ({type(e).__name__}: {reason}): correct that value."
+        ) from e
     assert isinstance(model, nn.Module)
     return model
 

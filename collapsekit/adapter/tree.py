@@ -1,0 +1,77 @@
+"""The tensors inside whatever a module returns: tuples, dicts, dataclasses, model outputs, plain objects."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A container and the trees of its parts by key; a leaf has no parts (None)."""
+
+    like: Any = None
+    parts: tuple[tuple[Any, Tree], ...] | None = None
+
+    @property
+    def keys(self) -> Any:
+        """Kinds and keys all the way down, to tell whether two structures are the same."""
+        if self.parts is None:
+            return None
+        return type(self.like), tuple((key, part.keys) for key, part in self.parts)
+
+
+def flatten(value: Any) -> tuple[list[Any], Tree]:
+    """The leaves of ``value`` in order, and the tree that ``rebuild`` puts them back into."""
+    parts = _parts(value)
+    if parts is None:
+        return [value], Tree()
+    leaves: list[Any] = []
+    trees = []
+    for key, part in parts:
+        below, tree = flatten(part)
+        leaves += below
+        trees.append((key, tree))
+    return leaves, Tree(value, tuple(trees))
+
+
+def rebuild(tree: Tree, leaves: Sequence[Any]) -> Any:
+    """The structure of ``tree`` with other leaves; the containers it was learned from stay as they are."""
+    return _rebuild(tree, iter(leaves))
+
+
+def _rebuild(tree: Tree, leaves: Iterator[Any]) -> Any:
+    if tree.parts is None:
+        return next(leaves)
+    values = {key: _rebuild(part, leaves) for key, part in tree.parts}
+    like = tree.like
+    if isinstance(like, tuple | list):
+        kind = type(like)
+        return kind(*values.values()) if hasattr(like, "_fields") else kind(values.values())
+    new = copy.copy(like)
+    for key, value in values.items():
+        if isinstance(like, Mapping):
+            new[key] = value
+        else:
+            object.__setattr__(new, key, value)  # frozen dataclasses too
+    return new
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]] | None:
+    """Keyed parts of a container; None for a leaf."""
+    if isinstance(value, Tensor | nn.Module | type | str):
+        return None
+    if isinstance(value, tuple | list):
+        return list(enumerate(value))
+    if isinstance(value, Mapping):
+        return list(value.items()) if hasattr(value, "__setitem__") else None
+    if dataclasses.is_dataclass(value):
+        held = [(f.name, getattr(value, f.name, None)) for f in dataclasses.fields(value)]
+    else:
+        held = list(getattr(value, "__dict__", {}).items())
+    return held if any(isinstance(v, Tensor) for _, v in held) else None

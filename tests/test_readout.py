@@ -1,0 +1,161 @@
+"""Linear readouts and the balanced reference made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss
+from torch import Tensor
+
+from collapsekit.adapter import ModuleAdapter
+from collapsekit.errors import NumericsError
+from collapsekit.features import Features, extract
+from collapsekit.readout import L2_GRID, fold, prefix
+from collapsekit.reference import Reference, make_reference
+from collapsekit.replay import credits
+from collapsekit.sources import by_split
+from tests.problems import Problem, adapt, make_problem
+
+
+def opened(problem: Problem, split: str = "test", drop: tuple[str, ...] = ()) -> tuple[ModuleAdapter, Features]:
+    arrays = {k: v for k, v in by_split(problem.arrays, Path("d")).items() if k not in drop}
+    adapter = adapt(problem.model, problem.config, arrays)
+    return adapter, extract(adapter, split)
+
+
+def reference(tmp_path: Path, **kwargs: Any) -> tuple[Reference, ModuleAdapter, Features]:
+    adapter, features = opened(make_problem(tmp_path, steps=20, **kwargs))
+    made = make_reference(adapter, features, {m: prefix(adapter, features, m) for m in features.modalities})
+    return made, adapter, features
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_prefix_is_sklearns_with_the_penalty_chosen_on_val(task: str, tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, task=task, steps=5, spread=2.0)
+    adapter, features = opened(problem)
+    found = prefix(adapter, features, "image")
+    x = {s: features.of(s).pooled["image"].double() for s in ("train", "val", "test")}
+    y = {s: features.of(s).targets for s in x}
+    mean, scale = x["train"].mean(0), x["train"].std(0, unbiased=False)
+    z = {s: ((v - mean) / scale).numpy() for s, v in x.items()}
+    tried = []
+    for l2 in L2_GRID:
+        n = len(z["train"])
+        if task == "classification":
+            fit: Any = LogisticRegression(C=1 / (l2 * n), tol=1e-9, max_iter=5000).fit(z["train"], y["train"])
+            tried.append((log_loss(y["val"], fit.predict_proba(z["val"])), l2, fit.predict_proba(z["test"])))
+        else:
+            fit = Ridge(alpha=l2 * n).fit(z["train"], y["train"])
+            tried.append((float(((fit.predict(z["val"]) - y["val"].numpy()) ** 2).mean()), l2, fit.predict(z["test"])))
+    loss, l2, expected = min(tried, key=lambda t: t[0])
+    assert found.l2 == l2
+    assert found.validation_loss == pytest.approx(loss, rel=1e-5)
+    assert torch.allclose(found.expected, torch.as_tensor(expected), atol=1e-4)
+
+
+def test_which_examples_are_fitted_on(tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, steps=0)
+    adapter, features = opened(problem)
+    at = fold(adapter, features)
+    assert (at.train.split, at.held.split, len(at.fit), len(at.choose)) == ("train", "val", 240, 120)
+    assert at.width == 3
+    for split, drop in (("val", ()), ("test", ("val",))):
+        adapter, features = opened(problem, split, drop)
+        at = fold(adapter, features)
+        assert at.held.split == "train"
+        assert not set(at.fit.tolist()) & set(at.choose.tolist())
+        assert len(at.fit) == 192
+        assert len(at.choose) == 48
+    for split, drop, says in (("train", (), "diagnose val or test"), ("test", ("train",), "no train split")):
+        adapter, features = opened(problem, split, drop)
+        with pytest.raises(NumericsError, match=says):
+            fold(adapter, features)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_width_of_readouts(outputs: int, tmp_path: Path) -> None:
+    assert fold(*opened(make_problem(tmp_path, outputs=outputs, steps=0))).width == (2 if outputs == 1 else 3)
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_reference_credit_adds_up(task: str, tmp_path: Path) -> None:
+    made, _, features = reference(tmp_path, task=task)
+    credit, _ = credits(lambda k: -made.worth(k).loss, 2, 8, 0)
+    assert torch.allclose(credit.sum(0), made.worth(0).loss - made.worth(3).loss, rtol=0, atol=1e-10)
+    truth = made.task.loss(made.worth(0).expected, features.targets).mean()
+    assert float(made.worth(0).loss[0]) == pytest.approx(float(truth), rel=1e-12)
+    assert torch.equal(made.alone("audio").loss, made.worth(0b10).loss)
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_more_modalities_are_never_worse_on_the_examples_that_choose(task: str, tmp_path: Path) -> None:
+    """Weights are chosen there, 0 among them; so no subset does worse than the prior, and no added evidence worse
+    than the model."""
+    made, adapter, features = reference(tmp_path, task=task, noise=["audio"])
+    targets = made.at.held_targets
+
+    def held_loss(natural: Tensor) -> float:
+        return float(made.task.loss(made.task.from_natural(natural), targets).mean())
+
+    prior = held_loss(made.prior.expand(len(targets), -1))
+    for m in ("image", "audio"):
+        here, held = made.evidence[m]
+        fused = made.worth(1 << features.modalities.index(m)).expected
+        # The weight that was chosen, from what it did to the diagnosed examples.
+        moved = made.task.to_natural(fused) - made.prior
+        if task == "classification":
+            moved, here = moved - moved.mean(1, keepdim=True), here - here.mean(1, keepdim=True)
+            shift = made.prior - made.prior.mean()
+            moved = made.task.to_natural(fused)
+            moved = moved - moved.mean(1, keepdim=True) - shift
+        weight = float((moved * here).sum() / here.square().sum())
+        assert -1e-6 <= weight <= 2.0 + 1e-6
+        assert torch.allclose(moved, weight * here, atol=1e-5)
+        assert held_loss(made.prior + weight * held) <= prior + 1e-9
+        for other in torch.linspace(0, 2, 21).tolist():
+            assert held_loss(made.prior + weight * held) <= held_loss(made.prior + other * held) + 1e-6
+    model_held = adapter.task.expect(made.at.held.outputs[made.at.choose])
+    now = made.added("image", model_held, model_held) if made.at.held is features else None
+    assert now is None or held_loss(made.task.to_natural(now)) <= held_loss(made.task.to_natural(model_held)) + 1e-9
+
+
+def test_adding_evidence_helps_a_model_that_ignores_it(tmp_path: Path) -> None:
+    adapter, features = opened(make_problem(tmp_path, ignored=["audio"], spread=2.0))
+    made = make_reference(adapter, features, {m: prefix(adapter, features, m) for m in features.modalities})
+    held = adapter.task.expect(made.at.held.outputs)
+    expected = adapter.task.expect(features.outputs)
+    loss = {
+        "model": float(adapter.task.loss(expected, features.targets).mean()),
+        **{
+            m: float(adapter.task.loss(made.added(m, expected, held), features.targets).mean())
+            for m in ("image", "audio")
+        },
+    }
+    assert loss["audio"] < loss["image"] <= loss["model"] + 0.02
+    assert loss["audio"] < loss["model"] - 0.05
+
+
+@given(st.integers(0, 200))
+@settings(max_examples=4, deadline=None)
+def test_the_reference_does_not_depend_on_the_order_of_modalities(seed: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        problem = make_problem(
+            Path(folder), {"a": 2, "b": 3, "c": 2}, steps=0, seed=seed, sizes={"train": 40, "val": 24, "test": 24}
+        )
+        made = []
+        for names in (["a", "b", "c"], ["c", "b", "a"]):
+            problem.config["modalities"] = {m: f"encoders.{m}" for m in names}
+            adapter, features = opened(problem)
+            one = make_reference(adapter, features, {m: prefix(adapter, features, m) for m in names})
+            credit, _ = credits(lambda k, one=one: -one.worth(k).loss, 3, 8, 0)
+            made.append(dict(zip(names, credit, strict=True)))
+        for m in "abc":
+            assert torch.allclose(made[0][m], made[1][m], atol=1e-7)

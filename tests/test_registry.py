@@ -1,0 +1,101 @@
+"""One door for probes and adapters: built in, by file, by entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from collapsekit import registry
+from collapsekit.errors import ConfigError
+from tests.problems import Problem
+
+PLUGIN = """
+from collapsekit import Options, Result, probe
+
+class TinyOptions(Options):
+    factor: float = 1.0
+
+@probe("tiny{n}", summary="s", definition="d", source="s", cannot="c", options=TinyOptions)
+def run(adapter, features, *, settings):
+    yield Result(name="tiny{n}.count", probe="tiny{n}", value=len(features) * settings.own(TinyOptions).factor,
+                 definition="d", source="s")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    registry.load_builtins()
+    monkeypatch.setattr(registry, "PROBES", dict(registry.PROBES))
+    monkeypatch.setattr(registry, "ADAPTERS", dict(registry.ADAPTERS))
+    return
+
+
+def plugin(folder: Path, text: str = PLUGIN, n: int = 1) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "plugin.py"
+    path.write_text(text.replace("{n}", str(n)))
+    return path
+
+
+def test_a_plugin_probe_runs_like_a_built_in_one(problem: Problem, tmp_path: Path) -> None:
+    path = plugin(tmp_path / "p")
+    report = problem.diagnose(plugins=[path], probes=["tiny1"], options={"tiny1": {"factor": 2.0}})
+    assert [r.value for r in report.results] == [320.0]
+    assert report.settings["probes"] == {"tiny1": {"factor": 2.0}}
+    with pytest.raises(ConfigError, match=r"no option 'facter'.*did you mean 'factor'"):
+        problem.diagnose(plugins=[path], probes=["tiny1"], options={"tiny1": {"facter": 2.0}})
+
+
+def test_two_plugins_of_one_file_name_and_one_loaded_twice(tmp_path: Path) -> None:
+    for n in (1, 2):
+        registry.load_plugin_file(plugin(tmp_path / f"p{n}", n=n))
+    assert {"tiny1", "tiny2"} <= registry.PROBES.keys()
+    registry.load_plugin_file(tmp_path / "p1" / "plugin.py")
+
+
+def test_a_name_cannot_be_taken_over(tmp_path: Path) -> None:
+    text = PLUGIN.replace("tiny{n}", "vif")
+    with pytest.raises(ConfigError, match=r"'vif' is registered twice, by collapsekit.probes.vif"):
+        registry.load_plugin_file(plugin(tmp_path / "p", text))
+    text = "from collapsekit.registry import adapter\n@adapter('module', summary='s')\ndef f(config): ...\n"
+    with pytest.raises(ConfigError, match="'module' is registered twice"):
+        registry.load_plugin_file(plugin(tmp_path / "q", text))
+    assert registry.PROBES["vif"].run.__module__ == "collapsekit.probes.vif"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("1/0", "ZeroDivisionError"), ("def f(:", "SyntaxError"), ("import nothing_there", "nothing_there")],
+)
+def test_a_broken_plugin_says_why_each_time(text: str, says: str, tmp_path: Path) -> None:
+    path = plugin(tmp_path / "p", text)
+    for _ in range(2):  # the second time too: a half-loaded module must not pass for a loaded one
+        with pytest.raises(ConfigError, match=says):
+            registry.load_plugin_file(path)
+
+
+def test_missing_plugin_and_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a file"):
+        registry.load_plugin_file(tmp_path / "no.py")
+    with pytest.raises(ConfigError, match=r"no probe 'vfi'.*did you mean 'vif'"):
+        registry.get_probe("vfi")
+    with pytest.raises(ConfigError, match=r"no adapter 'modul'.*did you mean 'module'"):
+        registry.get_adapter("modul")
+
+
+def test_entry_points_are_loaded_by_name_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "regt_ok.py").write_text(PLUGIN.replace("{n}", "9"))
+    (tmp_path / "regt_bad.py").write_text("raise RuntimeError('broken install')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    points = [EntryPoint("tiny9", "regt_ok", registry.GROUP), EntryPoint("bad", "regt_bad", registry.GROUP)]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    assert [p.name for p in registry.installed_plugins()] == ["bad", "tiny9"]
+    assert "tiny9" not in registry.PROBES
+    assert registry.get_probe("tiny9").name == "tiny9"
+    with pytest.raises(ConfigError, match=r"plugin 'bad'.*broken install"):
+        registry.get_probe("bad")
+    with pytest.raises(ConfigError, match="did you mean 'tiny9'"):
+        registry.get_probe("tiny8")
