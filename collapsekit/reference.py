@@ -16,10 +16,12 @@ from collapsekit.readout import Fold, Unimodal, fold
 from collapsekit.replay import Worth, leave_out_means, leave_out_metric
 from collapsekit.task import Task
 
+PROBABILISTIC = ("classification", "multilabel")  # tasks whose natural space is log-odds
+
 
 @dataclass
 class Reference:
-    """Late fusion of unimodal readouts: evidence over the prior adds up, all of it times one weight.
+    """Late fusion of calibrated unimodal readouts: evidence over the prior adds up, all of it times one weight.
 
     It plays the same game as the model: absent modalities are taken from the same other examples. Scored by what
     its readouts say alone instead, even the best possible model would seem to ignore a weaker modality, since
@@ -53,13 +55,30 @@ class Reference:
         """What the sum of all evidence is multiplied by."""
         return self._weight(list(self.features.modalities))
 
+    @cached_property
+    def confidence(self) -> float:
+        """How much surer than right the model is of its probabilities, as a factor of log-odds; 1 for values.
+
+        The reference is as sure, because the surer a model, the more its stronger modality drowns the others.
+        """
+        if self.task.name not in PROBABILISTIC:
+            return 1.0
+        held = self.task.to_natural(self.task.expect(self.at.held.outputs[self.at.choose])) - self.prior
+        (a,) = self._fitted([held])
+        y = self.at.held_targets
+        alike = held.mean(0).expand_as(held)  # the same for every example
+        if _mean_loss(self.task, self.prior + a * held, y) > 0.99 * _mean_loss(self.task, self.prior + a * alike, y):
+            return 1.0  # a model that says next to nothing right has no measure of confidence
+        return min(8.0, max(0.125, 1.0 / a))
+
     def _expect(self, mask: int) -> Tensor:
         present, absent = self.prior.expand(len(self.features), -1), torch.zeros(len(self.features), 1)
+        weight = self.weight * self.confidence
         for i, m in enumerate(self.features.modalities):
             if mask >> i & 1:
-                present = present + self.weight * self.evidence[m][0]
+                present = present + weight * self.evidence[m][0]
             else:
-                absent = absent + self.weight * self.evidence[m][0]
+                absent = absent + weight * self.evidence[m][0]
         if mask == (1 << len(self.features.modalities)) - 1:
             return self.task.from_natural(present)
         total = torch.zeros_like(present)
@@ -87,19 +106,23 @@ class Reference:
         pairs = [(self.task.to_natural(model) - self.prior, self.task.to_natural(model_held) - self.prior)]
         if modality is not None:
             pairs.append(self.evidence[modality])
+        weights = self._fitted([held for _, held in pairs])
+        natural = self.prior + torch.stack([w * x for w, (x, _) in zip(weights, pairs, strict=True)]).sum(0)
+        return self.task.from_natural(natural)
+
+    def _fitted(self, terms: list[Tensor]) -> list[float]:
+        """Weights of the model's own term and of evidence (each (v, C)) that minimise the loss on held-out examples."""
 
         def loss(weights: Any) -> tuple[float, Any]:
             w = torch.tensor(weights, requires_grad=True)
             with torch.enable_grad():
-                natural = self.prior + torch.stack([a * x for a, (_, x) in zip(w, pairs, strict=True)]).sum(0)
+                natural = self.prior + torch.stack([a * x for a, x in zip(w, terms, strict=True)]).sum(0)
                 value = self.task.loss(self.task.from_natural(natural), self.at.held_targets).mean()
                 (gradient,) = torch.autograd.grad(value, [w])
             return float(value.detach()), gradient.numpy()
 
-        start, bounds = [1.0, 0.0][: len(pairs)], [(0.05, 20.0), (0.0, 5.0)][: len(pairs)]
-        best = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-        natural = self.prior + torch.stack([float(a) * x for a, (x, _) in zip(best.x, pairs, strict=True)]).sum(0)
-        return self.task.from_natural(natural)
+        start, bounds = [1.0, 0.0][: len(terms)], [(0.05, 20.0), (0.0, 5.0)][: len(terms)]
+        return [float(w) for w in minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x]
 
 
 def _mean_loss(task: Task, natural: Tensor, targets: Tensor) -> float:
@@ -115,4 +138,8 @@ def make_reference(
     evidence = {
         m: (task.to_natural(r.expected) - prior, task.to_natural(r.validation) - prior) for m, r in readouts.items()
     }
-    return Reference(task, features, at, prior, evidence, donors)
+    made = Reference(task, features, at, prior, evidence, donors)
+    # Each by itself as sure as it is right, or the surest readout would drown the others in the sum.
+    weights = {m: made._weight([m]) for m in evidence}
+    made.evidence = {m: (weights[m] * here, weights[m] * held) for m, (here, held) in evidence.items()}
+    return made

@@ -113,7 +113,7 @@ def _state(found: _Evidence, name: str, metric: str) -> tuple[ModalityState, str
     gain, prior = found.get("utilisation.alone_gain"), found.get("utilisation.prior_loss")
     credit, share = found.get("utilisation.credit"), found.get("utilisation.share")
     if gain is None or prior is None or credit is None:
-        why = found.why_not("utilisation.credit") or "the utilisation probe did not run"
+        why = found.why_not("utilisation.credit") or found.why_not("utilisation") or "the utilisation probe did not run"
         return _by_reliance(found, name, why)
     informative = gain[1][0] > 0 and gain[0] >= INFORMATIVE * prior[0]
     ratio = found.get("utilisation.ratio")
@@ -160,9 +160,9 @@ def _why(found: _Evidence, metric: str) -> str:
         return f" The fused neurons hardly move with it{part}." if drive is not None and drive[0] < SHARE else ""
     kept = (prior[0] - left[0]) / (prior[0] - alone[0])
     here, there = found.get("prefix_gap.prefix_metric"), found.get("prefix_gap.baseline_metric")
-    assert here is not None
-    assert there is not None
-    read = f"read out linearly: {here[0]:.2f} {metric}, trained alone {there[0]:.2f}"
+    read = f"it keeps {kept:.0%} of what it can gain alone"
+    if here is not None and there is not None:
+        read = f"read out linearly: {here[0]:.2f} {metric}, trained alone {there[0]:.2f}"
     if kept >= KEPT:
         return f" Its encoder still holds it ({read}): it is lost in the fusion{part}."
     return f" Its encoder never learned it ({read}){part}."
@@ -176,7 +176,9 @@ def _by_reliance(found: _Evidence, name: str, why: str) -> tuple[ModalityState, 
             "inconclusive",
             f"There is no evidence about {name}, because {why}: run the reliance and utilisation probes.",
         )
-    if credit[1][0] > 0:
+    full, empty = found.get("reliance.full_loss"), found.get("reliance.empty_loss")
+    gained = max(0.0, empty[0] - full[0], 1e-4 * empty[0]) if full is not None and empty is not None else 0.0
+    if credit[1][0] > SHARE * gained:
         return "used", (
             f"Taking {name} away costs the model {credit[0]:.3g} of loss (Shapley credit); whether it is used for all it "
             f"is worth is not known, because {why}."

@@ -298,6 +298,16 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache_folder() == tmp_path / "own"
 
 
+def test_standard_profile_depends_on_neither_row_order_nor_cache(project: Problem) -> None:
+    """All probes, encoders trained: the same bytes trained anew, and on shuffled files."""
+    first = run(project, probes=None, cache=project.folder / "one")
+    assert first.find("prefix_gap.gap", "audio").value is not None  # type: ignore[union-attr]
+    g = torch.Generator().manual_seed(1)
+    shuffles = {s: torch.randperm(len(project.arrays[f"{s}/label"]), generator=g) for s in ("train", "val", "test")}
+    project.saved({k: v[shuffles[k.split("/")[0]]] for k, v in project.arrays.items()})
+    assert run(project, probes=None, cache=project.folder / "two").to_json() == first.to_json()
+
+
 # -- where training starts ------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,7 @@ def test_nothing_present_is_the_best_constant(both: Study) -> None:
 
 def test_weights_are_the_best_on_held_out_examples(both: Study) -> None:
     reference = made(both)
+    reference.confidence = 1.0
     prior = reference.prior.numpy()
     held_y = both.features.of("val").targets
     for names, loss in (
@@ -62,7 +65,7 @@ def test_the_reference_plays_the_models_game(both: Study) -> None:
             natural = reference.prior.numpy().repeat(n, 0)
             for i, m in enumerate("ab"):
                 e = reference.evidence[m][0].numpy()
-                natural = natural + reference.weight * (e if mask >> i & 1 else e[other.numpy()])
+                natural = natural + reference.weight * reference.confidence * (e if mask >> i & 1 else e[other.numpy()])
             p = np.exp(natural)
             total += p / p.sum(1, keepdims=True)
         p = total[np.arange(n), both.features.targets.numpy()] / len(reference.donors)
@@ -82,8 +85,37 @@ def test_a_copy_adds_nothing_and_shares_the_worth() -> None:
     arrays = world({"a": 1.5}, sizes=SIZES)
     arrays = {k: {"a": v["a"], "b": v["a"].clone(), "label": v["label"]} for k, v in arrays.items()}
     reference = made(study(late({"a": 1.5, "b": 0.0}), arrays))
+    reference.confidence = 1.0
     assert float(reference.worth(3).loss[0]) == pytest.approx(float(reference.alone("a").loss[0]), abs=1e-4)
     assert torch.allclose(reference.worth(1).loss, reference.worth(2).loss)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_the_reference_is_as_sure_as_the_model(factor: float) -> None:
+    s = study(late({"a": 1.5 * factor, "b": 1.2 * factor}), world({"a": 1.5, "b": 1.2}, sizes=SIZES))
+    assert made(s).confidence == pytest.approx(factor, rel=0.15)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.5])
+def test_a_model_that_says_nothing_right_has_no_confidence_to_match(weight: float) -> None:
+    s = study(late({"a": weight, "b": 0.0}), world({"a": 1.5, "b": 1.2}, sizes=SIZES))
+    assert made(s).confidence == 1
+
+
+def test_every_readout_is_calibrated_before_it_is_added(both: Study) -> None:
+    readouts = {m: prefix(both.adapter, both.features, m) for m in "ab"}
+    task = both.adapter.task
+
+    def surer(p: Tensor) -> Tensor:
+        return (1.8 * p.log()).softmax(1)
+
+    sure = replace(readouts["a"], expected=surer(readouts["a"].expected), validation=surer(readouts["a"].validation))
+    other = donors(len(both.features), 8, 0)
+    plain_, changed = (
+        make_reference(both.adapter, both.features, {**readouts, "a": a}, other) for a in (readouts["a"], sure)
+    )
+    assert task.metric(plain_.worth(3).expected, both.features.targets) > 0.7
+    assert torch.allclose(plain_.worth(3).loss, changed.worth(3).loss, atol=5e-3)
 
 
 def test_evidence_that_misleads_gets_no_weight(both: Study) -> None:

@@ -89,18 +89,7 @@ def _drive(
     adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
 ) -> Iterator[Result]:
     """Which modality's variation drives each fused neuron."""
-    groups = features.groups
-    count = int(groups.max()) + 1
-    sums = {m: torch.zeros(count, features.fused.shape[1], dtype=torch.float64) for m in features.modalities}
-    others = donors(len(features), options.draws, settings.seed)
-    before = predict(adapter, features).fused.double()  # in the same batches, so that what is not read changes nothing
-    for m in features.modalities:
-        for other in others:
-            change = predict(adapter, features, swap={m: other}).fused.double() - before
-            sums[m].index_add_(0, groups, change.square() / (2 * len(others)))
-    effects = torch.stack([sums[m] for m in features.modalities])  # m G D
-    # A difference of sums may be a rounding under 0.
-    totals = [effects.sum(1), *((effects.sum(1) - effects[:, g]).clamp_min(0) for g in range(count))]
+    totals = _effects(adapter, features, options, settings)
     shares, kept = drive_shares(totals[0])
     idle = int((~kept).sum())
     note = f"{idle} of {len(kept)} fused neurons that no modality moves left out" if idle else None
@@ -125,6 +114,29 @@ def _drive(
                 x=tuple(range(1, len(line) + 1)), y=tuple(line.tolist()), x_label="fused neuron", y_label="drive share"
             ),
         )
+    yield from _sharing(make, shares, out, options, settings)
+
+
+def _effects(adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings) -> list[Tensor]:
+    """Total effect of every modality on every fused neuron (m, D): over all examples, then without each group."""
+    groups = features.groups
+    count = int(groups.max()) + 1
+    sums = {m: torch.zeros(count, features.fused.shape[1], dtype=torch.float64) for m in features.modalities}
+    others = donors(len(features), options.draws, settings.seed)
+    before = predict(adapter, features).fused.double()  # in the same batches, so that what is not read changes nothing
+    for m in features.modalities:
+        for other in others:
+            change = predict(adapter, features, swap={m: other}).fused.double() - before
+            sums[m].index_add_(0, groups, change.square() / (2 * len(others)))
+    effects = torch.stack([sums[m] for m in features.modalities])  # m G D
+    # A difference of sums may be a rounding under 0.
+    return [effects.sum(1), *((effects.sum(1) - effects[:, g]).clamp_min(0) for g in range(count))]
+
+
+def _sharing(
+    make: partial[Result], shares: Tensor, out: list[Tensor], options: PolysemanticityOptions, settings: Settings
+) -> Iterator[Result]:
+    """How many modalities drive a neuron, from drive shares (m, D) over all examples and without each group."""
     for name, value, values, unit, definition in (
         (
             "drive_entropy",

@@ -96,6 +96,7 @@ def _one(
     else:
         out = [st.singular_values(m) for m in leave_one_out(parts)]
     make = partial(Result, probe="spectrum", modality=modality)
+    st.effective_rank(sigma)  # raises where all of them are 0
     power = sigma.square() / sigma.square().sum()
     kept = power[: options.components]
     yield make(

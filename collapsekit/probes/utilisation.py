@@ -20,9 +20,9 @@ from collapsekit.report import Result
 from collapsekit.settings import Settings
 
 BALANCED = (
-    "balanced reference: late fusion of every modality's best unimodal readout, evidence added in log-probability (or "
-    "value) space with one weight fitted on held-out examples; absent modalities taken from the same other examples as "
-    "in the model"
+    "balanced reference: late fusion of every modality's best unimodal readout, each calibrated and their evidence added "
+    "in log-probability (or value) space with one weight fitted on held-out examples, as sure of itself as the model is; "
+    "absent modalities taken from the same other examples as in the model"
 )
 SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 (SAGE)"
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from collapsekit.adapter.tree import flatten, rebuild
 from collapsekit.errors import ConfigError
 from collapsekit.features import extract
 from collapsekit.replay import predict
@@ -349,6 +350,38 @@ def test_cache_is_replayed_on_a_model_that_never_ran() -> None:
     other.fusion_tap.shape = adapter.fusion_tap.shape
     assert torch.allclose(other.rerun(features.recorded, features.inputs).outputs, features.outputs, atol=1e-6)
     assert "cache" not in vars(twin.a)
+
+
+class Table(nn.Linear):
+    """Holds a constant with as many rows as the first batch has."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 5)
+        self.table = torch.linspace(-1, 1, 9)[:, None].expand(9, 5).clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.table.sum(0)
+
+
+def test_a_constant_is_no_cached_activation() -> None:
+    model = Base(Table())
+    check_replay(model, config(), arrays(a=(4,), b=(4,)))
+    table = model.a.table
+    features = extract(adapt(model, config(), arrays(a=(4,), b=(4,))), "test")
+    assert len(features.recorded["a"]) == 1
+    assert model.a.table is table
+
+
+def test_rebuilding_leaves_the_original_containers_alone() -> None:
+    first, second = torch.zeros(2), torch.ones(2)
+    for value in ({"x": first, "y": 3}, Encoded([1], first, first), OrderedDict(x=[first]), _model_output(first)):
+        leaves, tree = flatten(value)
+        again = rebuild(tree, [second if isinstance(t, Tensor) else t for t in leaves])
+        assert type(again) is type(value)
+        assert again is not value
+        assert all(t is not second for t in flatten(value)[0])
+        assert all(t is second for t in flatten(again)[0] if isinstance(t, Tensor))
+        assert flatten(again)[1].keys == tree.keys
 
 
 class LeavesList(nn.Module):

@@ -119,7 +119,7 @@ class Tokens(nn.Module):
 
     def __init__(self, weight: Tensor, head: Tensor) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({"a": nn.Identity(), "b": Apply(lambda x: (x, x[:, 0, :2]))})
+        self.encoders = nn.ModuleDict({"a": nn.Identity(), "b": Apply(lambda x: (x, x[:, :, :2]))})
         self.fusion, self.head = linear(weight), linear(head)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
