@@ -49,7 +49,7 @@ SOBOL = "total effect index, Jansen 1999; Saltelli et al. 2010, Table 2 (f)"
 class PolysemanticityOptions(Options):
     """Options of the polysemanticity probe."""
 
-    seeds: int = Field(default=6, ge=3, description="unimodal models a modality the classifier learns from")
+    seeds: int = Field(default=4, ge=3, description="unimodal models a modality the classifier learns from")
     hidden: int = Field(default=64, gt=1, description="hidden width of unimodal models and of the classifier")
     epochs: int = Field(default=20, gt=0, description="at most so many epochs a unimodal model")
     coordinates: int = Field(default=32, gt=0, description="principal coordinates a weight vector keeps")
