@@ -64,16 +64,16 @@ def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Setti
     rates, epochs, left_out = _fit_budget(costs, plan)
     skipped |= left_out
     note = _plan_note(plan, rates, epochs, left_out)
-    todo = [m for m in costs if m not in left_out]
-    if todo:
-        total = sum(costs[m] for m in todo) * epochs * len(rates)
+    planned = [m for m in costs if m not in left_out]
+    if planned:
+        total = sum(costs[m] for m in planned) * epochs * len(rates)
         settings.progress.note(
-            f"Training {len(todo)} encoders alone for prefix_gap: {len(rates)} learning rates, at most {epochs} epochs, "
+            f"Training {len(planned)} encoders alone for prefix_gap: {len(rates)} learning rates, at most {epochs} epochs, "
             f"reckoned at up to {total:.0f} s (early stopping usually ends sooner; -p and --profile quick avoid it)."
         )
     trained, described = {}, {}
     began = time.monotonic()
-    for i, m in enumerate(todo):
+    for i, m in enumerate(planned):
         if time.monotonic() - began > 2 * plan.budget:
             skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
             continue
@@ -85,7 +85,7 @@ def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Setti
             skipped[m] = f"its encoder could not be trained alone: {str(e).rstrip('.')}"
             continue
         described[m] = f"start {plan.start}, {how}"
-        settings.progress.step("encoders trained alone", i + 1, len(todo))
+        settings.progress.step("encoders trained alone", i + 1, len(planned))
     return Baselines(trained, skipped, note, described)
 
 

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
 
 GROUP = "collapsekit"
+FROM_FILE = "collapsekit_plugin_"  # how modules of plugin files are called
 Cost = Literal["nothing", "heads", "models"]
 
 
@@ -65,12 +67,18 @@ def probe(
     options: type[Options] = Options,
     trains: Cost = "nothing",
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
-    """Register ``(adapter, features, *, settings) -> Results`` as the probe ``name``."""
+    """Register ``(adapter, features, *, settings) -> Results`` as the probe ``name``.
+
+    ``summary``: one line for lists; ``definition`` and ``source``: what it measures, where that is defined;
+    ``cannot``: what its numbers do not tell; ``options``: a subclass of Options; ``trains``: what it may train.
+    Features are shared by all probes and must not be changed.
+    """
 
     def register(run: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[Any]]:
         known = PROBES.get(name)
         if known is not None and known.run.__module__ != run.__module__:
-            raise ConfigError(f"probe {name!r} is registered twice, by {known.run.__module__} and {run.__module__}.")
+            files = f"{_file_of(known.run)} and {_file_of(run)}"
+            raise ConfigError(f"probe {name!r} is registered twice, by {files}: rename one.")
         PROBES[name] = ProbeSpec(name, run, summary, definition, source, cannot, options, trains)
         return run
 
@@ -83,12 +91,16 @@ def adapter(name: str, *, summary: str) -> Callable[[Callable[..., Any]], Callab
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
         known = ADAPTERS.get(name)
         if known is not None and known.build.__module__ != build.__module__:
-            modules = f"{known.build.__module__} and {build.__module__}"
-            raise ConfigError(f"adapter {name!r} is registered twice, by {modules}: rename one.")
+            files = f"{_file_of(known.build)} and {_file_of(build)}"
+            raise ConfigError(f"adapter {name!r} is registered twice, by {files}: rename one.")
         ADAPTERS[name] = AdapterSpec(name, build, summary)
         return build
 
     return register
+
+
+def _file_of(registered: Callable[..., Any]) -> str:
+    return getattr(sys.modules.get(registered.__module__), "__file__", None) or registered.__module__
 
 
 def load_builtins() -> None:
@@ -103,15 +115,15 @@ def installed_plugins() -> list[EntryPoint]:
     return sorted(entry_points(group=GROUP), key=lambda e: e.name)
 
 
-def load_plugin_file(path: str | Path) -> None:
-    """Run a user's plugin file, which registers its probes and adapters."""
+def load_plugin_file(path: str | Path) -> str:
+    """Run a user's plugin file, which registers its probes and adapters; the module name it got."""
     file = Path(path).resolve()
     if not file.is_file():
         raise ConfigError(f"plugin {path} is not a file: give the path of a Python file that registers a probe.")
     # One module per path: two plugins of the same file name must not replace each other.
-    name = f"collapsekit_plugin_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    name = f"{FROM_FILE}{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
     if name in sys.modules:
-        return
+        return name
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"plugin {path} is not a Python file: give a file whose name ends in .py.")
@@ -124,7 +136,10 @@ def load_plugin_file(path: str | Path) -> None:
         raise
     except Exception as e:
         del sys.modules[name]
-        raise ConfigError(f"plugin {path} failed while it was loaded: {type(e).__name__}: {e}.") from e
+        lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(file)]
+        where = f" at line {lines[-1]}" if lines else ""
+        raise ConfigError(f"plugin {path} failed{where} while it was loaded: {type(e).__name__}: {e}.") from e
+    return name
 
 
 def _load_entry_point(name: str) -> None:
@@ -143,7 +158,8 @@ def get_probe(name: str) -> ProbeSpec:
     if name not in PROBES:
         known = [*PROBES, *(p.name for p in installed_plugins())]
         raise ConfigError(
-            f"there is no probe {name!r}{did_you_mean(name, known)}: `collapsekit list probes` shows them."
+            f"there is no probe {name!r}{did_you_mean(name, known)}: `collapsekit list probes` shows them, "
+            "and --plugin FILE.py brings in your own."
         )
     return PROBES[name]
 

@@ -68,9 +68,8 @@ def diagnose(
         raise ConfigError(f"limit is {limit}, expected at least 1 example.")
     settled = _settle_config(config, checkpoint)
     registry.load_builtins()
-    for plugin in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
-        registry.load_plugin_file(plugin)
-    chosen = choose_probes(probes, skip)
+    files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
+    chosen = choose_probes(probes, skip, files)
     all_options = check_options(options or {})
     with random_state_kept(), contextlib.ExitStack() as stack:
         if model is not None:
@@ -155,11 +154,22 @@ def _settle_config(config: str | Path | Mapping[str, Any] | Config | None, check
     return load_config(find_config(config, checkpoint))
 
 
-def choose_probes(probes: Sequence[str] | None, skip: Sequence[str]) -> list[ProbeSpec]:
-    """The named probes, or all there are, less ``skip``, by name. Raises ConfigError for unknown ones."""
+def choose_probes(probes: Sequence[str] | None, skip: Sequence[str], files: Sequence[str] = ()) -> list[ProbeSpec]:
+    """The named probes, or all there are, less ``skip``, by name. Raises ConfigError for unknown ones.
+
+    Of probes from plugin files only those of ``files`` (module names) count: an earlier call may have loaded others.
+    """
     for name in skip:
         registry.get_probe(name)
-    names = list(dict.fromkeys(probes)) if probes else sorted(registry.PROBES)
+    names = (
+        list(dict.fromkeys(probes))
+        if probes
+        else [
+            name
+            for name, spec in registry.PROBES.items()
+            if spec.run.__module__ in files or not spec.run.__module__.startswith(registry.FROM_FILE)
+        ]
+    )
     return [registry.get_probe(n) for n in sorted(names) if n not in skip]
 
 

@@ -90,3 +90,12 @@ def test_what_cannot_be_measured_is_skipped_with_the_reason(config: dict[str, An
 def test_nothing_measured_is_an_error(config: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NothingEvaluatedError, match="too few widgets"):
         _diagnose(config, tmp_path, 'raise NumericsError("too few widgets")\nyield')
+
+
+def test_a_plugin_file_counts_only_for_the_call_that_names_it(config: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "plugin.py"
+    file.write_text(HEAD + '    yield Result(name="mine.n", value=1.0, **OK)\n')
+    with_it = collapsekit.diagnose(model=Sum(), config=config, plugins=[file], profile="quick", skip=["rank_sweep"])
+    assert "mine" in {r.probe for r in with_it.results}
+    without = collapsekit.diagnose(model=Sum(), config=config, profile="quick", skip=["rank_sweep"])
+    assert {r.probe for r in without.results} == {r.probe for r in with_it.results} - {"mine"}

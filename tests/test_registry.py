@@ -58,7 +58,7 @@ def test_two_plugins_of_one_file_name_and_one_loaded_twice(tmp_path: Path) -> No
 
 def test_a_name_cannot_be_taken_over(tmp_path: Path) -> None:
     text = PLUGIN.replace("tiny{n}", "vif")
-    with pytest.raises(ConfigError, match=r"'vif' is registered twice, by collapsekit.probes.vif"):
+    with pytest.raises(ConfigError, match=r"'vif' is registered twice, by .*vif\.py and .*plugin\.py"):
         registry.load_plugin_file(plugin(tmp_path / "p", text))
     text = "from collapsekit.registry import adapter\n@adapter('module', summary='s')\ndef f(config): ...\n"
     with pytest.raises(ConfigError, match="'module' is registered twice"):
