@@ -115,5 +115,5 @@ def test_find_tells_counterparts_apart() -> None:
 
 
 def test_the_schema_accepts_what_the_report_writes() -> None:
-    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed (extra: test)")
     jsonschema.validate(json.loads(_report().to_json()), Report.model_json_schema())
