@@ -6,7 +6,6 @@ import functools
 import os
 import shutil
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,12 +97,12 @@ def progress(quiet: bool) -> Iterator[Progress]:
         task = bar.add_task("starting", total=None)
 
         class Drawn(Progress):
-            shown, began = "", 0.0
+            shown = ""
 
             def step(self, what: str, done: int, total: int | None) -> None:
                 if what != self.shown:
                     bar.reset(task)
-                    self.shown, self.began = what, time.monotonic()
+                    self.shown = what
                 bar.update(task, description=clean(what), completed=done, total=total)
 
             def note(self, text: str) -> None:
