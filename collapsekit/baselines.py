@@ -52,11 +52,11 @@ def baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settin
 
 def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
     at = fold(adapter, features)
-    start = _start(adapter, plan)
+    start = starting_point(adapter, plan)
     skipped: dict[str, str] = {}
     costs: dict[str, float] = {}
     for m in features.modalities:
-        reason, cost = _cost(adapter, at, m, start, settings.seed)
+        reason, cost = reckoned(adapter, at, m, start, settings.seed)
         if reason is not None:
             skipped[m] = reason
         else:
@@ -89,7 +89,8 @@ def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Setti
     return Baselines(trained, skipped, note, described)
 
 
-def _start(adapter: Adapter, plan: Plan) -> Checkpoint | None:
+def starting_point(adapter: Adapter, plan: Plan) -> Checkpoint | None:
+    """The weights encoders start from under this plan; None: newly initialised."""
     if plan.start == "fresh":
         return None
     if plan.start == "checkpoint" and adapter.checkpoint is None:
@@ -100,7 +101,9 @@ def _start(adapter: Adapter, plan: Plan) -> Checkpoint | None:
     return read_checkpoint(adapter.config.resolve(plan.start))
 
 
-def _cost(adapter: Adapter, at: Fold, modality: str, start: Checkpoint | None, seed: int) -> tuple[str | None, float]:
+def reckoned(
+    adapter: Adapter, at: Fold, modality: str, start: Checkpoint | None, seed: int
+) -> tuple[str | None, float]:
     """Reckoned seconds of an epoch, or why this encoder cannot be trained alone."""
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from collapsekit.errors import ConfigError, did_you_mean
 
@@ -73,6 +73,15 @@ class DataConfig(_Section):
     batch_size: int = Field(default=256, gt=0)
 
 
+class SubsetConfig(_Section):
+    """A model trained on some of the modalities only, for ``diagnose --subsets``."""
+
+    modalities: tuple[str, ...]
+    checkpoint: str
+    kwargs: Plain = {}  # over those of model.kwargs; with a factory of its own, in their place
+    factory: str | None = None
+
+
 class Config(_Section):
     """The whole config; ``base`` is the folder it was found in, ``origin`` what to call it in messages."""
 
@@ -88,6 +97,7 @@ class Config(_Section):
     metric: str | None = None
     temperature: float = Field(default=0.07, gt=0)  # contrastive only
     data: DataConfig = DataConfig()
+    subsets: tuple[SubsetConfig, ...] = ()
     plugins: tuple[str, ...] = ()
     base: Path = Field(default=Path(), exclude=True)
     origin: str = Field(default=CONFIG_NAME, exclude=True)
@@ -99,6 +109,56 @@ class Config(_Section):
         if not isinstance(value, Mapping):
             return value
         return {k: {"encoder": v} if isinstance(v, str) else ({} if v is None else v) for k, v in value.items()}
+
+    @field_validator("subsets")
+    @classmethod
+    def _of_the_modalities(cls, value: tuple[SubsetConfig, ...], info: ValidationInfo) -> tuple[SubsetConfig, ...]:
+        known = info.data.get("modalities")
+        if known is None:  # wrong themselves, and said so
+            return value
+        for subset in value:
+            names = "+".join(subset.modalities)
+            for m in subset.modalities:
+                if m not in known:
+                    raise ValueError(
+                        f"there is no modality {m!r}{did_you_mean(m, known)}: known are {', '.join(known) or 'none'}"
+                    )
+            if len(set(subset.modalities)) < len(subset.modalities):
+                raise ValueError(f"{names} names a modality twice")
+            if not 2 <= len(subset.modalities) < len(known):
+                raise ValueError(
+                    f"a subset has at least two modalities and fewer than all {len(known)}, found {names or 'none'}"
+                )
+        if len({frozenset(subset.modalities) for subset in value}) < len(value):
+            raise ValueError("two subsets are of the same modalities: keep one")
+        return value
+
+    def need_subsets(self) -> tuple[SubsetConfig, ...]:
+        """The ``subsets`` section. Raises ConfigError, saying what to write, where there is none."""
+        if self.subsets:
+            return self.subsets
+        if len(self.modalities) < 3:
+            raise ConfigError(
+                f"{self.origin} has {len(self.modalities)} modalities, and no subset of them has two: --subsets and the "
+                "probe growing are for models of three or more."
+            )
+        m = list(self.modalities)[:2]
+        example = f"{{modalities: [{', '.join(m)}], checkpoint: {'_'.join(m)}.pt, kwargs: {{...}}}}"
+        raise ConfigError(
+            f"{self.origin} has no `subsets`, the models trained on some of the modalities: list each of them there, e.g. "
+            f"`subsets: [{example}]`, with the model.kwargs that make it."
+        )
+
+    def with_subset(self, subset: SubsetConfig) -> Config:
+        """The config of the model trained on ``subset`` alone."""
+        own = subset.factory is not None
+        model = ModelConfig(
+            factory=subset.factory if own else self.model.factory,
+            kwargs=subset.kwargs if own else {**self.model.kwargs, **subset.kwargs},
+            checkpoint=subset.checkpoint,
+        )
+        kept = {m: section for m, section in self.modalities.items() if m in subset.modalities}
+        return self.model_copy(update={"model": model, "modalities": kept, "subsets": ()})
 
     def resolve(self, path: str) -> Path:
         """A path from the config, relative to the config's own folder."""
@@ -223,7 +283,9 @@ def check_config(raw: Any, *, base: Path, origin: str = "config") -> Config:
 
 
 def _explain(error: ValidationError, origin: str) -> str:
-    first = error.errors()[0]
+    found_wrong = error.errors()
+    # A misspelt key is also a missing one: the misspelling is what helps.
+    first = next((e for e in found_wrong if e["type"] == "extra_forbidden"), found_wrong[0])
     loc = [str(p) for p in first["loc"]]
     where = ".".join(loc)
     if first["type"] == "extra_forbidden":
@@ -233,13 +295,13 @@ def _explain(error: ValidationError, origin: str) -> str:
         )
     found = first.get("input")
     shown = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
-    return f"{origin} at {where!r}: {first['msg']}{shown}."
+    return f"{origin} at {where!r}: {first['msg'].removeprefix('Value error, ')}{shown}."
 
 
 def _keys_at(loc: list[str]) -> list[str]:
     if not loc:
         return [k for k in Config.model_fields if k not in ("base", "origin")]
-    if loc[0] == "modalities":
-        return list(ModalityConfig.model_fields)
+    if loc[0] in ("modalities", "subsets"):
+        return list((ModalityConfig if loc[0] == "modalities" else SubsetConfig).model_fields)
     section = Config.model_fields[loc[0]].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -10,6 +10,7 @@ from torch import Tensor
 from collapsekit.adapter.base import Adapter
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
+from collapsekit.stats.linear import Linear
 from collapsekit.task import Task
 
 MIN_FITTED = 4  # examples under which nothing is fitted or chosen
@@ -18,10 +19,11 @@ L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class Unimodal:
-    """A linear readout of one modality's features: expectations on the diagnosed and the validation examples."""
+    """A linear readout of one modality's features: expectations on the diagnosed, validation and training examples."""
 
     expected: Tensor  # (n, ...)
     validation: Tensor  # (v, ...)
+    training: Tensor  # of every row of the train split
     validation_loss: float
     l2: float
 
@@ -75,24 +77,37 @@ def _varied(task: Task, features: Features) -> Features:
 
 def read_out(task: Task, at: Fold, x_train: Tensor, x_held: Tensor, x: Tensor) -> Unimodal:
     """Linear evaluation of features, the penalty chosen on the held-out examples (n d matrices)."""
-    best: tuple[float, float, Tensor, Tensor] | None = None
+    return _applied(task, _fitted(task, at, x_train, x_held), x_train, x)
+
+
+def _fitted(task: Task, at: Fold, x_train: Tensor, x_held: Tensor) -> tuple[float, float, Linear, Tensor]:
+    """Held-out loss, penalty, readout, and its expectations of held-out examples."""
+    best: tuple[float, float, Linear, Tensor] | None = None
     for l2 in L2_GRID:
         readout = task.fit_linear(x_train[at.fit].double(), at.targets, at.width, l2)
         held = task.expect(readout.predict(x_held[at.choose].double()))
         loss = float(task.loss(held, at.held_targets).mean())
         if best is None or loss < best[0]:
-            best = (loss, l2, task.expect(readout.predict(x.double())), held)
+            best = (loss, l2, readout, held)
     assert best is not None
-    return Unimodal(best[2], best[3], best[0], best[1])
+    return best
+
+
+def _applied(task: Task, made: tuple[float, float, Linear, Tensor], x_train: Tensor, x: Tensor) -> Unimodal:
+    loss, l2, readout, held = made
+    here, fitted = (task.expect(readout.predict(v.double())) for v in (x, x_train))
+    return Unimodal(here, held, fitted, loss, l2)
 
 
 def prefix(adapter: Adapter, features: Features, modality: str) -> Unimodal:
     """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
 
     def make() -> Unimodal:
-        at = fold(adapter, features)
-        return read_out(
-            adapter.task, at, at.train.pooled[modality], at.held.pooled[modality], features.pooled[modality]
-        )
+        at, task = fold(adapter, features), adapter.task
+        x = at.train.pooled[modality]
+        # Nothing of the diagnosed examples is in it, so that diagnoses of other examples share it.
+        key = ("prefix fitted", modality, at.held.split)
+        fitted = at.train.once(key, lambda: _fitted(task, at, x, at.held.pooled[modality]))
+        return _applied(task, fitted, x, features.pooled[modality])
 
     return features.once(("prefix", modality), make)

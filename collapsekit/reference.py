@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
+from collapsekit.calibrate import DOUBT, doubtful_loss, fitted_weights
 from collapsekit.features import Features
+from collapsekit.joint import Joint
 from collapsekit.readout import Fold, Unimodal, fold
-from collapsekit.replay import Worth, leave_out_means, leave_out_metric
+from collapsekit.replay import Worth, donors, leave_out_means, leave_out_metric
 from collapsekit.task import Task
 
-PROBABILISTIC = ("classification", "multilabel")  # tasks whose natural space is log-odds
+SURE = 2.0  # standard errors by which what modalities say together has to lower the held-out loss to be added
 
 
 @dataclass
 class Reference:
-    """Late fusion of calibrated unimodal readouts: evidence over the prior adds up, all of it times one weight.
+    """Late fusion of calibrated unimodal readouts: evidence over the prior adds up, all of it times one weight;
+    and what modalities say only together, where that can be learned.
 
     It plays the same game as the model: absent modalities are taken from the same other examples. Scored by what
     its readouts say alone instead, even the best possible model would seem to ignore a weaker modality, since
@@ -34,6 +36,8 @@ class Reference:
     prior: Tensor  # natural parameters of the best constant, (1, C)
     evidence: dict[str, tuple[Tensor, Tensor]]  # per modality, over the prior: diagnosed (n, C), held out (v, C)
     donors: list[Tensor]  # the other examples absent modalities are taken from, each (n,)
+    joint: tuple[Joint, float] | None = None  # what modalities say only together, and its weight
+    training: dict[str, Tensor] = field(default_factory=dict)  # per modality, over the prior: every row of train
     known: dict[int, Worth] = field(default_factory=dict)
 
     def worth(self, mask: int) -> Worth:
@@ -53,44 +57,63 @@ class Reference:
     @cached_property
     def weight(self) -> float:
         """What the sum of all evidence is multiplied by."""
-        return self._weight(list(self.features.modalities))
+        return self._weight(list(self.features.modalities), DOUBT)
 
-    @cached_property
-    def confidence(self) -> float:
-        """How much surer than right the model is of its probabilities, as a factor of log-odds; 1 for values.
+    def offset(self) -> dict[str, Tensor]:
+        """Natural parameters by split, of every row of train and of held-out examples."""
+        at = self.at
+        out = {at.train.split: self.prior + self.weight * torch.stack(list(self.training.values())).sum(0)}
+        if at.held is not at.train:
+            held = torch.stack([held for _, held in self.evidence.values()]).sum(0)
+            out[at.held.split] = self.prior + self.weight * held
+        return out
 
-        The reference is as sure, because the surer a model, the more its stronger modality drowns the others.
-        """
-        if self.task.name not in PROBABILISTIC:
-            return 1.0
-        held = self.task.to_natural(self.task.expect(self.at.held.outputs[self.at.choose])) - self.prior
-        (a,) = self._fitted([held])
-        y = self.at.held_targets
-        alike = held.mean(0).expand_as(held)  # the same for every example
-        if _mean_loss(self.task, self.prior + a * held, y) > 0.99 * _mean_loss(self.task, self.prior + a * alike, y):
-            return 1.0  # a model that says next to nothing right has no measure of confidence
-        return min(8.0, max(0.125, 1.0 / a))
+    def together(self, joint: Joint) -> Reference:
+        """This reference with what the network adds, where that lowers the held-out loss by more than chance."""
+        summed = torch.stack([held for _, held in self.evidence.values()]).sum(0)
+        said, y = joint.says(joint.held), self.at.held_targets
+        both = fitted_weights(self.task, self.prior, [summed, said], y, [2.0, 2.0], DOUBT)
+        before = self.task.loss(self.task.from_natural(self.prior + self.weight * summed), y)
+        after = self.task.loss(self.task.from_natural(self.prior + both[0] * summed + both[1] * said), y)
+        gain = before - after
+        if float(gain.mean()) <= SURE * float(gain.std()) / len(gain) ** 0.5:
+            return self
+        made = replace(self, joint=(joint, both[1]), known={})
+        made.weight = both[0]
+        return made
 
     def _expect(self, mask: int) -> Tensor:
-        present, absent = self.prior.expand(len(self.features), -1), torch.zeros(len(self.features), 1)
-        weight = self.weight * self.confidence
-        for i, m in enumerate(self.features.modalities):
+        names, n = self.features.modalities, len(self.features)
+        present, absent = self.prior.expand(n, -1), torch.zeros(n, 1)
+        for i, m in enumerate(names):
             if mask >> i & 1:
-                present = present + weight * self.evidence[m][0]
+                present = present + self.weight * self.evidence[m][0]
             else:
-                absent = absent + weight * self.evidence[m][0]
-        if mask == (1 << len(self.features.modalities)) - 1:
-            return self.task.from_natural(present)
+                absent = absent + self.weight * self.evidence[m][0]
+        own = torch.arange(n)
+        if mask == (1 << len(names)) - 1:
+            return self.task.from_natural(present + self._said(mask, own))
         total = torch.zeros_like(present)
         for other in self.donors:
-            total = total + self.task.from_natural(present + absent[other])
+            total = total + self.task.from_natural(present + absent[other] + self._said(mask, other))
         return total / len(self.donors)
 
-    def _weight(self, chosen: list[str]) -> float:
+    def _said(self, mask: int, other: Tensor) -> Tensor:
+        """What modalities say only together, those not in ``mask`` taken from ``other`` examples."""
+        if self.joint is None:
+            return torch.zeros(1)
+        joint, weight = self.joint
+        x = {
+            m: joint.here[m] if mask >> i & 1 else joint.here[m][other] for i, m in enumerate(self.features.modalities)
+        }
+        return weight * joint.says(x)
+
+    def _weight(self, chosen: list[str], doubt: float = 0.0) -> float:
         held = torch.stack([self.evidence[m][1] for m in chosen]).sum(0)
 
         def loss(weight: float) -> float:
-            return _mean_loss(self.task, self.prior + weight * held, self.at.held_targets)
+            natural = self.prior + weight * held
+            return float(doubtful_loss(self.task, natural, self.prior, self.at.held_targets, doubt))
 
         best = minimize_scalar(loss, bounds=(0.0, 2.0), method="bounded", options={"xatol": 1e-6})
         return float(best.x) if float(best.fun) < loss(0.0) else 0.0
@@ -100,33 +123,34 @@ class Reference:
         loss = leave_out_means(self.task.loss(expected, targets), groups)
         return Worth(loss, leave_out_metric(self.task, expected, targets, groups), expected)
 
-    def added(self, modality: str | None, model: Tensor, model_held: Tensor) -> Tensor:
-        """The model's expectations (n, ...) with this modality's evidence added (None: nothing), in natural space:
-        prior + a·(model - prior) + b·evidence, the weights a and b minimising the loss on held-out examples."""
+    def contribution(self, modality: str, absent: str | None = None) -> tuple[Tensor, Tensor]:
+        """What this modality adds to natural parameters, alone and together with the others (``absent`` not among
+        them): of diagnosed and of held-out examples, each (., C)."""
+        here, held = (e * (self.weight or 1.0) for e in self.evidence[modality])
+        if self.joint is None:
+            return here, held
+        joint, weight = self.joint
+        parts = []
+        for x in (joint.here, joint.held):
+            total = torch.zeros(1)
+            others = donors(len(x[modality]), 16, 0)
+            for other in others:
+                without = x if absent is None else {**x, absent: x[absent][other]}
+                total = total + joint.says(without) - joint.says({**without, modality: x[modality][other]})
+            parts.append(weight * total / len(others))
+        return here + parts[0], held + parts[1]
+
+    def added(self, of: tuple[str, str | None] | None, model: Tensor, model_held: Tensor) -> Tensor:
+        """The model's expectations (n, ...) with a modality's contribution added (None: nothing), in natural space:
+        prior + a·(model - prior) + b·contribution, the weights a and b minimising the loss on held-out examples."""
         pairs = [(self.task.to_natural(model) - self.prior, self.task.to_natural(model_held) - self.prior)]
-        if modality is not None:
-            pairs.append(self.evidence[modality])
-        weights = self._fitted([held for _, held in pairs])
+        if of is not None:
+            pairs.append(self.contribution(*of))
+        weights = fitted_weights(
+            self.task, self.prior, [held for _, held in pairs], self.at.held_targets, [20.0, 5.0][: len(pairs)]
+        )
         natural = self.prior + torch.stack([w * x for w, (x, _) in zip(weights, pairs, strict=True)]).sum(0)
         return self.task.from_natural(natural)
-
-    def _fitted(self, terms: list[Tensor]) -> list[float]:
-        """Weights of the model's own term and of evidence (each (v, C)) that minimise the loss on held-out examples."""
-
-        def loss(weights: Any) -> tuple[float, Any]:
-            w = torch.tensor(weights, requires_grad=True)
-            with torch.enable_grad():
-                natural = self.prior + torch.stack([a * x for a, x in zip(w, terms, strict=True)]).sum(0)
-                value = self.task.loss(self.task.from_natural(natural), self.at.held_targets).mean()
-                (gradient,) = torch.autograd.grad(value, [w])
-            return float(value.detach()), gradient.numpy()
-
-        start, bounds = [1.0, 0.0][: len(terms)], [(0.05, 20.0), (0.0, 5.0)][: len(terms)]
-        return [float(w) for w in minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x]
-
-
-def _mean_loss(task: Task, natural: Tensor, targets: Tensor) -> float:
-    return float(task.loss(task.from_natural(natural), targets).mean())
 
 
 def make_reference(
@@ -142,4 +166,5 @@ def make_reference(
     # Each by itself as sure as it is right, or the surest readout would drown the others in the sum.
     weights = {m: made._weight([m]) for m in evidence}
     made.evidence = {m: (weights[m] * here, weights[m] * held) for m, (here, held) in evidence.items()}
+    made.training = {m: weights[m] * (task.to_natural(r.training) - prior) for m, r in readouts.items()}
     return made

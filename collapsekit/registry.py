@@ -42,6 +42,7 @@ class ProbeSpec:
     cannot: str  # what the number does not tell
     options: type[Options]
     trains: Cost
+    default: bool = True  # whether it runs where no probe is named
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,13 @@ def probe(
     cannot: str,
     options: type[Options] = Options,
     trains: Cost = "nothing",
+    default: bool = True,
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
     """Register ``(adapter, features, *, settings) -> Results`` as the probe ``name``.
 
     ``summary``: one line for lists; ``definition`` and ``source``: what it measures, where that is defined;
-    ``cannot``: what its numbers do not tell; ``options``: a subclass of Options; ``trains``: what it may train.
+    ``cannot``: what its numbers do not tell; ``options``: a subclass of Options; ``trains``: what it may train;
+    ``default``: False for one that runs only where it is named.
     Features are shared by all probes and must not be changed.
     """
 
@@ -79,7 +82,7 @@ def probe(
         if known is not None and known.run.__module__ != run.__module__:
             files = f"{_file_of(known.run)} and {_file_of(run)}"
             raise ConfigError(f"probe {name!r} is registered twice, by {files}: rename one.")
-        PROBES[name] = ProbeSpec(name, run, summary, definition, source, cannot, options, trains)
+        PROBES[name] = ProbeSpec(name, run, summary, definition, source, cannot, options, trains, default)
         return run
 
     return register

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from collapsekit.adapter.base import Adapter, Prediction, Recorded
 from collapsekit.adapter.build import seed_everything
+from collapsekit.calibrate import calibration
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.settings import Progress
@@ -118,7 +119,8 @@ class Coalitions:
         self.adapter, self.features, self.progress = adapter, features, progress
         self.donors = donors(len(features), draws, seed)
         self.size = len(features.modalities)
-        self.known: dict[int, Worth] = {}
+        self.known: dict[int, tuple[Worth, Worth]] = {}
+        self.calibration = calibration(adapter, features)
 
     @property
     def full(self) -> int:
@@ -131,8 +133,16 @@ class Coalitions:
 
     def worth(self, mask: int) -> Worth:
         """Loss and metric of the coalition ``mask``, computed once."""
+        return self._both(mask)[0]
+
+    def calibrated(self, mask: int) -> Worth:
+        """The same of the calibrated model: as sure as it is right (see ``calibration``)."""
+        return self._both(mask)[1]
+
+    def _both(self, mask: int) -> tuple[Worth, Worth]:
         if mask not in self.known:
-            self.known[mask] = self._score(self._expect(mask))
+            plain, sure = self._expect(mask)
+            self.known[mask] = self._score(plain), self._score(sure)
             self.progress.step("modality subsets", len(self.known), 1 << self.size if self.exact else None)
         return self.known[mask]
 
@@ -141,18 +151,20 @@ class Coalitions:
         """Whether all subsets are evaluated."""
         return self.size <= EXACT_UP_TO
 
-    def _expect(self, mask: int) -> Tensor:
+    def _expect(self, mask: int) -> tuple[Tensor, Tensor]:
+        """Expectations of the model as it is, and calibrated."""
         task = self.adapter.task
+        sure = self.calibration if self.calibration is not None else lambda expected: expected
         if mask == self.full:
-            return task.expect(self.features.outputs)
+            expected = task.expect(self.features.outputs)
+            return expected, sure(expected)
         absent = [m for i, m in enumerate(self.features.modalities) if not mask >> i & 1]
-        total: Tensor | None = None
+        total, total_sure = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for other in self.donors:
             swapped = predict(self.adapter, self.features, swap=dict.fromkeys(absent, other))
             expected = task.expect(swapped.outputs)
-            total = expected if total is None else total + expected
-        assert total is not None
-        return total / len(self.donors)
+            total, total_sure = total + expected, total_sure + sure(expected)
+        return total / len(self.donors), total_sure / len(self.donors)
 
     def _score(self, expected: Tensor) -> Worth:
         task, features = self.adapter.task, self.features

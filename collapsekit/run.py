@@ -37,6 +37,7 @@ from collapsekit.stats.threads import threads_for
 from collapsekit.verdict import judge
 
 LEVEL = 0.95
+SUBSETS = "growing"  # the probe that --subsets adds
 
 
 def diagnose(
@@ -52,14 +53,16 @@ def diagnose(
     device: str = "cpu",
     seed: int = 0,
     limit: int | None = None,
+    subsets: bool = False,
     plugins: Sequence[str | Path] = (),
     progress: Progress | None = None,
     cache: str | Path | None = None,
 ) -> Report:
     """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
 
-    ``options`` maps probe names to option values, as ``--set`` does; ``cache`` is the folder of trained
-    baselines (default: the user's cache folder). A live model is given back as it was found.
+    ``options`` maps probe names to option values, as ``--set`` does; ``subsets`` adds the probe ``growing``, which
+    reads the models of the config's ``subsets`` section too; ``cache`` is the folder of trained baselines (default:
+    the user's cache folder). A live model is given back as it was found.
     Raises CollapsekitError for whatever the caller can mend.
     """
     if profile not in PROFILES:
@@ -69,7 +72,9 @@ def diagnose(
     settled = _settle_config(config, checkpoint)
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
-    chosen = choose_probes(probes, skip, files)
+    chosen = choose_probes(probes, skip, files, also=[SUBSETS] if subsets else [])
+    if any(spec.name == SUBSETS for spec in chosen):
+        settled.need_subsets()
     all_options = check_options(options or {})
     with random_state_kept(), contextlib.ExitStack() as stack:
         if model is not None:
@@ -95,9 +100,10 @@ def diagnose(
             results += run_probe(spec, adapter, features, replace(base, options=all_options[spec.name]))
         subject = _subject(adapter, features, where, seed)
     flags: dict[str, Any] = {"split": where, "seed": seed, "profile": profile, "device": device, "limit": limit}
-    command = (
-        None if model is not None else _command(subject.checkpoint, flags, probes or [], skip, plugins, options or {})
-    )
+    command = None
+    if model is None:
+        typed = {**flags, "subsets": subsets or None}
+        command = _command(subject.checkpoint, typed, probes or [], skip, plugins, options or {})
     settings = {
         "command": command,
         **flags,
@@ -137,7 +143,7 @@ def _command(
     words = ["collapsekit", "diagnose", checkpoint]
     for name, value in flags.items():
         if value is not None and (name, value) != ("device", "cpu"):
-            words += [f"--{name}", str(value)]
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     for flag, values in (("--probe", probes), ("--skip", skip), ("--plugin", plugins)):
         words += [w for value in values for w in (flag, str(value))]
     for probe, chosen in options.items():
@@ -154,8 +160,11 @@ def _settle_config(config: str | Path | Mapping[str, Any] | Config | None, check
     return load_config(find_config(config, checkpoint))
 
 
-def choose_probes(probes: Sequence[str] | None, skip: Sequence[str], files: Sequence[str] = ()) -> list[ProbeSpec]:
-    """The named probes, or all there are, less ``skip``, by name. Raises ConfigError for unknown ones.
+def choose_probes(
+    probes: Sequence[str] | None, skip: Sequence[str], files: Sequence[str] = (), also: Sequence[str] = ()
+) -> list[ProbeSpec]:
+    """The named probes, or all that run by default, and ``also``, less ``skip``, by name. Raises ConfigError for
+    unknown ones.
 
     Of probes from plugin files only those of ``files`` (module names) count: an earlier call may have loaded others.
     """
@@ -167,10 +176,10 @@ def choose_probes(probes: Sequence[str] | None, skip: Sequence[str], files: Sequ
         else [
             name
             for name, spec in registry.PROBES.items()
-            if spec.run.__module__ in files or not spec.run.__module__.startswith(registry.FROM_FILE)
+            if spec.default and (spec.run.__module__ in files or not spec.run.__module__.startswith(registry.FROM_FILE))
         ]
     )
-    return [registry.get_probe(n) for n in sorted(names) if n not in skip]
+    return [registry.get_probe(n) for n in sorted({*names, *also}) if n not in skip]
 
 
 def check_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:

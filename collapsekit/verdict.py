@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from collapsekit.report import Interval, ModalityState, ModalityVerdict, OverallState, Result
 
 COLLAPSED = 0.15  # utilisation ratio under which the model is said not to use a modality
-USED = 0.5  # utilisation ratio from which the model is said to use it
-INFORMATIVE = 0.02  # share of the prior loss a readout alone has to gain
+USED = 0.4  # utilisation ratio from which the model is said to use it
+INFORMATIVE = 0.01  # share of the prior loss a readout alone has to gain, or the balanced reference to credit
+NOTHING = 0.02  # share of the prior loss that either has to be surely under for a modality to say nothing
 KEPT = 0.7  # part of what its encoder can learn alone from which a collapsed modality is said to be lost later
 SHARE = 0.02  # share of all credit under which a modality that says nothing alone counts as not used
 
@@ -90,18 +91,13 @@ def _judge_one(found: _Evidence, name: str, modalities: Sequence[str], metric: s
         if cost is not None:
             missing[other] = max(0.0, cost[0])
     state, reason = _state(found, name, metric)
-    ratio = found.get("utilisation.ratio")
-    score = None if ratio is None else 1.0 - min(1.0, ratio[0])
-    interval = None
-    if ratio is not None:
-        low, high = (min(1.0, max(0.0, end)) for end in ratio[1])
-        interval = (1.0 - high, 1.0 - low)
+    score = found.get("utilisation.score")
     if state in ("collapsed", "underused"):
         reason += _cost_words(costs_now, missing, metric)
     return ModalityVerdict(
         verdict=state,
-        score=score,
-        interval=interval,
+        score=None if score is None else score[0],
+        interval=None if score is None else score[1],
         costs_now=None if costs_now is None else max(0.0, costs_now[0]),
         costs_if_missing=missing,
         reason=reason,
@@ -115,19 +111,23 @@ def _state(found: _Evidence, name: str, metric: str) -> tuple[ModalityState, str
     if gain is None or prior is None or credit is None:
         why = found.why_not("utilisation.credit") or found.why_not("utilisation") or "the utilisation probe did not run"
         return _by_reliance(found, name, why)
-    informative = gain[1][0] > 0 and gain[0] >= INFORMATIVE * prior[0]
+    due = found.get("utilisation.reference_credit")
+    least = INFORMATIVE * prior[0]
+    alone = gain[1][0] > 0 and gain[0] >= least
+    together = due is not None and due[1][0] > 0 and due[0] >= least
     ratio = found.get("utilisation.ratio")
-    if informative and ratio is not None:
-        return _by_ratio(found, name, ratio, metric)
+    if (alone or together) and ratio is not None:
+        return _by_ratio(found, name, ratio, alone, metric)
     if share is not None and share[1][0] > 0 and share[0] >= SHARE:
         return "used", (
             f"The model uses {name} ({share[0]:.0%} of all credit), though alone it says next to nothing about the "
             "label: its information is in the combination."
         )
-    if (share is None or share[1][1] < SHARE) and gain[1][1] < INFORMATIVE * prior[0]:
+    most = max(gain[1][1], due[1][1] if due is not None else 0.0)
+    if (share is None or share[1][1] < SHARE) and most < NOTHING * prior[0]:
         return "uninformative", (
-            f"The model does not use {name}, and a readout of {name} alone gains nothing over a constant guess; what it "
-            "might say only together with another modality was not tested."
+            f"The model does not use {name}, and nothing could be learned from it: not by a readout of {name} alone, nor by "
+            "a network on all modalities together."
         )
     return "inconclusive", (
         f"The intervals do not decide whether {name} is informative (gain alone {gain[0]:.3g}) and used (credit "
@@ -135,12 +135,18 @@ def _state(found: _Evidence, name: str, metric: str) -> tuple[ModalityState, str
     )
 
 
-def _by_ratio(found: _Evidence, name: str, ratio: tuple[float, Interval], metric: str) -> tuple[ModalityState, str]:
+def _by_ratio(
+    found: _Evidence, name: str, ratio: tuple[float, Interval], alone: bool, metric: str
+) -> tuple[ModalityState, str]:
     value, (low, high) = ratio
     said = f"{value:.0%} [{low:.0%}, {high:.0%}] of the credit a balanced reference gives it"
     if high < COLLAPSED:
-        alone = found.get("utilisation.alone_metric")
-        able = f"reaches {alone[0]:.2f} {metric} alone" if alone is not None else "carries label information by itself"
+        reached = found.get("utilisation.alone_metric")
+        able = (
+            f"reaches {reached[0]:.2f} {metric} alone" if reached is not None else "carries label information by itself"
+        )
+        if not alone:
+            able = "carries label information together with another modality"
         return "collapsed", f"{name} {able}, yet the model gives it only {said}.{_why(found, metric)}"
     if low <= COLLAPSED:
         return "inconclusive", (

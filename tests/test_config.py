@@ -63,6 +63,7 @@ def test_a_full_config(tmp_path: Path) -> None:
         ("data: {pth: x}", "data.pth", "did you mean 'path'"),
         ("modalities: {image: {encodr: x}}", "modalities.image.encodr", "did you mean 'encoder'"),
         ("model: {factry: x}", "model.factry", "did you mean 'factory'"),
+        ("subsets: [{checkpont: x}]", "subsets.0.checkpont", "did you mean 'checkpoint'"),
         ("base: /", "base", "known there are adapter"),
         ("origin: x", "origin", "known there are adapter"),
     ],
@@ -95,6 +96,58 @@ def test_unknown_keys_name_the_nearest(text: str, key: str, near: str) -> None:
 )
 def test_wrong_values_say_where(text: str, says: str) -> None:
     assert says in refusal(text)
+
+
+THREE = "modalities: {image: x, audio: y, text: z}\nsubsets: "
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[{modalities: [image, adio], checkpoint: c}]", "no modality 'adio' (did you mean 'audio'?)"),
+        ("[{modalities: [image, image], checkpoint: c}]", "image+image names a modality twice"),
+        ("[{modalities: [image], checkpoint: c}]", "at least two modalities and fewer than all 3, found image"),
+        ("[{modalities: [], checkpoint: c}]", "at least two modalities and fewer than all 3, found none"),
+        ("[{modalities: [text, image, audio], checkpoint: c}]", "fewer than all 3, found text+image+audio"),
+        (
+            "[{modalities: [image, text], checkpoint: c}, {modalities: [text, image], checkpoint: d}]",
+            "two subsets are of the same modalities",
+        ),
+        ("[{modalities: [image, audio]}]", "subsets.0.checkpoint"),
+        ("[{checkpoint: c}]", "subsets.0.modalities"),
+        ("[{modalities: [image, audio], checkpoint: c, kwargs: {x: .inf}}]", "finite"),
+        ("c.pt", "subsets"),
+    ],
+)
+def test_wrong_subsets_say_what_is_wrong(text: str, says: str) -> None:
+    said = refusal(THREE + text)
+    assert says in said
+    assert "Value error" not in said
+
+
+def test_a_subsets_config_is_the_models_with_what_it_says_over_it(tmp_path: Path) -> None:
+    text = "model: {factory: m:build, kwargs: {width: 8, views: all}, checkpoint: all.pt}\nfusion: f\n" + THREE
+    text += "[{modalities: [text, image], checkpoint: ti.pt, kwargs: {views: [ti]}},"
+    text += " {modalities: [image, audio], checkpoint: ia.pt, factory: n:make, kwargs: {k: 1}}]"
+    config = load_config(write(tmp_path, text))
+    one, other = (config.with_subset(s) for s in config.need_subsets())
+    assert list(one.modalities) == ["image", "text"]  # in the config's order: a model may be called by place
+    assert one.modalities["text"].encoder == "z"
+    assert one.model.kwargs == {"width": 8, "views": ["ti"]}
+    assert (one.model.factory, one.model.checkpoint) == ("m:build", "ti.pt")
+    assert (other.model.factory, other.model.kwargs) == ("n:make", {"k": 1})
+    assert (one.fusion, one.base, one.subsets) == ("f", tmp_path.resolve(), ())
+    dumped = config.model_dump(mode="json", exclude_defaults=True)
+    assert check_config(dumped, base=config.base, origin=config.origin) == config
+
+
+def test_a_missing_subsets_section_says_what_to_write() -> None:
+    config = check_config({"modalities": {"image": "x", "audio": "y", "text": "z"}}, base=Path(), origin="c.yaml")
+    with pytest.raises(ConfigError, match=r"c\.yaml has no `subsets`.*\[image, audio\], checkpoint: image_audio\.pt"):
+        config.need_subsets()
+    two = check_config({"modalities": {"image": "x", "audio": "y"}}, base=Path(), origin="c.yaml")
+    with pytest.raises(ConfigError, match=r"c\.yaml has 2 modalities.*three or more"):
+        two.need_subsets()
 
 
 def test_only_plain_values_reach_a_report() -> None:

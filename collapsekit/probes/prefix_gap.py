@@ -49,11 +49,16 @@ def trained_alone(
     adapter: Adapter, features: Features, options: PrefixGapOptions, settings: Settings
 ) -> Baselines | None:
     """The baselines these options ask for; None in the quick profile, which trains no encoders."""
+    plan = plan_of(options, settings)
+    return None if plan is None else baselines(adapter, features, plan, settings)
+
+
+def plan_of(options: PrefixGapOptions, settings: Settings) -> Plan | None:
+    """How encoders are trained; None in the quick profile."""
     if settings.profile == "quick":
         return None
     budget = math.inf if settings.profile == "full" else options.budget
-    plan = Plan(options.start, options.rates, options.epochs, budget)
-    return baselines(adapter, features, plan, settings)
+    return Plan(options.start, options.rates, options.epochs, budget)
 
 
 @probe(

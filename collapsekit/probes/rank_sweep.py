@@ -84,11 +84,12 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     n, d = features.fused.shape
     if n < 2 * d:
         raise NumericsError(f"needs at least 2·d = {2 * d} examples for d = {d} fused dimensions, found {n}")
-    for modality in _chosen(adapter, features, options, settings):
+    for modality in chosen(adapter, features, options, settings):
         yield from _sweep(adapter, features, modality, options, settings)
 
 
-def _chosen(adapter: Adapter, features: Features, options: RankSweepOptions, settings: Settings) -> tuple[str, ...]:
+def chosen(adapter: Adapter, features: Features, options: RankSweepOptions, settings: Settings) -> tuple[str, ...]:
+    """The modalities to upweight: the named one, all, or the one of least Shapley credit. Raises ConfigError."""
     wanted = options.modality
     if wanted == "all":
         return features.modalities

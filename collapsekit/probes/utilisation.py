@@ -6,24 +6,39 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
+import torch
+from scipy.stats import norm
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
+from collapsekit.errors import NumericsError
 from collapsekit.features import Features
-from collapsekit.probes.prefix_gap import PrefixGapOptions, trained_alone
+from collapsekit.joint import on_encoders, on_recorded
+from collapsekit.probes.prefix_gap import PrefixGapOptions, plan_of, trained_alone
 from collapsekit.probes.reliance import RelianceOptions, ends, game_of
-from collapsekit.readout import Unimodal, fold, prefix
+from collapsekit.readout import Fold, Unimodal, fold, prefix
 from collapsekit.reference import Reference, make_reference
 from collapsekit.registry import probe
 from collapsekit.replay import Coalitions, coalitions, credits, leave_out_metric
 from collapsekit.report import Result
 from collapsekit.settings import Settings
+from collapsekit.stats.jackknife import interval, ratio_interval
 
 BALANCED = (
     "balanced reference: late fusion of every modality's best unimodal readout, each calibrated and their evidence added "
-    "in log-probability (or value) space with one weight fitted on held-out examples, as sure of itself as the model is; "
+    "in log-probability (or value) space with one weight fitted on held-out examples, and, where a network on all "
+    "encoders' features finds it on held-out examples, what modalities say only together; "
     "absent modalities taken from the same other examples as in the model"
 )
+SURE = (
+    "the model drawn toward the prior by one factor fitted on held-out examples, so that it is as sure as it is right"
+)
+CAP = 2.0  # ratios above are given as this: how many times more than its due is not what is asked
+FLOOR = 0.005  # share of the prior loss that is added to credit and due in the score
+LEAST = 0.1  # part of what it gains alone that a modality is due at least, however clearly another says the same
+DUE = f"Shapley credit in the balanced reference, at least {LEAST:g} of what the modality's readout gains alone"
+FEWEST = 20  # examples to fit on, held out, and diagnosed
+WEAK = 0.05  # share of the prior loss under which a modality's gain alone makes us look for what it says jointly
 SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 (SAGE)"
 
 
@@ -32,15 +47,21 @@ SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 
     summary="how much of the credit a balanced reference gives a modality the model gives it; what that costs",
     definition="Shapley credit in the model divided by Shapley credit in the reference; " + BALANCED,
     source=SOURCE,
-    cannot="the reference adds evidence up, so information that only a pair of modalities holds together is not in it",
+    cannot=(
+        "what modalities say only together is found by a small network on few examples or not at all; a readout too weak "
+        "for a modality makes it look uninformative"
+    ),
     trains="models",
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.of("reliance", RelianceOptions)
+    _enough(fold(adapter, features), features)
     readouts, evidence = _best_readouts(adapter, features, settings)
     game = game_of(adapter, features, options, settings)
     reference = make_reference(adapter, features, readouts, game.donors)
-    ours, ours_error = credits(lambda k: -game.worth(k).loss, game.size, options.permutations, settings.seed)
+    reference, gained = _with_joint(adapter, features, reference, settings)
+    yield gained
+    ours, ours_error = credits(lambda k: -game.calibrated(k).loss, game.size, options.permutations, settings.seed)
     theirs, theirs_error = credits(lambda k: -reference.worth(k).loss, game.size, options.permutations, settings.seed)
     unit = adapter.task.loss_name
     yield _with_interval(
@@ -54,27 +75,73 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     for i, m in enumerate(features.modalities):
         make = partial(Result, probe="utilisation", modality=m, source=SOURCE)
         judged = partial(make, note=evidence[m])
-        credit, due = ours[i], theirs[i]
+        gain = reference.constant().loss - reference.alone(m).loss
+        credit, due = ours[i], torch.maximum(theirs[i], LEAST * gain)
         error, due_error = float(ours_error[i, 0]), float(theirs_error[i, 0])
         yield make(
             name="utilisation.credit",
             value=float(credit[0]),
             interval=ends(float(credit[0]), credit[1:], error, settings.level),
             unit=unit,
-            definition="Shapley credit the model gives the modality; worth: minus the task loss over subsets",
+            definition=f"Shapley credit the model gives the modality; worth: minus the task loss over subsets; {SURE}",
         )
-        yield _share(make, credit, ours.sum(0), error, settings)
+        yield _share(make, credit, torch.maximum(ours.sum(0), theirs.sum(0)), error, settings)
         yield _with_interval(
-            judged, "utilisation.reference_credit", due, settings, f"Shapley credit in the {BALANCED}", unit, due_error
+            judged, "utilisation.reference_credit", due, settings, f"{DUE}; {BALANCED}", unit, due_error
         )
         yield _ratio(judged, credit, due, (error, due_error), settings)
-        gain = reference.constant().loss - reference.alone(m).loss
+        yield _score(judged, credit, due, (error, due_error), float(reference.constant().loss[0]), settings)
         what = "loss of the best constant prediction minus loss of the modality's best readout alone"
         yield _with_interval(judged, "utilisation.alone_gain", gain, settings, what, unit)
         alone = reference.alone(m).metric
         metric = adapter.task.metric_name
         yield _with_interval(judged, "utilisation.alone_metric", alone, settings, f"{metric} of that readout", metric)
         yield from _costs(make, m, adapter, features, reference, game, settings)
+
+
+def _enough(at: Fold, features: Features) -> None:
+    """On fewer examples than these a readout that found nothing is no sign that there is nothing."""
+    found = {"to fit on": len(at.fit), "held out": len(at.choose), "diagnosed": len(features)}
+    what, n = min(found.items(), key=lambda item: item[1])
+    if n < FEWEST:
+        raise NumericsError(f"a reference needs at least {FEWEST} examples, found {n} {what}: use more")
+
+
+def _with_joint(
+    adapter: Adapter, features: Features, reference: Reference, settings: Settings
+) -> tuple[Reference, Result]:
+    """The reference with what modalities say only together, and what that gains. Encoders are trained for it only
+    where a modality says next to nothing alone."""
+    most = reference.constant().loss[0]
+    weak = [m for m in features.modalities if float(most - reference.alone(m).loss[0]) < WEAK * float(most)]
+    joint = on_recorded(adapter, features, reference.offset(), settings)
+    more = reference.together(joint)
+    plan = plan_of(settings.of("prefix_gap", PrefixGapOptions), settings)
+    if weak and plan is not None:
+        trained = on_encoders(adapter, features, reference.offset(), plan, settings)
+        if trained is not None and trained.loss < joint.loss:
+            joint, more = trained, reference.together(trained)
+    make = partial(
+        Result,
+        name="utilisation.joint_gain",
+        probe="utilisation",
+        definition=(
+            "loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' features and "
+            f"their pairwise products, fitted beside that sum ({joint.described})"
+        ),
+        source=SOURCE,
+    )
+    if more.joint is None:
+        return reference, make(
+            skipped="on held-out examples it adds no more than chance to the sum of unimodal evidence"
+        )
+    full = (1 << len(features.modalities)) - 1
+    gain = reference.worth(full).loss - more.worth(full).loss
+    return more, make(
+        value=float(gain[0]),
+        interval=interval(float(gain[0]), gain[1:].tolist(), settings.level),
+        unit=adapter.task.loss_name,
+    )
 
 
 def _with_interval(
@@ -97,9 +164,10 @@ def _with_interval(
 
 
 def _share(make: partial[Result], credit: Tensor, total: Tensor, error: float, settings: Settings) -> Result:
-    name, what = "utilisation.share", "the modality's part of the sum of all credits in the model"
+    name = "utilisation.share"
+    what = "the modality's credit in the model over the sum of all credits, in the model or the reference, whichever is more"
     if float(total.min()) <= 0:
-        reason = "the model is, at least on some groups of examples, no better than without inputs"
+        reason = "model and reference are, at least on some groups of examples, no better than without inputs"
         return make(name=name, definition=what, skipped=reason)
     # The sum itself is exact in sampled orders, too.
     return _with_interval(make, name, credit / total, settings, what, "share", error / float(total[0]))
@@ -108,23 +176,51 @@ def _share(make: partial[Result], credit: Tensor, total: Tensor, error: float, s
 def _ratio(
     make: partial[Result], credit: Tensor, due: Tensor, errors: tuple[float, float], settings: Settings
 ) -> Result:
-    definition = f"credit in the model divided by credit in the balanced reference, not below 0; {BALANCED}"
-    if float(due.min()) <= 0:
-        reason = (
-            "the balanced reference gives the modality no credit that stays above 0 whichever examples are left out"
-        )
-        return make(name="utilisation.ratio", definition=definition, skipped=reason)
-    ratio = credit / due
-    value = max(0.0, float(ratio[0]))
-    error = math.hypot(errors[0], float(ratio[0]) * errors[1]) / float(due[0])
-    low, high = ends(float(ratio[0]), ratio[1:], error, settings.level)
-    return make(
-        name="utilisation.ratio",
-        value=value,
-        interval=(min(value, max(0.0, low)), max(value, high)),
-        unit="ratio",
-        definition=definition,
+    definition = (
+        f"credit in the model divided by what is due, between 0 and {CAP:g}; due: {DUE}; {BALANCED}; "
+        "interval by Fieller's theorem"
     )
+    if float(due[0]) <= 0:
+        reason = "the balanced reference gives the modality no credit above 0"
+        return make(name="utilisation.ratio", definition=definition, skipped=reason)
+    value, low, high = _quotient(credit, due, errors, settings.level, CAP)
+    return make(name="utilisation.ratio", value=value, interval=(low, high), unit="ratio", definition=definition)
+
+
+def _score(
+    make: partial[Result],
+    credit: Tensor,
+    due: Tensor,
+    errors: tuple[float, float],
+    prior_loss: float,
+    settings: Settings,
+) -> Result:
+    """The ratio drawn to 1 where little is due, so that there is one for every modality and no cliff at zero."""
+    more = FLOOR * prior_loss
+    top, bottom = (v.clamp_min(0.0) + more for v in (credit, due))
+    value, low, high = _quotient(top, bottom, errors, settings.level, 1.0)
+    return make(
+        name="utilisation.score",
+        value=1.0 - value,
+        interval=(1.0 - high, 1.0 - low),
+        unit="score",
+        definition=(
+            f"1 - (credit + e) / (due + e), between 0 and 1, neither below 0; due: {DUE}; "
+            f"e: {FLOOR:.1%} of the prior loss, so that what is due nothing is not ignored; {BALANCED}; by Fieller's theorem"
+        ),
+    )
+
+
+def _quotient(
+    top: Tensor, bottom: Tensor, errors: tuple[float, float], level: float, cap: float
+) -> tuple[float, float, float]:
+    """top/bottom within [0, cap] with its interval, widened by the standard errors of sampled orders."""
+    a, b = float(top[0]), float(bottom[0])
+    value = min(cap, max(0.0, a / b))
+    low, high = ratio_interval((a, top[1:].tolist()), (b, bottom[1:].tolist()), level, cap)
+    extra = float(norm.ppf(0.5 + level / 2)) * math.hypot(errors[0], value * errors[1]) / b
+    low, high = min(low, value), max(high, value)
+    return value, max(0.0, value - math.hypot(value - low, extra)), min(cap, value + math.hypot(high - value, extra))
 
 
 def _best_readouts(
@@ -173,7 +269,10 @@ def _costs(
         model, chosen_on = game.worth(mask).expected, held.worth(mask).expected[at.choose]
         with_it, without = (
             leave_out_metric(task, expected, features.targets, features.groups)
-            for expected in (reference.added(modality, model, chosen_on), reference.added(None, model, chosen_on))
+            for expected in (
+                reference.added((modality, None if other == modality else other), model, chosen_on),
+                reference.added(None, model, chosen_on),
+            )
         )
         if other == modality:
             yield _with_interval(make, "utilisation.costs_now", with_it - without, settings, how, task.metric_name)

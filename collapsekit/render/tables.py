@@ -22,6 +22,13 @@ TITLES = {
     "spectrum": "Spectra before and after fusion",
     "vif": "Redundancy of fused neurons (VIF)",
     "polysemanticity": "Neurons shared between modalities",
+    "collision": "Collisions of modalities in fused neurons",
+    "similarity": "Similarity of modalities and fusion",
+    "missing": "When modalities are missing",
+    "noise": "When a modality is noisy",
+    "gradient_rank": "What training would change: gradients at the fusion",
+    "fusion_gain": "Rank gained by exchanging channels",
+    "growing": "As modalities are added",
 }
 SEVERITY = ("collapsed", "underused", "inconclusive", "uninformative", "used")
 MARKS = {

@@ -65,6 +65,38 @@ def interval(
     return min(full, full * math.exp(float(lower))), max(full, math.exp(math.log(full) + float(upper)))
 
 
+def ratio_interval(
+    top: tuple[float, Sequence[float]], bottom: tuple[float, Sequence[float]], level: float, cap: float
+) -> tuple[float, float]:
+    """Fieller's interval of top/bottom within [0, cap], each given with its values without each group.
+
+    All r in [0, cap] for which ``top - r·bottom`` is not told from 0 by the delete-a-group jackknife (Fieller 1954,
+    J. R. Stat. Soc. B 16:175). A bottom near 0 makes it wide, up to all of [0, cap], where the plain jackknife of the
+    ratio would be wild. The ratio itself, brought into [0, cap], always counts; where no other does, it is both ends.
+    """
+    a, b = top[0], bottom[0]
+    x, y = (torch.tensor(list(v), dtype=torch.float64) for v in (top[1], bottom[1]))
+    x, y, count = x - x.mean(), y - y.mean(), len(x)
+    if a <= 0 or b <= 0:
+        guess = 0.0 if a <= 0 else cap
+    else:
+        guess = min(cap, a / b)
+    scale = (count - 1) / count * float(student_t.ppf(0.5 + level / 2, count - 1)) ** 2
+    aa, ab, bb = (scale * float((u * v).sum()) for u, v in ((x, x), (x, y), (y, y)))
+
+    def within(r: float) -> bool:
+        return (a - r * b) ** 2 <= (aa - 2 * r * ab + r * r * bb) * (1 + 1e-6) + 1e-300
+
+    # (b² - bb)·r² - 2(ab' - ab)·r + (a² - aa) <= 0
+    p, q, c = b * b - bb, a * b - ab, a * a - aa
+    ends = [0.0, cap]
+    if p != 0 and q * q - p * c >= 0:
+        root = math.sqrt(q * q - p * c)
+        ends += [r for r in ((q - root) / p, (q + root) / p) if 0 < r < cap]
+    found = [guess, *(r for r in ends if within(r))]
+    return min(found), max(found)
+
+
 def interval_array(full: Tensor, leave_out: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
     """``interval`` for every element: ``full`` of any shape, ``leave_out`` "G" before that shape.
 

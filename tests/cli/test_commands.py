@@ -81,6 +81,8 @@ def test_terminal_report_fits_eighty_columns_and_has_no_escapes_when_piped(made:
         (["diagnose", "--config", "none.yaml"], 2, ["none.yaml"]),
         (["diagnose", "--plugin", "none.py"], 2, ["none.py"]),
         (["diagnose", "--profile", "slow"], 2, ["slow"]),
+        (["diagnose", "--subsets"], 2, ["collapsekit.yaml", "subsets: [{modalities: [pix, fou]", "pix_fou.pt"]),
+        (["diagnose", "-p", "growing"], 2, ["subsets: [{modalities: [pix, fou]"]),
         (["report", "none.json"], 2, ["none.json"]),
         (["report", "model.py"], 3, ["model.py"]),
         (["init", "model.py", "-o", "other.yaml"], 3, ["model.py"]),
@@ -168,6 +170,48 @@ def test_the_command_in_the_report_makes_it_again(project: Path, cli: Run) -> No
     assert words[0] == "collapsekit"
     again = cli(*words[1:], "--json", cwd=project)
     assert again.stdout == done.stdout
+
+
+SUBSETS = """\
+model: {factory: "tests.problems:Late", kwargs: {widths: {image: 5, audio: 4, text: 4}}, checkpoint: all.pt}
+modalities: {image: encoders.image, audio: encoders.audio, text: encoders.text}
+fusion: fusion
+data: {path: data.safetensors}
+subsets:
+  - {modalities: [audio, image], checkpoint: two.pt, kwargs: {widths: {image: 5, audio: 4}}}
+"""
+
+
+def test_subsets_adds_growing_and_stands_in_the_command(cli: Run, tmp_path: Path) -> None:
+    from tests.problems import Late, make_problem
+
+    problem = make_problem(tmp_path, {"image": 5, "audio": 4, "text": 4}, noise=["text"], steps=20)
+    torch.save(problem.model.state_dict(), tmp_path / "all.pt")
+    torch.save(Late({"image": 5, "audio": 4}).state_dict(), tmp_path / "two.pt")
+    (tmp_path / "collapsekit.yaml").write_text(SUBSETS)
+    args = ("-p", "vif", "--set", "growing.order=image,audio,text", "--profile", "quick", "--limit", "100")
+    done = cli("diagnose", "--subsets", "--json", "-o", "out", *args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = Report.from_json(done.stdout)
+    assert {r.probe for r in report.results} == {"vif", "growing"}
+    metric = report.find("growing.metric")
+    assert metric is not None
+    assert metric.curve is not None
+    assert metric.curve.x == ("image+audio", "image+audio+text")
+    assert "image+audio+text" in (tmp_path / "out" / "report.html").read_text()
+    words = report.settings["command"].split()
+    assert "--subsets" in words
+    assert cli(*words[1:], "--json", cwd=tmp_path).stdout == done.stdout
+    without = Report.from_json(cli("diagnose", "--json", "-p", "vif", cwd=tmp_path).stdout)
+    assert "--subsets" not in without.settings["command"]
+
+
+def test_a_probe_that_runs_only_when_asked_says_so_in_the_list(cli: Run, tmp_path: Path) -> None:
+    from collapsekit import registry
+
+    text = " ".join(cli("list", "probes", cwd=tmp_path).stdout.split())
+    assert "(only when asked: -p growing)" in text
+    assert text.count("only when asked") == sum(not spec.default for spec in registry.PROBES.values())
 
 
 def test_init_proposes_a_config_that_diagnose_takes(project: Path, cli: Run) -> None:

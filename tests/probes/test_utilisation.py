@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.probes.utilisation import _ratio, _share
+from collapsekit.probes.utilisation import _ratio, _score, _share
 from collapsekit.report import Result
 from collapsekit.settings import Settings
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, refusal, study
@@ -129,11 +129,10 @@ def test_a_model_that_ignores_everything_gives_no_nan() -> None:
     assert found["costs_now", "a", None].value > 0.3
 
 
-def test_a_model_worse_than_nothing_has_no_shares() -> None:
+def test_a_model_worse_than_nothing_uses_nothing() -> None:
     found = study(late({"a": -2.0, "b": -1.0}), world({"a": 2.0, "b": 1.0})).run("utilisation")
-    assert "no better than without inputs" in found["share", "a", None].skipped
-    assert found["ratio", "a", None].value == 0
-    assert found["ratio", "a", None].interval[0] == 0
+    assert found["share", "a", None].value == pytest.approx(0, abs=1e-6)
+    assert found["ratio", "a", None].value == pytest.approx(0, abs=1e-6)
 
 
 def test_two_classes_and_one_logit() -> None:
@@ -155,11 +154,11 @@ def test_regression_does_not_depend_on_where_zero_is(offset: float) -> None:
         return {**x, "label": (y + offset).double()}
 
     arrays = {"train": real(300, 0), "val": real(200, 1000), "test": real(400, 2000)}
-    # Reads a with half the weight that would be best, b not at all.
+    # Reads a with half the weight that would be best, which calibration makes up for, b not at all.
     s = study(Planted(plain("ab"), linear([[0.5, 0.0, 0.0, 0.0]], [offset])), arrays, task="regression")
     found = s.run("utilisation")
     assert found["ratio", "b", None].value == pytest.approx(0, abs=1e-6)
-    assert 0.5 < found["ratio", "a", None].value < 1
+    assert found["ratio", "a", None].value == pytest.approx(1, abs=0.15)
     y, x = arrays["test"]["label"] - offset, arrays["test"]
     spread = float((y - y.mean()).square().sum())
     # The model's own scale is put right on both sides, so what is left is b's doing.
@@ -182,10 +181,26 @@ def test_what_has_no_reference_is_refused_with_the_reason() -> None:
     assert "diagnose val or test" in refusal(study(late({"a": 1, "b": 1}), arrays, split="train"), "utilisation")
 
 
-def test_every_number_is_finite_on_very_few_examples() -> None:
-    arrays = world({"a": 1.0, "b": 1.0}, sizes={"train": 12, "val": 8, "test": 9})
+def test_every_number_is_finite_on_few_examples() -> None:
+    arrays = world({"a": 1.0, "b": 1.0}, sizes={"train": 20, "val": 20, "test": 20})
     found = study(late({"a": 1.0, "b": 1.0}), arrays).run("utilisation")
     assert all((r.value is None) != (r.skipped is None) for r in found.values())
+
+
+@pytest.mark.parametrize("few", ["train", "val", "test"])
+def test_too_few_examples_are_no_reference(few: str) -> None:
+    arrays = world({"a": 1.0, "b": 1.0}, sizes={"train": 40, "val": 40, "test": 40, few: 19})
+    assert "needs at least 20 examples, found 19" in refusal(study(late({"a": 1.0, "b": 1.0}), arrays), "utilisation")
+
+
+def test_what_another_says_far_more_clearly_is_still_due_a_part_of_what_it_says_alone() -> None:
+    arrays = world({"a": 9.0, "b": 1.5})  # a alone is never wrong
+    found = study(late({"a": 9.0, "b": 0.0}), arrays).run("utilisation")
+    gain, due = (found[k, "b", None].value for k in ("alone_gain", "reference_credit"))
+    assert due == pytest.approx(0.1 * gain, rel=1e-6)
+    assert found["ratio", "b", None].interval[1] < 0.15
+    assert found["score", "b", None].value > 0.8
+    assert found["ratio", "a", None].value == pytest.approx(1, abs=0.1)
 
 
 def test_sampled_orders_widen_share_and_ratio_too() -> None:
@@ -198,11 +213,28 @@ def test_sampled_orders_widen_share_and_ratio_too() -> None:
     assert sampled.interval[1] > exact.interval[1] + 0.3
 
 
-@pytest.mark.parametrize("due", [[-0.1] * 17, [0.1] * 16 + [-0.01]])
-def test_a_reference_without_credit_gives_no_ratio(due: list[float]) -> None:
+def test_a_reference_without_credit_gives_no_ratio() -> None:
     make = partial(Result, probe="utilisation", source="s")
-    found = _ratio(make, torch.ones(17).double(), torch.tensor(due).double(), (0.0, 0.0), Settings())
+    found = _ratio(make, torch.ones(17).double(), torch.full((17,), -0.1).double(), (0.0, 0.0), Settings())
     assert "no credit" in found.skipped
+
+
+def score_of(credit: float, due: float, spread: float = 0.0) -> Result:
+    wave = torch.cat([torch.zeros(1), torch.arange(16).float() / 7.5 - 1]).double()
+    make = partial(Result, probe="utilisation", source="s")
+    return _score(make, credit + spread * wave, due + 0 * wave, (0.0, 0.0), 1.0, Settings())
+
+
+def test_score_is_one_minus_the_ratio_but_for_what_is_due_nothing() -> None:
+    assert score_of(0.0, 0.5).value == pytest.approx(1, abs=0.01)
+    assert score_of(0.25, 0.5).value == pytest.approx(0.5, abs=0.01)
+    assert score_of(0.9, 0.5).value == 0
+    assert score_of(0.0, -0.2).value == 0
+    assert score_of(-0.3, 0.5).value == pytest.approx(1, abs=0.02)
+    assert score_of(0.0, 0.001).value < 0.2
+    assert score_of(-0.3, 0.0).value == 0  # a modality that only misleads is not missed
+    sure, unsure = (score_of(0.25, 0.5, spread).interval for spread in (0.001, 0.01))
+    assert unsure[0] < sure[0] < 0.5 < sure[1] < unsure[1]
 
 
 def test_ignoring_is_named_the_same_under_other_names() -> None:

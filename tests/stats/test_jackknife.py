@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats.jackknife import assign_groups, interval, interval_array
+from collapsekit.stats.jackknife import assign_groups, interval, interval_array, ratio_interval
 
 
 def leave_out_means(x: torch.Tensor, groups: torch.Tensor, count: int) -> list[float]:
@@ -94,3 +96,52 @@ def test_input_without_an_interval_is_refused() -> None:
     ):
         with pytest.raises(NumericsError):
             call()
+
+
+def _groups(values: np.ndarray, count: int = 16) -> tuple[float, list[float]]:
+    group = np.arange(len(values)) % count
+    return float(values.mean()), [float(values[group != g].mean()) for g in range(count)]
+
+
+@given(st.integers(0, 10**6), st.floats(-1, 3), st.floats(-1, 3))
+def test_fiellers_interval_holds_exactly_the_ratios_that_are_not_told_from_zero(seed: int, a: float, b: float) -> None:
+    g = np.random.default_rng(seed)
+    x, y = a + g.normal(size=64), b + g.normal(size=64)
+    top, bottom = _groups(x), _groups(y)
+    low, high = ratio_interval(top, bottom, 0.95, 2.0)
+    assert 0 <= low <= high <= 2
+
+    def holds_zero(r: float) -> bool:
+        full, out = top[0] - r * bottom[0], [t - r * u for t, u in zip(top[1], bottom[1], strict=True)]
+        lower, upper = interval(full, out)
+        return lower <= 1e-9 and upper >= -1e-9
+
+    held = [r for r in np.linspace(0, 2, 41) if holds_zero(float(r))]
+    if held:
+        assert low <= held[0] + 1e-9
+        assert high >= held[-1] - 1e-9
+        best = min(2.0, max(0.0, top[0] / bottom[0])) if bottom[0] > 0 else 2.0 * (top[0] > 0)
+        assert holds_zero(low) or low == pytest.approx(best)
+        assert holds_zero(high) or high == pytest.approx(best)
+    for r in np.linspace(0, 2, 41):
+        if r < low - 1e-9 or r > high + 1e-9:
+            assert not holds_zero(float(r))
+
+
+def test_a_sure_ratio_has_the_delta_methods_interval_and_an_unsure_one_all_of_it() -> None:
+    g = np.random.default_rng(0)
+    y = 2 + 0.05 * g.normal(size=1600)
+    x = 0.5 * y + 0.1 * g.normal(size=1600)
+    low, high = ratio_interval(_groups(x), _groups(y), 0.95, 2.0)
+    ratio = x.mean() / y.mean()
+    group = np.arange(1600) % 16
+    plain = interval(ratio, [x[group != k].mean() / y[group != k].mean() for k in range(16)])
+    assert (low, high) == pytest.approx(plain, rel=1e-3)
+    noise = g.normal(size=(2, 160))
+    assert ratio_interval(_groups(noise[0]), _groups(noise[1]), 0.95, 2.0) == (0.0, 2.0)
+    # All but the same: the quadratic's roots are lost to rounding, the ratio is not.
+    nearly = _groups(y * (1 + 1e-9))
+    assert ratio_interval(nearly, _groups(y), 0.95, 2.0) == pytest.approx((1.0, 1.0), abs=1e-5)
+    # Far more than the cap, surely: the cap.
+    assert ratio_interval(_groups(x), _groups(y / 50), 0.95, 2.0) == (2.0, 2.0)
+    assert ratio_interval(_groups(-x), _groups(y), 0.95, 2.0) == (0.0, 0.0)

@@ -1,0 +1,104 @@
+"""How often nominal 95 % intervals hold the value of a very large sample: one model, many test sets.
+
+python -m benchmarks.coverage --sets 300
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.planted.measure import config_of
+from benchmarks.planted.subjects import Made, Subject, make
+from collapsekit.adapter import ModuleAdapter
+from collapsekit.config import check_config
+from collapsekit.features import Features, extract
+from collapsekit.probes import reliance, spectrum, utilisation, vif
+from collapsekit.registry import Options
+from collapsekit.report import Result
+from collapsekit.settings import Settings
+
+POOL, LARGE = 40_000, 4_000
+SUBJECTS = {
+    "complementary, concat": Subject(
+        "0", "healthy", {"kind": "complementary", "modalities": 2, "distances": (2.5,)}, 600, "concat"
+    ),
+    "redundant, one slow": Subject(
+        "1", "natural", {"kind": "redundant", "modalities": 2, "distances": (2.5,), "classes": 3}, 600, "sum"
+    ),
+}
+WATCHED = ("reliance.shapley", "utilisation.credit", "utilisation.ratio", "vif.mean", "spectrum.effective_rank")
+
+
+def part(features: Features, rows: torch.Tensor) -> Features:
+    """Some of the examples, as if they were all there is."""
+    return replace(
+        features,
+        inputs={k: v[rows] for k, v in features.inputs.items()},
+        recorded={m: tuple(t[rows] for t in r) for m, r in features.recorded.items()},
+        pooled={m: x[rows] for m, x in features.pooled.items()},
+        fused=features.fused[rows],
+        outputs=features.outputs[rows],
+        targets=features.targets[rows],
+        memo={},
+    )
+
+
+def results(adapter: ModuleAdapter, features: Features) -> dict[tuple[str, str | None], Result]:
+    """The watched numbers, trained models taken from nowhere but the checkpoint (profile quick)."""
+    options = reliance.RelianceOptions(draws=32)
+    settings = Settings(profile="quick", others={"reliance": options})
+    found: dict[tuple[str, str | None], Result] = {}
+    for run, own in ((reliance.run, options), (utilisation.run, Options()), (vif.run, None), (spectrum.run, None)):
+        from collapsekit import registry
+
+        name = run.__module__.rsplit(".", 1)[1]
+        chosen = own if own is not None else registry.get_probe(name).options()
+        for r in run(adapter, features, settings=replace(settings, options=chosen)):
+            if r.name in WATCHED and r.value is not None:
+                found[r.name, r.modality] = r
+    return found
+
+
+def cover(made: Made, sets: int, n: int) -> dict[tuple[str, str | None], tuple[float, float, float]]:
+    """Per number: its large-sample value, mean over test sets, and share of intervals that hold the former."""
+    made.data["test"] = made.world.sample(POOL, 424_242)
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = ModuleAdapter(check_config(config_of(made, Path(folder)), base=Path.cwd()), model=made.model)
+        pool = extract(adapter, "test")
+        shuffled = torch.randperm(POOL, generator=torch.Generator().manual_seed(0))
+        large = results(adapter, part(pool, shuffled[:LARGE]))
+        hits: dict[tuple[str, str | None], list[tuple[float, bool]]] = {k: [] for k in large}
+        g = torch.Generator().manual_seed(1)
+        for _ in range(sets):
+            small = results(adapter, part(pool, torch.randperm(POOL, generator=g)[:n]))
+            for key, truth in large.items():
+                r = small.get(key)
+                if r is not None and r.value is not None and r.interval is not None and truth.value is not None:
+                    hits[key].append((r.value, r.interval[0] <= truth.value <= r.interval[1]))
+    return {
+        k: (large[k].value or 0.0, sum(v for v, _ in h) / len(h), sum(i for _, i in h) / len(h))
+        for k, h in hits.items()
+        if h
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Coverage of nominal 95 % intervals.")
+    parser.add_argument("--sets", type=int, default=300, help="test sets drawn for each model")
+    parser.add_argument("--examples", type=int, default=400, help="examples a test set")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for name, subject in SUBJECTS.items():
+        print(f"{name}: {given.sets} test sets of {given.examples}")
+        print(f"  {'number':<28}{'modality':<10}{'large sample':>13}{'mean':>10}{'covered':>9}")
+        for (what, modality), (large, mean, share) in cover(make(subject), given.sets, given.examples).items():
+            print(f"  {what:<28}{modality or '':<10}{large:>13.4f}{mean:>10.4f}{share:>9.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""noise: the task under growing uniform noise on one modality at a time, at its input and at its features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from collapsekit.adapter.base import Adapter
+from collapsekit.adapter.build import seed_everything
+from collapsekit.errors import NumericsError
+from collapsekit.features import Features
+from collapsekit.fills import has_split, part, seeds
+from collapsekit.probes.missing import banded
+from collapsekit.registry import Options, probe
+from collapsekit.replay import CHUNK, leave_out_metric, predict
+from collapsekit.report import Result
+from collapsekit.settings import Settings
+from collapsekit.stats.jackknife import interval
+from collapsekit.stats.noise import Spread, area, spread
+
+SOURCE = (
+    "noise levels after Chaudhuri et al. 2025, Section 4.3 and Figures 7 and 8, which corrupt the weakest modality in "
+    "training and do not say what the levels are relative to"
+)
+SPREADS: dict[Spread, str] = {
+    "range": "largest minus smallest value over training examples, of the entry of the tensor where that is largest",
+    "deviation": "root mean square over the tensor's entries of their standard deviation over training examples",
+}
+PLACES = {
+    "input": "input (its encoder runs again; values are not clipped)",
+    "feature": "recorded features (every floating tensor of them)",
+}
+
+
+class NoiseOptions(Options):
+    """Options of the noise probe."""
+
+    levels: tuple[float, ...] = Field(
+        default=(0.05, 0.1, 0.2, 0.3, 0.4, 0.5), description="amplitudes of the noise, as parts of the spread"
+    )
+    draws: int = Field(default=3, gt=0, description="noise fields the metric is averaged over")
+    spread: Spread = Field(default="range", description="what a level is a part of: range, or deviation")
+    inputs: bool = Field(default=True, description="also at the input, which runs the encoders again")
+    examples: int = Field(default=512, gt=1, description="at most so many examples go through the encoders again")
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return [v for v in value.split(",") if v.strip()] if isinstance(value, str) else value
+
+    @field_validator("levels")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(0 < level < math.inf for level in value):
+            raise ValueError("needs at least one level, all above 0 and finite")
+        return tuple(sorted(set(value)))
+
+
+@dataclass(frozen=True)
+class _Noisy:
+    """Tensors of one modality to which noise is added, and what the model makes of them."""
+
+    tensors: tuple[Tensor, ...]  # first axis the example
+    spreads: tuple[float, ...]  # of each; 0: it stays as it is
+    answer: Callable[[tuple[Tensor, ...]], Tensor]  # outputs (n, ...) for other values of them
+
+    def at(self, level: float, fields: tuple[Tensor, ...]) -> Tensor:
+        """Outputs with ``fields``, uniform on (-1, 1), added times ``level`` times the spread."""
+        given = []
+        for t, size, field in zip(self.tensors, self.spreads, fields, strict=True):
+            noisy = t + level * size * field if size else t
+            given.append(noisy.to(t.dtype) if t.is_floating_point() else noisy)
+        outputs = self.answer(tuple(given))
+        if not bool(torch.isfinite(outputs).all()):
+            raise NumericsError(f"the model's output is not finite under noise of level {level:g}: use smaller levels")
+        return outputs
+
+
+@probe(
+    "noise",
+    summary="task metric under uniform noise on one modality at a time, at its input and at its features",
+    definition="area under the task metric over the noise level, relative to the metric without noise",
+    source=SOURCE,
+    cannot="a modality that others repeat can be robust and used; levels compare tensors only by their spread",
+    options=NoiseOptions,
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.own(NoiseOptions)
+    own = seeds(adapter, features, settings.seed)
+    known = features.of("train") if has_split(adapter, "train") else features
+    note = (
+        None if known is not features or features.split == "train" else "spread of the diagnosed split: no train split"
+    )
+    few = options.examples < len(features)
+    some = part(features, torch.arange(options.examples)) if few else features
+    for i, m in enumerate(features.modalities):
+        if options.inputs:
+            said = [note, _shared(adapter, m)]
+            if few:
+                said.append(f"on {len(some)} of {len(features)} examples (noise.examples)")
+            yield _measured(
+                "input", m, partial(_at_input, adapter, some, known, m, options), adapter, some, own[m], said, settings
+            )
+        made = partial(_at_features, adapter, features, known, m, options)
+        yield _measured("feature", m, made, adapter, features, own[m], [note], settings)
+        settings.progress.step("noise on modalities", i + 1, len(features.modalities))
+
+
+def _at_input(adapter: Adapter, features: Features, known: Features, modality: str, options: NoiseOptions) -> _Noisy:
+    """The modality's raw inputs; whole numbers become floats where the config says how they are scaled."""
+    section = adapter.config.modalities[modality]
+    keys = [k for k in adapter.input_keys(modality) if k != section.mask]
+    kinds = {k: features.inputs[k].dtype for k in keys}
+    fit = [k for k, kind in kinds.items() if kind.is_floating_point or (section.scale != 1.0 and kind != torch.bool)]
+    if not fit:
+        listed = ", ".join(f"{k!r} {str(kind).removeprefix('torch.')}" for k, kind in kinds.items())
+        raise NumericsError(
+            f"its inputs are whole numbers without a `scale` in the config ({listed}), such as token ids, to which "
+            "noise cannot be added"
+        )
+
+    def answer(given: tuple[Tensor, ...]) -> Tensor:
+        inputs = {**features.inputs, **dict(zip(fit, given, strict=True))}
+        outputs = []
+        with torch.no_grad():
+            for rows in torch.arange(len(features)).split(CHUNK):
+                seed_everything(0)  # as in a replay
+                result = adapter.run({k: v[rows] for k, v in inputs.items()})
+                outputs.append(result.prediction.outputs.float().cpu())
+        return torch.cat(outputs)
+
+    return _noisy(tuple(features.inputs[k] for k in fit), [known.inputs[k] for k in fit], options, answer)
+
+
+def _at_features(adapter: Adapter, features: Features, known: Features, modality: str, options: NoiseOptions) -> _Noisy:
+    """The modality's recordings; those that are not floating stay."""
+
+    def answer(given: tuple[Tensor, ...]) -> Tensor:
+        changed = replace(features, recorded={**features.recorded, modality: given}, memo={})
+        return predict(adapter, changed).outputs
+
+    return _noisy(features.recorded[modality], known.recorded[modality], options, answer, floating=True)
+
+
+def _noisy(
+    tensors: tuple[Tensor, ...],
+    known: list[Tensor] | tuple[Tensor, ...],
+    options: NoiseOptions,
+    answer: Callable[[tuple[Tensor, ...]], Tensor],
+    floating: bool = False,
+) -> _Noisy:
+    sizes = []
+    for t in known:
+        size = spread(t, options.spread) if t.is_floating_point() or not floating else 0.0
+        sizes.append(size if math.isfinite(size) else 0.0)  # -inf in a recorded attention mask is no measurement
+    if not any(sizes):
+        raise NumericsError("its values do not vary in the training split, so there is no spread to take a part of")
+    return _Noisy(tensors, tuple(sizes), answer)
+
+
+def _shared(adapter: Adapter, modality: str) -> str | None:
+    """Which other modalities read the same inputs, and so get the same noise."""
+    keys = set(adapter.input_keys(modality))
+    others = [m for m in adapter.modalities if m != modality and keys & set(adapter.input_keys(m))]
+    return f"the same input is read by {', '.join(sorted(others))}" if others else None
+
+
+def _measured(
+    place: str,
+    modality: str,
+    make: Callable[[], _Noisy],
+    adapter: Adapter,
+    features: Features,
+    seed: int,
+    notes: list[str | None],
+    settings: Settings,
+) -> Result:
+    """Metric over the levels with noise at one place, and the area under it."""
+    options = settings.own(NoiseOptions)
+    metric = adapter.task.metric_name
+    result = partial(
+        Result,
+        name=f"noise.{place}",
+        probe="noise",
+        modality=modality,
+        definition=(
+            f"area under {metric} over the noise level (trapezoid rule, from 0 to {options.levels[-1]:g}) divided by what "
+            f"it is if {metric} stays as it is without noise: 1 = unaffected; noise uniform between -a and a, "
+            f"a = level times spread, added to the modality's {PLACES[place]}; spread: {SPREADS[options.spread]}; "
+            f"mean over {options.draws} noise fields, each multiplied by all levels"
+        ),
+        source=SOURCE,
+        unit="ratio",
+    )
+    try:
+        values = _over_levels(make(), adapter, features, options, seed)
+    except NumericsError as e:
+        return result(skipped=str(e).rstrip("."))
+    levels = (0.0, *options.levels)
+    curve = banded(levels, values, "noise level (part of the spread)", metric, settings.level)
+    try:
+        share = area(levels, values)
+    except NumericsError:
+        notes = [*notes, f"no area: {metric} without noise is not above 0 whichever examples are left out"]
+        return result(curve=curve, note="; ".join(filter(None, notes)))
+    ends = interval(float(share[0]), share[1:].tolist(), settings.level)
+    return result(value=float(share[0]), interval=ends, curve=curve, note="; ".join(filter(None, notes)) or None)
+
+
+def _over_levels(noisy: _Noisy, adapter: Adapter, features: Features, options: NoiseOptions, seed: int) -> Tensor:
+    """Metric over all examples and without each group, mean over draws, at no noise and each level: (1 + L, 1 + G)."""
+    task, groups, y = adapter.task, features.groups, features.targets
+
+    def metric(outputs: Tensor) -> Tensor:
+        return leave_out_metric(task, task.expect(outputs), y, groups)
+
+    generator = torch.Generator().manual_seed(seed)
+    clean = metric(noisy.answer(noisy.tensors))
+    rows = []
+    for _ in range(options.draws):
+        sizes = [t.shape if s else (0,) for t, s in zip(noisy.tensors, noisy.spreads, strict=True)]
+        fields = tuple(torch.rand(size, generator=generator) * 2 - 1 for size in sizes)
+        rows.append(torch.stack([metric(noisy.at(level, fields)) for level in options.levels]))
+    return torch.cat([clean[None], torch.stack(rows).mean(0)])

@@ -1,0 +1,114 @@
+"""Exchanging channels between two modalities: which ones, and what that does to a rank."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from collapsekit.errors import NumericsError
+from collapsekit.stats.checks import finite
+from collapsekit.stats.spectrum import effective_rank
+
+_ALIKE = 1e-6  # scores this close, relative to the largest, are ties
+_CHUNK = 256  # clips an SVD
+
+
+def exchanged_count(proportion: float, width: int) -> int:
+    """⌊proportion·width⌋ channels, at least 1. Raises NumericsError unless 0 < proportion <= 1 and width > 0."""
+    if not 0 < proportion <= 1 or width < 1:
+        raise NumericsError(
+            f"a proportion lies over 0 and up to 1 of at least one channel, found {proportion} of {width}: use 0.3."
+        )
+    return max(1, math.floor(proportion * width + 1e-9))  # 0.3·10 is 3
+
+
+def channel_scores(x: Tensor, how: str, keep: Tensor | None = None) -> Tensor:
+    """How much each channel ("c", float64, >= 0) says, of features "n c" or tokens "n t c"; the lowest say least.
+
+    ``magnitude``: mean absolute value. ``std``: standard deviation over examples; of tokens, over the tokens of an
+    example ("temporal"), averaged over examples. ``spectral``: share of the channel's energy that lies in the strong
+    right singular directions, the first ⌊effective rank⌋, of the centred features or of all tokens as they are; 0 for
+    a channel without energy. ``keep`` ("n t", bool): tokens that count; the others must be 0 in ``x``.
+    Raises NumericsError for another ``how``, for features that are not finite, and, ``spectral``, for constant ones.
+    """
+    x = finite(x, "the features")
+    weight = torch.ones(x.shape[:-1], dtype=torch.float64) if keep is None else keep.to(torch.float64)
+    if how == "magnitude":
+        return x.abs().flatten(0, -2).sum(0) / weight.sum().clamp_min(1)
+    if how == "std":
+        axis = x.ndim - 2
+        count = weight.sum(axis, keepdim=True)[..., None].clamp_min(1)
+        deviation = (x - x.sum(axis, keepdim=True) / count) * weight[..., None]
+        spread = (deviation.square().sum(axis, keepdim=True) / count).sqrt()
+        return spread.flatten(0, -2).mean(0)
+    if how == "spectral":
+        return _strong_share(x - x.mean(0) if x.ndim == 2 else x.flatten(0, -2))
+    raise NumericsError(f"channels are scored by spectral, std or magnitude, found {how!r}: use one of them.")
+
+
+def _strong_share(x: Tensor) -> Tensor:
+    gram = x.T @ x
+    values, vectors = torch.linalg.eigh(gram / gram.diagonal().max().clamp_min(torch.finfo(torch.float64).tiny))
+    power = values.flip(0).clamp_min(0)
+    size = math.floor(effective_rank(power.sqrt()) + 1e-9)
+    energy = vectors.flip(1).square() * power
+    total = energy.sum(1)
+    return torch.where(total > 0, energy[:, :size].sum(1) / total.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+
+
+def weakest(scores: Tensor, k: int) -> Tensor:
+    """The ``k`` channels of the lowest scores, lowest first; the lower number first among ties (within a millionth of
+    the largest, so that rounding does not choose). Raises NumericsError where there are fewer channels."""
+    scores = finite(scores, "the scores")
+    if scores.ndim != 1 or not 0 < k <= len(scores):
+        raise NumericsError(f"{k} of {tuple(scores.shape)} channels cannot be chosen: use a smaller proportion.")
+    steps = (scores / scores.abs().max().clamp_min(torch.finfo(torch.float64).tiny) / _ALIKE).round()
+    return torch.argsort(steps, stable=True)[:k]
+
+
+def exchange(receiver: Tensor, giver: Tensor, to: Tensor, source: Tensor, blend: float = 1.0) -> Tensor:
+    """``receiver`` ("... c") with channels ``to`` ("k") made (1 - blend) of itself and blend of the giver's ("... e")
+    channels ``source`` ("k"). Raises NumericsError where the two are not of the same examples and tokens, the channels
+    do not pair, or the blend is not over 0 and up to 1."""
+    if receiver.shape[:-1] != giver.shape[:-1]:
+        raise NumericsError(
+            f"channels are exchanged between features of the same examples and tokens, found {tuple(receiver.shape)} "
+            f"and {tuple(giver.shape)}: choose modalities with as many tokens, or pool them."
+        )
+    if to.shape != source.shape or len(to.unique()) != len(to):
+        raise NumericsError(f"each channel gets one other, found {len(source)} for {len(to)}: pair them.")
+    if not 0 < blend <= 1:
+        raise NumericsError(f"the blend lies over 0 and up to 1, found {blend}: 1 replaces the channel.")
+    out = receiver.clone()
+    given = giver[..., source].to(out.dtype)
+    out[..., to] = given if blend == 1 else (1 - blend) * receiver[..., to] + blend * given
+    return out
+
+
+def clip_ranks(x: Tensor) -> Tensor:
+    """Effective rank ("n", float64, 1 to min(t, c)) of each example's tokens ("n t c"), not centred: exp of the
+    entropy of σ/Σσ (Roy and Vetterli 2007); 0 for tokens that are all 0. From ``numpy.linalg.svd`` of each.
+
+    Raises NumericsError for another shape and for values that are not finite.
+    """
+    if x.ndim != 3:
+        raise NumericsError(f"tokens have the shape (examples, tokens, channels), found {tuple(x.shape)}: pass those.")
+    sigma = torch.cat([torch.linalg.svdvals(part) for part in finite(x, "the tokens").split(_CHUNK)])
+    total = sigma.sum(1, keepdim=True)
+    p = sigma / total.clamp_min(torch.finfo(torch.float64).tiny)
+    ranks = (-torch.xlogy(p, p).sum(1)).exp()
+    return torch.where(total[:, 0] > 0, ranks, 0.0)
+
+
+def harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
+    """2ab/(a + b) of each pair, float64; 0 where one of the two is not positive.
+
+    Equals ``scipy.stats.hmean([a, b])`` for positive numbers. Raises NumericsError where one is not finite.
+    """
+    a, b = finite(a, "the gains"), finite(b, "the gains")
+    both = (a > 0) & (b > 0)
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    # Divided by the larger first, so that the product cannot overflow.
+    return torch.where(both, 2 * low / (1 + low / torch.where(both, high, 1.0)), 0.0)

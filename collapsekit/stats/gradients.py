@@ -1,0 +1,123 @@
+"""Gradients as matrices: outer products, leading subspaces, and how far directions agree."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from collapsekit.errors import NumericsError
+from collapsekit.stats.checks import finite, matrix
+
+_TINY = torch.finfo(torch.float64).tiny
+
+
+def outer_product_sum(gradients: Tensor) -> Tensor:
+    """Sum of g gᵀ over all examples and positions ("d d", float64) of gradients ("n ... d").
+
+    Divided by n, and summed over the outputs the gradients are of, it is the average gradient outer product of
+    Radhakrishnan et al. 2024 (Science 383:1461). Equals ``numpy.einsum('...i,...j->ij', g, g)``.
+    Raises NumericsError where a gradient is not finite.
+    """
+    flat = finite(gradients, "the gradients").reshape(-1, gradients.shape[-1])
+    return flat.T @ flat
+
+
+def spectrum_of(x: Tensor) -> Tensor:
+    """Singular values ("min(r, c)", descending, float64) of a matrix "r c" as it is, without centring.
+
+    Equals ``numpy.linalg.svd(x, compute_uv=False)``. Raises NumericsError where x is no finite matrix.
+    """
+    found: Tensor = torch.linalg.svdvals(matrix(x, "the gradient"))
+    return found
+
+
+def leading_subspace(gram: Tensor, share: float, size: int | None = None) -> Tensor:
+    """The fewest leading eigenvectors ("d k", orthonormal columns) of a positive semidefinite matrix "d d" that
+    hold ``share`` (over 0, up to 1) of its trace; or, where ``size`` is given, that many.
+
+    Raises NumericsError for a share out of range and where the trace is 0.
+    """
+    gram = matrix(gram, "the outer product")
+    if not 0 < share <= 1:
+        raise NumericsError(f"the share of a trace lies over 0 and up to 1, found {share}: use 0.9.")
+    scale = gram.diagonal().max()
+    if float(scale) <= 0:
+        raise NumericsError("the outer product is zero, so it has no leading directions: look for a dead layer.")
+    values, vectors = torch.linalg.eigh(gram / scale)
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    if size is None:
+        held = values.cumsum(0) / values.sum()
+        size = int((held < share * (1 - 1e-12)).sum()) + 1
+    leading: Tensor = vectors[:, :size]
+    return leading
+
+
+def row_subspace(weight: Tensor, columns: Tensor, share: float) -> Tensor:
+    """Leading directions ("d r", orthonormal columns) in which the neurons of ``weight`` ("o d") read its inputs
+    ``columns`` ("d", bool), other weights set to 0: those that hold ``share`` of the squared singular values.
+
+    Raises NumericsError where all of these weights are 0, or there are none.
+    """
+    part = matrix(weight, "the weights") * columns.to(torch.float64)
+    if not bool((part != 0).any()):
+        raise NumericsError("the weights of these inputs are all 0, so they span no subspace.")
+    return leading_subspace(part.T @ part, share)
+
+
+def subspace_alignment(a: Tensor, b: Tensor) -> float:
+    """Mean squared cosine of the principal angles between the spans of ``a`` ("d k") and ``b`` ("d r"), whose
+    columns are orthonormal: 0 where they are orthogonal, 1 where one lies in the other.
+
+    For two spans at random its mean is max(k, r)/d. Equals
+    ``numpy.mean(numpy.cos(scipy.linalg.subspace_angles(a, b)) ** 2)``.
+    Raises NumericsError where the two are of different spaces, or one is empty.
+    """
+    a, b = matrix(a, "the first subspace"), matrix(b, "the second subspace")
+    if a.shape[0] != b.shape[0] or 0 in (*a.shape, *b.shape):
+        raise NumericsError(
+            f"two subspaces need one space and a direction each, found {tuple(a.shape)} and {tuple(b.shape)}: "
+            "pass bases of one space as columns."
+        )
+    return min(1.0, float((a.T @ b).square().sum()) / min(a.shape[1], b.shape[1]))
+
+
+def frobenius_cosine(a: Tensor, b: Tensor) -> float:
+    """⟨a, b⟩/(‖a‖‖b‖) of two tensors of one shape, -1 to 1; for positive semidefinite matrices 0 to 1.
+
+    Equals ``1 - scipy.spatial.distance.cosine(a.ravel(), b.ravel())``. Raises NumericsError where one is 0.
+    """
+    if a.shape != b.shape:
+        raise NumericsError(f"a cosine needs two tensors of one shape, found {tuple(a.shape)} and {tuple(b.shape)}.")
+    return float(cosine_matrix(torch.stack([a.reshape(-1), b.reshape(-1)]))[0, 1])
+
+
+def cosine_matrix(vectors: Tensor) -> Tensor:
+    """Cosines ("m m", symmetric, float64, -1 to 1) between rows of ``vectors`` ("m p").
+
+    Equals ``sklearn.metrics.pairwise.cosine_similarity``, but for a row of zeros, which raises NumericsError.
+    """
+    rows = matrix(vectors, "the vectors")
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    if bool((largest <= _TINY).any()):
+        raise NumericsError("one of the vectors is 0, so it has no direction.")
+    rows = rows / largest  # so that squares neither overflow nor vanish
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    found = rows @ rows.T
+    cosines: Tensor = ((found + found.T) / 2).clamp(-1.0, 1.0)
+    return cosines
+
+
+def owned_columns(drive: Tensor, share: float) -> Tensor:
+    """Which of m modalities owns each of d columns ("d", int64; -1: none), from how far each moves it ("m d", >= 0).
+
+    A column belongs to the modality that does at least ``share`` (over 0.5, up to 1) of the moving; a column that
+    none moves, or several do, belongs to none. Raises NumericsError for a share out of range or a negative drive.
+    """
+    drive = matrix(drive, "the drive")
+    if not 0.5 < share <= 1:
+        raise NumericsError(f"a column has one owner only with a share over 0.5 and up to 1, found {share}: use 0.9.")
+    if bool((drive < 0).any()):
+        raise NumericsError(f"drives must be >= 0, found {float(drive.min()):.3g}: pass mean squared changes.")
+    total = drive.sum(dim=0)
+    most, owner = drive.max(dim=0)
+    return torch.where((total > 0) & (most >= share * total), owner, -1)
