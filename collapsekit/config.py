@@ -70,6 +70,7 @@ class DataConfig(_Section):
     kwargs: Plain = {}
     label: str = "label"
     also: tuple[str, ...] = ()  # further batch keys the model's forward takes
+    group: str | None = None  # batch key of what examples belong to (patient, speaker): intervals leave out whole ones
     batch_size: int = Field(default=256, gt=0)
 
 
@@ -158,7 +159,14 @@ class Config(_Section):
             checkpoint=subset.checkpoint,
         )
         kept = {m: section for m, section in self.modalities.items() if m in subset.modalities}
-        return self.model_copy(update={"model": model, "modalities": kept, "subsets": ()})
+        return self.model_copy(
+            update={
+                "model": model,
+                "modalities": kept,
+                "subsets": (),
+                "data": self.data.model_copy(update={"group": None}),
+            }
+        )
 
     def resolve(self, path: str) -> Path:
         """A path from the config, relative to the config's own folder."""

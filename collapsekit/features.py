@@ -15,7 +15,7 @@ from collapsekit.adapter.build import disagreeing, random_states, seed_everythin
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
 from collapsekit.settings import Progress
 from collapsekit.sources import Batch
-from collapsekit.stats.jackknife import assign_groups
+from collapsekit.stats.jackknife import assign_groups, assign_units
 
 T = TypeVar("T")
 GROUPS = 16
@@ -36,6 +36,7 @@ class Features:
     targets: Tensor  # (n, ...)
     digest: str  # of inputs and targets
     sibling: Callable[[str], Features]
+    units: Tensor | None = None  # what each example belongs to (n,), where the config names it
     memo: dict[Hashable, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -43,7 +44,10 @@ class Features:
 
     @property
     def groups(self) -> Tensor:
-        """Jackknife group of each example, (n,)."""
+        """Jackknife group of each example, (n,); examples of one unit are in one group."""
+        if self.units is not None:
+            units = self.units
+            return self.once("groups", lambda: assign_units(units, GROUPS))
         return assign_groups(len(self), min(GROUPS, len(self)))
 
     @property
@@ -98,7 +102,8 @@ def _extract(
     check: bool,
 ) -> Features:
     inputs = _read(adapter, split, limit, seed)
-    order, digest = _canonical(inputs)
+    group = adapter.config.data.group
+    order, digest = _canonical({k: v for k, v in inputs.items() if k != group or k in adapter.batch_keys})
     # Sorted before they are encoded: which rows share a batch does not depend on the file's order either.
     inputs = {k: v[order] for k, v in inputs.items()}
     n, size = len(order), adapter.config.data.batch_size
@@ -129,7 +134,8 @@ def _extract(
 def _read(adapter: Adapter, split: str, limit: int | None, seed: int) -> Batch:
     """Every example of the split as the data gives them, in its order, on the CPU."""
     config = adapter.config
-    keys = list(dict.fromkeys([*adapter.batch_keys, *([config.data.label] if adapter.task.has_labels else [])]))
+    besides = [*([config.data.label] if adapter.task.has_labels else []), *filter(None, [config.data.group])]
+    keys = list(dict.fromkeys([*adapter.batch_keys, *besides]))
     parts: dict[str, list[Tensor]] = {k: [] for k in keys}
     done = 0
     seed_everything(seed)  # a loader that shuffles draws its order from here
@@ -180,7 +186,23 @@ def _assemble(
         targets=adapter.task.check(targets, outputs, split),
         digest=digest,
         sibling=sibling,
+        units=_units(inputs, adapter.config.data.group, split),
     )
+
+
+def _units(inputs: Batch, key: str | None, split: str) -> Tensor | None:
+    if key is None:
+        return None
+    units = inputs[key].reshape(len(inputs[key]), -1)
+    if units.shape[1] != 1:
+        raise DataError(
+            f"data.group {key!r} has {units.shape[1]} numbers an example, expected one: give each unit a number."
+        )
+    if len(units.unique()) < 2:
+        raise DataError(
+            f"every example of split {split!r} has the same {key!r}: intervals over groups need at least 2."
+        )
+    return units[:, 0]
 
 
 def _canonical(inputs: Batch) -> tuple[Tensor, str]:

@@ -62,7 +62,9 @@ def fold(adapter: Adapter, features: Features) -> Fold:
         held = _varied(adapter.task, features.of("val"))
         return Fold(train, torch.arange(len(train)), held, torch.arange(len(held)), width)
     index = torch.arange(len(train))
-    return Fold(train, index[index % 5 != 0], train, index[index % 5 == 0], width)
+    # Examples of one unit (data.group) are not on both sides.
+    held_out = (index if train.units is None else train.groups) % 5 == 0
+    return Fold(train, index[~held_out], train, index[held_out], width)
 
 
 def _varied(task: Task, features: Features) -> Features:

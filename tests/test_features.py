@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from collapsekit.errors import CollapsekitError, NothingEvaluatedError
+from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError
 from collapsekit.features import _canonical, extract
 from collapsekit.report import Report, Result
 from tests.problems import SIZES, Late, Problem, adapt, make_problem
@@ -267,3 +267,31 @@ def test_a_label_the_model_also_reads_stays_an_input() -> None:
 def test_errors_are_collapsekit_errors_with_exit_codes() -> None:
     assert issubclass(NothingEvaluatedError, CollapsekitError)
     assert NothingEvaluatedError.exit_code == 5
+
+
+def test_groups_of_the_data_widen_intervals_and_change_no_value(tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, steps=60)
+    n = SIZES["test"]
+    ten = {f"{s}/patient": torch.arange(k) // 10 for s, k in SIZES.items()}
+    # Ten copies of each patient: as good as a tenth of the examples.
+    first = {k: v[(torch.arange(len(v)) // 10) * 10] for k, v in problem.arrays.items() if k.startswith("test/")}
+    problem.saved({**problem.arrays, **first, **ten})
+    asked = {"probes": ["reliance"], "options": {"reliance": {"draws": 4}}}
+    plain = problem.diagnose(**asked)
+    problem.config["data"]["group"] = "patient"
+    grouped = problem.diagnose(**asked)
+
+    def width(report: Report) -> float:
+        low, high = report.find("reliance.full_loss").interval
+        return high - low
+
+    assert [r.value for r in grouped.results] == pytest.approx([r.value for r in plain.results], abs=1e-12)
+    assert width(grouped) > 1.5 * width(plain)
+    assert grouped.subject.examples == n
+    problem.config["data"]["group"] = "nothing"
+    with pytest.raises(DataError, match="has no 'nothing'"):
+        problem.diagnose(**asked)
+    problem.config["data"]["group"] = "patient"
+    problem.saved({**problem.arrays, "test/patient": torch.zeros(n)})
+    with pytest.raises(DataError, match="the same 'patient'"):
+        problem.diagnose(**asked)

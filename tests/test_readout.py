@@ -20,6 +20,8 @@ from collapsekit.readout import L2_GRID, fold, prefix
 from collapsekit.reference import Reference, make_reference
 from collapsekit.replay import credits, donors
 from collapsekit.sources import by_split
+from tests.probes.planted import study
+from tests.probes.test_utilisation import late, world
 from tests.problems import Problem, adapt, make_problem
 
 
@@ -131,3 +133,15 @@ def test_the_reference_does_not_depend_on_the_order_of_modalities(seed: int) -> 
             made.append(dict(zip(names, credit, strict=True)))
         for m in "abc":
             assert torch.allclose(made[0][m], made[1][m], atol=1e-7)
+
+
+def test_a_unit_is_never_both_fitted_on_and_held_out() -> None:
+    arrays = world({"a": 1.0, "b": 1.0}, sizes={"train": 200, "test": 60})
+    for x in arrays.values():
+        x["patient"] = torch.arange(len(x["label"])) // 7
+    s = study(late({"a": 1.0, "b": 1.0}), arrays, data={"path": "unused.npz", "group": "patient"})
+    at = fold(s.adapter, s.features)
+    fitted, held = (set(at.train.units[rows].tolist()) for rows in (at.fit, at.choose))
+    assert not fitted & held
+    assert len(fitted | held) == 29
+    assert 0.1 < len(at.choose) / 200 < 0.4

@@ -31,6 +31,28 @@ def assign_groups(n: int, count: int = 16) -> Tensor:
     return torch.arange(n) % count
 
 
+def assign_units(units: Tensor, count: int = 16) -> Tensor:
+    """Group of each example ("n", int64) such that examples of one unit (patient, speaker; "n" numbers) stay together.
+
+    Units are dealt largest first to the group with the fewest examples yet, equally large ones in order of first
+    appearance. Fewer groups where there are fewer units. Raises NumericsError with fewer than 2 units.
+    """
+    _, unit, sizes = torch.unique(units, return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        raise NumericsError(
+            f"a jackknife over units needs at least 2 of them, found {len(sizes)}: check the group key."
+        )
+    first = torch.full((len(sizes),), len(units)).scatter_reduce(0, unit, torch.arange(len(units)), "amin")
+    order = sorted(range(len(sizes)), key=lambda u: (-int(sizes[u]), int(first[u])))
+    filled = [0] * min(count, len(sizes))
+    group = torch.empty(len(sizes), dtype=torch.long)
+    for u in order:
+        least = min(range(len(filled)), key=filled.__getitem__)
+        group[u] = least
+        filled[least] += int(sizes[u])
+    return group[unit]
+
+
 def interval(
     full: float,
     leave_out: Sequence[float],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats.jackknife import assign_groups, interval, interval_array, ratio_interval
+from collapsekit.stats.jackknife import assign_groups, assign_units, interval, interval_array, ratio_interval
 
 
 def leave_out_means(x: torch.Tensor, groups: torch.Tensor, count: int) -> list[float]:
@@ -145,3 +145,36 @@ def test_a_sure_ratio_has_the_delta_methods_interval_and_an_unsure_one_all_of_it
     # Far more than the cap, surely: the cap.
     assert ratio_interval(_groups(x), _groups(y / 50), 0.95, 2.0) == (2.0, 2.0)
     assert ratio_interval(_groups(-x), _groups(y), 0.95, 2.0) == (0.0, 0.0)
+
+
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=200).filter(lambda u: len(set(u)) > 1))
+def test_units_stay_together_and_groups_are_as_even_as_they_can_be(units: list[int]) -> None:
+    groups = assign_units(torch.tensor(units), 16)
+    home: dict[int, set[int]] = {}
+    for unit, group in zip(units, groups.tolist(), strict=True):
+        home.setdefault(unit, set()).add(group)
+    assert all(len(g) == 1 for g in home.values())
+    assert sorted(set(groups.tolist())) == list(range(min(16, len(home))))
+    sizes = torch.bincount(groups)
+    assert int(sizes.max() - sizes.min()) <= max(units.count(u) for u in set(units))
+    names = {u: -7 * u for u in set(units)}  # what units are called does not matter
+    assert torch.equal(assign_units(torch.tensor([names[u] for u in units]), 16), groups)
+
+
+def test_one_unit_is_refused() -> None:
+    with pytest.raises(NumericsError, match="at least 2 of them, found 1"):
+        assign_units(torch.zeros(9))
+
+
+def test_units_make_the_interval_of_a_clustered_mean_cover() -> None:
+    """Examples of one unit share half their variance: intervals over examples are too short, over units they hold."""
+    g = np.random.default_rng(0)
+    held = {"examples": 0, "units": 0}
+    for _ in range(300):
+        unit = np.repeat(np.arange(48), 10)
+        x = g.normal(size=48)[unit] + g.normal(size=480)
+        for how, groups in (("examples", assign_groups(480)), ("units", assign_units(torch.tensor(unit)))):
+            low, high = interval(float(x.mean()), leave_out_means(torch.tensor(x), groups, 16))
+            held[how] += low <= 0 <= high
+    assert 0.92 <= held["units"] / 300 <= 0.98
+    assert held["examples"] / 300 < 0.85
