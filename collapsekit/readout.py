@@ -14,7 +14,8 @@ from collapsekit.stats.linear import Linear
 from collapsekit.task import Task
 
 MIN_FITTED = 4  # examples under which nothing is fitted or chosen
-L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+WORSE = 1.05  # times the least held-out loss so far, beyond which weaker penalties, the slow ones to fit, are not tried
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def _fitted(task: Task, at: Fold, x_train: Tensor, x_held: Tensor) -> tuple[floa
         loss = float(task.loss(held, at.held_targets).mean())
         if best is None or loss < best[0]:
             best = (loss, l2, readout, held)
+        elif loss > WORSE * best[0]:
+            break
     assert best is not None
     return best
 

@@ -15,6 +15,7 @@ COLLAPSED = 0.15  # utilisation ratio under which the model is said not to use a
 USED = 0.4  # utilisation ratio from which the model is said to use it
 INFORMATIVE = 0.01  # share of the prior loss a readout alone has to gain, or the balanced reference to credit
 NOTHING = 0.02  # share of the prior loss that either has to be surely under for a modality to say nothing
+TWICE = 2.0  # the ratio is given up to this
 KEPT = 0.7  # part of what its encoder can learn alone from which a collapsed modality is said to be lost later
 SHARE = 0.02  # share of all credit under which a modality that says nothing alone counts as not used
 
@@ -140,6 +141,8 @@ def _by_ratio(
 ) -> tuple[ModalityState, str]:
     value, (low, high) = ratio
     said = f"{value:.0%} [{low:.0%}, {high:.0%}] of the credit a balanced reference gives it"
+    if value >= TWICE:
+        said = "at least twice the credit a balanced reference gives it"
     if high < COLLAPSED:
         reached = found.get("utilisation.alone_metric")
         able = (

@@ -38,8 +38,10 @@ def main() -> None:
                 with given.records.open("a") as file:
                     file.write(json.dumps(record) + "\n")
     found = table.summary(records)
-    print(f"{len(records)} subjects, {found['modalities']:.0f} modalities with a truth; {found['between']:.0f} between")
-    print(f"used and ignored left out; {time.perf_counter() - began:.0f} s\n")
+    print(
+        f"{len(records)} subjects, {found['modalities']:.0f} modalities; {found['between']:.0f} more lie between used and"
+    )
+    print(f"ignored and are left out; {time.perf_counter() - began:.0f} s\n")
     print(table.confusion(records))
     print(f"\naccuracy on decided {found['accuracy']:.1%}, inconclusive {found['inconclusive']:.1%}\n")
     print(table.peers(found))

@@ -106,8 +106,11 @@ def peers(found: Mapping[str, float]) -> str:
 def wrong(records: Sequence[Record]) -> str:
     """Every decided modality whose verdict is not its truth."""
     rows = [r for r in rows_of(records) if r["verdict"] not in (r["truth"], "inconclusive")]
+    best = [
+        f" (credit {r['true_ratio']:.2f} of the best possible)" if r["true_ratio"] is not None else "" for r in rows
+    ]
     return "\n".join(
-        f"{r['subject']} {r['kind']} {r['world']} {r['task']} {r['fusion']} n={r['n']} {r['modality']}: {r['truth']} "
-        f"(credit {r['true_ratio']:.2f} of the best possible) called {r['verdict']}"
-        for r in rows
+        f"{r['subject']} {r['kind']} {r['world']} {r['task']} {r['fusion']} n={r['n']} {r['modality']}: {r['truth']}{more} "
+        f"called {r['verdict']}"
+        for r, more in zip(rows, best, strict=True)
     )

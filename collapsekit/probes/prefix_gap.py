@@ -28,7 +28,7 @@ class PrefixGapOptions(Options):
     """Options of the prefix_gap probe; utilisation takes the same baselines."""
 
     start: str = Field(default="fresh", description="fresh, checkpoint, or the path of a checkpoint to start from")
-    rates: tuple[float, ...] = Field(default=(1e-3, 3e-3, 3e-4), description="learning rates, dropped from the end")
+    rates: tuple[float, ...] = Field(default=(1e-3, 3e-3), description="learning rates, dropped from the end")
     epochs: int = Field(default=60, gt=0, description="at most so many epochs a learning rate")
     budget: float = Field(default=120.0, gt=0, description="seconds all baselines may be reckoned at (not in full)")
 

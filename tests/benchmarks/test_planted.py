@@ -111,6 +111,16 @@ def test_the_table_counts_as_scikit_learn_does() -> None:
     assert table.best_error(scores.tolist(), labels.tolist()) == pytest.approx(min(errors))
 
 
+def test_wrong_verdicts_are_listed_also_where_no_posterior_is_known() -> None:
+    row = {"truth": "used", "verdict": "collapsed", "true_ratio": None, "score": 1.0, "others": {}}
+    about = {"subject": "s", "kind": "k", "world": "w", "task": "t", "fusion": "f", "n": 3}
+    record = {**about, "modalities": {"m": row, "r": {**row, "true_ratio": 0.5}, "x": {**row, "verdict": "used"}}}
+    assert table.wrong([record]).splitlines() == [
+        "s k w t f n=3 m: used called collapsed",
+        "s k w t f n=3 r: used (credit 0.50 of the best possible) called collapsed",
+    ]
+
+
 REDUCED = [
     Subject("a", "ignores", {"kind": "redundant", "modalities": 2, "distances": (4.0,)}, 400, "attention", (0,), 1),
     Subject("b", "healthy", {"kind": "redundant+noise", "modalities": 3, "distances": (3.0,)}, 400, "sum", (), 2),
