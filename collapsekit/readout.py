@@ -13,6 +13,7 @@ from collapsekit.features import Features
 from collapsekit.stats.linear import Linear
 from collapsekit.task import Task
 
+WIDEST = 4096  # numbers an example beyond which raw inputs are not read out
 MIN_FITTED = 4  # examples under which nothing is fitted or chosen
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 WORSE = 1.05  # times the least held-out loss so far, beyond which weaker penalties, the slow ones to fit, are not tried
@@ -116,3 +117,24 @@ def prefix(adapter: Adapter, features: Features, modality: str) -> Unimodal:
         return _applied(task, fitted, x, features.pooled[modality])
 
     return features.once(("prefix", modality), make)
+
+
+def raw(adapter: Adapter, features: Features, modality: str) -> Unimodal | None:
+    """Linear evaluation of a modality's inputs as they are; None where they are no numbers to add up (token ids,
+    masks) or too many."""
+    at, section = fold(adapter, features), adapter.config.modalities[modality]
+    keys = [k for k in adapter.input_keys(modality) if k != section.mask and k in at.train.inputs]
+    tensors = [at.train.inputs[k] for k in keys]
+    if not keys or not all(t.is_floating_point() or section.scale != 1.0 for t in tensors):
+        return None
+    if sum(t[0].numel() for t in tensors) > WIDEST:
+        return None
+    x = [torch.cat([f.inputs[k].double().reshape(len(f), -1) for k in keys], 1) for f in (at.train, at.held, features)]
+    return read_out(adapter.task, at, *x)
+
+
+def says_little(adapter: Adapter, features: Features, readout: Unimodal, share: float) -> bool:
+    """Whether a readout gains under ``share`` of the prior loss on the held-out examples."""
+    at, task = fold(adapter, features), adapter.task
+    constant = task.prior(at.targets, at.width).expand(len(at.choose), -1)
+    return readout.validation_loss > (1 - share) * float(task.loss(constant, at.held_targets).mean())

@@ -16,11 +16,11 @@ from torch import Tensor
 from collapsekit.adapter import ModuleAdapter
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features, extract
-from collapsekit.readout import L2_GRID, fold, prefix
+from collapsekit.readout import L2_GRID, fold, prefix, raw, says_little
 from collapsekit.reference import Reference, make_reference
 from collapsekit.replay import credits, donors
 from collapsekit.sources import by_split
-from tests.probes.planted import study
+from tests.probes.planted import linear, study
 from tests.probes.test_utilisation import late, world
 from tests.problems import Problem, adapt, make_problem
 
@@ -145,3 +145,34 @@ def test_a_unit_is_never_both_fitted_on_and_held_out() -> None:
     assert not fitted & held
     assert len(fitted | held) == 29
     assert 0.1 < len(at.choose) / 200 < 0.4
+
+
+def test_raw_inputs_are_read_out_where_they_are_numbers() -> None:
+    arrays = world({"a": 1.5, "b": 1.0}, sizes={"train": 200, "val": 100, "test": 80})
+    dead = late({"a": 1.5, "b": 1.0})
+    dead.encoders["b"] = linear(torch.zeros(3, 3))
+    s = study(dead, arrays)
+    kept, inputs = prefix(s.adapter, s.features, "b"), raw(s.adapter, s.features, "b")
+    assert inputs is not None
+    assert inputs.validation_loss < kept.validation_loss - 0.02
+    alive = prefix(
+        study(late({"a": 1.5, "b": 1.0}), arrays).adapter, study(late({"a": 1.5, "b": 1.0}), arrays).features, "b"
+    )
+    assert inputs.validation_loss == pytest.approx(alive.validation_loss, rel=1e-6)  # its encoder hands inputs on
+    assert says_little(s.adapter, s.features, kept, 0.02)
+    assert not says_little(s.adapter, s.features, inputs, 0.02)
+    found = s.run("utilisation")
+    assert found["alone_gain", "b", None].interval[0] > 0
+    assert "raw inputs" in found["alone_gain", "b", None].note
+    assert "raw inputs" not in found["alone_gain", "a", None].note
+    assert found["score", "b", None].value > 0.8
+
+
+def test_token_ids_and_very_wide_inputs_are_not_read_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = world({"a": 1.5, "b": 1.0}, sizes={"train": 60, "val": 40, "test": 40})
+    s = study(late({"a": 1.5, "b": 1.0}), arrays)
+    s.features.of("train").inputs["b"] = s.features.of("train").inputs["b"].long()
+    assert raw(s.adapter, s.features, "b") is None
+    assert raw(s.adapter, s.features, "a") is not None
+    monkeypatch.setattr("collapsekit.readout.WIDEST", 2)
+    assert raw(s.adapter, s.features, "a") is None

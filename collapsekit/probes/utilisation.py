@@ -16,7 +16,7 @@ from collapsekit.features import Features
 from collapsekit.joint import on_encoders, on_recorded
 from collapsekit.probes.prefix_gap import PrefixGapOptions, plan_of, trained_alone
 from collapsekit.probes.reliance import RelianceOptions, ends, game_of
-from collapsekit.readout import Fold, Unimodal, fold, prefix
+from collapsekit.readout import Fold, Unimodal, fold, prefix, raw, says_little
 from collapsekit.reference import Reference, make_reference
 from collapsekit.registry import probe
 from collapsekit.replay import Coalitions, coalitions, credits, leave_out_metric
@@ -226,7 +226,8 @@ def _quotient(
 def _best_readouts(
     adapter: Adapter, features: Features, settings: Settings
 ) -> tuple[dict[str, Unimodal], dict[str, str]]:
-    """Per modality the better, on held-out examples, of the prefix and the encoder trained alone; and which."""
+    """Per modality the better, on held-out examples, of the prefix and the encoder trained alone; and which. Where no
+    encoder could be trained and the prefix says next to nothing, which a dead encoder's does, of the raw inputs too."""
     made = trained_alone(adapter, features, settings.of("prefix_gap", PrefixGapOptions), settings)
     chosen, evidence = {}, {}
     for m in features.modalities:
@@ -241,6 +242,13 @@ def _best_readouts(
             evidence[m] += f" (no encoder trained alone: {made.skipped[m]})"
         else:
             evidence[m] += " (profile quick trains no encoders)"
+        if (made is None or m not in made.trained) and says_little(adapter, features, chosen[m], WEAK):
+            inputs = raw(adapter, features, m)
+            if inputs is not None and inputs.validation_loss < chosen[m].validation_loss:
+                chosen[m], evidence[m] = (
+                    inputs,
+                    "readout: linear evaluation of the raw inputs; the encoder's features say less",
+                )
     return chosen, evidence
 
 
