@@ -275,7 +275,14 @@ def test_completion_offers_commands_and_probes(tmp_path: Path) -> None:
 def test_ctrl_c_stops_cleanly(project: Path, tmp_path: Path) -> None:
     env = {**os.environ, "COLLAPSEKIT_CACHE": str(tmp_path / "none"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "collapsekit", "diagnose", "-o", "stopped", "--set", "reliance.draws=499"]
-    with subprocess.Popen(command, cwd=project, env=env, stderr=subprocess.PIPE, text=True) as running:
+
+    def listening() -> None:
+        """A run in a script's background has it ignore Ctrl-C, and so would its children."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, cwd=project, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+    ) as running:
         time.sleep(6)
         running.send_signal(signal.SIGINT)
         _, errors = running.communicate(timeout=60)
