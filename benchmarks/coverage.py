@@ -46,20 +46,6 @@ WATCHED = (
 )
 
 
-def part(features: Features, rows: torch.Tensor) -> Features:
-    """Some of the examples, as if they were all there is."""
-    return replace(
-        features,
-        inputs={k: v[rows] for k, v in features.inputs.items()},
-        recorded={m: tuple(t[rows] for t in r) for m, r in features.recorded.items()},
-        pooled={m: x[rows] for m, x in features.pooled.items()},
-        fused=features.fused[rows],
-        outputs=features.outputs[rows],
-        targets=features.targets[rows],
-        memo={},
-    )
-
-
 def results(adapter: ModuleAdapter, features: Features) -> dict[tuple[str, str | None], Result]:
     """The watched numbers, trained models taken from nowhere but the checkpoint (profile quick)."""
     options = reliance.RelianceOptions(draws=32)
@@ -83,11 +69,11 @@ def cover(made: Made, sets: int, n: int) -> dict[tuple[str, str | None], tuple[f
         adapter = ModuleAdapter(check_config(config_of(made, Path(folder)), base=Path.cwd()), model=made.model)
         pool = extract(adapter, "test")
         shuffled = torch.randperm(POOL, generator=torch.Generator().manual_seed(0))
-        large = results(adapter, part(pool, shuffled[:LARGE]))
+        large = results(adapter, pool.taken(shuffled[:LARGE]))
         found: dict[tuple[str, str | None], list[tuple[float, float, float]]] = {k: [] for k in large}
         g = torch.Generator().manual_seed(1)
         for _ in range(sets):
-            small = results(adapter, part(pool, torch.randperm(POOL, generator=g)[:n]))
+            small = results(adapter, pool.taken(torch.randperm(POOL, generator=g)[:n]))
             for key, r in small.items():
                 if key in found and r.value is not None and r.interval is not None:
                     found[key].append((r.value, *r.interval))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -51,6 +51,11 @@ class Features:
         return assign_groups(len(self), min(GROUPS, len(self)))
 
     @property
+    def fifth(self) -> Tensor:
+        """About a fifth of the examples (n,), bool, to be held out; examples of one unit are on one side."""
+        return (torch.arange(len(self)) if self.units is None else self.groups) % 5 == 0
+
+    @property
     def concatenated(self) -> bool:
         """Whether the fused representation is only the modalities' features side by side, in any order."""
 
@@ -61,6 +66,20 @@ class Features:
             return all(c.numpy().tobytes() in fused for x in self.pooled.values() for c in x.T.contiguous())
 
         return self.once("concatenated", make)
+
+    def taken(self, rows: Tensor) -> Features:
+        """Some examples, in the order of ``rows``, as Features of their own."""
+        return replace(
+            self,
+            inputs={k: v[rows] for k, v in self.inputs.items()},
+            recorded={m: tuple(t[rows] for t in r) for m, r in self.recorded.items()},
+            pooled={m: x[rows] for m, x in self.pooled.items()},
+            fused=self.fused[rows],
+            outputs=self.outputs[rows],
+            targets=self.targets[rows],
+            units=None if self.units is None else self.units[rows],
+            memo={},
+        )
 
     def of(self, split: str) -> Features:
         """Features of another split, extracted on first use. Raises ConfigError where there is none."""

@@ -12,9 +12,8 @@ from collapsekit.adapter.base import Adapter
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.readout import prefix
-from collapsekit.reference import Reference, make_reference
+from collapsekit.reference import make_reference
 from collapsekit.stats.missing import nearest
-from collapsekit.stats.seeds import content_seeds
 
 FLOATING = "floating tensors only: masks and whole numbers stay"
 FILLS = {
@@ -40,20 +39,6 @@ class Bank:
     note: str | None = None
 
 
-def part(features: Features, rows: Tensor) -> Features:
-    """Some examples of a split, as Features of their own."""
-    return replace(
-        features,
-        inputs={k: v[rows] for k, v in features.inputs.items()},
-        recorded={m: tuple(t[rows] for t in r) for m, r in features.recorded.items()},
-        pooled={m: x[rows] for m, x in features.pooled.items()},
-        fused=features.fused[rows],
-        outputs=features.outputs[rows],
-        targets=features.targets[rows],
-        memo={},
-    )
-
-
 def has_split(adapter: Adapter, split: str) -> bool:
     """Whether the data has examples in ``split``, as far as it is known beforehand."""
     return split in adapter.source.splits() and adapter.source.count(split) != 0
@@ -70,7 +55,7 @@ def bank_of(adapter: Adapter, features: Features, most: int) -> Bank:
     if not same_shapes(train, features):
         return Bank(features, True, f"{own}: features of the train split have another shape")
     if len(train) > most:
-        return Bank(part(train, torch.arange(most)), False, f"taken from {most} of {len(train)} training examples")
+        return Bank(train.taken(torch.arange(most)), False, f"taken from {most} of {len(train)} training examples")
     return Bank(train, False)
 
 
@@ -81,21 +66,6 @@ def same_shapes(one: Features, other: Features) -> bool:
         for f in (one, other)
     )
     return first == second
-
-
-def seeds(adapter: Adapter, features: Features, seed: int) -> dict[str, int]:
-    """A seed a modality that follows its inputs' content (see ``content_seeds``).
-
-    Of the inputs, since their bits do not depend on the batch size as those of features do; modalities that read the
-    same inputs are told apart by the size of their features.
-    """
-
-    def make() -> dict[str, int]:
-        contents = [[features.inputs[k] for k in adapter.input_keys(m)] for m in features.modalities]
-        sizes = [float(features.pooled[m].double().square().sum()) for m in features.modalities]
-        return dict(zip(features.modalities, content_seeds(contents, sizes, seed), strict=True))
-
-    return features.once(("content seeds", seed), make)
 
 
 def lenders(features: Features, bank: Bank, fill: str, absent: Tensor, draws: int, seed: int) -> Tensor:
@@ -159,18 +129,18 @@ def late_fusion(adapter: Adapter, features: Features) -> Callable[[Tensor], Tens
     """
     readouts = {m: prefix(adapter, features, m) for m in features.modalities}
     whole = make_reference(adapter, features, readouts, [])
-    parts: dict[tuple[str, ...], Reference] = {}
+    weights: dict[tuple[str, ...], float] = {}
 
     def expected(absent: Tensor) -> Tensor:
         natural = whole.prior.expand(len(features), -1).clone()
         patterns, which = absent.unique(dim=0, return_inverse=True)
         for k, pattern in enumerate(patterns.tolist()):
             present = tuple(m for m, gone in zip(features.modalities, pattern, strict=True) if not gone)
-            if present not in parts:
-                parts[present] = replace(whole, features=replace(features, modalities=present, memo={}), known={})
+            if present not in weights:
+                weights[present] = whole.weight_of(present)
             rows = (which == k).nonzero()[:, 0]
             evidence = torch.stack([whole.evidence[m][0][rows] for m in present]).sum(0)
-            natural[rows] += parts[present].weight * evidence
+            natural[rows] += weights[present] * evidence
         return adapter.task.from_natural(natural)
 
     return expected

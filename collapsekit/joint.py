@@ -14,8 +14,8 @@ from collapsekit.adapter.base import Adapter
 from collapsekit.baselines import Plan, reckoned, starting_point
 from collapsekit.features import Features
 from collapsekit.readout import Fold, fold
+from collapsekit.replay import seeds
 from collapsekit.settings import Settings
-from collapsekit.stats.seeds import content_seeds
 from collapsekit.training import BATCH, Recipe, fit, in_full, reached, rows_of
 
 RATES = (3e-3, 1e-3)
@@ -82,10 +82,8 @@ def on_encoders(
 
 def _order(adapter: Adapter, at: Fold, seed: int) -> tuple[str, ...]:
     """Modalities by content, so that neither their names nor their order in the config matter."""
-    names = at.train.modalities
-    contents = [[at.train.inputs[k] for k in adapter.input_keys(m) if k in at.train.inputs] for m in names]
-    seeds = content_seeds(contents, [float(at.train.pooled[m].double().sum()) for m in names], seed)
-    return tuple(m for _, m in sorted(zip(seeds, names, strict=True)))
+    own = seeds(adapter, at.train, seed)
+    return tuple(sorted(own, key=own.__getitem__))
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,7 @@ def fold(adapter: Adapter, features: Features) -> Fold:
         held = _varied(adapter.task, features.of("val"))
         return Fold(train, torch.arange(len(train)), held, torch.arange(len(held)), width)
     index = torch.arange(len(train))
-    # Examples of one unit (data.group) are not on both sides.
-    held_out = (index if train.units is None else train.groups) % 5 == 0
-    return Fold(train, index[~held_out], train, index[held_out], width)
+    return Fold(train, index[~train.fifth], train, index[train.fifth], width)
 
 
 def _varied(task: Task, features: Features) -> Features:

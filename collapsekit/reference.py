@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -52,12 +53,12 @@ class Reference:
 
     def alone(self, modality: str) -> Worth:
         """Loss and metric of one modality's readout, weighted on held-out examples; nothing is resampled."""
-        return self._score(self.task.from_natural(self.prior + self._weight([modality]) * self.evidence[modality][0]))
+        return self._score(self.task.from_natural(self.prior + self.weight_of([modality]) * self.evidence[modality][0]))
 
     @cached_property
     def weight(self) -> float:
         """What the sum of all evidence is multiplied by."""
-        return self._weight(list(self.features.modalities), DOUBT)
+        return self.weight_of(list(self.features.modalities), DOUBT)
 
     def offset(self) -> dict[str, Tensor]:
         """Natural parameters by split, of every row of train and of held-out examples."""
@@ -108,7 +109,8 @@ class Reference:
         }
         return weight * joint.says(x)
 
-    def _weight(self, chosen: list[str], doubt: float = 0.0) -> float:
+    def weight_of(self, chosen: Sequence[str], doubt: float = 0.0) -> float:
+        """What the sum of the evidence of ``chosen`` modalities is to be multiplied by, fitted on held-out examples."""
         held = torch.stack([self.evidence[m][1] for m in chosen]).sum(0)
 
         def loss(weight: float) -> float:
@@ -164,7 +166,7 @@ def make_reference(
     }
     made = Reference(task, features, at, prior, evidence, donors)
     # Each by itself as sure as it is right, or the surest readout would drown the others in the sum.
-    weights = {m: made._weight([m]) for m in evidence}
+    weights = {m: made.weight_of([m]) for m in evidence}
     made.evidence = {m: (weights[m] * here, weights[m] * held) for m, (here, held) in evidence.items()}
     made.training = {m: weights[m] * (task.to_natural(r.training) - prior) for m, r in readouts.items()}
     return made

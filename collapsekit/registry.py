@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
 
@@ -28,6 +28,15 @@ class Options(BaseModel):
     """Base of a probe's options: typed, with defaults; an unknown one is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists(cls, value: object, info: ValidationInfo) -> object:
+        """A tuple may be given as text, its parts separated by commas, as --set does."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, str) and any(get_origin(k) is tuple for k in (kind, *get_args(kind))):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Results to verdicts. Reads nothing but results, so a verdict can be checked from the report alone.
 
 The rule (docs/verdicts.md): a modality is informative when its best readout alone gains at least INFORMATIVE of
-the prior loss, beyond its interval. Of an informative one, the utilisation ratio decides: collapsed when its
-interval lies under COLLAPSED, used when it lies over COLLAPSED and the ratio reaches USED, underused between.
+the prior loss, or the balanced reference credits it with as much, beyond the interval. Of an informative one, the
+utilisation ratio decides: collapsed when its interval lies under COLLAPSED, used when it lies over COLLAPSED and
+the ratio reaches USED, underused between.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError
@@ -295,3 +296,28 @@ def test_groups_of_the_data_widen_intervals_and_change_no_value(tmp_path: Path) 
     problem.saved({**problem.arrays, "test/patient": torch.zeros(n)})
     with pytest.raises(DataError, match="the same 'patient'"):
         problem.diagnose(**asked)
+
+
+def test_taken_rows_keep_their_units(tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, steps=0)
+    problem.saved({**problem.arrays, **{f"{s}/patient": torch.arange(k) // 10 for s, k in SIZES.items()}})
+    problem.config["data"]["group"] = "patient"
+    # noise runs only some examples through the encoders again; their intervals are over whole patients, too.
+    some = {"probes": ["noise"], "options": {"noise": {"examples": 70, "draws": 1}}}
+    report = problem.diagnose(**some)
+    assert report.find("noise.input", "image").interval is not None
+    adapter = adapt(
+        problem.model,
+        problem.config,
+        {
+            s: {k.split("/")[1]: v for k, v in load_file(tmp_path / "data.safetensors").items() if k.startswith(s)}
+            for s in SIZES
+        },
+    )
+    features = extract(adapter, "test")
+    rows = torch.arange(30, 90)
+    taken = features.taken(rows)
+    assert torch.equal(taken.units, features.units[rows])
+    assert len(taken.groups) == len(taken) == 60
+    assert torch.equal(taken.outputs, features.outputs[rows])
+    assert taken.memo == {}

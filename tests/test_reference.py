@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from collapsekit.calibrate import DOUBT
 from collapsekit.readout import fold, prefix
 from collapsekit.reference import Reference, make_reference
 from collapsekit.replay import coalitions, donors
@@ -92,9 +93,10 @@ def test_a_copy_adds_nothing_and_shares_the_worth() -> None:
     arrays = world({"a": 1.5}, sizes=SIZES)
     arrays = {k: {"a": v["a"], "b": v["a"].clone(), "label": v["label"]} for k, v in arrays.items()}
     reference = made(study(late({"a": 1.5, "b": 0.0}), arrays))
-    assert float(reference.worth(3).loss[0]) == pytest.approx(
-        float(reference.alone("a").loss[0]), abs=0.01
-    )  # but for the doubt
+    assert reference.weight == pytest.approx(reference.weight_of(["a"], DOUBT) / 2, rel=1e-4)
+    alone = (reference.prior + 2 * reference.weight * reference.evidence["a"][0]).numpy()
+    y = reference.features.targets
+    assert float(reference.worth(3).loss[0]) == pytest.approx(numpy_loss(alone, y), abs=1e-9)
     assert torch.allclose(reference.worth(1).loss, reference.worth(2).loss)
 
 

@@ -225,7 +225,10 @@ def test_planted_modalities_are_told_apart(kind: str, tmp_path: Path) -> None:
         "hum": "uninformative",
     }
     assert report.verdict == "collapsed"
-    assert report.modalities["audio"].score == pytest.approx(1.0, abs=0.15)
+    due, most = (
+        report.find(f"utilisation.{k}", m).value for k, m in (("reference_credit", "audio"), ("prior_loss", None))
+    )  # type: ignore[union-attr]
+    assert report.modalities["audio"].score == pytest.approx(due / (due + 0.005 * most), rel=1e-6)
     exact = report.find("reliance.shapley", "audio")
     assert exact is not None
     assert exact.value == pytest.approx(0.0, abs=1e-12)

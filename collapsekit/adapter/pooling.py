@@ -41,6 +41,23 @@ def pool_features(
     return (tokens * weight).sum(1) / weight.sum(1)
 
 
+def shifted_features(x: Tensor, shift: Tensor, how: Pool = "auto", channels: Channels = None) -> Tensor:
+    """A recorded tensor plus ``shift``, (d,) or (n, d), at every position: what moves pooled features by as much.
+
+    As it is where it has no axis of d features (masks, indices).
+    """
+    d = shift.shape[-1]
+    if not x.is_floating_point():
+        return x
+    rows = [len(shift)] if shift.ndim == 2 else [1]
+    if how == "flatten" or x.ndim <= 2:
+        return x + shift.to(x.dtype).reshape(rows + list(x.shape[1:])) if x[0].numel() == d else x
+    axis = x.ndim - 1 if channels == "last" or (channels is None and x.ndim == 3) else 1
+    if x.shape[axis] != d:
+        return x
+    return x + shift.to(x.dtype).reshape(rows + [d if i == axis else 1 for i in range(1, x.ndim)])
+
+
 def _keep(tokens: Tensor, mask: Tensor | None, what: str) -> Tensor:
     if mask is None:
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

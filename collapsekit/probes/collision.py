@@ -14,7 +14,7 @@ from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
 from collapsekit.adapter.build import seed_everything
-from collapsekit.config import ModalityConfig
+from collapsekit.adapter.pooling import shifted_features
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.probes.spectrum import CONCATENATED
@@ -211,7 +211,7 @@ def _slopes(adapter: Adapter, features: Features, rows: Tensor, picked: Tensor) 
     for m in features.modalities:
         shift = torch.zeros(len(rows), features.pooled[m].shape[1], requires_grad=True)
         section = adapter.config.modalities[m]
-        moved[m] = tuple(_moved(t, shift, section) for t in recorded[m])
+        moved[m] = tuple(shifted_features(t, shift, section.pool, section.channels) for t in recorded[m])
         if not any(t.requires_grad for t in moved[m]):
             raise NumericsError(
                 f"no recorded tensor of modality {m!r} has its {shift.shape[1]} pooled features along an axis, so there is "
@@ -231,17 +231,3 @@ def _slopes(adapter: Adapter, features: Features, rows: Tensor, picked: Tensor) 
         yield torch.cat(
             [torch.zeros_like(s) if g is None else g for s, g in zip(shifts, slopes, strict=True)], 1
         ).double()
-
-
-def _moved(t: Tensor, shift: Tensor, section: ModalityConfig) -> Tensor:
-    """Recorded tensor plus ``shift`` (n, d) along its features; as it is where it has no such axis (masks, indices)."""
-    n, d = shift.shape
-    if not t.is_floating_point():
-        return t
-    if section.pool == "flatten" or t.ndim <= 2:
-        shape = list(t.shape) if t[0].numel() == d else None
-    else:
-        last = section.channels == "last" or (section.channels is None and t.ndim == 3)
-        axis = t.ndim - 1 if last else 1
-        shape = [n, *(d if i == axis else 1 for i in range(1, t.ndim))] if t.shape[axis] == d else None
-    return t if shape is None else t + shift.to(t.dtype).reshape(shape)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
@@ -44,11 +44,6 @@ class GrowingOptions(Options):
     """Options of the growing probe."""
 
     order: tuple[str, ...] = Field(default=(), description="modalities in the order added; default: strongest first")
-
-    @field_validator("order", mode="before")
-    @classmethod
-    def _list(cls, value: object) -> object:
-        return [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -185,17 +180,8 @@ def _in_order_of(features: Features, own: Features) -> Features:
     for row, key in enumerate(_keys(own, own)):
         places.setdefault(key, []).append(row)
     at = torch.tensor([places[key].pop() for key in _keys(features, own)])
-    return replace(
-        own,
-        inputs={k: v[at] for k, v in own.inputs.items()},
-        recorded={m: tuple(t[at] for t in parts) for m, parts in own.recorded.items()},
-        pooled={m: x[at] for m, x in own.pooled.items()},
-        fused=own.fused[at],
-        outputs=own.outputs[at],
-        targets=own.targets[at],
-        sibling=cache(lambda split: _in_order_of(features.of(split), own.of(split))),
-        memo={},
-    )
+    there = cache(lambda split: _in_order_of(features.of(split), own.of(split)))
+    return replace(own.taken(at), units=features.units, sibling=there)
 
 
 def _keys(features: Features, own: Features) -> list[bytes]:

@@ -24,12 +24,10 @@ from collapsekit.fills import (
     has_split,
     late_fusion,
     lenders,
-    part,
     same_shapes,
-    seeds,
 )
 from collapsekit.registry import Options, probe
-from collapsekit.replay import leave_out_means, leave_out_metric, predict
+from collapsekit.replay import leave_out_means, leave_out_metric, predict, seeds
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval, interval_array
@@ -56,11 +54,6 @@ class MissingOptions(Options):
     )
     draws: int = Field(default=4, gt=0, description="random examples tried for each; metrics are averaged over them")
     bank: int = Field(default=4096, gt=0, description="at most so many training examples to take from")
-
-    @field_validator("fills", "rates", mode="before")
-    @classmethod
-    def _list(cls, value: object) -> object:
-        return [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
 
     @field_validator("fills")
     @classmethod
@@ -286,8 +279,8 @@ def _held_out(study: _Study, options: MissingOptions) -> tuple[_Study, str]:
             return _Study(adapter, held, study.bank, study.draws, study.seed), "on split 'val'"
     train = features.of("train")
     index = torch.arange(len(train))
-    bank = Bank(part(train, index[index % 5 != 0][: options.bank]), False)
-    held = part(train, index[index % 5 == 0])
+    bank = Bank(train.taken(index[~train.fifth][: options.bank]), False)
+    held = train.taken(index[train.fifth])
     return _Study(adapter, held, bank, study.draws, study.seed), "on a fifth of the train split, which the model knows"
 
 

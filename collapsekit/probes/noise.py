@@ -15,10 +15,10 @@ from collapsekit.adapter.base import Adapter
 from collapsekit.adapter.build import seed_everything
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
-from collapsekit.fills import has_split, part, seeds
+from collapsekit.fills import has_split
 from collapsekit.probes.missing import banded
 from collapsekit.registry import Options, probe
-from collapsekit.replay import CHUNK, leave_out_metric, predict
+from collapsekit.replay import CHUNK, leave_out_metric, predict, seeds
 from collapsekit.report import Result
 from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval
@@ -48,11 +48,6 @@ class NoiseOptions(Options):
     spread: Spread = Field(default="range", description="what a level is a part of: range, or deviation")
     inputs: bool = Field(default=True, description="also at the input, which runs the encoders again")
     examples: int = Field(default=512, gt=1, description="at most so many examples go through the encoders again")
-
-    @field_validator("levels", mode="before")
-    @classmethod
-    def _list(cls, value: object) -> object:
-        return [v for v in value.split(",") if v.strip()] if isinstance(value, str) else value
 
     @field_validator("levels")
     @classmethod
@@ -98,7 +93,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         None if known is not features or features.split == "train" else "spread of the diagnosed split: no train split"
     )
     few = options.examples < len(features)
-    some = part(features, torch.arange(options.examples)) if few else features
+    some = features.taken(torch.arange(options.examples)) if few else features
     for i, m in enumerate(features.modalities):
         if options.inputs:
             said = [note, _shared(adapter, m)]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from collapsekit.adapter.base import Adapter
 from collapsekit.adapter.build import random_state_kept
+from collapsekit.adapter.pooling import shifted_features
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.probes.spectrum import CONCATENATED
@@ -302,9 +303,7 @@ def _fusion_weights(adapter: Adapter, features: Features, options: Polysemantici
     for m, tensors in recorded.items():
         shifts[m] = torch.zeros(features.pooled[m].shape[1], requires_grad=True)
         section = adapter.config.modalities[m]
-        flat, last = section.pool == "flatten", section.channels == "last"
-        first = section.channels == "first"
-        shifted[m] = tuple(_shifted(t, shifts[m], flat, last or (not first and t.ndim == 3)) for t in tensors)
+        shifted[m] = tuple(shifted_features(t, shifts[m], section.pool, section.channels) for t in tensors)
     with torch.enable_grad():
         fused = adapter.rerun(shifted, inputs).fused
     if not fused.requires_grad:
@@ -316,20 +315,3 @@ def _fusion_weights(adapter: Adapter, features: Features, options: Polysemantici
         for m, g in zip(shifts, grads, strict=True):
             out[m].append(torch.zeros(len(shifts[m])).double() if g is None else g.double() / len(rows))
     return {m: torch.stack(v) for m, v in out.items()}
-
-
-def _shifted(t: Tensor, shift: Tensor, flat: bool, last: bool) -> Tensor:
-    """Recorded tensor plus ``shift`` (d,) along its features; as it is where it has no such axis (masks, indices)."""
-    if not t.is_floating_point():
-        return t
-    if flat or t.ndim <= 2:
-        if t[0].numel() != len(shift):
-            return t
-        shape = list(t.shape[1:])
-    else:
-        axis = t.ndim - 1 if last else 1
-        if t.shape[axis] != len(shift):
-            return t
-        shape = [len(shift) if i == axis else 1 for i in range(t.ndim)]
-    moved: Tensor = t + shift.to(t.dtype).reshape(shape)
-    return moved

@@ -32,11 +32,6 @@ class PrefixGapOptions(Options):
     epochs: int = Field(default=60, gt=0, description="at most so many epochs a learning rate")
     budget: float = Field(default=120.0, gt=0, description="seconds all baselines may be reckoned at (not in full)")
 
-    @field_validator("rates", mode="before")
-    @classmethod
-    def _list(cls, value: object) -> object:
-        return [v for v in value.split(",") if v.strip()] if isinstance(value, str) else value
-
     @field_validator("rates")
     @classmethod
     def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:

@@ -51,11 +51,6 @@ class RankSweepOptions(Options):
     rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False, description="learning rate in train mode")
     rtol: float = Field(default=1e-3, gt=0, lt=1, description="tolerance of the numerical rank, relative to σmax")
 
-    @field_validator("betas", mode="before")
-    @classmethod
-    def _list(cls, value: object) -> object:
-        return [v for v in value.split(",") if v.strip()] if isinstance(value, str) else value
-
     @field_validator("betas")
     @classmethod
     def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:

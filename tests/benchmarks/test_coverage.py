@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.coverage import WATCHED, cover, part, results
+from benchmarks.coverage import WATCHED, cover, results
 from benchmarks.planted.measure import config_of
 from benchmarks.planted.subjects import Subject, make
 from collapsekit.adapter import ModuleAdapter
@@ -28,7 +28,7 @@ def test_a_part_of_the_examples_is_diagnosed_as_if_it_were_all(tmp_path: Path) -
     made.data["test"]["label"] = whole.targets[rows]
     (tmp_path / "alone").mkdir()
     other = ModuleAdapter(check_config(config_of(made, tmp_path / "alone"), base=Path.cwd()), model=made.model)
-    ours, theirs = results(adapter, part(whole, rows)), results(other, extract(other, "test"))
+    ours, theirs = results(adapter, whole.taken(rows)), results(other, extract(other, "test"))
     assert {name for name, _ in ours} == set(WATCHED)
     for key, r in ours.items():
         assert r.value == pytest.approx(theirs[key].value, rel=1e-6), key

@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from collapsekit.fills import seeds
 from collapsekit.probes.noise import NoiseOptions
+from collapsekit.replay import seeds
 from collapsekit.stats.jackknife import assign_groups, interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 
