@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from collapsekit.bounds import check_plain, quoted, shown
 from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.files import is_file, read_text, reason
+from collapsekit.yaml_reader import MOST_BYTES, MOST_VALUES, parse_yaml
 
 CONFIG_NAME = "collapsekit.yaml"
+_MOST_PARTS = 32
+_PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}")
 Pool = Literal["auto", "mean", "max", "first", "last", "flatten"]
 
 
@@ -71,7 +77,7 @@ class DataConfig(_Section):
     label: str = "label"
     also: tuple[str, ...] = ()  # further batch keys the model's forward takes
     group: str | None = None  # batch key of what examples belong to (patient, speaker): intervals leave out whole ones
-    batch_size: int = Field(default=256, gt=0)
+    batch_size: int = Field(default=256, gt=0, le=2**31 - 1)
 
 
 class SubsetConfig(_Section):
@@ -169,81 +175,33 @@ class Config(_Section):
         )
 
     def resolve(self, path: str) -> Path:
-        """A path from the config, relative to the config's own folder."""
-        return self.base / Path(path).expanduser()
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses tags and duplicate keys, leaves dates as text, and reads 1e-3 as the number it is in
-    every other language."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        tag = getattr(event, "tag", None)
-        if tag is not None and not isinstance(event, yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the tag {tag} is not allowed: write plain values", event.start_mark
-            )
-        return super().compose_node(parent, index)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+(?:[eE][-+]?\d+)?$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor, which construct_mapping unfolds
-            continue
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str | int | float | bool):
-            raise yaml.constructor.ConstructorError(None, None, "keys must be plain names", key_node.start_mark)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def parse_yaml(text: str, origin: str) -> Any:
-    """YAML to plain data; no tags are constructed. Raises ConfigError with the line."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{origin}{where} is not valid YAML: {getattr(e, 'problem', None) or e}.") from None
-    except (RecursionError, ValueError) as e:
-        raise ConfigError(f"{origin} is not valid YAML: {e}.") from None
+        """A path from the config, relative to the config's own folder. Raises ConfigError for one no file can have."""
+        try:
+            found = self.base / Path(path).expanduser()
+            found.exists()  # raises where the name is too long or a folder on the way may not be entered
+            if "\0" in path:
+                raise ValueError("it holds a NUL character")
+        except (OSError, ValueError, RuntimeError) as e:  # RuntimeError: no such user after ~
+            why = reason(e) if isinstance(e, OSError) else str(e)
+            raise ConfigError(f"{self.origin} names the path {quoted(path)}, which cannot be used: {why}.") from None
+        return found
 
 
 def find_config(config: str | Path | None, checkpoint: str | Path | None) -> Path:
     """``config`` if given, else collapsekit.yaml beside the checkpoint, in the working directory, or
     pyproject.toml with ``[tool.collapsekit]``. Raises ConfigError where there is none."""
     if config is not None:
-        path = Path(config)
-        if not path.is_file():
+        if not is_file(config):
             raise ConfigError(f"config {config} is not a file: give the path of a {CONFIG_NAME}.")
-        return path
+        return Path(config)
     places = [Path.cwd()]
-    if checkpoint is not None:
-        places.insert(0, Path(checkpoint).resolve().parent)
+    if checkpoint is not None and "\0" not in str(checkpoint):
+        places.insert(0, Path(os.path.realpath(checkpoint)).parent)  # Path.resolve raises for a loop of links
     for place in places:
-        if (place / CONFIG_NAME).is_file():
+        if is_file(place / CONFIG_NAME):
             return place / CONFIG_NAME
     pyproject = Path.cwd() / "pyproject.toml"
-    if pyproject.is_file() and _pyproject_section(pyproject) is not None:
+    if is_file(pyproject) and _pyproject_section(pyproject) is not None:
         return pyproject
     looked = " or ".join(str(p) for p in dict.fromkeys(places))
     raise ConfigError(
@@ -252,13 +210,26 @@ def find_config(config: str | Path | None, checkpoint: str | Path | None) -> Pat
     )
 
 
-def _pyproject_section(path: Path) -> Any:
+def _text(path: Path) -> str:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("collapsekit")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path} is not valid TOML: {e}.") from None
+        return read_text(path, MOST_BYTES)
     except OSError as e:
-        raise ConfigError(f"config {path} cannot be read: {e}.") from None
+        raise ConfigError(f"config {path} cannot be read: {reason(e)}.") from None
+
+
+def _pyproject_section(path: Path) -> Any:
+    text = _text(path)
+    # tomllib takes time quadratic in the parts of a dotted key: minutes for one of a megabyte.
+    long_key = _LONG_KEY.search(text)
+    if long_key:
+        raise ConfigError(f"{path} has a dotted key of more than {_MOST_PARTS} parts, {quoted(long_key[0], 20)}.")
+    try:
+        tool = tomllib.loads(text).get("tool")
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid TOML: it is nested too deeply.") from None
+    except ValueError as e:  # TOMLDecodeError, or int's for a number of too many digits
+        raise ConfigError(f"{path} is not valid TOML: {shown(str(e), 200)}.") from None
+    return tool.get("collapsekit") if isinstance(tool, dict) else None
 
 
 def load_config(path: str | Path) -> Config:
@@ -269,10 +240,7 @@ def load_config(path: str | Path) -> Config:
         if raw is None:
             raise ConfigError(f"{file} has no [tool.collapsekit] table: add one, or name a {CONFIG_NAME}.")
     else:
-        try:
-            raw = parse_yaml(file.read_text(encoding="utf-8"), str(file))
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"config {file} cannot be read: {e}.") from None
+        raw = parse_yaml(_text(file), str(file))
     return check_config(raw, base=file.resolve().parent, origin=str(file))
 
 
@@ -284,26 +252,27 @@ def check_config(raw: Any, *, base: Path, origin: str = "config") -> Config:
         if key in raw:
             raise ConfigError(f"{origin} has an unknown key {key!r}: known there are {', '.join(_keys_at([]))}.")
     try:
-        config = Config.model_validate({**raw, "base": base, "origin": origin})
+        check_plain(raw, values=MOST_VALUES)
+        return Config.model_validate({**raw, "base": base, "origin": origin})
     except ValidationError as e:
         raise ConfigError(_explain(e, origin)) from None
-    return config
+    except ValueError as e:
+        raise ConfigError(f"{origin} cannot be used: {e}.") from None
 
 
 def _explain(error: ValidationError, origin: str) -> str:
     found_wrong = error.errors()
     # A misspelt key is also a missing one: the misspelling is what helps.
     first = next((e for e in found_wrong if e["type"] == "extra_forbidden"), found_wrong[0])
-    loc = [str(p) for p in first["loc"]]
-    where = ".".join(loc)
+    loc = [str(p)[:80] for p in first["loc"]]
+    where = quoted(".".join(loc), 200)
     if first["type"] == "extra_forbidden":
         known = _keys_at(loc[:-1])
-        return (
-            f"{origin} has an unknown key {where!r}{did_you_mean(loc[-1], known)}: known there are {', '.join(known)}."
-        )
+        return f"{origin} has an unknown key {where}{did_you_mean(loc[-1], known)}: known there are {', '.join(known)}."
     found = first.get("input")
-    shown = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
-    return f"{origin} at {where!r}: {first['msg'].removeprefix('Value error, ')}{shown}."
+    said = quoted(found) if isinstance(found, str) else repr(found)
+    said = f", found {said}" if isinstance(found, str | int | float | bool) else ""
+    return f"{origin} at {where}: {shown(first['msg'].removeprefix('Value error, '), 600)}{said}."
 
 
 def _keys_at(loc: list[str]) -> list[str]:

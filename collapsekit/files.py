@@ -1,43 +1,92 @@
-"""Files replaced whole or not at all."""
+"""Files read within a bound, and replaced whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
 
 from collapsekit.errors import ConfigError
+
+# What a file system answers that cannot flush a folder, or does not let us open one: no fault of the write.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a regular file is there. False, where Path.is_file raises, for a name that no file can have."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def read_text(path: str | Path, most: int) -> str:
+    """The text of a regular file of at most ``most`` bytes of UTF-8, a byte order mark aside.
+
+    Raises OSError whatever is wrong with it; :func:`reason` has that in words.
+    """
+    try:
+        info = os.stat(path)  # noqa: PTH116
+        if not stat.S_ISREG(info.st_mode):  # before open(): opening a pipe would wait for a writer for ever
+            raise OSError("it is not a regular file")
+        if info.st_size > most:
+            raise OSError(f"it has {info.st_size:,} bytes, more than the {most:,} that are read")
+        with Path(path).open("rb") as f:
+            data = f.read(most + 1)
+        if len(data) > most:  # as the files of /proc, which have no size
+            raise OSError(f"it has more than the {most:,} bytes that are read")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise OSError(f"it is not UTF-8 text (byte {e.object[e.start]:#04x} at position {e.start})") from None
+    except ValueError as e:  # a NUL in the path
+        raise OSError(str(e)) from None
+
+
+def reason(error: OSError) -> str:
+    """What is wrong, without the number and the path that ``str(error)`` begins and ends with."""
+    return error.strerror or str(error)
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:
     """Write ``content`` by a sibling temporary file, fsync, replace and fsync of the folder.
 
-    Raises ConfigError where the folder cannot be written.
+    Lone surrogates are written as the escapes that JSON and YAML read. Raises ConfigError where it cannot be
+    written: the file that was there is then whole, and nothing is left beside it.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+                raise OSError("what is there is not a regular file")  # such as /dev/null, which replacing would break
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}")
         try:
-            with os.fdopen(handle, "wb") as f:
+            with temporary.open("xb") as f:
                 f.write(data)
                 f.flush()
                 os.fsync(f.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(temporary).chmod(0o666 & ~mask)  # mkstemp makes private files; a report is an ordinary one
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+                temporary.unlink()
             raise
-        if hasattr(os, "O_DIRECTORY"):
-            folder = os.open(path.parent, os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as e:
-        raise ConfigError(f"{path} cannot be written: {e.strerror or e}; choose another --output folder.") from None
+        _sync_folder(path.parent)
+    except (OSError, ValueError) as e:
+        why = reason(e) if isinstance(e, OSError) else str(e)
+        raise ConfigError(f"{path} cannot be written: {why}; choose another place for it.") from None
     return path
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name survive a power cut too, where the file system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    try:
+        handle = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as e:
+        if e.errno not in _NO_FOLDER_SYNC:
+            raise

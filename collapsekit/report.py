@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import to_jsonable_python
 
+from collapsekit.bounds import check_plain, quoted, shown
 from collapsekit.errors import RefusedError
+from collapsekit.files import read_text, reason
 
 SCHEMA_VERSION = 1
+MOST_BYTES = 64_000_000
+_MOST_FREE = 1_000_000  # values in settings or environment
+_DEEPEST = 100  # a config's levels, and those around it
+_LONGEST_INTEGER = 100  # digits
 
 ModalityState = Literal["used", "underused", "collapsed", "uninformative", "inconclusive"]
 OverallState = Literal["collapsed", "healthy", "inconclusive"]
@@ -128,37 +135,78 @@ class Report(_Frozen):
 
     def to_json(self) -> str:
         """The report as JSON text, keys in schema order, no NaN or Inf."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        # Not mode="json", which fails for half characters, as names of files can hold; JSON has an escape for them.
+        plain = self.model_dump()
+        text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False, default=to_jsonable_python)
+        return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
 
     @classmethod
     def from_json(cls, text: str, origin: str = "report") -> Report:
         """Parse and check a report. Raises RefusedError naming the first thing that is wrong."""
         try:
-            raw = json.loads(text, parse_constant=_reject_constant)
-        except (ValueError, RecursionError) as e:
+            raw = json.loads(
+                text,
+                parse_constant=_reject_constant,
+                parse_float=_finite_number,
+                parse_int=_short_integer,
+                object_pairs_hook=_each_key_once,
+            )
+        except RecursionError:
+            raise RefusedError(f"{origin} is not JSON that collapsekit wrote: it is nested too deeply.") from None
+        except ValueError as e:
             raise RefusedError(f"{origin} is not JSON ({e}): give a report.json that collapsekit wrote.") from None
         version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if version != SCHEMA_VERSION:
+        if type(version) is not int or version != SCHEMA_VERSION:
+            found = shown(json.dumps(version), 40) if isinstance(version, str | int | float) else type(version).__name__
             raise RefusedError(
-                f"{origin} has schema_version {version!r}, this collapsekit reads {SCHEMA_VERSION}: "
+                f"{origin} has schema_version {found}, this collapsekit reads {SCHEMA_VERSION}: "
                 "make the report again with this version, or install the version that wrote it."
             )
         try:
+            for free in ("settings", "environment"):  # what the schema says nothing of
+                check_plain(raw.get(free), values=_MOST_FREE, levels=_DEEPEST, whole=False)
             return cls.model_validate(raw)
         except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(str(p) for p in first["loc"]) or "the report"
-            raise RefusedError(f"{origin} does not fit the report schema at {where}: {first['msg']}.") from None
+            first = e.errors(include_url=False, include_input=False)[0]
+            where = quoted(".".join(str(p)[:80] for p in first["loc"]), 200) if first["loc"] else "the report"
+            said = shown(first["msg"].removeprefix("Value error, "))
+            raise RefusedError(f"{origin} does not fit the report schema at {where}: {said}.") from None
+        except ValueError as e:
+            raise RefusedError(
+                f"{origin} does not fit the report schema in its settings or environment: {e}."
+            ) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """Read a report.json. Raises RefusedError where it cannot be read as one."""
+        """Read a report.json of at most 64 MB. Raises RefusedError where it cannot be read as one."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
-            raise RefusedError(f"{path} cannot be read as a report: {e}.") from None
+            text = read_text(path, MOST_BYTES)
+        except OSError as e:
+            raise RefusedError(f"{path} cannot be read as a report: {reason(e)}.") from None
         return cls.from_json(text, origin=str(path))
 
 
 def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not allowed")
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {shown(text, 40)} is out of range")
+    return value
+
+
+def _short_integer(text: str) -> int:
+    if len(text) > _LONGEST_INTEGER:
+        raise ValueError(f"a number of {len(text):,} digits is too long")
+    return int(text)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        again = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {quoted(again)} stands twice in one object")
+    return found

@@ -55,14 +55,16 @@ def diagnose(
     limit: int | None = None,
     subsets: bool = False,
     plugins: Sequence[str | Path] = (),
+    trust_pickle: str | None = None,
     progress: Progress | None = None,
     cache: str | Path | None = None,
 ) -> Report:
     """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
 
     ``options`` maps probe names to option values, as ``--set`` does; ``subsets`` adds the probe ``growing``, which
-    reads the models of the config's ``subsets`` section too; ``cache`` is the folder of trained baselines (default:
-    the user's cache folder). A live model is given back as it was found.
+    reads the models of the config's ``subsets`` section too; ``trust_pickle`` ("sha256:DIGEST") lets that very
+    checkpoint be unpickled, which runs its code; ``cache`` is the folder of trained baselines (default: the user's
+    cache folder). A live model is given back as it was found.
     Raises CollapsekitError for whatever the caller can mend.
     """
     if profile not in PROFILES:
@@ -79,12 +81,14 @@ def diagnose(
     with random_state_kept(), contextlib.ExitStack() as stack:
         if model is not None:
             stack.enter_context(model_kept(model))
-        adapter = build_adapter(settled, checkpoint, model=model, device=device, seed=seed)
+        adapter = build_adapter(settled, checkpoint, model=model, device=device, seed=seed, trust=trust_pickle)
         if model is None:
             stack.enter_context(model_kept(adapter.model))
         stack.enter_context(threads_for(2.0 * CHUNK * sum(p.numel() for p in adapter.model.parameters())))
         where = _split(adapter.source, split)
         progress = progress or Progress()
+        if said := _how_read(adapter.checkpoint).get("checkpoint"):
+            progress.note(said)
         features = extract(adapter, where, limit=limit, seed=seed, progress=progress)
         base = Settings(
             seed=seed,
@@ -100,18 +104,26 @@ def diagnose(
             results += run_probe(spec, adapter, features, replace(base, options=all_options[spec.name]))
         subject = _subject(adapter, features, where, seed)
     flags: dict[str, Any] = {"split": where, "seed": seed, "profile": profile, "device": device, "limit": limit}
-    command = None
-    if model is None:
-        typed = {**flags, "subsets": subsets or None}
-        command = _command(subject.checkpoint, typed, probes or [], skip, plugins, options or {})
+    typed = {**flags, "subsets": subsets or None, "trust-pickle": trust_pickle}
     settings = {
-        "command": command,
+        "command": None
+        if model is not None
+        else _command(subject.checkpoint, typed, probes or [], skip, plugins, options or {}),
         **flags,
+        **_how_read(adapter.checkpoint),
         "level": LEVEL,
         "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
         "config": settled.model_dump(mode="json", exclude_defaults=True),
     }
     return _report(subject, results, settings)
+
+
+def _how_read(read: Checkpoint | None) -> dict[str, str]:
+    """What of the checkpoint became the weights, and whether its code was run for it; nothing for a live model."""
+    if read is None:
+        return {}
+    trust = {"trust_pickle": f"sha256:{read.sha256}"} if read.trusted else {}
+    return {"checkpoint": f"{read.path.name}: {read.note}", **trust}
 
 
 def _report(subject: Subject, results: list[Result], settings: dict[str, Any]) -> Report:
@@ -212,8 +224,12 @@ def build_adapter(
     source: Source | None = None,
     device: str = "cpu",
     seed: int = 0,
+    trust: str | None = None,
 ) -> Adapter:
-    """The adapter the config names, with the checkpoint's weights (the config's own where none is given)."""
+    """The adapter the config names, with the checkpoint's weights (the config's own where none is given).
+
+    ``trust`` ("sha256:DIGEST") lets the checkpoint be unpickled, with classes importable from the config's folder.
+    """
     check_device(device)
     path = Path(checkpoint) if checkpoint is not None else None
     if path is None and config.model.checkpoint is not None and model is None:
@@ -222,7 +238,7 @@ def build_adapter(
         raise ConfigError(
             f"no checkpoint was given: name one on the command line or as model.checkpoint in {config.origin}."
         )
-    read = read_checkpoint(path) if path is not None else None
+    read = read_checkpoint(path, trust=trust, folder=config.base) if path is not None else None
     if model is not None and read is not None:
         model = copy.deepcopy(model)  # the caller's own weights stay what they are
     make: Any

@@ -11,11 +11,14 @@ ROOT = Path(__file__).parent.parent / "collapsekit"
 # Earlier may not import later.
 ORDER = [
     "errors",
+    "files",
+    "bounds",
     "report",
     "registry",
+    "yaml_reader",
     "config",
     "imports",
-    "files",
+    "locate",
     "checkpoint",
     "propose",
     "stats",
@@ -43,7 +46,7 @@ ORDER = [
     "demo",
     "cli",
 ]
-ALONE = {"stats": {"errors"}, "render": {"errors", "report"}, "report": {"errors"}}
+ALONE = {"stats": {"errors"}, "locate": {"errors"}, "render": {"errors", "files", "report"}, "report": {"errors", "files", "bounds"}}
 MODULES = sorted(p for p in ROOT.rglob("*.py"))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from collapsekit import __version__
-from collapsekit.cli import demo, diagnose, doctor, init, listing, report, schema
+from collapsekit.cli import demo, diagnose, doctor, init, inspect, listing, report, schema
 
 app = typer.Typer(
     name="collapsekit",
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("init")(init.init)
+app.command("inspect")(inspect.inspect)
 app.command("diagnose")(diagnose.diagnose)
 app.command("report")(report.report)
 app.command("list")(listing.list_)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collapsekit.cli.terminal import guarded, progress, say, show
+from collapsekit.cli.terminal import TrustPickle, guarded, progress, say, show
 from collapsekit.errors import ConfigError, NothingEvaluatedError
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def diagnose(
         typer.Option(help="Exit 1 when a modality has this verdict, 5 when the whole is inconclusive; repeatable."),
     ] = None,
     plugin: Annotated[list[Path] | None, typer.Option(help="Python file with probes or adapters; repeatable.")] = None,
+    trust_pickle: TrustPickle = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
 ) -> None:
     """Find out which modality a checkpoint ignores, what that costs, and why."""
@@ -115,6 +116,7 @@ def diagnose(
             limit=limit,
             subsets=subsets,
             plugins=plugin or [],
+            trust_pickle=trust_pickle,
             progress=shown,
         )
         shown.step("writing the report", 0, None)
@@ -130,7 +132,7 @@ def diagnose(
 
 def parse_set(pairs: list[str]) -> dict[str, dict[str, Any]]:
     """``probe.option=value`` pairs as options by probe. Raises ConfigError where one is not of that form."""
-    from collapsekit.config import parse_yaml
+    from collapsekit.yaml_reader import parse_yaml
 
     out: dict[str, dict[str, Any]] = {}
     for pair in pairs:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from collapsekit.cli.terminal import guarded, say
+from collapsekit.cli.terminal import TrustPickle, guarded, say
 from collapsekit.errors import ConfigError
 
 CONFIG_NAME = "collapsekit.yaml"  # as in collapsekit.config, which would make --help import pydantic
@@ -17,18 +17,21 @@ CONFIG_NAME = "collapsekit.yaml"  # as in collapsekit.config, which would make -
 
 @guarded
 def init(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint to look into; it is not executed.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="Checkpoint to look into; nothing in it is executed.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Config file to write.")] = Path(CONFIG_NAME),
     force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
+    trust_pickle: TrustPickle = None,
 ) -> None:
     """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
     from collapsekit.checkpoint import read_checkpoint
     from collapsekit.files import write_atomic
     from collapsekit.propose import config_text, propose
 
-    if output.exists() and not force:
+    if os.path.exists(output) and not force:  # noqa: PTH110 - Path's own raises for a name too long
         raise ConfigError(f"{output} is already there: name another with --output, or replace it with --force.")
-    read = read_checkpoint(checkpoint)
+    read = read_checkpoint(checkpoint, trust=trust_pickle)
     shapes = {name: tuple(tensor.shape) for name, tensor in read.tensors.items()}
     found = propose(shapes)
     name = os.path.relpath(checkpoint.resolve(), output.resolve().parent)

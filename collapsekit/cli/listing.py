@@ -108,8 +108,8 @@ def _tasks() -> list[str]:
 
 
 def _formats() -> list[str]:
-    from collapsekit.checkpoint import FORMATS
+    from collapsekit.locate.read import FOLDERS, FORMATS
 
-    out = _entry("checkpoints", ", ".join(f.name for f in FORMATS))
+    out = _entry("checkpoints", ", ".join([*(f.name for f in FORMATS), *FOLDERS]))
     out += _entry("data", "safetensors, npz (SPLIT/NAME keys, or NAME beside `split`); a factory of loaders")
     return out + _entry("reports", "json, md, html, terminal; figures as svg, pdf, png")

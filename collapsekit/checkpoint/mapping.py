@@ -1,0 +1,83 @@
+"""mapped: places in files -> tensors, memory-mapped and private: writing to one never reaches the file."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collapsekit.errors import RefusedError
+from collapsekit.locate.layout import ITEM_BYTES
+
+_DTYPES = {name: getattr(torch, name) for name in ITEM_BYTES if hasattr(torch, name)}
+
+
+def mapped(files: Sequence[tuple[str, int]], tensors: Sequence[Sequence[Any]]) -> dict[str, Tensor]:
+    """Name -> tensor, detached, on the CPU; of several blocks, or misaligned, copied, otherwise mapped.
+
+    ``files`` are (path, size), ``tensors`` [name, dtype, shape, [[file, offset, shape, stride, origin, swapped]]] as
+    :mod:`collapsekit.locate.child` answers. Nothing of it is taken on trust: a place outside its file is a RefusedError,
+    and so is a file that is no longer as long as it was.
+    """
+    bytes_of = {i: _file(Path(path), size) for i, (path, size) in enumerate(files)}
+    return {name: _tensor(name, dtype, shape, chunks, bytes_of) for name, dtype, shape, chunks in tensors}
+
+
+def _file(path: Path, size: int) -> Tensor:
+    """A file's bytes as a uint8 vector, copy-on-write."""
+    try:
+        with path.open("rb") as stream:
+            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError) as e:
+        raise RefusedError(f"{path} cannot be read ({e}): check that it is whole and may be read.") from None
+    if len(data) != size:
+        raise RefusedError(f"{path} changed while it was being read: wait until it is written, and try again.")
+    return torch.frombuffer(data, dtype=torch.uint8)
+
+
+def _tensor(name: str, dtype: str, shape: Sequence[int], chunks: Any, files: Mapping[int, Tensor]) -> Tensor:
+    if dtype not in _DTYPES:
+        raise RefusedError(
+            f"the tensor {name[:60]!r} is of dtype {dtype[:40]}, which this torch does not have: update it."
+        )
+    kind = _DTYPES[dtype]
+    if len(chunks) == 1 and not chunks[0][4]:
+        return _block(files, kind, *chunks[0])
+    whole = torch.empty(tuple(shape), dtype=kind)
+    for chunk in chunks:
+        place = tuple(slice(at, at + n) for at, n in zip(chunk[4], chunk[2], strict=True))
+        whole[place] = _block(files, kind, *chunk)
+    return whole
+
+
+def _block(
+    files: Mapping[int, Tensor],
+    dtype: torch.dtype,
+    file: int,
+    offset: int,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    origin: Sequence[int],
+    swapped: bool,
+) -> Tensor:
+    del origin
+    item, data = dtype.itemsize, files[file]
+    if not math.prod(shape):
+        return torch.empty(tuple(shape), dtype=dtype)
+    count = sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) + 1
+    if offset < 0 or min(shape, default=1) < 0 or min(stride, default=0) < 0 or offset + count * item > len(data):
+        raise RefusedError("a tensor was located outside its file: get the file anew.")
+    run = data[offset : offset + count * item]
+    if swapped:
+        part = item // 2 if dtype.is_complex else item
+        run = run.reshape(-1, part).flip(1).reshape(-1)
+    if dtype == torch.bool:
+        return run.ne(0).as_strided(tuple(shape), tuple(stride))  # a byte that is neither 0 nor 1 is no bool
+    if run.storage_offset() % item:
+        run = run.clone()
+    return run.view(dtype).as_strided(tuple(shape), tuple(stride))

@@ -1,0 +1,100 @@
+"""look_into: an unknown file, read by a process of its own that is bounded in memory and time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
+from collapsekit.locate.child import ACTED, OUT_OF_MEMORY
+from collapsekit.locate.read import UnreadableError
+
+MEMORY = 1 << 30  # address space, bytes
+_CPU_SECONDS, _CPU_BYTES_A_SECOND = 10, 50 << 20  # checksums run at hundreds of MB a second
+_WALL_SECONDS, _WALL_BYTES_A_SECOND = 30, 5 << 20  # a slow network disk
+# -I: neither the environment nor the working directory decides what is imported.
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from collapsekit.locate.child import main; "
+    "main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])"
+)
+_PACKAGE_FOLDER = Path(__file__).parents[2]
+
+
+def look_into(path: Path) -> dict[str, Any]:
+    """What collapsekit.locate found: format, key, note, names, files and tensors as in child.answer.
+
+    Raises ConfigError or RefusedError as :func:`collapsekit.locate.read.locate` does, and RefusedError where reading
+    took more memory or time than a file of its size needs, or acted.
+    """
+    size = _size(path)
+    cpu, wall = _CPU_SECONDS + size // _CPU_BYTES_A_SECOND, _WALL_SECONDS + size // _WALL_BYTES_A_SECOND
+    command: list[str | Path | bytes] = [
+        sys.executable,
+        "-I",
+        "-c",
+        _PROGRAM,
+        _PACKAGE_FOLDER,
+        str(MEMORY),
+        str(cpu),
+        os.fsencode(path),
+    ]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=wall, check=False)
+    except subprocess.TimeoutExpired:
+        raise RefusedError(_too_much(path, f"{wall} seconds")) from None
+    except ValueError:  # a NUL in the path
+        raise ConfigError(f"checkpoint {str(path)!r} is no path: check it.") from None
+    if done.returncode == 0:
+        return _understood(json.loads(done.stdout))
+    raise _ended(path, done, cpu)
+
+
+def _understood(answer: dict[str, Any]) -> dict[str, Any]:
+    if "config" in answer:
+        raise ConfigError(answer["config"])
+    if "names" in answer:
+        raise UnreadableError(answer["refused"], answer["format"], answer["names"], pickled=answer["pickled"])
+    if "refused" in answer:
+        raise RefusedError(answer["refused"])
+    found: dict[str, Any] = answer["found"]
+    return found
+
+
+def _ended(path: Path, done: subprocess.CompletedProcess[bytes], cpu: int) -> CollapsekitError | RuntimeError:
+    said = done.stderr.decode("utf-8", "replace").strip()
+    if done.returncode == ACTED:
+        return RefusedError(
+            f"{path} made its reader try to act ({said[:80]}), which was stopped: do not load it anywhere, and get the "
+            "weights from another source."
+        )
+    if done.returncode == OUT_OF_MEMORY:
+        return RefusedError(_too_much(path, f"{MEMORY >> 20} MB of memory"))
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return RefusedError(_too_much(path, f"{cpu} seconds of computing"))
+    if done.returncode < 0:
+        return RefusedError(
+            f"{path} made its reader fail (signal {-done.returncode}): it is damaged or hostile; get it anew."
+        )
+    return RuntimeError(f"the reader of {path} failed: {said[-2000:]}")
+
+
+def _too_much(path: Path, what: str) -> str:
+    return (
+        f"{path} takes more than {what} to look into, far more than a checkpoint of its size: it is damaged or hostile; "
+        "copy or download it again."
+    )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files directly in a directory; 0 where that cannot be had (the child says why)."""
+    try:
+        files = list(path.iterdir()) if path.is_dir() else [path]
+        files += list(path.parent.iterdir()) if path.name.endswith(".index.json") else []
+        return sum(f.stat().st_size for f in files if f.is_file())
+    except (OSError, ValueError):
+        return 0

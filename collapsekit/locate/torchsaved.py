@@ -1,0 +1,266 @@
+"""What torch.save writes, zip or legacy, located: what a checkpoint's pickle needs is answered here, by name."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from collapsekit.locate.archive import MAGIC, Archive
+from collapsekit.locate.layout import ITEM_BYTES, DamagedError, Extent, Loaded, Located, Odd, dense
+from collapsekit.locate.opened import Opened, Window, read_bytes
+from collapsekit.locate.pickles import Call, Name, StandIn, unpickled
+
+PICKLE_BYTES = 1 << 30
+_IN_MEMORY = 64 << 20  # a pickle is read faster from memory; a legacy file's storages follow it
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # torch/serialization.py
+_PROTOCOL = 1001
+_STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "UntypedStorage": "uint8",
+}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A run of numbers that tensors are views of; ``extent`` is None until a legacy file's tail has been read."""
+
+    dtype: str  # as torch names it, or the storage class where that is not one of plain numbers
+    key: str
+    extent: Extent | None
+    first: int = 0  # where a legacy view begins in it, in elements
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A tensor of a legacy file, whose storages lie behind the pickle."""
+
+    storage: Storage
+    view: tuple[Any, Any, Any]  # offset, size, stride
+
+
+def is_torch_zip(file: Opened) -> bool:
+    """A zip archive; its content is told apart by its members."""
+    return file.head.startswith(MAGIC)
+
+
+def load_torch_zip(archive: Archive, names: dict[str, None]) -> Any:
+    """The object torch.save was given, Located in the place of tensors. Raises DamagedError."""
+    pickle = archive.member("data.pkl")
+    if pickle is None:
+        raise DamagedError("it has no data.pkl")
+    order = archive.member("byteorder")
+    swapped = order is not None and read_bytes(order, 16, "byteorder") == b"big"
+
+    def persistent(pid: Any) -> Any:
+        dtype, key, count = _storage_id(pid, 5)
+        extent = archive.member(f"data/{key}")
+        if dtype in ITEM_BYTES and extent is None:
+            raise DamagedError(f"its storage {key[:60]!r} is not there")
+        if extent is not None and dtype in ITEM_BYTES and count * ITEM_BYTES[dtype] > extent.length:
+            raise DamagedError(f"its storage {key[:60]!r} claims {count} {dtype} numbers in {extent.length} bytes")
+        return Storage(dtype, key, extent)
+
+    stream = io.BytesIO(read_bytes(pickle, PICKLE_BYTES, "data.pkl"))
+    return unpickled(stream, names, torch_calls(_view(swapped)), persistent)
+
+
+def is_torch_legacy(file: Opened) -> bool:
+    """A bare pickle: torch.save before 1.6 (or ``_use_new_zipfile_serialization=False``), or one of any maker."""
+    return file.head[:1] == b"\x80" and file.head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def load_torch_legacy(file: Opened, names: dict[str, None]) -> Loaded:
+    """The object torch.save was given: five pickles, then the storages one after the other. Raises DamagedError."""
+    storages: dict[str, Storage] = {}
+
+    def persistent(pid: Any) -> Any:
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":  # a module's class, with its source text
+            return pid[1]
+        dtype, key, _ = _storage_id(pid, 6)
+        storages.setdefault(key, Storage(dtype, key, None))
+        first = _view_start(pid[5])
+        return Storage(dtype, key, None, first)
+
+    def view(storage: Storage, offset: Any, size: Any, stride: Any, dtype: str) -> Any:
+        return _Pending(Storage(dtype or storage.dtype, storage.key, None, storage.first), (offset, size, stride))
+
+    with file.path.open("rb") as raw:
+        stream: BinaryIO | Window = Window(raw, file.whole)
+        if file.size <= _IN_MEMORY:
+            stream = io.BytesIO(raw.read())
+        calls = torch_calls(view)
+        if unpickled(stream, names, calls, persistent) != _MAGIC_NUMBER:
+            return Loaded(StandIn("a pickle that torch.save did not write"), [file.path], list(names))
+        if unpickled(stream, names, calls, persistent) != _PROTOCOL:
+            raise DamagedError("its protocol is not one that torch ever wrote")
+        info = unpickled(stream, names, calls, persistent)
+        content = unpickled(stream, names, calls, persistent)
+        keys = unpickled(stream, names, calls, persistent)
+        places = _tail(stream, file, keys, storages)
+    swapped = isinstance(info, dict) and info.get("little_endian") is False
+    return Loaded(_placed(content, places, swapped), [file.path], list(names), checksummed=False)
+
+
+def _tail(stream: BinaryIO | Window, file: Opened, keys: Any, storages: Mapping[str, Storage]) -> dict[str, Extent]:
+    """Where each storage's numbers lie: a count of eight bytes before each."""
+    if not isinstance(keys, list) or not all(isinstance(k, str) and k in storages for k in keys):
+        raise DamagedError("its list of storages names others than its tensors do")
+    places, at = {}, stream.tell()
+    for key in keys:
+        stream.seek(at)
+        count = struct.unpack("<q", stream.read(8))[0] if at + 8 <= file.size else -1
+        length = count * ITEM_BYTES.get(storages[key].dtype, 1)
+        if count < 0 or at + 8 + length > file.size:
+            raise DamagedError("it breaks off before its last storage")
+        places[key] = Extent(file.path, at + 8, length)
+        at += 8 + length
+    return places
+
+
+def _placed(content: Any, places: Mapping[str, Extent], swapped: bool) -> Any:
+    """``content`` with each pending tensor located; walked without recursion, each container once."""
+    done: set[int] = set()
+    todo, root = [content], [content]
+
+    def placed(value: Any) -> Any:
+        if not isinstance(value, _Pending):
+            if isinstance(value, dict | list | StandIn):
+                todo.append(value)
+            return value
+        extent = places.get(value.storage.key)
+        if extent is None:
+            return Odd("a tensor whose numbers are not in the file")
+        offset, size, stride = value.view
+        return _view(swapped)(Storage(value.storage.dtype, "", extent, value.storage.first), offset, size, stride, "")
+
+    root[0] = placed(content)
+    while todo:
+        container = todo.pop()
+        if id(container) in done:
+            continue
+        done.add(id(container))
+        mapping = container.mapping if isinstance(container, StandIn) else container
+        for key, value in list(mapping.items() if isinstance(mapping, dict) else enumerate(mapping)):
+            mapping[key] = placed(value)
+    return root[0]
+
+
+def _storage_id(pid: Any, length: int) -> tuple[str, str, int]:
+    """dtype, key and count of a persistent id ("storage", class, key, location, count, ...)."""
+    if type(pid) is not tuple or len(pid) != length or pid[0] not in ("storage", b"storage"):
+        raise DamagedError("its pickle refers to something that is no storage")
+    kind, key, count = pid[1], pid[2], pid[4]
+    if not isinstance(kind, Name) or type(key) is not str or type(count) is not int or count < 0:
+        raise DamagedError("its pickle describes a storage wrongly")
+    return _STORAGES.get(kind.name, kind.full), key, count
+
+
+def _view_start(metadata: Any) -> int:
+    if metadata is None:
+        return 0
+    if type(metadata) is not tuple or len(metadata) != 3 or type(metadata[1]) is not int or metadata[1] < 0:
+        raise DamagedError("its pickle describes a view of a storage wrongly")
+    return int(metadata[1])
+
+
+View = Callable[[Storage, Any, Any, Any, str], Any]
+
+
+def _view(swapped: bool) -> View:
+    def view(storage: Storage, offset: Any, size: Any, stride: Any, dtype: str) -> Any:
+        kind = dtype or storage.dtype
+        if kind not in ITEM_BYTES or storage.extent is None:
+            return Odd(f"a tensor of {kind}")
+        start = offset + storage.first if type(offset) is int else offset
+        return dense(kind, size, stride, start, storage.extent, swapped=swapped and ITEM_BYTES[kind] > 1)
+
+    return view
+
+
+def torch_calls(view: View) -> dict[str, Call]:
+    """Answers for what torch's own pickles call; ``view`` makes a tensor of a storage."""
+
+    def tensor(args: tuple[Any, ...]) -> Any:
+        storage, offset, size, stride = args[:4]
+        if not isinstance(storage, Storage):
+            return Odd("a tensor without a storage")
+        # _rebuild_tensor_v3 names the dtype, where no class of storage does.
+        named = args[6].name if len(args) > 6 and isinstance(args[6], Name) else ""
+        return view(storage, offset, size, stride, named)
+
+    def typed(args: tuple[Any, ...]) -> Any:
+        function, kind, inner = args[:3]
+        if isinstance(kind, Name) and kind.full in _PLAIN_TENSORS and isinstance(function, Name):
+            made = calls[function.full](inner) if function.full in calls else Odd(function.full)
+            return made if isinstance(made, Located | _Pending | Odd) else Odd(function.full)
+        return Odd(kind.full if isinstance(kind, Name) else "a tensor of an unknown class")
+
+    def first(args: tuple[Any, ...]) -> Any:
+        return args[0]
+
+    calls: dict[str, Call] = {
+        **_PLAIN_CALLS,
+        **{f"torch._utils._rebuild_tensor{v}": tensor for v in ("", "_v2", "_v3")},
+        **{f"torch._utils._rebuild_parameter{v}": first for v in ("", "_with_state")},
+        **{f"torch._tensor._rebuild_from_type{v}": typed for v in ("", "_v2")},
+        "torch.nn.parameter.Parameter": first,
+        **{name: _odd(name) for name in _ODD_CALLS},
+    }
+    return calls
+
+
+def _odd(name: str) -> Call:
+    return lambda _: Odd(name.rpartition("._rebuild_")[2].replace("_", " "))
+
+
+def _as_dict(args: tuple[Any, ...]) -> dict[Any, Any]:
+    """OrderedDict, dict, Counter, defaultdict: of a dict, of pairs, or empty."""
+    given = next((a for a in args if isinstance(a, dict | list)), {})
+    if isinstance(given, dict):
+        return dict(given)
+    return {k: v for k, v in (tuple(pair) for pair in given) if isinstance(k, str | int)}
+
+
+def _as_list(args: tuple[Any, ...]) -> list[Any]:
+    return list(args[0]) if args and isinstance(args[0], list | tuple) else []
+
+
+def _encoded(args: tuple[Any, ...]) -> Any:
+    """_codecs.encode(text, "latin1"): bytes, in protocols before 3."""
+    return args[0].encode("latin-1") if type(args[0]) is str and args[1:] in (("latin1",), ("latin-1",)) else b""
+
+
+_PLAIN_TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
+_ODD_CALLS = tuple(
+    f"torch._utils._rebuild_{kind}"
+    for kind in (
+        "sparse_tensor",
+        "qtensor",
+        "nested_tensor",
+        "meta_tensor_no_storage",
+        "wrapper_subclass",
+        "device_tensor_from_numpy",
+        "device_tensor_from_cpu_tensor",
+    )
+)
+_PLAIN_CALLS: dict[str, Call] = {
+    **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "collections.defaultdict"), _as_dict),
+    **dict.fromkeys(("builtins.dict", "__builtin__.dict"), _as_dict),
+    **{f"{m}.{c}": _as_list for m in ("builtins", "__builtin__") for c in ("list", "set", "frozenset")},
+    "_codecs.encode": _encoded,
+    "torch.Size": lambda args: tuple(_as_list(args)),
+}

@@ -1,0 +1,124 @@
+"""YAML text to plain data: no tags, no key twice, and nothing that unfolds to more than a config can need."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from collapsekit.bounds import MOST_LEVELS, check_plain, quoted, shown
+from collapsekit.errors import ConfigError
+
+MOST_BYTES = 1_000_000
+MOST_VALUES = 20_000  # keys included; each takes the parser some 20 µs
+_LONGEST_INTEGER = 100  # characters; reading base 60 takes time quadratic in them
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses tags and too much or too deep a text, leaves dates as text, and reads 1e-3 as the number
+    it is in every other language."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.values = 0
+        self.level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise _refusal(f"the tag {shown(event.tag, 40)} is not allowed: write plain values", event)
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise _refusal(f"it holds more than {MOST_VALUES:,} values", event)
+        self.level += 1
+        if self.level > MOST_LEVELS:
+            raise _refusal(f"it is nested more than {MOST_LEVELS} levels deep", event)
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+(?:[eE][-+]?\d+)?$"),
+    list("-+0123456789."),
+)
+
+
+def _refusal(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, at.start_mark)
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > _LONGEST_INTEGER:
+        raise _refusal(f"a number of {len(node.value):,} digits is too long", node)
+    try:
+        return int(loader.construct_yaml_int(node))
+    except ValueError:  # such as 0x_
+        raise _refusal(f"{quoted(node.value)} is not a number", node) from None
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def _check_nodes(loader: _Loader, root: yaml.Node) -> None:
+    """Refuse, before anything is made of them, aliases and merge keys that unfold to too much or into themselves, and
+    keys that stand twice."""
+    count = 1
+    todo: list[tuple[yaml.Node, int]] = [(root, 1)]
+    while todo:
+        node, level = todo.pop()
+        if level > MOST_LEVELS:
+            raise _refusal(f"its aliases nest more than {MOST_LEVELS} levels deep", node)
+        below: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(loader, node)
+            below = [n for pair in node.value for n in pair]
+        count += len(below)
+        if count > MOST_VALUES:
+            raise _refusal(f"its aliases unfold to more than {MOST_VALUES:,} values", node)
+        todo += [(n, level + 1) for n in below]
+
+
+def _check_keys(loader: _Loader, node: yaml.MappingNode) -> None:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor, which the constructor unfolds
+            continue
+        key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+        if not isinstance(key, str | int | float | bool):
+            raise _refusal("keys must be plain names", key_node)
+        if key in seen:
+            raise _refusal(f"key {shown(repr(key), 80)} stands twice", key_node)
+        seen.add(key)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """YAML to plain data; no tags are constructed. Raises ConfigError with the line, or the key."""
+    if len(text) > MOST_BYTES:
+        raise ConfigError(f"{origin} has {len(text):,} characters, more than the {MOST_BYTES:,} that are read.")
+    try:
+        loader = _Loader(text)  # checks its characters
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_nodes(loader, node)
+        value = loader.construct_document(node)
+    except yaml.reader.ReaderError as e:
+        raise ConfigError(f"{origin} is not valid YAML: the character U+{e.character:04X} is not allowed.") from None
+    except yaml.MarkedYAMLError as e:
+        where = f" line {e.problem_mark.line + 1}" if e.problem_mark else ""
+        raise ConfigError(f"{origin}{where} is not valid YAML: {shown(str(e.problem))}.") from None
+    except (ValueError, OverflowError):  # an escape beyond Unicode, a %YAML version of many digits
+        raise ConfigError(f"{origin} is not valid YAML: it holds an escape or a version out of range.") from None
+    try:
+        check_plain(value, values=MOST_VALUES)
+    except ValueError as e:
+        raise ConfigError(f"{origin} cannot be used: {e}.") from None
+    return value
