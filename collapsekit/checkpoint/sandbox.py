@@ -15,7 +15,9 @@ from collapsekit.locate.child import ACTED, OUT_OF_MEMORY
 from collapsekit.locate.read import UnreadableError
 
 MEMORY = 1 << 30  # address space, bytes
-_CPU_SECONDS, _CPU_BYTES_A_SECOND = 10, 50 << 20  # checksums run at hundreds of MB a second
+_CPU_SECONDS = 8
+_NAMES, _NAMES_A_SECOND = 100 << 20, 2 << 20  # bytes; a file may be all names and places, which take longest
+_CPU_BYTES_A_SECOND = 50 << 20  # checksums run at hundreds of MB a second
 _WALL_SECONDS, _WALL_BYTES_A_SECOND = 30, 5 << 20  # a slow network disk
 # -I: neither the environment nor the working directory decides what is imported.
 _PROGRAM = (
@@ -32,7 +34,8 @@ def look_into(path: Path) -> dict[str, Any]:
     took more memory or time than a file of its size needs, or acted.
     """
     size = _size(path)
-    cpu, wall = _CPU_SECONDS + size // _CPU_BYTES_A_SECOND, _WALL_SECONDS + size // _WALL_BYTES_A_SECOND
+    cpu = _CPU_SECONDS + min(size, _NAMES) // _NAMES_A_SECOND + size // _CPU_BYTES_A_SECOND
+    wall = _WALL_SECONDS + 2 * cpu + size // _WALL_BYTES_A_SECOND
     command: list[str | Path | bytes] = [
         sys.executable,
         "-I",

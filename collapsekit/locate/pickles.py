@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 from collapsekit.locate.layout import DamagedError
 from collapsekit.locate.opened import Window
 
-MOST_OPERATIONS = 3_000_000  # a state_dict takes about 30 a tensor
+MOST_OPERATIONS = 20_000_000  # a state_dict takes about 35 a tensor
 _KEYS = (str, int, float, bool, bytes, type(None))
 _ERRORS = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError)
 
