@@ -70,7 +70,7 @@ TORCH_SAVERS = [save_zip, save_legacy]
 def read_here(path: Path) -> dict[str, Tensor]:
     """As read_checkpoint, in this process, for many files at a time."""
     found = as_data(locate(path))
-    return mapped([(name, size) for name, size in found["files"]], found["tensors"])
+    return mapped(found["files"], found["tensors"])
 
 
 def refused(path: Path, *words: str) -> str:

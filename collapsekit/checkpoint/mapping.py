@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,25 +18,26 @@ from collapsekit.locate.layout import ITEM_BYTES
 _DTYPES = {name: getattr(torch, name) for name in ITEM_BYTES if hasattr(torch, name)}
 
 
-def mapped(files: Sequence[tuple[str, int]], tensors: Sequence[Sequence[Any]]) -> dict[str, Tensor]:
+def mapped(files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[Any]]) -> dict[str, Tensor]:
     """Name -> tensor, detached, on the CPU; of several blocks, or misaligned, copied, otherwise mapped.
 
-    ``files`` are (path, size), ``tensors`` [name, dtype, shape, [[file, offset, shape, stride, origin, swapped]]] as
-    :mod:`collapsekit.locate.child` answers. Nothing of it is taken on trust: a place outside its file is a RefusedError,
-    and so is a file that is no longer as long as it was.
+    ``files`` are [path, size, time of change in ns], ``tensors`` as :func:`collapsekit.locate.child.as_data`
+    answers. Nothing of it is taken on trust: a place outside its file is a RefusedError,
+    and so is a file that has changed meanwhile.
     """
-    bytes_of = {i: _file(Path(path), size) for i, (path, size) in enumerate(files)}
+    bytes_of = {i: _file(Path(path), size, changed) for i, (path, size, changed) in enumerate(files)}
     return {name: _tensor(name, dtype, shape, chunks, bytes_of) for name, dtype, shape, chunks in tensors}
 
 
-def _file(path: Path, size: int) -> Tensor:
+def _file(path: Path, size: int, changed: int) -> Tensor:
     """A file's bytes as a uint8 vector, copy-on-write."""
     try:
         with path.open("rb") as stream:
+            info = os.fstat(stream.fileno())
             data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     except (OSError, ValueError) as e:
         raise RefusedError(f"{path} cannot be read ({e}): check that it is whole and may be read.") from None
-    if len(data) != size:
+    if (len(data), info.st_mtime_ns) != (size, changed):
         raise RefusedError(f"{path} changed while it was being read: wait until it is written, and try again.")
     return torch.frombuffer(data, dtype=torch.uint8)
 

@@ -49,8 +49,8 @@ def read_checkpoint(path: str | Path, *, trust: str | None = None, folder: Path 
         if trust is None or not refusal.pickled or not file.is_file():
             raise
         return _trusted(file, trust, folder, refusal)
-    tensors = mapped([(name, size) for name, size in found["files"]], found["tensors"])
-    sha256 = sha256_of_all([Path(name) for name, _ in found["files"]])
+    tensors = mapped(found["files"], found["tensors"])
+    sha256 = sha256_of_all([Path(name) for name, *_ in found["files"]])
     if trust is not None and sha256 != digest_named(trust):
         raise RefusedError(
             f"{path} has sha256:{sha256}, --trust-pickle names another: leave the option out, the file can be read "

@@ -24,6 +24,7 @@ _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); from collapsekit.locate.child import main; "
     "main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])"
 )
+_OUT_OF_TIME = [getattr(signal, name) for name in ("SIGXCPU", "SIGKILL") if hasattr(signal, name)]  # not on Windows
 _PACKAGE_FOLDER = Path(__file__).parents[2]
 
 
@@ -77,7 +78,7 @@ def _ended(path: Path, done: subprocess.CompletedProcess[bytes], cpu: int) -> Co
         )
     if done.returncode == OUT_OF_MEMORY:
         return RefusedError(_too_much(path, f"{MEMORY >> 20} MB of memory"))
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if -done.returncode in _OUT_OF_TIME:
         return RefusedError(_too_much(path, f"{cpu} seconds of computing"))
     if done.returncode < 0:
         return RefusedError(

@@ -36,7 +36,7 @@ def init(
     found = propose(shapes)
     name = os.path.relpath(checkpoint.resolve(), output.resolve().parent)
     write_atomic(output, config_text(found, name, shapes))
-    say(f"{checkpoint}: {read.format}, {len(shapes)} tensors. {read.note}")
+    say(f"{checkpoint}: {read.note}")
     for modality, encoder in found.modalities.items():
         say(f"  modality {modality}: encoder {encoder}")
     say(f"  fusion: {found.fusion or 'not found'}")
@@ -46,6 +46,7 @@ def init(
         for sentence in found.unsure:
             say(f"  - {sentence}")
     named = "" if output.name == CONFIG_NAME else f" --config {shlex.quote(str(output))}"
+    named += f" --trust-pickle sha256:{read.sha256}" if read.trusted else ""
     say(
         f"Wrote {output}. Fill in the lines marked FILL IN, then: collapsekit diagnose {shlex.quote(str(checkpoint))}{named}"
     )

@@ -71,7 +71,7 @@ def as_data(found: Found) -> dict[str, Any]:
         "key": found.key,
         "note": found.note,
         "names": found.names,
-        "files": [[str(p), p.stat().st_size] for p in found.paths],
+        "files": [[str(p), *_identity(p)] for p in found.paths],
         "tensors": [
             [
                 name,
@@ -82,6 +82,12 @@ def as_data(found: Found) -> dict[str, Any]:
             for name, t in found.tensors.items()
         ],
     }
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns, by which a file that changed meanwhile is told."""
+    info = path.stat()
+    return info.st_size, info.st_mtime_ns
 
 
 def main(memory: int, seconds: int, path: str) -> None:

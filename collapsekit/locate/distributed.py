@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from collapsekit.locate.archive import open_archive
-from collapsekit.locate.layout import Chunk, DamagedError, Extent, Loaded, Located, Odd, whole
+from collapsekit.locate.layout import ITEM_BYTES, Chunk, DamagedError, Extent, Loaded, Located, Odd, whole
 from collapsekit.locate.opened import Window, open_file
 from collapsekit.locate.pickles import Name, StandIn, unpickled
 from collapsekit.locate.torchsaved import load_torch_zip, torch_calls
@@ -116,8 +117,12 @@ def _tensor(
     _must_tile(name, shape, chunks)
     if len(dtypes) > 1:
         raise DamagedError(f"the pieces of its tensor {name[:60]!r} are of several dtypes")
-    # A tensor without elements has no piece to say its dtype.
-    return Located(next(iter(dtypes), _dtype(entry)), shape, tuple(chunks))
+    dtype = dtypes.pop() if dtypes else _dtype(entry)  # a tensor without elements may have no piece
+    if dtype not in ITEM_BYTES:
+        return Odd(f"a tensor of {dtype}")
+    if len(chunks) == 1:  # in one piece: mapped, not joined
+        chunks = [replace(chunks[0], origin=())]
+    return Located(dtype, shape, tuple(chunks))
 
 
 def _dtype(entry: dict[Any, Any]) -> str:

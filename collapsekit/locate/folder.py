@@ -7,7 +7,7 @@ from typing import Any
 
 from collapsekit.errors import RefusedError
 from collapsekit.locate.arrays import JSON_LIMIT, is_safetensors, load_safetensors, parse_json
-from collapsekit.locate.distributed import base_name
+from collapsekit.locate.distributed import METADATA, base_name
 from collapsekit.locate.layout import DamagedError, Loaded
 from collapsekit.locate.opened import Opened, open_file, read_bytes
 
@@ -25,15 +25,15 @@ def is_index(file: Opened) -> bool:
 def find_in_folder(folder: Path) -> Path:
     """The one file in a directory to read weights from. Raises RefusedError, saying what is there instead."""
     try:
-        names = sorted(p.name for p in folder.iterdir())
+        names: list[str] = sorted(p.name for p in folder.iterdir())
     except OSError as e:
         raise RefusedError(f"{folder} cannot be listed ({e.strerror}): check its permissions.") from None
     indices = [n for n in names if n.endswith(INDEX_SUFFIX)]
     whole = [n for n in names if n.endswith(".safetensors")]
-    if f"{_MAIN}.index.json" in indices or len(indices) == 1:
-        return folder / (f"{_MAIN}.index.json" if f"{_MAIN}.index.json" in indices else indices[0])
-    if _MAIN in whole or (len(whole) == 1 and not indices):
-        return folder / (_MAIN if _MAIN in whole else whole[0])
+    alone = indices if len(indices) == 1 else whole if len(whole) == 1 else []
+    for name in (_MAIN, f"{_MAIN}.index.json", *alone):  # as transformers chooses: the whole file before the shards
+        if name in names:
+            return folder / name
     if whole or indices:
         several = ", ".join(repr(n[:60]) for n in (indices or whole)[:4])
         raise RefusedError(
@@ -48,6 +48,9 @@ def _instead(folder: Path, names: list[str]) -> str:
             f"{folder} is a DeepSpeed checkpoint, split over ranks and pickled: join it in the folder where it was made "
             "with `python zero_to_fp32.py . OUTPUT --safe_serialization` and give OUTPUT."
         )
+    inner = next((n for n in names if (folder / n / METADATA).is_file()), None)
+    if inner is not None:
+        return f"{folder} holds the weights in its folder {inner[:80]!r}: give that folder."
     pickled = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickled:
         first = pickled[0][:80]

@@ -56,7 +56,7 @@ def unpickled(
     machine = _Machine(names, calls, persistent)
     try:
         for count, (op, arg, _) in enumerate(pickletools.genops(cast(BinaryIO, stream))):
-            if count > MOST_OPERATIONS:
+            if count >= MOST_OPERATIONS:
                 raise DamagedError(f"its pickle has more than {MOST_OPERATIONS} operations")
             do = _DO.get(op.name)
             if do is None:

@@ -24,7 +24,7 @@ REMEDY = 'in the code that made it, run `torch.save(model.state_dict(), "weights
 _ORDINARY = re.compile(
     r"torch\.\w+|torch\.(cuda|_utils|_tensor|storage|serialization)\..*|torch\.nn\.parameter\.(Parameter|Buffer)"
     r"|collections\.(OrderedDict|Counter|defaultdict)|_codecs\.encode"
-    r"|(builtins|__builtin__)\.(set|frozenset|list|dict|bytearray|complex|int|float|str|bool|object)"
+    r"|(builtins|__builtin__)\.(set|frozenset|list|dict|bytes|bytearray|complex|int|float|str|bool|object)"
 )
 # What no checkpoint needs and could only act. Nothing named is ever looked up, these or others: the list decides
 # only that a file made to attack whoever loads it is refused whole, weights and all.
@@ -168,26 +168,23 @@ def _found(path: Path, form: str, loaded: Loaded) -> Found:
     weights = find_weights(loaded.content)
     if weights is None:
         raise UnreadableError(_no_weights(path, names), form, names, pickled=bool(names))
-    tensors = _plain(path, weights, sum(p.stat().st_size for p in loaded.paths))
+    tensors = _plain(path, weights, sum(p.stat().st_size for p in loaded.paths), form)
     return Found(form, tensors, loaded.paths, weights.key, _note(form, weights, loaded, names), names)
 
 
-def _plain(path: Path, weights: Weights, held: int) -> dict[str, Located]:
+def _plain(path: Path, weights: Weights, held: int, form: str) -> dict[str, Located]:
     """The entries, once each is plain and none stands for far more numbers than ``held`` bytes of files hold."""
     tensors: dict[str, Located] = {}
     claimed = 0
     for name, entry in weights.entries.items():
         shown = f"{path} has a tensor {name[:200]!r}"
         if isinstance(entry, Odd):
-            raise RefusedError(
-                f"{shown} that is not stored as plain dense numbers ({entry.what[:100]}): {_remedy(entry)}."
-            )
+            text = f"{shown} that is not stored as plain dense numbers ({entry.what[:100]}): {_remedy(entry)}."
+            raise UnreadableError(text, form)
         claimed += entry.bytes
         if entry.bytes > held + _SLACK or claimed > _CLAIMS * held + _SLACK:
-            raise RefusedError(
-                f"{shown} of shape {entry.shape}, more than the file's {held} bytes can hold: save the weights again, "
-                "with that tensor .clone()d."
-            )
+            text = f"{shown} of shape {entry.shape}, more than the file's {held} bytes can hold"
+            raise UnreadableError(f"{text}: save the weights again, with that tensor .clone()d.", form)
         tensors[name] = entry
     return tensors
 

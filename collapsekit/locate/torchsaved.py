@@ -244,6 +244,11 @@ def _encoded(args: tuple[Any, ...]) -> Any:
     return args[0].encode("latin-1") if type(args[0]) is str and args[1:] in (("latin1",), ("latin-1",)) else b""
 
 
+def _as_bytes(args: tuple[Any, ...]) -> Any:
+    """bytes, bytearray: empty (in protocols before 3), of bytes, or of Latin-1 text; never copied."""
+    return args[0] if args and isinstance(args[0], bytes) else _encoded(args or ("", "latin-1"))
+
+
 _PLAIN_TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
 _ODD_CALLS = tuple(
     f"torch._utils._rebuild_{kind}"
@@ -261,6 +266,7 @@ _PLAIN_CALLS: dict[str, Call] = {
     **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "collections.defaultdict"), _as_dict),
     **dict.fromkeys(("builtins.dict", "__builtin__.dict"), _as_dict),
     **{f"{m}.{c}": _as_list for m in ("builtins", "__builtin__") for c in ("list", "set", "frozenset")},
+    **{f"{m}.{c}": _as_bytes for m in ("builtins", "__builtin__") for c in ("bytes", "bytearray")},
     "_codecs.encode": _encoded,
     "torch.Size": lambda args: tuple(_as_list(args)),
 }
