@@ -145,7 +145,7 @@ def _npy(name: str, extent: Extent) -> Located | str | None:
     if header is None:
         raise DamagedError(f"the header of its member {name[:60]!r} is not what NumPy writes")
     descr = header["descr"].strip("'")
-    if "O" in descr:
+    if descr.lstrip("<>|=")[:1] == "O" or "'|O'" in header["descr"]:
         return "pickled objects"
     kind = _NUMPY.get(descr[1:]) if descr[:1] in "<>|=" else None
     if kind is None:

@@ -35,15 +35,15 @@ def confine(memory: int, seconds: int) -> None:
             (resource.RLIMIT_CORE, 0),
         ):
             resource.setrlimit(what, (limit, limit))
-    "".encode("cp437")  # codecs are imported on first use: these now, none later
-    "".encode("latin-1")
+    for codec in ("cp437", "raw-unicode-escape"):  # imported on first use: zip names and pickles' text, now, not later
+        "".encode(codec)
     sys.addaudithook(watch)
 
 
 def watch(event: str, args: tuple[Any, ...]) -> None:
     """End the process at an event that is not one of reading."""
     if event not in _ALLOWED:
-        _end(event)
+        _end(f"{event} {args[0]}" if event == "import" else event)
     if event == "open" and (set(str(args[1] or "r")) - set("rbt") or (args[2] or 0) & _WRITING):
         _end("open for writing")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from collapsekit.locate.archive import open_archive
-from collapsekit.locate.layout import ITEM_BYTES, Chunk, DamagedError, Extent, Loaded, Located, Odd, whole
+from collapsekit.locate.layout import ITEM_BYTES, Chunk, DamagedError, Extent, Loaded, Located, Odd, sizes_of, whole
 from collapsekit.locate.opened import Window, open_file
 from collapsekit.locate.pickles import Name, StandIn, unpickled
 from collapsekit.locate.torchsaved import load_torch_zip, torch_calls
@@ -94,7 +94,7 @@ def base_name(name: str) -> str:
 def _tensor(
     name: str, entry: dict[Any, Any], items: dict[Key, Extent], read: dict[Extent, Any], names: dict[str, None]
 ) -> Located | Odd:
-    shape, pieces = whole(entry.get("size"), "shape"), entry.get("chunks")
+    shape, pieces = sizes_of(entry.get("size")), entry.get("chunks")
     if not isinstance(pieces, list):
         raise DamagedError(f"its tensor {name[:60]!r} has no chunks")
     chunks, dtypes = [], set[str]()
@@ -151,11 +151,15 @@ def _must_tile(name: str, shape: tuple[int, ...], chunks: list[Chunk]) -> None:
 
 
 def _any_meet(chunks: list[Chunk]) -> bool:
-    full = sorted((c for c in chunks if math.prod(c.shape)), key=lambda c: c.origin)
-    # FSDP cuts along the first axis, so that neighbours in this order hardly ever share rows.
+    full = [c for c in chunks if math.prod(c.shape)]
+    if len(full) < 2 or not full[0].shape:
+        return len(full) > 1
+    # Along the axis that is cut most often, neighbours hardly ever share a place.
+    axis = max(range(len(full[0].shape)), key=lambda k: len({c.origin[k] for c in full}))
+    full.sort(key=lambda c: c.origin[axis])
     for i, a in enumerate(full):
-        for b in full[i + 1 :]:
-            if not a.shape or b.origin[0] >= a.origin[0] + a.shape[0]:
+        for b in (full[j] for j in range(i + 1, len(full))):
+            if b.origin[axis] >= a.origin[axis] + a.shape[axis]:
                 break
             if all(x < y + m and y < x + n for x, n, y, m in zip(a.origin, a.shape, b.origin, b.shape, strict=True)):
                 return True

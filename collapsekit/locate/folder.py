@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def load_sharded(file: Opened) -> Loaded:
 
 
 def _shard(path: Path) -> Loaded:
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):  # Path.exists raises for a name that no file can have
         raise DamagedError(f"its shard {path.name[:100]!r} is not there")
     shard = open_file(path)
     if not is_safetensors(shard):

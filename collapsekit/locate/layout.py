@@ -112,9 +112,9 @@ def dense(
     item = ITEM_BYTES.get(dtype)
     if item is None:
         raise DamagedError(f"a tensor's dtype is {dtype[:60]!r}, which is not one that can be read here")
-    sizes, steps = whole(shape, "shape"), whole(contiguous(shape) if stride is None else stride, "stride")
+    sizes, steps = sizes_of(shape), whole(contiguous(shape) if stride is None else stride, "stride")
     (first,) = whole([offset], "offset")
-    if len(sizes) != len(steps) or len(sizes) > MOST_DIMENSIONS:
+    if len(sizes) != len(steps):
         raise DamagedError(f"a tensor has {len(sizes)} dimensions and {len(steps)} strides")
     count = math.prod(sizes)
     last = first + sum((n - 1) * s for n, s in zip(sizes, steps, strict=True)) + 1 if count else first
@@ -126,10 +126,20 @@ def dense(
 
 
 def whole(numbers: Any, what: str) -> tuple[int, ...]:
-    """``numbers`` as non-negative integers below 2^63. Raises DamagedError."""
+    """``numbers`` as at most 64 non-negative integers below 2^63. Raises DamagedError."""
+    if isinstance(numbers, list | tuple) and len(numbers) > MOST_DIMENSIONS:
+        raise DamagedError(f"a tensor's {what} has {len(numbers)} dimensions, more than the {MOST_DIMENSIONS} allowed")
     if not isinstance(numbers, list | tuple) or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
         raise DamagedError(f"a tensor's {what} is not made of non-negative integers")
     return tuple(numbers)
+
+
+def sizes_of(shape: Any) -> tuple[int, ...]:
+    """``shape`` as sizes whose strides can be counted, also where one of them is 0. Raises DamagedError."""
+    sizes = whole(shape, "shape")
+    if math.prod(max(n, 1) for n in sizes) >= 1 << 63:
+        raise DamagedError(f"a tensor of shape {_shown(sizes)} claims more elements than can be addressed")
+    return sizes
 
 
 def contiguous(shape: Sequence[Any]) -> tuple[int, ...]:

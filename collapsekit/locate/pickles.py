@@ -15,6 +15,7 @@ from collapsekit.locate.layout import DamagedError
 from collapsekit.locate.opened import Window
 
 MOST_OPERATIONS = 20_000_000  # a state_dict takes about 35 a tensor
+_MOST_LONG_KEYS = 1000  # any number of them may be made to share one hash
 _KEYS = (str, int, float, bool, bytes, type(None))
 _ERRORS = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError)
 
@@ -80,6 +81,7 @@ class _Machine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.result: object = None
+        self.long_keys = 0
 
     def last(self, count: int) -> list[Any]:
         """Taken off the stack."""
@@ -122,6 +124,9 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Another key (a tuple that nests a million deep) is kept by identity, so that hashing it costs nothing.
             plain = type(key) in _KEYS or isinstance(key, StandIn)
+            self.long_keys += type(key) is int and key.bit_length() > 64
+            if self.long_keys > _MOST_LONG_KEYS:
+                raise ValueError(f"more than {_MOST_LONG_KEYS} keys that are long integers")
             into[key if plain else StandIn("a key", key)] = value
 
     def new_dict(self) -> None:
@@ -181,6 +186,8 @@ def _nothing(_: _Machine, __: Any) -> None:
 
 
 def _put(m: _Machine, arg: int) -> None:
+    if not 0 <= arg < MOST_OPERATIONS:  # a pickler counts up; longer numbers could all share one hash
+        raise ValueError(f"a memo of number {str(arg)[:20]}")
     m.memo[arg] = m.stack[-1]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from collapsekit.bounds import quoted, shown
 from collapsekit.errors import RefusedError
 from collapsekit.locate.archive import Archive, member_names, open_archive
 from collapsekit.locate.arrays import is_npz, is_safetensors, load_npz, load_safetensors
@@ -22,23 +23,29 @@ from collapsekit.locate.weights import Weights, find_weights
 REMEDY = 'in the code that made it, run `torch.save(model.state_dict(), "weights.pt")` and give that file'
 # What a file of plain tensors names.
 _ORDINARY = re.compile(
-    r"torch\.\w+|torch\.(cuda|_utils|_tensor|storage|serialization)\..*|torch\.nn\.parameter\.(Parameter|Buffer)"
+    r"torch\.(Size|Tensor|device|dtype|layout|memory_format|strided|\w+Storage|\w+Tensor|u?int\d+|q?u?int\d+x?\d*"
+    r"|(b?float|complex)\w*|double|half|long|short|int|bool)|torch\.(cuda|sparse)\.\w+(Storage|Tensor)"
+    r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type(_v2)?|torch\.serialization\._get_layout"
+    r"|torch\.storage\.(Typed|Untyped|_Legacy)Storage|torch\.nn\.parameter\.(Parameter|Buffer)"
     r"|collections\.(OrderedDict|Counter|defaultdict)|_codecs\.encode"
     r"|(builtins|__builtin__)\.(set|frozenset|list|dict|bytes|bytearray|complex|int|float|str|bool|object)"
 )
 # What no checkpoint needs and could only act. Nothing named is ever looked up, these or others: the list decides
 # only that a file made to attack whoever loads it is refused whole, weights and all.
 _ACTS = re.compile(
-    r"(os|posix|nt|ntpath|sys|subprocess|_posixsubprocess|pty|socket|_socket|shutil|ctypes|_ctypes|runpy|codeop"
-    r"|importlib|zipimport|pkgutil|pydoc|webbrowser|pickle|_pickle|cPickle|dill|cloudpickle|marshal|shelve"
-    r"|multiprocessing|asyncio|pip|distutils|setuptools|timeit|pdb|bdb|cProfile|doctest"
-    r"|urllib|http|ftplib|requests|smtplib|httpx|aiohttp|IPython|nturl2path|idlelib|lib2to3|torch\.hub|torch\.jit"
-    r"|torch\.utils\.cpp_extension|torch\.utils\.model_zoo|torch\._inductor)(\..*)?"
+    r"(.*\.)?(os|posix|nt|sys|subprocess|_posixsubprocess|pty|socket|_socket|shutil|ctypes|_ctypes|runpy|codeop"
+    r"|importlib|zipimport|pkgutil|pydoc|webbrowser|marshal|shelve|multiprocessing|asyncio|pip"
+    r"|timeit|pdb|bdb|cProfile|doctest|urllib|http|ftplib|requests|smtplib|httpx|aiohttp|IPython)\..*"
+    r"|(pickle|_pickle|cPickle|dill|cloudpickle|joblib)\.\w*(load|Unpickler)\w*|(io|_io|codecs)\.(open\w*|FileIO)"
+    r"|pathlib(\._local)?\.\w+\.\w+|platform\.popen|commands\.get\w+|code\.(interact|Interactive\w+)"
+    r"|(trace|profile)\.run\w*|imp\.load_\w+|tempfile\.\w+|glob\.\w+|fileinput\.\w+|signal\.\w+|logging\.config\..*"
+    r"|torch\.(load|save|compile|(hub|jit|ops|package|library|classes|_C|_ops|_inductor|_dynamo|fx)\..*|storage\._load\w+"
+    r"|serialization\.(load|_load|_legacy_load|save)|utils\.(cpp_extension|model_zoo|collect_env|bottleneck)\..*)"
     r"|(builtins|__builtin__)\.(eval|exec|execfile|compile|open|__import__|input|breakpoint|delattr|setattr|globals"
     r"|vars|memoryview|apply|file)"
-    r"|platform\.popen|commands\.get\w+|code\.(interact|Interactive\w+)|(trace|profile)\.run\w*|imp\.load_\w+"
-    r"|operator\.(methodcaller|attrgetter|itemgetter)|torch\.(load|compile|serialization\.load|package\..*)"
-    r"|numpy\.(load|loadtxt|fromfile|testing\..*|f2py\..*)|types\.(CodeType|FunctionType|ModuleType)"
+    r"|operator\.(methodcaller|attrgetter|itemgetter)"
+    r"|numpy\.(load|save\w*|loadtxt|fromfile|memmap|(testing|f2py|distutils|ctypeslib)\..*)"
+    r"|types\.(CodeType|FunctionType|ModuleType)"
 )
 _CLAIMS = 64  # times the files' bytes: what all tensors together may stand for, tied ones counted each
 _SLACK = 64 << 20  # bytes; a broadcast buffer may exceed the file it is stored in by this much
@@ -136,7 +143,8 @@ def _given(file: Opened) -> Given:
         return Given(file)
     inside = member_names(file.whole)
     if any(n.endswith("/constants.pkl") for n in inside) and any("/code/" in n for n in inside):
-        classes = [n.split("/code/", 1)[1].removesuffix(".py").replace("/", ".") for n in inside if n.endswith(".py")]
+        code = [n.partition("/code/")[2].removesuffix(".py") for n in inside if n.endswith(".py")]
+        classes = [n.replace("/", ".") for n in code if n]
         raise UnreadableError(
             f"{file.path} is a TorchScript archive, which carries code ({_listed(classes)}): in the code that made it, run "
             '`torch.save(model.state_dict(), "weights.pt")` before torch.jit.script and give that file.',
@@ -177,13 +185,13 @@ def _plain(path: Path, weights: Weights, held: int, form: str) -> dict[str, Loca
     tensors: dict[str, Located] = {}
     claimed = 0
     for name, entry in weights.entries.items():
-        shown = f"{path} has a tensor {name[:200]!r}"
+        which = f"{path} has a tensor {quoted(name, 200)}"
         if isinstance(entry, Odd):
-            text = f"{shown} that is not stored as plain dense numbers ({entry.what[:100]}): {_remedy(entry)}."
+            text = f"{which} that is not stored as plain dense numbers ({shown(entry.what, 100)}): {_remedy(entry)}."
             raise UnreadableError(text, form)
         claimed += entry.bytes
         if entry.bytes > held + _SLACK or claimed > _CLAIMS * held + _SLACK:
-            text = f"{shown} of shape {entry.shape}, more than the file's {held} bytes can hold"
+            text = f"{which} of shape {entry.shape}, more than the file's {held} bytes can hold"
             raise UnreadableError(f"{text}: save the weights again, with that tensor .clone()d.", form)
         tensors[name] = entry
     return tensors
@@ -192,6 +200,8 @@ def _plain(path: Path, weights: Weights, held: int, form: str) -> dict[str, Loca
 def _remedy(odd: Odd) -> str:
     if "DTensor" in odd.what or "wrapper subclass" in odd.what:
         return "gather it with .full_tensor() first, or save with torch.distributed.checkpoint"
+    if "conjugated" in odd.what:
+        return "save it with .resolve_conj().resolve_neg()"
     return "save a dense, unquantized model"
 
 
@@ -200,7 +210,7 @@ def _foreign(names: Iterable[str]) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(n[:100] for n in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(shown(n, 100) for n in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _no_weights(path: Path, names: list[str]) -> str:
@@ -215,22 +225,24 @@ def _no_weights(path: Path, names: list[str]) -> str:
 def _damaged(path: Path, form: str, reason: str, names: list[str]) -> str:
     also = f"; its pickle names {_listed(names)}" if names else ""
     kind = form if form.endswith(("directory", "archive")) else f"{form or 'zip'} file"
-    return f"{path} is not a sound {kind} ({reason}{also}): copy or download it again, or save the weights anew."
+    return (
+        f"{path} is not a sound {kind} ({shown(reason, 400)}{also}): copy or download it again, or save the weights anew."
+    )
 
 
 def _note(form: str, weights: Weights, loaded: Loaded, names: list[str]) -> str:
     count = len(weights.entries)
     lightning = isinstance(loaded.content, dict) and "pytorch-lightning_version" in loaded.content
     maker = "Lightning " if lightning else ""
-    where = f"from {weights.key!r} of" if weights.key else "from the top level of"
+    where = f"from {quoted(weights.key, 100)} of" if weights.key else "from the top level of"
     text = f"{count} tensor{'s' * (count != 1)} taken {where} a {maker}{form}"
     text += "" if form.endswith(("directory", "archive")) else " file"
     if weights.parts:
-        text += f", joined from {', '.join(map(repr, weights.parts[:6]))}"
+        text += f", joined from {', '.join(quoted(p, 60) for p in weights.parts[:6])}"
     for more in loaded.about:
         text += f"; {more}"
     if weights.twin:
-        text += f"; the EMA weights that stand beside them under {weights.twin!r} were left out"
+        text += f"; the EMA weights that stand beside them under {quoted(weights.twin, 100)} were left out"
     if weights.other:
         text += f"; {weights.other} entr{'ies' if weights.other > 1 else 'y'} without a tensor left out"
     if names:

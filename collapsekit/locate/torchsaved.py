@@ -123,7 +123,8 @@ def _tail(stream: BinaryIO | Window, file: Opened, keys: Any, storages: Mapping[
     for key in keys:
         stream.seek(at)
         count = struct.unpack("<q", stream.read(8))[0] if at + 8 <= file.size else -1
-        length = count * ITEM_BYTES.get(storages[key].dtype, 1)
+        dtype = storages[key].dtype
+        length = count * (4 if dtype == "torch.QInt32Storage" else ITEM_BYTES.get(dtype, 1))
         if count < 0 or at + 8 + length > file.size:
             raise DamagedError("it breaks off before its last storage")
         places[key] = Extent(file.path, at + 8, length)
@@ -134,7 +135,7 @@ def _tail(stream: BinaryIO | Window, file: Opened, keys: Any, storages: Mapping[
 def _placed(content: Any, places: Mapping[str, Extent], swapped: bool) -> Any:
     """``content`` with each pending tensor located; walked without recursion, each container once."""
     done: set[int] = set()
-    todo, root = [content], [content]
+    todo: list[Any] = []
 
     def placed(value: Any) -> Any:
         if not isinstance(value, _Pending):
@@ -147,7 +148,7 @@ def _placed(content: Any, places: Mapping[str, Extent], swapped: bool) -> Any:
         offset, size, stride = value.view
         return _view(swapped)(Storage(value.storage.dtype, "", extent, value.storage.first), offset, size, stride, "")
 
-    root[0] = placed(content)
+    root = placed(content)
     while todo:
         container = todo.pop()
         if id(container) in done:
@@ -156,7 +157,7 @@ def _placed(content: Any, places: Mapping[str, Extent], swapped: bool) -> Any:
         mapping = container.mapping if isinstance(container, StandIn) else container
         for key, value in list(mapping.items() if isinstance(mapping, dict) else enumerate(mapping)):
             mapping[key] = placed(value)
-    return root[0]
+    return root
 
 
 def _storage_id(pid: Any, length: int) -> tuple[str, str, int]:
@@ -198,6 +199,8 @@ def torch_calls(view: View) -> dict[str, Call]:
         storage, offset, size, stride = args[:4]
         if not isinstance(storage, Storage):
             return Odd("a tensor without a storage")
+        if any(isinstance(a, dict) and (a.get("conj") or a.get("neg")) for a in args[6:]):
+            return Odd("a conjugated or negated view")  # the numbers are not those stored
         # _rebuild_tensor_v3 names the dtype, where no class of storage does.
         named = args[6].name if len(args) > 6 and isinstance(args[6], Name) else ""
         return view(storage, offset, size, stride, named)
@@ -205,7 +208,9 @@ def torch_calls(view: View) -> dict[str, Call]:
     def typed(args: tuple[Any, ...]) -> Any:
         function, kind, inner = args[:3]
         if isinstance(kind, Name) and kind.full in _PLAIN_TENSORS and isinstance(function, Name):
-            made = calls[function.full](inner) if function.full in calls else Odd(function.full)
+            # Of torch._utils alone: a tensor of a type is rebuilt of none of another type, nor that without end.
+            known = function.module == "torch._utils" and function.full in calls
+            made = calls[function.full](inner) if known else Odd(function.full)
             return made if isinstance(made, Located | _Pending | Odd) else Odd(function.full)
         return Odd(kind.full if isinstance(kind, Name) else "a tensor of an unknown class")
 

@@ -21,6 +21,7 @@ EMA_KEYS = (
 )
 _MAX_DEPTH = 4  # {"checkpoint": {"model": {"module": ...}}} and no deeper: a file may contain itself
 _MAX_PARTS = 64  # state dicts side by side; bounds the work on a file that refers to one dict many times
+_MOST_ENTRIES = 1_000_000
 _NO_WEIGHTS = ("optim", "sched", "lr_", "scaler", "rng", "callback", "loop", "hyper_param", "hparam", "config", "arg")
 
 
@@ -50,7 +51,7 @@ def find_weights(loaded: object, tensor: tuple[type, ...] = (Located, Odd)) -> W
     """The main state dict in ``loaded``: under a usual key, or ``loaded`` itself, or state dicts that stand
     side by side (joined as "name.key"), or else an EMA copy. None where there is no ``tensor``, and where the main
     key holds an object of a class that was not looked up (a pickled module): then nothing else is taken for it."""
-    return _find(loaded, _MAX_DEPTH, tensor)
+    return _Search(tensor, {}).find(loaded, _MAX_DEPTH)
 
 
 def _mapping(value: Any) -> dict[Any, Any] | None:
@@ -60,34 +61,48 @@ def _mapping(value: Any) -> dict[Any, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _find(loaded: object, depth: int, tensor: tuple[type, ...]) -> Weights | None:
-    inside = _mapping(loaded)
-    if inside is None or depth == 0:
-        return None
-    twins = {k: w for k in EMA_KEYS if (w := _find(inside.get(k), depth - 1, tensor))}
-    twin = next(iter(twins), None)
-    for key in MAIN_KEYS:
-        found = _find(inside.get(key), depth - 1, tensor)
-        if found is not None:
-            return found.under(key, twin)
-    if any(isinstance(held := inside.get(key), StandIn) and not held.mapping for key in MAIN_KEYS):
-        return None
-    own = {k: v for k, v in inside.items() if isinstance(k, str) and isinstance(v, tensor)}
-    parts = _parts(inside, min(depth - 1, 2), tensor)
-    if parts and sum(len(w.entries) for w in parts.values()) >= len(own):
-        return _joined(parts, twin)
-    if own:
-        return Weights(own, twin=twin, other=len(inside) - len(own))
-    return twins[twin].under(twin, None) if twin else None
+@dataclass(frozen=True)
+class _Search:
+    """A search through dicts that may hold one another, or themselves: each is looked into once at each depth."""
 
+    tensor: tuple[type, ...]
+    seen: dict[tuple[int, int], Weights | None]
 
-def _parts(loaded: Mapping[Any, Any], depth: int, tensor: tuple[type, ...]) -> dict[str, Weights]:
-    """State dicts under names of their own, as in {"audio_net": ..., "image_net": ..., "optimizer": ...}."""
-    names = [k for k, v in loaded.items() if isinstance(k, str) and _mapping(v) is not None]
-    names = [k for k in names if k not in EMA_KEYS and not k.startswith(_NO_WEIGHTS)]
-    if len(names) > _MAX_PARTS:
-        return {}
-    return {k: found for k in names if (found := _find(loaded[k], depth, tensor)) is not None}
+    def find(self, loaded: object, depth: int) -> Weights | None:
+        inside = _mapping(loaded)
+        if inside is None or depth == 0:
+            return None
+        place = (id(inside), depth)
+        if place not in self.seen:
+            self.seen[place] = self._inside(inside, depth)
+        return self.seen[place]
+
+    def _inside(self, inside: dict[Any, Any], depth: int) -> Weights | None:
+        twins = {k: w for k in EMA_KEYS if (w := self.find(inside.get(k), depth - 1))}
+        twin = next(iter(twins), None)
+        for key in MAIN_KEYS:
+            found = self.find(inside.get(key), depth - 1)
+            if found is not None:
+                return found.under(key, twin)
+        if any(isinstance(held := inside.get(key), StandIn) and not held.mapping for key in MAIN_KEYS):
+            return None
+        own = {k: v for k, v in inside.items() if isinstance(k, str) and isinstance(v, self.tensor)}
+        parts = self._parts(inside, min(depth - 1, 2))
+        if parts and sum(len(w.entries) for w in parts.values()) >= len(own):
+            return _joined(parts, twin)
+        if own:
+            return Weights(own, twin=twin, other=len(inside) - len(own))
+        return twins[twin].under(twin, None) if twin else None
+
+    def _parts(self, inside: Mapping[Any, Any], depth: int) -> dict[str, Weights]:
+        """State dicts under names of their own, as in {"audio_net": ..., "image_net": ..., "optimizer": ...}."""
+        names = [k for k, v in inside.items() if isinstance(k, str) and _mapping(v) is not None]
+        names = [k for k in names if k not in EMA_KEYS and not k.startswith(_NO_WEIGHTS)]
+        if len(names) > _MAX_PARTS:
+            return {}
+        parts = {k: found for k in names if (found := self.find(inside[k], depth)) is not None}
+        # One dict under many names, each time in full.
+        return parts if sum(len(w.entries) for w in parts.values()) <= _MOST_ENTRIES else {}
 
 
 def _joined(parts: Mapping[str, Weights], twin: str | None) -> Weights:
