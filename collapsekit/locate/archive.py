@@ -13,10 +13,13 @@ from collapsekit.locate.opened import Window
 
 MAGIC = b"PK\x03\x04"
 _LOCAL = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
-_END = b"PK\x05\x06" + bytes(4)  # APPNOTE.TXT 4.3.16, on disk 0 of one disk
-_END_BYTES = 22
+_END = struct.Struct("<4s4H2LH")  # 4.3.16: magic, two disk numbers, entries twice, directory's size, offset, comment
+_END64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
+_LOCATOR = struct.Struct("<4sLQL")  # 4.3.15
+_DESCRIPTOR = struct.Struct("<4sL")  # 4.3.9: the checksum, then both sizes in four or eight bytes each
 _UTF8, _ENCRYPTED, _SIZES_FOLLOW = 0x800, 0x1, 0x8
 _IN_ZIP64 = 0xFFFFFFFF
+_COUNT_IN_ZIP64 = 0xFFFF
 _CHUNK = 1 << 20
 _MOST_MEMBERS = 1_000_000
 _ERRORS = (zipfile.BadZipFile, EOFError, OSError, OverflowError, RuntimeError, ValueError, struct.error, KeyError)
@@ -39,29 +42,26 @@ class Archive:
         return self.members.get(self.root + name)
 
 
-def open_archive(extent: Extent, *, compressed_code: bool = False) -> Archive:
-    """Every member's place, once all of them are what the directory says (torch checks no CRC-32).
-
-    ``compressed_code`` lets compressed members pass, unread: TorchScript compresses its code. Raises DamagedError.
-    """
+def open_archive(extent: Extent) -> Archive:
+    """Every member's place, once all of them are what the directory says (torch checks no CRC-32). Raises
+    DamagedError."""
     try:
         with extent.path.open("rb") as stream:
             window = Window(stream, extent)
             with zipfile.ZipFile(cast(BinaryIO, window)) as archive:
                 infos = archive.infolist()
-                _refuse_odd(infos, compressed_code)
+                _refuse_odd(infos)
                 directory = archive.start_dir
-            _refuse_tail(window, extent)
+            _refuse_end(window, extent, len(infos), directory)
             places = [_place(window, extent, info) for info in infos]
-            _refuse_overlap(infos, places, extent, directory)
-            stored = [(i, p) for i, p in zip(infos, places, strict=True) if i.compress_type == zipfile.ZIP_STORED]
+            _refuse_gaps(window, extent, infos, places, directory)
             # torch.serialization.set_crc32_options(False) leaves 0 in every member: nothing to hold it against.
             checksummed = any(i.CRC for i in infos)
-            for info, place in stored if checksummed else []:
+            for info, place in zip(infos, places, strict=True) if checksummed else ():
                 _check_sum(stream, info, place)
     except _ERRORS as e:
         raise DamagedError(str(e) or type(e).__name__) from None
-    return Archive({i.filename: p for i, p in stored}, checksummed)
+    return Archive({i.filename: p for i, p in zip(infos, places, strict=True)}, checksummed)
 
 
 def member_names(extent: Extent) -> list[str]:
@@ -73,17 +73,19 @@ def member_names(extent: Extent) -> list[str]:
         return []
 
 
-def _refuse_odd(infos: list[zipfile.ZipInfo], compressed_code: bool) -> None:
+def _refuse_odd(infos: list[zipfile.ZipInfo]) -> None:
     seen = set[str]()
     if len(infos) > _MOST_MEMBERS:
         raise DamagedError(f"it has {len(infos)} members, more than the {_MOST_MEMBERS} allowed")
+    if min((i.header_offset for i in infos), default=0) != 0:
+        raise DamagedError("something precedes its first member")
     for info in infos:
         shown = info.filename[:100]
-        if info.compress_type != zipfile.ZIP_STORED and not compressed_code:
+        if info.compress_type != zipfile.ZIP_STORED:
             raise DamagedError(
                 f"its member {shown!r} is compressed, as torch.save and np.savez never do, and may unpack without end"
             )
-        if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
+        if info.file_size != info.compress_size:
             raise DamagedError(f"its member {shown!r} has two sizes, {info.file_size} and {info.compress_size}")
         if info.flag_bits & _ENCRYPTED:
             raise DamagedError(f"its member {shown!r} is encrypted")
@@ -95,11 +97,31 @@ def _refuse_odd(infos: list[zipfile.ZipInfo], compressed_code: bool) -> None:
         seen.add(name)
 
 
-def _refuse_tail(window: Window, extent: Extent) -> None:
-    window.seek(max(extent.length - _END_BYTES, 0))
+def _refuse_end(window: Window, extent: Extent, count: int, directory: int) -> None:
+    """The end records are the last bytes, and say what readers of either kind go by: one directory, here, of all."""
+    at = max(extent.length - _END.size, 0)
+    window.seek(at)
     end = window.read()
-    if not end.startswith(_END) or not end.endswith(bytes(2)):
+    if len(end) != _END.size or not end.startswith(b"PK\x05\x06" + bytes(4)) or not end.endswith(bytes(2)):
         raise DamagedError("something follows its directory")
+    *_, here, entries, size, offset, _ = _END.unpack(end)
+    said = [(here, _COUNT_IN_ZIP64), (entries, _COUNT_IN_ZIP64), (size, _IN_ZIP64), (offset, _IN_ZIP64)]
+    window.seek(max(at - _LOCATOR.size, 0))
+    locator = window.read(_LOCATOR.size)
+    in_zip64 = None
+    if locator.startswith(b"PK\x06\x07"):
+        at -= _LOCATOR.size + _END64.size
+        window.seek(max(at, 0))
+        magic, length, *_, first_disk, disk, n_here, n, all_bytes, start = _END64.unpack(window.read(_END64.size))
+        plain = magic == b"PK\x06\x06" and length == _END64.size - 12 and not first_disk and not disk
+        if not plain or _LOCATOR.unpack(locator)[1:] != (0, at, 1):
+            raise DamagedError("its zip64 records are not where they say")
+        in_zip64 = (n_here, n, all_bytes, start)
+    want = (count, count, at - directory, directory)
+    if in_zip64 not in (None, want) or any(
+        got != true and (in_zip64 is None or got != above) for (got, above), true in zip(said, want, strict=True)
+    ):
+        raise DamagedError(f"its end record and its directory of {count} members disagree")
 
 
 def _place(window: Window, extent: Extent, info: zipfile.ZipInfo) -> Extent:
@@ -120,14 +142,29 @@ def _place(window: Window, extent: Extent, info: zipfile.ZipInfo) -> Extent:
     return Extent(extent.path, extent.start + start, info.compress_size)
 
 
-def _refuse_overlap(infos: list[zipfile.ZipInfo], places: list[Extent], extent: Extent, directory: int) -> None:
-    spans = sorted((i.header_offset, p.start - extent.start + p.length) for i, p in zip(infos, places, strict=True))
-    if spans and spans[0][0] != 0:
-        raise DamagedError("something precedes its first member")
-    ends = [end for _, end in spans]
-    starts = [start for start, _ in spans[1:]] + [directory]
-    if any(end > start for end, start in zip(ends, starts, strict=False)):
-        raise DamagedError("its members overlap one another")
+def _refuse_gaps(
+    window: Window, extent: Extent, infos: list[zipfile.ZipInfo], places: list[Extent], directory: int
+) -> None:
+    """Each member follows the one before, the directory the last: readers that stream find the same members."""
+    spans = [(i.header_offset, p.start - extent.start + p.length, i) for i, p in zip(infos, places, strict=True)]
+    spans.sort(key=lambda span: span[0])
+    starts = [start for start, _, _ in spans[1:]] + [directory]
+    for (_, end, info), start in zip(spans, starts, strict=False):
+        if end > start:
+            raise DamagedError("its members overlap one another")
+        if end < start and not _is_descriptor(window, end, start, info):
+            raise DamagedError(f"something that belongs to no member follows its member {info.filename[:100]!r}")
+
+
+def _is_descriptor(window: Window, begin: int, end: int, info: zipfile.ZipInfo) -> bool:
+    """Whether what stands behind a member repeats its checksum and sizes, as where it was written in one go."""
+    window.seek(begin)
+    found = window.read(min(end - begin, 25))
+    signed = _DESCRIPTOR.pack(b"PK\x07\x08", info.CRC)
+    sizes = (info.compress_size, info.file_size)
+    forms = [signed + struct.pack("<2Q", *sizes)]
+    forms += [signed + struct.pack("<2L", *sizes)] if max(sizes) < _IN_ZIP64 else []
+    return bool(info.flag_bits & _SIZES_FOLLOW) and found in forms
 
 
 def _check_sum(stream: BinaryIO, info: zipfile.ZipInfo, place: Extent) -> None:

@@ -67,7 +67,9 @@ def load_safetensors(file: Opened) -> Loaded:
     header = parse_json(read_bytes(Extent(file.path, 8, length), HEADER_LIMIT, "its header"), "its header")
     if not isinstance(header, dict):
         raise DamagedError("its header is no JSON object")
-    header.pop("__metadata__", None)
+    about = header.pop("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(v, str) for v in about.values()):
+        raise DamagedError("the __metadata__ in its header is no object of strings")
     data = Extent(file.path, 8 + length, file.size - 8 - length)
     tensors, spans = {}, []
     for name, entry in header.items():
@@ -150,7 +152,7 @@ def _npy(name: str, extent: Extent) -> Located | str | None:
     kind = _NUMPY.get(descr[1:]) if descr[:1] in "<>|=" else None
     if kind is None:
         return None
-    shape = [int(n) for n in re.findall(r"\d{1,19}", header["shape"])]
+    shape = [int(n[:20]) for n in re.findall(r"\d+", header["shape"])]  # 20 digits are too many already
     body = Extent(extent.path, extent.start + end, extent.length - end)
     strides = tuple(reversed(contiguous(shape[::-1]))) if header["fortran"] == "True" else None
     located = dense(kind, shape, strides, 0, body, swapped=descr[0] == ">" and ITEM_BYTES[kind] > 1)

@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from collapsekit.locate.archive import open_archive
 from collapsekit.locate.layout import ITEM_BYTES, Chunk, DamagedError, Extent, Loaded, Located, Odd, sizes_of, whole
-from collapsekit.locate.opened import Window, open_file
+from collapsekit.locate.opened import Window, open_file, open_part
 from collapsekit.locate.pickles import Name, StandIn, unpickled
 from collapsekit.locate.torchsaved import load_torch_zip, torch_calls
 
 METADATA = ".metadata"
-_OURS = "torch.distributed.checkpoint."
+# What every .metadata names.
+_USUAL = re.compile(r"torch\.distributed\.checkpoint\.\w+\.\w+|pathlib(\._local)?\.\w*Path")
 _MOST_CHUNKS = 200_000
 
 
@@ -29,8 +31,12 @@ def is_distributed(folder: Path) -> bool:
 def load_distributed(folder: Path, names: dict[str, None]) -> Loaded:
     """Nested dicts of tensors as they were saved. Raises DamagedError, RefusedError."""
     file = open_file(folder / METADATA)
-    with file.path.open("rb") as raw:
-        metadata = _state(unpickled(Window(raw, file.whole), names, torch_calls(_no_tensor), _no_storage))
+    seen: dict[str, None] = {}
+    try:
+        with file.path.open("rb") as raw:
+            metadata = _state(unpickled(Window(raw, file.whole), seen, torch_calls(_no_tensor), _no_storage))
+    finally:
+        names.update((n, None) for n in seen if not _USUAL.fullmatch(n))
     entries, stored = metadata.get("state_dict_metadata"), metadata.get("storage_data")
     if not isinstance(entries, dict) or not isinstance(stored, dict):
         raise DamagedError("its .metadata does not describe a checkpoint")
@@ -44,8 +50,7 @@ def load_distributed(folder: Path, names: dict[str, None]) -> Loaded:
         if isinstance(name, str) and isinstance(entry, StandIn) and entry.name.endswith(".TensorStorageMetadata")
     }
     paths = [file.path, *dict.fromkeys(extent.path for extent in read)]
-    known = [n for n in names if not n.startswith((_OURS, "pathlib."))]  # what every .metadata names
-    return Loaded(_nested(tensors, metadata.get("planner_data")), paths, known)
+    return Loaded(_nested(tensors, metadata.get("planner_data")), paths, list(names))
 
 
 def _state(value: Any) -> dict[Any, Any]:
@@ -133,7 +138,7 @@ def _dtype(entry: dict[Any, Any]) -> str:
 
 
 def _piece(extent: Extent, names: dict[str, None]) -> Any:
-    size = open_file(extent.path).size
+    size = open_part(extent.path).size
     if extent.start + extent.length > size:
         raise DamagedError(f"its file {extent.path.name[:60]!r} breaks off")
     return load_torch_zip(open_archive(extent), names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from collapsekit.errors import RefusedError
 from collapsekit.locate.arrays import JSON_LIMIT, is_safetensors, load_safetensors, parse_json
 from collapsekit.locate.distributed import METADATA, base_name
 from collapsekit.locate.layout import DamagedError, Loaded
-from collapsekit.locate.opened import Opened, open_file, read_bytes
+from collapsekit.locate.opened import Opened, open_part, read_bytes
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _MAIN = "model.safetensors"
@@ -31,7 +30,7 @@ def find_in_folder(folder: Path) -> Path:
         raise RefusedError(f"{folder} cannot be listed ({e.strerror}): check its permissions.") from None
     indices = [n for n in names if n.endswith(INDEX_SUFFIX)]
     whole = [n for n in names if n.endswith(".safetensors")]
-    alone = indices if len(indices) == 1 else whole if len(whole) == 1 else []
+    alone = indices if len(indices) == 1 else whole if len(whole) == 1 and not indices else []
     for name in (_MAIN, f"{_MAIN}.index.json", *alone):  # as transformers chooses: the whole file before the shards
         if name in names:
             return folder / name
@@ -91,9 +90,7 @@ def load_sharded(file: Opened) -> Loaded:
 
 
 def _shard(path: Path) -> Loaded:
-    if not os.path.lexists(path):  # Path.exists raises for a name that no file can have
-        raise DamagedError(f"its shard {path.name[:100]!r} is not there")
-    shard = open_file(path)
+    shard = open_part(path)
     if not is_safetensors(shard):
         raise DamagedError(f"its shard {path.name[:100]!r} is not a safetensors file")
     return load_safetensors(shard)

@@ -62,6 +62,14 @@ def open_file(path: Path) -> Opened:
     return Opened(path, head, size)
 
 
+def open_part(path: Path) -> Opened:
+    """A file that another one names. Raises DamagedError where it is not there, else as open_file."""
+    try:
+        return open_file(path)
+    except ConfigError:
+        raise DamagedError(f"its file {path.name[:100]!r} is not there, or may not be opened") from None
+
+
 def read_bytes(extent: Extent, limit: int, what: str) -> bytes:
     """All bytes of an extent of at most ``limit``. Raises DamagedError."""
     if extent.length > limit:

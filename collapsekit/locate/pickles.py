@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
-from collapsekit.locate.layout import DamagedError
+from collapsekit.locate.layout import DamagedError, Odd
 from collapsekit.locate.opened import Window
 
 MOST_OPERATIONS = 20_000_000  # a state_dict takes about 35 a tensor
+_NEWEST_PROTOCOL = 5
 _MOST_LONG_KEYS = 1000  # any number of them may be made to share one hash
 _KEYS = (str, int, float, bool, bytes, type(None))
 _ERRORS = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError)
@@ -165,9 +166,11 @@ class _Machine:
         self.make(self.named(*arg.split(" ", 1)), args)
 
     def build(self) -> None:
-        state = self.stack.pop()
-        if isinstance(self.stack[-1], StandIn):
-            self.stack[-1].state = state
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, StandIn):
+            target.state = state
+        elif not isinstance(target, dict | list | Odd):  # a dict's attributes are no entries; a tensor would change
+            raise TypeError(f"sets the state of {type(target).__name__}")
 
 
 _Do = Callable[[_Machine, Any], None]
@@ -181,8 +184,9 @@ def _same(arg: Any) -> Any:
     return arg
 
 
-def _nothing(_: _Machine, __: Any) -> None:
-    return
+def _protocol(arg: int) -> None:
+    if arg > _NEWEST_PROTOCOL:
+        raise ValueError(f"unsupported pickle protocol {arg}")
 
 
 def _put(m: _Machine, arg: int) -> None:
@@ -207,7 +211,8 @@ _DO: dict[str, _Do] = {
     **_pushing(lambda _: [], "EMPTY_LIST", "EMPTY_SET"),
     **_pushing(lambda _: {}, "EMPTY_DICT"),
     **_pushing(lambda _: (), "EMPTY_TUPLE"),
-    **dict.fromkeys(("PROTO", "FRAME"), _nothing),
+    "PROTO": lambda _, arg: _protocol(arg),
+    "FRAME": lambda _, __: None,
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _put),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, arg: m.stack.append(m.memo[arg])),
     **dict.fromkeys(("LIST",), lambda m, _: _after(m, list)),

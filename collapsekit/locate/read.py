@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,6 +135,7 @@ def locate(path: Path) -> Found:
         form = kind.name
         return _found(path, form, kind.load(given, names))
     except DamagedError as e:
+        _refuse_acting(path, form, _foreign(names))
         raise UnreadableError(_damaged(path, form, str(e), _foreign(names)), form, _foreign(names)) from None
 
 
@@ -164,6 +165,15 @@ def _given(file: Opened) -> Given:
 
 def _found(path: Path, form: str, loaded: Loaded) -> Found:
     names = _foreign(loaded.names)
+    _refuse_acting(path, form, names)
+    weights = find_weights(loaded.content)
+    if weights is None:
+        raise UnreadableError(_no_weights(path, names), form, names, pickled=bool(names))
+    tensors = _plain(path, weights, sum(p.stat().st_size for p in loaded.paths), form)
+    return Found(form, tensors, loaded.paths, weights.key, _note(form, weights, loaded, names), names)
+
+
+def _refuse_acting(path: Path, form: str, names: list[str]) -> None:
     acting = [n for n in names if _ACTS.fullmatch(n)]
     if acting:
         raise UnreadableError(
@@ -173,11 +183,6 @@ def _found(path: Path, form: str, loaded: Loaded) -> Found:
             names,
             pickled=True,
         )
-    weights = find_weights(loaded.content)
-    if weights is None:
-        raise UnreadableError(_no_weights(path, names), form, names, pickled=bool(names))
-    tensors = _plain(path, weights, sum(p.stat().st_size for p in loaded.paths), form)
-    return Found(form, tensors, loaded.paths, weights.key, _note(form, weights, loaded, names), names)
 
 
 def _plain(path: Path, weights: Weights, held: int, form: str) -> dict[str, Located]:
@@ -225,9 +230,7 @@ def _no_weights(path: Path, names: list[str]) -> str:
 def _damaged(path: Path, form: str, reason: str, names: list[str]) -> str:
     also = f"; its pickle names {_listed(names)}" if names else ""
     kind = form if form.endswith(("directory", "archive")) else f"{form or 'zip'} file"
-    return (
-        f"{path} is not a sound {kind} ({shown(reason, 400)}{also}): copy or download it again, or save the weights anew."
-    )
+    return f"{path} is not a sound {kind} ({shown(reason, 400)}{also}): copy or download it again, or save the weights anew."
 
 
 def _note(form: str, weights: Weights, loaded: Loaded, names: list[str]) -> str:

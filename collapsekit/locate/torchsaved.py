@@ -63,11 +63,16 @@ def load_torch_zip(archive: Archive, names: dict[str, None]) -> Any:
     if pickle is None:
         raise DamagedError("it has no data.pkl")
     order = archive.member("byteorder")
-    swapped = order is not None and read_bytes(order, 16, "byteorder") == b"big"
+    written = b"little" if order is None else read_bytes(order, 16, "byteorder")
+    if written not in (b"little", b"big"):
+        raise DamagedError(f"its byteorder is {written!r}, neither little nor big")
+    named: dict[str, tuple[str, int]] = {}
 
     def persistent(pid: Any) -> Any:
         dtype, key, count = _storage_id(pid, 5)
         extent = archive.member(f"data/{key}")
+        if named.setdefault(key, (dtype, count)) != (dtype, count):  # torch goes by the first
+            raise DamagedError(f"its pickle describes the storage {key[:60]!r} twice, and differently")
         if dtype in ITEM_BYTES and extent is None:
             raise DamagedError(f"its storage {key[:60]!r} is not there")
         if extent is not None and dtype in ITEM_BYTES and count * ITEM_BYTES[dtype] > extent.length:
@@ -75,7 +80,7 @@ def load_torch_zip(archive: Archive, names: dict[str, None]) -> Any:
         return Storage(dtype, key, extent)
 
     stream = io.BytesIO(read_bytes(pickle, PICKLE_BYTES, "data.pkl"))
-    return unpickled(stream, names, torch_calls(_view(swapped)), persistent)
+    return unpickled(stream, names, torch_calls(_view(written == b"big")), persistent)
 
 
 def is_torch_legacy(file: Opened) -> bool:
@@ -91,7 +96,8 @@ def load_torch_legacy(file: Opened, names: dict[str, None]) -> Loaded:
         if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":  # a module's class, with its source text
             return pid[1]
         dtype, key, _ = _storage_id(pid, 6)
-        storages.setdefault(key, Storage(dtype, key, None))
+        if storages.setdefault(key, Storage(dtype, key, None)).dtype != dtype:
+            raise DamagedError(f"its pickle describes the storage {key[:60]!r} as of two dtypes")
         first = _view_start(pid[5])
         return Storage(dtype, key, None, first)
 
@@ -107,12 +113,11 @@ def load_torch_legacy(file: Opened, names: dict[str, None]) -> Loaded:
             return Loaded(StandIn("a pickle that torch.save did not write"), [file.path], list(names))
         if unpickled(stream, names, calls, persistent) != _PROTOCOL:
             raise DamagedError("its protocol is not one that torch ever wrote")
-        info = unpickled(stream, names, calls, persistent)
+        unpickled(stream, names, calls, persistent)  # about the machine; the numbers are little-endian on each
         content = unpickled(stream, names, calls, persistent)
         keys = unpickled(stream, names, calls, persistent)
         places = _tail(stream, file, keys, storages)
-    swapped = isinstance(info, dict) and info.get("little_endian") is False
-    return Loaded(_placed(content, places, swapped), [file.path], list(names), checksummed=False)
+    return Loaded(_placed(content, places), [file.path], list(names), checksummed=False)
 
 
 def _tail(stream: BinaryIO | Window, file: Opened, keys: Any, storages: Mapping[str, Storage]) -> dict[str, Extent]:
@@ -132,7 +137,7 @@ def _tail(stream: BinaryIO | Window, file: Opened, keys: Any, storages: Mapping[
     return places
 
 
-def _placed(content: Any, places: Mapping[str, Extent], swapped: bool) -> Any:
+def _placed(content: Any, places: Mapping[str, Extent]) -> Any:
     """``content`` with each pending tensor located; walked without recursion, each container once."""
     done: set[int] = set()
     todo: list[Any] = []
@@ -146,7 +151,7 @@ def _placed(content: Any, places: Mapping[str, Extent], swapped: bool) -> Any:
         if extent is None:
             return Odd("a tensor whose numbers are not in the file")
         offset, size, stride = value.view
-        return _view(swapped)(Storage(value.storage.dtype, "", extent, value.storage.first), offset, size, stride, "")
+        return _view(False)(Storage(value.storage.dtype, "", extent, value.storage.first), offset, size, stride, "")
 
     root = placed(content)
     while todo:

@@ -1,0 +1,81 @@
+"""A zip writer that lies on request: each field of each header may be set apart."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_IN_ZIP64 = 0xFFFFFFFF
+
+
+@dataclass
+class Member:
+    """A member, and what its two headers say of it where that differs from the truth."""
+
+    name: str | bytes
+    data: bytes
+    local_name: str | bytes | None = None
+    local_size: int | None = None
+    size: int | None = None
+    packed: int | None = None
+    crc: int | None = None
+    flags: int = 0
+    local_flags: int | None = None
+    method: int = 0
+    offset: int | None = None
+    extra: bytes = b""
+
+    def local(self) -> bytes:
+        """The header before the member's bytes, with them."""
+        name = _raw(self.name if self.local_name is None else self.local_name)
+        crc = zlib.crc32(self.data) if self.crc is None else self.crc
+        size = len(self.data) if self.local_size is None else self.local_size
+        flags = self.flags if self.local_flags is None else self.local_flags
+        packed = size if self.method == 0 else len(self.data)
+        head = (b"PK\x03\x04", 20, flags, self.method, 0, 0x21, crc, packed, size, len(name), 0)
+        return struct.pack("<4s5H3L2H", *head) + name + self.data
+
+    def central(self, at: int) -> bytes:
+        """The entry in the directory at the archive's end."""
+        name = _raw(self.name)
+        crc = zlib.crc32(self.data) if self.crc is None else self.crc
+        packed = len(self.data) if self.packed is None else self.packed
+        size = packed if self.size is None else self.size
+        head = (b"PK\x01\x02", 20, 20, self.flags, self.method, 0, 0x21, crc, packed, size)
+        rest = (len(name), len(self.extra), 0, 0, 0, 0, at if self.offset is None else self.offset)
+        return struct.pack("<4s6H3L", *head) + struct.pack("<5H2L", *rest) + name + self.extra
+
+
+def archive(members: Sequence[Member], prefix: bytes = b"", between: bytes = b"", count: int | None = None) -> bytes:
+    """The members in order, something before them, something before the directory; offsets count from the start."""
+    body, directory = prefix, b""
+    for member in members:
+        directory += member.central(len(body))
+        body += member.local()
+    body += between
+    return body + directory + end(len(members) if count is None else count, len(directory), len(body))
+
+
+def end(count: int, size: int, at: int, comment: bytes = b"") -> bytes:
+    """The end record."""
+    return (
+        struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count & 0xFFFF, count & 0xFFFF, size, at, len(comment)) + comment
+    )
+
+
+def zip64_extra(*numbers: int) -> bytes:
+    """The extra field that holds sizes and offsets beyond 32 bits."""
+    return struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers)
+
+
+def zip64_end(count: int, size: int, at: int, record_at: int) -> bytes:
+    """The three records that end a zip64 archive."""
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, at)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, record_at, 1)
+    return record + locator + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, _IN_ZIP64, _IN_ZIP64, 0)
+
+
+def _raw(name: str | bytes) -> bytes:
+    return name if isinstance(name, bytes) else name.encode()
