@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 from collections.abc import Mapping, Sequence
@@ -50,11 +49,18 @@ def _tensor(name: str, dtype: str, shape: Sequence[int], chunks: Any, files: Map
     kind = _DTYPES[dtype]
     if len(chunks) == 1 and not chunks[0][4]:
         return _block(files, kind, *chunks[0])
+    if not all(_fits(chunk[4], chunk[2], shape) for chunk in chunks):
+        raise RefusedError(f"the pieces of the tensor {name[:60]!r} do not fit into it: get the file anew.")
     whole = torch.empty(tuple(shape), dtype=kind)
     for chunk in chunks:
         place = tuple(slice(at, at + n) for at, n in zip(chunk[4], chunk[2], strict=True))
         whole[place] = _block(files, kind, *chunk)
     return whole
+
+
+def _fits(origin: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> bool:
+    places = zip(origin, size, shape, strict=False)
+    return len(origin) == len(size) == len(shape) and all(at >= 0 and 0 <= n <= m - at for at, n, m in places)
 
 
 def _block(
@@ -69,7 +75,7 @@ def _block(
 ) -> Tensor:
     del origin
     item, data = dtype.itemsize, files[file]
-    if not math.prod(shape):
+    if 0 in shape and min(shape) == 0:
         return torch.empty(tuple(shape), dtype=dtype)
     count = sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) + 1
     if offset < 0 or min(shape, default=1) < 0 or min(stride, default=0) < 0 or offset + count * item > len(data):
