@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
 from collapsekit.adapter.build import random_state_kept, seed_everything
+from collapsekit.errors import ConfigError
+from collapsekit.files import is_file, write_atomic
 from collapsekit.readout import Fold
 from collapsekit.training import rows_of
 
@@ -77,7 +80,7 @@ def load_baseline(folder: Path | None, key: str) -> tuple[dict[str, Tensor], dic
     from safetensors import SafetensorError, safe_open
 
     path = folder / f"{key}.safetensors" if folder is not None else None
-    if path is None or not path.is_file():
+    if path is None or not is_file(path):
         return None
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
@@ -86,7 +89,7 @@ def load_baseline(folder: Path | None, key: str) -> tuple[dict[str, Tensor], dic
             about = json.loads(known["about"])
         if known["sha256"] != state_digest(state) or not {"rate", "epochs", "loss"} <= about.keys():
             return None
-        return state, about
+        return state, {**about, "loss": math.inf if about["loss"] is None else about["loss"]}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -97,16 +100,12 @@ def store_baseline(folder: Path | None, key: str, state: dict[str, Tensor], abou
         return
     from filelock import FileLock
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     ordered = {k: state[k].contiguous() for k in sorted(state)}
-    metadata = {"about": json.dumps(about), "sha256": state_digest(ordered)}
-    temporary = folder / f".{key}.{os.getpid()}"
-    with contextlib.suppress(OSError, SafetensorError):
+    kept = {**about, "loss": about["loss"] if math.isfinite(about["loss"]) else None}  # JSON has no infinity
+    metadata = {"about": json.dumps(kept, allow_nan=False), "sha256": state_digest(ordered)}
+    with contextlib.suppress(OSError, ConfigError, SafetensorError):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(str(folder / f"{key}.lock"), timeout=60):
-            try:
-                save_file(ordered, temporary, metadata=metadata)
-                temporary.replace(folder / f"{key}.safetensors")
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_atomic(folder / f"{key}.safetensors", save(ordered, metadata=metadata))

@@ -12,6 +12,7 @@ from collapsekit.errors import ConfigError
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 20_000  # keys included; each takes the parser some 20 µs
+_MOST_DIRECTIVES = 10
 _LONGEST_INTEGER = 100  # characters; reading base 60 takes time quadratic in them
 
 
@@ -23,17 +24,24 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.values = 0
         self.level = 0
+        self.directives = 0
+
+    def scan_directive(self) -> Any:
+        self.directives += 1
+        if self.directives > _MOST_DIRECTIVES:
+            raise _refusal(f"more than {_MOST_DIRECTIVES} lines begin with %", self.get_mark())
+        return super().scan_directive()
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
-            raise _refusal(f"the tag {shown(event.tag, 40)} is not allowed: write plain values", event)
+            raise _refusal(f"the tag {shown(event.tag, 40)} is not allowed: write plain values", event.start_mark)
         self.values += 1
         if self.values > MOST_VALUES:
-            raise _refusal(f"it holds more than {MOST_VALUES:,} values", event)
+            raise _refusal(f"it holds more than {MOST_VALUES:,} values", event.start_mark)
         self.level += 1
         if self.level > MOST_LEVELS:
-            raise _refusal(f"it is nested more than {MOST_LEVELS} levels deep", event)
+            raise _refusal(f"it is nested more than {MOST_LEVELS} levels deep", event.start_mark)
         node = super().compose_node(parent, index)
         self.level -= 1
         return node
@@ -51,17 +59,17 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _refusal(problem: str, at: Any) -> yaml.MarkedYAMLError:
-    return yaml.constructor.ConstructorError(None, None, problem, at.start_mark)
+def _refusal(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     if len(node.value) > _LONGEST_INTEGER:
-        raise _refusal(f"a number of {len(node.value):,} digits is too long", node)
+        raise _refusal(f"a number of {len(node.value):,} digits is too long", node.start_mark)
     try:
         return int(loader.construct_yaml_int(node))
     except ValueError:  # such as 0x_
-        raise _refusal(f"{quoted(node.value)} is not a number", node) from None
+        raise _refusal(f"{quoted(node.value)} is not a number", node.start_mark) from None
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
@@ -75,14 +83,14 @@ def _check_nodes(loader: _Loader, root: yaml.Node) -> None:
     while todo:
         node, level = todo.pop()
         if level > MOST_LEVELS:
-            raise _refusal(f"its aliases nest more than {MOST_LEVELS} levels deep", node)
+            raise _refusal(f"its aliases nest more than {MOST_LEVELS} levels deep", node.start_mark)
         below: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
         if isinstance(node, yaml.MappingNode):
             _check_keys(loader, node)
             below = [n for pair in node.value for n in pair]
         count += len(below)
         if count > MOST_VALUES:
-            raise _refusal(f"its aliases unfold to more than {MOST_VALUES:,} values", node)
+            raise _refusal(f"its aliases unfold to more than {MOST_VALUES:,} values", node.start_mark)
         todo += [(n, level + 1) for n in below]
 
 
@@ -93,9 +101,9 @@ def _check_keys(loader: _Loader, node: yaml.MappingNode) -> None:
             continue
         key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
         if not isinstance(key, str | int | float | bool):
-            raise _refusal("keys must be plain names", key_node)
+            raise _refusal("keys must be plain names", key_node.start_mark)
         if key in seen:
-            raise _refusal(f"key {shown(repr(key), 80)} stands twice", key_node)
+            raise _refusal(f"key {shown(repr(key), 80)} stands twice", key_node.start_mark)
         seen.add(key)
 
 

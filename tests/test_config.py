@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from collapsekit.config import Config, check_config, find_config, load_config, parse_yaml
+from collapsekit.config import Config, check_config, find_config, load_config
 from collapsekit.errors import ConfigError
 from collapsekit.imports import import_object, importable_from
+from collapsekit.yaml_reader import parse_yaml
 
 FULL = """\
 model: {factory: m:build, kwargs: {width: 64, rate: 1e-3}, checkpoint: ckpt.pt}
@@ -125,6 +128,11 @@ def test_wrong_subsets_say_what_is_wrong(text: str, says: str) -> None:
     assert "Value error" not in said
 
 
+def test_wrong_modalities_are_said_before_what_refers_to_them() -> None:
+    said = refusal("modalities: [a, b, c]\nsubsets: [{modalities: [a, b], checkpoint: c}]")
+    assert said.startswith("c.yaml at 'modalities': ")
+
+
 def test_a_subsets_config_is_the_models_with_what_it_says_over_it(tmp_path: Path) -> None:
     text = "model: {factory: m:build, kwargs: {width: 8, views: all}, checkpoint: all.pt}\nfusion: f\n" + THREE
     text += "[{modalities: [text, image], checkpoint: ti.pt, kwargs: {views: [ti]}},"
@@ -151,6 +159,8 @@ def test_a_missing_subsets_section_says_what_to_write() -> None:
 
 
 def test_only_plain_values_reach_a_report() -> None:
+    with pytest.raises(ValidationError, match="numbers must be finite, found inf"):  # made without check_config
+        Config(model={"kwargs": {"x": math.inf}})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="found object"):
         check_config({"model": {"kwargs": {"x": [object()]}}}, base=Path())
     assert check_config({"model": {"kwargs": {"x": (1, {"y": None})}}}, base=Path()).model.kwargs == {

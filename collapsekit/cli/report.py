@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,15 +25,16 @@ def report(
     from collapsekit.render import FORMATS
     from collapsekit.report import Report
 
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name too long
         path = path / "report.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ConfigError(f"{path} is not a file: give the report.json that `collapsekit diagnose` wrote.")
     read = Report.load(path)
     if figures is not None:
         from collapsekit.render.figures import save
 
-        say(f"Written: {', '.join(str(p) for p in save(read, figures))}")
+        written = save(read, figures)
+        say(f"Written: {', '.join(map(str, written))}" if written else "The report has nothing that a figure shows.")
         if output is None and format_ is Format.terminal:
             return
     if output is not None:

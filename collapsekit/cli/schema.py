@@ -14,4 +14,4 @@ def schema() -> None:
     """Print the JSON Schema of report.json."""
     from collapsekit.report import Report
 
-    typer.echo(json.dumps(Report.model_json_schema(), indent=1))
+    typer.echo(json.dumps(Report.model_json_schema(), indent=1, allow_nan=False))

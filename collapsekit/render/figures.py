@@ -6,13 +6,14 @@ Nothing here touches pyplot or a display. ``FIGURES`` lists them all; :func:`sav
 
 from __future__ import annotations
 
+import functools
 import io
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.files import write_atomic
 from collapsekit.render.canvas import (
     DASHES,
     INK,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["CAPTIONS", "FIGURES", "inline_svg", "save"]
 
 Draw = Callable[..., "Figure | None"]
+_MOST_MODALITIES = 64
+_LARGEST = 1e100  # axes reckon with sums and differences of what is on them
 
 
 def spectra(report: Report, *, wide: bool = True) -> Figure | None:
@@ -230,16 +233,30 @@ def polysemanticity(report: Report, *, wide: bool = True) -> Figure | None:
     return fig
 
 
-FIGURES: dict[str, Draw] = {
-    "reliance": reliance,
-    "utilisation": utilisation,
-    "prefix_gap": prefix_gap,
-    "spectra": spectra,
-    "beta_curves": beta_curves,
-    "vif": vif,
-    "neuron_drive": neuron_drive,
-    "polysemanticity": polysemanticity,
-}
+def _within(draw: Draw) -> Draw:
+    """``draw`` without the results that have no place on paper; None where the modalities have none."""
+
+    @functools.wraps(draw)
+    def drawn(report: Report, *, wide: bool = True) -> Figure | None:
+        if len(modality_names(report)) > _MOST_MODALITIES:
+            return None
+        kept = tuple(r for r in report.results if all(abs(v) <= _LARGEST for v in _numbers(r)))
+        return draw(report.model_copy(update={"results": kept}), wide=wide)
+
+    return drawn
+
+
+def _numbers(result: Result) -> Iterator[float]:
+    yield from () if result.value is None else (result.value,)
+    yield from result.interval or ()
+    if result.curve is not None:
+        yield from (x for x in result.curve.x if not isinstance(x, str))
+        for part in (result.curve.y, result.curve.lower, result.curve.upper):
+            yield from part or ()
+
+
+_DRAWS = (reliance, utilisation, prefix_gap, spectra, beta_curves, vif, neuron_drive, polysemanticity)
+FIGURES: dict[str, Draw] = {draw.__name__: _within(draw) for draw in _DRAWS}
 """Name to ``draw(report, *, wide=True)``; ``wide=False`` stacks panels in one column of a paper, or on a phone."""
 
 CAPTIONS: dict[str, tuple[str, str]] = {
@@ -259,13 +276,12 @@ def save(report: Report, directory: str | Path, formats: Sequence[str] = ("svg",
     """Write every figure the report has results for; return the paths, in ``FIGURES`` order.
 
     Widths fit a paper (3.4 in, or 6.8 in where there are several panels), text is 8 pt, PNG has 300 dpi, PDF
-    embeds Type 42 fonts. The same report gives the same bytes. Raises ConfigError for a format not known.
+    embeds Type 42 fonts. The same report gives the same bytes. Raises ConfigError for a format not known, and where
+    a file cannot be written: those before it are then whole.
     """
     known = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "Producer": None}, "png": {}}
     for wrong in [f for f in formats if f not in known]:
         raise ConfigError(f"figure format {wrong!r} is not known: use svg, pdf or png{did_you_mean(wrong, known)}.")
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, draw in FIGURES.items():
         fig = draw(report)
@@ -279,11 +295,7 @@ def save(report: Report, directory: str | Path, formats: Sequence[str] = ("svg",
             with theme():
                 settle(fig)
                 fig.savefig(sink, format=kind, metadata=fixed, facecolor="white" if kind == "png" else "none")
-            path = folder / f"{name}.{kind}"
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_bytes(sink.getvalue())
-            os.replace(partial, path)  # noqa: PTH105
-            written.append(path)
+            written.append(write_atomic(Path(directory) / f"{name}.{kind}", sink.getvalue()))
     return written
 
 

@@ -239,7 +239,8 @@ def _curves(curves: Sequence[Result]) -> Iterable[RenderableType]:
 
 def _sparkline(curve: Curve, points: int = 12) -> str:
     n = min(points, len(curve.y))
-    picked = [curve.y[round(i * (len(curve.y) - 1) / max(1, n - 1))] for i in range(n)]
+    # Halves, as the span of two numbers may be more than a number can be.
+    picked = [curve.y[round(i * (len(curve.y) - 1) / max(1, n - 1))] / 2 for i in range(n)]
     low, span = min(picked), max(picked) - min(picked)
     if span <= 0:
         return _BARS[0] * n

@@ -119,3 +119,19 @@ def test_short_labels_stay_distinct() -> None:
     assert labels["audio"] == "audio"
     assert not any(v.startswith("_") for v in labels.values())
     assert max(map(len, labels.values())) <= 24
+
+
+def test_what_has_no_place_on_paper_is_left_out_of_figures_only(make_report: MakeReport) -> None:
+    """An axis to 1e308 cannot be drawn, nor bars of a thousand modalities; the rest of the figure can."""
+    whole = make_report()
+    far = [r.model_copy(update={"value": 1.7e308, "interval": None}) for r in whole.named("reliance.shapley")]
+    kept = tuple(r for r in whole.results if r.name != "reliance.shapley")
+    with_far, without = make_report(results=(*kept, *far)), make_report(results=kept)
+    for name, draw in FIGURES.items():
+        one, other = draw(with_far), draw(without)
+        assert one is not None
+        assert other is not None
+        assert inline_svg(one, "t") == inline_svg(other, "t"), name
+    many = tuple(f"m{i}" for i in range(65))
+    crowded = whole.model_copy(update={"subject": whole.subject.model_copy(update={"modalities": many})})
+    assert all(draw(crowded) is None for draw in FIGURES.values())

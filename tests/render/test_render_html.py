@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import shutil
 import struct
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -70,8 +73,26 @@ def test_page_is_balanced_and_inert(page: Page) -> None:
     assert all(v.startswith("#") for v in links)
     assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", text)
     assert "@import" not in text
-    policy = [v for tag, k, v in reader.attributes if tag == "meta" and k == "content" and "default-src" in v]
-    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_policy_lets_nothing_load_or_run_and_no_style_sheet_but_ours(page: Page) -> None:
+    _, text = page
+    policies = [v for tag, k, v in Reader(text).attributes if tag == "meta" and k == "content" and "default-src" in v]
+    assert len(policies) == 1
+    rules = dict(rule.strip().split(" ", 1) for rule in policies[0].split(";"))
+    sheets = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert len(sheets) == 1
+    assert sheets[0] == (Path(html.__file__).parent / "style.css").read_text(encoding="utf-8")
+    ours = base64.b64encode(hashlib.sha256(sheets[0].encode()).digest()).decode()
+    assert rules == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",  # read only where the next two are not known
+        "style-src-elem": f"'sha256-{ours}'",
+        "style-src-attr": "'unsafe-inline'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    assert text.index("Content-Security-Policy") < text.index("<style>")  # a policy counts from where it stands
 
 
 def test_ids_are_unique_and_links_land(page: Page) -> None:
@@ -115,10 +136,12 @@ def test_names_and_settings_are_shown_as_text(page: Page) -> None:
     assert "2.10.0" in seen
 
 
-def test_same_report_same_bytes(page: Page) -> None:
-    report, text = page
-    if len(report.modalities) == 2:  # once is enough, it takes seconds
-        assert html.render(report) == text
+def test_same_report_same_bytes(make_report: MakeReport) -> None:
+    report = make_report()
+    few = report.model_copy(update={"results": tuple(r for r in report.results if r.probe in ("reliance", "vif"))})
+    text = html.render(few)
+    assert text.count("<svg") >= 2
+    assert html.render(few) == text
 
 
 def test_a_report_without_results(bare: Report) -> None:
@@ -173,17 +196,20 @@ addEventListener("load", () => {{
 
 
 def _chromium(tmp_path: Path, *arguments: str) -> str:
+    return _browse(tmp_path, *arguments).stdout
+
+
+def _browse(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if binary is None:
         pytest.skip("no Chromium on the path: the page's layout was not checked")
-    done = subprocess.run(
+    return subprocess.run(
         [binary, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    return done.stdout
 
 
 def test_page_never_scrolls_sideways(page: Page, tmp_path: Path) -> None:
@@ -213,3 +239,60 @@ def test_screenshot(make_report: MakeReport, page: Page, tmp_path: Path, width: 
     data = shot.read_bytes()
     assert struct.unpack(">II", data[16:24]) == (max(width, 500), 1600)
     assert len(data) > 20_000  # a blank page compresses to far less
+
+
+# What a hole in the escaping would let in: each leaves its mark on the page's title or its first heading.
+INJECTED = """<main class="page">
+<script>document.title += " script"</script>
+<img src="data:," onerror="document.title += ' handler'">
+<style>h1 { display: none }</style>
+<svg><style>h1 { visibility: hidden }</style></svg>
+<link rel="stylesheet" href="data:text/css,h1{opacity:0}">
+<base href="http://evil.example/">
+"""
+# A page around it reads what became of it, since the policy lets the page itself run nothing.
+WITNESS = """<!doctype html><body><iframe id="report" src="report.html"></iframe>
+<script>
+addEventListener("load", () => setTimeout(() => {
+  const page = document.getElementById("report").contentDocument;
+  const seen = getComputedStyle(page.querySelector("h1"));
+  const card = getComputedStyle(page.querySelector("svg [style]"));
+  document.title = [page.title, seen.display, seen.visibility, seen.opacity, page.baseURI, card.fill].join("|");
+}, 500));
+</script>"""
+
+
+def _witness(text: str, folder: Path) -> tuple[list[str], list[str]]:
+    """What the injected parts did, and the browser's complaints of the policy."""
+    folder.mkdir()
+    (folder / "report.html").write_text(text, encoding="utf-8")
+    (folder / "witness.html").write_text(WITNESS, encoding="utf-8")
+    address = (folder / "witness.html").as_uri()
+    done = _browse(folder, "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", address)
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title is not None, done.stdout[:500]
+    told = [line for line in done.stderr.splitlines() if "Content Security Policy" in line]
+    return unescape(title[1]).split("|"), told
+
+
+def test_in_a_browser_nothing_of_ours_is_blocked_and_nothing_injected_acts(page: Page, tmp_path: Path) -> None:
+    report, text = page
+    if len(report.modalities) != 2:
+        return  # the policy is the same, and a browser takes seconds
+    assert text.count('<main class="page">') == 1
+    clean, told = _witness(text, tmp_path / "clean")
+    assert told == []
+    assert clean[1:4] == ["block", "visible", "1"]
+    hurt = text.replace('<main class="page">', INJECTED)
+    title, *seen, base, fill = _witness(hurt, tmp_path / "hurt")[0]
+    assert [title, *seen] == clean[:4]
+    assert "evil" not in base
+    assert fill == clean[5]
+    # Without the policy each of them acts, so what is above was the policy's doing.
+    open_page = re.sub(r"<meta http-equiv=.Content-Security-Policy.[^>]*>", "", hurt)
+    assert open_page != hurt
+    title, display, visibility, opacity, base, _ = _witness(open_page, tmp_path / "open")[0]
+    assert "script" in title
+    assert "handler" in title
+    assert (display, visibility, opacity) == ("none", "hidden", "0")
+    assert "evil" in base

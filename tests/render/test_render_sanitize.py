@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import sys
 import unicodedata
 
 import pytest
@@ -60,3 +62,32 @@ def test_names_that_look_alike_stay_apart_and_consistent(make_report: MakeReport
     assert subsets is not None
     assert subsets.curve is not None
     assert "+".join(names) in subsets.curve.x
+
+
+class Screen(io.StringIO):
+    """A terminal, for all that rich can tell."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "[/x]", "[link=http://evil.example]", "\x1b]0;title\x07"])
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "piped"])
+def test_progress_shows_names_as_they_are(name: str, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from collapsekit.cli.terminal import progress
+
+    screen = Screen() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    with progress(quiet=False) as shown:
+        shown.step(f"probe {name}", 1, 2)
+        shown.note(f"Training {name}")
+    text = screen.getvalue()
+    if terminal:  # piped, a name of several lines is shown on several
+        assert clean(name) in text
+    assert "\x1b]" not in text
+    assert "\x1b[31mred" not in text
+    assert not set(text) & set("\x00\x07\u202e\u2066\u200b\u2028\ud800")
+    assert "::error" not in text
+    assert "##[" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from sample_reports import HOSTILE, MakeReport
 
 from collapsekit.render import FORMATS, markdown, terminal
 from collapsekit.render.sanitize import clean, cleaned
-from collapsekit.report import Report
+from collapsekit.report import Report, Result
 
 
 def test_formats_by_name(make_report: MakeReport) -> None:
@@ -151,3 +152,35 @@ def test_nothing_measured_is_said(bare: Report) -> None:
     for text in (terminal.render(bare, width=80, color=False), markdown.render(bare)):
         assert "not measured" in text
         assert clean("needs 2·d = 128") in text
+
+
+EXTREME = (1.7e308, -1.7e308, 5e-324, -5e-324, 1e300, 1e150, 0.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_numbers_at_the_ends_of_their_range_are_shown(make_report: MakeReport, seed: int) -> None:
+    """Sums and differences of what a report may hold can be more than a number can be."""
+    rng = random.Random(seed)
+    whole = make_report()
+
+    def hurt(r: Result) -> Result:
+        if r.value is not None:
+            ends = sorted((rng.choice(EXTREME), rng.choice(EXTREME)))
+            return r.model_copy(update={"value": rng.choice(EXTREME), "interval": (ends[0], ends[1])})
+        if r.curve is None:
+            return r
+        ys = tuple(rng.choice(EXTREME) for _ in r.curve.y)
+        xs = r.curve.x if seed % 2 else tuple(rng.choice(EXTREME) for _ in r.curve.x)
+        return r.model_copy(update={"curve": r.curve.model_copy(update={"x": xs, "y": ys})})
+
+    names = whole.subject.modalities
+    verdicts = {
+        n: whole.modalities[n].model_copy(
+            update={"score": rng.choice(EXTREME), "interval": (-1.7e308, 1.7e308), "costs_now": rng.choice(EXTREME)}
+        )
+        for n in names
+    }
+    report = Report.from_json(make_report(modalities=verdicts, results=tuple(map(hurt, whole.results))).to_json())
+    for name, draw in FORMATS.items():
+        text = draw(report)
+        assert not re.findall(r"\b(?:nan|inf|infinity)\b", text, re.IGNORECASE), name
