@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before NumPy is imported, here and in the processes that tests start. As in the command line.
@@ -15,6 +17,30 @@ from tests.problems import Problem, make_problem
 
 # Small problems on a shared machine: more threads only wait for one another.
 torch.set_num_threads(1)
+
+
+@contextmanager
+def joint_trained_briefly() -> Iterator[None]:
+    """Joint networks train for ten epochs, not until nothing improves, which takes longer than all the rest of a quick
+    diagnosis. How well they learn is for test_joint, test_task and test_planted to say, which leave them as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("collapsekit.joint.EPOCHS", 10)
+        patch.setattr("collapsekit.joint.STEPS", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def brief_joint() -> Iterator[None]:
+    """Joint networks train briefly in all tests of a module."""
+    with joint_trained_briefly():
+        yield
+
+
+@pytest.fixture
+def brief_joint_here() -> Iterator[None]:
+    """Joint networks train briefly in one test."""
+    with joint_trained_briefly():
+        yield
 
 
 @pytest.fixture

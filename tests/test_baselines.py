@@ -26,6 +26,8 @@ from collapsekit.settings import Progress, Settings
 from collapsekit.training import Recipe, fit, retrained_fusion
 from tests.problems import Problem, make_problem
 
+pytestmark = pytest.mark.usefixtures("brief_joint")
+
 MODEL = """
 import torch
 from torch import nn

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
+from typer.testing import CliRunner
 
 from collapsekit import Report, registry
+from collapsekit.cli import app
 
 FOLDER = Path(__file__).parents[1] / "examples" / "own_model"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -46,7 +49,8 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """All commands, once, in a copy that holds only the files that are part of the example."""
+    """All commands, once, in a copy that holds only the files that are part of the example; half of them in processes
+    of their own."""
     base = tmp_path_factory.mktemp("examples")
     folder = base / "own_model"
     folder.mkdir()
@@ -54,14 +58,43 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         if file.suffix in (".py", ".yaml"):
             shutil.copy(file, folder)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(base / "cache"), "PYTHONIOENCODING": "utf-8"}
-    run = {"python": [sys.executable], "collapsekit": [sys.executable, "-m", "collapsekit"]}
-    done = {}
-    for command in EXIT_CODES:
+    python = {"python": [sys.executable], "collapsekit": [sys.executable, "-m", "collapsekit"]}
+
+    def process(command: str) -> subprocess.CompletedProcess[str]:
         program, *words = shlex.split(command)
-        done[command] = subprocess.run(
-            [*run[program], *words], cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=300
+        return subprocess.run(
+            [*python[program], *words], cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=300
         )
-    return Ran(folder, done)
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        return process(command) if command in (TRAIN, DIAGNOSE, API) else here(command, folder, base / "cache")
+
+    return Ran(folder, {command: run(command) for command in EXIT_CODES})
+
+
+def here(command: str, folder: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    """A command of collapsekit in this process, which spares importing torch again, with warnings as a user sees them."""
+    registry.load_builtins()
+    before = dict(registry.PROBES), set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        patch.chdir(folder)
+        patch.delenv("COLLAPSEKIT_CACHE", raising=False)
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        warnings.simplefilter("default")
+        for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", hidden)
+        ran = CliRunner().invoke(app, shlex.split(command)[1:], prog_name="collapsekit")
+    registry_as(before)
+    said = ran.stderr + "".join(f"{w.category.__name__}: {w.message}\n" for w in caught)
+    return subprocess.CompletedProcess(command, ran.exit_code, ran.stdout, said)
+
+
+def registry_as(before: tuple[dict[str, registry.ProbeSpec], set[str]]) -> list[object]:
+    """Forget the plugin files loaded since, so that they can be loaded again; returns their modules."""
+    registry.PROBES.clear()
+    registry.PROBES.update(before[0])
+    new = [n for n in sys.modules if n not in before[1] and n.startswith("collapsekit_plugin_")]
+    return [sys.modules.pop(n) for n in new]
 
 
 def blocks(language: str) -> list[str]:
@@ -246,10 +279,7 @@ def example(ran: Ran) -> Callable[[str], object]:
     def load(name: str) -> object:
         before = dict(registry.PROBES), set(sys.modules)
         registry.load_plugin_file(ran.folder / f"{name}.py")
-        module = next(m for n, m in sys.modules.items() if n not in before[1] and n.startswith("collapsekit_plugin_"))
-        del sys.modules[module.__name__]
-        registry.PROBES.clear()
-        registry.PROBES.update(before[0])
+        (module,) = registry_as(before)
         return module
 
     return load

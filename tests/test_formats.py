@@ -72,7 +72,9 @@ WRITERS: dict[str, Callable[[State, Path], None]] = {
     "zip.pt": torch.save,
     "legacy.pth": lambda s, p: torch.save(s, p, _use_new_zipfile_serialization=False),
     "protocol5.bin": lambda s, p: torch.save(s, p, pickle_protocol=5),
-    "nested.pt": lambda s, p: torch.save({"epoch": 2, "model_state_dict": s, "ema": {k: v * 0 for k, v in s.items()}}, p),
+    "nested.pt": lambda s, p: torch.save(
+        {"epoch": 2, "model_state_dict": s, "ema": {k: v * 0 for k, v in s.items()}}, p
+    ),
     "parallel.pt": lambda s, p: torch.save({f"module._orig_mod.{k}": v for k, v in s.items()}, p),
     "lightning.ckpt": _lightning,
     "one.safetensors": lambda s, p: safetensors.torch.save_file(s, p),

@@ -46,7 +46,12 @@ ORDER = [
     "demo",
     "cli",
 ]
-ALONE = {"stats": {"errors"}, "locate": {"errors", "bounds"}, "render": {"errors", "files", "report"}, "report": {"errors", "files", "bounds"}}
+ALONE = {
+    "stats": {"errors"},
+    "locate": {"errors", "bounds"},
+    "render": {"errors", "files", "report"},
+    "report": {"errors", "files", "bounds"},
+}
 MODULES = sorted(p for p in ROOT.rglob("*.py"))
 
 

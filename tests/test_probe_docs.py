@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from typer.testing import CliRunner
 
 from collapsekit import registry
+from collapsekit.cli import app
 from collapsekit.fills import FILLS
 from tests.problems import make_problem
+
+pytestmark = pytest.mark.usefixtures("brief_joint")
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs" / "probes"
@@ -91,9 +94,10 @@ def test_a_page_is_short_and_shows_a_small_picture(probe: str) -> None:
         assert part in PAGES[probe], part
 
 
-def test_the_verbose_list_says_all_and_leads_to_the_page(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "collapsekit", "list", "probes", "--verbose"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+def test_the_verbose_list_says_all_and_leads_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["list", "probes", "--verbose"], prog_name="collapsekit")
+    assert done.exit_code == 0, done.stderr
     entries = {e.split()[0]: " ".join(e.split()) for e in done.stdout.strip().split("\n\n")}
     assert list(entries) == list(BUILTIN)
     for probe, text in entries.items():

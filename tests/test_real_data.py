@@ -70,6 +70,7 @@ def _train(shuffled: float) -> Net:
     return net
 
 
+@pytest.mark.slow  # that a model of real data is called healthy is also what test_examples finds
 def test_a_model_trained_on_true_pairs_uses_both() -> None:
     report = collapsekit.diagnose(model=_train(0.0), config=CONFIG, profile="quick", probes=["utilisation"])
     assert {m: v.verdict for m, v in report.modalities.items()} == {"image": "used", "audio": "used"}

@@ -21,6 +21,8 @@ from collapsekit.errors import CollapsekitError, ConfigError, DataError, Nothing
 from collapsekit.sources import ArraySource, LoaderSource, Source, by_split, make_source, read_arrays
 from tests.problems import Problem, make_problem
 
+pytestmark = pytest.mark.usefixtures("brief_joint")
+
 RNG = np.random.default_rng(0)
 ARRAYS = {
     "train/x": RNG.normal(size=(7, 3)).astype(np.float32),

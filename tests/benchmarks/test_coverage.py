@@ -14,6 +14,7 @@ from collapsekit.adapter import ModuleAdapter
 from collapsekit.config import check_config
 from collapsekit.features import extract
 
+pytestmark = pytest.mark.usefixtures("brief_joint")
 SMALL = Subject(
     "s", "healthy", {"kind": "redundant", "modalities": 2, "distances": (3.0,)}, 300, "sum", (), 3, {"fused": 4}
 )

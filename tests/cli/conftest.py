@@ -14,13 +14,16 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's folder with a quick report, made by the command line itself; do not write into it."""
+    """The demo's folder with a quick report, made by the command line; do not write into it."""
     base = tmp_path_factory.mktemp("demo")
     from collapsekit.demo import make_demo
     from collapsekit.settings import Progress
 
     make_demo(base / "project", 0, Progress())
-    done = _run("diagnose", "--profile", "quick", "-o", "out", cwd=base / "project", cache=base / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        done = _here(
+            "diagnose", "--profile", "quick", "-o", "out", cwd=base / "project", cache=base / "cache", patch=patch
+        )
     assert done.returncode == 0, done.stderr
     return base / "project"
 
@@ -36,15 +39,9 @@ def project(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run ``collapsekit ARGS`` in this process, piped: what most tests need, without importing torch again."""
-    from typer.testing import CliRunner
-
-    from collapsekit.cli import app
 
     def run(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-        monkeypatch.chdir(cwd)
-        monkeypatch.setenv("COLLAPSEKIT_CACHE", str(tmp_path / "cache"))
-        done = CliRunner().invoke(app, list(map(str, args)), env={"COLUMNS": "80"}, prog_name="collapsekit")
-        return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
+        return _here(*map(str, args), cwd=cwd, cache=tmp_path / "cache", patch=monkeypatch)
 
     return run
 
@@ -57,6 +54,17 @@ def process(tmp_path: Path) -> Run:
         return _run(*map(str, args), cwd=cwd, cache=tmp_path / "cache", **env)
 
     return run
+
+
+def _here(*args: str, cwd: Path, cache: Path, patch: pytest.MonkeyPatch) -> subprocess.CompletedProcess[str]:
+    from typer.testing import CliRunner
+
+    from collapsekit.cli import app
+
+    patch.chdir(cwd)
+    patch.setenv("COLLAPSEKIT_CACHE", str(cache))
+    done = CliRunner().invoke(app, list(args), env={"COLUMNS": "80"}, prog_name="collapsekit")
+    return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
 
 
 def _run(*args: str, cwd: Path, cache: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit import registry
+from collapsekit import joint, registry
 from collapsekit.config import Config, load_config
 from collapsekit.errors import ConfigError
 from collapsekit.features import extract
@@ -297,6 +297,7 @@ def what_the_user_says_stays(folder: Path) -> None:
 def main(folder: Path) -> None:
     socket.socket.connect = no_network  # type: ignore[method-assign]
     torch.set_num_threads(1)
+    joint.EPOCHS, joint.STEPS = 10, 1  # how well it learns what modalities say together is tested elsewhere
     g = torch.Generator().manual_seed(1)
     data = {split: examples(n, g) for split, n in SPLITS.items()}
     plugin_is_found_by_name_alone()

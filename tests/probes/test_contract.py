@@ -58,7 +58,7 @@ class Variants:
 
 
 @pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
+def variants(tmp_path_factory: pytest.TempPathFactory, brief_joint: None) -> Variants:
     base = _problem(tmp_path_factory.mktemp("contract"))
     with random_state_kept():
         backwards, changed = _one_by_one(base)

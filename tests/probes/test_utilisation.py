@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from collapsekit.probes.utilisation import _ratio, _score, _share
 from collapsekit.report import Result
 from collapsekit.settings import Settings
-from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, refusal, study
+from tests.probes.planted import Apply, Planted, linear, noise, plain, refusal, study
 
+briefly = pytest.mark.usefixtures("brief_joint_here")  # where what the joint network adds is not the question
 SIZES = {"train": 400, "val": 250, "test": 400}
 CLASSES = 3
 
@@ -53,6 +54,7 @@ def test_the_best_possible_late_fusion_uses_both_for_what_they_are_worth(shifts:
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
+@briefly
 def test_confidence_alone_changes_no_ratio(factor: float) -> None:
     shifts = {"a": 2.0, "b": 1.3}
     found = study(late({m: s * factor for m, s in shifts.items()}), world(shifts)).run("utilisation")
@@ -60,6 +62,7 @@ def test_confidence_alone_changes_no_ratio(factor: float) -> None:
         assert found["ratio", m, None].value == pytest.approx(1, abs=0.3), m
 
 
+@briefly
 def test_the_less_weight_the_lower_the_ratio() -> None:
     shifts = {"a": 2.0, "b": 1.3}
     arrays = world(shifts)
@@ -72,6 +75,7 @@ def test_the_less_weight_the_lower_the_ratio() -> None:
     assert 0.3 < ratios[2] < 0.8
 
 
+@briefly
 def test_the_ratio_hardly_depends_on_the_number_of_draws() -> None:
     shifts = {"a": 2.0, "b": 1.3}
     s = study(late({"a": 2.0, "b": 0.4}), world(shifts))
@@ -121,6 +125,7 @@ def test_a_modality_that_says_nothing_has_no_ratio_to_be_judged_by() -> None:
     assert found["credit", "b", None].value == pytest.approx(0, abs=1e-9)
 
 
+@briefly
 def test_a_model_that_ignores_everything_gives_no_nan() -> None:
     found = study(late({"a": 0.0, "b": 0.0}), world({"a": 2.0, "b": 1.0})).run("utilisation")
     for m in "ab":
@@ -129,12 +134,14 @@ def test_a_model_that_ignores_everything_gives_no_nan() -> None:
     assert found["costs_now", "a", None].value > 0.3
 
 
+@briefly
 def test_a_model_worse_than_nothing_uses_nothing() -> None:
     found = study(late({"a": -2.0, "b": -1.0}), world({"a": 2.0, "b": 1.0})).run("utilisation")
     assert found["share", "a", None].value == pytest.approx(0, abs=1e-6)
     assert found["ratio", "a", None].value == pytest.approx(0, abs=1e-6)
 
 
+@briefly
 def test_two_classes_and_one_logit() -> None:
     def binary(n: int, seed: int) -> dict[str, Tensor]:
         y = torch.randint(0, 2, (n,), generator=torch.Generator().manual_seed(seed))
@@ -147,6 +154,7 @@ def test_two_classes_and_one_logit() -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
+@briefly
 def test_regression_does_not_depend_on_where_zero_is(offset: float) -> None:
     def real(n: int, seed: int) -> dict[str, Tensor]:
         x = {m: noise(seed + ord(m), n, 2) for m in "ab"}
@@ -167,6 +175,7 @@ def test_regression_does_not_depend_on_where_zero_is(offset: float) -> None:
     assert found["costs_now", "b", None].value == pytest.approx(both - best_a, abs=0.04)
 
 
+@briefly
 def test_without_a_val_split_the_costs_carry_a_caveat() -> None:
     arrays = world({"a": 1.5, "b": 1.5})
     del arrays["val"]
@@ -181,6 +190,7 @@ def test_what_has_no_reference_is_refused_with_the_reason() -> None:
     assert "diagnose val or test" in refusal(study(late({"a": 1, "b": 1}), arrays, split="train"), "utilisation")
 
 
+@briefly
 def test_every_number_is_finite_on_few_examples() -> None:
     arrays = world({"a": 1.0, "b": 1.0}, sizes={"train": 20, "val": 20, "test": 20})
     found = study(late({"a": 1.0, "b": 1.0}), arrays).run("utilisation")
@@ -237,6 +247,7 @@ def test_score_is_one_minus_the_ratio_but_for_what_is_due_nothing() -> None:
     assert unsure[0] < sure[0] < 0.5 < sure[1] < unsure[1]
 
 
+@briefly
 def test_ignoring_is_named_the_same_under_other_names() -> None:
     shifts = {"a": 1.5, "b": 1.5}
     arrays = world(shifts)
@@ -260,13 +271,3 @@ def test_a_fusion_that_reads_a_modality_only_in_combination_is_not_credited_by_t
     for m in "ab":
         assert found["share", m, None].value == pytest.approx(0.5, abs=0.1)
         assert found["alone_gain", m, None].value < 0.02
-
-
-def run_again(s: Study) -> list[str]:
-    return [r.model_dump_json() for r in s.results("utilisation", {"utilisation": {}})]
-
-
-def test_the_same_study_gives_the_same_bytes() -> None:
-    arrays = world({"a": 0.7, "b": 0.7}, sizes={"train": 100, "val": 60, "test": 64})
-    make = lambda: study(late({"a": 1.5, "b": 0.3}), arrays)  # noqa: E731
-    assert run_again(make()) == run_again(make())
