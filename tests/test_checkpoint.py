@@ -514,6 +514,13 @@ def test_match_prefers_the_prefix_that_fits_shapes() -> None:
     assert same(match_state_dict({"w": (3,), "model.w": (2,)}, two), {"w": two["w"], "model.w": two["model.w"]})
 
 
+def test_match_takes_a_bounded_stack_of_wrappers_off() -> None:
+    eight, nine = "module." * 8, "module." * 9
+    assert list(match_state_dict({"w": (2,)}, {f"{eight}w": torch.ones(2)})) == ["w"]
+    with pytest.raises(ConfigError, match=r"no name fits|missing"):
+        match_state_dict({"w": (2,), "v": (2,)}, {f"{nine}w": torch.ones(2), "module.v": torch.ones(2)})
+
+
 def test_misfit_lists_each_kind_at_most_six() -> None:
     expected = {f"layer{i}.weight": (i + 1, 2) for i in range(9)} | {"head.weight": (10, 4), "ok": (1,)}
     given = {"module.head.weight": torch.ones(7, 4), "module.ok": torch.ones(1), "module.loss.w": torch.ones(3)}

@@ -67,7 +67,8 @@ def load_safetensors(file: Opened) -> Loaded:
     header = parse_json(read_bytes(Extent(file.path, 8, length), HEADER_LIMIT, "its header"), "its header")
     if not isinstance(header, dict):
         raise DamagedError("its header is no JSON object")
-    about = header.pop("__metadata__", {})
+    about = header.pop("__metadata__", None)
+    about = {} if about is None else about
     if not isinstance(about, dict) or not all(isinstance(v, str) for v in about.values()):
         raise DamagedError("the __metadata__ in its header is no object of strings")
     data = Extent(file.path, 8 + length, file.size - 8 - length)

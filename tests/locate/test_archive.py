@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from collapsekit.locate import archive as module
 from collapsekit.locate.archive import member_names, open_archive
 from collapsekit.locate.layout import DamagedError, Extent
 from collapsekit.locate.opened import read_bytes
+from tests.hostile.zipper import Member, end, zip64_end
 
 LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 TWO = {"a/x": b"content of x", "a/y": b"and of y"}
@@ -151,6 +153,89 @@ def test_an_archive_that_is_not_by_the_letter(spot: Path, change: Change, words:
 )
 def test_sizes_may_stand_elsewhere(spot: Path, change: Change) -> None:
     assert read_bytes(opened(spot, change(zipped(TWO))).members["a/x"], 99, "x") == b"content of x"
+
+
+DESCRIBED = Member("a/x", b"content of x", flags=8)
+
+
+def described(behind: bytes, member: Member = DESCRIBED) -> bytes:
+    """An archive of two, the first of which has something behind its bytes."""
+    first, second = member.local() + behind, Member("a/y", b"and of y")
+    directory = member.central(0) + second.central(len(first))
+    body = first + second.local()
+    return body + directory + end(2, len(directory), len(body))
+
+
+CRC = zlib.crc32(b"content of x")
+
+
+@pytest.mark.parametrize(
+    ("behind", "member", "good"),
+    [
+        (b"", DESCRIBED, True),
+        (struct.pack("<4s3L", b"PK\x07\x08", CRC, 12, 12), DESCRIBED, True),
+        (struct.pack("<4sL2Q", b"PK\x07\x08", CRC, 12, 12), DESCRIBED, True),
+        (struct.pack("<4sL2Q", b"PK\x07\x08", CRC, 12, 12), Member("a/x", b"content of x"), False),
+        (struct.pack("<4s3L", b"PK\x07\x08", CRC, 12, 13), DESCRIBED, False),
+        (struct.pack("<4s3L", b"PK\x07\x08", CRC + 1, 12, 12), DESCRIBED, False),
+        (struct.pack("<4s3L", b"PK\x07\x08", CRC, 12, 12) + b"x", DESCRIBED, False),
+        (b"x", DESCRIBED, False),
+        (b"x" * 5000, DESCRIBED, False),
+    ],
+)
+def test_only_its_own_sizes_may_stand_behind_a_member(spot: Path, behind: bytes, member: Member, good: bool) -> None:
+    raw = described(behind, member)
+    if good:
+        assert list(opened(spot, raw).members) == ["a/x", "a/y"]
+    else:
+        says(spot, raw, "something that belongs to no member follows its member 'a/x'")
+
+
+def test_a_stream_that_cannot_go_back_leaves_sizes_behind(spot: Path) -> None:
+    class Forward(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def tell(self) -> int:
+            raise OSError
+
+    stream = Forward()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in TWO.items():
+            with archive.open(name, "w", force_zip64=name.endswith("y")) as member:
+                member.write(content)
+    got = opened(spot, stream.getvalue())
+    assert {name: read_bytes(place, 99, name) for name, place in got.members.items()} == TWO
+
+
+def in_zip64(**changes: int) -> bytes:
+    members = [Member("a/x", b"content of x"), Member("a/y", b"and of y")]
+    body, directory = b"", b""
+    for member in members:
+        directory += member.central(len(body))
+        body += member.local()
+    said = {"count": 2, "size": len(directory), "at": len(body), "record_at": len(body + directory)} | changes
+    return body + directory + zip64_end(**said)
+
+
+def test_end_records_in_zip64(spot: Path) -> None:
+    assert list(opened(spot, in_zip64()).members) == ["a/x", "a/y"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (in_zip64(count=1), "its end record and its directory of 2 members disagree"),
+        (in_zip64(record_at=0), "its zip64 records are not where they say"),
+        (in_zip64().replace(struct.pack("<Q2H", 44, 45, 45), struct.pack("<Q2H", 45, 45, 45)), "zip64 records"),
+        (in_zip64().replace(b"\xff\xff\xff\xff\xff\xff", b"\x01\0\xff\xff\xff\xff"), "directory of 2 members"),
+        (at(END, 8, "<H", 1)(zipped(TWO)), "its end record and its directory of 2 members disagree"),
+        (at(END, 10, "<H", 3)(zipped(TWO)), "its end record and its directory of 2 members disagree"),
+        (at(END, 8, "<2H", 0xFFFF, 0xFFFF)(zipped(TWO)), "its end record and its directory of 2 members disagree"),
+    ],
+)
+def test_end_records_that_disagree_with_the_directory(spot: Path, raw: bytes, words: str) -> None:
+    says(spot, raw, words)
 
 
 def test_nothing_is_held_against_checksums_that_were_not_written(spot: Path) -> None:

@@ -119,6 +119,16 @@ def test_a_header_that_is_no_object(spot: Path, monkeypatch: pytest.MonkeyPatch)
         load_safetensors(open_file(written(spot, {})))
 
 
+@pytest.mark.parametrize("about", [[], "", 0, ["x"], {"x": 1}, {"x": None}, {"x": {"y": "z"}}])
+def test_metadata_that_is_no_object_of_strings(spot: Path, about: Any) -> None:
+    header = {"a": one(), "__metadata__": about}
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.deserialize(written(spot, header, bytes(8)).read_bytes())
+    refused(spot, "the __metadata__ in its header is no object of strings")
+    assert list(read(written(spot, {**header, "__metadata__": {"x": "y"}}, bytes(8)))) == ["a"]
+    assert list(read(written(spot, {**header, "__metadata__": None}, bytes(8)))) == ["a"]
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -168,6 +168,59 @@ def test_events(monkeypatch: pytest.MonkeyPatch, event: str, args: tuple[Any, ..
     assert ended == ([] if said is None else [said])
 
 
+class EndError(BaseException):
+    """In the place of a process's end."""
+
+
+@pytest.fixture
+def bounds_set(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
+    """What confine would have set, which holds for good where it is set; an end raises."""
+    import resource
+
+    found: dict[Any, Any] = {}
+    monkeypatch.setattr(resource, "setrlimit", found.__setitem__)
+    monkeypatch.setattr(sys, "addaudithook", lambda hook: found.update(hook=hook))
+
+    def end(code: int) -> None:
+        raise EndError(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    return found
+
+
+def test_what_is_bounded(bounds_set: dict[Any, Any]) -> None:
+    import resource
+
+    child.confine(5, 7)
+    want = {resource.RLIMIT_AS: (5, 5), resource.RLIMIT_CPU: (7, 7), resource.RLIMIT_FSIZE: (0, 0)}
+    assert bounds_set == want | {resource.RLIMIT_CORE: (0, 0), "hook": watch}
+
+
+def test_where_there_are_no_limits_the_hook_is_set_all_the_same(
+    bounds_set: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    child.confine(5, 7)
+    assert bounds_set == {"hook": watch}
+
+
+def test_main_answers_and_ends(
+    bounds_set: dict[Any, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EndError, match=r"^0$"):
+        child.main(5, 7, str(tmp_path))
+    assert json.loads(capsys.readouterr().out) == answer(tmp_path)
+    assert bounds_set["hook"] is watch
+
+    def exhausted(_: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(child, "answer", exhausted)
+    with pytest.raises(EndError, match=f"^{OUT_OF_MEMORY}$"):
+        child.main(5, 7, str(tmp_path))
+    assert capsys.readouterr().out == ""
+
+
 def test_the_end_says_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     monkeypatch.setattr(os, "write", lambda *args: done.append(args))

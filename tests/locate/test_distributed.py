@@ -359,6 +359,12 @@ def changed(folder: Path, entry: str = "", place: dict[str, Any] | None = None, 
     [
         ({"chunks": None}, "its tensor 'w' has no chunks"),
         ({"chunks": [7]}, "does not describe a checkpoint"),
+        (
+            {"chunks": [ChunkStorageMetadata(torch.Size([1]), torch.Size([2]))]},
+            "a piece of its tensor 'w' is not there",
+        ),
+        ({"chunks": [ChunkStorageMetadata(torch.Size([0]), torch.Size([4]))]}, "'w' is not what .metadata says"),
+        ({"place": {"relative_path": "gone"}}, "its file 'gone' is not there"),
         ({"size": None}, "shape is not made of"),
         ({"place": {"transform_descriptors": ["zstd"]}}, "was transformed"),
         ({"place": {"relative_path": None}}, "does not describe a checkpoint"),
@@ -400,6 +406,12 @@ def test_blocks_that_leave_a_hole_overlap_or_stick_out_are_refused(spot: Path, d
     want[tuple(slice(0, n) for n in shape)] = 1
     inside = all(a + n <= m for at, size in blocks for a, n, m in zip(at, size, shape, strict=True))
     assert blocks_say(spot, shape, blocks) == (inside and torch.equal(counts, want))
+
+
+def test_blocks_whose_counts_add_up_and_that_overlap_are_refused(spot: Path) -> None:
+    assert blocks_say(spot, (4,), [((0,), (2,)), ((2,), (2,))])
+    assert not blocks_say(spot, (4,), [((0,), (3,)), ((2,), (1,))])
+    assert not blocks_say(spot, (2, 2), [((0, 0), (2, 1)), ((1, 0), (1, 2))])
 
 
 def test_pieces_of_several_dtypes_and_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,7 @@ def test_contiguous_of_more_than_can_be_is_no_stride() -> None:
         ("int8", [1], [-1], 0, "stride is not"),
         ("int8", [1], [1], -1, "offset is not"),
         ("int8", [1 << 63], [0], 0, "shape is not"),
+        ("int8", [0, 1 << 40, 1 << 40], [0, 0, 0], 0, "shape 0 x 1099511627776 x 1099511627776 claims more elements"),
         ("int8", [2, 3, 4], [0, 0, 1 << 62], 0, "shape 2 x 3 x 4 (int8)"),
         ("int16", [], [], 5, "shape () (int16) claims 12 bytes of a storage of 8"),
     ],

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapsekit.locate import pickles
-from collapsekit.locate.layout import DamagedError
+from collapsekit.locate.layout import DamagedError, Located, Odd
 from collapsekit.locate.pickles import Call, Name, StandIn, unpickled
 from collapsekit.locate.torchsaved import torch_calls
 
@@ -296,13 +296,36 @@ def test_persistent_ids_are_answered() -> None:
         (b"I12x\n.", "not well formed"),
         (b"ccollections\nOrderedDict\n(](K\x05ea\x85R.", "not well formed"),
         (b"ccollections\nOrderedDict\n(]K\x05atR.", "not well formed"),
-        (b"\x80\x09.", "not well formed"),
+        (b"\x80\x09.", "unsupported pickle protocol 9"),
+        (b"\x80\x06N.", "unsupported pickle protocol 6"),
+        (b"]p-1\n.", "a memo of number -1"),
     ],
 )
 def test_a_pickle_that_is_not_well_formed(written: bytes, words: str) -> None:
     with pytest.raises(Exception):  # noqa: B017 - whatever CPython says
         pickle.loads(written.replace(b"cgone\nf\n", b"cbuiltins\nint\n"))
     says(written, words)
+
+
+def test_memo_numbers_and_keys_that_could_all_share_a_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    says(b"]r\x00\x2d\x31\x01.", "a memo of number 20000000")  # lawful, and no pickler counts so far
+    long = pickle.dumps({1 << 80 | i: i for i in range(1000)}, 2)
+    assert len(here(long)) == 1000  # type: ignore[arg-type]
+    says(pickle.dumps({1 << 80 | i: i for i in range(1001)}, 2), "more than 1000 keys that are long integers")
+    assert len(here(pickle.dumps({1 << 60 | i: i for i in range(1001)}, 2))) == 1001  # type: ignore[arg-type]
+
+
+def test_states_are_kept_of_stand_ins_and_set_on_nothing_else() -> None:
+    kept = here(b"cgone\nC\n)\x81K\x05b.")
+    assert isinstance(kept, StandIn)
+    assert kept.state == 5
+    assert here(b"]K\x05b.") == []
+    odd = Odd("sparse")
+    assert unpickled(io.BytesIO(b"cf\nx\n)RK\x05b."), {}, {"f.x": lambda _: odd}, str) is odd
+    tensor = Located("int8", (), ())
+    with pytest.raises(DamagedError, match="sets the state of Located"):
+        unpickled(io.BytesIO(b"cf\nx\n)RK\x05b."), {}, {"f.x": lambda _: tensor}, str)
+    says(b"K\x01K\x02b.", "sets the state of int")
 
 
 def test_operations_without_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,19 @@ from collapsekit.locate.layout import DamagedError, Located, Odd
 from collapsekit.locate.opened import open_file
 from collapsekit.locate.pickles import Name, StandIn
 from collapsekit.locate.torchsaved import Storage, load_torch_legacy, load_torch_zip, torch_calls
-from tests.hostile.assemble import MAGIC, SYSTEM, VERSION, called, named, plain, tensor, torch_zip, tuple_of
+from tests.hostile.assemble import (
+    MAGIC,
+    SYSTEM,
+    VERSION,
+    called,
+    named,
+    plain,
+    storage,
+    tensor,
+    tensors,
+    torch_zip,
+    tuple_of,
+)
 from tests.locate.reading import DTYPES, assert_same, numbers, read, refused, rezipped, views
 
 PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
@@ -373,6 +385,35 @@ def test_storages_in_a_zip_that_are_told_otherwise(spot: Path) -> None:
 def test_an_archive_without_a_pickle() -> None:
     with pytest.raises(DamagedError, match=r"it has no data\.pkl"):
         load_torch_zip(Archive({}, True), {})
+
+
+def test_a_byte_order_that_is_none(spot: Path) -> None:
+    save(WEIGHTS, spot, legacy=False)
+    rezipped(spot, lambda name, content: b"middle" if name == "byteorder" else content)
+    refused(spot, "its byteorder is b'middle', neither little nor big")
+    with pytest.raises(ValueError, match="Unknown endianness"):
+        torch.load(spot, weights_only=True)
+
+
+@pytest.mark.parametrize("other", [{"kind": "IntStorage"}, {"numel": 2}])
+def test_a_storage_described_twice(spot: Path, other: dict[str, Any]) -> None:
+    def both(**changes: Any) -> bytes:
+        return tensors(
+            (plain("a"), tensor(storage(), shape=(2,))), (plain("w"), tensor(storage(**changes), shape=(2,)))
+        )
+
+    torch_zip(spot, both())
+    assert read(spot)["w"].tolist() == [0, 1]
+    torch_zip(spot, both(**other))
+    refused(spot, "its pickle describes the storage '0' twice, and differently")
+
+
+def test_a_legacy_storage_described_twice(spot: Path) -> None:
+    one, two = tensor(old_storage()), tensor(old_storage(kind=named("torch", "IntStorage")))
+    legacy_file(spot, tensors((plain("a"), one), (plain("w"), one))[2:-1])
+    assert list(read(spot)) == ["a", "w"]
+    legacy_file(spot, tensors((plain("a"), one), (plain("w"), two))[2:-1])
+    refused(spot, "its pickle describes the storage '0' as of two dtypes")
 
 
 def legacy_file(
