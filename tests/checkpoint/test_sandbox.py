@@ -133,7 +133,7 @@ def test_a_larger_file_may_take_longer(file: Path, monkeypatch: pytest.MonkeyPat
     given: dict[str, Any] = {}
 
     def run(command: list[Any], *, timeout: int, **_: Any) -> Any:
-        given.update(memory=command[5], cpu=command[6], wall=timeout)
+        given.update(memory=command[6], cpu=command[7], wall=timeout)
         return subprocess.CompletedProcess(command, 0, b'{"found": {}}', b"")
 
     monkeypatch.setattr(sandbox, "_size", lambda _: size)
