@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import to_jsonable_python
 
-from collapsekit.bounds import check_plain, quoted, shown
+from collapsekit.bounds import check_plain, json_text, quoted, shown
 from collapsekit.errors import RefusedError
 from collapsekit.files import read_text, reason
 
@@ -137,8 +137,7 @@ class Report(_Frozen):
         """The report as JSON text, keys in schema order, no NaN or Inf."""
         # Not mode="json", which fails for half characters, as names of files can hold; JSON has an escape for them.
         plain = self.model_dump()
-        text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False, default=to_jsonable_python)
-        return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
+        return json_text(plain, default=to_jsonable_python) + "\n"
 
     @classmethod
     def from_json(cls, text: str, origin: str = "report") -> Report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -29,11 +28,12 @@ def inspect(
     json_: Annotated[bool, typer.Option("--json", help="All of it as JSON on stdout.")] = False,
 ) -> None:
     """Show what a checkpoint is and holds, without executing it; exits 3 where it would be refused."""
+    from collapsekit.bounds import json_text
     from collapsekit.checkpoint.describe import describe
 
     found = describe(path)
     if json_:
-        typer.echo(json.dumps(asdict(found), default=str, indent=1, allow_nan=False))
+        typer.echo(json_text(asdict(found), default=str))
     else:
         typer.echo("\n".join(_lines(found, None if all_ else SHOWN)))
     if found.refused is not None:
