@@ -66,6 +66,12 @@ def test_a_reader_that_acts(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert ACTED != OUT_OF_MEMORY
 
 
+def test_a_warning_is_no_act(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python imports what shows one, which would end the process."""
+    program(monkeypatch, "import warnings; " + CONFINED + "warnings.warn('odd'); print('{\"found\": {\"odd\": 1}}')")
+    assert look_into(file) == {"odd": 1}
+
+
 def test_a_reader_that_takes_too_much_memory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(monkeypatch, CONFINED + f"os._exit({OUT_OF_MEMORY})")
     with pytest.raises(RefusedError, match="takes more than 1024 MB of memory to look into"):
