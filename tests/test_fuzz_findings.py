@@ -79,7 +79,7 @@ def text_in_raw_unicode() -> bytes:
 
 
 def escapes_that_warn() -> bytes:
-    """An odd escape in a protocol 0 string, of which pickletools warns: printing a warning imports."""
+    """An odd escape in a protocol 0 string, of which pickletools warns: that is no act."""
     return torch_zip(mapping((b"S'w\\o'\n", tensor())) + b".")
 
 

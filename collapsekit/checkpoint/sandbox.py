@@ -40,7 +40,6 @@ def look_into(path: Path) -> dict[str, Any]:
     command: list[str | Path | bytes] = [
         sys.executable,
         "-I",
-        "-Wignore",  # a warning (pickletools has some for odd escapes) would import what prints it
         "-c",
         _PROGRAM,
         _PACKAGE_FOLDER,

@@ -67,7 +67,7 @@ def test_a_reader_that_acts(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_warning_is_no_act(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python imports what shows one, which would end the process."""
+    """What shows one is imported by then: a late import would end the process."""
     program(monkeypatch, "import warnings; " + CONFINED + "warnings.warn('odd'); print('{\"found\": {\"odd\": 1}}')")
     assert look_into(file) == {"odd": 1}
 
@@ -139,7 +139,7 @@ def test_a_larger_file_may_take_longer(file: Path, monkeypatch: pytest.MonkeyPat
     given: dict[str, Any] = {}
 
     def run(command: list[Any], *, timeout: int, **_: Any) -> Any:
-        given.update(memory=command[6], cpu=command[7], wall=timeout)
+        given.update(memory=command[5], cpu=command[6], wall=timeout)
         return subprocess.CompletedProcess(command, 0, b'{"found": {}}', b"")
 
     monkeypatch.setattr(sandbox, "_size", lambda _: size)

@@ -109,7 +109,7 @@ def assert_quiet(watch: Watch) -> None:
     assert len(watch.started) <= 1
     for command in watch.started:
         assert command[:2] == [sys.executable, "-I"]
-        assert "collapsekit.locate.child" in command[4]
+        assert "collapsekit.locate.child" in command[3]
 
 
 def assert_agrees(got: Checkpoint) -> None:
