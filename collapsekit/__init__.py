@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collapsekit.errors import CollapsekitError
     from collapsekit.features import Features
     from collapsekit.registry import Options, probe
+    from collapsekit.repair_report import RepairReport
+    from collapsekit.repairing import repair
+    from collapsekit.repairs.export import load_repaired
     from collapsekit.report import Curve, ModalityVerdict, Report, Result
     from collapsekit.run import diagnose
     from collapsekit.settings import Settings
@@ -30,6 +33,9 @@ _WHERE = {
     "ModalityVerdict": "collapsekit.report",
     "Report": "collapsekit.report",
     "Result": "collapsekit.report",
+    "RepairReport": "collapsekit.repair_report",
+    "repair": "collapsekit.repairing",
+    "load_repaired": "collapsekit.repairs.export",
     "diagnose": "collapsekit.run",
     "Settings": "collapsekit.settings",
 }
@@ -43,12 +49,15 @@ __all__ = [
     "ModalityVerdict",
     "ModuleAdapter",
     "Options",
+    "RepairReport",
     "Report",
     "Result",
     "Settings",
     "diagnose",
     "load_config",
+    "load_repaired",
     "probe",
+    "repair",
 ]
 
 

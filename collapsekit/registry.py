@@ -1,4 +1,4 @@
-"""One door for everyone: ``@probe`` and ``@adapter`` in one file, found as a built-in, by ``--plugin
+"""One door for everyone: ``@probe``, ``@repair`` and ``@adapter`` in one file, found as a built-in, by ``--plugin
 file.py``, or by the entry-point group ``collapsekit``."""
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
 
@@ -63,8 +63,21 @@ class AdapterSpec:
     summary: str
 
 
+@dataclass(frozen=True)
+class RepairSpec:
+    """A repair as registered: ``stages(job)`` yields what is trained, one stage after the other."""
+
+    name: str
+    stages: Callable[..., Iterable[Any]]  # (job) -> Stages
+    summary: str
+    definition: str
+    source: str
+    options: type[Options]
+
+
 PROBES: dict[str, ProbeSpec] = {}
 ADAPTERS: dict[str, AdapterSpec] = {}
+REPAIRS: dict[str, RepairSpec] = {}
 
 
 def probe(
@@ -111,13 +124,34 @@ def adapter(name: str, *, summary: str) -> Callable[[Callable[..., Any]], Callab
     return register
 
 
+def repair(
+    name: str, *, summary: str, definition: str, source: str, options: type[Options] = Options
+) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
+    """Register ``(job) -> Stages`` (collapsekit.repairs.stage) as the repair ``name``.
+
+    ``summary``: one line for lists; ``definition`` and ``source``: what is trained, where that is from; ``options``:
+    a subclass of Options. A later stage may be made of what an earlier one left: each is trained before the next
+    is asked for.
+    """
+
+    def register(stages: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[Any]]:
+        known = REPAIRS.get(name)
+        if known is not None and known.stages.__module__ != stages.__module__:
+            files = f"{_file_of(known.stages)} and {_file_of(stages)}"
+            raise ConfigError(f"repair {name!r} is registered twice, by {files}: rename one.")
+        REPAIRS[name] = RepairSpec(name, stages, summary, definition, source, options)
+        return stages
+
+    return register
+
+
 def _file_of(registered: Callable[..., Any]) -> str:
     return getattr(sys.modules.get(registered.__module__), "__file__", None) or registered.__module__
 
 
 def load_builtins() -> None:
-    """Import every module of ``collapsekit.probes`` and ``collapsekit.adapter``, which registers them."""
-    for package in ("collapsekit.probes", "collapsekit.adapter"):
+    """Import every module of ``collapsekit.probes``, ``.repairs`` and ``.adapter``, which registers them."""
+    for package in ("collapsekit.probes", "collapsekit.repairs", "collapsekit.adapter"):
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             importlib.import_module(f"{package}.{module.name}")
 
@@ -163,6 +197,22 @@ def _load_entry_point(name: str) -> None:
                 raise ConfigError(f"plugin {name!r} ({point.value}) failed to load: {type(e).__name__}: {e}.") from e
 
 
+def checked_options(what: str, name: str, kind: type[Options], values: Mapping[str, Any]) -> Options:
+    """Options of a probe or repair, made of ``values``. Raises ConfigError naming the option that is wrong."""
+    try:
+        return kind(**values)
+    except ValidationError as e:
+        first = e.errors()[0]
+        option = str(first["loc"][0]) if first["loc"] else "?"
+        known = list(kind.model_fields)
+        if first["type"] == "extra_forbidden":
+            near = did_you_mean(option, known)
+            raise ConfigError(
+                f"{what} {name!r} has no option {option!r}{near}: it has {', '.join(known) or 'none'}."
+            ) from None
+        raise ConfigError(f"option {name}.{option}: {first['msg']}, found {values.get(option)!r}.") from None
+
+
 def get_probe(name: str) -> ProbeSpec:
     """The probe of that name; an installed plugin of the same name is loaded for it."""
     if name not in PROBES:
@@ -187,3 +237,16 @@ def get_adapter(name: str) -> AdapterSpec:
             "and 'module:callable' names your own."
         )
     return ADAPTERS[name]
+
+
+def get_repair(name: str) -> RepairSpec:
+    """The repair of that name; an installed plugin of the same name is loaded for it."""
+    if name not in REPAIRS:
+        _load_entry_point(name)
+    if name not in REPAIRS:
+        known = [*REPAIRS, *(p.name for p in installed_plugins())]
+        raise ConfigError(
+            f"there is no repair {name!r}{did_you_mean(name, known)}: `collapsekit list repairs` shows them, "
+            "and --plugin FILE.py brings in your own."
+        )
+    return REPAIRS[name]

@@ -142,18 +142,7 @@ class Report(_Frozen):
     @classmethod
     def from_json(cls, text: str, origin: str = "report") -> Report:
         """Parse and check a report. Raises RefusedError naming the first thing that is wrong."""
-        try:
-            raw = json.loads(
-                text,
-                parse_constant=_reject_constant,
-                parse_float=_finite_number,
-                parse_int=_short_integer,
-                object_pairs_hook=_each_key_once,
-            )
-        except RecursionError:
-            raise RefusedError(f"{origin} is not JSON that collapsekit wrote: it is nested too deeply.") from None
-        except ValueError as e:
-            raise RefusedError(f"{origin} is not JSON ({e}): give a report.json that collapsekit wrote.") from None
+        raw = parse_json(text, origin)
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if type(version) is not int or version != SCHEMA_VERSION:
             found = shown(json.dumps(version), 40) if isinstance(version, str | int | float) else type(version).__name__
@@ -183,6 +172,22 @@ class Report(_Frozen):
         except OSError as e:
             raise RefusedError(f"{path} cannot be read as a report: {reason(e)}.") from None
         return cls.from_json(text, origin=str(path))
+
+
+def parse_json(text: str, origin: str) -> Any:
+    """JSON in which no number is out of range and no key stands twice. Raises RefusedError naming ``origin``."""
+    try:
+        return json.loads(
+            text,
+            parse_constant=_reject_constant,
+            parse_float=_finite_number,
+            parse_int=_short_integer,
+            object_pairs_hook=_each_key_once,
+        )
+    except RecursionError:
+        raise RefusedError(f"{origin} is not JSON that collapsekit wrote: it is nested too deeply.") from None
+    except ValueError as e:
+        raise RefusedError(f"{origin} is not JSON ({e}): give a report.json that collapsekit wrote.") from None
 
 
 def _reject_constant(name: str) -> float:

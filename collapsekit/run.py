@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 import collapsekit
@@ -71,7 +70,7 @@ def diagnose(
         raise ConfigError(f"there is no profile {profile!r}{did_you_mean(profile, PROFILES)}: {', '.join(PROFILES)}.")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}, expected at least 1 example.")
-    settled = _settle_config(config, checkpoint)
+    settled = settle_config(config, checkpoint)
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
     chosen = choose_probes(probes, skip, files, also=[SUBSETS] if subsets else [])
@@ -164,7 +163,8 @@ def _command(
     return shlex.join(words)
 
 
-def _settle_config(config: str | Path | Mapping[str, Any] | Config | None, checkpoint: str | Path | None) -> Config:
+def settle_config(config: str | Path | Mapping[str, Any] | Config | None, checkpoint: str | Path | None) -> Config:
+    """The config as given, or as found beside the checkpoint or in the working directory."""
     if isinstance(config, Config):
         return config
     if isinstance(config, Mapping):
@@ -198,22 +198,7 @@ def check_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:
     """Options of every probe, ``given`` ones checked. Raises ConfigError naming the option."""
     for name in given:
         registry.get_probe(name)
-    out: dict[str, Options] = {}
-    for name, spec in registry.PROBES.items():
-        values = given.get(name, {})
-        try:
-            out[name] = spec.options(**values)
-        except ValidationError as e:
-            first = e.errors()[0]
-            option = str(first["loc"][0]) if first["loc"] else "?"
-            known = list(spec.options.model_fields)
-            if first["type"] == "extra_forbidden":
-                near = did_you_mean(option, known)
-                raise ConfigError(
-                    f"probe {name!r} has no option {option!r}{near}: it has {', '.join(known) or 'none'}."
-                ) from None
-            raise ConfigError(f"option {name}.{option}: {first['msg']}, found {values.get(option)!r}.") from None
-    return out
+    return {n: registry.checked_options("probe", n, s.options, given.get(n, {})) for n, s in registry.PROBES.items()}
 
 
 def build_adapter(

@@ -22,8 +22,8 @@ PROFILES: dict[Profile, str] = {
 class Progress:
     """Where long work says how far it is; this one is silent."""
 
-    def step(self, what: str, done: int, total: int | None) -> None:
-        """``done`` of ``total`` of ``what`` is finished."""
+    def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
+        """``done`` of ``total`` of ``what`` is finished; ``said``: how it stands, e.g. a loss."""
 
     def note(self, text: str) -> None:
         """One sentence the user should see before or while something expensive runs."""

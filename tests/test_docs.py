@@ -33,6 +33,31 @@ def test_every_probe_is_documented_and_no_other() -> None:
     assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == builtin
 
 
+def test_every_repair_is_documented_and_no_other() -> None:
+    registry.load_builtins()
+    builtin = {n for n, s in registry.REPAIRS.items() if s.stages.__module__.startswith("collapsekit.")}
+    table = README[README.index("## Repair") : README.index("Methods run in the order")]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == builtin
+    page = (ROOT / "docs" / "repairs.md").read_text()
+    assert set(re.findall(r"^## `(\w+)`", page, re.M)) == builtin
+    for name in builtin:
+        for option, field in registry.REPAIRS[name].options.model_fields.items():
+            assert f"`{option}` ({field.default})" in page, (name, option)
+
+
+def test_what_a_repair_is_accepted_by_is_documented() -> None:
+    from collapsekit.repairs import accept, loop
+    from collapsekit.repairs.stage import Training
+
+    page = (ROOT / "docs" / "repairs.md").read_text()
+    assert f"at most {accept.MARGIN:g}" in page
+    assert f"falls by at least {accept.LEAST:g}" in page
+    assert f"falls by at least {accept.LEAST:g}" in README
+    assert f"every {loop.ROUND} optimiser steps" in page
+    for name, field in Training.model_fields.items():
+        assert f"`{name}` ({field.default})" in page, name
+
+
 def test_every_verdict_is_documented() -> None:
     table = README[README.index("## What each verdict means") : README.index("`score` runs")]
     states = ModalityVerdict.model_fields["verdict"].annotation.__args__  # type: ignore[union-attr]
@@ -82,7 +107,15 @@ def test_exit_codes_are_the_codes() -> None:
     assert terminal.INTERNAL == 4
     assert errors.NothingEvaluatedError("x").exit_code == 5
     assert terminal.INTERRUPTED == 130
-    for words in ("0 done", "1 `--fail-on` met", "2 usage", "3 input refused", "4 internal", "5 nothing", "130 inter"):
+    for words in (
+        "0 done",
+        "1 `--fail-on` met, or a repair rejected",
+        "2 usage",
+        "3 input refused",
+        "4 internal",
+        "5 nothing",
+        "130 inter",
+    ):
         assert words in README
         assert words in (ROOT / "docs" / "architecture.md").read_text()
 

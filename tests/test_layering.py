@@ -14,6 +14,7 @@ ORDER = [
     "files",
     "bounds",
     "report",
+    "repair_report",
     "registry",
     "yaml_reader",
     "config",
@@ -39,8 +40,10 @@ ORDER = [
     "fills",
     "probing",
     "probes",
+    "repairs",
     "verdict",
     "run",
+    "repairing",
     "render",
     "example",
     "demo",
@@ -49,7 +52,7 @@ ORDER = [
 ALONE = {
     "stats": {"errors"},
     "locate": {"errors", "bounds"},
-    "render": {"errors", "files", "report"},
+    "render": {"errors", "files", "report", "repair_report"},
     "report": {"errors", "files", "bounds"},
 }
 MODULES = sorted(p for p in ROOT.rglob("*.py"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,18 @@ class Pass:
     recorded: dict[str, Recorded]
     pooled: dict[str, Tensor]  # per modality, (n, d)
     prediction: Prediction
+
+
+Change = Callable[[Tensor], Tensor]  # what an encoder gave, first axis the example, to something of the same shape
+
+
+@dataclass(frozen=True)
+class Live:
+    """What one training run of a batch gave, gradient kept: pooled features (n, d) by modality, before any change,
+    and the model's outputs (n, ...)."""
+
+    pooled: dict[str, Tensor]
+    outputs: Tensor
 
 
 class Adapter(ABC):
@@ -115,6 +127,13 @@ class Adapter(ABC):
         """Features (n, d) of one modality with gradient to its encoder, for training it alone."""
         del recorded
         return self.pool(modality, self.encode(inputs)[modality], inputs)
+
+    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
+        """One run with gradient to every weight, for training; what a modality's encoder gives, every floating tensor of
+        it, passes ``change`` on its way to the fusion."""
+        features = self.encode(batch)
+        changed = {m: change[m](f) if change is not None and m in change else f for m, f in features.items()}
+        return Live({m: self.pool(m, features[m], batch) for m in self.modalities}, self.head(self.fuse(changed)))
 
     def fresh(self, seed: int, *, trained: Checkpoint | None = None) -> Adapter | None:
         """The same architecture newly initialised (or with ``trained`` weights); None where it can't be built.

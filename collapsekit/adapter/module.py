@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapter.base import Adapter, Pass, Prediction, Recorded
+from collapsekit.adapter.base import Adapter, Change, Live, Pass, Prediction, Recorded
 from collapsekit.adapter.build import find_submodule
 from collapsekit.adapter.pooling import pool_features
 from collapsekit.adapter.taps import Heard, Reached, Tap, cached_tensors, select_part
@@ -183,6 +183,16 @@ class ModuleAdapter(Adapter):
             except Reached as stop:
                 return self.pool(modality, tap.live_feature(stop.value), ready)
         raise ConfigError(f"{tap.what} was not reached in a forward pass: name a submodule the model calls.")
+
+    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
+        ready = self.prepare(batch)
+        seen: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
+        with ExitStack() as stack:
+            for m, tap in self.taps.items():
+                stack.enter_context(tap.changing((change or {}).get(m), seen[m]))
+            output = self._guarded_forward(ready)
+        pooled = {m: self.pool(m, _once(seen[m], tap.what), ready) for m, tap in self.taps.items()}
+        return Live(pooled, self._outputs(output, len(next(iter(ready.values())))))
 
     def fresh(self, seed: int, *, trained: Any = None) -> Adapter | None:
         twin = cast("ModuleAdapter | None", super().fresh(seed, trained=trained))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -70,6 +70,32 @@ class Tap:
 
         def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
             note((args, kwargs))
+
+        if self.entering:
+            handle = self.module.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = self.module.register_forward_hook(after, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def changing(self, change: Callable[[Tensor], Tensor] | None, seen: list[Tensor]) -> Iterator[None]:
+        """Append the features that pass to ``seen``, gradient kept, and let ``change`` of every floating tensor that
+        passes (its first axis the example) pass in its stead: which of several the model reads is not known."""
+
+        def passed(value: Any) -> Any:
+            seen.append(self.live_feature(value).clone())  # what follows may write into it
+            if change is None:
+                return None  # to a hook: leave it as it is
+            return self._changed(value, change)
+
+        def after(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+            return passed(output)
+
+        def before(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+            return passed((args, kwargs))
 
         if self.entering:
             handle = self.module.register_forward_pre_hook(before, with_kwargs=True)
@@ -169,12 +195,23 @@ class Tap:
         return recorded[self._known_shape().feature]
 
     def live_feature(self, value: Any) -> Tensor:
-        """The features inside a tapped value, gradient kept."""
-        shape = self._known_shape()
+        """The features inside a tapped value, gradient kept; first axis the example."""
         leaves = flatten(value)[0]
-        moving = [(t, axis) for t, axis in zip(leaves, shape.axes, strict=True) if axis is not None]
-        tensor, axis = moving[shape.feature]
-        return cast(Tensor, tensor.movedim(axis, 0))
+        place, axis = self._place()
+        return cast(Tensor, leaves[place].movedim(axis, 0))
+
+    def _changed(self, value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+        """A tapped value with ``change`` of its floating tensors in their places."""
+        leaves, tree = flatten(value)
+        for i, axis in enumerate(self._known_shape().axes):
+            if axis is not None and leaves[i].is_floating_point():
+                leaves[i] = change(leaves[i].movedim(axis, 0)).to(leaves[i].dtype).movedim(0, axis)
+        return rebuild(tree, leaves)
+
+    def _place(self) -> tuple[int, int]:
+        """Which leaf of a tapped value is the features, and its example axis."""
+        shape = self._known_shape()
+        return [(i, axis) for i, axis in enumerate(shape.axes) if axis is not None][shape.feature]
 
 
 @contextmanager

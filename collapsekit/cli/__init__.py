@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from collapsekit import __version__
-from collapsekit.cli import demo, diagnose, doctor, init, inspect, listing, report, schema
+from collapsekit.cli import demo, diagnose, doctor, init, inspect, listing, repair, report, schema
 
 app = typer.Typer(
     name="collapsekit",
@@ -21,6 +21,7 @@ app.command("demo")(demo.demo)
 app.command("init")(init.init)
 app.command("inspect")(inspect.inspect)
 app.command("diagnose")(diagnose.diagnose)
+app.command("repair")(repair.repair)
 app.command("report")(report.report)
 app.command("list")(listing.list_)
 app.command("schema")(schema.schema)

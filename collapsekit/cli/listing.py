@@ -43,7 +43,7 @@ def list_(
     sections = {
         Kind.probes: lambda: _probes(verbose),
         Kind.adapters: _adapters,
-        Kind.repairs: lambda: ["none in this version: a diagnosis changes nothing"],
+        Kind.repairs: lambda: _repairs(verbose),
         Kind.tasks: _tasks,
         Kind.formats: _formats,
     }
@@ -80,6 +80,21 @@ def _details(spec: ProbeSpec) -> list[str]:
         out += _entry("", f"--set {spec.name}.{option}={_shown(field.default)}  {field.description or ''}")
     if spec.run.__module__.startswith("collapsekit."):
         out.append(f"{'':<16}More: docs/probes/{spec.name}.md")
+    return out
+
+
+def _repairs(verbose: bool) -> list[str]:
+    from collapsekit.registry import REPAIRS
+
+    out: list[str] = []
+    for name in sorted(REPAIRS):
+        spec = REPAIRS[name]
+        out += _entry(name, spec.summary) + _entry("", f"Source: {spec.source}.")
+        if verbose:
+            out += _entry("", f"Definition: {spec.definition}")
+            for option, field in spec.options.model_fields.items():
+                out += _entry("", f"--set {name}.{option}={_shown(field.default)}  {field.description or ''}")
+            out.append("")
     return out
 
 

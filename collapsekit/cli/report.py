@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from collapsekit.cli.diagnose import Format
-from collapsekit.cli.terminal import guarded, say, show
-from collapsekit.errors import ConfigError
+from collapsekit.cli.terminal import guarded, say, screen
+from collapsekit.errors import ConfigError, RefusedError
+
+if TYPE_CHECKING:
+    from collapsekit.repair_report import RepairReport
+    from collapsekit.report import Report
 
 
 @guarded
 def report(
-    path: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that diagnose wrote.")],
+    path: Annotated[Path, typer.Argument(metavar="REPORT.json", help="What diagnose or repair wrote.")],
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to render it.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
     figures: Annotated[Path | None, typer.Option(help="Save every figure as SVG, PDF and PNG in this folder.")] = None,
 ) -> None:
     """Render a report again; nothing is recomputed."""
     from collapsekit.files import write_atomic
-    from collapsekit.render import FORMATS
+    from collapsekit.render import FORMATS, REPAIR_FORMATS
     from collapsekit.report import Report
 
-    if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name too long
-        path = path / "report.json"
-    if not os.path.lexists(path):
-        raise ConfigError(f"{path} is not a file: give the report.json that `collapsekit diagnose` wrote.")
-    read = Report.load(path)
+    read = _read(path)
+    formats = FORMATS if isinstance(read, Report) else REPAIR_FORMATS
     if figures is not None:
+        if not isinstance(read, Report):
+            raise ConfigError(f"{path} is of a repair, which has no figures to save: its HTML shows them (-f html).")
         from collapsekit.render.figures import save
 
         written = save(read, figures)
@@ -38,8 +41,28 @@ def report(
         if output is None and format_ is Format.terminal:
             return
     if output is not None:
-        write_atomic(output, FORMATS[format_.value](read))
+        write_atomic(output, formats[format_.value](read))
     elif format_ is Format.terminal:
-        show(read)
+        screen(formats["terminal"], read)
     else:
-        typer.echo(FORMATS[format_.value](read), nl=False)
+        typer.echo(formats[format_.value](read), nl=False)
+
+
+def _read(path: Path) -> Report | RepairReport:
+    """The report at ``path``, or in a folder: of a diagnosis or of a repair, told by its content."""
+    from collapsekit.files import read_text, reason
+    from collapsekit.repair_report import FILE, RepairReport
+    from collapsekit.report import MOST_BYTES, Report, parse_json
+
+    if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name too long
+        names = ("report.json", FILE)
+        path = next((path / n for n in names if os.path.lexists(path / n)), path / names[0])
+    if not os.path.lexists(path):
+        raise ConfigError(f"{path} is not a file: give the report.json that `collapsekit diagnose` wrote.")
+    try:
+        text = read_text(path, MOST_BYTES)
+    except OSError as e:
+        raise RefusedError(f"{path} cannot be read as a report: {reason(e)}.") from None
+    raw = parse_json(text, str(path))
+    kind = RepairReport if isinstance(raw, dict) and raw.get("kind") == "repair" else Report
+    return kind.from_json(text, str(path))

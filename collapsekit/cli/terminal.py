@@ -67,13 +67,18 @@ def guarded(command: Command) -> Command:
 
 
 def show(report: Report) -> None:
-    """The report on stdout, in colour and at full width only on a terminal."""
+    """The report on stdout."""
     from collapsekit.render import FORMATS
 
+    screen(FORMATS["terminal"], report)
+
+
+def screen(render: Callable[..., str], report: Any) -> None:
+    """What ``render`` makes of a report on stdout, in colour and at full width only on a terminal."""
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else 80
     color = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    typer.echo(FORMATS["terminal"](report, width=min(width, 120), color=color), nl=False, color=True)
+    typer.echo(render(report, width=min(width, 120), color=color), nl=False, color=True)
 
 
 @contextmanager
@@ -93,24 +98,26 @@ def progress(quiet: bool) -> Iterator[Progress]:
         yield Announced()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
     from rich.text import Text
 
     from collapsekit.render.sanitize import clean
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    times = TimeElapsedColumn(), TimeRemainingColumn(compact=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *times)
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
         class Drawn(Progress):
             shown = ""
 
-            def step(self, what: str, done: int, total: int | None) -> None:
+            def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
                 if what != self.shown:
                     bar.reset(task)
                     self.shown = what
-                bar.update(task, description=clean(what), completed=done, total=total)
+                text = f"{what} ({said})" if said else what
+                bar.update(task, description=clean(text), completed=done, total=total)
 
             def note(self, text: str) -> None:
                 bar.console.print(Text(clean(text, limit=1000)))

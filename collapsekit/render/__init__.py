@@ -1,13 +1,14 @@
-"""A report as text, Markdown, HTML or figures. Everything here reads a ``Report`` and nothing else."""
+"""A report as text, Markdown, HTML or figures. Everything here reads a ``Report`` or ``RepairReport``, nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from collapsekit.repair_report import RepairReport
 from collapsekit.report import Report
 
 
-def _json(report: Report) -> str:
+def _json(report: Report | RepairReport) -> str:
     return report.to_json()
 
 
@@ -36,3 +37,30 @@ FORMATS: dict[str, Callable[..., str]] = {
     "terminal": _terminal,
 }
 """Format name to ``render(report) -> str``; ``terminal`` also takes ``width`` and ``color``."""
+
+
+def _repair_markdown(report: RepairReport) -> str:
+    from collapsekit.render.repair_markdown import render
+
+    return render(report)
+
+
+def _repair_html(report: RepairReport) -> str:
+    from collapsekit.render.repair_html import render
+
+    return render(report)
+
+
+def _repair_terminal(report: RepairReport, *, width: int | None = None, color: bool = False) -> str:
+    from collapsekit.render.repair_terminal import render
+
+    return render(report, width=width, color=color)
+
+
+REPAIR_FORMATS: dict[str, Callable[..., str]] = {
+    "json": _json,
+    "md": _repair_markdown,
+    "html": _repair_html,
+    "terminal": _repair_terminal,
+}
+"""The same for a ``RepairReport``."""

@@ -58,17 +58,8 @@ def render(report: Report) -> str:
     All text is escaped by the template; the only markup let through is our own style sheet and figures.
     """
     report = cleaned(report)
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=fmt, interval=fmt_interval, short=short_name, label=label)
-    environment.filters.update(breakable=_breakable, percent=_percent)
     pictures, grouped = list(_pictures(report)), sections(report)
-    style = (_HERE / "style.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     context: dict[str, Any] = {
-        "style": Markup(style),  # ours, not the report's
-        "policy": Markup(_POLICY.format(digest)),
         "report": report,
         "subject": report.subject,
         "marks": MARKS,
@@ -86,7 +77,20 @@ def render(report: Report) -> str:
         "settings": settings_lines(report),
         "environment": flatten(report.environment),
     }
-    return environment.get_template("template.html.jinja").render(context)
+    return fill("template.html.jinja", context)
+
+
+def fill(template: str, context: dict[str, Any]) -> str:
+    """One of our templates with our style sheet and the policy that lets nothing else in; ``context`` is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=fmt, interval=fmt_interval, short=short_name, label=label)
+    environment.filters.update(breakable=_breakable, percent=_percent)
+    style = (_HERE / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    ours = {"style": Markup(style), "policy": Markup(_POLICY.format(digest))}
+    return environment.get_template(template).render({**context, **ours})
 
 
 def _pictures(report: Report) -> Iterator[Picture]:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from collapsekit.repair_report import RepairReport
 from collapsekit.report import Report
 
 NAME_LIMIT = 80
@@ -70,6 +71,43 @@ def renamed(report: Report, names: dict[str, str]) -> Report:
     ``names`` has one entry for each of :func:`modality_names`, all values different.
     """
     return Report.model_validate(_renamed(report, names))
+
+
+def cleaned_repair(report: RepairReport) -> RepairReport:
+    """The same report of a repair with every string cleaned, so that no renderer can forget one.
+
+    Names of modalities and of methods stay distinct, and the same in all the reports within.
+    """
+    methods = _display_names(dict.fromkeys([*report.method, *report.definitions, *(c.method for c in report.losses)]))
+    raw = _renamed_repair(report, _display_names(repair_names(report)))
+    raw["method"] = tuple(methods[m] for m in report.method)
+    raw["definitions"] = {methods[m]: text for m, text in report.definitions.items()}
+    for curve in raw["losses"]:
+        curve["method"] = methods[curve["method"]]
+    return RepairReport.model_validate(_walk(raw))
+
+
+def renamed_repair(report: RepairReport, names: dict[str, str]) -> RepairReport:
+    """:func:`renamed` in all the reports within; ``names`` has one entry for each of :func:`repair_names`."""
+    return RepairReport.model_validate(_renamed_repair(report, names))
+
+
+def repair_names(report: RepairReport) -> list[str]:
+    """Every name a modality goes by in any of the reports within, each once, those of ``before`` first."""
+    inner = [r for r in (report.before, report.after, report.control) if r is not None]
+    return list(dict.fromkeys([*(m for r in inner for m in modality_names(r)), *report.repaired]))
+
+
+def _renamed_repair(report: RepairReport, names: dict[str, str]) -> dict[str, Any]:
+    raw = report.model_dump()
+    for part, inner in (("before", report.before), ("after", report.after), ("control", report.control)):
+        if inner is not None:
+            raw[part] = _renamed(inner, names)
+    raw["repaired"] = tuple(names[m] for m in report.repaired)
+    for check in raw["checks"]:
+        what, dot, modality = check["name"].partition(".")  # "score.audio"
+        check["name"] = what + dot + names.get(modality, modality)
+    return raw
 
 
 def _renamed(report: Report, names: dict[str, str]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from collapsekit.adapter import ModuleAdapter
 from collapsekit.adapter.tree import flatten, rebuild
 from collapsekit.errors import ConfigError
-from collapsekit.features import extract
+from collapsekit.features import Features, extract
 from collapsekit.replay import predict
 from tests.problems import adapt
 
@@ -75,6 +76,28 @@ def check_replay(model: nn.Module, cfg: dict[str, Any], data: dict[str, dict[str
         assert torch.allclose(swapped.fused, truth.prediction.fused.float(), atol=tol)
         # The swap matters, so that a replay that ignores it is seen.
         assert not torch.allclose(swapped.outputs, features.outputs, atol=1e-3)
+    check_live(adapter, features, tol)
+
+
+def check_live(adapter: ModuleAdapter, features: Features, tol: float) -> None:
+    """A training run gives what a run gives, with gradient; features changed on their way are features replayed."""
+    live = adapter.run_live(features.inputs)
+    assert torch.allclose(live.outputs.float(), features.outputs, atol=tol)
+    for m, tap in adapter.taps.items():
+        assert torch.allclose(live.pooled[m].float(), features.pooled[m], atol=tol)
+        given = len([a for a in tap.shape.axes if a is not None])  # type: ignore[union-attr]  # what follows is cached
+        changed = tuple(
+            t.flip(0) if i < given and t.is_floating_point() else t for i, t in enumerate(features.recorded[m])
+        )
+        replayed = adapter.rerun(features.recorded | {m: changed}, features.inputs)
+        passed = adapter.run_live(features.inputs, {m: lambda f: f.flip(0)})
+        assert torch.allclose(passed.outputs, replayed.outputs, atol=tol)
+        assert torch.allclose(passed.pooled[m].float(), features.pooled[m], atol=tol)
+        assert not torch.allclose(passed.outputs, live.outputs, atol=1e-3)
+        weights = [p for p in adapter.encoder_module(m).parameters() if p.requires_grad]
+        if weights and not tap.entering:
+            gradients = torch.autograd.grad(live.outputs.sum(), weights, retain_graph=True, allow_unused=True)
+            assert any(g is not None and bool(g.abs().sum() > 0) for g in gradients)
 
 
 class Called(Base):

@@ -1,0 +1,54 @@
+"""Every method on models of real data that are deaf to one modality, beside plain fine-tuning.
+
+python -m benchmarks.repair --seeds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.repair.measure import measure
+from benchmarks.repair.subjects import SETS, Subject
+from benchmarks.repair.table import table
+
+METHODS = ("finetune", "dropout", "kd", "kd,dropout")
+NOISES = (0.0, 0.25, 0.5)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Repairs on real data, beside plain fine-tuning.")
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--noises", nargs="+", type=float, default=NOISES)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--split", default="test", help="val to tune, test to report")
+    parser.add_argument("--set", dest="options", nargs="*", default=[], metavar="METHOD.OPTION=JSON")
+    parser.add_argument("--training", type=json.loads, default={}, help="JSON of training settings")
+    parser.add_argument("--records", type=Path, help="file to write the records to, one JSON object a line")
+    given = parser.parse_args(arguments)
+    options: dict[str, dict[str, Any]] = {}
+    for pair in given.options:
+        name, _, value = pair.partition("=")
+        method, _, option = name.partition(".")
+        options.setdefault(method, {})[option] = json.loads(value)
+    for data in given.sets:
+        records: list[dict[str, Any]] = []
+        for noise in given.noises:
+            for seed in range(given.seeds):
+                for record in measure(Subject(data, noise, seed), given.methods, options, given.training, given.split):
+                    records.append(record)
+                    if given.records is not None:
+                        with given.records.open("a") as file:
+                            file.write(json.dumps(record) + "\n")
+        print(
+            f"\n{data}: noise {given.noises}, {given.seeds} seeds each, {given.split} split\n\n{table(records)}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""Three reports side by side: which numbers and curves may be compared, and which of two numbers is the better one.
+
+All functions take a report that :func:`collapsekit.render.sanitize.cleaned_repair` has been through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from collapsekit.render.sanitize import modality_names
+from collapsekit.render.tables import TITLES, Estimate, label, short_name
+from collapsekit.repair_report import RepairReport
+from collapsekit.report import Report, Result
+
+# Where it is known which way is better: 1 higher, -1 lower. Of all other numbers only the difference is shown: a
+# model that ignores a modality is proof against noise in it, and a gain in rank is no gain in the task.
+DIRECTIONS = (
+    ("reliance.full_metric", 1),
+    ("reliance.full_loss", -1),
+    ("missing.patterns.*", 1),
+    ("missing.patterns_loss.*", -1),
+    ("missing.rates.*", 1),
+    ("missing.rates_loss.*", -1),
+    ("prefix_gap.prefix_metric", 1),
+    ("prefix_gap.prefix_loss", -1),
+    ("utilisation.alone_metric", 1),
+)
+SCORE = "utilisation.score"  # lower is better, for a modality the repair was for
+CURVES = ("reliance", "rank_sweep", "spectrum", "missing", "noise")  # probes whose curves are shown side by side
+
+Key = tuple[str, str | None, str | None, int]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How one number stands beside another."""
+
+    word: str  # "better", "worse", "the same"
+    overlap: bool  # the intervals overlap, so that chance may have done it
+
+    def __str__(self) -> str:
+        return f"{self.word} (intervals overlap)" if self.overlap else self.word
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """One quantity before, after, and with plain fine-tuning."""
+
+    before: Estimate | None
+    after: Estimate | None
+    control: Estimate | None
+    direction: int = 0  # 1 where higher is better, -1 where lower is, 0 where that is not known
+    beside_control: bool = True  # whether the control was measured on the same examples
+
+    @property
+    def difference(self) -> float | None:
+        """After minus before, None where it could not be had."""
+        if self.before is None or self.after is None:
+            return None
+        found = self.after[0] - self.before[0]
+        return found if math.isfinite(found) else None
+
+    @property
+    def than_before(self) -> Judgement | None:
+        """How ``after`` stands beside ``before``."""
+        return judge(self.after, self.before, self.direction)
+
+    @property
+    def than_control(self) -> Judgement | None:
+        """How ``after`` stands beside ``control``."""
+        return judge(self.after, self.control, self.direction) if self.beside_control else None
+
+
+def judge(new: Estimate | None, old: Estimate | None, direction: int) -> Judgement | None:
+    """Whether ``new`` is better than ``old``; None where the direction or a number is not known."""
+    if new is None or old is None or direction == 0:
+        return None
+    if new[0] == old[0]:
+        return Judgement("the same", False)
+    (a, b), (c, d) = new[1] or (new[0], new[0]), old[1] or (old[0], old[0])
+    had = new[1] is not None or old[1] is not None
+    return Judgement("better" if (new[0] > old[0]) == (direction > 0) else "worse", had and a <= d and c <= b)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One result in ``before`` and ``after``, and in ``control`` where that has it with the same definition."""
+
+    before: Result
+    after: Result
+    control: Result | None
+    numbers: Numbers
+
+    @property
+    def label(self) -> str:
+        """The short name with the modalities it is about."""
+        return label(self.before)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What can be compared, by probe in the order of ``TITLES``, and what was left out with the reason."""
+
+    values: dict[str, tuple[Compared, ...]]
+    curves: dict[str, tuple[Compared, ...]]
+    left: dict[str, tuple[str, ...]]  # reason -> whole names of results
+
+    def pairs(self) -> list[Compared]:
+        """Each pair once, whether it has a value, a curve or both."""
+        found = [p for part in (self.values, self.curves) for pairs in part.values() for p in pairs]
+        return list({id(p): p for p in found}.values())
+
+
+def direction(result: Result, repaired: tuple[str, ...]) -> int:
+    """1 where higher is better, -1 where lower is, 0 where that is not known."""
+    if result.name == SCORE:
+        return -1 if result.modality in repaired else 0
+    return next((way for pattern, way in DIRECTIONS if fnmatchcase(result.name, pattern)), 0)
+
+
+def compare(report: RepairReport) -> Comparison:
+    """Every result of the three reports: side by side, or left out with the reason."""
+    before, after = _keyed(report.before), _keyed(report.after)
+    control = _keyed(report.control) if report.control is not None else {}
+    left: dict[str, list[str]] = {}
+    values: dict[str, list[Compared]] = {}
+    curves: dict[str, list[Compared]] = {}
+    for key in _ordered(report, {**before, **after, **control}):
+        old, new, plain = before.get(key), after.get(key), control.get(key)
+        reason = _apart(old, new)
+        if reason is not None or old is None or new is None:
+            left.setdefault(reason or "", []).append(whole_label(old or new or plain))
+            continue
+        if report.control is not None:
+            without = _apart(old, plain, ("before", "with plain fine-tuning"))
+            if without is not None:
+                left.setdefault(f"plain fine-tuning only: {without}", []).append(whole_label(old))
+                plain = None
+        pair = Compared(old, new, plain, _numbers(report, old, new, plain))
+        if old.value is not None and new.value is not None:
+            values.setdefault(old.probe, []).append(pair)
+        if old.curve is not None and new.curve is not None and old.probe in CURVES:
+            if set(old.curve.x) & set(new.curve.x):
+                curves.setdefault(old.probe, []).append(pair)
+            else:
+                left.setdefault("its curves have no point in common", []).append(whole_label(old))
+    return Comparison(
+        {p: tuple(values[p]) for p in _probes(values)},
+        {p: tuple(curves[p]) for p in _probes(curves)},
+        {reason: tuple(names) for reason, names in left.items()},
+    )
+
+
+def _numbers(report: RepairReport, old: Result, new: Result, plain: Result | None) -> Numbers:
+    way = direction(old, report.repaired) if not unlike(report.before, report.after) else 0
+    beside = report.control is not None and not unlike(report.control, report.after)
+    return Numbers(estimate(old), estimate(new), estimate(plain), way, beside)
+
+
+def estimate(result: Result | None) -> Estimate | None:
+    """Value and interval, None where there is no value."""
+    return None if result is None or result.value is None else (result.value, result.interval)
+
+
+def whole_label(result: Result | None) -> str:
+    """The label with the whole name: ``similarity.cka of image versus audio``."""
+    return "" if result is None else result.name + label(result).removeprefix(short_name(result))
+
+
+def scores(report: RepairReport) -> dict[str, Numbers]:
+    """The score of each modality that was repaired, from the verdicts."""
+    way = -1 if not unlike(report.before, report.after) else 0
+    beside = report.control is not None and not unlike(report.control, report.after)
+    found = {}
+    for m in report.repaired:
+        parts = [_score(r, m) for r in (report.before, report.after, report.control)]
+        found[m] = Numbers(parts[0], parts[1], parts[2], way, beside)
+    return found
+
+
+def _score(report: Report | None, modality: str) -> Estimate | None:
+    verdict = report.modalities.get(modality) if report is not None else None
+    return None if verdict is None or verdict.score is None else (verdict.score, verdict.interval)
+
+
+def unlike(one: Report, other: Report) -> list[str]:
+    """In what two reports were not measured alike, so that their numbers say nothing of each other."""
+    fields = ("modalities", "task", "metric", "split", "examples", "seed")
+    return [f for f in fields if getattr(one.subject, f) != getattr(other.subject, f)]
+
+
+def _keyed(report: Report) -> dict[Key, Result]:
+    found: dict[Key, Result] = {}
+    for r in report.results:  # a name used twice is compared with its own counterpart, and nothing is lost
+        again = 0
+        while (r.name, r.modality, r.versus, again) in found:
+            again += 1
+        found[r.name, r.modality, r.versus, again] = r
+    return found
+
+
+def _ordered(report: RepairReport, keys: dict[Key, Result]) -> list[Key]:
+    """By name as they come, the modalities of each name in the order of the model's, pairs by both."""
+    names = {name: i for i, name in enumerate(dict.fromkeys(k[0] for k in keys))}
+    ranks: dict[str | None, int] = {m: i for i, m in enumerate(modality_names(report.before))}
+    return sorted(keys, key=lambda k: (names[k[0]], ranks.get(k[1], len(ranks)), ranks.get(k[2], len(ranks))))
+
+
+def _probes(found: dict[str, list[Compared]]) -> Iterator[str]:
+    yield from (p for p in TITLES if p in found)
+    yield from (p for p in found if p not in TITLES)
+
+
+def _apart(old: Result | None, new: Result | None, when: tuple[str, str] = ("before", "after")) -> str | None:
+    """Why two results are not to be compared, None where they are."""
+    for one, time in ((old, when[0]), (new, when[1])):
+        if one is None:
+            return f"not in the report {time}"
+        if one.skipped is not None:
+            return f"not measured {time}: {one.skipped}"
+    if old is None or new is None:
+        return None
+    for field, what in (("definition", "the definition"), ("source", "the source"), ("unit", "the unit")):
+        if getattr(old, field) != getattr(new, field):
+            return f"{what} {when[1]} is not that {when[0]}"
+    if not (old.value is not None and new.value is not None) and not (old.curve is not None and new.curve is not None):
+        return f"a number {when[0] if old.value is not None else when[1]}, only a curve at the other time"
+    return None

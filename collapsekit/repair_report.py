@@ -1,0 +1,108 @@
+"""RepairReport: what a repair did, beside plain fine-tuning, and whether it may stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import to_jsonable_python
+
+from collapsekit.bounds import json_text, quoted, shown
+from collapsekit.errors import RefusedError
+from collapsekit.files import read_text, reason
+from collapsekit.report import MOST_BYTES, Interval, Number, Report, parse_json
+
+FILE = "repair.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class LossCurve(_Frozen):
+    """The losses of one stage: mean training loss of each epoch, and the held-out loss behind it (epoch 0: before)."""
+
+    method: str
+    stage: str
+    epochs: tuple[int, ...]
+    training: tuple[Number | None, ...]  # None: epoch 0, before any training
+    held: tuple[Number, ...]
+    kept: int  # the epoch whose weights were kept
+    note: str | None = None  # e.g. that the learning rate was halved
+
+    @model_validator(mode="after")
+    def _same_length(self) -> LossCurve:
+        if not len(self.epochs) == len(self.training) == len(self.held):
+            raise ValueError(f"the loss curve of {self.stage!r} has columns of several lengths")
+        return self
+
+
+class Check(_Frozen):
+    """One condition of acceptance, on the validation split."""
+
+    name: str  # "metric", "score.audio"
+    passed: bool
+    before: Number | None
+    after: Number | None
+    difference: Number | None = None  # after - before
+    interval: Interval | None = None  # of the difference
+    definition: str
+    sentence: str  # what was found, in words
+
+
+class RepairReport(_Frozen):
+    """A repair: settings, acceptance on the validation split, and reports before and after on the reported split.
+
+    ``accepted`` follows from ``checks``; ``exported`` says whether weights were written all the same.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: Literal["repair"] = "repair"
+    collapsekit: str
+    method: tuple[str, ...]  # in the order they ran
+    summary: str
+    repaired: tuple[str, ...]  # the modalities the repair was for
+    base: str  # the checkpoint's name
+    base_sha256: str
+    accepted: bool
+    exported: bool
+    checks: tuple[Check, ...]
+    before: Report
+    after: Report
+    control: Report | None = None  # plain fine-tuning: same data, steps, optimiser, schedule, early stopping
+    losses: tuple[LossCurve, ...]
+    definitions: dict[str, str]  # method -> what it does and where that is from
+    settings: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _follows(self) -> RepairReport:
+        if self.accepted != all(check.passed for check in self.checks):
+            raise ValueError("`accepted` does not follow from `checks`")
+        return self
+
+    def to_json(self) -> str:
+        """As JSON text, keys in schema order, no NaN or Inf."""
+        return json_text(self.model_dump(), default=to_jsonable_python) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, origin: str = FILE) -> RepairReport:
+        """Parse and check. Raises RefusedError naming the first thing that is wrong."""
+        raw = parse_json(text, origin)
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as e:
+            first = e.errors(include_url=False, include_input=False)[0]
+            where = quoted(".".join(str(p)[:80] for p in first["loc"]), 200) if first["loc"] else "the report"
+            said = shown(first["msg"].removeprefix("Value error, "))
+            raise RefusedError(f"{origin} is not a repair.json that collapsekit wrote, at {where}: {said}.") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> RepairReport:
+        """Read a repair.json. Raises RefusedError where it cannot be read as one."""
+        try:
+            text = read_text(path, MOST_BYTES)
+        except OSError as e:
+            raise RefusedError(f"{path} cannot be read as a repair's report: {reason(e)}.") from None
+        return cls.from_json(text, origin=str(path))

@@ -1,0 +1,145 @@
+"""What was asked of a repair, checked, and the job it makes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from collapsekit import registry
+from collapsekit.adapter import Adapter
+from collapsekit.config import Config
+from collapsekit.errors import ConfigError
+from collapsekit.features import Features, extract
+from collapsekit.readout import Fold
+from collapsekit.registry import Options
+from collapsekit.repairs.stage import Job, Training
+from collapsekit.report import Report
+from collapsekit.run import build_adapter, diagnose, settle_config
+from collapsekit.settings import Profile, Progress
+from collapsekit.task import Task, make_task
+from collapsekit.training import in_full
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is the same for the method and the control."""
+
+    checkpoint: str | Path | None
+    config: Config
+    training: Training
+    device: str
+    seed: int
+    limit: int | None
+    profile: Profile
+    trust: str | None
+    cache: str | Path | None
+    plugins: Sequence[str | Path]
+    progress: Progress
+
+    def adapter(self) -> Adapter:
+        """The model as the checkpoint has it, in float32."""
+        built = build_adapter(self.config, self.checkpoint, device=self.device, seed=self.seed, trust=self.trust)
+        return in_full(built)
+
+    def diagnose(self, adapter: Adapter | None, split: str, probes: Sequence[str] | None = None) -> Report:
+        """A report on ``adapter``'s model, or on the checkpoint itself."""
+        return diagnose(
+            self.checkpoint if adapter is None else None,
+            config=self.config,
+            model=None if adapter is None else adapter.model,
+            split=split,
+            probes=probes,
+            profile=self.profile,
+            device=self.device,
+            seed=self.seed,
+            limit=self.limit,
+            trust_pickle=self.trust if adapter is None else None,
+            plugins=self.plugins,
+            progress=self.progress,
+            cache=self.cache,
+        )
+
+
+def make_asked(
+    checkpoint: str | Path | None,
+    config: str | Path | Mapping[str, Any] | Config | None,
+    training: Mapping[str, Any] | None,
+    *,
+    profile: Profile = "standard",
+    device: str = "cpu",
+    seed: int = 0,
+    limit: int | None = None,
+    plugins: Sequence[str | Path] = (),
+    trust_pickle: str | None = None,
+    progress: Progress | None = None,
+    cache: str | Path | None = None,
+) -> Asked:
+    """The config found, plugins loaded, settings checked; keywords as for diagnose. Raises ConfigError."""
+    settled = settle_config(config, checkpoint)
+    _need_judge(settled)
+    registry.load_builtins()
+    for file in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
+        registry.load_plugin_file(file)
+    how = check_training(training or {})
+    told = progress or Progress()
+    return Asked(checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told)
+
+
+def _need_judge(config: Config) -> None:
+    """Raises ConfigError where no score could say whether a repair helped."""
+    task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
+    if type(task).prior is Task.prior:
+        raise ConfigError(
+            f"a repair is judged by the credit a balanced reference gives each modality, and for task {task.name!r} there "
+            "is none: it works for classification, multilabel and regression."
+        )
+
+
+def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, str]:
+    """The model as the checkpoint has it, to be trained; and a digest of the examples."""
+    adapter = asked.adapter()
+    at, data = _fold(adapter, asked)
+    credit = {m: _credit(before, m) for m in adapter.modalities}
+    return Job(adapter, at, weak, credit, asked.training, asked.seed, Options()), data
+
+
+def _fold(adapter: Adapter, asked: Asked) -> tuple[Fold, str]:
+    """Training and deciding examples, and a digest of both. Raises ConfigError where a split is missing."""
+    for split in ("train", "val"):
+        adapter.source.need(split)
+    train_, val = (_features(adapter, split, asked) for split in ("train", "val"))
+    width = adapter.task.expect(val.outputs[:1])[0].numel()
+    at = Fold(train_, torch.arange(len(train_)), val, torch.arange(len(val)), width)
+    return at, hashlib.sha256(f"{train_.digest} {val.digest}".encode()).hexdigest()
+
+
+def _features(adapter: Adapter, split: str, asked: Asked) -> Features:
+    return extract(adapter, split, limit=asked.limit, seed=asked.seed, progress=asked.progress)
+
+
+def _credit(before: Report, modality: str) -> float:
+    found = before.find("utilisation.credit", modality)
+    return found.value if found is not None and found.value is not None else 0.0
+
+
+def check_training(given: Mapping[str, Any]) -> Training:
+    """Training settings, checked. Raises ConfigError naming the one that is wrong."""
+    try:
+        return Training(**given)
+    except ValidationError as e:
+        first = e.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        raise ConfigError(f"training setting {name!r}: {first['msg']}, found {given.get(name)!r}.") from None
+
+
+def check_method_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:
+    """Options of every repair, ``given`` ones checked. Raises ConfigError naming the option."""
+    for name in given:
+        registry.get_repair(name)
+    return {n: registry.checked_options("repair", n, s.options, given.get(n, {})) for n, s in registry.REPAIRS.items()}

@@ -1,0 +1,244 @@
+"""repair(): diagnose, train, judge beside plain fine-tuning, export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import collapsekit
+from collapsekit import registry
+from collapsekit.adapter.build import random_state_kept
+from collapsekit.config import Config
+from collapsekit.errors import ConfigError, NothingEvaluatedError, did_you_mean
+from collapsekit.files import is_file, write_atomic
+from collapsekit.registry import Options
+from collapsekit.repair_report import FILE, LossCurve, RepairReport
+from collapsekit.repairing.asked import Asked, check_method_options, make_asked, make_job
+from collapsekit.repairs.accept import beats, expectations, metric_check, score_check
+from collapsekit.repairs.export import WEIGHTS, export_weights
+from collapsekit.repairs.loop import train
+from collapsekit.repairs.reckon import reckon
+from collapsekit.repairs.recommend import recommend
+from collapsekit.repairs.snapshots import Snapshots
+from collapsekit.report import Report
+
+CONTROL = "finetune"
+SNAPSHOTS = "snapshots"
+DECIDING = ("utilisation", "prefix_gap")  # the probes that say whom to repair, and whether it helped
+WEAK = ("collapsed", "underused")
+
+
+def repair(
+    checkpoint: str | Path | None = None,
+    *,
+    output: str | Path,
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    method: str | Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    training: Mapping[str, Any] | None = None,
+    control: bool = True,
+    keep: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    **same: Any,
+) -> RepairReport:
+    """Fine-tune a checkpoint so that it uses what it ignored, judge that beside plain fine-tuning, and write
+    ``output``/model.safetensors and ``output``/repair.json.
+
+    ``method``: names of repairs, run in order (default: recommended from the diagnosis); ``modalities``: whom to repair
+    (default: those collapsed or underused on the val split); ``training``: fields of Training; ``keep`` exports what was
+    not accepted too; ``resume`` goes on from the snapshots of an interrupted run, ``force`` replaces what is there;
+    ``profile``, ``device``, ``seed``, ``limit``, ``plugins``, ``trust_pickle``, ``progress``, ``cache`` as for diagnose.
+    The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend.
+    """
+    asked = make_asked(checkpoint, config, training, **same)
+    named, every = _named(method), check_method_options(options or {})
+    folder = Path(output)
+    _free(folder, resume=resume, force=force)
+    before = asked.diagnose(None, "val", DECIDING)
+    weak = _whom(before, modalities)
+    chosen, why = (named, None) if named is not None else recommend(before, weak)
+    if why is not None:
+        asked.progress.note(f"Method {','.join(chosen)}: {why}")
+    with random_state_kept():
+        runs = {"method": _Run(asked, chosen, every, weak, before, folder, resume)}
+        if control and chosen != (CONTROL,):
+            runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder, resume)
+        report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen}, keep=keep)
+        if report.exported:
+            export_weights(runs["method"].adapter.model, folder)
+    write_atomic(folder / FILE, report.to_json())
+    for run in runs.values():
+        run.clear()
+    return report
+
+
+def plan(
+    checkpoint: str | Path | None = None,
+    *,
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    method: str | Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    training: Mapping[str, Any] | None = None,
+    **same: Any,
+) -> list[str]:
+    """What :func:`repair` of the same arguments would train, and what that takes, in sentences; nothing is written."""
+    asked = make_asked(checkpoint, config, training, **same)
+    named, every = _named(method), check_method_options(options or {})
+    before = asked.diagnose(None, "val", DECIDING)
+    weak = _whom(before, modalities)
+    chosen, why = (named, None) if named is not None else recommend(before, weak)
+    told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
+    told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
+    with random_state_kept():
+        job, _ = make_job(asked, before, weak)
+        stages = registry.get_repair(chosen[0]).stages(replace(job, options=every[chosen[0]]))
+        told += reckon(next(iter(stages)), job, chosen[0])
+    return told
+
+
+class _Run:
+    """One chain of methods, trained from the checkpoint on."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        methods: tuple[str, ...],
+        options: Mapping[str, Options],
+        weak: tuple[str, ...],
+        before: Report,
+        folder: Path,
+        resume: bool,
+    ) -> None:
+        job, data = make_job(asked, before, weak)
+        self.adapter = job.adapter
+        self.job, self.curves, self.kept = job, list[LossCurve](), list[Snapshots]()
+        self.expected_before = expectations(job)
+        for place, name in enumerate(methods):
+            identity = {
+                "base": before.subject.sha256,
+                "data": data,
+                "methods": [[n, options[n].model_dump(mode="json")] for n in methods[: place + 1]],
+                "training": asked.training.model_dump(mode="json"),
+                "modalities": list(weak),
+                "seed": asked.seed,
+            }
+            part = Snapshots(folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity)
+            if not resume:
+                part.clear()
+            self.kept.append(part)
+            stages = registry.get_repair(name).stages(replace(job, options=options[name]))
+            self.curves += train(stages, job, name, part, asked.progress)
+        self.adapter.model.eval()
+        self.expected_after = expectations(job)
+
+    def clear(self) -> None:
+        """Remove the snapshots."""
+        for part in self.kept:
+            part.clear()
+        parent = self.kept[0].folder.parent
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def _judged(
+    asked: Asked,
+    runs: Mapping[str, _Run],
+    before: Report,
+    weak: tuple[str, ...],
+    options: Mapping[str, Options],
+    *,
+    keep: bool,
+) -> RepairReport:
+    """Acceptance on val, reports on test (val where there is none)."""
+    run = runs["method"]
+    after = asked.diagnose(run.adapter, "val", DECIDING)
+    checks = (
+        metric_check(run.job, run.expected_before, run.expected_after),
+        *(score_check(m, before, after) for m in weak),
+    )
+    split = "test" if "test" in run.adapter.source.splits() else "val"
+    reports = [asked.diagnose(None, split), *(asked.diagnose(r.adapter, split) for r in runs.values())]
+    accepted = all(check.passed for check in checks)
+    beside = reports[2] if "control" in runs else None
+    return RepairReport(
+        collapsekit=collapsekit.__version__,
+        method=tuple(options),
+        summary=_summary(tuple(options), weak, accepted, reports[0], reports[1], beside),
+        repaired=weak,
+        base=before.subject.checkpoint,
+        base_sha256=before.subject.sha256,
+        accepted=accepted,
+        exported=accepted or keep,
+        checks=checks,
+        before=reports[0],
+        after=reports[1],
+        control=beside,
+        losses=tuple(curve for r in runs.values() for curve in r.curves),
+        definitions={n: f"{(s := registry.get_repair(n)).definition} ({s.source})" for n in [*options, CONTROL]},
+        settings={
+            "options": {n: o.model_dump(mode="json") for n, o in options.items()},
+            "training": asked.training.model_dump(mode="json"),
+            "seed": asked.seed,
+            "device": asked.device,
+            "limit": asked.limit,
+            "config": asked.config.model_dump(mode="json", exclude_defaults=True),
+        },
+        environment=reports[0].environment,
+    )
+
+
+def _summary(
+    method: tuple[str, ...], weak: tuple[str, ...], accepted: bool, before: Report, after: Report, beside: Report | None
+) -> str:
+    told = [f"{m} is {after.modalities[m].verdict}, before it was {before.modalities[m].verdict}" for m in weak]
+    judged = "accepted" if accepted else "rejected"
+    text = f"{','.join(method)} was {judged} on the validation split. On {after.subject.split}, {'; '.join(told)}."
+    if beside is None:
+        return text
+    better = beats(after, beside, weak)
+    if better is None:
+        return f"{text} Whether it beats plain fine-tuning is not known."
+    return f"{text} It {'beats' if better else 'does not beat'} plain fine-tuning at that."
+
+
+def _free(folder: Path, *, resume: bool, force: bool) -> None:
+    there = [name for name in (WEIGHTS, FILE) if is_file(folder / name)]
+    if there and not force:
+        raise ConfigError(
+            f"{folder} already holds {' and '.join(there)}: name another folder, or replace it with --force."
+        )
+    if (folder / SNAPSHOTS).is_dir() and not (resume or force):
+        raise ConfigError(f"{folder} holds an unfinished repair: go on with --resume, or start anew with --force.")
+
+
+def _whom(before: Report, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The modalities to repair. Raises ConfigError for unknown names, NothingEvaluatedError where there are none."""
+    known = before.subject.modalities
+    for name in wanted or ():
+        if name not in known:
+            raise ConfigError(f"there is no modality {name!r}{did_you_mean(name, known)}: {', '.join(known)}.")
+    weak = tuple(m for m in known if (m in wanted if wanted else before.modalities[m].verdict in WEAK))
+    if not weak:
+        raise NothingEvaluatedError(
+            f"no modality is collapsed or underused on the val split, so there is nothing to repair: {before.summary} "
+            "Name one with --modality to repair it all the same."
+        )
+    return weak
+
+
+def _named(method: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """The methods named, each known and named once; None where none was. Raises ConfigError."""
+    if method is None:
+        return None
+    names = tuple(n.strip() for n in method.split(",")) if isinstance(method, str) else tuple(method)
+    for name in names:
+        registry.get_repair(name)
+    again = next((n for n in names if names.count(n) > 1), None)
+    if again is not None or not names:
+        raise ConfigError(f"--method names {f'{again!r} twice' if again else 'nothing'}: give each repair once.")
+    return names

@@ -1,0 +1,85 @@
+"""dropout: modality dropout, the remedy people use today, and the second control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from collapsekit.adapter.base import Change
+from collapsekit.registry import Options, repair
+from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss
+
+DRAWS = 4  # of what is dropped from the held-out examples; the same in every epoch
+
+
+class DropoutOptions(Options):
+    """Modality dropout."""
+
+    rate: float = Field(0.3, gt=0, lt=1)  # mean probability that a modality of an example is dropped
+    by_credit: bool = False  # in proportion to what each modality earns, rather than all alike
+    fill: Literal["zeros", "other"] = "zeros"  # what stands in: zeros, or another example's of the batch
+
+
+@repair(
+    "dropout",
+    summary="modality dropout: what people use today, the second control",
+    definition=(
+        "Fine-tuning in which what a modality's encoder gives of an example is replaced, with probability `rate`, by zeros "
+        "or by what it gives of another example; never all of one example. `by_credit`: probabilities in proportion to "
+        "Shapley credit, of the same mean. The epoch of the least held-out loss under such dropout is kept."
+    ),
+    source="Neverova et al. 2016, ModDrop (IEEE TPAMI 38:8), on features rather than inputs",
+    options=DropoutOptions,
+)
+def dropout(job: Job) -> Iterator[Stage]:
+    options = job.own(DropoutOptions)
+    rates = torch.tensor(drop_rates(job, options))
+
+    def dropping(examples: int) -> dict[str, Change]:
+        gone = drawn(rates, examples)
+        return {m: _replacing(gone[:, i], options.fill) for i, m in enumerate(job.adapter.modalities)}
+
+    def loss(step: Step) -> Tensor:
+        return job.task_loss(job.run(step, dropping(len(step.rows))).outputs, step)
+
+    def held() -> float:
+        """Under the same dropout: with everything there, what this repairs does not show."""
+        return sum(held_task_loss(job, lambda live: live.outputs, dropping) for _ in range(DRAWS)) / DRAWS
+
+    yield Stage("modality dropout", job.adapter.model, job.trainable(), loss, held)
+
+
+def drop_rates(job: Job, options: DropoutOptions) -> list[float]:
+    """Each modality's probability to be dropped; at most 0.9."""
+    modalities = job.adapter.modalities
+    if not options.by_credit:
+        return [options.rate] * len(modalities)
+    credit = [max(job.credit[m], 0.0) for m in modalities]
+    total = sum(credit)
+    if total <= 0:
+        return [options.rate] * len(modalities)
+    return [min(0.9, options.rate * len(modalities) * c / total) for c in credit]
+
+
+def drawn(rates: Tensor, examples: int) -> Tensor:
+    """Which modality of which example is dropped, bool (examples, modalities); of each example one, drawn at random,
+    stays where all would go."""
+    gone = torch.rand(examples, len(rates)) < rates
+    stays = torch.randint(0, len(rates), (examples,))
+    every = gone.all(1)
+    gone[every, stays[every]] = False
+    return gone
+
+
+def _replacing(gone: Tensor, fill: str) -> Change:
+    def change(features: Tensor) -> Tensor:
+        mask = gone.to(features.device).reshape(-1, *[1] * (features.ndim - 1))
+        if fill == "zeros":
+            return torch.where(mask, torch.zeros_like(features), features)
+        return torch.where(mask, features.roll(1, 0).detach(), features)
+
+    return change

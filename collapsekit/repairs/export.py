@@ -1,0 +1,45 @@
+"""What a repair writes: weights that load into the user's own model, and the report beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from collapsekit.adapter.build import load_weights
+from collapsekit.checkpoint import read_checkpoint
+from collapsekit.errors import ConfigError
+from collapsekit.files import write_atomic
+from collapsekit.repair_report import FILE, RepairReport
+
+WEIGHTS = "model.safetensors"
+
+
+def export_weights(model: nn.Module, folder: Path) -> Path:
+    """Write the model's state_dict; tensors that share memory are each written whole. Raises ConfigError where it
+    holds what is no tensor, or cannot be written."""
+    state = model.state_dict()
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ConfigError(
+            f"the model's state_dict holds {odd[0]!r}, which is no tensor and cannot be exported: keep it out of "
+            "get_extra_state."
+        )
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    # One entry only: safetensors writes several in any order, and the same repair gives the same bytes.
+    return write_atomic(folder / WEIGHTS, save(plain, {"format": "pt"}))
+
+
+def load_repaired(folder: str | Path, model: nn.Module) -> nn.Module:
+    """The user's own model with a repair's weights in it, in eval mode; the model itself, changed in place.
+
+    ``folder`` is what ``collapsekit repair -o`` wrote. Raises ConfigError where it holds no repair or its weights do
+    not fit, RefusedError where a file is damaged.
+    """
+    place = Path(folder)
+    if not (place / FILE).is_file() or not (place / WEIGHTS).is_file():
+        raise ConfigError(f"{place} holds no repair: expected {FILE} and {WEIGHTS}, as `collapsekit repair -o` writes.")
+    RepairReport.load(place / FILE)
+    load_weights(model, read_checkpoint(place / WEIGHTS))
+    return model.eval()

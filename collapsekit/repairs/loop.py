@@ -1,0 +1,252 @@
+"""The one training loop. All it draws follows from the seed, the stage and the step, so that training that goes on from
+a snapshot ends in the same weights as training that was never interrupted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapter.build import random_state_kept, seed_everything
+from collapsekit.errors import NumericsError
+from collapsekit.repair_report import LossCurve
+from collapsekit.repairs.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
+from collapsekit.repairs.stage import Job, Stage, Step, Training
+from collapsekit.settings import Progress
+from collapsekit.stats.threads import threads_for
+
+ROUND = 200  # optimiser steps between snapshots within an epoch
+HALVINGS = 3
+IMPROVED = 1e-4  # by which a held-out loss has to fall to count
+
+
+@dataclass
+class _State:
+    """Where a stage is, beside weights and optimiser."""
+
+    epoch: int = 0  # epochs done
+    step: int = 0  # optimiser steps done of the next one
+    halved: int = 0
+    total: float = 0.0  # training loss of the epoch so far, times examples
+    seen: int = 0
+    best: int = 0
+    history: list[tuple[int, float | None, float]] = field(default_factory=list)
+
+    @property
+    def best_loss(self) -> float:
+        return next(held for epoch, _, held in self.history if epoch == self.best)
+
+
+def train(stages: Iterable[Stage], job: Job, method: str, kept: Snapshots, progress: Progress) -> list[LossCurve]:
+    """Train every stage of a method in its order, going on from what was kept. Raises NumericsError where the loss
+    stays infinite or NaN with the learning rate halved three times."""
+    curves = []
+    parameters = sum(p.numel() for p in job.adapter.model.parameters())
+    with random_state_kept(), threads_for(6.0 * job.training.batch * parameters):
+        for number, stage in enumerate(stages):
+            curves.append(_Run(stage, number, job, method, kept, progress).all())
+    return curves
+
+
+class _Run:
+    """One stage in training."""
+
+    def __init__(self, stage: Stage, number: int, job: Job, method: str, kept: Snapshots, progress: Progress) -> None:
+        self.stage, self.number, self.job, self.method = stage, number, job, method
+        self.kept, self.progress, self.how = kept, progress, job.training
+        self.state = _State()
+        self.optimizer = torch.optim.AdamW(stage.parameters, lr=self.how.rate, weight_decay=self.how.weight_decay)
+        n = len(job.at.fit)
+        self.a_step = self.how.batch * self.how.accumulate
+        self.steps = math.ceil(n / self.a_step)  # an epoch
+        self.epochs = self.how.epochs
+        if self.how.steps is not None:
+            self.epochs = min(self.epochs, math.ceil(self.how.steps / self.steps))
+        self.best = state_of(stage.module)
+        self.good = self._all()
+
+    def all(self) -> LossCurve:
+        """Train to the end; the module is left with the weights that are kept, in eval mode."""
+        found = self.kept.load(self.number)
+        if found is not None:
+            self._go_on(*found)
+        else:
+            self.stage.module.eval()
+            held = self._held()
+            if not math.isfinite(held):
+                raise NumericsError(
+                    f"the held-out loss of {self.method} ({self.stage.name}) is {held} before any training: look for "
+                    "NaN in the weights."
+                )
+            self.state.history.append((0, None, held))
+            self._keep()
+        if found is None or not found[1]["done"]:
+            while self.state.epoch < self.epochs and self.state.epoch - self.state.best < self._patience():
+                self._epoch()
+            self._finish()
+        self.stage.module.eval()
+        note = f"the learning rate was halved {self.state.halved} times" if self.state.halved else None
+        epochs, training, losses = zip(*self.state.history, strict=True)
+        return LossCurve(
+            method=self.method,
+            stage=self.stage.name,
+            epochs=epochs,
+            training=training,
+            held=losses,
+            kept=self.state.best if self.stage.keep == "best" else self.state.epoch,
+            note=note,
+        )
+
+    def _patience(self) -> float:
+        return self.how.patience if self.stage.keep == "best" else math.inf
+
+    def _epoch(self) -> None:
+        state, module = self.state, self.stage.module
+        module.train()
+        for still in [*self.job.frozen(), *self._untrained()]:
+            still.eval()
+        while state.step < self.steps and not self._out_of_steps():
+            stop = min(state.step + ROUND, self.steps)
+            if not self._round(stop):
+                return  # back at the last good state
+            if state.step < self.steps:
+                self._keep()
+        module.eval()
+        held = self._held()
+        if not math.isfinite(held):
+            self._back("the held-out loss")
+            return
+        state.epoch += 1
+        state.history.append((state.epoch, state.total / max(state.seen, 1), held))
+        state.step, state.total, state.seen = 0, 0.0, 0
+        if held < state.best_loss - IMPROVED:
+            state.best, self.best = state.epoch, state_of(module)
+        self.progress.step(f"{self.method}: {self.stage.name}", state.epoch, self.epochs, f"held-out loss {held:.4g}")
+        self._keep()
+
+    def _untrained(self) -> list[nn.Module]:
+        """Parts whose weights this stage leaves alone: they answer as they did, batch norm and dropout included."""
+        trained = {id(p) for p in self.stage.parameters}
+        known = [(part, [id(p) for p in part.parameters()]) for part in self.stage.module.modules()]
+        return [part for part, own in known if own and trained.isdisjoint(own)]
+
+    def _out_of_steps(self) -> bool:
+        return self.how.steps is not None and self.state.epoch * self.steps + self.state.step >= self.how.steps
+
+    def _round(self, stop: int) -> bool:
+        """Optimiser steps up to number ``stop`` of the epoch; False where the loss was not finite."""
+        state = self.state
+        order = torch.randperm(len(self.job.at.fit), generator=_generator(self.job.seed, self.number, state.epoch))
+        while state.step < stop and not self._out_of_steps():
+            seed_everything(_seed(self.job.seed, self.number, state.epoch, state.step))
+            rows = self.job.at.fit[order[state.step * self.a_step : (state.step + 1) * self.a_step]]
+            if not self._step(rows):
+                self._back("the training loss")
+                return False
+            state.step += 1
+        return True
+
+    def _step(self, rows: Tensor) -> bool:
+        parts = [part for part in rows.split(self.how.batch) if len(part) > 1]  # batch norm cannot take one example
+        self.optimizer.zero_grad()
+        for part in parts:
+            with torch.autocast(self.job.adapter.device.type, torch.bfloat16, enabled=self.how.amp):
+                loss = self.stage.loss(Step(part, self.state.epoch + 1))
+            if not bool(torch.isfinite(loss)):
+                return False
+            torch.autograd.backward([loss * (len(part) / len(rows))], inputs=self.stage.parameters)
+            self.state.total += float(loss.detach()) * len(part)
+            self.state.seen += len(part)
+        most = math.inf if self.how.clip is None else self.how.clip
+        if not bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(self.stage.parameters, most))):
+            return False
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        self.optimizer.step()
+        return True
+
+    def _rate(self) -> float:
+        now = self.state.epoch + self.state.step / self.steps
+        return float(rate_at(self.how, now, self.epochs) / 2**self.state.halved)
+
+    def _held(self) -> float:
+        seed_everything(_seed(self.job.seed, self.number, -1, 0))  # a model random in eval mode answers alike
+        return self.stage.held()
+
+    def _all(self) -> tuple[dict[str, Tensor], dict[str, Tensor], _State]:
+        state = _State(**{**vars(self.state), "history": list(self.state.history)})
+        return state_of(self.stage.module), optimizer_state(self.optimizer), state
+
+    def _keep(self) -> None:
+        self.good = self._all()
+        self._save(done=False)
+
+    def _save(self, *, done: bool) -> None:
+        weights, adam, state = self.good
+        tensors = {f"now/{k}": v for k, v in weights.items()}
+        if not done:
+            tensors |= {f"best/{k}": v for k, v in self.best.items()} | {f"adam/{k}": v for k, v in adam.items()}
+        self.kept.save(self.number, tensors, {**vars(state), "done": done, "stage": self.stage.name})
+
+    def _go_on(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
+        for key, value in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = value
+        put_back(self.stage.module, parts["now"])
+        self.state = _State(**{k: v for k, v in about.items() if k not in ("done", "stage")})
+        self.state.history = [(e, t, h) for e, t, h in self.state.history]
+        if not about["done"]:
+            self.best = parts["best"]
+            restore_optimizer(self.optimizer, parts["adam"])
+            self.good = self._all()
+
+    def _back(self, what: str) -> None:
+        """To the last good state, with half the learning rate."""
+        weights, adam, state = self.good
+        halved = self.state.halved + 1
+        if halved > HALVINGS:
+            raise NumericsError(
+                f"training {self.method} ({self.stage.name}) diverged: {what} was infinite or NaN in epoch "
+                f"{state.epoch + 1} with the learning rate halved {HALVINGS} times, down to "
+                f"{self.how.rate / 2**HALVINGS:g}; lower --lr, or look for extreme inputs."
+            )
+        put_back(self.stage.module, weights)
+        restore_optimizer(self.optimizer, adam)
+        self.state = _State(**{**vars(state), "history": list(state.history), "halved": halved})
+        self.progress.note(f"{what.capitalize()} was not finite: back to epoch {state.epoch}, learning rate halved.")
+        self._keep()
+
+    def _finish(self) -> None:
+        """Leave the weights that are kept, and say that the stage is done."""
+        if self.stage.keep == "best":
+            put_back(self.stage.module, self.best)
+        self.good = self._all()
+        self._save(done=True)
+
+
+def rate_at(how: Training, epoch: float, epochs: int) -> float:
+    """The learning rate ``epoch`` epochs (with fractions) into ``epochs``.
+
+    ``cosine``: half a cosine down to 0 (Loshchilov & Hutter 2017, eq. 5, one cycle); ``paper``: x 0.9 every 100 epochs
+    (Chaudhuri et al. 2025, Appendix C.1).
+    """
+    if how.schedule == "cosine":
+        return how.rate * (1 + math.cos(math.pi * min(epoch / epochs, 1.0))) / 2
+    return how.rate * 0.9 ** (int(epoch) // 100) if how.schedule == "paper" else how.rate
+
+
+def _seed(*parts: int) -> int:
+    """A seed of its own for each place in training."""
+    mixed = 0
+    for part in parts:
+        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)
+    return mixed
+
+
+def _generator(*parts: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(*parts))

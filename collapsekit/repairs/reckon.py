@@ -1,0 +1,54 @@
+"""What a repair would train, and what that takes, before it is begun."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from collapsekit.adapter.build import model_kept
+from collapsekit.repairs.stage import Job, Stage, Step
+
+_STEPS = 3  # timed, after one that is not
+# Copies of what is trained: the weights, their gradients, AdamW's two moments, the best epoch's weights, and weights and
+# moments of the last good state.
+_COPIES = 8
+
+
+def reckon(stage: Stage, job: Job, method: str) -> list[str]:
+    """Sentences on the first stage of a method: weights trained and added, memory beside activations, time.
+
+    Times one batch; the model is given back as it was. Later stages are made of what the first leaves, and so unknown.
+    """
+    own = {id(p) for p in job.adapter.model.parameters()}
+    trained = sum(p.numel() for p in stage.parameters)
+    added = sum(p.numel() for p in stage.parameters if id(p) not in own)
+    size = sum(p.numel() * p.element_size() for p in stage.parameters)
+    seconds = _a_batch(stage, job)
+    batches = math.ceil(len(job.at.fit) / job.training.batch)
+    epochs = job.training.epochs
+    if job.training.steps is not None:
+        epochs = min(epochs, math.ceil(job.training.steps * job.training.accumulate / batches))
+    return [
+        f"{method} begins with {stage.name}: {trained:,} weights are trained, {added:,} of them added for training.",
+        f"It takes about {_COPIES * size / 1e6:,.1f} MB beside the model and the activations of a batch.",
+        f"A batch takes {seconds * 1000:.1f} ms here, an epoch of {batches} batches {seconds * batches:.1f} s; at most "
+        f"{epochs} epochs a stage, {seconds * batches * epochs:.0f} s.",
+    ]
+
+
+def _a_batch(stage: Stage, job: Job) -> float:
+    """Median seconds of a forward and backward pass."""
+    times = []
+    with model_kept(job.adapter.model):
+        stage.module.train()
+        for _ in range(_STEPS + 1):
+            began = time.perf_counter()
+            loss = stage.loss(Step(job.at.fit[: job.training.batch], 1))
+            grads = torch.autograd.grad(loss, stage.parameters, allow_unused=True)
+            if job.adapter.device.type == "cuda":
+                torch.cuda.synchronize(job.adapter.device)
+            del grads
+            times.append(time.perf_counter() - began)
+    return sorted(times[1:])[_STEPS // 2]

@@ -1,0 +1,127 @@
+"""What a repair is made of: a job (the model, its data, the settings) and stages, trained one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from collapsekit.adapter.base import Adapter, Change, Live
+from collapsekit.adapter.build import find_submodule
+from collapsekit.errors import ConfigError
+from collapsekit.readout import Fold
+from collapsekit.registry import Options
+from collapsekit.sources import Batch
+
+Kind = TypeVar("Kind", bound=Options)
+CHUNK = 512  # rows a forward where nothing is trained
+
+
+class Training(Options):
+    """How stages are trained; the same for a method and for the fine-tuning it is judged beside."""
+
+    epochs: int = Field(30, ge=1)
+    steps: int | None = Field(None, ge=1)  # at most so many optimiser steps a stage
+    rate: float = Field(1e-3, gt=0)
+    batch: int = Field(64, ge=2)
+    accumulate: int = Field(1, ge=1)  # batches an optimiser step
+    clip: float | None = Field(1.0, gt=0)  # largest norm of the gradient
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["cosine", "constant", "paper"] = "cosine"  # paper: x 0.9 every 100 epochs
+    patience: int = Field(8, ge=1)  # epochs without improvement
+    amp: bool = False  # autocast to bfloat16
+    freeze: tuple[str, ...] = ()  # submodules left as they are
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch: its rows in the training split, and the epoch (from 1)."""
+
+    rows: Tensor
+    epoch: int
+
+
+@dataclass
+class Stage:
+    """Something to train. ``module`` holds all that changes, so that its state_dict is the whole of it."""
+
+    name: str
+    module: nn.Module
+    parameters: list[nn.Parameter]
+    loss: Callable[[Step], Tensor]
+    held: Callable[[], float]  # the loss that decides which epoch is kept, on held-out examples
+    keep: Literal["best", "last"] = "best"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a method works on: ``adapter.model`` is the copy that changes."""
+
+    adapter: Adapter
+    at: Fold  # training rows, and those that decide
+    weak: tuple[str, ...]  # the modalities to repair
+    credit: Mapping[str, float]  # what each modality earns the model (Shapley credit in nats), before
+    training: Training
+    seed: int
+    options: Options
+
+    def own(self, kind: type[Kind]) -> Kind:
+        """The method's options, as the type it registered."""
+        assert isinstance(self.options, kind)
+        return self.options
+
+    @property
+    def strong(self) -> tuple[str, ...]:
+        """The surviving modalities, from the weakest to the strongest."""
+        return tuple(sorted((m for m in self.adapter.modalities if m not in self.weak), key=self.credit.__getitem__))
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Inputs of training rows."""
+        return {k: v[rows] for k, v in self.at.train.inputs.items()}
+
+    def run(self, step: Step, change: Mapping[str, Change] | None = None) -> Live:
+        """The model on a step's batch, with gradient."""
+        return self.adapter.run_live(self.batch(step.rows), change)
+
+    def task_loss(self, outputs: Tensor, step: Step) -> Tensor:
+        """The task's mean loss of a step's outputs."""
+        return self.adapter.task.training_loss(outputs, self.at.train.targets[step.rows].to(outputs.device))
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Parameters of the model that may change. Raises ConfigError where ``freeze`` leaves none."""
+        model = self.adapter.model
+        frozen = {id(p) for module in self.frozen() for p in module.parameters()}
+        found = [p for p in model.parameters() if p.requires_grad and p.is_floating_point() and id(p) not in frozen]
+        if not found:
+            raise ConfigError("nothing is left to train: the model has no weights that --freeze does not name.")
+        return found
+
+    def frozen(self) -> list[nn.Module]:
+        """The submodules that stay as they are. Raises ConfigError where there is none of a name."""
+        return [find_submodule(self.adapter.model, path, "--freeze") for path in self.training.freeze]
+
+    def held_loss(self) -> float:
+        """The task's loss on the held-out examples: of a softmax of the model's outputs, or the like."""
+        return held_task_loss(self, lambda live: live.outputs)
+
+
+def held_task_loss(
+    job: Job, outputs: Callable[[Live], Tensor], change: Callable[[int], Mapping[str, Change]] | None = None
+) -> float:
+    """The task's mean loss on the held-out examples, of what ``outputs`` makes of a run of the model in which features
+    pass ``change`` (given the number of examples)."""
+    at, task = job.at, job.adapter.task
+    with torch.no_grad():
+        parts = [
+            outputs(
+                job.adapter.run_live(
+                    {k: v[rows] for k, v in at.held.inputs.items()}, None if change is None else change(len(rows))
+                )
+            )
+            for rows in at.choose.split(CHUNK)
+        ]
+    return float(task.loss(task.expect(torch.cat([p.float().cpu() for p in parts])), at.held_targets).mean())

@@ -1,0 +1,132 @@
+"""Reports of repairs over :mod:`sample_reports`, for any number of modalities with any names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sample_reports import make_report
+
+from collapsekit.repair_report import Check, LossCurve, RepairReport
+from collapsekit.report import Curve, Report, Result
+
+DEFINITION = "Made for a test, as a number <of> its & own."
+
+
+def _result(name: str, value: float, spread: float = 0.02, **more: Any) -> Result:
+    probe = name.split(".")[0]
+    interval = (value - spread, value + spread)
+    return Result(
+        name=name, probe=probe, value=value, interval=interval, definition=DEFINITION, source="A test", **more
+    )
+
+
+def _more(names: tuple[str, ...], shift: float) -> list[Result]:
+    """Results that the reports of :mod:`sample_reports` have none of: scores, missing modalities and noise."""
+    found = []
+    for i, n in enumerate(names):
+        found.append(_result("utilisation.score", 0.97 - shift if n == names[-1] else 0.04 + shift / 20, modality=n))
+        levels = (0.0, 0.5, 1.0)
+        line = Curve(
+            x=levels, y=tuple(0.9 - 0.1 * i * x - shift * x / 9 for x in levels), x_label="level", y_label="accuracy"
+        )
+        found.append(_result("noise.feature", 0.95 - 0.1 * i - shift / 9, modality=n, curve=line, unit="ratio"))
+        found.append(_result("missing.drop", 0.3 + shift / 5, modality=n, unit="accuracy"))
+    rates = (0.1, 0.5, 0.9)
+    for fill in ("zeros", "neighbour"):
+        line = Curve(
+            x=rates, y=tuple(0.8 - x / 2 + shift / 7 for x in rates), x_label="rate missing", y_label="accuracy"
+        )
+        found.append(_result(f"missing.rates.{fill}", 0.5 + shift / 7, curve=line, unit="accuracy"))
+        found.append(_result(f"missing.rates_loss.{fill}", 1.5 + shift / 3, unit="nats"))
+    return found
+
+
+def _changed(report: Report, names: tuple[str, ...], shift: float) -> Report:
+    """``report`` as training might leave it: every number moved by a part of itself, scores of the last most."""
+
+    def moved(r: Result) -> Result:
+        way = -1 if r.name.endswith("loss") else 1
+        by = 1 + way * shift / 5
+        curve = r.curve
+        if curve is not None:
+            curve = curve.model_copy(update={"y": tuple(y * by for y in curve.y), "lower": None, "upper": None})
+        if r.value is None:
+            return r.model_copy(update={"curve": curve})
+        ends = None if r.interval is None else tuple(sorted(e * by for e in r.interval))
+        return r.model_copy(update={"value": r.value * by, "interval": ends, "curve": curve})
+
+    results = (*map(moved, report.results), *_more(names, shift))
+    verdicts = dict(report.modalities)
+    if shift:
+        last = verdicts[names[-1]]
+        state = "used" if shift > 0.5 else "underused"
+        ends = (0.9 - shift, 1.0 - shift)
+        verdicts[names[-1]] = last.model_copy(update={"verdict": state, "score": 0.97 - shift, "interval": ends})
+    return report.model_copy(update={"results": results, "modalities": verdicts})
+
+
+def make_repair(
+    names: tuple[str, ...] = ("image", "audio"), *, accepted: bool = True, control: bool = True, **changes: Any
+) -> RepairReport:
+    """A repair of the last of ``names``; its after has a higher metric than before and a lower one than the control."""
+    base, last = make_report(names), names[-1]
+    checks = (
+        Check(
+            name="metric",
+            passed=accepted,
+            before=0.71,
+            after=0.74 if accepted else 0.61,
+            difference=0.03 if accepted else -0.1,
+            interval=(0.01, 0.05) if accepted else (-0.12, -0.08),
+            definition="accuracy falls by no more than 0.01",
+            sentence="Accuracy rose by 0.03." if accepted else f"Accuracy fell by 0.1 with {last} repaired.",
+        ),
+        Check(
+            name=f"score.{last}",
+            passed=True,
+            before=0.97,
+            after=0.37,
+            difference=-0.6,
+            interval=(-0.65, -0.5),
+            definition="the score falls",
+            sentence=f"The score of {last} fell from 0.97 to 0.37.",
+        ),
+    )
+    fields: dict[str, Any] = {
+        "collapsekit": "0.1.0",
+        "method": ("reallocate", "finetune"),
+        "summary": f"{last} is used again at 0.37 of a score, {'and' if accepted else 'but'} accuracy changed.",
+        "repaired": (last,),
+        "base": "runs/avmnist/ckpt.pt",
+        "base_sha256": "0f" * 32,
+        "accepted": accepted,
+        "exported": accepted,
+        "checks": checks,
+        "before": _changed(base, names, 0.0),
+        "after": _changed(base, names, 0.6),
+        "control": _changed(base, names, 0.3) if control else None,
+        "losses": (
+            _losses("reallocate", "heads", 6, note="the learning rate was halved at epoch 3"),
+            _losses("finetune", "everything", 12),
+            *([_losses("control", "everything", 12, down=0.93)] if control else []),
+        ),
+        "definitions": {"reallocate": "Moves neurons to <the> modality.", "finetune": "Trains everything."},
+        "settings": {"command": "collapsekit repair runs/avmnist/ckpt.pt", "seed": 0},
+        "environment": {"device": "cpu"},
+    }
+    return RepairReport(**{**fields, **changes})
+
+
+def _losses(method: str, stage: str, epochs: int, down: float = 0.87, note: str | None = None) -> LossCurve:
+    held = [1.2 * down**e + (0.15 * (e - 6) if e > 6 else 0) for e in range(epochs + 1)]
+    training: list[float | None] = [None, *(1.1 * down**e for e in range(1, epochs + 1))]
+    kept = held.index(min(held))
+    return LossCurve(
+        method=method,
+        stage=stage,
+        epochs=tuple(range(epochs + 1)),
+        training=tuple(training),
+        held=tuple(held),
+        kept=kept,
+        note=note,
+    )

@@ -1,0 +1,566 @@
+"""Reports of repairs: terminal, Markdown, HTML."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+from rich.cells import cell_len
+from sample_repairs import make_repair
+from sample_reports import HOSTILE, LONG
+from test_render_html import ACTIVE, WITNESS, WRAPPER, Reader
+
+from collapsekit.render import REPAIR_FORMATS, html, repair_html, repair_markdown, repair_terminal
+from collapsekit.render.numbers import fmt, fmt_interval
+from collapsekit.render.repair_compare import CURVES, DIRECTIONS, SCORE, compare, direction, judge
+from collapsekit.render.repair_tables import checks_grid, key_rows, section_grids, standing, verdict_grid
+from collapsekit.render.sanitize import cleaned_repair, modality_names, repair_names
+from collapsekit.render.tables import MARKS, short_name
+from collapsekit.repair_report import RepairReport
+from collapsekit.report import Report, Result
+
+PLAIN = ("image", "audio")
+NAMES = {"two": PLAIN, "four": ("image", "audio", "text", "depth"), "long": LONG, "hostile": HOSTILE}
+TEXTS: dict[str, Callable[[RepairReport], str]] = {
+    "md": repair_markdown.render,
+    "html": repair_html.render,
+    "terminal": lambda r: repair_terminal.render(r, width=80),
+}
+
+
+@cache
+def shown(who: str, kind: str, accepted: bool = True, control: bool = True) -> str:
+    """A sample in one format, rendered once for all tests."""
+    return TEXTS[kind](make_repair(NAMES[who], accepted=accepted, control=control))
+
+
+@cache
+def seen(who: str, kind: str, accepted: bool = True, control: bool = True) -> str:
+    """The words a reader sees in it, on one line."""
+    text = shown(who, kind, accepted, control)
+    if kind == "html":
+        return Reader(text).text
+    if kind == "md":
+        return Reader(MarkdownIt("commonmark").enable("table").render(text)).text
+    return " ".join(text.split())
+
+
+def edited(report: Report, name: str, **changes: Any) -> Report:
+    """``report`` with fields of all results of that name changed."""
+    results = tuple(r.model_copy(update=changes) if r.name == name else r for r in report.results)
+    return report.model_copy(update={"results": results})
+
+
+def test_formats_by_name() -> None:
+    report = make_repair()
+    assert set(REPAIR_FORMATS) == {"json", "md", "html", "terminal"}
+    assert RepairReport.from_json(REPAIR_FORMATS["json"](report)) == report
+    for kind in ("md", "html"):
+        assert REPAIR_FORMATS[kind](report) == shown("two", kind)
+    assert REPAIR_FORMATS["terminal"](report, width=80, color=False) == shown("two", "terminal")
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("who", NAMES)
+def test_every_modality_and_check_is_there(who: str, kind: str) -> None:
+    report = cleaned_repair(make_repair(NAMES[who], accepted=False))
+    text = seen(who, kind, False)
+    squeezed = re.sub(r"\s", "", text)
+    for name in report.after.modalities:
+        assert re.sub(r"\s", "", name) in squeezed
+    for check in report.checks:
+        assert re.sub(r"\s", "", check.sentence) in squeezed
+    assert text.count("✗ failed") == 1
+    assert text.count("✓ passed") == 1
+
+
+@pytest.mark.parametrize("kind", ["md", "html"])
+@pytest.mark.parametrize("who", ["two", "hostile"])
+def test_every_common_result_is_there(who: str, kind: str) -> None:
+    report = cleaned_repair(make_repair(NAMES[who]))
+    text = seen(who, kind)
+    assert report.control is not None
+    common = 0
+    for r in report.before.results:
+        twins = [other.find(r.name, r.modality, r.versus) for other in (report.after, report.control)]
+        if r.value is None or any(t is None or t.value is None for t in twins):
+            continue
+        common += 1
+        estimates = [f"{fmt(t.value)} {fmt_interval(t.interval)}" for t in (r, *twins) if t is not None]
+        of = f" of {r.modality}" if r.modality is not None else ""
+        of += f" versus {r.versus}" if r.versus is not None else ""
+        unit = "" if r.unit is None else f" {r.unit}" if kind == "html" else f" ({r.unit})"
+        assert " ".join(f"{short_name(r)}{of}{unit}".split()) in text
+        row = " ".join(estimates)
+        assert row in text or row in re.sub(r"(?<=\])(?=\d|-)", " ", text), r
+    assert common > 40
+
+
+def test_every_common_curve_is_there_with_sixteen_points_at_most() -> None:
+    report, text = make_repair(), seen("two", "html")
+    drawn = [r for r in report.before.results if r.curve is not None and r.probe in CURVES]
+    assert {r.probe for r in drawn} == {"reliance", "rank_sweep", "spectrum", "missing", "noise"}
+    for r in drawn:
+        twin = report.after.find(r.name, r.modality, r.versus)
+        assert r.curve is not None
+        assert twin is not None
+        assert twin.curve is not None
+        for i in (0, -1):
+            assert fmt(twin.curve.y[i]) in text
+    tables = re.findall(r'<details class="curve">(.*?)</details>', shown("two", "html"), re.DOTALL)
+    assert len(tables) == len(drawn)
+    assert max(t.count("<tr>") for t in tables) == 17  # 32 points of a spectrum, thinned, and the header
+
+
+HEADS = {"md": r"# (. \w+): ", "html": r'<header.*?class="state \w+">(.*?)</p>', "terminal": r"(. \w+)  "}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("accepted", [True, False])
+def test_the_headline_says_the_decision(kind: str, accepted: bool) -> None:
+    head = re.search(HEADS[kind], shown("two", kind, accepted), re.DOTALL)
+    assert head is not None
+    words = re.sub(r"<[^>]*>", "", head[1]).lower()
+    assert words == ("✓ accepted" if accepted else "✗ rejected")
+    assert ("rejected" in seen("two", kind, accepted).lower()) is not accepted
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_weights_written_all_the_same_are_named(kind: str) -> None:
+    text = " ".join(TEXTS[kind](make_repair(accepted=False, exported=True)).split())
+    assert "written all the same" in text
+    assert "written all the same" not in seen("two", kind, False)
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_without_control_there_is_no_column_for_it(kind: str) -> None:
+    assert "control" in seen("two", kind)
+    assert re.search("No plain fine-tuning was run", seen("two", kind)) is None
+    text = seen("two", kind, True, False)
+    assert "control" not in text.lower()
+    assert "No plain fine-tuning was run" in text
+
+
+def test_wins_and_losses_are_shown_alike() -> None:
+    """Exchanging after and control turns every better into a worse, and nothing else."""
+    report = make_repair()
+    assert report.control is not None
+    turned = report.model_copy(update={"after": report.control, "control": report.after})
+    one, other = standing(report, compare(report))[1], standing(turned, compare(turned))[1]
+    counts = [re.findall(r"(\d+) better, (\d+) worse", line)[0] for line in (one, other)]
+    assert counts[0] == counts[1][::-1]
+    assert counts[0][0] != counts[0][1]
+    assert "better in score of audio" in one
+    assert "worse in score of audio" in other
+    for kind, render in TEXTS.items():
+        words = " ".join(re.sub(r"<[^>]*>", " ", render(turned)).split())
+        assert "Against plain fine-tuning: worse in score of audio" in words, kind
+        # What is worse is also named, up to six.
+        assert "(reliance.full_loss, reliance.full_metric, " in words, kind
+
+
+def test_better_is_said_only_where_it_is_known() -> None:
+    report = make_repair()
+    found = compare(report)
+    judged = {p.before.name: p for pairs in found.values.values() for p in pairs if p.numbers.than_before}
+    known = {name for name in (r.name for r in report.before.results) if _named(name)}
+    assert set(judged) == known
+    scores = [p for p in found.values["utilisation"] if p.before.name == SCORE]
+    assert [p.before.modality for p in scores if p.numbers.than_before] == ["audio"]
+    for grid in section_grids(report, found):
+        for row in grid.rows:
+            name = row[0].text.split(" of ")[0]
+            words = {c.text for c in row} & {"better", "worse", "the same"}
+            assert not words or any(n.endswith(f".{name}") for n in known)
+
+
+def _named(name: str) -> bool:
+    known = re.compile(
+        r"reliance\.full_(metric|loss)|missing\.(patterns|rates)(_loss)?\..*|prefix_gap\.prefix_(metric|loss)"
+        r"|utilisation\.(alone_metric|score)"
+    )
+    return known.fullmatch(name) is not None
+
+
+@pytest.mark.parametrize(("pattern", "way"), DIRECTIONS)
+def test_metrics_are_better_higher_and_losses_lower(pattern: str, way: int) -> None:
+    assert way == (-1 if "loss" in pattern else 1)
+    r = Result(name=pattern.replace("*", "x"), probe="x", value=0.0, definition="", source="")
+    assert direction(r, ()) == way
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "way", "said"),
+    [
+        ((0.8, None), (0.7, None), 1, "better"),
+        ((0.8, None), (0.7, None), -1, "worse"),
+        ((0.7, (0.6, 0.8)), (0.7, (0.6, 0.8)), 1, "the same"),
+        ((0.8, (0.74, 0.9)), (0.7, (0.6, 0.75)), 1, "better (intervals overlap)"),
+        ((0.6, (0.5, 0.74)), (0.8, (0.7, 0.9)), 1, "worse (intervals overlap)"),
+        ((0.8, (0.76, 0.9)), (0.7, (0.6, 0.75)), 1, "better"),
+        ((0.6, (0.5, 0.65)), (0.8, (0.7, 0.9)), 1, "worse"),
+        ((0.8, (0.6, 0.9)), (0.7, None), 1, "better (intervals overlap)"),
+    ],
+)
+def test_judgement(new: Any, old: Any, way: int, said: str) -> None:
+    assert str(judge(new, old, way)) == said
+    assert judge(new, old, 0) is None
+    assert judge(None, old, way) is None
+
+
+@pytest.mark.parametrize("field", ["definition", "source"])
+@pytest.mark.parametrize("part", ["after", "control"])
+def test_what_is_defined_otherwise_is_left_out_with_the_reason(part: str, field: str) -> None:
+    report = make_repair()
+    other = edited(getattr(report, part), "vif.mean", **{field: "Something else."}, value=770077.0)
+    report = report.model_copy(update={part: other})
+    comparison = compare(report)
+    assert [n for reason, n in comparison.left.items() if field in reason] == [("vif.mean",)]
+    pairs = [p for p in comparison.values["vif"] if p.before.name == "vif.mean"]
+    assert len(pairs) == (part == "control")
+    assert all(p.control is None for p in pairs)
+    for kind in ("md", "html"):
+        text = TEXTS[kind](report)
+        assert "770077" not in text
+        assert f"the {field}" in text
+
+
+def test_what_was_not_measured_is_said() -> None:
+    report = make_repair()
+    gone = edited(report.after, "vif.max", value=None, interval=None, skipped="all columns were constant")
+    report = report.model_copy(update={"after": gone})
+    assert compare(report).left["not measured after: all columns were constant"] == ("vif.max",)
+    less = tuple(r for r in report.before.results if r.name != "vif.median")
+    report = report.model_copy(update={"before": report.before.model_copy(update={"results": less})})
+    assert compare(report).left["not in the report before"] == ("vif.median",)
+    for kind in ("md", "html"):
+        text = TEXTS[kind](report)
+        assert "all columns were constant" in text
+        assert "vif.median" in text
+
+
+@pytest.mark.parametrize("part", ["after", "control"])
+def test_other_examples_are_not_judged(part: str) -> None:
+    report = make_repair()
+    inner = getattr(report, part)
+    few = inner.model_copy(update={"subject": inner.subject.model_copy(update={"examples": 900})})
+    report = report.model_copy(update={part: few})
+    numbers = [row.numbers for row in key_rows(report, compare(report))]
+    assert all(n.than_control is None for n in numbers)
+    assert all((n.than_before is None) is (part == "after") for n in numbers)
+    for kind in TEXTS:
+        assert "900 against 1000" in " ".join(TEXTS[kind](report).split()).replace(
+            "1000 against 900", "900 against 1000"
+        )
+
+
+@pytest.mark.parametrize("who", NAMES)
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("control", [True, False])
+def test_terminal_keeps_to_its_width(who: str, width: int, control: bool) -> None:
+    text = repair_terminal.render(make_repair(NAMES[who], control=control), width=width)
+    assert not [line for line in text.splitlines() if cell_len(line) > width]
+    assert all(c == "\n" or c.isprintable() for c in text)
+
+
+def test_terminal_shows_the_numbers_that_matter_in_line_at_80_columns() -> None:
+    text = shown("two", "terminal")
+    report = make_repair()
+    rows = key_rows(report, compare(report))
+    assert [row.label for row in rows] == ["score of audio", "task loss", "accuracy"]
+    for row in rows:
+        line = next(line for line in text.splitlines() if line.startswith(f"{row.label} "))
+        n = row.numbers
+        assert n.before is not None
+        assert n.after is not None
+        assert n.control is not None
+        assert line.split()[len(row.label.split()) :][:3] == [fmt(e[0]) for e in (n.before, n.after, n.control)]
+        assert line.split()[-1] in ("better", "~better")  # nothing is cut off at the end
+    for label in ("drop of image", "drop of audio", "rates.zeros", "feature of\nimage", "feature of\naudio"):
+        first, *rest = label.split("\n")  # a long one stands beside its number and its interval
+        assert re.search(rf"^{first} .*" + "".join(rf"\n{part} " for part in rest), text, re.MULTILINE)
+    assert text.count("held-out loss") == len(report.losses)
+
+
+def test_methods_keep_their_names_where_they_differ() -> None:
+    for report in (make_repair(), make_repair(losses=())):  # however often each is named
+        assert cleaned_repair(report).method == report.method
+        assert set(cleaned_repair(report).definitions) == set(report.definitions)
+
+
+def test_numbers_as_long_as_they_get_are_not_cut_off() -> None:
+    raw = json.loads(make_repair().to_json())
+    for part in ("before", "after", "control"):
+        for result in raw[part]["results"]:
+            if result["value"] is not None and result["interval"] is not None:
+                result |= {"value": 0.01234, "interval": [-0.01234, 0.03456]}
+    report = RepairReport.from_json(json.dumps(raw))
+    for line in repair_terminal.render(report, width=80).splitlines():
+        assert not re.search(r"~?(bet|bett|bette|wor|wors|~w|~b|~wo|~be)$", line), line
+
+
+def test_terminal_colour_is_asked_for() -> None:
+    assert "\x1b" not in shown("hostile", "terminal")
+    coloured = repair_terminal.render(make_repair(HOSTILE), width=80, color=True)
+    assert "\x1b[" in coloured
+    assert not re.sub(r"\x1b\[[\d;]*m", "", coloured).count("\x1b")
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_hostile_names_do_not_act(kind: str) -> None:
+    text = shown("hostile", kind)
+    assert "::error" not in text
+    assert "##[" not in text
+    assert "<script" not in text or kind != "html"
+    for bad in "\x1b\x07\x00\u202e\u2066\u200b\u2028":
+        assert bad not in text
+
+
+FIXED = {"kind", "verdict"}
+KEYED = {"modalities", "costs_if_missing", "definitions", "settings", "environment"}
+
+
+def marked(value: Any, mark: str, key: str = "") -> Any:
+    """``value`` with ``mark`` at the end of every string in it that a report may hold freely, keys too."""
+    if isinstance(value, str):
+        return value if key in FIXED else value + mark
+    if isinstance(value, dict):
+        free = key in KEYED
+        return {k + mark * free: marked(v, mark, "" if free else k) for k, v in value.items()}
+    return tuple(marked(v, mark, key) for v in value) if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_every_string_is_cleaned_and_escaped(kind: str) -> None:
+    bad = "\x1b]0;x\x07\u202e<script>x</script><img src=x> *x* [x](http://evil.example)"
+    report = RepairReport.model_validate(marked(make_repair(accepted=False).model_dump(), bad))
+    text = TEXTS[kind](report)
+    assert not set(text) & set("\x1b\x07\u202e")
+    assert text.count("\\x1b") > 10
+    if kind == "html":
+        assert not set(Reader(text).tags) & ACTIVE
+    if kind == "md":
+        _nothing_but_ours(text)
+
+
+def test_names_that_look_alike_stay_apart_in_all_reports() -> None:
+    names = ("a\x1b", "a\\x1b", "b" * 90, "b" * 91)
+    report = cleaned_repair(make_repair(names))
+    assert report.control is not None
+    own = repair_names(report)
+    assert len(set(own)) == 4
+    for inner in (report.before, report.after, report.control):
+        assert modality_names(inner) == own
+        assert list(inner.modalities) == own
+    assert report.repaired == (own[3],)
+    assert report.checks[1].name == f"score.{own[3]}"
+    assert cleaned_repair(report) == report
+
+
+def test_an_ordinary_report_is_left_as_it_is() -> None:
+    for names in (PLAIN, LONG):
+        assert cleaned_repair(make_repair(names)) == make_repair(names)
+
+
+def test_methods_that_look_alike_stay_apart() -> None:
+    report = make_repair(method=("m\x1b", "m\\x1b"), definitions={"m\x1b": "one", "m\\x1b": "two"})
+    assert list(cleaned_repair(report).definitions.values()) == ["one", "two"]
+    assert set(cleaned_repair(report).definitions) == set(cleaned_repair(report).method)
+
+
+@pytest.mark.parametrize("kind", ["md", "terminal"])
+def test_swapping_two_names_swaps_nothing_else(kind: str) -> None:
+    one, other = (TEXTS[kind](make_repair(names)) for names in (("image", "audio"), ("audio", "image")))
+    swapped = re.sub("image|audio", lambda m: "audio" if m[0] == "image" else "image", other)
+    assert one == swapped
+    assert one != other
+
+
+def test_verdicts_are_those_of_each_report() -> None:
+    report = make_repair()
+    assert report.control is not None
+    for row in verdict_grid(report).rows:
+        for cell, inner in zip(row[1:], (report.before, report.after, report.control), strict=True):
+            v = inner.modalities[row[0].text]
+            assert v.verdict in cell.text
+            assert cell.aside == f"{fmt(v.score)} {fmt_interval(v.interval)}"
+
+
+def test_swapping_two_modalities_swaps_their_rows() -> None:
+    """Verdicts given to the other modality are shown in the other row."""
+    report = make_repair()
+    rows = {row[0].text: row[1:] for row in verdict_grid(report).rows}
+    inner = {}
+    for part in ("before", "after", "control"):
+        old = getattr(report, part)
+        verdicts = {"image": old.modalities["audio"], "audio": old.modalities["image"]}
+        inner[part] = old.model_copy(update={"modalities": verdicts})
+    turned = {row[0].text: row[1:] for row in verdict_grid(report.model_copy(update=inner)).rows}
+    assert rows["image"] != rows["audio"]
+    assert (turned["image"], turned["audio"]) == (rows["audio"], rows["image"])
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_same_report_same_bytes(kind: str) -> None:
+    assert TEXTS[kind](make_repair()) == shown("two", kind)
+
+
+def test_markdown_tables_are_well_formed_and_names_are_text() -> None:
+    text = shown("hostile", "md")
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+    _nothing_but_ours(text)
+
+
+def _nothing_but_ours(text: str) -> None:
+    """No markup in Markdown but what the renderer writes itself."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    inline = [t for token in tokens for t in token.children or ()]
+    assert not {t.type for t in inline} & {"link_open", "image", "em_open", "s_open"}
+    assert {t.content for t in inline if t.type == "html_inline"} <= {"<br>", "<code>", "</code>", "<!-- -->"}
+    blocks = [t.content for t in tokens if t.type == "html_block"]
+    assert all(re.fullmatch(r"(<details><summary>\d+ \w+</summary>|</details>)\n*", block) for block in blocks)
+
+
+@pytest.mark.parametrize("who", ["two", "hostile"])
+def test_page_is_balanced_and_inert(who: str) -> None:
+    text = shown(who, "html")
+    reader = Reader(text)
+    assert not set(reader.tags) & ACTIVE
+    assert not [a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "srcset", "action")]
+    assert all(v.startswith("#") for _, k, v in reader.attributes if k in ("href", "xlink:href"))
+    assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", text)
+    ids = [v for _, k, v in reader.attributes if k == "id"]
+    assert len(ids) == len(set(ids))
+    links = {v[1:] for _, k, v in reader.attributes if k == "href"} | set(re.findall(r"url\(#([\w-]+)\)", text))
+    assert links <= set(ids)
+
+
+def test_page_has_the_policy_of_the_diagnosis() -> None:
+    found = [re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', t) for t in _both_pages()]
+    assert found[0] == found[1]
+    assert len(found[0]) == 1
+    assert "default-src 'none'" in found[0][0]
+    sheets = [re.findall(r"<style>(.*?)</style>", t, re.DOTALL) for t in _both_pages()]
+    assert sheets[0] == sheets[1]
+    text = shown("two", "html")
+    assert text.index("Content-Security-Policy") < text.index("<style>")
+
+
+@cache
+def _both_pages() -> tuple[str, str]:
+    report = make_repair().before
+    few = report.model_copy(update={"results": tuple(r for r in report.results if r.probe == "calibration")})
+    return html.render(few), shown("two", "html")
+
+
+def test_each_meter_has_the_colour_of_its_own_verdict() -> None:
+    """Style sheets colour what is inside an element of a verdict's class, so none may be inside another's."""
+    depth: list[str] = []
+    report = make_repair()
+    found = []
+    for close, classes in re.findall(r'<(/?)(?:article|div)(?:[^>]*?class="([^"]*)")?', shown("two", "html")):
+        if close:
+            depth.pop()
+            continue
+        depth.append(classes)
+        if "track" in classes.split():
+            found.append([c for open_ in depth for c in open_.split() if c in MARKS])
+    order = [
+        r.modalities[m].verdict for m in PLAIN for r in (report.before, report.after, report.control) if r is not None
+    ]
+    assert found == [[verdict] for verdict in order]
+    assert len(set(order)) == 3
+
+
+def test_figures_of_losses_and_curves_are_named() -> None:
+    reader = Reader(shown("two", "html"))
+    labels = [v for tag, k, v in reader.attributes if tag == "svg" and k == "aria-label"]
+    assert len(labels) == reader.tags.count("svg")
+    for word in ("Losses of each stage", "Numerical rank", "Task metric as a modality", "noise", "go missing"):
+        assert any(word in label for label in labels)
+    # All lines of a panel have a key; without control there is none for it.
+    svg = re.search(r'<svg[^>]*aria-label="Numerical rank[^>]*>.*?</svg>', shown("two", "html", True, False), re.DOTALL)
+    assert svg is not None
+    assert "after" in svg[0]
+    assert "control" not in svg[0]
+
+
+def test_checks_grid_and_numbers_say_what_the_report_says() -> None:
+    report = make_repair(accepted=False)
+    rows = checks_grid(report).rows
+    assert [row[0].kind for row in rows] == ["failed", "passed"]
+    assert [row[4].text for row in rows] == ["-0.100", "-0.600"]
+    kept = [(c.kept, max(c.epochs)) for c in report.losses]
+    for kind in TEXTS:
+        assert any(epoch < last for epoch, last in kept)
+        for epoch, last in kept:
+            assert f"epoch {epoch} of {last}" in seen("two", kind, False)
+
+
+def test_a_repair_without_anything_measured_is_shown() -> None:
+    report = make_repair(checks=(), losses=(), control=None)
+    bare = report.before.model_copy(update={"results": (), "modalities": {}})
+    report = report.model_copy(update={"before": bare, "after": bare})
+    for kind, render in TEXTS.items():
+        text = " ".join(re.sub(r"<[^>]*>", "", render(report)).split())
+        assert "No condition of acceptance was checked" in text, kind
+        assert "not known for score of audio" in text, kind
+
+
+def _tall(r: Result) -> Result:
+    assert r.curve is not None
+    return r.model_copy(update={"curve": r.curve.model_copy(update={"y": (1.7e308,) * len(r.curve.y)})})
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_numbers_at_the_ends_of_their_range_are_shown(kind: str) -> None:
+    report = make_repair()
+    big = [
+        r.model_copy(update={"value": v, "interval": (-1.7e308, 1.7e308)}) if r.value is not None else r
+        for v, r in zip([1.7e308, -1.7e308, 5e-324] * 99, report.after.results, strict=False)
+    ]
+    big = [_tall(r) if r.curve is not None else r for r in big]
+    curve = report.losses[0]
+    hurt = curve.model_copy(update={"held": (1.7e308,) * len(curve.held)})
+    changed = report.model_copy(
+        update={"after": report.after.model_copy(update={"results": tuple(big)}), "losses": (hurt, *report.losses[1:])}
+    )
+    text = TEXTS[kind](RepairReport.from_json(changed.to_json()))
+    assert "1.70×10³⁰⁸" in text
+    assert not re.findall(r"\b(?:nan|inf|infinity)\b", text, re.IGNORECASE)
+
+
+def _browse(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if binary is None:
+        pytest.skip("no Chromium on the path: the page's layout was not checked")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+    more = ("--hide-scrollbars", "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}")
+    return subprocess.run([binary, *flags, *more, *arguments], capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.parametrize("who", ["two", "hostile"])
+def test_in_a_browser_nothing_is_blocked_and_nothing_scrolls_sideways(who: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(shown(who, "html", False), encoding="utf-8")
+    widths = (1280, 360)
+    frames = "".join(f'<iframe src="report.html" style="width:{w}px;height:900px;border:0"></iframe>' for w in widths)
+    wrapper = tmp_path / "wrapper.html"
+    wrapper.write_text(WRAPPER.format(frames=frames), encoding="utf-8")
+    dom = _browse(tmp_path, "--virtual-time-budget=10000", "--dump-dom", wrapper.as_uri()).stdout
+    measured = re.findall(r"(\d+):(\d+):(\d+);", dom)
+    assert [int(m[0]) for m in measured] == list(widths)
+    assert all(int(m[1]) <= int(m[0]) and int(m[2]) <= int(m[0]) for m in measured)
+    (tmp_path / "witness.html").write_text(WITNESS, encoding="utf-8")
+    address = (tmp_path / "witness.html").as_uri()
+    done = _browse(tmp_path, "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", address)
+    assert "block|visible|1" in done.stdout  # the page's heading is styled by our own sheet, and seen
+    assert not [line for line in done.stderr.splitlines() if "Content Security Policy" in line]

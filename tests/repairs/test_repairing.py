@@ -1,0 +1,349 @@
+"""From a checkpoint that ignores a modality to one that does not, by the API and the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+import collapsekit
+from collapsekit import RepairReport, load_repaired, registry, repair
+from collapsekit.cli import app
+from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
+from collapsekit.features import extract
+from collapsekit.readout import Fold
+from collapsekit.repairing import order
+from collapsekit.repairs.loop import train as run_stages
+from collapsekit.repairs.snapshots import Snapshots
+from collapsekit.repairs.stage import Job, Training
+from collapsekit.settings import Progress
+from collapsekit.sources import by_split
+from tests.conftest import joint_trained_briefly
+from tests.problems import Late, adapt, make_arrays, make_problem, train
+
+ROOT = Path(__file__).parents[2]
+WIDTHS = {"image": 5, "audio": 4}
+CONFIG = """\
+model: {factory: "tests.problems:Late", kwargs: {widths: {image: 5, audio: 4}}, checkpoint: ckpt.pt}
+modalities: {image: encoders.image, audio: encoders.audio}
+fusion: fusion
+data: {path: data.safetensors}
+"""
+FAST = {"epochs": 12, "rate": 0.01}
+
+
+def deaf(folder: Path, **sizes: int) -> Path:
+    """A folder with a model that never heard audio in training, though audio says as much as the image."""
+    from safetensors.torch import save_file
+
+    arrays = make_arrays(WIDTHS, spread=2.0, sizes={"train": 240, "val": 160, "test": 160} | sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Late(WIDTHS)
+        torch.nn.init.zeros_(model.encoders["audio"].weight)
+        silent = arrays | {"train/audio": torch.zeros_like(arrays["train/audio"])}
+        train(model, silent, list(WIDTHS), "classification", 60)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, folder / "data.safetensors")
+    torch.save(model.state_dict(), folder / "ckpt.pt")
+    (folder / "collapsekit.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder; do not write into it."""
+    with joint_trained_briefly():
+        yield deaf(tmp_path_factory.mktemp("deaf") / "project")
+
+
+def mend(folder: Path, output: Path, **how: Any) -> RepairReport:
+    how = {"training": FAST, "profile": "quick", "cache": output.parent / "cache"} | how
+    return repair(folder / "ckpt.pt", output=output, **how)
+
+
+@pytest.fixture(scope="module")
+def mended(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RepairReport, Path]:
+    output = tmp_path_factory.mktemp("mended") / "out"
+    return mend(made, output, method="dropout"), output
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_it_ignored_it_uses_afterwards(made: Path, mended: tuple[RepairReport, Path]) -> None:
+    report, output = mended
+    assert report.repaired == ("audio",)
+    assert report.before.modalities["audio"].verdict == "collapsed"
+    assert report.after.modalities["audio"].verdict == "used"
+    assert report.accepted
+    assert report.exported
+    assert [c.name for c in report.checks] == ["metric", "score.audio"]
+    assert all(c.passed for c in report.checks)
+    assert report.control is not None
+    assert {curve.method for curve in report.losses} == {"dropout", "finetune"}
+    assert report.base_sha256 == sha256(made / "ckpt.pt")
+    assert sorted(p.name for p in output.iterdir()) == ["model.safetensors", "repair.json"]
+
+
+def test_the_report_reads_back_the_same_and_follows_from_its_checks(mended: tuple[RepairReport, Path]) -> None:
+    report, output = mended
+    text = (output / "repair.json").read_text()
+    assert RepairReport.load(output / "repair.json") == report
+    assert RepairReport.from_json(text).to_json() == text
+    raw = json.loads(text)
+    raw["accepted"] = False
+    with pytest.raises(RefusedError, match="`accepted` does not follow"):
+        RepairReport.from_json(json.dumps(raw))
+
+
+def test_weights_load_into_the_user_s_model_with_and_without_collapsekit(
+    made: Path, mended: tuple[RepairReport, Path]
+) -> None:
+    report, output = mended
+    weights: dict[str, Tensor] = load_file(output / "model.safetensors")
+    plain = Late(WIDTHS)
+    plain.load_state_dict(weights)
+    ours = load_repaired(output, Late(WIDTHS))
+    x = {m: torch.randn(3, d) for m, d in WIDTHS.items()}
+    assert torch.equal(plain(**x), ours(**x))
+    assert not ours.training
+    again = collapsekit.diagnose(output, config=made / "collapsekit.yaml", profile="quick", split="test")
+    assert again.modalities == report.after.modalities
+
+
+def test_the_same_repair_gives_the_same_bytes(made: Path, mended: tuple[RepairReport, Path], tmp_path: Path) -> None:
+    torch.rand(3)  # whatever the caller's random state
+    before = torch.get_rng_state()
+    mend(made, tmp_path / "out", method="dropout")
+    assert torch.equal(torch.get_rng_state(), before)
+    for name in ("model.safetensors", "repair.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (mended[1] / name).read_bytes()
+
+
+def test_what_is_rejected_is_not_exported_unless_asked(made: Path, tmp_path: Path) -> None:
+    nothing = {"epochs": 1, "rate": 1e-9}
+    report = mend(made, tmp_path / "a", method="finetune", training=nothing)
+    assert (report.accepted, report.exported, report.control) == (False, False, None)
+    assert [c.passed for c in report.checks] == [True, False]
+    assert "rejected" in report.summary
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["repair.json"]
+    kept = mend(made, tmp_path / "b", method="finetune", training=nothing, keep=True)
+    assert (kept.accepted, kept.exported) == (False, True)
+    assert (tmp_path / "b" / "model.safetensors").is_file()
+
+
+def test_a_chain_runs_its_methods_in_order(made: Path, tmp_path: Path) -> None:
+    few = {"epochs": 2, "rate": 0.01}
+    report = mend(made, tmp_path / "out", method="kd,dropout", training=few, control=False, keep=True)
+    assert report.method == ("kd", "dropout")
+    assert [(c.method, c.stage) for c in report.losses] == [
+        ("kd", "distilling image into audio"),
+        ("kd", "training the fusion"),
+        ("dropout", "modality dropout"),
+    ]
+    assert set(report.definitions) == {"kd", "dropout", "finetune"}
+
+
+def test_the_encoder_that_never_learned_is_told_from_a_fusion_that_does_not_listen(made: Path) -> None:
+    told = order.plan(made / "ckpt.pt", profile="quick", training=FAST)
+    assert told[0] == "To repair: audio (collapsed on val)."
+    assert told[1].startswith("Method: kd,dropout; whether the encoder of audio")
+    assert "kd begins with distilling image into audio" in told[2]
+    only = order.plan(made / "ckpt.pt", profile="quick", method="finetune", training=FAST)
+    assert sum(p.numel() for p in Late(WIDTHS).parameters()) == int(only[2].split(": ")[1].split(" ")[0])
+
+
+def test_whom_to_repair_may_be_said_and_has_to_be_where_nothing_is_ignored(made: Path, tmp_path: Path) -> None:
+    report = mend(made, tmp_path / "a", method="finetune", modalities=["image"], training={"epochs": 1}, keep=True)
+    assert report.repaired == ("image",)
+    with pytest.raises(ConfigError, match=r"no modality 'imag'.*did you mean 'image'"):
+        mend(made, tmp_path / "b", modalities=["imag"])
+    fine = tmp_path / "fine"
+    fine.mkdir()
+    for name in ("data.safetensors", "collapsekit.yaml"):
+        (fine / name).write_bytes((made / name).read_bytes())
+    (fine / "ckpt.pt").write_bytes((tmp_path / "a" / "model.safetensors").read_bytes())
+    mend(made, tmp_path / "c", method="dropout")
+    (fine / "ckpt.pt").write_bytes((tmp_path / "c" / "model.safetensors").read_bytes())
+    with pytest.raises(NothingEvaluatedError, match="nothing to repair"):
+        mend(fine, tmp_path / "d", method="dropout")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"method": "dropuot"}, "there is no repair 'dropuot' .did you mean 'dropout'"),
+        ({"method": "kd,kd"}, "'kd' twice"),
+        ({"method": ""}, "there is no repair ''"),
+        ({"training": {"rate": 0}}, "training setting 'rate': Input should be greater than 0, found 0"),
+        ({"training": {"epoch": 1}}, "training setting 'epoch'"),
+        ({"options": {"kd": {"weigth": 1}}}, "repair 'kd' has no option 'weigth'.*did you mean 'weight'"),
+        ({"options": {"dropout": {"rate": 1.5}}}, r"option dropout\.rate"),
+        ({"training": {"freeze": ["encoders.imge"]}}, "--freeze 'encoders.imge' is not a submodule"),
+        ({"training": {"freeze": ["encoders", "fusion", "head"]}}, "nothing is left to train"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_write_nothing(
+    made: Path, tmp_path: Path, how: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as e:
+        mend(made, tmp_path / "out", **({"method": "dropout"} | how))
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "out" / "repair.json").exists()
+
+
+def test_tasks_without_a_score_are_refused_at_once(made: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load(CONFIG) | {"task": "contrastive"}
+    with pytest.raises(ConfigError, match="for task 'contrastive' there is none"):
+        mend(made, tmp_path / "out", config=config, method="dropout")
+
+
+@pytest.mark.parametrize(("task", "outputs"), [("multilabel", 3), ("regression", 2), ("classification", 1)])
+@pytest.mark.parametrize("method", ["finetune", "dropout", "kd"])
+def test_every_method_trains_for_every_task(tmp_path: Path, task: str, outputs: int, method: str) -> None:
+    problem = make_problem(tmp_path, task=task, outputs=outputs, steps=20)
+    factory = {"factory": "tests.problems:Late", "kwargs": {"widths": {"image": 5, "audio": 4}, "outputs": outputs}}
+    adapter = adapt(problem.model, problem.config | {"model": factory}, by_split(problem.arrays, tmp_path))
+    given, held = extract(adapter, "train"), extract(adapter, "val")
+    width = adapter.task.expect(held.outputs[:1])[0].numel()
+    at = Fold(given, torch.arange(len(given)), held, torch.arange(len(held)), width)
+    spec = registry.get_repair(method)
+    how = Training(epochs=3, rate=0.01, amp=task == "multilabel")
+    job = Job(adapter, at, ("audio",), {"image": 1.0, "audio": 0.1}, how, 0, spec.options())
+    curves = run_stages(spec.stages(job), job, method, Snapshots(tmp_path / "kept", {}), Progress())
+    last = curves[-1]
+    assert min(last.held) < last.held[0]
+    assert torch.isfinite(adapter.run_live(job.batch(at.fit)).outputs).all()
+
+
+def test_a_folder_in_use_is_left_alone(made: Path, mended: tuple[RepairReport, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"already holds .*--force"):
+        mend(made, mended[1], method="dropout")
+    (tmp_path / "out" / "snapshots").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="unfinished repair: go on with --resume"):
+        mend(made, tmp_path / "out", method="dropout")
+
+
+def test_a_split_that_is_missing(tmp_path: Path) -> None:
+    folder = deaf(tmp_path / "p")
+    arrays = load_file(folder / "data.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({k: v for k, v in arrays.items() if not k.startswith("val/")}, folder / "data.safetensors")
+    with pytest.raises(ConfigError, match="there is no split 'val'"):
+        mend(folder, tmp_path / "out", method="dropout")
+
+
+def test_without_a_test_split_the_report_is_on_val(tmp_path: Path) -> None:
+    folder = deaf(tmp_path / "p")
+    arrays = load_file(folder / "data.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({k: v for k, v in arrays.items() if not k.startswith("test/")}, folder / "data.safetensors")
+    with joint_trained_briefly():
+        report = mend(folder, tmp_path / "out", method="dropout", control=False)
+    assert report.after.subject.split == "val"
+
+
+def test_an_interrupted_repair_goes_on_to_the_same_weights(
+    made: Path, mended: tuple[RepairReport, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from collapsekit.repairs.snapshots import Snapshots
+
+    real, calls = Snapshots.save, []
+
+    def stopping(self: Snapshots, *args: Any) -> None:
+        real(self, *args)
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Snapshots, "save", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        mend(made, tmp_path / "out", method="dropout")
+    monkeypatch.undo()
+    assert (tmp_path / "out" / "snapshots" / "dropout" / "stage0.safetensors").is_file()
+    with pytest.raises(ConfigError, match=r"of another repair .training differ"):
+        mend(made, tmp_path / "out", method="dropout", resume=True, training={"epochs": 3})
+    mend(made, tmp_path / "out", method="dropout", resume=True)
+    for name in ("model.safetensors", "repair.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (mended[1] / name).read_bytes()
+    assert not (tmp_path / "out" / "snapshots").exists()
+
+
+# --- the command line -----------------------------------------------------------------------------------------
+
+
+def cli(*args: str | Path, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(cwd)
+    monkeypatch.setenv("COLLAPSEKIT_CACHE", str(cwd.parent / "cache"))
+    return CliRunner().invoke(app, ["repair", *map(str, args)], env={"COLUMNS": "80"}, prog_name="collapsekit")
+
+
+def test_the_command_needs_no_checkpoint_and_writes_four_files(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    options = ["-m", "dropout", "--profile", "quick", "--epochs", "12", "--lr", "0.01", "-o", out]
+    before = {p.name: sha256(p) for p in made.iterdir() if p.is_file()}
+    done = cli(*options, cwd=made, monkeypatch=monkeypatch)
+    assert done.exit_code == 0, done.output
+    assert "ACCEPTED" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert sorted(p.name for p in out.iterdir()) == ["model.safetensors", "repair.html", "repair.json", "repair.md"]
+    assert {p.name: sha256(p) for p in made.iterdir() if p.is_file()} == before
+    again = CliRunner().invoke(app, ["report", str(out)], env={"COLUMNS": "80"})
+    assert again.stdout == done.stdout
+    for form in ("json", "md", "html"):
+        shown = CliRunner().invoke(app, ["report", str(out / "repair.json"), "-f", form])
+        assert shown.stdout == (out / f"repair.{form}").read_text()
+
+
+def test_the_command_exits_1_where_the_result_is_rejected(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [
+        "-m",
+        "finetune",
+        "--profile",
+        "quick",
+        "--epochs",
+        "1",
+        "--lr",
+        "1e-9",
+        "-o",
+        tmp_path / "out",
+        "--json",
+    ]
+    done = cli(*options, cwd=made, monkeypatch=monkeypatch)
+    assert done.exit_code == 1
+    assert "rejected: The score of audio on val does not fall enough" in done.stderr
+    assert RepairReport.from_json(done.stdout).accepted is False
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_dry_run_writes_nothing(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cli("--dry-run", "--profile", "quick", "-o", tmp_path / "out", cwd=made, monkeypatch=monkeypatch)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("To repair: audio (collapsed on val).\n")
+    assert "weights are trained" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_does_not_import_torch() -> None:
+    program = "import sys; from collapsekit.cli import app; app(['repair', '--help'], standalone_mode=False); "
+    check = "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program + check], cwd=ROOT, check=True, capture_output=True, timeout=60)
