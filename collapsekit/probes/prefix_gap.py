@@ -120,7 +120,7 @@ def _pair(
             value=float(values[0]),
             interval=interval(float(values[0]), values[1:].tolist(), settings.level),
             unit=unit,
-            definition=f"{unit} of {what}; {READ_OUT} (chosen: {readout.l2:g})",
+            definition=f"{unit} of {what}; {READ_OUT}",
             source=SOURCE,
-            note=note,
+            note="; ".join(filter(None, [f"penalty chosen: {readout.l2:g}", note])),
         )

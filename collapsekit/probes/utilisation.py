@@ -127,7 +127,7 @@ def _with_joint(
         probe="utilisation",
         definition=(
             "loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' features and "
-            f"their pairwise products, fitted beside that sum ({joint.described})"
+            "their pairwise products, fitted beside that sum"
         ),
         source=SOURCE,
     )
@@ -141,6 +141,7 @@ def _with_joint(
         value=float(gain[0]),
         interval=interval(float(gain[0]), gain[1:].tolist(), settings.level),
         unit=adapter.task.loss_name,
+        note=joint.described,
     )
 
 

@@ -47,14 +47,17 @@ class Asked:
         built = build_adapter(self.config, self.checkpoint, device=self.device, seed=self.seed, trust=self.trust)
         return in_full(built)
 
-    def diagnose(self, adapter: Adapter | None, split: str, probes: Sequence[str] | None = None) -> Report:
-        """A report on ``adapter``'s model, or on the checkpoint itself."""
+    def diagnose(
+        self, adapter: Adapter | None, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
+    ) -> Report:
+        """A report on ``adapter``'s model, or on the checkpoint itself; β is turned for the ``weak`` modalities."""
         return diagnose(
             self.checkpoint if adapter is None else None,
             config=self.config,
             model=None if adapter is None else adapter.model,
             split=split,
             probes=probes,
+            options={"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None,
             profile=self.profile,
             device=self.device,
             seed=self.seed,

@@ -162,7 +162,8 @@ def _judged(
         *(score_check(m, before, after) for m in weak),
     )
     split = "test" if "test" in run.adapter.source.splits() else "val"
-    reports = [asked.diagnose(None, split), *(asked.diagnose(r.adapter, split) for r in runs.values())]
+    models = [None, *(r.adapter for r in runs.values())]
+    reports = [asked.diagnose(model, split, weak=weak) for model in models]
     accepted = all(check.passed for check in checks)
     beside = reports[2] if "control" in runs else None
     return RepairReport(

@@ -77,7 +77,7 @@ def test_linear_evaluation_is_that_of_scikit_learn(classes: int) -> None:
         loss, accuracy, l2 = sklearn_loss(s, m)
         assert found["prefix_loss", m, None].value == pytest.approx(loss, abs=1e-3)
         assert found["prefix_metric", m, None].value == pytest.approx(accuracy, abs=1e-9)
-        assert f"chosen: {l2:g}" in found["prefix_loss", m, None].definition
+        assert f"penalty chosen: {l2:g}" in str(found["prefix_loss", m, None].note)
 
 
 def test_the_quick_profile_trains_nothing_and_says_so() -> None:

@@ -95,6 +95,11 @@ def test_what_it_ignored_it_uses_afterwards(made: Path, mended: tuple[RepairRepo
     assert report.control is not None
     assert {curve.method for curve in report.losses} == {"dropout", "finetune"}
     assert report.base_sha256 == sha256(made / "ckpt.pt")
+    for part in (report.before, report.after, report.control):  # of the same things, so that they can be compared
+        swept = [r.modality for r in part.results if r.name == "rank_sweep.effective_rank"]
+        assert swept == ["audio"]
+    pairs = [(r, report.after.find(r.name, r.modality, r.versus)) for r in report.before.results]
+    assert all(other is None or (r.definition, r.source) == (other.definition, other.source) for r, other in pairs)
     assert sorted(p.name for p in output.iterdir()) == ["model.safetensors", "repair.json"]
 
 
