@@ -208,13 +208,18 @@ def _summary(
 
 
 def _free(folder: Path, *, resume: bool, force: bool) -> None:
+    """Raises ConfigError where the folder is in use; with ``force``, an unfinished repair in it is removed."""
+    unfinished = (folder / SNAPSHOTS).is_dir()
     there = [name for name in (WEIGHTS, FILE) if is_file(folder / name)]
-    if there and not force:
+    if there and not force and not (resume and unfinished):  # ended while it was being written
         raise ConfigError(
             f"{folder} already holds {' and '.join(there)}: name another folder, or replace it with --force."
         )
-    if (folder / SNAPSHOTS).is_dir() and not (resume or force):
+    if unfinished and not (resume or force):
         raise ConfigError(f"{folder} holds an unfinished repair: go on with --resume, or start anew with --force.")
+    if unfinished and not resume:
+        for part in (folder / SNAPSHOTS).iterdir():
+            Snapshots(part, {}).clear()
 
 
 def _whom(before: Report, wanted: Sequence[str] | None) -> tuple[str, ...]:

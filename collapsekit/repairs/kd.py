@@ -19,6 +19,9 @@ from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss
 Sequence = Literal["weakest-to-strongest", "strongest-to-weakest", "strongest", "random", "simultaneous"]
 
 
+NO_FACTORY = (
+    "kd trains a fusion built anew, for which the config needs model.factory: give it, or --set kd.fresh_fusion=false."
+)
 _DENSE = 16  # times as many entries in the memory as are compared with
 
 
@@ -54,6 +57,8 @@ def kd(job: Job) -> Iterator[Stage]:
         raise ConfigError(
             "kd distils from modalities that survive, and none does: name those to repair with --modality."
         )
+    if options.fresh_fusion and job.adapter.config.model.factory is None:  # said before the encoders are trained
+        raise ConfigError(NO_FACTORY)
     for student in job.weak:
         for together in teachers:
             yield _distilling(job, options, student, together)
@@ -77,7 +82,7 @@ def renew_fusion(job: Job) -> None:
     be built afresh."""
     twin = job.adapter.fresh(job.seed)
     if twin is None:
-        raise ConfigError("kd.fresh_fusion needs model.factory in the config, to build the fusion anew.")
+        raise ConfigError(NO_FACTORY)
     encoders = {
         id(t) for m in job.adapter.modalities for t in job.adapter.encoder_module(m).state_dict(keep_vars=True).values()
     }

@@ -206,9 +206,13 @@ class _Run:
             self.good = self._all()
 
     def _back(self, what: str) -> None:
-        """To the last good state, with half the learning rate."""
+        """To the last good state, with half the learning rate. Within an epoch that may be beyond help already: where it
+        was, to the best epoch's weights, whose held-out loss is known to be finite."""
         weights, adam, state = self.good
         halved = self.state.halved + 1
+        if halved > 1 and state.step:
+            known = [entry for entry in self.state.history if entry[0] <= self.state.best]
+            weights, adam, state = self.best, {}, _State(epoch=self.state.best, best=self.state.best, history=known)
         if halved > HALVINGS:
             raise NumericsError(
                 f"training {self.method} ({self.stage.name}) diverged: {what} was infinite or NaN in epoch "

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
 from collapsekit.features import extract
 from collapsekit.readout import Fold
 from collapsekit.repairing import order
+from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.loop import train as run_stages
 from collapsekit.repairs.snapshots import Snapshots
 from collapsekit.repairs.stage import Job, Training
@@ -210,6 +214,19 @@ def test_mistakes_are_one_sentence_and_write_nothing(
     assert not (tmp_path / "out" / "repair.json").exists()
 
 
+def test_what_another_repair_left_unfinished_is_gone_with_force(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for left in ("kd", "kd-dropout"):
+        (out / "snapshots" / left).mkdir(parents=True)
+        (out / "snapshots" / left / "stage0.safetensors").touch()
+    few = {"epochs": 1}
+    mend(made, out, method="finetune", force=True, training=few, keep=True)
+    assert sorted(p.name for p in out.iterdir()) == ["model.safetensors", "repair.json"]
+    (out / "snapshots" / "finetune").mkdir(parents=True)  # as where it was ended before it could clear them
+    mend(made, out, method="finetune", resume=True, training=few, keep=True)
+    assert not (out / "snapshots").exists()
+
+
 def test_tasks_without_a_score_are_refused_at_once(made: Path, tmp_path: Path) -> None:
     config = yaml.safe_load(CONFIG) | {"task": "contrastive"}
     with pytest.raises(ConfigError, match="for task 'contrastive' there is none"):
@@ -289,6 +306,45 @@ def test_an_interrupted_repair_goes_on_to_the_same_weights(
     assert not (tmp_path / "out" / "snapshots").exists()
 
 
+class Tied(torch.nn.Module):
+    """Two names for one weight, and batch norm's counters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.first, self.second = torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+
+
+def test_tied_weights_and_counters_are_exported_whole(tmp_path: Path) -> None:
+    model = Tied()
+    model.train().norm(torch.randn(8, 3))
+    export_weights(model, tmp_path)
+    plain = load_file(tmp_path / "model.safetensors")
+    assert plain.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(plain[name], value)
+        assert plain[name].dtype == value.dtype
+    Tied().load_state_dict(plain)
+
+
+def test_state_that_is_no_tensor_cannot_be_exported(tmp_path: Path) -> None:
+    class Extra(torch.nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"version": 1}
+
+    with pytest.raises(ConfigError, match="'_extra_state', which is no tensor"):
+        export_weights(Extra(2, 2), tmp_path)
+
+
+def test_a_folder_without_a_repair_and_weights_of_another_model(
+    mended: tuple[RepairReport, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"holds no repair: expected repair\.json and model\.safetensors"):
+        load_repaired(tmp_path, Late(WIDTHS))
+    with pytest.raises(ConfigError, match=r"the model has"):
+        load_repaired(mended[1], Late(WIDTHS, outputs=5))
+
+
 # --- the command line -----------------------------------------------------------------------------------------
 
 
@@ -346,6 +402,35 @@ def test_a_dry_run_writes_nothing(made: Path, tmp_path: Path, monkeypatch: pytes
     assert done.stdout.startswith("To repair: audio (collapsed on val).\n")
     assert "weights are trained" in done.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_leaves_a_snapshot_to_go_on_from(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["-m", "finetune", "--profile", "quick", "--epochs", "100000", "--patience", "100000", "-o", str(out)]
+    env = {
+        **os.environ,
+        "COLLAPSEKIT_CACHE": str(made.parent / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+    def listening() -> None:
+        """A run in a script's background has it ignore Ctrl-C, and so would its children."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    command = [sys.executable, "-m", "collapsekit", "repair", *options]
+    kept = out / "snapshots" / "finetune" / "stage0.safetensors"
+    with subprocess.Popen(command, cwd=made, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as run:
+        until = time.monotonic() + 120
+        while not kept.is_file() and run.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert f"The same command with --resume goes on from the snapshots in {out}." in said
+    assert "Traceback" not in said
+    assert load_file(kept)
+    assert not (out / "model.safetensors").exists()
 
 
 def test_help_does_not_import_torch() -> None:

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
+
+from benchmarks.repair.__main__ import main
+from benchmarks.repair.subjects import Subject, arrays_of, trained
+from benchmarks.repair.table import MEASURES, holm, paired, table
+
+pytestmark = pytest.mark.usefixtures("brief_joint")
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_that_of_statsmodels(p: list[float]) -> None:
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist(), abs=1e-12)
+
+
+def records() -> list[dict[str, object]]:
+    made = []
+    for seed in range(8):
+        for method, gain in (("none", 0.0), ("finetune", 0.0), ("a", 0.1), ("b", 0.0)):
+            value = 0.5 + 0.01 * seed + gain
+            made.append({"data": "d", "noise": 0.0, "seed": seed, "method": method} | dict.fromkeys(MEASURES, value))
+    return made  # type: ignore[return-value]
+
+
+def test_a_method_is_marked_where_it_differs_from_the_control_of_the_same_subject() -> None:
+    ours, theirs = paired(records()[::-1], "accuracy", "a")
+    assert (ours - theirs) == pytest.approx(0.1)
+    rows = {line.split(" | ")[0]: line for line in table(records()).splitlines()[2:]}
+    assert rows["| a"].count("*") == len(MEASURES)
+    assert "*" not in rows["| b"] + rows["| finetune"]
+    assert rows["| a"].startswith("| a | 0.635 (0.0245)*")
+
+
+def test_the_weak_modality_is_another_example_s_as_often_as_said() -> None:
+    clean, noisy = (arrays_of(Subject("mfeat", noise, 0)) for noise in (0.0, 0.5))
+    assert len(clean["train/label"]) == 300
+    for split in ("train", "val", "test"):
+        for view in ("pix", "fou", "zer"):
+            assert torch.equal(clean[f"{split}/{view}"], noisy[f"{split}/{view}"])
+    changed = (clean["test/kar"] != noisy["test/kar"]).any(1).float().mean()
+    assert 0.4 < changed < 0.6
+    assert torch.equal(arrays_of(Subject("mfeat", 0.5, 0))["test/kar"], noisy["test/kar"])
+    one, two = (trained(Subject("mfeat", 0.0, s), clean).state_dict()["head.weight"] for s in (0, 1))
+    assert not torch.equal(one, two)
+
+
+def test_the_benchmark_runs_and_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = json.dumps({"epochs": 1})
+    given = ["--sets", "mfeat", "--noises", "0.25", "--seeds", "1", "--methods", "finetune", "dropout"]
+    main([*given, "--training", short, "--split", "val", "--records", str(tmp_path / "r")])
+    kept = [json.loads(line) for line in (tmp_path / "r").read_text().splitlines()]
+    assert [r["method"] for r in kept] == ["none", "finetune", "dropout"]
+    assert all(r[m] is not None for r in kept for m in MEASURES)
+    assert "| dropout |" in capsys.readouterr().out
