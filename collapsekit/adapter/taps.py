@@ -65,20 +65,8 @@ class Tap:
             leaves, tree = flatten(value)
             seen.append(rebuild(tree, [t.clone() if isinstance(t, Tensor) else t for t in leaves]))
 
-        def after(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
-            note(output)
-
-        def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            note((args, kwargs))
-
-        if self.entering:
-            handle = self.module.register_forward_pre_hook(before, with_kwargs=True)
-        else:
-            handle = self.module.register_forward_hook(after, with_kwargs=True)
-        try:
+        with self._hearing(note):
             yield
-        finally:
-            handle.remove()
 
     @contextmanager
     def changing(self, change: Callable[[Tensor], Tensor] | None, seen: list[Tensor]) -> Iterator[None]:
@@ -90,6 +78,13 @@ class Tap:
             if change is None:
                 return None  # to a hook: leave it as it is
             return self._changed(value, change)
+
+        with self._hearing(passed):
+            yield
+
+    @contextmanager
+    def _hearing(self, passed: Callable[[Any], Any]) -> Iterator[None]:
+        """Call ``passed`` with what passes; what it returns, where that is not None, passes in its stead."""
 
         def after(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
             return passed(output)

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate, fmt_interval
 from collapsekit.render.repair_compare import Compared, Comparison, Judgement, Numbers, scores, unlike, whole_label
-from collapsekit.render.tables import MARKS, TITLES, Estimate, flatten
-from collapsekit.render.tables import _some as some
+from collapsekit.render.tables import MARKS, TITLES, Estimate, flatten, some
 from collapsekit.repair_report import Check, LossCurve, RepairReport
 from collapsekit.report import Curve, Report, Result
 

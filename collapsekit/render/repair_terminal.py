@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import shutil
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -28,8 +26,8 @@ from collapsekit.render.repair_tables import (
     verdict_grid,
 )
 from collapsekit.render.sanitize import cleaned_repair, renamed_repair, repair_names
+from collapsekit.render.screen import STYLES, broken_name, heading, letter, plain_table, printed
 from collapsekit.render.tables import TITLES, Estimate
-from collapsekit.render.terminal import STYLES, _heading, _letter, _name, _table
 from collapsekit.repair_report import RepairReport
 
 _STYLES = {
@@ -37,7 +35,6 @@ _STYLES = {
     **dict.fromkeys(("accepted", "passed", "better"), "bold green"),
     **dict.fromkeys(("rejected", "failed", "worse"), "bold red"),
 }
-_MIN_WIDTH, _MAX_WIDTH = 40, 120
 _NAME_WIDTH = 16  # modalities with longer names are called A, B, … after the headline
 _NUMBER_WIDTH = 15  # an interval
 _CHANGE_WIDTH = 9
@@ -53,27 +50,9 @@ def render(report: RepairReport, *, width: int | None = None, color: bool = Fals
     report = cleaned_repair(report)
     full = {n: n for n in repair_names(report)}
     if any(cell_len(n) > _NAME_WIDTH for n in full):
-        keys = {n: _letter(i) for i, n in enumerate(full)}
+        keys = {n: letter(i) for i, n in enumerate(full)}
         report, full = renamed_repair(report, keys), {k: n for n, k in keys.items()}
-    columns = width if width is not None else shutil.get_terminal_size((80, 24)).columns
-    columns = max(_MIN_WIDTH, min(columns, _MAX_WIDTH))
-    console = Console(
-        file=io.StringIO(),
-        width=columns,
-        force_terminal=color,
-        color_system="standard" if color else None,
-        no_color=not color,
-        legacy_windows=False,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        _environ={},
-    )
-    with console.capture() as captured:
-        for block in _blocks(report, full, columns):
-            console.print(block)
-    lines = captured.get().splitlines()
-    return "\n".join(line if color else line.rstrip() for line in lines) + "\n"
+    return printed(lambda console: _blocks(report, full, console.width), width, color)
 
 
 def _blocks(report: RepairReport, full: dict[str, str], width: int) -> Iterable[RenderableType]:
@@ -91,15 +70,15 @@ def _blocks(report: RepairReport, full: dict[str, str], width: int) -> Iterable[
     yield from _checks(report)
     yield from _numbers(report, comparison, width)
     if report.losses:
-        yield from _heading("Losses")
+        yield from heading("Losses")
         yield from (_item("·", Text(loss_line(c))) for c in report.losses)
     yield from _rest(report, comparison)
 
 
 def _verdicts(report: RepairReport) -> Iterable[RenderableType]:
     grid = verdict_grid(report)
-    yield from _heading(grid.title)
-    table = _table(*(h.text for h in grid.headers))
+    yield from heading(grid.title)
+    table = plain_table(*(h.text for h in grid.headers))
     for name, *cells in grid.rows:
         repaired = f"\n({name.aside})" if name.aside else ""
         table.add_row(Text(name.text + repaired), *(_verdict(c.text, c.aside, c.kind) for c in cells))
@@ -115,7 +94,7 @@ def _verdict(text: str, score: str, kind: str) -> Text:
 
 def _checks(report: RepairReport) -> Iterable[RenderableType]:
     if report.checks:
-        yield from _heading("Acceptance, on the validation split")
+        yield from heading("Acceptance, on the validation split")
     for check in report.checks:
         cell = passed(check)
         yield _item(cell.text, Text(check.sentence), _STYLES[cell.kind])
@@ -130,7 +109,7 @@ def _numbers(report: RepairReport, comparison: Comparison, width: int) -> Iterab
     judged = any(n.than_control is not None for n in every)
     for title, rows in groups.items():
         if rows:
-            yield from _heading(title)
+            yield from heading(title)
             yield _number_table(report, rows, width, judged)
     said = "change: after minus before; better or worse only where it is known which way is better"
     if any(j is not None and j.overlap for n in every for j in (n.than_before, n.than_control)):
@@ -144,7 +123,7 @@ def _number_table(report: RepairReport, rows: Sequence[Row], width: int, judged:
     numbers = 2 + control
     widths = [*[_NUMBER_WIDTH] * numbers, _CHANGE_WIDTH, *[_JUDGED_WIDTH] * judged]
     left = max(10, min(28, width - sum(widths) - len(widths)))
-    table = _table("", ">before", ">after", *[">control"] * control, ">change", *["than\ncontrol"] * judged)
+    table = plain_table("", ">before", ">after", *[">control"] * control, ">change", *["than\ncontrol"] * judged)
     table.padding = 0  # the rule's own gaps are enough, and 80 columns are few
     for column, each in zip(table.columns, [left, *widths], strict=True):
         if width >= 80:  # so that tables below each other line up, and what is too long is broken in its own column
@@ -153,7 +132,7 @@ def _number_table(report: RepairReport, rows: Sequence[Row], width: int, judged:
         n = row.numbers
         change = Text.assemble(signed(n.difference), "\n", _judged(n.than_before))
         cells = [_estimate(n.before), _estimate(n.after), *[_estimate(n.control)] * control, change]
-        table.add_row(_name(row.label, left), *cells, *[_judged(n.than_control)] * judged)
+        table.add_row(broken_name(row.label, left), *cells, *[_judged(n.than_control)] * judged)
     return table
 
 

@@ -123,12 +123,12 @@ def _section(report: Report, probe: str) -> Section:
         rows=tuple(_rows(across, columns)),
         curves=tuple(r for r in results if r.curve is not None),
         skipped=tuple(r for r in results if r.skipped is not None),
-        notes=tuple((_some(about), note) for note, about in notes.items()),
+        notes=tuple((some(about), note) for note, about in notes.items()),
         definitions=tuple({(r.name, r.definition, r.source): r for r in results}.values()),
     )
 
 
-def _some(names: list[str], limit: int = 3) -> str:
+def some(names: list[str], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import re
-import shutil
 from collections.abc import Iterable, Sequence
 
-from rich import box
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -17,6 +13,7 @@ from rich.text import Text
 
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate, fmt_interval
 from collapsekit.render.sanitize import cleaned, modality_names, renamed
+from collapsekit.render.screen import LABEL_WIDTH, STYLES, broken_name, heading, letter, plain_table, printed
 from collapsekit.render.tables import (
     MARKS,
     WHOLE,
@@ -31,17 +28,7 @@ from collapsekit.render.tables import (
 )
 from collapsekit.report import Curve, ModalityVerdict, Report, Result
 
-STYLES = {
-    "collapsed": "bold red",
-    "underused": "yellow",
-    "inconclusive": "magenta",
-    "uninformative": "cyan",
-    "used": "green",
-    "healthy": "bold green",
-}
-_MIN_WIDTH, _MAX_WIDTH = 40, 120
 _NAME_WIDTH = 16  # modalities with longer names are called A, B, … after the verdict table
-_LABEL_WIDTH = 24
 _CURVE_ROWS = 6  # lines for one curve's name; more is a data dump, and is in the HTML and JSON
 _SUBSET_ROWS = 16
 _BARS = "▁▂▃▄▅▆▇█"
@@ -55,27 +42,9 @@ def render(report: Report, *, width: int | None = None, color: bool = False) -> 
     report = cleaned(report)
     full = {n: n for n in modality_names(report)}
     if any(cell_len(n) > _NAME_WIDTH for n in full):
-        keys = {n: _letter(i) for i, n in enumerate(full)}
+        keys = {n: letter(i) for i, n in enumerate(full)}
         report, full = renamed(report, keys), {k: f"{k} = {n}" for n, k in keys.items()}
-    columns = width if width is not None else shutil.get_terminal_size((80, 24)).columns
-    columns = max(_MIN_WIDTH, min(columns, _MAX_WIDTH))
-    console = Console(
-        file=io.StringIO(),
-        width=columns,
-        force_terminal=color,
-        color_system="standard" if color else None,
-        no_color=not color,
-        legacy_windows=False,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        _environ={},
-    )
-    with console.capture() as captured:
-        for block in _blocks(report, full, console):
-            console.print(block)
-    lines = captured.get().splitlines()
-    return "\n".join(line if color else line.rstrip() for line in lines) + "\n"
+    return printed(lambda console: _blocks(report, full, console), width, color)
 
 
 def _blocks(report: Report, full: dict[str, str], console: Console) -> Iterable[RenderableType]:
@@ -100,10 +69,10 @@ def _headline(report: Report) -> Iterable[RenderableType]:
 
 
 def _verdict_table(report: Report, full: dict[str, str]) -> Table:
-    table = _table("modality", "verdict", ">ignored (0–1)", ">costs now", ">if missing")
+    table = plain_table("modality", "verdict", ">ignored (0–1)", ">costs now", ">if missing")
     for name, v in verdicts(report):
         table.add_row(
-            _name(full[name]),
+            broken_name(full[name]),
             Text(f"{MARKS[v.verdict]} {v.verdict}", style=STYLES[v.verdict], no_wrap=True),
             Text(f"{fmt(v.score)}\n{fmt_interval(v.interval)}".rstrip()),
             Text(fmt(v.costs_now)),
@@ -136,11 +105,11 @@ def _coalitions(report: Report) -> Iterable[RenderableType]:
     rows = subsets(report)
     if not rows:
         return
-    yield from _heading("What each subset of modalities can do")
+    yield from heading("What each subset of modalities can do")
     names = report.subject.modalities
     shown = _telling(rows, len(names))
     has_metric = any(s.metric is not None for s in shown)
-    table = _table(*names, ">loss", *([f">{report.subject.metric}"] if has_metric else []))
+    table = plain_table(*names, ">loss", *([f">{report.subject.metric}"] if has_metric else []))
     for s in shown:
         marks = [s.label.replace("+", " + ")] + [""] * (len(names) - 1)
         if s.members is not None:
@@ -150,10 +119,6 @@ def _coalitions(report: Report) -> Iterable[RenderableType]:
     yield table
     if len(shown) < len(rows):
         yield Text(f"{len(rows) - len(shown)} more subsets in the JSON and HTML reports.", style="dim")
-
-
-def _letter(index: int) -> str:
-    return chr(ord("A") + index) if index < 26 else f"m{index + 1}"
 
 
 def _telling(rows: Sequence[Subset], count: int) -> Sequence[Subset]:
@@ -169,12 +134,12 @@ def _evidence(section: Section, console: Console) -> Iterable[RenderableType]:
     curves = [r for r in section.curves if r.name not in ("reliance.subsets", "reliance.subsets_metric")]
     if not (section.whole or section.rows or curves or section.skipped):
         return
-    yield from _heading(section.title, "" if section.title == section.probe else f"  {section.probe}")
+    yield from heading(section.title, "" if section.title == section.probe else f"  {section.probe}")
     if section.whole:
-        table = _table("", ">value", "unit")
+        table = plain_table("", ">value", "unit")
         for r in section.whole:
             table.add_row(
-                _name(short_name(r), _LABEL_WIDTH), Text(fmt_estimate(r.value, r.interval)), Text(r.unit or "")
+                broken_name(short_name(r), LABEL_WIDTH), Text(fmt_estimate(r.value, r.interval)), Text(r.unit or "")
             )
         yield table
     # With many modalities the numbers about two of them would bury the rest.
@@ -195,17 +160,17 @@ def _evidence(section: Section, console: Console) -> Iterable[RenderableType]:
 def _fitting(section: Section, rows: Sequence[Row], console: Console) -> Table:
     """The first arrangement that fits: a column a modality, the same with intervals below, else a line a cell."""
     for separator in (" ", "\n"):
-        table = _table("", *(f">{c}" for c in section.columns), "unit")
+        table = plain_table("", *(f">{c}" for c in section.columns), "unit")
         for row in rows:
             cells = [_cell(c, separator) for c in row.cells]
-            table.add_row(_name(row.label, _LABEL_WIDTH), *cells, Text(row.unit or ""))
+            table.add_row(broken_name(row.label, LABEL_WIDTH), *cells, Text(row.unit or ""))
         if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
             return table
-    table = _table("", "modality", ">value", "unit")
+    table = plain_table("", "modality", ">value", "unit")
     for row in rows:
         had = [(m, c) for m, c in zip(section.columns, row.cells, strict=True) if c is not None]
         for i, (modality, cell) in enumerate(had):
-            first = _name(row.label, _LABEL_WIDTH) if i == 0 else Text()
+            first = broken_name(row.label, LABEL_WIDTH) if i == 0 else Text()
             table.add_row(first, Text(modality), _cell(cell, " "), Text(row.unit or ""))
     return table
 
@@ -220,7 +185,7 @@ def _curves(curves: Sequence[Result]) -> Iterable[RenderableType]:
     groups: dict[str, list[Result]] = {}
     for r in curves:
         groups.setdefault(r.name, []).append(r)
-    table = _table("curve", "of", ">first", "", ">last")
+    table = plain_table("curve", "of", ">first", "", ">last")
     hidden = 0
     for group in groups.values():
         # A modality beside itself says the most where there are too many pairs to show.
@@ -229,7 +194,7 @@ def _curves(curves: Sequence[Result]) -> Iterable[RenderableType]:
         for i, r in enumerate(own[:_CURVE_ROWS]):
             if r.curve is None or not r.curve.y:
                 continue
-            name = _name(f"{short_name(r)} over {r.curve.x_label}", _LABEL_WIDTH) if i == 0 else Text()
+            name = broken_name(f"{short_name(r)} over {r.curve.x_label}", LABEL_WIDTH) if i == 0 else Text()
             of = (r.modality or WHOLE) + (f" versus {r.versus}" if r.versus is not None else "")
             table.add_row(name, Text(of), Text(fmt(r.curve.y[0])), Text(_sparkline(r.curve)), Text(fmt(r.curve.y[-1])))
     yield table
@@ -248,7 +213,7 @@ def _sparkline(curve: Curve, points: int = 12) -> str:
 
 
 def _reproduce(report: Report) -> Iterable[RenderableType]:
-    yield from _heading("Reproduce")
+    yield from heading("Reproduce")
     line = command(report)
     if line is not None:
         yield _indent(Text(line, style="bold"))
@@ -257,29 +222,5 @@ def _reproduce(report: Report) -> Iterable[RenderableType]:
     yield Text(f"{made}read from: HTML or JSON report.", style="dim")
 
 
-def _heading(text: str, beside: str = "") -> Iterable[RenderableType]:
-    yield Text()
-    yield Text.assemble((text, "bold underline"), (beside, "dim"))
-
-
 def _indent(text: Text) -> Padding:
     return Padding(text, (0, 0, 0, 2))
-
-
-def _table(*headers: str) -> Table:
-    """A table with a rule under its header only; a header that starts with ``>`` is right-aligned."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for header in headers:
-        right = header.startswith(">")
-        table.add_column(Text(header.removeprefix(">")), justify="right" if right else "left", overflow="fold")
-    return table
-
-
-def _name(name: str, width: int = _LABEL_WIDTH) -> Text:
-    """``name`` broken after its own separators where it is wider than ``width``, else anywhere."""
-    lines = [""]
-    for piece in re.findall(r"[^\s_\-./:+]*[\s_\-./:+]|[^\s_\-./:+]+", name):
-        if lines[-1] and cell_len(lines[-1]) + cell_len(piece.rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
-    return Text("\n".join(part for line in lines for part in chop_cells(line.rstrip(), width)))

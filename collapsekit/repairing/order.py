@@ -70,6 +70,8 @@ def repair(
         report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen}, keep=keep)
         if report.exported:
             export_weights(runs["method"].adapter.model, folder)
+        else:  # with --force: an earlier repair's, which the report beside them would not be of
+            (folder / WEIGHTS).unlink(missing_ok=True)
     write_atomic(folder / FILE, report.to_json())
     for run in runs.values():
         run.clear()

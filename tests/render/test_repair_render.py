@@ -36,13 +36,30 @@ TEXTS: dict[str, Callable[[RepairReport], str]] = {
 }
 
 
-@cache
+FIGURES = repair_html.figures
+
+
+@pytest.fixture
+def drawn() -> None:
+    """For tests that look at the page's figures, whose drawing takes longer than all the rest of it."""
+
+
+@pytest.fixture(autouse=True)
+def _figures_where_they_are_looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(repair_html, "figures", lambda *_: ())
+
+
 def shown(who: str, kind: str, accepted: bool = True, control: bool = True) -> str:
     """A sample in one format, rendered once for all tests."""
+    return _shown(who, kind, accepted, control, repair_html.figures is FIGURES)
+
+
+@cache
+def _shown(who: str, kind: str, accepted: bool, control: bool, drawn: bool) -> str:
     return TEXTS[kind](make_repair(NAMES[who], accepted=accepted, control=control))
 
 
-@cache
 def seen(who: str, kind: str, accepted: bool = True, control: bool = True) -> str:
     """The words a reader sees in it, on one line."""
     text = shown(who, kind, accepted, control)
@@ -314,6 +331,7 @@ def test_terminal_colour_is_asked_for() -> None:
     assert not re.sub(r"\x1b\[[\d;]*m", "", coloured).count("\x1b")
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("kind", TEXTS)
 def test_hostile_names_do_not_act(kind: str) -> None:
     text = shown("hostile", kind)
@@ -408,6 +426,7 @@ def test_swapping_two_modalities_swaps_their_rows() -> None:
     assert (turned["image"], turned["audio"]) == (rows["audio"], rows["image"])
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("kind", TEXTS)
 def test_same_report_same_bytes(kind: str) -> None:
     assert TEXTS[kind](make_repair()) == shown("two", kind)
@@ -430,6 +449,7 @@ def _nothing_but_ours(text: str) -> None:
     assert all(re.fullmatch(r"(<details><summary>\d+ \w+</summary>|</details>)\n*", block) for block in blocks)
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("who", ["two", "hostile"])
 def test_page_is_balanced_and_inert(who: str) -> None:
     text = shown(who, "html")
@@ -481,6 +501,7 @@ def test_each_meter_has_the_colour_of_its_own_verdict() -> None:
     assert len(set(order)) == 3
 
 
+@pytest.mark.usefixtures("drawn")
 def test_figures_of_losses_and_curves_are_named() -> None:
     reader = Reader(shown("two", "html"))
     labels = [v for tag, k, v in reader.attributes if tag == "svg" and k == "aria-label"]
@@ -521,6 +542,7 @@ def _tall(r: Result) -> Result:
     return r.model_copy(update={"curve": r.curve.model_copy(update={"y": (1.7e308,) * len(r.curve.y)})})
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("kind", TEXTS)
 def test_numbers_at_the_ends_of_their_range_are_shown(kind: str) -> None:
     report = make_repair()
@@ -548,6 +570,7 @@ def _browse(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([binary, *flags, *more, *arguments], capture_output=True, text=True, timeout=120, check=True)
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("who", ["two", "hostile"])
 def test_in_a_browser_nothing_is_blocked_and_nothing_scrolls_sideways(who: str, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(shown(who, "html", False), encoding="utf-8")

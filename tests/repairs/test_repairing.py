@@ -152,6 +152,8 @@ def test_what_is_rejected_is_not_exported_unless_asked(made: Path, tmp_path: Pat
     kept = mend(made, tmp_path / "b", method="finetune", training=nothing, keep=True)
     assert (kept.accepted, kept.exported) == (False, True)
     assert (tmp_path / "b" / "model.safetensors").is_file()
+    mend(made, tmp_path / "b", method="finetune", training=nothing, force=True)  # weights of another repair do not stay
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["repair.json"]
 
 
 def test_a_chain_runs_its_methods_in_order(made: Path, tmp_path: Path) -> None:
