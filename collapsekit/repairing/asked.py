@@ -69,6 +69,21 @@ class Asked:
         )
 
 
+class _Once(Progress):
+    """Says each note once: several diagnoses of one model would say the same."""
+
+    def __init__(self, shown: Progress) -> None:
+        self.shown, self.said = shown, set[str]()
+
+    def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
+        self.shown.step(what, done, total, said)
+
+    def note(self, text: str) -> None:
+        if text not in self.said:
+            self.shown.note(text)
+        self.said.add(text)
+
+
 def make_asked(
     checkpoint: str | Path | None,
     config: str | Path | Mapping[str, Any] | Config | None,
@@ -90,7 +105,7 @@ def make_asked(
     for file in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
         registry.load_plugin_file(file)
     how = check_training(training or {})
-    told = progress or Progress()
+    told = _Once(progress or Progress())
     return Asked(checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told)
 
 

@@ -187,11 +187,11 @@ def check(plan: Mapping[str, Any], trial: Mapping[str, Any]) -> None:
 
 
 def test_killed_at_some_moments_and_writes(tmp_path: Path, expected: dict[str, Any]) -> None:
-    plans = [*moments(3), *writes(expected, 61)]
+    plans = [*moments(2), *writes(expected, 200)]
     found = interrupted(tmp_path, expected, plans)
     for plan, trial in zip(plans, found, strict=True):
         check(plan, trial)
-    assert sum(t["first"] == -9 for t in found[:3]) >= 1
+    assert sum(t["first"] == -9 for t in found[:2]) >= 1
 
 
 @pytest.mark.slow

@@ -142,6 +142,27 @@ def test_the_same_repair_gives_the_same_bytes(made: Path, mended: tuple[RepairRe
         assert (tmp_path / "out" / name).read_bytes() == (mended[1] / name).read_bytes()
 
 
+def test_each_note_is_said_once(made: Path, tmp_path: Path) -> None:
+    class Heard(Progress):
+        notes: list[str]
+        steps: list[str]
+
+        def __init__(self) -> None:
+            self.notes, self.steps = [], []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+        def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
+            self.steps.append(f"{what} {said}")
+
+    heard = Heard()
+    mend(made, tmp_path / "out", training={"epochs": 1}, control=False, progress=heard)
+    assert len(heard.notes) == len(set(heard.notes))
+    assert any(note.startswith("Method kd,dropout: whether the encoder of audio") for note in heard.notes)
+    assert any(step.startswith("dropout: modality dropout held-out loss ") for step in heard.steps)
+
+
 def test_what_is_rejected_is_not_exported_unless_asked(made: Path, tmp_path: Path) -> None:
     nothing = {"epochs": 1, "rate": 1e-9}
     report = mend(made, tmp_path / "a", method="finetune", training=nothing)
