@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import to_jsonable_python
 
-from collapsekit.bounds import json_text, quoted, shown
-from collapsekit.errors import RefusedError
-from collapsekit.files import read_text, reason
-from collapsekit.report import MOST_BYTES, Interval, Number, Report, parse_json
+from collapsekit.bounds import json_text
+from collapsekit.report import Interval, Number, Report, checked, parse_json, read_json
 
 FILE = "repair.json"
 
@@ -89,20 +87,14 @@ class RepairReport(_Frozen):
     @classmethod
     def from_json(cls, text: str, origin: str = FILE) -> RepairReport:
         """Parse and check. Raises RefusedError naming the first thing that is wrong."""
-        raw = parse_json(text, origin)
-        try:
-            return cls.model_validate(raw)
-        except ValidationError as e:
-            first = e.errors(include_url=False, include_input=False)[0]
-            where = quoted(".".join(str(p)[:80] for p in first["loc"]), 200) if first["loc"] else "the report"
-            said = shown(first["msg"].removeprefix("Value error, "))
-            raise RefusedError(f"{origin} is not a repair.json that collapsekit wrote, at {where}: {said}.") from None
+        return cls.from_data(parse_json(text, origin), origin)
+
+    @classmethod
+    def from_data(cls, raw: Any, origin: str = FILE) -> RepairReport:
+        """Check what a repair.json holds. Raises RefusedError naming the first thing that is wrong."""
+        return checked(cls, raw, origin, parts=("before", "after", "control"))
 
     @classmethod
     def load(cls, path: str | Path) -> RepairReport:
         """Read a repair.json. Raises RefusedError where it cannot be read as one."""
-        try:
-            text = read_text(path, MOST_BYTES)
-        except OSError as e:
-            raise RefusedError(f"{path} cannot be read as a repair's report: {reason(e)}.") from None
-        return cls.from_json(text, origin=str(path))
+        return cls.from_data(read_json(path), str(path))

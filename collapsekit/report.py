@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import to_jsonable_python
@@ -142,36 +142,53 @@ class Report(_Frozen):
     @classmethod
     def from_json(cls, text: str, origin: str = "report") -> Report:
         """Parse and check a report. Raises RefusedError naming the first thing that is wrong."""
-        raw = parse_json(text, origin)
-        version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if type(version) is not int or version != SCHEMA_VERSION:
-            found = shown(json.dumps(version), 40) if isinstance(version, str | int | float) else type(version).__name__
-            raise RefusedError(
-                f"{origin} has schema_version {found}, this collapsekit reads {SCHEMA_VERSION}: "
-                "make the report again with this version, or install the version that wrote it."
-            )
-        try:
-            for free in ("settings", "environment"):  # what the schema says nothing of
-                check_plain(raw.get(free), values=_MOST_FREE, levels=_DEEPEST, whole=False)
-            return cls.model_validate(raw)
-        except ValidationError as e:
-            first = e.errors(include_url=False, include_input=False)[0]
-            where = quoted(".".join(str(p)[:80] for p in first["loc"]), 200) if first["loc"] else "the report"
-            said = shown(first["msg"].removeprefix("Value error, "))
-            raise RefusedError(f"{origin} does not fit the report schema at {where}: {said}.") from None
-        except ValueError as e:
-            raise RefusedError(
-                f"{origin} does not fit the report schema in its settings or environment: {e}."
-            ) from None
+        return cls.from_data(parse_json(text, origin), origin)
+
+    @classmethod
+    def from_data(cls, raw: Any, origin: str = "report") -> Report:
+        """Check what a report's JSON holds. Raises RefusedError naming the first thing that is wrong."""
+        return checked(cls, raw, origin)
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
         """Read a report.json of at most 64 MB. Raises RefusedError where it cannot be read as one."""
-        try:
-            text = read_text(path, MOST_BYTES)
-        except OSError as e:
-            raise RefusedError(f"{path} cannot be read as a report: {reason(e)}.") from None
-        return cls.from_json(text, origin=str(path))
+        return cls.from_data(read_json(path), str(path))
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def checked(kind: type[Kind], raw: Any, origin: str, parts: Sequence[str] = ()) -> Kind:
+    """``raw`` as a report of that kind; ``parts`` are the reports within it. Raises RefusedError."""
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if type(version) is not int or version != SCHEMA_VERSION:
+        found = shown(json.dumps(version), 40) if isinstance(version, str | int | float) else type(version).__name__
+        raise RefusedError(
+            f"{origin} has schema_version {found}, this collapsekit reads {SCHEMA_VERSION}: "
+            "make the report again with this version, or install the version that wrote it."
+        )
+    try:
+        for holder in (raw, *(raw.get(part) for part in parts)):
+            for free in ("settings", "environment"):  # what the schema says nothing of
+                if isinstance(holder, dict):
+                    check_plain(holder.get(free), values=_MOST_FREE, levels=_DEEPEST, whole=False)
+        return kind.model_validate(raw)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        where = quoted(".".join(str(p)[:80] for p in first["loc"]), 200) if first["loc"] else "the report"
+        said = shown(first["msg"].removeprefix("Value error, "))
+        raise RefusedError(f"{origin} does not fit the report schema at {where}: {said}.") from None
+    except ValueError as e:
+        raise RefusedError(f"{origin} does not fit the report schema in its settings or environment: {e}.") from None
+
+
+def read_json(path: str | Path) -> Any:
+    """The JSON of a report's file of at most 64 MB. Raises RefusedError where it cannot be read as that."""
+    try:
+        text = read_text(path, MOST_BYTES)
+    except OSError as e:
+        raise RefusedError(f"{path} cannot be read as a report: {reason(e)}.") from None
+    return parse_json(text, str(path))
 
 
 def parse_json(text: str, origin: str) -> Any:

@@ -161,14 +161,20 @@ def _by_ratio(
     return "used", f"The model gives {name} {said}."
 
 
+def kept_part(prior: float, left: float, alone: float) -> float | None:
+    """Part of what an encoder trained alone gains over the ``prior`` loss that a readout of this one (loss ``left``) has;
+    None where one trained alone gains nothing."""
+    return (prior - left) / (prior - alone) if prior > alone else None
+
+
 def _why(found: _Evidence, metric: str) -> str:
     """Where it is lost: in the encoder, which does not hold what it could learn, or behind it."""
     prior, left = found.get("utilisation.prior_loss"), found.get("prefix_gap.prefix_loss")
     alone, drive = found.get("prefix_gap.baseline_loss"), found.get("polysemanticity.drive")
     part = f" ({drive[0]:.1%} of what moves the fused neurons)" if drive is not None else ""
-    if prior is None or left is None or alone is None or prior[0] <= alone[0]:
+    kept = None if prior is None or left is None or alone is None else kept_part(prior[0], left[0], alone[0])
+    if kept is None:
         return f" The fused neurons hardly move with it{part}." if drive is not None and drive[0] < SHARE else ""
-    kept = (prior[0] - left[0]) / (prior[0] - alone[0])
     here, there = found.get("prefix_gap.prefix_metric"), found.get("prefix_gap.baseline_metric")
     read = f"it keeps {kept:.0%} of what it can gain alone"
     if here is not None and there is not None:

@@ -24,8 +24,12 @@ class Schedule(StrEnum):
 
 
 def repair_names(incomplete: str) -> list[str]:
-    """Built-in repairs for shell completion, nothing imported."""
-    return [n for n in ("finetune", "dropout", "kd") if n.startswith(incomplete)]
+    """Built-in repairs for shell completion: what their files register, nothing imported."""
+    import re
+
+    files = sorted((Path(__file__).parents[1] / "repairs").glob("*.py"))
+    found = [n for f in files for n in re.findall(r'^@repair\(\s*"(\w+)"', f.read_text(encoding="utf-8"), re.MULTILINE)]
+    return [n for n in found if n.startswith(incomplete)]
 
 
 @guarded

@@ -10,7 +10,7 @@ import typer
 
 from collapsekit.cli.diagnose import Format
 from collapsekit.cli.terminal import guarded, say, screen
-from collapsekit.errors import ConfigError, RefusedError
+from collapsekit.errors import ConfigError
 
 if TYPE_CHECKING:
     from collapsekit.repair_report import RepairReport
@@ -50,19 +50,14 @@ def report(
 
 def _read(path: Path) -> Report | RepairReport:
     """The report at ``path``, or in a folder: of a diagnosis or of a repair, told by its content."""
-    from collapsekit.files import read_text, reason
     from collapsekit.repair_report import FILE, RepairReport
-    from collapsekit.report import MOST_BYTES, Report, parse_json
+    from collapsekit.report import Report, read_json
 
     if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name too long
         names = ("report.json", FILE)
         path = next((path / n for n in names if os.path.lexists(path / n)), path / names[0])
     if not os.path.lexists(path):
         raise ConfigError(f"{path} is not a file: give the report.json that `collapsekit diagnose` wrote.")
-    try:
-        text = read_text(path, MOST_BYTES)
-    except OSError as e:
-        raise RefusedError(f"{path} cannot be read as a report: {reason(e)}.") from None
-    raw = parse_json(text, str(path))
+    raw = read_json(path)
     kind = RepairReport if isinstance(raw, dict) and raw.get("kind") == "repair" else Report
-    return kind.from_json(text, str(path))
+    return kind.from_data(raw, str(path))

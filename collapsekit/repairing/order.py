@@ -16,12 +16,13 @@ from collapsekit.files import is_file, write_atomic
 from collapsekit.registry import Options
 from collapsekit.repair_report import FILE, LossCurve, RepairReport
 from collapsekit.repairing.asked import Asked, check_method_options, make_asked, make_job
-from collapsekit.repairs.accept import beats, expectations, metric_check, score_check
+from collapsekit.repairing.recommend import recommend
+from collapsekit.repairs.accept import beats, metric_check, score_check
 from collapsekit.repairs.export import WEIGHTS, export_weights
 from collapsekit.repairs.loop import train
 from collapsekit.repairs.reckon import reckon
-from collapsekit.repairs.recommend import recommend
 from collapsekit.repairs.snapshots import Snapshots
+from collapsekit.repairs.stage import held_expectations
 from collapsekit.report import Report
 
 CONTROL = "finetune"
@@ -119,7 +120,6 @@ class _Run:
         job, data = make_job(asked, before, weak)
         self.adapter = job.adapter
         self.job, self.curves, self.kept = job, list[LossCurve](), list[Snapshots]()
-        self.expected_before = expectations(job)
         for place, name in enumerate(methods):
             identity = {
                 "base": before.subject.sha256,
@@ -136,7 +136,6 @@ class _Run:
             stages = registry.get_repair(name).stages(replace(job, options=options[name]))
             self.curves += train(stages, job, name, part, asked.progress)
         self.adapter.model.eval()
-        self.expected_after = expectations(job)
 
     def clear(self) -> None:
         """Remove the snapshots."""
@@ -159,8 +158,10 @@ def _judged(
     """Acceptance on val, reports on test (val where there is none)."""
     run = runs["method"]
     after = asked.diagnose(run.adapter, "val", DECIDING)
+    held = run.job.at.held.outputs[run.job.at.choose]  # as the checkpoint gave them
+    expected = run.adapter.task.expect(held), held_expectations(run.job, lambda live: live.outputs)
     checks = (
-        metric_check(run.job, run.expected_before, run.expected_after),
+        metric_check(run.job, *expected),
         *(score_check(m, before, after) for m in weak),
     )
     split = "test" if "test" in run.adapter.source.splits() else "val"

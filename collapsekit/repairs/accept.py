@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from collapsekit.repair_report import Check
-from collapsekit.repairs.stage import CHUNK, Job
+from collapsekit.repairs.stage import Job
 from collapsekit.replay import leave_out_metric
 from collapsekit.report import Report
 from collapsekit.stats.jackknife import interval
@@ -17,18 +16,6 @@ LEVEL = 0.90  # two-sided, so 95 % one-sided
 MARGIN = 0.02  # of the metric: a larger loss is too much, however uncertain
 LEAST = 0.05  # by which a score has to fall
 UNKNOWN = "could not be had"
-
-
-def expectations(job: Job) -> Tensor:
-    """The model's expectations of the held-out examples, as the task scores them."""
-    at, task = job.at, job.adapter.task
-    job.adapter.model.eval()
-    with torch.no_grad():
-        parts = [
-            job.adapter.run_live({k: v[rows] for k, v in at.held.inputs.items()}).outputs.float().cpu()
-            for rows in at.choose.split(CHUNK)
-        ]
-    return task.expect(torch.cat(parts))
 
 
 def metric_check(job: Job, before: Tensor, after: Tensor) -> Check:

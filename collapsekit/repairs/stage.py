@@ -112,9 +112,17 @@ class Job:
 def held_task_loss(
     job: Job, outputs: Callable[[Live], Tensor], change: Callable[[int], Mapping[str, Change]] | None = None
 ) -> float:
-    """The task's mean loss on the held-out examples, of what ``outputs`` makes of a run of the model in which features
-    pass ``change`` (given the number of examples)."""
-    at, task = job.at, job.adapter.task
+    """The task's mean loss on the held-out examples (see ``held_expectations``)."""
+    return float(job.adapter.task.loss(held_expectations(job, outputs, change), job.at.held_targets).mean())
+
+
+def held_expectations(
+    job: Job, outputs: Callable[[Live], Tensor], change: Callable[[int], Mapping[str, Change]] | None = None
+) -> Tensor:
+    """Expectations of the held-out examples, as the task scores them, of what ``outputs`` makes of a run of the model
+    in which what encoders give passes ``change`` (given the number of examples); the model is left in eval mode."""
+    at = job.at
+    job.adapter.model.eval()
     with torch.no_grad():
         parts = [
             outputs(
@@ -124,4 +132,4 @@ def held_task_loss(
             )
             for rows in at.choose.split(CHUNK)
         ]
-    return float(task.loss(task.expect(torch.cat([p.float().cpu() for p in parts])), at.held_targets).mean())
+    return job.adapter.task.expect(torch.cat([p.float().cpu() for p in parts]))

@@ -10,9 +10,9 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from collapsekit.repairs.accept import beats, expectations, metric_check, score_check
-from collapsekit.repairs.recommend import recommend
-from collapsekit.repairs.stage import Job
+from collapsekit.repairing.recommend import recommend
+from collapsekit.repairs.accept import beats, metric_check, score_check
+from collapsekit.repairs.stage import Job, held_expectations
 from collapsekit.report import ModalityVerdict, Report, Result, Subject
 from tests.repairs.making import make_job, make_model
 
@@ -29,7 +29,7 @@ def answers(job: Job, share: float, seed: int = 0) -> Tensor:
 def test_expectations_are_the_models_in_eval_mode() -> None:
     job = make_job(make_model(lively=True))
     job.adapter.model.train()
-    found = expectations(job)
+    found = held_expectations(job, lambda live: live.outputs)
     with torch.no_grad():
         outputs = job.adapter.model.eval()(**job.at.held.inputs)
     assert torch.equal(found, outputs.double().softmax(1))

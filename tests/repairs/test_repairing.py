@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 import collapsekit
 from collapsekit import RepairReport, load_repaired, registry, repair
 from collapsekit.cli import app
+from collapsekit.cli.repair import repair_names
 from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
 from collapsekit.features import extract
 from collapsekit.readout import Fold
@@ -116,6 +117,19 @@ def test_the_report_reads_back_the_same_and_follows_from_its_checks(mended: tupl
     raw["accepted"] = False
     with pytest.raises(RefusedError, match="`accepted` does not follow"):
         RepairReport.from_json(json.dumps(raw))
+    deep: list[Any] = []
+    for _ in range(200):
+        deep = [deep]
+    for place in ([], ["before"], ["control"]):  # what the schema leaves open is bounded in the reports within, too
+        raw = json.loads(text)
+        holder = raw
+        for key in place:
+            holder = holder[key]
+        holder["settings"]["x"] = deep
+        with pytest.raises(RefusedError, match="in its settings or environment: it is nested more than 100 levels"):
+            RepairReport.from_json(json.dumps(raw))
+    with pytest.raises(RefusedError, match="has schema_version 2, this collapsekit reads 1"):
+        RepairReport.from_json(text.replace('"schema_version": 1', '"schema_version": 2', 1))
 
 
 def test_weights_load_into_the_user_s_model_with_and_without_collapsekit(
@@ -454,6 +468,13 @@ def test_ctrl_c_leaves_a_snapshot_to_go_on_from(made: Path, tmp_path: Path) -> N
     assert "Traceback" not in said
     assert load_file(kept)
     assert not (out / "model.safetensors").exists()
+
+
+def test_completion_offers_what_is_registered() -> None:
+    registry.load_builtins()
+    builtin = {n for n, s in registry.REPAIRS.items() if s.stages.__module__.startswith("collapsekit.")}
+    assert set(repair_names("")) == builtin
+    assert repair_names("k") == ["kd"]
 
 
 def test_help_does_not_import_torch() -> None:
