@@ -19,6 +19,7 @@ from collapsekit.yaml_reader import MOST_BYTES, MOST_VALUES, parse_yaml
 
 CONFIG_NAME = "collapsekit.yaml"
 _MOST_PARTS = 32
+_OURS = ("structure", "base", "origin")  # set by us, never by the file
 _PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}")
 Pool = Literal["auto", "mean", "max", "first", "last", "flatten"]
@@ -106,6 +107,7 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     subsets: tuple[SubsetConfig, ...] = ()
     plugins: tuple[str, ...] = ()
+    structure: tuple[dict[str, Any], ...] = Field(default=(), exclude=True)  # what a repair put into the model
     base: Path = Field(default=Path(), exclude=True)
     origin: str = Field(default=CONFIG_NAME, exclude=True)
 
@@ -170,6 +172,7 @@ class Config(_Section):
                 "model": model,
                 "modalities": kept,
                 "subsets": (),
+                "structure": (),
                 "data": self.data.model_copy(update={"group": None}),
             }
         )
@@ -248,7 +251,7 @@ def check_config(raw: Any, *, base: Path, origin: str = "config") -> Config:
     """A mapping as Config. Raises ConfigError for unknown keys, wrong types and missing sections."""
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{origin} holds {type(raw).__name__}, expected keys such as model, modalities, data.")
-    for key in ("base", "origin"):  # set by us, never by the file
+    for key in _OURS:
         if key in raw:
             raise ConfigError(f"{origin} has an unknown key {key!r}: known there are {', '.join(_keys_at([]))}.")
     try:
@@ -277,7 +280,7 @@ def _explain(error: ValidationError, origin: str) -> str:
 
 def _keys_at(loc: list[str]) -> list[str]:
     if not loc:
-        return [k for k in Config.model_fields if k not in ("base", "origin")]
+        return [k for k in Config.model_fields if k not in _OURS]
     if loc[0] in ("modalities", "subsets"):
         return list((ModalityConfig if loc[0] == "modalities" else SubsetConfig).model_fields)
     section = Config.model_fields[loc[0]].annotation

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
+from collapsekit.adapter.module import ModuleAdapter
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
+from collapsekit.inserts import hearing, posts_of, stand_in
 from collapsekit.readout import prefix
 from collapsekit.reference import make_reference
+from collapsekit.replay import CHUNK
 from collapsekit.stats.missing import nearest
 
 FLOATING = "floating tensors only: masks and whole numbers stay"
@@ -24,9 +27,14 @@ FILLS = {
         "features, summed over modalities; labels are not looked at"
     ),
     "sample": "taken from a random training example, the same for all absent modalities",
+    "substitution": (
+        "replaced, in models with the heads of basis reallocation, by h⁻¹ of the latent encoding of the closest modality "
+        "present; further tensors of its encoder set to 0"
+    ),
     "late": "left out, and so is the model: linear readouts of the modalities present, their evidence added up",
 }
 CONSTANTS = ("zeros", "mean")
+SUBSTITUTION = "substitution"
 LENT = ("neighbour", "sample")
 
 
@@ -94,8 +102,10 @@ def filled(
 
     ``zeros`` and ``mean`` change floating tensors; with a lender for each example (``rows``, (n,)) every tensor
     comes from it. The modality's raw inputs move with its recordings, for models that read them past the encoder;
-    under ``zeros`` and ``mean`` its token mask stays.
+    under ``zeros``, ``mean`` and ``substitution`` its token mask stays. Raises NumericsError where nothing was inserted
+    that could substitute.
     """
+    stands = stand_ins(adapter, features, absent) if fill == SUBSTITUTION else None
     recorded, inputs = dict(features.recorded), dict(features.inputs)
 
     def replaced(own: Tensor, lent: Tensor, gone: Tensor, place: Hashable) -> Tensor:
@@ -103,7 +113,7 @@ def filled(
             other = lent[rows]
         elif not own.is_floating_point():
             return own
-        elif fill == "zeros":
+        elif fill in ("zeros", SUBSTITUTION):
             other = torch.zeros_like(own[:1])
         else:
             other = bank.features.once(("mean", place), lambda: lent.double().mean(0, keepdim=True)).to(own.dtype)
@@ -115,10 +125,53 @@ def filled(
             continue
         pairs = enumerate(zip(features.recorded[m], bank.features.recorded[m], strict=True))
         recorded[m] = tuple(replaced(own, lent, gone, (m, j)) for j, (own, lent) in pairs)
+        if stands is not None:
+            place = adapter.taps[m].place if isinstance(adapter, ModuleAdapter) else 0
+            recorded[m] = tuple(stands[m] if j == place else other for j, other in enumerate(recorded[m]))
         for key in adapter.input_keys(m):
             if rows is not None or key != adapter.config.modalities[m].mask:
                 inputs[key] = replaced(inputs[key], bank.features.inputs[key], gone, key)
     return replace(features, recorded=recorded, inputs=inputs, memo={})
+
+
+def can_substitute(adapter: Adapter) -> bool:
+    """Whether the model has heads by which one modality stands in for another (collapsekit.inserts)."""
+    posts = posts_of(adapter.model, "basis")
+    return all(m in posts and posts[m] is adapter.encoder_module(m) for m in adapter.modalities)
+
+
+def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str, Tensor]:
+    """Each modality's features, those of examples where it is absent (n, modalities) substituted, as recorded. Raises
+    NumericsError where the model has no heads for that."""
+    posts = posts_of(adapter.model, "basis")
+    if not can_substitute(adapter):
+        raise NumericsError(
+            "the model has no heads by which a modality could be substituted: see `repair --method ebr`"
+        )
+    latents = features.once("latents", lambda: _latents(adapter, features))
+    masks = {m: absent[:, i] for i, m in enumerate(features.modalities)}
+    out = {}
+    for m in features.modalities:
+        place = adapter.taps[m].place if isinstance(adapter, ModuleAdapter) else 0
+        like, parts = features.recorded[m][place], []
+        for rows in torch.arange(len(features)).split(CHUNK):
+            here = {o: g[rows].to(adapter.device) for o, g in latents.items()}
+            latent = stand_in(posts[m], here, {o: mask[rows] for o, mask in masks.items()})
+            with torch.no_grad():
+                parts.append(posts[m].laid_out(posts[m].insert.back(latent), like[rows]).cpu())  # type: ignore[operator]
+        gone = masks[m].reshape(-1, *[1] * (like.ndim - 1))
+        out[m] = torch.where(gone, torch.cat(parts), like)
+    return out
+
+
+def _latents(adapter: Adapter, features: Features) -> dict[str, Tensor]:
+    parts: dict[str, list[Tensor]] = {m: [] for m in features.modalities}
+    for rows in torch.arange(len(features)).split(CHUNK):
+        with torch.no_grad(), hearing(adapter.model) as heard:
+            adapter.run({k: v[rows] for k, v in features.inputs.items()})
+        for m, held in parts.items():
+            held.append(heard[m].cpu())
+    return {m: torch.cat(held) for m, held in parts.items()}
 
 
 def late_fusion(adapter: Adapter, features: Features) -> Callable[[Tensor], Tensor]:

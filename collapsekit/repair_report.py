@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_jsonable_python
 
 from collapsekit.bounds import json_text
-from collapsekit.report import Interval, Number, Report, checked, parse_json, read_json
+from collapsekit.errors import RefusedError
+from collapsekit.files import is_file
+from collapsekit.report import Interval, Number, Report, Result, checked, parse_json, read_json
 
 FILE = "repair.json"
+WEIGHTS = "model.safetensors"
 
 
 class _Frozen(BaseModel):
@@ -49,6 +52,67 @@ class Check(_Frozen):
     sentence: str  # what was found, in words
 
 
+Width = Annotated[int, Field(ge=1, le=2**20)]
+Channel = Annotated[int, Field(ge=0, lt=2**20)]
+
+
+class _Insert(_Frozen):
+    modality: str
+    path: str  # of the encoder whose place it takes
+    part: str | int | None = None  # which part of what the encoder gives is its features
+    channels: Literal["first", "last"] | None = None
+    features: Width
+
+
+class BasisInsert(_Insert):
+    """Heads h·h⁻¹ behind an encoder (collapsekit.inserts.Basis)."""
+
+    kind: Literal["basis"] = "basis"
+    latent: Width
+    hidden: Width
+
+    @property
+    def weights(self) -> int:
+        """How many it adds, biases aside."""
+        return 2 * self.hidden * (self.features + self.latent)
+
+
+class ExchangeInsert(_Insert):
+    """Channels of an encoder blended with another's (collapsekit.inserts.Exchange)."""
+
+    kind: Literal["exchange"] = "exchange"
+    giver: str
+    given: Width  # the giver's channels
+    to: Annotated[tuple[Channel, ...], Field(max_length=2**16)]
+    source: Annotated[tuple[Channel, ...], Field(max_length=2**16)]
+    blend: Annotated[float, Field(gt=0, lt=1)]  # to begin with
+
+    @property
+    def weights(self) -> int:
+        """How many it adds, biases aside."""
+        return len(self.to) + (self.given * self.features if self.given != self.features else 0)
+
+
+Insert = Annotated[BasisInsert | ExchangeInsert, Field(discriminator="kind")]
+
+
+def structure_of(checkpoint: Path) -> tuple[dict[str, Any], ...]:
+    """What a repair put into the model whose weights are at ``checkpoint``: the records of the repair.json in that folder,
+    or beside those weights; none where there is none. Raises RefusedError where it cannot be read."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if not is_file(folder / FILE) or not (checkpoint.is_dir() or checkpoint.name == WEIGHTS):
+        return ()
+    structure = RepairReport.load(folder / FILE).structure
+    weights = sum(record.weights for record in structure)
+    held = (folder / WEIGHTS).stat().st_size if is_file(folder / WEIGHTS) else 0
+    if weights > held:  # before memory is taken for them
+        raise RefusedError(
+            f"{folder / FILE} describes inserts of {weights:,} weights, more than {WEIGHTS} can hold: the two are not of "
+            "the same repair."
+        )
+    return tuple(record.model_dump() for record in structure)
+
+
 class RepairReport(_Frozen):
     """A repair: settings, acceptance on the validation split, and reports before and after on the reported split.
 
@@ -70,6 +134,8 @@ class RepairReport(_Frozen):
     after: Report
     control: Report | None = None  # plain fine-tuning: same data, steps, optimiser, schedule, early stopping
     losses: tuple[LossCurve, ...]
+    findings: tuple[Result, ...] = ()  # what methods noted down of their own, on training examples
+    structure: tuple[Insert, ...] = ()  # what was put into the model, in order
     definitions: dict[str, str]  # method -> what it does and where that is from
     settings: dict[str, Any] = {}
     environment: dict[str, Any] = {}
@@ -78,6 +144,9 @@ class RepairReport(_Frozen):
     def _follows(self) -> RepairReport:
         if self.accepted != all(check.passed for check in self.checks):
             raise ValueError("`accepted` does not follow from `checks`")
+        for names in ([(r.kind, r.modality) for r in self.structure], [(r.kind, r.path) for r in self.structure]):
+            if len(set(names)) < len(names):
+                raise ValueError("`structure` names a modality or an encoder twice")
         return self
 
     def to_json(self) -> str:

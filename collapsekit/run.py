@@ -28,6 +28,7 @@ from collapsekit.features import Features, extract
 from collapsekit.imports import import_object
 from collapsekit.probing import run_probe
 from collapsekit.registry import Options, ProbeSpec
+from collapsekit.repair_report import structure_of
 from collapsekit.replay import CHUNK
 from collapsekit.report import Report, Result, Subject
 from collapsekit.settings import PROFILES, Profile, Progress, Settings
@@ -224,6 +225,8 @@ def build_adapter(
             f"no checkpoint was given: name one on the command line or as model.checkpoint in {config.origin}."
         )
     read = read_checkpoint(path, trust=trust, folder=config.base) if path is not None else None
+    if path is not None and not config.structure:
+        config = config.model_copy(update={"structure": structure_of(path)})
     if model is not None and read is not None:
         model = copy.deepcopy(model)  # the caller's own weights stay what they are
     make: Any

@@ -19,6 +19,7 @@ ORDER = [
     "yaml_reader",
     "config",
     "imports",
+    "inserts",
     "locate",
     "checkpoint",
     "propose",

@@ -13,9 +13,9 @@ from typing import Any
 
 from benchmarks.repair.measure import measure
 from benchmarks.repair.subjects import SETS, Subject
-from benchmarks.repair.table import table
+from benchmarks.repair.table import fills_table, table
 
-METHODS = ("finetune", "dropout", "kd", "kd,dropout")
+METHODS = ("finetune", "dropout", "kd", "ebr", "ebr:paper", "rtf", "kd,dropout", "kd,ebr")
 NOISES = (0.0, 0.25, 0.5)
 
 
@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="val to tune, test to report")
     parser.add_argument("--set", dest="options", nargs="*", default=[], metavar="METHOD.OPTION=JSON")
     parser.add_argument("--training", type=json.loads, default={}, help="JSON of training settings")
+    parser.add_argument(
+        "--classifier", action="store_true", help="with the modality classifier on weights (twice the time)"
+    )
     parser.add_argument("--records", type=Path, help="file to write the records to, one JSON object a line")
     given = parser.parse_args(arguments)
     options: dict[str, dict[str, Any]] = {}
@@ -39,13 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         records: list[dict[str, Any]] = []
         for noise in given.noises:
             for seed in range(given.seeds):
-                for record in measure(Subject(data, noise, seed), given.methods, options, given.training, given.split):
+                subject = Subject(data, noise, seed)
+                made = measure(
+                    subject, given.methods, options, given.training, given.split, classifier=given.classifier
+                )
+                for record in made:
                     records.append(record)
                     if given.records is not None:
                         with given.records.open("a") as file:
                             file.write(json.dumps(record) + "\n")
         print(
-            f"\n{data}: noise {given.noises}, {given.seeds} seeds each, {given.split} split\n\n{table(records)}",
+            f"\n{data}: noise {given.noises}, {given.seeds} seeds each, {given.split} split\n\n{table(records)}"
+            f"\n\nEvery set of absent modalities, by how they are filled\n\n{fills_table(records)}",
             flush=True,
         )
 

@@ -6,14 +6,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+import collapsekit
+from benchmarks.repair.class_means import class_means
 from benchmarks.repair.subjects import WEAK, Subject, arrays_of, config_of, trained
 from collapsekit import registry
+from collapsekit.adapter import Adapter
 from collapsekit.repairing.asked import check_method_options, make_asked, make_job
 from collapsekit.repairs.loop import train
 from collapsekit.repairs.snapshots import Snapshots
@@ -21,6 +25,10 @@ from collapsekit.report import Report
 from collapsekit.settings import Progress
 
 PROBES = ("utilisation", "reliance", "missing", "noise", "vif", "spectrum")
+CLASSIFIER = "polysemanticity"  # takes as long as all the others
+RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95)
+TABLE3 = (0.8, 0.85, 0.9, 0.95)  # rates of Table 3
+FILLS = ("zeros", "mean", "neighbour", "sample", "late", "substitution")
 
 
 def measure(
@@ -29,9 +37,11 @@ def measure(
     options: dict[str, dict[str, Any]],
     training: dict[str, Any],
     split: str = "test",
-    probes: Sequence[str] = PROBES,
+    *,
+    classifier: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Records of the model as it was ("none") and after each of ``methods`` (chains as "kd,dropout")."""
+    """Records of the model as it was ("none") and after each of ``methods`` (chains as "kd,dropout", presets as
+    "ebr:paper"); ``classifier``: with the modality classifier on weights (Table 9)."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -45,35 +55,81 @@ def measure(
         every = check_method_options(options)
         before = asked.diagnose(None, "val", ("utilisation", "reliance"))
         weak = (WEAK[subject.data],)
-        yield _record(subject, "none", asked.diagnose(None, split, probes), 0.0, weak[0])
+        study = partial(_record, subject, split, weak[0], folder / "cache", classifier)
+        yield study("none", asked.adapter(), 0.0)
         for chain in methods:
             began = time.perf_counter()
             job, _ = make_job(asked, before, weak)
-            for method in chain.split(","):
-                stages = registry.get_repair(method).stages(replace(job, options=every[method]))
+            for named in chain.split(","):
+                method, _, preset = named.partition(":")
+                own = every[method] if not preset else type(every[method])(preset=preset)  # type: ignore[call-arg]
+                stages = registry.get_repair(method).stages(replace(job, options=own))
                 train(stages, job, method, Snapshots(folder / chain / method, {}), Progress())
             took = time.perf_counter() - began
-            yield _record(subject, chain, asked.diagnose(job.adapter, split, probes), took, weak[0])
+            yield study(chain, job.adapter, took)
 
 
-def _record(subject: Subject, method: str, report: Report, took: float, weak: str) -> dict[str, Any]:
+def _record(
+    subject: Subject,
+    split: str,
+    weak: str,
+    cache: Path,
+    classifier: bool,
+    method: str,
+    adapter: Adapter,
+    took: float,
+) -> dict[str, Any]:
+    report = collapsekit.diagnose(
+        model=adapter.model,
+        config=adapter.config,
+        split=split,
+        probes=[*PROBES, *[CLASSIFIER] * classifier],
+        options={"missing": {"rates": RATES}},
+        profile="standard" if classifier else "quick",
+        seed=subject.seed,
+        cache=cache,
+    )
+
     def value(name: str, modality: str | None = None) -> float | None:
         found = report.find(name, modality)
         return None if found is None else found.value
 
-    names = report.subject.modalities
-    noisy = [v for m in names if (v := value("noise.input", m)) is not None]
     return {
         **asdict(subject),
         "method": method,
         "accuracy": value("reliance.full_metric"),
-        "missing_zeros": value("missing.rates.zeros"),
-        "missing_mean": value("missing.rates.mean"),
-        "missing_sample": value("missing.rates.sample"),
-        "patterns_zeros": value("missing.patterns.zeros"),
-        "noise_curve": sum(noisy) / len(noisy) if noisy else None,
+        **{f"missing_{fill}": value(f"missing.rates.{fill}") for fill in FILLS},
+        **{f"patterns_{fill}": value(f"missing.patterns.{fill}") for fill in FILLS},
+        "missing_own": value("missing.rates.substitution") or value("missing.rates.zeros"),
+        "patterns_class": class_means(adapter, split),
+        "often_missing": _often_missing(report),
+        "noise_curve": _under_noise(report),
         "vif": value("vif.mean"),
         "rank": value("spectrum.effective_rank"),
+        "classifier_loss": value("polysemanticity.cross_entropy"),
+        "classifier_entropy": value("polysemanticity.entropy"),
+        "drive_entropy": value("polysemanticity.drive_entropy"),
         "score": report.modalities[weak].score,
         "seconds": took,
     }
+
+
+def _often_missing(report: Report) -> float | None:
+    """Accuracy with one modality absent from 80 to 95 % of examples, filled in the way that is best on val: the mean over
+    modalities and over the rates of Table 3."""
+    found = []
+    for m in report.subject.modalities:
+        drop = report.find("missing.drop", m)
+        if drop is not None and drop.curve is not None:
+            found += [y for x, y in zip(drop.curve.x, drop.curve.y, strict=True) if x in TABLE3]
+    return sum(found) / len(found) if found else None
+
+
+def _under_noise(report: Report) -> float | None:
+    """Accuracy with noise on one modality's input: the mean over modalities and over levels of 5 to 50 % of the range."""
+    found = []
+    for m in report.subject.modalities:
+        noise = report.find("noise.input", m)
+        if noise is not None and noise.curve is not None:
+            found += [y for x, y in zip(noise.curve.x, noise.curve.y, strict=True) if isinstance(x, float) and x > 0]
+    return sum(found) / len(found) if found else None

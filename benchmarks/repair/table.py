@@ -10,15 +10,26 @@ from scipy.stats import wilcoxon
 
 MEASURES = {
     "accuracy": "accuracy",
+    "often_missing": "one missing at 80-95 %",
     "missing_zeros": "missing, zeros",
-    "missing_mean": "missing, mean",
-    "missing_sample": "missing, sample",
-    "patterns_zeros": "all patterns, zeros",
-    "noise_curve": "noise curve",
+    "missing_own": "missing, own way",
+    "noise_curve": "under noise",
     "vif": "VIF",
     "rank": "effective rank",
+    "classifier_loss": "classifier CE",
     "score": "score of the weak",
 }
+FILLS = {
+    "patterns_zeros": "zeros",
+    "patterns_sample": "random",
+    "patterns_neighbour": "nearest neighbour",
+    "patterns_mean": "mean",
+    "patterns_class": "class mean",
+    "patterns_late": "late fusion",
+    "patterns_substitution": "substitution",
+}
+MEDIANS = ("vif",)  # without bound where features are nearly collinear: median and quartiles
+SUBSTITUTION = "patterns_substitution"
 CONTROL = "finetune"
 
 
@@ -45,8 +56,8 @@ def paired(records: Sequence[dict[str, Any]], measure: str, method: str) -> tupl
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a row a method, a column a measure: mean (standard deviation), * where it differs from the control at 5 %
-    after Holm over the methods of the column."""
+    """Markdown: a row a method, a column a measure: mean (standard deviation), of VIF median (quartiles); * where it differs
+    from the control at 5 % after Holm over the methods of the column."""
     methods = list(dict.fromkeys(r["method"] for r in records))
     marks: dict[tuple[str, str], bool] = {}
     for measure in MEASURES:
@@ -58,11 +69,34 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         marks |= {(m, measure): a < 0.05 for m, a in zip(others, holm(p), strict=True)}
     lines = ["| method | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
     for method in methods:
-        cells = []
-        for measure in MEASURES:
-            values = [r[measure] for r in records if r["method"] == method and r[measure] is not None]
-            spread = f" ({np.std(values, ddof=1):.3g})" if len(values) > 1 else ""
-            star = "*" if marks.get((method, measure)) else ""
-            cells.append(f"{np.mean(values):.3f}{spread}{star}" if values else "")
+        cells = [_cell(records, method, measure, marks.get((method, measure), False)) for measure in MEASURES]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(records: Sequence[dict[str, Any]], method: str, measure: str, marked: bool) -> str:
+    values = [r[measure] for r in records if r["method"] == method and r[measure] is not None]
+    if not values:
+        return ""
+    if measure in MEDIANS:
+        low, middle, high = np.percentile(values, [25, 50, 75])
+        return f"{middle:.3g} ({low:.3g}-{high:.3g}){'*' if marked else ''}"
+    spread = f" ({np.std(values, ddof=1):.3g})" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}{'*' if marked else ''}"
+
+
+def fills_table(records: Sequence[dict[str, Any]]) -> str:
+    """Markdown: accuracy over every set of absent modalities, a row a method, a column a way to fill; * where substitution
+    differs from that fill at 5 % after Holm over the fills of the row."""
+    lines = ["| method | " + " | ".join(FILLS.values()) + " |", "|---" * (len(FILLS) + 1) + "|"]
+    for method in dict.fromkeys(r["method"] for r in records):
+        own = [r for r in records if r["method"] == method and all(r[f] is not None for f in FILLS)]
+        others = [f for f in FILLS if f != SUBSTITUTION]
+        p = []
+        for fill in others:
+            a, b = (np.array([r[name] for r in own]) for name in (fill, SUBSTITUTION))
+            p.append(float(wilcoxon(a, b).pvalue) if len(own) > 1 and (a != b).any() else 1.0)
+        marks = {f: value < 0.05 for f, value in zip(others, holm(p), strict=True)}
+        cells = [_cell(records, method, fill, marks.get(fill, False)) for fill in FILLS]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

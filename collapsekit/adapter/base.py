@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapter.build import build_model, load_weights
+from collapsekit.adapter.build import build_model, features_path, insert_into, load_weights
 from collapsekit.adapter.pooling import pool_features
 from collapsekit.checkpoint import Checkpoint
 from collapsekit.config import Config
@@ -73,10 +74,18 @@ class Adapter(ABC):
             )
         self.task: Task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
         self.source = source if source is not None else make_source(config)
-        self.model = model if model is not None else build_model(config, seed)
+        self.model = insert_into(model if model is not None else build_model(config, seed), config.structure)
         if checkpoint is not None:
             load_weights(self.model, checkpoint)
         self.model.to(self.device).eval()
+
+    def insert(self, structure: Sequence[Mapping[str, Any]]) -> None:
+        """Put a repair's modules into the model (collapsekit.inserts), and let the config say so; of a kind that is there
+        already, nothing. Raises ConfigError where they do not fit."""
+        known = {record["kind"] for record in self.config.structure}
+        new = [dict(record) for record in structure if record["kind"] not in known]
+        self.config = self.config.model_copy(update={"structure": (*self.config.structure, *new)})
+        insert_into(self.model, new).to(self.device)
 
     @abstractmethod
     def encode(self, batch: Batch) -> dict[str, Tensor]:
@@ -160,8 +169,9 @@ class Adapter(ABC):
         return [p for p in self.model.parameters() if id(p) not in inside]
 
     def encoder_module(self, modality: str) -> nn.Module:
-        """The submodule that is ``modality``'s encoder; an empty module where it has none of its own."""
+        """The submodule that is ``modality``'s encoder, a head inserted behind it included; an empty module where it has
+        none of its own."""
         path = self.config.modalities[modality].encoder
         if path is None or path.endswith(":input"):
             return nn.Module()
-        return self.model.get_submodule(path)
+        return self.model.get_submodule(features_path(self.model, path))

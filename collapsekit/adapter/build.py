@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from collapsekit.checkpoint import Checkpoint, match_state_dict
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.imports import import_object, importable_from, one_line
+from collapsekit.inserts import Post, insert
 
 
 def seed_everything(seed: int) -> None:
@@ -124,6 +125,24 @@ def build_model(config: Config, seed: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.factory {spec!r} returned {type(model).__name__}, expected a torch.nn.Module.")
     return model
+
+
+def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Put what a repair inserted (collapsekit.inserts) into ``model``, once. Raises ConfigError where it does not fit."""
+    for record in structure:
+        find_submodule(model, record["path"], "the repair's insert")
+    try:
+        with random_state_kept():
+            torch.default_generator.manual_seed(0)
+            return insert(model, structure)
+    except (ValueError, KeyError, TypeError) as e:
+        raise ConfigError(f"what the repair inserted does not fit the model: {one_line(e)}.") from None
+
+
+def features_path(model: nn.Module, path: str) -> str:
+    """Where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head."""
+    outer = dict(model.named_modules(remove_duplicate=False)).get(path)
+    return f"{path}.encoder" if isinstance(outer, Post) and outer.junction.kind == "exchange" else path
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapter.base import Adapter, Change, Live, Pass, Prediction, Recorded
-from collapsekit.adapter.build import find_submodule
+from collapsekit.adapter.build import features_path, find_submodule
 from collapsekit.adapter.pooling import pool_features
-from collapsekit.adapter.taps import Heard, Reached, Tap, cached_tensors, select_part
+from collapsekit.adapter.taps import Heard, Reached, Tap, cached_tensors, select_part, shape_behind
 from collapsekit.config import Config
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.imports import one_line
@@ -45,7 +45,8 @@ class ModuleAdapter(Adapter):
                 f"modality {modality!r} has no `encoder`: name the submodule whose output is its features, "
                 "or 'name:input' for what enters a submodule."
             )
-        tap = _make_tap(self.model, section.encoder, f"encoder {section.encoder!r} of modality {modality!r}")
+        path = features_path(self.model, section.encoder)
+        tap = _make_tap(self.model, path, f"encoder {section.encoder!r} of modality {modality!r}")
         tap.select = section.select
         return tap
 
@@ -67,6 +68,12 @@ class ModuleAdapter(Adapter):
                         f"{inner.what} lies inside {tap.what}: the two must not contain one another; name submodules "
                         "side by side, or put an nn.Identity behind each and name those."
                     )
+
+    def insert(self, structure: Sequence[Mapping[str, Any]]) -> None:
+        super().insert(structure)
+        for m, before in self.taps.items():
+            self.taps[m] = self._tap(m)
+            self.taps[m].shape = shape_behind(before, self.taps[m].module)
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         recorded = self.run(batch).recorded

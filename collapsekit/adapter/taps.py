@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -185,9 +185,19 @@ class Tap:
             )
         return tuple(out)
 
+    @property
+    def place(self) -> int:
+        """Which of the recorded tensors is the features."""
+        return self._known_shape().feature
+
+    @property
+    def example_axis(self) -> int:
+        """Which axis of the features, as they pass, counts examples."""
+        return self._place()[1]
+
     def feature(self, recorded: Sequence[Tensor]) -> Tensor:
         """The features among the recorded tensors."""
-        return recorded[self._known_shape().feature]
+        return recorded[self.place]
 
     def live_feature(self, value: Any) -> Tensor:
         """The features inside a tapped value, gradient kept; first axis the example."""
@@ -207,6 +217,15 @@ class Tap:
         """Which leaf of a tapped value is the features, and its example axis."""
         shape = self._known_shape()
         return [(i, axis) for i, axis in enumerate(shape.axes) if axis is not None][shape.feature]
+
+
+def shape_behind(tap: Tap, wrapper: nn.Module) -> Shape | None:
+    """The shape of what passes ``wrapper``, which has taken the place of the tapped module and holds it."""
+    if tap.shape is None or wrapper is tap.module:
+        return tap.shape
+    inner = next(path for path, module in wrapper.named_modules() if module is tap.module)
+    below = [(f"{inner}.{path}" if path else inner, name) for path, name in tap.shape.attributes]
+    return replace(tap.shape, attributes=below)
 
 
 @contextmanager

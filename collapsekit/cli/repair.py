@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from collapsekit.repair_report import RepairReport
 
 
+class Optimizer(StrEnum):
+    """Optimisers, as in collapsekit.repairs.stage."""
+
+    adamw = "adamw"
+    sgd = "sgd"
+
+
 class Schedule(StrEnum):
     """Schedules of the learning rate, as in collapsekit.repairs.stage."""
 
@@ -58,15 +65,23 @@ def repair(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many epochs a stage (default 30).")] = None,
     steps: Annotated[int | None, typer.Option(help="At most so many optimiser steps a stage.")] = None,
+    optimizer: Annotated[Optimizer | None, typer.Option(help="sgd: with a momentum of 0.9 (default adamw).")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate (default 0.001).")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a batch (default 64).")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches an optimiser step (default 1).")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient (default 1).")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay (default 0.0001).")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay (default 0.0001).")] = None,
     schedule: Annotated[Schedule | None, typer.Option(help="Of the learning rate (default cosine).")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs without improvement (default 8).")] = None,
     amp: Annotated[bool, typer.Option("--amp", help="Train in bfloat16 where torch's autocast does.")] = False,
+    compile_: Annotated[
+        bool,
+        typer.Option("--compile", help="Train with torch.compile: a slow start, then faster where models are large."),
+    ] = False,
     freeze: Annotated[list[str] | None, typer.Option(help="Leave this submodule as it is; repeatable.")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write losses and learning rates there for TensorBoard.")
+    ] = None,
     control: Annotated[bool, typer.Option(help="Also fine-tune plainly, to judge the repair beside it.")] = True,
     keep: Annotated[bool, typer.Option("--keep", help="Export the weights even where they are rejected.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted repair's snapshots.")] = False,
@@ -84,8 +99,9 @@ def repair(
     """Fine-tune a checkpoint so that it uses what it ignored; exits 1 where the result is rejected."""
     training = {
         **{"epochs": epochs, "steps": steps, "rate": lr, "batch": batch_size, "accumulate": accumulate, "clip": clip},
-        **{"weight_decay": weight_decay, "schedule": schedule and schedule.value, "patience": patience},
-        **{"amp": amp or None, "freeze": freeze or None},
+        **{"optimizer": optimizer and optimizer.value, "weight_decay": weight_decay},
+        **{"schedule": schedule and schedule.value, "patience": patience},
+        **{"amp": amp or None, "compile": compile_ or None, "freeze": freeze or None},
     }
     asked: dict[str, Any] = {
         "config": config,
@@ -99,6 +115,7 @@ def repair(
         "limit": limit,
         "plugins": plugin or [],
         "trust_pickle": trust_pickle,
+        "tensorboard": tensorboard,
     }
     with progress(quiet) as shown:
         if dry_run:

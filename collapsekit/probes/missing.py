@@ -18,8 +18,10 @@ from collapsekit.fills import (
     CONSTANTS,
     FILLS,
     LENT,
+    SUBSTITUTION,
     Bank,
     bank_of,
+    can_substitute,
     filled,
     has_split,
     late_fusion,
@@ -34,7 +36,7 @@ from collapsekit.stats.jackknife import interval, interval_array
 from collapsekit.stats.missing import absence
 
 ALL_UP_TO = 5  # modalities; beyond, not every pattern is tried
-BY_MODEL = (*CONSTANTS, *LENT)
+BY_MODEL = (*CONSTANTS, *LENT, SUBSTITUTION)
 PATTERNS_SOURCE = "after Chaudhuri et al. 2025, Appendix C.4 and Table 6"
 RATES_SOURCE = "after Chaudhuri et al. 2025, Section 4.4 and Table 1; rates also of Table 3"
 DROP_SOURCE = "after Chaudhuri et al. 2025, Table 3 (one modality missing at a rate) and Table 6 (fills)"
@@ -48,7 +50,9 @@ AT_RATES = (
 class MissingOptions(Options):
     """Options of the missing probe."""
 
-    fills: tuple[str, ...] = Field(default=tuple(FILLS), description="of zeros, mean, neighbour, sample, late")
+    fills: tuple[str, ...] | None = Field(
+        default=None, description="of zeros, mean, neighbour, sample, substitution, late; default: all the model has"
+    )
     rates: tuple[float, ...] = Field(
         default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9, 0.95), description="rates of missing modalities"
     )
@@ -57,7 +61,9 @@ class MissingOptions(Options):
 
     @field_validator("fills")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
         for fill in value:
             if fill not in FILLS:
                 raise ValueError(f"{fill!r} is not one of {', '.join(FILLS)}{did_you_mean(fill, FILLS)}")
@@ -131,7 +137,8 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     masks = torch.cat([patterns[:, None].expand(-1, n, -1), rates])
     labels = tuple("+".join(features.modalities[i] for i in gone) for gone in sets)
     usable = []
-    for i, fill in enumerate(options.fills):
+    fills = options.fills or tuple(f for f in FILLS if f != SUBSTITUTION or can_substitute(adapter))
+    for i, fill in enumerate(fills):
         try:
             scores = torch.stack([study.scores(e) for e in study.expected(fill, masks)])
         except NumericsError as e:
@@ -139,7 +146,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         else:
             yield from _curves(study, fill, labels, options, settings, scores, None)
             usable += [fill] if fill in BY_MODEL else []
-        settings.progress.step("fills of missing modalities", i + 1, len(options.fills))
+        settings.progress.step("fills of missing modalities", i + 1, len(fills))
     yield from _drops(study, usable, uniforms, options, settings)
 
 
@@ -202,7 +209,7 @@ def _curves(
                 continue
             values = (scores[: len(labels)] if kind == "patterns" else scores[len(labels) :])[:, k]
             mean = values.mean(0)
-            notes = [study.bank.note if fill not in ("zeros", "late") else None]
+            notes = [study.bank.note if fill not in ("zeros", SUBSTITUTION, "late") else None]
             if len(values) > 1:
                 notes.append(f"standard deviation over {len(values)} {kind}: {float(values[:, 0].std()):.3g}")
             yield make(

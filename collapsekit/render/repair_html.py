@@ -12,6 +12,7 @@ from collapsekit.render.canvas import inline_svg
 from collapsekit.render.html import Picture, fill
 from collapsekit.render.repair_compare import Comparison, compare
 from collapsekit.render.repair_figures import figures
+from collapsekit.render.repair_findings import finding_definitions, finding_grid, new_grid, structure_grid
 from collapsekit.render.repair_tables import (
     CONTROL,
     Grid,
@@ -77,6 +78,7 @@ def render(report: RepairReport) -> str:
         "key": key_grid(report, comparison),
         "pictures": list(_pictures(report, comparison)),
         "losses": loss_grid(report),
+        "noted": [grid for grid in (new_grid(report), finding_grid(report), structure_grid(report)) if grid.rows],
         "sections": section_grids(report, comparison),
         "curves": curve_grids(report, comparison),
         "rest": _rest(report, comparison),
@@ -106,7 +108,7 @@ def _rest(report: RepairReport, comparison: Comparison) -> list[Grid]:
     grids = [
         left_grid(comparison),
         note_grid(report, comparison),
-        definition_grid(report, comparison),
+        definition_grid(report, comparison, finding_definitions(report)),
         settings_grid(report),
     ]
     return [grid for grid in grids if grid.rows]

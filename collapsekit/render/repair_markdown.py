@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from collapsekit.render.markdown import code, escape
 from collapsekit.render.numbers import ABSENT
 from collapsekit.render.repair_compare import compare
+from collapsekit.render.repair_findings import finding_definitions, finding_grid, new_grid, structure_grid
 from collapsekit.render.repair_tables import (
     Cell,
     Grid,
@@ -42,6 +43,9 @@ def render(report: RepairReport) -> str:
     lines += _section(checks_grid(report))
     lines += _section(key_grid(report, comparison))
     lines += _section(loss_grid(report))
+    lines += _section(new_grid(report))
+    lines += _section(finding_grid(report))
+    lines += _section(structure_grid(report))
     for grid in section_grids(report, comparison):
         lines += _section(grid)
     curves = curve_grids(report, comparison)
@@ -52,7 +56,7 @@ def render(report: RepairReport) -> str:
     for grid, what in (
         (note_grid(report, comparison), "notes"),
         (left_grid(comparison), "reasons"),
-        (definition_grid(report, comparison), "definitions"),
+        (definition_grid(report, comparison, finding_definitions(report)), "definitions"),
         (settings_grid(report), "settings"),
     ):
         lines += _section(grid, what, most=0)

@@ -315,11 +315,11 @@ def note_grid(report: RepairReport, comparison: Comparison) -> Grid:
     return Grid("Notes", _headers("result", "in", "note"), rows)
 
 
-def definition_grid(report: RepairReport, comparison: Comparison) -> Grid:
-    """Methods and results: what each is, and where that is from."""
+def definition_grid(report: RepairReport, comparison: Comparison, more: Sequence[tuple[Cell, Cell, Cell]] = ()) -> Grid:
+    """Methods and results, and ``more``: what each is, and where that is from."""
     rows = [(Cell(method, "name"), Cell(text), Cell("")) for method, text in report.definitions.items()]
     results = {(r.name, r.definition, r.source): r for r in (pair.before for pair in comparison.pairs())}
-    rows += [(Cell(r.name, "name"), Cell(r.definition), Cell(r.source)) for r in results.values()]
+    rows += [*more, *((Cell(r.name, "name"), Cell(r.definition), Cell(r.source)) for r in results.values())]
     return Grid("Definitions and sources", _headers("what", "definition", "source"), tuple(rows))
 
 

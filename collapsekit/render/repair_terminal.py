@@ -11,6 +11,7 @@ from rich.text import Text
 
 from collapsekit.render.numbers import ABSENT, fmt, fmt_interval
 from collapsekit.render.repair_compare import Comparison, Judgement, compare
+from collapsekit.render.repair_findings import finding_grid, new_grid, structure_grid
 from collapsekit.render.repair_tables import (
     Row,
     about,
@@ -72,7 +73,18 @@ def _blocks(report: RepairReport, full: dict[str, str], width: int) -> Iterable[
     if report.losses:
         yield from heading("Losses")
         yield from (_item("·", Text(loss_line(c))) for c in report.losses)
+    yield from _noted(report)
     yield from _rest(report, comparison)
+
+
+def _noted(report: RepairReport) -> Iterable[RenderableType]:
+    for grid in (new_grid(report), finding_grid(report), structure_grid(report)):
+        if grid.rows:
+            yield from heading(grid.title)
+        for row in grid.rows:
+            yield _item(
+                "·", Text(f"{row[0].text}: {', '.join(f'{c.text} {c.aside}'.strip() for c in row[1:] if c.text)}")
+            )
 
 
 def _verdicts(report: RepairReport) -> Iterable[RenderableType]:

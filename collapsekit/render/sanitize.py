@@ -42,11 +42,11 @@ def clean(text: str, limit: int = NAME_LIMIT) -> str:
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
 
 
-def _display_names(names: Iterable[str]) -> dict[str, str]:
+def _display_names(names: Iterable[str], limit: int = NAME_LIMIT) -> dict[str, str]:
     """Each name's cleaned form, numbered where two names would otherwise look the same."""
     shown: dict[str, str] = {}
     for name in names:
-        base, n = clean(name), 1
+        base, n = clean(name, limit), 1
         candidate = base
         while candidate in shown.values():
             n += 1
@@ -76,12 +76,15 @@ def renamed(report: Report, names: dict[str, str]) -> Report:
 def cleaned_repair(report: RepairReport) -> RepairReport:
     """The same report of a repair with every string cleaned, so that no renderer can forget one.
 
-    Names of modalities and of methods stay distinct, and the same in all the reports within.
+    Names of modalities, of methods and of encoders stay distinct, and the same in all the reports within.
     """
     methods = _display_names(dict.fromkeys([*report.method, *report.definitions, *(c.method for c in report.losses)]))
     raw = _renamed_repair(report, _display_names(repair_names(report)))
     raw["method"] = tuple(methods[m] for m in report.method)
     raw["definitions"] = {methods[m]: text for m, text in report.definitions.items()}
+    paths = _display_names(dict.fromkeys(record.path for record in report.structure), 4 * NAME_LIMIT)
+    for record in raw["structure"]:
+        record["path"] = paths[record["path"]]
     for curve in raw["losses"]:
         curve["method"] = methods[curve["method"]]
     return RepairReport.model_validate(_walk(raw))
@@ -95,7 +98,10 @@ def renamed_repair(report: RepairReport, names: dict[str, str]) -> RepairReport:
 def repair_names(report: RepairReport) -> list[str]:
     """Every name a modality goes by in any of the reports within, each once, those of ``before`` first."""
     inner = [r for r in (report.before, report.after, report.control) if r is not None]
-    return list(dict.fromkeys([*(m for r in inner for m in modality_names(r)), *report.repaired]))
+    found = [*(m for r in inner for m in modality_names(r)), *report.repaired]
+    found += [m for r in report.findings for m in (r.modality, r.versus) if m is not None]
+    found += [m for r in report.structure for m in (r.modality, getattr(r, "giver", None)) if m is not None]
+    return list(dict.fromkeys(found))
 
 
 def _renamed_repair(report: RepairReport, names: dict[str, str]) -> dict[str, Any]:
@@ -104,6 +110,10 @@ def _renamed_repair(report: RepairReport, names: dict[str, str]) -> dict[str, An
         if inner is not None:
             raw[part] = _renamed(inner, names)
     raw["repaired"] = tuple(names[m] for m in report.repaired)
+    for finding in raw["findings"]:
+        _rename_result(finding, names)
+    for record in raw["structure"]:
+        record.update({k: names[record[k]] for k in ("modality", "giver") if k in record})
     for check in raw["checks"]:
         what, dot, modality = check["name"].partition(".")  # "score.audio"
         check["name"] = what + dot + names.get(modality, modality)
@@ -117,11 +127,15 @@ def _renamed(report: Report, names: dict[str, str]) -> dict[str, Any]:
     for verdict in raw["modalities"].values():
         verdict["costs_if_missing"] = {names[k]: v for k, v in verdict["costs_if_missing"].items()}
     for result in raw["results"]:
-        for field in ("modality", "versus"):
-            result[field] = None if result[field] is None else names[result[field]]
-        if result["curve"] is not None:
-            result["curve"]["x"] = tuple(_category(x, names) for x in result["curve"]["x"])
+        _rename_result(result, names)
     return raw
+
+
+def _rename_result(result: dict[str, Any], names: dict[str, str]) -> None:
+    for field in ("modality", "versus"):
+        result[field] = None if result[field] is None else names[result[field]]
+    if result["curve"] is not None:
+        result["curve"]["x"] = tuple(_category(x, names) for x in result["curve"]["x"])
 
 
 def _category(x: float | str, names: dict[str, str]) -> float | str:

@@ -18,6 +18,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.features import Features, extract
 from collapsekit.readout import Fold
 from collapsekit.registry import Options
+from collapsekit.repairs.curves import summary_writer
 from collapsekit.repairs.stage import Job, Training
 from collapsekit.report import Report
 from collapsekit.run import build_adapter, diagnose, settle_config
@@ -41,6 +42,7 @@ class Asked:
     cache: str | Path | None
     plugins: Sequence[str | Path]
     progress: Progress
+    tensorboard: Path | None = None
 
     def adapter(self) -> Adapter:
         """The model as the checkpoint has it, in float32."""
@@ -53,7 +55,7 @@ class Asked:
         """A report on ``adapter``'s model, or on the checkpoint itself; β is turned for the ``weak`` modalities."""
         return diagnose(
             self.checkpoint if adapter is None else None,
-            config=self.config,
+            config=self.config if adapter is None else adapter.config,
             model=None if adapter is None else adapter.model,
             split=split,
             probes=probes,
@@ -97,16 +99,21 @@ def make_asked(
     trust_pickle: str | None = None,
     progress: Progress | None = None,
     cache: str | Path | None = None,
+    tensorboard: str | Path | None = None,
 ) -> Asked:
-    """The config found, plugins loaded, settings checked; keywords as for diagnose. Raises ConfigError."""
+    """The config found, plugins loaded, settings checked; ``tensorboard``: a folder for training's curves; other keywords
+    as for diagnose. Raises ConfigError."""
     settled = settle_config(config, checkpoint)
     _need_judge(settled)
     registry.load_builtins()
     for file in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
         registry.load_plugin_file(file)
     how = check_training(training or {})
+    curves = None if tensorboard is None else Path(tensorboard)
+    if curves is not None:
+        summary_writer()  # before anything is diagnosed
     told = _Once(progress or Progress())
-    return Asked(checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told)
+    return Asked(checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told, curves)
 
 
 def _need_judge(config: Config) -> None:

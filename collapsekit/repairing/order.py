@@ -14,11 +14,11 @@ from collapsekit.config import Config
 from collapsekit.errors import ConfigError, NothingEvaluatedError, did_you_mean
 from collapsekit.files import is_file, write_atomic
 from collapsekit.registry import Options
-from collapsekit.repair_report import FILE, LossCurve, RepairReport
+from collapsekit.repair_report import FILE, WEIGHTS, LossCurve, RepairReport
 from collapsekit.repairing.asked import Asked, check_method_options, make_asked, make_job
 from collapsekit.repairing.recommend import recommend
 from collapsekit.repairs.accept import beats, metric_check, score_check
-from collapsekit.repairs.export import WEIGHTS, export_weights
+from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.loop import train
 from collapsekit.repairs.reckon import reckon
 from collapsekit.repairs.snapshots import Snapshots
@@ -52,7 +52,8 @@ def repair(
     ``method``: names of repairs, run in order (default: recommended from the diagnosis); ``modalities``: whom to repair
     (default: those collapsed or underused on the val split); ``training``: fields of Training; ``keep`` exports what was
     not accepted too; ``resume`` goes on from the snapshots of an interrupted run, ``force`` replaces what is there;
-    ``profile``, ``device``, ``seed``, ``limit``, ``plugins``, ``trust_pickle``, ``progress``, ``cache`` as for diagnose.
+    ``profile``, ``device``, ``seed``, ``limit``, ``plugins``, ``trust_pickle``, ``progress``, ``cache`` as for diagnose;
+    ``tensorboard``: a folder for the curves of training.
     The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend.
     """
     asked = make_asked(checkpoint, config, training, **same)
@@ -99,8 +100,9 @@ def plan(
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
     with random_state_kept():
         job, _ = make_job(asked, before, weak)
+        own = frozenset(id(p) for p in job.adapter.model.parameters())
         stages = registry.get_repair(chosen[0]).stages(replace(job, options=every[chosen[0]]))
-        told += reckon(next(iter(stages)), job, chosen[0])
+        told += reckon(next(iter(stages)), job, chosen[0], own)
     return told
 
 
@@ -134,7 +136,8 @@ class _Run:
                 part.clear()
             self.kept.append(part)
             stages = registry.get_repair(name).stages(replace(job, options=options[name]))
-            self.curves += train(stages, job, name, part, asked.progress)
+            shown = asked.tensorboard and asked.tensorboard / part.folder.name
+            self.curves += train(stages, job, name, part, asked.progress, shown)
         self.adapter.model.eval()
 
     def clear(self) -> None:
@@ -183,6 +186,8 @@ def _judged(
         after=reports[1],
         control=beside,
         losses=tuple(curve for r in runs.values() for curve in r.curves),
+        findings=tuple(run.job.findings),
+        structure=tuple(run.adapter.config.structure),  # records, checked there
         definitions={n: f"{(s := registry.get_repair(n)).definition} ({s.source})" for n in [*options, CONTROL]},
         settings={
             "options": {n: o.model_dump(mode="json") for n, o in options.items()},

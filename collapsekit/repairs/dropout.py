@@ -48,7 +48,8 @@ def dropout(job: Job) -> Iterator[Stage]:
 
     def held() -> float:
         """Under the same dropout: with everything there, what this repairs does not show."""
-        return sum(held_task_loss(job, lambda live: live.outputs, dropping) for _ in range(DRAWS)) / DRAWS
+        run = lambda batch: job.adapter.run_live(batch, dropping(len(next(iter(batch.values())))))  # noqa: E731
+        return sum(held_task_loss(job, lambda live: live.outputs, run) for _ in range(DRAWS)) / DRAWS
 
     yield Stage("modality dropout", job.adapter.model, job.trainable(), loss, held)
 

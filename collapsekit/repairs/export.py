@@ -7,13 +7,11 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from collapsekit.adapter.build import load_weights
+from collapsekit.adapter.build import insert_into, load_weights
 from collapsekit.checkpoint import read_checkpoint
 from collapsekit.errors import ConfigError
 from collapsekit.files import write_atomic
-from collapsekit.repair_report import FILE, RepairReport
-
-WEIGHTS = "model.safetensors"
+from collapsekit.repair_report import FILE, WEIGHTS, structure_of
 
 
 def export_weights(model: nn.Module, folder: Path) -> Path:
@@ -40,6 +38,6 @@ def load_repaired(folder: str | Path, model: nn.Module) -> nn.Module:
     place = Path(folder)
     if not (place / FILE).is_file() or not (place / WEIGHTS).is_file():
         raise ConfigError(f"{place} holds no repair: expected {FILE} and {WEIGHTS}, as `collapsekit repair -o` writes.")
-    RepairReport.load(place / FILE)
+    insert_into(model, structure_of(place))
     load_weights(model, read_checkpoint(place / WEIGHTS))
     return model.eval()

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from collapsekit.adapter.build import random_state_kept, seed_everything
 from collapsekit.errors import NumericsError
 from collapsekit.repair_report import LossCurve
+from collapsekit.repairs.compiling import backward_blamed, compiled
+from collapsekit.repairs.curves import Curves
 from collapsekit.repairs.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
 from collapsekit.repairs.stage import Job, Stage, Step, Training
 from collapsekit.settings import Progress
@@ -21,6 +25,7 @@ from collapsekit.stats.threads import threads_for
 
 ROUND = 200  # optimiser steps between snapshots within an epoch
 HALVINGS = 3
+MOMENTUM = 0.9  # of SGD
 IMPROVED = 1e-4  # by which a held-out loss has to fall to count
 
 
@@ -41,25 +46,41 @@ class _State:
         return next(held for epoch, _, held in self.history if epoch == self.best)
 
 
-def train(stages: Iterable[Stage], job: Job, method: str, kept: Snapshots, progress: Progress) -> list[LossCurve]:
-    """Train every stage of a method in its order, going on from what was kept. Raises NumericsError where the loss
-    stays infinite or NaN with the learning rate halved three times."""
+def train(
+    stages: Iterable[Stage],
+    job: Job,
+    method: str,
+    kept: Snapshots,
+    progress: Progress,
+    tensorboard: Path | None = None,
+) -> list[LossCurve]:
+    """Train every stage of a method in its order, going on from what was kept; ``tensorboard``: a folder for curves.
+
+    Raises NumericsError where the loss stays infinite or NaN with the learning rate halved three times, ConfigError where
+    the model cannot be compiled as asked or the folder cannot be written.
+    """
     curves = []
     parameters = sum(p.numel() for p in job.adapter.model.parameters())
     with random_state_kept(), threads_for(6.0 * job.training.batch * parameters):
         for number, stage in enumerate(stages):
-            curves.append(_Run(stage, number, job, method, kept, progress).all())
+            shown = Curves(tensorboard, number, stage.name)
+            try:
+                curves.append(_Run(stage, number, job, method, kept, progress, shown).all())
+            finally:
+                shown.close()
     return curves
 
 
 class _Run:
     """One stage in training."""
 
-    def __init__(self, stage: Stage, number: int, job: Job, method: str, kept: Snapshots, progress: Progress) -> None:
+    def __init__(
+        self, stage: Stage, number: int, job: Job, method: str, kept: Snapshots, progress: Progress, shown: Curves
+    ) -> None:
         self.stage, self.number, self.job, self.method = stage, number, job, method
-        self.kept, self.progress, self.how = kept, progress, job.training
+        self.kept, self.progress, self.shown, self.how = kept, progress, shown, job.training
         self.state = _State()
-        self.optimizer = torch.optim.AdamW(stage.parameters, lr=self.how.rate, weight_decay=self.how.weight_decay)
+        self.optimizer = make_optimizer(stage.parameters, self.how)
         n = len(job.at.fit)
         self.a_step = self.how.batch * self.how.accumulate
         self.steps = math.ceil(n / self.a_step)  # an epoch
@@ -83,10 +104,11 @@ class _Run:
                     "NaN in the weights."
                 )
             self.state.history.append((0, None, held))
+            self.shown.start(0)
+            self.shown.add(0, None, held, None)
             self._keep()
         if found is None or not found[1]["done"]:
-            while self.state.epoch < self.epochs and self.state.epoch - self.state.best < self._patience():
-                self._epoch()
+            self._train()
             self._finish()
         self.stage.module.eval()
         note = f"the learning rate was halved {self.state.halved} times" if self.state.halved else None
@@ -101,8 +123,19 @@ class _Run:
             note=note,
         )
 
+    def _train(self) -> None:
+        began = self.state.epoch, self.state.step
+        with compiled(self.job.adapter) if self.how.compile else nullcontext() as parts:
+            while self.state.epoch < self.epochs and self.state.epoch - self.state.best < self._patience():
+                self._epoch()
+        if parts is not None and not parts.used and (self.state.epoch, self.state.step) != began:
+            self.progress.note(f"--compile: {self.stage.name} ran no part of the model that can be compiled.")
+
     def _patience(self) -> float:
-        return self.how.patience if self.stage.keep == "best" else math.inf
+        """Epochs without improvement that end the stage."""
+        if self.stage.keep == "last":
+            return math.inf
+        return self.how.patience if self.stage.cycle == 1 else max(self.how.patience, 2 * self.stage.cycle)
 
     def _epoch(self) -> None:
         state, module = self.state, self.stage.module
@@ -121,7 +154,9 @@ class _Run:
             self._back("the held-out loss")
             return
         state.epoch += 1
-        state.history.append((state.epoch, state.total / max(state.seen, 1), held))
+        training = state.total / max(state.seen, 1)
+        state.history.append((state.epoch, training, held))
+        self.shown.add(state.epoch, training, held, self.optimizer.param_groups[0]["lr"])
         state.step, state.total, state.seen = 0, 0.0, 0
         if held < state.best_loss - IMPROVED:
             state.best, self.best = state.epoch, state_of(module)
@@ -158,7 +193,8 @@ class _Run:
                 loss = self.stage.loss(Step(part, self.state.epoch + 1))
             if not bool(torch.isfinite(loss)):
                 return False
-            torch.autograd.backward([loss * (len(part) / len(rows))], inputs=self.stage.parameters)
+            with backward_blamed() if self.how.compile else nullcontext():
+                torch.autograd.backward([loss * (len(part) / len(rows))], inputs=self.stage.parameters)
             self.state.total += float(loss.detach()) * len(part)
             self.state.seen += len(part)
         most = math.inf if self.how.clip is None else self.how.clip
@@ -186,14 +222,16 @@ class _Run:
         self._save(done=False)
 
     def _save(self, *, done: bool) -> None:
-        weights, adam, state = self.good
+        weights, moments, state = self.good
         tensors = {f"now/{k}": v for k, v in weights.items()}
         if not done:
-            tensors |= {f"best/{k}": v for k, v in self.best.items()} | {f"adam/{k}": v for k, v in adam.items()}
+            tensors |= {f"best/{k}": v for k, v in self.best.items()} | {
+                f"optimizer/{k}": v for k, v in moments.items()
+            }
         self.kept.save(self.number, tensors, {**vars(state), "done": done, "stage": self.stage.name})
 
     def _go_on(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
+        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
         for key, value in tensors.items():
             part, _, name = key.partition("/")
             parts[part][name] = value
@@ -202,17 +240,18 @@ class _Run:
         self.state.history = [(e, t, h) for e, t, h in self.state.history]
         if not about["done"]:
             self.best = parts["best"]
-            restore_optimizer(self.optimizer, parts["adam"])
+            restore_optimizer(self.optimizer, parts["optimizer"])
             self.good = self._all()
+            self.shown.start(self.state.epoch + 1)
 
     def _back(self, what: str) -> None:
         """To the last good state, with half the learning rate. Within an epoch that may be beyond help already: where it
         was, to the best epoch's weights, whose held-out loss is known to be finite."""
-        weights, adam, state = self.good
+        weights, moments, state = self.good
         halved = self.state.halved + 1
         if halved > 1 and state.step:
             known = [entry for entry in self.state.history if entry[0] <= self.state.best]
-            weights, adam, state = self.best, {}, _State(epoch=self.state.best, best=self.state.best, history=known)
+            weights, moments, state = self.best, {}, _State(epoch=self.state.best, best=self.state.best, history=known)
         if halved > HALVINGS:
             raise NumericsError(
                 f"training {self.method} ({self.stage.name}) diverged: {what} was infinite or NaN in epoch "
@@ -220,9 +259,10 @@ class _Run:
                 f"{self.how.rate / 2**HALVINGS:g}; lower --lr, or look for extreme inputs."
             )
         put_back(self.stage.module, weights)
-        restore_optimizer(self.optimizer, adam)
+        restore_optimizer(self.optimizer, moments)
         self.state = _State(**{**vars(state), "history": list(state.history), "halved": halved})
         self.progress.note(f"{what.capitalize()} was not finite: back to epoch {state.epoch}, learning rate halved.")
+        self.shown.start(state.epoch + 1)
         self._keep()
 
     def _finish(self) -> None:
@@ -231,6 +271,13 @@ class _Run:
             put_back(self.stage.module, self.best)
         self.good = self._all()
         self._save(done=True)
+
+
+def make_optimizer(parameters: list[nn.Parameter], how: Training) -> torch.optim.Optimizer:
+    """AdamW, or stochastic gradient descent with a momentum of 0.9."""
+    if how.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=how.rate, momentum=MOMENTUM, weight_decay=how.weight_decay)
+    return torch.optim.AdamW(parameters, lr=how.rate, weight_decay=how.weight_decay)
 
 
 def rate_at(how: Training, epoch: float, epochs: int) -> float:

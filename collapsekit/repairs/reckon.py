@@ -11,28 +11,30 @@ from collapsekit.adapter.build import model_kept
 from collapsekit.repairs.stage import Job, Stage, Step
 
 _STEPS = 3  # timed, after one that is not
-# Copies of what is trained: the weights, their gradients, AdamW's two moments, the best epoch's weights, and weights and
-# moments of the last good state.
-_COPIES = 8
+# Copies of what is trained: the weights, their gradients, AdamW's two moments or SGD's momentum, the best epoch's weights,
+# and weights and moments of the last good state.
+_COPIES = {"adamw": 8, "sgd": 6}
 
 
-def reckon(stage: Stage, job: Job, method: str) -> list[str]:
+def reckon(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str]:
     """Sentences on the first stage of a method: weights trained and added, memory beside activations, time.
 
-    Times one batch; the model is given back as it was. Later stages are made of what the first leaves, and so unknown.
+    ``own``: ids of the parameters the model had before the method began. Times one batch; the model is given back as it
+    was. Later stages are made of what the first leaves, and so unknown.
     """
-    own = {id(p) for p in job.adapter.model.parameters()}
     trained = sum(p.numel() for p in stage.parameters)
     added = sum(p.numel() for p in stage.parameters if id(p) not in own)
+    stay = sum(p.numel() for p in job.adapter.model.parameters() if id(p) not in own)
     size = sum(p.numel() * p.element_size() for p in stage.parameters)
-    seconds = _a_batch(stage, job)
+    seconds, copies = _a_batch(stage, job), _COPIES[job.training.optimizer]
     batches = math.ceil(len(job.at.fit) / job.training.batch)
     epochs = job.training.epochs
     if job.training.steps is not None:
         epochs = min(epochs, math.ceil(job.training.steps * job.training.accumulate / batches))
     return [
-        f"{method} begins with {stage.name}: {trained:,} weights are trained, {added:,} of them added for training.",
-        f"It takes about {_COPIES * size / 1e6:,.1f} MB beside the model and the activations of a batch.",
+        f"{method} begins with {stage.name}: {trained:,} weights are trained, {added:,} of them added, of which {stay:,} "
+        "stay in the model.",
+        f"It takes about {copies * size / 1e6:,.1f} MB beside the model and the activations of a batch.",
         f"A batch takes {seconds * 1000:.1f} ms here, an epoch of {batches} batches {seconds * batches:.1f} s; at most "
         f"{epochs} epochs a stage, {seconds * batches * epochs:.0f} s.",
     ]

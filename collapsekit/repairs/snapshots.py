@@ -94,9 +94,9 @@ def put_back(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by "number of the parameter.name"."""
+    """The optimiser's tensors by "number of the parameter.name"; what is None yet (SGD's momentum) is left out."""
     known = optimizer.state_dict()["state"]
-    return {f"{i}.{k}": v.detach().clone() for i, held in known.items() for k, v in held.items()}
+    return {f"{i}.{k}": v.detach().clone() for i, held in known.items() for k, v in held.items() if v is not None}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:

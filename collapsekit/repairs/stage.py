@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from collapsekit.adapter.build import find_submodule
 from collapsekit.errors import ConfigError
 from collapsekit.readout import Fold
 from collapsekit.registry import Options
+from collapsekit.report import Result
 from collapsekit.sources import Batch
 
 Kind = TypeVar("Kind", bound=Options)
@@ -26,6 +27,7 @@ class Training(Options):
 
     epochs: int = Field(30, ge=1)
     steps: int | None = Field(None, ge=1)  # at most so many optimiser steps a stage
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with a momentum of 0.9
     rate: float = Field(1e-3, gt=0)
     batch: int = Field(64, ge=2)
     accumulate: int = Field(1, ge=1)  # batches an optimiser step
@@ -34,6 +36,7 @@ class Training(Options):
     schedule: Literal["cosine", "constant", "paper"] = "cosine"  # paper: x 0.9 every 100 epochs
     patience: int = Field(8, ge=1)  # epochs without improvement
     amp: bool = False  # autocast to bfloat16
+    compile: bool = False  # torch.compile of the model's parts while they are trained
     freeze: tuple[str, ...] = ()  # submodules left as they are
 
 
@@ -47,7 +50,10 @@ class Step:
 
 @dataclass
 class Stage:
-    """Something to train. ``module`` holds all that changes, so that its state_dict is the whole of it."""
+    """Something to train. ``module`` holds all that changes, so that its state_dict is the whole of it.
+
+    ``cycle``: epochs that belong together; patience counts at least two of these, where it is more than one epoch.
+    """
 
     name: str
     module: nn.Module
@@ -55,6 +61,7 @@ class Stage:
     loss: Callable[[Step], Tensor]
     held: Callable[[], float]  # the loss that decides which epoch is kept, on held-out examples
     keep: Literal["best", "last"] = "best"
+    cycle: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Job:
     training: Training
     seed: int
     options: Options
+    findings: list[Result] = field(default_factory=list)  # what a method notes down of its own, for the report
 
     def own(self, kind: type[Kind]) -> Kind:
         """The method's options, as the type it registered."""
@@ -109,27 +117,18 @@ class Job:
         return held_task_loss(self, lambda live: live.outputs)
 
 
-def held_task_loss(
-    job: Job, outputs: Callable[[Live], Tensor], change: Callable[[int], Mapping[str, Change]] | None = None
-) -> float:
+def held_task_loss(job: Job, outputs: Callable[[Live], Tensor], run: Callable[[Batch], Live] | None = None) -> float:
     """The task's mean loss on the held-out examples (see ``held_expectations``)."""
-    return float(job.adapter.task.loss(held_expectations(job, outputs, change), job.at.held_targets).mean())
+    return float(job.adapter.task.loss(held_expectations(job, outputs, run), job.at.held_targets).mean())
 
 
 def held_expectations(
-    job: Job, outputs: Callable[[Live], Tensor], change: Callable[[int], Mapping[str, Change]] | None = None
+    job: Job, outputs: Callable[[Live], Tensor], run: Callable[[Batch], Live] | None = None
 ) -> Tensor:
-    """Expectations of the held-out examples, as the task scores them, of what ``outputs`` makes of a run of the model
-    in which what encoders give passes ``change`` (given the number of examples); the model is left in eval mode."""
-    at = job.at
+    """Expectations of the held-out examples, as the task scores them, of what ``outputs`` makes of a plain run of the
+    model, or of what ``run`` makes of a batch; the model is left in eval mode."""
+    at, run = job.at, run or job.adapter.run_live
     job.adapter.model.eval()
     with torch.no_grad():
-        parts = [
-            outputs(
-                job.adapter.run_live(
-                    {k: v[rows] for k, v in at.held.inputs.items()}, None if change is None else change(len(rows))
-                )
-            )
-            for rows in at.choose.split(CHUNK)
-        ]
+        parts = [outputs(run({k: v[rows] for k, v in at.held.inputs.items()})) for rows in at.choose.split(CHUNK)]
     return job.adapter.task.expect(torch.cat([p.float().cpu() for p in parts]))

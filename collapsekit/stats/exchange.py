@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -85,6 +86,44 @@ def exchange(receiver: Tensor, giver: Tensor, to: Tensor, source: Tensor, blend:
     given = giver[..., source].to(out.dtype)
     out[..., to] = given if blend == 1 else (1 - blend) * receiver[..., to] + blend * given
     return out
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What blending channels into ``x`` does to its spectrum, beside what Theorem 3.1 of Kim et al. 2025 asks for."""
+
+    k: int  # ⌊effective rank⌋, at least 1: the dominant directions
+    top: float  # σ_1
+    gap: float  # δ_k = σ_k - σ_(k+1)
+    norm: float  # ‖x' - x‖₂, all channels at once
+    norms: Tensor  # of each exchanged channel alone, ("k")
+    novelty: (
+        Tensor  # share of each given channel's norm outside the span of the top k left singular vectors; 0 for none
+    )
+
+
+def injection(x: Tensor, given: Tensor, blended: Tensor, to: Tensor) -> Injection:
+    """``x`` ("n c") with its channels ``to`` ("k") blended with ``given`` ("n k") is ``blended`` ("n c"); all centred here.
+
+    Where ‖x' - x‖₂ < δ_k / 2 the k dominant directions stay that: σ_k' > σ_(k+1)' (Weyl), and they turn by an angle whose
+    sine is at most ‖x' - x‖₂ / (δ_k - ‖x' - x‖₂) < 1 (Wedin 1972). Raises NumericsError for constant features.
+    """
+    x, blended, given = (y - y.mean(0) for y in (finite(x, "the features"), finite(blended, "x'"), finite(given, "y")))
+    u, sigma, _ = torch.linalg.svd(x, full_matrices=False)
+    k = max(1, math.floor(effective_rank(sigma) + 1e-9))
+    following = float(sigma[k]) if k < len(sigma) else 0.0
+    outside = given - u[:, :k] @ (u[:, :k].T @ given)
+    length = given.norm(dim=0)
+    share = outside.norm(dim=0) / length.clamp_min(torch.finfo(torch.float64).tiny)
+    change = blended - x
+    return Injection(
+        k=k,
+        top=float(sigma[0]),
+        gap=float(sigma[k - 1]) - following,
+        norm=float(torch.linalg.matrix_norm(change, 2)),
+        norms=change[:, to].norm(dim=0),
+        novelty=torch.where(length > 0, share, 0.0),
+    )
 
 
 def clip_ranks(x: Tensor) -> Tensor:

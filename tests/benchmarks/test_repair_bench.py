@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from statsmodels.stats.multitest import multipletests
+from torch.nn import functional as F
 
 from benchmarks.repair.__main__ import main
+from benchmarks.repair.class_means import class_means
 from benchmarks.repair.subjects import Subject, arrays_of, trained
-from benchmarks.repair.table import MEASURES, holm, paired, table
+from benchmarks.repair.table import FILLS, MEASURES, fills_table, holm, paired, table
+from tests.problems import make_arrays
+from tests.repairs.making import SIZES, WIDTHS, make_job, run
 
 pytestmark = pytest.mark.usefixtures("brief_joint")
 
@@ -46,6 +50,30 @@ def test_a_method_is_marked_where_it_differs_from_the_control_of_the_same_subjec
     assert rows["| a"].startswith("| a | 0.635 (0.0245)*")
 
 
+def test_a_fill_is_marked_where_substitution_differs_from_it() -> None:
+    rows = [dict(r, **dict.fromkeys(FILLS, 0.5 + 0.01 * r["seed"])) for r in records()]  # type: ignore[operator]
+    assert "*" not in fills_table(rows)
+    rows = [r | {"patterns_zeros": r["patterns_zeros"] - 0.1} if r["method"] == "a" else r for r in rows]
+    marked = [line for line in fills_table(rows).splitlines() if "*" in line]
+    assert [line.split(" | ")[0] for line in marked] == ["| a"]
+    assert marked[0].startswith("| a | 0.435 (0.0245)*")
+    assert marked[0].count("*") == 1
+
+
+def test_class_means_of_features_that_only_tell_the_class_are_those_features(tmp_path: Path) -> None:
+    made = make_arrays(WIDTHS, sizes=SIZES)
+    told = {
+        k: F.one_hot(made[f"{k.split('/')[0]}/label"], v.shape[1]).float() for k, v in made.items() if "label" not in k
+    }
+    job = make_job(arrays=made | told, epochs=20, rate=0.1)
+    run(job, tmp_path)
+    first = job.adapter.model.fusion[0]
+    first.weight.data[:, : first.in_features // 2] = (
+        0  # deaf to the image, which tells what to put in the audio's place
+    )
+    assert class_means(job.adapter, "val") == 1.0
+
+
 def test_the_weak_modality_is_another_example_s_as_often_as_said() -> None:
     clean, noisy = (arrays_of(Subject("mfeat", noise, 0)) for noise in (0.0, 0.5))
     assert len(clean["train/label"]) == 300
@@ -65,5 +93,6 @@ def test_the_benchmark_runs_and_prints_a_table(tmp_path: Path, capsys: pytest.Ca
     main([*given, "--training", short, "--split", "val", "--records", str(tmp_path / "r")])
     kept = [json.loads(line) for line in (tmp_path / "r").read_text().splitlines()]
     assert [r["method"] for r in kept] == ["none", "dropout"]
-    assert all(r[m] is not None for r in kept for m in MEASURES)
+    assert all(r[m] is not None for r in kept for m in MEASURES if m != "classifier_loss")
+    assert all((r[f] is None) == (f == "patterns_substitution") for r in kept for f in FILLS)
     assert "| dropout |" in capsys.readouterr().out

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from collapsekit.adapter import ModuleAdapter
 from collapsekit.config import check_config
 from collapsekit.features import extract
-from collapsekit.fills import Bank, bank_of, filled, lenders
+from collapsekit.fills import Bank, bank_of, can_substitute, filled, lenders
+from collapsekit.inserts import absent as without
+from collapsekit.inserts import hearing, posts_of
 from collapsekit.probes.missing import MissingOptions, absent_sets
 from collapsekit.readout import prefix
 from collapsekit.reference import make_reference
-from collapsekit.replay import seeds
+from collapsekit.replay import predict, seeds
 from collapsekit.sources import ArraySource
 from collapsekit.stats.jackknife import assign_groups, interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
@@ -488,3 +490,184 @@ def test_options() -> None:
             MissingOptions(**bad)
     with pytest.raises(ValidationError, match="did you mean 'zeros'"):
         MissingOptions(fills="zeroes")
+
+
+# -- models in which one modality stands in for another ---------------------------------------------------------------
+
+
+def with_heads(s: Study) -> Study:
+    """The study's model with heads whose weights are any, each with an order of substitutes of its own."""
+    structure = [
+        {
+            "kind": "basis",
+            "modality": m,
+            "path": f"encoders.{m}",
+            "part": None,
+            "channels": None,
+            "features": 4,
+            "latent": 5,
+            "hidden": 10,
+        }
+        for m in s.features.modalities
+    ]
+    s.adapter.insert(structure)
+    g = torch.Generator().manual_seed(5)
+    for i, post in enumerate(posts_of(s.adapter.model, "basis").values()):
+        for p in post.insert.parameters():
+            p.data += 0.3 * torch.randn(p.shape, generator=g)
+        post.insert.order.copy_(post.insert.order.roll(i))
+    return Study(s.adapter, extract(s.adapter, "test"))
+
+
+class Laid(nn.Module):
+    """Features of 4 channels: tokens of a length, or maps."""
+
+    def __init__(self, weight: Tensor, length: int, layout: str) -> None:
+        super().__init__()
+        self.linear, self.length, self.layout = linear(weight), length, layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = torch.tanh(self.linear(x))[:, None] * torch.linspace(0.2, 1.4, self.length)[:, None]
+        return made if self.layout == "tokens" else made.movedim(-1, 1)[..., None].expand(-1, -1, -1, 2).contiguous()
+
+
+def laid(layout: str) -> Study:
+    if layout == "vector":
+        return nonlinear("abc")
+    lengths = {"a": 3, "b": 5, "c": 5} if layout == "tokens" else dict.fromkeys("abc", 3)
+    encoders = {m: Laid(noise(10 + i, 4, 3), lengths[m], layout) for i, m in enumerate("abc")}
+    kind = (lambda x: x.flatten(1)) if layout == "map" else (lambda x: torch.cat([x[:, :4].flatten(1), x.mean(1)], 1))
+    width = 72 if layout == "map" else 20
+    fusion = nn.Sequential(Apply(kind), linear(noise(20, 8, width) / 3), nn.ReLU())
+    return study(Planted(encoders, fusion, linear(noise(21, 3, 8))), data("abc"))
+
+
+def raw(s: Study, gone: Tensor) -> Tensor:
+    """Outputs of the model itself on raw inputs, its heads told what is absent, (n, modalities)."""
+    with torch.no_grad(), without(s.adapter.model, {m: gone[:, i] for i, m in enumerate("abc")}):
+        return s.adapter.model(**{m: s.features.inputs[m] for m in "abc"})
+
+
+@pytest.mark.parametrize("layout", ["vector", "tokens", "map"])
+def test_substitution_is_what_the_model_itself_does(layout: str) -> None:
+    """Every pattern from every example, and each example a pattern of its own, on features and on raw inputs."""
+    s = with_heads(laid(layout))
+    found = s.run("missing", fills="substitution", rates=RATES)
+    y, n = s.features.targets, len(s.features)
+    accuracies, losses, outputs = {}, {}, {}
+    for absent in proper("abc"):
+        gone = torch.tensor([m in absent for m in "abc"]).expand(n, -1)
+        outputs[absent] = out = raw(s, gone)
+        given = filled(s.adapter, s.features, Bank(s.features, True), "substitution", gone)
+        torch.testing.assert_close(predict(s.adapter, given).outputs, out, rtol=1e-4, atol=1e-5)
+        accuracies["+".join(absent)] = float((out.argmax(1) == y).double().mean())
+        losses["+".join(absent)] = float(nn.functional.cross_entropy(out.double(), y))
+    assert bars(found["patterns.substitution", None, None]) == pytest.approx(accuracies, abs=1e-9)
+    assert bars(found["patterns_loss.substitution", None, None]) == pytest.approx(losses, abs=1e-5)
+    assert len(set(losses.values())) == 6
+    own = seeds(s.adapter, s.features, 0)
+    u = torch.stack(
+        [torch.rand(n, generator=torch.Generator().manual_seed(own[m]), dtype=torch.float64) for m in "abc"]
+    )
+    for k, rate in enumerate(RATES):
+        gone = (u < rate).T.clone()
+        gone[torch.arange(n), u.argmax(0)] = False
+        accuracy = float((raw(s, gone).argmax(1) == y).double().mean())
+        assert found["rates.substitution", None, None].curve.y[k] == pytest.approx(accuracy, abs=1e-9)
+    whole = torch.zeros(n, 3, dtype=torch.bool)
+    given = filled(s.adapter, s.features, Bank(s.features, True), "substitution", whole)
+    assert torch.equal(predict(s.adapter, given).outputs, predict(s.adapter, s.features).outputs)
+
+
+def test_what_lies_in_an_absent_modality_s_place_is_not_looked_at() -> None:
+    """Other values of one modality: the same losses wherever it is absent, and others wherever it is not."""
+    arrays = data("abc")
+    other = {split: {**x, "b": 3 * x["b"].flip(0)} for split, x in arrays.items()}
+    found = []
+    for given in (arrays, other):
+        results = with_heads(nonlinear("abc", given)).run("missing", fills="substitution", rates="0.5")
+        found.append(bars(results["patterns_loss.substitution", None, None]))
+    for absent in proper("abc"):
+        a, b = (losses["+".join(absent)] for losses in found)
+        assert (abs(a - b) < 1e-6) is ("b" in absent)
+
+
+def test_without_heads_there_is_no_substitution() -> None:
+    plain_ = nonlinear("ab").run("missing", draws=1)
+    assert not [k for k in plain_ if "substitution" in k[0]]
+    asked = nonlinear("ab").run("missing", fills="zeros,substitution", rates="0.5")
+    for kind in ("patterns", "patterns_loss", "rates", "rates_loss"):
+        said = asked[f"{kind}.substitution", None, None].skipped
+        assert "the model has no heads by which a modality could be substituted" in said
+        assert "repair --method ebr" in said
+        assert asked[f"{kind}.zeros", None, None].value is not None
+    assert "fill 'zeros'" in asked["drop", "a", None].note
+    only = nonlinear("ab").run("missing", fills="substitution")
+    assert "no fill that runs the model" in only["drop", "a", None].skipped
+
+
+def test_with_heads_it_is_among_the_fills_and_may_be_the_best() -> None:
+    """Two modalities that say the same in other words, and heads that translate."""
+    turn = torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
+    s = study(reader("ab", "a"), signs("ab", copied=True))
+    s.adapter.insert(
+        [
+            {"kind": "basis", "modality": m, "path": f"encoders.{m}", "part": None, "channels": None}
+            | {"features": 2, "latent": 2, "hidden": 4}
+            for m in "ab"
+        ]
+    )
+    for m, post in posts_of(s.adapter.model, "basis").items():
+        if m == "b":  # b = a @ turn, so the latent space is a's own
+            post.insert.h[0].weight.data @= turn
+            post.insert.back[2].weight.data = turn.T @ post.insert.back[2].weight.data
+    s = Study(s.adapter, extract(s.adapter, "test"))
+    assert can_substitute(s.adapter)
+    found = s.run("missing", draws=1)
+    assert bars(found["patterns.substitution", None, None])["a"] > 0.97
+    assert bars(found["patterns.zeros", None, None])["a"] < 0.7
+    assert "h⁻¹" in found["patterns.substitution", None, None].definition
+
+
+def test_heads_that_are_not_behind_every_encoder_are_none() -> None:
+    """As a file may say: of other modalities, behind other modules, or behind some encoders only."""
+    base = {"kind": "basis", "part": None, "channels": None, "features": 4, "latent": 5, "hidden": 10}
+    for structure in (
+        [base | {"modality": m, "path": f"encoders.{m}"} for m in "ab"],
+        [base | {"modality": m.upper(), "path": f"encoders.{m}"} for m in "abc"],
+        [base | {"modality": m, "path": f"encoders.{p}"} for m, p in zip("abc", "bca", strict=True)],
+        [base | {"modality": m, "path": p} for m, p in zip("ab", ("encoders.a", "encoders.b"), strict=True)]
+        + [base | {"modality": "c", "path": "fusion", "features": 8, "latent": 8, "hidden": 16}],
+    ):
+        s = nonlinear("abc")
+        s.adapter.insert(structure)
+        s = Study(s.adapter, extract(s.adapter, "test"))
+        assert not can_substitute(s.adapter)
+        assert (
+            "no heads"
+            in s.run("missing", fills="substitution", rates="0.5")["patterns.substitution", None, None].skipped
+        )
+        assert ("patterns.substitution", None, None) not in s.run("missing", rates="0.5", draws=1)
+
+
+def test_an_order_of_substitutes_that_makes_no_sense_is_no_traceback() -> None:
+    for order in ([99, -7], [1, 1], [2**62, -(2**62)]):
+        s = with_heads(nonlinear("abc"))
+        posts_of(s.adapter.model, "basis")["a"].insert.order.copy_(torch.tensor(order))
+        found = s.run("missing", fills="substitution", rates="0.5")
+        assert found["patterns.substitution", None, None].value is not None
+
+
+def test_latent_encodings_are_those_of_the_features() -> None:
+    """Not of a smaller batch run beside, and in the examples' order."""
+    s = with_heads(nonlinear("abc"))
+    gone = torch.tensor([True, False, False]).expand(80, -1)
+    given = filled(s.adapter, s.features, Bank(s.features, True), "substitution", gone)
+    post = posts_of(s.adapter.model, "basis")["a"]
+    first = post.insert.others[int(post.insert.order[0])]
+    with torch.no_grad(), hearing(s.adapter.model) as heard:
+        s.adapter.run(s.features.inputs)
+        expected = post.insert.back(heard[first])
+    torch.testing.assert_close(given.recorded["a"][0], expected, rtol=1e-5, atol=1e-6)
+    assert given.recorded["b"] is s.features.recorded["b"]
+    assert not bool(given.inputs["a"].any())

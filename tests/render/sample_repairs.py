@@ -6,7 +6,7 @@ from typing import Any
 
 from sample_reports import make_report
 
-from collapsekit.repair_report import Check, LossCurve, RepairReport
+from collapsekit.repair_report import BasisInsert, Check, ExchangeInsert, LossCurve, RepairReport
 from collapsekit.report import Curve, Report, Result
 
 DEFINITION = "Made for a test, as a number <of> its & own."
@@ -110,11 +110,53 @@ def make_repair(
             _losses("finetune", "everything", 12),
             *([_losses("control", "everything", 12, down=0.93)] if control else []),
         ),
+        "findings": _findings(names),
+        "structure": _structure(names),
         "definitions": {"reallocate": "Moves neurons to <the> modality.", "finetune": "Trains everything."},
         "settings": {"command": "collapsekit repair runs/avmnist/ckpt.pt", "seed": 0},
         "environment": {"device": "cpu"},
     }
     return RepairReport(**{**fields, **changes})
+
+
+def _findings(names: tuple[str, ...]) -> tuple[Result, ...]:
+    """Of each modality, of two and of none; one could not be had."""
+    alike = [
+        _result(
+            "substitution.similarity", 1.0 - i / 7, modality=n, versus=names[0], note=f"in its place *stands* <{i}>"
+        )
+        for i, n in enumerate(names)
+    ]
+    told = Result(
+        name="ebr.discriminator_loss",
+        probe="ebr",
+        value=0.6543,
+        unit="nats",
+        definition="Told <apart>.",
+        source="B & C",
+    )
+    gone = Result(name="ebr.rank", probe="ebr", definition=DEFINITION, source="A test", skipped="no <rank> was found")
+    return (*alike, told, gone)
+
+
+def _structure(names: tuple[str, ...]) -> tuple[BasisInsert | ExchangeInsert, ...]:
+    """Heads behind every encoder, and what the last gets of the first."""
+    heads = [
+        BasisInsert(modality=n, path=f"encoders.{n}", features=17 + i, latent=40, hidden=81)
+        for i, n in enumerate(names)
+    ]
+    width = 16 + len(names)
+    blend = ExchangeInsert(
+        modality=names[-1],
+        path=f"encoders.{names[-1]}",
+        features=width,
+        giver=names[0],
+        given=17,
+        to=(0, 3, 4),
+        source=(1, 2, 0),
+        blend=0.25,
+    )
+    return (*heads, blend)
 
 
 def _losses(method: str, stage: str, epochs: int, down: float = 0.87, note: str | None = None) -> LossCurve:

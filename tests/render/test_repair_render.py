@@ -21,10 +21,11 @@ from test_render_html import ACTIVE, WITNESS, WRAPPER, Reader
 from collapsekit.render import REPAIR_FORMATS, html, repair_html, repair_markdown, repair_terminal
 from collapsekit.render.numbers import fmt, fmt_interval
 from collapsekit.render.repair_compare import CURVES, DIRECTIONS, SCORE, compare, direction, judge
+from collapsekit.render.repair_findings import finding_definitions, finding_grid, structure_grid
 from collapsekit.render.repair_tables import checks_grid, key_rows, section_grids, standing, verdict_grid
-from collapsekit.render.sanitize import cleaned_repair, modality_names, repair_names
+from collapsekit.render.sanitize import cleaned_repair, modality_names, renamed_repair, repair_names
 from collapsekit.render.tables import MARKS, short_name
-from collapsekit.repair_report import RepairReport
+from collapsekit.repair_report import BasisInsert, ExchangeInsert, RepairReport
 from collapsekit.report import Report, Result
 
 PLAIN = ("image", "audio")
@@ -392,6 +393,125 @@ def test_methods_that_look_alike_stay_apart() -> None:
     report = make_repair(method=("m\x1b", "m\\x1b"), definitions={"m\x1b": "one", "m\\x1b": "two"})
     assert list(cleaned_repair(report).definitions.values()) == ["one", "two"]
     assert set(cleaned_repair(report).definitions) == set(cleaned_repair(report).method)
+
+
+# ---- what methods noted down, and what they put in
+
+
+SHOWN = [(who, kind) for who in NAMES for kind in TEXTS if kind != "terminal" or who in ("two", "four")]
+
+
+@pytest.mark.parametrize(("who", "kind"), SHOWN)
+def test_what_a_method_noted_is_there(who: str, kind: str) -> None:
+    """Value, interval, unit and note of each; in what is no terminal, its definition and source, too."""
+    report = cleaned_repair(make_repair(NAMES[who]))
+    text = squeezed(seen(who, kind))
+    assert text.count("Notedbythemethod") == 1
+    for r in report.findings:
+        of = (f" of {r.modality}" if r.modality else "") + (f" versus {r.versus}" if r.versus else "")
+        assert squeezed(f"{r.name}{of}") in text or squeezed(f"{short_name(r)}{of}") in text
+        assert squeezed(r.skipped or r.note or "") in text
+        if r.value is not None:
+            assert squeezed(f"{fmt(r.value)} {fmt_interval(r.interval)}") in text
+        if kind != "terminal":
+            assert squeezed(f"{r.name}{r.definition}{r.source}") in text
+            assert r.unit is None or r.unit in text
+    assert len(report.findings) == len(NAMES[who]) + 2
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s", "", text)
+
+
+@pytest.mark.parametrize(("who", "kind"), SHOWN)
+def test_what_was_put_into_the_model_is_there(who: str, kind: str) -> None:
+    report = cleaned_repair(make_repair(NAMES[who]))
+    text = squeezed(seen(who, kind))
+    assert text.count("Putintothemodel") == 1
+    names = list(report.before.modalities)
+    for i, (name, record) in enumerate(zip(names, report.structure, strict=False)):
+        width = 17 + i
+        said = f"heads h and h⁻¹ of {name}: {width} → 81 → 40 → 81 → {width} channels"
+        assert squeezed(record.path) in text
+        assert squeezed(said) in text
+    width = 16 + len(names)
+    said = f"3 of the {width} channels of {names[-1]} blended with {names[0]}'s, by a projection from 17"
+    assert squeezed(said) in text
+    assert len(structure_grid(report).rows) == len(names) + 1
+
+
+@pytest.mark.parametrize("who", ["long", "hostile"])
+def test_long_names_in_a_terminal_are_shortened_in_what_was_noted_and_put_in(who: str) -> None:
+    text, count = squeezed(seen(who, "terminal")), len(NAMES[who])
+    assert text.count("substitution.similarityof") + text.count("·similarityof") == count
+    assert text.count("headshandh⁻¹of") == count
+    for i in range(count):
+        assert f"{17 + i}→81→40→81→{17 + i}channels" in text
+        assert squeezed(f"in its place *stands* <{i}>") in text
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_where_nothing_was_noted_or_put_in_nothing_is_said_of_it(kind: str) -> None:
+    for changes, there in (({"findings": ()}, (False, True)), ({"structure": ()}, (True, False))):
+        text = TEXTS[kind](make_repair(**changes))
+        assert ("Noted by the method" in text, "Put into the model" in text) == there
+    bare = make_repair(findings=(), structure=())
+    assert (finding_grid(bare).rows, structure_grid(bare).rows, finding_definitions(bare)) == ((), (), [])
+
+
+def test_a_blend_of_channels_as_wide_is_without_a_projection() -> None:
+    record = {"modality": "audio", "path": "a", "features": 9, "giver": "image", "to": (2,), "source": (4,)}
+    report = make_repair(structure=(ExchangeInsert(**record, given=9, blend=0.1),))
+    assert [c.text for c in structure_grid(report).rows[0]] == [
+        "a",
+        "1 of the 9 channels of audio blended with image's",
+    ]
+
+
+def test_findings_and_structure_are_renamed_with_the_rest() -> None:
+    """As if the report had been made under the other names, but for the sentences, settings and paths."""
+    names = {"image": "sight", "audio": "image"}
+    report = make_repair()
+    assert set(names) == set(repair_names(report))
+    found, expected = renamed_repair(report, names), make_repair(("sight", "image"))
+    assert found.findings == expected.findings
+    paths = [r.path for r in report.structure]
+    kept = [r.model_copy(update={"path": p}) for r, p in zip(expected.structure, paths, strict=True)]
+    assert found.structure == tuple(kept)
+    assert found.before.modalities == expected.before.modalities
+    back = renamed_repair(found, {new: old for old, new in names.items()})
+    assert (back.findings, back.structure) == (report.findings, report.structure)
+    assert renamed_repair(report, dict(zip(names, names, strict=True))) == report
+
+
+def test_names_that_only_findings_or_structure_know_are_names() -> None:
+    one = make_repair().findings[0].model_copy(update={"modality": "x\x1b", "versus": "x\\x1b"})
+    record = make_repair().structure[-1].model_copy(update={"modality": "y" * 90, "giver": "y" * 91})
+    report = make_repair(findings=(one,), structure=(record,))
+    assert repair_names(report) == ["image", "audio", "x\x1b", "x\\x1b", "y" * 90, "y" * 91]
+    clean = cleaned_repair(report)
+    assert len(set(repair_names(clean))) == 6
+    assert clean.findings[0].modality != clean.findings[0].versus
+    assert isinstance(clean.structure[0], ExchangeInsert)
+    assert clean.structure[0].modality != clean.structure[0].giver
+    assert cleaned_repair(clean) == clean
+    given = dict(zip(repair_names(report), "abcdef", strict=True))
+    assert repair_names(renamed_repair(report, given)) == list("abcdef")
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_encoders_that_look_alike_stay_apart(kind: str) -> None:
+    """Else the cleaned report would name one encoder twice, and be none."""
+    widths = {"features": 3, "latent": 3, "hidden": 6}
+    for paths in (("a\x1b", "a\\x1b"), ("a\u202e", "a\\u202e"), ("p" * 9000, "p" * 9001)):
+        records = [BasisInsert(modality=m, path=p, **widths) for m, p in zip(PLAIN, paths, strict=True)]
+        report = make_repair(structure=tuple(records))
+        shown_ = [r.path for r in cleaned_repair(report).structure]
+        assert len(set(shown_)) == 2
+        assert not set("".join(shown_)) & set("\x1b\u202e")
+        text = TEXTS[kind](report)
+        assert not set(text) & set("\x1b\u202e")
+        assert cleaned_repair(cleaned_repair(report)) == cleaned_repair(report)
 
 
 @pytest.mark.parametrize("kind", ["md", "terminal"])

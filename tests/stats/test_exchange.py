@@ -105,6 +105,47 @@ def test_the_weakest_are_the_lowest(seed: int, k: int) -> None:
 
 
 @QUICK
+@given(seed=SEEDS, n=st.integers(5, 40), c=st.integers(2, 6), blend=st.sampled_from([0.001, 0.01, 0.3]))
+def test_an_injection_is_read_off_numpys_svd_and_its_bounds_hold(seed: int, n: int, c: int, blend: float) -> None:
+    """Gap, change and novelty; and where the change is under half the gap, Weyl's and Wedin's bounds."""
+    x, y = noise(seed, n, c) * torch.arange(1.0, c + 1) ** 2 + 3, noise(seed + 1, n, c) - 2
+    to = torch.arange(0, c, 2)
+    blended = ex.exchange(x, y, to, to, blend)
+    found = ex.injection(x, y[:, to], blended, to)
+    a, b = (z.numpy() - z.numpy().mean(0) for z in (x, blended))
+    (u, sigma, _), (v, after, _) = (np.linalg.svd(z, full_matrices=False) for z in (a, b))
+    k = int(np.exp(entropy(sigma)))
+    gap = sigma[k - 1] - (sigma[k] if k < len(sigma) else 0)
+    norm = np.linalg.norm(b - a, 2)
+    assert found.k == k
+    np.testing.assert_allclose([found.top, found.gap, found.norm], [sigma[0], gap, norm], rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(found.norms, np.linalg.norm((b - a)[:, to], axis=0), rtol=1e-8)
+    given_ = y[:, to].numpy() - y[:, to].numpy().mean(0)
+    inside = np.linalg.norm(u[:, :k].T @ given_, axis=0) / np.linalg.norm(given_, axis=0)
+    np.testing.assert_allclose(found.novelty, np.sqrt(np.maximum(1 - inside**2, 0)), atol=1e-6)
+    if found.norm < found.gap / 2 and k < len(sigma):
+        assert after[k - 1] > after[k]
+        sine = np.linalg.norm(v[:, :k] - u[:, :k] @ (u[:, :k].T @ v[:, :k]), 2)
+        assert sine <= norm / (gap - norm) + 1e-9
+        assert norm / (gap - norm) < 1
+
+
+def test_what_is_given_within_the_dominant_directions_is_not_novel() -> None:
+    x = noise(0, 60, 4) * torch.tensor([9.0, 8.0, 0.01, 0.01])
+    x -= x.mean(0)
+    u = torch.linalg.svd(x, full_matrices=False)[0]
+    given_ = torch.stack(
+        [u[:, 0] + u[:, 1], u[:, 3], torch.full((60,), 7.0, dtype=torch.float64), u[:, 0] + u[:, 2]], 1
+    )
+    found = ex.injection(x, given_ + 5, x, torch.arange(4))
+    assert found.k == 2
+    np.testing.assert_allclose(found.novelty, [0, 1, 0, np.sqrt(0.5)], atol=1e-9)
+    assert found.norm == 0
+    with pytest.raises(NumericsError, match="constant"):
+        ex.injection(torch.ones(5, 3), noise(0, 5, 1), torch.ones(5, 3), torch.tensor([0]))
+
+
+@QUICK
 @given(a=st.floats(1e-3, 1e3), b=st.floats(1e-3, 1e3))
 def test_the_harmonic_mean_is_scipys_where_it_is_defined(a: float, b: float) -> None:
     one, other = torch.tensor([a, a, -a, 0.0]), torch.tensor([b, -b, b, b])

@@ -1,0 +1,349 @@
+"""What a repair puts into a user's model, in plain PyTorch: this file alone is needed where a repaired model runs.
+
+A structure is a list of records, as repair.json holds them: heads h·h⁻¹ behind encoders ("basis", Chaudhuri et al. 2025,
+section 3.4) and blends of channels between encoders ("exchange", Kim et al. 2025). Each stands in the encoder's place.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Channels = Literal["first", "last"] | None
+Phase = Literal["gather", "answer"] | None
+
+
+def insert(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Put a structure's modules into ``model``, in place; what is there already stays. Raises ValueError for a record that
+    does not fit the model."""
+    for kind, make in (("basis", Basis), ("exchange", Exchange)):
+        records = [r for r in structure if r["kind"] == kind]
+        if not records or junction_of(model, kind) is not None:
+            continue
+        junction = Junction(kind, [r["modality"] for r in records])
+        for record in records:
+            place = record["path"]
+            outer = model.get_submodule(place)
+            if kind == "basis" and isinstance(outer, Post):  # an exchange was there first: it stays outermost
+                place, outer = f"{place}.encoder", outer.encoder
+            made = make(record, [r["modality"] for r in records if r["modality"] != record["modality"]])
+            like = next((p for p in (*outer.parameters(), *model.parameters()) if p.is_floating_point()), None)
+            parent, _, name = place.rpartition(".")
+            post = Post(outer, made if like is None else made.to(like), junction, record).train(outer.training)
+            setattr(model.get_submodule(parent), name, post)
+        model.register_forward_pre_hook(junction.before, with_kwargs=True, prepend=kind == "basis")
+        model.register_forward_hook(junction.after, with_kwargs=True, always_call=True)
+    return model
+
+
+def posts_of(model: nn.Module, kind: str) -> dict[str, Post]:
+    """What was inserted of a kind, by modality."""
+    return {p.modality: p for p in model.modules() if isinstance(p, Post) and p.junction.kind == kind}
+
+
+def junction_of(model: nn.Module, kind: str) -> Junction | None:
+    """The junction of a kind of insert; None where there is none."""
+    return next((p.junction for p in posts_of(model, kind).values()), None)
+
+
+class Basis(nn.Module):
+    """h and h⁻¹, two-layer perceptrons. As made, h⁻¹(h(z)) is z: relu(z) - relu(-z) = z on the first coordinates of the
+    latent space, and what else the heads hold is random and not read yet."""
+
+    order: Tensor  # numbers of the other modalities, the first choice to stand in for this one first
+
+    def __init__(self, record: Mapping[str, Any], others: Sequence[str]) -> None:
+        super().__init__()
+        features, latent, hidden = record["features"], record["latent"], record["hidden"]
+        if latent < features or hidden < 2 * latent:
+            raise ValueError(f"a latent width of {latent} and {hidden} hidden units cannot hold {features} features")
+        self.others = tuple(others)
+        self.h = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, latent))
+        self.back = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, features))
+        with torch.no_grad():
+            for first, _, last in (self.h, self.back):
+                _pass_on(first, last, features)
+        self.register_buffer("order", torch.arange(len(self.others)))
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.back(self.h(z))
+        return out
+
+
+def _pass_on(first: Any, last: Any, width: int) -> None:
+    """Let ``last(relu(first(x)))`` begin with the first ``width`` coordinates of x; further outputs stay random."""
+    eye = torch.eye(width, dtype=first.weight.dtype, device=first.weight.device)
+    first.weight[: 2 * width] = 0
+    first.weight[:width, :width], first.weight[width : 2 * width, :width] = eye, -eye
+    last.weight[:width] = 0
+    last.weight[:width, :width], last.weight[:width, width : 2 * width] = eye, -eye
+    first.bias[: 2 * width], last.bias[:width] = 0, 0
+
+
+class Exchange(nn.Module):
+    """Channels ``receiving`` of one modality, each a blend with a channel of another's: (1 - α)·own + α·other, α in (0, 1)
+    learned, one a channel; where widths differ the other's channels are a linear map of all of its own."""
+
+    receiving: Tensor  # may be none: of a modality that only gives
+    source: Tensor
+    steep = 10.0  # of the sigmoid that is α: few steps at a rate that suits the model would not move it otherwise
+
+    def __init__(self, record: Mapping[str, Any], others: Sequence[str]) -> None:
+        super().__init__()
+        to, source, width, given = record["to"], record["source"], record["features"], record["given"]
+        paired = len(set(to)) == len(to) == len(source) and {*to, *source} <= set(range(width))
+        if record["giver"] not in others or not paired or not 0 < record["blend"] < 1:
+            raise ValueError(f"{record['modality']} cannot get channels {list(source)} of {record['giver']!r}")
+        self.giver = str(record["giver"])
+        self.register_buffer("receiving", torch.tensor(to, dtype=torch.long))
+        self.register_buffer("source", torch.tensor(source, dtype=torch.long))
+        self.project = nn.Linear(given, width) if given != width and len(to) else None
+        self.blend = nn.Parameter(torch.full((len(to),), record["blend"]).logit() / self.steep)
+
+    def alpha(self) -> Tensor:
+        return (self.steep * self.blend).sigmoid()
+
+    def given(self, own: Tensor, other: Tensor) -> Tensor:
+        """What is blended in, one channel for each that receives, at the positions of ``own``; channels last."""
+        return _at(other if self.project is None else self.project(other), own)[..., self.source]
+
+    def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        if not len(self.receiving):
+            return own
+        mine, alpha = own[..., self.receiving], self.alpha()
+        return own.index_copy(-1, self.receiving, (mine + alpha * (self.given(own, other) - mine)).to(own.dtype))
+
+
+class _Gathered(BaseException):
+    """Every encoder has run; not an Exception, so that models do not swallow it."""
+
+
+class Junction:
+    """Where inserts read one another's encoders: a forward pass is stopped once every encoder has run, what they gave is
+    mixed, and the pass is begun anew with the answers in the encoders' places. Each encoder runs once."""
+
+    def __init__(self, kind: str, names: Sequence[str]) -> None:
+        self.kind, self.names = kind, tuple(names)
+        self.phase: Phase = None
+        self.given: dict[str, Any] = {}
+        self.answers: dict[str, Any] = {}
+        self.absent: dict[str, Tensor] | None = None
+        self.heard: dict[str, Tensor] | None = None
+
+    def needed(self) -> bool:
+        """Whether one modality's answer depends on another's encoder."""
+        return self.kind == "exchange" or self.absent is not None
+
+    def before(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        """The model's forward pre-hook: gather, and mix."""
+        self._clear()
+        if not self.needed():
+            return
+        self.phase = "gather"
+        try:
+            model.forward(*args, **kwargs)
+        except _Gathered:
+            posts = posts_of(model, self.kind)
+            self.answers = (_substituted if self.kind == "basis" else _exchanged)(self, posts)
+        finally:
+            self.given, self.phase = {}, None
+        if self.answers:  # where an encoder is not run, each answers for itself
+            self.phase = "answer"
+
+    def after(self, _model: nn.Module, _args: Any, _kwargs: Any, _output: Any) -> None:
+        """The model's forward hook."""
+        self._clear()
+
+    def take(self, modality: str, value: Any) -> None:
+        """What an encoder gave, while gathering."""
+        self.given[modality] = value
+        if len(self.given) == len(self.names):
+            raise _Gathered
+
+    def _clear(self) -> None:
+        self.phase, self.given, self.answers = None, {}, {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Junction:
+        twin = Junction(self.kind, self.names)
+        memo[id(self)] = twin
+        return twin
+
+
+class Post(nn.Module):
+    """An encoder with an insert behind it, in the encoder's place; other attributes are the encoder's own."""
+
+    encoder: nn.Module
+    insert: nn.Module
+
+    def __init__(self, encoder: nn.Module, made: nn.Module, junction: Junction, record: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder, self.insert, self.junction = encoder, made, junction
+        self.modality: str = record["modality"]
+        self.part: str | int | None = record["part"]
+        self.channels: Channels = record["channels"]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            encoder = self.__dict__.get("_modules", {}).get("encoder")
+            if encoder is None or name.startswith("__"):
+                raise
+            return getattr(encoder, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.junction.phase == "gather":  # hooks hear the answer, not what goes into it
+            return self.forward(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the encoder gives, its features passed through the insert."""
+        junction = self.junction
+        if junction.phase == "answer":
+            return junction.answers[self.modality]
+        value = self.encoder(*args, **kwargs)
+        if junction.phase == "gather":
+            junction.take(self.modality, value)
+        elif isinstance(self.insert, Basis):
+            latent = self.latent(value)
+            return self.given_back(value, self.insert.back(latent))
+        return value
+
+    def features(self, value: Any) -> Tensor:
+        """The features in what the encoder gave, channels last."""
+        found = value if self.part is None or isinstance(value, Tensor) else _part(value, self.part)
+        found = found[0] if isinstance(found, tuple | list) else found
+        if not isinstance(found, Tensor):
+            raise TypeError(f"the encoder of {self.modality} gives {type(found).__name__}, expected a tensor")
+        return found.movedim(1, -1) if self._first(found) else found
+
+    def latent(self, value: Any) -> Tensor:
+        """h of the features, channels last."""
+        assert isinstance(self.insert, Basis)
+        latent: Tensor = self.insert.h(self.features(value))
+        if self.junction.heard is not None:
+            self.junction.heard[self.modality] = latent
+        return latent
+
+    def laid_out(self, features: Tensor, like: Tensor) -> Tensor:
+        """Features, channels last, as the encoder lays them out."""
+        return (features.movedim(-1, 1) if self._first(like) else features).to(like.dtype)
+
+    def given_back(self, value: Any, features: Tensor) -> Any:
+        """``value`` with other features, channels last, in it."""
+        old = value if self.part is None else _part(value, self.part)
+        new: Any = self.laid_out(features, old[0] if isinstance(old, tuple | list) else old)
+        if isinstance(old, tuple | list):
+            new = _with_part(old, 0, new)
+        return new if self.part is None else _with_part(value, self.part, new)
+
+    def _first(self, x: Tensor) -> bool:
+        return x.ndim > 2 and (self.channels == "first" or (self.channels is None and x.ndim > 3))
+
+
+def _part(value: Any, key: str | int) -> Any:
+    return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
+
+
+def _with_part(value: Any, key: str | int, new: Any) -> Any:
+    """A copy of a tuple, list, mapping or object with one part replaced."""
+    if isinstance(value, tuple):
+        parts = list(value)
+        parts[value._fields.index(key) if isinstance(key, str) else key] = new  # type: ignore[attr-defined]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    twin = copy.copy(value)
+    if isinstance(twin, Mapping | list):
+        twin[key] = new  # type: ignore[index]
+    else:
+        object.__setattr__(twin, str(key), new)  # frozen dataclasses too
+    return twin
+
+
+def _at(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` (n, ..., d) at the positions of ``like`` (n, ..., e): position by position where there are as many, else its
+    mean at each."""
+    if x.shape[:-1] == like.shape[:-1]:
+        return x
+    flat = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
+    places = like.shape[1:-1]
+    if flat.shape[1] == places.numel():
+        return flat.reshape(len(x), *places, x.shape[-1])
+    mean = flat.mean(1)
+    return mean.reshape(len(x), *[1] * len(places), x.shape[-1]).expand(len(x), *places, x.shape[-1])
+
+
+def _substituted(junction: Junction, posts: Mapping[str, Post]) -> dict[str, Any]:
+    """What stands in the encoders' places: h⁻¹ of their own latent encoding, where it is absent of another's."""
+    latents = {m: posts[m].latent(junction.given[m]) for m in junction.names}
+    absent = junction.absent or {}
+    answers = {}
+    for m in junction.names:
+        post, own = posts[m], latents[m]
+        gone = absent.get(m)
+        if gone is not None:
+            own = stand_in(post, latents, absent)
+        answers[m] = post.given_back(junction.given[m], post.insert.back(own))  # type: ignore[operator]
+    return answers
+
+
+def stand_in(post: Post, latents: Mapping[str, Tensor], absent: Mapping[str, Tensor]) -> Tensor:
+    """A modality's latent encoding (n, ..., latent), in the examples where it is absent that of its first choice among
+    those present; where none is present its own. ``absent``: by modality, bool (n,)."""
+    basis, own = post.insert, latents[post.modality]
+    assert isinstance(basis, Basis)
+    left = absent[post.modality].to(own.device)
+    out = own
+    for number in basis.order.clamp(0, len(basis.others) - 1).tolist():  # a file may hold anything
+        other = basis.others[number]
+        gone = absent.get(other)
+        now = left if gone is None else left & ~gone.to(own.device)
+        out = torch.where(now.reshape(-1, *[1] * (own.ndim - 1)), _at(latents[other], own), out)
+        left = left & ~now
+    return out
+
+
+def _exchanged(junction: Junction, posts: Mapping[str, Post]) -> dict[str, Any]:
+    features = {m: posts[m].features(junction.given[m]) for m in junction.names}
+    answers = {}
+    for m in junction.names:
+        post = posts[m]
+        assert isinstance(post.insert, Exchange)
+        answers[m] = post.given_back(junction.given[m], post.insert(features[m], features[post.insert.giver]))
+    return answers
+
+
+@contextmanager
+def absent(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """Run ``model`` with modalities substituted (Chaudhuri et al. 2025, section 4.4): in the examples where ``masks``
+    (by modality, bool (n,), true: absent) says so, h⁻¹ of the closest present modality's latent encoding stands in.
+    What the model is given for an absent modality does not matter. Raises ValueError for a modality without a head."""
+    junction = junction_of(model, "basis")
+    known = () if junction is None else junction.names
+    unknown = [m for m in masks if m not in known]
+    if junction is None or unknown:
+        raise ValueError(
+            f"no head was inserted for {', '.join(unknown) or 'any modality'}: known are {', '.join(known)}"
+        )
+    before, junction.absent = junction.absent, dict(masks)
+    try:
+        yield
+    finally:
+        junction.absent = before
+
+
+@contextmanager
+def hearing(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Latent encodings of the last batch by modality, channels last, gradient kept."""
+    junction = junction_of(model, "basis")
+    if junction is None:
+        raise ValueError("no heads were inserted into this model")
+    before, junction.heard = junction.heard, {}
+    try:
+        yield junction.heard
+    finally:
+        junction.heard = before

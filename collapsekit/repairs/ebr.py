@@ -1,0 +1,252 @@
+"""ebr: explicit basis reallocation. Heads h·h⁻¹ behind every encoder meet in one latent space, where an adversary must
+not tell the modalities apart and one modality's encoding may stand in for another's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from collapsekit.adapter.base import Live
+from collapsekit.adapter.module import ModuleAdapter
+from collapsekit.errors import ConfigError
+from collapsekit.inserts import absent, hearing, posts_of
+from collapsekit.registry import Options, repair
+from collapsekit.repairs.dropout import drawn
+from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss
+from collapsekit.repairs.substitution import latent_vectors, note_substitutes, pooled_latent
+from collapsekit.report import Result
+from collapsekit.sources import Batch
+
+DRAWS = 4  # of what is substituted in the held-out examples; the same in every epoch
+PAPER: dict[str, Any] = {
+    "substitution": 0.0,
+    "adversary": 1.0,
+    "aim": "reverse",
+    "interleave": 10,
+    "ramp": 0,
+    "normalize": False,
+    "align": 0.0,
+}
+
+
+class EbrOptions(Options):
+    """Explicit basis reallocation."""
+
+    preset: Literal["default", "paper"] = "default"
+    latent: int | None = Field(None, ge=1)  # width of the latent space; the widest encoder's where none is named
+    substitution: float = Field(0.5, ge=0, lt=1)  # probability that a modality of an example is substituted
+    adversary: float = Field(0.0, ge=0)  # weight of the modality discriminator
+    aim: Literal["reverse", "uniform"] = "uniform"  # raise its loss, or lead it to answer all modalities alike
+    interleave: int = Field(0, ge=0)  # epochs of the adversary, then of the task; 0: both at once
+    ramp: int = Field(10, ge=0)  # epochs over which the adversary's weight grows
+    normalize: bool = True  # what the discriminator is shown: each encoding normalised
+    align: float = Field(0.0, ge=0)  # weight of the distance between an example's encodings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_preset(cls, given: Any) -> Any:
+        return {**PAPER, **given} if isinstance(given, dict) and given.get("preset") == "paper" else given
+
+
+@repair(
+    "ebr",
+    summary="heads h·h⁻¹ that bring all encoders into one latent space, where one modality can stand in for another",
+    definition=(
+        "Behind every encoder two-layer perceptrons h and h⁻¹ that change nothing at first; the whole model is trained on "
+        "the task's loss while, in a latent space common to all, encodings of other modalities stand in for a modality at "
+        "random (`substitution`) and a discriminator of modalities is learned and countered (`adversary`). The epoch of the "
+        "least held-out loss, under the same substitution, is kept."
+    ),
+    source="Chaudhuri et al. 2025, sections 3.4 and 4.4 and Appendix C.1",
+    options=EbrOptions,
+)
+def ebr(job: Job) -> Iterator[Stage]:
+    options = job.own(EbrOptions)
+    _need_encoders(job)
+    torch.manual_seed(job.seed)
+    made = heads(job, options)
+    job.adapter.insert(made)
+    made = [r for r in job.adapter.config.structure if r["kind"] == "basis"]  # or an earlier repair's
+    note_substitutes(job)
+    discriminator = Discriminator(made[0]["latent"], len(made), normalize=options.normalize)
+    yield _stage(job, options, discriminator.to(job.adapter.device))
+    job.findings.extend(note_substitutes(job))
+    if options.adversary:
+        job.findings.extend(_told_apart(job, discriminator))
+
+
+def _need_encoders(job: Job) -> None:
+    """Raises ConfigError where a head cannot stand behind an encoder."""
+    for m, section in job.adapter.config.modalities.items():
+        if section.encoder is None or section.encoder.endswith(":input"):
+            raise ConfigError(
+                f"ebr puts a head behind each encoder, and modality {m!r} names none that is a submodule of its own: put an "
+                "nn.Identity where its features pass and name that as `encoder`."
+            )
+    taps = job.adapter.taps if isinstance(job.adapter, ModuleAdapter) else {}
+    for m, tap in taps.items():
+        if tap.shape is not None and tap.shape.floating > 1 and tap.select is None:
+            raise ConfigError(
+                f"{tap.what} gives {tap.shape.floating} tensors, and which of them the model reads is not known: name it "
+                f"with `select` of modality {m!r}."
+            )
+        if tap.shape is not None and tap.example_axis != 0:
+            raise ConfigError(
+                f"{tap.what} gives features whose first axis is not the example, which no head can stand behind: put a "
+                "module behind it that moves that axis to the front, and name that as `encoder`."
+            )
+
+
+def heads(job: Job, options: EbrOptions) -> list[dict[str, Any]]:
+    """The records of the heads to insert. Raises ConfigError where the latent space is too narrow."""
+    widths = {m: _width(job, m) for m in job.adapter.modalities}
+    latent = options.latent or max(widths.values())
+    if latent < max(widths.values()):
+        raise ConfigError(
+            f"ebr.latent is {latent}, narrower than the widest encoder ({max(widths.values())} features), so that heads "
+            "could not begin by changing nothing: leave it out, or raise it."
+        )
+    return [
+        {
+            "kind": "basis",
+            "modality": m,
+            "path": section.encoder,
+            "part": section.select,
+            "channels": section.channels,
+            "features": widths[m],
+            "latent": latent,
+            "hidden": 2 * latent,
+        }
+        for m, section in job.adapter.config.modalities.items()
+    ]
+
+
+def _width(job: Job, modality: str) -> int:
+    """How many channels an encoder gives. Raises ConfigError where it gives one number an example."""
+    adapter = job.adapter
+    batch = job.batch(job.at.fit[:2])
+    with torch.no_grad():
+        if isinstance(adapter, ModuleAdapter):
+            tap = adapter.taps[modality]
+            features = tap.feature(adapter.run(batch).recorded[modality])
+        else:
+            features = adapter.encode(batch)[modality]
+    if features.ndim < 2:
+        raise ConfigError(f"the encoder of {modality!r} gives one number an example, which no head can reallocate.")
+    channels = adapter.config.modalities[modality].channels
+    first = features.ndim > 2 and (channels == "first" or (channels is None and features.ndim > 3))
+    return int(features.shape[1 if first else -1])
+
+
+class Discriminator(nn.Module):
+    """ψ: which modality an encoding is of. Two hidden layers, as wide as the latent space and half of that."""
+
+    def __init__(self, latent: int, modalities: int, *, normalize: bool) -> None:
+        super().__init__()
+        first = nn.LayerNorm(latent, elementwise_affine=False) if normalize else nn.Identity()
+        half = max(2, latent // 2)
+        self.layers = nn.Sequential(
+            first, nn.Linear(latent, latent), nn.ReLU(), nn.Linear(latent, half), nn.ReLU(), nn.Linear(half, modalities)
+        )
+
+    def losses(self, latents: list[Tensor], aim: str) -> tuple[Tensor, Tensor]:
+        """L_md for ψ (its inputs fixed), and what the encoders are to lower (ψ fixed); nats, mean over examples, summed
+        over modalities. ``latents``: a list of (n, latent), one a modality."""
+        labels = torch.cat([torch.full((len(g),), i, device=g.device) for i, g in enumerate(latents)])
+        both, m = torch.cat(latents).float(), len(latents)
+        own = m * F.cross_entropy(self.layers(both.detach()), labels)
+        fixed = {k: v.detach() for k, v in self.named_parameters(prefix="layers")}
+        fixed = {k.removeprefix("layers.layers."): v for k, v in fixed.items()}
+        seen = torch.func.functional_call(self.layers, fixed, (both,)).log_softmax(1)
+        if aim == "reverse":
+            return own, -m * F.nll_loss(seen, labels)
+        return own, m * (-seen.mean(1).mean() - math.log(m))
+
+
+def _stage(job: Job, options: EbrOptions, discriminator: Discriminator) -> Stage:
+    model = job.adapter.model
+    rates = torch.full((len(job.adapter.modalities),), options.substitution)
+    # Without an adversary there is nothing to take turns with.
+    alternate = options.interleave if options.adversary else 0
+
+    def weight(epoch: int) -> float:
+        return options.adversary * min(1.0, epoch / options.ramp if options.ramp else 1.0)
+
+    def loss(step: Step) -> Tensor:
+        turn = (step.epoch - 1) // alternate % 2 if alternate else None  # 0: adversary, 1: task
+        with hearing(model) as heard:
+            live = _run(job, job.batch(step.rows), rates)
+            latents = [pooled_latent(job, m, heard[m], step.rows) for m in job.adapter.modalities]
+        parts = []
+        if turn != 0:
+            parts.append(job.task_loss(live.outputs, step))
+            if options.align:
+                parts.append(options.align * _apart(latents))
+        if options.adversary and turn != 1:
+            own, against = discriminator.losses(latents, options.aim)
+            parts += [own, weight(step.epoch) * against]
+        return torch.stack(parts).sum()
+
+    def held() -> float:
+        """Under the same substitution: with everything there, what this teaches does not show."""
+        run = lambda batch: _run(job, batch, rates)  # noqa: E731
+        draws = DRAWS if options.substitution else 1
+        return sum(held_task_loss(job, lambda live: live.outputs, run) for _ in range(draws)) / draws
+
+    module = nn.ModuleList([model, discriminator])
+    # What was inserted is trained, whatever is frozen.
+    own = [p for post in posts_of(model, "basis").values() for p in post.insert.parameters()]
+    known = {id(p): p for p in (*job.trainable(), *own)}
+    parameters = [*known.values(), *(discriminator.parameters() if options.adversary else [])]
+    return Stage("basis reallocation", module, parameters, loss, held, cycle=max(1, 2 * alternate))
+
+
+def _told_apart(job: Job, discriminator: Discriminator) -> list[Result]:
+    """How well ψ still tells the modalities apart: its cross-entropy and entropy on the training examples."""
+    latents, m = latent_vectors(job), len(job.adapter.modalities)
+    with torch.no_grad():
+        seen = [
+            discriminator.layers(g.float().to(job.adapter.device)).double().log_softmax(1) for g in latents.values()
+        ]
+    loss = sum(-float(s[:, i].mean()) for i, s in enumerate(seen)) / m
+    entropy = sum(-float((s.exp() * s).sum(1).mean()) for s in seen) / m
+    what = "of the modality discriminator trained along, mean over modalities and training examples"
+    source = "after Chaudhuri et al. 2025, section 3.4 (L_md)"
+    note = f"ln {m} = {math.log(m):.3f} would be no telling apart; more than that is confident error"
+    return [
+        Result(
+            name=f"ebr.{name}",
+            probe="ebr",
+            value=value,
+            unit="nats",
+            definition=f"{text} {what}",
+            source=source,
+            note=note,
+        )
+        for name, text, value in (
+            ("discriminator_loss", "cross-entropy", loss),
+            ("discriminator_entropy", "entropy", entropy),
+        )
+    ]
+
+
+def _run(job: Job, batch: Batch, rates: Tensor) -> Live:
+    """A run in which modalities are substituted at random, never all of an example."""
+    if not bool(rates.any()):
+        return job.adapter.run_live(batch)
+    gone = drawn(rates, len(next(iter(batch.values()))))
+    with absent(job.adapter.model, {m: gone[:, i] for i, m in enumerate(job.adapter.modalities)}):
+        return job.adapter.run_live(batch)
+
+
+def _apart(latents: list[Tensor]) -> Tensor:
+    """Mean of 1 - cosine between each encoding and the mean of an example's."""
+    unit = [F.normalize(g.float(), dim=1) for g in latents]
+    centre = F.normalize(torch.stack(unit).mean(0), dim=1).detach()
+    return torch.stack([(1 - (u * centre).sum(1)).mean() for u in unit]).mean()
