@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
+from collapsekit.adapter.hearing import hearing
 from collapsekit.adapter.module import ModuleAdapter
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
-from collapsekit.inserts import hearing, posts_of, stand_in
+from collapsekit.inserts import posts_of, stand_in
 from collapsekit.readout import prefix
 from collapsekit.reference import make_reference
 from collapsekit.replay import CHUNK

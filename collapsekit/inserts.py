@@ -14,17 +14,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-Channels = Literal["first", "last"] | None
-Phase = Literal["gather", "answer"] | None
-
 
 def insert(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Module:
-    """Put a structure's modules into ``model``, in place; what is there already stays. Raises ValueError for a record that
-    does not fit the model."""
+    """Put a structure's modules into ``model``, in place; what is there already stays. Hooks that change what the model is
+    given have to be on it before. Raises ValueError for a record that does not fit the model."""
     for kind, make in (("basis", Basis), ("exchange", Exchange)):
         records = [r for r in structure if r["kind"] == kind]
         if not records or junction_of(model, kind) is not None:
             continue
+        if not all(r["path"] for r in records):
+            raise ValueError("a record names no encoder")
         junction = Junction(kind, [r["modality"] for r in records])
         for record in records:
             place = record["path"]
@@ -36,14 +35,24 @@ def insert(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Modul
             parent, _, name = place.rpartition(".")
             post = Post(outer, made if like is None else made.to(like), junction, record).train(outer.training)
             setattr(model.get_submodule(parent), name, post)
-        model.register_forward_pre_hook(junction.before, with_kwargs=True, prepend=kind == "basis")
+        model.register_forward_pre_hook(junction.before, with_kwargs=True)
         model.register_forward_hook(junction.after, with_kwargs=True, always_call=True)
+    hooks, last = model._forward_pre_hooks, junction_of(model, "exchange")
+    for number, hook in list(hooks.items()):
+        if last is not None and getattr(hook, "__self__", None) is last:  # after what stands behind the encoders
+            hooks[number] = hooks.pop(number)
     return model
+
+
+def inserted_in(model: nn.Module) -> list[dict[str, Any]]:
+    """The records of what was inserted into ``model``, in their order."""
+    found = [posts_of(model, kind) for kind in ("basis", "exchange")]
+    return [posts[m].record for posts in found for p in list(posts.values())[:1] for m in p.junction.names]
 
 
 def posts_of(model: nn.Module, kind: str) -> dict[str, Post]:
     """What was inserted of a kind, by modality."""
-    return {p.modality: p for p in model.modules() if isinstance(p, Post) and p.junction.kind == kind}
+    return {p.record["modality"]: p for p in model.modules() if isinstance(p, Post) and p.junction.kind == kind}
 
 
 def junction_of(model: nn.Module, kind: str) -> Junction | None:
@@ -125,19 +134,20 @@ class _Gathered(BaseException):
 
 class Junction:
     """Where inserts read one another's encoders: a forward pass is stopped once every encoder has run, what they gave is
-    mixed, and the pass is begun anew with the answers in the encoders' places. Each encoder runs once."""
+    mixed, and the pass is begun anew with the answers in the encoders' places. Each encoder runs once; what the model does
+    before its last encoder runs twice."""
 
     def __init__(self, kind: str, names: Sequence[str]) -> None:
         self.kind, self.names = kind, tuple(names)
-        self.phase: Phase = None
+        self.phase: Literal["gather"] | None = None
         self.given: dict[str, Any] = {}
         self.answers: dict[str, Any] = {}
-        self.absent: dict[str, Tensor] | None = None
+        self.absent: dict[str, Tensor] = {}
         self.heard: dict[str, Tensor] | None = None
 
     def needed(self) -> bool:
         """Whether one modality's answer depends on another's encoder."""
-        return self.kind == "exchange" or self.absent is not None
+        return self.kind == "exchange" or bool(self.absent)
 
     def before(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         """The model's forward pre-hook: gather, and mix."""
@@ -148,12 +158,18 @@ class Junction:
         try:
             model.forward(*args, **kwargs)
         except _Gathered:
-            posts = posts_of(model, self.kind)
-            self.answers = (_substituted if self.kind == "basis" else _exchanged)(self, posts)
+            pass
+        else:  # an encoder was not run
+            unmet = [m for m, mask in self.absent.items() if m not in self.given and mask.any()]
+            if unmet:
+                raise RuntimeError(
+                    f"the encoder of {unmet[0]} was not run, so that nothing can stand in: give it any input"
+                )
         finally:
-            self.given, self.phase = {}, None
-        if self.answers:  # where an encoder is not run, each answers for itself
-            self.phase = "answer"
+            given, self.given, self.phase = self.given, {}, None
+        posts = {m: post for m, post in posts_of(model, self.kind).items() if m in given}
+        if self.kind == "basis" or len(posts) == len(self.names):
+            self.answers = (_substituted if self.kind == "basis" else _exchanged)(given, posts)
 
     def after(self, _model: nn.Module, _args: Any, _kwargs: Any, _output: Any) -> None:
         """The model's forward hook."""
@@ -182,10 +198,7 @@ class Post(nn.Module):
 
     def __init__(self, encoder: nn.Module, made: nn.Module, junction: Junction, record: Mapping[str, Any]) -> None:
         super().__init__()
-        self.encoder, self.insert, self.junction = encoder, made, junction
-        self.modality: str = record["modality"]
-        self.part: str | int | None = record["part"]
-        self.channels: Channels = record["channels"]
+        self.encoder, self.insert, self.junction, self.record = encoder, made, junction, dict(record)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -203,31 +216,31 @@ class Post(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the encoder gives, its features passed through the insert."""
-        junction = self.junction
-        if junction.phase == "answer":
-            return junction.answers[self.modality]
+        junction, name = self.junction, self.record["modality"]
+        if name in junction.answers:
+            return junction.answers.pop(name)
         value = self.encoder(*args, **kwargs)
         if junction.phase == "gather":
-            junction.take(self.modality, value)
+            junction.take(name, value)
         elif isinstance(self.insert, Basis):
-            latent = self.latent(value)
-            return self.given_back(value, self.insert.back(latent))
+            return self.given_back(value, self.insert.back(self.to_latent(value)))
         return value
 
-    def features(self, value: Any) -> Tensor:
+    def features_in(self, value: Any) -> Tensor:
         """The features in what the encoder gave, channels last."""
-        found = value if self.part is None or isinstance(value, Tensor) else _part(value, self.part)
+        part = self.record["part"]
+        found = value if part is None or isinstance(value, Tensor) else _part(value, part)
         found = found[0] if isinstance(found, tuple | list) else found
         if not isinstance(found, Tensor):
-            raise TypeError(f"the encoder of {self.modality} gives {type(found).__name__}, expected a tensor")
+            raise TypeError(f"the encoder of {self.record['modality']} gives {type(found).__name__}, expected a tensor")
         return found.movedim(1, -1) if self._first(found) else found
 
-    def latent(self, value: Any) -> Tensor:
+    def to_latent(self, value: Any) -> Tensor:
         """h of the features, channels last."""
         assert isinstance(self.insert, Basis)
-        latent: Tensor = self.insert.h(self.features(value))
+        latent: Tensor = self.insert.h(self.features_in(value))
         if self.junction.heard is not None:
-            self.junction.heard[self.modality] = latent
+            self.junction.heard[self.record["modality"]] = latent
         return latent
 
     def laid_out(self, features: Tensor, like: Tensor) -> Tensor:
@@ -236,14 +249,16 @@ class Post(nn.Module):
 
     def given_back(self, value: Any, features: Tensor) -> Any:
         """``value`` with other features, channels last, in it."""
-        old = value if self.part is None else _part(value, self.part)
+        part = None if isinstance(value, Tensor) else self.record["part"]
+        old = value if part is None else _part(value, part)
         new: Any = self.laid_out(features, old[0] if isinstance(old, tuple | list) else old)
         if isinstance(old, tuple | list):
             new = _with_part(old, 0, new)
-        return new if self.part is None else _with_part(value, self.part, new)
+        return new if part is None else _with_part(value, part, new)
 
     def _first(self, x: Tensor) -> bool:
-        return x.ndim > 2 and (self.channels == "first" or (self.channels is None and x.ndim > 3))
+        channels = self.record["channels"]
+        return x.ndim > 2 and (channels == "first" or (channels is None and x.ndim > 3))
 
 
 def _part(value: Any, key: str | int) -> Any:
@@ -277,29 +292,28 @@ def _at(x: Tensor, like: Tensor) -> Tensor:
     return mean.reshape(len(x), *[1] * len(places), x.shape[-1]).expand(len(x), *places, x.shape[-1])
 
 
-def _substituted(junction: Junction, posts: Mapping[str, Post]) -> dict[str, Any]:
+def _substituted(given: Mapping[str, Any], posts: Mapping[str, Post]) -> dict[str, Any]:
     """What stands in the encoders' places: h⁻¹ of their own latent encoding, where it is absent of another's."""
-    latents = {m: posts[m].latent(junction.given[m]) for m in junction.names}
-    absent = junction.absent or {}
+    latents = {m: post.to_latent(given[m]) for m, post in posts.items()}
     answers = {}
-    for m in junction.names:
-        post, own = posts[m], latents[m]
-        gone = absent.get(m)
-        if gone is not None:
-            own = stand_in(post, latents, absent)
-        answers[m] = post.given_back(junction.given[m], post.insert.back(own))  # type: ignore[operator]
+    for m, post in posts.items():
+        masks = post.junction.absent
+        own = stand_in(post, latents, masks) if m in masks else latents[m]
+        answers[m] = post.given_back(given[m], post.insert.back(own))  # type: ignore[operator]
     return answers
 
 
 def stand_in(post: Post, latents: Mapping[str, Tensor], absent: Mapping[str, Tensor]) -> Tensor:
     """A modality's latent encoding (n, ..., latent), in the examples where it is absent that of its first choice among
     those present; where none is present its own. ``absent``: by modality, bool (n,)."""
-    basis, own = post.insert, latents[post.modality]
+    basis, name = post.insert, post.record["modality"]
     assert isinstance(basis, Basis)
-    left = absent[post.modality].to(own.device)
-    out = own
+    out = own = latents[name]
+    left = absent[name].to(own.device)
     for number in basis.order.clamp(0, len(basis.others) - 1).tolist():  # a file may hold anything
         other = basis.others[number]
+        if other not in latents:  # its encoder was not run
+            continue
         gone = absent.get(other)
         now = left if gone is None else left & ~gone.to(own.device)
         out = torch.where(now.reshape(-1, *[1] * (own.ndim - 1)), _at(latents[other], own), out)
@@ -307,14 +321,10 @@ def stand_in(post: Post, latents: Mapping[str, Tensor], absent: Mapping[str, Ten
     return out
 
 
-def _exchanged(junction: Junction, posts: Mapping[str, Post]) -> dict[str, Any]:
-    features = {m: posts[m].features(junction.given[m]) for m in junction.names}
-    answers = {}
-    for m in junction.names:
-        post = posts[m]
-        assert isinstance(post.insert, Exchange)
-        answers[m] = post.given_back(junction.given[m], post.insert(features[m], features[post.insert.giver]))
-    return answers
+def _exchanged(given: Mapping[str, Any], posts: Mapping[str, Post]) -> dict[str, Any]:
+    features = {m: post.features_in(given[m]) for m, post in posts.items()}
+    mixed = {m: post.insert(features[m], features[post.record["giver"]]) for m, post in posts.items()}
+    return {m: post.given_back(given[m], mixed[m]) for m, post in posts.items()}
 
 
 @contextmanager
@@ -334,16 +344,3 @@ def absent(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         junction.absent = before
-
-
-@contextmanager
-def hearing(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Latent encodings of the last batch by modality, channels last, gradient kept."""
-    junction = junction_of(model, "basis")
-    if junction is None:
-        raise ValueError("no heads were inserted into this model")
-    before, junction.heard = junction.heard, {}
-    try:
-        yield junction.heard
-    finally:
-        junction.heard = before

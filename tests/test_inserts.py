@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import inserts
-from collapsekit.inserts import absent, hearing, insert, posts_of
+from collapsekit.adapter.hearing import hearing
+from collapsekit.inserts import absent, insert, posts_of
 from collapsekit.repairs.export import export_weights
 
 N, WIDTH, LATENT = 7, 6, 8
@@ -481,7 +482,7 @@ def test_swapping_two_modalities_names_swaps_their_substitutes() -> None:
     other = {"a": "b", "b": "a", "c": "c"}
     twin = copy.deepcopy(model)
     for m, post in posts_of(twin, "basis").items():
-        post.modality = other[m]
+        post.record["modality"] = other[m]
     junction = inserts.junction_of(twin, "basis")
     assert junction is not None
     junction.names = tuple(other[m] for m in junction.names)
@@ -642,7 +643,15 @@ def test_an_encoder_that_is_not_run_leaves_the_plain_answer() -> None:
         one = model(**x)
     model.silent = ("b",)
     plain = model(**x)
-    with absent(model, masks("a")):
+    with absent(model, masks("")):
+        assert torch.equal(model(**x), plain)
+    with absent(model, masks("a")):  # the first choice, c, is there all the same
+        with_c = model(**x)
+    assert not torch.equal(with_c, plain)
+    with absent(model, masks("b")), pytest.raises(RuntimeError, match="the encoder of b was not run"):
+        model(**x)
+    assert torch.equal(model(**x), plain)
+    with absent(model, masks("ac")):  # b would be next, and is not there: each keeps its own
         assert torch.equal(model(**x), plain)
     model.silent = ()
     with absent(model, masks("b")):
@@ -951,3 +960,51 @@ def test_alone_in_a_folder_it_loads_what_was_exported(tmp_path: Path) -> None:
         with absent(model, {"a": torch.tensor([True, False, True, False])}):
             torch.testing.assert_close(substituted, model(*x), rtol=1e-6, atol=1e-6)
     assert float((plain - substituted).abs().max()) > 1e-3
+
+
+def test_what_the_user_s_own_hooks_change_is_what_is_gathered() -> None:
+    """A pre-hook of the model that was there before the heads."""
+    model, x = world()
+    model.register_forward_pre_hook(lambda _, args, kw: (args, {k: 3 * v for k, v in kw.items()}), with_kwargs=True)
+    inserted(model, orders=ORDERS)
+    plain = model(**x)
+    with absent(model, masks("")):
+        assert torch.equal(model(**x), plain)
+
+
+def test_the_encoder_s_own_attributes_are_seen_through_the_heads() -> None:
+    model, _ = world()
+    kept = {"channels": 99, "features": "mine", "latent": 7, "part": None, "modality": "m", "kind": "k"}
+    for name, value in kept.items():
+        setattr(model.encoders["a"], name, value)
+    inserted(model, orders=ORDERS)
+    assert {name: getattr(model.encoders["a"], name) for name in kept} == kept
+
+
+def test_after_an_interruption_an_encoder_answers_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = world()
+    inserted(model, orders=ORDERS)
+    expected = model.encoders["a"](x["a"])
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, absent(model, masks("a")):
+        patched.setattr(model.fusion, "forward", stop)
+        with pytest.raises(KeyboardInterrupt):
+            model(**x)
+    assert torch.equal(model.encoders["a"](x["a"]), expected)
+
+
+def test_what_was_inserted_can_be_read_off_the_model() -> None:
+    """The records, in an order that gives the same model."""
+    model, x = world()
+    inserted(model, orders=ORDERS)
+    records = inserts.inserted_in(model)
+    twin, _ = world()
+    insert(twin, records)
+    assert inserts.inserted_in(twin) == records
+    twin.load_state_dict(model.state_dict())
+    with absent(model, masks("a", "b")), absent(twin, masks("a", "b")):
+        assert torch.equal(twin(**x), model(**x))
+    assert inserts.inserted_in(world()[0]) == []

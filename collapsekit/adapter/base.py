@@ -15,6 +15,7 @@ from collapsekit.adapter.pooling import pool_features
 from collapsekit.checkpoint import Checkpoint
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError
+from collapsekit.inserts import inserted_in
 from collapsekit.sources import Batch, Source, make_source
 from collapsekit.task import Task, make_task
 
@@ -65,6 +66,8 @@ class Adapter(ABC):
         device: str = "cpu",
         seed: int = 0,
     ) -> None:
+        if model is not None and not config.structure:  # a repaired model, alive
+            config = config.model_copy(update={"structure": tuple(inserted_in(model))})
         self.config, self.device, self.checkpoint = config, torch.device(device), checkpoint
         self.modalities: tuple[str, ...] = tuple(config.modalities)
         if len(self.modalities) < 2:

@@ -195,6 +195,14 @@ class Tap:
         """Which axis of the features, as they pass, counts examples."""
         return self._place()[1]
 
+    @property
+    def leads(self) -> bool:
+        """Whether the features are all that passes, or the first thing in a tuple or list."""
+        tree = self._known_shape().tree
+        if tree.parts is None:
+            return True
+        return isinstance(tree.like, tuple | list) and tree.parts[0][1].parts is None and self._place()[0] == 0
+
     def feature(self, recorded: Sequence[Tensor]) -> Tensor:
         """The features among the recorded tensors."""
         return recorded[self.place]

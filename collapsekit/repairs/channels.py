@@ -36,14 +36,50 @@ def _recorded(job: Job, rows: Tensor) -> dict[str, Tensor]:
     return {m: _last(job, m, x).cpu() for m, x in found.items()}
 
 
+def need_encoders(job: Job) -> None:
+    """Raises ConfigError where nothing can be put behind an encoder."""
+    for m, section in job.adapter.config.modalities.items():
+        if section.encoder is None or section.encoder.endswith(":input"):
+            raise ConfigError(
+                f"this repair puts modules behind each encoder, and modality {m!r} names none that is a submodule of its "
+                "own: put an nn.Identity where its features pass and name that as `encoder`."
+            )
+    taps = job.adapter.taps if isinstance(job.adapter, ModuleAdapter) else {}
+    for m, tap in taps.items():
+        if tap.shape is None:
+            continue
+        if tap.select is None and (tap.shape.floating > 1 or not tap.leads):
+            raise ConfigError(
+                f"{tap.what} gives several things, and which of them the model reads is not known: name it with `select` of "
+                f"modality {m!r}."
+            )
+        if tap.example_axis != 0:
+            raise ConfigError(
+                f"{tap.what} gives features whose first axis is not the example, behind which nothing can be put: put a "
+                "module behind it that moves that axis to the front, and name that as `encoder`."
+            )
+
+
+def widths_of(job: Job) -> dict[str, int]:
+    """How many channels each encoder gives. Raises ConfigError for one number an example."""
+    seen = _recorded(job, job.at.fit[:2])
+    for m, x in seen.items():
+        _need_channels(m, x)
+    return {m: x.shape[-1] for m, x in seen.items()}
+
+
+def _need_channels(modality: str, features: Tensor) -> None:
+    if features.ndim < 2:
+        raise ConfigError(f"the encoder of {modality!r} gives one number an example, which has no channels to work on.")
+
+
 def features_of(job: Job) -> dict[str, Tensor]:
     """Features of all training examples (n, ..., c) by modality. Raises ConfigError for one number an example."""
     job.adapter.model.eval()
     parts = [_recorded(job, rows) for rows in job.at.fit.split(CHUNK)]
     features = {m: torch.cat([part[m] for part in parts]) for m in job.adapter.modalities}
     for m, x in features.items():
-        if x.ndim < 2:
-            raise ConfigError(f"the encoder of {m!r} gives one number an example, which has no channels to exchange.")
+        _need_channels(m, x)
     return features
 
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.adapter.base import Live
-from collapsekit.adapter.module import ModuleAdapter
+from collapsekit.adapter.hearing import hearing
 from collapsekit.errors import ConfigError
-from collapsekit.inserts import absent, hearing, posts_of
+from collapsekit.inserts import absent, posts_of
 from collapsekit.registry import Options, repair
+from collapsekit.repairs.channels import need_encoders, widths_of
 from collapsekit.repairs.dropout import drawn
 from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss
 from collapsekit.repairs.substitution import latent_vectors, note_substitutes, pooled_latent
@@ -68,11 +69,14 @@ class EbrOptions(Options):
 )
 def ebr(job: Job) -> Iterator[Stage]:
     options = job.own(EbrOptions)
-    _need_encoders(job)
+    need_encoders(job)
     torch.manual_seed(job.seed)
-    made = heads(job, options)
-    job.adapter.insert(made)
+    job.adapter.insert(heads(job, options))
     made = [r for r in job.adapter.config.structure if r["kind"] == "basis"]  # or an earlier repair's
+    if options.latent not in (None, made[0]["latent"]):
+        raise ConfigError(
+            f"ebr.latent is {options.latent}, but the model has heads already, of {made[0]['latent']}: leave it out."
+        )
     note_substitutes(job)
     discriminator = Discriminator(made[0]["latent"], len(made), normalize=options.normalize)
     yield _stage(job, options, discriminator.to(job.adapter.device))
@@ -81,31 +85,9 @@ def ebr(job: Job) -> Iterator[Stage]:
         job.findings.extend(_told_apart(job, discriminator))
 
 
-def _need_encoders(job: Job) -> None:
-    """Raises ConfigError where a head cannot stand behind an encoder."""
-    for m, section in job.adapter.config.modalities.items():
-        if section.encoder is None or section.encoder.endswith(":input"):
-            raise ConfigError(
-                f"ebr puts a head behind each encoder, and modality {m!r} names none that is a submodule of its own: put an "
-                "nn.Identity where its features pass and name that as `encoder`."
-            )
-    taps = job.adapter.taps if isinstance(job.adapter, ModuleAdapter) else {}
-    for m, tap in taps.items():
-        if tap.shape is not None and tap.shape.floating > 1 and tap.select is None:
-            raise ConfigError(
-                f"{tap.what} gives {tap.shape.floating} tensors, and which of them the model reads is not known: name it "
-                f"with `select` of modality {m!r}."
-            )
-        if tap.shape is not None and tap.example_axis != 0:
-            raise ConfigError(
-                f"{tap.what} gives features whose first axis is not the example, which no head can stand behind: put a "
-                "module behind it that moves that axis to the front, and name that as `encoder`."
-            )
-
-
 def heads(job: Job, options: EbrOptions) -> list[dict[str, Any]]:
     """The records of the heads to insert. Raises ConfigError where the latent space is too narrow."""
-    widths = {m: _width(job, m) for m in job.adapter.modalities}
+    widths = widths_of(job)
     latent = options.latent or max(widths.values())
     if latent < max(widths.values()):
         raise ConfigError(
@@ -125,23 +107,6 @@ def heads(job: Job, options: EbrOptions) -> list[dict[str, Any]]:
         }
         for m, section in job.adapter.config.modalities.items()
     ]
-
-
-def _width(job: Job, modality: str) -> int:
-    """How many channels an encoder gives. Raises ConfigError where it gives one number an example."""
-    adapter = job.adapter
-    batch = job.batch(job.at.fit[:2])
-    with torch.no_grad():
-        if isinstance(adapter, ModuleAdapter):
-            tap = adapter.taps[modality]
-            features = tap.feature(adapter.run(batch).recorded[modality])
-        else:
-            features = adapter.encode(batch)[modality]
-    if features.ndim < 2:
-        raise ConfigError(f"the encoder of {modality!r} gives one number an example, which no head can reallocate.")
-    channels = adapter.config.modalities[modality].channels
-    first = features.ndim > 2 and (channels == "first" or (channels is None and features.ndim > 3))
-    return int(features.shape[1 if first else -1])
 
 
 class Discriminator(nn.Module):

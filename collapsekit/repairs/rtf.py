@@ -15,8 +15,7 @@ from collapsekit.errors import ConfigError, NumericsError, did_you_mean
 from collapsekit.inserts import Exchange, posts_of
 from collapsekit.probes.spectrum import small_n
 from collapsekit.registry import Options, repair
-from collapsekit.repairs.channels import Score, features_of, pooled, scores_of
-from collapsekit.repairs.ebr import _need_encoders
+from collapsekit.repairs.channels import Score, features_of, need_encoders, pooled, scores_of
 from collapsekit.repairs.stage import CHUNK, Job, Stage
 from collapsekit.report import Result
 from collapsekit.stats import exchange as ex
@@ -143,7 +142,7 @@ def _mix(job: Job) -> None:
 
 def _need_exchangeable(job: Job) -> None:
     """Raises ConfigError where nothing can stand behind the encoders."""
-    _need_encoders(job)
+    need_encoders(job)
     if posts_of(job.adapter.model, "exchange"):
         raise ConfigError("this model has exchanged channels already: repair the model from before that.")
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from collapsekit.adapter.hearing import hearing
 from collapsekit.adapter.pooling import pool_features
-from collapsekit.inserts import Basis, hearing, posts_of
+from collapsekit.inserts import Basis, posts_of
 from collapsekit.repairs.stage import CHUNK, Job
 from collapsekit.report import Result
 

@@ -12,11 +12,12 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from collapsekit.adapter import ModuleAdapter
+from collapsekit.adapter.hearing import hearing
 from collapsekit.config import check_config
 from collapsekit.features import extract
 from collapsekit.fills import Bank, bank_of, can_substitute, filled, lenders
 from collapsekit.inserts import absent as without
-from collapsekit.inserts import hearing, posts_of
+from collapsekit.inserts import posts_of
 from collapsekit.probes.missing import MissingOptions, absent_sets
 from collapsekit.readout import prefix
 from collapsekit.reference import make_reference

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import registry
+from collapsekit.adapter.hearing import hearing
 from collapsekit.errors import ConfigError
-from collapsekit.inserts import absent, hearing, posts_of
+from collapsekit.inserts import absent, posts_of
 from collapsekit.repairs import ebr, loop
 from collapsekit.repairs.ebr import Discriminator, EbrOptions
 from collapsekit.repairs.snapshots import Snapshots
@@ -180,7 +181,7 @@ def test_refusals_are_one_sentence() -> None:
         said = refused(with_section(job_of(), "audio", encoder=path))
         assert "modality 'audio' names none that is a submodule of its own" in said
     said = refused(job_of(Reads("two"), factory=False))
-    assert "of modality 'audio' gives 2 tensors" in said
+    assert "of modality 'audio' gives several things" in said
     assert "name it with `select` of modality 'audio'" in said
     assert "first axis is not the example" in refused(job_of(Reads("times first"), factory=False))
     assert "'audio' gives one number an example" in refused(job_of(Reads("number"), factory=False))
@@ -193,7 +194,7 @@ def test_of_several_tensors_the_one_that_was_named_is_reallocated(tmp_path: Path
     job.adapter.fusion_tap.shape = None
     job.adapter.run(job.batch(torch.arange(4)))
     stage = first(job)
-    assert posts_of(job.adapter.model, "basis")["audio"].part == 1
+    assert posts_of(job.adapter.model, "basis")["audio"].record["part"] == 1
     given = job.adapter.model.encoders["audio"](job.at.train.inputs["audio"])
     moved(job)
     after = job.adapter.model.encoders["audio"](job.at.train.inputs["audio"])
