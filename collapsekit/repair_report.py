@@ -58,7 +58,7 @@ Channel = Annotated[int, Field(ge=0, lt=2**20)]
 
 class _Insert(_Frozen):
     modality: str
-    path: Annotated[str, Field(min_length=1, max_length=1000)]  # of the encoder whose place it takes
+    path: str  # of the encoder whose place it takes
     part: str | int | None = None  # which part of what the encoder gives is its features
     channels: Literal["first", "last"] | None = None
     features: Width

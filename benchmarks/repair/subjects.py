@@ -17,8 +17,8 @@ from collapsekit.example.model import FusionModel
 from collapsekit.sources import SPLITS
 
 FOLDER = Path(os.environ.get("COLLAPSEKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
-SETS = ("mfeat", "avmnist1500")
-WEAK = {"mfeat": "kar", "avmnist1500": "audio"}
+SETS = ("mfeat", "avmnist1500", "avmnist3000")
+WEAK = {"mfeat": "kar", "avmnist1500": "audio", "avmnist3000": "audio"}
 TRAINED = {"mfeat": 300}  # training examples, where not all
 
 
@@ -58,7 +58,7 @@ def build(data: str) -> nn.Module:
 
 def arrays_of(subject: Subject) -> dict[str, Tensor]:
     """Arrays by SPLIT/NAME, the weak modality partly taken from other examples."""
-    arrays = demo_data() if subject.data == "mfeat" else _avmnist()
+    arrays = demo_data() if subject.data == "mfeat" else _avmnist(subject.data)
     g = torch.Generator().manual_seed(1000 + subject.seed)
     few = TRAINED.get(subject.data)
     if few is not None:
@@ -72,16 +72,16 @@ def arrays_of(subject: Subject) -> dict[str, Tensor]:
     return {k: v.contiguous() for k, v in arrays.items()}
 
 
-def _avmnist() -> dict[str, Tensor]:
+def _avmnist(data: str) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    data = load_file(FOLDER / "avmnist1500.safetensors")
+    held = load_file(FOLDER / f"{data}.safetensors")
     out: dict[str, Tensor] = {}
     for number, split in enumerate(SPLITS):
-        rows = data["split"] == number
-        out[f"{split}/image"] = data["image"][rows].float() / 255
-        out[f"{split}/audio"] = data["audio_logmel"][rows].float() / 255
-        out[f"{split}/label"] = data["label"][rows]
+        rows = held["split"] == number
+        out[f"{split}/image"] = held["image"][rows].float() / 255
+        out[f"{split}/audio"] = held["audio_logmel"][rows].float() / 255
+        out[f"{split}/label"] = held["label"][rows]
     return out
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from collapsekit.bounds import quoted
 from collapsekit.checkpoint import Checkpoint, match_state_dict
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError, did_you_mean
@@ -165,12 +166,14 @@ def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
     loose = next((n for n in unregistered(model) if path == n or path.startswith(n + ".")), None)
     if loose is not None:
         raise ConfigError(
-            f"{what} {path!r} is not a submodule of the model: {loose} is a plain Python container, which torch does "
+            f"{what} {quoted(path)} is not a submodule of the model: {loose} is a plain Python container, which torch does "
             "not see; make it an nn.ModuleList or nn.ModuleDict."
         )
     near = did_you_mean(path, names) or did_you_mean(tail, [n for n in names if n.count(".") <= 1])
     shown = ", ".join(n for n in names if "." not in n)
-    raise ConfigError(f"{what} {path!r} is not a submodule of the model{near}: at the top it has {shown or 'none'}.")
+    raise ConfigError(
+        f"{what} {quoted(path)} is not a submodule of the model{near}: at the top it has {shown or 'none'}."
+    )
 
 
 def unregistered(model: nn.Module) -> dict[str, list[Tensor]]:

@@ -34,7 +34,7 @@ def new_grid(report: RepairReport) -> Grid:
 def structure_grid(report: RepairReport) -> Grid:
     """What was put into the model, an insert a line."""
     rows = tuple((Cell(r.path, "name"), Cell(_insert(r))) for r in report.structure)
-    said = "Modules that were put into the model; `collapsekit.load_repaired` puts them into yours."
+    said = "Modules that were put into the model; collapsekit.load_repaired puts them into yours."
     return Grid("Put into the model", (Cell("behind"), Cell("what")), rows, said)
 
 

@@ -87,6 +87,7 @@ def test_the_weak_modality_is_another_example_s_as_often_as_said() -> None:
     assert not torch.equal(one, two)
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_and_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = json.dumps({"epochs": 1})
     given = ["--sets", "mfeat", "--noises", "0.25", "--seeds", "1", "--methods", "dropout"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.inserts import absent, posts_of
 from collapsekit.repairs import ebr, loop
 from collapsekit.repairs.ebr import Discriminator, EbrOptions
+from collapsekit.repairs.reckon import reckon
 from collapsekit.repairs.snapshots import Snapshots
 from collapsekit.repairs.stage import Job, Stage, Step
 from collapsekit.repairs.substitution import latent_vectors, note_substitutes, order_of, similarities
@@ -680,3 +682,18 @@ def test_other_methods_may_follow(tmp_path: Path) -> None:
     assert len(posts_of(job.adapter.model, "basis")) == 2
     with absent(job.adapter.model, {"audio": torch.ones(40, dtype=torch.bool)}):
         assert bool(torch.isfinite(job.adapter.model(**job.at.train.inputs)).all())
+
+
+@pytest.mark.parametrize(("method", "stays"), [("finetune", False), ("kd", False), ("ebr", True)])
+def test_what_would_be_trained_says_what_is_added_and_what_stays(method: str, stays: bool) -> None:
+    job = make_job(method=method)
+    own = frozenset(map(id, job.adapter.model.parameters()))
+    before = sum(p.numel() for p in job.adapter.model.parameters())
+    stage = next(iter(registry.get_repair(method).stages(job)))
+    told = reckon(stage, job, method, own)[0]
+    trained, added, stay = (int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", told))
+    assert trained == sum(p.numel() for p in stage.parameters)
+    assert stay == sum(p.numel() for p in job.adapter.model.parameters()) - before
+    assert (stay > 0) == stays
+    assert added == trained - sum(p.numel() for p in stage.parameters if id(p) in own)
+    assert (added == 0) == (method == "finetune")
