@@ -63,7 +63,15 @@ def _shown(who: str, kind: str, accepted: bool, control: bool, drawn: bool) -> s
 
 def seen(who: str, kind: str, accepted: bool = True, control: bool = True) -> str:
     """The words a reader sees in it, on one line."""
-    text = shown(who, kind, accepted, control)
+    return read_off(shown(who, kind, accepted, control), kind)
+
+
+def words(report: RepairReport, kind: str) -> str:
+    """The words a reader sees of a report, on one line."""
+    return read_off(TEXTS[kind](report), kind)
+
+
+def read_off(text: str, kind: str) -> str:
     if kind == "html":
         return Reader(text).text
     if kind == "md":
@@ -707,3 +715,21 @@ def test_in_a_browser_nothing_is_blocked_and_nothing_scrolls_sideways(who: str, 
     done = _browse(tmp_path, "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", address)
     assert "block|visible|1" in done.stdout  # the page's heading is styled by our own sheet, and seen
     assert not [line for line in done.stderr.splitlines() if "Content Security Policy" in line]
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_what_only_the_repaired_model_can_is_shown_apart(kind: str) -> None:
+    """Numbers without a counterpart before; not what was skipped then, nor what has no value."""
+    bare = make_repair()
+    about = {"probe": "missing", "definition": "What <only> it can.", "source": "A source of its own"}
+    new = Result(name="missing.rates.substitution", value=0.8125, interval=(0.75, 0.875), note="a caveat", **about)
+    void = Result(name="missing.rates_loss.substitution", skipped="no reason", **about)
+    after = bare.after.model_copy(update={"results": (*bare.after.results, new, void)})
+    text = squeezed(words(RepairReport.model_validate(bare.model_dump() | {"after": after.model_dump()}), kind))
+    assert text.count("Newwiththerepair") == 1
+    assert "Newwiththerepair" not in squeezed(words(bare, kind))
+    at = text[text.index("Newwiththerepair") :]
+    assert at.index("missing.rates.substitution") < at.index("0.812[0.750,0.875]") < at.index("acaveat")
+    assert "missing.rates_loss.substitution" not in at[: at.index("acaveat")]
+    if kind != "terminal":
+        assert "Asourceofitsown" in text
