@@ -43,6 +43,7 @@ def test_every_repair_is_documented_and_no_other() -> None:
     for name in builtin:
         for option, field in registry.REPAIRS[name].options.model_fields.items():
             assert f"`{option}` ({field.default})" in page, (name, option)
+            assert field.description, (name, option)  # as `list repairs --verbose` shows it
 
 
 def test_what_a_repair_is_accepted_by_is_documented() -> None:

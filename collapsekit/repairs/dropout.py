@@ -19,9 +19,11 @@ DRAWS = 4  # of what is dropped from the held-out examples; the same in every ep
 class DropoutOptions(Options):
     """Modality dropout."""
 
-    rate: float = Field(0.3, gt=0, lt=1)  # mean probability that a modality of an example is dropped
-    by_credit: bool = False  # in proportion to what each modality earns, rather than all alike
-    fill: Literal["zeros", "other"] = "zeros"  # what stands in: zeros, or another example's of the batch
+    rate: float = Field(0.3, gt=0, lt=1, description="mean probability that a modality of an example is dropped")
+    by_credit: bool = Field(False, description="in proportion to what each modality earns, rather than all alike")
+    fill: Literal["zeros", "other"] = Field(
+        "zeros", description="what stands in: zeros, or another example's of the batch"
+    )
 
 
 @repair(

@@ -39,15 +39,19 @@ PAPER: dict[str, Any] = {
 class EbrOptions(Options):
     """Explicit basis reallocation."""
 
-    preset: Literal["default", "paper"] = "default"
-    latent: int | None = Field(None, ge=1)  # width of the latent space; the widest encoder's where none is named
-    substitution: float = Field(0.5, ge=0, lt=1)  # probability that a modality of an example is substituted
-    adversary: float = Field(0.0, ge=0)  # weight of the modality discriminator
-    aim: Literal["reverse", "uniform"] = "uniform"  # raise its loss, or lead it to answer all modalities alike
-    interleave: int = Field(0, ge=0)  # epochs of the adversary, then of the task; 0: both at once
-    ramp: int = Field(10, ge=0)  # epochs over which the adversary's weight grows
-    normalize: bool = True  # what the discriminator is shown: each encoding normalised
-    align: float = Field(0.0, ge=0)  # weight of the distance between an example's encodings
+    preset: Literal["default", "paper"] = Field("default", description="what the other options are where none is given")
+    latent: int | None = Field(
+        None, ge=1, description="width of the latent space; the widest encoder's where none is named"
+    )
+    substitution: float = Field(0.5, ge=0, lt=1, description="probability that a modality of an example is substituted")
+    adversary: float = Field(0.0, ge=0, description="weight of the modality discriminator")
+    aim: Literal["reverse", "uniform"] = Field(
+        "uniform", description="raise its loss, or lead it to answer all modalities alike"
+    )
+    interleave: int = Field(0, ge=0, description="epochs of the adversary, then of the task; 0: both at once")
+    ramp: int = Field(10, ge=0, description="epochs over which the adversary's weight grows")
+    normalize: bool = Field(True, description="what the discriminator is shown: each encoding normalised")
+    align: float = Field(0.0, ge=0, description="weight of the distance between an example's encodings")
 
     @model_validator(mode="before")
     @classmethod

@@ -28,14 +28,20 @@ _DENSE = 16  # times as many entries in the memory as are compared with
 class KdOptions(Options):
     """Contrastive representation distillation."""
 
-    sequence: Sequence = "weakest-to-strongest"
-    weight: float = Field(0.8, gt=0)  # of the distillation loss beside the task's
-    temperature: float = Field(0.07, gt=0)
-    width: int = Field(128, ge=2)  # of the projections
-    negatives: int = Field(1024, ge=1)  # an example, at most as many as there are of another class
-    momentum: float = Field(0.5, ge=0, lt=1)  # of the memory
-    freeze_distilled: bool = False  # leave the distilled encoders as they are while the fusion is trained
-    fresh_fusion: bool = True  # train a newly initialised fusion and head, not those that learned to ignore
+    sequence: Sequence = Field("weakest-to-strongest", description="the order in which surviving modalities teach")
+    weight: float = Field(0.8, gt=0, description="weight of the distillation loss beside the task's")
+    temperature: float = Field(0.07, gt=0, description="of the contrast")
+    width: int = Field(128, ge=2, description="of the projections that are compared")
+    negatives: int = Field(
+        1024, ge=1, description="compared with each example, at most as many as there are of another class"
+    )
+    momentum: float = Field(0.5, ge=0, lt=1, description="with which the memory of projections moves")
+    freeze_distilled: bool = Field(
+        False, description="leave the distilled encoders as they are while the fusion is trained"
+    )
+    fresh_fusion: bool = Field(
+        True, description="train a newly initialised fusion and head, not those that learned to ignore"
+    )
 
 
 @repair(

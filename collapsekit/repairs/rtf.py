@@ -28,12 +28,14 @@ NOVEL = 1e-6  # share of a channel's norm beyond which it is not rounding
 class RtfOptions(Options):
     """Channel exchange."""
 
-    proportion: float = Field(0.3, gt=0, le=1)  # of a receiver's channels
-    score: Score = "spectral"  # by which its weakest channels are chosen
-    pairing: Literal["same", "strongest"] = "same"  # which of the giver's channels they get, where widths agree
-    blend: float = Field(0.3, gt=0, lt=1)  # α to begin with
-    receivers: Literal["weak", "all"] = "all"  # the modalities to repair, or every one
-    giver: str | None = None  # None: the one of the highest credit among the others
+    proportion: float = Field(0.3, gt=0, le=1, description="share of a receiver's channels that are blended")
+    score: Score = Field("spectral", description="by which its weakest channels are chosen")
+    pairing: Literal["same", "strongest"] = Field(
+        "same", description="which of the giver's channels they get, where widths agree"
+    )
+    blend: float = Field(0.3, gt=0, lt=1, description="α to begin with")
+    receivers: Literal["weak", "all"] = Field("all", description="the modalities to repair, or every one")
+    giver: str | None = Field(None, description="who gives; by default the one of the highest credit among the others")
 
 
 @repair(
