@@ -78,7 +78,8 @@ def diagnose(
     if any(spec.name == SUBSETS for spec in chosen):
         settled.need_subsets()
     all_options = check_options(options or {})
-    with random_state_kept(), contextlib.ExitStack() as stack:
+    # Probes train, whatever mode the caller's own loop is in.
+    with random_state_kept(), torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
         if model is not None:
             stack.enter_context(model_kept(model))
         adapter = build_adapter(settled, checkpoint, model=model, device=device, seed=seed, trust=trust_pickle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,15 @@ def test_a_modality_without_weights_gives_the_reason(project: Problem) -> None:
     report = run(project, frozen.name, kwargs={"frozen": True})
     assert "no encoder of its own" in str(report.find("prefix_gap.gap", "audio").skipped)  # type: ignore[union-attr]
     assert report.find("prefix_gap.gap", "image").value is not None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_encoders_are_trained_whatever_mode_the_caller_is_in(project: Problem, mode: Callable[[], Any]) -> None:
+    with mode():
+        gap = run(project).find("prefix_gap.gap", "audio")
+    assert gap is not None
+    assert gap == run(project).find("prefix_gap.gap", "audio")
+    assert gap.value is not None
 
 
 def test_a_model_that_cannot_be_built_gives_the_reason(project: Problem) -> None:

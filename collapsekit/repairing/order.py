@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import collapsekit
 from collapsekit import registry
 from collapsekit.adapter.build import random_state_kept
@@ -65,7 +67,7 @@ def repair(
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     if why is not None:
         asked.progress.note(f"Method {','.join(chosen)}: {why}")
-    with random_state_kept():
+    with random_state_kept(), torch.inference_mode(False), torch.enable_grad():
         runs = {"method": _Run(asked, chosen, every, weak, before, folder, resume)}
         if control and chosen != (CONTROL,):
             runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder, resume)
@@ -98,7 +100,7 @@ def plan(
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
-    with random_state_kept():
+    with random_state_kept(), torch.inference_mode(False), torch.enable_grad():
         job, _ = make_job(asked, before, weak)
         own = frozenset(id(p) for p in job.adapter.model.parameters())
         stages = registry.get_repair(chosen[0]).stages(replace(job, options=every[chosen[0]]))
