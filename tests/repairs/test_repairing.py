@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import collapsekit
+from benchmarks.repair.planted import only_deciding
 from collapsekit import RepairReport, load_repaired, registry, repair
 from collapsekit.cli import app
 from collapsekit.cli.repair import repair_names
@@ -73,15 +75,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield deaf(tmp_path_factory.mktemp("deaf") / "project")
 
 
-def mend(folder: Path, output: Path, **how: Any) -> RepairReport:
+def mend(folder: Path, output: Path, *, whole: bool = False, **how: Any) -> RepairReport:
+    """A repair of the model there; its reports are of the probes that decide, or ``whole``."""
     how = {"training": FAST, "profile": "quick", "cache": output.parent / "cache"} | how
-    return repair(folder / "ckpt.pt", output=output, **how)
+    with nullcontext() if whole else only_deciding():
+        return repair(folder / "ckpt.pt", output=output, **how)
 
 
 @pytest.fixture(scope="module")
 def mended(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RepairReport, Path]:
     output = tmp_path_factory.mktemp("mended") / "out"
-    return mend(made, output, method="dropout"), output
+    return mend(made, output, method="dropout", whole=True), output
 
 
 def sha256(path: Path) -> str:
@@ -150,7 +154,7 @@ def test_weights_load_into_the_user_s_model_with_and_without_collapsekit(
 def test_the_same_repair_gives_the_same_bytes(made: Path, mended: tuple[RepairReport, Path], tmp_path: Path) -> None:
     torch.rand(3)  # whatever the caller's random state
     before = torch.get_rng_state()
-    mend(made, tmp_path / "out", method="dropout")
+    mend(made, tmp_path / "out", method="dropout", whole=True)
     assert torch.equal(torch.get_rng_state(), before)
     for name in ("model.safetensors", "repair.json"):
         assert (tmp_path / "out" / name).read_bytes() == (mended[1] / name).read_bytes()
@@ -337,7 +341,7 @@ def test_an_interrupted_repair_goes_on_to_the_same_weights(
     assert (tmp_path / "out" / "snapshots" / "dropout" / "stage0.safetensors").is_file()
     with pytest.raises(ConfigError, match=r"of another repair .training differ"):
         mend(made, tmp_path / "out", method="dropout", resume=True, training={"epochs": 3})
-    mend(made, tmp_path / "out", method="dropout", resume=True)
+    mend(made, tmp_path / "out", method="dropout", resume=True, whole=True)
     for name in ("model.safetensors", "repair.json"):
         assert (tmp_path / "out" / name).read_bytes() == (mended[1] / name).read_bytes()
     assert not (tmp_path / "out" / "snapshots").exists()
