@@ -196,11 +196,11 @@ def test_killed_at_some_moments_and_writes(tmp_path: Path, expected: dict[str, A
 
 @pytest.mark.slow
 def test_killed_at_many_moments_and_each_write(tmp_path: Path, expected: dict[str, Any]) -> None:
-    plans = [*moments(60), *writes(expected, 1)]
+    plans = [*moments(80), *writes(expected, 1)]
     found = interrupted(tmp_path, expected, plans)
     for plan, trial in zip(plans, found, strict=True):
         check(plan, trial)
-    assert sum(t["first"] == -9 for t in found[:60]) >= 50
+    assert sum(t["first"] == -9 for t in found[:80]) >= 50  # the others had ended before
 
 
 def test_finished_training_leaves_one_file_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
