@@ -19,6 +19,7 @@ from collapsekit.inserts import absent, posts_of
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.channels import need_encoders, widths_of
 from collapsekit.repairs.dropout import drawn
+from collapsekit.repairs.fresh import renew_fusion
 from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss
 from collapsekit.repairs.substitution import latent_vectors, note_substitutes, pooled_latent
 from collapsekit.report import Result
@@ -52,6 +53,9 @@ class EbrOptions(Options):
     ramp: int = Field(10, ge=0, description="epochs over which the adversary's weight grows")
     normalize: bool = Field(True, description="what the discriminator is shown: each encoding normalised")
     align: float = Field(0.0, ge=0, description="weight of the distance between an example's encodings")
+    fresh_fusion: bool = Field(
+        False, description="train a newly initialised fusion and head, not those that learned to ignore"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +78,8 @@ class EbrOptions(Options):
 def ebr(job: Job) -> Iterator[Stage]:
     options = job.own(EbrOptions)
     need_encoders(job)
+    if options.fresh_fusion:
+        renew_fusion(job, "ebr")
     torch.manual_seed(job.seed)
     job.adapter.insert(heads(job, options))
     made = [r for r in job.adapter.config.structure if r["kind"] == "basis"]  # or an earlier repair's

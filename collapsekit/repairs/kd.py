@@ -14,14 +14,12 @@ from torch.nn import functional as F
 from collapsekit.adapter.base import Live
 from collapsekit.errors import ConfigError
 from collapsekit.registry import Options, repair
+from collapsekit.repairs.fresh import need_factory, renew_fusion
 from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss
 
 Sequence = Literal["weakest-to-strongest", "strongest-to-weakest", "strongest", "random", "simultaneous"]
 
 
-NO_FACTORY = (
-    "kd trains a fusion built anew, for which the config needs model.factory: give it, or --set kd.fresh_fusion=false."
-)
 _DENSE = 16  # times as many entries in the memory as are compared with
 
 
@@ -63,13 +61,13 @@ def kd(job: Job) -> Iterator[Stage]:
         raise ConfigError(
             "kd distils from modalities that survive, and none does: name those to repair with --modality."
         )
-    if options.fresh_fusion and job.adapter.config.model.factory is None:  # said before the encoders are trained
-        raise ConfigError(NO_FACTORY)
+    if options.fresh_fusion:
+        need_factory(job, "kd")  # said before the encoders are trained
     for student in job.weak:
         for together in teachers:
             yield _distilling(job, options, student, together)
     if options.fresh_fusion:
-        renew_fusion(job)
+        renew_fusion(job, "kd")
     parameters = job.trainable()
     if options.freeze_distilled:
         still = {id(p) for m in job.weak for p in job.adapter.encoder_module(m).parameters()}
@@ -81,22 +79,6 @@ def kd(job: Job) -> Iterator[Stage]:
         loss=lambda step: job.task_loss(job.run(step).outputs, step),
         held=job.held_loss,
     )
-
-
-def renew_fusion(job: Job) -> None:
-    """Put newly initialised weights in the place of all that is no encoder's. Raises ConfigError where the model cannot
-    be built afresh."""
-    twin = job.adapter.fresh(job.seed)
-    if twin is None:
-        raise ConfigError(NO_FACTORY)
-    encoders = {
-        id(t) for m in job.adapter.modalities for t in job.adapter.encoder_module(m).state_dict(keep_vars=True).values()
-    }
-    new = twin.model.state_dict()
-    with torch.no_grad():
-        for name, value in job.adapter.model.state_dict(keep_vars=True).items():
-            if id(value) not in encoders:
-                value.copy_(new[name])
 
 
 def sequence(strong: tuple[str, ...], how: Sequence, seed: int) -> list[tuple[str, ...]]:

@@ -219,11 +219,12 @@ def test_the_paper_s_preset_and_single_options_over_it() -> None:
         "ramp": 0,
         "normalize": False,
         "align": 0.0,
+        "fresh_fusion": False,  # the function is what it was at first
     }
     other = EbrOptions(preset="paper", interleave=3, adversary=0.5, latent=40)
     assert other.model_dump() == {**paper.model_dump(), "interleave": 3, "adversary": 0.5, "latent": 40}
     default = EbrOptions()
-    assert all(getattr(default, k) != v for k, v in found.items() if k not in ("align",))
+    assert all(getattr(default, k) != v for k, v in found.items() if k not in ("align", "fresh_fusion"))
     with pytest.raises(ValueError, match="preset"):
         EbrOptions(preset="papers")
     with pytest.raises(ConfigError, match=r"repair 'ebr' has no option 'adversery'.*did you mean 'adversary'"):
@@ -697,3 +698,17 @@ def test_what_would_be_trained_says_what_is_added_and_what_stays(method: str, st
     assert (stay > 0) == stays
     assert added == trained - sum(p.numel() for p in stage.parameters if id(p) in own)
     assert (added == 0) == (method == "finetune")
+
+
+def test_a_fresh_fusion_is_newly_initialised_and_encoders_stay() -> None:
+    job = job_of(make_model(seed=7), options={"fresh_fusion": True, "substitution": 0.0})
+    before = state(job)
+    first(job)
+    now = {k.replace(".encoder.", "."): v for k, v in state(job).items() if ".insert." not in k}
+    assert differing(before, now) == {k for k in before if not k.startswith("encoders.")}
+    twin = job.adapter.fresh(job.seed)
+    assert twin is not None
+    assert torch.equal(now["head.weight"], twin.model.state_dict()["head.weight"])
+    said = refused(job_of(options={"fresh_fusion": True}, factory=False))
+    assert said.startswith("ebr trains a fusion built anew")
+    assert "--set ebr.fresh_fusion=false" in said
