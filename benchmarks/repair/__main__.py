@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.repair.measure import measure
+from benchmarks.repair.measure import measure, options_of
 from benchmarks.repair.subjects import SETS, Subject
 from benchmarks.repair.table import fills_table, table
 
@@ -21,7 +21,7 @@ NOISES = (0.0, 0.25, 0.5)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Repairs on real data, beside plain fine-tuning.")
-    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--sets", nargs="+", default=SETS[:2], choices=SETS)
     parser.add_argument("--noises", nargs="+", type=float, default=NOISES)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=METHODS)
@@ -33,11 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--records", type=Path, help="file to write the records to, one JSON object a line")
     given = parser.parse_args(arguments)
-    options: dict[str, dict[str, Any]] = {}
-    for pair in given.options:
-        name, _, value = pair.partition("=")
-        method, _, option = name.partition(".")
-        options.setdefault(method, {})[option] = json.loads(value)
+    options = options_of(given.options)
     for data in given.sets:
         records: list[dict[str, Any]] = []
         for noise in given.noises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -133,3 +134,13 @@ def _under_noise(report: Report) -> float | None:
         if noise is not None and noise.curve is not None:
             found += [y for x, y in zip(noise.curve.x, noise.curve.y, strict=True) if isinstance(x, float) and x > 0]
     return sum(found) / len(found) if found else None
+
+
+def options_of(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Options by method of arguments METHOD.OPTION=JSON."""
+    options: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        method, _, option = name.partition(".")
+        options.setdefault(method, {})[option] = json.loads(value)
+    return options

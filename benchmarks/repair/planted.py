@@ -36,6 +36,7 @@ import collapsekit
 from benchmarks.planted.measure import config_of
 from benchmarks.planted.models import Model
 from benchmarks.planted.subjects import Made, Subject, loss_of, train
+from benchmarks.repair.measure import options_of
 from benchmarks.repair.planted_table import LEVEL, Record, able, by, explained, judged, table
 from collapsekit import registry
 from collapsekit.adapter import Adapter
@@ -57,7 +58,7 @@ KINDS = {
     "slow": "trained together, the modality's encoder a hundred times slower",
     "decayed": "trained together, the modality's encoder under heavy weight decay",
 }
-METHODS = ("finetune", "dropout", "kd", "kd,dropout")
+METHODS = ("finetune", "dropout", "kd", "ebr", "rtf", "kd,dropout", "kd,ebr")
 SIZES = {"train": 1000, "val": 400, "test": 800}
 DECIDING = ("utilisation", "prefix_gap")
 _RATE = 3e-3
@@ -212,7 +213,9 @@ def _metric(adapter: Adapter, features: Features) -> Tensor:
     return leave_out_metric(adapter.task, expected, features.targets, features.groups)
 
 
-def attempt(case: Case, chain: str, training: dict[str, Any] | None = None) -> Record:
+def attempt(
+    case: Case, chain: str, training: dict[str, Any] | None = None, options: dict[str, dict[str, Any]] | None = None
+) -> Record:
     """One method (or chain, "kd,dropout") on one case through collapsekit.repair: a plain record."""
     made, began, folder = case.made, time.perf_counter(), case.folder / chain.replace(",", "-")
     record: Record = {
@@ -226,7 +229,7 @@ def attempt(case: Case, chain: str, training: dict[str, Any] | None = None) -> R
         with only_deciding():
             # What was rejected is kept to be measured; it counts as not repaired.
             how: dict[str, Any] = {"method": chain, "training": training, "control": False, "keep": True}
-            how |= {"profile": case.profile, "cache": case.folder / "cache", "config": case.config}
+            how |= {"options": options, "profile": case.profile, "cache": case.folder / "cache", "config": case.config}
             report = collapsekit.repair(case.folder / "ckpt.pt", output=folder, **how)
     except CollapsekitError as e:
         return record | {"refused": str(e), "accepted": False, "seconds": time.perf_counter() - began}
@@ -255,10 +258,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, help="names of repairs, or chains as kd,dropout")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--profile", default="standard", help="profile of the diagnosis")
+    parser.add_argument("--set", dest="options", nargs="*", default=[], metavar="METHOD.OPTION=JSON")
     parser.add_argument("--training", type=json.loads, default={}, help="JSON of training settings")
     parser.add_argument("--records", type=Path, help="file to write the records to, one JSON object a line")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    options = options_of(given.options)
     began, counted, records, left = time.perf_counter(), 0, list[Record](), list[str]()
     for subject in (s for s in candidates(given.seed) if s.kind in given.kinds):
         with tempfile.TemporaryDirectory() as name:
@@ -268,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             counted += 1
             for method in given.methods:
-                records.append(attempt(case, method, given.training))
+                records.append(attempt(case, method, given.training, options))
                 if given.records is not None:
                     with given.records.open("a") as file:
                         file.write(json.dumps(records[-1]) + "\n")

@@ -76,7 +76,7 @@ def repair(
     amp: Annotated[bool, typer.Option("--amp", help="Train in bfloat16 where torch's autocast does.")] = False,
     compile_: Annotated[
         bool,
-        typer.Option("--compile", help="Train with torch.compile: a slow start, then faster where models are large."),
+        typer.Option("--compile", help="Train with torch.compile, which takes its time to begin."),
     ] = False,
     freeze: Annotated[list[str] | None, typer.Option(help="Leave this submodule as it is; repeatable.")] = None,
     tensorboard: Annotated[

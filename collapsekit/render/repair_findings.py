@@ -6,29 +6,32 @@ from collapsekit.render.numbers import fmt, fmt_interval
 from collapsekit.render.repair_compare import whole_label
 from collapsekit.render.repair_tables import Cell, Grid
 from collapsekit.repair_report import BasisInsert, ExchangeInsert, RepairReport
+from collapsekit.report import Result
 
 _HEADERS = (Cell("result"), Cell("value", "number"), Cell("note"))
 
 
 def finding_grid(report: RepairReport) -> Grid:
     """Each finding of a method with its caveat."""
-    rows = []
-    for r in report.findings:
-        value = Cell("skipped") if r.skipped else Cell(fmt(r.value), "number", fmt_interval(r.interval))
-        rows.append((Cell(whole_label(r), "name", r.unit or ""), value, Cell(r.skipped or r.note or "")))
-    return Grid("Noted by the method", _HEADERS, tuple(rows), "Measured while the model was repaired.")
+    rows = tuple(map(_row, report.findings))
+    return Grid("Noted by the method", _HEADERS, rows, "Measured while the model was repaired.")
+
+
+def _row(r: Result) -> tuple[Cell, Cell, Cell]:
+    value = Cell("skipped") if r.skipped else Cell(fmt(r.value), "number", fmt_interval(r.interval))
+    return Cell(whole_label(r), "name", r.unit or ""), value, Cell(r.skipped or r.note or "")
 
 
 def new_grid(report: RepairReport) -> Grid:
     """Numbers that only the repaired model has, with no counterpart before."""
-    known = {r.name for r in report.before.results}
-    rows = []
-    for r in report.after.results:
-        if r.name not in known and r.value is not None:
-            value = Cell(fmt(r.value), "number", fmt_interval(r.interval))
-            rows.append((Cell(whole_label(r), "name", r.unit or ""), value, Cell(r.note or "")))
+    rows = tuple(map(_row, _new(report)))
     said = f"Measured on the {report.after.subject.split} split; the model could not do this before."
-    return Grid("New with the repair", _HEADERS, tuple(rows), said)
+    return Grid("New with the repair", _HEADERS, rows, said)
+
+
+def _new(report: RepairReport) -> list[Result]:
+    known = {r.name for r in report.before.results}
+    return [r for r in report.after.results if r.name not in known and r.value is not None]
 
 
 def structure_grid(report: RepairReport) -> Grid:
@@ -49,7 +52,5 @@ def _insert(record: BasisInsert | ExchangeInsert) -> str:
 
 def finding_definitions(report: RepairReport) -> list[tuple[Cell, Cell, Cell]]:
     """Rows of the table of definitions, of what has no counterpart before."""
-    known = {r.name for r in report.before.results}
-    new = [r for r in report.after.results if r.name not in known and r.value is not None]
-    found = {(r.name, r.definition, r.source) for r in [*report.findings, *new]}
+    found = {(r.name, r.definition, r.source) for r in [*report.findings, *_new(report)]}
     return [(Cell(name, "name"), Cell(definition), Cell(source)) for name, definition, source in sorted(found)]

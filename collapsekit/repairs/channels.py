@@ -126,12 +126,13 @@ def _contributions(job: Job, modalities: list[str]) -> dict[str, Tensor]:
     """Activation times gradient of the example's task loss (n, ..., c), channels last, of all training examples, the
     model in eval mode as ``features_of`` left it."""
     parts: dict[str, list[Tensor]] = {m: [] for m in modalities}
+    places = {m: _place(job, m) for m in modalities}
     for rows in job.at.fit.split(CHUNK):
         ones: dict[str, list[Tensor]] = {m: [] for m in modalities}
         live = job.adapter.run_live(job.batch(rows), {m: _scaling(ones[m]) for m in modalities})
         targets = job.at.train.targets[rows].to(live.outputs.device)
         loss = job.adapter.task.training_loss(live.outputs, targets) * len(rows)
-        chosen = [ones[m][_place(job, rows[:2], m)] for m in modalities]
+        chosen = [ones[m][places[m]] for m in modalities]
         found = torch.autograd.grad(loss, chosen, allow_unused=True, materialize_grads=True)
         for m, g in zip(modalities, found, strict=True):
             parts[m].append(_last(job, m, g).cpu())
@@ -148,11 +149,11 @@ def _scaling(ones: list[Tensor]) -> Change:
     return change
 
 
-def _place(job: Job, rows: Tensor, modality: str) -> int:
+def _place(job: Job, modality: str) -> int:
     """Which of the floating tensors that an encoder gives, in order, is its features."""
     adapter = job.adapter
     if not isinstance(adapter, ModuleAdapter):
         return 0
     with torch.no_grad():
-        recorded = adapter.run(job.batch(rows)).recorded[modality]
+        recorded = adapter.run(job.batch(job.at.fit[:2])).recorded[modality]
     return sum(t.is_floating_point() for t in recorded[: adapter.taps[modality].place])

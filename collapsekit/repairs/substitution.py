@@ -14,8 +14,11 @@ from collapsekit.adapter.hearing import hearing
 from collapsekit.adapter.pooling import pool_features
 from collapsekit.inserts import Basis, posts_of
 from collapsekit.repairs.stage import CHUNK, Job
+from collapsekit.replay import leave_out_means
 from collapsekit.report import Result
+from collapsekit.stats.jackknife import interval
 
+LEVEL = 0.95
 SOURCE = "Chaudhuri et al. 2025, section 4.4"
 
 
@@ -54,12 +57,14 @@ def note_substitutes(job: Job) -> list[Result]:
     """Let each head know whose encoding stands in first for its modality: all are ranked by similarity to the strongest
     (by Shapley credit), and the closest in that list is the first choice. Returns the similarities."""
     strongest = max(job.adapter.modalities, key=lambda m: job.credit[m])
-    found = similarities(latent_vectors(job), strongest)
+    latents, groups = latent_vectors(job), job.at.train.groups[job.at.fit]
+    found = similarities(latents, strongest)
     ranked = sorted(found, key=lambda m: (m != strongest, -found[m], job.adapter.modalities.index(m)))
     results = []
     for m, post in posts_of(job.adapter.model, "basis").items():
         assert isinstance(post.insert, Basis)
         order = order_of(ranked, m)
+        cosines = leave_out_means(F.cosine_similarity(latents[m], latents[strongest], dim=1), groups).tolist()
         post.insert.order.copy_(torch.tensor([post.insert.others.index(other) for other in order]))
         results.append(
             Result(
@@ -68,6 +73,7 @@ def note_substitutes(job: Job) -> list[Result]:
                 modality=m,
                 versus=strongest,
                 value=found[m],
+                interval=interval(found[m], cosines[1:], LEVEL) if len(cosines) > 2 else None,
                 definition="mean over training examples of the cosine between latent vectors and those of the strongest "
                 "modality (by Shapley credit)",
                 source=SOURCE,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.repair.__main__ import main
 from benchmarks.repair.class_means import class_means
+from benchmarks.repair.measure import options_of
 from benchmarks.repair.subjects import Subject, arrays_of, trained
 from benchmarks.repair.table import FILLS, MEASURES, fills_table, holm, paired, table
 from tests.problems import make_arrays
@@ -97,3 +98,11 @@ def test_the_benchmark_runs_and_prints_a_table(tmp_path: Path, capsys: pytest.Ca
     assert all(r[m] is not None for r in kept for m in MEASURES if m != "classifier_loss")
     assert all((r[f] is None) == (f == "patterns_substitution") for r in kept for f in FILLS)
     assert "| dropout |" in capsys.readouterr().out
+
+
+def test_options_are_read_off_the_command_line_by_method() -> None:
+    assert options_of(["ebr.fresh_fusion=true", "ebr.latent=9", 'kd.sequence="random"']) == {
+        "ebr": {"fresh_fusion": True, "latent": 9},
+        "kd": {"sequence": "random"},
+    }
+    assert options_of([]) == {}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.stats import t as student
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -460,7 +461,7 @@ def test_the_closest_in_the_ranked_list_comes_first() -> None:
 
 def planted(monkeypatch: pytest.MonkeyPatch, job: Job, cosines: dict[str, float], reference: str) -> None:
     """Latent vectors whose cosines with the reference's are these."""
-    n = 12
+    n = len(job.at.fit)
     base = torch.zeros(n, 6, dtype=torch.float64)
     base[:, 0] = torch.linspace(1, 2, n)
     found = {}
@@ -712,3 +713,20 @@ def test_a_fresh_fusion_is_newly_initialised_and_encoders_stay() -> None:
     said = refused(job_of(options={"fresh_fusion": True}, factory=False))
     assert said.startswith("ebr trains a fusion built anew")
     assert "--set ebr.fresh_fusion=false" in said
+
+
+def test_a_similarity_has_the_interval_of_a_jackknife_over_groups() -> None:
+    job = job_of(make_model(seed=3))
+    first(job)
+    moved(job)
+    found = {r.modality: r for r in note_substitutes(job)}
+    latents, groups = latent_vectors(job), job.at.train.groups.numpy()
+    cosines = F.cosine_similarity(latents["image"], latents["audio"], dim=1).numpy()
+    left = np.array([cosines[groups != g].mean() for g in np.unique(groups)])
+    spread = np.sqrt((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum())
+    result = found["image"]
+    assert result.versus == "audio"
+    low, high = result.interval
+    assert (low + high) / 2 == pytest.approx(cosines.mean())
+    assert (high - low) / 2 == pytest.approx(student.ppf(0.975, len(left) - 1) * spread, rel=1e-6)
+    assert found["audio"].interval == pytest.approx((1.0, 1.0))
