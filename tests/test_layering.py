@@ -15,6 +15,7 @@ ORDER = [
     "bounds",
     "report",
     "repair_report",
+    "gate_report",
     "registry",
     "yaml_reader",
     "config",
@@ -53,7 +54,7 @@ ORDER = [
 ALONE = {
     "stats": {"errors"},
     "locate": {"errors", "bounds"},
-    "render": {"errors", "files", "report", "repair_report"},
+    "render": {"errors", "files", "report", "repair_report", "gate_report"},
     "report": {"errors", "files", "bounds"},
 }
 MODULES = sorted(p for p in ROOT.rglob("*.py"))
