@@ -378,7 +378,11 @@ def test_negatives_are_of_other_classes_each_as_often(labels: str) -> None:
     assert bool(((counts - expected).abs() < 6 * expected.sqrt())[allowed].all())
 
 
-@pytest.mark.parametrize("targets", [torch.rand(30), torch.rand(30, 2), torch.zeros(30, dtype=torch.long)], ids=str)
+@pytest.mark.parametrize(
+    "targets",
+    [torch.rand(30), torch.rand(30, 2), torch.zeros(30, dtype=torch.long)],
+    ids=["values", "rows of values", "one class"],
+)
 def test_without_classes_negatives_are_all_others(targets: Tensor) -> None:
     made = contrast(targets=targets, negatives=100)
     counts = torch.zeros(30, 30)
