@@ -53,6 +53,9 @@ class ModelConfig(_Section):
     factory: str | None = None  # "module:callable" -> torch.nn.Module
     kwargs: Plain = {}
     checkpoint: str | None = None
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**63
+    )  # that it was trained with, by which the gate tells runs apart
 
 
 class ModalityConfig(_Section):

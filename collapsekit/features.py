@@ -36,6 +36,7 @@ class Features:
     targets: Tensor  # (n, ...)
     digest: str  # of inputs and targets
     sibling: Callable[[str], Features]
+    ids: Tensor  # of each example's inputs and target, a hash of 63 bits (n,)
     units: Tensor | None = None  # what each example belongs to (n,), where the config names it
     memo: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -77,6 +78,7 @@ class Features:
             fused=self.fused[rows],
             outputs=self.outputs[rows],
             targets=self.targets[rows],
+            ids=self.ids[rows],
             units=None if self.units is None else self.units[rows],
             memo={},
         )
@@ -122,7 +124,7 @@ def _extract(
 ) -> Features:
     inputs = _read(adapter, split, limit, seed)
     group = adapter.config.data.group
-    order, digest = _canonical({k: v for k, v in inputs.items() if k != group or k in adapter.batch_keys})
+    order, digest, ids = _canonical({k: v for k, v in inputs.items() if k != group or k in adapter.batch_keys})
     # Sorted before they are encoded: which rows share a batch does not depend on the file's order either.
     inputs = {k: v[order] for k, v in inputs.items()}
     n, size = len(order), adapter.config.data.batch_size
@@ -143,7 +145,7 @@ def _extract(
                 _same_when_rebuilt(adapter, batch, result, seed)
         passes.append(_to_cpu(result))
         progress.step(f"encoders over {split}", min(start + size, n), n)
-    features = _assemble(adapter, split, inputs, passes, digest, sibling)
+    features = _assemble(adapter, split, inputs, passes, (digest, ids), sibling)
     unvarying = adapter.task.unvarying(features.targets)
     if check and unvarying is not None:
         raise DataError(f"every label of split {split!r} is {unvarying}: a diagnosis needs labels that vary.")
@@ -180,7 +182,7 @@ def _assemble(
     split: str,
     inputs: Batch,
     passes: list[Pass],
-    digest: str,
+    content: tuple[str, Tensor],
     sibling: Callable[[str], Features],
 ) -> Features:
     outputs = torch.cat([p.prediction.outputs for p in passes])
@@ -203,7 +205,8 @@ def _assemble(
         fused=torch.cat([p.prediction.fused for p in passes]),
         outputs=outputs,
         targets=adapter.task.check(targets, outputs, split),
-        digest=digest,
+        digest=content[0],
+        ids=content[1],
         sibling=sibling,
         units=_units(inputs, adapter.config.data.group, split),
     )
@@ -224,8 +227,8 @@ def _units(inputs: Batch, key: str | None, split: str) -> Tensor | None:
     return units[:, 0]
 
 
-def _canonical(inputs: Batch) -> tuple[Tensor, str]:
-    """Order of the rows by content, and a digest of all of it.
+def _canonical(inputs: Batch) -> tuple[Tensor, str, Tensor]:
+    """Order of the rows by content, a digest of all of it, and a hash of each row, in that order.
 
     The sum over tensors makes names irrelevant; names only decide between rows that hold the same values under
     different ones.
@@ -242,8 +245,9 @@ def _canonical(inputs: Batch) -> tuple[Tensor, str]:
             totals[i] += int.from_bytes(part, "little")
             named[i] += part
     order = sorted(range(n), key=lambda i: (totals[i], named[i]))
-    digest = hashlib.sha256(b"".join(totals[i].to_bytes(16, "little") for i in order)).hexdigest()
-    return torch.tensor(order), digest
+    sums = [totals[i].to_bytes(16, "little") for i in order]
+    ids = [int.from_bytes(hashlib.sha256(s).digest()[:8], "little") >> 1 for s in sums]
+    return torch.tensor(order), hashlib.sha256(b"".join(sums)).hexdigest(), torch.tensor(ids)
 
 
 def _to_cpu(result: Pass) -> Pass:

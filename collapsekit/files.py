@@ -26,6 +26,14 @@ def read_text(path: str | Path, most: int) -> str:
     Raises OSError whatever is wrong with it; :func:`reason` has that in words.
     """
     try:
+        return read_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise OSError(f"it is not UTF-8 text (byte {e.object[e.start]:#04x} at position {e.start})") from None
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes. Raises OSError as :func:`read_text`."""
+    try:
         info = os.stat(path)  # noqa: PTH116
         if not stat.S_ISREG(info.st_mode):  # before open(): opening a pipe would wait for a writer for ever
             raise OSError("it is not a regular file")
@@ -33,13 +41,11 @@ def read_text(path: str | Path, most: int) -> str:
             raise OSError(f"it has {info.st_size:,} bytes, more than the {most:,} that are read")
         with Path(path).open("rb") as f:
             data = f.read(most + 1)
-        if len(data) > most:  # as the files of /proc, which have no size
-            raise OSError(f"it has more than the {most:,} bytes that are read")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise OSError(f"it is not UTF-8 text (byte {e.object[e.start]:#04x} at position {e.start})") from None
     except ValueError as e:  # a NUL in the path
         raise OSError(str(e)) from None
+    if len(data) > most:  # as the files of /proc, which have no size
+        raise OSError(f"it has more than the {most:,} bytes that are read")
+    return data
 
 
 def reason(error: OSError) -> str:

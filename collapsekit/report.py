@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
 from pydantic_core import to_jsonable_python
 
 from collapsekit.bounds import check_plain, json_text, quoted, shown
@@ -121,6 +121,18 @@ class Report(_Frozen):
     results: tuple[Result, ...]
     settings: dict[str, Any] = {}
     environment: dict[str, Any] = {}
+    _records: bytes | None = PrivateAttr(None)
+
+    @property
+    def records(self) -> bytes | None:
+        """What it says of each example (collapsekit.records), where it comes from ``diagnose``; not part of the JSON."""
+        return self._records
+
+    def with_records(self, data: bytes) -> Report:
+        """The same report with its records."""
+        copy = self.model_copy()
+        copy._records = data
+        return copy
 
     def find(self, name: str, modality: str | None = None, versus: str | None = None) -> Result | None:
         """The result of that name, modality and counterpart, or None."""

@@ -23,10 +23,13 @@ from collapsekit.adapter.build import model_kept, random_state_kept
 from collapsekit.baseline_cache import cache_folder
 from collapsekit.checkpoint import Checkpoint, read_checkpoint
 from collapsekit.config import Config, check_config, find_config, load_config
-from collapsekit.errors import ConfigError, NothingEvaluatedError, did_you_mean
+from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError, did_you_mean
 from collapsekit.features import Features, extract
 from collapsekit.imports import import_object
+from collapsekit.probes.reliance import RelianceOptions, game_of
 from collapsekit.probing import run_probe
+from collapsekit.recording import records_of
+from collapsekit.records import digest
 from collapsekit.registry import Options, ProbeSpec
 from collapsekit.repair_report import structure_of
 from collapsekit.replay import CHUNK
@@ -53,6 +56,7 @@ def diagnose(
     device: str = "cpu",
     seed: int = 0,
     limit: int | None = None,
+    training_seed: int | None = None,
     subsets: bool = False,
     plugins: Sequence[str | Path] = (),
     trust_pickle: str | None = None,
@@ -61,8 +65,9 @@ def diagnose(
 ) -> Report:
     """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
 
-    ``options`` maps probe names to option values, as ``--set`` does; ``subsets`` adds the probe ``growing``, which
-    reads the models of the config's ``subsets`` section too; ``trust_pickle`` ("sha256:DIGEST") lets that very
+    ``options`` maps probe names to option values, as ``--set`` does; ``training_seed`` is the seed the model was trained
+    with (default: the config's model.seed), by which the gate tells runs apart; ``subsets`` adds the probe ``growing``,
+    which reads the models of the config's ``subsets`` section too; ``trust_pickle`` ("sha256:DIGEST") lets that very
     checkpoint be unpickled, which runs its code; ``cache`` is the folder of trained baselines (default: the user's
     cache folder). A live model is given back as it was found.
     Raises CollapsekitError for whatever the caller can mend.
@@ -104,19 +109,34 @@ def diagnose(
             progress.step(f"probe {spec.name}", i, len(chosen))
             results += run_probe(spec, adapter, features, replace(base, options=all_options[spec.name]))
         subject = _subject(adapter, features, where, seed)
+        records = _records(adapter, features, base, {spec.name for spec in chosen})
+    trained = training_seed if training_seed is not None else settled.model.seed
     flags: dict[str, Any] = {"split": where, "seed": seed, "profile": profile, "device": device, "limit": limit}
-    typed = {**flags, "subsets": subsets or None, "trust-pickle": trust_pickle}
+    typed = {**flags, "training-seed": training_seed, "subsets": subsets or None, "trust-pickle": trust_pickle}
     settings = {
         "command": None
         if model is not None
         else _command(subject.checkpoint, typed, probes or [], skip, plugins, options or {}),
         **flags,
         **_how_read(adapter.checkpoint),
+        **({} if trained is None else {"training_seed": trained}),
+        "examples": features.digest,
+        "records": digest(records),
         "level": LEVEL,
         "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
         "config": settled.model_dump(mode="json", exclude_defaults=True),
     }
-    return _report(subject, results, settings)
+    return _report(subject, results, settings).with_records(records)
+
+
+def _records(adapter: Adapter, features: Features, settings: Settings, ran: set[str]) -> bytes:
+    """What is kept of each example; credits only where a probe asked for the subsets they are made of."""
+    options = settings.of("reliance", RelianceOptions)
+    game = None
+    if ran & {"reliance", "utilisation"}:
+        with contextlib.suppress(NumericsError):  # too few examples: the probes say so
+            game = game_of(adapter, features, options, settings)
+    return records_of(adapter, features, game, options.permutations, settings.seed).to_bytes()
 
 
 def _how_read(read: Checkpoint | None) -> dict[str, str]:

@@ -446,8 +446,9 @@ def test_fit_keeps_its_best_epoch() -> None:
         torch.randint(0, 2, (n,), generator=g),
         "",
         lambda _: held,
+        torch.arange(n),
     )
-    train = Features("train", ("a",), {}, {}, {"a": x}, x, x, y, "", lambda _: train)
+    train = Features("train", ("a",), {}, {}, {"a": x}, x, x, y, "", lambda _: train, torch.arange(n))
     at = Fold(train, torch.arange(n), held, torch.arange(n), 2)
     task = make_task("classification", metric=None, temperature=1.0, base=Path())
     with torch.random.fork_rng():

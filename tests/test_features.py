@@ -141,11 +141,14 @@ def test_names_and_order_of_modalities_do_not_matter(base: tuple[Problem, Report
 def test_canonical_order_is_by_content(n: int, seed: int, dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(seed)
     inputs = {k: torch.randint(0, 2, (n, 2), generator=g).to(dtype) for k in "ab"}  # with many rows alike
-    order, digest = _canonical(inputs)
+    order, digest, ids = _canonical(inputs)
     assert sorted(order.tolist()) == list(range(n))
     shuffle = torch.randperm(n, generator=g)
-    again, other = _canonical({k: v[shuffle] for k, v in inputs.items()})
+    again, other, same = _canonical({k: v[shuffle] for k, v in inputs.items()})
     assert other == digest
+    assert torch.equal(ids, same)
+    alike = {tuple(v[i].tolist() for v in inputs.values()) for i in range(n)}
+    assert len(ids.unique()) <= len(alike)  # a sum over tensors: swapped ones are alike
     for _k, v in inputs.items():
         assert torch.equal(v[order], v[shuffle][again])
     assert _canonical({"x": inputs["a"], "y": inputs["b"]})[1] == digest

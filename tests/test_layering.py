@@ -16,6 +16,7 @@ ORDER = [
     "report",
     "repair_report",
     "gate_report",
+    "records",
     "registry",
     "yaml_reader",
     "config",
@@ -33,6 +34,7 @@ ORDER = [
     "readout",
     "calibrate",
     "replay",
+    "recording",
     "first_layer",
     "training",
     "baseline_cache",
@@ -46,6 +48,7 @@ ORDER = [
     "verdict",
     "run",
     "repairing",
+    "gate",
     "render",
     "example",
     "demo",
@@ -56,6 +59,7 @@ ALONE = {
     "locate": {"errors", "bounds"},
     "render": {"errors", "files", "report", "repair_report", "gate_report"},
     "report": {"errors", "files", "bounds"},
+    "gate": {"errors", "files", "bounds", "report", "gate_report", "records", "stats"},
 }
 MODULES = sorted(p for p in ROOT.rglob("*.py"))
 

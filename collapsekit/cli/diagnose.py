@@ -57,6 +57,9 @@ Probes = Annotated[
     list[str] | None,
     typer.Option("--probe", "-p", help="Run only this probe; repeatable.", autocompletion=probe_names),
 ]
+TrainingSeed = Annotated[
+    int | None, typer.Option(min=0, help="Seed the model was trained with; default: the config's model.seed.")
+]
 
 
 @guarded
@@ -81,6 +84,7 @@ def diagnose(
     ] = ProfileChoice.standard,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of everything drawn or trained.")] = 0,
+    training_seed: TrainingSeed = None,
     limit: Annotated[int | None, typer.Option(min=1, help="FOR TRYING OUT: at most so many examples a split.")] = None,
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Also run growing, over the models of the config's `subsets`.")
@@ -114,6 +118,7 @@ def diagnose(
             device=device,
             seed=seed,
             limit=limit,
+            training_seed=training_seed,
             subsets=subsets,
             plugins=plugin or [],
             trust_pickle=trust_pickle,
@@ -149,13 +154,17 @@ def write_report(
 ) -> list[Path]:
     """Files the options ask for; returns their paths."""
     from collapsekit.files import write_atomic
+    from collapsekit.records import NAME
     from collapsekit.render import FORMATS
 
     wanted = [f.value for f in formats or list(Format) if f is not Format.terminal]
     if output is None and to_stdout:
         wanted = []
     folder = output or OUTPUT
-    written = [write_atomic(folder / f"report.{name}", FORMATS[name](report)) for name in dict.fromkeys(wanted)]
+    written = []
+    if "json" in wanted and report.records is not None:  # before the report that names it
+        written.append(write_atomic(folder / NAME, report.records))
+    written += [write_atomic(folder / f"report.{name}", FORMATS[name](report)) for name in dict.fromkeys(wanted)]
     if figures is not None:
         from collapsekit.render.figures import save
 

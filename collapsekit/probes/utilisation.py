@@ -23,6 +23,7 @@ from collapsekit.replay import Coalitions, coalitions, credits, leave_out_metric
 from collapsekit.report import Result
 from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval, ratio_interval
+from collapsekit.stats.use import FLOOR, floor_of
 
 BALANCED = (
     "balanced reference: late fusion of every modality's best unimodal readout, each calibrated and their evidence added "
@@ -34,7 +35,6 @@ SURE = (
     "the model drawn toward the prior by one factor fitted on held-out examples, so that it is as sure as it is right"
 )
 CAP = 2.0  # ratios above are given as this: how many times more than its due is not what is asked
-FLOOR = 0.005  # share of the prior loss that is added to credit and due in the score
 LEAST = 0.1  # part of what it gains alone that a modality is due at least, however clearly another says the same
 DUE = f"Shapley credit in the balanced reference, at least {LEAST:g} of what the modality's readout gains alone"
 FEWEST = 20  # examples to fit on, held out, and diagnosed
@@ -197,7 +197,7 @@ def _score(
     settings: Settings,
 ) -> Result:
     """The ratio drawn to 1 where little is due, so that there is one for every modality and no cliff at zero."""
-    more = FLOOR * prior_loss
+    more = floor_of(prior_loss)
     top, bottom = (v.clamp_min(0.0) + more for v in (credit, due))
     value, low, high = _quotient(top, bottom, errors, settings.level, 1.0)
     return make(

@@ -1,0 +1,131 @@
+"""gate(): rules and comparisons of one report, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import collapsekit
+from collapsekit.errors import ConfigError
+from collapsekit.gate.baseline import Baseline, Run, differs, seed_of
+from collapsekit.gate.regress import paired_checks, retrained_checks, undecided
+from collapsekit.gate.rules import DEFAULT, decide_rule
+from collapsekit.gate.watched import Limits
+from collapsekit.gate_report import Against, GateCheck, GateReport, State, outcome_of
+from collapsekit.records import Records
+from collapsekit.report import Report
+
+Situation = Literal["auto", "paired", "retrained"]
+
+
+def gate(
+    report: Report,
+    *,
+    require: Sequence[str] | None = None,
+    baseline: Baseline | None = None,
+    limits: Limits | None = None,
+    situation: Situation = "auto",
+) -> GateReport:
+    """Whether a model may ship: ``require`` (rules; None: ``verdict != collapsed`` where there is no baseline, else none)
+    and comparisons with ``baseline``, as ``limits`` say.
+
+    The same weights or training seed as one of the baseline's runs: paired over the examples of ``report.records``; else
+    against how retrained models vary; ``situation`` says otherwise. Raises ConfigError for a rule that cannot be read and a
+    baseline that cannot be compared, RefusedError for damaged records.
+    """
+    limits = limits or Limits()
+    rules = list(require) if require is not None else list(DEFAULT if baseline is None else ())
+    checks = [decide_rule(rule, report) for rule in dict.fromkeys(rules)]
+    against, notes = None, list[str]()
+    if baseline is not None:
+        against, compared = _compare(report, baseline, limits, situation)
+        checks += compared
+        notes += _notes(baseline)
+    elif situation != "auto":
+        raise ConfigError(f"situation {situation!r} needs a baseline to compare with: name one with --baseline.")
+    outcome = outcome_of([c.state for c in checks])
+    return GateReport(
+        collapsekit=collapsekit.__version__,
+        outcome=outcome,
+        summary=_summary(outcome, checks),
+        subject=report.subject,
+        verdict=report.verdict,
+        modalities={m: v.verdict for m, v in report.modalities.items()},
+        checks=tuple(checks),
+        against=against,
+        notes=tuple(notes),
+        settings={
+            "require": rules,
+            "alpha": limits.alpha,
+            "watch": list(limits.watch),
+            "margins": {k: limits.margin(k) for k in limits.watch},
+            "effects": {k: limits.effect(k) for k in limits.watch},
+        },
+    )
+
+
+def _compare(
+    report: Report, baseline: Baseline, limits: Limits, situation: Situation
+) -> tuple[Against, list[GateCheck]]:
+    said = differs(baseline.runs[0].report, report)
+    if said is not None:
+        raise ConfigError(
+            f"the report cannot be compared with the baseline, as {said}: diagnose as the baseline was, or make it anew "
+            "with `collapsekit baseline create`."
+        )
+    twin, because = _twin(report, baseline)
+    if situation == "retrained" or (situation == "auto" and twin is None):
+        if situation == "retrained":
+            because = "as asked"
+        return Against(situation="retrained", runs=len(baseline.runs), because=because), retrained_checks(
+            report, baseline.runs, limits
+        )
+    if twin is None:
+        raise ConfigError(
+            f"nothing can be paired, as {because}: leave out --situation, or give the report of that run."
+        )
+    against = Against(situation="paired", runs=1, because=because)
+    if report.records is None or twin.records is None:
+        whose = "the report" if report.records is None else "the baseline's run"
+        why = f"pairing needs what {whose} says of each example: keep records.safetensors beside report.json"
+        return against, undecided(report, limits, "paired", why)
+    return against, paired_checks(report, Records.from_bytes(report.records, "records.safetensors"), twin, limits)
+
+
+def _twin(report: Report, baseline: Baseline) -> tuple[Run | None, str]:
+    """The baseline's run of the same training, if there is one, and why it is or is not."""
+    for run in baseline.runs:
+        if run.report.subject.sha256 == report.subject.sha256:
+            return run, "the weights are the same"
+    seed = seed_of(report)
+    for run in baseline.runs:
+        if seed is not None and run.training_seed == seed:
+            return run, f"both were trained with seed {seed}"
+    seeds = "no run of the baseline has its weights"
+    return None, seeds + (" or training seed" if seed is not None else ", and the report names no training seed")
+
+
+def _notes(baseline: Baseline) -> list[str]:
+    collapsed = [r.report.subject.checkpoint for r in baseline.runs if r.report.verdict == "collapsed"]
+    if not collapsed:
+        return []
+    return [
+        f"{len(collapsed)} of the {len(baseline.runs)} runs of the baseline are collapsed themselves: being no worse than "
+        "they are is no health."
+    ]
+
+
+def _summary(outcome: State, checks: Sequence[GateCheck]) -> str:
+    def names(state: State) -> str:
+        found = [c.name for c in checks if c.state == state]
+        return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+    count = len(checks)
+    if not checks:
+        return "Nothing was checked: give a rule or a baseline."
+    if outcome == "passed":
+        return "The one check passed." if count == 1 else f"All {count} checks passed."
+    word, listed = ("failed", names("failed")) if outcome == "failed" else ("decided nothing", names("inconclusive"))
+    number = sum(c.state == outcome for c in checks)
+    nothing = "Nothing failed, but " if outcome == "inconclusive" else ""
+    return f"{nothing}{number} of {count} checks {word}: {listed}."

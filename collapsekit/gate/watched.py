@@ -1,0 +1,109 @@
+"""What the gate holds against a baseline: a number of the report, which way it is worse, by how much that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.report import Report
+from collapsekit.stats.use import floor_of, use
+
+WATCHED = ("metric", "use", "missing")
+DEFAULT = ("metric", "use")
+MARGINS = {"metric": 0.02, "use": 0.1, "missing": 0.05}
+EFFECTS = {"metric": 0.1, "use": 0.4, "missing": 0.2}
+USE = (
+    "(credit + e) / (due + e): Shapley credit in the calibrated model over what the balanced reference gives, as "
+    "utilisation.score, but without bounds; the margin begins at 1, all that is due, where it was more"
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How the gate judges. ``margins``: a worsening under it is none to fail for; ``effects``: one that the gate has to be
+    able to see with 90 % probability, else what it does not see decides nothing; by kind, in units of what is watched."""
+
+    watch: tuple[str, ...] = DEFAULT
+    alpha: float = 0.05
+    margins: Mapping[str, float] = field(default_factory=lambda: MARGINS)
+    effects: Mapping[str, float] = field(default_factory=lambda: EFFECTS)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 0.5:
+            raise ConfigError(f"the gate's alpha is {self.alpha}, expected a level between 0 and 0.5, such as 0.05.")
+        for kind in (*self.watch, *self.margins, *self.effects):
+            if kind not in WATCHED:
+                near = did_you_mean(kind, WATCHED)
+                raise ConfigError(f"the gate cannot watch {kind!r}{near}: it knows {', '.join(WATCHED)}.")
+        for name, values in (("margin", self.margins), ("effect", self.effects)):
+            wrong = next(((k, v) for k, v in values.items() if not 0 <= v < float("inf")), None)
+            if wrong is not None:
+                raise ConfigError(f"the gate's {name} of {wrong[0]} is {wrong[1]}, expected a number from 0 on.")
+
+    def margin(self, kind: str) -> float:
+        """The margin of a kind of number."""
+        return self.margins.get(kind, MARGINS[kind])
+
+    def effect(self, kind: str) -> float:
+        """The effect of a kind of number; at least its margin."""
+        return max(self.effects.get(kind, EFFECTS[kind]), self.margin(kind))
+
+
+@dataclass(frozen=True)
+class Number:
+    """One watched number: lower is worse. ``columns`` of the records that say it example by example: of the first that both
+    records have, differences are tested; in those of losses, higher is worse."""
+
+    kind: str
+    modality: str | None
+    name: str
+    unit: str
+    definition: str
+    columns: tuple[str, ...]
+
+
+def numbers(report: Report, watch: Sequence[str]) -> list[Number]:
+    """The numbers to watch in reports such as this one, in the order of its modalities."""
+    metric, found = report.subject.metric, []
+    if "metric" in watch:
+        found.append(Number("metric", None, metric, metric, f"{metric} of the model as it is", ("metric", "loss")))
+    for m in report.subject.modalities if "use" in watch else ():
+        found.append(Number("use", m, f"use of {m}", "of what is due", USE, (f"credit.{m}",)))
+    for m in report.subject.modalities if "missing" in watch else ():
+        what = f"{metric} with {m} taken from other examples"
+        found.append(
+            Number("missing", m, f"{metric} without {m}", metric, what, (f"metric_without.{m}", f"loss_without.{m}"))
+        )
+    return found
+
+
+def value_of(number: Number, report: Report) -> float | str:
+    """The number in a report, or why it has none."""
+    if number.kind == "use":
+        made = due_of(report, number.modality)
+        credit = report.find("utilisation.credit", number.modality)
+        if isinstance(made, str) or credit is None or credit.value is None:
+            return made if isinstance(made, str) else "the report has no utilisation.credit"
+        return use(credit.value, made[0], made[1])
+    full = report.find("reliance.full_metric")
+    if full is None or full.value is None:
+        return "the report has no reliance.full_metric: run the probe reliance"
+    if number.kind == "metric":
+        return full.value
+    drop = report.find("reliance.leave_one_out_metric", number.modality)
+    if drop is None or drop.value is None:
+        return "the report has no reliance.leave_one_out_metric: run the probe reliance"
+    return full.value - drop.value
+
+
+def due_of(report: Report, modality: str | None) -> tuple[float, float] | str:
+    """What is due to a modality and the prior loss, both in the loss's units; or why the report does not say."""
+    due, prior = report.find("utilisation.reference_credit", modality), report.find("utilisation.prior_loss")
+    if due is None or prior is None or due.value is None or prior.value is None:
+        skipped = report.find("utilisation")
+        why = f" ({skipped.skipped})" if skipped is not None and skipped.skipped else ""
+        return f"the report has no utilisation of {modality}{why}: run the probe utilisation"
+    if due.value + floor_of(prior.value) <= 0:
+        return f"nothing is due to {modality} in the report"
+    return due.value, prior.value

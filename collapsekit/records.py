@@ -1,0 +1,108 @@
+"""Records: what a report says of each example, beside it in a file of its own, so that two models can be compared example by
+example. Hashes of examples and losses; nothing of the examples themselves."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collapsekit.bounds import quoted
+from collapsekit.errors import RefusedError
+from collapsekit.files import read_bytes, reason
+from collapsekit.report import Report
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NAME = "records.safetensors"
+MOST_BYTES = 1_000_000_000
+_MOST_COLUMNS = 10_000
+
+
+@dataclass(frozen=True)
+class Records:
+    """n examples in canonical order (see Features).
+
+    ``columns``: "loss" (of the model as it is), "metric" (an example's part of the task metric, whose mean it is, where it
+    is a mean), "credit.NAME" (Shapley credit in the calibrated model, whose mean is utilisation.credit),
+    "loss_without.NAME" and "metric_without.NAME" (with that modality taken from other examples); all float32 (n,).
+    """
+
+    ids: NDArray[np.int64]  # (n,), hash of each example's inputs and target
+    units: NDArray[np.int64] | None  # (n,), what it belongs to (data.group)
+    columns: dict[str, NDArray[np.float32]]
+
+    def to_bytes(self) -> bytes:
+        """As the bytes of a safetensors file; the same records give the same bytes."""
+        from safetensors.numpy import save
+
+        units = {} if self.units is None else {"unit": self.units}
+        return save({"id": self.ids, **units, **{f"column.{k}": v for k, v in self.columns.items()}})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, origin: str) -> Records:
+        """Raises RefusedError naming ``origin`` where it is not what :meth:`to_bytes` writes."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            arrays = load(data)
+            return _checked(arrays, origin)
+        except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as e:
+            raise RefusedError(f"{origin} is not a file of records ({e}): make the report again.") from None
+
+
+def _checked(arrays: dict[str, Any], origin: str) -> Records:
+    import numpy as np
+
+    if "id" not in arrays or len(arrays) > _MOST_COLUMNS:
+        raise RefusedError(f"{origin} is not a file of records: it has no ids of examples; make the report again.")
+    shape, columns = arrays["id"].shape, {}
+    for name, values in arrays.items():
+        whole = name in ("id", "unit")
+        if not whole and not name.startswith("column."):
+            raise RefusedError(f"{origin} holds {quoted(name)}, which records have not: make the report again.")
+        if (
+            values.shape != shape
+            or len(shape) != 1
+            or not len(values)
+            or values.dtype != (np.int64 if whole else np.float32)
+        ):
+            raise RefusedError(
+                f"{origin} has {quoted(name)} of shape {values.shape} and type {values.dtype}, which does not fit its "
+                "other columns: make the report again."
+            )
+        if not whole:
+            if not np.isfinite(values).all():
+                raise RefusedError(f"{origin} has NaN or infinity in {quoted(name)}: make the report again.")
+            columns[name.removeprefix("column.")] = values
+    return Records(arrays["id"], arrays.get("unit"), columns)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of a file of records, by which its report knows it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_records(report: Report, path: Path) -> bytes | None:
+    """The bytes of the records of the report at ``path``, from the file beside it; None where it has none.
+
+    Raises RefusedError where the file there is not the one that was written with the report.
+    """
+    known = report.settings.get("records")
+    file = path.with_name(NAME)
+    if not isinstance(known, str) or not file.is_file():
+        return None
+    try:
+        data = read_bytes(file, MOST_BYTES)
+    except OSError as e:
+        raise RefusedError(f"{file} cannot be read: {reason(e)}.") from None
+    if digest(data) != known:
+        raise RefusedError(
+            f"{file} was not written with {path.name}, which knows its records by another SHA-256: keep both as "
+            "`collapsekit diagnose` wrote them, or make the report again."
+        )
+    return data
