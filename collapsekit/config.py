@@ -93,6 +93,17 @@ class SubsetConfig(_Section):
     factory: str | None = None
 
 
+class GateConfig(_Section):
+    """What ``collapsekit gate`` decides by; the command line goes first."""
+
+    require: tuple[str, ...] | None = None  # rules; default: verdict != collapsed, where there is no baseline
+    baseline: str | None = None  # a file that `collapsekit baseline create` wrote
+    watch: tuple[str, ...] | None = None  # what is held against it: metric, use, missing
+    alpha: float | None = None
+    margins: dict[str, float] = {}
+    effects: dict[str, float] = {}
+
+
 class Config(_Section):
     """The whole config; ``base`` is the folder it was found in, ``origin`` what to call it in messages."""
 
@@ -109,6 +120,7 @@ class Config(_Section):
     temperature: float = Field(default=0.07, gt=0)  # contrastive only
     data: DataConfig = DataConfig()
     subsets: tuple[SubsetConfig, ...] = ()
+    gate: GateConfig = GateConfig()
     plugins: tuple[str, ...] = ()
     structure: tuple[dict[str, Any], ...] = Field(default=(), exclude=True)  # what a repair put into the model
     base: Path = Field(default=Path(), exclude=True)

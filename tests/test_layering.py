@@ -57,7 +57,7 @@ ORDER = [
 ALONE = {
     "stats": {"errors"},
     "locate": {"errors", "bounds"},
-    "render": {"errors", "files", "report", "repair_report", "gate_report"},
+    "render": {"errors", "files", "bounds", "report", "repair_report", "gate_report", "gate"},
     "report": {"errors", "files", "bounds"},
     "gate": {"errors", "files", "bounds", "report", "gate_report", "records", "stats"},
 }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from collapsekit import __version__
-from collapsekit.cli import demo, diagnose, doctor, init, inspect, listing, repair, report, schema
+from collapsekit.cli import baseline, demo, diagnose, doctor, gate, init, inspect, listing, repair, report, schema
 
 app = typer.Typer(
     name="collapsekit",
@@ -22,6 +22,8 @@ app.command("init")(init.init)
 app.command("inspect")(inspect.inspect)
 app.command("diagnose")(diagnose.diagnose)
 app.command("repair")(repair.repair)
+app.command("gate")(gate.gate)
+app.add_typer(baseline.app, name="baseline")
 app.command("report")(report.report)
 app.command("list")(listing.list_)
 app.command("schema")(schema.schema)

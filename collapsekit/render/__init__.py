@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from collapsekit.gate_report import GateReport
 from collapsekit.repair_report import RepairReport
 from collapsekit.report import Report
 
 
-def _json(report: Report | RepairReport) -> str:
+def _json(report: Report | RepairReport | GateReport) -> str:
     return report.to_json()
 
 
@@ -64,3 +65,44 @@ REPAIR_FORMATS: dict[str, Callable[..., str]] = {
     "terminal": _repair_terminal,
 }
 """The same for a ``RepairReport``."""
+
+
+def _gate_text(report: GateReport, *, width: int | None = None, color: bool = False) -> str:
+    from collapsekit.render.gate_text import render
+
+    return render(report, width=width, color=color)
+
+
+def _gate_markdown(report: GateReport) -> str:
+    from collapsekit.render.gate_markdown import render
+
+    return render(report)
+
+
+def _gate_junit(report: GateReport) -> str:
+    from collapsekit.render.gate_junit import render
+
+    return render(report)
+
+
+def _gate_sarif(report: GateReport) -> str:
+    from collapsekit.render.gate_sarif import render
+
+    return render(report)
+
+
+def _gate_github(report: GateReport) -> str:
+    from collapsekit.render.gate_github import render
+
+    return render(report)
+
+
+GATE_FORMATS: dict[str, Callable[..., str]] = {
+    "text": _gate_text,
+    "json": _json,
+    "markdown": _gate_markdown,
+    "junit": _gate_junit,
+    "sarif": _gate_sarif,
+    "github": _gate_github,
+}
+"""The same for a ``GateReport``; ``text`` takes ``width`` and ``color``."""

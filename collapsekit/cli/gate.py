@@ -1,0 +1,239 @@
+"""collapsekit gate."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collapsekit.cli.diagnose import OUTPUT, ProfileChoice, TrainingSeed, write_report
+from collapsekit.cli.terminal import TrustPickle, guarded, progress, say, screen
+from collapsekit.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from collapsekit.config import Config, GateConfig
+    from collapsekit.gate.watched import Limits
+    from collapsekit.gate_report import GateReport
+    from collapsekit.report import Report
+
+KINDS = ("text", "json", "markdown", "junit", "sarif", "github")
+
+
+class Situation(StrEnum):
+    """How a report relates to the baseline."""
+
+    auto = "auto"
+    paired = "paired"
+    retrained = "retrained"
+
+
+@guarded
+def gate(
+    subject: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="REPORT.json|CKPT", help="A report, or a checkpoint to diagnose first; default: model.checkpoint."
+        ),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require", "-r", metavar="RULE", help="Rule the report has to meet; repeatable; replaces the config's."
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", "-b", help="Baseline to hold the report against.")
+    ] = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option("--format", "-f", metavar="FORMAT[=FILE]", help=f"{', '.join(KINDS)}; repeatable; default: text."),
+    ] = None,
+    situation: Annotated[
+        Situation,
+        typer.Option(help="Same training run (paired) or another (retrained); auto: told by weights and seeds."),
+    ] = Situation.auto,
+    watch: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="What is compared: metric, use, missing; repeatable.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Most false alarms, over everything compared; default: 0.05.")
+    ] = None,
+    margin: Annotated[
+        list[str] | None, typer.Option(metavar="KIND=VALUE", help="A fall under this is none to fail for; repeatable.")
+    ] = None,
+    effect: Annotated[
+        list[str] | None, typer.Option(metavar="KIND=VALUE", help="A fall that must not be missed, else inconclusive.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="A collapsekit.yaml or pyproject.toml.")] = None,
+    split: Annotated[str | None, typer.Option(help="CKPT: split to diagnose; default: test, else val.")] = None,
+    profile: Annotated[ProfileChoice, typer.Option(help="CKPT: profile of the diagnosis.")] = ProfileChoice.standard,
+    device: Annotated[str, typer.Option(help="CKPT: where the model runs.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="CKPT: seed of the diagnosis.")] = 0,
+    training_seed: TrainingSeed = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="CKPT: at most so many examples a split.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=f"CKPT: folder for its report; default: {OUTPUT}.")
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="CKPT: Python file with probes or adapters; repeatable.")
+    ] = None,
+    trust_pickle: TrustPickle = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")] = False,
+) -> None:
+    """Decide whether a model may ship: exit 0 passed, 1 failed, 5 inconclusive."""
+    from collapsekit.gate import gate as decide
+    from collapsekit.gate.baseline import Baseline
+
+    wanted = parse_formats(format_ or [])
+    settled = _settled(config)
+    ours, limits = settled.gate, _limits(settled.gate, watch, alpha, margin, effect)
+    against = baseline or (settled.resolve(ours.baseline) if ours.baseline is not None else None)
+    held = Baseline.load(against) if against is not None else None  # before minutes of diagnosis
+    rules = tuple(require) if require else ours.require
+    _check_rules(rules)
+    report = _report_at(subject)
+    asked = {
+        **{"split": split, "device": device, "seed": seed, "limit": limit, "training_seed": training_seed},
+        **{"profile": profile.value, "plugins": plugin or [], "trust_pickle": trust_pickle},
+    }
+    plain: dict[str, Any] = {"split": None, "device": "cpu", "seed": 0, "limit": None, "training_seed": None}
+    plain |= {"profile": "standard", "plugins": [], "trust_pickle": None}
+    if report is None:
+        with progress(quiet) as shown:
+            from collapsekit.run import diagnose
+
+            report = diagnose(subject, config=config, progress=shown, **asked)  # type: ignore[arg-type]
+            written = write_report(report, output, None, False, None)
+        if not quiet:
+            say(f"Written: {', '.join(map(str, written))}")
+    elif asked != plain or output is not None:
+        odd = next((k for k in asked if asked[k] != plain[k]), "output").replace("_", "-").replace("plugins", "plugin")
+        raise ConfigError(f"--{odd} is of a diagnosis, but {subject} is a report that was made already: leave it out.")
+    result = decide(report, require=rules, baseline=held, limits=limits, situation=situation.value)
+    show(result, wanted, quiet)
+    raise typer.Exit(result.exit_code)
+
+
+def parse_formats(given: list[str]) -> list[tuple[str, Path | None]]:
+    """``FORMAT`` and ``FORMAT=FILE`` as pairs. Raises ConfigError for others, and for two formats on stdout."""
+    pairs = []
+    for text in given or ["text"]:
+        name, equals, file = text.partition("=")
+        if name not in KINDS:
+            raise ConfigError(f"there is no format {name!r}{did_you_mean(name, KINDS)}: {', '.join(KINDS)}.")
+        if equals and not file:
+            raise ConfigError(f"--format {text!r} names no file after the =: write {name}=FILE, or {name} for stdout.")
+        pairs.append((name, Path(file) if file else None))
+    loose = [name for name, file in pairs if file is None]
+    if len(loose) > 1:
+        raise ConfigError(f"formats {' and '.join(loose)} would both go to stdout: write one as {loose[1]}=FILE.")
+    return pairs
+
+
+def show(result: GateReport, wanted: list[tuple[str, Path | None]], quiet: bool) -> None:
+    """Write the formats that were asked for; of github, the step summary too, where the runner names a file for it."""
+    from collapsekit.files import write_atomic
+    from collapsekit.render import GATE_FORMATS
+
+    for name, file in wanted:
+        if file is not None:
+            write_atomic(file, GATE_FORMATS[name](result))
+            if not quiet:
+                say(f"Written: {file}")
+        elif name == "text":
+            screen(GATE_FORMATS["text"], result)
+        else:
+            typer.echo(GATE_FORMATS[name](result), nl=False)
+        if name == "github":
+            _summarise(result)
+
+
+def _summarise(result: GateReport) -> None:
+    """Append to what $GITHUB_STEP_SUMMARY names, as the runner collects it from there."""
+    from collapsekit.render.gate_github import step_summary
+
+    file = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not file:
+        return
+    try:
+        with Path(file).open("a", encoding="utf-8", errors="backslashreplace") as f:
+            f.write(step_summary(result))
+    except OSError as e:
+        raise ConfigError(f"the step summary {file} ($GITHUB_STEP_SUMMARY) cannot be written: {e.strerror}.") from None
+
+
+def _settled(config: Path | None) -> Config:
+    """The config that is named, or lies in the working directory; of a report, there need not be one."""
+    from collapsekit.config import Config, find_config, load_config
+
+    if config is None:
+        try:
+            return load_config(find_config(None, None))
+        except ConfigError as e:
+            if not str(e).startswith("there is no collapsekit.yaml"):
+                raise
+            return Config(base=Path.cwd())
+    return load_config(find_config(config, None))
+
+
+def _limits(
+    ours: GateConfig, watch: list[str] | None, alpha: float | None, margin: list[str] | None, effect: list[str] | None
+) -> Limits:
+    from collapsekit.gate.watched import DEFAULT, EFFECTS, MARGINS, Limits
+
+    chosen = alpha if alpha is not None else ours.alpha
+    return Limits(
+        watch=tuple(watch or ours.watch or DEFAULT),
+        alpha=0.05 if chosen is None else chosen,
+        margins={**MARGINS, **ours.margins, **_numbers(margin, "--margin")},
+        effects={**EFFECTS, **ours.effects, **_numbers(effect, "--effect")},
+    )
+
+
+def _numbers(given: list[str] | None, option: str) -> dict[str, float]:
+    found = {}
+    for text in given or []:
+        name, _, value = text.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise ConfigError(f"{option} {text!r} is not of the form KIND=NUMBER, e.g. use=0.1.") from None
+    return found
+
+
+def _check_rules(rules: tuple[str, ...] | None) -> None:
+    """Before a diagnosis that takes minutes, say what is wrong with them."""
+    from collapsekit.gate.grammar import parse_rule
+
+    for rule in rules or ():
+        parse_rule(rule)
+
+
+def _report_at(path: Path | None) -> Report | None:
+    """The report at the path, with the records beside it; None where it is no report, but a checkpoint."""
+    from collapsekit.records import load_records
+    from collapsekit.repair_report import RepairReport
+    from collapsekit.report import Report, read_json
+
+    if path is not None and os.path.isdir(path) and os.path.lexists(path / "report.json"):  # noqa: PTH112
+        path = path / "report.json"
+    if path is None or path.suffix != ".json":
+        return None
+    if not os.path.lexists(path):
+        raise ConfigError(
+            f"{path} is not a file: give a report.json that `collapsekit diagnose` wrote, or a checkpoint."
+        )
+    raw = read_json(path)
+    if isinstance(raw, dict) and "weight_map" in raw:
+        return None  # the index of a sharded checkpoint
+    if isinstance(raw, dict) and raw.get("kind") == "repair":
+        after = RepairReport.from_data(raw, str(path)).after
+        if after is None:
+            raise ConfigError(f"{path} is of a repair that has no report after it: give a report.json.")
+        return after
+    report = Report.from_data(raw, str(path))
+    records = load_records(report, path)
+    return report if records is None else report.with_records(records)
