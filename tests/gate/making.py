@@ -63,7 +63,7 @@ def make_report(
             result("reliance.leave_one_out_metric", accuracy - without, m, interval=(0.1, 0.2)),
         ]
         state = "collapsed" if use < 0.15 else ("underused" if use < 0.4 else "used")
-        score = min(1.0, max(0.0, 1 - use)) if scores is None else scores[m]
+        score = round(min(1.0, max(0.0, 1 - use)), 12) if scores is None else scores[m]
         others = {o: 0.1 for o in uses if o != m}
         verdicts[m] = ModalityVerdict(
             verdict=state,  # type: ignore[arg-type]
