@@ -182,14 +182,14 @@ def _settled(config: Path | None) -> Config:
 def _limits(
     ours: GateConfig, watch: list[str] | None, alpha: float | None, margin: list[str] | None, effect: list[str] | None
 ) -> Limits:
-    from collapsekit.gate.watched import DEFAULT, EFFECTS, MARGINS, Limits
+    from collapsekit.gate.watched import DEFAULT, Limits
 
     chosen = alpha if alpha is not None else ours.alpha
     return Limits(
         watch=tuple(watch or ours.watch or DEFAULT),
         alpha=0.05 if chosen is None else chosen,
-        margins={**MARGINS, **ours.margins, **_numbers(margin, "--margin")},
-        effects={**EFFECTS, **ours.effects, **_numbers(effect, "--effect")},
+        margins={**ours.margins, **_numbers(margin, "--margin")},
+        effects={**ours.effects, **_numbers(effect, "--effect")},
     )
 
 

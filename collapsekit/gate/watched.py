@@ -26,8 +26,8 @@ class Limits:
 
     watch: tuple[str, ...] = DEFAULT
     alpha: float = 0.05
-    margins: Mapping[str, float] = field(default_factory=lambda: MARGINS)
-    effects: Mapping[str, float] = field(default_factory=lambda: EFFECTS)
+    margins: Mapping[str, float] = field(default_factory=dict)  # where not MARGINS
+    effects: Mapping[str, float] = field(default_factory=dict)  # where not EFFECTS, or twice the margin if that is more
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
@@ -41,13 +41,20 @@ class Limits:
             if wrong is not None:
                 raise ConfigError(f"the gate's {name} of {wrong[0]} is {wrong[1]}, expected a number from 0 on.")
 
+        for kind, effect in self.effects.items():
+            if effect <= self.margin(kind):
+                raise ConfigError(
+                    f"the gate's effect of {kind} is {effect:g}, no more than its margin of {self.margin(kind):g}: what has "
+                    "to be seen must be more than what may pass; raise it, or lower the margin."
+                )
+
     def margin(self, kind: str) -> float:
         """The margin of a kind of number."""
         return self.margins.get(kind, MARGINS[kind])
 
     def effect(self, kind: str) -> float:
-        """The effect of a kind of number; at least its margin."""
-        return max(self.effects.get(kind, EFFECTS[kind]), self.margin(kind))
+        """The effect of a kind of number."""
+        return self.effects.get(kind, max(EFFECTS[kind], 2 * self.margin(kind)))
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,7 @@ def test_missing_modalities_are_watched_where_asked() -> None:
         ({"margins": {"use": -1.0}}, "margin of use"),
         ({"effects": {"use": float("inf")}}, "effect of use"),
         ({"effects": {"rank": 0.1}}, "cannot watch"),
+        ({"effects": {"use": 0.1}}, "no more than its margin"),
     ],
 )
 def test_limits_that_make_no_sense(wrong: dict[str, object], said: str) -> None:
