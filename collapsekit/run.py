@@ -26,6 +26,7 @@ from collapsekit.config import Config, check_config, find_config, load_config
 from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError, did_you_mean
 from collapsekit.features import Features, extract
 from collapsekit.imports import import_object
+from collapsekit.in_memory import with_data
 from collapsekit.probes.reliance import RelianceOptions, game_of
 from collapsekit.probing import run_probe
 from collapsekit.recording import records_of
@@ -48,6 +49,7 @@ def diagnose(
     *,
     config: str | Path | Mapping[str, Any] | Config | None = None,
     model: nn.Module | None = None,
+    data: Mapping[str, Any] | str | Path | None = None,
     split: str | None = None,
     probes: Sequence[str] | None = None,
     skip: Sequence[str] = (),
@@ -65,18 +67,17 @@ def diagnose(
 ) -> Report:
     """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
 
-    ``options`` maps probe names to option values, as ``--set`` does; ``training_seed`` is the seed the model was trained
+    ``data`` takes the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
+    tensors, a DataLoader, a Dataset or another iterable of dict batches), or the path of a file. ``options`` maps probe
+    names to option values, as ``--set`` does; ``training_seed`` is the seed the model was trained
     with (default: the config's model.seed), by which the gate tells runs apart; ``subsets`` adds the probe ``growing``,
     which reads the models of the config's ``subsets`` section too; ``trust_pickle`` ("sha256:DIGEST") lets that very
     checkpoint be unpickled, which runs its code; ``cache`` is the folder of trained baselines (default: the user's
     cache folder). A live model is given back as it was found.
     Raises CollapsekitError for whatever the caller can mend.
     """
-    if profile not in PROFILES:
-        raise ConfigError(f"there is no profile {profile!r}{did_you_mean(profile, PROFILES)}: {', '.join(PROFILES)}.")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}, expected at least 1 example.")
-    settled = settle_config(config, checkpoint)
+    _check_asked(profile, limit)
+    settled, source = with_data(settle_config(config, checkpoint), data)
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
     chosen = choose_probes(probes, skip, files, also=[SUBSETS] if subsets else [])
@@ -87,7 +88,9 @@ def diagnose(
     with random_state_kept(), torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
         if model is not None:
             stack.enter_context(model_kept(model))
-        adapter = build_adapter(settled, checkpoint, model=model, device=device, seed=seed, trust=trust_pickle)
+        adapter = build_adapter(
+            settled, checkpoint, model=model, source=source, device=device, seed=seed, trust=trust_pickle
+        )
         if model is None:
             stack.enter_context(model_kept(adapter.model))
         stack.enter_context(threads_for(2.0 * CHUNK * sum(p.numel() for p in adapter.model.parameters())))
@@ -96,18 +99,9 @@ def diagnose(
         if said := _how_read(adapter.checkpoint).get("checkpoint"):
             progress.note(said)
         features = extract(adapter, where, limit=limit, seed=seed, progress=progress)
-        base = Settings(
-            seed=seed,
-            level=LEVEL,
-            profile=profile,
-            progress=progress,
-            cache=Path(cache) if cache is not None else cache_folder(),
-            others=all_options,
-        )
-        results: list[Result] = []
-        for i, spec in enumerate(chosen):
-            progress.step(f"probe {spec.name}", i, len(chosen))
-            results += run_probe(spec, adapter, features, replace(base, options=all_options[spec.name]))
+        kept = Path(cache) if cache is not None else cache_folder()
+        base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)
+        results = _results(chosen, adapter, features, base)
         subject = _subject(adapter, features, where, seed)
         records = _records(adapter, features, base, {spec.name for spec in chosen})
     trained = training_seed if training_seed is not None else settled.model.seed
@@ -115,7 +109,7 @@ def diagnose(
     typed = {**flags, "training-seed": training_seed, "subsets": subsets or None, "trust-pickle": trust_pickle}
     settings = {
         "command": None
-        if model is not None
+        if model is not None or data is not None
         else _command(subject.checkpoint, typed, probes or [], skip, plugins, options or {}),
         **flags,
         **_how_read(adapter.checkpoint),
@@ -127,6 +121,22 @@ def diagnose(
         "config": settled.model_dump(mode="json", exclude_defaults=True),
     }
     return _report(subject, results, settings).with_records(records)
+
+
+def _check_asked(profile: str, limit: int | None) -> None:
+    if profile not in PROFILES:
+        raise ConfigError(f"there is no profile {profile!r}{did_you_mean(profile, PROFILES)}: {', '.join(PROFILES)}.")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}, expected at least 1 example.")
+
+
+def _results(chosen: Sequence[ProbeSpec], adapter: Adapter, features: Features, base: Settings) -> list[Result]:
+    """What every chosen probe found, each told its own options."""
+    results: list[Result] = []
+    for i, spec in enumerate(chosen):
+        base.progress.step(f"probe {spec.name}", i, len(chosen))
+        results += run_probe(spec, adapter, features, replace(base, options=base.others[spec.name]))
+    return results
 
 
 def _records(adapter: Adapter, features: Features, settings: Settings, ran: set[str]) -> bytes:

@@ -29,6 +29,7 @@ ORDER = [
     "settings",
     "task",
     "sources",
+    "in_memory",
     "adapter",
     "features",
     "readout",
