@@ -104,7 +104,6 @@ def diagnose(
         results = _results(chosen, adapter, features, base)
         subject = _subject(adapter, features, where, seed)
         records = _records(adapter, features, base, {spec.name for spec in chosen})
-    trained = training_seed if training_seed is not None else settled.model.seed
     flags: dict[str, Any] = {"split": where, "seed": seed, "profile": profile, "device": device, "limit": limit}
     typed = {**flags, "training-seed": training_seed, "subsets": subsets or None, "trust-pickle": trust_pickle}
     settings = {
@@ -113,9 +112,7 @@ def diagnose(
         else _command(subject.checkpoint, typed, probes or [], skip, plugins, options or {}),
         **flags,
         **_how_read(adapter.checkpoint),
-        **({} if trained is None else {"training_seed": trained}),
-        "examples": features.digest,
-        "records": digest(records),
+        **_told_apart(settled.model.seed if training_seed is None else training_seed, features, records),
         "level": LEVEL,
         "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
         "config": settled.model_dump(mode="json", exclude_defaults=True),
@@ -147,6 +144,12 @@ def _records(adapter: Adapter, features: Features, settings: Settings, ran: set[
         with contextlib.suppress(NumericsError):  # too few examples: the probes say so
             game = game_of(adapter, features, options, settings)
     return records_of(adapter, features, game, options.permutations, settings.seed).to_bytes()
+
+
+def _told_apart(training_seed: int | None, features: Features, records: bytes) -> dict[str, Any]:
+    """By what the gate knows a training run, the examples, and the file of records."""
+    seed = {} if training_seed is None else {"training_seed": training_seed}
+    return {**seed, "examples": features.digest, "records": digest(records)}
 
 
 def _how_read(read: Checkpoint | None) -> dict[str, str]:

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
 
 from collapsekit import registry
 from collapsekit.cli import app
@@ -17,13 +16,13 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def _commands() -> dict[str, typer.models.CommandInfo]:
-    return {str(c.name): c for c in app.registered_commands}
+def _commands() -> set[str]:
+    return {str(c.name) for c in (*app.registered_commands, *app.registered_groups)}
 
 
 def test_every_command_is_documented_and_no_other() -> None:
     table = README[README.index("## Commands") : README.index("## Probes")]
-    assert set(re.findall(r"^\| `collapsekit (\w+)`", table, re.M)) == set(_commands())
+    assert set(re.findall(r"^\| `collapsekit (\w+)`", table, re.M)) == _commands()
 
 
 def test_every_probe_is_documented_and_no_other() -> None:
@@ -71,8 +70,10 @@ def test_every_option_in_the_readme_exists() -> None:
     known = {"--install-completion", "--force-reinstall"}
     root = get_command(app)
     for command in root.commands.values():  # type: ignore[attr-defined]
-        known |= {o for p in command.params for o in p.opts}
-    text = re.sub(r"python -m benchmarks[^`]*", "", README + (ROOT / "docs" / "verdicts.md").read_text())
+        for one in (command, *getattr(command, "commands", {}).values()):
+            known |= {o for p in one.params for o in p.opts}
+    pages = [(ROOT / "docs" / name).read_text() for name in ("verdicts.md", "gate.md")]
+    text = re.sub(r"python -m benchmarks[^`]*", "", "".join([README, *pages]))
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert shown <= known, shown - known
 
@@ -109,11 +110,10 @@ def test_exit_codes_are_the_codes() -> None:
     assert errors.NothingEvaluatedError("x").exit_code == 5
     assert terminal.INTERRUPTED == 130
     for words in (
-        "0 done",
-        "1 `--fail-on` met, or a repair rejected",
+        "0 done, or gate passed",
+        "1 `--fail-on` met, gate failed, or a repair rejected",
         "2 usage",
         "3 input refused",
-        "4 internal",
         "5 nothing",
         "130 inter",
     ):
@@ -139,3 +139,34 @@ def test_the_thresholds_in_the_docs_are_the_codes() -> None:
     assert f"from a ratio of {verdict.USED:g}" in text
     assert f"at least {verdict.INFORMATIVE:.0%} of the prior loss".replace("%", " %") in text
     assert f"{verdict.KEPT:.0%}".replace("%", " %") in text
+
+
+def test_what_the_gate_decides_by_is_documented() -> None:
+    from collapsekit.cli.gate import KINDS
+    from collapsekit.gate.regress import FEWEST_RUNS
+    from collapsekit.gate.watched import EFFECTS, MARGINS
+    from collapsekit.render import GATE_FORMATS
+
+    page = " ".join((ROOT / "docs" / "gate.md").read_text().split())
+    assert set(KINDS) == set(GATE_FORMATS)
+    for kind in KINDS:
+        assert f"| `{kind}` |" in page
+        assert f"`{kind}`" in README
+    for name, values in (("margin", MARGINS), ("effect", EFFECTS)):
+        said = (
+            f"{values['metric']:g} of the metric, {values['use']:g} of use, {values['missing']:g} of the metric without"
+        )
+        assert said in page, name
+    assert f"at least {FEWEST_RUNS} runs" in page
+    assert f"with at least {FEWEST_RUNS} of them" in " ".join(README.split())
+
+
+def test_every_rule_in_the_docs_can_be_read() -> None:
+    from collapsekit.gate.grammar import parse_rule
+
+    text = README + (ROOT / "docs" / "gate.md").read_text() + (ROOT / "examples" / "ci" / "README.md").read_text()
+    found = re.findall(r"--require '([^']+)'", text) + re.findall(r'"([^"\n]* <= [^"\n]*)"', text)
+    found += re.findall(r"`((?:modalities|verdict|results)[^`\n]* (?:<=|!=) [^`\n]*)`", text)
+    assert len(found) >= 4
+    for rule in found:
+        parse_rule(rule)
