@@ -83,6 +83,19 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
     return path
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add ``text`` to the end of a file that another program collects from; lone surrogates as in :func:`write_atomic`.
+
+    Raises ConfigError where it cannot be written.
+    """
+    try:
+        with path.open("ab") as f:
+            f.write(text.encode("utf-8", "backslashreplace"))
+    except (OSError, ValueError) as e:
+        why = reason(e) if isinstance(e, OSError) else str(e)
+        raise ConfigError(f"{path} cannot be written: {why}; choose another place for it.") from None
+
+
 def _sync_folder(folder: Path) -> None:
     """Have the new name survive a power cut too, where the file system can."""
     if not hasattr(os, "O_DIRECTORY"):

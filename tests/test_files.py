@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from collapsekit.errors import ConfigError
-from collapsekit.files import is_file, read_text, reason, write_atomic
+from collapsekit.files import append_text, is_file, read_text, reason, write_atomic
 
 
 def test_replaces_whole_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -294,3 +294,16 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
             read_text(tmp_path / name, 100)
         assert words in reason(caught.value)
         assert str(tmp_path) not in reason(caught.value)
+
+
+def test_text_is_added_to_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "summary.md"
+    append_text(file, "one\n")
+    append_text(file, "tw\ud800o\n")
+    assert file.read_text() == "one\ntw\\ud800o\n"
+
+
+@pytest.mark.parametrize("name", ["no/summary.md", "a\0b"])
+def test_where_nothing_can_be_added_it_is_said(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        append_text(tmp_path / name, "x")

@@ -153,16 +153,12 @@ def show(result: GateReport, wanted: list[tuple[str, Path | None]], quiet: bool)
 
 def _summarise(result: GateReport) -> None:
     """Append to what $GITHUB_STEP_SUMMARY names, as the runner collects it from there."""
+    from collapsekit.files import append_text
     from collapsekit.render.gate_github import step_summary
 
     file = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not file:
-        return
-    try:
-        with Path(file).open("a", encoding="utf-8", errors="backslashreplace") as f:
-            f.write(step_summary(result))
-    except OSError as e:
-        raise ConfigError(f"the step summary {file} ($GITHUB_STEP_SUMMARY) cannot be written: {e.strerror}.") from None
+    if file:
+        append_text(Path(file), step_summary(result))
 
 
 def _settled(config: Path | None) -> Config:

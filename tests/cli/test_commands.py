@@ -34,12 +34,13 @@ def small(tmp_path: Path) -> Path:
     return folder
 
 
-def test_quick_diagnosis_names_the_ignored_view_and_writes_three_files(made: Path) -> None:
+def test_quick_diagnosis_names_the_ignored_view_and_writes_its_files(made: Path) -> None:
     report = Report.load(made / "out" / "report.json")
     assert report.verdict == "collapsed"
     assert report.modalities["kar"].verdict == "collapsed"
     assert report.modalities["pix"].verdict == "used"
-    assert sorted(p.name for p in (made / "out").iterdir()) == ["report.html", "report.json", "report.md"]
+    files = ["records.safetensors", "report.html", "report.json", "report.md"]
+    assert sorted(p.name for p in (made / "out").iterdir()) == files
 
 
 def test_json_on_stdout_is_the_report_and_nothing_is_written(project: Path, cli: Run) -> None:
