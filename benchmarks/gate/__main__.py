@@ -2,8 +2,8 @@
 
 python -m benchmarks.gate --folder gate-benchmark
 
-- *paired*: pairs of reports of one training seed between which nothing that matters changed (models.NULLS); a failed gate is
-  a false alarm.
+- *paired*: pairs of reports of one training seed between which nothing that matters changed (models.NULLS): the plain one
+  against each that was changed in one way, and all 15 pairs among the six; a failed gate is a false alarm.
 - *retrained*: a model of a new seed against a baseline of ``--runs`` others of the same training; a failed gate is a false
   alarm (family-wise: whatever check failed). Each of the models is the new one in turn, against random baselines of the
   others; the interval is a jackknife over models.
@@ -16,6 +16,7 @@ Reports are kept in the folder, so that a run that was stopped goes on.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import time
 from collections.abc import Sequence
@@ -38,11 +39,11 @@ PER_MODEL = 20  # random baselines each model is held against
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where reports are kept")
-    parser.add_argument("--models", type=int, default=120, help="models trained plainly")
+    parser.add_argument("--models", type=int, default=80, help="models trained plainly")
     parser.add_argument(
-        "--paired", type=int, default=60, help="of these, how many are changed in every way that is none"
+        "--paired", type=int, default=20, help="of these, how many are changed in every way that is none"
     )
-    parser.add_argument("--collapsed", type=int, default=45, help="models with a planted collapse")
+    parser.add_argument("--collapsed", type=int, default=30, help="models with a planted collapse")
     parser.add_argument("--runs", type=int, nargs="+", default=[3, 5, 10], help="runs of a baseline")
     given = parser.parse_args(arguments)
     if given.models < 2 * max(given.runs) + 2 or given.models < max(given.paired, given.collapsed):
@@ -54,10 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     planted = [(VIEWS[i % len(VIEWS)], shelf.collapsed(i, VIEWS[i % len(VIEWS)])) for i in range(given.collapsed)]
     print("use and accuracy over seeds, mean ± sd: " + "; ".join(_spread(pool)), end="\n\n")
     print(_table(("setting", "models or pairs", "failed", "rate [95 %]", "inconclusive", "passed")))
-    for kind in NULLS:
-        print(_row(f"paired, {kind}", [_pair(pool[s], shelf.null(kind, s)) for s in range(given.paired)]))
-    every = [_pair(pool[s], shelf.null(kind, s)) for kind in NULLS for s in range(given.paired)]
-    print(_row("**paired, all nulls**", every))
+    changed = [[pool[s], *(shelf.null(kind, s) for kind in NULLS)] for s in range(given.paired)]
+    for i, kind in enumerate(NULLS):
+        print(_row(f"paired, {kind}", [_pair(of_seed[0], of_seed[i + 1]) for of_seed in changed]))
+    every = [_pair(a, b) for of_seed in changed for a, b in itertools.combinations(of_seed, 2)]
+    print(_row("**paired, all pairs of a seed**", every))
     for runs in given.runs:
         print(_retrained_row(pool, runs))
     print()
