@@ -6,7 +6,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -215,17 +215,24 @@ def find_config(config: str | Path | None, checkpoint: str | Path | None) -> Pat
     places = [Path.cwd()]
     if checkpoint is not None and "\0" not in str(checkpoint):
         places.insert(0, Path(os.path.realpath(checkpoint)).parent)  # Path.resolve raises for a loop of links
-    for place in places:
-        if is_file(place / CONFIG_NAME):
-            return place / CONFIG_NAME
-    pyproject = Path.cwd() / "pyproject.toml"
-    if is_file(pyproject) and _pyproject_section(pyproject) is not None:
-        return pyproject
+    found = config_in(places)
+    if found is not None:
+        return found
     looked = " or ".join(str(p) for p in dict.fromkeys(places))
     raise ConfigError(
         f"there is no {CONFIG_NAME} in {looked}: write one with `collapsekit init {checkpoint or 'CKPT'}`, "
         "or name one with --config."
     )
+
+
+def config_in(places: Sequence[Path]) -> Path | None:
+    """collapsekit.yaml in the first of these folders that has one, else the working directory's pyproject.toml where that has
+    a ``[tool.collapsekit]`` table, else None."""
+    for place in places:
+        if is_file(place / CONFIG_NAME):
+            return place / CONFIG_NAME
+    pyproject = Path.cwd() / "pyproject.toml"
+    return pyproject if is_file(pyproject) and _pyproject_section(pyproject) is not None else None
 
 
 def _text(path: Path) -> str:

@@ -163,16 +163,10 @@ def _summarise(result: GateReport) -> None:
 
 def _settled(config: Path | None) -> Config:
     """The config that is named, or lies in the working directory; of a report, there need not be one."""
-    from collapsekit.config import Config, find_config, load_config
+    from collapsekit.config import Config, config_in, find_config, load_config
 
-    if config is None:
-        try:
-            return load_config(find_config(None, None))
-        except ConfigError as e:
-            if not str(e).startswith("there is no collapsekit.yaml"):
-                raise
-            return Config(base=Path.cwd())
-    return load_config(find_config(config, None))
+    file = find_config(config, None) if config is not None else config_in([Path.cwd()])
+    return load_config(file) if file is not None else Config(base=Path.cwd())
 
 
 def _limits(

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
 from collapsekit.cli.terminal import guarded
 
 
-@guarded
-def schema() -> None:
-    """Print the JSON Schema of report.json."""
-    from collapsekit.report import Report
+class Kind(StrEnum):
+    """Files that collapsekit writes as JSON."""
 
-    typer.echo(json.dumps(Report.model_json_schema(), indent=1, allow_nan=False))
+    report = "report"
+    repair = "repair"
+    gate = "gate"
+    baseline = "baseline"
+
+
+# Imported when asked for: the schema of a report needs no NumPy.
+_MODELS = {
+    Kind.report: ("collapsekit.report", "Report"),
+    Kind.repair: ("collapsekit.repair_report", "RepairReport"),
+    Kind.gate: ("collapsekit.gate_report", "GateReport"),
+    Kind.baseline: ("collapsekit.gate.baseline", "Baseline"),
+}
+
+
+@guarded
+def schema(
+    kind: Annotated[
+        Kind, typer.Argument(help="Which file: what diagnose, repair, gate or baseline writes.")
+    ] = Kind.report,
+) -> None:
+    """Print the JSON Schema of report.json, or of another file."""
+    module, name = _MODELS[kind]
+    model = getattr(importlib.import_module(module), name)
+    typer.echo(json.dumps(model.model_json_schema(), indent=1, allow_nan=False))

@@ -180,3 +180,15 @@ def test_printed_outcome_and_exit_code_never_disagree(
         return
     word = done.stdout.split()[1].lower()
     assert EXIT_CODES[word] == done.returncode
+
+
+def test_what_is_written_fits_the_schemas(folder: Path, cli: Run) -> None:
+    from jsonschema import Draft202012Validator
+
+    cli("baseline", "create", "healthy", cwd=folder)
+    cli("gate", "deaf", "-b", "baseline.json", "-f", "json=gate.json", cwd=folder)
+    for kind, file in (("report", "healthy/report.json"), ("gate", "gate.json"), ("baseline", "baseline.json")):
+        schema = json.loads(cli("schema", kind, cwd=folder).stdout)
+        Draft202012Validator.check_schema(schema)
+        Draft202012Validator(schema).validate(json.loads((folder / file).read_text()))
+    assert json.loads(cli("schema", "repair", cwd=folder).stdout)["title"] == "RepairReport"

@@ -13,7 +13,7 @@ from pathlib import Path
 from collapsekit.config import load_config
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.report import Report
-from tests.fuzz import mutate, seeds
+from tests.fuzz import gate, mutate, seeds
 from tests.fuzz.invariant import check_archive, check_locate, check_sentence
 from tests.hostile.assemble import FLOATS, MAGIC, SYSTEM, VERSION, good_members
 
@@ -194,4 +194,5 @@ TARGETS = {
     "distributed": Target(_distributed, lambda: [seeds.metadata(), seeds.metadata(planned=False)], mutate.pickled),
     "config": Target(_config, _configs, _config_changed),
     "report": Target(_report, lambda: [json.dumps(r).encode() for r in seeds.reports()], mutate.json_text),
+    "gate": Target(gate.one, gate.inputs, gate.changed),
 }
