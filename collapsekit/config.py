@@ -226,7 +226,7 @@ def find_config(config: str | Path | None, checkpoint: str | Path | None) -> Pat
 
 
 def config_in(places: Sequence[Path]) -> Path | None:
-    """collapsekit.yaml in the first of these folders that has one, else the working directory's pyproject.toml where that has
+    """collapsekit.yaml in the first of these folders that has one, else the working directory's pyproject.toml where it has
     a ``[tool.collapsekit]`` table, else None."""
     for place in places:
         if is_file(place / CONFIG_NAME):
