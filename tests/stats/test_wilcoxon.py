@@ -88,6 +88,11 @@ def test_sides_and_order_do_not_matter(pairs: list[tuple[float, float]]) -> None
     assert signed_rank(a[::-1], b[::-1]).p == found.p
 
 
+def test_differences_beyond_what_a_number_can_be_are_ranked() -> None:
+    a = [1.7e308, 1.2e308, -1.1e308]
+    assert signed_rank(a, [-x for x in a]).statistic == 1.0
+
+
 def test_rounding_is_no_difference() -> None:
     a = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
     assert signed_rank(a, [math.nextafter(x, 1) for x in a]).differing == 0
