@@ -82,6 +82,8 @@ class Row(_Frozen):
 class Testing(_Frozen):
     """What was tested, and how."""
 
+    __test__ = False
+
     reference: str  # name of a column
     pairing: Pairs
     tests: int  # made, which Holm's correction is over
