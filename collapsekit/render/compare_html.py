@@ -6,7 +6,6 @@ from typing import Any
 
 from collapsekit.compare.comparison import Comparison
 from collapsekit.render.compare_tables import (
-    about,
     absences,
     blocks,
     cleaned_comparison,
@@ -16,6 +15,7 @@ from collapsekit.render.compare_tables import (
     runs_of,
 )
 from collapsekit.render.html import fill
+from collapsekit.render.tables import some
 
 
 def render(comparison: Comparison) -> str:
@@ -24,7 +24,7 @@ def render(comparison: Comparison) -> str:
     tested, p_values = p_blocks(comparison)
     context: dict[str, Any] = {
         "comparison": comparison,
-        "about": about(comparison),
+        "title": some([c.name for c in comparison.columns]),
         "blocks": blocks(comparison),
         "legend": list(legend(comparison)),
         "tested": tested,
