@@ -272,7 +272,7 @@ def reports(draw: st.DrawFn) -> Report:
     return base.model_copy(update={"modalities": verdicts, "results": tuple(results), "settings": kept})
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     pool=st.lists(reports(), min_size=1, max_size=3),
     columns=st.dictionaries(
