@@ -50,6 +50,7 @@ ORDER = [
     "run",
     "repairing",
     "gate",
+    "compare",
     "render",
     "example",
     "demo",
@@ -58,8 +59,9 @@ ORDER = [
 ALONE = {
     "stats": {"errors"},
     "locate": {"errors", "bounds"},
-    "render": {"errors", "files", "bounds", "report", "repair_report", "gate_report", "gate"},
+    "render": {"errors", "files", "bounds", "report", "repair_report", "gate_report", "gate", "compare"},
     "report": {"errors", "files", "bounds"},
+    "compare": {"errors", "files", "bounds", "report", "stats"},
     "gate": {"errors", "files", "bounds", "report", "gate_report", "records", "stats"},
 }
 MODULES = sorted(p for p in ROOT.rglob("*.py"))

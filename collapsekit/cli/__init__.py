@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from collapsekit import __version__
-from collapsekit.cli import baseline, demo, diagnose, doctor, gate, init, inspect, listing, repair, report, schema
+from collapsekit.cli import (
+    baseline,
+    compare,
+    demo,
+    diagnose,
+    doctor,
+    gate,
+    init,
+    inspect,
+    listing,
+    repair,
+    report,
+    schema,
+)
 
 app = typer.Typer(
     name="collapsekit",
@@ -25,6 +38,7 @@ app.command("repair")(repair.repair)
 app.command("gate")(gate.gate)
 app.add_typer(baseline.app, name="baseline")
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.command("list")(listing.list_)
 app.command("schema")(schema.schema)
 app.command("doctor")(doctor.doctor)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from collapsekit.gate_report import GateReport
 from collapsekit.repair_report import RepairReport
 from collapsekit.report import Report
 
+if TYPE_CHECKING:
+    from collapsekit.compare.comparison import Comparison
 
-def _json(report: Report | RepairReport | GateReport) -> str:
+
+def _json(report: Report | RepairReport | GateReport | Comparison) -> str:
     return report.to_json()
 
 
@@ -106,3 +110,30 @@ GATE_FORMATS: dict[str, Callable[..., str]] = {
     "github": _gate_github,
 }
 """The same for a ``GateReport``; ``text`` takes ``width`` and ``color``."""
+
+
+def _compare_markdown(comparison: Comparison) -> str:
+    from collapsekit.render.compare_markdown import render
+
+    return render(comparison)
+
+
+def _compare_html(comparison: Comparison) -> str:
+    from collapsekit.render.compare_html import render
+
+    return render(comparison)
+
+
+def _compare_terminal(comparison: Comparison, *, width: int | None = None, color: bool = False) -> str:
+    from collapsekit.render.compare_terminal import render
+
+    return render(comparison, width=width, color=color)
+
+
+COMPARE_FORMATS: dict[str, Callable[..., str]] = {
+    "json": _json,
+    "md": _compare_markdown,
+    "html": _compare_html,
+    "terminal": _compare_terminal,
+}
+"""The same for a ``Comparison``."""

@@ -72,7 +72,7 @@ def _head(report: Report) -> Iterator[str]:
                 escape(v.reason),
             ]
         )
-    yield from _table(("modality", "verdict", ">ignored (0–1)", ">costs now", ">costs if missing", "why"), rows)
+    yield from table(("modality", "verdict", ">ignored (0–1)", ">costs now", ">costs if missing", "why"), rows)
     yield f"Ignored: 0 is fully used, 1 fully ignored. Costs are in {escape(s.metric)}."
     yield ""
 
@@ -86,7 +86,7 @@ def _subsets(report: Report) -> Iterator[str]:
     if rows:
         yield "## What each subset of modalities can do"
         yield ""
-        yield from _folded(rows, ("subset", ">loss", f">{escape(report.subject.metric)}"), "subsets")
+        yield from folded(rows, ("subset", ">loss", f">{escape(report.subject.metric)}"), "subsets")
 
 
 def _section(section: Section) -> Iterator[str]:
@@ -94,14 +94,14 @@ def _section(section: Section) -> Iterator[str]:
     yield ""
     if section.whole:
         rows = [[code(short_name(r)), fmt_estimate(r.value, r.interval), escape(r.unit or "")] for r in section.whole]
-        yield from _table(("result", ">value", "unit"), rows)
+        yield from table(("result", ">value", "unit"), rows)
     if section.rows:
         rows = [[code(row.label), *(_cell(c) for c in row.cells), escape(row.unit or "")] for row in section.rows]
-        yield from _table(("result", *(f">{code(c)}" for c in section.columns), "unit"), rows)
+        yield from table(("result", *(f">{code(c)}" for c in section.columns), "unit"), rows)
     curves = [r for r in section.curves if r.curve is not None and not r.name.startswith("reliance.subsets")]
     if curves:
         rows = [[code(label(r)), *_ends(r)] for r in curves]
-        yield from _folded(rows, ("curve", "over", ">points", ">first", ">last"), "curves")
+        yield from folded(rows, ("curve", "over", ">points", ">first", ">last"), "curves")
     for about, note in section.notes:
         yield f"- Note on {code(about)}: {escape(note)}"
     for r in section.skipped:
@@ -126,7 +126,7 @@ def _definitions(found: Iterable[Section]) -> Iterator[str]:
     if rows:
         yield "## Definitions and sources"
         yield ""
-        yield from _folded(rows, ("result", "definition", "source"), "definitions", most=0)
+        yield from folded(rows, ("result", "definition", "source"), "definitions", most=0)
 
 
 def _reproduce(report: Report) -> Iterator[str]:
@@ -138,22 +138,22 @@ def _reproduce(report: Report) -> Iterator[str]:
         yield from (f"{fence}console", line, fence, "")
     rows = [[code(k), code(v) if v else ""] for k, v in settings_lines(report)]
     rows.append([code("checkpoint sha256"), code(report.subject.sha256)])
-    yield from _table(("setting", "value"), rows)
+    yield from table(("setting", "value"), rows)
     yield f"Made by collapsekit {escape(report.collapsekit)}."
 
 
-def _folded(rows: Sequence[Sequence[str]], headers: Sequence[str], what: str, most: int = 16) -> Iterator[str]:
+def folded(rows: Sequence[Sequence[str]], headers: Sequence[str], what: str, most: int = 16) -> Iterator[str]:
     """A table, closed until clicked where it has more than ``most`` rows."""
     if len(rows) > most:
         yield f"<details><summary>{len(rows)} {what}</summary>"
         yield ""
-    yield from _table(headers, rows)
+    yield from table(headers, rows)
     if len(rows) > most:
         yield "</details>"
         yield ""
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """A pipe table and a blank line; a header that starts with ``>`` is right-aligned. Cells are escaped already."""
     yield f"| {' | '.join(h.removeprefix('>') for h in headers)} |"
     yield f"|{'|'.join(' ---: ' if h.startswith('>') else ' --- ' for h in headers)}|"

@@ -42,7 +42,7 @@ def clean(text: str, limit: int = NAME_LIMIT) -> str:
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
 
 
-def _display_names(names: Iterable[str], limit: int = NAME_LIMIT) -> dict[str, str]:
+def display_names(names: Iterable[str], limit: int = NAME_LIMIT) -> dict[str, str]:
     """Each name's cleaned form, numbered where two names would otherwise look the same."""
     shown: dict[str, str] = {}
     for name in names:
@@ -60,7 +60,7 @@ def cleaned(report: Report) -> Report:
 
     Names of modalities stay distinct and stay the same wherever they occur, subsets ("a+b") included.
     """
-    names = _display_names(modality_names(report))
+    names = display_names(modality_names(report))
     safe: dict[str, Any] = _walk(_renamed(report, names))
     return Report.model_validate(safe)
 
@@ -78,11 +78,11 @@ def cleaned_repair(report: RepairReport) -> RepairReport:
 
     Names of modalities, of methods and of encoders stay distinct, and the same in all the reports within.
     """
-    methods = _display_names(dict.fromkeys([*report.method, *report.definitions, *(c.method for c in report.losses)]))
-    raw = _renamed_repair(report, _display_names(repair_names(report)))
+    methods = display_names(dict.fromkeys([*report.method, *report.definitions, *(c.method for c in report.losses)]))
+    raw = _renamed_repair(report, display_names(repair_names(report)))
     raw["method"] = tuple(methods[m] for m in report.method)
     raw["definitions"] = {methods[m]: text for m, text in report.definitions.items()}
-    paths = _display_names(dict.fromkeys(record.path for record in report.structure), 4 * NAME_LIMIT)
+    paths = display_names(dict.fromkeys(record.path for record in report.structure), 4 * NAME_LIMIT)
     for record in raw["structure"]:
         record["path"] = paths[record["path"]]
     for curve in raw["losses"]:

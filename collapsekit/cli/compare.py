@@ -1,0 +1,52 @@
+"""collapsekit compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collapsekit.cli.diagnose import Format
+from collapsekit.cli.terminal import guarded, say, screen
+
+
+@guarded
+def compare(
+    reports: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REPORT|NAME=REPORT,...",
+            help="A column each: a report.json or its folder, or a name with the reports of several runs (files, or a "
+            "folder that holds RUN/report.json or *.json).",
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Column that the others are tested against; default: the first of several runs."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Numbers to show, such as 'vif.*' or score; repeatable.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show every number.")] = False,
+    format_: Annotated[Format, typer.Option("--format", "-f", help="How to render it.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
+) -> None:
+    """Put reports side by side: verdicts and numbers, the best marked, tests over paired runs."""
+    from collapsekit.compare.build import compare_groups
+    from collapsekit.compare.groups import read_groups
+    from collapsekit.compare.quantities import Choice
+    from collapsekit.files import write_atomic
+    from collapsekit.render import COMPARE_FORMATS
+
+    found = compare_groups(read_groups(reports), against=against, choice=Choice(tuple(only or ()), every))
+    render = COMPARE_FORMATS[format_.value]
+    if output is not None:
+        write_atomic(output, render(found))
+        say(f"Written: {output}")
+    elif format_ is Format.terminal:
+        screen(render, found)
+    else:
+        typer.echo(render(found), nl=False)
