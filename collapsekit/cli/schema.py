@@ -19,6 +19,7 @@ class Kind(StrEnum):
     repair = "repair"
     gate = "gate"
     baseline = "baseline"
+    compare = "compare"
 
 
 # Imported when asked for: the schema of a report needs no NumPy.
@@ -27,13 +28,14 @@ _MODELS = {
     Kind.repair: ("collapsekit.repair_report", "RepairReport"),
     Kind.gate: ("collapsekit.gate_report", "GateReport"),
     Kind.baseline: ("collapsekit.gate.baseline", "Baseline"),
+    Kind.compare: ("collapsekit.compare.comparison", "Comparison"),
 }
 
 
 @guarded
 def schema(
     kind: Annotated[
-        Kind, typer.Argument(help="Which file: what diagnose, repair, gate or baseline writes.")
+        Kind, typer.Argument(help="Which file: what diagnose, repair, gate, baseline or compare writes.")
     ] = Kind.report,
 ) -> None:
     """Print the JSON Schema of report.json, or of another file."""

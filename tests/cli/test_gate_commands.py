@@ -187,7 +187,14 @@ def test_what_is_written_fits_the_schemas(folder: Path, cli: Run) -> None:
 
     cli("baseline", "create", "healthy", cwd=folder)
     cli("gate", "deaf", "-b", "baseline.json", "-f", "json=gate.json", cwd=folder)
-    for kind, file in (("report", "healthy/report.json"), ("gate", "gate.json"), ("baseline", "baseline.json")):
+    cli("compare", "healthy", "deaf", "-f", "json", "-o", "compare.json", cwd=folder)
+    made = {
+        "report": "healthy/report.json",
+        "gate": "gate.json",
+        "baseline": "baseline.json",
+        "compare": "compare.json",
+    }
+    for kind, file in made.items():
         schema = json.loads(cli("schema", kind, cwd=folder).stdout)
         Draft202012Validator.check_schema(schema)
         Draft202012Validator(schema).validate(json.loads((folder / file).read_text()))
