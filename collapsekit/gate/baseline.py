@@ -68,8 +68,15 @@ class Baseline(_Frozen):
         return self
 
     def to_json(self) -> str:
-        """The baseline as JSON text; the same reports in the same order give the same bytes."""
-        return json_text(self.model_dump(), default=to_jsonable_python) + "\n"
+        """The baseline as JSON text; the same reports in the same order give the same bytes. Raises ConfigError where it
+        would be more than is read."""
+        text = json_text(self.model_dump(), default=to_jsonable_python) + "\n"
+        if len(text) > MOST_BYTES:
+            raise ConfigError(
+                f"the baseline would be over {MOST_BYTES:,} bytes, the most that is read: leave out the records "
+                "(--no-records; retrained models can be compared without), or diagnose fewer examples."
+            )
+        return text
 
     @classmethod
     def load(cls, path: str | Path) -> Baseline:
@@ -137,7 +144,7 @@ def read_run(path: Path, *, records: bool = True) -> Run:
 
 def make_baseline(runs: Sequence[Run], earlier: Baseline | None = None) -> Baseline:
     """A baseline of these runs; those of ``earlier`` stay, but for runs of the same weights or the same training seed, which
-    these replace. Raises ConfigError for runs that cannot be compared, or are given twice, or are too large together."""
+    these replace. Raises ConfigError for runs that cannot be compared, or are given twice."""
     for i, run in enumerate(runs):
         again = next((r for r in runs[:i] if same_run(r.report, run.report)), None)
         if again is not None:
@@ -154,13 +161,7 @@ def make_baseline(runs: Sequence[Run], earlier: Baseline | None = None) -> Basel
         if said is not None:
             names = f"{every[0].report.subject.checkpoint} and {run.report.subject.checkpoint}"
             raise ConfigError(f"the reports of {names} cannot be compared, as {said}: diagnose both in the same way.")
-    made = Baseline(collapsekit=collapsekit.__version__, runs=tuple(every))
-    if len(made.to_json()) > MOST_BYTES:
-        raise ConfigError(
-            f"the baseline would be over {MOST_BYTES:,} bytes, the most that is read: leave out the records "
-            "(--no-records; retrained models can be compared without), or diagnose fewer examples."
-        )
-    return made
+    return Baseline(collapsekit=collapsekit.__version__, runs=tuple(every))
 
 
 def same_run(ours: Report, theirs: Report) -> bool:

@@ -110,20 +110,14 @@ def _paired(
         sums = unit_sums(apart, new.units)
         worse, error = float(apart.mean()) * scale, standard_error(sums, len(apart)) * scale
         half = error * float(student_t.ppf(0.5 + LEVEL / 2, len(sums) - 1)) if math.isfinite(error) else None
-    (margin, effect), alpha = _bar(number, before, limits), limits.alpha / tests
+    margin, effect = limits.margin(number.kind, before), limits.effect(number.kind, before)
+    alpha = limits.alpha / tests
     reach = detectable_paired(error, alpha, margin) if error is not None and math.isfinite(error) else None
     needed = None
     if reach is not None and error is not None and reach > effect:
         needed = examples_needed(len(apart), error, alpha, margin, effect)
     interval = None if half is None else (worse - half, worse + half)
     return Seen(number, found, before, worse, interval, p, reach, margin, effect, needed)
-
-
-def _bar(number: Number, before: float, limits: Limits) -> tuple[float, float]:
-    """Margin and effect. Of a use over 1, more than is due, the part over 1 may go unpunished: where a neglected modality
-    comes back, the one that did its work is used less."""
-    surplus = max(0.0, before - 1.0) if number.kind == "use" else 0.0
-    return limits.margin(number.kind) + surplus, limits.effect(number.kind) + surplus
 
 
 def _scale(number: Number, column: str, baseline: Report) -> float | None:
@@ -155,7 +149,8 @@ def _retrained(number: Number, report: Report, runs: Sequence[Report], limits: L
             f"{FEWEST_RUNS - len(known)} more of other seeds with `collapsekit baseline update`"
         )
     mean, sd, count = sum(known) / len(known), spread(known), len(known)
-    (margin, effect), alpha = _bar(number, mean, limits), limits.alpha / tests
+    margin, effect = limits.margin(number.kind, mean), limits.effect(number.kind, mean)
+    alpha = limits.alpha / tests
     reach, half = detectable_retrained(sd, count, alpha, margin), prediction_half(sd, count, LEVEL)
     needed, note = None, ""
     if reach > effect:

@@ -13,6 +13,7 @@ WATCHED = ("metric", "use", "missing")
 DEFAULT = ("metric", "use")
 MARGINS = {"metric": 0.02, "use": 0.1, "missing": 0.05}
 EFFECTS = {"metric": 0.1, "use": 0.4, "missing": 0.2}
+COLLAPSED = 0.15  # use under which a modality is collapsed, as in collapsekit.verdict
 USE = (
     "(credit + e) / (due + e): Shapley credit in the calibrated model over what the balanced reference gives, as "
     "utilisation.score, but without bounds; the margin begins at 1, all that is due, where it was more"
@@ -48,13 +49,22 @@ class Limits:
                     "to be seen must be more than what may pass; raise it, or lower the margin."
                 )
 
-    def margin(self, kind: str) -> float:
-        """The margin of a kind of number."""
-        return self.margins.get(kind, MARGINS[kind])
+    def margin(self, kind: str, before: float = 0.0) -> float:
+        """The margin of a kind of number that was ``before``. Of a use over 1, more than is due, the part over 1 may go
+        unpunished: where a neglected modality comes back, the one that did its work is used less."""
+        return self.margins.get(kind, MARGINS[kind]) + _surplus(kind, before)
 
-    def effect(self, kind: str) -> float:
-        """The effect of a kind of number."""
-        return self.effects.get(kind, max(EFFECTS[kind], 2 * self.margin(kind)))
+    def effect(self, kind: str, before: float = 0.0) -> float:
+        """The effect of a kind of number that was ``before``. Of a use, unless it was named: a collapse, if that is more."""
+        named = self.effects.get(kind)
+        if named is not None:
+            return named + _surplus(kind, before)
+        least = max(EFFECTS[kind], 2 * self.margin(kind)) + _surplus(kind, before)
+        return max(least, before - COLLAPSED) if kind == "use" else least
+
+
+def _surplus(kind: str, before: float) -> float:
+    return max(0.0, before - 1.0) if kind == "use" else 0.0
 
 
 @dataclass(frozen=True)

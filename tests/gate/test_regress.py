@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.gate import gate
 from collapsekit.gate.baseline import Baseline, make_baseline, make_run
-from collapsekit.gate.watched import EFFECTS, MARGINS, Limits
+from collapsekit.gate.watched import COLLAPSED, EFFECTS, MARGINS, Limits
 from collapsekit.gate_report import EXIT_CODES, GateReport, outcome_of
 from collapsekit.report import Report
 from collapsekit.stats.holm import holm
@@ -160,7 +160,7 @@ def test_too_few_runs_decide_nothing_and_say_how_many_more(count: int) -> None:
 
 
 def test_runs_that_vary_too_much_say_how_many_more_would_do() -> None:
-    found = gate(make_report({"audio": 0.85, "image": 0.9}, sha="new"), baseline=seeds(3, spread=0.1))
+    found = gate(make_report({"audio": 0.85, "image": 0.9}, sha="new"), baseline=seeds(3, spread=0.15))
     audio = next(c for c in found.checks if c.modality == "audio")
     assert audio.state == "inconclusive"
     assert audio.needed is not None
@@ -233,6 +233,20 @@ def test_limits_that_make_no_sense(wrong: dict[str, object], said: str) -> None:
         Limits(**wrong)  # type: ignore[arg-type]
 
 
+def test_a_collapse_is_what_has_to_be_seen() -> None:
+    """A use that was 0.9 may vary so that a fall of 0.4 is not seen for sure, but its collapse is."""
+    found = gate(make_report(HEALTHY, sha="new"), baseline=seeds(10, spread=0.1))
+    audio = next(c for c in found.checks if c.modality == "audio")
+    assert audio.detectable is not None
+    assert 0.4 < audio.detectable < 0.9 - COLLAPSED
+    assert audio.state == "passed"
+    found = gate(make_report(HEALTHY, sha="new"), baseline=seeds(10, spread=0.1), limits=Limits(effects={"use": 0.4}))
+    assert states(found)["use of audio"] == "inconclusive"
+    from collapsekit import verdict
+
+    assert verdict.COLLAPSED == COLLAPSED
+
+
 def test_nothing_to_check_is_no_pass() -> None:
     found = gate(make_report(), require=[])
     assert (found.outcome, found.exit_code) == ("inconclusive", 5)
@@ -267,6 +281,9 @@ def test_verdict_and_exit_code_never_disagree(
         assert (check.state == "failed") == worse
         surplus = check.margin - MARGINS["metric" if check.modality is None else "use"]
         effect = EFFECTS["metric" if check.modality is None else "use"] + surplus
+        if check.modality is not None:
+            assert check.baseline is not None
+            effect = max(effect, check.baseline - COLLAPSED)
         if not worse:
             seen = check.detectable is not None and check.detectable <= effect + 1e-9
             assert (check.state == "passed") == seen
