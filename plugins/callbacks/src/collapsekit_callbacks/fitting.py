@@ -29,7 +29,7 @@ class MonitorHooks:
         **options: Any,
     ) -> None:
         super().__init__()
-        self.batch, self.config, self.module, self.log, self.options = batch, config, module, log, options
+        self.batch, self.config, self.module, self.hook, self.options = batch, config, module, log, options
         self.monitor: Monitor | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -41,7 +41,7 @@ class MonitorHooks:
             for logger in trainer.loggers:
                 logger.log_metrics(dict(values), step=step)
 
-        self.monitor = Monitor(model, self.batch, self.config, log=self.log or to_trainer, **self.options)
+        self.monitor = Monitor(model, self.batch, self.config, log=self.hook or to_trainer, **self.options)
         self.monitor.start(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:

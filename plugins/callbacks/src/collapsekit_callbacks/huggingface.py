@@ -29,7 +29,7 @@ class CollapseMonitor(TrainerCallback):
         log: Log | None = None,
         **options: Any,
     ) -> None:
-        self.batch, self.config, self.log, self.options = batch, config, log, options
+        self.batch, self.config, self.hook, self.options = batch, config, log, options
         self.trainer: Trainer | None = None
         self.monitor: Monitor | None = None
 
@@ -44,7 +44,7 @@ class CollapseMonitor(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero:
             return
-        if self.log is None and self.trainer is None:
+        if self.hook is None and self.trainer is None:
             raise ConfigError(
                 "CollapseMonitor has nowhere to log to: call CollapseMonitor(...).attach(trainer) instead of naming it in "
                 "callbacks=[...], or give it log=."
@@ -56,7 +56,7 @@ class CollapseMonitor(TrainerCallback):
             self.trainer.log(dict(values))
             control.should_log = wanted
 
-        self.monitor = Monitor(kwargs["model"], self.batch, self.config, log=self.log or to_trainer, **self.options)
+        self.monitor = Monitor(kwargs["model"], self.batch, self.config, log=self.hook or to_trainer, **self.options)
         self.monitor.start(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
