@@ -319,6 +319,10 @@ def test_parallel_wrappers_are_looked_into_and_sharded_models_refused() -> None:
     with pytest.raises(ConfigError, match=r"'head\.weight' is sharded"):
         Monitor(model, HELD, CONFIG)
     other = made(Late, 0, WIDTHS)
+    other.fusion = type("FullyShardedDataParallel", (nn.Sequential,), {})(*other.fusion)
+    with pytest.raises(ConfigError, match="'fusion' is sharded"):
+        Monitor(other, HELD, CONFIG)
+    other = made(Late, 0, WIDTHS)
     other.head.to("meta")
     with pytest.raises(ConfigError, match="cpu, meta"):
         Monitor(other, HELD, CONFIG)
@@ -348,3 +352,16 @@ def test_what_cannot_be_measured_is_said_before_training(
         Monitor(model, batch, config, **options)
     assert str(e.value).endswith(".")
     assert all(m.training and not m._forward_hooks for m in model.modules())
+
+
+def test_the_readme_s_loop_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "plugins" / "callbacks" / "README.md").read_text()
+    block = text.split("```python\n")[1].split("```")[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(block, "README.md", "exec"), {})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [int(step) for step, _ in lines] == [100, 200, 300]
+    assert all(0 < float(share) < 1 for _, share in lines)
+    for name in ("loss", "reliance/MODALITY", "share/MODALITY", "effective_rank/MODALITY"):
+        assert f"| `collapsekit/{name}`" in text

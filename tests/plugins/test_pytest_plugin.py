@@ -150,6 +150,21 @@ def test_files_are_told_apart_by_what_they_hold(collapsekit_diagnose, tmp_path, 
 """
 
 
+MY_MODELS = """
+from pathlib import Path
+from conftest import splits as by_split
+from tests.problems import make_problem
+
+problem = make_problem(Path("mine"))
+
+def build():
+    return problem.model
+
+def splits():
+    return by_split(problem.arrays)
+"""
+
+
 @dataclass
 class Ran:
     outcomes: dict[str, str]  # passed, failed (in the test) or error (in a fixture), by test
@@ -201,6 +216,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory, site: Path) -> Ran:
     folder = tmp_path_factory.mktemp("suite")
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_models.py").write_text(TESTS)
+    readme = (PLUGIN / "README.md").read_text()
+    (folder / "test_readme.py").write_text(readme.split("```python\n")[1].split("```")[0])
+    (folder / "my_models.py").write_text(MY_MODELS)
     return run_pytest(folder, site)
 
 
@@ -215,7 +233,7 @@ FAIL = {"test_collapsed", "test_collapsed_checkpoint", "test_required", "test_in
 def test_what_passes_and_what_does_not(ran: Ran) -> None:
     outcomes = dict(ran.outcomes)
     assert outcomes.pop("test_broken_data_in_a_fixture") == "error"
-    assert len(outcomes) == 11
+    assert len(outcomes) == 12
     assert {name for name, outcome in outcomes.items() if outcome != "passed"} == FAIL, ran.output
     assert "error" not in outcomes.values()
 

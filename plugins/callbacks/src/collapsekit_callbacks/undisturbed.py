@@ -45,12 +45,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def device_of(model: nn.Module) -> torch.device:
     """The one device of all weights. Raises ConfigError where they are sharded, lie on several, or nowhere yet."""
-    for name, parameter in model.named_parameters():
-        if type(parameter).__name__ == "DTensor" or hasattr(parameter, "ds_id"):  # FSDP2 and the like; DeepSpeed
-            raise ConfigError(
-                f"parameter {name!r} is sharded over processes, and a monitor runs the whole model in one: train with data "
-                "parallel instead, or diagnose the saved checkpoint with `collapsekit diagnose`."
-            )
+    wrapped = [n for n, m in model.named_modules() if type(m).__name__ == "FullyShardedDataParallel"]
+    held = [n for n, p in model.named_parameters() if type(p).__name__ == "DTensor" or hasattr(p, "ds_id")]
+    for name in (*wrapped, *held):  # FSDP1; FSDP2 and the like, or DeepSpeed
+        raise ConfigError(
+            f"{name or 'the model'!r} is sharded over processes, and a monitor runs the whole model in one: train with data "
+            "parallel instead, or diagnose the saved checkpoint with `collapsekit diagnose`."
+        )
     devices = list(dict.fromkeys(p.device for p in model.parameters())) or [torch.device("cpu")]
     if len(devices) > 1 or devices[0].type == "meta":
         raise ConfigError(
