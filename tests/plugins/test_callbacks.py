@@ -15,6 +15,7 @@ import pytest
 from collapsekit_callbacks import loggers
 
 from collapsekit.errors import ConfigError
+from tests.plugins.conftest import Once
 from tests.plugins.framework_training import EVERY, STEPS
 
 SCRIPT = Path(__file__).with_name("framework_training.py")
@@ -28,35 +29,28 @@ MEASURED = list(range(EVERY, STEPS, EVERY))
 
 
 def run(folder: Path, names: list[str]) -> dict[str, Any]:
-    there = [n for n in names if all(map(find_spec, NEEDS[n]))]
-    if not there:
-        pytest.skip(f"needs {' or '.join(NEEDS[n][-1] for n in names)}, which is not installed")
     root = SCRIPT.parents[2]
     path = os.pathsep.join(map(str, (root, root / "plugins" / "callbacks" / "src")))
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(SCRIPT), str(folder), *there]
+    command = [sys.executable, str(SCRIPT), str(folder), *names]
     ran = subprocess.run(command, capture_output=True, text=True, env=env, check=False, cwd=folder)
     assert ran.returncode == 0, ran.stderr
     found: dict[str, Any] = json.loads((folder / "found.json").read_text())
     return found
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run(tmp_path_factory.mktemp("trainers"), QUICK)
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run(tmp_path_factory.mktemp("trainers"), ["pytorch_lightning"])
+def training(once: Once, name: str) -> dict[str, Any]:
+    """What came out under that trainer, all that are quick run in one process; skips where it is not installed."""
+    if not all(map(find_spec, NEEDS[name])):
+        pytest.skip(f"needs {' and '.join(NEEDS[name])}")
+    together = [n for n in QUICK if all(map(find_spec, NEEDS[n]))] if name in QUICK else [name]
+    found: dict[str, Any] = once("_".join(together), lambda folder: run(folder, together))[name]
+    return found
 
 
 @pytest.fixture(params=[*QUICK, pytest.param("pytorch_lightning", marks=pytest.mark.slow)])
-def trained(request: pytest.FixtureRequest) -> dict[str, Any]:
-    found = request.getfixturevalue("quick" if request.param in QUICK else "other")
-    if request.param not in found:
-        pytest.skip(f"needs {' and '.join(NEEDS[request.param])}, which are not installed")
-    return found[request.param]
+def trained(request: pytest.FixtureRequest, once: Once) -> dict[str, Any]:
+    return training(once, request.param)
 
 
 def test_training_ends_in_the_same_bits_with_the_callback_and_without_it(trained: dict[str, Any]) -> None:
@@ -87,10 +81,8 @@ def test_collapsed_model_has_no_share_all_along(trained: dict[str, Any]) -> None
     assert losses[-1] < losses[0]  # it is the model in training that is measured
 
 
-def test_huggingface_callback_with_nowhere_to_log_says_so(quick: dict[str, Any]) -> None:
-    if "huggingface" not in quick:
-        pytest.skip("needs transformers and accelerate")
-    assert ".attach(trainer)" in quick["huggingface"]["nowhere to log"]
+def test_huggingface_callback_with_nowhere_to_log_says_so(once: Once) -> None:
+    assert ".attach(trainer)" in training(once, "huggingface")["nowhere to log"]
 
 
 VALUES = [{"collapsekit/loss": 0.5, "collapsekit/share/ear (left)": 0.25}, {"collapsekit/loss": 0.125}]

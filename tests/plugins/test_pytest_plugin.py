@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +15,7 @@ from collapsekit_pytest.message import failure
 
 from collapsekit.errors import ConfigError
 from collapsekit.report import ModalityVerdict, Report, Subject
+from tests.plugins.conftest import Once
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "plugins" / "pytest"
@@ -173,15 +174,18 @@ class Ran:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pytest_plugin")
+def site(once: Once) -> Path:
+    return Path(once("collapsekit_pytest", install))
+
+
+def install(folder: Path) -> str:
     # From a copy: building leaves its traces in the source folder.
     shutil.copytree(PLUGIN, folder / "source", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     flags = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "install", *flags, "--target", str(folder / "site"), str(folder / "source")]
     installed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert installed.returncode == 0, installed.stderr
-    return folder / "site"
+    return str(folder / "site")
 
 
 def run_pytest(folder: Path, site: Path) -> Ran:
@@ -212,8 +216,11 @@ def run_pytest(folder: Path, site: Path) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, site: Path) -> Ran:
-    folder = tmp_path_factory.mktemp("suite")
+def ran(once: Once, site: Path) -> Ran:
+    return Ran(**once("pytest_suite", lambda folder: asdict(run_suite(folder, site))))
+
+
+def run_suite(folder: Path, site: Path) -> Ran:
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_models.py").write_text(TESTS)
     readme = (PLUGIN / "README.md").read_text()
