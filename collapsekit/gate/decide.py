@@ -10,7 +10,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.gate.baseline import Baseline, Run, differs, seed_of
 from collapsekit.gate.regress import paired_checks, retrained_checks, undecided
 from collapsekit.gate.rules import DEFAULT, decide_rule
-from collapsekit.gate.watched import Limits
+from collapsekit.gate.watched import Limits, says_nothing
 from collapsekit.gate_report import Against, GateCheck, GateReport, State, outcome_of
 from collapsekit.records import Records
 from collapsekit.report import Report
@@ -40,7 +40,7 @@ def gate(
     if baseline is not None:
         against, compared = _compare(report, baseline, limits, situation)
         checks += compared
-        notes += _notes(baseline)
+        notes += _notes(baseline, limits)
     elif situation != "auto":
         raise ConfigError(f"situation {situation!r} needs a baseline to compare with: name one with --baseline.")
     outcome = outcome_of([c.state for c in checks])
@@ -105,14 +105,18 @@ def _twin(report: Report, baseline: Baseline) -> tuple[Run | None, str]:
     return None, seeds + (" or training seed" if seed is not None else ", and the report names no training seed")
 
 
-def _notes(baseline: Baseline) -> list[str]:
-    collapsed = [r.report.subject.checkpoint for r in baseline.runs if r.report.verdict == "collapsed"]
-    if not collapsed:
-        return []
-    return [
-        f"{len(collapsed)} of the {len(baseline.runs)} runs of the baseline are collapsed themselves: being no worse than "
-        "they are is no health."
-    ]
+def _notes(baseline: Baseline, limits: Limits) -> list[str]:
+    reports, found = [run.report for run in baseline.runs], []
+    collapsed = sum(r.verdict == "collapsed" for r in reports)
+    if collapsed:
+        found.append(
+            f"{collapsed} of the {len(reports)} runs of the baseline are collapsed themselves: being no worse than they are "
+            "is no health."
+        )
+    idle = says_nothing(reports) if "use" in limits.watch else []
+    if idle:
+        found.append(f"the use of {', '.join(idle)} is not watched, as the baseline says that nothing is due to it.")
+    return found
 
 
 def _summary(outcome: State, checks: Sequence[GateCheck]) -> str:

@@ -11,7 +11,7 @@ from scipy.stats import t as student_t
 
 from collapsekit.errors import ConfigError
 from collapsekit.gate.baseline import Run
-from collapsekit.gate.watched import Limits, Number, due_of, numbers, value_of
+from collapsekit.gate.watched import Limits, Number, due_of, numbers, says_nothing, value_of
 from collapsekit.gate_report import GateCheck, State
 from collapsekit.records import Records
 from collapsekit.report import Interval, Report
@@ -65,7 +65,7 @@ def paired_checks(report: Report, records: Records, run: Run, limits: Limits) ->
         raise ConfigError(
             "the baseline's records are of other examples than the report's: diagnose both on the same data."
         )
-    watched = numbers(report, limits.watch)
+    watched = numbers(report, limits.watch, says_nothing([run.report]))
     return _judged(
         [_paired(n, report, records, run.report, theirs, limits, len(watched)) for n in watched],
         watched,
@@ -76,8 +76,9 @@ def paired_checks(report: Report, records: Records, run: Run, limits: Limits) ->
 
 def retrained_checks(report: Report, runs: Sequence[Run], limits: Limits) -> list[GateCheck]:
     """The report against how much the baseline's training runs vary."""
-    watched = numbers(report, limits.watch)
-    seen = [_retrained(n, report, [r.report for r in runs], limits, len(watched)) for n in watched]
+    before = [r.report for r in runs]
+    watched = numbers(report, limits.watch, says_nothing(before))
+    seen = [_retrained(n, report, before, limits, len(watched)) for n in watched]
     return _judged(seen, watched, limits, "retrained")
 
 

@@ -80,12 +80,21 @@ class Number:
     columns: tuple[str, ...]
 
 
-def numbers(report: Report, watch: Sequence[str]) -> list[Number]:
-    """The numbers to watch in reports such as this one, in the order of its modalities."""
+def says_nothing(reports: Sequence[Report]) -> list[str]:
+    """Modalities that all these reports call uninformative: of what is due nothing, no use can be told."""
+    return [
+        m
+        for m in reports[0].subject.modalities
+        if all(m in r.modalities and r.modalities[m].verdict == "uninformative" for r in reports)
+    ]
+
+
+def numbers(report: Report, watch: Sequence[str], leave_out: Sequence[str] = ()) -> list[Number]:
+    """What to watch in reports such as this one, in the order of its modalities; not the use of those to leave out."""
     metric, found = report.subject.metric, []
     if "metric" in watch:
         found.append(Number("metric", None, metric, metric, f"{metric} of the model as it is", ("metric", "loss")))
-    for m in report.subject.modalities if "use" in watch else ():
+    for m in [m for m in report.subject.modalities if m not in leave_out] if "use" in watch else ():
         found.append(Number("use", m, f"use of {m}", "of what is due", USE, (f"credit.{m}",)))
     for m in report.subject.modalities if "missing" in watch else ():
         what = f"{metric} with {m} taken from other examples"

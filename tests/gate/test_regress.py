@@ -247,6 +247,20 @@ def test_a_collapse_is_what_has_to_be_seen() -> None:
     assert verdict.COLLAPSED == COLLAPSED
 
 
+def test_the_use_of_what_says_nothing_is_not_watched() -> None:
+    def quiet(report: Report) -> Report:
+        verdict = report.modalities["audio"].model_copy(update={"verdict": "uninformative"})
+        return report.model_copy(update={"modalities": {**report.modalities, "audio": verdict}})
+
+    base = [quiet(run_of({"audio": 1 + i, "image": 0.9 + 0.01 * i}, sha=f"{i}", training_seed=i)) for i in range(4)]
+    new = run_of({"audio": -3.0, "image": 0.9}, sha="new", training_seed=0)
+    for found in (gate(new, baseline=against(*base)), gate(new, baseline=against(*base), situation="retrained")):
+        assert states(found) == {"accuracy": "passed", "use of image": "passed"}
+        assert any("use of audio is not watched" in note for note in found.notes)
+    loud = run_of({"audio": 1.0, "image": 0.9}, sha="loud", training_seed=9)  # one that says something is enough
+    assert "use of audio" in states(gate(new, baseline=against(*base, loud), situation="retrained"))
+
+
 def test_nothing_to_check_is_no_pass() -> None:
     found = gate(make_report(), require=[])
     assert (found.outcome, found.exit_code) == ("inconclusive", 5)

@@ -90,6 +90,7 @@ def test_what_is_not_there_never_passes(rule: str, said: str, around: str) -> No
 def test_no_score_and_inconclusive_verdicts_decide_nothing() -> None:
     assert state("modalities.*.score <= 0.9", NO_SCORE) == "inconclusive"
     assert state("modalities.image.score <= 0.9", NO_SCORE) == "passed"
+    assert state("modalities.*.score <= 0.05", NO_SCORE) == "failed"  # whatever audio's would be
     unsure = make_report(verdict="inconclusive")
     assert state("verdict != collapsed", unsure) == "inconclusive"
     assert state("not verdict == collapsed", unsure) == "inconclusive"
