@@ -217,6 +217,25 @@ def test_missing_modalities_are_watched_where_asked() -> None:
     assert [c.found for c in found.checks] == pytest.approx([0.3, 0.3])
 
 
+@pytest.mark.parametrize(("worse", "expected"), [(0.3, "failed"), (0.0, "passed"), (-0.3, "passed")])
+def test_a_metric_that_is_no_mean_is_tested_by_the_loss(worse: float, expected: str) -> None:
+    """As an AUROC: how far it fell is the reports' own, whether that is chance the losses say."""
+    base = make_records(HEALTHY, 0.9)
+    columns = {k: v for k, v in base.columns.items() if not k.startswith("metric")}
+    before = dataclasses.replace(base, columns=columns)
+    after = dataclasses.replace(base, columns={**columns, "loss": columns["loss"] + np.float32(worse)})
+    old = make_report(HEALTHY, records=before, training_seed=3)
+    new = make_report(HEALTHY, 0.9 - worse, records=after, training_seed=3, sha="new")
+    found = next(
+        c
+        for c in gate(new, baseline=against(old), limits=Limits(effects={"metric": 0.2})).checks
+        if c.name == "accuracy"
+    )
+    assert found.state == expected
+    assert found.difference == pytest.approx(worse)
+    assert found.interval == pytest.approx((worse - 0.05 * 2**0.5, worse + 0.05 * 2**0.5))
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
