@@ -109,10 +109,10 @@ def _notes(baseline: Baseline, limits: Limits) -> list[str]:
     reports, found = [run.report for run in baseline.runs], []
     collapsed = sum(r.verdict == "collapsed" for r in reports)
     if collapsed:
-        found.append(
-            f"{collapsed} of the {len(reports)} runs of the baseline are collapsed themselves: being no worse than they are "
-            "is no health."
-        )
+        who = f"{collapsed} of the {len(reports)} runs of the baseline are collapsed themselves"
+        if len(reports) == 1:
+            who = "the baseline's one run is collapsed itself"
+        found.append(f"{who}: to be no worse is not to be healthy.")
     idle = says_nothing(reports) if "use" in limits.watch else []
     if idle:
         found.append(f"the use of {', '.join(idle)} is not watched, as the baseline says that nothing is due to it.")
@@ -129,7 +129,8 @@ def _summary(outcome: State, checks: Sequence[GateCheck]) -> str:
         return "Nothing was checked: give a rule or a baseline."
     if outcome == "passed":
         return "The one check passed." if count == 1 else f"All {count} checks passed."
-    word, listed = ("failed", names("failed")) if outcome == "failed" else ("decided nothing", names("inconclusive"))
     number = sum(c.state == outcome for c in checks)
-    nothing = "Nothing failed, but " if outcome == "inconclusive" else ""
-    return f"{nothing}{number} of {count} checks {word}: {listed}."
+    which = "The one check" if count == 1 else f"{number} of {count} checks"
+    if outcome == "failed":
+        return f"{which} failed: {names('failed')}."
+    return f"{which if count == 1 else f'Nothing failed, but {which}'} decided nothing: {names('inconclusive')}."

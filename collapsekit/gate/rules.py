@@ -45,7 +45,7 @@ def decide_rule(rule: str, report: Report) -> GateCheck:
         name=rule.strip(),
         kind="rule",
         state=state,
-        sentence=_sentence(state, values, missing),
+        sentence=_sentence(state, values, missing, report),
         modality=named.pop() if len(named) == 1 else None,
         found=one.value if one is not None and isinstance(one.value, float | int) else None,
         definition="a rule over the values of one report",
@@ -100,11 +100,14 @@ def _why_not(comparison: Comparison, left: Side, right: Side) -> str | None:
     return None
 
 
-def _sentence(state: State, values: list[Found], missing: list[str]) -> str:
+def _sentence(state: State, values: list[Found], missing: list[str], report: Report) -> str:
     if state == "inconclusive":
         return f"Not decided: {'; '.join(dict.fromkeys(missing))}."
-    seen = ", ".join(dict.fromkeys(f"{f.name} is {_shown(f.value)}" for f in values if f.value is not None))
-    return f"{'Holds' if state == 'passed' else 'Does not hold'}: {seen}."
+    seen = list(dict.fromkeys(f"{f.name} is {_shown(f.value)}" for f in values if f.value is not None))
+    ignored = [m for m, v in report.modalities.items() if v.verdict == "collapsed"]
+    if ignored and "verdict is collapsed" in seen:
+        seen[seen.index("verdict is collapsed")] += f" (of {', '.join(ignored)})"
+    return f"{'Holds' if state == 'passed' else 'Does not hold'}: {', '.join(seen)}."
 
 
 def _shown(value: float | str | None) -> str:

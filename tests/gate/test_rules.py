@@ -253,6 +253,10 @@ def test_the_sentence_says_what_was_found() -> None:
     assert (check.modality, check.found) == ("audio", pytest.approx(0.9))
 
 
+def test_a_collapsed_verdict_says_of_what() -> None:
+    assert "verdict is collapsed (of audio)" in decide_rule("verdict != collapsed", REPORT).sentence
+
+
 def test_names_swapped_swap_the_results() -> None:
     swapped = make_report({"audio": 0.9, "image": 0.1})
     for a, b in (("audio", "image"), ("image", "audio")):
