@@ -173,7 +173,7 @@ def test_sarif_is_read_by_a_parser_and_has_a_result_for_each_finding(report: Gat
         assert rules[made["ruleIndex"]]["id"] == made["ruleId"] == f"gate/{c.kind}"
         uri = made["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
         assert uri
-        assert re.fullmatch(r"[\w./%-]+", uri, re.ASCII)
+        assert re.fullmatch(r"[\w./%~-]+", uri, re.ASCII)
     assert raw["invocations"][0]["exitCode"] == report.exit_code
 
 
