@@ -118,7 +118,8 @@ def test_every_format_says_the_outcome_and_none_acts(report: GateReport) -> None
         assert not hidden, name
         starts = [line for line in lines if line.lstrip().startswith(("::", "##["))]
         assert not starts or name == "github"
-        assert "<script" not in text or name in ("text", "github", "json", "sarif")
+        markup = {"markdown": re.sub(r"`[^`]*`", "", text), "junit": text}  # in code, nothing is markup
+        assert "<script" not in markup.get(name, "")
     assert [decoded(line)[0] for line in made["github"].splitlines()][-1] == "notice"
 
 
