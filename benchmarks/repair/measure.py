@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,10 @@ def measure(
         for chain in methods:
             began = time.perf_counter()
             job, _ = make_job(asked, before, weak)
-            for named in chain.split(","):
+            for place, named in enumerate(chain.split(",")):
                 method, _, preset = named.partition(":")
                 own = every[method] if not preset else type(every[method])(preset=preset)  # type: ignore[call-arg]
-                stages = registry.get_repair(method).stages(replace(job, options=own))
+                stages = registry.get_repair(method).stages(job.at_place(place, own))
                 train(stages, job, method, Snapshots(folder / chain / method, {}), Progress())
             took = time.perf_counter() - began
             yield study(chain, job.adapter, took)

@@ -12,6 +12,8 @@ counts where the diagnosis finds that, on val and on test, before any method has
   and the loss is at most 0.02. *of prior gain*, the weaker reading, only shown: (after - constant) / (reference - constant).
 - *repaired*: accepted on val, every repaired modality `used` on test, the gain reached. What was rejected is not repaired,
   and as it leaves the model as it was, it makes nothing worse (*or kept*: if it had been exported all the same).
+- *of able*: those repaired among the subjects where the same architecture, trained healthily from scratch, reaches the gain;
+  where it does not, a repair that keeps the architecture has to do better than that.
 - *worse*: accepted, and the paired difference of the test metric lies below 0 with its whole 95 % interval, or the verdict
   of any modality falls (used > underused > collapsed).
 """

@@ -131,7 +131,8 @@ def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, 
     adapter = asked.adapter()
     at, data = _fold(adapter, asked)
     credit = {m: _credit(before, m) for m in adapter.modalities}
-    return Job(adapter, at, weak, credit, asked.training, asked.seed, Options()), data
+    ignored = tuple(m for m in weak if before.modalities[m].verdict == "collapsed")
+    return Job(adapter, at, weak, credit, asked.training, asked.seed, Options(), ignored=ignored), data
 
 
 def _fold(adapter: Adapter, asked: Asked) -> tuple[Fold, str]:

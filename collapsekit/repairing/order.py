@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ def plan(
     with random_state_kept(), torch.inference_mode(False), torch.enable_grad():
         job, _ = make_job(asked, before, weak)
         own = frozenset(id(p) for p in job.adapter.model.parameters())
-        stages = registry.get_repair(chosen[0]).stages(replace(job, options=every[chosen[0]]))
+        stages = registry.get_repair(chosen[0]).stages(job.at_place(0, every[chosen[0]]))
         told += reckon(next(iter(stages)), job, chosen[0], own)
     return told
 
@@ -137,7 +136,7 @@ class _Run:
             if not resume:
                 part.clear()
             self.kept.append(part)
-            stages = registry.get_repair(name).stages(replace(job, options=options[name]))
+            stages = registry.get_repair(name).stages(job.at_place(place, options[name]))
             shown = asked.tensorboard and asked.tensorboard / part.folder.name
             self.curves += train(stages, job, name, part, asked.progress, shown)
         self.adapter.model.eval()

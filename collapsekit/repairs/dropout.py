@@ -11,7 +11,8 @@ from torch import Tensor
 
 from collapsekit.adapter.base import Change
 from collapsekit.registry import Options, repair
-from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss
+from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh
+from collapsekit.repairs.stage import Job, Stage, Step, finishing, held_task_loss
 
 DRAWS = 4  # of what is dropped from the held-out examples; the same in every epoch
 
@@ -24,6 +25,8 @@ class DropoutOptions(Options):
     fill: Literal["zeros", "other"] = Field(
         "zeros", description="what stands in: zeros, or another example's of the batch"
     )
+    fresh_fusion: Fresh = Field("auto", description=WHETHER)
+    finish: bool = Field(True, description="then train with every modality there")
 
 
 @repair(
@@ -32,13 +35,15 @@ class DropoutOptions(Options):
     definition=(
         "Fine-tuning in which what a modality's encoder gives of an example is replaced, with probability `rate`, by zeros "
         "or by what it gives of another example; never all of one example. `by_credit`: probabilities in proportion to "
-        "Shapley credit, of the same mean. The epoch of the least held-out loss under such dropout is kept."
+        "Shapley credit, of the same mean. The epoch of the least held-out loss under such dropout is kept. Then plain "
+        "fine-tuning, with every modality there (`finish`)."
     ),
     source="Neverova et al. 2016, ModDrop (IEEE TPAMI 38:8), on features rather than inputs",
     options=DropoutOptions,
 )
 def dropout(job: Job) -> Iterator[Stage]:
     options = job.own(DropoutOptions)
+    begin_fresh(job, "dropout", options.fresh_fusion)
     rates = torch.tensor(drop_rates(job, options))
 
     def dropping(examples: int) -> dict[str, Change]:
@@ -54,6 +59,8 @@ def dropout(job: Job) -> Iterator[Stage]:
         return sum(held_task_loss(job, lambda live: live.outputs, run) for _ in range(DRAWS)) / DRAWS
 
     yield Stage("modality dropout", job.adapter.model, job.trainable(), loss, held)
+    if options.finish:
+        yield finishing(job, job.trainable())
 
 
 def drop_rates(job: Job, options: DropoutOptions) -> list[float]:

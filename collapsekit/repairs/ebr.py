@@ -19,8 +19,8 @@ from collapsekit.inserts import absent, posts_of
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.channels import need_encoders, widths_of
 from collapsekit.repairs.dropout import drawn
-from collapsekit.repairs.fresh import renew_fusion
-from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss
+from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh
+from collapsekit.repairs.stage import Job, Stage, Step, finishing, held_task_loss
 from collapsekit.repairs.substitution import latent_vectors, note_substitutes, pooled_latent
 from collapsekit.report import Result
 from collapsekit.sources import Batch
@@ -34,6 +34,8 @@ PAPER: dict[str, Any] = {
     "ramp": 0,
     "normalize": False,
     "align": 0.0,
+    "fresh_fusion": False,
+    "finish": False,
 }
 
 
@@ -53,9 +55,8 @@ class EbrOptions(Options):
     ramp: int = Field(10, ge=0, description="epochs over which the adversary's weight grows")
     normalize: bool = Field(True, description="what the discriminator is shown: each encoding normalised")
     align: float = Field(0.0, ge=0, description="weight of the distance between an example's encodings")
-    fresh_fusion: bool = Field(
-        False, description="train a newly initialised fusion and head, not those that learned to ignore"
-    )
+    fresh_fusion: Fresh = Field("auto", description=WHETHER)
+    finish: bool = Field(True, description="after substitution, train with every modality there")
 
     @model_validator(mode="before")
     @classmethod
@@ -70,7 +71,8 @@ class EbrOptions(Options):
         "Behind every encoder two-layer perceptrons h and h⁻¹ that change nothing at first; the whole model is trained on "
         "the task's loss while, in a latent space common to all, encodings of other modalities stand in for a modality at "
         "random (`substitution`) and a discriminator of modalities is learned and countered (`adversary`). The epoch of the "
-        "least held-out loss, under the same substitution, is kept."
+        "least held-out loss, under the same substitution, is kept. Then plain fine-tuning, with every modality there "
+        "(`finish`)."
     ),
     source="Chaudhuri et al. 2025, sections 3.4 and 4.4 and Appendix C.1",
     options=EbrOptions,
@@ -78,8 +80,7 @@ class EbrOptions(Options):
 def ebr(job: Job) -> Iterator[Stage]:
     options = job.own(EbrOptions)
     need_encoders(job)
-    if options.fresh_fusion:
-        renew_fusion(job, "ebr")
+    begin_fresh(job, "ebr", options.fresh_fusion)
     torch.manual_seed(job.seed)
     job.adapter.insert(heads(job, options))
     made = [r for r in job.adapter.config.structure if r["kind"] == "basis"]  # or an earlier repair's
@@ -90,9 +91,10 @@ def ebr(job: Job) -> Iterator[Stage]:
     note_substitutes(job)
     discriminator = Discriminator(made[0]["latent"], len(made), normalize=options.normalize)
     yield _stage(job, options, discriminator.to(job.adapter.device))
-    job.findings.extend(note_substitutes(job))
-    if options.adversary:
-        job.findings.extend(_told_apart(job, discriminator))
+    told = _told_apart(job, discriminator) if options.adversary else []  # of what it was trained along with
+    if options.finish and options.substitution:
+        yield finishing(job, _parameters(job))
+    job.findings.extend([*note_substitutes(job), *told])
 
 
 def heads(job: Job, options: EbrOptions) -> list[dict[str, Any]]:
@@ -175,11 +177,14 @@ def _stage(job: Job, options: EbrOptions, discriminator: Discriminator) -> Stage
         return sum(held_task_loss(job, lambda live: live.outputs, run) for _ in range(draws)) / draws
 
     module = nn.ModuleList([model, discriminator])
-    # What was inserted is trained, whatever is frozen.
-    own = [p for post in posts_of(model, "basis").values() for p in post.insert.parameters()]
-    known = {id(p): p for p in (*job.trainable(), *own)}
-    parameters = [*known.values(), *(discriminator.parameters() if options.adversary else [])]
+    parameters = [*_parameters(job), *(discriminator.parameters() if options.adversary else [])]
     return Stage("basis reallocation", module, parameters, loss, held, cycle=max(1, 2 * alternate))
+
+
+def _parameters(job: Job) -> list[nn.Parameter]:
+    """Of the model; what was inserted is trained, whatever is frozen."""
+    own = [p for post in posts_of(job.adapter.model, "basis").values() for p in post.insert.parameters()]
+    return list({id(p): p for p in (*job.trainable(), *own)}.values())
 
 
 def _told_apart(job: Job, discriminator: Discriminator) -> list[Result]:

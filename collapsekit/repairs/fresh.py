@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from collapsekit.errors import ConfigError
 from collapsekit.repairs.stage import Job
+
+Fresh = bool | Literal["auto"]
+WHETHER = (
+    "train a newly initialised fusion and head, not those that learned to ignore; auto: where the diagnosis found a "
+    "modality to repair collapsed"
+)
+
+
+def begin_fresh(job: Job, method: str, wanted: Fresh) -> None:
+    """Renew the fusion where that is ``wanted``; "auto": where the model ignores a modality to repair, can be built
+    afresh, and is to change whole. Raises ConfigError where it is wanted and cannot be."""
+    if wanted == "auto":
+        wanted = bool(job.ignored) and not job.training.freeze and job.adapter.config.model.factory is not None
+    if wanted:
+        renew_fusion(job, method)
 
 
 def need_factory(job: Job, method: str) -> None:

@@ -16,6 +16,7 @@ from collapsekit.inserts import Exchange, posts_of
 from collapsekit.probes.spectrum import small_n
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.channels import Score, features_of, need_encoders, pooled, scores_of
+from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh
 from collapsekit.repairs.stage import CHUNK, Job, Stage
 from collapsekit.report import Result
 from collapsekit.stats import exchange as ex
@@ -36,6 +37,7 @@ class RtfOptions(Options):
     blend: float = Field(0.3, gt=0, lt=1, description="α to begin with")
     receivers: Literal["weak", "all"] = Field("all", description="the modalities to repair, or every one")
     giver: str | None = Field(None, description="who gives; by default the one of the highest credit among the others")
+    fresh_fusion: Fresh = Field("auto", description=WHETHER)
 
 
 @repair(
@@ -56,8 +58,10 @@ def rtf(job: Job) -> Iterator[Stage]:
     _need_exchangeable(job)
     features = features_of(job)
     before = {m: pooled(job, m, x) for m, x in features.items()}
-    job.adapter.insert(records(job, options, givers, features))
+    made = records(job, options, givers, features)  # which channels say least: to the fusion as it was
     del features
+    begin_fresh(job, "rtf", options.fresh_fusion)
+    job.adapter.insert(made)
     _mix(job)
     _need_reached(job, givers)
     own = [p for post in _posts(job).values() for p in post.parameters() if p.numel()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -76,6 +76,11 @@ class Job:
     seed: int
     options: Options
     findings: list[Result] = field(default_factory=list)  # what a method notes down of its own, for the report
+    ignored: tuple[str, ...] = ()  # of ``weak``, those that the model ignores as it stands before the method
+
+    def at_place(self, place: int, options: Options) -> Job:
+        """The job of the method at this place of a chain; of what an earlier one made, it is not known what it ignores."""
+        return replace(self, options=options, ignored=() if place else self.ignored)
 
     def own(self, kind: type[Kind]) -> Kind:
         """The method's options, as the type it registered."""
@@ -115,6 +120,17 @@ class Job:
     def held_loss(self) -> float:
         """The task's loss on the held-out examples: of a softmax of the model's outputs, or the like."""
         return held_task_loss(self, lambda live: live.outputs)
+
+
+def finishing(job: Job, parameters: list[nn.Parameter]) -> Stage:
+    """Plain training of the model behind a stage in which modalities were taken away: with every modality there."""
+    return Stage(
+        "finishing",
+        job.adapter.model,
+        parameters,
+        loss=lambda step: job.task_loss(job.run(step).outputs, step),
+        held=job.held_loss,
+    )
 
 
 def held_task_loss(job: Job, outputs: Callable[[Live], Tensor], run: Callable[[Batch], Live] | None = None) -> float:

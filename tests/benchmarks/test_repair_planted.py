@@ -36,6 +36,7 @@ def record(**changed: Any) -> dict[str, Any]:
         "metric_after": 0.9,
         "metric_reference": 0.9,
         "metric_constant": 0.25,
+        "metric_healthy": 0.9,
         "difference": 0.4,
         "interval": [0.35, 0.45],
     }
@@ -89,7 +90,7 @@ def test_what_was_rejected_is_not_repaired_and_makes_nothing_worse() -> None:
 )
 def test_a_subject_made_worse_is_counted(changed: dict[str, Any]) -> None:
     assert judged(record(**changed))["worse"]
-    assert table([record(), record(**changed)]).splitlines()[-1].endswith("| 1 | 1 |")
+    assert table([record(), record(**changed)]).splitlines()[-1].endswith("| 1 | 1 | 2 of 2 |")
     assert not judged(record(interval=[-0.01, 0.1]))["worse"]
 
 
@@ -130,6 +131,13 @@ def test_tables_count_each_method_and_kind_by_itself() -> None:
     assert [row[0] for row in rows] == ["| m", "| n"]
     assert [row[7] for row in rows] == ["100%", "50%"]
     assert by(records, "kind").splitlines()[2:] == ["| fusion | 1 of 1 | 1 of 1 |", "| late | 1 of 1 | 0 of 1 |"]
+
+
+def test_of_the_able_are_counted_those_whose_architecture_reaches_the_gain() -> None:
+    rows = [record(metric_healthy=h, accepted=a) for h, a in ((0.87, True), (0.87, False), (0.85, True), (0.85, True))]
+    assert table(rows).splitlines()[-1].endswith(" 1 of 2 |")
+    assert "| 75% |" in table(rows)  # the share of all stays that of all
+    assert table(rows[2:]).endswith(" 0 of 0 |")
 
 
 def test_what_the_architecture_can_reach_is_counted_once_a_subject() -> None:

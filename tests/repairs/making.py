@@ -55,6 +55,7 @@ def make_job(
     *,
     widths: Mapping[str, int] = WIDTHS,
     weak: Sequence[str] = ("audio",),
+    ignored: Sequence[str] = (),
     credit: Mapping[str, float] | None = None,
     sizes: Mapping[str, int] = SIZES,
     task: str = "classification",
@@ -94,6 +95,7 @@ def make_job(
         Training(**{**BRIEF, **training}),
         seed,
         options_of(method, options),
+        ignored=tuple(ignored),
     )
 
 

@@ -90,7 +90,7 @@ def test_rates_by_credit_are_proportional_and_of_the_same_mean() -> None:
 def test_what_reaches_the_fusion(monkeypatch: pytest.MonkeyPatch, fill: str) -> None:
     """Dropped rows are zeros, or the row before; all others arrive bit for bit."""
     job = make_job(method="dropout", options={"fill": fill})
-    (stage,) = stages(job, "dropout")
+    stage, _ = stages(job, "dropout")
     rows = torch.tensor([3, 8, 1, 20, 11])
     gone = torch.tensor([[1, 0], [0, 1], [0, 0], [1, 0], [0, 1]]).bool()
     monkeypatch.setattr(dropout, "drawn", lambda *_: gone)
@@ -110,7 +110,7 @@ def test_what_reaches_the_fusion(monkeypatch: pytest.MonkeyPatch, fill: str) -> 
 @pytest.mark.parametrize("fill", ["zeros", "other"])
 def test_dropped_rows_teach_their_encoder_nothing(monkeypatch: pytest.MonkeyPatch, fill: str) -> None:
     job = make_job(method="dropout", options={"fill": fill})
-    (stage,) = stages(job, "dropout")
+    stage, _ = stages(job, "dropout")
     monkeypatch.setattr(dropout, "drawn", lambda _, n: torch.tensor([[True, False]]).expand(n, 2))
     stage.loss(Step(torch.arange(9), 1)).backward()
     image, audio = (job.adapter.model.encoders[m].weight.grad for m in ("image", "audio"))
@@ -121,13 +121,13 @@ def test_dropped_rows_teach_their_encoder_nothing(monkeypatch: pytest.MonkeyPatc
 def test_the_held_out_loss_is_that_of_dropped_modalities(tmp_path: Path) -> None:
     """By the same draws each time it is asked under the same seed, and other than with everything there."""
     job = make_job(method="dropout", options={"rate": 0.8})
-    (stage,) = stages(job, "dropout")
+    stage, _ = stages(job, "dropout")
     torch.manual_seed(3)
     first = stage.held()
     torch.manual_seed(3)
     assert stage.held() == first
     assert abs(first - job.held_loss()) > 1e-3
-    (curve,) = run(job, tmp_path, method="dropout")
+    curve, _ = run(job, tmp_path, method="dropout")
     assert curve.held[0] != pytest.approx(make_job().held_loss(), abs=1e-6)
 
 

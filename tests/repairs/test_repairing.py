@@ -203,6 +203,7 @@ def test_a_chain_runs_its_methods_in_order(made: Path, tmp_path: Path) -> None:
         ("kd", "distilling image into audio"),
         ("kd", "training the fusion"),
         ("dropout", "modality dropout"),
+        ("dropout", "finishing"),
     ]
     assert set(report.definitions) == {"kd", "dropout", "finetune"}
 

@@ -447,7 +447,7 @@ def test_each_run_of_a_repair_has_its_folder(tmp_path: Path, board: Board, monke
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
     order._Run(asked, ("finetune", "dropout"), check_method_options({}), ("audio",), before, tmp_path / "out", False)
     found = sorted(str(p.relative_to(tmp_path / "board")) for p in (tmp_path / "board").glob("*/*"))
-    assert found == ["finetune-dropout/0-modality-dropout", "finetune/0-fine-tuning"]
+    assert found == ["finetune-dropout/0-modality-dropout", "finetune-dropout/1-finishing", "finetune/0-fine-tuning"]
 
 
 CONFIG: dict[str, Any] = {
