@@ -125,8 +125,12 @@ class Report(_Frozen):
 
     @property
     def records(self) -> bytes | None:
-        """What it says of each example (collapsekit.records), where it comes from ``diagnose``; not part of the JSON."""
+        """What it says of each example (collapsekit.records), where it comes from ``diagnose``; not part of the JSON, nor of
+        what makes two reports equal."""
         return self._records
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Report) and self.__dict__ == other.__dict__
 
     def with_records(self, data: bytes) -> Report:
         """The same report with its records."""
