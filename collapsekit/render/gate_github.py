@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collapsekit.gate_report import GateReport
-from collapsekit.render.gate_clean import cleaned_gate, short, worst_first
+from collapsekit.render.gate_clean import short, worst_first
 from collapsekit.render.gate_markdown import lines
+from collapsekit.render.sanitize import cleaned_gate
 
 MOST = 10  # annotations of a kind that GitHub keeps of a step
 _COMMANDS = {"failed": "error", "inconclusive": "warning"}
@@ -12,7 +13,7 @@ _COMMANDS = {"failed": "error", "inconclusive": "warning"}
 
 def render(report: GateReport) -> str:
     """Workflow commands: an error for each failed check, a warning for each that decided nothing, at most MOST of each, the
-    last of which says how many are left out; and a notice of the outcome."""
+    last of which says how many are left out; and a notice of the outcome, a warning where nothing was checked."""
     report = cleaned_gate(report)
     out = []
     for state, command in _COMMANDS.items():
@@ -22,7 +23,7 @@ def render(report: GateReport) -> str:
         if len(found) > len(shown):
             rest = f"{len(found) - len(shown)} more checks {state}: see the step summary or --format json."
             out.append(_command(command, f"gate {state}", rest))
-    out.append(_command("notice", f"gate {report.outcome}", report.summary))
+    out.append(_command("notice" if report.checks else "warning", f"gate {report.outcome}", report.summary))
     return "\n".join(out) + "\n"
 
 

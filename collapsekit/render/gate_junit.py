@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from collapsekit.gate_report import GateReport
-from collapsekit.render.gate_clean import cleaned_gate
+from collapsekit.render.sanitize import cleaned_gate
 
 
 def render(report: GateReport) -> str:
@@ -17,10 +17,9 @@ def render(report: GateReport) -> str:
         "tests": str(len(states)),
         "failures": str(states.count("failed")),
         "errors": str(states.count("inconclusive")),
-        "skipped": "0",
     }
     root = ET.Element("testsuites", {"name": "collapsekit", **counts})
-    suite = ET.SubElement(root, "testsuite", {"name": "collapsekit gate", **counts})
+    suite = ET.SubElement(root, "testsuite", {"name": "collapsekit gate", **counts, "skipped": "0"})
     properties = ET.SubElement(suite, "properties")
     s = report.subject
     for name, value in (

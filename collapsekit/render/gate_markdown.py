@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from collapsekit.gate_report import GateReport
-from collapsekit.render.gate_clean import CAPTION, COLUMNS, MARKS, against_line, cells, cleaned_gate, worst_first
+from collapsekit.gate_report import GateCheck, GateReport
+from collapsekit.render.gate_clean import (
+    COLUMNS,
+    MARKS,
+    SEVERITY,
+    against_line,
+    caption,
+    cells,
+    made_by,
+    next_steps,
+    worst_first,
+)
 from collapsekit.render.markdown import code, escape
+from collapsekit.render.sanitize import cleaned_gate
 
 
 def render(report: GateReport) -> str:
@@ -26,21 +37,32 @@ def lines(report: GateReport) -> Iterator[str]:
     yield ""
     rules = [c for c in worst_first(report) if c.kind == "rule"]
     compared = [c for c in worst_first(report) if c.kind != "rule"]
-    if rules:
-        yield from ("| | rule | found |", "| --- | --- | --- |")
-        yield from (f"| {MARKS[c.state]} {c.state} | {code(c.name)} | {escape(c.sentence)} |" for c in rules)
+    parts = [(rules, _rules(rules)), (compared, _compared(report, compared))]
+    # The worse part first, so that it is there where a summary is cut.
+    for checks, part in sorted(parts, key=lambda p: SEVERITY.index(p[0][0].state) if p[0] else len(SEVERITY)):
+        if checks:
+            yield from part
+            yield ""
+    bullets = [*(f"Note: {escape(note)}" for note in report.notes), *next_steps(report)]  # steps are our own words
+    yield from (f"- {b}" for b in bullets)
+    if bullets:
         yield ""
-    if compared:
-        yield escape(against_line(report) or "")
-        yield ""
-        yield f"| | | {' | '.join(COLUMNS)} | |"
-        yield f"| --- | --- | {'---: | ' * len(COLUMNS)}--- |"
-        for c in compared:
-            row = [f"{MARKS[c.state]} {c.state}", escape(c.name), *map(escape, cells(c)), escape(c.sentence)]
-            yield f"| {' | '.join(row)} |"
-        yield ""
-        yield escape(CAPTION[0].upper() + CAPTION[1:]) + "."
-        yield ""
-    for note in report.notes:
-        yield f"- {escape(note)}"
-    yield f"Made by collapsekit {escape(report.collapsekit)}; checkpoint SHA-256 {code(s.sha256)}."
+    yield f"{escape(made_by(report))} Checkpoint SHA-256 {code(s.sha256)}."
+
+
+def _rules(checks: list[GateCheck]) -> Iterator[str]:
+    yield from ("| | rule | found |", "| --- | --- | --- |")
+    yield from (f"| {MARKS[c.state]} {c.state} | {code(c.name)} | {escape(c.sentence)} |" for c in checks)
+
+
+def _compared(report: GateReport, checks: list[GateCheck]) -> Iterator[str]:
+    yield escape(against_line(report) or "")
+    yield ""
+    yield f"| | | {' | '.join(COLUMNS)} | |"
+    yield f"| --- | --- | {'---: | ' * len(COLUMNS)}--- |"
+    for c in checks:
+        row = [f"{MARKS[c.state]} {c.state}", escape(c.name), *map(escape, cells(c)), escape(c.sentence)]
+        yield f"| {' | '.join(row)} |"
+    yield ""
+    meaning = caption()
+    yield f"{meaning[0].upper()}{meaning[1:]}."

@@ -8,13 +8,26 @@ from urllib.parse import quote
 
 from collapsekit.bounds import json_text
 from collapsekit.gate_report import GateCheck, GateReport
-from collapsekit.render.gate_clean import cleaned_gate
+from collapsekit.render.sanitize import cleaned_gate
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_INCONCLUSIVE = (
+    "An error is a check that failed. A warning is one that decided nothing, which is no pass: its message says what is "
+    "missing."
+)
 _RULES = {
-    "rule": "A rule over the report does not hold, or cannot be decided.",
-    "paired": "A number got worse over the same examples, or it cannot be told.",
-    "retrained": "A number is worse than earlier training runs vary, or it cannot be told.",
+    "rule": (
+        "A rule over the report does not hold, or cannot be decided.",
+        "A rule of --require, or of `gate: require` in the config, over the report of `collapsekit diagnose`.",
+    ),
+    "paired": (
+        "A number got worse over the same examples, or it cannot be told.",
+        "Held against the baseline's run of the same training, example by example: a sign-flip permutation test.",
+    ),
+    "retrained": (
+        "A number is worse than earlier training runs vary, or it cannot be told.",
+        "Held against the baseline's training runs: a prediction interval of one more run.",
+    ),
 }
 _LEVELS = {"failed": "error", "inconclusive": "warning"}
 
@@ -28,7 +41,7 @@ def render(report: GateReport) -> str:
     driver = {
         "name": "collapsekit",
         "version": report.collapsekit,
-        "rules": [{"id": f"gate/{k}", "shortDescription": {"text": _RULES[k]}} for k in kinds],
+        "rules": [_rule(k) for k in kinds],
     }
     level = {"passed": "note", **_LEVELS}[report.outcome]
     invocation = {
@@ -44,10 +57,28 @@ def render(report: GateReport) -> str:
     return json_text({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}) + "\n"
 
 
+def _rule(kind: str) -> dict[str, Any]:
+    short, full = _RULES[kind]
+    return {
+        "id": f"gate/{kind}",
+        "name": f"Gate{kind.capitalize()}",
+        "shortDescription": {"text": short},
+        "fullDescription": {"text": full},
+        "help": {"text": f"{full} {_INCONCLUSIVE}"},
+        "defaultConfiguration": {"level": "error"},
+    }
+
+
+def _uri(checkpoint: str) -> str:
+    """The checkpoint as a relative reference, whatever its name: never another host's, nor outside the repository."""
+    parts = [quote(p, safe="") for p in checkpoint.split("/") if p not in ("", ".", "..")]
+    return "/".join(parts) or "checkpoint"
+
+
 def _result(check: GateCheck, index: int, report: GateReport) -> dict[str, Any]:
     # A place is required where code scanning shows results: the checkpoint, which has no lines of its own.
     place = {
-        "artifactLocation": {"uri": quote(report.subject.checkpoint.replace(" ", "_"), safe="/._-") or "checkpoint"},
+        "artifactLocation": {"uri": _uri(report.subject.checkpoint)},
         "region": {"startLine": 1},
     }
     key = f"{check.kind}\0{check.name}\0{check.modality}"

@@ -10,18 +10,22 @@ from rich.text import Text
 
 from collapsekit.gate_report import GateCheck, GateReport
 from collapsekit.render.gate_clean import (
-    CAPTION,
     COLUMNS,
     MARKS,
     against_line,
+    caption,
     cells,
-    cleaned_gate,
+    made_by,
+    next_steps,
     subject_line,
     worst_first,
 )
+from collapsekit.render.numbers import ABSENT
+from collapsekit.render.sanitize import cleaned_gate
 from collapsekit.render.screen import broken_name, heading, plain_table, printed
 
 _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold magenta"}
+_FULL, _WIDE = 72, 104  # columns that all of the table takes, and takes with each row on one line
 
 
 def render(report: GateReport, *, width: int | None = None, color: bool = False) -> str:
@@ -51,11 +55,21 @@ def _blocks(report: GateReport, width: int) -> Iterable[RenderableType]:
         for check in compared:
             if check.state != "passed":
                 alike.setdefault(check.sentence, []).append(check)
+        if alike:
+            yield Text()
         for checks in alike.values():
             yield from _told(*checks)
     for note in report.notes:
         yield Text()
         yield Text(f"Note: {note}")
+    steps = list(next_steps(report))
+    if steps:
+        yield from heading("Next")
+    for step in steps:
+        yield Text(step)
+    yield Text()
+    yield Text(f"sha256 {report.subject.sha256}", style="dim")
+    yield Text(made_by(report), style="dim")
 
 
 def _told(*checks: GateCheck) -> Iterable[RenderableType]:
@@ -66,12 +80,16 @@ def _told(*checks: GateCheck) -> Iterable[RenderableType]:
 
 
 def _table(checks: list[GateCheck], width: int) -> Iterable[RenderableType]:
-    """One row a number; in narrow terminals without the last columns, which the sentences have."""
-    shown = len(COLUMNS) if width >= 70 else 3
-    table = plain_table("", *(f">{c}" for c in COLUMNS[:shown]))
-    for check in checks:
-        first = Text.assemble((MARKS[check.state], _STYLES[check.state]), " ", broken_name(check.name, 20))
-        table.add_row(first, *(Text(c.replace(" [", "\n[")) for c in cells(check)[:shown]))
-    table.caption = Text(CAPTION)
-    table.caption_justify = "left"
+    """One row a number: in wide terminals on one line, in narrow ones without the last columns. Nothing where no check has
+    a number."""
+    rows = [(check, cells(check)) for check in checks]
+    if all(cell == ABSENT for _, row in rows for cell in row):
+        return
+    shown = COLUMNS if width >= _FULL else COLUMNS[:3]
+    table = plain_table("", *(f">{c}" for c in shown))
+    for check, row in rows:
+        name = broken_name(check.name, 20 if width < _WIDE else 36)
+        first = Text.assemble((MARKS[check.state], _STYLES[check.state]), " ", name)
+        table.add_row(first, *(Text(c if width >= _WIDE else c.replace(" [", "\n[")) for c in row[: len(shown)]))
     yield table
+    yield Text(caption(shown), style="dim")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from collapsekit.gate_report import GateReport
 from collapsekit.repair_report import RepairReport
 from collapsekit.report import Report
 
@@ -44,15 +46,21 @@ def clean(text: str, limit: int = NAME_LIMIT) -> str:
 
 def display_names(names: Iterable[str], limit: int = NAME_LIMIT) -> dict[str, str]:
     """Each name's cleaned form, numbered where two names would otherwise look the same."""
-    shown: dict[str, str] = {}
+    every = list(dict.fromkeys(names))
+    return dict(zip(every, _distinct(every, limit), strict=True))
+
+
+def _distinct(names: Iterable[str], limit: int) -> Iterator[str]:
+    """The cleaned form of each, numbered where it was there before."""
+    used: set[str] = set()
+    last: Counter[str] = Counter()
     for name in names:
-        base, n = clean(name, limit), 1
-        candidate = base
-        while candidate in shown.values():
-            n += 1
-            candidate = f"{base} ({n})"
-        shown[name] = candidate
-    return shown
+        base = candidate = clean(name, limit)
+        while candidate in used:
+            last[base] += 1
+            candidate = f"{base} ({last[base] + 1})"
+        used.add(candidate)
+        yield candidate
 
 
 def cleaned(report: Report) -> Report:
@@ -88,6 +96,23 @@ def cleaned_repair(report: RepairReport) -> RepairReport:
     for curve in raw["losses"]:
         curve["method"] = methods[curve["method"]]
     return RepairReport.model_validate(_walk(raw))
+
+
+def cleaned_gate(report: GateReport) -> GateReport:
+    """The same decision with every string cleaned, so that no renderer can forget one.
+
+    Names of modalities stay distinct and the same wherever they occur; no two checks have the same name.
+    """
+    found = [*report.subject.modalities, *report.modalities, *(c.modality for c in report.checks)]
+    names = display_names(n for n in found if n is not None)
+    raw = report.model_dump()
+    raw["subject"]["modalities"] = tuple(names[m] for m in report.subject.modalities)
+    raw["modalities"] = {names[m]: state for m, state in report.modalities.items()}
+    titles = _distinct((c.name for c in report.checks), TEXT_LIMIT // 2)  # room for a number
+    for check, title in zip(raw["checks"], titles, strict=True):
+        check["name"] = title
+        check["modality"] = None if check["modality"] is None else names[check["modality"]]
+    return GateReport.model_validate(_walk(raw))
 
 
 def renamed_repair(report: RepairReport, names: dict[str, str]) -> RepairReport:
