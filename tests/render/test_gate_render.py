@@ -229,7 +229,9 @@ def test_github_commands_decode_to_what_was_said(name: str, sentence: str) -> No
     assert decoded(lines[0]) == ("error", f"gate failed: {clean(name, NAME_LIMIT)}", clean(sentence, TEXT_LIMIT))
 
 
-@pytest.mark.parametrize(("count", "most"), [(3, 1 << 20), (5000, 1 << 20), (20, 3000)])
+@pytest.mark.parametrize(
+    ("count", "most"), [(3, 1 << 20), (5000, 1 << 20), *((20, most) for most in range(4000, 5500, 50))]
+)
 def test_a_step_summary_fits(count: int, most: int) -> None:
     report = report_of([check(f"{i} {'é' * 300}") for i in range(count)])
     text = step_summary(report, most)
