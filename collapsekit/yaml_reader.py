@@ -111,6 +111,8 @@ def parse_yaml(text: str, origin: str) -> Any:
     """YAML to plain data; no tags are constructed. Raises ConfigError with the line, or the key."""
     if len(text) > MOST_BYTES:
         raise ConfigError(f"{origin} has {len(text):,} characters, more than the {MOST_BYTES:,} that are read.")
+    if not text.strip(" \n"):  # a million empty lines keep the scanner busy for a second
+        return None
     try:
         loader = _Loader(text)  # checks its characters
         node = loader.get_single_node()

@@ -114,6 +114,7 @@ def test_exit_codes_are_the_codes() -> None:
         "1 `--fail-on` met, gate failed, or a repair rejected",
         "2 usage",
         "3 input refused",
+        "4 internal",
         "5 nothing",
         "130 inter",
     ):

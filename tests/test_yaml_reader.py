@@ -135,7 +135,7 @@ def test_hostile_configs_are_one_sentence_and_soon(file: str, text: str | bytes,
     began = time.process_time()
     with pytest.raises(ConfigError) as caught:
         load_config(path)
-    assert time.process_time() - began < 30  # 0.8 s, and 6 s traced for coverage; what is refused would take minutes
+    assert time.process_time() - began < 5  # 0.8 s at worst; what is refused here would take minutes, or for ever
     said = str(caught.value)
     assert says in said
     assert said.replace(str(path), "").isprintable()
