@@ -36,19 +36,23 @@ def parts_of_metric(task: Task, expected: Tensor, targets: Tensor) -> Tensor | N
     return parts
 
 
-def records_of(adapter: Adapter, features: Features, game: Coalitions | None, permutations: int, seed: int) -> Records:
-    """The records of the examples; credits and losses without a modality where the subsets were evaluated (``game``)."""
+def records_of(
+    adapter: Adapter, features: Features, game: Coalitions | None, permutations: int | None, seed: int
+) -> Records:
+    """The records of the examples; losses without a modality where subsets were evaluated (``game``), and credits in the
+    calibrated model, over so many ``permutations`` where they are sampled (None: no credits)."""
     task, targets = adapter.task, features.targets
     expected = task.expect(features.outputs)
     columns: dict[str, Tensor | None] = {"loss": task.loss(expected, targets)}
     columns["metric"] = parts_of_metric(task, expected, targets)
     if game is not None:
         try:
-            credit, _ = credits(
-                lambda mask: -task.loss(game.calibrated(mask).expected, targets), game.size, permutations, seed
-            )
+            if permutations is not None:
+                credit, _ = credits(
+                    lambda mask: -task.loss(game.calibrated(mask).expected, targets), game.size, permutations, seed
+                )
+                columns |= {f"credit.{m}": credit[i] for i, m in enumerate(features.modalities)}
             for i, m in enumerate(features.modalities):
-                columns[f"credit.{m}"] = credit[i]
                 without = game.worth(game.full & ~(1 << i)).expected
                 columns[f"loss_without.{m}"] = task.loss(without, targets)
                 columns[f"metric_without.{m}"] = parts_of_metric(task, without, targets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,6 +123,10 @@ class Worth:
     expected: Tensor  # (n, ...)
 
 
+def _as_it_is(expected: Tensor) -> Tensor:
+    return expected
+
+
 class Coalitions:
     """Loss and metric of the model when it sees only some modalities.
 
@@ -135,8 +139,8 @@ class Coalitions:
         self.adapter, self.features, self.progress = adapter, features, progress
         self.donors = donors(len(features), draws, seed)
         self.size = len(features.modalities)
-        self.known: dict[int, tuple[Worth, Worth]] = {}
-        self.calibration = calibration(adapter, features)
+        self.known: dict[int, Worth] = {}
+        self.sure: dict[int, Worth] = {}
 
     @property
     def full(self) -> int:
@@ -149,38 +153,42 @@ class Coalitions:
 
     def worth(self, mask: int) -> Worth:
         """Loss and metric of the coalition ``mask``, computed once."""
-        return self._both(mask)[0]
+        if mask not in self.known:
+            (self.known[mask],) = self._learned(mask, [_as_it_is])
+        return self.known[mask]
 
     def calibrated(self, mask: int) -> Worth:
-        """The same of the calibrated model: as sure as it is right (see ``calibration``)."""
-        return self._both(mask)[1]
-
-    def _both(self, mask: int) -> tuple[Worth, Worth]:
-        if mask not in self.known:
-            plain, sure = self._expect(mask)
-            self.known[mask] = self._score(plain), self._score(sure)
-            self.progress.step("modality subsets", len(self.known), 1 << self.size if self.exact else None)
-        return self.known[mask]
+        """The same of the calibrated model: as sure as it is right (see ``calibration``, which encodes other splits: who
+        asks for ``worth`` alone does not pay for that)."""
+        if mask not in self.sure:
+            sure = calibration(self.adapter, self.features) or _as_it_is
+            self.known[mask], self.sure[mask] = self._learned(mask, [_as_it_is, sure])
+        return self.sure[mask]
 
     @property
     def exact(self) -> bool:
         """Whether all subsets are evaluated."""
         return self.size <= EXACT_UP_TO
 
-    def _expect(self, mask: int) -> tuple[Tensor, Tensor]:
-        """Expectations of the model as it is, and calibrated."""
+    def _learned(self, mask: int, kinds: Sequence[Callable[[Tensor], Tensor]]) -> list[Worth]:
+        """Worth of a coalition, each kind of the model's expectations by itself before the mean over draws."""
+        totals = [torch.zeros((), dtype=torch.float64) for _ in kinds]
+        count = 0
+        for expected in self._expectations(mask):
+            totals = [total + kind(expected) for total, kind in zip(totals, kinds, strict=True)]
+            count += 1
+        self.progress.step("modality subsets", len(self.known) + 1, 1 << self.size if self.exact else None)
+        return [self._score(total / count) for total in totals]
+
+    def _expectations(self, mask: int) -> Iterator[Tensor]:
+        """Of the model as it is, one for each draw of what takes the absent modalities' places."""
         task = self.adapter.task
-        sure = self.calibration if self.calibration is not None else lambda expected: expected
         if mask == self.full:
-            expected = task.expect(self.features.outputs)
-            return expected, sure(expected)
+            yield task.expect(self.features.outputs)
+            return
         absent = [m for i, m in enumerate(self.features.modalities) if not mask >> i & 1]
-        total, total_sure = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for other in self.donors:
-            swapped = predict(self.adapter, self.features, swap=dict.fromkeys(absent, other))
-            expected = task.expect(swapped.outputs)
-            total, total_sure = total + expected, total_sure + sure(expected)
-        return total / len(self.donors), total_sure / len(self.donors)
+            yield task.expect(predict(self.adapter, self.features, swap=dict.fromkeys(absent, other)).outputs)
 
     def _score(self, expected: Tensor) -> Worth:
         task, features = self.adapter.task, self.features

@@ -129,21 +129,24 @@ def _check_asked(profile: str, limit: int | None) -> None:
 
 def _results(chosen: Sequence[ProbeSpec], adapter: Adapter, features: Features, base: Settings) -> list[Result]:
     """What every chosen probe found, each told its own options."""
-    results: list[Result] = []
-    for i, spec in enumerate(chosen):
+    found: dict[str, list[Result]] = {}
+    # What trains comes first: the model's answers that it asks for, calibrated, include those the others need.
+    for i, spec in enumerate(sorted(chosen, key=lambda s: s.trains == "nothing")):
         base.progress.step(f"probe {spec.name}", i, len(chosen))
-        results += run_probe(spec, adapter, features, replace(base, options=base.others[spec.name]))
-    return results
+        found[spec.name] = run_probe(spec, adapter, features, replace(base, options=base.others[spec.name]))
+    return [result for spec in chosen for result in found[spec.name]]
 
 
 def _records(adapter: Adapter, features: Features, settings: Settings, ran: set[str]) -> bytes:
-    """What is kept of each example; credits only where a probe asked for the subsets they are made of."""
+    """What is kept of each example; of subsets only where a probe asked for them, of the calibrated model's credit only
+    with the probe that compares it with what is due."""
     options = settings.of("reliance", RelianceOptions)
     game = None
     if ran & {"reliance", "utilisation"}:
         with contextlib.suppress(NumericsError):  # too few examples: the probes say so
             game = game_of(adapter, features, options, settings)
-    return records_of(adapter, features, game, options.permutations, settings.seed).to_bytes()
+    permutations = options.permutations if "utilisation" in ran else None
+    return records_of(adapter, features, game, permutations, settings.seed).to_bytes()
 
 
 def _told_apart(training_seed: int | None, features: Features, records: bytes) -> dict[str, Any]:

@@ -124,9 +124,10 @@ class Adapter(ABC):
         return Pass(recorded, pooled, Prediction(pool_features(fused), self.head(fused)))
 
     def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
-        """Fusion and head alone, on recorded (and possibly altered) features; encoders do not run."""
-        del inputs
-        fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})
+        """Fusion and head on recorded (and possibly altered) features; encoders do not run, but those of modalities that
+        ``recorded`` has nothing of."""
+        live = self.encode(inputs) if len(recorded) < len(self.modalities) else {}
+        fused = self.fuse({m: recorded[m][0].to(self.device) if m in recorded else live[m] for m in self.modalities})
         return Prediction(pool_features(fused), self.head(fused))
 
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:

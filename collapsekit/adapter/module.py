@@ -170,8 +170,8 @@ class ModuleAdapter(Adapter):
         ready = self.prepare(inputs)
         fused: list[Any] = []
         with ExitStack() as stack:
-            for m, tap in self.taps.items():
-                stack.enter_context(tap.replaying(recorded[m], self.device))
+            for m in recorded:
+                stack.enter_context(self.taps[m].replaying(recorded[m], self.device))
             stack.enter_context(self.fusion_tap.recording(fused))
             output = self._guarded_forward(ready)
         feature = self.fusion_tap.live_feature(_once(fused, self.fusion_tap.what))

@@ -15,7 +15,6 @@ from collapsekit.adapter.base import Adapter
 from collapsekit.adapter.build import seed_everything
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
-from collapsekit.fills import has_split
 from collapsekit.probes.missing import banded
 from collapsekit.registry import Options, probe
 from collapsekit.replay import CHUNK, leave_out_metric, predict, seeds
@@ -28,9 +27,11 @@ SOURCE = (
     "noise levels after Chaudhuri et al. 2025, Section 4.3 and Figures 7 and 8, which corrupt the weakest modality in "
     "training and do not say what the levels are relative to"
 )
+CHEAP = 1e11  # uses of a weight: some seconds of an encoder that reads one vector an example
+SHARE = 0.1  # of the pass over all examples
 SPREADS: dict[Spread, str] = {
-    "range": "largest minus smallest value over training examples, of the entry of the tensor where that is largest",
-    "deviation": "root mean square over the tensor's entries of their standard deviation over training examples",
+    "range": "largest minus smallest value over the examples, of the entry of the tensor where that is largest",
+    "deviation": "root mean square over the tensor's entries of their standard deviation over the examples",
 }
 PLACES = {
     "input": "input (its encoder runs again; values are not clipped)",
@@ -46,7 +47,9 @@ class NoiseOptions(Options):
     )
     draws: int = Field(default=3, gt=0, description="noise fields the metric is averaged over")
     spread: Spread = Field(default="range", description="what a level is a part of: range, or deviation")
-    inputs: bool = Field(default=True, description="also at the input, which runs the encoders again")
+    inputs: bool | None = Field(
+        default=None, description="also at the input, which runs the encoders again; default: where that is cheap"
+    )
     examples: int = Field(default=512, gt=1, description="at most so many examples go through the encoders again")
 
     @field_validator("levels")
@@ -88,28 +91,39 @@ class _Noisy:
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(NoiseOptions)
     own = seeds(adapter, features, settings.seed)
-    known = features.of("train") if has_split(adapter, "train") else features
-    note = (
-        None if known is not features or features.split == "train" else "spread of the diagnosed split: no train split"
-    )
     few = options.examples < len(features)
     some = features.taken(torch.arange(options.examples)) if few else features
     for i, m in enumerate(features.modalities):
-        if options.inputs:
-            said = [note, _shared(adapter, m)]
+        if options.inputs is not False:
+            said = [_shared(adapter, m)]
             if few:
                 said.append(f"on {len(some)} of {len(features)} examples (noise.examples)")
-            yield _measured(
-                "input", m, partial(_at_input, adapter, some, known, m, options), adapter, some, own[m], said, settings
-            )
-        made = partial(_at_features, adapter, features, known, m, options)
-        yield _measured("feature", m, made, adapter, features, own[m], [note], settings)
+            at_input = partial(_at_input, adapter, some, m, options, len(features))
+            yield _measured("input", m, at_input, adapter, some, own[m], said, settings)
+        at_features = partial(_at_features, adapter, features, m, options)
+        yield _measured("feature", m, at_features, adapter, features, own[m], [], settings)
         settings.progress.step("noise on modalities", i + 1, len(features.modalities))
 
 
-def _at_input(adapter: Adapter, features: Features, known: Features, modality: str, options: NoiseOptions) -> _Noisy:
-    """The modality's raw inputs; whole numbers become floats where the config says how they are scaled."""
+def _affordable(adapter: Adapter, encoders: list[str], runs: int, rows: int, examples: int) -> None:
+    """Raises NumericsError where running ``encoders`` again on ``rows`` of ``examples`` so many times costs much beside the
+    pass over all: each weight is reckoned to be used once an example, which the rows of a sequence do many times."""
+    weights = sum(p.numel() for m in encoders for p in adapter.encoder_module(m).parameters())
+    if runs * rows * weights > CHEAP and runs * rows > SHARE * examples:
+        raise NumericsError(
+            f"it runs encoders of {weights / 1e6:.0f} million weights {runs} times on {rows} examples, "
+            f"{runs * rows / examples:.1f} times what the pass over all {examples} cost them: ask for it with noise.inputs=true"
+        )
+
+
+def _at_input(adapter: Adapter, features: Features, modality: str, options: NoiseOptions, examples: int) -> _Noisy:
+    """The modality's raw inputs; whole numbers become floats where the config says how they are scaled. Only encoders that
+    read them run again; ``examples``: of how many these are."""
     section = adapter.config.modalities[modality]
+    read = set(adapter.input_keys(modality))
+    encoders = [m for m in features.modalities if read & set(adapter.input_keys(m))]
+    if options.inputs is None:
+        _affordable(adapter, encoders, options.draws * len(options.levels), len(features), examples)
     keys = [k for k in adapter.input_keys(modality) if k != section.mask]
     kinds = {k: features.inputs[k].dtype for k in keys}
     fit = [k for k, kind in kinds.items() if kind.is_floating_point or (section.scale != 1.0 and kind != torch.bool)]
@@ -126,36 +140,36 @@ def _at_input(adapter: Adapter, features: Features, known: Features, modality: s
         with torch.no_grad():
             for rows in torch.arange(len(features)).split(CHUNK):
                 seed_everything(0)  # as in a replay
-                result = adapter.run({k: v[rows] for k, v in inputs.items()})
-                outputs.append(result.prediction.outputs.float().cpu())
+                others = {m: tuple(t[rows] for t in r) for m, r in features.recorded.items() if m not in encoders}
+                result = adapter.rerun(others, {k: v[rows] for k, v in inputs.items()})
+                outputs.append(result.outputs.float().cpu())
         return torch.cat(outputs)
 
-    return _noisy(tuple(features.inputs[k] for k in fit), [known.inputs[k] for k in fit], options, answer)
+    return _noisy(tuple(features.inputs[k] for k in fit), options, answer)
 
 
-def _at_features(adapter: Adapter, features: Features, known: Features, modality: str, options: NoiseOptions) -> _Noisy:
+def _at_features(adapter: Adapter, features: Features, modality: str, options: NoiseOptions) -> _Noisy:
     """The modality's recordings; those that are not floating stay."""
 
     def answer(given: tuple[Tensor, ...]) -> Tensor:
         changed = replace(features, recorded={**features.recorded, modality: given}, memo={})
         return predict(adapter, changed).outputs
 
-    return _noisy(features.recorded[modality], known.recorded[modality], options, answer, floating=True)
+    return _noisy(features.recorded[modality], options, answer, floating=True)
 
 
 def _noisy(
     tensors: tuple[Tensor, ...],
-    known: list[Tensor] | tuple[Tensor, ...],
     options: NoiseOptions,
     answer: Callable[[tuple[Tensor, ...]], Tensor],
     floating: bool = False,
 ) -> _Noisy:
     sizes = []
-    for t in known:
+    for t in tensors:
         size = spread(t, options.spread) if t.is_floating_point() or not floating else 0.0
         sizes.append(size if math.isfinite(size) else 0.0)  # -inf in a recorded attention mask is no measurement
     if not any(sizes):
-        raise NumericsError("its values do not vary in the training split, so there is no spread to take a part of")
+        raise NumericsError("its values do not vary, so there is no spread to take a part of")
     return _Noisy(tensors, tuple(sizes), answer)
 
 

@@ -48,7 +48,6 @@ def fields(s: Study, m: str, shape: tuple[int, ...], draws: int) -> list[Tensor]
 def by_hand(s: Study, place: str, m: str, levels: tuple[float, ...], draws: int, spread: Any) -> np.ndarray:
     """Accuracy over levels, without noise first, by calling the model's own parts."""
     model, x, y = s.adapter.model, s.features.inputs, s.features.targets
-    train = s.features.of("train").inputs
     out = np.zeros((draws, len(levels) + 1))
     with torch.no_grad():
         width = 3 if place == "input" else 4
@@ -59,9 +58,9 @@ def by_hand(s: Study, place: str, m: str, levels: tuple[float, ...], draws: int,
                     if name != m:
                         encoded.append(encoder(x[name]))
                     elif place == "input":
-                        encoded.append(encoder(x[m] + level * float(spread(train[m].numpy())) * field))
+                        encoded.append(encoder(x[m] + level * float(spread(x[m].numpy())) * field))
                     else:
-                        size = float(spread(encoder(train[m]).numpy()))
+                        size = float(spread(encoder(x[m]).numpy()))
                         encoded.append(encoder(x[m]) + level * size * field)
                 said = model.head(model.fusion(torch.cat(encoded, 1))).argmax(1)
                 out[d, k] = float((said == y).double().mean())
@@ -143,7 +142,7 @@ def test_the_area_has_the_jackknife_interval() -> None:
     model, x, y = s.adapter.model, s.features.inputs, s.features.targets
     with torch.no_grad():
         a, b = (model.encoders[m](x[m]) for m in "ab")
-        size = float(np.ptp(model.encoders["a"](s.features.of("train").inputs["a"]).numpy(), axis=0).max())
+        size = float(np.ptp(model.encoders["a"](x["a"]).numpy(), axis=0).max())
         (field,) = fields(s, "a", (90, 4), 1)
         clean, noisy = (
             (model.head(model.fusion(torch.cat([z, b], 1))).argmax(1) == y).double()
@@ -186,13 +185,11 @@ def pixels(scale: float) -> tuple[Study, Recording]:
 def test_pixels_with_a_scale_become_floats_before_the_noise() -> None:
     s, encoder = pixels(255.0)
     encoder.given.clear()
-    s.features.of("train")
-    encoder.given.clear()
     found = s.run("noise", levels="0.3", draws=1)
     assert found["input", "image", None].value is not None
     raw = s.features.inputs["image"]
     (field,) = fields(s, "image", (90, 1, 2, 2), 1)
-    size = float(np.ptp(s.features.of("train").inputs["image"].numpy(), axis=0).max())
+    size = float(np.ptp(raw.numpy(), axis=0).max())
     clean, noisy = encoder.given[:2]
     assert torch.equal(clean, raw.float() / 255)
     assert torch.allclose(noisy, (raw.float() + 0.3 * size * field) / 255, atol=1e-6)
@@ -287,18 +284,34 @@ def test_encoders_run_again_on_some_examples_only() -> None:
 
 def test_encoders_do_not_run_again_unless_asked_to() -> None:
     s, encoder = pixels(255.0)
-    s.features.of("train")
     encoder.given.clear()
     found = s.run("noise", inputs=False)
     assert set(found) == {("feature", "image", None), ("feature", "other", None)}
     assert not encoder.given
 
 
-def test_without_a_train_split_the_spread_is_that_of_the_diagnosed() -> None:
-    s = nonlinear("ab", {"test": data("ab")["test"]})
-    assert "no train split" in s.run("noise", draws=1)["feature", "a", None].note
-    s = study(nonlinear("ab").adapter.model, data("ab"), split="train")
-    assert s.run("noise", draws=1)["feature", "a", None].note is None
+def test_only_the_encoder_that_gets_the_noise_runs_again_and_no_other_split_is_encoded() -> None:
+    s, encoder = pixels(255.0)
+    encoder.given.clear()
+    found = s.run("noise", levels="0.1,0.3", draws=2)
+    # Without noise, and each level of each draw; none of them for noise on the other modality.
+    assert [len(x) for x in encoder.given] == [90] * (1 + 2 * 2)
+    assert found["input", "other", None].value is not None
+
+
+def test_what_would_cost_many_passes_is_left_out_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = nonlinear("ab")
+    weights = sum(p.numel() for p in s.adapter.model.encoders["a"].parameters())
+    uses = 18 * 90 * weights  # 6 levels, 3 draws, 90 examples
+    monkeypatch.setattr("collapsekit.probes.noise.CHEAP", uses)
+    assert s.run("noise")["input", "a", None].value is not None
+    monkeypatch.setattr("collapsekit.probes.noise.CHEAP", uses - 1)
+    found = s.run("noise")
+    assert "18 times on 90 examples, 18.0 times what the pass over all 90 cost" in found["input", "a", None].skipped
+    assert found["feature", "a", None].value is not None
+    assert s.run("noise", inputs=True)["input", "a", None].value is not None
+    monkeypatch.setattr("collapsekit.probes.noise.SHARE", 18)
+    assert s.run("noise")["input", "a", None].value is not None
 
 
 def test_a_metric_that_is_not_positive_has_a_curve_and_no_area() -> None:
