@@ -16,6 +16,7 @@ from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
 from collapsekit.settings import Progress
 from collapsekit.sources import Batch
 from collapsekit.stats.jackknife import assign_groups, assign_units
+from collapsekit.stats.threads import threads_for
 
 T = TypeVar("T")
 GROUPS = 16
@@ -131,9 +132,10 @@ def _extract(
     if check and n < 2:
         raise NothingEvaluatedError(f"split {split!r} has {n} example: a diagnosis needs at least 2, better hundreds.")
     passes: list[Pass] = []
+    weights = sum(p.numel() for p in adapter.model.parameters())
     for start in range(0, n, size):
         batch = {k: inputs[k][start : start + size] for k in adapter.batch_keys}
-        with torch.no_grad():
+        with torch.no_grad(), threads_for(2.0 * size * weights):
             seed_everything(seed)
             before = random_states() if check and not passes else None
             result = adapter.run(batch)

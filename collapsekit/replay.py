@@ -16,6 +16,7 @@ from collapsekit.features import Features
 from collapsekit.settings import Progress
 from collapsekit.stats import shapley
 from collapsekit.stats.seeds import content_seeds
+from collapsekit.stats.threads import threads_for
 from collapsekit.task import Task
 
 CHUNK = 512  # rows a forward; fixed, so that results do not depend on the data's batch size
@@ -42,7 +43,7 @@ def predict(
     index = torch.arange(len(features)) if rows is None else rows
     fused, outputs = [], []
     means = {m: tuple(_mean(t) for t in features.recorded[m]) for m in hold}
-    with torch.no_grad():
+    with torch.no_grad(), threads_for(2.0 * CHUNK * sum(p.numel() for p in adapter.fusion_parameters())):
         for start in range(0, len(index), CHUNK):
             part = index[start : start + CHUNK]
             recorded: dict[str, Recorded] = {}

@@ -33,7 +33,6 @@ from collapsekit.recording import records_of
 from collapsekit.records import digest
 from collapsekit.registry import Options, ProbeSpec
 from collapsekit.repair_report import structure_of
-from collapsekit.replay import CHUNK
 from collapsekit.report import Report, Result, Subject
 from collapsekit.settings import PROFILES, Profile, Progress, Settings
 from collapsekit.sources import Source
@@ -93,7 +92,7 @@ def diagnose(
         )
         if model is None:
             stack.enter_context(model_kept(adapter.model))
-        stack.enter_context(threads_for(2.0 * CHUNK * sum(p.numel() for p in adapter.model.parameters())))
+        stack.enter_context(threads_for(0))  # what is worth more says so
         where = _split(adapter.source, split)
         progress = progress or Progress()
         if said := _how_read(adapter.checkpoint).get("checkpoint"):

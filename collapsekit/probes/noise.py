@@ -22,6 +22,7 @@ from collapsekit.report import Result
 from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval
 from collapsekit.stats.noise import Spread, area, spread
+from collapsekit.stats.threads import threads_for
 
 SOURCE = (
     "noise levels after Chaudhuri et al. 2025, Section 4.3 and Figures 7 and 8, which corrupt the weakest modality in "
@@ -137,7 +138,8 @@ def _at_input(adapter: Adapter, features: Features, modality: str, options: Nois
     def answer(given: tuple[Tensor, ...]) -> Tensor:
         inputs = {**features.inputs, **dict(zip(fit, given, strict=True))}
         outputs = []
-        with torch.no_grad():
+        weights = sum(p.numel() for p in adapter.model.parameters())
+        with torch.no_grad(), threads_for(2.0 * CHUNK * weights):
             for rows in torch.arange(len(features)).split(CHUNK):
                 seed_everything(0)  # as in a replay
                 others = {m: tuple(t[rows] for t in r) for m, r in features.recorded.items() if m not in encoders}

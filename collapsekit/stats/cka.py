@@ -10,6 +10,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import CONSTANT_RTOL, group_ids, matrix
+from collapsekit.stats.threads import threads_for
 
 # Below this, relative to |XᵀX|²/n², an unbiased self-HSIC is rounding around zero.
 _SELF_RTOL = 1e-12
@@ -37,7 +38,8 @@ class CrossSums:
         x, y = _pair(x, y)
         xx, yy = x.square().sum(dim=1), y.square().sum(dim=1)
         norms = torch.stack([xx.sum(), yy.sum(), xx @ yy])
-        return cls(x.shape[0], x.sum(dim=0), y.sum(dim=0), x.T @ y, yy @ x, xx @ y, norms)
+        with threads_for(2.0 * x.numel() * y.shape[1]):
+            return cls(x.shape[0], x.sum(dim=0), y.sum(dim=0), x.T @ y, yy @ x, xx @ y, norms)
 
     def merge(self, other: CrossSums) -> CrossSums:
         """The sums over both sets of examples."""

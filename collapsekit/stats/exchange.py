@@ -11,6 +11,7 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite
 from collapsekit.stats.spectrum import effective_rank
+from collapsekit.stats.threads import threads_for
 
 _ALIKE = 1e-6  # scores this close, relative to the largest, are ties
 _CHUNK = 256  # clips an SVD
@@ -50,8 +51,10 @@ def channel_scores(x: Tensor, how: str, keep: Tensor | None = None) -> Tensor:
 
 
 def _strong_share(x: Tensor) -> Tensor:
-    gram = x.T @ x
-    values, vectors = torch.linalg.eigh(gram / gram.diagonal().max().clamp_min(torch.finfo(torch.float64).tiny))
+    with threads_for(2.0 * x.numel() * x.shape[1]):
+        gram = x.T @ x
+    with threads_for(9.0 * x.shape[1] ** 3):
+        values, vectors = torch.linalg.eigh(gram / gram.diagonal().max().clamp_min(torch.finfo(torch.float64).tiny))
     power = values.flip(0).clamp_min(0)
     size = math.floor(effective_rank(power.sqrt()) + 1e-9)
     energy = vectors.flip(1).square() * power

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite, matrix
+from collapsekit.stats.threads import threads_for
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -19,7 +20,8 @@ def outer_product_sum(gradients: Tensor) -> Tensor:
     Raises NumericsError where a gradient is not finite.
     """
     flat = finite(gradients, "the gradients").reshape(-1, gradients.shape[-1])
-    return flat.T @ flat
+    with threads_for(2.0 * flat.numel() * flat.shape[1]):
+        return flat.T @ flat
 
 
 def spectrum_of(x: Tensor) -> Tensor:
@@ -27,7 +29,9 @@ def spectrum_of(x: Tensor) -> Tensor:
 
     Equals ``numpy.linalg.svd(x, compute_uv=False)``. Raises NumericsError where x is no finite matrix.
     """
-    found: Tensor = torch.linalg.svdvals(matrix(x, "the gradient"))
+    x = matrix(x, "the gradient")
+    with threads_for(4 / 3 * x.numel() * min(x.shape)):
+        found: Tensor = torch.linalg.svdvals(x)
     return found
 
 
@@ -43,7 +47,8 @@ def leading_subspace(gram: Tensor, share: float, size: int | None = None) -> Ten
     scale = gram.diagonal().max()
     if float(scale) <= 0:
         raise NumericsError("the outer product is zero, so it has no leading directions: look for a dead layer.")
-    values, vectors = torch.linalg.eigh(gram / scale)
+    with threads_for(9.0 * gram.shape[0] ** 3):
+        values, vectors = torch.linalg.eigh(gram / scale)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     if size is None:
         held = values.cumsum(0) / values.sum()

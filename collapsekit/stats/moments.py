@@ -10,6 +10,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import CONSTANT_RTOL, group_ids, matrix
+from collapsekit.stats.threads import threads_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ class Moments:
         # The mean is rounded; what that leaves in every row is moved over to it.
         rest = centred.mean(dim=0)
         centred -= rest
-        scatter = centred.T @ centred
+        with threads_for(2.0 * centred.numel() * x.shape[1]):
+            scatter = centred.T @ centred
         if not bool(torch.isfinite(scatter).all()):
             raise NumericsError("the features overflow float64 when squared: divide them by a constant.")
         return cls(x.shape[0], mean + rest, scatter)
@@ -73,8 +75,9 @@ class Moments:
             return other
         n = self.n + other.n
         delta = other.mean - self.mean
-        between = torch.outer(delta, delta) * (self.n / n * other.n)
-        return Moments(n, self.mean + delta * (other.n / n), self.scatter + other.scatter + between)
+        with threads_for(5.0 * self.d**2):
+            between = torch.outer(delta, delta) * (self.n / n * other.n)
+            return Moments(n, self.mean + delta * (other.n / n), self.scatter + other.scatter + between)
 
 
 def grouped_moments(x: Tensor, groups: Tensor, count: int) -> list[Moments]:

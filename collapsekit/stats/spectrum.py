@@ -10,6 +10,7 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite, matrix
 from collapsekit.stats.moments import Moments
+from collapsekit.stats.threads import threads_for
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -27,7 +28,8 @@ def singular_values(m: Moments) -> Tensor:
     varies = (~m.constant()).to(m.scatter.dtype)
     scatter = m.scatter * torch.outer(varies, varies)
     scale = scatter.diagonal().max().clamp(min=torch.finfo(torch.float64).tiny)
-    eigenvalues: Tensor = torch.linalg.eigvalsh(scatter / scale)
+    with threads_for(4 / 3 * m.d**3):
+        eigenvalues: Tensor = torch.linalg.eigvalsh(scatter / scale)
     eigenvalues = eigenvalues.flip(0)
     eigenvalues[eigenvalues <= _EPS * m.d * eigenvalues[0]] = 0.0
     sigma: Tensor = eigenvalues.clamp(min=0.0).sqrt() * scale.sqrt()
@@ -48,7 +50,8 @@ def singular_values_svd(x: Tensor) -> Tensor:
     centred -= centred.mean(dim=0)
     constant = Moments(n, mean, torch.diag(centred.square().sum(dim=0))).constant()
     centred[:, constant] = 0.0
-    found = torch.linalg.svdvals(centred)
+    with threads_for(4 / 3 * n * d * min(n, d)):
+        found = torch.linalg.svdvals(centred)
     found[found <= _EPS * max(n, d) * found[0]] = 0.0
     sigma = x.new_zeros(d)
     sigma[: found.shape[0]] = found

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.moments import Moments
+from collapsekit.stats.threads import threads_for
 
 # Relative to the trace k of a k-column correlation matrix. Above it an inverse keeps 6 digits or more.
 _SINGULAR_RTOL = 1e-10
@@ -50,7 +51,8 @@ def vif(m: Moments) -> Vif:
     spread = m.scatter.diagonal()[kept].sqrt()
     correlation = m.scatter[kept][:, kept] / spread[:, None] / spread[None, :]
     correlation.fill_diagonal_(1.0)
-    eigenvalues, vectors = torch.linalg.eigh(correlation)
+    with threads_for(9.0 * m.d**3):
+        eigenvalues, vectors = torch.linalg.eigh(correlation)
     floor = _SINGULAR_RTOL * kept.shape[0]
     bound = bool(eigenvalues[0] <= floor)
     values = (vectors.square() / eigenvalues.clamp(min=floor)).sum(dim=1)
