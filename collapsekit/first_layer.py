@@ -198,10 +198,10 @@ def _flat(found: Sequence[Tensor | None], weights: Sequence[nn.Parameter]) -> Te
 
 
 def outer_products(
-    adapter: Adapter, features: Features, site: Site, of: str, projections: int, seed: int, group: int
+    adapter: Adapter, features: Features, site: Site, basis: Tensor, of: str, projections: int, seed: int, group: int
 ) -> Tensor:
-    """Sum over the group of the gradient outer products by the layer's input, (d, d), of the model's outputs or the
-    loss (``of``). They are Wᵀ δ δᵀ W, δ the gradient by what leaves the layer: what bypasses the layer does not count."""
+    """Sum over the group of the gradient outer products by the layer's input, in a ``basis`` (d, r) of the rows of its
+    weights, (r, r), of the model's outputs or the loss (``of``). They are Wᵀ δ δᵀ W, δ the gradient by what leaves the layer: what bypasses the layer does not count."""
     assert site.layer is not None
     weight = site.layer.weight.detach().double().cpu()
     total = weight.new_zeros(len(weight), len(weight))
@@ -227,7 +227,8 @@ def outer_products(
             left.clear()
     finally:
         handle.remove()
-    return weight.T @ total @ weight
+    read = weight @ basis
+    return read.T @ total @ read
 
 
 def _ways(outputs: Tensor, projections: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
 from typing import Literal
@@ -34,7 +35,16 @@ from collapsekit.stats.jackknife import interval
 from collapsekit.stats.spectrum import effective_rank, numerical_rank
 from collapsekit.training import HALF
 
-_LeaveOut = tuple[Tensor, list[Tensor]]  # over all examples, then without each jackknife group
+@dataclass(frozen=True)
+class _Agop:
+    """Outer products "r r" in a basis "d r" of the rows of the layer's weights, outside of which they are 0: there they are
+    small and their decompositions cheap."""
+
+    full: Tensor
+    left: list[Tensor]  # without each jackknife group
+    basis: Tensor
+
+
 LEMMA, THEOREM = "Chaudhuri et al. 2025, Lemma 2", "Chaudhuri et al. 2025, Theorem 2"
 AGOP_SOURCE = "Radhakrishnan et al. 2024, Science 383:1461"
 GRADIENT = "the task loss's gradient by the weights of the first layer that the modalities enter, mean over examples"
@@ -105,24 +115,27 @@ def _first_layer(
         return
     count, weight = int(features.groups.max()) + 1, site.weights[f"{site.name}.weight"]
     total, out = leave_out_sums(partial(loss_gradient, adapter, features, [weight], None), count)
-    shaped = total.reshape(weight.shape), [o.reshape(weight.shape) for o in out]
-    yield from _ranks("gradient", shaped, features, site, options, settings)
-    products = partial(outer_products, adapter, features, site, options.agop, options.projections, settings.seed)
+    spectra = [gr.spectrum_of(each.reshape(weight.shape)) for each in (total, *out)]
+    yield from _ranks("gradient", spectra, features, site, options, settings)
+    basis = gr.row_basis(weight)
+    products = partial(outer_products, adapter, features, site, basis, options.agop, options.projections, settings.seed)
     total, out = leave_out_sums(products, count)
-    agop = total, list(out)
-    yield from _ranks("agop", agop, features, site, options, settings)
+    agop = _Agop(total, list(out), basis)
+    spectra = [gr.spectrum_of(each) for each in (agop.full, *agop.left)]
+    yield from _ranks("agop", spectra, features, site, options, settings)
     yield from _in_agop(features, site, agop, options, settings)
 
 
 def _ranks(
     matrix: str,
-    found: _LeaveOut | None,
+    spectra: list[Tensor] | None,
     features: Features,
     site: Site,
     options: GradientRankOptions,
     settings: Settings,
 ) -> Iterator[Result]:
-    """Numerical and effective rank of one matrix, or why there is none."""
+    """Numerical and effective rank of one matrix by its singular values, over all examples and without each group; or why
+    there is none."""
     what, source = (GRADIENT, LEMMA) if matrix == "gradient" else (_agop(options), f"{LEMMA}; {AGOP_SOURCE}")
     kinds: dict[str, tuple[str, Callable[[Tensor], float]]] = {
         "numerical_rank": (NUMERICAL.format(rtol=options.rtol), lambda s: float(numerical_rank(s, options.rtol))),
@@ -136,13 +149,12 @@ def _ranks(
             definition=text + what,
             source=source,
         )
-        if found is None:
+        if spectra is None:
             yield make(skipped=site.reason)
             continue
-        full, left = found
         try:
-            value = rank(gr.spectrum_of(full))
-            ends = rank_interval(value, [rank(gr.spectrum_of(o)) for o in left], min(full.shape), settings.level)
+            value, *out = map(rank, spectra)
+            ends = rank_interval(value, out, len(spectra[0]), settings.level)
         except NumericsError:
             yield make(skipped=f"it is zero at {site.name}")
         else:
@@ -163,7 +175,7 @@ def _note(features: Features, site: Site) -> str:
 
 
 def _in_agop(
-    features: Features, site: Site, agop: _LeaveOut | None, options: GradientRankOptions, settings: Settings
+    features: Features, site: Site, agop: _Agop | None, options: GradientRankOptions, settings: Settings
 ) -> Iterator[Result]:
     """How the layer's weights, and those of every modality, lie to its AGOP."""
     owner = gr.owned_columns(site.drive, options.owned)
@@ -186,12 +198,13 @@ def _in_agop(
             continue
         assert site.layer is not None
         weight = site.layer.weight.detach().double().cpu()
-        full, left = agop
         try:
             if modality is not None:
-                yield _aligned(alignment, weight, columns, full, left, options, settings)
-            gram = (weight.T @ weight)[columns][:, columns]
-            values = [gr.frobenius_cosine(gram, a[columns][:, columns]) for a in (full, *left)]
+                yield _aligned(alignment, weight, columns, agop, options, settings)
+            # Of these columns C the block is C A Cᵀ; C = Q turn, and Q changes no cosine.
+            turn = torch.linalg.qr(agop.basis[columns])[1]
+            read = turn @ agop.basis.T @ weight.T
+            values = [gr.frobenius_cosine(read @ read.T, turn @ a @ turn.T) for a in (agop.full, *agop.left)]
             ends = interval(values[0], values[1:], settings.level)
             yield ansatz(value=values[0], interval=_within(ends, values[0], 0.0), unit="cosine")
         except NumericsError as e:
@@ -203,22 +216,22 @@ def _aligned(
     make: Callable[..., Result],
     weight: Tensor,
     columns: Tensor,
-    full: Tensor,
-    left: list[Tensor],
+    agop: _Agop,
     options: GradientRankOptions,
     settings: Settings,
 ) -> Result:
+    size = len(agop.basis)
     own = gr.row_subspace(weight, columns, options.leading)
-    top = gr.leading_subspace(full, options.leading)
+    top = agop.basis @ gr.leading_subspace(agop.full, options.leading)
     k, r = top.shape[1], own.shape[1]
     value = gr.subspace_alignment(top, own)
-    out = [gr.subspace_alignment(gr.leading_subspace(a, 1.0, k), own) for a in left]
-    chance = max(k, r) / len(full)
+    out = [gr.subspace_alignment(agop.basis @ gr.leading_subspace(a, 1.0, k), own) for a in agop.left]
+    chance = max(k, r) / size
     return make(
         value=value,
         interval=_within(interval(value, out, settings.level), value, 0.0),
         unit="squared cosine",
-        note=f"{r} directions of the weights and {k} of the AGOP among {len(full)}: by chance {chance:.2g}",
+        note=f"{r} directions of the weights and {k} of the AGOP among {size}: by chance {chance:.2g}",
     )
 
 

@@ -69,6 +69,17 @@ def row_subspace(weight: Tensor, columns: Tensor, share: float) -> Tensor:
     return leading_subspace(part.T @ part, share)
 
 
+def row_basis(weight: Tensor) -> Tensor:
+    """Orthonormal columns ("d r", r the smaller of o and d) whose span holds the rows of ``weight`` ("o d").
+
+    Wᵀ M W lies in that span for any M, so its decomposition is that of the "r r" matrix in this basis.
+    """
+    weight = matrix(weight, "the weights")
+    with threads_for(4.0 * weight.numel() * min(weight.shape)):
+        found: Tensor = torch.linalg.qr(weight.T)[0]
+    return found
+
+
 def subspace_alignment(a: Tensor, b: Tensor) -> float:
     """Mean squared cosine of the principal angles between the spans of ``a`` ("d k") and ``b`` ("d r"), whose
     columns are orthonormal: 0 where they are orthogonal, 1 where one lies in the other.
