@@ -201,7 +201,8 @@ def outer_products(
     adapter: Adapter, features: Features, site: Site, basis: Tensor, of: str, projections: int, seed: int, group: int
 ) -> Tensor:
     """Sum over the group of the gradient outer products by the layer's input, in a ``basis`` (d, r) of the rows of its
-    weights, (r, r), of the model's outputs or the loss (``of``). They are Wᵀ δ δᵀ W, δ the gradient by what leaves the layer: what bypasses the layer does not count."""
+    weights, (r, r), of the model's outputs or the loss (``of``). They are Wᵀ δ δᵀ W, δ the gradient by what leaves the
+    layer: what bypasses the layer does not count."""
     assert site.layer is not None
     weight = site.layer.weight.detach().double().cpu()
     total = weight.new_zeros(len(weight), len(weight))

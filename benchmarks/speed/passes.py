@@ -69,7 +69,8 @@ def subject(examples: int, layers: int = LAYERS, elsewhere: int = 4) -> tuple[nn
         model = Heavy(layers).eval()
         sizes = {"train": elsewhere * examples, "val": examples, "test": examples}
         data = {
-            split: {m: torch.randn(n, t, PATCH) for m, t in MODALITIES.items()} | {"label": torch.randint(CLASSES, (n,))}
+            split: {m: torch.randn(n, t, PATCH) for m, t in MODALITIES.items()}
+            | {"label": torch.randint(CLASSES, (n,))}
             for split, n in sizes.items()
         }
     return model, data

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import permutations
+from itertools import chain, permutations
 from typing import Literal
 
 import torch
@@ -23,7 +23,7 @@ from collapsekit.report import Result
 from collapsekit.settings import Settings
 from collapsekit.stats import exchange as ex
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.moments import grouped_moments, leave_one_out, merge_all
+from collapsekit.stats.moments import moments_left_out
 from collapsekit.stats.spectrum import effective_rank, singular_values
 
 SOURCE = "after Kim et al. 2025, Figure 3 and Theorem 3.1"
@@ -151,8 +151,8 @@ def _rank(x: Tensor, groups: Tensor) -> Tensor:
     """The rank of features (n, d), or the mean of the ranks of tokens (n, t, c); with each group left out."""
     if x.ndim == 3:
         return leave_out_means(ex.clip_ranks(x), groups)
-    parts = grouped_moments(x, groups, int(groups.max()) + 1)
-    found = [effective_rank(singular_values(m)) for m in (merge_all(parts), *leave_one_out(parts))]
+    whole, left = moments_left_out(x, groups, int(groups.max()) + 1)
+    found = [effective_rank(singular_values(m)) for m in chain([whole], left)]
     return torch.tensor(found, dtype=torch.float64)
 
 

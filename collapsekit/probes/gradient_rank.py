@@ -35,6 +35,7 @@ from collapsekit.stats.jackknife import interval
 from collapsekit.stats.spectrum import effective_rank, numerical_rank
 from collapsekit.training import HALF
 
+
 @dataclass(frozen=True)
 class _Agop:
     """Outer products "r r" in a basis "d r" of the rows of the layer's weights, outside of which they are 0: there they are

@@ -27,7 +27,7 @@ from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.sources import Batch, Source
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.moments import grouped_moments, leave_one_out, merge_all
+from collapsekit.stats.moments import moments_left_out
 from collapsekit.stats.spectrum import singular_values
 from collapsekit.stats.vif import vif
 
@@ -226,8 +226,8 @@ def _representation(features: Features, settings: Settings) -> _Point:
         return dict.fromkeys(names, CONCATENATED)
     if n < 2 * d:
         return dict.fromkeys(names, f"needs at least 2·d = {2 * d} examples for d = {d} fused dimensions, found {n}")
-    parts = grouped_moments(features.fused, features.groups, int(features.groups.max()) + 1)
-    full, out = merge_all(parts), leave_one_out(parts)
+    full, each = moments_left_out(features.fused, features.groups, int(features.groups.max()) + 1)
+    out = list(each)
     point: _Point = {}
     try:
         value, left = float(vif(full).values.mean()), [float(vif(m).values.mean()) for m in out]

@@ -113,7 +113,8 @@ def _affordable(adapter: Adapter, encoders: list[str], runs: int, rows: int, exa
     if runs * rows * weights > CHEAP and runs * rows > SHARE * examples:
         raise NumericsError(
             f"it runs encoders of {weights / 1e6:.0f} million weights {runs} times on {rows} examples, "
-            f"{runs * rows / examples:.1f} times what the pass over all {examples} cost them: ask for it with noise.inputs=true"
+            f"{runs * rows / examples:.1f} times what the pass over all {examples} cost them: ask for it with "
+            "noise.inputs=true"
         )
 
 

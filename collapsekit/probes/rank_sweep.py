@@ -23,9 +23,9 @@ from collapsekit.registry import Options, probe
 from collapsekit.replay import credits, leave_out_means, leave_out_metric, predict
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
-from collapsekit.stats.cka import cka_leave_out
+from collapsekit.stats.cka import Side, sides_leave_out
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.moments import grouped_moments, leave_one_out, merge_all
+from collapsekit.stats.moments import moments_left_out
 from collapsekit.stats.spectrum import singular_values
 from collapsekit.training import Recipe, retrained_fusion, rows_of
 
@@ -152,15 +152,24 @@ def _measure(adapter: Adapter, features: Features, result: Prediction, options: 
         ("metric", leave_out_metric(task, expected, features.targets, groups)),
     ):
         point[name, None] = float(values[0]), values[1:].tolist()
-    parts = grouped_moments(result.fused, groups, count)
-    sigma, out = singular_values(merge_all(parts)), [singular_values(m) for m in leave_one_out(parts)]
+    whole, left = moments_left_out(result.fused, groups, count)
+    sigma, out = singular_values(whole), [singular_values(m) for m in left]
     for name, rank in rank_functions(options.rtol).items():
         with contextlib.suppress(NumericsError):
             point[name, None] = rank(sigma), [rank(s) for s in out]
-    for m, x in features.pooled.items():
-        with contextlib.suppress(NumericsError):
-            point["cka", m] = cka_leave_out(x, result.fused, groups, count)
+    with contextlib.suppress(NumericsError):
+        fused = Side.of(result.fused, groups, count)
+        for m in features.modalities:
+            with contextlib.suppress(NumericsError):
+                point["cka", m] = sides_leave_out(side_of(features, m), fused)
     return point
+
+
+def side_of(features: Features, modality: str | None) -> Side:
+    """A modality's features, or the fused representation, as a side of CKAs; computed once for all that it is compared
+    with. Raises NumericsError where they do not vary."""
+    x = features.fused if modality is None else features.pooled[modality]
+    return features.once(("cka", modality), lambda: Side.of(x, features.groups, int(features.groups.max()) + 1))
 
 
 def _curve(

@@ -16,12 +16,12 @@ from torch import Tensor
 from collapsekit.adapter.base import Adapter
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
-from collapsekit.probes.rank_sweep import CKA_SOURCE, SCALED, RankSweepOptions, chosen
+from collapsekit.probes.rank_sweep import CKA_SOURCE, SCALED, RankSweepOptions, chosen, side_of
 from collapsekit.registry import Options, probe
 from collapsekit.replay import predict
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
-from collapsekit.stats.cka import cka_leave_out
+from collapsekit.stats.cka import sides_leave_out
 from collapsekit.stats.jackknife import interval
 from collapsekit.stats.procrustes import procrustes_leave_out, procrustes_null
 
@@ -66,12 +66,11 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     orders = [torch.randperm(len(features), generator=g) for _ in range(options.shuffles)]
     make = partial(Result, probe="similarity")
     note = SCALE_ONLY if features.concatenated else None
-    sides = {m: (f"the features of {m}", x) for m, x in features.pooled.items()}
-    for m, side in sides.items():
-        for found in _compared(features.groups, side, (FUSED, features.fused), FUSED, orders, settings):
+    for m in features.modalities:
+        for found in _compared(features, m, None, FUSED, orders, settings):
             yield make(modality=m, note=None if "skipped" in found else note, **found)
     for a, b in combinations(features.modalities, 2):
-        for found in _compared(features.groups, sides[a], sides[b], OTHER, orders, settings):
+        for found in _compared(features, a, b, OTHER, orders, settings):
             # The same number told of either: none comes first.
             yield make(modality=a, versus=b, **found)
             yield make(modality=b, versus=a, **found)
@@ -79,25 +78,26 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         yield from _sweep(adapter, features, options, settings)
 
 
-_Side = tuple[str, Tensor]  # what it is called in a reason, and "n d"
-
-
 def _compared(
-    groups: Tensor, one: _Side, two: _Side, other: str, orders: list[Tensor], settings: Settings
+    features: Features, one: str, two: str | None, other: str, orders: list[Tensor], settings: Settings
 ) -> Iterator[dict[str, Any]]:
-    """CKA, Procrustes cosine and its null of two sets of features: fields of results."""
-    x, y, count = one[1], two[1], int(groups.max()) + 1
+    """CKA, Procrustes cosine and its null of a modality's features and another's (None: the fused representation): fields
+    of results."""
+    x, y = features.pooled[one], features.fused if two is None else features.pooled[two]
+    groups, count = features.groups, int(features.groups.max()) + 1
     cka = {"name": "similarity.cka", "definition": CKA.format(other=other), "source": CKA_SOURCE}
     text = PROCRUSTES.format(other=other)
     aligned = {"name": "similarity.procrustes", "definition": text, "source": PROCRUSTES_SOURCE}
-    fixed = sorted(what for what, t in (one, two) if not bool((t != t[0]).any()))
+    named = (f"the features of {one}", x), (FUSED if two is None else f"the features of {two}", y)
+    fixed = sorted(what for what, t in named if not bool((t != t[0]).any()))
     if fixed:
         reason = f"{' and '.join(fixed)} did not vary over {len(x)} examples"
         yield cka | {"skipped": reason}
         yield aligned | {"skipped": reason}
         return
     try:
-        yield cka | _estimate(*cka_leave_out(x, y, groups, count), settings.level) | {"unit": "CKA"}
+        found = sides_leave_out(side_of(features, one), side_of(features, two))
+        yield cka | _estimate(*found, settings.level) | {"unit": "CKA"}
     except NumericsError as e:
         yield cka | {"skipped": str(e).rstrip(".")}
     try:

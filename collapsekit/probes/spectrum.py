@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 import torch
 from pydantic import Field
@@ -17,7 +18,7 @@ from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.stats import spectrum as st
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.moments import grouped_moments, leave_one_out, merge_all
+from collapsekit.stats.moments import moments_left_out
 
 CENTRED = "of the column-centred features (n examples by d dimensions), σ their singular values"
 RANKS: dict[str, tuple[str, str]] = {
@@ -89,12 +90,12 @@ def _one(
     modality: str | None, x: Tensor, groups: Tensor, options: SpectrumOptions, settings: Settings
 ) -> Iterator[Result]:
     n, d = x.shape
-    parts = grouped_moments(x, groups, int(groups.max()) + 1)
-    sigma = st.singular_values_svd(x) if options.precise else st.singular_values(merge_all(parts))
+    count = int(groups.max()) + 1
     if options.precise:
-        out = [st.singular_values_svd(x[groups != g]) for g in range(len(parts))]
+        sigma, out = st.singular_values_svd(x), [st.singular_values_svd(x[groups != g]) for g in range(count)]
     else:
-        out = [st.singular_values(m) for m in leave_one_out(parts)]
+        whole, left = moments_left_out(x, groups, count)
+        sigma, out = st.singular_values(whole), [st.singular_values(m) for m in left]
     make = partial(Result, probe="spectrum", modality=modality)
     st.effective_rank(sigma)  # raises where all of them are 0
     power = sigma.square() / sigma.square().sum()
@@ -133,9 +134,8 @@ def _null(modality: str | None, x: Tensor, groups: Tensor, settings: Settings) -
     """Effective rank were the dimensions independent: every column permuted by itself."""
     generator = torch.Generator().manual_seed(settings.seed)
     shuffled = torch.stack([c[torch.randperm(len(c), generator=generator)] for c in x.T], 1)
-    parts = grouped_moments(shuffled, groups, int(groups.max()) + 1)
-    value = st.effective_rank(st.singular_values(merge_all(parts)))
-    out = [st.effective_rank(st.singular_values(m)) for m in leave_one_out(parts)]
+    whole, left = moments_left_out(shuffled, groups, int(groups.max()) + 1)
+    value, *out = [st.effective_rank(st.singular_values(m)) for m in chain([whole], left)]
     return Result(
         name="spectrum.null_effective_rank",
         probe="spectrum",

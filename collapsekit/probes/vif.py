@@ -15,7 +15,7 @@ from collapsekit.registry import probe
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.moments import grouped_moments, leave_one_out, merge_all
+from collapsekit.stats.moments import moments_left_out
 from collapsekit.stats.vif import vif
 
 DEFINITION = "diagonal of the inverse correlation matrix of the fused representation's non-constant columns"
@@ -45,9 +45,8 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
             raise NumericsError(
                 f"needs at least 2·d = {2 * d} examples for d = {d} neurons, found {n}: use more examples"
             )
-        parts = grouped_moments(x, groups, int(groups.max()) + 1)
-        full = vif(merge_all(parts))
-        out = [vif(m) for m in leave_one_out(parts)]
+        whole, left = moments_left_out(x, groups, int(groups.max()) + 1)
+        full, out = vif(whole), [vif(m) for m in left]
     except NumericsError as e:
         for name in SUMMARIES:
             yield make(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import CONSTANT_RTOL, group_ids, matrix
+from collapsekit.stats.moments import KEEP, ROWS, leave_one_out, merge_all
 from collapsekit.stats.threads import threads_for
 
 # Below this, relative to |XᵀX|²/n², an unbiased self-HSIC is rounding around zero.
@@ -35,7 +37,8 @@ class CrossSums:
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> CrossSums:
         """The sums over rows of ``x`` "n d_x" and ``y`` "n d_y", in float64, about the origin."""
-        x, y = _pair(x, y)
+        _same_examples(x, y)
+        x, y = matrix(x, "the first features"), matrix(y, "the second features")
         xx, yy = x.square().sum(dim=1), y.square().sum(dim=1)
         norms = torch.stack([xx.sum(), yy.sum(), xx @ yy])
         with threads_for(2.0 * x.numel() * y.shape[1]):
@@ -98,68 +101,114 @@ def cka(x: Tensor, y: Tensor) -> float:
 
     Invariant to rotation, to one common factor and to a shift of either side.
     """
-    x, y = _pair(x, y)
-    return debiased_cka(*_all_sums(_normalised(x, "first"), _normalised(y, "second")))
+    _same_examples(x, y)
+    everyone = torch.zeros(len(x), dtype=torch.long)
+    return debiased_cka(*_all_sums(Side.of(x, everyone, 1, "first"), Side.of(y, everyone, 1, "second"), everyone == 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One side of a CKA over examples in groups, centred and of mean square norm 1: CKA does not change, and fourth powers
+    stay in range. ``own``: the sums of each group with itself, which serve for every other side; None where they are too
+    large to keep."""
+
+    x: Tensor  # "n d", any real dtype, in memory or mapped
+    groups: Tensor  # "n", in 0..count-1
+    count: int
+    mean: Tensor
+    top: Tensor
+    norm: Tensor  # of the centred examples divided by ``top``: the root of their mean square
+    own: list[CrossSums] | None = None
+
+    @classmethod
+    def of(cls, x: Tensor, groups: Tensor, count: int, name: str = "") -> Side:
+        """``x`` ("n d") as a side; ``name`` ("first") for messages. Raises NumericsError with fewer than 4 examples, and
+        where they do not vary."""
+        what = f"the {name} features" if name else "the features"
+        matrix(x[:0], what)
+        groups = group_ids(groups, len(x), count)
+        if len(x) < 4:
+            raise NumericsError(f"CKA needs at least 4 examples, found {len(x)}: use more examples.")
+        mean = x.new_zeros(x.shape[1], dtype=torch.float64)
+        for part in x.split(ROWS):
+            mean += matrix(part, what).sum(dim=0)
+        side = cls(x, groups, count, mean / len(x), torch.ones(()), torch.ones(()))
+        top = torch.stack([side.at(r).abs().max() if x.shape[1] else torch.zeros(()) for r in side.every]).max()
+        if not bool(top > CONSTANT_RTOL * (side.mean.abs().max() if x.shape[1] else 0.0)):
+            raise NumericsError(
+                f"CKA needs features that vary, and the {name or 'features'} are the same for each of "
+                f"{len(x)} examples: check that the encoder varies with its input."
+            )
+        side = replace(side, top=top)
+        norm = torch.stack([side.at(r).square().sum() for r in side.every]).sum().div(len(x)).sqrt()
+        side = replace(side, norm=norm)
+        if count < 2 or count * x.shape[1] ** 2 * 8 > KEEP:
+            return side
+        return replace(side, own=[_sums(side, side, groups == g) for g in range(count)])
+
+    @property
+    def every(self) -> tuple[Tensor, ...]:
+        """All rows, a few at a time."""
+        return tuple(torch.arange(len(self.x)).split(ROWS))
+
+    def at(self, rows: Tensor) -> Tensor:
+        """Some rows in float64, centred and scaled."""
+        return (self.x[rows].double() - self.mean) / self.top / self.norm
 
 
 def cka_leave_out(x: Tensor, y: Tensor, groups: Tensor, count: int) -> tuple[float, list[float]]:
-    """CKA of all examples, and with each of ``count`` groups of rows left out, for a jackknife interval.
+    """CKA of all examples, and with each of ``count`` groups of rows left out, for a jackknife interval."""
+    _same_examples(x, y)
+    return sides_leave_out(Side.of(x, groups, count, "first"), Side.of(y, groups, count, "second"))
 
-    Halves the groups again and again, carrying the sums of all that lies outside: log2(count) passes over
-    the data, and no subtraction that could cancel.
+
+def sides_leave_out(x: Side, y: Side) -> tuple[float, list[float]]:
+    """``cka_leave_out`` of two sides over the same examples and groups.
+
+    Where the sums of single groups are too large to keep, groups are halved again and again, carrying the sums of all that
+    lies outside: log2(count) passes over the data. Nothing is subtracted that could cancel.
     """
-    x, y = _pair(x, y)
-    groups = group_ids(groups, x.shape[0], count).to(x.device)
-    x, y = _normalised(x, "first"), _normalised(y, "second")
+    if x.count < 2:
+        raise NumericsError(f"leaving one group out needs at least 2 groups, found {x.count}: use 16.")
+    if x.own is not None and y.own is not None:
+        both = [_sums(x, y, x.groups == g) for g in range(x.count)]
+        kinds = x.own, both, y.own
+        left = zip(*map(leave_one_out, kinds), strict=True)
+        return debiased_cka(*map(merge_all, kinds)), [debiased_cka(*sums) for sums in left]
     left_out: list[float] = []
 
     def visit(first: int, last: int, outside: _Sums | None) -> None:
         if last - first == 1:
-            if outside is None:
-                raise NumericsError(f"leaving one group out needs at least 2 groups, found {count}: use 16.")
+            assert outside is not None
             left_out.append(debiased_cka(*outside))
             return
         middle = (first + last) // 2
         for here, away in (((first, middle), (middle, last)), ((middle, last), (first, middle))):
-            rows = (groups >= away[0]) & (groups < away[1])
-            sums = _all_sums(x[rows], y[rows])
+            sums = _all_sums(x, y, (x.groups >= away[0]) & (x.groups < away[1]))
             if outside is not None:
                 sums = (outside[0].merge(sums[0]), outside[1].merge(sums[1]), outside[2].merge(sums[2]))
             visit(*here, sums)
 
-    full = debiased_cka(*_all_sums(x, y))
-    visit(0, count, None)
-    return full, left_out
+    visit(0, x.count, None)
+    return debiased_cka(*_all_sums(x, y, x.groups >= 0)), left_out
 
 
 _Sums = tuple[CrossSums, CrossSums, CrossSums]
 
 
-def _all_sums(x: Tensor, y: Tensor) -> _Sums:
-    return CrossSums.of(x, x), CrossSums.of(x, y), CrossSums.of(y, y)
+def _all_sums(x: Side, y: Side, chosen: Tensor) -> _Sums:
+    return _sums(x, x, chosen), _sums(x, y, chosen), _sums(y, y, chosen)
 
 
-def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    x, y = matrix(x, "the first features"), matrix(y, "the second features")
-    if x.shape[0] != y.shape[0]:
+def _sums(x: Side, y: Side, chosen: Tensor) -> CrossSums:
+    """The sums over the rows ``chosen`` ("n", bool), of which a few at a time are taken."""
+    parts = (CrossSums.of(x.at(rows), y.at(rows)) for rows in chosen.nonzero()[:, 0].split(ROWS))
+    return reduce(CrossSums.merge, parts)
+
+
+def _same_examples(x: Tensor, y: Tensor) -> None:
+    if x.ndim == 2 and y.ndim == 2 and x.shape[0] != y.shape[0]:
         raise NumericsError(
             f"CKA compares features of the same examples, found {x.shape[0]} and {y.shape[0]}: "
             "pass both for the same rows."
         )
-    return x, y
-
-
-def _normalised(x: Tensor, name: str) -> Tensor:
-    """Centred and of mean square norm 1: CKA does not change, and fourth powers stay in range."""
-    if x.shape[0] < 4:
-        raise NumericsError(f"CKA needs at least 4 examples, found {x.shape[0]}: use more examples.")
-    mean = x.mean(dim=0)
-    centred = x - mean
-    top = centred.abs().max() if centred.numel() else torch.tensor(0.0)
-    if not bool(top > CONSTANT_RTOL * mean.abs().max()):
-        raise NumericsError(
-            f"CKA needs features that vary, and the {name} are the same for each of {x.shape[0]} examples: "
-            "check that the encoder varies with its input."
-        )
-    centred /= top
-    return centred / centred.square().sum(dim=1).mean().sqrt()

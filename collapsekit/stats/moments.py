@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,16 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import CONSTANT_RTOL, group_ids, matrix
 from collapsekit.stats.threads import threads_for
+
+ROWS = 4096  # examples taken at a time; fixed, so that results do not depend on who hands them over
+KEEP = 2**29  # bytes of matrices of single groups that are kept rather than computed again
+
+
+class _Mergeable(Protocol):
+    def merge(self, other: Self, /) -> Self: ...
+
+
+Kind = TypeVar("Kind", bound=_Mergeable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,21 +43,14 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
-        """The moments of ``x`` ("n d", any real dtype). Two passes: centred before anything is squared, so
-        a large mean costs no digits. Raises NumericsError where x is not a finite matrix, or overflows."""
-        x = matrix(x, "the features")
-        if x.shape[0] == 0:
-            return cls(0, x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1]))
-        mean = x.mean(dim=0)
-        centred = x - mean
-        # The mean is rounded; what that leaves in every row is moved over to it.
-        rest = centred.mean(dim=0)
-        centred -= rest
-        with threads_for(2.0 * centred.numel() * x.shape[1]):
-            scatter = centred.T @ centred
-        if not bool(torch.isfinite(scatter).all()):
-            raise NumericsError("the features overflow float64 when squared: divide them by a constant.")
-        return cls(x.shape[0], mean + rest, scatter)
+        """The moments of ``x`` ("n d", any real dtype, in memory or mapped), ``ROWS`` at a time.
+
+        Centred before anything is squared, so a large mean costs no digits; memory is O(d²), whatever n is. Raises
+        NumericsError where x is not a finite matrix, or overflows."""
+        sums = Summing(x.shape[-1] if x.ndim else 0)
+        for part in x.split(ROWS) if x.ndim else [x]:
+            sums.add(part)
+        return sums.moments()
 
     @property
     def d(self) -> int:
@@ -80,14 +84,84 @@ class Moments:
             return Moments(n, self.mean + delta * (other.n / n), self.scatter + other.scatter + between)
 
 
+class Summing:
+    """Moments of examples that come a few at a time; ``add`` changes it in place, so that nothing of size d² is copied."""
+
+    def __init__(self, d: int) -> None:
+        self.n, self.mean = 0, torch.zeros(d, dtype=torch.float64)
+        self.scatter = torch.zeros(d, d, dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        """Take in some rows ("k d", any real dtype). Raises NumericsError where they are not a finite matrix."""
+        x = matrix(x, "the features").to(self.mean.device)
+        k = x.shape[0]
+        if k == 0:
+            return
+        mean = x.mean(dim=0)
+        centred = x - mean
+        # The mean is rounded; what that leaves in every row is moved over to it.
+        rest = centred.mean(dim=0)
+        centred -= rest
+        delta = mean - self.mean + rest
+        n = self.n + k
+        with threads_for(2.0 * centred.numel() * x.shape[1]):
+            self.scatter.addmm_(centred.T, centred)
+            if self.n:  # Chan, Golub and LeVeque 1983, eq. 2.1, in matrix form
+                self.scatter.addr_(delta, delta, alpha=self.n / n * k)
+        self.mean += delta * (k / n)
+        self.n = n
+
+    def moments(self) -> Moments:
+        """What there is so far; it shares memory with what is added later. Raises NumericsError where it overflowed."""
+        if not bool(torch.isfinite(self.scatter).all()):
+            raise NumericsError("the features overflow float64 when squared: divide them by a constant.")
+        return Moments(self.n, self.mean, self.scatter)
+
+
 def grouped_moments(x: Tensor, groups: Tensor, count: int) -> list[Moments]:
     """The moments of each group of rows: ``x`` "n d", ``groups`` "n" whole numbers in 0..count-1."""
-    x = matrix(x, "the features")
-    groups = group_ids(groups, x.shape[0], count).to(x.device)
-    return [Moments.of(x[groups == g]) for g in range(count)]
+    groups = group_ids(groups, len(x), count)
+    return [_moments_of(x, groups == g) for g in range(count)]
 
 
-def merge_all(parts: Sequence[Moments]) -> Moments:
+def _moments_of(x: Tensor, chosen: Tensor) -> Moments:
+    """The moments of the rows ``chosen`` ("n", bool), of which a few at a time are copied."""
+    sums = Summing(x.shape[-1])
+    for rows in chosen.nonzero()[:, 0].split(ROWS):
+        sums.add(x[rows])
+    return sums.moments()
+
+
+def moments_left_out(x: Tensor, groups: Tensor, count: int) -> tuple[Moments, Iterator[Moments]]:
+    """The moments of all rows of ``x`` ("n d"), and one after another those without each group ("n" whole numbers in
+    0..count-1).
+
+    Where ``count`` matrices "d d" are too large to keep (see KEEP), groups are halved again and again, carrying what lies
+    outside: log2(count) passes over x and as many matrices. Nothing is subtracted that could cancel.
+    Raises NumericsError with fewer than 2 groups.
+    """
+    d = x.shape[-1]
+    if count * d * d * 8 <= KEEP:
+        parts = grouped_moments(x, groups, count)
+        return merge_all(parts), leave_one_out(parts)
+    if count < 2:
+        raise NumericsError(f"leaving one group out needs at least 2 groups, found {count}: use 16.")
+    groups = group_ids(groups, len(x), count)
+    return _moments_of(x, groups >= 0), _halved(x, groups, 0, count, Moments.empty(d))
+
+
+def _halved(x: Tensor, groups: Tensor, first: int, last: int, outside: Moments) -> Iterator[Moments]:
+    """Moments of all rows without each group of first..last-1, those of the groups elsewhere being ``outside``."""
+    if last - first == 1:
+        yield outside
+        return
+    middle = (first + last) // 2
+    for here, away in (((first, middle), (middle, last)), ((middle, last), (first, middle))):
+        rows = (groups >= away[0]) & (groups < away[1])
+        yield from _halved(x, groups, *here, outside.merge(_moments_of(x, rows)))
+
+
+def merge_all(parts: Sequence[Kind]) -> Kind:
     """All parts together. Raises NumericsError where there are none."""
     if not parts:
         raise NumericsError("there are no moments to merge: pass at least one part, or use Moments.empty.")
@@ -97,25 +171,24 @@ def merge_all(parts: Sequence[Moments]) -> Moments:
     return total
 
 
-def leave_one_out(parts: Sequence[Moments]) -> list[Moments]:
-    """For each i, all parts but the i-th together.
+def leave_one_out(parts: Sequence[Kind]) -> Iterator[Kind]:
+    """For each i, all parts but the i-th together, of moments or other sums that merge.
 
     Merges prefixes with suffixes: 3 merges a part, and no subtraction that could cancel.
     Raises NumericsError with fewer than 2 parts.
     """
     if len(parts) < 2:
         raise NumericsError(f"leave_one_out needs 2 or more parts, found {len(parts)}: use more groups.")
+    return _left_out(parts)
+
+
+def _left_out(parts: Sequence[Kind]) -> Iterator[Kind]:
     suffixes = [parts[-1]]  # suffixes[k]: the last k + 1 parts together
     for part in reversed(parts[1:-1]):
         suffixes.append(part.merge(suffixes[-1]))
-    left_out = []
-    prefix: Moments | None = None
-    for part in parts:
-        if not suffixes:
-            assert prefix is not None
-            left_out.append(prefix)
-            break
-        suffix = suffixes.pop()
-        left_out.append(suffix if prefix is None else prefix.merge(suffix))
-        prefix = part if prefix is None else prefix.merge(part)
-    return left_out
+    yield suffixes.pop()
+    prefix = parts[0]
+    for part in parts[1:-1]:
+        yield prefix.merge(suffixes.pop())
+        prefix = prefix.merge(part)
+    yield prefix
