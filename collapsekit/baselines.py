@@ -19,6 +19,7 @@ from collapsekit.features import Features
 from collapsekit.readout import Fold, Unimodal, fold, read_out
 from collapsekit.settings import Settings
 from collapsekit.training import BATCH, Recipe, fit, in_full, reached, rows_of
+from collapsekit.world import current
 
 # What a step is reckoned to cost before it is run, on two modest cores: kept fixed so that what fits into the
 # budget, and so the report, does not depend on how busy the machine is.
@@ -56,7 +57,7 @@ def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Setti
     skipped: dict[str, str] = {}
     costs: dict[str, float] = {}
     for m in features.modalities:
-        reason, cost = reckoned(adapter, at, m, start, settings.seed)
+        reason, cost = current().once(lambda m=m: reckoned(adapter, at, m, start, settings.seed))  # it takes the time
         if reason is not None:
             skipped[m] = reason
         else:
@@ -74,7 +75,7 @@ def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Setti
     trained, described = {}, {}
     began = time.monotonic()
     for i, m in enumerate(planned):
-        if time.monotonic() - began > 2 * plan.budget:
+        if current().once(lambda: time.monotonic() - began > 2 * plan.budget):
             skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
             continue
         initial = in_full(cast(Adapter, adapter.fresh(settings.seed, trained=start)))
@@ -193,11 +194,12 @@ def _train_modality(
     """The encoder trained alone at the best of ``rates``, its features read out linearly; and how it was made."""
     initial, at = job.initial, job.at
     key = baseline_key(initial, job.modality, at, rates, epochs, settings.seed)
-    found = load_baseline(settings.cache, key)
+    found = current().once(lambda: load_baseline(settings.cache, key))
     if found is None:
-        tried = [job.train(rate, epochs) for rate in rates]
+        tried = list(current().each(lambda rate: job.train(rate, epochs), rates))
         state, about = min(tried, key=lambda t: (t[1]["loss"], t[1]["rate"]))
-        store_baseline(settings.cache, key, state, about)
+        if current().first:
+            store_baseline(settings.cache, key, state, about)
     else:
         state, about = found
     own = initial.model.state_dict()

@@ -18,6 +18,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.replay import CHUNK, donors
 from collapsekit.stats.gradients import outer_product_sum
+from collapsekit.world import current
 
 KEEP = 2**28  # bytes of per-group gradients that are kept rather than computed again
 SCOUT = 16  # examples on which layers are found
@@ -166,12 +167,11 @@ def parts(features: Features, group: int) -> Iterator[Tensor]:
 
 def leave_out_sums(make: Callable[[int], Tensor], count: int) -> tuple[Tensor, Iterator[Tensor]]:
     """Sum of ``make(group)`` over groups, and the sums without each; parts too large to keep are made again."""
-    kept = [make(0)]
-    total, keep = kept[0].clone(), kept[0].numel() * 8 * count <= KEEP
-    for g in range(1, count):
-        part = make(g)
-        total += part
-        if keep:
+    kept: list[Tensor] = []
+    total = torch.zeros((), dtype=torch.float64)
+    for part in current().each(make, range(count)):
+        total = total + part
+        if part.numel() * 8 * count <= KEEP:
             kept.append(part)
     return total, (total - (kept[g] if g < len(kept) else make(g)) for g in range(count))
 

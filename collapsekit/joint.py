@@ -17,6 +17,7 @@ from collapsekit.readout import Fold, fold
 from collapsekit.replay import seeds
 from collapsekit.settings import Settings
 from collapsekit.training import BATCH, Recipe, fit, in_full, reached, rows_of
+from collapsekit.world import current
 
 RATES = (3e-3, 1e-3)
 EPOCHS, STEPS = 60, 1500  # at most so many epochs; more on small data, where an epoch is few steps
@@ -134,7 +135,9 @@ class _Job:
         """On encoders trained along from the plan's start; None where there are none or the budget is too small."""
         start = starting_point(self.adapter, plan)
         recipe = self._recipe(rate)
-        costs = [reckoned(self.adapter, self.at, m, start, self.settings.seed) for m in self.order]
+        costs = current().once(
+            lambda: [reckoned(self.adapter, self.at, m, start, self.settings.seed) for m in self.order]
+        )
         if any(why is not None for why, _ in costs) or sum(c for _, c in costs) * recipe.epochs > plan.budget:
             return None
         twin = in_full(cast(Adapter, self.adapter.fresh(self.settings.seed, trained=start)))

@@ -37,7 +37,9 @@ from collapsekit.report import Report, Result, Subject
 from collapsekit.settings import PROFILES, Profile, Progress, Settings
 from collapsekit.sources import Source
 from collapsekit.stats.threads import threads_for
+from collapsekit.storage import BUDGET, Storage
 from collapsekit.verdict import judge
+from collapsekit.world import current
 
 LEVEL = 0.95
 SUBSETS = "growing"  # the probe that --subsets adds
@@ -63,6 +65,7 @@ def diagnose(
     trust_pickle: str | None = None,
     progress: Progress | None = None,
     cache: str | Path | None = None,
+    memory: int | None = None,
 ) -> Report:
     """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
 
@@ -72,7 +75,8 @@ def diagnose(
     with (default: the config's model.seed), by which the gate tells runs apart; ``subsets`` adds the probe ``growing``,
     which reads the models of the config's ``subsets`` section too; ``trust_pickle`` ("sha256:DIGEST") lets that very
     checkpoint be unpickled, which runs its code; ``cache`` is the folder of trained baselines (default: the user's
-    cache folder). A live model is given back as it was found.
+    cache folder); ``memory`` is how many bytes of inputs and features are kept in memory before more is mapped from files
+    that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
     Raises CollapsekitError for whatever the caller can mend.
     """
     _check_asked(profile, limit)
@@ -97,7 +101,14 @@ def diagnose(
         progress = progress or Progress()
         if said := _how_read(adapter.checkpoint).get("checkpoint"):
             progress.note(said)
-        features = extract(adapter, where, limit=limit, seed=seed, progress=progress)
+        features = extract(
+            adapter,
+            where,
+            limit=limit,
+            seed=seed,
+            progress=progress,
+            storage=Storage(BUDGET if memory is None else memory),
+        )
         kept = Path(cache) if cache is not None else cache_folder()
         base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)
         results = _results(chosen, adapter, features, base)
@@ -252,6 +263,7 @@ def build_adapter(
 
     ``trust`` ("sha256:DIGEST") lets the checkpoint be unpickled, with classes importable from the config's folder.
     """
+    device = current().device(device)
     check_device(device)
     path = Path(checkpoint) if checkpoint is not None else None
     if path is None and config.model.checkpoint is not None and model is None:

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parent.parent / "collapsekit"
 # Earlier may not import later.
 ORDER = [
     "errors",
+    "world",
+    "storage",
     "files",
     "bounds",
     "report",
@@ -31,6 +33,7 @@ ORDER = [
     "sources",
     "in_memory",
     "adapter",
+    "soundness",
     "features",
     "readout",
     "calibrate",

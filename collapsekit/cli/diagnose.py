@@ -10,6 +10,7 @@ import typer
 
 from collapsekit.cli.terminal import TrustPickle, guarded, progress, say, show
 from collapsekit.errors import ConfigError, NothingEvaluatedError
+from collapsekit.world import together
 
 if TYPE_CHECKING:
     from collapsekit.report import Report
@@ -86,6 +87,10 @@ def diagnose(
     seed: Annotated[int, typer.Option(help="Seed of everything drawn or trained.")] = 0,
     training_seed: TrainingSeed = None,
     limit: Annotated[int | None, typer.Option(min=1, help="FOR TRYING OUT: at most so many examples a split.")] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0, help="GiB of inputs and features kept in memory; more is mapped from files. Default: 4."),
+    ] = None,
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Also run growing, over the models of the config's `subsets`.")
     ] = False,
@@ -104,7 +109,7 @@ def diagnose(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
 ) -> None:
     """Find out which modality a checkpoint ignores, what that costs, and why."""
-    with progress(quiet) as shown:
+    with together() as world, progress(quiet or not world.first) as shown:
         from collapsekit.run import diagnose as run
 
         report = run(
@@ -123,9 +128,14 @@ def diagnose(
             plugins=plugin or [],
             trust_pickle=trust_pickle,
             progress=shown,
+            memory=None if memory is None else int(memory * 2**30),
         )
+        world.agree(report.to_json(), "results")
         shown.step("writing the report", 0, None)
-        written = write_report(report, output, format_, json_, figures)
+        written = world.once(lambda: write_report(report, output, format_, json_, figures))
+    if not world.first:
+        judge_exit(report, fail_on or [], quiet=True)
+        return
     if json_:
         typer.echo(report.to_json(), nl=False)
     elif not quiet and (not format_ or Format.terminal in format_):
@@ -172,14 +182,17 @@ def write_report(
     return written
 
 
-def judge_exit(report: Report, fail_on: list[FailOn]) -> None:
+def judge_exit(report: Report, fail_on: list[FailOn], *, quiet: bool = False) -> None:
     """Exit 1 when a verdict in ``fail_on`` was given, 5 when the evidence does not decide; never a silent pass."""
     if not fail_on:
         return
     met = [m for m, v in report.modalities.items() if v.verdict in {f.value for f in fail_on}]
     if met:
-        say(f"failed: {', '.join(f'{m} is {report.modalities[m].verdict}' for m in met)} (--fail-on).")
+        if not quiet:
+            say(f"failed: {', '.join(f'{m} is {report.modalities[m].verdict}' for m in met)} (--fail-on).")
         raise typer.Exit(1)
     undecided = [m for m, v in report.modalities.items() if v.verdict == "inconclusive"]
+    if undecided and quiet:
+        raise typer.Exit(NothingEvaluatedError.exit_code)
     if undecided:
         raise NothingEvaluatedError(f"the evidence does not decide about {', '.join(undecided)}, so this is no pass.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from collapsekit.errors import CollapsekitError
+from collapsekit.world import started_together
 
 if TYPE_CHECKING:
     from collapsekit.report import Report
@@ -45,7 +46,9 @@ def guarded(command: Command) -> Command:
         try:
             return command(*args, **kwargs)
         except CollapsekitError as e:
-            say(f"error: {e}")
+            rank = os.environ.get("RANK", "0") if started_together() else "0"
+            if rank == "0" or not getattr(e, "told_by_first", False):
+                say(f"error: {e}" if rank == "0" else f"error of process {rank}: {e}")
             raise typer.Exit(e.exit_code) from None
         except KeyboardInterrupt:
             say("interrupted: nothing was written after the last finished file.")

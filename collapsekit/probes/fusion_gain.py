@@ -23,7 +23,6 @@ from collapsekit.report import Result
 from collapsekit.settings import Settings
 from collapsekit.stats import exchange as ex
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.moments import moments_left_out
 from collapsekit.stats.spectrum import effective_rank, singular_values
 
 SOURCE = "after Kim et al. 2025, Figure 3 and Theorem 3.1"
@@ -120,7 +119,7 @@ def _hold(adapter: Adapter, features: Features, modality: str, options: FusionGa
         scores = torch.rand(x.shape[-1], generator=torch.Generator().manual_seed(settings.seed + 1))
     else:
         scores = ex.channel_scores(x, options.score, keep)
-    return _Held(x, keep, scores, _rank(x, features.groups))
+    return _Held(x, keep, scores, _rank(x, features))
 
 
 def _tokens(adapter: Adapter, features: Features, modality: str) -> tuple[Tensor, Tensor | None]:
@@ -147,11 +146,11 @@ def _tokens(adapter: Adapter, features: Features, modality: str) -> tuple[Tensor
     return tokens * keep[..., None], keep
 
 
-def _rank(x: Tensor, groups: Tensor) -> Tensor:
+def _rank(x: Tensor, features: Features) -> Tensor:
     """The rank of features (n, d), or the mean of the ranks of tokens (n, t, c); with each group left out."""
     if x.ndim == 3:
-        return leave_out_means(ex.clip_ranks(x), groups)
-    whole, left = moments_left_out(x, groups, int(groups.max()) + 1)
+        return leave_out_means(ex.clip_ranks(x), features.groups)
+    whole, left = features.moments(x)
     found = [effective_rank(singular_values(m)) for m in chain([whole], left)]
     return torch.tensor(found, dtype=torch.float64)
 
@@ -171,7 +170,7 @@ def _between(
         changed = ex.exchange(receiver.x, giver.x, to, source, options.blend)
         if receiver.keep is not None:
             changed *= receiver.keep[..., None]  # what was padding stays that
-        return _rank(changed, features.groups) - receiver.before
+        return _rank(changed, features) - receiver.before
 
     def pick(scores: Tensor, of_giver: Tensor) -> Tensor:
         if same:

@@ -27,7 +27,6 @@ from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.sources import Batch, Source
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.moments import moments_left_out
 from collapsekit.stats.spectrum import singular_values
 from collapsekit.stats.vif import vif
 
@@ -226,7 +225,7 @@ def _representation(features: Features, settings: Settings) -> _Point:
         return dict.fromkeys(names, CONCATENATED)
     if n < 2 * d:
         return dict.fromkeys(names, f"needs at least 2·d = {2 * d} examples for d = {d} fused dimensions, found {n}")
-    full, each = moments_left_out(features.fused, features.groups, int(features.groups.max()) + 1)
+    full, each = features.moments(features.fused)
     out = list(each)
     point: _Point = {}
     try:

@@ -23,11 +23,11 @@ from collapsekit.registry import Options, probe
 from collapsekit.replay import credits, leave_out_means, leave_out_metric, predict
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
-from collapsekit.stats.cka import Side, sides_leave_out
+from collapsekit.stats.cka import sides_leave_out
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.moments import moments_left_out
 from collapsekit.stats.spectrum import singular_values
 from collapsekit.training import Recipe, retrained_fusion, rows_of
+from collapsekit.world import current
 
 PAPER = "Chaudhuri et al. 2025, Section 4.2 and Figure 5"
 SCALED = "the modality's features multiplied by β before fusion, β = 1 being the model as it is"
@@ -141,7 +141,6 @@ def _fused(
 def _measure(adapter: Adapter, features: Features, result: Prediction, options: RankSweepOptions) -> _Point:
     """Ranks, task and similarity of one prediction; what it has none of (a constant has no rank) is left out."""
     groups = features.groups
-    count = int(groups.max()) + 1
     point: _Point = {}
     if not bool(torch.isfinite(result.fused).all() and torch.isfinite(result.outputs).all()):
         return point
@@ -152,24 +151,17 @@ def _measure(adapter: Adapter, features: Features, result: Prediction, options: 
         ("metric", leave_out_metric(task, expected, features.targets, groups)),
     ):
         point[name, None] = float(values[0]), values[1:].tolist()
-    whole, left = moments_left_out(result.fused, groups, count)
+    whole, left = features.moments(result.fused)
     sigma, out = singular_values(whole), [singular_values(m) for m in left]
     for name, rank in rank_functions(options.rtol).items():
         with contextlib.suppress(NumericsError):
             point[name, None] = rank(sigma), [rank(s) for s in out]
     with contextlib.suppress(NumericsError):
-        fused = Side.of(result.fused, groups, count)
+        fused = features.side_of(result.fused)
         for m in features.modalities:
             with contextlib.suppress(NumericsError):
-                point["cka", m] = sides_leave_out(side_of(features, m), fused)
+                point["cka", m] = sides_leave_out(features.side(m), fused, current().each)
     return point
-
-
-def side_of(features: Features, modality: str | None) -> Side:
-    """A modality's features, or the fused representation, as a side of CKAs; computed once for all that it is compared
-    with. Raises NumericsError where they do not vary."""
-    x = features.fused if modality is None else features.pooled[modality]
-    return features.once(("cka", modality), lambda: Side.of(x, features.groups, int(features.groups.max()) + 1))
 
 
 def _curve(

@@ -16,7 +16,7 @@ from torch import Tensor
 from collapsekit.adapter.base import Adapter
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
-from collapsekit.probes.rank_sweep import CKA_SOURCE, SCALED, RankSweepOptions, chosen, side_of
+from collapsekit.probes.rank_sweep import CKA_SOURCE, SCALED, RankSweepOptions, chosen
 from collapsekit.registry import Options, probe
 from collapsekit.replay import predict
 from collapsekit.report import Curve, Result
@@ -24,6 +24,7 @@ from collapsekit.settings import Settings
 from collapsekit.stats.cka import sides_leave_out
 from collapsekit.stats.jackknife import interval
 from collapsekit.stats.procrustes import procrustes_leave_out, procrustes_null
+from collapsekit.world import current
 
 CKA = "debiased linear CKA of the modality's features with {other}"
 PROCRUSTES = (
@@ -96,7 +97,7 @@ def _compared(
         yield aligned | {"skipped": reason}
         return
     try:
-        found = sides_leave_out(side_of(features, one), side_of(features, two))
+        found = sides_leave_out(features.side(one), features.side(two), current().each)
         yield cka | _estimate(*found, settings.level) | {"unit": "CKA"}
     except NumericsError as e:
         yield cka | {"skipped": str(e).rstrip(".")}

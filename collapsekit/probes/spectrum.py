@@ -18,7 +18,6 @@ from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.stats import spectrum as st
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.moments import moments_left_out
 
 CENTRED = "of the column-centred features (n examples by d dimensions), σ their singular values"
 RANKS: dict[str, tuple[str, str]] = {
@@ -81,20 +80,20 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
             yield from _skip_all(None, CONCATENATED, options)
             continue
         try:
-            yield from _one(modality, x, features.groups, options, settings)
+            yield from _one(modality, x, features, options, settings)
         except NumericsError as e:
             yield from _skip_all(modality, str(e).rstrip("."), options)
 
 
 def _one(
-    modality: str | None, x: Tensor, groups: Tensor, options: SpectrumOptions, settings: Settings
+    modality: str | None, x: Tensor, features: Features, options: SpectrumOptions, settings: Settings
 ) -> Iterator[Result]:
     n, d = x.shape
-    count = int(groups.max()) + 1
     if options.precise:
-        sigma, out = st.singular_values_svd(x), [st.singular_values_svd(x[groups != g]) for g in range(count)]
+        groups = features.groups
+        sigma, out = st.singular_values_svd(x), [st.singular_values_svd(x[groups != g]) for g in groups.unique()]
     else:
-        whole, left = moments_left_out(x, groups, count)
+        whole, left = features.moments(x)
         sigma, out = st.singular_values(whole), [st.singular_values(m) for m in left]
     make = partial(Result, probe="spectrum", modality=modality)
     st.effective_rank(sigma)  # raises where all of them are 0
@@ -127,14 +126,14 @@ def _one(
             note=small_n(n, d),
         )
     if n >= 2 * d:
-        yield _null(modality, x, groups, settings)
+        yield _null(modality, x, features, settings)
 
 
-def _null(modality: str | None, x: Tensor, groups: Tensor, settings: Settings) -> Result:
+def _null(modality: str | None, x: Tensor, features: Features, settings: Settings) -> Result:
     """Effective rank were the dimensions independent: every column permuted by itself."""
     generator = torch.Generator().manual_seed(settings.seed)
     shuffled = torch.stack([c[torch.randperm(len(c), generator=generator)] for c in x.T], 1)
-    whole, left = moments_left_out(shuffled, groups, int(groups.max()) + 1)
+    whole, left = features.moments(shuffled)
     value, *out = [st.effective_rank(st.singular_values(m)) for m in chain([whole], left)]
     return Result(
         name="spectrum.null_effective_rank",

@@ -15,7 +15,6 @@ from collapsekit.registry import probe
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.moments import moments_left_out
 from collapsekit.stats.vif import vif
 
 DEFINITION = "diagonal of the inverse correlation matrix of the fused representation's non-constant columns"
@@ -35,7 +34,7 @@ SUMMARIES: dict[str, Callable[[Tensor], float]] = {
     cannot="collinear neurons say nothing of which modality they serve; compare only on equal n and width",
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    x, groups = features.fused, features.groups
+    x = features.fused
     n, d = x.shape
     make = partial(Result, probe="vif", source=SOURCE)
     try:
@@ -45,7 +44,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
             raise NumericsError(
                 f"needs at least 2·d = {2 * d} examples for d = {d} neurons, found {n}: use more examples"
             )
-        whole, left = moments_left_out(x, groups, int(groups.max()) + 1)
+        whole, left = features.moments(x)
         full, out = vif(whole), [vif(m) for m in left]
     except NumericsError as e:
         for name in SUMMARIES:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import CONSTANT_RTOL, group_ids, matrix
-from collapsekit.stats.moments import KEEP, ROWS, leave_one_out, merge_all
+from collapsekit.stats.moments import KEEP, ROWS, Each, leave_one_out, merge_all
 from collapsekit.stats.threads import threads_for
 
 # Below this, relative to |XᵀX|²/n², an unbiased self-HSIC is rounding around zero.
@@ -121,7 +121,7 @@ class Side:
     own: list[CrossSums] | None = None
 
     @classmethod
-    def of(cls, x: Tensor, groups: Tensor, count: int, name: str = "") -> Side:
+    def of(cls, x: Tensor, groups: Tensor, count: int, name: str = "", each: Each = map) -> Side:
         """``x`` ("n d") as a side; ``name`` ("first") for messages. Raises NumericsError with fewer than 4 examples, and
         where they do not vary."""
         what = f"the {name} features" if name else "the features"
@@ -144,7 +144,7 @@ class Side:
         side = replace(side, norm=norm)
         if count < 2 or count * x.shape[1] ** 2 * 8 > KEEP:
             return side
-        return replace(side, own=[_sums(side, side, groups == g) for g in range(count)])
+        return replace(side, own=list(each(lambda g: _sums(side, side, groups == g), range(count))))
 
     @property
     def every(self) -> tuple[Tensor, ...]:
@@ -162,7 +162,7 @@ def cka_leave_out(x: Tensor, y: Tensor, groups: Tensor, count: int) -> tuple[flo
     return sides_leave_out(Side.of(x, groups, count, "first"), Side.of(y, groups, count, "second"))
 
 
-def sides_leave_out(x: Side, y: Side) -> tuple[float, list[float]]:
+def sides_leave_out(x: Side, y: Side, each: Each = map) -> tuple[float, list[float]]:
     """``cka_leave_out`` of two sides over the same examples and groups.
 
     Where the sums of single groups are too large to keep, groups are halved again and again, carrying the sums of all that
@@ -171,7 +171,7 @@ def sides_leave_out(x: Side, y: Side) -> tuple[float, list[float]]:
     if x.count < 2:
         raise NumericsError(f"leaving one group out needs at least 2 groups, found {x.count}: use 16.")
     if x.own is not None and y.own is not None:
-        both = [_sums(x, y, x.groups == g) for g in range(x.count)]
+        both = list(each(lambda g: _sums(x, y, x.groups == g), range(x.count)))
         kinds = x.own, both, y.own
         left = zip(*map(leave_one_out, kinds), strict=True)
         return debiased_cka(*map(merge_all, kinds)), [debiased_cka(*sums) for sums in left]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -118,10 +118,13 @@ class Summing:
         return Moments(self.n, self.mean, self.scatter)
 
 
-def grouped_moments(x: Tensor, groups: Tensor, count: int) -> list[Moments]:
+Each = Callable[[Callable[[int], Any], range], Iterable[Any]]  # as map; it may share the pieces among processes
+
+
+def grouped_moments(x: Tensor, groups: Tensor, count: int, each: Each = map) -> list[Moments]:
     """The moments of each group of rows: ``x`` "n d", ``groups`` "n" whole numbers in 0..count-1."""
     groups = group_ids(groups, len(x), count)
-    return [_moments_of(x, groups == g) for g in range(count)]
+    return list(each(lambda g: _moments_of(x, groups == g), range(count)))
 
 
 def _moments_of(x: Tensor, chosen: Tensor) -> Moments:
@@ -132,7 +135,7 @@ def _moments_of(x: Tensor, chosen: Tensor) -> Moments:
     return sums.moments()
 
 
-def moments_left_out(x: Tensor, groups: Tensor, count: int) -> tuple[Moments, Iterator[Moments]]:
+def moments_left_out(x: Tensor, groups: Tensor, count: int, each: Each = map) -> tuple[Moments, Iterator[Moments]]:
     """The moments of all rows of ``x`` ("n d"), and one after another those without each group ("n" whole numbers in
     0..count-1).
 
@@ -142,7 +145,7 @@ def moments_left_out(x: Tensor, groups: Tensor, count: int) -> tuple[Moments, It
     """
     d = x.shape[-1]
     if count * d * d * 8 <= KEEP:
-        parts = grouped_moments(x, groups, count)
+        parts = grouped_moments(x, groups, count, each)
         return merge_all(parts), leave_one_out(parts)
     if count < 2:
         raise NumericsError(f"leaving one group out needs at least 2 groups, found {count}: use 16.")
