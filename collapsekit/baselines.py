@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,7 +58,7 @@ def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Setti
     skipped: dict[str, str] = {}
     costs: dict[str, float] = {}
     for m in features.modalities:
-        reason, cost = current().once(lambda m=m: reckoned(adapter, at, m, start, settings.seed))  # it takes the time
+        reason, cost = current().once(partial(reckoned, adapter, at, m, start, settings.seed))  # it takes the time
         if reason is not None:
             skipped[m] = reason
         else:
