@@ -10,6 +10,7 @@ import typer
 
 from collapsekit.cli.diagnose import ProfileChoice, parse_set
 from collapsekit.cli.terminal import TrustPickle, guarded, progress, say, screen
+from collapsekit.world import together
 
 if TYPE_CHECKING:
     from collapsekit.repair_report import RepairReport
@@ -117,7 +118,7 @@ def repair(
         "trust_pickle": trust_pickle,
         "tensorboard": tensorboard,
     }
-    with progress(quiet) as shown:
+    with together() as world, progress(quiet or not world.first) as shown:
         if dry_run:
             from collapsekit.repairing import plan
 
@@ -128,24 +129,34 @@ def repair(
             how: dict[str, Any] = {"control": control, "keep": keep, "resume": resume, "force": force}
             try:
                 report = run(checkpoint, output=output, **asked, **how, progress=shown)
+                if world.first:
+                    _files(report, output)
             except KeyboardInterrupt:
                 shown.note(f"The same command with --resume goes on from the snapshots in {output}.")
                 raise
     if dry_run:
-        typer.echo("\n".join(said))
+        if world.first:
+            typer.echo("\n".join(said))
         return
-    _show(report, output, to_stdout=json_, quiet=quiet)
-    if not report.accepted:
+    if world.first:
+        _show(report, output, to_stdout=json_, quiet=quiet)
+    if not report.accepted and world.first:
         say("rejected: " + " ".join(check.sentence for check in report.checks if not check.passed))
+    if not report.accepted:
         raise typer.Exit(1)
 
 
-def _show(report: RepairReport, folder: Path, *, to_stdout: bool, quiet: bool) -> None:
+def _files(report: RepairReport, folder: Path) -> None:
     from collapsekit.files import write_atomic
     from collapsekit.render import REPAIR_FORMATS
 
     for name in ("md", "html"):
         write_atomic(folder / f"repair.{name}", REPAIR_FORMATS[name](report))
+
+
+def _show(report: RepairReport, folder: Path, *, to_stdout: bool, quiet: bool) -> None:
+    from collapsekit.render import REPAIR_FORMATS
+
     if to_stdout:
         typer.echo(report.to_json(), nl=False)
     elif not quiet:

@@ -25,6 +25,7 @@ from collapsekit.repairs.reckon import reckon
 from collapsekit.repairs.snapshots import Snapshots
 from collapsekit.repairs.stage import held_expectations
 from collapsekit.report import Report
+from collapsekit.world import current
 
 CONTROL = "finetune"
 SNAPSHOTS = "snapshots"
@@ -60,7 +61,7 @@ def repair(
     asked = make_asked(checkpoint, config, training, **same)
     named, every = _named(method), check_method_options(options or {})
     folder = Path(output)
-    _free(folder, resume=resume, force=force)
+    current().once(lambda: _free(folder, resume=resume, force=force))
     before = asked.diagnose(None, "val", DECIDING)
     weak = _whom(before, modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
@@ -71,14 +72,20 @@ def repair(
         if control and chosen != (CONTROL,):
             runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder, resume)
         report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen}, keep=keep)
-        if report.exported:
-            export_weights(runs["method"].adapter.model, folder)
-        else:  # with --force: an earlier repair's, which the report beside them would not be of
-            (folder / WEIGHTS).unlink(missing_ok=True)
+    current().agree(report.to_json(), "results")
+    current().once(lambda: _write(folder, report, runs))
+    return report
+
+
+def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None:
+    """Weights and report; then the snapshots are no longer needed."""
+    if report.exported:
+        export_weights(runs["method"].adapter.model, folder)
+    else:  # with --force: an earlier repair's, which the report beside them would not be of
+        (folder / WEIGHTS).unlink(missing_ok=True)
     write_atomic(folder / FILE, report.to_json())
     for run in runs.values():
         run.clear()
-    return report
 
 
 def plan(

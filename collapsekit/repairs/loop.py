@@ -18,10 +18,12 @@ from collapsekit.errors import NumericsError
 from collapsekit.repair_report import LossCurve
 from collapsekit.repairs.compiling import backward_blamed, compiled
 from collapsekit.repairs.curves import Curves
+from collapsekit.repairs.sharing import same_buffers, share, summed
 from collapsekit.repairs.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
 from collapsekit.repairs.stage import Job, Stage, Step, Training
 from collapsekit.settings import Progress
 from collapsekit.stats.threads import threads_for
+from collapsekit.world import current
 
 ROUND = 200  # optimiser steps between snapshots within an epoch
 HALVINGS = 3
@@ -63,7 +65,7 @@ def train(
     parameters = sum(p.numel() for p in job.adapter.model.parameters())
     with random_state_kept(), threads_for(6.0 * job.training.batch * parameters):
         for number, stage in enumerate(stages):
-            shown = Curves(tensorboard, number, stage.name)
+            shown = Curves(tensorboard if current().first else None, number, stage.name)
             try:
                 curves.append(_Run(stage, number, job, method, kept, progress, shown).all())
             finally:
@@ -177,7 +179,8 @@ class _Run:
         state = self.state
         order = torch.randperm(len(self.job.at.fit), generator=_generator(self.job.seed, self.number, state.epoch))
         while state.step < stop and not self._out_of_steps():
-            seed_everything(_seed(self.job.seed, self.number, state.epoch, state.step))
+            rank = current().rank
+            seed_everything(_seed(self.job.seed, self.number, state.epoch, state.step, *([rank] if rank else [])))
             rows = self.job.at.fit[order[state.step * self.a_step : (state.step + 1) * self.a_step]]
             if not self._step(rows):
                 self._back("the training loss")
@@ -186,23 +189,32 @@ class _Run:
         return True
 
     def _step(self, rows: Tensor) -> bool:
+        world, failed, total, seen = current(), 0.0, 0.0, 0.0
         parts = [part for part in rows.split(self.how.batch) if len(part) > 1]  # batch norm cannot take one example
         self.optimizer.zero_grad()
         for part in parts:
+            mine, weight = share(part, world)
             with torch.autocast(self.job.adapter.device.type, torch.bfloat16, enabled=self.how.amp):
-                loss = self.stage.loss(Step(part, self.state.epoch + 1))
+                loss = self.stage.loss(Step(mine, self.state.epoch + 1))
             if not bool(torch.isfinite(loss)):
-                return False
+                failed = 1.0
+                break
             with backward_blamed() if self.how.compile else nullcontext():
-                torch.autograd.backward([loss * (len(part) / len(rows))], inputs=self.stage.parameters)
-            self.state.total += float(loss.detach()) * len(part)
-            self.state.seen += len(part)
+                torch.autograd.backward([loss * (weight * len(part) / len(rows))], inputs=self.stage.parameters)
+            total += float(loss.detach()) * (weight * len(part))
+            seen += weight * len(part)
+        failed, total, seen = summed(self.stage.parameters, (failed, total, seen), world)
+        if failed:
+            return False
+        self.state.total += total
+        self.state.seen += round(seen)
         most = math.inf if self.how.clip is None else self.how.clip
         if not bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(self.stage.parameters, most))):
             return False
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         self.optimizer.step()
+        same_buffers(self.stage.module, world)
         return True
 
     def _rate(self) -> float:
@@ -211,7 +223,9 @@ class _Run:
 
     def _held(self) -> float:
         seed_everything(_seed(self.job.seed, self.number, -1, 0))  # a model random in eval mode answers alike
-        return self.stage.held()
+        held = self.stage.held()
+        current().agree(held, "held-out losses")
+        return held
 
     def _all(self) -> tuple[dict[str, Tensor], dict[str, Tensor], _State]:
         state = _State(**{**vars(self.state), "history": list(self.state.history)})

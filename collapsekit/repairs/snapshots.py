@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.files import is_file, write_atomic
+from collapsekit.world import current
 
 _OURS = re.compile(r"stage\d+\.safetensors|\.stage\d+\.safetensors\.[0-9a-f]+")  # the latter: of write_atomic
 
@@ -36,10 +37,13 @@ class Snapshots:
         """Replace what was kept of a stage. Raises ConfigError where it cannot be written."""
         metadata = {"about": json.dumps(about, allow_nan=False), "identity": self.identity}
         plain = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}
-        write_atomic(self.path(stage), save(plain, metadata))
+        current().once(lambda: write_atomic(self.path(stage), save(plain, metadata)))
 
     def load(self, stage: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What was kept of a stage; None where nothing was. Raises ConfigError where it is of another repair."""
+        return current().once(lambda: self._load(stage))
+
+    def _load(self, stage: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         path = self.path(stage)
         if not is_file(path):
             return None
@@ -63,7 +67,7 @@ class Snapshots:
 
     def clear(self) -> None:
         """Remove every stage's file, what a killed write left beside them, and the folder where nothing else is in it."""
-        if not self.folder.is_dir():
+        if not current().first or not self.folder.is_dir():
             return
         for file in self.folder.iterdir():
             if _OURS.fullmatch(file.name):

@@ -17,6 +17,7 @@ from collapsekit.readout import Fold
 from collapsekit.registry import Options
 from collapsekit.report import Result
 from collapsekit.sources import Batch
+from collapsekit.world import current
 
 Kind = TypeVar("Kind", bound=Options)
 CHUNK = 512  # rows a forward where nothing is trained
@@ -146,5 +147,10 @@ def held_expectations(
     at, run = job.at, run or job.adapter.run_live
     job.adapter.model.eval()
     with torch.no_grad():
-        parts = [outputs(run({k: v[rows] for k, v in at.held.inputs.items()})) for rows in at.choose.split(CHUNK)]
-    return job.adapter.task.expect(torch.cat([p.float().cpu() for p in parts]))
+        parts = list(
+            current().each(
+                lambda rows: outputs(run({k: v[rows] for k, v in at.held.inputs.items()})).float().cpu(),
+                at.choose.split(CHUNK),
+            )
+        )
+    return job.adapter.task.expect(torch.cat(parts))
