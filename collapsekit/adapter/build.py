@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from collapsekit.bounds import quoted
 from collapsekit.checkpoint import Checkpoint, match_state_dict
+from collapsekit.checkpoint.mapping import forget
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.imports import import_object, importable_from, one_line
@@ -147,13 +148,15 @@ def features_path(model: nn.Module, path: str) -> str:
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the checkpoint's tensors into the model. Raises ConfigError listing keys that do not fit."""
+    """Copy the checkpoint's tensors into the model, of which there is one copy in memory: what was copied of a mapped file
+    is let go of. Raises ConfigError listing keys that do not fit."""
     own = model.state_dict()
     shapes = {k: tuple(v.shape) for k, v in own.items() if isinstance(v, Tensor)}
     matched = match_state_dict(shapes, checkpoint.tensors)
     with torch.no_grad():
         for key, value in matched.items():
             own[key].copy_(value)
+            forget(value)
 
 
 def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from collapsekit.checkpoint.digest import sha256_of
-from collapsekit.checkpoint.read import read_checkpoint
+from collapsekit.checkpoint.digest import sha256_of, sha256_of_all
+from collapsekit.checkpoint.mapping import forget, mapped_in_turn
+from collapsekit.checkpoint.sandbox import look_into
 from collapsekit.errors import RefusedError
+from collapsekit.locate.layout import ITEM_BYTES
 from collapsekit.locate.opened import kind_of
 from collapsekit.locate.read import UnreadableError
 
-_AT_A_TIME = 1 << 22  # elements
+_AT_A_TIME = 1 << 15  # elements; of more, torch gives parts to threads, which then wait for one another at each step
+READ_UNASKED = 2_000_000_000  # bytes; reading so much takes a few seconds
 
 
 @dataclass(frozen=True)
 class TensorRow:
     """One tensor. ``norm`` is the Euclidean norm of its finite elements (numpy.linalg.norm), in float64; None where
-    that is too large for a float64."""
+    that is too large for a float64. All three are None where the numbers were not read."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     bytes: int
     norm: float | None
-    nan: int
-    inf: int
+    nan: int | None
+    inf: int | None
 
 
 @dataclass(frozen=True)
@@ -37,29 +41,54 @@ class Description:
     """A file as `collapsekit inspect` shows it; ``refused`` is why its weights were not read, or None."""
 
     path: Path
-    sha256: str | None  # None for a directory that was refused
+    sha256: str | None  # None for a directory that was refused, and where the files were not read whole
     format: str | None
     key: str | None
     note: str | None
     names: tuple[str, ...]  # classes and functions that unpickling it would import
     tensors: tuple[TensorRow, ...]
     refused: str | None = None
+    values: bool = True  # whether the files were read whole, for their digest and the tensors' numbers
 
 
-def describe(path: str | Path) -> Description:
+def describe(path: str | Path, *, values: bool | None = None) -> Description:
     """Look at a file or directory without executing anything of it. Raises ConfigError where there is nothing, and
-    RefusedError where it is no regular file."""
+    RefusedError where it is no regular file.
+
+    Names, shapes and dtypes take the headers only, of a zip archive also what its checksums are over. The digest and the
+    tensors' norms take every byte, one tensor at a time: they are read if ``values`` says so, and by default where the
+    files hold at most READ_UNASKED bytes. A file that only unpickling could read is then read for its digest, by which
+    `--trust-pickle` names it, whatever its size.
+    """
     file = Path(path)
     is_file = kind_of(file) == "file"
     try:
-        read = read_checkpoint(file)
+        found = look_into(file)
+        files = found["files"]
+        whole = sum(size for _, size, _ in files) <= READ_UNASKED if values is None else values
+        if whole:
+            rows = tuple(_row(*named) for named in mapped_in_turn(files, found["tensors"]))
+        else:
+            rows = tuple(_unread(*told) for told in found["tensors"])
     except RefusedError as e:
         known = e if isinstance(e, UnreadableError) else None
         names = tuple(known.names) if known else ()
-        digest = sha256_of(file) if is_file else None
-        return Description(file, digest, known.format or None if known else None, None, None, names, (), str(e))
-    rows = tuple(_row(name, tensor) for name, tensor in read.tensors.items())
-    return Description(file, read.sha256, read.format, read.key, read.note, read.names, rows)
+        small = file.stat().st_size <= READ_UNASKED if values is None else values
+        whole = is_file and (small or (values is None and known is not None and known.pickled))
+        digest = sha256_of(file) if whole else None
+        form = known.format or None if known else None
+        return Description(file, digest, form, None, None, names, (), str(e), whole)
+    sha256 = sha256_of_all([Path(name) for name, *_ in files]) if whole else None
+    names = tuple(found["names"])
+    return Description(file, sha256, found["format"], found["key"], found["note"], names, rows, values=whole)
+
+
+def _unread(name: str, dtype: str, shape: Sequence[int], chunks: object) -> TensorRow:
+    """A tensor by its header alone."""
+    del chunks
+    if dtype not in ITEM_BYTES:
+        raise RefusedError(f"the tensor {name[:60]!r} is of a dtype that is not known here: update collapsekit.")
+    return TensorRow(name, tuple(shape), dtype, math.prod(shape) * ITEM_BYTES[dtype], None, None, None)
 
 
 def _row(name: str, tensor: Tensor) -> TensorRow:
@@ -67,12 +96,15 @@ def _row(name: str, tensor: Tensor) -> TensorRow:
     total = 0.0
     flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.flatten()
     for start in range(0, flat.numel(), _AT_A_TIME):
-        part = flat[start : start + _AT_A_TIME]
-        part = part.to(torch.complex128 if part.is_complex() else torch.float64)
-        nan += int(part.isnan().sum())
-        inf += int(part.isinf().sum())
-        norm = float(torch.linalg.vector_norm(part[part.isfinite()]))
+        raw = flat[start : start + _AT_A_TIME]
+        part = raw.to(torch.complex128 if raw.is_complex() else torch.float64)
+        norm = float(torch.linalg.vector_norm(part))
+        if not math.isfinite(norm):  # rare, and to look at every element for it takes fifty times as long
+            nan += int(part.isnan().sum())
+            inf += int(part.isinf().sum())
+            norm = float(torch.linalg.vector_norm(part[part.isfinite()]))
         total = math.hypot(total, norm)
+        forget(raw)
     finite = total if math.isfinite(total) else None
     kind = str(tensor.dtype).removeprefix("torch.")
     return TensorRow(name, tuple(tensor.shape), kind, tensor.numel() * tensor.element_size(), finite, nan, inf)

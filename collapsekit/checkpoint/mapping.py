@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from collapsekit.errors import RefusedError
 from collapsekit.locate.layout import ITEM_BYTES
 
 _DTYPES = {name: getattr(torch, name) for name in ITEM_BYTES if hasattr(torch, name)}
+_MAPS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # by the address of their first byte
 
 
 def mapped(files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[Any]]) -> dict[str, Tensor]:
@@ -28,6 +30,27 @@ def mapped(files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[Any]]) -> 
     return {name: _tensor(name, dtype, shape, chunks, bytes_of) for name, dtype, shape, chunks in tensors}
 
 
+def mapped_in_turn(files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Tensor]]:
+    """As :func:`mapped`, one tensor after the other, each from maps of its own: memory is that of the one at hand."""
+    for name, dtype, shape, chunks in tensors:
+        used = {chunk[0] for chunk in chunks}
+        bytes_of = {i: _file(Path(files[i][0]), *files[i][1:]) for i in used}
+        yield name, _tensor(name, dtype, shape, chunks, bytes_of)
+
+
+def forget(tensor: Tensor) -> None:
+    """Let go of the memory that looking at a mapped tensor took: its pages are read from the file again when next looked
+    at, and what was written to them is lost. Nothing where ``tensor`` is not one that :func:`mapped` mapped."""
+    data = _MAPS.get(tensor.untyped_storage().data_ptr()) if tensor.device.type == "cpu" else None
+    if data is None or not tensor.numel() or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    item = tensor.itemsize
+    start = int(tensor.storage_offset()) * item
+    end = start + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) * item + item
+    page = start - start % mmap.PAGESIZE
+    data.madvise(mmap.MADV_DONTNEED, page, end - page)
+
+
 def _file(path: Path, size: int, changed: int) -> Tensor:
     """A file's bytes as a uint8 vector, copy-on-write."""
     try:
@@ -38,7 +61,9 @@ def _file(path: Path, size: int, changed: int) -> Tensor:
         raise RefusedError(f"{path} cannot be read ({e}): check that it is whole and may be read.") from None
     if (len(data), info.st_mtime_ns) != (size, changed):
         raise RefusedError(f"{path} changed while it was being read: wait until it is written, and try again.")
-    return torch.frombuffer(data, dtype=torch.uint8)
+    whole = torch.frombuffer(data, dtype=torch.uint8)
+    _MAPS[whole.data_ptr()] = data
+    return whole
 
 
 def _tensor(name: str, dtype: str, shape: Sequence[int], chunks: Any, files: Mapping[int, Tensor]) -> Tensor:

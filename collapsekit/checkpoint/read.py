@@ -19,7 +19,7 @@ from collapsekit.locate.read import UnreadableError
 class Checkpoint:
     """Named tensors out of a file or directory, on the CPU, detached, with the file's own names (prefixes included).
 
-    Tensors may be mapped from the file: writing to them never reaches it.
+    Tensors may be mapped from the file: writing to them never reaches it, and is undone where they are loaded.
     """
 
     path: Path

@@ -3,64 +3,34 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
-
-import typer
-
-from collapsekit import __version__
-from collapsekit.cli import (
-    baseline,
-    compare,
-    demo,
-    diagnose,
-    doctor,
-    gate,
-    init,
-    inspect,
-    listing,
-    repair,
-    report,
-    schema,
-)
-
-app = typer.Typer(
-    name="collapsekit",
-    help="Find out which modalities a multimodal PyTorch model ignores, how much that costs, and why.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("demo")(demo.demo)
-app.command("init")(init.init)
-app.command("inspect")(inspect.inspect)
-app.command("diagnose")(diagnose.diagnose)
-app.command("repair")(repair.repair)
-app.command("gate")(gate.gate)
-app.add_typer(baseline.app, name="baseline")
-app.command("report")(report.report)
-app.command("compare")(compare.compare)
-app.command("list")(listing.list_)
-app.command("schema")(schema.schema)
-app.command("doctor")(doctor.doctor)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"collapsekit {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-) -> None:
-    del version
+import sys
+from typing import Any
 
 
 def main() -> None:
     """Entry point of ``collapsekit`` and ``python -m collapsekit``."""
     # NumPy's and SciPy's part of the work is small; their idle threads would only slow torch's down.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    app()
+    from collapsekit.cli.overview import COMMANDS, VERSION, overview
+
+    asked = sys.argv[1:]
+    if "_COLLAPSEKIT_COMPLETE" in os.environ:  # a shell that completes; what it asks of is not in argv
+        asked = []
+    # What is asked most often, and to see whether anything works at all, does not wait for typer.
+    plain = {"--help": overview, "-h": overview, "--version": lambda: VERSION}
+    if len(asked) == 1 and asked[0] in plain:
+        sys.stdout.write(f"{plain[asked[0]]()}\n")
+        return
+    from collapsekit.cli.root import make_app
+
+    make_app(asked[:1] if asked and asked[0] in COMMANDS else list(COMMANDS))()
+
+
+def __getattr__(name: str) -> Any:
+    """``app``: the typer application with every command, made when first asked for."""
+    if name != "app":
+        raise AttributeError(f"module 'collapsekit.cli' has no attribute {name!r}")
+    from collapsekit.cli.root import make_app
+
+    globals()[name] = made = make_app()
+    return made

@@ -26,12 +26,20 @@ def inspect(
     ],
     all_: Annotated[bool, typer.Option("--all", "-a", help=f"List every tensor, not the first {SHOWN}.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="All of it as JSON on stdout.")] = False,
+    values: Annotated[
+        bool | None,
+        typer.Option(
+            "--values/--no-values",
+            help="Read the numbers too: SHA-256, norms, NaN and Inf; default: of files of at most 2 GB together.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Show what a checkpoint is and holds, without executing it; exits 3 where it would be refused."""
     from collapsekit.bounds import json_text
     from collapsekit.checkpoint.describe import describe
 
-    found = describe(path)
+    found = describe(path, values=values)
     if json_:
         typer.echo(json_text(asdict(found), default=str))
     else:
@@ -46,6 +54,8 @@ def _lines(found: Description, most: int | None) -> list[str]:
     lines = [clean(str(found.path), 400), f"  format: {found.format or 'not told'}"]
     if found.sha256 is not None:
         lines.append(f"  sha256:{found.sha256}")
+    if found.tensors and not found.values:
+        lines.append("  SHA-256, norms, NaN and Inf: not read (--values reads the files whole)")
     if found.note is not None:
         lines += ["", *_wrapped(clean(found.note, 2000), "  ")]
     if found.names:
@@ -94,18 +104,19 @@ def _structure(found: Description) -> list[str]:
 def _table(found: Description, most: int | None) -> list[str]:
     from collapsekit.render.sanitize import clean
 
-    header = ["tensor", "shape", "dtype", "size", "norm", "NaN", "Inf"]
+    header = ["tensor", "shape", "dtype", "size", *(["norm", "NaN", "Inf"] if found.values else [])]
     rows = [header]
     for row in found.tensors[:most]:
         shape = "×".join(map(str, row.shape)) or "one number"
         norm = "too large" if row.norm is None else f"{row.norm:.4g}"
         name = clean(row.name, 200)
         short = name if len(name) <= 36 else "…" + name[-35:]
-        rows.append([short, clean(shape, 24), row.dtype, _size(row.bytes), norm, str(row.nan), str(row.inf)])
+        numbers = [norm, str(row.nan), str(row.inf)] if found.values else []
+        rows.append([short, clean(shape, 24), row.dtype, _size(row.bytes), *numbers])
     lines = _columns(rows, left=3)
     left = len(found.tensors) - (len(rows) - 1)
     total = sum(row.bytes for row in found.tensors)
-    bad = sum(row.nan + row.inf > 0 for row in found.tensors)
+    bad = sum(bool(row.nan or row.inf) for row in found.tensors)
     lines.append(
         f"  {f'and {left} more (--all lists them); ' if left else ''}{_count(len(found.tensors))}, {_size(total)}"
     )

@@ -50,14 +50,16 @@ def report(
 
 def _read(path: Path) -> Report | RepairReport:
     """The report at ``path``, or in a folder: of a diagnosis or of a repair, told by its content."""
-    from collapsekit.repair_report import FILE, RepairReport
     from collapsekit.report import Report, read_json
 
     if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name too long
-        names = ("report.json", FILE)
+        names = ("report.json", "repair.json")
         path = next((path / n for n in names if os.path.lexists(path / n)), path / names[0])
     if not os.path.lexists(path):
         raise ConfigError(f"{path} is not a file: give the report.json that `collapsekit diagnose` wrote.")
     raw = read_json(path)
-    kind = RepairReport if isinstance(raw, dict) and raw.get("kind") == "repair" else Report
-    return kind.from_data(raw, str(path))
+    if not isinstance(raw, dict) or raw.get("kind") != "repair":
+        return Report.from_data(raw, str(path))
+    from collapsekit.repair_report import RepairReport
+
+    return RepairReport.from_data(raw, str(path))

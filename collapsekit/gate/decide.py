@@ -8,7 +8,6 @@ from typing import Literal
 import collapsekit
 from collapsekit.errors import ConfigError
 from collapsekit.gate.baseline import Baseline, Run, differs, seed_of
-from collapsekit.gate.regress import paired_checks, retrained_checks, undecided
 from collapsekit.gate.rules import DEFAULT, decide_rule
 from collapsekit.gate.watched import Limits, says_nothing
 from collapsekit.gate_report import Against, GateCheck, GateReport, State, outcome_of
@@ -73,6 +72,9 @@ def _compare(
             f"the report cannot be compared with the baseline, as {said}: diagnose as the baseline was, or make it anew "
             "with `collapsekit baseline create`."
         )
+    # Imported here: rules alone need neither NumPy nor SciPy, which take a second.
+    from collapsekit.gate.regress import paired_checks, retrained_checks, undecided
+
     twin, because = _twin(report, baseline)
     if situation == "retrained" or (situation == "auto" and twin is None):
         if situation == "retrained":

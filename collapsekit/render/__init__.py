@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from collapsekit.gate_report import GateReport
-from collapsekit.repair_report import RepairReport
-from collapsekit.report import Report
-
 if TYPE_CHECKING:
     from collapsekit.compare.comparison import Comparison
+    from collapsekit.gate_report import GateReport
+    from collapsekit.repair_report import RepairReport
+    from collapsekit.report import Report
 
 
 def _json(report: Report | RepairReport | GateReport | Comparison) -> str:

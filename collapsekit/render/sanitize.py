@@ -6,11 +6,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from collapsekit.gate_report import GateReport
-from collapsekit.repair_report import RepairReport
-from collapsekit.report import Report
+if TYPE_CHECKING:
+    from collapsekit.gate_report import GateReport
+    from collapsekit.repair_report import RepairReport
+    from collapsekit.report import Report
 
 NAME_LIMIT = 80
 TEXT_LIMIT = 4000
@@ -38,7 +39,7 @@ def clean(text: str, limit: int = NAME_LIMIT) -> str:
     HTML, Markdown and other syntax is left to each sink's own escaping. Cleaning twice changes nothing more.
     """
     escaped = text[: limit + 1]  # bounds the work on a text of any length
-    if not (escaped.isascii() and escaped.isprintable()):
+    if not escaped.isprintable():  # what str calls printable holds nothing of _HIDDEN
         escaped = "".join(map(_visible, escaped))
     escaped = _COMMAND.sub(lambda m: f"\\x{ord(m[0]):02x}", escaped)
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
@@ -70,7 +71,7 @@ def cleaned(report: Report) -> Report:
     """
     names = display_names(modality_names(report))
     safe: dict[str, Any] = _walk(_renamed(report, names))
-    return Report.model_validate(safe)
+    return type(report).model_validate(safe)
 
 
 def renamed(report: Report, names: dict[str, str]) -> Report:
@@ -78,7 +79,7 @@ def renamed(report: Report, names: dict[str, str]) -> Report:
 
     ``names`` has one entry for each of :func:`modality_names`, all values different.
     """
-    return Report.model_validate(_renamed(report, names))
+    return type(report).model_validate(_renamed(report, names))
 
 
 def cleaned_repair(report: RepairReport) -> RepairReport:
@@ -95,7 +96,7 @@ def cleaned_repair(report: RepairReport) -> RepairReport:
         record["path"] = paths[record["path"]]
     for curve in raw["losses"]:
         curve["method"] = methods[curve["method"]]
-    return RepairReport.model_validate(_walk(raw))
+    return type(report).model_validate(_walk(raw))
 
 
 def cleaned_gate(report: GateReport) -> GateReport:
@@ -112,12 +113,12 @@ def cleaned_gate(report: GateReport) -> GateReport:
     for check, title in zip(raw["checks"], titles, strict=True):
         check["name"] = title
         check["modality"] = None if check["modality"] is None else names[check["modality"]]
-    return GateReport.model_validate(_walk(raw))
+    return type(report).model_validate(_walk(raw))
 
 
 def renamed_repair(report: RepairReport, names: dict[str, str]) -> RepairReport:
     """:func:`renamed` in all the reports within; ``names`` has one entry for each of :func:`repair_names`."""
-    return RepairReport.model_validate(_renamed_repair(report, names))
+    return type(report).model_validate(_renamed_repair(report, names))
 
 
 def repair_names(report: RepairReport) -> list[str]:

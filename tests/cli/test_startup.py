@@ -1,0 +1,138 @@
+"""What a command imports before it has anything to do; times are for benchmarks/speed/startup.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from benchmarks.speed.startup import make_report
+from collapsekit.cli import app
+from collapsekit.cli.overview import COMMANDS, VERSION, overview
+
+HEAVY = {"torch", "numpy", "scipy", "matplotlib", "pandas", "sklearn", "safetensors", "transformers"}
+LIBRARIES = HEAVY | {"pydantic", "rich", "typer", "click", "yaml", "jinja2", "filelock"}
+PROGRAM = """
+import atexit, sys
+from pathlib import Path
+where = Path(sys.argv.pop())
+atexit.register(lambda: where.write_text(" ".join({m.split(".")[0] for m in sys.modules})))
+from collapsekit.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_report(tmp_path_factory.mktemp("report"))
+
+
+def _run(folder: Path, *arguments: str, **env: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """What the command printed, and the packages it had imported when it ended."""
+    where = folder / "modules.txt"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments, str(where)],
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "80", **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done, set(where.read_text().split())
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
+def test_help_and_version_import_the_standard_library_only(flag: str, tmp_path: Path) -> None:
+    done, imported = _run(tmp_path, flag)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (f"{VERSION}\n" if flag == "--version" else f"{overview(80)}\n")
+    assert not imported & LIBRARIES
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "REPORT"],
+        ["report", "REPORT", "-f", "md"],
+        ["report", "REPORT", "-f", "json"],
+        ["schema"],
+        ["gate", "REPORT", "--require", "verdict != collapsed"],
+        ["gate", "REPORT"],
+        ["gate", "REPORT", "-f", "json"],
+        *([name, "--help"] for name in COMMANDS),
+    ],
+    ids=" ".join,
+)
+def test_what_only_reads_a_report_imports_nothing_that_computes(
+    arguments: list[str], report: Path, tmp_path: Path
+) -> None:
+    done, imported = _run(tmp_path, *(str(report) if a == "REPORT" else a for a in arguments))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert not imported & HEAVY
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    program = "import sys, collapsekit; print(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert not set(done.stdout.split()) & LIBRARIES
+
+
+def test_a_command_imports_no_other(report: Path, tmp_path: Path) -> None:
+    program = "import sys; from collapsekit.cli.root import make_app; make_app(['schema']); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    ours = {m for m in done.stdout.split() if m.startswith("collapsekit.cli.")}
+    assert ours == {f"collapsekit.cli.{m}" for m in ("overview", "root", "schema", "terminal")}
+
+
+def test_the_overview_says_what_the_commands_say() -> None:
+    root = get_command(app)
+    commands = root.commands  # type: ignore[attr-defined]
+    assert set(commands) == set(COMMANDS)
+    for name, command in commands.items():
+        assert command.help.strip() == COMMANDS[name], name
+    shown = overview(100)
+    for parameter in root.params:
+        assert all(option in shown for option in parameter.opts)
+        assert parameter.help is not None
+        assert " ".join(parameter.help.split()) in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("width", [1, 60, 72, 80, 100, 300])
+def test_the_overview_fits(width: int) -> None:
+    assert max(map(len, overview(width).splitlines())) <= max(60, min(width, 100))
+    assert " ".join(overview(width).split()) == " ".join(overview(80).split())
+
+
+def test_help_is_the_same_however_it_is_asked_for(tmp_path: Path) -> None:
+    printed, _ = _run(tmp_path, "--help")
+    bare, _ = _run(tmp_path)
+    assert bare.returncode in (0, 2)  # as typer has it
+    assert (bare.stdout + bare.stderr).strip() == printed.stdout.strip()
+
+
+def test_completion_is_not_taken_for_help(tmp_path: Path) -> None:
+    words = {"_COLLAPSEKIT_COMPLETE": "complete_bash", "COMP_WORDS": "collapsekit inspe", "COMP_CWORD": "1"}
+    program = "import sys; sys.argv = ['collapsekit', '--help']; from collapsekit.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, **words},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["inspect"]
+
+
+def test_other_names_of_the_package_are_refused() -> None:
+    import collapsekit.cli
+
+    with pytest.raises(AttributeError, match="no attribute 'appp'"):
+        collapsekit.cli.appp  # noqa: B018
