@@ -90,22 +90,25 @@ class Summing:
     def __init__(self, d: int) -> None:
         self.n, self.mean = 0, torch.zeros(d, dtype=torch.float64)
         self.scatter = torch.zeros(d, d, dtype=torch.float64)
+        self._centred = torch.zeros(0, d, dtype=torch.float64)  # the rows at hand; kept, as fresh memory costs time
 
     def add(self, x: Tensor) -> None:
         """Take in some rows ("k d", any real dtype). Raises NumericsError where they are not a finite matrix."""
-        x = matrix(x, "the features").to(self.mean.device)
+        if x.ndim != 2 or not x.is_floating_point():
+            x = matrix(x, "the features")
         k = x.shape[0]
         if k == 0:
             return
-        mean = x.mean(dim=0)
-        centred = x - mean
-        # The mean is rounded; what that leaves in every row is moved over to it.
-        rest = centred.mean(dim=0)
-        centred -= rest
-        delta = mean - self.mean + rest
-        n = self.n + k
-        with threads_for(2.0 * centred.numel() * x.shape[1]):
+        if len(self._centred) < k:
+            self._centred = torch.empty(k, x.shape[1], dtype=torch.float64, device=self.mean.device)
+        with threads_for(2.0 * x.numel() * x.shape[1]):
+            centred = self._centred[:k].copy_(x.detach())
+            mean = centred.mean(dim=0)
+            if not bool(torch.isfinite(mean).all()):
+                matrix(x, "the features")  # says what is not finite
+            centred -= mean
             self.scatter.addmm_(centred.T, centred)
+            delta, n = mean - self.mean, self.n + k
             if self.n:  # Chan, Golub and LeVeque 1983, eq. 2.1, in matrix form
                 self.scatter.addr_(delta, delta, alpha=self.n / n * k)
         self.mean += delta * (k / n)
