@@ -22,6 +22,7 @@ from collapsekit.task import Task
 
 CHUNK = 512  # rows a forward; fixed, so that results do not depend on the data's batch size
 SHARED, SHARED_BYTES = 2048, 4 << 20  # rows, and bytes of what is given, of a forward that answers many questions
+SCORING = 100.0  # operations that scoring takes for every number the model puts out
 EXACT_UP_TO = 6  # modalities; beyond, Shapley credit is sampled
 
 
@@ -90,8 +91,8 @@ def _answers(
     fused: list[Tensor] = []
     outputs: list[Tensor] = []
     for pieces in forwards:
-        recorded, inputs = gathered(adapter, features, index, pieces)
         with torch.no_grad(), threads_for(operations):
+            recorded, inputs = gathered(adapter, features, index, pieces)
             seed_everything(0)  # a model that is random in eval mode still answers the same question the same way
             result = adapter.rerun(recorded, inputs)
         sizes = [p.stop - p.start for p in pieces]
@@ -235,13 +236,14 @@ class Coalitions:
         """Worth of a coalition and of what comes with it; each kind of the model's expectations by itself before the mean
         over draws."""
         functions = [kind for _, kind in kinds]
-        if mask == self.full or (mask == 0 and self.inverse):
-            means = self._ends(functions)
-        else:
-            means = self._drawn(min(mask, self.full & ~mask) if self.inverse else mask, functions)
-        for one, found in means.items():
-            for (store, _), expected in zip(kinds, found, strict=True):
-                store[one] = self._score(expected)
+        with threads_for(SCORING * self.features.outputs.numel()):
+            if mask == self.full or (mask == 0 and self.inverse):
+                means = self._ends(functions)
+            else:
+                means = self._drawn(min(mask, self.full & ~mask) if self.inverse else mask, functions)
+            for one, found in means.items():
+                for (store, _), expected in zip(kinds, found, strict=True):
+                    store[one] = self._score(expected)
         self.progress.step("modality subsets", len(self.known), 1 << self.size if self.exact else None)
 
     def _ends(self, kinds: Sequence[Expected]) -> dict[int, list[Tensor]]:
