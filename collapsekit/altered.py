@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from collapsekit.adapter.base import Adapter, Recorded
+from collapsekit.adapter.base import Adapter, Given, Recorded
 from collapsekit.features import Features
 from collapsekit.sources import Batch
 
@@ -64,19 +64,16 @@ def gathered(
     recorded: dict[str, Recorded] = {}
     for m in features.modalities:
         taken = rows([m])
-        recorded[m] = tuple(
-            t.index_select(0, taken) for t in features.recorded[m]
-        )  # several times faster than t[taken]
+        # Several times faster than t[taken].
+        recorded[m] = Given(t.index_select(0, taken) for t in features.recorded[m])
         start = 0
         for piece, part in zip(pieces, own, strict=True):
             _alter(features, m, piece.asked, [t[start : start + len(part)] for t in recorded[m]])
             start += len(part)
     keys = {m: adapter.input_keys(m) for m in features.modalities}
-    inputs = {
-        key: value.index_select(0, rows([m for m in features.modalities if key in keys[m]]))
-        for key, value in features.inputs.items()
-    }
-    return recorded, inputs
+    moving = {key: tuple(m for m in features.modalities if key in keys[m]) for key in features.inputs}
+    sources = {one: rows(one) for one in set(moving.values())}
+    return recorded, {key: value.index_select(0, sources[moving[key]]) for key, value in features.inputs.items()}
 
 
 def _alter(features: Features, modality: str, asked: Altered, parts: Sequence[Tensor]) -> None:

@@ -18,7 +18,7 @@ from collapsekit.settings import Progress
 from collapsekit.stats import shapley
 from collapsekit.stats.seeds import content_seeds
 from collapsekit.stats.threads import threads_for
-from collapsekit.task import Task
+from collapsekit.task import Classification, Task
 
 CHUNK = 512  # rows a forward; fixed, so that results do not depend on the data's batch size
 SHARED, SHARED_BYTES = 2048, 4 << 20  # rows, and bytes of what is given, of a forward that answers many questions
@@ -144,6 +144,8 @@ def leave_out_means(values: Tensor, groups: Tensor) -> Tensor:
 def leave_out_metric(task: Task, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
     """The task metric over all examples, then without each group: (1 + G,), float64."""
     values = [task.metric(expected, targets)]
+    if isinstance(task, Classification) and task.metric_name == "accuracy":  # whole numbers, so that sums are exact
+        return leave_out_means((expected.argmax(1) == targets).double(), groups)
     for g in range(int(groups.max()) + 1):
         keep = groups != g
         values.append(task.metric(expected[keep], targets[keep]))

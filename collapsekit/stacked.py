@@ -18,7 +18,7 @@ from torch.func import functional_call, vmap
 from collapsekit.adapter.base import Adapter, Given, Recorded
 from collapsekit.adapter.build import model_kept, random_state_kept, random_states, seed_everything
 from collapsekit.readout import Fold
-from collapsekit.replay import scaled
+from collapsekit.replay import scaled, shared_rows
 from collapsekit.settings import Progress
 from collapsekit.sources import Batch
 from collapsekit.stats.threads import threads_for
@@ -37,7 +37,6 @@ from collapsekit.training import (
 Factors = Mapping[str, float]  # by modality; 1 where it has none
 AT_ONCE = 16  # settings
 WEIGHTS = 2**24  # of all stacked settings together; larger fusions are all arithmetic, which a stack does not spare
-HELD = 1024  # rows a held-out forward, of all settings together
 MEANS = ("classification", "multilabel", "regression")  # tasks whose training loss is a mean over examples
 
 
@@ -55,23 +54,30 @@ def retrained_fusions(
         return None
     weights = sum(p.numel() for p in twin.fusion_parameters() if p.requires_grad)
     size = max(1, min(AT_ONCE, WEIGHTS // max(1, weights)))
-    return _in_groups(adapter, at, [settings[i : i + size] for i in range(0, len(settings), size)], recipe, progress)
+    groups = [settings[i : i + size] for i in range(0, len(settings), size)]
+    return _in_groups(adapter, at, groups, recipe, progress, twin)
 
 
 def _in_groups(
-    adapter: Adapter, at: Fold, groups: Sequence[Sequence[Factors]], recipe: Recipe, progress: Progress
+    adapter: Adapter,
+    at: Fold,
+    groups: Sequence[Sequence[Factors]],
+    recipe: Recipe,
+    progress: Progress,
+    twin: Adapter | None,
 ) -> Iterator[Adapter]:
     stackable = True
     for group in groups:
         if stackable and len(group) > 1:
             try:
-                made = fit_stacked(adapter, at, group, recipe, progress)
+                made = fit_stacked(adapter, at, group, recipe, progress, twin)
             except Exception as e:  # noqa: BLE001  whatever a model does that cannot be stacked; by itself it may be fine
                 stackable = False
                 why = str(e).strip().split("\n")[0].rstrip(".") or type(e).__name__
                 progress.note(f"fusions are trained one at a time, since this model cannot be stacked: {why[:200]}.")
             else:
-                yield from (twin for twin, _ in made)
+                yield from (fusion for fusion, _ in made)
+                twin = None  # it has learned
                 continue
         for factors in group:
             alone = retrained_fusion(adapter, at, factors, recipe)
@@ -80,13 +86,19 @@ def _in_groups(
 
 
 def fit_stacked(
-    adapter: Adapter, at: Fold, settings: Sequence[Factors], recipe: Recipe, progress: Progress
+    adapter: Adapter,
+    at: Fold,
+    settings: Sequence[Factors],
+    recipe: Recipe,
+    progress: Progress,
+    twin: Adapter | None = None,
 ) -> Iterator[tuple[Adapter, Fitted]]:
-    """A new fusion trained in each setting, in order, and the epoch each kept; each adapter is good until the next.
+    """A new fusion (``twin``, of ``fresh_fusion``, if there is one that has not been trained) trained in each setting, in
+    order, and the epoch each kept; each adapter is good until the next.
 
     Raises whatever a model raises that cannot be stacked, and where it answers otherwise than by itself.
     """
-    twin = fresh_fusion(adapter, recipe)
+    twin = twin or fresh_fusion(adapter, recipe)
     assert twin is not None
     stack = _Stack(twin, at, settings, recipe)
     with random_state_kept(), threads_for(6.0 * BATCH * len(settings) * stack.size), warnings.catch_warnings():
@@ -215,7 +227,7 @@ class _Stack:
         with torch.no_grad():
             parts = [
                 self.outputs(*rows_of(self.at.held, rows, full=True)).cpu()
-                for rows in self.at.choose.split(max(1, HELD // len(self.active)))
+                for rows in self.at.choose.split(max(1, shared_rows(self.at.held) // len(self.active)))
             ]
         return [loss_of(self.twin.task, predicted, self.at) for predicted in torch.cat(parts, 1)]
 

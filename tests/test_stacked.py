@@ -216,7 +216,7 @@ def test_stacked_is_what_each_learns_by_itself(tmp_path: Path, names: str, fusio
 def test_of_any_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     for module in (training, stacked):
         monkeypatch.setattr(module, "BATCH", size)
-    monkeypatch.setattr(stacked, "HELD", 7 * size)
+    monkeypatch.setattr(stacked, "shared_rows", lambda _: 7 * size)
     s, settings = world(tmp_path, "abc", "plain"), settings_of("abc")
     same(one_at_a_time(s, settings, RECIPE), at_once(s, settings, RECIPE))
 
