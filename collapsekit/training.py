@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from collapsekit.stats.threads import threads_for
 from collapsekit.task import Task
 
 BATCH = 64
+LEAST = 1e-4  # by which a held-out loss has to fall to count as better
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -44,10 +45,10 @@ class Fitted:
 
 def rows_of(features: Features, rows: Tensor, *, full: bool = False) -> tuple[dict[str, Recorded], Batch]:
     """Recordings and inputs of some examples; ``full``: recordings in half precision as float32."""
-    recorded = {m: tuple(t[rows] for t in r) for m, r in features.recorded.items()}
+    recorded = {m: tuple(t.index_select(0, rows) for t in r) for m, r in features.recorded.items()}
     if full:
         recorded = {m: tuple(t.float() if t.dtype in HALF else t for t in r) for m, r in recorded.items()}
-    return recorded, {k: v[rows] for k, v in features.inputs.items()}
+    return recorded, {k: v.index_select(0, rows) for k, v in features.inputs.items()}
 
 
 def in_full(adapter: Adapter) -> Adapter:
@@ -95,8 +96,8 @@ def fit(
                 torch.autograd.backward([loss], inputs=list(parameters))
                 optimizer.step()
             model.eval()
-            held = _held_loss(outputs, at, task)
-            if held < best.loss - 1e-4:
+            held = held_loss(outputs, at, task)
+            if held < best.loss - LEAST:
                 best = Fitted(epoch, held)
                 state = {k: v.detach().clone() for k, v in model.state_dict().items()}
             elif epoch - best.epochs >= recipe.patience:
@@ -106,27 +107,40 @@ def fit(
     return best
 
 
-def _held_loss(outputs: Callable[[Features, Tensor], Tensor], at: Fold, task: Task) -> float:
+def held_loss(outputs: Callable[[Features, Tensor], Tensor], at: Fold, task: Task) -> float:
+    """Mean loss on the held-out examples."""
     with torch.no_grad():
         predicted = torch.cat([outputs(at.held, rows).cpu() for rows in at.choose.split(512)])
+    return loss_of(task, predicted, at)
+
+
+def loss_of(task: Task, predicted: Tensor, at: Fold) -> float:
+    """Mean loss of outputs (h, ...) for the held-out examples."""
     return float(task.loss(task.expect(predicted), at.held_targets).mean())
 
 
-def retrained_fusion(adapter: Adapter, at: Fold, factors: dict[str, float], recipe: Recipe) -> Adapter | None:
-    """A freshly initialised fusion and head trained on this checkpoint's encoders, their features multiplied by
-    ``factors``; None where the model cannot be built afresh."""
+def fresh_fusion(adapter: Adapter, recipe: Recipe) -> Adapter | None:
+    """The same model newly initialised and in float32, its fusion and head to be trained; None where it cannot be built."""
     made = adapter.fresh(recipe.seed)
     if made is None:
         return None
     twin = in_full(made)
+    if not any(p.requires_grad for p in twin.fusion_parameters()):
+        raise NumericsError("the model has no weights outside its encoders, so there is no fusion to train")
+    return twin
+
+
+def retrained_fusion(adapter: Adapter, at: Fold, factors: Mapping[str, float], recipe: Recipe) -> Adapter | None:
+    """A freshly initialised fusion and head trained on this checkpoint's encoders, their features multiplied by
+    ``factors``; None where the model cannot be built afresh."""
+    twin = fresh_fusion(adapter, recipe)
+    if twin is None:
+        return None
 
     def outputs(features: Features, rows: Tensor) -> Tensor:
         recorded, inputs = rows_of(features, rows, full=True)
         changed = {m: scaled(r, factors.get(m, 1.0)) for m, r in recorded.items()}
         return twin.rerun(changed, inputs).outputs
 
-    parameters = [p for p in twin.fusion_parameters() if p.requires_grad]
-    if not parameters:
-        raise NumericsError("the model has no weights outside its encoders, so there is no fusion to train")
-    fit(twin.model, parameters, outputs, at, adapter.task, recipe)
+    fit(twin.model, [p for p in twin.fusion_parameters() if p.requires_grad], outputs, at, adapter.task, recipe)
     return twin

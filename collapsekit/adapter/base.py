@@ -23,6 +23,12 @@ from collapsekit.task import Task, make_task
 Recorded = tuple[Tensor, ...]
 
 
+class Given(tuple[Tensor, ...]):
+    """Recordings that nobody else holds: a model may write into them, so they need not be copied."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The multimodal representation (n, D) and the model's outputs (n, ...)."""

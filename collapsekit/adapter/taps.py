@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from collapsekit.adapter.base import Given
 from collapsekit.adapter.tree import Tree, flatten, rebuild
 from collapsekit.errors import ConfigError, did_you_mean
 
@@ -106,7 +107,7 @@ class Tap:
         """Answer with ``recorded`` in the submodule's place; its own forward does not run."""
         shape = self._known_shape()
         # Copies: the model may write into them, which a leaf with gradient and our records do not bear.
-        moving = iter([t.to(device).clone() for t in recorded])
+        moving = iter([t.to(device) if isinstance(recorded, Given) else t.to(device).clone() for t in recorded])
         value = rebuild(
             shape.tree,
             [

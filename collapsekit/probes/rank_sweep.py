@@ -7,26 +7,28 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
 
 from collapsekit.adapter.base import Adapter, Prediction
+from collapsekit.altered import Altered
 from collapsekit.errors import ConfigError, NumericsError, did_you_mean
 from collapsekit.features import Features
 from collapsekit.probes.reliance import RelianceOptions, game_of
 from collapsekit.probes.spectrum import CONCATENATED, RANKS, rank_functions, rank_interval, small_n
 from collapsekit.readout import fold
 from collapsekit.registry import Options, probe
-from collapsekit.replay import credits, leave_out_means, leave_out_metric, predict
+from collapsekit.replay import credits, leave_out_means, leave_out_metric, predict, predict_many
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
+from collapsekit.stacked import retrained_fusions
 from collapsekit.stats.cka import sides_leave_out
 from collapsekit.stats.jackknife import interval
 from collapsekit.stats.spectrum import singular_values
-from collapsekit.training import Recipe, retrained_fusion, rows_of
+from collapsekit.training import Recipe, rows_of
 from collapsekit.world import current
 
 PAPER = "Chaudhuri et al. 2025, Section 4.2 and Figure 5"
@@ -105,11 +107,10 @@ def chosen(adapter: Adapter, features: Features, options: RankSweepOptions, sett
 def _sweep(
     adapter: Adapter, features: Features, modality: str, options: RankSweepOptions, settings: Settings
 ) -> Iterator[Result]:
+    predictions = _predictions(adapter, features, modality, options, settings)
     points = []
-    for i, beta in enumerate(options.betas):
-        points.append(
-            _measure(adapter, features, _fused(adapter, features, {modality: beta}, options, settings), options)
-        )
+    for i, prediction in enumerate(islice(predictions, len(options.betas))):
+        points.append(_measure(adapter, features, prediction, options))
         settings.progress.step(f"β sweep of {modality}", i + 1, len(options.betas))
     how = SCALED if options.mode == "scale" else TRAINED
     make = partial(_curve, features, modality, points, options, settings)
@@ -120,22 +121,29 @@ def _sweep(
     yield make("metric", None, f"{task.metric_name}; {how}", PAPER, task.metric_name)
     for other in features.modalities:
         yield make("cka", other, f"{CKA}; {how}", CKA_SOURCE, "CKA")
-    yield from _unimodal_path(adapter, features, modality, options, settings, points)
+    alone = _measure(adapter, features, next(predictions), options)
+    yield from _unimodal_path(features, modality, options, settings, points, alone)
 
 
-def _fused(
-    adapter: Adapter, features: Features, factors: dict[str, float], options: RankSweepOptions, settings: Settings
-) -> Prediction:
-    """What fusion and head make of features multiplied by ``factors``; in train mode, new ones trained on them."""
+def _predictions(
+    adapter: Adapter, features: Features, modality: str, options: RankSweepOptions, settings: Settings
+) -> Iterator[Prediction]:
+    """What fusion and head make of the modality's features times each β, in train mode new ones trained on them; and last
+    of the modality alone, the others held at their mean, in train mode at 0."""
+    others = [m for m in features.modalities if m != modality]
     if options.mode == "scale":
-        return predict(adapter, features, scale=factors)
+        asked = [Altered(scale={modality: beta}) for beta in options.betas]
+        yield from predict_many(adapter, features, [*asked, Altered(hold=others)])
+        return
+    factors = [*({modality: beta} for beta in options.betas), dict.fromkeys(others, 0.0)]
     recipe = Recipe(rate=options.rate, epochs=options.epochs, seed=settings.seed)
-    trained = retrained_fusion(adapter, fold(adapter, features), factors, recipe)
+    trained = retrained_fusions(adapter, fold(adapter, features), factors, recipe, settings.progress)
     if trained is None:
         raise NumericsError("rank_sweep.mode=train needs model.factory, to build the fusion afresh")
     # Training is in full precision, so what the new fusion reads has to be, too.
     full = rows_of(features, torch.arange(len(features)), full=True)[0]
-    return predict(trained, replace(features, recorded=full, memo={}), scale=factors)
+    for factor, fusion in zip(factors, trained, strict=True):
+        yield predict(fusion, replace(features, recorded=full, memo={}), scale=factor)
 
 
 def _measure(adapter: Adapter, features: Features, result: Prediction, options: RankSweepOptions) -> _Point:
@@ -211,24 +219,21 @@ def _curve(
 
 
 def _unimodal_path(
-    adapter: Adapter,
     features: Features,
     modality: str,
     options: RankSweepOptions,
     settings: Settings,
     points: list[_Point],
+    point: _Point,
 ) -> Iterator[Result]:
-    """Rank of what the modality alone makes of the fusion, and the β at which the sweep falls to it."""
-    others = [m for m in features.modalities if m != modality]
+    """Rank of what the modality alone makes of the fusion (``point``), and the β at which the sweep falls to it."""
     if options.mode == "scale":
-        alone, how = predict(adapter, features, hold=others), "the other modalities' features held at their mean"
+        how = "the other modalities' features held at their mean"
     else:
-        alone = _fused(adapter, features, dict.fromkeys(others, 0.0), options, settings)
         how = "fusion and head trained anew with the other modalities' features at 0"
     rank, crossing = RANKS["numerical_rank"][0].format(rtol=options.rtol), CROSSING
     make = partial(Result, probe="rank_sweep", modality=modality, source=UNIMODAL_SOURCE)
     own = partial(make, name="rank_sweep.unimodal_rank", definition=f"{rank}, {how}", unit="dimensions")
-    point = _measure(adapter, features, alone, options)
     if ("numerical_rank", None) not in point:
         reason = "the fused representation does not vary with this modality alone"
         yield own(skipped=reason)

@@ -14,11 +14,12 @@ from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
+from collapsekit.altered import Altered
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.probes.rank_sweep import CKA_SOURCE, SCALED, RankSweepOptions, chosen
 from collapsekit.registry import Options, probe
-from collapsekit.replay import predict
+from collapsekit.replay import predict_many
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.stats.cka import sides_leave_out
@@ -159,8 +160,9 @@ def _sweep(adapter: Adapter, features: Features, options: SimilarityOptions, set
     betas = sweep.betas
     for swept in chosen(adapter, features, sweep, settings):
         fused = []
-        for i, beta in enumerate(betas):
-            fused.append(predict(adapter, features, scale={swept: beta}).fused)
+        asked = (Altered(scale={swept: beta}) for beta in betas)
+        for i, prediction in enumerate(predict_many(adapter, features, asked)):
+            fused.append(prediction.fused)
             settings.progress.step(f"similarity over β of {swept}", i + 1, len(betas))
         for m in features.modalities:
             one = partial(make, modality=swept, versus=m)
