@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, permutations
@@ -23,7 +23,8 @@ from collapsekit.report import Result
 from collapsekit.settings import Settings
 from collapsekit.stats import exchange as ex
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.spectrum import effective_rank, singular_values
+from collapsekit.stats.moments import KEEP, Moments
+from collapsekit.stats.spectrum import effective_rank, spectra
 
 SOURCE = "after Kim et al. 2025, Figure 3 and Theorem 3.1"
 RANKS = {
@@ -151,8 +152,21 @@ def _rank(x: Tensor, features: Features) -> Tensor:
     if x.ndim == 3:
         return leave_out_means(ex.clip_ranks(x), features.groups)
     whole, left = features.moments(x)
-    found = [effective_rank(singular_values(m)) for m in chain([whole], left)]
-    return torch.tensor(found, dtype=torch.float64)
+    return _ranks(chain([whole], left), x.shape[1])
+
+
+def _ranks(moments: Iterable[Moments], d: int) -> Tensor:
+    return torch.tensor([effective_rank(sigma) for sigma in spectra(moments, d)], dtype=torch.float64)
+
+
+def _joint(receiver: _Held, giver: _Held, features: Features) -> list[Moments] | None:
+    """Moments of pooled features of both side by side, over all examples and without each group; None where those are
+    too large to keep, or of tokens: then every exchange is made with the features themselves."""
+    d = receiver.x.shape[-1] + giver.x.shape[-1]
+    if receiver.x.ndim == 3 or (int(features.groups.max()) + 2) * d * d * 8 > KEEP:
+        return None
+    whole, left = features.moments(torch.cat([receiver.x, giver.x], 1))
+    return [whole, *left]
 
 
 def _between(
@@ -166,7 +180,12 @@ def _between(
     same = options.pairing == "same"
     generator = torch.Generator().manual_seed(settings.seed)
 
+    joint = _joint(receiver, giver, features)
+
     def gain(to: Tensor, source: Tensor) -> Tensor:
+        if joint is not None:
+            made = (ex.exchanged_moments(m, widths[0], to, source, options.blend) for m in joint)
+            return _ranks(made, widths[0]) - receiver.before
         changed = ex.exchange(receiver.x, giver.x, to, source, options.blend)
         if receiver.keep is not None:
             changed *= receiver.keep[..., None]  # what was padding stays that

@@ -27,7 +27,7 @@ from collapsekit.settings import Settings
 from collapsekit.stacked import retrained_fusions
 from collapsekit.stats.cka import sides_leave_out
 from collapsekit.stats.jackknife import interval
-from collapsekit.stats.spectrum import singular_values
+from collapsekit.stats.spectrum import spectra
 from collapsekit.training import Recipe, rows_of
 from collapsekit.world import current
 
@@ -160,7 +160,7 @@ def _measure(adapter: Adapter, features: Features, result: Prediction, options: 
     ):
         point[name, None] = float(values[0]), values[1:].tolist()
     whole, left = features.moments(result.fused)
-    sigma, out = singular_values(whole), [singular_values(m) for m in left]
+    sigma, *out = spectra([whole, *left], result.fused.shape[1])
     for name, rank in rank_functions(options.rtol).items():
         with contextlib.suppress(NumericsError):
             point[name, None] = rank(sigma), [rank(s) for s in out]

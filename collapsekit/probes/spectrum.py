@@ -94,7 +94,7 @@ def _one(
         sigma, out = st.singular_values_svd(x), [st.singular_values_svd(x[groups != g]) for g in groups.unique()]
     else:
         whole, left = features.moments(x)
-        sigma, out = st.singular_values(whole), [st.singular_values(m) for m in left]
+        sigma, *out = st.spectra(chain([whole], left), d)
     make = partial(Result, probe="spectrum", modality=modality)
     st.effective_rank(sigma)  # raises where all of them are 0
     power = sigma.square() / sigma.square().sum()
@@ -134,7 +134,7 @@ def _null(modality: str | None, x: Tensor, features: Features, settings: Setting
     generator = torch.Generator().manual_seed(settings.seed)
     shuffled = torch.stack([c[torch.randperm(len(c), generator=generator)] for c in x.T], 1)
     whole, left = features.moments(shuffled)
-    value, *out = [st.effective_rank(st.singular_values(m)) for m in chain([whole], left)]
+    value, *out = map(st.effective_rank, st.spectra(chain([whole], left), x.shape[1]))
     return Result(
         name="spectrum.null_effective_rank",
         probe="spectrum",

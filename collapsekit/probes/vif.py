@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from collapsekit.registry import probe
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval
+from collapsekit.stats.threads import side_by_side
 from collapsekit.stats.vif import vif
 
 DEFINITION = "diagonal of the inverse correlation matrix of the fused representation's non-constant columns"
@@ -45,7 +47,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
                 f"needs at least 2·d = {2 * d} examples for d = {d} neurons, found {n}: use more examples"
             )
         whole, left = features.moments(x)
-        full, out = vif(whole), [vif(m) for m in left]
+        full, *out = side_by_side(vif, chain([whole], left), 9.0 * d**3)
     except NumericsError as e:
         for name in SUMMARIES:
             yield make(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite
+from collapsekit.stats.moments import Moments
 from collapsekit.stats.spectrum import effective_rank
 from collapsekit.stats.threads import threads_for
 
@@ -60,6 +61,19 @@ def _strong_share(x: Tensor) -> Tensor:
     energy = vectors.flip(1).square() * power
     total = energy.sum(1)
     return torch.where(total > 0, energy[:, :size].sum(1) / total.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+
+
+def exchanged_moments(joint: Moments, width: int, to: Tensor, source: Tensor, blend: float = 1.0) -> Moments:
+    """The moments of what ``exchange`` makes of a receiver of ``width`` channels, from those of receiver and giver side by
+    side; ``to`` and ``source`` ("k") as there. They are linear in the features: no example is looked at."""
+    own = torch.arange(width)
+    other = own.clone()
+    other[to] = width + source
+    share = torch.zeros(width, dtype=torch.float64)
+    share[to] = blend
+    mean = (1 - share) * joint.mean[own] + share * joint.mean[other]
+    rows = (1 - share)[:, None] * joint.scatter[own] + share[:, None] * joint.scatter[other]
+    return Moments(joint.n, mean, (1 - share) * rows[:, own] + share * rows[:, other])
 
 
 def weakest(scores: Tensor, k: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import CONSTANT_RTOL, group_ids, matrix
-from collapsekit.stats.threads import threads_for
+from collapsekit.stats.threads import side_by_side, threads_for
 
 # Singular values this small beside the largest are rounding: the rotation of what they belong to is arbitrary.
 _RANK_RTOL = 1e-10
@@ -42,7 +42,8 @@ def procrustes_leave_out(x: Tensor, y: Tensor, groups: Tensor, count: int) -> tu
     x, y = _pair(x, y)
     groups = group_ids(groups, x.shape[0], count).to(x.device)
     kept = [groups != g for g in range(count)]
-    return procrustes_cosine(x, y), [procrustes_cosine(x[k], y[k]) for k in kept]
+    operations = 4.0 * len(x) * x.shape[1] ** 2
+    return procrustes_cosine(x, y), side_by_side(lambda k: procrustes_cosine(x[k], y[k]), kept, operations)
 
 
 def procrustes_null(x: Tensor, y: Tensor, orders: Sequence[Tensor]) -> list[float]:
@@ -51,7 +52,8 @@ def procrustes_null(x: Tensor, y: Tensor, orders: Sequence[Tensor]) -> list[floa
     Each of ``orders`` (row indices, "n") is applied to x, then to y, so that the values are those of (y, x), too.
     """
     x, y = _pair(x, y)
-    return [value for o in orders for value in (procrustes_cosine(x[o], y), procrustes_cosine(x, y[o]))]
+    pairs = (pair for o in orders for pair in ((x[o], y), (x, y[o])))
+    return side_by_side(lambda pair: procrustes_cosine(*pair), pairs, 4.0 * len(x) * x.shape[1] ** 2)
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

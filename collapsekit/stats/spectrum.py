@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite, matrix
 from collapsekit.stats.moments import Moments
-from collapsekit.stats.threads import threads_for
+from collapsekit.stats.threads import side_by_side, threads_for
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -34,6 +35,11 @@ def singular_values(m: Moments) -> Tensor:
     eigenvalues[eigenvalues <= _EPS * m.d * eigenvalues[0]] = 0.0
     sigma: Tensor = eigenvalues.clamp(min=0.0).sqrt() * scale.sqrt()
     return sigma
+
+
+def spectra(moments: Iterable[Moments], d: int) -> list[Tensor]:
+    """``singular_values`` of each of several moments of ``d`` features, such as those with a group left out."""
+    return side_by_side(singular_values, moments, 4 / 3 * d**3)
 
 
 def singular_values_svd(x: Tensor) -> Tensor:

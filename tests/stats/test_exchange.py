@@ -12,6 +12,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats import exchange as ex
+from collapsekit.stats.moments import Moments
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 999)
@@ -178,3 +179,16 @@ def test_what_is_not_defined_is_refused(call: object, words: str) -> None:
     with pytest.raises(NumericsError) as raised:
         call()  # type: ignore[operator]
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("blend", [1.0, 0.3])
+def test_moments_of_an_exchange_are_those_of_the_exchanged(blend: float) -> None:
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(90, 5, generator=g) + 2, torch.randn(90, 7, generator=g) * 3
+    to, source = torch.tensor([4, 1]), torch.tensor([0, 6])
+    wanted = Moments.of(ex.exchange(x, y, to, source, blend))
+    found = ex.exchanged_moments(Moments.of(torch.cat([x, y], 1)), 5, to, source, blend)
+    assert found.n == wanted.n
+    torch.testing.assert_close(found.mean, wanted.mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.scatter, wanted.scatter, rtol=1e-6, atol=1e-5)
+    assert not torch.allclose(found.scatter, Moments.of(x).scatter, rtol=0.1)

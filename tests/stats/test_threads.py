@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from collapsekit.stats.threads import SMALL, threads_for
+from collapsekit.stats.threads import SMALL, side_by_side, threads_for
 
 
 @pytest.fixture
@@ -37,3 +37,33 @@ def test_the_number_is_put_back_after_an_error_and_a_new_one_is_taken_up(three: 
     torch.set_num_threads(2)
     with threads_for(0), threads_for(SMALL):
         assert torch.get_num_threads() == 2
+
+
+def test_side_by_side_is_a_map_in_order_with_few_in_hand(three: None) -> None:
+    given: list[int] = []
+    done: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(20):
+            given.append(i)
+            assert len(given) - len(done) <= 3 + 2
+            yield i
+
+    def make(i: int) -> tuple[int, int]:
+        with threads_for(SMALL):  # of no effect here
+            found = i * i, torch.get_num_threads()
+        done.append(i)
+        return found
+
+    with threads_for(0):
+        assert side_by_side(make, items(), 0) == [(i * i, 1) for i in range(20)]
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+
+
+def test_large_ones_are_made_one_after_another_on_all_threads(three: None) -> None:
+    with threads_for(0):
+        assert side_by_side(lambda _: torch.get_num_threads(), range(2), SMALL) == [1, 1]
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda i: 1 // i, range(3), 0)
+    assert torch.get_num_threads() == 3
