@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter, Given, Recorded
+from collapsekit.adapter.build import seed_everything
 from collapsekit.features import Features
 from collapsekit.sources import Batch
+
+UNREAD, TRIED = "unread inputs", 64  # examples on which it is told whether an input is read
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,51 @@ def gathered(
     keys = {m: adapter.input_keys(m) for m in features.modalities}
     moving = {key: tuple(m for m in features.modalities if key in keys[m]) for key in features.inputs}
     sources = {one: rows(one) for one in set(moving.values())}
-    return recorded, {key: value.index_select(0, sources[moving[key]]) for key, value in features.inputs.items()}
+    idle, count = unread(adapter, features), sum(len(part) for part in own)
+    inputs = {
+        key: value[:1].expand(count, *value.shape[1:]) if key in idle else value.index_select(0, sources[moving[key]])
+        for key, value in features.inputs.items()
+    }
+    return recorded, inputs
+
+
+def unread(adapter: Adapter, features: Features) -> frozenset[str]:
+    """Raw inputs that the model does not read past its encoders, so that one example's may stand for all: with anything in
+    their places, NaN and extremes included, it answers a few examples with the same bits, from recordings."""
+
+    def make() -> frozenset[str]:
+        few = {key: value[:TRIED] for key, value in features.inputs.items()}
+
+        def answer(changed: Batch) -> tuple[bytes, bytes] | None:
+            recorded = {m: Given(t[:TRIED].clone() for t in features.recorded[m]) for m in features.modalities}
+            seed_everything(0)
+            try:
+                with torch.no_grad():
+                    said = adapter.rerun(recorded, {k: changed.get(k, v.clone()) for k, v in few.items()})
+            except Exception:  # noqa: BLE001 - a model that cannot take it reads it
+                return None
+            return said.fused.float().cpu().numpy().tobytes(), said.outputs.float().cpu().numpy().tobytes()
+
+        def idle(keys: Collection[str]) -> bool:
+            others = [dict(zip(keys, each, strict=True)) for each in zip(*(_others(few[k]) for k in keys), strict=True)]
+            return all(answer(changed) == plain for changed in others)
+
+        plain = answer({})
+        found = [key for key in few if plain is not None and idle([key])]
+        return frozenset(found if found and idle(found) else ())
+
+    return features.once(UNREAD, make)
+
+
+def _others(value: Tensor) -> list[Tensor]:
+    """What is tried in the place of an input: constants, and the first example for all."""
+    if value.dtype == torch.bool:
+        kinds: list[float] = [False, True, False, True]
+    elif value.is_floating_point():
+        kinds = [float("nan"), 0.0, 1.0, torch.finfo(value.dtype).max / 2]
+    else:
+        kinds = [torch.iinfo(value.dtype).min, 0, 1, torch.iinfo(value.dtype).max]
+    return [*(torch.full_like(value, kind) for kind in kinds), value[:1].expand_as(value)]
 
 
 def _alter(features: Features, modality: str, asked: Altered, parts: Sequence[Tensor]) -> None:

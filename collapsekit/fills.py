@@ -11,6 +11,7 @@ from torch import Tensor
 from collapsekit.adapter.base import Adapter
 from collapsekit.adapter.hearing import hearing
 from collapsekit.adapter.module import ModuleAdapter
+from collapsekit.altered import UNREAD, unread
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.inserts import posts_of, stand_in
@@ -132,7 +133,7 @@ def filled(
         for key in adapter.input_keys(m):
             if rows is not None or key != adapter.config.modalities[m].mask:
                 inputs[key] = replaced(inputs[key], bank.features.inputs[key], gone, key)
-    return replace(features, recorded=recorded, inputs=inputs, memo={})
+    return replace(features, recorded=recorded, inputs=inputs, memo={UNREAD: unread(adapter, features)})
 
 
 def can_substitute(adapter: Adapter) -> bool:

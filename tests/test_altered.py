@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from collapsekit import replay
 from collapsekit.adapter import Adapter, ModuleAdapter
-from collapsekit.altered import Altered, cut
+from collapsekit.altered import Altered, cut, unread
 from collapsekit.config import check_config
 from collapsekit.features import Features, extract
 from collapsekit.replay import Coalitions, by_row, donors, predict, predict_many
 from collapsekit.settings import Progress
 from collapsekit.sources import ArraySource
 from tests.probes.planted import noise
+from tests.problems import adapt
 
 WIDTHS = {"a": 3, "b": 5, "c": 2, "d": 4, "e": 2, "f": 2, "g": 3}
 
@@ -270,3 +271,42 @@ def test_sampled_coalitions_share_draws_too(monkeypatch: pytest.MonkeyPatch) -> 
     assert not rows
     for mask, worth in ((0b0010011, first), (0b1101100, other)):
         torch.testing.assert_close(worth.expected, worth_by_hand(adapter, features, mask, 4), rtol=1e-5, atol=1e-6)
+
+
+class Peeking(nn.Module):
+    """Reads a raw input past its encoders: the mean of ``a``, or only where ``b`` is huge."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({m: nn.Linear(3, 4) for m in "ab"})
+        self.fusion, self.head, self.how = nn.Linear(8, 5), nn.Linear(5, 2), how
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        z = torch.cat([self.encoders["a"](a), self.encoders["b"](b)], 1)
+        if self.how == "mask":
+            z = z * (a.abs().sum(1, keepdim=True) > 0)
+        if self.how == "huge" and float(b.abs().max()) > 1e6:
+            z = z * 2
+        if self.how == "writes":
+            a.mul_(1)
+        return self.head(self.fusion(z))
+
+
+@pytest.mark.parametrize(("how", "idle"), [("no", {"a", "b"}), ("mask", {"b"}), ("huge", {"a"}), ("writes", {"b"})])
+def test_inputs_that_are_read_past_the_encoders_move_with_their_examples(how: str, idle: set[str]) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = {m: torch.randn(40, 3, generator=g) for m in "ab"}
+    x["a"][::3] = 0
+    data = {"test": {**x, "label": torch.arange(40) % 2}}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Peeking(how).eval()
+    config = {"modalities": {m: f"encoders.{m}" for m in "ab"}, "fusion": "fusion", "data": {"path": "memory"}}
+    adapter = adapt(model, config, data)
+    features = extract(adapter, "test")
+    assert unread(adapter, features) == idle
+    other = torch.arange(40).roll(7)
+    found = predict(adapter, features, swap={"a": other}).outputs
+    with torch.no_grad():
+        wanted = model(features.inputs["a"][other].clone(), features.inputs["b"].clone())
+    torch.testing.assert_close(found, wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
 from collapsekit.adapter.build import seed_everything
+from collapsekit.altered import UNREAD, unread
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.probes.missing import banded
@@ -154,8 +155,10 @@ def _at_input(adapter: Adapter, features: Features, modality: str, options: Nois
 def _at_features(adapter: Adapter, features: Features, modality: str, options: NoiseOptions) -> _Noisy:
     """The modality's recordings; those that are not floating stay."""
 
+    known: dict[Hashable, frozenset[str]] = {UNREAD: unread(adapter, features)}  # holds whatever is recorded
+
     def answer(given: tuple[Tensor, ...]) -> Tensor:
-        changed = replace(features, recorded={**features.recorded, modality: given}, memo={})
+        changed = replace(features, recorded={**features.recorded, modality: given}, memo={**known})
         return predict(adapter, changed).outputs
 
     return _noisy(features.recorded[modality], options, answer, floating=True)

@@ -69,6 +69,8 @@ def exchanged_moments(joint: Moments, width: int, to: Tensor, source: Tensor, bl
     own = torch.arange(width)
     other = own.clone()
     other[to] = width + source
+    if blend == 1:
+        return Moments(joint.n, joint.mean[other], joint.scatter.index_select(0, other).index_select(1, other))
     share = torch.zeros(width, dtype=torch.float64)
     share[to] = blend
     mean = (1 - share) * joint.mean[own] + share * joint.mean[other]
