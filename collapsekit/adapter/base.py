@@ -130,11 +130,16 @@ class Adapter(ABC):
         return Pass(recorded, pooled, Prediction(pool_features(fused), self.head(fused)))
 
     def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
-        """Fusion and head on recorded (and possibly altered) features; encoders do not run, but those of modalities that
-        ``recorded`` has nothing of."""
-        live = self.encode(inputs) if len(recorded) < len(self.modalities) else {}
-        fused = self.fuse({m: recorded[m][0].to(self.device) if m in recorded else live[m] for m in self.modalities})
+        """Fusion and head alone, on recorded (and possibly altered) features; encoders do not run."""
+        del inputs
+        fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})
         return Prediction(pool_features(fused), self.head(fused))
+
+    def outputs_of(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+        """The model's outputs on ``inputs``, of which some modalities' recordings are at hand: where it can be told apart,
+        their encoders do not run."""
+        del recorded
+        return self.run(inputs).prediction.outputs
 
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
         """One vector an example from a modality's features, as the config says."""

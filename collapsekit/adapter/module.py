@@ -167,6 +167,13 @@ class ModuleAdapter(Adapter):
         return Prediction(pool_features(fused, what="the fusion").float(), self._outputs(output, rows))
 
     def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+        return self._replayed({m: recorded[m] for m in self.modalities}, inputs)
+
+    def outputs_of(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+        return self._replayed(recorded, inputs).outputs
+
+    def _replayed(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+        """The model's own forward, the encoders of ``recorded`` answering with that."""
         ready = self.prepare(inputs)
         fused: list[Any] = []
         with ExitStack() as stack:

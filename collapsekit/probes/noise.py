@@ -145,8 +145,8 @@ def _at_input(adapter: Adapter, features: Features, modality: str, options: Nois
             for rows in torch.arange(len(features)).split(CHUNK):
                 seed_everything(0)  # as in a replay
                 others = {m: tuple(t[rows] for t in r) for m, r in features.recorded.items() if m not in encoders}
-                result = adapter.rerun(others, {k: v[rows] for k, v in inputs.items()})
-                outputs.append(result.outputs.float().cpu())
+                found = adapter.outputs_of(others, {k: v[rows] for k, v in inputs.items()})
+                outputs.append(found.float().cpu())
         return torch.cat(outputs)
 
     return _noisy(tuple(features.inputs[k] for k in fit), options, answer)

@@ -1,4 +1,4 @@
-"""What the speed of a diagnosis rests on: encoders run once, on the diagnosed split; the naive way gives the same numbers."""
+"""What the speed of a diagnosis rests on: encoders run once; the naive way gives the same numbers."""
 
 from __future__ import annotations
 
