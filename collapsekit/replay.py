@@ -143,9 +143,9 @@ def leave_out_means(values: Tensor, groups: Tensor) -> Tensor:
 
 def leave_out_metric(task: Task, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
     """The task metric over all examples, then without each group: (1 + G,), float64."""
-    values = [task.metric(expected, targets)]
     if isinstance(task, Classification) and task.metric_name == "accuracy":  # whole numbers, so that sums are exact
         return leave_out_means((expected.argmax(1) == targets).double(), groups)
+    values = [task.metric(expected, targets)]
     for g in range(int(groups.max()) + 1):
         keep = groups != g
         values.append(task.metric(expected[keep], targets[keep]))
