@@ -141,7 +141,8 @@ class _Stack:
         self.best = [Fitted(0, math.inf) for _ in settings]
         self.active = list(range(count))
         table = [[f.get(m, 1.0) for m in self.modalities] for f in settings]
-        self.factors = torch.tensor(table, dtype=torch.float64, device=twin.device)  # (settings, modalities)
+        wide = any(t.dtype == torch.float64 for r in at.train.recorded.values() for t in r)
+        self.factors = torch.tensor(table, dtype=torch.float64 if wide else torch.float32, device=twin.device)
         self.module = _Rerun(twin)
         # Looking for weights that go by two names takes a walk over the whole model a forward.
         self.tied = _names(twin.model, every=True) != _names(twin.model, every=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,14 @@ import pytest
 import torch
 
 from tests.problems import Problem, make_problem
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: looking through all of it takes a quarter of a second a collection, of which some
+    libraries ask for one a call."""
+    gc.collect()
+    gc.freeze()
+
 
 # Small problems on a shared machine: more threads only wait for one another.
 torch.set_num_threads(1)

@@ -54,19 +54,23 @@ def _child(rank: int, size: int, folder: Path, args: list[str]) -> None:
     os._exit(0)
 
 
+def _forked(rank: int, size: int, folder: Path, args: list[str]) -> int:
+    child = os.fork()
+    if child == 0:
+        _child(rank, size, folder, args)
+    return child
+
+
 def _main(size: int, folder: Path, args: list[str]) -> None:
     import torch
 
     import collapsekit.render
     import collapsekit.run  # noqa: F401 - before the fork, so that it is done once
+    from tests.conftest import joint_trained_briefly
 
     torch.set_num_threads(1)
-    children = []
-    for rank in range(size):
-        child = os.fork()
-        if child == 0:
-            _child(rank, size, folder, args)
-        children.append(child)
+    with joint_trained_briefly():
+        children = [_forked(rank, size, folder, args) for rank in range(size)]
     victim = os.environ.get("KILL_RANK")
     if victim is not None:
         flag = folder / "now"

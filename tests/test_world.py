@@ -86,7 +86,7 @@ def batches(place: Path, rank: int) -> list[int]:
 
 
 WHOLE = [f"--probe={p}" for p in ("spectrum", "similarity", "gradient_rank", "rank_sweep", "prefix_gap", "utilisation")]
-WHOLE += ["--set", "prefix_gap.epochs=3", "--set", "reliance.draws=6"]
+WHOLE += ["--set", "prefix_gap.epochs=3", "--set", "reliance.draws=6", "-f", "json", "-f", "md"]
 
 
 @pytest.fixture(scope="module")
