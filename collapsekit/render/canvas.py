@@ -136,11 +136,13 @@ def inline_svg(fig: Figure, title: str) -> str:
     that several can stand in one page, and no metadata, style sheet or reference leads out of it. The same
     figure and title give the same bytes.
     """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     sink = StringIO()
     with theme():
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         settle(fig)
-        fig.savefig(sink, format="svg", transparent=True, metadata=nothing)
+        FigureCanvasSVG(fig).print_svg(sink, metadata=nothing)  # savefig would draw it twice
     root = ET.fromstring(sink.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):
