@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter, Prediction, Recorded
-from collapsekit.adapter.build import seed_everything
-from collapsekit.altered import Altered, Piece, cut, gathered
+from collapsekit.adapter.build import random_state_kept, seed_everything
+from collapsekit.altered import PLAIN, Altered, Piece, cut, gathered
 from collapsekit.calibrate import calibration
 from collapsekit.errors import CollapsekitError, NumericsError
 from collapsekit.features import Features
@@ -19,10 +19,12 @@ from collapsekit.stats import shapley
 from collapsekit.stats.seeds import content_seeds
 from collapsekit.stats.threads import threads_for
 from collapsekit.task import Classification, Task
+from collapsekit.world import current
 
 CHUNK = 512  # rows a forward; fixed, so that results do not depend on the data's batch size
 SHARED, SHARED_BYTES = 2048, 4 << 20  # rows, and bytes of what is given, of a forward that answers many questions
 SCORING = 100.0  # operations that scoring takes for every number the model puts out
+SENDING = 400.0  # operations for every byte of an answer from which on processes answer in turn and tell one another
 EXACT_UP_TO = 6  # modalities; beyond, Shapley credit is sampled
 
 
@@ -87,18 +89,24 @@ def _answers(
     adapter: Adapter, features: Features, index: Tensor, forwards: Iterator[list[Piece]], size: int
 ) -> Iterator[Prediction]:
     """The prediction for each question, its pieces put together again; ``size``: rows of a full forward."""
-    operations = 2.0 * size * sum(p.numel() for p in adapter.fusion_parameters())
-    fused: list[Tensor] = []
-    outputs: list[Tensor] = []
-    for pieces in forwards:
-        with torch.no_grad(), threads_for(operations):
+    a_row = 2.0 * sum(p.numel() for p in adapter.fusion_parameters())
+
+    def answer(pieces: list[Piece]) -> tuple[Tensor, Tensor, list[Piece]]:
+        with torch.no_grad(), threads_for(size * a_row), random_state_kept():
             recorded, inputs = gathered(adapter, features, index, pieces)
             seed_everything(0)  # a model that is random in eval mode still answers the same question the same way
             result = adapter.rerun(recorded, inputs)
+        return result.fused.float().cpu(), result.outputs.float().cpu(), [replace(p, asked=PLAIN) for p in pieces]
+
+    fused: list[Tensor] = []
+    outputs: list[Tensor] = []
+    sent = 4 * (features.fused[0].numel() + features.outputs[0].numel())
+    worth_sharing = a_row >= SENDING * sent
+    for z_all, y_all, pieces in (current().each if worth_sharing else map)(answer, forwards):
         sizes = [p.stop - p.start for p in pieces]
-        for piece, z, y in zip(pieces, result.fused.split(sizes), result.outputs.split(sizes), strict=True):
-            fused.append(z.float().cpu())
-            outputs.append(y.float().cpu())
+        for piece, z, y in zip(pieces, z_all.split(sizes), y_all.split(sizes), strict=True):
+            fused.append(z)
+            outputs.append(y)
             if piece.stop == len(index):
                 yield Prediction(torch.cat(fused), torch.cat(outputs))
                 fused, outputs = [], []

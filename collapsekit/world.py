@@ -7,10 +7,11 @@ there are, bit for bit where they compute alike.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 from collapsekit import errors
@@ -39,17 +40,17 @@ class World:
         """The device of this process where ``cuda`` without a number is asked for: each has one of its machine's."""
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" and self.size > 1 else name
 
-    def each(self, make: Callable[[Item], T], items: Sequence[Item]) -> Iterator[T]:
+    def each(self, make: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
         """``make`` of every item, in order; every process computes each size-th item and gets them all, a round of ``size``
-        items at a time. Inside ``make`` nothing is shared any more.
+        items at a time, of which no more are taken in hand. Inside ``make`` nothing is shared any more.
 
         The error of the first item that fails is raised by all.
         """
         if self.size == 1 or self._inside:
             yield from map(make, items)
             return
-        for start in range(0, len(items), self.size):
-            some = items[start : start + self.size]
+        coming = iter(items)
+        while some := list(islice(coming, self.size)):
             mine = self.rank < len(some)
             piece = partial(make, some[self.rank]) if mine else _nothing
             yield from self._gathered(piece, mine, len(some), _name(make))

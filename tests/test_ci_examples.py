@@ -147,6 +147,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
+@pytest.mark.slow  # whole diagnoses by the commands as they stand
 @pytest.mark.parametrize("which", ["healthy", "deaf"])
 def test_the_workflow_step_by_step(projects: dict[str, Path], which: str) -> None:
     steps = read(CI / "github-gate.yml")["jobs"]["gate"]["steps"]

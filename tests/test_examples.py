@@ -23,6 +23,8 @@ from typer.testing import CliRunner
 from collapsekit import Report, registry
 from collapsekit.cli import app
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "examples" / "own_model"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 

@@ -52,6 +52,18 @@ def build():
     model.encoders["image"].place = pathlib.Path(os.environ["HEARD"]) / os.environ.get("RANK", "0")
     model.encoders["image"].count = 0
     return model
+
+class Answering(nn.Sequential):  # all arithmetic beside what it says
+    def forward(self, x):
+        with (pathlib.Path(os.environ["HEARD"]) / f"fusion{os.environ.get('RANK', '0')}").open("a") as f:
+            f.write(f"{len(x)}\\n")
+        return super().forward(x)
+
+def build_wide():
+    torch.manual_seed(0)
+    model = build()
+    model.fusion = Answering(nn.Linear(12, 600), nn.Tanh(), nn.Linear(600, 12))
+    return model
 """
 
 
@@ -81,7 +93,7 @@ def diagnosed(folder: Path, size: int, place: Path, *args: str, **env: str) -> l
     )
 
 
-def batches(place: Path, rank: int) -> list[int]:
+def batches(place: Path, rank: int | str) -> list[int]:
     return [int(line) for line in (place / str(rank)).read_text().split()]
 
 
@@ -114,7 +126,7 @@ def test_several_processes_write_the_bytes_that_one_writes(
 
 
 def test_each_encodes_its_own_batches_without_padding(folder: Path, tmp_path: Path) -> None:
-    args = ("-p", "spectrum", "-p", "vif", "-p", "reliance", "--set", "reliance.draws=4")
+    args = ("-f", "json", "-p", "spectrum", "-p", "vif", "-p", "reliance", "--set", "reliance.draws=4")
     diagnosed(folder, 1, tmp_path / "one", *args)
     diagnosed(folder, 3, tmp_path / "three", *args)
     alone = batches(tmp_path / "one", 0)
@@ -126,6 +138,32 @@ def test_each_encodes_its_own_batches_without_padding(folder: Path, tmp_path: Pa
     assert sum(sum(h[len(first) :]) for h in heard) == sum(alone) - sum(first)
     one, three = ((tmp_path / name / "report" / "report.json").read_bytes() for name in ("one", "three"))
     assert one == three
+
+
+def test_what_if_questions_are_answered_in_turn(folder: Path, tmp_path: Path) -> None:
+    """Where answering takes longer than telling; each question is asked of one, and the numbers are those of one."""
+    project = tmp_path / "wide"
+    make_problem(project, noise=["audio"], sizes={"train": 150, "val": 90, "test": 3000}, steps=0)
+    shutil.copy(folder / "heard.py", project)
+    (project / "collapsekit.yaml").write_text(CONFIG.replace("heard:build", "heard:build_wide"))
+    make = "import sys, torch; sys.path.insert(0, '.'); import heard; torch.save(heard.build_wide().state_dict(), 'all.pt')"
+    subprocess.run(
+        [sys.executable, "-c", make],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(several.ROOT), "HEARD": str(tmp_path)},
+        check=True,
+    )
+    args = ("-f", "json", "-p", "reliance", "-p", "noise", "--set", "reliance.draws=3")
+    for size, name in ((1, "one"), (3, "three")):
+        (tmp_path / name).mkdir()
+        found = diagnosed(project, size, tmp_path / name, *args)
+        assert [code for code, _, _ in found] == [0] * size, found
+    one, three = ((tmp_path / name / "report" / "report.json").read_bytes() for name in ("one", "three"))
+    assert one == three
+    alone = sum(batches(tmp_path / "one", "fusion0"))
+    each = [sum(batches(tmp_path / "three", f"fusion{rank}")) for rank in range(3)]
+    assert max(each) < 0.55 * alone, (alone, each)
+    assert sum(each) < 1.4 * alone, (alone, each)
 
 
 def test_the_error_of_one_is_everyones(folder: Path, tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ def inline_svg(fig: Figure, title: str) -> str:
     with theme():
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         settle(fig)
-        FigureCanvasSVG(fig).print_svg(sink, metadata=nothing)  # savefig would draw it twice
+        canvas: Any = FigureCanvasSVG(fig)  # untyped
+        canvas.print_svg(sink, metadata=nothing)  # savefig would draw it twice
     root = ET.fromstring(sink.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):

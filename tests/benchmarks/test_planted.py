@@ -147,6 +147,7 @@ REDUCED = [
 ]
 
 
+@pytest.mark.slow
 def test_verdicts_are_right_on_a_reduced_benchmark() -> None:
     records = [measure(s, options={"prefix_gap": {"rates": [3e-3]}}) for s in REDUCED]
     found = table.summary(records)

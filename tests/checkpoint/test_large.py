@@ -56,6 +56,7 @@ def test_inspecting_a_large_set_takes_no_memory(folder: Path) -> None:
     assert peak("-m", "collapsekit", "inspect", str(folder))[1] < 500
 
 
+@pytest.mark.slow  # as its archive's; in parts and one copy only, below
 def test_reading_a_large_set_maps_it(folder: Path, bare: float) -> None:
     assert peak("-c", READ, str(folder))[1] < bare + 100
 

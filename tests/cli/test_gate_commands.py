@@ -147,7 +147,7 @@ def test_a_report_whose_records_were_changed_is_refused(folder: Path, cli: Run) 
     assert cli("baseline", "create", "healthy", cwd=folder).returncode == 3
 
 
-def test_a_checkpoint_is_diagnosed_first(small: Path, cli: Run) -> None:  # noqa: F811
+def test_a_checkpoint_is_diagnosed_first(small: Path, cli: Run, brief_joint_here: None) -> None:  # noqa: F811
     done = cli("gate", "ckpt.pt", "--profile", "quick", "--training-seed", "5", cwd=small)
     assert done.returncode == 1, done.stderr
     report = Report.load(small / "collapsekit-report" / "report.json")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("transformers")
 pytest.importorskip("setuptools")
 

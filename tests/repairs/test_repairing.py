@@ -322,6 +322,7 @@ def test_without_a_test_split_the_report_is_on_val(tmp_path: Path) -> None:
     assert report.after.subject.split == "val"
 
 
+@pytest.mark.slow  # of the loop, test_interrupted and test_snapshots say it
 def test_an_interrupted_repair_goes_on_to_the_same_weights(
     made: Path, mended: tuple[RepairReport, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
