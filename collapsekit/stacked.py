@@ -135,8 +135,11 @@ class _Stack:
         self.own: dict[str, Tensor] = {k: p for k, p in twin.model.named_parameters() if id(p) in trained}
         self.size = sum(p.numel() for p in self.own.values())
         self.own |= {k: b for k, b in twin.model.named_buffers() if id(b) not in inside}
+        # Linear maps are kept as (in, out), as their gradients come: else these are copied, a quarter of a step.
+        linear = {id(m.weight) for m in twin.model.modules() if isinstance(m, nn.Linear)}
+        self.turned = {k for k, t in self.own.items() if id(t) in linear}
         count = len(settings)
-        start = {k: t.detach().expand(count, *t.shape).clone() for k, t in self.own.items()}
+        start = {k: self._turned(k, t.detach()).repeat(count, *[1] * t.ndim) for k, t in self.own.items()}
         self.kept = {k: t.clone() for k, t in start.items()}  # at the best epoch of each setting
         self.best = [Fitted(0, math.inf) for _ in settings]
         self.active = list(range(count))
@@ -159,6 +162,10 @@ class _Stack:
             fused=all(t.device.type in ("cpu", "cuda") for t in self.leaves),
         )
 
+    def _turned(self, name: str, tensor: Tensor) -> Tensor:
+        """A weight as it is kept from what it is in the model, or the other way round."""
+        return tensor.mT if name in self.turned else tensor
+
     def outputs(self, recorded: dict[str, Recorded], inputs: Batch) -> Tensor:
         """What every setting's fusion makes of the same examples, (settings, n, ...)."""
 
@@ -171,7 +178,8 @@ class _Stack:
             return out
 
         # "same": a dropout mask is drawn once for all settings, as each would draw it after the same seed.
-        found: Tensor = vmap(one, randomness="same")(self.tensors, self.factors[self.active])
+        given = {k: self._turned(k, t) for k, t in self.tensors.items()}
+        found: Tensor = vmap(one, randomness="same")(given, self.factors[self.active])
         return found
 
     def check(self) -> None:
@@ -207,7 +215,8 @@ class _Stack:
                     continue
                 out = self.outputs(*rows_of(self.at.train, rows, full=True))
                 loss = self._training_loss(out, self.at.train.targets[rows].to(out.device))
-                self.optimizer.zero_grad()
+                for leaf in self.leaves:
+                    leaf.grad = None
                 torch.autograd.backward([loss], inputs=self.leaves)
                 self.optimizer.step()
             self.twin.model.eval()
@@ -219,9 +228,13 @@ class _Stack:
     def _training_loss(self, out: Tensor, targets: Tensor) -> Tensor:
         """The sum over settings, of which each weight has a part in one."""
         task = self.twin.task
-        if task.name in MEANS and out.ndim == 3:
+        if self._mean_of_rows(out):
             return task.training_loss(out.flatten(0, 1), torch.cat([targets] * len(out))) * len(out)
         return torch.stack([task.training_loss(one, targets) for one in out]).sum()
+
+    def _mean_of_rows(self, out: Tensor) -> bool:
+        """Whether the loss of (settings, n, ...) outputs is one mean over all rows of all settings."""
+        return self.twin.task.name in MEANS and out.ndim == 3
 
     def _held(self) -> list[float]:
         """Held-out loss of every setting."""
@@ -230,7 +243,11 @@ class _Stack:
                 self.outputs(*rows_of(self.at.held, rows, full=True)).cpu()
                 for rows in self.at.choose.split(max(1, shared_rows(self.at.held) // len(self.active)))
             ]
-        return [loss_of(self.twin.task, predicted, self.at) for predicted in torch.cat(parts, 1)]
+        task, out = self.twin.task, torch.cat(parts, 1)
+        if self._mean_of_rows(out):
+            each = task.loss(task.expect(out.flatten(0, 1)), torch.cat([self.at.held_targets] * len(out)))
+            return [float(losses.mean()) for losses in each.chunk(len(out))]
+        return [loss_of(task, predicted, self.at) for predicted in out]
 
     def _judge(self, epoch: int, held: Sequence[float]) -> None:
         """Keep the weights of settings that got better; leave those alone that have not for too long."""
@@ -264,7 +281,7 @@ class _Stack:
         """The twin with what setting ``s`` kept."""
         with torch.no_grad():
             for k, t in self.own.items():
-                t.copy_(self.kept[k][s])
+                t.copy_(self._turned(k, self.kept[k][s]))
         self.twin.model.eval()
         return self.twin
 
