@@ -38,6 +38,7 @@ class Training(Options):
     patience: int = Field(8, ge=1)  # epochs without improvement
     amp: bool = False  # autocast to bfloat16
     compile: bool = False  # torch.compile of the model's parts while they are trained
+    fsdp: bool = False  # fully_shard: weights, gradients and moments shared out among several processes
     freeze: tuple[str, ...] = ()  # submodules left as they are
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from collapsekit import registry
-from collapsekit.repairs import loop
+from collapsekit.repairs import loop, units
 from collapsekit.repairs.snapshots import Snapshots
 from collapsekit.repairs.stage import Stage, Step
 from collapsekit.settings import Progress
@@ -53,11 +53,12 @@ def _broken(stages: Iterator[Stage], world: World, at: list[int] | None) -> Iter
 
 def train(folder: Path, how: dict[str, Any], world: World) -> None:
     """Train, and leave what came of it."""
+    units.UNIT = how.get("unit", units.UNIT)
     job = make_job(make_model(lively=how.get("lively", False)), **how.get("training", {}))
     curves = []
     try:
         for name in how["methods"]:
-            stages = iter(registry.get_repair(name).stages(replace(job, options=options_of(name))))
+            stages = iter(registry.get_repair(name).stages(replace(job, options=options_of(name, how.get("options")))))
             kept = Snapshots(folder / "kept" / name, {"method": name})
             made = loop.train(_broken(stages, world, how.get("break")), job, name, kept, Stopping(how.get("stop")))
             curves += [curve.model_dump(mode="json") for curve in made]
