@@ -60,11 +60,11 @@ def train(
     """Train every stage of a method in its order, going on from what was kept; ``tensorboard``: a folder for curves.
 
     Raises NumericsError where the loss stays infinite or NaN with the learning rate halved three times, ConfigError where
-    the model cannot be compiled as asked or the folder cannot be written.
+    the model cannot be compiled or shared out as asked, another process is gone, or the folder cannot be written.
     """
     curves = []
     parameters = sum(p.numel() for p in job.adapter.model.parameters())
-    with random_state_kept(), threads_for(6.0 * job.training.batch * parameters):
+    with random_state_kept(), threads_for(6.0 * job.training.batch * parameters), current().in_touch():
         for number, stage in enumerate(stages):
             shown = Curves(tensorboard if current().first else None, number, stage.name)
             try:

@@ -8,6 +8,7 @@ was: torch has no way to undo fully_shard.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -176,7 +177,7 @@ class Sharded(Whole):
         shares = [p.grad.to_local() for p in self.shares if p.grad is not None]
         whole = [p.grad for p in self.kept if p.grad is not None]
         own, same = (float(torch.nn.utils.get_total_norm(part)) ** 2 if part else 0.0 for part in (shares, whole))
-        norm = (summed([], [own], self.world)[0] + same) ** 0.5
+        norm = math.sqrt(summed([], [own], self.world)[0] + same)
         for grad in (*shares, *whole):
             grad.mul_(min(1.0, most / (norm + 1e-6)))
         return norm

@@ -60,7 +60,7 @@ class _Seen(TorchDispatchMode):
     """Sees every operation below autograd, and who is running while it is done."""
 
     def __init__(self, whole: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.modules = [m for m in whole.modules() if not isinstance(m, torch.jit.ScriptModule)]
         self.holders: dict[int, list[nn.Module]] = {}  # by parameter
         for module in self.modules:
