@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # which optimisers import; before the fork, so that it is done once
+import torch.distributed.fsdp
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor  # before the fork, so that it is done once
+from torch.distributed.tensor import DTensor
 
 from collapsekit import registry
 from collapsekit.errors import ConfigError
@@ -122,7 +124,7 @@ def _described(model: nn.Module) -> list[Any]:
             type(m),
             sorted(vars(m)),
             {k: list(v) for k, v in vars(m).items() if "_hooks" in k and v},
-            {k: (type(p), id(p), p.shape) for k, p in m._parameters.items()},
+            {k: (type(p), id(p), p.shape) for k, p in m._parameters.items() if p is not None},
         )
         for m in model.modules()
     ]
