@@ -293,9 +293,8 @@ def _untrained(stage: Stage) -> list[nn.Module]:
 
 def make_optimizer(parameters: list[nn.Parameter], how: Training) -> torch.optim.Optimizer:
     """AdamW, or stochastic gradient descent with a momentum of 0.9."""
-    each = (
-        False if len({type(p) for p in parameters}) > 1 else None
-    )  # torch's kernels for lists take no shares among others
+    # torch's kernels for lists take no shares among others.
+    each = False if len({type(p) for p in parameters}) > 1 else None
     if how.optimizer == "sgd":
         return torch.optim.SGD(parameters, how.rate, MOMENTUM, weight_decay=how.weight_decay, foreach=each)
     return torch.optim.AdamW(parameters, how.rate, weight_decay=how.weight_decay, foreach=each)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from collapsekit.errors import ConfigError
+from collapsekit.imports import one_line
 from collapsekit.repairs.sharing import Whole, summed
 from collapsekit.repairs.stage import Job, Stage, Step, Training
 from collapsekit.repairs.units import units_of
@@ -63,17 +64,23 @@ class Sharded(Whole):
     def __init__(self, stage: Stage, job: Job, world: World) -> None:
         super().__init__(stage, world)
         need_shardable(job.training, job.adapter.device.type, world)
-        self.given = [p for p in stage.parameters if _shareable(p, stage.parameters)]
+        registered = [(m, n, p) for m in stage.module.modules() for n, p in m._parameters.items() if p is not None]
+        inside = {id(p) for _, _, p in registered}
+        self.given = [p for p in stage.parameters if id(p) in inside and _shareable(p, stage.parameters)]
         shared = {id(p) for p in self.given}
-        places = [(m, name, p) for m in stage.module.modules() for name, p in m._parameters.items()]
-        self.places = [(m, name, p) for m, name, p in places if p is not None and id(p) in shared]
+        self.places = [(m, name, p) for m, name, p in registered if id(p) in shared]
         self.units = units_of(stage, job.at.fit[:ROWS], self.given)
         self.names = {m: name for name, m in stage.module.named_modules()}
         world.agree([self.names[unit] for unit in self.units], "submodules to shard")
         self.expected: Iterator[nn.Module] | None = None
         before = [(m, type(m), set(vars(m))) for m in stage.module.modules()]
         self.root = _Root(stage.module)
-        self._shard(job.adapter.device, [p for _, _, p in places if p is not None and id(p) not in shared])
+        try:
+            self._shard(job.adapter.device, [p for _, _, p in registered if id(p) not in shared])
+        except Exception as e:
+            raise ConfigError(
+                f"--fsdp: the weights of {stage.name} cannot be shared out ({one_line(e)}): leave out --fsdp."
+            ) from e
         self.changed = [(m, kind, vars(m).keys() - known) for m, kind, known in before]
         self.guards = [unit.register_forward_pre_hook(self._in_order, prepend=True) for unit in self.units]
         now = {id(p): getattr(m, name) for m, name, p in self.places}
@@ -86,15 +93,11 @@ class Sharded(Whole):
             p.data = torch.full((), torch.nan, dtype=p.dtype, device=p.device).expand(p.shape)
 
     def _shard(self, device: torch.device, ignored: Sequence[nn.Parameter]) -> None:
-        import torch.distributed as dist
-        from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.fsdp import fully_shard
 
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        group = dist.new_group(backend="nccl") if device.type == "cuda" else dist.group.WORLD
-        assert group is not None
-        mesh = DeviceMesh.from_group(group, device.type)
+        mesh = _mesh(self.world, device.type)
         inner = [m for m in reversed(list(self.stage.module.modules())) if m in self.units]
         self.sharded: list[Any] = [
             fully_shard(m, mesh=mesh, reshard_after_forward=m is not self.root, ignored_params=set(ignored))
@@ -176,8 +179,8 @@ class Sharded(Whole):
     def clip(self, most: float) -> float:
         shares = [p.grad.to_local() for p in self.shares if p.grad is not None]
         whole = [p.grad for p in self.kept if p.grad is not None]
-        own, same = (float(torch.nn.utils.get_total_norm(part)) ** 2 if part else 0.0 for part in (shares, whole))
-        norm = math.sqrt(summed([], [own], self.world)[0] + same)
+        own, same = (float(torch.nn.utils.get_total_norm(part)) if part else 0.0 for part in (shares, whole))
+        norm = math.sqrt(summed([], [own * own], self.world)[0] + same * same)
         for grad in (*shares, *whole):
             grad.mul_(min(1.0, most / (norm + 1e-6)))
         return norm
@@ -233,6 +236,17 @@ def _shareable(parameter: nn.Parameter, among: Sequence[nn.Parameter]) -> bool:
     """Whether FSDP shards it: by rows, and all in one precision."""
     first = next((p.dtype for p in among if p.ndim), None)
     return bool(parameter.ndim and parameter.numel() and parameter.is_contiguous() and parameter.dtype == first)
+
+
+@lru_cache(maxsize=1)
+def _mesh(world: World, kind: str) -> Any:
+    """All processes in a row; on CUDA they speak through NCCL."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import DeviceMesh
+
+    group = dist.new_group(backend="nccl") if kind == "cuda" else dist.group.WORLD
+    assert group is not None
+    return DeviceMesh.from_group(group, kind)
 
 
 def _full(value: Tensor) -> Tensor:

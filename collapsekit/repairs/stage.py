@@ -52,7 +52,8 @@ class Step:
 
 @dataclass
 class Stage:
-    """Something to train. ``module`` holds all that changes, so that its state_dict is the whole of it.
+    """Something to train. ``module`` holds all that changes, so that its state_dict is the whole of it; ``loss`` and
+    ``held`` look for its weights there when they run, as other parameters may stand in for them while it is trained.
 
     ``cycle``: epochs that belong together; patience counts at least two of these, where it is more than one epoch.
     """

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,17 +15,21 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from collapsekit import registry
 from collapsekit.errors import ConfigError
-from collapsekit.repairing.asked import make_asked
+from collapsekit.repairing import order
+from collapsekit.repairing.asked import check_method_options, make_asked
+from collapsekit.repairs import reckon
 from collapsekit.repairs.sharded import need_shardable
 from collapsekit.repairs.sharing import share, summed
 from collapsekit.repairs.stage import Training
+from collapsekit.settings import Progress
 from collapsekit.world import World
-from tests.repairs.making import differing
+from tests.repairs.making import differing, make_job
 from tests.repairs.test_training_options import CONFIG, one_sentence
 from tests.several import ROOT
 
-CLIPPED = {"accumulate": 2, "clip": 0.1}
+CLIPPED = {"accumulate": 2, "clip": 0.1, "weight_decay": 0.1}
 SHARED = {"fsdp": True}
 # Not AdamW, which makes whole steps of rounding: the bias before a batch norm has no gradient.
 LIVELY = {"methods": ["kd", "dropout", "ebr", "rtf"], "lively": True}
@@ -53,7 +58,8 @@ RUNS: list[tuple[str, int, dict[str, Any]]] = [
     ("stopped 2, now shared", 2, {"from": "left", "training": SHARED}),
     ("astray", 2, {"fails": True, "astray": [1, 3], "training": SHARED, **UNIT}),
     ("killed", 2, {"fails": True, "kill": [1, 3], "training": SHARED, **UNIT}),
-    ("killed in the middle", 2, {"fails": True, "kill": [1, 3]}),
+    ("scripted", 2, {"fails": True, "scripted": True, "training": SHARED}),
+    ("killed, whole", 2, {"fails": True, "kill": [1, 3]}),
 ]
 
 
@@ -185,7 +191,14 @@ def test_a_model_that_runs_otherwise_for_one_is_said_and_ends_all(folder: Path) 
     assert said[0].startswith("process 0 of 2 lost touch with another one")
 
 
-@pytest.mark.parametrize("name", ["killed", "killed in the middle"])
+def test_what_torch_cannot_shard_is_said(folder: Path) -> None:
+    said = (folder / "scripted" / "0.txt").read_text()
+    assert said.startswith("--fsdp: the weights of fine-tuning cannot be shared out (")
+    assert said.endswith("): leave out --fsdp.")
+    assert (folder / "scripted" / "1.txt").read_text() == said
+
+
+@pytest.mark.parametrize("name", ["killed", "killed, whole"])
 def test_where_one_is_gone_the_other_says_so(folder: Path, name: str) -> None:
     assert (folder / name / "0.txt").read_text().startswith("process 0 of 2 lost touch with another one")
     assert not (folder / name / "1.txt").exists()
@@ -233,3 +246,29 @@ def test_alone_nothing_is_summed() -> None:
     parameter = nn.Parameter(torch.ones(2))
     assert summed([parameter], (1.0, 2.0), World()) == [1.0, 2.0]
     assert parameter.grad is None
+
+
+def test_sharing_is_no_other_repair_to_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    monkeypatch.setattr(order, "train", lambda _stages, _job, _name, kept, *_: found.append(kept.identity) or [])
+    job = make_job(epochs=1)
+    monkeypatch.setattr(order, "make_job", lambda *_: (job, "digest"))
+    before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
+    for changes in ({}, SHARED, {"batch": 4}):
+        how = Training(**changes)
+        asked: Any = SimpleNamespace(training=how, seed=0, progress=Progress(), tensorboard=None)
+        order._Run(asked, ("finetune",), check_method_options({}), ("audio",), before, tmp_path, False)
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_what_a_share_takes_is_reckoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    for changes in ({}, SHARED):
+        job = make_job(**changes)
+        stage = next(iter(registry.get_repair("finetune").stages(job)))
+        monkeypatch.setattr(reckon, "current", lambda: World(0, 4))
+        told.append(reckon.reckon(stage, job, "finetune", frozenset())[1])
+    size = 4 * sum(p.numel() for p in job.adapter.model.parameters()) / 1e6
+    assert f"about {8 * size:,.1f} MB beside" in told[0]
+    assert f"Each of 4 processes takes about {2 * size:,.1f} MB for its share" in told[1]

@@ -4,7 +4,8 @@ Process r leaves FOLDER/r.pt: the model's state, the curves of losses, and what 
 the error that ``fails`` expects. HOW: ``methods``, ``options``, ``lively``, ``odd`` (weights that cannot be shared out, or
 are not reached), ``training``, ``unit`` (weights of a unit with fsdp), ``stop`` (epoch after which all are interrupted),
 ``from`` (another FOLDER whose snapshots to go on from), ``break`` ([rank, step]: its loss is infinite there once),
-``astray`` ([rank, step]: its encoders run in another order there), ``kill`` ([rank, step]: it is gone).
+``astray`` ([rank, step]: its encoders run in another order there), ``kill`` ([rank, step]: it is gone), ``scripted`` (a
+submodule is of TorchScript).
 """
 
 from __future__ import annotations
@@ -94,6 +95,10 @@ def _model(how: dict[str, Any], world: World) -> nn.Module:
     torch.manual_seed(0)
     if how.get("odd"):
         return Odd()
+    if how.get("scripted"):
+        model = make_model()
+        model.head = torch.jit.trace(model.head, torch.zeros(2, 12))
+        return model
     if "fails" in how:
         steps = [at[1] if at[0] == world.rank else None for at in (how.get(k, [-1, 0]) for k in ("astray", "kill"))]
         return Astray(*steps)
