@@ -4,8 +4,8 @@ Process r leaves FOLDER/r.pt: the model's state, the curves of losses, and what 
 the error that ``fails`` expects. HOW: ``methods``, ``options``, ``lively``, ``odd`` (weights that cannot be shared out, or
 are not reached), ``training``, ``unit`` (weights of a unit with fsdp), ``stop`` (epoch after which all are interrupted),
 ``from`` (another FOLDER whose snapshots to go on from), ``break`` ([rank, step]: its loss is infinite there once),
-``astray`` ([rank, step]: its encoders run in another order there), ``kill`` ([rank, step]: it is gone), ``scripted`` (a
-submodule is of TorchScript).
+``astray`` ([rank, step]: its encoders run in another order there), ``kill`` ([rank, step]: it is gone), ``stubborn`` (a
+submodule lets no other weights in).
 """
 
 from __future__ import annotations
@@ -91,13 +91,22 @@ def _broken(stages: Iterator[Stage], world: World, at: list[int] | None) -> Iter
         yield replace(stage, loss=breaking)
 
 
+class Stubborn(nn.Linear):
+    """Lets nothing but plain weights in."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, DTensor):
+            raise TypeError("what is this?")
+        super().__setattr__(name, value)
+
+
 def _model(how: dict[str, Any], world: World) -> nn.Module:
     torch.manual_seed(0)
     if how.get("odd"):
         return Odd()
-    if how.get("scripted"):
+    if how.get("stubborn"):
         model = make_model()
-        model.head = torch.jit.trace(model.head, torch.zeros(2, 12))
+        model.head = Stubborn(12, 3)
         return model
     if "fails" in how:
         steps = [at[1] if at[0] == world.rank else None for at in (how.get(k, [-1, 0]) for k in ("astray", "kill"))]
