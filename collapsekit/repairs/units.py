@@ -118,15 +118,14 @@ class _Seen(TorchDispatchMode):
         return forward
 
     def _returned(self, module: nn.Module, out: Any) -> None:
-        """FSDP has to find the tensors in what a unit returns; and what is written into a view loses its hooks."""
+        """What is written into a view loses the hooks by which FSDP hears of a gradient; tensors in objects that torch does
+        not look into would have none, and count as leading out."""
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self.returned.setdefault(id(leaf), set()).add(module)
                 self.made.setdefault(id(leaf), (leaf, ()))
                 if leaf._base is not None and leaf.requires_grad:
                     self.unfit.add(module)
-            elif not isinstance(leaf, int | float | str | None):
-                self.unfit.add(module)
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -147,8 +146,6 @@ class _Seen(TorchDispatchMode):
         self.unfit.update(m for m in self.holders.get(id(value), ()) if m not in running)
         if not value.requires_grad or id(value) in self.holders:
             return
-        whence = [value] if value._base is None else [value, value._base]
-        for one in whence:
-            _, makers = self.made.get(id(one), (one, ()))
-            known = self.returned.get(id(one), set()) | self.returned.get(id(value), set())
-            self.unfit.update(m for m in makers if m not in running and m not in known)
+        _, makers = self.made.get(id(value), (value, ()))
+        known = self.returned.get(id(value), set())
+        self.unfit.update(m for m in makers if m not in running and m not in known)

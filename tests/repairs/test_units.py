@@ -78,10 +78,11 @@ class Keeping(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(4, 4))
-        self.kept: Tensor | None = None
+        self.kept = self.part = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
         self.kept = x @ self.weight
+        self.part = self.kept[:, :2]
         return self.kept.tanh()
 
 
@@ -108,7 +109,8 @@ def test_what_is_called_once_is_a_unit_in_the_order_of_calls() -> None:
         (lambda m, x: m.b(m.a(x)) + m.b.weight.sum(), ["a.0"]),
         (lambda m, x: m.b(m.a(x)) + m.b.weight.detach().norm(), ["a.0"]),
         (lambda m, x: m.b.forward(m.a(x)), ["a.0"]),  # without its hooks
-        (lambda m, x: m.b(m.a(x)[:, None])[:, 0], ["a.0"]),  # what it returns is a view
+        (lambda m, x: m.b(m.a(x)[:, None]).mean(1), ["a.0"]),  # what it returns is a view
+        (lambda m, x: m.b(m.a(x)[:, None])[:, 0], ["a.0"]),
         (lambda m, x: m.a[0](x) + m.b(m.a(x)), ["b"]),
     ],
 )
@@ -119,7 +121,7 @@ def test_what_is_used_otherwise_is_none(how: Callable[[Any, Tensor], Tensor], le
 def test_what_leads_out_beside_what_is_returned() -> None:
     assert swapped("b", Keeping(), lambda m, x: m.b(m.a(x))) == ["a.0", "b"]
     assert swapped("b", Keeping(), lambda m, x: m.b(m.a(x)) + m.b.kept) == ["a.0"]
-    assert swapped("b", Keeping(), lambda m, x: m.b(m.a(x)) + m.b.kept[:, :2].sum()) == ["a.0"]
+    assert swapped("b", Keeping(), lambda m, x: m.b(m.a(x)) + m.b.part.sum()) == ["a.0"]
     assert swapped("b", Saying(), lambda m, x: m.b(m.a(x)).value) == ["a.0", "b.inner"]
     # In a block of its own, whose weights no smaller unit has.
     for out, wanted in ((lambda y: y, ["b"]), (Said, []), (lambda y: {"y": (y, 1, None)}, ["b"])):
