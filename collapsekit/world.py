@@ -7,6 +7,7 @@ there are, bit for bit where they compute alike.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -70,6 +71,24 @@ class World:
         if odd is not None:
             raise ConfigError(f"process {odd} of {self.size} has {what} that differ from those of process 0.")
 
+    @contextmanager
+    def in_touch(self) -> Iterator[None]:
+        """For what goes through torch.distributed beside this class: raises ConfigError where another process is gone."""
+        try:
+            yield
+        except (RuntimeError, ConfigError) as e:
+            # The cause, where it is a model's forward, which says what it was called with.
+            lost = e if isinstance(e, RuntimeError) else e.__cause__
+            if self.size > 1 and isinstance(lost, RuntimeError) and re.search("gloo|NCCL", str(lost)):
+                raise self._alone(lost) from None
+            raise
+
+    def _alone(self, e: RuntimeError) -> ConfigError:
+        return ConfigError(
+            f"process {self.rank} of {self.size} lost touch with another one: look at what that one said "
+            f"({str(e).splitlines()[0][:200]})."
+        )
+
     def _gathered(self, make: Callable[[], T], mine: bool, count: int, name: str) -> Iterator[T]:
         """What the first ``count`` processes made; whether this one is among them is ``mine``. All must be at the place
         called ``name``."""
@@ -94,10 +113,7 @@ class World:
         except RuntimeError as e:
             if failed is not None:
                 raise failed from None
-            raise ConfigError(
-                f"process {self.rank} of {self.size} lost touch with another one: look at what that one said "
-                f"({str(e).splitlines()[0][:200]})."
-            ) from None
+            raise self._alone(e) from None
         for rank, (where, kind, value) in enumerate(heard):
             if kind == "failed":
                 raise _told(failed if rank == self.rank and failed is not None else _error(rank, *value))

@@ -79,6 +79,12 @@ def repair(
         bool,
         typer.Option("--compile", help="Train with torch.compile, which takes its time to begin."),
     ] = False,
+    fsdp: Annotated[
+        bool,
+        typer.Option(
+            "--fsdp", help="Share out weights and moments: torchrun --nproc-per-node N -m collapsekit repair."
+        ),
+    ] = False,
     freeze: Annotated[list[str] | None, typer.Option(help="Leave this submodule as it is; repeatable.")] = None,
     tensorboard: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write losses and learning rates there for TensorBoard.")
@@ -102,7 +108,7 @@ def repair(
         **{"epochs": epochs, "steps": steps, "rate": lr, "batch": batch_size, "accumulate": accumulate, "clip": clip},
         **{"optimizer": optimizer and optimizer.value, "weight_decay": weight_decay},
         **{"schedule": schedule and schedule.value, "patience": patience},
-        **{"amp": amp or None, "compile": compile_ or None, "freeze": freeze or None},
+        **{"amp": amp or None, "compile": compile_ or None, "fsdp": fsdp or None, "freeze": freeze or None},
     }
     asked: dict[str, Any] = {
         "config": config,

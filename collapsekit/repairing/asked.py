@@ -19,12 +19,14 @@ from collapsekit.features import Features, extract
 from collapsekit.readout import Fold
 from collapsekit.registry import Options
 from collapsekit.repairs.curves import summary_writer
+from collapsekit.repairs.sharded import need_shardable
 from collapsekit.repairs.stage import Job, Training
 from collapsekit.report import Report
 from collapsekit.run import build_adapter, diagnose, settle_config
 from collapsekit.settings import Profile, Progress
 from collapsekit.task import Task, make_task
 from collapsekit.training import in_full
+from collapsekit.world import current
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def make_asked(
     for file in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
         registry.load_plugin_file(file)
     how = check_training(training or {})
+    need_shardable(how, device, current())
     curves = None if tensorboard is None else Path(tensorboard)
     if curves is not None:
         summary_writer()  # before anything is diagnosed

@@ -135,7 +135,7 @@ class _Run:
                 "base": before.subject.sha256,
                 "data": data,
                 "methods": [[n, options[n].model_dump(mode="json")] for n in methods[: place + 1]],
-                "training": asked.training.model_dump(mode="json"),
+                "training": asked.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
                 "modalities": list(weak),
                 "seed": asked.seed,
             }

@@ -18,7 +18,8 @@ from collapsekit.errors import NumericsError
 from collapsekit.repair_report import LossCurve
 from collapsekit.repairs.compiling import backward_blamed, compiled
 from collapsekit.repairs.curves import Curves
-from collapsekit.repairs.sharing import same_buffers, share, summed
+from collapsekit.repairs.sharded import lay_out
+from collapsekit.repairs.sharing import same_buffers, share
 from collapsekit.repairs.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
 from collapsekit.repairs.stage import Job, Stage, Step, Training
 from collapsekit.settings import Progress
@@ -59,11 +60,11 @@ def train(
     """Train every stage of a method in its order, going on from what was kept; ``tensorboard``: a folder for curves.
 
     Raises NumericsError where the loss stays infinite or NaN with the learning rate halved three times, ConfigError where
-    the model cannot be compiled as asked or the folder cannot be written.
+    the model cannot be compiled or shared out as asked, another process is gone, or the folder cannot be written.
     """
     curves = []
     parameters = sum(p.numel() for p in job.adapter.model.parameters())
-    with random_state_kept(), threads_for(6.0 * job.training.batch * parameters):
+    with random_state_kept(), threads_for(6.0 * job.training.batch * parameters), current().in_touch():
         for number, stage in enumerate(stages):
             shown = Curves(tensorboard if current().first else None, number, stage.name)
             try:
@@ -82,7 +83,9 @@ class _Run:
         self.stage, self.number, self.job, self.method = stage, number, job, method
         self.kept, self.progress, self.shown, self.how = kept, progress, shown, job.training
         self.state = _State()
-        self.optimizer = make_optimizer(stage.parameters, self.how)
+        self.still = _untrained(stage)
+        self.lay = lay_out(stage, job)
+        self.optimizer = make_optimizer(self.lay.parameters, self.how)
         n = len(job.at.fit)
         self.a_step = self.how.batch * self.how.accumulate
         self.steps = math.ceil(n / self.a_step)  # an epoch
@@ -112,7 +115,7 @@ class _Run:
         if found is None or not found[1]["done"]:
             self._train()
             self._finish()
-        self.stage.module.eval()
+        self.lay.finish()
         note = f"the learning rate was halved {self.state.halved} times" if self.state.halved else None
         epochs, training, losses = zip(*self.state.history, strict=True)
         return LossCurve(
@@ -142,7 +145,7 @@ class _Run:
     def _epoch(self) -> None:
         state, module = self.state, self.stage.module
         module.train()
-        for still in [*self.job.frozen(), *self._untrained()]:
+        for still in [*self.job.frozen(), *self.still]:
             still.eval()
         while state.step < self.steps and not self._out_of_steps():
             stop = min(state.step + ROUND, self.steps)
@@ -164,12 +167,6 @@ class _Run:
             state.best, self.best = state.epoch, state_of(module)
         self.progress.step(f"{self.method}: {self.stage.name}", state.epoch, self.epochs, f"held-out loss {held:.4g}")
         self._keep()
-
-    def _untrained(self) -> list[nn.Module]:
-        """Parts whose weights this stage leaves alone: they answer as they did, batch norm and dropout included."""
-        trained = {id(p) for p in self.stage.parameters}
-        known = [(part, [id(p) for p in part.parameters()]) for part in self.stage.module.modules()]
-        return [part for part, own in known if own and trained.isdisjoint(own)]
 
     def _out_of_steps(self) -> bool:
         return self.how.steps is not None and self.state.epoch * self.steps + self.state.step >= self.how.steps
@@ -195,21 +192,21 @@ class _Run:
         for part in parts:
             mine, weight = share(part, world)
             with torch.autocast(self.job.adapter.device.type, torch.bfloat16, enabled=self.how.amp):
-                loss = self.stage.loss(Step(mine, self.state.epoch + 1))
-            if not bool(torch.isfinite(loss)):
+                loss = self.lay.loss(Step(mine, self.state.epoch + 1))
+            if self.lay.anywhere(not bool(torch.isfinite(loss))):
                 failed = 1.0
                 break
             with backward_blamed() if self.how.compile else nullcontext():
-                torch.autograd.backward([loss * (weight * len(part) / len(rows))], inputs=self.stage.parameters)
+                self.lay.backward(loss * (weight * len(part) / len(rows)))
             total += float(loss.detach()) * (weight * len(part))
             seen += weight * len(part)
-        failed, total, seen = summed(self.stage.parameters, (failed, total, seen), world)
+        failed, total, seen = self.lay.summed((failed, total, seen))
         if failed:
             return False
         self.state.total += total
         self.state.seen += round(seen)
         most = math.inf if self.how.clip is None else self.how.clip
-        if not bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(self.stage.parameters, most))):
+        if not math.isfinite(self.lay.clip(most)):
             return False
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
@@ -223,7 +220,7 @@ class _Run:
 
     def _held(self) -> float:
         seed_everything(_seed(self.job.seed, self.number, -1, 0))  # a model random in eval mode answers alike
-        held = self.stage.held()
+        held = self.lay.held()
         current().agree(held, "held-out losses")
         return held
 
@@ -242,11 +239,11 @@ class _Run:
             tensors |= {f"best/{k}": v for k, v in self.best.items()} | {
                 f"optimizer/{k}": v for k, v in moments.items()
             }
-        self.kept.save(self.number, tensors, {**vars(state), "done": done, "stage": self.stage.name})
+        self.kept.save(self.number, self.lay.gathered(tensors), {**vars(state), "done": done, "stage": self.stage.name})
 
     def _go_on(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
-        for key, value in tensors.items():
+        for key, value in self.lay.scattered(tensors).items():
             part, _, name = key.partition("/")
             parts[part][name] = value
         put_back(self.stage.module, parts["now"])
@@ -287,11 +284,20 @@ class _Run:
         self._save(done=True)
 
 
+def _untrained(stage: Stage) -> list[nn.Module]:
+    """Parts whose weights a stage leaves alone: they answer as they did, batch norm and dropout included."""
+    trained = {id(p) for p in stage.parameters}
+    known = [(part, [id(p) for p in part.parameters()]) for part in stage.module.modules()]
+    return [part for part, own in known if own and trained.isdisjoint(own)]
+
+
 def make_optimizer(parameters: list[nn.Parameter], how: Training) -> torch.optim.Optimizer:
     """AdamW, or stochastic gradient descent with a momentum of 0.9."""
+    # torch's kernels for lists take no shares among others.
+    each = False if len({type(p) for p in parameters}) > 1 else None
     if how.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=how.rate, momentum=MOMENTUM, weight_decay=how.weight_decay)
-    return torch.optim.AdamW(parameters, lr=how.rate, weight_decay=how.weight_decay)
+        return torch.optim.SGD(parameters, how.rate, MOMENTUM, weight_decay=how.weight_decay, foreach=each)
+    return torch.optim.AdamW(parameters, how.rate, weight_decay=how.weight_decay, foreach=each)
 
 
 def rate_at(how: Training, epoch: float, epochs: int) -> float:

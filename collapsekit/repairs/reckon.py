@@ -9,6 +9,7 @@ import torch
 
 from collapsekit.adapter.build import model_kept
 from collapsekit.repairs.stage import Job, Stage, Step
+from collapsekit.world import current
 
 _STEPS = 3  # timed, after one that is not
 # Copies of what is trained: the weights, their gradients, AdamW's two moments or SGD's momentum, the best epoch's weights,
@@ -31,10 +32,18 @@ def reckon(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str
     epochs = job.training.epochs
     if job.training.steps is not None:
         epochs = min(epochs, math.ceil(job.training.steps * job.training.accumulate / batches))
+    takes = f"It takes about {copies * size / 1e6:,.1f} MB beside the model and the activations of a batch."
+    if job.training.fsdp:  # the weights among it
+        share = copies * size / current().size
+        takes = (
+            f"Each of {current().size} processes takes about {share / 1e6:,.1f} MB for its share, beside what it gathers to "
+            f"compute with (at most the {size / 1e6:,.1f} MB of weights, and as much of gradients) and the activations of a "
+            "batch."
+        )
     return [
         f"{method} begins with {stage.name}: {trained:,} weights are trained, {added:,} of them added, of which {stay:,} "
         "stay in the model.",
-        f"It takes about {copies * size / 1e6:,.1f} MB beside the model and the activations of a batch.",
+        takes,
         f"A batch takes {seconds * 1000:.1f} ms here, an epoch of {batches} batches {seconds * batches:.1f} s; at most "
         f"{epochs} epochs a stage, {seconds * batches * epochs:.0f} s.",
     ]

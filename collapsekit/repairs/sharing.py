@@ -6,12 +6,57 @@ single module's forward; sums are taken once a step, whatever is accumulated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from collapsekit.repairs.stage import Stage, Step
 from collapsekit.world import World
+
+
+class Whole:
+    """How a stage's weights lie on the processes: whole on each."""
+
+    def __init__(self, stage: Stage, world: World) -> None:
+        self.stage, self.world = stage, world
+        self.parameters = stage.parameters  # as the optimiser has them
+
+    def loss(self, step: Step) -> Tensor:
+        """The stage's loss of this process's rows."""
+        return self.stage.loss(step)
+
+    def anywhere(self, failed: bool) -> bool:
+        """Whether to give a batch up: here, or, where all are needed for what follows, anywhere."""
+        return failed
+
+    def backward(self, loss: Tensor) -> None:
+        """Add to the gradients of ``parameters``."""
+        torch.autograd.backward([loss], inputs=self.parameters)
+
+    def summed(self, numbers: Sequence[float]) -> list[float]:
+        """As ``summed``."""
+        return summed(self.parameters, numbers, self.world)
+
+    def clip(self, most: float) -> float:
+        """Scale the gradients to a norm of at most ``most``; the norm they had."""
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters, most))
+
+    def held(self) -> float:
+        """The stage's held-out loss."""
+        return self.stage.held()
+
+    def gathered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tensors as a snapshot holds them: whole, and at least on the first process."""
+        return tensors
+
+    def scattered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tensors of a snapshot, as they lie here."""
+        return tensors
+
+    def finish(self) -> None:
+        """Leave the stage's module as whole as it was before, in eval mode."""
+        self.stage.module.eval()
 
 
 def share(rows: Tensor, world: World) -> tuple[Tensor, float]:

@@ -34,10 +34,14 @@ class Snapshots:
         return self.folder / f"stage{stage}.safetensors"
 
     def save(self, stage: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Replace what was kept of a stage. Raises ConfigError where it cannot be written."""
+        """Replace what was kept of a stage by the first process's. Raises ConfigError where it cannot be written."""
         metadata = {"about": json.dumps(about, allow_nan=False), "identity": self.identity}
-        plain = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}
-        current().once(lambda: write_atomic(self.path(stage), save(plain, metadata)))
+
+        def write() -> None:
+            plain = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}
+            write_atomic(self.path(stage), save(plain, metadata))
+
+        current().once(write)
 
     def load(self, stage: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What was kept of a stage; None where nothing was. Raises ConfigError where it is of another repair."""

@@ -38,6 +38,7 @@ class Training(Options):
     patience: int = Field(8, ge=1)  # epochs without improvement
     amp: bool = False  # autocast to bfloat16
     compile: bool = False  # torch.compile of the model's parts while they are trained
+    fsdp: bool = False  # fully_shard: weights, gradients and moments shared out among several processes
     freeze: tuple[str, ...] = ()  # submodules left as they are
 
 
@@ -51,7 +52,8 @@ class Step:
 
 @dataclass
 class Stage:
-    """Something to train. ``module`` holds all that changes, so that its state_dict is the whole of it.
+    """Something to train. ``module`` holds all that changes, so that its state_dict is the whole of it; ``loss`` and
+    ``held`` look for its weights there when they run, as other parameters may stand in for them while it is trained.
 
     ``cycle``: epochs that belong together; patience counts at least two of these, where it is more than one epoch.
     """

@@ -7,30 +7,59 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from collapsekit import registry
+from collapsekit.errors import ConfigError
+from collapsekit.repairing import order
+from collapsekit.repairing.asked import check_method_options, make_asked
+from collapsekit.repairs import reckon
+from collapsekit.repairs.sharded import need_shardable
 from collapsekit.repairs.sharing import share, summed
+from collapsekit.repairs.stage import Training
+from collapsekit.settings import Progress
 from collapsekit.world import World
-from tests.repairs.making import differing
+from tests.repairs.making import differing, make_job
+from tests.repairs.test_training_options import CONFIG, one_sentence
 from tests.several import ROOT
 
-CLIPPED = {"accumulate": 2, "clip": 0.1}
+CLIPPED = {"accumulate": 2, "clip": 0.1, "weight_decay": 0.1}
+SHARED = {"fsdp": True}
+# Not AdamW, which makes whole steps of rounding: the bias before a batch norm has no gradient.
+LIVELY = {"methods": ["kd", "dropout", "ebr", "rtf"], "lively": True}
+SGD = {"epochs": 1, "optimizer": "sgd", "rate": 0.05}
+UNIT = {"unit": 8}  # every linear layer is one
 # Name: processes, and how they train; those of one folder go on from one another.
 RUNS: list[tuple[str, int, dict[str, Any]]] = [
     ("plain alone", 1, {}),
     ("plain", 3, {}),
-    ("clipped alone", 1, {"training": CLIPPED}),
-    ("clipped", 3, {"training": CLIPPED}),
-    ("lively", 2, {"methods": ["kd", "dropout"], "lively": True, "training": {"epochs": 2}}),
+    ("clipped alone", 1, {"training": CLIPPED, "odd": True}),
+    ("clipped", 3, {"training": CLIPPED, "odd": True}),
+    ("lively", 2, {**LIVELY, "training": SGD}),
     ("broken", 2, {"break": [1, 4]}),
-    ("stopped 1", 3, {"stop": 2}),
-    ("stopped 1", 1, {}),
-    ("stopped 2", 3, {"stop": 2}),
-    ("stopped 2", 2, {}),
+    ("left", 3, {"stop": 2}),
+    ("stopped 1", 1, {"from": "left"}),
+    ("stopped 2", 2, {"from": "left"}),
+    # in shares
+    ("plain, shared by 2", 2, {"training": SHARED}),
+    ("plain, shared by 3", 3, {"training": SHARED, **UNIT}),
+    ("clipped, shared by 3", 3, {"training": {**CLIPPED, **SHARED}, "odd": True, **UNIT}),
+    ("lively, shared by 2", 2, {**LIVELY, "training": {**SGD, **SHARED}, **UNIT}),
+    ("broken, shared", 2, {"break": [1, 4], "training": SHARED, **UNIT}),
+    ("left, shared", 3, {"stop": 2, "training": SHARED}),
+    ("stopped 1, was shared", 1, {"from": "left, shared"}),
+    ("stopped 2, shared", 2, {"from": "left, shared", "training": SHARED, **UNIT}),
+    ("stopped 2, now shared", 2, {"from": "left", "training": SHARED}),
+    ("astray", 2, {"fails": True, "astray": [1, 3], "training": SHARED, **UNIT}),
+    ("killed", 2, {"fails": True, "kill": [1, 3], "training": SHARED, **UNIT}),
+    ("stubborn", 2, {"fails": True, "stubborn": True, "training": SHARED}),
+    ("killed, whole", 2, {"fails": True, "kill": [1, 3]}),
 ]
 
 
@@ -38,10 +67,13 @@ RUNS: list[tuple[str, int, dict[str, Any]]] = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of it done, in one process that imports once and forks."""
     place = tmp_path_factory.mktemp("together")
-    told = [(size, str(place / name), {"methods": ["finetune"], **how}) for name, size, how in RUNS]
+    told = []
+    for name, size, how in RUNS:
+        there = {"from": str(place / how["from"])} if "from" in how else {}
+        told.append((size, str(place / name), {"methods": ["finetune"], **how, **there}))
     command = [sys.executable, "-m", "tests.repairs.training_together", json.dumps(told)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return place
 
@@ -53,13 +85,22 @@ def ended(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def far(a: dict[str, Any], b: dict[str, Any]) -> float:
     """The largest difference between two models' weights."""
-    return max(float((a["state"][k] - b["state"][k]).abs().max()) for k in a["state"])
+    return max(float((a["state"][k] - b["state"][k]).abs().max()) for k in a["state"] if a["state"][k].numel())
 
 
-@pytest.mark.parametrize("name", ["plain", "clipped"])
-def test_fine_tuning_by_several_is_that_of_one_but_for_rounding(folder: Path, name: str) -> None:
-    (alone,), found = ended(folder, f"{name} alone"), ended(folder, name)
-    assert len(found) == 3
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("plain", 3),
+        ("clipped", 3),
+        ("plain, shared by 2", 2),
+        ("plain, shared by 3", 3),
+        ("clipped, shared by 3", 3),
+    ],
+)
+def test_fine_tuning_by_several_is_that_of_one_but_for_rounding(folder: Path, name: str, size: int) -> None:
+    (alone,), found = ended(folder, f"{name.split(',')[0]} alone"), ended(folder, name)
+    assert len(found) == size
     for each in found:
         assert not differing(each["state"], found[0]["state"])
         assert each["curves"] == found[0]["curves"]
@@ -70,15 +111,45 @@ def test_fine_tuning_by_several_is_that_of_one_but_for_rounding(folder: Path, na
         assert many["training"][1:] == pytest.approx(one["training"][1:], abs=1e-5)
 
 
-def test_batch_norm_dropout_and_memories_stay_the_same_everywhere(folder: Path) -> None:
-    found = ended(folder, "lively")
+@pytest.mark.parametrize("name", ["lively", "lively, shared by 2"])
+def test_batch_norm_dropout_and_memories_stay_the_same_everywhere(folder: Path, name: str) -> None:
+    found = ended(folder, name)
     assert len(found) == 2
     assert not differing(found[0]["state"], found[1]["state"])
     assert found[0]["curves"] == found[1]["curves"]
 
 
-def test_what_is_not_finite_for_one_sends_all_back(folder: Path) -> None:
-    found = ended(folder, "broken")
+def test_a_chain_of_methods_in_shares_is_the_chain_but_for_rounding(folder: Path) -> None:
+    """With stopped forwards, weights run outside of their modules, heads and memories beside the model."""
+    whole, shared = ended(folder, "lively")[0], ended(folder, "lively, shared by 2")[0]
+    assert far(whole, shared) < 1e-5
+    for one, other in zip(*(json.loads(x["curves"]) for x in (whole, shared)), strict=True):
+        assert (one["method"], one["stage"], one["kept"]) == (other["method"], other["stage"], other["kept"])
+        assert other["held"] == pytest.approx(one["held"], abs=1e-5)
+        assert other["training"][1:] == pytest.approx(one["training"][1:], abs=1e-5)
+
+
+def test_each_holds_its_share_while_it_trains_and_an_ordinary_model_afterwards(folder: Path) -> None:
+    whole, shared = ended(folder, "plain"), ended(folder, "plain, shared by 3")
+    for each in whole:
+        weights, moments, copies = each["held"]
+        assert moments == 2 * weights
+        assert copies == 4 * weights
+    for each in shared:
+        assert [3 * part for part in each["held"]] == whole[0]["held"]  # all have rows by threes
+    halves = [each["held"] for each in ended(folder, "plain, shared by 2")]
+    for part, (first, second) in enumerate(zip(*halves, strict=True)):
+        assert first + second == whole[0]["held"][part]
+        assert abs(first - second) < 0.1 * first  # the head has three rows
+    for name, *_ in RUNS[7:12]:
+        for each in ended(folder, name):
+            assert {type(v) for v in each["state"].values()} == {torch.Tensor}
+            assert each["ordinary"] or name.startswith("lively"), name  # which puts modules into it
+
+
+@pytest.mark.parametrize("name", ["broken", "broken, shared"])
+def test_what_is_not_finite_for_one_sends_all_back(folder: Path, name: str) -> None:
+    found = ended(folder, name)
     assert len(found) == 2
     assert not differing(found[0]["state"], found[1]["state"])
     for each in found:
@@ -86,13 +157,76 @@ def test_what_is_not_finite_for_one_sends_all_back(folder: Path) -> None:
         assert curve["note"] == "the learning rate was halved 1 times"
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_snapshots_of_three_go_on_with_fewer(folder: Path, size: int) -> None:
-    (whole,), found = ended(folder, "plain alone"), ended(folder, f"stopped {size}")
-    assert len(found) == size  # the three were interrupted
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("stopped 1", 1),
+        ("stopped 2", 2),
+        ("stopped 1, was shared", 1),
+        ("stopped 2, shared", 2),
+        ("stopped 2, now shared", 2),
+    ],
+)
+def test_snapshots_of_three_go_on_with_fewer(folder: Path, name: str, size: int) -> None:
+    (whole,), found = ended(folder, "plain alone"), ended(folder, name)
+    assert len(found) == size
+    assert not ended(folder, "left, shared" if "shared" in name else "left")  # the three were interrupted
     assert far(whole, found[0]) < 1e-5
     (curve,), (wanted,) = (json.loads(x["curves"]) for x in (found[0], whole))
     assert curve["epochs"] == wanted["epochs"]
+
+
+def test_a_snapshot_of_shares_is_a_snapshot(folder: Path) -> None:
+    plain, shared = (load_file(folder / name / "kept/finetune/stage0.safetensors") for name in ("left", "left, shared"))
+    assert plain.keys() == shared.keys()
+    assert {key.split("/")[0] for key in plain} == {"now", "best", "optimizer"}
+    for key, value in plain.items():
+        torch.testing.assert_close(shared[key], value, rtol=0, atol=1e-5)
+
+
+def test_a_model_that_runs_otherwise_for_one_is_said_and_ends_all(folder: Path) -> None:
+    said = [(folder / "astray" / f"{rank}.txt").read_text() for rank in range(2)]
+    assert "the model runs 'encoders.audio' where it ran 'encoders.image' before" in said[1]
+    assert said[1].endswith("leave out --fsdp.")
+    assert said[0].startswith("process 0 of 2 lost touch with another one")
+
+
+def test_what_torch_cannot_shard_is_said(folder: Path) -> None:
+    said = "--fsdp: the weights of fine-tuning cannot be shared out (TypeError: what is this?): leave out --fsdp."
+    for rank in range(2):
+        assert (folder / "stubborn" / f"{rank}.txt").read_text() == said
+
+
+@pytest.mark.parametrize("name", ["killed", "killed, whole"])
+def test_where_one_is_gone_the_other_says_so(folder: Path, name: str) -> None:
+    assert (folder / name / "0.txt").read_text().startswith("process 0 of 2 lost touch with another one")
+    assert not (folder / name / "1.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "device", "size", "said"),
+    [
+        ({}, "cpu", 1, "this is one alone: start it with torchrun --nproc-per-node N"),
+        ({"compile": True}, "cpu", 2, "--fsdp with --compile"),
+        ({}, "mps", 2, "and --device is mps"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(how: dict[str, Any], device: str, size: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        need_shardable(Training(fsdp=True, **how), device, World(0, size))
+    assert one_sentence(str(caught.value))
+    need_shardable(Training(**how), device, World(0, size))
+
+
+def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("torch.distributed.fsdp.FSDPModule.reset_iter_state")
+    with pytest.raises(ConfigError, match=r"needs a newer torch \(2\.13"):
+        need_shardable(Training(fsdp=True), "cuda:1", World(0, 2))
+
+
+def test_it_is_refused_before_anything_is_diagnosed() -> None:
+    with pytest.raises(ConfigError, match="this is one alone"):
+        make_asked(None, CONFIG, {"fsdp": True})
 
 
 def test_shares_are_all_rows_once_and_small_batches_are_whole() -> None:
@@ -111,3 +245,29 @@ def test_alone_nothing_is_summed() -> None:
     parameter = nn.Parameter(torch.ones(2))
     assert summed([parameter], (1.0, 2.0), World()) == [1.0, 2.0]
     assert parameter.grad is None
+
+
+def test_sharing_is_no_other_repair_to_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    monkeypatch.setattr(order, "train", lambda _stages, _job, _name, kept, *_: found.append(kept.identity) or [])
+    job = make_job(epochs=1)
+    monkeypatch.setattr(order, "make_job", lambda *_: (job, "digest"))
+    before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
+    for changes in ({}, SHARED, {"batch": 4}):
+        how = Training(**changes)
+        asked: Any = SimpleNamespace(training=how, seed=0, progress=Progress(), tensorboard=None)
+        order._Run(asked, ("finetune",), check_method_options({}), ("audio",), before, tmp_path, False)
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_what_a_share_takes_is_reckoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    for changes in ({}, SHARED):
+        job = make_job(**changes)
+        stage = next(iter(registry.get_repair("finetune").stages(job)))
+        monkeypatch.setattr(reckon, "current", lambda: World(0, 4))
+        told.append(reckon.reckon(stage, job, "finetune", frozenset())[1])
+    size = 4 * sum(p.numel() for p in job.adapter.model.parameters()) / 1e6
+    assert f"about {8 * size:,.1f} MB beside" in told[0]
+    assert f"Each of 4 processes takes about {2 * size:,.1f} MB for its share" in told[1]

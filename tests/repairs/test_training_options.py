@@ -507,10 +507,10 @@ def test_options_reach_the_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise ConfigError("stop.")
 
     monkeypatch.setattr("collapsekit.repairing.repair", repair)
-    for options in ([], ["--optimizer", "sgd", "--compile", "--tensorboard", str(tmp_path)]):
+    for options in ([], ["--optimizer", "sgd", "--compile", "--fsdp", "--tensorboard", str(tmp_path)]):
         assert CliRunner().invoke(app, ["repair", *options]).exit_code == 2
     assert (given[0]["training"], given[0]["tensorboard"]) == ({}, None)
-    assert given[1]["training"] == {"optimizer": "sgd", "compile": True}
+    assert given[1]["training"] == {"optimizer": "sgd", "compile": True, "fsdp": True}
     assert given[1]["tensorboard"] == tmp_path
     assert CliRunner().invoke(app, ["repair", "--optimizer", "adam"]).exit_code == 2
     assert len(given) == 2
