@@ -13,6 +13,7 @@ from collapsekit.adapter.base import Change
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh
 from collapsekit.repairs.stage import Job, Stage, Step, finishing, held_task_loss
+from collapsekit.repairs.warm import WARM, Warm, warm_up
 
 DRAWS = 4  # of what is dropped from the held-out examples; the same in every epoch
 
@@ -26,6 +27,7 @@ class DropoutOptions(Options):
         "zeros", description="what stands in: zeros, or another example's of the batch"
     )
     fresh_fusion: Fresh = Field("auto", description=WHETHER)
+    warm_up: Warm = Field("auto", description=WARM)
     finish: bool = Field(True, description="then train with every modality there")
 
 
@@ -44,6 +46,7 @@ class DropoutOptions(Options):
 def dropout(job: Job) -> Iterator[Stage]:
     options = job.own(DropoutOptions)
     begin_fresh(job, "dropout", options.fresh_fusion)
+    yield from warm_up(job, "dropout", options.warm_up)
     rates = torch.tensor(drop_rates(job, options))
 
     def dropping(examples: int) -> dict[str, Change]:
