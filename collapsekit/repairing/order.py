@@ -138,6 +138,7 @@ class _Run:
                 "training": asked.training.model_dump(mode="json"),
                 "modalities": list(weak),
                 "seed": asked.seed,
+                "profile": asked.profile,  # with the diagnosis it decides what a method begins with
             }
             part = Snapshots(folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity)
             if not resume:

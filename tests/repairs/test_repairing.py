@@ -99,7 +99,7 @@ def test_what_it_ignored_it_uses_afterwards(made: Path, mended: tuple[RepairRepo
     assert report.after.modalities["audio"].verdict == "used"
     assert report.accepted
     assert report.exported
-    assert [c.name for c in report.checks] == ["metric", "score.audio"]
+    assert [c.name for c in report.checks] == ["metric", "score.audio", "still_used.image"]
     assert all(c.passed for c in report.checks)
     assert report.control is not None
     assert {curve.method for curve in report.losses} == {"dropout", "finetune"}

@@ -19,6 +19,7 @@ from tests.repairs.making import differing
 from tests.several import ROOT
 
 CLIPPED = {"accumulate": 2, "clip": 0.1}
+LOST = {"ignored": ["audio"], "kept": {"audio": 0.1}}
 # Name: processes, and how they train; those of one folder go on from one another.
 RUNS: list[tuple[str, int, dict[str, Any]]] = [
     ("plain alone", 1, {}),
@@ -26,6 +27,7 @@ RUNS: list[tuple[str, int, dict[str, Any]]] = [
     ("clipped alone", 1, {"training": CLIPPED}),
     ("clipped", 3, {"training": CLIPPED}),
     ("lively", 2, {"methods": ["kd", "dropout"], "lively": True, "training": {"epochs": 2}}),
+    ("warmed", 2, {"methods": ["ebr"], "lively": True, "training": {"epochs": 2, **LOST}}),
     ("broken", 2, {"break": [1, 4]}),
     ("stopped 1", 3, {"stop": 2}),
     ("stopped 1", 1, {}),
@@ -75,6 +77,15 @@ def test_batch_norm_dropout_and_memories_stay_the_same_everywhere(folder: Path) 
     assert len(found) == 2
     assert not differing(found[0]["state"], found[1]["state"])
     assert found[0]["curves"] == found[1]["curves"]
+
+
+def test_what_a_repair_begins_with_is_the_same_everywhere(folder: Path) -> None:
+    """A new encoder, trained alone, and a new fusion."""
+    found = ended(folder, "warmed")
+    assert len(found) == 2
+    assert not differing(found[0]["state"], found[1]["state"])
+    assert found[0]["curves"] == found[1]["curves"]
+    assert json.loads(found[0]["curves"])[0]["stage"] == "warming up audio"
 
 
 def test_what_is_not_finite_for_one_sends_all_back(folder: Path) -> None:
