@@ -38,7 +38,8 @@ class DropoutOptions(Options):
         "Fine-tuning in which what a modality's encoder gives of an example is replaced, with probability `rate`, by zeros "
         "or by what it gives of another example; never all of one example. `by_credit`: probabilities in proportion to "
         "Shapley credit, of the same mean. The epoch of the least held-out loss under such dropout is kept. Then plain "
-        "fine-tuning, with every modality there (`finish`)."
+        "fine-tuning, with every modality there (`finish`). Before all, encoders that never learned are trained alone "
+        "(`warm_up`)."
     ),
     source="Neverova et al. 2016, ModDrop (IEEE TPAMI 38:8), on features rather than inputs",
     options=DropoutOptions,

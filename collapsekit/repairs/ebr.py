@@ -76,7 +76,8 @@ class EbrOptions(Options):
         "the task's loss while, in a latent space common to all, encodings of other modalities stand in for a modality at "
         "random (`substitution`) and a discriminator of modalities is learned and countered (`adversary`). The epoch of the "
         "least held-out loss, under the same substitution, is kept. Then plain fine-tuning, with every modality there "
-        "(`finish`)."
+        "(`finish`). Before all, encoders that never learned are trained alone (`warm_up`), and a new fusion plainly "
+        "(`settle`)."
     ),
     source="Chaudhuri et al. 2025, sections 3.4 and 4.4 and Appendix C.1",
     options=EbrOptions,

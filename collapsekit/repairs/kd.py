@@ -51,7 +51,7 @@ class KdOptions(Options):
         "For each collapsed modality, and each surviving one in `sequence`: the collapsed encoder is trained by contrastive "
         "representation distillation from the surviving one's features, beside a linear head's task loss; the epoch of "
         "that head's least held-out loss is kept. Then the whole model is trained on the task's loss, its fusion and head "
-        "newly initialised (`fresh_fusion`)."
+        "newly initialised (`fresh_fusion`). Before all, encoders that never learned are trained alone (`warm_up`)."
     ),
     source="Chaudhuri et al. 2025, section 3.3 and Table 5; the loss: Tian et al. 2020 (ICLR), section 3",
     options=KdOptions,

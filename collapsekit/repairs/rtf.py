@@ -49,7 +49,7 @@ class RtfOptions(Options):
         "The `proportion` of a modality's channels that say least by `score` each become (1 - α)·own + α·other, the other a "
         "channel of the modality that earns most among the rest; channels are chosen once, on training examples, and α is "
         "learned, one a channel, from `blend`. The whole model is trained with that on the task's loss; the epoch of the "
-        "least held-out loss is kept."
+        "least held-out loss is kept. Before all, encoders that never learned are trained alone (`warm_up`)."
     ),
     source="Kim et al. 2025 (Rank-enhancing Token Fuser)",
     options=RtfOptions,

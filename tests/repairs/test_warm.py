@@ -84,9 +84,13 @@ def first(job: Job, method: str = "dropout") -> Stage:
 def test_the_encoder_learns_alone(tmp_path: Path, task: str) -> None:
     """By the task's loss of a linear head on its pooled features; nothing else of the model changes."""
     job = make_job(make_model(lively=True), method="dropout", task=task, **LOST, options={"fresh_fusion": False})
+    torch.manual_seed(99)
     stage, before = first(job), state(job)
     head = stage.module[1]  # type: ignore[index]
     assert isinstance(head, nn.Linear)
+    with torch.random.fork_rng():
+        torch.manual_seed(job.seed)
+        assert torch.equal(head.weight, nn.Linear(head.in_features, head.out_features).weight)
     rows = torch.tensor([4, 1, 7])
     found = stage.loss(Step(rows, 1))
     features = job.adapter.model.encoders["audio"](job.at.train.inputs["audio"][rows])  # type: ignore[index]
