@@ -37,6 +37,7 @@ PAPER: dict[str, Any] = {
     "align": 0.0,
     "fresh_fusion": False,
     "warm_up": False,
+    "settle": False,
     "finish": False,
 }
 
