@@ -18,6 +18,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.features import Features, extract
 from collapsekit.readout import Fold
 from collapsekit.registry import Options
+from collapsekit.repairing.recommend import kept_by
 from collapsekit.repairs.curves import summary_writer
 from collapsekit.repairs.sharded import need_shardable
 from collapsekit.repairs.stage import Job, Training
@@ -27,6 +28,8 @@ from collapsekit.settings import Profile, Progress
 from collapsekit.task import Task, make_task
 from collapsekit.training import in_full
 from collapsekit.world import current
+
+LITTLE = 0.05  # of the prior loss: under that an encoder trained alone gains nothing worth catching up on
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, 
     at, data = _fold(adapter, asked)
     credit = {m: _credit(before, m) for m in adapter.modalities}
     ignored = tuple(m for m in weak if before.modalities[m].verdict == "collapsed")
-    return Job(adapter, at, weak, credit, asked.training, asked.seed, Options(), ignored=ignored), data
+    kept = {m: share for m in weak if (share := kept_by(before, m, LITTLE)) is not None}
+    return Job(adapter, at, weak, credit, asked.training, asked.seed, Options(), ignored=ignored, kept=kept), data
 
 
 def _fold(adapter: Adapter, asked: Asked) -> tuple[Fold, str]:

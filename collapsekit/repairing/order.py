@@ -18,7 +18,7 @@ from collapsekit.registry import Options
 from collapsekit.repair_report import FILE, WEIGHTS, LossCurve, RepairReport
 from collapsekit.repairing.asked import Asked, check_method_options, make_asked, make_job
 from collapsekit.repairing.recommend import recommend
-from collapsekit.repairs.accept import beats, metric_check, score_check
+from collapsekit.repairs.accept import beats, metric_check, score_check, still_used_check
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.loop import train
 from collapsekit.repairs.reckon import reckon
@@ -138,6 +138,7 @@ class _Run:
                 "training": asked.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
                 "modalities": list(weak),
                 "seed": asked.seed,
+                "profile": asked.profile,  # with the diagnosis it decides what a method begins with
             }
             part = Snapshots(folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity)
             if not resume:
@@ -174,6 +175,11 @@ def _judged(
     checks = (
         metric_check(run.job, *expected),
         *(score_check(m, before, after) for m in weak),
+        *(
+            still_used_check(m, before, after)
+            for m, v in before.modalities.items()
+            if m not in weak and v.verdict == "used"
+        ),
     )
     split = "test" if "test" in run.adapter.source.splits() else "val"
     models = [None, *(r.adapter for r in runs.values())]

@@ -11,7 +11,7 @@ from collapsekit.verdict import KEPT, kept_part
 def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """The methods to run in order, and why: where the encoders still hold what the modalities say, modality dropout
     teaches the fusion to listen; where they do not, distillation has to teach the encoders first."""
-    kept = {m: share for m in weak if (share := _kept(report, m)) is not None}
+    kept = {m: share for m in weak if (share := kept_by(report, m)) is not None}
     if len(kept) == len(weak) and all(share >= KEPT for share in kept.values()):
         return ("dropout",), (
             f"the {_encoders(weak)} of {' and '.join(weak)} still {_hold(weak)} what can be learned alone, so it is the "
@@ -34,10 +34,13 @@ def _hold(names: Sequence[str]) -> str:
     return "hold" if len(names) > 1 else "holds"
 
 
-def _kept(report: Report, modality: str) -> float | None:
-    """Part of the gain of an encoder trained alone that a readout of this encoder has."""
+def kept_by(report: Report, modality: str, least: float = 0.0) -> float | None:
+    """Part of the gain of an encoder trained alone that a readout of this encoder has; None where that is not known, or
+    one trained alone gains no more than ``least`` of the prior loss."""
     found = {r.name: r.value for r in report.results if r.modality in (modality, None)}
     prior, left, alone = (
         found.get(n) for n in ("utilisation.prior_loss", "prefix_gap.prefix_loss", "prefix_gap.baseline_loss")
     )
-    return None if prior is None or left is None or alone is None else kept_part(prior, left, alone)
+    if prior is None or left is None or alone is None or prior - alone <= least * prior:
+        return None
+    return kept_part(prior, left, alone)

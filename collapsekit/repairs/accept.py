@@ -68,6 +68,27 @@ def score_check(modality: str, before: Report, after: Report) -> Check:
     )
 
 
+def still_used_check(modality: str, before: Report, after: Report) -> Check:
+    """A modality that was used, and is not to be repaired, is not ignored in the place of those that are."""
+    old, new = before.modalities[modality], after.modalities[modality]
+    passed = new.verdict not in ("collapsed", "underused")
+    return Check(
+        name=f"still_used.{modality}",
+        passed=passed,
+        before=old.score,
+        after=new.score,
+        difference=new.score - old.score if old.score is not None and new.score is not None else None,
+        definition=(
+            f"verdict of {modality}, which was used before, on the {before.subject.split} split; passed unless it is "
+            "collapsed or underused after; shown are its scores"
+        ),
+        sentence=(
+            f"{modality}, used on {before.subject.split} before, is {new.verdict} after"
+            f"{'.' if passed else ': the repair taught the model to ignore it.'}"
+        ),
+    )
+
+
 def beats(after: Report, control: Report, repaired: Sequence[str]) -> bool | None:
     """Whether a repaired modality's score is lower than plain fine-tuning leaves it, by as much as counts; None where
     that is not known."""

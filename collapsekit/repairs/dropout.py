@@ -13,6 +13,7 @@ from collapsekit.adapter.base import Change
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh
 from collapsekit.repairs.stage import Job, Stage, Step, finishing, held_task_loss
+from collapsekit.repairs.warm import WARM, Warm, warm_up
 
 DRAWS = 4  # of what is dropped from the held-out examples; the same in every epoch
 
@@ -26,6 +27,7 @@ class DropoutOptions(Options):
         "zeros", description="what stands in: zeros, or another example's of the batch"
     )
     fresh_fusion: Fresh = Field("auto", description=WHETHER)
+    warm_up: Warm = Field("auto", description=WARM)
     finish: bool = Field(True, description="then train with every modality there")
 
 
@@ -36,7 +38,8 @@ class DropoutOptions(Options):
         "Fine-tuning in which what a modality's encoder gives of an example is replaced, with probability `rate`, by zeros "
         "or by what it gives of another example; never all of one example. `by_credit`: probabilities in proportion to "
         "Shapley credit, of the same mean. The epoch of the least held-out loss under such dropout is kept. Then plain "
-        "fine-tuning, with every modality there (`finish`)."
+        "fine-tuning, with every modality there (`finish`). Before all, encoders that never learned are trained alone "
+        "(`warm_up`)."
     ),
     source="Neverova et al. 2016, ModDrop (IEEE TPAMI 38:8), on features rather than inputs",
     options=DropoutOptions,
@@ -44,6 +47,7 @@ class DropoutOptions(Options):
 def dropout(job: Job) -> Iterator[Stage]:
     options = job.own(DropoutOptions)
     begin_fresh(job, "dropout", options.fresh_fusion)
+    yield from warm_up(job, "dropout", options.warm_up)
     rates = torch.tensor(drop_rates(job, options))
 
     def dropping(examples: int) -> dict[str, Change]:

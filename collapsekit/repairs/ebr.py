@@ -20,8 +20,9 @@ from collapsekit.registry import Options, repair
 from collapsekit.repairs.channels import need_encoders, widths_of
 from collapsekit.repairs.dropout import drawn
 from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh
-from collapsekit.repairs.stage import Job, Stage, Step, finishing, held_task_loss
+from collapsekit.repairs.stage import Job, Stage, Step, finishing, held_task_loss, plain
 from collapsekit.repairs.substitution import latent_vectors, note_substitutes, pooled_latent
+from collapsekit.repairs.warm import WARM, Warm, warm_up
 from collapsekit.report import Result
 from collapsekit.sources import Batch
 
@@ -35,6 +36,8 @@ PAPER: dict[str, Any] = {
     "normalize": False,
     "align": 0.0,
     "fresh_fusion": False,
+    "warm_up": False,
+    "settle": False,
     "finish": False,
 }
 
@@ -56,6 +59,8 @@ class EbrOptions(Options):
     normalize: bool = Field(True, description="what the discriminator is shown: each encoding normalised")
     align: float = Field(0.0, ge=0, description="weight of the distance between an example's encodings")
     fresh_fusion: Fresh = Field("auto", description=WHETHER)
+    warm_up: Warm = Field("auto", description=WARM)
+    settle: bool = Field(True, description="train a newly initialised fusion plainly, before anything is inserted")
     finish: bool = Field(True, description="after substitution, train with every modality there")
 
     @model_validator(mode="before")
@@ -72,7 +77,8 @@ class EbrOptions(Options):
         "the task's loss while, in a latent space common to all, encodings of other modalities stand in for a modality at "
         "random (`substitution`) and a discriminator of modalities is learned and countered (`adversary`). The epoch of the "
         "least held-out loss, under the same substitution, is kept. Then plain fine-tuning, with every modality there "
-        "(`finish`)."
+        "(`finish`). Before all, encoders that never learned are trained alone (`warm_up`), and a new fusion plainly "
+        "(`settle`)."
     ),
     source="Chaudhuri et al. 2025, sections 3.4 and 4.4 and Appendix C.1",
     options=EbrOptions,
@@ -80,14 +86,14 @@ class EbrOptions(Options):
 def ebr(job: Job) -> Iterator[Stage]:
     options = job.own(EbrOptions)
     need_encoders(job)
-    begin_fresh(job, "ebr", options.fresh_fusion)
+    new = heads(job, options)  # what cannot be is said before anything is trained
+    renewed = begin_fresh(job, "ebr", options.fresh_fusion)
+    yield from warm_up(job, "ebr", options.warm_up)
+    if renewed and options.settle:
+        yield plain(job, "settling the fusion", job.trainable())
     torch.manual_seed(job.seed)
-    job.adapter.insert(heads(job, options))
-    made = [r for r in job.adapter.config.structure if r["kind"] == "basis"]  # or an earlier repair's
-    if options.latent not in (None, made[0]["latent"]):
-        raise ConfigError(
-            f"ebr.latent is {options.latent}, but the model has heads already, of {made[0]['latent']}: leave it out."
-        )
+    job.adapter.insert(new)
+    made = _known(job)  # or an earlier repair's
     note_substitutes(job)
     discriminator = Discriminator(made[0]["latent"], len(made), normalize=options.normalize)
     yield _stage(job, options, discriminator.to(job.adapter.device))
@@ -98,8 +104,14 @@ def ebr(job: Job) -> Iterator[Stage]:
 
 
 def heads(job: Job, options: EbrOptions) -> list[dict[str, Any]]:
-    """The records of the heads to insert. Raises ConfigError where the latent space is too narrow."""
+    """The records of the heads to insert. Raises ConfigError where the latent space is too narrow, or another than the
+    model has already."""
     widths = widths_of(job)
+    known = _known(job)
+    if known and options.latent not in (None, known[0]["latent"]):
+        raise ConfigError(
+            f"ebr.latent is {options.latent}, but the model has heads already, of {known[0]['latent']}: leave it out."
+        )
     latent = options.latent or max(widths.values())
     if latent < max(widths.values()):
         raise ConfigError(
@@ -119,6 +131,11 @@ def heads(job: Job, options: EbrOptions) -> list[dict[str, Any]]:
         }
         for m, section in job.adapter.config.modalities.items()
     ]
+
+
+def _known(job: Job) -> list[dict[str, Any]]:
+    """The records of the heads that the model has."""
+    return [dict(r) for r in job.adapter.config.structure if r["kind"] == "basis"]
 
 
 class Discriminator(nn.Module):

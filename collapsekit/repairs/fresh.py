@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 import torch
@@ -16,13 +17,14 @@ WHETHER = (
 )
 
 
-def begin_fresh(job: Job, method: str, wanted: Fresh) -> None:
-    """Renew the fusion where that is ``wanted``; "auto": where the model ignores a modality to repair, can be built
-    afresh, and is to change whole. Raises ConfigError where it is wanted and cannot be."""
+def begin_fresh(job: Job, method: str, wanted: Fresh) -> bool:
+    """Renew the fusion where that is ``wanted``, and say whether that was so; "auto": where the model ignores a modality
+    to repair, can be built afresh, and is to change whole. Raises ConfigError where it is wanted and cannot be."""
     if wanted == "auto":
         wanted = bool(job.ignored) and not job.training.freeze and job.adapter.config.model.factory is not None
     if wanted:
         renew_fusion(job, method)
+    return wanted
 
 
 def need_factory(job: Job, method: str) -> None:
@@ -47,4 +49,19 @@ def renew_fusion(job: Job, method: str) -> None:
     with torch.no_grad():
         for name, value in job.adapter.model.state_dict(keep_vars=True).items():
             if id(value) not in encoders:
+                value.copy_(new[name])
+
+
+def renew_encoder(job: Job, modality: str) -> None:
+    """Put newly initialised weights in the place of an encoder's, where the model can be built afresh; those that it shares
+    with the rest of the model stay."""
+    twin = job.adapter.fresh(job.seed)
+    if twin is None:
+        return
+    own = job.adapter.encoder_module(modality).state_dict(keep_vars=True)
+    here, everywhere = (Counter(map(id, s.values())) for s in (own, job.adapter.model.state_dict(keep_vars=True)))
+    new = twin.encoder_module(modality).state_dict()
+    with torch.no_grad():
+        for name, value in own.items():
+            if here[id(value)] == everywhere[id(value)]:
                 value.copy_(new[name])

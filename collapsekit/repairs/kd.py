@@ -15,7 +15,8 @@ from collapsekit.adapter.base import Live
 from collapsekit.errors import ConfigError
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.fresh import need_factory, renew_fusion
-from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss
+from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss, plain
+from collapsekit.repairs.warm import WARM, Warm, encoder_weights, warm_up
 
 Sequence = Literal["weakest-to-strongest", "strongest-to-weakest", "strongest", "random", "simultaneous"]
 
@@ -34,6 +35,7 @@ class KdOptions(Options):
         1024, ge=1, description="compared with each example, at most as many as there are of another class"
     )
     momentum: float = Field(0.5, ge=0, lt=1, description="with which the memory of projections moves")
+    warm_up: Warm = Field("auto", description=WARM)
     freeze_distilled: bool = Field(
         False, description="leave the distilled encoders as they are while the fusion is trained"
     )
@@ -49,7 +51,7 @@ class KdOptions(Options):
         "For each collapsed modality, and each surviving one in `sequence`: the collapsed encoder is trained by contrastive "
         "representation distillation from the surviving one's features, beside a linear head's task loss; the epoch of "
         "that head's least held-out loss is kept. Then the whole model is trained on the task's loss, its fusion and head "
-        "newly initialised (`fresh_fusion`)."
+        "newly initialised (`fresh_fusion`). Before all, encoders that never learned are trained alone (`warm_up`)."
     ),
     source="Chaudhuri et al. 2025, section 3.3 and Table 5; the loss: Tian et al. 2020 (ICLR), section 3",
     options=KdOptions,
@@ -63,6 +65,7 @@ def kd(job: Job) -> Iterator[Stage]:
         )
     if options.fresh_fusion:
         need_factory(job, "kd")  # said before the encoders are trained
+    yield from warm_up(job, "kd", options.warm_up)
     for student in job.weak:
         for together in teachers:
             yield _distilling(job, options, student, together)
@@ -72,13 +75,7 @@ def kd(job: Job) -> Iterator[Stage]:
     if options.freeze_distilled:
         still = {id(p) for m in job.weak for p in job.adapter.encoder_module(m).parameters()}
         parameters = [p for p in parameters if id(p) not in still]
-    yield Stage(
-        "training the fusion",
-        job.adapter.model,
-        parameters,
-        loss=lambda step: job.task_loss(job.run(step).outputs, step),
-        held=job.held_loss,
-    )
+    yield plain(job, "training the fusion", parameters)
 
 
 def sequence(strong: tuple[str, ...], how: Sequence, seed: int) -> list[tuple[str, ...]]:
@@ -106,8 +103,7 @@ def _distilling(job: Job, options: KdOptions, student: str, teachers: tuple[str,
     )
     contrasts.to(adapter.device)
     head = nn.Linear(width, at.width).to(adapter.device) if adapter.task.has_labels else None
-    trained = {id(p) for p in adapter.encoder_module(student).parameters()}
-    encoder = [p for p in job.trainable() if id(p) in trained]
+    encoder = encoder_weights(job, student)
     if not encoder:
         raise ConfigError(f"modality {student!r} has no encoder of its own with weights to train: kd needs one.")
     extra = [*contrasts.parameters(), *(head.parameters() if head is not None else [])]

@@ -16,8 +16,9 @@ from collapsekit.inserts import Exchange, posts_of
 from collapsekit.probes.spectrum import small_n
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.channels import Score, features_of, need_encoders, pooled, scores_of
-from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh
-from collapsekit.repairs.stage import CHUNK, Job, Stage
+from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh, need_factory
+from collapsekit.repairs.stage import CHUNK, Job, Stage, plain
+from collapsekit.repairs.warm import WARM, Warm, warm_up
 from collapsekit.report import Result
 from collapsekit.stats import exchange as ex
 from collapsekit.stats.spectrum import effective_rank, singular_values_svd
@@ -38,6 +39,7 @@ class RtfOptions(Options):
     receivers: Literal["weak", "all"] = Field("all", description="the modalities to repair, or every one")
     giver: str | None = Field(None, description="who gives; by default the one of the highest credit among the others")
     fresh_fusion: Fresh = Field("auto", description=WHETHER)
+    warm_up: Warm = Field("auto", description=WARM)
 
 
 @repair(
@@ -47,7 +49,7 @@ class RtfOptions(Options):
         "The `proportion` of a modality's channels that say least by `score` each become (1 - α)·own + α·other, the other a "
         "channel of the modality that earns most among the rest; channels are chosen once, on training examples, and α is "
         "learned, one a channel, from `blend`. The whole model is trained with that on the task's loss; the epoch of the "
-        "least held-out loss is kept."
+        "least held-out loss is kept. Before all, encoders that never learned are trained alone (`warm_up`)."
     ),
     source="Kim et al. 2025 (Rank-enhancing Token Fuser)",
     options=RtfOptions,
@@ -56,8 +58,11 @@ def rtf(job: Job) -> Iterator[Stage]:
     options = job.own(RtfOptions)
     givers = givers_of(job, options)
     _need_exchangeable(job)
+    if options.fresh_fusion is True:
+        need_factory(job, "rtf")  # said before the encoders are trained
+    before = {m: pooled(job, m, x) for m, x in features_of(job).items()}
+    yield from warm_up(job, "rtf", options.warm_up)
     features = features_of(job)
-    before = {m: pooled(job, m, x) for m, x in features.items()}
     made = records(job, options, givers, features)  # which channels say least: to the fusion as it was
     del features
     begin_fresh(job, "rtf", options.fresh_fusion)
@@ -66,13 +71,8 @@ def rtf(job: Job) -> Iterator[Stage]:
     _need_reached(job, givers)
     own = [p for post in _posts(job).values() for p in post.parameters() if p.numel()]
     known = {id(p) for p in job.trainable()}
-    yield Stage(
-        "channel exchange",
-        job.adapter.model,
-        [*job.trainable(), *(p for p in own if id(p) not in known)],  # what was inserted is trained, whatever is frozen
-        loss=lambda step: job.task_loss(job.run(step).outputs, step),
-        held=job.held_loss,
-    )
+    inserted = [p for p in own if id(p) not in known]  # trained, whatever is frozen
+    yield plain(job, "channel exchange", [*job.trainable(), *inserted])
     job.findings.extend(_told(job, givers, before))
 
 

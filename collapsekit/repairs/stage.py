@@ -80,10 +80,12 @@ class Job:
     options: Options
     findings: list[Result] = field(default_factory=list)  # what a method notes down of its own, for the report
     ignored: tuple[str, ...] = ()  # of ``weak``, those that the model ignores as it stands before the method
+    # Part of what an encoder trained alone gains that a readout of the model's own has; only where that is known.
+    kept: Mapping[str, float] = field(default_factory=dict)
 
     def at_place(self, place: int, options: Options) -> Job:
-        """The job of the method at this place of a chain; of what an earlier one made, it is not known what it ignores."""
-        return replace(self, options=options, ignored=() if place else self.ignored)
+        """The job of the method at this place of a chain; of what an earlier one made, nothing is diagnosed."""
+        return replace(self, options=options) if not place else replace(self, options=options, ignored=(), kept={})
 
     def own(self, kind: type[Kind]) -> Kind:
         """The method's options, as the type it registered."""
@@ -127,8 +129,13 @@ class Job:
 
 def finishing(job: Job, parameters: list[nn.Parameter]) -> Stage:
     """Plain training of the model behind a stage in which modalities were taken away: with every modality there."""
+    return plain(job, "finishing", parameters)
+
+
+def plain(job: Job, name: str, parameters: list[nn.Parameter]) -> Stage:
+    """Training of the model on the task's loss alone."""
     return Stage(
-        "finishing",
+        name,
         job.adapter.model,
         parameters,
         loss=lambda step: job.task_loss(job.run(step).outputs, step),

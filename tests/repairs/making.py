@@ -56,6 +56,7 @@ def make_job(
     widths: Mapping[str, int] = WIDTHS,
     weak: Sequence[str] = ("audio",),
     ignored: Sequence[str] = (),
+    kept: Mapping[str, float] | None = None,
     credit: Mapping[str, float] | None = None,
     sizes: Mapping[str, int] = SIZES,
     task: str = "classification",
@@ -96,6 +97,7 @@ def make_job(
         seed,
         options_of(method, options),
         ignored=tuple(ignored),
+        kept=dict(kept or {}),
     )
 
 

@@ -10,8 +10,8 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from collapsekit.repairing.recommend import recommend
-from collapsekit.repairs.accept import beats, metric_check, score_check
+from collapsekit.repairing.recommend import kept_by, recommend
+from collapsekit.repairs.accept import beats, metric_check, score_check, still_used_check
 from collapsekit.repairs.stage import Job, held_expectations
 from collapsekit.report import ModalityVerdict, Report, Result, Subject
 from tests.repairs.making import make_job, make_model
@@ -159,6 +159,23 @@ def test_the_scores_difference(old: float | None, new: float | None, passed: boo
     assert ("could not be had" in check.sentence) == (old is None or new is None)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "passed"),
+    [("used", True), ("collapsed", False), ("underused", False), ("inconclusive", True), ("uninformative", True)],
+)
+def test_no_other_modality_may_be_ignored_after(verdict: Any, passed: bool) -> None:
+    before, after = report({"image": 0.25, "audio": 0.9}), report({"image": 0.75, "audio": 0.0})
+    image = after.modalities["image"].model_copy(update={"verdict": verdict})
+    after = after.model_copy(update={"modalities": {**after.modalities, "image": image}})
+    check = still_used_check("image", before, after)
+    assert (check.name, check.passed, check.before, check.after) == ("still_used.image", passed, 0.25, 0.75)
+    assert check.difference == 0.5
+    assert check.sentence.startswith(f"image, used on val before, is {verdict} after")
+    assert ("taught the model to ignore it" in check.sentence) == (not passed)
+    unknown = report({"image": None, "audio": 0.0})
+    assert still_used_check("image", before, unknown).difference is None
+
+
 def test_a_repair_beats_the_control_where_any_score_is_lower() -> None:
     control = report({"a": 0.8, "b": 0.5, "c": None})
     for scores, whom, expected in [
@@ -204,6 +221,16 @@ def test_what_is_recommended(
     assert found == methods
     assert why in said
     assert said.endswith(".")
+
+
+@pytest.mark.parametrize(("alone", "share"), [(0.4, 0.5), (0.9, 0.5), (0.951, None), (1.0, None), (1.2, None)])
+def test_what_an_encoder_holds_counts_where_one_trained_alone_gains_enough(alone: float, share: float | None) -> None:
+    values: dict[tuple[str, str | None], float | None] = {
+        ("utilisation.prior_loss", None): 1.0,
+        ("prefix_gap.baseline_loss", "audio"): alone,
+        ("prefix_gap.prefix_loss", "audio"): 1.0 - (1.0 - alone) / 2,
+    }
+    assert kept_by(report({"audio": 0.9}, values), "audio", 0.05) == (None if share is None else pytest.approx(share))
 
 
 def test_where_nothing_can_be_learned_alone_it_is_not_known() -> None:

@@ -74,7 +74,7 @@ def test_what_is_ignored_is_what_the_diagnosis_calls_collapsed(
     monkeypatch.setattr(asking, "_credit", lambda *_: 0.0)
     asked: Any = SimpleNamespace(adapter=lambda: made.adapter, training=made.training, seed=0)
     states = {"image": SimpleNamespace(verdict="collapsed"), "audio": SimpleNamespace(verdict=verdict)}
-    before: Any = SimpleNamespace(modalities=states)
+    before: Any = SimpleNamespace(modalities=states, results=())
     assert asking.make_job(asked, before, ("audio",))[0].ignored == ignored
     assert order.make_job is asking.make_job
 

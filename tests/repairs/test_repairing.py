@@ -99,7 +99,7 @@ def test_what_it_ignored_it_uses_afterwards(made: Path, mended: tuple[RepairRepo
     assert report.after.modalities["audio"].verdict == "used"
     assert report.accepted
     assert report.exported
-    assert [c.name for c in report.checks] == ["metric", "score.audio"]
+    assert [c.name for c in report.checks] == ["metric", "score.audio", "still_used.image"]
     assert all(c.passed for c in report.checks)
     assert report.control is not None
     assert {curve.method for curve in report.losses} == {"dropout", "finetune"}
@@ -185,7 +185,7 @@ def test_what_is_rejected_is_not_exported_unless_asked(made: Path, tmp_path: Pat
     nothing = {"epochs": 1, "rate": 1e-9}
     report = mend(made, tmp_path / "a", method="finetune", training=nothing)
     assert (report.accepted, report.exported, report.control) == (False, False, None)
-    assert [c.passed for c in report.checks] == [True, False]
+    assert [c.passed for c in report.checks] == [True, False, True]
     assert "rejected" in report.summary
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["repair.json"]
     kept = mend(made, tmp_path / "b", method="finetune", training=nothing, keep=True)

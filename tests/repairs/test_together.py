@@ -33,7 +33,8 @@ CLIPPED = {"accumulate": 2, "clip": 0.1, "weight_decay": 0.1}
 SHARED = {"fsdp": True}
 # Not AdamW, which makes whole steps of rounding: the bias before a batch norm has no gradient.
 LIVELY = {"methods": ["kd", "dropout", "ebr", "rtf"], "lively": True}
-SGD = {"epochs": 1, "optimizer": "sgd", "rate": 0.05}
+LOST = {"ignored": ["audio"], "kept": {"audio": 0.1}}
+SGD = {"epochs": 1, "optimizer": "sgd", "rate": 0.05, **LOST}
 UNIT = {"unit": 8}  # every linear layer is one
 # Name: processes, and how they train; those of one folder go on from one another.
 RUNS: list[tuple[str, int, dict[str, Any]]] = [
@@ -42,6 +43,7 @@ RUNS: list[tuple[str, int, dict[str, Any]]] = [
     ("clipped alone", 1, {"training": CLIPPED, "odd": True}),
     ("clipped", 3, {"training": CLIPPED, "odd": True}),
     ("lively", 2, {**LIVELY, "training": SGD}),
+    ("warmed", 2, {"methods": ["ebr"], "lively": True, "training": {"epochs": 2, **LOST}}),
     ("broken", 2, {"break": [1, 4]}),
     ("left", 3, {"stop": 2}),
     ("stopped 1", 1, {"from": "left"}),
@@ -145,6 +147,15 @@ def test_each_holds_its_share_while_it_trains_and_an_ordinary_model_afterwards(f
         for each in ended(folder, name):
             assert {type(v) for v in each["state"].values()} == {torch.Tensor}
             assert each["ordinary"] or name.startswith("lively"), name  # which puts modules into it
+
+
+def test_what_a_repair_begins_with_is_the_same_everywhere(folder: Path) -> None:
+    """A new encoder, trained alone, and a new fusion."""
+    found = ended(folder, "warmed")
+    assert len(found) == 2
+    assert not differing(found[0]["state"], found[1]["state"])
+    assert found[0]["curves"] == found[1]["curves"]
+    assert json.loads(found[0]["curves"])[0]["stage"] == "warming up audio"
 
 
 @pytest.mark.parametrize("name", ["broken", "broken, shared"])

@@ -443,7 +443,8 @@ def test_each_run_of_a_repair_has_its_folder(tmp_path: Path, board: Board, monke
     """A chain's method and the control of the same name are told apart as their snapshots are."""
     job = make_job(epochs=1)
     monkeypatch.setattr(order, "make_job", lambda *_: (job, "digest"))
-    asked: Any = SimpleNamespace(training=job.training, seed=0, progress=Progress(), tensorboard=tmp_path / "board")
+    how = {"training": job.training, "seed": 0, "profile": "standard", "tensorboard": tmp_path / "board"}
+    asked: Any = SimpleNamespace(**how, progress=Progress())
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
     order._Run(asked, ("finetune", "dropout"), check_method_options({}), ("audio",), before, tmp_path / "out", False)
     found = sorted(str(p.relative_to(tmp_path / "board")) for p in (tmp_path / "board").glob("*/*"))
