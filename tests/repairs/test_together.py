@@ -266,7 +266,7 @@ def test_sharing_is_no_other_repair_to_snapshots(tmp_path: Path, monkeypatch: py
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
     for changes in ({}, SHARED, {"batch": 4}):
         how = Training(**changes)
-        asked: Any = SimpleNamespace(training=how, seed=0, progress=Progress(), tensorboard=None)
+        asked: Any = SimpleNamespace(training=how, seed=0, profile="quick", progress=Progress(), tensorboard=None)
         order._Run(asked, ("finetune",), check_method_options({}), ("audio",), before, tmp_path, False)
     assert found[0] == found[1]
     assert found[0] != found[2]
