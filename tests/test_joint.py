@@ -74,6 +74,7 @@ def test_a_model_that_ignores_it_is_told_what_that_costs(deaf: Study) -> None:
     assert found["joint_gain", None, None].interval[0] > 0.3
 
 
+@pytest.mark.slow
 def test_a_model_that_uses_it_is_credited() -> None:
     arrays = {s: signs(n, 1000 * i) for i, (s, n) in enumerate(SIZES.items())}
     xor = Apply(lambda x: torch.stack([-3 * x[:, 0] * x[:, 3], 3 * x[:, 0] * x[:, 3]], 1))
@@ -92,6 +93,7 @@ def test_nothing_is_added_where_the_sum_says_all() -> None:
     assert after.joint is not None or "no more than chance" in skipped
 
 
+@pytest.mark.slow
 def test_nothing_is_added_to_noise() -> None:
     kept = 0
     for seed in range(4):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import joint_trained_briefly
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -20,7 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from collapsekit.settings import Progress
 
     make_demo(base / "project", 0, Progress())
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, joint_trained_briefly():
         done = _here(
             "diagnose", "--profile", "quick", "-o", "out", cwd=base / "project", cache=base / "cache", patch=patch
         )

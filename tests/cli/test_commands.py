@@ -53,10 +53,11 @@ def test_json_on_stdout_is_the_report_and_nothing_is_written(project: Path, cli:
 
 
 def test_same_command_in_two_processes_gives_the_same_bytes(small: Path, cli: Run, process: Run) -> None:
-    here = cli("diagnose", "--profile", "quick", "--json", cwd=small)
-    there = process("diagnose", "--profile", "quick", "--json", cwd=small, PYTHONPATH=str(ROOT))
+    # Of the fitted ones prefix_gap; how the joint network of utilisation is fitted again is for test_contract to say.
+    command = ("diagnose", "--profile", "quick", "--json", "-p", "prefix_gap", "-p", "missing", "-p", "spectrum")
+    here, there = cli(*command, cwd=small), process(*command, cwd=small, PYTHONPATH=str(ROOT))
     assert (here.returncode, there.returncode) == (0, 0), here.stderr + there.stderr
-    assert {"utilisation", "missing", "spectrum"} <= {r.probe for r in Report.from_json(here.stdout).results}
+    assert {r.probe for r in Report.from_json(here.stdout).results} == {"prefix_gap", "missing", "spectrum"}
     assert there.stdout == here.stdout
 
 

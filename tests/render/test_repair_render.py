@@ -699,7 +699,7 @@ def _browse(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("drawn")
-@pytest.mark.parametrize("who", ["two", "hostile"])
+@pytest.mark.parametrize("who", [pytest.param("two", marks=pytest.mark.slow), "hostile"])
 def test_in_a_browser_nothing_is_blocked_and_nothing_scrolls_sideways(who: str, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(shown(who, "html", False), encoding="utf-8")
     widths = (1280, 360)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,13 @@ from collapsekit.stats.holm import holm
 P = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
 
+@pytest.fixture(scope="module")
+def loaded() -> None:
+    """What there is by now is left out of the garbage collection that statsmodels asks for in every call."""
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("loaded")
 @given(P)
 def test_is_statsmodels(p: list[float]) -> None:
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)
