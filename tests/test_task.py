@@ -212,7 +212,13 @@ TASK_KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", TASK_KINDS)
+# The others' losses and metrics are tested above; whole diagnoses of them take seconds each.
+QUICK = ("classification", "regression")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in TASK_KINDS]
+)
 def test_planted_modalities_are_told_apart(kind: str, tmp_path: Path) -> None:
     """image is used, audio ignored though informative, hum is noise and ignored."""
     problem = make_problem(

@@ -143,7 +143,7 @@ def test_each_encodes_its_own_batches_without_padding(folder: Path, tmp_path: Pa
 def test_what_if_questions_are_answered_in_turn(folder: Path, tmp_path: Path) -> None:
     """Where answering takes longer than telling; each question is asked of one, and the numbers are those of one."""
     project = tmp_path / "wide"
-    make_problem(project, noise=["audio"], sizes={"train": 150, "val": 90, "test": 3000}, steps=0)
+    make_problem(project, noise=["audio"], sizes={"train": 150, "val": 90, "test": 1600}, steps=0)
     shutil.copy(folder / "heard.py", project)
     (project / "collapsekit.yaml").write_text(CONFIG.replace("heard:build", "heard:build_wide"))
     make = "import sys, torch; sys.path.insert(0, '.'); import heard; torch.save(heard.build_wide().state_dict(), 'all.pt')"
@@ -253,6 +253,7 @@ def two_hosts() -> Iterator[tuple[str, str]]:
             _ip("netns", "del", n)
 
 
+@pytest.mark.slow
 def test_across_two_hosts(folder: Path, tmp_path: Path, two_hosts: tuple[str, str]) -> None:
     args = ["diagnose", "-p", "vif", "-p", "reliance", "--set", "reliance.draws=4", "--json"]
     env = {**os.environ, "PYTHONPATH": str(several.ROOT), "HEARD": str(tmp_path), "OMP_NUM_THREADS": "1"}

@@ -24,6 +24,7 @@ NEEDS = {
     "pytorch_lightning": ["pytorch_lightning"],
     "huggingface": ["transformers", "accelerate"],
 }
+pytestmark = pytest.mark.slow  # trainers take long to import
 QUICK = ["lightning", "huggingface"]  # pytorch_lightning is the same code under another name, and takes as long again
 MEASURED = list(range(EVERY, STEPS, EVERY))
 

@@ -17,6 +17,8 @@ from collapsekit.errors import ConfigError
 from collapsekit.report import ModalityVerdict, Report, Subject
 from tests.plugins.conftest import Once
 
+pytestmark = pytest.mark.slow  # installs the plugin, and runs pytest in processes of their own
+
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "plugins" / "pytest"
 

@@ -151,6 +151,7 @@ def test_weights_load_into_the_user_s_model_with_and_without_collapsekit(
     assert again.modalities == report.after.modalities
 
 
+@pytest.mark.slow  # with all probes
 def test_the_same_repair_gives_the_same_bytes(made: Path, mended: tuple[RepairReport, Path], tmp_path: Path) -> None:
     torch.rand(3)  # whatever the caller's random state
     before = torch.get_rng_state()
