@@ -312,6 +312,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache_folder() == tmp_path / "own"
 
 
+@pytest.mark.slow
 def test_standard_profile_depends_on_neither_row_order_nor_cache(project: Problem) -> None:
     """All probes, encoders trained: the same bytes trained anew, and on shuffled files."""
     first = run(project, probes=None, cache=project.folder / "one")

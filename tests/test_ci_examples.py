@@ -85,6 +85,7 @@ def action(folder: Path, **given: str) -> tuple[subprocess.CompletedProcess[str]
     return done, dict(line.split("=", 1) for line in outputs.read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_the_action_passes_a_healthy_model_and_stops_a_deaf_one(repository: Path) -> None:
     summary = repository / "summary.md"
     os.environ["GITHUB_STEP_SUMMARY"] = str(summary)
@@ -101,6 +102,7 @@ def test_the_action_passes_a_healthy_model_and_stops_a_deaf_one(repository: Path
     assert (repository / "collapsekit-gate" / "gate.xml").is_file()
 
 
+@pytest.mark.slow
 def test_the_actions_inputs_are_text_not_script(repository: Path) -> None:
     evil = "verdict != collapsed'; touch pwned; echo '\n$(touch pwned)\n"
     done, outputs = action(repository, subject="healthy", require=evil, install="false")
@@ -172,6 +174,7 @@ def test_the_gitlab_job_line_by_line(projects: dict[str, Path], which: str) -> N
     assert (projects[which] / job["artifacts"]["reports"]["junit"]).is_file()
 
 
+@pytest.mark.slow
 def test_the_hook_runs_as_pre_commit_would(repository: Path) -> None:
     hook = read(ROOT / ".pre-commit-hooks.yaml")[0]
     command = f"{hook['entry']} " + " ".join(hook["args"])

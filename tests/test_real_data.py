@@ -76,6 +76,7 @@ def test_a_model_trained_on_true_pairs_uses_both() -> None:
     assert {m: v.verdict for m, v in report.modalities.items()} == {"image": "used", "audio": "used"}
 
 
+@pytest.mark.slow
 def test_a_model_trained_on_shuffled_audio_stopped_listening() -> None:
     report = collapsekit.diagnose(model=_train(0.9), config=CONFIG, profile="quick", probes=["utilisation", "reliance"])
     audio = report.modalities["audio"]

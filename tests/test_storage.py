@@ -114,6 +114,7 @@ print(json.dumps({"most": max(held), "spilled": storage.spilled >> 20, "n": full
 EAGER = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_statistics_of_many_rows_take_no_more_memory_than_those_of_few() -> None:
     found = []

@@ -36,6 +36,7 @@ def test_a_part_of_the_examples_is_diagnosed_as_if_it_were_all(tmp_path: Path) -
         assert r.interval == pytest.approx(theirs[key].interval, rel=1e-5, abs=1e-6), key
 
 
+@pytest.mark.slow
 def test_intervals_hold_their_mean_more_often_than_another_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.coverage.POOL", 2000)
     monkeypatch.setattr("benchmarks.coverage.LARGE", 1000)

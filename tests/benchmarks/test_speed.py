@@ -85,6 +85,7 @@ def test_the_table_is_at_most_100_columns_wide() -> None:
     assert "not compared" in peers.shown(Row("w", 1.0, 1.0, "p", float("nan"), 0.0, "why"))
 
 
+@pytest.mark.slow
 def test_the_table_of_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = startup.commands(startup.make_report(tmp_path))
     for what, (arguments, limit) in asked.items():
@@ -127,6 +128,7 @@ def test_the_table_of_large_checkpoints(tmp_path: Path) -> None:
     assert all(r.limit is None or r.megabytes < r.limit for r in found)
 
 
+@pytest.mark.slow
 def test_the_module_says_what_to_install_and_stops(tmp_path: Path) -> None:
     (tmp_path / "statsmodels").mkdir()
     (tmp_path / "statsmodels" / "__init__.py").write_text("raise ImportError\n")

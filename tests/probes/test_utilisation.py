@@ -41,6 +41,7 @@ def accuracy(weights: dict[str, float], x: dict[str, Tensor]) -> float:
     return float((logits.argmax(1) == x["label"]).double().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shifts", [{"a": 1.3, "b": 1.3}, {"a": 2.0, "b": 1.3}, {"a": 2.7, "b": 1.3}])
 def test_the_best_possible_late_fusion_uses_both_for_what_they_are_worth(shifts: dict[str, float]) -> None:
     # However much stronger one is: the weaker one's credit is small in the reference, too.

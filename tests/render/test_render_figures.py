@@ -39,6 +39,7 @@ def test_pyplot_is_never_imported() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
 
 
+@pytest.mark.slow
 def test_saved_figures_are_the_same_bytes(make_report: MakeReport, tmp_path: Path) -> None:
     whole = make_report(HOSTILE[:3])
     report = make_report(HOSTILE[:3], results=tuple(r for r in whole.results if r.probe in ("vif", "prefix_gap")))
@@ -121,6 +122,7 @@ def test_short_labels_stay_distinct() -> None:
     assert max(map(len, labels.values())) <= 24
 
 
+@pytest.mark.slow
 def test_what_has_no_place_on_paper_is_left_out_of_figures_only(make_report: MakeReport) -> None:
     """An axis to 1e308 cannot be drawn, nor bars of a thousand modalities; the rest of the figure can."""
     whole = make_report()

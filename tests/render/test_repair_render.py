@@ -554,6 +554,7 @@ def test_swapping_two_modalities_swaps_their_rows() -> None:
     assert (turned["image"], turned["audio"]) == (rows["audio"], rows["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("kind", TEXTS)
 def test_same_report_same_bytes(kind: str) -> None:

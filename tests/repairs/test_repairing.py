@@ -218,6 +218,7 @@ def test_the_encoder_that_never_learned_is_told_from_a_fusion_that_does_not_list
     assert sum(p.numel() for p in Late(WIDTHS).parameters()) == int(only[2].split(": ")[1].split(" ")[0])
 
 
+@pytest.mark.slow
 def test_whom_to_repair_may_be_said_and_has_to_be_where_nothing_is_ignored(made: Path, tmp_path: Path) -> None:
     report = mend(made, tmp_path / "a", method="finetune", modalities=["image"], training={"epochs": 1}, keep=True)
     assert report.repaired == ("image",)
@@ -257,6 +258,7 @@ def test_mistakes_are_one_sentence_and_write_nothing(
     assert not (tmp_path / "out" / "repair.json").exists()
 
 
+@pytest.mark.slow
 def test_what_another_repair_left_unfinished_is_gone_with_force(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for left in ("kd", "kd-dropout"):
