@@ -27,9 +27,6 @@ class Altered:
     hold: Collection[str] = ()
 
 
-PLAIN = Altered()
-
-
 @dataclass(frozen=True)
 class Piece:
     """Rows ``start`` to ``stop`` of the answer to one question."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter, Prediction, Recorded
 from collapsekit.adapter.build import random_state_kept, seed_everything
-from collapsekit.altered import PLAIN, Altered, Piece, cut, gathered
+from collapsekit.altered import Altered, Piece, cut, gathered
 from collapsekit.calibrate import calibration
 from collapsekit.errors import CollapsekitError, NumericsError
 from collapsekit.features import Features
@@ -91,23 +91,23 @@ def _answers(
     """The prediction for each question, its pieces put together again; ``size``: rows of a full forward."""
     a_row = 2.0 * sum(p.numel() for p in adapter.fusion_parameters())
 
-    def answer(pieces: list[Piece]) -> tuple[Tensor, Tensor, list[Piece]]:
+    def answer(pieces: list[Piece]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         with torch.no_grad(), threads_for(size * a_row), random_state_kept():
             recorded, inputs = gathered(adapter, features, index, pieces)
             seed_everything(0)  # a model that is random in eval mode still answers the same question the same way
             result = adapter.rerun(recorded, inputs)
-        return result.fused.float().cpu(), result.outputs.float().cpu(), [replace(p, asked=PLAIN) for p in pieces]
+        return result.fused.float().cpu(), result.outputs.float().cpu(), [(p.start, p.stop) for p in pieces]
 
     fused: list[Tensor] = []
     outputs: list[Tensor] = []
     sent = 4 * (features.fused[0].numel() + features.outputs[0].numel())
     worth_sharing = a_row >= SENDING * sent
-    for z_all, y_all, pieces in (current().each if worth_sharing else map)(answer, forwards):
-        sizes = [p.stop - p.start for p in pieces]
-        for piece, z, y in zip(pieces, z_all.split(sizes), y_all.split(sizes), strict=True):
+    for z_all, y_all, places in (current().each if worth_sharing else map)(answer, forwards):
+        sizes = [stop - start for start, stop in places]
+        for (_, stop), z, y in zip(places, z_all.split(sizes), y_all.split(sizes), strict=True):
             fused.append(z)
             outputs.append(y)
-            if piece.stop == len(index):
+            if stop == len(index):
                 yield Prediction(torch.cat(fused), torch.cat(outputs))
                 fused, outputs = [], []
 

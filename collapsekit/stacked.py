@@ -215,8 +215,7 @@ class _Stack:
                     continue
                 out = self.outputs(*rows_of(self.at.train, rows, full=True))
                 loss = self._training_loss(out, self.at.train.targets[rows].to(out.device))
-                for leaf in self.leaves:
-                    leaf.grad = None
+                self.optimizer.zero_grad()
                 torch.autograd.backward([loss], inputs=self.leaves)
                 self.optimizer.step()
             self.twin.model.eval()
