@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from collapsekit.adapter.base import Change
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh
+from collapsekit.repairs.missing import taking_away
 from collapsekit.repairs.stage import Job, Stage, Step, finishing, held_task_loss
 from collapsekit.repairs.warm import WARM, Warm, warm_up
 
@@ -48,11 +47,7 @@ def dropout(job: Job) -> Iterator[Stage]:
     options = job.own(DropoutOptions)
     begin_fresh(job, "dropout", options.fresh_fusion)
     yield from warm_up(job, "dropout", options.warm_up)
-    rates = torch.tensor(drop_rates(job, options))
-
-    def dropping(examples: int) -> dict[str, Change]:
-        gone = drawn(rates, examples)
-        return {m: _replacing(gone[:, i], options.fill) for i, m in enumerate(job.adapter.modalities)}
+    dropping = taking_away(job, drop_rates(job, options), options.fill)
 
     def loss(step: Step) -> Tensor:
         return job.task_loss(job.run(step, dropping(len(step.rows))).outputs, step)
@@ -77,23 +72,3 @@ def drop_rates(job: Job, options: DropoutOptions) -> list[float]:
     if total <= 0:
         return [options.rate] * len(modalities)
     return [min(0.9, options.rate * len(modalities) * c / total) for c in credit]
-
-
-def drawn(rates: Tensor, examples: int) -> Tensor:
-    """Which modality of which example is dropped, bool (examples, modalities); of each example one, drawn at random,
-    stays where all would go."""
-    gone = torch.rand(examples, len(rates)) < rates
-    stays = torch.randint(0, len(rates), (examples,))
-    every = gone.all(1)
-    gone[every, stays[every]] = False
-    return gone
-
-
-def _replacing(gone: Tensor, fill: str) -> Change:
-    def change(features: Tensor) -> Tensor:
-        mask = gone.to(features.device).reshape(-1, *[1] * (features.ndim - 1))
-        if fill == "zeros":
-            return torch.where(mask, torch.zeros_like(features), features)
-        return torch.where(mask, features.roll(1, 0).detach(), features)
-
-    return change

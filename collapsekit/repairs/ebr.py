@@ -18,8 +18,8 @@ from collapsekit.errors import ConfigError
 from collapsekit.inserts import absent, posts_of
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.channels import need_encoders, widths_of
-from collapsekit.repairs.dropout import drawn
 from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh
+from collapsekit.repairs.missing import drawn
 from collapsekit.repairs.stage import Job, Stage, Step, finishing, held_task_loss, plain
 from collapsekit.repairs.substitution import latent_vectors, note_substitutes, pooled_latent
 from collapsekit.repairs.warm import WARM, Warm, warm_up

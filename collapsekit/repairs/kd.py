@@ -15,7 +15,8 @@ from collapsekit.adapter.base import Live
 from collapsekit.errors import ConfigError
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.fresh import need_factory, renew_fusion
-from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss, plain
+from collapsekit.repairs.missing import DROP, new_fusion
+from collapsekit.repairs.stage import Job, Stage, Step, held_task_loss
 from collapsekit.repairs.warm import WARM, Warm, encoder_weights, warm_up
 
 Sequence = Literal["weakest-to-strongest", "strongest-to-weakest", "strongest", "random", "simultaneous"]
@@ -42,6 +43,7 @@ class KdOptions(Options):
     fresh_fusion: bool = Field(
         True, description="train a newly initialised fusion and head, not those that learned to ignore"
     )
+    drop: float = Field(0.1, ge=0, lt=1, description=DROP)
 
 
 @repair(
@@ -51,7 +53,8 @@ class KdOptions(Options):
         "For each collapsed modality, and each surviving one in `sequence`: the collapsed encoder is trained by contrastive "
         "representation distillation from the surviving one's features, beside a linear head's task loss; the epoch of "
         "that head's least held-out loss is kept. Then the whole model is trained on the task's loss, its fusion and head "
-        "newly initialised (`fresh_fusion`). Before all, encoders that never learned are trained alone (`warm_up`)."
+        "newly initialised (`fresh_fusion`) and a modality of an example zeros now and then (`drop`). Before all, encoders "
+        "that never learned are trained alone (`warm_up`)."
     ),
     source="Chaudhuri et al. 2025, section 3.3 and Table 5; the loss: Tian et al. 2020 (ICLR), section 3",
     options=KdOptions,
@@ -75,7 +78,7 @@ def kd(job: Job) -> Iterator[Stage]:
     if options.freeze_distilled:
         still = {id(p) for m in job.weak for p in job.adapter.encoder_module(m).parameters()}
         parameters = [p for p in parameters if id(p) not in still]
-    yield plain(job, "training the fusion", parameters)
+    yield new_fusion(job, "training the fusion", parameters, options.drop if options.fresh_fusion else 0.0)
 
 
 def sequence(strong: tuple[str, ...], how: Sequence, seed: int) -> list[tuple[str, ...]]:

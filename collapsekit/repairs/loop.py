@@ -89,7 +89,7 @@ class _Run:
         n = len(job.at.fit)
         self.a_step = self.how.batch * self.how.accumulate
         self.steps = math.ceil(n / self.a_step)  # an epoch
-        self.epochs = self.how.epochs
+        self.epochs = self.how.epochs * stage.longer
         if self.how.steps is not None:
             self.epochs = min(self.epochs, math.ceil(self.how.steps / self.steps))
         self.best = state_of(stage.module)

@@ -29,7 +29,7 @@ def reckon(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str
     size = sum(p.numel() * p.element_size() for p in stage.parameters)
     seconds, copies = _a_batch(stage, job), _COPIES[job.training.optimizer]
     batches = math.ceil(len(job.at.fit) / job.training.batch)
-    epochs = job.training.epochs
+    epochs = job.training.epochs * stage.longer
     if job.training.steps is not None:
         epochs = min(epochs, math.ceil(job.training.steps * job.training.accumulate / batches))
     takes = f"It takes about {copies * size / 1e6:,.1f} MB beside the model and the activations of a batch."
@@ -45,7 +45,7 @@ def reckon(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str
         "stay in the model.",
         takes,
         f"A batch takes {seconds * 1000:.1f} ms here, an epoch of {batches} batches {seconds * batches:.1f} s; at most "
-        f"{epochs} epochs a stage, {seconds * batches * epochs:.0f} s.",
+        f"{epochs} epochs of this stage, {seconds * batches * epochs:.0f} s.",
     ]
 
 

@@ -17,7 +17,8 @@ from collapsekit.probes.spectrum import small_n
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.channels import Score, features_of, need_encoders, pooled, scores_of
 from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh, need_factory
-from collapsekit.repairs.stage import CHUNK, Job, Stage, plain
+from collapsekit.repairs.missing import DROP, new_fusion
+from collapsekit.repairs.stage import CHUNK, Job, Stage
 from collapsekit.repairs.warm import WARM, Warm, warm_up
 from collapsekit.report import Result
 from collapsekit.stats import exchange as ex
@@ -39,6 +40,7 @@ class RtfOptions(Options):
     receivers: Literal["weak", "all"] = Field("all", description="the modalities to repair, or every one")
     giver: str | None = Field(None, description="who gives; by default the one of the highest credit among the others")
     fresh_fusion: Fresh = Field("auto", description=WHETHER)
+    drop: float = Field(0.1, ge=0, lt=1, description=DROP)
     warm_up: Warm = Field("auto", description=WARM)
 
 
@@ -49,7 +51,8 @@ class RtfOptions(Options):
         "The `proportion` of a modality's channels that say least by `score` each become (1 - α)·own + α·other, the other a "
         "channel of the modality that earns most among the rest; channels are chosen once, on training examples, and α is "
         "learned, one a channel, from `blend`. The whole model is trained with that on the task's loss; the epoch of the "
-        "least held-out loss is kept. Before all, encoders that never learned are trained alone (`warm_up`)."
+        "least held-out loss is kept. Where the fusion is new, a modality of an example is zeros now and then (`drop`). "
+        "Before all, encoders that never learned are trained alone (`warm_up`)."
     ),
     source="Kim et al. 2025 (Rank-enhancing Token Fuser)",
     options=RtfOptions,
@@ -65,14 +68,14 @@ def rtf(job: Job) -> Iterator[Stage]:
     features = features_of(job)
     made = records(job, options, givers, features)  # which channels say least: to the fusion as it was
     del features
-    begin_fresh(job, "rtf", options.fresh_fusion)
+    renewed = begin_fresh(job, "rtf", options.fresh_fusion)
     job.adapter.insert(made)
     _mix(job)
     _need_reached(job, givers)
     own = [p for post in _posts(job).values() for p in post.parameters() if p.numel()]
     known = {id(p) for p in job.trainable()}
     inserted = [p for p in own if id(p) not in known]  # trained, whatever is frozen
-    yield plain(job, "channel exchange", [*job.trainable(), *inserted])
+    yield new_fusion(job, "channel exchange", [*job.trainable(), *inserted], options.drop if renewed else 0.0)
     job.findings.extend(_told(job, givers, before))
 
 

@@ -56,6 +56,7 @@ class Stage:
     ``held`` look for its weights there when they run, as other parameters may stand in for them while it is trained.
 
     ``cycle``: epochs that belong together; patience counts at least two of these, where it is more than one epoch.
+    ``longer``: how many times the epochs of the settings it may take; steps, where they are limited, stay that.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Stage:
     held: Callable[[], float]  # the loss that decides which epoch is kept, on held-out examples
     keep: Literal["best", "last"] = "best"
     cycle: int = 1
+    longer: int = 1
 
 
 @dataclass(frozen=True)

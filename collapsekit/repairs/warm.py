@@ -21,6 +21,7 @@ WARM = (
 )
 ENOUGH = 0.9  # part of what an encoder trained alone gains, from which there is nothing to catch up on
 EMPTY = 0.3  # under which a new encoder learns sooner than this one
+LONGER = 3  # times the epochs of fine-tuning: an encoder that never learned has farther to go
 
 
 def warm_up(job: Job, method: str, wanted: Warm) -> Iterator[Stage]:
@@ -61,4 +62,5 @@ def _alone(job: Job, modality: str, encoder: list[nn.Parameter]) -> Stage:
         [*encoder, *head.parameters()],
         loss=lambda step: job.task_loss(outputs(job.run(step)), step),
         held=lambda: held_task_loss(job, outputs),
+        longer=LONGER,
     )

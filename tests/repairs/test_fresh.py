@@ -12,6 +12,7 @@ from torch import Tensor
 from collapsekit import registry
 from collapsekit.repairing import asked as asking
 from collapsekit.repairing import order
+from collapsekit.repairs import missing
 from collapsekit.repairs.stage import Job, Stage, Step
 from tests.repairs.making import differing, make_job, make_model, options_of, plain_loss, run, state
 
@@ -77,6 +78,51 @@ def test_what_is_ignored_is_what_the_diagnosis_calls_collapsed(
     before: Any = SimpleNamespace(modalities=states, results=())
     assert asking.make_job(asked, before, ("audio",))[0].ignored == ignored
     assert order.make_job is asking.make_job
+
+
+# ---- what a new fusion is trained on
+
+NEW: dict[str, dict[str, Any]] = {"kd": {}, "rtf": {"ignored": ("audio",)}}
+
+
+def last_stage(job: Job, method: str) -> Stage:
+    """The stage that trains the fusion, none before it trained."""
+    *_, stage = registry.get_repair(method).stages(job)
+    return stage
+
+
+@pytest.mark.parametrize("method", NEW)
+def test_a_new_fusion_sees_modalities_missing(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Zeros in the place of what the encoders give, where it is drawn; every other example is as it was."""
+    job = make_job(make_model(seed=7), method=method, options={"drop": 0.35}, **NEW[method])
+    stage, rows = last_stage(job, method), torch.tensor([3, 8, 1, 20, 11])
+    gone = torch.tensor([[1, 0], [0, 1], [0, 0], [1, 0], [0, 1]]).bool()
+    asked: list[list[float]] = []
+    monkeypatch.setattr(missing, "drawn", lambda rates, n: (asked.append(rates.tolist()), gone[:n])[1])
+    found = stage.loss(Step(rows, 1))
+    assert asked == [pytest.approx([0.35, 0.35])]
+    change = {m: lambda x, i=i: torch.where(gone[:, i : i + 1], 0.0, x) for i, m in enumerate(job.adapter.modalities)}
+    assert torch.equal(found, job.task_loss(job.run(Step(rows, 1), change).outputs, Step(rows, 1)))
+    assert not torch.equal(found, plain_loss(job)(Step(rows, 1)))
+    monkeypatch.setattr(missing, "drawn", lambda rates, n: torch.zeros(n, len(rates), dtype=torch.bool))
+    assert torch.equal(stage.loss(Step(rows, 1)), plain_loss(job)(Step(rows, 1)))
+
+
+@pytest.mark.parametrize("method", NEW)
+def test_which_epoch_is_kept_is_decided_with_everything_there(method: str) -> None:
+    job = make_job(make_model(seed=7), method=method, options={"drop": 0.8}, **NEW[method])
+    stage = last_stage(job, method)
+    assert stage.held() == job.held_loss()
+
+
+@pytest.mark.parametrize("method", NEW)
+def test_a_fusion_that_stays_sees_everything(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setattr(missing, "drawn", lambda *_: pytest.fail("something was taken away"))
+    for options in ({"fresh_fusion": False, "drop": 0.5}, {"drop": 0.0}):
+        job = make_job(make_model(seed=7), method=method, options=options, **NEW[method])
+        assert torch.equal(
+            last_stage(job, method).loss(Step(torch.arange(9), 1)), plain_loss(job)(Step(torch.arange(9), 1))
+        )
 
 
 # ---- the last stage

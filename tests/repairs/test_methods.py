@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from collapsekit import registry
 from collapsekit.errors import ConfigError
-from collapsekit.repairs import dropout, kd
-from collapsekit.repairs.dropout import DropoutOptions, drawn, drop_rates
+from collapsekit.repairs import kd, missing
+from collapsekit.repairs.dropout import DropoutOptions, drop_rates
 from collapsekit.repairs.kd import Contrast, KdOptions
+from collapsekit.repairs.missing import drawn
 from collapsekit.repairs.stage import Job, Step
 from tests.problems import Late, make_arrays
 from tests.repairs.making import WIDTHS, build, differing, make_job, make_model, run, state
@@ -93,7 +94,7 @@ def test_what_reaches_the_fusion(monkeypatch: pytest.MonkeyPatch, fill: str) -> 
     stage, _ = stages(job, "dropout")
     rows = torch.tensor([3, 8, 1, 20, 11])
     gone = torch.tensor([[1, 0], [0, 1], [0, 0], [1, 0], [0, 1]]).bool()
-    monkeypatch.setattr(dropout, "drawn", lambda *_: gone)
+    monkeypatch.setattr(missing, "drawn", lambda *_: gone)
     arrived: list[Tensor] = []
     job.adapter.model.fusion.register_forward_pre_hook(lambda _, args: arrived.append(args[0].detach().clone()))
     loss = stage.loss(Step(rows, 1))
@@ -111,7 +112,7 @@ def test_what_reaches_the_fusion(monkeypatch: pytest.MonkeyPatch, fill: str) -> 
 def test_dropped_rows_teach_their_encoder_nothing(monkeypatch: pytest.MonkeyPatch, fill: str) -> None:
     job = make_job(method="dropout", options={"fill": fill})
     stage, _ = stages(job, "dropout")
-    monkeypatch.setattr(dropout, "drawn", lambda _, n: torch.tensor([[True, False]]).expand(n, 2))
+    monkeypatch.setattr(missing, "drawn", lambda _, n: torch.tensor([[True, False]]).expand(n, 2))
     stage.loss(Step(torch.arange(9), 1)).backward()
     image, audio = (job.adapter.model.encoders[m].weight.grad for m in ("image", "audio"))
     assert image is None or not bool(image.any())

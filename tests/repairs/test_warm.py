@@ -104,6 +104,13 @@ def test_the_encoder_learns_alone(tmp_path: Path, task: str) -> None:
     assert all(name.startswith("encoders.audio.") for name in changed)
 
 
+@pytest.mark.parametrize(("steps", "epochs"), [(None, 6), (10, 4)])  # three steps an epoch
+def test_it_may_take_three_times_the_epochs_but_not_more_steps(tmp_path: Path, steps: int | None, epochs: int) -> None:
+    job = make_job(method="dropout", **LOST, epochs=2, steps=steps, patience=99)
+    curves = run(job, tmp_path, method="dropout")
+    assert [c.epochs[-1] for c in curves] == [epochs, 2, 2]
+
+
 def test_an_encoder_that_holds_next_to_nothing_begins_anew() -> None:
     for kept, options, new in [
         (0.2, {}, True),
