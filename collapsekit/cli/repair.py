@@ -64,7 +64,9 @@ def repair(
         list[str] | None,
         typer.Option("--set", metavar="METHOD.OPTION=VALUE", help="Set a repair's option; repeatable."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many epochs a stage (default 30); three times that where an encoder is warmed up.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="At most so many epochs a stage (default 30; thrice for a warm-up).")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="At most so many optimiser steps a stage.")] = None,
     optimizer: Annotated[Optimizer | None, typer.Option(help="sgd: with a momentum of 0.9 (default adamw).")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate (default 0.001).")] = None,

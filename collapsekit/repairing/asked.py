@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +137,11 @@ def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, 
     adapter = asked.adapter()
     at, data = _fold(adapter, asked)
     credit = {m: _credit(before, m) for m in adapter.modalities}
-    ignored = tuple(m for m in weak if before.modalities[m].verdict == "collapsed")
+    found = {m: before.modalities[m].verdict for m in weak}
+    ignored, underused = (tuple(m for m in weak if found[m] == v) for v in ("collapsed", "underused"))
     kept = {m: share for m in weak if (share := kept_by(before, m, LITTLE)) is not None}
-    return Job(adapter, at, weak, credit, asked.training, asked.seed, Options(), ignored=ignored, kept=kept), data
+    job = Job(adapter, at, weak, credit, asked.training, asked.seed, Options())
+    return replace(job, ignored=ignored, underused=underused, kept=kept), data
 
 
 def _fold(adapter: Adapter, asked: Asked) -> tuple[Fold, str]:

@@ -25,7 +25,7 @@ class DropoutOptions(Options):
     fill: Literal["zeros", "other"] = Field(
         "zeros", description="what stands in: zeros, or another example's of the batch"
     )
-    fresh_fusion: Fresh = Field("auto", description=WHETHER)
+    fresh_fusion: Fresh = Field("auto", description=WHETHER.format("collapsed"))
     warm_up: Warm = Field("auto", description=WARM)
     finish: bool = Field(True, description="then train with every modality there")
 
@@ -45,7 +45,7 @@ class DropoutOptions(Options):
 )
 def dropout(job: Job) -> Iterator[Stage]:
     options = job.own(DropoutOptions)
-    begin_fresh(job, "dropout", options.fresh_fusion)
+    begin_fresh(job, "dropout", options.fresh_fusion, job.ignored)
     yield from warm_up(job, "dropout", options.warm_up)
     dropping = taking_away(job, drop_rates(job, options), options.fill)
 

@@ -58,7 +58,7 @@ class EbrOptions(Options):
     ramp: int = Field(10, ge=0, description="epochs over which the adversary's weight grows")
     normalize: bool = Field(True, description="what the discriminator is shown: each encoding normalised")
     align: float = Field(0.0, ge=0, description="weight of the distance between an example's encodings")
-    fresh_fusion: Fresh = Field("auto", description=WHETHER)
+    fresh_fusion: Fresh = Field("auto", description=WHETHER.format("collapsed"))
     warm_up: Warm = Field("auto", description=WARM)
     settle: bool = Field(True, description="train a newly initialised fusion plainly, before anything is inserted")
     finish: bool = Field(True, description="after substitution, train with every modality there")
@@ -87,7 +87,7 @@ def ebr(job: Job) -> Iterator[Stage]:
     options = job.own(EbrOptions)
     need_encoders(job)
     new = heads(job, options)  # what cannot be is said before anything is trained
-    renewed = begin_fresh(job, "ebr", options.fresh_fusion)
+    renewed = begin_fresh(job, "ebr", options.fresh_fusion, job.ignored)
     yield from warm_up(job, "ebr", options.warm_up)
     if renewed and options.settle:
         yield plain(job, "settling the fusion", job.trainable())

@@ -13,15 +13,15 @@ from collapsekit.repairs.stage import Job
 Fresh = bool | Literal["auto"]
 WHETHER = (
     "train a newly initialised fusion and head, not those that learned to ignore; auto: where the diagnosis found a "
-    "modality to repair collapsed"
+    "modality to repair {}"
 )
 
 
-def begin_fresh(job: Job, method: str, wanted: Fresh) -> bool:
-    """Renew the fusion where that is ``wanted``, and say whether that was so; "auto": where the model ignores a modality
-    to repair, can be built afresh, and is to change whole. Raises ConfigError where it is wanted and cannot be."""
+def begin_fresh(job: Job, method: str, wanted: Fresh, neglected: tuple[str, ...]) -> bool:
+    """Renew the fusion where that is ``wanted``, and say whether that was so; "auto": where the model has ``neglected`` a
+    modality to repair, can be built afresh, and is to change whole. Raises ConfigError where it is wanted and cannot be."""
     if wanted == "auto":
-        wanted = bool(job.ignored) and not job.training.freeze and job.adapter.config.model.factory is not None
+        wanted = bool(neglected) and not job.training.freeze and job.adapter.config.model.factory is not None
     if wanted:
         renew_fusion(job, method)
     return wanted

@@ -39,7 +39,7 @@ class RtfOptions(Options):
     blend: float = Field(0.3, gt=0, lt=1, description="α to begin with")
     receivers: Literal["weak", "all"] = Field("all", description="the modalities to repair, or every one")
     giver: str | None = Field(None, description="who gives; by default the one of the highest credit among the others")
-    fresh_fusion: Fresh = Field("auto", description=WHETHER)
+    fresh_fusion: Fresh = Field("auto", description=WHETHER.format("collapsed or underused"))
     drop: float = Field(0.1, ge=0, lt=1, description=DROP)
     warm_up: Warm = Field("auto", description=WARM)
 
@@ -68,7 +68,7 @@ def rtf(job: Job) -> Iterator[Stage]:
     features = features_of(job)
     made = records(job, options, givers, features)  # which channels say least: to the fusion as it was
     del features
-    renewed = begin_fresh(job, "rtf", options.fresh_fusion)
+    renewed = begin_fresh(job, "rtf", options.fresh_fusion, (*job.ignored, *job.underused))
     job.adapter.insert(made)
     _mix(job)
     _need_reached(job, givers)

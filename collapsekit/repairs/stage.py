@@ -81,13 +81,16 @@ class Job:
     seed: int
     options: Options
     findings: list[Result] = field(default_factory=list)  # what a method notes down of its own, for the report
-    ignored: tuple[str, ...] = ()  # of ``weak``, those that the model ignores as it stands before the method
+    # Of ``weak``, those that the model ignores as it stands before the method, and those that it uses too little.
+    ignored: tuple[str, ...] = ()
+    underused: tuple[str, ...] = ()
     # Part of what an encoder trained alone gains that a readout of the model's own has; only where that is known.
     kept: Mapping[str, float] = field(default_factory=dict)
 
     def at_place(self, place: int, options: Options) -> Job:
         """The job of the method at this place of a chain; of what an earlier one made, nothing is diagnosed."""
-        return replace(self, options=options) if not place else replace(self, options=options, ignored=(), kept={})
+        job = replace(self, options=options)
+        return replace(job, ignored=(), underused=(), kept={}) if place else job
 
     def own(self, kind: type[Kind]) -> Kind:
         """The method's options, as the type it registered."""

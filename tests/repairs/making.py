@@ -56,6 +56,7 @@ def make_job(
     widths: Mapping[str, int] = WIDTHS,
     weak: Sequence[str] = ("audio",),
     ignored: Sequence[str] = (),
+    underused: Sequence[str] = (),
     kept: Mapping[str, float] | None = None,
     credit: Mapping[str, float] | None = None,
     sizes: Mapping[str, int] = SIZES,
@@ -97,6 +98,7 @@ def make_job(
         seed,
         options_of(method, options),
         ignored=tuple(ignored),
+        underused=tuple(underused),
         kept=dict(kept or {}),
     )
 

@@ -38,6 +38,8 @@ def test_the_fusion_is_new_where_the_model_ignores_and_only_there(method: str) -
     assert rest
     assert renewed(method, ignored=("audio",)) == rest
     assert renewed(method) == set()
+    # Used too little, it is new for rtf alone, which else does nothing about it.
+    assert renewed(method, underused=("audio",)) == (rest if method == "rtf" else set())
     for wanted in (True, False):  # said outright, the diagnosis plays no part
         for ignored in ((), ("audio",)):
             assert renewed(method, ignored=ignored, options={"fresh_fusion": wanted}) == (rest if wanted else set())
@@ -58,16 +60,15 @@ def test_a_new_fusion_is_the_factory_s_under_the_job_s_seed(method: str) -> None
 
 
 def test_only_the_first_of_a_chain_is_told_what_is_ignored() -> None:
-    job, options = make_job(ignored=("audio",)), options_of("dropout")
+    job, options = make_job(ignored=("audio",), underused=("image",)), options_of("dropout")
     assert [job.at_place(i, options).ignored for i in range(3)] == [("audio",), (), ()]
+    assert [job.at_place(i, options).underused for i in range(3)] == [("image",), (), ()]
     assert job.at_place(1, options).options is options
     assert job.at_place(1, options).findings is job.findings
 
 
-@pytest.mark.parametrize(("verdict", "ignored"), [("collapsed", ("audio",)), ("underused", ()), ("used", ())])
-def test_what_is_ignored_is_what_the_diagnosis_calls_collapsed(
-    monkeypatch: pytest.MonkeyPatch, verdict: str, ignored: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("verdict", ["collapsed", "underused", "used"])
+def test_what_is_ignored_is_what_the_diagnosis_calls_collapsed(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
     from types import SimpleNamespace
 
     made = make_job()
@@ -76,7 +77,9 @@ def test_what_is_ignored_is_what_the_diagnosis_calls_collapsed(
     asked: Any = SimpleNamespace(adapter=lambda: made.adapter, training=made.training, seed=0)
     states = {"image": SimpleNamespace(verdict="collapsed"), "audio": SimpleNamespace(verdict=verdict)}
     before: Any = SimpleNamespace(modalities=states, results=())
-    assert asking.make_job(asked, before, ("audio",))[0].ignored == ignored
+    job, _ = asking.make_job(asked, before, ("audio",))
+    assert job.ignored == (("audio",) if verdict == "collapsed" else ())
+    assert job.underused == (("audio",) if verdict == "underused" else ())
     assert order.make_job is asking.make_job
 
 
