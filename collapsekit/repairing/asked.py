@@ -22,6 +22,7 @@ from collapsekit.repairing.recommend import kept_by
 from collapsekit.repairs.curves import summary_writer
 from collapsekit.repairs.sharded import need_shardable
 from collapsekit.repairs.stage import Job, Training
+from collapsekit.repairs.warm import ENOUGH
 from collapsekit.report import Report
 from collapsekit.run import build_adapter, diagnose, settle_config
 from collapsekit.settings import Profile, Progress
@@ -137,9 +138,11 @@ def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, 
     adapter = asked.adapter()
     at, data = _fold(adapter, asked)
     credit = {m: _credit(before, m) for m in adapter.modalities}
-    found = {m: before.modalities[m].verdict for m in weak}
-    ignored, underused = (tuple(m for m in weak if found[m] == v) for v in ("collapsed", "underused"))
     kept = {m: share for m in weak if (share := kept_by(before, m, LITTLE)) is not None}
+    found = {m: before.modalities[m].verdict for m in weak}
+    behind = [m for m in weak if found[m] == "underused" and kept.get(m, 1.0) < ENOUGH]
+    ignored = tuple(m for m in weak if found[m] == "collapsed" or m in behind)
+    underused = tuple(m for m in weak if found[m] == "underused" and m not in behind)
     job = Job(adapter, at, weak, credit, asked.training, asked.seed, Options())
     return replace(job, ignored=ignored, underused=underused, kept=kept), data
 

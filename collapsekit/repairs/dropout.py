@@ -25,7 +25,9 @@ class DropoutOptions(Options):
     fill: Literal["zeros", "other"] = Field(
         "zeros", description="what stands in: zeros, or another example's of the batch"
     )
-    fresh_fusion: Fresh = Field("auto", description=WHETHER.format("collapsed"))
+    fresh_fusion: Fresh = Field(
+        "auto", description=WHETHER.format("collapsed, or underused with an encoder that never learned")
+    )
     warm_up: Warm = Field("auto", description=WARM)
     finish: bool = Field(True, description="then train with every modality there")
 

@@ -58,7 +58,9 @@ class EbrOptions(Options):
     ramp: int = Field(10, ge=0, description="epochs over which the adversary's weight grows")
     normalize: bool = Field(True, description="what the discriminator is shown: each encoding normalised")
     align: float = Field(0.0, ge=0, description="weight of the distance between an example's encodings")
-    fresh_fusion: Fresh = Field("auto", description=WHETHER.format("collapsed"))
+    fresh_fusion: Fresh = Field(
+        "auto", description=WHETHER.format("collapsed, or underused with an encoder that never learned")
+    )
     warm_up: Warm = Field("auto", description=WARM)
     settle: bool = Field(True, description="train a newly initialised fusion plainly, before anything is inserted")
     finish: bool = Field(True, description="after substitution, train with every modality there")

@@ -81,7 +81,8 @@ class Job:
     seed: int
     options: Options
     findings: list[Result] = field(default_factory=list)  # what a method notes down of its own, for the report
-    # Of ``weak``, those that the model ignores as it stands before the method, and those that it uses too little.
+    # Of ``weak``, as the model stands before the method: those that it ignores, or uses too little with an encoder that lags
+    # behind one trained alone; and others that it uses too little.
     ignored: tuple[str, ...] = ()
     underused: tuple[str, ...] = ()
     # Part of what an encoder trained alone gains that a readout of the model's own has; only where that is known.

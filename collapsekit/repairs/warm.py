@@ -17,7 +17,7 @@ from collapsekit.repairs.stage import Job, Stage, held_task_loss
 Warm = bool | Literal["auto"]
 WARM = (
     "first train the encoders of the modalities to repair alone, each with a linear head; auto: where the diagnosis found "
-    "the modality collapsed and its encoder to hold less than one trained alone learns"
+    "the modality collapsed or underused and its encoder to hold less than one trained alone learns"
 )
 ENOUGH = 0.9  # part of what an encoder trained alone gains, from which there is nothing to catch up on
 EMPTY = 0.3  # under which a new encoder learns sooner than this one

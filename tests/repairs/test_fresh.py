@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from collapsekit import registry
-from collapsekit.repairing import asked as asking
-from collapsekit.repairing import order
 from collapsekit.repairs import missing
 from collapsekit.repairs.stage import Job, Stage, Step
 from tests.repairs.making import differing, make_job, make_model, options_of, plain_loss, run, state
@@ -65,22 +63,6 @@ def test_only_the_first_of_a_chain_is_told_what_is_ignored() -> None:
     assert [job.at_place(i, options).underused for i in range(3)] == [("image",), (), ()]
     assert job.at_place(1, options).options is options
     assert job.at_place(1, options).findings is job.findings
-
-
-@pytest.mark.parametrize("verdict", ["collapsed", "underused", "used"])
-def test_what_is_ignored_is_what_the_diagnosis_calls_collapsed(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
-    from types import SimpleNamespace
-
-    made = make_job()
-    monkeypatch.setattr(asking, "_fold", lambda *_: (made.at, "digest"))
-    monkeypatch.setattr(asking, "_credit", lambda *_: 0.0)
-    asked: Any = SimpleNamespace(adapter=lambda: made.adapter, training=made.training, seed=0)
-    states = {"image": SimpleNamespace(verdict="collapsed"), "audio": SimpleNamespace(verdict=verdict)}
-    before: Any = SimpleNamespace(modalities=states, results=())
-    job, _ = asking.make_job(asked, before, ("audio",))
-    assert job.ignored == (("audio",) if verdict == "collapsed" else ())
-    assert job.underused == (("audio",) if verdict == "underused" else ())
-    assert order.make_job is asking.make_job
 
 
 # ---- what a new fusion is trained on

@@ -187,15 +187,30 @@ def test_ebr_refuses_a_latent_width_before_it_trains(place: str, tmp_path: Path)
         first(job, "ebr")
 
 
-def test_what_encoders_hold_is_read_from_the_diagnosis(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("verdict", "share", "ignored", "underused"),
+    [
+        ("collapsed", 0.4, True, False),
+        ("collapsed", 0.95, True, False),
+        ("underused", 0.4, True, False),  # its encoder lags behind
+        ("underused", 0.9, False, True),
+        ("underused", None, False, True),
+        ("used", 0.4, False, False),
+    ],
+)
+def test_what_the_diagnosis_says_of_encoders_and_of_their_use(
+    monkeypatch: pytest.MonkeyPatch, verdict: str, share: float | None, ignored: bool, underused: bool
+) -> None:
     made = make_job()
     monkeypatch.setattr(asking, "_fold", lambda *_: (made.at, "digest"))
     monkeypatch.setattr(asking, "_credit", lambda *_: 0.0)
-    monkeypatch.setattr(asking, "kept_by", lambda _report, m, least: {("audio", 0.05): 0.4}.get((m, least)))
+    monkeypatch.setattr(asking, "kept_by", lambda _report, m, least: {("audio", 0.05): share}.get((m, least)))
     asked: Any = SimpleNamespace(adapter=lambda: made.adapter, training=made.training, seed=0)
-    states = {m: SimpleNamespace(verdict="collapsed") for m in ("image", "audio")}
-    before: Any = SimpleNamespace(modalities=states)
-    assert asking.make_job(asked, before, ("image", "audio"))[0].kept == {"audio": 0.4}
+    before: Any = SimpleNamespace(modalities={m: SimpleNamespace(verdict=verdict) for m in ("image", "audio")})
+    job, _ = asking.make_job(asked, before, ("audio",))
+    assert job.kept == ({} if share is None else {"audio": share})
+    assert job.ignored == (("audio",) if ignored else ())
+    assert job.underused == (("audio",) if underused else ())
 
 
 # ---- resuming
