@@ -19,8 +19,8 @@ from collapsekit.inserts import absent, posts_of
 from collapsekit.registry import Options, repair
 from collapsekit.repairs.channels import need_encoders, widths_of
 from collapsekit.repairs.fresh import WHETHER, Fresh, begin_fresh
-from collapsekit.repairs.missing import drawn
-from collapsekit.repairs.stage import Job, Stage, Step, finishing, held_task_loss, plain
+from collapsekit.repairs.missing import DROP, drawn, new_fusion
+from collapsekit.repairs.stage import Job, Stage, Step, finishing, held_task_loss
 from collapsekit.repairs.substitution import latent_vectors, note_substitutes, pooled_latent
 from collapsekit.repairs.warm import WARM, Warm, warm_up
 from collapsekit.report import Result
@@ -62,7 +62,8 @@ class EbrOptions(Options):
         "auto", description=WHETHER.format("collapsed, or underused with an encoder that never learned")
     )
     warm_up: Warm = Field("auto", description=WARM)
-    settle: bool = Field(True, description="train a newly initialised fusion plainly, before anything is inserted")
+    settle: bool = Field(True, description="train a newly initialised fusion before anything is inserted")
+    drop: float = Field(0.1, ge=0, lt=1, description=f"{DROP} (settle)")
     finish: bool = Field(True, description="after substitution, train with every modality there")
 
     @model_validator(mode="before")
@@ -79,8 +80,8 @@ class EbrOptions(Options):
         "the task's loss while, in a latent space common to all, encodings of other modalities stand in for a modality at "
         "random (`substitution`) and a discriminator of modalities is learned and countered (`adversary`). The epoch of the "
         "least held-out loss, under the same substitution, is kept. Then plain fine-tuning, with every modality there "
-        "(`finish`). Before all, encoders that never learned are trained alone (`warm_up`), and a new fusion plainly "
-        "(`settle`)."
+        "(`finish`). Before all, encoders that never learned are trained alone (`warm_up`), and a new fusion "
+        "(`settle`), with a modality of an example zeros now and then (`drop`)."
     ),
     source="Chaudhuri et al. 2025, sections 3.4 and 4.4 and Appendix C.1",
     options=EbrOptions,
@@ -92,7 +93,7 @@ def ebr(job: Job) -> Iterator[Stage]:
     renewed = begin_fresh(job, "ebr", options.fresh_fusion, job.ignored)
     yield from warm_up(job, "ebr", options.warm_up)
     if renewed and options.settle:
-        yield plain(job, "settling the fusion", job.trainable())
+        yield new_fusion(job, "settling the fusion", job.trainable(), options.drop)
     torch.manual_seed(job.seed)
     job.adapter.insert(new)
     made = _known(job)  # or an earlier repair's

@@ -67,20 +67,20 @@ def test_only_the_first_of_a_chain_is_told_what_is_ignored() -> None:
 
 # ---- what a new fusion is trained on
 
-NEW: dict[str, dict[str, Any]] = {"kd": {}, "rtf": {"ignored": ("audio",)}}
+NEW: dict[str, dict[str, Any]] = {"kd": {}, "rtf": {"ignored": ("audio",)}, "ebr": {"ignored": ("audio",)}}
+TRAINS = ("training the fusion", "channel exchange", "settling the fusion", "basis reallocation")
 
 
-def last_stage(job: Job, method: str) -> Stage:
-    """The stage that trains the fusion, none before it trained."""
-    *_, stage = registry.get_repair(method).stages(job)
-    return stage
+def fusion_stage(job: Job, method: str) -> Stage:
+    """The first stage that trains the fusion, none before it trained."""
+    return next(stage for stage in registry.get_repair(method).stages(job) if stage.name in TRAINS)
 
 
 @pytest.mark.parametrize("method", NEW)
 def test_a_new_fusion_sees_modalities_missing(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """Zeros in the place of what the encoders give, where it is drawn; every other example is as it was."""
     job = make_job(make_model(seed=7), method=method, options={"drop": 0.35}, **NEW[method])
-    stage, rows = last_stage(job, method), torch.tensor([3, 8, 1, 20, 11])
+    stage, rows = fusion_stage(job, method), torch.tensor([3, 8, 1, 20, 11])
     gone = torch.tensor([[1, 0], [0, 1], [0, 0], [1, 0], [0, 1]]).bool()
     asked: list[list[float]] = []
     monkeypatch.setattr(missing, "drawn", lambda rates, n: (asked.append(rates.tolist()), gone[:n])[1])
@@ -96,17 +96,19 @@ def test_a_new_fusion_sees_modalities_missing(monkeypatch: pytest.MonkeyPatch, m
 @pytest.mark.parametrize("method", NEW)
 def test_which_epoch_is_kept_is_decided_with_everything_there(method: str) -> None:
     job = make_job(make_model(seed=7), method=method, options={"drop": 0.8}, **NEW[method])
-    stage = last_stage(job, method)
+    stage = fusion_stage(job, method)
     assert stage.held() == job.held_loss()
 
 
 @pytest.mark.parametrize("method", NEW)
 def test_a_fusion_that_stays_sees_everything(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setattr(missing, "drawn", lambda *_: pytest.fail("something was taken away"))
-    for options in ({"fresh_fusion": False, "drop": 0.5}, {"drop": 0.0}):
+    for options in ({"drop": 0.0}, {"fresh_fusion": False, "drop": 0.5}):
+        if method == "ebr" and options["drop"]:  # where the fusion stays, it does not settle
+            continue
         job = make_job(make_model(seed=7), method=method, options=options, **NEW[method])
         assert torch.equal(
-            last_stage(job, method).loss(Step(torch.arange(9), 1)), plain_loss(job)(Step(torch.arange(9), 1))
+            fusion_stage(job, method).loss(Step(torch.arange(9), 1)), plain_loss(job)(Step(torch.arange(9), 1))
         )
 
 
