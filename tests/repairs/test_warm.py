@@ -18,6 +18,7 @@ from collapsekit.repairing import asked as asking
 from collapsekit.repairs import loop, rtf
 from collapsekit.repairs.channels import features_of
 from collapsekit.repairs.fresh import renew_encoder
+from collapsekit.repairs.reckon import reckon
 from collapsekit.repairs.stage import Job, Stage, Step
 from collapsekit.settings import Progress
 from tests.repairs.making import differing, kept_in, make_job, make_model, options_of, run, state
@@ -109,6 +110,13 @@ def test_it_may_take_three_times_the_epochs_but_not_more_steps(tmp_path: Path, s
     job = make_job(method="dropout", **LOST, epochs=2, steps=steps, patience=99)
     curves = run(job, tmp_path, method="dropout")
     assert [c.epochs[-1] for c in curves] == [epochs, 2, 2]
+
+
+@pytest.mark.parametrize(("lost", "epochs"), [(LOST, 12), ({}, 4)])
+def test_a_dry_run_says_how_many_epochs_that_is(lost: dict[str, Any], epochs: int) -> None:
+    job = make_job(method="dropout", **lost, epochs=4)
+    stage = first(job)
+    assert reckon(stage, job, "dropout", frozenset())[2].split("; ")[1].startswith(f"at most {epochs} epochs of this")
 
 
 def test_an_encoder_that_holds_next_to_nothing_begins_anew() -> None:
