@@ -42,10 +42,11 @@ def importable_from(base: Path) -> Iterator[None]:
 def _forget_others(folder: Path) -> None:
     """Two config folders may each hold a model.py and a layers.py: the other folder's must not answer."""
     here = {p.stem for p in folder.iterdir()} if folder.is_dir() else set()
-    tops = here & {n.split(".")[0] for n in sys.modules}
+    near = [n for n in sys.modules if n.partition(".")[0] in here]
     # Few have a namesake there, and to resolve every module's path takes longer than all the rest.
+    tops = {n.partition(".")[0] for n in near}
     told = {t for t in tops if any(_may_hold(str(other), t) for other in _FOLDERS - {folder})}
-    for name in [n for n in sys.modules if n.split(".")[0] in told]:
+    for name in [n for n in near if n.partition(".")[0] in told]:
         own, found = _of(folder, name), _file(sys.modules.get(name))
         if own and found not in own and any(found in _of(other, name) for other in _FOLDERS - {folder}):
             _forget(name)
