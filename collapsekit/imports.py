@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,10 +42,20 @@ def importable_from(base: Path) -> Iterator[None]:
 def _forget_others(folder: Path) -> None:
     """Two config folders may each hold a model.py and a layers.py: the other folder's must not answer."""
     here = {p.stem for p in folder.iterdir()} if folder.is_dir() else set()
-    for name in [n for n in sys.modules if n.split(".")[0] in here]:
+    near = [n for n in sys.modules if n.partition(".")[0] in here]
+    # Few have a namesake there, and to resolve every module's path takes longer than all the rest.
+    tops = {n.partition(".")[0] for n in near}
+    told = {t for t in tops if any(_may_hold(str(other), t) for other in _FOLDERS - {folder})}
+    for name in [n for n in near if n.partition(".")[0] in told]:
         own, found = _of(folder, name), _file(sys.modules.get(name))
         if own and found not in own and any(found in _of(other, name) for other in _FOLDERS - {folder}):
             _forget(name)
+
+
+def _may_hold(folder: str, top: str) -> bool:
+    """Whether there is anything in ``folder`` that a module of that first name could be read from."""
+    place = os.path.join(folder, top)  # noqa: PTH118 - asked for every folder
+    return os.path.exists(place) or os.path.exists(place + ".py")  # noqa: PTH110
 
 
 def _forget_namesake(module_name: str, folder: Path) -> None:

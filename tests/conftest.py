@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +14,19 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
+from typer.main import get_command
 
 from tests.problems import Problem, make_problem
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Nothing that is imported becomes garbage, and to look for some takes a tenth of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:
@@ -22,6 +34,21 @@ def pytest_collection_finish() -> None:
     libraries ask for one a call."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting() -> Iterator[None]:
+    """What would only take time, in every test's process: the same is done in the processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Power cuts are none of what is tested; that it is asked for, and when, is (test_files, test_interrupted).
+        patch.setattr(os, "fsync", lambda _handle: None)
+        # Typer makes all commands anew at each invocation, of whichever.
+        patch.setattr("typer.testing._get_command", functools.cache(get_command))
+        # torch.manual_seed has devices that are not there remember the seed, each time with a stack trace.
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            if not device.is_available():
+                patch.setattr(device, "manual_seed_all", lambda _seed: None)
+        yield
 
 
 # Small problems on a shared machine: more threads only wait for one another.

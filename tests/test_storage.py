@@ -71,7 +71,9 @@ def test_no_folder_and_no_room_are_said(tmp_path: Path, monkeypatch: pytest.Monk
         Storage(0, tmp_path).column().append(torch.ones(3))
 
 
-def test_a_report_is_the_same_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_is_the_same_from_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brief_joint_here: None
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "files"))
     (tmp_path / "files").mkdir()
     problem = make_problem(tmp_path, noise=["audio"], steps=20)

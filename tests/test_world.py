@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,20 +78,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def diagnosed(folder: Path, size: int, place: Path, *args: str, **env: str) -> list[tuple[int, str, str]]:
-    """``collapsekit diagnose`` by so many processes; its files lie in place/report."""
-    return several.run(
-        size,
-        place,
-        "diagnose",
-        "-o",
-        str(place / "report"),
-        *args,
-        cwd=folder,
-        HEARD=str(place),
-        COLLAPSEKIT_CACHE=str(place / "cache"),
-        **env,
-    )
+Diagnosed = Callable[..., list[tuple[int, str, str]]]
+
+
+@pytest.fixture(scope="module")
+def diagnosed() -> Iterator[Diagnosed]:
+    """``diagnosed(folder, size, place, *args, **env)``: `collapsekit diagnose` in ``folder`` by so many processes; its
+    files lie in place/report."""
+    starter = several.Starter()
+
+    def run(folder: Path, size: int, place: Path, *args: str, **env: str) -> list[tuple[int, str, str]]:
+        env |= {"HEARD": str(place), "COLLAPSEKIT_CACHE": str(place / "cache")}
+        return starter.run(size, place, "diagnose", "-o", str(place / "report"), *args, cwd=folder, **env)
+
+    yield run
+    starter.end()
 
 
 def batches(place: Path, rank: int | str) -> list[int]:
@@ -102,7 +104,7 @@ WHOLE += ["--set", "prefix_gap.epochs=3", "--set", "reliance.draws=6", "-f", "js
 
 
 @pytest.fixture(scope="module")
-def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def alone(folder: Path, diagnosed: Diagnosed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """What one process writes, and prints."""
     place = tmp_path_factory.mktemp("alone")
     ((code, out, err),) = diagnosed(folder, 1, place, *WHOLE)
@@ -112,7 +114,7 @@ def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_write_the_bytes_that_one_writes(
-    folder: Path, tmp_path: Path, alone: tuple[Path, str], size: int
+    folder: Path, diagnosed: Diagnosed, tmp_path: Path, alone: tuple[Path, str], size: int
 ) -> None:
     found = diagnosed(folder, size, tmp_path, *WHOLE)
     assert [code for code, _, _ in found] == [0] * size, found
@@ -125,7 +127,7 @@ def test_several_processes_write_the_bytes_that_one_writes(
     assert [out + err for _, out, err in found[1:]] == [""] * (size - 1)
 
 
-def test_each_encodes_its_own_batches_without_padding(folder: Path, tmp_path: Path) -> None:
+def test_each_encodes_its_own_batches_without_padding(folder: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
     args = ("-f", "json", "-p", "spectrum", "-p", "vif", "-p", "reliance", "--set", "reliance.draws=4")
     diagnosed(folder, 1, tmp_path / "one", *args)
     diagnosed(folder, 3, tmp_path / "three", *args)
@@ -140,19 +142,18 @@ def test_each_encodes_its_own_batches_without_padding(folder: Path, tmp_path: Pa
     assert one == three
 
 
-def test_what_if_questions_are_answered_in_turn(folder: Path, tmp_path: Path) -> None:
+def test_what_if_questions_are_answered_in_turn(
+    folder: Path, diagnosed: Diagnosed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where answering takes longer than telling; each question is asked of one, and the numbers are those of one."""
     project = tmp_path / "wide"
     make_problem(project, noise=["audio"], sizes={"train": 150, "val": 90, "test": 1536}, steps=0)
     shutil.copy(folder / "heard.py", project)
     (project / "collapsekit.yaml").write_text(CONFIG.replace("heard:build", "heard:build_wide"))
-    make = "import sys, torch; sys.path.insert(0, '.'); import heard; torch.save(heard.build_wide().state_dict(), 'all.pt')"
-    subprocess.run(
-        [sys.executable, "-c", make],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(several.ROOT), "HEARD": str(tmp_path)},
-        check=True,
-    )
+    monkeypatch.setenv("HEARD", str(tmp_path))
+    with torch.random.fork_rng():
+        wide = runpy.run_path(str(project / "heard.py"))["build_wide"]()
+    torch.save(wide.state_dict(), project / "all.pt")
     args = ("-f", "json", "-p", "reliance", "-p", "noise", "--set", "reliance.draws=3", "--set", "noise.inputs=false")
     for size, name in ((1, "one"), (3, "three")):
         (tmp_path / name).mkdir()
@@ -166,7 +167,7 @@ def test_what_if_questions_are_answered_in_turn(folder: Path, tmp_path: Path) ->
     assert sum(each) < 1.4 * alone, (alone, each)
 
 
-def test_the_error_of_one_is_everyones(folder: Path, tmp_path: Path) -> None:
+def test_the_error_of_one_is_everyones(folder: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
     found = diagnosed(folder, 3, tmp_path, "-p", "vif", FAIL_RANK="1")
     assert [code for code, _, _ in found] == [2, 2, 2], found
     assert "a cable was pulled" in found[0][2]
@@ -175,7 +176,7 @@ def test_the_error_of_one_is_everyones(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_where_one_is_killed_the_others_end(folder: Path, tmp_path: Path) -> None:
+def test_where_one_is_killed_the_others_end(folder: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
     start = time.monotonic()
     found = diagnosed(folder, 3, tmp_path, "-p", "vif", KILL_RANK="2")
     assert time.monotonic() - start < 60
@@ -185,7 +186,7 @@ def test_where_one_is_killed_the_others_end(folder: Path, tmp_path: Path) -> Non
         assert "Traceback" not in err
 
 
-def test_other_data_on_one_of_them_is_said(folder: Path, tmp_path: Path) -> None:
+def test_other_data_on_one_of_them_is_said(folder: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     code = (
         "import os; from tests.problems import make_arrays\n"

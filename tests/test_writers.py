@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -231,6 +232,11 @@ def test_a_cached_loss_is_json_that_anyone_reads(loss: float, tmp_path: Path) ->
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def calls_in(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+
 def _writes(call: ast.Call) -> bool:
     """Whether a call opens or writes a file by its path."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
@@ -247,8 +253,7 @@ def test_files_are_written_in_one_place_only() -> None:
     found = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and _writes(node)
+        if any(_writes(call) for call in calls_in(path))
     }
     # storage.py writes files without a name, which are gone when the process ends.
     assert found == {"files.py", "storage.py"}
@@ -258,11 +263,7 @@ def test_json_is_written_without_nan() -> None:
     """json.dumps of what goes to a file or to stdout; a digest, a command line, a table cell and a character are neither."""
     elsewhere = {"baseline_cache.py": 1, "run.py": 1, "render/tables.py": 1, "bounds.py": 1, "report.py": 1}
     for path in PACKAGE.rglob("*.py"):
-        calls = [
-            n
-            for n in ast.walk(ast.parse(path.read_text()))
-            if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr == "dumps"
-        ]
+        calls = [c for c in calls_in(path) if isinstance(c.func, ast.Attribute) and c.func.attr == "dumps"]
         loose = [c for c in calls if not any(k.arg == "allow_nan" for k in c.keywords)]
         name = path.relative_to(PACKAGE).as_posix()
         assert len(loose) <= elsewhere.get(name, 0), f"{name}: json.dumps without allow_nan=False"

@@ -6,17 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from collapsekit.checkpoint.digest import sha256_of, sha256_of_all
-from collapsekit.checkpoint.mapping import forget, mapped_in_turn
 from collapsekit.checkpoint.sandbox import look_into
 from collapsekit.errors import RefusedError
 from collapsekit.locate.layout import ITEM_BYTES
 from collapsekit.locate.opened import kind_of
 from collapsekit.locate.read import UnreadableError
+
+if TYPE_CHECKING:  # imported where numbers are read: what is refused, or told by headers, does not wait for torch
+    from torch import Tensor
 
 _AT_A_TIME = 1 << 15  # elements; of more, torch gives parts to threads, which then wait for one another at each step
 READ_UNASKED = 2_000_000_000  # bytes; reading so much takes a few seconds
@@ -67,6 +67,8 @@ def describe(path: str | Path, *, values: bool | None = None) -> Description:
         files = found["files"]
         whole = sum(size for _, size, _ in files) <= READ_UNASKED if values is None else values
         if whole:
+            from collapsekit.checkpoint.mapping import mapped_in_turn
+
             rows = tuple(_row(*named) for named in mapped_in_turn(files, found["tensors"]))
         else:
             rows = tuple(_unread(*told) for told in found["tensors"])
@@ -92,6 +94,10 @@ def _unread(name: str, dtype: str, shape: Sequence[int], chunks: object) -> Tens
 
 
 def _row(name: str, tensor: Tensor) -> TensorRow:
+    import torch
+
+    from collapsekit.checkpoint.mapping import forget
+
     nan = inf = 0
     total = 0.0
     flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.flatten()

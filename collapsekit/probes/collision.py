@@ -9,7 +9,6 @@ from itertools import combinations
 
 import torch
 from pydantic import Field
-from scipy.stats import binom
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
@@ -156,6 +155,8 @@ def _by_modality(
 
 def _expected(chance: float, neurons: int, settings: Settings) -> Result:
     """Two features drawn at random, exactly; neurons being drawn apart, their number is binomial."""
+    from scipy.stats import binom  # which takes long to import
+
     low, high = binom.interval(settings.level, neurons, chance)
     return Result(
         name="collision.expected",

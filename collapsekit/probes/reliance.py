@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 from pydantic import Field
-from scipy.stats import norm
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
@@ -17,6 +16,7 @@ from collapsekit.replay import EXACT_UP_TO, Coalitions, coalitions, credits
 from collapsekit.report import Curve, Result
 from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval, interval_array
+from collapsekit.stats.quantiles import normal
 
 REMOVED = "absent modalities taken together from other examples, the expectation averaged over {draws} of them"
 SAGE = "Covert et al. 2020 (SAGE), eq. 2 and 4; Shapley 1953"
@@ -56,7 +56,7 @@ def ends(full: float, leave_out: Tensor, extra_se: float, level: float) -> tuple
     low, high = interval(full, leave_out.tolist(), level)
     if extra_se == 0:
         return low, high
-    z = float(norm.ppf(0.5 + level / 2)) * extra_se
+    z = normal(0.5 + level / 2) * extra_se
     return full - ((full - low) ** 2 + z**2) ** 0.5, full + ((high - full) ** 2 + z**2) ** 0.5
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
@@ -23,6 +22,7 @@ from collapsekit.replay import Coalitions, coalitions, credits, leave_out_metric
 from collapsekit.report import Result
 from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval, ratio_interval
+from collapsekit.stats.quantiles import normal
 from collapsekit.stats.use import FLOOR, floor_of
 
 BALANCED = (
@@ -219,7 +219,7 @@ def _quotient(
     a, b = float(top[0]), float(bottom[0])
     value = min(cap, max(0.0, a / b))
     low, high = ratio_interval((a, top[1:].tolist()), (b, bottom[1:].tolist()), level, cap)
-    extra = float(norm.ppf(0.5 + level / 2)) * math.hypot(errors[0], value * errors[1]) / b
+    extra = normal(0.5 + level / 2) * math.hypot(errors[0], value * errors[1]) / b
     low, high = min(low, value), max(high, value)
     return value, max(0.0, value - math.hypot(value - low, extra)), min(cap, value + math.hypot(high - value, extra))
 

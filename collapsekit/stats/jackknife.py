@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from scipy.stats import t as student_t
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite
+from collapsekit.stats.quantiles import student
 
 _LOG_MAX = math.log(torch.finfo(torch.float64).max)
 
@@ -103,7 +103,7 @@ def ratio_interval(
         guess = 0.0 if a <= 0 else cap
     else:
         guess = min(cap, a / b)
-    scale = (count - 1) / count * float(student_t.ppf(0.5 + level / 2, count - 1)) ** 2
+    scale = (count - 1) / count * student(0.5 + level / 2, count - 1) ** 2
     aa, ab, bb = (scale * float((u * v).sum()) for u, v in ((x, x), (x, y), (y, y)))
 
     def within(r: float) -> bool:
@@ -137,5 +137,5 @@ def interval_array(full: Tensor, leave_out: Tensor, level: float = 0.95) -> tupl
         raise NumericsError(f"a confidence level lies between 0 and 1, found {level}: use 0.95.")
     deviation = leave_out - leave_out.mean(dim=0)
     se = ((count - 1) / count * deviation.square().sum(dim=0)).sqrt()
-    half = float(student_t.ppf(0.5 + level / 2, count - 1)) * se
+    half = student(0.5 + level / 2, count - 1) * se
     return finite(full - half, "the interval"), finite(full + half, "the interval")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
@@ -43,9 +43,17 @@ def auroc(scores: Tensor, y: Tensor) -> float:
         raise NumericsError(
             f"AUROC needs examples of both classes, found {n1} positive and {n0} negative: use another split."
         )
-    ranks = torch.from_numpy(rankdata(scores.cpu().numpy()))
-    wins = float(ranks[positive.cpu()].sum()) - n1 * (n1 + 1) / 2
-    return wins / (n0 * n1)
+    return _area(scores, positive)
+
+
+def _area(scores: Tensor, positive: Tensor) -> float:
+    """The same of finite float64 ``scores`` ("n") and bool ``positive`` ("n") of both classes."""
+    values, mine = scores.cpu().numpy(), positive.cpu().numpy()
+    ordered, n1 = np.sort(values), int(mine.sum())
+    # A rank is the mean of its ties' places: twice the sum of the positive ones' is a whole number.
+    ends = [int(np.searchsorted(ordered, values[mine], side).sum()) for side in ("left", "right")]
+    wins = (sum(ends) + n1) / 2 - n1 * (n1 + 1) / 2
+    return wins / ((len(values) - n1) * n1)
 
 
 def macro_auroc(scores: Tensor, y: Tensor) -> float:
@@ -61,7 +69,7 @@ def macro_auroc(scores: Tensor, y: Tensor) -> float:
         raise NumericsError(
             f"macro AUROC needs a label with both classes, found none of {scores.shape[1]}: use other data."
         )
-    return sum(auroc(scores[:, c], positive[:, c]) for c in mixed) / len(mixed)
+    return sum(_area(scores[:, c], positive[:, c]) for c in mixed) / len(mixed)
 
 
 def r2(pred: Tensor, y: Tensor) -> float:

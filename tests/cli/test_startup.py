@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,16 @@ def test_what_only_reads_a_report_imports_nothing_that_computes(
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert not imported & HEAVY
+
+
+def test_headers_and_refusals_are_shown_without_what_computes(tmp_path: Path) -> None:
+    header = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    (tmp_path / "page.pt").write_text("<!doctype html><html>not found</html>")
+    for arguments, code in ((("--no-values", "w.safetensors"), 0), (("page.pt",), 3)):
+        done, imported = _run(tmp_path, "inspect", *arguments)
+        assert done.returncode == code, done.stderr
+        assert not imported & HEAVY
 
 
 def test_importing_the_package_imports_nothing_else() -> None:

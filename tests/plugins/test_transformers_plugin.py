@@ -10,14 +10,17 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
-pytest.importorskip("transformers")
-pytest.importorskip("setuptools")
+NEEDS = ("transformers", "setuptools")  # asked for without importing them, which takes a second of every test run
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not all(map(find_spec, NEEDS)), reason=f"needs {' and '.join(NEEDS)}"),
+]
 
 PLUGIN = Path(__file__).parents[2] / "plugins" / "transformers"
 SCRIPT = Path(__file__).with_name("tiny_transformers.py")

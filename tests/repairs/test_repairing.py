@@ -395,9 +395,11 @@ def test_a_folder_without_a_repair_and_weights_of_another_model(
 
 
 def cli(*args: str | Path, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command; its reports are of the probes that decide."""
     monkeypatch.chdir(cwd)
     monkeypatch.setenv("COLLAPSEKIT_CACHE", str(cwd.parent / "cache"))
-    return CliRunner().invoke(app, ["repair", *map(str, args)], env={"COLUMNS": "80"}, prog_name="collapsekit")
+    with only_deciding():
+        return CliRunner().invoke(app, ["repair", *map(str, args)], env={"COLUMNS": "80"}, prog_name="collapsekit")
 
 
 def test_the_command_needs_no_checkpoint_and_writes_four_files(
