@@ -38,6 +38,7 @@ PAPER: dict[str, Any] = {
     "fresh_fusion": False,
     "warm_up": False,
     "settle": False,
+    "drop": 0.0,
     "finish": False,
 }
 

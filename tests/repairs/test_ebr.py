@@ -223,6 +223,7 @@ def test_the_paper_s_preset_and_single_options_over_it() -> None:
         "fresh_fusion": False,  # the function is what it was at first
         "warm_up": False,
         "settle": False,
+        "drop": 0.0,
         "finish": False,
     }
     other = EbrOptions(preset="paper", interleave=3, adversary=0.5, latent=40)
