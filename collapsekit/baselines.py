@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapter.base import Adapter
 from collapsekit.baseline_cache import baseline_key, load_baseline, store_baseline
-from collapsekit.checkpoint import Checkpoint, read_checkpoint
+from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.readout import Fold, Unimodal, fold, read_out

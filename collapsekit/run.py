@@ -21,7 +21,7 @@ from collapsekit import registry
 from collapsekit.adapter import Adapter, ModuleAdapter
 from collapsekit.adapter.build import model_kept, random_state_kept
 from collapsekit.baseline_cache import cache_folder
-from collapsekit.checkpoint import Checkpoint, read_checkpoint
+from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.config import Config, check_config, find_config, load_config
 from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError, did_you_mean
 from collapsekit.features import Features, extract

@@ -25,8 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from collapsekit.checkpoint import match_state_dict, read_checkpoint
 from collapsekit.checkpoint.mapping import mapped
+from collapsekit.checkpoint.match import match_state_dict
+from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.locate.child import as_data
 from collapsekit.locate.read import locate

@@ -16,7 +16,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from collapsekit import diagnose
-from collapsekit.checkpoint import read_checkpoint
+from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.report import Report
 from tests.problems import Late, Problem, make_problem
 

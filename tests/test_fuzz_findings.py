@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from collapsekit.checkpoint import read_checkpoint
+from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.errors import CollapsekitError
 from collapsekit.locate.distributed import _any_meet
 from collapsekit.locate.layout import Chunk

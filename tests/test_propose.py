@@ -369,7 +369,8 @@ def test_any_names_give_a_proposal_that_reads_back(shapes: dict[str, tuple[int, 
 
 
 def test_proposed_paths_of_a_real_checkpoint(tmp_path: Path) -> None:
-    from collapsekit.checkpoint import match_state_dict, read_checkpoint
+    from collapsekit.checkpoint.match import match_state_dict
+    from collapsekit.checkpoint.read import read_checkpoint
 
     net = nn.DataParallel(container())
     torch.save({"model": net.state_dict(), "epoch": 1}, tmp_path / "c.pt")

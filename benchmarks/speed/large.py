@@ -30,12 +30,12 @@ peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 peak = peak if sys.platform == "darwin" else peak * 1024
 print(json.dumps([time.perf_counter() - begin, peak, done.returncode, done.stderr[-2000:]]))
 """
-READ = "import sys; from collapsekit.checkpoint import read_checkpoint; read_checkpoint(sys.argv[1])"
+READ = "import sys; from collapsekit.checkpoint.read import read_checkpoint; read_checkpoint(sys.argv[1])"
 LOAD = """
 import sys, torch
 from torch import nn
 from collapsekit.adapter.build import load_weights
-from collapsekit.checkpoint import read_checkpoint
+from collapsekit.checkpoint.read import read_checkpoint
 model = nn.Module()
 count, width = int(sys.argv[2]), int(sys.argv[3])
 layers = (nn.Linear(width, width, bias=False, device="meta", dtype=torch.bfloat16) for _ in range(count))

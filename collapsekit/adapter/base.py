@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapter.build import build_model, features_path, insert_into, load_weights
 from collapsekit.adapter.pooling import pool_features
-from collapsekit.checkpoint import Checkpoint
+from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError
 from collapsekit.inserts import inserted_in

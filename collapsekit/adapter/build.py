@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.bounds import quoted
-from collapsekit.checkpoint import Checkpoint, match_state_dict
 from collapsekit.checkpoint.mapping import forget
+from collapsekit.checkpoint.match import match_state_dict
+from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.imports import import_object, importable_from, one_line

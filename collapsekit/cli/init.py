@@ -25,7 +25,7 @@ def init(
     trust_pickle: TrustPickle = None,
 ) -> None:
     """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
-    from collapsekit.checkpoint import read_checkpoint
+    from collapsekit.checkpoint.read import read_checkpoint
     from collapsekit.files import write_atomic
     from collapsekit.propose import config_text, propose
 

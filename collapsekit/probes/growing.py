@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapter.base import Adapter
-from collapsekit.checkpoint import read_checkpoint
+from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.config import SubsetConfig
 from collapsekit.errors import CollapsekitError, ConfigError, NumericsError, did_you_mean
 from collapsekit.features import Features, extract

@@ -8,7 +8,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from collapsekit.adapter.build import insert_into, load_weights
-from collapsekit.checkpoint import read_checkpoint
+from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.errors import ConfigError
 from collapsekit.files import write_atomic
 from collapsekit.repair_report import FILE, WEIGHTS, structure_of

@@ -18,7 +18,7 @@ from benchmarks.speed.large import peak, rows
 from benchmarks.speed.peers import MissingPeerError, Row
 from benchmarks.speed.reliance import make_game, reliance
 from benchmarks.speed.sparse import safetensors_file, sharded, torch_zip
-from collapsekit.checkpoint import read_checkpoint
+from collapsekit.checkpoint.read import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

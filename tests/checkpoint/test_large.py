@@ -16,9 +16,10 @@ from benchmarks.speed.large import LOAD, READ, peak
 from benchmarks.speed.sparse import WIDTH, safetensors_file, sharded, torch_zip
 from collapsekit.adapter.build import load_weights
 from collapsekit.checkpoint import describe as module
-from collapsekit.checkpoint import mapping, read_checkpoint
+from collapsekit.checkpoint import mapping
 from collapsekit.checkpoint.describe import describe
 from collapsekit.checkpoint.mapping import forget, mapped, mapped_in_turn
+from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.checkpoint.sandbox import look_into
 from collapsekit.cli import app
 from collapsekit.errors import RefusedError

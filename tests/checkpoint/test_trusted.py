@@ -15,7 +15,7 @@ import typer
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from collapsekit.checkpoint import read_checkpoint
+from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.checkpoint.trusted import digest_named
 from collapsekit.cli import app
 from collapsekit.config import load_config

@@ -22,8 +22,8 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from collapsekit.checkpoint import match_state_dict, read_checkpoint
-from collapsekit.checkpoint.read import Checkpoint
+from collapsekit.checkpoint.match import match_state_dict
+from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.cli import app
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
 from tests.hostile.assemble import good_zip

@@ -343,7 +343,7 @@ def test_terminal_colour_is_asked_for() -> None:
 @pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("kind", TEXTS)
 def test_hostile_names_do_not_act(kind: str) -> None:
-    text = shown("hostile", kind, False)  # as in a browser: to draw its figures takes longest
+    text = shown("hostile", kind)
     assert "::error" not in text
     assert "##[" not in text
     assert "<script" not in text or kind != "html"
@@ -581,7 +581,7 @@ def _nothing_but_ours(text: str) -> None:
 @pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("who", ["two", "hostile"])
 def test_page_is_balanced_and_inert(who: str) -> None:
-    text = shown(who, "html", who == "two")  # whose figures are drawn for other tests too
+    text = shown(who, "html")
     reader = Reader(text)
     assert not set(reader.tags) & ACTIVE
     assert not [a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "srcset", "action")]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from collapsekit.adapter import ModuleAdapter
 from collapsekit.adapter.base import Pass, Prediction, Recorded
 from collapsekit.adapter.build import random_state_kept, seed_everything
-from collapsekit.checkpoint import Checkpoint
+from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config import Config
 from collapsekit.sources import Batch
 from collapsekit_transformers.hub_config import make_model

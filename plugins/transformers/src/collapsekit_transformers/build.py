@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from collapsekit.adapter import ModuleAdapter
 from collapsekit.adapter.build import random_state_kept
-from collapsekit.checkpoint import Checkpoint
+from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config import Config, ModalityConfig, ModelConfig
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.registry import Options, adapter
