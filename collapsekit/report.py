@@ -72,6 +72,7 @@ class Result(_Frozen):
     curve: Curve | None = None
     note: str | None = None  # a caveat the reader needs: small n, a bound, what was dropped
     skipped: str | None = None
+    error: str | None = None  # where it was skipped for a fault of the program: the error's kind and place
 
     @model_validator(mode="after")
     def _value_or_reason(self) -> Result:
@@ -80,7 +81,16 @@ class Result(_Frozen):
             raise ValueError(f"result {self.name!r} needs either a value or curve, or `skipped` with the reason")
         if self.interval is not None and self.interval[0] > self.interval[1]:
             raise ValueError(f"result {self.name!r} has an interval whose ends are swapped")
+        if self.error is not None and self.skipped is None:
+            raise ValueError(f"result {self.name!r} has an error and no `skipped`")
         return self
+
+
+class ReportWarning(_Frozen):
+    """Something about the model, the data or the run that the numbers have to be read with."""
+
+    name: str  # "weights_changed_in_forward": a short key that stays the same over releases
+    sentence: str  # what was seen, and what it means for the numbers
 
 
 class ModalityVerdict(_Frozen):
@@ -119,6 +129,8 @@ class Report(_Frozen):
     summary: str  # one sentence for the whole
     modalities: dict[str, ModalityVerdict]
     results: tuple[Result, ...]
+    warnings: tuple[ReportWarning, ...] = ()
+    config: str | None = None  # path of the config file used, relative to the working directory; None: not from a file
     settings: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     _records: bytes | None = PrivateAttr(None)

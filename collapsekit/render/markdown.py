@@ -59,6 +59,10 @@ def _head(report: Report) -> Iterator[str]:
         f"{s.examples} examples, seed {s.seed}."
     )
     yield ""
+    for warning in report.warnings:
+        yield f"- **Warning:** {escape(warning.sentence)}"
+    if report.warnings:
+        yield ""
     rows = []
     for name, v in verdicts(report):
         missing = "<br>".join(f"{fmt(cost)} without {code(o)}" for o, cost in v.costs_if_missing.items())

@@ -66,6 +66,8 @@ def _headline(report: Report) -> Iterable[RenderableType]:
     yield Text.assemble((f"{MARKS[report.verdict]} {report.verdict.upper()}", style), "  ", report.summary)
     about = f"{s.checkpoint} · {s.task}, {s.metric} · {s.split} split, {s.examples} examples, seed {s.seed}"
     yield Text(about, style="dim")
+    for warning in report.warnings:
+        yield Text.assemble(("Warning: ", "bold yellow"), warning.sentence)
 
 
 def _verdict_table(report: Report, full: dict[str, str]) -> Table:

@@ -184,3 +184,14 @@ def test_numbers_at_the_ends_of_their_range_are_shown(make_report: MakeReport, s
     for name, draw in FORMATS.items():
         text = draw(report)
         assert not re.findall(r"\b(?:nan|inf|infinity)\b", text, re.IGNORECASE), name
+
+
+def test_warnings_stand_below_the_headline_in_every_format(make_report: MakeReport) -> None:
+    sentence = "3 of 50 test rows <b> are copies of train rows."
+    raw = make_report().model_dump() | {"warnings": [{"name": "copied_rows", "sentence": sentence}]}
+    report = Report.model_validate(raw)
+    text = terminal.render(report, width=200, color=False)
+    assert f"Warning: {sentence}" in text.splitlines()[2]
+    assert "- **Warning:** 3 of 50 test rows &lt;b&gt; are copies" in FORMATS["md"](report)
+    assert '<p class="warning"><b>Warning.</b> 3 of 50 test rows &lt;b&gt; are copies' in FORMATS["html"](report)
+    assert Report.from_json(FORMATS["json"](report)) == report
