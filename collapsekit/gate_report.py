@@ -5,22 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import to_jsonable_python
+from pydantic import Field, model_validator
 
-from collapsekit.bounds import json_text
+from collapsekit.contract import Contract, Frozen, Interval, Number, Positive, Share, read_json
 from collapsekit.errors import RefusedError
-from collapsekit.report import Interval, ModalityState, Number, OverallState, Subject, checked, read_json
+from collapsekit.report import ModalityState, OverallState, Subject
 
 State = Literal["passed", "failed", "inconclusive"]
 EXIT_CODES: dict[str, int] = {"passed": 0, "failed": 1, "inconclusive": 5}
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-
-class GateCheck(_Frozen):
+class GateCheck(Frozen):
     """One rule, or one number held against the baseline. Differences are worsenings: above 0 is worse."""
 
     name: str  # the rule as written; "use of audio", "accuracy"
@@ -33,28 +28,27 @@ class GateCheck(_Frozen):
     difference: Number | None = None
     interval: Interval | None = None  # of the difference
     margin: Number | None = None  # a difference under this is none to fail for
-    p: Number | None = Field(default=None, ge=0, le=1)
-    p_holm: Number | None = Field(default=None, ge=0, le=1)  # corrected for all comparisons of the gate
+    p: Share | None = None
+    p_holm: Share | None = None  # corrected for all comparisons of the gate
     detectable: Number | None = None  # the worsening that would have failed with 90 % probability
-    needed: int | None = None  # how many more runs (retrained) or examples (paired) would decide
+    needed: Positive | None = None  # how many more runs (retrained) or examples (paired) would decide
     unit: str | None = None
     definition: str
     source: str
 
 
-class Against(_Frozen):
+class Against(Frozen):
     """The baseline that was compared with."""
 
     situation: Literal["paired", "retrained"]
-    runs: int  # reports in it that were used
+    runs: Positive  # reports in it that were used
     because: str  # why paired, or retrained, in words
 
 
-class GateReport(_Frozen):
+class GateReport(Contract):
     """Checks, and the outcome that follows from them: failed where one failed, else inconclusive where one is or there is
     none, else passed. The exit code follows from the outcome."""
 
-    schema_version: Literal[1] = 1
     kind: Literal["gate"] = "gate"
     collapsekit: str
     outcome: State
@@ -65,8 +59,8 @@ class GateReport(_Frozen):
     checks: tuple[GateCheck, ...]
     against: Against | None = None
     notes: tuple[str, ...] = ()
-    settings: dict[str, Any] = {}
-    environment: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _outcome_follows(self) -> GateReport:
@@ -79,9 +73,9 @@ class GateReport(_Frozen):
         """0 passed, 1 failed, 5 inconclusive."""
         return EXIT_CODES[self.outcome]
 
-    def to_json(self) -> str:
-        """The report as JSON text, keys in schema order, no NaN or Inf."""
-        return json_text(self.model_dump(), default=to_jsonable_python) + "\n"
+    def contradiction(self) -> str | None:
+        """See :meth:`Contract.contradiction`."""
+        return None
 
     @classmethod
     def load(cls, path: str | Path) -> GateReport:
@@ -89,7 +83,7 @@ class GateReport(_Frozen):
         raw = read_json(path)
         if not isinstance(raw, dict) or raw.get("kind") != "gate":
             raise RefusedError(f"{path} is not of a gate: give a file that `collapsekit gate --format json` wrote.")
-        return checked(cls, raw, str(path))
+        return cls.from_data(raw, str(path))
 
 
 def outcome_of(states: list[State]) -> State:

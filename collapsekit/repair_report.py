@@ -5,31 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import to_jsonable_python
+from pydantic import Field, model_validator
 
-from collapsekit.bounds import json_text
+from collapsekit.contract import Contract, Count, Flag, Frozen, Interval, Number
 from collapsekit.errors import RefusedError
 from collapsekit.files import is_file
-from collapsekit.report import Interval, Number, Report, Result, checked, parse_json, read_json
+from collapsekit.report import Report, Result
 
 FILE = "repair.json"
 WEIGHTS = "model.safetensors"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-
-class LossCurve(_Frozen):
+class LossCurve(Frozen):
     """The losses of one stage: mean training loss of each epoch, and the held-out loss behind it (epoch 0: before)."""
 
     method: str
     stage: str
-    epochs: tuple[int, ...]
+    epochs: tuple[Count, ...]
     training: tuple[Number | None, ...]  # None: epoch 0, before any training
     held: tuple[Number, ...]
-    kept: int  # the epoch whose weights were kept
+    kept: Count  # the epoch whose weights were kept
     note: str | None = None  # e.g. that the learning rate was halved
 
     @model_validator(mode="after")
@@ -39,11 +34,11 @@ class LossCurve(_Frozen):
         return self
 
 
-class Check(_Frozen):
+class Check(Frozen):
     """One condition of acceptance, on the validation split."""
 
     name: str  # "metric", "score.audio"
-    passed: bool
+    passed: Flag
     before: Number | None
     after: Number | None
     difference: Number | None = None  # after - before
@@ -52,11 +47,11 @@ class Check(_Frozen):
     sentence: str  # what was found, in words
 
 
-Width = Annotated[int, Field(ge=1, le=2**20)]
-Channel = Annotated[int, Field(ge=0, lt=2**20)]
+Width = Annotated[Count, Field(ge=1, le=2**20)]
+Channel = Annotated[Count, Field(lt=2**20)]
 
 
-class _Insert(_Frozen):
+class _Insert(Frozen):
     modality: str
     path: str  # of the encoder whose place it takes
     part: str | int | None = None  # which part of what the encoder gives is its features
@@ -85,7 +80,7 @@ class ExchangeInsert(_Insert):
     given: Width  # the giver's channels
     to: Annotated[tuple[Channel, ...], Field(max_length=2**16)]
     source: Annotated[tuple[Channel, ...], Field(max_length=2**16)]
-    blend: Annotated[float, Field(gt=0, lt=1)]  # to begin with
+    blend: Annotated[Number, Field(gt=0, lt=1)]  # to begin with
 
     @property
     def weights(self) -> int:
@@ -113,13 +108,14 @@ def structure_of(checkpoint: Path) -> tuple[dict[str, Any], ...]:
     return tuple(record.model_dump() for record in structure)
 
 
-class RepairReport(_Frozen):
+class RepairReport(Contract):
     """A repair: settings, acceptance on the validation split, and reports before and after on the reported split.
 
     ``accepted`` follows from ``checks``; ``exported`` says whether weights were written all the same.
     """
 
-    schema_version: Literal[1] = 1
+    INNER = (("before",), ("after",), ("control",))
+
     kind: Literal["repair"] = "repair"
     collapsekit: str
     method: tuple[str, ...]  # in the order they ran
@@ -127,8 +123,8 @@ class RepairReport(_Frozen):
     repaired: tuple[str, ...]  # the modalities the repair was for
     base: str  # the checkpoint's name
     base_sha256: str
-    accepted: bool
-    exported: bool
+    accepted: Flag
+    exported: Flag
     checks: tuple[Check, ...]
     before: Report
     after: Report
@@ -137,8 +133,8 @@ class RepairReport(_Frozen):
     findings: tuple[Result, ...] = ()  # what methods noted down of their own, on training examples
     structure: tuple[Insert, ...] = ()  # what was put into the model, in order
     definitions: dict[str, str]  # method -> what it does and where that is from
-    settings: dict[str, Any] = {}
-    environment: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _follows(self) -> RepairReport:
@@ -149,21 +145,6 @@ class RepairReport(_Frozen):
                 raise ValueError("`structure` names a modality or an encoder twice")
         return self
 
-    def to_json(self) -> str:
-        """As JSON text, keys in schema order, no NaN or Inf."""
-        return json_text(self.model_dump(), default=to_jsonable_python) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, origin: str = FILE) -> RepairReport:
-        """Parse and check. Raises RefusedError naming the first thing that is wrong."""
-        return cls.from_data(parse_json(text, origin), origin)
-
-    @classmethod
-    def from_data(cls, raw: Any, origin: str = FILE) -> RepairReport:
-        """Check what a repair.json holds. Raises RefusedError naming the first thing that is wrong."""
-        return checked(cls, raw, origin, parts=("before", "after", "control"))
-
-    @classmethod
-    def load(cls, path: str | Path) -> RepairReport:
-        """Read a repair.json. Raises RefusedError where it cannot be read as one."""
-        return cls.from_data(read_json(path), str(path))
+    def contradiction(self) -> str | None:
+        """See :meth:`Contract.contradiction`."""
+        return None

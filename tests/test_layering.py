@@ -15,6 +15,8 @@ ORDER = [
     "storage",
     "files",
     "bounds",
+    "contract",
+    "report_parts",
     "report",
     "repair_report",
     "gate_report",
@@ -65,9 +67,11 @@ ALONE = {
     "stats": {"errors"},
     "locate": {"errors", "bounds"},
     "render": {"errors", "files", "bounds", "report", "repair_report", "gate_report", "gate", "compare"},
-    "report": {"errors", "files", "bounds"},
-    "compare": {"errors", "files", "bounds", "report", "stats"},
-    "gate": {"errors", "files", "bounds", "report", "gate_report", "records", "stats"},
+    "contract": {"errors", "files", "bounds"},
+    "report_parts": {"contract"},
+    "report": {"contract", "report_parts"},
+    "compare": {"errors", "files", "bounds", "contract", "report", "stats"},
+    "gate": {"errors", "files", "bounds", "contract", "report", "gate_report", "records", "stats"},
 }
 MODULES = sorted(p for p in ROOT.rglob("*.py"))
 

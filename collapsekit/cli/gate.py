@@ -204,9 +204,10 @@ def _check_rules(rules: tuple[str, ...] | None) -> None:
 
 def _report_at(path: Path | None) -> Report | None:
     """The report at the path, with the records beside it; None where it is no report, but a checkpoint."""
+    from collapsekit.contract import read_json
     from collapsekit.records import load_records
     from collapsekit.repair_report import RepairReport
-    from collapsekit.report import Report, read_json
+    from collapsekit.report import Report
 
     if path is not None and os.path.isdir(path) and os.path.lexists(path / "report.json"):  # noqa: PTH112
         path = path / "report.json"

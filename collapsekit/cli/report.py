@@ -50,7 +50,8 @@ def report(
 
 def _read(path: Path) -> Report | RepairReport:
     """The report at ``path``, or in a folder: of a diagnosis or of a repair, told by its content."""
-    from collapsekit.report import Report, read_json
+    from collapsekit.contract import read_json
+    from collapsekit.report import Report
 
     if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name too long
         names = ("report.json", "repair.json")

@@ -4,66 +4,63 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import to_jsonable_python
+from pydantic import Field, model_validator
 
-from collapsekit.bounds import json_text
-from collapsekit.report import Interval, Number
+from collapsekit.contract import Contract, Count, Flag, Frozen, Interval, Number, Positive, Share, Whole
+from collapsekit.report import ModalityState, OverallState
 
 Better = Literal["lower", "higher"]
 Pairs = Literal["training seed", "name", "order"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-
-class RunOf(_Frozen):
+class RunOf(Frozen):
     """One report of a column."""
 
     name: str  # of its folder or file; what runs may be paired by
     path: str
     checkpoint: str
     sha256: str
-    training_seed: int | None = None
+    training_seed: Whole | None = None
 
 
-class Column(_Frozen):
+class Column(Frozen):
     """One report, or several runs of one method."""
 
     name: str
     runs: tuple[RunOf, ...]
-    pairs: int | None = None  # runs matched with runs of the reference; null where it is not tested
+    pairs: Count | None = None  # runs matched with runs of the reference; null where it is not tested
 
 
-class Test(_Frozen):
+class Test(Frozen):
     """A two-sided Wilcoxon signed-rank test of a cell's column against the reference, over matched runs."""
 
     __test__ = False  # no test of ours, whatever pytest reads from the name
 
-    pairs: int
-    differing: int  # pairs that are not equal; p is 1 where none is
+    pairs: Positive
+    differing: Count  # pairs that are not equal; p is 1 where none is
     difference: Number | None  # mean of this column minus the reference, over these pairs
-    p: Number = Field(ge=0, le=1)
-    p_holm: Number = Field(ge=0, le=1)
-    exact: bool  # else the normal approximation
-    significant: bool  # p_holm is at most alpha
+    p: Share
+    p_holm: Share
+    exact: Flag  # else the normal approximation
+    significant: Flag  # p_holm is at most alpha
 
 
-class Cell(_Frozen):
+class Cell(Frozen):
     """What a column says in a row."""
 
     value: Number | None = None  # the mean where there are several runs
     sd: Number | None = None  # over runs, n - 1 in the denominator; null with fewer than two
     interval: Interval | None = None  # of a single run
-    runs: int = 0  # that had a value, or a verdict
-    states: dict[str, int] = {}  # verdict to how many runs have it, in rows of verdicts
+    runs: Count = 0  # that had a value, or a verdict
+    states: dict[ModalityState | OverallState, Positive] = Field(
+        default_factory=dict
+    )  # verdict to how many runs have it, in rows of verdicts
     missing: str | None = None  # why there is nothing
-    best: bool = False
+    best: Flag = False
     test: Test | None = None
 
 
-class Row(_Frozen):
+class Row(Frozen):
     """One number, or verdict, across columns; ``cells`` follows ``Comparison.columns``."""
 
     part: Literal["verdict", "result"]
@@ -79,28 +76,27 @@ class Row(_Frozen):
     cells: tuple[Cell, ...]
 
 
-class Testing(_Frozen):
+class Testing(Frozen):
     """What was tested, and how."""
 
     __test__ = False
 
     reference: str  # name of a column
     pairing: Pairs
-    tests: int  # made, which Holm's correction is over
-    alpha: Number
+    tests: Count  # made, which Holm's correction is over
+    alpha: Share
     family: str  # the same in words
 
 
-class Comparison(_Frozen):
+class Comparison(Contract):
     """Reports of the same task, metric, split, examples and modalities side by side; frozen."""
 
-    schema_version: Literal[1] = 1
     kind: Literal["comparison"] = "comparison"
     collapsekit: str
     task: str
     metric: str
     split: str
-    examples: int
+    examples: Positive
     modalities: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -114,6 +110,6 @@ class Comparison(_Frozen):
                 raise ValueError(f"row {row.name!r} has {len(row.cells)} cells for {len(self.columns)} columns")
         return self
 
-    def to_json(self) -> str:
-        """The comparison as JSON text, keys in schema order, no NaN or Inf."""
-        return json_text(self.model_dump(), default=to_jsonable_python) + "\n"
+    def contradiction(self) -> str | None:
+        """See :meth:`Contract.contradiction`."""
+        return None

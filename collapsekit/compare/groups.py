@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collapsekit.bounds import quoted
+from collapsekit.contract import read_json
 from collapsekit.errors import ConfigError, RefusedError
-from collapsekit.report import Report, Result, read_json
+from collapsekit.report import Report, Result
 
 MOST_RUNS = 1_000
 REPORT = "report.json"

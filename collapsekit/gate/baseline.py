@@ -8,24 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic_core import to_jsonable_python
+from pydantic import model_validator
 
 import collapsekit
-from collapsekit.bounds import json_text
+from collapsekit.contract import MOST_BYTES, Contract, Frozen, read_json
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.files import is_file
 from collapsekit.records import Records, digest, load_records
-from collapsekit.report import MOST_BYTES, Report, checked, read_json
+from collapsekit.report import Report
 
 _KEPT = ("training_seed", "examples", "records", "profile")  # settings that the gate reads
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-
-class Run(_Frozen):
+class Run(Frozen):
     """One earlier report without its curves, and its records (base64 of their file) where they were kept."""
 
     report: Report
@@ -49,10 +44,11 @@ class Run(_Frozen):
         return Records.from_bytes(data, "the baseline's records")
 
 
-class Baseline(_Frozen):
+class Baseline(Contract):
     """Runs that can be compared: same task, metric, modalities, split and examples, same definitions."""
 
-    schema_version: Literal[1] = 1
+    INNER = (("runs", "*", "report"),)
+
     kind: Literal["baseline"] = "baseline"
     collapsekit: str
     runs: tuple[Run, ...]
@@ -70,7 +66,7 @@ class Baseline(_Frozen):
     def to_json(self) -> str:
         """The baseline as JSON text; the same reports in the same order give the same bytes. Raises ConfigError where it
         would be more than is read."""
-        text = json_text(self.model_dump(), default=to_jsonable_python) + "\n"
+        text = super().to_json()
         if len(text) > MOST_BYTES:
             raise ConfigError(
                 f"the baseline would be over {MOST_BYTES:,} bytes, the most that is read: leave out the records "
@@ -88,11 +84,11 @@ class Baseline(_Frozen):
         raw = read_json(path)
         if not isinstance(raw, dict) or raw.get("kind") != "baseline":
             raise RefusedError(f"{path} is not a baseline: give a file that `collapsekit baseline create` wrote.")
-        runs = raw.get("runs")
-        inner = [r.get("report") for r in runs if isinstance(r, dict)] if isinstance(runs, list) else []
-        for report in inner:  # bounds on what the schema says nothing of
-            checked(Report, report, f"a report in {path}")
-        return checked(cls, raw, str(path))
+        return cls.from_data(raw, str(path))
+
+    def contradiction(self) -> str | None:
+        """See :meth:`Contract.contradiction`."""
+        return None
 
 
 def seed_of(report: Report) -> int | None:

@@ -78,13 +78,13 @@ def test_a_file_is_what_stdout_would_be(folder: Path, cli: Run, name: str) -> No
         (["a", "b", "-o", "a"], 2, "cannot be written"),
         (["a", "bad.json"], 3, "is not JSON"),
         (["a", "x=bad.json,b"], 3, "is not JSON"),
-        (["a", "future.json"], 3, "schema_version 2"),
+        (["a", "future.json"], 3, "schema_version 3"),
     ],
 )
 def test_exit_codes(folder: Path, cli: Run, arguments: list[str], code: int, said: str) -> None:
     write(folder / "other", make(task="regression"))
     (folder / "bad.json").write_text("no\x1b[31m")
-    (folder / "future.json").write_text('{"schema_version": 2}')
+    (folder / "future.json").write_text('{"schema_version": 3}')
     done = cli("compare", *arguments, cwd=folder)
     assert done.returncode == code, done.stderr
     assert said in " ".join(done.stderr.replace("│", " ").split())

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collapsekit.config import load_config
+from collapsekit.contract import Contract
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.report import Report
 from tests.fuzz import gate, mutate, seeds
 from tests.fuzz.invariant import check_archive, check_locate, check_sentence
 from tests.hostile.assemble import FLOATS, MAGIC, SYSTEM, VERSION, good_members
+from tests.resealing import resealed
 
 Mutator = Callable[[bytes, random.Random, int, mutate.Mutate], bytes]
 
@@ -172,6 +174,19 @@ def _config_changed(data: bytes, rng: random.Random, most: int, own: mutate.Muta
 
 def _report(folder: Path, data: bytes) -> None:
     path = folder / "report.json"
+    for text in (data, *_resealed(Report, data)):
+        _one_report(path, text)
+
+
+def _resealed(kind: type[Contract], data: bytes) -> list[bytes]:
+    """The same with its digests made again, where it is JSON, so that what is behind them is reached."""
+    try:
+        return [resealed(kind, json.loads(data)).encode()]
+    except (ValueError, RecursionError, UnicodeDecodeError):
+        return []
+
+
+def _one_report(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     try:
         report = Report.load(path)

@@ -328,7 +328,7 @@ def test_numbers_as_long_as_they_get_are_not_cut_off() -> None:
         for result in raw[part]["results"]:
             if result["value"] is not None and result["interval"] is not None:
                 result |= {"value": 0.01234, "interval": [-0.01234, 0.03456]}
-    report = RepairReport.from_json(json.dumps(raw))
+    report = RepairReport.model_validate(raw)
     for line in repair_terminal.render(report, width=80).splitlines():
         assert not re.search(r"~?(bet|bett|bette|wor|wors|~w|~b|~wo|~be)$", line), line
 

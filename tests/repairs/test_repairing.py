@@ -38,6 +38,7 @@ from collapsekit.settings import Progress
 from collapsekit.sources import by_split
 from tests.conftest import joint_trained_briefly
 from tests.problems import Late, adapt, make_arrays, make_problem, train
+from tests.resealing import resealed
 
 ROOT = Path(__file__).parents[2]
 WIDTHS = {"image": 5, "audio": 4}
@@ -120,7 +121,7 @@ def test_the_report_reads_back_the_same_and_follows_from_its_checks(mended: tupl
     raw = json.loads(text)
     raw["accepted"] = False
     with pytest.raises(RefusedError, match="`accepted` does not follow"):
-        RepairReport.from_json(json.dumps(raw))
+        RepairReport.from_json(resealed(RepairReport, raw))
     deep: list[Any] = []
     for _ in range(200):
         deep = [deep]
@@ -132,8 +133,8 @@ def test_the_report_reads_back_the_same_and_follows_from_its_checks(mended: tupl
         holder["settings"]["x"] = deep
         with pytest.raises(RefusedError, match="in its settings or environment: it is nested more than 100 levels"):
             RepairReport.from_json(json.dumps(raw))
-    with pytest.raises(RefusedError, match="has schema_version 2, this collapsekit reads 1"):
-        RepairReport.from_json(text.replace('"schema_version": 1', '"schema_version": 2', 1))
+    with pytest.raises(RefusedError, match="has schema_version 3, this collapsekit reads 1 and 2"):
+        RepairReport.from_json(text.replace('"schema_version": 2', '"schema_version": 3', 1))
 
 
 def test_weights_load_into_the_user_s_model_with_and_without_collapsekit(
