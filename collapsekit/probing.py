@@ -61,8 +61,8 @@ def warnings_of(results: Sequence[Result]) -> tuple[ReportWarning, ...]:
     return tuple(
         ReportWarning(
             name=FAILED,
-            sentence=f"The probe {name} measured nothing, as an error ended it ({r.error}): no verdict and no rule that needs "
-            "it can pass.",
+            sentence=f"The probe {name} measured nothing, as an error ended it ({r.error}): no verdict and no rule that "
+            "needs it can pass.",
         )
         for name, r in ended.items()
     )
