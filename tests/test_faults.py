@@ -16,6 +16,8 @@ from collapsekit.errors import ConfigError, DataError, FaultError
 from collapsekit.gate import gate
 from collapsekit.gate.baseline import make_baseline, make_run
 from collapsekit.probing import FAILED, RAISE, fault_code
+from collapsekit.records import Records
+from collapsekit.replay import Coalitions
 from tests.faulty import fail, mine, swallowed
 from tests.problems import Problem, make_problem
 
@@ -129,3 +131,16 @@ def test_nothing_passes_where_a_deciding_probe_failed(
     baseline = make_baseline([make_run(sound, sound.records)])
     assert gate(report, baseline=baseline).outcome != "passed"
     assert gate(sound, baseline=baseline).outcome == "passed"
+
+
+def test_records_are_made_without_what_failed(
+    problem: Problem, swallowed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: object) -> None:
+        raise RuntimeError("no kernel for it")
+
+    monkeypatch.setattr(Coalitions, "_learn", broken)  # which the records of reliance and utilisation are made of too
+    report = quick(problem, "reliance", "utilisation", "vif")
+    assert len(report.warnings) == 2
+    assert report.records is not None
+    assert set(Records.from_bytes(report.records, "records").columns) == {"loss", "metric"}
