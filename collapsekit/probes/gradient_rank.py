@@ -198,7 +198,7 @@ def _in_agop(
                 yield make(skipped=reason)
             continue
         assert site.layer is not None
-        weight = site.layer.weight.detach().double().cpu()
+        weight = site.layer.weight.detach().cpu().double()
         try:
             if modality is not None:
                 yield _aligned(alignment, weight, columns, agop, options, settings)
