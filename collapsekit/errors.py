@@ -32,6 +32,12 @@ class NothingEvaluatedError(CollapsekitError):
     exit_code = 5
 
 
+class FaultError(CollapsekitError):
+    """A fault of collapsekit itself left nothing to go on with; its traceback was told already (exit 4)."""
+
+    exit_code = 4
+
+
 class NumericsError(CollapsekitError, ValueError):
     """A pure function was given input it is not defined on; probes turn it into ``skipped``."""
 

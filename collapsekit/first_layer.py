@@ -17,6 +17,7 @@ from collapsekit.adapter.build import seed_everything
 from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.replay import CHUNK, donors
+from collapsekit.stats.checks import doubled
 from collapsekit.stats.gradients import outer_product_sum
 from collapsekit.world import current
 
@@ -65,7 +66,7 @@ def outputs_of(adapter: Adapter, features: Features, rows: Tensor, swap: Mapping
 
 def loss_of(adapter: Adapter, features: Features, rows: Tensor, swap: Mapping[str, Tensor] | None = None) -> Tensor:
     """Sum of the examples' training loss, float64 from the outputs on."""
-    outputs = outputs_of(adapter, features, rows, swap).double()
+    outputs = doubled(outputs_of(adapter, features, rows, swap))
     return adapter.task.training_loss(outputs, features.targets[rows].to(outputs.device)) * len(rows)
 
 
@@ -151,10 +152,10 @@ def _drive(adapter: Adapter, features: Features, name: str, layer: nn.Linear, ot
     """Mean squared change of each input of the layer when one modality by itself is of other examples, (m, d)."""
     rows = torch.arange(min(CHUNK, len(features)))
     enter = partial(entering, adapter, features, rows, modules={name: layer})
-    before = enter(swap={})[name][0].double()
+    before = doubled(enter(swap={})[name][0])
     out = []
     for m in features.modalities:
-        change = enter(swap={m: other[rows]})[name][0].double() - before
+        change = doubled(enter(swap={m: other[rows]})[name][0]) - before
         out.append(change.square().reshape(-1, change.shape[-1]).mean(0).cpu())
     return torch.stack(out)
 
@@ -194,7 +195,7 @@ def loss_gradient(
 def _flat(found: Sequence[Tensor | None], weights: Sequence[nn.Parameter]) -> Tensor:
     """Gradients side by side, float64; zeros where one does not reach."""
     both = zip(found, weights, strict=True)
-    return torch.cat([(torch.zeros_like(w) if g is None else g).detach().double().cpu().reshape(-1) for g, w in both])
+    return torch.cat([(torch.zeros_like(w) if g is None else g).detach().cpu().double().reshape(-1) for g, w in both])
 
 
 def outer_products(
@@ -204,7 +205,7 @@ def outer_products(
     weights, (r, r), of the model's outputs or the loss (``of``). They are Wᵀ δ δᵀ W, δ the gradient by what leaves the
     layer: what bypasses the layer does not count."""
     assert site.layer is not None
-    weight = site.layer.weight.detach().double().cpu()
+    weight = site.layer.weight.detach().cpu().double()
     total = weight.new_zeros(len(weight), len(weight))
     generator = torch.Generator().manual_seed(seed + group)
     left: list[Tensor] = []

@@ -1,68 +1,153 @@
-"""Running one probe: what it cannot measure is skipped with the reason, what a user's own does wrong is said."""
+"""Running one probe: what it cannot measure is skipped with the reason, and so is what an error that nobody foresaw ends."""
 
 from __future__ import annotations
 
+import os
+import pkgutil
+import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+import collapsekit
 from collapsekit.adapter.base import Adapter
-from collapsekit.errors import CollapsekitError, ConfigError, NumericsError
+from collapsekit.errors import CollapsekitError, ConfigError, FaultError, NumericsError
 from collapsekit.features import Features
 from collapsekit.registry import ProbeSpec
-from collapsekit.report import Result
+from collapsekit.report import Report, ReportWarning, Result
 from collapsekit.settings import Settings
+from collapsekit.world import current
+
+RAISE = "COLLAPSEKIT_RAISE"  # set to anything: errors that nobody foresaw are raised, so that no test passes on one
+FAILED = "probe_failed"  # the warning's name
+HOME = Path(collapsekit.__file__).parent
+
+
+class ContractError(ConfigError):
+    """A probe gave something that is no result of it."""
 
 
 def run_probe(spec: ProbeSpec, adapter: Adapter, features: Features, settings: Settings) -> list[Result]:
-    """Results of one probe. Raises ConfigError for a user's own probe that fails or breaks the contract."""
-    own = spec.run.__module__.startswith("collapsekit.")
+    """Results of one probe. Of one that fails in a way nobody foresaw it is a single one, skipped, that names the error's
+    kind and place: what it gave until then is dropped, as half of it must not pass for the whole.
+
+    Raises CollapsekitErrors of the probe as they are. Several processes at one job would no longer be at one place after
+    an error: there, and where the environment has COLLAPSEKIT_RAISE, it is raised, of a user's own probe as ConfigError.
+    """
+    try:
+        return _results(spec, adapter, features, settings)
+    except Exception as e:
+        if isinstance(e, CollapsekitError) and not isinstance(e, ContractError):
+            raise
+        if current().size > 1 or os.environ.get(RAISE):
+            if is_ours(spec) or isinstance(e, ContractError):
+                raise
+            raise ConfigError(f"probe {spec.name!r} failed{_at(spec, e)}: {_what(e)}.") from e
+        settings.progress.fault(f"{_told(spec, e)}\n{''.join(traceback.format_exception(e))}")
+        return [_failed(spec, e)]
+
+
+def is_ours(spec: ProbeSpec) -> bool:
+    """Whether the probe is one of collapsekit's own, not a user's."""
+    return spec.run.__module__.startswith("collapsekit.")
+
+
+def warnings_of(results: Sequence[Result]) -> tuple[ReportWarning, ...]:
+    """A warning for each probe that an error ended."""
+    ended = {r.probe: r for r in results if r.error is not None}
+    return tuple(
+        ReportWarning(
+            name=FAILED,
+            sentence=f"The probe {name} measured nothing, as an error ended it ({r.error}): no verdict and no rule that "
+            "needs it can pass.",
+        )
+        for name, r in ended.items()
+    )
+
+
+def fault_code(*reports: Report | None) -> int:
+    """The exit code of a command that made these reports: that of a fault where a probe of collapsekit's own was ended by an
+    error, that of a config error where only a user's own was, else 0."""
+    ended = {r.probe for report in reports if report is not None for r in report.results if r.error is not None}
+    if not ended:
+        return 0
+    ours = {module.name for module in pkgutil.iter_modules([str(HOME / "probes")])}
+    return FaultError.exit_code if ended & ours else ConfigError.exit_code
+
+
+def _results(spec: ProbeSpec, adapter: Adapter, features: Features, settings: Settings) -> list[Result]:
     done: list[Result] = []
     try:
         made: Iterable[Any] = spec.run(adapter, features, settings=settings)
         if not isinstance(made, Iterable):
-            raise ConfigError(f"probe {spec.name!r} gave {type(made).__name__}, expected Results: yield them.")
+            raise ContractError(f"probe {spec.name!r} gave {type(made).__name__}, expected Results: yield them.")
         for result in made:
             _check(spec, result, features, done)
             done.append(result)
     except NumericsError as e:
-        reason = str(e).rstrip(".")
-        done.append(
-            Result(name=spec.name, probe=spec.name, definition=spec.definition, source=spec.source, skipped=reason)
-        )
-    except (CollapsekitError, KeyboardInterrupt):
-        raise
-    except Exception as e:
-        if own:
-            raise
-        raise ConfigError(f"probe {spec.name!r} failed{_where(e)}: {_what(e)}.") from e
+        done.append(_skipped(spec, str(e).rstrip(".")))
     if not done:
-        raise ConfigError(f"probe {spec.name!r} gave no results: yield at least one, or one that is `skipped`.")
+        raise ContractError(f"probe {spec.name!r} gave no results: yield at least one, or one that is `skipped`.")
     return done
+
+
+def _skipped(spec: ProbeSpec, reason: str, error: str | None = None) -> Result:
+    return Result(
+        name=spec.name,
+        probe=spec.name,
+        definition=spec.definition,
+        source=spec.source,
+        skipped=reason,
+        error=error,
+    )
+
+
+def _failed(spec: ProbeSpec, error: Exception) -> Result:
+    """What stands in the report: kind and place, and not what the error says, which may differ from run to run."""
+    where = f"{type(error).__name__}{_at(spec, error).replace(' at ', ' in ', 1)}"
+    whose = "a fault of collapsekit" if is_ours(spec) else "an error in it"
+    return _skipped(spec, f"{whose} ended the probe", where)
+
+
+def _told(spec: ProbeSpec, error: Exception) -> str:
+    if is_ours(spec):
+        return (
+            f"internal error in probe {spec.name!r}: {type(error).__name__}: {error}. This is a fault of collapsekit; the "
+            "rest goes on, and the report says so. Please report it with this:"
+        )
+    return f"probe {spec.name!r} failed{_at(spec, error)}: {_what(error)}. The rest goes on, and the report says so."
 
 
 def _check(spec: ProbeSpec, result: Any, features: Features, before: list[Result]) -> None:
     if not isinstance(result, Result):
-        raise ConfigError(f"probe {spec.name!r} gave {type(result).__name__}, expected collapsekit.Result.")
+        raise ContractError(f"probe {spec.name!r} gave {type(result).__name__}, expected collapsekit.Result.")
     if result.probe != spec.name:
-        raise ConfigError(f"probe {spec.name!r} gave a result that says it is of probe {result.probe!r}.")
+        raise ContractError(f"probe {spec.name!r} gave a result that says it is of probe {result.probe!r}.")
     for modality in (result.modality, result.versus):
         if modality is not None and modality not in features.modalities:
             known = ", ".join(features.modalities)
-            raise ConfigError(f"probe {spec.name!r} gave a result about {modality!r}: the model has {known}.")
+            raise ContractError(f"probe {spec.name!r} gave a result about {modality!r}: the model has {known}.")
     key = (result.name, result.modality, result.versus)
     if any((r.name, r.modality, r.versus) == key for r in before):
-        raise ConfigError(f"probe {spec.name!r} gave {result.name!r} twice for the same modality: names must differ.")
+        raise ContractError(f"probe {spec.name!r} gave {result.name!r} twice for the same modality: names must differ.")
 
 
-def _where(error: BaseException) -> str:
-    """Where in the user's own file it failed: the last frame outside the packages."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
-    own = [f for f in frames if Path(f.filename).parent.name not in ("collapsekit", "stats", "adapter", "probes")]
-    return f" at {Path(own[-1].filename).name} line {own[-1].lineno}" if own else ""
+def _at(spec: ProbeSpec, error: BaseException) -> str:
+    """Where it failed, as " at FILE line N": in collapsekit the last line of its own, else the last in the user's file, or
+    that file where the error comes from what it gave."""
+    frames = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    if is_ours(spec):
+        own = [(path.relative_to(HOME.parent).as_posix(), line) for path, line in frames if path.is_relative_to(HOME)]
+    else:
+        outside = [(path, line) for path, line in frames if "site-packages" not in path.parts]
+        own = [(path.name, line) for path, line in outside if not path.is_relative_to(HOME)]
+    if own:
+        return f" at {own[-1][0]} line {own[-1][1]}"
+    file = getattr(sys.modules.get(spec.run.__module__), "__file__", None)
+    return f" at {Path(file).name}" if file else ""
 
 
 def _what(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from collapsekit.features import Features, extract
 from collapsekit.imports import import_object
 from collapsekit.in_memory import with_data
 from collapsekit.probes.reliance import RelianceOptions, game_of
-from collapsekit.probing import run_probe
+from collapsekit.probing import run_probe, warnings_of
 from collapsekit.recording import records_of
 from collapsekit.records import digest
 from collapsekit.registry import Options, ProbeSpec
@@ -113,7 +113,8 @@ def diagnose(
         base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)
         results = _results(chosen, adapter, features, base)
         subject = _subject(adapter, features, where, seed)
-        records = _records(adapter, features, base, {spec.name for spec in chosen})
+        failed = {r.probe for r in results if r.error is not None}
+        records = _records(adapter, features, base, {spec.name for spec in chosen} - failed)
     flags: dict[str, Any] = {"split": where, "seed": seed, "profile": profile, "device": device, "limit": limit}
     typed = {**flags, "training-seed": training_seed, "subsets": subsets or None, "trust-pickle": trust_pickle}
     settings = {
@@ -174,7 +175,8 @@ def _how_read(read: Checkpoint | None) -> dict[str, str]:
 
 
 def _report(subject: Subject, results: list[Result], settings: dict[str, Any]) -> Report:
-    if all(r.skipped is not None for r in results):
+    warnings = warnings_of(results)
+    if all(r.skipped is not None for r in results) and not warnings:
         why = next((r.skipped for r in results), "no probe was chosen")
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
     overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
@@ -185,6 +187,7 @@ def _report(subject: Subject, results: list[Result], settings: dict[str, Any]) -
         summary=summary,
         modalities=verdicts,
         results=tuple(results),
+        warnings=warnings,
         settings=settings,
         environment=_environment(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,10 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One sentence the user should see before or while something expensive runs."""
+
+    def fault(self, text: str) -> None:
+        """An error that nobody foresaw, with its traceback: what is quiet is told of it too."""
+        logging.getLogger("collapsekit").error(text)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ INFORMATIVE = 0.01  # share of the prior loss a readout alone has to gain, or th
 NOTHING = 0.02  # share of the prior loss that either has to be surely under for a modality to say nothing
 TWICE = 2.0  # the ratio is given up to this
 KEPT = 0.7  # part of what its encoder can learn alone from which a collapsed modality is said to be lost later
+DECIDING = ("reliance", "utilisation")  # probes without which there is no verdict that could pass
 SHARE = 0.02  # share of all credit under which a modality that says nothing alone counts as not used
 
 
@@ -48,13 +49,26 @@ def judge(
     """Overall verdict, a sentence for the whole, and one verdict a modality, from results alone."""
     known = list(results)
     each = {m: _judge_one(_Evidence(known, m), m, modalities, metric) for m in modalities}
+    ended = dict.fromkeys(r.probe for r in known if r.error is not None and r.probe in DECIDING)
+    if ended:
+        each = {m: _undecided(v, m, " and ".join(ended)) for m, v in each.items()}
     overall = _overall([v.verdict for v in each.values()])
     summary = _summary(overall, each)
-    if not {"utilisation.credit", "reliance.shapley"} & {r.name for r in known}:
+    if not ended and not {"utilisation.credit", "reliance.shapley"} & {r.name for r in known}:
         summary = "No verdict was asked for: neither reliance nor utilisation ran."
     elif _no_better_than_guessing(known):
         summary += " As a whole it predicts no better than a constant guess."
     return overall, summary, each
+
+
+def _undecided(found: ModalityVerdict, name: str, ended: str) -> ModalityVerdict:
+    """What an error in a deciding probe leaves of a verdict: a collapse that the other shows, and nothing that passes."""
+    if found.verdict == "collapsed":
+        return found
+    reason = (
+        f"Whether the model uses {name} is not known, because an error ended {ended}: see its `error` in the results."
+    )
+    return found.model_copy(update={"verdict": "inconclusive", "reason": reason})
 
 
 def _no_better_than_guessing(results: Sequence[Result]) -> bool:

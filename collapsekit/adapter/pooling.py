@@ -32,9 +32,9 @@ def pool_features(
     tokens = x.flatten(1, -2) if last else x.flatten(2).transpose(1, 2)  # n t d
     keep = _keep(tokens, mask, what)
     if how == "first":
-        return tokens[torch.arange(len(x)), keep.int().argmax(1)]
+        return tokens[torch.arange(len(x), device=x.device), keep.int().argmax(1)]
     if how == "last":
-        return tokens[torch.arange(len(x)), keep.shape[1] - 1 - keep.flip(1).int().argmax(1)]
+        return tokens[torch.arange(len(x), device=x.device), keep.shape[1] - 1 - keep.flip(1).int().argmax(1)]
     if how == "max":
         return tokens.masked_fill(~keep[..., None], -torch.inf).amax(1)
     weight = keep.to(tokens.dtype)[..., None]

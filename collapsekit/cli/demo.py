@@ -32,12 +32,15 @@ def demo(
     with progress(quiet) as shown:
         shown.note("Training a model on four views of 1,200 handwritten digits (UCI Multiple Features) ...")
         from collapsekit.demo import make_demo
+        from collapsekit.probing import fault_code
         from collapsekit.run import diagnose
 
         checkpoint = make_demo(folder, seed, shown)
         report = diagnose(checkpoint, seed=seed, progress=shown)
         shown.step("writing the report", 0, None)
         write_report(report, folder / "report", None, False, None)
+    if code := fault_code(report):
+        raise typer.Exit(code)
     if quiet:
         return
     show(report)

@@ -183,7 +183,12 @@ def write_report(
 
 
 def judge_exit(report: Report, fail_on: list[FailOn], *, quiet: bool = False) -> None:
-    """Exit 1 when a verdict in ``fail_on`` was given, 5 when the evidence does not decide; never a silent pass."""
+    """Exit 4 (a user's own: 2) when an error ended a probe, 1 when a verdict in ``fail_on`` was given, 5 when the evidence
+    does not decide; never a silent pass."""
+    from collapsekit.probing import fault_code
+
+    if code := fault_code(report):
+        raise typer.Exit(code)
     if not fail_on:
         return
     met = [m for m, v in report.modalities.items() if v.verdict in {f.value for f in fail_on}]

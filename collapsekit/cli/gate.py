@@ -94,7 +94,7 @@ def gate(
     held = Baseline.load(against) if against is not None else None  # before minutes of diagnosis
     rules = tuple(require) if require else ours.require
     _check_rules(rules)
-    report = _report_at(subject)
+    report, code = _report_at(subject), 0
     asked = {
         **{"split": split, "device": device, "seed": seed, "limit": limit, "training_seed": training_seed},
         **{"profile": profile.value, "plugins": plugin or [], "trust_pickle": trust_pickle},
@@ -103,9 +103,11 @@ def gate(
     plain |= {"profile": "standard", "plugins": [], "trust_pickle": None}
     if report is None:
         with progress(quiet) as shown:
+            from collapsekit.probing import fault_code
             from collapsekit.run import diagnose
 
             report = diagnose(subject, config=config, progress=shown, **asked)  # type: ignore[arg-type]
+            code = fault_code(report)
             written = write_report(report, output, None, False, None)
         if not quiet:
             say(f"Written: {', '.join(map(str, written))}")
@@ -114,7 +116,7 @@ def gate(
         raise ConfigError(f"--{odd} is of a diagnosis, but {subject} is a report that was made already: leave it out.")
     result = decide(report, require=rules, baseline=held, limits=limits, situation=situation.value)
     show(result, wanted, quiet)
-    raise typer.Exit(result.exit_code)
+    raise typer.Exit(code if code and result.outcome != "failed" else result.exit_code)
 
 
 def parse_formats(given: list[str]) -> list[tuple[str, Path | None]]:

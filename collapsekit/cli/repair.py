@@ -148,10 +148,13 @@ def repair(
         return
     if world.first:
         _show(report, output, to_stdout=json_, quiet=quiet)
+    from collapsekit.probing import fault_code
+
     if not report.accepted and world.first:
         say("rejected: " + " ".join(check.sentence for check in report.checks if not check.passed))
-    if not report.accepted:
-        raise typer.Exit(1)
+    code = fault_code(report.before, report.after, report.control)
+    if code or not report.accepted:
+        raise typer.Exit(code or 1)
 
 
 def _files(report: RepairReport, folder: Path) -> None:

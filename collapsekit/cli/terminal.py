@@ -89,12 +89,16 @@ def progress(quiet: bool) -> Iterator[Progress]:
     """Progress on stderr: a bar on a terminal, announcements only when piped, nothing when quiet."""
     from collapsekit.settings import Progress
 
+    class Told(Progress):
+        def fault(self, text: str) -> None:
+            say(text)
+
     if quiet:
-        yield Progress()
+        yield Told()
         return
     if not sys.stderr.isatty():
 
-        class Announced(Progress):
+        class Announced(Told):
             def note(self, text: str) -> None:
                 say(text)
 
@@ -112,7 +116,7 @@ def progress(quiet: bool) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
-        class Drawn(Progress):
+        class Drawn(Told):
             shown = ""
 
             def step(self, what: str, done: int, total: int | None, said: str = "") -> None:

@@ -118,7 +118,7 @@ def _first_layer(
     total, out = leave_out_sums(partial(loss_gradient, adapter, features, [weight], None), count)
     spectra = [gr.spectrum_of(each.reshape(weight.shape)) for each in (total, *out)]
     yield from _ranks("gradient", spectra, features, site, options, settings)
-    basis = gr.row_basis(weight)
+    basis = gr.row_basis(weight.detach().cpu())  # all of this small algebra is done on the CPU, wherever the model runs
     products = partial(outer_products, adapter, features, site, basis, options.agop, options.projections, settings.seed)
     total, out = leave_out_sums(products, count)
     agop = _Agop(total, list(out), basis)
@@ -198,7 +198,7 @@ def _in_agop(
                 yield make(skipped=reason)
             continue
         assert site.layer is not None
-        weight = site.layer.weight.detach().double().cpu()
+        weight = site.layer.weight.detach().cpu().double()
         try:
             if modality is not None:
                 yield _aligned(alignment, weight, columns, agop, options, settings)

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from collapsekit import registry
 from collapsekit.adapter import Adapter
 from collapsekit.config import Config
-from collapsekit.errors import ConfigError
+from collapsekit.errors import ConfigError, FaultError
 from collapsekit.features import Features, extract
+from collapsekit.probing import warnings_of
 from collapsekit.readout import Fold
 from collapsekit.registry import Options
 from collapsekit.repairing.recommend import kept_by
@@ -55,6 +56,17 @@ class Asked:
         built = build_adapter(self.config, self.checkpoint, device=self.device, seed=self.seed, trust=self.trust)
         return in_full(built)
 
+    def decide(self, adapter: Adapter | None, split: str, probes: Sequence[str]) -> Report:
+        """A report of the probes that a decision rests on. Raises FaultError where an error ended one of them."""
+        report = self.diagnose(adapter, split, probes)
+        ended = [w.sentence for w in warnings_of(report.results)]
+        if ended:
+            raise FaultError(
+                f"what the repair is decided by could not be measured on split {split!r}: {' '.join(ended)} Nothing was "
+                "written but snapshots of what was trained, from which --resume goes on."
+            )
+        return report
+
     def diagnose(
         self, adapter: Adapter | None, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
     ) -> Report:
@@ -90,6 +102,9 @@ class _Once(Progress):
         if text not in self.said:
             self.shown.note(text)
         self.said.add(text)
+
+    def fault(self, text: str) -> None:
+        self.shown.fault(text)
 
 
 def make_asked(

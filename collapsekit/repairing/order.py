@@ -56,13 +56,14 @@ def repair(
     not accepted too; ``resume`` goes on from the snapshots of an interrupted run, ``force`` replaces what is there;
     ``profile``, ``device``, ``seed``, ``limit``, ``plugins``, ``trust_pickle``, ``progress``, ``cache`` as for diagnose;
     ``tensorboard``: a folder for the curves of training.
-    The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend.
+    The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend, FaultError where an error of
+    ours ended a probe that the repair is decided by; of another probe the reports in ``repair.json`` say so.
     """
     asked = make_asked(checkpoint, config, training, **same)
     named, every = _named(method), check_method_options(options or {})
     folder = Path(output)
     current().once(lambda: _free(folder, resume=resume, force=force))
-    before = asked.diagnose(None, "val", DECIDING)
+    before = asked.decide(None, "val", DECIDING)
     weak = _whom(before, modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     if why is not None:
@@ -101,7 +102,7 @@ def plan(
     """What :func:`repair` of the same arguments would train, and what that takes, in sentences; nothing is written."""
     asked = make_asked(checkpoint, config, training, **same)
     named, every = _named(method), check_method_options(options or {})
-    before = asked.diagnose(None, "val", DECIDING)
+    before = asked.decide(None, "val", DECIDING)
     weak = _whom(before, modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
@@ -169,7 +170,7 @@ def _judged(
 ) -> RepairReport:
     """Acceptance on val, reports on test (val where there is none)."""
     run = runs["method"]
-    after = asked.diagnose(run.adapter, "val", DECIDING)
+    after = asked.decide(run.adapter, "val", DECIDING)
     held = run.job.at.held.outputs[run.job.at.choose]  # as the checkpoint gave them
     expected = run.adapter.task.expect(held), held_expectations(run.job, lambda live: live.outputs)
     checks = (

@@ -213,7 +213,8 @@ def _told_apart(job: Job, discriminator: Discriminator) -> list[Result]:
     latents, m = latent_vectors(job), len(job.adapter.modalities)
     with torch.no_grad():
         seen = [
-            discriminator.layers(g.float().to(job.adapter.device)).double().log_softmax(1) for g in latents.values()
+            discriminator.layers(g.float().to(job.adapter.device)).cpu().double().log_softmax(1)
+            for g in latents.values()
         ]
     loss = sum(-float(s[:, i].mean()) for i, s in enumerate(seen)) / m
     entropy = sum(-float((s.exp() * s).sum(1).mean()) for s in seen) / m

@@ -38,7 +38,7 @@ def latent_vectors(job: Job) -> dict[str, Tensor]:
             with hearing(job.adapter.model) as heard:
                 job.adapter.run_live(job.batch(rows))
             for m, held in parts.items():
-                held.append(pooled_latent(job, m, heard[m], rows).double().cpu())
+                held.append(pooled_latent(job, m, heard[m], rows).cpu().double())
     return {m: torch.cat(held) for m, held in parts.items()}
 
 

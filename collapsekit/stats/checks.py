@@ -11,11 +11,19 @@ from collapsekit.errors import NumericsError
 CONSTANT_RTOL = 1e-10
 
 
+def doubled(x: Tensor) -> Tensor:
+    """``x`` in float64 where it lies, or on the CPU where its device has none, as Apple's GPUs; gradient kept."""
+    try:
+        return x.to(torch.float64)
+    except TypeError:
+        return x.cpu().to(torch.float64)
+
+
 def finite(x: Tensor, name: str) -> Tensor:
     """``x`` detached, in float64. Raises NumericsError where it is complex or holds NaN or Inf."""
     if x.is_complex():
         raise NumericsError(f"{name} must be real numbers, found {x.dtype}: pass the real part or modulus.")
-    x = x.detach().to(torch.float64)
+    x = doubled(x.detach())
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).sum())
         raise NumericsError(

@@ -47,10 +47,24 @@ def assert_not_collapsed(
     report = (diagnose or diagnosed)(
         model, data, modalities=modalities, fusion=fusion, task=task, config=config, profile=profile, **options
     )
+    _need_whole(report)
     said = failure(report, required, allow_inconclusive)
     if said is not None:
         raise AssertionError(said)
     return report
+
+
+def _need_whole(report: Report) -> None:
+    """Raises FaultError where an error ended a probe that verdicts rest on: ``allow_inconclusive`` is not for that."""
+    __tracebackhide__ = True
+    from collapsekit.errors import FaultError
+    from collapsekit.verdict import DECIDING
+
+    for result in report.results:
+        if result.error is not None and result.probe in DECIDING:
+            raise FaultError(
+                f"nothing can be said of the model, because an error ended {result.probe}: {result.error}."
+            )
 
 
 def diagnosed(

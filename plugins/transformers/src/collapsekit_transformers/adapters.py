@@ -91,7 +91,8 @@ class DualEncoder(HubAdapter):
         rows = len(next(iter(inputs.values())))
 
         def stand_in(*_args: Any, **_kwargs: Any) -> Any:
-            return output(last_hidden_state=torch.zeros(rows, 1, 1), pooler_output=torch.zeros(rows, 1))
+            nothing = torch.zeros(rows, 1, 1, device=self.device)
+            return output(last_hidden_state=nothing, pooler_output=nothing[:, 0])
 
         own = [vars(self._tower(m)) for m in modalities]
         before = [attributes.get("forward") for attributes in own]
