@@ -32,8 +32,8 @@ def find_config(config: str | Path | None, checkpoint: str | Path | None, comman
         return found
     folders = search_folders()
     looked = str(folders[0]) if len(folders) == 1 else f"{folders[0]} or its parents up to {folders[-1]}"
-    other = config_beside(checkpoint)
-    if other is not None and checkpoint is not None:
+    other = next(iter(configs_beside(checkpoint)), None)
+    if other is not None:
         line = shlex.join(["collapsekit", command, str(checkpoint), "--config", str(other)])
         raise ConfigError(
             f"there is no {CONFIG_NAME} in {looked}; {other} lies beside the checkpoint and is not used unless you name "
@@ -80,25 +80,25 @@ def config_in(folder: Path) -> Path | None:
     return pyproject if is_file(pyproject) and pyproject_section(pyproject) is not None else None
 
 
-def config_beside(checkpoint: str | Path | None) -> Path | None:
-    """A config beside a checkpoint, beside what it is a link to, or in it where it is a folder: to speak of, not to use."""
-    if checkpoint is None:
-        return None
-    with contextlib.suppress(OSError, ValueError, CollapsekitError):
-        path = Path(checkpoint)
-        target = Path(os.path.realpath(checkpoint))  # Path.resolve raises for a loop of links
-        for folder in dict.fromkeys((path.parent, target.parent, path)):
-            found = config_in(folder)
-            if found is not None:
-                return found
-    return None
+def configs_beside(checkpoint: str | Path | None) -> list[Path]:
+    """Configs beside a checkpoint, beside what it is a link to, or in it where it is a folder: to speak of, not to use."""
+    found: list[Path] = []
+    if checkpoint is not None:
+        with contextlib.suppress(OSError, ValueError, CollapsekitError):
+            path = Path(checkpoint)
+            target = Path(os.path.realpath(checkpoint))  # Path.resolve raises for a loop of links
+            for folder in dict.fromkeys((path.parent, target.parent, path)):
+                config = config_in(folder)
+                found += [config] if config is not None else []
+    return found
 
 
 def config_line(file: Path, checkpoint: str | Path | None = None, *, named: bool = False) -> str:
     """``Config: PATH``; and, where it was not ``named``, which other one beside the checkpoint is not used."""
     line = f"Config: {path_from_here(file)}"
-    other = None if named else config_beside(checkpoint)
-    if other is None or os.path.realpath(other) == os.path.realpath(file):
+    others = [] if named else configs_beside(checkpoint)
+    other = next((o for o in others if os.path.realpath(o) != os.path.realpath(file)), None)
+    if other is None:
         return line
     return f"{line} (not {path_from_here(other)}, beside the checkpoint: name that with --config where it is meant)"
 

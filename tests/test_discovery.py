@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from collapsekit import discovery
 from collapsekit.config import load_config
 from collapsekit.discovery import (
-    config_beside,
     config_in,
     config_line,
+    configs_beside,
     find_config,
     nearest_config,
     path_from_here,
@@ -174,10 +174,10 @@ def test_a_config_beside_a_checkpoint_is_not_used_and_the_line_to_type_is_said(h
 def test_a_checkpoint_whose_name_leads_nowhere_has_nothing_beside_it(home: Path) -> None:
     Path("loop").symlink_to("loop")
     for name in (None, "loop", "a\0b", "x" * 300, "none", "none/none"):
-        assert config_beside(name) is None
+        assert configs_beside(name) == []
     put(home / "bad", "toml")
     (home / "bad" / "pyproject.toml").write_text("a = ")
-    assert config_beside(home / "bad" / "c.pt") is None
+    assert configs_beside(home / "bad" / "c.pt") == []
 
 
 # -- what others can write ----------------------------------------------------------------------------------------------
