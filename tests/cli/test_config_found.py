@@ -100,7 +100,8 @@ def test_a_config_that_is_named_stands_in_the_command_where_it_must(name: str, s
 
 
 def test_reports_from_python_name_the_file_only_where_there_is_one(
-    small: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from collapsekit.config import load_config
 

@@ -36,8 +36,8 @@ def assert_not_collapsed(
     of names to tensors, a DataLoader, a Dataset or another iterable of dict batches), the path of a file, or None for what
     the config names. ``modalities``, ``fusion``, ``task``: sections of the config, over those of ``config`` (a mapping, or
     the path of a collapsekit.yaml; default, without ``modalities``: the nearest one, in the working directory or above it
-    in the repository). ``options`` go to ``collapsekit.diagnose``: split, limit, seed, device, cache and so on. ``diagnose``: what
-    to call in its stead, as the fixture ``collapsekit_diagnose`` does to remember reports.
+    in the repository). ``options`` go to ``collapsekit.diagnose``: split, limit, seed, device, cache and so on.
+    ``diagnose``: what to call in its stead, as the fixture ``collapsekit_diagnose`` does to remember reports.
 
     It fails where a modality is ``collapsed``; where one is ``inconclusive``, unless ``allow_inconclusive``; and where one
     of ``require`` is not ``used``. Raises CollapsekitError, which is no AssertionError, where nothing could be diagnosed.
