@@ -20,14 +20,15 @@ LATE = ("typer", "rich", "yaml", "numpy", "scipy", "safetensors", "pydantic", "j
 IMPORTED = f"""
 import sys
 from pathlib import Path
-from collapsekit.imports import import_object
+from collapsekit.imports import import_object, importable_from
 late = {LATE!r}
 assert not set(late) & set(sys.modules), set(late) & set(sys.modules)
 build = import_object("shadt_model:build", Path(sys.argv[1]), "model.factory")
-assert build() == "helper"
-for name in late:
-    found = __import__(name)
-    assert sys.argv[1] not in (found.__file__ or ""), name
+with importable_from(Path(sys.argv[1])):
+    assert build() == "helper"
+    for name in late:
+        found = __import__(name)
+        assert sys.argv[1] not in (found.__file__ or ""), name
 """
 
 
