@@ -18,7 +18,7 @@ import collapsekit
 from collapsekit import registry
 from collapsekit.adapter import Adapter, ModuleAdapter
 from collapsekit.adapter.build import model_kept, random_state_kept
-from collapsekit.baseline_cache import cache_folder
+from collapsekit.baseline_cache import cache_folder, private_folder
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.command_line import command_line
 from collapsekit.config import Config, check_config, load_config
@@ -109,7 +109,7 @@ def diagnose(
             progress=progress,
             storage=Storage(BUDGET if memory is None else memory),
         )
-        kept = Path(cache) if cache is not None else cache_folder()
+        kept = _cache(cache, chosen, progress)
         base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)
         results = _results(chosen, adapter, features, base)
         subject = _subject(adapter, features, where, seed)
@@ -128,6 +128,14 @@ def diagnose(
         "config": settled.model_dump(mode="json", exclude_defaults=True),
     }
     return _report(subject, results, settings, settled.file).with_records(records)
+
+
+def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Progress) -> Path | None:
+    """The folder of trained baselines; None, which is said, where others could have written what is in it."""
+    folder, why = private_folder(Path(given) if given is not None else cache_folder())
+    if why is not None and any(spec.trains == "models" for spec in chosen):
+        progress.note(why)
+    return folder
 
 
 def _check_asked(profile: str, limit: int | None) -> None:

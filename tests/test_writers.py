@@ -209,7 +209,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(step: str, tmp_path: Path, m
         inject(step, errno.ENOSPC, patch)
         store_baseline(tmp_path, "k", {"a": torch.zeros(4)}, about)
     assert content(tmp_path) == before
-    assert load_baseline(tmp_path, "k") is not None
+    assert load_baseline(tmp_path, "k", old) is not None
 
 
 @pytest.mark.parametrize("loss", [math.inf, math.nan, 0.25])
@@ -224,7 +224,7 @@ def test_a_cached_loss_is_json_that_anyone_reads(loss: float, tmp_path: Path) ->
         raise AssertionError(name)
 
     json.loads(text, parse_constant=reject)
-    found = load_baseline(tmp_path, "k")
+    found = load_baseline(tmp_path, "k", {"a": torch.zeros(1)})
     assert found is not None
     assert found[1]["loss"] == (loss if math.isfinite(loss) else math.inf)
 
