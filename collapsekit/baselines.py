@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,6 +166,16 @@ class _Job:
         """The modality's features (n, d) in float32, with gradient to the encoder."""
         return self.initial.live(self.modality, *rows_of(f, rows, full=True)).float()
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that training changes."""
+        return reached(self.initial, self.at.train, self.modality)
+
+    def state(self, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """What of the model is kept: these weights, and buffers, as they are now."""
+        model = self.initial.model
+        names = trained.keys() | {k for k, _ in model.named_buffers()}
+        return {k: v for k, v in model.state_dict().items() if k in names}
+
     def train(self, rate: float, epochs: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights of the best epoch under one learning rate, and what is known of it; ``initial`` is put back."""
         model, at = self.initial.model, self.at
@@ -174,7 +185,7 @@ class _Job:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             head = nn.Linear(d, at.width).to(self.initial.device)
-        trained = reached(self.initial, at.train, self.modality)
+        trained = self.trained()
         fitted = fit(
             nn.ModuleList([model, head]),
             [*trained.values(), *head.parameters()],
@@ -183,8 +194,7 @@ class _Job:
             self.initial.task,
             Recipe(rate=rate, epochs=epochs, seed=self.seed),
         )
-        buffers = {k for k, _ in model.named_buffers()}
-        state = {k: v.cpu().clone() for k, v in model.state_dict().items() if k in trained or k in buffers}
+        state = {k: v.cpu().clone() for k, v in self.state(trained).items()}
         model.load_state_dict(begin)
         return state, {"rate": rate, "epochs": fitted.epochs, "loss": fitted.loss}
 
@@ -195,7 +205,7 @@ def _train_modality(
     """The encoder trained alone at the best of ``rates``, its features read out linearly; and how it was made."""
     initial, at = job.initial, job.at
     key = baseline_key(initial, job.modality, at, rates, epochs, settings.seed)
-    found = current().once(lambda: load_baseline(settings.cache, key))
+    found = current().once(lambda: load_baseline(settings.cache, key, job.state(job.trained())))
     if found is None:
         tried = list(current().each(lambda rate: job.train(rate, epochs), rates))
         state, about = min(tried, key=lambda t: (t[1]["loss"], t[1]["rate"]))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,12 +13,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from collapsekit.bounds import check_plain, quoted, shown
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.files import is_file, read_text, reason
+from collapsekit.files import read_text, reason
 from collapsekit.yaml_reader import MOST_BYTES, MOST_VALUES, parse_yaml
 
 CONFIG_NAME = "collapsekit.yaml"
 _MOST_PARTS = 32
-_OURS = ("structure", "base", "origin")  # set by us, never by the file
+_OURS = ("structure", "base", "origin", "file")  # set by us, never by the file
 _PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}")
 Pool = Literal["auto", "mean", "max", "first", "last", "flatten"]
@@ -105,7 +104,8 @@ class GateConfig(_Section):
 
 
 class Config(_Section):
-    """The whole config; ``base`` is the folder it was found in, ``origin`` what to call it in messages."""
+    """The whole config; ``base`` is the folder it was found in, ``origin`` what to call it in messages, ``file`` where it
+    was read, absolute, or None for one that was made in Python."""
 
     adapter: str = "module"
     options: Plain = {}  # handed to a Python adapter as they are
@@ -125,6 +125,7 @@ class Config(_Section):
     structure: tuple[dict[str, Any], ...] = Field(default=(), exclude=True)  # what a repair put into the model
     base: Path = Field(default=Path(), exclude=True)
     origin: str = Field(default=CONFIG_NAME, exclude=True)
+    file: Path | None = Field(default=None, exclude=True)
 
     @field_validator("modalities", mode="before")
     @classmethod
@@ -205,36 +206,6 @@ class Config(_Section):
         return found
 
 
-def find_config(config: str | Path | None, checkpoint: str | Path | None) -> Path:
-    """``config`` if given, else collapsekit.yaml beside the checkpoint, in the working directory, or
-    pyproject.toml with ``[tool.collapsekit]``. Raises ConfigError where there is none."""
-    if config is not None:
-        if not is_file(config):
-            raise ConfigError(f"config {config} is not a file: give the path of a {CONFIG_NAME}.")
-        return Path(config)
-    places = [Path.cwd()]
-    if checkpoint is not None and "\0" not in str(checkpoint):
-        places.insert(0, Path(os.path.realpath(checkpoint)).parent)  # Path.resolve raises for a loop of links
-    found = config_in(places)
-    if found is not None:
-        return found
-    looked = " or ".join(str(p) for p in dict.fromkeys(places))
-    raise ConfigError(
-        f"there is no {CONFIG_NAME} in {looked}: write one with `collapsekit init {checkpoint or 'CKPT'}`, "
-        "or name one with --config."
-    )
-
-
-def config_in(places: Sequence[Path]) -> Path | None:
-    """collapsekit.yaml in the first of these folders that has one, else the working directory's pyproject.toml where it has
-    a ``[tool.collapsekit]`` table, else None."""
-    for place in places:
-        if is_file(place / CONFIG_NAME):
-            return place / CONFIG_NAME
-    pyproject = Path.cwd() / "pyproject.toml"
-    return pyproject if is_file(pyproject) and _pyproject_section(pyproject) is not None else None
-
-
 def _text(path: Path) -> str:
     try:
         return read_text(path, MOST_BYTES)
@@ -242,7 +213,8 @@ def _text(path: Path) -> str:
         raise ConfigError(f"config {path} cannot be read: {reason(e)}.") from None
 
 
-def _pyproject_section(path: Path) -> Any:
+def pyproject_section(path: Path) -> Any:
+    """The ``[tool.collapsekit]`` table, None where there is none. Raises ConfigError where the file cannot be read."""
     text = _text(path)
     # tomllib takes time quadratic in the parts of a dotted key: minutes for one of a megabyte.
     long_key = _LONG_KEY.search(text)
@@ -261,15 +233,15 @@ def load_config(path: str | Path) -> Config:
     """Read and check a config file. Raises ConfigError that names the key and the nearest known one."""
     file = Path(path)
     if file.suffix == ".toml":
-        raw = _pyproject_section(file)
+        raw = pyproject_section(file)
         if raw is None:
             raise ConfigError(f"{file} has no [tool.collapsekit] table: add one, or name a {CONFIG_NAME}.")
     else:
         raw = parse_yaml(_text(file), str(file))
-    return check_config(raw, base=file.resolve().parent, origin=str(file))
+    return check_config(raw, base=file.resolve().parent, origin=str(file), file=file.absolute())
 
 
-def check_config(raw: Any, *, base: Path, origin: str = "config") -> Config:
+def check_config(raw: Any, *, base: Path, origin: str = "config", file: Path | None = None) -> Config:
     """A mapping as Config. Raises ConfigError for unknown keys, wrong types and missing sections."""
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{origin} holds {type(raw).__name__}, expected keys such as model, modalities, data.")
@@ -278,7 +250,7 @@ def check_config(raw: Any, *, base: Path, origin: str = "config") -> Config:
             raise ConfigError(f"{origin} has an unknown key {key!r}: known there are {', '.join(_keys_at([]))}.")
     try:
         check_plain(raw, values=MOST_VALUES)
-        return Config.model_validate({**raw, "base": base, "origin": origin})
+        return Config.model_validate({**raw, "base": base, "origin": origin, "file": file})
     except ValidationError as e:
         raise ConfigError(_explain(e, origin)) from None
     except ValueError as e:

@@ -3,18 +3,66 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
 
 from collapsekit.errors import ConfigError, did_you_mean
 
 _FOLDERS: set[Path] = set()  # config folders that modules were imported from in this process
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+
+class _Installed:
+    """Finds collapsekit and what it depends on where they are installed, though a config folder leads the path: a typer.py
+    beside a model must not become the typer of a command that imports it later."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if path is not None or not any(_may_hold(str(f), name) for f in _FOLDERS) or name not in needed_names():
+            return None
+        others = [p for p in sys.path if Path(p or ".").resolve() not in _FOLDERS]
+        for finder in sys.meta_path:
+            if finder is PathFinder:
+                found = PathFinder.find_spec(name, others, target)
+            else:
+                found = finder.find_spec(name, None, target) if finder is not _Installed else None
+            if found is not None:
+                return found
+        return None
+
+
+@functools.cache
+def needed_names() -> frozenset[str]:
+    """Top-level modules of collapsekit and of everything it depends on, as installed here."""
+    names, done, todo = {"collapsekit"}, set[str](), ["collapsekit"]
+    while todo:
+        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+        if name in done:
+            continue
+        done.add(name)
+        with contextlib.suppress(PackageNotFoundError):  # for another platform, or collapsekit is run from its source
+            found = distribution(name)
+            names |= _top_levels(found)
+            todo += [m[0] for r in found.requires or [] if "extra ==" not in r and (m := _NAME.match(r))]
+    return frozenset(names)
+
+
+def _top_levels(found: Distribution) -> set[str]:
+    listed = found.read_text("top_level.txt")
+    if listed is not None:
+        return set(listed.split())
+    firsts = {PurePath(f).parts[0] for f in found.files or ()}
+    return {first.partition(".")[0] for first in firsts if not first.endswith((".dist-info", ".data", ".pth", ".."))}
 
 
 def one_line(error: BaseException) -> str:
@@ -30,6 +78,8 @@ def importable_from(base: Path) -> Iterator[None]:
     folder = base.resolve()
     _forget_others(folder)
     _FOLDERS.add(folder)
+    if _Installed not in sys.meta_path:
+        sys.meta_path.insert(0, _Installed)
     importlib.invalidate_caches()  # the files may be newer than Python's last look into the folder
     sys.path.insert(0, str(folder))
     try:
@@ -46,6 +96,7 @@ def _forget_others(folder: Path) -> None:
     # Few have a namesake there, and to resolve every module's path takes longer than all the rest.
     tops = {n.partition(".")[0] for n in near}
     told = {t for t in tops if any(_may_hold(str(other), t) for other in _FOLDERS - {folder})}
+    told -= needed_names() if told else set()
     for name in [n for n in near if n.partition(".")[0] in told]:
         own, found = _of(folder, name), _file(sys.modules.get(name))
         if own and found not in own and any(found in _of(other, name) for other in _FOLDERS - {folder}):
@@ -56,6 +107,14 @@ def _may_hold(folder: str, top: str) -> bool:
     """Whether there is anything in ``folder`` that a module of that first name could be read from."""
     place = os.path.join(folder, top)  # noqa: PTH118 - asked for every folder
     return os.path.exists(place) or os.path.exists(place + ".py")  # noqa: PTH110
+
+
+def _need_other_name(module_name: str, folder: Path, said: str) -> None:
+    """Raises ConfigError where the module the config names would take the place of one that collapsekit needs."""
+    top = module_name.split(".")[0]
+    own = _of(folder, top)
+    if own and top in needed_names() and _file(sys.modules.get(top)) not in own:
+        raise ConfigError(f"{said}: {own[0]} has the name of a package that collapsekit itself uses: rename it.")
 
 
 def _forget_namesake(module_name: str, folder: Path) -> None:
@@ -94,6 +153,7 @@ def import_object(spec: str, base: Path, what: str) -> Any:
             f"{what} {spec!r} names a file: write the module instead, {module_name.removesuffix('.py')}:{attribute}."
         )
     with importable_from(base):
+        _need_other_name(module_name, base.resolve(), f"{what} {spec!r}")
         _forget_namesake(module_name, base.resolve())
         try:
             target: Any = importlib.import_module(module_name)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import json
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +18,11 @@ import collapsekit
 from collapsekit import registry
 from collapsekit.adapter import Adapter, ModuleAdapter
 from collapsekit.adapter.build import model_kept, random_state_kept
-from collapsekit.baseline_cache import cache_folder
+from collapsekit.baseline_cache import cache_folder, private_folder
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
-from collapsekit.config import Config, check_config, find_config, load_config
+from collapsekit.command_line import command_line
+from collapsekit.config import Config, check_config, load_config
+from collapsekit.discovery import config_line, find_config, path_from_here
 from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError, did_you_mean
 from collapsekit.features import Features, extract
 from collapsekit.imports import import_object
@@ -80,7 +80,8 @@ def diagnose(
     Raises CollapsekitError for whatever the caller can mend.
     """
     _check_asked(profile, limit)
-    settled, source = with_data(settle_config(config, checkpoint), data)
+    progress = progress or Progress()
+    settled, source = with_data(settle_config(config, checkpoint, progress), data)
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
     chosen = choose_probes(probes, skip, files, also=[SUBSETS] if subsets else [])
@@ -98,7 +99,6 @@ def diagnose(
             stack.enter_context(model_kept(adapter.model))
         stack.enter_context(threads_for(0))  # what is worth more says so
         where = _split(adapter.source, split)
-        progress = progress or Progress()
         if said := _how_read(adapter.checkpoint).get("checkpoint"):
             progress.note(said)
         features = extract(
@@ -109,7 +109,7 @@ def diagnose(
             progress=progress,
             storage=Storage(BUDGET if memory is None else memory),
         )
-        kept = Path(cache) if cache is not None else cache_folder()
+        kept = _cache(cache, chosen, progress)
         base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)
         results = _results(chosen, adapter, features, base)
         subject = _subject(adapter, features, where, seed)
@@ -120,7 +120,7 @@ def diagnose(
     settings = {
         "command": None
         if model is not None or data is not None
-        else _command(subject.checkpoint, typed, probes or [], skip, plugins, options or {}),
+        else command_line(settled, adapter.checkpoint, typed, probes or [], skip, plugins, options or {}),
         **flags,
         **_how_read(adapter.checkpoint),
         **_told_apart(settled.model.seed if training_seed is None else training_seed, features, records),
@@ -128,7 +128,15 @@ def diagnose(
         "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
         "config": settled.model_dump(mode="json", exclude_defaults=True),
     }
-    return _report(subject, results, settings).with_records(records)
+    return _report(subject, results, settings, settled.file).with_records(records)
+
+
+def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Progress) -> Path | None:
+    """The folder of trained baselines; None, which is said, where others could have written what is in it."""
+    folder, why = private_folder(Path(given) if given is not None else cache_folder())
+    if why is not None and any(spec.trains == "models" for spec in chosen):
+        progress.note(why)
+    return folder
 
 
 def _check_asked(profile: str, limit: int | None) -> None:
@@ -174,7 +182,7 @@ def _how_read(read: Checkpoint | None) -> dict[str, str]:
     return {"checkpoint": f"{read.path.name}: {read.note}", **trust}
 
 
-def _report(subject: Subject, results: list[Result], settings: dict[str, Any]) -> Report:
+def _report(subject: Subject, results: list[Result], settings: dict[str, Any], config: Path | None) -> Report:
     warnings = warnings_of(results)
     if all(r.skipped is not None for r in results) and not warnings:
         why = next((r.skipped for r in results), "no probe was chosen")
@@ -188,39 +196,27 @@ def _report(subject: Subject, results: list[Result], settings: dict[str, Any]) -
         modalities=verdicts,
         results=tuple(results),
         warnings=warnings,
+        config=None if config is None else path_from_here(config),
         settings=settings,
         environment=_environment(),
     )
 
 
-def _command(
-    checkpoint: str,
-    flags: Mapping[str, Any],
-    probes: Sequence[str],
-    skip: Sequence[str],
-    plugins: Sequence[str | Path],
-    options: Mapping[str, Mapping[str, Any]],
-) -> str:
-    """The command line that makes this report again, typed beside the config."""
-    words = ["collapsekit", "diagnose", checkpoint]
-    for name, value in flags.items():
-        if value is not None and (name, value) != ("device", "cpu"):
-            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    for flag, values in (("--probe", probes), ("--skip", skip), ("--plugin", plugins)):
-        words += [w for value in values for w in (flag, str(value))]
-    for probe, chosen in options.items():
-        for option, value in chosen.items():
-            words += ["--set", f"{probe}.{option}={value if isinstance(value, str) else json.dumps(value)}"]
-    return shlex.join(words)
-
-
-def settle_config(config: str | Path | Mapping[str, Any] | Config | None, checkpoint: str | Path | None) -> Config:
-    """The config as given, or as found beside the checkpoint or in the working directory."""
+def settle_config(
+    config: str | Path | Mapping[str, Any] | Config | None,
+    checkpoint: str | Path | None,
+    progress: Progress | None = None,
+    command: str = "diagnose",
+) -> Config:
+    """The config as given, or as found in the working directory or above it; which one it is, said to ``progress``."""
     if isinstance(config, Config):
         return config
     if isinstance(config, Mapping):
         return check_config(config, base=Path.cwd())
-    return load_config(find_config(config, checkpoint))
+    file = find_config(config, checkpoint, command)
+    if progress is not None:
+        progress.note(config_line(file, checkpoint, named=config is not None))
+    return load_config(file)
 
 
 def choose_probes(

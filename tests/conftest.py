@@ -53,6 +53,12 @@ def _no_waiting() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_config_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What looks for a config from a test's folder upwards stops at the tests' own: as at a repository's root."""
+    (tmp_path_factory.getbasetemp() / ".git").touch()
+
+
 # Small problems on a shared machine: more threads only wait for one another.
 torch.set_num_threads(1)
 

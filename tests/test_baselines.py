@@ -217,7 +217,7 @@ def test_damage_is_noticed(damage: str, tmp_path: Path) -> None:
 
     state = {"a": torch.randn(8)}
     store_baseline(tmp_path, "k", state, {"rate": 1e-3, "epochs": 2, "loss": 0.5})
-    assert load_baseline(tmp_path, "k") is not None
+    assert load_baseline(tmp_path, "k", state) is not None
     path = tmp_path / "k.safetensors"
     match damage:
         case "truncated":
@@ -232,7 +232,7 @@ def test_damage_is_noticed(damage: str, tmp_path: Path) -> None:
             save_file(state, path, metadata={"about": "{", "sha256": state_digest(state)})
         case "odd about":
             save_file(state, path, metadata={"about": "[]", "sha256": state_digest(state)})
-    assert load_baseline(tmp_path, "k") is None
+    assert load_baseline(tmp_path, "k", state) is None
 
 
 def key(problem: Problem, modality: str = "image", checkpoint: str = "ckpt.pt", **changes: Any) -> str:
@@ -292,12 +292,12 @@ class Halved(nn.Linear):
 def test_store_and_load(tmp_path: Path) -> None:
     state, about = {"b": torch.randn(3), "a": torch.arange(4)}, {"rate": 1e-3, "epochs": 2, "loss": math.inf}
     store_baseline(tmp_path / "c", "k", state, about)
-    found = load_baseline(tmp_path / "c", "k")
+    found = load_baseline(tmp_path / "c", "k", state)
     assert found is not None
     assert found[1] == about
     assert all(torch.equal(found[0][k], v) for k, v in state.items())
-    assert load_baseline(tmp_path / "c", "other") is None
-    assert load_baseline(None, "k") is None
+    assert load_baseline(tmp_path / "c", "other", state) is None
+    assert load_baseline(None, "k", state) is None
     store_baseline(None, "k", state, about)
     (tmp_path / "file").write_text("")
     store_baseline(tmp_path / "file", "k", state, about)  # cannot be written: no error

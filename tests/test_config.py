@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from collapsekit.config import Config, check_config, find_config, load_config
+from collapsekit.config import Config, check_config, load_config
 from collapsekit.errors import ConfigError
 from collapsekit.imports import import_object, importable_from
 from collapsekit.yaml_reader import parse_yaml
@@ -56,7 +56,8 @@ def test_a_full_config(tmp_path: Path) -> None:
     assert config.resolve("d.npz") == tmp_path.resolve() / "d.npz"
     dumped = config.model_dump(mode="json", exclude_defaults=True)
     assert str(tmp_path) not in str(dumped)  # the report repeats the config, not this machine's paths
-    assert check_config(dumped, base=config.base, origin=config.origin) == config
+    assert config.file == tmp_path / "collapsekit.yaml"
+    assert check_config(dumped, base=config.base, origin=config.origin, file=config.file) == config
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_a_full_config(tmp_path: Path) -> None:
         ("subsets: [{checkpont: x}]", "subsets.0.checkpont", "did you mean 'checkpoint'"),
         ("base: /", "base", "known there are adapter"),
         ("origin: x", "origin", "known there are adapter"),
+        ("file: x", "file", "known there are adapter"),
     ],
 )
 def test_unknown_keys_name_the_nearest(text: str, key: str, near: str) -> None:
@@ -146,7 +148,7 @@ def test_a_subsets_config_is_the_models_with_what_it_says_over_it(tmp_path: Path
     assert (other.model.factory, other.model.kwargs) == ("n:make", {"k": 1})
     assert (one.fusion, one.base, one.subsets) == ("f", tmp_path.resolve(), ())
     dumped = config.model_dump(mode="json", exclude_defaults=True)
-    assert check_config(dumped, base=config.base, origin=config.origin) == config
+    assert check_config(dumped, base=config.base, origin=config.origin, file=config.file) == config
 
 
 def test_a_missing_subsets_section_says_what_to_write() -> None:
@@ -235,29 +237,6 @@ def test_anchors_and_merge_keys_work() -> None:
     raw = parse_yaml(text, "c")
     assert raw["modalities"]["a"] == {"pool": "mean", "scale": 2, "encoder": "x"}
     assert raw["modalities"]["b"] == {"pool": "mean", "scale": 2}
-
-
-def test_where_the_config_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cwd, beside = tmp_path / "cwd", tmp_path / "ckpts"
-    cwd.mkdir()
-    beside.mkdir()
-    monkeypatch.chdir(cwd)
-    with pytest.raises(ConfigError, match="collapsekit init"):
-        find_config(None, beside / "c.pt")
-    pyproject = write(
-        cwd, '[tool.collapsekit]\nfusion = "f"\n[tool.collapsekit.modalities]\na = "x"\n', "pyproject.toml"
-    )
-    assert find_config(None, beside / "c.pt").name == "pyproject.toml"
-    config = load_config(pyproject)
-    assert config.fusion == "f"
-    assert config.modalities["a"].encoder == "x"
-    own = write(cwd, "fusion: cwd")
-    assert find_config(None, beside / "c.pt") == own
-    near = write(beside, "fusion: beside")
-    assert find_config(None, beside / "c.pt") == near.resolve()
-    assert find_config(own, beside / "c.pt") == own
-    with pytest.raises(ConfigError, match="is not a file"):
-        find_config(tmp_path / "no.yaml", None)
 
 
 @pytest.mark.parametrize(

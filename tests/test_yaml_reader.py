@@ -18,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from collapsekit.bounds import MOST_LEVELS, check_plain, quoted, shown
-from collapsekit.config import Config, check_config, find_config, load_config
+from collapsekit.config import Config, check_config, load_config
+from collapsekit.discovery import find_config
 from collapsekit.errors import ConfigError
 from collapsekit.yaml_reader import MOST_BYTES, MOST_VALUES, parse_yaml
 

@@ -36,7 +36,7 @@ def demo(
         from collapsekit.run import diagnose
 
         checkpoint = make_demo(folder, seed, shown)
-        report = diagnose(checkpoint, seed=seed, progress=shown)
+        report = diagnose(checkpoint, config=folder / "collapsekit.yaml", seed=seed, progress=shown)
         shown.step("writing the report", 0, None)
         write_report(report, folder / "report", None, False, None)
     if code := fault_code(report):

@@ -84,17 +84,20 @@ def gate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")] = False,
 ) -> None:
     """Decide whether a model may ship: exit 0 passed, 1 failed, 5 inconclusive."""
+    from collapsekit.discovery import config_line, find_config
     from collapsekit.gate import gate as decide
     from collapsekit.gate.baseline import Baseline
 
     wanted = parse_formats(format_ or [])
-    settled = _settled(config)
+    file, settled = _settled(config)
     ours, limits = settled.gate, _limits(settled.gate, watch, alpha, margin, effect)
     against = baseline or (settled.resolve(ours.baseline) if ours.baseline is not None else None)
     held = Baseline.load(against) if against is not None else None  # before minutes of diagnosis
     rules = tuple(require) if require else ours.require
     _check_rules(rules)
     report, code = _report_at(subject), 0
+    if file is not None and report is not None and not quiet:
+        say(config_line(file, named=config is not None))
     asked = {
         **{"split": split, "device": device, "seed": seed, "limit": limit, "training_seed": training_seed},
         **{"profile": profile.value, "plugins": plugin or [], "trust_pickle": trust_pickle},
@@ -106,7 +109,8 @@ def gate(
             from collapsekit.probing import fault_code
             from collapsekit.run import diagnose
 
-            report = diagnose(subject, config=config, progress=shown, **asked)  # type: ignore[arg-type]
+            chosen = find_config(config, subject, "gate")
+            report = diagnose(subject, config=chosen, progress=shown, **asked)  # type: ignore[arg-type]
             code = fault_code(report)
             written = write_report(report, output, None, False, None)
         if not quiet:
@@ -163,12 +167,13 @@ def _summarise(result: GateReport) -> None:
         append_text(Path(file), step_summary(result))
 
 
-def _settled(config: Path | None) -> Config:
-    """The config that is named, or lies in the working directory; of a report, there need not be one."""
-    from collapsekit.config import Config, config_in, find_config, load_config
+def _settled(config: Path | None) -> tuple[Path | None, Config]:
+    """The config that is named, or the nearest one, and its file; of a report, there need not be one."""
+    from collapsekit.config import Config, load_config
+    from collapsekit.discovery import find_config, nearest_config
 
-    file = find_config(config, None) if config is not None else config_in([Path.cwd()])
-    return load_config(file) if file is not None else Config(base=Path.cwd())
+    file = find_config(config, None) if config is not None else nearest_config()
+    return file, load_config(file) if file is not None else Config(base=Path.cwd())
 
 
 def _limits(

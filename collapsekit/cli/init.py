@@ -45,7 +45,8 @@ def init(
         say("What it could not tell:")
         for sentence in found.unsure:
             say(f"  - {sentence}")
-    named = "" if output.name == CONFIG_NAME else f" --config {shlex.quote(str(output))}"
+    found_here = output.name == CONFIG_NAME and output.resolve().parent == Path.cwd()
+    named = "" if found_here else f" --config {shlex.quote(str(output))}"
     named += f" --trust-pickle sha256:{read.sha256}" if read.trusted else ""
     say(
         f"Wrote {output}. Fill in the lines marked FILL IN, then: collapsekit diagnose {shlex.quote(str(checkpoint))}{named}"

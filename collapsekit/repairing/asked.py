@@ -124,7 +124,8 @@ def make_asked(
 ) -> Asked:
     """The config found, plugins loaded, settings checked; ``tensorboard``: a folder for training's curves; other keywords
     as for diagnose. Raises ConfigError."""
-    settled = settle_config(config, checkpoint)
+    told = _Once(progress or Progress())
+    settled = settle_config(config, checkpoint, told, "repair")
     _need_judge(settled)
     registry.load_builtins()
     for file in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
@@ -134,7 +135,6 @@ def make_asked(
     curves = None if tensorboard is None else Path(tensorboard)
     if curves is not None:
         summary_writer()  # before anything is diagnosed
-    told = _Once(progress or Progress())
     return Asked(checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told, curves)
 
 

@@ -35,9 +35,9 @@ def assert_not_collapsed(
     ``model``: a live module, given back as it was, or the path of a checkpoint. ``data``: splits in memory (each a mapping
     of names to tensors, a DataLoader, a Dataset or another iterable of dict batches), the path of a file, or None for what
     the config names. ``modalities``, ``fusion``, ``task``: sections of the config, over those of ``config`` (a mapping, or
-    the path of a collapsekit.yaml; default, without ``modalities``: the one beside the checkpoint or in the working
-    directory). ``options`` go to ``collapsekit.diagnose``: split, limit, seed, device, cache and so on. ``diagnose``: what
-    to call in its stead, as the fixture ``collapsekit_diagnose`` does to remember reports.
+    the path of a collapsekit.yaml; default, without ``modalities``: the nearest one, in the working directory or above it
+    in the repository). ``options`` go to ``collapsekit.diagnose``: split, limit, seed, device, cache and so on.
+    ``diagnose``: what to call in its stead, as the fixture ``collapsekit_diagnose`` does to remember reports.
 
     It fails where a modality is ``collapsed``; where one is ``inconclusive``, unless ``allow_inconclusive``; and where one
     of ``require`` is not ``used``. Raises CollapsekitError, which is no AssertionError, where nothing could be diagnosed.
