@@ -177,11 +177,10 @@ def load_plugin_file(path: str | Path) -> str:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except CollapsekitError:
+    except BaseException as e:
         del sys.modules[name]
-        raise
-    except Exception as e:
-        del sys.modules[name]
+        if isinstance(e, CollapsekitError) or not isinstance(e, Exception):
+            raise
         lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(file)]
         where = f" at line {lines[-1]}" if lines else ""
         raise ConfigError(f"plugin {path} failed{where} while it was loaded: {type(e).__name__}: {e}.") from e

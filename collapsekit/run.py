@@ -38,6 +38,7 @@ from collapsekit.settings import PROFILES, Profile, Progress, Settings
 from collapsekit.sources import Source
 from collapsekit.stats.threads import threads_for
 from collapsekit.storage import BUDGET, Storage
+from collapsekit.user_code import no_exit
 from collapsekit.verdict import judge
 from collapsekit.world import current
 
@@ -45,6 +46,7 @@ LEVEL = 0.95
 SUBSETS = "growing"  # the probe that --subsets adds
 
 
+@no_exit()
 def diagnose(
     checkpoint: str | Path | None = None,
     *,

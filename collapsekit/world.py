@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 from collapsekit import errors
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.user_code import exit_refused, is_exit
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -102,9 +103,9 @@ class World:
             self._inside = True
             try:
                 said = ("made", make())
-            except Exception as e:  # noqa: BLE001 - whatever it is, the others wait to hear of it
-                failed = e
-                said = ("failed", (type(e).__name__, str(e)))
+            except (Exception, SystemExit) as e:  # noqa: BLE001 - whatever it is, the others wait to hear of it
+                failed = exit_refused(e) if is_exit(e) else e
+                said = ("failed", (type(failed).__name__, str(failed)))
             finally:
                 self._inside = False
         heard: list[Any] = [None] * self.size

@@ -78,14 +78,9 @@ def _child(rank: int, size: int, folder: Path, args: list[str]) -> None:
     if size > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     sys.argv = ["collapsekit", *args]
-    from collapsekit.cli import main
+    from collapsekit.cli import run
 
-    try:
-        main()
-    except SystemExit as e:
-        sys.stdout.flush()
-        os._exit(e.code if isinstance(e.code, int) else 1)
-    os._exit(0)
+    os._exit(run(args))
 
 
 def _forked(rank: int, size: int, folder: Path, args: list[str]) -> int:

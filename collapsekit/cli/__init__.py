@@ -4,26 +4,70 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of ``collapsekit`` and ``python -m collapsekit``."""
+    from collapsekit import interrupts
+    from collapsekit.cli import output
+    from collapsekit.cli.child import ROLES
+
+    heard = interrupts.listen()
+    held = output.Held()
+    ROLES.arguments = sys.argv[1:] if arguments is None else arguments
+    code = _code(ROLES.arguments)
+    heard.instead = lambda: None  # nobody would catch it any more
+    code = held.code(code, heard.seen)
+    sys.stdout = sys.stderr  # for what a user's functions still print when the process ends
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of ``collapsekit ARGUMENTS``, run in this process and with its sys.stdout and sys.stderr."""
+    from collapsekit.cli import output
+
+    held = output.Held()
+    try:
+        return held.code(_code(arguments), False)
+    finally:
+        held.release()
+
+
+def _code(arguments: list[str]) -> int:
+    """What the command ends with, whatever happens in it."""
+    from collapsekit.cli import output
+
+    try:
+        _typed(arguments)
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(e.code is not None)
+    except KeyboardInterrupt:
+        output.message("interrupted.")
+        return output.INTERRUPTED
+    except BaseException as e:  # noqa: BLE001 - a fault before a command has begun
+        return output.internal_error(e)
+    return 0
+
+
+def _typed(asked: list[str]) -> None:
     # NumPy's and SciPy's part of the work is small; their idle threads would only slow torch's down.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from collapsekit.cli.output import write
     from collapsekit.cli.overview import COMMANDS, VERSION, overview
 
-    asked = sys.argv[1:]
+    known = asked
     if "_COLLAPSEKIT_COMPLETE" in os.environ:  # a shell that completes; what it asks of is not in argv
-        asked = []
+        known = []
     # What is asked most often, and to see whether anything works at all, does not wait for typer.
     plain = {"--help": overview, "-h": overview, "--version": lambda: VERSION}
-    if len(asked) == 1 and asked[0] in plain:
-        sys.stdout.write(f"{plain[asked[0]]()}\n")
+    if len(known) == 1 and known[0] in plain:
+        write(f"{plain[known[0]]()}\n")
         return
     from collapsekit.cli.root import make_app
 
-    make_app(asked[:1] if asked and asked[0] in COMMANDS else list(COMMANDS))()
+    app = make_app(known[:1] if known and known[0] in COMMANDS else list(COMMANDS))
+    app(args=asked) if asked != sys.argv[1:] else app()
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collapsekit.cli.terminal import guarded, say
+from collapsekit.cli.output import write
+from collapsekit.cli.terminal import Ended, guarded, say
 from collapsekit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def create(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("baseline.json"),
     no_records: NoRecords = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-) -> None:
+) -> Ended:
     """Make a baseline of one report or more."""
     from collapsekit.files import write_atomic
     from collapsekit.gate.baseline import make_baseline
@@ -37,9 +38,7 @@ def create(
         raise ConfigError(f"{output} is there already: `collapsekit baseline update` adds to it, --force replaces it.")
     made = make_baseline(_runs(reports, no_records))
     write_atomic(output, made.to_json())
-    _warn(made)
-    typer.echo(_table(made, None), nl=False)
-    say(f"Written: {output}")
+    return Ended(show=lambda: _show(made, None, f"Written: {output}"))
 
 
 @app.command("update")
@@ -49,31 +48,29 @@ def update(
     reports: Reports,
     no_records: NoRecords = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
-) -> None:
+) -> Ended:
     """Add reports to a baseline, in the place of those of the same training run, and show what changes."""
     from collapsekit.files import write_atomic
     from collapsekit.gate.baseline import Baseline, make_baseline
 
     before = Baseline.load(baseline)
     after = make_baseline(_runs(reports, no_records), before)
-    _warn(after)
-    typer.echo(_table(after, before), nl=False)
-    if dry_run:
-        say(f"Not written (--dry-run): {baseline}")
-        return
-    write_atomic(baseline, after.to_json())
-    say(f"Written: {baseline}")
+    if not dry_run:
+        write_atomic(baseline, after.to_json())
+    done = f"Not written (--dry-run): {baseline}" if dry_run else f"Written: {baseline}"
+    return Ended(show=lambda: _show(after, before, done))
 
 
 @app.command("show")
 @guarded
 def show(
     baseline: Annotated[Path, typer.Argument(metavar="BASELINE.json", help="The baseline to show.")],
-) -> None:
+) -> Ended:
     """Show what a baseline holds."""
     from collapsekit.gate.baseline import Baseline
 
-    typer.echo(_table(Baseline.load(baseline), None), nl=False)
+    held = Baseline.load(baseline)
+    return Ended(show=lambda: _show(held, None, None))
 
 
 def _runs(paths: list[Path], no_records: bool) -> list[Run]:
@@ -88,13 +85,12 @@ def _runs(paths: list[Path], no_records: bool) -> list[Run]:
     return found
 
 
-def _warn(made: Baseline) -> None:
-    for run in made.runs:
-        if run.report.verdict == "collapsed":
-            say(f"warning: {run.report.subject.checkpoint} is collapsed; a gate with this baseline keeps it so.")
-
-
-def _table(now: Baseline, before: Baseline | None) -> str:
+def _show(now: Baseline, before: Baseline | None, done: str | None) -> None:
     from collapsekit.render.baseline_text import render
 
-    return render(now, before)
+    for run in now.runs if done is not None else ():
+        if run.report.verdict == "collapsed":
+            say(f"warning: {run.report.subject.checkpoint} is collapsed; a gate with this baseline keeps it so.")
+    write(render(now, before))
+    if done is not None:
+        say(done)

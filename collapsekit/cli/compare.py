@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from collapsekit.cli.diagnose import Format
-from collapsekit.cli.terminal import guarded, say, screen
+from collapsekit.cli.output import form_of, write
+from collapsekit.cli.terminal import Ended, guarded, say, screen
 
 
 @guarded
@@ -33,7 +34,7 @@ def compare(
     every: Annotated[bool, typer.Option("--all", help="Show every number.")] = False,
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to render it.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
-) -> None:
+) -> Ended:
     """Put reports side by side: verdicts and numbers, the best marked, tests over paired runs."""
     from collapsekit.compare.build import compare_groups
     from collapsekit.compare.groups import read_groups
@@ -45,8 +46,8 @@ def compare(
     render = COMPARE_FORMATS[format_.value]
     if output is not None:
         write_atomic(output, render(found))
-        say(f"Written: {output}")
-    elif format_ is Format.terminal:
-        screen(render, found)
-    else:
-        typer.echo(render(found), nl=False)
+        return Ended(show=lambda: say(f"Written: {output}"))
+    if format_ is Format.terminal:
+        return Ended(show=lambda: screen(render, found))
+    text = render(found)
+    return Ended(show=lambda: write(text, form_of(format_.value)))

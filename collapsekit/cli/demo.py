@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from collapsekit.cli.diagnose import write_report
-from collapsekit.cli.terminal import guarded, progress, say, show
+from collapsekit.cli.terminal import Ended, guarded, progress, say, show
 from collapsekit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collapsekit.report import Report
 
 FILES = ("ckpt.pt", "model.py", "collapsekit.yaml", "data.safetensors")
 
@@ -22,7 +25,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of training and diagnosis.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo's files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
-) -> None:
+) -> Ended:
     """Train a small model on real data, watch it ignore a view, and diagnose it. Takes under a minute."""
     there = [name for name in FILES if os.path.exists(folder / name)]  # noqa: PTH110 - Path's own raises for a name too long
     if there and not force:
@@ -39,10 +42,10 @@ def demo(
         report = diagnose(checkpoint, config=folder / "collapsekit.yaml", seed=seed, progress=shown)
         shown.step("writing the report", 0, None)
         write_report(report, folder / "report", None, False, None)
-    if code := fault_code(report):
-        raise typer.Exit(code)
-    if quiet:
-        return
+    return Ended(fault_code(report), lambda: None if quiet else _show(report, folder))
+
+
+def _show(report: Report, folder: Path) -> None:
     show(report)
     place = shlex.quote(str(folder))
     say(

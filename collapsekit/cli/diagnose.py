@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collapsekit.cli.terminal import TrustPickle, guarded, progress, say, show
+from collapsekit.cli.child import ROLES
+from collapsekit.cli.output import write
+from collapsekit.cli.terminal import Ended, TrustPickle, guarded, progress, say, show
 from collapsekit.errors import ConfigError, NothingEvaluatedError
 from collapsekit.world import together
 
@@ -107,8 +109,9 @@ def diagnose(
     plugin: Annotated[list[Path] | None, typer.Option(help="Python file with probes or adapters; repeatable.")] = None,
     trust_pickle: TrustPickle = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
-) -> None:
+) -> Ended:
     """Find out which modality a checkpoint ignores, what that costs, and why."""
+    ROLES.start_child()
     with together() as world, progress(quiet or not world.first) as shown:
         from collapsekit.run import diagnose as run
 
@@ -133,16 +136,19 @@ def diagnose(
         world.agree(report.to_json(), "results")
         shown.step("writing the report", 0, None)
         written = world.once(lambda: write_report(report, output, format_, json_, figures))
-    if not world.first:
-        judge_exit(report, fail_on or [], quiet=True)
-        return
-    if json_:
-        typer.echo(report.to_json(), nl=False)
-    elif not quiet and (not format_ or Format.terminal in format_):
-        show(report)
-    if written and not quiet:
-        say(f"Written: {', '.join(str(p) for p in written)}")
-    judge_exit(report, fail_on or [])
+    code, why = judge_exit(report, fail_on or [])
+
+    def shown_last() -> None:
+        if json_:
+            write(report.to_json(), "json")
+        elif not quiet and (not format_ or Format.terminal in format_):
+            show(report)
+        if written and not quiet:
+            say(f"Written: {', '.join(str(p) for p in written)}")
+        if why is not None:
+            say(why)
+
+    return Ended(code, shown_last) if world.first else Ended(code)
 
 
 def parse_set(pairs: list[str]) -> dict[str, dict[str, Any]]:
@@ -182,22 +188,20 @@ def write_report(
     return written
 
 
-def judge_exit(report: Report, fail_on: list[FailOn], *, quiet: bool = False) -> None:
-    """Exit 4 (a user's own: 2) when an error ended a probe, 1 when a verdict in ``fail_on`` was given, 5 when the evidence
-    does not decide; never a silent pass."""
+def judge_exit(report: Report, fail_on: list[FailOn]) -> tuple[int, str | None]:
+    """The exit code, and why it is not 0: 4 (a user's own: 2) when an error ended a probe, 1 when a verdict in ``fail_on``
+    was given, 5 when the evidence does not decide; never a silent pass."""
     from collapsekit.probing import fault_code
 
     if code := fault_code(report):
-        raise typer.Exit(code)
+        return code, None  # said when it happened, and a warning in the report
     if not fail_on:
-        return
+        return 0, None
     met = [m for m, v in report.modalities.items() if v.verdict in {f.value for f in fail_on}]
     if met:
-        if not quiet:
-            say(f"failed: {', '.join(f'{m} is {report.modalities[m].verdict}' for m in met)} (--fail-on).")
-        raise typer.Exit(1)
+        return 1, f"failed: {', '.join(f'{m} is {report.modalities[m].verdict}' for m in met)} (--fail-on)."
     undecided = [m for m, v in report.modalities.items() if v.verdict == "inconclusive"]
-    if undecided and quiet:
-        raise typer.Exit(NothingEvaluatedError.exit_code)
     if undecided:
-        raise NothingEvaluatedError(f"the evidence does not decide about {', '.join(undecided)}, so this is no pass.")
+        why = f"error: the evidence does not decide about {', '.join(undecided)}, so this is no pass."
+        return NothingEvaluatedError.exit_code, why
+    return 0, None

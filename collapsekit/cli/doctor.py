@@ -8,39 +8,43 @@ import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-import typer
-
-from collapsekit.cli.terminal import guarded
+from collapsekit.cli.output import write
+from collapsekit.cli.terminal import Ended, guarded
+from collapsekit.files import reason
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 
 
 @guarded
-def doctor() -> None:
+def doctor() -> Ended:
     """Show versions, devices and disk, and what is missing for which extra."""
     from collapsekit import __version__
     from collapsekit.baseline_cache import cache_folder
 
-    typer.echo(
-        f"collapsekit  {__version__}\npython       {platform.python_version()}\nsystem       {platform.platform()}"
-    )
-    missing = _requirements()
-    _devices()
-    for what, folder in (("here", Path.cwd()), ("cache", _existing(cache_folder()))):
-        free = shutil.disk_usage(folder).free / 2**30
-        typer.echo(f"disk {what:<7} {free:.1f} GiB free at {folder}")
+    lines = [f"collapsekit  {__version__}", f"python       {platform.python_version()}"]
+    lines.append(f"system       {platform.platform()}")
+    found, missing = _requirements()
+    lines += [*found, _devices(), _disk("here", Path()), _disk("cache", _existing(cache_folder()))]
     if missing:
-        typer.echo(f"\nMissing for collapsekit itself: {', '.join(missing)}. Install them: pip install collapsekit")
-        raise typer.Exit(2)
+        lines += ["", f"Missing for collapsekit itself: {', '.join(missing)}. Install them: pip install collapsekit"]
+    return Ended(2 if missing else 0, lambda: write("\n".join(lines) + "\n"))
+
+
+def _disk(what: str, folder: Path) -> str:
+    try:
+        place = folder.absolute()
+        return f"disk {what:<7} {shutil.disk_usage(place).free / 2**30:.1f} GiB free at {place}"
+    except OSError as e:  # a working directory that is gone, say
+        return f"disk {what:<7} not told: {reason(e)}"
 
 
 def _existing(folder: Path) -> Path:
     return next(p for p in (folder, *folder.parents) if p.exists())
 
 
-def _requirements() -> list[str]:
-    """Print every dependency's version by extra; names of missing core ones."""
+def _requirements() -> tuple[list[str], list[str]]:
+    """A line on every dependency's version, by extra; and names of missing core ones."""
     by_extra: dict[str, list[tuple[str, str | None]]] = {}
     for line in requires("collapsekit") or []:
         found, marker = NAME.match(line), EXTRA.search(line)
@@ -48,13 +52,12 @@ def _requirements() -> list[str]:
             name = found.group()
             by_extra.setdefault(marker.group(1) if marker else "", []).append((name, _version(name)))
     core = by_extra.pop("", [])
-    for package, installed in core:
-        typer.echo(f"{package:<12} {installed or 'MISSING'}")
+    lines = [f"{package:<12} {installed or 'MISSING'}" for package, installed in core]
     for extra, packages in sorted(by_extra.items()):
         lacking = [name for name, installed in packages if installed is None]
         state = f"missing {', '.join(lacking)}: pip install 'collapsekit[{extra}]'" if lacking else "complete"
-        typer.echo(f"extra {extra:<6} {state}")
-    return [package for package, version_ in core if version_ is None]
+        lines.append(f"extra {extra:<6} {state}")
+    return lines, [package for package, version_ in core if version_ is None]
 
 
 def _version(package: str) -> str | None:
@@ -64,7 +67,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _devices() -> None:
+def _devices() -> str:
     import torch
 
     devices = [f"cpu ({torch.get_num_threads()} threads)"]
@@ -72,4 +75,4 @@ def _devices() -> None:
         devices.append(f"cuda:{i} {torch.cuda.get_device_name(i)}")
     if torch.backends.mps.is_available():
         devices.append("mps")
-    typer.echo(f"devices      {'; '.join(devices)}")
+    return f"devices      {'; '.join(devices)}"

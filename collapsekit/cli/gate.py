@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collapsekit.cli.child import ROLES
 from collapsekit.cli.diagnose import OUTPUT, ProfileChoice, TrainingSeed, write_report
-from collapsekit.cli.terminal import TrustPickle, guarded, progress, say, screen
+from collapsekit.cli.output import form_of, write
+from collapsekit.cli.terminal import Ended, TrustPickle, guarded, progress, say, screen
 from collapsekit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def gate(
     ] = None,
     trust_pickle: TrustPickle = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")] = False,
-) -> None:
+) -> Ended:
     """Decide whether a model may ship: exit 0 passed, 1 failed, 5 inconclusive."""
     from collapsekit.discovery import config_line, find_config
     from collapsekit.gate import gate as decide
@@ -105,6 +107,7 @@ def gate(
     plain: dict[str, Any] = {"split": None, "device": "cpu", "seed": 0, "limit": None, "training_seed": None}
     plain |= {"profile": "standard", "plugins": [], "trust_pickle": None}
     if report is None:
+        ROLES.start_child()
         with progress(quiet) as shown:
             from collapsekit.probing import fault_code
             from collapsekit.run import diagnose
@@ -112,15 +115,16 @@ def gate(
             chosen = find_config(config, subject, "gate")
             report = diagnose(subject, config=chosen, progress=shown, **asked)  # type: ignore[arg-type]
             code = fault_code(report)
-            written = write_report(report, output, None, False, None)
+            files = write_report(report, output, None, False, None)
         if not quiet:
-            say(f"Written: {', '.join(map(str, written))}")
+            say(f"Written: {', '.join(map(str, files))}")
     elif asked != plain or output is not None:
         odd = next((k for k in asked if asked[k] != plain[k]), "output").replace("_", "-").replace("plugins", "plugin")
         raise ConfigError(f"--{odd} is of a diagnosis, but {subject} is a report that was made already: leave it out.")
     result = decide(report, require=rules, baseline=held, limits=limits, situation=situation.value)
-    show(result, wanted, quiet)
-    raise typer.Exit(code if code and result.outcome != "failed" else result.exit_code)
+    written = write_files(result, wanted)
+    code = code if code and result.outcome != "failed" else result.exit_code
+    return Ended(code, lambda: show(result, wanted, [] if quiet else written))
 
 
 def parse_formats(given: list[str]) -> list[tuple[str, Path | None]]:
@@ -139,22 +143,30 @@ def parse_formats(given: list[str]) -> list[tuple[str, Path | None]]:
     return pairs
 
 
-def show(result: GateReport, wanted: list[tuple[str, Path | None]], quiet: bool) -> None:
-    """Write the formats that were asked for; of github, the step summary too, where the runner names a file for it."""
+def write_files(result: GateReport, wanted: list[tuple[str, Path | None]]) -> list[Path]:
+    """Files of the formats that were asked for; of github, the step summary too, where the runner names a file for it."""
     from collapsekit.files import write_atomic
+    from collapsekit.render import GATE_FORMATS
+
+    files = [write_atomic(file, GATE_FORMATS[name](result)) for name, file in wanted if file is not None]
+    if any(name == "github" for name, _ in wanted):
+        _summarise(result)
+    return files
+
+
+def show(result: GateReport, wanted: list[tuple[str, Path | None]], written: list[Path]) -> None:
+    """The format that goes to stdout, and which files were written."""
     from collapsekit.render import GATE_FORMATS
 
     for name, file in wanted:
         if file is not None:
-            write_atomic(file, GATE_FORMATS[name](result))
-            if not quiet:
-                say(f"Written: {file}")
-        elif name == "text":
+            continue
+        if name == "text":
             screen(GATE_FORMATS["text"], result)
         else:
-            typer.echo(GATE_FORMATS[name](result), nl=False)
-        if name == "github":
-            _summarise(result)
+            write(GATE_FORMATS[name](result), form_of(name))
+    for file in written:
+        say(f"Written: {file}")
 
 
 def _summarise(result: GateReport) -> None:

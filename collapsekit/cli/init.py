@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from collapsekit.cli.terminal import TrustPickle, guarded, say
+from collapsekit.cli.child import ROLES
+from collapsekit.cli.terminal import Ended, TrustPickle, guarded, say
 from collapsekit.errors import ConfigError
 
 CONFIG_NAME = "collapsekit.yaml"  # as in collapsekit.config, which would make --help import pydantic
@@ -23,7 +24,7 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="Config file to write.")] = Path(CONFIG_NAME),
     force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
     trust_pickle: TrustPickle = None,
-) -> None:
+) -> Ended:
     """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
     from collapsekit.checkpoint.read import read_checkpoint
     from collapsekit.files import write_atomic
@@ -31,23 +32,22 @@ def init(
 
     if os.path.exists(output) and not force:  # noqa: PTH110 - Path's own raises for a name too long
         raise ConfigError(f"{output} is already there: name another with --output, or replace it with --force.")
+    if trust_pickle is not None:
+        ROLES.start_child()
     read = read_checkpoint(checkpoint, trust=trust_pickle)
     shapes = {name: tuple(tensor.shape) for name, tensor in read.tensors.items()}
     found = propose(shapes)
     name = os.path.relpath(checkpoint.resolve(), output.resolve().parent)
     write_atomic(output, config_text(found, name, shapes))
-    say(f"{checkpoint}: {read.note}")
-    for modality, encoder in found.modalities.items():
-        say(f"  modality {modality}: encoder {encoder}")
-    say(f"  fusion: {found.fusion or 'not found'}")
-    say(f"  head: {found.head or 'not found'}")
+    told = [f"{checkpoint}: {read.note}"]
+    told += [f"  modality {modality}: encoder {encoder}" for modality, encoder in found.modalities.items()]
+    told += [f"  fusion: {found.fusion or 'not found'}", f"  head: {found.head or 'not found'}"]
     if found.unsure:
-        say("What it could not tell:")
-        for sentence in found.unsure:
-            say(f"  - {sentence}")
+        told += ["What it could not tell:", *(f"  - {sentence}" for sentence in found.unsure)]
     found_here = output.name == CONFIG_NAME and output.resolve().parent == Path.cwd()
     named = "" if found_here else f" --config {shlex.quote(str(output))}"
     named += f" --trust-pickle sha256:{read.sha256}" if read.trusted else ""
-    say(
+    told.append(
         f"Wrote {output}. Fill in the lines marked FILL IN, then: collapsekit diagnose {shlex.quote(str(checkpoint))}{named}"
     )
+    return Ended(show=lambda: say("\n".join(told)))

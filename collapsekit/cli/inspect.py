@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collapsekit.cli.terminal import guarded
+from collapsekit.cli.output import write
+from collapsekit.cli.terminal import Ended, guarded, say
 from collapsekit.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -34,18 +35,20 @@ def inspect(
             show_default=False,
         ),
     ] = None,
-) -> None:
+) -> Ended:
     """Show what a checkpoint is and holds, without executing it; exits 3 where it would be refused."""
     from collapsekit.bounds import json_text
     from collapsekit.checkpoint.describe import describe
 
     found = describe(path, values=values)
-    if json_:
-        typer.echo(json_text(asdict(found), default=str))
-    else:
-        typer.echo("\n".join(_lines(found, None if all_ else SHOWN)))
-    if found.refused is not None:
-        raise RefusedError(found.refused)
+    text = json_text(asdict(found), default=str) if json_ else "\n".join(_lines(found, None if all_ else SHOWN))
+
+    def show() -> None:
+        write(f"{text}\n", "json" if json_ else "text")
+        if found.refused is not None:
+            say(f"error: {found.refused}")
+
+    return Ended(0 if found.refused is None else RefusedError.exit_code, show)
 
 
 def _lines(found: Description, most: int | None) -> list[str]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collapsekit.cli.terminal import guarded
+from collapsekit.cli.child import ROLES
+from collapsekit.cli.output import write
+from collapsekit.cli.terminal import Ended, guarded
 
 if TYPE_CHECKING:
     from collapsekit.registry import ProbeSpec
@@ -33,10 +35,12 @@ def list_(
         bool, typer.Option("--verbose", "-v", help="Definition, source, limits and options too.")
     ] = False,
     plugin: Annotated[list[Path] | None, typer.Option(help="Python file with probes or adapters; repeatable.")] = None,
-) -> None:
+) -> Ended:
     """List probes (with definition and source), adapters, repairs, tasks and file formats."""
     from collapsekit import registry
 
+    if plugin:
+        ROLES.start_child()
     registry.load_builtins()
     for path in plugin or []:
         registry.load_plugin_file(path)
@@ -52,7 +56,7 @@ def list_(
     for name in wanted:
         title = [name.value.capitalize()] if kind is Kind.all else []
         blocks.append("\n".join([*title, *(f"  {line}" if title else line for line in sections[name]())]))
-    typer.echo("\n\n".join(blocks))
+    return Ended(show=lambda: write("\n\n".join(blocks) + "\n"))
 
 
 def _entry(name: str, text: str, width: int = 16) -> list[str]:

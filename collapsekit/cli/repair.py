@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collapsekit.cli.child import ROLES
 from collapsekit.cli.diagnose import ProfileChoice, parse_set
-from collapsekit.cli.terminal import TrustPickle, guarded, progress, say, screen
+from collapsekit.cli.output import write
+from collapsekit.cli.terminal import Ended, TrustPickle, guarded, progress, say, screen
 from collapsekit.world import together
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ def repair(
     trust_pickle: TrustPickle = None,
     json_: Annotated[bool, typer.Option("--json", help="repair.json to stdout too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
-) -> None:
+) -> Ended:
     """Fine-tune a checkpoint so that it uses what it ignored; exits 1 where the result is rejected."""
     training = {
         **{"epochs": epochs, "steps": steps, "rate": lr, "batch": batch_size, "accumulate": accumulate, "clip": clip},
@@ -126,6 +128,7 @@ def repair(
         "trust_pickle": trust_pickle,
         "tensorboard": tensorboard,
     }
+    ROLES.start_child()
     with together() as world, progress(quiet or not world.first) as shown:
         if dry_run:
             from collapsekit.repairing import plan
@@ -143,18 +146,11 @@ def repair(
                 shown.note(f"The same command with --resume goes on from the snapshots in {output}.")
                 raise
     if dry_run:
-        if world.first:
-            typer.echo("\n".join(said))
-        return
-    if world.first:
-        _show(report, output, to_stdout=json_, quiet=quiet)
+        return Ended(show=lambda: write("\n".join(said) + "\n") if world.first else None)
     from collapsekit.probing import fault_code
 
-    if not report.accepted and world.first:
-        say("rejected: " + " ".join(check.sentence for check in report.checks if not check.passed))
-    code = fault_code(report.before, report.after, report.control)
-    if code or not report.accepted:
-        raise typer.Exit(code or 1)
+    code = fault_code(report.before, report.after, report.control) or (0 if report.accepted else 1)
+    return Ended(code, lambda: _show(report, output, to_stdout=json_, quiet=quiet) if world.first else None)
 
 
 def _files(report: RepairReport, folder: Path) -> None:
@@ -169,9 +165,11 @@ def _show(report: RepairReport, folder: Path, *, to_stdout: bool, quiet: bool) -
     from collapsekit.render import REPAIR_FORMATS
 
     if to_stdout:
-        typer.echo(report.to_json(), nl=False)
+        write(report.to_json(), "json")
     elif not quiet:
         screen(REPAIR_FORMATS["terminal"], report)
     if not quiet:
         weights = "model.safetensors, " if report.exported else ""
         say(f"Written to {folder}: {weights}repair.json, repair.md, repair.html")
+    if not report.accepted:
+        say("rejected: " + " ".join(check.sentence for check in report.checks if not check.passed))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collapsekit.cli.diagnose import Format
-from collapsekit.cli.terminal import guarded, say, screen
+from collapsekit.cli.output import form_of, write
+from collapsekit.cli.terminal import Ended, guarded, say, screen
 from collapsekit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def report(
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to render it.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
     figures: Annotated[Path | None, typer.Option(help="Save every figure as SVG, PDF and PNG in this folder.")] = None,
-) -> None:
+) -> Ended:
     """Render a report again; nothing is recomputed."""
     from collapsekit.files import write_atomic
     from collapsekit.render import FORMATS, REPAIR_FORMATS
@@ -31,21 +32,28 @@ def report(
 
     read = _read(path)
     formats = FORMATS if isinstance(read, Report) else REPAIR_FORMATS
+    told = ""
     if figures is not None:
         if not isinstance(read, Report):
             raise ConfigError(f"{path} is of a repair, which has no figures to save: its HTML shows them (-f html).")
         from collapsekit.render.figures import save
 
         written = save(read, figures)
-        say(f"Written: {', '.join(map(str, written))}" if written else "The report has nothing that a figure shows.")
-        if output is None and format_ is Format.terminal:
-            return
+        told = f"Written: {', '.join(map(str, written))}" if written else "The report has nothing that a figure shows."
+    render = formats[format_.value]
     if output is not None:
-        write_atomic(output, formats[format_.value](read))
-    elif format_ is Format.terminal:
-        screen(formats["terminal"], read)
-    else:
-        typer.echo(formats[format_.value](read), nl=False)
+        write_atomic(output, render(read))
+        return Ended(show=lambda: say(told) if told else None)
+    if format_ is Format.terminal:
+        return Ended(show=lambda: say(told) if told else screen(render, read))
+    text = render(read)
+
+    def show() -> None:
+        if told:
+            say(told)
+        write(text, form_of(format_.value))
+
+    return Ended(show=show)
 
 
 def _read(path: Path) -> Report | RepairReport:

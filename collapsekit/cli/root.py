@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from collapsekit.cli.output import write
 from collapsekit.cli.overview import ABOUT, COMMANDS, VERSION, VERSION_HELP, overview
 
 # Where a command is, unless in the module and function of its name.
@@ -19,7 +20,7 @@ class _Root(TyperGroup):
     """Whose help is the overview, however it was asked for."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        typer.echo(overview())  # typer prints it too, and shows nothing of the formatter where arguments are missing
+        write(f"{overview()}\n")  # typer prints it too, and shows nothing of the formatter where arguments are missing
 
 
 def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
@@ -45,7 +46,7 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(VERSION)
+        write(f"{VERSION}\n")
         raise typer.Exit
 
 

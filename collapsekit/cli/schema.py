@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from collapsekit.cli.terminal import guarded
+from collapsekit.cli.output import write
+from collapsekit.cli.terminal import Ended, guarded
 
 
 class Kind(StrEnum):
@@ -37,8 +38,9 @@ def schema(
     kind: Annotated[
         Kind, typer.Argument(help="Which file: what diagnose, repair, gate, baseline or compare writes.")
     ] = Kind.report,
-) -> None:
+) -> Ended:
     """Print the JSON Schema of report.json, or of another file."""
     module, name = _MODELS[kind]
     model = getattr(importlib.import_module(module), name)
-    typer.echo(json.dumps(model.model_json_schema(), indent=1, allow_nan=False))
+    text = json.dumps(model.model_json_schema(), indent=1, allow_nan=False)
+    return Ended(show=lambda: write(f"{text}\n", "json"))

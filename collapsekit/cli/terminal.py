@@ -6,22 +6,27 @@ import functools
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
+from collapsekit import interrupts
+from collapsekit.cli import output
+from collapsekit.cli.child import ROLES, ChildEndedError
+from collapsekit.cli.output import INTERNAL, INTERRUPTED, internal_error
 from collapsekit.errors import CollapsekitError
+from collapsekit.user_code import exit_refused, is_exit
 from collapsekit.world import started_together
 
 if TYPE_CHECKING:
     from collapsekit.report import Report
     from collapsekit.settings import Progress
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-INTERRUPTED, INTERNAL = 130, 4
+__all__ = ["INTERNAL", "INTERRUPTED", "Ended", "TrustPickle", "guarded", "progress", "say", "screen", "show"]
+
 TrustPickle = Annotated[
     str | None,
     typer.Option(
@@ -31,42 +36,76 @@ TrustPickle = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: all is computed, all files are written, and its exit code stands. Only then is it shown."""
+
+    code: int = 0
+    show: Callable[[], object] = lambda: None
+
+
+Command = TypeVar("Command", bound=Callable[..., Ended])
+
+
 def say(text: str) -> None:
     """One message on stderr, made safe to print."""
-    from collapsekit.render.sanitize import clean
-
-    typer.echo("\n".join(clean(line, limit=4000) for line in text.splitlines()), err=True)
+    output.message(text)
 
 
 def guarded(command: Command) -> Command:
-    """Turn errors into one sentence and the design's exit codes; a traceback only for our own faults."""
+    """Turn errors into one sentence and the design's exit codes; a traceback only for our own faults.
+
+    The exit code is decided before anything is shown, and nothing that showing meets makes a failure a success.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except CollapsekitError as e:
-            rank = os.environ.get("RANK", "0") if started_together() else "0"
-            if rank == "0" or not getattr(e, "told_by_first", False):
-                say(f"error: {e}" if rank == "0" else f"error of process {rank}: {e}")
-            raise typer.Exit(e.exit_code) from None
-        except KeyboardInterrupt:
-            say("interrupted: nothing was written after the last finished file.")
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:
-            # The reader (head, less) has gone; Python would complain again while closing stdout.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except (typer.Exit, typer.Abort):
-            raise
-        except Exception as e:
-            if type(e).__module__.split(".")[0] in ("click", "typer"):  # usage errors print themselves
-                raise
-            say(f"internal error: {type(e).__name__}: {e}. This is a fault of collapsekit; please report it with this:")
-            say(traceback.format_exc())
-            raise typer.Exit(INTERNAL) from None
+        with output.kept_apart():
+            code = _code_of(lambda: command(*args, **kwargs))
+        raise typer.Exit(code)
 
     return run  # type: ignore[return-value]
+
+
+def _code_of(command: Callable[[], Ended]) -> int:
+    try:
+        ended = command()
+        interrupts.check()
+    except ChildEndedError as e:
+        return e.code
+    except BaseException as e:  # noqa: BLE001 - a user's function may raise anything
+        return _failed(e)
+    ROLES.decide(ended.code)
+    try:
+        ended.show()
+    except BaseException as e:  # noqa: BLE001
+        code = INTERRUPTED if _is_interrupt(e) else internal_error(e)
+        return code if ended.code == 0 or code == INTERRUPTED else ended.code
+    return ended.code
+
+
+def _failed(error: BaseException) -> int:
+    """The exit code of a command that ended with an error, which is said once it is decided."""
+    if _is_interrupt(error):
+        ROLES.decide(INTERRUPTED)
+        say("interrupted: nothing was written after the last finished file.")
+        return INTERRUPTED
+    if is_exit(error) or not isinstance(error, Exception):
+        error = exit_refused(error)
+    if not isinstance(error, CollapsekitError):
+        ROLES.decide(INTERNAL)
+        return internal_error(error)
+    ROLES.decide(error.exit_code)
+    rank = os.environ.get("RANK", "0") if started_together() else "0"
+    if rank == "0" or not getattr(error, "told_by_first", False):
+        say(f"error: {error}" if rank == "0" else f"error of process {rank}: {error}")
+    return error.exit_code
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether somebody pressed Ctrl-C. Where another's program runs the command, only the error can say so."""
+    ours = ROLES.arguments is not None
+    return interrupts.interrupted() if ours else isinstance(error, KeyboardInterrupt)
 
 
 def show(report: Report) -> None:
@@ -78,10 +117,21 @@ def show(report: Report) -> None:
 
 def screen(render: Callable[..., str], report: Any) -> None:
     """What ``render`` makes of a report on stdout, in colour and at full width only on a terminal."""
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else 80
+    stream = output.data_stream()
+    terminal = stream.isatty()
+    width = _width(stream) if terminal else 80
     color = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    typer.echo(render(report, width=min(width, 120), color=color), nl=False, color=True)
+    output.write(render(report, width=min(width, 120), color=color))
+
+
+def _width(stream: TextIO) -> int:
+    """Columns of the terminal that data goes to; $COLUMNS goes before."""
+    try:
+        if not os.environ.get("COLUMNS"):
+            return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        pass
+    return shutil.get_terminal_size().columns
 
 
 @contextmanager
@@ -89,16 +139,21 @@ def progress(quiet: bool) -> Iterator[Progress]:
     """Progress on stderr: a bar on a terminal, announcements only when piped, nothing when quiet."""
     from collapsekit.settings import Progress
 
-    class Told(Progress):
+    class Stoppable(Progress):
+        """Where a Ctrl-C that somebody's function swallowed is raised again. Faults are told, however quiet it is."""
+
+        def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
+            interrupts.check()
+
         def fault(self, text: str) -> None:
             say(text)
 
     if quiet:
-        yield Told()
+        yield Stoppable()
         return
     if not sys.stderr.isatty():
 
-        class Announced(Told):
+        class Announced(Stoppable):
             def note(self, text: str) -> None:
                 say(text)
 
@@ -116,10 +171,11 @@ def progress(quiet: bool) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
-        class Drawn(Told):
+        class Drawn(Stoppable):
             shown = ""
 
             def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
+                interrupts.check()
                 if what != self.shown:
                     bar.reset(task)
                     self.shown = what

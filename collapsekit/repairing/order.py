@@ -25,6 +25,7 @@ from collapsekit.repairs.reckon import reckon
 from collapsekit.repairs.snapshots import Snapshots
 from collapsekit.repairs.stage import held_expectations
 from collapsekit.report import Report
+from collapsekit.user_code import no_exit
 from collapsekit.world import current
 
 CONTROL = "finetune"
@@ -33,6 +34,7 @@ DECIDING = ("utilisation", "prefix_gap")  # the probes that say whom to repair, 
 WEAK = ("collapsed", "underused")
 
 
+@no_exit()
 def repair(
     checkpoint: str | Path | None = None,
     *,
@@ -89,6 +91,7 @@ def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None
         run.clear()
 
 
+@no_exit()
 def plan(
     checkpoint: str | Path | None = None,
     *,

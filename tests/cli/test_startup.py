@@ -98,7 +98,7 @@ def test_a_command_imports_no_other(report: Path, tmp_path: Path) -> None:
     program = "import sys; from collapsekit.cli.root import make_app; make_app(['schema']); print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     ours = {m for m in done.stdout.split() if m.startswith("collapsekit.cli.")}
-    assert ours == {f"collapsekit.cli.{m}" for m in ("overview", "root", "schema", "terminal")}
+    assert ours == {f"collapsekit.cli.{m}" for m in ("child", "output", "overview", "root", "schema", "terminal")}
 
 
 def test_the_overview_says_what_the_commands_say() -> None:
