@@ -80,6 +80,9 @@ def diagnose(
     Raises CollapsekitError for whatever the caller can mend.
     """
     _check_asked(profile, limit)
+    check_device(
+        current().device(device)
+    )  # which also sets it up, so that its generators can be given back as they were
     settled, source = with_data(settle_config(config, checkpoint), data)
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
