@@ -82,6 +82,8 @@ def diagnose(
     Raises CollapsekitError for whatever the caller can mend.
     """
     _check_asked(profile, limit)
+    # This also sets the device up, so that its generators can be given back as they were.
+    check_device(current().device(device))
     progress = progress or Progress()
     settled, source = with_data(settle_config(config, checkpoint, progress), data)
     registry.load_builtins()

@@ -29,16 +29,32 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
     # torch.manual_seed formats a stack trace per call for devices that are not there yet; this runs often.
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
+    module = _accelerator()
+    if module is not None:
+        (module.manual_seed_all if hasattr(module, "manual_seed_all") else module.manual_seed)(seed)
+
+
+def _accelerator() -> Any | None:
+    """torch's module for this machine's accelerator (cuda, mps, xpu, ...) where it is in use; it has generators of its own."""
+    device = torch.accelerator.current_accelerator()
+    if device is None:
+        return None
+    module = torch.get_device_module(device)
+    return module if getattr(module, "is_initialized", module.is_available)() else None
+
+
+def _device_states() -> list[Tensor]:
+    """The states of the accelerator's generators, one a device."""
+    module = _accelerator()
+    if module is None:
+        return []
+    return list(module.get_rng_state_all()) if hasattr(module, "get_rng_state_all") else [module.get_rng_state()]
 
 
 def random_states() -> list[bytes]:
     """The generators' states, to tell whether something drew from them."""
     states = [repr(random.getstate()).encode(), _told(np.random.get_state(legacy=False))]
-    tensors = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+    tensors = [torch.get_rng_state(), *_device_states()]
     return [*states, *(t.numpy().tobytes() for t in tensors)]
 
 
@@ -53,15 +69,16 @@ def _told(state: object) -> bytes:
 def random_state_kept() -> Iterator[None]:
     """Give Python's, NumPy's and torch's generators back as they were."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    there = _device_states()
     try:
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        module = _accelerator()
+        if module is not None and there:  # one that is only now in use had no state that anybody has seen
+            module.set_rng_state_all(there) if hasattr(module, "set_rng_state_all") else module.set_rng_state(there[0])
 
 
 # torch's own registries on a module; whatever else stands there its author, or its forward, wrote.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_p
 SCALARS = ("aten::masked_fill", "aten::masked_fill_", "aten::fill_", "aten::index_fill_", *INDEXED)
 _doubles = [True]
 _to = torch.Tensor.to
+_state = [torch.Generator().manual_seed(1).get_state()]  # of the device's own generator
 
 
 class _Module:
@@ -44,10 +45,23 @@ class _Module:
     current_device = staticmethod(lambda: 0)
     device_count = staticmethod(lambda: 1)
     synchronize = staticmethod(lambda *_args: None)
-    get_rng_state = staticmethod(lambda device=0: torch.get_rng_state())
-    set_rng_state = staticmethod(lambda state, device=0: None)
-    manual_seed = manual_seed_all = staticmethod(lambda seed: None)
+    get_rng_state = staticmethod(lambda device=0: _state[0].clone())
+    get_rng_state_all = staticmethod(lambda: [_state[0].clone()])
     get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16, torch.float16])
+
+    @staticmethod
+    def set_rng_state(state: Tensor, device: Any = 0) -> None:
+        _state[0] = state.clone()
+
+    @staticmethod
+    def set_rng_state_all(states: Sequence[Tensor]) -> None:
+        _state[0] = states[0].clone()
+
+    @staticmethod
+    def manual_seed(seed: int) -> None:
+        _state[0] = torch.Generator().manual_seed(seed).get_state()
+
+    manual_seed_all = manual_seed
 
 
 class OnDevice(torch.Tensor):
@@ -93,10 +107,23 @@ class OnDevice(torch.Tensor):
         if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2"):
             COUNTED[WAITS] += 1  # whose answer, or its size, is waited for
         to_cpu = "device" in kwargs and kwargs["device"] is not None and torch.device(kwargs["device"]).type == "cpu"
-        out = func(*tree_map(_raw, args), **tree_map(_raw, kwargs))
+        with _drawing() if torch.Tag.nondeterministic_seeded in func.tags else nullcontext():
+            out = func(*tree_map(_raw, args), **tree_map(_raw, kwargs))
         if name.endswith("_") and isinstance(args[0], cls) and isinstance(out, Tensor):
             return args[0]
         return out if to_cpu else tree_map(_wrapped, out)
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Draw from the device's generator, not from the CPU's."""
+    cpu = torch.get_rng_state()
+    torch.set_rng_state(_state[0])
+    try:
+        yield
+    finally:
+        _state[0] = torch.get_rng_state()
+        torch.set_rng_state(cpu)
 
 
 def _raw(x: Any) -> Any:
