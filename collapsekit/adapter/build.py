@@ -174,7 +174,7 @@ def features_path(model: nn.Module, path: str) -> str:
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the checkpoint's tensors into the model, of which there is one copy in memory: what was copied of a mapped file
-    is let go of. Raises ConfigError listing keys that do not fit."""
+    is let go of. Raises ConfigError listing keys that do not fit, RefusedError where the file was written to meanwhile."""
     own = model.state_dict()
     shapes = {k: tuple(v.shape) for k, v in own.items() if isinstance(v, Tensor)}
     matched = match_state_dict(shapes, checkpoint.tensors)
@@ -182,6 +182,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
         for key, value in matched.items():
             own[key].copy_(value)
             forget(value)
+    checkpoint.check_unchanged()
 
 
 def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from collapsekit.checkpoint.digest import sha256_of, sha256_of_all
 from collapsekit.checkpoint.sandbox import look_into
@@ -56,33 +57,72 @@ def describe(path: str | Path, *, values: bool | None = None) -> Description:
     RefusedError where it is no regular file.
 
     Names, shapes and dtypes take the headers only, of a zip archive also what its checksums are over. The digest and the
-    tensors' norms take every byte, one tensor at a time: they are read if ``values`` says so, and by default where the
-    files hold at most READ_UNASKED bytes. A file that only unpickling could read is then read for its digest, by which
-    `--trust-pickle` names it, whatever its size.
+    tensors' norms take every byte, one tensor at a time: they are read if ``values`` says so, and by default where
+    files and tensors hold at most READ_UNASKED bytes. A file that only unpickling could read is then read for its digest,
+    by which `--trust-pickle` names it, whatever its size.
     """
     file = Path(path)
     is_file = kind_of(file) == "file"
     try:
         found = look_into(file)
-        files = found["files"]
-        whole = sum(size for _, size, _ in files) <= READ_UNASKED if values is None else values
+        whole = _bytes_to_read(found) <= READ_UNASKED if values is None else values
         if whole:
-            from collapsekit.checkpoint.mapping import mapped_in_turn
-
-            rows = tuple(_row(*named) for named in mapped_in_turn(files, found["tensors"]))
+            rows, sha256 = _read_whole(file, found)
         else:
-            rows = tuple(_unread(*told) for told in found["tensors"])
+            rows, sha256 = tuple(_unread(*told) for told in found["tensors"]), None
     except RefusedError as e:
         known = e if isinstance(e, UnreadableError) else None
         names = tuple(known.names) if known else ()
         small = file.stat().st_size <= READ_UNASKED if values is None else values
         whole = is_file and (small or (values is None and known is not None and known.pickled))
-        digest = sha256_of(file) if whole else None
+        digest, why = _digest(file, known) if whole else (None, "")
         form = known.format or None if known else None
-        return Description(file, digest, form, None, None, names, (), str(e), whole)
-    sha256 = sha256_of_all([Path(name) for name, *_ in files]) if whole else None
+        return Description(file, digest, form, None, None, names, (), str(e) + why, whole)
     names = tuple(found["names"])
     return Description(file, sha256, found["format"], found["key"], found["note"], names, rows, values=whole)
+
+
+def _held(found: dict[str, Any]) -> int:
+    sizes: list[int] = [size for _, _, _, size, *_ in found["files"]]
+    return sum(sizes)
+
+
+def _bytes_to_read(found: dict[str, Any]) -> int:
+    """What all numbers take: the files' bytes, or more, where tensors show the same ones in several ways."""
+    each = {json.dumps(t[1:]): math.prod(t[2]) * ITEM_BYTES.get(t[1], 1) for t in found["tensors"]}
+    shown: int = sum(each.values())
+    return max(_held(found), shown)
+
+
+def _read_whole(file: Path, found: dict[str, Any]) -> tuple[tuple[TensorRow, ...], str]:
+    """Every tensor's numbers, and the digest of the files. Raises RefusedError where the files changed, and where that
+    would be to read the same bytes again and again."""
+    from collapsekit.checkpoint.mapping import check_unchanged, mapped_in_turn
+
+    count = _bytes_to_read(found)
+    if count > 2 * _held(found) + READ_UNASKED:
+        raise RefusedError(
+            f"{file} has tensors that show the same numbers many times over, {count:,} bytes in all: look at it with "
+            "--no-values."
+        )
+    sha256 = sha256_of_all(found["files"])
+    read: dict[str, TensorRow] = {}
+    rows = []
+    for told, (name, tensor) in zip(found["tensors"], mapped_in_turn(found["files"], found["tensors"]), strict=True):
+        key = json.dumps(told[1:])
+        if key not in read:  # tied tensors are read once
+            read[key] = _row(name, tensor)
+        rows.append(replace(read[key], name=name))
+    check_unchanged(found["files"])
+    return tuple(rows), sha256
+
+
+def _digest(file: Path, known: UnreadableError | None) -> tuple[str | None, str]:
+    """The digest of a file that was refused, or why there is none, as a further sentence."""
+    try:
+        return sha256_of(file, known.file if known else None), ""
+    except RefusedError as e:
+        return None, f" No SHA-256: {e}"
 
 
 def _unread(name: str, dtype: str, shape: Sequence[int], chunks: object) -> TensorRow:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from collapsekit.checkpoint.digest import sha256_of_all
-from collapsekit.checkpoint.mapping import mapped
+from collapsekit.checkpoint.mapping import changed_in_place, mapped_and_summed
 from collapsekit.checkpoint.sandbox import look_into
 from collapsekit.checkpoint.trusted import digest_named, load_trusted
 from collapsekit.errors import RefusedError
@@ -30,15 +30,24 @@ class Checkpoint:
     note: str  # one sentence: what was taken, and what was not
     names: tuple[str, ...] = ()  # classes and functions its pickles name beyond those of plain tensors
     trusted: bool = False  # whether --trust-pickle let it be unpickled
+    files: tuple[
+        tuple[Any, ...], ...
+    ] = ()  # those that tensors are mapped from: path, and what it was when it was read
+
+    def check_unchanged(self) -> None:
+        """Raises RefusedError where somebody has written to a file since: its tensors are then no longer those that
+        ``sha256`` is of. To delete the file, or put another in its place, does not touch them."""
+        changed_in_place(self.files)
 
 
 def read_checkpoint(path: str | Path, *, trust: str | None = None, folder: Path | None = None) -> Checkpoint:
     """Named tensors from a file or directory of any format of collapsekit.locate, told by content.
 
     Nothing in it is executed: a child process bounded in memory and time says where the tensors lie, and they are
-    mapped from there. ``trust`` ("sha256:DIGEST") lets that very file be unpickled where it would be refused, with
-    classes importable from ``folder``. Raises ConfigError where there is nothing at ``path``, RefusedError where it
-    is unsafe, damaged or not a checkpoint.
+    mapped from there. What is looked into, mapped and hashed is the same file, unchanged from first to last. ``trust``
+    ("sha256:DIGEST") lets that very file be unpickled where it would be refused, with classes importable from
+    ``folder``. Raises ConfigError where there is nothing at ``path``, RefusedError where it is unsafe, damaged, changing
+    or not a checkpoint.
     """
     file = Path(path)
     if trust is not None:
@@ -49,14 +58,14 @@ def read_checkpoint(path: str | Path, *, trust: str | None = None, folder: Path 
         if trust is None or not refusal.pickled or not file.is_file():
             raise
         return _trusted(file, trust, folder, refusal)
-    tensors = mapped(found["files"], found["tensors"])
-    sha256 = sha256_of_all([Path(name) for name, *_ in found["files"]])
+    tensors, sha256 = mapped_and_summed(found["files"], found["tensors"])
     if trust is not None and sha256 != digest_named(trust):
         raise RefusedError(
             f"{path} has sha256:{sha256}, --trust-pickle names another: leave the option out, the file can be read "
             "without it."
         )
-    return Checkpoint(file, sha256, found["format"], tensors, found["key"], found["note"], tuple(found["names"]))
+    names, files = tuple(found["names"]), tuple(tuple(told) for told in found["files"])
+    return Checkpoint(file, sha256, found["format"], tensors, found["key"], found["note"], names, files=files)
 
 
 def _trusted(file: Path, trust: str, folder: Path | None, refusal: UnreadableError) -> Checkpoint:

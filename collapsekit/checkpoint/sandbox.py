@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -11,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
+from collapsekit.locate.archive import MAGIC
 from collapsekit.locate.child import ACTED, OUT_OF_MEMORY
+from collapsekit.locate.distributed import METADATA
+from collapsekit.locate.handles import open_regular
+from collapsekit.locate.holes import stored_bytes
 from collapsekit.locate.read import UnreadableError
 
 MEMORY = 1 << 30  # address space, bytes
-_CPU_SECONDS = 8
-_NAMES, _NAMES_A_SECOND = 100 << 20, 2 << 20  # bytes; a file may be all names and places, which take longest
-_CPU_BYTES_A_SECOND = 50 << 20  # checksums run at hundreds of MB a second
+_CPU_SECONDS = 8  # for names and places, of which the reader takes so many at most
+# Checksums are over every byte that is stored, and run at hundreds of MB a second.
+_CPU_BYTES_A_SECOND, _MOST_CPU_SECONDS = 50 << 20, 3600
 _WALL_SECONDS, _WALL_BYTES_A_SECOND = 30, 5 << 20  # a slow network disk
+_MOST_FILES = 100_000  # looked at for their sizes
 # -I: neither the environment nor the working directory decides what is imported.
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); from collapsekit.locate.child import main; "
@@ -34,9 +40,9 @@ def look_into(path: Path) -> dict[str, Any]:
     Raises ConfigError or RefusedError as :func:`collapsekit.locate.read.locate` does, and RefusedError where reading
     took more memory or time than a file of its size needs, or acted.
     """
-    size = _size(path)
-    cpu = _CPU_SECONDS + min(size, _NAMES) // _NAMES_A_SECOND + size // _CPU_BYTES_A_SECOND
-    wall = _WALL_SECONDS + 2 * cpu + size // _WALL_BYTES_A_SECOND
+    summed = _summed(path)
+    cpu = min(_CPU_SECONDS + summed // _CPU_BYTES_A_SECOND, _MOST_CPU_SECONDS)
+    wall = _WALL_SECONDS + 2 * cpu + summed // _WALL_BYTES_A_SECOND
     command: list[str | Path | bytes] = [
         sys.executable,
         "-I",
@@ -62,7 +68,10 @@ def _understood(answer: dict[str, Any]) -> dict[str, Any]:
     if "config" in answer:
         raise ConfigError(answer["config"])
     if "names" in answer:
-        raise UnreadableError(answer["refused"], answer["format"], answer["names"], pickled=answer["pickled"])
+        file = None if answer["file"] is None else tuple(answer["file"])
+        raise UnreadableError(
+            answer["refused"], answer["format"], answer["names"], pickled=answer["pickled"], file=file
+        )
     if "refused" in answer:
         raise RefusedError(answer["refused"])
     found: dict[str, Any] = answer["found"]
@@ -94,11 +103,22 @@ def _too_much(path: Path, what: str) -> str:
     )
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files directly in a directory; 0 where that cannot be had (the child says why)."""
+def _summed(path: Path) -> int:
+    """Bytes that checksums are over: what is stored of a zip archive, or of all files of a directory of
+    torch.distributed.checkpoint. 0 for other formats, and where that cannot be had (the child says why)."""
     try:
-        files = list(path.iterdir()) if path.is_dir() else [path]
-        files += list(path.parent.iterdir()) if path.name.endswith(".index.json") else []
-        return sum(f.stat().st_size for f in files if f.is_file())
+        if not path.is_dir():
+            return _stored_of_archive(path)
+        if not (path / METADATA).is_file():
+            return 0
+        with os.scandir(path) as entries:
+            return sum(_stored_of_archive(Path(e.path)) for e in itertools.islice(entries, _MOST_FILES))
     except (OSError, ValueError):
         return 0
+
+
+def _stored_of_archive(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with open_regular(path) as stream:
+        return stored_bytes(stream) if stream.read(len(MAGIC)) == MAGIC else 0

@@ -8,7 +8,9 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from collapsekit.locate.layout import DamagedError, Extent
+from collapsekit.locate.handles import stream_of
+from collapsekit.locate.holes import crc32_of_zeros, runs
+from collapsekit.locate.layout import MOST_TENSORS, DamagedError, Extent, LimitError
 from collapsekit.locate.opened import Window
 
 MAGIC = b"PK\x03\x04"
@@ -21,7 +23,9 @@ _UTF8, _ENCRYPTED, _SIZES_FOLLOW = 0x800, 0x1, 0x8
 _IN_ZIP64 = 0xFFFFFFFF
 _COUNT_IN_ZIP64 = 0xFFFF
 _CHUNK = 1 << 20
-_MOST_MEMBERS = 1_000_000
+_MOST_MEMBERS = MOST_TENSORS + 1000  # a storage each, and what stands beside them
+_ENTRY = b"PK\x01\x02"  # begins each entry of the directory
+_MOST_DIRECTORY = 64 << 20  # bytes
 _ERRORS = (zipfile.BadZipFile, EOFError, OSError, OverflowError, RuntimeError, ValueError, struct.error, KeyError)
 
 
@@ -46,9 +50,9 @@ def open_archive(extent: Extent) -> Archive:
     """Every member's place, once all of them are what the directory says (torch checks no CRC-32). Raises
     DamagedError."""
     try:
-        with extent.path.open("rb") as stream:
+        with stream_of(extent.path) as stream:
             window = Window(stream, extent)
-            with zipfile.ZipFile(cast(BinaryIO, window)) as archive:
+            with zipfile.ZipFile(cast(BinaryIO, _Bounded(stream, extent))) as archive:
                 infos = archive.infolist()
                 _refuse_odd(infos)
                 directory = archive.start_dir
@@ -67,16 +71,28 @@ def open_archive(extent: Extent) -> Archive:
 def member_names(extent: Extent) -> list[str]:
     """The names in a zip archive's directory, nothing of it checked; empty where it cannot be read as one."""
     try:
-        with extent.path.open("rb") as stream, zipfile.ZipFile(cast(BinaryIO, Window(stream, extent))) as archive:
-            return archive.namelist()[:_MOST_MEMBERS]
+        with stream_of(extent.path) as stream, zipfile.ZipFile(cast(BinaryIO, _Bounded(stream, extent))) as archive:
+            return archive.namelist()
     except _ERRORS:
         return []
 
 
+class _Bounded(Window):
+    """What zipfile reads an archive's directory from, in one piece, before it counts: longer ones are refused."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As Window.read. Raises LimitError."""
+        if size is not None and size > _MOST_DIRECTORY:
+            raise LimitError(f"its directory has {size:,} bytes, more than the {_MOST_DIRECTORY:,} that are read")
+        data = super().read(size)
+        count = data.count(_ENTRY)
+        if count > _MOST_MEMBERS:
+            raise LimitError(f"it has {count:,} members, more than the {_MOST_MEMBERS:,} that are read")
+        return data
+
+
 def _refuse_odd(infos: list[zipfile.ZipInfo]) -> None:
     seen = set[str]()
-    if len(infos) > _MOST_MEMBERS:
-        raise DamagedError(f"it has {len(infos)} members, more than the {_MOST_MEMBERS} allowed")
     if min((i.header_offset for i in infos), default=0) != 0:
         raise DamagedError("something precedes its first member")
     for info in infos:
@@ -168,11 +184,19 @@ def _is_descriptor(window: Window, begin: int, end: int, info: zipfile.ZipInfo) 
 
 
 def _check_sum(stream: BinaryIO, info: zipfile.ZipInfo, place: Extent) -> None:
-    stream.seek(place.start)
-    left, crc = place.length, 0
-    while left and (data := stream.read(min(left, _CHUNK))):
-        crc = zlib.crc32(data, crc)
-        left -= len(data)
+    """Raises DamagedError where the member's bytes are not those its checksum is of. Holes are reckoned, not read."""
+    end, crc, left = place.start + place.length, 0, 0
+    for start, stop, hole in runs(stream, place.start, end):
+        if hole:
+            crc = crc32_of_zeros(crc, stop - start)
+            continue
+        stream.seek(start)
+        left = stop - start
+        while left and (data := stream.read(min(left, _CHUNK))):
+            crc = zlib.crc32(data, crc)
+            left -= len(data)
+        if left:
+            break
     if left or crc != info.CRC:
         raise DamagedError(
             f"its member {info.filename[:100]!r} does not match its CRC-32, so it was damaged on the way"

@@ -9,11 +9,21 @@ from typing import Any
 
 from collapsekit.errors import RefusedError
 from collapsekit.locate.archive import Archive
-from collapsekit.locate.layout import ITEM_BYTES, DamagedError, Extent, Loaded, Located, contiguous, dense
+from collapsekit.locate.layout import (
+    ITEM_BYTES,
+    MOST_TENSORS,
+    DamagedError,
+    Extent,
+    LimitError,
+    Loaded,
+    Located,
+    contiguous,
+    dense,
+)
 from collapsekit.locate.opened import Opened, read_bytes
 
-HEADER_LIMIT = 100_000_000  # the safetensors library's own
-JSON_LIMIT = 100_000_000
+HEADER_LIMIT = 100_000_000  # the safetensors library's own: beyond it nothing is a safetensors file
+JSON_LIMIT = 40_000_000  # 400 bytes a tensor
 _SAFETENSORS = {
     "F64": "float64",
     "F32": "float32",
@@ -49,6 +59,7 @@ _NPY_HEADER = re.compile(
     re.DOTALL,
 )
 _NPY_HEADER_LIMIT = 1 << 16
+_NPY_USUAL = 1 << 10  # read first: an archive may have very many members
 
 
 def is_safetensors(file: Opened) -> bool:
@@ -64,13 +75,14 @@ def load_safetensors(file: Opened) -> Loaded:
     length = struct.unpack("<Q", file.head[:8])[0]
     if length > min(HEADER_LIMIT, file.size - 8):
         raise DamagedError(f"its header claims {length} bytes, so it is truncated or no safetensors file at all")
-    header = parse_json(read_bytes(Extent(file.path, 8, length), HEADER_LIMIT, "its header"), "its header")
+    header = parse_json(read_json(Extent(file.path, 8, length), "its header"), "its header")
     if not isinstance(header, dict):
         raise DamagedError("its header is no JSON object")
     about = header.pop("__metadata__", None)
     about = {} if about is None else about
     if not isinstance(about, dict) or not all(isinstance(v, str) for v in about.values()):
         raise DamagedError("the __metadata__ in its header is no object of strings")
+    check_count(len(header), "tensors")
     data = Extent(file.path, 8 + length, file.size - 8 - length)
     tensors, spans = {}, []
     for name, entry in header.items():
@@ -98,6 +110,19 @@ def _entry(name: str, entry: Any, data: Extent) -> tuple[Located, tuple[int, int
     if located.bytes != end - begin:
         raise DamagedError(f"its tensor {name[:60]!r} has {end - begin} bytes, its shape needs {located.bytes}")
     return located, (begin, end)
+
+
+def check_count(count: int, what: str) -> None:
+    """Raises LimitError where there are more than MOST_TENSORS."""
+    if count > MOST_TENSORS:
+        raise LimitError(f"it has {count:,} {what}, more than the {MOST_TENSORS:,} that are read")
+
+
+def read_json(extent: Extent, what: str) -> bytes:
+    """The bytes of an extent of at most JSON_LIMIT. Raises LimitError, and DamagedError where it breaks off."""
+    if extent.length > JSON_LIMIT:
+        raise LimitError(f"{what} has {extent.length:,} bytes, more than the {JSON_LIMIT:,} that are read")
+    return read_bytes(extent, JSON_LIMIT, what)
 
 
 def parse_json(data: bytes, what: str) -> Any:
@@ -134,16 +159,20 @@ def load_npz(archive: Archive, file: Opened) -> Loaded:
     return Loaded(tensors, [file.path], checksummed=archive.checksummed)
 
 
+def _first(extent: Extent, most: int, name: str) -> bytes:
+    return read_bytes(Extent(extent.path, extent.start, min(extent.length, most)), most, name)
+
+
 def _npy(name: str, extent: Extent) -> Located | str | None:
     """The array of one .npy member; None where it is not of numbers, text where it is of pickled objects."""
-    start = read_bytes(
-        Extent(extent.path, extent.start, min(extent.length, _NPY_HEADER_LIMIT)), _NPY_HEADER_LIMIT, name
-    )
+    start = _first(extent, _NPY_USUAL, name)
     sized = {1: ("<H", 10), 2: ("<I", 12), 3: ("<I", 12)}.get(start[6] if len(start) > 12 else 0)
     if not start.startswith(_NPY_MAGIC) or sized is None:
         raise DamagedError(f"its member {name[:60]!r} is no .npy array")
     form, begin = sized
     end = begin + struct.unpack_from(form, start, 8)[0]
+    if end > len(start):
+        start = _first(extent, _NPY_HEADER_LIMIT, name)
     header = _NPY_HEADER.fullmatch(start[begin:end].decode("latin-1")) if end <= len(start) else None
     if header is None:
         raise DamagedError(f"the header of its member {name[:60]!r} is not what NumPy writes")

@@ -5,19 +5,29 @@ Started by :mod:`collapsekit.checkpoint.sandbox`; writes one JSON object on stdo
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from collapsekit.bounds import shown
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.locate.handles import one_look
 from collapsekit.locate.read import Found, UnreadableError, locate
 
 ACTED, OUT_OF_MEMORY = 97, 98  # exit codes
 # All that looking into a file takes. Anything else (exec, compile, import, socket.*, subprocess.*, os.fork, ctypes.*)
 # is an attack that got through, or a fault of ours: either way the process ends there.
-_ALLOWED = frozenset(("open", "os.listdir", "os.scandir", "builtins.id", "object.__getattr__", "sys._getframe"))
+_ALLOWED = frozenset(
+    ("open", "os.listdir", "os.scandir", "builtins.id", "object.__getattr__", "sys._getframe", "time.sleep")
+)
+MOST_ANSWERED = 100 << 20  # characters
+_TOO_LONG = (
+    f"names so much that to say where it lies takes more than {MOST_ANSWERED:,} characters: save the model's weights "
+    "alone, under shorter names."
+)
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -34,7 +44,9 @@ def confine(memory: int, seconds: int) -> None:
             (resource.RLIMIT_FSIZE, 0),
             (resource.RLIMIT_CORE, 0),
         ):
-            resource.setrlimit(what, (limit, limit))
+            _, most = resource.getrlimit(what)  # lower ones, as of `ulimit`, stay
+            least = limit if most == resource.RLIM_INFINITY else min(limit, most)
+            resource.setrlimit(what, (least, least))
     for codec in ("cp437", "raw-unicode-escape"):  # imported on first use: zip names and pickles' text, now, not later
         "".encode(codec)
     sys.addaudithook(watch)
@@ -58,20 +70,20 @@ def answer(path: Path) -> dict[str, Any]:
     try:
         return {"found": as_data(locate(path))}
     except UnreadableError as e:
-        return {"refused": str(e), "format": e.format, "names": e.names, "pickled": e.pickled}
+        return {"refused": str(e), "format": e.format, "names": e.names, "pickled": e.pickled, "file": e.file}
     except CollapsekitError as e:
         return {"config" if isinstance(e, ConfigError) else "refused": str(e)}
 
 
 def as_data(found: Found) -> dict[str, Any]:
     """``found`` as JSON has it; tensors as [name, dtype, shape, [[file, offset, shape, stride, origin, swapped]]]."""
-    numbers = {path: i for i, path in enumerate(found.paths)}
+    numbers = {path: i for i, path in enumerate(found.files)}
     return {
         "format": found.format,
         "key": found.key,
         "note": found.note,
         "names": found.names,
-        "files": [[str(p), *_identity(p)] for p in found.paths],
+        "files": [[str(path), *known] for path, known in found.files.items()],
         "tensors": [
             [
                 name,
@@ -84,17 +96,15 @@ def as_data(found: Found) -> dict[str, Any]:
     }
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change in ns, by which a file that changed meanwhile is told."""
-    info = path.stat()
-    return info.st_size, info.st_mtime_ns
-
-
 def main(memory: int, seconds: int, path: str) -> None:
     """Read ``path`` within the limits, answer on stdout, and end without running anything more."""
     confine(memory, seconds)
+    gc.disable()  # it would look again and again through the millions of objects that a pickle may make
     try:
-        text = json.dumps(answer(Path(path)), allow_nan=False)
+        with one_look(patient=True):
+            text = json.dumps(answer(Path(path)), allow_nan=False)
+        if len(text) > MOST_ANSWERED:
+            text = json.dumps({"refused": f"{shown(path, 4096)} {_TOO_LONG}"})
         sys.stdout.write(text)
         sys.stdout.flush()
     except MemoryError:

@@ -12,8 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from collapsekit.locate.archive import open_archive
-from collapsekit.locate.layout import ITEM_BYTES, Chunk, DamagedError, Extent, Loaded, Located, Odd, sizes_of, whole
-from collapsekit.locate.opened import Window, open_file, open_part
+from collapsekit.locate.layout import (
+    ITEM_BYTES,
+    Chunk,
+    DamagedError,
+    Extent,
+    LimitError,
+    Loaded,
+    Located,
+    Odd,
+    sizes_of,
+    whole,
+)
+from collapsekit.locate.opened import open_file, open_part, pickle_stream
 from collapsekit.locate.pickles import Name, StandIn, unpickled
 from collapsekit.locate.torchsaved import load_torch_zip, torch_calls
 
@@ -33,8 +44,8 @@ def load_distributed(folder: Path, names: dict[str, None]) -> Loaded:
     file = open_file(folder / METADATA)
     seen: dict[str, None] = {}
     try:
-        with file.path.open("rb") as raw:
-            metadata = _state(unpickled(Window(raw, file.whole), seen, torch_calls(_no_tensor), _no_storage))
+        with pickle_stream(file.whole) as stream:
+            metadata = _state(unpickled(stream, seen, torch_calls(_no_tensor), _no_storage))
     finally:
         names.update((n, None) for n in seen if not _USUAL.fullmatch(n))
     entries, stored = metadata.get("state_dict_metadata"), metadata.get("storage_data")
@@ -42,7 +53,7 @@ def load_distributed(folder: Path, names: dict[str, None]) -> Loaded:
         raise DamagedError("its .metadata does not describe a checkpoint")
     items = _items(folder, stored)
     if len(items) > _MOST_CHUNKS:
-        raise DamagedError(f"it has {len(items)} pieces, more than the {_MOST_CHUNKS} allowed")
+        raise LimitError(f"it has {len(items):,} pieces, more than the {_MOST_CHUNKS:,} that are read")
     read: dict[Extent, Any] = {}
     tensors = {
         name: _tensor(name, _state(entry), items, read, names)

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from collapsekit.locate.archive import Archive, open_archive
-from collapsekit.locate.arrays import JSON_LIMIT, parse_json
+from collapsekit.locate.arrays import check_count, parse_json, read_json
 from collapsekit.locate.layout import DamagedError, Extent, Loaded, Located, Odd, dense
 from collapsekit.locate.opened import Opened, read_bytes
 from collapsekit.locate.torchsaved import load_torch_zip
@@ -71,10 +71,11 @@ def load_exported(archive: Archive, file: Opened, names: dict[str, None]) -> Loa
 
 
 def _by_config(below: dict[str, Extent], config: str, names: dict[str, None]) -> dict[str, Located | Odd]:
-    text = parse_json(read_bytes(below[config], JSON_LIMIT, config), "its list of weights")
+    text = parse_json(read_json(below[config], "its list of weights"), "its list of weights")
     entries = text.get("config") if isinstance(text, dict) else None
     if not isinstance(entries, dict):
         raise DamagedError("its list of weights has no config")
+    check_count(len(entries), "weights")
     tensors: dict[str, Located | Odd] = {}
     for name, entry in entries.items():
         extent = below.get(f"data/weights/{entry.get('path_name')}") if isinstance(entry, dict) else None

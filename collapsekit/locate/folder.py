@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from collapsekit.errors import RefusedError
-from collapsekit.locate.arrays import JSON_LIMIT, is_safetensors, load_safetensors, parse_json
+from collapsekit.locate.arrays import check_count, is_safetensors, load_safetensors, parse_json, read_json
 from collapsekit.locate.distributed import METADATA, base_name
-from collapsekit.locate.layout import DamagedError, Loaded
-from collapsekit.locate.opened import Opened, open_part, read_bytes
+from collapsekit.locate.layout import DamagedError, LimitError, Loaded
+from collapsekit.locate.opened import Opened, open_part
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _MAIN = "model.safetensors"
@@ -66,18 +66,20 @@ def _instead(folder: Path, names: list[str]) -> str:
 
 def load_sharded(file: Opened) -> Loaded:
     """Name -> tensor, each from the shard its index names, in the index's own directory. Raises DamagedError."""
-    index = parse_json(read_bytes(file.whole, JSON_LIMIT, "its index"), "its index")
+    index = parse_json(read_json(file.whole, "its index"), "its index")
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise DamagedError("its index has no weight_map of names to shards")
     shards = dict.fromkeys(weight_map.values())
     if len(shards) > _MOST_SHARDS:
-        raise DamagedError(f"its index names {len(shards)} shards, more than the {_MOST_SHARDS} allowed")
+        raise LimitError(f"its index names {len(shards):,} shards, more than the {_MOST_SHARDS:,} that are read")
     held: dict[str, dict[str, Any]] = {}
-    paths = [file.path]
+    paths, count = [file.path], 0
     for shard in shards:
         path = file.path.parent / base_name(shard)
         held[shard] = _shard(path).content
+        count += len(held[shard])
+        check_count(count, "tensors in its shards")
         paths.append(path)
     tensors = {}
     for name, shard in weight_map.items():

@@ -13,6 +13,10 @@ class DamagedError(Exception):
     """A file is not what its format says; the text is a clause, to stand in brackets behind the file's name."""
 
 
+class LimitError(DamagedError):
+    """A file may be sound, and holds more than is read; the text is a clause that names both numbers."""
+
+
 # torch's names of dtypes -> bytes an element.
 ITEM_BYTES = {
     "float64": 8,
@@ -37,6 +41,8 @@ ITEM_BYTES = {
     "complex64": 8,
 }
 MOST_DIMENSIONS = 64  # torch's own limit
+_TOO_LARGE = 1 << 63
+MOST_TENSORS = 100_000  # of a checkpoint; the largest models have some ten thousand
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,9 @@ def dense(
     item = ITEM_BYTES.get(dtype)
     if item is None:
         raise DamagedError(f"a tensor's dtype is {dtype[:60]!r}, which is not one that can be read here")
-    sizes, steps = sizes_of(shape), whole(contiguous(shape) if stride is None else stride, "stride")
-    (first,) = whole([offset], "offset")
+    sizes = sizes_of(shape)
+    steps = contiguous(sizes) if stride is None else whole(stride, "stride")
+    (first,) = whole((offset,), "offset")
     if len(sizes) != len(steps):
         raise DamagedError(f"a tensor has {len(sizes)} dimensions and {len(steps)} strides")
     count = math.prod(sizes)
@@ -127,10 +134,13 @@ def dense(
 
 def whole(numbers: Any, what: str) -> tuple[int, ...]:
     """``numbers`` as at most 64 non-negative integers below 2^63. Raises DamagedError."""
-    if isinstance(numbers, list | tuple) and len(numbers) > MOST_DIMENSIONS:
-        raise DamagedError(f"a tensor's {what} has {len(numbers)} dimensions, more than the {MOST_DIMENSIONS} allowed")
-    if not isinstance(numbers, list | tuple) or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
+    if not isinstance(numbers, list | tuple):
         raise DamagedError(f"a tensor's {what} is not made of non-negative integers")
+    if len(numbers) > MOST_DIMENSIONS:
+        raise DamagedError(f"a tensor's {what} has {len(numbers)} dimensions, more than the {MOST_DIMENSIONS} allowed")
+    for n in numbers:
+        if type(n) is not int or not 0 <= n < _TOO_LARGE:
+            raise DamagedError(f"a tensor's {what} is not made of non-negative integers")
     return tuple(numbers)
 
 

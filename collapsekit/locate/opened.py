@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import io
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from collapsekit.errors import ConfigError, RefusedError
+from collapsekit.locate.handles import stream_of
 from collapsekit.locate.layout import DamagedError, Extent
 
 HEAD_BYTES = 512
+_IN_MEMORY = 64 << 20
+_AHEAD = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ def open_file(path: Path) -> Opened:
     if kind_of(path) == "directory":
         raise RefusedError(f"{path} is a directory, expected a file: name the file in it.")
     try:
-        with path.open("rb") as stream:
+        with stream_of(path) as stream:
+            stream.seek(0)
             head = stream.read(HEAD_BYTES)
             size = stream.seek(0, 2)
     except OSError as e:
@@ -74,12 +80,21 @@ def read_bytes(extent: Extent, limit: int, what: str) -> bytes:
     """All bytes of an extent of at most ``limit``. Raises DamagedError."""
     if extent.length > limit:
         raise DamagedError(f"{what} has {extent.length} bytes, more than the {limit} allowed")
-    with extent.path.open("rb") as stream:
+    with stream_of(extent.path) as stream:
         stream.seek(extent.start)
         data = stream.read(extent.length)
     if len(data) != extent.length:
         raise DamagedError(f"{what} breaks off")
     return data
+
+
+@contextmanager
+def pickle_stream(extent: Extent) -> Iterator[BinaryIO | Buffered]:
+    """What a pickle at the start of an extent is read from: memory where the extent is small (the storages of a legacy
+    file follow its pickle)."""
+    with stream_of(extent.path) as stream:
+        window = Window(stream, extent)
+        yield io.BytesIO(window.read()) if extent.length <= _IN_MEMORY else Buffered(window, extent.length)
 
 
 class Window:
@@ -118,6 +133,38 @@ class Window:
         data = read(left if size is None or size < 0 else min(size, left))
         self._at += len(data)
         return data
+
+
+class Buffered:
+    """A window read ahead, as a pickle is read a byte at a time."""
+
+    def __init__(self, window: Window, length: int) -> None:
+        ahead = io.BufferedReader(_Raw(window), _AHEAD)
+        self._read, self._length = ahead.read, length
+        self.readline, self.tell = ahead.readline, ahead.tell
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes, and no room taken for more than there are."""
+        return self._read(size if size < _AHEAD else min(size, self._length - self.tell()))
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, window: Window) -> None:
+        self._window = window
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._window.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._window.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _why(error: Exception) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
-from collapsekit.locate.layout import DamagedError, Odd
-from collapsekit.locate.opened import Window
+from collapsekit.locate.layout import DamagedError, LimitError, Odd
+from collapsekit.locate.opened import Buffered
 
-MOST_OPERATIONS = 20_000_000  # a state_dict takes about 35 a tensor
+MOST_OPERATIONS = 10_000_000  # a state_dict takes about 35 a tensor
 _NEWEST_PROTOCOL = 5
 _MOST_LONG_KEYS = 1000  # any number of them may be made to share one hash
 _KEYS = (str, int, float, bool, bytes, type(None))
@@ -48,7 +48,7 @@ Call = Callable[[tuple[Any, ...]], Any]
 
 
 def unpickled(
-    stream: BinaryIO | Window, names: dict[str, None], calls: Mapping[str, Call], persistent: Callable[[Any], Any]
+    stream: BinaryIO | Buffered, names: dict[str, None], calls: Mapping[str, Call], persistent: Callable[[Any], Any]
 ) -> object:
     """The value of the pickle that starts at the stream's position, which is left behind its STOP.
 
@@ -59,7 +59,7 @@ def unpickled(
     try:
         for count, (op, arg, _) in enumerate(pickletools.genops(cast(BinaryIO, stream))):
             if count >= MOST_OPERATIONS:
-                raise DamagedError(f"its pickle has more than {MOST_OPERATIONS} operations")
+                raise LimitError(f"its pickle has more than the {MOST_OPERATIONS:,} operations that are read")
             do = _DO.get(op.name)
             if do is None:
                 raise DamagedError(f"its pickle uses {op.name}, which no checkpoint needs")

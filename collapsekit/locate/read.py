@@ -10,11 +10,12 @@ from pathlib import Path
 from collapsekit.bounds import quoted, shown
 from collapsekit.errors import RefusedError
 from collapsekit.locate.archive import Archive, member_names, open_archive
-from collapsekit.locate.arrays import is_npz, is_safetensors, load_npz, load_safetensors
+from collapsekit.locate.arrays import check_count, is_npz, is_safetensors, load_npz, load_safetensors
 from collapsekit.locate.distributed import is_distributed, load_distributed
 from collapsekit.locate.exported import is_exported, load_exported
 from collapsekit.locate.folder import find_in_folder, is_index, load_sharded
-from collapsekit.locate.layout import DamagedError, Loaded, Located, Odd
+from collapsekit.locate.handles import Identity, Look, one_look
+from collapsekit.locate.layout import DamagedError, LimitError, Loaded, Located, Odd
 from collapsekit.locate.mistaken import unfamiliar
 from collapsekit.locate.opened import Opened, kind_of, open_file
 from collapsekit.locate.torchsaved import is_torch_legacy, is_torch_zip, load_torch_legacy, load_torch_zip
@@ -48,6 +49,7 @@ _ACTS = re.compile(
     r"|types\.(CodeType|FunctionType|ModuleType)"
 )
 _CLAIMS = 64  # times the files' bytes: what all tensors together may stand for, tied ones counted each
+_NAMES = 20_000_000  # characters
 _SLACK = 64 << 20  # bytes; a broadcast buffer may exceed the file it is stored in by this much
 
 
@@ -100,43 +102,66 @@ class Found:
 
     format: str
     tensors: dict[str, Located]
-    paths: list[Path]
+    files: dict[Path, Identity]  # every file that was read, and what it was when it was opened
     key: str | None
     note: str
     names: list[str]  # what its pickles name beyond what plain tensors need
 
 
 class UnreadableError(RefusedError):
-    """A refusal that knows the format and what the pickles name; ``pickled`` where unpickling would be the way."""
+    """A refusal that knows the format and what the pickles name; ``pickled`` where unpickling would be the way.
+    ``file`` is what a single file was when it was looked into."""
 
-    def __init__(self, text: str, form: str = "", names: Iterable[str] = (), *, pickled: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        form: str = "",
+        names: Iterable[str] = (),
+        *,
+        pickled: bool = False,
+        file: Identity | None = None,
+    ) -> None:
         super().__init__(text)
-        self.format, self.names, self.pickled = form, list(names), pickled
+        self.format, self.names, self.pickled, self.file = form, list(names), pickled, file
 
 
 def locate(path: Path) -> Found:
     """Where the weights lie in a file or directory, told by content. Nothing in it is executed.
 
     Raises ConfigError where there is nothing at ``path``, RefusedError (UnreadableError where the format is known)
-    where it is unsafe, damaged or not a checkpoint.
+    where it is unsafe, damaged, too much or not a checkpoint, and where a file changed meanwhile.
     """
+    with one_look() as look:
+        try:
+            found = _located(path, look)
+        except UnreadableError as e:
+            look.check()
+            e.file = look.known(path)
+            raise
+        look.check()
+        return found
+
+
+def _located(path: Path, look: Look) -> Found:
     form = ""
     names: dict[str, None] = {}
     try:
         if kind_of(path) == "directory":
             if is_distributed(path):
                 form = "torch.distributed.checkpoint directory"
-                return _found(path, form, load_distributed(path, names))
+                return _found(path, form, load_distributed(path, names), look)
             path = find_in_folder(path)
         given = _given(open_file(path))
         kind = next((f for f in FORMATS if f.sniff(given)), None)
         if kind is None:
             raise RefusedError(unfamiliar(given.file, () if given.archive is None else given.archive.members))
         form = kind.name
-        return _found(path, form, kind.load(given, names))
+        return _found(path, form, kind.load(given, names), look)
     except DamagedError as e:
-        _refuse_acting(path, form, _foreign(names))
-        raise UnreadableError(_damaged(path, form, str(e), _foreign(names)), form, _foreign(names)) from None
+        foreign = _foreign(names)
+        _refuse_acting(path, form, foreign)
+        say = _too_much if isinstance(e, LimitError) else _damaged
+        raise UnreadableError(say(path, form, str(e), foreign), form, foreign) from None
 
 
 def _given(file: Opened) -> Given:
@@ -163,14 +188,18 @@ def _given(file: Opened) -> Given:
     return Given(file, open_archive(file.whole))
 
 
-def _found(path: Path, form: str, loaded: Loaded) -> Found:
+def _found(path: Path, form: str, loaded: Loaded, look: Look) -> Found:
     names = _foreign(loaded.names)
     _refuse_acting(path, form, names)
     weights = find_weights(loaded.content)
     if weights is None:
         raise UnreadableError(_no_weights(path, names), form, names, pickled=bool(names))
-    tensors = _plain(path, weights, sum(p.stat().st_size for p in loaded.paths), form)
-    return Found(form, tensors, loaded.paths, weights.key, _note(form, weights, loaded, names), names)
+    check_count(len(weights.entries), "tensors")
+    if sum(map(len, weights.entries)) > _NAMES:
+        raise LimitError(f"the names of its tensors take more than the {_NAMES:,} characters that are read")
+    files = {p: look.identity(p) for p in loaded.paths}
+    tensors = _plain(path, weights, sum(size for _, _, size, *_ in files.values()), form)
+    return Found(form, tensors, files, weights.key, _note(form, weights, loaded, names), names)
 
 
 def _refuse_acting(path: Path, form: str, names: list[str]) -> None:
@@ -225,6 +254,15 @@ def _no_weights(path: Path, names: list[str]) -> str:
             f"chosen by the file: {REMEDY}."
         )
     return f"{path} holds no named tensors: save `model.state_dict()` instead."
+
+
+def _too_much(path: Path, form: str, reason: str, names: list[str]) -> str:
+    also = f"; its pickle names {_listed(names)}" if names else ""
+    kind = form if form.endswith(("directory", "archive")) else f"{form or 'zip'} file"
+    return (
+        f"{path} is a {kind} beyond what is read here ({shown(reason, 400)}{also}): save the model's weights alone, "
+        "without what they do not need."
+    )
 
 
 def _damaged(path: Path, form: str, reason: str, names: list[str]) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from collapsekit.locate.archive import MAGIC, Archive
-from collapsekit.locate.layout import ITEM_BYTES, DamagedError, Extent, Loaded, Located, Odd, dense
-from collapsekit.locate.opened import Opened, Window, read_bytes
+from collapsekit.locate.handles import stream_of
+from collapsekit.locate.layout import ITEM_BYTES, DamagedError, Extent, LimitError, Loaded, Located, Odd, dense
+from collapsekit.locate.opened import Opened, Window, pickle_stream, read_bytes
 from collapsekit.locate.pickles import Call, Name, StandIn, unpickled
 
 PICKLE_BYTES = 1 << 30
-_IN_MEMORY = 64 << 20  # a pickle is read faster from memory; a legacy file's storages follow it
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # torch/serialization.py
 _PROTOCOL = 1001
 _STORAGES = {
@@ -79,8 +78,10 @@ def load_torch_zip(archive: Archive, names: dict[str, None]) -> Any:
             raise DamagedError(f"its storage {key[:60]!r} claims {count} {dtype} numbers in {extent.length} bytes")
         return Storage(dtype, key, extent)
 
-    stream = io.BytesIO(read_bytes(pickle, PICKLE_BYTES, "data.pkl"))
-    return unpickled(stream, names, torch_calls(_view(written == b"big")), persistent)
+    if pickle.length > PICKLE_BYTES:
+        raise LimitError(f"its data.pkl has {pickle.length:,} bytes, more than the {PICKLE_BYTES:,} that are read")
+    with pickle_stream(pickle) as stream:
+        return unpickled(stream, names, torch_calls(_view(written == b"big")), persistent)
 
 
 def is_torch_legacy(file: Opened) -> bool:
@@ -104,10 +105,7 @@ def load_torch_legacy(file: Opened, names: dict[str, None]) -> Loaded:
     def view(storage: Storage, offset: Any, size: Any, stride: Any, dtype: str) -> Any:
         return _Pending(Storage(dtype or storage.dtype, storage.key, None, storage.first), (offset, size, stride))
 
-    with file.path.open("rb") as raw:
-        stream: BinaryIO | Window = Window(raw, file.whole)
-        if file.size <= _IN_MEMORY:
-            stream = io.BytesIO(raw.read())
+    with pickle_stream(file.whole) as stream:
         calls = torch_calls(view)
         if unpickled(stream, names, calls, persistent) != _MAGIC_NUMBER:
             return Loaded(StandIn("a pickle that torch.save did not write"), [file.path], list(names))
@@ -116,15 +114,17 @@ def load_torch_legacy(file: Opened, names: dict[str, None]) -> Loaded:
         unpickled(stream, names, calls, persistent)  # about the machine; the numbers are little-endian on each
         content = unpickled(stream, names, calls, persistent)
         keys = unpickled(stream, names, calls, persistent)
-        places = _tail(stream, file, keys, storages)
+        at = stream.tell()
+    with stream_of(file.path) as raw:
+        places = _tail(Window(raw, file.whole), at, file, keys, storages)
     return Loaded(_placed(content, places), [file.path], list(names), checksummed=False)
 
 
-def _tail(stream: BinaryIO | Window, file: Opened, keys: Any, storages: Mapping[str, Storage]) -> dict[str, Extent]:
+def _tail(stream: Window, at: int, file: Opened, keys: Any, storages: Mapping[str, Storage]) -> dict[str, Extent]:
     """Where each storage's numbers lie: a count of eight bytes before each."""
     if not isinstance(keys, list) or not all(isinstance(k, str) and k in storages for k in keys):
         raise DamagedError("its list of storages names others than its tensors do")
-    places, at = {}, stream.tell()
+    places = {}
     for key in keys:
         stream.seek(at)
         count = struct.unpack("<q", stream.read(8))[0] if at + 8 <= file.size else -1

@@ -13,7 +13,7 @@ from collapsekit.checkpoint.digest import sha256_of, sha256_of_all
 def test_of_one_file_its_own(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"x" * 3_000_000)
-    assert sha256_of(path) == hashlib.sha256(b"x" * 3_000_000).hexdigest() == sha256_of_all([path])
+    assert sha256_of(path) == hashlib.sha256(b"x" * 3_000_000).hexdigest() == sha256_of_all([[path]])
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs coreutils")
@@ -22,7 +22,7 @@ def test_of_several_that_of_what_sha256sum_prints(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"content of {name}")
     program = "LC_ALL=C sha256sum a b é | LC_ALL=C sha256sum"
     want = subprocess.run(program, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout[:64]
-    paths = [tmp_path / name for name in ("é", "b", "a")]
+    paths = [[tmp_path / name] for name in ("é", "b", "a")]
     assert sha256_of_all(paths) == sha256_of_all(paths[::-1]) == want
 
 
@@ -31,13 +31,13 @@ def test_where_the_files_lie_does_not_matter_and_their_names_do(tmp_path: Path) 
         (tmp_path / folder).mkdir()
         for name in ("a", "b"):
             (tmp_path / folder / name).write_text(name)
-    one, two = (sha256_of_all([tmp_path / f / "a", tmp_path / f / "b"]) for f in ("one", "two"))
+    one, two = (sha256_of_all([[tmp_path / f / "a"], [tmp_path / f / "b"]]) for f in ("one", "two"))
     assert one == two
     (tmp_path / "two" / "a").rename(tmp_path / "two" / "c")
-    assert sha256_of_all([tmp_path / "two" / "c", tmp_path / "two" / "b"]) != one
+    assert sha256_of_all([[tmp_path / "two" / "c"], [tmp_path / "two" / "b"]]) != one
 
 
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     for name in ("a", "b\udcff"):
         (tmp_path / name).write_text(name[0])
-    assert len(sha256_of_all([tmp_path / "a", tmp_path / "b\udcff"])) == 64
+    assert len(sha256_of_all([[tmp_path / "a"], [tmp_path / "b\udcff"]])) == 64

@@ -13,6 +13,7 @@ from torch import Tensor
 from collapsekit.checkpoint import mapping
 from collapsekit.checkpoint.mapping import mapped
 from collapsekit.errors import RefusedError
+from collapsekit.locate.handles import identity
 from tests.locate.reading import DTYPES, bits, numbers, views
 
 
@@ -26,7 +27,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def listed(*paths: Path) -> list[list[Any]]:
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+    return [[str(p), *identity(p.stat())] for p in paths]
 
 
 def one(
@@ -80,12 +81,13 @@ def test_what_is_aligned_shares_memory_and_what_is_not_is_copied(spot: Path) -> 
     def tied(offset: int, dtype: str = "float32", **more: Any) -> bool:
         chunk = [0, offset, [4], [1], [], False]
         a, b = mapped(listed(spot), [[name, dtype, [4], [chunk]] for name in "ab"]).values()
-        a += 1
-        return b.tolist() == a.tolist()
+        a.fill_(1)
+        return b.tolist() == a.tolist() == [1] * 4
 
-    assert tied(8)
-    assert not tied(6)
-    assert tied(3, "uint8")
+    for offset, dtype in ((8, "float32"), (6, "float32"), (3, "uint8"), (3, "bool")):
+        assert tied(offset, dtype)  # a copy is one for all
+    assert one(spot, offset=8).untyped_storage().nbytes() == 64
+    assert one(spot, offset=6).untyped_storage().nbytes() == 8
 
 
 @settings(max_examples=60)
@@ -191,16 +193,17 @@ def test_pieces_that_do_not_fit(spot: Path, origin: Any, size: Any, shape: Any) 
 def test_files_that_are_not_those_told(spot: Path, tmp_path: Path) -> None:
     spot.write_bytes(bytes(64))
     tensors = [["w", "float32", [2], [[0, 0, [2], [1], [], False]]]]
-    path, size, changed = listed(spot)[0]
-    mapped([[path, size, changed]], tensors)
-    for wrong in ([path, size + 1, changed], [path, size, changed + 1]):
+    path, *known = listed(spot)[0]
+    mapped([[path, *known]], tensors)
+    for place in range(len(known)):  # another device, inode, size or time
+        wrong = [n + (i == place) for i, n in enumerate(known)]
         with pytest.raises(RefusedError, match="changed while it was being read"):
-            mapped([wrong], tensors)
+            mapped([[path, *wrong]], tensors)
     os.utime(spot, ns=(1, 1))
     with pytest.raises(RefusedError, match="changed while it was being read"):
-        mapped([[path, size, changed]], tensors)
+        mapped([[path, *known]], tensors)
     with pytest.raises(RefusedError, match=r"cannot be read .*No such file"):
-        mapped([[str(tmp_path / "gone"), 1, 1]], [])
+        mapped([[str(tmp_path / "gone"), *known]], [])
     (tmp_path / "empty").touch()
     with pytest.raises(RefusedError, match="cannot be read"):
         mapped(listed(tmp_path / "empty"), [])

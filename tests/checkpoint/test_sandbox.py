@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,28 +135,47 @@ def test_nothing_but_the_standard_library_is_imported(file: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("size", "cpu"),
-    [(0, 8), (2 << 20, 9), (100 << 20, 8 + 50 + 2), (1 << 40, 8 + 50 + (1 << 40) // (50 << 20))],
+    [(0, 8), (50 << 20, 9), (20 << 30, 8 + 409), (1 << 40, 3600)],
+    ids=["none", "50 MB", "20 GB", "1 TB"],
 )
-def test_a_larger_file_may_take_longer(file: Path, monkeypatch: pytest.MonkeyPatch, size: int, cpu: int) -> None:
+def test_more_time_is_given_for_checksums_alone(
+    file: Path, monkeypatch: pytest.MonkeyPatch, size: int, cpu: int
+) -> None:
     given: dict[str, Any] = {}
 
     def run(command: list[Any], *, timeout: int, **_: Any) -> Any:
         given.update(memory=command[5], cpu=command[6], wall=timeout)
         return subprocess.CompletedProcess(command, 0, b'{"found": {}}', b"")
 
-    monkeypatch.setattr(sandbox, "_size", lambda _: size)
+    monkeypatch.setattr(sandbox, "_summed", lambda _: size)
     monkeypatch.setattr(subprocess, "run", run)
     look_into(file)
     assert given == {"memory": str(1 << 30), "cpu": str(cpu), "wall": 30 + 2 * cpu + size // (5 << 20)}
 
 
-def test_sizes_are_those_of_all_that_is_read(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(bytes(10))
-    (tmp_path / "model.safetensors.index.json").write_bytes(bytes(5))
+def test_what_checksums_are_over_is_what_is_stored(tmp_path: Path, file: Path) -> None:
+    size = file.stat().st_size
+    assert sandbox._summed(file) == size
+    sparse = tmp_path / "sparse.pt"
+    sparse.write_bytes(b"PK\x03\x04")
+    os.truncate(sparse, 1 << 40)
+    assert 4 <= sandbox._summed(sparse) <= 1 << 20
+    other = tmp_path / "other"
+    other.write_bytes(b"another format" * 1000)
+    assert sandbox._summed(other) == 0
+    assert sandbox._summed(tmp_path) == 0
+    (tmp_path / ".metadata").touch()
     (tmp_path / "folder").mkdir()
-    assert sandbox._size(tmp_path) == 15
-    assert sandbox._size(tmp_path / "a") == 10
-    assert sandbox._size(tmp_path / "model.safetensors.index.json") == 20
-    assert sandbox._size(tmp_path / "gone") == 0
-    assert sandbox._size(tmp_path / "a\0b") == 0
-    assert sandbox._size(tmp_path / ("a" * 5000)) == 0
+    assert sandbox._summed(tmp_path) == size + sandbox._summed(sparse)
+    for nothing in (tmp_path / "gone", tmp_path / "a\0b", tmp_path / ("a" * 5000)):
+        assert sandbox._summed(nothing) == 0
+
+
+def test_limits_that_are_lower_already_stay(file: Path) -> None:
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_CPU, (5, 5)); "
+        "from pathlib import Path; from collapsekit.checkpoint.sandbox import look_into; "
+        f"print(look_into(Path({str(file)!r}))['format'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "torch zip\n", done.stderr

@@ -28,7 +28,7 @@ def check_locate(path: Path) -> Found | None:
         return None
     check_sentence(found.note, path)
     for tensor in found.tensors.values():
-        _check_inside(tensor, found.paths)
+        _check_inside(tensor, found.files)
     answer = json.loads(json.dumps(as_data(found), allow_nan=False))
     try:
         tensors = mapped(answer["files"], answer["tensors"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from collapsekit.locate import archive as module
 from collapsekit.locate.archive import member_names, open_archive
-from collapsekit.locate.layout import DamagedError, Extent
+from collapsekit.locate.layout import DamagedError, Extent, LimitError
 from collapsekit.locate.opened import read_bytes
 from tests.hostile.zipper import Member, end, zip64_end
 
@@ -254,8 +254,13 @@ def test_checksums_are_taken_over_any_number_of_chunks(spot: Path, monkeypatch: 
 
 def test_members_without_number(spot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_MEMBERS", 1)
-    says(spot, zipped(TWO), "it has 2 members, more than the 1 allowed")
-    assert member_names(Extent(spot, 0, spot.stat().st_size)) == ["a/x"]
+    says(spot, zipped(TWO), "it has 2 members, more than the 1 that are read")
+    with pytest.raises(LimitError):  # they are counted before they are listed
+        member_names(Extent(spot, 0, spot.stat().st_size))
+    monkeypatch.setattr(module, "_MOST_MEMBERS", 2)
+    assert member_names(Extent(spot, 0, spot.stat().st_size)) == ["a/x", "a/y"]
+    monkeypatch.setattr(module, "_MOST_DIRECTORY", 90)
+    says(spot, zipped(TWO), "its directory has 98 bytes, more than the 90 that are read")
 
 
 def test_an_archive_within_an_archive_sees_only_itself(spot: Path) -> None:

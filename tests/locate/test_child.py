@@ -13,6 +13,7 @@ import torch
 
 from collapsekit.locate import child
 from collapsekit.locate.child import ACTED, OUT_OF_MEMORY, answer, as_data, watch
+from collapsekit.locate.handles import identity
 from collapsekit.locate.layout import Chunk, Located
 from collapsekit.locate.read import Found, locate
 
@@ -238,7 +239,8 @@ def test_answers(tmp_path: Path) -> None:
     }
     torch.save(torch.nn.Linear(1, 1), path)
     said = answer(path)
-    assert set(said) == {"refused", "format", "names", "pickled"}
+    assert set(said) == {"refused", "format", "names", "pickled", "file"}
+    assert said["file"] == identity(path.stat())
     assert (said["format"], said["pickled"]) == ("torch zip", True)
     assert "torch.nn.modules.linear.Linear" in said["names"]
     torch.save({"w": torch.ones(2)}, path)
@@ -250,13 +252,14 @@ def test_places_as_plain_data(tmp_path: Path) -> None:
     one.write_bytes(b"1")
     two.write_bytes(b"22")
     chunks = (Chunk(two, 5, (1, 2), (2, 1), (0, 0)), Chunk(one, 6, (1, 2), (2, 1), (1, 0), True))
-    data = as_data(Found("form", {"w": Located("int8", (2, 2), chunks)}, [one, two], "key", "note", ["a.b"]))
+    files = {one: (1, 2, 3, 4, 5), two: (1, 6, 7, 8, 9)}
+    data = as_data(Found("form", {"w": Located("int8", (2, 2), chunks)}, files, "key", "note", ["a.b"]))
     assert json.loads(json.dumps(data)) == {
         "format": "form",
         "key": "key",
         "note": "note",
         "names": ["a.b"],
-        "files": [[str(one), 1, one.stat().st_mtime_ns], [str(two), 2, two.stat().st_mtime_ns]],
+        "files": [[str(one), 1, 2, 3, 4, 5], [str(two), 1, 6, 7, 8, 9]],
         "tensors": [
             ["w", "int8", [2, 2], [[1, 5, [1, 2], [2, 1], [0, 0], False], [0, 6, [1, 2], [2, 1], [1, 0], True]]]
         ],

@@ -57,7 +57,7 @@ def test_a_file_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.Monke
     def denied(*_: Any, **__: Any) -> Any:  # the user who runs the tests may be allowed everything
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(os, "open", denied)
     with pytest.raises(ConfigError, match=r"cannot be opened \(Permission denied\): check its permissions"):
         open_file(path)
 

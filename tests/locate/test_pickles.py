@@ -331,7 +331,7 @@ def test_states_are_kept_of_stand_ins_and_set_on_nothing_else() -> None:
 def test_operations_without_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickles, "MOST_OPERATIONS", 50)
     assert here(b"K\x010" * 24 + b"N.") is None
-    says(b"K\x010" * 24 + b"N0N.", "its pickle has more than 50 operations")
+    says(b"K\x010" * 24 + b"N0N.", "its pickle has more than the 50 operations that are read")
 
 
 # --- every opcode there is ------------------------------------------------------------------------------------

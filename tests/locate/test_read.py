@@ -56,7 +56,7 @@ def test_each_kind_is_told_by_its_content_and_by_one_reader_alone(tmp_path: Path
         assert found.format == name
         assert list(found.tensors) == ["a", "b"]
         assert (found.key, found.names) == (None, [])
-        assert all(p.parent == tmp_path for p in found.paths)
+        assert all(p.parent == tmp_path for p in found.files)
         given = module._given(module.open_file(path))
         assert next(f.name for f in FORMATS if f.sniff(given)) == name
 
@@ -285,6 +285,6 @@ def test_other_archives_are_told_with_what_they_hold(tmp_path: Path) -> None:
 def test_what_a_directory_holds_is_told_by_the_file_s_name(tmp_path: Path) -> None:
     save_file(W, tmp_path / "model.safetensors")
     found = locate(tmp_path)
-    assert (found.format, found.paths) == ("safetensors", [tmp_path / "model.safetensors"])
+    assert (found.format, list(found.files)) == ("safetensors", [tmp_path / "model.safetensors"])
     (tmp_path / "model.safetensors").write_bytes(b"\x05" + bytes(7) + b'{"a":')
     refused(tmp_path, f"{tmp_path / 'model.safetensors'} is not a sound safetensors file")

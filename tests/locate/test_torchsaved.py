@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from collapsekit.locate import torchsaved
+from collapsekit.locate import opened, torchsaved
 from collapsekit.locate.archive import Archive, open_archive
 from collapsekit.locate.layout import DamagedError, Located, Odd
 from collapsekit.locate.opened import open_file
@@ -485,13 +485,17 @@ def test_a_module_s_class_in_a_legacy_file_is_a_name_and_its_source_is_let_go(sp
 
 def test_a_large_legacy_file_is_read_where_it_lies(spot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save({**WEIGHTS, "deep": [WEIGHTS["w"]]}, spot, legacy=True)
-    monkeypatch.setattr(torchsaved, "_IN_MEMORY", 10)
+    monkeypatch.setattr(opened, "_IN_MEMORY", 10)
 
     def never(*_: Any) -> Any:
         raise AssertionError("read into memory")
 
-    monkeypatch.setattr(torchsaved, "io", type("io", (), {"BytesIO": never}))
-    assert_same(read(spot), WEIGHTS)
+    for ahead in (opened._AHEAD, 64):  # read in one go, and over the edge of what was read ahead
+        monkeypatch.setattr(opened, "_AHEAD", ahead)
+        with monkeypatch.context() as patch:
+            patch.setattr(io, "BytesIO", never)
+            got = read(spot)
+        assert_same(got, WEIGHTS)
 
 
 def test_quantized_storages_in_a_legacy_file_leave_the_others_in_place(spot: Path) -> None:

@@ -1,0 +1,94 @@
+"""Holes in sparse files: zeros that are stored nowhere, so that a file may look as large as it likes."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from typing import BinaryIO
+
+LEAST = 1 << 20  # bytes; a smaller hole is read like any other zeros
+_MOST_COUNTED = 100_000  # holes; of more, what the file system says is believed
+_BLOCK = 512  # of st_blocks, on every system
+_ONES = 0xFFFFFFFF
+
+
+def stored_bytes(stream: BinaryIO) -> int:
+    """How many bytes of a file are stored, holes left out. What a file system compresses counts whole, and one that
+    knows no holes has none."""
+    info = os.fstat(stream.fileno())
+    stored = info.st_size
+    for count, (start, stop) in enumerate(_holes(stream.fileno(), 0, info.st_size) if _sparse(info) else ()):
+        if count == _MOST_COUNTED:
+            return min(info.st_size, info.st_blocks * _BLOCK)
+        stored -= stop - start
+    return stored
+
+
+def runs(stream: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """(start, stop, whether it is a hole of LEAST bytes or more) of the bytes from ``begin`` to ``end``, in order. The
+    stream stays where it is."""
+    at = begin
+    for start, stop in _holes(stream.fileno(), begin, end) if _sparse(os.fstat(stream.fileno())) else ():
+        if stop - start >= LEAST:
+            if at < start:
+                yield at, start, False
+            yield start, stop, True
+            at = stop
+    if at < end:
+        yield at, end, False
+
+
+def _sparse(info: os.stat_result) -> bool:
+    blocks: int | None = getattr(info, "st_blocks", None)
+    return hasattr(os, "SEEK_HOLE") and blocks is not None and blocks * _BLOCK < info.st_size
+
+
+def _holes(descriptor: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    at = begin
+    while at < end and (start := _seek(descriptor, at, os.SEEK_HOLE, end)) < end:
+        at = min(_seek(descriptor, start, os.SEEK_DATA, end), end)
+        yield start, at
+
+
+def _seek(descriptor: int, at: int, whence: int, end: int) -> int:
+    """As os.lseek, but ``end`` where there is nothing more, and nothing moved for those who read on."""
+    before = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        return os.lseek(descriptor, at, whence)
+    except OSError:  # no data behind it, or a file system that cannot tell
+        return end
+    finally:
+        os.lseek(descriptor, before, os.SEEK_SET)
+
+
+def crc32_of_zeros(crc: int, count: int) -> int:
+    """``zlib.crc32(bytes(count), crc)`` without so many bytes. A CRC is linear in what it began with: zeros of LEAST
+    bytes are a matrix over bits, and twice as many are its square."""
+    state, power = crc ^ _ONES, 0
+    times, rest = divmod(count, LEAST)
+    while times:
+        if times & 1:
+            state = _applied(_matrix(power), state)
+        times, power = times >> 1, power + 1
+    return zlib.crc32(bytes(rest), state ^ _ONES)
+
+
+@cache
+def _matrix(power: int) -> tuple[int, ...]:
+    """What LEAST · 2^power zeros make of each bit."""
+    if power:
+        half = _matrix(power - 1)
+        return tuple(_applied(half, column) for column in half)
+    zeros = bytes(LEAST)
+    return tuple(zlib.crc32(zeros, (1 << bit) ^ _ONES) ^ _ONES for bit in range(32))
+
+
+def _applied(matrix: tuple[int, ...], state: int) -> int:
+    made, bit = 0, 0
+    while state:
+        if state & 1:
+            made ^= matrix[bit]
+        state, bit = state >> 1, bit + 1
+    return made
