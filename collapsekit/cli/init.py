@@ -26,16 +26,17 @@ def init(
 ) -> None:
     """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
     from collapsekit.checkpoint.read import read_checkpoint
-    from collapsekit.files import write_atomic
+    from collapsekit.files import locked, write_atomic
     from collapsekit.propose import config_text, propose
 
-    if os.path.exists(output) and not force:  # noqa: PTH110 - Path's own raises for a name too long
-        raise ConfigError(f"{output} is already there: name another with --output, or replace it with --force.")
+    _need_free(output, force)
     read = read_checkpoint(checkpoint, trust=trust_pickle)
     shapes = {name: tuple(tensor.shape) for name, tensor in read.tensors.items()}
     found = propose(shapes)
     name = os.path.relpath(checkpoint.resolve(), output.resolve().parent)
-    write_atomic(output, config_text(found, name, shapes))
+    with locked(output):
+        _need_free(output, force)  # another one may have written it meanwhile
+        write_atomic(output, config_text(found, name, shapes))
     say(f"{checkpoint}: {read.note}")
     for modality, encoder in found.modalities.items():
         say(f"  modality {modality}: encoder {encoder}")
@@ -50,3 +51,8 @@ def init(
     say(
         f"Wrote {output}. Fill in the lines marked FILL IN, then: collapsekit diagnose {shlex.quote(str(checkpoint))}{named}"
     )
+
+
+def _need_free(output: Path, force: bool) -> None:
+    if os.path.exists(output) and not force:  # noqa: PTH110 - Path's own raises for a name too long
+        raise ConfigError(f"{output} is already there: name another with --output, or replace it with --force.")
