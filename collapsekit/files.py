@@ -88,7 +88,10 @@ def _replaced(path: Path, data: bytes) -> bool:
     mark: int | None = None
     try:
         with temporary.open("xb") as f:
-            mark = _marked(temporary)
+            try:
+                mark = _marked(temporary)
+            except FileNotFoundError:
+                return False
             if mark is not None and not os.fstat(mark).st_nlink:
                 return False
             f.write(data)

@@ -36,7 +36,9 @@ def create(
     runs = _runs(reports, no_records)
     with locked(output):
         if output.exists() and not force:
-            raise ConfigError(f"{output} is there already: `collapsekit baseline update` adds to it, --force replaces it.")
+            raise ConfigError(
+                f"{output} is there already: `collapsekit baseline update` adds to it, --force replaces it."
+            )
         made = make_baseline(runs)
         write_atomic(output, made.to_json())
     _warn(made)
