@@ -20,6 +20,7 @@ from collapsekit.repair_report import FILE, WEIGHTS, LossCurve, RepairReport
 from collapsekit.repairing.asked import Asked, check_method_options, make_asked, make_job
 from collapsekit.repairing.recommend import recommend
 from collapsekit.repairs.accept import beats, metric_check, score_check, still_used_check
+from collapsekit.repairs.behaviour import behaviour_of
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.loop import train
 from collapsekit.repairs.reckon import reckon
@@ -144,6 +145,7 @@ class _Run:
         job, data = make_job(asked, before, weak)
         self.adapter = job.adapter
         self.job, self.curves, self.kept = job, list[LossCurve](), list[Snapshots]()
+        behaviour = current().once(lambda: behaviour_of(job))
         for place, name in enumerate(methods):
             identity = {
                 "base": before.subject.sha256,
@@ -154,7 +156,9 @@ class _Run:
                 "seed": asked.seed,
                 "profile": asked.profile,  # with the diagnosis it decides what a method begins with
             }
-            part = Snapshots(folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity)
+            part = Snapshots(
+                folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity, behaviour, asked.progress.note
+            )
             if not resume:
                 part.clear()
             self.kept.append(part)
