@@ -31,13 +31,17 @@ def create(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> Ended:
     """Make a baseline of one report or more."""
-    from collapsekit.files import write_atomic
+    from collapsekit.files import locked, write_atomic
     from collapsekit.gate.baseline import make_baseline
 
-    if output.exists() and not force:
-        raise ConfigError(f"{output} is there already: `collapsekit baseline update` adds to it, --force replaces it.")
-    made = make_baseline(_runs(reports, no_records))
-    write_atomic(output, made.to_json())
+    runs = _runs(reports, no_records)
+    with locked(output):
+        if output.exists() and not force:
+            raise ConfigError(
+                f"{output} is there already: `collapsekit baseline update` adds to it, --force replaces it."
+            )
+        made = make_baseline(runs)
+        write_atomic(output, made.to_json())
     return Ended(show=lambda: _show(made, None, f"Written: {output}"))
 
 
@@ -50,13 +54,18 @@ def update(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> Ended:
     """Add reports to a baseline, in the place of those of the same training run, and show what changes."""
-    from collapsekit.files import write_atomic
+    from collapsekit.files import locked, write_atomic
     from collapsekit.gate.baseline import Baseline, make_baseline
 
     before = Baseline.load(baseline)
-    after = make_baseline(_runs(reports, no_records), before)
-    if not dry_run:
-        write_atomic(baseline, after.to_json())
+    runs = _runs(reports, no_records)
+    if dry_run:
+        after = make_baseline(runs, before)
+    else:
+        with locked(baseline):  # what others added meanwhile stays
+            before = Baseline.load(baseline)
+            after = make_baseline(runs, before)
+            write_atomic(baseline, after.to_json())
     done = f"Not written (--dry-run): {baseline}" if dry_run else f"Written: {baseline}"
     return Ended(show=lambda: _show(after, before, done))
 

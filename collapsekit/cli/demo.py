@@ -27,12 +27,14 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
 ) -> Ended:
     """Train a small model on real data, watch it ignore a view, and diagnose it. Takes under a minute."""
-    there = [name for name in FILES if os.path.exists(folder / name)]  # noqa: PTH110 - Path's own raises for a name too long
-    if there and not force:
-        raise ConfigError(
-            f"{folder} already holds {', '.join(there)}: name another folder, or replace them with --force."
-        )
-    with progress(quiet) as shown:
+    from collapsekit.files import locked
+
+    with locked(folder / FILES[0], wait=0), progress(quiet) as shown:  # no other demo writes there meanwhile
+        there = [name for name in FILES if os.path.exists(folder / name)]  # noqa: PTH110 - Path's own raises for a name too long
+        if there and not force:
+            raise ConfigError(
+                f"{folder} already holds {', '.join(there)}: name another folder, or replace them with --force."
+            )
         shown.note("Training a model on four views of 1,200 handwritten digits (UCI Multiple Features) ...")
         from collapsekit.demo import make_demo
         from collapsekit.probing import fault_code

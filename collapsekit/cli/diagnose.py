@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -169,7 +170,7 @@ def write_report(
     report: Report, output: Path | None, formats: list[Format] | None, to_stdout: bool, figures: Path | None
 ) -> list[Path]:
     """Files the options ask for; returns their paths."""
-    from collapsekit.files import write_atomic
+    from collapsekit.files import locked, write_atomic
     from collapsekit.records import NAME
     from collapsekit.render import FORMATS
 
@@ -178,9 +179,10 @@ def write_report(
         wanted = []
     folder = output or OUTPUT
     written = []
-    if "json" in wanted and report.records is not None:  # before the report that names it
-        written.append(write_atomic(folder / NAME, report.records))
-    written += [write_atomic(folder / f"report.{name}", FORMATS[name](report)) for name in dict.fromkeys(wanted)]
+    with locked(folder / NAME) if wanted else nullcontext():  # so that files of two diagnoses are not mixed
+        if "json" in wanted and report.records is not None:  # before the report that names it
+            written.append(write_atomic(folder / NAME, report.records))
+        written += [write_atomic(folder / f"report.{name}", FORMATS[name](report)) for name in dict.fromkeys(wanted)]
     if figures is not None:
         from collapsekit.render.figures import save
 

@@ -27,18 +27,19 @@ def init(
 ) -> Ended:
     """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
     from collapsekit.checkpoint.read import read_checkpoint
-    from collapsekit.files import write_atomic
+    from collapsekit.files import locked, write_atomic
     from collapsekit.propose import config_text, propose
 
-    if os.path.exists(output) and not force:  # noqa: PTH110 - Path's own raises for a name too long
-        raise ConfigError(f"{output} is already there: name another with --output, or replace it with --force.")
+    _need_free(output, force)
     if trust_pickle is not None:
         ROLES.start_child()
     read = read_checkpoint(checkpoint, trust=trust_pickle)
     shapes = {name: tuple(tensor.shape) for name, tensor in read.tensors.items()}
     found = propose(shapes)
     name = os.path.relpath(checkpoint.resolve(), output.resolve().parent)
-    write_atomic(output, config_text(found, name, shapes))
+    with locked(output):
+        _need_free(output, force)  # another one may have written it meanwhile
+        write_atomic(output, config_text(found, name, shapes))
     told = [f"{checkpoint}: {read.note}"]
     told += [f"  modality {modality}: encoder {encoder}" for modality, encoder in found.modalities.items()]
     told += [f"  fusion: {found.fusion or 'not found'}", f"  head: {found.head or 'not found'}"]
@@ -51,3 +52,8 @@ def init(
         f"Wrote {output}. Fill in the lines marked FILL IN, then: collapsekit diagnose {shlex.quote(str(checkpoint))}{named}"
     )
     return Ended(show=lambda: say("\n".join(told)))
+
+
+def _need_free(output: Path, force: bool) -> None:
+    if os.path.exists(output) and not force:  # noqa: PTH110 - Path's own raises for a name too long
+        raise ConfigError(f"{output} is already there: name another with --output, or replace it with --force.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from collapsekit import registry
 from collapsekit.adapter.build import random_state_kept
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError, NothingEvaluatedError, did_you_mean
-from collapsekit.files import is_file, write_atomic
+from collapsekit.files import is_file, locked, write_atomic
 from collapsekit.registry import Options
 from collapsekit.repair_report import FILE, WEIGHTS, LossCurve, RepairReport
 from collapsekit.repairing.asked import Asked, check_method_options, make_asked, make_job
 from collapsekit.repairing.recommend import recommend
 from collapsekit.repairs.accept import beats, metric_check, score_check, still_used_check
+from collapsekit.repairs.behaviour import behaviour_of
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.loop import train
 from collapsekit.repairs.reckon import reckon
@@ -64,20 +66,33 @@ def repair(
     asked = make_asked(checkpoint, config, training, **same)
     named, every = _named(method), check_method_options(options or {})
     folder = Path(output)
-    current().once(lambda: _free(folder, resume=resume, force=force))
-    before = asked.decide(None, "val", DECIDING)
-    weak = _whom(before, modalities)
-    chosen, why = (named, None) if named is not None else recommend(before, weak)
-    if why is not None:
-        asked.progress.note(f"Method {','.join(chosen)}: {why}")
-    with random_state_kept(), torch.inference_mode(False), torch.enable_grad():
-        runs = {"method": _Run(asked, chosen, every, weak, before, folder, resume)}
-        if control and chosen != (CONTROL,):
-            runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder, resume)
-        report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen}, keep=keep)
-    current().agree(report.to_json(), "results")
-    current().once(lambda: _write(folder, report, runs))
+    with _alone_in(folder):
+        current().once(lambda: _free(folder, resume=resume, force=force))
+        before = asked.decide(None, "val", DECIDING)
+        weak = _whom(before, modalities)
+        chosen, why = (named, None) if named is not None else recommend(before, weak)
+        if why is not None:
+            asked.progress.note(f"Method {','.join(chosen)}: {why}")
+        with random_state_kept(), torch.inference_mode(False), torch.enable_grad():
+            runs = {"method": _Run(asked, chosen, every, weak, before, folder, resume)}
+            if control and chosen != (CONTROL,):
+                runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder, resume)
+            report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen}, keep=keep)
+        current().agree(report.to_json(), "results")
+        current().once(lambda: _write(folder, report, runs))
     return report
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No other repair writes into the folder meanwhile. Raises ConfigError where one does, or nothing can be written."""
+    with ExitStack() as stack:
+
+        def lock() -> None:
+            stack.enter_context(locked(folder / FILE, wait=0))
+
+        current().once(lock)  # the first process's
+        yield
 
 
 def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None:
@@ -134,6 +149,7 @@ class _Run:
         job, data = make_job(asked, before, weak)
         self.adapter = job.adapter
         self.job, self.curves, self.kept = job, list[LossCurve](), list[Snapshots]()
+        behaviour = current().once(lambda: behaviour_of(job))
         for place, name in enumerate(methods):
             identity = {
                 "base": before.subject.sha256,
@@ -144,7 +160,9 @@ class _Run:
                 "seed": asked.seed,
                 "profile": asked.profile,  # with the diagnosis it decides what a method begins with
             }
-            part = Snapshots(folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity)
+            part = Snapshots(
+                folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity, behaviour, asked.progress.note
+            )
             if not resume:
                 part.clear()
             self.kept.append(part)

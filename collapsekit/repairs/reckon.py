@@ -40,10 +40,13 @@ def reckon(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str
             f"compute with (at most the {size / 1e6:,.1f} MB of weights, and as much of gradients) and the activations of a "
             "batch."
         )
+    moments = (copies - 4) // 2
+    kept = 2 * sum(v.numel() * v.element_size() for v in stage.module.state_dict().values()) + moments * size
     return [
         f"{method} begins with {stage.name}: {trained:,} weights are trained, {added:,} of them added, of which {stay:,} "
         "stay in the model.",
         takes,
+        f"A snapshot takes about {kept / 1e6:,.1f} MB of disk; of each stage two are kept until the repair is done.",
         f"A batch takes {seconds * 1000:.1f} ms here, an epoch of {batches} batches {seconds * batches:.1f} s; at most "
         f"{epochs} epochs of this stage, {seconds * batches * epochs:.0f} s.",
     ]

@@ -28,6 +28,7 @@ from collapsekit.cli import app
 from collapsekit.cli.repair import repair_names
 from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
 from collapsekit.features import extract
+from collapsekit.files import locked
 from collapsekit.readout import Fold
 from collapsekit.repairing import order
 from collapsekit.repairs.export import export_weights
@@ -303,6 +304,13 @@ def test_a_folder_in_use_is_left_alone(made: Path, mended: tuple[RepairReport, P
     (tmp_path / "out" / "snapshots").mkdir(parents=True)
     with pytest.raises(ConfigError, match="unfinished repair: go on with --resume"):
         mend(made, tmp_path / "out", method="dropout")
+    new = tmp_path / "new"
+    with (
+        locked(new / "repair.json"),
+        pytest.raises(ConfigError, match="being written by another process: let that one"),
+    ):
+        mend(made, new, method="dropout", force=True)
+    assert not new.exists()
 
 
 def test_a_split_that_is_missing(tmp_path: Path) -> None:
@@ -347,6 +355,11 @@ def test_an_interrupted_repair_goes_on_to_the_same_weights(
     assert (tmp_path / "out" / "snapshots" / "dropout" / "stage0.safetensors").is_file()
     with pytest.raises(ConfigError, match=r"of another repair .training differ"):
         mend(made, tmp_path / "out", method="dropout", resume=True, training={"epochs": 3})
+    with monkeypatch.context() as patch:
+        forward = Late.forward
+        patch.setattr(Late, "forward", lambda self, **x: forward(self, **x).tanh())
+        with pytest.raises(ConfigError, match="was made with a model whose outputs were up to"):
+            mend(made, tmp_path / "out", method="dropout", modalities=["audio"], resume=True)
     mend(made, tmp_path / "out", method="dropout", resume=True, whole=True)
     for name in ("model.safetensors", "repair.json"):
         assert (tmp_path / "out" / name).read_bytes() == (mended[1] / name).read_bytes()
