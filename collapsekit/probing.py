@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from collapsekit.adapter.base import Adapter
 from collapsekit.errors import CollapsekitError, ConfigError, NumericsError
 from collapsekit.features import Features
+from collapsekit.process_state import each_of
 from collapsekit.registry import ProbeSpec
 from collapsekit.report import Result
 from collapsekit.settings import Settings
@@ -25,7 +26,7 @@ def run_probe(spec: ProbeSpec, adapter: Adapter, features: Features, settings: S
         made: Iterable[Any] = spec.run(adapter, features, settings=settings)
         if not isinstance(made, Iterable):
             raise ConfigError(f"probe {spec.name!r} gave {type(made).__name__}, expected Results: yield them.")
-        for result in made:
+        for result in made if own else each_of(made, f"probe {spec.name!r}"):
             _check(spec, result, features, done)
             done.append(result)
     except NumericsError as e:

@@ -29,11 +29,12 @@ from collapsekit.imports import import_object
 from collapsekit.in_memory import with_data
 from collapsekit.probes.reliance import RelianceOptions, game_of
 from collapsekit.probing import run_probe
+from collapsekit.process_state import model_settings, process_state_kept
 from collapsekit.recording import records_of
 from collapsekit.records import digest
 from collapsekit.registry import Options, ProbeSpec
 from collapsekit.repair_report import structure_of
-from collapsekit.report import Report, Result, Subject
+from collapsekit.report import Report, ReportWarning, Result, Subject
 from collapsekit.settings import PROFILES, Profile, Progress, Settings
 from collapsekit.sources import Source
 from collapsekit.stats.threads import threads_for
@@ -45,6 +46,8 @@ LEVEL = 0.95
 SUBSETS = "growing"  # the probe that --subsets adds
 
 
+@random_state_kept()
+@process_state_kept()
 def diagnose(
     checkpoint: str | Path | None = None,
     *,
@@ -87,8 +90,7 @@ def diagnose(
     if any(spec.name == SUBSETS for spec in chosen):
         settled.need_subsets()
     all_options = check_options(options or {})
-    # Probes train, whatever mode the caller's own loop is in.
-    with random_state_kept(), torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         if model is not None:
             stack.enter_context(model_kept(model))
         adapter = build_adapter(
@@ -177,6 +179,7 @@ def _report(subject: Subject, results: list[Result], settings: dict[str, Any]) -
     if all(r.skipped is not None for r in results):
         why = next((r.skipped for r in results), "no probe was chosen")
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
+    said = model_settings()
     overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
     return Report(
         collapsekit=collapsekit.__version__,
@@ -187,6 +190,7 @@ def _report(subject: Subject, results: list[Result], settings: dict[str, Any]) -
         results=tuple(results),
         settings=settings,
         environment=_environment(),
+        warnings=() if said is None else (ReportWarning(name="process_state", sentence=said),),
     )
 
 

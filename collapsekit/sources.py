@@ -26,6 +26,7 @@ from collapsekit.errors import (
     did_you_mean,
 )
 from collapsekit.imports import import_object, importable_from, one_line
+from collapsekit.process_state import each_of, user_code
 
 SPLITS = ("train", "val", "test")
 Batch = dict[str, Tensor]
@@ -153,7 +154,7 @@ class LoaderSource(Source):
                 if limit is not None and total is not None and limit < total:
                     loader = Subset(loader, _drawn(total, limit, seed).tolist())
                 loader = DataLoader(loader, batch_size=size, collate_fn=default_collate)
-            yield from loader
+            yield from each_of(loader, f"split {split!r} of {self.origin}")
         except CollapsekitError:
             raise
         except Exception as e:
@@ -204,11 +205,11 @@ def _call_factory(config: Config) -> Any:
     factory = import_object(spec, config.base, "data.factory")
     if not callable(factory):
         raise ConfigError(f"data.factory {spec!r} is {type(factory).__name__}, expected a function.")
-    with importable_from(config.base):
-        try:
+    try:
+        with user_code(f"data.factory {spec!r}", stays=True), importable_from(config.base):
             return factory(**kwargs)
-        except Exception as e:
-            raise ConfigError(f"data.factory {spec!r} failed with data.kwargs {kwargs}: {one_line(e)}.") from e
+    except Exception as e:
+        raise ConfigError(f"data.factory {spec!r} failed with data.kwargs {kwargs}: {one_line(e)}.") from e
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:

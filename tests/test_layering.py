@@ -20,6 +20,7 @@ ORDER = [
     "repair_report",
     "gate_report",
     "records",
+    "process_state",
     "registry",
     "yaml_reader",
     "config",
