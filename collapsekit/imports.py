@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.process_state import user_code
 
 _FOLDERS: set[Path] = set()  # config folders that modules were imported from in this process
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -156,12 +157,15 @@ def import_object(spec: str, base: Path, what: str) -> Any:
         _need_other_name(module_name, base.resolve(), f"{what} {spec!r}")
         _forget_namesake(module_name, base.resolve())
         try:
-            target: Any = importlib.import_module(module_name)
+            with user_code(f"{what} {spec!r}", stays=True, module=module_name), importable_from(base):
+                target: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as e:
             raise ConfigError(
                 f"{what} {spec!r}: there is no module {e.name!r} in {base.resolve()} or the environment; "
                 "put it beside the config or install it."
             ) from None
+        except ConfigError:
+            raise
         except (Exception, SystemExit) as e:
             raise ConfigError(f"{what} {spec!r}: importing {module_name} failed: {one_line(e)}.") from e
         for part in attribute.split("."):

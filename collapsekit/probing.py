@@ -16,6 +16,7 @@ import collapsekit
 from collapsekit.adapter.base import Adapter
 from collapsekit.errors import CollapsekitError, ConfigError, FaultError, NumericsError
 from collapsekit.features import Features
+from collapsekit.process_state import each_of
 from collapsekit.registry import ProbeSpec
 from collapsekit.report import Report, ReportWarning, Result
 from collapsekit.settings import Settings
@@ -84,7 +85,7 @@ def _results(spec: ProbeSpec, adapter: Adapter, features: Features, settings: Se
         made: Iterable[Any] = spec.run(adapter, features, settings=settings)
         if not isinstance(made, Iterable):
             raise ContractError(f"probe {spec.name!r} gave {type(made).__name__}, expected Results: yield them.")
-        for result in made:
+        for result in made if is_ours(spec) else each_of(made, f"probe {spec.name!r}"):
             _check(spec, result, features, done)
             done.append(result)
     except NumericsError as e:

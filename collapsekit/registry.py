@@ -175,8 +175,11 @@ def load_plugin_file(path: str | Path) -> str:
         raise ConfigError(f"plugin {path} is not a Python file: give a file whose name ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    from collapsekit.process_state import user_code  # which imports torch
+
     try:
-        spec.loader.exec_module(module)
+        with user_code(f"plugin {path}", stays=True):
+            spec.loader.exec_module(module)
     except BaseException as e:
         del sys.modules[name]
         if isinstance(e, CollapsekitError) or not isinstance(e, Exception):
@@ -190,8 +193,11 @@ def load_plugin_file(path: str | Path) -> str:
 def _load_entry_point(name: str) -> None:
     for point in installed_plugins():
         if point.name == name:
+            from collapsekit.process_state import user_code  # which imports torch
+
             try:
-                point.load()
+                with user_code(f"plugin {name!r}", stays=True):
+                    point.load()
             except Exception as e:
                 raise ConfigError(f"plugin {name!r} ({point.value}) failed to load: {type(e).__name__}: {e}.") from e
 

@@ -29,11 +29,12 @@ from collapsekit.imports import import_object
 from collapsekit.in_memory import with_data
 from collapsekit.probes.reliance import RelianceOptions, game_of
 from collapsekit.probing import run_probe, warnings_of
+from collapsekit.process_state import model_settings, process_state_kept
 from collapsekit.recording import records_of
 from collapsekit.records import digest
 from collapsekit.registry import Options, ProbeSpec
 from collapsekit.repair_report import structure_of
-from collapsekit.report import Report, Result, Subject
+from collapsekit.report import Report, ReportWarning, Result, Subject
 from collapsekit.settings import PROFILES, Profile, Progress, Settings
 from collapsekit.sources import Source
 from collapsekit.stats.threads import threads_for
@@ -47,6 +48,8 @@ SUBSETS = "growing"  # the probe that --subsets adds
 
 
 @no_exit()
+@random_state_kept()
+@process_state_kept()
 def diagnose(
     checkpoint: str | Path | None = None,
     *,
@@ -92,8 +95,7 @@ def diagnose(
     if any(spec.name == SUBSETS for spec in chosen):
         settled.need_subsets()
     all_options = check_options(options or {})
-    # Probes train, whatever mode the caller's own loop is in.
-    with random_state_kept(), torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
+    with random_state_kept(), contextlib.ExitStack() as stack:
         if model is not None:
             stack.enter_context(model_kept(model))
         adapter = build_adapter(
@@ -199,7 +201,7 @@ def _report(subject: Subject, results: list[Result], settings: dict[str, Any], c
         summary=summary,
         modalities=verdicts,
         results=tuple(results),
-        warnings=warnings,
+        warnings=(*warnings, *_process_warnings()),
         config=None if config is None else path_from_here(config),
         settings=settings,
         environment=_environment(),
@@ -321,6 +323,11 @@ def _subject(adapter: Adapter, features: Features, split: str, seed: int) -> Sub
         examples=len(features),
         seed=seed,
     )
+
+
+def _process_warnings() -> tuple[ReportWarning, ...]:
+    said = model_settings()
+    return () if said is None else (ReportWarning(name="process_state", sentence=said),)
 
 
 def _weights_digest(model: nn.Module) -> str:

@@ -6,7 +6,8 @@ import math
 import struct
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,29 @@ from collapsekit.errors import (
     did_you_mean,
 )
 from collapsekit.imports import import_object, importable_from, one_line
+from collapsekit.process_state import each_of, user_code
 
 SPLITS = ("train", "val", "test")
 Batch = dict[str, Tensor]
+
+
+def need_split(split: str, there: Collection[str]) -> None:
+    """Raises ConfigError where ``split`` is none of those that are there."""
+    if split not in there:
+        raise ConfigError(
+            f"there is no split {split!r}{did_you_mean(split, there)}: "
+            f"the data has {', '.join(there) or 'none'}; choose one with --split."
+        )
+
+
+def need_key(key: str, there: Collection[str], split: str, origin: str) -> None:
+    """Raises DataError where a split's arrays do not have ``key``."""
+    if key not in there:
+        raise DataError(
+            f"split {split!r} of {origin} has no {key!r}{did_you_mean(key, there)}: "
+            f"it has {', '.join(there) or 'no arrays'} (arrays of text, or of another length than a `split` "
+            "tensor, are left out)."
+        )
 
 
 class Source(ABC):
@@ -47,11 +68,7 @@ class Source(ABC):
 
     def need(self, split: str) -> None:
         """Raises ConfigError where ``split`` is not there."""
-        if split not in self.splits():
-            raise ConfigError(
-                f"there is no split {split!r}{did_you_mean(split, self.splits())}: "
-                f"the data has {', '.join(self.splits()) or 'none'}; choose one with --split."
-            )
+        need_split(split, self.splits())
 
 
 class ArraySource(Source):
@@ -71,12 +88,7 @@ class ArraySource(Source):
         self.need(split)
         there = self.arrays[split]
         for key in keys:
-            if key not in there:
-                raise DataError(
-                    f"split {split!r} of {self.origin} has no {key!r}{did_you_mean(key, there)}: "
-                    f"it has {', '.join(there) or 'no arrays'} (arrays of text, or of another length than a `split` "
-                    "tensor, are left out)."
-                )
+            need_key(key, there, split, self.origin)
             if there[key].ndim == 0:
                 raise DataError(f"{key!r} in split {split!r} of {self.origin} is one number: give one row an example.")
         lengths = {k: len(there[k]) for k in keys}
@@ -142,7 +154,7 @@ class LoaderSource(Source):
                 if limit is not None and total is not None and limit < total:
                     loader = Subset(loader, _drawn(total, limit, seed).tolist())
                 loader = DataLoader(loader, batch_size=size, collate_fn=default_collate)
-            yield from loader
+            yield from each_of(loader, f"split {split!r} of {self.origin}")
         except CollapsekitError:
             raise
         except Exception as e:
@@ -193,30 +205,38 @@ def _call_factory(config: Config) -> Any:
     factory = import_object(spec, config.base, "data.factory")
     if not callable(factory):
         raise ConfigError(f"data.factory {spec!r} is {type(factory).__name__}, expected a function.")
-    with importable_from(config.base):
-        try:
+    try:
+        with user_code(f"data.factory {spec!r}", stays=True), importable_from(config.base):
             return factory(**kwargs)
-        except Exception as e:
-            raise ConfigError(f"data.factory {spec!r} failed with data.kwargs {kwargs}: {one_line(e)}.") from e
+    except Exception as e:
+        raise ConfigError(f"data.factory {spec!r} failed with data.kwargs {kwargs}: {one_line(e)}.") from e
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
     """Named arrays of a safetensors or npz file, memory-mapped where the file stores them plainly."""
+    with reading_arrays(path) as is_npz:
+        if is_npz:
+            return {k: _as_tensor(v) for k, v in _read_npz(path).items() if v.dtype.kind in "biufc"}
+        from safetensors import safe_open
+
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+@contextmanager
+def reading_arrays(path: Path) -> Iterator[bool]:
+    """Whether a file of arrays is an npz, else it is taken for safetensors; what reading it raises, in words."""
+    from safetensors import SafetensorError
+
     if not path.is_file():
         raise ConfigError(f"data.path {path} is not a file: give a .safetensors or .npz file.")
-    with path.open("rb") as f:
-        head = f.read(4)
     try:
-        if head[:2] == b"PK":
-            return {k: _as_tensor(v) for k, v in _read_npz(path).items() if v.dtype.kind in "biufc"}
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="pt", device="cpu") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
-        except SafetensorError as e:
-            raise RefusedError(f"{path} is neither safetensors nor npz ({e}): convert it to one of them.") from None
-    except RefusedError:
+        with path.open("rb") as f:
+            head = f.read(4)
+        yield head[:2] == b"PK"
+    except SafetensorError as e:
+        raise RefusedError(f"{path} is neither safetensors nor npz ({e}): convert it to one of them.") from None
+    except CollapsekitError:
         raise
     except Exception as e:  # noqa: BLE001
         # Damaged bytes make zipfile, zlib, struct and NumPy raise almost anything.
@@ -262,6 +282,15 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return out
 
 
+def need_splits(names: Collection[str], path: Path) -> None:
+    """Raises ConfigError where nothing in a file without SPLIT/NAME keys says which split its rows are of."""
+    if "split" not in names:
+        raise ConfigError(
+            f"{path} has neither SPLIT/NAME keys (train/image, test/label, ...) nor a `split` tensor: "
+            f"it has {', '.join(list(names)[:8]) or 'nothing'}."
+        )
+
+
 def by_split(arrays: Mapping[str, Tensor], path: Path) -> dict[str, dict[str, Tensor]]:
     """``SPLIT/NAME`` keys, or ``NAME`` beside a ``split`` tensor of 0/1/2, as arrays by split and name."""
     if any("/" in k for k in arrays):
@@ -271,11 +300,7 @@ def by_split(arrays: Mapping[str, Tensor], path: Path) -> dict[str, dict[str, Te
             if slash:
                 out.setdefault(split, {})[name] = value
         return out
-    if "split" not in arrays:
-        raise ConfigError(
-            f"{path} has neither SPLIT/NAME keys (train/image, test/label, ...) nor a `split` tensor: "
-            f"it has {', '.join(list(arrays)[:8]) or 'nothing'}."
-        )
+    need_splits(arrays, path)
     which = arrays["split"]
     bad = [v for v in which.unique().tolist() if v not in (0, 1, 2)]
     if which.ndim != 1 or bad:

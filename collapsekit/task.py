@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from collapsekit.errors import ConfigError, DataError, NumericsError, did_you_mean
 from collapsekit.imports import import_object, one_line
+from collapsekit.process_state import user_code
 from collapsekit.stats import metrics
 from collapsekit.stats.linear import Linear, fit_ridge, fit_sigmoid, fit_softmax
 
@@ -128,8 +129,7 @@ class Classification(Task):
                     "for real-valued targets set `task: regression`."
                 )
             targets = targets.long()
-        if targets.ndim == 2 and targets.shape[1] == 1:
-            targets = targets[:, 0]
+        targets = targets[:, 0] if targets.ndim == 2 and targets.shape[1] == 1 else targets
         if targets.ndim != 1:
             raise DataError(
                 f"labels of split {split!r} have shape {tuple(targets.shape)}: classification needs one class number "
@@ -305,7 +305,8 @@ class CustomLoss(Task):
 
     def _guarded(self, outputs: Tensor, targets: Tensor) -> Any:
         try:
-            return self._call(outputs, targets)
+            with user_code(f"task {self.name!r}"):
+                return self._call(outputs, targets)
         except Exception as e:
             given = f"outputs {tuple(outputs.shape)} {outputs.dtype}, targets {tuple(targets.shape)} {targets.dtype}"
             raise ConfigError(f"task {self.name!r} failed, called with ({given}): {one_line(e)}.") from e
@@ -329,13 +330,10 @@ TASKS: dict[str, str] = {
 
 def make_task(name: str, *, metric: str | None, temperature: float, base: Path) -> Task:
     """The task of that name, or the user's ``module:callable`` loss. Raises ConfigError."""
-    plain: dict[str, Callable[[str | None], Task]] = {
-        "classification": Classification,
-        "multilabel": Multilabel,
-        "regression": Regression,
-    }
-    if name in plain:
-        return plain[name](metric)
+    plain: tuple[type[Classification | Multilabel | Regression], ...] = (Classification, Multilabel, Regression)
+    for kind in plain:
+        if kind.name == name:
+            return kind(metric)
     if name != "contrastive" and ":" not in name:
         raise ConfigError(
             f"task {name!r} is not one of {', '.join(TASKS)}{did_you_mean(name, TASKS)}, nor a 'module:callable' loss."

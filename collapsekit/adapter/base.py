@@ -16,9 +16,11 @@ from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError
 from collapsekit.inserts import inserted_in
+from collapsekit.process_state import user_code
 from collapsekit.sources import Batch, Source, make_source
 from collapsekit.task import Task, make_task
 
+OWN = "the adapter's encode, fuse or head"
 # What has to be kept of one modality's encoder to run the rest of the model again; first axis the example.
 Recorded = tuple[Tensor, ...]
 
@@ -123,17 +125,21 @@ class Adapter(ABC):
 
     def run(self, batch: Batch) -> Pass:
         """Encoders, fusion and head, once."""
-        features = self.encode(batch)
-        fused = self.fuse(features)
+        with user_code(OWN):
+            features = self.encode(batch)
+            fused = self.fuse(features)
+            outputs = self.head(fused)
         recorded: dict[str, Recorded] = {m: (features[m],) for m in self.modalities}
         pooled = {m: self.pool(m, features[m], batch) for m in self.modalities}
-        return Pass(recorded, pooled, Prediction(pool_features(fused), self.head(fused)))
+        return Pass(recorded, pooled, Prediction(pool_features(fused), outputs))
 
     def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
         """Fusion and head alone, on recorded (and possibly altered) features; encoders do not run."""
         del inputs
-        fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})
-        return Prediction(pool_features(fused), self.head(fused))
+        with user_code(OWN):
+            fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})
+            outputs = self.head(fused)
+        return Prediction(pool_features(fused), outputs)
 
     def outputs_of(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
         """The model's outputs on ``inputs``, of which some modalities' recordings are at hand: where it can be told apart,
@@ -150,14 +156,19 @@ class Adapter(ABC):
     def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
         """Features (n, d) of one modality with gradient to its encoder, for training it alone."""
         del recorded
-        return self.pool(modality, self.encode(inputs)[modality], inputs)
+        with user_code(OWN):
+            features = self.encode(inputs)[modality]
+        return self.pool(modality, features, inputs)
 
     def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
         """One run with gradient to every weight, for training; what a modality's encoder gives, every floating tensor of
         it, passes ``change`` on its way to the fusion."""
-        features = self.encode(batch)
+        with user_code(OWN):
+            features = self.encode(batch)
         changed = {m: change[m](f) if change is not None and m in change else f for m, f in features.items()}
-        return Live({m: self.pool(m, features[m], batch) for m in self.modalities}, self.head(self.fuse(changed)))
+        with user_code(OWN):
+            outputs = self.head(self.fuse(changed))
+        return Live({m: self.pool(m, features[m], batch) for m in self.modalities}, outputs)
 
     def fresh(self, seed: int, *, trained: Checkpoint | None = None) -> Adapter | None:
         """The same architecture newly initialised (or with ``trained`` weights); None where it can't be built.

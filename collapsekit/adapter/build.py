@@ -21,6 +21,7 @@ from collapsekit.config import Config
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.imports import import_object, importable_from, one_line
 from collapsekit.inserts import Post, insert
+from collapsekit.process_state import user_code
 
 
 def seed_everything(seed: int) -> None:
@@ -35,7 +36,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _accelerator() -> Any | None:
-    """torch's module for this machine's accelerator (cuda, mps, xpu, ...) where it is in use; it has generators of its own."""
+    """torch's module for the accelerator (cuda, mps, xpu, ...) where it is in use; it has generators of its own."""
     device = torch.accelerator.current_accelerator()
     if device is None:
         return None
@@ -141,10 +142,13 @@ def build_model(config: Config, seed: int) -> nn.Module:
     factory = import_object(spec, config.base, "model.factory")
     if not callable(factory):
         raise ConfigError(f"model.factory {spec!r} is {type(factory).__name__}, expected a function or a class.")
-    with random_state_kept(), importable_from(config.base):
+    with random_state_kept():
         seed_everything(seed)
         try:
-            model = factory(**config.model.kwargs)
+            with user_code(f"model.factory {spec!r}", stays=True), importable_from(config.base):
+                model = factory(**config.model.kwargs)
+        except ConfigError:
+            raise
         except Exception as e:
             raise ConfigError(
                 f"model.factory {spec!r} failed with model.kwargs {config.model.kwargs}: {one_line(e)}."

@@ -16,6 +16,7 @@ from collapsekit.adapter.taps import Heard, Reached, Tap, cached_tensors, select
 from collapsekit.config import Config
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.imports import one_line
+from collapsekit.process_state import user_code
 from collapsekit.registry import adapter
 from collapsekit.sources import Batch
 
@@ -244,7 +245,8 @@ class ModuleAdapter(Adapter):
 
     def _guarded_forward(self, inputs: Batch) -> Any:
         try:
-            return self.forward(inputs)
+            with user_code("the model's forward"):
+                return self.forward(inputs)
         except CollapsekitError:
             raise
         except Exception as e:

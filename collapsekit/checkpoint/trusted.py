@@ -20,6 +20,7 @@ from collapsekit.checkpoint.digest import refuse_holes
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.imports import importable_from, one_line
 from collapsekit.locate.weights import Weights, find_weights
+from collapsekit.process_state import user_code
 
 _FORM = re.compile(r"sha256:([0-9a-fA-F]{64})")
 
@@ -49,7 +50,8 @@ def load_trusted(path: Path, trust: str, form: str, folder: Path | None) -> tupl
             f"{path} has sha256:{found}, --trust-pickle names another: nothing of it was executed; look at what it is "
             "with `collapsekit inspect` before you name this digest."
         )
-    with importable_from(folder or Path.cwd()), warnings.catch_warnings():
+    base = folder or Path.cwd()
+    with user_code(f"unpickling {path}", stays=True), importable_from(base), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             if form == "TorchScript":

@@ -7,14 +7,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import collapsekit
 from collapsekit import registry
 from collapsekit.adapter.build import random_state_kept
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError, NothingEvaluatedError, did_you_mean
 from collapsekit.files import is_file, locked, write_atomic
+from collapsekit.process_state import process_state_kept
 from collapsekit.registry import Options
 from collapsekit.repair_report import FILE, WEIGHTS, LossCurve, RepairReport
 from collapsekit.repairing.asked import Asked, check_method_options, make_asked, make_job
@@ -37,6 +36,8 @@ WEAK = ("collapsed", "underused")
 
 
 @no_exit()
+@random_state_kept()
+@process_state_kept()
 def repair(
     checkpoint: str | Path | None = None,
     *,
@@ -73,7 +74,7 @@ def repair(
         chosen, why = (named, None) if named is not None else recommend(before, weak)
         if why is not None:
             asked.progress.note(f"Method {','.join(chosen)}: {why}")
-        with random_state_kept(), torch.inference_mode(False), torch.enable_grad():
+        with random_state_kept():  # of a device too, which the diagnosis has set up
             runs = {"method": _Run(asked, chosen, every, weak, before, folder, resume)}
             if control and chosen != (CONTROL,):
                 runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder, resume)
@@ -107,6 +108,8 @@ def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None
 
 
 @no_exit()
+@random_state_kept()
+@process_state_kept()
 def plan(
     checkpoint: str | Path | None = None,
     *,
@@ -125,12 +128,10 @@ def plan(
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
-    with random_state_kept(), torch.inference_mode(False), torch.enable_grad():
-        job, _ = make_job(asked, before, weak)
-        own = frozenset(id(p) for p in job.adapter.model.parameters())
-        stages = registry.get_repair(chosen[0]).stages(job.at_place(0, every[chosen[0]]))
-        told += reckon(next(iter(stages)), job, chosen[0], own)
-    return told
+    job, _ = make_job(asked, before, weak)
+    own = frozenset(id(p) for p in job.adapter.model.parameters())
+    stages = registry.get_repair(chosen[0]).stages(job.at_place(0, every[chosen[0]]))
+    return told + reckon(next(iter(stages)), job, chosen[0], own)
 
 
 class _Run:
