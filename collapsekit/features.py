@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from collapsekit.adapter.base import Adapter, Pass, Prediction, Recorded
 from collapsekit.adapter.build import seed_everything
@@ -204,7 +205,7 @@ class _Extraction:
         """One batch through the model; the first one with all the checks."""
         start, stop = int(rows[0]), int(rows[-1]) + 1
         batch = {k: inputs[k][start:stop] for k in self.adapter.batch_keys}
-        weights = sum(p.numel() for p in self.adapter.model.parameters())
+        weights = sum(p.numel() for p in self.adapter.model.parameters() if not is_lazy(p))
         with torch.no_grad(), threads_for(2.0 * self.adapter.config.data.batch_size * weights):
             if check and not start:
                 result = sound_run(self.adapter, batch, split, order[start:stop], self.seed)

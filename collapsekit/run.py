@@ -19,7 +19,8 @@ from torch import nn
 import collapsekit
 from collapsekit import registry
 from collapsekit.adapter import Adapter, ModuleAdapter
-from collapsekit.adapter.build import model_kept, random_state_kept
+from collapsekit.adapter.build import random_state_kept
+from collapsekit.adapter.preserve import model_kept
 from collapsekit.baseline_cache import cache_folder
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.config import Config, check_config, find_config, load_config
