@@ -20,12 +20,12 @@ import collapsekit
 from collapsekit import registry
 from collapsekit.adapter import Adapter, ModuleAdapter
 from collapsekit.adapter.build import random_state_kept
-from collapsekit.adapter.preserve import model_kept
+from collapsekit.adapter.preserve import as_written, model_kept
 from collapsekit.baseline_cache import cache_folder
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.config import Config, check_config, find_config, load_config
 from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError, did_you_mean
-from collapsekit.features import Features, extract
+from collapsekit.features import Features, extract, repeated
 from collapsekit.imports import import_object
 from collapsekit.in_memory import with_data
 from collapsekit.probes.reliance import RelianceOptions, game_of
@@ -34,7 +34,7 @@ from collapsekit.recording import records_of
 from collapsekit.records import digest
 from collapsekit.registry import Options, ProbeSpec
 from collapsekit.repair_report import structure_of
-from collapsekit.report import Report, Result, Subject
+from collapsekit.report import Report, ReportWarning, Result, Subject
 from collapsekit.settings import PROFILES, Profile, Progress, Settings
 from collapsekit.sources import Source
 from collapsekit.stats.threads import threads_for
@@ -97,9 +97,10 @@ def diagnose(
         )
         if model is None:
             stack.enter_context(model_kept(adapter.model))
+        stack.callback(adapter.steady)  # before the rest of the model is put back
+        stack.enter_context(as_written())
         stack.enter_context(threads_for(0))  # what is worth more says so
-        where = _split(adapter.source, split)
-        progress = progress or Progress()
+        where, progress = _split(adapter.source, split), progress or Progress()
         if said := _how_read(adapter.checkpoint).get("checkpoint"):
             progress.note(said)
         features = extract(
@@ -128,7 +129,7 @@ def diagnose(
         "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
         "config": settled.model_dump(mode="json", exclude_defaults=True),
     }
-    return _report(subject, results, settings).with_records(records)
+    return _report(subject, results, settings, (*features.warnings, *repeated(features))).with_records(records)
 
 
 def _check_asked(profile: str, limit: int | None) -> None:
@@ -174,7 +175,9 @@ def _how_read(read: Checkpoint | None) -> dict[str, str]:
     return {"checkpoint": f"{read.path.name}: {read.note}", **trust}
 
 
-def _report(subject: Subject, results: list[Result], settings: dict[str, Any]) -> Report:
+def _report(
+    subject: Subject, results: list[Result], settings: dict[str, Any], warnings: tuple[ReportWarning, ...]
+) -> Report:
     if all(r.skipped is not None for r in results):
         why = next((r.skipped for r in results), "no probe was chosen")
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
@@ -186,6 +189,7 @@ def _report(subject: Subject, results: list[Result], settings: dict[str, Any]) -
         summary=summary,
         modalities=verdicts,
         results=tuple(results),
+        warnings=warnings,
         settings=settings,
         environment=_environment(),
     )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _DEEP = 2  # objects behind one another, from a module: a cache, say, and the layers of that cache
 # Of such objects nothing is put back: what they hold is their own affair, and part of it lies out of reach.
@@ -50,6 +51,16 @@ def model_kept(model: nn.Module) -> Iterator[None]:
                 put_back()
 
 
+@contextmanager
+def as_written() -> Iterator[None]:
+    """What torch.compile compiled runs uncompiled meanwhile: compiled code does not see hooks that came after it."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to ask for it takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 class _Found:
     """What was found, and how to put it back."""
 
@@ -64,7 +75,7 @@ class _Found:
         self.seen[id(value)] = value
         if isinstance(value, nn.Module):
             self._module(value)
-        elif isinstance(value, nn.Parameter | nn.parameter.UninitializedTensorMixin):
+        elif isinstance(value, nn.Parameter) or is_lazy(value):
             self.undo.append(_weight(value))
         elif isinstance(value, Tensor):
             self.undo.append(_tensor(value))
