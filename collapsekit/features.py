@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from collapsekit.adapter.base import Adapter, Pass, Prediction, Recorded
 from collapsekit.adapter.build import seed_everything
+from collapsekit.caveats import copied_rows
+from collapsekit.contents import canonical
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
+from collapsekit.report import ReportWarning
 from collapsekit.settings import Progress
-from collapsekit.soundness import finite_inputs, finite_pass, sound_run
+from collapsekit.soundness import FEW, finite_inputs, finite_pass, sound_run
 from collapsekit.sources import Batch
 from collapsekit.stats.cka import Side
 from collapsekit.stats.jackknife import assign_groups, assign_units
@@ -45,6 +47,10 @@ class Features:
     sibling: Callable[[str], Features]
     ids: Tensor  # of each example's inputs and target, a hash of 63 bits (n,)
     units: Tensor | None = None  # what each example belongs to (n,), where the config names it
+    contents: Tensor | None = None  # of each example's inputs alone, such a hash (n,)
+    warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
+    batch: int | None = None  # rows of a forward, where what an example gives depends on the others in its batch
+    read: Mapping[str, Features] = field(default_factory=dict)  # every split read until now, by name
     memo: dict[Hashable, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -100,6 +106,7 @@ class Features:
             outputs=self.outputs[rows],
             targets=self.targets[rows],
             ids=self.ids[rows],
+            contents=None if self.contents is None else self.contents[rows],
             units=None if self.units is None else self.units[rows],
             memo={},
         )
@@ -130,7 +137,7 @@ def extract(
     or rebuilding does not give the model's own outputs, NothingEvaluatedError for fewer than two examples.
     """
     known: dict[str, Features] = {}
-    job = _Extraction(adapter, limit, seed, progress or Progress(), storage or Storage(), lambda name: get(name))
+    job = _Extraction(adapter, limit, seed, progress or Progress(), storage or Storage(), lambda name: get(name), known)
 
     def get(name: str) -> Features:
         if name not in known:
@@ -138,6 +145,20 @@ def extract(
         return known[name]
 
     return get(split)
+
+
+def repeated(features: Features) -> tuple[ReportWarning, ...]:
+    """What the splits read until now hold of the same examples; of a split that nothing needed, nothing is said."""
+
+    def shared(other: Features) -> tuple[int, int]:
+        assert features.contents is not None
+        assert other.contents is not None
+        same = torch.isin(features.contents, other.contents)
+        return int(same.sum()), int((same & torch.isin(features.ids, other.ids)).sum())
+
+    others = {name: shared(features.read[name]) for name in sorted(features.read) if name != features.split}
+    found = copied_rows(features.split, others, len(features))
+    return () if found is None else (found,)
 
 
 @dataclass(frozen=True)
@@ -148,13 +169,16 @@ class _Extraction:
     progress: Progress
     storage: Storage
     sibling: Callable[[str], Features]
+    read: Mapping[str, Features]
+    warnings: list[ReportWarning] = field(default_factory=list)  # of the first batch
 
     def of(self, split: str, *, check: bool) -> Features:
         """Features of one split; ``check``: also whether the model is sound."""
         adapter, config = self.adapter, self.adapter.config
         inputs = self._read(split)
         group = config.data.group
-        order, digest, ids = _canonical({k: v for k, v in inputs.items() if k != group or k in adapter.batch_keys})
+        told_apart = {k: v for k, v in inputs.items() if k != group or k in adapter.batch_keys}
+        order, digest, ids, contents = canonical(told_apart, set(adapter.batch_keys) - {config.data.label})
         # Sorted before they are encoded: which rows share a batch does not depend on the file's order either.
         inputs = {k: self.storage.taken(inputs.pop(k), order) for k in list(inputs)}
         current().agree(digest, f"examples of split {split!r}")
@@ -172,7 +196,7 @@ class _Extraction:
         ):
             kept.add(result)
             self.progress.step(f"encoders over {split}", int(rows[done][-1]) + 1, n)
-        features = self._assembled(split, inputs, kept, digest, ids)
+        features = self._assembled(split, inputs, kept, digest, (ids, contents))
         unvarying = adapter.task.unvarying(features.targets)
         if check and unvarying is not None:
             raise DataError(f"every label of split {split!r} is {unvarying}: a diagnosis needs labels that vary.")
@@ -204,17 +228,19 @@ class _Extraction:
         """One batch through the model; the first one with all the checks."""
         start, stop = int(rows[0]), int(rows[-1]) + 1
         batch = {k: inputs[k][start:stop] for k in self.adapter.batch_keys}
-        weights = sum(p.numel() for p in self.adapter.model.parameters())
+        weights = sum(p.numel() for p in self.adapter.model.parameters() if not is_lazy(p))
         with torch.no_grad(), threads_for(2.0 * self.adapter.config.data.batch_size * weights):
             if check and not start:
-                result = sound_run(self.adapter, batch, split, order[start:stop], self.seed)
+                few = {k: inputs[k][:FEW] for k in self.adapter.batch_keys}
+                sound = sound_run(self.adapter, batch, few, split, order[start:stop], self.seed)
+                result, self.warnings[:] = sound.result, sound.warnings
             else:
                 seed_everything(self.seed)
                 result = self.adapter.run(batch)
         finite_pass(result, split, order[start:stop])
         return _to_cpu(result)
 
-    def _assembled(self, split: str, inputs: Batch, kept: _Kept, digest: str, ids: Tensor) -> Features:
+    def _assembled(self, split: str, inputs: Batch, kept: _Kept, digest: str, ids: tuple[Tensor, Tensor]) -> Features:
         adapter = self.adapter
         data = adapter.config.data
         outputs = kept.outputs.tensor()
@@ -229,9 +255,13 @@ class _Extraction:
             outputs=outputs,
             targets=adapter.task.check(targets, outputs, split),
             digest=digest,
-            ids=ids,
+            ids=ids[0],
+            contents=ids[1],
             sibling=self.sibling,
             units=_units(inputs, data.group, split),
+            warnings=tuple(self.warnings),
+            batch=data.batch_size if any(w.name == "depends_on_batch" for w in self.warnings) else None,
+            read=self.read,
         )
 
 
@@ -275,30 +305,6 @@ def _units(inputs: Batch, key: str | None, split: str) -> Tensor | None:
             f"every example of split {split!r} has the same {key!r}: intervals over groups need at least 2."
         )
     return units[:, 0]
-
-
-def _canonical(inputs: Batch) -> tuple[Tensor, str, Tensor]:
-    """Order of the rows by content, a digest of all of it, and a hash of each row, in that order.
-
-    The sum over tensors (of 64-bit hashes, with its carry) makes names irrelevant; names only decide between rows that
-    hold the same values under different ones.
-    """
-    n = len(next(iter(inputs.values())))
-    total, carry = np.zeros(n, "<u8"), np.zeros(n, "<u8")
-    named = []
-    for key in sorted(inputs):
-        value = inputs[key]
-        if not value.numel():
-            continue
-        rows = value.reshape(n, -1).contiguous().view(torch.uint8).numpy()
-        parts = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
-        total += np.frombuffer(parts, "<u8")
-        carry += total < np.frombuffer(parts, "<u8")
-        named.append(np.frombuffer(parts, ">u8"))
-    order = np.lexsort([*reversed(named), total, carry])
-    sums = np.stack([total[order], carry[order]], 1)
-    ids = [int.from_bytes(hashlib.sha256(s.data).digest()[:8], "little") >> 1 for s in sums]
-    return torch.from_numpy(order), hashlib.sha256(sums.data).hexdigest(), torch.tensor(ids)
 
 
 def _to_cpu(result: Pass) -> Pass:

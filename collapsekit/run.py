@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,19 +15,20 @@ from torch import nn
 import collapsekit
 from collapsekit import registry
 from collapsekit.adapter import Adapter, ModuleAdapter
-from collapsekit.adapter.build import model_kept, random_state_kept
+from collapsekit.adapter.build import random_state_kept
+from collapsekit.adapter.preserve import as_written, model_kept
 from collapsekit.baseline_cache import cache_folder, private_folder
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.command_line import command_line
 from collapsekit.config import Config, check_config, load_config
 from collapsekit.discovery import config_line, find_config, path_from_here
 from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError, did_you_mean
-from collapsekit.features import Features, extract
+from collapsekit.features import Features, extract, repeated
 from collapsekit.imports import import_object
 from collapsekit.in_memory import with_data
 from collapsekit.probes.reliance import RelianceOptions, game_of
 from collapsekit.probing import run_probe, warnings_of
-from collapsekit.process_state import model_settings, process_state_kept
+from collapsekit.process_state import process_state_kept
 from collapsekit.recording import records_of
 from collapsekit.records import digest
 from collapsekit.registry import Options, ProbeSpec
@@ -39,6 +38,7 @@ from collapsekit.settings import PROFILES, Profile, Progress, Settings
 from collapsekit.sources import Source
 from collapsekit.stats.threads import threads_for
 from collapsekit.storage import BUDGET, Storage
+from collapsekit.subject import environment, process_warnings, subject_of
 from collapsekit.user_code import no_exit
 from collapsekit.verdict import judge
 from collapsekit.world import current
@@ -103,6 +103,8 @@ def diagnose(
         )
         if model is None:
             stack.enter_context(model_kept(adapter.model))
+        stack.callback(adapter.steady)  # before the rest of the model is put back
+        stack.enter_context(as_written())
         stack.enter_context(threads_for(0))  # what is worth more says so
         where = _split(adapter.source, split)
         if said := _how_read(adapter.checkpoint).get("checkpoint"):
@@ -118,7 +120,7 @@ def diagnose(
         kept = _cache(cache, chosen, progress)
         base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)
         results = _results(chosen, adapter, features, base)
-        subject = _subject(adapter, features, where, seed)
+        subject = subject_of(adapter, features, where, seed)
         failed = {r.probe for r in results if r.error is not None}
         records = _records(adapter, features, base, {spec.name for spec in chosen} - failed)
     flags: dict[str, Any] = {"split": where, "seed": seed, "profile": profile, "device": device, "limit": limit}
@@ -134,7 +136,8 @@ def diagnose(
         "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
         "config": settled.model_dump(mode="json", exclude_defaults=True),
     }
-    return _report(subject, results, settings, settled.file).with_records(records)
+    warnings = (*features.warnings, *repeated(features), *process_warnings(), *warnings_of(results))
+    return _report(subject, results, settings, settled.file, warnings).with_records(records)
 
 
 def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Progress) -> Path | None:
@@ -188,9 +191,14 @@ def _how_read(read: Checkpoint | None) -> dict[str, str]:
     return {"checkpoint": f"{read.path.name}: {read.note}", **trust}
 
 
-def _report(subject: Subject, results: list[Result], settings: dict[str, Any], config: Path | None) -> Report:
-    warnings = warnings_of(results)
-    if all(r.skipped is not None for r in results) and not warnings:
+def _report(
+    subject: Subject,
+    results: list[Result],
+    settings: dict[str, Any],
+    config: Path | None,
+    warnings: tuple[ReportWarning, ...],
+) -> Report:
+    if all(r.skipped is not None and r.error is None for r in results):
         why = next((r.skipped for r in results), "no probe was chosen")
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
     overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
@@ -201,10 +209,10 @@ def _report(subject: Subject, results: list[Result], settings: dict[str, Any], c
         summary=summary,
         modalities=verdicts,
         results=tuple(results),
-        warnings=(*warnings, *_process_warnings()),
+        warnings=warnings,
         config=None if config is None else path_from_here(config),
         settings=settings,
-        environment=_environment(),
+        environment=environment(),
     )
 
 
@@ -309,45 +317,3 @@ def _split(source: Source, wanted: str | None) -> str:
     name = wanted or next((s for s in ("test", "val") if s in there), "test")
     source.need(name)
     return name
-
-
-def _subject(adapter: Adapter, features: Features, split: str, seed: int) -> Subject:
-    read: Checkpoint | None = adapter.checkpoint
-    return Subject(
-        checkpoint=read.path.name if read is not None else f"live {type(adapter.model).__name__}",
-        sha256=read.sha256 if read is not None else _weights_digest(adapter.model),
-        modalities=adapter.modalities,
-        task=adapter.task.name,
-        metric=adapter.task.metric_name,
-        split=split,
-        examples=len(features),
-        seed=seed,
-    )
-
-
-def _process_warnings() -> tuple[ReportWarning, ...]:
-    said = model_settings()
-    return () if said is None else (ReportWarning(name="process_state", sentence=said),)
-
-
-def _weights_digest(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _environment() -> dict[str, Any]:
-    """What ran it; no time, so that the same run gives the same bytes."""
-    import numpy
-    import scipy
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "scipy": scipy.__version__,
-        "platform": platform.platform(terse=True),
-        "threads": torch.get_num_threads(),
-    }

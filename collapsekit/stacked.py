@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from collapsekit.adapter.base import Adapter, Given, Recorded
-from collapsekit.adapter.build import model_kept, random_state_kept, random_states, seed_everything
+from collapsekit.adapter.build import random_state_kept, random_states, seed_everything
+from collapsekit.adapter.preserve import model_kept
 from collapsekit.readout import Fold
 from collapsekit.replay import scaled, shared_rows
 from collapsekit.settings import Progress

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapter.build import build_model, features_path, insert_into, load_weights
 from collapsekit.adapter.pooling import pool_features
+from collapsekit.adapter.state import State, same_bits
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError
@@ -89,6 +90,23 @@ class Adapter(ABC):
         if checkpoint is not None:
             load_weights(self.model, checkpoint)
         self.model.to(self.device).eval()
+        self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
+        self.written: frozenset[str] | None = None  # batch keys that forward writes into; None: not known yet
+
+    def steady(self) -> None:
+        """Put back what a forward before this one changed of the weights."""
+        if self.unsteady is not None:
+            self.unsteady.put_back()
+
+    def apart(self, inputs: Batch) -> Batch:
+        """Inputs that a forward may write into: copies of those it is known to write into, or, before the first forward,
+        of all."""
+        return {k: v.clone() if self.written is None or k in self.written else v for k, v in inputs.items()}
+
+    def note_written(self, inputs: Batch, given: Batch) -> None:
+        """After the first forward: which of its inputs, as ``given``, hold something else now."""
+        if self.written is None:
+            self.written = frozenset(k for k, v in inputs.items() if not same_bits(v, given[k]))
 
     def insert(self, structure: Sequence[Mapping[str, Any]]) -> None:
         """Put a repair's modules into the model (collapsekit.inserts), and let the config say so; of a kind that is there
@@ -126,16 +144,24 @@ class Adapter(ABC):
     def run(self, batch: Batch) -> Pass:
         """Encoders, fusion and head, once."""
         with user_code(OWN):
-            features = self.encode(batch)
+            features = self._encoded(batch)
             fused = self.fuse(features)
             outputs = self.head(fused)
         recorded: dict[str, Recorded] = {m: (features[m],) for m in self.modalities}
         pooled = {m: self.pool(m, features[m], batch) for m in self.modalities}
         return Pass(recorded, pooled, Prediction(pool_features(fused), outputs))
 
+    def _encoded(self, batch: Batch) -> dict[str, Tensor]:
+        self.steady()
+        given = self.apart(batch)
+        features = self.encode(given)
+        self.note_written(batch, given)
+        return features
+
     def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
         """Fusion and head alone, on recorded (and possibly altered) features; encoders do not run."""
         del inputs
+        self.steady()
         with user_code(OWN):
             fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})
             outputs = self.head(fused)
@@ -157,14 +183,15 @@ class Adapter(ABC):
         """Features (n, d) of one modality with gradient to its encoder, for training it alone."""
         del recorded
         with user_code(OWN):
-            features = self.encode(inputs)[modality]
+            features = self._encoded(inputs)[modality]
         return self.pool(modality, features, inputs)
 
     def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
         """One run with gradient to every weight, for training; what a modality's encoder gives, every floating tensor of
-        it, passes ``change`` on its way to the fusion."""
+        it, passes ``change`` on its way to the fusion. The weights move on with it: nothing of them is put back any more."""
+        self.unsteady = None
         with user_code(OWN):
-            features = self.encode(batch)
+            features = self._encoded(batch)
         changed = {m: change[m](f) if change is not None and m in change else f for m, f in features.items()}
         with user_code(OWN):
             outputs = self.head(self.fuse(changed))
@@ -187,6 +214,7 @@ class Adapter(ABC):
                 f"model.factory {self.config.model.factory!r} builds another architecture than the model at hand: they "
                 f"differ in {odd!r}; give the factory and the model.kwargs that made it."
             )
+        twin.written = self.written
         return twin
 
     def fusion_parameters(self) -> list[nn.Parameter]:

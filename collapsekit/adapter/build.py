@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,46 +87,6 @@ _REGISTRIES = frozenset(vars(nn.Module()))
 def own_attributes(module: nn.Module) -> dict[str, Any]:
     """What a module holds as plain attributes, beside torch's registries."""
     return {k: v for k, v in vars(module).items() if k not in _REGISTRIES}
-
-
-@contextmanager
-def model_kept(model: nn.Module) -> Iterator[None]:
-    """Give ``model`` back as it was found: weights' storage and gradients, modes, buffers, requires_grad, and what
-    forward writes on modules (cached activations, counters, lists)."""
-    modules = list(model.modules())
-    modes = [m.training for m in modules]
-    parameters = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
-    buffers = [dict(m._buffers) for m in modules]
-    plain = [own_attributes(m) for m in modules]
-    contents = [_content(v) for held in (*buffers, *plain) for v in held.values()]
-    try:
-        yield
-    finally:
-        for module, mode, registered, attributes in zip(modules, modes, buffers, plain, strict=True):
-            for name in own_attributes(module).keys() - attributes.keys():
-                del module.__dict__[name]
-            module.__dict__.update(attributes)
-            module._buffers.clear()
-            module._buffers.update(registered)
-            module.training = mode
-        for parameter, data, grad, wanted in parameters:
-            parameter.data, parameter.grad = data, grad
-            parameter.requires_grad_(wanted)
-        with torch.no_grad():
-            for put_back in contents:
-                put_back()
-
-
-def _content(value: Any) -> Callable[[], object]:
-    """How to put back what ``value`` holds now, where it can be changed in place."""
-    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        return partial(value.copy_, value.detach().clone())
-    if isinstance(value, list):
-        return partial(value.__setitem__, slice(None), list(value))
-    if isinstance(value, dict | set | deque):
-        held, fill = value.copy(), value.extend if isinstance(value, deque) else value.update
-        return lambda: (value.clear(), fill(held))
-    return lambda: None
 
 
 def build_model(config: Config, seed: int) -> nn.Module:

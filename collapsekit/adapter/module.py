@@ -101,16 +101,24 @@ class ModuleAdapter(Adapter):
 
     def forward(self, inputs: Batch) -> Any:
         """The model's own forward on prepared inputs, called as the config says."""
-        keys = [k for k in self.batch_keys if k not in self._only_for_pooling()]
+        left_out = self._only_for_pooling()
+        inputs = {k: inputs[k] for k in self.batch_keys if k not in left_out}
+        self.steady()
+        given = self.apart(inputs)
+        answer = self._called(dict(given))
+        self.note_written(inputs, given)
+        return answer
+
+    def _called(self, given: Batch) -> Any:
         match self.config.call:
             case "kwargs":
-                return self.model(**{k: inputs[k] for k in keys})
+                return self.model(**given)
             case "dict":
-                return self.model({k: inputs[k] for k in keys})
+                return self.model(given)
             case "positional":
-                return self.model(*(inputs[k] for k in keys))
+                return self.model(*given.values())
             case "list":
-                return self.model([inputs[k] for k in keys])
+                return self.model(list(given.values()))
 
     def _only_for_pooling(self) -> set[str]:
         """Masks that were named for pooling but not as inputs of the model."""
@@ -200,6 +208,7 @@ class ModuleAdapter(Adapter):
         raise ConfigError(f"{tap.what} was not reached in a forward pass: name a submodule the model calls.")
 
     def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
+        self.unsteady = None  # as the weights move on
         ready = self.prepare(batch)
         seen: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
         with ExitStack() as stack:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collapsekit.adapter.build import model_kept, random_state_kept, seed_everything
+from collapsekit.adapter.build import random_state_kept, seed_everything
+from collapsekit.adapter.preserve import model_kept
 from collapsekit.repairs.stage import Job, Step
 
 ROWS, NUMBERS = 8, 4096  # examples it is asked about; numbers kept of what is wide

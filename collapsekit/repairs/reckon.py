@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from collapsekit.adapter.build import model_kept
+from collapsekit.adapter.preserve import model_kept
 from collapsekit.repairs.stage import Job, Stage, Step
 from collapsekit.world import current
 

@@ -18,7 +18,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from collapsekit.adapter.build import model_kept, random_state_kept
+from collapsekit.adapter.build import random_state_kept
+from collapsekit.adapter.preserve import model_kept
 from collapsekit.repairs.stage import Stage, Step
 
 UNIT = 2**20  # weights a unit has at least; what is smaller is gathered with what holds it

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
-from collapsekit.adapter.build import model_kept, random_state_kept, seed_everything
+from collapsekit.adapter.build import random_state_kept, seed_everything
+from collapsekit.adapter.preserve import model_kept
 from collapsekit.errors import ConfigError
 from collapsekit.registry import probe
 from tests.problems import Late, Problem, make_problem

@@ -1,0 +1,85 @@
+"""The weights and buffers a model holds: a copy, which of them a forward changed, and how they are put back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter or buffer: where a module keeps it, the tensor, and a copy of what that held."""
+
+    name: str
+    registry: dict[str, Any]
+    key: str
+    tensor: Tensor
+    copy: Tensor
+
+    @property
+    def changed(self) -> bool:
+        """Whether another tensor is there now, or the tensor holds something else."""
+        return self.registry.get(self.key) is not self.tensor or not same_bits(self.tensor.detach(), self.copy)
+
+    def put_back(self) -> None:
+        """The tensor in its place, with what it held."""
+        self.registry[self.key] = self.tensor
+        if not same_bits(self.tensor.detach(), self.copy):
+            with torch.no_grad():
+                self.tensor.copy_(self.copy)
+
+
+@dataclass(frozen=True)
+class State:
+    """Parameters and buffers of a model, as they were."""
+
+    slots: tuple[Slot, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> State:
+        """Every parameter and buffer there is, persistent or not; lazy ones that have no shape yet are left out."""
+        return cls(
+            tuple(
+                Slot(f"{path}.{key}" if path else key, registry, key, tensor, tensor.detach().clone())
+                for path, module in model.named_modules()
+                for registry in (module._parameters, module._buffers)
+                for key, tensor in registry.items()
+                if tensor is not None and not is_lazy(tensor)
+            )
+        )
+
+    @property
+    def changed(self) -> State:
+        """Those that a forward has changed since."""
+        return State(tuple(slot for slot in self.slots if slot.changed))
+
+    @property
+    def floating(self) -> list[str]:
+        """Names of those that are no counts or flags."""
+        return [s.name for s in self.slots if s.copy.is_floating_point() or s.copy.is_complex()]
+
+    def put_back(self) -> None:
+        """As it was."""
+        for slot in self.slots:
+            slot.put_back()
+
+    def renewed(self) -> State:
+        """The same places, as they are now."""
+        now = [(s, s.registry.get(s.key)) for s in self.slots]
+        return State(
+            tuple(Slot(s.name, s.registry, s.key, t, t.detach().clone()) for s, t in now if isinstance(t, Tensor))
+        )
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same, NaN and NaN alike."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if torch.equal(a, b):
+        return True
+    floating = a.is_floating_point()
+    return floating and torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
