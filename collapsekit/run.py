@@ -79,10 +79,7 @@ def diagnose(
     that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
     Raises CollapsekitError for whatever the caller can mend.
     """
-    _check_asked(profile, limit)
-    check_device(
-        current().device(device)
-    )  # which also sets it up, so that its generators can be given back as they were
+    _check_asked(profile, limit, device)
     settled, source = with_data(settle_config(config, checkpoint), data)
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
@@ -134,7 +131,8 @@ def diagnose(
     return _report(subject, results, settings).with_records(records)
 
 
-def _check_asked(profile: str, limit: int | None) -> None:
+def _check_asked(profile: str, limit: int | None, device: str) -> None:
+    check_device(current().device(device))  # which also sets it up, so that its generators are given back as they were
     if profile not in PROFILES:
         raise ConfigError(f"there is no profile {profile!r}{did_you_mean(profile, PROFILES)}: {', '.join(PROFILES)}.")
     if limit is not None and limit < 1:
