@@ -84,9 +84,7 @@ def diagnose(
     that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
     Raises CollapsekitError for whatever the caller can mend.
     """
-    _check_asked(profile, limit)
-    # This also sets the device up, so that its generators can be given back as they were.
-    check_device(current().device(device))
+    _check_asked(profile, limit, device)
     progress = progress or Progress()
     settled, source = with_data(settle_config(config, checkpoint, progress), data)
     registry.load_builtins()
@@ -148,7 +146,8 @@ def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Prog
     return folder
 
 
-def _check_asked(profile: str, limit: int | None) -> None:
+def _check_asked(profile: str, limit: int | None, device: str) -> None:
+    check_device(current().device(device))  # which also sets it up, so that its generators are given back as they were
     if profile not in PROFILES:
         raise ConfigError(f"there is no profile {profile!r}{did_you_mean(profile, PROFILES)}: {', '.join(PROFILES)}.")
     if limit is not None and limit < 1:

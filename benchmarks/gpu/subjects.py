@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SIZES = {"train": 96, "val": 64, "test": 80}
-CLASSES, WIDTH, FUSED = 3, 6, 10
+CLASSES, WIDTH, WIDE, FUSED = 3, 6, 8, 10
 
 
 class Tokens(nn.Module):
@@ -57,8 +57,8 @@ class Steps(nn.Module):
         return out
 
 
-def _dense(width: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(width, WIDTH), nn.ReLU())
+def _dense(width: int, out: int = WIDTH) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, out), nn.ReLU())
 
 
 def _convolution(kind: int) -> nn.Module:
@@ -80,7 +80,7 @@ KINDS: dict[str, dict[str, tuple[tuple[int, ...], dict[str, Any]]]] = {
 EVERYWHERE = tuple(kind for kind in KINDS if kind != "recurrent")  # fused cells need a kernel of the device's own
 ENCODERS: dict[str, Any] = {
     "a": lambda: _dense(6),
-    "b": lambda: _dense(5),
+    "b": lambda: _dense(5, WIDE),
     "c": lambda: _dense(4),
     "image": lambda: _convolution(2),
     "sound": lambda: _convolution(1),
@@ -101,7 +101,9 @@ class Mixed(nn.Module):
         super().__init__()
         self.kind, self.views = kind, tuple(views)
         self.encoders = nn.ModuleDict({m: ENCODERS[m]() for m in views})
-        self.fusion = nn.Sequential(nn.Linear(WIDTH * len(self.views), FUSED), nn.BatchNorm1d(FUSED), nn.Tanh())
+        self.fusion = nn.Sequential(
+            nn.Linear(sum(WIDE if m == "b" else WIDTH for m in views), FUSED), nn.BatchNorm1d(FUSED), nn.Tanh()
+        )
         self.head = nn.Linear(FUSED, outputs)
 
     def forward(self, **x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _accelerator() -> Any | None:
-    """torch's module for the accelerator (cuda, mps, xpu, ...) where it is in use; it has generators of its own."""
+    """torch's module for this machine's accelerator (cuda, mps, xpu, ...) where it is in use: it has its own generators."""
     device = torch.accelerator.current_accelerator()
     if device is None:
         return None
