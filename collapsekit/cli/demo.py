@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collapsekit.cli.diagnose import write_report
-from collapsekit.cli.terminal import Ended, guarded, progress, say, show
+from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, show
 from collapsekit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
 ) -> Ended:
     """Train a small model on real data, watch it ignore a view, and diagnose it. Takes under a minute."""
+    need_working_directory()
     there = [name for name in FILES if os.path.exists(folder / name)]  # noqa: PTH110 - Path's own raises for a name too long
     if there and not force:
         raise ConfigError(

@@ -12,7 +12,16 @@ import typer
 from collapsekit.cli.child import ROLES
 from collapsekit.cli.diagnose import OUTPUT, ProfileChoice, TrainingSeed, write_report
 from collapsekit.cli.output import form_of, write
-from collapsekit.cli.terminal import Ended, TrustPickle, guarded, progress, say, screen
+from collapsekit.cli.terminal import (
+    Ended,
+    TrustPickle,
+    guarded,
+    need_working_directory,
+    progress,
+    say,
+    screen,
+    working_directory,
+)
 from collapsekit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -104,6 +113,7 @@ def gate(
     plain: dict[str, Any] = {"split": None, "device": "cpu", "seed": 0, "limit": None, "training_seed": None}
     plain |= {"profile": "standard", "plugins": [], "trust_pickle": None}
     if report is None:
+        need_working_directory()
         ROLES.start_child()
         with progress(quiet) as shown:
             from collapsekit.run import diagnose
@@ -176,8 +186,11 @@ def _settled(config: Path | None) -> Config:
     """The config that is named, or lies in the working directory; of a report, there need not be one."""
     from collapsekit.config import Config, config_in, find_config, load_config
 
-    file = find_config(config, None) if config is not None else config_in([Path.cwd()])
-    return load_config(file) if file is not None else Config(base=Path.cwd())
+    here = working_directory()
+    if config is None and here is None:
+        return Config()
+    file = find_config(config, None) if config is not None or here is None else config_in([here])
+    return load_config(file) if file is not None else Config(base=here or Path())
 
 
 def _limits(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from collapsekit.cli.child import ROLES
-from collapsekit.cli.terminal import Ended, TrustPickle, guarded, say
+from collapsekit.cli.terminal import Ended, TrustPickle, guarded, need_working_directory, say
 from collapsekit.errors import ConfigError
 
 CONFIG_NAME = "collapsekit.yaml"  # as in collapsekit.config, which would make --help import pydantic
@@ -32,6 +32,7 @@ def init(
 
     if os.path.exists(output) and not force:  # noqa: PTH110 - Path's own raises for a name too long
         raise ConfigError(f"{output} is already there: name another with --output, or replace it with --force.")
+    need_working_directory()
     if trust_pickle is not None:
         ROLES.start_child()
     read = read_checkpoint(checkpoint, trust=trust_pickle)
