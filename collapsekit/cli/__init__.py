@@ -10,16 +10,20 @@ from typing import Any, NoReturn
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of ``collapsekit`` and ``python -m collapsekit``."""
     from collapsekit import interrupts
-    from collapsekit.cli import output
-    from collapsekit.cli.child import ROLES
 
     heard = interrupts.listen()
-    held = output.Held()
-    ROLES.arguments = sys.argv[1:] if arguments is None else arguments
-    code = _code(ROLES.arguments)
-    heard.instead = lambda: None  # nobody would catch it any more
-    code = held.code(code, heard.seen)
-    sys.stdout = sys.stderr  # for what a user's functions still print when the process ends
+    try:
+        from collapsekit.cli import output
+        from collapsekit.cli.child import ROLES
+
+        held = output.Held()
+        ROLES.arguments = sys.argv[1:] if arguments is None else arguments
+        code = _code(ROLES.arguments)
+        heard.instead = lambda: None  # nobody would catch it any more
+        code = held.code(code, heard.seen)
+        sys.stdout = sys.stderr  # for what a user's functions still print when the process ends
+    except KeyboardInterrupt:  # before a command began, or as it ended
+        code = 130
     sys.exit(code)
 
 

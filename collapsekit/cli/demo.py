@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collapsekit.cli.diagnose import write_report
-from collapsekit.cli.terminal import Ended, guarded, progress, say, show
+from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, show
 from collapsekit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def demo(
     """Train a small model on real data, watch it ignore a view, and diagnose it. Takes under a minute."""
     from collapsekit.files import locked
 
+    need_working_directory()
     with locked(folder / FILES[0], wait=0), progress(quiet) as shown:  # no other demo writes there meanwhile
         there = [name for name in FILES if os.path.exists(folder / name)]  # noqa: PTH110 - Path's own raises for a name too long
         if there and not force:

@@ -11,7 +11,7 @@ import typer
 
 from collapsekit.cli.child import ROLES
 from collapsekit.cli.output import write
-from collapsekit.cli.terminal import Ended, TrustPickle, guarded, progress, say, show
+from collapsekit.cli.terminal import Ended, TrustPickle, guarded, need_working_directory, progress, say, show
 from collapsekit.errors import ConfigError, NothingEvaluatedError
 from collapsekit.world import together
 
@@ -112,6 +112,7 @@ def diagnose(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
 ) -> Ended:
     """Find out which modality a checkpoint ignores, what that costs, and why."""
+    need_working_directory()
     ROLES.start_child()
     with together() as world, progress(quiet or not world.first) as shown:
         from collapsekit.run import diagnose as run

@@ -9,8 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from collapsekit.cli.output import write
-from collapsekit.cli.terminal import Ended, guarded
-from collapsekit.files import reason
+from collapsekit.cli.terminal import Ended, guarded, need_working_directory
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
@@ -19,24 +18,21 @@ EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 @guarded
 def doctor() -> Ended:
     """Show versions, devices and disk, and what is missing for which extra."""
+    need_working_directory()
     from collapsekit import __version__
     from collapsekit.baseline_cache import cache_folder
 
     lines = [f"collapsekit  {__version__}", f"python       {platform.python_version()}"]
     lines.append(f"system       {platform.platform()}")
     found, missing = _requirements()
-    lines += [*found, _devices(), _disk("here", Path()), _disk("cache", _existing(cache_folder()))]
+    lines += [*found, _devices(), _disk("here", Path.cwd()), _disk("cache", _existing(cache_folder()))]
     if missing:
         lines += ["", f"Missing for collapsekit itself: {', '.join(missing)}. Install them: pip install collapsekit"]
     return Ended(2 if missing else 0, lambda: write("\n".join(lines) + "\n"))
 
 
 def _disk(what: str, folder: Path) -> str:
-    try:
-        place = folder.absolute()
-        return f"disk {what:<7} {shutil.disk_usage(place).free / 2**30:.1f} GiB free at {place}"
-    except OSError as e:  # a working directory that is gone, say
-        return f"disk {what:<7} not told: {reason(e)}"
+    return f"disk {what:<7} {shutil.disk_usage(folder).free / 2**30:.1f} GiB free at {folder}"
 
 
 def _existing(folder: Path) -> Path:

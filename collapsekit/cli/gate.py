@@ -12,7 +12,16 @@ import typer
 from collapsekit.cli.child import ROLES
 from collapsekit.cli.diagnose import OUTPUT, ProfileChoice, TrainingSeed, write_report
 from collapsekit.cli.output import form_of, write
-from collapsekit.cli.terminal import Ended, TrustPickle, guarded, progress, say, screen
+from collapsekit.cli.terminal import (
+    Ended,
+    TrustPickle,
+    guarded,
+    need_working_directory,
+    progress,
+    say,
+    screen,
+    working_directory,
+)
 from collapsekit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -107,6 +116,7 @@ def gate(
     plain: dict[str, Any] = {"split": None, "device": "cpu", "seed": 0, "limit": None, "training_seed": None}
     plain |= {"profile": "standard", "plugins": [], "trust_pickle": None}
     if report is None:
+        need_working_directory()
         ROLES.start_child()
         with progress(quiet) as shown:
             from collapsekit.probing import fault_code
@@ -184,8 +194,11 @@ def _settled(config: Path | None) -> tuple[Path | None, Config]:
     from collapsekit.config import Config, load_config
     from collapsekit.discovery import find_config, nearest_config
 
+    here = working_directory()
+    if config is None and here is None:
+        return None, Config()
     file = find_config(config, None) if config is not None else nearest_config()
-    return file, load_config(file) if file is not None else Config(base=Path.cwd())
+    return file, load_config(file) if file is not None else Config(base=here or Path())
 
 
 def _limits(

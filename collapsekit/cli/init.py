@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from collapsekit.cli.child import ROLES
-from collapsekit.cli.terminal import Ended, TrustPickle, guarded, say
+from collapsekit.cli.terminal import Ended, TrustPickle, guarded, need_working_directory, say
 from collapsekit.errors import ConfigError
 
 CONFIG_NAME = "collapsekit.yaml"  # as in collapsekit.config, which would make --help import pydantic
@@ -31,6 +31,7 @@ def init(
     from collapsekit.propose import config_text, propose
 
     _need_free(output, force)
+    need_working_directory()
     if trust_pickle is not None:
         ROLES.start_child()
     read = read_checkpoint(checkpoint, trust=trust_pickle)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collapsekit.cli.output import write
-from collapsekit.cli.terminal import Ended, guarded, say
+from collapsekit.cli.terminal import Ended, guarded, need_working_directory, say
 from collapsekit.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def inspect(
     ] = None,
 ) -> Ended:
     """Show what a checkpoint is and holds, without executing it; exits 3 where it would be refused."""
+    need_working_directory()
     from collapsekit.bounds import json_text
     from collapsekit.checkpoint.describe import describe
 

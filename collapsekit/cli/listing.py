@@ -11,7 +11,7 @@ import typer
 
 from collapsekit.cli.child import ROLES
 from collapsekit.cli.output import write
-from collapsekit.cli.terminal import Ended, guarded
+from collapsekit.cli.terminal import Ended, guarded, need_working_directory
 
 if TYPE_CHECKING:
     from collapsekit.registry import ProbeSpec
@@ -39,6 +39,7 @@ def list_(
     """List probes (with definition and source), adapters, repairs, tasks and file formats."""
     from collapsekit import registry
 
+    need_working_directory()
     if plugin:
         ROLES.start_child()
     registry.load_builtins()

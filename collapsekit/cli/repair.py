@@ -11,7 +11,7 @@ import typer
 from collapsekit.cli.child import ROLES
 from collapsekit.cli.diagnose import ProfileChoice, parse_set
 from collapsekit.cli.output import write
-from collapsekit.cli.terminal import Ended, TrustPickle, guarded, progress, say, screen
+from collapsekit.cli.terminal import Ended, TrustPickle, guarded, need_working_directory, progress, say, screen
 from collapsekit.world import together
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def repair(
         "trust_pickle": trust_pickle,
         "tensorboard": tensorboard,
     }
+    need_working_directory()
     ROLES.start_child()
     with together() as world, progress(quiet or not world.first) as shown:
         if dry_run:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
@@ -17,15 +18,13 @@ from collapsekit import interrupts
 from collapsekit.cli import output
 from collapsekit.cli.child import ROLES, ChildEndedError
 from collapsekit.cli.output import INTERNAL, INTERRUPTED, internal_error
-from collapsekit.errors import CollapsekitError
+from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.user_code import exit_refused, is_exit
 from collapsekit.world import started_together
 
 if TYPE_CHECKING:
     from collapsekit.report import Report
     from collapsekit.settings import Progress
-
-__all__ = ["INTERNAL", "INTERRUPTED", "Ended", "TrustPickle", "guarded", "progress", "say", "screen", "show"]
 
 TrustPickle = Annotated[
     str | None,
@@ -106,6 +105,22 @@ def _is_interrupt(error: BaseException) -> bool:
     """Whether somebody pressed Ctrl-C. Where another's program runs the command, only the error can say so."""
     ours = ROLES.arguments is not None
     return interrupts.interrupted() if ours else isinstance(error, KeyboardInterrupt)
+
+
+def working_directory() -> Path | None:
+    """The working directory; None where somebody removed it."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
+def need_working_directory() -> None:
+    """Raises ConfigError where it is gone: torch, which is about to be imported, would end the process."""
+    if working_directory() is None:
+        raise ConfigError(
+            "the working directory was removed, and torch cannot be imported without one: change to another."
+        )
 
 
 def show(report: Report) -> None:
