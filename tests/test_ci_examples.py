@@ -138,6 +138,26 @@ def test_what_lies_in_the_checkout_is_not_run_by_the_action(repository: Path) ->
         assert (done.returncode, outputs) == (1, {"outcome": "failed"}), done.stderr
 
 
+@pytest.mark.parametrize("here", [True, False], ids=["covered", "elsewhere"])
+def test_the_action_installs_by_hash_where_it_can(here: bool, tmp_path: Path) -> None:
+    """The step as it stands, with a python that says which one it is, and only notes down what pip is asked for."""
+    is_covered = "import sys, platform; sys.platform, platform.machine = 'linux', lambda: 'x86_64'; "
+    is_covered += f"sys.version_info = (3, {12 if here else 99}, 0); exec(sys.argv[1])"
+    (tmp_path / "python").write_text(
+        f"""#!/bin/bash\nif [ "$3" = -c ]; then exec {sys.executable} -c "{is_covered}" "$4"; fi\nprintf '%s\\n' "$*" >> asked\n"""
+    )
+    (tmp_path / "python").chmod(0o755)
+    step = read(ROOT / "action.yml")["runs"]["steps"][0]
+    done = shell(f'PATH="{tmp_path}:$PATH"\n{step["run"]}', tmp_path, **step["env"])
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert all(line.startswith("-E -P -m pip install ") for line in asked)
+    assert [("--require-hashes" in line, "--no-deps --no-build-isolation ." in line) for line in asked] == (
+        [(True, False), (False, True)] if here else [(False, False)]
+    )
+    assert ("-c constraints.txt ." in asked[-1]) == ("::notice::" in done.stdout) == (not here)
+
+
 def runs(path: Path) -> list[str]:
     """Every line of shell in a file of these."""
     held = read(path)
