@@ -143,9 +143,8 @@ def test_the_action_installs_by_hash_where_it_can(here: bool, tmp_path: Path) ->
     """The step as it stands, with a python that says which one it is, and only notes down what pip is asked for."""
     is_covered = "import sys, platform; sys.platform, platform.machine = 'linux', lambda: 'x86_64'; "
     is_covered += f"sys.version_info = (3, {12 if here else 99}, 0); exec(sys.argv[1])"
-    (tmp_path / "python").write_text(
-        f"""#!/bin/bash\nif [ "$3" = -c ]; then exec {sys.executable} -c "{is_covered}" "$4"; fi\nprintf '%s\\n' "$*" >> asked\n"""
-    )
+    told = f'if [ "$3" = -c ]; then exec {sys.executable} -c "{is_covered}" "$4"; fi'
+    (tmp_path / "python").write_text(f"""#!/bin/bash\n{told}\nprintf '%s\\n' "$*" >> asked\n""")
     (tmp_path / "python").chmod(0o755)
     step = read(ROOT / "action.yml")["runs"]["steps"][0]
     done = shell(f'PATH="{tmp_path}:$PATH"\n{step["run"]}', tmp_path, **step["env"])
