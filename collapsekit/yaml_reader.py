@@ -1,4 +1,9 @@
-"""YAML text to plain data: no tags, no key twice, and nothing that unfolds to more than a config can need."""
+"""YAML text to plain data: no tags, no key twice, nothing that unfolds to more than a config can need, and every value is
+what it looks like.
+
+YAML 1.1 reads 010 as 8, 1:30:00 as 5400 and no as false; YAML 1.2 reads them otherwise. What has one obvious meaning is
+read as that; what has two is refused, with what to write instead.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +18,28 @@ from collapsekit.errors import ConfigError
 MOST_BYTES = 1_000_000
 MOST_VALUES = 20_000  # keys included; each takes the parser some 20 µs
 _MOST_DIRECTIVES = 10
-_LONGEST_INTEGER = 100  # characters; reading base 60 takes time quadratic in them
+_LONGEST_INTEGER = 100  # characters; reading decimals takes time quadratic in them
+_DIGITS = r"[0-9](?:_?[0-9])*"
+_TAG = "tag:yaml.org,2002:"
+_TWO_MEANINGS = "tag:collapsekit,two-meanings"
+# How a plain value looks -> what it is, tried in this order; any other is text: dates, times and 08:15 too.
+_LOOKS = (
+    (_TAG + "null", r"~|null|Null|NULL|", "~nN"),
+    (_TAG + "bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    (_TWO_MEANINGS, r"[yY]es|YES|[nN]o|NO|[oO]n|ON|[oO]ff|OFF|[-+]?0[0-9_]+", "yYnNoO-+0"),
+    (_TAG + "int", rf"[-+]?(?:{_DIGITS}|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+)", "-+0123456789"),
+    (
+        _TAG + "float",
+        rf"[-+]?(?:(?:{_DIGITS}\.(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?|{_DIGITS}[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))"
+        r"|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+    (_TAG + "merge", r"<<", "<"),
+)
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses tags and too much or too deep a text, leaves dates as text, and reads 1e-3 as the number
-    it is in every other language."""
+    """SafeLoader that refuses tags and too much or too deep a text, and tells values by how they look (``_LOOKS``)."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -47,16 +68,11 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+(?:[eE][-+]?\d+)?$"),
-    list("-+0123456789."),
-)
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in _LOOKS:
+    _Loader.add_implicit_resolver(
+        _tag, re.compile(rf"(?:{_pattern})\Z"), [*_first, *([""] if _tag.endswith("null") else [])]
+    )
 
 
 def _refusal(problem: str, mark: Any) -> yaml.MarkedYAMLError:
@@ -67,12 +83,34 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     if len(node.value) > _LONGEST_INTEGER:
         raise _refusal(f"a number of {len(node.value):,} digits is too long", node.start_mark)
     try:
-        return int(loader.construct_yaml_int(node))
+        return int(node.value, 0)
     except ValueError:  # such as 0x_
         raise _refusal(f"{quoted(node.value)} is not a number", node.start_mark) from None
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+def _two_meanings(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    text = node.value
+    if text[0] in "-+0":
+        plain = "-" * text.startswith("-") + (text.replace("_", "").lstrip("-+0") or "0")
+        raise _refusal(
+            f"{quoted(text)} begins with a zero, which some read as octal: write {shown(plain, 40)}, or put it into quotes "
+            "where it is text",
+            node.start_mark,
+        )
+    meant = "true" if text.lower() in ("yes", "on") else "false"
+    raise _refusal(
+        f"{quoted(text)} is {meant} to some and text to others: write {meant}, or put it into quotes where it is text",
+        node.start_mark,
+    )
+
+
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    return str(node.value)
+
+
+_Loader.add_constructor(_TAG + "int", _integer)
+_Loader.add_constructor(_TAG + "merge", _text)  # << that is a value; as a key it is unfolded
+_Loader.add_constructor(_TWO_MEANINGS, _two_meanings)
 
 
 def _check_nodes(loader: _Loader, root: yaml.Node) -> None:
@@ -97,7 +135,7 @@ def _check_nodes(loader: _Loader, root: yaml.Node) -> None:
 def _check_keys(loader: _Loader, node: yaml.MappingNode) -> None:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor, which the constructor unfolds
+        if key_node.tag == _TAG + "merge":  # <<: *anchor, which the constructor unfolds
             continue
         key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
         if not isinstance(key, str | int | float | bool):

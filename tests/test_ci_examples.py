@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,9 @@ def shell(script: str, folder: Path, **env: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300, check=False)
 
 
-def action(folder: Path, **given: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
+def action(
+    folder: Path, env: dict[str, str] | None = None, **given: str
+) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
     """Run the action's steps with these inputs: the last step, and the outputs."""
     made = read(ROOT / "action.yml")
     inputs = {k: v.get("default", "") for k, v in made["inputs"].items()} | given
@@ -81,7 +85,9 @@ def action(folder: Path, **given: str) -> tuple[subprocess.CompletedProcess[str]
             k: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda m: inputs[m[1]], v) for k, v in step.get("env", {}).items()
         }
         assert "${{" not in step["run"]  # what is put into a script would be run
-        done = shell(step["run"], folder, GITHUB_OUTPUT=str(outputs), GITHUB_ACTION_PATH=str(ROOT), **filled)
+        done = shell(
+            step["run"], folder, GITHUB_OUTPUT=str(outputs), GITHUB_ACTION_PATH=str(ROOT), **filled, **(env or {})
+        )
     return done, dict(line.split("=", 1) for line in outputs.read_text().splitlines())
 
 
@@ -118,6 +124,116 @@ def test_the_actions_inputs_are_text_not_script(repository: Path) -> None:
         install="false",
     )
     assert done.returncode == 1
+
+
+def test_what_lies_in_the_checkout_is_not_run_by_the_action(repository: Path) -> None:
+    """A pull request that brings files of the names of what the gate imports, each of which would end it in success."""
+    for name in ("typer", "rich", "yaml", "pydantic", "numpy", "sitecustomize", "runpy", "json", "collapsekit", "pip"):
+        folder = repository / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text("import os; os._exit(0)\n")
+        (folder / "__main__.py").write_text("import os; os._exit(0)\n")
+    for paths in ("", ".", f":{ROOT}"):
+        done, outputs = action(repository, {"PYTHONPATH": paths}, subject="deaf/report.json", install="false")
+        assert (done.returncode, outputs) == (1, {"outcome": "failed"}), done.stderr
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["covered", "elsewhere"])
+def test_the_action_installs_by_hash_where_it_can(here: bool, tmp_path: Path) -> None:
+    """The step as it stands, with a python that says which one it is, and only notes down what pip is asked for."""
+    is_covered = "import sys, platform; sys.platform, platform.machine = 'linux', lambda: 'x86_64'; "
+    is_covered += f"sys.version_info = (3, {12 if here else 99}, 0); exec(sys.argv[1])"
+    told = f'if [ "$3" = -c ]; then exec {sys.executable} -c "{is_covered}" "$4"; fi'
+    (tmp_path / "python").write_text(f"""#!/bin/bash\n{told}\nprintf '%s\\n' "$*" >> asked\n""")
+    (tmp_path / "python").chmod(0o755)
+    step = read(ROOT / "action.yml")["runs"]["steps"][0]
+    done = shell(f'PATH="{tmp_path}:$PATH"\n{step["run"]}', tmp_path, **step["env"])
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert all(line.startswith("-E -P -m pip install ") for line in asked)
+    assert [("--require-hashes" in line, "--no-deps --no-build-isolation ." in line) for line in asked] == (
+        [(True, False), (False, True)] if here else [(False, False)]
+    )
+    assert ("-c constraints.txt ." in asked[-1]) == ("::notice::" in done.stdout) == (not here)
+
+
+def runs(path: Path) -> list[str]:
+    """Every line of shell in a file of these."""
+    held = read(path)
+    if "runs" in held:
+        return [line for step in held["runs"]["steps"] for line in step["run"].splitlines()]
+    if "jobs" in held:
+        return [line for step in held["jobs"]["gate"]["steps"] for line in step.get("run", "").splitlines()]
+    return [*held["collapse-gate"]["before_script"], *held["collapse-gate"]["script"]]
+
+
+@pytest.mark.parametrize("path", [ROOT / "action.yml", *sorted(CI.glob("*.yml"))], ids=lambda p: p.name)
+def test_python_never_searches_the_checkout(path: Path) -> None:
+    started = [line for line in runs(path) if re.search(r"\bpython3?\b", line)]
+    assert started
+    for line in started:
+        assert re.search(r"\bpython (-E )?-P ", line), line
+        assert ("-E" in line) == (path.name == "action.yml"), line
+
+
+def test_examples_name_versions_and_commits() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    torch = constraints()["torch"]
+    for path in (CI / "github-gate.yml", CI / "gitlab-gate.yml"):
+        text = path.read_text()
+        assert f"pip install collapsekit=={version}\n" in text
+        assert f"pip install torch=={torch} " in text
+    both = (CI / "github-gate.yml").read_text(), (CI / "README.md").read_text()
+    used = [dict(re.findall(r"uses: ([\w/-]+)@(\w+) # v\d+\.\d+\.\d+\n", text)) for text in both]
+    assert [len(re.findall(r"uses: actions/", text)) for text in both] == [3, 2]
+    assert [len(u) for u in used] == [3, 2]
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in used[0].values())
+    assert used[1].items() <= used[0].items()
+    assert f"collapsekit@v{version} " in both[1]
+    assert f"rev: v{version}\n" in both[1]
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {n.lower(): v for n, v in (line.split("==") for line in lines if not line.startswith("#"))}
+
+
+def test_hashes_are_of_all_that_is_needed_in_the_versions_tested() -> None:
+    text = (ROOT / ".ci" / "requirements-hashed.txt").read_text()
+    pins = re.findall(r"^([\w.-]+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE)
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert sum(1 + hashes.count("\n") for _, _, hashes in pins) == len(lines)  # and nothing else: no option, no address
+    found = {name: version for name, version, _ in pins}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [re.split(r"[>=]", w)[0] for w in project["project"]["dependencies"] + project["build-system"]["requires"]]
+    assert set(wanted) <= found.keys()
+    for name in set(wanted) - {"setuptools"}:
+        assert found[name].removesuffix("+cpu") == constraints()[name]
+    assert found["torch"].endswith("+cpu")
+
+
+@pytest.mark.slow  # asks an index for each package
+def test_hashes_are_those_of_what_pip_would_install_here() -> None:
+    if (sys.platform, platform.machine()) != ("linux", "x86_64") or sys.version_info[:2] not in (
+        (3, 11),
+        (3, 12),
+        (3, 13),
+    ):
+        pytest.skip("the hashes are not of this platform")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--no-deps",
+        "--require-hashes",
+    ]
+    done = subprocess.run(
+        [*command, "-r", str(ROOT / ".ci" / "requirements-hashed.txt")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def installing(script: str) -> bool:

@@ -88,7 +88,7 @@ def test_unknown_keys_name_the_nearest(text: str, key: str, near: str) -> None:
         ("modalities: {a: {input: []}}", "modalities.a.input"),
         ("modalities: {a: {pool: meen}}", "'mean'"),
         ("modalities: [a, b]", "modalities"),
-        ("modalities: {no: x, yes: y}", "modalities"),
+        ("modalities: {1: x, 2: y}", "modalities"),
         ("call: list of", "call"),
         ("temperature: -1", "greater than 0, found -1"),
         ("model: {kwargs: {x: .nan}}", "numbers must be finite"),

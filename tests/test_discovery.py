@@ -267,6 +267,37 @@ def test_a_refused_config_is_not_passed_over_for_one_further_up(home: Path) -> N
         nearest_config()
 
 
+@posix
+def test_a_config_that_changes_while_it_is_looked_at_is_an_error_not_a_loop(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = home / "loop"
+    loop.symlink_to("loop")
+    assert len(list(discovery._on_the_way(loop))) < 100
+    put(home / "a", "yaml")
+
+    def gone(path: Path) -> os.stat_result:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(discovery.os, "lstat", gone)
+    with pytest.raises(ConfigError, match=r"config .* cannot be read: No such file"):
+        nearest_config()
+
+
+def test_where_there_are_no_owners_and_no_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = put(home / "a" / "b", "yaml")
+    file.chmod(0o666)
+    monkeypatch.delattr(os, "geteuid", raising=False)
+    assert nearest_config() == file
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert home.parent in search_folders()  # nothing but a repository's root ends it
+    assert nearest_config() == file
+
+
 # -- how it is spoken of ------------------------------------------------------------------------------------------------
 
 

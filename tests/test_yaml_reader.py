@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -71,7 +72,10 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "long tag": ("!" + "a" * 900_000 + " b", "the tag !aaa"),
     "integer of a million digits": ("a: " + "9" * 999_000, "a number of 999,000 digits is too long"),
     "hexadecimal": ("a: 0x" + "f" * 900_000, "is too long"),
-    "base 60": ("a: 1" + ":59" * 300_000, "is too long"),
+    "base 60": ("a: 1" + ":59" * 300_000, "unknown key 'a'"),
+    "leading zeros": ("a: 0" + "0" * 900_000, "begins with a zero"),
+    "underscores": ("a: 1" + "_0" * 450_000, "a number of 900,001 digits is too long"),
+    "underscores and no number": ("a: 1" + "_0" * 450_000 + "_", "unknown key 'a'"),
     "over 64 bits": (
         "data: {batch_size: 0x" + "f" * 90 + "}",
         "must fit 64 bits, found one of 360 at 'data.batch_size'",
@@ -93,7 +97,7 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "UTF-16": ("a: b".encode("utf-16"), "not UTF-8 text"),
     "junk": (random.Random(0).randbytes(100_000), "not UTF-8 text"),
     "empty": ("", "holds NoneType"),
-    "equals sign": ("=: a", "is not valid YAML"),
+    "equals sign": ("=: a", "unknown key '='"),
     "merge of a number": ("a: {<<: 3}", "is not valid YAML"),
     "two documents": ("a: 1\n---\nb: 2", "line 2 is not valid YAML"),
     "no name": ("~: a", "keys must be plain names"),
@@ -235,6 +239,8 @@ def test_at_the_bounds(tmp_path: Path) -> None:
         ("&a [*a]", "line 1 is not valid YAML: its aliases nest"),
         ("!!python/name:os.system", "line 1 is not valid YAML: the tag"),
         ("[" * 100, "line 1 is not valid YAML: it is nested"),
+        ("010", "line 1 is not valid YAML: '010' begins with a zero"),
+        ("yes", "line 1 is not valid YAML: 'yes' is true to some"),
     ],
 )
 def test_values_of_set_are_held_to_the_same(value: str, says: str) -> None:
@@ -244,6 +250,118 @@ def test_values_of_set_are_held_to_the_same(value: str, says: str) -> None:
         parse_set([f"vif.x={value}"])
     assert str(caught.value).startswith("--set vif.x ")
     assert says in str(caught.value)
+
+
+# -- values are what they look like -------------------------------------------------------------------------------------
+
+READ: list[tuple[str, Any]] = [
+    *[("0", 0), ("-0", 0), ("+7", 7), ("12", 12), ("-12", -12), ("1_000", 1000), ("1_000_000", 1_000_000)],
+    *[("0x1F", 31), ("-0x1f", -31), ("0o10", 8), ("+0o17", 15), ("0b1", 1), ("0b1010", 10), ("0b1_0", 2)],
+    *[(".5", 0.5), ("-.5", -0.5), ("5.", 5.0), ("1.5", 1.5), ("0.5", 0.5), ("00.5", 0.5), ("1_000.5", 1000.5)],
+    *[("1e3", 1000.0), ("1E-3", 1e-3), ("1.e3", 1000.0), ("+1.5e+3", 1500.0), (".5e1", 5.0), ("01e3", 1000.0)],
+    *[("true", True), ("True", True), ("TRUE", True), ("false", False), ("FALSE", False)],
+    *[("~", None), ("null", None), ("Null", None), ("NULL", None), ("", None)],
+]
+# What neither looks like a number nor like a truth value is text, letter for letter.
+TEXTS = [
+    *("1:30:00", "1:30", "16:9", "-1:30", "1:30.5", "190:20:30.15", "08:15", "00:30"),  # base 60 to YAML 1.1
+    *("2020-01-01", "2020-01-01T10:00:00Z", "2020-01-01 10:00:00", "2020-1-1"),  # dates
+    *("=", "<<", "y", "n", "Y", "N", "t", "yEs", "nO", "oN", "tRUE", "nULL", "none", "None", "nan", "inf", "Infinity"),
+    *(
+        "1_",
+        "_1",
+        "1__0",
+        "1_.5",
+        "1._5",
+        "._5",
+        ".",
+        "+",
+        "e3",
+        "1e",
+        "1e1_0",
+        "1e3.5",
+        "1.2.3",
+        "0b2",
+        "0o8",
+        "0xg",
+    ),
+    *("١", "1٢", "1٢e3", "½", "0.1.", "1 000", "12px", "v1", "+-1", "--1", ".5.", "08a", "0-1"),
+]
+
+
+def parsed(text: str) -> list[Any]:
+    """The value as it stands in a mapping, a list, at the top, in --set and behind an alias."""
+    from collapsekit.cli.diagnose import parse_set
+
+    found = [
+        parse_yaml(f"x: {text}", "c")["x"],
+        parse_yaml(f"- {text}\n", "c")[0],
+        parse_set([f"vif.x={text}"])["vif"]["x"],
+        *parse_yaml(f"x: [&a {text}\n, *a]", "c")["x"],
+    ]
+    if text != "<<":  # in flow, a merge
+        found.append(parse_yaml(f"{{x: {text}\n}}", "c")["x"])
+    return found
+
+
+@pytest.mark.parametrize(("text", "value"), READ)
+def test_numbers_and_truth_values_look_like_it(text: str, value: Any) -> None:
+    for found in parsed(text):
+        assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_looks_like_text_is_text(text: str) -> None:
+    assert parsed(text) == [text] * len(parsed(text))
+    if ":" not in text:
+        assert parse_yaml(f"{text}: 1" if text != "<<" else '"<<": 1', "c") == {text: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "write"),
+    [
+        *[
+            ("010", "10"),
+            ("-010", "-10"),
+            ("+07", "7"),
+            ("08", "8"),
+            ("00", "0"),
+            ("0_1", "1"),
+            ("0000", "0"),
+        ],
+        *[(t, "true") for t in ("yes", "Yes", "YES", "on", "On", "ON")],
+        *[(t, "false") for t in ("no", "No", "NO", "off", "Off", "OFF")],
+    ],
+)
+def test_what_has_two_meanings_is_refused_with_what_to_write(text: str, write: str) -> None:
+    from collapsekit.cli.diagnose import parse_set
+
+    for yaml in (f"x: {text}", f"- {text}", f"{{x: [{text}]}}", f"x: 1\n{text}: 1", text):
+        with pytest.raises(
+            ConfigError, match=rf"^c line \d is not valid YAML: '{re.escape(text)}' .*write {write}, or put"
+        ):
+            parse_yaml(yaml, "c")
+        assert parse_yaml(yaml.replace(text, f'"{text}"'), "c") is not None
+    with pytest.raises(ConfigError, match=r"^--set vif\.x line 1 is not valid YAML"):
+        parse_set([f"vif.x={text}"])
+    assert parse_set([f'vif.x="{text}"']) == {"vif": {"x": text}}
+
+
+@given(st.from_regex(r"\A[-+]?[0-9][0-9_:.xobe]{0,7}\Z"))
+def test_a_number_is_python_s_or_text_or_refused(text: str) -> None:
+    """Nothing is read as a number other than the one that Python reads in it."""
+    try:
+        found = parse_yaml(f"x: [{text}]", "c")["x"][0]
+    except ConfigError:
+        return
+    if isinstance(found, str):
+        assert found == text
+    elif isinstance(found, int):
+        assert found == int(text, 0)
+    elif isinstance(found, float):
+        assert found == float(text)
+    else:
+        assert isinstance(found, dict)  # 1: and nothing behind it
 
 
 def test_aliases_that_stay_small_work_however_deep(tmp_path: Path) -> None:

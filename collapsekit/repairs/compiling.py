@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from collapsekit.adapter.base import Adapter
+from collapsekit.baseline_cache import cache_folder, private_folder
 from collapsekit.errors import ConfigError
 from collapsekit.imports import one_line
 from collapsekit.inserts import Post
@@ -37,6 +40,8 @@ def compiled(adapter: Adapter) -> Iterator[Compiled]:
     a module's own hooks run as ever and no name in the state_dict changes. Raises ConfigError from a forward that fails
     compiled only.
     """
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = _code_folder()
     all_ = Compiled()
     parts = [(module, "forward" in vars(module), module.forward) for _, module in _parts(adapter.model)]
     for name, module in _parts(adapter.model):
@@ -48,6 +53,25 @@ def compiled(adapter: Adapter) -> Iterator[Compiled]:
             module.__dict__.pop("forward", None)
             if own:
                 module.__dict__["forward"] = forward
+
+
+def _code_folder() -> str:
+    """Where torch keeps compiled code, and takes it from again: the user's own cache, or a folder for this process where
+    that is not the user's alone. torch's own choice has a name under /tmp that anybody can take first."""
+    folder = private_folder(cache_folder())[0]
+    if folder is not None:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            folder = None
+    if folder is not None:
+        return str(folder / "compiled")
+    made = tempfile.TemporaryDirectory(prefix="collapsekit-")
+    _KEPT.append(made)
+    return made.name
+
+
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []  # each vanishes with the process
 
 
 @contextmanager

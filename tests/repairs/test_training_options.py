@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -181,6 +182,25 @@ def varied(job: Job) -> Callable[[Step], Tensor]:
         return job.task_loss(live.outputs, step) + factor * sum(p.square().mean() for p in live.pooled.values())
 
     return loss
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners and rights as POSIX has them")
+def test_compiled_code_is_kept_where_nobody_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own choice, /tmp/torchinductor_NAME, can be made by anybody before the user first compiles."""
+    monkeypatch.setenv("COLLAPSEKIT_CACHE", str(tmp_path / "cache"))
+    model = SimpleNamespace(model=nn.Identity())
+    for rights, own in ((0o700, True), (0o777, False)):
+        if not own:
+            (tmp_path / "cache").chmod(rights)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # put back afterwards, whatever is set in between
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+        with compiling.compiled(model):  # type: ignore[arg-type]
+            folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        assert (folder == tmp_path / "cache" / "compiled") == own
+        assert (folder.parent if own else folder).stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    with compiling.compiled(model):  # type: ignore[arg-type]
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
 
 
 def test_compiled_training_is_the_same_training(tmp_path: Path, graphs: list[Any]) -> None:
