@@ -11,6 +11,8 @@ ROOT = Path(__file__).parent.parent / "collapsekit"
 # Earlier may not import later.
 ORDER = [
     "errors",
+    "rendezvous",
+    "heartbeat",
     "world",
     "storage",
     "files",

@@ -23,7 +23,14 @@ def main() -> None:
         return
     from collapsekit.cli.root import make_app
 
-    make_app(asked[:1] if asked and asked[0] in COMMANDS else list(COMMANDS))()
+    try:
+        make_app(asked[:1] if asked and asked[0] in COMMANDS else list(COMMANDS))()
+    except SystemExit as e:
+        from collapsekit.world import tell_absent
+
+        if e.code:
+            tell_absent(e.code if isinstance(e.code, int) else 1)
+        raise
 
 
 def __getattr__(name: str) -> Any:
