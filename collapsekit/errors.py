@@ -38,6 +38,12 @@ class FaultError(CollapsekitError):
     exit_code = 4
 
 
+class ProcessLostError(CollapsekitError):
+    """Another process of the same job is gone, or failed by a fault of the program: this one ends, too (exit 4)."""
+
+    exit_code = 4
+
+
 class NumericsError(CollapsekitError, ValueError):
     """A pure function was given input it is not defined on; probes turn it into ``skipped``."""
 

@@ -9,27 +9,30 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import islice
+from threading import Thread
 from typing import Any, TypeVar, cast
 
-from collapsekit import errors
-from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit import errors, heartbeat, rendezvous
+from collapsekit.errors import CollapsekitError, ConfigError, ProcessLostError
+from collapsekit.heartbeat import Heartbeat
+from collapsekit.rendezvous import Arrivals, Place, connect, hush, place, seconds
 from collapsekit.user_code import exit_refused, is_exit
 
 T = TypeVar("T")
 Item = TypeVar("Item")
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun and its like set
-TIMEOUT = timedelta(minutes=30)  # for the slowest of a round
+_ABSENT = 10.0  # seconds to tell others that this process will not come
+TIMEOUT = timedelta(days=30)  # for the slowest of a round: who is gone shows by its silence, not by how long it takes
 
 
 class World:
     """The processes of one job; this is the ``rank``-th of ``size``."""
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int = 0, size: int = 1, watch: Heartbeat | None = None) -> None:
+        self.rank, self.size, self.watch = rank, size, watch
         self._inside = False
         self._asked = 0
 
@@ -74,7 +77,8 @@ class World:
 
     @contextmanager
     def in_touch(self) -> Iterator[None]:
-        """For what goes through torch.distributed beside this class: raises ConfigError where another process is gone."""
+        """For what goes through torch.distributed beside this class: raises ProcessLostError where another process is gone,
+        or the error that it said it ended with."""
         try:
             yield
         except (RuntimeError, ConfigError) as e:
@@ -84,8 +88,9 @@ class World:
                 raise self._alone(lost) from None
             raise
 
-    def _alone(self, e: RuntimeError) -> ConfigError:
-        return ConfigError(
+    def _alone(self, e: RuntimeError) -> CollapsekitError:
+        told = self.watch.failure() if self.watch is not None else None
+        return told or ProcessLostError(
             f"process {self.rank} of {self.size} lost touch with another one: look at what that one said "
             f"({str(e).splitlines()[0][:200]})."
         )
@@ -145,7 +150,7 @@ def _error(rank: int, kind: str, text: str) -> Exception:
     found = getattr(errors, kind, None)
     if isinstance(found, type) and issubclass(found, CollapsekitError):
         return found(text)
-    return ConfigError(f"process {rank} failed ({kind}: {text.rstrip('.')}): see what it printed.")
+    return ProcessLostError(f"process {rank} failed ({kind}: {text.rstrip('.')}): see what it printed.")
 
 
 _ALONE = World()
@@ -162,34 +167,91 @@ def started_together() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1") or "1") > 1
 
 
+_meetings = [0]  # how often this process met others
+
+
 @contextmanager
-def together() -> Iterator[World]:
+def together(rendezvous_timeout: float | None = None, heartbeat_timeout: float | None = None) -> Iterator[World]:
     """Join the processes that torchrun, or whoever set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, started; this process
-    alone where nobody did. Raises ConfigError where they do not find one another."""
+    alone where nobody did.
+
+    Raises ConfigError where they do not find one another within ``rendezvous_timeout`` seconds (default:
+    $COLLAPSEKIT_RENDEZVOUS_TIMEOUT, else 60). Where one of them gives no sign of life for ``heartbeat_timeout`` seconds
+    (default: $COLLAPSEKIT_HEARTBEAT_TIMEOUT, else 45), the others say so and end: exit code 4.
+    """
     if not started_together():
         yield _ALONE
         return
+    hush()
     import torch.distributed as dist
 
-    lacking = [name for name in VARIABLES if not os.environ.get(name)]
-    if lacking:
-        raise ConfigError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but {' and '.join(lacking)} not set: start with torchrun "
-            "--nproc-per-node N -m collapsekit ..., or unset WORLD_SIZE."
-        )
+    _meetings[0] += 1
+    meeting = seconds("COLLAPSEKIT_RENDEZVOUS_TIMEOUT", rendezvous.SECONDS, rendezvous_timeout)
+    silence = seconds("COLLAPSEKIT_HEARTBEAT_TIMEOUT", heartbeat.SECONDS, heartbeat_timeout)
     own = not dist.is_initialized()
-    try:
-        if own:
-            dist.init_process_group("gloo", timeout=TIMEOUT)
-    except (RuntimeError, ValueError) as e:
-        raise ConfigError(
-            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} found no others at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']} ({str(e).splitlines()[0][:200]})."
-        ) from None
-    _current.append(World(dist.get_rank(), dist.get_world_size()))
+    watch = _met(place(), meeting, silence) if own else _met_already(meeting, silence)
+    failed: BaseException | None = None
+    _current.append(World(dist.get_rank(), dist.get_world_size(), watch))
     try:
         yield current()
+    except BaseException as e:
+        failed = e
+        raise
     finally:
         _current.pop()
+        watch.tell(failed)
         if own:
-            dist.destroy_process_group()
+            dist.destroy_process_group()  # whoever waits for this process wakes up
+        watch.part()
+
+
+def _met(at: Place, meeting: float, silence: float) -> Heartbeat:
+    """The watch over the others, once all have come and torch.distributed has joined them."""
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    watch = Heartbeat(at, silence, partial(connect, at, meeting, _meetings[0]))
+    watch.meet(meeting)
+    try:
+        # A connection of its own: what torch waits for there must not keep signs of life waiting.
+        store = PrefixStore("gloo", connect(at, meeting, _meetings[0], again=True))
+        dist.init_process_group("gloo", store=store, rank=at.rank, world_size=at.size, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as e:
+        watch.tell(e)
+        watch.part()
+        raise watch.failure() or ProcessLostError(
+            f"{at} could not be joined with the others ({str(e).splitlines()[0][:200]})."
+        ) from None
+    return watch
+
+
+def _met_already(meeting: float, silence: float) -> Heartbeat:
+    """The watch over the processes of the caller's own process group, which lives by the caller's timeouts."""
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
+
+    def store() -> Store:
+        found = _get_default_store()
+        return PrefixStore(f"collapsekit/{_meetings[0]}", found.clone() if hasattr(found, "clone") else found)
+
+    at = Place(dist.get_rank(), dist.get_world_size(), "its process group", 0, None)
+    watch = Heartbeat(at, silence, store, met=True)
+    watch.meet(meeting)
+    return watch
+
+
+def tell_absent(code: int) -> None:
+    """Tell the others of this job, who wait for this process, that it ended with ``code`` before it met them."""
+    if not started_together() or _meetings[0]:
+        return
+    hush()
+
+    def tell() -> None:
+        with suppress(Exception):  # nobody may be there to be told
+            at = place()
+            if not at.hosts:
+                Arrivals(connect(at, _ABSENT, 1), at).say(f"exit code {code}")
+
+    telling = Thread(target=tell, daemon=True)
+    telling.start()
+    telling.join(_ABSENT)

@@ -13,6 +13,8 @@ ORDER = [
     "errors",
     "interrupts",
     "user_code",
+    "rendezvous",
+    "heartbeat",
     "world",
     "storage",
     "files",

@@ -8,7 +8,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -177,10 +176,8 @@ def test_the_error_of_one_is_everyones(folder: Path, diagnosed: Diagnosed, tmp_p
 
 
 def test_where_one_is_killed_the_others_end(folder: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
-    start = time.monotonic()
     found = diagnosed(folder, 3, tmp_path, "-p", "vif", KILL_RANK="2")
-    assert time.monotonic() - start < 60
-    assert [code for code, _, _ in found] == [2, 2, -9], found
+    assert [code for code, _, _ in found] == [4, 4, -9], found
     for _, _, err in found[:2]:
         assert "lost touch" in err
         assert "Traceback" not in err

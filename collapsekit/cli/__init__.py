@@ -19,6 +19,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         held = output.Held()
         ROLES.arguments = sys.argv[1:] if arguments is None else arguments
         code = _code(ROLES.arguments)
+        if code != 0 and not ROLES.child_decided:
+            _tell_the_others(code)
         heard.instead = lambda: None  # nobody would catch it any more
         code = held.code(code, heard.seen)
         sys.stdout = sys.stderr  # for what a user's functions still print when the process ends
@@ -52,6 +54,14 @@ def _code(arguments: list[str]) -> int:
     except BaseException as e:  # noqa: BLE001 - a fault before a command has begun
         return output.internal_error(e)
     return 0
+
+
+def _tell_the_others(code: int) -> None:
+    """Where several processes were started for one job: this one ends before it met them."""
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        from collapsekit.world import tell_absent
+
+        tell_absent(code)
 
 
 def _typed(asked: list[str]) -> None:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from collapsekit import interrupts
+from collapsekit import heartbeat, interrupts
 from collapsekit.cli import output
 from collapsekit.cli.output import INTERNAL, INTERRUPTED
 
@@ -37,6 +37,7 @@ class Roles:
         self.arguments: list[str] | None = None  # of the command line, where this is the real one
         self.tell: Callable[[bytes], object] | None = None  # of a child
         self.word = b""
+        self.child_decided = False  # whether a child of this process told its exit code
 
     def start_child(self) -> None:
         """Go on in a child process, from here. In the parent it raises :class:`ChildEndedError` when the child has ended.
@@ -98,12 +99,14 @@ class Roles:
     def become_child(self, tell: Callable[[bytes], object], word: bytes) -> None:
         """From here on this process has a parent to tell."""
         self.tell, self.word = tell, word
+        heartbeat.BEFORE_END.append(self.decide)
         output.keep_apart_below()
 
     def _end(self, told: bytes, status: int, passed: set[int]) -> None:
         if -status in passed:  # end as the child did
             signal.signal(-status, signal.SIG_DFL)
             os.kill(os.getpid(), -status)
+        self.child_decided = bool(told)
         code = told[-1] if len(told) == _LENGTH and told.startswith(self.word) else None
         raise ChildEndedError(settle(code, status, interrupts.interrupted()))
 

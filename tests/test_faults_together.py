@@ -1,0 +1,132 @@
+"""Where one of several processes fails, none waits for it: all that live say so in a sentence, and none passes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.several import ROOT
+
+RENDEZVOUS, HEARTBEAT = 6, 3
+GONE = r"error(?: of process \d)?: process {} of {} has not answered for \d+ s"
+LOST = r"error: process \d of {} lost touch with another one"
+ABSENT = rf"error: process {{}} of {{}} did not come within {RENDEZVOUS} s"
+ENDED = "error: process {} of {} failed: {}"
+KILLED, STOPPED = -9, -9
+Fault = tuple[int, dict[int, dict[str, Any]], dict[int, tuple[int, str]]]
+
+# Processes, what goes wrong at which, and of each that is to say something: its code, and what it says.
+FAULTS: dict[str, Fault] = {
+    "none": (3, {}, {0: (0, ""), 1: (0, ""), 2: (0, "")}),
+    "a long computation": (2, {1: {"between": "compute"}}, {0: (0, ""), 1: (0, "")}),
+    "stopped for a moment": (2, {1: {"between": "nap"}}, {0: (0, ""), 1: (0, "")}),
+    "stopped before they meet": (3, {1: {"before": "stop"}}, {r: (2, ABSENT.format(1, 3)) for r in (0, 2)}),
+    "the first stopped before they meet": (
+        2,
+        {0: {"before": "stop"}},
+        {1: (2, "error: process 1 of 2 found no others at")},
+    ),
+    "stopped in a piece": (3, {2: {"piece": "stop"}}, {r: (4, GONE.format(2, 3)) for r in (0, 1)}),
+    "the first stopped in a piece": (3, {0: {"piece": "stop"}}, {r: (4, GONE.format(0, 3)) for r in (1, 2)}),
+    "stopped while the others are in a collective": (2, {1: {"while": "stop"}}, {0: (4, GONE.format(1, 2))}),
+    "stopped in user code": (2, {1: {"between": "stop"}}, {0: (4, GONE.format(1, 2))}),
+    "killed in a piece": (3, {1: {"piece": "kill"}}, {r: (4, LOST.format(3)) for r in (0, 2)}),
+    "the first killed in user code": (2, {0: {"between": "kill"}}, {1: (4, LOST.format(2))}),
+    "killed while the others are in a collective": (2, {1: {"while": "kill"}}, {0: (4, LOST.format(2))}),
+    "gone with exit code 0": (2, {1: {"piece": "exit 0"}}, {0: (4, LOST.format(2))}),
+    "the first gone with exit code 0": (3, {0: {"between": "exit 0"}}, {r: (4, LOST.format(3)) for r in (1, 2)}),
+    "a usage error": (
+        3,
+        {2: {"usage": True}},
+        dict.fromkeys((0, 1), (2, r"error: process 2 of 3 ended before the others met it \(exit code 2\): see what")),
+    ),
+    "another WORLD_SIZE": (
+        2,
+        {1: {"size": 3}},
+        {0: (2, "error: process 0 of 2 met process 1 of 3: WORLD"), 1: (2, "error: process 1 of 3 met process 0 of 2")},
+    ),
+    "two of one RANK": (
+        3,
+        {2: {"rank": 1}},
+        dict.fromkeys(range(3), (2, "error: two processes came as process 1 of 3: each must have a RANK")),
+    ),
+    "one missing": (2, {1: {"missing": True}}, {0: (2, ABSENT.format(1, 2))}),
+    "the first missing": (2, {0: {"missing": True}}, {1: (2, "error: process 1 of 2 found no others at")}),
+    "a port that is taken": (
+        2,
+        {0: {"taken": True}},
+        {
+            0: (2, r"error: process 0 of 2 cannot listen at port \d+ .*: set MASTER_PORT"),
+            1: (2, "error: process 1 of 2 found"),
+        },
+    ),
+    "an error in a piece": (
+        2,
+        {1: {"piece": "error"}},
+        {0: (4, r"error: process 1 failed \(ValueError: a cable was pulled\)"), 1: (4, "internal: ValueError")},
+    ),
+    "an error in user code": (
+        3,
+        {1: {"between": "error"}},
+        {
+            **{r: (4, ENDED.format(1, 3, "ValueError: a cable was pulled")) for r in (0, 2)},
+            1: (4, "internal: ValueError"),
+        },
+    ),
+    "a sentence in user code of the first": (
+        2,
+        {0: {"between": "sentence"}},
+        {1: (2, ENDED.format(0, 2, "the config is not usable")), 0: (2, "error: the config is not")},
+    ),
+    "interrupted": (2, {1: {"piece": "interrupt"}}, {0: (4, ENDED.format(1, 2, "KeyboardInterrupt")), 1: (130, "")}),
+}
+BRIEF = (
+    "none",
+    "stopped before they meet",
+    "the first stopped in a piece",
+    "stopped while the others are in a collective",
+    "killed in a piece",
+    "a usage error",
+    "another WORLD_SIZE",
+    "an error in user code",
+)
+
+
+@pytest.fixture(scope="module")
+def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All faults that are asked for, some at once, by a process that imports once and forks."""
+    place = tmp_path_factory.mktemp("faults")
+    chosen = {
+        item.callspec.params["name"] for item in request.session.items if "played" in getattr(item, "fixturenames", ())
+    }
+    told = [(size, str(place / name), faults) for name, (size, faults, _) in FAULTS.items() if name in chosen]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env |= {"COLLAPSEKIT_RENDEZVOUS_TIMEOUT": str(RENDEZVOUS), "COLLAPSEKIT_HEARTBEAT_TIMEOUT": str(HEARTBEAT)}
+    env["TORCH_CPP_LOG_LEVEL"] = "FATAL"  # as hush() has it where torch is imported by us
+    command = [sys.executable, "-m", "tests.faults_together", json.dumps(told)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in BRIEF else pytest.mark.slow) for n in FAULTS])
+def test_all_that_live_end_and_say_why(name: str, played: Path) -> None:
+    """None is killed for hanging, which is what -9 would say."""
+    size, faults, expected = FAULTS[name]
+    for rank, (code, words) in expected.items():
+        said = (played / name / f"{rank}.err").read_text()
+        assert int((played / name / f"{rank}.rc").read_text()) == code, (rank, said)
+        lines = said.splitlines()
+        assert len(lines) == bool(words), said
+        assert not words or re.match(words, lines[0]), said
+    silent = {"stop", "kill", "exit 0"}
+    for rank in range(size):
+        own = faults.get(rank, {})
+        assert rank in expected or silent & set(own.values()) or {"missing", "usage"} & set(own)
