@@ -47,6 +47,7 @@ class State:
                 Slot(f"{path}.{key}" if path else key, registry, key, tensor, tensor.detach().clone())
                 for path, module in model.named_modules()
                 for registry in (module._parameters, module._buffers)
+                if isinstance(registry, dict)  # a scripted module has something else there
                 for key, tensor in registry.items()
                 if tensor is not None and not is_lazy(tensor)
             )
