@@ -235,8 +235,11 @@ def _numbers(model: nn.Module) -> dict[str, Any]:
 
 
 def _taken(result: Pass, rows: Tensor) -> Pass:
+    def of(x: Tensor) -> Tensor:
+        return x[rows.to(x.device)]
+
     said = result.prediction
-    return Pass({}, {m: x[rows] for m, x in result.pooled.items()}, Prediction(said.fused[rows], said.outputs[rows]))
+    return Pass({}, {m: of(x) for m, x in result.pooled.items()}, Prediction(of(said.fused), of(said.outputs)))
 
 
 def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: Pass, seed: int) -> bool:
