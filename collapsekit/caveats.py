@@ -77,7 +77,7 @@ def _over_the_batch(module: nn.Module) -> bool:
 def floating_loose(model: nn.Module) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """Floating tensors outside of the state_dict by the attribute that holds them, each with a copy."""
     loose = {k: [t for t in ts if t.is_floating_point()] for k, ts in unregistered(model).items()}
-    return {k: [(t, t.clone()) for t in ts] for k, ts in loose.items() if ts}
+    return {k: [(t, t.detach().clone()) for t in ts] for k, ts in loose.items() if ts}
 
 
 def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> ReportWarning | None:
@@ -85,8 +85,8 @@ def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tenso
     now = unregistered(model)
 
     def stayed(name: str) -> bool:
-        there = {t.data_ptr() for t in now.get(name, [])}
-        return all(t.data_ptr() in there and same_bits(t, copy) for t, copy in before[name])
+        there = {id(t) for t in now.get(name, [])}
+        return all(id(t) in there and same_bits(t.detach(), copy) for t, copy in before[name])
 
     names = [name for name in before if stayed(name)]
     if not names:

@@ -17,7 +17,7 @@ from collapsekit.features import Features
 from collapsekit.inserts import posts_of, stand_in
 from collapsekit.readout import prefix
 from collapsekit.reference import make_reference
-from collapsekit.replay import CHUNK
+from collapsekit.replay import chunk_of
 from collapsekit.stats.missing import nearest
 
 FLOATING = "floating tensors only: masks and whole numbers stay"
@@ -156,7 +156,7 @@ def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str,
     for m in features.modalities:
         place = adapter.taps[m].place if isinstance(adapter, ModuleAdapter) else 0
         like, parts = features.recorded[m][place], []
-        for rows in torch.arange(len(features)).split(CHUNK):
+        for rows in torch.arange(len(features)).split(chunk_of(features)):
             here = {o: g[rows].to(adapter.device) for o, g in latents.items()}
             latent = stand_in(posts[m], here, {o: mask[rows] for o, mask in masks.items()})
             with torch.no_grad():
@@ -168,7 +168,7 @@ def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str,
 
 def _latents(adapter: Adapter, features: Features) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {m: [] for m in features.modalities}
-    for rows in torch.arange(len(features)).split(CHUNK):
+    for rows in torch.arange(len(features)).split(chunk_of(features)):
         with torch.no_grad(), hearing(adapter.model) as heard:
             adapter.run({k: v[rows] for k, v in features.inputs.items()})
         for m, held in parts.items():

@@ -45,10 +45,15 @@ def predict(
     hold: Collection[str] = (),
     rows: Tensor | None = None,
 ) -> Prediction:
-    """Fusion and head on recorded features of ``rows`` (default: all), altered as in ``Altered``, in chunks of CHUNK."""
-    index = torch.arange(len(features)) if rows is None else rows
-    pieces = cut([Altered(scale or {}, swap or {}, hold)], len(index), CHUNK, mixed=False)
-    return next(_answers(adapter, features, index, pieces, CHUNK))
+    """Fusion and head on recorded features of ``rows`` (default: all), altered as in ``Altered``, in chunks."""
+    index, size = torch.arange(len(features)) if rows is None else rows, chunk_of(features)
+    pieces = cut([Altered(scale or {}, swap or {}, hold)], len(index), size, mixed=False)
+    return next(_answers(adapter, features, index, pieces, size))
+
+
+def chunk_of(features: Features) -> int:
+    """Rows a forward: CHUNK, or the data's batches where an example's answer depends on the others in its batch."""
+    return CHUNK if features.batch is None else features.batch
 
 
 def predict_many(adapter: Adapter, features: Features, asked: Iterable[Altered]) -> Iterator[Prediction]:
@@ -56,7 +61,8 @@ def predict_many(adapter: Adapter, features: Features, asked: Iterable[Altered])
     model answers each row by itself, since entering a model costs more than a few hundred rows of a small fusion."""
     index = torch.arange(len(features))
     if not by_row(adapter, features):
-        return _answers(adapter, features, index, cut(asked, len(index), CHUNK, mixed=False), CHUNK)
+        size = chunk_of(features)
+        return _answers(adapter, features, index, cut(asked, len(index), size, mixed=False), size)
     size = shared_rows(features)
     return _answers(adapter, features, index, cut(asked, len(index), size, mixed=True), size)
 
@@ -72,7 +78,7 @@ def by_row(adapter: Adapter, features: Features) -> bool:
 
     def make() -> bool:
         count = min(64, len(features) // 2 * 2)
-        if count < 4:
+        if count < 4 or features.batch is not None:
             return False
         index = torch.arange(count)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,32 +169,44 @@ class _Repeated:
 
         Returns the pass as well, as one that the model would give again.
         """
-        rows = len(next(iter(few.values())))
-        order = torch.tensor([*reversed(range(rows)), 0, 0, 0])
         try:
-            apart = self._apart_in(result, few, order)
+            orders = _halves(len(next(iter(few.values()))), None)
+            apart = self._apart_in(result, few, orders)
         except CollapsekitError:  # a model that wants batches of one size, say
-            few, rows = self.batch, len(next(iter(self.batch.values())))
-            order = torch.arange(max(1, rows // 2)).flip(0).repeat(3)[:rows]
-            apart = self._apart_in(result, few, order)
+            few = self.batch
+            orders = _halves(rows := len(next(iter(few.values()))), rows)
+            apart = self._apart_in(result, few, orders)
         if apart:
             again = self.settled(result)
             if _apart(result, again, self._tolerance):
-                return again, self._apart_in(again, few, order)
+                return again, self._apart_in(again, few, orders)
         return result, apart
 
-    def _apart_in(self, result: Pass, few: Batch, order: Tensor) -> list[str]:
-        """What of ``result``, a pass over the batch, is otherwise where rows ``order`` of ``few`` are a batch."""
-        other = self.run({k: v[order] for k, v in few.items()})
-        places = order.tolist()
-        first = min(FEW, len(result.prediction.outputs), max(places) + 1)
-        place = torch.tensor([places.index(i) for i in range(first)])
-        return _apart(_taken(result, torch.arange(first)), _taken(other, place), self._tolerance)
+    def _apart_in(self, result: Pass, few: Batch, orders: Sequence[list[int]]) -> list[str]:
+        """What of ``result``, a pass over the batch, is otherwise where each of ``orders`` of ``few`` is a batch."""
+        found: set[str] = set()
+        for order in orders:
+            other = self.run({k: v[torch.tensor(order)] for k, v in few.items()})
+            both = torch.tensor([i for i in sorted(set(order)) if i < len(result.prediction.outputs)])
+            if len(both):
+                place = torch.tensor([order.index(i) for i in both.tolist()])
+                found.update(_apart(_taken(result, both), _taken(other, place), self._tolerance))
+        return [name for name in (*self.adapter.modalities, "fused", "outputs") if name in found]
 
     @property
     def _tolerance(self) -> float:
         kinds = [p.dtype for p in self.adapter.model.parameters() if p.is_floating_point()]
         return max([1e-3, *(4 * torch.finfo(kind).eps for kind in kinds)])
+
+
+def _halves(rows: int, size: int | None) -> list[list[int]]:
+    """Two batches of some of ``rows`` examples, in other company and order than they have together, and of two sizes, so
+    that one at least is of another size than the data's batches; or both of ``size``."""
+    first = list(range(rows))[::2][::-1]
+    second = list(range(rows))[1::2][::-1] or first
+    if size is None:
+        return [first + first[-1:], second + second[-1:] * 2]
+    return [(part * size)[:size] for part in (first, second)]
 
 
 def _apart(a: Pass, b: Pass, tolerance: float) -> list[str]:
@@ -222,8 +235,11 @@ def _numbers(model: nn.Module) -> dict[str, Any]:
 
 
 def _taken(result: Pass, rows: Tensor) -> Pass:
+    def of(x: Tensor) -> Tensor:
+        return x[rows.to(x.device)]
+
     said = result.prediction
-    return Pass({}, {m: x[rows] for m, x in result.pooled.items()}, Prediction(said.fused[rows], said.outputs[rows]))
+    return Pass({}, {m: of(x) for m, x in result.pooled.items()}, Prediction(of(said.fused), of(said.outputs)))
 
 
 def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: Pass, seed: int) -> bool:

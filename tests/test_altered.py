@@ -193,6 +193,7 @@ def test_a_pair_of_coalitions_takes_the_forwards_of_one(
 def test_a_model_that_reads_the_whole_batch_gets_each_question_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, features = mixing("ab", 50, centring)
     assert not by_row(adapter, features)
+    predict(adapter, features)  # which inputs it reads past its encoders is tried once
     asked = [Altered(scale={"a": beta}) for beta in (0.0, 1.0, 3.0)]
     rows = counted(monkeypatch)
     found = list(predict_many(adapter, features, asked))

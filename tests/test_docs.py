@@ -11,6 +11,7 @@ from collapsekit import registry
 from collapsekit.cli import app
 from collapsekit.config import check_config, parse_yaml
 from collapsekit.report import ModalityVerdict
+from collapsekit.soundness import FEW
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,6 +44,16 @@ def test_every_repair_is_documented_and_no_other() -> None:
         for option, field in registry.REPAIRS[name].options.model_fields.items():
             assert f"`{option}` ({field.default})" in page, (name, option)
             assert field.description, (name, option)  # as `list repairs --verbose` shows it
+
+
+def test_every_warning_is_documented() -> None:
+    page = (ROOT / "docs" / "warnings.md").read_text()
+    code = "\n".join(p.read_text() for p in sorted((ROOT / "collapsekit").rglob("*.py")))
+    made = set(re.findall(r"ReportWarning\(\s*name=\"(\w+)\"", code))
+    listed = set(re.findall(r"^\| `(\w+)` \|", page, re.M))
+    assert made
+    assert made <= listed
+    assert f"first {FEW} examples" in page
 
 
 def test_what_a_repair_is_accepted_by_is_documented() -> None:

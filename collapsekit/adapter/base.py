@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,15 @@ class Adapter(ABC):
         """Put back what a forward before this one changed of the weights."""
         if self.unsteady is not None:
             self.unsteady.put_back()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """For a model that has been trained on since: what each forward changes is put back to what it is now."""
+        self.unsteady = None if self.unsteady is None else self.unsteady.renewed()
+        try:
+            yield
+        finally:
+            self.steady()
 
     def apart(self, inputs: Batch) -> Batch:
         """Inputs that a forward may write into: copies of those it is known to write into, or, before the first forward,

@@ -182,9 +182,9 @@ def unregistered(model: nn.Module) -> dict[str, list[Tensor]]:
 
 def _tensors_in(value: Any, depth: int) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
-        yield value.detach()
+        yield value
     elif isinstance(value, nn.Module):
-        yield from (t.detach() for t in value.state_dict().values() if isinstance(t, Tensor))
+        yield from (*value.parameters(), *value.buffers())
     elif depth and isinstance(value, list | tuple | set | Mapping):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors_in(part, depth - 1)

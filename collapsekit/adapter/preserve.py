@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import is_
 from types import FunctionType
 from typing import Any
 
@@ -25,6 +26,9 @@ _FOREIGN = (frozenset(sys.stdlib_module_names) | {"torch", "numpy", "collapsekit
 }
 _LIES_IN_THE_MODEL = "collapsekit.inserts"
 _NO_STATE = (type, type(sys), str, bytes, int, float, bool, complex, type(None), torch.dtype, torch.device)
+# Most of what a module holds is of these very types, or empty: told first, as a monitor comes by often.
+_AT_A_GLANCE = frozenset(_NO_STATE)
+_COLLECTIONS = frozenset({dict, OrderedDict, list, set, deque})
 
 Undo = Callable[[], object]
 
@@ -47,8 +51,7 @@ def model_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for put_back in reversed(found.undo):
-                put_back()
+            found.put_back()
 
 
 @contextmanager
@@ -67,18 +70,29 @@ class _Found:
     def __init__(self) -> None:
         self.undo: list[Undo] = []
         self.seen: dict[int, Any] = {}  # the objects as well, so that no other gets the id of one of them
+        self.empty: list[Any] = []
+
+    def put_back(self) -> None:
+        """All of it as it was."""
+        for put_back in reversed(self.undo):
+            put_back()
+        for collection in self.empty:
+            if collection:
+                collection.clear()
 
     def walk(self, value: Any, deep: int) -> None:
         """Note what ``value`` holds; ``deep``: how many objects lie between it and a module."""
-        if isinstance(value, _NO_STATE) or id(value) in self.seen:
+        kind = type(value)
+        if id(value) in self.seen or isinstance(value, _NO_STATE):
             return
         self.seen[id(value)] = value
-        if isinstance(value, nn.Module):
+        if kind in _COLLECTIONS and not value:
+            self.empty.append(value)
+        elif isinstance(value, nn.Module):
             self._module(value)
-        elif isinstance(value, nn.Parameter) or is_lazy(value):
-            self.undo.append(_weight(value))
         elif isinstance(value, Tensor):
-            self.undo.append(_tensor(value))
+            weight = isinstance(value, nn.Parameter) or is_lazy(value)
+            self.undo.append(_weight(value) if weight else _tensor(value))
         elif isinstance(value, dict):
             self._each(value.values(), deep)
             self.undo.append(_mapping(value))
@@ -94,7 +108,8 @@ class _Found:
 
     def _each(self, values: Iterable[Any], deep: int) -> None:
         for value in values:
-            self.walk(value, deep)
+            if type(value) not in _AT_A_GLANCE:
+                self.walk(value, deep)
 
     def _module(self, module: nn.Module) -> None:
         kind, mode = type(module), module.training
@@ -204,23 +219,27 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def _mapping(mapping: dict[Any, Any]) -> Undo:
     kind: Any = OrderedDict if isinstance(mapping, OrderedDict) else dict
-    held = list(kind.items(mapping))
+    names, values = list(kind.keys(mapping)), list(kind.values(mapping))  # pairs would keep the garbage collector busy
 
     def put_back() -> None:
-        now = list(kind.items(mapping))
-        if len(now) == len(held) and all(a is c and b is d for (a, b), (c, d) in zip(now, held, strict=True)):
+        if _alike(kind.keys(mapping), names) and _alike(kind.values(mapping), values):
             return
         kind.clear(mapping)
-        kind.update(mapping, held)
+        kind.update(mapping, zip(names, values, strict=True))
 
     return put_back
+
+
+def _alike(now: Collection[Any], held: Sequence[Any]) -> bool:
+    """Whether it is the same objects, in order."""
+    return len(now) == len(held) and all(map(is_, now, held))
 
 
 def _collection(values: list[Any] | set[Any] | deque[Any]) -> Undo:
     held = list(values)
 
     def put_back() -> None:
-        if len(values) == len(held) and all(a is b for a, b in zip(values, held, strict=True)):
+        if _alike(values, held):
             return
         values.clear()
         if isinstance(values, set):

@@ -21,14 +21,16 @@ class Slot:
     copy: Tensor
 
     @property
-    def changed(self) -> bool:
-        """Whether another tensor is there now, or the tensor holds something else."""
-        return self.registry.get(self.key) is not self.tensor or not same_bits(self.tensor.detach(), self.copy)
+    def in_place(self) -> bool:
+        """Whether the tensor is where it was, of the shape and kind it had."""
+        there = self.registry.get(self.key) is self.tensor
+        return there and self.tensor.shape == self.copy.shape and self.tensor.dtype == self.copy.dtype
 
     def put_back(self) -> None:
         """The tensor in its place, with what it held."""
         self.registry[self.key] = self.tensor
-        if not same_bits(self.tensor.detach(), self.copy):
+        # Elsewhere than on the CPU a comparison would wait for the device.
+        if self.tensor.device.type != "cpu" or not same_bits(self.tensor.detach(), self.copy):
             with torch.no_grad():
                 self.tensor.copy_(self.copy)
 
@@ -47,6 +49,7 @@ class State:
                 Slot(f"{path}.{key}" if path else key, registry, key, tensor, tensor.detach().clone())
                 for path, module in model.named_modules()
                 for registry in (module._parameters, module._buffers)
+                if isinstance(registry, dict)  # a scripted module has something else there
                 for key, tensor in registry.items()
                 if tensor is not None and not is_lazy(tensor)
             )
@@ -54,8 +57,20 @@ class State:
 
     @property
     def changed(self) -> State:
-        """Those that a forward has changed since."""
-        return State(tuple(slot for slot in self.slots if slot.changed))
+        """Those that a forward has changed since; a device is asked once for all that lie on it."""
+        found = {id(s) for s in self.slots if not s.in_place}
+        asked: dict[torch.device, list[tuple[Slot, Tensor]]] = {}
+        for slot in self.slots:
+            now, before = slot.tensor.detach(), slot.copy
+            if slot.in_place and now.device.type == "cpu":
+                found |= set() if same_bits(now, before) else {id(slot)}
+            elif slot.in_place:
+                apart = ((now != before) & ~((now != now) & (before != before))).any()
+                asked.setdefault(now.device, []).append((slot, apart))
+        for flags in asked.values():
+            told = torch.stack([flag for _, flag in flags]).tolist()
+            found |= {id(slot) for (slot, _), apart in zip(flags, told, strict=True) if apart}
+        return State(tuple(slot for slot in self.slots if id(slot) in found))
 
     @property
     def floating(self) -> list[str]:

@@ -150,13 +150,13 @@ class Tap:
         again = other.cached if other is not None else {}
         attributes = sorted(a for a, t in cached.items() if _example_axis(t, again.get(a), sizes) == 0)
         floating = sum(t.is_floating_point() for t in moving)
-        self.shape = Shape(tree, axes, constants, self._chosen(heard.value, leaves, axes), floating, attributes)
+        self.shape = Shape(tree, axes, constants, self._chosen(heard, leaves, axes), floating, attributes)
 
-    def _chosen(self, value: Any, leaves: list[Any], axes: list[int | None]) -> int:
+    def _chosen(self, heard: Heard, leaves: list[Any], axes: list[int | None]) -> int:
         """Which moving leaf is the features: ``select``, else the first floating tensor of the batch."""
         moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
         if self.select is not None:
-            part = (_entered if self.entering else select_part)(value, self.select, self.what)
+            part = (_entered if self.entering else select_part)(heard.value, self.select, self.what)
             for i, leaf in enumerate(moving):
                 if leaf is part or (isinstance(part, tuple | list) and part and leaf is part[0]):
                     return i
@@ -165,6 +165,17 @@ class Tap:
                 if leaf.is_floating_point():
                     return i
         found = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
+        if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
+            raise ConfigError(
+                f"{self.what} runs under torch.vmap, which hides the batch from it: name a submodule that the model calls "
+                "outside of vmap, e.g. an nn.Identity behind it."
+            )
+        stacked = next((len(x) for x in leaves if isinstance(x, Tensor) and x.ndim and _several(x, heard.rows)), None)
+        if stacked is not None:
+            raise ConfigError(
+                f"{self.what} gives {stacked} rows for {heard.rows} examples: several modalities, or several parts of one, "
+                "pass it stacked along the batch; put an nn.Identity where each comes out of the stack, and name those."
+            )
         raise ConfigError(
             f"{self.what} gives {found or 'nothing'}: expected a floating tensor with one row an example; "
             "name the part with `select`, or write a Python adapter."
@@ -258,6 +269,11 @@ def _example_axis(leaf: Any, other: Any, sizes: tuple[int, int]) -> int | None:
     if sizes[1] and isinstance(other, Tensor) and other.ndim == leaf.ndim:
         candidates = [axis for axis in candidates if other.shape[axis] == sizes[1]]
     return candidates[0] if candidates else None
+
+
+def _several(leaf: Tensor, rows: int) -> bool:
+    """Whether it has a row an example several times over."""
+    return leaf.is_floating_point() and len(leaf) > rows and len(leaf) % rows == 0
 
 
 def _entered(value: Any, key: str | int, what: str) -> Any:

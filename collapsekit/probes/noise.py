@@ -18,7 +18,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features import Features
 from collapsekit.probes.missing import banded
 from collapsekit.registry import Options, probe
-from collapsekit.replay import CHUNK, leave_out_metric, predict, seeds
+from collapsekit.replay import chunk_of, leave_out_metric, predict, seeds
 from collapsekit.report import Result
 from collapsekit.settings import Settings
 from collapsekit.stats.jackknife import interval
@@ -141,8 +141,8 @@ def _at_input(adapter: Adapter, features: Features, modality: str, options: Nois
         inputs = {**features.inputs, **dict(zip(fit, given, strict=True))}
         outputs = []
         weights = sum(p.numel() for p in adapter.model.parameters())
-        with torch.no_grad(), threads_for(2.0 * CHUNK * weights):
-            for rows in torch.arange(len(features)).split(CHUNK):
+        with torch.no_grad(), threads_for(2.0 * chunk_of(features) * weights):
+            for rows in torch.arange(len(features)).split(chunk_of(features)):
                 seed_everything(0)  # as in a replay
                 others = {m: tuple(t[rows] for t in r) for m, r in features.recorded.items() if m not in encoders}
                 found = adapter.outputs_of(others, {k: v[rows] for k, v in inputs.items()})

@@ -99,6 +99,11 @@ def test_live_model_gives_the_numbers_of_its_file_and_stays_as_it_was(found: dic
     assert found["vilt"]["live kept"]
 
 
+def test_a_live_model_that_first_runs_in_a_diagnosis_works_afterwards(found: dict[str, Any]) -> None:
+    # Tables of positions, which are no weights, lie outside of its state_dict.
+    assert found["first run"] == {"attributes": True, "off by": 0.0, "warnings": ["unregistered_tensors"]}
+
+
 def test_clip_towers_do_not_run_again_on_replay(found: dict[str, Any]) -> None:
     assert found["clip"]["towers run by replay"] == 0
     assert found["clip"]["towers run by a pass"] == 2

@@ -6,10 +6,12 @@ Usage: tiny_transformers.py FOLDER, which gets the models and ``found.json``, al
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import socket
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,38 @@ def the_other_classes(folder: Path, data: dict[str, dict[str, Tensor]]) -> None:
         FOUND[name] = {m: list(x.shape) for m, x in features.pooled.items()}
 
 
+def first_run_within_a_diagnosis() -> None:
+    """A live LLaVA, which makes hooks in its first forward and notes in an attribute that it has them."""
+    hub = importlib.import_module("transformers")
+    vision = hub.CLIPVisionConfig(**SMALL, image_size=16, patch_size=8, projection_dim=16)
+    words = hub.LlamaConfig(**SMALL, vocab_size=24, max_position_embeddings=16, num_key_value_heads=2)
+    more = {"image_token_index": 23, "image_seq_length": 4, "vision_feature_layer": -1}
+    model = hub.LlavaForConditionalGeneration(hub.LlavaConfig(vision_config=vision, text_config=words, **more)).eval()
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 20, (24, 8), generator=g)
+    ids[:, 1:5] = 23
+    rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    rows |= {"pixel_values": torch.randn(24, 3, 16, 16, generator=g), "label": torch.arange(24) % 3}
+    modalities = {
+        "text": {"encoder": "model.language_model.embed_tokens", "input": list(TEXT)},
+        "image": {"encoder": "model.multi_modal_projector", "input": "pixel_values"},
+    }
+    said = {"modalities": modalities, "fusion": "model.language_model.norm", "output": "logits", "task": "last:nll"}
+    task = types.ModuleType("last")
+    task.nll = lambda outputs, targets: F.cross_entropy(outputs[:, -1], targets, reduction="none")  # type: ignore[attr-defined]
+    sys.modules["last"] = task
+    given = {k: v for k, v in rows.items() if k != "label"}
+    untouched = copy.deepcopy(model)
+    before = [sorted(vars(m)) for m in model.modules()]
+    report = diagnose(model=model, data={"test": rows}, config=said, profile="quick", probes=["reliance"])
+    with torch.no_grad():
+        FOUND["first run"] = {
+            "attributes": [sorted(vars(m)) for m in model.modules()] == before,
+            "off by": float((model(**given).logits - untouched(**given).logits).abs().max()),
+            "warnings": [w.name for w in report.warnings],
+        }
+
+
 def refusals(folder: Path) -> None:
     def refused(name: str, where: str, change: dict[str, Any] | None = None, **said: Any) -> None:
         base = folder / where
@@ -304,6 +338,8 @@ def main(folder: Path) -> None:
     for part in (vilt, loud_vilt, visual_bert, clip, the_other_classes):
         torch.manual_seed(0)
         part(folder, data)
+    torch.manual_seed(0)
+    first_run_within_a_diagnosis()
     refusals(folder)
     what_the_user_says_stays(folder)
     (folder / "found.json").write_text(json.dumps(FOUND))

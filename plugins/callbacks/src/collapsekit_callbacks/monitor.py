@@ -113,7 +113,7 @@ class Monitor:
         Every value is finite. What could not be had is left out, with the reason in ``skipped``.
         """
         self.adapter.device = device_of(self.model)
-        with undisturbed(self.model):
+        with undisturbed(self.model), self.adapter.still():
             seed_everything(self.seed)
             whole = self.adapter.run(self._inputs)
             loss = self._loss(self.adapter.task.expect(_cpu(whole.prediction.outputs)))
