@@ -42,6 +42,9 @@ class MemorySource(Source):
     def splits(self) -> list[str]:
         return list(self.parts)
 
+    def sizes(self) -> dict[str, dict[str, int] | None]:
+        return {split: part.sizes()[split] for split, part in self.parts.items()}
+
     def count(self, split: str) -> int | None:
         return self.parts[split].count(split)
 

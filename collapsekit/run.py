@@ -20,10 +20,11 @@ import collapsekit
 from collapsekit import registry
 from collapsekit.adapter import Adapter, ModuleAdapter
 from collapsekit.adapter.build import model_kept, random_state_kept
+from collapsekit.adapter.live import run_plainly, unwrapped
 from collapsekit.baseline_cache import cache_folder
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.config import Config, check_config, find_config, load_config
-from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError, did_you_mean
+from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError
 from collapsekit.features import Features, extract
 from collapsekit.imports import import_object
 from collapsekit.in_memory import with_data
@@ -35,7 +36,8 @@ from collapsekit.records import digest
 from collapsekit.registry import Options, ProbeSpec
 from collapsekit.repair_report import structure_of
 from collapsekit.report import Report, ReportWarning, Result, Subject
-from collapsekit.settings import PROFILES, Profile, Progress, Settings
+from collapsekit.request import check_arguments, check_device, check_diagnosis, check_modalities, splits_read
+from collapsekit.settings import Profile, Progress, Settings
 from collapsekit.sources import Source
 from collapsekit.stats.threads import threads_for
 from collapsekit.storage import BUDGET, Storage
@@ -68,7 +70,7 @@ def diagnose(
     trust_pickle: str | None = None,
     progress: Progress | None = None,
     cache: str | Path | None = None,
-    memory: int | None = None,
+    memory: float | None = None,
 ) -> Report:
     """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
 
@@ -82,7 +84,8 @@ def diagnose(
     that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
     Raises CollapsekitError for whatever the caller can mend.
     """
-    _check_asked(profile, limit)
+    given = dict(locals())
+    check_arguments(given)
     settled, source = with_data(settle_config(config, checkpoint), data)
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
@@ -90,6 +93,7 @@ def diagnose(
     if any(spec.name == SUBSETS for spec in chosen):
         settled.need_subsets()
     all_options = check_options(options or {})
+    check_diagnosis(settled, source, chosen, all_options.values(), given)
     with contextlib.ExitStack() as stack:
         if model is not None:
             stack.enter_context(model_kept(model))
@@ -98,6 +102,8 @@ def diagnose(
         )
         if model is None:
             stack.enter_context(model_kept(adapter.model))
+        stack.enter_context(run_plainly())
+        check_modalities(all_options.values(), settled, adapter.modalities)
         stack.enter_context(threads_for(0))  # what is worth more says so
         where = _split(adapter.source, split)
         progress = progress or Progress()
@@ -109,20 +115,15 @@ def diagnose(
             limit=limit,
             seed=seed,
             progress=progress,
-            storage=Storage(BUDGET if memory is None else memory),
+            storage=Storage(BUDGET if memory is None else int(memory)),
         )
         kept = Path(cache) if cache is not None else cache_folder()
         base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)
         results = _results(chosen, adapter, features, base)
         subject = _subject(adapter, features, where, seed)
         records = _records(adapter, features, base, {spec.name for spec in chosen})
-    flags: dict[str, Any] = {"split": where, "seed": seed, "profile": profile, "device": device, "limit": limit}
-    typed = {**flags, "training-seed": training_seed, "subsets": subsets or None, "trust-pickle": trust_pickle}
     settings = {
-        "command": None
-        if model is not None or data is not None
-        else _command(subject.checkpoint, typed, probes or [], skip, plugins, options or {}),
-        **flags,
+        **_flags(given, where, subject.checkpoint),
         **_how_read(adapter.checkpoint),
         **_told_apart(settled.model.seed if training_seed is None else training_seed, features, records),
         "level": LEVEL,
@@ -132,11 +133,14 @@ def diagnose(
     return _report(subject, results, settings).with_records(records)
 
 
-def _check_asked(profile: str, limit: int | None) -> None:
-    if profile not in PROFILES:
-        raise ConfigError(f"there is no profile {profile!r}{did_you_mean(profile, PROFILES)}: {', '.join(PROFILES)}.")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}, expected at least 1 example.")
+def _flags(given: Mapping[str, Any], split: str, checkpoint: str) -> dict[str, Any]:
+    """What was asked for, by name, and the command line that asks for it again; of a live model or data there is none."""
+    flags: dict[str, Any] = {"split": split, **{k: given[k] for k in ("seed", "profile", "device", "limit")}}
+    typed = {**flags, "training-seed": given["training_seed"], "subsets": given["subsets"] or None}
+    typed["trust-pickle"] = given["trust_pickle"]
+    lists = given["probes"] or [], given["skip"], given["plugins"], given["options"] or {}
+    live = given["model"] is not None or given["data"] is not None
+    return {"command": None if live else _command(checkpoint, typed, *lists), **flags}
 
 
 def _results(chosen: Sequence[ProbeSpec], adapter: Adapter, features: Features, base: Settings) -> list[Result]:
@@ -280,7 +284,7 @@ def build_adapter(
     if path is not None and not config.structure:
         config = config.model_copy(update={"structure": structure_of(path)})
     if model is not None and read is not None:
-        model = copy.deepcopy(model)  # the caller's own weights stay what they are
+        model = copy.deepcopy(unwrapped(model))  # the caller's own weights stay what they are
     make: Any
     if config.adapter == "module":
         make = ModuleAdapter
@@ -294,18 +298,9 @@ def build_adapter(
     return built
 
 
-def check_device(device: str) -> None:
-    """Raises ConfigError where torch does not know or does not have the device."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:
-        first = str(e).strip().splitlines()[0]
-        raise ConfigError(f"device {device!r} is not to be had here ({first}): use --device cpu.") from None
-
-
 def _split(source: Source, wanted: str | None) -> str:
     there = source.splits()
-    name = wanted or next((s for s in ("test", "val") if s in there), "test")
+    name = splits_read(there, wanted, ())[0]
     source.need(name)
     return name
 

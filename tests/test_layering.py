@@ -55,6 +55,7 @@ ORDER = [
     "probes",
     "repairs",
     "verdict",
+    "request",
     "run",
     "repairing",
     "gate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,9 +33,11 @@ def create(
     """Make a baseline of one report or more."""
     from collapsekit.files import write_atomic
     from collapsekit.gate.baseline import make_baseline
+    from collapsekit.writable import check_file
 
-    if output.exists() and not force:
+    if os.path.lexists(output) and not force:
         raise ConfigError(f"{output} is there already: `collapsekit baseline update` adds to it, --force replaces it.")
+    check_file(output, "--output")
     made = make_baseline(_runs(reports, no_records))
     write_atomic(output, made.to_json())
     _warn(made)
@@ -53,8 +56,11 @@ def update(
     """Add reports to a baseline, in the place of those of the same training run, and show what changes."""
     from collapsekit.files import write_atomic
     from collapsekit.gate.baseline import Baseline, make_baseline
+    from collapsekit.writable import check_file
 
     before = Baseline.load(baseline)
+    if not dry_run:
+        check_file(baseline, "the baseline")
     after = make_baseline(_runs(reports, no_records), before)
     _warn(after)
     typer.echo(_table(after, before), nl=False)

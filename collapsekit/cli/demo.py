@@ -12,6 +12,7 @@ import typer
 from collapsekit.cli.diagnose import write_report
 from collapsekit.cli.terminal import guarded, progress, say, show
 from collapsekit.errors import ConfigError
+from collapsekit.writable import check_folder
 
 FILES = ("ckpt.pt", "model.py", "collapsekit.yaml", "data.safetensors")
 
@@ -29,11 +30,15 @@ def demo(
         raise ConfigError(
             f"{folder} already holds {', '.join(there)}: name another folder, or replace them with --force."
         )
+    check_folder(folder, "the folder", FILES)
+    check_folder(folder / "report", "the folder")
     with progress(quiet) as shown:
         shown.note("Training a model on four views of 1,200 handwritten digits (UCI Multiple Features) ...")
         from collapsekit.demo import make_demo
+        from collapsekit.request import check_arguments
         from collapsekit.run import diagnose
 
+        check_arguments({"seed": seed})
         checkpoint = make_demo(folder, seed, shown)
         report = diagnose(checkpoint, seed=seed, progress=shown)
         shown.step("writing the report", 0, None)

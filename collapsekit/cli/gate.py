@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collapsekit.cli.diagnose import OUTPUT, ProfileChoice, TrainingSeed, write_report
+from collapsekit.cli.diagnose import OUTPUT, ProfileChoice, TrainingSeed, check_outputs, write_report
 from collapsekit.cli.terminal import TrustPickle, guarded, progress, say, screen
 from collapsekit.errors import ConfigError, did_you_mean
 
@@ -86,8 +86,12 @@ def gate(
     """Decide whether a model may ship: exit 0 passed, 1 failed, 5 inconclusive."""
     from collapsekit.gate import gate as decide
     from collapsekit.gate.baseline import Baseline
+    from collapsekit.writable import check_file
 
     wanted = parse_formats(format_ or [])
+    for name, file in wanted:
+        if file is not None:
+            check_file(file, f"--format {name}={file}:")
     settled = _settled(config)
     ours, limits = settled.gate, _limits(settled.gate, watch, alpha, margin, effect)
     against = baseline or (settled.resolve(ours.baseline) if ours.baseline is not None else None)
@@ -101,7 +105,10 @@ def gate(
     }
     plain: dict[str, Any] = {"split": None, "device": "cpu", "seed": 0, "limit": None, "training_seed": None}
     plain |= {"profile": "standard", "plugins": [], "trust_pickle": None}
+    if situation is not Situation.auto and held is None:
+        raise ConfigError(f"--situation {situation.value} needs a baseline to compare with: name one with --baseline.")
     if report is None:
+        check_outputs(output, None, False)
         with progress(quiet) as shown:
             from collapsekit.run import diagnose
 

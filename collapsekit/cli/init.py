@@ -28,9 +28,11 @@ def init(
     from collapsekit.checkpoint.read import read_checkpoint
     from collapsekit.files import write_atomic
     from collapsekit.propose import config_text, propose
+    from collapsekit.writable import check_file
 
     if os.path.exists(output) and not force:  # noqa: PTH110 - Path's own raises for a name too long
         raise ConfigError(f"{output} is already there: name another with --output, or replace it with --force.")
+    check_file(output, "--output")
     read = read_checkpoint(checkpoint, trust=trust_pickle)
     shapes = {name: tuple(tensor.shape) for name, tensor in read.tensors.items()}
     found = propose(shapes)
