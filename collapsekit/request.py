@@ -181,7 +181,7 @@ def check_data(
 def splits_read(there: Iterable[str], wanted: str | None, chosen: Sequence[ProbeSpec]) -> list[str]:
     """The split to diagnose, and those that probes fit on, where they are there."""
     known = list(there)
-    split = wanted or next((s for s in DEFAULT_SPLITS if s in known), DEFAULT_SPLITS[0])
+    split = next((s for s in DEFAULT_SPLITS if s in known), DEFAULT_SPLITS[0]) if wanted is None else wanted
     fitted = ["train", "val"] if any(spec.trains != "nothing" for spec in chosen) else []
     return [split, *(s for s in fitted if s in known and s != split)]
 

@@ -26,6 +26,7 @@ def init(
 ) -> None:
     """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
     from collapsekit.checkpoint.read import read_checkpoint
+    from collapsekit.checkpoint.trusted import digest_named
     from collapsekit.files import write_atomic
     from collapsekit.propose import config_text, propose
     from collapsekit.writable import check_file
@@ -33,6 +34,8 @@ def init(
     if os.path.exists(output) and not force:  # noqa: PTH110 - Path's own raises for a name too long
         raise ConfigError(f"{output} is already there: name another with --output, or replace it with --force.")
     check_file(output, "--output")
+    if trust_pickle is not None:
+        digest_named(trust_pickle)
     read = read_checkpoint(checkpoint, trust=trust_pickle)
     shapes = {name: tuple(tensor.shape) for name, tensor in read.tensors.items()}
     found = propose(shapes)
