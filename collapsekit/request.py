@@ -22,7 +22,7 @@ from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.imports import import_callable
 from collapsekit.in_memory import ORIGIN
 from collapsekit.registry import Options, ProbeSpec
-from collapsekit.settings import PROFILES
+from collapsekit.settings import PROFILES, Progress
 from collapsekit.sources import Source, need_key, need_one_origin, need_split
 from collapsekit.storage import BUDGET
 from collapsekit.task import Task, make_task
@@ -47,7 +47,9 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         _names(name, given.get(name))
     for name in ("split", "trust_pickle"):
         if not isinstance(given.get(name), str | None):
-            raise ConfigError(f"{name} is {given[name]!r}, expected text.")
+            raise ConfigError(f"{name} is {_shown(given[name])}, expected text.")
+    if not isinstance(given.get("progress"), Progress | None):
+        raise ConfigError(f"progress is {_kind(given['progress'])}, expected a collapsekit.settings.Progress.")
     for name in ("subsets", "control", "keep", "resume", "force"):
         if not isinstance(given.get(name, False), bool):
             raise ConfigError(f"{name} is {given[name]!r}, expected True or False.")
@@ -61,8 +63,10 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     _options(given.get("options"))
     if given.get("trust_pickle") is not None:
         digest_named(given["trust_pickle"])
-    if given.get("device") is not None:
-        check_device(current().device(given["device"]) if isinstance(given["device"], str) else given["device"])
+    if "device" in given:
+        if not isinstance(given["device"], str):
+            raise ConfigError(f"device is {_shown(given['device'])}, expected text such as 'cpu' or 'cuda:1'.")
+        check_device(current().device(given["device"]))
     if given.get("model") is not None:
         check_live(given["model"])
 
@@ -81,9 +85,9 @@ def check_device(device: str) -> None:
         torch.empty(0, device=place)
         if place.type == "meta" or (place.type == "cpu" and place.index):
             raise RuntimeError("it holds no numbers" if place.type == "meta" else "a CPU has no number")
-    except (RuntimeError, AssertionError, ImportError, TypeError) as e:
+    except (RuntimeError, AssertionError, ImportError) as e:
         first = (str(e).strip().splitlines() or [type(e).__name__])[0][:200].rstrip(".")
-        near = did_you_mean(device, there) if isinstance(device, str) else ""
+        near = did_you_mean(device, there)
         raise ConfigError(
             f"device {device!r} is not to be had here ({first}){near}: here {'are' if len(there) > 1 else 'is'} "
             f"{', '.join(there)}; use --device cpu."
@@ -226,12 +230,12 @@ def _names(name: str, value: Any) -> None:
 def _options(value: Any) -> None:
     if value is None:
         return
-    odd = None if isinstance(value, Mapping) else value
-    if odd is None:
-        odd = next((v for v in value.values() if not isinstance(v, Mapping)), None)
-    if odd is not None:
+    odd = [value]
+    if isinstance(value, Mapping):
+        odd = [k for k in value if not isinstance(k, str)] + [v for v in value.values() if not isinstance(v, Mapping)]
+    if odd:
         raise ConfigError(
-            f"options holds {_shown(odd)}, expected a mapping of names to options, such as {{'vif': {{...}}}}."
+            f"options holds {_shown(odd[0])}, expected a mapping of names to options, such as {{'vif': {{...}}}}."
         )
 
 
@@ -239,7 +243,7 @@ def _whole(name: str, value: Any, least: int, below: int, unit: str = "") -> Non
     if type(value) is int and least <= value < below:
         return
     what = f"at least {least} {unit}".strip() if type(value) is not int or value < least else f"below {below}"
-    raise ConfigError(f"{name} is {_shown(value)}, expected a whole number, {what}.")
+    raise ConfigError(f"{name} is {_shown(value)}, expected a whole number (int), {what}.")
 
 
 def _kind(value: Any) -> str:

@@ -51,6 +51,18 @@ def need_key(key: str, there: Collection[str], split: str, origin: str) -> None:
         )
 
 
+def need_dense(value: Tensor, key: str, split: str, origin: str) -> Tensor:
+    """The tensor. Raises DataError where it has no rows of numbers: sparse, nested, or without any."""
+    odd = "nested" if value.is_nested else "on the meta device" if value.is_meta else None
+    if odd is None and value.layout is not torch.strided:
+        odd = str(value.layout).removeprefix("torch.")
+    if odd is not None:
+        raise DataError(
+            f"{key!r} in split {split!r} of {origin} is a tensor that is {odd}: give dense ones, padded to one shape."
+        )
+    return value
+
+
 class Source(ABC):
     """Named splits of dict batches; every value's first axis is the example."""
 
@@ -186,6 +198,7 @@ def _batch_value(batch: Mapping[str, Any], key: str, split: str, origin: str) ->
         value = torch.as_tensor(batch[key])
     except (TypeError, ValueError, RuntimeError):
         raise DataError(f"{key!r} in {origin} is {type(batch[key]).__name__}, expected a tensor or numbers.") from None
+    need_dense(value, key, split, origin)
     if value.ndim == 0:
         raise DataError(f"{key!r} in a batch from {origin} is one number: give one row an example.")
     return value

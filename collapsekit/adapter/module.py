@@ -30,6 +30,7 @@ class ModuleAdapter(Adapter):
     def __init__(self, config: Config, **kwargs: Any) -> None:
         check_described(config)
         super().__init__(config, **kwargs)
+        config = self.config
         self.taps = {m: self._tap(m) for m in self.modalities}
         self.fusion_tap = _make_tap(self.model, str(config.fusion), f"fusion {config.fusion!r}")
         self._reject_overlap()
