@@ -174,3 +174,11 @@ def import_object(spec: str, base: Path, what: str) -> Any:
                 raise ConfigError(f"{what} {spec!r}: {module_name} has no {part!r}{near}.")
             target = getattr(target, part)
     return target
+
+
+def import_callable(spec: str, base: Path, what: str) -> Any:
+    """As :func:`import_object`, of something that can be called."""
+    found = import_object(spec, base, what)
+    if not callable(found):
+        raise ConfigError(f"{what} {spec!r} is {type(found).__name__}, expected a function or a class.")
+    return found

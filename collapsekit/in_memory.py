@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError, DataError
 from collapsekit.imports import one_line
-from collapsekit.sources import ArraySource, Batch, LoaderSource, Source
+from collapsekit.sources import ArraySource, Batch, LoaderSource, Source, need_dense
 
 ORIGIN = "the data given"
 SPLITS = "give {'train': ..., 'val': ..., 'test': ...}"
@@ -29,6 +29,9 @@ class MemorySource(Source):
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.parts: dict[str, Source] = {}
         for split, held in data.items():
+            for name in (split, *(held if isinstance(held, Mapping) else ())):
+                if not isinstance(name, str):
+                    raise ConfigError(f"{ORIGIN} has the key {name!r}, expected text: {SPLITS}, each by names.")
             if isinstance(held, Mapping):
                 self.parts[split] = ArraySource({split: {k: _tensor(v, k, split) for k, v in held.items()}}, ORIGIN)
             elif isinstance(held, Dataset | Iterable) and not isinstance(held, Tensor | np.ndarray | str | bytes):
@@ -41,6 +44,9 @@ class MemorySource(Source):
 
     def splits(self) -> list[str]:
         return list(self.parts)
+
+    def sizes(self) -> dict[str, dict[str, int] | None]:
+        return {split: part.sizes()[split] for split, part in self.parts.items()}
 
     def count(self, split: str) -> int | None:
         return self.parts[split].count(split)
@@ -72,7 +78,7 @@ def with_data(config: Config, data: Mapping[str, Any] | str | Path | None) -> tu
 
 def _tensor(value: Any, key: str, split: str) -> Tensor:
     try:
-        return torch.as_tensor(value)
+        return need_dense(torch.as_tensor(value), key, split, ORIGIN)
     except (TypeError, ValueError, RuntimeError) as e:
         raise DataError(
             f"{key!r} in split {split!r} of {ORIGIN} is {type(value).__name__} that is no tensor ({one_line(e)}): give "

@@ -9,7 +9,7 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -27,7 +27,10 @@ Cost = Literal["nothing", "heads", "models"]
 class Options(BaseModel):
     """Base of a probe's options: typed, with defaults; an unknown one is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def check_modalities(self, known: Sequence[str]) -> None:
+        """Raises ConfigError for an option that names a modality that is none of those ``known``: none does here."""
 
     @field_validator("*", mode="before")
     @classmethod

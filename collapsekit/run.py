@@ -9,20 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 import collapsekit
 from collapsekit import registry
 from collapsekit.adapter import Adapter, ModuleAdapter
 from collapsekit.adapter.build import random_state_kept
+from collapsekit.adapter.live import run_plainly, unwrapped
 from collapsekit.adapter.preserve import as_written, model_kept
 from collapsekit.baseline_cache import cache_folder, private_folder
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.command_line import command_line
 from collapsekit.config import Config, check_config, load_config
 from collapsekit.discovery import config_line, find_config, path_from_here
-from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError, did_you_mean
+from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError
 from collapsekit.features import Features, extract, repeated
 from collapsekit.imports import import_object
 from collapsekit.in_memory import with_data
@@ -34,7 +34,8 @@ from collapsekit.records import digest
 from collapsekit.registry import Options, ProbeSpec
 from collapsekit.repair_report import structure_of
 from collapsekit.report import Report, ReportWarning, Result, Subject
-from collapsekit.settings import PROFILES, Profile, Progress, Settings
+from collapsekit.request import check_arguments, check_device, check_diagnosis, check_modalities, splits_read
+from collapsekit.settings import Profile, Progress, Settings
 from collapsekit.sources import Source
 from collapsekit.stats.threads import threads_for
 from collapsekit.storage import BUDGET, Storage
@@ -70,7 +71,7 @@ def diagnose(
     trust_pickle: str | None = None,
     progress: Progress | None = None,
     cache: str | Path | None = None,
-    memory: int | None = None,
+    memory: float | None = None,
 ) -> Report:
     """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
 
@@ -84,7 +85,8 @@ def diagnose(
     that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
     Raises CollapsekitError for whatever the caller can mend.
     """
-    _check_asked(profile, limit, device)
+    given = dict(locals())
+    check_arguments(given)
     progress = progress or Progress()
     settled, source = with_data(settle_config(config, checkpoint, progress), data)
     registry.load_builtins()
@@ -93,6 +95,7 @@ def diagnose(
     if any(spec.name == SUBSETS for spec in chosen):
         settled.need_subsets()
     all_options = check_options(options or {})
+    check_diagnosis(settled, source, chosen, all_options.values(), given)
     with random_state_kept(), contextlib.ExitStack() as stack:
         if model is not None:
             stack.enter_context(model_kept(model))
@@ -103,6 +106,8 @@ def diagnose(
             stack.enter_context(model_kept(adapter.model))
         stack.callback(adapter.steady)  # before the rest of the model is put back
         stack.enter_context(as_written())
+        stack.enter_context(run_plainly())
+        check_modalities(all_options.values(), settled, adapter.modalities)
         stack.enter_context(threads_for(0))  # what is worth more says so
         where = _split(adapter.source, split)
         if said := _how_read(adapter.checkpoint).get("checkpoint"):
@@ -113,7 +118,7 @@ def diagnose(
             limit=limit,
             seed=seed,
             progress=progress,
-            storage=Storage(BUDGET if memory is None else memory),
+            storage=Storage(BUDGET if memory is None else int(memory)),
         )
         kept = _cache(cache, chosen, progress)
         base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)
@@ -121,13 +126,8 @@ def diagnose(
         subject = subject_of(adapter, features, where, seed)
         failed = {r.probe for r in results if r.error is not None}
         records = _records(adapter, features, base, {spec.name for spec in chosen} - failed)
-    flags: dict[str, Any] = {"split": where, "seed": seed, "profile": profile, "device": device, "limit": limit}
-    typed = {**flags, "training-seed": training_seed, "subsets": subsets or None, "trust-pickle": trust_pickle}
     settings = {
-        "command": None
-        if model is not None or data is not None
-        else command_line(settled, adapter.checkpoint, typed, probes or [], skip, plugins, options or {}),
-        **flags,
+        **_flags(given, where, settled, adapter.checkpoint),
         **_how_read(adapter.checkpoint),
         **_told_apart(settled.model.seed if training_seed is None else training_seed, features, records),
         "level": LEVEL,
@@ -146,12 +146,14 @@ def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Prog
     return folder
 
 
-def _check_asked(profile: str, limit: int | None, device: str) -> None:
-    check_device(current().device(device))  # which also sets it up, so that its generators are given back as they were
-    if profile not in PROFILES:
-        raise ConfigError(f"there is no profile {profile!r}{did_you_mean(profile, PROFILES)}: {', '.join(PROFILES)}.")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}, expected at least 1 example.")
+def _flags(given: Mapping[str, Any], split: str, config: Config, read: Checkpoint | None) -> dict[str, Any]:
+    """What was asked for, by name, and the command line that asks for it again; of a live model or data there is none."""
+    flags: dict[str, Any] = {"split": split, **{k: given[k] for k in ("seed", "profile", "device", "limit")}}
+    typed = {**flags, "training-seed": given["training_seed"], "subsets": given["subsets"] or None}
+    typed["trust-pickle"] = given["trust_pickle"]
+    lists = given["probes"] or [], given["skip"], given["plugins"], given["options"] or {}
+    live = given["model"] is not None or given["data"] is not None
+    return {"command": None if live else command_line(config, read, typed, *lists), **flags}
 
 
 def _results(chosen: Sequence[ProbeSpec], adapter: Adapter, features: Features, base: Settings) -> list[Result]:
@@ -288,7 +290,7 @@ def build_adapter(
     if path is not None and not config.structure:
         config = config.model_copy(update={"structure": structure_of(path)})
     if model is not None and read is not None:
-        model = copy.deepcopy(model)  # the caller's own weights stay what they are
+        model = copy.deepcopy(unwrapped(model))  # the caller's own weights stay what they are
     make: Any
     if config.adapter == "module":
         make = ModuleAdapter
@@ -302,17 +304,8 @@ def build_adapter(
     return built
 
 
-def check_device(device: str) -> None:
-    """Raises ConfigError where torch does not know or does not have the device."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:
-        first = str(e).strip().splitlines()[0]
-        raise ConfigError(f"device {device!r} is not to be had here ({first}): use --device cpu.") from None
-
-
 def _split(source: Source, wanted: str | None) -> str:
     there = source.splits()
-    name = wanted or next((s for s in ("test", "val") if s in there), "test")
+    name = splits_read(there, wanted, ())[0]
     source.need(name)
     return name

@@ -25,7 +25,7 @@ from collapsekit.errors import (
     RefusedError,
     did_you_mean,
 )
-from collapsekit.imports import import_object, importable_from, one_line
+from collapsekit.imports import import_callable, importable_from, one_line
 from collapsekit.process_state import each_of, user_code
 
 SPLITS = ("train", "val", "test")
@@ -51,6 +51,18 @@ def need_key(key: str, there: Collection[str], split: str, origin: str) -> None:
         )
 
 
+def need_dense(value: Tensor, key: str, split: str, origin: str) -> Tensor:
+    """The tensor. Raises DataError where it has no rows of numbers: sparse, nested, or without any."""
+    odd = "nested" if value.is_nested else "on the meta device" if value.is_meta else None
+    if odd is None and value.layout is not torch.strided:
+        odd = str(value.layout).removeprefix("torch.")
+    if odd is not None:
+        raise DataError(
+            f"{key!r} in split {split!r} of {origin} is a tensor that is {odd}: give dense ones, padded to one shape."
+        )
+    return value
+
+
 class Source(ABC):
     """Named splits of dict batches; every value's first axis is the example."""
 
@@ -66,6 +78,10 @@ class Source(ABC):
         """Number of examples where it is known beforehand."""
         return None
 
+    def sizes(self) -> dict[str, dict[str, int] | None]:
+        """Bytes of every array by split and name; None for a split that says nothing before it is read."""
+        return dict.fromkeys(self.splits())
+
     def need(self, split: str) -> None:
         """Raises ConfigError where ``split`` is not there."""
         need_split(split, self.splits())
@@ -80,6 +96,9 @@ class ArraySource(Source):
 
     def splits(self) -> list[str]:
         return list(self.arrays)
+
+    def sizes(self) -> dict[str, dict[str, int] | None]:
+        return {s: {k: t.numel() * t.element_size() for k, t in held.items()} for s, held in self.arrays.items()}
 
     def count(self, split: str) -> int | None:
         return max((len(t) for t in self.arrays[split].values() if t.ndim), default=0)
@@ -179,16 +198,22 @@ def _batch_value(batch: Mapping[str, Any], key: str, split: str, origin: str) ->
         value = torch.as_tensor(batch[key])
     except (TypeError, ValueError, RuntimeError):
         raise DataError(f"{key!r} in {origin} is {type(batch[key]).__name__}, expected a tensor or numbers.") from None
+    need_dense(value, key, split, origin)
     if value.ndim == 0:
         raise DataError(f"{key!r} in a batch from {origin} is one number: give one row an example.")
     return value
 
 
+def need_one_origin(config: Config) -> None:
+    """Raises ConfigError unless the config says in one way where the data lie."""
+    if (config.data.path is None) == (config.data.factory is None):
+        raise ConfigError(f"{config.origin} needs exactly one of data.path and data.factory.")
+
+
 def make_source(config: Config) -> Source:
     """The source ``config.data`` names. Raises ConfigError, RefusedError."""
+    need_one_origin(config)
     data = config.data
-    if (data.path is None) == (data.factory is None):
-        raise ConfigError(f"{config.origin} needs exactly one of data.path and data.factory.")
     if data.factory is not None:
         made = _call_factory(config)
         if not isinstance(made, Mapping):
@@ -202,9 +227,7 @@ def make_source(config: Config) -> Source:
 
 def _call_factory(config: Config) -> Any:
     spec, kwargs = str(config.data.factory), config.data.kwargs
-    factory = import_object(spec, config.base, "data.factory")
-    if not callable(factory):
-        raise ConfigError(f"data.factory {spec!r} is {type(factory).__name__}, expected a function.")
+    factory = import_callable(spec, config.base, "data.factory")
     try:
         with user_code(f"data.factory {spec!r}", stays=True), importable_from(config.base):
             return factory(**kwargs)

@@ -66,6 +66,7 @@ ORDER = [
     "verdict",
     "subject",
     "command_line",
+    "request",
     "run",
     "repairing",
     "gate",

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapter.build import build_model, features_path, insert_into, load_weights
+from collapsekit.adapter.build import build_model, features_path, insert_into, load_weights, to_eval
+from collapsekit.adapter.described import need_two
+from collapsekit.adapter.live import unprefixed, unwrapped
 from collapsekit.adapter.pooling import pool_features
 from collapsekit.adapter.state import State, same_bits
 from collapsekit.checkpoint.read import Checkpoint
@@ -76,21 +78,20 @@ class Adapter(ABC):
         device: str = "cpu",
         seed: int = 0,
     ) -> None:
+        model = None if model is None else unwrapped(model)
         if model is not None and not config.structure:  # a repaired model, alive
             config = config.model_copy(update={"structure": tuple(inserted_in(model))})
-        self.config, self.device, self.checkpoint = config, torch.device(device), checkpoint
+        self.device, self.checkpoint = torch.device(device), checkpoint
         self.modalities: tuple[str, ...] = tuple(config.modalities)
-        if len(self.modalities) < 2:
-            raise ConfigError(
-                f"{config.origin} names {len(self.modalities)} modalities: a multimodal model has at least two; "
-                "list them under `modalities`."
-            )
+        need_two(config)
         self.task: Task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
         self.source = source if source is not None else make_source(config)
-        self.model = insert_into(model if model is not None else build_model(config, seed), config.structure)
+        model = unwrapped(build_model(config, seed)) if model is None else model
+        self.config = config = unprefixed(config, model)
+        self.model = insert_into(model, config.structure)
         if checkpoint is not None:
             load_weights(self.model, checkpoint)
-        self.model.to(self.device).eval()
+        to_eval(self.model, self.device)
         self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
         self.written: frozenset[str] | None = None  # batch keys that forward writes into; None: not known yet
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from collapsekit.adapter.live import check_live
 from collapsekit.bounds import quoted
 from collapsekit.checkpoint.mapping import forget
 from collapsekit.checkpoint.match import match_state_dict
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.imports import import_object, importable_from, one_line
+from collapsekit.imports import import_callable, importable_from, one_line
 from collapsekit.inserts import Post, insert
 from collapsekit.process_state import user_code
 
@@ -89,17 +90,20 @@ def own_attributes(module: nn.Module) -> dict[str, Any]:
     return {k: v for k, v in vars(module).items() if k not in _REGISTRIES}
 
 
-def build_model(config: Config, seed: int) -> nn.Module:
-    """Call ``model.factory`` under ``seed``. Raises ConfigError where that does not give a module."""
-    spec = config.model.factory
-    if spec is None:
+def need_factory(config: Config) -> str:
+    """``model.factory``. Raises ConfigError where there is none."""
+    if config.model.factory is None:
         raise ConfigError(
             f"{config.origin} has no model.factory: name the function that builds your model, "
             "e.g. `model: {factory: my_models:build}`."
         )
-    factory = import_object(spec, config.base, "model.factory")
-    if not callable(factory):
-        raise ConfigError(f"model.factory {spec!r} is {type(factory).__name__}, expected a function or a class.")
+    return config.model.factory
+
+
+def build_model(config: Config, seed: int) -> nn.Module:
+    """Call ``model.factory`` under ``seed``. Raises ConfigError where that does not give a module."""
+    spec = need_factory(config)
+    factory = import_callable(spec, config.base, "model.factory")
     with random_state_kept():
         seed_everything(seed)
         try:
@@ -113,7 +117,19 @@ def build_model(config: Config, seed: int) -> nn.Module:
             ) from e
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.factory {spec!r} returned {type(model).__name__}, expected a torch.nn.Module.")
+    check_live(model, f"what model.factory {spec!r} returned")
     return model
+
+
+def to_eval(model: nn.Module, device: torch.device) -> None:
+    """Bring the model onto the device and into eval mode. Raises ConfigError where its own code does not let it."""
+    try:
+        with user_code("the model's eval"):
+            model.to(device).eval()
+    except ConfigError:
+        raise
+    except Exception as e:
+        raise ConfigError(f"the model cannot be brought to {device} and into eval mode: {one_line(e)}.") from e
 
 
 def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Module:

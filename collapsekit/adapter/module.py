@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapter.base import Adapter, Change, Live, Pass, Prediction, Recorded
 from collapsekit.adapter.build import features_path, find_submodule
+from collapsekit.adapter.described import check_described
 from collapsekit.adapter.pooling import pool_features
 from collapsekit.adapter.taps import Heard, Reached, Tap, cached_tensors, select_part, shape_behind
 from collapsekit.config import Config
@@ -27,25 +28,18 @@ class ModuleAdapter(Adapter):
     encoders answering from their recordings, so the answers are the model's, not an imitation of it."""
 
     def __init__(self, config: Config, **kwargs: Any) -> None:
+        check_described(config)
         super().__init__(config, **kwargs)
-        if config.fusion is None:
-            raise ConfigError(
-                f"{config.origin} has no `fusion`: name the submodule whose output is the multimodal representation "
-                "('name:input' for what enters it)."
-            )
+        config = self.config
         self.taps = {m: self._tap(m) for m in self.modalities}
-        self.fusion_tap = _make_tap(self.model, config.fusion, f"fusion {config.fusion!r}")
+        self.fusion_tap = _make_tap(self.model, str(config.fusion), f"fusion {config.fusion!r}")
         self._reject_overlap()
         if config.head is not None:
             find_submodule(self.model, config.head.removesuffix(":input"), "head")
 
     def _tap(self, modality: str) -> Tap:
         section = self.config.modalities[modality]
-        if section.encoder is None:
-            raise ConfigError(
-                f"modality {modality!r} has no `encoder`: name the submodule whose output is its features, "
-                "or 'name:input' for what enters a submodule."
-            )
+        assert section.encoder is not None
         path = features_path(self.model, section.encoder)
         tap = _make_tap(self.model, path, f"encoder {section.encoder!r} of modality {modality!r}")
         tap.select = section.select

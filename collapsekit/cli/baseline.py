@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,10 +34,14 @@ def create(
     """Make a baseline of one report or more."""
     from collapsekit.files import locked, write_atomic
     from collapsekit.gate.baseline import make_baseline
+    from collapsekit.writable import check_file
 
+    if os.path.lexists(output) and not force:
+        raise ConfigError(f"{output} is there already: `collapsekit baseline update` adds to it, --force replaces it.")
+    check_file(output, "--output")
     runs = _runs(reports, no_records)
     with locked(output):
-        if output.exists() and not force:
+        if os.path.lexists(output) and not force:  # another one may have written it meanwhile
             raise ConfigError(
                 f"{output} is there already: `collapsekit baseline update` adds to it, --force replaces it."
             )
@@ -56,8 +61,11 @@ def update(
     """Add reports to a baseline, in the place of those of the same training run, and show what changes."""
     from collapsekit.files import locked, write_atomic
     from collapsekit.gate.baseline import Baseline, make_baseline
+    from collapsekit.writable import check_file
 
     before = Baseline.load(baseline)
+    if not dry_run:
+        check_file(baseline, "the baseline")
     runs = _runs(reports, no_records)
     if dry_run:
         after = make_baseline(runs, before)

@@ -41,6 +41,10 @@ def compare(
     from collapsekit.compare.quantities import Choice
     from collapsekit.files import write_atomic
     from collapsekit.render import COMPARE_FORMATS
+    from collapsekit.writable import check_file
+
+    if output is not None:
+        check_file(output, "--output")
 
     found = compare_groups(read_groups(reports), against=against, choice=Choice(tuple(only or ()), every))
     render = COMPARE_FORMATS[format_.value]

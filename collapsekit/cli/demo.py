@@ -12,6 +12,7 @@ import typer
 from collapsekit.cli.diagnose import write_report
 from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, show
 from collapsekit.errors import ConfigError
+from collapsekit.writable import check_folder
 
 if TYPE_CHECKING:
     from collapsekit.report import Report
@@ -22,7 +23,7 @@ FILES = ("ckpt.pt", "model.py", "collapsekit.yaml", "data.safetensors")
 @guarded
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder to make.")] = Path("collapsekit-demo"),
-    seed: Annotated[int, typer.Option(help="Seed of training and diagnosis.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of training and diagnosis.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo's files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
 ) -> Ended:
@@ -30,6 +31,8 @@ def demo(
     from collapsekit.files import locked
 
     need_working_directory()
+    check_folder(folder, "the folder", FILES)
+    check_folder(folder / "report", "the folder")
     with locked(folder / FILES[0], wait=0), progress(quiet) as shown:  # no other demo writes there meanwhile
         there = [name for name in FILES if os.path.exists(folder / name)]  # noqa: PTH110 - Path's own raises for a name too long
         if there and not force:

@@ -117,6 +117,7 @@ def diagnose(
     with together() as world, progress(quiet or not world.first) as shown:
         from collapsekit.run import diagnose as run
 
+        world.once(lambda: check_outputs(output, format_, json_, figures))
         report = run(
             checkpoint,
             config=config,
@@ -133,7 +134,7 @@ def diagnose(
             plugins=plugin or [],
             trust_pickle=trust_pickle,
             progress=shown,
-            memory=None if memory is None else int(memory * 2**30),
+            memory=None if memory is None else memory * 2**30,
         )
         world.agree(report.to_json(), "results")
         shown.step("writing the report", 0, None)
@@ -167,6 +168,27 @@ def parse_set(pairs: list[str]) -> dict[str, dict[str, Any]]:
     return out
 
 
+def wanted_files(output: Path | None, formats: list[Format] | None, to_stdout: bool) -> list[str]:
+    """Formats that are written to files, each once."""
+    if output is None and to_stdout:
+        return []
+    return list(dict.fromkeys(f.value for f in formats or list(Format) if f is not Format.terminal))
+
+
+def check_outputs(
+    output: Path | None, formats: list[Format] | None, to_stdout: bool, figures: Path | None = None
+) -> None:
+    """Raises ConfigError, before the work, where ``write_report`` of the same could not write."""
+    from collapsekit.records import NAME
+    from collapsekit.writable import check_folder
+
+    wanted = wanted_files(output, formats, to_stdout)
+    if wanted:
+        check_folder(output or OUTPUT, "--output", [*(f"report.{n}" for n in wanted), *([NAME] * ("json" in wanted))])
+    if figures is not None:
+        check_folder(figures, "--figures")
+
+
 def write_report(
     report: Report, output: Path | None, formats: list[Format] | None, to_stdout: bool, figures: Path | None
 ) -> list[Path]:
@@ -175,15 +197,13 @@ def write_report(
     from collapsekit.records import NAME
     from collapsekit.render import FORMATS
 
-    wanted = [f.value for f in formats or list(Format) if f is not Format.terminal]
-    if output is None and to_stdout:
-        wanted = []
+    wanted = wanted_files(output, formats, to_stdout)
     folder = output or OUTPUT
     written = []
     with locked(folder / NAME) if wanted else nullcontext():  # so that files of two diagnoses are not mixed
         if "json" in wanted and report.records is not None:  # before the report that names it
             written.append(write_atomic(folder / NAME, report.records))
-        written += [write_atomic(folder / f"report.{name}", FORMATS[name](report)) for name in dict.fromkeys(wanted)]
+        written += [write_atomic(folder / f"report.{name}", FORMATS[name](report)) for name in wanted]
     if figures is not None:
         from collapsekit.render.figures import save
 

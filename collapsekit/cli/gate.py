@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from collapsekit.cli.child import ROLES
-from collapsekit.cli.diagnose import OUTPUT, ProfileChoice, TrainingSeed, write_report
+from collapsekit.cli.diagnose import OUTPUT, ProfileChoice, TrainingSeed, check_outputs, write_report
 from collapsekit.cli.output import form_of, write
 from collapsekit.cli.terminal import (
     Ended,
@@ -98,8 +98,12 @@ def gate(
     from collapsekit.discovery import config_line, find_config
     from collapsekit.gate import gate as decide
     from collapsekit.gate.baseline import Baseline
+    from collapsekit.writable import check_file
 
     wanted = parse_formats(format_ or [])
+    for name, place in wanted:
+        if place is not None:
+            check_file(place, f"--format {name}={place}:")
     file, settled = _settled(config)
     ours, limits = settled.gate, _limits(settled.gate, watch, alpha, margin, effect)
     against = baseline or (settled.resolve(ours.baseline) if ours.baseline is not None else None)
@@ -115,8 +119,11 @@ def gate(
     }
     plain: dict[str, Any] = {"split": None, "device": "cpu", "seed": 0, "limit": None, "training_seed": None}
     plain |= {"profile": "standard", "plugins": [], "trust_pickle": None}
+    if situation is not Situation.auto and held is None:
+        raise ConfigError(f"--situation {situation.value} needs a baseline to compare with: name one with --baseline.")
     if report is None:
         need_working_directory()
+        check_outputs(output, None, False)
         ROLES.start_child()
         with progress(quiet) as shown:
             from collapsekit.probing import fault_code

@@ -27,12 +27,16 @@ def init(
 ) -> Ended:
     """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
     from collapsekit.checkpoint.read import read_checkpoint
+    from collapsekit.checkpoint.trusted import digest_named
     from collapsekit.files import locked, write_atomic
     from collapsekit.propose import config_text, propose
+    from collapsekit.writable import check_file
 
     _need_free(output, force)
     need_working_directory()
+    check_file(output, "--output")
     if trust_pickle is not None:
+        digest_named(trust_pickle)
         ROLES.start_child()
     read = read_checkpoint(checkpoint, trust=trust_pickle)
     shapes = {name: tuple(tensor.shape) for name, tensor in read.tensors.items()}

@@ -29,7 +29,12 @@ def report(
     from collapsekit.files import write_atomic
     from collapsekit.render import FORMATS, REPAIR_FORMATS
     from collapsekit.report import Report
+    from collapsekit.writable import check_file, check_folder
 
+    if output is not None:
+        check_file(output, "--output")
+    if figures is not None:
+        check_folder(figures, "--figures")
     read = _read(path)
     formats = FORMATS if isinstance(read, Report) else REPAIR_FORMATS
     told = ""

@@ -33,10 +33,11 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
             raise ConfigError(f"the gate's alpha is {self.alpha}, expected a level between 0 and 0.5, such as 0.05.")
-        for kind in (*self.watch, *self.margins, *self.effects):
-            if kind not in WATCHED:
-                near = did_you_mean(kind, WATCHED)
-                raise ConfigError(f"the gate cannot watch {kind!r}{near}: it knows {', '.join(WATCHED)}.")
+        for name, kinds in (("watch", self.watch), ("margin", self.margins), ("effect", self.effects)):
+            odd = next((kind for kind in kinds if kind not in WATCHED), None)
+            if odd is not None:
+                near = did_you_mean(odd, WATCHED)
+                raise ConfigError(f"the gate cannot watch {odd!r} ({name}){near}: it knows {', '.join(WATCHED)}.")
         for name, values in (("margin", self.margins), ("effect", self.effects)):
             wrong = next(((k, v) for k, v in values.items() if not 0 <= v < float("inf")), None)
             if wrong is not None:

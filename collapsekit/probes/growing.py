@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -43,6 +43,16 @@ class GrowingOptions(Options):
     """Options of the growing probe."""
 
     order: tuple[str, ...] = Field(default=(), description="modalities in the order added; default: strongest first")
+
+    def check_modalities(self, known: Sequence[str]) -> None:
+        wanted = self.order
+        for m in wanted:
+            if m not in known:
+                raise ConfigError(
+                    f"growing.order names {m!r}{did_you_mean(m, known)}: the model has {', '.join(known)}."
+                )
+        if wanted and (len(wanted) != len(known) or len(set(wanted)) < len(known)):
+            raise ConfigError(f"growing.order is {','.join(wanted)}: name each of {', '.join(known)} once.")
 
 
 @dataclass(frozen=True)
@@ -106,11 +116,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
 def _path(adapter: Adapter, features: Features, settings: Settings) -> _Path:
     """The order of the modalities: as asked, else by unimodal baselines where all have one, else by prefixes."""
     wanted, names = settings.own(GrowingOptions).order, features.modalities
-    for m in wanted:
-        if m not in names:
-            raise ConfigError(f"growing.order names {m!r}{did_you_mean(m, names)}: the model has {', '.join(names)}.")
-    if wanted and (len(wanted) != len(names) or len(set(wanted)) < len(names)):
-        raise ConfigError(f"growing.order is {','.join(wanted)}: name each of {', '.join(names)} once.")
+    settings.own(GrowingOptions).check_modalities(names)
     try:
         made = trained_alone(adapter, features, settings.of("prefix_gap", PrefixGapOptions), settings)
     except NumericsError as e:

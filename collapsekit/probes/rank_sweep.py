@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice, pairwise
@@ -61,6 +61,14 @@ class RankSweepOptions(Options):
             raise ValueError("needs at least two different values of β, finite and none negative")
         return value
 
+    def check_modalities(self, known: Sequence[str]) -> None:
+        if self.modality not in (None, "all", *known):
+            near = did_you_mean(str(self.modality), known)
+            raise ConfigError(
+                f"rank_sweep.modality is {self.modality!r}{near}: the model has {', '.join(known)}, and 'all' is all of "
+                "them."
+            )
+
 
 # At one β: every number by its name and, where it is about one, the modality; with each group left out.
 _Point = dict[tuple[str, str | None], tuple[float, list[float]]]
@@ -91,12 +99,7 @@ def chosen(adapter: Adapter, features: Features, options: RankSweepOptions, sett
     if wanted == "all":
         return features.modalities
     if wanted is not None:
-        if wanted not in features.modalities:
-            near = did_you_mean(wanted, features.modalities)
-            known = ", ".join(features.modalities)
-            raise ConfigError(
-                f"rank_sweep.modality is {wanted!r}{near}: the model has {known}, and 'all' is all of them."
-            )
+        options.check_modalities(features.modalities)
         return (wanted,)
     asked = settings.of("reliance", RelianceOptions)
     game = game_of(adapter, features, asked, settings)

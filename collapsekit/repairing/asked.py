@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from collapsekit import registry
 from collapsekit.adapter import Adapter
 from collapsekit.config import Config
-from collapsekit.errors import ConfigError, FaultError
+from collapsekit.errors import ConfigError, FaultError, did_you_mean
 from collapsekit.features import Features, extract
 from collapsekit.probing import warnings_of
 from collapsekit.readout import Fold
@@ -22,15 +23,20 @@ from collapsekit.registry import Options
 from collapsekit.repairing.recommend import kept_by
 from collapsekit.repairs.curves import summary_writer
 from collapsekit.repairs.sharded import need_shardable
-from collapsekit.repairs.stage import Job, Training
+from collapsekit.repairs.stage import Job, Training, trainable_of
 from collapsekit.repairs.warm import ENOUGH
 from collapsekit.report import Report
+from collapsekit.request import check_arguments, check_data, check_modalities, check_named, check_parts, known_sizes
 from collapsekit.run import build_adapter, diagnose, settle_config
 from collapsekit.settings import Profile, Progress
 from collapsekit.task import Task, make_task
 from collapsekit.training import in_full
 from collapsekit.world import current
+from collapsekit.writable import check_folder
 
+FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on
+# How the command line calls what is called otherwise there.
+FLAGS = {"rate": "--lr", "batch": "--batch-size", "weight_decay": "--weight-decay"}
 LITTLE = 0.05  # of the prior loss: under that an encoder trained alone gains nothing worth catching up on
 
 
@@ -123,7 +129,8 @@ def make_asked(
     tensorboard: str | Path | None = None,
 ) -> Asked:
     """The config found, plugins loaded, settings checked; ``tensorboard``: a folder for training's curves; other keywords
-    as for diagnose. Raises ConfigError."""
+    as for diagnose. Raises CollapsekitError."""
+    check_arguments(locals())
     told = _Once(progress or Progress())
     settled = settle_config(config, checkpoint, told, "repair")
     _need_judge(settled)
@@ -134,7 +141,9 @@ def make_asked(
     need_shardable(how, device, current())
     curves = None if tensorboard is None else Path(tensorboard)
     if curves is not None:
-        summary_writer()  # before anything is diagnosed
+        summary_writer()
+        current().once(partial(check_folder, curves, "--tensorboard"))
+    _check_data(settled)
     return Asked(checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told, curves)
 
 
@@ -146,6 +155,30 @@ def _need_judge(config: Config) -> None:
             f"a repair is judged by the credit a balanced reference gives each modality, and for task {task.name!r} there "
             "is none: it works for classification, multilabel and regression."
         )
+
+
+def _check_data(config: Config) -> None:
+    """Raises CollapsekitError where the splits and arrays that a repair reads are known not to be there."""
+    task = check_parts(config, live=False)
+    there = known_sizes(config, None)
+    if there is not None:
+        check_data(config, task, there, [*FITTED, *(["test"] if "test" in there else [])])
+
+
+def check_asked(asked: Asked, modalities: Sequence[str] | None, options: Collection[Options]) -> Adapter:
+    """Whom to repair, what to freeze and the methods' options, against the config, then the model as the checkpoint has it;
+    no example is read. Raises CollapsekitError."""
+    names = modalities or ()
+    check_modalities(options, asked.config)
+    if asked.config.adapter == "module":
+        check_named(names, tuple(asked.config.modalities))
+    adapter = asked.adapter()
+    check_modalities(options, asked.config, adapter.modalities)
+    check_named(names, adapter.modalities)
+    for split in FITTED:
+        adapter.source.need(split)
+    trainable_of(adapter.model, asked.training)
+    return adapter
 
 
 def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, str]:
@@ -163,10 +196,8 @@ def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, 
 
 
 def _fold(adapter: Adapter, asked: Asked) -> tuple[Fold, str]:
-    """Training and deciding examples, and a digest of both. Raises ConfigError where a split is missing."""
-    for split in ("train", "val"):
-        adapter.source.need(split)
-    train_, val = (_features(adapter, split, asked) for split in ("train", "val"))
+    """Training and deciding examples, and a digest of both."""
+    train_, val = (_features(adapter, split, asked) for split in FITTED)
     width = adapter.task.expect(val.outputs[:1])[0].numel()
     at = Fold(train_, torch.arange(len(train_)), val, torch.arange(len(val)), width)
     return at, hashlib.sha256(f"{train_.digest} {val.digest}".encode()).hexdigest()
@@ -188,7 +219,12 @@ def check_training(given: Mapping[str, Any]) -> Training:
     except ValidationError as e:
         first = e.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "?"
-        raise ConfigError(f"training setting {name!r}: {first['msg']}, found {given.get(name)!r}.") from None
+        if first["type"] == "extra_forbidden":
+            known = list(Training.model_fields)
+            near = did_you_mean(name, known)
+            raise ConfigError(f"there is no training setting {name!r}{near}: {', '.join(known)}.") from None
+        flag = f" ({FLAGS[name]})" if name in FLAGS else ""
+        raise ConfigError(f"training setting {name!r}{flag}: {first['msg']}, found {given.get(name)!r}.") from None
 
 
 def check_method_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:

@@ -11,26 +11,29 @@ import collapsekit
 from collapsekit import registry
 from collapsekit.adapter.build import random_state_kept
 from collapsekit.config import Config
-from collapsekit.errors import ConfigError, NothingEvaluatedError, did_you_mean
+from collapsekit.errors import ConfigError, NothingEvaluatedError
 from collapsekit.files import is_file, locked, write_atomic
 from collapsekit.process_state import process_state_kept
 from collapsekit.registry import Options
 from collapsekit.repair_report import FILE, WEIGHTS, LossCurve, RepairReport
-from collapsekit.repairing.asked import Asked, check_method_options, make_asked, make_job
+from collapsekit.repairing.asked import Asked, check_asked, check_method_options, make_asked, make_job
 from collapsekit.repairing.recommend import recommend
 from collapsekit.repairs.accept import beats, metric_check, score_check, still_used_check
 from collapsekit.repairs.behaviour import behaviour_of
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.loop import train
-from collapsekit.repairs.reckon import reckon
+from collapsekit.repairs.reckon import reckon, reckon_files
 from collapsekit.repairs.snapshots import Snapshots
 from collapsekit.repairs.stage import held_expectations
 from collapsekit.report import Report
+from collapsekit.request import check_arguments, check_named
 from collapsekit.user_code import no_exit
 from collapsekit.world import current
+from collapsekit.writable import check_folder, check_room
 
 CONTROL = "finetune"
 SNAPSHOTS = "snapshots"
+SHOWN = ("repair.md", "repair.html")  # what the command line writes besides
 DECIDING = ("utilisation", "prefix_gap")  # the probes that say whom to repair, and whether it helped
 WEAK = ("collapsed", "underused")
 
@@ -64,11 +67,16 @@ def repair(
     The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend, FaultError where an error of
     ours ended a probe that the repair is decided by; of another probe the reports in ``repair.json`` say so.
     """
+    check_arguments({k: v for k, v in locals().items() if k not in ("training", "method", "same")})
     asked = make_asked(checkpoint, config, training, **same)
     named, every = _named(method), check_method_options(options or {})
     folder = Path(output)
     with _alone_in(folder):
         current().once(lambda: _free(folder, resume=resume, force=force))
+        adapter = check_asked(asked, modalities, every.values())
+        size = reckon_files(adapter.model, asked.training, 1 + (control and named != (CONTROL,)))
+        del adapter
+        current().once(lambda: check_room(folder, size - _taken(folder), "the repair"))
         before = asked.decide(None, "val", DECIDING)
         weak = _whom(before, modalities)
         chosen, why = (named, None) if named is not None else recommend(before, weak)
@@ -121,8 +129,10 @@ def plan(
     **same: Any,
 ) -> list[str]:
     """What :func:`repair` of the same arguments would train, and what that takes, in sentences; nothing is written."""
+    check_arguments({"modalities": modalities, "options": options})
     asked = make_asked(checkpoint, config, training, **same)
     named, every = _named(method), check_method_options(options or {})
+    check_asked(asked, modalities, every.values())
     before = asked.decide(None, "val", DECIDING)
     weak = _whom(before, modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
@@ -253,7 +263,9 @@ def _summary(
 
 
 def _free(folder: Path, *, resume: bool, force: bool) -> None:
-    """Raises ConfigError where the folder is in use; with ``force``, an unfinished repair in it is removed."""
+    """Raises ConfigError where the folder is in use or cannot be written; with ``force``, an unfinished repair in it is
+    removed."""
+    check_folder(folder, "--output", (WEIGHTS, FILE, *SHOWN))
     unfinished = (folder / SNAPSHOTS).is_dir()
     there = [name for name in (WEIGHTS, FILE) if is_file(folder / name)]
     if there and not force and not (resume and unfinished):  # ended while it was being written
@@ -267,12 +279,15 @@ def _free(folder: Path, *, resume: bool, force: bool) -> None:
             Snapshots(part, {}).clear()
 
 
+def _taken(folder: Path) -> int:
+    """Bytes of snapshots that are there, and will be replaced."""
+    return sum(f.stat().st_size for f in (folder / SNAPSHOTS).rglob("*") if is_file(f))
+
+
 def _whom(before: Report, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """The modalities to repair. Raises ConfigError for unknown names, NothingEvaluatedError where there are none."""
     known = before.subject.modalities
-    for name in wanted or ():
-        if name not in known:
-            raise ConfigError(f"there is no modality {name!r}{did_you_mean(name, known)}: {', '.join(known)}.")
+    check_named(wanted or (), known)
     weak = tuple(m for m in known if (m in wanted if wanted else before.modalities[m].verdict in WEAK))
     if not weak:
         raise NothingEvaluatedError(

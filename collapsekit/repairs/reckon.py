@@ -6,15 +6,18 @@ import math
 import time
 
 import torch
+from torch import nn
 
 from collapsekit.adapter.preserve import model_kept
-from collapsekit.repairs.stage import Job, Stage, Step
+from collapsekit.repairs.stage import Job, Stage, Step, Training, trainable_of
 from collapsekit.world import current
 
 _STEPS = 3  # timed, after one that is not
 # Copies of what is trained: the weights, their gradients, AdamW's two moments or SGD's momentum, the best epoch's weights,
 # and weights and moments of the last good state.
 _COPIES = {"adamw": 8, "sgd": 6}
+_MOMENTS = {"adamw": 2, "sgd": 1}
+_KEPT = 2  # snapshots of a run
 
 
 def reckon(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str]:
@@ -50,6 +53,15 @@ def reckon(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str
         f"A batch takes {seconds * 1000:.1f} ms here, an epoch of {batches} batches {seconds * batches:.1f} s; at most "
         f"{epochs} epochs of this stage, {seconds * batches * epochs:.0f} s.",
     ]
+
+
+def reckon_files(model: nn.Module, how: Training, runs: int) -> int:
+    """Bytes on disk that a repair may come to: of the run that is in training the snapshots that are kept and the one being
+    written, of the run before it what it ended with, and the weights."""
+    whole = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, torch.Tensor))
+    trained = sum(p.numel() * p.element_size() for p in trainable_of(model, how))
+    snapshot = 2 * whole + _MOMENTS[how.optimizer] * trained  # weights now, the best epoch's, the optimiser's moments
+    return (_KEPT + 1) * snapshot + (runs - 1) * (snapshot + whole) + whole
 
 
 def _a_batch(stage: Stage, job: Job) -> float:

@@ -3,7 +3,7 @@ of another's, and the whole model is trained on with that in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +42,12 @@ class RtfOptions(Options):
     fresh_fusion: Fresh = Field("auto", description=WHETHER.format("collapsed or underused"))
     drop: float = Field(0.1, ge=0, lt=1, description=DROP)
     warm_up: Warm = Field("auto", description=WARM)
+
+    def check_modalities(self, known: Sequence[str]) -> None:
+        if self.giver is not None and self.giver not in known:
+            raise ConfigError(
+                f"rtf.giver names {self.giver!r}{did_you_mean(self.giver, known)}: known are {', '.join(known)}."
+            )
 
 
 @repair(
@@ -82,10 +88,7 @@ def rtf(job: Job) -> Iterator[Stage]:
 def givers_of(job: Job, options: RtfOptions) -> dict[str, str]:
     """Who gives to each receiving modality. Raises ConfigError for a giver that is none."""
     modalities, named = job.adapter.modalities, options.giver
-    if named is not None and named not in modalities:
-        raise ConfigError(
-            f"rtf.giver names {named!r}{did_you_mean(named, modalities)}: known are {', '.join(modalities)}."
-        )
+    options.check_modalities(modalities)
     receivers = [m for m in modalities if options.receivers == "all" or m in job.weak]
     return {
         m: named

@@ -117,20 +117,29 @@ class Job:
 
     def trainable(self) -> list[nn.Parameter]:
         """Parameters of the model that may change. Raises ConfigError where ``freeze`` leaves none."""
-        model = self.adapter.model
-        frozen = {id(p) for module in self.frozen() for p in module.parameters()}
-        found = [p for p in model.parameters() if p.requires_grad and p.is_floating_point() and id(p) not in frozen]
-        if not found:
-            raise ConfigError("nothing is left to train: the model has no weights that --freeze does not name.")
-        return found
+        return trainable_of(self.adapter.model, self.training)
 
     def frozen(self) -> list[nn.Module]:
         """The submodules that stay as they are. Raises ConfigError where there is none of a name."""
-        return [find_submodule(self.adapter.model, path, "--freeze") for path in self.training.freeze]
+        return frozen_of(self.adapter.model, self.training)
 
     def held_loss(self) -> float:
         """The task's loss on the held-out examples: of a softmax of the model's outputs, or the like."""
         return held_task_loss(self, lambda live: live.outputs)
+
+
+def trainable_of(model: nn.Module, how: Training) -> list[nn.Parameter]:
+    """Parameters of a model that may change. Raises ConfigError where ``freeze`` leaves none."""
+    frozen = {id(p) for module in frozen_of(model, how) for p in module.parameters()}
+    found = [p for p in model.parameters() if p.requires_grad and p.is_floating_point() and id(p) not in frozen]
+    if not found:
+        raise ConfigError("nothing is left to train: the model has no weights that --freeze does not name.")
+    return found
+
+
+def frozen_of(model: nn.Module, how: Training) -> list[nn.Module]:
+    """Submodules of a model that stay as they are. Raises ConfigError where there is none of a name."""
+    return [find_submodule(model, path, "--freeze") for path in how.freeze]
 
 
 def finishing(job: Job, parameters: list[nn.Parameter]) -> Stage:
