@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from collapsekit import registry
 from collapsekit.adapter import Adapter, ModuleAdapter
 from collapsekit.adapter.build import random_state_kept
 from collapsekit.adapter.live import run_plainly, unwrapped
-from collapsekit.adapter.preserve import as_written, model_kept
+from collapsekit.adapter.preserve import model_kept
 from collapsekit.baseline_cache import cache_folder, private_folder
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.command_line import command_line
@@ -96,19 +96,8 @@ def diagnose(
         settled.need_subsets()
     all_options = check_options(options or {})
     check_diagnosis(settled, source, chosen, all_options.values(), given)
-    with random_state_kept(), contextlib.ExitStack() as stack:
-        if model is not None:
-            stack.enter_context(model_kept(model))
-        adapter = build_adapter(
-            settled, checkpoint, model=model, source=source, device=device, seed=seed, trust=trust_pickle
-        )
-        if model is None:
-            stack.enter_context(model_kept(adapter.model))
-        stack.callback(adapter.steady)  # before the rest of the model is put back
-        stack.enter_context(as_written())
-        stack.enter_context(run_plainly())
+    with _opened(settled, checkpoint, source, given) as adapter:
         check_modalities(all_options.values(), settled, adapter.modalities)
-        stack.enter_context(threads_for(0))  # what is worth more says so
         where = _split(adapter.source, split)
         if said := _how_read(adapter.checkpoint).get("checkpoint"):
             progress.note(said)
@@ -136,6 +125,32 @@ def diagnose(
     }
     warnings = (*features.warnings, *repeated(features), *process_warnings(), *warnings_of(results))
     return _report(subject, results, settings, settled.file, warnings).with_records(records)
+
+
+@contextlib.contextmanager
+def _opened(
+    config: Config, checkpoint: str | Path | None, source: Source | None, given: Mapping[str, Any]
+) -> Iterator[Adapter]:
+    """The model with its weights, all of which is given back as it was found."""
+    model, seed = given["model"], given["seed"]
+    with random_state_kept(), contextlib.ExitStack() as stack:
+        if model is not None:
+            stack.enter_context(model_kept(model))
+        adapter = build_adapter(
+            config,
+            checkpoint,
+            model=model,
+            source=source,
+            device=given["device"],
+            seed=seed,
+            trust=given["trust_pickle"],
+        )
+        if model is None:
+            stack.enter_context(model_kept(adapter.model))
+        stack.callback(adapter.steady)  # before the rest of the model is put back
+        stack.enter_context(run_plainly())
+        stack.enter_context(threads_for(0))  # what is worth more says so
+        yield adapter
 
 
 def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Progress) -> Path | None:

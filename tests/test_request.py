@@ -260,7 +260,9 @@ def test_what_a_repair_may_take_is_never_less_than_it_takes(tmp_path: Path, monk
         job = making.make_job(making.make_model(widths), widths=widths, method=method, epochs=1)
         said = reckon_files(job.adapter.model, job.training, 1)
         making.run(job, tmp_path / method, method=method)
-        assert 0 < max(largest.values()) <= said + 50_000, method  # headers, and what a method adds to so small a model
+        assert 0 < max(largest.values()) <= said + 100_000, (
+            method
+        )  # headers, and twice what a method adds to so small a model
         largest.clear()
 
 

@@ -54,16 +54,6 @@ def model_kept(model: nn.Module) -> Iterator[None]:
             found.put_back()
 
 
-@contextmanager
-def as_written() -> Iterator[None]:
-    """What torch.compile compiled runs uncompiled meanwhile: compiled code does not see hooks that came after it."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to ask for it takes a second
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
 class _Found:
     """What was found, and how to put it back."""
 
