@@ -178,6 +178,8 @@ class _Stack:
                 raise _UnlikeError("its forward puts new tensors in the place of its buffers")
             return out
 
+        # Once for all settings; their factors lie on the device as well.
+        recorded = {m: tuple(t.to(self.twin.device) for t in r) for m, r in recorded.items()}
         # "same": a dropout mask is drawn once for all settings, as each would draw it after the same seed.
         given = {k: self._turned(k, t) for k, t in self.tensors.items()}
         found: Tensor = vmap(one, randomness="same")(given, self.factors[self.active])

@@ -153,7 +153,7 @@ def make_project(folder: Path, kind: str, task: str = "classification") -> dict[
     """Data and a checkpoint in ``folder``, and the config that describes them. The last modality was shuffled in most of
     the training, so that there is something to repair."""
     folder.mkdir(parents=True, exist_ok=True)
-    outputs, views = (2 if task == "regression" else CLASSES), list(KINDS[kind])
+    outputs, views = {"regression": 2, "contrastive": 4}.get(task, CLASSES), list(KINDS[kind])
     data = make_data(kind, task)
     save_file({k: v.contiguous() for k, v in data.items()}, folder / "data.safetensors")
     views_of = {"ckpt.pt": views, **({"ab.pt": views[:2]} if kind == "linear" else {})}

@@ -109,6 +109,10 @@ class OnDevice(torch.Tensor):
         to_cpu = "device" in kwargs and kwargs["device"] is not None and torch.device(kwargs["device"]).type == "cpu"
         with _drawing() if torch.Tag.nondeterministic_seeded in func.tags else nullcontext():
             out = func(*tree_map(_raw, args), **tree_map(_raw, kwargs))
+        if func._schema.is_mutable and any(
+            x.raw.shape != x.shape for x in tree_leaves((args, kwargs)) if isinstance(x, cls)
+        ):
+            raise NotImplementedError(f"{name} has changed a tensor's size, which the stand-in cannot follow")
         if name.endswith("_") and isinstance(args[0], cls) and isinstance(out, Tensor):
             return args[0]
         return out if to_cpu else tree_map(_wrapped, out)
@@ -168,13 +172,17 @@ def _refuse_mixing(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[st
         raise RuntimeError(f"{name}: expected a {NAME!r} device type for generator but found 'cpu'")
 
 
+def _uploaded(x: Tensor) -> OnDevice:
+    COUNTED[UP] += 1
+    return OnDevice(x.detach().clone())
+
+
 class _Upload(torch.autograd.Function):
     """A copy of a tensor of the CPU on the device, gradient passed back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        COUNTED[UP] += 1
-        return OnDevice(x.detach().clone())
+        return _uploaded(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
@@ -200,7 +208,10 @@ def _tensor_to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     device, dtype = _asked(args, kwargs)
     if not _is_ours(device):
         return _to(self, *args, **kwargs)
-    x = self if isinstance(self, OnDevice) else _Upload.apply(self)
+    x = self
+    if self.device.type != NAME:
+        # Not through autograd where there is nothing for it: functorch's transforms do not take such functions.
+        x = _Upload.apply(self) if self.requires_grad and torch.is_grad_enabled() else _uploaded(self)
     return x if dtype is None or dtype == x.dtype else _to(x, dtype)
 
 
@@ -251,9 +262,21 @@ def install() -> None:
 
     library.impl("empty_strided", strided, "PrivateUse1")
     library.impl("_copy_from", copy_from, "PrivateUse1")
+    for name, make in _factories().items():
+        library.impl(name, make, "PrivateUse1")
     torch.Tensor.to = _tensor_to  # type: ignore[method-assign,assignment]
     nn.Module.to = _module_to  # type: ignore[method-assign,assignment]
     _kept.append(library)
+
+
+def _factories() -> dict[str, Any]:
+    """What torch makes of an empty tensor that grows, as these cannot."""
+
+    def plain(make: Any) -> Any:
+        return lambda *args, dtype=None, layout=None, device=None, pin_memory=None: OnDevice(make(*args, dtype=dtype))
+
+    found = {name: plain(torch.arange) for name in ("arange", "arange.start", "arange.start_step")}
+    return found | {"linspace": plain(torch.linspace), "eye": plain(torch.eye), "eye.m": plain(torch.eye)}
 
 
 _kept: list[Any] = []  # a library's kernels go when it goes
