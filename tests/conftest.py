@@ -14,6 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 from typer.main import get_command
 
 from tests.problems import Problem, make_problem
@@ -50,6 +51,10 @@ def _no_waiting() -> Iterator[None]:
                 patch.setattr(device, "manual_seed_all", lambda _seed: None)
         yield
 
+
+# A busy machine takes longer for an example: what has a limit counts the seconds it computes.
+settings.register_profile("collapsekit", deadline=None)
+settings.load_profile("collapsekit")
 
 # Small problems on a shared machine: more threads only wait for one another.
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 SECONDS = 10.0  # of computing, a file
-WAITING = 12  # times as long by the clock: a busy machine computes that much more slowly, and one that waits for ever ends
+WAITING = 12  # times as long by the clock: a busy machine is that much slower, and one that waits for ever ends
 GIGABYTE = 1 << 20  # in units of ru_maxrss, KiB
 
 _TOLD = ("exec", "compile", "import", "open", "pickle.find_class", "code.__new__", "function.__new__", "builtins.input")
