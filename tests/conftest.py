@@ -16,6 +16,7 @@ os.environ.setdefault("COLLAPSEKIT_RAISE", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 from typer.main import get_command
 
 from tests.problems import Problem, make_problem
@@ -58,6 +59,9 @@ def _no_config_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What looks for a config from a test's folder upwards stops at the tests' own: as at a repository's root."""
     (tmp_path_factory.getbasetemp() / ".git").touch()
 
+# A busy machine takes longer for an example: what has a limit counts the seconds it computes.
+settings.register_profile("collapsekit", deadline=None)
+settings.load_profile("collapsekit")
 
 # Small problems on a shared machine: more threads only wait for one another.
 torch.set_num_threads(1)

@@ -199,7 +199,7 @@ def message(text: str) -> None:
     from collapsekit.render.sanitize import clean
 
     lines = [clean(line, limit=4000) for line in text.splitlines()]
-    if sys.stderr is not None:
+    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):  # a user's function may have closed it
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
 
