@@ -33,7 +33,9 @@ _DIGEST_IS = (
 
 def _no_text(value: Any) -> Any:
     if isinstance(value, bool | str | bytes):
-        raise ValueError(f"a number was expected, found {shown(json.dumps(value, default=str), 40)}")
+        raise ValueError(
+            f"a number was expected, found {shown(str(value) if isinstance(value, bool) else repr(value), 40)}"
+        )
     return value
 
 
@@ -210,7 +212,7 @@ def _check_digest(raw: Mapping[str, Any], origin: str) -> None:
 
 def _of_this_version(kind: type[Contract], raw: dict[str, Any]) -> dict[str, Any]:
     """A file of an earlier version as one of this: what came later keeps its default."""
-    copy: dict[str, Any] = json.loads(json.dumps(raw))
+    copy: dict[str, Any] = json.loads(json.dumps(raw, allow_nan=False))
     for _, part in [("", copy), *_inner(kind, copy)]:
         part["schema_version"] = SCHEMA_VERSION
     return copy

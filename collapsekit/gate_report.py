@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from collapsekit.contract import Contract, Frozen, Interval, Number, Positive, Share, read_json
 from collapsekit.errors import RefusedError
+from collapsekit.invariants.of_gate import gate_contradiction
 from collapsekit.report import ModalityState, OverallState, Subject
 
 State = Literal["passed", "failed", "inconclusive"]
@@ -75,7 +76,7 @@ class GateReport(Contract):
 
     def contradiction(self) -> str | None:
         """See :meth:`Contract.contradiction`."""
-        return None
+        return gate_contradiction(self)
 
     @classmethod
     def load(cls, path: str | Path) -> GateReport:

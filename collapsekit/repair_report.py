@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from collapsekit.contract import Contract, Count, Flag, Frozen, Interval, Number
 from collapsekit.errors import RefusedError
 from collapsekit.files import is_file
+from collapsekit.invariants.of_repair import repair_contradiction
 from collapsekit.report import Report, Result
 
 FILE = "repair.json"
@@ -147,4 +148,4 @@ class RepairReport(Contract):
 
     def contradiction(self) -> str | None:
         """See :meth:`Contract.contradiction`."""
-        return None
+        return repair_contradiction(self)

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, PrivateAttr
 
 from collapsekit.contract import Contract, Interval, Number
+from collapsekit.invariants.of_report import report_contradiction
 from collapsekit.report_parts import (
     Curve,
     Judged,
@@ -67,7 +68,7 @@ class Report(Contract):
 
     def contradiction(self) -> str | None:
         """See :meth:`Contract.contradiction`."""
-        return None
+        return report_contradiction(self)
 
 
 __all__ = [

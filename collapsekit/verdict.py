@@ -8,9 +8,10 @@ the ratio reaches USED, underused between.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from collapsekit.report import Interval, ModalityState, ModalityVerdict, OverallState, Result
+from collapsekit.contract import Interval
+from collapsekit.report_parts import ModalityState, ModalityVerdict, OverallState, Result
 
 COLLAPSED = 0.15  # utilisation ratio under which the model is said not to use a modality
 USED = 0.4  # utilisation ratio from which the model is said to use it
@@ -20,6 +21,13 @@ TWICE = 2.0  # the ratio is given up to this
 KEPT = 0.7  # part of what its encoder can learn alone from which a collapsed modality is said to be lost later
 DECIDING = ("reliance", "utilisation")  # probes without which there is no verdict that could pass
 SHARE = 0.02  # share of all credit under which a modality that says nothing alone counts as not used
+# Words of a summary that say what follows for the whole.
+IGNORES = "The model ignores "
+UNDECIDED = "The evidence does not decide about "
+EVERY = "The model uses every modality."
+NONE_IGNORED = "no modality is ignored."
+NOT_ASKED = "No verdict was asked for"
+GUESSES = "As a whole it predicts no better than a constant guess."
 
 
 class _Evidence:
@@ -52,12 +60,12 @@ def judge(
     ended = dict.fromkeys(r.probe for r in known if r.error is not None and r.probe in DECIDING)
     if ended:
         each = {m: _undecided(v, m, " and ".join(ended)) for m, v in each.items()}
-    overall = _overall([v.verdict for v in each.values()])
+    overall = overall_of([v.verdict for v in each.values()])
     summary = _summary(overall, each)
     if not ended and not {"utilisation.credit", "reliance.shapley"} & {r.name for r in known}:
-        summary = "No verdict was asked for: neither reliance nor utilisation ran."
+        summary = f"{NOT_ASKED}: neither reliance nor utilisation ran."
     elif _no_better_than_guessing(known):
-        summary += " As a whole it predicts no better than a constant guess."
+        summary += f" {GUESSES}"
     return overall, summary, each
 
 
@@ -77,7 +85,8 @@ def _no_better_than_guessing(results: Sequence[Result]) -> bool:
     return loss is not None and prior is not None and loss >= prior
 
 
-def _overall(states: Sequence[ModalityState]) -> OverallState:
+def overall_of(states: Sequence[ModalityState]) -> OverallState:
+    """The verdict of the whole, from those of its modalities."""
     if "collapsed" in states:
         return "collapsed"
     return "inconclusive" if "inconclusive" in states else "healthy"
@@ -90,13 +99,28 @@ def _summary(overall: OverallState, each: dict[str, ModalityVerdict]) -> str:
     if overall == "collapsed":
         rest = f" It underuses {listed('underused')}." if listed("underused") else ""
         carry = "carry" if [v.verdict for v in each.values()].count("collapsed") > 1 else "carries"
-        return f"The model ignores {listed('collapsed')}, which {carry} label information.{rest}"
+        return f"{IGNORES}{listed('collapsed')}, which {carry} label information.{rest}"
     if overall == "inconclusive":
-        return f"The evidence does not decide about {listed('inconclusive')}: see what would under its reason."
+        return f"{UNDECIDED}{listed('inconclusive')}: see what would under its reason."
     said = [f"underuses {listed('underused')}"] if listed("underused") else []
     if listed("uninformative"):
         said.append(f"leaves out {listed('uninformative')}, which says nothing about the label")
-    return f"The model {' and '.join(said)}; no modality is ignored." if said else "The model uses every modality."
+    return f"The model {' and '.join(said)}; {NONE_IGNORED}" if said else EVERY
+
+
+def misstatement(summary: str, right: str, each: Mapping[str, ModalityVerdict]) -> str | None:
+    """What a summary says of the whole, in words of ours, that the ``right`` one does not say; None where there is nothing.
+
+    Other words are let through, as another release may have put them otherwise.
+    """
+    for words in (IGNORES, UNDECIDED, EVERY, NONE_IGNORED, NOT_ASKED, GUESSES):
+        if words in summary and words not in right:
+            return words.strip()
+    for words, state, end in ((IGNORES, "collapsed", ","), (UNDECIDED, "inconclusive", ":")):
+        named = words + ", ".join(m for m, v in each.items() if v.verdict == state) + end
+        if words in summary and named not in summary:
+            return words.strip()
+    return None
 
 
 def _judge_one(found: _Evidence, name: str, modalities: Sequence[str], metric: str) -> ModalityVerdict:

@@ -32,13 +32,19 @@ def _report(results: tuple[Result, ...] = (), name: str = "a") -> Report:
         examples=3,
         seed=0,
     )
-    verdicts = {m: ModalityVerdict(verdict="used", score=0.0, reason="r") for m in subject.modalities}
+    verdicts = {m: ModalityVerdict(verdict="inconclusive", score=None, reason="r") for m in subject.modalities}
     return Report(
-        collapsekit="0", subject=subject, verdict="healthy", summary="s", modalities=verdicts, results=results
+        collapsekit="0", subject=subject, verdict="inconclusive", summary="s", modalities=verdicts, results=results
     )
 
 
-@given(value=numbers, width=st.floats(0, 1e6), name=text, definition=text, curve=st.lists(numbers, max_size=4))
+@given(
+    value=numbers,
+    width=st.floats(0, 1e6),
+    name=text.filter(lambda t: t.strip() != ""),
+    definition=text,
+    curve=st.lists(numbers, max_size=4),
+)
 def test_json_both_ways(value: float, width: float, name: str, definition: str, curve: list[float]) -> None:
     line = Curve(x=tuple(range(len(curve))), y=tuple(curve), x_label="x", y_label="y")
     low = value - width if math.isfinite(value - width) else value
@@ -318,8 +324,8 @@ def test_the_command_refuses_what_is_no_report(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "deep").write_text("[" * 200_000)
     (tmp_path / "empty").write_bytes(b"")
-    (tmp_path / "name").write_text(WHOLE.to_json().replace('"used"', '"\x1b[31m\\u001b[/x]::error::"'))
-    (tmp_path / "odd").write_text(WHOLE.to_json().replace('"used"', '"\\u001b[31m[/x]\\n::error::gone"'))
+    (tmp_path / "name").write_text(WHOLE.to_json().replace('"inconclusive"', '"\x1b[31m\\u001b[/x]::error::"'))
+    (tmp_path / "odd").write_text(WHOLE.to_json().replace('"inconclusive"', '"\\u001b[31m[/x]\\n::error::gone"'))
     (tmp_path / "key").write_text(WHOLE.to_json().replace('"reason"', '"\\u001b[31m[/x]\\n::error::gone"'))
     for name, code in {
         **dict.fromkeys(("pipe", "loop", "deep", "empty", "name", "odd", "key", "/dev/null"), 3),

@@ -244,7 +244,7 @@ def test_the_report_alone_gives_the_same_verdicts(kept: list[bool]) -> None:
     overall, summary, each = judge(results, ("a", "b"), "accuracy")
     subject = Subject(
         checkpoint="c",
-        sha256="0",
+        sha256="0" * 64,
         modalities=("a", "b"),
         task="classification",
         metric="accuracy",

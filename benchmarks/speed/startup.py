@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROUNDS = 20
 MODALITIES = ("pix", "fou", "zer", "kar")
@@ -75,7 +76,10 @@ def _environment() -> dict[str, str]:
 
 def make_report(folder: Path) -> Path:
     """A report as long as the demo's, made up."""
-    from collapsekit.report import ModalityVerdict, Report, Result, Subject
+    from collapsekit.report import Report, Result, Subject
+    from collapsekit.verdict import judge
+
+    cited: dict[str, Any] = {"probe": "reliance", "definition": "made up", "source": "made up"}
 
     results = [
         Result(
@@ -92,7 +96,8 @@ def make_report(folder: Path) -> Path:
         for i in range(6)
         for modality in (None, *MODALITIES)
     ]
-    verdict = ModalityVerdict(verdict="used", score=0.1, interval=(0.05, 0.2), reason="Made up.")
+    results += [Result(name="reliance.shapley", value=1.0, modality=m, **cited) for m in MODALITIES]
+    overall, summary, verdicts = judge(results, MODALITIES, "accuracy")
     made = Report(
         collapsekit="0",
         subject=Subject(
@@ -105,9 +110,9 @@ def make_report(folder: Path) -> Path:
             examples=500,
             seed=0,
         ),
-        verdict="healthy",
-        summary="Made up.",
-        modalities=dict.fromkeys(MODALITIES, verdict),
+        verdict=overall,
+        summary=summary,
+        modalities=verdicts,
         results=tuple(results),
         settings={},
         environment={},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import collapsekit
@@ -16,9 +15,8 @@ from collapsekit.compare.same import check_definitions, check_subjects, notes
 from collapsekit.compare.spread import mean, sd
 from collapsekit.compare.testing import Said, run_tests, test_notes, testing
 from collapsekit.errors import ConfigError
+from collapsekit.invariants.of_comparison import is_best
 from collapsekit.report import Report
-
-_TIE = 1e-12  # means that differ by rounding alone are equally good
 
 
 def compare(
@@ -89,7 +87,7 @@ def _row(key: Key, said: Said, tests: Mapping[tuple[Key, int], Test]) -> Row:
     values = [c.value for c in cells if c.value is not None]
     if better is not None and len(values) > 1:
         best = min(values) if better == "lower" else max(values)
-        cells = [c.model_copy(update={"best": _same(c.value, best)}) for c in cells]
+        cells = [c.model_copy(update={"best": is_best(c.value, best)}) for c in cells]
     return Row(
         part=key.part,
         name=key.name,
@@ -103,10 +101,6 @@ def _row(key: Key, said: Said, tests: Mapping[tuple[Key, int], Test]) -> Row:
         source=found.source,
         cells=tuple(cells),
     )
-
-
-def _same(value: float | None, best: float) -> bool:
-    return value is not None and math.isclose(value, best, rel_tol=_TIE, abs_tol=_TIE if abs(best) < 1 else 0.0)
 
 
 def _cell(key: Key, runs: Sequence[dict[Key, Found]], test: Test | None) -> Cell:

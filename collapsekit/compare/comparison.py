@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from collapsekit.contract import Contract, Count, Flag, Frozen, Interval, Number, Positive, Share, Whole
+from collapsekit.invariants.of_comparison import comparison_contradiction
 from collapsekit.report import ModalityState, OverallState
 
 Better = Literal["lower", "higher"]
@@ -112,4 +113,4 @@ class Comparison(Contract):
 
     def contradiction(self) -> str | None:
         """See :meth:`Contract.contradiction`."""
-        return None
+        return comparison_contradiction(self)

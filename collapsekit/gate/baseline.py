@@ -14,6 +14,7 @@ import collapsekit
 from collapsekit.contract import MOST_BYTES, Contract, Frozen, read_json
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.files import is_file
+from collapsekit.invariants.of_baseline import baseline_contradiction
 from collapsekit.records import Records, digest, load_records
 from collapsekit.report import Report
 
@@ -88,7 +89,7 @@ class Baseline(Contract):
 
     def contradiction(self) -> str | None:
         """See :meth:`Contract.contradiction`."""
-        return None
+        return baseline_contradiction(self, same_run)
 
 
 def seed_of(report: Report) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from collapsekit.invariants.of_repair import LEAST, MARGIN, metric_passes, score_passes
 from collapsekit.repair_report import Check
 from collapsekit.repairs.stage import Job
 from collapsekit.replay import leave_out_metric
@@ -13,8 +14,6 @@ from collapsekit.report import Report
 from collapsekit.stats.jackknife import interval
 
 LEVEL = 0.90  # two-sided, so 95 % one-sided
-MARGIN = 0.02  # of the metric: a larger loss is too much, however uncertain
-LEAST = 0.05  # by which a score has to fall
 UNKNOWN = "could not be had"
 
 
@@ -25,7 +24,7 @@ def metric_check(job: Job, before: Tensor, after: Tensor) -> Check:
     values = [leave_out_metric(task, expected, at.held_targets, groups) for expected in (before, after)]
     differences = (values[1] - values[0]).tolist()
     low, high = interval(differences[0], differences[1:], LEVEL)
-    passed = high >= 0 and differences[0] >= -MARGIN
+    passed = metric_passes(differences[0], (low, high))
     verdict = "not worse" if passed else "worse"
     return Check(
         name="metric",
@@ -49,7 +48,7 @@ def score_check(modality: str, before: Report, after: Report) -> Check:
     """The modality is ignored less than before."""
     old, new = before.modalities[modality].score, after.modalities[modality].score
     difference = new - old if old is not None and new is not None else None
-    passed = difference is not None and difference <= -LEAST
+    passed = score_passes(difference)
     shown = [UNKNOWN if value is None else f"{value:.2f}" for value in (old, new)]
     return Check(
         name=f"score.{modality}",

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from collapsekit.report import ModalityVerdict, Report, Result, Subject
+from collapsekit.report import Report, Result, Subject
+from collapsekit.verdict import judge
 
 NAMES = ("audio", "image")
 
@@ -40,19 +41,10 @@ def make(
     **subject: Any,
 ) -> Report:
     """A report whose modalities all have this score."""
-    state = "inconclusive" if score is None else ("collapsed" if score > 0.85 else "used")
-    verdicts = {
-        m: ModalityVerdict(
-            verdict=state,  # type: ignore[arg-type]
-            score=score,
-            interval=None if score is None else (score - 0.1, score + 0.1),
-            costs_now=0.02,
-            costs_if_missing={o: 0.1 * (i + 1) for i, o in enumerate(names) if o != m},
-            reason="made by hand",
-            evidence=("utilisation.ratio",),
-        )
-        for m in names
-    }
+    ratio, limits = (
+        (0.5, None) if score is not None and score <= 0.85 else (0.1, None if score is not None else (0.0, 0.5))
+    )
+    ends = None if score is None else (max(0.0, score - 0.1), min(1.0, score + 0.1))
     found = [
         result("reliance.full_metric", accuracy, unit="accuracy", interval=(accuracy - 0.05, accuracy + 0.05)),
         result("reliance.full_loss", 1 - accuracy, unit="nats"),
@@ -60,9 +52,21 @@ def make(
         result("spectrum.effective_rank", rank, unit="dimensions"),
         *(result("spectrum.effective_rank", rank - 1, m, unit="dimensions") for m in names),
         result("vif.median", vif, unit="times"),
-        result("utilisation.ratio", 0.5, names[0]),
+        result("utilisation.prior_loss", 2.0, unit="nats"),
+        *(result("utilisation.alone_gain", 1.0, m, unit="nats") for m in names),
+        *(result("utilisation.credit", ratio, m, unit="nats") for m in names),
+        *(result("utilisation.ratio", ratio, m, interval=limits) for m in names),
+        *(result("utilisation.score", score, m, interval=ends) for m in names if score is not None),
+        *(result("utilisation.costs_now", 0.02, m, unit="accuracy") for m in names),
+        *(
+            result("utilisation.costs_if_missing", 0.1 * (i + 1), m, versus=o, unit="accuracy")
+            for m in names
+            for i, o in enumerate(names)
+            if o != m
+        ),
         result("own.number", 7.0),
     ]
+    overall, _, verdicts = judge([*found, *results], tuple(names), "accuracy")
     kept: dict[str, Any] = {} if seed is None else {"training_seed": seed}
     kept |= {} if examples is None else {"examples": hashlib.sha256(examples.encode()).hexdigest()}
     about: dict[str, Any] = {
@@ -78,7 +82,7 @@ def make(
     return Report(
         collapsekit="0.1.0",
         subject=Subject(**{**about, **subject}),
-        verdict="collapsed" if state == "collapsed" else "healthy",
+        verdict=overall,
         summary="made by hand",
         modalities=verdicts,
         results=(*found, *results),

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from collapsekit.records import Records, digest
-from collapsekit.report import ModalityVerdict, Report, Result, Subject
+from collapsekit.report import Report, Result, Subject
 from collapsekit.stats.use import floor_of
+from collapsekit.verdict import judge
 
 PRIOR = 2.0
 NAMES = ("audio", "image")
@@ -47,33 +48,28 @@ def make_report(
     scores: Mapping[str, float | None] | None = None,
     content: str = "the examples",
 ) -> Report:
-    """A report of modalities with these uses; verdicts follow from them as in utilisation, roughly."""
+    """A report of modalities with these uses; verdicts follow from them, but for what ``verdict`` says of the whole."""
     uses = {"audio": 0.9, "image": 0.9} if uses is None else uses
-    e = floor_of(PRIOR)
+    e, drop = floor_of(PRIOR), accuracy - without
     found = [
         result("utilisation.prior_loss", PRIOR),
         result("reliance.full_metric", accuracy, interval=(accuracy - 0.05, accuracy + 0.05), unit="accuracy"),
         result("vif.mean", 4.2, interval=(3.9, 4.6)),
     ]
-    verdicts = {}
     for m, use in uses.items():
+        score = round(min(1.0, max(0.0, 1 - use)), 12) if scores is None else scores[m]
+        ends = None if score is None else (max(0.0, score - 0.1), min(1.0, score + 0.1))
         found += [
+            result("utilisation.alone_gain", 1.0, m),
+            result("utilisation.ratio", min(2.0, max(0.0, use)), m),
+            result("utilisation.score", score, m, interval=ends),
+            result("utilisation.costs_now", 0.02, m),
+            *(result("utilisation.costs_if_missing", 0.1, m, versus=o) for o in uses if o != m),
             result("utilisation.credit", use * (due + e) - e, m),
             result("utilisation.reference_credit", due, m),
-            result("reliance.leave_one_out_metric", accuracy - without, m, interval=(0.1, 0.2)),
+            result("reliance.leave_one_out_metric", drop, m, interval=(drop - 0.05, drop + 0.05)),
         ]
-        state = "collapsed" if use < 0.15 else ("underused" if use < 0.4 else "used")
-        score = round(min(1.0, max(0.0, 1 - use)), 12) if scores is None else scores[m]
-        others = {o: 0.1 for o in uses if o != m}
-        verdicts[m] = ModalityVerdict(
-            verdict=state,  # type: ignore[arg-type]
-            score=score,
-            interval=None if score is None else (max(0.0, score - 0.1), min(1.0, score + 0.1)),
-            costs_now=0.02,
-            costs_if_missing=others,
-            reason=f"{m} is {state}.",
-        )
-    states = [v.verdict for v in verdicts.values()]
+    overall, _, verdicts = judge([*found, *results], tuple(uses), "accuracy")
     data = None if records is None else records.to_bytes()
     settings: dict[str, Any] = {"examples": hashlib.sha256(content.encode()).hexdigest()}
     settings |= {} if training_seed is None else {"training_seed": training_seed}
@@ -90,7 +86,7 @@ def make_report(
             examples=examples,
             seed=0,
         ),
-        verdict=verdict or ("collapsed" if "collapsed" in states else "healthy"),  # type: ignore[arg-type]
+        verdict=verdict or overall,  # type: ignore[arg-type]
         summary="Made by hand.",
         modalities=verdicts,
         results=(*found, *results),

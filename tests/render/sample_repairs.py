@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sample_reports import make_report
+from sample_reports import make_report, verdicts_of
 
 from collapsekit.repair_report import BasisInsert, Check, ExchangeInsert, LossCurve, RepairReport
 from collapsekit.report import Curve, Report, Result
+from collapsekit.verdict import overall_of
 
 DEFINITION = "Made for a test, as a number <of> its & own."
 
@@ -24,7 +25,6 @@ def _more(names: tuple[str, ...], shift: float) -> list[Result]:
     """Results that the reports of :mod:`sample_reports` have none of: scores, missing modalities and noise."""
     found = []
     for i, n in enumerate(names):
-        found.append(_result("utilisation.score", 0.97 - shift if n == names[-1] else 0.04 + shift / 20, modality=n))
         levels = (0.0, 0.5, 1.0)
         line = Curve(
             x=levels, y=tuple(0.9 - 0.1 * i * x - shift * x / 9 for x in levels), x_label="level", y_label="accuracy"
@@ -55,14 +55,23 @@ def _changed(report: Report, names: tuple[str, ...], shift: float) -> Report:
         ends = None if r.interval is None else tuple(sorted(e * by for e in r.interval))
         return r.model_copy(update={"value": r.value * by, "interval": ends, "curve": curve})
 
-    results = (*map(moved, report.results), *_more(names, shift))
-    verdicts = dict(report.modalities)
-    if shift:
-        last = verdicts[names[-1]]
-        state = "used" if shift > 0.5 else "underused"
-        ends = (0.9 - shift, 1.0 - shift)
-        verdicts[names[-1]] = last.model_copy(update={"verdict": state, "score": 0.97 - shift, "interval": ends})
-    return report.model_copy(update={"results": results, "modalities": verdicts})
+    def judged(r: Result) -> Result:
+        """The numbers that verdicts are read from keep their bounds."""
+        last = r.modality == names[-1]
+        if r.name == "utilisation.score" and r.value is not None:
+            value = 0.97 - shift if last else 0.04 + shift / 20
+            ends = ((0.9 if shift else 0.93) - shift, 1.0 - shift) if last else (0.0, 0.09)
+            return r.model_copy(update={"value": value, "interval": ends})
+        if r.name == "utilisation.ratio" and last and shift:
+            return r.model_copy(update={"value": shift, "interval": (shift - 0.02, shift + 0.02)})
+        return r if r.name in ("utilisation.score", "utilisation.ratio") else moved(r)
+
+    results = (*map(judged, report.results), *_more(names, shift))
+    verdicts = verdicts_of(results, names)
+    overall = overall_of([v.verdict for v in verdicts.values()])
+    summary = report.summary if overall == "collapsed" else f"{names[-1]} came back."
+    changes = {"results": results, "modalities": verdicts, "verdict": overall, "summary": summary}
+    return report.model_copy(update=changes)
 
 
 def make_repair(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from collapsekit.report import Curve, ModalityVerdict, Report, Result, Subject
+from collapsekit.verdict import judge
 
 MakeReport = Callable[..., Report]
 
@@ -88,18 +89,27 @@ def _subsets(b: Builder, names: tuple[str, ...]) -> None:
 
 
 def _utilisation(b: Builder, names: tuple[str, ...]) -> None:
+    """The last is ignored; of more than two the second is not decided, of more than three the third is underused."""
     last = names[-1]
+    b.value("utilisation.prior_loss", 2.3, unit="nats")
     for i, n in enumerate(names):
         reference = 0.9 / (i + 1)
         credit = 0.02 if n == last else 0.8 * reference
+        undecided, underused = i == 1 and n != last, i == 2 and n != last
         b.value("utilisation.credit", credit, unit="nats", modality=n)
         b.value("utilisation.reference_credit", reference, unit="nats", modality=n)
-        b.value("utilisation.ratio", credit / reference, modality=n)
+        ratio = 0.3 if underused else min(0.1, credit / reference) if n == last else credit / reference
+        ends = (0.0, 1.0) if undecided else (0.95 * ratio, 1.05 * ratio)
+        b.add("utilisation.ratio", value=ratio, interval=ends, modality=n)
         b.value("utilisation.alone_gain", reference * 1.2, unit="nats", modality=n)
+        if undecided:
+            continue
+        score, low, high = (0.97, 0.93, 1.0) if n == last else (0.55, 0.4, 0.7) if underused else (0.04, 0.0, 0.09)
+        b.add("utilisation.score", value=score, interval=(low, high), modality=n)
         b.value("utilisation.costs_now", 0.41 if n == last else 0.0, unit="accuracy", modality=n)
-        for other in names:
+        for j, other in enumerate(names):
             if other != n:
-                b.value("utilisation.costs_if_missing", 0.3, unit="accuracy", modality=n, versus=other)
+                b.value("utilisation.costs_if_missing", 0.63 / (j + 1), unit="accuracy", modality=n, versus=other)
 
 
 def _spectrum(b: Builder, names: tuple[str, ...]) -> None:
@@ -151,39 +161,21 @@ def _representation(b: Builder, names: tuple[str, ...]) -> None:
     b.value("polysemanticity.cross_modal_fraction", 0.42)
 
 
-def _verdicts(names: tuple[str, ...]) -> dict[str, ModalityVerdict]:
-    missing = {n: {o: 0.63 / (i + 1) for i, o in enumerate(names) if o != n} for n in names}
-    used = {
-        n: ModalityVerdict(
-            verdict="used",
-            score=0.04,
-            interval=(0.0, 0.09),
-            costs_now=0.0,
-            costs_if_missing=missing[n],
-            reason="The model earns 0.88 nats with it, 97 % of what a balanced reference earns.",
-            evidence=("reliance.shapley", "utilisation.ratio"),
-        )
-        for n in names[:-1]
-    }
-    if len(names) > 2:
-        used[names[1]] = ModalityVerdict(
-            verdict="inconclusive", score=None, reason="The interval spans both thresholds: give more examples."
-        )
-    if len(names) > 3:
-        used[names[2]] = used[names[0]].model_copy(
-            update={"verdict": "underused", "score": 0.55, "interval": (0.4, 0.7)}
-        )
-    last = ModalityVerdict(
-        verdict="collapsed",
-        score=0.97,
-        interval=(0.93, 1.0),
-        costs_now=0.41,
-        costs_if_missing=missing[names[-1]],
-        reason="It alone predicts at 0.71 accuracy, yet the model earns 2 % of its credit from it: "
-        "shared neurons carry the other modalities' noise; try `collapsekit repair --method reallocate`.",
-        evidence=("reliance.shapley", "utilisation.ratio", "prefix_gap.gap", "rank_sweep.critical_beta"),
-    )
-    return {**used, names[-1]: last}
+REASONS = {
+    "used": "The model earns 0.88 nats with it, 97 % of what a balanced reference earns.",
+    "underused": "The model earns 0.88 nats with it, 97 % of what a balanced reference earns.",
+    "inconclusive": "The interval spans both thresholds: give more examples.",
+    "collapsed": (
+        "It alone predicts at 0.71 accuracy, yet the model earns 2 % of its credit from it: "
+        "shared neurons carry the other modalities' noise; try `collapsekit repair --method reallocate`."
+    ),
+}
+
+
+def verdicts_of(results: Sequence[Result], names: tuple[str, ...]) -> dict[str, ModalityVerdict]:
+    """What the results say of each modality, in words that are the same in all tests."""
+    _, _, each = judge(results, names, "accuracy")
+    return {n: v.model_copy(update={"reason": REASONS[v.verdict]}) for n, v in each.items()}
 
 
 def make_report(names: tuple[str, ...] = ("image", "audio"), **changes: Any) -> Report:
@@ -206,8 +198,8 @@ def make_report(names: tuple[str, ...] = ("image", "audio"), **changes: Any) -> 
             seed=0,
         ),
         "verdict": "collapsed",
-        "summary": f"The model ignores {names[-1]}: using it would gain 0.41 accuracy.",
-        "modalities": _verdicts(names),
+        "summary": f"The model ignores {names[-1]}, using which would gain 0.41 accuracy.",
+        "modalities": verdicts_of(b.results, names),
         "results": tuple(b.results),
         "settings": {
             "command": "collapsekit diagnose runs/avmnist/ckpt.pt --profile standard --seed 0",

@@ -685,7 +685,7 @@ def test_numbers_at_the_ends_of_their_range_are_shown(kind: str) -> None:
     changed = report.model_copy(
         update={"after": report.after.model_copy(update={"results": tuple(big)}), "losses": (hurt, *report.losses[1:])}
     )
-    text = TEXTS[kind](RepairReport.from_json(changed.to_json()))
+    text = TEXTS[kind](RepairReport.model_validate_json(changed.to_json()))
     assert "1.70×10³⁰⁸" in text
     assert not re.findall(r"\b(?:nan|inf|infinity)\b", text, re.IGNORECASE)
 
