@@ -39,6 +39,7 @@ class Heartbeat:
         self._state: Any = "alive"
         self._said: Any = None  # the state that the store has
         self._own: CollapsekitError | None = None  # what this process ends with
+        self._broken = False
         self._beats = 0
         self._silent = dict.fromkeys((r for r in range(at.size) if r != at.rank), 0.0)  # seconds, by process
         self._heard: dict[int, str] = {}
@@ -145,7 +146,10 @@ class Heartbeat:
                 for rank in self._heard if self._skip else self._silent:
                     self._silent[rank] += 0.0 if rank in self._told else passed
                 waiting += passed if self._failures() or self._own else 0.0
-                error = self._found() if self._state == "alive" else None
+                error = self._found()
+                if error is not None and self._state != "alive":  # whoever it is need not be told any more
+                    self._stop.set()
+                    return
                 self._changed.notify_all()
             if waiting > _GRACE:
                 error = error or self._own or self._failure()
@@ -195,8 +199,10 @@ class Heartbeat:
         return None
 
     def failure(self) -> CollapsekitError | None:
-        """The error that another process said it ended with, where one does within a moment."""
+        """The error that another process said it ended with, where one does within a moment. Asked for by who has lost
+        touch: parting, it waits for nobody any more."""
         with self._changed:
+            self._broken = True
             self._changed.wait_for(lambda: bool(self._failures()), 3 * self.interval + 0.5)
             return self._failure()
 
@@ -219,6 +225,7 @@ class Heartbeat:
     def part(self) -> None:
         """Where the store lives in this process, wait for the others: until all are done, or have said that they failed;
         after an error here, only until they can have read of it."""
-        limit = None if self.at.hosts and self._own is None and self._said == _LEFT else _LEAVING
+        patient = self.at.hosts and self._own is None and self._said == _LEFT and not self._broken
+        limit = None if patient else _LEAVING
         self._stop.wait(limit)
         self._stop.set()
