@@ -135,16 +135,12 @@ class Heartbeat:
     # -- watching ------------------------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        """Count how long each was silent. What this process itself slept through counts for little: then it was stopped,
-        or its machine was."""
+        """End this process where another one was silent for too long, or has failed and this one goes on."""
         last, waiting = time.monotonic(), 0.0
         while not self._stop.wait(self.interval):
             now = time.monotonic()
-            passed, last = min(now - last, 2 * self.interval), now
             with self._changed:
-                self._round += passed
-                for rank in self._heard if self._skip else self._silent:
-                    self._silent[rank] += 0.0 if rank in self._told else passed
+                passed, last = self.count(now - last), now
                 waiting += passed if self._failures() or self._own else 0.0
                 error = self._found()
                 if error is not None and self._state != "alive":  # whoever it is need not be told any more
@@ -156,6 +152,15 @@ class Heartbeat:
             if error is not None:
                 self._end(error)
 
+    def count(self, passed: float) -> float:
+        """Add to how long each was silent; the seconds that count. What this process itself slept through counts for
+        little: then it was stopped, or its machine was."""
+        passed = min(passed, 2 * self.interval)
+        self._round += passed
+        for rank in self._heard if self._skip else self._silent:
+            self._silent[rank] += 0.0 if rank in self._told else passed
+        return passed
+
     def _found(self) -> CollapsekitError | None:
         """Who has been silent for too long; the store's process first, as without it nobody is heard."""
         host = self.at.host if self.at.host != self.at.rank else None
@@ -163,7 +168,10 @@ class Heartbeat:
             if host is not None:
                 return self._lost(host, self._round) if self._told.get(host) != _LEFT else None
             if self.at.host is None:
-                return ProcessLostError(f"{self.at} has not heard from its launcher for {self._round:.0f} s.")
+                return ProcessLostError(
+                    f"{self.at} has not heard for {self._round:.0f} s from the store that all share: its launcher is gone, or "
+                    "was stopped; start all of them again."
+                )
         rank, silent = max(self._silent.items(), key=lambda each: each[1], default=(0, 0.0))
         return self._lost(rank, silent) if silent >= self.limit else None
 
