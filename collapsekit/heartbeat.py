@@ -40,6 +40,7 @@ class Heartbeat:
         self._state: Any = "alive"
         self._said: Any = None  # the state that the store has
         self._own: CollapsekitError | None = None  # what this process ends with
+        self._broken = False
         self._beats = 0
         self._silent = dict.fromkeys((r for r in range(at.size) if r != at.rank), 0.0)  # seconds, by process
         self._heard: dict[int, str] = {}
@@ -135,23 +136,31 @@ class Heartbeat:
     # -- watching ------------------------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        """Count how long each was silent. What this process itself slept through counts for little: then it was stopped,
-        or its machine was."""
+        """End this process where another one was silent for too long, or has failed and this one goes on."""
         last, waiting = time.monotonic(), 0.0
         while not self._stop.wait(self.interval):
             now = time.monotonic()
-            passed, last = min(now - last, 2 * self.interval), now
             with self._changed:
-                self._round += passed
-                for rank in self._heard if self._skip else self._silent:
-                    self._silent[rank] += 0.0 if rank in self._told else passed
+                passed, last = self.count(now - last), now
                 waiting += passed if self._failures() or self._own else 0.0
-                error = self._found() if self._state == "alive" else None
+                error = self._found()
+                if error is not None and self._state != "alive":  # whoever it is need not be told any more
+                    self._stop.set()
+                    return
                 self._changed.notify_all()
             if waiting > _GRACE:
                 error = error or self._own or self._failure()
             if error is not None:
                 self._end(error)
+
+    def count(self, passed: float) -> float:
+        """Add to how long each was silent; the seconds that count. What this process itself slept through counts for
+        little: then it was stopped, or its machine was."""
+        passed = min(passed, 2 * self.interval)
+        self._round += passed
+        for rank in self._heard if self._skip else self._silent:
+            self._silent[rank] += 0.0 if rank in self._told else passed
+        return passed
 
     def _found(self) -> CollapsekitError | None:
         """Who has been silent for too long; the store's process first, as without it nobody is heard."""
@@ -160,7 +169,10 @@ class Heartbeat:
             if host is not None:
                 return self._lost(host, self._round) if self._told.get(host) != _LEFT else None
             if self.at.host is None:
-                return ProcessLostError(f"{self.at} has not heard from its launcher for {self._round:.0f} s.")
+                return ProcessLostError(
+                    f"{self.at} has not heard for {self._round:.0f} s from the store that all share: its launcher is "
+                    "gone, or was stopped; start all of them again."
+                )
         rank, silent = max(self._silent.items(), key=lambda each: each[1], default=(0, 0.0))
         return self._lost(rank, silent) if silent >= self.limit else None
 
@@ -198,8 +210,10 @@ class Heartbeat:
         return None
 
     def failure(self) -> CollapsekitError | None:
-        """The error that another process said it ended with, where one does within a moment."""
+        """The error that another process said it ended with, where one does within a moment. Asked for by who has lost
+        touch: parting, it waits for nobody any more."""
         with self._changed:
+            self._broken = True
             self._changed.wait_for(lambda: bool(self._failures()), 3 * self.interval + 0.5)
             return self._failure()
 
@@ -222,6 +236,7 @@ class Heartbeat:
     def part(self) -> None:
         """Where the store lives in this process, wait for the others: until all are done, or have said that they failed;
         after an error here, only until they can have read of it."""
-        limit = None if self.at.hosts and self._own is None and self._said == _LEFT else _LEAVING
+        patient = self.at.hosts and self._own is None and self._said == _LEFT and not self._broken
+        limit = None if patient else _LEAVING
         self._stop.wait(limit)
         self._stop.set()

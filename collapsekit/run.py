@@ -306,6 +306,9 @@ def build_adapter(
         config = config.model_copy(update={"structure": structure_of(path)})
     if model is not None and read is not None:
         model = copy.deepcopy(unwrapped(model))  # the caller's own weights stay what they are
+    # Before hours of work.
+    current().agree(None if read is None else read.sha256, "weights in the checkpoint")
+    current().agree(config.model_dump(mode="json", exclude_defaults=True), "settings in the config")
     make: Any
     if config.adapter == "module":
         make = ModuleAdapter

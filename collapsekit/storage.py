@@ -83,14 +83,15 @@ class Column:
     def _open(self) -> None:
         folder = self._storage.folder
         try:
-            self._file, name = tempfile.mkstemp(prefix="collapsekit-", dir=folder)
+            # It has no name, or where systems give it one, none for long: it lives as long as it is open or mapped.
+            with tempfile.TemporaryFile(prefix="collapsekit-", dir=folder, buffering=0) as file:
+                self._file = os.dup(file.fileno())
         except OSError as e:
             where = folder or tempfile.gettempdir()
             raise ConfigError(
                 f"features beyond the memory budget cannot be kept in {where} ({e.strerror}): set TMPDIR to a folder "
                 "that can be written to, or allow more memory."
             ) from None
-        os.unlink(name)  # noqa: PTH108 - it lives as long as it is open or mapped
         held, self._parts = self._parts, []
         for part in held:
             self._storage.left += part.numel() * part.element_size()

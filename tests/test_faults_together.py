@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.several import ROOT
+from collapsekit.errors import ConfigError
+from collapsekit.heartbeat import Heartbeat
+from collapsekit.rendezvous import Place
+from collapsekit.world import together
+from tests.several import ROOT, free_port
 
 RENDEZVOUS, HEARTBEAT = 6, 3
 GONE = r"error(?: of process \d)?: process {} of {} has not answered for \d+ s"
@@ -85,9 +89,16 @@ FAULTS: dict[str, Fault] = {
         {0: {"between": "sentence"}},
         {1: (2, ENDED.format(0, 2, "the config is not usable")), 0: (2, "error: the config is not")},
     ),
+    "a process group of the caller's own": (2, {r: {"before": "group"} for r in range(2)}, {0: (0, ""), 1: (0, "")}),
+    "stopped in a process group of the caller's own": (
+        2,
+        {0: {"before": "group"}, 1: {"before": "group", "between": "stop"}},
+        {0: (4, GONE.format(1, 2))},
+    ),
     "interrupted": (2, {1: {"piece": "interrupt"}}, {0: (4, ENDED.format(1, 2, "KeyboardInterrupt")), 1: (130, "")}),
 }
 BRIEF = (
+    "a process group of the caller's own",
     "none",
     "stopped before they meet",
     "the first stopped in a piece",
@@ -130,3 +141,43 @@ def test_all_that_live_end_and_say_why(name: str, played: Path) -> None:
     for rank in range(size):
         own = faults.get(rank, {})
         assert rank in expected or silent & set(own.values()) or {"missing", "usage"} & set(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("RANK", "one", "RANK is 'one', expected a number"),
+        ("RANK", "2", "RANK is 2, expected one below WORLD_SIZE, 2"),
+        ("MASTER_PORT", "-1", "MASTER_PORT is '-1', expected a number"),
+        ("COLLAPSEKIT_RENDEZVOUS_TIMEOUT", "0", "COLLAPSEKIT_RENDEZVOUS_TIMEOUT is '0', expected seconds"),
+        ("COLLAPSEKIT_HEARTBEAT_TIMEOUT", "nan", "COLLAPSEKIT_HEARTBEAT_TIMEOUT is 'nan', expected seconds"),
+    ],
+)
+def test_what_the_environment_cannot_mean_is_refused_at_once(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", name: value}
+    for variable, text in told.items():
+        monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigError, match=said), together():
+        pass
+
+
+def test_limits_may_be_given_by_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go before those of the environment."""
+    told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for variable, text in {**told, "COLLAPSEKIT_RENDEZVOUS_TIMEOUT": "500"}.items():
+        monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigError, match=r"process 1 of 2 did not come within 0\.2 s"), together(0.2, 5):
+        pass
+
+
+def test_what_a_machine_sleeps_through_is_no_silence_of_others() -> None:
+    """A watch that looks at the clock after an hour has not heard of an hour in which it listened."""
+    watch = Heartbeat(Place(0, 2, "", 0, 0), 45, lambda: None, met=True)  # type: ignore[arg-type,return-value]
+    watch._heard[1] = "once"
+    watch.count(3600.0)
+    assert watch._found() is None
+    for _ in range(44):
+        watch.count(1.0)
+    assert "process 1 of 2 has not answered for 4" in str(watch._found())

@@ -59,6 +59,16 @@ def test_the_budget_is_shared_and_no_file_is_left(tmp_path: Path) -> None:
     assert torch.equal(storage.taken(mapped, torch.tensor([1, 0]), step=1), mapped[[1, 0]])
 
 
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files have a name for a moment on this system")
+def test_a_process_killed_at_any_moment_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None ever has a name that would have to be taken from it."""
+    monkeypatch.setattr(os, "unlink", lambda *_, **__: pytest.fail("it had a name"))
+    column = Storage(0, tmp_path).column()
+    column.append(torch.ones(3))
+    assert list(tmp_path.iterdir()) == []
+    assert float(column.tensor().sum()) == 3
+
+
 def test_no_folder_and_no_room_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"cannot be kept in .*gone.*set TMPDIR"):
         Storage(0, tmp_path / "gone").column().append(torch.ones(3))

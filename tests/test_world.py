@@ -201,6 +201,38 @@ def test_other_data_on_one_of_them_is_said(folder: Path, diagnosed: Diagnosed, t
     assert "process 1 of 2 has examples of split 'test' that differ from those of process 0" in found[0][2]
 
 
+@pytest.mark.parametrize(
+    ("what", "said"), [("ckpt", "weights in the checkpoint"), ("config", "settings in the config")]
+)
+def test_another_checkpoint_or_config_on_one_of_them_is_said_at_once(
+    what: str, said: str, folder: Path, diagnosed: Diagnosed, tmp_path: Path
+) -> None:
+    place = tmp_path / "mine"
+    shutil.copytree(folder, place)
+    # Its path is the same for all, as it is where each machine has a disk of its own.
+    code = (
+        "import os\n"
+        "from collapsekit import run\n"
+        "real = run.build_adapter\n"
+        "def odd(config, checkpoint, **more):\n"
+        "    if os.environ.get('RANK') == '1':\n"
+        + (
+            "        checkpoint = 'other.pt'\n"
+            if what == "ckpt"
+            else "        config = config.model_copy(update={'metric': 'balanced_accuracy'})\n"
+        )
+        + "    return real(config, checkpoint, **more)\n"
+        "run.build_adapter = odd\n"
+    )
+    (place / "odd.py").write_text(code)
+    state = torch.load(place / "all.pt", weights_only=True)
+    torch.save({k: v + 1 for k, v in state.items()}, place / "other.pt")
+    found = diagnosed(place, 2, tmp_path / "out", "all.pt", "-p", "vif", "--plugin", "odd.py")
+    assert [code for code, _, _ in found] == [2, 2], found
+    assert f"process 1 of 2 has {said} that differ from those of process 0" in found[0][2]
+    assert not (tmp_path / "out" / "0").exists()  # no encoder ran
+
+
 def test_half_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):

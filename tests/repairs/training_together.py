@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from collapsekit import registry
-from collapsekit.errors import ConfigError
+from collapsekit.errors import CollapsekitError
 from collapsekit.repairs import loop, units
 from collapsekit.repairs.snapshots import Snapshots
 from collapsekit.repairs.stage import Stage, Step
@@ -160,7 +160,7 @@ def train(folder: Path, how: dict[str, Any], world: World) -> None:
             curves += [curve.model_dump(mode="json") for curve in made]
     except KeyboardInterrupt:
         return
-    except ConfigError as e:
+    except CollapsekitError as e:
         if "fails" not in how:
             raise
         (folder / f"{world.rank}.txt").write_text(str(e))
