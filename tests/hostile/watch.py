@@ -6,14 +6,14 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-SECONDS = 10.0  # a file
+SECONDS = 10.0  # of computing, a file
+PATIENCE = 300.0  # seconds by the clock, after which something waits for ever
 GIGABYTE = 1 << 20  # in units of ru_maxrss, KiB
 
 _TOLD = ("exec", "compile", "import", "open", "pickle.find_class", "code.__new__", "function.__new__", "builtins.input")
@@ -47,7 +47,7 @@ class Watch:
 
     events: list[tuple[str, str]] = field(default_factory=list)
     started: list[list[str]] = field(default_factory=list)  # command lines of processes
-    seconds: float = 0.0
+    seconds: float = 0.0  # of computing, by this process and its children: a busy machine does not add to them
     grown: int = 0  # KiB, of this process's peak
     children: int = 0  # KiB, the largest child of this process so far
 
@@ -75,6 +75,12 @@ def _writes(path: Any, mode: Any, flags: Any) -> bool:
     return bool(isinstance(flags, int) and flags & _WRITE_FLAGS)
 
 
+def computed() -> float:
+    """CPU seconds of this process, and of its children that have ended."""
+    each = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in each)
+
+
 @contextmanager
 def watched() -> Iterator[Watch]:
     """Records while the block runs. The hook itself stays for as long as the process lives: it cannot be removed."""
@@ -84,13 +90,13 @@ def watched() -> Iterator[Watch]:
         _installed = True
     watch = Watch()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start = computed()
     _current = watch
     try:
         yield watch
     finally:
         _current = None
-        watch.seconds = time.perf_counter() - start
+        watch.seconds = computed() - start
         watch.grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         watch.children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
