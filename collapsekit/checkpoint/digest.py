@@ -39,18 +39,33 @@ def sha256_of_all(files: Sequence[Sequence[Any]]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def read_whole(path: Path) -> bytes:
+    """A file's bytes, all of one opening. Raises RefusedError where they are nearly all holes, or cannot be read."""
+    with _open(path) as stream:
+        _refuse(path, *_sizes(stream))
+        return stream.read()
+
+
 def refuse_holes(paths: Sequence[Path]) -> None:
     """Raises RefusedError where reading files whole would be reading zeros that are stored nowhere, for hours, and where
     they cannot be opened."""
     size = stored = 0
     for path in paths:
         with _open(path) as stream:
-            size += os.fstat(stream.fileno()).st_size
-            stored += stored_bytes(stream)
+            each = _sizes(stream)
+        size, stored = size + each[0], stored + each[1]
+    _refuse(paths[0], size, stored)
+
+
+def _sizes(stream: BufferedReader) -> tuple[int, int]:
+    return os.fstat(stream.fileno()).st_size, stored_bytes(stream)
+
+
+def _refuse(path: Path, size: int, stored: int) -> None:
     if size - stored > max(MOST_HOLES, stored):
         raise RefusedError(
-            f"{paths[0]} has {size - stored:,} bytes of holes (zeros that are not stored), more than the {MOST_HOLES:,} "
-            "that are read: get it anew, or copy it with `cp --sparse=never` where they are meant."
+            f"{path} has {size - stored:,} bytes of holes (zeros that are not stored), more than the {MOST_HOLES:,} that "
+            "are read: get it anew, or copy it with `cp --sparse=never` where they are meant."
         )
 
 
