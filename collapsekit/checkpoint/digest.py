@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -30,35 +31,46 @@ def sha256_of_all(files: Sequence[Sequence[Any]]) -> str:
     Each is [path], or [path, *identity] as it is known. Raises RefusedError as :func:`sha256_of` does.
     """
     told = [(Path(path), tuple(known)) for path, *known in files]
-    try:
-        refuse_holes([path for path, _ in told])
-        digests = [(path.name, _digest(path, known)) for path, known in told]
-    except OSError as e:
-        where = e.filename or told[0][0]
-        raise RefusedError(f"{where} cannot be read ({e.strerror}): check that it is whole and may be read.") from None
+    refuse_holes([path for path, _ in told])
+    digests = [(path.name, _digest(path, known)) for path, known in told]
     if len(digests) == 1:
         return digests[0][1]
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests))
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def read_whole(path: Path) -> bytes:
+    """A file's bytes, all of one opening. Raises RefusedError where they are nearly all holes, or cannot be read."""
+    with _open(path) as stream:
+        _refuse(path, *_sizes(stream))
+        return stream.read()
+
+
 def refuse_holes(paths: Sequence[Path]) -> None:
-    """Raises RefusedError where reading files whole would be reading zeros that are stored nowhere, for hours; OSError
-    where they cannot be opened."""
+    """Raises RefusedError where reading files whole would be reading zeros that are stored nowhere, for hours, and where
+    they cannot be opened."""
     size = stored = 0
     for path in paths:
-        with open_regular(path) as stream:
-            size += os.fstat(stream.fileno()).st_size
-            stored += stored_bytes(stream)
+        with _open(path) as stream:
+            each = _sizes(stream)
+        size, stored = size + each[0], stored + each[1]
+    _refuse(paths[0], size, stored)
+
+
+def _sizes(stream: BufferedReader) -> tuple[int, int]:
+    return os.fstat(stream.fileno()).st_size, stored_bytes(stream)
+
+
+def _refuse(path: Path, size: int, stored: int) -> None:
     if size - stored > max(MOST_HOLES, stored):
         raise RefusedError(
-            f"{paths[0]} has {size - stored:,} bytes of holes (zeros that are not stored), more than the {MOST_HOLES:,} "
-            "that are read: get it anew, or copy it with `cp --sparse=never` where they are meant."
+            f"{path} has {size - stored:,} bytes of holes (zeros that are not stored), more than the {MOST_HOLES:,} that "
+            "are read: get it anew, or copy it with `cp --sparse=never` where they are meant."
         )
 
 
 def _digest(path: Path, known: tuple[int, ...]) -> str:
-    with open_regular(path) as stream:
+    with _open(path) as stream:
         before = identity(os.fstat(stream.fileno()))
         if known and before != known:
             raise changed(path)
@@ -66,6 +78,15 @@ def _digest(path: Path, known: tuple[int, ...]) -> str:
         if identity(os.fstat(stream.fileno())) != before:
             raise changed(path)
     return digest
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BufferedReader]:
+    try:
+        with open_regular(path) as stream:
+            yield stream
+    except OSError as e:
+        raise RefusedError(f"{path} cannot be read ({e}): check that it is whole and may be read.") from None
 
 
 def _of_stream(stream: BufferedReader, size: int) -> str:

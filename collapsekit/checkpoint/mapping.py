@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from collapsekit.checkpoint.digest import sha256_of_all
+from collapsekit.checkpoint.digest import refuse_holes, sha256_of_all
 from collapsekit.errors import RefusedError
 from collapsekit.locate.handles import changed, identity, open_regular
 from collapsekit.locate.holes import stored_bytes
@@ -43,6 +43,7 @@ def mapped_and_summed(
     files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[Any]]
 ) -> tuple[dict[str, Tensor], str]:
     """As :func:`mapped`, and the SHA-256 of the files: those that were mapped, unchanged from first to last."""
+    refuse_holes([Path(path) for path, *_ in files])
     made = mapped(files, tensors)
     sha256 = sha256_of_all(files)
     check_unchanged(files)
@@ -108,8 +109,8 @@ class _Files:
         self._allowed -= count
         if self._allowed < 0:
             raise RefusedError(
-                f"the tensor {name[:60]!r} would have to be copied, and with it far more bytes than its file holds: save "
-                "the weights again, with each tensor .clone()d."
+                f"{self._told[0][0]} has a tensor {name[:60]!r} that would have to be copied, and with it far more bytes "
+                "than the file holds: save the weights again, with each tensor .clone()d."
             )
 
     def copied(self, key: tuple[Any, ...], run: Tensor, make: Callable[[Tensor], Tensor], name: str) -> Tensor:

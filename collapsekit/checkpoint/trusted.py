@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collapsekit.checkpoint.digest import refuse_holes
+from collapsekit.checkpoint.digest import read_whole
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.imports import importable_from, one_line
 from collapsekit.locate.weights import Weights, find_weights
@@ -42,8 +42,7 @@ def load_trusted(path: Path, trust: str, form: str, folder: Path | None) -> tupl
     The very bytes that were hashed are loaded. Raises RefusedError where they are not those of ``trust``, and where
     what they hold has no weights; ConfigError where a class cannot be imported.
     """
-    refuse_holes([path])
-    data = path.read_bytes()
+    data = read_whole(path)
     found = hashlib.sha256(data).hexdigest()
     if found != digest_named(trust):
         raise RefusedError(

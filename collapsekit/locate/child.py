@@ -23,10 +23,10 @@ ACTED, OUT_OF_MEMORY = 97, 98  # exit codes
 _ALLOWED = frozenset(
     ("open", "os.listdir", "os.scandir", "builtins.id", "object.__getattr__", "sys._getframe", "time.sleep")
 )
-MOST_ANSWERED = 100 << 20  # characters
+MOST_ANSWERED = 50 << 20  # characters
 _TOO_LONG = (
-    f"names so much that to say where it lies takes more than {MOST_ANSWERED:,} characters: save the model's weights "
-    "alone, under shorter names."
+    f"has so many pieces, of so long names, that to say where they lie takes more than {MOST_ANSWERED:,} characters: "
+    "save the model's weights alone, under shorter names."
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 

@@ -15,6 +15,7 @@ from collapsekit.locate.layout import DamagedError, LimitError, Odd
 from collapsekit.locate.opened import Buffered
 
 MOST_OPERATIONS = 10_000_000  # a state_dict takes about 35 a tensor
+MOST_NAMES = 10_000  # classes and functions; a checkpoint names a hundred
 _NEWEST_PROTOCOL = 5
 _MOST_LONG_KEYS = 1000  # any number of them may be made to share one hash
 _KEYS = (str, int, float, bool, bytes, type(None))
@@ -140,6 +141,8 @@ class _Machine:
             raise TypeError("a name that is no text")
         found = Name(module, name)
         self.names[found.full] = None
+        if len(self.names) > MOST_NAMES:
+            raise LimitError(f"its pickle names more than the {MOST_NAMES:,} classes that are read")
         return found
 
     def make(self, function: Any, args: Any) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import fractions
 import hashlib
 import importlib
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ import typer
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from collapsekit.checkpoint import digest as digest_module
+from collapsekit.checkpoint import read as read_module
+from collapsekit.checkpoint import trusted
 from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.checkpoint.trusted import digest_named
 from collapsekit.cli import app
@@ -119,18 +123,59 @@ def test_another_digest_executes_nothing(tmp_path: Path, module: Any) -> None:
 def test_the_bytes_that_were_hashed_are_those_that_are_loaded(
     tmp_path: Path, module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = saved(nn.Linear(1, 1), tmp_path / "m.pt")
-    good = digest(path)
-    real = Path.read_bytes
+    path = tmp_path / "m.pt"
+    acting = saved(module.Act(), tmp_path / "acting.pt")
+    real_open, real_look, real_read = digest_module.open_regular, read_module.look_into, trusted.read_whole
+    opened = []
 
-    def swapped(self: Path) -> bytes:
-        data = real(self)
-        saved(module.Act(), self)  # as someone would who waits for the hash to be taken
-        return data
+    def replaced(*_: Any) -> None:
+        shutil.copy(acting, tmp_path / "next")
+        (tmp_path / "next").replace(path)
 
-    monkeypatch.setattr(Path, "read_bytes", swapped)
-    assert sorted(read_checkpoint(path, trust=good).tensors) == ["bias", "weight"]
-    assert not (tmp_path / "canary").exists()
+    def overwritten(*_: Any) -> None:
+        path.write_bytes(acting.read_bytes())
+
+    def opening(change: Callable[[], None] | None = None) -> Callable[[Path], Any]:
+        def opened_regular(place: Path) -> Any:
+            stream = real_open(place)
+            opened.append(place)
+            if change is not None:
+                change()
+            return stream
+
+        return opened_regular
+
+    def then(real: Callable[..., Any], change: Callable[[], None]) -> Callable[..., Any]:
+        def done(*args: Any) -> Any:
+            try:
+                return real(*args)
+            finally:
+                change()
+
+        return done
+
+    for change in (replaced, overwritten):  # as someone would who waits for his moment
+        seams = (
+            (read_module, "look_into", then(real_look, change)),
+            (digest_module, "open_regular", opening(change)),
+            (trusted, "read_whole", then(real_read, change)),
+        )
+        for place, name, seam in seams:
+            saved(nn.Linear(1, 1), path)
+            good = digest(path)
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, seam)
+                try:
+                    assert sorted(read_checkpoint(path, trust=good).tensors) == ["bias", "weight"]
+                except RefusedError as e:
+                    assert "names another: nothing of it was executed" in str(e)  # noqa: PT017
+            assert digest(path) == digest(acting)
+            assert not (tmp_path / "canary").exists()
+    saved(nn.Linear(1, 1), path)
+    monkeypatch.setattr(digest_module, "open_regular", opening())
+    opened.clear()
+    read_checkpoint(path, trust=digest(path))
+    assert opened == [path]  # once, to be read, hashed and unpickled
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 SECONDS = 10.0  # of computing, a file
-WAITING = 12  # times as long by the clock: a busy machine is that much slower, and one that waits for ever ends
+PATIENCE = 300.0  # seconds by the clock, after which something waits for ever
 GIGABYTE = 1 << 20  # in units of ru_maxrss, KiB
 
 _TOLD = ("exec", "compile", "import", "open", "pickle.find_class", "code.__new__", "function.__new__", "builtins.input")
@@ -47,7 +47,7 @@ class Watch:
 
     events: list[tuple[str, str]] = field(default_factory=list)
     started: list[list[str]] = field(default_factory=list)  # command lines of processes
-    seconds: float = 0.0  # of computing, in this process and its children
+    seconds: float = 0.0  # of computing, by this process and its children: a busy machine does not add to them
     grown: int = 0  # KiB, of this process's peak
     children: int = 0  # KiB, the largest child of this process so far
 
@@ -75,6 +75,12 @@ def _writes(path: Any, mode: Any, flags: Any) -> bool:
     return bool(isinstance(flags, int) and flags & _WRITE_FLAGS)
 
 
+def computed() -> float:
+    """CPU seconds of this process, and of its children that have ended."""
+    each = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in each)
+
+
 @contextmanager
 def watched() -> Iterator[Watch]:
     """Records while the block runs. The hook itself stays for as long as the process lives: it cannot be removed."""
@@ -95,29 +101,20 @@ def watched() -> Iterator[Watch]:
         watch.children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
 
-def computed() -> float:
-    """Seconds that this process and the children it has waited for have computed."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)
-
-
 @contextmanager
 def no_longer_than(seconds: float) -> Iterator[None]:
-    """Ends a block that computes longer, or that waits for ever, as one that opens a pipe would, with a TimeoutError."""
+    """Ends a block that waits for ever, as one that opens a pipe would, with a TimeoutError."""
 
     def ring(_: int, __: FrameType | None) -> None:
-        raise TimeoutError(f"still reading after {seconds} s of computing, or {WAITING * seconds} s of waiting")
+        raise TimeoutError(f"still reading after {seconds} s")
 
-    before = {number: signal.signal(number, ring) for number in (signal.SIGALRM, signal.SIGPROF)}
-    signal.setitimer(signal.ITIMER_REAL, WAITING * seconds)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGALRM, before)
 
 
 def largest_allowed() -> int:

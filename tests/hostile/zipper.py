@@ -6,6 +6,9 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from collapsekit.locate.holes import crc32_of_zeros
 
 _IN_ZIP64 = 0xFFFFFFFF
 
@@ -79,3 +82,30 @@ def zip64_end(count: int, size: int, at: int, record_at: int) -> bytes:
 
 def _raw(name: str | bytes) -> bytes:
     return name if isinstance(name, bytes) else name.encode()
+
+
+def sparse(path: Path, members: Sequence[tuple[str, bytes | int]], checksums: bool = True) -> Path:
+    """A sound archive at ``path``; a member that is given as a length is a hole of so many zeros, which take no room."""
+    entries, at = [], 0
+    with path.open("wb") as stream:
+        for name, data in members:
+            size = data if isinstance(data, int) else len(data)
+            crc = crc32_of_zeros(0, data) if isinstance(data, int) else zlib.crc32(data)
+            extra = zip64_extra(size, size) if size >= _IN_ZIP64 else b""
+            both = (_IN_ZIP64, _IN_ZIP64) if extra else (size, size)
+            local = (b"PK\x03\x04", 45, 0, 0, 0, 0x21, crc if checksums else 0, *both, len(name), len(extra))
+            stream.seek(at)
+            stream.write(struct.pack("<4s5H3L2H", *local) + name.encode() + extra)
+            place = zip64_extra(*((size, size) if extra else ()), at) if at >= _IN_ZIP64 else extra
+            central = (b"PK\x01\x02", 45, 45, *local[2:7], *both, len(name), len(place), 0, 0, 0, 0, min(at, _IN_ZIP64))
+            entries.append(struct.pack("<4s6H3L5H2L", *central) + name.encode() + place)
+            if isinstance(data, bytes):
+                stream.write(data)
+            at = stream.tell() + (data if isinstance(data, int) else 0)
+        stream.seek(at)
+        directory = b"".join(entries)
+        if at < _IN_ZIP64 and len(members) < 0xFFFF:
+            stream.write(directory + end(len(members), len(directory), at))
+        else:
+            stream.write(directory + zip64_end(len(members), len(directory), at, at + len(directory)))
+    return path
