@@ -313,6 +313,7 @@ def _split(source: Source, wanted: str | None) -> str:
 
 def _subject(adapter: Adapter, features: Features, split: str, seed: int) -> Subject:
     read: Checkpoint | None = adapter.checkpoint
+    adapter.steady()  # the digest is of the weights as they were found
     return Subject(
         checkpoint=read.path.name if read is not None else f"live {type(adapter.model).__name__}",
         sha256=read.sha256 if read is not None else _weights_digest(adapter.model),
