@@ -19,6 +19,7 @@ from collapsekit.report import ReportWarning, Subject
 def subject_of(adapter: Adapter, features: Features, split: str, seed: int) -> Subject:
     """The model, the split and the examples; a live model is known by the digest of its state_dict."""
     read: Checkpoint | None = adapter.checkpoint
+    adapter.steady()  # the digest is of the weights as they were found
     return Subject(
         checkpoint=read.path.name if read is not None else f"live {type(adapter.model).__name__}",
         sha256=read.sha256 if read is not None else _weights_digest(adapter.model),

@@ -209,6 +209,12 @@ def whole_number(module: Any, x: Tensor) -> Tensor:
     return x * module.steps
 
 
+def with_state(state: dict[str, Tensor]) -> Model:
+    model = with_encoder(lambda _m, x: x)
+    model.load_state_dict(state)
+    return model
+
+
 WEIGHTS = {in_place: "'a.calls'", rebound: "'a.mean'", through_data: "'a.linear.weight'", power_iteration: "'a.mean'"}
 
 
@@ -227,6 +233,7 @@ def test_weights_that_a_forward_changes_are_named_and_put_back(how: Any) -> None
         truth = model(found.inputs["a"], found.inputs["b"])
     torch.testing.assert_close(found.outputs, truth)
     model.load_state_dict(before)
+    assert quick(with_state(before)).subject.sha256 == report.subject.sha256
     small = diagnose(model=model, data=data(), config={**CONFIG, "data": {"batch_size": 7}}, probes=["reliance"])
     for ours, theirs in zip(small.results, report.results, strict=True):
         assert (ours.value is None) == (theirs.value is None)
@@ -314,6 +321,30 @@ def test_the_checkpoint_is_not_blamed_for_inputs_changed_in_place(tmp_path: Path
     )
     report = diagnose(tmp_path / "ckpt.pt", config=tmp_path / "collapsekit.yaml", profile="quick", probes=["reliance"])
     assert list(warned(report)) == ["inputs_changed_in_place"]
+
+
+def test_a_model_of_one_batch_size_is_tried_in_batches_of_that_size() -> None:
+    def whole(_model: Any, x: Tensor) -> Tensor:
+        if len(x) != 20:
+            raise ValueError("20, please")
+        return x
+
+    cfg = {**CONFIG, "data": {"batch_size": 20}}
+    assert not extract(adapt(Model(output=whole), cfg, data()), "test").warnings
+    centred = Model(output=lambda m, x: whole(m, x - x.mean(0)))
+    assert list(warned(extract(adapt(centred, cfg, data()), "test"))) == ["depends_on_batch"]
+
+
+def test_a_weight_written_before_a_forward_fails_is_put_back() -> None:
+    def fails(module: Any, x: Tensor) -> Tensor:
+        module.linear.weight.data.mul_(2)
+        raise ValueError("midway")
+
+    model = with_encoder(fails)
+    before = model.a.linear.weight.clone()
+    with pytest.raises(ConfigError, match="midway"):
+        quick(model)
+    assert torch.equal(model.a.linear.weight, before)
 
 
 # -- the state_dict -------------------------------------------------------------------------------------------------

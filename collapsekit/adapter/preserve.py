@@ -55,45 +55,41 @@ def model_kept(model: nn.Module) -> Iterator[None]:
 
 
 class _Found:
-    """What was found, and how to put it back."""
+    """What was found, and how to put it back. Plain records, of which there are thousands, as closures would keep the
+    garbage collector busy."""
 
     def __init__(self) -> None:
-        self.undo: list[Undo] = []
         self.seen: dict[int, Any] = {}  # the objects as well, so that no other gets the id of one of them
         self.empty: list[Any] = []
-
-    def put_back(self) -> None:
-        """All of it as it was."""
-        for put_back in reversed(self.undo):
-            put_back()
-        for collection in self.empty:
-            if collection:
-                collection.clear()
+        self.mappings: list[tuple[dict[Any, Any], list[Any], list[Any]]] = []
+        self.collections: list[tuple[list[Any] | set[Any] | deque[Any], list[Any]]] = []
+        self.weights: list[tuple[Tensor, type, Tensor, Tensor | None, bool]] = []
+        self.tensors: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
+        self.modules: list[tuple[nn.Module, type, bool]] = []
+        self.others: list[Undo] = []
 
     def walk(self, value: Any, deep: int) -> None:
         """Note what ``value`` holds; ``deep``: how many objects lie between it and a module."""
-        kind = type(value)
         if id(value) in self.seen or isinstance(value, _NO_STATE):
             return
         self.seen[id(value)] = value
+        kind = type(value)
         if kind in _COLLECTIONS and not value:
             self.empty.append(value)
         elif isinstance(value, nn.Module):
             self._module(value)
         elif isinstance(value, Tensor):
-            weight = isinstance(value, nn.Parameter) or is_lazy(value)
-            self.undo.append(_weight(value) if weight else _tensor(value))
+            self._tensor(value)
         elif isinstance(value, dict):
-            self._each(value.values(), deep)
-            self.undo.append(_mapping(value))
+            self._mapping(value, deep)
         elif isinstance(value, list | set | deque):
             self._each(value, deep)
-            self.undo.append(_collection(value))
+            self.collections.append((value, list(value)))
         elif isinstance(value, tuple | frozenset):
             self._each(value, deep)
         elif isinstance(value, torch.Generator | random.Random | np.random.Generator | np.random.RandomState):
-            self.undo.append(_generator(value))
-        elif isinstance(value, FunctionType) or (deep < _DEEP and _of_the_user(type(value))):
+            self.others.append(_generator(value))
+        elif isinstance(value, FunctionType) or (deep < _DEEP and _of_the_user(kind)):
             self._object(value, deep + 1)
 
     def _each(self, values: Iterable[Any], deep: int) -> None:
@@ -101,23 +97,30 @@ class _Found:
             if type(value) not in _AT_A_GLANCE:
                 self.walk(value, deep)
 
+    def _mapping(self, mapping: dict[Any, Any], deep: int) -> None:
+        plain = _plain(mapping)
+        values = list(plain.values(mapping))
+        self._each(values, deep)
+        self.mappings.append((mapping, list(plain.keys(mapping)), values))
+
+    def _tensor(self, tensor: Tensor) -> None:
+        grad = tensor.grad if tensor.is_leaf else None
+        if isinstance(tensor, nn.Parameter) or is_lazy(tensor):
+            self.weights.append((tensor, type(tensor), tensor.data, grad, tensor.requires_grad))
+            tensor.grad = None  # so that nothing is added to what it holds
+        else:
+            self.tensors.append((tensor, tensor.data, tensor.detach().clone(), grad))
+
     def _module(self, module: nn.Module) -> None:
-        kind, mode = type(module), module.training
-        self._each(vars(module).values(), 0)
-        attributes = _mapping(vars(module))
-
-        def put_back() -> None:
-            if type(module) is not kind:
-                module.__class__ = kind
-            attributes()
-            if module.training != mode:  # a scripted module has it elsewhere
-                module.training = mode
-
-        self.undo.append(put_back)
+        kind = type(module)
+        self.modules.append((module, kind, module.training))
+        self._mapping(vars(module), 0)
+        if id(kind) in self.seen:
+            return
         for base in kind.__mro__:
-            if base.__module__.partition(".")[0] not in _FOREIGN and id(base) not in self.seen:
-                self.seen[id(base)] = base
+            if id(base) not in self.seen and base.__module__.partition(".")[0] not in _FOREIGN:
                 self._class(base)
+            self.seen[id(base)] = base
 
     def _class(self, kind: type) -> None:
         held = _bindings(kind)
@@ -131,16 +134,42 @@ class _Found:
                 if now.get(name, held) is not value:
                     setattr(kind, name, value)
 
-        self.undo.append(put_back)
+        self.others.append(put_back)
 
     def _object(self, value: Any, deep: int) -> None:
         attributes = getattr(value, "__dict__", None)
         if isinstance(attributes, dict):
-            self._each(attributes.values(), deep)
-            self.undo.append(_mapping(attributes))
+            self._mapping(attributes, deep)
         slots = _slots(value)
         self._each(slots.values(), deep)
-        self.undo.extend(partial(object.__setattr__, value, name, held) for name, held in slots.items())
+        self.others.extend(partial(object.__setattr__, value, name, held) for name, held in slots.items())
+
+    def put_back(self) -> None:
+        """All of it as it was."""
+        for module, kind, _ in self.modules:
+            if type(module) is not kind:
+                module.__class__ = kind
+        for mapping, names, values in self.mappings:
+            plain = _plain(mapping)
+            if not (_alike(plain.keys(mapping), names) and _alike(plain.values(mapping), values)):
+                plain.clear(mapping)
+                plain.update(mapping, zip(names, values, strict=True))
+        for collection, held in self.collections:
+            if not _alike(collection, held):
+                collection.clear()
+                (collection.update if isinstance(collection, set) else collection.extend)(held)
+        for collection in self.empty:
+            if collection:
+                collection.clear()
+        for weight in self.weights:
+            _put_weight(*weight)
+        for tensor in self.tensors:
+            _put_tensor(*tensor)
+        for module, _, mode in self.modules:
+            if module.training != mode:  # a scripted one does not have it among its attributes
+                module.training = mode
+        for put_back in self.others:
+            put_back()
 
 
 def _of_the_user(kind: type) -> bool:
@@ -161,39 +190,25 @@ def _names(slots: Any) -> Iterable[str]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
-def _weight(weight: Tensor) -> Undo:
-    """Storage, class and gradient; nothing is added to the gradient meanwhile."""
-    kind, data, grad, wanted = type(weight), weight.data, weight.grad, weight.requires_grad
-    weight.grad = None
-
-    def put_back() -> None:
-        weight.grad = None  # of the shape the weight has had meanwhile
-        weight.data = data
-        if type(weight) is not kind:  # a lazy one got its shape
-            weight.__class__ = kind
-        weight.grad = grad
-        if weight.requires_grad != wanted:
-            weight.requires_grad_(wanted)
-
-    return put_back
+def _put_weight(weight: Tensor, kind: type, data: Tensor, grad: Tensor | None, wanted: bool) -> None:
+    weight.grad = None  # of the shape the weight has had meanwhile
+    weight.data = data
+    if type(weight) is not kind:  # a lazy one got its shape
+        weight.__class__ = kind
+    weight.grad = grad
+    if weight.requires_grad != wanted:
+        weight.requires_grad_(wanted)
 
 
-def _tensor(tensor: Tensor) -> Undo:
-    """What it holds, and where."""
-    data, held = tensor.data, tensor.detach().clone()
-    grad = tensor.grad if tensor.is_leaf else None
-
-    def put_back() -> None:
-        if type(tensor) is Tensor and tensor.layout is torch.strided and tensor.data_ptr() != data.data_ptr():
-            tensor.data = data
-        # Elsewhere than on the CPU a comparison would wait for the device; expanded tensors cannot be written into.
-        expanded = any(step == 0 and size > 1 for step, size in _layout(tensor))
-        if not ((tensor.device.type == "cpu" or expanded) and _equal(tensor.detach(), held)):
-            tensor.detach().copy_(held)
-        if tensor.is_leaf:
-            tensor.grad = grad
-
-    return put_back
+def _put_tensor(tensor: Tensor, data: Tensor, held: Tensor, grad: Tensor | None) -> None:
+    if type(tensor) is Tensor and tensor.layout is torch.strided and tensor.data_ptr() != data.data_ptr():
+        tensor.data = data
+    # Elsewhere than on the CPU a comparison would wait for the device; expanded tensors cannot be written into.
+    expanded = any(step == 0 and size > 1 for step, size in _layout(tensor))
+    if not ((tensor.device.type == "cpu" or expanded) and _equal(tensor.detach(), held)):
+        tensor.detach().copy_(held)
+    if tensor.is_leaf:
+        tensor.grad = grad
 
 
 def _layout(tensor: Tensor) -> Iterable[tuple[int, int]]:
@@ -207,37 +222,14 @@ def _equal(a: Tensor, b: Tensor) -> bool:
         return False
 
 
-def _mapping(mapping: dict[Any, Any]) -> Undo:
-    kind: Any = OrderedDict if isinstance(mapping, OrderedDict) else dict
-    names, values = list(kind.keys(mapping)), list(kind.values(mapping))  # pairs would keep the garbage collector busy
-
-    def put_back() -> None:
-        if _alike(kind.keys(mapping), names) and _alike(kind.values(mapping), values):
-            return
-        kind.clear(mapping)
-        kind.update(mapping, zip(names, values, strict=True))
-
-    return put_back
+def _plain(mapping: dict[Any, Any]) -> Any:
+    """The kind of dict whose methods change it without anything of a subclass's own."""
+    return OrderedDict if isinstance(mapping, OrderedDict) else dict
 
 
 def _alike(now: Collection[Any], held: Sequence[Any]) -> bool:
     """Whether it is the same objects, in order."""
     return len(now) == len(held) and all(map(is_, now, held))
-
-
-def _collection(values: list[Any] | set[Any] | deque[Any]) -> Undo:
-    held = list(values)
-
-    def put_back() -> None:
-        if _alike(values, held):
-            return
-        values.clear()
-        if isinstance(values, set):
-            values.update(held)
-        else:
-            values.extend(held)
-
-    return put_back
 
 
 def _generator(generator: Any) -> Undo:

@@ -65,6 +65,29 @@ def test_encoder_called_twice() -> None:
     assert "nn.Identity" in text
 
 
+class Stacked(Model):
+    """Both modalities through one encoder, as one batch."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(self.fusion(torch.cat(self.a(torch.cat([a, b])).chunk(2), 1)))
+
+
+def test_modalities_stacked_along_the_batch() -> None:
+    text = refusal(Stacked(), config(modalities={"a": "a", "b": "fusion:input"}))
+    assert "gives 24 rows for 12 examples" in text
+    assert "nn.Identity" in text
+
+
+class Mapped(Model):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(self.fusion(torch.cat([torch.func.vmap(self.a)(a), self.b(b)], 1)))
+
+
+def test_encoder_under_vmap() -> None:
+    text = refusal(Mapped(), config())
+    assert "runs under torch.vmap" in text
+
+
 def test_encoder_never_called() -> None:
     text = refusal(Model(), config(modalities={"a": "a", "b": "unused"}))
     assert "'unused'" in text

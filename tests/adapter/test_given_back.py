@@ -259,6 +259,28 @@ NOT_THE_SAME = {
 }  # answer otherwise each time: no numbers, but given back all the same
 
 
+@pytest.mark.parametrize("part", ["module", "encoder", "wrapped"])
+def test_a_model_compiled_and_run_before_gives_the_plain_model_s_numbers(part: str) -> None:
+    """Compiled code does not call hooks that come after it."""
+    seed_everything(5)
+    model = Plain()
+    plain = diagnose(model=model, data=data(), config=CONFIG, profile="quick", probes=["reliance"])
+    batch = {k: v for k, v in data()["test"].items() if k != "label"}
+    config: dict[str, Any] = CONFIG
+    compiled: Any = model
+    if part == "module":
+        model.compile(backend="eager")
+    elif part == "encoder":
+        model.a.compile(backend="eager")
+    else:
+        compiled = torch.compile(model, backend="eager")
+        config = {"modalities": {m: f"_orig_mod.{m}" for m in "ab"}, "fusion": "_orig_mod.fusion"}
+    with torch.no_grad():
+        compiled(**batch)
+    report = diagnose(model=compiled, data=data(), config=config, profile="quick", probes=["reliance"])
+    assert report.results == plain.results
+
+
 def written(model: nn.Module) -> dict[str, Any]:
     """What may be seen of a model from outside; tensors by their bytes."""
 
