@@ -109,6 +109,7 @@ def gate(
         raise ConfigError(f"--situation {situation.value} needs a baseline to compare with: name one with --baseline.")
     if report is None:
         check_outputs(output, None, False)
+        _check_named(rules or (), config, subject)
         with progress(quiet) as shown:
             from collapsekit.run import diagnose
 
@@ -207,6 +208,15 @@ def _check_rules(rules: tuple[str, ...] | None) -> None:
 
     for rule in rules or ():
         parse_rule(rule)
+
+
+def _check_named(rules: tuple[str, ...], config: Path | None, checkpoint: Path | None) -> None:
+    """Raises ConfigError for a rule about a modality that the checkpoint's config does not have, where that is known."""
+    from collapsekit.gate.rules import check_modalities
+    from collapsekit.run import settle_config
+
+    if rules and (settled := settle_config(config, checkpoint)).adapter == "module":
+        check_modalities(rules, tuple(settled.modalities))
 
 
 def _report_at(path: Path | None) -> Report | None:
