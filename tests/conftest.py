@@ -59,6 +59,7 @@ def _no_config_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What looks for a config from a test's folder upwards stops at the tests' own: as at a repository's root."""
     (tmp_path_factory.getbasetemp() / ".git").touch()
 
+
 # A busy machine takes longer for an example: what has a limit counts the seconds it computes.
 settings.register_profile("collapsekit", deadline=None)
 settings.load_profile("collapsekit")

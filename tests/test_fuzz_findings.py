@@ -19,7 +19,7 @@ from collapsekit.locate.layout import Chunk
 from tests.fuzz import seeds
 from tests.fuzz.targets import TARGETS
 from tests.hostile.assemble import good_members, mapping, named, plain, tensor, tensors, tuple_of
-from tests.hostile.watch import no_longer_than
+from tests.hostile.watch import PATIENCE, SECONDS, no_longer_than, watched
 
 _HASH_MODULUS = (1 << 61) - 1  # sys.hash_info.modulus on every 64-bit CPython
 
@@ -122,9 +122,10 @@ def refused(path: Path) -> str | None:
 def test_finding(tmp_path: Path, make: Callable[[], bytes]) -> None:
     name, says = FOUND[make]
     target = TARGETS["archive" if name == "m.pt" else "arrays"]
-    with no_longer_than(10):
+    with no_longer_than(PATIENCE), watched() as watch:
         target.one(tmp_path, make())  # in this process: nothing but documented errors
         refusal = refused(tmp_path / name)
+    assert watch.seconds <= SECONDS
     assert (refusal is None) == (says is None), refusal
     assert says is None or says in str(refusal)
 
@@ -132,9 +133,10 @@ def test_finding(tmp_path: Path, make: Callable[[], bytes]) -> None:
 def test_pieces_cut_along_another_axis_are_compared_with_their_neighbours_only() -> None:
     """Columns, not rows: along the first axis every piece would meet every other one."""
     many = [Chunk(Path("x"), 0, (1000, 1), (1, 1), (0, i)) for i in range(20_000)]
-    with no_longer_than(10):
+    with no_longer_than(PATIENCE), watched() as watch:
         assert not _any_meet(many)
         assert _any_meet([*many, Chunk(Path("x"), 0, (1, 1), (1, 1), (999, 19_999))])
+    assert watch.seconds <= SECONDS
 
 
 def test_a_name_shown_keeps_no_control_character(tmp_path: Path) -> None:

@@ -139,6 +139,11 @@ class Tap:
     def learn(self, heard: Heard, other: Heard | None) -> None:
         """Learn the shape of what passes from one batch, or from two of different sizes."""
         leaves, tree = flatten(heard.value)
+        if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
+            raise ConfigError(
+                f"{self.what} is run under torch.vmap, where only one example can be heard: call it on the whole batch, or "
+                "name a submodule that is."
+            )
         others = flatten(other.value)[0] if other is not None else [None] * len(leaves)
         if len(leaves) != len(others):
             raise ConfigError(f"{self.what} returns another structure from batch to batch: that can't be replayed.")

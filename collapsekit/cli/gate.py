@@ -124,12 +124,13 @@ def gate(
     if report is None:
         need_working_directory()
         check_outputs(output, None, False)
+        chosen = find_config(config, subject, "gate")
+        _check_named(rules or (), chosen)
         ROLES.start_child()
         with progress(quiet) as shown:
             from collapsekit.probing import fault_code
             from collapsekit.run import diagnose
 
-            chosen = find_config(config, subject, "gate")
             report = diagnose(subject, config=chosen, progress=shown, **asked)  # type: ignore[arg-type]
             code = fault_code(report)
             files = write_report(report, output, None, False, None)
@@ -239,6 +240,15 @@ def _check_rules(rules: tuple[str, ...] | None) -> None:
 
     for rule in rules or ():
         parse_rule(rule)
+
+
+def _check_named(rules: tuple[str, ...], config: Path) -> None:
+    """Raises ConfigError for a rule about a modality that the checkpoint's config does not have, where that is known."""
+    from collapsekit.config import load_config
+    from collapsekit.gate.rules import check_modalities
+
+    if rules and (settled := load_config(config)).adapter == "module":
+        check_modalities(rules, tuple(settled.modalities))
 
 
 def _report_at(path: Path | None) -> Report | None:

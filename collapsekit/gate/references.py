@@ -39,6 +39,12 @@ class Reference:
     words: tuple[str, ...] | None = None
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities it names, of which ``*`` is none."""
+        places = {"modalities": (*self.parts[:1], *self.parts[2:]), "results": self.parts[1:]}
+        return tuple(name for name in places.get(self.root, ()) if name != "*")
+
+    @property
     def star(self) -> bool:
         """Whether it stands for every modality."""
         return "*" in self.parts

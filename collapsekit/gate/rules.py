@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from collapsekit.bounds import quoted
+from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.gate.grammar import Both, Comparison, Node, Not, comparisons, parse_rule
 from collapsekit.gate.references import Found, Reference, look_up
 from collapsekit.gate_report import GateCheck, State
@@ -21,6 +23,19 @@ _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,
 }
 _UNDECIDED = "inconclusive"
+
+
+def check_modalities(rules: Sequence[str], known: Collection[str]) -> None:
+    """Raises ConfigError for a rule that names a modality that is none of those ``known``: it could never be met."""
+    for rule in rules:
+        for comparison in comparisons(parse_rule(rule)):
+            for side in comparison.sides:
+                for name in side.modalities if isinstance(side, Reference) else ():
+                    if name not in known:
+                        raise ConfigError(
+                            f"the rule {quoted(rule)} names the modality {quoted(name)}{did_you_mean(name, known)}: "
+                            f"the model has {', '.join(known)}."
+                        )
 
 
 def decide_rule(rule: str, report: Report) -> GateCheck:

@@ -143,7 +143,6 @@ def make_asked(
     if curves is not None:
         summary_writer()
         current().once(partial(check_folder, curves, "--tensorboard"))
-    _check_data(settled)
     return Asked(checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told, curves)
 
 
@@ -166,9 +165,10 @@ def _check_data(config: Config) -> None:
 
 
 def check_asked(asked: Asked, modalities: Sequence[str] | None, options: Collection[Options]) -> Adapter:
-    """Whom to repair, what to freeze and the methods' options, against the config, then the model as the checkpoint has it;
-    no example is read. Raises CollapsekitError."""
+    """The data, whom to repair, what to freeze and the methods' options, against the config, then against the model as the
+    checkpoint has it, which is given back; no example is read. Raises CollapsekitError."""
     names = modalities or ()
+    _check_data(asked.config)
     check_modalities(options, asked.config)
     if asked.config.adapter == "module":
         check_named(names, tuple(asked.config.modalities))

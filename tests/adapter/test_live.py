@@ -148,6 +148,11 @@ def in_inference_mode() -> nn.Module:
         return Toy()
 
 
+class Mapped(Toy):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(self.fusion(torch.cat([self.a(a), torch.func.vmap(self.b)(b)], 1)))
+
+
 class Stubborn(Toy):
     def train(self, mode: bool = True) -> Stubborn:
         raise RuntimeError("this one does not change its mode")
@@ -181,6 +186,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         r"'head\.weight', which has no shape yet",
     ),
     "inference mode": (in_inference_mode, r"was made under torch\.inference_mode"),
+    "vmap": (lambda: Mapped(), "encoder 'b' of modality 'b' is run under torch.vmap"),
     "no eval": (Stubborn, "into eval mode: RuntimeError: this one does not change its mode"),
     "class": (lambda: Toy, "model is the class Toy: give an instance"),
     "function": (lambda: toy, "model is a function"),

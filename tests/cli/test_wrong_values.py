@@ -89,7 +89,13 @@ WRONG: dict[str, dict[str, list[str]]] = {
     "gate": {
         **DIAGNOSIS,
         "<subject>": [],
-        "--require": ["verdict =", "score < ", ")"],
+        "--require": [
+            "verdict =",
+            "score < ",
+            ")",
+            "modalities.imag.score < 1",
+            "results[reliance.shapley, vidoe] > 0",
+        ],
         "--baseline": ["none.json"],
         "--format": ["texts", "json=", *(f"json={f}" for f in FILE)],
         "--situation": ["same", "paired", "retrained"],
@@ -135,6 +141,8 @@ MESSAGES = {  # where the value is not what is wrong with it
     ("diagnose", "--set", "viff.x=1"): ["viff", "did you mean 'vif'"],
     ("diagnose", "--set", "growing.order=image"): ["growing.order is image", "name each"],
     ("diagnose", "--set", "growing.order=image,vidoe"): ["growing.order names 'vidoe'"],
+    ("gate", "--require", "modalities.imag.score < 1"): ["names the modality", "'imag'", "'image'"],
+    ("gate", "--require", "results[reliance.shapley, vidoe] > 0"): ["names the modality", "vidoe"],
     ("repair", "--set", "vif.x=1"): ["no repair 'vif'"],
 }
 
