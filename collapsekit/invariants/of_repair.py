@@ -54,8 +54,8 @@ def _contradictions(repair: RepairReport) -> Iterator[str]:
         yield from _check(check, repair)
     yield from results(repair.findings, modalities)
     for record in repair.structure:
-        for modality in (record.modality, getattr(record, "giver", None)):
-            yield from known("what was put into the model", modality, modalities)
+        for name in (record.modality, getattr(record, "giver", None)):
+            yield from known("what was put into the model", name, modalities)
     for curve in repair.losses:
         yield from _losses(curve)
 
