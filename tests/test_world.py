@@ -170,7 +170,8 @@ def test_the_error_of_one_is_everyones(folder: Path, diagnosed: Diagnosed, tmp_p
     found = diagnosed(folder, 3, tmp_path, "-p", "vif", FAIL_RANK="1")
     assert [code for code, _, _ in found] == [2, 2, 2], found
     assert "a cable was pulled" in found[0][2]
-    assert len(found[0][2].strip().splitlines()) <= 2
+    assert found[0][2].startswith("Config: collapsekit.yaml\n")
+    assert len(found[0][2].strip().splitlines()) <= 3
     assert [err for _, _, err in found[1:]] == ["", ""]
     assert not (tmp_path / "report").exists()
 

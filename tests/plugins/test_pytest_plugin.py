@@ -90,7 +90,8 @@ def test_collapsed_checkpoint(assert_not_collapsed, ignoring, tmp_path):
         "from tests.problems import Late\\n\\ndef build():\\n    return Late({'image': 5, 'audio': 4}, 3, ['audio'])\\n")
     config = {**ignoring.config, "model": {"factory": "late:build"}, "fusion": "nowhere"}
     (tmp_path / "collapsekit.yaml").write_text(yaml.safe_dump(config))
-    assert_not_collapsed(tmp_path / "ckpt.pt", fusion="fusion", options=HOW["options"], probes=PROBES)
+    how = {"options": HOW["options"], "probes": PROBES}
+    assert_not_collapsed(tmp_path / "ckpt.pt", fusion="fusion", config=tmp_path / "collapsekit.yaml", **how)
 
 def test_required(assert_not_collapsed, ignoring, data):
     assert_not_collapsed(ignoring.model, data, require="adio", **HOW)

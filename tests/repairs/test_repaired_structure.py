@@ -39,6 +39,7 @@ def mended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repaired]:
         project = deaf(folder / "project")
         report = repair(
             project / "ckpt.pt",
+            config=project / "collapsekit.yaml",
             output=folder / "out",
             method="ebr",
             options={"ebr": {"latent": 9, "adversary": 0.1}},

@@ -79,7 +79,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def mend(folder: Path, output: Path, *, whole: bool = False, **how: Any) -> RepairReport:
     """A repair of the model there; its reports are of the probes that decide, or ``whole``."""
-    how = {"training": FAST, "profile": "quick", "cache": output.parent / "cache"} | how
+    usual = {"config": folder / "collapsekit.yaml", "cache": output.parent / "cache"}
+    how = {**usual, "training": FAST, "profile": "quick"} | how
     with nullcontext() if whole else only_deciding():
         return repair(folder / "ckpt.pt", output=output, **how)
 
@@ -112,6 +113,17 @@ def test_what_it_ignored_it_uses_afterwards(made: Path, mended: tuple[RepairRepo
     pairs = [(r, report.after.find(r.name, r.modality, r.versus)) for r in report.before.results]
     assert all(other is None or (r.definition, r.source) == (other.definition, other.source) for r, other in pairs)
     assert sorted(p.name for p in output.iterdir()) == ["model.safetensors", "repair.json"]
+
+
+def test_every_report_of_it_names_the_config(mended: tuple[RepairReport, Path]) -> None:
+    report, _ = mended
+    for one in (report.before, report.after, report.control):
+        assert one is not None
+        assert one.config is not None
+        assert one.config.endswith("/project/collapsekit.yaml")
+        assert not Path(one.config).is_absolute()
+    assert f"--config {report.before.config}" in report.before.settings["command"]
+    assert report.after.settings["command"] is None  # of a live model
 
 
 def test_the_report_reads_back_the_same_and_follows_from_its_checks(mended: tuple[RepairReport, Path]) -> None:
@@ -212,11 +224,12 @@ def test_a_chain_runs_its_methods_in_order(made: Path, tmp_path: Path) -> None:
 
 
 def test_the_encoder_that_never_learned_is_told_from_a_fusion_that_does_not_listen(made: Path) -> None:
-    told = order.plan(made / "ckpt.pt", profile="quick", training=FAST)
+    how: dict[str, Any] = {"config": made / "collapsekit.yaml", "profile": "quick", "training": FAST}
+    told = order.plan(made / "ckpt.pt", **how)
     assert told[0] == "To repair: audio (collapsed on val)."
     assert told[1].startswith("Method: kd,dropout; whether the encoder of audio")
     assert "kd begins with distilling image into audio" in told[2]
-    only = order.plan(made / "ckpt.pt", profile="quick", method="finetune", training=FAST)
+    only = order.plan(made / "ckpt.pt", method="finetune", **how)
     assert sum(p.numel() for p in Late(WIDTHS).parameters()) == int(only[2].split(": ")[1].split(" ")[0])
 
 
