@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collapsekit.errors import RefusedError
+from collapsekit.locate import handles
+from collapsekit.locate.handles import Look, identity, one_look, open_regular, stream_of
+
+CHANGED = "changed while it was being read"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "a").write_bytes(b"content")
+    return tmp_path / "a"
+
+
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What is opened from here on."""
+    done: list[Path] = []
+    real = open_regular
+
+    def opened(path: Path) -> Any:
+        done.append(path)
+        return real(path)
+
+    monkeypatch.setattr(handles, "open_regular", opened)
+    return done
+
+
+def count_open() -> int:
+    """0 where the system does not tell."""
+    own = Path("/proc/self/fd")
+    return len(list(own.iterdir())) if own.exists() else 0
+
+
+def test_a_look_opens_each_file_once(file: Path, opens: list[Path]) -> None:
+    with one_look() as look:
+        for _ in range(3):
+            with stream_of(file) as stream:
+                stream.seek(0)
+                assert stream.read() == b"content"
+        with one_look() as inner:
+            assert inner is look
+        assert look.identity(file) == look.known(file) == identity(file.stat())
+        assert look.known(file.parent / "other") is None
+        assert opens == [file]
+    assert stream.closed
+    with stream_of(file) as alone:
+        assert alone.read() == b"content"
+    assert alone.closed
+    assert opens == [file, file]
+
+
+def test_what_replaces_a_file_is_not_seen(file: Path) -> None:
+    with one_look() as look:
+        with stream_of(file):
+            pass
+        (file.parent / "b").write_bytes(b"another")
+        (file.parent / "b").replace(file)
+        with stream_of(file) as stream:
+            assert stream.read() == b"content"
+        with pytest.raises(RefusedError, match=CHANGED):
+            look.check()
+
+
+def test_of_many_files_few_are_open_and_each_is_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handles, "MOST_OPEN", 2)
+    paths = [tmp_path / str(i) for i in range(5)]
+    for path in paths:
+        path.write_text(path.name)
+    before = count_open()
+    with one_look() as look:
+        for path in paths * 2:
+            with stream_of(path) as stream:
+                stream.seek(0)
+                assert stream.read().decode() == path.name
+        if before:
+            assert count_open() == before + 2
+        look.check()
+        paths[0].write_text("other")
+        with pytest.raises(RefusedError, match=CHANGED), stream_of(paths[0]):
+            pass
+        with pytest.raises(RefusedError, match=CHANGED):
+            look.check()
+        paths[0].unlink()
+        with pytest.raises(RefusedError, match=CHANGED):
+            look.check()
+
+
+def test_the_clock_has_moved_on_since_the_last_write(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(handles.time, "sleep", waits.append)
+    last = max(identity(file.stat())[3:])
+    for age in (-1, 0, 15_000_000, 20_000_000, 10**12):
+        monkeypatch.setattr(handles.time, "time_ns", lambda age=age: last + age)
+        look = Look(patient=True)
+        assert look.identity(file) == identity(file.stat())
+        look.close()
+    assert waits == [0.02, 0.005]
+
+    def write(_: float) -> None:
+        file.write_bytes(b"another, and longer")
+
+    monkeypatch.setattr(handles.time, "time_ns", lambda: last)
+    monkeypatch.setattr(handles.time, "sleep", write)
+    look = Look(patient=True)
+    with pytest.raises(RefusedError, match=CHANGED):
+        look.stream(file)
+    look.close()
+
+
+def test_only_regular_files_are_opened_and_nothing_waits(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    before = os.dup(0)
+    os.close(before)
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        with pytest.raises(OSError, match="not a regular file"):
+            open_regular(path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "gone")
+    after = os.dup(0)
+    os.close(after)
+    assert after == before  # nothing was left open
