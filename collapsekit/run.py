@@ -297,7 +297,7 @@ def build_adapter(
 def check_device(device: str) -> None:
     """Raises ConfigError where torch does not know or does not have the device."""
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()  # which "meta" cannot do
     except (RuntimeError, AssertionError) as e:
         first = str(e).strip().splitlines()[0]
         raise ConfigError(f"device {device!r} is not to be had here ({first}): use --device cpu.") from None
