@@ -145,3 +145,16 @@ def test_records_are_made_without_what_failed(
     assert len(report.warnings) == 2
     assert report.records is not None
     assert set(Records.from_bytes(report.records, "records").columns) == {"loss", "metric"}
+
+
+def test_the_pytest_plugin_does_not_take_a_fault_for_a_close_call(
+    problem: Problem, swallowed: None, fail: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "plugins" / "pytest" / "src")
+    from collapsekit_pytest.check import assert_not_collapsed
+
+    how: dict[str, Any] = {"config": problem.config, "cache": problem.folder / "cache", "allow_inconclusive": True}
+    fail("utilisation")
+    with pytest.raises(FaultError, match="utilisation"):
+        assert_not_collapsed(problem.model, **how, probes=["reliance", "utilisation"])
+    assert_not_collapsed(problem.model, **how, probes=["reliance", "vif"])

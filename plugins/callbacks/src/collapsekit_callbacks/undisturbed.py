@@ -16,7 +16,7 @@ from collapsekit.errors import ConfigError
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """No gradient, eval mode; afterwards all is as it was: modes of every submodule, weights, gradients, buffers, what
-    forward writes on modules, and the random generators of Python, NumPy and torch (CPU and CUDA).
+    forward writes on modules, and the random generators of Python, NumPy and torch (CPU and device).
 
     Submodules that ``.compile()`` compiled run uncompiled meanwhile: with hooks that come and go they would be compiled
     anew each time, until torch gives up and trains uncompiled.
