@@ -76,6 +76,10 @@ def scribble():
         if os.path.exists(place) and "pipe" in os.readlink(place):
             os.write(n, b"x" * 17)
 
+def own_handler():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("told to stop", file=sys.stderr)))
+    time.sleep(600)
+
 def error(kind):
     raise kind("as it should")
 
@@ -103,7 +107,9 @@ DOES = {
     "refused": lambda: error(RefusedError),
     "nothing there": lambda: error(NothingEvaluatedError),
     "fault": lambda: error(ValueError),
-    "wait": lambda: time.sleep(30),
+    "wait": lambda: time.sleep(600),
+    "own handler": own_handler,
+    "killed late": lambda: None,
     "swallow": swallow,
     "turned": turned,
     "ignore": lambda: (signal.signal(signal.SIGINT, signal.SIG_IGN), time.sleep(0.7)),
@@ -111,6 +117,8 @@ DOES = {
 }
 
 def show():
+    if HOW == "killed late":
+        os.kill(os.getpid(), signal.SIGKILL)
     write("data\\n")
     if HOW == "late":
         print("waiting", file=sys.stderr, flush=True)
@@ -170,6 +178,7 @@ ENDS = {
     "alarm": (4, 4),
     "atexit": (0, 1),
     "at exit 3": (4, 1),
+    "killed late": (4, 1),
     "close": (4, 4),
     "close and open": (4, 4),
     "write": (4, 4),
@@ -181,7 +190,8 @@ ENDS = {
 
 
 FAILURES = [
-    pytest.param(1, how, marks=() if how in ("atexit", "at exit 3", "kill") else pytest.mark.slow) for how in ENDS
+    pytest.param(1, how, marks=() if how in ("atexit", "at exit 3", "killed late") else pytest.mark.slow)
+    for how in ENDS
 ]
 
 
@@ -192,7 +202,7 @@ def test_only_a_verdict_passes(program: Path, code: int, how: str) -> None:
     assert "Traceback" not in done.stderr or how in ("fault", "abort", "segfault")
     if expected != code:
         said = [line for line in done.stderr.splitlines() if line.startswith(("error", "internal error"))]
-        assert len(said) == (2 if how == "close" else 1), done.stderr  # that stdout is closed, too
+        assert len(said) == (2 if how == "close" and code == 0 else 1), done.stderr  # that stdout is closed, too
 
 
 @pytest.mark.parametrize(
@@ -264,8 +274,14 @@ def stopped(
         )
         pids = [int(p) for p in listed.stdout.split()]
         (os.killpg if whom == "all" else os.kill)(running.pid, number)
-        _, said = running.communicate(timeout=60)
-        return running.returncode, said, pids
+        running.wait(timeout=60)
+        try:
+            assert all(gone(pid) for pid in pids)
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        return running.returncode, running.stderr.read(), pids
 
 
 @pytest.mark.parametrize("whom", ["parent", pytest.param("all", marks=pytest.mark.slow)])
@@ -328,10 +344,20 @@ def test_no_process_outlives_its_parent(program: Path, number: int, whom: str, s
     code, said, pids = stopped(program, "wait", number, whom, spawn)
     assert len(pids) >= 2
     assert code == (INTERRUPTED if number == signal.SIGINT else -number), said
-    until = time.monotonic() + 20
-    while (left := [p for p in pids if alive(p)]) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not left
+
+
+def test_a_signal_reaches_what_handles_it(program: Path) -> None:
+    code, said, _ = stopped(program, "own handler", signal.SIGTERM)
+    assert code == 2
+    assert "told to stop" in said
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends soon."""
+    until = time.monotonic() + 30
+    while alive(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    return not alive(pid)
 
 
 def alive(pid: int) -> bool:

@@ -195,6 +195,8 @@ def turned(name: str) -> int:
 def drawn() -> Iterator[tuple[str, str | None, str]]:
     """Each command in one encoding other than UTF-8, and on one dead stream."""
     for name in ALL:
+        if name.endswith("--help") and name not in ("gate --help", "baseline --help"):
+            continue  # all are made by the same library
         yield name, None, ENCODINGS[1 + turned(name) % 3]
         yield name, list(DEAD)[turned(name) % 4], ENCODINGS[turned(name) % 4]
 
@@ -203,7 +205,7 @@ def drawn() -> Iterator[tuple[str, str | None, str]]:
 def test_the_code_is_that_of_a_file() -> None:
     for name, dead, encoding in drawn():
         check(name, dead, encoding)
-    codes = {name: whole(name)[0] for name in ALL}
+    codes = {name: code for name, (code, _, _) in _WHOLE.items()}
     assert codes["gate text pass"] == codes["diagnose "] == codes["doctor"] == 0
     assert codes["gate sarif fail"] == codes["repair --json"] == codes["diagnose --fail-on collapsed"] == 1
     assert codes["gate json undecided"] == 5
