@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from collapsekit.bounds import quoted
 from collapsekit.errors import RefusedError
 from collapsekit.files import read_bytes, reason
+from collapsekit.invariants.of_records import records_contradiction
 from collapsekit.report import Report
 
 if TYPE_CHECKING:
@@ -90,8 +91,42 @@ def digest(data: bytes) -> str:
 def load_records(report: Report, path: Path) -> bytes | None:
     """The bytes of the records of the report at ``path``, from the file beside it; None where it has none.
 
-    Raises RefusedError where the file there is not the one that was written with the report.
+    Raises RefusedError where the file there is not the one that was written with the report, or the report says otherwise.
     """
+    found = _beside(report, path)
+    if found is None:
+        return None
+    data, file = found
+    if digest(data) != report.settings.get("records"):
+        raise RefusedError(
+            f"{file} was not written with {path.name}, which knows its records by another SHA-256: keep both as "
+            "`collapsekit diagnose` wrote them, or make the report again."
+        )
+    check_records(report, data, str(path))
+    return data
+
+
+def load_report(path: Path, raw: Any = None) -> Report:
+    """The report at ``path`` (``raw``: its JSON, where that was read), whose numbers are those of its records where they lie
+    beside it. A file there that is another report's is left alone. Raises RefusedError."""
+    report = Report.load(path) if raw is None else Report.from_data(raw, str(path))
+    found = _beside(report, path)
+    if found is not None and digest(found[0]) == report.settings.get("records"):
+        check_records(report, found[0], str(path))
+    return report
+
+
+def check_records(report: Report, data: bytes, origin: str) -> None:
+    """Raises RefusedError where a number of the report is not that of its records."""
+    said = records_contradiction(report, data)
+    if said is not None:
+        raise RefusedError(
+            f"{origin} contradicts its records: {said}; take both as collapsekit wrote them, or make them again."
+        )
+
+
+def _beside(report: Report, path: Path) -> tuple[bytes, Path] | None:
+    """The file of records beside a report that names some."""
     known = report.settings.get("records")
     file = path.with_name(NAME)
     if not isinstance(known, str) or not file.is_file():
@@ -100,9 +135,4 @@ def load_records(report: Report, path: Path) -> bytes | None:
         data = read_bytes(file, MOST_BYTES)
     except OSError as e:
         raise RefusedError(f"{file} cannot be read: {reason(e)}.") from None
-    if digest(data) != known:
-        raise RefusedError(
-            f"{file} was not written with {path.name}, which knows its records by another SHA-256: keep both as "
-            "`collapsekit diagnose` wrote them, or make the report again."
-        )
-    return data
+    return data, file

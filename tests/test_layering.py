@@ -86,7 +86,7 @@ ALONE = {
     "verdict": {"contract", "report_parts"},
     "invariants": {"bounds", "contract", "report_parts", "verdict"},
     "report": {"contract", "invariants", "report_parts"},
-    "compare": {"errors", "files", "bounds", "contract", "invariants", "report", "stats"},
+    "compare": {"errors", "files", "bounds", "contract", "invariants", "records", "report", "stats"},
     "gate": {"errors", "files", "bounds", "contract", "invariants", "report", "gate_report", "records", "stats"},
 }
 # What they say of models that come later, and that call them, is for the type checker alone.

@@ -64,7 +64,7 @@ def report(
 def _read(path: Path) -> Report | RepairReport:
     """The report at ``path``, or in a folder: of a diagnosis or of a repair, told by its content."""
     from collapsekit.contract import read_json
-    from collapsekit.report import Report
+    from collapsekit.records import load_report
 
     if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name too long
         names = ("report.json", "repair.json")
@@ -73,7 +73,7 @@ def _read(path: Path) -> Report | RepairReport:
         raise ConfigError(f"{path} is not a file: give the report.json that `collapsekit diagnose` wrote.")
     raw = read_json(path)
     if not isinstance(raw, dict) or raw.get("kind") != "repair":
-        return Report.from_data(raw, str(path))
+        return load_report(path, raw)
     from collapsekit.repair_report import RepairReport
 
     return RepairReport.from_data(raw, str(path))

@@ -12,6 +12,7 @@ from pathlib import Path
 from collapsekit.bounds import quoted
 from collapsekit.contract import read_json
 from collapsekit.errors import ConfigError, RefusedError
+from collapsekit.records import load_report
 from collapsekit.report import Report, Result
 
 MOST_RUNS = 1_000
@@ -121,7 +122,7 @@ def _read(path: str) -> Report:
         raise RefusedError(
             f"{path} is a file of kind {quoted(kind)}: give a report.json that `collapsekit diagnose` wrote."
         )
-    return Report.from_data(raw, path)
+    return load_report(Path(path), raw)
 
 
 def scalars(report: Report) -> tuple[Result, ...]:

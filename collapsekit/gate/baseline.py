@@ -15,7 +15,7 @@ from collapsekit.contract import MOST_BYTES, Contract, Frozen, read_json
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.files import is_file
 from collapsekit.invariants.of_baseline import baseline_contradiction
-from collapsekit.records import Records, digest, load_records
+from collapsekit.records import Records, check_records, digest, load_records, load_report
 from collapsekit.report import Report
 
 _KEPT = ("training_seed", "examples", "records", "profile")  # settings that the gate reads
@@ -34,6 +34,16 @@ class Run(Frozen):
 
     def read_records(self) -> Records | None:
         """Its records. Raises RefusedError where they are damaged or another report's."""
+        data = self._data()
+        return None if data is None else Records.from_bytes(data, "the baseline's records")
+
+    def check_numbers(self, origin: str) -> None:
+        """Raises RefusedError where its records are damaged, another report's, or say otherwise than its report."""
+        data = self._data()
+        if data is not None:
+            check_records(self.report, data, f"a report in {origin}")
+
+    def _data(self) -> bytes | None:
         if self.records is None:
             return None
         try:
@@ -42,7 +52,7 @@ class Run(Frozen):
             raise RefusedError("the baseline's records are damaged (no base64): make the baseline again.") from None
         if digest(data) != self.report.settings.get("records"):
             raise RefusedError("the baseline's records are not those of its report: make the baseline again.")
-        return Records.from_bytes(data, "the baseline's records")
+        return data
 
 
 class Baseline(Contract):
@@ -85,7 +95,10 @@ class Baseline(Contract):
         raw = read_json(path)
         if not isinstance(raw, dict) or raw.get("kind") != "baseline":
             raise RefusedError(f"{path} is not a baseline: give a file that `collapsekit baseline create` wrote.")
-        return cls.from_data(raw, str(path))
+        found = cls.from_data(raw, str(path))
+        for run in found.runs:
+            run.check_numbers(str(path))
+        return found
 
     def contradiction(self) -> str | None:
         """See :meth:`Contract.contradiction`."""
@@ -135,7 +148,7 @@ def make_run(report: Report, records: bytes | None) -> Run:
 
 def read_run(path: Path, *, records: bool = True) -> Run:
     """The report at ``path``, with its records where they lie beside it and are wanted. Raises RefusedError."""
-    report = Report.load(path)
+    report = load_report(path)
     return make_run(report, load_records(report, path) if records else None)
 
 

@@ -36,9 +36,9 @@ def repair_contradiction(repair: RepairReport) -> str | None:
 def _contradictions(repair: RepairReport) -> Iterator[str]:
     yield from _reports(repair)
     modalities = repair.before.subject.modalities
-    for what, given in (("the method", repair.method), ("what was repaired", repair.repaired)):
+    for asked, given in (("the method", repair.method), ("what was repaired", repair.repaired)):
         if not given:
-            yield f"{what} is not said"
+            yield f"{asked} is not said"
     yield from names("what was repaired", repair.repaired)
     for modality in repair.repaired:
         yield from known("what was repaired", modality, modalities)
@@ -54,8 +54,8 @@ def _contradictions(repair: RepairReport) -> Iterator[str]:
         yield from _check(check, repair)
     yield from results(repair.findings, modalities)
     for record in repair.structure:
-        for name in (record.modality, getattr(record, "giver", None)):
-            yield from known("what was put into the model", name, modalities)
+        for inserted in (record.modality, getattr(record, "giver", None)):
+            yield from known("what was put into the model", inserted, modalities)
     for curve in repair.losses:
         yield from _losses(curve)
 
@@ -70,9 +70,9 @@ def _reports(repair: RepairReport) -> Iterator[str]:
         if said is not None:
             yield f"in the report {what}, {said}"
         for field in SAME:
-            a, b = getattr(before, field), getattr(report.subject, field)
-            if a != b:
-                yield f"{field} before is {quoted(str(a))}, and in the report {what} {quoted(str(b))}"
+            first, here = getattr(before, field), getattr(report.subject, field)
+            if first != here:
+                yield f"{field} before is {quoted(str(first))}, and in the report {what} {quoted(str(here))}"
         examples = [r.settings.get("examples") for r in (repair.before, report)]
         if None not in examples and examples[0] != examples[1]:
             yield f"the report {what} is of other examples than the one before"

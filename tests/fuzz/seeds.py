@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from collapsekit.report import Report
 from tests.hostile.assemble import (
     FLOATS,
     MAGIC,
@@ -238,30 +239,40 @@ path = \"\"\"data.npz\"\"\"
 
 
 def reports() -> list[dict[str, Any]]:
-    """Reports as collapsekit writes them."""
+    """A report as schema version 1 had it, and as it is written now."""
     cited = {"probe": "vif", "definition": "d", "source": "s"}
     curve = {"x": [0, 1, "two"], "y": [1.5, 2, 3], "lower": [1, 1, 1], "upper": None, "x_label": "x", "y_label": "y"}
     results = [
         {"name": "vif.mean", "value": 4.2, "interval": [3.9, 4.6], "unit": "nats", **cited},
         {"name": "vif.curve", "modality": "audio", "versus": "image", "curve": curve, "note": "n", **cited},
         {"name": "vif.max", "skipped": "too few", **cited},
+        {"name": "utilisation.prior_loss", "value": 2.0, **cited},
+        {"name": "utilisation.score", "modality": "audio", "value": 0.97, "interval": [0.93, 1.0], **cited},
+        {"name": "utilisation.costs_now", "modality": "image", "value": 0.41, **cited},
+        {"name": "utilisation.costs_if_missing", "modality": "image", "versus": "audio", "value": 0.63, **cited},
     ]
+    for name, ratio in (("audio", 0.05), ("image", 0.9)):
+        of = {"modality": name, **cited}
+        results += [
+            {"name": "utilisation.alone_gain", "value": 1.0, **of},
+            {"name": "utilisation.credit", "value": 0.5, **of},
+        ]
+        results.append({"name": "utilisation.ratio", "value": ratio, **of})
     audio = {"verdict": "collapsed", "score": 0.97, "interval": [0.93, 1.0], "reason": "r", "evidence": ["vif.mean"]}
     image = {"verdict": "used", "score": None, "costs_now": 0.41, "costs_if_missing": {"audio": 0.63}, "reason": "r"}
     subject = {"checkpoint": "c.pt", "sha256": "0" * 64, "modalities": ["image", "audio"], "task": "classification"}
-    return [
-        {
-            "schema_version": 1,
-            "collapsekit": "0.1.0",
-            "subject": {**subject, "metric": "accuracy", "split": "test", "examples": 1000, "seed": 0},
-            "verdict": "collapsed",
-            "summary": "s",
-            "modalities": {"audio": audio, "image": image},
-            "results": results,
-            "settings": {"a": [1, {"b": None}]},
-            "environment": {"torch": "2"},
-        }
-    ]
+    first: dict[str, Any] = {
+        "schema_version": 1,
+        "collapsekit": "0.1.0",
+        "subject": {**subject, "metric": "accuracy", "split": "test", "examples": 1000, "seed": 0},
+        "verdict": "collapsed",
+        "summary": "s",
+        "modalities": {"audio": audio, "image": image},
+        "results": results,
+        "settings": {"a": [1, {"b": None}]},
+        "environment": {"torch": "2"},
+    }
+    return [first, json.loads(Report.from_data(first).to_json())]
 
 
 def saved_by_torch() -> list[bytes]:

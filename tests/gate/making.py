@@ -48,15 +48,19 @@ def make_report(
     scores: Mapping[str, float | None] | None = None,
     content: str = "the examples",
 ) -> Report:
-    """A report of modalities with these uses; verdicts follow from them, but for what ``verdict`` says of the whole."""
+    """A report of modalities with these uses; verdicts follow from them, but for what ``verdict`` says of the whole. Of what
+    its records say, it says the same."""
     uses = {"audio": 0.9, "image": 0.9} if uses is None else uses
-    e, drop = floor_of(PRIOR), accuracy - without
+    e, columns = floor_of(PRIOR), {} if records is None else records.columns
+    mean = {k: float(v.astype(np.float64).mean()) for k, v in columns.items()}
+    accuracy, examples = mean.get("metric", accuracy), examples if records is None else len(records.ids)
     found = [
         result("utilisation.prior_loss", PRIOR),
         result("reliance.full_metric", accuracy, interval=(accuracy - 0.05, accuracy + 0.05), unit="accuracy"),
         result("vif.mean", 4.2, interval=(3.9, 4.6)),
     ]
     for m, use in uses.items():
+        drop = accuracy - mean.get(f"metric_without.{m}", without)
         score = round(min(1.0, max(0.0, 1 - use)), 12) if scores is None else scores[m]
         ends = None if score is None else (max(0.0, score - 0.1), min(1.0, score + 0.1))
         found += [
@@ -65,7 +69,7 @@ def make_report(
             result("utilisation.score", score, m, interval=ends),
             result("utilisation.costs_now", 0.02, m),
             *(result("utilisation.costs_if_missing", 0.1, m, versus=o) for o in uses if o != m),
-            result("utilisation.credit", use * (due + e) - e, m),
+            result("utilisation.credit", mean.get(f"credit.{m}", use * (due + e) - e), m),
             result("utilisation.reference_credit", due, m),
             result("reliance.leave_one_out_metric", drop, m, interval=(drop - 0.05, drop + 0.05)),
         ]
