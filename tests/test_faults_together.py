@@ -29,6 +29,7 @@ Fault = tuple[int, dict[int, dict[str, Any]], dict[int, tuple[int, str]]]
 # Processes, what goes wrong at which, and of each that is to say something: its code, and what it says.
 FAULTS: dict[str, Fault] = {
     "none": (3, {}, {0: (0, ""), 1: (0, ""), 2: (0, "")}),
+    "meeting twice": (3, {r: {"twice": True} for r in range(3)}, {0: (0, ""), 1: (0, ""), 2: (0, "")}),
     "a long computation": (2, {1: {"between": "compute"}}, {0: (0, ""), 1: (0, "")}),
     "stopped for a moment": (2, {1: {"between": "nap"}}, {0: (0, ""), 1: (0, "")}),
     "stopped before they meet": (3, {1: {"before": "stop"}}, {r: (2, ABSENT.format(1, 3)) for r in (0, 2)}),
@@ -98,6 +99,7 @@ FAULTS: dict[str, Fault] = {
     "interrupted": (2, {1: {"piece": "interrupt"}}, {0: (4, ENDED.format(1, 2, "KeyboardInterrupt")), 1: (130, "")}),
 }
 BRIEF = (
+    "meeting twice",
     "a process group of the caller's own",
     "none",
     "stopped before they meet",
