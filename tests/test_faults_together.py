@@ -98,7 +98,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "interrupted": (2, {1: {"piece": "interrupt"}}, {0: (4, ENDED.format(1, 2, "KeyboardInterrupt")), 1: (130, "")}),
 }
-BRIEF = (
+BY_DEFAULT = (
     "meeting twice",
     "a process group of the caller's own",
     "none",
@@ -129,7 +129,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return place
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in BRIEF else pytest.mark.slow) for n in FAULTS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in BY_DEFAULT else pytest.mark.slow) for n in FAULTS])
 def test_all_that_live_end_and_say_why(name: str, played: Path) -> None:
     """None is killed for hanging, which is what -9 would say."""
     size, faults, expected = FAULTS[name]
