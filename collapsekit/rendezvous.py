@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun and its like set
 SECONDS = 60.0  # to find one another
+_HOSTED: dict[int, Store] = {}  # by port; until the process ends, as others may come to meet again before this one does
 HINT = "start all of them by one command, such as torchrun --nproc-per-node N -m collapsekit diagnose"
 
 
@@ -87,8 +88,13 @@ def connect(at: Place, limit: float, meeting: int, *, again: bool = False) -> St
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     hosting = at.hosts and not again
+    most = timedelta(seconds=limit)
     try:
-        store = TCPStore(at.address, at.port, at.size, hosting, timedelta(seconds=limit), wait_for_workers=False)
+        store = _HOSTED.get(at.port) if hosting else None
+        if store is None:
+            store = TCPStore(at.address, at.port, at.size, hosting, most, wait_for_workers=False, multi_tenant=hosting)
+        if hosting:
+            _HOSTED[at.port] = store
     except (RuntimeError, ValueError) as e:
         if hosting:
             raise ConfigError(

@@ -29,6 +29,7 @@ Fault = tuple[int, dict[int, dict[str, Any]], dict[int, tuple[int, str]]]
 # Processes, what goes wrong at which, and of each that is to say something: its code, and what it says.
 FAULTS: dict[str, Fault] = {
     "none": (3, {}, {0: (0, ""), 1: (0, ""), 2: (0, "")}),
+    "meeting twice": (3, {r: {"twice": True} for r in range(3)}, {0: (0, ""), 1: (0, ""), 2: (0, "")}),
     "a long computation": (2, {1: {"between": "compute"}}, {0: (0, ""), 1: (0, "")}),
     "stopped for a moment": (2, {1: {"between": "nap"}}, {0: (0, ""), 1: (0, "")}),
     "stopped before they meet": (3, {1: {"before": "stop"}}, {r: (2, ABSENT.format(1, 3)) for r in (0, 2)}),
@@ -97,7 +98,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "interrupted": (2, {1: {"piece": "interrupt"}}, {0: (4, ENDED.format(1, 2, "KeyboardInterrupt")), 1: (130, "")}),
 }
-BRIEF = (
+BY_DEFAULT = (
+    "meeting twice",
     "a process group of the caller's own",
     "none",
     "stopped before they meet",
@@ -127,7 +129,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return place
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in BRIEF else pytest.mark.slow) for n in FAULTS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in BY_DEFAULT else pytest.mark.slow) for n in FAULTS])
 def test_all_that_live_end_and_say_why(name: str, played: Path) -> None:
     """None is killed for hanging, which is what -9 would say."""
     size, faults, expected = FAULTS[name]
