@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -89,7 +88,7 @@ def _held(found: dict[str, Any]) -> int:
 
 def _bytes_to_read(found: dict[str, Any]) -> int:
     """What all numbers take: the files' bytes, or more, where tensors show the same ones in several ways."""
-    each = {json.dumps(t[1:]): math.prod(t[2]) * ITEM_BYTES.get(t[1], 1) for t in found["tensors"]}
+    each = {repr(t[1:]): math.prod(t[2]) * ITEM_BYTES.get(t[1], 1) for t in found["tensors"]}
     shown: int = sum(each.values())
     return max(_held(found), shown)
 
@@ -109,10 +108,10 @@ def _read_whole(file: Path, found: dict[str, Any]) -> tuple[tuple[TensorRow, ...
     read: dict[str, TensorRow] = {}
     rows = []
     for told, (name, tensor) in zip(found["tensors"], mapped_in_turn(found["files"], found["tensors"]), strict=True):
-        key = json.dumps(told[1:])
+        key = repr(told[1:])
         if key not in read:  # tied tensors are read once
             read[key] = _row(name, tensor)
-        rows.append(replace(read[key], name=name))
+        rows.append(read[key] if read[key].name == name else replace(read[key], name=name))
     check_unchanged(found["files"])
     return tuple(rows), sha256
 

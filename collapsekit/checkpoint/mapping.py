@@ -23,6 +23,7 @@ from collapsekit.locate.layout import ITEM_BYTES
 
 _DTYPES = {name: getattr(torch, name) for name in ITEM_BYTES if hasattr(torch, name)}
 _COPIED = 256 << 20  # bytes; copied beside those that the files hold
+_IN_TURN = 16 << 20  # bytes
 _MAPS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # by the address of their first byte
 
 
@@ -70,9 +71,15 @@ def changed_in_place(files: Iterable[Sequence[Any]]) -> None:
 
 
 def mapped_in_turn(files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Tensor]]:
-    """As :func:`mapped`, one tensor after the other, each from maps of its own: memory is that of the one at hand."""
+    """As :func:`mapped`, one tensor after the other, from maps that are made anew now and then: memory is that of the one
+    at hand, and a little more."""
+    opened, looked = _Files(files), 0
     for name, dtype, shape, chunks in tensors:
-        yield name, _tensor(name, dtype, shape, chunks, _Files(files))
+        if looked > _IN_TURN:
+            opened, looked = _Files(files), 0
+        tensor = _tensor(name, dtype, shape, chunks, opened)
+        looked += tensor.nbytes
+        yield name, tensor
 
 
 def forget(tensor: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -60,8 +61,20 @@ def look_into(path: Path) -> dict[str, Any]:
     except ValueError:  # a NUL in the path
         raise ConfigError(f"checkpoint {str(path)!r} is no path: check it.") from None
     if done.returncode == 0:
-        return _understood(json.loads(done.stdout))
+        return _understood(_parsed(done.stdout))
     raise _ended(path, done, cpu)
+
+
+def _parsed(answer: bytes) -> dict[str, Any]:
+    """Without looking for garbage again and again, while so many lists are made of it."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        parsed: dict[str, Any] = json.loads(answer)
+        return parsed
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _understood(answer: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 TB = 1 << 40
 MANY = 150_000  # more tensors than are read
 W = (plain("w"), tensor())
-TOO_MANY = r"more than the [\d,]+ that are read"
+TOO_MANY = r"more than the [\d,]+( characters)? that are read"
 HOLES = "bytes of holes"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,26 @@ class Hostile:
 
 
 FILES: dict[str, Hostile] = {}
+FAMILIES = (
+    "archives",
+    "arrays",
+    "budgets",
+    "disagree",
+    "distributed",
+    "folders",
+    "mistaken",
+    "names",
+    "payloads",
+    "pickles",
+    "safetensors_files",
+    "storages",
+)
+
+
+def load_families() -> None:
+    """Fill FILES: each family registers its own."""
+    for family in FAMILIES:
+        importlib.import_module(f"tests.hostile.{family}")
 
 
 def refused(says: str, **more: Any) -> Callable[[Maker], Maker]:

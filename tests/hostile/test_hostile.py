@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import re
 import resource
@@ -27,26 +26,11 @@ from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.cli import app
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
 from tests.hostile.assemble import good_zip
-from tests.hostile.catalogue import FILES, Hostile, canary
+from tests.hostile.catalogue import FILES, Hostile, canary, load_families
 from tests.hostile.names import NAMES
 from tests.hostile.watch import PATIENCE, SECONDS, Watch, largest_allowed, no_longer_than, watched
 
-FAMILIES = (
-    "archives",
-    "arrays",
-    "budgets",
-    "disagree",
-    "distributed",
-    "folders",
-    "mistaken",
-    "names",
-    "payloads",
-    "pickles",
-    "safetensors_files",
-    "storages",
-)
-for family in FAMILIES:
-    importlib.import_module(f"tests.hostile.{family}")
+load_families()
 
 CASES = [pytest.param(file, id=name, marks=[pytest.mark.slow] if file.slow else []) for name, file in FILES.items()]
 
