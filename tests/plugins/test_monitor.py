@@ -124,6 +124,24 @@ def test_training_ends_in_the_same_bits_with_it_and_without_it(batch_size: int) 
     assert [i for i, (a, b) in enumerate(zip(plain, watched, strict=True)) if not same(a, b)] == []
 
 
+class Writes(Late):
+    """Changes a weight in place in every forward."""
+
+    def forward(self, **x: Tensor) -> Tensor:
+        self.head.bias.data.add_(1.0)
+        return super().forward(**x)
+
+
+def test_a_weight_that_a_forward_writes_is_where_training_left_it() -> None:
+    model, batch = made(Writes, 0, WIDTHS), {m: HELD[m] for m in WIDTHS}
+    start = model.head.bias.clone()
+    monitor = Monitor(model, HELD, CONFIG)
+    assert torch.equal(model.head.bias, start)
+    model(**batch)
+    monitor.measure()
+    assert torch.equal(model.head.bias, start + 1)
+
+
 def test_gradients_that_wait_for_the_optimiser_stay() -> None:
     model = made()
     F.cross_entropy(model(**{m: HELD[m] for m in WIDTHS}), HELD["label"]).backward()

@@ -78,6 +78,7 @@ class Monitor:
         with undisturbed(self.model):
             self.adapter = build_adapter(settled, None, model=self.model, source=source, device=str(device), seed=seed)
             held = extract(self.adapter, HELD, seed=seed)
+            self.adapter.steady()
         self._inputs, self._targets = held.inputs, held.targets
         self._donors = donors(len(held), draws, seed)
         self._concatenated = held.concatenated
