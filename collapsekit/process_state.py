@@ -46,6 +46,14 @@ def _enter(folder: str | None) -> None:
             os.chdir(folder)
 
 
+_CPU = torch.device("cpu")
+
+
+def _device() -> torch.device:
+    """torch's default device; without a mode of functions it is the CPU, which is cheaper to see than to ask for."""
+    return torch.get_default_device() if torch._C._len_torch_function_stack() else _CPU
+
+
 def _set_path(value: list[str]) -> None:
     sys.path[:] = value
 
@@ -75,7 +83,7 @@ def _autocast(device: str) -> _Part:
 _BACKENDS = torch.backends
 _MODEL: dict[str, _Part] = {
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "torch's default device": (torch.get_default_device, torch.set_default_device),
+    "torch's default device": (_device, torch.set_default_device),
     "the working directory": (_folder, _enter),
     "sys.path": (lambda: list(sys.path), _set_path),
     "deterministic algorithms": (
@@ -109,7 +117,7 @@ _PARTS = _MODEL | _OURS
 # What our own arithmetic runs under, whatever the caller's loop is in.
 _PLAIN: State = {
     "torch's default dtype": torch.float32,
-    "torch's default device": torch.device("cpu"),
+    "torch's default device": _CPU,
     "gradient mode": True,
     "autocast on cpu": False,
     "autocast on cuda": False,

@@ -15,7 +15,7 @@ import collapsekit
 from collapsekit import registry
 from collapsekit.adapter import Adapter, ModuleAdapter
 from collapsekit.adapter.build import random_state_kept
-from collapsekit.adapter.live import run_plainly, unwrapped
+from collapsekit.adapter.live import check_live, run_plainly, unwrapped
 from collapsekit.adapter.preserve import model_kept
 from collapsekit.baseline_cache import cache_folder, private_folder
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
@@ -304,6 +304,8 @@ def build_adapter(
     read = read_checkpoint(path, trust=trust, folder=config.base) if path is not None else None
     if path is not None and not config.structure:
         config = config.model_copy(update={"structure": structure_of(path)})
+    if model is not None:
+        check_live(model)
     if model is not None and read is not None:
         model = copy.deepcopy(unwrapped(model))  # the caller's own weights stay what they are
     # Before hours of work.
