@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any, NoReturn
@@ -59,9 +60,10 @@ def _code(arguments: list[str]) -> int:
 def _tell_the_others(code: int) -> None:
     """Where several processes were started for one job: this one ends before it met them."""
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
-        from collapsekit.world import tell_absent
+        with contextlib.suppress(Exception):  # the code stands, whether or not they can be told
+            from collapsekit.world import tell_absent
 
-        tell_absent(code)
+            tell_absent(code)
 
 
 def _typed(asked: list[str]) -> None:
