@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.gpu.checks import make_checks
+from collapsekit.errors import ConfigError
 from collapsekit.probing import RAISE
+from collapsekit.run import check_device
 from tests.accelerator.own import OWN
 
 ROOT = Path(__file__).parents[2]
@@ -94,3 +97,11 @@ def test_every_repair_is_among_the_checks() -> None:
     assert {f"repair {name}" for name in registry.REPAIRS} <= set(ALL)
     assert "repair kd,dropout" in ALL
     assert set(SHORT) <= set(ALL)
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense", "cpu:x", "mps", "xla"])
+def test_a_device_that_cannot_hold_data_is_refused(device: str) -> None:
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("it can")
+    with pytest.raises(ConfigError, match=f"device '{device}' is not to be had here .*use --device cpu"):
+        check_device(device)
