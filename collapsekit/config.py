@@ -133,6 +133,8 @@ class Config(_Section):
         # `audio: encoders.audio` is short for `audio: {encoder: encoders.audio}`, `audio:` for no options.
         if not isinstance(value, Mapping):
             return value
+        if any(isinstance(k, str) and not k.strip() for k in value):
+            raise ValueError("a modality has an empty name: give it one")
         return {k: {"encoder": v} if isinstance(v, str) else ({} if v is None else v) for k, v in value.items()}
 
     @field_validator("subsets")

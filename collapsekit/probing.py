@@ -127,6 +127,15 @@ def _check(spec: ProbeSpec, result: Any, features: Features, before: list[Result
         raise ContractError(f"probe {spec.name!r} gave {type(result).__name__}, expected collapsekit.Result.")
     if result.probe != spec.name:
         raise ContractError(f"probe {spec.name!r} gave a result that says it is of probe {result.probe!r}.")
+    if not result.name.strip():
+        raise ContractError(f"probe {spec.name!r} gave a result without a name: give each one.")
+    if result.value is not None and result.interval is not None:
+        low, high = result.interval
+        if not low <= result.value <= high:
+            raise ContractError(
+                f"probe {spec.name!r} gave {result.name!r} = {result.value:g} with an interval from {low:g} to {high:g}, "
+                "which does not hold it: give the value's own interval, or none."
+            )
     for modality in (result.modality, result.versus):
         if modality is not None and modality not in features.modalities:
             known = ", ".join(features.modalities)

@@ -195,11 +195,17 @@ REPAIR: dict[str, Change] = {
     "a failing check left out": lambda raw: raw.update(
         checks=[c for c in raw["checks"] if c["passed"]], accepted=False, exported=False
     ),
-    "no checks": lambda raw: raw.update(checks=[], accepted=True, exported=True),
-    "a check turned": both(check("score.b", passed=True), put(True, "accepted"), put(True, "exported")),
+    "no checks": lambda raw: raw.update(checks=[], accepted=True, exported=True, summary="s"),
+    "a failing check left out, and accepted": lambda raw: raw.update(
+        checks=[c for c in raw["checks"] if c["passed"]], accepted=True, exported=True, summary="s"
+    ),
+    "a check turned": both(
+        check("score.b", passed=True), lambda raw: raw.update(accepted=True, exported=True, summary="s")
+    ),
     "a difference of other numbers": check("metric", after=0.1),
     "a difference that passes of scores that do not": both(
-        check("score.b", passed=True, difference=-0.5), put(True, "accepted"), put(True, "exported")
+        check("score.b", passed=True, difference=-0.5),
+        lambda raw: raw.update(accepted=True, exported=True, summary="s"),
     ),
     "a difference outside of its interval": check("metric", interval=[0.5, 0.6]),
     "a loss that passed": check("metric", after=lambda v: v - 0.5, difference=-0.5, interval=[-0.6, -0.4]),
@@ -209,7 +215,10 @@ REPAIR: dict[str, Change] = {
     "a check of one that was not repaired": check("score.b", name="score.a"),
     "passed as a number": check("metric", passed=1),
     "accepted and not exported": lambda raw: raw.update(
-        accepted=True, exported=False, checks=[c for c in raw["checks"] if c["passed"]], summary="s"
+        accepted=True,
+        exported=False,
+        summary="s",
+        checks=[{**c, "passed": True, "before": 0.8, "after": 0.2, "difference": 0.2 - 0.8} for c in raw["checks"][1:]],
     ),
     "a summary of another end": put(lambda s: s.replace("was rejected", "was accepted"), "summary"),
     "another split after": both(put("val", "after", "subject", "split"), put("val", "after", "settings", "split")),
@@ -237,6 +246,9 @@ GATE: dict[str, Change] = {
     "an outcome that does not follow": put("passed", "outcome"),
     "what decided nothing left out": lambda raw: raw.update(
         outcome="passed", checks=[c for c in raw["checks"] if c["state"] == "passed"]
+    ),
+    "a watched number left out": lambda raw: raw.update(
+        checks=[c for c in raw["checks"] if c["kind"] == "rule" or c["modality"] is not None]
     ),
     "a check twice": again("checks", 0),
     "a rule that was not asked for": check("verdict == collapsed", name="verdict == healthy"),

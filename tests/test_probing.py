@@ -58,6 +58,8 @@ def _diagnose(config: dict[str, Any], tmp_path: Path, body: str) -> collapsekit.
     ("body", "words"),
     [
         ("return None", ["NoneType", "yield"]),
+        ("yield Result(name=' ', value=1.0, **OK)", ["without a name"]),
+        ("yield Result(name='x', value=5.0, interval=(0.0, 1.0), **OK)", ["'x' = 5", "interval from 0 to 1"]),
         ("return []", ["no results"]),
         ("return [3]", ["int", "collapsekit.Result"]),
         ('yield Result(name="n", value=1.0, **{**OK, "probe": "other"})', ["'other'"]),

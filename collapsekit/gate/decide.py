@@ -33,13 +33,14 @@ def gate(
     baseline that cannot be compared, RefusedError for damaged records.
     """
     limits = limits or Limits()
-    rules = list(require) if require is not None else list(DEFAULT if baseline is None else ())
-    checks = [decide_rule(rule, report) for rule in dict.fromkeys(rules)]
+    asked = require if require is not None else (DEFAULT if baseline is None else ())
+    rules = list(dict.fromkeys(rule.strip() for rule in asked))
+    checks = [decide_rule(rule, report) for rule in rules]
     against, notes = None, list[str]()
     if baseline is not None:
         against, compared = _compare(report, baseline, limits, situation)
         checks += compared
-        notes += _notes(baseline, limits)
+        notes += [*_notes(baseline, limits), *_unchecked(report)]
     elif situation != "auto":
         raise ConfigError(f"situation {situation!r} needs a baseline to compare with: name one with --baseline.")
     outcome = outcome_of([c.state for c in checks])
@@ -105,6 +106,15 @@ def _twin(report: Report, baseline: Baseline) -> tuple[Run | None, str]:
             return run, f"both were trained with seed {seed}"
     seeds = "no run of the baseline has its weights"
     return None, seeds + (" or training seed" if seed is not None else ", and the report names no training seed")
+
+
+def _unchecked(report: Report) -> list[str]:
+    """What a reader should know of numbers that nothing could be held against."""
+    if report.records is not None or report.settings.get("records") is None:
+        return []
+    return [
+        "the report names records of its examples, which were not there: its numbers could not be checked against them."
+    ]
 
 
 def _notes(baseline: Baseline, limits: Limits) -> list[str]:

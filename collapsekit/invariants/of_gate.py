@@ -31,7 +31,10 @@ def _contradictions(gate: GateReport) -> Iterator[str]:
     for check in gate.checks:
         yield from _rule(check) if check.kind == "rule" else _comparison(check, gate)
     yield from _asked(gate)
-    against = gate.against
+    against, watched = gate.against, gate.settings.get("watch")
+    compared = {c.modality for c in gate.checks if c.kind != "rule"}
+    if against is not None and isinstance(watched, list | tuple) and "metric" in watched and None not in compared:
+        yield f"it watched {quoted(gate.subject.metric)} beside a baseline, and has no check of it"
     if against is not None and against.runs < 1:
         yield f"it was compared with {against.runs} runs of a baseline"
     if against is not None and against.situation == "paired" and against.runs != 1:

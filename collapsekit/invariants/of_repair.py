@@ -47,8 +47,10 @@ def _contradictions(repair: RepairReport) -> Iterator[str]:
     for judged, other in (("accepted", "rejected"), ("rejected", "accepted")):
         if f" was {judged} on the validation split" in repair.summary and repair.accepted != (judged == "accepted"):
             yield f"the summary says that it was {judged}, and `accepted` that it was {other}"
-    if not repair.checks:
-        yield "it was judged by no check"
+    made = {check.name for check in repair.checks}
+    gone = next((name for name in ("metric", *(f"score.{m}" for m in repair.repaired)) if name not in made), None)
+    if gone is not None:
+        yield f"it was judged without the check {quoted(gone)}"
     yield from names("the list of checks", [check.name for check in repair.checks])
     for check in repair.checks:
         yield from _check(check, repair)

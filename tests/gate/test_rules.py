@@ -9,8 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.gate import gate
 from collapsekit.gate.grammar import parse_rule
 from collapsekit.gate.rules import decide_rule
+from collapsekit.gate_report import GateReport
 from collapsekit.report import Report
 from tests.gate.making import make_report, result
 
@@ -261,3 +263,66 @@ def test_names_swapped_swap_the_results() -> None:
     swapped = make_report({"audio": 0.9, "image": 0.1})
     for a, b in (("audio", "image"), ("image", "audio")):
         assert state(f"modalities.{a}.score <= 0.3") == state(f"modalities.{b}.score <= 0.3", swapped)
+
+
+SKIPPED = make_report({"audio": 0.9, "image": 0.9}, results=(result("cka.mean", None),))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "modalities.zzz.score <= 1",
+        "modalities.zzz*.score <= 1",
+        "modalities.*o.score <= 1",
+        "not modalities.zzz.score > 1",
+        "modalities.zzz.verdict != collapsed",
+        "modalities.audio.costs_if_missing.zzz <= 1",
+        "results[no.such] <= 1",
+        "not results[no.such] > 1",
+        "results[cka.mean] <= 1e9",
+        "results[cka.mean] != 0",
+        "results[vif.mean, audio] <= 1e9",
+        "results[vif.*] <= 1e9",
+        "results[reliance.leave_one_out_metric, zzz] <= 1",
+        "results[utilisation.credit, audio].upper <= 1e9",
+        "results[no.such] <= 1 or results[vif.mean] >= 0",
+        "results[vif.mean] >= 0 or results[no.such] <= 1",
+        "results[vif.mean] <= nan",
+        "results[vif.mean] >= nan",
+        "results[vif.mean] != nan",
+        "results[vif.mean] <= inf",
+        "results[vif.mean] >= -inf",
+        "results[vif.mean] != '0.9'",
+        "results[vif.mean] != true",
+        "results[vif.mean] != collapsed",
+        "verdict != colapsed",
+        "verdict != 'colapsed'",
+        "verdict != 1",
+        "modalities.*.verdict != ''",
+        "subject.examples != '200'",
+        "subject.sha256 != 0",
+        "nan == nan",
+        "1 == 1",
+        "",
+        " ",
+    ],
+)
+def test_what_is_not_there_or_means_nothing_passes_no_rule(rule: str) -> None:
+    try:
+        found = gate(SKIPPED, require=[rule])
+    except ConfigError as e:
+        assert e.exit_code == 2  # noqa: PT017 - either is fine, a pass is not
+        return
+    assert found.outcome == "inconclusive", found.checks[0].sentence
+    assert found.exit_code == 5
+
+
+def test_no_rules_at_all_pass_nothing() -> None:
+    assert gate(SKIPPED, require=[]).exit_code == 5
+
+
+def test_a_rule_given_twice_is_one_check_however_it_is_spaced() -> None:
+    found = gate(SKIPPED, require=["verdict == healthy", " verdict == healthy ", "verdict == healthy"])
+    assert [c.name for c in found.checks] == ["verdict == healthy"]
+    assert found.settings["require"] == ["verdict == healthy"]
+    assert GateReport.from_json(found.to_json()) == found
