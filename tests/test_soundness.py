@@ -266,7 +266,9 @@ def drawing(model: Any, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("how", "name"), [(counting, "'number'"), (collecting, "'bank'"), (drawing, "'generator'")], ids=str
+    ("how", "name"),
+    [(counting, "'number'"), (collecting, "'bank'"), (drawing, "'generator'")],
+    ids=["count", "bank", "draw"],
 )
 @pytest.mark.parametrize("place", ["output", "fused"])
 def test_what_one_forward_leaves_for_the_next_is_refused_by_name(how: Any, name: str, place: str) -> None:
