@@ -67,6 +67,17 @@ def _check(spec: ProbeSpec, result: Any, features: Features, before: list[Result
         raise ConfigError(f"probe {spec.name!r} gave {result.name!r} twice for the same modality: names must differ.")
 
 
+def check_once(results: Iterable[Result]) -> None:
+    """A report names each number once, whichever probe it is of. Raises ConfigError."""
+    seen: dict[tuple[str, str | None, str | None], str] = {}
+    for r in results:
+        other = seen.setdefault((r.name, r.modality, r.versus), r.probe)
+        if other != r.probe:
+            raise ConfigError(
+                f"probes {other!r} and {r.probe!r} both gave {r.name!r}: rename it in the probe that is yours."
+            )
+
+
 def _where(error: BaseException) -> str:
     """Where in the user's own file it failed: the last frame outside the packages."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
