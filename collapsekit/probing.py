@@ -145,6 +145,17 @@ def _check(spec: ProbeSpec, result: Any, features: Features, before: list[Result
         raise ContractError(f"probe {spec.name!r} gave {result.name!r} twice for the same modality: names must differ.")
 
 
+def check_once(results: Iterable[Result]) -> None:
+    """A report names each number once, whichever probe it is of. Raises ConfigError."""
+    seen: dict[tuple[str, str | None, str | None], str] = {}
+    for r in results:
+        other = seen.setdefault((r.name, r.modality, r.versus), r.probe)
+        if other != r.probe:
+            raise ConfigError(
+                f"probes {other!r} and {r.probe!r} both gave {r.name!r}: rename it in the probe that is yours."
+            )
+
+
 def _at(spec: ProbeSpec, error: BaseException) -> str:
     """Where it failed, as " at FILE line N": in collapsekit the last line of its own, else the last in the user's file, or
     that file where the error comes from what it gave."""

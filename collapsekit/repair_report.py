@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from collapsekit.contract import Contract, Count, Flag, Frozen, Interval, Number
+from collapsekit.contract import Contract, Count, Flag, Frozen, Interval, Number, Whole
 from collapsekit.errors import RefusedError
 from collapsekit.files import is_file
 from collapsekit.invariants.of_repair import repair_contradiction
@@ -48,8 +48,8 @@ class Check(Frozen):
     sentence: str  # what was found, in words
 
 
-Width = Annotated[Count, Field(ge=1, le=2**20)]
-Channel = Annotated[Count, Field(lt=2**20)]
+Width = Annotated[Whole, Field(ge=1, le=2**20)]
+Channel = Annotated[Whole, Field(ge=0, lt=2**20)]
 
 
 class _Insert(Frozen):

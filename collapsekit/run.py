@@ -27,7 +27,7 @@ from collapsekit.features import Features, extract, repeated
 from collapsekit.imports import import_object
 from collapsekit.in_memory import with_data
 from collapsekit.probes.reliance import RelianceOptions, game_of
-from collapsekit.probing import run_probe, warnings_of
+from collapsekit.probing import check_once, run_probe, warnings_of
 from collapsekit.process_state import process_state_kept
 from collapsekit.recording import records_of
 from collapsekit.records import digest
@@ -179,19 +179,8 @@ def _results(chosen: Sequence[ProbeSpec], adapter: Adapter, features: Features, 
         base.progress.step(f"probe {spec.name}", i, len(chosen))
         found[spec.name] = run_probe(spec, adapter, features, replace(base, options=base.others[spec.name]))
     given = [result for spec in chosen for result in found[spec.name]]
-    _check_once(given)
+    check_once(given)
     return given
-
-
-def _check_once(results: Sequence[Result]) -> None:
-    """A report names each number once, whichever probe it is of. Raises ConfigError."""
-    seen: dict[tuple[str, str | None, str | None], str] = {}
-    for r in results:
-        other = seen.setdefault((r.name, r.modality, r.versus), r.probe)
-        if other != r.probe:
-            raise ConfigError(
-                f"probes {other!r} and {r.probe!r} both gave {r.name!r}: rename it in the probe that is yours."
-            )
 
 
 def _records(adapter: Adapter, features: Features, settings: Settings, ran: set[str]) -> bytes:

@@ -101,3 +101,11 @@ def test_a_plugin_file_counts_only_for_the_call_that_names_it(config: dict[str, 
     assert "mine" in {r.probe for r in with_it.results}
     without = collapsekit.diagnose(model=Sum(), config=config, profile="quick", skip=["rank_sweep"])
     assert {r.probe for r in without.results} == {r.probe for r in with_it.results} - {"mine"}
+
+
+def test_two_probes_that_give_one_number_are_named(config: dict[str, Any], tmp_path: Path) -> None:
+    """As a report that names a number twice does not load."""
+    file = tmp_path / "plugin_twice.py"
+    file.write_text(HEAD + '    yield Result(name="vif.mean", value=1.0, **OK)\n')
+    with pytest.raises(ConfigError, match=r"probes 'mine' and 'vif' both gave 'vif\.mean'"):
+        collapsekit.diagnose(model=Sum(), config=config, probes=["mine", "vif"], plugins=[file])

@@ -23,6 +23,7 @@ from collapsekit.report import Report, Result
 from collapsekit.run import check_options
 from collapsekit.settings import Settings
 from collapsekit.sources import ArraySource
+from collapsekit.verdict import judge
 from tests.problems import Late, Problem, make_problem, train
 
 registry.load_builtins()
@@ -281,7 +282,10 @@ def test_the_order_of_modalities_in_the_config_does_not_matter(probe: str, varia
 
 @each_probe
 def test_results_survive_the_way_through_json(probe: str, variants: Variants) -> None:
-    report = variants.base.model_copy(update={"results": tuple(_of(variants.base, probe))})
+    results, who = tuple(_of(variants.base, probe)), variants.base.subject
+    overall, summary, verdicts = judge(results, who.modalities, who.metric)
+    told = {"results": results, "verdict": overall, "summary": summary, "modalities": verdicts}
+    report = variants.base.model_copy(update=told)
     again = Report.from_json(report.to_json())
     assert again == report
     assert again.to_json() == report.to_json()
