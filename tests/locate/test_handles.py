@@ -3,6 +3,8 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +185,8 @@ def test_only_regular_files_are_opened_and_nothing_waits(tmp_path: Path) -> None
     after = os.dup(0)
     os.close(after)
     assert after == before  # nothing was left open
+
+
+def test_where_there_are_no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    assert runpy.run_path(handles.__file__)["fcntl"] is None
