@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,16 @@ ACTED, OUT_OF_MEMORY = 97, 98  # exit codes
 # All that looking into a file takes. Anything else (exec, compile, import, socket.*, subprocess.*, os.fork, ctypes.*)
 # is an attack that got through, or a fault of ours: either way the process ends there.
 _ALLOWED = frozenset(
-    ("open", "os.listdir", "os.scandir", "builtins.id", "object.__getattr__", "sys._getframe", "time.sleep")
+    (
+        "open",
+        "os.listdir",
+        "os.scandir",
+        "builtins.id",
+        "object.__getattr__",
+        "sys._getframe",
+        "time.sleep",
+        "fcntl.fcntl",
+    )
 )
 MOST_ANSWERED = 50 << 20  # characters
 _TOO_LONG = (
@@ -98,13 +108,15 @@ def as_data(found: Found) -> dict[str, Any]:
 
 def main(memory: int, seconds: int, path: str) -> None:
     """Read ``path`` within the limits, answer on stdout, and end without running anything more."""
+    if hasattr(signal, "SIGIO"):  # as collapsekit.locate.handles asks
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
     confine(memory, seconds)
     gc.disable()  # it would look again and again through the millions of objects that a pickle may make
     try:
         with one_look(patient=True):
             text = json.dumps(answer(Path(path)), allow_nan=False)
         if len(text) > MOST_ANSWERED:
-            text = json.dumps({"refused": f"{shown(path, 4096)} {_TOO_LONG}"})
+            text = json.dumps({"refused": f"{shown(path, 4096)} {_TOO_LONG}"}, allow_nan=False)
         sys.stdout.write(text)
         sys.stdout.flush()
     except MemoryError:

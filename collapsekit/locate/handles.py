@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -13,12 +14,19 @@ from pathlib import Path
 
 from collapsekit.errors import RefusedError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 # Device, inode, size, and the times of the last change of the content and of the inode in ns. Who writes to a file may
 # put the first time back, the second not.
 Identity = tuple[int, int, int, int, int]
 MOST_OPEN = 64  # at once; a set of many shards has more files than a process may open
 # A file system's clock may stand still for so long (ns): a second write within it leaves no trace.
 _TICK = 20_000_000
+# Where a lease is refused for a writer's sake alone; on NFS and SMB it is also where the server gave none.
+_LEASING = ("ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs")
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -45,7 +53,8 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 class Look:
-    """The files opened so far; ``patient`` waits for the clock, so that no write goes unnoticed."""
+    """The files opened so far; ``patient`` waits for the clock and refuses writers, so that no write goes unnoticed (the
+    process then ignores SIGIO)."""
 
     def __init__(self, *, patient: bool) -> None:
         self._patient = patient
@@ -93,13 +102,41 @@ class Look:
             self._streams.popitem()[1].close()
 
     def _settled(self, path: Path, stream: BufferedReader, now: Identity) -> Identity:
-        """``now``, once the clock has moved on since the last write. Raises RefusedError where writing goes on."""
+        """``now``, once the clock has moved on since the last write began, and nobody has the file open to write: from
+        here on each write leaves its time. Raises RefusedError where writing goes on."""
         age = time.time_ns() - max(now[3:])
         if 0 <= age < _TICK:
             time.sleep((_TICK - age) / 1e9)
-            if identity(os.fstat(stream.fileno())) != now:
-                raise changed(path)
+        _refuse_writers(path, stream)
+        if identity(os.fstat(stream.fileno())) != now:
+            raise changed(path)
         return now
+
+
+def _refuse_writers(path: Path, stream: BufferedReader) -> None:
+    """Raises RefusedError where somebody has the file open to write, or mapped. Linux tells the file's owner by refusing
+    a lease (who opens it in the moment that we have one is kept waiting, and SIGIO is sent to us: it must be ignored)."""
+    if fcntl is None or not hasattr(fcntl, "F_SETLEASE"):
+        return
+    try:
+        fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as e:  # not ours, or not on this file system
+        if e.errno == errno.EAGAIN and _file_system(os.fstat(stream.fileno()).st_dev) in _LEASING:
+            raise RefusedError(
+                f"{path} is open for writing in some process: wait until it is written and closed, and try again."
+            ) from None
+
+
+def _file_system(device: int) -> str:
+    """The kind of the file system on a device, as Linux names it; empty where it does not tell."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return ""
+    of_mount = (line.partition(" - ") for line in lines if line.split()[2] == number)
+    return next((kind.split()[0] for _, _, kind in of_mount), "")
 
 
 _current: Look | None = None

@@ -155,9 +155,6 @@ class _Raw(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def seekable(self) -> bool:
-        return True
-
     def tell(self) -> int:
         return self._window.tell()
 

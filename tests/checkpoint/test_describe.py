@@ -102,3 +102,26 @@ def test_what_is_not_there_and_what_is_no_file(tmp_path: Path) -> None:
         describe(tmp_path / "gone")
     with pytest.raises(RefusedError, match="device"):
         describe("/dev/null")
+
+
+def test_tied_tensors_are_read_once_and_the_same_bytes_not_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = torch.arange(1000.0)
+    torch.save({"a": base, "b": base, **{f"v{i}": base[i:] for i in range(1, 5)}}, tmp_path / "w.pt")
+    looked: list[str] = []
+    real = module._row
+
+    def row_of(name: str, tensor: Tensor) -> TensorRow:
+        looked.append(name)
+        return real(name, tensor)
+
+    monkeypatch.setattr(module, "_row", row_of)
+    found = describe(tmp_path / "w.pt")
+    assert looked == ["a", "v1", "v2", "v3", "v4"]
+    assert [r.name for r in found.tensors] == ["a", "b", "v1", "v2", "v3", "v4"]
+    assert found.tensors[0].norm == found.tensors[1].norm == pytest.approx(float(base.double().norm()))
+    monkeypatch.setattr(module, "READ_UNASKED", 8000)  # the file's bytes are fewer, the tensors' more
+    assert not describe(tmp_path / "w.pt").values
+    refused = str(describe(tmp_path / "w.pt", values=True).refused)
+    assert "tensors that show the same numbers many times over, 19,960 bytes in all" in refused

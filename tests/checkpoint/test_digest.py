@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from collapsekit.checkpoint import digest
 from collapsekit.checkpoint.digest import sha256_of, sha256_of_all
+from collapsekit.errors import RefusedError
+from collapsekit.locate.handles import identity
 
 
 def test_of_one_file_its_own(tmp_path: Path) -> None:
@@ -41,3 +46,42 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     for name in ("a", "b\udcff"):
         (tmp_path / name).write_text(name[0])
     assert len(sha256_of_all([[tmp_path / "a"], [tmp_path / "b\udcff"]])) == 64
+
+
+def test_mostly_holes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 10_000)
+    os.truncate(path, 5 << 20)
+    want = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sha256_of(path) == want
+    monkeypatch.setattr(digest, "MOST_HOLES", 1000)
+    if path.stat().st_blocks * 512 < 1 << 20:  # a file system with holes
+        for read in (sha256_of, digest.read_whole):
+            with pytest.raises(
+                RefusedError, match=r"a has 5,\d+,\d+ bytes of holes .*, more than the 1,000 that are read"
+            ):
+                read(path)
+    path.write_bytes(b"x" * (3 << 20))
+    os.truncate(path, 5 << 20)
+    assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()  # more is stored than is not
+
+
+def test_what_changes_while_it_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    known = identity(path.stat())
+    assert sha256_of(path, known) == hashlib.sha256(b"x").hexdigest()
+    with pytest.raises(RefusedError, match="changed while it was being read"):
+        sha256_of(path, (*known[:4], 1))
+    real = digest._of_stream
+
+    def written(*args: Any) -> str:
+        done = real(*args)
+        path.write_bytes(b"other")
+        return done
+
+    monkeypatch.setattr(digest, "_of_stream", written)
+    with pytest.raises(RefusedError, match="changed while it was being read"):
+        sha256_of(path)
+    with pytest.raises(RefusedError, match="gone cannot be read"):
+        sha256_of(tmp_path / "gone")

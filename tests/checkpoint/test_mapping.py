@@ -217,3 +217,45 @@ def test_a_dtype_that_is_not_there(spot: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delitem(mapping._DTYPES, "float32")  # a torch of another version
     with pytest.raises(RefusedError, match="update it"):
         one(spot)
+
+
+def test_no_more_is_copied_than_the_file_holds_and_a_little(spot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spot.write_bytes(bytes(64))
+    places = [["w", "bool", [n], [[0, at, [n], [1], [], False]]] for n, at in ((40, 0), (41, 0), (42, 0))]
+    assert len(mapped(listed(spot), places)) == 1
+    monkeypatch.setattr(mapping, "_COPIED", 0)
+    mapped(listed(spot), places[:1])
+    with pytest.raises(
+        RefusedError, match="numbers has a tensor 'w' that would have to be copied, and with it far more"
+    ):
+        mapped(listed(spot), places)
+
+
+def test_too_many_open_files_are_no_fault_of_the_file(spot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spot.write_bytes(bytes(64))
+    told = listed(spot)
+
+    def exhausted(_: Path) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(mapping, "open_regular", exhausted)
+    with pytest.raises(RefusedError, match=r"Too many open files.*allow more open files with `ulimit -n`"):
+        mapped(told, [])
+
+
+def test_maps_are_made_anew_now_and_then(spot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spot.write_bytes(bytes(64))
+    made: list[Path] = []
+    real = mapping.open_regular
+
+    def opened(path: Path) -> Any:
+        made.append(path)
+        return real(path)
+
+    monkeypatch.setattr(mapping, "open_regular", opened)
+    places = [["w", "int8", [8], [[0, 0, [8], [1], [], False]]]] * 6
+    for most, times in ((1 << 20, 1), (15, 3), (0, 6)):
+        made.clear()
+        monkeypatch.setattr(mapping, "_IN_TURN", most)
+        assert len(list(mapping.mapped_in_turn(listed(spot), places))) == 6
+        assert len(made) == times

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -179,3 +180,14 @@ def test_limits_that_are_lower_already_stay(file: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "torch zip\n", done.stderr
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_garbage_is_collected_as_before(file: Path, collecting: bool) -> None:
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        look_into(file)
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if before else gc.disable)()

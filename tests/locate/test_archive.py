@@ -16,7 +16,7 @@ from collapsekit.locate import archive as module
 from collapsekit.locate.archive import member_names, open_archive
 from collapsekit.locate.layout import DamagedError, Extent, LimitError
 from collapsekit.locate.opened import read_bytes
-from tests.hostile.zipper import Member, end, zip64_end
+from tests.hostile.zipper import Member, end, sparse, zip64_end
 
 LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 TWO = {"a/x": b"content of x", "a/y": b"and of y"}
@@ -270,3 +270,20 @@ def test_an_archive_within_an_archive_sees_only_itself(spot: Path) -> None:
         outer = opened(spot, zipped({"a/x": inner, "a/y": b"y"}))
     within = open_archive(outer.members["a/x"])
     assert read_bytes(within.members["b/z"], 99, "z") == b"inner"
+
+
+def test_holes_are_summed_and_what_breaks_off_is_noticed(tmp_path: Path) -> None:
+    size = 5 << 20
+    members: list[tuple[str, bytes | int]] = [("a/x", b"before"), ("a/hole", size), ("a/y", b"behind")]
+    path = sparse(tmp_path / "sparse", members)
+    whole = Extent(path, 0, path.stat().st_size)
+    assert open_archive(whole).members["a/hole"].length == size
+    with path.open("r+b") as stream:  # one byte in the middle of the hole
+        stream.seek(size // 2)
+        stream.write(b"\1")
+    with pytest.raises(DamagedError, match="'a/hole' does not match its CRC-32"):
+        open_archive(whole)
+    with zipfile.ZipFile(sparse(path, members)) as archive, path.open("rb") as stream:
+        info = archive.getinfo("a/y")
+        with pytest.raises(DamagedError, match="'a/y' does not match"):
+            module._check_sum(stream, info, Extent(path, path.stat().st_size - 3, 6))

@@ -253,3 +253,15 @@ def test_a_zip_of_arrays_alone_is_npz(spot: Path) -> None:
     with zipfile.ZipFile(spot, "w"):
         pass
     assert not is_npz(open_archive(open_file(spot).whole))
+
+
+def test_more_than_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    safetensors.torch.save_file({"a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "w")
+    monkeypatch.setattr(arrays, "MOST_TENSORS", 1)
+    said = "is a safetensors file beyond what is read here (it has 2 tensors, more than the 1 that are read): save the"
+    refused(tmp_path / "w", said)
+    monkeypatch.setattr(arrays, "JSON_LIMIT", 10)
+    refused(tmp_path / "w", "more than the 10 that are read")
+    monkeypatch.undo()
+    monkeypatch.setattr("collapsekit.locate.read._NAMES", 1)
+    refused(tmp_path / "w", "the names of its tensors take more than the 1 characters that are read")

@@ -222,6 +222,18 @@ def test_main_answers_and_ends(
     assert capsys.readouterr().out == ""
 
 
+def test_an_answer_that_is_too_long(
+    bounds_set: dict[Any, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "MOST_ANSWERED", 5)
+    monkeypatch.delattr(signal, "SIGIO", raising=False)  # as on Windows
+    with pytest.raises(EndError, match=r"^0$"):
+        child.main(5, 7, str(tmp_path))
+    said = json.loads(capsys.readouterr().out)
+    assert set(said) == {"refused"}
+    assert said["refused"].startswith(f"{tmp_path} has so many pieces")
+
+
 def test_the_end_says_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     monkeypatch.setattr(os, "write", lambda *args: done.append(args))

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import fcntl
+import mmap
 import os
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +119,60 @@ def test_the_clock_has_moved_on_since_the_last_write(file: Path, monkeypatch: py
     look.close()
 
 
+def test_file_systems_are_told_by_their_device(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if Path("/proc/self/mountinfo").exists():
+        assert handles._file_system(Path("/proc").stat().st_dev) == "proc"
+    assert handles._file_system(os.makedev(4000, 4000)) == ""
+
+    def gone(*_: Any) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", gone)
+    assert handles._file_system(file.stat().st_dev) == ""
+
+
+@pytest.fixture
+def local(file: Path) -> None:
+    if not hasattr(fcntl, "F_SETLEASE") or handles._file_system(file.stat().st_dev) not in handles._LEASING:
+        pytest.skip("needs leases as Linux gives them on file systems of its own")
+
+
+@pytest.mark.usefixtures("local")
+def test_a_file_that_somebody_may_write_to_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "a is open for writing in some process: wait until it is written and closed"
+    os.utime(file, ns=(1, 1))
+
+    def look() -> None:
+        found = Look(patient=True)
+        try:
+            found.stream(file)
+        finally:
+            found.close()
+
+    with file.open("r+b") as writer:
+        with pytest.raises(RefusedError, match=said):
+            look()
+        with mmap.mmap(writer.fileno(), 0):
+            writer.close()
+            with pytest.raises(RefusedError, match=said):
+                look()
+    look()
+    for lacks in (lambda *_: _raise(OSError(13, "Permission denied")), lambda *_: _raise(OSError(22, "Invalid"))):
+        with monkeypatch.context() as patch, file.open("r+b"):
+            patch.setattr(fcntl, "fcntl", lacks)  # another's file, or a file system without leases
+            look()
+    with monkeypatch.context() as patch, file.open("r+b"):
+        patch.setattr(handles, "_file_system", lambda _: "nfs4")
+        look()
+    monkeypatch.setattr(handles, "fcntl", None)
+    with file.open("r+b"):
+        look()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def test_only_regular_files_are_opened_and_nothing_waits(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     before = os.dup(0)
@@ -127,3 +185,8 @@ def test_only_regular_files_are_opened_and_nothing_waits(tmp_path: Path) -> None
     after = os.dup(0)
     os.close(after)
     assert after == before  # nothing was left open
+
+
+def test_where_there_are_no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    assert runpy.run_path(handles.__file__)["fcntl"] is None

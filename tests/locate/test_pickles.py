@@ -334,6 +334,11 @@ def test_operations_without_number(monkeypatch: pytest.MonkeyPatch) -> None:
     says(b"K\x010" * 24 + b"N0N.", "its pickle has more than the 50 operations that are read")
 
 
+def test_names_without_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "MOST_NAMES", 1)
+    says(b"ca\nb\nca\nb\ncc\nd\n.", "its pickle names more than the 1 classes that are read")
+
+
 # --- every opcode there is ------------------------------------------------------------------------------------
 
 EXAMPLES: dict[str, bytes] = {

@@ -513,3 +513,9 @@ def test_a_pickle_of_no_tensors_is_no_state_dict(spot: Path) -> None:
     assert load_torch_legacy(open_file(spot), {}).content.name == "a pickle that torch.save did not write"
     torch_zip(spot, b"\x80\x02" + called(named("gone", "f")) + b".")
     refused(spot, "gone.f")
+
+
+def test_a_pickle_that_is_too_long(spot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(WEIGHTS, spot, legacy=False)
+    monkeypatch.setattr(torchsaved, "PICKLE_BYTES", 10)
+    refused(spot, "its data.pkl has", "more than the 10 that are read", "save the model's weights alone")
