@@ -117,7 +117,7 @@ class Heartbeat:
         with self._changed:
             state = self._state
         self._beats += 1
-        store.set(f"beat/{self.at.rank}", json.dumps([state, self._beats]))
+        store.set(f"beat/{self.at.rank}", json.dumps([state, self._beats], allow_nan=False))
         ranks = [r for r in self._silent if r in self._heard or store.check([f"beat/{r}"])]
         heard = store.multi_get([f"beat/{r}" for r in ranks]) if ranks else []
         with self._changed:

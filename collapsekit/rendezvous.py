@@ -118,7 +118,7 @@ class Arrivals:
     def say(self, failed: str | None = None) -> None:
         """That this process has come; or that it ``failed`` before."""
         told = {"rank": self.at.rank, "size": self.at.size, "version": __version__, "failed": failed}
-        self.store.set(f"arrival/{self.store.add('arrivals', 1)}", json.dumps(told))
+        self.store.set(f"arrival/{self.store.add('arrivals', 1)}", json.dumps(told, allow_nan=False))
 
     def give_up(self, why: str) -> None:
         """Have all who come, and who wait, end with this."""

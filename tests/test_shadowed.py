@@ -16,7 +16,7 @@ from tests.gate.test_baseline import write
 
 ROOT = Path(__file__).parent.parent
 # What is imported when it is first needed: none of it has been when the user's folder comes on the path.
-LATE = ("typer", "rich", "yaml", "numpy", "scipy", "safetensors", "pydantic", "jinja2", "filelock", "matplotlib")
+LATE = ("typer", "rich", "yaml", "scipy", "safetensors", "pydantic", "jinja2", "filelock", "matplotlib")
 IMPORTED = f"""
 import sys
 from pathlib import Path

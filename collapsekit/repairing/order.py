@@ -98,6 +98,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
 
         def lock() -> None:
+            check_folder(folder, "--output", (WEIGHTS, FILE, *SHOWN))
             stack.enter_context(locked(folder / FILE, wait=0))
 
         current().once(lock)  # the first process's
@@ -265,7 +266,6 @@ def _summary(
 def _free(folder: Path, *, resume: bool, force: bool) -> None:
     """Raises ConfigError where the folder is in use or cannot be written; with ``force``, an unfinished repair in it is
     removed."""
-    check_folder(folder, "--output", (WEIGHTS, FILE, *SHOWN))
     unfinished = (folder / SNAPSHOTS).is_dir()
     there = [name for name in (WEIGHTS, FILE) if is_file(folder / name)]
     if there and not force and not (resume and unfinished):  # ended while it was being written

@@ -116,7 +116,8 @@ def test_it_may_take_three_times_the_epochs_but_not_more_steps(tmp_path: Path, s
 def test_a_dry_run_says_how_many_epochs_that_is(lost: dict[str, Any], epochs: int) -> None:
     job = make_job(method="dropout", **lost, epochs=4)
     stage = first(job)
-    assert reckon(stage, job, "dropout", frozenset())[2].split("; ")[1].startswith(f"at most {epochs} epochs of this")
+    said = "; ".join(reckon(stage, job, "dropout", frozenset())).split("; ")
+    assert any(part.startswith(f"at most {epochs} epochs of this") for part in said)
 
 
 def test_an_encoder_that_holds_next_to_nothing_begins_anew() -> None:
