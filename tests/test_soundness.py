@@ -415,8 +415,9 @@ def test_test_examples_that_are_also_in_train_are_counted(examples: int, labels:
     said = warned(report)
     assert list(said) == (["copied_rows"] if examples else [])
     if examples:
-        same = f"{examples if labels else 0} of them with the same target"
-        assert f"{examples} of the {N} examples of 'test' are also in 'train' (the same inputs; {same})" in str(said)
+        are = "is" if examples == 1 else "are"
+        share = f"{examples / N:.1%}; the same inputs, {examples if labels else 0} with the same target"
+        assert f"Of the {N} examples of 'test', {examples} {are} also in 'train' ({share})." in str(said)
 
 
 def test_copies_of_one_modality_only_are_other_examples() -> None:
@@ -430,7 +431,7 @@ def test_copies_are_found_in_mapped_data_with_a_limit() -> None:
     mapped = diagnose(
         model=Model(), data=copied(N), config=CONFIG, profile="quick", probes=["utilisation"], limit=20, memory=0
     )
-    assert "20 of the 20 examples" in warned(plain)["copied_rows"]
+    assert "Of the 20 examples of 'test', 20 are also in 'train'" in warned(plain)["copied_rows"]
     assert mapped.warnings == plain.warnings
 
 
