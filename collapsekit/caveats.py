@@ -102,8 +102,8 @@ def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tenso
 def copied_rows(split: str, found: Mapping[str, tuple[int, int]], examples: int) -> ReportWarning | None:
     """``found``: by other split, how many examples of ``split`` it also has: by inputs, and by inputs and target."""
     parts = [
-        f"{same} {'is' if same == 1 else 'are'} also in {quoted(other)} ({same / examples:.1%}; the same inputs, {both} with "
-        "the same target)"
+        f"{same} {'is' if same == 1 else 'are'} also in {quoted(other)} ({same / examples:.1%}; the same inputs, {both} "
+        "with the same target)"
         for other, (same, both) in found.items()
         if same
     ]
