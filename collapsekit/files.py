@@ -220,6 +220,8 @@ def _locked_file(path: Path, lock: Path, wait: float) -> contextlib.ExitStack:
 
 
 def _try_lock(lock: Path) -> contextlib.ExitStack | None:
+    # filelock where there is no flock. Elsewhere it would leave its file beside the user's for ever, and versions of it that
+    # we allow truncate whatever bears that name.
     stack = contextlib.ExitStack()
     if sys.platform == "win32":
         from filelock import FileLock, Timeout
