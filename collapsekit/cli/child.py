@@ -47,6 +47,8 @@ class Roles:
         if self.arguments is None or self.tell is not None:
             return
         self.word = os.urandom(_LENGTH - 1)
+        if hasattr(signal, "SIGCHLD"):  # who started this may have it ignored: then nobody could wait for the child
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # A process that has threads must not fork. On macOS the system's own libraries forbid it.
         plain = sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
         (self._fork if plain else self._spawn)()
