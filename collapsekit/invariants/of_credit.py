@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from collapsekit.report import Report
     from collapsekit.report_parts import Result
 
-# What verdicts read of the model as a whole; all else that they read is of one modality.
+# What verdicts read of each modality, and of the model as a whole; what else a probe says is not looked at here.
+_OF_EACH = {f"reliance.{what}{suffix}" for what in ("shapley", "leave_one_out") for suffix in ("", "_metric")}
+_OF_EACH |= {f"utilisation.{what}" for what in ("credit", "reference_credit", "ratio", "score", "share")}
+_OF_EACH |= {f"utilisation.{what}" for what in ("alone_gain", "alone_metric", "costs_now", "costs_if_missing")}
 _OF_THE_WHOLE = {f"reliance.{end}_{what}" for end in ("full", "empty") for what in ("loss", "metric")}
-_OF_THE_WHOLE |= {"utilisation.prior_loss", "utilisation.joint_gain", "reliance.subsets", "reliance.subsets_metric"}
+_OF_THE_WHOLE |= {"utilisation.prior_loss"}
 _IN_UNIT = {"accuracy", "balanced_accuracy", "auroc", "recall@1"}
 
 
@@ -35,7 +38,7 @@ def _belongs(r: Result) -> Iterator[str]:
     probe = r.name.partition(".")[0]
     if probe != r.probe and not {probe, r.probe}.isdisjoint(DECIDING):
         yield f"the result {quoted(r.name)} is said to be of the probe {quoted(r.probe)}"
-    elif probe in DECIDING and r.name != probe and (r.modality is None) != (r.name in _OF_THE_WHOLE):
+    elif r.name in (_OF_EACH if r.modality is None else _OF_THE_WHOLE):
         whose = "the whole model" if r.modality is None else quoted(r.modality)
         yield f"the result {quoted(r.name)} is about {whose}, which it cannot be"
 
