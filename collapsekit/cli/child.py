@@ -36,6 +36,7 @@ class Roles:
     def __init__(self) -> None:
         self.arguments: list[str] | None = None  # of the command line, where this is the real one
         self.tell: Callable[[bytes], object] | None = None  # of a child
+        self.pid = 0  # a child's own
         self.word = b""
         self.child_decided = False  # whether a child of this process told its exit code
 
@@ -55,7 +56,7 @@ class Roles:
 
     def decide(self, code: int) -> None:
         """Tell the parent the exit code."""
-        if self.tell is not None:
+        if self.tell is not None and os.getpid() == self.pid:  # not of a copy that a user's function forked
             with contextlib.suppress(
                 OSError, ValueError
             ):  # closed by a user's function: the parent then has heard nothing
@@ -100,7 +101,7 @@ class Roles:
 
     def become_child(self, tell: Callable[[bytes], object], word: bytes) -> None:
         """From here on this process has a parent to tell."""
-        self.tell, self.word = tell, word
+        self.tell, self.word, self.pid = tell, word, os.getpid()
         heartbeat.BEFORE_END.append(self.decide)
         output.keep_apart_below()
 
