@@ -69,6 +69,10 @@ class GateReport(Contract):
             raise ValueError(f"the outcome {self.outcome!r} does not follow from the checks")
         return self
 
+    def __bool__(self) -> bool:
+        """Whether it passed, so that ``assert gate(report)`` asserts something."""
+        return self.outcome == "passed"
+
     @property
     def exit_code(self) -> int:
         """0 passed, 1 failed, 5 inconclusive."""

@@ -20,10 +20,10 @@ from collapsekit.process_state import each_of
 from collapsekit.registry import ProbeSpec
 from collapsekit.report import Report, ReportWarning, Result
 from collapsekit.settings import Settings
+from collapsekit.verdict import DECIDING, FAILED
 from collapsekit.world import current
 
 RAISE = "COLLAPSEKIT_RAISE"  # set to anything: errors that nobody foresaw are raised, so that no test passes on one
-FAILED = "probe_failed"  # the warning's name
 HOME = Path(collapsekit.__file__).parent
 
 
@@ -129,6 +129,11 @@ def _check(spec: ProbeSpec, result: Any, features: Features, before: list[Result
         raise ContractError(f"probe {spec.name!r} gave a result that says it is of probe {result.probe!r}.")
     if not result.name.strip():
         raise ContractError(f"probe {spec.name!r} gave a result without a name: give each one.")
+    first = result.name.partition(".")[0]
+    if first in DECIDING and first != spec.name:  # verdicts are read from what is called so
+        raise ContractError(
+            f"probe {spec.name!r} gave {result.name!r}, which is a name of the probe {first!r}: call it {spec.name}.NAME."
+        )
     if result.value is not None and result.interval is not None:
         low, high = result.interval
         if not low <= result.value <= high:

@@ -4,6 +4,7 @@ example. Hashes of examples and losses; nothing of the examples themselves."""
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,8 +130,10 @@ def _beside(report: Report, path: Path) -> tuple[bytes, Path] | None:
     """The file of records beside a report that names some."""
     known = report.settings.get("records")
     file = path.with_name(NAME)
-    if not isinstance(known, str) or not file.is_file():
+    if not isinstance(known, str) or not os.path.lexists(file):
         return None
+    if not file.is_file():
+        raise RefusedError(f"{file} is not a regular file, or a link to none: keep it as it was written, or remove it.")
     try:
         data = read_bytes(file, MOST_BYTES)
     except OSError as e:

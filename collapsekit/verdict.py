@@ -19,6 +19,7 @@ INFORMATIVE = 0.01  # share of the prior loss a readout alone has to gain, or th
 NOTHING = 0.02  # share of the prior loss that either has to be surely under for a modality to say nothing
 TWICE = 2.0  # the ratio is given up to this
 KEPT = 0.7  # part of what its encoder can learn alone from which a collapsed modality is said to be lost later
+FAILED = "probe_failed"  # the name of the warning that an error ended a probe
 DECIDING = ("reliance", "utilisation")  # probes without which there is no verdict that could pass
 SHARE = 0.02  # share of all credit under which a modality that says nothing alone counts as not used
 # Words of a summary that say what follows for the whole.
@@ -34,8 +35,9 @@ class _Evidence:
     """The results about one modality, by name; which of them were read is kept for the verdict."""
 
     def __init__(self, results: Sequence[Result], modality: str) -> None:
-        # A result about the whole (no modality) is everyone's.
-        self._known = {(r.name, r.versus): r for r in results if r.modality in (modality, None)}
+        # A result about the whole (no modality) is everyone's, but never takes the place of one's own.
+        near = sorted((r for r in results if r.modality in (modality, None)), key=lambda r: r.modality is not None)
+        self._known = {(r.name, r.versus): r for r in near}
         self.read: list[str] = []
 
     def get(self, name: str, versus: str | None = None) -> tuple[float, Interval] | None:

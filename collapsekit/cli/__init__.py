@@ -7,6 +7,10 @@ import os
 import sys
 from typing import Any, NoReturn
 
+from collapsekit.errors import ConfigError
+
+_EMPTY = "an argument is empty, as where a shell's variable is not set: give a value, or leave it and its option out."
+
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of ``collapsekit`` and ``python -m collapsekit``."""
@@ -27,6 +31,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stdout = sys.stderr  # for what a user's functions still print when the process ends
     except KeyboardInterrupt:  # before a command began, or as it ended
         code = 130
+    if sys.flags.inspect or "PYTHONINSPECT" in os.environ:  # then Python asks for more on a terminal, and ends with 0
+        os._exit(code)
     sys.exit(code)
 
 
@@ -47,6 +53,9 @@ def _code(arguments: list[str]) -> int:
 
     try:
         _typed(arguments)
+    except ConfigError as e:
+        output.message(f"error: {e}")
+        return e.exit_code
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     except KeyboardInterrupt:
@@ -72,9 +81,12 @@ def _typed(asked: list[str]) -> None:
     from collapsekit.cli.output import write
     from collapsekit.cli.overview import COMMANDS, VERSION, overview
 
+    # A shell that completes gives no arguments. Where there are some, a variable that was left behind completes nothing,
+    # whatever name this was started by: it would print, and exit with 0, in the place of the command.
+    completing = not asked and "_COLLAPSEKIT_COMPLETE" in os.environ
+    if "" in asked:
+        raise ConfigError(_EMPTY)
     known = asked
-    if "_COLLAPSEKIT_COMPLETE" in os.environ:  # a shell that completes; what it asks of is not in argv
-        known = []
     # What is asked most often, and to see whether anything works at all, does not wait for typer.
     plain = {"--help": overview, "-h": overview, "--version": lambda: VERSION}
     if len(known) == 1 and known[0] in plain:
@@ -83,7 +95,7 @@ def _typed(asked: list[str]) -> None:
     from collapsekit.cli.root import make_app
 
     app = make_app(known[:1] if known and known[0] in COMMANDS else list(COMMANDS))
-    app(args=asked) if asked != sys.argv[1:] else app()
+    app(args=asked, prog_name="collapsekit", **({} if completing else {"complete_var": ""}))
 
 
 def __getattr__(name: str) -> Any:

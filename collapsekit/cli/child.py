@@ -36,6 +36,7 @@ class Roles:
     def __init__(self) -> None:
         self.arguments: list[str] | None = None  # of the command line, where this is the real one
         self.tell: Callable[[bytes], object] | None = None  # of a child
+        self.pid = 0  # a child's own
         self.word = b""
         self.child_decided = False  # whether a child of this process told its exit code
 
@@ -47,13 +48,15 @@ class Roles:
         if self.arguments is None or self.tell is not None:
             return
         self.word = os.urandom(_LENGTH - 1)
+        if hasattr(signal, "SIGCHLD"):  # who started this may have it ignored: then nobody could wait for the child
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # A process that has threads must not fork. On macOS the system's own libraries forbid it.
         plain = sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
         (self._fork if plain else self._spawn)()
 
     def decide(self, code: int) -> None:
         """Tell the parent the exit code."""
-        if self.tell is not None:
+        if self.tell is not None and os.getpid() == self.pid:  # not of a copy that a user's function forked
             with contextlib.suppress(
                 OSError, ValueError
             ):  # closed by a user's function: the parent then has heard nothing
@@ -98,7 +101,7 @@ class Roles:
 
     def become_child(self, tell: Callable[[bytes], object], word: bytes) -> None:
         """From here on this process has a parent to tell."""
-        self.tell, self.word = tell, word
+        self.tell, self.word, self.pid = tell, word, os.getpid()
         heartbeat.BEFORE_END.append(self.decide)
         output.keep_apart_below()
 

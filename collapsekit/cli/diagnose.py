@@ -105,7 +105,10 @@ def diagnose(
     figures: Annotated[Path | None, typer.Option(help="Also save every figure as SVG, PDF and PNG here.")] = None,
     fail_on: Annotated[
         list[FailOn] | None,
-        typer.Option(help="Exit 1 when a modality has this verdict, 5 when the whole is inconclusive; repeatable."),
+        typer.Option(
+            help="Exit 1 when a modality has this verdict (underused: or is collapsed), 5 when the whole is inconclusive; "
+            "repeatable."
+        ),
     ] = None,
     plugin: Annotated[list[Path] | None, typer.Option(help="Python file with probes or adapters; repeatable.")] = None,
     trust_pickle: TrustPickle = None,
@@ -220,7 +223,10 @@ def judge_exit(report: Report, fail_on: list[FailOn]) -> tuple[int, str | None]:
         return code, None  # said when it happened, and a warning in the report
     if not fail_on:
         return 0, None
-    met = [m for m, v in report.modalities.items() if v.verdict in {f.value for f in fail_on}]
+    failing = {f.value for f in fail_on}
+    if FailOn.underused in fail_on:  # who does not want too little use wants none still less
+        failing.add(FailOn.collapsed.value)
+    met = [m for m, v in report.modalities.items() if v.verdict in failing]
     if met:
         return 1, f"failed: {', '.join(f'{m} is {report.modalities[m].verdict}' for m in met)} (--fail-on)."
     undecided = [m for m, v in report.modalities.items() if v.verdict == "inconclusive"]

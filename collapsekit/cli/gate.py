@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collapsekit.gate_report import GateReport
     from collapsekit.report import Report
 
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".ckpt", ".metadata")
 KINDS = ("text", "json", "markdown", "junit", "sarif", "github")
 
 
@@ -108,6 +109,7 @@ def gate(
     ours, limits = settled.gate, _limits(settled.gate, watch, alpha, margin, effect)
     against = baseline or (settled.resolve(ours.baseline) if ours.baseline is not None else None)
     held = Baseline.load(against) if against is not None else None  # before minutes of diagnosis
+    _check_kept(wanted, {"the report": subject, "the baseline": against, "the config": file})
     rules = tuple(require) if require else ours.require
     _check_rules(rules)
     report, code = _report_at(subject), 0
@@ -156,9 +158,21 @@ def parse_formats(given: list[str]) -> list[tuple[str, Path | None]]:
             raise ConfigError(f"--format {text!r} names no file after the =: write {name}=FILE, or {name} for stdout.")
         pairs.append((name, Path(file) if file else None))
     loose = [name for name, file in pairs if file is None]
+    files = [os.path.realpath(file) for _, file in pairs if file is not None]
+    twice = next((f for i, f in enumerate(files) if f in files[:i]), None)
+    if twice is not None and not Path(twice).is_char_device():
+        raise ConfigError(f"two formats would go to one file, {twice}: give each its own.")
     if len(loose) > 1:
         raise ConfigError(f"formats {' and '.join(loose)} would both go to stdout: write one as {loose[1]}=FILE.")
     return pairs
+
+
+def _check_kept(wanted: list[tuple[str, Path | None]], read: dict[str, Path | None]) -> None:
+    """Raises ConfigError where a format would be written over what the gate reads."""
+    for what, path in read.items():
+        for name, file in wanted:
+            if path is not None and file is not None and os.path.realpath(path) == os.path.realpath(file):
+                raise ConfigError(f"--format {name}={file} would be written over {what}: give it a file of its own.")
 
 
 def write_files(result: GateReport, wanted: list[tuple[str, Path | None]]) -> list[Path]:
@@ -254,13 +268,20 @@ def _check_named(rules: tuple[str, ...], config: Path) -> None:
 def _report_at(path: Path | None) -> Report | None:
     """The report at the path, with the records beside it; None where it is no report, but a checkpoint."""
     from collapsekit.contract import read_json
-    from collapsekit.records import load_records
+    from collapsekit.records import NAME, load_records
     from collapsekit.repair_report import RepairReport
     from collapsekit.report import Report
 
     if path is not None and os.path.isdir(path) and os.path.lexists(path / "report.json"):  # noqa: PTH112
+        there = sorted(p.name for p in path.iterdir())
+        weights = next((n for n in there if n.endswith(_WEIGHTS) and n != NAME), None)
+        if weights is not None:  # the report may be of other weights than those
+            raise ConfigError(
+                f"{path} holds a report.json and weights ({weights[:80]!r}): give {path / 'report.json'} to judge the "
+                f"report as it is, or {path / weights} to diagnose those weights."
+            )
         path = path / "report.json"
-    if path is None or path.suffix != ".json":
+    if path is None or path.suffix.lower() != ".json":
         return None
     if not os.path.lexists(path):
         raise ConfigError(
@@ -270,10 +291,13 @@ def _report_at(path: Path | None) -> Report | None:
     if isinstance(raw, dict) and "weight_map" in raw:
         return None  # the index of a sharded checkpoint
     if isinstance(raw, dict) and raw.get("kind") == "repair":
-        after = RepairReport.from_data(raw, str(path)).after
-        if after is None:
-            raise ConfigError(f"{path} is of a repair that has no report after it: give a report.json.")
-        return after
+        repair = RepairReport.from_data(raw, str(path))
+        if not repair.exported:
+            raise ConfigError(
+                f"{path} is of a repair that was rejected and wrote no weights, so there is no model to judge: give the "
+                "report.json of the model that is there."
+            )
+        return repair.after
     report = Report.from_data(raw, str(path))
     records = load_records(report, path)
     return report if records is None else report.with_records(records)

@@ -20,13 +20,13 @@ Situation = Literal["auto", "paired", "retrained"]
 def gate(
     report: Report,
     *,
-    require: Sequence[str] | None = None,
+    require: str | Sequence[str] | None = None,
     baseline: Baseline | None = None,
     limits: Limits | None = None,
     situation: Situation = "auto",
 ) -> GateReport:
-    """Whether a model may ship: ``require`` (rules; None: ``verdict != collapsed`` where there is no baseline, else none)
-    and comparisons with ``baseline``, as ``limits`` say.
+    """Whether a model may ship: ``require`` (a rule, or several; None: ``verdict != collapsed`` where there is no baseline,
+    else none) and comparisons with ``baseline``, as ``limits`` say.
 
     The same weights or training seed as one of the baseline's runs: paired over the examples of ``report.records``; else
     against how retrained models vary; ``situation`` says otherwise. Raises ConfigError for a rule that cannot be read and a
@@ -34,6 +34,7 @@ def gate(
     """
     limits = limits or Limits()
     asked = require if require is not None else (DEFAULT if baseline is None else ())
+    asked = [asked] if isinstance(asked, str) else asked
     rules = list(dict.fromkeys(rule.strip() for rule in asked))
     checks = [decide_rule(rule, report) for rule in rules]
     against, notes = None, list[str]()

@@ -212,6 +212,8 @@ def check_sides(left: Reference | float | str, op: str, right: Reference | float
     references = [s for s in (left, right) if isinstance(s, Reference)]
     if not references:
         return f"compares no number of the report: name one that begins with {', '.join(ROOTS)}"
+    if len(references) == 2 and len({(r.root, r.parts, r.end) for r in references}) == 1:
+        return "compares a value with itself, which says nothing of it"
     kinds = {
         ("text" if isinstance(s, str) else "number") if not isinstance(s, Reference) else s.kind for s in (left, right)
     }

@@ -68,6 +68,9 @@ def subject(found: Subject) -> Iterator[str]:
     """Who was diagnosed, on what."""
     if not found.modalities:
         yield "the subject has no modalities"
+    for field in ("checkpoint", "task", "metric", "split"):
+        if not getattr(found, field).strip():
+            yield f"the subject has no {field}"
     yield from names("the subject's list of modalities", found.modalities)
     yield from digest("the subject's sha256", found.sha256)
     if found.examples < 1:
@@ -93,6 +96,9 @@ def results(found: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]
         for modality in (r.modality, r.versus):
             yield from known(f"the result {quoted(r.name)}", modality, modalities)
         yield from within(f"the result {about(r.name, r.modality, r.versus)}", r.value, r.interval)
+        bounds = (r.curve.lower, r.curve.upper) if r.curve is not None else (None, None)
+        if None not in bounds and any(low > high for low, high in zip(*bounds, strict=True)):  # type: ignore[arg-type]
+            yield f"the curve {about(r.name, r.modality, r.versus)} has a lower bound over its upper one"
     again = twice((r.name, r.modality, r.versus) for r in found)
     if again is not None:
         yield f"the result {about(*again)} is there twice"

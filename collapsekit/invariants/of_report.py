@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from collapsekit.bounds import quoted
 from collapsekit.invariants.common import digest, known, names, results, subject, verdicts, within
-from collapsekit.verdict import judge, misstatement
+from collapsekit.invariants.of_credit import credit_contradictions, metric_contradictions
+from collapsekit.verdict import FAILED, judge, misstatement
 
 if TYPE_CHECKING:
     from collapsekit.report import Report
@@ -26,6 +27,8 @@ def _contradictions(report: Report) -> Iterator[str]:
     yield from results(report.results, who.modalities)
     for m, verdict in report.modalities.items():
         yield from _verdict(m, verdict, report)
+    yield from credit_contradictions(report)
+    yield from metric_contradictions(report)
     yield from _judged_again(report)
     yield from _told(report)
     yield from _settings(report)
@@ -78,6 +81,9 @@ def _told(report: Report) -> Iterator[str]:
     """What is said beside the numbers."""
     if any(not (w.name.strip() and w.sentence.strip()) for w in report.warnings):
         yield "a warning has no name or says nothing"
+    failed = sum(w.name == FAILED for w in report.warnings)
+    if failed > len({r.probe for r in report.results if r.error is not None}):
+        yield "a warning says that an error ended a probe, and no result has that error"
     judged = report.judged
     if judged is not None and (judged.extent == "fully") == bool(judged.missing):
         yield f"it is said to be judged {judged.extent}, and {len(judged.missing)} things are said to be missing"
@@ -98,6 +104,9 @@ def _settings(report: Report) -> Iterator[str]:
     limit = settings.get("limit")
     if limit is not None and (type(limit) is not int or limit < who.examples):
         yield f"its settings have a limit of {_shown(limit)}, and its subject {who.examples} examples"
+    level = settings.get("level")
+    if level is not None and not (type(level) is float and 0 < level < 1):
+        yield f"its settings have a level of {_shown(level)}, no part of 1"
     seed = settings.get("training_seed")
     if seed is not None and type(seed) is not int:
         yield f"its training_seed is {_shown(seed)}, no whole number"

@@ -129,7 +129,7 @@ def test_help_is_the_same_however_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_completion_is_not_taken_for_help(tmp_path: Path) -> None:
     words = {"_COLLAPSEKIT_COMPLETE": "complete_bash", "COMP_WORDS": "collapsekit inspe", "COMP_CWORD": "1"}
-    program = "import sys; sys.argv = ['collapsekit', '--help']; from collapsekit.cli import main; main()"
+    program = "import sys; sys.argv = ['collapsekit']; from collapsekit.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

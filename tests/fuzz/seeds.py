@@ -241,18 +241,19 @@ path = \"\"\"data.npz\"\"\"
 def reports() -> list[dict[str, Any]]:
     """A report as schema version 1 had it, and as it is written now."""
     cited = {"probe": "vif", "definition": "d", "source": "s"}
+    used = {**cited, "probe": "utilisation"}
     curve = {"x": [0, 1, "two"], "y": [1.5, 2, 3], "lower": [1, 1, 1], "upper": None, "x_label": "x", "y_label": "y"}
     results = [
         {"name": "vif.mean", "value": 4.2, "interval": [3.9, 4.6], "unit": "nats", **cited},
         {"name": "vif.curve", "modality": "audio", "versus": "image", "curve": curve, "note": "n", **cited},
         {"name": "vif.max", "skipped": "too few", **cited},
-        {"name": "utilisation.prior_loss", "value": 2.0, **cited},
-        {"name": "utilisation.score", "modality": "audio", "value": 0.97, "interval": [0.93, 1.0], **cited},
-        {"name": "utilisation.costs_now", "modality": "image", "value": 0.41, **cited},
-        {"name": "utilisation.costs_if_missing", "modality": "image", "versus": "audio", "value": 0.63, **cited},
+        {"name": "utilisation.prior_loss", "value": 2.0, **used},
+        {"name": "utilisation.score", "modality": "audio", "value": 0.97, "interval": [0.93, 1.0], **used},
+        {"name": "utilisation.costs_now", "modality": "image", "value": 0.41, **used},
+        {"name": "utilisation.costs_if_missing", "modality": "image", "versus": "audio", "value": 0.63, **used},
     ]
     for name, ratio in (("audio", 0.05), ("image", 0.9)):
-        of = {"modality": name, **cited}
+        of = {"modality": name, **used}
         results += [
             {"name": "utilisation.alone_gain", "value": 1.0, **of},
             {"name": "utilisation.credit", "value": 0.5, **of},

@@ -11,6 +11,7 @@ import numpy as np
 from collapsekit.records import Records, digest
 from collapsekit.report import Report, Result, Subject
 from collapsekit.stats.use import floor_of
+from collapsekit.stats.use import use as use_of
 from collapsekit.verdict import judge
 
 PRIOR = 2.0
@@ -61,15 +62,16 @@ def make_report(
     ]
     for m, use in uses.items():
         drop = accuracy - mean.get(f"metric_without.{m}", without)
-        score = round(min(1.0, max(0.0, 1 - use)), 12) if scores is None else scores[m]
+        credit = mean.get(f"credit.{m}", use * (due + e) - e)
+        score = round(1 - min(1.0, use_of(max(0.0, credit), due, PRIOR)), 12) if scores is None else scores[m]
         ends = None if score is None else (max(0.0, score - 0.1), min(1.0, score + 0.1))
         found += [
             result("utilisation.alone_gain", 1.0, m),
-            result("utilisation.ratio", min(2.0, max(0.0, use)), m),
+            result("utilisation.ratio", min(2.0, max(0.0, credit / due)), m),
             result("utilisation.score", score, m, interval=ends),
             result("utilisation.costs_now", 0.02, m),
             *(result("utilisation.costs_if_missing", 0.1, m, versus=o) for o in uses if o != m),
-            result("utilisation.credit", mean.get(f"credit.{m}", use * (due + e) - e), m),
+            result("utilisation.credit", credit, m),
             result("utilisation.reference_credit", due, m),
             result("reliance.leave_one_out_metric", drop, m, interval=(drop - 0.05, drop + 0.05)),
         ]

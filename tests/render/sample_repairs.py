@@ -8,8 +8,12 @@ from sample_reports import make_report, verdicts_of
 
 from collapsekit.repair_report import BasisInsert, Check, ExchangeInsert, LossCurve, RepairReport
 from collapsekit.report import Curve, Report, Result
+from collapsekit.stats.use import use
 from collapsekit.verdict import overall_of
 
+LOSSES = {"reliance.shapley", "reliance.leave_one_out", "reliance.subsets"}  # which move as the losses do
+USES = {"utilisation.credit", "utilisation.ratio", "utilisation.score"}
+DUE = "utilisation.reference_credit"
 DEFINITION = "Made for a test, as a number <of> its & own."
 
 
@@ -45,7 +49,7 @@ def _changed(report: Report, names: tuple[str, ...], shift: float) -> Report:
     """``report`` as training might leave it: every number moved by a part of itself, scores of the last most."""
 
     def moved(r: Result) -> Result:
-        way = -1 if r.name.endswith("loss") else 1
+        way = -1 if r.name.endswith("loss") or r.name in LOSSES else 1
         by = 1 + way * shift / 5
         curve = r.curve
         if curve is not None:
@@ -57,14 +61,14 @@ def _changed(report: Report, names: tuple[str, ...], shift: float) -> Report:
 
     def judged(r: Result) -> Result:
         """The numbers that verdicts are read from keep their bounds."""
-        last = r.modality == names[-1]
-        if r.name == "utilisation.score" and r.value is not None:
-            value = 0.97 - shift if last else 0.04 + shift / 20
-            ends = ((0.9 if shift else 0.93) - shift, 1.0 - shift) if last else (0.0, 0.09)
-            return r.model_copy(update={"value": value, "interval": ends})
-        if r.name == "utilisation.ratio" and last and shift:
-            return r.model_copy(update={"value": shift, "interval": (shift - 0.02, shift + 0.02)})
-        return r if r.name in ("utilisation.score", "utilisation.ratio") else moved(r)
+        if r.modality == names[-1] and r.name in USES and shift:  # the last takes up this part of what is due to it
+            due = next(x.value for x in report.results if (x.name, x.modality) == (DUE, r.modality))
+            prior = next(x.value for x in report.results if x.name == "utilisation.prior_loss")
+            assert due is not None
+            assert prior is not None
+            value = {"credit": shift * due, "ratio": shift, "score": 1 - use(shift * due, due, prior)}[r.name[12:]]
+            return r.model_copy(update={"value": value, "interval": (value - 0.02, value + 0.02)})
+        return r if r.name in (*USES, DUE, "utilisation.prior_loss") else moved(r)
 
     results = (*map(judged, report.results), *_more(names, shift))
     verdicts = verdicts_of(results, names)

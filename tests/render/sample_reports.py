@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from collapsekit.report import Curve, ModalityVerdict, Report, Result, Subject
+from collapsekit.stats.use import use
 from collapsekit.verdict import judge
 
 MakeReport = Callable[..., Report]
@@ -68,13 +69,15 @@ class Builder:
 def _subsets(b: Builder, names: tuple[str, ...]) -> None:
     m = len(names)
     worth = {n: 0.9 / (i + 1) ** 1.5 if i != m - 1 else 0.01 for i, n in enumerate(names)}
+    whole = sum(worth.values()) / 0.95
+    worth = {n: value / whole for n, value in worth.items()}  # what each adds to any others, so that it is its credit
     labels, losses, metrics = [], [], []
     for size in range(m + 1):
         for members in combinations(names, size):
             labels.append("+".join(members) or "(none)")
-            gain = 1 - math.exp(-sum(worth[n] for n in members))
+            gain = sum(worth[n] for n in members)
             losses.append(2.3 - 2.0 * gain)
-            metrics.append(0.1 + 0.85 * gain)
+            metrics.append(0.1 + 0.7 * gain)
     b.curve("reliance.subsets", labels, losses, ("subset", "loss (nats)"), band=0.03)
     b.curve("reliance.subsets_metric", labels, metrics, ("subset", "accuracy"), band=0.02)
     b.value("reliance.full_loss", losses[-1], unit="nats")
@@ -82,10 +85,10 @@ def _subsets(b: Builder, names: tuple[str, ...]) -> None:
     b.value("reliance.empty_loss", 2.3, unit="nats", spread=0)
     b.value("reliance.empty_metric", 0.1, unit="accuracy")
     for n in names:
-        b.value("reliance.shapley", worth[n], unit="nats", modality=n, spread=0.12)
-        b.value("reliance.leave_one_out", 0.4 * worth[n], unit="nats", modality=n, spread=0.3)
-        b.value("reliance.shapley_metric", 0.4 * worth[n], unit="accuracy", modality=n, spread=0.1)
-        b.value("reliance.leave_one_out_metric", 0.15 * worth[n], unit="accuracy", modality=n, spread=0.2)
+        b.value("reliance.shapley", 2.0 * worth[n], unit="nats", modality=n, spread=0.12)
+        b.value("reliance.leave_one_out", 2.0 * worth[n], unit="nats", modality=n, spread=0.3)
+        b.value("reliance.shapley_metric", 0.7 * worth[n], unit="accuracy", modality=n, spread=0.1)
+        b.value("reliance.leave_one_out_metric", 0.7 * worth[n], unit="accuracy", modality=n, spread=0.2)
 
 
 def _utilisation(b: Builder, names: tuple[str, ...]) -> None:
@@ -94,18 +97,18 @@ def _utilisation(b: Builder, names: tuple[str, ...]) -> None:
     b.value("utilisation.prior_loss", 2.3, unit="nats")
     for i, n in enumerate(names):
         reference = 0.9 / (i + 1)
-        credit = 0.02 if n == last else 0.8 * reference
         undecided, underused = i == 1 and n != last, i == 2 and n != last
+        ratio = 0.3 if underused else min(0.1, 0.02 / reference) if n == last else 0.8
+        credit = ratio * reference
         b.value("utilisation.credit", credit, unit="nats", modality=n)
         b.value("utilisation.reference_credit", reference, unit="nats", modality=n)
-        ratio = 0.3 if underused else min(0.1, credit / reference) if n == last else credit / reference
         ends = (0.0, 1.0) if undecided else (0.95 * ratio, 1.05 * ratio)
         b.add("utilisation.ratio", value=ratio, interval=ends, modality=n)
         b.value("utilisation.alone_gain", reference * 1.2, unit="nats", modality=n)
         if undecided:
             continue
-        score, low, high = (0.97, 0.93, 1.0) if n == last else (0.55, 0.4, 0.7) if underused else (0.04, 0.0, 0.09)
-        b.add("utilisation.score", value=score, interval=(low, high), modality=n)
+        score = 1 - use(credit, reference, 2.3)
+        b.add("utilisation.score", value=score, interval=(0.9 * score, min(1.0, 1.05 * score)), modality=n)
         b.value("utilisation.costs_now", 0.41 if n == last else 0.0, unit="accuracy", modality=n)
         for j, other in enumerate(names):
             if other != n:

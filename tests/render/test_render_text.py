@@ -46,7 +46,7 @@ def test_terminal_says_the_verdict_first(make_report: MakeReport) -> None:
     text = terminal.render(make_report(), width=80, color=False)
     assert text.startswith("✗ COLLAPSED  The model ignores audio")
     rows = [line for line in text.splitlines() if re.match(r"(audio|image) ", line)]
-    assert rows[0].split()[:5] == ["audio", "✗", "collapsed", "0.970", "0.410"]
+    assert rows[0].split()[:5] == ["audio", "✗", "collapsed", "0.932", "0.410"]
     assert "rank never crosses" in text
     assert "collapsekit diagnose runs/avmnist/ckpt.pt" in text
 
@@ -91,8 +91,8 @@ def test_a_name_used_twice_is_shown_twice(make_report: MakeReport) -> None:
     again = [r.model_copy(update={"value": 77.0}) for r in whole.named("reliance.shapley")]
     report = make_report(results=(*whole.results, *again))
     for text in (terminal.render(report, width=80, color=False), markdown.render(report)):
-        assert "0.900 [0.792, 1.01]" in text
-        assert "77 [0.792, 1.01]" in text
+        assert "1.88 [1.65, 2.10]" in text
+        assert "77 [1.65, 2.10]" in text
 
 
 def _render(text: str) -> list[Token]:
