@@ -102,8 +102,8 @@ def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tenso
 def copied_rows(split: str, found: Mapping[str, tuple[int, int]], examples: int) -> ReportWarning | None:
     """``found``: by other split, how many examples of ``split`` it also has: by inputs, and by inputs and target."""
     told = [
-        f"{same} of the {examples} examples of {quoted(split)} are also in {quoted(other)} (the same inputs; {both} of "
-        "them with the same target)"
+        f"{same} of the {examples} examples of {quoted(split)} {'is' if same == 1 else 'are'} also in {quoted(other)} "
+        f"({_alike(same, both)})"
         for other, (same, both) in found.items()
         if same
     ]
@@ -114,3 +114,10 @@ def copied_rows(split: str, found: Mapping[str, tuple[int, int]], examples: int)
         sentence=f"{'; '.join(told)}. What is fitted there and scored here, readouts and baselines, and the model where it "
         "was trained on them, looks better than it is on new examples. Take copies out of one of the splits.",
     )
+
+
+def _alike(same: int, both: int) -> str:
+    """Of ``same`` copies, ``both`` have the target of what they copy."""
+    if both == same:
+        return "the same inputs and the same target"
+    return f"the same inputs; {both} of them with the same target" if both else "the same inputs, but another target"
