@@ -101,17 +101,23 @@ def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tenso
 
 def copied_rows(split: str, found: Mapping[str, tuple[int, int]], examples: int) -> ReportWarning | None:
     """``found``: by other split, how many examples of ``split`` it also has: by inputs, and by inputs and target."""
-    parts = [
-        f"{same} {'is' if same == 1 else 'are'} also in {quoted(other)} ({same / examples:.1%}; the same inputs, {both} "
-        "with the same target)"
+    told = [
+        f"{same} of the {examples} examples of {quoted(split)} {'is' if same == 1 else 'are'} also in {quoted(other)} "
+        f"({_alike(same, both)})"
         for other, (same, both) in found.items()
         if same
     ]
-    if not parts:
+    if not told:
         return None
     return ReportWarning(
         name="copied_rows",
-        sentence=f"Of the {examples} examples of {quoted(split)}, {' and '.join(parts)}. Readouts and baselines fitted on "
-        "such copies, and the model where it was trained on them, look better here than on new examples. Take the copies "
-        "out of one of the splits.",
+        sentence=f"{'; '.join(told)}. What is fitted there and scored here, readouts and baselines, and the model where it "
+        "was trained on them, looks better than it is on new examples. Take copies out of one of the splits.",
     )
+
+
+def _alike(same: int, both: int) -> str:
+    """Of ``same`` copies, ``both`` have the target of what they copy."""
+    if both == same:
+        return "the same inputs and the same target"
+    return f"the same inputs; {both} of them with the same target" if both else "the same inputs, but another target"

@@ -100,7 +100,7 @@ def config_line(file: Path, checkpoint: str | Path | None = None, *, named: bool
     other = next((o for o in others if os.path.realpath(o) != os.path.realpath(file)), None)
     if other is None:
         return line
-    return f"{line} (not {path_from_here(other)}, beside the checkpoint: name that with --config where it is meant)"
+    return f"{line} ({path_from_here(other)}, beside the checkpoint, is not used: to use it, name it with --config)"
 
 
 def path_from_here(file: str | Path) -> str:

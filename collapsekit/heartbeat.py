@@ -170,8 +170,8 @@ class Heartbeat:
                 return self._lost(host, self._round) if self._told.get(host) != _LEFT else None
             if self.at.host is None:
                 return ProcessLostError(
-                    f"{self.at} has not heard for {self._round:.0f} s from the store that all share: its launcher is "
-                    "gone, or was stopped; start all of them again."
+                    f"{self.at} had no answer for {self._round:.0f} s from the store that all processes share: the "
+                    "launcher that keeps it is gone, or was stopped; start all of them again."
                 )
         rank, silent = max(self._silent.items(), key=lambda each: each[1], default=(0, 0.0))
         return self._lost(rank, silent) if silent >= self.limit else None

@@ -211,7 +211,7 @@ def model_settings() -> str | None:
     if not theirs:
         return None
     said = " and ".join(f"{name} to {str(value).removeprefix('torch.')}" for name, value in theirs.items())
-    return f"the model's code sets {said}: it is built and run so, and collapsekit's own arithmetic is not."
+    return f"The model's code sets {said}. The model is built and run so; collapsekit's own arithmetic is not."
 
 
 def each_of(values: Iterable[T], what: str) -> Iterator[T]:

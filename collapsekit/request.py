@@ -74,7 +74,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
 def check_memory(memory: Any) -> None:
     """Raises ConfigError unless ``memory`` is a number of bytes that can be meant."""
     if isinstance(memory, bool) or not isinstance(memory, int | float) or not 0 <= memory < math.inf:
-        raise ConfigError(f"memory is {memory!r}, expected a finite number from 0 on.")
+        raise ConfigError(f"memory is {memory!r}, expected a finite number of bytes, 0 or more.")
 
 
 def check_device(device: str) -> None:
@@ -89,8 +89,7 @@ def check_device(device: str) -> None:
         first = (str(e).strip().splitlines() or [type(e).__name__])[0][:200].rstrip(".")
         near = did_you_mean(device, there)
         raise ConfigError(
-            f"device {device!r} is not to be had here ({first}){near}: here {'are' if len(there) > 1 else 'is'} "
-            f"{', '.join(there)}; use --device cpu."
+            f"device {device!r} is not available ({first}){near}: this machine has {', '.join(there)}; use --device cpu."
         ) from None
 
 

@@ -103,7 +103,7 @@ def _summary(overall: OverallState, each: dict[str, ModalityVerdict]) -> str:
         carry = "carry" if [v.verdict for v in each.values()].count("collapsed") > 1 else "carries"
         return f"{IGNORES}{listed('collapsed')}, which {carry} label information.{rest}"
     if overall == "inconclusive":
-        return f"{UNDECIDED}{listed('inconclusive')}: see what would under its reason."
+        return f"{UNDECIDED}{listed('inconclusive')}: the reason of each says what would."
     said = [f"underuses {listed('underused')}"] if listed("underused") else []
     if listed("uninformative"):
         said.append(f"leaves out {listed('uninformative')}, which says nothing about the label")

@@ -166,7 +166,8 @@ def test_a_config_beside_a_checkpoint_is_not_used_and_the_line_to_type_is_said(h
     own = put(home / "a", "yaml")
     assert find_config(None, checkpoint) == own
     said = config_line(own, checkpoint)
-    assert said.startswith("Config: ../collapsekit.yaml (not ")
+    assert said.startswith("Config: ../collapsekit.yaml (")
+    assert "beside the checkpoint, is not used" in said
     assert "\n" not in said
     assert config_line(own, checkpoint, named=True) == "Config: ../collapsekit.yaml"
 

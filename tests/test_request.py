@@ -91,7 +91,7 @@ ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"options": {"prefix_gap": {"budget": float("inf")}}}, "prefix_gap.budget: .*finite"),
     ({"device": None}, "device is None"),
     ({"device": torch.device("cpu")}, "device is device"),
-    ({"device": "meta"}, "device 'meta' is not to be had here .*: here (is|are) cpu"),
+    ({"device": "meta"}, "device 'meta' is not available .*: this machine has cpu"),
     ({"memory": "x"}, "memory is 'x'"),
     ({"memory": float("nan")}, "memory is nan"),
     ({"memory": -1}, "memory is -1"),

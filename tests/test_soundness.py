@@ -415,9 +415,16 @@ def test_test_examples_that_are_also_in_train_are_counted(examples: int, labels:
     said = warned(report)
     assert list(said) == (["copied_rows"] if examples else [])
     if examples:
-        are = "is" if examples == 1 else "are"
-        share = f"{examples / N:.1%}; the same inputs, {examples if labels else 0} with the same target"
-        assert f"Of the {N} examples of 'test', {examples} {are} also in 'train' ({share})." in str(said)
+        alike = "the same inputs and the same target" if labels else "the same inputs, but another target"
+        verb = "is" if examples == 1 else "are"
+        assert f"{examples} of the {N} examples of 'test' {verb} also in 'train' ({alike})" in str(said)
+
+
+def test_copies_with_some_of_the_targets_are_counted_apart() -> None:
+    made = copied(17)
+    made["test"]["label"][:4] = (made["train"]["label"][:4] + 1) % 3
+    report = diagnose(model=Model(), data=made, config=CONFIG, profile="quick", probes=["utilisation"])
+    assert "also in 'train' (the same inputs; 13 of them with the same target)" in str(warned(report))
 
 
 def test_copies_of_one_modality_only_are_other_examples() -> None:
@@ -431,7 +438,7 @@ def test_copies_are_found_in_mapped_data_with_a_limit() -> None:
     mapped = diagnose(
         model=Model(), data=copied(N), config=CONFIG, profile="quick", probes=["utilisation"], limit=20, memory=0
     )
-    assert "Of the 20 examples of 'test', 20 are also in 'train'" in warned(plain)["copied_rows"]
+    assert "20 of the 20 examples" in warned(plain)["copied_rows"]
     assert mapped.warnings == plain.warnings
 
 

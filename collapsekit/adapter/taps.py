@@ -141,7 +141,7 @@ class Tap:
         leaves, tree = flatten(heard.value)
         if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
             raise ConfigError(
-                f"{self.what} is run under torch.vmap, where only one example can be heard: call it on the whole batch, or "
+                f"{self.what} is run under torch.vmap, where only one example can be seen: call it on the whole batch, or "
                 "name a submodule that is."
             )
         others = flatten(other.value)[0] if other is not None else [None] * len(leaves)

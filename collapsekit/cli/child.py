@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from collapsekit import heartbeat, interrupts
+from collapsekit import interrupts
 from collapsekit.cli import output
 from collapsekit.cli.output import INTERNAL, INTERRUPTED
 
@@ -101,6 +101,8 @@ class Roles:
 
     def become_child(self, tell: Callable[[bytes], object], word: bytes) -> None:
         """From here on this process has a parent to tell."""
+        from collapsekit import heartbeat  # most commands have no child, and do not wait for it
+
         self.tell, self.word, self.pid = tell, word, os.getpid()
         heartbeat.BEFORE_END.append(self.decide)
         output.keep_apart_below()

@@ -74,7 +74,7 @@ def subject(found: Subject) -> Iterator[str]:
     yield from names("the subject's list of modalities", found.modalities)
     yield from digest("the subject's sha256", found.sha256)
     if found.examples < 1:
-        yield f"the subject has {found.examples} examples, and nothing is said of fewer than one"
+        yield f"the subject has {found.examples} examples, expected at least one"
 
 
 def verdicts(overall: OverallState, states: Mapping[str, ModalityState], modalities: Sequence[str]) -> Iterator[str]:
@@ -85,7 +85,7 @@ def verdicts(overall: OverallState, states: Mapping[str, ModalityState], modalit
         yield f"the modality {quoted(odd[0])} has {where}"
     follows = overall_of(list(states.values()))
     if overall != follows:
-        yield f"the verdict is {overall}, and from those of the modalities follows {follows}"
+        yield f"the report's verdict is {overall}, but the verdicts of its modalities give {follows}"
 
 
 def results(found: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]:

@@ -62,7 +62,7 @@ def _cell(cell: Cell, column: Column, row: Row) -> Iterator[str]:
     if (row.part == "verdict" and row.name == "verdict") != bool(cell.states) and cell.missing is None:
         yield f"{what} has a verdict for a number, or a number for a verdict"
     if (cell.value is not None) + bool(cell.states) + (cell.missing is not None) != 1:
-        yield f"{what} has not one of a value, verdicts and a reason why there is none"
+        yield f"{what} needs exactly one of a value, verdicts, or a reason why there is none"
     if cell.runs > len(column.runs) or (cell.missing is None) != (cell.runs > 0):
         yield f"{what} is of {cell.runs} runs, and the column has {len(column.runs)}"
     if cell.states and sum(cell.states.values()) != cell.runs:
@@ -92,12 +92,12 @@ def _tests(found: Comparison) -> Iterator[str]:
     testing = found.testing
     if testing is None:
         if tests or any(column.pairs is not None for column in found.columns):
-            yield "it has tests or pairs, and does not say of what reference"
+            yield "it has tests or pairs, but names no reference"
         return
     if testing.reference not in [c.name for c in found.columns]:
         yield f"the reference {quoted(testing.reference)} is none of its columns"
     if testing.tests != len(tests):
-        yield f"it tells of {testing.tests} tests, and has {len(tests)}"
+        yield f"`testing` counts {testing.tests} tests, but its rows hold {len(tests)}"
     for row, column, test in tests:
         yield from _test(f"the test of {about(row.name, row.modality, row.versus)}", test, column, found)
 

@@ -69,7 +69,7 @@ def _comparison(check: GateCheck, gate: GateReport) -> Iterator[str]:
     """One number beside the baseline's: a state that its numbers give."""
     what = f"the check {quoted(check.name)}"
     if gate.against is None or gate.against.situation != check.kind:
-        yield f"{what} is {check.kind}, and the gate was not"
+        yield f"{what} is {check.kind}, but the comparison of the gate was not"
     yield from known(what, check.modality, gate.subject.modalities)
     yield from within(f"the difference in {what}", check.difference, check.interval)
     if check.needed is not None and (check.needed < 1 or check.state != "inconclusive"):
@@ -77,10 +77,10 @@ def _comparison(check: GateCheck, gate: GateReport) -> Iterator[str]:
     p, p_holm, worse = check.p, check.p_holm, check.difference
     if p is None or p_holm is None or worse is None or check.found is None or check.baseline is None:
         if check.state != "inconclusive":
-            yield f"{what} is {check.state}, and lacks the numbers to be"
+            yield f"{what} is {check.state}, but lacks the numbers that decide it"
         return
     if p_holm < p:
-        yield f"{what} has p {p:.6g} and, corrected, {p_holm:.6g}, which is less"
+        yield f"{what} has p {p:.6g} but a smaller one after correction, {p_holm:.6g}"
     if check.kind == "retrained" and differ(worse, check.baseline - check.found, check.baseline):
         yield f"the difference in {what} is not that of its numbers"
     yield from _state(check, what, p_holm, worse, gate)

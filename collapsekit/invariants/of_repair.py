@@ -38,12 +38,12 @@ def _contradictions(repair: RepairReport) -> Iterator[str]:
     modalities = repair.before.subject.modalities
     for asked, given in (("the method", repair.method), ("what was repaired", repair.repaired)):
         if not given:
-            yield f"{asked} is not said"
+            yield f"{asked} is empty"
     yield from names("what was repaired", repair.repaired)
     for modality in repair.repaired:
         yield from known("what was repaired", modality, modalities)
     if repair.accepted and not repair.exported:
-        yield "it was accepted, and not exported"
+        yield "it was accepted, but not exported"
     for judged, other in (("accepted", "rejected"), ("rejected", "accepted")):
         if f" was {judged} on the validation split" in repair.summary and repair.accepted != (judged == "accepted"):
             yield f"the summary says that it was {judged}, and `accepted` that it was {other}"

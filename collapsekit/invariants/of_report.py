@@ -42,11 +42,11 @@ def _verdict(modality: str, verdict: ModalityVerdict, report: Report) -> Iterato
         if number is not None and not 0 <= number <= 1:
             yield f"{what} or an end of its interval is {number:.6g}, outside of 0 to 1"
     if score is None and interval is not None:
-        yield f"{what} is not there, and has an interval"
+        yield f"{what} is missing, but its interval is there"
     yield from within(what, score, interval)
     for cost in (verdict.costs_now, *verdict.costs_if_missing.values()):
         if cost is not None and cost < 0:
-            yield f"not using {quoted(modality)} is said to cost {cost:.6g}, less than nothing"
+            yield f"a cost of not using {quoted(modality)} is {cost:.6g}, below 0"
     for other in verdict.costs_if_missing:
         yield from known(f"costs_if_missing of {quoted(modality)}", other, report.subject.modalities)
         if other == modality:
@@ -55,7 +55,7 @@ def _verdict(modality: str, verdict: ModalityVerdict, report: Report) -> Iterato
     there = {r.name for r in report.results if r.modality in (modality, None) and r.value is not None}
     gone = next((name for name in verdict.evidence if name not in there), None)
     if gone is not None:
-        yield f"the verdict about {quoted(modality)} was read from {quoted(gone)}, which the report has no value of"
+        yield f"the verdict about {quoted(modality)} names {quoted(gone)} as evidence, but the report has no value of it"
 
 
 def _judged_again(report: Report) -> Iterator[str]:
@@ -67,7 +67,7 @@ def _judged_again(report: Report) -> Iterator[str]:
         for field in ("verdict", "score", "interval", "costs_now", "costs_if_missing"):
             a, b = getattr(stated, field), getattr(right, field)
             if a != b:
-                yield f"{field} of {quoted(m)} is {_shown(a)}, and from the results follows {_shown(b)}"
+                yield f"{field} of {quoted(m)} is {_shown(a)}, but the results give {_shown(b)}"
     claim = misstatement(report.summary, summary, each)
     if claim is not None:
         yield f"the summary says {quoted(claim)}, which does not follow from the verdicts"
@@ -86,7 +86,7 @@ def _told(report: Report) -> Iterator[str]:
         yield "a warning says that an error ended a probe, and no result has that error"
     judged = report.judged
     if judged is not None and (judged.extent == "fully") == bool(judged.missing):
-        yield f"it is said to be judged {judged.extent}, and {len(judged.missing)} things are said to be missing"
+        yield f"`judged` says {judged.extent}, but lists {len(judged.missing)} things as missing"
     if judged is not None and any(not what.strip() for what in judged.missing):
         yield "what is missing for a full judgement has no name"
     if report.config is not None and not report.config.strip():
@@ -112,4 +112,4 @@ def _settings(report: Report) -> Iterator[str]:
         yield f"its training_seed is {_shown(seed)}, no whole number"
     for key in ("examples", "records"):
         if settings.get(key) is not None:
-            yield from digest(f"what its settings know the {key} by", settings[key])
+            yield from digest(f"the digest of the {key} in its settings", settings[key])

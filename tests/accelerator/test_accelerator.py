@@ -103,5 +103,5 @@ def test_every_repair_is_among_the_checks() -> None:
 def test_a_device_that_cannot_hold_data_is_refused(device: str) -> None:
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("it can")
-    with pytest.raises(ConfigError, match=f"device '{device}' is not to be had here .*use --device cpu"):
+    with pytest.raises(ConfigError, match=f"device '{device}' is not available .*use --device cpu"):
         check_device(device)

@@ -43,7 +43,9 @@ def test_the_user_s_config_goes_before_one_beside_a_stranger_s_checkpoint(
         done = cli("diagnose", checkpoint, *ONE, "--json", cwd=small)
         assert done.returncode == 0, done.stderr
         assert Report.from_json(done.stdout).config == "collapsekit.yaml"
-        assert done.stderr.startswith("Config: collapsekit.yaml (not ")
+        assert done.stderr.startswith(
+            "Config: collapsekit.yaml (../stranger/collapsekit.yaml, beside the checkpoint, is not"
+        )
     assert not (stranger / "ran").exists()
 
 
