@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ class _Stopping(Progress):
 
     def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
         if said.startswith("held-out loss") and done == 1:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
 
 
 def _loaded(output: Path, kind: str, device: str) -> nn.Module:

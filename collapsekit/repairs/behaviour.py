@@ -76,12 +76,12 @@ def behaviour_of(job: Job) -> Behaviour:
             outputs = job.run(step).outputs
             grads = torch.autograd.grad(job.task_loss(outputs, step), weights, allow_unused=True)
             found["outputs in training"] = _few(outputs)
-            norms = [0.0 if g is None else float(g.double().norm()) for g in grads]
+            norms = [0.0 if g is None else float(g.detach().cpu().double().norm()) for g in grads]
             found["gradients"] = torch.tensor(norms, dtype=torch.float64)
     return Behaviour(job.adapter.device.type, str(weights[0].dtype).removeprefix("torch."), found)
 
 
 def _few(values: Tensor) -> Tensor:
     """At most so many numbers of a row, evenly spread."""
-    rows = values.detach().double().cpu().reshape(len(values), -1)
+    rows = values.detach().cpu().double().reshape(len(values), -1)
     return rows[:, :: -(-rows.shape[1] // NUMBERS) or 1].contiguous()
