@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,6 +13,17 @@ from collapsekit.invariants.common import differ, known, subject, twice, verdict
 if TYPE_CHECKING:
     from collapsekit.gate_report import GateCheck, GateReport
 
+# Rules of one comparison, which can be held against what the file itself says.
+_OF_THE_WHOLE = re.compile(r"\s*verdict\s*(==|!=)\s*['\"]?(collapsed|healthy|inconclusive)['\"]?\s*")
+_OF_A_NUMBER = re.compile(r"(?!\s*not\b)[^<>=!()]+?(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?)\s*", re.ASCII)
+_SIGNS = {
+    "<=": operator.le,
+    "<": operator.lt,
+    ">=": operator.ge,
+    ">": operator.gt,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 _ALL_PASSED = re.compile(r"(?:The one check|All (\d+) checks) passed\.")
 
 
@@ -29,7 +41,7 @@ def _contradictions(gate: GateReport) -> Iterator[str]:
     if again is not None:
         yield f"the check {quoted(again[1])} is there twice"
     for check in gate.checks:
-        yield from _rule(check) if check.kind == "rule" else _comparison(check, gate)
+        yield from _rule(check, gate) if check.kind == "rule" else _comparison(check, gate)
     yield from _asked(gate)
     against, watched = gate.against, gate.settings.get("watch")
     compared = {c.modality for c in gate.checks if c.kind != "rule"}
@@ -59,7 +71,15 @@ def _asked(gate: GateReport) -> Iterator[str]:
         )
 
 
-def _rule(check: GateCheck) -> Iterator[str]:
+def _rule(check: GateCheck, gate: GateReport) -> Iterator[str]:
+    whole, number = _OF_THE_WHOLE.fullmatch(check.name), _OF_A_NUMBER.fullmatch(check.name)
+    holds = None
+    if whole is not None:
+        holds = _SIGNS[whole[1]](gate.verdict, whole[2])
+    elif number is not None and check.found is not None:
+        holds = _SIGNS[number[1]](check.found, float(number[2]))
+    if holds is not None and check.state == ("failed" if holds else "passed"):
+        yield f"the rule {quoted(check.name)} {check.state}, which what was found does not give"
     for field in ("baseline", "difference", "interval", "margin", "p", "p_holm", "detectable", "needed"):
         if getattr(check, field) is not None:
             yield f"the rule {quoted(check.name)} has {field}, which only comparisons have"

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from collapsekit.cli import app
 from collapsekit.contract import sealed
+from collapsekit.errors import RefusedError
+from collapsekit.gate_report import GateReport
 from collapsekit.records import NAME
 from tests.sound_files import KINDS, records, sound
 from tests.test_invariants import Change, Raw, both, judged_again, put, result
@@ -131,3 +133,20 @@ def test_an_edited_report_does_not_load(name: str, tmp_path: Path) -> None:
     code, said = gated(str(tmp_path / "report.json"), "--require", RULE)
     assert code == 3, said
     assert "Traceback" not in said
+
+
+def of_rules(verdict: str = "collapsed", **found: Any) -> dict[str, Any]:
+    """A gate's file of two rules that the report met, with that found instead."""
+    raw = json.loads(sound("gate"))
+    rules = ["verdict == collapsed", "modalities.a.score <= 0.5"]
+    checks = [{**c, **(found if c["name"] == rules[1] else {})} for c in raw["checks"] if c["name"] in rules]
+    states = {"a": "used", "b": "used" if verdict == "healthy" else "collapsed"}
+    raw |= {"checks": checks, "outcome": "passed", "summary": "All 2 checks passed.", "against": None}
+    return {**raw, "verdict": verdict, "modalities": states, "settings": {**raw["settings"], "require": rules}}
+
+
+@pytest.mark.parametrize("changes", [{"verdict": "healthy"}, {"found": 0.9}, {"found": 0.500001}])
+def test_a_rule_passes_by_what_was_found(changes: dict[str, Any]) -> None:
+    GateReport.from_data(sealed(GateReport, of_rules()))
+    with pytest.raises(RefusedError, match="which what was found does not give"):
+        GateReport.from_data(sealed(GateReport, of_rules(**changes)))

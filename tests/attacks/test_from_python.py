@@ -175,3 +175,22 @@ def test_a_report_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pyt
 def test_a_report_of_nothing_is_no_config() -> None:
     with pytest.raises(ConfigError):
         gate(GOOD, require=["results"])
+
+
+RULES = [
+    *("not modalities.audio.score > 0.5", "modalities.*.score <= 0.5", "0.5 >= modalities.audio.score"),
+    *(
+        "verdict == healthy",
+        "not verdict == collapsed",
+        "(verdict == healthy)",
+        "modalities.audio.score < 1 and results[vif.mean] < 5",
+    ),
+    *("results[vif.mean] < 5", "modalities.audio.score<=+0.5", "not not modalities.audio.score < 0.5"),
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("report", [GOOD, BAD], ids=["good", "bad"])
+def test_what_a_gate_writes_loads(rule: str, report: Report) -> None:
+    found = gate(report, require=rule)
+    assert GateReport.from_json(found.to_json()) == found
