@@ -46,7 +46,8 @@ def place() -> Place:
     if lacking:
         raise ConfigError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but {' and '.join(lacking)} "
-            f"{'is' if len(lacking) == 1 else 'are'} not set: start with torchrun --nproc-per-node N -m collapsekit ..., or unset WORLD_SIZE."
+            f"{'is' if len(lacking) == 1 else 'are'} not set: start with torchrun --nproc-per-node N "
+            "-m collapsekit ..., or unset WORLD_SIZE."
         )
     found = {}
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
