@@ -60,7 +60,7 @@ def depends_on_batch(adapter: Adapter, apart: Sequence[str]) -> ReportWarning | 
     else:
         where = "the fused representation does" if "fused" in apart else "the outputs do"
     norms = [n for n, m in adapter.model.named_modules() if isinstance(m, _NORMALISES) and _over_the_batch(m)]
-    cause = f"; {listed(norms)} take statistics from the batch" if norms else ""
+    cause = f"; {listed(norms)} {'takes' if len(norms) == 1 else 'take'} statistics from the batch" if norms else ""
     return ReportWarning(
         name="depends_on_batch",
         sentence=f"What the model makes of an example depends on the other examples in its batch: {where}{cause}. The "

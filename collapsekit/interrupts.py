@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +41,22 @@ class Interrupts:
         signal.signal(signal.SIGINT, self)
         return True
 
+    def once_more(self) -> None:
+        """Have what Python cannot raise raised a moment later: a KeyboardInterrupt in ``__del__`` or in the callback of a
+        weak reference, which would be printed as a traceback, and go on."""
+        before = sys.unraisablehook
+
+        def hook(unraisable: sys.UnraisableHookArgs) -> None:
+            if unraisable.exc_type is not KeyboardInterrupt or not self.seen:
+                before(unraisable)
+                return
+            self._last = float("-inf")
+            later = threading.Timer(0.05, _thread.interrupt_main)
+            later.daemon = True
+            later.start()
+
+        sys.unraisablehook = hook
+
 
 _LASTING = [Interrupts()]  # the command line's
 
@@ -46,7 +64,8 @@ _LASTING = [Interrupts()]  # the command line's
 def listen() -> Interrupts:
     """What the command line remembers SIGINT with, from here until the process ends."""
     _LASTING[0] = Interrupts()
-    _LASTING[0].listen()
+    if _LASTING[0].listen():
+        _LASTING[0].once_more()
     return _LASTING[0]
 
 

@@ -210,8 +210,15 @@ def model_settings() -> str | None:
     theirs = {name: value for name, value in _KEPT[-1].model.items() if name in now and now[name] != value}
     if not theirs:
         return None
-    said = " and ".join(f"{name} to {str(value).removeprefix('torch.')}" for name, value in theirs.items())
+    said = " and ".join(f"{name} to {_in_words(value)}" for name, value in theirs.items())
     return f"The model's code sets {said}. The model is built and run so; collapsekit's own arithmetic is not."
+
+
+def _in_words(value: object) -> str:
+    """A setting as users would write it; of deterministic algorithms: whether on, and whether they only warn."""
+    if isinstance(value, tuple):
+        return "off" if not value[0] else "on (warnings only)" if value[1] else "on"
+    return str(value).removeprefix("torch.")
 
 
 def each_of(values: Iterable[T], what: str) -> Iterator[T]:

@@ -45,8 +45,9 @@ def place() -> Place:
     lacking = [name for name in VARIABLES if not os.environ.get(name)]
     if lacking:
         raise ConfigError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but {' and '.join(lacking)} not set: start with torchrun "
-            "--nproc-per-node N -m collapsekit ..., or unset WORLD_SIZE."
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but {' and '.join(lacking)} "
+            f"{'is' if len(lacking) == 1 else 'are'} not set: start with torchrun --nproc-per-node N "
+            "-m collapsekit ..., or unset WORLD_SIZE."
         )
     found = {}
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):

@@ -85,7 +85,7 @@ LINES = [
 ]
 # These are the model's arithmetic: what it is made under holds, and is said.
 MODEL_LINES = {
-    "torch.use_deterministic_algorithms(True)": "deterministic algorithms to (True, False)",
+    "torch.use_deterministic_algorithms(True)": "deterministic algorithms to on",
     "torch.set_float32_matmul_precision('medium')": "float32 matmul precision to medium",
     "setattr(torch.backends.cudnn, 'benchmark', True)": "cudnn.benchmark to True",
     "torch.set_default_dtype(torch.float64)": "torch's default dtype to float64",

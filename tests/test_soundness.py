@@ -133,7 +133,7 @@ OVER_THE_BATCH: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "the batch's largest": (lambda: with_encoder(lambda _m, x: x / x.abs().max()), "features of modality 'a'"),
     "BatchNorm without statistics": (
         lambda: with_encoder(nn.BatchNorm1d(5, track_running_stats=False)),
-        "'a.norm' take statistics from the batch",
+        "'a.norm' takes statistics from the batch",
     ),
     "statistics in eval mode": (
         lambda: with_encoder(lambda _m, x: torch.nn.functional.batch_norm(x, None, None, training=True)),

@@ -238,7 +238,7 @@ def test_half_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigError, match="RANK and MASTER_ADDR and MASTER_PORT not set"), together():
+    with pytest.raises(ConfigError, match="RANK and MASTER_ADDR and MASTER_PORT are not set"), together():
         pass
     monkeypatch.setenv("WORLD_SIZE", "1")
     with together() as world:
