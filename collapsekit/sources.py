@@ -173,7 +173,10 @@ class LoaderSource(Source):
                 if limit is not None and total is not None and limit < total:
                     loader = Subset(loader, _drawn(total, limit, seed).tolist())
                 loader = DataLoader(loader, batch_size=size, collate_fn=default_collate)
-            yield from each_of(loader, f"split {split!r} of {self.origin}")
+            given = 0
+            for given, batch in enumerate(each_of(loader, f"split {split!r} of {self.origin}"), 1):  # noqa: B007
+                yield batch
+            _need_all(loader, given, f"split {split!r} of {self.origin}")
         except CollapsekitError:
             raise
         except Exception as e:
@@ -181,6 +184,13 @@ class LoaderSource(Source):
                 f"reading split {split!r} from {self.origin} failed: {one_line(e)}; it must be a DataLoader, a Dataset "
                 "or another iterable of dict batches."
             ) from e
+
+
+def _need_all(loader: Any, given: int, what: str) -> None:
+    """Raises DataError where a loader ended early: a StopIteration in a user's dataset passes for its end."""
+    guessed = isinstance(getattr(loader, "dataset", None), IterableDataset)  # whose length may be anything
+    if hasattr(loader, "__len__") and not guessed and given < len(loader):
+        raise DataError(f"{what} gave {given} of its {len(loader)} batches: look for a StopIteration in its dataset.")
 
 
 def _drawn(total: int, limit: int, seed: int) -> Tensor:

@@ -327,3 +327,22 @@ def test_shuffling_loaders_do_not_change_a_limited_report(problem: Problem) -> N
     second = problem.diagnose(config=config, probes=["reliance"], limit=60)
     assert first.to_json() == second.to_json()
     assert first.subject.examples == 60
+
+
+class EndsEarly(Dataset[dict[str, Any]]):
+    """Raises StopIteration at an item, which DataLoader takes for the end of the data."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        if i == 13:
+            raise StopIteration
+        return {"a": torch.zeros(2), "label": i % 2}
+
+
+@pytest.mark.parametrize("loader", [EndsEarly(), DataLoader(EndsEarly(), batch_size=4)], ids=["dataset", "loader"])
+def test_data_that_ends_early_is_no_smaller_split(loader: Any) -> None:
+    source = LoaderSource({"test": loader}, "mine")
+    with pytest.raises(DataError, match=r"split 'test' of mine gave 3 of its 5 batches"):
+        list(source.batches("test", ["a", "label"], 4, None, 0))
