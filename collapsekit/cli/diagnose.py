@@ -13,7 +13,6 @@ from collapsekit.cli.child import ROLES
 from collapsekit.cli.output import write
 from collapsekit.cli.terminal import Ended, TrustPickle, guarded, need_working_directory, progress, say, show
 from collapsekit.errors import ConfigError, NothingEvaluatedError
-from collapsekit.world import together
 
 if TYPE_CHECKING:
     from collapsekit.report import Report
@@ -117,6 +116,8 @@ def diagnose(
     """Find out which modality a checkpoint ignores, what that costs, and why."""
     need_working_directory()
     ROLES.start_child()
+    from collapsekit.world import together  # not for gate, which starts this file only to diagnose
+
     with together() as world, progress(quiet or not world.first) as shown:
         from collapsekit.run import diagnose as run
 

@@ -20,7 +20,6 @@ from collapsekit.cli.child import ROLES, ChildEndedError
 from collapsekit.cli.output import INTERNAL, INTERRUPTED, internal_error
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.user_code import exit_refused, is_exit
-from collapsekit.world import started_together
 
 if TYPE_CHECKING:
     from collapsekit.report import Report
@@ -95,6 +94,8 @@ def _failed(error: BaseException) -> int:
         ROLES.decide(INTERNAL)
         return internal_error(error)
     ROLES.decide(error.exit_code)
+    from collapsekit.world import started_together
+
     rank = os.environ.get("RANK", "0") if started_together() else "0"
     if rank == "0" or not getattr(error, "told_by_first", False):
         say(f"error: {error}" if rank == "0" else f"error of process {rank}: {error}")
