@@ -20,7 +20,8 @@ from tests.several import ROOT, free_port
 
 RENDEZVOUS, HEARTBEAT = 6, 3
 GONE = r"error(?: of process \d)?: process {} of {} has not answered for \d+ s"
-LOST = r"error: process \d of {} lost touch with another one"
+# Which of the two notices first: the exchange that breaks off, or the watch over signs of life.
+LOST = r"error(?: of process \d)?: process \d of {} (?:lost touch with another one|has not answered for)"
 ABSENT = rf"error: process {{}} of {{}} did not come within {RENDEZVOUS} s"
 ENDED = "error: process {} of {} failed: {}"
 KILLED, STOPPED = -9, -9

@@ -7,8 +7,6 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from collapsekit.errors import ConfigError
-
 _EMPTY = "an argument is empty, as where a shell's variable is not set: give a value, or leave it and its option out."
 
 
@@ -53,9 +51,6 @@ def _code(arguments: list[str]) -> int:
 
     try:
         _typed(arguments)
-    except ConfigError as e:
-        output.message(f"error: {e}")
-        return e.exit_code
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     except KeyboardInterrupt:
@@ -78,14 +73,15 @@ def _tell_the_others(code: int) -> None:
 def _typed(asked: list[str]) -> None:
     # NumPy's and SciPy's part of the work is small; their idle threads would only slow torch's down.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from collapsekit.cli.output import write
+    from collapsekit.cli.output import message, write
     from collapsekit.cli.overview import COMMANDS, VERSION, overview
 
     # A shell that completes gives no arguments. Where there are some, a variable that was left behind completes nothing,
     # whatever name this was started by: it would print, and exit with 0, in the place of the command.
     completing = not asked and "_COLLAPSEKIT_COMPLETE" in os.environ
     if "" in asked:
-        raise ConfigError(_EMPTY)
+        message(f"error: {_EMPTY}")
+        raise SystemExit(2)
     known = asked
     # What is asked most often, and to see whether anything works at all, does not wait for typer.
     plain = {"--help": overview, "-h": overview, "--version": lambda: VERSION}
