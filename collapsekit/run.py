@@ -246,8 +246,8 @@ def settle_config(
     if isinstance(config, Mapping):
         return check_config(config, base=Path.cwd())
     file = find_config(config, checkpoint, command)
-    if progress is not None:
-        progress.note(config_line(file, checkpoint, named=config is not None))
+    if progress is not None and current().first:
+        progress.announce(config_line(file, checkpoint, named=config is not None))
     return load_config(file)
 
 

@@ -29,6 +29,9 @@ class Progress:
     def note(self, text: str) -> None:
         """One sentence the user should see before or while something expensive runs."""
 
+    def announce(self, text: str) -> None:
+        """One sentence on whose code will run, such as which config is used: said in commands even where they are quiet."""
+
     def fault(self, text: str) -> None:
         """An error that nobody foresaw, with its traceback: what is quiet is told of it too."""
         logging.getLogger("collapsekit").error(text)

@@ -113,7 +113,7 @@ def gate(
     rules = tuple(require) if require else ours.require
     _check_rules(rules)
     report, code = _report_at(subject), 0
-    if file is not None and report is not None and not quiet:
+    if file is not None and report is not None:
         say(config_line(file, named=config is not None))
     asked = {
         **{"split": split, "device": device, "seed": seed, "limit": limit, "training_seed": training_seed},

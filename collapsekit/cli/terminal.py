@@ -156,10 +156,14 @@ def progress(quiet: bool) -> Iterator[Progress]:
     from collapsekit.settings import Progress
 
     class Stoppable(Progress):
-        """Where a Ctrl-C that somebody's function swallowed is raised again. Faults are told, however quiet it is."""
+        """Where a Ctrl-C that somebody's function swallowed is raised again. Which config is used, and faults, are
+        said however quiet it is."""
 
         def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
             interrupts.check()
+
+        def announce(self, text: str) -> None:
+            say(text)
 
         def fault(self, text: str) -> None:
             say(text)
@@ -175,6 +179,13 @@ def progress(quiet: bool) -> Iterator[Progress]:
 
         yield Announced()
         return
+    with _drawn(Stoppable) as bar:
+        yield bar
+
+
+@contextmanager
+def _drawn(base: type[Progress]) -> Iterator[Progress]:
+    """A bar on the terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -187,7 +198,7 @@ def progress(quiet: bool) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
-        class Drawn(Stoppable):
+        class Drawn(base):  # type: ignore[misc, valid-type]
             shown = ""
 
             def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
@@ -200,5 +211,8 @@ def progress(quiet: bool) -> Iterator[Progress]:
 
             def note(self, text: str) -> None:
                 bar.console.print(Text(clean(text, limit=1000)))
+
+            def announce(self, text: str) -> None:
+                self.note(text)
 
         yield Drawn()

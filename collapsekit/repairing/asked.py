@@ -109,6 +109,9 @@ class _Once(Progress):
             self.shown.note(text)
         self.said.add(text)
 
+    def announce(self, text: str) -> None:
+        self.shown.announce(text)
+
     def fault(self, text: str) -> None:
         self.shown.fault(text)
 
