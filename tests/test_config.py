@@ -350,3 +350,9 @@ def test_what_cannot_be_imported_says_why(spec: str, says: str, tmp_path: Path) 
 def test_config_is_frozen() -> None:
     with pytest.raises(Exception, match="frozen"):
         Config().fusion = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_a_modality_has_a_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"modalities.*a modality has an empty name"):
+        check_config({"modalities": {name: "encoders.a", "b": "encoders.b"}}, base=tmp_path)

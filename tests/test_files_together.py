@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from collapsekit import files
+from collapsekit import files, locks
 from collapsekit.errors import ConfigError
-from collapsekit.files import append_text, locked, write_atomic
+from collapsekit.files import append_text, write_atomic
+from collapsekit.locks import locked
 from tests.several import ROOT
 
 LEFT = ".file.txt.0123456789abcdef"
@@ -30,8 +31,9 @@ def names(folder: Path) -> list[str]:
 def stopped_where(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that ran ``code`` up to a line it prints, and waits; it is killed in the end."""
     script = (
-        "from pathlib import Path\nfrom collapsekit.files import *\nfrom collapsekit import files\nimport os, time\n"
+        "from pathlib import Path\nimport os, time\nfrom collapsekit import files\nfrom collapsekit.files import *\n"
     )
+    script += "from collapsekit.locks import locked\n"
     script += "def wait(*_):\n    print('here', flush=True)\n    time.sleep(600)\n" + textwrap.dedent(code)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script]
@@ -94,7 +96,7 @@ def test_files_of_others_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_long_names_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
     one, other = ("x" * 200 + end for end in "ab")
-    temporary = f".{files._short(other)}.0123456789abcdef"
+    temporary = f".{files.short_name(other)}.0123456789abcdef"
     (tmp_path / temporary).write_text("half")
     write_atomic(tmp_path / one, "new")
     assert temporary in names(tmp_path)
@@ -104,7 +106,7 @@ def test_long_names_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_file_taken_for_a_left_one_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process sweeps between the making of the file and its mark, or before it is opened for that."""
-    marked, taken = files._marked, list[Path]()
+    marked, taken = files.mark_in_use, list[Path]()
 
     def late(path: Path, *, wait: bool = True) -> int | None:
         taken.append(path)
@@ -116,7 +118,7 @@ def test_a_file_taken_for_a_left_one_is_written_again(tmp_path: Path, monkeypatc
             path.unlink()
         return marked(path, wait=wait)
 
-    monkeypatch.setattr(files, "_marked", late)
+    monkeypatch.setattr(files, "mark_in_use", late)
     write_atomic(tmp_path / "file.txt", "new")
     assert len(taken) == 3
     assert names(tmp_path) == ["file.txt"]
@@ -236,7 +238,7 @@ def test_what_several_append_is_not_mixed(tmp_path: Path) -> None:
 def test_appending_waits_for_a_lock_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    monkeypatch.setattr(files, "WAIT", 0.1)
+    monkeypatch.setattr(locks, "WAIT", 0.1)
     path = tmp_path / "summary.md"
     with path.open("ab") as held:
         fcntl.flock(held.fileno(), fcntl.LOCK_EX)
@@ -244,3 +246,13 @@ def test_appending_waits_for_a_lock_and_says_so(tmp_path: Path, monkeypatch: pyt
             append_text(path, "x")
     append_text(path, "y")
     assert path.read_text() == "y"
+
+
+def test_where_files_cannot_be_marked_they_are_written_and_nothing_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / LEFT).write_text("half")
+    monkeypatch.setattr(files, "mark_in_use", lambda path, wait=True: None)
+    write_atomic(tmp_path / "file.txt", "new")
+    assert (tmp_path / "file.txt").read_text() == "new"
+    assert names(tmp_path) == [LEFT, "file.txt"]

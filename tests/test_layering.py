@@ -17,6 +17,7 @@ ORDER = [
     "heartbeat",
     "world",
     "storage",
+    "locks",
     "files",
     "writable",
     "bounds",

@@ -32,8 +32,9 @@ def create(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> Ended:
     """Make a baseline of one report or more."""
-    from collapsekit.files import locked, write_atomic
+    from collapsekit.files import write_atomic
     from collapsekit.gate.baseline import make_baseline
+    from collapsekit.locks import locked
     from collapsekit.writable import check_file
 
     if os.path.lexists(output) and not force:
@@ -59,8 +60,9 @@ def update(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> Ended:
     """Add reports to a baseline, in the place of those of the same training run, and show what changes."""
-    from collapsekit.files import locked, write_atomic
+    from collapsekit.files import write_atomic
     from collapsekit.gate.baseline import Baseline, make_baseline
+    from collapsekit.locks import locked
     from collapsekit.writable import check_file
 
     before = Baseline.load(baseline)

@@ -28,7 +28,7 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
 ) -> Ended:
     """Train a small model on real data, watch it ignore a view, and diagnose it. Takes under a minute."""
-    from collapsekit.files import locked
+    from collapsekit.locks import locked
 
     need_working_directory()
     check_folder(folder, "the folder", FILES)

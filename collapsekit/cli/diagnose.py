@@ -197,7 +197,8 @@ def write_report(
     report: Report, output: Path | None, formats: list[Format] | None, to_stdout: bool, figures: Path | None
 ) -> list[Path]:
     """Files the options ask for; returns their paths."""
-    from collapsekit.files import locked, write_atomic
+    from collapsekit.files import write_atomic
+    from collapsekit.locks import locked
     from collapsekit.records import NAME
     from collapsekit.render import FORMATS
 

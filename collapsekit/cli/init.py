@@ -28,7 +28,8 @@ def init(
     """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
     from collapsekit.checkpoint.read import read_checkpoint
     from collapsekit.checkpoint.trusted import digest_named
-    from collapsekit.files import locked, write_atomic
+    from collapsekit.files import write_atomic
+    from collapsekit.locks import locked
     from collapsekit.propose import config_text, propose
     from collapsekit.writable import check_file
 

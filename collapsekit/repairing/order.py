@@ -12,7 +12,8 @@ from collapsekit import registry
 from collapsekit.adapter.build import random_state_kept
 from collapsekit.config import Config
 from collapsekit.errors import ConfigError, NothingEvaluatedError
-from collapsekit.files import is_file, locked, write_atomic
+from collapsekit.files import is_file, write_atomic
+from collapsekit.locks import locked
 from collapsekit.process_state import process_state_kept
 from collapsekit.registry import Options
 from collapsekit.repair_report import FILE, WEIGHTS, LossCurve, RepairReport

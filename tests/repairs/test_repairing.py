@@ -28,7 +28,7 @@ from collapsekit.cli import app
 from collapsekit.cli.repair import repair_names
 from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
 from collapsekit.features import extract
-from collapsekit.files import locked
+from collapsekit.locks import locked
 from collapsekit.readout import Fold
 from collapsekit.repairing import order
 from collapsekit.repairs.export import export_weights
