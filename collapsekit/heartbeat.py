@@ -151,7 +151,7 @@ class Heartbeat:
             if waiting > _GRACE:
                 error = error or self._own or self._failure()
             if error is not None:
-                self._end(error)
+                _end(self.at.rank, error)
 
     def count(self, passed: float) -> float:
         """Add to how long each was silent; the seconds that count. What this process itself slept through counts for
@@ -181,17 +181,6 @@ class Heartbeat:
             f"process {rank} of {self.at.size} has not answered for {silent:.0f} s (COLLAPSEKIT_HEARTBEAT_TIMEOUT): it was "
             "stopped, or its machine is gone; see what it printed, and start all of them again."
         )
-
-    def _end(self, error: CollapsekitError) -> NoReturn:
-        """End this process, whose other thread may wait within torch for ever, which nothing interrupts."""
-        with contextlib.suppress(Exception):
-            own = f" of process {self.at.rank}" if self.at.rank else ""
-            text = "".join(c if c.isprintable() else "?" for c in str(error))
-            sys.stderr.write(f"error{own}: {text}\n")
-            sys.stderr.flush()
-            for tell in BEFORE_END:
-                tell(error.exit_code)
-        os._exit(error.exit_code)
 
     # -- how others ended ----------------------------------------------------------------------------------------------
 
@@ -240,3 +229,16 @@ class Heartbeat:
         limit = None if patient else _LEAVING
         self._stop.wait(limit)
         self._stop.set()
+
+
+def _end(rank: int, error: CollapsekitError) -> NoReturn:
+    """End this process, whose other thread may wait within torch for ever, which nothing interrupts."""
+    for tell in BEFORE_END:
+        with contextlib.suppress(Exception):
+            tell(error.exit_code)
+    with contextlib.suppress(Exception):
+        own = f" of process {rank}" if rank else ""
+        text = "".join(c if c.isprintable() else "?" for c in str(error))
+        sys.stderr.write(f"error{own}: {text}\n")
+        sys.stderr.flush()
+    os._exit(error.exit_code)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from collapsekit.bounds import quoted
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.gate.grammar import Both, Comparison, Node, Not, comparisons, parse_rule
 from collapsekit.gate.references import Found, Reference, look_up
 from collapsekit.gate_report import GateCheck, State
+from collapsekit.invariants.of_gate import SIGNS
 from collapsekit.report import Report
 
 DEFAULT = ("verdict != collapsed",)
-_SIGNS: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le,
-    "<": operator.lt,
-    ">=": operator.ge,
-    ">": operator.gt,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 _UNDECIDED = "inconclusive"
 
 
@@ -98,7 +89,7 @@ def _compare(comparison: Comparison, left: Side, right: Side) -> bool | None:
     if _why_not(comparison, left, right) is not None:
         return None
     a, b = (s.value if isinstance(s, Found) else s for s in (left, right))
-    return _SIGNS[comparison.op](a, b)
+    return SIGNS[comparison.op](a, b)
 
 
 def _why_not(comparison: Comparison, left: Side, right: Side) -> str | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from collapsekit.bounds import quoted
 from collapsekit.invariants.common import differ, known, subject, twice, verdicts, within
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Rules of one comparison, which can be held against what the file itself says.
 _OF_THE_WHOLE = re.compile(r"\s*verdict\s*(==|!=)\s*['\"]?(collapsed|healthy|inconclusive)['\"]?\s*")
 _OF_A_NUMBER = re.compile(r"(?!\s*not\b)[^<>=!()]+?(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?)\s*", re.ASCII)
-_SIGNS = {
+SIGNS: dict[str, Callable[[Any, Any], bool]] = {  # of a rule
     "<=": operator.le,
     "<": operator.lt,
     ">=": operator.ge,
@@ -75,9 +75,9 @@ def _rule(check: GateCheck, gate: GateReport) -> Iterator[str]:
     whole, number = _OF_THE_WHOLE.fullmatch(check.name), _OF_A_NUMBER.fullmatch(check.name)
     holds = None
     if whole is not None:
-        holds = _SIGNS[whole[1]](gate.verdict, whole[2])
+        holds = SIGNS[whole[1]](gate.verdict, whole[2])
     elif number is not None and check.found is not None:
-        holds = _SIGNS[number[1]](check.found, float(number[2]))
+        holds = SIGNS[number[1]](check.found, float(number[2]))
     if holds is not None and check.state == ("failed" if holds else "passed"):
         yield f"the rule {quoted(check.name)} {check.state}, which what was found does not give"
     for field in ("baseline", "difference", "interval", "margin", "p", "p_holm", "detectable", "needed"):
