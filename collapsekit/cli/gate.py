@@ -93,7 +93,9 @@ def gate(
         list[Path] | None, typer.Option(help="CKPT: Python file with probes or adapters; repeatable.")
     ] = None,
     trust_pickle: TrustPickle = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no message but which config is used.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, and no message but which config is used.")
+    ] = False,
 ) -> Ended:
     """Decide whether a model may ship: exit 0 passed, 1 failed, 5 inconclusive."""
     from collapsekit.discovery import config_line, find_config
