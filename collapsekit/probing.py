@@ -8,13 +8,13 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 import collapsekit
 from collapsekit.adapter.base import Adapter
-from collapsekit.errors import CollapsekitError, ConfigError, FaultError, NumericsError
+from collapsekit.errors import CollapsekitError, ConfigError, FaultError, NumericsError, ProcessLostError
 from collapsekit.features import Features
 from collapsekit.process_state import each_of
 from collapsekit.registry import ProbeSpec
@@ -35,20 +35,48 @@ def run_probe(spec: ProbeSpec, adapter: Adapter, features: Features, settings: S
     """Results of one probe. Of one that fails in a way nobody foresaw it is a single one, skipped, that names the error's
     kind and place: what it gave until then is dropped, as half of it must not pass for the whole.
 
-    Raises CollapsekitErrors of the probe as they are. Several processes at one job would no longer be at one place after
-    an error: there, and where the environment has COLLAPSEKIT_RAISE, it is raised, of a user's own probe as ConfigError.
+    Raises CollapsekitErrors of the probe as they are, and, where the environment has COLLAPSEKIT_RAISE, every error, of a
+    user's own probe as ConfigError. Of several processes at one job all have it skipped, or, where one that failed is no
+    longer at the place of the others, all end.
     """
     try:
-        return _results(spec, adapter, features, settings)
+        results, error = _results(spec, adapter, features, settings), None
     except Exception as e:
-        if isinstance(e, CollapsekitError) and not isinstance(e, ContractError):
+        if not _unforeseen(e):
             raise
-        if current().size > 1 or os.environ.get(RAISE):
-            if is_ours(spec) or isinstance(e, ContractError):
-                raise
-            raise ConfigError(f"probe {spec.name!r} failed{_at(spec, e)}: {_what(e)}.") from e
-        settings.progress.fault(f"{_told(spec, e)}\n{''.join(traceback.format_exception(e))}")
-        return [_failed(spec, e)]
+        if os.environ.get(RAISE):
+            _raise(spec, e)
+        results, error = [], e
+    return _by_all(spec, results, error, settings)
+
+
+def _unforeseen(error: Exception) -> bool:
+    """Whether a probe ended with it without meaning to, here or in another process that all heard of."""
+    elsewhere = isinstance(error, ProcessLostError) and getattr(error, "told_by_first", False)
+    return not isinstance(error, CollapsekitError) or isinstance(error, ContractError) or elsewhere
+
+
+def _raise(spec: ProbeSpec, error: Exception) -> NoReturn:
+    if is_ours(spec) or isinstance(error, CollapsekitError):
+        raise error
+    raise ConfigError(f"probe {spec.name!r} failed{_at(spec, error)}: {_what(error)}.") from error
+
+
+def _by_all(spec: ProbeSpec, results: list[Result], error: Exception | None, settings: Settings) -> list[Result]:
+    """The results, unless it failed in some process; then the same skipped one in all of them."""
+    mine = None if error is None or isinstance(error, ProcessLostError) else _failed(spec, error)
+    try:
+        found = current().share((error is not None, mine), f"the end of probe {spec.name}")
+    except CollapsekitError:
+        if error is not None and mine is not None:  # it failed alone: the others are elsewhere
+            _raise(spec, error)
+        raise
+    if not any(failed for failed, _ in found):
+        return results
+    first = next((rank for rank, (_, failure) in enumerate(found) if failure is not None), 0)
+    if mine is not None and error is not None and first == current().rank:
+        settings.progress.fault(f"{_told(spec, error)}\n{''.join(traceback.format_exception(error))}")
+    return [found[first][1] or _skipped(spec, "a fault of collapsekit ended the probe", ProcessLostError.__name__)]
 
 
 def is_ours(spec: ProbeSpec) -> bool:

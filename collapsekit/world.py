@@ -66,11 +66,15 @@ class World:
             return make()
         return next(self._gathered(make, self.first, 1, _name(make)))
 
+    def share(self, value: T, what: str) -> list[T]:
+        """The ``value`` of every process, in their order; ``what`` it is, for messages."""
+        if self.size == 1 or self._inside:
+            return [value]
+        return list(self._gathered(lambda: value, True, self.size, what))
+
     def agree(self, value: Any, what: str) -> None:
         """Raises ConfigError on all processes unless ``value`` is the same on all; ``what`` it is, for the message."""
-        if self.size == 1 or self._inside:
-            return
-        values = list(self._gathered(lambda: value, True, self.size, what))
+        values = self.share(value, what)
         odd = next((i for i, other in enumerate(values) if other != values[0]), None)
         if odd is not None:
             raise ConfigError(f"process {odd} of {self.size} has {what} that differ from those of process 0.")

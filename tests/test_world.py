@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from collapsekit import Report
 from collapsekit.errors import ConfigError
 from collapsekit.world import World, current, together
 from tests import several
@@ -304,3 +305,49 @@ def test_across_two_hosts(folder: Path, tmp_path: Path, two_hosts: tuple[str, st
     assert said[0][0] == alone.stdout
     assert json.loads(alone.stdout)["subject"]["examples"] == 100
     assert said[1][0] == ""
+
+
+FAILING = """
+from collapsekit import Result, probe
+from collapsekit.world import current
+
+def fail(*_):
+    raise RuntimeError("no kernel for it")
+
+def of_the_second():
+    return fail() if current().rank == 1 else None
+
+@probe("failing", summary="s", definition="d", source="s", cannot="c")
+def run(adapter, features, *, settings):
+    yield Result(name="failing.half", probe="failing", definition="d", source="s", value=1.0)
+    {}
+"""
+
+
+@pytest.mark.parametrize("where", ["fail()", "list(current().each(fail, range(2)))", "of_the_second()"])
+def test_an_error_in_a_probe_is_the_same_skipped_result_of_all(
+    folder: Path, diagnosed: Diagnosed, tmp_path: Path, where: str
+) -> None:
+    """In all of them, in one piece of what is shared, and at the end in one alone; the rest is as without it."""
+    (tmp_path / "failing.py").write_text(FAILING.format(where))
+    args = ("--probe=vif", "--probe=failing", "--plugin", str(tmp_path / "failing.py"), "-f", "json")
+    found = diagnosed(folder, 2, tmp_path, *args, COLLAPSEKIT_RAISE="")
+    assert [code for code, _, _ in found] == [2, 2], found
+    report = Report.load(tmp_path / "report" / "report.json")
+    (failed,) = [r for r in report.results if r.probe == "failing"]
+    assert failed.error is not None
+    assert failed.error.startswith("RuntimeError in failing.py line ")
+    assert "".join(err for _, _, err in found).count("Traceback") == 1
+    diagnosed(folder, 1, tmp_path / "without", "--probe=vif", "-f", "json")
+    without = Report.load(tmp_path / "without" / "report" / "report.json")
+    assert [r for r in report.results if r.probe == "vif"] == list(without.results)
+
+
+def test_where_one_fails_alone_in_the_middle_all_end(folder: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
+    line = "of_the_second(); current().once(lambda: 1)"
+    (tmp_path / "failing.py").write_text(FAILING.format(line))
+    args = ("--probe=vif", "--probe=failing", "--plugin", str(tmp_path / "failing.py"), "-f", "json")
+    found = diagnosed(folder, 2, tmp_path, *args, COLLAPSEKIT_RAISE="")
+    assert all(code != 0 for code, _, _ in found), found
+    assert "no kernel for it" in found[1][2]
+    assert not (tmp_path / "report").exists()
