@@ -74,6 +74,8 @@ class World:
 
     def agree(self, value: Any, what: str) -> None:
         """Raises ConfigError on all processes unless ``value`` is the same on all; ``what`` it is, for the message."""
+        if self.size == 1 or self._inside:  # what is no number is not the same as itself
+            return
         values = self.share(value, what)
         odd = next((i for i, other in enumerate(values) if other != values[0]), None)
         if odd is not None:
