@@ -14,13 +14,14 @@ import torch
 
 from benchmarks.planted.measure import config_of
 from benchmarks.planted.subjects import Made, Subject, make
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.config import check_config
-from collapsekit.features import Features, extract
-from collapsekit.probes import reliance, spectrum, utilisation, vif
-from collapsekit.registry import Options
-from collapsekit.report import Result
-from collapsekit.settings import Settings
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
+from collapsekit.context import Options, Settings
+from collapsekit.features.extraction import extract
+from collapsekit.features.features import Features
+from collapsekit.probes.credit import reliance, utilisation
+from collapsekit.probes.geometry import spectrum, vif
+from collapsekit.report.diagnosis import Result
 
 POOL, LARGE = 40_000, 16_000
 SMALL = {"fused": 4}  # so that VIF is a number, not a bound

@@ -4,40 +4,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from collapsekit.deprecated import install
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from collapsekit.adapter import Adapter, ModuleAdapter
-    from collapsekit.config import Config, load_config
+    from collapsekit.adapters.base import Adapter
+    from collapsekit.adapters.module import ModuleAdapter
+    from collapsekit.config.schema import Config, load_config
+    from collapsekit.context import Options, Settings
+    from collapsekit.diagnosis import diagnose
     from collapsekit.errors import CollapsekitError
-    from collapsekit.features import Features
-    from collapsekit.registry import Options, probe
-    from collapsekit.repair_report import RepairReport
-    from collapsekit.repairing import repair
+    from collapsekit.features.features import Features
+    from collapsekit.registry import probe
     from collapsekit.repairs.export import load_repaired
-    from collapsekit.report import Curve, ModalityVerdict, Report, Result
-    from collapsekit.run import diagnose
-    from collapsekit.settings import Settings
+    from collapsekit.repairs.run import repair
+    from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
+    from collapsekit.report.repair import RepairReport
 
 # Imported when first asked for, so that `import collapsekit` and `--help` do not wait for torch.
 _WHERE = {
-    "Adapter": "collapsekit.adapter",
-    "ModuleAdapter": "collapsekit.adapter",
-    "Config": "collapsekit.config",
-    "load_config": "collapsekit.config",
+    "Adapter": "collapsekit.adapters.base",
+    "ModuleAdapter": "collapsekit.adapters.module",
+    "Config": "collapsekit.config.schema",
+    "load_config": "collapsekit.config.schema",
     "CollapsekitError": "collapsekit.errors",
-    "Features": "collapsekit.features",
+    "Features": "collapsekit.features.features",
     "Options": "collapsekit.registry",
     "probe": "collapsekit.registry",
-    "Curve": "collapsekit.report",
-    "ModalityVerdict": "collapsekit.report",
-    "Report": "collapsekit.report",
-    "Result": "collapsekit.report",
-    "RepairReport": "collapsekit.repair_report",
-    "repair": "collapsekit.repairing",
+    "Curve": "collapsekit.report.diagnosis",
+    "ModalityVerdict": "collapsekit.report.diagnosis",
+    "Report": "collapsekit.report.diagnosis",
+    "Result": "collapsekit.report.diagnosis",
+    "RepairReport": "collapsekit.report.repair",
+    "repair": "collapsekit.repairs.run",
     "load_repaired": "collapsekit.repairs.export",
-    "diagnose": "collapsekit.run",
-    "Settings": "collapsekit.settings",
+    "diagnose": "collapsekit.diagnosis",
+    "Settings": "collapsekit.context",
 }
 
 __all__ = [
@@ -67,3 +70,6 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+install()

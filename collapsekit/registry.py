@@ -9,37 +9,20 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import ValidationError
 
+from collapsekit.context import Options
 from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
 
 GROUP = "collapsekit"
 FROM_FILE = "collapsekit_plugin_"  # how modules of plugin files are called
 Cost = Literal["nothing", "heads", "models"]
-
-
-class Options(BaseModel):
-    """Base of a probe's options: typed, with defaults; an unknown one is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def check_modalities(self, known: Sequence[str]) -> None:
-        """Raises ConfigError for an option that names a modality that is none of those ``known``: none does here."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _lists(cls, value: object, info: ValidationInfo) -> object:
-        """A tuple may be given as text, its parts separated by commas, as --set does."""
-        kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, str) and any(get_origin(k) is tuple for k in (kind, *get_args(kind))):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return value
 
 
 @dataclass(frozen=True)
@@ -130,7 +113,7 @@ def adapter(name: str, *, summary: str) -> Callable[[Callable[..., Any]], Callab
 def repair(
     name: str, *, summary: str, definition: str, source: str, options: type[Options] = Options
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
-    """Register ``(job) -> Stages`` (collapsekit.repairs.stage) as the repair ``name``.
+    """Register ``(job) -> Stages`` (collapsekit.repairs.training.job) as the repair ``name``.
 
     ``summary``: one line for lists; ``definition`` and ``source``: what is trained, where that is from; ``options``:
     a subclass of Options. A later stage may be made of what an earlier one left: each is trained before the next
@@ -153,10 +136,16 @@ def _file_of(registered: Callable[..., Any]) -> str:
 
 
 def load_builtins() -> None:
-    """Import every module of ``collapsekit.probes``, ``.repairs`` and ``.adapter``, which registers them."""
-    for package in ("collapsekit.probes", "collapsekit.repairs", "collapsekit.adapter"):
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            importlib.import_module(f"{package}.{module.name}")
+    """Import every module of ``collapsekit.probes``, ``.repairs.methods`` and ``.adapters``, which registers them."""
+    for package in ("collapsekit.probes", "collapsekit.repairs.methods", "collapsekit.adapters"):
+        for name in modules_of(package):
+            importlib.import_module(name)
+
+
+def modules_of(package: str) -> list[str]:
+    """Modules in a package and its folders, by their files' names, which is the order in which they are registered."""
+    found = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    return sorted((m.name for m in found if not m.ispkg), key=lambda name: name.rpartition(".")[2])
 
 
 def installed_plugins() -> list[EntryPoint]:
@@ -178,7 +167,7 @@ def load_plugin_file(path: str | Path) -> str:
         raise ConfigError(f"plugin {path} is not a Python file: give a file whose name ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    from collapsekit.process_state import user_code  # which imports torch
+    from collapsekit.user_code.process_state import user_code  # which imports torch
 
     try:
         with user_code(f"plugin {path}", stays=True):
@@ -196,7 +185,7 @@ def load_plugin_file(path: str | Path) -> str:
 def _load_entry_point(name: str) -> None:
     for point in installed_plugins():
         if point.name == name:
-            from collapsekit.process_state import user_code  # which imports torch
+            from collapsekit.user_code.process_state import user_code  # which imports torch
 
             try:
                 with user_code(f"plugin {name!r}", stays=True):

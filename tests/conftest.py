@@ -73,8 +73,8 @@ def joint_trained_briefly() -> Iterator[None]:
     """Joint networks train for ten epochs, not until nothing improves, which takes longer than all the rest of a quick
     diagnosis. How well they learn is for test_joint, test_task and test_planted to say, which leave them as they are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("collapsekit.joint.EPOCHS", 10)
-        patch.setattr("collapsekit.joint.STEPS", 1)
+        patch.setattr("collapsekit.readouts.synergy.EPOCHS", 10)
+        patch.setattr("collapsekit.readouts.synergy.STEPS", 1)
         yield
 
 

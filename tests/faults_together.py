@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from collapsekit.distributed.process_group import World, current, tell_absent, together
 from collapsekit.errors import CollapsekitError, ConfigError
-from collapsekit.world import World, current, tell_absent, together
 from tests.several import free_port
 
 MOST = 60.0  # seconds after which a process hangs

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from collapsekit import registry
-from collapsekit.probing import RAISE
+from collapsekit.probes.runner import RAISE
 
 FAULTY = {  # of each probe a function within it that will fail
-    "gradient_rank": "collapsekit.probes.gradient_rank.find_site",
-    "reliance": "collapsekit.probes.reliance._subsets",
-    "utilisation": "collapsekit.probes.utilisation.make_reference",
+    "gradient_rank": "collapsekit.probes.neurons.gradient_rank.find_site",
+    "reliance": "collapsekit.probes.credit.reliance._subsets",
+    "utilisation": "collapsekit.probes.credit.utilisation.make_reference",
 }
 MINE = """
 from collapsekit import Result, probe

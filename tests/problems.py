@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import diagnose
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.config import check_config
-from collapsekit.report import Report
-from collapsekit.sources import ArraySource
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
+from collapsekit.data.base import ArraySource
+from collapsekit.report.diagnosis import Report
 
 SIZES = {"train": 240, "val": 120, "test": 160}
 CHEAP = {"reliance": {"draws": 6}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from collapsekit.contract import Contract, sealed
+from collapsekit.report.base import Contract, sealed
 
 
 def resealed(kind: type[Contract], raw: Any) -> str:

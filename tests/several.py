@@ -121,9 +121,6 @@ def _in(size: int, folder: str, cwd: str, env: dict[str, str], args: list[str]) 
 def _serve() -> None:
     import torch
 
-    import collapsekit.cli.diagnose  # before the fork, so that it is done once, as all of this
-    import collapsekit.render
-    import collapsekit.run  # noqa: F401
     from collapsekit import registry
 
     registry.load_builtins()

@@ -8,14 +8,14 @@ import json
 from functools import cache
 from pathlib import Path
 
-from collapsekit.compare import compare
-from collapsekit.compare.comparison import Comparison
-from collapsekit.contract import Contract
-from collapsekit.gate import gate
-from collapsekit.gate.baseline import Baseline
-from collapsekit.gate_report import GateReport
-from collapsekit.repair_report import RepairReport
-from collapsekit.report import Report
+from collapsekit.comparison.compare import compare
+from collapsekit.gating.decide import gate
+from collapsekit.report.base import Contract
+from collapsekit.report.baseline import Baseline
+from collapsekit.report.comparison import Comparison
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.gate import GateReport
+from collapsekit.report.repair import RepairReport
 
 FIRST = Path(__file__).parent / "fixtures" / "version1"
 KINDS: dict[str, type[Contract]] = {

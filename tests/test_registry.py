@@ -63,7 +63,7 @@ def test_a_name_cannot_be_taken_over(tmp_path: Path) -> None:
     text = "from collapsekit.registry import adapter\n@adapter('module', summary='s')\ndef f(config): ...\n"
     with pytest.raises(ConfigError, match="'module' is registered twice"):
         registry.load_plugin_file(plugin(tmp_path / "q", text))
-    assert registry.PROBES["vif"].run.__module__ == "collapsekit.probes.vif"
+    assert registry.PROBES["vif"].run.__module__ == "collapsekit.probes.geometry.vif"
 
 
 @pytest.mark.parametrize(

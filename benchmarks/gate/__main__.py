@@ -27,10 +27,10 @@ from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
 from benchmarks.gate.models import NULLS, Shelf, with_records
-from collapsekit.gate import gate
-from collapsekit.gate.baseline import Run, make_baseline
-from collapsekit.gate.watched import numbers, value_of
-from collapsekit.gate_report import GateReport
+from collapsekit.gating.criteria import numbers, value_of
+from collapsekit.gating.decide import gate
+from collapsekit.report.baseline import Run, make_baseline
+from collapsekit.report.gate import GateReport
 
 VIEWS = ("pix", "fou", "zer")
 PER_MODEL = 20  # random baselines each model is held against

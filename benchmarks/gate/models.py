@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import collapsekit
-from collapsekit.demo import demo_data
-from collapsekit.example.model import WIDTHS, build
-from collapsekit.gate.baseline import Run, make_run
-from collapsekit.records import Records
+from collapsekit.demo.make import demo_data
+from collapsekit.demo.model import WIDTHS, build
+from collapsekit.report.baseline import Run, make_run
+from collapsekit.report.per_example import Records
 
 EPOCHS, RATE, DECAY, BATCH = 30, 3e-3, 1e-3, 64
 DRAWS = 32

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 import collapsekit
 from benchmarks.gpu.subjects import EVERYWHERE, KINDS, build, make_project
 from benchmarks.repair.planted import only_deciding
-from collapsekit.altered import unread
-from collapsekit.config import check_config
-from collapsekit.features import extract
-from collapsekit.inserts import absent
-from collapsekit.replay import by_row
-from collapsekit.report import Report
-from collapsekit.run import build_adapter
-from collapsekit.settings import Progress
+from collapsekit.adapters.inserts import absent
+from collapsekit.config.schema import check_config
+from collapsekit.context import Progress
+from collapsekit.diagnosis import build_adapter
+from collapsekit.features.extraction import extract
+from collapsekit.interventions.edits import unread
+from collapsekit.interventions.replay import by_row
+from collapsekit.report.diagnosis import Report
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "plugins" / "callbacks" / "src"))
 from collapsekit_callbacks import Monitor
@@ -58,7 +58,7 @@ class Check:
 @contextlib.contextmanager
 def briefly() -> Iterator[None]:
     """Joint networks train for a moment: what they learn is not what is asked here."""
-    from collapsekit import joint
+    from collapsekit.readouts import synergy as joint
 
     before = joint.EPOCHS, joint.STEPS
     joint.EPOCHS, joint.STEPS = 10, 1

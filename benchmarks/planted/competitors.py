@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.planted.subjects import Made
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.features import Features
-from collapsekit.replay import predict
-from collapsekit.report import Report
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.features.features import Features
+from collapsekit.interventions.replay import predict
+from collapsekit.report.diagnosis import Report
 
 NAMES = {
     "leave_one_out": "permutation leave-one-out drop of the metric (perceptual score, Gat et al. 2021)",

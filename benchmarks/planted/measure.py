@@ -16,9 +16,9 @@ from benchmarks.planted.real import VIEWS, make_real, truth_of_real
 from benchmarks.planted.subjects import Made, Subject, make
 from benchmarks.planted.truth import truth
 from collapsekit import diagnose
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.config import check_config
-from collapsekit.features import extract
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
+from collapsekit.features.extraction import extract
 
 PROBES = ("reliance", "utilisation", "prefix_gap", "spectrum")
 

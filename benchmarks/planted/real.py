@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from benchmarks.planted.subjects import Made, Subject, train
 from benchmarks.planted.worlds import Role
-from collapsekit.demo import demo_data
-from collapsekit.replay import donors
+from collapsekit.demo.make import demo_data
+from collapsekit.interventions.marginal import donors
 
 FOLDER = Path(os.environ.get("COLLAPSEKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 VIEWS = {"mfeat": ("pix", "fou", "zer", "kar"), "avmnist": ("image", "audio")}

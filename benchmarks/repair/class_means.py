@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import torch
 
-from collapsekit.adapter import Adapter
-from collapsekit.features import extract
-from collapsekit.fills import late_fusion
-from collapsekit.probes.missing import absent_sets
-from collapsekit.replay import predict
-from collapsekit.run import build_adapter
+from collapsekit.adapters.base import Adapter
+from collapsekit.diagnosis import build_adapter
+from collapsekit.features.extraction import extract
+from collapsekit.games.late_fusion import late_fusion
+from collapsekit.interventions.replay import predict
+from collapsekit.probes.robustness.missing import absent_sets
 
 
 def class_means(adapter: Adapter, split: str) -> float:

@@ -26,15 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.adapter.build import random_state_kept, seed_everything
-from collapsekit.config import check_config
-from collapsekit.features import extract
-from collapsekit.readout import Fold
-from collapsekit.registry import Options
-from collapsekit.repairing.asked import check_method_options
-from collapsekit.repairs.stage import Job, Stage, Step, Training
-from collapsekit.sources import ArraySource
+from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
+from collapsekit.context import Options
+from collapsekit.data.base import ArraySource
+from collapsekit.features.extraction import extract
+from collapsekit.readouts.linear import Fold
+from collapsekit.repairs.request import check_method_options
+from collapsekit.repairs.training.job import Job, Stage, Step, Training
 
 CONTROL = "finetune"
 MODALITIES = ("a", "b")

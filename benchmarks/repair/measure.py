@@ -18,12 +18,12 @@ import collapsekit
 from benchmarks.repair.class_means import class_means
 from benchmarks.repair.subjects import WEAK, Subject, arrays_of, config_of, trained
 from collapsekit import registry
-from collapsekit.adapter import Adapter
-from collapsekit.repairing.asked import check_method_options, make_asked, make_job
-from collapsekit.repairs.loop import train
-from collapsekit.repairs.snapshots import Snapshots
-from collapsekit.report import Report
-from collapsekit.settings import Progress
+from collapsekit.adapters.base import Adapter
+from collapsekit.context import Progress
+from collapsekit.repairs.request import check_method_options, make_asked, make_job
+from collapsekit.repairs.training.loop import train
+from collapsekit.repairs.training.snapshots import Snapshots
+from collapsekit.report.diagnosis import Report
 
 PROBES = ("utilisation", "reliance", "missing", "noise", "vif", "spectrum")
 CLASSIFIER = "polysemanticity"  # takes as long as all the others

@@ -41,17 +41,21 @@ from benchmarks.planted.subjects import Made, Subject, loss_of, train
 from benchmarks.repair.measure import options_of
 from benchmarks.repair.planted_table import LEVEL, Record, able, by, explained, judged, table
 from collapsekit import registry
-from collapsekit.adapter import Adapter
-from collapsekit.config import check_config
+from collapsekit.adapters.base import Adapter
+from collapsekit.config.schema import check_config
+from collapsekit.context import Progress, Settings
+from collapsekit.diagnosis import build_adapter, check_options
 from collapsekit.errors import CollapsekitError
-from collapsekit.features import Features, extract
-from collapsekit.probes.reliance import RelianceOptions, game_of
-from collapsekit.probes.utilisation import _best_readouts, _with_joint  # no result says the reference's own metric
-from collapsekit.reference import make_reference
-from collapsekit.replay import leave_out_metric
-from collapsekit.run import build_adapter, check_options
-from collapsekit.settings import Progress, Settings
-from collapsekit.stats.jackknife import interval
+from collapsekit.features.extraction import extract
+from collapsekit.features.features import Features
+from collapsekit.games.balanced_reference import make_reference
+from collapsekit.probes.credit.reliance import RelianceOptions, game_of
+from collapsekit.probes.credit.utilisation import (  # no result says the reference's own metric
+    _best_readouts,
+    _with_joint,
+)
+from collapsekit.stats.inference.jackknife import interval
+from collapsekit.tasks.scoring import leave_out_metric
 
 KINDS = {
     "fusion": "encoders learned what they can; fusion and head trained while the modality was another example's",

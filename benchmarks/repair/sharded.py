@@ -29,11 +29,11 @@ from torch import Tensor
 
 from benchmarks.repair.cost import make_job
 from collapsekit import registry
-from collapsekit.repairs import loop
-from collapsekit.repairs.snapshots import Snapshots
-from collapsekit.repairs.stage import Training
-from collapsekit.settings import Progress
-from collapsekit.world import together
+from collapsekit.context import Progress
+from collapsekit.distributed.process_group import together
+from collapsekit.repairs.training import loop
+from collapsekit.repairs.training.job import Training
+from collapsekit.repairs.training.snapshots import Snapshots
 
 ROOT = Path(__file__).parents[2]
 

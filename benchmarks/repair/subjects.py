@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapter.build import random_state_kept, seed_everything
-from collapsekit.demo import demo_data
-from collapsekit.example.model import FusionModel
-from collapsekit.sources import SPLITS
+from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.data.base import SPLITS
+from collapsekit.demo.make import demo_data
+from collapsekit.demo.model import FusionModel
 
 FOLDER = Path(os.environ.get("COLLAPSEKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SETS = ("mfeat", "avmnist1500", "avmnist3000")

@@ -19,11 +19,12 @@ from torch.nn import functional as F
 
 from benchmarks.speed.passes import BATCH, CONFIG, MODALITIES, plain_pass, subject, timed
 from collapsekit import Report, diagnose
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.config import check_config
-from collapsekit.features import Features, extract
-from collapsekit.replay import donors
-from collapsekit.sources import ArraySource
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
+from collapsekit.data.base import ArraySource
+from collapsekit.features.extraction import extract
+from collapsekit.features.features import Features
+from collapsekit.interventions.marginal import donors
 
 PROBES = ("reliance", "rank_sweep", "vif", "spectrum")
 DRAWS, BETAS = 4, (0.0, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import diagnose, registry
-from collapsekit.adapter.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import random_state_kept, seed_everything
 
 MODALITIES = {"image": 64, "audio": 48}  # tokens
 WIDTH, LAYERS, PATCH, FUSED, CLASSES = 384, 12, 192, 64, 10

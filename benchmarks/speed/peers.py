@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed.reliance import reliance
-from collapsekit.stats import spectrum
+from collapsekit.stats.linalg import spectrum
+from collapsekit.stats.linalg.moments import Moments
+from collapsekit.stats.linalg.vif import vif
 from collapsekit.stats.linear import Linear, fit_softmax
-from collapsekit.stats.moments import Moments
-from collapsekit.stats.vif import vif
 
 A, B = TypeVar("A"), TypeVar("B")
 ROWS, REPEATS = 4_000, 3

@@ -20,15 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.config import check_config
-from collapsekit.demo import demo_data
-from collapsekit.example.model import WIDTHS, FusionModel
-from collapsekit.features import Features, extract
-from collapsekit.replay import Coalitions, credits, donors
-from collapsekit.settings import Progress
-from collapsekit.sources import ArraySource
-from collapsekit.task import FLOOR
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
+from collapsekit.context import Progress
+from collapsekit.data.base import ArraySource
+from collapsekit.demo.make import demo_data
+from collapsekit.demo.model import WIDTHS, FusionModel
+from collapsekit.features.extraction import extract
+from collapsekit.features.features import Features
+from collapsekit.games.coalitions import Coalitions, credits
+from collapsekit.interventions.marginal import donors
+from collapsekit.tasks.base import FLOOR
 
 CONFIG = {
     "modalities": {m: {"encoder": f"encoders.{m}"} for m in WIDTHS},

@@ -22,18 +22,20 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.adapter.build import random_state_kept, seed_everything
-from collapsekit.config import check_config
-from collapsekit.features import Features, extract
-from collapsekit.probes.rank_sweep import RankSweepOptions
-from collapsekit.probes.reliance import RelianceOptions, draws_for
-from collapsekit.readout import fold
-from collapsekit.replay import Coalitions, predict
-from collapsekit.settings import Progress
-from collapsekit.sources import ArraySource
-from collapsekit.stacked import retrained_fusions
-from collapsekit.training import Recipe, retrained_fusion
+from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
+from collapsekit.context import Progress
+from collapsekit.data.base import ArraySource
+from collapsekit.features.extraction import extract
+from collapsekit.features.features import Features
+from collapsekit.games.coalitions import Coalitions
+from collapsekit.interventions.replay import predict
+from collapsekit.probes.credit.reliance import RelianceOptions, draws_for
+from collapsekit.probes.geometry.rank_sweep import RankSweepOptions
+from collapsekit.readouts.fit import Recipe, retrained_fusion
+from collapsekit.readouts.fit_stacked import retrained_fusions
+from collapsekit.readouts.linear import fold
 
 MODALITIES = ("image", "audio", "text", "touch")
 INPUTS, HIDDEN, FUSED, CLASSES = 32, 128, 64, 4

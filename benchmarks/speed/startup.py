@@ -76,8 +76,8 @@ def _environment() -> dict[str, str]:
 
 def make_report(folder: Path) -> Path:
     """A report as long as the demo's, made up."""
-    from collapsekit.report import Report, Result, Subject
-    from collapsekit.verdict import judge
+    from collapsekit.report.diagnosis import Report, Result, Subject
+    from collapsekit.report.verdicts import judge
 
     cited: dict[str, Any] = {"probe": "reliance", "definition": "made up", "source": "made up"}
 

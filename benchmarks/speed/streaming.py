@@ -18,15 +18,15 @@ from statistics import median
 
 import torch
 
-from collapsekit.stats.moments import ROWS, Summing
+from collapsekit.stats.linalg.moments import ROWS, Summing
 
 ROOT = Path(__file__).parents[2]
 # Features are drawn a batch at a time; 16 jackknife groups, as a diagnosis has them.
 _LONG = """
 import json, resource, sys, time
 import torch
-from collapsekit.stats.moments import ROWS, Summing, leave_one_out, merge_all
-from collapsekit.stats.spectrum import effective_rank, singular_values
+from collapsekit.stats.linalg.moments import ROWS, Summing, leave_one_out, merge_all
+from collapsekit.stats.linalg.spectrum import effective_rank, singular_values
 n, d, groups, spectra = (int(a) for a in sys.argv[1:])
 x = torch.randn(ROWS, d)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapsekit.checkpoint.digest import sha256_of, sha256_of_all
+from collapsekit.checkpoint.formats.detect import UnreadableError
+from collapsekit.checkpoint.formats.layout import ITEM_BYTES
+from collapsekit.checkpoint.formats.source import kind_of
+from collapsekit.checkpoint.hashing import sha256_of, sha256_of_all
 from collapsekit.checkpoint.sandbox import look_into
 from collapsekit.errors import RefusedError
-from collapsekit.locate.layout import ITEM_BYTES
-from collapsekit.locate.opened import kind_of
-from collapsekit.locate.read import UnreadableError
 
 if TYPE_CHECKING:  # imported where numbers are read: what is refused, or told by headers, does not wait for torch
     from torch import Tensor
@@ -96,7 +96,7 @@ def _bytes_to_read(found: dict[str, Any]) -> int:
 def _read_whole(file: Path, found: dict[str, Any]) -> tuple[tuple[TensorRow, ...], str]:
     """Every tensor's numbers, and the digest of the files. Raises RefusedError where the files changed, and where that
     would be to read the same bytes again and again."""
-    from collapsekit.checkpoint.mapping import check_unchanged, mapped_in_turn
+    from collapsekit.checkpoint.mmap import check_unchanged, mapped_in_turn
 
     count = _bytes_to_read(found)
     if count > 2 * _held(found) + READ_UNASKED:
@@ -135,7 +135,7 @@ def _unread(name: str, dtype: str, shape: Sequence[int], chunks: object) -> Tens
 def _row(name: str, tensor: Tensor) -> TensorRow:
     import torch
 
-    from collapsekit.checkpoint.mapping import forget
+    from collapsekit.checkpoint.mmap import forget
 
     nan = inf = 0
     total = 0.0

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from collapsekit.checkpoint.mapping import changed_in_place, mapped_and_summed
+from collapsekit.checkpoint.formats.detect import UnreadableError
+from collapsekit.checkpoint.mmap import changed_in_place, mapped_and_summed
 from collapsekit.checkpoint.sandbox import look_into
-from collapsekit.checkpoint.trusted import digest_named, load_trusted
+from collapsekit.checkpoint.trust import digest_named, load_trusted
 from collapsekit.errors import RefusedError
-from collapsekit.locate.read import UnreadableError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, *, trust: str | None = None, folder: Path | None = None) -> Checkpoint:
-    """Named tensors from a file or directory of any format of collapsekit.locate, told by content.
+    """Named tensors from a file or directory of any format of collapsekit.checkpoint.formats, told by content.
 
     Nothing in it is executed: a child process bounded in memory and time says where the tensors lie, and they are
     mapped from there. What is looked into, mapped and hashed is the same file, unchanged from first to last. ``trust``

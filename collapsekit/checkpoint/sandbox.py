@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from collapsekit.checkpoint.formats.dcp import METADATA
+from collapsekit.checkpoint.formats.detect import UnreadableError
+from collapsekit.checkpoint.formats.handles import open_regular
+from collapsekit.checkpoint.formats.holes import stored_bytes
+from collapsekit.checkpoint.formats.worker import ACTED, OUT_OF_MEMORY
+from collapsekit.checkpoint.formats.zip_archive import MAGIC
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
-from collapsekit.locate.archive import MAGIC
-from collapsekit.locate.child import ACTED, OUT_OF_MEMORY
-from collapsekit.locate.distributed import METADATA
-from collapsekit.locate.handles import open_regular
-from collapsekit.locate.holes import stored_bytes
-from collapsekit.locate.read import UnreadableError
 
 MEMORY = 1 << 30  # address space, bytes
 _CPU_SECONDS = 8  # for names and places, of which the reader takes so many at most
@@ -28,7 +28,7 @@ _WALL_SECONDS, _WALL_BYTES_A_SECOND = 30, 5 << 20  # a slow network disk
 _MOST_FILES = 100_000  # looked at for their sizes
 # -I: neither the environment nor the working directory decides what is imported.
 _PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from collapsekit.locate.child import main; "
+    "import sys; sys.path.insert(0, sys.argv[1]); from collapsekit.checkpoint.formats.worker import main; "
     "main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])"
 )
 _OUT_OF_TIME = [getattr(signal, name) for name in ("SIGXCPU", "SIGKILL") if hasattr(signal, name)]  # not on Windows
@@ -36,10 +36,10 @@ _PACKAGE_FOLDER = Path(__file__).parents[2]
 
 
 def look_into(path: Path) -> dict[str, Any]:
-    """What collapsekit.locate found: format, key, note, names, files and tensors as in child.answer.
+    """What collapsekit.checkpoint.formats found: format, key, note, names, files and tensors as in child.answer.
 
-    Raises ConfigError or RefusedError as :func:`collapsekit.locate.read.locate` does, and RefusedError where reading
-    took more memory or time than a file of its size needs, or acted.
+    Raises ConfigError or RefusedError as :func:`collapsekit.checkpoint.formats.detect.locate` does, and RefusedError where
+    reading took more memory or time than a file of its size needs, or acted.
     """
     summed = _summed(path)
     cpu = min(_CPU_SECONDS + summed // _CPU_BYTES_A_SECOND, _MOST_CPU_SECONDS)

@@ -12,7 +12,7 @@ _EMPTY = "an argument is empty, as where a shell's variable is not set: give a v
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of ``collapsekit`` and ``python -m collapsekit``."""
-    from collapsekit import interrupts
+    from collapsekit.user_code import interrupts
 
     heard = interrupts.listen()
     try:
@@ -65,7 +65,7 @@ def _tell_the_others(code: int) -> None:
     """Where several processes were started for one job: this one ends before it met them."""
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         with contextlib.suppress(Exception):  # the code stands, whether or not they can be told
-            from collapsekit.world import tell_absent
+            from collapsekit.distributed.process_group import tell_absent
 
             tell_absent(code)
 

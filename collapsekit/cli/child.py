@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from collapsekit import interrupts
 from collapsekit.cli import output
 from collapsekit.cli.output import INTERNAL, INTERRUPTED
+from collapsekit.user_code import interrupts
 
 _LENGTH = 17  # bytes of what is told: 16 drawn by the parent, then the code
 _PASSED_ON = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -101,7 +101,7 @@ class Roles:
 
     def become_child(self, tell: Callable[[bytes], object], word: bytes) -> None:
         """From here on this process has a parent to tell."""
-        from collapsekit import heartbeat  # most commands have no child, and do not wait for it
+        from collapsekit.distributed import heartbeat  # most commands have no child, and do not wait for it
 
         self.tell, self.word, self.pid = tell, word, os.getpid()
         heartbeat.BEFORE_END.append(self.decide)

@@ -13,7 +13,7 @@ from collapsekit.cli.output import write
 from collapsekit.cli.overview import ABOUT, COMMANDS, VERSION, VERSION_HELP, overview
 
 # Where a command is, unless in the module and function of its name.
-_ELSEWHERE = {"list": ("listing", "list_")}
+_ELSEWHERE = {"list": ("list", "list_")}
 
 
 class _Root(TyperGroup):
@@ -36,7 +36,7 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     app.callback()(_root)
     for name in names:
         module, function = _ELSEWHERE.get(name, (name, name))
-        found = importlib.import_module(f"collapsekit.cli.{module}")
+        found = importlib.import_module(f"collapsekit.cli.commands.{module}")
         if hasattr(found, "app"):  # a command of several
             app.add_typer(found.app, name=name)
         else:

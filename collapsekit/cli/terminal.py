@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
-from collapsekit import interrupts
 from collapsekit.cli import output
 from collapsekit.cli.child import ROLES, ChildEndedError
 from collapsekit.cli.output import INTERNAL, INTERRUPTED, internal_error
 from collapsekit.errors import CollapsekitError, ConfigError
-from collapsekit.user_code import exit_refused, is_exit
+from collapsekit.user_code import interrupts
+from collapsekit.user_code.exits import exit_refused, is_exit
 
 if TYPE_CHECKING:
-    from collapsekit.report import Report
-    from collapsekit.settings import Progress
+    from collapsekit.context import Progress
+    from collapsekit.report.diagnosis import Report
 
 TrustPickle = Annotated[
     str | None,
@@ -94,7 +94,7 @@ def _failed(error: BaseException) -> int:
         ROLES.decide(INTERNAL)
         return internal_error(error)
     ROLES.decide(error.exit_code)
-    from collapsekit.world import started_together
+    from collapsekit.distributed.process_group import started_together
 
     rank = os.environ.get("RANK", "0") if started_together() else "0"
     if rank == "0" or not getattr(error, "told_by_first", False):
@@ -153,7 +153,7 @@ def _width(stream: TextIO) -> int:
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress]:
     """Progress on stderr: a bar on a terminal, announcements only when piped, nothing when quiet."""
-    from collapsekit.settings import Progress
+    from collapsekit.context import Progress
 
     class Stoppable(Progress):
         """Where a Ctrl-C that somebody's function swallowed is raised again. Which config is used, and faults, are

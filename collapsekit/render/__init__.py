@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collapsekit.compare.comparison import Comparison
-    from collapsekit.gate_report import GateReport
-    from collapsekit.repair_report import RepairReport
-    from collapsekit.report import Report
+    from collapsekit.report.comparison import Comparison
+    from collapsekit.report.diagnosis import Report
+    from collapsekit.report.gate import GateReport
+    from collapsekit.report.repair import RepairReport
 
 
 def _json(report: Report | RepairReport | GateReport | Comparison) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collapsekit.gate.baseline import Baseline
-from collapsekit.gate.watched import DEFAULT, numbers, value_of
+from collapsekit.gating.criteria import DEFAULT, numbers, value_of
 from collapsekit.render.numbers import ABSENT, fmt
 from collapsekit.render.sanitize import clean
+from collapsekit.report.baseline import Baseline
 
 
 def render(now: Baseline, before: Baseline | None = None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from collapsekit.compare.comparison import Comparison
 from collapsekit.render.compare_tables import (
     absences,
     blocks,
@@ -16,6 +15,7 @@ from collapsekit.render.compare_tables import (
 )
 from collapsekit.render.html import fill
 from collapsekit.render.tables import some
+from collapsekit.report.comparison import Comparison
 
 
 def render(comparison: Comparison) -> str:

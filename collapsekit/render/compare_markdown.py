@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from collapsekit.compare.comparison import Column, Comparison
 from collapsekit.render.compare_tables import (
     Block,
     Shown,
@@ -18,6 +17,7 @@ from collapsekit.render.compare_tables import (
     runs_of,
 )
 from collapsekit.render.markdown import code, escape, folded, table
+from collapsekit.report.comparison import Column, Comparison
 
 
 def render(comparison: Comparison) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from collapsekit.compare.comparison import Cell, Column, Comparison, Row
 from collapsekit.render.numbers import ABSENT, fmt, fmt_interval
 from collapsekit.render.sanitize import NAME_LIMIT, TEXT_LIMIT, clean, display_names
 from collapsekit.render.tables import MARKS, SEVERITY
+from collapsekit.report.comparison import Cell, Column, Comparison, Row
 
 BEST, DIFFERS = "*", "†"
 ARROWS = {"lower": "↓", "higher": "↑"}

@@ -11,20 +11,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from collapsekit.compare.comparison import Column, Comparison
-from collapsekit.render.compare_tables import (
-    Block,
-    Shown,
-    about,
-    blocks,
-    cleaned_comparison,
-    legend,
-    p_blocks,
-    runs_of,
-)
+from collapsekit.render.compare_tables import Block, Shown, about, blocks, cleaned_comparison, legend, p_blocks, runs_of
 from collapsekit.render.numbers import ABSENT
 from collapsekit.render.screen import STYLES, broken_name, heading, letter, plain_table, printed
 from collapsekit.render.tables import MARKS
+from collapsekit.report.comparison import Column, Comparison
 
 _NAME_WIDTH = 12  # columns with longer names are called A, B, …
 _LABELS = (28, 20)  # widths of the first column, roomy and tight

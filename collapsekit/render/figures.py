@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.files import write_atomic
+from collapsekit.io.files import write_atomic
 from collapsekit.render.canvas import (
     DASHES,
     INK,
@@ -31,7 +31,7 @@ from collapsekit.render.canvas import (
 from collapsekit.render.marks import bar_figure, bars, legend, line, line_legend, palette_index
 from collapsekit.render.numbers import fmt
 from collapsekit.render.sanitize import cleaned, modality_names
-from collapsekit.report import Report, Result
+from collapsekit.report.diagnosis import Report, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from collapsekit.gate_report import GateCheck, GateReport
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate
 from collapsekit.render.sanitize import NAME_LIMIT, clean
+from collapsekit.report.gate import GateCheck, GateReport
 
 MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?"}
 SEVERITY = ("failed", "inconclusive", "passed")

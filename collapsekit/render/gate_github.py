@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collapsekit.gate_report import GateReport
 from collapsekit.render.gate_clean import short, worst_first
 from collapsekit.render.gate_markdown import lines
 from collapsekit.render.sanitize import cleaned_gate
+from collapsekit.report.gate import GateReport
 
 MOST = 10  # annotations of a kind that GitHub keeps of a step
 _COMMANDS = {"failed": "error", "inconclusive": "warning"}

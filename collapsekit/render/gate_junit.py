@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from collapsekit.gate_report import GateReport
 from collapsekit.render.sanitize import cleaned_gate
+from collapsekit.report.gate import GateReport
 
 
 def render(report: GateReport) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from collapsekit.gate_report import GateCheck, GateReport
 from collapsekit.render.gate_clean import (
     COLUMNS,
     MARKS,
@@ -18,6 +17,7 @@ from collapsekit.render.gate_clean import (
 )
 from collapsekit.render.markdown import code, escape
 from collapsekit.render.sanitize import cleaned_gate
+from collapsekit.report.gate import GateCheck, GateReport
 
 
 def render(report: GateReport) -> str:

@@ -6,9 +6,9 @@ import hashlib
 from typing import Any
 from urllib.parse import quote
 
-from collapsekit.bounds import json_text
-from collapsekit.gate_report import GateCheck, GateReport
+from collapsekit.io.safe_text import json_text
 from collapsekit.render.sanitize import cleaned_gate
+from collapsekit.report.gate import GateCheck, GateReport
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _INCONCLUSIVE = (

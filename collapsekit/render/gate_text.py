@@ -8,7 +8,6 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from collapsekit.gate_report import GateCheck, GateReport
 from collapsekit.render.gate_clean import (
     COLUMNS,
     MARKS,
@@ -23,6 +22,7 @@ from collapsekit.render.gate_clean import (
 from collapsekit.render.numbers import ABSENT
 from collapsekit.render.sanitize import cleaned_gate
 from collapsekit.render.screen import broken_name, heading, plain_table, printed
+from collapsekit.report.gate import GateCheck, GateReport
 
 _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold magenta"}
 _FULL, _WIDE = 72, 104  # columns that all of the table takes, and takes with each row on one line

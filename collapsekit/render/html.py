@@ -28,7 +28,7 @@ from collapsekit.render.tables import (
     subsets,
     verdicts,
 )
-from collapsekit.report import Report, Result
+from collapsekit.report.diagnosis import Report, Result
 
 _HERE = Path(__file__).parent
 # Nothing loads or runs, and of style sheets only our own counts. Attributes hold the figures' colours and the bars'

@@ -18,7 +18,7 @@ from collapsekit.render.tables import (
     subsets,
     verdicts,
 )
-from collapsekit.report import Report, Result
+from collapsekit.report.diagnosis import Report, Result
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>&|#~$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 _BROKEN = "@#"  # what GitHub would turn into a mention or a reference even when written as an entity

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from collapsekit.render.canvas import (
-    COLUMN,
-    DASHES,
-    INK,
-    MARKERS,
-    MUTED,
-    SERIES,
-    panels,
-    short_labels,
-    theme,
-)
+from collapsekit.render.canvas import COLUMN, DASHES, INK, MARKERS, MUTED, SERIES, panels, short_labels, theme
 from collapsekit.render.sanitize import cleaned, modality_names
-from collapsekit.report import Report, Result
+from collapsekit.report.diagnosis import Report, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 
 from collapsekit.render.sanitize import modality_names
 from collapsekit.render.tables import TITLES, Estimate, label, short_name
-from collapsekit.repair_report import RepairReport
-from collapsekit.report import Report, Result
+from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.repair import RepairReport
 
 # Where it is known which way is better: 1 higher, -1 lower. Of all other numbers only the difference is shown: a
 # model that ignores a modality is proof against noise in it, and a gain in rank is no gain in the task.

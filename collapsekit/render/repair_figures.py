@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from collapsekit.render.canvas import DASHES, MARKERS, MUTED, SERIES, panels, short_labels, theme
 from collapsekit.render.marks import line, line_legend
 from collapsekit.render.repair_compare import Compared, Comparison
-from collapsekit.repair_report import LossCurve, RepairReport
-from collapsekit.report import Result
+from collapsekit.report.diagnosis import Result
+from collapsekit.report.repair import LossCurve, RepairReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collapsekit.render.numbers import fmt, fmt_interval
 from collapsekit.render.repair_compare import whole_label
 from collapsekit.render.repair_tables import Cell, Grid
-from collapsekit.repair_report import BasisInsert, ExchangeInsert, RepairReport
-from collapsekit.report import Result
+from collapsekit.report.diagnosis import Result
+from collapsekit.report.repair import BasisInsert, ExchangeInsert, RepairReport
 
 _HEADERS = (Cell("result"), Cell("value", "number"), Cell("note"))
 

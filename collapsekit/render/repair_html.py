@@ -34,8 +34,8 @@ from collapsekit.render.repair_tables import (
 )
 from collapsekit.render.sanitize import cleaned_repair
 from collapsekit.render.tables import MARKS
-from collapsekit.repair_report import RepairReport
-from collapsekit.report import ModalityVerdict
+from collapsekit.report.diagnosis import ModalityVerdict
+from collapsekit.report.repair import RepairReport
 
 # Our own classes for what the style sheet has a colour for.
 _CLASSES = {

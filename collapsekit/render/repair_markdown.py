@@ -29,7 +29,7 @@ from collapsekit.render.repair_tables import (
 )
 from collapsekit.render.sanitize import cleaned_repair
 from collapsekit.render.tables import MARKS
-from collapsekit.repair_report import RepairReport
+from collapsekit.report.repair import RepairReport
 
 _MOST_ROWS = 16  # of a table that is not folded
 

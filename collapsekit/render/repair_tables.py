@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate, fmt_interval
 from collapsekit.render.repair_compare import Compared, Comparison, Judgement, Numbers, scores, unlike, whole_label
 from collapsekit.render.tables import MARKS, TITLES, Estimate, flatten, some
-from collapsekit.repair_report import Check, LossCurve, RepairReport
-from collapsekit.report import Curve, Report, Result
+from collapsekit.report.diagnosis import Curve, Report, Result
+from collapsekit.report.repair import Check, LossCurve, RepairReport
 
 CONTROL = "Control: plain fine-tuning with the same data, steps, optimiser, schedule and early stopping."
 NO_CONTROL = "No plain fine-tuning was run beside it: what more training alone would have done is not known."

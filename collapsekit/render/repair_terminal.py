@@ -29,7 +29,7 @@ from collapsekit.render.repair_tables import (
 from collapsekit.render.sanitize import cleaned_repair, renamed_repair, repair_names
 from collapsekit.render.screen import STYLES, broken_name, heading, letter, plain_table, printed
 from collapsekit.render.tables import TITLES, Estimate
-from collapsekit.repair_report import RepairReport
+from collapsekit.report.repair import RepairReport
 
 _STYLES = {
     **STYLES,

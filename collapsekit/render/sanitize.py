@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collapsekit.gate_report import GateReport
-    from collapsekit.repair_report import RepairReport
-    from collapsekit.report import Report
+    from collapsekit.report.diagnosis import Report
+    from collapsekit.report.gate import GateReport
+    from collapsekit.report.repair import RepairReport
 
 NAME_LIMIT = 80
 TEXT_LIMIT = 4000

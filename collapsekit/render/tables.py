@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from collapsekit.report import ModalityVerdict, Report, Result
+from collapsekit.report.diagnosis import ModalityVerdict, Report, Result
 
 # In the order they are shown: what it costs, then why; probes not named here follow in report order.
 TITLES = {

@@ -26,7 +26,7 @@ from collapsekit.render.tables import (
     subsets,
     verdicts,
 )
-from collapsekit.report import Curve, ModalityVerdict, Report, Result
+from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
 
 _NAME_WIDTH = 16  # modalities with longer names are called A, B, … after the verdict table
 _CURVE_ROWS = 6  # lines for one curve's name; more is a data dump, and is in the HTML and JSON

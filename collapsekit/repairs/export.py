@@ -7,11 +7,11 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from collapsekit.adapter.build import insert_into, load_weights
+from collapsekit.adapters.build import insert_into, load_weights
 from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.errors import ConfigError
-from collapsekit.files import write_atomic
-from collapsekit.repair_report import FILE, WEIGHTS, structure_of
+from collapsekit.io.files import write_atomic
+from collapsekit.report.repair import FILE, WEIGHTS, structure_of
 
 
 def export_weights(model: nn.Module, folder: Path) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite, matrix
-from collapsekit.stats.moments import Moments
+from collapsekit.stats.linalg.moments import Moments
 from collapsekit.stats.threads import threads_for
 
 _Array = NDArray[np.float64]

@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import diagnose
-from collapsekit.adapter.build import random_state_kept, seed_everything
-from collapsekit.config import Config, load_config
-from collapsekit.demo import EPOCHS, demo_data, make_demo
-from collapsekit.example.model import WIDTHS, FusionModel
-from collapsekit.files import write_atomic
+from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.config.schema import Config, load_config
+from collapsekit.context import Progress
+from collapsekit.demo.make import EPOCHS, demo_data, make_demo
+from collapsekit.demo.model import WIDTHS, FusionModel
+from collapsekit.io.files import write_atomic
 from collapsekit.render.canvas import INK, panels, settle, theme
 from collapsekit.render.figures import FIGURES
 from collapsekit.render.marks import bar_figure, bars, legend, line
-from collapsekit.report import Report, Result
-from collapsekit.settings import Progress
+from collapsekit.report.diagnosis import Report, Result
 
 WAY = ("pix", "kar", "zer")  # the first ones of the order in which `growing` adds the views: strongest first
 DPI, COLOURS = 170, 64
@@ -51,7 +51,7 @@ class OfViews(FusionModel):
 
 
 def train(views: Sequence[str], data: dict[str, Tensor]) -> nn.Module:
-    """The recipe of ``collapsekit.demo.train_demo``."""
+    """The recipe of ``collapsekit.demo.make.train_demo``."""
     y = data["train/label"]
     with random_state_kept():
         seed_everything(0)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from collapsekit import Adapter, Features, Options, Result, Settings, probe
 from collapsekit.errors import NumericsError
-from collapsekit.replay import donors, predict
-from collapsekit.stats.jackknife import interval
+from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.replay import predict
+from collapsekit.stats.inference.jackknife import interval
 
 SOURCE = "Guo et al. 2017 (On Calibration of Modern Neural Networks), eq. 3"
 MEASURES = {

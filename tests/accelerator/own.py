@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import collapsekit
 from benchmarks.gpu.checks import project
-from collapsekit.probes import gradient_rank
+from collapsekit.probes.neurons import gradient_rank
 from tests.accelerator.standin import COUNTED, DOWN, NAME, UP, WAITS, without_doubles
 
 

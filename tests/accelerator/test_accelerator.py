@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from benchmarks.gpu.checks import make_checks
+from collapsekit.diagnosis import check_device
 from collapsekit.errors import ConfigError
-from collapsekit.probing import RAISE
-from collapsekit.run import check_device
+from collapsekit.probes.runner import RAISE
 from tests.accelerator.own import OWN
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from collapsekit import cli
-from collapsekit.contract import sealed
-from collapsekit.records import NAME
+from collapsekit.report.base import sealed
+from collapsekit.report.per_example import NAME
 from tests.sound_files import KINDS, first, records, sound
 
 ALWAYS = "subject.examples > 0"

@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from collapsekit.cli import app
-from collapsekit.contract import sealed
 from collapsekit.errors import RefusedError
-from collapsekit.gate_report import GateReport
-from collapsekit.records import NAME
+from collapsekit.report.base import sealed
+from collapsekit.report.gate import GateReport
+from collapsekit.report.per_example import NAME
+from tests.report.test_invariants import Change, Raw, both, judged_again, put, result
 from tests.sound_files import KINDS, records, sound
-from tests.test_invariants import Change, Raw, both, judged_again, put, result
 
 RULE = "subject.examples > 0"  # which every report meets: so nothing but what is wrong with the file fails
 

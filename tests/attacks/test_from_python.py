@@ -12,16 +12,16 @@ import pytest
 from pydantic import ValidationError
 
 from collapsekit import cli
-from collapsekit.cli.diagnose import FailOn, judge_exit
+from collapsekit.cli.commands.diagnose import FailOn, judge_exit
 from collapsekit.errors import CollapsekitError, ConfigError
-from collapsekit.gate import gate
-from collapsekit.gate.baseline import Baseline, make_baseline, make_run
-from collapsekit.gate.watched import Limits
-from collapsekit.gate_report import GateReport
-from collapsekit.probing import ContractError, _check
-from collapsekit.records import NAME
-from collapsekit.report import Report
-from tests.gate.making import make_records, make_report, result
+from collapsekit.gating.criteria import Limits
+from collapsekit.gating.decide import gate
+from collapsekit.probes.runner import ContractError, _check
+from collapsekit.report.baseline import Baseline, make_baseline, make_run
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.gate import GateReport
+from collapsekit.report.per_example import NAME
+from tests.gating.making import make_records, make_report, result
 from tests.sound_files import records, sound
 
 BAD, GOOD = make_report({"audio": 0.0, "image": 0.9}), make_report()
@@ -143,7 +143,7 @@ def test_a_plugin_does_not_answer_for_another_probe(name: str, modality: str | N
 
 
 def test_what_is_said_of_the_whole_never_takes_the_place_of_ones_own() -> None:
-    from collapsekit.verdict import judge
+    from collapsekit.report.verdicts import judge
 
     whole = result("utilisation.ratio", 1.0)
     for found in ((*BAD.results, whole), (whole, *BAD.results)):

@@ -10,9 +10,9 @@ import torch
 from benchmarks.coverage import WATCHED, cover, results
 from benchmarks.planted.measure import config_of
 from benchmarks.planted.subjects import Subject, make
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.config import check_config
-from collapsekit.features import extract
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
+from collapsekit.features.extraction import extract
 
 pytestmark = pytest.mark.usefixtures("brief_joint")
 SMALL = Subject(

@@ -14,8 +14,8 @@ from benchmarks.repair import cost
 from benchmarks.repair.planted import KINDS, attempt, candidates, main, plant, prepare
 from benchmarks.repair.planted_table import able, by, explained, judged, table, wilson
 from collapsekit import registry
-from collapsekit.repairing.asked import check_method_options
-from collapsekit.repairs.stage import Training
+from collapsekit.repairs.request import check_method_options
+from collapsekit.repairs.training.job import Training
 
 
 def record(**changed: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks.speed.naive import naive
 from benchmarks.speed.passes import training_free
 from collapsekit import diagnose
-from collapsekit.soundness import FEW
+from collapsekit.adapters.validate import FEW
 from tests.problems import make_problem
 
 SEEN: list[tuple[int, int]] = []  # outside of the model, which is given back as it was found

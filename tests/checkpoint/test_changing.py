@@ -18,17 +18,17 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import nn
 
-from collapsekit.adapter.build import load_weights
+from collapsekit.adapters.build import load_weights
 from collapsekit.checkpoint import describe as describe_module
-from collapsekit.checkpoint import mapping
+from collapsekit.checkpoint import mmap as mapping
 from collapsekit.checkpoint import read as module
 from collapsekit.checkpoint.describe import describe
-from collapsekit.checkpoint.mapping import mapped_and_summed
+from collapsekit.checkpoint.formats.handles import one_look
+from collapsekit.checkpoint.formats.worker import answer
+from collapsekit.checkpoint.mmap import mapped_and_summed
 from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.checkpoint.sandbox import look_into
 from collapsekit.errors import RefusedError
-from collapsekit.locate.child import answer
-from collapsekit.locate.handles import one_look
 
 CHANGED = "changed while it was being read: wait until it is written, and try again"
 

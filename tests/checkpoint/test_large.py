@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from benchmarks.speed.large import LOAD, READ, peak
 from benchmarks.speed.sparse import WIDTH, safetensors_file, sharded, torch_zip
-from collapsekit.adapter.build import load_weights
+from collapsekit.adapters.build import load_weights
 from collapsekit.checkpoint import describe as module
-from collapsekit.checkpoint import mapping
+from collapsekit.checkpoint import mmap as mapping
 from collapsekit.checkpoint.describe import describe
-from collapsekit.checkpoint.mapping import forget, mapped, mapped_in_turn
+from collapsekit.checkpoint.mmap import forget, mapped, mapped_in_turn
 from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.checkpoint.sandbox import look_into
 from collapsekit.cli import app
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bare() -> float:
     """MB that importing torch and the reader takes."""
-    return peak("-c", "import collapsekit.adapter.build")[1]
+    return peak("-c", "import collapsekit.adapters.build")[1]
 
 
 def test_large_sets_are_described_by_their_headers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

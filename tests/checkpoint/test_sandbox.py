@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from collapsekit.checkpoint import sandbox
+from collapsekit.checkpoint.formats.detect import UnreadableError
+from collapsekit.checkpoint.formats.worker import ACTED, OUT_OF_MEMORY, answer
 from collapsekit.checkpoint.sandbox import look_into
 from collapsekit.errors import ConfigError, RefusedError
-from collapsekit.locate.child import ACTED, OUT_OF_MEMORY, answer
-from collapsekit.locate.read import UnreadableError
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def program(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 CONFINED = (
-    "import os, sys; sys.path.insert(0, sys.argv[1]); from collapsekit.locate.child import confine; "
+    "import os, sys; sys.path.insert(0, sys.argv[1]); from collapsekit.checkpoint.formats.worker import confine; "
     "confine(int(sys.argv[2]), int(sys.argv[3])); "
 )
 
@@ -125,7 +125,7 @@ def test_neither_environment_nor_working_folder_choose_what_is_imported(
 def test_nothing_but_the_standard_library_is_imported(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(
         monkeypatch,
-        "import sys; sys.path.insert(0, sys.argv[1]); import collapsekit.locate.child; "
+        "import sys; sys.path.insert(0, sys.argv[1]); import collapsekit.checkpoint.formats.worker; "
         "others = {n.partition('.')[0] for n in sys.modules} - set(sys.stdlib_module_names) - {'__main__'}; "
         "print('{\"config\": \"' + ' '.join(sorted(n for n in others if 'editable' not in n)) + '\"}')",
     )

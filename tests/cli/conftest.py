@@ -21,8 +21,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("demo")
     from safetensors.torch import load_file, save_file
 
-    from collapsekit.demo import make_demo
-    from collapsekit.settings import Progress
+    from collapsekit.context import Progress
+    from collapsekit.demo.make import make_demo
 
     data = make_demo(base / "project", 0, Progress()).with_name("data.safetensors")
     save_file({k: v[::3].clone() if k.startswith("train/") else v for k, v in load_file(data).items()}, data)

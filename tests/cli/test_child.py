@@ -132,8 +132,8 @@ def doctor():
     DOES[HOW]()
     return terminal.Ended(CODE, show)
 
-import collapsekit.cli.doctor
-collapsekit.cli.doctor.doctor = doctor
+import collapsekit.cli.commands.doctor
+collapsekit.cli.commands.doctor.doctor = doctor
 if __name__ == "__main__":
     cli.main()
 '''
@@ -318,8 +318,8 @@ main(["schema"])
         "collapsekit.cli.output",
         "collapsekit.cli.overview",
         "typer",
-        "collapsekit.cli.schema",
-        "collapsekit.report",
+        "collapsekit.cli.commands.schema",
+        "collapsekit.report.diagnosis",
         "pydantic",
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from collapsekit.report import Report
+from collapsekit.report.diagnosis import Report
 from tests.cli.conftest import Run
 from tests.problems import make_problem
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from collapsekit.compare.comparison import Comparison
+from collapsekit.report.comparison import Comparison
 from tests.cli.conftest import Run
-from tests.compare.making import make, write
+from tests.comparison.making import make, write
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from collapsekit import diagnose
-from collapsekit.report import Report
+from collapsekit.report.diagnosis import Report
 from tests.cli.conftest import Run
 from tests.cli.test_commands import SMALL, small  # noqa: F401
-from tests.gate.making import make_report
-from tests.gate.test_baseline import write
+from tests.gating.making import make_report
+from tests.gating.test_baseline import write
 
 ONE = ("-p", "vif", "--profile", "quick")
 EVIL = SMALL.replace("tests.problems:Late", "stranger_model:build")
@@ -105,7 +105,7 @@ def test_reports_from_python_name_the_file_only_where_there_is_one(
     small: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from collapsekit.config import load_config
+    from collapsekit.config.schema import load_config
 
     monkeypatch.chdir(small.parent)
     config = load_config(small / "collapsekit.yaml")

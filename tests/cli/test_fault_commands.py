@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from collapsekit import RepairReport, Report, registry
-from collapsekit.probes import utilisation
-from collapsekit.probing import FAILED
-from collapsekit.repairing import order
+from collapsekit.probes.credit import utilisation
+from collapsekit.probes.runner import FAILED
+from collapsekit.repairs import run as order
 from tests.cli.conftest import Run
 from tests.cli.test_commands import SMALL
 from tests.faulty import fail, mine, swallowed

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from collapsekit.gate_report import EXIT_CODES, GateReport
-from collapsekit.report import Report
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.gate import EXIT_CODES, GateReport
 from tests.cli.conftest import Run
 from tests.cli.test_commands import small  # noqa: F401
-from tests.gate.making import make_records, make_report
-from tests.gate.test_baseline import write
+from tests.gating.making import make_records, make_report
+from tests.gating.test_baseline import write
 
 USES = {"audio": 0.9, "image": 0.9}
 HEALTHY = make_report(USES, records=make_records(USES, 0.9), training_seed=3)
@@ -50,7 +50,7 @@ def test_rules_of_the_command_line_go_before_those_of_the_config(folder: Path, c
 
 
 def test_pyproject_has_a_gate_too(folder: Path, cli: Run) -> None:
-    (folder / "pyproject.toml").write_text('[tool.collapsekit.gate]\nrequire = ["modalities.audio.score <= 0.05"]\n')
+    (folder / "pyproject.toml").write_text('[tool.collapsekit.gating]\nrequire = ["modalities.audio.score <= 0.05"]\n')
     done = cli("gate", "healthy", cwd=folder)
     assert done.returncode == 1
     assert "modalities.audio.score is 0.1" in done.stdout

@@ -20,11 +20,11 @@ import pytest
 import torch
 
 from collapsekit import cli
-from collapsekit.cli.gate import KINDS
+from collapsekit.cli.commands.gate import KINDS
 from collapsekit.cli.output import INTERNAL, INTERRUPTED, PLAIN, Held, form_of, write
 from collapsekit.cli.overview import COMMANDS
-from tests.gate.making import make_records, make_report
-from tests.gate.test_baseline import write as write_run
+from tests.gating.making import make_records, make_report
+from tests.gating.test_baseline import write as write_run
 
 NAMES = ("bild→β≥½", "音声✓")  # of which cp1252 has one sign, latin-1 another, and ASCII none
 ENCODINGS = ("utf-8", "cp1252", "latin-1", "ascii")
@@ -86,11 +86,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("COLUMNS", "80")
-        patch.setattr("collapsekit.run.diagnose", lambda *_, **__: report)
-        patch.setattr("collapsekit.repairing.repair", lambda *_, **__: repair)
-        patch.setattr("collapsekit.repairing.plan", lambda *_, **__: ["It trains → much."])
-        patch.setattr("collapsekit.demo.make_demo", lambda *_, **__: place / "ckpt→.pt")
-        patch.setattr("collapsekit.cli.repair._files", lambda *_: None)
+        patch.setattr("collapsekit.diagnosis.diagnose", lambda *_, **__: report)
+        patch.setattr("collapsekit.repairs.run.repair", lambda *_, **__: repair)
+        patch.setattr("collapsekit.repairs.run.plan", lambda *_, **__: ["It trains → much."])
+        patch.setattr("collapsekit.demo.make.make_demo", lambda *_, **__: place / "ckpt→.pt")
+        patch.setattr("collapsekit.cli.commands.repair._files", lambda *_: None)
         assert run(["baseline", "create", "deaf", "-o", "baseline.json"], Screen())[0] == 0
         yield place
     assert Path.cwd() == before

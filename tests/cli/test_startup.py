@@ -106,7 +106,10 @@ def test_help_waits_for_no_more_of_the_package_than_prints_it() -> None:
     program += "sys.argv = ['collapsekit', '--help']; from collapsekit.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     ours = {m for m in done.stderr.split() if m.startswith("collapsekit.")}
-    assert ours == {"collapsekit.interrupts", *(f"collapsekit.cli{m}" for m in ("", ".child", ".output", ".overview"))}
+    assert ours == {
+        "collapsekit.user_code.interrupts",
+        *(f"collapsekit.cli{m}" for m in ("", ".child", ".output", ".overview")),
+    }
 
 
 def test_the_overview_says_what_the_commands_say() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import typer
 
-from collapsekit.cli.baseline import create
-from collapsekit.cli.diagnose import Format, write_report
-from collapsekit.gate.baseline import Baseline
-from collapsekit.records import NAME, digest
-from collapsekit.report import Report
-from tests.gate.making import make_records, make_report
-from tests.gate.test_baseline import write
+from collapsekit.cli.commands.baseline import create
+from collapsekit.cli.commands.diagnose import Format, write_report
+from collapsekit.report.baseline import Baseline
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.per_example import NAME, digest
+from tests.gating.making import make_records, make_report
+from tests.gating.test_baseline import write
 
 
 def at_once(calls: Sequence[Callable[[], Any]]) -> list[BaseException | None]:

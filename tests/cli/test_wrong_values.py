@@ -10,10 +10,10 @@ import torch
 from typer.main import get_command
 
 from collapsekit.cli import app
-from collapsekit.gate.baseline import Run as EarlierRun
-from collapsekit.gate.baseline import make_baseline
+from collapsekit.report.baseline import Run as EarlierRun
+from collapsekit.report.baseline import make_baseline
 from tests.cli.conftest import Run
-from tests.gate.making import make_report
+from tests.gating.making import make_report
 from tests.problems import make_problem
 
 CONFIG = """\
@@ -183,7 +183,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for what, places in expensive.items():
         for place in places:
             monkeypatch.setattr(f"collapsekit.{place}", instead(what))
-    monkeypatch.setattr("collapsekit.repairing.asked.summary_writer", lambda: None)  # TensorBoard may not be there
+    monkeypatch.setattr("collapsekit.repairs.request.summary_writer", lambda: None)  # TensorBoard may not be there
     return seen
 
 
@@ -218,8 +218,8 @@ def test_a_wrong_value_is_one_sentence_and_nothing_is_begun(
 ) -> None:
     if (command, option) in BUILT:
         monkeypatch.undo()
-        monkeypatch.setattr("collapsekit.run.extract", None)
-        monkeypatch.setattr("collapsekit.repairing.asked.extract", None)
+        monkeypatch.setattr("collapsekit.diagnosis.extract", None)
+        monkeypatch.setattr("collapsekit.repairs.request.extract", None)
     if (value, True) in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
         pytest.skip(f"{value} is there")
     before = sorted(folder.rglob("*"))

@@ -7,12 +7,12 @@ import random
 from pathlib import Path
 
 from collapsekit.errors import CollapsekitError, ConfigError
-from collapsekit.gate.baseline import Baseline, make_baseline, make_run
-from collapsekit.gate.rules import decide_rule
-from collapsekit.records import Records
+from collapsekit.gating.rules.evaluate import decide_rule
+from collapsekit.report.baseline import Baseline, make_baseline, make_run
+from collapsekit.report.per_example import Records
 from tests.fuzz import mutate
 from tests.fuzz.invariant import check_sentence
-from tests.gate.making import make_records, make_report
+from tests.gating.making import make_records, make_report
 from tests.resealing import resealed
 
 _RULE, _BASELINE, _RECORDS = 0, 1, 2  # an input's first byte, modulo 3

@@ -7,12 +7,12 @@ import math
 import unicodedata
 from pathlib import Path
 
-from collapsekit.checkpoint.mapping import mapped
+from collapsekit.checkpoint.formats.detect import Found, UnreadableError, locate
+from collapsekit.checkpoint.formats.layout import ITEM_BYTES, DamagedError, Extent, Located
+from collapsekit.checkpoint.formats.worker import as_data
+from collapsekit.checkpoint.formats.zip_archive import open_archive
+from collapsekit.checkpoint.mmap import mapped
 from collapsekit.errors import ConfigError, RefusedError
-from collapsekit.locate.archive import open_archive
-from collapsekit.locate.child import as_data
-from collapsekit.locate.layout import ITEM_BYTES, DamagedError, Extent, Located
-from collapsekit.locate.read import Found, UnreadableError, locate
 
 LONGEST_SENTENCE = 2000  # characters, paths aside
 

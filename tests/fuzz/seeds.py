@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from collapsekit.report import Report
+from collapsekit.report.diagnosis import Report
 from tests.hostile.assemble import (
     FLOATS,
     MAGIC,

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from collapsekit.config import load_config
-from collapsekit.contract import Contract
+from collapsekit.config.schema import load_config
 from collapsekit.errors import ConfigError, RefusedError
-from collapsekit.report import Report
+from collapsekit.report.base import Contract
+from collapsekit.report.diagnosis import Report
 from tests.fuzz import gate, mutate, seeds
 from tests.fuzz.invariant import check_archive, check_locate, check_sentence
 from tests.hostile.assemble import FLOATS, MAGIC, SYSTEM, VERSION, good_members

@@ -94,7 +94,7 @@ def assert_quiet(watch: Watch) -> None:
     assert len(watch.started) <= 1
     for command in watch.started:
         assert command[:2] == [sys.executable, "-I"]
-        assert "collapsekit.locate.child" in command[3]
+        assert "collapsekit.checkpoint.formats.worker" in command[3]
 
 
 def assert_agrees(got: Checkpoint) -> None:

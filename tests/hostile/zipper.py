@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from collapsekit.locate.holes import crc32_of_zeros
+from collapsekit.checkpoint.formats.holes import crc32_of_zeros
 
 _IN_ZIP64 = 0xFFFFFFFF
 

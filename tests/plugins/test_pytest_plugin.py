@@ -14,7 +14,7 @@ import pytest
 from collapsekit_pytest.message import failure
 
 from collapsekit.errors import ConfigError
-from collapsekit.report import ModalityVerdict, Report, Subject
+from collapsekit.report.diagnosis import ModalityVerdict, Report, Subject
 from tests.plugins.conftest import Once
 
 pytestmark = pytest.mark.slow  # installs the plugin, and runs pytest in processes of their own
@@ -32,11 +32,11 @@ def test_nothing_heavy_is_imported_by_the_plugin():
 
 CONFTEST = """
 import pytest, torch
-import collapsekit.joint
+import collapsekit.readouts.synergy
 from tests.problems import make_problem, Late
 
 torch.set_num_threads(1)
-collapsekit.joint.EPOCHS, collapsekit.joint.STEPS = 10, 1  # as brief_joint
+collapsekit.readouts.synergy.EPOCHS, collapsekit.readouts.synergy.STEPS = 10, 1  # as brief_joint
 
 def splits(arrays):
     out = {}

@@ -21,12 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit import joint, registry
-from collapsekit.config import Config, load_config
+from collapsekit import registry
+from collapsekit.config.schema import Config, load_config
+from collapsekit.diagnosis import build_adapter, diagnose
 from collapsekit.errors import ConfigError
-from collapsekit.features import extract
-from collapsekit.replay import predict
-from collapsekit.run import build_adapter, diagnose
+from collapsekit.features.extraction import extract
+from collapsekit.interventions.replay import predict
+from collapsekit.readouts import synergy as joint
 
 SPLITS = {"train": 192, "val": 96, "test": 128}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.config import check_config
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
+from collapsekit.context import Settings
+from collapsekit.data.base import ArraySource
+from collapsekit.diagnosis import check_options
 from collapsekit.errors import NumericsError
-from collapsekit.features import Features, extract
-from collapsekit.report import Result
-from collapsekit.run import check_options
-from collapsekit.settings import Settings
-from collapsekit.sources import ArraySource
+from collapsekit.features.extraction import extract
+from collapsekit.features.features import Features
+from collapsekit.report.diagnosis import Result
 
 torch.set_num_threads(1)
 registry.load_builtins()

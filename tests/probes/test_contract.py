@@ -14,16 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.adapter.build import random_state_kept, seed_everything
-from collapsekit.config import check_config
-from collapsekit.features import Features, extract
-from collapsekit.probing import run_probe
-from collapsekit.report import Report, Result
-from collapsekit.run import check_options
-from collapsekit.settings import Settings
-from collapsekit.sources import ArraySource
-from collapsekit.verdict import judge
+from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
+from collapsekit.context import Settings
+from collapsekit.data.base import ArraySource
+from collapsekit.diagnosis import check_options
+from collapsekit.features.extraction import extract
+from collapsekit.features.features import Features
+from collapsekit.probes.runner import run_probe
+from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.verdicts import judge
 from tests.problems import Late, Problem, make_problem, train
 
 registry.load_builtins()

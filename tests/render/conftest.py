@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sample_reports import HOSTILE, LONG, MakeReport, make_report, nothing_measured
 
-from collapsekit.report import Report
+from collapsekit.report.diagnosis import Report
 
 
 @pytest.fixture(name="make_report")

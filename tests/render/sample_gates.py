@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from collapsekit.gate_report import Against, GateCheck, GateReport, outcome_of
-from collapsekit.report import Subject
+from collapsekit.report.diagnosis import Subject
+from collapsekit.report.gate import Against, GateCheck, GateReport, outcome_of
 
 HOSTILE = [
     "\x1b[31mred",

@@ -6,10 +6,10 @@ from typing import Any
 
 from sample_reports import make_report, verdicts_of
 
-from collapsekit.repair_report import BasisInsert, Check, ExchangeInsert, LossCurve, RepairReport
-from collapsekit.report import Curve, Report, Result
+from collapsekit.report.diagnosis import Curve, Report, Result
+from collapsekit.report.repair import BasisInsert, Check, ExchangeInsert, LossCurve, RepairReport
+from collapsekit.report.verdicts import overall_of
 from collapsekit.stats.use import use
-from collapsekit.verdict import overall_of
 
 LOSSES = {"reliance.shapley", "reliance.leave_one_out", "reliance.subsets"}  # which move as the losses do
 USES = {"utilisation.credit", "utilisation.ratio", "utilisation.score"}

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from collapsekit.report import Curve, ModalityVerdict, Report, Result, Subject
+from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result, Subject
+from collapsekit.report.verdicts import judge
 from collapsekit.stats.use import use
-from collapsekit.verdict import judge
 
 MakeReport = Callable[..., Report]
 

@@ -18,17 +18,17 @@ from rich.cells import cell_len
 from sample_reports import HOSTILE, LONG, make_report, nothing_measured
 from test_render_html import ACTIVE, Reader
 
-from collapsekit.compare import compare
-from collapsekit.compare.comparison import Cell, Column, Comparison, Row, RunOf, Test, Testing
-from collapsekit.compare.directions import DIRECTIONS
-from collapsekit.compare.testing import ALPHA
+from collapsekit.comparison.compare import compare
+from collapsekit.comparison.directions import DIRECTIONS
+from collapsekit.comparison.significance import ALPHA
 from collapsekit.errors import CollapsekitError
 from collapsekit.render import COMPARE_FORMATS
 from collapsekit.render.compare_tables import BEST, DIFFERS, blocks, cleaned_comparison, p_blocks
 from collapsekit.render.numbers import fmt
 from collapsekit.render.sanitize import clean
-from collapsekit.report import Curve, ModalityVerdict, Report, Result
-from collapsekit.stats.wilcoxon import FEWEST, MOST_EXACT
+from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, Testing
+from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
+from collapsekit.stats.inference.wilcoxon import FEWEST, MOST_EXACT
 
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 

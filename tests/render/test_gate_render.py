@@ -19,11 +19,11 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from sample_gates import HOSTILE, NAMES, REPORTS, check, report_of
 
-from collapsekit.gate_report import GateReport
 from collapsekit.render import GATE_FORMATS
 from collapsekit.render.gate_github import MOST, step_summary
 from collapsekit.render.markdown import code, escape
 from collapsekit.render.sanitize import NAME_LIMIT, TEXT_LIMIT, clean, cleaned_gate
+from collapsekit.report.gate import GateReport
 
 LEVELS = {"failed": "error", "inconclusive": "warning"}
 # What GitHub shows of Markdown's HTML here: only what escaping itself puts there.

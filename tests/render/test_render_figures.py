@@ -15,7 +15,7 @@ from sample_reports import HOSTILE, MakeReport
 from collapsekit.errors import ConfigError
 from collapsekit.render.canvas import VARIABLES, short_labels
 from collapsekit.render.figures import CAPTIONS, FIGURES, inline_svg, save
-from collapsekit.report import Report
+from collapsekit.report.diagnosis import Report
 
 
 def test_each_figure_is_drawn_or_is_none(report: Report, bare: Report) -> None:

@@ -17,7 +17,7 @@ from collapsekit.render import html
 from collapsekit.render.numbers import fmt
 from collapsekit.render.sanitize import cleaned
 from collapsekit.render.tables import short_name
-from collapsekit.report import Report
+from collapsekit.report.diagnosis import Report
 
 Page = tuple[Report, str]
 

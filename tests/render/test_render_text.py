@@ -13,7 +13,7 @@ from sample_reports import HOSTILE, MakeReport
 
 from collapsekit.render import FORMATS, markdown, terminal
 from collapsekit.render.sanitize import clean, cleaned
-from collapsekit.report import Report, Result
+from collapsekit.report.diagnosis import Report, Result
 
 
 def test_formats_by_name(make_report: MakeReport) -> None:

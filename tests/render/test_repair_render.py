@@ -25,8 +25,8 @@ from collapsekit.render.repair_findings import finding_definitions, finding_grid
 from collapsekit.render.repair_tables import checks_grid, key_rows, section_grids, standing, verdict_grid
 from collapsekit.render.sanitize import cleaned_repair, modality_names, renamed_repair, repair_names
 from collapsekit.render.tables import MARKS, short_name
-from collapsekit.repair_report import BasisInsert, ExchangeInsert, RepairReport
-from collapsekit.report import Report, Result
+from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.repair import BasisInsert, ExchangeInsert, RepairReport
 
 PLAIN = ("image", "audio")
 NAMES = {"two": PLAIN, "four": ("image", "audio", "text", "depth"), "long": LONG, "hostile": HOSTILE}

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import registry
-from collapsekit.features import extract
-from collapsekit.readout import Fold
-from collapsekit.registry import Options
-from collapsekit.repair_report import LossCurve
-from collapsekit.repairs import loop
-from collapsekit.repairs.snapshots import Snapshots
-from collapsekit.repairs.stage import Job, Stage, Step, Training
-from collapsekit.settings import Progress
+from collapsekit.context import Options, Progress
+from collapsekit.features.extraction import extract
+from collapsekit.readouts.linear import Fold
+from collapsekit.repairs.training import loop
+from collapsekit.repairs.training.job import Job, Stage, Step, Training
+from collapsekit.repairs.training.snapshots import Snapshots
+from collapsekit.report.repair import LossCurve
 from tests.problems import Late, adapt, make_arrays
 
 registry.load_builtins()

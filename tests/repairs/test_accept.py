@@ -10,10 +10,10 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from collapsekit.repairing.recommend import kept_by, recommend
-from collapsekit.repairs.accept import beats, metric_check, score_check, still_used_check
-from collapsekit.repairs.stage import Job, held_expectations
-from collapsekit.report import ModalityVerdict, Report, Result, Subject
+from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
+from collapsekit.repairs.recommend import kept_by, recommend
+from collapsekit.repairs.training.job import Job, held_expectations
+from collapsekit.report.diagnosis import ModalityVerdict, Report, Result, Subject
 from tests.repairs.making import make_job, make_model
 
 SIZES = {"train": 8, "val": 400}

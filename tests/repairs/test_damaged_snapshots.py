@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from collapsekit.context import Progress
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
-from collapsekit.repairs import loop
-from collapsekit.repairs.behaviour import Behaviour, behaviour_of
-from collapsekit.repairs.snapshots import Snapshots
-from collapsekit.settings import Progress
+from collapsekit.repairs.training import loop
+from collapsekit.repairs.training.behaviour import Behaviour, behaviour_of
+from collapsekit.repairs.training.snapshots import Snapshots
 from tests.repairs.making import chain, differing, make_job, make_model, plain_loss, plain_stage
 
 NAMES = ("stage0.safetensors", "stage0b.safetensors")
@@ -201,7 +201,7 @@ def test_one_that_may_not_be_read_is_gone_back_from(
     left, whole = stopped
     shutil.copytree(left, tmp_path / "left")
     newest = max((tmp_path / "left" / "finetune" / name for name in NAMES), key=numbered)
-    from collapsekit.repairs import snapshots
+    from collapsekit.repairs.training import snapshots
 
     real = snapshots.safe_open
 

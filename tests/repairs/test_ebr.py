@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import registry
-from collapsekit.adapter.hearing import hearing
+from collapsekit.adapters.capture import hearing
+from collapsekit.adapters.inserts import absent, posts_of
 from collapsekit.errors import ConfigError
-from collapsekit.inserts import absent, posts_of
-from collapsekit.repairs import ebr, loop
-from collapsekit.repairs.ebr import Discriminator, EbrOptions
-from collapsekit.repairs.reckon import reckon
-from collapsekit.repairs.snapshots import Snapshots
-from collapsekit.repairs.stage import Job, Stage, Step
-from collapsekit.repairs.substitution import latent_vectors, note_substitutes, order_of, similarities
+from collapsekit.repairs.methods import ebr
+from collapsekit.repairs.methods._substitution import latent_vectors, note_substitutes, order_of, similarities
+from collapsekit.repairs.methods.ebr import Discriminator, EbrOptions
+from collapsekit.repairs.training import loop
+from collapsekit.repairs.training.estimate import reckon
+from collapsekit.repairs.training.job import Job, Stage, Step
+from collapsekit.repairs.training.snapshots import Snapshots
 from tests.problems import make_arrays
 from tests.repairs.making import differing, kept_in, make_job, make_model, options_of, run, state
 
@@ -474,7 +475,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, job: Job, cosines: dict[str, float]
         x[:, 1 + k % 4] = base[:, 0] * math.sqrt(1 - cosine**2)
         found[m] = x
     assert cosines[reference] == 1
-    monkeypatch.setattr("collapsekit.repairs.substitution.latent_vectors", lambda _: found)
+    monkeypatch.setattr("collapsekit.repairs.methods._substitution.latent_vectors", lambda _: found)
 
 
 def told(job: Job) -> dict[str, list[str]]:

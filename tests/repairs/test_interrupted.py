@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from collapsekit.repairs import loop
+from collapsekit.repairs.training import loop
 from tests.repairs.making import chain, differing
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ import torch
 torch.set_num_threads(1)
 from safetensors.torch import save_file
 from collapsekit.repairs import loop
-from collapsekit.repairs.snapshots import Snapshots
+from collapsekit.repairs.training.snapshots import Snapshots
 from tests.repairs.making import chain
 
 asked = json.loads(sys.argv[1])

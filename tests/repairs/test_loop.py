@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from collapsekit.adapter.build import random_states
+from collapsekit.adapters.build import random_states
 from collapsekit.errors import ConfigError, NumericsError
-from collapsekit.repairs import loop
-from collapsekit.repairs.stage import Job, Step, Training
+from collapsekit.repairs.training import loop
+from collapsekit.repairs.training.job import Job, Step, Training
 from tests.repairs.making import by_hand, differing, make_job, make_model, plain_loss, plain_stage, run, state
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from collapsekit import registry
 from collapsekit.errors import ConfigError
-from collapsekit.repairs import kd, missing
-from collapsekit.repairs.dropout import DropoutOptions, drop_rates
-from collapsekit.repairs.kd import Contrast, KdOptions
-from collapsekit.repairs.missing import drawn
-from collapsekit.repairs.stage import Job, Step
+from collapsekit.repairs.methods import _masking as missing
+from collapsekit.repairs.methods import kd
+from collapsekit.repairs.methods._masking import drawn
+from collapsekit.repairs.methods.dropout import DropoutOptions, drop_rates
+from collapsekit.repairs.methods.kd import Contrast, KdOptions
+from collapsekit.repairs.training.job import Job, Step
 from tests.problems import Late, make_arrays
 from tests.repairs.making import WIDTHS, build, differing, make_job, make_model, run, state
 

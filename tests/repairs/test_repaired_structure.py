@@ -16,13 +16,14 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import collapsekit
-from collapsekit import RepairReport, inserts, load_repaired, repair
-from collapsekit.adapter.build import insert_into
+from collapsekit import RepairReport, load_repaired, repair
+from collapsekit.adapters import inserts
+from collapsekit.adapters.build import insert_into
+from collapsekit.adapters.inserts import Basis, absent, posts_of
 from collapsekit.cli import app
+from collapsekit.diagnosis import build_adapter, settle_config
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
-from collapsekit.inserts import Basis, absent, posts_of
-from collapsekit.repair_report import structure_of
-from collapsekit.run import build_adapter, settle_config
+from collapsekit.report.repair import structure_of
 from tests.conftest import joint_trained_briefly
 from tests.problems import Late
 from tests.repairs.making import differing

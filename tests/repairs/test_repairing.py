@@ -25,18 +25,18 @@ import collapsekit
 from benchmarks.repair.planted import only_deciding
 from collapsekit import RepairReport, load_repaired, registry, repair
 from collapsekit.cli import app
-from collapsekit.cli.repair import repair_names
+from collapsekit.cli.commands.repair import repair_names
+from collapsekit.context import Progress
+from collapsekit.data.base import by_split
 from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
-from collapsekit.features import extract
-from collapsekit.locks import locked
-from collapsekit.readout import Fold
-from collapsekit.repairing import order
+from collapsekit.features.extraction import extract
+from collapsekit.io.locks import locked
+from collapsekit.readouts.linear import Fold
+from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
-from collapsekit.repairs.loop import train as run_stages
-from collapsekit.repairs.snapshots import Snapshots
-from collapsekit.repairs.stage import Job, Training
-from collapsekit.settings import Progress
-from collapsekit.sources import by_split
+from collapsekit.repairs.training.job import Job, Training
+from collapsekit.repairs.training.loop import train as run_stages
+from collapsekit.repairs.training.snapshots import Snapshots
 from tests.conftest import joint_trained_briefly
 from tests.problems import Late, adapt, make_arrays, make_problem, train
 from tests.resealing import resealed
@@ -351,7 +351,7 @@ def test_without_a_test_split_the_report_is_on_val(tmp_path: Path) -> None:
 def test_an_interrupted_repair_goes_on_to_the_same_weights(
     made: Path, mended: tuple[RepairReport, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from collapsekit.repairs.snapshots import Snapshots
+    from collapsekit.repairs.training.snapshots import Snapshots
 
     real, calls = Snapshots.save, []
 

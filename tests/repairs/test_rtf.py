@@ -18,20 +18,23 @@ from scipy.stats import entropy, hmean
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit import diagnose, inserts, registry
-from collapsekit.adapter import Adapter, ModuleAdapter
-from collapsekit.config import check_config
+from collapsekit import diagnose, registry
+from collapsekit.adapters import inserts
+from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.inserts import Exchange, posts_of
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.schema import check_config
 from collapsekit.errors import ConfigError
-from collapsekit.features import extract
-from collapsekit.inserts import Exchange, posts_of
-from collapsekit.repair_report import Insert
-from collapsekit.repairs import loop, rtf
-from collapsekit.repairs.channels import features_of, pooled, scores_of
+from collapsekit.features.extraction import extract
+from collapsekit.interventions.replay import predict
 from collapsekit.repairs.export import export_weights
-from collapsekit.repairs.rtf import RtfOptions, givers_of
-from collapsekit.repairs.stage import Job, Step
-from collapsekit.replay import predict
-from collapsekit.stats.exchange import channel_scores
+from collapsekit.repairs.methods import rtf
+from collapsekit.repairs.methods._channels import features_of, pooled, scores_of
+from collapsekit.repairs.methods.rtf import RtfOptions, givers_of
+from collapsekit.repairs.training import loop
+from collapsekit.repairs.training.job import Job, Step
+from collapsekit.report.repair import Insert
+from collapsekit.stats.linalg.exchange import channel_scores
 from tests.problems import adapt, make_arrays, make_problem
 from tests.repairs.making import SIZES, differing, make_job, options_of, run, state
 

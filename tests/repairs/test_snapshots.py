@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.errors import CollapsekitError, ConfigError, NumericsError, RefusedError
-from collapsekit.repairs import loop
-from collapsekit.repairs.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
-from collapsekit.repairs.stage import Step
+from collapsekit.repairs.training import loop
+from collapsekit.repairs.training.job import Step
+from collapsekit.repairs.training.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
 from tests.repairs.making import differing, kept_in, make_job, make_model, plain_loss, plain_stage, run, state
 
 

@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from collapsekit import registry
+from collapsekit.context import Progress
+from collapsekit.distributed.process_group import World
 from collapsekit.errors import ConfigError
-from collapsekit.repairing import order
-from collapsekit.repairing.asked import check_method_options, make_asked
-from collapsekit.repairs import reckon
-from collapsekit.repairs.sharded import need_shardable
-from collapsekit.repairs.sharing import share, summed
-from collapsekit.repairs.stage import Training
-from collapsekit.settings import Progress
-from collapsekit.world import World
+from collapsekit.repairs import run as order
+from collapsekit.repairs.request import check_method_options, make_asked
+from collapsekit.repairs.training import estimate as reckon
+from collapsekit.repairs.training.data_parallel import share, summed
+from collapsekit.repairs.training.fsdp import need_shardable
+from collapsekit.repairs.training.job import Training
 from tests.repairs.making import differing, make_job
 from tests.repairs.test_training_options import CONFIG, one_sentence
 from tests.several import ROOT

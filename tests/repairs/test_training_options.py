@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from collapsekit.cli import app
+from collapsekit.context import Progress
 from collapsekit.errors import CollapsekitError, ConfigError
-from collapsekit.repair_report import LossCurve
-from collapsekit.repairing import order
-from collapsekit.repairing.asked import check_method_options, make_asked
-from collapsekit.repairs import compiling, loop
-from collapsekit.repairs.curves import Curves
+from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
-from collapsekit.repairs.snapshots import optimizer_state, restore_optimizer
-from collapsekit.repairs.stage import Job, Step
-from collapsekit.settings import Progress
+from collapsekit.repairs.request import check_method_options, make_asked
+from collapsekit.repairs.training import compile as compiling
+from collapsekit.repairs.training import loop
+from collapsekit.repairs.training.job import Job, Step
+from collapsekit.repairs.training.snapshots import optimizer_state, restore_optimizer
+from collapsekit.repairs.training.tensorboard import Curves
+from collapsekit.report.repair import LossCurve
 from tests.repairs.making import by_hand, differing, kept_in, make_job, make_model, plain_loss, plain_stage, run, state
 
 ROOT = Path(__file__).parents[2]
@@ -527,7 +528,7 @@ def test_options_reach_the_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         given.append(how)
         raise ConfigError("stop.")
 
-    monkeypatch.setattr("collapsekit.repairing.repair", repair)
+    monkeypatch.setattr("collapsekit.repairs.run.repair", repair)
     for options in ([], ["--optimizer", "sgd", "--compile", "--fsdp", "--tensorboard", str(tmp_path)]):
         assert CliRunner().invoke(app, ["repair", *options]).exit_code == 2
     assert (given[0]["training"], given[0]["tensorboard"]) == ({}, None)

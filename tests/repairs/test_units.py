@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import registry
-from collapsekit.inserts import Post
-from collapsekit.repairs import units
-from collapsekit.repairs.stage import Stage, Step
-from collapsekit.repairs.units import units_of
+from collapsekit.adapters.inserts import Post
+from collapsekit.repairs.training import fsdp_units as units
+from collapsekit.repairs.training.fsdp_units import units_of
+from collapsekit.repairs.training.job import Stage, Step
 from tests.repairs.making import differing, make_job, make_model
 
 

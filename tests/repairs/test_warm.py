@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
+from collapsekit.context import Progress
 from collapsekit.errors import ConfigError
-from collapsekit.repairing import asked as asking
-from collapsekit.repairs import loop, rtf
-from collapsekit.repairs.channels import features_of
-from collapsekit.repairs.fresh import renew_encoder
-from collapsekit.repairs.reckon import reckon
-from collapsekit.repairs.stage import Job, Stage, Step
-from collapsekit.settings import Progress
+from collapsekit.repairs import request as asking
+from collapsekit.repairs.methods import rtf
+from collapsekit.repairs.methods._channels import features_of
+from collapsekit.repairs.methods._reinit import renew_encoder
+from collapsekit.repairs.training import loop
+from collapsekit.repairs.training.estimate import reckon
+from collapsekit.repairs.training.job import Job, Stage, Step
 from tests.repairs.making import differing, kept_in, make_job, make_model, options_of, run, state
 
 METHODS = ("dropout", "ebr", "rtf", "kd")

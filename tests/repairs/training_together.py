@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from collapsekit import registry
+from collapsekit.context import Progress
+from collapsekit.distributed.process_group import World, together
 from collapsekit.errors import CollapsekitError
-from collapsekit.repairs import loop, units
-from collapsekit.repairs.snapshots import Snapshots
-from collapsekit.repairs.stage import Stage, Step
-from collapsekit.settings import Progress
-from collapsekit.world import World, together
+from collapsekit.repairs.training import fsdp_units as units
+from collapsekit.repairs.training import loop
+from collapsekit.repairs.training.job import Stage, Step
+from collapsekit.repairs.training.snapshots import Snapshots
 from tests.problems import Late
 from tests.repairs.making import WIDTHS, make_job, make_model, options_of, state
 from tests.several import free_port

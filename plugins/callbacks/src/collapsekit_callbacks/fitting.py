@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from collapsekit.adapter.build import find_submodule
-from collapsekit.config import Config
+from collapsekit.adapters.build import find_submodule
+from collapsekit.config.schema import Config
 from collapsekit_callbacks.monitor import Log, Monitor
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from collapsekit.config import Config
+from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError
 from collapsekit_callbacks.monitor import Log, Monitor
 

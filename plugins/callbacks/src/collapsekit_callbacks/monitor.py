@@ -10,17 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from collapsekit.adapter.base import Recorded
-from collapsekit.adapter.build import seed_everything
-from collapsekit.config import Config
+from collapsekit.adapters.base import Recorded
+from collapsekit.adapters.build import seed_everything
+from collapsekit.config.schema import Config
+from collapsekit.data.base import ArraySource
+from collapsekit.diagnosis import build_adapter, settle_config
 from collapsekit.errors import ConfigError, NumericsError
-from collapsekit.features import extract
-from collapsekit.probes.spectrum import CONCATENATED
-from collapsekit.replay import donors
-from collapsekit.run import build_adapter, settle_config
-from collapsekit.sources import ArraySource
-from collapsekit.stats.moments import Moments
-from collapsekit.stats.spectrum import effective_rank, singular_values, singular_values_svd
+from collapsekit.features.extraction import extract
+from collapsekit.interventions.marginal import donors
+from collapsekit.probes.geometry.spectrum import CONCATENATED
+from collapsekit.stats.linalg.moments import Moments
+from collapsekit.stats.linalg.spectrum import effective_rank, singular_values, singular_values_svd
 from collapsekit_callbacks.undisturbed import device_of, undisturbed, unwrapped
 
 Log = Callable[[Mapping[str, float], int], object]  # where numbers go: values by name, and the step

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from collapsekit.adapter.build import random_state_kept
-from collapsekit.adapter.preserve import model_kept
+from collapsekit.adapters.build import random_state_kept
+from collapsekit.adapters.live.preserve import model_kept
 from collapsekit.errors import ConfigError
 
 

@@ -11,9 +11,9 @@ from collapsekit_pytest.message import failure
 if TYPE_CHECKING:  # torch takes seconds to import, and pytest imports this at its start
     from torch import nn
 
-    from collapsekit.config import Config
-    from collapsekit.report import Report
-    from collapsekit.settings import Profile
+    from collapsekit.config.schema import Config
+    from collapsekit.context import Profile
+    from collapsekit.report.diagnosis import Report
 
 
 def assert_not_collapsed(
@@ -58,7 +58,7 @@ def _need_whole(report: Report) -> None:
     """Raises FaultError where an error ended a probe that verdicts rest on: ``allow_inconclusive`` is not for that."""
     __tracebackhide__ = True
     from collapsekit.errors import FaultError
-    from collapsekit.verdict import DECIDING
+    from collapsekit.report.verdicts import DECIDING
 
     for result in report.results:
         if result.error is not None and result.probe in DECIDING:
@@ -96,8 +96,8 @@ def config_of(
     sections: Mapping[str, Any],
 ) -> Config:
     """The config, its ``sections`` replaced by those given that are not None. Raises ConfigError."""
-    from collapsekit.config import check_config
-    from collapsekit.run import settle_config
+    from collapsekit.config.schema import check_config
+    from collapsekit.diagnosis import settle_config
 
     given = {k: v for k, v in sections.items() if v is not None}
     if config is None and "modalities" in given:

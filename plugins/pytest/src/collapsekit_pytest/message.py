@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collapsekit.report import ModalityVerdict, Report
+    from collapsekit.report.diagnosis import ModalityVerdict, Report
 
 WIDTH = 72  # pytest puts 8 characters before each line
 FIRST = " " * len("AssertionError: ")

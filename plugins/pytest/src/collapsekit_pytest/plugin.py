@@ -11,7 +11,7 @@ import pytest
 from collapsekit_pytest import check
 
 if TYPE_CHECKING:
-    from collapsekit.report import Report
+    from collapsekit.report.diagnosis import Report
 
 
 @pytest.fixture(scope="session")

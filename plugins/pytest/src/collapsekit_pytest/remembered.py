@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collapsekit.config import Config
-from collapsekit.report import Report
+from collapsekit.config.schema import Config
+from collapsekit.report.diagnosis import Report
 from collapsekit_pytest.check import config_of, diagnosed
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.adapter.base import Pass, Prediction, Recorded
-from collapsekit.adapter.build import random_state_kept, seed_everything
+from collapsekit.adapters.base import Pass, Prediction, Recorded
+from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.checkpoint.read import Checkpoint
-from collapsekit.config import Config
-from collapsekit.sources import Batch
+from collapsekit.config.schema import Config
+from collapsekit.data.base import Batch
 from collapsekit_transformers.hub_config import make_model
 
 # Constants that transformers stored as weights before 4.31 and no longer knows.

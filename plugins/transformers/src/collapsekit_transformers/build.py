@@ -10,13 +10,14 @@ from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import Dataset
 
-from collapsekit.adapter import ModuleAdapter
-from collapsekit.adapter.build import random_state_kept
+from collapsekit.adapters.build import random_state_kept
+from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.checkpoint.read import Checkpoint
-from collapsekit.config import Config, ModalityConfig, ModelConfig
+from collapsekit.config.schema import Config, ModalityConfig, ModelConfig
+from collapsekit.context import Options
+from collapsekit.data.base import ArraySource, LoaderSource, Source, make_source
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.registry import Options, adapter
-from collapsekit.sources import ArraySource, LoaderSource, Source, make_source
+from collapsekit.registry import adapter
 from collapsekit_transformers.adapters import DualEncoder, SingleStream
 from collapsekit_transformers.architectures import Architecture, Stream
 from collapsekit_transformers.hub_config import choose_architecture, model_settings, read_hub_config

@@ -1,0 +1,219 @@
+"""The user's factory called, the checkpoint's weights put in, and what neither of them holds found out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapters.inserts import Post, insert
+from collapsekit.adapters.live.unwrap import check_live
+from collapsekit.checkpoint.match import match_state_dict
+from collapsekit.checkpoint.mmap import forget
+from collapsekit.checkpoint.read import Checkpoint
+from collapsekit.config.imports import import_callable, importable_from, one_line
+from collapsekit.config.schema import Config
+from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.io.safe_text import quoted
+from collapsekit.user_code.process_state import user_code
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (every device that is in use)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # torch.manual_seed formats a stack trace per call for devices that are not there yet; this runs often.
+    torch.default_generator.manual_seed(seed)
+    module = _accelerator()
+    if module is not None:
+        (module.manual_seed_all if hasattr(module, "manual_seed_all") else module.manual_seed)(seed)
+
+
+def _accelerator() -> Any | None:
+    """torch's module for this machine's accelerator (cuda, mps, xpu, ...) where it is in use: it has its own generators."""
+    device = torch.accelerator.current_accelerator()
+    if device is None:
+        return None
+    module = torch.get_device_module(device)
+    return module if getattr(module, "is_initialized", module.is_available)() else None
+
+
+def _device_states() -> list[Tensor]:
+    """The states of the accelerator's generators, one a device."""
+    module = _accelerator()
+    if module is None:
+        return []
+    return list(module.get_rng_state_all()) if hasattr(module, "get_rng_state_all") else [module.get_rng_state()]
+
+
+def random_states() -> list[bytes]:
+    """The generators' states, to tell whether something drew from them."""
+    states = [repr(random.getstate()).encode(), _told(np.random.get_state(legacy=False))]
+    tensors = [torch.get_rng_state(), *_device_states()]
+    return [*states, *(t.numpy().tobytes() for t in tensors)]
+
+
+def _told(state: object) -> bytes:
+    """A generator's state as NumPy tells it; numbers as they lie in memory, since to spell them out takes a millisecond."""
+    if isinstance(state, Mapping):
+        return b"".join(str(k).encode() + b":" + _told(v) + b";" for k, v in state.items())
+    return state.tobytes() if isinstance(state, np.ndarray) else repr(state).encode()
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Give Python's, NumPy's and torch's generators back as they were."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    there = _device_states()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        module = _accelerator()
+        if module is not None and there:  # one that is only now in use had no state that anybody has seen
+            module.set_rng_state_all(there) if hasattr(module, "set_rng_state_all") else module.set_rng_state(there[0])
+
+
+# torch's own registries on a module; whatever else stands there its author, or its forward, wrote.
+_REGISTRIES = frozenset(vars(nn.Module()))
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module holds as plain attributes, beside torch's registries."""
+    return {k: v for k, v in vars(module).items() if k not in _REGISTRIES}
+
+
+def need_factory(config: Config) -> str:
+    """``model.factory``. Raises ConfigError where there is none."""
+    if config.model.factory is None:
+        raise ConfigError(
+            f"{config.origin} has no model.factory: name the function that builds your model, "
+            "e.g. `model: {factory: my_models:build}`."
+        )
+    return config.model.factory
+
+
+def build_model(config: Config, seed: int) -> nn.Module:
+    """Call ``model.factory`` under ``seed``. Raises ConfigError where that does not give a module."""
+    spec = need_factory(config)
+    factory = import_callable(spec, config.base, "model.factory")
+    with random_state_kept():
+        seed_everything(seed)
+        try:
+            with user_code(f"model.factory {spec!r}", stays=True), importable_from(config.base):
+                model = factory(**config.model.kwargs)
+        except ConfigError:
+            raise
+        except Exception as e:
+            raise ConfigError(
+                f"model.factory {spec!r} failed with model.kwargs {config.model.kwargs}: {one_line(e)}."
+            ) from e
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model.factory {spec!r} returned {type(model).__name__}, expected a torch.nn.Module.")
+    check_live(model, f"what model.factory {spec!r} returned")
+    return model
+
+
+def to_eval(model: nn.Module, device: torch.device) -> None:
+    """Bring the model onto the device and into eval mode. Raises ConfigError where its own code does not let it."""
+    try:
+        with user_code("the model's eval"):
+            model.to(device).eval()
+    except ConfigError:
+        raise
+    except Exception as e:
+        raise ConfigError(f"the model cannot be brought to {device} and into eval mode: {one_line(e)}.") from e
+
+
+def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Put what a repair inserted (collapsekit.adapters.inserts) into ``model``, once.
+
+    Raises ConfigError where it does not fit.
+    """
+    for record in structure:
+        find_submodule(model, record["path"], "the repair's insert")
+    try:
+        with random_state_kept():
+            torch.default_generator.manual_seed(0)
+            return insert(model, structure)
+    except (ValueError, KeyError, TypeError) as e:
+        raise ConfigError(f"what the repair inserted does not fit the model: {one_line(e)}.") from None
+
+
+def features_path(model: nn.Module, path: str) -> str:
+    """Where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head."""
+    outer = dict(model.named_modules(remove_duplicate=False)).get(path)
+    return f"{path}.encoder" if isinstance(outer, Post) and outer.junction.kind == "exchange" else path
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the checkpoint's tensors into the model, of which there is one copy in memory: what was copied of a mapped file
+    is let go of. Raises ConfigError listing keys that do not fit, RefusedError where the file was written to meanwhile."""
+    own = model.state_dict()
+    shapes = {k: tuple(v.shape) for k, v in own.items() if isinstance(v, Tensor)}
+    matched = match_state_dict(shapes, checkpoint.tensors)
+    with torch.no_grad():
+        for key, value in matched.items():
+            own[key].copy_(value)
+            forget(value)
+    checkpoint.check_unchanged()
+
+
+def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
+    """The submodule at ``path``. Raises ConfigError with the nearest paths there are."""
+    known: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    if path in known and path:
+        return known[path]
+    names = [n for n in known if n]
+    tail = path.rsplit(".", 1)[-1]
+    loose = next((n for n in unregistered(model) if path == n or path.startswith(n + ".")), None)
+    if loose is not None:
+        raise ConfigError(
+            f"{what} {quoted(path)} is not a submodule of the model: {loose} is a plain Python container, which torch does "
+            "not see; make it an nn.ModuleList or nn.ModuleDict."
+        )
+    near = did_you_mean(path, names) or did_you_mean(tail, [n for n in names if n.count(".") <= 1])
+    shown = ", ".join(n for n in names if "." not in n)
+    raise ConfigError(
+        f"{what} {quoted(path)} is not a submodule of the model{near}: at the top it has {shown or 'none'}."
+    )
+
+
+def unregistered(model: nn.Module) -> dict[str, list[Tensor]]:
+    """Tensors by the path of the attribute that holds them where state_dict does not see it: plain tensors, what
+    sits in plain lists, tuples, dicts and sets, and buffers that are not persistent."""
+    found: dict[str, list[Tensor]] = {}
+    for path, module in model.named_modules():
+        hidden = {k: v for k, v in module._buffers.items() if k in module._non_persistent_buffers_set}
+        for name, value in (own_attributes(module) | hidden).items():
+            tensors = list(_tensors_in(value, 4))
+            if tensors:
+                found[f"{path}.{name}" if path else name] = tensors
+    return found
+
+
+def _tensors_in(value: Any, depth: int) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from (*value.parameters(), *value.buffers())
+    elif depth and isinstance(value, list | tuple | set | Mapping):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(part, depth - 1)
+
+
+def disagreeing(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tensor]]) -> list[str]:
+    """Attributes (of ``unregistered``) that hold other values in one build than in the other."""
+
+    def differ(a: list[Tensor], b: list[Tensor]) -> bool:
+        same_shapes = [x.shape for x in a] == [x.shape for x in b]
+        return same_shapes and any(not torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+    return [name for name, tensors in theirs.items() if name in ours and differ(ours[name], tensors)]

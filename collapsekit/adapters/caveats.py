@@ -1,0 +1,123 @@
+"""What a model does beside answering, and what its data repeat: each as a warning for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.build import unregistered
+from collapsekit.adapters.live.state import same_bits
+from collapsekit.io.safe_text import quoted
+from collapsekit.report.diagnosis import ReportWarning
+
+_MOST = 5  # names in a sentence
+_NORMALISES = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+def listed(names: Iterable[str]) -> str:
+    """A few names in quotes, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - _MOST} more" if len(every) > _MOST else ""
+    return ", ".join(map(quoted, every[:_MOST])) + more
+
+
+def inputs_changed(adapter: Adapter) -> ReportWarning | None:
+    """Whether the model writes into what it is given."""
+    keys = [k for k in adapter.batch_keys if k in (adapter.written or ())]
+    if not keys:
+        return None
+    owners = [m for m in adapter.modalities if set(adapter.input_keys(m)) & set(keys)]
+    of = f" (of {'modality' if len(owners) == 1 else 'modalities'} {listed(owners)})" if owners else ""
+    return ReportWarning(
+        name="inputs_changed_in_place",
+        sentence=f"The model's forward writes into its input {listed(keys)}{of}. It was given copies, so the numbers are "
+        "those of the data as they are; code that uses a batch again after the model sees altered data. "
+        "Write `x = x * 2` for `x *= 2` there.",
+    )
+
+
+def weights_changed(adapter: Adapter) -> ReportWarning | None:
+    """Whether a forward in eval mode changes floating weights or buffers; counts and flags are let be."""
+    names = adapter.unsteady.floating if adapter.unsteady is not None else []
+    if not names:
+        return None
+    return ReportWarning(
+        name="weights_changed_in_forward",
+        sentence=f"A forward in eval mode changes {listed(names)}. Each was put back before every forward, so the numbers "
+        "are those of the weights as loaded; in use they move with every call. Change them only where `self.training`.",
+    )
+
+
+def depends_on_batch(adapter: Adapter, apart: Sequence[str]) -> ReportWarning | None:
+    """``apart``: what comes out otherwise beside other examples: modalities, "fused", "outputs"."""
+    if not apart:
+        return None
+    encoders = [m for m in adapter.modalities if m in apart]
+    if encoders:
+        where = f"the features of {'modality' if len(encoders) == 1 else 'modalities'} {listed(encoders)} do"
+    else:
+        where = "the fused representation does" if "fused" in apart else "the outputs do"
+    norms = [n for n, m in adapter.model.named_modules() if isinstance(m, _NORMALISES) and _over_the_batch(m)]
+    cause = f"; {listed(norms)} {'takes' if len(norms) == 1 else 'take'} statistics from the batch" if norms else ""
+    return ReportWarning(
+        name="depends_on_batch",
+        sentence=f"What the model makes of an example depends on the other examples in its batch: {where}{cause}. The "
+        "numbers hold for this `data.batch_size` and this set of examples, and others give other numbers. Let the model "
+        "take such statistics only where `self.training`.",
+    )
+
+
+def _over_the_batch(module: nn.Module) -> bool:
+    batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return batch_norm and (module.training or getattr(module, "running_mean", None) is None)
+
+
+def floating_loose(model: nn.Module) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """Floating tensors outside of the state_dict by the attribute that holds them, each with a copy."""
+    loose = {k: [t for t in ts if t.is_floating_point()] for k, ts in unregistered(model).items()}
+    return {k: [(t, t.detach().clone()) for t in ts] for k, ts in loose.items() if ts}
+
+
+def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> ReportWarning | None:
+    """``before``: ``floating_loose`` before a forward. What a forward writes itself is no weight."""
+    now = unregistered(model)
+
+    def stayed(name: str) -> bool:
+        there = {id(t) for t in now.get(name, [])}
+        return all(id(t) in there and same_bits(t.detach(), copy) for t, copy in before[name])
+
+    names = [name for name in before if stayed(name)]
+    if not names:
+        return None
+    return ReportWarning(
+        name="unregistered_tensors",
+        sentence=f"The model holds floating tensors that its state_dict does not: {listed(names)}. They are part of what "
+        "was measured, and no saved checkpoint, export or weights digest has them. Constants that the constructor makes "
+        "again may stay; weights belong in nn.Parameter, nn.ModuleList or register_buffer.",
+    )
+
+
+def copied_rows(split: str, found: Mapping[str, tuple[int, int]], examples: int) -> ReportWarning | None:
+    """``found``: by other split, how many examples of ``split`` it also has: by inputs, and by inputs and target."""
+    told = [
+        f"{same} of the {examples} examples of {quoted(split)} {'is' if same == 1 else 'are'} also in {quoted(other)} "
+        f"({_alike(same, both)})"
+        for other, (same, both) in found.items()
+        if same
+    ]
+    if not told:
+        return None
+    return ReportWarning(
+        name="copied_rows",
+        sentence=f"{'; '.join(told)}. What is fitted there and scored here, readouts and baselines, and the model where it "
+        "was trained on them, looks better than it is on new examples. Take copies out of one of the splits.",
+    )
+
+
+def _alike(same: int, both: int) -> str:
+    """Of ``same`` copies, ``both`` have the target of what they copy."""
+    if both == same:
+        return "the same inputs and the same target"
+    return f"the same inputs; {both} of them with the same target" if both else "the same inputs, but another target"

@@ -1,0 +1,313 @@
+"""Listening to one submodule, and later answering in its place with what it said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapters.base import Given
+from collapsekit.adapters.pytree import Tree, flatten, rebuild
+from collapsekit.errors import ConfigError, did_you_mean
+
+Attribute = tuple[str, str]  # path below the tapped module, attribute name
+
+
+class Reached(BaseException):
+    """Raised by a tap to stop a forward pass at the tapped point; not an Exception, so models do not swallow it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What passed a tap in one forward over ``rows`` examples, and what its module cached on itself meanwhile."""
+
+    value: Any
+    rows: int
+    cached: dict[Attribute, Tensor]
+
+
+@dataclass
+class Shape:
+    """How to turn recorded tensors back into what the submodule returned (or was given)."""
+
+    tree: Tree
+    axes: list[int | None]  # the example axis of each leaf; None: a constant, kept in ``constants``
+    constants: list[Any]
+    feature: int  # which recorded tensor is the modality's features
+    floating: int  # how many recorded tensors are floating, attributes aside
+    attributes: list[Attribute] = field(default_factory=list)  # activations it cached on itself
+
+
+@dataclass
+class Tap:
+    """One point of the model: what a submodule returns, or (``entering``) what enters it."""
+
+    what: str  # "encoder 'encoders.audio' of modality 'audio'", for messages
+    module: nn.Module
+    entering: bool
+    select: str | int | None = None
+    shape: Shape | None = None
+
+    @contextmanager
+    def recording(self, seen: list[Any], *, stop: bool = False) -> Iterator[None]:
+        """Append what passes to ``seen`` (output, or ``(args, kwargs)``); ``stop`` ends the forward there."""
+
+        def note(value: Any) -> None:
+            if stop:
+                raise Reached(value)
+            # A copy: what follows may write into it (ReLU(inplace=True), +=).
+            leaves, tree = flatten(value)
+            seen.append(rebuild(tree, [t.clone() if isinstance(t, Tensor) else t for t in leaves]))
+
+        with self._hearing(note):
+            yield
+
+    @contextmanager
+    def changing(self, change: Callable[[Tensor], Tensor] | None, seen: list[Tensor]) -> Iterator[None]:
+        """Append the features that pass to ``seen``, gradient kept, and let ``change`` of every floating tensor that
+        passes (its first axis the example) pass in its stead: which of several the model reads is not known."""
+
+        def passed(value: Any) -> Any:
+            seen.append(self.live_feature(value).clone())  # what follows may write into it
+            if change is None:
+                return None  # to a hook: leave it as it is
+            return self._changed(value, change)
+
+        with self._hearing(passed):
+            yield
+
+    @contextmanager
+    def _hearing(self, passed: Callable[[Any], Any]) -> Iterator[None]:
+        """Call ``passed`` with what passes; what it returns, where that is not None, passes in its stead."""
+
+        def after(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+            return passed(output)
+
+        def before(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+            return passed((args, kwargs))
+
+        if self.entering:
+            handle = self.module.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = self.module.register_forward_hook(after, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def replaying(self, recorded: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+        """Answer with ``recorded`` in the submodule's place; its own forward does not run."""
+        shape = self._known_shape()
+        # Copies: the model may write into them, which a leaf with gradient and our records do not bear.
+        moving = iter([t.to(device) if isinstance(recorded, Given) else t.to(device).clone() for t in recorded])
+        value = rebuild(
+            shape.tree,
+            [
+                constant if axis is None else next(moving).movedim(0, axis)
+                for axis, constant in zip(shape.axes, shape.constants, strict=True)
+            ],
+        )
+        with ExitStack() as stack:
+            if self.entering:
+                stack.callback(self.module.register_forward_pre_hook(lambda *_: value, with_kwargs=True).remove)
+            else:
+                stack.enter_context(_attribute_set(self.module, "forward", lambda *_args, **_kwargs: value))
+                # The user's own hooks still fire, but what they would make of it is in the recording already.
+                stack.callback(self.module.register_forward_hook(lambda *_: value).remove)
+            for (path, name), tensor in zip(shape.attributes, moving, strict=True):
+                stack.enter_context(_attribute_set(self.module.get_submodule(path), name, tensor))
+            yield
+
+    def _known_shape(self) -> Shape:
+        if self.shape is None:
+            raise ConfigError(f"{self.what} was never run: run the model once before replaying it.")
+        return self.shape
+
+    def ambiguous(self, heard: Heard) -> bool:
+        """Whether one batch leaves open which axis counts examples."""
+        tensors = [t for t in flatten(heard.value)[0] if isinstance(t, Tensor)]
+        return heard.rows == 1 or any(list(t.shape).count(heard.rows) > 1 for t in tensors)
+
+    def learn(self, heard: Heard, other: Heard | None) -> None:
+        """Learn the shape of what passes from one batch, or from two of different sizes."""
+        leaves, tree = flatten(heard.value)
+        if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
+            raise ConfigError(
+                f"{self.what} is run under torch.vmap, where only one example can be seen: call it on the whole batch, or "
+                "name a submodule that is."
+            )
+        others = flatten(other.value)[0] if other is not None else [None] * len(leaves)
+        if len(leaves) != len(others):
+            raise ConfigError(f"{self.what} returns another structure from batch to batch: that can't be replayed.")
+        sizes = (heard.rows, other.rows if other is not None else 0)
+        axes = [_example_axis(a, b, sizes) for a, b in zip(leaves, others, strict=True)]
+        moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
+        constants = [leaf if axis is None else None for leaf, axis in zip(leaves, axes, strict=True)]
+        cached = heard.cached if not self.entering else {}
+        again = other.cached if other is not None else {}
+        attributes = sorted(a for a, t in cached.items() if _example_axis(t, again.get(a), sizes) == 0)
+        floating = sum(t.is_floating_point() for t in moving)
+        self.shape = Shape(tree, axes, constants, self._chosen(heard, leaves, axes), floating, attributes)
+
+    def _chosen(self, heard: Heard, leaves: list[Any], axes: list[int | None]) -> int:
+        """Which moving leaf is the features: ``select``, else the first floating tensor of the batch."""
+        moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
+        if self.select is not None:
+            part = (_entered if self.entering else select_part)(heard.value, self.select, self.what)
+            for i, leaf in enumerate(moving):
+                if leaf is part or (isinstance(part, tuple | list) and part and leaf is part[0]):
+                    return i
+        else:
+            for i, leaf in enumerate(moving):
+                if leaf.is_floating_point():
+                    return i
+        found = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
+        if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
+            raise ConfigError(
+                f"{self.what} runs under torch.vmap, which hides the batch from it: name a submodule that the model calls "
+                "outside of vmap, e.g. an nn.Identity behind it."
+            )
+        stacked = next((len(x) for x in leaves if isinstance(x, Tensor) and x.ndim and _several(x, heard.rows)), None)
+        if stacked is not None:
+            raise ConfigError(
+                f"{self.what} gives {stacked} rows for {heard.rows} examples: several modalities, or several parts of one, "
+                "pass it stacked along the batch; put an nn.Identity where each comes out of the stack, and name those."
+            )
+        raise ConfigError(
+            f"{self.what} gives {found or 'nothing'}: expected a floating tensor with one row an example; "
+            "name the part with `select`, or write a Python adapter."
+        )
+
+    def take(self, heard: Heard) -> tuple[Tensor, ...]:
+        """What was heard as recorded tensors, example axis first."""
+        shape = self._known_shape()
+        leaves, tree = flatten(heard.value)
+        if tree.keys != shape.tree.keys:
+            raise ConfigError(f"{self.what} returns another structure from batch to batch: that can't be replayed.")
+        out = [
+            leaf.detach().movedim(axis, 0) for leaf, axis in zip(leaves, shape.axes, strict=True) if axis is not None
+        ]
+        out += [heard.cached[a].detach() for a in shape.attributes]
+        if any(len(t) != heard.rows for t in out):
+            raise ConfigError(
+                f"{self.what} gave {[len(t) for t in out]} rows for a batch of {heard.rows}: they must match."
+            )
+        return tuple(out)
+
+    @property
+    def place(self) -> int:
+        """Which of the recorded tensors is the features."""
+        return self._known_shape().feature
+
+    @property
+    def example_axis(self) -> int:
+        """Which axis of the features, as they pass, counts examples."""
+        return self._place()[1]
+
+    @property
+    def leads(self) -> bool:
+        """Whether the features are all that passes, or the first thing in a tuple or list."""
+        tree = self._known_shape().tree
+        if tree.parts is None:
+            return True
+        return isinstance(tree.like, tuple | list) and tree.parts[0][1].parts is None and self._place()[0] == 0
+
+    def feature(self, recorded: Sequence[Tensor]) -> Tensor:
+        """The features among the recorded tensors."""
+        return recorded[self.place]
+
+    def live_feature(self, value: Any) -> Tensor:
+        """The features inside a tapped value, gradient kept; first axis the example."""
+        leaves = flatten(value)[0]
+        place, axis = self._place()
+        return cast(Tensor, leaves[place].movedim(axis, 0))
+
+    def _changed(self, value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+        """A tapped value with ``change`` of its floating tensors in their places."""
+        leaves, tree = flatten(value)
+        for i, axis in enumerate(self._known_shape().axes):
+            if axis is not None and leaves[i].is_floating_point():
+                leaves[i] = change(leaves[i].movedim(axis, 0)).to(leaves[i].dtype).movedim(0, axis)
+        return rebuild(tree, leaves)
+
+    def _place(self) -> tuple[int, int]:
+        """Which leaf of a tapped value is the features, and its example axis."""
+        shape = self._known_shape()
+        return [(i, axis) for i, axis in enumerate(shape.axes) if axis is not None][shape.feature]
+
+
+def shape_behind(tap: Tap, wrapper: nn.Module) -> Shape | None:
+    """The shape of what passes ``wrapper``, which has taken the place of the tapped module and holds it."""
+    if tap.shape is None or wrapper is tap.module:
+        return tap.shape
+    inner = next(path for path, module in wrapper.named_modules() if module is tap.module)
+    below = [(f"{inner}.{path}" if path else inner, name) for path, name in tap.shape.attributes]
+    return replace(tap.shape, attributes=below)
+
+
+@contextmanager
+def _attribute_set(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """An attribute on the instance (``forward`` too) for a while; it is gone afterwards where it was not there."""
+    there, before = name in vars(module), vars(module).get(name)
+    module.__dict__[name] = value
+    try:
+        yield
+    finally:
+        module.__dict__.pop(name, None)
+        if there:
+            module.__dict__[name] = before
+
+
+def _example_axis(leaf: Any, other: Any, sizes: tuple[int, int]) -> int | None:
+    """The first axis that counts examples: in both batches, where there are two."""
+    if not isinstance(leaf, Tensor):
+        return None
+    candidates = [axis for axis, size in enumerate(leaf.shape) if size == sizes[0]]
+    if sizes[1] and isinstance(other, Tensor) and other.ndim == leaf.ndim:
+        candidates = [axis for axis in candidates if other.shape[axis] == sizes[1]]
+    return candidates[0] if candidates else None
+
+
+def _several(leaf: Tensor, rows: int) -> bool:
+    """Whether it has a row an example several times over."""
+    return leaf.is_floating_point() and len(leaf) > rows and len(leaf) % rows == 0
+
+
+def _entered(value: Any, key: str | int, what: str) -> Any:
+    """Argument ``key`` of ``(args, kwargs)``: by position, or by name."""
+    args, kwargs = value
+    if isinstance(key, int) and key < len(args):
+        return args[key]
+    if key in kwargs:
+        return kwargs[key]
+    raise ConfigError(
+        f"{what} has no argument {key!r}: it is given {len(args)} by position and {', '.join(kwargs) or 'none'} by name."
+    )
+
+
+def select_part(value: Any, key: str | int, what: str) -> Any:
+    """Part ``key`` of a tuple, dict or object. Raises ConfigError where it is not there."""
+    try:
+        return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
+    except (KeyError, IndexError, TypeError):
+        has = list(map(str, value)) if isinstance(value, dict) else [type(value).__name__]
+        near = did_you_mean(key, has) if isinstance(key, str) else ""
+        raise ConfigError(f"{what} has no part {key!r}{near}: it gives {', '.join(has)}.") from None
+
+
+def cached_tensors(module: nn.Module) -> dict[Attribute, Tensor]:
+    """Plain tensor attributes of ``module`` and what lies below it: activations a module cached on itself."""
+    return {
+        (path, name): value
+        for path, sub in module.named_modules()
+        for name, value in vars(sub).items()
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+    }

@@ -1,0 +1,280 @@
+"""ModuleAdapter: any nn.Module by submodule paths, without code from the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapters.base import Adapter, Change, Live, Pass, Prediction, Recorded
+from collapsekit.adapters.build import features_path, find_submodule
+from collapsekit.adapters.described import check_described
+from collapsekit.adapters.hooks import Heard, Reached, Tap, cached_tensors, select_part, shape_behind
+from collapsekit.adapters.pooling import pool_features
+from collapsekit.config.imports import one_line
+from collapsekit.config.schema import Config
+from collapsekit.data.base import Batch
+from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.registry import adapter
+from collapsekit.user_code.process_state import user_code
+
+
+@adapter("module", summary="any torch.nn.Module, described by submodule paths in collapsekit.yaml")
+class ModuleAdapter(Adapter):
+    """Encoders and fusion named by submodule path. What-if questions run the model's own forward with the
+    encoders answering from their recordings, so the answers are the model's, not an imitation of it."""
+
+    def __init__(self, config: Config, **kwargs: Any) -> None:
+        check_described(config)
+        super().__init__(config, **kwargs)
+        config = self.config
+        self.taps = {m: self._tap(m) for m in self.modalities}
+        self.fusion_tap = _make_tap(self.model, str(config.fusion), f"fusion {config.fusion!r}")
+        self._reject_overlap()
+        if config.head is not None:
+            find_submodule(self.model, config.head.removesuffix(":input"), "head")
+
+    def _tap(self, modality: str) -> Tap:
+        section = self.config.modalities[modality]
+        assert section.encoder is not None
+        path = features_path(self.model, section.encoder)
+        tap = _make_tap(self.model, path, f"encoder {section.encoder!r} of modality {modality!r}")
+        tap.select = section.select
+        return tap
+
+    def _reject_overlap(self) -> None:
+        """Replaying an encoder leaves out all that lies inside it: no other tap may need to be there."""
+        named = [*self.taps.items(), (None, self.fusion_tap)]
+        for m, tap in self.taps.items():
+            for other, inner in named:
+                if inner is tap:
+                    continue
+                if inner.module is tap.module and inner.entering == tap.entering and other is not None:
+                    raise ConfigError(
+                        f"modalities {m!r} and {other!r} share the encoder {self.config.modalities[m].encoder!r}: "
+                        "each needs a submodule of its own; put an nn.Identity behind each use in your model and name "
+                        "those, or write a Python adapter."
+                    )
+                if not tap.entering and any(inner.module is sub for sub in tap.module.modules()):
+                    raise ConfigError(
+                        f"{inner.what} lies inside {tap.what}: the two must not contain one another; name submodules "
+                        "side by side, or put an nn.Identity behind each and name those."
+                    )
+
+    def insert(self, structure: Sequence[Mapping[str, Any]]) -> None:
+        super().insert(structure)
+        for m, before in self.taps.items():
+            self.taps[m] = self._tap(m)
+            self.taps[m].shape = shape_behind(before, self.taps[m].module)
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        recorded = self.run(batch).recorded
+        return {m: self.taps[m].feature(recorded[m]) for m in self.modalities}
+
+    def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
+        raise ConfigError("a ModuleAdapter fuses inside the model's own forward: call rerun.")
+
+    def head(self, fused: Tensor) -> Tensor:
+        raise ConfigError("a ModuleAdapter's head runs inside the model's own forward: call rerun.")
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Inputs as the model wants them: on its device, scaled, floating values in its own precision."""
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        scales = {k: s.scale for m, s in self.config.modalities.items() for k in self.input_keys(m) if k != s.mask}
+        out = {}
+        for key in self.batch_keys:
+            value = batch[key].to(self.device)
+            scale = scales.get(key, 1.0)
+            if value.is_floating_point() or scale != 1.0:
+                value = value.to(dtype)
+            out[key] = value / scale if scale != 1.0 else value
+        return out
+
+    def forward(self, inputs: Batch) -> Any:
+        """The model's own forward on prepared inputs, called as the config says."""
+        left_out = self._only_for_pooling()
+        inputs = {k: inputs[k] for k in self.batch_keys if k not in left_out}
+        self.steady()
+        given = self.apart(inputs)
+        answer = self._called(dict(given))
+        self.note_written(inputs, given)
+        return answer
+
+    def _called(self, given: Batch) -> Any:
+        match self.config.call:
+            case "kwargs":
+                return self.model(**given)
+            case "dict":
+                return self.model(given)
+            case "positional":
+                return self.model(*given.values())
+            case "list":
+                return self.model(list(given.values()))
+
+    def _only_for_pooling(self) -> set[str]:
+        """Masks that were named for pooling but not as inputs of the model."""
+        sections = self.config.modalities
+        named = {k for m, s in sections.items() for k in ([s.input] if isinstance(s.input, str) else s.input or [m])}
+        return {s.mask for s in sections.values() if s.mask is not None} - named - set(self.config.data.also)
+
+    def _listen(self, inputs: Batch) -> tuple[dict[str, Heard], Heard, Any]:
+        """One forward with every tap listening: what each modality's, and the fusion's, heard; and the output."""
+        rows = len(next(iter(inputs.values())))
+        seen: dict[str, list[Any]] = {m: [] for m in self.modalities}
+        fused: list[Any] = []
+        before = {m: cached_tensors(t.module) for m, t in self.taps.items()}
+        with ExitStack() as stack:
+            for m, tap in self.taps.items():
+                stack.enter_context(tap.recording(seen[m]))
+            stack.enter_context(self.fusion_tap.recording(fused))
+            output = self._guarded_forward(inputs)
+        heard = {}
+        for m, tap in self.taps.items():
+            # Only what this forward wrote; constants stay. After the first batch the shape decides.
+            known = tap.shape is not None
+            now = {k: v for k, v in cached_tensors(tap.module).items() if known or before[m].get(k) is not v}
+            heard[m] = Heard(_once(seen[m], tap.what), rows, now)
+        return heard, Heard(_once(fused, self.fusion_tap.what), rows, {}), output
+
+    def _learn(self, inputs: Batch, heard: dict[str, Heard], fused: Heard) -> None:
+        """Learn from the first batch which axis counts examples; from a second, tiny one where that leaves it open."""
+        pairs = [(tap, heard[m]) for m, tap in self.taps.items()] + [(self.fusion_tap, fused)]
+        others: list[Heard | None] = [None] * len(pairs)
+        if any(tap.ambiguous(one) for tap, one in pairs):
+            rows = torch.arange(3 if fused.rows == 2 else 2, device=self.device) % fused.rows
+            again, fused_again, _ = self._listen({k: v[rows] for k, v in inputs.items()})
+            others = [*(again[m] for m in self.taps), fused_again]
+        for (tap, one), other in zip(pairs, others, strict=True):
+            tap.learn(one, other)
+        shape = self.fusion_tap.shape
+        if self.fusion_tap.entering and shape is not None and shape.floating > 1:
+            raise ConfigError(
+                f"{self.fusion_tap.what}: {shape.floating} tensors enter it, so it is what mixes them; name its output "
+                f"({str(self.config.fusion).removesuffix(':input')!r}), or a later submodule, as `fusion`."
+            )
+
+    def run(self, batch: Batch) -> Pass:
+        inputs = self.prepare(batch)
+        heard, fused, output = self._listen(inputs)
+        if self.fusion_tap.shape is None:
+            self._learn(inputs, heard, fused)
+        recorded = {m: tap.take(heard[m]) for m, tap in self.taps.items()}
+        pooled = {m: self.pool(m, tap.feature(recorded[m]), inputs).float() for m, tap in self.taps.items()}
+        feature = self.fusion_tap.feature(self.fusion_tap.take(fused))
+        return Pass(recorded, pooled, self._prediction(feature, output, fused.rows))
+
+    def _prediction(self, fused: Tensor, output: Any, rows: int) -> Prediction:
+        return Prediction(pool_features(fused, what="the fusion").float(), self._outputs(output, rows))
+
+    def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+        return self._replayed({m: recorded[m] for m in self.modalities}, inputs)
+
+    def outputs_of(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+        return self._replayed(recorded, inputs).outputs
+
+    def _replayed(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+        """The model's own forward, the encoders of ``recorded`` answering with that."""
+        ready = self.prepare(inputs)
+        fused: list[Any] = []
+        with ExitStack() as stack:
+            for m in recorded:
+                stack.enter_context(self.taps[m].replaying(recorded[m], self.device))
+            stack.enter_context(self.fusion_tap.recording(fused))
+            output = self._guarded_forward(ready)
+        feature = self.fusion_tap.live_feature(_once(fused, self.fusion_tap.what))
+        return self._prediction(feature, output, len(next(iter(ready.values()))))
+
+    def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+        ready = self.prepare(inputs)
+        tap = self.taps[modality]
+        with ExitStack() as stack:
+            for m, other in self.taps.items():
+                if m != modality:
+                    stack.enter_context(other.replaying(recorded[m], self.device))
+            stack.enter_context(tap.recording([], stop=True))
+            try:
+                self._guarded_forward(ready)
+            except Reached as stop:
+                return self.pool(modality, tap.live_feature(stop.value), ready)
+        raise ConfigError(f"{tap.what} was not reached in a forward pass: name a submodule the model calls.")
+
+    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
+        self.unsteady = None  # as the weights move on
+        ready = self.prepare(batch)
+        seen: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
+        with ExitStack() as stack:
+            for m, tap in self.taps.items():
+                stack.enter_context(tap.changing((change or {}).get(m), seen[m]))
+            output = self._guarded_forward(ready)
+        pooled = {m: self.pool(m, _once(seen[m], tap.what), ready) for m, tap in self.taps.items()}
+        return Live(pooled, self._outputs(output, len(next(iter(ready.values())))))
+
+    def fresh(self, seed: int, *, trained: Any = None) -> Adapter | None:
+        twin = cast("ModuleAdapter | None", super().fresh(seed, trained=trained))
+        if twin is not None:  # the same architecture, so the recordings' shapes are the same
+            for m, tap in self.taps.items():
+                twin.taps[m].shape = tap.shape
+            twin.fusion_tap.shape = self.fusion_tap.shape
+        return twin
+
+    def _outputs(self, output: Any, rows: int) -> Tensor:
+        """The prediction out of whatever the model returns."""
+        found = output
+        wanted = self.config.output
+        if wanted is not None:
+            parts = [wanted] if isinstance(wanted, str | int) else list(wanted)
+            if isinstance(output, Tensor):
+                raise ConfigError(f"`output` names {wanted!r}, but the model returns one tensor: remove `output`.")
+            taken = [select_part(output, p, "the model's output") for p in parts]
+            found = torch.cat(taken, -1) if all(isinstance(t, Tensor) for t in taken) else taken
+        elif self.config.task == "contrastive" and isinstance(output, tuple | list) and len(output) >= 2:
+            found = torch.cat([output[0], output[1]], -1)
+        elif isinstance(output, Mapping) or hasattr(output, "logits"):
+            if not hasattr(output, "logits") and "logits" not in output:
+                raise ConfigError(
+                    f"the model returns parts {', '.join(map(str, output))}, none called 'logits': name the prediction "
+                    "among them with `output`."
+                )
+            found = select_part(output, "logits", "the model's output")
+        while isinstance(found, tuple | list) and found:
+            found = found[0]
+        if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != rows:
+            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ConfigError(f"the model returns {what} for {rows} examples: name its prediction with `output`.")
+        return found
+
+    def _guarded_forward(self, inputs: Batch) -> Any:
+        try:
+            with user_code("the model's forward"):
+                return self.forward(inputs)
+        except CollapsekitError:
+            raise
+        except Exception as e:
+            shapes = ", ".join(f"{k} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in inputs.items())
+            raise ConfigError(
+                f"the model's forward failed, called with {self.config.call} ({shapes}): {one_line(e)}; "
+                "check `call`, the modalities' `input` and `scale`, and `data.also`."
+            ) from e
+
+
+def _make_tap(model: nn.Module, path: str, what: str) -> Tap:
+    entering = path.endswith(":input")
+    return Tap(what, find_submodule(model, path.removesuffix(":input"), what.split(" ")[0]), entering)
+
+
+def _once(seen: list[Any], what: str) -> Any:
+    if len(seen) == 1:
+        return seen[0]
+    if not seen:
+        raise ConfigError(
+            f"{what} is never called in a forward pass: name the submodule that the model calls "
+            "(neither a container whose parts are called one by one nor a module whose .forward or another method is "
+            "called directly is called itself)."
+        )
+    raise ConfigError(
+        f"{what} is called {len(seen)} times in one forward pass: give each use a submodule of its own, "
+        "e.g. an nn.Identity behind it, and name that."
+    )

@@ -1,0 +1,263 @@
+"""What has to hold of a model before its numbers mean anything: finite, the same when repeated, replayed and rebuilt."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapters.base import Adapter, Pass, Prediction
+from collapsekit.adapters.build import disagreeing, own_attributes, random_states, seed_everything, unregistered
+from collapsekit.adapters.caveats import (
+    depends_on_batch,
+    floating_loose,
+    inputs_changed,
+    listed,
+    not_in_the_state,
+    weights_changed,
+)
+from collapsekit.adapters.live.state import State
+from collapsekit.data.base import Batch
+from collapsekit.errors import CollapsekitError, ConfigError, DataError
+from collapsekit.report.diagnosis import ReportWarning
+
+FEW = 8  # examples that are also run in other company
+
+
+def _first_bad(value: Tensor) -> int | None:
+    if not value.is_floating_point():
+        return None
+    bad = ~torch.isfinite(value).reshape(len(value), -1).all(1)
+    return int(bad.nonzero()[0]) if bool(bad.any()) else None
+
+
+def finite_inputs(batch: Batch, split: str, start: int) -> None:
+    """Raises DataError where an input holds NaN or infinity; ``start``: number of the first example."""
+    for key, value in batch.items():
+        row = _first_bad(value)
+        if row is not None:
+            raise DataError(
+                f"{key!r} of example {start + row} in split {split!r} holds NaN or infinity: fill or drop such examples."
+            )
+
+
+def finite_pass(result: Pass, split: str, examples: Tensor) -> None:
+    """Raises DataError where features, fusion or outputs do; ``examples``: numbers of the examples."""
+    named = [
+        *((f"the features of modality {m!r}", t) for m, t in result.pooled.items()),
+        ("the fused representation", result.prediction.fused),
+        ("the model's output", result.prediction.outputs),
+    ]
+    for what, value in named:
+        row = _first_bad(value)
+        if row is not None:
+            raise DataError(
+                f"NaN or infinity first appears in {what}, at example {int(examples[row])} of split {split!r}, though "
+                "the inputs are finite: check the weights and the modality's `scale`."
+            )
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A pass over the first batch, and what the numbers have to be read with."""
+
+    result: Pass
+    warnings: tuple[ReportWarning, ...]
+
+
+def sound_run(adapter: Adapter, batch: Batch, few: Batch, split: str, examples: Tensor, seed: int) -> Sound:
+    """A pass over the first batch, of so numbered ``examples``; ``few``: the first examples of the split, however many
+    are in a batch.
+
+    Raises DataError where it is not finite; ConfigError unless the model answers the same under another seed, when asked
+    again, from its encoders' recordings, and built anew from the same checkpoint. What it does beside answering is put
+    right, where that can be, and warned of.
+    """
+    loose = floating_loose(adapter.model)
+    state = State.of(adapter.model)
+    try:
+        seed_everything(seed)
+        before = random_states()
+        result = adapter.run(batch)
+        drawn = before != random_states()
+    finally:
+        adapter.unsteady = state.changed
+        adapter.unsteady.put_back()
+    finite_pass(result, split, examples)
+    run = _Repeated(adapter, batch, seed)
+    if drawn:
+        run.same_under_another_seed(result)
+    if not run.replays(result):
+        result = run.settled(result)  # hooks, say, that its first forward made
+        if not run.replays(result):
+            raise ConfigError(
+                "the model's output cannot be reproduced from its encoders' recorded features: it reads something else "
+                "that an encoder leaves behind, or an example's output depends on its place in the batch; make the "
+                "encoders' outputs its only way in, or write a Python adapter."
+            )
+    result, apart = run.in_other_company(result, few)
+    rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
+    found = (
+        inputs_changed(adapter),
+        weights_changed(adapter),
+        depends_on_batch(adapter, apart),
+        None if rebuilt else not_in_the_state(adapter.model, loose),
+    )
+    return Sound(result, tuple(w for w in found if w is not None))
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:
+    if a.shape != b.shape:
+        return False
+    size = float(a.abs().max()) + float(b.abs().max()) + 1e-12
+    return float((a - b).abs().max()) <= tolerance * size
+
+
+@dataclass(frozen=True)
+class _Repeated:
+    """The first batch, run again in other ways."""
+
+    adapter: Adapter
+    batch: Batch
+    seed: int
+
+    def run(self, batch: Batch | None = None, seed: int | None = None) -> Pass:
+        seed_everything(self.seed if seed is None else seed)
+        return self.adapter.run(self.batch if batch is None else batch)
+
+    def same_under_another_seed(self, result: Pass) -> None:
+        """A model that drew random numbers must answer the same under another seed."""
+        if not _apart(result, self.run(seed=self.seed + 1), self._tolerance):
+            return
+        self.settled(result)  # raises where it would not answer the same under the same seed either
+        raise ConfigError(
+            "the model is random in eval mode: two seeds give two answers for the same examples; make its eval mode "
+            "deterministic (dropout only where self.training, a fixed seed or the mean instead of a sample)."
+        )
+
+    def replays(self, result: Pass) -> bool:
+        """Whether replaying the recordings, rows reversed, gives the model's own outputs, rows reversed."""
+        seed_everything(self.seed)
+        flipped = {m: tuple(t.flip(0) for t in r) for m, r in result.recorded.items()}
+        again = self.adapter.rerun(flipped, {k: v.flip(0) for k, v in self.batch.items()})
+        return _close(again.outputs, result.prediction.outputs.flip(0)) and _close(
+            again.fused, result.prediction.fused.flip(0)
+        )
+
+    def settled(self, result: Pass) -> Pass:
+        """What the model answers twice in a row; its first answer may be another one. Raises ConfigError where it never
+        does."""
+        numbers = _numbers(self.adapter.model)
+        again = self.run()
+        if not _apart(result, again, self._tolerance):
+            return again
+        if not _apart(again, self.run(), self._tolerance):
+            return again
+        moved = [k for k, v in _numbers(self.adapter.model).items() if numbers.get(k, v) != v]
+        where = f" ({listed(moved)})" if moved else ""
+        raise ConfigError(
+            "the model answers the same examples otherwise each time, also under one seed: a forward leaves something "
+            f"behind that the next one reads{where}; change it only where self.training, or begin each forward anew."
+        )
+
+    def in_other_company(self, result: Pass, few: Batch) -> tuple[Pass, list[str]]:
+        """What of the first examples comes out otherwise beside other examples: names of modalities, "fused", "outputs".
+
+        Returns the pass as well, as one that the model would give again.
+        """
+        try:
+            orders = _halves(len(next(iter(few.values()))), None)
+            apart = self._apart_in(result, few, orders)
+        except CollapsekitError:  # a model that wants batches of one size, say
+            few = self.batch
+            orders = _halves(rows := len(next(iter(few.values()))), rows)
+            apart = self._apart_in(result, few, orders)
+        if apart:
+            again = self.settled(result)
+            if _apart(result, again, self._tolerance):
+                return again, self._apart_in(again, few, orders)
+        return result, apart
+
+    def _apart_in(self, result: Pass, few: Batch, orders: Sequence[list[int]]) -> list[str]:
+        """What of ``result``, a pass over the batch, is otherwise where each of ``orders`` of ``few`` is a batch."""
+        found: set[str] = set()
+        for order in orders:
+            other = self.run({k: v[torch.tensor(order)] for k, v in few.items()})
+            both = torch.tensor([i for i in sorted(set(order)) if i < len(result.prediction.outputs)])
+            if len(both):
+                place = torch.tensor([order.index(i) for i in both.tolist()])
+                found.update(_apart(_taken(result, both), _taken(other, place), self._tolerance))
+        return [name for name in (*self.adapter.modalities, "fused", "outputs") if name in found]
+
+    @property
+    def _tolerance(self) -> float:
+        kinds = [p.dtype for p in self.adapter.model.parameters() if p.is_floating_point()]
+        return max([1e-3, *(4 * torch.finfo(kind).eps for kind in kinds)])
+
+
+def _halves(rows: int, size: int | None) -> list[list[int]]:
+    """Two batches of some of ``rows`` examples, in other company and order than they have together, and of two sizes, so
+    that one at least is of another size than the data's batches; or both of ``size``."""
+    first = list(range(rows))[::2][::-1]
+    second = list(range(rows))[1::2][::-1] or first
+    if size is None:
+        return [first + first[-1:], second + second[-1:] * 2]
+    return [(part * size)[:size] for part in (first, second)]
+
+
+def _apart(a: Pass, b: Pass, tolerance: float) -> list[str]:
+    """Names of what two passes give differently."""
+    named = [*((m, x, b.pooled[m]) for m, x in a.pooled.items())]
+    named += [
+        ("fused", a.prediction.fused, b.prediction.fused),
+        ("outputs", a.prediction.outputs, b.prediction.outputs),
+    ]
+    return [name for name, x, y in named if not _close(x, y, tolerance)]
+
+
+def _numbers(model: nn.Module) -> dict[str, Any]:
+    """What modules count and collect in plain attributes, by name: numbers, lengths, states of generators."""
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        for name, value in own_attributes(module).items():
+            key = f"{path}.{name}" if path else name
+            if isinstance(value, int | float | str):
+                found[key] = value
+            elif isinstance(value, list | dict | set | deque):
+                found[key] = len(value)
+            elif isinstance(value, torch.Generator):
+                found[key] = value.get_state().numpy().tobytes()
+    return found
+
+
+def _taken(result: Pass, rows: Tensor) -> Pass:
+    def of(x: Tensor) -> Tensor:
+        return x[rows.to(x.device)]
+
+    said = result.prediction
+    return Pass({}, {m: of(x) for m, x in result.pooled.items()}, Prediction(of(said.fused), of(said.outputs)))
+
+
+def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: Pass, seed: int) -> bool:
+    """A second model, built under another seed and given the same checkpoint, must give the same outputs. False where
+    there is no such model."""
+    if adapter.checkpoint is None:
+        return False
+    twin = adapter.fresh(seed + 1, trained=adapter.checkpoint)
+    if twin is None:
+        return False
+    theirs = unregistered(twin.model)
+    seed_everything(seed)
+    other = twin.run(batch)
+    if _close(other.prediction.outputs, result.prediction.outputs):
+        return True
+    hidden = disagreeing(unregistered(adapter.model), theirs)
+    where = f" ({', '.join(hidden)} differ and are not in its state_dict)" if hidden else ""
+    raise ConfigError(
+        f"the checkpoint does not hold all of the model's weights: two builds with it loaded disagree{where}; "
+        "register them (nn.Parameter, nn.ModuleList, register_buffer) and save again."
+    )

@@ -1,0 +1,93 @@
+"""config_text: a Proposal as a commented collapsekit.yaml."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import yaml
+
+from collapsekit.autoconfig.guess import Proposal
+from collapsekit.autoconfig.modules import Module, module_tree, unwrapped
+
+_MOST_LISTED = 30  # modules in the closing comment
+_HEADER = """\
+# collapsekit.yaml, proposed from the tensor names and shapes in the checkpoint; nothing in it was executed.
+# Go through the lines marked FILL IN, check the rest, then run: collapsekit diagnose
+"""
+_TASKS = 'classification | multilabel | regression | contrastive | "module:callable" loss'
+
+
+def config_text(proposal: Proposal, checkpoint_name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The proposal as the text of a collapsekit.yaml: what was found filled in, what only the user can know
+    marked ``# FILL IN``. Valid YAML whatever the names hold; ``shapes`` are those the proposal came from."""
+    root = module_tree(unwrapped(shapes)[0])
+    lines = [_HEADER.rstrip()]
+    lines += [f"# Unsure: {_comment(sentence)}" for sentence in proposal.unsure]
+    lines += [
+        "model:",
+        '  factory: my_model:build  # FILL IN: "module:callable" that returns the torch.nn.Module',
+        "  # kwargs: {}  # FILL IN: the arguments it was trained with, if it takes any",
+        f"  checkpoint: {_scalar(checkpoint_name)}",
+        *_modality_lines(proposal, root),
+        *_path_line("fusion", proposal.fusion, "FILL IN: submodule that first mixes the modalities"),
+        *_path_line("head", proposal.head, "optional: submodule that turns the fusion into the prediction"),
+        "call: kwargs  # FILL IN: how a batch reaches forward: kwargs | dict | positional | list",
+        f"task: {_task(proposal, shapes)}  # FILL IN: {_TASKS}",
+        "data:",
+        "  path: data.safetensors  # FILL IN: keys SPLIT/NAME (train/image, train/label, test/...); .npz the same",
+        '  # factory: my_data:loaders  # or this, instead of path: "module:callable"',
+        "  label: label  # FILL IN: the name of the targets in the data",
+        "",
+        "# Modules in the checkpoint (tensors, features out):",
+        *_module_comments(root),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _modality_lines(proposal: Proposal, root: Module) -> list[str]:
+    if not proposal.modalities:
+        return [
+            "modalities: {}  # FILL IN: name -> encoder, such as",
+            "#  image: {encoder: encoders.image, scale: 255}  # inputs are divided by scale",
+            "#  audio: {encoder: encoders.audio, input: wav}  # input: its name in the data, if another",
+        ]
+    modules = {m.path: m for m in root.walk()}
+    lines = ["modalities:  # FILL IN: names as your data has them (or add `input: NAME`); add `scale: 255` for bytes"]
+    for name, path in proposal.modalities.items():
+        width = modules[path].width() if path in modules else None
+        seen = f"  # {width} features out" if width is not None else ""
+        lines.append(f"  {_scalar(name)}: {{encoder: {_scalar(path)}}}{seen}")
+    return lines
+
+
+def _path_line(key: str, path: str | None, hint: str) -> list[str]:
+    return [f"{key}: {_scalar(path)}"] if path is not None else [f"# {key}: {key}  # {hint}"]
+
+
+def _task(proposal: Proposal, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    towers = proposal.head is None and any(name.endswith("logit_scale") for name in shapes)
+    return "contrastive" if towers else "classification"
+
+
+def _module_comments(root: Module) -> list[str]:
+    shown = [m for m in root.walk() if m.path.count(".") < 2]
+    lines = []
+    for m in shown[:_MOST_LISTED]:
+        width = m.width()
+        lines.append(f"#   {_scalar(m.path)}: {len(m.tensors)}" + (f", {width}" if width is not None else ""))
+    if len(shown) > _MOST_LISTED:
+        lines.append(f"#   and {len(shown) - _MOST_LISTED} more")
+    return lines or ["#   none"]
+
+
+def _scalar(text: str) -> str:
+    """``text`` as one line of YAML that reads back as the same string."""
+    if re.fullmatch(r"[A-Za-z_][\w.\-]*(:input)?", text, re.ASCII) and yaml.safe_load(text) == text:
+        return text
+    quoted: str = yaml.safe_dump(text, default_style='"', width=float("inf"), allow_unicode=False)
+    return quoted.strip()
+
+
+def _comment(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,113 @@
+"""Which of the tensors in a loaded checkpoint object are the model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from collapsekit.checkpoint.formats.layout import Located, Odd
+from collapsekit.checkpoint.formats.pickle_vm import StandIn
+
+MAIN_KEYS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "weights", "params")
+EMA_KEYS = (
+    "ema",
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "ema_model",
+    "params_ema",
+)
+_MAX_DEPTH = 4  # {"checkpoint": {"model": {"module": ...}}} and no deeper: a file may contain itself
+_MAX_PARTS = 64  # state dicts side by side; bounds the work on a file that refers to one dict many times
+_MOST_ENTRIES = 1_000_000
+_NO_WEIGHTS = ("optim", "sched", "lr_", "scaler", "rng", "callback", "loop", "hyper_param", "hparam", "config", "arg")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict found in an object: its dotted key there, the EMA twin beside it, what was left out."""
+
+    entries: Mapping[str, Any]
+    key: str | None = None
+    twin: str | None = None
+    parts: tuple[str, ...] = ()  # several state dicts joined under their own names
+    other: int = 0  # entries beside the tensors that are no tensors
+
+    def under(self, key: str, twin: str | None) -> Weights:
+        """The same weights as seen from one level further out."""
+        inner_twin = f"{key}.{self.twin}" if self.twin else None
+        return Weights(
+            self.entries,
+            key if self.key is None else f"{key}.{self.key}",
+            inner_twin or twin,
+            self.parts,
+            self.other,
+        )
+
+
+def find_weights(loaded: object, tensor: tuple[type, ...] = (Located, Odd)) -> Weights | None:
+    """The main state dict in ``loaded``: under a usual key, or ``loaded`` itself, or state dicts that stand
+    side by side (joined as "name.key"), or else an EMA copy. None where there is no ``tensor``, and where the main
+    key holds an object of a class that was not looked up (a pickled module): then nothing else is taken for it."""
+    return _Search(tensor, {}).find(loaded, _MAX_DEPTH)
+
+
+def _mapping(value: Any) -> dict[Any, Any] | None:
+    """A dict, or what an unknown subclass of dict was filled with."""
+    if isinstance(value, StandIn):
+        return value.mapping or None
+    return value if isinstance(value, dict) else None
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search through dicts that may hold one another, or themselves: each is looked into once at each depth."""
+
+    tensor: tuple[type, ...]
+    seen: dict[tuple[int, int], Weights | None]
+
+    def find(self, loaded: object, depth: int) -> Weights | None:
+        inside = _mapping(loaded)
+        if inside is None or depth == 0:
+            return None
+        place = (id(inside), depth)
+        if place not in self.seen:
+            self.seen[place] = self._inside(inside, depth)
+        return self.seen[place]
+
+    def _inside(self, inside: dict[Any, Any], depth: int) -> Weights | None:
+        twins = {k: w for k in EMA_KEYS if (w := self.find(inside.get(k), depth - 1))}
+        twin = next(iter(twins), None)
+        for key in MAIN_KEYS:
+            found = self.find(inside.get(key), depth - 1)
+            if found is not None:
+                return found.under(key, twin)
+        if any(isinstance(held := inside.get(key), StandIn) and not held.mapping for key in MAIN_KEYS):
+            return None
+        own = {k: v for k, v in inside.items() if isinstance(k, str) and isinstance(v, self.tensor)}
+        parts = self._parts(inside, min(depth - 1, 2))
+        if parts and sum(len(w.entries) for w in parts.values()) >= len(own):
+            return _joined(parts, twin)
+        if own:
+            return Weights(own, twin=twin, other=len(inside) - len(own))
+        return twins[twin].under(twin, None) if twin else None
+
+    def _parts(self, inside: Mapping[Any, Any], depth: int) -> dict[str, Weights]:
+        """State dicts under names of their own, as in {"audio_net": ..., "image_net": ..., "optimizer": ...}."""
+        names = [k for k, v in inside.items() if isinstance(k, str) and _mapping(v) is not None]
+        names = [k for k in names if k not in EMA_KEYS and not k.startswith(_NO_WEIGHTS)]
+        if len(names) > _MAX_PARTS:
+            return {}
+        parts = {k: found for k in names if (found := self.find(inside[k], depth)) is not None}
+        # One dict under many names, each time in full.
+        return parts if sum(len(w.entries) for w in parts.values()) <= _MOST_ENTRIES else {}
+
+
+def _joined(parts: Mapping[str, Weights], twin: str | None) -> Weights:
+    if len(parts) == 1:
+        ((name, only),) = parts.items()
+        return only.under(name, twin)
+    entries = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.entries.items()}
+    return Weights(entries, None, twin, tuple(parts), sum(p.other for p in parts.values()))

@@ -1,0 +1,57 @@
+"""collapsekit compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collapsekit.cli.commands.diagnose import Format
+from collapsekit.cli.output import form_of, write
+from collapsekit.cli.terminal import Ended, guarded, say, screen
+
+
+@guarded
+def compare(
+    reports: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REPORT|NAME=REPORT,...",
+            help="A column each: a report.json or its folder, or a name with the reports of several runs (files, or a "
+            "folder that holds RUN/report.json or *.json).",
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Column that the others are tested against; default: the first of several runs."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Numbers to show, such as 'vif.*' or score; repeatable.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show every number.")] = False,
+    format_: Annotated[Format, typer.Option("--format", "-f", help="How to render it.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
+) -> Ended:
+    """Put reports side by side: verdicts and numbers, the best marked, tests over paired runs."""
+    from collapsekit.comparison.compare import compare_groups
+    from collapsekit.comparison.inputs import read_groups
+    from collapsekit.comparison.quantities import Choice
+    from collapsekit.io.files import write_atomic
+    from collapsekit.io.writable import check_file
+    from collapsekit.render import COMPARE_FORMATS
+
+    if output is not None:
+        check_file(output, "--output")
+
+    found = compare_groups(read_groups(reports), against=against, choice=Choice(tuple(only or ()), every))
+    render = COMPARE_FORMATS[format_.value]
+    if output is not None:
+        write_atomic(output, render(found))
+        return Ended(show=lambda: say(f"Written: {output}"))
+    if format_ is Format.terminal:
+        return Ended(show=lambda: screen(render, found))
+    text = render(found)
+    return Ended(show=lambda: write(text, form_of(format_.value)))

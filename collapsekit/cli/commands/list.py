@@ -1,0 +1,135 @@
+"""collapsekit list."""
+
+from __future__ import annotations
+
+import textwrap
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collapsekit.cli.child import ROLES
+from collapsekit.cli.output import write
+from collapsekit.cli.terminal import Ended, guarded, need_working_directory
+
+if TYPE_CHECKING:
+    from collapsekit.registry import ProbeSpec
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    all = "all"
+    probes = "probes"
+    adapters = "adapters"
+    repairs = "repairs"
+    tasks = "tasks"
+    formats = "formats"
+
+
+@guarded
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.all,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Definition, source, limits and options too.")
+    ] = False,
+    plugin: Annotated[list[Path] | None, typer.Option(help="Python file with probes or adapters; repeatable.")] = None,
+) -> Ended:
+    """List probes (with definition and source), adapters, repairs, tasks and file formats."""
+    from collapsekit import registry
+
+    need_working_directory()
+    if plugin:
+        ROLES.start_child()
+    registry.load_builtins()
+    for path in plugin or []:
+        registry.load_plugin_file(path)
+    sections = {
+        Kind.probes: lambda: _probes(verbose),
+        Kind.adapters: _adapters,
+        Kind.repairs: lambda: _repairs(verbose),
+        Kind.tasks: _tasks,
+        Kind.formats: _formats,
+    }
+    wanted = list(sections) if kind is Kind.all else [kind]
+    blocks = []
+    for name in wanted:
+        title = [name.value.capitalize()] if kind is Kind.all else []
+        blocks.append("\n".join([*title, *(f"  {line}" if title else line for line in sections[name]())]))
+    return Ended(show=lambda: write("\n\n".join(blocks) + "\n"))
+
+
+def _entry(name: str, text: str, width: int = 16) -> list[str]:
+    return textwrap.wrap(text, 76, initial_indent=f"{name:<{width}}", subsequent_indent=" " * width)
+
+
+def _probes(verbose: bool) -> list[str]:
+    from collapsekit.registry import PROBES
+
+    out: list[str] = []
+    for name in sorted(PROBES):
+        asked = "" if PROBES[name].default else f" (only when asked: -p {name})"
+        can = "Can tell: " if verbose else ""
+        out += _entry(name, can + PROBES[name].summary + asked) + _entry("", f"Source: {PROBES[name].source}.")
+        if verbose:
+            out += [*_details(PROBES[name]), ""]
+    return out
+
+
+def _details(spec: ProbeSpec) -> list[str]:
+    trains = {"nothing": "nothing", "heads": "linear heads", "models": "linear heads; models unless --profile quick"}
+    out = _entry("", f"Definition: {spec.definition}.") + _entry("", f"Cannot tell: {spec.cannot}.")
+    out += _entry("", f"Trains: {trains[spec.trains]}.")
+    for option, field in spec.options.model_fields.items():
+        out += _entry("", f"--set {spec.name}.{option}={_shown(field.default)}  {field.description or ''}")
+    if spec.run.__module__.startswith("collapsekit."):
+        out.append(f"{'':<16}More: docs/probes/{spec.name}.md")
+    return out
+
+
+def _repairs(verbose: bool) -> list[str]:
+    from collapsekit.registry import REPAIRS
+
+    out: list[str] = []
+    for name in sorted(REPAIRS):
+        spec = REPAIRS[name]
+        out += _entry(name, spec.summary) + _entry("", f"Source: {spec.source}.")
+        if verbose:
+            out += _entry("", f"Definition: {spec.definition}")
+            for option, field in spec.options.model_fields.items():
+                out += _entry("", f"--set {name}.{option}={_shown(field.default)}  {field.description or ''}")
+            out.append("")
+    return out
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    return ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+
+
+def _adapters() -> list[str]:
+    from collapsekit.registry import ADAPTERS, installed_plugins
+    from collapsekit.render.sanitize import clean
+
+    out = [line for name in sorted(ADAPTERS) for line in _entry(name, ADAPTERS[name].summary)]
+    out += _entry("module:Class", "your own subclass of collapsekit.Adapter")
+    for point in installed_plugins():
+        out += _entry(clean(point.name), f"installed plugin ({clean(point.value)}); loaded when named")
+    return out
+
+
+def _tasks() -> list[str]:
+    from collapsekit.tasks.base import TASKS
+
+    out = [line for name, text in TASKS.items() for line in _entry(name, text)]
+    return out + _entry("module:callable", "your own loss: (outputs, targets) -> one loss an example")
+
+
+def _formats() -> list[str]:
+    from collapsekit.checkpoint.formats.detect import FOLDERS, FORMATS
+
+    out = _entry("checkpoints", ", ".join([*(f.name for f in FORMATS), *FOLDERS]))
+    out += _entry("data", "safetensors, npz (SPLIT/NAME keys, or NAME beside `split`); a factory of loaders")
+    return out + _entry("reports", "json, md, html, terminal; figures as svg, pdf, png")

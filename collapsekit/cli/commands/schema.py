@@ -1,0 +1,46 @@
+"""collapsekit schema."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from collapsekit.cli.output import write
+from collapsekit.cli.terminal import Ended, guarded
+
+
+class Kind(StrEnum):
+    """Files that collapsekit writes as JSON."""
+
+    report = "report"
+    repair = "repair"
+    gate = "gate"
+    baseline = "baseline"
+    compare = "compare"
+
+
+# Imported when asked for: the schema of a report needs no NumPy.
+_MODELS = {
+    Kind.report: ("collapsekit.report.diagnosis", "Report"),
+    Kind.repair: ("collapsekit.report.repair", "RepairReport"),
+    Kind.gate: ("collapsekit.report.gate", "GateReport"),
+    Kind.baseline: ("collapsekit.report.baseline", "Baseline"),
+    Kind.compare: ("collapsekit.report.comparison", "Comparison"),
+}
+
+
+@guarded
+def schema(
+    kind: Annotated[
+        Kind, typer.Argument(help="Which file: what diagnose, repair, gate, baseline or compare writes.")
+    ] = Kind.report,
+) -> Ended:
+    """Print the JSON Schema of report.json, or of another file."""
+    module, name = _MODELS[kind]
+    model = getattr(importlib.import_module(module), name)
+    text = json.dumps(model.model_json_schema(), indent=1, allow_nan=False)
+    return Ended(show=lambda: write(f"{text}\n", "json"))

@@ -1,0 +1,116 @@
+"""compare(): reports -> Comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import collapsekit
+from collapsekit.comparison.compatibility import check_definitions, check_subjects, notes
+from collapsekit.comparison.directions import direction
+from collapsekit.comparison.inputs import Group, Run
+from collapsekit.comparison.pairing import match
+from collapsekit.comparison.quantities import Choice, Found, Key, arranged, quantities
+from collapsekit.comparison.significance import Said, run_tests, test_notes, testing
+from collapsekit.comparison.spread import mean, sd
+from collapsekit.errors import ConfigError
+from collapsekit.io.safe_text import quoted
+from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.invariants.of_comparison import is_best
+
+
+def compare(
+    columns: Mapping[str, Report | Sequence[Report]],
+    *,
+    against: str | None = None,
+    only: Sequence[str] = (),
+    every: bool = False,
+) -> Comparison:
+    """Reports side by side: a column for each name, of one report or of several runs of one method.
+
+    ``against`` names the column that others of several runs are tested against (default: the first of those), ``only``
+    are globs of the numbers to show, ``every`` shows all. Raises ConfigError where the reports cannot be compared.
+    """
+    groups = []
+    for name, given in columns.items():
+        reports = [given] if isinstance(given, Report) else list(given)
+        if not reports:
+            raise ConfigError(f"column {quoted(name)} has no report: give at least one.")
+        groups.append(Group(name, tuple(Run(f"{name} {i + 1}", f"{name} {i + 1}", r) for i, r in enumerate(reports))))
+    return compare_groups(groups, against=against, choice=Choice(tuple(only), every))
+
+
+def compare_groups(groups: Sequence[Group], *, against: str | None = None, choice: Choice | None = None) -> Comparison:
+    """:func:`compare` of groups as :func:`collapsekit.comparison.inputs.read_groups` gives them."""
+    choice = choice or Choice()
+    if len(groups) < 2:
+        raise ConfigError(f"a comparison needs at least two columns, found {len(groups)}: give another report.json.")
+    check_subjects(groups)
+    said = [[quantities(run.report) for run in g.runs] for g in groups]
+    check_definitions(groups, said, choice)
+    keys = arranged(groups, said, choice)
+    matching = match(groups, against)
+    tests = run_tests(said, keys, matching)
+    subject = groups[0].runs[0].report.subject
+    return Comparison(
+        collapsekit=collapsekit.__version__,
+        task=subject.task,
+        metric=subject.metric,
+        split=subject.split,
+        examples=subject.examples,
+        modalities=subject.modalities,
+        columns=tuple(_column(g, matching.pairs[i] if matching else None) for i, g in enumerate(groups)),
+        rows=tuple(_row(key, said, tests) for key in keys),
+        testing=testing(groups, matching, tests),
+        notes=(*notes(groups), *test_notes(groups, matching, tests)),
+    )
+
+
+def _column(group: Group, pairs: Sequence[tuple[int, int]] | None) -> Column:
+    runs = tuple(
+        RunOf(
+            name=run.name,
+            path=run.path,
+            checkpoint=run.report.subject.checkpoint,
+            sha256=run.report.subject.sha256,
+            training_seed=run.training_seed,
+        )
+        for run in group.runs
+    )
+    return Column(name=group.name, runs=runs, pairs=None if pairs is None else len(pairs))
+
+
+def _row(key: Key, said: Said, tests: Mapping[tuple[Key, int], Test]) -> Row:
+    cells = [_cell(key, runs, tests.get((key, column))) for column, runs in enumerate(said)]
+    found = next(f[key] for runs in said for f in runs if key in f)
+    better, why = direction(key.name)
+    values = [c.value for c in cells if c.value is not None]
+    if better is not None and len(values) > 1:
+        best = min(values) if better == "lower" else max(values)
+        cells = [c.model_copy(update={"best": is_best(c.value, best)}) for c in cells]
+    return Row(
+        part=key.part,
+        name=key.name,
+        probe=found.probe,
+        modality=key.modality,
+        versus=key.versus,
+        unit=found.unit,
+        better=better,
+        why=why,
+        definition=found.definition,
+        source=found.source,
+        cells=tuple(cells),
+    )
+
+
+def _cell(key: Key, runs: Sequence[dict[Key, Found]], test: Test | None) -> Cell:
+    found = [f[key] for f in runs if key in f]
+    states = sorted(f.state for f in found if f.state is not None)
+    values = [f.value for f in found if f.value is not None]
+    if states:
+        return Cell(runs=len(states), states={s: states.count(s) for s in states})
+    if not values:
+        reasons = sorted(f.why_not for f in found if f.why_not is not None)
+        return Cell(missing=reasons[0] if reasons else "the report does not have it")
+    single = found[0].interval if len(runs) == 1 else None
+    return Cell(value=mean(values), sd=sd(values), interval=single, runs=len(values), test=test)

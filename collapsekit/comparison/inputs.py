@@ -1,0 +1,161 @@
+"""The reports that arguments name: one a column, or several runs of one method."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from collapsekit.errors import ConfigError, RefusedError
+from collapsekit.io.safe_text import quoted
+from collapsekit.report.base import read_json
+from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.per_example import load_report
+
+MOST_RUNS = 1_000
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A report and where it is from. ``name`` is what runs of different groups may be paired by."""
+
+    name: str
+    path: str
+    report: Report
+
+    @property
+    def training_seed(self) -> int | None:
+        """The seed its model was trained with, where it says so."""
+        seed = self.report.settings.get("training_seed")
+        return seed if type(seed) is int else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """A column: at least one run."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+
+def read_groups(arguments: Sequence[str]) -> list[Group]:
+    """A group for each of ``PATH`` and ``NAME=PATH,PATH,...``, in that order.
+
+    What exists as it is written is a path, whatever signs it holds; a folder stands for the report.json in it, else (after
+    ``NAME=``) for all SUBFOLDER/report.json in it, else all \\*.json, sorted by name. Raises ConfigError where an argument
+    names no report or a name twice, RefusedError where a file is no report.
+    """
+    named = [_split(a) for a in arguments]
+    files = [_files(name, text) for name, text in named]
+    if sum(map(len, files)) > MOST_RUNS:
+        raise ConfigError(
+            f"{sum(map(len, files)):,} reports are more than the {MOST_RUNS:,} that are compared at once."
+        )
+    again = [n for n, count in Counter(n for n, _ in named if n is not None).items() if count > 1]
+    if again:
+        raise ConfigError(f"two groups are called {quoted(again[0])}: give each NAME= a name of its own.")
+    taken = {n for n, _ in named if n is not None}
+    plain = iter(_labels([paths[0] for (n, _), paths in zip(named, files, strict=True) if n is None], taken))
+    return [Group(next(plain) if n is None else n, _runs(paths)) for (n, _), paths in zip(named, files, strict=True)]
+
+
+def _split(argument: str) -> tuple[str | None, str]:
+    """Name and the rest; no name for a plain path."""
+    name, equals, rest = argument.partition("=")
+    if not equals or os.path.lexists(argument) or "/" in name:  # a path such as runs/lr=0.1
+        return None, argument
+    if not name.strip() or not rest.strip():
+        raise ConfigError(f"{quoted(argument)} is not of the form NAME=PATH,PATH,...: write e.g. ebr=runs/ebr.")
+    return name.strip(), rest
+
+
+def _files(name: str | None, text: str) -> list[str]:
+    """The files of reports that a path, or a list of them, stands for."""
+    parts = [text] if name is None or os.path.lexists(text) else [p for p in text.split(",") if p]
+    found = [file for part in parts for file in _under(part, several=name is not None)]
+    again = [f for f, count in Counter(map(os.path.realpath, found)).items() if count > 1]
+    if again:
+        raise ConfigError(f"{again[0]} is given twice in {quoted(name or text)}: a run counts once.")
+    return found
+
+
+def _under(part: str, *, several: bool) -> list[str]:
+    if not os.path.isdir(part):  # noqa: PTH112 - Path's own raises for a name too long
+        if not os.path.lexists(part):
+            raise ConfigError(
+                f"{part} is not a file: give a report.json that `collapsekit diagnose` wrote, or its folder."
+            )
+        return [part]
+    folder = Path(part)
+    if os.path.lexists(folder / REPORT):
+        return [str(folder / REPORT)]
+    if not several:
+        raise ConfigError(f"{part} holds no {REPORT}: name one, or write NAME={part} for all the runs in it.")
+    found = list(folder.glob(f"*/{REPORT}")) or [p for p in folder.glob("*.json") if not p.is_dir()]
+    if not found:
+        raise ConfigError(
+            f"{part} holds neither {REPORT}, nor folders with one, nor *.json: name the reports of the group."
+        )
+    return sorted(map(str, found), key=_natural)
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """So that seed2 is before seed10."""
+    return [(len(part.lstrip("0")) if part.isdigit() else 0, part) for part in re.split(r"([0-9]+)", path)]
+
+
+def _runs(paths: Sequence[str]) -> tuple[Run, ...]:
+    names = [place[-1] for place in _told_apart([_place(p) for p in paths])]
+    # Curves are not compared, and would fill the memory where there are many runs.
+    reports = [r.model_copy(update={"results": scalars(r)}) for r in map(_read, paths)]
+    return tuple(Run(name, path, report) for name, path, report in zip(names, paths, reports, strict=True))
+
+
+def _read(path: str) -> Report:
+    raw = read_json(path)
+    kind = raw.get("kind") if isinstance(raw, dict) else None
+    if isinstance(kind, str):
+        raise RefusedError(
+            f"{path} is a file of kind {quoted(kind)}: give a report.json that `collapsekit diagnose` wrote."
+        )
+    return load_report(Path(path), raw)
+
+
+def scalars(report: Report) -> tuple[Result, ...]:
+    """The results that are a number, or the reason why there is none."""
+    return tuple(r for r in report.results if r.value is not None or r.skipped is not None)
+
+
+def _place(path: str) -> list[str]:
+    """The parts that tell a report from others: its folders, and its own name where that is not report.json."""
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and so rename runs
+    parts = [p for p in whole.parent.parts if p != whole.anchor]
+    return (parts if whole.name == REPORT and parts else [*parts, whole.stem]) or [whole.name]
+
+
+def _told_apart(places: list[list[str]]) -> list[list[str]]:
+    """The same without the last parts that all share, where they differ before those."""
+    while len({tuple(p) for p in places}) > 1 and len({p[-1] for p in places}) == 1 and all(len(p) > 1 for p in places):
+        places = [p[:-1] for p in places]
+    return places
+
+
+def _labels(paths: Sequence[str], taken: set[str]) -> list[str]:
+    """A short name for each path, different from each other and from those ``taken``."""
+    places = _told_apart([_place(p) for p in paths])
+    found: list[str] = []
+    for place in places:
+        size = 1
+        while size < len(place) and any(p[-size:] == place[-size:] and p != place for p in places):
+            size += 1
+        base = "/".join(place[-size:])
+        name, n = base, 1
+        while name in taken or name in found:
+            n += 1
+            name = f"{base} ({n})"
+        found.append(name)
+    return found

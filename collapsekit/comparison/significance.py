@@ -1,0 +1,124 @@
+"""Every group of runs against a reference group, corrected for all tests of one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from collapsekit.comparison.inputs import Group
+from collapsekit.comparison.pairing import Matching
+from collapsekit.comparison.quantities import Found, Key
+from collapsekit.comparison.spread import mean
+from collapsekit.io.safe_text import quoted
+from collapsekit.report.comparison import Test, Testing
+from collapsekit.stats.inference.holm import holm
+from collapsekit.stats.inference.wilcoxon import FEWEST, SignedRank, least_p, signed_rank
+
+ALPHA = 0.05
+
+Said = Sequence[Sequence[dict[Key, Found]]]  # of each column, of each of its runs
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """One test before Holm's correction."""
+
+    pairs: int
+    difference: float | None
+    found: SignedRank
+
+
+def run_tests(said: Said, keys: Sequence[Key], matching: Matching | None) -> dict[tuple[Key, int], Test]:
+    """Every test of the table, by row and column, after Holm's correction over all of them."""
+    if matching is None:
+        return {}
+    tried: dict[tuple[Key, int], _Tried] = {}
+    for key in keys:
+        for column, pairs in enumerate(matching.pairs):
+            found = _tried(key, said[matching.reference], said[column], pairs or ())
+            if found is not None:
+                tried[key, column] = found
+    corrected = holm([t.found.p for t in tried.values()])
+    return {
+        at: Test(
+            pairs=t.pairs,
+            differing=t.found.differing,
+            difference=t.difference,
+            p=t.found.p,
+            p_holm=p,
+            exact=t.found.exact,
+            significant=p <= ALPHA,
+        )
+        for (at, t), p in zip(tried.items(), corrected, strict=True)
+    }
+
+
+def _tried(
+    key: Key,
+    reference: Sequence[dict[Key, Found]],
+    column: Sequence[dict[Key, Found]],
+    pairs: Sequence[tuple[int, int]],
+) -> _Tried | None:
+    """A test over the pairs that both have the number; None with fewer than can tell anything."""
+    both = [(reference[a].get(key), column[b].get(key)) for a, b in pairs]
+    values = [(a.value, b.value) for a, b in both if a is not None and b is not None]
+    had = [(a, b) for a, b in values if a is not None and b is not None]
+    if len(had) < FEWEST:
+        return None
+    theirs, ours = [a for a, _ in had], [b for _, b in had]
+    difference = mean(ours) - mean(theirs)
+    return _Tried(len(had), difference if math.isfinite(difference) else None, signed_rank(ours, theirs))
+
+
+def testing(
+    groups: Sequence[Group], matching: Matching | None, tests: Mapping[tuple[Key, int], Test]
+) -> Testing | None:
+    if matching is None:
+        return None
+    name = groups[matching.reference].name
+    tested = len({column for _, column in tests})
+    rows = len({key for key, _ in tests})
+    family = (
+        f"{_count(len(tests), 'two-sided Wilcoxon signed-rank test')} over runs paired by {matching.how}: "
+        f"{_count(rows, 'number')} of this table in {_count(tested, 'column')}, each against {quoted(name)}; "
+        "Holm's correction is over all of them"
+    )
+    return Testing(reference=name, pairing=matching.how, tests=len(tests), alpha=ALPHA, family=family)
+
+
+def test_notes(
+    groups: Sequence[Group], matching: Matching | None, tests: Mapping[tuple[Key, int], Test]
+) -> Iterator[str]:
+    """Why something is not tested, or could not be found however large it is."""
+    if matching is None:
+        yield "Nothing is tested: it takes two columns of several runs (NAME=A.json,B.json,...), one of them the reference."
+        return
+    reference = groups[matching.reference]
+    for column, pairs in zip(groups, matching.pairs, strict=True):
+        if pairs is None:
+            if column is not reference:
+                yield f"{quoted(column.name)} is one run and is not tested."
+            continue
+        if len(pairs) < FEWEST:
+            yield (
+                f"{quoted(column.name)} and {quoted(reference.name)} have {_count(len(pairs), 'pair')} of runs and are not "
+                f"tested: with fewer than {FEWEST} no two-sided p-value can reach {ALPHA} (2/2^{FEWEST - 1} = "
+                f"{least_p(FEWEST - 1)})."
+            )
+        left = len(column.runs) + len(reference.runs) - 2 * len(pairs)
+        if left:
+            yield (
+                f"{_count(left, 'run')} of {quoted(column.name)} and {quoted(reference.name)} have no partner by "
+                f"{matching.how}: means include them, tests do not."
+            )
+    least = min((least_p(t.pairs) for t in tests.values()), default=0.0) * len(tests)
+    if least > ALPHA:
+        yield (
+            f"With {len(tests)} tests of so few pairs no p-value can reach {ALPHA} after Holm's correction (at best "
+            f"{min(1.0, least):.2g}), however large the difference: show fewer numbers (--only), or pair more runs."
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,284 @@
+"""collapsekit.yaml, or ``[tool.collapsekit]`` in pyproject.toml, as a checked Config."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.io.files import read_text, reason
+from collapsekit.io.limits import check_plain
+from collapsekit.io.safe_text import quoted, shown
+from collapsekit.io.yaml import MOST_BYTES, MOST_VALUES, parse_yaml
+
+CONFIG_NAME = "collapsekit.yaml"
+_MOST_PARTS = 32
+_OURS = ("structure", "base", "origin", "file")  # set by us, never by the file
+_PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}")
+Pool = Literal["auto", "mean", "max", "first", "last", "flatten"]
+
+
+def _plain(value: Any) -> Any:
+    """Plain data only: what a YAML file can say, and a report can repeat."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(k, str) for k in value):
+            raise ValueError("keys must be names")
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"numbers must be finite, found {value}")
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise ValueError(f"expected plain values (numbers, text, lists, mappings), found {type(value).__name__}")
+
+
+Plain = Annotated[dict[str, Any], BeforeValidator(_plain)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    """Where the module comes from and which weights it gets."""
+
+    factory: str | None = None  # "module:callable" -> torch.nn.Module
+    kwargs: Plain = {}
+    checkpoint: str | None = None
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**63
+    )  # that it was trained with, by which the gate tells runs apart
+
+
+class ModalityConfig(_Section):
+    """One modality: its encoder and how its features become one vector an example."""
+
+    encoder: str | None = None  # submodule path; "name:input" = what enters that submodule
+    input: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = (
+        None  # batch key(s); default: the modality's own name
+    )
+    scale: float = Field(default=1.0, gt=0)  # inputs are divided by this
+    select: str | int | None = None  # which part of a tuple or dict output; default: its first tensor
+    pool: Pool = "auto"  # how tokens or feature maps become one vector
+    channels: Literal["first", "last"] | None = None  # where a 3-d or larger output has its features
+    mask: str | None = None  # batch key of a token mask (1 = keep) used in pooling
+
+
+class DataConfig(_Section):
+    """Where the examples come from."""
+
+    path: str | None = None
+    factory: str | None = None
+    kwargs: Plain = {}
+    label: str = "label"
+    also: tuple[str, ...] = ()  # further batch keys the model's forward takes
+    group: str | None = None  # batch key of what examples belong to (patient, speaker): intervals leave out whole ones
+    batch_size: int = Field(default=256, gt=0, le=2**31 - 1)
+
+
+class SubsetConfig(_Section):
+    """A model trained on some of the modalities only, for ``diagnose --subsets``."""
+
+    modalities: tuple[str, ...]
+    checkpoint: str
+    kwargs: Plain = {}  # over those of model.kwargs; with a factory of its own, in their place
+    factory: str | None = None
+
+
+class GateConfig(_Section):
+    """What ``collapsekit gate`` decides by; the command line goes first."""
+
+    require: tuple[str, ...] | None = None  # rules; default: verdict != collapsed, where there is no baseline
+    baseline: str | None = None  # a file that `collapsekit baseline create` wrote
+    watch: tuple[str, ...] | None = None  # what is held against it: metric, use, missing
+    alpha: float | None = None
+    margins: dict[str, float] = {}
+    effects: dict[str, float] = {}
+
+
+class Config(_Section):
+    """The whole config; ``base`` is the folder it was found in, ``origin`` what to call it in messages, ``file`` where it
+    was read, absolute, or None for one that was made in Python."""
+
+    adapter: str = "module"
+    options: Plain = {}  # handed to a Python adapter as they are
+    model: ModelConfig = ModelConfig()
+    modalities: dict[str, ModalityConfig] = {}
+    fusion: str | None = None
+    head: str | None = None
+    output: str | int | tuple[str | int, ...] | None = None  # which part of the model's output is the prediction
+    call: Literal["kwargs", "dict", "positional", "list"] = "kwargs"
+    task: str = "classification"
+    metric: str | None = None
+    temperature: float = Field(default=0.07, gt=0)  # contrastive only
+    data: DataConfig = DataConfig()
+    subsets: tuple[SubsetConfig, ...] = ()
+    gate: GateConfig = GateConfig()
+    plugins: tuple[str, ...] = ()
+    structure: tuple[dict[str, Any], ...] = Field(default=(), exclude=True)  # what a repair put into the model
+    base: Path = Field(default=Path(), exclude=True)
+    origin: str = Field(default=CONFIG_NAME, exclude=True)
+    file: Path | None = Field(default=None, exclude=True)
+
+    @field_validator("modalities", mode="before")
+    @classmethod
+    def _bare_names(cls, value: Any) -> Any:
+        # `audio: encoders.audio` is short for `audio: {encoder: encoders.audio}`, `audio:` for no options.
+        if not isinstance(value, Mapping):
+            return value
+        if any(isinstance(k, str) and not k.strip() for k in value):
+            raise ValueError("a modality has an empty name: give it one")
+        return {k: {"encoder": v} if isinstance(v, str) else ({} if v is None else v) for k, v in value.items()}
+
+    @field_validator("subsets")
+    @classmethod
+    def _of_the_modalities(cls, value: tuple[SubsetConfig, ...], info: ValidationInfo) -> tuple[SubsetConfig, ...]:
+        known = info.data.get("modalities")
+        if known is None:  # wrong themselves, and said so
+            return value
+        for subset in value:
+            names = "+".join(subset.modalities)
+            for m in subset.modalities:
+                if m not in known:
+                    raise ValueError(
+                        f"there is no modality {m!r}{did_you_mean(m, known)}: known are {', '.join(known) or 'none'}"
+                    )
+            if len(set(subset.modalities)) < len(subset.modalities):
+                raise ValueError(f"{names} names a modality twice")
+            if not 2 <= len(subset.modalities) < len(known):
+                raise ValueError(
+                    f"a subset has at least two modalities and fewer than all {len(known)}, found {names or 'none'}"
+                )
+        if len({frozenset(subset.modalities) for subset in value}) < len(value):
+            raise ValueError("two subsets are of the same modalities: keep one")
+        return value
+
+    def need_subsets(self) -> tuple[SubsetConfig, ...]:
+        """The ``subsets`` section. Raises ConfigError, saying what to write, where there is none."""
+        if self.subsets:
+            return self.subsets
+        if len(self.modalities) < 3:
+            raise ConfigError(
+                f"{self.origin} has {len(self.modalities)} modalities, and no subset of them has two: --subsets and the "
+                "probe growing are for models of three or more."
+            )
+        m = list(self.modalities)[:2]
+        example = f"{{modalities: [{', '.join(m)}], checkpoint: {'_'.join(m)}.pt, kwargs: {{...}}}}"
+        raise ConfigError(
+            f"{self.origin} has no `subsets`, the models trained on some of the modalities: list each of them there, e.g. "
+            f"`subsets: [{example}]`, with the model.kwargs that make it."
+        )
+
+    def with_subset(self, subset: SubsetConfig) -> Config:
+        """The config of the model trained on ``subset`` alone."""
+        own = subset.factory is not None
+        model = ModelConfig(
+            factory=subset.factory if own else self.model.factory,
+            kwargs=subset.kwargs if own else {**self.model.kwargs, **subset.kwargs},
+            checkpoint=subset.checkpoint,
+        )
+        kept = {m: section for m, section in self.modalities.items() if m in subset.modalities}
+        return self.model_copy(
+            update={
+                "model": model,
+                "modalities": kept,
+                "subsets": (),
+                "structure": (),
+                "data": self.data.model_copy(update={"group": None}),
+            }
+        )
+
+    def resolve(self, path: str) -> Path:
+        """A path from the config, relative to the config's own folder. Raises ConfigError for one no file can have."""
+        try:
+            found = self.base / Path(path).expanduser()
+            found.exists()  # raises where the name is too long or a folder on the way may not be entered
+            if "\0" in path:
+                raise ValueError("it holds a NUL character")
+        except (OSError, ValueError, RuntimeError) as e:  # RuntimeError: no such user after ~
+            why = reason(e) if isinstance(e, OSError) else str(e)
+            raise ConfigError(f"{self.origin} names the path {quoted(path)}, which cannot be used: {why}.") from None
+        return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path, MOST_BYTES)
+    except OSError as e:
+        raise ConfigError(f"config {path} cannot be read: {reason(e)}.") from None
+
+
+def pyproject_section(path: Path) -> Any:
+    """The ``[tool.collapsekit]`` table, None where there is none. Raises ConfigError where the file cannot be read."""
+    text = _text(path)
+    # tomllib takes time quadratic in the parts of a dotted key: minutes for one of a megabyte.
+    long_key = _LONG_KEY.search(text)
+    if long_key:
+        raise ConfigError(f"{path} has a dotted key of more than {_MOST_PARTS} parts, {quoted(long_key[0], 20)}.")
+    try:
+        tool = tomllib.loads(text).get("tool")
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid TOML: it is nested too deeply.") from None
+    except ValueError as e:  # TOMLDecodeError, or int's for a number of too many digits
+        raise ConfigError(f"{path} is not valid TOML: {shown(str(e), 200)}.") from None
+    return tool.get("collapsekit") if isinstance(tool, dict) else None
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a config file. Raises ConfigError that names the key and the nearest known one."""
+    file = Path(path)
+    if file.suffix == ".toml":
+        raw = pyproject_section(file)
+        if raw is None:
+            raise ConfigError(f"{file} has no [tool.collapsekit] table: add one, or name a {CONFIG_NAME}.")
+    else:
+        raw = parse_yaml(_text(file), str(file))
+    return check_config(raw, base=file.resolve().parent, origin=str(file), file=file.absolute())
+
+
+def check_config(raw: Any, *, base: Path, origin: str = "config", file: Path | None = None) -> Config:
+    """A mapping as Config. Raises ConfigError for unknown keys, wrong types and missing sections."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{origin} holds {type(raw).__name__}, expected keys such as model, modalities, data.")
+    for key in _OURS:
+        if key in raw:
+            raise ConfigError(f"{origin} has an unknown key {key!r}: known there are {', '.join(_keys_at([]))}.")
+    try:
+        check_plain(raw, values=MOST_VALUES)
+        return Config.model_validate({**raw, "base": base, "origin": origin, "file": file})
+    except ValidationError as e:
+        raise ConfigError(_explain(e, origin)) from None
+    except ValueError as e:
+        raise ConfigError(f"{origin} cannot be used: {e}.") from None
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    found_wrong = error.errors()
+    # A misspelt key is also a missing one: the misspelling is what helps.
+    first = next((e for e in found_wrong if e["type"] == "extra_forbidden"), found_wrong[0])
+    loc = [str(p)[:80] for p in first["loc"]]
+    where = quoted(".".join(loc), 200)
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(loc[:-1])
+        return f"{origin} has an unknown key {where}{did_you_mean(loc[-1], known)}: known there are {', '.join(known)}."
+    found = first.get("input")
+    said = quoted(found) if isinstance(found, str) else repr(found)
+    said = f", found {said}" if isinstance(found, str | int | float | bool) else ""
+    return f"{origin} at {where}: {shown(first['msg'].removeprefix('Value error, '), 600)}{said}."
+
+
+def _keys_at(loc: list[str]) -> list[str]:
+    if not loc:
+        return [k for k in Config.model_fields if k not in _OURS]
+    if loc[0] in ("modalities", "subsets"):
+        return list((ModalityConfig if loc[0] == "modalities" else SubsetConfig).model_fields)
+    section = Config.model_fields[loc[0]].annotation
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -1,0 +1,79 @@
+"""What a probe is told besides the model and its features."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+
+class Options(BaseModel):
+    """Base of a probe's options: typed, with defaults; an unknown one is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def check_modalities(self, known: Sequence[str]) -> None:
+        """Raises ConfigError for an option that names a modality that is none of those ``known``: none does here."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists(cls, value: object, info: ValidationInfo) -> object:
+        """A tuple may be given as text, its parts separated by commas, as --set does."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, str) and any(get_origin(k) is tuple for k in (kind, *get_args(kind))):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+
+Kind = TypeVar("Kind", bound=Options)
+
+Profile = Literal["quick", "standard", "full"]
+PROFILES: dict[Profile, str] = {
+    "quick": "trains only linear heads on cached features",
+    "standard": "trains the unimodal baselines too, within a stated budget (default)",
+    "full": "trains the unimodal baselines over the whole grid, however long it takes",
+}
+
+
+class Progress:
+    """Where long work says how far it is; this one is silent."""
+
+    def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
+        """``done`` of ``total`` of ``what`` is finished; ``said``: how it stands, e.g. a loss."""
+
+    def note(self, text: str) -> None:
+        """One sentence the user should see before or while something expensive runs."""
+
+    def announce(self, text: str) -> None:
+        """One sentence on whose code will run, such as which config is used: said in commands even where they are quiet."""
+
+    def fault(self, text: str) -> None:
+        """An error that nobody foresaw, with its traceback: what is quiet is told of it too."""
+        logging.getLogger("collapsekit").error(text)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of the probe, and what is the same for all of them."""
+
+    options: Options = field(default_factory=Options)
+    seed: int = 0
+    level: float = 0.95
+    profile: Profile = "standard"
+    progress: Progress = field(default_factory=Progress)
+    cache: Path | None = None  # where trained baselines are kept; None: nowhere
+    others: Mapping[str, Options] = field(default_factory=dict)  # options of all probes, by name
+
+    def own(self, kind: type[Kind]) -> Kind:
+        """This probe's options, as the type it registered."""
+        assert isinstance(self.options, kind)
+        return self.options
+
+    def of(self, probe: str, kind: type[Kind]) -> Kind:
+        """Another probe's options, so that what two probes share is asked for alike and computed once."""
+        found = self.others.get(probe)
+        return found if isinstance(found, kind) else kind()

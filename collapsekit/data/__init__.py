@@ -1,0 +1,1 @@
+"""Examples: where they come from, their order, and what a data file holds."""

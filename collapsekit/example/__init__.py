@@ -1,1 +1,0 @@
-"""The embedded example: UCI Multiple Features (see ATTRIBUTION.md) and a small model that fuses four of its views."""

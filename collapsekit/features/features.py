@@ -1,0 +1,113 @@
+"""Features: what one pass of the encoders over a split left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import Recorded
+from collapsekit.data.base import Batch
+from collapsekit.distributed.process_group import current
+from collapsekit.report.diagnosis import ReportWarning
+from collapsekit.stats.inference.jackknife import assign_groups, assign_units
+from collapsekit.stats.linalg.cka import Side
+from collapsekit.stats.linalg.moments import Moments, moments_left_out
+
+T = TypeVar("T")
+GROUPS = 16
+
+
+@dataclass
+class Features:
+    """Everything probes read of one split, n examples in canonical order: sorted by a hash of their content, so
+    that results depend neither on the row order nor on the batch size nor on what the modalities are called."""
+
+    split: str
+    modalities: tuple[str, ...]
+    inputs: Batch  # as the data gave them
+    recorded: dict[str, Recorded]  # what replaying an encoder needs
+    pooled: dict[str, Tensor]  # per modality (n, d)
+    fused: Tensor  # (n, D)
+    outputs: Tensor  # (n, ...)
+    targets: Tensor  # (n, ...)
+    digest: str  # of inputs and targets
+    sibling: Callable[[str], Features]
+    ids: Tensor  # of each example's inputs and target, a hash of 63 bits (n,)
+    units: Tensor | None = None  # what each example belongs to (n,), where the config names it
+    contents: Tensor | None = None  # of each example's inputs alone, such a hash (n,)
+    warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
+    batch: int | None = None  # rows of a forward, where what an example gives depends on the others in its batch
+    read: Mapping[str, Features] = field(default_factory=dict)  # every split read until now, by name
+    memo: dict[Hashable, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    @property
+    def groups(self) -> Tensor:
+        """Jackknife group of each example, (n,); examples of one unit are in one group."""
+        if self.units is not None:
+            units = self.units
+            return self.once("groups", lambda: assign_units(units, GROUPS))
+        return assign_groups(len(self), min(GROUPS, len(self)))
+
+    @property
+    def fifth(self) -> Tensor:
+        """About a fifth of the examples (n,), bool, to be held out; examples of one unit are on one side."""
+        return (torch.arange(len(self)) if self.units is None else self.groups) % 5 == 0
+
+    @property
+    def concatenated(self) -> bool:
+        """Whether the fused representation is only the modalities' features side by side, in any order."""
+
+        def make() -> bool:
+            if self.fused.shape[1] != sum(x.shape[1] for x in self.pooled.values()):
+                return False
+            fused = {c.numpy().tobytes() for c in self.fused.T.contiguous()}
+            return all(c.numpy().tobytes() in fused for x in self.pooled.values() for c in x.T.contiguous())
+
+        return self.once("concatenated", make)
+
+    def moments(self, x: Tensor) -> tuple[Moments, Iterator[Moments]]:
+        """Moments of ``x`` (n, d) over all examples, and without each jackknife group; processes share the groups."""
+        return moments_left_out(x, self.groups, int(self.groups.max()) + 1, current().each)
+
+    def side(self, modality: str | None) -> Side:
+        """A modality's features, or the fused representation, as a side of CKAs; computed once for all that it is compared
+        with. Raises NumericsError where they do not vary."""
+        x = self.fused if modality is None else self.pooled[modality]
+        return self.once(("cka", modality), lambda: self.side_of(x))
+
+    def side_of(self, x: Tensor) -> Side:
+        """``x`` (n, d) as a side of CKAs over the jackknife groups. Raises NumericsError where it does not vary."""
+        return Side.of(x, self.groups, int(self.groups.max()) + 1, each=current().each)
+
+    def taken(self, rows: Tensor) -> Features:
+        """Some examples, in the order of ``rows``, as Features of their own."""
+        return replace(
+            self,
+            inputs={k: v[rows] for k, v in self.inputs.items()},
+            recorded={m: tuple(t[rows] for t in r) for m, r in self.recorded.items()},
+            pooled={m: x[rows] for m, x in self.pooled.items()},
+            fused=self.fused[rows],
+            outputs=self.outputs[rows],
+            targets=self.targets[rows],
+            ids=self.ids[rows],
+            contents=None if self.contents is None else self.contents[rows],
+            units=None if self.units is None else self.units[rows],
+            memo={},
+        )
+
+    def of(self, split: str) -> Features:
+        """Features of another split, extracted on first use. Raises ConfigError where there is none."""
+        return self if split == self.split else self.sibling(split)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """``make()``, computed the first time it is asked for; shared by all probes."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return cast(T, self.memo[key])

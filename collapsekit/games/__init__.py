@@ -1,0 +1,1 @@
+"""Coalitions of modalities: their values, Shapley credit, and the balanced reference."""

@@ -1,0 +1,175 @@
+"""The balanced reference: what a model would do that used every modality for what it is worth alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.features.features import Features
+from collapsekit.games.coalitions import Worth
+from collapsekit.interventions.marginal import donors
+from collapsekit.readouts.calibration import DOUBT, doubtful_loss, fitted_weights
+from collapsekit.readouts.linear import Fold, Unimodal, fold
+from collapsekit.readouts.synergy import Joint
+from collapsekit.stats.inference.leave_out import leave_out_means
+from collapsekit.tasks.base import Task
+from collapsekit.tasks.scoring import leave_out_metric
+
+SURE = 2.0  # standard errors by which what modalities say together has to lower the held-out loss to be added
+
+
+@dataclass
+class Reference:
+    """Late fusion of calibrated unimodal readouts: evidence over the prior adds up, all of it times one weight;
+    and what modalities say only together, where that can be learned.
+
+    It plays the same game as the model: absent modalities are taken from the same other examples. Scored by what
+    its readouts say alone instead, even the best possible model would seem to ignore a weaker modality, since
+    next to a strong one that contradicts it a weaker one changes little, whoever adds them up.
+    """
+
+    task: Task
+    features: Features
+    at: Fold
+    prior: Tensor  # natural parameters of the best constant, (1, C)
+    evidence: dict[str, tuple[Tensor, Tensor]]  # per modality, over the prior: diagnosed (n, C), held out (v, C)
+    donors: list[Tensor]  # the other examples absent modalities are taken from, each (n,)
+    joint: tuple[Joint, float] | None = None  # what modalities say only together, and its weight
+    training: dict[str, Tensor] = field(default_factory=dict)  # per modality, over the prior: every row of train
+    known: dict[int, Worth] = field(default_factory=dict)
+
+    def worth(self, mask: int) -> Worth:
+        """Loss and metric of the reference when it sees the modalities in ``mask``."""
+        if mask not in self.known:
+            self.known[mask] = self._score(self._expect(mask))
+        return self.known[mask]
+
+    def constant(self) -> Worth:
+        """Loss and metric of the best constant."""
+        return self._score(self.task.from_natural(self.prior.expand(len(self.features), -1)))
+
+    def alone(self, modality: str) -> Worth:
+        """Loss and metric of one modality's readout, weighted on held-out examples; nothing is resampled."""
+        return self._score(self.task.from_natural(self.prior + self.weight_of([modality]) * self.evidence[modality][0]))
+
+    @cached_property
+    def weight(self) -> float:
+        """What the sum of all evidence is multiplied by."""
+        return self.weight_of(list(self.features.modalities), DOUBT)
+
+    def offset(self) -> dict[str, Tensor]:
+        """Natural parameters by split, of every row of train and of held-out examples."""
+        at = self.at
+        out = {at.train.split: self.prior + self.weight * torch.stack(list(self.training.values())).sum(0)}
+        if at.held is not at.train:
+            held = torch.stack([held for _, held in self.evidence.values()]).sum(0)
+            out[at.held.split] = self.prior + self.weight * held
+        return out
+
+    def together(self, joint: Joint) -> Reference:
+        """This reference with what the network adds, where that lowers the held-out loss by more than chance."""
+        summed = torch.stack([held for _, held in self.evidence.values()]).sum(0)
+        said, y = joint.says(joint.held), self.at.held_targets
+        both = fitted_weights(self.task, self.prior, [summed, said], y, [2.0, 2.0], DOUBT)
+        before = self.task.loss(self.task.from_natural(self.prior + self.weight * summed), y)
+        after = self.task.loss(self.task.from_natural(self.prior + both[0] * summed + both[1] * said), y)
+        gain = before - after
+        if float(gain.mean()) <= SURE * float(gain.std()) / len(gain) ** 0.5:
+            return self
+        made = replace(self, joint=(joint, both[1]), known={})
+        made.weight = both[0]
+        return made
+
+    def _expect(self, mask: int) -> Tensor:
+        names, n = self.features.modalities, len(self.features)
+        present, absent = self.prior.expand(n, -1), torch.zeros(n, 1)
+        for i, m in enumerate(names):
+            if mask >> i & 1:
+                present = present + self.weight * self.evidence[m][0]
+            else:
+                absent = absent + self.weight * self.evidence[m][0]
+        own = torch.arange(n)
+        if mask == (1 << len(names)) - 1:
+            return self.task.from_natural(present + self._said(mask, own))
+        total = torch.zeros_like(present)
+        for other in self.donors:
+            total = total + self.task.from_natural(present + absent[other] + self._said(mask, other))
+        return total / len(self.donors)
+
+    def _said(self, mask: int, other: Tensor) -> Tensor:
+        """What modalities say only together, those not in ``mask`` taken from ``other`` examples."""
+        if self.joint is None:
+            return torch.zeros(1)
+        joint, weight = self.joint
+        x = {
+            m: joint.here[m] if mask >> i & 1 else joint.here[m][other] for i, m in enumerate(self.features.modalities)
+        }
+        return weight * joint.says(x)
+
+    def weight_of(self, chosen: Sequence[str], doubt: float = 0.0) -> float:
+        """What the sum of the evidence of ``chosen`` modalities is to be multiplied by, fitted on held-out examples."""
+        held = torch.stack([self.evidence[m][1] for m in chosen]).sum(0)
+
+        def loss(weight: float) -> float:
+            natural = self.prior + weight * held
+            return float(doubtful_loss(self.task, natural, self.prior, self.at.held_targets, doubt))
+
+        best = minimize_scalar(loss, bounds=(0.0, 2.0), method="bounded", options={"xatol": 1e-6})
+        return float(best.x) if float(best.fun) < loss(0.0) else 0.0
+
+    def _score(self, expected: Tensor) -> Worth:
+        targets, groups = self.features.targets, self.features.groups
+        loss = leave_out_means(self.task.loss(expected, targets), groups)
+        return Worth(loss, leave_out_metric(self.task, expected, targets, groups), expected)
+
+    def contribution(self, modality: str, absent: str | None = None) -> tuple[Tensor, Tensor]:
+        """What this modality adds to natural parameters, alone and together with the others (``absent`` not among
+        them): of diagnosed and of held-out examples, each (., C)."""
+        here, held = (e * (self.weight or 1.0) for e in self.evidence[modality])
+        if self.joint is None:
+            return here, held
+        joint, weight = self.joint
+        parts = []
+        for x in (joint.here, joint.held):
+            total = torch.zeros(1)
+            others = donors(len(x[modality]), 16, 0)
+            for other in others:
+                without = x if absent is None else {**x, absent: x[absent][other]}
+                total = total + joint.says(without) - joint.says({**without, modality: x[modality][other]})
+            parts.append(weight * total / len(others))
+        return here + parts[0], held + parts[1]
+
+    def added(self, of: tuple[str, str | None] | None, model: Tensor, model_held: Tensor) -> Tensor:
+        """The model's expectations (n, ...) with a modality's contribution added (None: nothing), in natural space:
+        prior + a·(model - prior) + b·contribution, the weights a and b minimising the loss on held-out examples."""
+        pairs = [(self.task.to_natural(model) - self.prior, self.task.to_natural(model_held) - self.prior)]
+        if of is not None:
+            pairs.append(self.contribution(*of))
+        weights = fitted_weights(
+            self.task, self.prior, [held for _, held in pairs], self.at.held_targets, [20.0, 5.0][: len(pairs)]
+        )
+        natural = self.prior + torch.stack([w * x for w, (x, _) in zip(weights, pairs, strict=True)]).sum(0)
+        return self.task.from_natural(natural)
+
+
+def make_reference(
+    adapter: Adapter, features: Features, readouts: dict[str, Unimodal], donors: list[Tensor]
+) -> Reference:
+    """The balanced reference of these readouts. Raises NumericsError where the task has no prior."""
+    task, at = adapter.task, fold(adapter, features)
+    prior = task.to_natural(task.prior(at.train.targets[at.fit], at.width))
+    evidence = {
+        m: (task.to_natural(r.expected) - prior, task.to_natural(r.validation) - prior) for m, r in readouts.items()
+    }
+    made = Reference(task, features, at, prior, evidence, donors)
+    # Each by itself as sure as it is right, or the surest readout would drown the others in the sum.
+    weights = {m: made.weight_of([m]) for m in evidence}
+    made.evidence = {m: (weights[m] * here, weights[m] * held) for m, (here, held) in evidence.items()}
+    made.training = {m: weights[m] * (task.to_natural(r.training) - prior) for m, r in readouts.items()}
+    return made

@@ -1,0 +1,201 @@
+"""What a model gets from each coalition of modalities, and Shapley credit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.context import Progress
+from collapsekit.features.features import Features
+from collapsekit.interventions.edits import Altered
+from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.replay import by_row, predict_many
+from collapsekit.readouts.calibration import calibration
+from collapsekit.stats import shapley
+from collapsekit.stats.inference.leave_out import leave_out_means
+from collapsekit.stats.threads import threads_for
+from collapsekit.tasks.scoring import leave_out_metric
+
+SCORING = 100.0  # operations that scoring takes for every number the model puts out
+
+
+EXACT_UP_TO = 6  # modalities; beyond, Shapley credit is sampled
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Loss and metric of one coalition: over all examples, then without each jackknife group."""
+
+    loss: Tensor  # (1 + G,)
+    metric: Tensor  # (1 + G,)
+    expected: Tensor  # (n, ...)
+
+
+Expected = Callable[[Tensor], Tensor]
+
+
+def _as_it_is(expected: Tensor) -> Tensor:
+    return expected
+
+
+class _Mean:
+    """A mean over draws in which a draw and its inverse are added up before they are added to the rest: of two coalitions
+    that share their draws one meets each such pair the other way round, and what is equal has to come out equal."""
+
+    def __init__(self, inverse: Mapping[int, int]) -> None:
+        self.inverse, self.total, self.count = inverse, torch.zeros((), dtype=torch.float64), 0
+        self.waiting: dict[int, Tensor] = {}
+
+    def add(self, k: int, expected: Tensor) -> None:
+        """Add draw ``k``; its inverse comes before or after it."""
+        back = self.inverse.get(k, k)
+        self.count += 1
+        if back != k and back not in self.waiting:
+            self.waiting[k] = expected
+        else:
+            self.total = self.total + (expected if back == k else self.waiting.pop(back) + expected)
+
+    @property
+    def value(self) -> Tensor:
+        return self.total / self.count
+
+
+class Coalitions:
+    """Loss and metric of the model when it sees only some modalities.
+
+    Absent modalities are replaced together by those of other examples (the marginal distribution) and the
+    expectation is averaged over ``draws`` of them before it is scored: the restricted model of SAGE
+    (Covert et al. 2020, eq. 2), which does not punish a model for contradictions it never meets.
+    """
+
+    def __init__(self, adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> None:
+        self.adapter, self.features, self.progress = adapter, features, progress
+        self.donors = donors(len(features), draws, seed)
+        self.size = len(features.modalities)
+        self.inverse = _inverses(self.donors) if _moves_whole(adapter, features) else {}
+        self.known: dict[int, Worth] = {}
+        self.sure: dict[int, Worth] = {}
+
+    @property
+    def full(self) -> int:
+        """The coalition of all modalities, as a bitmask."""
+        return (1 << self.size) - 1
+
+    def names(self, mask: int) -> tuple[str, ...]:
+        """Names of the modalities present in ``mask``."""
+        return tuple(m for i, m in enumerate(self.features.modalities) if mask >> i & 1)
+
+    def worth(self, mask: int) -> Worth:
+        """Loss and metric of the coalition ``mask``, computed once."""
+        if mask not in self.known:
+            self._learn(mask, [(self.known, _as_it_is)])
+        return self.known[mask]
+
+    def calibrated(self, mask: int) -> Worth:
+        """The same of the calibrated model: as sure as it is right (see ``calibration``, which encodes other splits: who
+        asks for ``worth`` alone does not pay for that)."""
+        if mask not in self.sure:
+            sure = calibration(self.adapter, self.features) or _as_it_is
+            self._learn(mask, [(self.known, _as_it_is), (self.sure, sure)])
+        return self.sure[mask]
+
+    @property
+    def exact(self) -> bool:
+        """Whether all subsets are evaluated."""
+        return self.size <= EXACT_UP_TO
+
+    def _learn(self, mask: int, kinds: Sequence[tuple[dict[int, Worth], Expected]]) -> None:
+        """Worth of a coalition and of what comes with it; each kind of the model's expectations by itself before the mean
+        over draws."""
+        functions = [kind for _, kind in kinds]
+        with threads_for(SCORING * self.features.outputs.numel()):
+            if mask == self.full or (mask == 0 and self.inverse):
+                means = self._ends(functions)
+            else:
+                means = self._drawn(min(mask, self.full & ~mask) if self.inverse else mask, functions)
+            for one, found in means.items():
+                for (store, _), expected in zip(kinds, found, strict=True):
+                    store[one] = self._score(expected)
+        self.progress.step("modality subsets", len(self.known), 1 << self.size if self.exact else None)
+
+    def _ends(self, kinds: Sequence[Expected]) -> dict[int, list[Tensor]]:
+        """Expectations of the model as it is and, where an example may be taken whole for another, with every modality
+        absent."""
+        whole = [kind(self.adapter.task.expect(self.features.outputs)) for kind in kinds]
+        if not self.inverse:
+            return {self.full: whole}
+        means = [_Mean(self.inverse) for _ in kinds]
+        for k in sorted(range(len(self.donors)), key=self._turn):
+            for mean, expected in zip(means, whole, strict=True):
+                mean.add(k, expected.index_select(0, self.donors[k]))
+        return {self.full: whole, 0: [m.value for m in means]}
+
+    def _drawn(self, mask: int, kinds: Sequence[Expected]) -> dict[int, list[Tensor]]:
+        """Mean expectations of the coalition ``mask`` and, where draws have inverses, of those absent from it.
+
+        Modalities A of example i with B of j are a draw for the coalition A, as seen from i, and one for the coalition B,
+        as seen from j, if some draw lends j what is of i. So nearly every draw of the one is a draw of the other.
+        """
+        rest, draws = self.full & ~mask, range(len(self.donors))
+        asked = [(mask, k) for k in draws]
+        asked += [(rest, k) for k in draws if k not in self.inverse] if self.inverse else []
+        asked.sort(key=lambda one: self._turn(one[1]))
+        absent = {one: [m for m in self.features.modalities if m not in self.names(one)] for one in (mask, rest)}
+        questions = (Altered(swap=dict.fromkeys(absent[one], self.donors[k])) for one, k in asked)
+        means: dict[int, list[_Mean]] = {one: [_Mean(self.inverse) for _ in kinds] for one, _ in asked}
+        if self.inverse:
+            means[rest] = [_Mean(self.inverse) for _ in kinds]
+        answers = predict_many(self.adapter, self.features, questions)
+        for (one, k), answer in zip(asked, answers, strict=True):
+            for i, kind in enumerate(kinds):
+                expected = kind(self.adapter.task.expect(answer.outputs))
+                means[one][i].add(k, expected)
+                if k in self.inverse:
+                    back = self.inverse[k]
+                    means[rest][i].add(back, expected.index_select(0, self.donors[back]))
+        return {one: [m.value for m in found] for one, found in means.items()}
+
+    def _turn(self, k: int) -> int:
+        """Draws in this order come next to their inverses."""
+        return min(k, self.inverse.get(k, k))
+
+    def _score(self, expected: Tensor) -> Worth:
+        task, features = self.adapter.task, self.features
+        loss = leave_out_means(task.loss(expected, features.targets), features.groups)
+        return Worth(loss, leave_out_metric(task, expected, features.targets, features.groups), expected)
+
+
+def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:
+    """By number those draws whose inverse is a draw as well, and which that is."""
+    known = {int(other[0]): k for k, other in enumerate(donors)}  # no two draws lend an example the same
+    found = {}
+    for k, other in enumerate(donors):
+        back = other.argsort()
+        which = known.get(int(back[0]))
+        if which is not None and torch.equal(donors[which], back):
+            found[k] = which
+    return found
+
+
+def _moves_whole(adapter: Adapter, features: Features) -> bool:
+    """Whether every raw input is of one modality and moves with it, and the model answers each row by itself: then it does
+    not matter which modalities of an example are its own."""
+    readers = [sum(key in adapter.input_keys(m) for m in features.modalities) for key in features.inputs]
+    return all(count == 1 for count in readers) and by_row(adapter, features)
+
+
+def coalitions(adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> Coalitions:
+    """The model's coalitions on these features, shared by all probes that ask with the same settings."""
+    return features.once(("coalitions", draws, seed), lambda: Coalitions(adapter, features, draws, seed, progress))
+
+
+def credits(worth: Callable[[int], Tensor], size: int, permutations: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Shapley credit (size, ...) of each modality and its sampling standard error (zero where exact)."""
+    if size <= EXACT_UP_TO:
+        exact = shapley.exact(torch.stack([worth(mask) for mask in range(1 << size)]))
+        return exact, torch.zeros_like(exact)
+    return shapley.sampled(worth, size, permutations, torch.Generator().manual_seed(seed))

@@ -1,0 +1,1 @@
+"""The gate: rules over one report, and one report held against a baseline of earlier ones."""

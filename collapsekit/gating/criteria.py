@@ -1,0 +1,136 @@
+"""What the gate holds against a baseline: a number of the report, which way it is worse, by how much that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.report.diagnosis import Report
+from collapsekit.stats.use import floor_of, use
+
+WATCHED = ("metric", "use", "missing")
+DEFAULT = ("metric", "use")
+MARGINS = {"metric": 0.02, "use": 0.1, "missing": 0.05}
+EFFECTS = {"metric": 0.1, "use": 0.4, "missing": 0.2}
+COLLAPSED = 0.15  # use under which a modality is collapsed, as in collapsekit.report.verdicts
+USE = (
+    "(credit + e) / (due + e): Shapley credit in the calibrated model over what the balanced reference gives, as "
+    "utilisation.score, but without bounds; the margin begins at 1, all that is due, where it was more"
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How the gate judges. ``margins``: a worsening under it is none to fail for; ``effects``: one that the gate has to be
+    able to see with 90 % probability, else what it does not see decides nothing; by kind, in units of what is watched."""
+
+    watch: tuple[str, ...] = DEFAULT
+    alpha: float = 0.05
+    margins: Mapping[str, float] = field(default_factory=dict)  # where not MARGINS
+    effects: Mapping[str, float] = field(default_factory=dict)  # where not EFFECTS, or twice the margin if that is more
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 0.5:
+            raise ConfigError(f"the gate's alpha is {self.alpha}, expected a level between 0 and 0.5, such as 0.05.")
+        for name, kinds in (("watch", self.watch), ("margin", self.margins), ("effect", self.effects)):
+            odd = next((kind for kind in kinds if kind not in WATCHED), None)
+            if odd is not None:
+                near = did_you_mean(odd, WATCHED)
+                raise ConfigError(f"the gate cannot watch {odd!r} ({name}){near}: it knows {', '.join(WATCHED)}.")
+        for name, values in (("margin", self.margins), ("effect", self.effects)):
+            wrong = next(((k, v) for k, v in values.items() if not 0 <= v < float("inf")), None)
+            if wrong is not None:
+                raise ConfigError(f"the gate's {name} of {wrong[0]} is {wrong[1]}, expected a number from 0 on.")
+
+        for kind, effect in self.effects.items():
+            if effect <= self.margin(kind):
+                raise ConfigError(
+                    f"the gate's effect of {kind} is {effect:g}, no more than its margin of {self.margin(kind):g}: what has "
+                    "to be seen must be more than what may pass; raise it, or lower the margin."
+                )
+
+    def margin(self, kind: str, before: float = 0.0) -> float:
+        """The margin of a kind of number that was ``before``. Of a use over 1, more than is due, the part over 1 may go
+        unpunished: where a neglected modality comes back, the one that did its work is used less."""
+        return self.margins.get(kind, MARGINS[kind]) + _surplus(kind, before)
+
+    def effect(self, kind: str, before: float = 0.0) -> float:
+        """The effect of a kind of number that was ``before``. Of a use, unless it was named: a collapse, if that is more."""
+        named = self.effects.get(kind)
+        if named is not None:
+            return named + _surplus(kind, before)
+        least = max(EFFECTS[kind], 2 * self.margin(kind)) + _surplus(kind, before)
+        return max(least, before - COLLAPSED) if kind == "use" else least
+
+
+def _surplus(kind: str, before: float) -> float:
+    return max(0.0, before - 1.0) if kind == "use" else 0.0
+
+
+@dataclass(frozen=True)
+class Number:
+    """One watched number: lower is worse. ``columns`` of the records that say it example by example: of the first that both
+    records have, differences are tested; in those of losses, higher is worse."""
+
+    kind: str
+    modality: str | None
+    name: str
+    unit: str
+    definition: str
+    columns: tuple[str, ...]
+
+
+def says_nothing(reports: Sequence[Report]) -> list[str]:
+    """Modalities that all these reports call uninformative: of what is due nothing, no use can be told."""
+    return [
+        m
+        for m in reports[0].subject.modalities
+        if all(m in r.modalities and r.modalities[m].verdict == "uninformative" for r in reports)
+    ]
+
+
+def numbers(report: Report, watch: Sequence[str], leave_out: Sequence[str] = ()) -> list[Number]:
+    """What to watch in reports such as this one, in the order of its modalities; not the use of those to leave out."""
+    metric, found = report.subject.metric, []
+    if "metric" in watch:
+        found.append(Number("metric", None, metric, metric, f"{metric} of the model as it is", ("metric", "loss")))
+    for m in [m for m in report.subject.modalities if m not in leave_out] if "use" in watch else ():
+        found.append(Number("use", m, f"use of {m}", "of what is due", USE, (f"credit.{m}",)))
+    for m in report.subject.modalities if "missing" in watch else ():
+        what = f"{metric} with {m} taken from other examples"
+        found.append(
+            Number("missing", m, f"{metric} without {m}", metric, what, (f"metric_without.{m}", f"loss_without.{m}"))
+        )
+    return found
+
+
+def value_of(number: Number, report: Report) -> float | str:
+    """The number in a report, or why it has none."""
+    if number.kind == "use":
+        made = due_of(report, number.modality)
+        credit = report.find("utilisation.credit", number.modality)
+        if isinstance(made, str) or credit is None or credit.value is None:
+            return made if isinstance(made, str) else "the report has no utilisation.credit"
+        return use(credit.value, made[0], made[1])
+    full = report.find("reliance.full_metric")
+    if full is None or full.value is None:
+        return "the report has no reliance.full_metric: run the probe reliance"
+    if number.kind == "metric":
+        return full.value
+    drop = report.find("reliance.leave_one_out_metric", number.modality)
+    if drop is None or drop.value is None:
+        return "the report has no reliance.leave_one_out_metric: run the probe reliance"
+    return full.value - drop.value
+
+
+def due_of(report: Report, modality: str | None) -> tuple[float, float] | str:
+    """What is due to a modality and the prior loss, both in the loss's units; or why the report does not say."""
+    due, prior = report.find("utilisation.reference_credit", modality), report.find("utilisation.prior_loss")
+    if due is None or prior is None or due.value is None or prior.value is None:
+        skipped = report.find("utilisation")
+        why = f" ({skipped.skipped})" if skipped is not None and skipped.skipped else ""
+        return f"the report has no utilisation of {modality}{why}: run the probe utilisation"
+    if due.value + floor_of(prior.value) <= 0:
+        return f"nothing is due to {modality} in the report"
+    return due.value, prior.value

@@ -1,0 +1,1 @@
+"""Rules over a report: their grammar, what they name, and how they are decided."""

@@ -1,0 +1,139 @@
+"""Altered recordings: the rows of one question or of many, put together for one forward of fusion and head."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter, Given, Recorded
+from collapsekit.adapters.build import seed_everything
+from collapsekit.data.base import Batch
+from collapsekit.features.features import Features
+
+UNREAD, TRIED = "unread inputs", 64  # examples on which it is told whether an input is read
+
+
+@dataclass(frozen=True)
+class Altered:
+    """One question: some modalities multiplied (``scale``) or taken from other examples (``swap``: modality -> row indices
+    (n,); their raw inputs move with them) or held at their mean (``hold``)."""
+
+    scale: Mapping[str, float] = field(default_factory=dict)
+    swap: Mapping[str, Tensor] = field(default_factory=dict)
+    hold: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows ``start`` to ``stop`` of the answer to one question."""
+
+    asked: Altered
+    start: int
+    stop: int
+
+
+def cut(asked: Iterable[Altered], n: int, size: int, mixed: bool) -> Iterator[list[Piece]]:
+    """Forwards of at most ``size`` rows that hold the n rows of every question in turn, ``mixed`` or each by itself."""
+    forward: list[Piece] = []
+    room = size
+    for question in asked:
+        start = 0
+        while start < n:
+            stop = min(n, start + room)
+            forward.append(Piece(question, start, stop))
+            start, room = stop, room - (stop - start)
+            if not room or (start == n and not mixed):
+                yield forward
+                forward, room = [], size
+    if forward:
+        yield forward
+
+
+def gathered(
+    adapter: Adapter, features: Features, index: Tensor, pieces: Sequence[Piece]
+) -> tuple[dict[str, Recorded], Batch]:
+    """Recordings and raw inputs of ``pieces``, one after another; copies, into which the model may write."""
+    own = [index[p.start : p.stop] for p in pieces]
+
+    def rows(moving: Sequence[str]) -> Tensor:
+        """Where rows are taken from that move with each of ``moving`` that is swapped."""
+        swaps = [[p.asked.swap[m][p.start : p.stop] for m in moving if m in p.asked.swap] for p in pieces]
+        return torch.cat([s[-1] if s else part for s, part in zip(swaps, own, strict=True)])
+
+    recorded: dict[str, Recorded] = {}
+    for m in features.modalities:
+        taken = rows([m])
+        # Several times faster than t[taken].
+        recorded[m] = Given(t.index_select(0, taken) for t in features.recorded[m])
+        start = 0
+        for piece, part in zip(pieces, own, strict=True):
+            _alter(features, m, piece.asked, [t[start : start + len(part)] for t in recorded[m]])
+            start += len(part)
+    keys = {m: adapter.input_keys(m) for m in features.modalities}
+    moving = {key: tuple(m for m in features.modalities if key in keys[m]) for key in features.inputs}
+    sources = {one: rows(one) for one in set(moving.values())}
+    idle, count = unread(adapter, features), sum(len(part) for part in own)
+    inputs = {
+        key: value[:1].expand(count, *value.shape[1:]) if key in idle else value.index_select(0, sources[moving[key]])
+        for key, value in features.inputs.items()
+    }
+    return recorded, inputs
+
+
+def unread(adapter: Adapter, features: Features) -> frozenset[str]:
+    """Raw inputs that the model does not read past its encoders, so that one example's may stand for all: with anything in
+    their places, NaN and extremes included, it answers a few examples with the same bits, from recordings."""
+
+    def make() -> frozenset[str]:
+        few = {key: value[:TRIED] for key, value in features.inputs.items()}
+
+        def answer(changed: Batch) -> tuple[bytes, bytes] | None:
+            recorded = {m: Given(t[:TRIED].clone() for t in features.recorded[m]) for m in features.modalities}
+            seed_everything(0)
+            try:
+                with torch.no_grad():
+                    said = adapter.rerun(recorded, {k: changed.get(k, v.clone()) for k, v in few.items()})
+            except Exception:  # noqa: BLE001 - a model that cannot take it reads it
+                return None
+            return said.fused.float().cpu().numpy().tobytes(), said.outputs.float().cpu().numpy().tobytes()
+
+        def idle(keys: Collection[str]) -> bool:
+            others = [dict(zip(keys, each, strict=True)) for each in zip(*(_others(few[k]) for k in keys), strict=True)]
+            return all(answer(changed) == plain for changed in others)
+
+        plain = answer({})
+        found = [key for key in few if plain is not None and idle([key])]
+        return frozenset(found if found and idle(found) else ())
+
+    return features.once(UNREAD, make)
+
+
+def _others(value: Tensor) -> list[Tensor]:
+    """What is tried in the place of an input: constants, and the first example for all."""
+    if value.dtype == torch.bool:
+        kinds: list[float] = [False, True, False, True]
+    elif value.is_floating_point():
+        kinds = [float("nan"), 0.0, 1.0, torch.finfo(value.dtype).max / 2]
+    else:
+        kinds = [torch.iinfo(value.dtype).min, 0, 1, torch.iinfo(value.dtype).max]
+    return [*(torch.full_like(value, kind) for kind in kinds), value[:1].expand_as(value)]
+
+
+def _alter(features: Features, modality: str, asked: Altered, parts: Sequence[Tensor]) -> None:
+    """Hold and scale recordings in place; masks and indices stay."""
+    for i, part in enumerate(parts):
+        if part.is_floating_point():
+            if modality in asked.hold:
+                whole = features.recorded[modality][i]
+                part.copy_(features.once(("mean", modality, i), partial(_mean, whole)).expand_as(part))
+            if modality in asked.scale:
+                part.mul_(asked.scale[modality])
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Mean over examples, (1, ...)."""
+    return values.double().mean(0, keepdim=True).to(values.dtype)

@@ -1,0 +1,174 @@
+"""What stands in for an absent modality: features with some of the recordings of some examples replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.capture import hearing
+from collapsekit.adapters.inserts import posts_of, stand_in
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.interventions.edits import UNREAD, unread
+from collapsekit.interventions.replay import chunk_of
+from collapsekit.stats.missing import nearest
+
+FLOATING = "floating tensors only: masks and whole numbers stay"
+FILLS = {
+    "zeros": f"set to 0 ({FLOATING})",
+    "mean": f"set to their mean over training examples ({FLOATING})",
+    "neighbour": (
+        "taken from the training example nearest in the modalities present: mean squared difference of standardised "
+        "features, summed over modalities; labels are not looked at"
+    ),
+    "sample": "taken from a random training example, the same for all absent modalities",
+    "substitution": (
+        "replaced, in models with the heads of basis reallocation, by h⁻¹ of the latent encoding of the closest modality "
+        "present; further tensors of its encoder set to 0"
+    ),
+    "late": "left out, and so is the model: linear readouts of the modalities present, their evidence added up",
+}
+CONSTANTS = ("zeros", "mean")
+SUBSTITUTION = "substitution"
+LENT = ("neighbour", "sample")
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The examples fills are taken from; ``own``: those of the diagnosed split, none of which lends to itself."""
+
+    features: Features
+    own: bool
+    note: str | None = None
+
+
+def has_split(adapter: Adapter, split: str) -> bool:
+    """Whether the data has examples in ``split``, as far as it is known beforehand."""
+    return split in adapter.source.splits() and adapter.source.count(split) != 0
+
+
+def bank_of(adapter: Adapter, features: Features, most: int) -> Bank:
+    """The first ``most`` training examples, in an order that follows their content; where there are none, or they
+    are of another shape, the other examples of the diagnosed split, which the note says."""
+    own = f"taken from the other examples of split {features.split!r}"
+    if features.split == "train" or not has_split(adapter, "train"):
+        reason = "it is the train split" if features.split == "train" else "the data has no train split"
+        return Bank(features, True, f"{own}: {reason}")
+    train = features.of("train")
+    if not same_shapes(train, features):
+        return Bank(features, True, f"{own}: features of the train split have another shape")
+    if len(train) > most:
+        return Bank(train.taken(torch.arange(most)), False, f"taken from {most} of {len(train)} training examples")
+    return Bank(train, False)
+
+
+def same_shapes(one: Features, other: Features) -> bool:
+    """Whether examples of one may stand among those of the other: every tensor has the same shape."""
+    first, second = (
+        [tuple(t.shape[1:]) for t in [*(t for r in f.recorded.values() for t in r), *f.inputs.values()]]
+        for f in (one, other)
+    )
+    return first == second
+
+
+def lenders(features: Features, bank: Bank, fill: str, absent: Tensor, draws: int, seed: int) -> Tensor:
+    """Rows of the bank that lend to each example, int64 (k, draws, n), for ``absent`` (k, n, modalities).
+
+    One draw for ``neighbour``; for ``sample`` the same draws whatever is absent. Raises NumericsError where the bank
+    has nobody to lend.
+    """
+    n, t = len(features), len(bank.features)
+    if t < 1 + bank.own:
+        raise NumericsError(f"a stand-in for an absent modality needs another example, found {t}: use more")
+    if fill == "neighbour":
+        ours, theirs = ([f.pooled[m] for m in features.modalities] for f in (features, bank.features))
+        return nearest(ours, theirs, ~absent, own=bank.own)[:, None]
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(0, t - bank.own, (draws, n), generator=generator)
+    if bank.own:
+        rows += rows >= torch.arange(n)
+    return rows.expand(len(absent), -1, -1)
+
+
+def filled(
+    adapter: Adapter, features: Features, bank: Bank, fill: str, absent: Tensor, rows: Tensor | None = None
+) -> Features:
+    """Features to be replayed in which the modalities ``absent`` (bool, (n, modalities)) are filled.
+
+    ``zeros`` and ``mean`` change floating tensors; with a lender for each example (``rows``, (n,)) every tensor
+    comes from it. The modality's raw inputs move with its recordings, for models that read them past the encoder;
+    under ``zeros``, ``mean`` and ``substitution`` its token mask stays. Raises NumericsError where nothing was inserted
+    that could substitute.
+    """
+    stands = stand_ins(adapter, features, absent) if fill == SUBSTITUTION else None
+    recorded, inputs = dict(features.recorded), dict(features.inputs)
+
+    def replaced(own: Tensor, lent: Tensor, gone: Tensor, place: Hashable) -> Tensor:
+        if rows is not None:
+            other = lent[rows]
+        elif not own.is_floating_point():
+            return own
+        elif fill in ("zeros", SUBSTITUTION):
+            other = torch.zeros_like(own[:1])
+        else:
+            other = bank.features.once(("mean", place), lambda: lent.double().mean(0, keepdim=True)).to(own.dtype)
+        return torch.where(gone.reshape(-1, *[1] * (own.ndim - 1)), other, own)
+
+    for i, m in enumerate(features.modalities):
+        gone = absent[:, i]
+        if not bool(gone.any()):
+            continue
+        pairs = enumerate(zip(features.recorded[m], bank.features.recorded[m], strict=True))
+        recorded[m] = tuple(replaced(own, lent, gone, (m, j)) for j, (own, lent) in pairs)
+        if stands is not None:
+            place = adapter.taps[m].place if isinstance(adapter, ModuleAdapter) else 0
+            recorded[m] = tuple(stands[m] if j == place else other for j, other in enumerate(recorded[m]))
+        for key in adapter.input_keys(m):
+            if rows is not None or key != adapter.config.modalities[m].mask:
+                inputs[key] = replaced(inputs[key], bank.features.inputs[key], gone, key)
+    return replace(features, recorded=recorded, inputs=inputs, memo={UNREAD: unread(adapter, features)})
+
+
+def can_substitute(adapter: Adapter) -> bool:
+    """Whether the model has heads by which one modality stands in for another (collapsekit.adapters.inserts)."""
+    posts = posts_of(adapter.model, "basis")
+    return all(m in posts and posts[m] is adapter.encoder_module(m) for m in adapter.modalities)
+
+
+def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str, Tensor]:
+    """Each modality's features, those of examples where it is absent (n, modalities) substituted, as recorded. Raises
+    NumericsError where the model has no heads for that."""
+    posts = posts_of(adapter.model, "basis")
+    if not can_substitute(adapter):
+        raise NumericsError(
+            "the model has no heads by which a modality could be substituted: see `repair --method ebr`"
+        )
+    latents = features.once("latents", lambda: _latents(adapter, features))
+    masks = {m: absent[:, i] for i, m in enumerate(features.modalities)}
+    out = {}
+    for m in features.modalities:
+        place = adapter.taps[m].place if isinstance(adapter, ModuleAdapter) else 0
+        like, parts = features.recorded[m][place], []
+        for rows in torch.arange(len(features)).split(chunk_of(features)):
+            here = {o: g[rows].to(adapter.device) for o, g in latents.items()}
+            latent = stand_in(posts[m], here, {o: mask[rows] for o, mask in masks.items()})
+            with torch.no_grad():
+                parts.append(posts[m].laid_out(posts[m].insert.back(latent), like[rows]).cpu())  # type: ignore[operator]
+        gone = masks[m].reshape(-1, *[1] * (like.ndim - 1))
+        out[m] = torch.where(gone, torch.cat(parts), like)
+    return out
+
+
+def _latents(adapter: Adapter, features: Features) -> dict[str, Tensor]:
+    parts: dict[str, list[Tensor]] = {m: [] for m in features.modalities}
+    for rows in torch.arange(len(features)).split(chunk_of(features)):
+        with torch.no_grad(), hearing(adapter.model) as heard:
+            adapter.run({k: v[rows] for k, v in features.inputs.items()})
+        for m, held in parts.items():
+            held.append(heard[m].cpu())
+    return {m: torch.cat(held) for m, held in parts.items()}

@@ -1,0 +1,1 @@
+"""Bounded reads, atomic writes, locks, and rows kept on disk."""

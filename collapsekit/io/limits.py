@@ -1,0 +1,62 @@
+"""What plain data from a file may hold, and how a message shows a part of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from collapsekit.io.safe_text import quoted
+
+MOST_LEVELS = 50  # deeper than any config; well under what recursion can follow
+
+
+def check_plain(value: Any, *, values: int, levels: int = MOST_LEVELS, whole: bool = True) -> None:
+    """Raises ValueError, saying where, unless mappings and lists hold at most ``values`` values in ``levels`` levels,
+    numbers that are finite and fit 64 bits, and text of whole characters (where ``whole``).
+
+    Lists that hold themselves, or one list many times over, count as what they unfold to.
+    """
+    count = 1
+    todo: list[tuple[Any, Any, int]] = [(value, None, 1)]
+    while todo:
+        found, place, level = todo.pop()
+        if level > levels:
+            raise ValueError(f"it is nested more than {levels} levels deep")
+        below: list[tuple[Any, Any, int]] = []
+        if isinstance(found, Mapping):
+            below = [(v, (place, k), level + 1) for k, v in found.items()]
+            wrong = next((w for k in found if (w := _wrong(k, whole))), None)
+        elif isinstance(found, list | tuple):
+            below = [(v, (place, i), level + 1) for i, v in enumerate(found)]
+            wrong = None
+        else:
+            wrong = _wrong(found, whole)
+        if wrong:
+            raise ValueError(f"{wrong}{_place(place)}")
+        count += len(below)
+        if count > values:
+            raise ValueError(f"it unfolds to more than {values:,} values")
+        todo += below
+
+
+def _wrong(value: Any, whole: bool) -> str | None:
+    if whole and isinstance(value, str) and not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as e:
+            return f"text must be whole characters, found half of one (U+{ord(value[e.start]):04X})"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"numbers must be finite, found {value}"
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return f"whole numbers must fit 64 bits, found one of {value.bit_length()}"
+    return None
+
+
+def _place(place: Any) -> str:
+    """`` at 'model.kwargs.x'`` of the linked keys, the innermost first."""
+    keys: list[str] = []
+    while place is not None:
+        place, key = place
+        keys.append(str(key)[:40])
+    return f" at {quoted('.'.join(reversed(keys)), 200)}" if keys else ""

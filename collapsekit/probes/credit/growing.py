@@ -1,0 +1,326 @@
+"""growing: prefix gap, redundancy, rank and task over models trained on more and more of the modalities."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.checkpoint.read import read_checkpoint
+from collapsekit.config.schema import SubsetConfig
+from collapsekit.context import Options, Settings
+from collapsekit.data.base import Batch, Source
+from collapsekit.errors import CollapsekitError, ConfigError, NumericsError, did_you_mean
+from collapsekit.features.extraction import extract
+from collapsekit.features.features import Features
+from collapsekit.probes.credit.prefix_gap import READ_OUT, PrefixGapOptions, trained_alone
+from collapsekit.probes.credit.prefix_gap import SOURCE as FIGURE_4
+from collapsekit.probes.geometry.spectrum import (
+    CONCATENATED,
+    RANKS,
+    SpectrumOptions,
+    rank_functions,
+    rank_interval,
+    small_n,
+)
+from collapsekit.probes.geometry.vif import DEFINITION as VIF
+from collapsekit.readouts.linear import Unimodal, prefix
+from collapsekit.registry import probe
+from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.stats.inference.jackknife import interval
+from collapsekit.stats.inference.leave_out import leave_out_means
+from collapsekit.stats.linalg.spectrum import singular_values
+from collapsekit.stats.linalg.vif import vif
+from collapsekit.tasks.scoring import leave_out_metric
+
+TABLE_7 = "Chaudhuri et al. 2025, Appendix C.5 and Table 7"
+GROWN = "over models trained on ever more of the modalities, the last of them the model itself; modalities added {how}"
+PREFIX = f"of a modality's features in the model of each subset, by {READ_OUT}"
+GAP = (
+    "mean over the subset's modalities of the prefix gap: loss of the encoder's features in the subset's model minus loss "
+    f"of the full model's encoder trained alone, both by {READ_OUT}"
+)
+
+
+class GrowingOptions(Options):
+    """Options of the growing probe."""
+
+    order: tuple[str, ...] = Field(default=(), description="modalities in the order added; default: strongest first")
+
+    def check_modalities(self, known: Sequence[str]) -> None:
+        wanted = self.order
+        for m in wanted:
+            if m not in known:
+                raise ConfigError(
+                    f"growing.order names {m!r}{did_you_mean(m, known)}: the model has {', '.join(known)}."
+                )
+        if wanted and (len(wanted) != len(known) or len(set(wanted)) < len(known)):
+            raise ConfigError(f"growing.order is {','.join(wanted)}: name each of {', '.join(known)} once.")
+
+
+@dataclass(frozen=True)
+class _Path:
+    """The order in which modalities are added, how it was found, and the baselines it may have been found by."""
+
+    order: tuple[str, ...]
+    how: str
+    strengths: str | None
+    alone: Mapping[str, Unimodal]
+    without: str | None  # why (some) modalities have no baseline
+
+
+# A value with its interval, or why it could not be had; by name and modality.
+_Point = dict[tuple[str, str | None], tuple[float, float, float] | str]
+BOUND = ("vif_bound", None)  # held by points whose VIF is a bound from below
+
+
+@probe(
+    "growing",
+    summary="prefix gap, VIF, ranks and task as modalities are added, over the models listed under `subsets`",
+    definition="mean prefix gap, mean VIF, effective and numerical rank, and task "
+    + GROWN.format(how="strongest first"),
+    source="Chaudhuri et al. 2025, Figure 4 and Table 7",
+    cannot="the models differ in training as well as in modalities: a trend over one model a subset is no significance",
+    options=GrowingOptions,
+    trains="models",
+    default=False,
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    given = {frozenset(s.modalities): s for s in adapter.config.need_subsets()}
+    path = _path(adapter, features, settings)
+    steps = [path.order[:k] for k in range(2, len(path.order))]
+    taken = [step for step in steps if frozenset(step) in given]
+    missing = " and ".join("+".join(step) for step in steps if step not in taken)
+    way = f"modalities added {path.how} are {', '.join(path.order)}"
+    if not taken:
+        raise NumericsError(
+            f"none of the given subsets lies on the way: {way}; give checkpoints of {missing}, or another growing.order"
+        )
+    points: dict[tuple[str, ...], _Point] = {}
+    notes: list[str | None] = [path.strengths]
+    widths = []
+    for i, step in enumerate([*taken, path.order]):
+        settings.progress.step("models of growing subsets", i, len(taken) + 1)
+        subset = given.get(frozenset(step))
+        at, own = (adapter, features) if subset is None else _model_of(adapter, features, subset, settings)
+        points[step] = _measure(at, own, path, settings)
+        widths.append(own.fused.shape[1])
+        if at.checkpoint is not None and subset is not None:
+            notes.append(f"{'+'.join(step)} is {at.checkpoint.path.name} (SHA-256 {at.checkpoint.sha256[:12]})")
+    off = ["+".join(s.modalities) for names, s in given.items() if names not in map(frozenset, taken)]
+    if missing or off:
+        left = f"not on the way and left out: {', '.join(off)}" if off else None
+        notes += [left, f"to fill the way give checkpoints of {missing}" if missing else None]
+    if len(set(widths)) > 1:
+        notes.append(f"fused widths differ ({', '.join(map(str, widths))}): VIF and ranks do not compare")
+    yield from _curves(adapter, features, path, points, "; ".join(filter(None, notes)) or None, settings)
+
+
+def _path(adapter: Adapter, features: Features, settings: Settings) -> _Path:
+    """The order of the modalities: as asked, else by unimodal baselines where all have one, else by prefixes."""
+    wanted, names = settings.own(GrowingOptions).order, features.modalities
+    settings.own(GrowingOptions).check_modalities(names)
+    try:
+        made = trained_alone(adapter, features, settings.of("prefix_gap", PrefixGapOptions), settings)
+    except NumericsError as e:
+        if not wanted:
+            raise
+        return _Path(wanted, "in the order asked for", None, {}, str(e).rstrip("."))
+    alone = {} if made is None else made.trained
+    lost = {} if made is None else made.skipped
+    without = "profile quick trains no encoders" if made is None else None
+    if lost:
+        without = "no encoder trained alone for " + ", ".join(f"{m}: {reason}" for m, reason in lost.items())
+    if wanted:
+        return _Path(wanted, "in the order asked for", None, alone, without)
+    complete = len(alone) == len(names)
+    loss = {m: (alone[m] if complete else prefix(adapter, features, m)).validation_loss for m in names}
+    by = "its encoder trained alone" if complete else "a linear readout of its encoder in the model"
+    order = tuple(sorted(names, key=lambda m: loss[m]))
+    said = ", ".join(f"{m} {loss[m]:.3g}" for m in order)
+    return _Path(order, f"strongest first by the held-out loss of {by}", f"held-out losses: {said}", alone, without)
+
+
+class _SameExamples(Source):
+    """The examples the model itself was diagnosed on, as they were read: no file or loader is asked again."""
+
+    def __init__(self, adapter: Adapter, features: Features) -> None:
+        self.adapter, self.features = adapter, features
+
+    def splits(self) -> list[str]:
+        return self.adapter.source.splits()
+
+    def count(self, split: str) -> int | None:
+        return self.adapter.source.count(split)
+
+    def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
+        f = self.features.of(split)
+        there = {**f.inputs, self.adapter.config.data.label: f.targets}
+        for start in range(0, len(f), size):
+            yield {k: there[k][start : start + size] for k in keys}
+
+
+def _model_of(
+    adapter: Adapter, features: Features, subset: SubsetConfig, settings: Settings
+) -> tuple[Adapter, Features]:
+    """The model trained on a subset, and its features of the same examples in the same order."""
+    config = adapter.config
+    try:
+        twin = type(adapter)(
+            config.with_subset(subset),
+            checkpoint=read_checkpoint(config.resolve(subset.checkpoint)),
+            source=_SameExamples(adapter, features),
+            device=str(adapter.device),
+            seed=settings.seed,
+        )
+        own = extract(twin, features.split, seed=settings.seed)
+    except CollapsekitError as e:
+        raise type(e)(f"subset {'+'.join(subset.modalities)} ({subset.checkpoint}): {e}") from e
+    return twin, _in_order_of(features, own)
+
+
+def _in_order_of(features: Features, own: Features) -> Features:
+    """``own`` with its rows in the order of ``features``: features are sorted by their inputs, of which it has fewer.
+
+    The same examples are then fitted on, judged and left out together in every model.
+    """
+    places: dict[bytes, list[int]] = {}
+    for row, key in enumerate(_keys(own, own)):
+        places.setdefault(key, []).append(row)
+    at = torch.tensor([places[key].pop() for key in _keys(features, own)])
+    there = cache(lambda split: _in_order_of(features.of(split), own.of(split)))
+    return replace(own.taken(at), units=features.units, sibling=there)
+
+
+def _keys(features: Features, own: Features) -> list[bytes]:
+    """What tells examples apart in the inputs that ``own`` has."""
+    parts = [features.targets, *(features.inputs[k] for k in own.inputs)]
+    rows = [t.reshape(len(t), -1).contiguous().view(torch.uint8).numpy() for t in parts if t.numel()]
+    return [hashlib.blake2b(b"".join(r[i].tobytes() for r in rows), digest_size=16).digest() for i in range(len(own))]
+
+
+def _measure(adapter: Adapter, features: Features, path: _Path, settings: Settings) -> _Point:
+    """Everything that is read of one model."""
+    task, targets, groups = adapter.task, features.targets, features.groups
+    expected = task.expect(features.outputs)
+    point: _Point = {
+        ("loss", None): _with_interval(leave_out_means(task.loss(expected, targets), groups), settings),
+        ("metric", None): _with_interval(leave_out_metric(task, expected, targets, groups), settings),
+        **_representation(features, settings),
+    }
+    gaps = []
+    for m in features.modalities:
+        try:
+            each = task.loss(prefix(adapter, features, m).expected, targets)
+        except NumericsError as e:
+            point["prefix_loss", m] = str(e).rstrip(".")
+            continue
+        point["prefix_loss", m] = _with_interval(leave_out_means(each, groups), settings)
+        if m in path.alone:
+            gaps.append(each - task.loss(path.alone[m].expected, targets))
+    if gaps:
+        point["prefix_gap", None] = _with_interval(leave_out_means(torch.stack(gaps).mean(0), groups), settings)
+    else:
+        point["prefix_gap", None] = path.without or "no modality has an encoder trained alone"
+    return point
+
+
+def _representation(features: Features, settings: Settings) -> _Point:
+    """Mean VIF and ranks of the fused representation."""
+    n, d = features.fused.shape
+    ranks = {k: f for k, f in rank_functions(_rtol(settings)).items() if k in ("effective_rank", "numerical_rank")}
+    names = [("vif_mean", None), *((k, None) for k in ranks)]
+    if features.concatenated:
+        return dict.fromkeys(names, CONCATENATED)
+    if n < 2 * d:
+        return dict.fromkeys(names, f"needs at least 2·d = {2 * d} examples for d = {d} fused dimensions, found {n}")
+    full, each = features.moments(features.fused)
+    out = list(each)
+    point: _Point = {}
+    try:
+        value, left = float(vif(full).values.mean()), [float(vif(m).values.mean()) for m in out]
+        low, high = interval(value, left, settings.level, log=True)
+        point["vif_mean", None] = value, min(value, max(1.0, low)), high
+        if vif(full).bound:
+            point[BOUND] = "near-singular"
+    except NumericsError as e:
+        point["vif_mean", None] = str(e).rstrip(".")
+    for name, rank in ranks.items():
+        try:
+            value, left = rank(singular_values(full)), [rank(singular_values(m)) for m in out]
+            point[name, None] = value, *rank_interval(value, left, d, settings.level)
+        except NumericsError as e:
+            point[name, None] = str(e).rstrip(".")
+    return point
+
+
+def _rtol(settings: Settings) -> float:
+    return settings.of("spectrum", SpectrumOptions).rtol
+
+
+def _with_interval(values: Tensor, settings: Settings) -> tuple[float, float, float]:
+    """A statistic from itself and its leave-out values (1 + G,)."""
+    return float(values[0]), *interval(float(values[0]), values[1:].tolist(), settings.level)
+
+
+def _curves(
+    adapter: Adapter,
+    features: Features,
+    path: _Path,
+    points: Mapping[tuple[str, ...], _Point],
+    note: str | None,
+    settings: Settings,
+) -> Iterator[Result]:
+    task, (n, d) = adapter.task, features.fused.shape
+    bounds = ", ".join("+".join(step) for step, point in points.items() if BOUND in point)
+    biased = f"n = {n} is under 10·d = {10 * d}: biased up" if n < 10 * d else ""
+    of_vif = "; ".join(filter(None, [biased, f"near-singular, a lower bound, for {bounds}" if bounds else ""])) or None
+    make = partial(_curve, points, path)
+    yield make("prefix_gap", None, GAP, FIGURE_4, task.loss_name, path.without)
+    for m in features.modalities:
+        yield make("prefix_loss", m, f"{task.loss_name} {PREFIX}", FIGURE_4, task.loss_name, None)
+    yield make("vif_mean", None, f"mean over neurons of the {VIF}", TABLE_7, "times", of_vif)
+    for name in ("effective_rank", "numerical_rank"):
+        text, source = RANKS[name]
+        what = f"rank of the fused representation: {text.format(rtol=_rtol(settings))}"
+        yield make(name, None, what, source, "dimensions", small_n(n, d))
+    what = "of the model of each subset"
+    yield make("loss", None, f"{task.loss_name} {what}", "task definition", task.loss_name, None)
+    yield make("metric", None, f"{task.metric_name} {what}", "task definition", task.metric_name, note)
+
+
+def _curve(
+    points: Mapping[tuple[str, ...], _Point],
+    path: _Path,
+    name: str,
+    modality: str | None,
+    definition: str,
+    source: str,
+    unit: str,
+    note: str | None,
+) -> Result:
+    """One number over the subsets for which it could be had."""
+    make = partial(
+        Result,
+        name=f"growing.{name}",
+        probe="growing",
+        modality=modality,
+        unit=unit,
+        definition=f"{definition}; {GROWN.format(how=path.how)}",
+        source=source,
+    )
+    asked = {"+".join(step): point[name, modality] for step, point in points.items() if (name, modality) in point}
+    had = {label: v for label, v in asked.items() if not isinstance(v, str)}
+    lost = {label: v for label, v in asked.items() if isinstance(v, str)}
+    if not had:
+        return make(skipped=next(iter(lost.values())))
+    notes = [note, *(f"not to be had for {label}: {why}" for label, why in lost.items() if why != note)]
+    value, low, high = zip(*had.values(), strict=True)
+    curve = Curve(x=tuple(had), y=value, lower=low, upper=high, x_label="modalities", y_label=unit)
+    return make(curve=curve, note="; ".join(filter(None, notes)) or None)

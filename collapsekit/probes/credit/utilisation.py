@@ -1,0 +1,295 @@
+"""utilisation: the credit the model gives a modality, against what a balanced reference gives it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.context import Settings
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.games.balanced_reference import Reference, make_reference
+from collapsekit.games.coalitions import Coalitions, coalitions, credits
+from collapsekit.probes.credit.prefix_gap import PrefixGapOptions, plan_of, trained_alone
+from collapsekit.probes.credit.reliance import RelianceOptions, ends, game_of
+from collapsekit.readouts.linear import Fold, Unimodal, fold, prefix, raw, says_little
+from collapsekit.readouts.synergy import on_encoders, on_recorded
+from collapsekit.registry import probe
+from collapsekit.report.diagnosis import Result
+from collapsekit.stats.inference.jackknife import interval, ratio_interval
+from collapsekit.stats.inference.quantiles import normal
+from collapsekit.stats.use import FLOOR, floor_of
+from collapsekit.tasks.scoring import leave_out_metric
+
+BALANCED = (
+    "balanced reference: late fusion of every modality's best unimodal readout, each calibrated and their evidence added "
+    "in log-probability (or value) space with one weight fitted on held-out examples, and, where a network on all "
+    "encoders' features finds it on held-out examples, what modalities say only together; "
+    "absent modalities taken from the same other examples as in the model"
+)
+SURE = (
+    "the model drawn toward the prior by one factor fitted on held-out examples, so that it is as sure as it is right"
+)
+CAP = 2.0  # ratios above are given as this: how many times more than its due is not what is asked
+LEAST = 0.1  # part of what it gains alone that a modality is due at least, however clearly another says the same
+DUE = f"Shapley credit in the balanced reference, at least {LEAST:g} of what the modality's readout gains alone"
+FEWEST = 20  # examples to fit on, held out, and diagnosed
+WEAK = 0.05  # share of the prior loss under which a modality's gain alone makes us look for what it says jointly
+SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 (SAGE)"
+
+
+@probe(
+    "utilisation",
+    summary="how much of the credit a balanced reference gives a modality the model gives it; what that costs",
+    definition="Shapley credit in the model divided by Shapley credit in the reference; " + BALANCED,
+    source=SOURCE,
+    cannot=(
+        "what modalities say only together is found by a small network on few examples or not at all; a readout too weak "
+        "for a modality makes it look uninformative"
+    ),
+    trains="models",
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.of("reliance", RelianceOptions)
+    _enough(fold(adapter, features), features)
+    readouts, evidence = _best_readouts(adapter, features, settings)
+    game = game_of(adapter, features, options, settings)
+    reference = make_reference(adapter, features, readouts, game.donors)
+    reference, gained = _with_joint(adapter, features, reference, settings)
+    yield gained
+    ours, ours_error = credits(lambda k: -game.calibrated(k).loss, game.size, options.permutations, settings.seed)
+    theirs, theirs_error = credits(lambda k: -reference.worth(k).loss, game.size, options.permutations, settings.seed)
+    unit = adapter.task.loss_name
+    yield _with_interval(
+        partial(Result, probe="utilisation", source=SOURCE),
+        "utilisation.prior_loss",
+        reference.constant().loss,
+        settings,
+        "loss of the best constant prediction: the most any readout can gain",
+        unit,
+    )
+    for i, m in enumerate(features.modalities):
+        make = partial(Result, probe="utilisation", modality=m, source=SOURCE)
+        judged = partial(make, note=evidence[m])
+        gain = reference.constant().loss - reference.alone(m).loss
+        credit, due = ours[i], torch.maximum(theirs[i], LEAST * gain)
+        error, due_error = float(ours_error[i, 0]), float(theirs_error[i, 0])
+        yield make(
+            name="utilisation.credit",
+            value=float(credit[0]),
+            interval=ends(float(credit[0]), credit[1:], error, settings.level),
+            unit=unit,
+            definition=f"Shapley credit the model gives the modality; worth: minus the task loss over subsets; {SURE}",
+        )
+        yield _share(make, credit, torch.maximum(ours.sum(0), theirs.sum(0)), error, settings)
+        yield _with_interval(
+            judged, "utilisation.reference_credit", due, settings, f"{DUE}; {BALANCED}", unit, due_error
+        )
+        yield _ratio(judged, credit, due, (error, due_error), settings)
+        yield _score(judged, credit, due, (error, due_error), float(reference.constant().loss[0]), settings)
+        what = "loss of the best constant prediction minus loss of the modality's best readout alone"
+        yield _with_interval(judged, "utilisation.alone_gain", gain, settings, what, unit)
+        alone = reference.alone(m).metric
+        metric = adapter.task.metric_name
+        yield _with_interval(judged, "utilisation.alone_metric", alone, settings, f"{metric} of that readout", metric)
+        yield from _costs(make, m, adapter, features, reference, game, settings)
+
+
+def _enough(at: Fold, features: Features) -> None:
+    """On fewer examples than these a readout that found nothing is no sign that there is nothing."""
+    found = {"to fit on": len(at.fit), "held out": len(at.choose), "diagnosed": len(features)}
+    what, n = min(found.items(), key=lambda item: item[1])
+    if n < FEWEST:
+        raise NumericsError(f"a reference needs at least {FEWEST} examples, found {n} {what}: use more")
+
+
+def _with_joint(
+    adapter: Adapter, features: Features, reference: Reference, settings: Settings
+) -> tuple[Reference, Result]:
+    """The reference with what modalities say only together, and what that gains. Encoders are trained for it only
+    where a modality says next to nothing alone."""
+    most = reference.constant().loss[0]
+    weak = [m for m in features.modalities if float(most - reference.alone(m).loss[0]) < WEAK * float(most)]
+    joint = on_recorded(adapter, features, reference.offset(), settings)
+    more = reference.together(joint)
+    plan = plan_of(settings.of("prefix_gap", PrefixGapOptions), settings)
+    if weak and plan is not None:
+        trained = on_encoders(adapter, features, reference.offset(), plan, settings)
+        if trained is not None and trained.loss < joint.loss:
+            joint, more = trained, reference.together(trained)
+    make = partial(
+        Result,
+        name="utilisation.joint_gain",
+        probe="utilisation",
+        definition=(
+            "loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' features and "
+            "their pairwise products, fitted beside that sum"
+        ),
+        source=SOURCE,
+    )
+    if more.joint is None:
+        return reference, make(
+            skipped="on held-out examples it adds no more than chance to the sum of unimodal evidence"
+        )
+    full = (1 << len(features.modalities)) - 1
+    gain = reference.worth(full).loss - more.worth(full).loss
+    return more, make(
+        value=float(gain[0]),
+        interval=interval(float(gain[0]), gain[1:].tolist(), settings.level),
+        unit=adapter.task.loss_name,
+        note=joint.described,
+    )
+
+
+def _with_interval(
+    make: partial[Result],
+    name: str,
+    values: Tensor,
+    settings: Settings,
+    definition: str,
+    unit: str,
+    error: float = 0.0,
+) -> Result:
+    """A value and its leave-out values (1 + G,) as a result; ``error``: standard error of sampled orders."""
+    return make(
+        name=name,
+        value=float(values[0]),
+        interval=ends(float(values[0]), values[1:], error, settings.level),
+        unit=unit,
+        definition=definition,
+    )
+
+
+def _share(make: partial[Result], credit: Tensor, total: Tensor, error: float, settings: Settings) -> Result:
+    name = "utilisation.share"
+    what = "the modality's credit in the model over the sum of all credits, in the model or the reference, whichever is more"
+    if float(total.min()) <= 0:
+        reason = "model and reference are, at least on some groups of examples, no better than without inputs"
+        return make(name=name, definition=what, skipped=reason)
+    # The sum itself is exact in sampled orders, too.
+    return _with_interval(make, name, credit / total, settings, what, "share", error / float(total[0]))
+
+
+def _ratio(
+    make: partial[Result], credit: Tensor, due: Tensor, errors: tuple[float, float], settings: Settings
+) -> Result:
+    definition = (
+        f"credit in the model divided by what is due, between 0 and {CAP:g}; due: {DUE}; {BALANCED}; "
+        "interval by Fieller's theorem"
+    )
+    if float(due[0]) <= 0:
+        reason = "the balanced reference gives the modality no credit above 0"
+        return make(name="utilisation.ratio", definition=definition, skipped=reason)
+    value, low, high = _quotient(credit, due, errors, settings.level, CAP)
+    return make(name="utilisation.ratio", value=value, interval=(low, high), unit="ratio", definition=definition)
+
+
+def _score(
+    make: partial[Result],
+    credit: Tensor,
+    due: Tensor,
+    errors: tuple[float, float],
+    prior_loss: float,
+    settings: Settings,
+) -> Result:
+    """The ratio drawn to 1 where little is due, so that there is one for every modality and no cliff at zero."""
+    more = floor_of(prior_loss)
+    top, bottom = (v.clamp_min(0.0) + more for v in (credit, due))
+    value, low, high = _quotient(top, bottom, errors, settings.level, 1.0)
+    return make(
+        name="utilisation.score",
+        value=1.0 - value,
+        interval=(1.0 - high, 1.0 - low),
+        unit="score",
+        definition=(
+            f"1 - (credit + e) / (due + e), between 0 and 1, neither below 0; due: {DUE}; "
+            f"e: {FLOOR:.1%} of the prior loss, so that what is due nothing is not ignored; {BALANCED}; by Fieller's theorem"
+        ),
+    )
+
+
+def _quotient(
+    top: Tensor, bottom: Tensor, errors: tuple[float, float], level: float, cap: float
+) -> tuple[float, float, float]:
+    """top/bottom within [0, cap] with its interval, widened by the standard errors of sampled orders."""
+    a, b = float(top[0]), float(bottom[0])
+    value = min(cap, max(0.0, a / b))
+    low, high = ratio_interval((a, top[1:].tolist()), (b, bottom[1:].tolist()), level, cap)
+    extra = normal(0.5 + level / 2) * math.hypot(errors[0], value * errors[1]) / b
+    low, high = min(low, value), max(high, value)
+    return value, max(0.0, value - math.hypot(value - low, extra)), min(cap, value + math.hypot(high - value, extra))
+
+
+def _best_readouts(
+    adapter: Adapter, features: Features, settings: Settings
+) -> tuple[dict[str, Unimodal], dict[str, str]]:
+    """Per modality the better, on held-out examples, of the prefix and the encoder trained alone; and which. Where no
+    encoder could be trained and the prefix says next to nothing, which a dead encoder's does, of the raw inputs too."""
+    made = trained_alone(adapter, features, settings.of("prefix_gap", PrefixGapOptions), settings)
+    chosen, evidence = {}, {}
+    for m in features.modalities:
+        chosen[m] = prefix(adapter, features, m)
+        evidence[m] = "readout: linear evaluation of the checkpoint's own encoder"
+        if made is not None and m in made.trained:
+            evidence[m] += ", better on held-out examples than the encoder trained alone"
+            if made.trained[m].validation_loss < chosen[m].validation_loss:
+                chosen[m] = made.trained[m]
+                evidence[m] = f"readout: the encoder trained alone ({made.described[m]})"
+        elif made is not None:
+            evidence[m] += f" (no encoder trained alone: {made.skipped[m]})"
+        else:
+            evidence[m] += " (profile quick trains no encoders)"
+        if (made is None or m not in made.trained) and says_little(adapter, features, chosen[m], WEAK):
+            inputs = raw(adapter, features, m)
+            if inputs is not None and inputs.validation_loss < chosen[m].validation_loss:
+                chosen[m], evidence[m] = (
+                    inputs,
+                    "readout: linear evaluation of the raw inputs; the encoder's features say less",
+                )
+    return chosen, evidence
+
+
+def _costs(
+    make: partial[Result],
+    modality: str,
+    adapter: Adapter,
+    features: Features,
+    reference: Reference,
+    game: Coalitions,
+    settings: Settings,
+) -> Iterator[Result]:
+    """What adding the modality's evidence to the model's own prediction gains: as it is, and without another one."""
+    task, at = adapter.task, fold(adapter, features)
+    held = coalitions(adapter, at.held, len(game.donors), settings.seed, settings.progress)
+    how = (
+        f"{task.metric_name} of the model's own prediction with the modality's best readout added, minus that without it; "
+        "weights of both fitted on held-out examples"
+    )
+    if at.held is at.train:
+        make = partial(
+            make, note="no val split: weights fitted on examples the model trained on, so costs may read low"
+        )
+    for i, other in enumerate(features.modalities):
+        mask = game.full if other == modality else game.full & ~(1 << i)
+        model, chosen_on = game.worth(mask).expected, held.worth(mask).expected[at.choose]
+        with_it, without = (
+            leave_out_metric(task, expected, features.targets, features.groups)
+            for expected in (
+                reference.added((modality, None if other == modality else other), model, chosen_on),
+                reference.added(None, model, chosen_on),
+            )
+        )
+        if other == modality:
+            yield _with_interval(make, "utilisation.costs_now", with_it - without, settings, how, task.metric_name)
+        else:
+            name, absent = (
+                "utilisation.costs_if_missing",
+                f"{how}; the other modality absent from the model's prediction",
+            )
+            one = partial(make, versus=other)
+            yield _with_interval(one, name, with_it - without, settings, absent, task.metric_name)

@@ -1,0 +1,1 @@
+"""Probes of the shape of features: rank, collinearity, similarity."""

@@ -1,0 +1,271 @@
+"""fusion_gain: what exchanging channels between two modalities does to their effective ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, permutations
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.context import Options, Settings
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.probes.geometry.spectrum import small_n
+from collapsekit.registry import probe
+from collapsekit.report.diagnosis import Result
+from collapsekit.stats.inference.jackknife import interval
+from collapsekit.stats.inference.leave_out import leave_out_means
+from collapsekit.stats.linalg import exchange as ex
+from collapsekit.stats.linalg.moments import KEEP, Moments
+from collapsekit.stats.linalg.spectrum import effective_rank, spectra
+
+SOURCE = "after Kim et al. 2025, Figure 3 and Theorem 3.1"
+RANKS = {
+    "pooled": "effective rank (exp of the entropy of σ/Σσ) of the receiver's pooled features, centred, over all "
+    "examples",
+    "kim2025": "mean over examples of the effective rank (exp of the entropy of σ/Σσ) of the receiver's tokens (tokens "
+    "by channels), not centred",
+}
+SCORES = {
+    "spectral": "with the lowest share of energy in the first ⌊effective rank⌋ singular directions",
+    "std": "with the lowest standard deviation over examples (over an example's tokens, where there are tokens)",
+    "magnitude": "with the lowest mean absolute value",
+    "random": "drawn at random",
+}
+PAIRINGS = {
+    "same": "the giver's channel of the same number (of the numbers that both have)",
+    "strongest": "the giver's channels with the highest such score, the weakest by the strongest",
+}
+CONTROL = {"same": "the same with channels drawn at random", "strongest": "the same with both drawn at random"}
+
+
+class FusionGainOptions(Options):
+    """Options of the fusion_gain probe."""
+
+    definition: Literal["pooled", "kim2025"] = Field(default="pooled", description="which rank; kim2025 needs tokens")
+    proportion: float = Field(default=0.3, gt=0, le=1, description="share of channels that is exchanged")
+    score: Literal["spectral", "std", "magnitude", "random"] = Field(
+        default="spectral", description="by which the receiver's weakest channels are chosen"
+    )
+    pairing: Literal["same", "strongest"] = Field(default="same", description="which of the giver's channels they get")
+    blend: float = Field(default=1.0, gt=0, le=1, description="share of the giver in an exchanged channel")
+    draws: int = Field(default=5, gt=0, description="draws of random channels for the control")
+
+
+@dataclass(frozen=True)
+class _Held:
+    """One modality's features: (n, d) pooled or (n, t, c) tokens, which tokens count, its scores, its rank."""
+
+    x: Tensor
+    keep: Tensor | None
+    scores: Tensor
+    before: Tensor  # (1 + groups,): over all examples, then without each jackknife group
+
+
+@dataclass(frozen=True)
+class _Gain:
+    """Gain in rank of one receiver from one giver, by the chosen channels and by random ones; (1 + groups,) each."""
+
+    chosen: Tensor
+    random: Tensor
+    channels: int
+
+
+@probe(
+    "fusion_gain",
+    summary="effective-rank gain of each modality from the other's channels, against random channels",
+    definition="effective rank of a modality's features after minus before its weakest channels are replaced by "
+    "another's; harmonic mean of the two gains of a pair",
+    source=SOURCE,
+    cannot="a rank gain is no repair, nor a sign of use: random channels often raise the rank as much, and whether the "
+    "task gains only its metric tells",
+    options=FusionGainOptions,
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.own(FusionGainOptions)
+    held: dict[str, _Held | str] = {}
+    for m in features.modalities:
+        try:
+            held[m] = _hold(adapter, features, m, options, settings)
+        except NumericsError as e:
+            held[m] = str(e).rstrip(".")
+    gains: dict[tuple[str, str], _Gain | str] = {}
+    pairs = list(permutations(features.modalities, 2))
+    for done, (receiver, giver) in enumerate(pairs):
+        settings.progress.step("channel exchanges", done, len(pairs))
+        gains[receiver, giver] = _between(held[receiver], held[giver], features, options, settings)
+    for receiver, giver in pairs:
+        yield from _results(features, receiver, giver, gains, options, settings)
+
+
+def _hold(adapter: Adapter, features: Features, modality: str, options: FusionGainOptions, settings: Settings) -> _Held:
+    """Features, scores and rank of one modality. Raises NumericsError where they are not to be had."""
+    keep = None
+    if options.definition == "pooled":
+        x = features.pooled[modality].double()
+        n, d = x.shape
+        if n < 2 * d:
+            raise NumericsError(f"needs at least 2·d = {2 * d} examples for the {d} features of {modality}, found {n}")
+    else:
+        x, keep = _tokens(adapter, features, modality)
+    if options.score == "random":
+        # Not the draws of the control.
+        scores = torch.rand(x.shape[-1], generator=torch.Generator().manual_seed(settings.seed + 1))
+    else:
+        scores = ex.channel_scores(x, options.score, keep)
+    return _Held(x, keep, scores, _rank(x, features))
+
+
+def _tokens(adapter: Adapter, features: Features, modality: str) -> tuple[Tensor, Tensor | None]:
+    """Tokens (n, t, c) of one modality, 0 where masked, and the mask. Raises NumericsError where it has none."""
+    recorded = features.recorded[modality]
+    x = adapter.taps[modality].feature(recorded) if isinstance(adapter, ModuleAdapter) else recorded[0]
+    section = adapter.config.modalities[modality]
+    if x.ndim < 3:
+        raise NumericsError(
+            f"the features of {modality} have shape {tuple(x.shape)}, without a token axis: definition kim2025 needs "
+            "(examples, tokens, channels), use pooled"
+        )
+    last = section.channels == "last" or (section.channels is None and x.ndim == 3)  # as pooling has it
+    tokens = (x.flatten(1, -2) if last else x.flatten(2).transpose(1, 2)).double()
+    if tokens.shape[1] < 2:
+        raise NumericsError(f"the features of {modality} have one token an example, whose rank is 1 whatever it holds")
+    if section.mask is None:
+        return tokens, None
+    keep = features.inputs[section.mask].reshape(len(x), -1) > 0
+    if keep.shape != tokens.shape[:2]:
+        raise NumericsError(
+            f"the mask of {modality} does not count its tokens: {tuple(keep.shape)} for {tuple(x.shape)}"
+        )
+    return tokens * keep[..., None], keep
+
+
+def _rank(x: Tensor, features: Features) -> Tensor:
+    """The rank of features (n, d), or the mean of the ranks of tokens (n, t, c); with each group left out."""
+    if x.ndim == 3:
+        return leave_out_means(ex.clip_ranks(x), features.groups)
+    whole, left = features.moments(x)
+    return _ranks(chain([whole], left), x.shape[1])
+
+
+def _ranks(moments: Iterable[Moments], d: int) -> Tensor:
+    return torch.tensor([effective_rank(sigma) for sigma in spectra(moments, d)], dtype=torch.float64)
+
+
+def _joint(receiver: _Held, giver: _Held, features: Features) -> list[Moments] | None:
+    """Moments of pooled features of both side by side, over all examples and without each group; None where those are
+    too large to keep, or of tokens: then every exchange is made with the features themselves."""
+    d = receiver.x.shape[-1] + giver.x.shape[-1]
+    if receiver.x.ndim == 3 or (int(features.groups.max()) + 2) * d * d * 8 > KEEP:
+        return None
+    whole, left = features.moments(torch.cat([receiver.x, giver.x], 1))
+    return [whole, *left]
+
+
+def _between(
+    receiver: _Held | str, giver: _Held | str, features: Features, options: FusionGainOptions, settings: Settings
+) -> _Gain | str:
+    """Both gains, or why there are none."""
+    if isinstance(receiver, str) or isinstance(giver, str):
+        return receiver if isinstance(receiver, str) else str(giver)
+    widths = len(receiver.scores), len(giver.scores)
+    k = ex.exchanged_count(options.proportion, min(widths))
+    same = options.pairing == "same"
+    generator = torch.Generator().manual_seed(settings.seed)
+
+    joint = _joint(receiver, giver, features)
+
+    def gain(to: Tensor, source: Tensor) -> Tensor:
+        if joint is not None:
+            made = (ex.exchanged_moments(m, widths[0], to, source, options.blend) for m in joint)
+            return _ranks(made, widths[0]) - receiver.before
+        changed = ex.exchange(receiver.x, giver.x, to, source, options.blend)
+        if receiver.keep is not None:
+            changed *= receiver.keep[..., None]  # what was padding stays that
+        return _rank(changed, features) - receiver.before
+
+    def pick(scores: Tensor, of_giver: Tensor) -> Tensor:
+        if same:
+            to = ex.weakest(scores[: min(widths)], k)
+            return gain(to, to)
+        return gain(ex.weakest(scores, k), ex.weakest(of_giver.max() - of_giver, k))
+
+    try:
+        chosen = pick(receiver.scores, giver.scores)
+        drawn = [pick(*(torch.rand(w, generator=generator) for w in widths)) for _ in range(options.draws)]
+    except NumericsError as e:
+        return str(e).rstrip(".")
+    return _Gain(chosen, torch.stack(drawn).mean(0), k)
+
+
+def _results(
+    features: Features,
+    receiver: str,
+    giver: str,
+    gains: dict[tuple[str, str], _Gain | str],
+    options: FusionGainOptions,
+    settings: Settings,
+) -> Iterator[Result]:
+    there, back = gains[receiver, giver], gains[giver, receiver]
+    what = _what(options)
+    control = f"mean over {options.draws} draws of {CONTROL[options.pairing]}"
+    makers: dict[str, tuple[str, Callable[[_Gain, _Gain], Tensor]]] = {
+        "gain": (what, lambda a, _: a.chosen),
+        "random_gain": (f"{control}: {what}", lambda a, _: a.random),
+        "excess": (f"gain minus random_gain; {what}; random_gain: {control}", lambda a, _: a.chosen - a.random),
+        "harmonic_mean": (
+            f"harmonic mean of the gains both ways, 0 where one is not positive; gain: {what}",
+            lambda a, b: ex.harmonic_mean(a.chosen, b.chosen),
+        ),
+        "random_harmonic_mean": (
+            f"harmonic mean of the random gains both ways, 0 where one is not positive; random gain: {control}: {what}",
+            lambda a, b: ex.harmonic_mean(a.random, b.random),
+        ),
+    }
+    for name, (definition, compute) in makers.items():
+        make = partial(
+            Result,
+            name=f"fusion_gain.{name}",
+            probe="fusion_gain",
+            modality=receiver,
+            versus=giver,
+            definition=definition,
+            source=SOURCE if "random" not in name and name != "excess" else f"{SOURCE}; the control is ours",
+        )
+        mean = name.endswith("harmonic_mean")
+        missing = next((g for g in ((there, back) if mean else (there,)) if isinstance(g, str)), None)
+        if missing is not None:
+            yield make(skipped=missing)
+            continue
+        assert isinstance(there, _Gain)
+        values = compute(there, back if isinstance(back, _Gain) else there)
+        yield make(
+            value=float(values[0]),
+            interval=interval(float(values[0]), values[1:].tolist(), settings.level),
+            unit="dimensions",
+            note=_note(features, (receiver, giver) if mean else (receiver,), there, options),
+        )
+
+
+def _what(options: FusionGainOptions) -> str:
+    how = "replaced by" if options.blend == 1 else f"mixed with {options.blend:g} of"
+    return (
+        f"{RANKS[options.definition]}, after minus before k = max(1, ⌊{options.proportion:g}·w⌋) of its channels, those "
+        f"{SCORES[options.score]}, are {how} {PAIRINGS[options.pairing]}; w is the smaller of the two widths; channels "
+        "are chosen once, on all examples"
+    )
+
+
+def _note(features: Features, about: tuple[str, ...], gain: _Gain, options: FusionGainOptions) -> str:
+    notes = [f"k = {gain.channels}"]
+    if options.definition == "pooled":
+        few = {small_n(*features.pooled[m].shape): features.pooled[m].shape[1] for m in about}
+        notes += filter(None, sorted(few, key=lambda text: few[text]))
+    return "; ".join(notes)

@@ -1,0 +1,280 @@
+"""rank_sweep: what upweighting a modality before fusion does to ranks, task and similarity."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice, pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+
+from collapsekit.adapters.base import Adapter, Prediction
+from collapsekit.context import Options, Settings
+from collapsekit.distributed.process_group import current
+from collapsekit.errors import ConfigError, NumericsError, did_you_mean
+from collapsekit.features.features import Features
+from collapsekit.games.coalitions import credits
+from collapsekit.interventions.edits import Altered
+from collapsekit.interventions.replay import predict, predict_many
+from collapsekit.probes.credit.reliance import RelianceOptions, game_of
+from collapsekit.probes.geometry.spectrum import CONCATENATED, RANKS, rank_functions, rank_interval, small_n
+from collapsekit.readouts.fit import Recipe, rows_of
+from collapsekit.readouts.fit_stacked import retrained_fusions
+from collapsekit.readouts.linear import fold
+from collapsekit.registry import probe
+from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.stats.inference.jackknife import interval
+from collapsekit.stats.inference.leave_out import leave_out_means
+from collapsekit.stats.linalg.cka import sides_leave_out
+from collapsekit.stats.linalg.spectrum import spectra
+from collapsekit.tasks.scoring import leave_out_metric
+
+PAPER = "Chaudhuri et al. 2025, Section 4.2 and Figure 5"
+SCALED = "the modality's features multiplied by β before fusion, β = 1 being the model as it is"
+TRAINED = "fusion and head trained anew at each β on this checkpoint's encoders, " + SCALED
+CROSSING = (
+    "smallest β above 1 at which the fused representation's numerical rank has fallen to that of the unimodal path, "
+    "linear between the values of β; its interval is the step it lies in"
+)
+UNIMODAL_SOURCE = "after Chaudhuri et al. 2025, Section 4.2, where the unimodal rank is of an encoder trained alone"
+CKA = "debiased linear CKA of the modality's features with the fused representation"
+CKA_SOURCE = "Kornblith et al. 2019; unbiased HSIC of Song et al. 2012; Figure 5 (b, d) of Chaudhuri et al. 2025"
+
+
+class RankSweepOptions(Options):
+    """Options of the rank_sweep probe."""
+
+    betas: tuple[float, ...] = Field(default=(0.0, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0), description="values of β")
+    modality: str | None = Field(default=None, description="which to upweight; 'all'; default: the least used")
+    mode: Literal["scale", "train"] = Field(default="scale", description="scale features, or retrain the fusion too")
+    epochs: int = Field(default=40, gt=0, description="at most so many epochs a β in train mode")
+    rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False, description="learning rate in train mode")
+    rtol: float = Field(default=1e-3, gt=0, lt=1, description="tolerance of the numerical rank, relative to σmax")
+
+    @field_validator("betas")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        value = tuple(sorted(set(value)))
+        if len(value) < 2 or not all(0 <= beta < math.inf for beta in value):
+            raise ValueError("needs at least two different values of β, finite and none negative")
+        return value
+
+    def check_modalities(self, known: Sequence[str]) -> None:
+        if self.modality not in (None, "all", *known):
+            near = did_you_mean(str(self.modality), known)
+            raise ConfigError(
+                f"rank_sweep.modality is {self.modality!r}{near}: the model has {', '.join(known)}, and 'all' is all of "
+                "them."
+            )
+
+
+# At one β: every number by its name and, where it is about one, the modality; with each group left out.
+_Point = dict[tuple[str, str | None], tuple[float, list[float]]]
+
+
+@probe(
+    "rank_sweep",
+    summary="ranks, task and similarity of the fused representation as one modality is upweighted by β",
+    definition="ranks of the fused representation over β; " + SCALED,
+    source=PAPER,
+    cannot="the paper does not define β; a critical β alone does not make a collapse",
+    options=RankSweepOptions,
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.own(RankSweepOptions)
+    if features.concatenated:
+        raise NumericsError(CONCATENATED)
+    n, d = features.fused.shape
+    if n < 2 * d:
+        raise NumericsError(f"needs at least 2·d = {2 * d} examples for d = {d} fused dimensions, found {n}")
+    for modality in chosen(adapter, features, options, settings):
+        yield from _sweep(adapter, features, modality, options, settings)
+
+
+def chosen(adapter: Adapter, features: Features, options: RankSweepOptions, settings: Settings) -> tuple[str, ...]:
+    """The modalities to upweight: the named one, all, or the one of least Shapley credit. Raises ConfigError."""
+    wanted = options.modality
+    if wanted == "all":
+        return features.modalities
+    if wanted is not None:
+        options.check_modalities(features.modalities)
+        return (wanted,)
+    asked = settings.of("reliance", RelianceOptions)
+    game = game_of(adapter, features, asked, settings)
+    credit, _ = credits(lambda mask: -game.worth(mask).loss, game.size, asked.permutations, settings.seed)
+    return (features.modalities[int(credit[:, 0].argmin())],)
+
+
+def _sweep(
+    adapter: Adapter, features: Features, modality: str, options: RankSweepOptions, settings: Settings
+) -> Iterator[Result]:
+    predictions = _predictions(adapter, features, modality, options, settings)
+    points = []
+    for i, prediction in enumerate(islice(predictions, len(options.betas))):
+        points.append(_measure(adapter, features, prediction, options))
+        settings.progress.step(f"β sweep of {modality}", i + 1, len(options.betas))
+    how = SCALED if options.mode == "scale" else TRAINED
+    make = partial(_curve, features, modality, points, options, settings)
+    for name, (text, source) in RANKS.items():
+        yield make(name, None, f"{text.format(rtol=options.rtol)}; {how}", source, "dimensions")
+    task = adapter.task
+    yield make("loss", None, f"{task.loss_name}; {how}", PAPER, task.loss_name)
+    yield make("metric", None, f"{task.metric_name}; {how}", PAPER, task.metric_name)
+    for other in features.modalities:
+        yield make("cka", other, f"{CKA}; {how}", CKA_SOURCE, "CKA")
+    alone = _measure(adapter, features, next(predictions), options)
+    yield from _unimodal_path(features, modality, options, settings, points, alone)
+
+
+def _predictions(
+    adapter: Adapter, features: Features, modality: str, options: RankSweepOptions, settings: Settings
+) -> Iterator[Prediction]:
+    """What fusion and head make of the modality's features times each β, in train mode new ones trained on them; and last
+    of the modality alone, the others held at their mean, in train mode at 0."""
+    others = [m for m in features.modalities if m != modality]
+    if options.mode == "scale":
+        asked = [Altered(scale={modality: beta}) for beta in options.betas]
+        yield from predict_many(adapter, features, [*asked, Altered(hold=others)])
+        return
+    factors = [*({modality: beta} for beta in options.betas), dict.fromkeys(others, 0.0)]
+    recipe = Recipe(rate=options.rate, epochs=options.epochs, seed=settings.seed)
+    trained = retrained_fusions(adapter, fold(adapter, features), factors, recipe, settings.progress)
+    if trained is None:
+        raise NumericsError("rank_sweep.mode=train needs model.factory, to build the fusion afresh")
+    # Training is in full precision, so what the new fusion reads has to be, too.
+    full = rows_of(features, torch.arange(len(features)), full=True)[0]
+    for factor, fusion in zip(factors, trained, strict=True):
+        yield predict(fusion, replace(features, recorded=full, memo={}), scale=factor)
+
+
+def _measure(adapter: Adapter, features: Features, result: Prediction, options: RankSweepOptions) -> _Point:
+    """Ranks, task and similarity of one prediction; what it has none of (a constant has no rank) is left out."""
+    groups = features.groups
+    point: _Point = {}
+    if not bool(torch.isfinite(result.fused).all() and torch.isfinite(result.outputs).all()):
+        return point
+    task = adapter.task
+    expected = task.expect(result.outputs)
+    for name, values in (
+        ("loss", leave_out_means(task.loss(expected, features.targets), groups)),
+        ("metric", leave_out_metric(task, expected, features.targets, groups)),
+    ):
+        point[name, None] = float(values[0]), values[1:].tolist()
+    whole, left = features.moments(result.fused)
+    sigma, *out = spectra([whole, *left], result.fused.shape[1])
+    for name, rank in rank_functions(options.rtol).items():
+        with contextlib.suppress(NumericsError):
+            point[name, None] = rank(sigma), [rank(s) for s in out]
+    with contextlib.suppress(NumericsError):
+        fused = features.side_of(result.fused)
+        for m in features.modalities:
+            with contextlib.suppress(NumericsError):
+                point["cka", m] = sides_leave_out(features.side(m), fused, current().each)
+    return point
+
+
+def _curve(
+    features: Features,
+    modality: str,
+    points: list[_Point],
+    options: RankSweepOptions,
+    settings: Settings,
+    name: str,
+    versus: str | None,
+    definition: str,
+    source: str,
+    unit: str,
+) -> Result:
+    """One number over the values of β at which it could be had."""
+    make = partial(
+        Result,
+        name=f"rank_sweep.{name}",
+        probe="rank_sweep",
+        modality=modality,
+        versus=versus,
+        definition=definition,
+        source=source,
+        unit=unit,
+    )
+    n, d = features.fused.shape
+    found = [(beta, p[name, versus]) for beta, p in zip(options.betas, points, strict=True) if (name, versus) in p]
+    if not found:
+        return make(skipped="the fused representation or the features are constant or not finite at every β")
+    if name in RANKS:
+        ends = [rank_interval(full, out, d, settings.level) for _, (full, out) in found]
+    else:
+        ends = [interval(full, out, settings.level) for _, (full, out) in found]
+    had = [beta for beta, _ in found]
+    lost = [f"{beta:g}" for beta in options.betas if beta not in had]
+    notes = [small_n(n, d) if name in RANKS else None]
+    notes.append(f"not to be had at β = {', '.join(lost)}: constant or not finite there" if lost else None)
+    curve = Curve(
+        x=tuple(had),
+        y=tuple(full for _, (full, _) in found),
+        lower=tuple(low for low, _ in ends),
+        upper=tuple(high for _, high in ends),
+        x_label="β",
+        y_label=unit if name not in RANKS else name.replace("_", " "),
+    )
+    return make(curve=curve, note="; ".join(filter(None, notes)) or None)
+
+
+def _unimodal_path(
+    features: Features,
+    modality: str,
+    options: RankSweepOptions,
+    settings: Settings,
+    points: list[_Point],
+    point: _Point,
+) -> Iterator[Result]:
+    """Rank of what the modality alone makes of the fusion (``point``), and the β at which the sweep falls to it."""
+    if options.mode == "scale":
+        how = "the other modalities' features held at their mean"
+    else:
+        how = "fusion and head trained anew with the other modalities' features at 0"
+    rank, crossing = RANKS["numerical_rank"][0].format(rtol=options.rtol), CROSSING
+    make = partial(Result, probe="rank_sweep", modality=modality, source=UNIMODAL_SOURCE)
+    own = partial(make, name="rank_sweep.unimodal_rank", definition=f"{rank}, {how}", unit="dimensions")
+    if ("numerical_rank", None) not in point:
+        reason = "the fused representation does not vary with this modality alone"
+        yield own(skipped=reason)
+        yield make(name="rank_sweep.critical_beta", definition=crossing, skipped=reason)
+        return
+    floor, out = point["numerical_rank", None]
+    yield own(value=floor, interval=rank_interval(floor, out, features.fused.shape[1], settings.level))
+    had = [
+        (beta, p["numerical_rank", None][0])
+        for beta, p in zip(options.betas, points, strict=True)
+        if ("numerical_rank", None) in p
+    ]
+    try:
+        value, step = critical_beta(tuple(b for b, _ in had), [r for _, r in had], floor)
+    except NumericsError as e:
+        yield make(name="rank_sweep.critical_beta", definition=crossing, skipped=str(e))
+    else:
+        yield make(name="rank_sweep.critical_beta", value=value, interval=step, unit="β", definition=crossing)
+
+
+def critical_beta(betas: tuple[float, ...], ranks: list[float], floor: float) -> tuple[float, tuple[float, float]]:
+    """Where ``ranks`` over ascending ``betas`` fall to ``floor`` beyond β = 1, and the step that holds it.
+
+    Raises NumericsError, saying which, where no β above 1 was swept, where the ranks start at or under ``floor``,
+    and where they never fall to it.
+    """
+    above = [(b, r) for b, r in zip(betas, ranks, strict=True) if b >= 1]
+    if len(above) < 2:
+        raise NumericsError("fewer than two values of β from 1 on were swept")
+    first, last = above[0], above[-1]
+    if first[1] <= floor:
+        raise NumericsError(
+            f"the rank is at or under that of the unimodal path ({floor:g}) already at β = {first[0]:g}"
+        )
+    for (b0, r0), (b1, r1) in pairwise(above):
+        if r0 > floor >= r1:
+            return b0 + (b1 - b0) * (r0 - floor) / (r0 - r1), (b0, b1)
+    raise NumericsError(f"the rank stays above that of the unimodal path ({floor:g}) up to β = {last[0]:g}")

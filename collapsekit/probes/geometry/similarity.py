@@ -1,0 +1,195 @@
+"""similarity: how alike modalities' features are to the fused representation, and to one another."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from itertools import combinations
+from math import fsum
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.context import Options, Settings
+from collapsekit.distributed.process_group import current
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.interventions.edits import Altered
+from collapsekit.interventions.replay import predict_many
+from collapsekit.probes.geometry.rank_sweep import CKA_SOURCE, SCALED, RankSweepOptions, chosen
+from collapsekit.registry import probe
+from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.stats.inference.jackknife import interval
+from collapsekit.stats.linalg.cka import sides_leave_out
+from collapsekit.stats.linalg.procrustes import procrustes_leave_out, procrustes_null
+
+CKA = "debiased linear CKA of the modality's features with {other}"
+PROCRUSTES = (
+    "mean over examples of the cosine between the modality's features and {other}, both centred, after the orthogonal "
+    "alignment of the one with the other that has the least squared error over the same examples"
+)
+PROCRUSTES_SOURCE = "Schönemann 1966, Psychometrika 31:1; equals scipy.linalg.orthogonal_procrustes on centred features"
+SWEEP_SOURCE = "after Figure 5 (b, d) of Chaudhuri et al. 2025, which does not define its similarity; Schönemann 1966"
+NULL = (
+    "with the examples of one side shuffled, mean over shuffles of either side: what the alignment alone achieves at this n "
+    "and d; the interval is the range of the shuffles"
+)
+FUSED, OTHER = "the fused representation", "those of the other modality"
+SCALE_ONLY = (
+    "the fused representation is the modalities' features side by side, so this tells of the scale and the redundancy of "
+    "the features, not of what a fusion does with them"
+)
+
+
+class SimilarityOptions(Options):
+    """Options of the similarity probe; its sweep is over rank_sweep's betas and modality, beside whose curves it lies."""
+
+    shuffles: int = Field(default=4, gt=0, description="shuffles of the Procrustes null, each applied to either side")
+    widest: int = Field(default=512, gt=0, description="most dimensions for which Procrustes alignments are computed")
+    sweep: bool = Field(default=True, description="Procrustes similarity with the fused representation over β")
+
+
+@probe(
+    "similarity",
+    summary="CKA and Procrustes cosine of modalities with the fused representation and with one another",
+    definition=f"{CKA.format(other=FUSED + ' or with those of another modality')}; and {PROCRUSTES.format(other='those')}",
+    source=f"{CKA_SOURCE}; {PROCRUSTES_SOURCE}",
+    cannot="alike is not used: a fusion may resemble features the head ignores. The Procrustes cosine is biased up where n "
+    "is not far above d, since it is fitted on the examples it is read on: compare with its null",
+    options=SimilarityOptions,
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.own(SimilarityOptions)
+    g = torch.Generator().manual_seed(settings.seed)
+    orders = [torch.randperm(len(features), generator=g) for _ in range(options.shuffles)]
+    make = partial(Result, probe="similarity")
+    note = SCALE_ONLY if features.concatenated else None
+    for m in features.modalities:
+        for found in _compared(features, m, None, FUSED, orders, settings):
+            yield make(modality=m, note=None if "skipped" in found else note, **found)
+    for a, b in combinations(features.modalities, 2):
+        for found in _compared(features, a, b, OTHER, orders, settings):
+            # The same number told of either: none comes first.
+            yield make(modality=a, versus=b, **found)
+            yield make(modality=b, versus=a, **found)
+    if options.sweep:
+        yield from _sweep(adapter, features, options, settings)
+
+
+def _compared(
+    features: Features, one: str, two: str | None, other: str, orders: list[Tensor], settings: Settings
+) -> Iterator[dict[str, Any]]:
+    """CKA, Procrustes cosine and its null of a modality's features and another's (None: the fused representation): fields
+    of results."""
+    x, y = features.pooled[one], features.fused if two is None else features.pooled[two]
+    groups, count = features.groups, int(features.groups.max()) + 1
+    cka = {"name": "similarity.cka", "definition": CKA.format(other=other), "source": CKA_SOURCE}
+    text = PROCRUSTES.format(other=other)
+    aligned = {"name": "similarity.procrustes", "definition": text, "source": PROCRUSTES_SOURCE}
+    named = (f"the features of {one}", x), (FUSED if two is None else f"the features of {two}", y)
+    fixed = sorted(what for what, t in named if not bool((t != t[0]).any()))
+    if fixed:
+        reason = f"{' and '.join(fixed)} did not vary over {len(x)} examples"
+        yield cka | {"skipped": reason}
+        yield aligned | {"skipped": reason}
+        return
+    try:
+        found = sides_leave_out(features.side(one), features.side(two), current().each)
+        yield cka | _estimate(*found, settings.level) | {"unit": "CKA"}
+    except NumericsError as e:
+        yield cka | {"skipped": str(e).rstrip(".")}
+    try:
+        _alignable(x, y, settings.own(SimilarityOptions))
+        yield aligned | _estimate(*procrustes_leave_out(x, y, groups, count), settings.level) | {"unit": "cosine"}
+    except NumericsError as e:
+        yield aligned | {"skipped": str(e).rstrip(".")}
+        return
+    null = procrustes_null(x, y, orders)
+    yield {
+        "name": "similarity.procrustes_null",
+        "definition": f"{text}; {NULL}",
+        "source": "row-permutation null",
+        "value": min(max(fsum(null) / len(null), min(null)), max(null)),  # a mean may round beyond equal numbers
+        "interval": (min(null), max(null)),
+        "unit": "cosine",
+    }
+
+
+def _estimate(full: float, out: list[float], level: float) -> dict[str, Any]:
+    """Value and jackknife interval of a similarity, within the -1 to 1 that it can be."""
+    low, high = interval(full, out, level)
+    return {"value": full, "interval": (max(-1.0, low), min(1.0, high))}
+
+
+def _alignable(x: Tensor, y: Tensor, options: SimilarityOptions) -> None:
+    """Raises NumericsError where no alignment is to be computed."""
+    dx, dy = x.shape[1], y.shape[1]
+    if dx != dy:
+        raise NumericsError(f"an orthogonal alignment needs equal dimensions, found {dx} and {dy}: see the CKA")
+    if dx > options.widest:
+        raise NumericsError(f"{dx} dimensions are more than similarity.widest = {options.widest}: raise it")
+
+
+def _sweep(adapter: Adapter, features: Features, options: SimilarityOptions, settings: Settings) -> Iterator[Result]:
+    """Procrustes cosine of every modality with the fused representation as one modality is upweighted."""
+    make = partial(
+        Result,
+        name="similarity.procrustes_sweep",
+        probe="similarity",
+        definition=f"{PROCRUSTES.format(other=FUSED)}; {SCALED}",
+        source=SWEEP_SOURCE,
+    )
+    reasons: dict[str, str] = {}
+    for m, x in features.pooled.items():
+        try:
+            _alignable(x, features.fused, options)
+        except NumericsError as e:
+            reasons[m] = str(e)
+    if len(reasons) == len(features.modalities):
+        widths = ", ".join(str(d) for d in sorted({x.shape[1] for x in features.pooled.values()}))
+        yield make(
+            skipped=f"no modality has features as wide as the fused representation, or they are wider than "
+            f"similarity.widest = {options.widest}: found {widths} and {features.fused.shape[1]} dimensions"
+        )
+        return
+    sweep = settings.of("rank_sweep", RankSweepOptions)
+    betas = sweep.betas
+    for swept in chosen(adapter, features, sweep, settings):
+        fused = []
+        asked = (Altered(scale={swept: beta}) for beta in betas)
+        for i, prediction in enumerate(predict_many(adapter, features, asked)):
+            fused.append(prediction.fused)
+            settings.progress.step(f"similarity over β of {swept}", i + 1, len(betas))
+        for m in features.modalities:
+            one = partial(make, modality=swept, versus=m)
+            yield one(skipped=reasons[m]) if m in reasons else _curve(one, features, m, betas, fused, settings.level)
+
+
+def _curve(
+    make: partial[Result],
+    features: Features,
+    modality: str,
+    betas: tuple[float, ...],
+    fused: list[Tensor],
+    level: float,
+) -> Result:
+    groups = features.groups
+    found: dict[float, tuple[float, float, float]] = {}
+    for beta, there in zip(betas, fused, strict=True):
+        with contextlib.suppress(NumericsError):  # constant or not finite at this β
+            full, out = procrustes_leave_out(features.pooled[modality], there, groups, int(groups.max()) + 1)
+            low, high = interval(full, out, level)
+            found[beta] = full, max(-1.0, low), min(1.0, high)
+    if not found:
+        return make(skipped="the fused representation or the features are constant or not finite at every β")
+    lost = [f"{beta:g}" for beta in betas if beta not in found]
+    y, lower, upper = (tuple(v[i] for v in found.values()) for i in range(3))
+    return make(
+        unit="cosine",
+        curve=Curve(x=tuple(found), y=y, lower=lower, upper=upper, x_label="β", y_label="Procrustes cosine"),
+        note=f"not to be had at β = {', '.join(lost)}: constant or not finite there" if lost else None,
+    )

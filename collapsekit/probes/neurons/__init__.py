@@ -1,0 +1,1 @@
+"""Probes of single dimensions: polysemanticity, collisions, gradients."""

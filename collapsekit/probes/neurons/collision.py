@@ -1,0 +1,234 @@
+"""collision: are the two features that drive a fused neuron most of different modalities, and would chance do as much?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.build import seed_everything
+from collapsekit.adapters.pooling import shifted_features
+from collapsekit.context import Options, Settings
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.interventions.replay import CHUNK
+from collapsekit.probes.geometry.spectrum import CONCATENATED
+from collapsekit.readouts.fit import rows_of
+from collapsekit.registry import probe
+from collapsekit.report.diagnosis import Result
+from collapsekit.stats.inference.jackknife import interval
+from collapsekit.stats.linalg.collision import Collisions, collisions, lemma_bound, random_collision
+
+LARGEST = 2**20  # drives (neurons by features) kept at once, for each jackknife group
+LEMMA = "Chaudhuri et al. 2025, Lemma 1 (Section 3.1; proof in Appendix B)"
+DRIVE = (
+    "drive of a feature (one dimension of a modality's pooled features): mean squared derivative of the neuron by it times "
+    "its variance, which for a linear fusion is the variance it carries and otherwise bounds, up to a constant, its total "
+    "effect"
+)
+DRIVE_SOURCE = "Sobol' & Kucherenko 2009, Math. Comput. Simul. 79:3009 (derivative-based global sensitivity)"
+POLYSEMANTIC = (
+    "a neuron is polysemantic where its second strongest feature has at least {second:g} of the first's drive"
+)
+BOUND = (
+    "m(m-1)·(min dim f)²/(Σ dim f)² for m encoders whose pooled features have dim f dimensions: least probability that a "
+    "neuron encoding two features, allocated at random, encodes two modalities'; (m-1)/m for equal widths"
+)
+EXPECTED = (
+    "fraction of polysemantic neurons whose two strongest features would be of different modalities if each neuron's drives "
+    "were permuted over all features that vary; the interval is where it would then lie for as many neurons"
+)
+MEASURED = {
+    "cross_modal": "fraction of polysemantic fused neurons whose two strongest features are of different modalities",
+    "polysemantic": "polysemantic among the fused neurons that any feature drives",
+    "pair_share": "the two strongest features' part of a polysemantic neuron's drive, mean over neurons",
+}
+HELD = "the modality's part of the two strongest features of polysemantic fused neurons; adds up to 1 over modalities"
+PAIR = "fraction of polysemantic fused neurons whose two strongest features are one of either modality"
+
+
+class CollisionOptions(Options):
+    """Options of the collision probe."""
+
+    second: float = Field(default=0.1, gt=0, lt=1, description="drive, relative to the first, of a second feature")
+    neurons: int = Field(default=128, gt=0, description="fused neurons that are read, evenly spaced")
+    examples: int = Field(default=512, gt=15, description="examples whose derivatives are taken")
+
+
+@probe(
+    "collision",
+    summary="fused neurons driven by features of two modalities, beside Lemma 1's bound and chance",
+    definition=f"{MEASURED['cross_modal']}; {DRIVE}",
+    source=f"{LEMMA}; {DRIVE_SOURCE}",
+    cannot="few collisions are no sign of health: a modality that hardly drives the fusion cannot collide (see drivers); "
+    "pooled dimensions stand for the paper's features, which they need not be, and correlated ones count apart; the lemma "
+    "bounds random allocation, which training need not resemble; where pair_share is small, many features share a neuron "
+    "and two of them tell little; derivatives do not see a saturated or stepwise fusion",
+    options=CollisionOptions,
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.own(CollisionOptions)
+    yield Result(
+        name="collision.bound",
+        probe="collision",
+        value=lemma_bound([x.shape[1] for x in features.pooled.values()]),
+        unit="probability",
+        definition=BOUND,
+        source=LEMMA,
+        note="a bound on random allocation, so a trained model may lie below it",
+    )
+    defined = {k: f"{v}; {_about(options)}" for k, v in MEASURED.items()}
+    try:
+        if features.concatenated:
+            raise NumericsError(CONCATENATED)
+        drives = _drives(adapter, features, options)
+        found = [collisions(d, drives.owner, len(features.modalities), options.second) for d in drives.left_out]
+        chance = random_collision(drives.varying)
+    except NumericsError as e:
+        for name, text in {**defined, "expected": EXPECTED}.items():
+            reason = str(e).rstrip(".")
+            source = LEMMA if name == "expected" else DRIVE_SOURCE
+            yield Result(name=f"collision.{name}", probe="collision", definition=text, source=source, skipped=reason)
+        return
+    yield _expected(chance, found[0].polysemantic, settings)
+    idle = drives.read - found[0].driven
+    notes = [f"{drives.read} of {drives.width} fused neurons read" if drives.read < drives.width else None]
+    if options.examples < len(features):
+        notes.append(f"derivatives at {options.examples} of {len(features)} examples")
+    notes.append(f"{idle} of {drives.read} fused neurons that no feature drives left out" if idle else None)
+    make = partial(_measured, settings=settings, note="; ".join(filter(None, notes)) or None)
+    yield make("cross_modal", defined["cross_modal"], [c.cross_modal for c in found])
+    yield make("polysemantic", defined["polysemantic"], [c.polysemantic / c.driven for c in found])
+    yield make("pair_share", defined["pair_share"], [c.reach for c in found], unit="share of drive")
+    yield from _by_modality(make, features.modalities, found, options)
+
+
+def _about(options: CollisionOptions) -> str:
+    return f"{POLYSEMANTIC.format(second=options.second)}; {DRIVE}"
+
+
+def _measured(
+    name: str,
+    definition: str,
+    values: list[float],
+    *,
+    settings: Settings,
+    note: str | None,
+    unit: str = "share of neurons",
+    modality: str | None = None,
+    versus: str | None = None,
+) -> Result:
+    """A share over all examples and without each group, as a result within 0 to 1."""
+    low, high = interval(values[0], values[1:], settings.level)
+    return Result(
+        name=f"collision.{name}",
+        probe="collision",
+        modality=modality,
+        versus=versus,
+        value=values[0],
+        interval=(max(0.0, low), min(1.0, high)),
+        unit=unit,
+        definition=definition,
+        source=DRIVE_SOURCE,
+        note=note,
+    )
+
+
+def _by_modality(
+    make: partial[Result], modalities: tuple[str, ...], found: list[Collisions], options: CollisionOptions
+) -> Iterator[Result]:
+    for i, m in enumerate(modalities):
+        held = [float(c.pairs[i].sum()) for c in found]
+        yield make("drivers", f"{HELD}; {_about(options)}", held, unit="share of places", modality=m)
+    for (i, a), (j, b) in combinations(enumerate(modalities), 2):
+        both = [2 * float(c.pairs[i, j]) for c in found]
+        # The same number told of either: none comes first.
+        yield make("pair", f"{PAIR}; {_about(options)}", both, modality=a, versus=b)
+        yield make("pair", f"{PAIR}; {_about(options)}", both, modality=b, versus=a)
+
+
+def _expected(chance: float, neurons: int, settings: Settings) -> Result:
+    """Two features drawn at random, exactly; neurons being drawn apart, their number is binomial."""
+    from scipy.stats import binom  # which takes long to import
+
+    low, high = binom.interval(settings.level, neurons, chance)
+    return Result(
+        name="collision.expected",
+        probe="collision",
+        value=chance,
+        interval=(min(chance, float(low) / neurons), max(chance, float(high) / neurons)),
+        unit="share of neurons",
+        definition=EXPECTED,
+        source=f"permutation null in closed form, after {LEMMA}",
+    )
+
+
+@dataclass(frozen=True)
+class _Drives:
+    """Drives "k F" of the neurons read: over all examples, then without each group."""
+
+    left_out: list[Tensor]
+    owner: Tensor  # "F", place of each feature's modality
+    varying: list[int]  # features a modality that are not constant
+    read: int
+    width: int
+
+
+def _drives(adapter: Adapter, features: Features, options: CollisionOptions) -> _Drives:
+    rows = torch.arange(min(options.examples, len(features)))
+    groups = features.groups[rows]
+    count = int(groups.max()) + 1
+    width = features.fused.shape[1]
+    x = torch.cat([features.pooled[m][rows] for m in features.modalities], 1).double()
+    most = min(options.neurons, width, max(1, LARGEST // x.shape[1]))
+    picked = torch.linspace(0, width - 1, most).round().long().unique()
+    squares = torch.zeros(count, len(picked), x.shape[1], dtype=torch.float64)
+    for part in rows.split(CHUNK):
+        for k, slope in enumerate(_slopes(adapter, features, part, picked)):
+            squares[:, k].index_add_(0, groups[part], slope.square())
+    keeps = [torch.ones(len(rows), dtype=torch.bool), *(groups != g for g in range(count))]
+    mean = [squares.sum(0), *(squares[torch.arange(count) != g].sum(0) for g in range(count))]
+    left_out = [total / int(keep.sum()) * x[keep].var(0, correction=0) for total, keep in zip(mean, keeps, strict=True)]
+    owner = torch.cat([torch.full((features.pooled[m].shape[1],), i) for i, m in enumerate(features.modalities)])
+    varies = (x != x[0]).any(0)
+    varying = [int(varies[owner == i].sum()) for i in range(len(features.modalities))]
+    return _Drives(left_out, owner, varying, len(picked), width)
+
+
+def _slopes(adapter: Adapter, features: Features, rows: Tensor, picked: Tensor) -> Iterator[Tensor]:
+    """Derivatives "n F" of each picked fused neuron by every modality's pooled features, example by example.
+
+    They are taken by a shift of an example's features that is the same at every position, which moves what mean
+    pooling gives by as much.
+    """
+    recorded, inputs = rows_of(features, rows)
+    shifts, moved = [], {}
+    for m in features.modalities:
+        shift = torch.zeros(len(rows), features.pooled[m].shape[1], requires_grad=True)
+        section = adapter.config.modalities[m]
+        moved[m] = tuple(shifted_features(t, shift, section.pool, section.channels) for t in recorded[m])
+        if not any(t.requires_grad for t in moved[m]):
+            raise NumericsError(
+                f"no recorded tensor of modality {m!r} has its {shift.shape[1]} pooled features along an axis, so there is "
+                "nothing to take derivatives by"
+            )
+        shifts.append(shift)
+    seed_everything(0)  # as in replay: a model that is random in eval mode is so in the same way
+    with torch.enable_grad():
+        fused = adapter.rerun(moved, inputs).fused
+    if not fused.requires_grad:
+        raise NumericsError(
+            "the fused representation has no gradient by the features, so no feature's drive can be told"
+        )
+    for k in picked.tolist():
+        # Examples do not touch one another, so the derivative of the sum holds each one's own.
+        slopes = torch.autograd.grad(fused[:, k].sum(), shifts, retain_graph=True, allow_unused=True)
+        yield torch.cat(
+            [torch.zeros_like(s) if g is None else g for s, g in zip(shifts, slopes, strict=True)], 1
+        ).double()

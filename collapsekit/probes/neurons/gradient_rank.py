@@ -1,0 +1,313 @@
+"""gradient_rank: rank of the loss gradient and of the AGOP at the layer that mixes, and conflict of modalities."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.build import random_state_kept
+from collapsekit.context import Options, Settings
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.interventions.gradients import (
+    Site,
+    differentiable,
+    find_site,
+    leave_out_sums,
+    loss_gradient,
+    outer_products,
+)
+from collapsekit.interventions.marginal import donors
+from collapsekit.probes.geometry.spectrum import rank_interval
+from collapsekit.readouts.fit import HALF
+from collapsekit.registry import probe
+from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.stats.inference.jackknife import interval
+from collapsekit.stats.linalg import gradients as gr
+from collapsekit.stats.linalg.spectrum import effective_rank, numerical_rank
+
+
+@dataclass(frozen=True)
+class _Agop:
+    """Outer products "r r" in a basis "d r" of the rows of the layer's weights, outside of which they are 0: there they are
+    small and their decompositions cheap."""
+
+    full: Tensor
+    left: list[Tensor]  # without each jackknife group
+    basis: Tensor
+
+
+LEMMA, THEOREM = "Chaudhuri et al. 2025, Lemma 2", "Chaudhuri et al. 2025, Theorem 2"
+AGOP_SOURCE = "Radhakrishnan et al. 2024, Science 383:1461"
+GRADIENT = "the task loss's gradient by the weights of the first layer that the modalities enter, mean over examples"
+AGOP = (
+    "the average gradient outer product of that layer: mean over examples of the sum over {of} of g gᵀ, g the gradient "
+    "by the layer's input (positions of an example summed), eigenvalues as its singular values"
+)
+NUMERICAL, EFFECTIVE = (
+    "number of singular values above {rtol:g}·σmax, not centred, of ",
+    "exp of the entropy of σ/Σσ of ",
+)
+ALIGNMENT = (
+    "mean squared cosine of the principal angles between the directions in which the first layer's weights read the "
+    "modality's columns and the leading directions of the AGOP, each as many as hold {leading:g} of Σσ² of these "
+    "weights, of the AGOP's trace; the modality's columns: those of which at least {owned:g} of the mean squared change "
+    "is its own, when each modality by itself is taken from other examples"
+)
+ANSATZ = "cosine (Frobenius) of WᵀW and the AGOP of the first layer{part}; W its weights"
+CONFLICT = (
+    "cosine of the loss gradients by all {count} weights outside the encoders that it reaches, one with the modality as "
+    "it is and the others taken together from other examples ({draws} of them, losses averaged), one likewise with the "
+    "other; below 0: learning from one undoes the other"
+)
+
+
+class GradientRankOptions(Options):
+    """Options of the gradient_rank probe."""
+
+    agop: Literal["outputs", "loss"] = Field(default="outputs", description="what the AGOP's gradients are of")
+    draws: int = Field(default=4, gt=0, description="other examples that absent modalities are taken from")
+    rtol: float = Field(default=1e-3, gt=0, lt=1, description="tolerance of the numerical ranks, relative to σmax")
+    leading: float = Field(default=0.9, gt=0, le=1, description="share that leading subspaces hold")
+    owned: float = Field(default=0.9, gt=0.5, le=1, description="share of a column's changes that makes it one's own")
+    projections: int = Field(default=64, gt=0, description="wider outputs are read through so many random signs")
+
+
+@probe(
+    "gradient_rank",
+    summary="rank of the fusion's loss gradient and AGOP; each modality's part in it; conflicts between modalities",
+    definition="ranks of " + GRADIENT + ", and of " + AGOP.format(of="the model's outputs"),
+    source=f"{LEMMA} and {THEOREM.split(', ')[1]}; {AGOP_SOURCE}",
+    cannot="the lemma is about the limit of training: ranks at one checkpoint show neither a trend nor a collapse; a "
+    "modality taken from other examples contradicts the rest, which the conflict contains; a "
+    "contrastive loss has its negatives from the same jackknife group",
+    options=GradientRankOptions,
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.own(GradientRankOptions)
+    # All of it before the first result is handed out, so that nobody sees the model with its gradients on.
+    with random_state_kept(), differentiable(adapter):
+        site = find_site(adapter, features, settings.seed)
+        results = [
+            *_first_layer(adapter, features, site, options, settings),
+            _layers(adapter, features, site),
+            *_conflicts(adapter, features, site, options, settings),
+        ]
+    yield from results
+
+
+def _first_layer(
+    adapter: Adapter, features: Features, site: Site, options: GradientRankOptions, settings: Settings
+) -> Iterator[Result]:
+    """Ranks of gradient and AGOP, and every modality's part in the AGOP."""
+    if site.layer is None:
+        for matrix in ("gradient", "agop"):
+            yield from _ranks(matrix, None, features, site, options, settings)
+        yield from _in_agop(features, site, None, options, settings)
+        return
+    count, weight = int(features.groups.max()) + 1, site.weights[f"{site.name}.weight"]
+    total, out = leave_out_sums(partial(loss_gradient, adapter, features, [weight], None), count)
+    spectra = [gr.spectrum_of(each.reshape(weight.shape)) for each in (total, *out)]
+    yield from _ranks("gradient", spectra, features, site, options, settings)
+    basis = gr.row_basis(weight.detach().cpu())  # all of this small algebra is done on the CPU, wherever the model runs
+    products = partial(outer_products, adapter, features, site, basis, options.agop, options.projections, settings.seed)
+    total, out = leave_out_sums(products, count)
+    agop = _Agop(total, list(out), basis)
+    spectra = [gr.spectrum_of(each) for each in (agop.full, *agop.left)]
+    yield from _ranks("agop", spectra, features, site, options, settings)
+    yield from _in_agop(features, site, agop, options, settings)
+
+
+def _ranks(
+    matrix: str,
+    spectra: list[Tensor] | None,
+    features: Features,
+    site: Site,
+    options: GradientRankOptions,
+    settings: Settings,
+) -> Iterator[Result]:
+    """Numerical and effective rank of one matrix by its singular values, over all examples and without each group; or why
+    there is none."""
+    what, source = (GRADIENT, LEMMA) if matrix == "gradient" else (_agop(options), f"{LEMMA}; {AGOP_SOURCE}")
+    kinds: dict[str, tuple[str, Callable[[Tensor], float]]] = {
+        "numerical_rank": (NUMERICAL.format(rtol=options.rtol), lambda s: float(numerical_rank(s, options.rtol))),
+        "effective_rank": (EFFECTIVE, effective_rank),
+    }
+    for kind, (text, rank) in kinds.items():
+        make = partial(
+            Result,
+            name=f"gradient_rank.{matrix}_{kind}",
+            probe="gradient_rank",
+            definition=text + what,
+            source=source,
+        )
+        if spectra is None:
+            yield make(skipped=site.reason)
+            continue
+        try:
+            value, *out = map(rank, spectra)
+            ends = rank_interval(value, out, len(spectra[0]), settings.level)
+        except NumericsError:
+            yield make(skipped=f"it is zero at {site.name}")
+        else:
+            yield make(value=value, interval=ends, unit="dimensions", note=_note(features, site))
+
+
+def _agop(options: GradientRankOptions) -> str:
+    return AGOP.format(of="the model's outputs" if options.agop == "outputs" else "the loss")
+
+
+def _note(features: Features, site: Site) -> str:
+    notes = [f"the layer is {site.name}"]
+    if features.concatenated:
+        notes.append("the fusion point only concatenates: this is the layer after it")
+    if any(p.dtype in HALF for p in site.weights.values()):
+        notes.append("half precision: small singular values are its rounding")
+    return "; ".join(notes)
+
+
+def _in_agop(
+    features: Features, site: Site, agop: _Agop | None, options: GradientRankOptions, settings: Settings
+) -> Iterator[Result]:
+    """How the layer's weights, and those of every modality, lie to its AGOP."""
+    owner = gr.owned_columns(site.drive, options.owned)
+    for i, modality in [(-1, None), *enumerate(features.modalities)]:
+        part = " between the modality's columns" if modality is not None else ""
+        about = partial(Result, probe="gradient_rank", modality=modality)
+        ansatz = partial(about, name="gradient_rank.ansatz", definition=ANSATZ.format(part=part), source=AGOP_SOURCE)
+        text = ALIGNMENT.format(leading=options.leading, owned=options.owned)
+        alignment = partial(about, name="gradient_rank.alignment", definition=text, source=f"after {THEOREM}")
+        wanted = [ansatz] if modality is None else [alignment, ansatz]
+        columns = torch.ones_like(owner, dtype=torch.bool) if modality is None else owner == i
+        reason = site.reason
+        if agop is not None and not bool(columns.any()):
+            reason = (
+                f"no input of {site.name} is the modality's own: it does not move it, or is mixed with others there"
+            )
+        if agop is None or reason:
+            for make in wanted:
+                yield make(skipped=reason)
+            continue
+        assert site.layer is not None
+        weight = site.layer.weight.detach().cpu().double()
+        try:
+            if modality is not None:
+                yield _aligned(alignment, weight, columns, agop, options, settings)
+            # Of these columns C the block is C A Cᵀ; C = Q turn, and Q changes no cosine.
+            turn = torch.linalg.qr(agop.basis[columns])[1]
+            read = turn @ agop.basis.T @ weight.T
+            values = [gr.frobenius_cosine(read @ read.T, turn @ a @ turn.T) for a in (agop.full, *agop.left)]
+            ends = interval(values[0], values[1:], settings.level)
+            yield ansatz(value=values[0], interval=_within(ends, values[0], 0.0), unit="cosine")
+        except NumericsError as e:
+            for make in wanted:
+                yield make(skipped=str(e).rstrip("."))
+
+
+def _aligned(
+    make: Callable[..., Result],
+    weight: Tensor,
+    columns: Tensor,
+    agop: _Agop,
+    options: GradientRankOptions,
+    settings: Settings,
+) -> Result:
+    size = len(agop.basis)
+    own = gr.row_subspace(weight, columns, options.leading)
+    top = agop.basis @ gr.leading_subspace(agop.full, options.leading)
+    k, r = top.shape[1], own.shape[1]
+    value = gr.subspace_alignment(top, own)
+    out = [gr.subspace_alignment(agop.basis @ gr.leading_subspace(a, 1.0, k), own) for a in agop.left]
+    chance = max(k, r) / size
+    return make(
+        value=value,
+        interval=_within(interval(value, out, settings.level), value, 0.0),
+        unit="squared cosine",
+        note=f"{r} directions of the weights and {k} of the AGOP among {size}: by chance {chance:.2g}",
+    )
+
+
+def _within(ends: tuple[float, float], value: float, low: float) -> tuple[float, float]:
+    """An interval within what a cosine can be, that holds the value."""
+    return min(value, max(low, ends[0])), max(value, min(1.0, ends[1]))
+
+
+def _layers(adapter: Adapter, features: Features, site: Site) -> Result:
+    """Effective rank of the loss gradient by every matrix of weights."""
+    make = partial(
+        Result,
+        name="gradient_rank.layers",
+        probe="gradient_rank",
+        definition=f"{EFFECTIVE}the task loss's gradient, mean over examples, by each matrix of weights outside the "
+        "encoders that it reaches",
+        source=LEMMA,
+    )
+    weights = {k: p for k, p in site.weights.items() if p.ndim == 2}
+    if not weights:
+        return make(skipped="no weight outside the encoders that the loss reaches is a matrix")
+    found: dict[str, float] = {}
+    total = torch.zeros(sum(p.numel() for p in weights.values()), dtype=torch.float64)
+    for g in range(int(features.groups.max()) + 1):
+        total += loss_gradient(adapter, features, list(weights.values()), None, g)
+    sizes = [p.numel() for p in weights.values()]
+    for (name, p), flat in zip(weights.items(), total.split(sizes), strict=True):
+        with contextlib.suppress(NumericsError):  # a gradient of 0 has no rank
+            found[name] = effective_rank(gr.spectrum_of(flat.reshape(p.shape)))
+    if not found:
+        return make(skipped="the loss gradient is zero by every matrix of weights")
+    curve = Curve(
+        x=tuple(found), y=tuple(found.values()), x_label="weights", y_label="effective rank of their gradient"
+    )
+    return make(curve=curve, unit="dimensions")
+
+
+def _conflicts(
+    adapter: Adapter, features: Features, site: Site, options: GradientRankOptions, settings: Settings
+) -> Iterator[Result]:
+    """Cosines between the loss gradients that modalities give alone, both ways."""
+    weights, modalities = list(site.weights.values()), features.modalities
+    others = donors(len(features), options.draws, settings.seed)
+    done = [0]
+
+    def alone(group: int) -> Tensor:
+        rows = []
+        for m in modalities:
+            absent = [k for k in modalities if k != m]
+            draws = [loss_gradient(adapter, features, weights, dict.fromkeys(absent, o), group) for o in others]
+            rows.append(torch.stack(draws).sum(0))
+        done[0] += 1
+        settings.progress.step("gradients of single modalities", done[0], None)
+        return torch.stack(rows)
+
+    text = CONFLICT.format(count=sum(w.numel() for w in weights), draws=len(others))
+    try:
+        total, out = leave_out_sums(alone, int(features.groups.max()) + 1)
+        full, left = gr.cosine_matrix(total), [gr.cosine_matrix(o) for o in out]
+        reason = None
+    except NumericsError:
+        reason = "the loss gradient is zero with one of the modalities alone"
+    for (i, modality), (j, versus) in permutations(enumerate(modalities), 2):
+        make = partial(
+            Result,
+            name="gradient_rank.conflict",
+            probe="gradient_rank",
+            modality=modality,
+            versus=versus,
+            definition=text,
+            source="Yu et al. 2020 (PCGrad), Definition 1, between modalities; Javaloy et al. 2022",
+        )
+        if reason is not None:
+            yield make(skipped=reason)
+            continue
+        value = float(full[i, j])
+        ends = interval(value, [float(o[i, j]) for o in left], settings.level)
+        yield make(value=value, interval=_within(ends, value, -1.0), unit="cosine")

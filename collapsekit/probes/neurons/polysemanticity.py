@@ -1,0 +1,318 @@
+"""polysemanticity: do the fusion's neurons serve one modality or several?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.build import random_state_kept
+from collapsekit.adapters.pooling import shifted_features
+from collapsekit.context import Options, Settings
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.replay import predict
+from collapsekit.probes.geometry.spectrum import CONCATENATED
+from collapsekit.readouts.fit import Recipe, fit, rows_of
+from collapsekit.readouts.linear import Fold, fold
+from collapsekit.registry import probe
+from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.stats.inference.jackknife import assign_groups, interval
+from collapsekit.stats.polysemy import drive_shares, row_entropy
+
+PAPER = "Chaudhuri et al. 2025, Appendix C.7 and Table 9; after Scherlis et al. 2022"
+WEIGHTS = (
+    "a neuron's weights on a modality are the mean derivative of the neuron by that modality's features, in their leading "
+    "principal coordinates times their deviation, at unit length"
+)
+CLASSIFIER = (
+    "two-layer ReLU classifier of the modality, trained on first-layer weights of unimodal models over the same features "
+    "(two thirds of the seeds; the rest checks it), applied to the fused neurons' weights on each modality; " + WEIGHTS
+)
+CLASSIFIED = {
+    "cross_entropy": "mean over fused neurons and modalities of minus the log-probability of the modality",
+    "entropy": "mean over fused neurons and modalities of the entropy of the classifier's answer",
+    "check": "the classifier's cross-entropy on unimodal models it has not seen; near ln m it knows nothing",
+    "uniform": "ln m, what a uniform answer gives for either",
+}
+DRIVE = (
+    "half the mean squared change of the fused neuron when the modality is taken from another example (total effect)"
+)
+SOBOL = "total effect index, Jansen 1999; Saltelli et al. 2010, Table 2 (f)"
+
+
+class PolysemanticityOptions(Options):
+    """Options of the polysemanticity probe."""
+
+    seeds: int = Field(default=4, ge=3, description="unimodal models a modality the classifier learns from")
+    hidden: int = Field(default=64, gt=1, description="hidden width of unimodal models and of the classifier")
+    epochs: int = Field(default=20, gt=0, description="at most so many epochs a unimodal model")
+    coordinates: int = Field(default=32, gt=0, description="principal coordinates a weight vector keeps")
+    neurons: int = Field(default=128, gt=1, description="fused neurons whose weights are read, evenly spaced")
+    draws: int = Field(default=4, gt=0, description="other examples a modality is taken from, for the drive")
+    shared: float = Field(default=0.1, gt=0, lt=0.5, description="drive share from which a neuron counts as served")
+
+
+@probe(
+    "polysemanticity",
+    summary="whether fused neurons serve several modalities: modality classifier on weights, and drive by data",
+    definition="cross-entropy and entropy of a modality classifier on neurons' weights; and drive shares: " + DRIVE,
+    source=PAPER,
+    cannot="sharing neurons is not a collapse, and a cross-entropy above ln m is confident error, not spread mass",
+    options=PolysemanticityOptions,
+    trains="models",
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.own(PolysemanticityOptions)
+    if features.concatenated:
+        raise NumericsError(CONCATENATED)
+    yield from _drive(adapter, features, options, settings)
+    try:
+        yield from _classifier(adapter, features, options, settings)
+    except NumericsError as e:
+        for name in CLASSIFIED:
+            yield Result(
+                name=f"polysemanticity.{name}",
+                probe="polysemanticity",
+                definition=_defined(name),
+                source=PAPER,
+                skipped=str(e).rstrip("."),
+            )
+
+
+def _drive(
+    adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
+) -> Iterator[Result]:
+    """Which modality's variation drives each fused neuron."""
+    totals = _effects(adapter, features, options, settings)
+    shares, kept = drive_shares(totals[0])
+    idle = int((~kept).sum())
+    note = f"{idle} of {len(kept)} fused neurons that no modality moves left out" if idle else None
+    out = [drive_shares(t)[0] for t in totals[1:]]
+    make = partial(Result, probe="polysemanticity", source=SOBOL, note=note)
+    weight = [t.sum(1) / t.sum() for t in totals]  # by variance: a neuron that hardly moves hardly counts
+    for i, m in enumerate(features.modalities):
+        yield make(
+            name="polysemanticity.drive",
+            modality=m,
+            value=float(weight[0][i]),
+            interval=interval(float(weight[0][i]), [float(w[i]) for w in weight[1:]], settings.level),
+            unit="share",
+            definition=f"the modality's part of what drives the fused neurons, summed over neurons; {DRIVE}",
+        )
+        line = shares[i].sort(descending=True).values
+        yield make(
+            name="polysemanticity.neurons",
+            modality=m,
+            definition=f"the modality's drive share of each fused neuron, descending; {DRIVE}",
+            curve=Curve(
+                x=tuple(range(1, len(line) + 1)), y=tuple(line.tolist()), x_label="fused neuron", y_label="drive share"
+            ),
+        )
+    yield from _sharing(make, shares, out, options, settings)
+
+
+def _effects(adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings) -> list[Tensor]:
+    """Total effect of every modality on every fused neuron (m, D): over all examples, then without each group."""
+    groups = features.groups
+    count = int(groups.max()) + 1
+    sums = {m: torch.zeros(count, features.fused.shape[1], dtype=torch.float64) for m in features.modalities}
+    others = donors(len(features), options.draws, settings.seed)
+    before = predict(adapter, features).fused.double()  # in the same batches, so that what is not read changes nothing
+    for m in features.modalities:
+        for other in others:
+            change = predict(adapter, features, swap={m: other}).fused.double() - before
+            sums[m].index_add_(0, groups, change.square() / (2 * len(others)))
+    effects = torch.stack([sums[m] for m in features.modalities])  # m G D
+    # A difference of sums may be a rounding under 0.
+    return [effects.sum(1), *((effects.sum(1) - effects[:, g]).clamp_min(0) for g in range(count))]
+
+
+def _sharing(
+    make: partial[Result], shares: Tensor, out: list[Tensor], options: PolysemanticityOptions, settings: Settings
+) -> Iterator[Result]:
+    """How many modalities drive a neuron, from drive shares (m, D) over all examples and without each group."""
+    for name, value, values, unit, definition in (
+        (
+            "drive_entropy",
+            float(row_entropy(shares.T).mean()),
+            [float(row_entropy(s.T).mean()) for s in out],
+            "nats",
+            "mean entropy of a fused neuron's drive shares: 0 one modality a neuron, ln m all alike",
+        ),
+        (
+            "cross_modal_fraction",
+            _cross_modal(shares, options.shared),
+            [_cross_modal(s, options.shared) for s in out],
+            "share of neurons",
+            f"fused neurons that at least two modalities drive with a share of {options.shared:g} or more",
+        ),
+    ):
+        yield make(
+            name=f"polysemanticity.{name}",
+            value=value,
+            interval=interval(value, values, settings.level),
+            unit=unit,
+            definition=definition,
+        )
+
+
+def _cross_modal(shares: Tensor, threshold: float) -> float:
+    return float(((shares >= threshold).sum(0) >= 2).double().mean())
+
+
+def _classifier(
+    adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
+) -> Iterator[Result]:
+    if settings.profile == "quick":
+        raise NumericsError("profile quick trains no unimodal models")
+    values, silent = _classified(adapter, features, options, settings)
+    for name, each in values.items():
+        groups = assign_groups(len(each), min(16, len(each)))
+        out = [float(each[groups != g].mean()) for g in range(int(groups.max()) + 1)]
+        notes = ["interval over neurons, not examples"]
+        if silent and name != "check":
+            notes.append(f"no fused neuron has weights on {', '.join(silent)}, which is not in this mean")
+        yield Result(
+            name=f"polysemanticity.{name}",
+            probe="polysemanticity",
+            value=float(each.mean()),
+            interval=interval(float(each.mean()), out, settings.level),
+            unit="nats",
+            definition=_defined(name),
+            source=PAPER,
+            note="; ".join(notes),
+        )
+    yield Result(
+        name="polysemanticity.uniform",
+        probe="polysemanticity",
+        value=math.log(len(features.modalities)),
+        unit="nats",
+        definition=_defined("uniform"),
+        source="definition of entropy",
+    )
+
+
+def _classified(
+    adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Cross-entropy and entropy of every neuron's weights, the check, and modalities no neuron has weights on."""
+    at = fold(adapter, features)
+    modalities = features.modalities
+    width = min(options.coordinates, *(x.shape[1] for x in features.pooled.values()))
+    if width < 2:
+        raise NumericsError("a modality has one feature only, so its weights have no direction to tell apart")
+    jacobian = _fusion_weights(adapter, features, options)
+    axes = {k: _axes(at.train.pooled[k], width) for k in modalities}
+    weights = {k: _unit(jacobian[k] @ axes[k]) for k in modalities}
+    truth = torch.cat([torch.full((len(weights[k]),), i) for i, k in enumerate(modalities)])
+    if len(truth) < 2:
+        raise NumericsError("fewer than two fused neurons have weights on any modality")
+    rows, labels, held = _unimodal_weights(adapter, at, axes, options, settings)
+    unlearnt = [k for i, k in enumerate(modalities) if len(set(held[labels == i].tolist())) < 2]
+    if unlearnt:
+        raise NumericsError(f"the features of {', '.join(unlearnt)} do not vary, so unimodal models have no weights")
+    net = _train_classifier(rows[~held], labels[~held], len(modalities), options.hidden, settings.seed)
+    with torch.no_grad():
+        log_p = net(torch.cat(list(weights.values())).float()).double().log_softmax(1)
+        check = net(rows[held].float()).double().log_softmax(1)
+    values = {
+        "cross_entropy": -log_p.gather(1, truth[:, None])[:, 0],
+        "entropy": row_entropy(log_p.exp()),
+        "check": -check.gather(1, labels[held][:, None])[:, 0],
+    }
+    return values, [k for k in modalities if not len(weights[k])]
+
+
+def _defined(name: str) -> str:
+    return f"{CLASSIFIED[name]}; {CLASSIFIER}"
+
+
+def _axes(x: Tensor, width: int) -> Tensor:
+    """Leading principal axes of features (n, d) times their deviations, (d, width)."""
+    centred = x.double() - x.double().mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
+    values, vectors = values.flip(0)[:width].clamp_min(0), vectors.flip(1)[:, :width]
+    # An axis has no sign of its own: its largest entry is made positive.
+    sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    axes: Tensor = vectors * sign * values.sqrt()
+    return axes
+
+
+def _unit(rows: Tensor) -> Tensor:
+    length = rows.norm(dim=1, keepdim=True)
+    found: Tensor = rows[length[:, 0] > 1e-12] / length[length[:, 0] > 1e-12]
+    return found
+
+
+def _unimodal_weights(
+    adapter: Adapter, at: Fold, axes: dict[str, Tensor], options: PolysemanticityOptions, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """First-layer weights of unimodal models, their modality, and which belong to seeds kept for checking."""
+    rows, labels, held = [], [], []
+    for i, (modality, axis) in enumerate(axes.items()):
+        for seed in range(options.seeds):
+            with torch.random.fork_rng():
+                torch.manual_seed(settings.seed + seed)
+                net = nn.Sequential(
+                    nn.Linear(len(axis), options.hidden), nn.ReLU(), nn.Linear(options.hidden, at.width)
+                )
+
+            def outputs(f: Features, r: Tensor, net: nn.Module = net, modality: str = modality) -> Tensor:
+                out: Tensor = net(f.pooled[modality][r])
+                return out
+
+            recipe = Recipe(rate=1e-3, epochs=options.epochs, seed=settings.seed + seed)
+            fit(net, list(net.parameters()), outputs, at, adapter.task, recipe)
+            weight = _unit(next(net.parameters()).detach().double() @ axis)
+            rows.append(weight)
+            labels.append(torch.full((len(weight),), i))
+            held.append(torch.full((len(weight),), seed >= math.ceil(options.seeds * 2 / 3)))
+        settings.progress.step("unimodal models for polysemanticity", i + 1, len(axes))
+    return torch.cat(rows), torch.cat(labels), torch.cat(held)
+
+
+def _train_classifier(rows: Tensor, labels: Tensor, m: int, hidden: int, seed: int) -> nn.Module:
+    with random_state_kept():
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(rows.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, m))
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=1e-2)
+        for _ in range(200):
+            loss = F.cross_entropy(net(rows.float()), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return net.eval()
+
+
+def _fusion_weights(adapter: Adapter, features: Features, options: PolysemanticityOptions) -> dict[str, Tensor]:
+    """Mean derivative of fused neurons by each modality's pooled features, {modality: (neurons, d)}.
+
+    It is taken by a shift of the features that is the same for every example and position, which moves what mean
+    pooling gives by as much.
+    """
+    rows = torch.arange(min(256, len(features)))
+    recorded, inputs = rows_of(features, rows)
+    shifts, shifted = {}, {}
+    for m, tensors in recorded.items():
+        shifts[m] = torch.zeros(features.pooled[m].shape[1], requires_grad=True)
+        section = adapter.config.modalities[m]
+        shifted[m] = tuple(shifted_features(t, shifts[m], section.pool, section.channels) for t in tensors)
+    with torch.enable_grad():
+        fused = adapter.rerun(shifted, inputs).fused
+    if not fused.requires_grad:
+        raise NumericsError("the fused representation has no gradient by the features, so no weights to read")
+    picked = torch.linspace(0, fused.shape[1] - 1, min(options.neurons, fused.shape[1])).round().long().unique()
+    out: dict[str, list[Tensor]] = {m: [] for m in shifts}
+    for k in picked.tolist():
+        grads = torch.autograd.grad(fused[:, k].sum(), list(shifts.values()), retain_graph=True, allow_unused=True)
+        for m, g in zip(shifts, grads, strict=True):
+            out[m].append(torch.zeros(len(shifts[m])).double() if g is None else g.double() / len(rows))
+    return {m: torch.stack(v) for m, v in out.items()}

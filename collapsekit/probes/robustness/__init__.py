@@ -1,0 +1,1 @@
+"""Probes of what happens when a modality is missing or noisy."""

@@ -1,0 +1,306 @@
+"""missing: the task with modalities absent, in every pattern and at several rates, under each way to fill the gap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.context import Options, Settings
+from collapsekit.errors import NumericsError, did_you_mean
+from collapsekit.features.features import Features
+from collapsekit.games.late_fusion import late_fusion
+from collapsekit.interventions.imputation import (
+    CONSTANTS,
+    FILLS,
+    LENT,
+    SUBSTITUTION,
+    Bank,
+    bank_of,
+    can_substitute,
+    filled,
+    has_split,
+    lenders,
+    same_shapes,
+)
+from collapsekit.interventions.marginal import seeds
+from collapsekit.interventions.replay import predict
+from collapsekit.registry import probe
+from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.stats.inference.jackknife import interval, interval_array
+from collapsekit.stats.inference.leave_out import leave_out_means
+from collapsekit.stats.missing import absence
+from collapsekit.tasks.scoring import leave_out_metric
+
+ALL_UP_TO = 5  # modalities; beyond, not every pattern is tried
+BY_MODEL = (*CONSTANTS, *LENT, SUBSTITUTION)
+PATTERNS_SOURCE = "after Chaudhuri et al. 2025, Appendix C.4 and Table 6"
+RATES_SOURCE = "after Chaudhuri et al. 2025, Section 4.4 and Table 1; rates also of Table 3"
+DROP_SOURCE = "after Chaudhuri et al. 2025, Table 3 (one modality missing at a rate) and Table 6 (fills)"
+AT_RATES = (
+    "each modality absent from each example with probability equal to the rate, independently, but every example keeps "
+    "the one whose random number is largest (absent share: rate - rate^m/m for m modalities); what is absent at one "
+    "rate is absent at every higher one"
+)
+
+
+class MissingOptions(Options):
+    """Options of the missing probe."""
+
+    fills: tuple[str, ...] | None = Field(
+        default=None, description="of zeros, mean, neighbour, sample, substitution, late; default: all the model has"
+    )
+    rates: tuple[float, ...] = Field(
+        default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9, 0.95), description="rates of missing modalities"
+    )
+    draws: int = Field(default=4, gt=0, description="random examples tried for each; metrics are averaged over them")
+    bank: int = Field(default=4096, gt=0, description="at most so many training examples to take from")
+
+    @field_validator("fills")
+    @classmethod
+    def _known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        for fill in value:
+            if fill not in FILLS:
+                raise ValueError(f"{fill!r} is not one of {', '.join(FILLS)}{did_you_mean(fill, FILLS)}")
+        return tuple(fill for fill in FILLS if fill in value)
+
+    @field_validator("rates")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(0 < rate < 1 for rate in value):
+            raise ValueError("needs at least one rate, all above 0 and below 1")
+        return tuple(sorted(set(value)))
+
+
+@dataclass(frozen=True)
+class _Study:
+    """Examples some of whose modalities go missing, and those that stand in for them."""
+
+    adapter: Adapter
+    features: Features
+    bank: Bank
+    draws: int
+    seed: int
+
+    def expected(self, fill: str, absent: Tensor) -> Iterator[list[Tensor]]:
+        """For each mask of ``absent`` (k, n, modalities) what is predicted, (n, ...) a draw. Raises NumericsError."""
+        task = self.adapter.task
+        if fill == "late":
+            late = late_fusion(self.adapter, self.features)
+            yield from ([late(mask)] for mask in absent)
+            return
+        rows = None
+        if fill in LENT:
+            rows = lenders(self.features, self.bank, fill, absent, self.draws, self.seed)
+        for k, mask in enumerate(absent):
+            found = []
+            for lent in rows[k] if rows is not None else [None]:
+                given = filled(self.adapter, self.features, self.bank, fill, mask, lent)
+                outputs = predict(self.adapter, given).outputs
+                if not bool(torch.isfinite(outputs).all()):
+                    raise NumericsError(f"the model's output is not finite with absent modalities filled by {fill!r}")
+                found.append(task.expect(outputs))
+            yield found
+
+    def scores(self, expected: list[Tensor]) -> Tensor:
+        """Metric and loss, over all examples and without each group, mean over draws: (2, 1 + G)."""
+        task, y, groups = self.adapter.task, self.features.targets, self.features.groups
+        both = [
+            torch.stack([leave_out_metric(task, e, y, groups), leave_out_means(task.loss(e, y), groups)])
+            for e in expected
+        ]
+        return torch.stack(both).mean(0)
+
+
+@probe(
+    "missing",
+    summary="task metric and loss with modalities absent, by pattern and by rate, under each way to fill the gap",
+    definition="task metric and loss with the recorded features of absent modalities replaced",
+    source="after Chaudhuri et al. 2025, Tables 1, 3 and 6",
+    cannot="what a model trained for missing modalities would do; a small drop may mean that others say the same",
+    trains="heads",
+    options=MissingOptions,
+)
+def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+    options = settings.own(MissingOptions)
+    study = _Study(adapter, features, bank_of(adapter, features, options.bank), options.draws, settings.seed)
+    n, m = len(features), len(features.modalities)
+    sets = absent_sets(m)
+    patterns = torch.tensor([[i in gone for i in range(m)] for gone in sets])
+    uniforms = _uniforms(adapter, features, settings.seed)
+    rates = torch.stack([absence(uniforms, rate) for rate in options.rates])
+    masks = torch.cat([patterns[:, None].expand(-1, n, -1), rates])
+    labels = tuple("+".join(features.modalities[i] for i in gone) for gone in sets)
+    usable = []
+    fills = options.fills or tuple(f for f in FILLS if f != SUBSTITUTION or can_substitute(adapter))
+    for i, fill in enumerate(fills):
+        try:
+            scores = torch.stack([study.scores(e) for e in study.expected(fill, masks)])
+        except NumericsError as e:
+            yield from _curves(study, fill, labels, options, settings, None, str(e).rstrip("."))
+        else:
+            yield from _curves(study, fill, labels, options, settings, scores, None)
+            usable += [fill] if fill in BY_MODEL else []
+        settings.progress.step("fills of missing modalities", i + 1, len(fills))
+    yield from _drops(study, usable, uniforms, options, settings)
+
+
+def absent_sets(m: int) -> list[tuple[int, ...]]:
+    """Sets of absent modalities, smaller first: all proper ones of up to 5; beyond, singles, pairs, all but one."""
+    sizes = range(1, m) if m <= ALL_UP_TO else (1, 2, m - 1)
+    return [gone for size in sizes for gone in combinations(range(m), size)]
+
+
+def _uniforms(adapter: Adapter, features: Features, seed: int) -> Tensor:
+    """One number in [0, 1) for each example and modality, that follows the modality wherever it is listed."""
+    columns = []
+    for own in seeds(adapter, features, seed).values():
+        generator = torch.Generator().manual_seed(own)
+        columns.append(torch.rand(len(features), generator=generator, dtype=torch.float64))
+    return torch.stack(columns, 1)
+
+
+def _curves(
+    study: _Study,
+    fill: str,
+    labels: tuple[str, ...],
+    options: MissingOptions,
+    settings: Settings,
+    scores: Tensor | None,
+    skipped: str | None,
+) -> Iterator[Result]:
+    """Metric and loss over patterns and over rates under one fill; ``scores`` (patterns + rates, 2, 1 + G)."""
+    task = study.adapter.task
+    m = len(study.features.modalities)
+    few = "all" if m <= ALL_UP_TO else "singles, pairs and all but one"
+    how = f"absent modalities {FILLS[fill]}"
+    if fill == "sample":
+        how += f"; mean over {study.draws} draws"
+    kinds = {
+        "patterns": (
+            f"with a set of modalities absent from every example ({few} of the proper sets), and their mean; {how}",
+            "modalities absent",
+            PATTERNS_SOURCE,
+        ),
+        "rates": (
+            f"over the rate at which modalities go missing, and their mean: {AT_RATES}; {how}",
+            "rate missing",
+            RATES_SOURCE,
+        ),
+    }
+    for kind, (what, x_label, source) in kinds.items():
+        x = labels if kind == "patterns" else options.rates
+        for k, (suffix, unit) in enumerate((("", task.metric_name), ("_loss", task.loss_name))):
+            make = partial(
+                Result,
+                name=f"missing.{kind}{suffix}.{fill}",
+                probe="missing",
+                unit=unit,
+                definition=f"{unit} {what}",
+                source=source,
+            )
+            if scores is None:
+                yield make(skipped=skipped)
+                continue
+            values = (scores[: len(labels)] if kind == "patterns" else scores[len(labels) :])[:, k]
+            mean = values.mean(0)
+            notes = [study.bank.note if fill not in ("zeros", SUBSTITUTION, "late") else None]
+            if len(values) > 1:
+                notes.append(f"standard deviation over {len(values)} {kind}: {float(values[:, 0].std()):.3g}")
+            yield make(
+                value=float(mean[0]),
+                interval=interval(float(mean[0]), mean[1:].tolist(), settings.level),
+                curve=banded(x, values, x_label, unit, settings.level),
+                note="; ".join(filter(None, notes)) or None,
+            )
+
+
+def banded(x: tuple[float, ...] | tuple[str, ...], values: Tensor, x_label: str, y_label: str, level: float) -> Curve:
+    """Values (k, 1 + G) over ``x`` with their jackknife intervals."""
+    low, high = interval_array(values[:, 0], values[:, 1:].T, level)
+    return Curve(
+        x=x,
+        y=tuple(values[:, 0].tolist()),
+        lower=tuple(low.tolist()),
+        upper=tuple(high.tolist()),
+        x_label=x_label,
+        y_label=y_label,
+    )
+
+
+def _drops(
+    study: _Study, fills: list[str], uniforms: Tensor, options: MissingOptions, settings: Settings
+) -> Iterator[Result]:
+    """What is lost without each modality under the fill that is best for it, and over the rate it is missing at."""
+    features, task = study.features, study.adapter.task
+    metric = task.metric_name
+    what = (
+        f"{metric} of the model minus {metric} with this modality absent from every example; curve: {metric} over the "
+        "rate of examples it is absent from; filled in the best of the ways that run the model"
+    )
+    make = partial(Result, name="missing.drop", probe="missing", unit=metric, definition=what, source=DROP_SOURCE)
+    if not fills:
+        for m in features.modalities:
+            yield make(modality=m, skipped="no fill that runs the model was asked for, or could be had")
+        return
+    judge, where = _held_out(study, options)
+    full = task.expect(predict(study.adapter, features).outputs)
+    rates = (0.0, *options.rates, 1.0)
+    for i, m in enumerate(features.modalities):
+        fill = max(fills, key=partial(_worth, judge, i))
+        (gone,) = study.expected(fill, _alone(features, i))
+        rows = []
+        for rate in rates:
+            absent = (uniforms[:, i] < rate).reshape(-1, *[1] * (full.ndim - 1))
+            rows.append(study.scores([torch.where(absent, e, full) for e in gone])[0])
+        drop = rows[0] - rows[-1]
+        yield make(
+            modality=m,
+            value=float(drop[0]),
+            interval=interval(float(drop[0]), drop[1:].tolist(), settings.level),
+            curve=banded(rates, torch.stack(rows), "rate missing", metric, settings.level),
+            note="; ".join(filter(None, [f"fill {fill!r}, the best {where}", study.bank.note])),
+        )
+
+
+def _alone(features: Features, modality: int) -> Tensor:
+    """The mask (1, n, modalities) under which one modality is absent from every example."""
+    absent = torch.zeros(1, len(features), len(features.modalities), dtype=torch.bool)
+    absent[:, :, modality] = True
+    return absent
+
+
+def _held_out(study: _Study, options: MissingOptions) -> tuple[_Study, str]:
+    """Examples on which the best fill is chosen: val, or a fifth of train; the diagnosed ones where there are none."""
+    adapter, features = study.adapter, study.features
+    if study.bank.own:
+        return study, "on these very examples, so the drop may read low"
+    if features.split != "val" and has_split(adapter, "val"):
+        held = features.of("val")
+        if same_shapes(held, study.bank.features):
+            return _Study(adapter, held, study.bank, study.draws, study.seed), "on split 'val'"
+    train = features.of("train")
+    index = torch.arange(len(train))
+    bank = Bank(train.taken(index[~train.fifth][: options.bank]), False)
+    held = train.taken(index[train.fifth])
+    return _Study(adapter, held, bank, study.draws, study.seed), "on a fifth of the train split, which the model knows"
+
+
+def _worth(judge: _Study, modality: int, fill: str) -> tuple[float, float]:
+    """Metric, then minus the loss (for ties, and where the metric is not defined), with one modality absent."""
+    task, y = judge.adapter.task, judge.features.targets
+    (found,) = judge.expected(fill, _alone(judge.features, modality))
+    try:
+        metric = sum(task.metric(e, y) for e in found) / len(found)
+    except NumericsError:
+        metric = 0.0
+    loss = sum(float(task.loss(e, y).mean()) for e in found) / len(found)
+    return round(metric, 9), -round(loss, 6)  # less than that is rounding, which must not choose

@@ -1,0 +1,1 @@
+"""Small models on recorded features: linear readouts, calibration, encoders and fusions trained alone."""

@@ -1,0 +1,92 @@
+"""How sure a prediction should be: weights of evidence that fit held-out examples best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.readouts.linear import fold
+from collapsekit.tasks.base import Task
+
+DOUBT = 0.02  # share of examples a calibrated prediction leaves open: a label drawn from the prior instead
+
+
+def doubtful_loss(task: Task, natural: Tensor, prior: Tensor, targets: Tensor, doubt: float = DOUBT) -> Tensor:
+    """Mean loss if a share ``doubt`` of the labels were drawn from the prior (label smoothing, Szegedy et al. 2016).
+
+    What separates a few hundred examples perfectly would otherwise count as infinitely sure. Values have no such end.
+    """
+    expected = task.from_natural(natural)
+    value = task.loss(expected, targets).mean()
+    if task.name == "multilabel":
+        drawn = task.loss(expected, prior.sigmoid().expand_as(expected)).mean()
+    elif task.name == "classification":
+        drawn = -(prior.exp() * task.to_natural(expected)).sum(1).mean()
+    else:
+        return value
+    return (1 - doubt) * value + doubt * drawn
+
+
+def fitted_weights(
+    task: Task, prior: Tensor, terms: Sequence[Tensor], targets: Tensor, most: Sequence[float], doubt: float = 0.0
+) -> list[float]:
+    """Weights between 0 and ``most`` of evidence terms (n, C each) over the prior (1, C) that minimise the loss.
+
+    One term is temperature scaling (Guo et al. 2017) toward the prior instead of the uniform distribution.
+    """
+
+    def loss(weights: Any) -> tuple[float, Any]:
+        w = torch.tensor(weights, requires_grad=True)
+        with torch.enable_grad():
+            natural = prior + torch.stack([a * x for a, x in zip(w, terms, strict=True)]).sum(0)
+            value = doubtful_loss(task, natural, prior, targets, doubt)
+            (gradient,) = torch.autograd.grad(value, [w])
+        return float(value.detach()), gradient.numpy()
+
+    start = [min(1.0, top) for top in most]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, top) for top in most])
+    return [float(w) for w in found.x]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Expectations of a model drawn toward the prior (or away) until it is as sure as it is right."""
+
+    task: Task
+    prior: Tensor
+    factor: float
+
+    def __call__(self, expected: Tensor) -> Tensor:
+        """Calibrated expectations, in the shape of ``expected``."""
+        return self.task.from_natural(self.prior + self.factor * (self.task.to_natural(expected) - self.prior))
+
+
+def calibration(adapter: Adapter, features: Features) -> Calibration | None:
+    """The model's calibration, fitted on held-out examples; None where the task has no prior or nothing to fit on.
+
+    Where there is no val split the held-out examples are ones the model was trained on and is surest about, so its
+    one number is fitted on the diagnosed examples instead.
+    """
+
+    def make() -> Calibration | None:
+        task = adapter.task
+        try:
+            at = fold(adapter, features)
+            prior = task.to_natural(task.prior(at.train.targets[at.fit], at.width))
+        except NumericsError:
+            return None
+        outputs, targets = at.held.outputs[at.choose], at.held_targets
+        if at.held is at.train:
+            outputs, targets = features.outputs, features.targets
+        evidence = task.to_natural(task.expect(outputs)) - prior
+        return Calibration(task, prior, fitted_weights(task, prior, [evidence], targets, [20.0], DOUBT)[0])
+
+    return features.once("calibration", make)

@@ -1,0 +1,146 @@
+"""The one loop that fits what a diagnosis has to fit: early-stopped on held-out loss, seeded, put back at its best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapters.base import Adapter, Recorded
+from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.data.base import Batch
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.interventions.replay import scaled
+from collapsekit.readouts.linear import Fold
+from collapsekit.stats.threads import threads_for
+from collapsekit.tasks.base import Task
+
+BATCH = 64
+LEAST = 1e-4  # by which a held-out loss has to fall to count as better
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW with early stopping."""
+
+    rate: float
+    epochs: int
+    seed: int
+    patience: int = 8
+    weight_decay: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The epoch that was kept (0: none improved on nothing) and its held-out loss."""
+
+    epochs: int
+    loss: float
+
+
+def rows_of(features: Features, rows: Tensor, *, full: bool = False) -> tuple[dict[str, Recorded], Batch]:
+    """Recordings and inputs of some examples; ``full``: recordings in half precision as float32."""
+    recorded = {m: tuple(t.index_select(0, rows) for t in r) for m, r in features.recorded.items()}
+    if full:
+        recorded = {m: tuple(t.float() if t.dtype in HALF else t for t in r) for m, r in recorded.items()}
+    return recorded, {k: v.index_select(0, rows) for k, v in features.inputs.items()}
+
+
+def in_full(adapter: Adapter) -> Adapter:
+    """The adapter with its model in float32 where it is in half precision, in which training diverges."""
+    if any(p.dtype in HALF for p in adapter.model.parameters()):
+        adapter.model.float()
+    return adapter
+
+
+def reached(adapter: Adapter, features: Features, modality: str) -> dict[str, nn.Parameter]:
+    """Parameters the modality's features depend on: those a gradient reaches."""
+    named = {k: p for k, p in adapter.model.named_parameters() if p.requires_grad}
+    out = adapter.live(modality, *rows_of(features, torch.arange(min(4, len(features))), full=True))
+    if not named or not out.requires_grad:
+        return {}
+    grads = torch.autograd.grad(out.sum(), list(named.values()), allow_unused=True)
+    return {k: p for (k, p), g in zip(named.items(), grads, strict=True) if g is not None}
+
+
+def fit(
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    outputs: Callable[[Features, Tensor], Tensor],
+    at: Fold,
+    task: Task,
+    recipe: Recipe,
+) -> Fitted:
+    """Minimise the task's loss over ``parameters``; ``outputs(features, rows)`` runs the model with gradient.
+
+    ``model`` holds everything that changes and is left at its best epoch, in eval mode; random state is kept.
+    """
+    best, state = Fitted(0, math.inf), {k: v.detach().clone() for k, v in model.state_dict().items()}
+    operations = 6.0 * BATCH * sum(p.numel() for p in parameters)
+    with random_state_kept(), threads_for(operations):
+        seed_everything(recipe.seed)
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.weight_decay)
+        for epoch in range(1, recipe.epochs + 1):
+            model.train()
+            for rows in at.fit[torch.randperm(len(at.fit))].split(BATCH):
+                if len(rows) < 2:  # a batch norm cannot take one example
+                    continue
+                out = outputs(at.train, rows)
+                loss = task.training_loss(out, at.train.targets[rows].to(out.device))
+                optimizer.zero_grad()
+                torch.autograd.backward([loss], inputs=list(parameters))
+                optimizer.step()
+            model.eval()
+            held = held_loss(outputs, at, task)
+            if held < best.loss - LEAST:
+                best = Fitted(epoch, held)
+                state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            elif epoch - best.epochs >= recipe.patience:
+                break
+    model.load_state_dict(state)
+    model.eval()
+    return best
+
+
+def held_loss(outputs: Callable[[Features, Tensor], Tensor], at: Fold, task: Task) -> float:
+    """Mean loss on the held-out examples."""
+    with torch.no_grad():
+        predicted = torch.cat([outputs(at.held, rows).cpu() for rows in at.choose.split(512)])
+    return loss_of(task, predicted, at)
+
+
+def loss_of(task: Task, predicted: Tensor, at: Fold) -> float:
+    """Mean loss of outputs (h, ...) for the held-out examples."""
+    return float(task.loss(task.expect(predicted), at.held_targets).mean())
+
+
+def fresh_fusion(adapter: Adapter, recipe: Recipe) -> Adapter | None:
+    """The same model newly initialised and in float32, its fusion and head to be trained; None where it cannot be built."""
+    made = adapter.fresh(recipe.seed)
+    if made is None:
+        return None
+    twin = in_full(made)
+    if not any(p.requires_grad for p in twin.fusion_parameters()):
+        raise NumericsError("the model has no weights outside its encoders, so there is no fusion to train")
+    return twin
+
+
+def retrained_fusion(adapter: Adapter, at: Fold, factors: Mapping[str, float], recipe: Recipe) -> Adapter | None:
+    """A freshly initialised fusion and head trained on this checkpoint's encoders, their features multiplied by
+    ``factors``; None where the model cannot be built afresh."""
+    twin = fresh_fusion(adapter, recipe)
+    if twin is None:
+        return None
+
+    def outputs(features: Features, rows: Tensor) -> Tensor:
+        recorded, inputs = rows_of(features, rows, full=True)
+        changed = {m: scaled(r, factors.get(m, 1.0)) for m, r in recorded.items()}
+        return twin.rerun(changed, inputs).outputs
+
+    fit(twin.model, [p for p in twin.fusion_parameters() if p.requires_grad], outputs, at, adapter.task, recipe)
+    return twin

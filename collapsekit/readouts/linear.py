@@ -1,0 +1,138 @@
+"""Linear evaluation: what a modality's features say, read out by a linear model chosen on held-out examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.stats.linear import Linear
+from collapsekit.tasks.base import Task
+
+WIDEST = 4096  # numbers an example beyond which raw inputs are not read out
+MIN_FITTED = 4  # examples under which nothing is fitted or chosen
+L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+WORSE = 1.05  # times the least held-out loss so far, beyond which weaker penalties, the slow ones to fit, are not tried
+
+
+@dataclass(frozen=True)
+class Unimodal:
+    """A linear readout of one modality's features: expectations on the diagnosed, validation and training examples."""
+
+    expected: Tensor  # (n, ...)
+    validation: Tensor  # (v, ...)
+    training: Tensor  # of every row of the train split
+    validation_loss: float
+    l2: float
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which examples are fitted on and which choose: the train and val splits, or a fifth of train held out."""
+
+    train: Features
+    fit: Tensor
+    held: Features
+    choose: Tensor
+    width: int  # outputs of the model, so of every readout
+
+    @property
+    def targets(self) -> Tensor:
+        return self.train.targets[self.fit]
+
+    @property
+    def held_targets(self) -> Tensor:
+        return self.held.targets[self.choose]
+
+
+def fold(adapter: Adapter, features: Features) -> Fold:
+    """Training and choosing examples for whatever is fitted. Raises NumericsError where there are none."""
+    there = adapter.source.splits()
+    if features.split == "train" or "train" not in there:
+        raise NumericsError(
+            "it fits readouts on the train split and judges them on another: "
+            + ("diagnose val or test" if features.split == "train" else "the data has no train split")
+        )
+    width = adapter.task.expect(features.outputs[:1])[0].numel()
+    train = _varied(adapter.task, features.of("train"))
+    adapter.task.prior(train.targets, width)  # raises where the task knows no baseline
+    if "val" in there and features.split != "val" and adapter.source.count("val") != 0:
+        held = _varied(adapter.task, features.of("val"))
+        return Fold(train, torch.arange(len(train)), held, torch.arange(len(held)), width)
+    index = torch.arange(len(train))
+    return Fold(train, index[~train.fifth], train, index[train.fifth], width)
+
+
+def _varied(task: Task, features: Features) -> Features:
+    if len(features) < MIN_FITTED:
+        raise NumericsError(
+            f"it fits readouts, and split {features.split!r} has {len(features)} examples, under {MIN_FITTED}: use more"
+        )
+    if task.unvarying(features.targets) is not None:
+        raise NumericsError(f"it fits readouts, and every label of split {features.split!r} is the same")
+    return features
+
+
+def read_out(task: Task, at: Fold, x_train: Tensor, x_held: Tensor, x: Tensor) -> Unimodal:
+    """Linear evaluation of features, the penalty chosen on the held-out examples (n d matrices)."""
+    return _applied(task, _fitted(task, at, x_train, x_held), x_train, x)
+
+
+def _fitted(task: Task, at: Fold, x_train: Tensor, x_held: Tensor) -> tuple[float, float, Linear, Tensor]:
+    """Held-out loss, penalty, readout, and its expectations of held-out examples."""
+    best: tuple[float, float, Linear, Tensor] | None = None
+    for l2 in L2_GRID:
+        readout = task.fit_linear(x_train[at.fit].double(), at.targets, at.width, l2)
+        held = task.expect(readout.predict(x_held[at.choose].double()))
+        loss = float(task.loss(held, at.held_targets).mean())
+        if best is None or loss < best[0]:
+            best = (loss, l2, readout, held)
+        elif loss > WORSE * best[0]:
+            break
+    assert best is not None
+    return best
+
+
+def _applied(task: Task, made: tuple[float, float, Linear, Tensor], x_train: Tensor, x: Tensor) -> Unimodal:
+    loss, l2, readout, held = made
+    here, fitted = (task.expect(readout.predict(v.double())) for v in (x, x_train))
+    return Unimodal(here, held, fitted, loss, l2)
+
+
+def prefix(adapter: Adapter, features: Features, modality: str) -> Unimodal:
+    """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
+
+    def make() -> Unimodal:
+        at, task = fold(adapter, features), adapter.task
+        x = at.train.pooled[modality]
+        # Nothing of the diagnosed examples is in it, so that diagnoses of other examples share it.
+        key = ("prefix fitted", modality, at.held.split)
+        fitted = at.train.once(key, lambda: _fitted(task, at, x, at.held.pooled[modality]))
+        return _applied(task, fitted, x, features.pooled[modality])
+
+    return features.once(("prefix", modality), make)
+
+
+def raw(adapter: Adapter, features: Features, modality: str) -> Unimodal | None:
+    """Linear evaluation of a modality's inputs as they are; None where they are no numbers to add up (token ids,
+    masks) or too many."""
+    at, section = fold(adapter, features), adapter.config.modalities[modality]
+    keys = [k for k in adapter.input_keys(modality) if k != section.mask and k in at.train.inputs]
+    tensors = [at.train.inputs[k] for k in keys]
+    if not keys or not all(t.is_floating_point() or section.scale != 1.0 for t in tensors):
+        return None
+    if sum(t[0].numel() for t in tensors) > WIDEST:
+        return None
+    x = [torch.cat([f.inputs[k].double().reshape(len(f), -1) for k in keys], 1) for f in (at.train, at.held, features)]
+    return read_out(adapter.task, at, *x)
+
+
+def says_little(adapter: Adapter, features: Features, readout: Unimodal, share: float) -> bool:
+    """Whether a readout gains under ``share`` of the prior loss on the held-out examples."""
+    at, task = fold(adapter, features), adapter.task
+    constant = task.prior(at.targets, at.width).expand(len(at.choose), -1)
+    return readout.validation_loss > (1 - share) * float(task.loss(constant, at.held_targets).mean())

@@ -1,0 +1,170 @@
+"""What modalities say only together: a network that adds to the sum of what each says alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.context import Settings
+from collapsekit.distributed.process_group import current
+from collapsekit.features.features import Features
+from collapsekit.interventions.marginal import seeds
+from collapsekit.readouts.fit import BATCH, Recipe, fit, in_full, reached, rows_of
+from collapsekit.readouts.linear import Fold, fold
+from collapsekit.readouts.unimodal import Plan, reckoned, starting_point
+
+RATES = (3e-3, 1e-3)
+EPOCHS, STEPS = 60, 1500  # at most so many epochs; more on small data, where an epoch is few steps
+PATIENCE = 300  # steps without improvement before a fit ends
+
+
+class Together(nn.Module):
+    """Projections of every modality's features and their pairwise products, mixed by a small network.
+
+    The products are what a sum of unimodal evidence cannot say; with them, exclusive-or is one layer away.
+    """
+
+    def __init__(self, widths: list[int], outputs: int, size: int = 16, hidden: int = 64) -> None:
+        super().__init__()
+        pairs = len(widths) * (len(widths) - 1) // 2
+        self.norm = nn.ModuleList(nn.BatchNorm1d(d, affine=False) for d in widths)
+        self.project = nn.ModuleList(nn.Linear(d, size) for d in widths)
+        self.mix = nn.Sequential(nn.Linear(size * (len(widths) + pairs), hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+    def forward(self, *x: Tensor) -> Tensor:
+        """Features (n, d) of every modality to what they add to natural parameters, (n, outputs)."""
+        parts = [p(n(v)) for v, n, p in zip(x, self.norm, self.project, strict=True)]
+        products = [a * b for a, b in combinations(parts, 2)]
+        return cast(Tensor, self.mix(torch.cat([*parts, *products], 1)))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A fitted network with the features it reads, of the diagnosed and the held-out examples."""
+
+    net: Together
+    order: tuple[str, ...]
+    here: dict[str, Tensor]  # (n, d)
+    held: dict[str, Tensor]  # (v, d)
+    loss: float  # on held-out examples, added to the evidence it was fitted beside
+    described: str
+
+    def says(self, x: Mapping[str, Tensor]) -> Tensor:
+        """What it adds to natural parameters for these features, float64 (n, C)."""
+        with torch.no_grad():
+            return cast(Tensor, self.net(*(x[m] for m in self.order))).double()
+
+
+def on_recorded(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> Joint:
+    """The network that adds most on held-out examples to ``offset``, natural parameters by split of every row of train
+    and of the held-out examples; it reads what the checkpoint's own encoders gave.
+
+    Raises NumericsError where there are no training examples.
+    """
+    job = _Job.of(adapter, features, offset, settings)
+    # Nothing of the diagnosed examples is in it, so that diagnoses of other examples share it.
+    key = ("together", settings.seed, job.at.held.split, *(float(o.sum()) for o in offset.values()))
+    net, loss = job.at.train.once(key, job.best_on_recorded)
+    return job.made(net, job.recorded(), loss, "on the checkpoint's own encoders")
+
+
+def on_encoders(
+    adapter: Adapter, features: Features, offset: Mapping[str, Tensor], plan: Plan, settings: Settings
+) -> Joint | None:
+    """The same on encoders trained along with it; None where they cannot be, or not within the plan's budget."""
+    return _Job.of(adapter, features, offset, settings).on_encoders(plan, RATES[0])
+
+
+def _order(adapter: Adapter, at: Fold, seed: int) -> tuple[str, ...]:
+    """Modalities by content, so that neither their names nor their order in the config matter."""
+    own = seeds(adapter, at.train, seed)
+    return tuple(sorted(own, key=own.__getitem__))
+
+
+@dataclass(frozen=True)
+class _Job:
+    adapter: Adapter
+    features: Features
+    at: Fold
+    order: tuple[str, ...]
+    offset: dict[str, Tensor]
+    settings: Settings
+
+    @staticmethod
+    def of(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> _Job:
+        at = fold(adapter, features)
+        own = {split: values.float() for split, values in offset.items()}
+        return _Job(adapter, features, at, _order(adapter, at, settings.seed), own, settings)
+
+    def _recipe(self, rate: float) -> Recipe:
+        steps = max(1, len(self.at.fit) // BATCH)
+        epochs = max(EPOCHS, -(-STEPS // steps))
+        return Recipe(rate, epochs, self.settings.seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
+
+    def _net(self, x: Mapping[str, Tensor]) -> Together:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.settings.seed)
+            return Together([x[m].shape[1] for m in self.order], self.at.width)
+
+    def recorded(self) -> dict[str, dict[str, Tensor]]:
+        """By split and modality, the features of the checkpoint's own encoders."""
+        splits = {f.split: f for f in (self.at.train, self.at.held, self.features)}
+        return {s: {m: f.pooled[m].float() for m in self.order} for s, f in splits.items()}
+
+    def best_on_recorded(self) -> tuple[Together, float]:
+        """The network of the learning rate with the least held-out loss, and that loss."""
+        return min((self._on_recorded(rate) for rate in RATES), key=lambda made: made[1])
+
+    def _on_recorded(self, rate: float) -> tuple[Together, float]:
+        x = self.recorded()
+        net = self._net(x[self.at.train.split])
+
+        def outputs(f: Features, rows: Tensor) -> Tensor:
+            return self.offset[f.split][rows] + cast(Tensor, net(*(x[f.split][m][rows] for m in self.order)))
+
+        fitted = fit(net, list(net.parameters()), outputs, self.at, self.adapter.task, self._recipe(rate))
+        return net, fitted.loss
+
+    def on_encoders(self, plan: Plan, rate: float) -> Joint | None:
+        """On encoders trained along from the plan's start; None where there are none or the budget is too small."""
+        start = starting_point(self.adapter, plan)
+        recipe = self._recipe(rate)
+        costs = current().once(
+            lambda: [reckoned(self.adapter, self.at, m, start, self.settings.seed) for m in self.order]
+        )
+        if any(why is not None for why, _ in costs) or sum(c for _, c in costs) * recipe.epochs > plan.budget:
+            return None
+        twin = in_full(cast(Adapter, self.adapter.fresh(self.settings.seed, trained=start)))
+
+        def live(f: Features, rows: Tensor) -> dict[str, Tensor]:
+            given = rows_of(f, rows, full=True)
+            return {m: twin.live(m, *given).float() for m in self.order}
+
+        with torch.no_grad():
+            net = self._net(live(self.at.train, torch.arange(2))).to(twin.device)
+        trained = {k: p for m in self.order for k, p in reached(twin, self.at.train, m).items()}
+
+        def outputs(f: Features, rows: Tensor) -> Tensor:
+            x = live(f, rows)
+            said: Tensor = net(*(x[m] for m in self.order))
+            return self.offset[f.split][rows].to(said.device) + said
+
+        whole = nn.ModuleList([twin.model, net])
+        fitted = fit(whole, [*trained.values(), *net.parameters()], outputs, self.at, self.adapter.task, recipe)
+        x: dict[str, dict[str, Tensor]] = {}
+        with torch.no_grad():
+            for f in {f.split: f for f in (self.at.train, self.at.held, self.features)}.values():
+                parts = [live(f, rows) for rows in torch.arange(len(f)).split(512)]
+                x[f.split] = {m: torch.cat([p[m].cpu() for p in parts]) for m in self.order}
+        return self.made(net.cpu(), x, fitted.loss, f"on encoders trained along (start {plan.start})")
+
+    def made(self, net: Together, x: dict[str, dict[str, Tensor]], loss: float, described: str) -> Joint:
+        """The network with the features it reads."""
+        held = {m: v[self.at.choose] for m, v in x[self.at.held.split].items()}
+        return Joint(net.eval(), self.order, x[self.features.split], held, loss, described)

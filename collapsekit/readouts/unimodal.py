@@ -1,0 +1,230 @@
+"""Every modality's encoder trained by itself, within a budget, from the cache where it was trained before."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
+from collapsekit.context import Settings
+from collapsekit.distributed.process_group import current
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.readouts.cache import baseline_key, load_baseline, store_baseline
+from collapsekit.readouts.fit import BATCH, Recipe, fit, in_full, reached, rows_of
+from collapsekit.readouts.linear import Fold, Unimodal, fold, read_out
+
+# What a step is reckoned to cost before it is run, on two modest cores: kept fixed so that what fits into the
+# budget, and so the report, does not depend on how busy the machine is.
+STEP_SECONDS, FLOPS_PER_SECOND = 2e-3, 2e10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How each encoder is trained alone."""
+
+    start: str  # "fresh", "checkpoint", or the path of a checkpoint
+    rates: tuple[float, ...]
+    epochs: int
+    budget: float  # seconds; inf for none
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The encoders trained alone that the budget allowed, read out linearly; and what was left out."""
+
+    trained: dict[str, Unimodal]
+    skipped: dict[str, str]
+    note: str | None
+    described: dict[str, str]  # per modality: start, learning rate, epochs
+
+
+def baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
+    """Train every modality's encoder alone within the plan's budget, or take them from the cache."""
+    return features.once(("baselines", plan, settings.seed), lambda: _baselines(adapter, features, plan, settings))
+
+
+def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
+    at = fold(adapter, features)
+    start = starting_point(adapter, plan)
+    skipped: dict[str, str] = {}
+    costs: dict[str, float] = {}
+    for m in features.modalities:
+        reason, cost = current().once(partial(reckoned, adapter, at, m, start, settings.seed))  # it takes the time
+        if reason is not None:
+            skipped[m] = reason
+        else:
+            costs[m] = cost
+    rates, epochs, left_out = _fit_budget(costs, plan)
+    skipped |= left_out
+    note = _plan_note(plan, rates, epochs, left_out)
+    planned = [m for m in costs if m not in left_out]
+    if planned:
+        total = sum(costs[m] for m in planned) * epochs * len(rates)
+        settings.progress.note(
+            f"Training {len(planned)} encoders alone for prefix_gap: {len(rates)} learning rates, at most {epochs} epochs, "
+            f"reckoned at up to {total:.0f} s (early stopping usually ends sooner; -p and --profile quick avoid it)."
+        )
+    trained, described = {}, {}
+    began = time.monotonic()
+    for i, m in enumerate(planned):
+        if current().once(lambda: time.monotonic() - began > 2 * plan.budget):
+            skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
+            continue
+        initial = in_full(cast(Adapter, adapter.fresh(settings.seed, trained=start)))
+        job = _Job(initial, m, at, settings.seed)
+        try:
+            trained[m], how = _train_modality(adapter, features, job, rates, epochs, settings)
+        except NumericsError as e:
+            skipped[m] = f"its encoder could not be trained alone: {str(e).rstrip('.')}"
+            continue
+        described[m] = f"start {plan.start}, {how}"
+        settings.progress.step("encoders trained alone", i + 1, len(planned))
+    return Baselines(trained, skipped, note, described)
+
+
+def starting_point(adapter: Adapter, plan: Plan) -> Checkpoint | None:
+    """The weights encoders start from under this plan; None: newly initialised."""
+    if plan.start == "fresh":
+        return None
+    if plan.start == "checkpoint" and adapter.checkpoint is None:
+        weights = {k: v for k, v in adapter.model.state_dict().items() if isinstance(v, Tensor)}
+        return Checkpoint(Path("live"), "", "live model", weights, None, "the live model's own weights")
+    if plan.start == "checkpoint":
+        return adapter.checkpoint
+    return read_checkpoint(adapter.config.resolve(plan.start))
+
+
+def reckoned(
+    adapter: Adapter, at: Fold, modality: str, start: Checkpoint | None, seed: int
+) -> tuple[str | None, float]:
+    """Reckoned seconds of an epoch, or why this encoder cannot be trained alone."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    twin = adapter.fresh(seed, trained=start)
+    if twin is None:
+        return "the model cannot be built afresh: give model.factory in the config", 0.0
+    in_full(twin)
+    if not reached(twin, at.train, modality):
+        return "the modality has no encoder of its own with weights to train", 0.0
+    rows = torch.arange(min(BATCH, len(at.train)))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        twin.live(modality, *rows_of(at.train, rows, full=True))
+    steps = math.ceil(len(at.fit) / BATCH)
+    return None, steps * (STEP_SECONDS + 3 * counter.get_total_flops() / FLOPS_PER_SECOND)
+
+
+def _fit_budget(costs: dict[str, float], plan: Plan) -> tuple[tuple[float, ...], int, dict[str, str]]:
+    """Give up learning rates first, then epochs (down to 5), then the dearest modalities."""
+    rates, epochs = plan.rates, plan.epochs
+    total = sum(costs.values())
+    while len(rates) > 1 and total * epochs * len(rates) > plan.budget:
+        rates = rates[:-1]
+    if total > 0 and total * epochs * len(rates) > plan.budget:
+        epochs = max(min(5, epochs), int(plan.budget / total))
+    left_out: dict[str, str] = {}
+    for m in sorted(costs, key=lambda m: -costs[m]):
+        if sum(c for k, c in costs.items() if k not in left_out) * epochs * len(rates) <= plan.budget:
+            break
+        left_out[m] = (
+            f"training its encoder alone is reckoned at {costs[m] * epochs:.0f} s, over the budget of {plan.budget:g} s: "
+            "raise it with --set prefix_gap.budget=SECONDS or use --profile full"
+        )
+    return rates, epochs, left_out
+
+
+def _plan_note(plan: Plan, rates: tuple[float, ...], epochs: int, left_out: dict[str, str]) -> str | None:
+    parts = []
+    if rates != plan.rates:
+        parts.append(f"{len(rates)} of {len(plan.rates)} learning rates")
+    if epochs != plan.epochs:
+        parts.append(f"at most {epochs} of {plan.epochs} epochs")
+    if left_out:
+        parts.append(f"no baseline for {len(left_out)} modalities")
+    return f"to fit the budget of {plan.budget:g} s: {', '.join(parts)}" if parts else None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One encoder to train alone."""
+
+    initial: Adapter
+    modality: str
+    at: Fold
+    seed: int
+
+    def features(self, f: Features, rows: Tensor) -> Tensor:
+        """The modality's features (n, d) in float32, with gradient to the encoder."""
+        return self.initial.live(self.modality, *rows_of(f, rows, full=True)).float()
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that training changes."""
+        return reached(self.initial, self.at.train, self.modality)
+
+    def state(self, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """What of the model is kept: these weights, and buffers, as they are now."""
+        model = self.initial.model
+        names = trained.keys() | {k for k, _ in model.named_buffers()}
+        return {k: v for k, v in model.state_dict().items() if k in names}
+
+    def train(self, rate: float, epochs: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights of the best epoch under one learning rate, and what is known of it; ``initial`` is put back."""
+        model, at = self.initial.model, self.at
+        begin = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        with torch.no_grad():
+            d = self.features(at.train, torch.arange(2)).shape[1]
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            head = nn.Linear(d, at.width).to(self.initial.device)
+        trained = self.trained()
+        fitted = fit(
+            nn.ModuleList([model, head]),
+            [*trained.values(), *head.parameters()],
+            lambda f, rows: head(self.features(f, rows)),
+            at,
+            self.initial.task,
+            Recipe(rate=rate, epochs=epochs, seed=self.seed),
+        )
+        state = {k: v.cpu().clone() for k, v in self.state(trained).items()}
+        model.load_state_dict(begin)
+        return state, {"rate": rate, "epochs": fitted.epochs, "loss": fitted.loss}
+
+
+def _train_modality(
+    adapter: Adapter, features: Features, job: _Job, rates: tuple[float, ...], epochs: int, settings: Settings
+) -> tuple[Unimodal, str]:
+    """The encoder trained alone at the best of ``rates``, its features read out linearly; and how it was made."""
+    initial, at = job.initial, job.at
+    key = baseline_key(initial, job.modality, at, rates, epochs, settings.seed)
+    found = current().once(lambda: load_baseline(settings.cache, key, job.state(job.trained())))
+    if found is None:
+        tried = list(current().each(lambda rate: job.train(rate, epochs), rates))
+        state, about = min(tried, key=lambda t: (t[1]["loss"], t[1]["rate"]))
+        if current().first:
+            store_baseline(settings.cache, key, state, about)
+    else:
+        state, about = found
+    own = initial.model.state_dict()
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+    initial.model.eval()
+    splits = {f.split: f for f in (at.train, at.held, features)}
+    x = {split: _represent(job, f) for split, f in splits.items()}
+    readout = read_out(adapter.task, at, x[at.train.split], x[at.held.split], x[features.split])
+    return readout, f"learning rate {about['rate']:g}, best held-out loss at epoch {about['epochs']}"
+
+
+def _represent(job: _Job, features: Features) -> Tensor:
+    with torch.no_grad():
+        parts = [job.features(features, rows).cpu() for rows in torch.arange(len(features)).split(512)]
+    return torch.cat(parts)

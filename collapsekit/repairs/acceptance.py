@@ -1,0 +1,96 @@
+"""Whether a repair may stand: judged on the validation split, beside what was there before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from collapsekit.repairs.training.job import Job
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.invariants.of_repair import LEAST, MARGIN, metric_passes, score_passes
+from collapsekit.report.repair import Check
+from collapsekit.stats.inference.jackknife import interval
+from collapsekit.tasks.scoring import leave_out_metric
+
+LEVEL = 0.90  # two-sided, so 95 % one-sided
+UNKNOWN = "could not be had"
+
+
+def metric_check(job: Job, before: Tensor, after: Tensor) -> Check:
+    """The task metric is not worse: paired over the same examples, by a delete-a-group jackknife of the difference."""
+    task, at = job.adapter.task, job.at
+    groups = at.held.groups[at.choose]
+    values = [leave_out_metric(task, expected, at.held_targets, groups) for expected in (before, after)]
+    differences = (values[1] - values[0]).tolist()
+    low, high = interval(differences[0], differences[1:], LEVEL)
+    passed = metric_passes(differences[0], (low, high))
+    verdict = "not worse" if passed else "worse"
+    return Check(
+        name="metric",
+        passed=passed,
+        before=float(values[0][0]),
+        after=float(values[1][0]),
+        difference=differences[0],
+        interval=(low, high),
+        definition=(
+            f"{task.metric_name} on the {at.held.split} split, after minus before, {LEVEL:.0%} interval by a jackknife over "
+            f"groups of the same examples; passed where it reaches 0 and the loss is at most {MARGIN:g}"
+        ),
+        sentence=(
+            f"{task.metric_name} on {at.held.split} is {verdict}: {float(values[0][0]):.3f} before, "
+            f"{float(values[1][0]):.3f} after (difference {differences[0]:+.3f} [{low:+.3f}, {high:+.3f}])."
+        ),
+    )
+
+
+def score_check(modality: str, before: Report, after: Report) -> Check:
+    """The modality is ignored less than before."""
+    old, new = before.modalities[modality].score, after.modalities[modality].score
+    difference = new - old if old is not None and new is not None else None
+    passed = score_passes(difference)
+    shown = [UNKNOWN if value is None else f"{value:.2f}" for value in (old, new)]
+    return Check(
+        name=f"score.{modality}",
+        passed=passed,
+        before=old,
+        after=new,
+        difference=difference,
+        definition=(
+            f"score of {modality} (0 fully used, 1 fully ignored) on the {before.subject.split} split; passed where it "
+            f"falls by at least {LEAST:g}"
+        ),
+        sentence=(
+            f"The score of {modality} on {before.subject.split} {'falls' if passed else 'does not fall enough'}: "
+            f"{shown[0]} before, {shown[1]} after (0 is fully used, 1 fully ignored)."
+        ),
+    )
+
+
+def still_used_check(modality: str, before: Report, after: Report) -> Check:
+    """A modality that was used, and is not to be repaired, is not ignored in the place of those that are."""
+    old, new = before.modalities[modality], after.modalities[modality]
+    passed = new.verdict not in ("collapsed", "underused")
+    return Check(
+        name=f"still_used.{modality}",
+        passed=passed,
+        before=old.score,
+        after=new.score,
+        difference=new.score - old.score if old.score is not None and new.score is not None else None,
+        definition=(
+            f"verdict of {modality}, which was used before, on the {before.subject.split} split; passed unless it is "
+            "collapsed or underused after; shown are its scores"
+        ),
+        sentence=(
+            f"{modality}, used on {before.subject.split} before, is {new.verdict} after"
+            f"{'.' if passed else ': the repair taught the model to ignore it.'}"
+        ),
+    )
+
+
+def beats(after: Report, control: Report, repaired: Sequence[str]) -> bool | None:
+    """Whether a repaired modality's score is lower than plain fine-tuning leaves it, by as much as counts; None where
+    that is not known."""
+    pairs = [(after.modalities[m].score, control.modalities[m].score) for m in repaired]
+    known = [(a, c) for a, c in pairs if a is not None and c is not None]
+    return any(a <= c - LEAST for a, c in known) if known else None

@@ -1,0 +1,1 @@
+"""One file a repair; files that begin with an underscore are shared by several."""

@@ -1,0 +1,159 @@
+"""What encoders give the training examples, channel by channel, and how much each channel says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import Change
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.adapters.pooling import pool_features
+from collapsekit.errors import ConfigError
+from collapsekit.repairs.training.job import CHUNK, Job
+from collapsekit.stats.linalg.exchange import channel_scores
+
+Score = Literal["spectral", "std", "magnitude", "gradient", "random"]
+
+
+def _last(job: Job, modality: str, x: Tensor) -> Tensor:
+    """What an encoder gave, channels last."""
+    channels = job.adapter.config.modalities[modality].channels
+    return x.movedim(1, -1) if x.ndim > 2 and (channels == "first" or (channels is None and x.ndim > 3)) else x
+
+
+def _recorded(job: Job, rows: Tensor) -> dict[str, Tensor]:
+    """Features of training rows as the encoders give them, before any exchange, channels last."""
+    adapter, batch = job.adapter, job.batch(rows)
+    with torch.no_grad():
+        if isinstance(adapter, ModuleAdapter):
+            recorded = adapter.run(batch).recorded
+            found = {m: adapter.taps[m].feature(recorded[m]) for m in adapter.modalities}
+        else:
+            found = adapter.encode(batch)
+    return {m: _last(job, m, x).cpu() for m, x in found.items()}
+
+
+def need_encoders(job: Job) -> None:
+    """Raises ConfigError where nothing can be put behind an encoder."""
+    for m, section in job.adapter.config.modalities.items():
+        if section.encoder is None or section.encoder.endswith(":input"):
+            raise ConfigError(
+                f"this repair puts modules behind each encoder, and modality {m!r} names none that is a submodule of its "
+                "own: put an nn.Identity where its features pass and name that as `encoder`."
+            )
+    taps = job.adapter.taps if isinstance(job.adapter, ModuleAdapter) else {}
+    for m, tap in taps.items():
+        if tap.shape is None:
+            continue
+        if tap.select is None and (tap.shape.floating > 1 or not tap.leads):
+            raise ConfigError(
+                f"{tap.what} gives several things, and which of them the model reads is not known: name it with `select` of "
+                f"modality {m!r}."
+            )
+        if tap.example_axis != 0:
+            raise ConfigError(
+                f"{tap.what} gives features whose first axis is not the example, behind which nothing can be put: put a "
+                "module behind it that moves that axis to the front, and name that as `encoder`."
+            )
+
+
+def widths_of(job: Job) -> dict[str, int]:
+    """How many channels each encoder gives. Raises ConfigError for one number an example."""
+    seen = _recorded(job, job.at.fit[:2])
+    for m, x in seen.items():
+        _need_channels(m, x)
+    return {m: x.shape[-1] for m, x in seen.items()}
+
+
+def _need_channels(modality: str, features: Tensor) -> None:
+    if features.ndim < 2:
+        raise ConfigError(f"the encoder of {modality!r} gives one number an example, which has no channels to work on.")
+
+
+def features_of(job: Job) -> dict[str, Tensor]:
+    """Features of all training examples (n, ..., c) by modality. Raises ConfigError for one number an example."""
+    job.adapter.model.eval()
+    parts = [_recorded(job, rows) for rows in job.at.fit.split(CHUNK)]
+    features = {m: torch.cat([part[m] for part in parts]) for m in job.adapter.modalities}
+    for m, x in features.items():
+        _need_channels(m, x)
+    return features
+
+
+def pooled(job: Job, modality: str, x: Tensor) -> Tensor:
+    """One value a channel (n, c), float64, of features (n, ..., c) of all training examples, pooled as the config says
+    (flattened ones by the mean)."""
+    how, keep = job.adapter.config.modalities[modality].pool, _keep(job, modality, x)
+    return pool_features(x, "auto" if how == "flatten" else how, "last", keep, f"modality {modality!r}").double()
+
+
+def _keep(job: Job, modality: str, x: Tensor) -> Tensor | None:
+    """Which tokens of all training examples count (n, t); None where all do."""
+    mask = job.adapter.config.modalities[modality].mask
+    if mask is None or x.ndim < 3:
+        return None
+    return job.at.train.inputs[mask][job.at.fit].reshape(len(x), -1) > 0
+
+
+def scores_of(job: Job, features: Mapping[str, Tensor], how: Score) -> dict[str, Tensor]:
+    """How much each channel says, by modality; the lowest say least. ``gradient``: mean absolute value of activation times
+    gradient of the example's task loss; ``random``: drawn; others: see ``channel_scores``, tokens where there are some."""
+    if how == "random":
+        generator = torch.Generator().manual_seed(job.seed)
+        by_credit = sorted(features, key=job.credit.__getitem__)  # not by name or place, which may be swapped
+        return {m: torch.rand(features[m].shape[-1], generator=generator) for m in by_credit}
+    if how == "gradient":
+        features = _contributions(job, list(features))
+    of = "magnitude" if how == "gradient" else how
+    return {m: _score(x, _keep(job, m, x), of) for m, x in features.items()}
+
+
+def _score(x: Tensor, keep: Tensor | None, how: str) -> Tensor:
+    x = x.flatten(1, -2) if x.ndim > 2 else x
+    if keep is not None:
+        x = x * keep[..., None]
+    if x.ndim == 3 and x.shape[1] == 1:
+        x, keep = x[:, 0], None  # one token has no spread of its own
+    if bool((x == x[:1]).all()):
+        return torch.zeros(x.shape[-1])  # a dead encoder: no channel says less than another
+    return channel_scores(x, how, keep)
+
+
+def _contributions(job: Job, modalities: list[str]) -> dict[str, Tensor]:
+    """Activation times gradient of the example's task loss (n, ..., c), channels last, of all training examples, the
+    model in eval mode as ``features_of`` left it."""
+    parts: dict[str, list[Tensor]] = {m: [] for m in modalities}
+    places = {m: _place(job, m) for m in modalities}
+    for rows in job.at.fit.split(CHUNK):
+        ones: dict[str, list[Tensor]] = {m: [] for m in modalities}
+        live = job.adapter.run_live(job.batch(rows), {m: _scaling(ones[m]) for m in modalities})
+        targets = job.at.train.targets[rows].to(live.outputs.device)
+        loss = job.adapter.task.training_loss(live.outputs, targets) * len(rows)
+        chosen = [ones[m][places[m]] for m in modalities]
+        found = torch.autograd.grad(loss, chosen, allow_unused=True, materialize_grads=True)
+        for m, g in zip(modalities, found, strict=True):
+            parts[m].append(_last(job, m, g).cpu())
+    return {m: torch.cat(held) for m, held in parts.items()}
+
+
+def _scaling(ones: list[Tensor]) -> Change:
+    """Multiply by ones, whose gradient is activation times gradient."""
+
+    def change(features: Tensor) -> Tensor:
+        ones.append(torch.ones_like(features, requires_grad=True))
+        return features * ones[-1]
+
+    return change
+
+
+def _place(job: Job, modality: str) -> int:
+    """Which of the floating tensors that an encoder gives, in order, is its features."""
+    adapter = job.adapter
+    if not isinstance(adapter, ModuleAdapter):
+        return 0
+    with torch.no_grad():
+        recorded = adapter.run(job.batch(job.at.fit[:2])).recorded[modality]
+    return sum(t.is_floating_point() for t in recorded[: adapter.taps[modality].place])

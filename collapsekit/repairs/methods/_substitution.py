@@ -1,0 +1,83 @@
+"""Substitution of missing modalities: whose latent encoding stands in first for whose (Chaudhuri et al. 2025, section 4.4).
+
+The substitution itself is in collapsekit.adapters.inserts, so that an exported model has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from collapsekit.adapters.capture import hearing
+from collapsekit.adapters.inserts import Basis, posts_of
+from collapsekit.adapters.pooling import pool_features
+from collapsekit.repairs.training.job import CHUNK, Job
+from collapsekit.report.diagnosis import Result
+from collapsekit.stats.inference.jackknife import interval
+from collapsekit.stats.inference.leave_out import leave_out_means
+
+LEVEL = 0.95
+SOURCE = "Chaudhuri et al. 2025, section 4.4"
+
+
+def pooled_latent(job: Job, modality: str, latent: Tensor, rows: Tensor) -> Tensor:
+    """One latent vector an example, (n, latent), of training rows: the mean over positions that count."""
+    mask = job.adapter.config.modalities[modality].mask
+    keep = job.at.train.inputs[mask][rows] if mask is not None and latent.ndim > 2 else None
+    return pool_features(latent, "auto", "last", keep, f"modality {modality!r}")
+
+
+def latent_vectors(job: Job) -> dict[str, Tensor]:
+    """Latent vectors (n, latent) of the training examples by modality, float64; the model is left in eval mode."""
+    parts: dict[str, list[Tensor]] = {m: [] for m in job.adapter.modalities}
+    job.adapter.model.eval()
+    with torch.no_grad():
+        for rows in job.at.fit.split(CHUNK):
+            with hearing(job.adapter.model) as heard:
+                job.adapter.run_live(job.batch(rows))
+            for m, held in parts.items():
+                held.append(pooled_latent(job, m, heard[m], rows).cpu().double())
+    return {m: torch.cat(held) for m, held in parts.items()}
+
+
+def similarities(latents: Mapping[str, Tensor], reference: str) -> dict[str, float]:
+    """Mean over examples of the cosine between each modality's latent vectors and the reference's, -1 to 1."""
+    return {m: float(F.cosine_similarity(g, latents[reference], dim=1).mean()) for m, g in latents.items()}
+
+
+def order_of(ranked: Sequence[str], modality: str) -> list[str]:
+    """The other modalities, the nearest in the ranked list first; of two as near, the one nearer to the reference."""
+    at = ranked.index(modality)
+    return sorted((m for m in ranked if m != modality), key=lambda m: (abs(ranked.index(m) - at), ranked.index(m)))
+
+
+def note_substitutes(job: Job) -> list[Result]:
+    """Let each head know whose encoding stands in first for its modality: all are ranked by similarity to the strongest
+    (by Shapley credit), and the closest in that list is the first choice. Returns the similarities."""
+    strongest = max(job.adapter.modalities, key=lambda m: job.credit[m])
+    latents, groups = latent_vectors(job), job.at.train.groups[job.at.fit]
+    found = similarities(latents, strongest)
+    ranked = sorted(found, key=lambda m: (m != strongest, -found[m], job.adapter.modalities.index(m)))
+    results = []
+    for m, post in posts_of(job.adapter.model, "basis").items():
+        assert isinstance(post.insert, Basis)
+        order = order_of(ranked, m)
+        cosines = leave_out_means(F.cosine_similarity(latents[m], latents[strongest], dim=1), groups).tolist()
+        post.insert.order.copy_(torch.tensor([post.insert.others.index(other) for other in order]))
+        results.append(
+            Result(
+                name="substitution.similarity",
+                probe="substitution",
+                modality=m,
+                versus=strongest,
+                value=found[m],
+                interval=interval(found[m], cosines[1:], LEVEL) if len(cosines) > 2 else None,
+                definition="mean over training examples of the cosine between latent vectors and those of the strongest "
+                "modality (by Shapley credit)",
+                source=SOURCE,
+                note=f"where it is missing there stand in, in this order: {', '.join(order)}",
+            )
+        )
+    return results

@@ -1,0 +1,46 @@
+"""Which repair to try first, from a diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.verdicts import KEPT, kept_part
+
+
+def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The methods to run in order, and why: where the encoders still hold what the modalities say, modality dropout
+    teaches the fusion to listen; where they do not, distillation has to teach the encoders first."""
+    kept = {m: share for m in weak if (share := kept_by(report, m)) is not None}
+    if len(kept) == len(weak) and all(share >= KEPT for share in kept.values()):
+        return ("dropout",), (
+            f"the {_encoders(weak)} of {' and '.join(weak)} still {_hold(weak)} what can be learned alone, so it is the "
+            "fusion that has to listen: modality dropout."
+        )
+    lost = [m for m in weak if m in kept and kept[m] < KEPT]
+    why = (
+        f"the {_encoders(lost)} of {' and '.join(lost)} never learned what can be learned alone"
+        if lost
+        else f"whether the {_encoders(weak)} of {' and '.join(weak)} learned what can be learned alone is not known"
+    )
+    return ("kd", "dropout"), f"{why}: distillation into them first, then modality dropout."
+
+
+def _encoders(names: Sequence[str]) -> str:
+    return "encoders" if len(names) > 1 else "encoder"
+
+
+def _hold(names: Sequence[str]) -> str:
+    return "hold" if len(names) > 1 else "holds"
+
+
+def kept_by(report: Report, modality: str, least: float = 0.0) -> float | None:
+    """Part of the gain of an encoder trained alone that a readout of this encoder has; None where that is not known, or
+    one trained alone gains no more than ``least`` of the prior loss."""
+    found = {r.name: r.value for r in report.results if r.modality in (modality, None)}
+    prior, left, alone = (
+        found.get(n) for n in ("utilisation.prior_loss", "prefix_gap.prefix_loss", "prefix_gap.baseline_loss")
+    )
+    if prior is None or left is None or alone is None or prior - alone <= least * prior:
+        return None
+    return kept_part(prior, left, alone)

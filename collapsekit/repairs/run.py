@@ -1,0 +1,311 @@
+"""repair(): diagnose, train, judge beside plain fine-tuning, export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import collapsekit
+from collapsekit import registry
+from collapsekit.adapters.build import random_state_kept
+from collapsekit.config.schema import Config
+from collapsekit.context import Options
+from collapsekit.distributed.process_group import current
+from collapsekit.errors import ConfigError, NothingEvaluatedError
+from collapsekit.io.files import is_file, write_atomic
+from collapsekit.io.locks import locked
+from collapsekit.io.writable import check_folder, check_room
+from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
+from collapsekit.repairs.export import export_weights
+from collapsekit.repairs.recommend import recommend
+from collapsekit.repairs.request import Asked, check_asked, check_method_options, make_asked, make_job
+from collapsekit.repairs.training.behaviour import behaviour_of
+from collapsekit.repairs.training.estimate import reckon, reckon_files
+from collapsekit.repairs.training.job import held_expectations
+from collapsekit.repairs.training.loop import train
+from collapsekit.repairs.training.snapshots import Snapshots
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport
+from collapsekit.session.checks import check_arguments, check_named
+from collapsekit.user_code.exits import no_exit
+from collapsekit.user_code.process_state import process_state_kept
+
+CONTROL = "finetune"
+SNAPSHOTS = "snapshots"
+SHOWN = ("repair.md", "repair.html")  # what the command line writes besides
+DECIDING = ("utilisation", "prefix_gap")  # the probes that say whom to repair, and whether it helped
+WEAK = ("collapsed", "underused")
+
+
+@no_exit()
+@random_state_kept()
+@process_state_kept()
+def repair(
+    checkpoint: str | Path | None = None,
+    *,
+    output: str | Path,
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    method: str | Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    training: Mapping[str, Any] | None = None,
+    control: bool = True,
+    keep: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    **same: Any,
+) -> RepairReport:
+    """Fine-tune a checkpoint so that it uses what it ignored, judge that beside plain fine-tuning, and write
+    ``output``/model.safetensors and ``output``/repair.json.
+
+    ``method``: names of repairs, run in order (default: recommended from the diagnosis); ``modalities``: whom to repair
+    (default: those collapsed or underused on the val split); ``training``: fields of Training; ``keep`` exports what was
+    not accepted too; ``resume`` goes on from the snapshots of an interrupted run, ``force`` replaces what is there;
+    ``profile``, ``device``, ``seed``, ``limit``, ``plugins``, ``trust_pickle``, ``progress``, ``cache`` as for diagnose;
+    ``tensorboard``: a folder for the curves of training.
+    The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend, FaultError where an error of
+    ours ended a probe that the repair is decided by; of another probe the reports in ``repair.json`` say so.
+    """
+    check_arguments({k: v for k, v in locals().items() if k not in ("training", "method", "same")})
+    asked = make_asked(checkpoint, config, training, **same)
+    named, every = _named(method), check_method_options(options or {})
+    folder = Path(output)
+    with _alone_in(folder):
+        current().once(lambda: _free(folder, resume=resume, force=force))
+        adapter = check_asked(asked, modalities, every.values())
+        size = reckon_files(adapter.model, asked.training, 1 + (control and named != (CONTROL,)))
+        del adapter
+        current().once(lambda: check_room(folder, size - _taken(folder), "the repair"))
+        before = asked.decide(None, "val", DECIDING)
+        weak = _whom(before, modalities)
+        chosen, why = (named, None) if named is not None else recommend(before, weak)
+        if why is not None:
+            asked.progress.note(f"Method {','.join(chosen)}: {why}")
+        with random_state_kept():  # of a device too, which the diagnosis has set up
+            runs = {"method": _Run(asked, chosen, every, weak, before, folder, resume)}
+            if control and chosen != (CONTROL,):
+                runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder, resume)
+            report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen}, keep=keep)
+        current().agree(report.to_json(), "results")
+        current().once(lambda: _write(folder, report, runs))
+    return report
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No other repair writes into the folder meanwhile. Raises ConfigError where one does, or nothing can be written."""
+    with ExitStack() as stack:
+
+        def lock() -> None:
+            check_folder(folder, "--output", (WEIGHTS, FILE, *SHOWN))
+            stack.enter_context(locked(folder / FILE, wait=0))
+
+        current().once(lock)  # the first process's
+        yield
+
+
+def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None:
+    """Weights and report; then the snapshots are no longer needed."""
+    if report.exported:
+        export_weights(runs["method"].adapter.model, folder)
+    else:  # with --force: an earlier repair's, which the report beside them would not be of
+        (folder / WEIGHTS).unlink(missing_ok=True)
+    write_atomic(folder / FILE, report.to_json())
+    for run in runs.values():
+        run.clear()
+
+
+@no_exit()
+@random_state_kept()
+@process_state_kept()
+def plan(
+    checkpoint: str | Path | None = None,
+    *,
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    method: str | Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    training: Mapping[str, Any] | None = None,
+    **same: Any,
+) -> list[str]:
+    """What :func:`repair` of the same arguments would train, and what that takes, in sentences; nothing is written."""
+    check_arguments({"modalities": modalities, "options": options})
+    asked = make_asked(checkpoint, config, training, **same)
+    named, every = _named(method), check_method_options(options or {})
+    check_asked(asked, modalities, every.values())
+    before = asked.decide(None, "val", DECIDING)
+    weak = _whom(before, modalities)
+    chosen, why = (named, None) if named is not None else recommend(before, weak)
+    told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
+    told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
+    job, _ = make_job(asked, before, weak)
+    own = frozenset(id(p) for p in job.adapter.model.parameters())
+    stages = registry.get_repair(chosen[0]).stages(job.at_place(0, every[chosen[0]]))
+    return told + reckon(next(iter(stages)), job, chosen[0], own)
+
+
+class _Run:
+    """One chain of methods, trained from the checkpoint on."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        methods: tuple[str, ...],
+        options: Mapping[str, Options],
+        weak: tuple[str, ...],
+        before: Report,
+        folder: Path,
+        resume: bool,
+    ) -> None:
+        job, data = make_job(asked, before, weak)
+        self.adapter = job.adapter
+        self.job, self.curves, self.kept = job, list[LossCurve](), list[Snapshots]()
+        behaviour = current().once(lambda: behaviour_of(job))
+        for place, name in enumerate(methods):
+            identity = {
+                "base": before.subject.sha256,
+                "data": data,
+                "methods": [[n, options[n].model_dump(mode="json")] for n in methods[: place + 1]],
+                "training": asked.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
+                "modalities": list(weak),
+                "seed": asked.seed,
+                "profile": asked.profile,  # with the diagnosis it decides what a method begins with
+            }
+            part = Snapshots(
+                folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity, behaviour, asked.progress.note
+            )
+            if not resume:
+                part.clear()
+            self.kept.append(part)
+            stages = registry.get_repair(name).stages(job.at_place(place, options[name]))
+            shown = asked.tensorboard and asked.tensorboard / part.folder.name
+            self.curves += train(stages, job, name, part, asked.progress, shown)
+        self.adapter.model.eval()
+
+    def clear(self) -> None:
+        """Remove the snapshots."""
+        for part in self.kept:
+            part.clear()
+        parent = self.kept[0].folder.parent
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def _judged(
+    asked: Asked,
+    runs: Mapping[str, _Run],
+    before: Report,
+    weak: tuple[str, ...],
+    options: Mapping[str, Options],
+    *,
+    keep: bool,
+) -> RepairReport:
+    """Acceptance on val, reports on test (val where there is none)."""
+    run = runs["method"]
+    after = asked.decide(run.adapter, "val", DECIDING)
+    held = run.job.at.held.outputs[run.job.at.choose]  # as the checkpoint gave them
+    expected = run.adapter.task.expect(held), held_expectations(run.job, lambda live: live.outputs)
+    checks = (
+        metric_check(run.job, *expected),
+        *(score_check(m, before, after) for m in weak),
+        *(
+            still_used_check(m, before, after)
+            for m, v in before.modalities.items()
+            if m not in weak and v.verdict == "used"
+        ),
+    )
+    split = "test" if "test" in run.adapter.source.splits() else "val"
+    models = [None, *(r.adapter for r in runs.values())]
+    reports = [asked.diagnose(model, split, weak=weak) for model in models]
+    accepted = all(check.passed for check in checks)
+    beside = reports[2] if "control" in runs else None
+    return RepairReport(
+        collapsekit=collapsekit.__version__,
+        method=tuple(options),
+        summary=_summary(tuple(options), weak, accepted, reports[0], reports[1], beside),
+        repaired=weak,
+        base=before.subject.checkpoint,
+        base_sha256=before.subject.sha256,
+        accepted=accepted,
+        exported=accepted or keep,
+        checks=checks,
+        before=reports[0],
+        after=reports[1],
+        control=beside,
+        losses=tuple(curve for r in runs.values() for curve in r.curves),
+        findings=tuple(run.job.findings),
+        structure=tuple(run.adapter.config.structure),  # records, checked there
+        definitions={n: f"{(s := registry.get_repair(n)).definition} ({s.source})" for n in [*options, CONTROL]},
+        settings={
+            "options": {n: o.model_dump(mode="json") for n, o in options.items()},
+            "training": asked.training.model_dump(mode="json"),
+            "seed": asked.seed,
+            "device": asked.device,
+            "limit": asked.limit,
+            "config": asked.config.model_dump(mode="json", exclude_defaults=True),
+        },
+        environment=reports[0].environment,
+    )
+
+
+def _summary(
+    method: tuple[str, ...], weak: tuple[str, ...], accepted: bool, before: Report, after: Report, beside: Report | None
+) -> str:
+    told = [f"{m} is {after.modalities[m].verdict}, before it was {before.modalities[m].verdict}" for m in weak]
+    judged = "accepted" if accepted else "rejected"
+    text = f"{','.join(method)} was {judged} on the validation split. On {after.subject.split}, {'; '.join(told)}."
+    if beside is None:
+        return text
+    better = beats(after, beside, weak)
+    if better is None:
+        return f"{text} Whether it beats plain fine-tuning is not known."
+    return f"{text} It {'beats' if better else 'does not beat'} plain fine-tuning at that."
+
+
+def _free(folder: Path, *, resume: bool, force: bool) -> None:
+    """Raises ConfigError where the folder is in use or cannot be written; with ``force``, an unfinished repair in it is
+    removed."""
+    unfinished = (folder / SNAPSHOTS).is_dir()
+    there = [name for name in (WEIGHTS, FILE) if is_file(folder / name)]
+    if there and not force and not (resume and unfinished):  # ended while it was being written
+        raise ConfigError(
+            f"{folder} already holds {' and '.join(there)}: name another folder, or replace it with --force."
+        )
+    if unfinished and not (resume or force):
+        raise ConfigError(f"{folder} holds an unfinished repair: go on with --resume, or start anew with --force.")
+    if unfinished and not resume:
+        for part in (folder / SNAPSHOTS).iterdir():
+            Snapshots(part, {}).clear()
+
+
+def _taken(folder: Path) -> int:
+    """Bytes of snapshots that are there, and will be replaced."""
+    return sum(f.stat().st_size for f in (folder / SNAPSHOTS).rglob("*") if is_file(f))
+
+
+def _whom(before: Report, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The modalities to repair. Raises ConfigError for unknown names, NothingEvaluatedError where there are none."""
+    known = before.subject.modalities
+    check_named(wanted or (), known)
+    weak = tuple(m for m in known if (m in wanted if wanted else before.modalities[m].verdict in WEAK))
+    if not weak:
+        raise NothingEvaluatedError(
+            f"no modality is collapsed or underused on the val split, so there is nothing to repair: {before.summary} "
+            "Name one with --modality to repair it all the same."
+        )
+    return weak
+
+
+def _named(method: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """The methods named, each known and named once; None where none was. Raises ConfigError."""
+    if method is None:
+        return None
+    names = tuple(n.strip() for n in method.split(",")) if isinstance(method, str) else tuple(method)
+    for name in names:
+        registry.get_repair(name)
+    again = next((n for n in names if names.count(n) > 1), None)
+    if again is not None or not names:
+        raise ConfigError(f"--method names {f'{again!r} twice' if again else 'nothing'}: give each repair once.")
+    return names

@@ -1,0 +1,104 @@
+"""One optimiser step by several processes: each takes a share of every batch, and gradients are averaged as over the whole.
+
+As torch's DistributedDataParallel does, but after the backward pass instead of during it, since what a method runs is no
+single module's forward; sums are taken once a step, whatever is accumulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.distributed.process_group import World
+from collapsekit.repairs.training.job import Stage, Step
+
+
+class Whole:
+    """How a stage's weights lie on the processes: whole on each."""
+
+    def __init__(self, stage: Stage, world: World) -> None:
+        self.stage, self.world = stage, world
+        self.parameters = stage.parameters  # as the optimiser has them
+
+    def loss(self, step: Step) -> Tensor:
+        """The stage's loss of this process's rows."""
+        return self.stage.loss(step)
+
+    def anywhere(self, failed: bool) -> bool:
+        """Whether to give a batch up: here, or, where all are needed for what follows, anywhere."""
+        return failed
+
+    def backward(self, loss: Tensor) -> None:
+        """Add to the gradients of ``parameters``."""
+        torch.autograd.backward([loss], inputs=self.parameters)
+
+    def summed(self, numbers: Sequence[float]) -> list[float]:
+        """As ``summed``."""
+        return summed(self.parameters, numbers, self.world)
+
+    def clip(self, most: float) -> float:
+        """Scale the gradients to a norm of at most ``most``; the norm they had."""
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters, most))
+
+    def held(self) -> float:
+        """The stage's held-out loss."""
+        return self.stage.held()
+
+    def gathered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tensors as a snapshot holds them: whole, and at least on the first process."""
+        return tensors
+
+    def scattered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tensors of a snapshot, as they lie here."""
+        return tensors
+
+    def finish(self) -> None:
+        """Leave the stage's module as whole as it was before, in eval mode."""
+        self.stage.module.eval()
+
+
+def share(rows: Tensor, world: World) -> tuple[Tensor, float]:
+    """This process's rows of a batch, and what their mean loss counts in the sum over processes. Batches of fewer than two
+    rows a process, which batch norm cannot take, are run whole by all."""
+    if world.size == 1 or len(rows) < 2 * world.size:
+        return rows, 1.0 / world.size
+    mine = rows.tensor_split(world.size)[world.rank]
+    return mine, len(mine) / len(rows)
+
+
+def summed(parameters: Sequence[nn.Parameter], numbers: Sequence[float], world: World) -> list[float]:
+    """Sums over processes of ``numbers``, returned, and of the gradients, in place; a parameter that no process has a
+    gradient of keeps none."""
+    if world.size == 1:
+        return list(numbers)
+    import torch.distributed as dist
+
+    had = [float(p.grad is not None) for p in parameters]
+    told = torch.tensor([*numbers, *had], dtype=torch.float64)
+    dist.all_reduce(told)
+    own, reached = told[: len(numbers)].tolist(), told[len(numbers) :].tolist()
+    some = [p for p, any_ in zip(parameters, reached, strict=True) if any_]
+    for p in some:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    for dtype in dict.fromkeys(p.dtype for p in some):
+        grads = [p.grad for p in some if p.dtype == dtype and p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in grads]).cpu()
+        dist.all_reduce(flat)
+        for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            g.copy_(part.reshape(g.shape))
+    return own
+
+
+def same_buffers(module: nn.Module, world: World) -> None:
+    """Give all processes the first one's buffers: running statistics, memories of negatives."""
+    if world.size == 1:
+        return
+    import torch.distributed as dist
+
+    for buffer in module.buffers():
+        held = buffer.detach().cpu().contiguous()
+        dist.broadcast(held, 0)
+        buffer.copy_(held)

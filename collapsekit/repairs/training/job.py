@@ -1,0 +1,180 @@
+"""What a repair is made of: a job (the model, its data, the settings) and stages, trained one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from collapsekit.adapters.base import Adapter, Change, Live
+from collapsekit.adapters.build import find_submodule
+from collapsekit.context import Options
+from collapsekit.data.base import Batch
+from collapsekit.distributed.process_group import current
+from collapsekit.errors import ConfigError
+from collapsekit.readouts.linear import Fold
+from collapsekit.report.diagnosis import Result
+
+Kind = TypeVar("Kind", bound=Options)
+CHUNK = 512  # rows a forward where nothing is trained
+
+
+class Training(Options):
+    """How stages are trained; the same for a method and for the fine-tuning it is judged beside."""
+
+    epochs: int = Field(30, ge=1)
+    steps: int | None = Field(None, ge=1)  # at most so many optimiser steps a stage
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with a momentum of 0.9
+    rate: float = Field(1e-3, gt=0)
+    batch: int = Field(64, ge=2)
+    accumulate: int = Field(1, ge=1)  # batches an optimiser step
+    clip: float | None = Field(1.0, gt=0)  # largest norm of the gradient
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["cosine", "constant", "paper"] = "cosine"  # paper: x 0.9 every 100 epochs
+    patience: int = Field(8, ge=1)  # epochs without improvement
+    amp: bool = False  # autocast to bfloat16
+    compile: bool = False  # torch.compile of the model's parts while they are trained
+    fsdp: bool = False  # fully_shard: weights, gradients and moments shared out among several processes
+    freeze: tuple[str, ...] = ()  # submodules left as they are
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch: its rows in the training split, and the epoch (from 1)."""
+
+    rows: Tensor
+    epoch: int
+
+
+@dataclass
+class Stage:
+    """Something to train. ``module`` holds all that changes, so that its state_dict is the whole of it; ``loss`` and
+    ``held`` look for its weights there when they run, as other parameters may stand in for them while it is trained.
+
+    ``cycle``: epochs that belong together; patience counts at least two of these, where it is more than one epoch.
+    ``longer``: how many times the epochs of the settings it may take; steps, where they are limited, stay that.
+    """
+
+    name: str
+    module: nn.Module
+    parameters: list[nn.Parameter]
+    loss: Callable[[Step], Tensor]
+    held: Callable[[], float]  # the loss that decides which epoch is kept, on held-out examples
+    keep: Literal["best", "last"] = "best"
+    cycle: int = 1
+    longer: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a method works on: ``adapter.model`` is the copy that changes."""
+
+    adapter: Adapter
+    at: Fold  # training rows, and those that decide
+    weak: tuple[str, ...]  # the modalities to repair
+    credit: Mapping[str, float]  # what each modality earns the model (Shapley credit in nats), before
+    training: Training
+    seed: int
+    options: Options
+    findings: list[Result] = field(default_factory=list)  # what a method notes down of its own, for the report
+    # Of ``weak``, as the model stands before the method: those that it ignores, or uses too little with an encoder that lags
+    # behind one trained alone; and others that it uses too little.
+    ignored: tuple[str, ...] = ()
+    underused: tuple[str, ...] = ()
+    # Part of what an encoder trained alone gains that a readout of the model's own has; only where that is known.
+    kept: Mapping[str, float] = field(default_factory=dict)
+
+    def at_place(self, place: int, options: Options) -> Job:
+        """The job of the method at this place of a chain; of what an earlier one made, nothing is diagnosed."""
+        job = replace(self, options=options)
+        return replace(job, ignored=(), underused=(), kept={}) if place else job
+
+    def own(self, kind: type[Kind]) -> Kind:
+        """The method's options, as the type it registered."""
+        assert isinstance(self.options, kind)
+        return self.options
+
+    @property
+    def strong(self) -> tuple[str, ...]:
+        """The surviving modalities, from the weakest to the strongest."""
+        return tuple(sorted((m for m in self.adapter.modalities if m not in self.weak), key=self.credit.__getitem__))
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Inputs of training rows."""
+        return {k: v[rows] for k, v in self.at.train.inputs.items()}
+
+    def run(self, step: Step, change: Mapping[str, Change] | None = None) -> Live:
+        """The model on a step's batch, with gradient."""
+        return self.adapter.run_live(self.batch(step.rows), change)
+
+    def task_loss(self, outputs: Tensor, step: Step) -> Tensor:
+        """The task's mean loss of a step's outputs."""
+        return self.adapter.task.training_loss(outputs, self.at.train.targets[step.rows].to(outputs.device))
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Parameters of the model that may change. Raises ConfigError where ``freeze`` leaves none."""
+        return trainable_of(self.adapter.model, self.training)
+
+    def frozen(self) -> list[nn.Module]:
+        """The submodules that stay as they are. Raises ConfigError where there is none of a name."""
+        return frozen_of(self.adapter.model, self.training)
+
+    def held_loss(self) -> float:
+        """The task's loss on the held-out examples: of a softmax of the model's outputs, or the like."""
+        return held_task_loss(self, lambda live: live.outputs)
+
+
+def trainable_of(model: nn.Module, how: Training) -> list[nn.Parameter]:
+    """Parameters of a model that may change. Raises ConfigError where ``freeze`` leaves none."""
+    frozen = {id(p) for module in frozen_of(model, how) for p in module.parameters()}
+    found = [p for p in model.parameters() if p.requires_grad and p.is_floating_point() and id(p) not in frozen]
+    if not found:
+        raise ConfigError("nothing is left to train: the model has no weights that --freeze does not name.")
+    return found
+
+
+def frozen_of(model: nn.Module, how: Training) -> list[nn.Module]:
+    """Submodules of a model that stay as they are. Raises ConfigError where there is none of a name."""
+    return [find_submodule(model, path, "--freeze") for path in how.freeze]
+
+
+def finishing(job: Job, parameters: list[nn.Parameter]) -> Stage:
+    """Plain training of the model behind a stage in which modalities were taken away: with every modality there."""
+    return plain(job, "finishing", parameters)
+
+
+def plain(job: Job, name: str, parameters: list[nn.Parameter]) -> Stage:
+    """Training of the model on the task's loss alone."""
+    return Stage(
+        name,
+        job.adapter.model,
+        parameters,
+        loss=lambda step: job.task_loss(job.run(step).outputs, step),
+        held=job.held_loss,
+    )
+
+
+def held_task_loss(job: Job, outputs: Callable[[Live], Tensor], run: Callable[[Batch], Live] | None = None) -> float:
+    """The task's mean loss on the held-out examples (see ``held_expectations``)."""
+    return float(job.adapter.task.loss(held_expectations(job, outputs, run), job.at.held_targets).mean())
+
+
+def held_expectations(
+    job: Job, outputs: Callable[[Live], Tensor], run: Callable[[Batch], Live] | None = None
+) -> Tensor:
+    """Expectations of the held-out examples, as the task scores them, of what ``outputs`` makes of a plain run of the
+    model, or of what ``run`` makes of a batch; the model is left in eval mode."""
+    at, run = job.at, run or job.adapter.run_live
+    job.adapter.model.eval()
+    with torch.no_grad():
+        parts = list(
+            current().each(
+                lambda rows: outputs(run({k: v[rows] for k, v in at.held.inputs.items()})).float().cpu(),
+                at.choose.split(CHUNK),
+            )
+        )
+    return job.adapter.task.expect(torch.cat(parts))

@@ -1,0 +1,323 @@
+"""The one training loop. All it draws follows from the seed, the stage and the step, so that training that goes on from
+a snapshot ends in the same weights as training that was never interrupted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.context import Progress
+from collapsekit.distributed.process_group import current
+from collapsekit.errors import NumericsError
+from collapsekit.repairs.training.compile import backward_blamed, compiled
+from collapsekit.repairs.training.data_parallel import same_buffers, share
+from collapsekit.repairs.training.fsdp import lay_out
+from collapsekit.repairs.training.job import Job, Stage, Step, Training
+from collapsekit.repairs.training.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
+from collapsekit.repairs.training.tensorboard import Curves
+from collapsekit.report.repair import LossCurve
+from collapsekit.stats.threads import threads_for
+
+ROUND = 200  # optimiser steps between snapshots within an epoch
+HALVINGS = 3
+MOMENTUM = 0.9  # of SGD
+IMPROVED = 1e-4  # by which a held-out loss has to fall to count
+
+
+@dataclass
+class _State:
+    """Where a stage is, beside weights and optimiser."""
+
+    epoch: int = 0  # epochs done
+    step: int = 0  # optimiser steps done of the next one
+    halved: int = 0
+    total: float = 0.0  # training loss of the epoch so far, times examples
+    seen: int = 0
+    best: int = 0
+    history: list[tuple[int, float | None, float]] = field(default_factory=list)
+
+    @property
+    def best_loss(self) -> float:
+        return next(held for epoch, _, held in self.history if epoch == self.best)
+
+
+def train(
+    stages: Iterable[Stage],
+    job: Job,
+    method: str,
+    kept: Snapshots,
+    progress: Progress,
+    tensorboard: Path | None = None,
+) -> list[LossCurve]:
+    """Train every stage of a method in its order, going on from what was kept; ``tensorboard``: a folder for curves.
+
+    Raises NumericsError where the loss stays infinite or NaN with the learning rate halved three times, ConfigError where
+    the model cannot be compiled or shared out as asked, another process is gone, or the folder cannot be written.
+    """
+    curves = []
+    parameters = sum(p.numel() for p in job.adapter.model.parameters())
+    with random_state_kept(), threads_for(6.0 * job.training.batch * parameters), current().in_touch():
+        for number, stage in enumerate(stages):
+            shown = Curves(tensorboard if current().first else None, number, stage.name)
+            try:
+                curves.append(_Run(stage, number, job, method, kept, progress, shown).all())
+            finally:
+                shown.close()
+    return curves
+
+
+class _Run:
+    """One stage in training."""
+
+    def __init__(
+        self, stage: Stage, number: int, job: Job, method: str, kept: Snapshots, progress: Progress, shown: Curves
+    ) -> None:
+        self.stage, self.number, self.job, self.method = stage, number, job, method
+        self.kept, self.progress, self.shown, self.how = kept, progress, shown, job.training
+        self.state = _State()
+        self.still = _untrained(stage)
+        self.lay = lay_out(stage, job)
+        self.optimizer = make_optimizer(self.lay.parameters, self.how)
+        n = len(job.at.fit)
+        self.a_step = self.how.batch * self.how.accumulate
+        self.steps = math.ceil(n / self.a_step)  # an epoch
+        self.epochs = self.how.epochs * stage.longer
+        if self.how.steps is not None:
+            self.epochs = min(self.epochs, math.ceil(self.how.steps / self.steps))
+        self.best = state_of(stage.module)
+        self.good = self._all()
+
+    def all(self) -> LossCurve:
+        """Train to the end; the module is left with the weights that are kept, in eval mode."""
+        found = self.kept.load(self.number)
+        if found is not None:
+            self._go_on(*found)
+        else:
+            self.stage.module.eval()
+            held = self._held()
+            if not math.isfinite(held):
+                raise NumericsError(
+                    f"the held-out loss of {self.method} ({self.stage.name}) is {held} before any training: look for "
+                    "NaN in the weights."
+                )
+            self.state.history.append((0, None, held))
+            self.shown.start(0)
+            self.shown.add(0, None, held, None)
+            self._keep()
+        if found is None or not found[1]["done"]:
+            self._train()
+            self._finish()
+        self.lay.finish()
+        note = f"the learning rate was halved {self.state.halved} times" if self.state.halved else None
+        epochs, training, losses = zip(*self.state.history, strict=True)
+        return LossCurve(
+            method=self.method,
+            stage=self.stage.name,
+            epochs=epochs,
+            training=training,
+            held=losses,
+            kept=self.state.best if self.stage.keep == "best" else self.state.epoch,
+            note=note,
+        )
+
+    def _train(self) -> None:
+        began = self.state.epoch, self.state.step
+        with compiled(self.job.adapter) if self.how.compile else nullcontext() as parts:
+            while self.state.epoch < self.epochs and self.state.epoch - self.state.best < self._patience():
+                self._epoch()
+        if parts is not None and not parts.used and (self.state.epoch, self.state.step) != began:
+            self.progress.note(f"--compile: {self.stage.name} ran no part of the model that can be compiled.")
+
+    def _patience(self) -> float:
+        """Epochs without improvement that end the stage."""
+        if self.stage.keep == "last":
+            return math.inf
+        return self.how.patience if self.stage.cycle == 1 else max(self.how.patience, 2 * self.stage.cycle)
+
+    def _epoch(self) -> None:
+        state, module = self.state, self.stage.module
+        module.train()
+        for still in [*self.job.frozen(), *self.still]:
+            still.eval()
+        while state.step < self.steps and not self._out_of_steps():
+            stop = min(state.step + ROUND, self.steps)
+            if not self._round(stop):
+                return  # back at the last good state
+            if state.step < self.steps:
+                self._keep()
+        module.eval()
+        held = self._held()
+        if not math.isfinite(held):
+            self._back("the held-out loss")
+            return
+        state.epoch += 1
+        training = state.total / max(state.seen, 1)
+        state.history.append((state.epoch, training, held))
+        self.shown.add(state.epoch, training, held, self.optimizer.param_groups[0]["lr"])
+        state.step, state.total, state.seen = 0, 0.0, 0
+        if held < state.best_loss - IMPROVED:
+            state.best, self.best = state.epoch, state_of(module)
+        self.progress.step(f"{self.method}: {self.stage.name}", state.epoch, self.epochs, f"held-out loss {held:.4g}")
+        self._keep()
+
+    def _out_of_steps(self) -> bool:
+        return self.how.steps is not None and self.state.epoch * self.steps + self.state.step >= self.how.steps
+
+    def _round(self, stop: int) -> bool:
+        """Optimiser steps up to number ``stop`` of the epoch; False where the loss was not finite."""
+        state = self.state
+        order = torch.randperm(len(self.job.at.fit), generator=_generator(self.job.seed, self.number, state.epoch))
+        while state.step < stop and not self._out_of_steps():
+            rank = current().rank
+            seed_everything(_seed(self.job.seed, self.number, state.epoch, state.step, *([rank] if rank else [])))
+            rows = self.job.at.fit[order[state.step * self.a_step : (state.step + 1) * self.a_step]]
+            if not self._step(rows):
+                self._back("the training loss")
+                return False
+            state.step += 1
+        return True
+
+    def _step(self, rows: Tensor) -> bool:
+        world, failed, total, seen = current(), 0.0, 0.0, 0.0
+        parts = [part for part in rows.split(self.how.batch) if len(part) > 1]  # batch norm cannot take one example
+        self.optimizer.zero_grad()
+        for part in parts:
+            mine, weight = share(part, world)
+            with torch.autocast(self.job.adapter.device.type, torch.bfloat16, enabled=self.how.amp):
+                loss = self.lay.loss(Step(mine, self.state.epoch + 1))
+            if self.lay.anywhere(not bool(torch.isfinite(loss))):
+                failed = 1.0
+                break
+            with backward_blamed() if self.how.compile else nullcontext():
+                self.lay.backward(loss * (weight * len(part) / len(rows)))
+            total += float(loss.detach()) * (weight * len(part))
+            seen += weight * len(part)
+        failed, total, seen = self.lay.summed((failed, total, seen))
+        if failed:
+            return False
+        self.state.total += total
+        self.state.seen += round(seen)
+        most = math.inf if self.how.clip is None else self.how.clip
+        if not math.isfinite(self.lay.clip(most)):
+            return False
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        self.optimizer.step()
+        same_buffers(self.stage.module, world)
+        return True
+
+    def _rate(self) -> float:
+        now = self.state.epoch + self.state.step / self.steps
+        return float(rate_at(self.how, now, self.epochs) / 2**self.state.halved)
+
+    def _held(self) -> float:
+        seed_everything(_seed(self.job.seed, self.number, -1, 0))  # a model random in eval mode answers alike
+        held = self.lay.held()
+        current().agree(held, "held-out losses")
+        return held
+
+    def _all(self) -> tuple[dict[str, Tensor], dict[str, Tensor], _State]:
+        state = _State(**{**vars(self.state), "history": list(self.state.history)})
+        return state_of(self.stage.module), optimizer_state(self.optimizer), state
+
+    def _keep(self) -> None:
+        self.good = self._all()
+        self._save(done=False)
+
+    def _save(self, *, done: bool) -> None:
+        weights, moments, state = self.good
+        tensors = {f"now/{k}": v for k, v in weights.items()}
+        if not done:
+            tensors |= {f"best/{k}": v for k, v in self.best.items()} | {
+                f"optimizer/{k}": v for k, v in moments.items()
+            }
+        self.kept.save(self.number, self.lay.gathered(tensors), {**vars(state), "done": done, "stage": self.stage.name})
+
+    def _go_on(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
+        for key, value in self.lay.scattered(tensors).items():
+            part, _, name = key.partition("/")
+            parts[part][name] = value
+        put_back(self.stage.module, parts["now"])
+        self.state = _State(**{k: v for k, v in about.items() if k not in ("done", "stage")})
+        self.state.history = [(e, t, h) for e, t, h in self.state.history]
+        if not about["done"]:
+            self.best = parts["best"]
+            restore_optimizer(self.optimizer, parts["optimizer"])
+            self.good = self._all()
+            self.shown.start(self.state.epoch + 1)
+
+    def _back(self, what: str) -> None:
+        """To the last good state, with half the learning rate. Within an epoch that may be beyond help already: where it
+        was, to the best epoch's weights, whose held-out loss is known to be finite."""
+        weights, moments, state = self.good
+        halved = self.state.halved + 1
+        if halved > 1 and state.step:
+            known = [entry for entry in self.state.history if entry[0] <= self.state.best]
+            weights, moments, state = self.best, {}, _State(epoch=self.state.best, best=self.state.best, history=known)
+        if halved > HALVINGS:
+            raise NumericsError(
+                f"training {self.method} ({self.stage.name}) diverged: {what} was infinite or NaN in epoch "
+                f"{state.epoch + 1} with the learning rate halved {HALVINGS} times, down to "
+                f"{self.how.rate / 2**HALVINGS:g}; lower --lr, or look for extreme inputs."
+            )
+        put_back(self.stage.module, weights)
+        restore_optimizer(self.optimizer, moments)
+        self.state = _State(**{**vars(state), "history": list(state.history), "halved": halved})
+        self.progress.note(f"{what.capitalize()} was not finite: back to epoch {state.epoch}, learning rate halved.")
+        self.shown.start(state.epoch + 1)
+        self._keep()
+
+    def _finish(self) -> None:
+        """Leave the weights that are kept, and say that the stage is done."""
+        if self.stage.keep == "best":
+            put_back(self.stage.module, self.best)
+        self.good = self._all()
+        self._save(done=True)
+
+
+def _untrained(stage: Stage) -> list[nn.Module]:
+    """Parts whose weights a stage leaves alone: they answer as they did, batch norm and dropout included."""
+    trained = {id(p) for p in stage.parameters}
+    known = [(part, [id(p) for p in part.parameters()]) for part in stage.module.modules()]
+    return [part for part, own in known if own and trained.isdisjoint(own)]
+
+
+def make_optimizer(parameters: list[nn.Parameter], how: Training) -> torch.optim.Optimizer:
+    """AdamW, or stochastic gradient descent with a momentum of 0.9."""
+    # torch's kernels for lists take no shares among others.
+    each = False if len({type(p) for p in parameters}) > 1 else None
+    if how.optimizer == "sgd":
+        return torch.optim.SGD(parameters, how.rate, MOMENTUM, weight_decay=how.weight_decay, foreach=each)
+    return torch.optim.AdamW(parameters, how.rate, weight_decay=how.weight_decay, foreach=each)
+
+
+def rate_at(how: Training, epoch: float, epochs: int) -> float:
+    """The learning rate ``epoch`` epochs (with fractions) into ``epochs``.
+
+    ``cosine``: half a cosine down to 0 (Loshchilov & Hutter 2017, eq. 5, one cycle); ``paper``: x 0.9 every 100 epochs
+    (Chaudhuri et al. 2025, Appendix C.1).
+    """
+    if how.schedule == "cosine":
+        return how.rate * (1 + math.cos(math.pi * min(epoch / epochs, 1.0))) / 2
+    return how.rate * 0.9 ** (int(epoch) // 100) if how.schedule == "paper" else how.rate
+
+
+def _seed(*parts: int) -> int:
+    """A seed of its own for each place in training."""
+    mixed = 0
+    for part in parts:
+        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)
+    return mixed
+
+
+def _generator(*parts: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(*parts))

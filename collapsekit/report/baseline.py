@@ -1,0 +1,194 @@
+"""Baseline: the earlier reports that a new one is held against, in one file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+import collapsekit
+from collapsekit.errors import ConfigError, RefusedError
+from collapsekit.io.files import is_file
+from collapsekit.report.base import MOST_BYTES, Contract, Frozen, read_json
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.invariants.of_baseline import baseline_contradiction
+from collapsekit.report.per_example import Records, check_records, digest, load_records, load_report
+
+_KEPT = ("training_seed", "examples", "records", "profile")  # settings that the gate reads
+
+
+class Run(Frozen):
+    """One earlier report without its curves, and its records (base64 of their file) where they were kept."""
+
+    report: Report
+    records: str | None = None
+
+    @property
+    def training_seed(self) -> int | None:
+        """The seed its model was trained with, where it says so."""
+        return seed_of(self.report)
+
+    def read_records(self) -> Records | None:
+        """Its records. Raises RefusedError where they are damaged or another report's."""
+        data = self._data()
+        return None if data is None else Records.from_bytes(data, "the baseline's records")
+
+    def check_numbers(self, origin: str) -> None:
+        """Raises RefusedError where its records are damaged, another report's, or say otherwise than its report."""
+        data = self._data()
+        if data is not None:
+            check_records(self.report, data, f"a report in {origin}")
+
+    def _data(self) -> bytes | None:
+        if self.records is None:
+            return None
+        try:
+            data = base64.b64decode(self.records, validate=True)
+        except (binascii.Error, ValueError):
+            raise RefusedError("the baseline's records are damaged (no base64): make the baseline again.") from None
+        if digest(data) != self.report.settings.get("records"):
+            raise RefusedError("the baseline's records are not those of its report: make the baseline again.")
+        return data
+
+
+class Baseline(Contract):
+    """Runs that can be compared: same task, metric, modalities, split and examples, same definitions."""
+
+    INNER = (("runs", "*", "report"),)
+
+    kind: Literal["baseline"] = "baseline"
+    collapsekit: str
+    runs: tuple[Run, ...]
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Baseline:
+        if not self.runs:
+            raise ValueError("a baseline needs at least one report")
+        for run in self.runs[1:]:
+            said = differs(self.runs[0].report, run.report)
+            if said is not None:
+                raise ValueError(f"its reports cannot be compared: {said}")
+        return self
+
+    def to_json(self) -> str:
+        """The baseline as JSON text; the same reports in the same order give the same bytes. Raises ConfigError where it
+        would be more than is read."""
+        text = super().to_json()
+        if len(text) > MOST_BYTES:
+            raise ConfigError(
+                f"the baseline would be over {MOST_BYTES:,} bytes, the most that is read: leave out the records "
+                "(--no-records; retrained models can be compared without), or diagnose fewer examples."
+            )
+        return text
+
+    @classmethod
+    def load(cls, path: str | Path) -> Baseline:
+        """Read a baseline of at most 64 MB. Raises ConfigError where there is none, RefusedError where it cannot be read."""
+        if not is_file(path):
+            raise ConfigError(
+                f"there is no baseline {path}: make one with `collapsekit baseline create REPORT.json -o {path}`."
+            )
+        raw = read_json(path)
+        if not isinstance(raw, dict) or raw.get("kind") != "baseline":
+            raise RefusedError(f"{path} is not a baseline: give a file that `collapsekit baseline create` wrote.")
+        found = cls.from_data(raw, str(path))
+        for run in found.runs:
+            run.check_numbers(str(path))
+        return found
+
+    def contradiction(self) -> str | None:
+        """See :meth:`Contract.contradiction`."""
+        return baseline_contradiction(self, same_run)
+
+
+def seed_of(report: Report) -> int | None:
+    """The training seed that a report names; None where it names none."""
+    seed = report.settings.get("training_seed")
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+
+def differs(ours: Report, theirs: Report) -> str | None:
+    """Why two reports cannot be compared, as a sentence without its end; None where they can."""
+    for what in ("task", "metric", "split", "examples"):
+        a, b = getattr(ours.subject, what), getattr(theirs.subject, what)
+        if a != b:
+            return f"one has {what} {a}, the other {b}"
+    one, other = (r.subject.modalities for r in (ours, theirs))
+    if set(one) != set(other):
+        return f"one has the modalities {', '.join(one)}, the other {', '.join(other)}"
+    a, b = (r.settings.get("examples") for r in (ours, theirs))
+    if a != b:
+        return "they were made of different examples (or one does not say of which)"
+    definitions = {(r.name, r.modality, r.versus): r.definition for r in ours.results}
+    for r in theirs.results:
+        if definitions.get((r.name, r.modality, r.versus), r.definition) != r.definition:
+            return f"they define {r.name} differently"
+    return None
+
+
+def slim(report: Report) -> Report:
+    """The report without its curves, environment, and the settings that the gate does not read."""
+    return report.model_copy(
+        update={
+            "results": tuple(r for r in report.results if r.value is not None or r.curve is None),
+            "settings": {k: report.settings[k] for k in _KEPT if k in report.settings},
+            "environment": {},
+        }
+    )
+
+
+def make_run(report: Report, records: bytes | None) -> Run:
+    """A report as a run of a baseline."""
+    return Run(report=slim(report), records=None if records is None else base64.b64encode(records).decode())
+
+
+def read_run(path: Path, *, records: bool = True) -> Run:
+    """The report at ``path``, with its records where they lie beside it and are wanted. Raises RefusedError."""
+    report = load_report(path)
+    return make_run(report, load_records(report, path) if records else None)
+
+
+def make_baseline(runs: Sequence[Run], earlier: Baseline | None = None) -> Baseline:
+    """A baseline of these runs; those of ``earlier`` stay, but for runs of the same weights or the same training seed, which
+    these replace. Raises ConfigError for runs that cannot be compared, or are given twice."""
+    for i, run in enumerate(runs):
+        again = next((r for r in runs[:i] if same_run(r.report, run.report)), None)
+        if again is not None:
+            what = f"{again.report.subject.checkpoint} and {run.report.subject.checkpoint}"
+            raise ConfigError(
+                f"two of the reports are of one training run ({what}: the same weights or training seed): give each once."
+            )
+    kept = (
+        [r for r in earlier.runs if not any(same_run(r.report, n.report) for n in runs)] if earlier is not None else []
+    )
+    every = [*kept, *runs]
+    for run in every[1:]:
+        said = differs(every[0].report, run.report)
+        if said is not None:
+            names = f"{every[0].report.subject.checkpoint} and {run.report.subject.checkpoint}"
+            raise ConfigError(f"the reports of {names} cannot be compared, as {said}: diagnose both in the same way.")
+    return Baseline(collapsekit=collapsekit.__version__, runs=tuple(every))
+
+
+def same_run(ours: Report, theirs: Report) -> bool:
+    """Whether two reports are of one training run: the same weights, or the same training seed."""
+    seed = seed_of(ours)
+    return ours.subject.sha256 == theirs.subject.sha256 or (seed is not None and seed == seed_of(theirs))
+
+
+def listed(baseline: Baseline) -> list[dict[str, Any]]:
+    """One line a run, for people: checkpoint, training seed, verdict, whether records are there."""
+    return [
+        {
+            "checkpoint": r.report.subject.checkpoint,
+            "sha256": r.report.subject.sha256,
+            "training_seed": r.training_seed,
+            "verdict": r.report.verdict,
+            "records": r.records is not None,
+        }
+        for r in baseline.runs
+    ]

@@ -1,0 +1,110 @@
+"""What reports are made of: results, verdicts, what was diagnosed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from collapsekit.report.base import Frozen, Interval, Number, Positive, Whole
+
+ModalityState = Literal["used", "underused", "collapsed", "uninformative", "inconclusive"]
+OverallState = Literal["collapsed", "healthy", "inconclusive"]
+
+
+class Curve(Frozen):
+    """A result that is a line or bars: ``y`` over ``x`` (numbers or category names), with bounds where had."""
+
+    x: tuple[Number | str, ...]
+    y: tuple[Number, ...]
+    lower: tuple[Number, ...] | None = None
+    upper: tuple[Number, ...] | None = None
+    x_label: str
+    y_label: str
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Curve:
+        for name, other in (("y", self.y), ("lower", self.lower), ("upper", self.upper)):
+            if other is not None and len(other) != len(self.x):
+                raise ValueError(f"curve.{name} has {len(other)} entries, x has {len(self.x)}")
+        return self
+
+
+class Result(Frozen):
+    """One named number or curve with interval, definition and source; or ``skipped`` with the reason."""
+
+    name: str  # "vif.mean"
+    probe: str
+    modality: str | None = None  # None: the fused representation, or the model as a whole
+    versus: str | None = None  # the other modality, where the number is about two
+    value: Number | None = None
+    interval: Interval | None = None
+    unit: str | None = None  # "nats", "dimensions", "accuracy", ...
+    definition: str
+    source: str
+    curve: Curve | None = None
+    note: str | None = None  # a caveat the reader needs: small n, a bound, what was dropped
+    skipped: str | None = None
+    # Where it was skipped for a fault of the program: the error's kind and place.
+    error: str | None = Field(None, json_schema_extra={"since": 2})
+
+    @model_validator(mode="after")
+    def _value_or_reason(self) -> Result:
+        had = self.value is not None or self.curve is not None
+        if had == (self.skipped is not None):
+            raise ValueError(f"result {self.name!r} needs either a value or curve, or `skipped` with the reason")
+        if self.interval is not None and self.interval[0] > self.interval[1]:
+            raise ValueError(f"result {self.name!r} has an interval whose ends are swapped")
+        if self.error is not None and self.skipped is None:
+            raise ValueError(f"result {self.name!r} has an error and no `skipped`")
+        return self
+
+
+class ReportWarning(Frozen):
+    """Something about the model, the data or the run that the numbers have to be read with."""
+
+    name: str  # "weights_changed_in_forward": a short key that stays the same over releases
+    sentence: str  # what was seen, and what it means for the numbers
+
+
+class Reference(Frozen):
+    """What the due of a modality was read from."""
+
+    family: str  # "linear", "encoder trained alone"
+    strength: Number | None = None  # how good it is, in the terms of its family; null where that was not measured
+
+
+class Judged(Frozen):
+    """How much of what a verdict needs could be had."""
+
+    extent: Literal["fully", "partly"]
+    missing: tuple[str, ...] = ()  # what could not be had, each in words
+
+
+class ModalityVerdict(Frozen):
+    """What the evidence says of one modality."""
+
+    verdict: ModalityState
+    score: Number | None  # 0 = fully used, 1 = fully ignored; null where it could not be had
+    interval: Interval | None = None
+    costs_now: Number | None = None  # task metric lost today by not using it
+    costs_if_missing: dict[str, Number] = Field(
+        default_factory=dict
+    )  # task metric lost when that other modality is absent
+    reason: str  # one sentence a person can act on
+    evidence: tuple[str, ...] = ()  # names of the results this verdict was read from
+    reference: Reference | None = Field(None, json_schema_extra={"since": 2})  # null until it is measured
+
+
+class Subject(Frozen):
+    """What was diagnosed, on what."""
+
+    checkpoint: str
+    sha256: str
+    modalities: tuple[str, ...]
+    task: str
+    metric: str
+    split: str
+    examples: Positive
+    seed: Whole
+    engine: str | None = Field(None, json_schema_extra={"since": 2})  # what ran the model; null: PyTorch, here

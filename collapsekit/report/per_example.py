@@ -1,0 +1,141 @@
+"""Records: what a report says of each example, beside it in a file of its own, so that two models can be compared example by
+example. Hashes of examples and losses; nothing of the examples themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collapsekit.errors import RefusedError
+from collapsekit.io.files import read_bytes, reason
+from collapsekit.io.safe_text import quoted
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.invariants.of_records import records_contradiction
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NAME = "records.safetensors"
+MOST_BYTES = 1_000_000_000
+_MOST_COLUMNS = 10_000
+
+
+@dataclass(frozen=True)
+class Records:
+    """n examples in canonical order (see Features).
+
+    ``columns``: "loss" (of the model as it is), "metric" (an example's part of the task metric, whose mean it is, where it
+    is a mean), "credit.NAME" (Shapley credit in the calibrated model, whose mean is utilisation.credit),
+    "loss_without.NAME" and "metric_without.NAME" (with that modality taken from other examples); all float32 (n,).
+    """
+
+    ids: NDArray[np.int64]  # (n,), hash of each example's inputs and target
+    units: NDArray[np.int64] | None  # (n,), what it belongs to (data.group)
+    columns: dict[str, NDArray[np.float32]]
+
+    def to_bytes(self) -> bytes:
+        """As the bytes of a safetensors file; the same records give the same bytes."""
+        from safetensors.numpy import save
+
+        units = {} if self.units is None else {"unit": self.units}
+        return save({"id": self.ids, **units, **{f"column.{k}": v for k, v in self.columns.items()}})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, origin: str) -> Records:
+        """Raises RefusedError naming ``origin`` where it is not what :meth:`to_bytes` writes."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            arrays = load(data)
+            return _checked(arrays, origin)
+        except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as e:
+            raise RefusedError(f"{origin} is not a file of records ({e}): make the report again.") from None
+
+
+def _checked(arrays: dict[str, Any], origin: str) -> Records:
+    import numpy as np
+
+    if "id" not in arrays or len(arrays) > _MOST_COLUMNS:
+        raise RefusedError(f"{origin} is not a file of records: it has no ids of examples; make the report again.")
+    shape, columns = arrays["id"].shape, {}
+    for name, values in arrays.items():
+        whole = name in ("id", "unit")
+        if not whole and not name.startswith("column."):
+            raise RefusedError(f"{origin} holds {quoted(name)}, which records have not: make the report again.")
+        if (
+            values.shape != shape
+            or len(shape) != 1
+            or not len(values)
+            or values.dtype != (np.int64 if whole else np.float32)
+        ):
+            raise RefusedError(
+                f"{origin} has {quoted(name)} of shape {values.shape} and type {values.dtype}, which does not fit its "
+                "other columns: make the report again."
+            )
+        if not whole:
+            if not np.isfinite(values).all():
+                raise RefusedError(f"{origin} has NaN or infinity in {quoted(name)}: make the report again.")
+            columns[name.removeprefix("column.")] = values
+    return Records(arrays["id"], arrays.get("unit"), columns)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of a file of records, by which its report knows it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_records(report: Report, path: Path) -> bytes | None:
+    """The bytes of the records of the report at ``path``, from the file beside it; None where it has none.
+
+    Raises RefusedError where the file there is not the one that was written with the report, or the report says otherwise.
+    """
+    found = _beside(report, path)
+    if found is None:
+        return None
+    data, file = found
+    if digest(data) != report.settings.get("records"):
+        raise RefusedError(
+            f"{file} was not written with {path.name}, which knows its records by another SHA-256: keep both as "
+            "`collapsekit diagnose` wrote them, or make the report again."
+        )
+    check_records(report, data, str(path))
+    return data
+
+
+def load_report(path: Path, raw: Any = None) -> Report:
+    """The report at ``path`` (``raw``: its JSON, where that was read), whose numbers are those of its records where they lie
+    beside it. A file there that is another report's is left alone. Raises RefusedError."""
+    report = Report.load(path) if raw is None else Report.from_data(raw, str(path))
+    found = _beside(report, path)
+    if found is not None and digest(found[0]) == report.settings.get("records"):
+        check_records(report, found[0], str(path))
+    return report
+
+
+def check_records(report: Report, data: bytes, origin: str) -> None:
+    """Raises RefusedError where a number of the report is not that of its records."""
+    said = records_contradiction(report, data)
+    if said is not None:
+        raise RefusedError(
+            f"{origin} contradicts its records: {said}; take both as collapsekit wrote them, or make them again."
+        )
+
+
+def _beside(report: Report, path: Path) -> tuple[bytes, Path] | None:
+    """The file of records beside a report that names some."""
+    known = report.settings.get("records")
+    file = path.with_name(NAME)
+    if not isinstance(known, str) or not os.path.lexists(file):
+        return None
+    if not file.is_file():
+        raise RefusedError(f"{file} is not a regular file, or a link to none: keep it as it was written, or remove it.")
+    try:
+        data = read_bytes(file, MOST_BYTES)
+    except OSError as e:
+        raise RefusedError(f"{file} cannot be read: {reason(e)}.") from None
+    return data, file

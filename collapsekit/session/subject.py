@@ -1,0 +1,61 @@
+"""What was diagnosed, and under what: the parts of a report that no probe measures."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from typing import Any
+
+import torch
+from torch import nn
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.checkpoint.read import Checkpoint
+from collapsekit.features.features import Features
+from collapsekit.report.diagnosis import ReportWarning, Subject
+from collapsekit.user_code.process_state import model_settings
+
+
+def subject_of(adapter: Adapter, features: Features, split: str, seed: int) -> Subject:
+    """The model, the split and the examples; a live model is known by the digest of its state_dict."""
+    read: Checkpoint | None = adapter.checkpoint
+    adapter.steady()  # the digest is of the weights as they were found
+    return Subject(
+        checkpoint=read.path.name if read is not None else f"live {type(adapter.model).__name__}",
+        sha256=read.sha256 if read is not None else _weights_digest(adapter.model),
+        modalities=adapter.modalities,
+        task=adapter.task.name,
+        metric=adapter.task.metric_name,
+        split=split,
+        examples=len(features),
+        seed=seed,
+    )
+
+
+def process_warnings() -> tuple[ReportWarning, ...]:
+    """A warning where the model's code set what numbers may rest on, such as the default dtype."""
+    said = model_settings()
+    return () if said is None else (ReportWarning(name="process_state", sentence=said),)
+
+
+def _weights_digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """What ran it; no time, so that the same run gives the same bytes."""
+    import numpy
+    import scipy
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+        "platform": platform.platform(terse=True),
+        "threads": torch.get_num_threads(),
+    }

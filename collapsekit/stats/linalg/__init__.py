@@ -1,0 +1,1 @@
+"""Numerics of matrices: tensors in, numbers out."""

@@ -1,0 +1,172 @@
+"""Exchanging channels between two modalities: which ones, and what that does to a rank."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collapsekit.errors import NumericsError
+from collapsekit.stats.checks import finite
+from collapsekit.stats.linalg.moments import Moments
+from collapsekit.stats.linalg.spectrum import effective_rank
+from collapsekit.stats.threads import threads_for
+
+_ALIKE = 1e-6  # scores this close, relative to the largest, are ties
+_CHUNK = 256  # clips an SVD
+
+
+def exchanged_count(proportion: float, width: int) -> int:
+    """⌊proportion·width⌋ channels, at least 1. Raises NumericsError unless 0 < proportion <= 1 and width > 0."""
+    if not 0 < proportion <= 1 or width < 1:
+        raise NumericsError(
+            f"a proportion lies over 0 and up to 1 of at least one channel, found {proportion} of {width}: use 0.3."
+        )
+    return max(1, math.floor(proportion * width + 1e-9))  # 0.3·10 is 3
+
+
+def channel_scores(x: Tensor, how: str, keep: Tensor | None = None) -> Tensor:
+    """How much each channel ("c", float64, >= 0) says, of features "n c" or tokens "n t c"; the lowest say least.
+
+    ``magnitude``: mean absolute value. ``std``: standard deviation over examples; of tokens, over the tokens of an
+    example ("temporal"), averaged over examples. ``spectral``: share of the channel's energy that lies in the strong
+    right singular directions, the first ⌊effective rank⌋, of the centred features or of all tokens as they are; 0 for
+    a channel without energy. ``keep`` ("n t", bool): tokens that count; the others must be 0 in ``x``.
+    Raises NumericsError for another ``how``, for features that are not finite, and, ``spectral``, for constant ones.
+    """
+    x = finite(x, "the features")
+    weight = torch.ones(x.shape[:-1], dtype=torch.float64) if keep is None else keep.to(torch.float64)
+    if how == "magnitude":
+        return x.abs().flatten(0, -2).sum(0) / weight.sum().clamp_min(1)
+    if how == "std":
+        axis = x.ndim - 2
+        count = weight.sum(axis, keepdim=True)[..., None].clamp_min(1)
+        deviation = (x - x.sum(axis, keepdim=True) / count) * weight[..., None]
+        spread = (deviation.square().sum(axis, keepdim=True) / count).sqrt()
+        return spread.flatten(0, -2).mean(0)
+    if how == "spectral":
+        return _strong_share(x - x.mean(0) if x.ndim == 2 else x.flatten(0, -2))
+    raise NumericsError(f"channels are scored by spectral, std or magnitude, found {how!r}: use one of them.")
+
+
+def _strong_share(x: Tensor) -> Tensor:
+    with threads_for(2.0 * x.numel() * x.shape[1]):
+        gram = x.T @ x
+    with threads_for(9.0 * x.shape[1] ** 3):
+        values, vectors = torch.linalg.eigh(gram / gram.diagonal().max().clamp_min(torch.finfo(torch.float64).tiny))
+    power = values.flip(0).clamp_min(0)
+    size = math.floor(effective_rank(power.sqrt()) + 1e-9)
+    energy = vectors.flip(1).square() * power
+    total = energy.sum(1)
+    return torch.where(total > 0, energy[:, :size].sum(1) / total.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+
+
+def exchanged_moments(joint: Moments, width: int, to: Tensor, source: Tensor, blend: float = 1.0) -> Moments:
+    """The moments of what ``exchange`` makes of a receiver of ``width`` channels, from those of receiver and giver side by
+    side; ``to`` and ``source`` ("k") as there. They are linear in the features: no example is looked at."""
+    own = torch.arange(width)
+    other = own.clone()
+    other[to] = width + source
+    if blend == 1:
+        return Moments(joint.n, joint.mean[other], joint.scatter.index_select(0, other).index_select(1, other))
+    share = torch.zeros(width, dtype=torch.float64)
+    share[to] = blend
+    mean = (1 - share) * joint.mean[own] + share * joint.mean[other]
+    rows = (1 - share)[:, None] * joint.scatter[own] + share[:, None] * joint.scatter[other]
+    return Moments(joint.n, mean, (1 - share) * rows[:, own] + share * rows[:, other])
+
+
+def weakest(scores: Tensor, k: int) -> Tensor:
+    """The ``k`` channels of the lowest scores, lowest first; the lower number first among ties (within a millionth of
+    the largest, so that rounding does not choose). Raises NumericsError where there are fewer channels."""
+    scores = finite(scores, "the scores")
+    if scores.ndim != 1 or not 0 < k <= len(scores):
+        raise NumericsError(f"{k} of {tuple(scores.shape)} channels cannot be chosen: use a smaller proportion.")
+    steps = (scores / scores.abs().max().clamp_min(torch.finfo(torch.float64).tiny) / _ALIKE).round()
+    return torch.argsort(steps, stable=True)[:k]
+
+
+def exchange(receiver: Tensor, giver: Tensor, to: Tensor, source: Tensor, blend: float = 1.0) -> Tensor:
+    """``receiver`` ("... c") with channels ``to`` ("k") made (1 - blend) of itself and blend of the giver's ("... e")
+    channels ``source`` ("k"). Raises NumericsError where the two are not of the same examples and tokens, the channels
+    do not pair, or the blend is not over 0 and up to 1."""
+    if receiver.shape[:-1] != giver.shape[:-1]:
+        raise NumericsError(
+            f"channels are exchanged between features of the same examples and tokens, found {tuple(receiver.shape)} "
+            f"and {tuple(giver.shape)}: choose modalities with as many tokens, or pool them."
+        )
+    if to.shape != source.shape or len(to.unique()) != len(to):
+        raise NumericsError(f"each channel gets one other, found {len(source)} for {len(to)}: pair them.")
+    if not 0 < blend <= 1:
+        raise NumericsError(f"the blend lies over 0 and up to 1, found {blend}: 1 replaces the channel.")
+    out = receiver.clone()
+    given = giver[..., source].to(out.dtype)
+    out[..., to] = given if blend == 1 else (1 - blend) * receiver[..., to] + blend * given
+    return out
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What blending channels into ``x`` does to its spectrum, beside what Theorem 3.1 of Kim et al. 2025 asks for."""
+
+    k: int  # ⌊effective rank⌋, at least 1: the dominant directions
+    top: float  # σ_1
+    gap: float  # δ_k = σ_k - σ_(k+1)
+    norm: float  # ‖x' - x‖₂, all channels at once
+    norms: Tensor  # of each exchanged channel alone, ("k")
+    novelty: (
+        Tensor  # share of each given channel's norm outside the span of the top k left singular vectors; 0 for none
+    )
+
+
+def injection(x: Tensor, given: Tensor, blended: Tensor, to: Tensor) -> Injection:
+    """``x`` ("n c") with its channels ``to`` ("k") blended with ``given`` ("n k") is ``blended`` ("n c"); all centred here.
+
+    Where ‖x' - x‖₂ < δ_k / 2 the k dominant directions stay that: σ_k' > σ_(k+1)' (Weyl), and they turn by an angle whose
+    sine is at most ‖x' - x‖₂ / (δ_k - ‖x' - x‖₂) < 1 (Wedin 1972). Raises NumericsError for constant features.
+    """
+    x, blended, given = (y - y.mean(0) for y in (finite(x, "the features"), finite(blended, "x'"), finite(given, "y")))
+    u, sigma, _ = torch.linalg.svd(x, full_matrices=False)
+    k = max(1, math.floor(effective_rank(sigma) + 1e-9))
+    following = float(sigma[k]) if k < len(sigma) else 0.0
+    outside = given - u[:, :k] @ (u[:, :k].T @ given)
+    length = given.norm(dim=0)
+    share = outside.norm(dim=0) / length.clamp_min(torch.finfo(torch.float64).tiny)
+    change = blended - x
+    return Injection(
+        k=k,
+        top=float(sigma[0]),
+        gap=float(sigma[k - 1]) - following,
+        norm=float(torch.linalg.matrix_norm(change, 2)),
+        norms=change[:, to].norm(dim=0),
+        novelty=torch.where(length > 0, share, 0.0),
+    )
+
+
+def clip_ranks(x: Tensor) -> Tensor:
+    """Effective rank ("n", float64, 1 to min(t, c)) of each example's tokens ("n t c"), not centred: exp of the
+    entropy of σ/Σσ (Roy and Vetterli 2007); 0 for tokens that are all 0. From ``numpy.linalg.svd`` of each.
+
+    Raises NumericsError for another shape and for values that are not finite.
+    """
+    if x.ndim != 3:
+        raise NumericsError(f"tokens have the shape (examples, tokens, channels), found {tuple(x.shape)}: pass those.")
+    sigma = torch.cat([torch.linalg.svdvals(part) for part in finite(x, "the tokens").split(_CHUNK)])
+    total = sigma.sum(1, keepdim=True)
+    p = sigma / total.clamp_min(torch.finfo(torch.float64).tiny)
+    ranks = (-torch.xlogy(p, p).sum(1)).exp()
+    return torch.where(total[:, 0] > 0, ranks, 0.0)
+
+
+def harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
+    """2ab/(a + b) of each pair, float64; 0 where one of the two is not positive.
+
+    Equals ``scipy.stats.hmean([a, b])`` for positive numbers. Raises NumericsError where one is not finite.
+    """
+    a, b = finite(a, "the gains"), finite(b, "the gains")
+    both = (a > 0) & (b > 0)
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    # Divided by the larger first, so that the product cannot overflow.
+    return torch.where(both, 2 * low / (1 + low / torch.where(both, high, 1.0)), 0.0)

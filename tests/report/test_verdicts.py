@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collapsekit.report.diagnosis import ModalityVerdict, Report, Result, Subject
+from collapsekit.report.verdicts import COLLAPSED, INFORMATIVE, NOTHING, SHARE, USED, judge
+
+PRIOR = 1.0
+ORDER = ["collapsed", "inconclusive", "underused", "used"]
+
+
+def result(name: str, modality: str | None, value: float | None, half: float = 0.0, **more: Any) -> Result:
+    return Result(
+        name=name,
+        probe=name.split(".")[0],
+        modality=modality,
+        value=value,
+        interval=None if value is None else (value - half, value + half),
+        definition="d",
+        source="s",
+        skipped="not to be had" if value is None else None,
+        **more,
+    )
+
+
+def about(
+    m: str,
+    *,
+    ratio: float | None = 1.0,
+    half: float = 0.01,
+    gain: float = 0.5,
+    gain_half: float = 0.005,
+    share: float | None = 0.5,
+    other: str = "b",
+) -> list[Result]:
+    """What utilisation, reliance, prefix_gap and polysemanticity say of one modality."""
+    return [
+        result("utilisation.credit", m, 0.3, 0.01),
+        result("utilisation.share", m, share, 0.005),
+        result("utilisation.ratio", m, ratio, half),
+        result("utilisation.alone_gain", m, gain, gain_half),
+        result("utilisation.alone_metric", m, 0.8),
+        result("utilisation.costs_now", m, 0.1, 0.02),
+        result("utilisation.costs_if_missing", m, 0.4, 0.02, versus=other),
+        result("reliance.shapley", m, 0.3, 0.01),
+        result("prefix_gap.prefix_loss", m, 0.5),
+        result("prefix_gap.prefix_metric", m, 0.7),
+        result("prefix_gap.baseline_loss", m, 0.4),
+        result("prefix_gap.baseline_metric", m, 0.8),
+        result("polysemanticity.drive", m, 0.01),
+    ]
+
+
+def world(a: dict[str, Any], b: dict[str, Any] | None = None) -> list[Result]:
+    return [
+        result("utilisation.prior_loss", None, PRIOR),
+        *about("a", **{"other": "b", **a}),
+        *about("b", **{"other": "a", **(b or {})}),
+    ]
+
+
+def judged(results: list[Result], m: str = "a") -> ModalityVerdict:
+    return judge(results, ("a", "b"), "accuracy")[2][m]
+
+
+NOTHING_ALONE = {"gain": 0.0, "ratio": None}
+
+
+@pytest.mark.parametrize(
+    ("case", "state"),
+    [
+        ({"ratio": 0.05}, "collapsed"),
+        ({"ratio": COLLAPSED, "half": 0.0}, "inconclusive"),  # an interval that touches the limit does not decide
+        ({"ratio": 0.14, "half": 0.02}, "inconclusive"),
+        ({"ratio": 0.9, "half": 0.8}, "inconclusive"),
+        ({"ratio": 0.17, "half": 0.01}, "underused"),
+        ({"ratio": USED, "half": 0.0}, "used"),
+        ({"ratio": USED - 1e-9, "half": 0.0}, "underused"),
+        ({"ratio": 3.0}, "used"),
+        ({"ratio": 0.05, "gain": INFORMATIVE * PRIOR}, "collapsed"),
+        ({**NOTHING_ALONE, "share": 0.3}, "used"),
+        ({**NOTHING_ALONE, "share": 0.0}, "uninformative"),
+        ({**NOTHING_ALONE, "share": None}, "uninformative"),
+        ({**NOTHING_ALONE, "share": SHARE}, "used"),
+        ({**NOTHING_ALONE, "share": SHARE - 0.001}, "inconclusive"),
+        ({"gain": INFORMATIVE * PRIOR - 0.001, "ratio": 0.05, "share": 0.0}, "uninformative"),
+        ({"gain": INFORMATIVE * PRIOR, "gain_half": NOTHING * PRIOR, "ratio": 0.05, "share": 0.0}, "inconclusive"),
+        ({"gain": 0.5, "ratio": None, "share": 0.0}, "inconclusive"),
+    ],
+)
+def test_every_state_and_its_limits(case: dict[str, Any], state: str) -> None:
+    verdict = judged(world(case))
+    assert verdict.verdict == state
+    assert_readable(verdict, world(case))
+
+
+def assert_readable(verdict: ModalityVerdict, results: list[Result]) -> None:
+    assert verdict.reason
+    assert "\n" not in verdict.reason
+    assert verdict.reason.endswith(".")
+    assert "nan" not in verdict.reason.lower()
+    assert set(verdict.evidence) <= {r.name for r in results if r.value is not None}
+    if verdict.score is not None:
+        assert 0 <= verdict.score <= 1
+    if verdict.interval is not None:
+        assert 0 <= verdict.interval[0] <= verdict.score <= verdict.interval[1] <= 1
+
+
+@given(st.floats(0, 3), st.floats(0, 3), st.floats(0, 0.5))
+def test_a_higher_ratio_never_gives_a_worse_verdict(one: float, other: float, half: float) -> None:
+    low, high = sorted((one, other))
+    states = [judged(world({"ratio": r, "half": half})).verdict for r in (low, high)]
+    # Inconclusive lies between collapsed and the rest: from it on, only the interval's lower end counts.
+    assert ORDER.index(states[0]) <= ORDER.index(states[1])
+
+
+def test_score_is_the_utilisations() -> None:
+    verdict = judged([*world({"ratio": 0.3}), result("utilisation.score", "a", 0.7, 0.1)])
+    assert verdict.score == 0.7
+    assert verdict.interval == pytest.approx((0.6, 0.8))
+    assert "utilisation.score" in verdict.evidence
+    assert judged(world({"ratio": 0.3})).score is None
+
+
+@pytest.mark.parametrize(
+    ("ratio", "half", "state"),
+    [(0.02, 0.01, "collapsed"), (0.3, 0.01, "underused"), (0.9, 0.05, "used"), (0.1, 0.1, "inconclusive")],
+)
+def test_information_a_modality_holds_only_with_another_counts(ratio: float, half: float, state: str) -> None:
+    nothing_alone = world({"ratio": ratio, "half": half, "gain": 0.0, "share": 0.0})
+    due = result("utilisation.reference_credit", "a", 0.3, 0.05)
+    assert judged([*nothing_alone, due]).verdict == state
+    assert judged(nothing_alone).verdict == "uninformative"
+    unsure = result("utilisation.reference_credit", "a", 0.3, 0.4)
+    assert judged([*nothing_alone, unsure]).verdict == "inconclusive"
+    if state == "collapsed":
+        assert "together with" in judged([*nothing_alone, due]).reason
+
+
+@pytest.mark.parametrize(
+    ("states", "whole"),
+    [
+        (({"ratio": 1.0}, {"ratio": 1.0}), "healthy"),
+        (({"ratio": 0.3}, {"ratio": 1.0}), "healthy"),
+        (({"ratio": 0.05}, {"ratio": 1.0}), "collapsed"),
+        (({"ratio": 0.05}, {"ratio": 0.9, "half": 0.8}), "collapsed"),
+        (({"ratio": 1.0}, {"ratio": 0.9, "half": 0.8}), "inconclusive"),
+        (({"ratio": 1.0}, {**NOTHING_ALONE, "share": 0.0}), "healthy"),
+    ],
+)
+def test_the_whole_is_the_worst_of_its_parts(states: tuple[dict[str, Any], dict[str, Any]], whole: str) -> None:
+    overall, summary, _ = judge(world(*states), ("a", "b"), "accuracy")
+    assert overall == whole
+    assert summary.endswith(".")
+
+
+def test_costs_are_those_of_the_results_and_never_negative() -> None:
+    results = [r for r in world({"ratio": 0.05}) if "costs" not in r.name]
+    results += [
+        result("utilisation.costs_now", "a", -0.01, 0.02),
+        result("utilisation.costs_if_missing", "a", 0.4, versus="b"),
+        result("utilisation.costs_if_missing", "b", 0.9, versus="a"),
+    ]
+    verdict = judged(results)
+    assert verdict.costs_now == 0
+    assert verdict.costs_if_missing == {"b": 0.4}
+    assert "no measurable accuracy" in verdict.reason
+    assert "Without b it costs up to 0.40" in verdict.reason
+
+
+@pytest.mark.parametrize(("left", "where"), [(0.5, "lost in the fusion"), (0.95, "never learned it")])
+def test_where_a_collapsed_modality_is_lost(left: float, where: str) -> None:
+    results = [r for r in world({"ratio": 0.05}) if (r.name, r.modality) != ("prefix_gap.prefix_loss", "a")]
+    assert where in judged([*results, result("prefix_gap.prefix_loss", "a", left)]).reason
+
+
+def test_without_utilisation_use_can_be_shown_and_its_absence_not() -> None:
+    def by_reliance(value: float) -> ModalityVerdict:
+        return judged(
+            [
+                result("reliance.full_loss", None, 0.2),
+                result("reliance.empty_loss", None, 1.0),
+                result("reliance.shapley", "a", value, 0.01),
+            ]
+        )
+
+    assert by_reliance(0.4).verdict == "used"
+    assert by_reliance(0.005).verdict == "inconclusive"
+    assert by_reliance(-0.4).verdict == "inconclusive"
+    assert judged([]).verdict == "inconclusive"
+    assert judged([]).score is None
+
+
+def test_a_credit_of_rounding_is_no_use() -> None:
+    """The credit of what a model never reads is 0 up to the last digit, and so is its interval."""
+    rest = [result("reliance.full_loss", None, 0.2), result("reliance.empty_loss", None, 1.0)]
+    assert judged([*rest, result("reliance.shapley", "a", 7e-9, 1e-9)]).verdict == "inconclusive"
+
+
+def test_why_there_is_no_utilisation_is_said_whether_a_number_or_the_probe_was_skipped() -> None:
+    for name, modality in (("utilisation.credit", "a"), ("utilisation", None)):
+        skipped = Result(
+            name=name,
+            probe="utilisation",
+            modality=modality,
+            definition="d",
+            source="s",
+            skipped="there is no train split",
+        )
+        assert "there is no train split" in judged([skipped, result("reliance.shapley", "a", 0.4, 0.01)]).reason
+
+
+FULL = world({"ratio": 0.05}, {"ratio": 0.3})
+
+
+@settings(max_examples=200)
+@given(st.lists(st.booleans(), min_size=len(FULL), max_size=len(FULL)), st.sampled_from([0.0, 0.05, 0.3, 1.0, None]))
+def test_whatever_is_missing_there_is_a_readable_verdict(kept: list[bool], ratio: float | None) -> None:
+    results = [r for r, keep in zip(world({"ratio": ratio}, {"ratio": 0.3}), kept, strict=True) if keep]
+    overall, summary, each = judge(results, ("a", "b"), "accuracy")
+    assert overall in ("collapsed", "healthy", "inconclusive")
+    assert summary
+    for verdict in each.values():
+        assert_readable(verdict, results)
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.3, 1.0, None])
+def test_no_two_results_are_needed_together(ratio: float | None) -> None:
+    full = world({"ratio": ratio})
+    for i in range(len(full)):
+        for j in range(i, len(full)):
+            results = [r for k, r in enumerate(full) if k not in (i, j)]
+            assert_readable(judged(results), results)
+
+
+@given(st.lists(st.booleans(), min_size=len(FULL), max_size=len(FULL)))
+@settings(max_examples=50)
+def test_the_report_alone_gives_the_same_verdicts(kept: list[bool]) -> None:
+    results = [r for r, keep in zip(FULL, kept, strict=True) if keep]
+    overall, summary, each = judge(results, ("a", "b"), "accuracy")
+    subject = Subject(
+        checkpoint="c",
+        sha256="0" * 64,
+        modalities=("a", "b"),
+        task="classification",
+        metric="accuracy",
+        split="test",
+        examples=9,
+        seed=0,
+    )
+    report = Report(
+        collapsekit="0", subject=subject, verdict=overall, summary=summary, modalities=each, results=tuple(results)
+    )
+    again = Report.from_json(report.to_json())
+    assert judge(again.results, again.subject.modalities, again.subject.metric) == (overall, summary, each)
+    assert again.modalities == each
+
+
+@given(st.permutations(range(len(FULL))))
+@settings(max_examples=30)
+def test_the_order_of_results_decides_nothing(order: list[int]) -> None:
+    assert judge([FULL[i] for i in order], ("a", "b"), "accuracy") == judge(FULL, ("a", "b"), "accuracy")
+
+
+def test_renaming_modalities_renames_verdicts() -> None:
+    name = {"a": "b", "b": "a", None: None}
+    renamed = [r.model_copy(update={"modality": name[r.modality], "versus": name[r.versus]}) for r in FULL]
+    one, other = judge(FULL, ("a", "b"), "accuracy")[2], judge(renamed, ("b", "a"), "accuracy")[2]
+    for m in "ab":
+        theirs = other[name[m]]
+        assert (one[m].verdict, one[m].score, one[m].costs_now) == (theirs.verdict, theirs.score, theirs.costs_now)
+        assert {name[k]: v for k, v in one[m].costs_if_missing.items()} == theirs.costs_if_missing
+        assert one[m].evidence == theirs.evidence

@@ -1,0 +1,186 @@
+"""README, docs, --help and code say the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from collapsekit import registry
+from collapsekit.adapters.validate import FEW
+from collapsekit.cli import app
+from collapsekit.config.schema import check_config, parse_yaml
+from collapsekit.report.diagnosis import ModalityVerdict
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def _commands() -> set[str]:
+    return {str(c.name) for c in (*app.registered_commands, *app.registered_groups)}
+
+
+def test_every_command_is_documented_and_no_other() -> None:
+    table = README[README.index("## Commands") : README.index("## Probes")]
+    assert set(re.findall(r"^\| `collapsekit (\w+)`", table, re.M)) == _commands()
+
+
+def test_every_probe_is_documented_and_no_other() -> None:
+    registry.load_builtins()
+    builtin = {n for n, s in registry.PROBES.items() if s.run.__module__.startswith("collapsekit.")}
+    table = README[README.index("## Probes") : README.index("The papers:")]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == builtin
+
+
+def test_every_repair_is_documented_and_no_other() -> None:
+    registry.load_builtins()
+    builtin = {n for n, s in registry.REPAIRS.items() if s.stages.__module__.startswith("collapsekit.")}
+    table = README[README.index("## Repair") : README.index("Methods run in the order")]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == builtin
+    page = (ROOT / "docs" / "repairs.md").read_text()
+    assert set(re.findall(r"^## `(\w+)`", page, re.M)) == builtin
+    for name in builtin:
+        for option, field in registry.REPAIRS[name].options.model_fields.items():
+            assert f"`{option}` ({field.default})" in page, (name, option)
+            assert field.description, (name, option)  # as `list repairs --verbose` shows it
+
+
+def test_every_warning_is_documented() -> None:
+    page = (ROOT / "docs" / "warnings.md").read_text()
+    code = "\n".join(p.read_text() for p in sorted((ROOT / "collapsekit").rglob("*.py")))
+    made = set(re.findall(r"ReportWarning\(\s*name=\"(\w+)\"", code))
+    listed = set(re.findall(r"^\| `(\w+)` \|", page, re.M))
+    assert made
+    assert made <= listed
+    assert f"first {FEW} examples" in page
+
+
+def test_what_a_repair_is_accepted_by_is_documented() -> None:
+    from collapsekit.repairs import acceptance as accept
+    from collapsekit.repairs.training import loop
+    from collapsekit.repairs.training.job import Training
+
+    page = (ROOT / "docs" / "repairs.md").read_text()
+    assert f"at most {accept.MARGIN:g}" in page
+    assert f"falls by at least {accept.LEAST:g}" in page
+    assert f"falls by at least {accept.LEAST:g}" in README
+    assert f"every {loop.ROUND} optimiser steps" in page
+    for name, field in Training.model_fields.items():
+        assert f"`{name}` ({field.default})" in page, name
+
+
+def test_every_verdict_is_documented() -> None:
+    table = README[README.index("## What each verdict means") : README.index("`score` runs")]
+    states = ModalityVerdict.model_fields["verdict"].annotation.__args__  # type: ignore[union-attr]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(states)
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    from typer.main import get_command
+
+    known = {"--install-completion", "--force-reinstall"}
+    root = get_command(app)
+    for command in root.commands.values():  # type: ignore[attr-defined]
+        for one in (command, *getattr(command, "commands", {}).values()):
+            known |= {o for p in one.params for o in p.opts}
+    pages = [(ROOT / "docs" / name).read_text() for name in ("verdicts.md", "gate.md")]
+    # Options of benchmarks and of launchers are not ours.
+    text = re.sub(r"python -m benchmarks[^`]*|torchrun [^`\n]*?(?=-m collapsekit)", "", "".join([README, *pages]))
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    assert shown <= known, shown - known
+
+
+def test_the_yaml_in_the_readme_is_a_config(tmp_path: Path) -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", README, re.S):
+        config = check_config(parse_yaml(block, "README"), base=tmp_path)
+        assert len(config.modalities) == 2
+        assert config.modalities["audio"].encoder == "encoders.audio"
+
+
+@pytest.mark.parametrize("key", ["encoder", "input", "scale", "select", "pool", "channels", "mask"])
+def test_every_modality_key_is_documented(key: str) -> None:
+    from collapsekit.config.schema import ModalityConfig
+
+    assert key in ModalityConfig.model_fields
+    assert f"`{key}`" in README[README.index("A modality may say more") : README.index("## From Python")]
+
+
+def test_the_api_example_runs_names_that_exist() -> None:
+    import collapsekit
+
+    for name in set(re.findall(r"collapsekit\.([A-Za-z_]+)\(", README)):
+        assert hasattr(collapsekit, name), name
+
+
+def test_exit_codes_are_the_codes() -> None:
+    from collapsekit import errors
+    from collapsekit.cli import terminal
+
+    assert errors.ConfigError("x").exit_code == 2
+    assert errors.RefusedError("x").exit_code == 3
+    assert terminal.INTERNAL == 4
+    assert errors.NothingEvaluatedError("x").exit_code == 5
+    assert terminal.INTERRUPTED == 130
+    for words in (
+        "0 done, or gate passed",
+        "1 `--fail-on` met, gate failed, or a repair rejected",
+        "2 usage",
+        "3 input refused",
+        "4 internal",
+        "5 nothing",
+        "130 inter",
+    ):
+        assert words in README
+        assert words in (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_version_is_said_once() -> None:
+    import tomllib
+
+    import collapsekit
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == collapsekit.__version__
+    assert f"## {collapsekit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_thresholds_in_the_docs_are_the_codes() -> None:
+    from collapsekit.report import verdicts as verdict
+
+    text = (ROOT / "docs" / "verdicts.md").read_text()
+    assert f"under {verdict.COLLAPSED:g}" in text
+    assert f"from a ratio of {verdict.USED:g}" in text
+    assert f"at least {verdict.INFORMATIVE:.0%} of the prior loss".replace("%", " %") in text
+    assert f"{verdict.KEPT:.0%}".replace("%", " %") in text
+
+
+def test_what_the_gate_decides_by_is_documented() -> None:
+    from collapsekit.cli.commands.gate import KINDS
+    from collapsekit.gating.criteria import EFFECTS, MARGINS
+    from collapsekit.gating.regression import FEWEST_RUNS
+    from collapsekit.render import GATE_FORMATS
+
+    page = " ".join((ROOT / "docs" / "gate.md").read_text().split())
+    assert set(KINDS) == set(GATE_FORMATS)
+    for kind in KINDS:
+        assert f"| `{kind}` |" in page
+        assert f"`{kind}`" in README
+    for name, values in (("margin", MARGINS), ("effect", EFFECTS)):
+        said = (
+            f"{values['metric']:g} of the metric, {values['use']:g} of use, {values['missing']:g} of the metric without"
+        )
+        assert said in page, name
+    assert f"at least {FEWEST_RUNS} runs" in page
+    assert f"with at least {FEWEST_RUNS} of them" in " ".join(README.split())
+
+
+def test_every_rule_in_the_docs_can_be_read() -> None:
+    from collapsekit.gating.rules.parser import parse_rule
+
+    text = README + (ROOT / "docs" / "gate.md").read_text() + (ROOT / "examples" / "ci" / "README.md").read_text()
+    found = re.findall(r"--require '([^']+)'", text) + re.findall(r'"([^"\n]* <= [^"\n]*)"', text)
+    found += re.findall(r"`((?:modalities|verdict|results)[^`\n]* (?:<=|!=) [^`\n]*)`", text)
+    assert len(found) >= 4
+    for rule in found:
+        parse_rule(rule)

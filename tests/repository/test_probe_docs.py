@@ -1,0 +1,109 @@
+"""Every built-in probe has a page that says all it yields, and a picture; and `list probes -v` leads there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from typer.testing import CliRunner
+
+from collapsekit import registry
+from collapsekit.cli import app
+from collapsekit.interventions.imputation import FILLS
+from tests.problems import make_problem
+
+pytestmark = pytest.mark.usefixtures("brief_joint")
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "probes"
+registry.load_builtins()
+BUILTIN = {n: s for n, s in sorted(registry.PROBES.items()) if s.run.__module__.startswith("collapsekit.")}
+PAGES = {p.stem: p.read_text(encoding="utf-8") for p in DOCS.glob("*.md")}
+PNG = b"\x89PNG\r\n\x1a\n"
+FILL = re.compile(rf"(?<=missing\.)(\w+)\.(?:{'|'.join(FILLS)})$")  # the page says FILL once for all of them
+# Of growing, which needs models of subsets, what its code calls its curves.
+GROWING = {"prefix_gap", "prefix_loss", "vif_mean", "effective_rank", "numerical_rank", "loss", "metric"}
+
+
+@cache
+def yielded() -> dict[str, set[str]]:
+    """Names of results by probe: those of a quick diagnosis, and those written out in the probes' code."""
+    with TemporaryDirectory() as folder:
+        report = make_problem(Path(folder), steps=20).diagnose()
+    names = {probe: {r.name for r in report.results if r.probe == probe} for probe in BUILTIN}
+    for probe, spec in BUILTIN.items():
+        code = Path(str(sys.modules[spec.run.__module__].__file__)).read_text(encoding="utf-8")
+        names[probe] |= set(re.findall(rf'"({probe}\.\w+)"', code))
+    names["growing"] |= {f"growing.{name}" for name in GROWING}
+    return names
+
+
+def test_there_is_a_page_for_every_probe_and_for_no_other() -> None:
+    assert set(PAGES) == {*BUILTIN, "README"}
+    assert {p.stem for p in DOCS.glob("*.png")} == set(BUILTIN)
+
+
+def test_the_index_lists_every_probe_once() -> None:
+    assert sorted(re.findall(r"^\| \[(\w+)\]\(\1\.md\)", PAGES["README"], re.M)) == list(BUILTIN)
+
+
+@pytest.mark.parametrize("probe", BUILTIN)
+def test_a_page_names_every_result_and_none_that_is_not(probe: str) -> None:
+    names = {FILL.sub(r"\1.FILL", name) for name in yielded()[probe]}
+    table = set(re.findall(rf"^\| `({probe}\.[\w.]+)` \|", PAGES[probe].split("## Options")[0], re.M))
+    assert table == names
+
+
+@pytest.mark.parametrize("probe", BUILTIN)
+def test_a_page_has_every_option_and_none_that_is_not(probe: str) -> None:
+    options = PAGES[probe].split("## Options")[1].split("\n## ")[0]
+    listed = set(re.findall(rf"^\| `{probe}\.(\w+)` \|", options, re.M))
+    assert listed == set(BUILTIN[probe].options.model_fields)
+
+
+@pytest.mark.parametrize("probe", BUILTIN)
+def test_a_page_names_its_source(probe: str) -> None:
+    source = re.sub(r"^(after|noise levels after|collapsekit \S+; Shapley credit as in) ", "", BUILTIN[probe].source)
+    first = source.split()[0].rstrip(",")
+    assert first[0].isupper(), f"no author at the head of {source!r}"
+    assert first in PAGES[probe]
+    for year in re.findall(r"\b(?:19|20)\d\d\b", source):
+        assert year in PAGES[probe], year
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_resolves(name: str) -> None:
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[name])
+    assert targets
+    for target in targets:
+        assert target.startswith("https://") or (DOCS / target).is_file(), target
+
+
+@pytest.mark.parametrize("probe", BUILTIN)
+def test_a_page_is_short_and_shows_a_small_picture(probe: str) -> None:
+    assert f"]({probe}.png)" in PAGES[probe]
+    raw = (DOCS / f"{probe}.png").read_bytes()
+    assert raw.startswith(PNG)
+    assert len(raw) < 60_000
+    assert len(PAGES[probe].splitlines()) <= 120
+    for part in ("## Definition", "## Results", "## What it can and cannot tell", "looks bad:*", "looks good:*"):
+        assert part in PAGES[probe], part
+
+
+def test_the_verbose_list_says_all_and_leads_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["list", "probes", "--verbose"], prog_name="collapsekit")
+    assert done.exit_code == 0, done.stderr
+    entries = {e.split()[0]: " ".join(e.split()) for e in done.stdout.strip().split("\n\n")}
+    assert list(entries) == list(BUILTIN)
+    for probe, text in entries.items():
+        for part in ("Can tell:", "Cannot tell:", "Definition:", "Source:", "Trains:"):
+            assert part in text, (probe, part)
+        for option in BUILTIN[probe].options.model_fields:
+            assert f"--set {probe}.{option}=" in text
+        assert text.endswith(f"More: docs/probes/{probe}.md")
+        assert PAGES[probe].startswith(f"# {probe}\n")
