@@ -1,7 +1,7 @@
 """Show what a change of the code changed in the files that the commands write.
 
-``python -m tests.byte_identity make DIR`` runs the commands in DIR, in about five minutes. ``python -m tests.byte_identity
-compare BEFORE NOW`` names each file that differs: data (JSON, tensors, XML) byte for byte, pages by their words and
+``python -m tests.byte_identity make DIR`` runs the commands in DIR, in about five minutes; ``make DIR demo quick gate``
+only those, into a DIR that may hold others. ``python -m tests.byte_identity compare BEFORE NOW`` names each file that differs: data (JSON, tensors, XML) byte for byte, pages by their words and
 numbers in order. Make BEFORE with the older code first on PYTHONPATH, under the same number of threads.
 """
 
@@ -59,11 +59,13 @@ PAGES = {".md", ".html", ".txt", ".out", ".yaml"}
 PASSED_OVER = {"cache"}
 
 
-def make(folder: Path) -> None:
-    """Run every command of COMMANDS in ``folder``; keep stdout and exit code of each as NAME.out."""
-    folder.mkdir(parents=True)
+def make(folder: Path, names: list[str]) -> None:
+    """Run the commands of these names, or all, in ``folder``; keep stdout and exit code of each as NAME.out."""
+    folder.mkdir(parents=True, exist_ok=bool(names))
     env = os.environ | {"COLLAPSEKIT_CACHE": str(folder.resolve() / "cache"), "COLUMNS": "100"}
     for name, inside, line in COMMANDS:
+        if names and name not in names:
+            continue
         run = [sys.executable, "-m", "collapsekit", *line.split()]
         ended = subprocess.run(run, cwd=folder / inside, env=env, capture_output=True, text=True, check=False)
         (folder / f"{name}.out").write_text(f"{ended.stdout}\nexit {ended.returncode}\n")
@@ -142,8 +144,8 @@ def _explain(old: Path, new: Path) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["make", folder]:
-            make(Path(folder))
+        case ["make", folder, *names]:
+            make(Path(folder), names)
         case ["compare", before, now]:
             sys.exit(1 if compare(Path(before), Path(now)) else 0)
         case _:
