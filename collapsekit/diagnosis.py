@@ -30,7 +30,8 @@ from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError
 from collapsekit.features.extraction import extract, repeated
 from collapsekit.features.features import Features
 from collapsekit.games.per_example import records_of
-from collapsekit.io.spill import BUDGET, Storage
+from collapsekit.io.limits import MEMORY
+from collapsekit.io.spill import Storage
 from collapsekit.probes.credit.reliance import RelianceOptions, game_of
 from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
@@ -109,7 +110,7 @@ def diagnose(
             limit=limit,
             seed=seed,
             progress=progress,
-            storage=Storage(BUDGET if memory is None else int(memory)),
+            storage=Storage(MEMORY if memory is None else int(memory)),
         )
         kept = _cache(cache, chosen, progress)
         base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)

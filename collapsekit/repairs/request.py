@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
+from collapsekit.config.options import Training, check_training
 from collapsekit.config.schema import Config
 from collapsekit.context import Options, Profile, Progress
 from collapsekit.diagnosis import build_adapter, diagnose, settle_config
 from collapsekit.distributed.process_group import current
-from collapsekit.errors import ConfigError, FaultError, did_you_mean
+from collapsekit.errors import ConfigError, FaultError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.io.writable import check_folder
@@ -28,7 +28,7 @@ from collapsekit.readouts.linear import Fold
 from collapsekit.repairs.methods._warm_up import ENOUGH
 from collapsekit.repairs.recommend import kept_by
 from collapsekit.repairs.training.fsdp import need_shardable
-from collapsekit.repairs.training.job import Job, Training, trainable_of
+from collapsekit.repairs.training.job import Job, trainable_of
 from collapsekit.repairs.training.tensorboard import summary_writer
 from collapsekit.report.diagnosis import Report
 from collapsekit.session.checks import (
@@ -42,8 +42,6 @@ from collapsekit.session.checks import (
 from collapsekit.tasks.base import Task, make_task
 
 FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on
-# How the command line calls what is called otherwise there.
-FLAGS = {"rate": "--lr", "batch": "--batch-size", "weight_decay": "--weight-decay"}
 LITTLE = 0.05  # of the prior loss: under that an encoder trained alone gains nothing worth catching up on
 
 
@@ -220,21 +218,6 @@ def _features(adapter: Adapter, split: str, asked: Asked) -> Features:
 def _credit(before: Report, modality: str) -> float:
     found = before.find("utilisation.credit", modality)
     return found.value if found is not None and found.value is not None else 0.0
-
-
-def check_training(given: Mapping[str, Any]) -> Training:
-    """Training settings, checked. Raises ConfigError naming the one that is wrong."""
-    try:
-        return Training(**given)
-    except ValidationError as e:
-        first = e.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "?"
-        if first["type"] == "extra_forbidden":
-            known = list(Training.model_fields)
-            near = did_you_mean(name, known)
-            raise ConfigError(f"there is no training setting {name!r}{near}: {', '.join(known)}.") from None
-        flag = f" ({FLAGS[name]})" if name in FLAGS else ""
-        raise ConfigError(f"training setting {name!r}{flag}: {first['msg']}, found {given.get(name)!r}.") from None
 
 
 def check_method_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:

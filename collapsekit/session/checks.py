@@ -17,6 +17,7 @@ from collapsekit.adapters.described import check_described
 from collapsekit.adapters.live.unwrap import check_live
 from collapsekit.checkpoint.trust import digest_named
 from collapsekit.config.imports import import_callable
+from collapsekit.config.options import DEFAULT_SPLITS, SEEDS
 from collapsekit.config.schema import Config
 from collapsekit.context import PROFILES, Options, Progress
 from collapsekit.data.base import Source, need_key, need_one_origin, need_split
@@ -24,13 +25,10 @@ from collapsekit.data.headers import Sizes, read_sizes
 from collapsekit.data.memory import ORIGIN
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.io.spill import BUDGET
+from collapsekit.io.limits import MEMORY
 from collapsekit.io.writable import check_folder, check_room
 from collapsekit.registry import ProbeSpec
 from collapsekit.tasks.base import Task, make_task
-
-SEEDS = 2**63  # torch's generators, and the config's model.seed, take less
-DEFAULT_SPLITS = ("test", "val")  # the first that is there is diagnosed where none is named
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:
@@ -115,7 +113,7 @@ def check_diagnosis(
         return
     sizes = check_data(config, task, there, splits_read(there, given["split"], chosen))
     if given["limit"] is None:
-        check_spill(sizes, BUDGET if given["memory"] is None else given["memory"])
+        check_spill(sizes, MEMORY if given["memory"] is None else given["memory"])
 
 
 def check_parts(config: Config, *, live: bool) -> Task:

@@ -25,7 +25,8 @@ from collapsekit.cli.terminal import (
 from collapsekit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from collapsekit.config.schema import Config, GateConfig
+    from collapsekit.config.options import GateConfig
+    from collapsekit.config.schema import Config
     from collapsekit.gating.criteria import Limits
     from collapsekit.report.diagnosis import Report
     from collapsekit.report.gate import GateReport

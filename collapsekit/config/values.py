@@ -1,0 +1,129 @@
+"""What is given for an option, checked by its type before pydantic reads it: one sentence for what cannot be meant."""
+
+from __future__ import annotations
+
+import math
+import os
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from collapsekit.config.flags import Flag
+from collapsekit.errors import ConfigError, did_you_mean
+
+
+def kinds_of(annotation: Any) -> tuple[Any, ...]:
+    """What a union is of, None left out; anything else by itself."""
+    union = get_origin(annotation) in (Union, types.UnionType)
+    return tuple(k for k in get_args(annotation) if k is not type(None)) if union else (annotation,)
+
+
+def is_optional(annotation: Any) -> bool:
+    """Whether None is one of the values."""
+    return type(None) in get_args(annotation)
+
+
+def bounds_of(field: FieldInfo) -> tuple[float | None, float | None]:
+    """The least value, and the one that all are below; None where there is none."""
+    least = next((m.ge for m in field.metadata if hasattr(m, "ge")), None)
+    below = next((m.lt for m in field.metadata if hasattr(m, "lt")), None)
+    return least, below
+
+
+def check_value(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> Any:
+    """``value``, paths as text or Path. Raises ConfigError where it is of another type or size than the field's."""
+    if value is None and is_optional(field.annotation):
+        return None
+    kinds = kinds_of(field.annotation)
+    first = get_origin(kinds[0]) or kinds[0]
+    sequence = next((k for k in kinds if get_origin(k) is tuple), None)
+    if sequence is not None:
+        return value if str in kinds and isinstance(value, str) else _sequence(name, value, sequence)
+    if first is bool:
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} is {value!r}, expected True or False.")
+    elif first is Literal:
+        _choice(name, value, get_args(kinds[0]))
+    elif first is int:
+        _whole(name, value, field, flag)
+    elif first is float:
+        _number(name, value, field, flag)
+    elif first is Mapping and get_origin(get_args(kinds[0])[1]) is Mapping:
+        _options(value)
+    elif Path in kinds:
+        check_path(name, value)
+        return value if isinstance(value, str) else Path(value)
+    elif first is str and not isinstance(value, str):
+        such_as = f" such as {flag.such_as}" if flag is not None and flag.such_as is not None else ""
+        raise ConfigError(f"{name} is {shown(value)}, expected text{such_as}.")
+    return value
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raises ConfigError for what names no file or folder."""
+    if isinstance(value, str | os.PathLike):
+        return
+    more = ": give a live module as model=" if name == "checkpoint" else ""
+    raise ConfigError(f"{name} is {kind_name(value)}, expected the path of a file or folder{more}.")
+
+
+def kind_name(value: Any) -> str:
+    """What kind of thing a value is, for messages."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def shown(value: Any) -> str:
+    """A value in a message, at most 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _sequence(name: str, value: Any, kind: Any) -> tuple[Any, ...]:
+    paths = Path in kinds_of(get_args(kind)[0])
+    types_: tuple[type, ...] = (str, os.PathLike) if paths else (str,)
+    if (
+        isinstance(value, str | bytes)
+        or not isinstance(value, Sequence)
+        or not all(isinstance(v, types_) for v in value)
+    ):
+        raise ConfigError(f"{name} is {shown(value)}, expected a list of {'paths' if paths else 'names'}.")
+    return tuple(v if isinstance(v, str) else Path(v) for v in value)
+
+
+def _choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = did_you_mean(value, known) if isinstance(value, str) else ""
+        raise ConfigError(f"there is no {name} {value!r}{near}: {', '.join(known)}.")
+
+
+def _whole(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> None:
+    least, below = bounds_of(field)
+    small = type(value) is not int or (least is not None and value < least)
+    if not small and (below is None or value < below):
+        return
+    unit = f" {flag.unit}" if flag is not None and flag.unit is not None else ""
+    what = f"at least {least}{unit}" if small else f"below {below}"
+    raise ConfigError(f"{name} is {shown(value)}, expected a whole number (int), {what}.")
+
+
+def _number(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> None:
+    least, _ = bounds_of(field)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and (least is None or least <= value < math.inf):
+        return
+    unit = f" of {flag.unit}s" if flag is not None and flag.unit is not None else ""
+    size = "" if least is None else f", {least:g} or more"
+    raise ConfigError(f"{name} is {value!r}, expected a finite number{unit}{size}.")
+
+
+def _options(value: Any) -> None:
+    odd = [value]
+    if isinstance(value, Mapping):
+        odd = [k for k in value if not isinstance(k, str)] + [v for v in value.values() if not isinstance(v, Mapping)]
+    if odd:
+        raise ConfigError(
+            f"options holds {shown(odd[0])}, expected a mapping of names to options, such as {{'vif': {{...}}}}."
+        )
