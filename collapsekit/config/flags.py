@@ -1,12 +1,9 @@
-"""How a field of a command's options is typed on the command line, and what its help says."""
+"""How an option is typed on the command line, and what its help says. Imports the standard library only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -32,29 +29,7 @@ class Flag:
     again: Literal["always", "changed", "never"] = "changed"  # when a report's command repeats it
 
 
-def flag_of(field: FieldInfo) -> Flag | None:
-    """The field's Flag; None for one that is not typed on the command line."""
-    return next((m for m in field.metadata if isinstance(m, Flag)), None)
-
-
-def word_of(model: type[BaseModel], name: str) -> str:
-    """The field as it is typed, such as ``--batch-size``."""
-    flag = flag_of(model.model_fields[name])
-    return f"--{(flag and flag.name) or name.replace('_', '-')}"
-
-
-def help_of(field: FieldInfo, command: str) -> str | None:
-    """What the help of ``command`` says of the field."""
-    flag = flag_of(field)
-    if flag is None:
-        return None
-    text = {"gate": flag.gate, "repair": flag.repair}.get(command) or flag.help
-    return text.replace("{default}", _shown(flag.unset if field.default is None else field.default, flag.factor))
-
-
-def _shown(value: Any, factor: float) -> str:
-    if isinstance(value, tuple):
-        return ", else ".join(map(str, value))
-    if isinstance(value, int | float):
-        return f"{value / factor:g}"
-    return str(value)
+_TRUST_PICKLE = (
+    "RUNS THE FILE'S CODE: unpickle the checkpoint if its SHA-256 is this (`collapsekit inspect` prints it)."
+)
+TRUST_PICKLE = Flag(_TRUST_PICKLE, gate=_TRUST_PICKLE, metavar="sha256:DIGEST")

@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from collapsekit.config.flags import Flag, flag_of, word_of
+from collapsekit.config.fields import flag_of, word_of
+from collapsekit.config.flags import TRUST_PICKLE, Flag
 from collapsekit.config.values import check_value, kind_name
 from collapsekit.context import Options, Profile
 from collapsekit.errors import ConfigError, did_you_mean
@@ -23,11 +24,6 @@ SEEDS = 2**63  # torch's generators, and the config's model.seed, take less
 DEFAULT_SPLITS = ("test", "val")  # the first that is there is diagnosed where none is named
 # What a report's settings hold under its own name, in this order; its command names them first.
 RECORDED = ("split", "seed", "profile", "device", "limit")
-TRUST_PICKLE = Flag(
-    "RUNS THE FILE'S CODE: unpickle the checkpoint if its SHA-256 is this (`collapsekit inspect` prints it).",
-    gate="RUNS THE FILE'S CODE: unpickle the checkpoint if its SHA-256 is this (`collapsekit inspect` prints it).",
-    metavar="sha256:DIGEST",
-)
 PLUGIN = "Python file with probes or adapters; repeatable."
 BASELINE = Flag("Baseline to hold the report against.", short="-b")
 TRAINING_SEED = "Seed the model was trained with; default: the config's model.seed."

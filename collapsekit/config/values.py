@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from collapsekit.config.fields import bounds_of, is_optional, kinds_of
 from collapsekit.config.flags import Flag
 from collapsekit.errors import ConfigError, did_you_mean
-
-
-def kinds_of(annotation: Any) -> tuple[Any, ...]:
-    """What a union is of, None left out; anything else by itself."""
-    union = get_origin(annotation) in (Union, types.UnionType)
-    return tuple(k for k in get_args(annotation) if k is not type(None)) if union else (annotation,)
-
-
-def is_optional(annotation: Any) -> bool:
-    """Whether None is one of the values."""
-    return type(None) in get_args(annotation)
-
-
-def bounds_of(field: FieldInfo) -> tuple[float | None, float | None]:
-    """The least value, and the one that all are below; None where there is none."""
-    least = next((m.ge for m in field.metadata if hasattr(m, "ge")), None)
-    below = next((m.lt for m in field.metadata if hasattr(m, "lt")), None)
-    return least, below
 
 
 def check_value(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> Any:
