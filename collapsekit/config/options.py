@@ -17,10 +17,9 @@ from collapsekit.config.flags import TRUST_PICKLE, Flag
 from collapsekit.config.values import check_value, kind_name
 from collapsekit.context import Options, Profile
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.io.limits import MEMORY
+from collapsekit.io.limits import MEMORY, SEEDS
 from collapsekit.report.gate_terms import ALPHA, WATCHED, Situation
 
-SEEDS = 2**63  # torch's generators, and the config's model.seed, take less
 DEFAULT_SPLITS = ("test", "val")  # the first that is there is diagnosed where none is named
 # What a report's settings hold under its own name, in this order; its command names them first.
 RECORDED = ("split", "seed", "profile", "device", "limit")

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from collapsekit.config.options import SEEDS, GateConfig
+from collapsekit.config.options import GateConfig
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import read_text, reason
-from collapsekit.io.limits import check_plain
+from collapsekit.io.limits import SEEDS, check_plain
 from collapsekit.io.safe_text import quoted, shown
 from collapsekit.io.yaml import MOST_BYTES, MOST_VALUES, parse_yaml
 
