@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from collapsekit.cli import app
-from collapsekit.config.options import RepairOptions
+from collapsekit.config.options import RepairOptions, Training
 from collapsekit.context import Progress
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.repairs import run as order
@@ -533,8 +533,8 @@ def test_options_reach_the_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("collapsekit.repairs.run.repair", repair)
     for options in ([], ["--optimizer", "sgd", "--compile", "--fsdp", "--tensorboard", str(tmp_path)]):
         assert CliRunner().invoke(app, ["repair", *options]).exit_code == 2
-    assert (given[0]["training"], given[0]["tensorboard"]) == ({}, None)
-    assert given[1]["training"] == {"optimizer": "sgd", "compile": True, "fsdp": True}
+    assert (given[0]["training"], given[0]["tensorboard"]) == (Training(), None)
+    assert given[1]["training"] == Training(optimizer="sgd", compile=True, fsdp=True)
     assert given[1]["tensorboard"] == tmp_path
     assert CliRunner().invoke(app, ["repair", "--optimizer", "adam"]).exit_code == 2
     assert len(given) == 2
