@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,27 +20,15 @@ def check_value(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> A
     if value is None and is_optional(field.annotation):
         return None
     kinds = kinds_of(field.annotation)
-    first = get_origin(kinds[0]) or kinds[0]
     sequence = next((k for k in kinds if get_origin(k) is tuple), None)
     if sequence is not None:
         return value if str in kinds and isinstance(value, str) else _sequence(name, value, sequence)
-    if first is bool:
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name} is {value!r}, expected True or False.")
-    elif first is Literal:
-        _choice(name, value, get_args(kinds[0]))
-    elif first is int:
-        _whole(name, value, field, flag)
-    elif first is float:
-        _number(name, value, field, flag)
-    elif first is Mapping and get_origin(get_args(kinds[0])[1]) is Mapping:
-        _options(value)
-    elif Path in kinds:
+    if Path in kinds:
         check_path(name, value)
         return value if isinstance(value, str) else Path(value)
-    elif first is str and not isinstance(value, str):
-        such_as = f" such as {flag.such_as}" if flag is not None and flag.such_as is not None else ""
-        raise ConfigError(f"{name} is {shown(value)}, expected text{such_as}.")
+    check = _CHECKS.get(get_origin(kinds[0]) or kinds[0])
+    if check is not None:
+        check(name, value, field, flag)
     return value
 
 
@@ -75,7 +63,19 @@ def _sequence(name: str, value: Any, kind: Any) -> tuple[Any, ...]:
     return tuple(v if isinstance(v, str) else Path(v) for v in value)
 
 
-def _choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+def _truth(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}, expected True or False.")
+
+
+def _text(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> None:
+    if not isinstance(value, str):
+        such_as = f" such as {flag.such_as}" if flag is not None and flag.such_as is not None else ""
+        raise ConfigError(f"{name} is {shown(value)}, expected text{such_as}.")
+
+
+def _choice(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> None:
+    known = get_args(kinds_of(field.annotation)[0])
     if value not in known:
         near = did_you_mean(value, known) if isinstance(value, str) else ""
         raise ConfigError(f"there is no {name} {value!r}{near}: {', '.join(known)}.")
@@ -101,11 +101,23 @@ def _number(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> None:
     raise ConfigError(f"{name} is {value!r}, expected a finite number{unit}{size}.")
 
 
-def _options(value: Any) -> None:
+def _options(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> None:
+    if get_origin(get_args(kinds_of(field.annotation)[0])[1]) is not Mapping:
+        return
     odd = [value]
     if isinstance(value, Mapping):
         odd = [k for k in value if not isinstance(k, str)] + [v for v in value.values() if not isinstance(v, Mapping)]
     if odd:
         raise ConfigError(
-            f"options holds {shown(odd[0])}, expected a mapping of names to options, such as {{'vif': {{...}}}}."
+            f"{name} holds {shown(odd[0])}, expected a mapping of names to options, such as {{'vif': {{...}}}}."
         )
+
+
+_CHECKS: dict[Any, Callable[[str, Any, FieldInfo, Flag | None], None]] = {
+    bool: _truth,
+    int: _whole,
+    float: _number,
+    str: _text,
+    Literal: _choice,
+    Mapping: _options,
+}
