@@ -66,17 +66,28 @@ def diagnose(
     progress: Progress | None = None,
     **keywords: Unpack[DiagnoseKeywords],
 ) -> Report:
-    """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
+    """Diagnose a checkpoint, or a live model, and return the Report; nothing is written but the cache.
 
-    ``data`` takes the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
-    tensors, a DataLoader, a Dataset or another iterable of dict batches), or the path of a file. ``options`` maps probe
-    names to option values, as ``--set`` does; ``training_seed`` is the seed the model was trained
-    with (default: the config's model.seed), by which the gate tells runs apart; ``subsets`` adds the probe ``growing``,
-    which reads the models of the config's ``subsets`` section too; ``trust_pickle`` ("sha256:DIGEST") lets that very
-    checkpoint be unpickled, which runs its code; ``cache`` is the folder of trained baselines (default: the user's
-    cache folder); ``memory`` is how many bytes of inputs and features are kept in memory before more is mapped from files
-    that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
-    Raises CollapsekitError for whatever the caller can mend.
+    Args:
+        checkpoint: its path; default: the config's ``model.checkpoint``.
+        config: the path of a config, its keys, or a Config; default: the nearest one, in the working directory or above it.
+        model: a live model, which is given back as it was found.
+        data: in the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
+            tensors, a DataLoader, a Dataset or another iterable of dict batches), or the path of a file.
+        progress: where long work says how far it is.
+        **keywords: the fields of DiagnoseOptions. ``options`` maps probe names to option values, as ``--set`` does;
+            ``training_seed`` is the seed the model was trained with (default: the config's model.seed), by which the gate
+            tells runs apart; ``subsets`` adds the probe ``growing``, which reads the models of the config's ``subsets``
+            section too; ``trust_pickle`` ("sha256:DIGEST") lets that very checkpoint be unpickled, which runs its code;
+            ``cache`` is the folder of trained baselines (default: the user's cache folder); ``memory`` is how many bytes of
+            inputs and features are kept in memory before more is mapped from files that vanish (default: 4 GiB), which
+            changes no result.
+
+    Returns:
+        The report, with its records.
+
+    Raises:
+        CollapsekitError: for whatever the caller can mend.
     """
     options = DiagnoseOptions.make(**keywords)
     check_call(options, checkpoint=checkpoint, config=config, progress=progress, model=model)

@@ -54,16 +54,28 @@ def repair(
     progress: Progress | None = None,
     **keywords: Unpack[RepairKeywords],
 ) -> RepairReport:
-    """Fine-tune a checkpoint so that it uses what it ignored, judge that beside plain fine-tuning, and write
-    ``output``/model.safetensors and ``output``/repair.json.
+    """Fine-tune a checkpoint so that it uses what it ignored, and judge that beside plain fine-tuning.
 
-    ``method``: names of repairs, run in order (default: recommended from the diagnosis); ``modalities``: whom to repair
-    (default: those collapsed or underused on the val split); ``training``: fields of Training; ``keep`` exports what was
-    not accepted too; ``resume`` goes on from the snapshots of an interrupted run, ``force`` replaces what is there;
-    ``profile``, ``device``, ``seed``, ``limit``, ``plugins``, ``trust_pickle``, ``progress``, ``cache`` as for diagnose;
-    ``tensorboard``: a folder for the curves of training.
-    The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend, FaultError where an error of
-    ours ended a probe that the repair is decided by; of another probe the reports in ``repair.json`` say so.
+    The checkpoint is never written.
+
+    Args:
+        checkpoint: its path; default: the config's ``model.checkpoint``.
+        output: the folder in which ``model.safetensors`` and ``repair.json`` are written.
+        config: the path of a config, its keys, or a Config; default: the nearest one, in the working directory or above it.
+        progress: where long work says how far it is.
+        **keywords: the fields of RepairOptions. ``method``: names of repairs, run in order (default: recommended from the
+            diagnosis); ``modalities``: whom to repair (default: those collapsed or underused on the val split);
+            ``training``: fields of Training; ``control``: whether plain fine-tuning is judged beside it; ``keep`` exports
+            what was not accepted too; ``resume`` goes on from the snapshots of an interrupted run, ``force`` replaces what
+            is there; ``tensorboard``: a folder for the curves of training; others as for diagnose.
+
+    Returns:
+        What ``repair.json`` holds.
+
+    Raises:
+        CollapsekitError: for whatever the caller can mend.
+        FaultError: where an error of ours ended a probe that the repair is decided by; of another probe the reports in
+            ``repair.json`` say so.
     """
     options = RepairOptions.make(**keywords)
     check_path("output", output)
@@ -126,7 +138,20 @@ def plan(
     progress: Progress | None = None,
     **keywords: Unpack[RepairKeywords],
 ) -> list[str]:
-    """What :func:`repair` of the same arguments would train, and what that takes, in sentences; nothing is written."""
+    """Say what :func:`repair` of the same arguments would train, and what that takes; nothing is written.
+
+    Args:
+        checkpoint: as for repair.
+        config: as for repair.
+        progress: as for repair.
+        **keywords: the fields of RepairOptions.
+
+    Returns:
+        One sentence each.
+
+    Raises:
+        CollapsekitError: for whatever the caller can mend.
+    """
     options = RepairOptions.make(**keywords)
     asked = make_asked(checkpoint, config, options, progress)
     named, every = _named(options.method), check_method_options(options.options or {})
