@@ -80,8 +80,8 @@ def diagnose(
             tells runs apart; ``subsets`` adds the probe ``growing``, which reads the models of the config's ``subsets``
             section too; ``trust_pickle`` ("sha256:DIGEST") lets that very checkpoint be unpickled, which runs its code;
             ``cache`` is the folder of trained baselines (default: the user's cache folder); ``memory`` is how many bytes of
-            inputs and features are kept in memory before more is mapped from files that vanish (default: 4 GiB), which
-            changes no result.
+            inputs and features are kept in memory before more is mapped from files that vanish (default: as ``--memory`` has
+            it), which changes no result.
 
     Returns:
         The report, with its records.

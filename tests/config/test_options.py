@@ -116,6 +116,7 @@ def test_options_are_kept_as_they_are(model: type[CommandOptions]) -> None:
 def test_what_is_not_by_default_is_told() -> None:
     made = DiagnoseOptions.make(seed=3, plugins=["a.py"], skip=[], limit=None)
     assert made.changed() == {"seed": 3, "plugins": ("a.py",)}
+    assert RepairOptions.make(training=None, control=False).changed() == {"control": False}
 
 
 WRONG: list[tuple[type[CommandOptions], dict[str, Any], str]] = [
