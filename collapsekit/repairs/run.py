@@ -56,26 +56,40 @@ def repair(
 ) -> RepairReport:
     """Fine-tune a checkpoint so that it uses what it ignored, and judge that beside plain fine-tuning.
 
-    The checkpoint is never written.
+    It writes ``output``/model.safetensors (where it is accepted, or with ``keep``) and ``output``/repair.json. The
+    checkpoint is never written.
 
     Args:
-        checkpoint: its path; default: the config's ``model.checkpoint``.
-        output: the folder in which ``model.safetensors`` and ``repair.json`` are written.
-        config: the path of a config, its keys, or a Config; default: the nearest one, in the working directory or above it.
-        progress: where long work says how far it is.
-        **keywords: the fields of RepairOptions. ``method``: names of repairs, run in order (default: recommended from the
-            diagnosis); ``modalities``: whom to repair (default: those collapsed or underused on the val split);
-            ``training``: fields of Training; ``control``: whether plain fine-tuning is judged beside it; ``keep`` exports
-            what was not accepted too; ``resume`` goes on from the snapshots of an interrupted run, ``force`` replaces what
-            is there; ``tensorboard``: a folder for the curves of training; others as for diagnose.
+        checkpoint: The file or folder of weights; default: the config's model.checkpoint.
+        output: The folder to write.
+        config: The path of a collapsekit.yaml, a mapping of its keys, or a Config; default: the nearest file, as commands
+            find it.
+        method: Names of repairs, run in order; default: recommended from the diagnosis.
+        modalities: Whom to repair; default: those collapsed or underused on the val split.
+        options: Option values by repair, as ``--set`` takes them.
+        training: Epochs, batch, rate and other fields of Training (docs/repairs.md).
+        control: Whether plain fine-tuning is trained beside it, to judge the repair by.
+        keep: Write the weights even where they are rejected.
+        resume: Go on from the snapshots of an interrupted repair.
+        force: Replace what is in the folder.
+        profile, device, seed, limit, plugins, trust_pickle, progress, cache: As for :func:`collapsekit.diagnose`.
+        tensorboard: A folder for the curves of training.
 
     Returns:
-        What ``repair.json`` holds.
+        Acceptance with its checks, and the reports before, after and of the control.
 
     Raises:
-        CollapsekitError: for whatever the caller can mend.
-        FaultError: where an error of ours ended a probe that the repair is decided by; of another probe the reports in
+        CollapsekitError: For whatever the caller can mend.
+        FaultError: Where an error of ours ended a probe that the repair is decided by; of another probe the reports in
             ``repair.json`` say so.
+
+    Example:
+        >>> import collapsekit
+        >>> done = collapsekit.repair(
+        ...     "ckpt.pt", output="repaired", method="dropout", profile="quick", training={"epochs": 12, "rate": 0.01}
+        ... )
+        >>> done.accepted, done.before.modalities["audio"].verdict, done.after.modalities["audio"].verdict
+        (True, 'collapsed', 'used')
     """
     options = RepairOptions.make(**keywords)
     check_path("output", output)
@@ -141,16 +155,16 @@ def plan(
     """Say what :func:`repair` of the same arguments would train, and what that takes; nothing is written.
 
     Args:
-        checkpoint: as for repair.
-        config: as for repair.
-        progress: as for repair.
-        **keywords: the fields of RepairOptions.
+        checkpoint: As for repair.
+        config: As for repair.
+        progress: As for repair.
+        **keywords: The fields of RepairOptions.
 
     Returns:
         One sentence each.
 
     Raises:
-        CollapsekitError: for whatever the caller can mend.
+        CollapsekitError: For whatever the caller can mend.
     """
     options = RepairOptions.make(**keywords)
     asked = make_asked(checkpoint, config, options, progress)
