@@ -217,7 +217,11 @@ def test_completion_offers_the_probes_that_are_registered() -> None:
 
 @pytest.mark.parametrize(
     ("command", "option", "begun", "offered"),
-    [("diagnose", "--probe", "vi", ["vif"]), ("diagnose", "--skip", "vi", ["vif"]), ("repair", "--method", "k", ["kd"])],
+    [
+        ("diagnose", "--probe", "vi", ["vif"]),
+        ("diagnose", "--skip", "vi", ["vif"]),
+        ("repair", "--method", "k", ["kd"]),
+    ],
 )
 def test_an_option_completes_its_names(command: str, option: str, begun: str, offered: list[str]) -> None:
     made = get_command(cli).commands[command]  # type: ignore[attr-defined]
