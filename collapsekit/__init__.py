@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from collapsekit.deprecated import install
-
-__version__ = "0.1.0"
+from collapsekit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-import collapsekit
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import random_state_kept
@@ -45,6 +44,7 @@ from collapsekit.session.subject import environment, process_warnings, subject_o
 from collapsekit.stats.threads import threads_for
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.version import __version__
 
 LEVEL = 0.95
 SUBSETS = "growing"  # the probe that --subsets adds
@@ -223,7 +223,7 @@ def _report(
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
     overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
     return Report(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         subject=subject,
         verdict=overall,
         summary=summary,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from collapsekit import __version__
 from collapsekit.errors import ConfigError
+from collapsekit.version import __version__
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import collapsekit
 from collapsekit.errors import ConfigError
 from collapsekit.gating.criteria import Limits, says_nothing
 from collapsekit.gating.rules.evaluate import DEFAULT, decide_rule
@@ -13,6 +12,7 @@ from collapsekit.report.baseline import Baseline, Run, differs, seed_of
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import Against, GateCheck, GateReport, State, outcome_of
 from collapsekit.report.per_example import Records
+from collapsekit.version import __version__
 
 Situation = Literal["auto", "paired", "retrained"]
 
@@ -46,7 +46,7 @@ def gate(
         raise ConfigError(f"situation {situation!r} needs a baseline to compare with: name one with --baseline.")
     outcome = outcome_of([c.state for c in checks])
     return GateReport(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         outcome=outcome,
         summary=_summary(outcome, checks),
         subject=report.subject,

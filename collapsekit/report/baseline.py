@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-import collapsekit
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.files import is_file
 from collapsekit.report.base import MOST_BYTES, Contract, Frozen, read_json
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.invariants.of_baseline import baseline_contradiction
 from collapsekit.report.per_example import Records, check_records, digest, load_records, load_report
+from collapsekit.version import __version__
 
 _KEPT = ("training_seed", "examples", "records", "profile")  # settings that the gate reads
 
@@ -171,7 +171,7 @@ def make_baseline(runs: Sequence[Run], earlier: Baseline | None = None) -> Basel
         if said is not None:
             names = f"{every[0].report.subject.checkpoint} and {run.report.subject.checkpoint}"
             raise ConfigError(f"the reports of {names} cannot be compared, as {said}: diagnose both in the same way.")
-    return Baseline(collapsekit=collapsekit.__version__, runs=tuple(every))
+    return Baseline(collapsekit=__version__, runs=tuple(every))
 
 
 def same_run(ours: Report, theirs: Report) -> bool:

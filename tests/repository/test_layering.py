@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "collapsekit"
 # Earlier may not import later.
 ORDER = [
+    "version",
     "errors",
     "deprecated",
     "user_code",
@@ -74,7 +75,7 @@ def test_imports_go_one_way(path: Path) -> None:
     layer = _layer(path)
     if layer in ("__init__", "__main__"):
         return
-    others = {i for i in _imports(path) if i not in (layer, "__version__", "deprecated")}
+    others = {i for i in _imports(path) if i not in (layer, "deprecated", "version")}
     assert others <= set(ORDER), f"not in the order: {others - set(ORDER)}"
     late = {o for o in others if ORDER.index(o) > ORDER.index(layer)}
     assert not late, f"{layer} imports {late}, which come after it"
