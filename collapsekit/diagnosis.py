@@ -20,7 +20,8 @@ from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.config.discovery import config_line, find_config, path_from_here
 from collapsekit.config.imports import import_object
-from collapsekit.config.schema import Config, check_config, load_config
+from collapsekit.config.load import check_config, load_config
+from collapsekit.config.schema import Config
 from collapsekit.context import Options, Profile, Progress, Settings
 from collapsekit.data.base import Source
 from collapsekit.data.memory import with_data

@@ -13,9 +13,8 @@ from collapsekit.comparison.significance import Said, run_tests, test_notes, tes
 from collapsekit.comparison.spread import mean, sd
 from collapsekit.errors import ConfigError
 from collapsekit.io.safe_text import quoted
-from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test
+from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, is_best
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.invariants.of_comparison import is_best
 from collapsekit.version import __version__
 
 

@@ -13,7 +13,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from collapsekit.config.schema import CONFIG_NAME, pyproject_section
+from collapsekit.config.load import pyproject_section
+from collapsekit.config.schema import CONFIG_NAME
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.io.files import is_file, reason
 

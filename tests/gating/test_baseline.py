@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
-from collapsekit.report.baseline import Baseline, make_baseline, make_run, read_run, same_run
+from collapsekit.gating.baseline import make_baseline, make_run, read_run
+from collapsekit.report.baseline import Baseline, same_run
 from collapsekit.report.diagnosis import Curve, Report
 from collapsekit.report.per_example import NAME
 from tests.gating.making import make_records, make_report, result

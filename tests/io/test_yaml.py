@@ -19,7 +19,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from collapsekit.config.discovery import find_config
-from collapsekit.config.schema import Config, check_config, load_config
+from collapsekit.config.load import check_config, load_config
+from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError
 from collapsekit.io.limits import MOST_LEVELS, check_plain
 from collapsekit.io.safe_text import quoted, shown
@@ -151,7 +152,7 @@ def test_hostile_configs_are_one_sentence_and_soon(file: str, text: str | bytes,
 
 MEASURED = """
 import resource, sys
-from collapsekit.config.schema import load_config
+from collapsekit.config.load import load_config
 from collapsekit.errors import ConfigError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:

@@ -14,9 +14,9 @@ import torch
 from collapsekit import Report
 from collapsekit.errors import ConfigError, DataError, FaultError
 from collapsekit.games.coalitions import Coalitions
+from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.decide import gate
 from collapsekit.probes.runner import FAILED, RAISE, fault_code
-from collapsekit.report.baseline import make_baseline, make_run
 from collapsekit.report.per_example import Records
 from tests.faulty import fail, mine, swallowed
 from tests.problems import Problem, make_problem
@@ -48,7 +48,9 @@ def test_one_probe_fails_and_the_rest_is_as_it_would_have_been(
     (odd,) = [r for r in report.results if r.probe == "gradient_rank"]
     assert [r for r in report.results if r.probe != "gradient_rank"] == list(sound.results)
     assert odd.skipped == "a fault of collapsekit ended the probe"
-    assert re.fullmatch(rf"{type(error).__name__} in collapsekit/probes/neurons/gradient_rank\.py line \d+", str(odd.error))
+    assert re.fullmatch(
+        rf"{type(error).__name__} in collapsekit/probes/neurons/gradient_rank\.py line \d+", str(odd.error)
+    )
     (warning,) = report.warnings
     assert warning.name == FAILED
     assert "gradient_rank" in warning.sentence

@@ -10,7 +10,8 @@ import pytest
 from collapsekit import registry
 from collapsekit.adapters.validate import FEW
 from collapsekit.cli import app
-from collapsekit.config.schema import check_config, parse_yaml
+from collapsekit.config.load import check_config
+from collapsekit.config.schema import parse_yaml
 from collapsekit.report.diagnosis import ModalityVerdict
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,7 @@ from collapsekit.gating.rules.parser import Both, Comparison, Node, Not, compari
 from collapsekit.gating.rules.paths import Found, Reference, look_up
 from collapsekit.io.safe_text import quoted
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.gate import GateCheck, State
-from collapsekit.report.invariants.of_gate import SIGNS
+from collapsekit.report.gate import SIGNS, GateCheck, State
 
 DEFAULT = ("verdict != collapsed",)
 _UNDECIDED = "inconclusive"

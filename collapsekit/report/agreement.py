@@ -1,4 +1,4 @@
-"""Rules that several kinds of files share."""
+"""What has to agree in files of several kinds, each rule a generator of contradictions: sentences without their end."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def about(name: str, modality: str | None, versus: str | None = None) -> str:
+def label_of(name: str, modality: str | None, versus: str | None = None) -> str:
     """How a result is called in a sentence."""
     of = ", ".join(quoted(m) for m in (modality, versus) if m is not None)
     return f"{quoted(name)} of {of}" if of else quoted(name)
 
 
-def names(what: str, given: Sequence[str]) -> Iterator[str]:
+def check_names(what: str, given: Sequence[str]) -> Iterator[str]:
     """Names that are empty, or there twice."""
     if any(not name.strip() for name in given):
         yield f"{what} has an empty name"
-    again = twice(given)
+    again = first_repeat(given)
     if again is not None:
         yield f"{what} names {quoted(again)} twice"
 
 
-def twice(given: Iterable[Any]) -> Any:
+def first_repeat(given: Iterable[Any]) -> Any:
     """The first that was there before; None where each is there once."""
     seen = set()
     for one in given:
@@ -42,13 +42,13 @@ def twice(given: Iterable[Any]) -> Any:
     return None
 
 
-def digest(what: str, text: object) -> Iterator[str]:
+def check_digest(what: str, text: object) -> Iterator[str]:
     """What is said to be a SHA-256 and is none."""
     if not isinstance(text, str) or not _DIGEST.fullmatch(text):
         yield f"{what} is {quoted(str(text))}, no SHA-256 of 64 digits"
 
 
-def within(what: str, value: float | None, interval: Interval | None) -> Iterator[str]:
+def check_interval(what: str, value: float | None, interval: Interval | None) -> Iterator[str]:
     """A value outside its own interval, or an interval without a value."""
     if interval is None:
         return
@@ -58,26 +58,28 @@ def within(what: str, value: float | None, interval: Interval | None) -> Iterato
         yield f"{what} is {value:.6g}, outside of its own interval from {interval[0]:.6g} to {interval[1]:.6g}"
 
 
-def known(what: str, modality: str | None, modalities: Sequence[str]) -> Iterator[str]:
+def check_modality(what: str, modality: str | None, modalities: Sequence[str]) -> Iterator[str]:
     """A modality that is none of the subject's."""
     if modality is not None and modality not in modalities:
         yield f"{what} is about {quoted(modality)}, and the modalities are {', '.join(map(quoted, modalities))}"
 
 
-def subject(found: Subject) -> Iterator[str]:
+def check_subject(found: Subject) -> Iterator[str]:
     """Who was diagnosed, on what."""
     if not found.modalities:
         yield "the subject has no modalities"
     for field in ("checkpoint", "task", "metric", "split"):
         if not getattr(found, field).strip():
             yield f"the subject has no {field}"
-    yield from names("the subject's list of modalities", found.modalities)
-    yield from digest("the subject's sha256", found.sha256)
+    yield from check_names("the subject's list of modalities", found.modalities)
+    yield from check_digest("the subject's sha256", found.sha256)
     if found.examples < 1:
         yield f"the subject has {found.examples} examples, expected at least one"
 
 
-def verdicts(overall: OverallState, states: Mapping[str, ModalityState], modalities: Sequence[str]) -> Iterator[str]:
+def check_verdicts(
+    overall: OverallState, states: Mapping[str, ModalityState], modalities: Sequence[str]
+) -> Iterator[str]:
     """A verdict of the whole that does not follow from its modalities, or verdicts of others than the subject's."""
     odd = sorted(set(states) ^ set(modalities))
     if odd:
@@ -88,20 +90,20 @@ def verdicts(overall: OverallState, states: Mapping[str, ModalityState], modalit
         yield f"the report's verdict is {overall}, but the verdicts of its modalities give {follows}"
 
 
-def results(found: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]:
+def check_results(found: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]:
     """Results without a name, of unknown modalities, twice, or outside of their own intervals."""
     for r in found:
         if not r.name.strip() or not r.probe.strip():
             yield "a result has an empty name, or is of a probe without one"
         for modality in (r.modality, r.versus):
-            yield from known(f"the result {quoted(r.name)}", modality, modalities)
-        yield from within(f"the result {about(r.name, r.modality, r.versus)}", r.value, r.interval)
+            yield from check_modality(f"the result {quoted(r.name)}", modality, modalities)
+        yield from check_interval(f"the result {label_of(r.name, r.modality, r.versus)}", r.value, r.interval)
         bounds = (r.curve.lower, r.curve.upper) if r.curve is not None else (None, None)
         if None not in bounds and any(low > high for low, high in zip(*bounds, strict=True)):  # type: ignore[arg-type]
-            yield f"the curve {about(r.name, r.modality, r.versus)} has a lower bound over its upper one"
-    again = twice((r.name, r.modality, r.versus) for r in found)
+            yield f"the curve {label_of(r.name, r.modality, r.versus)} has a lower bound over its upper one"
+    again = first_repeat((r.name, r.modality, r.versus) for r in found)
     if again is not None:
-        yield f"the result {about(*again)} is there twice"
+        yield f"the result {label_of(*again)} is there twice"
 
 
 def differ(a: float, b: float, size: float = 0.0) -> bool:
