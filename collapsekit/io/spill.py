@@ -22,9 +22,9 @@ class Storage:
         self.left, self.folder = budget, folder
         self.spilled = 0  # bytes that went to files
 
-    def column(self) -> Column:
+    def column(self) -> SpillColumn:
         """An empty column."""
-        return Column(self)
+        return SpillColumn(self)
 
     def taken(self, values: Tensor, rows: Tensor, step: int = 4096) -> Tensor:
         """``values[rows]``, as a column that is filled ``step`` rows at a time."""
@@ -34,7 +34,7 @@ class Storage:
         return column.tensor()
 
 
-class Column:
+class SpillColumn:
     """One tensor, growing along its first axis."""
 
     def __init__(self, storage: Storage) -> None:

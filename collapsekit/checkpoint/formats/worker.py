@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from collapsekit.checkpoint.formats.detect import Found, UnreadableError, locate
+from collapsekit.checkpoint.formats.detect import LocatedWeights, UnreadableError, locate
 from collapsekit.checkpoint.formats.handles import one_look
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.io.safe_text import shown
@@ -85,7 +85,7 @@ def answer(path: Path) -> dict[str, Any]:
         return {"config" if isinstance(e, ConfigError) else "refused": str(e)}
 
 
-def as_data(found: Found) -> dict[str, Any]:
+def as_data(found: LocatedWeights) -> dict[str, Any]:
     """``found`` as JSON has it; tensors as [name, dtype, shape, [[file, offset, shape, stride, origin, swapped]]]."""
     numbers = {path: i for i, path in enumerate(found.files)}
     return {

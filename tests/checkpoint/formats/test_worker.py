@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from collapsekit.checkpoint.formats import worker as child
-from collapsekit.checkpoint.formats.detect import Found, locate
+from collapsekit.checkpoint.formats.detect import LocatedWeights, locate
 from collapsekit.checkpoint.formats.handles import identity
 from collapsekit.checkpoint.formats.layout import Chunk, Located
 from collapsekit.checkpoint.formats.worker import ACTED, OUT_OF_MEMORY, answer, as_data, watch
@@ -266,7 +266,7 @@ def test_places_as_plain_data(tmp_path: Path) -> None:
     two.write_bytes(b"22")
     chunks = (Chunk(two, 5, (1, 2), (2, 1), (0, 0)), Chunk(one, 6, (1, 2), (2, 1), (1, 0), True))
     files = {one: (1, 2, 3, 4, 5), two: (1, 6, 7, 8, 9)}
-    data = as_data(Found("form", {"w": Located("int8", (2, 2), chunks)}, files, "key", "note", ["a.b"]))
+    data = as_data(LocatedWeights("form", {"w": Located("int8", (2, 2), chunks)}, files, "key", "note", ["a.b"]))
     assert json.loads(json.dumps(data)) == {
         "format": "form",
         "key": "key",
