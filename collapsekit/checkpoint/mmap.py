@@ -150,10 +150,10 @@ def _tensor(name: str, dtype: str, shape: Sequence[int], chunks: Any, files: _Fi
         )
     kind = _DTYPES[dtype]
     if len(chunks) == 1 and not chunks[0][4]:
-        return _block(files, kind, name, *chunks[0])
+        return _block(files, kind, name, chunks[0])
     if not all(_fits(chunk[4], chunk[2], shape) for chunk in chunks):
         raise RefusedError(f"the pieces of the tensor {name[:60]!r} do not fit into it: get the file anew.")
-    blocks = [_block(files, kind, name, *chunk) for chunk in chunks]
+    blocks = [_block(files, kind, name, chunk) for chunk in chunks]
     files.allow(math.prod(shape) * kind.itemsize, name)
     whole = torch.empty(tuple(shape), dtype=kind)
     for chunk, block in zip(chunks, blocks, strict=True):
@@ -167,17 +167,10 @@ def _fits(origin: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> b
 
 
 def _block(
-    files: _Files,
-    dtype: torch.dtype,
-    name: str,
-    file: int,
-    offset: int,
-    shape: Sequence[int],
-    stride: Sequence[int],
-    origin: Sequence[int],
-    swapped: bool,
+    files: _Files, dtype: torch.dtype, name: str, chunk: tuple[int, int, list[int], list[int], list[int], bool]
 ) -> Tensor:
-    del origin
+    """The numbers of one piece of a tensor: (file, offset, shape, stride, origin in the tensor, whether big-endian)."""
+    file, offset, shape, stride, _, swapped = chunk
     item, data = dtype.itemsize, files.bytes_of(file)
     if 0 in shape and min(shape) == 0:
         return torch.empty(tuple(shape), dtype=dtype)
