@@ -100,7 +100,7 @@ def test_the_folder_of_a_repair_gives_the_model_that_was_trained(tmp_path: Path)
 
 
 def test_a_repair_half_done_goes_on_from_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the weights that the code which kept the snapshot reached; the five rounds that came before it are not run again."""
+    """To the weights that the code which kept the snapshot reached; the five rounds before it are not run again."""
     earlier = FIXTURES / "version2" / "snapshot"
     rounds: list[Path] = []
     save = Snapshots.save
