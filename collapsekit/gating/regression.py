@@ -17,7 +17,7 @@ from collapsekit.report.gate import GateCheck, State
 from collapsekit.report.per_example import Records
 from collapsekit.stats.inference.holm import holm
 from collapsekit.stats.inference.prediction import (
-    MOST_RUNS,
+    MAX_RUNS,
     POWER,
     detectable_paired,
     detectable_retrained,
@@ -159,7 +159,7 @@ def _retrained(number: Number, report: Report, runs: Sequence[Report], limits: L
         needed = None if enough is None else max(1, enough - count)
         if enough is None:
             note = (
-                f"even {MOST_RUNS} runs would not do, as runs vary by {sd:.3g} (standard deviation): raise the effect"
+                f"even {MAX_RUNS} runs would not do, as runs vary by {sd:.3g} (standard deviation): raise the effect"
             )
     worse = mean - found
     interval, p = (worse - half, worse + half), prediction_p(worse, sd, count)

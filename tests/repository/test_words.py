@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from tests.repository.house import ROOT, tree_of
-from tests.repository.words import RULES, count, empty_names, left, undescribed, without_shape
+from tests.repository.words import RULES, count, empty_names, left, undescribed, without_arguments, without_shape
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -49,6 +49,19 @@ class Bare:
     assert sorted(empty_names(tree)) == ["FOUND", "Held", "_told", "given", "known", "own", "said"]
     assert list(undescribed(tree)) == ["Held", "bare", "Bare", "Bare.method"]
     assert list(without_shape(tree)) == ["shapeless"]
+    assert list(without_arguments(tree)) == ["said"]
+
+
+def test_arguments_and_what_is_returned_are_listed() -> None:
+    def broken(text: str, returns: str = "int") -> list[str]:
+        return list(without_arguments(ast.parse(f'def f(a, b, *, c) -> {returns}:\n    """Do it.\n\n{text}"""')))
+
+    both = "    Args:\n        a: x.\n\n    Returns:\n        x.\n"
+    assert broken(both) == []
+    assert broken(both.replace("Returns", "Yields")) == []
+    assert broken("    Args:\n        a: x.\n") == ["f"]
+    assert broken("    Args:\n        a: x.\n", "None") == []
+    assert broken("    Of a, b and c.\n") == ["f"]
 
 
 def test_an_override_needs_no_docstring_of_its_own() -> None:

@@ -50,10 +50,24 @@ def without_shape(tree: ast.Module) -> Iterator[str]:
             yield name
 
 
+def without_arguments(tree: ast.Module) -> Iterator[str]:
+    """Public functions of more than two parameters whose docstring lists none of them, or not what is returned."""
+    for name, node in _public(tree):
+        if not isinstance(node, Function):
+            continue
+        parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        count = sum(a.arg not in ("self", "cls") for a in parameters)
+        text = ast.get_docstring(node) or ""
+        returns = node.returns is not None and ast.unparse(node.returns) not in ("None", "NoReturn")
+        if count > 2 and ("Args:\n" not in text or (returns and "Returns:\n" not in text and "Yields:\n" not in text)):
+            yield name
+
+
 RULES: dict[str, Callable[[ast.Module], Iterator[str]]] = {
     "names": empty_names,
     "docstrings": undescribed,
     "shapes": without_shape,
+    "arguments": without_arguments,
 }
 
 
