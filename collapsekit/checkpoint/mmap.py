@@ -98,8 +98,8 @@ def forget(tensor: Tensor) -> None:
 class _Files:
     """The files that were located, each opened and mapped once, when it is first asked for."""
 
-    def __init__(self, told: Sequence[Sequence[Any]]) -> None:
-        self._told = told
+    def __init__(self, listed: Sequence[Sequence[Any]]) -> None:
+        self._told = listed
         self._bytes: dict[int, Tensor] = {}
         self._copies: dict[tuple[Any, ...], Tensor] = {}
         self._allowed = _COPIED
@@ -127,10 +127,10 @@ class _Files:
             self._copies[key] = make(run)
         return self._copies[key]
 
-    def _mapped(self, path: Path, known: tuple[int, ...]) -> Tensor:
+    def _mapped(self, path: Path, expected: tuple[int, ...]) -> Tensor:
         try:
             with open_regular(path) as stream:
-                if identity(os.fstat(stream.fileno())) != known:
+                if identity(os.fstat(stream.fileno())) != expected:
                     raise changed(path)
                 data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
                 self._allowed += stored_bytes(stream)

@@ -58,11 +58,11 @@ def needed_names() -> frozenset[str]:
     return frozenset(names)
 
 
-def _top_levels(found: Distribution) -> set[str]:
-    listed = found.read_text("top_level.txt")
+def _top_levels(package: Distribution) -> set[str]:
+    listed = package.read_text("top_level.txt")
     if listed is not None:
         return set(listed.split())
-    firsts = {PurePath(f).parts[0] for f in found.files or ()}
+    firsts = {PurePath(f).parts[0] for f in package.files or ()}
     return {first.partition(".")[0] for first in firsts if not first.endswith((".dist-info", ".data", ".pth", ".."))}
 
 
@@ -110,12 +110,12 @@ def _may_hold(folder: str, top: str) -> bool:
     return os.path.exists(place) or os.path.exists(place + ".py")  # noqa: PTH110
 
 
-def _need_other_name(module_name: str, folder: Path, said: str) -> None:
+def _need_other_name(module_name: str, folder: Path, prefix: str) -> None:
     """Raises ConfigError where the module the config names would take the place of one that collapsekit needs."""
     top = module_name.split(".")[0]
     own = _of(folder, top)
     if own and top in needed_names() and _file(sys.modules.get(top)) not in own:
-        raise ConfigError(f"{said}: {own[0]} has the name of a package that collapsekit itself uses: rename it.")
+        raise ConfigError(f"{prefix}: {own[0]} has the name of a package that collapsekit itself uses: rename it.")
 
 
 def _forget_namesake(module_name: str, folder: Path) -> None:

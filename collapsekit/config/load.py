@@ -15,20 +15,20 @@ from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import read_text, reason
 from collapsekit.io.limits import check_plain
 from collapsekit.io.safe_text import quoted, shown
-from collapsekit.io.yaml import MOST_BYTES, MOST_VALUES, parse_yaml
+from collapsekit.io.yaml import MAX_BYTES, MAX_VALUES, parse_yaml
 
-_MOST_PARTS = 32
+_MAX_PARTS = 32
 
 
 _PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 
 
-_LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}")
+_LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{{_MAX_PARTS}}}")
 
 
 def _text(path: Path) -> str:
     try:
-        return read_text(path, MOST_BYTES)
+        return read_text(path, MAX_BYTES)
     except OSError as e:
         raise ConfigError(f"config {path} cannot be read: {reason(e)}.") from None
 
@@ -39,7 +39,7 @@ def pyproject_section(path: Path) -> Any:
     # tomllib takes time quadratic in the parts of a dotted key: minutes for one of a megabyte.
     long_key = _LONG_KEY.search(text)
     if long_key:
-        raise ConfigError(f"{path} has a dotted key of more than {_MOST_PARTS} parts, {quoted(long_key[0], 20)}.")
+        raise ConfigError(f"{path} has a dotted key of more than {_MAX_PARTS} parts, {quoted(long_key[0], 20)}.")
     try:
         tool = tomllib.loads(text).get("tool")
     except RecursionError:
@@ -69,7 +69,7 @@ def check_config(raw: Any, *, base: Path, origin: str = "config", file: Path | N
         if key in raw:
             raise ConfigError(f"{origin} has an unknown key {key!r}: known there are {', '.join(_keys_at([]))}.")
     try:
-        check_plain(raw, values=MOST_VALUES)
+        check_plain(raw, values=MAX_VALUES)
         return Config.model_validate({**raw, "base": base, "origin": origin, "file": file})
     except ValidationError as e:
         raise ConfigError(_explain(e, origin)) from None

@@ -134,8 +134,8 @@ class Arrivals:
             self._take(json.loads(self.store.get(f"arrival/{self._seen}")))
         return len(self.here) == self.at.size
 
-    def _take(self, told: dict[str, str | int | None]) -> None:
-        rank, size, version, failed = told["rank"], told["size"], told["version"], told["failed"]
+    def _take(self, arrival: dict[str, str | int | None]) -> None:
+        rank, size, version, failed = arrival["rank"], arrival["size"], arrival["version"], arrival["failed"]
         if size != self.at.size:
             raise ConfigError(
                 f"{self.at} met process {rank} of {size}: WORLD_SIZE must be the same for all, and MASTER_PORT no other "

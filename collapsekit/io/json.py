@@ -12,16 +12,16 @@ from collapsekit.errors import RefusedError
 from collapsekit.io.files import read_text, reason
 from collapsekit.io.safe_text import quoted, shown
 
-MOST_BYTES = 64_000_000
+MAX_BYTES = 64_000_000
 
 
-_LONGEST_INTEGER = 100  # digits
+_MAX_DIGITS = 100  # digits
 
 
 def read_json(path: str | Path) -> Any:
     """The JSON of a report's file of at most 64 MB. Raises RefusedError where it cannot be read as that."""
     try:
-        text = read_text(path, MOST_BYTES)
+        text = read_text(path, MAX_BYTES)
     except OSError as e:
         raise RefusedError(f"{path} cannot be read as a report: {reason(e)}.") from None
     return parse_json(text, str(path))
@@ -55,7 +55,7 @@ def _finite_number(text: str) -> float:
 
 
 def _short_integer(text: str) -> int:
-    if len(text) > _LONGEST_INTEGER:
+    if len(text) > _MAX_DIGITS:
         raise ValueError(f"a number of {len(text):,} digits is too long")
     return int(text)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from collapsekit.io.safe_text import quoted
 
-MOST_LEVELS = 50  # deeper than any config; well under what recursion can follow
+MAX_LEVELS = 50  # deeper than any config; well under what recursion can follow
 
 
-def check_plain(value: Any, *, values: int, levels: int = MOST_LEVELS, whole: bool = True) -> None:
+def check_plain(value: Any, *, values: int, levels: int = MAX_LEVELS, whole: bool = True) -> None:
     """Raises ValueError, saying where, unless mappings and lists hold at most ``values`` values in ``levels`` levels,
     numbers that are finite and fit 64 bits, and text of whole characters (where ``whole``).
 

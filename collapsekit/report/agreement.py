@@ -23,19 +23,19 @@ def label_of(name: str, modality: str | None, versus: str | None = None) -> str:
     return f"{quoted(name)} of {of}" if of else quoted(name)
 
 
-def check_names(what: str, given: Sequence[str]) -> Iterator[str]:
+def check_names(what: str, listed: Sequence[str]) -> Iterator[str]:
     """Names that are empty, or there twice."""
-    if any(not name.strip() for name in given):
+    if any(not name.strip() for name in listed):
         yield f"{what} has an empty name"
-    again = first_repeat(given)
+    again = first_repeat(listed)
     if again is not None:
         yield f"{what} names {quoted(again)} twice"
 
 
-def first_repeat(given: Iterable[Any]) -> Any:
+def first_repeat(items: Iterable[Any]) -> Any:
     """The first that was there before; None where each is there once."""
     seen = set()
-    for one in given:
+    for one in items:
         if one in seen:
             return one
         seen.add(one)
@@ -64,17 +64,17 @@ def check_modality(what: str, modality: str | None, modalities: Sequence[str]) -
         yield f"{what} is about {quoted(modality)}, and the modalities are {', '.join(map(quoted, modalities))}"
 
 
-def check_subject(found: Subject) -> Iterator[str]:
+def check_subject(subject: Subject) -> Iterator[str]:
     """Who was diagnosed, on what."""
-    if not found.modalities:
+    if not subject.modalities:
         yield "the subject has no modalities"
     for field in ("checkpoint", "task", "metric", "split"):
-        if not getattr(found, field).strip():
+        if not getattr(subject, field).strip():
             yield f"the subject has no {field}"
-    yield from check_names("the subject's list of modalities", found.modalities)
-    yield from check_digest("the subject's sha256", found.sha256)
-    if found.examples < 1:
-        yield f"the subject has {found.examples} examples, expected at least one"
+    yield from check_names("the subject's list of modalities", subject.modalities)
+    yield from check_digest("the subject's sha256", subject.sha256)
+    if subject.examples < 1:
+        yield f"the subject has {subject.examples} examples, expected at least one"
 
 
 def check_verdicts(
@@ -90,9 +90,9 @@ def check_verdicts(
         yield f"the report's verdict is {overall}, but the verdicts of its modalities give {follows}"
 
 
-def check_results(found: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]:
+def check_results(rows: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]:
     """Results without a name, of unknown modalities, twice, or outside of their own intervals."""
-    for r in found:
+    for r in rows:
         if not r.name.strip() or not r.probe.strip():
             yield "a result has an empty name, or is of a probe without one"
         for modality in (r.modality, r.versus):
@@ -101,7 +101,7 @@ def check_results(found: Sequence[Result], modalities: Sequence[str]) -> Iterato
         bounds = (r.curve.lower, r.curve.upper) if r.curve is not None else (None, None)
         if None not in bounds and any(low > high for low, high in zip(*bounds, strict=True)):  # type: ignore[arg-type]
             yield f"the curve {label_of(r.name, r.modality, r.versus)} has a lower bound over its upper one"
-    again = first_repeat((r.name, r.modality, r.versus) for r in found)
+    again = first_repeat((r.name, r.modality, r.versus) for r in rows)
     if again is not None:
         yield f"the result {label_of(*again)} is there twice"
 

@@ -20,8 +20,8 @@ from collapsekit.io.safe_text import quoted, shown
 
 SCHEMA_VERSION: Final = 2  # what is written; a field that came with it says so by `since`
 READ_VERSIONS = (1, SCHEMA_VERSION)
-_MOST_FREE = 1_000_000  # values in settings or environment
-_DEEPEST = 100  # a config's levels, and those around it
+_MAX_FREE = 1_000_000  # values in settings or environment
+_MAX_LEVELS = 100  # a config's levels, and those around it
 _DIGEST_IS = (
     "SHA-256 of the file's own content, so that a change after it was written is noticed; no proof of who wrote it. It is "
     "over the ASCII bytes of the JSON object without this key: object keys sorted by code point, no white space, every "
@@ -191,7 +191,7 @@ def _check_free(raw: Mapping[str, Any], origin: str) -> None:
     """Bounds on what the schema says nothing of."""
     try:
         for free in ("settings", "environment"):
-            check_plain(raw.get(free), values=_MOST_FREE, levels=_DEEPEST, whole=False)
+            check_plain(raw.get(free), values=_MAX_FREE, levels=_MAX_LEVELS, whole=False)
     except ValueError as e:
         raise RefusedError(f"{origin} does not fit the report schema in its settings or environment: {e}.") from None
 

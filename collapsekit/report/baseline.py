@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.files import is_file
-from collapsekit.io.json import MOST_BYTES, read_json
+from collapsekit.io.json import MAX_BYTES, read_json
 from collapsekit.io.safe_text import quoted
 from collapsekit.report.base import Contract, Frozen
 from collapsekit.report.diagnosis import Report
@@ -76,9 +76,9 @@ class Baseline(Contract):
         """The baseline as JSON text; the same reports in the same order give the same bytes. Raises ConfigError where it
         would be more than is read."""
         text = super().to_json()
-        if len(text) > MOST_BYTES:
+        if len(text) > MAX_BYTES:
             raise ConfigError(
-                f"the baseline would be over {MOST_BYTES:,} bytes, the most that is read: leave out the records "
+                f"the baseline would be over {MAX_BYTES:,} bytes, the most that is read: leave out the records "
                 "(--no-records; retrained models can be compared without), or diagnose fewer examples."
             )
         return text

@@ -132,27 +132,27 @@ def is_best(value: float | None, best: float) -> bool:
     return value is not None and math.isclose(value, best, rel_tol=TIE, abs_tol=TIE if abs(best) < 1 else 0.0)
 
 
-def _contradictions(found: Comparison) -> Iterator[str]:
-    if len(found.columns) < 2:
+def _contradictions(comparison: Comparison) -> Iterator[str]:
+    if len(comparison.columns) < 2:
         yield "it has fewer than two columns"
-    yield from check_names("the list of columns", [c.name for c in found.columns])
-    if not found.modalities or found.examples < 1:
+    yield from check_names("the list of columns", [c.name for c in comparison.columns])
+    if not comparison.modalities or comparison.examples < 1:
         yield "it is of no modalities or no examples"
-    yield from check_names("the list of modalities", found.modalities)
-    for column in found.columns:
+    yield from check_names("the list of modalities", comparison.modalities)
+    for column in comparison.columns:
         yield from _column(column)
-    again = first_repeat((r.part, r.name, r.modality, r.versus) for r in found.rows)
+    again = first_repeat((r.part, r.name, r.modality, r.versus) for r in comparison.rows)
     if again is not None:
         yield f"the row {label_of(*again[1:])} is there twice"
-    for row in found.rows:
+    for row in comparison.rows:
         if not row.name.strip():
             yield "a row has an empty name"
         for modality in (row.modality, row.versus):
-            yield from check_modality(f"the row {quoted(row.name)}", modality, found.modalities)
-        for cell, column in zip(row.cells, found.columns, strict=True):
+            yield from check_modality(f"the row {quoted(row.name)}", modality, comparison.modalities)
+        for cell, column in zip(row.cells, comparison.columns, strict=True):
             yield from _cell(cell, column, row)
         yield from _best(row)
-    yield from _tests(found)
+    yield from _tests(comparison)
 
 
 def _column(column: Column) -> Iterator[str]:
@@ -191,26 +191,28 @@ def _best(row: Row) -> Iterator[str]:
         yield f"the best of {label_of(row.name, row.modality, row.versus)} is not what its values give"
 
 
-def _tests(found: Comparison) -> Iterator[str]:
+def _tests(comparison: Comparison) -> Iterator[str]:
     made = [
-        (row, column, cell.test) for row in found.rows for column, cell in zip(found.columns, row.cells, strict=True)
+        (row, column, cell.test)
+        for row in comparison.rows
+        for column, cell in zip(comparison.columns, row.cells, strict=True)
     ]
     tests = [(row, column, test) for row, column, test in made if test is not None]
-    testing = found.testing
+    testing = comparison.testing
     if testing is None:
-        if tests or any(column.pairs is not None for column in found.columns):
+        if tests or any(column.pairs is not None for column in comparison.columns):
             yield "it has tests or pairs, but names no reference"
         return
-    if testing.reference not in [c.name for c in found.columns]:
+    if testing.reference not in [c.name for c in comparison.columns]:
         yield f"the reference {quoted(testing.reference)} is none of its columns"
     if testing.tests != len(tests):
         yield f"`testing` counts {testing.tests} tests, but its rows hold {len(tests)}"
     for row, column, test in tests:
-        yield from _test(f"the test of {label_of(row.name, row.modality, row.versus)}", test, column, found)
+        yield from _test(f"the test of {label_of(row.name, row.modality, row.versus)}", test, column, comparison)
 
 
-def _test(what: str, test: Test, column: Column, found: Comparison) -> Iterator[str]:
-    testing = found.testing
+def _test(what: str, test: Test, column: Column, comparison: Comparison) -> Iterator[str]:
+    testing = comparison.testing
     assert testing is not None  # the caller has asked
     if column.name == testing.reference or column.pairs is None or test.pairs > column.pairs:
         yield f"{what} is over {test.pairs} pairs of {quoted(column.name)}, which has not as many"

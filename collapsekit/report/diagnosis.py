@@ -92,7 +92,7 @@ def _contradictions(report: Report) -> Iterator[str]:
     yield from credit_contradictions(report.results, who.modalities)
     yield from metric_contradictions(report.results, who.metric)
     yield from _judged_again(report)
-    yield from _told(report)
+    yield from _remarks(report)
     yield from _settings(report)
 
 
@@ -139,7 +139,7 @@ def _shown(value: Any) -> str:
     return quoted(str(value))
 
 
-def _told(report: Report) -> Iterator[str]:
+def _remarks(report: Report) -> Iterator[str]:
     """What is said beside the numbers."""
     if any(not (w.name.strip() and w.sentence.strip()) for w in report.warnings):
         yield "a warning has no name or says nothing"

@@ -132,7 +132,7 @@ def _contradictions(gate: GateReport) -> Iterator[str]:
         yield f"the check {quoted(again[1])} is there twice"
     for check in gate.checks:
         yield from _rule(check, gate) if check.kind == "rule" else _comparison(check, gate)
-    yield from _asked(gate)
+    yield from _required_rules(gate)
     against, watched = gate.against, gate.settings.get("watch")
     compared = {c.modality for c in gate.checks if c.kind != "rule"}
     if against is not None and isinstance(watched, list | tuple) and "metric" in watched and None not in compared:
@@ -146,7 +146,7 @@ def _contradictions(gate: GateReport) -> Iterator[str]:
         yield "the summary says that all checks passed, which does not follow from them"
 
 
-def _asked(gate: GateReport) -> Iterator[str]:
+def _required_rules(gate: GateReport) -> Iterator[str]:
     """Every rule that was asked for is among the checks, and no other."""
     rules = gate.settings.get("require")
     if not isinstance(rules, list | tuple) or not all(isinstance(rule, str) for rule in rules):

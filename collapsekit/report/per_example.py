@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "records.safetensors"
-MOST_BYTES = 1_000_000_000
-_MOST_COLUMNS = 10_000
+MAX_BYTES = 1_000_000_000
+_MAX_COLUMNS = 10_000
 # Records are float32, and their metric has the task's as its mean within the same part of it
 # (collapsekit.games.per_example).
-PART, LEAST = 1e-5, 1e-7
-_MOST_HEADER = 10_000_000
+MEAN_RTOL, MEAN_ATOL = 1e-5, 1e-7
+_MAX_HEADER = 10_000_000
 _FLOAT, _INTEGER = ("F32", 4), ("I64", 8)
 
 
@@ -70,7 +70,7 @@ class Records:
 def _checked(arrays: dict[str, Any], origin: str) -> Records:
     import numpy as np
 
-    if "id" not in arrays or len(arrays) > _MOST_COLUMNS:
+    if "id" not in arrays or len(arrays) > _MAX_COLUMNS:
         raise RefusedError(f"{origin} is not a file of records: it has no ids of examples; make the report again.")
     shape, columns = arrays["id"].shape, {}
     for name, values in arrays.items():
@@ -145,7 +145,7 @@ def _beside(report: Report, path: Path) -> tuple[bytes, Path] | None:
     if not file.is_file():
         raise RefusedError(f"{file} is not a regular file, or a link to none: keep it as it was written, or remove it.")
     try:
-        data = read_bytes(file, MOST_BYTES)
+        data = read_bytes(file, MAX_BYTES)
     except OSError as e:
         raise RefusedError(f"{file} cannot be read: {reason(e)}.") from None
     return data, file
@@ -162,7 +162,7 @@ class Means:
 def records_contradiction(report: Report, data: bytes) -> str | None:
     """The first number of a report that its records (the bytes of their file) contradict; None where all agree.
 
-    Means of columns and the report's numbers may differ by PART of the column's mean size, and LEAST.
+    Means of columns and the report's numbers may differ by MEAN_RTOL of the column's mean size, and MEAN_ATOL.
     """
     means = means_of(data)
     if isinstance(means, str):
@@ -179,7 +179,7 @@ def _contradictions(report: Report, means: Means) -> Iterator[str]:
             continue
         right = sum(sign * means.columns[column][0] for column, sign in parts)
         size = max(means.columns[column][1] for column, _ in parts)
-        if not abs(result.value - right) <= PART * size + LEAST:
+        if not abs(result.value - right) <= MEAN_RTOL * size + MEAN_ATOL:
             of = "" if modality is None else f" of {quoted(modality)}"
             yield f"{quoted(name)}{of} is {result.value:.6g}, and the records of its examples give {right:.6g}"
 
@@ -197,7 +197,7 @@ def _pairs(modalities: tuple[str, ...]) -> Iterator[tuple[str, str | None, tuple
 def means_of(data: bytes) -> Means | str:
     """The means of the columns of a safetensors file, read without NumPy; or what is wrong with it."""
     odd = "its records are no file of records"
-    if len(data) < 8 or (length := struct.unpack("<Q", data[:8])[0]) > min(_MOST_HEADER, len(data) - 8):
+    if len(data) < 8 or (length := struct.unpack("<Q", data[:8])[0]) > min(_MAX_HEADER, len(data) - 8):
         return odd
     try:
         header = json.loads(data[8 : 8 + length])

@@ -73,7 +73,7 @@ class _Insert(Frozen):
 
 
 class BasisInsert(_Insert):
-    """Heads h·h⁻¹ behind an encoder (collapsekit.adapters.inserts.Basis)."""
+    """Heads h·h⁻¹ behind an encoder."""
 
     kind: Literal["basis"] = "basis"
     latent: Width
@@ -86,7 +86,7 @@ class BasisInsert(_Insert):
 
 
 class ExchangeInsert(_Insert):
-    """Channels of an encoder blended with another's (collapsekit.adapters.inserts.Exchange)."""
+    """Channels of an encoder blended with another's."""
 
     kind: Literal["exchange"] = "exchange"
     giver: str

@@ -17,7 +17,7 @@ from collapsekit.autoconfig.guess import Proposal, propose
 from collapsekit.autoconfig.text import config_text
 from collapsekit.autoconfig.vocabulary import words
 from collapsekit.config.load import check_config
-from collapsekit.config.schema import parse_yaml
+from collapsekit.io.yaml import parse_yaml
 
 
 class Net(nn.Module):

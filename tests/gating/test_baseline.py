@@ -85,7 +85,7 @@ def test_records_of_another_report_are_refused(tmp_path: Path) -> None:
 
 
 def test_too_large_a_baseline_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collapsekit.report.baseline.MOST_BYTES", 1_000)
+    monkeypatch.setattr("collapsekit.report.baseline.MAX_BYTES", 1_000)
     with pytest.raises(ConfigError, match="--no-records"):
         make_baseline([make_run(make_report(), None)]).to_json()
 

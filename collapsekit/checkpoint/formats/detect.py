@@ -142,7 +142,7 @@ def locate(path: Path) -> LocatedWeights:
             found = _located(path, look)
         except UnreadableError as e:
             look.check()
-            e.file = look.known(path)
+            e.file = look.identity_if_open(path)
             raise
         look.check()
         return found
@@ -222,8 +222,8 @@ def _refuse_acting(path: Path, form: str, names: list[str]) -> None:
         )
 
 
-def _plain(path: Path, weights: Weights, held: int, form: str) -> dict[str, Located]:
-    """The entries, once each is plain and none stands for far more numbers than ``held`` bytes of files hold."""
+def _plain(path: Path, weights: Weights, stored: int, form: str) -> dict[str, Located]:
+    """The entries, once each is plain and none stands for far more numbers than ``stored`` bytes of files hold."""
     tensors: dict[str, Located] = {}
     claimed = 0
     for name, entry in weights.entries.items():
@@ -232,8 +232,8 @@ def _plain(path: Path, weights: Weights, held: int, form: str) -> dict[str, Loca
             text = f"{which} that is not stored as plain dense numbers ({shown(entry.what, 100)}): {_remedy(entry)}."
             raise UnreadableError(text, form)
         claimed += entry.bytes
-        if entry.bytes > held + _SLACK or claimed > _CLAIMS * held + _SLACK:
-            text = f"{which} of shape {entry.shape}, more than the file's {held} bytes can hold"
+        if entry.bytes > stored + _SLACK or claimed > _CLAIMS * stored + _SLACK:
+            text = f"{which} of shape {entry.shape}, more than the file's {stored} bytes can hold"
             raise UnreadableError(f"{text}: save the weights again, with that tensor .clone()d.", form)
         tensors[name] = entry
     return tensors

@@ -15,16 +15,16 @@ DEFAULT = ("verdict != collapsed",)
 _UNDECIDED = "inconclusive"
 
 
-def check_modalities(rules: Sequence[str], known: Collection[str]) -> None:
-    """Raises ConfigError for a rule that names a modality that is none of those ``known``: it could never be met."""
+def check_modalities(rules: Sequence[str], modalities: Collection[str]) -> None:
+    """Raises ConfigError for a rule that names a modality that is none of those ``modalities``: it could never be met."""
     for rule in rules:
         for comparison in comparisons(parse_rule(rule)):
             for side in comparison.sides:
                 for name in side.modalities if isinstance(side, ReportPath) else ():
-                    if name not in known:
+                    if name not in modalities:
                         raise ConfigError(
-                            f"the rule {quoted(rule)} names the modality {quoted(name)}{did_you_mean(name, known)}: "
-                            f"the model has {', '.join(known)}."
+                            f"the rule {quoted(rule)} names the modality {quoted(name)}{did_you_mean(name, modalities)}: "
+                            f"the model has {', '.join(modalities)}."
                         )
 
 

@@ -17,8 +17,8 @@ from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.gating.rules.paths import ROOTS, ReportPath, parse_path
 from collapsekit.io.safe_text import quoted
 
-MOST_CHARACTERS = 2_000
-_DEEPEST = 50
+MAX_CHARACTERS = 2_000
+_MAX_LEVELS = 50
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
@@ -82,8 +82,8 @@ class Token:
 
 def parse_rule(text: str) -> Node:
     """The rule as a tree. Raises ConfigError that shows where it cannot be read, and what could stand there."""
-    if len(text) > MOST_CHARACTERS:
-        raise ConfigError(f"the rule {quoted(text)} has {len(text):,} characters, more than {MOST_CHARACTERS:,}.")
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"the rule {quoted(text)} has {len(text):,} characters, more than {MAX_CHARACTERS:,}.")
     return _Parser(text).whole()
 
 
@@ -144,8 +144,8 @@ class _Parser:
 
     def rule(self) -> Node:
         self.depth += 1
-        if self.depth > _DEEPEST:
-            raise self.wrong(self.at, f"is nested more than {_DEEPEST} levels deep")
+        if self.depth > _MAX_LEVELS:
+            raise self.wrong(self.at, f"is nested more than {_MAX_LEVELS} levels deep")
         node = self.term()
         while self.next("or"):
             node = Or(node, self.term())

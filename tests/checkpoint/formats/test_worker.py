@@ -226,7 +226,7 @@ def test_main_answers_and_ends(
 def test_an_answer_that_is_too_long(
     bounds_set: dict[Any, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "MOST_ANSWERED", 5)
+    monkeypatch.setattr(child, "MAX_ANSWERED", 5)
     monkeypatch.delattr(signal, "SIGIO", raising=False)  # as on Windows
     with pytest.raises(EndError, match=r"^0$"):
         child.main(5, 7, str(tmp_path))
