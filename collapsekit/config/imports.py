@@ -145,7 +145,19 @@ def _of(folder: Path, name: str) -> list[Path]:
 
 
 def import_object(spec: str, base: Path, what: str) -> Any:
-    """The object ``module:name`` names, importable from the config's folder. Raises ConfigError."""
+    """Import the object that ``module:name`` names.
+
+    Args:
+        spec: ``module:name``.
+        base: the config's folder, from which it is importable.
+        what: what names it, for messages.
+
+    Returns:
+        The object.
+
+    Raises:
+        ConfigError: where it cannot be imported.
+    """
     module_name, colon, attribute = spec.partition(":")
     if not colon or not module_name or not attribute:
         raise ConfigError(f"{what} {spec!r} is not of the form 'module:callable', e.g. 'my_models:build'.")
@@ -177,7 +189,19 @@ def import_object(spec: str, base: Path, what: str) -> Any:
 
 
 def import_callable(spec: str, base: Path, what: str) -> Any:
-    """As :func:`import_object`, of something that can be called."""
+    """Import what ``module:name`` names, and can be called.
+
+    Args:
+        spec: ``module:name``.
+        base: the config's folder, from which it is importable.
+        what: what names it, for messages.
+
+    Returns:
+        The callable.
+
+    Raises:
+        ConfigError: as :func:`import_object`, and where it cannot be called.
+    """
     found = import_object(spec, base, what)
     if not callable(found):
         raise ConfigError(f"{what} {spec!r} is {type(found).__name__}, expected a function or a class.")

@@ -62,7 +62,20 @@ def load_config(path: str | Path) -> Config:
 
 
 def check_config(raw: Any, *, base: Path, origin: str = "config", file: Path | None = None) -> Config:
-    """A mapping as Config. Raises ConfigError for unknown keys, wrong types and missing sections."""
+    """Check a mapping as Config.
+
+    Args:
+        raw: what the file holds.
+        base: the folder that its paths are relative to.
+        origin: what to call it in messages.
+        file: where it was read; None where it was made in Python.
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigError: for unknown keys, wrong types and missing sections.
+    """
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{origin} holds {type(raw).__name__}, expected keys such as model, modalities, data.")
     for key in _OURS:

@@ -12,10 +12,19 @@ MAX_LEVELS = 50  # deeper than any config; well under what recursion can follow
 
 
 def check_plain(value: Any, *, values: int, levels: int = MAX_LEVELS, whole: bool = True) -> None:
-    """Raises ValueError, saying where, unless mappings and lists hold at most ``values`` values in ``levels`` levels,
-    numbers that are finite and fit 64 bits, and text of whole characters (where ``whole``).
+    """Check that data is plain and within limits.
 
-    Lists that hold themselves, or one list many times over, count as what they unfold to.
+    Mappings and lists of numbers that are finite and fit 64 bits, text, and None. Lists that hold themselves, or one list
+    many times over, count as what they unfold to.
+
+    Args:
+        value: the data.
+        values: how many values it may hold.
+        levels: how deep it may be nested.
+        whole: whether text must be of whole characters.
+
+    Raises:
+        ValueError: saying where, for anything else.
     """
     count = 1
     todo: list[tuple[Any, Any, int]] = [(value, None, 1)]

@@ -18,13 +18,22 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def label_of(name: str, modality: str | None, versus: str | None = None) -> str:
-    """How a result is called in a sentence."""
+    """Name a result in a sentence.
+
+    Args:
+        name: the result's.
+        modality: that it is about, if any.
+        versus: the other modality, if any.
+
+    Returns:
+        As ``'vif.mean' of 'audio'``.
+    """
     of = ", ".join(quoted(m) for m in (modality, versus) if m is not None)
     return f"{quoted(name)} of {of}" if of else quoted(name)
 
 
 def check_names(what: str, listed: Sequence[str]) -> Iterator[str]:
-    """Names that are empty, or there twice."""
+    """Yield that a name is empty, or there twice, in what is ``listed``."""
     if any(not name.strip() for name in listed):
         yield f"{what} has an empty name"
     again = first_repeat(listed)
@@ -33,7 +42,7 @@ def check_names(what: str, listed: Sequence[str]) -> Iterator[str]:
 
 
 def first_repeat(items: Iterable[Any]) -> Any:
-    """The first that was there before; None where each is there once."""
+    """Return the first of some items that was there before; None where each is there once."""
     seen = set()
     for one in items:
         if one in seen:
@@ -43,13 +52,22 @@ def first_repeat(items: Iterable[Any]) -> Any:
 
 
 def check_digest(what: str, text: object) -> Iterator[str]:
-    """What is said to be a SHA-256 and is none."""
+    """Yield that what is said to be a SHA-256 is none."""
     if not isinstance(text, str) or not _DIGEST.fullmatch(text):
         yield f"{what} is {quoted(str(text))}, no SHA-256 of 64 digits"
 
 
 def check_interval(what: str, value: float | None, interval: Interval | None) -> Iterator[str]:
-    """A value outside its own interval, or an interval without a value."""
+    """Yield that a value lies outside its own interval, or that the interval's ends are swapped.
+
+    Args:
+        what: what is checked, for the sentence.
+        value: the value, if any.
+        interval: its lower and upper end, if any.
+
+    Yields:
+        Each contradiction.
+    """
     if interval is None:
         return
     if interval[0] > interval[1]:
@@ -59,13 +77,22 @@ def check_interval(what: str, value: float | None, interval: Interval | None) ->
 
 
 def check_modality(what: str, modality: str | None, modalities: Sequence[str]) -> Iterator[str]:
-    """A modality that is none of the subject's."""
+    """Yield that a modality is none of the subject's.
+
+    Args:
+        what: what is about it, for the sentence.
+        modality: its name, if any.
+        modalities: the subject's.
+
+    Yields:
+        Each contradiction.
+    """
     if modality is not None and modality not in modalities:
         yield f"{what} is about {quoted(modality)}, and the modalities are {', '.join(map(quoted, modalities))}"
 
 
 def check_subject(subject: Subject) -> Iterator[str]:
-    """Who was diagnosed, on what."""
+    """Yield what cannot be of who was diagnosed, and on what."""
     if not subject.modalities:
         yield "the subject has no modalities"
     for field in ("checkpoint", "task", "metric", "split"):
@@ -80,7 +107,16 @@ def check_subject(subject: Subject) -> Iterator[str]:
 def check_verdicts(
     overall: OverallState, states: Mapping[str, ModalityState], modalities: Sequence[str]
 ) -> Iterator[str]:
-    """A verdict of the whole that does not follow from its modalities, or verdicts of others than the subject's."""
+    """Yield that the verdict of the whole does not follow from its modalities, or that others than the subject's have one.
+
+    Args:
+        overall: the verdict of the whole.
+        states: verdict of each modality.
+        modalities: the subject's.
+
+    Yields:
+        Each contradiction.
+    """
     odd = sorted(set(states) ^ set(modalities))
     if odd:
         where = "a verdict and is not in the subject" if odd[0] in states else "no verdict"
@@ -91,7 +127,7 @@ def check_verdicts(
 
 
 def check_results(rows: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]:
-    """Results without a name, of unknown modalities, twice, or outside of their own intervals."""
+    """Yield results without a name, of unknown modalities, there twice, or outside of their own intervals."""
     for r in rows:
         if not r.name.strip() or not r.probe.strip():
             yield "a result has an empty name, or is of a probe without one"
@@ -107,5 +143,14 @@ def check_results(rows: Sequence[Result], modalities: Sequence[str]) -> Iterator
 
 
 def differ(a: float, b: float, size: float = 0.0) -> bool:
-    """Whether two numbers that are computed from the same differ by more than rounding; ``size``: of what they come from."""
+    """Tell whether two numbers that are computed from the same differ by more than rounding.
+
+    Args:
+        a: one number.
+        b: the other.
+        size: of the numbers that they are computed from.
+
+    Returns:
+        Whether they differ by more than a billionth.
+    """
     return not math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9 * max(1e-3, abs(size)))

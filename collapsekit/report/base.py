@@ -116,14 +116,14 @@ class Contract(Frozen):
 
 
 def content_digest(content: Mapping[str, Any]) -> str:
-    """The digest of a file's JSON object, as its key ``sha256`` holds it (what it is over: `collapsekit schema`)."""
+    """Compute the digest of a file's JSON object, as its key ``sha256`` holds it (what it is over: `collapsekit schema`)."""
     rest = {k: v for k, v in content.items() if k != "sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def sealed(kind: type[Contract], content: dict[str, Any]) -> dict[str, Any]:
-    """The same with the digests of it, and of the files within it, made anew."""
+    """Return the same content with the digests of it, and of the files within it, made anew."""
     for _, inner in _inner(kind, content):
         inner["sha256"] = content_digest(inner)
     return {**content, "sha256": content_digest(content)}
@@ -145,8 +145,21 @@ Kind = TypeVar("Kind", bound=Contract)
 
 
 def checked(kind: type[Kind], raw: Any, origin: str) -> Kind:
-    """``raw`` as a file of that kind: a version that is read, within bounds, as it was written, fitting the schema, and with
-    parts that agree. Raises RefusedError naming the first thing that is wrong."""
+    """Check what a file's JSON holds, and make its model.
+
+    In this order: a version that is read, bounds, the digest of its content, the schema, and parts that agree.
+
+    Args:
+        kind: which file it is.
+        raw: its JSON.
+        origin: what to call it in messages.
+
+    Returns:
+        The model, of this version whatever the file's.
+
+    Raises:
+        RefusedError: naming the first thing that is wrong.
+    """
     whole = [(origin, raw), *((f"{place} in {origin}", part) for place, part in _inner(kind, raw))]
     version = _version(raw, origin)
     for where, part in whole:

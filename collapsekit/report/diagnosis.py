@@ -67,7 +67,16 @@ class Report(Contract):
         return copy
 
     def find(self, name: str, modality: str | None = None, versus: str | None = None) -> Result | None:
-        """The result of that name, modality and counterpart, or None."""
+        """Find one result.
+
+        Args:
+            name: its name.
+            modality: that it is about; None for the whole.
+            versus: the other modality, where it is about two.
+
+        Returns:
+            The result; None where there is none.
+        """
         for r in self.results:
             if (r.name, r.modality, r.versus) == (name, modality, versus):
                 return r

@@ -128,7 +128,16 @@ def load_report(path: Path, raw: Any = None) -> Report:
 
 
 def check_records(report: Report, data: bytes, origin: str) -> None:
-    """Raises RefusedError where a number of the report is not that of its records."""
+    """Check that a report's numbers are those of its records.
+
+    Args:
+        report: the report.
+        data: the bytes of the file of records.
+        origin: what to call the report in messages.
+
+    Raises:
+        RefusedError: naming the first number that is not.
+    """
     said = records_contradiction(report, data)
     if said is not None:
         raise RefusedError(

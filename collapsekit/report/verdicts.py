@@ -56,7 +56,16 @@ class _Evidence:
 def judge(
     results: Iterable[Result], modalities: Sequence[str], metric: str
 ) -> tuple[OverallState, str, dict[str, ModalityVerdict]]:
-    """Overall verdict, a sentence for the whole, and one verdict a modality, from results alone."""
+    """Judge from results alone: the whole, and each modality.
+
+    Args:
+        results: of the probes, in any order.
+        modalities: the subject's.
+        metric: what the task metric is called, for reasons.
+
+    Returns:
+        The overall verdict, a sentence for the whole, and one verdict a modality.
+    """
     known = list(results)
     each = {m: _judge_one(_Evidence(known, m), m, modalities, metric) for m in modalities}
     ended = dict.fromkeys(r.probe for r in known if r.error is not None and r.probe in DECIDING)
@@ -88,7 +97,7 @@ def _no_better_than_guessing(results: Sequence[Result]) -> bool:
 
 
 def overall_of(states: Sequence[ModalityState]) -> OverallState:
-    """The verdict of the whole, from those of its modalities."""
+    """Judge the whole by the verdicts of its modalities."""
     if "collapsed" in states:
         return "collapsed"
     return "inconclusive" if "inconclusive" in states else "healthy"
@@ -111,9 +120,17 @@ def _summary(overall: OverallState, each: dict[str, ModalityVerdict]) -> str:
 
 
 def misstatement(summary: str, right: str, each: Mapping[str, ModalityVerdict]) -> str | None:
-    """What a summary says of the whole, in words of ours, that the ``right`` one does not say; None where there is nothing.
+    """Find what a summary says of the whole, in words of ours, that the right one does not say.
 
     Other words are let through, as another release may have put them otherwise.
+
+    Args:
+        summary: the one to check.
+        right: the one that follows from the results.
+        each: the verdicts, by modality.
+
+    Returns:
+        The words; None where there are none.
     """
     for words in (IGNORES, UNDECIDED, EVERY, NONE_IGNORED, NOT_ASKED, GUESSES):
         if words in summary and words not in right:
@@ -206,8 +223,16 @@ def _by_ratio(
 
 
 def kept_part(prior: float, left: float, alone: float) -> float | None:
-    """Part of what an encoder trained alone gains over the ``prior`` loss that a readout of this one (loss ``left``) has;
-    None where one trained alone gains nothing."""
+    """Compute which part of what an encoder trained alone gains a readout of this one has.
+
+    Args:
+        prior: loss of the best constant answer.
+        left: loss of a readout of this encoder.
+        alone: loss of one trained alone.
+
+    Returns:
+        The part, 1 for all; None where one trained alone gains nothing.
+    """
     return (prior - left) / (prior - alone) if prior > alone else None
 
 

@@ -169,8 +169,19 @@ def process_state_kept() -> Iterator[None]:
 
 @contextmanager
 def user_code(what: str, *, stays: bool = False, module: str | None = None) -> Iterator[None]:
-    """For one call into user code, which ``what`` names for messages. ``stays``: what it sets of the model's part holds for
-    later calls into user code too; ``module``: the name it imports, or that was imported before in this process."""
+    """Guard one call into user code: what it does to the process is undone afterwards, but for what may stay.
+
+    Args:
+        what: names the call for messages.
+        stays: whether what it sets of the model's part holds for later calls into user code too.
+        module: the name that it imports, or that was imported before in this process.
+
+    Yields:
+        Nothing; the call is the block.
+
+    Raises:
+        ConfigError: where the code leaves torch.inference_mode on.
+    """
     kept = _CALLERS[-1] if _CALLERS else None
     if kept is not None and kept.inside:
         yield

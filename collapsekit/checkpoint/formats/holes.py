@@ -27,8 +27,16 @@ def stored_bytes(stream: BinaryIO) -> int:
 
 
 def runs(stream: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
-    """(start, stop, whether it is a hole of MIN_HOLE bytes or more) of the bytes from ``begin`` to ``end``, in order. The
-    stream stays where it is."""
+    """Find where a file holds data and where holes of MIN_HOLE bytes or more; the stream stays where it is.
+
+    Args:
+        stream: the file.
+        begin: first byte.
+        end: byte behind the last.
+
+    Returns:
+        (start, stop, whether it is a hole) of consecutive pieces, in order.
+    """
     at = begin
     for start, stop in _holes(stream.fileno(), begin, end) if _sparse(os.fstat(stream.fileno())) else ():
         if stop - start >= MIN_HOLE:

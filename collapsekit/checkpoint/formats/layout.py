@@ -111,9 +111,21 @@ def dense(
     *,
     swapped: bool = False,
 ) -> Located:
-    """A strided view of the numbers in ``extent``: shape and stride in elements, ``offset`` in elements too.
+    """Locate a strided view of the numbers in an extent.
 
-    ``stride`` None means contiguous. Raises DamagedError where the view does not lie within the extent.
+    Args:
+        dtype: of the numbers, as torch names it.
+        shape: of the view, in elements.
+        stride: in elements; None for a contiguous view.
+        offset: of its first number within the extent, in elements.
+        extent: the bytes of a file.
+        swapped: whether the numbers are big-endian.
+
+    Returns:
+        The view's place.
+
+    Raises:
+        DamagedError: where it does not lie within the extent.
     """
     item = ITEM_BYTES.get(dtype)
     if item is None:

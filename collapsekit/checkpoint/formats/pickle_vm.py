@@ -51,10 +51,19 @@ Call = Callable[[tuple[Any, ...]], Any]
 def unpickled(
     stream: BinaryIO | Buffered, names: dict[str, None], calls: Mapping[str, Call], persistent: Callable[[Any], Any]
 ) -> object:
-    """The value of the pickle that starts at the stream's position, which is left behind its STOP.
+    """Read the pickle that starts at the stream's position, which is left behind its STOP; nothing it names is looked up.
 
-    ``calls`` answers for functions and classes by full name (given the arguments), ``persistent`` for persistent ids;
-    ``names`` is filled with every name in order, also where the pickle breaks off. Raises DamagedError.
+    Args:
+        stream: the pickle's bytes.
+        names: filled with every name in order, also where the pickle breaks off.
+        calls: what answers for functions and classes, by full name, from their arguments.
+        persistent: what answers for persistent ids.
+
+    Returns:
+        The pickle's value, of plain data and what ``calls`` and ``persistent`` answer.
+
+    Raises:
+        DamagedError: where it is no pickle, or beyond the limits.
     """
     machine = _Machine(names, calls, persistent)
     try:

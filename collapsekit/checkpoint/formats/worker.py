@@ -107,7 +107,13 @@ def as_data(located: LocatedWeights) -> dict[str, Any]:
 
 
 def main(memory: int, seconds: int, path: str) -> None:
-    """Read ``path`` within the limits, answer on stdout, and end without running anything more."""
+    """Read a checkpoint within limits, answer on stdout, and end without running anything more.
+
+    Args:
+        memory: bytes of address space.
+        seconds: of CPU time.
+        path: the file or folder.
+    """
     if hasattr(signal, "SIGIO"):  # as collapsekit.checkpoint.formats.handles asks
         signal.signal(signal.SIGIO, signal.SIG_IGN)
     confine(memory, seconds)
