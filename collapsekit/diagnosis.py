@@ -11,7 +11,6 @@ from typing import Any, Unpack
 
 from torch import nn
 
-import collapsekit
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import random_state_kept
@@ -22,8 +21,9 @@ from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.config.discovery import config_line, find_config, path_from_here
 from collapsekit.config.imports import import_object
 from collapsekit.config.keywords import DiagnoseKeywords, takes
+from collapsekit.config.load import check_config, load_config
 from collapsekit.config.options import DiagnoseOptions
-from collapsekit.config.schema import Config, check_config, load_config
+from collapsekit.config.schema import Config
 from collapsekit.context import Options, Progress, Settings
 from collapsekit.data.base import Source
 from collapsekit.data.memory import with_data
@@ -48,6 +48,7 @@ from collapsekit.session.subject import environment, process_warnings, subject_o
 from collapsekit.stats.threads import threads_for
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.version import __version__
 
 LEVEL = 0.95
 SUBSETS = "growing"  # the probe that --subsets adds
@@ -238,7 +239,7 @@ def _report(
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
     overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
     return Report(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         subject=subject,
         verdict=overall,
         summary=summary,

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
-import collapsekit
 from collapsekit import registry
 from collapsekit.adapters.build import random_state_kept
 from collapsekit.config.keywords import RepairKeywords, takes
@@ -34,6 +33,7 @@ from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport
 from collapsekit.session.checks import check_named
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.version import __version__
 
 CONTROL = "finetune"
 SNAPSHOTS = "snapshots"
@@ -256,7 +256,7 @@ def _judged(
     accepted = all(check.passed for check in checks)
     beside = reports[2] if "control" in runs else None
     return RepairReport(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         method=tuple(options),
         summary=_summary(tuple(options), weak, accepted, reports[0], reports[1], beside),
         repaired=weak,
