@@ -58,7 +58,7 @@ ALONE = {
     "stats": {"errors"},
     "io": {"errors"},
     "report": {"errors", "io", "stats"},
-    "gating": {"errors", "io", "report", "stats"},
+    "gating": {"errors", "io", "report", "config", "stats"},
     "comparison": {"errors", "io", "report", "stats"},
     "render": {"errors", "io", "report", "gating", "comparison"},
 }
