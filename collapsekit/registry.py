@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import math
 import pkgutil
 import sys
 import traceback
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from collapsekit.context import Options
 from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
 from collapsekit.measures.catalogue import declare_heading
+from collapsekit.measures.measure import Heading
 
 GROUP = "collapsekit"
 FROM_FILE = "collapsekit_plugin_"  # how modules of plugin files are called
@@ -40,7 +42,7 @@ class ProbeSpec:
     trains: Cost = "nothing"
     default: bool = True  # whether it runs where no probe is named
     title: str | None = None  # of its section in pages; None: its name
-    place: float | None = None  # of that section, the least first; None: after those that say one
+    place: float = math.inf  # of that section, the least first
 
 
 class ProbeFacts(TypedDict):
@@ -107,7 +109,7 @@ def probe(
             files = f"{_file_of(known.run)} and {_file_of(run)}"
             raise ConfigError(f"probe {name!r} is registered twice, by {files}: rename one.")
         PROBES[name] = ProbeSpec(name, run, **facts)
-        declare_heading(name, facts.get("title"), facts.get("place"))
+        declare_heading(Heading(name, facts.get("title") or name, facts.get("place", math.inf)))
         return run
 
     return register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +14,6 @@ from collapsekit.measures.declarations import read_declarations
 from collapsekit.measures.measure import Heading, Measure
 
 PACKAGE = Path(__file__).parents[1]
-LAST = float("inf")  # the place of a probe that says none: after those that do, in the order of the report
 
 
 @dataclass
@@ -48,9 +48,9 @@ def declare(made: Measure) -> Measure:
     return made
 
 
-def declare_heading(probe: str, title: str | None, place: float | None) -> None:
-    """How the results of a probe are headed; without a title, by its name."""
-    DECLARED.headings[probe] = Heading(probe, probe if title is None else title, LAST if place is None else place)
+def declare_heading(made: Heading) -> None:
+    """Declare how the results of a probe are headed."""
+    DECLARED.headings[made.probe] = made
 
 
 def lookup(name: str) -> Measure | None:
@@ -69,7 +69,7 @@ def measures_of(probe: str) -> tuple[Measure, ...]:
 
 def heading(probe: str) -> Heading:
     """How the results of a probe are headed; by its name where nobody here knows it."""
-    return DECLARED.headings.get(probe) or _read(probe)[1] or Heading(probe, probe, LAST)
+    return DECLARED.headings.get(probe) or _read(probe)[1] or Heading(probe, probe)
 
 
 def headings(probes: Iterable[str]) -> list[Heading]:
@@ -81,7 +81,7 @@ def index(name: str) -> tuple[float, int]:
     """Where results of that name stand among others: by their probe's place, then as its file declares them."""
     made = lookup(name)
     if made is None:
-        return LAST, 0
+        return math.inf, 0
     return heading(made.probe).place, measures_of(made.probe).index(made)
 
 

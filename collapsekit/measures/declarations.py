@@ -20,8 +20,8 @@ def read_declarations(text: str) -> tuple[list[Measure], Heading | None]:
     """
     tree = ast.parse(text)
     measures = [_measure(call) for call in _calls(tree, "Measure")]
-    found = [_facts(call, ("title", "place")) | {"probe": _first(call)} for call in _calls(tree, "probe")]
-    return measures, next((Heading(**facts) for facts in found if len(facts) == 3), None)
+    heads = [_heading(call) for call in _calls(tree, "probe")]
+    return measures, heads[0] if heads else None
 
 
 def _calls(tree: ast.Module, name: str) -> Iterator[ast.Call]:
@@ -46,3 +46,7 @@ def _first(call: ast.Call) -> str:
 
 def _facts(call: ast.Call, names: tuple[str, ...]) -> dict[str, Any]:
     return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in names}
+
+
+def _heading(call: ast.Call) -> Heading:
+    return Heading(_first(call), **{"title": _first(call), **_facts(call, ("title", "place"))})

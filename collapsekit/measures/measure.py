@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +39,7 @@ class Heading:
 
     probe: str
     title: str
-    place: float
+    place: float = math.inf  # after those that say one, in the order of the report
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Measure:
         """The probe whose it is: the part of the name before the first dot."""
         return self.name.partition(".")[0]
 
-    def fill(self, task: Scored | None = None, **fields: object) -> Quantity:
+    def fill(self, task: Scored | None = None, /, **fields: object) -> Quantity:
         """The measure as it is in one run.
 
         Args:
