@@ -174,10 +174,22 @@ class Quantity:
         return self._make(curve=curve, modality=modality, versus=versus, note=note)
 
     def skipped(
-        self, reason: str, *, modality: str | None = None, versus: str | None = None, unit: bool = False
+        self,
+        reason: str,
+        *,
+        modality: str | None = None,
+        versus: str | None = None,
+        note: str | None = None,
+        unit: bool = False,
     ) -> Result:
-        """Why there is none, without a full stop at the end; ``unit``: whether it says its unit all the same."""
-        made = self._make(skipped=reason.rstrip("."), modality=modality, versus=versus)
+        """Why there is none.
+
+        Args:
+            reason: in words, a full stop at its end aside.
+            modality, versus, note: as in :meth:`result`.
+            unit: whether the result says its unit all the same.
+        """
+        made = self._make(skipped=reason.rstrip("."), modality=modality, versus=versus, note=note)
         return made if unit else made.model_copy(update={"unit": None})
 
     def _make(self, **rest: Any) -> Result:

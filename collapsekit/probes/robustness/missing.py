@@ -50,8 +50,10 @@ AT_RATES = (
     "rate is absent at every higher one"
 )
 
-IN_PATTERNS = "with a set of modalities absent from every example ({few} of the proper sets), and their mean; absent modalities "
+IN_PATTERNS = (
+    "with a set of modalities absent from every example ({few} of the proper sets), and their mean; absent modalities "
     "{fill_how}"
+)
 IN_RATES = f"over the rate at which modalities go missing, and their mean: {AT_RATES}; absent modalities {{fill_how}}"
 PATTERNS = declare(
     Measure(

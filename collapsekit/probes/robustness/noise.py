@@ -43,8 +43,8 @@ FEATURE = "recorded features (every floating tensor of them)"
 
 AREA = (
     "area under {metric} over the noise level (trapezoid rule, from 0 to {last:g}) divided by what it is if {metric} stays "
-    "as it is without noise: 1 = unaffected; noise uniform between -a and a, a = level times spread, added to the modality's "
-    "{place}; spread: {spread}; mean over {draws} noise fields, each multiplied by all levels"
+    "as it is without noise: 1 = unaffected; noise uniform between -a and a, a = level times spread, added to the "
+    "modality's {place}; spread: {spread}; mean over {draws} noise fields, each multiplied by all levels"
 )
 AT_INPUT = declare(
     Measure(
