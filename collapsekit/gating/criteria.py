@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.report.diagnosis import Report
+from collapsekit.report.verdicts import COLLAPSED
 from collapsekit.stats.use import floor_of, use
 
 WATCHED = ("metric", "use", "missing")
 DEFAULT = ("metric", "use")
 MARGINS = {"metric": 0.02, "use": 0.1, "missing": 0.05}
 EFFECTS = {"metric": 0.1, "use": 0.4, "missing": 0.2}
-COLLAPSED = 0.15  # use under which a modality is collapsed, as in collapsekit.report.verdicts
 USE = (
     "(credit + e) / (due + e): Shapley credit in the calibrated model over what the balanced reference gives, as "
     "utilisation.score, but without bounds; the margin begins at 1, all that is due, where it was more"

@@ -67,14 +67,14 @@ def measures_of(probe: str) -> tuple[Measure, ...]:
     return found or _read(probe)[0]
 
 
-def heading(probe: str) -> Heading:
+def heading_of(probe: str) -> Heading:
     """How the results of a probe are headed; by its name where nobody here knows it."""
     return DECLARED.headings.get(probe) or _read(probe)[1] or Heading(probe, probe)
 
 
 def headings(probes: Iterable[str]) -> list[Heading]:
     """How the results of these probes are headed, in the order in which they are shown."""
-    return sorted(map(heading, dict.fromkeys(probes)), key=lambda h: h.place)
+    return sorted(map(heading_of, dict.fromkeys(probes)), key=lambda h: h.place)
 
 
 def index(name: str) -> tuple[float, int]:
@@ -82,7 +82,7 @@ def index(name: str) -> tuple[float, int]:
     made = lookup(name)
     if made is None:
         return math.inf, 0
-    return heading(made.probe).place, measures_of(made.probe).index(made)
+    return heading_of(made.probe).place, measures_of(made.probe).index(made)
 
 
 @cache
