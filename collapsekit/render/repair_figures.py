@@ -21,7 +21,7 @@ _MOST_PANELS = 9
 _LARGEST = 1e100  # axes reckon with sums and differences of what is on them
 _KEYS = ("before", "after", "control")
 # What is drawn of the curves, in this order; all of them are in the tables.
-_DRAWN = (
+DRAWN = (
     "rank_sweep.numerical_rank",
     "rank_sweep.effective_rank",
     "rank_sweep.metric",
@@ -38,7 +38,7 @@ def figures(report: RepairReport, comparison: Comparison) -> Iterator[tuple[str,
         yield "losses", "Losses of each stage", None, lambda wide: _losses(losses[:_MOST_PANELS], wide)
     pairs = [p for found in comparison.curves.values() for p in found if _drawable(p)]
     pairs.sort(key=lambda p: p.before.modality not in report.repaired)
-    for name in _DRAWN:
+    for name in DRAWN:
         own = [p for p in pairs if _measure(p) == name and p.before.versus in (None, p.before.modality)]
         if own:
             title = getattr(lookup(own[0].before.name), "title", None) or name

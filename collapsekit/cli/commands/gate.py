@@ -53,7 +53,10 @@ def gate(
     require: Annotated[
         list[str] | None,
         typer.Option(
-            "--require", "-r", metavar="RULE", help="Rule the report has to meet; repeatable; replaces the config's."
+            "--require",
+            "-r",
+            metavar="RULE",
+            help="Rule the report has to meet, by names that list -v shows; repeatable; replaces the config's.",
         ),
     ] = None,
     baseline: Annotated[

@@ -49,9 +49,7 @@ GAP = (
 )
 OF_SUBSET = f"of the model of each subset; {GROWN}"
 
-MEAN_GAP = declare(
-    Measure("growing.prefix_gap", definition=f"{GAP}; {GROWN}", source=FIGURE_4, unit=LOSS, figure="lines")
-)
+MEAN_GAP = declare(Measure("growing.prefix_gap", definition=f"{GAP}; {GROWN}", source=FIGURE_4, unit=LOSS))
 PREFIX_LOSS = declare(
     Measure(
         "growing.prefix_loss",
@@ -60,7 +58,6 @@ PREFIX_LOSS = declare(
         unit=LOSS,
         better="lower",
         why="it is the task loss",
-        figure="lines",
     )
 )
 VIF_MEAN = declare(
@@ -71,7 +68,6 @@ VIF_MEAN = declare(
         unit="times",
         better="lower",
         why="1 is no redundancy between fused neurons",
-        figure="lines",
     )
 )
 EFFECTIVE_RANK = declare(
@@ -80,7 +76,6 @@ EFFECTIVE_RANK = declare(
         definition=f"rank of the fused representation: {RANKS['effective_rank'][0]}; {GROWN}",
         source=RANKS["effective_rank"][1],
         unit="dimensions",
-        figure="lines",
     )
 )
 NUMERICAL_RANK = declare(
@@ -89,7 +84,6 @@ NUMERICAL_RANK = declare(
         definition=f"rank of the fused representation: {RANKS['numerical_rank'][0]}; {GROWN}",
         source=RANKS["numerical_rank"][1],
         unit="dimensions",
-        figure="lines",
     )
 )
 LOSS_GROWN = declare(
@@ -100,7 +94,6 @@ LOSS_GROWN = declare(
         unit=LOSS,
         better="lower",
         why="it is the task loss",
-        figure="lines",
     )
 )
 METRIC_GROWN = declare(
@@ -111,7 +104,6 @@ METRIC_GROWN = declare(
         unit=METRIC,
         better="higher",
         why="task metrics are written so that higher is better",
-        figure="lines",
     )
 )
 

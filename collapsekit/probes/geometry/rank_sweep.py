@@ -74,7 +74,6 @@ STABLE_RANK = declare(
         definition=RANKS["stable_rank"][0] + "; {how}",
         source=RANKS["stable_rank"][1],
         unit="dimensions",
-        figure="lines",
         side_by_side=True,
     )
 )
@@ -84,7 +83,6 @@ PARTICIPATION_RATIO = declare(
         definition=RANKS["participation_ratio"][0] + "; {how}",
         source=RANKS["participation_ratio"][1],
         unit="dimensions",
-        figure="lines",
         side_by_side=True,
     )
 )

@@ -56,7 +56,6 @@ SWEEP = declare(
         definition=f"{PROCRUSTES.format(other=FUSED)}; {SCALED}",
         source=SWEEP_SOURCE,
         unit="cosine",
-        figure="lines",
     )
 )
 
