@@ -100,8 +100,11 @@ def probe(
             headed, and where they stand among those of other probes, the least place first.
 
     Raises:
-        ConfigError: where another file registers a probe of that name.
+        ConfigError: where one of the first four is missing, and where another file registers a probe of that name.
     """
+    missing = [k for k in ("summary", "definition", "source", "cannot") if k not in facts]
+    if missing:
+        raise ConfigError(f"probe {name!r} does not say its {' and '.join(missing)}: give them to @probe as text.")
 
     def register(run: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[Any]]:
         known = PROBES.get(name)

@@ -139,6 +139,10 @@ def test_a_direction_has_a_reason() -> None:
         Measure("p.x", definition="d", source="s", better="lower")
     with pytest.raises(ConfigError, match="give both `better` and `why`"):
         Measure("p.x", definition="d", source="s", why="it is so")
+    for text in ("in {0, 1}", "an open { brace", "{}"):
+        with pytest.raises(ConfigError, match=r"expected the name of a field: write \{\{ and \}\} for braces"):
+            Measure("p.x", definition=text, source="s")
+    assert Measure("p.x", definition="in {{0, 1}}", source="s").result(1.0).definition == "in {0, 1}"
     with pytest.raises(ConfigError, match=r"no name: call it PROBE\.NAME"):
         Measure(" ", definition="d", source="s")
 

@@ -74,6 +74,8 @@ class Measure:
                 f"measure {self.name!r} says {'why' if self.why else 'which way'} is better without the other: give both "
                 "`better` and `why`, or neither."
             )
+        for text in filter(None, (self.name, self.definition, self.source, self.unit)):
+            _check_fields(self.name, text)
 
     @property
     def probe(self) -> str:
@@ -195,6 +197,19 @@ class Quantity:
     def _make(self, **rest: Any) -> Result:
         texts = {"unit": self.unit, "definition": self.definition, "source": self.source}
         return Result(name=self.name, probe=self.probe, **texts, **rest)
+
+
+def _check_fields(name: str, text: str) -> None:
+    try:
+        fields = [field for _, field, *_ in Formatter().parse(text) if field is not None]
+    except ValueError:
+        fields = [""]
+    odd = next((field for field in fields if not field.isidentifier()), None)
+    if odd is not None:
+        raise ConfigError(
+            f"measure {name!r} has braces around {odd!r} in {text!r}, expected the name of a field: write {{{{ and }}}} for "
+            "braces that are to stand."
+        )
 
 
 def _pattern(text: str) -> re.Pattern[str]:
