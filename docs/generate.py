@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import importlib.util
 import re
 import sys
 import textwrap
@@ -277,11 +278,31 @@ def _default(value: object) -> str:
 
 @region("tasks")
 def tasks() -> str:
-    """A row a task, and one for the user's own."""
-    from collapsekit.tasks.base import TASKS
+    """A row a task, and one for the user's own, as `collapsekit list tasks` has them."""
+    from typer.testing import CliRunner
 
-    own = ("`module:callable`", "your own loss: (outputs, targets) -> one loss an example")
-    return table(("task", "targets, loss and metric"), [*((f"`{n}`", text) for n, text in TASKS.items()), own])
+    from collapsekit.cli import app
+
+    listed = CliRunner().invoke(app, ["list", "tasks"], prog_name="collapsekit").stdout
+    entries = re.findall(r"^(\S+) +(.*(?:\n +.*)*)", listed, re.M)
+    return table(("task", "targets, loss and metric"), ((f"`{name}`", text) for name, text in entries))
+
+
+@region("measures")
+def measures() -> str:
+    """A row a measured quantity: what the default comparison shows of it and which way is better, where that is agreed."""
+    rows = [
+        (f"`{m.name}`", m.unit or "", m.better or "", m.title or "", m.definition, m.source) for m in _declared_measures()
+    ]
+    return table(("measure", "unit", "better", "title", "definition", "source"), rows)
+
+
+def _declared_measures() -> list[Any]:
+    """All that the package's probes declare, by probe as shown, then in their order."""
+    if importlib.util.find_spec("collapsekit.measures") is None:
+        return []
+    catalogue = importlib.import_module("collapsekit.measures")
+    return [m for head in catalogue.headings(_probes()) for m in catalogue.measures_of(head.probe)]
 
 
 @region("adapters")

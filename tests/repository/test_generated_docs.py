@@ -94,16 +94,28 @@ NO_PATH = re.compile(r"collapsekit/(?:share|step|loss|reliance|effective_rank)\b
 NO_MODULE = {"collapsekit.yaml"}
 
 
+# A block that begins with the path of the file to write is of a walk-through; test_walkthroughs writes and runs it.
+WRITTEN = re.compile(r"^```\w+\n(?:# |<!-- )([\w./]+\.\w+)(?: -->)?\n.*?^```$", re.M | re.S)
+
+
+def prose(page: Path) -> str:
+    """A page without the files that it tells to write, and without mentions of them."""
+    text = page.read_text(encoding="utf-8")
+    for path in WRITTEN.findall(text):
+        text = text.replace(path, "")
+    return re.sub(r"^```\w+\n(?:# |<!-- ) *(?:-->)?\n.*?^```$", "", text, flags=re.M | re.S)
+
+
 @each_page
 def test_every_path_that_a_page_names_is_there(page: Path) -> None:
-    named = {m.rstrip("/") for m in NAMED_PATH.findall(page.read_text(encoding="utf-8")) if not NO_PATH.match(m)}
+    named = {m.rstrip("/") for m in NAMED_PATH.findall(prose(page)) if not NO_PATH.match(m)}
     beside = page.parent.relative_to(ROOT)
     assert not {m for m in named if m not in TRACKED and str(beside / m) not in TRACKED}
 
 
 @each_page
 def test_every_module_and_name_that_a_page_names_is_there(page: Path) -> None:
-    named = set(NAMED_MODULE.findall(page.read_text(encoding="utf-8"))) - NO_MODULE
+    named = set(NAMED_MODULE.findall(prose(page))) - NO_MODULE
     assert not {name for name in named if not exists(name)}
 
 
@@ -131,7 +143,7 @@ def test_old_paths_and_names_are_found_out() -> None:
 
 @each_page
 def test_every_link_leads_somewhere(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(r"^```.*?^```$", "", prose(page), flags=re.M | re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("https://", "http://")):
             continue

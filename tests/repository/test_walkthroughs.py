@@ -1,0 +1,74 @@
+"""CONTRIBUTING's walk-throughs, done as written in a copy of the repository: the files, then the commands."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+WALKS = {
+    title: body
+    for title, body in re.findall(r"^## (Add .+?)\n(.*?)(?=^## (?:Add|Style))", TEXT, re.M | re.S)
+    if "```bash" in body
+}
+# What a walk-through is written for: a copy of the code that lacks it cannot be walked through.
+NEEDS = {
+    "Add a probe": "collapsekit.measures:Measure",
+    "Add a repair": "collapsekit.registry:repair_method",
+    "Add a task": "collapsekit.registry:task",
+}
+FILE = re.compile(r"^```(?:python\n# |markdown\n<!-- )(\S+)(?: -->)?\n(.*?)^```$", re.M | re.S)
+
+
+@pytest.mark.slow  # whole contract tests, over the part that is added
+@pytest.mark.parametrize("title", sorted(WALKS))
+def test_a_walk_through_does_as_it_says(title: str, tmp_path: Path) -> None:
+    module, _, name = NEEDS[title].partition(":")
+    if importlib.util.find_spec(module) is None or not hasattr(importlib.import_module(module), name):
+        pytest.skip(f"there is no {NEEDS[title]}")
+    for name in ("collapsekit", "tests", "docs", "examples", "plugins", "benchmarks"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (*ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "action.yml"):
+        shutil.copy(file, tmp_path)
+    files = FILE.findall(WALKS[title])
+    assert len(files) >= 2
+    for name, content in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        assert not (tmp_path / name).exists(), name  # nothing else is edited
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    (commands,) = re.findall(r"^```bash\n(.*?)^```$", WALKS[title], re.M | re.S)
+    assert len(commands.splitlines()) >= 2
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    for command in commands.splitlines():
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-2000:]}"
+
+
+def test_the_walk_throughs_are_those_of_a_probe_a_repair_and_a_task() -> None:
+    assert sorted(WALKS) == ["Add a probe", "Add a repair", "Add a task"]
+    for body in WALKS.values():
+        assert any(name.startswith("tests/") for name, _ in FILE.findall(body))
+
+
+def test_code_in_contributing_is_formatted(tmp_path: Path) -> None:
+    for number, (name, content) in enumerate(FILE.findall(TEXT)):
+        if name.endswith(".py"):
+            (tmp_path / f"block{number}.py").write_text(content, encoding="utf-8")
+    if importlib.util.find_spec("ruff") is None:
+        pytest.skip("ruff is not installed")
+    config = str(ROOT / "pyproject.toml")
+    for command in (["format", "--check"], ["check", "--ignore", "I001"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--config", config, str(tmp_path)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
