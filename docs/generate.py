@@ -242,6 +242,17 @@ def probe_pages() -> str:
     return table(("probe", "question", "trains"), rows)
 
 
+@region("result-names")
+def result_names() -> str:
+    """A row a probe: the names of its results, as the table on its page has them."""
+    rows = []
+    for name in _probes():
+        results = (DOCS / "probes" / f"{name}.md").read_text(encoding="utf-8").split("## Options")[0]
+        found = re.findall(rf"^\| `{name}\.([\w.]+)` \|", results, re.M)
+        rows.append((f"[`{name}`](probes/{name}.md)", ", ".join(f"`{n}`" for n in found)))
+    return table(("probe", "results"), rows)
+
+
 @region("repairs")
 def repairs() -> str:
     """A row a repair."""
@@ -292,7 +303,8 @@ def tasks() -> str:
 def measures() -> str:
     """A row a measured quantity: what the default comparison shows of it and which way is better, where that is agreed."""
     rows = [
-        (f"`{m.name}`", m.unit or "", m.better or "", m.title or "", m.definition, m.source) for m in _declared_measures()
+        (f"`{m.name}`", m.unit or "", m.better or "", m.title or "", m.definition, m.source)
+        for m in _declared_measures()
     ]
     return table(("measure", "unit", "better", "title", "definition", "source"), rows)
 
