@@ -22,6 +22,7 @@ WALKS = {
 }
 # What a walk-through is written for: a copy of the code that lacks it cannot be walked through.
 NEEDS = {
+    "Add a format of checkpoints": "collapsekit.checkpoint.formats.detect:FORMATS",
     "Add a probe": "collapsekit.measures:Measure",
     "Add a repair": "collapsekit.registry:repair_method",
     "Add a task": "collapsekit.registry:task",
@@ -45,17 +46,23 @@ def test_a_walk_through_does_as_it_says(title: str, tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         assert not (tmp_path / name).exists(), name  # nothing else is edited
         (tmp_path / name).write_text(content, encoding="utf-8")
-    (commands,) = re.findall(r"^```bash\n(.*?)^```$", WALKS[title], re.M | re.S)
-    assert len(commands.splitlines()) >= 2
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    env["GIT_CEILING_DIRECTORIES"] = str(tmp_path.parent)  # no repository around it is meant
+    for change in re.findall(r"^```diff\n(.*?)^```$", WALKS[title], re.M | re.S):
+        command = ["git", "apply", "--recount", "--unidiff-zero", "-C1"]
+        done = subprocess.run(command, cwd=tmp_path, env=env, input=change, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    (commands,) = re.findall(r"^```bash\n(.*?)^```$", WALKS[title], re.M | re.S)
+    assert len(commands.splitlines()) >= 2
     for command in commands.splitlines():
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-2000:]}"
 
 
-def test_the_walk_throughs_are_those_of_a_probe_a_repair_and_a_task() -> None:
-    assert sorted(WALKS) == ["Add a probe", "Add a repair", "Add a task"]
+def test_each_kind_of_part_has_a_walk_through_and_a_probe_a_repair_and_a_task_edit_nothing() -> None:
+    assert sorted(WALKS) == ["Add a format of checkpoints", "Add a probe", "Add a repair", "Add a task"]
+    assert [title for title, body in WALKS.items() if "```diff" in body] == ["Add a format of checkpoints"]
     for body in WALKS.values():
         assert any(name.startswith("tests/") for name, _ in FILE.findall(body))
 
