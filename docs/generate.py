@@ -71,7 +71,7 @@ def _cell(text: str) -> str:
 def _first_sentence(text: str) -> str:
     """The first sentence of a docstring, without its stop."""
     paragraph = " ".join(text.split("\n\n")[0].split())
-    return re.split(r"(?<=[a-z)`])\. (?=[A-Z])", paragraph)[0].removesuffix(".")
+    return re.split(r"(?<=[A-Za-z)`])\. (?=[A-Z`])", paragraph)[0].removesuffix(".")
 
 
 # --- where things lie
@@ -109,6 +109,22 @@ def layout() -> str:
     for name, text in entries:
         lines += textwrap.wrap(text, 120, initial_indent=f"{name:<19} ", subsequent_indent=" " * 20)
     return "```\n" + "\n".join(lines) + "\n```"
+
+
+@region("pages")
+def docs_pages() -> str:
+    """A row a page of docs, and a row a folder of pages: its title, and the first sentence under it."""
+    found = [p for p in [*DOCS.glob("*.md"), *DOCS.glob("*/README.md")] if p != DOCS / "README.md"]
+    rows = []
+    for page in sorted(found, key=lambda p: str(p.relative_to(DOCS)).lower()):
+        title, _, rest = page.read_text(encoding="utf-8").removeprefix("# ").partition("\n\n")
+        rows.append(
+            (
+                f"[{title}]({page.relative_to(DOCS)})",
+                re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", _first_sentence(rest)) + ".",
+            )
+        )
+    return table(("page", "it begins"), rows)
 
 
 @region("decisions")
