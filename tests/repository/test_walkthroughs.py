@@ -26,6 +26,7 @@ NEEDS = {
     "Add a probe": "collapsekit.measures:Measure",
     "Add a repair": "collapsekit.registry:repair_method",
     "Add a task": "collapsekit.registry:task",
+    "Add a view or a writer": "collapsekit.render:document_of",
 }
 FILE = re.compile(r"^```(?:python\n# |markdown\n<!-- )(\S+)(?: -->)?\n(.*?)^```$", re.M | re.S)
 
@@ -60,8 +61,14 @@ def test_a_walk_through_does_as_it_says(title: str, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-2000:]}"
 
 
-def test_each_kind_of_part_has_a_walk_through_and_a_probe_a_repair_and_a_task_edit_nothing() -> None:
-    assert sorted(WALKS) == ["Add a format of checkpoints", "Add a probe", "Add a repair", "Add a task"]
+def test_each_kind_of_part_has_a_walk_through_and_all_but_a_format_edit_nothing() -> None:
+    assert sorted(WALKS) == [
+        "Add a format of checkpoints",
+        "Add a probe",
+        "Add a repair",
+        "Add a task",
+        "Add a view or a writer",
+    ]
     assert [title for title, body in WALKS.items() if "```diff" in body] == ["Add a format of checkpoints"]
     for body in WALKS.values():
         assert any(name.startswith("tests/") for name, _ in FILE.findall(body))
