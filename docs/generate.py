@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
-import importlib.util
 import re
 import sys
 import textwrap
@@ -327,10 +326,9 @@ def measures() -> str:
 
 def _declared_measures() -> list[Any]:
     """All that the package's probes declare, by probe as shown, then in their order."""
-    if importlib.util.find_spec("collapsekit.measures") is None:
-        return []
-    catalogue = importlib.import_module("collapsekit.measures")
-    return [m for head in catalogue.headings(_probes()) for m in catalogue.measures_of(head.probe)]
+    from collapsekit.measures import headings, measures_of
+
+    return [m for head in headings(_probes()) for m in measures_of(head.probe)]
 
 
 @region("adapters")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from collapsekit.config.options import Situation
 from collapsekit.errors import ConfigError
 from collapsekit.gating.criteria import Limits, says_nothing
 from collapsekit.gating.rules.evaluate import DEFAULT, decide_rule
 from collapsekit.report.baseline import Baseline, Run, differs, seed_of
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import Against, GateCheck, GateReport, State, outcome_of
-from collapsekit.report.gate_terms import Situation
 from collapsekit.report.per_example import Records
 from collapsekit.version import __version__
 

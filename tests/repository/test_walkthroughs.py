@@ -22,8 +22,6 @@ WALKS = {
 }
 # What a walk-through is written for: a copy of the code that lacks it cannot be walked through.
 NEEDS = {
-    "Add a format of checkpoints": "collapsekit.checkpoint.formats.detect:FORMATS",
-    "Add a probe": "collapsekit.measures:Measure",
     "Add a repair": "collapsekit.registry:repair_method",
     "Add a task": "collapsekit.registry:task",
     "Add a view or a writer": "collapsekit.render:document_of",
@@ -34,8 +32,8 @@ FILE = re.compile(r"^```(?:python\n# |markdown\n<!-- )(\S+)(?: -->)?\n(.*?)^```$
 @pytest.mark.slow  # whole contract tests, over the part that is added
 @pytest.mark.parametrize("title", sorted(WALKS))
 def test_a_walk_through_does_as_it_says(title: str, tmp_path: Path) -> None:
-    module, _, name = NEEDS[title].partition(":")
-    if importlib.util.find_spec(module) is None or not hasattr(importlib.import_module(module), name):
+    module, _, name = NEEDS.get(title, "").partition(":")
+    if module and not hasattr(importlib.import_module(module), name):
         pytest.skip(f"there is no {NEEDS[title]}")
     for name in ("collapsekit", "tests", "docs", "examples", "plugins", "benchmarks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
