@@ -22,7 +22,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def test_there_is_a_page_for_every_probe_and_for_no_other() -> None:
     assert set(PAGES) == {*BUILTIN, "README"}
-    assert {p.stem for p in DOCS.glob("*.png")} == set(BUILTIN)
+    assert {p.stem for p in DOCS.glob("*.png")} == {name for name, page in PAGES.items() if "## Picture" in page}
 
 
 def test_the_index_lists_every_probe_once() -> None:
@@ -69,11 +69,12 @@ def test_every_link_resolves(name: str) -> None:
 
 
 @pytest.mark.parametrize("probe", BUILTIN)
-def test_a_page_is_short_and_shows_a_small_picture(probe: str) -> None:
-    assert f"]({probe}.png)" in PAGES[probe]
-    raw = (DOCS / f"{probe}.png").read_bytes()
-    assert raw.startswith(PNG)
-    assert len(raw) < 60_000
+def test_a_page_is_short_and_its_picture_small(probe: str) -> None:
+    if "## Picture" in PAGES[probe]:
+        assert f"]({probe}.png)" in PAGES[probe]
+        raw = (DOCS / f"{probe}.png").read_bytes()
+        assert raw.startswith(PNG)
+        assert len(raw) < 60_000
     assert len(PAGES[probe].splitlines()) <= 120
     for part in ("## Definition", "## Results", "## What it can and cannot tell", "looks bad:*", "looks good:*"):
         assert part in PAGES[probe], part
