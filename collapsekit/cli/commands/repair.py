@@ -38,7 +38,11 @@ def repair_names(incomplete: str) -> list[str]:
     import re
 
     files = sorted((Path(__file__).parents[2] / "repairs" / "methods").glob("*.py"))
-    found = [n for f in files for n in re.findall(r'^@repair\(\s*"(\w+)"', f.read_text(encoding="utf-8"), re.MULTILINE)]
+    found = [
+        n
+        for f in files
+        for n in re.findall(r'^@repair_method\(\s*"(\w+)"', f.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
     return [n for n in found if n.startswith(incomplete)]
 
 
