@@ -31,6 +31,7 @@ class Options(BaseModel):
 
 Kind = TypeVar("Kind", bound=Options)
 
+# How much a diagnosis may train.
 Profile = Literal["quick", "standard", "full"]
 PROFILES: dict[Profile, str] = {
     "quick": "trains only linear heads on cached features",
