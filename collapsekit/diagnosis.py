@@ -75,17 +75,47 @@ def diagnose(
     cache: str | Path | None = None,
     memory: float | None = None,
 ) -> Report:
-    """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
+    """Diagnose a checkpoint or a live model: which modalities it ignores, what that costs, and why.
 
-    ``data`` takes the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
-    tensors, a DataLoader, a Dataset or another iterable of dict batches), or the path of a file. ``options`` maps probe
-    names to option values, as ``--set`` does; ``training_seed`` is the seed the model was trained
-    with (default: the config's model.seed), by which the gate tells runs apart; ``subsets`` adds the probe ``growing``,
-    which reads the models of the config's ``subsets`` section too; ``trust_pickle`` ("sha256:DIGEST") lets that very
-    checkpoint be unpickled, which runs its code; ``cache`` is the folder of trained baselines (default: the user's
-    cache folder); ``memory`` is how many bytes of inputs and features are kept in memory before more is mapped from files
-    that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
-    Raises CollapsekitError for whatever the caller can mend.
+    Nothing is written but the cache of trained baselines. A live model is given back as it was found.
+
+    Args:
+        checkpoint: The file or folder of weights; default: the config's model.checkpoint.
+        config: The path of a collapsekit.yaml, a mapping of its keys, or a Config; default: the nearest file, as commands
+            find it.
+        model: A live module in the place of a checkpoint; with one, it gets the checkpoint's weights.
+        data: In the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
+            tensors with the examples along the first axis, a DataLoader, a Dataset or another iterable of dict batches), or
+            the path of a file.
+        split: The split to diagnose; default: test, else val.
+        probes: The probes to run; default: all that run by default.
+        skip: Probes to leave out.
+        options: Option values by probe, as ``--set`` takes them.
+        profile: ``quick``, ``standard`` or ``full``: how much may be trained.
+        device: Where the model runs.
+        seed: Of everything drawn or trained.
+        limit: At most so many examples a split.
+        training_seed: The seed the model was trained with, by which the gate tells runs apart; default: the config's
+            model.seed.
+        subsets: Also run the probe ``growing``, which reads the models of the config's ``subsets`` section.
+        plugins: Python files with probes or adapters.
+        trust_pickle: "sha256:DIGEST" lets that very checkpoint be unpickled, which runs its code.
+        progress: Where to say how far it is; default: nowhere.
+        cache: The folder of trained baselines; default: the user's cache folder.
+        memory: Bytes of inputs and features that are kept in memory before more is mapped from files that vanish; default:
+            4 GiB. It changes no result.
+
+    Returns:
+        The report: subject, results and a verdict for every modality.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend; its class says which kind (collapsekit.ext has all of them).
+
+    Example:
+        >>> import collapsekit
+        >>> report = collapsekit.diagnose("ckpt.pt", config="collapsekit.yaml", profile="quick")
+        >>> report.modalities["audio"].verdict
+        'collapsed'
     """
     given = dict(locals())
     check_arguments(given)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.safe_text import quoted
@@ -92,7 +93,7 @@ def _plain_groups(reports: Sequence[ReportOrPath]) -> list[Group]:
 def _named_groups(columns: Mapping[str, ReportOrPath | Sequence[ReportOrPath]]) -> list[Group]:
     groups = []
     for name, some in columns.items():
-        reports = [some] if isinstance(some, Report | str | os.PathLike) else list(some)
+        reports: list[Any] = list(some) if isinstance(some, Sequence) and not isinstance(some, str) else [some]
         if not reports:
             raise ConfigError(f"column {quoted(name)} has no report: give at least one.")
         groups.append(Group(name, _mixed_runs(name, reports, several=True)))

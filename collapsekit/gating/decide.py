@@ -63,7 +63,7 @@ def gate(
         >>> decided.outcome, decided.exit_code
         ('failed', 1)
         >>> print(decided.checks[0].sentence)
-        SENTENCE
+        Does not hold: verdict is collapsed (of audio).
     """
     limits = Limits(
         watch=(watch,) if isinstance(watch, str) else tuple(watch),
@@ -102,10 +102,9 @@ def baseline(
     Example:
         >>> import collapsekit
         >>> made = collapsekit.baseline("report.json")
-        >>> len(made.runs)
-        1
-        >>> collapsekit.gate("report.json", baseline=made).outcome
-        'passed'
+        >>> more = collapsekit.baseline("other/report.json", earlier=made)
+        >>> len(made.runs), len(more.runs)
+        (1, 2)
     """
     given = [reports] if isinstance(reports, Report | str | os.PathLike) else list(reports)
     if not given:

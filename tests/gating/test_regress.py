@@ -146,9 +146,7 @@ def test_p_values_are_corrected_over_all_that_is_watched() -> None:
     found = gate(make_report({"audio": 0.8, "image": 0.85}, 0.89, sha="new"), baseline=seeds(6))
     p = [c.p for c in found.checks if c.p is not None]
     assert [c.p_holm for c in found.checks] == holm(p)
-    more = gate(
-        make_report({"audio": 0.8, "image": 0.85}, 0.89, sha="new"), baseline=seeds(6), watch=("use",)
-    )
+    more = gate(make_report({"audio": 0.8, "image": 0.85}, 0.89, sha="new"), baseline=seeds(6), watch=("use",))
     assert len(more.checks) == 2
 
 
@@ -229,11 +227,7 @@ def test_a_metric_that_is_no_mean_is_tested_by_the_loss(worse: float, expected: 
     after = dataclasses.replace(base, columns={**columns, "loss": columns["loss"] + np.float32(worse)})
     old = make_report(HEALTHY, records=before, training_seed=3)
     new = make_report(HEALTHY, 0.9 - worse, records=after, training_seed=3, sha="new")
-    found = next(
-        c
-        for c in gate(new, baseline=against(old), effects={"metric": 0.2}).checks
-        if c.name == "accuracy"
-    )
+    found = next(c for c in gate(new, baseline=against(old), effects={"metric": 0.2}).checks if c.name == "accuracy")
     assert found.state == expected
     assert found.difference == pytest.approx(worse)
     assert found.interval == pytest.approx((worse - 0.05 * 2**0.5, worse + 0.05 * 2**0.5))
