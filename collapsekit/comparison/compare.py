@@ -47,8 +47,8 @@ def compare(
 
     Example:
         >>> import collapsekit
-        >>> found = collapsekit.compare({"before": "report.json", "after": ["other/report.json"]}, only="score")
-        >>> [column.name for column in found.columns]
+        >>> comparison = collapsekit.compare({"before": "report.json", "after": ["other/report.json"]}, only="score")
+        >>> [column.name for column in comparison.columns]
         ['before', 'after']
     """
     return compare_groups(

@@ -84,9 +84,9 @@ def groups_of(reports: Columns) -> list[Group]:
 def _plain_groups(reports: Sequence[ReportOrPath]) -> list[Group]:
     """A column for each, named by its path or, of an object, by its place."""
     files = [None if isinstance(r, Report) else _under(_path_of(r), several=False)[0] for r in reports]
-    own = {i: f"report {i + 1}" for i, file in enumerate(files) if file is None}
-    labels = iter(_labels([file for file in files if file is not None], set(own.values())))
-    names = [own[i] if i in own else next(labels) for i in range(len(files))]
+    places = {i: f"report {i + 1}" for i, file in enumerate(files) if file is None}
+    labels = iter(_labels([file for file in files if file is not None], set(places.values())))
+    names = [places[i] if i in places else next(labels) for i in range(len(files))]
     return [Group(name, _mixed_runs(name, [r])) for name, r in zip(names, reports, strict=True)]
 
 

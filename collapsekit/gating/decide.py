@@ -59,10 +59,10 @@ def gate(
 
     Example:
         >>> import collapsekit
-        >>> decided = collapsekit.gate("report.json", require="verdict != collapsed")
-        >>> decided.outcome, decided.exit_code
+        >>> result = collapsekit.gate("report.json", require="verdict != collapsed")
+        >>> result.outcome, result.exit_code
         ('failed', 1)
-        >>> print(decided.checks[0].sentence)
+        >>> print(result.checks[0].sentence)
         Does not hold: verdict is collapsed (of audio).
     """
     limits = Limits(
@@ -83,7 +83,7 @@ def baseline(
 ) -> Baseline:
     """Make a baseline of reports, one a training run, for :func:`collapsekit.gate` to compare with.
 
-    Nothing is written: ``Path("baseline.json").write_text(made.to_json())`` keeps it, with the bytes that
+    Nothing is written: ``Path("baseline.json").write_text(baseline.to_json())`` keeps it, with the bytes that
     ``collapsekit baseline create`` (with ``earlier``: ``update``) of the same reports writes.
 
     Args:
@@ -101,16 +101,16 @@ def baseline(
 
     Example:
         >>> import collapsekit
-        >>> made = collapsekit.baseline("report.json")
-        >>> more = collapsekit.baseline("other/report.json", earlier=made)
-        >>> len(made.runs), len(more.runs)
+        >>> one = collapsekit.baseline("report.json")
+        >>> two = collapsekit.baseline("other/report.json", earlier=one)
+        >>> len(one.runs), len(two.runs)
         (1, 2)
     """
-    given = [reports] if isinstance(reports, Report | str | os.PathLike) else list(reports)
-    if not given:
+    every = [reports] if isinstance(reports, Report | str | os.PathLike) else list(reports)
+    if not every:
         raise ConfigError("a baseline needs at least one report, found none: give a report.json.")
     before = None if earlier is None else baseline_of(earlier, "earlier")
-    return make_baseline([run_of(report, records=records) for report in given], before)
+    return make_baseline([run_of(report, records=records) for report in every], before)
 
 
 def decide(

@@ -55,10 +55,10 @@ def test_gate_says_what_the_command_says(what: str, folder: Path, cli: Run) -> N
     arguments, keywords = GATES[what]
     (folder / "one.json").write_text(collapsekit.baseline(folder / "before").to_json())
     (folder / "seeds.json").write_text(collapsekit.baseline(sorted((folder / "seeds").iterdir())).to_json())
-    said = cli("gate", "after/report.json", *arguments, "-f", "json", cwd=folder)
+    printed = cli("gate", "after/report.json", *arguments, "-f", "json", cwd=folder)
     for report in ("after", Path("after/report.json"), collapsekit_report(folder / "after")):
-        found = collapsekit.gate(report, **keywords)  # type: ignore[arg-type]
-        assert (found.to_json(), found.exit_code) == (said.stdout, said.returncode)
+        answer = collapsekit.gate(report, **keywords)  # type: ignore[arg-type]
+        assert (answer.to_json(), answer.exit_code) == (printed.stdout, printed.returncode)
 
 
 def collapsekit_report(folder: Path) -> collapsekit.Report:
@@ -71,14 +71,14 @@ def test_baseline_makes_what_the_commands_write(folder: Path, cli: Run) -> None:
     seeds = [f"seeds/{i}" for i in range(3)]
     assert cli("baseline", "create", *seeds, cwd=folder).returncode == 0
     file = folder / "baseline.json"
-    made = collapsekit.baseline(seeds)
-    assert made.to_json() == file.read_text()
+    kept_runs = collapsekit.baseline(seeds)
+    assert kept_runs.to_json() == file.read_text()
     assert cli("baseline", "create", *seeds, "--no-records", "-o", "bare.json", cwd=folder).returncode == 0
     assert collapsekit.baseline(seeds, records=False).to_json() == (folder / "bare.json").read_text()
 
     assert cli("baseline", "update", "baseline.json", "seeds/3", "seeds/1/report.json", cwd=folder).returncode == 0
     last = collapsekit_report(folder / "seeds" / "3")
-    for earlier in (made, Baseline.from_json(made.to_json())):
+    for earlier in (kept_runs, Baseline.from_json(kept_runs.to_json())):
         assert collapsekit.baseline([last, "seeds/1"], earlier=earlier).to_json() == file.read_text()
 
 
@@ -87,17 +87,19 @@ def test_compare_says_what_the_command_says(tmp_path: Path, cli: Run) -> None:  
         for seed in range(7):
             write(tmp_path / "runs" / group / f"seed{seed}", make(accuracy=0.8 + shift + seed / 200, seed=seed))
     pair = ["runs/old/seed1", "runs/new/seed1/report.json"]
-    said = cli("compare", *pair, "--all", "-f", "json", cwd=tmp_path)
-    assert collapsekit.compare(pair, every=True).to_json() == said.stdout
-    said = cli("compare", "o=runs/old", "n=runs/new", "--against", "n", "--only", "score", "-f", "json", cwd=tmp_path)
-    found = collapsekit.compare({"o": "runs/old", "n": [Path("runs/new")]}, against="n", only="score")
-    assert found.to_json() == said.stdout
+    printed = cli("compare", *pair, "--all", "-f", "json", cwd=tmp_path)
+    assert collapsekit.compare(pair, every=True).to_json() == printed.stdout
+    printed = cli(
+        "compare", "o=runs/old", "n=runs/new", "--against", "n", "--only", "score", "-f", "json", cwd=tmp_path
+    )
+    answer = collapsekit.compare({"o": "runs/old", "n": [Path("runs/new")]}, against="n", only="score")
+    assert answer.to_json() == printed.stdout
     objects = {
         name: [collapsekit.Report.load(f"runs/{folder}/seed{i}/report.json") for i in range(7)]
         for name, folder in (("o", "old"), ("n", "new"))
     }
     alike = json.loads(collapsekit.compare(objects, against="n", only="score").to_json())
-    assert alike["rows"] == json.loads(said.stdout)["rows"]
+    assert alike["rows"] == json.loads(printed.stdout)["rows"]
 
 
 def test_columns_of_objects_and_paths_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +107,8 @@ def test_columns_of_objects_and_paths_keep_their_order(tmp_path: Path, monkeypat
     reports = [make(0.2), make(0.5), make(0.9)]
     for name, report in zip("abc", reports, strict=True):
         write(tmp_path / name, report)
-    found = collapsekit.compare([reports[0], "b", reports[2]], only="score")
-    assert [c.name for c in found.columns] == ["report 1", "b", "report 3"]
+    answer = collapsekit.compare([reports[0], "b", reports[2]], only="score")
+    assert [c.name for c in answer.columns] == ["report 1", "b", "report 3"]
     mixed = collapsekit.compare({"x": [reports[0], "b/report.json"], "y": "c"}, only="score")
     assert [[run.path for run in c.runs] for c in mixed.columns] == [["x 1", "b/report.json"], ["c/report.json"]]
     scores = next(row for row in mixed.rows if row.name == "score")
@@ -178,7 +180,7 @@ def test_the_example_of_a_docstring_is_true(name: str, beside: Path, monkeypatch
     text = inspect.getdoc(getattr(collapsekit, name)) or ""
     test = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
     assert test.examples
-    told: list[str] = []
+    lines: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    runner.run(test, out=told.append)
-    assert runner.failures == 0, "".join(told)
+    runner.run(test, out=lines.append)
+    assert runner.failures == 0, "".join(lines)
