@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from collapsekit.deprecated import install
-
-__version__ = "0.1.0"
+from collapsekit.version import __version__ as __version__
 
 # Imported when first asked for, so that `import collapsekit` and `--help` do not wait for torch.
 _WHERE = {
@@ -25,11 +24,11 @@ _WHERE = {
     "Report": "collapsekit.report.diagnosis",
     "Result": "collapsekit.report.diagnosis",
     "Settings": "collapsekit.context",
-    "baseline": "collapsekit.gating.decide",
+    "baseline": "collapsekit.gating.baseline",
     "compare": "collapsekit.comparison.compare",
     "diagnose": "collapsekit.diagnosis",
     "gate": "collapsekit.gating.decide",
-    "load_config": "collapsekit.config.schema",
+    "load_config": "collapsekit.config.load",
     "load_repaired": "collapsekit.repairs.export",
     "probe": "collapsekit.registry",
     "repair": "collapsekit.repairs.run",
@@ -68,12 +67,14 @@ if TYPE_CHECKING:  # a type checker sees the names themselves, and no __getattr_
     from collapsekit.adapters.inserts import absent as substitute_missing
     from collapsekit.adapters.module import ModuleAdapter
     from collapsekit.comparison.compare import compare
-    from collapsekit.config.schema import Config, load_config
+    from collapsekit.config.load import load_config
+    from collapsekit.config.schema import Config
     from collapsekit.context import Options, Settings
     from collapsekit.diagnosis import diagnose
     from collapsekit.errors import CollapsekitError
     from collapsekit.features.features import Features
-    from collapsekit.gating.decide import baseline, gate
+    from collapsekit.gating.baseline import baseline
+    from collapsekit.gating.decide import gate
     from collapsekit.registry import probe
     from collapsekit.repairs.export import load_repaired
     from collapsekit.repairs.run import repair

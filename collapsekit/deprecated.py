@@ -55,7 +55,7 @@ _NOW_FUNCTIONS: dict[str, str] = {
 }
 # Packages that bear the name of a module of before.
 _NOW_PACKAGES: dict[str, tuple[str, ...]] = {
-    "config": ("config.schema",),
+    "config": ("config.schema", "config.load"),
     "demo": ("demo.make",),
     "features": ("features.features", "features.extraction"),
     "report": ("report.diagnosis", "report.parts"),

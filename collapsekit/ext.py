@@ -60,8 +60,9 @@ _WHERE = {
     "Config": "config.schema",
     "ModalityConfig": "config.schema",
     "ModelConfig": "config.schema",
-    "check_config": "config.schema",
-    "load_config": "config.schema",
+    "DiagnoseKeywords": "config.keywords",
+    "check_config": "config.load",
+    "load_config": "config.load",
     "settle_config": "diagnosis",
     # Reports
     "ModalityVerdict": "report.diagnosis",
@@ -97,6 +98,7 @@ __all__ = [
     "ConfigError",
     "Curve",
     "DataError",
+    "DiagnoseKeywords",
     "FaultError",
     "Features",
     "ForwardPass",
@@ -161,7 +163,9 @@ if TYPE_CHECKING:
     from collapsekit.adapters.module import ModuleAdapter
     from collapsekit.checkpoint.read import Checkpoint
     from collapsekit.config.imports import one_line
-    from collapsekit.config.schema import Config, ModalityConfig, ModelConfig, check_config, load_config
+    from collapsekit.config.keywords import DiagnoseKeywords
+    from collapsekit.config.load import check_config, load_config
+    from collapsekit.config.schema import Config, ModalityConfig, ModelConfig
     from collapsekit.context import Options, Profile, Progress, Settings
     from collapsekit.data.base import ArraySource, Batch, LoaderSource, Source, make_source
     from collapsekit.demo.make import load_mfeat

@@ -1,24 +1,24 @@
-"""gate(): rules and comparisons of one report, and what they come to; baseline(): what reports are compared with."""
+"""gate(): rules and comparisons of one report, and what they come to."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
-import collapsekit
+from collapsekit.config.options import Situation
 from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.gating.baseline import baseline_of
 from collapsekit.gating.criteria import DEFAULT as WATCH
 from collapsekit.gating.criteria import Limits, says_nothing
-from collapsekit.gating.inputs import baseline_of, report_of, run_of
+from collapsekit.gating.inputs import report_of
 from collapsekit.gating.rules.evaluate import DEFAULT, decide_rule
-from collapsekit.report.baseline import Baseline, Run, differs, make_baseline, seed_of
+from collapsekit.report.baseline import Baseline, Run, differs, seed_of
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import Against, GateCheck, GateReport, State, outcome_of
 from collapsekit.report.per_example import Records
 from collapsekit.report.repair import RepairReport
-
-Situation = Literal["auto", "paired", "retrained"]
+from collapsekit.version import __version__
 
 
 def gate(
@@ -75,44 +75,6 @@ def gate(
     return decide(report_of(report), require=require, baseline=earlier, limits=limits, situation=situation)
 
 
-def baseline(
-    reports: Report | str | os.PathLike[str] | Sequence[Report | str | os.PathLike[str]],
-    *,
-    earlier: Baseline | str | os.PathLike[str] | None = None,
-    records: bool = True,
-) -> Baseline:
-    """Make a baseline of reports, one a training run, for :func:`collapsekit.gate` to compare with.
-
-    Nothing is written: ``Path("baseline.json").write_text(baseline.to_json())`` keeps it, with the bytes that
-    ``collapsekit baseline create`` (with ``earlier``: ``update``) of the same reports writes.
-
-    Args:
-        reports: A report or several: objects, or paths of report.json or of its folder, whose records are read with it.
-        earlier: A baseline, or the path of one, whose runs stay, but for those of the same weights or training seed as one
-            of ``reports``, which takes their place.
-        records: Whether to keep what is known of each example, without which nothing can be paired.
-
-    Returns:
-        The baseline, its runs in the order given, after the earlier ones.
-
-    Raises:
-        ConfigError: For what is no report, reports that cannot be compared, or one training run given twice.
-        RefusedError: Where a file or its records are damaged.
-
-    Example:
-        >>> import collapsekit
-        >>> one = collapsekit.baseline("report.json")
-        >>> two = collapsekit.baseline("other/report.json", earlier=one)
-        >>> len(one.runs), len(two.runs)
-        (1, 2)
-    """
-    every = [reports] if isinstance(reports, Report | str | os.PathLike) else list(reports)
-    if not every:
-        raise ConfigError("a baseline needs at least one report, found none: give a report.json.")
-    before = None if earlier is None else baseline_of(earlier, "earlier")
-    return make_baseline([run_of(report, records=records) for report in every], before)
-
-
 def decide(
     report: Report,
     *,
@@ -155,7 +117,7 @@ def decide(
         raise ConfigError(f"situation {situation!r} needs a baseline to compare with: name one with --baseline.")
     outcome = outcome_of([c.state for c in checks])
     return GateReport(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         outcome=outcome,
         summary=_summary(outcome, checks),
         subject=report.subject,

@@ -1,4 +1,4 @@
-"""What a gate and a baseline are given: reports, or where they lie."""
+"""The report that a gate is about: an object, or what lies at a path."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from collapsekit.errors import ConfigError
-from collapsekit.report.base import read_json
-from collapsekit.report.baseline import Baseline, Run, make_run, read_run
+from collapsekit.io.json import read_json
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.per_example import NAME, load_records
 from collapsekit.report.repair import RepairReport
@@ -51,7 +50,7 @@ def report_of(report: Report | RepairReport | str | os.PathLike[str]) -> Report:
         return report
     if isinstance(report, RepairReport):
         return _after(report, "the report")
-    path = _path(report, "report")
+    path = path_of(report, "report")
     read = read_subject(path)
     if read is None:
         raise ConfigError(
@@ -61,26 +60,8 @@ def report_of(report: Report | RepairReport | str | os.PathLike[str]) -> Report:
     return read
 
 
-def baseline_of(baseline: Baseline | str | os.PathLike[str], name: str = "baseline") -> Baseline:
-    """A baseline, or the one at a path. Raises ConfigError for what is neither, RefusedError for a file that is none."""
-    return baseline if isinstance(baseline, Baseline) else Baseline.load(_path(baseline, name))
-
-
-def run_of(report: Report | str | os.PathLike[str], *, records: bool) -> Run:
-    """A report, or the one at a path or in a folder, as a run of a baseline; ``records``: with what it says of each example.
-
-    Raises ConfigError for what is no report, RefusedError where a file cannot be read as one.
-    """
-    if isinstance(report, Report):
-        return make_run(report, report.records if records else None)
-    path = _path(report, "a report")
-    file = path / "report.json" if path.is_dir() else path
-    if not file.exists():
-        raise ConfigError(f"{path} is not a report: give a report.json that `collapsekit diagnose` wrote.")
-    return read_run(file, records=records)
-
-
-def _path(value: object, what: str) -> Path:
+def path_of(value: object, what: str) -> Path:
+    """What is called ``what``, as a path. Raises ConfigError where it is none."""
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"{what} is {type(value).__name__}, expected a report that was made, or the path of one.")
     return Path(value)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import collapsekit
 from collapsekit import registry
 from collapsekit.adapters.build import random_state_kept
+from collapsekit.config.keywords import RepairKeywords, takes
+from collapsekit.config.options import RepairOptions
 from collapsekit.config.schema import Config
-from collapsekit.context import Options
+from collapsekit.config.values import check_path
+from collapsekit.context import Options, Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, NothingEvaluatedError
 from collapsekit.io.files import is_file, write_atomic
@@ -28,9 +30,10 @@ from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport
-from collapsekit.session.checks import check_arguments, check_named
+from collapsekit.session.checks import check_named
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.version import __version__
 
 CONTROL = "finetune"
 SNAPSHOTS = "snapshots"
@@ -39,6 +42,7 @@ DECIDING = ("utilisation", "prefix_gap")  # the probes that say whom to repair, 
 WEAK = ("collapsed", "underused")
 
 
+@takes(RepairOptions)
 @no_exit()
 @random_state_kept()
 @process_state_kept()
@@ -47,15 +51,8 @@ def repair(
     *,
     output: str | Path,
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    method: str | Sequence[str] | None = None,
-    modalities: Sequence[str] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    training: Mapping[str, Any] | None = None,
-    control: bool = True,
-    keep: bool = False,
-    resume: bool = False,
-    force: bool = False,
-    **same: Any,
+    progress: Progress | None = None,
+    **keywords: Unpack[RepairKeywords],
 ) -> RepairReport:
     """Fine-tune a checkpoint so that it uses what it ignored, and judge that beside plain fine-tuning.
 
@@ -94,14 +91,15 @@ def repair(
         >>> repair.accepted, repair.before.modalities["audio"].verdict, repair.after.modalities["audio"].verdict
         (True, 'collapsed', 'used')
     """
-    check_arguments({k: v for k, v in locals().items() if k not in ("training", "method", "same")})
-    asked = make_asked(checkpoint, config, training, **same)
-    named, every = _named(method), check_method_options(options or {})
-    folder = Path(output)
+    options = RepairOptions.make(**keywords)
+    check_path("output", output)
+    asked = make_asked(checkpoint, config, options, progress)
+    named, every = _named(options.method), check_method_options(options.options or {})
+    modalities, folder = options.modalities, Path(output)
     with _alone_in(folder):
-        current().once(lambda: _free(folder, resume=resume, force=force))
+        current().once(lambda: _free(folder, resume=options.resume, force=options.force))
         adapter = check_asked(asked, modalities, every.values())
-        size = reckon_files(adapter.model, asked.training, 1 + (control and named != (CONTROL,)))
+        size = reckon_files(adapter.model, options.training, 1 + (options.control and named != (CONTROL,)))
         del adapter
         current().once(lambda: check_room(folder, size - _taken(folder), "the repair"))
         before = asked.decide(None, "val", DECIDING)
@@ -110,10 +108,10 @@ def repair(
         if why is not None:
             asked.progress.note(f"Method {','.join(chosen)}: {why}")
         with random_state_kept():  # of a device too, which the diagnosis has set up
-            runs = {"method": _Run(asked, chosen, every, weak, before, folder, resume)}
-            if control and chosen != (CONTROL,):
-                runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder, resume)
-            report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen}, keep=keep)
+            runs = {"method": _Run(asked, chosen, every, weak, before, folder)}
+            if options.control and chosen != (CONTROL,):
+                runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder)
+            report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen})
         current().agree(report.to_json(), "results")
         current().once(lambda: _write(folder, report, runs))
     return report
@@ -143,6 +141,7 @@ def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None
         run.clear()
 
 
+@takes(RepairOptions)
 @no_exit()
 @random_state_kept()
 @process_state_kept()
@@ -150,19 +149,29 @@ def plan(
     checkpoint: str | Path | None = None,
     *,
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    method: str | Sequence[str] | None = None,
-    modalities: Sequence[str] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    training: Mapping[str, Any] | None = None,
-    **same: Any,
+    progress: Progress | None = None,
+    **keywords: Unpack[RepairKeywords],
 ) -> list[str]:
-    """What :func:`repair` of the same arguments would train, and what that takes, in sentences; nothing is written."""
-    check_arguments({"modalities": modalities, "options": options})
-    asked = make_asked(checkpoint, config, training, **same)
-    named, every = _named(method), check_method_options(options or {})
-    check_asked(asked, modalities, every.values())
+    """Say what :func:`repair` of the same arguments would train, and what that takes; nothing is written.
+
+    Args:
+        checkpoint: As for repair.
+        config: As for repair.
+        progress: As for repair.
+        **keywords: The fields of RepairOptions.
+
+    Returns:
+        One sentence each.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+    """
+    options = RepairOptions.make(**keywords)
+    asked = make_asked(checkpoint, config, options, progress)
+    named, every = _named(options.method), check_method_options(options.options or {})
+    check_asked(asked, options.modalities, every.values())
     before = asked.decide(None, "val", DECIDING)
-    weak = _whom(before, modalities)
+    weak = _whom(before, options.modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
@@ -183,8 +192,8 @@ class _Run:
         weak: tuple[str, ...],
         before: Report,
         folder: Path,
-        resume: bool,
     ) -> None:
+        how = asked.options
         job, data = make_job(asked, before, weak)
         self.adapter = job.adapter
         self.job, self.curves, self.kept = job, list[LossCurve](), list[Snapshots]()
@@ -194,19 +203,19 @@ class _Run:
                 "base": before.subject.sha256,
                 "data": data,
                 "methods": [[n, options[n].model_dump(mode="json")] for n in methods[: place + 1]],
-                "training": asked.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
+                "training": how.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
                 "modalities": list(weak),
-                "seed": asked.seed,
-                "profile": asked.profile,  # with the diagnosis it decides what a method begins with
+                "seed": how.seed,
+                "profile": how.profile,  # with the diagnosis it decides what a method begins with
             }
             part = Snapshots(
                 folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity, behaviour, asked.progress.note
             )
-            if not resume:
+            if not how.resume:
                 part.clear()
             self.kept.append(part)
             stages = registry.get_repair(name).stages(job.at_place(place, options[name]))
-            shown = asked.tensorboard and asked.tensorboard / part.folder.name
+            shown = None if how.tensorboard is None else Path(how.tensorboard) / part.folder.name
             self.curves += train(stages, job, name, part, asked.progress, shown)
         self.adapter.model.eval()
 
@@ -225,10 +234,9 @@ def _judged(
     before: Report,
     weak: tuple[str, ...],
     options: Mapping[str, Options],
-    *,
-    keep: bool,
 ) -> RepairReport:
     """Acceptance on val, reports on test (val where there is none)."""
+    how = asked.options
     run = runs["method"]
     after = asked.decide(run.adapter, "val", DECIDING)
     held = run.job.at.held.outputs[run.job.at.choose]  # as the checkpoint gave them
@@ -248,14 +256,14 @@ def _judged(
     accepted = all(check.passed for check in checks)
     beside = reports[2] if "control" in runs else None
     return RepairReport(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         method=tuple(options),
         summary=_summary(tuple(options), weak, accepted, reports[0], reports[1], beside),
         repaired=weak,
         base=before.subject.checkpoint,
         base_sha256=before.subject.sha256,
         accepted=accepted,
-        exported=accepted or keep,
+        exported=accepted or how.keep,
         checks=checks,
         before=reports[0],
         after=reports[1],
@@ -266,10 +274,10 @@ def _judged(
         definitions={n: f"{(s := registry.get_repair(n)).definition} ({s.source})" for n in [*options, CONTROL]},
         settings={
             "options": {n: o.model_dump(mode="json") for n, o in options.items()},
-            "training": asked.training.model_dump(mode="json"),
-            "seed": asked.seed,
-            "device": asked.device,
-            "limit": asked.limit,
+            "training": how.training.model_dump(mode="json"),
+            "seed": how.seed,
+            "device": how.device,
+            "limit": how.limit,
             "config": asked.config.model_dump(mode="json", exclude_defaults=True),
         },
         environment=reports[0].environment,
