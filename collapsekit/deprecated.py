@@ -22,8 +22,8 @@ _MOVED: dict[str, tuple[str, ...]] = {
     "imports": ("config.imports",),
     "inserts": ("adapters.inserts",),
     "probes.spectrum": ("probes.geometry.spectrum",),
-    "replay": ("interventions.replay", "interventions.marginal", "games.coalitions"),
-    "run": ("diagnosis",),
+    "replay": ("interventions.replay", "interventions.marginal", "games.coalitions", "session.measured"),
+    "run": ("diagnosis", "session.opening"),
     "settings": ("context",),
     "sources": ("data.base",),
     "stats.jackknife": ("stats.inference.jackknife",),
@@ -67,7 +67,9 @@ class _Moved:
 
     def exec_module(self, module: ModuleType) -> None:
         """Give the module its names."""
-        module.__dict__["__getattr__"] = _handing_on(module.__name__, _MOVED[module.__name__.removeprefix("collapsekit.")])
+        module.__dict__["__getattr__"] = _handing_on(
+            module.__name__, _MOVED[module.__name__.removeprefix("collapsekit.")]
+        )
 
 
 def _handing_on(old: str, new: Sequence[str]) -> Callable[[str], Any]:

@@ -68,19 +68,22 @@ def shared_rows(features: Features) -> int:
 def by_row(adapter: Adapter, features: Features) -> bool:
     """Whether the model answers an example alike in whatever company: a few, in two halves and together."""
 
-    def make() -> bool:
-        count = min(64, len(features) // 2 * 2)
-        if count < 4 or features.batch is not None:
-            return False
-        index = torch.arange(count)
-        try:
-            whole, *halves = (predict(adapter, features, rows=r) for r in (index, *index.chunk(2)))
-        except CollapsekitError:  # a model that wants whole batches, say
-            return False
-        parts = ((whole.fused, [h.fused for h in halves]), (whole.outputs, [h.outputs for h in halves]))
-        return all(torch.allclose(torch.cat(b), a, rtol=0, atol=1e-4 * float(a.abs().max())) for a, b in parts)
+    if features.facts.answers_by_row is None:
+        features.facts.answers_by_row = _by_row(adapter, features)
+    return features.facts.answers_by_row
 
-    return features.once("answers by row", make)
+
+def _by_row(adapter: Adapter, features: Features) -> bool:
+    count = min(64, len(features) // 2 * 2)
+    if count < 4 or features.batch is not None:
+        return False
+    index = torch.arange(count)
+    try:
+        whole, *halves = (predict(adapter, features, rows=r) for r in (index, *index.chunk(2)))
+    except CollapsekitError:  # a model that wants whole batches, say
+        return False
+    parts = ((whole.fused, [h.fused for h in halves]), (whole.outputs, [h.outputs for h in halves]))
+    return all(torch.allclose(torch.cat(b), a, rtol=0, atol=1e-4 * float(a.abs().max())) for a, b in parts)
 
 
 def _answers(

@@ -16,7 +16,7 @@ from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.config.schema import Config
 from collapsekit.context import Options, Profile, Progress
-from collapsekit.diagnosis import build_adapter, diagnose, settle_config
+from collapsekit.diagnosis import diagnose, settle_config
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, FaultError, did_you_mean
 from collapsekit.features.extraction import extract
@@ -39,6 +39,7 @@ from collapsekit.session.checks import (
     check_parts,
     known_sizes,
 )
+from collapsekit.session.opening import build_adapter
 from collapsekit.tasks.base import Task, make_task
 
 FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on

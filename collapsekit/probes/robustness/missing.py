@@ -15,7 +15,6 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError, did_you_mean
 from collapsekit.features.features import Features
-from collapsekit.games.late_fusion import late_fusion
 from collapsekit.interventions.imputation import (
     CONSTANTS,
     FILLS,
@@ -33,6 +32,7 @@ from collapsekit.interventions.marginal import seeds
 from collapsekit.interventions.replay import predict
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.measured import late_fusion
 from collapsekit.stats.inference.jackknife import interval, interval_array
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.missing import absence

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ from collapsekit.adapters.build import seed_everything
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import UNREAD, unread
+from collapsekit.interventions.edits import unread
 from collapsekit.interventions.marginal import seeds
 from collapsekit.interventions.replay import chunk_of, predict
 from collapsekit.probes.robustness.missing import banded
@@ -157,11 +157,10 @@ def _at_input(adapter: Adapter, features: Features, modality: str, options: Nois
 def _at_features(adapter: Adapter, features: Features, modality: str, options: NoiseOptions) -> _Noisy:
     """The modality's recordings; those that are not floating stay."""
 
-    known: dict[Hashable, frozenset[str]] = {UNREAD: unread(adapter, features)}  # holds whatever is recorded
+    unread(adapter, features)  # holds whatever is recorded
 
     def answer(given: tuple[Tensor, ...]) -> Tensor:
-        changed = replace(features, recorded={**features.recorded, modality: given}, memo={**known})
-        return predict(adapter, changed).outputs
+        return predict(adapter, features.changed({**features.recorded, modality: given})).outputs
 
     return _noisy(features.recorded[modality], options, answer, floating=True)
 

@@ -14,11 +14,12 @@ from collapsekit.adapters.base import Recorded
 from collapsekit.adapters.build import seed_everything
 from collapsekit.config.schema import Config
 from collapsekit.data.base import ArraySource
-from collapsekit.diagnosis import build_adapter, settle_config
+from collapsekit.diagnosis import settle_config
 from collapsekit.errors import ConfigError, NumericsError
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.marginal import donors
 from collapsekit.probes.geometry.spectrum import CONCATENATED
+from collapsekit.session.opening import build_adapter
 from collapsekit.stats.linalg.moments import Moments
 from collapsekit.stats.linalg.spectrum import effective_rank, singular_values, singular_values_svd
 from collapsekit_callbacks.undisturbed import device_of, undisturbed, unwrapped
