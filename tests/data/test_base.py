@@ -251,7 +251,7 @@ from safetensors.torch import load_file
 
 class Rows(Dataset):
     def __init__(self, split):
-        arrays = load_file(Path(__file__).parents[1] / "data.safetensors")
+        arrays = load_file(Path(__file__).parent / "data.safetensors")
         self.x = {k.split("/")[1]: v for k, v in arrays.items() if k.startswith(split)}
     def __len__(self):
         return len(self.x["label"])
