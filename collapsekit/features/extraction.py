@@ -66,19 +66,21 @@ class Extraction:
         progress: Progress | None = None,
         storage: Storage | None = None,
         twin: Extraction | None = None,
+        rebuilt: bool | None = None,
     ) -> None:
-        """``twin``: that of a model that holds the same weights, whose passes then stand for those of this one."""
+        """``twin``: that of a model that holds the same weights, whose passes then stand for those of this one;
+        ``rebuilt``: whether the model built a second time answers alike, where that is known already."""
         self.adapter, self.reader, self.twin = adapter, reader, twin
         self.progress, self.storage = progress or Progress(), storage or Storage()
         self._made: dict[str, Features] = {}
         self._warnings: dict[str, tuple[ReportWarning, ...]] = {}  # by split on whose first batch the model was checked
-        self._rebuilt: bool | None = None  # whether the model built a second time answers alike; None: not known yet
+        self.rebuilt = rebuilt
 
     def features(self, split: str) -> Features:
         """Features to be diagnosed: the model is checked on the first batch of ``split``, other splits come as they are
         needed. Raises what ``extract`` raises."""
         known: dict[str, Features] = {}
-        warnings = self._checked(split)
+        warnings = self._check(split)
         mixed = any(w.name == "depends_on_batch" for w in warnings)
         batch = self.adapter.config.data.batch_size if mixed else None
 
@@ -100,7 +102,12 @@ class Extraction:
             self._made[split] = self._encoded(self.reader.of(split), check=False)
         return self._made[split]
 
-    def _checked(self, split: str) -> tuple[ReportWarning, ...]:
+    def checked(self, split: str) -> Features:
+        """Features of one split, on whose first batch the model is checked too. Raises what ``extract`` raises."""
+        self._check(split)
+        return self.of(split)
+
+    def _check(self, split: str) -> tuple[ReportWarning, ...]:
         """What is to be said of the model on these examples, once it is known to be sound."""
         if split not in self._warnings:
             examples = self.reader.of(split)
@@ -149,8 +156,8 @@ class Extraction:
         with torch.no_grad(), threads_for(2.0 * self.adapter.config.data.batch_size * weights):
             if check and not start:
                 few = {k: examples.columns[k][:FEW] for k in self.adapter.batch_keys}
-                sound = sound_run(self.adapter, batch, few, examples.split, order, seed, self._rebuilt)
-                result, self._rebuilt = sound.result, sound.rebuilt
+                sound = sound_run(self.adapter, batch, few, examples.split, order, seed, self.rebuilt)
+                result, self.rebuilt = sound.result, sound.rebuilt
                 self._warnings[examples.split] = sound.warnings
             else:
                 seed_everything(seed)

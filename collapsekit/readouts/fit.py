@@ -53,9 +53,14 @@ def rows_of(features: Features, rows: Tensor, *, full: bool = False) -> tuple[di
 
 def in_full(adapter: Adapter) -> Adapter:
     """The adapter with its model in float32 where it is in half precision, in which training diverges."""
-    if any(p.dtype in HALF for p in adapter.model.parameters()):
+    if is_half(adapter):
         adapter.model.float()
     return adapter
+
+
+def is_half(adapter: Adapter) -> bool:
+    """Whether the model has weights in half precision."""
+    return any(p.dtype in HALF for p in adapter.model.parameters())
 
 
 def reached(adapter: Adapter, features: Features, modality: str) -> dict[str, nn.Parameter]:

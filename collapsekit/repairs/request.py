@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,12 @@ from pydantic import ValidationError
 
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.build import seed_everything
 from collapsekit.config.schema import Config
 from collapsekit.context import Options, Profile, Progress
-from collapsekit.diagnosis import diagnose, settle_config
+from collapsekit.diagnosis import check_options, choose_probes, report_on, settle_config
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, FaultError, did_you_mean
-from collapsekit.features.extraction import extract
-from collapsekit.features.features import Features
 from collapsekit.io.writable import check_folder
 from collapsekit.probes.runner import warnings_of
 from collapsekit.readouts.fit import in_full
@@ -34,12 +34,13 @@ from collapsekit.report.diagnosis import Report
 from collapsekit.session.checks import (
     check_arguments,
     check_data,
+    check_diagnosis,
     check_modalities,
     check_named,
     check_parts,
     known_sizes,
 )
-from collapsekit.session.opening import build_adapter
+from collapsekit.session.opening import OpenModel, open_model
 from collapsekit.tasks.base import Task, make_task
 
 FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on
@@ -64,15 +65,23 @@ class Asked:
     plugins: Sequence[str | Path]
     progress: Progress
     tensorboard: Path | None = None
+    files: Sequence[str] = ()  # modules of the plugin files
 
-    def adapter(self) -> Adapter:
-        """The model as the checkpoint has it, in float32."""
-        built = build_adapter(self.config, self.checkpoint, device=self.device, seed=self.seed, trust=self.trust)
-        return in_full(built)
+    def open(self) -> AbstractContextManager[OpenModel]:
+        """The model as the checkpoint has it, read and built once for all that the repair does with it."""
+        return open_model(
+            self.config,
+            self.checkpoint,
+            device=self.device,
+            seed=self.seed,
+            limit=self.limit,
+            trust=self.trust,
+            progress=self.progress,
+        )
 
-    def decide(self, adapter: Adapter | None, split: str, probes: Sequence[str]) -> Report:
+    def decide(self, subject: OpenModel, split: str, probes: Sequence[str]) -> Report:
         """A report of the probes that a decision rests on. Raises FaultError where an error ended one of them."""
-        report = self.diagnose(adapter, split, probes)
+        report = self.diagnose(subject, split, probes)
         ended = [w.sentence for w in warnings_of(report.results)]
         if ended:
             raise FaultError(
@@ -82,25 +91,32 @@ class Asked:
         return report
 
     def diagnose(
-        self, adapter: Adapter | None, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
+        self, subject: OpenModel, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
     ) -> Report:
-        """A report on ``adapter``'s model, or on the checkpoint itself; β is turned for the ``weak`` modalities."""
-        return diagnose(
-            self.checkpoint if adapter is None else None,
-            config=self.config if adapter is None else adapter.config,
-            model=None if adapter is None else adapter.model,
-            split=split,
-            probes=probes,
-            options={"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None,
-            profile=self.profile,
-            device=self.device,
-            seed=self.seed,
-            limit=self.limit,
-            trust_pickle=self.trust if adapter is None else None,
-            plugins=self.plugins,
-            progress=self.progress,
-            cache=self.cache,
-        )
+        """A report on an open model; β is turned for the ``weak`` modalities."""
+        live = subject.adapter.checkpoint is None
+        options = {"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None
+        given = {
+            "model": subject.adapter.model if live else None,
+            "data": None,
+            "split": split,
+            "probes": probes,
+            "skip": (),
+            "options": options,
+            "profile": self.profile,
+            "device": self.device,
+            "seed": self.seed,
+            "limit": self.limit,
+            "training_seed": None,
+            "subsets": False,
+            "plugins": self.plugins,
+            "trust_pickle": None if live else self.trust,
+            "cache": self.cache,
+            "memory": None,
+        }
+        chosen, every = choose_probes(probes, (), self.files), check_options(options or {})
+        check_diagnosis(subject.config, None, chosen, every.values(), given)
+        return report_on(subject, given, chosen, every)
 
 
 class _Once(Progress):
@@ -146,15 +162,15 @@ def make_asked(
     settled = settle_config(config, checkpoint, told, "repair")
     _need_judge(settled)
     registry.load_builtins()
-    for file in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
-        registry.load_plugin_file(file)
+    files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
     how = check_training(training or {})
     need_shardable(how, device, current())
     curves = None if tensorboard is None else Path(tensorboard)
     if curves is not None:
         summary_writer()
         current().once(partial(check_folder, curves, "--tensorboard"))
-    return Asked(checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told, curves)
+    known = (checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told, curves)
+    return Asked(*known, files=files)
 
 
 def _need_judge(config: Config) -> None:
@@ -175,27 +191,30 @@ def _check_data(config: Config) -> None:
         check_data(config, task, there, [*FITTED, *(["test"] if "test" in there else [])])
 
 
-def check_asked(asked: Asked, modalities: Sequence[str] | None, options: Collection[Options]) -> Adapter:
-    """The data, whom to repair, what to freeze and the methods' options, against the config, then against the model as the
-    checkpoint has it, which is given back; no example is read. Raises CollapsekitError."""
-    names = modalities or ()
+def check_asked(asked: Asked, modalities: Sequence[str] | None, options: Collection[Options]) -> None:
+    """The data, whom to repair and the methods' options, against the config; nothing is read. Raises CollapsekitError."""
     _check_data(asked.config)
     check_modalities(options, asked.config)
     if asked.config.adapter == "module":
-        check_named(names, tuple(asked.config.modalities))
-    adapter = asked.adapter()
+        check_named(modalities or (), tuple(asked.config.modalities))
+
+
+def check_built(asked: Asked, adapter: Adapter, modalities: Sequence[str] | None, options: Collection[Options]) -> None:
+    """Whom to repair, what to freeze and the methods' options, against the model as the checkpoint has it; no example is
+    read. Raises CollapsekitError."""
     check_modalities(options, asked.config, adapter.modalities)
-    check_named(names, adapter.modalities)
+    check_named(modalities or (), adapter.modalities)
     for split in FITTED:
         adapter.source.need(split)
     trainable_of(adapter.model, asked.training)
-    return adapter
 
 
-def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, str]:
-    """The model as the checkpoint has it, to be trained; and a digest of the examples."""
-    adapter = asked.adapter()
-    at, data = _fold(adapter, asked)
+def make_job(
+    asked: Asked, subject: OpenModel, adapter: Adapter, before: Report, weak: tuple[str, ...]
+) -> tuple[Job, str]:
+    """The job of training ``adapter``, which is as the checkpoint has it; and a digest of the examples. ``subject``: the
+    checkpoint as it was diagnosed, whose passes are those of ``adapter`` too."""
+    at, data = _fold(subject, adapter)
     credit = {m: _credit(before, m) for m in adapter.modalities}
     kept = {m: share for m in weak if (share := kept_by(before, m, LITTLE)) is not None}
     found = {m: before.modalities[m].verdict for m in weak}
@@ -206,16 +225,14 @@ def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, 
     return replace(job, ignored=ignored, underused=underused, kept=kept), data
 
 
-def _fold(adapter: Adapter, asked: Asked) -> tuple[Fold, str]:
-    """Training and deciding examples, and a digest of both."""
-    train_, val = (_features(adapter, split, asked) for split in FITTED)
+def _fold(subject: OpenModel, adapter: Adapter) -> tuple[Fold, str]:
+    """Training and deciding examples, and a digest of both; the model is brought to float32."""
+    passes = subject.passes_of(in_full(adapter))
+    train_, val = (passes.checked(split) for split in FITTED)
+    seed_everything(passes.reader.seed)  # what methods draw does not depend on which passes were made already
     width = adapter.task.expect(val.outputs[:1])[0].numel()
     at = Fold(train_, torch.arange(len(train_)), val, torch.arange(len(val)), width)
     return at, hashlib.sha256(f"{train_.digest} {val.digest}".encode()).hexdigest()
-
-
-def _features(adapter: Adapter, split: str, asked: Asked) -> Features:
-    return extract(adapter, split, limit=asked.limit, seed=asked.seed, progress=asked.progress)
 
 
 def _credit(before: Report, modality: str) -> float:

@@ -27,6 +27,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.features.examples import SplitReader, columns_of
 from collapsekit.features.extraction import Extraction
 from collapsekit.io.spill import BUDGET, Storage
+from collapsekit.readouts.fit import is_half
 from collapsekit.report.repair import structure_of
 from collapsekit.session.checks import check_device
 from collapsekit.stats.threads import threads_for
@@ -124,6 +125,7 @@ class OpenModel:
     config: Config  # as it was given, before anything that a checkpoint says of itself
     memory: int
     progress: Progress
+    half: bool  # whether it is in half precision, in which nothing is trained
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -131,6 +133,20 @@ class OpenModel:
         asks for more."""
         with random_state_kept(), run_plainly(), threads_for(0):
             yield
+
+    def rebuilt(self) -> Adapter:
+        """The model built and loaded again from what was read of the checkpoint, for whom changes it."""
+        return self.blueprint.build(source=self.adapter.source)
+
+    def passes_of(self, adapter: Adapter) -> Extraction:
+        """The passes of a model with the weights that this one was opened with: these, where it is in the same precision,
+        and answers the first batch of a split with the same bits."""
+        if adapter is self.adapter and not self.half:
+            return self.extraction
+        reader, storage = self.extraction.reader, Storage(self.memory)
+        if self.half:
+            return Extraction(adapter, reader, self.progress, storage)
+        return Extraction(adapter, reader, self.progress, storage, self.extraction, self.extraction.rebuilt)
 
     @contextmanager
     def with_model(self, model: nn.Module, config: Config, *, unchanged: bool = False) -> Iterator[OpenModel]:
@@ -149,7 +165,7 @@ class OpenModel:
                 reader = SplitReader(adapter, reader.limit, reader.seed, storage)
             twin = self.extraction if unchanged and reader is self.extraction.reader else None
             extraction = Extraction(adapter, reader, self.progress, storage, twin)
-            yield OpenModel(blueprint, adapter, extraction, config, self.memory, self.progress)
+            yield OpenModel(blueprint, adapter, extraction, config, self.memory, self.progress, is_half(adapter))
 
 
 @contextmanager
@@ -182,4 +198,4 @@ def open_model(
         stack.callback(adapter.steady)  # before the rest of the model is put back
         storage = Storage(room)
         extraction = Extraction(adapter, SplitReader(adapter, limit, seed, storage), progress, storage)
-        yield OpenModel(blueprint, adapter, extraction, config, room, progress)
+        yield OpenModel(blueprint, adapter, extraction, config, room, progress, is_half(adapter))

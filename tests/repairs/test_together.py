@@ -264,12 +264,12 @@ def test_sharing_is_no_other_repair_to_snapshots(tmp_path: Path, monkeypatch: py
     found = []
     monkeypatch.setattr(order, "train", lambda _stages, _job, _name, kept, *_: found.append(kept.identity) or [])
     job = make_job(epochs=1)
-    monkeypatch.setattr(order, "make_job", lambda *_: (job, "digest"))
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
     for changes in ({}, SHARED, {"batch": 4}):
         how = Training(**changes)
         asked: Any = SimpleNamespace(training=how, seed=0, profile="quick", progress=Progress(), tensorboard=None)
-        order._Run(asked, ("finetune",), check_method_options({}), ("audio",), before, tmp_path, False)
+        run = order._Run(asked, job, "digest", ("finetune",), check_method_options({}), before, tmp_path)
+        run.train(resume=False)
     assert found[0] == found[1]
     assert found[0] != found[2]
 
