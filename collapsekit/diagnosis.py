@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -15,8 +15,10 @@ from collapsekit import registry
 from collapsekit.adapters.build import random_state_kept
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.discovery import config_line, find_config, path_from_here
+from collapsekit.config.keywords import DiagnoseKeywords, takes
+from collapsekit.config.options import DiagnoseOptions
 from collapsekit.config.schema import Config, check_config, load_config
-from collapsekit.context import Options, Profile, Progress
+from collapsekit.context import Options, Progress
 from collapsekit.data.base import Source
 from collapsekit.data.memory import with_data
 from collapsekit.distributed.process_group import current
@@ -30,8 +32,8 @@ from collapsekit.registry import ProbeSpec
 from collapsekit.report.diagnosis import Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
 from collapsekit.report.verdicts import judge
-from collapsekit.session.checks import check_arguments, check_diagnosis, check_modalities, splits_read
-from collapsekit.session.command_line import command_line
+from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
+from collapsekit.session.command_line import command_line, recorded
 from collapsekit.session.opening import OpenModel, open_model
 from collapsekit.session.session import Session
 from collapsekit.session.subject import environment, process_warnings, subject_of
@@ -41,6 +43,7 @@ from collapsekit.user_code.process_state import process_state_kept
 SUBSETS = "growing"  # the probe that --subsets adds
 
 
+@takes(DiagnoseOptions)
 @no_exit()
 @random_state_kept()
 @process_state_kept()
@@ -50,21 +53,8 @@ def diagnose(
     config: str | Path | Mapping[str, Any] | Config | None = None,
     model: nn.Module | None = None,
     data: Mapping[str, Any] | str | Path | None = None,
-    split: str | None = None,
-    probes: Sequence[str] | None = None,
-    skip: Sequence[str] = (),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    profile: Profile = "standard",
-    device: str = "cpu",
-    seed: int = 0,
-    limit: int | None = None,
-    training_seed: int | None = None,
-    subsets: bool = False,
-    plugins: Sequence[str | Path] = (),
-    trust_pickle: str | None = None,
     progress: Progress | None = None,
-    cache: str | Path | None = None,
-    memory: float | None = None,
+    **keywords: Unpack[DiagnoseKeywords],
 ) -> Report:
     """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
 
@@ -78,30 +68,34 @@ def diagnose(
     that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
     Raises CollapsekitError for whatever the caller can mend.
     """
-    given = dict(locals())
-    check_arguments(given)
+    options = DiagnoseOptions.make(**keywords)
+    check_call(options, checkpoint=checkpoint, config=config, progress=progress, model=model)
     progress = progress or Progress()
     settled, source = with_data(settle_config(config, checkpoint, progress), data)
     registry.load_builtins()
-    files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
-    chosen = choose_probes(probes, skip, files, also=[SUBSETS] if subsets else [])
+    files = [registry.load_plugin_file(p) for p in [*map(settled.resolve, settled.plugins), *options.plugins]]
+    chosen = choose_probes(options.probes, options.skip, files, also=[SUBSETS] if options.subsets else [])
     if any(spec.name == SUBSETS for spec in chosen):
         settled.need_subsets()
-    all_options = check_options(options or {})
-    check_diagnosis(settled, source, chosen, all_options.values(), given)
-    opening = {k: given[k] for k in ("model", "device", "seed", "limit", "memory")}
-    with open_model(settled, checkpoint, source=source, trust=trust_pickle, progress=progress, **opening) as subject:
-        return report_on(subject, given, chosen, all_options)
+    all_options = check_options(options.options or {})
+    check_diagnosis(settled, source, chosen, all_options.values(), options, live=model is not None)
+    with open_model(settled, checkpoint, options, model=model, source=source, progress=progress) as subject:
+        return report_on(subject, options, chosen, all_options, typed=model is None and data is None)
 
 
 def report_on(
-    subject: OpenModel, given: Mapping[str, Any], chosen: Sequence[ProbeSpec], options: Mapping[str, Options]
+    subject: OpenModel,
+    how: DiagnoseOptions,
+    chosen: Sequence[ProbeSpec],
+    options: Mapping[str, Options],
+    *,
+    typed: bool,
 ) -> Report:
-    """What the chosen probes find in an open model; ``given``: diagnose()'s arguments by name, ``options``: of every probe.
-    Raises CollapsekitError."""
+    """What the ``chosen`` probes find in an open model; ``options``: of every probe, by name; ``typed``: whether a command
+    line names the model and its data. Raises CollapsekitError."""
     adapter, progress, config = subject.adapter, subject.progress, subject.config
     check_modalities(options.values(), config, adapter.modalities)
-    where = _split(adapter.source, given["split"])
+    where = _split(adapter.source, how.split)
     read = _how_read(adapter.checkpoint)
     if "checkpoint" in read:
         progress.note(read["checkpoint"])
@@ -111,20 +105,21 @@ def report_on(
             adapter,
             features,
             options=options,
-            seed=given["seed"],
-            profile=given["profile"],
+            seed=how.seed,
+            profile=how.profile,
             progress=progress,
-            cache=_cache(given["cache"], chosen, progress),
+            cache=_cache(how.cache, chosen, progress),
         )
         results = _results(chosen, session)
         described = subject_of(adapter, features, where, session.seed)
         failed = {r.probe for r in results if r.error is not None}
         records = _records(session, {spec.name for spec in chosen} - failed)
-    seed = given["training_seed"]
+    seed = config.model.seed if how.training_seed is None else how.training_seed
     settings = {
-        **_flags(given, where, config, adapter.checkpoint),
+        "command": command_line(config, adapter.checkpoint, how, where) if typed else None,
+        **recorded(how, where),
         **read,
-        **_told_apart(config.model.seed if seed is None else seed, features, records),
+        **_told_apart(seed, features, records),
         "level": session.level,
         "probes": {s.name: options[s.name].model_dump(mode="json") for s in chosen},
         "config": config.model_dump(mode="json", exclude_defaults=True),
@@ -139,16 +134,6 @@ def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Prog
     if why is not None and any(spec.trains == "models" for spec in chosen):
         progress.note(why)
     return folder
-
-
-def _flags(given: Mapping[str, Any], split: str, config: Config, read: Checkpoint | None) -> dict[str, Any]:
-    """What was asked for, by name, and the command line that asks for it again; of a live model or data there is none."""
-    flags: dict[str, Any] = {"split": split, **{k: given[k] for k in ("seed", "profile", "device", "limit")}}
-    typed = {**flags, "training-seed": given["training_seed"], "subsets": given["subsets"] or None}
-    typed["trust-pickle"] = given["trust_pickle"]
-    lists = given["probes"] or [], given["skip"], given["plugins"], given["options"] or {}
-    live = given["model"] is not None or given["data"] is not None
-    return {"command": None if live else command_line(config, read, typed, *lists), **flags}
 
 
 def _results(chosen: Sequence[ProbeSpec], session: Session) -> list[Result]:

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from collapsekit.config.options import GateConfig
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import read_text, reason
-from collapsekit.io.limits import check_plain
+from collapsekit.io.limits import SEEDS, check_plain
 from collapsekit.io.safe_text import quoted, shown
 from collapsekit.io.yaml import MOST_BYTES, MOST_VALUES, parse_yaml
 
@@ -54,7 +55,7 @@ class ModelConfig(_Section):
     kwargs: Plain = {}
     checkpoint: str | None = None
     seed: int | None = Field(
-        default=None, ge=0, lt=2**63
+        default=None, ge=0, lt=SEEDS
     )  # that it was trained with, by which the gate tells runs apart
 
 
@@ -91,17 +92,6 @@ class SubsetConfig(_Section):
     checkpoint: str
     kwargs: Plain = {}  # over those of model.kwargs; with a factory of its own, in their place
     factory: str | None = None
-
-
-class GateConfig(_Section):
-    """What ``collapsekit gate`` decides by; the command line goes first."""
-
-    require: tuple[str, ...] | None = None  # rules; default: verdict != collapsed, where there is no baseline
-    baseline: str | None = None  # a file that `collapsekit baseline create` wrote
-    watch: tuple[str, ...] | None = None  # what is held against it: metric, use, missing
-    alpha: float | None = None
-    margins: dict[str, float] = {}
-    effects: dict[str, float] = {}
 
 
 class Config(_Section):

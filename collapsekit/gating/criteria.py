@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.report.diagnosis import Report
+from collapsekit.report.gate_terms import ALPHA, WATCHED
 from collapsekit.stats.use import floor_of, use
 
-WATCHED = ("metric", "use", "missing")
 DEFAULT = ("metric", "use")
 MARGINS = {"metric": 0.02, "use": 0.1, "missing": 0.05}
 EFFECTS = {"metric": 0.1, "use": 0.4, "missing": 0.2}
@@ -26,7 +26,7 @@ class Limits:
     able to see with 90 % probability, else what it does not see decides nothing; by kind, in units of what is watched."""
 
     watch: tuple[str, ...] = DEFAULT
-    alpha: float = 0.05
+    alpha: float = ALPHA
     margins: Mapping[str, float] = field(default_factory=dict)  # where not MARGINS
     effects: Mapping[str, float] = field(default_factory=dict)  # where not EFFECTS, or twice the margin if that is more
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import collapsekit
 from collapsekit.errors import ConfigError
@@ -12,9 +11,8 @@ from collapsekit.gating.rules.evaluate import DEFAULT, decide_rule
 from collapsekit.report.baseline import Baseline, Run, differs, seed_of
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import Against, GateCheck, GateReport, State, outcome_of
+from collapsekit.report.gate_terms import Situation
 from collapsekit.report.per_example import Records
-
-Situation = Literal["auto", "paired", "retrained"]
 
 
 def gate(

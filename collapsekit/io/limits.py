@@ -8,6 +8,8 @@ from typing import Any
 
 from collapsekit.io.safe_text import quoted
 
+MEMORY = 4 * 2**30  # bytes of inputs and features kept in memory, where nothing else is asked for
+SEEDS = 2**63  # torch's generators take less
 MOST_LEVELS = 50  # deeper than any config; well under what recursion can follow
 
 

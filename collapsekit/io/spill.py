@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from collapsekit.errors import ConfigError
-
-BUDGET = 4 * 2**30  # bytes in memory
+from collapsekit.io.limits import MEMORY
 
 
 class Storage:
     """Makes columns, which share one budget of ``budget`` bytes; ``folder``: where files are made (default: the system's
     temporary folder). A file has no name once it is mapped, so nothing is left of it however the process ends."""
 
-    def __init__(self, budget: int = BUDGET, folder: str | Path | None = None) -> None:
+    def __init__(self, budget: int = MEMORY, folder: str | Path | None = None) -> None:
         self.left, self.folder = budget, folder
         self.spilled = 0  # bytes that went to files
 

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
+from collapsekit.config.options import DiagnoseOptions, RepairOptions, RunOptions
 from collapsekit.config.schema import Config
-from collapsekit.context import Options, Profile, Progress
+from collapsekit.context import Options, Progress
 from collapsekit.diagnosis import check_options, choose_probes, report_on, settle_config
 from collapsekit.distributed.process_group import current
-from collapsekit.errors import ConfigError, FaultError, did_you_mean
+from collapsekit.errors import ConfigError, FaultError
 from collapsekit.io.writable import check_folder
 from collapsekit.probes.runner import warnings_of
 from collapsekit.readouts.fit import in_full
@@ -28,11 +28,11 @@ from collapsekit.readouts.linear import Fold
 from collapsekit.repairs.methods._warm_up import ENOUGH
 from collapsekit.repairs.recommend import kept_by
 from collapsekit.repairs.training.fsdp import need_shardable
-from collapsekit.repairs.training.job import Job, Training, trainable_of
+from collapsekit.repairs.training.job import Job, trainable_of
 from collapsekit.repairs.training.tensorboard import summary_writer
 from collapsekit.report.diagnosis import Report
 from collapsekit.session.checks import (
-    check_arguments,
+    check_call,
     check_data,
     check_diagnosis,
     check_modalities,
@@ -44,8 +44,6 @@ from collapsekit.session.opening import OpenModel, open_model
 from collapsekit.tasks.base import Task, make_task
 
 FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on
-# How the command line calls what is called otherwise there.
-FLAGS = {"rate": "--lr", "batch": "--batch-size", "weight_decay": "--weight-decay"}
 LITTLE = 0.05  # of the prior loss: under that an encoder trained alone gains nothing worth catching up on
 
 
@@ -55,29 +53,13 @@ class Asked:
 
     checkpoint: str | Path | None
     config: Config
-    training: Training
-    device: str
-    seed: int
-    limit: int | None
-    profile: Profile
-    trust: str | None
-    cache: str | Path | None
-    plugins: Sequence[str | Path]
+    options: RepairOptions
     progress: Progress
-    tensorboard: Path | None = None
     files: Sequence[str] = ()  # modules of the plugin files
 
     def open(self) -> AbstractContextManager[OpenModel]:
         """The model as the checkpoint has it, read and built once for all that the repair does with it."""
-        return open_model(
-            self.config,
-            self.checkpoint,
-            device=self.device,
-            seed=self.seed,
-            limit=self.limit,
-            trust=self.trust,
-            progress=self.progress,
-        )
+        return open_model(self.config, self.checkpoint, self.options, progress=self.progress)
 
     def decide(self, subject: OpenModel, split: str, probes: Sequence[str]) -> Report:
         """A report of the probes that a decision rests on. Raises FaultError where an error ended one of them."""
@@ -94,29 +76,13 @@ class Asked:
         self, subject: OpenModel, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
     ) -> Report:
         """A report on an open model; β is turned for the ``weak`` modalities."""
+        shared = {name: getattr(self.options, name) for name in RunOptions.model_fields}
+        turned = {"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None
+        how = DiagnoseOptions.make(**{**shared, "split": split, "probes": probes, "options": turned})
+        chosen, every = choose_probes(how.probes, how.skip, self.files), check_options(how.options or {})
         live = subject.adapter.checkpoint is None
-        options = {"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None
-        given = {
-            "model": subject.adapter.model if live else None,
-            "data": None,
-            "split": split,
-            "probes": probes,
-            "skip": (),
-            "options": options,
-            "profile": self.profile,
-            "device": self.device,
-            "seed": self.seed,
-            "limit": self.limit,
-            "training_seed": None,
-            "subsets": False,
-            "plugins": self.plugins,
-            "trust_pickle": None if live else self.trust,
-            "cache": self.cache,
-            "memory": None,
-        }
-        chosen, every = choose_probes(probes, (), self.files), check_options(options or {})
-        check_diagnosis(subject.config, None, chosen, every.values(), given)
-        return report_on(subject, given, chosen, every)
+        check_diagnosis(subject.config, None, chosen, every.values(), how, live=live)
+        return report_on(subject, how, chosen, every, typed=not live)
 
 
 class _Once(Progress):
@@ -143,34 +109,21 @@ class _Once(Progress):
 def make_asked(
     checkpoint: str | Path | None,
     config: str | Path | Mapping[str, Any] | Config | None,
-    training: Mapping[str, Any] | None,
-    *,
-    profile: Profile = "standard",
-    device: str = "cpu",
-    seed: int = 0,
-    limit: int | None = None,
-    plugins: Sequence[str | Path] = (),
-    trust_pickle: str | None = None,
+    options: RepairOptions,
     progress: Progress | None = None,
-    cache: str | Path | None = None,
-    tensorboard: str | Path | None = None,
 ) -> Asked:
-    """The config found, plugins loaded, settings checked; ``tensorboard``: a folder for training's curves; other keywords
-    as for diagnose. Raises CollapsekitError."""
-    check_arguments(locals())
+    """The config found, plugins loaded, options checked against this machine. Raises CollapsekitError."""
+    check_call(options, checkpoint=checkpoint, config=config, progress=progress)
     told = _Once(progress or Progress())
     settled = settle_config(config, checkpoint, told, "repair")
     _need_judge(settled)
     registry.load_builtins()
-    files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
-    how = check_training(training or {})
-    need_shardable(how, device, current())
-    curves = None if tensorboard is None else Path(tensorboard)
-    if curves is not None:
+    files = [registry.load_plugin_file(p) for p in [*map(settled.resolve, settled.plugins), *options.plugins]]
+    need_shardable(options.training, options.device, current())
+    if options.tensorboard is not None:
         summary_writer()
-        current().once(partial(check_folder, curves, "--tensorboard"))
-    known = (checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told, curves)
-    return Asked(*known, files=files)
+        current().once(partial(check_folder, options.tensorboard, "--tensorboard"))
+    return Asked(checkpoint, settled, options, told, files)
 
 
 def _need_judge(config: Config) -> None:
@@ -206,7 +159,7 @@ def check_built(asked: Asked, adapter: Adapter, modalities: Sequence[str] | None
     check_named(modalities or (), adapter.modalities)
     for split in FITTED:
         adapter.source.need(split)
-    trainable_of(adapter.model, asked.training)
+    trainable_of(adapter.model, asked.options.training)
 
 
 def make_job(
@@ -221,7 +174,7 @@ def make_job(
     behind = [m for m in weak if found[m] == "underused" and kept.get(m, 1.0) < ENOUGH]
     ignored = tuple(m for m in weak if found[m] == "collapsed" or m in behind)
     underused = tuple(m for m in weak if found[m] == "underused" and m not in behind)
-    job = Job(adapter, at, weak, credit, asked.training, asked.seed, Options())
+    job = Job(adapter, at, weak, credit, asked.options.training, asked.options.seed, Options())
     return replace(job, ignored=ignored, underused=underused, kept=kept), data
 
 
@@ -238,21 +191,6 @@ def _fold(subject: OpenModel, adapter: Adapter) -> tuple[Fold, str]:
 def _credit(before: Report, modality: str) -> float:
     found = before.find("utilisation.credit", modality)
     return found.value if found is not None and found.value is not None else 0.0
-
-
-def check_training(given: Mapping[str, Any]) -> Training:
-    """Training settings, checked. Raises ConfigError naming the one that is wrong."""
-    try:
-        return Training(**given)
-    except ValidationError as e:
-        first = e.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "?"
-        if first["type"] == "extra_forbidden":
-            known = list(Training.model_fields)
-            near = did_you_mean(name, known)
-            raise ConfigError(f"there is no training setting {name!r}{near}: {', '.join(known)}.") from None
-        flag = f" ({FLAGS[name]})" if name in FLAGS else ""
-        raise ConfigError(f"training setting {name!r}{flag}: {first['msg']}, found {given.get(name)!r}.") from None
 
 
 def check_method_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:

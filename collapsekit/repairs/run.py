@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import collapsekit
 from collapsekit import registry
 from collapsekit.adapters.build import random_state_kept
+from collapsekit.config.keywords import RepairKeywords, takes
+from collapsekit.config.options import RepairOptions
 from collapsekit.config.schema import Config
-from collapsekit.context import Options
+from collapsekit.config.values import check_path
+from collapsekit.context import Options, Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, NothingEvaluatedError
 from collapsekit.io.files import is_file, write_atomic
@@ -35,7 +38,7 @@ from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport
-from collapsekit.session.checks import check_arguments, check_named
+from collapsekit.session.checks import check_named
 from collapsekit.session.opening import OpenModel
 from collapsekit.session.subject import weights_digest
 from collapsekit.user_code.exits import no_exit
@@ -48,6 +51,7 @@ DECIDING = ("utilisation", "prefix_gap")  # the probes that say whom to repair, 
 WEAK = ("collapsed", "underused")
 
 
+@takes(RepairOptions)
 @no_exit()
 @random_state_kept()
 @process_state_kept()
@@ -56,15 +60,8 @@ def repair(
     *,
     output: str | Path,
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    method: str | Sequence[str] | None = None,
-    modalities: Sequence[str] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    training: Mapping[str, Any] | None = None,
-    control: bool = True,
-    keep: bool = False,
-    resume: bool = False,
-    force: bool = False,
-    **same: Any,
+    progress: Progress | None = None,
+    **keywords: Unpack[RepairKeywords],
 ) -> RepairReport:
     """Fine-tune a checkpoint so that it uses what it ignored, judge that beside plain fine-tuning, and write
     ``output``/model.safetensors and ``output``/repair.json.
@@ -77,16 +74,18 @@ def repair(
     The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend, FaultError where an error of
     ours ended a probe that the repair is decided by; of another probe the reports in ``repair.json`` say so.
     """
-    check_arguments({k: v for k, v in locals().items() if k not in ("training", "method", "same")})
-    asked = make_asked(checkpoint, config, training, **same)
-    named, every = _named(method), check_method_options(options or {})
-    folder = Path(output)
+    options = RepairOptions.make(**keywords)
+    check_path("output", output)
+    asked = make_asked(checkpoint, config, options, progress)
+    named, every = _named(options.method), check_method_options(options.options or {})
+    modalities, folder = options.modalities, Path(output)
     with _alone_in(folder):
-        current().once(lambda: _free(folder, resume=resume, force=force))
+        current().once(lambda: _free(folder, resume=options.resume, force=options.force))
         check_asked(asked, modalities, every.values())
         with asked.open() as subject:
             check_built(asked, subject.adapter, modalities, every.values())
-            size = reckon_files(subject.adapter.model, asked.training, 1 + (control and named != (CONTROL,)))
+            runs_wanted = 1 + (options.control and named != (CONTROL,))
+            size = reckon_files(subject.adapter.model, options.training, runs_wanted)
             current().once(lambda: check_room(folder, size - _taken(folder), "the repair"))
             before = asked.decide(subject, "val", DECIDING)
             weak = _whom(before, modalities)
@@ -95,7 +94,7 @@ def repair(
                 asked.progress.note(f"Method {','.join(chosen)}: {why}")
             split = "test" if "test" in subject.adapter.source.splits() else "val"
             shown = asked.diagnose(subject, split, weak=weak)
-        chains = {"method": chosen, **({"control": (CONTROL,)} if control and chosen != (CONTROL,) else {})}
+        chains = {"method": chosen, **({"control": (CONTROL,)} if options.control and chosen != (CONTROL,) else {})}
         runs: dict[str, _Run] = {}
         with random_state_kept():  # of a device too, which the diagnosis has set up
             for name, methods in chains.items():
@@ -103,9 +102,9 @@ def repair(
                 adapter = subject.adapter if not runs else subject.rebuilt()
                 job, data = make_job(asked, subject, adapter, before, weak)
                 runs[name] = _Run(asked, job, data, methods, every, before, folder)
-                runs[name].train(resume=resume)
+                runs[name].train()
             used = {name: every[name] for name in chosen}
-            report = _judged(asked, subject, runs, (before, shown), weak, used, keep=keep)
+            report = _judged(asked, subject, runs, (before, shown), weak, used)
         current().agree(report.to_json(), "results")
         current().once(lambda: _write(folder, report, runs))
     return report
@@ -135,6 +134,7 @@ def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None
         run.clear()
 
 
+@takes(RepairOptions)
 @no_exit()
 @random_state_kept()
 @process_state_kept()
@@ -142,21 +142,18 @@ def plan(
     checkpoint: str | Path | None = None,
     *,
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    method: str | Sequence[str] | None = None,
-    modalities: Sequence[str] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    training: Mapping[str, Any] | None = None,
-    **same: Any,
+    progress: Progress | None = None,
+    **keywords: Unpack[RepairKeywords],
 ) -> list[str]:
     """What :func:`repair` of the same arguments would train, and what that takes, in sentences; nothing is written."""
-    check_arguments({"modalities": modalities, "options": options})
-    asked = make_asked(checkpoint, config, training, **same)
-    named, every = _named(method), check_method_options(options or {})
-    check_asked(asked, modalities, every.values())
+    options = RepairOptions.make(**keywords)
+    asked = make_asked(checkpoint, config, options, progress)
+    named, every = _named(options.method), check_method_options(options.options or {})
+    check_asked(asked, options.modalities, every.values())
     with asked.open() as subject:
-        check_built(asked, subject.adapter, modalities, every.values())
+        check_built(asked, subject.adapter, options.modalities, every.values())
         before = asked.decide(subject, "val", DECIDING)
-    weak = _whom(before, modalities)
+    weak = _whom(before, options.modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
@@ -185,9 +182,9 @@ class _Run:
         self.curves, self.kept = list[LossCurve](), list[Snapshots]()
         self.unchanged = False  # whether the weights that are kept are those it began with
 
-    def train(self, *, resume: bool) -> None:
-        """Train one method after the other, from the snapshots on where there are some to ``resume``."""
-        asked, job = self.asked, self.job
+    def train(self) -> None:
+        """Train one method after the other, from the snapshots on where it is resumed."""
+        asked, how, job = self.asked, self.asked.options, self.job
         began = weights_digest(job.adapter)
         behaviour = current().once(lambda: behaviour_of(job))
         for place, name in enumerate(self.methods):
@@ -197,26 +194,26 @@ class _Run:
                 behaviour,
                 asked.progress.note,
             )
-            if not resume:
+            if not how.resume:
                 part.clear()
             self.kept.append(part)
             stages = registry.get_repair(name).stages(job.at_place(place, self.options[name]))
-            shown = asked.tensorboard and asked.tensorboard / part.folder.name
+            shown = None if how.tensorboard is None else Path(how.tensorboard) / part.folder.name
             self.curves += train(stages, job, name, part, asked.progress, shown)
         self.adapter.model.eval()
         self.unchanged = current().once(lambda: weights_digest(job.adapter) == began)
 
     def _identity(self, place: int) -> dict[str, Any]:
         """By what snapshots of the method at this place of the chain are known."""
-        options, asked = self.options, self.asked
+        options, how = self.options, self.asked.options
         return {
             "base": self.base,
             "data": self.data,
             "methods": [[n, options[n].model_dump(mode="json")] for n in self.methods[: place + 1]],
-            "training": asked.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
+            "training": how.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
             "modalities": list(self.job.weak),
-            "seed": asked.seed,
-            "profile": asked.profile,  # with the diagnosis it decides what a method begins with
+            "seed": how.seed,
+            "profile": how.profile,  # with the diagnosis it decides what a method begins with
         }
 
     def clear(self) -> None:
@@ -235,11 +232,9 @@ def _judged(
     reports: tuple[Report, Report],
     weak: tuple[str, ...],
     options: Mapping[str, Options],
-    *,
-    keep: bool,
 ) -> RepairReport:
     """Acceptance on val, reports on test (val where there is none); ``reports``: of the checkpoint, on the two splits."""
-    run, (before, shown) = runs["method"], reports
+    how, run, (before, shown) = asked.options, runs["method"], reports
     split = shown.subject.split
     with _open(subject, run) as trained:
         decided = asked.decide(trained, "val", DECIDING)
@@ -268,7 +263,7 @@ def _judged(
         base=before.subject.checkpoint,
         base_sha256=before.subject.sha256,
         accepted=accepted,
-        exported=accepted or keep,
+        exported=accepted or how.keep,
         checks=checks,
         before=shown,
         after=after,
@@ -279,10 +274,10 @@ def _judged(
         definitions={n: f"{(s := registry.get_repair(n)).definition} ({s.source})" for n in [*options, CONTROL]},
         settings={
             "options": {n: o.model_dump(mode="json") for n, o in options.items()},
-            "training": asked.training.model_dump(mode="json"),
-            "seed": asked.seed,
-            "device": asked.device,
-            "limit": asked.limit,
+            "training": how.training.model_dump(mode="json"),
+            "seed": how.seed,
+            "device": how.device,
+            "limit": how.limit,
             "config": asked.config.model_dump(mode="json", exclude_defaults=True),
         },
         environment=shown.environment,

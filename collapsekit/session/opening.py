@@ -19,6 +19,7 @@ from collapsekit.adapters.live.unwrap import check_live, run_plainly, unwrapped
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.config.imports import import_object
+from collapsekit.config.options import DiagnoseOptions, RunOptions
 from collapsekit.config.schema import Config
 from collapsekit.context import Progress
 from collapsekit.data.base import Source
@@ -26,7 +27,8 @@ from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError
 from collapsekit.features.examples import SplitReader, columns_of
 from collapsekit.features.extraction import Extraction
-from collapsekit.io.spill import BUDGET, Storage
+from collapsekit.io.limits import MEMORY
+from collapsekit.io.spill import Storage
 from collapsekit.readouts.fit import is_half
 from collapsekit.report.repair import structure_of
 from collapsekit.session.checks import check_device
@@ -92,9 +94,9 @@ class Blueprint:
 def read_blueprint(
     config: Config,
     checkpoint: str | Path | None,
-    *,
     device: str = "cpu",
     seed: int = 0,
+    *,
     trust: str | None = None,
     live: bool = False,
 ) -> Blueprint:
@@ -165,37 +167,42 @@ class OpenModel:
                 reader = SplitReader(adapter, reader.limit, reader.seed, storage)
             twin = self.extraction if unchanged and reader is self.extraction.reader else None
             extraction = Extraction(adapter, reader, self.progress, storage, twin)
-            yield OpenModel(blueprint, adapter, extraction, config, self.memory, self.progress, is_half(adapter))
+            half = is_half(adapter)
+            yield OpenModel(blueprint, adapter, extraction, config, self.memory, self.progress, half)
 
 
 @contextmanager
 def open_model(
     config: Config,
     checkpoint: str | Path | None,
+    options: RunOptions,
     *,
     model: nn.Module | None = None,
     source: Source | None = None,
-    device: str = "cpu",
-    seed: int = 0,
-    limit: int | None = None,
-    trust: str | None = None,
-    memory: float | None = None,
     progress: Progress | None = None,
 ) -> Iterator[OpenModel]:
     """The model with its weights and its data, of which nothing is read yet; the model is given back as it was found.
 
-    ``memory``: bytes of inputs and features that are kept in memory before more is mapped from files. Other arguments as
-    for ``diagnose``. Raises CollapsekitError.
+    ``model``: one at hand, which gets the checkpoint's weights in a copy; ``source``: data that are open already.
+    Raises CollapsekitError.
     """
-    progress, room = progress or Progress(), BUDGET if memory is None else int(memory)
+    progress, room = progress or Progress(), _room(options)
     with random_state_kept(), ExitStack() as stack:
         if model is not None:
             stack.enter_context(model_kept(model))
-        blueprint = read_blueprint(config, checkpoint, device=device, seed=seed, trust=trust, live=model is not None)
+        live, trust = model is not None, options.trust_pickle
+        blueprint = read_blueprint(config, checkpoint, options.device, options.seed, trust=trust, live=live)
         adapter = blueprint.build(model, source)
         if model is None:
             stack.enter_context(model_kept(adapter.model))
         stack.callback(adapter.steady)  # before the rest of the model is put back
         storage = Storage(room)
-        extraction = Extraction(adapter, SplitReader(adapter, limit, seed, storage), progress, storage)
+        reader = SplitReader(adapter, options.limit, options.seed, storage)
+        extraction = Extraction(adapter, reader, progress, storage)
         yield OpenModel(blueprint, adapter, extraction, config, room, progress, is_half(adapter))
+
+
+def _room(options: RunOptions) -> int:
+    """Bytes of inputs and features that are kept in memory before more is mapped from files."""
+    asked = options.memory if isinstance(options, DiagnoseOptions) else None
+    return MEMORY if asked is None else int(asked)

@@ -169,7 +169,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     expensive = {
         "read": ["session.opening.read_checkpoint", "checkpoint.read.read_checkpoint"],
         "build": ["adapters.base.build_model"],
-        "pass": ["features.examples.SplitReader.of"],
+        "pass": ["session.opening.OpenModel.measuring"],
         "train": ["repairs.run.train", "demo.make.train_demo"],
     }
 
@@ -218,7 +218,7 @@ def test_a_wrong_value_is_one_sentence_and_nothing_is_begun(
 ) -> None:
     if (command, option) in BUILT:
         monkeypatch.undo()
-        monkeypatch.setattr("collapsekit.features.examples.SplitReader.of", None)
+        monkeypatch.setattr("collapsekit.session.opening.OpenModel.measuring", None)
     if (value, True) in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
         pytest.skip(f"{value} is there")
     before = sorted(folder.rglob("*"))

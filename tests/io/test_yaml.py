@@ -245,7 +245,7 @@ def test_at_the_bounds(tmp_path: Path) -> None:
     ],
 )
 def test_values_of_set_are_held_to_the_same(value: str, says: str) -> None:
-    from collapsekit.cli.commands.diagnose import parse_set
+    from collapsekit.cli.options import parse_set
 
     with pytest.raises(ConfigError) as caught:
         parse_set([f"vif.x={value}"])
@@ -292,7 +292,7 @@ TEXTS = [
 
 def parsed(text: str) -> list[Any]:
     """The value as it stands in a mapping, a list, at the top, in --set and behind an alias."""
-    from collapsekit.cli.commands.diagnose import parse_set
+    from collapsekit.cli.options import parse_set
 
     found = [
         parse_yaml(f"x: {text}", "c")["x"],
@@ -335,7 +335,7 @@ def test_what_looks_like_text_is_text(text: str) -> None:
     ],
 )
 def test_what_has_two_meanings_is_refused_with_what_to_write(text: str, write: str) -> None:
-    from collapsekit.cli.commands.diagnose import parse_set
+    from collapsekit.cli.options import parse_set
 
     for yaml in (f"x: {text}", f"- {text}", f"{{x: [{text}]}}", f"x: 1\n{text}: 1", text):
         with pytest.raises(
