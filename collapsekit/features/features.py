@@ -135,3 +135,11 @@ class Features:
     def of(self, split: str) -> Features:
         """Features of another split, extracted on first use. Raises ConfigError where there is none."""
         return self if split == self.split else self.sibling(split)
+
+
+def scaled(recorded: Recorded, factor: float | Tensor) -> Recorded:
+    """Recorded features times ``factor``; tensors that are not floating (masks, indices) stay."""
+    return tuple(
+        t * (factor.to(t.dtype) if isinstance(factor, Tensor) else factor) if t.is_floating_point() else t
+        for t in recorded
+    )

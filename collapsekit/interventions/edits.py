@@ -86,7 +86,6 @@ def gathered(
 def unread(adapter: Adapter, features: Features) -> frozenset[str]:
     """Raw inputs that the model does not read past its encoders, so that one example's may stand for all: with anything in
     their places, NaN and extremes included, it answers a few examples with the same bits, from recordings."""
-
     if features.facts.unread is None:
         features.facts.unread = _unread(adapter, features)
     return features.facts.unread

@@ -14,9 +14,9 @@ from collapsekit.adapters.capture import hearing
 from collapsekit.adapters.inserts import posts_of, stand_in
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import chunk_of
 from collapsekit.features.features import Features
 from collapsekit.interventions.edits import unread
-from collapsekit.interventions.replay import chunk_of
 from collapsekit.stats.missing import nearest
 
 FLOATING = "floating tensors only: masks and whole numbers stay"

@@ -13,8 +13,7 @@ from collapsekit.adapters.base import Adapter, Recorded
 from collapsekit.adapters.build import random_state_kept, seed_everything
 from collapsekit.data.base import Batch
 from collapsekit.errors import NumericsError
-from collapsekit.features.features import Features
-from collapsekit.interventions.replay import scaled
+from collapsekit.features.features import Features, scaled
 from collapsekit.readouts.linear import Fold
 from collapsekit.stats.threads import threads_for
 from collapsekit.tasks.base import Task

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Settings
 from collapsekit.distributed.process_group import current
+from collapsekit.features.content_seeds import seeds
 from collapsekit.features.features import Features
-from collapsekit.interventions.marginal import seeds
 from collapsekit.readouts.fit import BATCH, Recipe, fit, in_full, reached, rows_of
 from collapsekit.readouts.linear import Fold, fold
 from collapsekit.readouts.unimodal import Plan, reckoned, starting_point

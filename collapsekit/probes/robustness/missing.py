@@ -14,6 +14,7 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError, did_you_mean
+from collapsekit.features.content_seeds import seeds
 from collapsekit.features.features import Features
 from collapsekit.interventions.imputation import (
     CONSTANTS,
@@ -28,7 +29,6 @@ from collapsekit.interventions.imputation import (
     lenders,
     same_shapes,
 )
-from collapsekit.interventions.marginal import seeds
 from collapsekit.interventions.replay import predict
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result

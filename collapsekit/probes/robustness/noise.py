@@ -15,10 +15,11 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import chunk_of
+from collapsekit.features.content_seeds import seeds
 from collapsekit.features.features import Features
 from collapsekit.interventions.edits import unread
-from collapsekit.interventions.marginal import seeds
-from collapsekit.interventions.replay import chunk_of, predict
+from collapsekit.interventions.replay import predict
 from collapsekit.probes.robustness.missing import banded
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result

@@ -17,10 +17,10 @@ from collapsekit.adapters.inserts import posts_of
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.schema import check_config
 from collapsekit.data.base import ArraySource
+from collapsekit.features.content_seeds import seeds
 from collapsekit.features.extraction import extract
 from collapsekit.games.balanced_reference import make_reference
 from collapsekit.interventions.imputation import Bank, bank_of, can_substitute, filled, lenders
-from collapsekit.interventions.marginal import seeds
 from collapsekit.interventions.replay import predict
 from collapsekit.probes.robustness.missing import MissingOptions, absent_sets
 from collapsekit.session.measured import prefix
