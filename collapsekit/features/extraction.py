@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from collapsekit.adapters.base import Adapter, Pass, Prediction
+from collapsekit.adapters.base import Adapter, Given, Pass, Prediction
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.caveats import copied_rows
 from collapsekit.adapters.live.state import same_bits
@@ -56,6 +57,21 @@ def repeated(features: Features) -> tuple[ReportWarning, ...]:
     return () if found is None else (found,)
 
 
+@dataclass(frozen=True)
+class Twin:
+    """The passes of a model of the same architecture, and the names of the weights in which it differs."""
+
+    passes: Extraction
+    changed: frozenset[str] = frozenset()
+
+    def keeps_encoders(self, adapter: Adapter) -> bool:
+        """Whether the differing weights all lie outside the encoders of ``adapter``."""
+        own = {id(t) for k, t in adapter.model.state_dict(keep_vars=True).items() if k in self.changed}
+        parts = [adapter.encoder_module(m).state_dict(keep_vars=True) for m in adapter.modalities]
+        known = adapter.model.state_dict(keep_vars=True).keys()
+        return self.changed <= known and all(p and own.isdisjoint(map(id, p.values())) for p in parts)
+
+
 class Extraction:
     """The passes of one model over its splits, each made once, however many diagnoses read it."""
 
@@ -65,11 +81,11 @@ class Extraction:
         reader: SplitReader,
         progress: Progress | None = None,
         storage: Storage | None = None,
-        twin: Extraction | None = None,
+        twin: Twin | None = None,
         rebuilt: bool | None = None,
     ) -> None:
-        """``twin``: that of a model that holds the same weights, whose passes then stand for those of this one;
-        ``rebuilt``: whether the model built a second time answers alike, where that is known already."""
+        """``twin``: a model whose passes, or whose encoders', stand for those of this one where bits agree; ``rebuilt``:
+        whether the model built a second time answers alike, where that is known already."""
         self.adapter, self.reader, self.twin = adapter, reader, twin
         self.progress, self.storage = progress or Progress(), storage or Storage()
         self._made: dict[str, Features] = {}
@@ -125,7 +141,7 @@ class Extraction:
 
     def _encoded(self, examples: Examples, *, check: bool) -> Features:
         rows, kept = self._batches(examples), _Kept(self.storage)
-        if self.twin is not None and (theirs := self._theirs(examples, rows[0], check=check)) is not None:
+        if self.twin is not None and (theirs := self._theirs(examples, rows, check=check)) is not None:
             return theirs
         if check and not current().first:
             self._pass(examples, rows[0], check)  # to know the model, of whose batches it may get none
@@ -134,26 +150,53 @@ class Extraction:
             self.progress.step(f"encoders over {examples.split}", int(rows[done][-1]) + 1, len(examples.order))
         return self._assembled(examples, kept)
 
-    def _theirs(self, examples: Examples, first: Tensor, *, check: bool) -> Features | None:
-        """What the twin made of a split, where this model answers the first batch with the same bits, in every process."""
+    def _theirs(self, examples: Examples, rows: Sequence[Tensor], *, check: bool) -> Features | None:
+        """What the twin made of a split, where this model's own pass over its first batch has the same bits, in every
+        process; where only what follows the encoders differs, with that run anew on what they gave."""
         assert self.twin is not None
-        made = self.twin._made.get(examples.split)
-        if made is None:
+        made = self.twin.passes._made.get(examples.split)
+        if made is None or (self.twin.changed and not self.twin.keeps_encoders(self.adapter)):
             return None
-        here = self._pass(examples, first, check)
-        pairs = [(here.prediction.fused, made.fused), (here.prediction.outputs, made.outputs)]
-        pairs += [(x, made.pooled[m]) for m, x in here.pooled.items()]
-        pairs += [(t, o) for m, r in here.recorded.items() for t, o in zip(r, made.recorded[m], strict=True)]
-        alike = all(same_bits(ours, theirs[: len(first)]) for ours, theirs in pairs)
-        return made if all(current().share(alike, f"the first batch of {examples.split}")) else None
+        first = self._pass(examples, rows[0], check)
+        if not self.twin.changed:
+            alike = _encoded_alike(first, made, rows[0]) and _answered_alike(first.prediction, made, rows[0])
+            return made if self._all(alike, examples) else None
+        # The last batch too, as it may be of another size.
+        ends = [(first, rows[0]), *([(self._pass(examples, rows[-1], check=False), rows[-1])] if len(rows) > 1 else [])]
+        if not self._all(all(_encoded_alike(one, made, some) for one, some in ends), examples):
+            return None
+        fused, outputs = self.storage.column(), self.storage.column()
+        for answer in current().each(lambda some: self._answer(examples, made, some), rows):
+            fused.append(answer.fused)
+            outputs.append(answer.outputs)
+        found = replace(made, fused=fused.tensor(), outputs=outputs.tensor(), sibling=self.of)
+        alike = all(_answered_alike(one.prediction, found, some) for one, some in ends)
+        return found if self._all(alike, examples) else None
+
+    def _all(self, alike: bool, examples: Examples) -> bool:
+        return all(current().share(alike, f"what two models make of {examples.split}"))
+
+    def _answer(self, examples: Examples, made: Features, rows: Tensor) -> Prediction:
+        """Fusion and head on what the twin's encoders gave of one batch."""
+        batch = {k: examples.columns[k].index_select(0, rows) for k in self.adapter.batch_keys}
+        recorded = {m: Given(t.index_select(0, rows) for t in made.recorded[m]) for m in made.modalities}
+        with torch.no_grad(), threads_for(self._operations):
+            seed_everything(self.reader.seed)
+            answer = self.adapter.rerun(recorded, batch)
+        return Prediction(answer.fused.float().cpu(), answer.outputs.float().cpu())
+
+    @property
+    def _operations(self) -> float:
+        """Of a forward of one batch."""
+        weights = sum(p.numel() for p in self.adapter.model.parameters() if not is_lazy(p))
+        return 2.0 * self.adapter.config.data.batch_size * weights
 
     def _pass(self, examples: Examples, rows: Tensor, check: bool) -> Pass:
         """One batch through the model; the first one with all the checks."""
         start, stop = int(rows[0]), int(rows[-1]) + 1
         batch = {k: examples.columns[k][start:stop] for k in self.adapter.batch_keys}
-        weights = sum(p.numel() for p in self.adapter.model.parameters() if not is_lazy(p))
         seed, order = self.reader.seed, examples.order[start:stop]
-        with torch.no_grad(), threads_for(2.0 * self.adapter.config.data.batch_size * weights):
+        with torch.no_grad(), threads_for(self._operations):
             if check and not start:
                 few = {k: examples.columns[k][:FEW] for k in self.adapter.batch_keys}
                 sound = sound_run(self.adapter, batch, few, examples.split, order, seed, self.rebuilt)
@@ -185,6 +228,18 @@ class Extraction:
             sibling=self.of,
             units=_units(columns, data.group, split),
         )
+
+
+def _encoded_alike(one: Pass, made: Features, rows: Tensor) -> bool:
+    """Whether a pass over ``rows`` has the bits that features have of its encoders."""
+    pairs = [(x, made.pooled[m]) for m, x in one.pooled.items()]
+    pairs += [(t, o) for m, r in one.recorded.items() for t, o in zip(r, made.recorded[m], strict=True)]
+    return all(same_bits(ours, theirs.index_select(0, rows)) for ours, theirs in pairs)
+
+
+def _answered_alike(one: Prediction, made: Features, rows: Tensor) -> bool:
+    pairs = [(one.fused, made.fused), (one.outputs, made.outputs)]
+    return all(same_bits(ours, theirs.index_select(0, rows)) for ours, theirs in pairs)
 
 
 def need_varied(adapter: Adapter, examples: Examples, features: Features | None = None) -> None:

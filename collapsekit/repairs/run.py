@@ -40,7 +40,7 @@ from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport
 from collapsekit.session.checks import check_named
 from collapsekit.session.opening import OpenModel
-from collapsekit.session.subject import weights_digest
+from collapsekit.session.subject import changed_weights, weights_by_name
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import process_state_kept
 
@@ -180,12 +180,12 @@ class _Run:
         self.asked, self.job, self.data, self.methods, self.options = asked, job, data, methods, options
         self.base, self.folder, self.adapter = before.subject.sha256, folder, job.adapter
         self.curves, self.kept = list[LossCurve](), list[Snapshots]()
-        self.unchanged = False  # whether the weights that are kept are those it began with
+        self.changed: frozenset[str] = frozenset()  # names of the weights that are not as the checkpoint has them
 
     def train(self) -> None:
         """Train one method after the other, from the snapshots on where it is resumed."""
         asked, how, job = self.asked, self.asked.options, self.job
-        began = weights_digest(job.adapter)
+        began = weights_by_name(job.adapter)
         behaviour = current().once(lambda: behaviour_of(job))
         for place, name in enumerate(self.methods):
             part = Snapshots(
@@ -201,7 +201,7 @@ class _Run:
             shown = None if how.tensorboard is None else Path(how.tensorboard) / part.folder.name
             self.curves += train(stages, job, name, part, asked.progress, shown)
         self.adapter.model.eval()
-        self.unchanged = current().once(lambda: weights_digest(job.adapter) == began)
+        self.changed = current().once(lambda: changed_weights(began, weights_by_name(job.adapter)))
 
     def _identity(self, place: int) -> dict[str, Any]:
         """By what snapshots of the method at this place of the chain are known."""
@@ -286,7 +286,7 @@ def _judged(
 
 def _open(subject: OpenModel, run: _Run) -> AbstractContextManager[OpenModel]:
     """The model that was trained, to be diagnosed beside the checkpoint."""
-    return subject.with_model(run.adapter.model, run.adapter.config, unchanged=run.unchanged)
+    return subject.with_model(run.adapter.model, run.adapter.config, changed=run.changed)
 
 
 def _summary(

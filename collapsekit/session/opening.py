@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from collapsekit.data.base import Source
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError
 from collapsekit.features.examples import SplitReader, columns_of
-from collapsekit.features.extraction import Extraction
+from collapsekit.features.extraction import Extraction, Twin
 from collapsekit.io.limits import MEMORY
 from collapsekit.io.spill import Storage
 from collapsekit.readouts.fit import is_half
@@ -148,14 +148,16 @@ class OpenModel:
         reader, storage = self.extraction.reader, Storage(self.memory)
         if self.half:
             return Extraction(adapter, reader, self.progress, storage)
-        return Extraction(adapter, reader, self.progress, storage, self.extraction, self.extraction.rebuilt)
+        return Extraction(adapter, reader, self.progress, storage, Twin(self.extraction), self.extraction.rebuilt)
 
     @contextmanager
-    def with_model(self, model: nn.Module, config: Config, *, unchanged: bool = False) -> Iterator[OpenModel]:
+    def with_model(
+        self, model: nn.Module, config: Config, *, changed: Collection[str] | None = None
+    ) -> Iterator[OpenModel]:
         """The same subject with another model, one that is at hand: it shares the data as they were read.
 
-        ``unchanged``: it holds the weights that this one had, so that the passes stand too where its first batch is
-        answered with the same bits.
+        ``changed``: names of its weights that are not what this model had (None: not known). Without any, passes that were
+        made stand for its own; where encoders have none of them, what they gave does. Bits have the last word.
         """
         blueprint = replace(self.blueprint, config=config, checkpoint=None)
         with random_state_kept(), model_kept(model), ExitStack() as stack:
@@ -165,7 +167,8 @@ class OpenModel:
             storage = Storage(self.memory)
             if columns_of(adapter) != reader.columns:
                 reader = SplitReader(adapter, reader.limit, reader.seed, storage)
-            twin = self.extraction if unchanged and reader is self.extraction.reader else None
+            alike = changed is not None and not self.half and reader is self.extraction.reader
+            twin = Twin(self.extraction, frozenset(changed or ())) if alike else None
             extraction = Extraction(adapter, reader, self.progress, storage, twin)
             half = is_half(adapter)
             yield OpenModel(blueprint, adapter, extraction, config, self.memory, self.progress, half)

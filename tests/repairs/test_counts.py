@@ -15,10 +15,11 @@ from collapsekit import RepairReport
 from collapsekit.adapters import base
 from collapsekit.checkpoint import sandbox
 from collapsekit.features.examples import Examples, SplitReader
-from collapsekit.features.extraction import Extraction
+from collapsekit.features.extraction import Extraction, Twin
 from collapsekit.session import opening
 from tests.repairs.test_repairing import deaf, mend
 
+BATCH = 64
 SPLITS = ("train", "val", "test")
 
 
@@ -27,26 +28,26 @@ class Counting:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.patch, self.counts = patch, Counter[str]()
-        self.wrap(opening, "read_checkpoint", lambda *_: "checkpoint read")
-        self.wrap(sandbox.subprocess, "run", lambda command: "sandbox child" if "-I" in command else None)
+        self.wrap(opening, "read_checkpoint", lambda *_, **__: "checkpoint read")
+        self.wrap(sandbox.subprocess, "run", lambda command, **_: "sandbox child" if "-I" in command else None)
         self.wrap(base, "build_model", lambda *_: "model built")
-        self.wrap(Extraction, "_pass", self._last)
+        self.wrap(Extraction, "_pass", self._encodes)
         self.wrap(SplitReader, "_sorted", lambda _reader, split: f"{split} read")
 
     def wrap(self, holder: Any, name: str, label: Callable[..., str | None]) -> None:
         real = getattr(holder, name)
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            if (key := label(*args)) is not None:
+            if (key := label(*args, **kwargs)) is not None:
                 self.counts[key] += 1
             return real(*args, **kwargs)
 
         self.patch.setattr(holder, name, counted)
 
     @staticmethod
-    def _last(_extraction: Extraction, examples: Examples, rows: Tensor, *_: object) -> str | None:
-        """A split is encoded with its last batch; a first batch alone is a check."""
-        return f"{examples.split} encoded" if int(rows[-1]) == len(examples.order) - 1 else None
+    def _encodes(_extraction: Extraction, examples: Examples, rows: Tensor, *_: object, **__: object) -> str | None:
+        """Told by the second of four batches: the first and the last are also run to check."""
+        return f"{examples.split} encoded" if int(rows[0]) == BATCH else None
 
     @property
     def encoded(self) -> dict[str, int]:
@@ -60,7 +61,9 @@ def counting(monkeypatch: pytest.MonkeyPatch, brief_joint_here: None) -> Countin
 
 def repaired(folder: Path, output: Path, **how: Any) -> RepairReport:
     config = deaf(folder) / "collapsekit.yaml"
-    config.write_text(config.read_text().replace("data.safetensors}", "data.safetensors, batch_size: 64}"))
+    config.write_text(
+        config.read_text().replace("data.safetensors}", "data.safetensors, batch_size: " + str(BATCH) + "}")
+    )
     return mend(folder, output, method="dropout", limit=200, **how)
 
 
@@ -73,12 +76,12 @@ def once(counting: Counting) -> None:
 
 
 def test_a_control_that_kept_its_weights_is_not_encoded(tmp_path: Path, counting: Counting) -> None:
-    report = repaired(tmp_path / "project", tmp_path / "out", training={"epochs": 1, "rate": 1e-9})
+    report = repaired(tmp_path / "project", tmp_path / "out", training={"epochs": 1, "rate": 1e-9})  # moves no weight
     assert report.control is not None
     kept = {curve.method: curve.kept for curve in report.losses}
     assert kept["finetune"] == 0
     once(counting)
-    assert counting.encoded == dict.fromkeys(SPLITS, 2)  # of the checkpoint, and of what dropout made with a new fusion
+    assert counting.encoded == dict.fromkeys(SPLITS, 1)  # of what dropout made with a new fusion, encoders are the same
     same = [{r.name: r.value for r in one.results} for one in (report.before, report.control)]
     assert same[0] == same[1]
 
@@ -96,11 +99,25 @@ def test_weights_that_answer_otherwise_are_encoded(
     """Bits decide, whatever is said of the weights."""
     real = opening.OpenModel.with_model
 
-    def trusting(self: opening.OpenModel, *args: Any, unchanged: bool) -> Any:
-        return real(self, *args, unchanged=True)
+    def trusting(self: opening.OpenModel, *args: Any, changed: frozenset[str]) -> Any:
+        assert changed
+        return real(self, *args, changed=frozenset())
 
     monkeypatch.setattr(opening.OpenModel, "with_model", trusting)
     report = repaired(tmp_path / "project", tmp_path / "out", training={"epochs": 2, "rate": 0.01})
     assert report.after.subject.sha256 != report.before.subject.sha256
     assert counting.encoded == dict.fromkeys(SPLITS, 3)
     assert torch.tensor([r.value for r in report.after.results if r.value is not None]).isfinite().all()
+
+
+def test_frozen_encoders_run_once(tmp_path: Path, counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows them runs on what they gave, and the reports are those of models that ran whole, to the last digit."""
+    how = {"training": {"epochs": 8, "rate": 0.01, "freeze": ["encoders"]}, "cache": tmp_path / "cache"}
+    shared = repaired(tmp_path / "project", tmp_path / "out", **how)
+    assert any(curve.kept for curve in shared.losses if curve.method == "dropout")
+    assert counting.encoded == dict.fromkeys(SPLITS, 1)
+    monkeypatch.setattr(Twin, "keeps_encoders", lambda *_: False)
+    counting.counts.clear()
+    whole = repaired(tmp_path / "project", tmp_path / "other", **how)
+    assert counting.encoded == dict.fromkeys(SPLITS, 2)  # a control that kept its weights needs none
+    assert shared.to_json() == whole.to_json()

@@ -16,11 +16,13 @@ from torch import nn
 
 from collapsekit import diagnose, registry
 from collapsekit.adapters import base
+from collapsekit.adapters.base import Pass
 from collapsekit.config.options import DiagnoseOptions
 from collapsekit.config.schema import Config, check_config
 from collapsekit.context import Settings
 from collapsekit.diagnosis import check_options, choose_probes, report_on
-from collapsekit.features.examples import SplitReader
+from collapsekit.features.examples import Examples, SplitReader
+from collapsekit.features.extraction import Extraction
 from collapsekit.report.diagnosis import Report
 from collapsekit.session import measured
 from collapsekit.session import session as module
@@ -117,32 +119,47 @@ def test_a_model_is_given_back_as_it_was_found(made: Problem, config: Config, tm
     assert all(torch.equal(before[k], v) for k, v in weights_of(model).items())
 
 
-def test_the_same_weights_need_no_second_pass_and_others_do(made: Problem, config: Config) -> None:
-    passes: list[tuple[str, int]] = []
+def test_the_same_weights_need_no_second_pass_and_others_do(
+    made: Problem, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by the second of four batches: the first and the last are also run to check."""
+    passes, real = list[int](), Extraction._pass
 
-    class Watched(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.encoders, self.fusion, self.head = inner.encoders, inner.fusion, inner.head
-            self.inner = [inner]
+    def watched(self: Extraction, examples: Examples, rows: torch.Tensor, check: bool) -> Pass:
+        passes.append(int(rows[0]))
+        return real(self, examples, rows, check)
 
-        def forward(self, **x: torch.Tensor) -> torch.Tensor:
-            passes.append(("forward", len(x["image"])))
-            return self.inner[0](**x)
+    monkeypatch.setattr(Extraction, "_pass", watched)
+
+    def twin_of(model: nn.Module, part: str | None) -> nn.Module:
+        made = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, value in made.named_parameters():
+                value.mul_(0.5 if part is not None and name.startswith(part) else 1.0)
+        return made
 
     with open_model(config, made.folder / "ckpt.pt", DiagnoseOptions.make(**HOW)) as subject:
         ours = subject.extraction.features("test")
-        for changed in (False, True):
-            twin = copy.deepcopy(subject.adapter.model)
-            with torch.no_grad():
-                twin.fusion[0].weight.mul_(0.5 if changed else 1.0)
-            with subject.with_model(Watched(twin), config, unchanged=True) as beside:
+        model = subject.adapter.model
+        for part, changed, whole in (
+            (None, (), False),
+            ("fusion", ("fusion.0.weight",), False),  # on what the encoders gave
+            ("encoders.image", ("encoders.image.weight",), True),
+            ("encoders.image", (), True),  # which is not so: bits have the last word
+            ("encoders.image", ("fusion.0.weight",), True),
+            (None, None, True),
+            ("fusion", ("fusion.0.weight", "more"), True),  # of another architecture
+        ):
+            with subject.with_model(twin_of(model, part), config, changed=changed) as beside:
                 passes.clear()
                 theirs = beside.extraction.features("test")
-            # The last of 160 examples are ten in a batch of their own, which nothing but a whole pass runs.
-            assert (("forward", 10) in passes) is changed
-            assert torch.equal(theirs.outputs, ours.outputs) is not changed
-            assert (theirs.outputs.data_ptr() == ours.outputs.data_ptr()) is not changed
+            assert (50 in passes) is whole, (part, changed)
+            with subject.with_model(twin_of(model, part), config) as alone:
+                expected = alone.extraction.features("test")
+            for one, same in ((theirs.outputs, expected.outputs), (theirs.fused, expected.fused)):
+                assert torch.equal(one, same), (part, changed)
+            assert torch.equal(theirs.pooled["image"], expected.pooled["image"])
+        assert torch.equal(ours.outputs, subject.extraction.features("test").outputs)
 
 
 def test_a_view_of_the_features_belongs_to_one_diagnosis(made: Problem, config: Config) -> None:
