@@ -50,7 +50,7 @@ _WHERE = {
     "Prediction": "adapters.base",
     "Source": "data.base",
     "Task": "tasks.base",
-    "build_adapter": "diagnosis",
+    "build_adapter": "session.opening",
     "find_submodule": "adapters.build",
     "make_source": "data.base",
     "preserve_model": "adapters.live.preserve:model_kept",
@@ -169,7 +169,7 @@ if TYPE_CHECKING:
     from collapsekit.context import Options, Profile, Progress, Settings
     from collapsekit.data.base import ArraySource, Batch, LoaderSource, Source, make_source
     from collapsekit.demo.make import load_mfeat
-    from collapsekit.diagnosis import build_adapter, settle_config
+    from collapsekit.diagnosis import settle_config
     from collapsekit.distributed.process_group import together
     from collapsekit.errors import (
         CollapsekitError,
@@ -191,6 +191,7 @@ if TYPE_CHECKING:
     from collapsekit.repairs.training.job import Job, Stage, Step
     from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
     from collapsekit.report.verdicts import DECIDING as VERDICT_PROBES
+    from collapsekit.session.opening import build_adapter
     from collapsekit.stats.inference.jackknife import interval as jackknife_interval
     from collapsekit.stats.linalg.moments import Moments
     from collapsekit.stats.linalg.spectrum import effective_rank, singular_values, singular_values_svd
