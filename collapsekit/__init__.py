@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
+    from collapsekit.adapters.encode_fuse_head import EncodeFuseHeadAdapter
     from collapsekit.adapters.module import ModuleAdapter
     from collapsekit.config.schema import Config, load_config
     from collapsekit.context import Options, Settings
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 # Imported when first asked for, so that `import collapsekit` and `--help` do not wait for torch.
 _WHERE = {
-    "Adapter": "collapsekit.adapters.base",
+    "Adapter": "collapsekit.adapters.encode_fuse_head",  # so that the class for those with its parts is known
+    "EncodeFuseHeadAdapter": "collapsekit.adapters.encode_fuse_head",
     "ModuleAdapter": "collapsekit.adapters.module",
     "Config": "collapsekit.config.schema",
     "load_config": "collapsekit.config.schema",
@@ -48,6 +50,7 @@ __all__ = [
     "CollapsekitError",
     "Config",
     "Curve",
+    "EncodeFuseHeadAdapter",
     "Features",
     "ModalityVerdict",
     "ModuleAdapter",

@@ -12,8 +12,8 @@ from typing import Any
 
 # Old module -> modules that hold its names now.
 _MOVED: dict[str, tuple[str, ...]] = {
-    "adapter": ("adapters.base", "adapters.module"),
-    "adapter.base": ("adapters.base",),
+    "adapter": ("adapters.encode_fuse_head", "adapters.base", "adapters.module"),
+    "adapter.base": ("adapters.encode_fuse_head", "adapters.base"),
     "adapter.build": ("adapters.build",),
     "adapter.preserve": ("adapters.live.preserve",),
     "example": (),
@@ -25,7 +25,7 @@ _MOVED: dict[str, tuple[str, ...]] = {
     "replay": ("interventions.replay", "interventions.marginal", "games.coalitions"),
     "run": ("diagnosis",),
     "settings": ("context",),
-    "sources": ("data.base",),
+    "sources": ("data.base", "data.arrays", "data.loaders", "data.factory"),
     "stats.jackknife": ("stats.inference.jackknife",),
     "stats.moments": ("stats.linalg.moments",),
     "stats.spectrum": ("stats.linalg.spectrum",),
@@ -67,7 +67,9 @@ class _Moved:
 
     def exec_module(self, module: ModuleType) -> None:
         """Give the module its names."""
-        module.__dict__["__getattr__"] = _handing_on(module.__name__, _MOVED[module.__name__.removeprefix("collapsekit.")])
+        module.__dict__["__getattr__"] = _handing_on(
+            module.__name__, _MOVED[module.__name__.removeprefix("collapsekit.")]
+        )
 
 
 def _handing_on(old: str, new: Sequence[str]) -> Callable[[str], Any]:

@@ -17,7 +17,6 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import random_state_kept
 from collapsekit.adapters.live.preserve import model_kept
 from collapsekit.adapters.live.unwrap import check_live, run_plainly, unwrapped
-from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.config.discovery import config_line, find_config, path_from_here
 from collapsekit.config.imports import import_object
@@ -316,9 +315,7 @@ def build_adapter(
     current().agree(None if read is None else read.sha256, "weights in the checkpoint")
     current().agree(config.model_dump(mode="json", exclude_defaults=True), "settings in the config")
     make: Any
-    if config.adapter == "module":
-        make = ModuleAdapter
-    elif ":" in config.adapter:
+    if ":" in config.adapter:
         make = import_object(config.adapter, config.base, "adapter")
     else:
         make = registry.get_adapter(config.adapter).build

@@ -207,13 +207,22 @@ class Tap:
         """Which of the recorded tensors is the features."""
         return self._known_shape().feature
 
-    @property
-    def example_axis(self) -> int:
-        """Which axis of the features, as they pass, counts examples."""
-        return self._place()[1]
+    def need_place_behind(self, modality: str) -> None:
+        """Raises ConfigError where what passes is known, and a repair can put no module behind it."""
+        if self.shape is None:
+            return
+        if self.select is None and (self.shape.floating > 1 or not self._leads()):
+            raise ConfigError(
+                f"{self.what} gives several things, and which of them the model reads is not known: name it with `select` "
+                f"of modality {modality!r}."
+            )
+        if self._place()[1] != 0:
+            raise ConfigError(
+                f"{self.what} gives features whose first axis is not the example, behind which nothing can be put: put a "
+                "module behind it that moves that axis to the front, and name that as `encoder`."
+            )
 
-    @property
-    def leads(self) -> bool:
+    def _leads(self) -> bool:
         """Whether the features are all that passes, or the first thing in a tuple or list."""
         tree = self._known_shape().tree
         if tree.parts is None:

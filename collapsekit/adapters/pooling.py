@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from collapsekit.adapters.inserts import channel_axis
 from collapsekit.config.schema import Pool
 from collapsekit.errors import ConfigError
 
@@ -28,8 +29,7 @@ def pool_features(
         return x[:, None]
     if how == "flatten" or x.ndim == 2:
         return x.flatten(1)
-    last = channels == "last" or (channels is None and x.ndim == 3)
-    tokens = x.flatten(1, -2) if last else x.flatten(2).transpose(1, 2)  # n t d
+    tokens = tokens_of(x, channels)
     keep = _keep(tokens, mask, what)
     if how == "first":
         return tokens[torch.arange(len(x), device=x.device), keep.int().argmax(1)]
@@ -39,6 +39,12 @@ def pool_features(
         return tokens.masked_fill(~keep[..., None], -torch.inf).amax(1)
     weight = keep.to(tokens.dtype)[..., None]
     return (tokens * weight).sum(1) / weight.sum(1)
+
+
+def tokens_of(x: Tensor, channels: Channels = None) -> Tensor:
+    """Features of three or more axes as tokens (n, t, d), one a position."""
+    last = channel_axis(x.ndim, channels) == x.ndim - 1
+    return x.flatten(1, -2) if last else x.flatten(2).transpose(1, 2)
 
 
 def shifted_features(x: Tensor, shift: Tensor, how: Pool = "auto", channels: Channels = None) -> Tensor:
@@ -52,7 +58,7 @@ def shifted_features(x: Tensor, shift: Tensor, how: Pool = "auto", channels: Cha
     rows = [len(shift)] if shift.ndim == 2 else [1]
     if how == "flatten" or x.ndim <= 2:
         return x + shift.to(x.dtype).reshape(rows + list(x.shape[1:])) if x[0].numel() == d else x
-    axis = x.ndim - 1 if channels == "last" or (channels is None and x.ndim == 3) else 1
+    axis = channel_axis(x.ndim, channels)
     if x.shape[axis] != d:
         return x
     return x + shift.to(x.dtype).reshape(rows + [d if i == axis else 1 for i in range(1, x.ndim)])

@@ -39,7 +39,7 @@ from collapsekit.session.checks import (
     check_parts,
     known_sizes,
 )
-from collapsekit.tasks.base import Task, make_task
+from collapsekit.tasks.make import make_task, tasks_with_prior
 
 FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on
 # How the command line calls what is called otherwise there.
@@ -143,10 +143,10 @@ def make_asked(
     check_arguments(locals())
     told = _Once(progress or Progress())
     settled = settle_config(config, checkpoint, told, "repair")
-    _need_judge(settled)
     registry.load_builtins()
     for file in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
         registry.load_plugin_file(file)
+    _need_judge(settled)
     how = check_training(training or {})
     need_shardable(how, device, current())
     curves = None if tensorboard is None else Path(tensorboard)
@@ -159,10 +159,11 @@ def make_asked(
 def _need_judge(config: Config) -> None:
     """Raises ConfigError where no score could say whether a repair helped."""
     task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
-    if type(task).prior is Task.prior:
+    if not task.has_prior():
+        *others, last = tasks_with_prior()
         raise ConfigError(
             f"a repair is judged by the credit a balanced reference gives each modality, and for task {task.name!r} there "
-            "is none: it works for classification, multilabel and regression."
+            f"is none: it works for {', '.join(others)} and {last}."
         )
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from collapsekit import registry
-from collapsekit.adapters.build import need_factory
-from collapsekit.adapters.described import check_described
+from collapsekit.adapters.build import check_described, need_factory
 from collapsekit.adapters.live.unwrap import check_live
 from collapsekit.checkpoint.trust import digest_named
 from collapsekit.config.imports import import_callable
 from collapsekit.config.schema import Config
 from collapsekit.context import PROFILES, Options, Progress
-from collapsekit.data.base import Source, need_key, need_one_origin, need_split
+from collapsekit.data.base import Source, need_key, need_split
+from collapsekit.data.factory import need_one_origin
 from collapsekit.data.headers import Sizes, read_sizes
 from collapsekit.data.memory import ORIGIN
 from collapsekit.distributed.process_group import current
@@ -27,7 +27,8 @@ from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.spill import BUDGET
 from collapsekit.io.writable import check_folder, check_room
 from collapsekit.registry import ProbeSpec
-from collapsekit.tasks.base import Task, make_task
+from collapsekit.tasks.base import Task
+from collapsekit.tasks.make import make_task
 
 SEEDS = 2**63  # torch's generators, and the config's model.seed, take less
 DEFAULT_SPLITS = ("test", "val")  # the first that is there is diagnosed where none is named

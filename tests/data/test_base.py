@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from collapsekit.config.schema import check_config
-from collapsekit.data.base import ArraySource, LoaderSource, Source, by_split, make_source, read_arrays
+from collapsekit.data.arrays import ArraySource, by_split, read_arrays
+from collapsekit.data.base import Source
+from collapsekit.data.factory import make_source
+from collapsekit.data.loaders import LoaderSource
 from collapsekit.errors import CollapsekitError, ConfigError, DataError, NothingEvaluatedError, RefusedError
 from tests.problems import Problem, make_problem
 
@@ -251,7 +254,7 @@ from safetensors.torch import load_file
 
 class Rows(Dataset):
     def __init__(self, split):
-        arrays = load_file(Path(__file__).parents[1] / "data.safetensors")
+        arrays = load_file(Path(__file__).parent / "data.safetensors")
         self.x = {k.split("/")[1]: v for k, v in arrays.items() if k.startswith(split)}
     def __len__(self):
         return len(self.x["label"])

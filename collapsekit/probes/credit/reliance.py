@@ -41,8 +41,7 @@ def draws_for(adapter: Adapter, features: Features, options: RelianceOptions) ->
     """
     if options.draws is not None:
         return options.draws
-    classes = adapter.task.expect(features.outputs[:1]).shape[1] if adapter.task.name == "classification" else 1
-    return min(256, max(32, 8 * classes))
+    return min(256, max(32, 8 * adapter.task.classes_of(features.outputs)))
 
 
 def game_of(adapter: Adapter, features: Features, options: RelianceOptions, settings: Settings) -> Coalitions:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Recorded
 from collapsekit.adapters.build import seed_everything
 from collapsekit.config.schema import Config
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.diagnosis import build_adapter, settle_config
 from collapsekit.errors import ConfigError, NumericsError
 from collapsekit.features.extraction import extract

@@ -15,7 +15,10 @@ from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.schema import Config, ModalityConfig, ModelConfig
 from collapsekit.context import Options
-from collapsekit.data.base import ArraySource, LoaderSource, Source, make_source
+from collapsekit.data.arrays import ArraySource
+from collapsekit.data.base import Source
+from collapsekit.data.factory import make_source
+from collapsekit.data.loaders import LoaderSource
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.registry import adapter
 from collapsekit_transformers.adapters import DualEncoder, SingleStream
