@@ -1,8 +1,9 @@
 """Show what a change of the code changed in the files that the commands write.
 
 ``python -m tests.byte_identity make DIR`` runs the commands in DIR, in about five minutes; ``make DIR demo quick gate``
-only those, into a DIR that may hold others. ``python -m tests.byte_identity compare BEFORE NOW`` names each file that differs: data (JSON, tensors, XML) byte for byte, pages by their words and
-numbers in order. Make BEFORE with the older code first on PYTHONPATH, under the same number of threads.
+only those, into a DIR that may hold others. ``python -m tests.byte_identity compare BEFORE NOW`` names each file that
+differs: data (JSON, tensors, XML) byte for byte, pages by their words and numbers in order. Make BEFORE with the older
+code first on PYTHONPATH, under the same number of threads.
 """
 
 from __future__ import annotations

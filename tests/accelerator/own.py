@@ -121,7 +121,7 @@ def catches(folder: Path) -> None:
     finally:
         gradient_rank.gr.row_basis = real
     (result,) = [r for r in report.results if r.error is not None]
-    assert str(result.error).startswith("RuntimeError in collapsekit/first_layer.py line ")
+    assert str(result.error).startswith("RuntimeError in collapsekit/interventions/gradients.py line ")
 
 
 OWN: dict[str, Callable[[Path], None]] = {

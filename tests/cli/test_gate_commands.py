@@ -50,7 +50,7 @@ def test_rules_of_the_command_line_go_before_those_of_the_config(folder: Path, c
 
 
 def test_pyproject_has_a_gate_too(folder: Path, cli: Run) -> None:
-    (folder / "pyproject.toml").write_text('[tool.collapsekit.gating]\nrequire = ["modalities.audio.score <= 0.05"]\n')
+    (folder / "pyproject.toml").write_text('[tool.collapsekit.gate]\nrequire = ["modalities.audio.score <= 0.05"]\n')
     done = cli("gate", "healthy", cwd=folder)
     assert done.returncode == 1
     assert "modalities.audio.score is 0.1" in done.stdout

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import os, signal, time, weakref
-from collapsekit import interrupts
+from collapsekit.user_code import interrupts
 
 class Thing:
     def __del__(self):
@@ -41,7 +41,7 @@ def test_it_is_raised_a_moment_later_and_nothing_is_printed_of_it(finaliser: boo
 
 
 def test_other_errors_there_are_shown_as_before() -> None:
-    program = "from collapsekit import interrupts; interrupts.listen()\n"
+    program = "from collapsekit.user_code import interrupts; interrupts.listen()\n"
     program += "class Thing:\n    def __del__(self): raise ValueError('shown')\nThing()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "ValueError: shown" in done.stderr

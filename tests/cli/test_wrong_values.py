@@ -167,10 +167,10 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was begun that takes long; it is not done."""
     seen: list[str] = []
     expensive = {
-        "read": ["run.read_checkpoint", "checkpoint.read.read_checkpoint"],
-        "build": ["adapter.base.build_model"],
-        "pass": ["run.extract", "repairing.asked.extract"],
-        "train": ["repairing.order.train", "demo.train_demo"],
+        "read": ["diagnosis.read_checkpoint", "checkpoint.read.read_checkpoint"],
+        "build": ["adapters.base.build_model"],
+        "pass": ["diagnosis.extract", "repairs.request.extract"],
+        "train": ["repairs.run.train", "demo.make.train_demo"],
     }
 
     def instead(what: str) -> Any:

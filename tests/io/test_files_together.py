@@ -30,9 +30,8 @@ def names(folder: Path) -> list[str]:
 @contextmanager
 def stopped_where(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that ran ``code`` up to a line it prints, and waits; it is killed in the end."""
-    script = (
-        "from pathlib import Path\nimport os, time\nfrom collapsekit import files\nfrom collapsekit.io.files import *\n"
-    )
+    script = "from pathlib import Path\nimport os, time\n"
+    script += "from collapsekit.io import files\nfrom collapsekit.io.files import *\n"
     script += "from collapsekit.io.locks import locked\n"
     script += "def wait(*_):\n    print('here', flush=True)\n    time.sleep(600)\n" + textwrap.dedent(code)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

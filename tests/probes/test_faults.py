@@ -48,7 +48,9 @@ def test_one_probe_fails_and_the_rest_is_as_it_would_have_been(
     (odd,) = [r for r in report.results if r.probe == "gradient_rank"]
     assert [r for r in report.results if r.probe != "gradient_rank"] == list(sound.results)
     assert odd.skipped == "a fault of collapsekit ended the probe"
-    assert re.fullmatch(rf"{type(error).__name__} in collapsekit/probes/gradient_rank\.py line \d+", str(odd.error))
+    assert re.fullmatch(
+        rf"{type(error).__name__} in collapsekit/probes/neurons/gradient_rank\.py line \d+", str(odd.error)
+    )
     (warning,) = report.warnings
     assert warning.name == FAILED
     assert "gradient_rank" in warning.sentence

@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from safetensors.torch import save_file
-from collapsekit.repairs import loop
+from collapsekit.repairs.training import loop
 from collapsekit.repairs.training.snapshots import Snapshots
 from tests.repairs.making import chain
 

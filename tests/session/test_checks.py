@@ -57,7 +57,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return stop
 
-    for place in ("run.read_checkpoint", "run.extract", "repairing.asked.extract", "repairing.order.train"):
+    for place in ("diagnosis.read_checkpoint", "diagnosis.extract", "repairs.request.extract", "repairs.run.train"):
         monkeypatch.setattr(f"collapsekit.{place}", instead(place))
     return seen
 

@@ -307,6 +307,6 @@ def test_names_are_those_of_the_users_own_frames() -> None:
     def mine() -> None:
         exit(0)
 
-    with pytest.raises(ConfigError, match=r"mine \(test_user_code.py line \d+\) ended the run with SystemExit\(0\)"):
+    with pytest.raises(ConfigError, match=r"mine \(test_exits.py line \d+\) ended the run with SystemExit\(0\)"):
         with no_exit():
             torch.nn.Sequential(torch.nn.Identity()).apply(lambda _: mine())
