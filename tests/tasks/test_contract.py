@@ -17,14 +17,14 @@ from collapsekit.tasks.base import Task
 from collapsekit.tasks.make import make_task
 from collapsekit.tasks.scoring import leave_out_metric, parts_of_metric
 
-LOSS = "import torch\ndef huber(o, y): return torch.nn.functional.huber_loss(o, y.to(o.dtype), reduction='none').mean(1)\n"
+LOSS = (
+    "import torch\ndef huber(o, y): return torch.nn.functional.huber_loss(o, y.to(o.dtype), reduction='none').mean(1)\n"
+)
 OWN = "taskc_loss:huber"  # a user's function
 N, WIDTH = 60, 4  # one block of a task that compares embeddings; an even width makes two of them
 
 each_task = pytest.mark.parametrize("name", [*registry.task_names(), OWN])
-each_labelled = pytest.mark.parametrize(
-    "name", [n for n in registry.task_names() if registry.TASKS[n].kind.has_labels]
-)
+each_labelled = pytest.mark.parametrize("name", [n for n in registry.task_names() if registry.TASKS[n].kind.has_labels])
 
 
 @pytest.fixture
@@ -199,9 +199,7 @@ def test_a_linear_readout_beats_the_prior_on_features_that_say_the_label(name: s
     says = torch.nn.functional.one_hot(y, WIDTH).double() if y.ndim == 1 else y.double()
     x = says + 0.1 * outputs_for(200).double()
     natural = task.fit_linear(x, y, WIDTH, 0.01).predict(x)
-    losses = [
-        float(task.loss(e, y).mean()) for e in (task.from_natural(natural), task.prior(y, WIDTH).expand(200, -1))
-    ]
+    losses = [float(task.loss(e, y).mean()) for e in (task.from_natural(natural), task.prior(y, WIDTH).expand(200, -1))]
     assert losses[0] < 0.5 * losses[1]
 
 
