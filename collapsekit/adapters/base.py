@@ -75,17 +75,17 @@ class Adapter(ABC):
     def __init_subclass__(cls, *, by_parts: bool = False, **kwargs: Any) -> None:
         """Give a class that has ``encode``, ``fuse`` and ``head``, as version 0.1.0 asked for, the base that runs them."""
         super().__init_subclass__(**kwargs)
-        known = Adapter._by_parts
+        base_for_parts = Adapter._by_parts
         if by_parts:
             Adapter._by_parts = cls
-        elif known is not None and cls.run is Adapter.run and any(hasattr(cls, part) for part in PARTS):
+        elif base_for_parts is not None and cls.run is Adapter.run and any(hasattr(cls, part) for part in PARTS):
             warnings.warn(
-                f"{cls.__name__} has {', '.join(PARTS)}: make it a subclass of collapsekit.{known.__name__}, and not of "
-                "collapsekit.Adapter.",
+                f"{cls.__name__} has {', '.join(PARTS)}: make it a subclass of collapsekit.{base_for_parts.__name__}, and "
+                "not of collapsekit.Adapter.",
                 DeprecationWarning,
                 stacklevel=3,  # the class statement, behind ABCMeta's own frame
             )
-            cls.__bases__ = tuple(known if base is Adapter else base for base in cls.__bases__)
+            cls.__bases__ = tuple(base_for_parts if base is Adapter else base for base in cls.__bases__)
 
     def __init__(
         self,

@@ -169,22 +169,7 @@ class Tap:
             for i, leaf in enumerate(moving):
                 if leaf.is_floating_point():
                     return i
-        found = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
-        if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
-            raise ConfigError(
-                f"{self.what} runs under torch.vmap, which hides the batch from it: name a submodule that the model calls "
-                "outside of vmap, e.g. an nn.Identity behind it."
-            )
-        stacked = next((len(x) for x in leaves if isinstance(x, Tensor) and x.ndim and _several(x, heard.rows)), None)
-        if stacked is not None:
-            raise ConfigError(
-                f"{self.what} gives {stacked} rows for {heard.rows} examples: several modalities, or several parts of one, "
-                "pass it stacked along the batch; put an nn.Identity where each comes out of the stack, and name those."
-            )
-        raise ConfigError(
-            f"{self.what} gives {found or 'nothing'}: expected a floating tensor with one row an example; "
-            "name the part with `select`, or write a Python adapter."
-        )
+        raise _no_features(self.what, leaves, heard.rows)
 
     def take(self, heard: Heard) -> tuple[Tensor, ...]:
         """What was heard as recorded tensors, example axis first."""
@@ -283,6 +268,26 @@ def _example_axis(leaf: Any, other: Any, sizes: tuple[int, int]) -> int | None:
     if sizes[1] and isinstance(other, Tensor) and other.ndim == leaf.ndim:
         candidates = [axis for axis in candidates if other.shape[axis] == sizes[1]]
     return candidates[0] if candidates else None
+
+
+def _no_features(what: str, leaves: Sequence[Any], rows: int) -> ConfigError:
+    """Why none of the ``leaves`` that passed is features of ``rows`` examples, and what to do."""
+    if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
+        return ConfigError(
+            f"{what} runs under torch.vmap, which hides the batch from it: name a submodule that the model calls "
+            "outside of vmap, e.g. an nn.Identity behind it."
+        )
+    stacked = next((len(x) for x in leaves if isinstance(x, Tensor) and x.ndim and _several(x, rows)), None)
+    if stacked is not None:
+        return ConfigError(
+            f"{what} gives {stacked} rows for {rows} examples: several modalities, or several parts of one, "
+            "pass it stacked along the batch; put an nn.Identity where each comes out of the stack, and name those."
+        )
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
+    return ConfigError(
+        f"{what} gives {shapes or 'nothing'}: expected a floating tensor with one row an example; "
+        "name the part with `select`, or write a Python adapter."
+    )
 
 
 def _several(leaf: Tensor, rows: int) -> bool:
