@@ -161,14 +161,22 @@ class Adapter(ABC):
         it, passes ``change`` on its way to the fusion. The weights move on with it: nothing of them is put back any more."""
 
     def outputs_of(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
-        """The model's outputs on ``inputs``, of which some modalities' recordings are at hand: where it can be told apart,
-        their encoders do not run."""
+        """Compute the model's outputs (n, ...) on ``inputs``, some modalities of which are ``recorded``: where it can be
+        told apart, their encoders do not run."""
         del recorded
         return self.run(inputs).prediction.outputs
 
     def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
-        """Features (n, d) of one modality with gradient to its encoder, for training it alone; ``recorded``: of the others,
-        which need not run."""
+        """Compute features of one modality with gradient to its encoder, for training it alone.
+
+        Args:
+            modality: whose encoder runs.
+            recorded: of the others, which need not run.
+            inputs: a batch.
+
+        Returns:
+            Pooled features (n, d).
+        """
         del recorded
         return self.run_live(inputs).pooled[modality]
 
@@ -182,7 +190,7 @@ class Adapter(ABC):
         return sum(t.is_floating_point() for t in recorded[: self.feature_index(modality)])
 
     def features_of(self, modality: str, recorded: Recorded) -> Tensor:
-        """The features of ``modality`` among the tensors recorded of it; first axis the example."""
+        """Pick the features (n, ...) of ``modality`` among the tensors ``recorded`` of it."""
         return recorded[self.feature_index(modality)]
 
     def channel_axis(self, modality: str, features: Tensor) -> int:
@@ -190,7 +198,7 @@ class Adapter(ABC):
         return channel_axis(features.ndim, self.config.modalities[modality].channels)
 
     def tokens_of(self, modality: str, features: Tensor) -> Tensor:
-        """Features of ``modality``, of three or more axes, as tokens (n, t, d), one a position."""
+        """Lay features (n, ...) of ``modality``, of three or more axes, out as tokens (n, t, d), one a position."""
         return tokens_of(features, self.config.modalities[modality].channels)
 
     def need_encoders(self) -> None:
@@ -216,7 +224,16 @@ class Adapter(ABC):
         return list(dict.fromkeys([*keys, *self.config.data.also]))
 
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
-        """One vector an example from a modality's features, as the config says."""
+        """Pool a modality's features as the config says.
+
+        Args:
+            modality: whose they are.
+            features: (n, ...).
+            batch: which holds the modality's mask, where it has one.
+
+        Returns:
+            One vector an example, (n, d).
+        """
         section = self.config.modalities[modality]
         mask = batch[section.mask] if section.mask is not None else None
         return pool_features(features, section.pool, section.channels, mask, f"modality {modality!r}")

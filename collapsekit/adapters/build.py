@@ -167,7 +167,13 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
-    """The submodule at ``path``. Raises ConfigError with the nearest paths there are."""
+    """Find a submodule. Raises ConfigError with the nearest paths there are.
+
+    Args:
+        model: that holds it.
+        path: as ``named_modules`` has it.
+        what: it is for, for messages.
+    """
     known: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if path in known and path:
         return known[path]

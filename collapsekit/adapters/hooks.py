@@ -172,7 +172,7 @@ class Tap:
         raise _no_features(self.what, leaves, heard.rows)
 
     def take(self, heard: Heard) -> tuple[Tensor, ...]:
-        """What was heard as recorded tensors, example axis first."""
+        """Turn what was heard into recorded tensors (n, ...)."""
         shape = self._known_shape()
         leaves, tree = flatten(heard.value)
         if tree.keys != shape.tree.keys:
@@ -215,11 +215,11 @@ class Tap:
         return isinstance(tree.like, tuple | list) and tree.parts[0][1].parts is None and self._place()[0] == 0
 
     def feature(self, recorded: Sequence[Tensor]) -> Tensor:
-        """The features among the recorded tensors."""
+        """Pick the features (n, ...) among the recorded tensors."""
         return recorded[self.place]
 
     def live_feature(self, value: Any) -> Tensor:
-        """The features inside a tapped value, gradient kept; first axis the example."""
+        """Pick the features (n, ...) inside a tapped value, gradient kept."""
         leaves = flatten(value)[0]
         place, axis = self._place()
         return cast(Tensor, leaves[place].movedim(axis, 0))
@@ -308,7 +308,13 @@ def _entered(value: Any, key: str | int, what: str) -> Any:
 
 
 def select_part(value: Any, key: str | int, what: str) -> Any:
-    """Part ``key`` of a tuple, dict or object. Raises ConfigError where it is not there."""
+    """Pick a part of a tuple, dict or object. Raises ConfigError where it is not there.
+
+    Args:
+        value: the whole.
+        key: number, key or attribute.
+        what: gives the whole, for messages.
+    """
     try:
         return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
     except (KeyError, IndexError, TypeError):

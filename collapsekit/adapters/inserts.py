@@ -118,7 +118,8 @@ class Exchange(nn.Module):
         return (self.steep * self.blend).sigmoid()
 
     def given(self, own: Tensor, other: Tensor) -> Tensor:
-        """What is blended in, one channel for each that receives, at the positions of ``own``; channels last."""
+        """What is blended in at the positions of ``own`` (n, ..., d): of ``other`` (n, ..., e), a channel for each that
+        receives."""
         return _at(other if self.project is None else self.project(other), own)[..., self.source]
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
@@ -227,7 +228,7 @@ class Post(nn.Module):
         return value
 
     def features_in(self, value: Any) -> Tensor:
-        """The features in what the encoder gave, channels last."""
+        """The features (n, ..., d) in what the encoder gave, channels last."""
         part = self.record["part"]
         found = value if part is None or isinstance(value, Tensor) else _part(value, part)
         found = found[0] if isinstance(found, tuple | list) else found
@@ -236,7 +237,7 @@ class Post(nn.Module):
         return found.movedim(self._axis(found), -1)
 
     def to_latent(self, value: Any) -> Tensor:
-        """h of the features, channels last."""
+        """h of the features, channels last, (n, ..., latent)."""
         assert isinstance(self.insert, Basis)
         latent: Tensor = self.insert.h(self.features_in(value))
         if self.junction.heard is not None:
@@ -244,11 +245,11 @@ class Post(nn.Module):
         return latent
 
     def laid_out(self, features: Tensor, like: Tensor) -> Tensor:
-        """Features, channels last, as the encoder lays them out."""
+        """Features (n, ..., d), channels last, as the encoder lays them out."""
         return features.movedim(-1, self._axis(like)).to(like.dtype)
 
     def given_back(self, value: Any, features: Tensor) -> Any:
-        """``value`` with other features, channels last, in it."""
+        """``value`` with other features (n, ..., d), channels last, in it."""
         part = None if isinstance(value, Tensor) else self.record["part"]
         old = value if part is None else _part(value, part)
         new: Any = self.laid_out(features, old[0] if isinstance(old, tuple | list) else old)

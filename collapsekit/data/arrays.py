@@ -58,7 +58,7 @@ class ArraySource(Source):
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
-    """Named arrays of a safetensors or npz file, memory-mapped where the file stores them plainly."""
+    """Read the arrays (n, ...) of a safetensors or npz file by name, memory-mapped where the file stores them plainly."""
     with reading_arrays(path) as is_npz:
         if is_npz:
             return {k: _as_tensor(v) for k, v in _read_npz(path).items() if v.dtype.kind in "biufc"}
@@ -137,7 +137,7 @@ def need_splits(names: Collection[str], path: Path) -> None:
 
 
 def by_split(arrays: Mapping[str, Tensor], path: Path) -> dict[str, dict[str, Tensor]]:
-    """``SPLIT/NAME`` keys, or ``NAME`` beside a ``split`` tensor of 0/1/2, as arrays by split and name."""
+    """Sort arrays (n, ...) by split and name: of ``SPLIT/NAME`` keys, or ``NAME`` beside a ``split`` (n,) of 0/1/2."""
     if any("/" in k for k in arrays):
         out: dict[str, dict[str, Tensor]] = {}
         for key, value in arrays.items():

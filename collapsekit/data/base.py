@@ -24,7 +24,14 @@ def need_split(split: str, there: Collection[str]) -> None:
 
 
 def need_key(key: str, there: Collection[str], split: str, origin: str) -> None:
-    """Raises DataError where a split's arrays do not have ``key``."""
+    """Raises DataError where a split's arrays do not have a key.
+
+    Args:
+        key: that is needed.
+        there: the split's keys.
+        split: its name.
+        origin: what to call the data in messages.
+    """
     if key not in there:
         raise DataError(
             f"split {split!r} of {origin} has no {key!r}{did_you_mean(key, there)}: "
@@ -34,7 +41,14 @@ def need_key(key: str, there: Collection[str], split: str, origin: str) -> None:
 
 
 def need_dense(value: Tensor, key: str, split: str, origin: str) -> Tensor:
-    """The tensor. Raises DataError where it has no rows of numbers: sparse, nested, or without any."""
+    """Give back a tensor (n, ...) that has rows of numbers. Raises DataError for one that is sparse, nested, or has none.
+
+    Args:
+        value: the tensor.
+        key: its name in the data.
+        split: that it is of.
+        origin: what to call the data in messages.
+    """
     odd = "nested" if value.is_nested else "on the meta device" if value.is_meta else None
     if odd is None and value.layout is not torch.strided:
         odd = str(value.layout).removeprefix("torch.")
@@ -54,7 +68,15 @@ class Source(ABC):
 
     @abstractmethod
     def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
-        """Batches with exactly ``keys``, at most ``limit`` examples in all. Raises DataError."""
+        """Yield batches. Raises DataError.
+
+        Args:
+            split: which examples.
+            keys: what each batch holds, each (rows, ...).
+            size: rows of a batch, where the source makes batches itself.
+            limit: how many examples in all; None: every one.
+            seed: of the draw of those.
+        """
 
     def count(self, split: str) -> int | None:
         """Number of examples where it is known beforehand."""
@@ -70,5 +92,14 @@ class Source(ABC):
 
 
 def draw_rows(total: int, limit: int, seed: int) -> Tensor:
-    """``limit`` of ``total`` rows, ascending: files are often sorted by class, so rows are drawn, not cut."""
+    """Draw rows: files are often sorted by class, so that their first rows would not do.
+
+    Args:
+        total: how many rows there are.
+        limit: how many to draw.
+        seed: of the draw.
+
+    Returns:
+        int64 (limit,), ascending.
+    """
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit].sort().values

@@ -44,34 +44,41 @@ class Task(ABC):
 
     @abstractmethod
     def expect(self, outputs: Tensor) -> Tensor:
-        """Model outputs (n, ...) as float64 values that may be averaged over draws."""
+        """Turn a model's outputs (n, ...) into expectations (n, ...), float64, that may be averaged over draws."""
 
     @abstractmethod
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each example, float64 (n,), lower is better."""
+        """Compute the loss of each example, float64 (n,), lower is better; ``expected`` (n, ...), ``targets`` (n, ...)."""
 
     @abstractmethod
     def metric(self, expected: Tensor, targets: Tensor) -> float:
-        """The task metric over a set of examples, higher is better."""
+        """Score a set of examples with the task metric, higher is better; ``expected`` (n, ...), ``targets`` (n, ...)."""
 
     @abstractmethod
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss with gradient, for the baselines' training; a scalar in the outputs' dtype."""
+        """Compute the mean loss of outputs (n, ...) with gradient, for training; a scalar in the outputs' dtype."""
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
-        """The best constant expectation for these (training) targets, (1, width). Raises NumericsError."""
+        """Find the best constant expectation (1, width) for these (training) targets (n, ...). Raises NumericsError."""
         raise NumericsError(f"task {self.name!r} does not say what the best constant prediction is")
 
     def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
-        """Linear evaluation: the readout of features x (n, d) fitted to ``targets``. Raises NumericsError."""
+        """Fit a linear readout of features, whose predictions lie in natural space. Raises NumericsError.
+
+        Args:
+            x: features (n, d).
+            targets: as ``check`` gives them, (n, ...).
+            width: how many values an expectation has.
+            l2: weight of the squared weights.
+        """
         raise NumericsError(f"task {self.name!r} does not say how features are read out linearly")
 
     def to_natural(self, expected: Tensor) -> Tensor:
-        """Expectations in the space where evidence adds up (log-probabilities, logits, values)."""
+        """Move expectations (n, C) to the space where evidence adds up: log-probabilities, logits, values (n, C)."""
         return expected
 
     def from_natural(self, natural: Tensor) -> Tensor:
-        """The way back from ``to_natural``."""
+        """Move natural values (n, C) back to expectations (n, C)."""
         return natural
 
     @classmethod
@@ -101,13 +108,19 @@ class Task(ABC):
         return None if right is None else right.double()
 
     def unvarying(self, targets: Tensor) -> str | None:
-        """What every target is, where all are the same, so that nothing can be learned or scored; else None."""
+        """Name what every target (n, ...) is, where all are the same and nothing can be learned or scored; else None."""
         if not self.has_labels or not len(targets) or bool((targets != targets[:1]).any()):
             return None
         return str(targets[0].item()) if targets[0].numel() == 1 else "the same"
 
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
-        """Targets as the loss wants them. Raises DataError where they do not fit the outputs."""
+        """Bring targets into the form that the loss wants. Raises DataError where they do not fit the outputs.
+
+        Args:
+            targets: labels (n, ...) as the data has them.
+            outputs: the model's outputs (n, ...).
+            split: of the data, for messages.
+        """
         if len(targets) != len(outputs):
             raise DataError(
                 f"split {split!r} has {len(targets)} labels for {len(outputs)} predictions: they must match."

@@ -41,7 +41,8 @@ class Regression(Task):
         return self._metric(expected, targets)
 
     def metric_parts(self, expected: Tensor, targets: Tensor) -> Tensor | None:
-        """1 minus an example's squared error over the mean square deviation of the targets, mean over outputs that vary."""
+        """Compute (n,): 1 minus an example's squared error over the mean square deviation of the targets, mean over outputs
+        that vary."""
         centred = targets - targets.mean(0)
         varies = centred.square().mean(0) > 0
         return (1 - (targets - expected).square() / centred.square().mean(0))[:, varies].mean(1)

@@ -10,7 +10,7 @@ from collapsekit.tasks.base import Task
 
 
 def leave_out_metric(task: Task, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
-    """The task metric over all examples, then without each group: (1 + G,), float64.
+    """Score all examples with the task metric, then all without each group: (1 + G,), float64.
 
     Args:
         task: whose metric.
@@ -29,7 +29,16 @@ def leave_out_metric(task: Task, expected: Tensor, targets: Tensor, groups: Tens
 
 
 def parts_of_metric(task: Task, expected: Tensor, targets: Tensor) -> Tensor | None:
-    """Numbers (n,) whose mean is the task metric over these n examples; None for a metric that is no such mean, here too."""
+    """Split the task metric over n examples into numbers (n,) whose mean it is.
+
+    Args:
+        task: whose metric.
+        expected: expectations (n, ...).
+        targets: (n, ...).
+
+    Returns:
+        float64 (n,); None where the metric is no such mean, of these examples too.
+    """
     parts = task.metric_parts(expected, targets)
     if parts is None or not torch.isclose(parts.mean(), torch.tensor(task.metric(expected, targets)).double()):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -19,40 +20,9 @@ from collapsekit.repairs.request import make_asked
 from collapsekit.tasks.make import make_task
 from tests.problems import Problem, make_problem
 
-TASK = '''
-import torch
-from collapsekit.registry import task
-from collapsekit.stats.linear import fit_ridge
-from collapsekit.tasks.base import Task
-
-@task("{name}", summary="real targets; absolute error, its share that a constant leaves")
-class Absolute(Task):
-    """Absolute error, whose best constant is the median."""
-
-    loss_name, metric_name = "absolute error", "explained"
-
-    def expect(self, outputs):
-        return outputs.double().reshape(len(outputs), -1)
-
-    def loss(self, expected, targets):
-        return (expected - targets).abs().mean(1)
-
-    def metric(self, expected, targets):
-        constant = self.prior(targets, targets.shape[1]).expand_as(targets)
-        return 1 - float(self.loss(expected, targets).mean() / self.loss(constant, targets).mean())
-
-    def training_loss(self, outputs, targets):
-        return (outputs.reshape(targets.shape) - targets.to(outputs.dtype)).abs().mean()
-
-    def prior(self, targets, width):
-        return targets.double().median(0, keepdim=True).values
-
-    def fit_linear(self, x, targets, width, l2):
-        return fit_ridge(x, targets, l2)
-
-    def check(self, targets, outputs, split):
-        return super().check(targets, outputs, split).double().reshape(len(targets), -1)
-'''
+PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+# The example of the page, with a name that each test sets.
+TASK = PAGE.split("```python\n")[1].split("```")[0].replace('"absolute"', '"{name}"')
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +43,17 @@ def regression(folder: Path, **config: Any) -> Problem:
     problem = make_problem(folder, task="regression", outputs=1, ignored=["audio"])
     problem.config |= config
     return problem
+
+
+def test_the_page_has_every_built_in_task() -> None:
+    rows = re.findall(r"^\| `(\S+)` \| (.*) \|$", PAGE, re.M)
+    builtin = [(n, registry.TASKS[n].summary) for n in registry.task_names() if _is_ours(n)]
+    assert rows[:-1] == builtin
+    assert all(f"`{n}`" in PAGE.partition("<!-- end: tasks -->")[2] for n, _ in builtin)
+
+
+def _is_ours(name: str) -> bool:
+    return registry.TASKS[name].kind.__module__.startswith("collapsekit.tasks.")
 
 
 def of(name: str) -> Any:
