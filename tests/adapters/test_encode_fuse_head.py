@@ -69,12 +69,13 @@ def test_bases_and_mixins_keep_their_order() -> None:
         def fuse(self, features: Any) -> Tensor:
             return torch.cat(list(features.values()), 1)
 
-    with pytest.warns(DeprecationWarning, match="Base has"):
+    with pytest.warns(DeprecationWarning, match="Base has") as warned:
 
         class Base(Mixin, collapsekit.Adapter):
             def encode(self, batch: Any) -> dict[str, Tensor]:
                 return dict(batch)
 
+    assert warned[0].filename == __file__  # where the class is, so that Python shows it there
     assert Base.__abstractmethods__ == {"head"}
     assert Base.__bases__ == (Mixin, collapsekit.EncodeFuseHeadAdapter)
 
