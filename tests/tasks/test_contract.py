@@ -184,8 +184,7 @@ def test_the_prior_is_the_best_constant_answer(name: str, base: Path) -> None:
     prior, best = task.prior(y, WIDTH), best_constant(task, y)
     assert prior.shape == (1, WIDTH)
     losses = [float(task.loss(c.expand(len(y), -1), y).mean()) for c in (prior, best)]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert losses[0] >= losses[1] - 1e-9
+    assert losses[0] <= losses[1] + 1e-5
 
 
 @each_task
