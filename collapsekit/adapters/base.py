@@ -148,16 +148,16 @@ class Adapter(ABC):
 
     @abstractmethod
     def run(self, batch: Batch) -> Pass:
-        """The whole model, once, on a batch without gradient: what it takes to answer again, and the answer."""
+        """Run the whole model once on a batch: what it takes to answer again, and the answer."""
 
     @abstractmethod
     def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
-        """The answer to recorded (and possibly altered) features of every modality; encoders do not run. ``inputs`` are for
+        """Answer recorded (and possibly altered) features of every modality; encoders do not run. ``inputs`` are for
         models that read something of them past the encoders."""
 
     @abstractmethod
     def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
-        """One run with gradient to every weight, for training; what a modality's encoder gives, every floating tensor of
+        """Run once with gradient to every weight, for training; what a modality's encoder gives, every floating tensor of
         it, passes ``change`` on its way to the fusion. The weights move on with it: nothing of them is put back any more."""
 
     def outputs_of(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
@@ -181,12 +181,12 @@ class Adapter(ABC):
         return self.run_live(inputs).pooled[modality]
 
     def feature_index(self, modality: str) -> int:
-        """Which of the tensors recorded of ``modality`` is its features."""
+        """Say which of the tensors recorded of ``modality`` is its features."""
         del modality
         return 0
 
     def floating_index(self, modality: str, recorded: Recorded) -> int:
-        """Which of the floating ones among the tensors ``recorded`` of ``modality`` is its features."""
+        """Say which of the floating ones among the tensors ``recorded`` of ``modality`` is its features."""
         return sum(t.is_floating_point() for t in recorded[: self.feature_index(modality)])
 
     def features_of(self, modality: str, recorded: Recorded) -> Tensor:
@@ -194,7 +194,7 @@ class Adapter(ABC):
         return recorded[self.feature_index(modality)]
 
     def channel_axis(self, modality: str, features: Tensor) -> int:
-        """Which axis of ``features`` (n, ...) of ``modality`` holds their channels."""
+        """Say which axis of ``features`` (n, ...) of ``modality`` holds their channels."""
         return channel_axis(features.ndim, self.config.modalities[modality].channels)
 
     def tokens_of(self, modality: str, features: Tensor) -> Tensor:
