@@ -9,7 +9,8 @@ from collapsekit.version import __version__ as __version__
 
 # Imported when first asked for, so that `import collapsekit` and `--help` do not wait for torch.
 _WHERE = {
-    "Adapter": "collapsekit.adapters.base",
+    "Adapter": "collapsekit.adapters.encode_fuse_head",  # so that the class for those with its parts is known
+    "EncodeFuseHeadAdapter": "collapsekit.adapters.encode_fuse_head",
     "Baseline": "collapsekit.report.baseline",
     "CollapsekitError": "collapsekit.errors",
     "Comparison": "collapsekit.report.comparison",
@@ -42,6 +43,7 @@ __all__ = [
     "Comparison",
     "Config",
     "Curve",
+    "EncodeFuseHeadAdapter",
     "Features",
     "GateReport",
     "ModalityVerdict",
@@ -64,6 +66,7 @@ __all__ = [
 
 if TYPE_CHECKING:  # a type checker sees the names themselves, and no __getattr__ that would let a misspelt one pass
     from collapsekit.adapters.base import Adapter
+    from collapsekit.adapters.encode_fuse_head import EncodeFuseHeadAdapter
     from collapsekit.adapters.inserts import absent as substitute_missing
     from collapsekit.adapters.module import ModuleAdapter
     from collapsekit.comparison.compare import compare

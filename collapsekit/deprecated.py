@@ -15,8 +15,8 @@ from typing import Any
 
 # Old module -> modules that hold its names now.
 _MOVED: dict[str, tuple[str, ...]] = {
-    "adapter": ("adapters.base", "adapters.module"),
-    "adapter.base": ("adapters.base",),
+    "adapter": ("adapters.encode_fuse_head", "adapters.base", "adapters.module"),
+    "adapter.base": ("adapters.encode_fuse_head", "adapters.base"),
     "adapter.build": ("adapters.build", "adapters.live.preserve"),
     "adapter.preserve": ("adapters.live.preserve",),
     "example": (),
@@ -28,7 +28,7 @@ _MOVED: dict[str, tuple[str, ...]] = {
     "replay": ("interventions.replay", "interventions.marginal", "games.coalitions", "session.measured"),
     "run": ("diagnosis", "session.opening"),
     "settings": ("context",),
-    "sources": ("data.base",),
+    "sources": ("data.base", "data.arrays", "data.loaders", "data.factory"),
     "stats.jackknife": ("stats.inference.jackknife",),
     "stats.moments": ("stats.linalg.moments",),
     "stats.spectrum": ("stats.linalg.spectrum",),

@@ -14,6 +14,11 @@ _WHERE = {
     "adapter": "registry",
     "probe": "registry",
     "repair_method": "registry",
+    "task": "registry",
+    "Measure": "measures",
+    "declare": "measures",
+    "LOSS": "measures",
+    "METRIC": "measures",
     # Probes
     "Curve": "report.diagnosis",
     "Features": "features.features",
@@ -40,19 +45,20 @@ _WHERE = {
     "substitute_missing": "adapters.inserts:absent",
     # Adapters and their data
     "Activations": "adapters.base:Recorded",
-    "Adapter": "adapters.base",
-    "ArraySource": "data.base",
+    "Adapter": "adapters.encode_fuse_head",
+    "EncodeFuseHeadAdapter": "adapters.encode_fuse_head",
+    "ArraySource": "data.arrays",
     "Batch": "data.base",
     "Checkpoint": "checkpoint.read",
     "ForwardPass": "adapters.base:Pass",
-    "LoaderSource": "data.base",
+    "LoaderSource": "data.loaders",
     "ModuleAdapter": "adapters.module",
     "Prediction": "adapters.base",
     "Source": "data.base",
     "Task": "tasks.base",
     "build_adapter": "session.opening",
     "find_submodule": "adapters.build",
-    "make_source": "data.base",
+    "make_source": "data.factory",
     "preserve_model": "adapters.live.preserve:model_kept",
     "preserve_rng_state": "adapters.build:random_state_kept",
     "seed_everything": "adapters.build",
@@ -86,6 +92,8 @@ _WHERE = {
 }
 
 __all__ = [
+    "LOSS",
+    "METRIC",
     "NO_MIXTURE",
     "VERDICT_PROBES",
     "Activations",
@@ -99,11 +107,13 @@ __all__ = [
     "Curve",
     "DataError",
     "DiagnoseKeywords",
+    "EncodeFuseHeadAdapter",
     "FaultError",
     "Features",
     "ForwardPass",
     "Job",
     "LoaderSource",
+    "Measure",
     "ModalityConfig",
     "ModalityVerdict",
     "ModelConfig",
@@ -128,6 +138,7 @@ __all__ = [
     "build_adapter",
     "check_config",
     "clean_report",
+    "declare",
     "did_you_mean",
     "effective_rank",
     "extract",
@@ -148,6 +159,7 @@ __all__ = [
     "singular_values",
     "singular_values_svd",
     "substitute_missing",
+    "task",
     "together",
 ]
 
@@ -158,6 +170,7 @@ if TYPE_CHECKING:
     from collapsekit.adapters.base import Recorded as Activations
     from collapsekit.adapters.build import find_submodule, seed_everything
     from collapsekit.adapters.build import random_state_kept as preserve_rng_state
+    from collapsekit.adapters.encode_fuse_head import EncodeFuseHeadAdapter
     from collapsekit.adapters.inserts import absent as substitute_missing
     from collapsekit.adapters.live.preserve import model_kept as preserve_model
     from collapsekit.adapters.module import ModuleAdapter
@@ -167,7 +180,10 @@ if TYPE_CHECKING:
     from collapsekit.config.load import check_config, load_config
     from collapsekit.config.schema import Config, ModalityConfig, ModelConfig
     from collapsekit.context import Options, Profile, Progress, Settings
-    from collapsekit.data.base import ArraySource, Batch, LoaderSource, Source, make_source
+    from collapsekit.data.arrays import ArraySource
+    from collapsekit.data.base import Batch, Source
+    from collapsekit.data.factory import make_source
+    from collapsekit.data.loaders import LoaderSource
     from collapsekit.demo.make import load_mfeat
     from collapsekit.diagnosis import settle_config
     from collapsekit.distributed.process_group import together
@@ -185,8 +201,9 @@ if TYPE_CHECKING:
     from collapsekit.features.features import Features
     from collapsekit.interventions.marginal import donors as marginal_samples
     from collapsekit.interventions.replay import predict
+    from collapsekit.measures import LOSS, METRIC, Measure, declare
     from collapsekit.probes.geometry.spectrum import CONCATENATED as NO_MIXTURE
-    from collapsekit.registry import adapter, probe, repair_method
+    from collapsekit.registry import adapter, probe, repair_method, task
     from collapsekit.render.sanitize import cleaned as clean_report
     from collapsekit.repairs.training.job import Job, Stage, Step
     from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result

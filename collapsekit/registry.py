@@ -1,5 +1,5 @@
-"""One door for everyone: ``@probe``, ``@repair_method`` and ``@adapter`` in one file, found as a built-in, by ``--plugin
-file.py``, or by the entry-point group ``collapsekit``."""
+"""One door for everyone: ``@probe``, ``@repair_method``, ``@task`` and ``@adapter`` in one file, found as a built-in, by
+``--plugin file.py``, or by the entry-point group ``collapsekit``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, Unpack
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, Unpack
 
 from pydantic import ValidationError
 
@@ -27,6 +28,8 @@ from collapsekit.measures.measure import Heading
 GROUP = "collapsekit"
 FROM_FILE = "collapsekit_plugin_"  # how modules of plugin files are called
 Cost = Literal["nothing", "heads", "models"]
+Kind = TypeVar("Kind", bound=type[Any])
+_TASKS, _ADAPTERS = "collapsekit.tasks", "collapsekit.adapters"
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,19 @@ class RepairSpec:
     options: type[Options]
 
 
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task as registered: ``kind`` is a subclass of collapsekit.tasks.base.Task."""
+
+    name: str
+    kind: type[Any]
+    summary: str
+
+
 PROBES: dict[str, ProbeSpec] = {}
 ADAPTERS: dict[str, AdapterSpec] = {}
 REPAIRS: dict[str, RepairSpec] = {}
+TASKS: dict[str, TaskSpec] = {}
 
 
 def probe(
@@ -163,15 +176,44 @@ def repair(
     return repair_method(name, summary=summary, definition=definition, source=source, options=options)
 
 
+def task(name: str, *, summary: str) -> Callable[[Kind], Kind]:
+    """Register a subclass of collapsekit.tasks.base.Task as ``name``, for ``task: name`` in the config; it gets that name.
+
+    ``summary``: one line for lists.
+    """
+
+    def register(kind: Kind) -> Kind:
+        known = TASKS.get(name)
+        if known is not None and known.kind.__module__ != kind.__module__:
+            raise ConfigError(
+                f"task {name!r} is registered twice, by {_file_of(known.kind)} and {_file_of(kind)}: rename one."
+            )
+        if ":" in name:
+            raise ConfigError(
+                f"task {name!r} has a colon in its name, which is for 'module:callable': take another name."
+            )
+        kind.name = name
+        TASKS[name] = TaskSpec(name, kind, summary)
+        return kind
+
+    return register
+
+
 def _file_of(registered: Callable[..., Any]) -> str:
     return getattr(sys.modules.get(registered.__module__), "__file__", None) or registered.__module__
 
 
 def load_builtins() -> None:
-    """Import every module of ``collapsekit.probes``, ``.repairs.methods`` and ``.adapters``, which registers them."""
-    for package in ("collapsekit.probes", "collapsekit.repairs.methods", "collapsekit.adapters"):
-        for name in modules_of(package):
-            importlib.import_module(name)
+    """Import every module of ``collapsekit.tasks``, ``.adapters``, ``.probes`` and ``.repairs.methods``, which registers
+    them."""
+    for package in (_TASKS, _ADAPTERS, "collapsekit.probes", "collapsekit.repairs.methods"):
+        _load(package)
+
+
+@cache
+def _load(package: str) -> None:
+    for name in modules_of(package):
+        importlib.import_module(name)
 
 
 def modules_of(package: str) -> list[str]:
@@ -258,6 +300,8 @@ def get_probe(name: str) -> ProbeSpec:
 def get_adapter(name: str) -> AdapterSpec:
     """The adapter of that name; an installed plugin of the same name is loaded for it."""
     if name not in ADAPTERS:
+        _load(_ADAPTERS)
+    if name not in ADAPTERS:
         _load_entry_point(name)
     if name not in ADAPTERS:
         known = [*ADAPTERS, *(p.name for p in installed_plugins())]
@@ -279,3 +323,22 @@ def get_repair(name: str) -> RepairSpec:
             "and --plugin FILE.py brings in your own."
         )
     return REPAIRS[name]
+
+
+def get_task(name: str) -> TaskSpec:
+    """The task of that name; an installed plugin of the same name is loaded for it."""
+    if name not in TASKS:
+        _load(_TASKS)
+    if name not in TASKS:
+        _load_entry_point(name)
+    if name not in TASKS:
+        known = task_names()
+        near = did_you_mean(name, [*known, *(p.name for p in installed_plugins())])
+        raise ConfigError(f"task {name!r} is not one of {', '.join(known)}{near}, nor a 'module:callable' loss.")
+    return TASKS[name]
+
+
+def task_names() -> list[str]:
+    """Names of all tasks: of those that read labels first, then of the others."""
+    _load(_TASKS)
+    return sorted(TASKS, key=lambda name: (not getattr(TASKS[name].kind, "has_labels", True), name))

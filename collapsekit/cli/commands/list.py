@@ -142,9 +142,9 @@ def _adapters() -> list[str]:
 
 
 def _tasks() -> list[str]:
-    from collapsekit.tasks.base import TASKS
+    from collapsekit.registry import TASKS, task_names
 
-    out = [line for name, text in TASKS.items() for line in _entry(name, text)]
+    out = [line for name in task_names() for line in _entry(name, TASKS[name].summary)]
     return out + _entry("module:callable", "your own loss: (outputs, targets) -> one loss an example")
 
 

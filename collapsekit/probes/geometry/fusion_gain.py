@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
@@ -161,16 +160,14 @@ def _hold(adapter: Adapter, features: Features, modality: str, options: FusionGa
 
 def _tokens(adapter: Adapter, features: Features, modality: str) -> tuple[Tensor, Tensor | None]:
     """Tokens (n, t, c) of one modality, 0 where masked, and the mask. Raises NumericsError where it has none."""
-    recorded = features.recorded[modality]
-    x = adapter.taps[modality].feature(recorded) if isinstance(adapter, ModuleAdapter) else recorded[0]
+    x = adapter.features_of(modality, features.recorded[modality])
     section = adapter.config.modalities[modality]
     if x.ndim < 3:
         raise NumericsError(
             f"the features of {modality} have shape {tuple(x.shape)}, without a token axis: definition kim2025 needs "
             "(examples, tokens, channels), use pooled"
         )
-    last = section.channels == "last" or (section.channels is None and x.ndim == 3)  # as pooling has it
-    tokens = (x.flatten(1, -2) if last else x.flatten(2).transpose(1, 2)).double()
+    tokens = adapter.tokens_of(modality, x).double()
     if tokens.shape[1] < 2:
         raise NumericsError(f"the features of {modality} have one token an example, whose rank is 1 whatever it holds")
     if section.mask is None:
