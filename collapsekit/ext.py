@@ -17,11 +17,13 @@ _WHERE = {
     # Probes
     "Curve": "report.diagnosis",
     "Features": "features.features",
+    "Measure": "measures",
     "Options": "context",
     "Profile": "context",
     "Progress": "context",
     "Result": "report.diagnosis",
     "Settings": "context",
+    "declare": "measures",
     "extract": "features.extraction",
     "jackknife_interval": "stats.inference.jackknife:interval",
     "marginal_samples": "interventions.marginal:donors",
@@ -104,6 +106,7 @@ __all__ = [
     "ForwardPass",
     "Job",
     "LoaderSource",
+    "Measure",
     "ModalityConfig",
     "ModalityVerdict",
     "ModelConfig",
@@ -128,6 +131,7 @@ __all__ = [
     "build_adapter",
     "check_config",
     "clean_report",
+    "declare",
     "did_you_mean",
     "effective_rank",
     "extract",
@@ -185,6 +189,7 @@ if TYPE_CHECKING:
     from collapsekit.features.features import Features
     from collapsekit.interventions.marginal import donors as marginal_samples
     from collapsekit.interventions.replay import predict
+    from collapsekit.measures import Measure, declare
     from collapsekit.probes.geometry.spectrum import CONCATENATED as NO_MIXTURE
     from collapsekit.registry import adapter, probe, repair_method
     from collapsekit.render.sanitize import cleaned as clean_report

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from collapsekit.comparison.compatibility import check_definitions, check_subjects, notes
-from collapsekit.comparison.directions import direction
 from collapsekit.comparison.inputs import Columns, Group, groups_of
 from collapsekit.comparison.pairing import match
 from collapsekit.comparison.quantities import Choice, Found, Key, arranged, quantities
 from collapsekit.comparison.significance import Said, run_tests, test_notes, testing
 from collapsekit.comparison.spread import mean, sd
 from collapsekit.errors import ConfigError
+from collapsekit.measures import lookup
 from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, is_best
 from collapsekit.version import __version__
 
@@ -98,7 +98,8 @@ def _column(group: Group, pairs: Sequence[tuple[int, int]] | None) -> Column:
 def _row(key: Key, said: Said, tests: Mapping[tuple[Key, int], Test]) -> Row:
     cells = [_cell(key, runs, tests.get((key, column))) for column, runs in enumerate(said)]
     found = next(f[key] for runs in said for f in runs if key in f)
-    better, why = direction(key.name)
+    known = lookup(key.name)
+    better = known.better if known is not None else None
     values = [c.value for c in cells if c.value is not None]
     if better is not None and len(values) > 1:
         best = min(values) if better == "lower" else max(values)
@@ -111,7 +112,7 @@ def _row(key: Key, said: Said, tests: Mapping[tuple[Key, int], Test]) -> Row:
         versus=key.versus,
         unit=found.unit,
         better=better,
-        why=why,
+        why=known.why if known is not None else None,
         definition=found.definition,
         source=found.source,
         cells=tuple(cells),

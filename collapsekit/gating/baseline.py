@@ -57,7 +57,7 @@ def baseline(
 
 
 def slim(report: Report) -> Report:
-    """The report without its curves, environment, and the settings that the gate does not read."""
+    """Return the report without its curves, environment, and the settings that the gate does not read."""
     return report.model_copy(
         update={
             "results": tuple(r for r in report.results if r.value is not None or r.curve is None),
@@ -68,19 +68,20 @@ def slim(report: Report) -> Report:
 
 
 def make_run(report: Report, records: bytes | None) -> Run:
-    """A report as a run of a baseline."""
+    """Return a report as a run of a baseline."""
     return Run(report=slim(report), records=None if records is None else base64.b64encode(records).decode())
 
 
 def read_run(path: Path, *, records: bool = True) -> Run:
-    """The report at ``path``, with its records where they lie beside it and are wanted. Raises RefusedError."""
+    """Return the report at ``path``, with its records where they lie beside it and are wanted. Raises RefusedError."""
     report = load_report(path)
     return make_run(report, load_records(report, path) if records else None)
 
 
 def make_baseline(runs: Sequence[Run], earlier: Baseline | None = None) -> Baseline:
-    """A baseline of these runs; those of ``earlier`` stay, but for runs of the same weights or the same training seed, which
-    these replace. Raises ConfigError for runs that cannot be compared, or are given twice."""
+    """Return a baseline of these runs; those of ``earlier`` stay, but for runs of the same weights or the same training
+    seed, which these replace. Raises ConfigError for runs that cannot be compared, or are given twice.
+    """
     for i, run in enumerate(runs):
         again = next((r for r in runs[:i] if same_run(r.report, run.report)), None)
         if again is not None:
@@ -101,7 +102,7 @@ def make_baseline(runs: Sequence[Run], earlier: Baseline | None = None) -> Basel
 
 
 def listed(baseline: Baseline) -> list[dict[str, Any]]:
-    """One line a run, for people: checkpoint, training seed, verdict, whether records are there."""
+    """Return one line a run, for people: checkpoint, training seed, verdict, whether records are there."""
     return [
         {
             "checkpoint": r.report.subject.checkpoint,

@@ -61,7 +61,7 @@ class Report(Contract):
         return isinstance(other, Report) and self.__dict__ == other.__dict__
 
     def with_records(self, data: bytes) -> Report:
-        """The same report with its records."""
+        """Return the same report with its records."""
         copy = self.model_copy()
         copy._records = data
         return copy
@@ -83,7 +83,7 @@ class Report(Contract):
         return None
 
     def named(self, name: str) -> Iterator[Result]:
-        """All results of that name, in report order."""
+        """Return all results of that name, in report order."""
         return (r for r in self.results if r.name == name)
 
     def contradictions(self) -> Iterator[str]:

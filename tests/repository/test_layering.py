@@ -32,6 +32,7 @@ ORDER = [
     "stats",
     "distributed",
     "report",
+    "measures",
     "context",
     "registry",
     "config",
@@ -59,9 +60,10 @@ ALONE = {
     "stats": {"errors"},
     "io": {"errors"},
     "report": {"errors", "io", "stats"},
-    "gating": {"errors", "io", "report", "config", "stats"},
-    "comparison": {"errors", "io", "report", "stats"},
-    "render": {"errors", "io", "report", "gating", "comparison"},
+    "measures": {"errors", "report"},
+    "gating": {"errors", "io", "report", "config", "stats", "measures"},
+    "comparison": {"errors", "io", "report", "stats", "measures"},
+    "render": {"errors", "io", "report", "measures", "gating", "comparison"},
 }
 # Runs in a process of its own, which holds the standard library and this.
 ALONE_WITHIN = {"checkpoint/formats": {"errors", "io"}}
