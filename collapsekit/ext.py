@@ -22,11 +22,13 @@ _WHERE = {
     # Probes
     "Curve": "report.diagnosis",
     "Features": "features.features",
+    "Measure": "measures",
     "Options": "context",
     "Profile": "context",
     "Progress": "context",
     "Result": "report.diagnosis",
     "Settings": "context",
+    "declare": "measures",
     "extract": "features.extraction",
     "jackknife_interval": "stats.inference.jackknife:interval",
     "marginal_samples": "interventions.marginal:donors",

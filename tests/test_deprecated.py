@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -50,6 +51,17 @@ IMPORTS = {
     "collapsekit.verdict": "DECIDING",
 }
 EACH = [(module, name) for module, names in IMPORTS.items() for name in names.split()]
+
+
+@pytest.fixture(autouse=True)
+def _modules_of_before_are_forgotten() -> Iterator[None]:
+    """Other tests see the package without them."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if isinstance(getattr(getattr(module, "__spec__", None), "loader", None), deprecated._Moved):
+            del sys.modules[name]
+            parent, _, own = name.rpartition(".")
+            vars(sys.modules.get(parent, module)).pop(own, None)
 
 
 def _imported(module: str, name: str) -> tuple[object, list[warnings.WarningMessage]]:

@@ -148,7 +148,10 @@ def _sources() -> Iterator[tuple[str, str]]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             if not {"build", "dist"} & set(path.parts):
                 yield str(path.relative_to(ROOT)), path.read_text()
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    pages = [
+        *(p for p in ROOT.glob("*.md") if p.name != "CONTRIBUTING.md"),  # that is about files of the package
+        *(ROOT / "docs").rglob("*.md"),
+    ]
     pages += [p for folder in ("plugins", "examples") for p in (ROOT / folder).rglob("*.md")]
     for page in sorted(pages):
         for i, block in enumerate(re.findall(r"```(?:python|py)\b[^\n]*\n(.*?)```", page.read_text(), re.S), 1):
