@@ -15,8 +15,6 @@ _WHERE = {
     "probe": "registry",
     "repair_method": "registry",
     "task": "registry",
-    "Measure": "measures",
-    "declare": "measures",
     "LOSS": "measures",
     "METRIC": "measures",
     # Probes
