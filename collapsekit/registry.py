@@ -1,4 +1,4 @@
-"""One door for everyone: ``@probe``, ``@repair`` and ``@adapter`` in one file, found as a built-in, by ``--plugin
+"""One door for everyone: ``@probe``, ``@repair_method`` and ``@adapter`` in one file, found as a built-in, by ``--plugin
 file.py``, or by the entry-point group ``collapsekit``."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import pkgutil
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -132,7 +133,7 @@ def adapter(name: str, *, summary: str) -> Callable[[Callable[..., Any]], Callab
     return register
 
 
-def repair(
+def repair_method(
     name: str, *, summary: str, definition: str, source: str, options: type[Options] = Options
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
     """Register ``(job) -> Stages`` (collapsekit.repairs.training.job) as the repair ``name``.
@@ -151,6 +152,15 @@ def repair(
         return stages
 
     return register
+
+
+def repair(
+    name: str, *, summary: str, definition: str, source: str, options: type[Options] = Options
+) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
+    """Register a repair: the old name of :func:`repair_method`, deprecated, as ``collapsekit.repair`` is a function."""
+    message = "collapsekit.registry.repair is now repair_method: import it from collapsekit.ext."
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return repair_method(name, summary=summary, definition=definition, source=source, options=options)
 
 
 def _file_of(registered: Callable[..., Any]) -> str:

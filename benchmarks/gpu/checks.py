@@ -22,11 +22,11 @@ from benchmarks.repair.planted import only_deciding
 from collapsekit.adapters.inserts import absent
 from collapsekit.config.load import check_config
 from collapsekit.context import Progress
-from collapsekit.diagnosis import build_adapter
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.edits import unread
 from collapsekit.interventions.replay import by_row
 from collapsekit.report.diagnosis import Report
+from collapsekit.session.opening import build_adapter
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "plugins" / "callbacks" / "src"))
 from collapsekit_callbacks import Monitor

@@ -44,7 +44,7 @@ from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.config.load import check_config
 from collapsekit.context import Progress, Settings
-from collapsekit.diagnosis import build_adapter, check_options
+from collapsekit.diagnosis import check_options
 from collapsekit.errors import CollapsekitError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
@@ -54,6 +54,7 @@ from collapsekit.probes.credit.utilisation import (  # no result says the refere
     _best_readouts,
     _with_joint,
 )
+from collapsekit.session.opening import build_adapter
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.tasks.scoring import leave_out_metric
 

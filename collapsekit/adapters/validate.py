@@ -67,11 +67,20 @@ class Sound:
 
     result: Pass
     warnings: tuple[ReportWarning, ...]
+    rebuilt: bool  # whether a second model, built from the same checkpoint, answers alike
 
 
-def sound_run(adapter: Adapter, batch: Batch, few: Batch, split: str, examples: Tensor, seed: int) -> Sound:
+def sound_run(
+    adapter: Adapter,
+    batch: Batch,
+    few: Batch,
+    split: str,
+    examples: Tensor,
+    seed: int,
+    rebuilt: bool | None = None,
+) -> Sound:
     """A pass over the first batch, of so numbered ``examples``; ``few``: the first examples of the split, however many
-    are in a batch.
+    are in a batch; ``rebuilt``: what is known already of a second model.
 
     Raises DataError where it is not finite; ConfigError unless the model answers the same under another seed, when asked
     again, from its encoders' recordings, and built anew from the same checkpoint. What it does beside answering is put
@@ -100,14 +109,15 @@ def sound_run(adapter: Adapter, batch: Batch, few: Batch, split: str, examples: 
                 "encoders' outputs its only way in, or write a Python adapter."
             )
     result, apart = run.in_other_company(result, few)
-    rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
+    if rebuilt is None:
+        rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
     found = (
         inputs_changed(adapter),
         weights_changed(adapter),
         depends_on_batch(adapter, apart),
         None if rebuilt else not_in_the_state(adapter.model, loose),
     )
-    return Sound(result, tuple(w for w in found if w is not None))
+    return Sound(result, tuple(w for w in found if w is not None), rebuilt)
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:

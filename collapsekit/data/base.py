@@ -29,7 +29,7 @@ from collapsekit.errors import (
 from collapsekit.user_code.process_state import each_of, user_code
 
 SPLITS = ("train", "val", "test")
-Batch = dict[str, Tensor]
+Batch = dict[str, Tensor]  # inputs by key, first axis the example
 
 
 def need_split(split: str, there: Collection[str]) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.context import Progress
+from collapsekit.context import Options, Progress
 from collapsekit.features.features import Features
 from collapsekit.interventions.edits import Altered
 from collapsekit.interventions.marginal import donors
 from collapsekit.interventions.replay import by_row, predict_many
-from collapsekit.readouts.calibration import calibration
+from collapsekit.readouts.calibration import fit_calibration
 from collapsekit.stats import shapley
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.threads import threads_for
@@ -24,6 +26,29 @@ SCORING = 100.0  # operations that scoring takes for every number the model puts
 
 
 EXACT_UP_TO = 6  # modalities; beyond, Shapley credit is sampled
+
+
+class GameOptions(Options):
+    """How coalitions are valued; set under the name of the probe reliance."""
+
+    draws: int | None = Field(
+        default=None,
+        gt=0,
+        description="other examples an absent modality is taken from; default: 8 a class, 32 at least, 256 at most",
+    )
+    permutations: int = Field(default=64, gt=1, description="sampled orders beyond 6 modalities")
+
+
+def draws_for(adapter: Adapter, features: Features, wanted: int | None) -> int:
+    """How many other examples an absent modality is taken from, where ``wanted`` does not say.
+
+    The loss of a mean over few draws is biased up, most of all where no draw happens to hold the right class, so
+    the default grows with the number of classes.
+    """
+    if wanted is not None:
+        return wanted
+    classes = adapter.task.expect(features.outputs[:1]).shape[1] if adapter.task.name == "classification" else 1
+    return min(256, max(32, 8 * classes))
 
 
 @dataclass(frozen=True)
@@ -72,8 +97,19 @@ class Coalitions:
     (Covert et al. 2020, eq. 2), which does not punish a model for contradictions it never meets.
     """
 
-    def __init__(self, adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        features: Features,
+        draws: int,
+        seed: int,
+        progress: Progress,
+        calibration: Callable[[], Expected | None] | None = None,
+    ) -> None:
+        """``calibration``: of the model, asked for where it is needed, as it encodes other splits; by default it is fitted
+        then."""
         self.adapter, self.features, self.progress = adapter, features, progress
+        self.calibration = calibration or partial(fit_calibration, adapter, features)
         self.donors = donors(len(features), draws, seed)
         self.size = len(features.modalities)
         self.inverse = _inverses(self.donors) if _moves_whole(adapter, features) else {}
@@ -96,10 +132,10 @@ class Coalitions:
         return self.known[mask]
 
     def calibrated(self, mask: int) -> Worth:
-        """The same of the calibrated model: as sure as it is right (see ``calibration``, which encodes other splits: who
+        """The same of the calibrated model: as sure as it is right (see ``fit_calibration``, which encodes other splits: who
         asks for ``worth`` alone does not pay for that)."""
         if mask not in self.sure:
-            sure = calibration(self.adapter, self.features) or _as_it_is
+            sure = self.calibration() or _as_it_is
             self._learn(mask, [(self.known, _as_it_is), (self.sure, sure)])
         return self.sure[mask]
 
@@ -186,11 +222,6 @@ def _moves_whole(adapter: Adapter, features: Features) -> bool:
     not matter which modalities of an example are its own."""
     readers = [sum(key in adapter.input_keys(m) for m in features.modalities) for key in features.inputs]
     return all(count == 1 for count in readers) and by_row(adapter, features)
-
-
-def coalitions(adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> Coalitions:
-    """The model's coalitions on these features, shared by all probes that ask with the same settings."""
-    return features.once(("coalitions", draws, seed), lambda: Coalitions(adapter, features, draws, seed, progress))
 
 
 def credits(worth: Callable[[int], Tensor], size: int, permutations: int, seed: int) -> tuple[Tensor, Tensor]:

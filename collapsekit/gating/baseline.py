@@ -1,19 +1,59 @@
-"""Makes a baseline of reports, and adds later ones to it."""
+"""baseline(): a baseline of reports, and later ones added to it."""
 
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from collapsekit.errors import ConfigError
+from collapsekit.gating.inputs import path_of
 from collapsekit.report.baseline import Baseline, Run, differs, same_run
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.per_example import load_records, load_report
 from collapsekit.version import __version__
 
 _KEPT = ("training_seed", "examples", "records", "profile")  # settings that the gate reads
+
+
+def baseline(
+    reports: Report | str | os.PathLike[str] | Sequence[Report | str | os.PathLike[str]],
+    *,
+    earlier: Baseline | str | os.PathLike[str] | None = None,
+    records: bool = True,
+) -> Baseline:
+    """Make a baseline of reports, one a training run, for :func:`collapsekit.gate` to compare with.
+
+    Nothing is written: ``Path("baseline.json").write_text(baseline.to_json())`` keeps it, with the bytes that
+    ``collapsekit baseline create`` (with ``earlier``: ``update``) of the same reports writes.
+
+    Args:
+        reports: A report or several: objects, or paths of report.json or of its folder, whose records are read with it.
+        earlier: A baseline, or the path of one, whose runs stay, but for those of the same weights or training seed as one
+            of ``reports``, which takes their place.
+        records: Whether to keep what is known of each example, without which nothing can be paired.
+
+    Returns:
+        The baseline, its runs in the order given, after the earlier ones.
+
+    Raises:
+        ConfigError: For what is no report, reports that cannot be compared, or one training run given twice.
+        RefusedError: Where a file or its records are damaged.
+
+    Example:
+        >>> import collapsekit
+        >>> one = collapsekit.baseline("report.json")
+        >>> two = collapsekit.baseline("other/report.json", earlier=one)
+        >>> len(one.runs), len(two.runs)
+        (1, 2)
+    """
+    every = [reports] if isinstance(reports, Report | str | os.PathLike) else list(reports)
+    if not every:
+        raise ConfigError("a baseline needs at least one report, found none: give a report.json.")
+    before = None if earlier is None else baseline_of(earlier, "earlier")
+    return make_baseline([run_of(report, records=records) for report in every], before)
 
 
 def slim(report: Report) -> Report:
@@ -73,3 +113,22 @@ def listed(baseline: Baseline) -> list[dict[str, Any]]:
         }
         for r in baseline.runs
     ]
+
+
+def baseline_of(baseline: Baseline | str | os.PathLike[str], name: str = "baseline") -> Baseline:
+    """A baseline, or the one at a path. Raises ConfigError for what is neither, RefusedError for a file that is none."""
+    return baseline if isinstance(baseline, Baseline) else Baseline.load(path_of(baseline, name))
+
+
+def run_of(report: Report | str | os.PathLike[str], *, records: bool) -> Run:
+    """A report, or the one at a path or in a folder, as a run of a baseline; ``records``: with what it says of each example.
+
+    Raises ConfigError for what is no report, RefusedError where a file cannot be read as one.
+    """
+    if isinstance(report, Report):
+        return make_run(report, report.records if records else None)
+    path = path_of(report, "a report")
+    file = path / "report.json" if path.is_dir() else path
+    if not file.exists():
+        raise ConfigError(f"{path} is not a report: give a report.json that `collapsekit diagnose` wrote.")
+    return read_run(file, records=records)

@@ -54,6 +54,9 @@ class Limits:
     effects: Mapping[str, float] = field(default_factory=dict)  # where not EFFECTS, or twice the margin if that is more
 
     def __post_init__(self) -> None:
+        for name, value in (("alpha", self.alpha), *_named("margin", self.margins), *_named("effect", self.effects)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(f"the gate's {name} is {value!r}, expected a number.")
         if not 0 < self.alpha < 0.5:
             raise ConfigError(f"the gate's alpha is {self.alpha}, expected a level between 0 and 0.5, such as 0.05.")
         for name, kinds in (("watch", self.watch), ("margin", self.margins), ("effect", self.effects)):
@@ -85,6 +88,15 @@ class Limits:
             return named + _surplus(kind, before)
         least = max(EFFECTS[kind], 2 * self.margin(kind)) + _surplus(kind, before)
         return max(least, before - COLLAPSED) if kind == "use" else least
+
+
+def _named(name: str, values: object) -> list[tuple[str, object]]:
+    """The numbers by kind, each with what it is called. Raises ConfigError for what is no mapping."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"the gate's {name}s are {values!r}, expected a mapping of kinds to numbers, such as {{'use': 0.1}}."
+        )
+    return [(f"{name} of {kind}", value) for kind, value in values.items()]
 
 
 def _surplus(kind: str, before: float) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from collapsekit.adapters.build import seed_everything
 from collapsekit.data.base import Batch
 from collapsekit.features.features import Features
 
-UNREAD, TRIED = "unread inputs", 64  # examples on which it is told whether an input is read
+TRIED = 64  # examples on which it is told whether an input is read
 
 
 @dataclass(frozen=True)
@@ -87,29 +86,31 @@ def gathered(
 def unread(adapter: Adapter, features: Features) -> frozenset[str]:
     """Raw inputs that the model does not read past its encoders, so that one example's may stand for all: with anything in
     their places, NaN and extremes included, it answers a few examples with the same bits, from recordings."""
+    if features.facts.unread is None:
+        features.facts.unread = _unread(adapter, features)
+    return features.facts.unread
 
-    def make() -> frozenset[str]:
-        few = {key: value[:TRIED] for key, value in features.inputs.items()}
 
-        def answer(changed: Batch) -> tuple[bytes, bytes] | None:
-            recorded = {m: Given(t[:TRIED].clone() for t in features.recorded[m]) for m in features.modalities}
-            seed_everything(0)
-            try:
-                with torch.no_grad():
-                    said = adapter.rerun(recorded, {k: changed.get(k, v.clone()) for k, v in few.items()})
-            except Exception:  # noqa: BLE001 - a model that cannot take it reads it
-                return None
-            return said.fused.float().cpu().numpy().tobytes(), said.outputs.float().cpu().numpy().tobytes()
+def _unread(adapter: Adapter, features: Features) -> frozenset[str]:
+    few = {key: value[:TRIED] for key, value in features.inputs.items()}
 
-        def idle(keys: Collection[str]) -> bool:
-            others = [dict(zip(keys, each, strict=True)) for each in zip(*(_others(few[k]) for k in keys), strict=True)]
-            return all(answer(changed) == plain for changed in others)
+    def answer(changed: Batch) -> tuple[bytes, bytes] | None:
+        recorded = {m: Given(t[:TRIED].clone() for t in features.recorded[m]) for m in features.modalities}
+        seed_everything(0)
+        try:
+            with torch.no_grad():
+                said = adapter.rerun(recorded, {k: changed.get(k, v.clone()) for k, v in few.items()})
+        except Exception:  # noqa: BLE001 - a model that cannot take it reads it
+            return None
+        return said.fused.float().cpu().numpy().tobytes(), said.outputs.float().cpu().numpy().tobytes()
 
-        plain = answer({})
-        found = [key for key in few if plain is not None and idle([key])]
-        return frozenset(found if found and idle(found) else ())
+    def idle(keys: Collection[str]) -> bool:
+        others = [dict(zip(keys, each, strict=True)) for each in zip(*(_others(few[k]) for k in keys), strict=True)]
+        return all(answer(changed) == plain for changed in others)
 
-    return features.once(UNREAD, make)
+    plain = answer({})
+    found = [key for key in few if plain is not None and idle([key])]
+    return frozenset(found if found and idle(found) else ())
 
 
 def _others(value: Tensor) -> list[Tensor]:
@@ -128,12 +129,6 @@ def _alter(features: Features, modality: str, asked: Altered, parts: Sequence[Te
     for i, part in enumerate(parts):
         if part.is_floating_point():
             if modality in asked.hold:
-                whole = features.recorded[modality][i]
-                part.copy_(features.once(("mean", modality, i), partial(_mean, whole)).expand_as(part))
+                part.copy_(features.mean(modality, i).to(part.dtype).expand_as(part))
             if modality in asked.scale:
                 part.mul_(asked.scale[modality])
-
-
-def _mean(values: Tensor) -> Tensor:
-    """Mean over examples, (1, ...)."""
-    return values.double().mean(0, keepdim=True).to(values.dtype)

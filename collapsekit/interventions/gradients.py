@@ -16,9 +16,9 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
 from collapsekit.interventions.marginal import donors
-from collapsekit.interventions.replay import CHUNK
 from collapsekit.stats.checks import doubled
 from collapsekit.stats.linalg.gradients import outer_product_sum
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from collapsekit.adapters.capture import hearing
 from collapsekit.adapters.inserts import posts_of, stand_in
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import chunk_of
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import UNREAD, unread
-from collapsekit.interventions.replay import chunk_of
+from collapsekit.interventions.edits import unread
 from collapsekit.stats.missing import nearest
 
 FLOATING = "floating tensors only: masks and whole numbers stay"
@@ -108,7 +109,7 @@ def filled(
     stands = stand_ins(adapter, features, absent) if fill == SUBSTITUTION else None
     recorded, inputs = dict(features.recorded), dict(features.inputs)
 
-    def replaced(own: Tensor, lent: Tensor, gone: Tensor, place: Hashable) -> Tensor:
+    def replaced(own: Tensor, lent: Tensor, gone: Tensor, mean: Callable[[], Tensor]) -> Tensor:
         if rows is not None:
             other = lent[rows]
         elif not own.is_floating_point():
@@ -116,7 +117,7 @@ def filled(
         elif fill in ("zeros", SUBSTITUTION):
             other = torch.zeros_like(own[:1])
         else:
-            other = bank.features.once(("mean", place), lambda: lent.double().mean(0, keepdim=True)).to(own.dtype)
+            other = mean().to(own.dtype)
         return torch.where(gone.reshape(-1, *[1] * (own.ndim - 1)), other, own)
 
     for i, m in enumerate(features.modalities):
@@ -124,14 +125,17 @@ def filled(
         if not bool(gone.any()):
             continue
         pairs = enumerate(zip(features.recorded[m], bank.features.recorded[m], strict=True))
-        recorded[m] = tuple(replaced(own, lent, gone, (m, j)) for j, (own, lent) in pairs)
+        recorded[m] = tuple(replaced(own, lent, gone, partial(bank.features.mean, m, j)) for j, (own, lent) in pairs)
         if stands is not None:
             place = adapter.taps[m].place if isinstance(adapter, ModuleAdapter) else 0
             recorded[m] = tuple(stands[m] if j == place else other for j, other in enumerate(recorded[m]))
         for key in adapter.input_keys(m):
             if rows is not None or key != adapter.config.modalities[m].mask:
-                inputs[key] = replaced(inputs[key], bank.features.inputs[key], gone, key)
-    return replace(features, recorded=recorded, inputs=inputs, memo={UNREAD: unread(adapter, features)})
+                inputs[key] = replaced(
+                    inputs[key], bank.features.inputs[key], gone, partial(bank.features.input_mean, key)
+                )
+    unread(adapter, features)  # holds whatever is recorded
+    return features.changed(recorded, inputs)
 
 
 def can_substitute(adapter: Adapter) -> bool:
@@ -148,7 +152,9 @@ def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str,
         raise NumericsError(
             "the model has no heads by which a modality could be substituted: see `repair --method ebr`"
         )
-    latents = features.once("latents", lambda: _latents(adapter, features))
+    if features.facts.latents is None:
+        features.facts.latents = _latents(adapter, features)
+    latents = features.facts.latents
     masks = {m: absent[:, i] for i, m in enumerate(features.modalities)}
     out = {}
     for m in features.modalities:

@@ -69,24 +69,20 @@ class Calibration:
         return self.task.from_natural(self.prior + self.factor * (self.task.to_natural(expected) - self.prior))
 
 
-def calibration(adapter: Adapter, features: Features) -> Calibration | None:
+def fit_calibration(adapter: Adapter, features: Features) -> Calibration | None:
     """The model's calibration, fitted on held-out examples; None where the task has no prior or nothing to fit on.
 
     Where there is no val split the held-out examples are ones the model was trained on and is surest about, so its
     one number is fitted on the diagnosed examples instead.
     """
-
-    def make() -> Calibration | None:
-        task = adapter.task
-        try:
-            at = fold(adapter, features)
-            prior = task.to_natural(task.prior(at.train.targets[at.fit], at.width))
-        except NumericsError:
-            return None
-        outputs, targets = at.held.outputs[at.choose], at.held_targets
-        if at.held is at.train:
-            outputs, targets = features.outputs, features.targets
-        evidence = task.to_natural(task.expect(outputs)) - prior
-        return Calibration(task, prior, fitted_weights(task, prior, [evidence], targets, [20.0], DOUBT)[0])
-
-    return features.once("calibration", make)
+    task = adapter.task
+    try:
+        at = fold(adapter, features)
+        prior = task.to_natural(task.prior(at.train.targets[at.fit], at.width))
+    except NumericsError:
+        return None
+    outputs, targets = at.held.outputs[at.choose], at.held_targets
+    if at.held is at.train:
+        outputs, targets = features.outputs, features.targets
+    evidence = task.to_natural(task.expect(outputs)) - prior
+    return Calibration(task, prior, fitted_weights(task, prior, [evidence], targets, [20.0], DOUBT)[0])

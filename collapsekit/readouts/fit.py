@@ -13,8 +13,7 @@ from collapsekit.adapters.base import Adapter, Recorded
 from collapsekit.adapters.build import random_state_kept, seed_everything
 from collapsekit.data.base import Batch
 from collapsekit.errors import NumericsError
-from collapsekit.features.features import Features
-from collapsekit.interventions.replay import scaled
+from collapsekit.features.features import Features, scaled
 from collapsekit.readouts.linear import Fold
 from collapsekit.stats.threads import threads_for
 from collapsekit.tasks.base import Task
@@ -53,9 +52,14 @@ def rows_of(features: Features, rows: Tensor, *, full: bool = False) -> tuple[di
 
 def in_full(adapter: Adapter) -> Adapter:
     """The adapter with its model in float32 where it is in half precision, in which training diverges."""
-    if any(p.dtype in HALF for p in adapter.model.parameters()):
+    if is_half(adapter):
         adapter.model.float()
     return adapter
+
+
+def is_half(adapter: Adapter) -> bool:
+    """Whether the model has weights in half precision."""
+    return any(p.dtype in HALF for p in adapter.model.parameters())
 
 
 def reached(adapter: Adapter, features: Features, modality: str) -> dict[str, nn.Parameter]:

@@ -20,7 +20,8 @@ from collapsekit.adapters.build import random_state_kept, random_states, seed_ev
 from collapsekit.adapters.live.preserve import model_kept
 from collapsekit.context import Progress
 from collapsekit.data.base import Batch
-from collapsekit.interventions.replay import scaled, shared_rows
+from collapsekit.features.batching import shared_rows
+from collapsekit.features.features import scaled
 from collapsekit.readouts.fit import (
     BATCH,
     LEAST,

@@ -79,42 +79,38 @@ def _varied(task: Task, features: Features) -> Features:
 
 def read_out(task: Task, at: Fold, x_train: Tensor, x_held: Tensor, x: Tensor) -> Unimodal:
     """Linear evaluation of features, the penalty chosen on the held-out examples (n d matrices)."""
-    return _applied(task, _fitted(task, at, x_train, x_held), x_train, x)
+    return fit_readout(task, at, x_train, x_held).read(task, x_train, x)
 
 
-def _fitted(task: Task, at: Fold, x_train: Tensor, x_held: Tensor) -> tuple[float, float, Linear, Tensor]:
-    """Held-out loss, penalty, readout, and its expectations of held-out examples."""
-    best: tuple[float, float, Linear, Tensor] | None = None
+@dataclass(frozen=True)
+class FittedReadout:
+    """A linear readout whose penalty was chosen: nothing of the diagnosed examples is in it, so that diagnoses of other
+    examples share it."""
+
+    loss: float  # on held-out examples
+    l2: float
+    readout: Linear
+    held: Tensor  # its expectations of held-out examples (v, ...)
+
+    def read(self, task: Task, x_train: Tensor, x: Tensor) -> Unimodal:
+        """What it reads from features of the training and of the diagnosed examples, (t, d) and (n, d)."""
+        here, fitted = (task.expect(self.readout.predict(v.double())) for v in (x, x_train))
+        return Unimodal(here, self.held, fitted, self.loss, self.l2)
+
+
+def fit_readout(task: Task, at: Fold, x_train: Tensor, x_held: Tensor) -> FittedReadout:
+    """A linear readout of features, of every row of train (t, d) and of the held-out split (h, d)."""
+    best: FittedReadout | None = None
     for l2 in L2_GRID:
         readout = task.fit_linear(x_train[at.fit].double(), at.targets, at.width, l2)
         held = task.expect(readout.predict(x_held[at.choose].double()))
         loss = float(task.loss(held, at.held_targets).mean())
-        if best is None or loss < best[0]:
-            best = (loss, l2, readout, held)
-        elif loss > WORSE * best[0]:
+        if best is None or loss < best.loss:
+            best = FittedReadout(loss, l2, readout, held)
+        elif loss > WORSE * best.loss:
             break
     assert best is not None
     return best
-
-
-def _applied(task: Task, made: tuple[float, float, Linear, Tensor], x_train: Tensor, x: Tensor) -> Unimodal:
-    loss, l2, readout, held = made
-    here, fitted = (task.expect(readout.predict(v.double())) for v in (x, x_train))
-    return Unimodal(here, held, fitted, loss, l2)
-
-
-def prefix(adapter: Adapter, features: Features, modality: str) -> Unimodal:
-    """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
-
-    def make() -> Unimodal:
-        at, task = fold(adapter, features), adapter.task
-        x = at.train.pooled[modality]
-        # Nothing of the diagnosed examples is in it, so that diagnoses of other examples share it.
-        key = ("prefix fitted", modality, at.held.split)
-        fitted = at.train.once(key, lambda: _fitted(task, at, x, at.held.pooled[modality]))
-        return _applied(task, fitted, x, features.pooled[modality])
-
-    return features.once(("prefix", modality), make)
 
 
 def raw(adapter: Adapter, features: Features, modality: str) -> Unimodal | None:

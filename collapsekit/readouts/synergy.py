@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Settings
 from collapsekit.distributed.process_group import current
+from collapsekit.features.content_seeds import seeds
 from collapsekit.features.features import Features
-from collapsekit.interventions.marginal import seeds
 from collapsekit.readouts.fit import BATCH, Recipe, fit, in_full, reached, rows_of
 from collapsekit.readouts.linear import Fold, fold
 from collapsekit.readouts.unimodal import Plan, reckoned, starting_point
@@ -61,17 +61,30 @@ class Joint:
             return cast(Tensor, self.net(*(x[m] for m in self.order))).double()
 
 
-def on_recorded(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> Joint:
+@dataclass(frozen=True)
+class FittedSynergy:
+    """A network fitted on the checkpoint's own encoders: nothing of the diagnosed examples is in it, so that diagnoses of
+    other examples share it."""
+
+    net: Together
+    loss: float  # on held-out examples
+
+
+def fit_on_recorded(
+    adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings
+) -> FittedSynergy:
     """The network that adds most on held-out examples to ``offset``, natural parameters by split of every row of train
     and of the held-out examples; it reads what the checkpoint's own encoders gave.
 
     Raises NumericsError where there are no training examples.
     """
-    job = _Job.of(adapter, features, offset, settings)
-    # Nothing of the diagnosed examples is in it, so that diagnoses of other examples share it.
-    key = ("together", settings.seed, job.at.held.split, *(float(o.sum()) for o in offset.values()))
-    net, loss = job.at.train.once(key, job.best_on_recorded)
-    return job.made(net, job.recorded(), loss, "on the checkpoint's own encoders")
+    return FittedSynergy(*_Job.of(adapter, features, offset, settings).best_on_recorded())
+
+
+def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynergy, settings: Settings) -> Joint:
+    """The fitted network with the features it reads of the diagnosed and the held-out examples."""
+    job = _Job.of(adapter, features, {}, settings)
+    return job.made(fitted.net, job.recorded(), fitted.loss, "on the checkpoint's own encoders")
 
 
 def on_encoders(

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
-from collapsekit.context import Settings
+from collapsekit.context import Options, Settings
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
@@ -26,6 +27,22 @@ from collapsekit.readouts.linear import Fold, Unimodal, fold, read_out
 # What a step is reckoned to cost before it is run, on two modest cores: kept fixed so that what fits into the
 # budget, and so the report, does not depend on how busy the machine is.
 STEP_SECONDS, FLOPS_PER_SECOND = 2e-3, 2e10
+
+
+class UnimodalOptions(Options):
+    """How encoders are trained alone; set under the name of the probe prefix_gap."""
+
+    start: str = Field(default="fresh", description="fresh, checkpoint, or the path of a checkpoint to start from")
+    rates: tuple[float, ...] = Field(default=(1e-3, 3e-3), description="learning rates, dropped from the end")
+    epochs: int = Field(default=60, gt=0, description="at most so many epochs a learning rate")
+    budget: float = Field(default=120.0, gt=0, description="seconds all baselines may be reckoned at (not in full)")
+
+    @field_validator("rates")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(0 < rate < math.inf for rate in value):
+            raise ValueError("needs at least one learning rate, all above 0 and finite")
+        return value
 
 
 @dataclass(frozen=True)
@@ -48,12 +65,8 @@ class Baselines:
     described: dict[str, str]  # per modality: start, learning rate, epochs
 
 
-def baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
+def train_baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
     """Train every modality's encoder alone within the plan's budget, or take them from the cache."""
-    return features.once(("baselines", plan, settings.seed), lambda: _baselines(adapter, features, plan, settings))
-
-
-def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
     at = fold(adapter, features)
     start = starting_point(adapter, plan)
     skipped: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,13 @@ import torch
 
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
-from collapsekit.config.options import RepairOptions
+from collapsekit.adapters.build import seed_everything
+from collapsekit.config.options import DiagnoseOptions, RepairOptions, RunOptions
 from collapsekit.config.schema import Config
 from collapsekit.context import Options, Progress
-from collapsekit.diagnosis import build_adapter, diagnose, settle_config
+from collapsekit.diagnosis import check_options, choose_probes, report_on, settle_config
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, FaultError
-from collapsekit.features.extraction import extract
-from collapsekit.features.features import Features
 from collapsekit.io.writable import check_folder
 from collapsekit.probes.runner import warnings_of
 from collapsekit.readouts.fit import in_full
@@ -34,11 +34,13 @@ from collapsekit.report.diagnosis import Report
 from collapsekit.session.checks import (
     check_call,
     check_data,
+    check_diagnosis,
     check_modalities,
     check_named,
     check_parts,
     known_sizes,
 )
+from collapsekit.session.opening import OpenModel, open_model
 from collapsekit.tasks.base import Task, make_task
 
 FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on
@@ -53,16 +55,15 @@ class Asked:
     config: Config
     options: RepairOptions
     progress: Progress
+    files: Sequence[str] = ()  # modules of the plugin files
 
-    def adapter(self) -> Adapter:
-        """The model as the checkpoint has it, in float32."""
-        how = self.options
-        built = build_adapter(self.config, self.checkpoint, device=how.device, seed=how.seed, trust=how.trust_pickle)
-        return in_full(built)
+    def open(self) -> AbstractContextManager[OpenModel]:
+        """The model as the checkpoint has it, read and built once for all that the repair does with it."""
+        return open_model(self.config, self.checkpoint, self.options, progress=self.progress)
 
-    def decide(self, adapter: Adapter | None, split: str, probes: Sequence[str]) -> Report:
+    def decide(self, subject: OpenModel, split: str, probes: Sequence[str]) -> Report:
         """A report of the probes that a decision rests on. Raises FaultError where an error ended one of them."""
-        report = self.diagnose(adapter, split, probes)
+        report = self.diagnose(subject, split, probes)
         ended = [w.sentence for w in warnings_of(report.results)]
         if ended:
             raise FaultError(
@@ -72,25 +73,16 @@ class Asked:
         return report
 
     def diagnose(
-        self, adapter: Adapter | None, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
+        self, subject: OpenModel, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
     ) -> Report:
-        """A report on ``adapter``'s model, or on the checkpoint itself; β is turned for the ``weak`` modalities."""
-        return diagnose(
-            self.checkpoint if adapter is None else None,
-            config=self.config if adapter is None else adapter.config,
-            model=None if adapter is None else adapter.model,
-            split=split,
-            probes=probes,
-            options={"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None,
-            profile=self.options.profile,
-            device=self.options.device,
-            seed=self.options.seed,
-            limit=self.options.limit,
-            trust_pickle=self.options.trust_pickle if adapter is None else None,
-            plugins=self.options.plugins,
-            progress=self.progress,
-            cache=self.options.cache,
-        )
+        """A report on an open model; β is turned for the ``weak`` modalities."""
+        shared = {name: getattr(self.options, name) for name in RunOptions.model_fields}
+        turned = {"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None
+        how = DiagnoseOptions.make(**{**shared, "split": split, "probes": probes, "options": turned})
+        chosen, every = choose_probes(how.probes, how.skip, self.files), check_options(how.options or {})
+        live = subject.adapter.checkpoint is None
+        check_diagnosis(subject.config, None, chosen, every.values(), how, live=live)
+        return report_on(subject, how, chosen, every, typed=not live)
 
 
 class _Once(Progress):
@@ -126,13 +118,12 @@ def make_asked(
     settled = settle_config(config, checkpoint, told, "repair")
     _need_judge(settled)
     registry.load_builtins()
-    for file in [*map(settled.resolve, settled.plugins), *options.plugins]:
-        registry.load_plugin_file(file)
+    files = [registry.load_plugin_file(p) for p in [*map(settled.resolve, settled.plugins), *options.plugins]]
     need_shardable(options.training, options.device, current())
     if options.tensorboard is not None:
         summary_writer()
         current().once(partial(check_folder, options.tensorboard, "--tensorboard"))
-    return Asked(checkpoint, settled, options, told)
+    return Asked(checkpoint, settled, options, told, files)
 
 
 def _need_judge(config: Config) -> None:
@@ -153,27 +144,30 @@ def _check_data(config: Config) -> None:
         check_data(config, task, there, [*FITTED, *(["test"] if "test" in there else [])])
 
 
-def check_asked(asked: Asked, modalities: Sequence[str] | None, options: Collection[Options]) -> Adapter:
-    """The data, whom to repair, what to freeze and the methods' options, against the config, then against the model as the
-    checkpoint has it, which is given back; no example is read. Raises CollapsekitError."""
-    names = modalities or ()
+def check_asked(asked: Asked, modalities: Sequence[str] | None, options: Collection[Options]) -> None:
+    """The data, whom to repair and the methods' options, against the config; nothing is read. Raises CollapsekitError."""
     _check_data(asked.config)
     check_modalities(options, asked.config)
     if asked.config.adapter == "module":
-        check_named(names, tuple(asked.config.modalities))
-    adapter = asked.adapter()
+        check_named(modalities or (), tuple(asked.config.modalities))
+
+
+def check_built(asked: Asked, adapter: Adapter, modalities: Sequence[str] | None, options: Collection[Options]) -> None:
+    """Whom to repair, what to freeze and the methods' options, against the model as the checkpoint has it; no example is
+    read. Raises CollapsekitError."""
     check_modalities(options, asked.config, adapter.modalities)
-    check_named(names, adapter.modalities)
+    check_named(modalities or (), adapter.modalities)
     for split in FITTED:
         adapter.source.need(split)
     trainable_of(adapter.model, asked.options.training)
-    return adapter
 
 
-def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, str]:
-    """The model as the checkpoint has it, to be trained; and a digest of the examples."""
-    adapter = asked.adapter()
-    at, data = _fold(adapter, asked)
+def make_job(
+    asked: Asked, subject: OpenModel, adapter: Adapter, before: Report, weak: tuple[str, ...]
+) -> tuple[Job, str]:
+    """The job of training ``adapter``, which is as the checkpoint has it; and a digest of the examples. ``subject``: the
+    checkpoint as it was diagnosed, whose passes are those of ``adapter`` too."""
+    at, data = _fold(subject, adapter)
     credit = {m: _credit(before, m) for m in adapter.modalities}
     kept = {m: share for m in weak if (share := kept_by(before, m, LITTLE)) is not None}
     found = {m: before.modalities[m].verdict for m in weak}
@@ -184,16 +178,14 @@ def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, 
     return replace(job, ignored=ignored, underused=underused, kept=kept), data
 
 
-def _fold(adapter: Adapter, asked: Asked) -> tuple[Fold, str]:
-    """Training and deciding examples, and a digest of both."""
-    train_, val = (_features(adapter, split, asked) for split in FITTED)
+def _fold(subject: OpenModel, adapter: Adapter) -> tuple[Fold, str]:
+    """Training and deciding examples, and a digest of both; the model is brought to float32."""
+    passes = subject.passes_of(in_full(adapter))
+    train_, val = (passes.checked(split) for split in FITTED)
+    seed_everything(passes.reader.seed)  # what methods draw does not depend on which passes were made already
     width = adapter.task.expect(val.outputs[:1])[0].numel()
     at = Fold(train_, torch.arange(len(train_)), val, torch.arange(len(val)), width)
     return at, hashlib.sha256(f"{train_.digest} {val.digest}".encode()).hexdigest()
-
-
-def _features(adapter: Adapter, split: str, asked: Asked) -> Features:
-    return extract(adapter, split, limit=asked.options.limit, seed=asked.options.seed, progress=asked.progress)
 
 
 def _credit(before: Report, modality: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -22,15 +22,24 @@ from collapsekit.io.writable import check_folder, check_room
 from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.recommend import recommend
-from collapsekit.repairs.request import Asked, check_asked, check_method_options, make_asked, make_job
+from collapsekit.repairs.request import (
+    Asked,
+    check_asked,
+    check_built,
+    check_method_options,
+    make_asked,
+    make_job,
+)
 from collapsekit.repairs.training.behaviour import behaviour_of
 from collapsekit.repairs.training.estimate import reckon, reckon_files
-from collapsekit.repairs.training.job import held_expectations
+from collapsekit.repairs.training.job import Job, held_expectations
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport
 from collapsekit.session.checks import check_named
+from collapsekit.session.opening import OpenModel
+from collapsekit.session.subject import changed_weights, weights_by_name
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import process_state_kept
 from collapsekit.version import __version__
@@ -85,10 +94,10 @@ def repair(
 
     Example:
         >>> import collapsekit
-        >>> done = collapsekit.repair(
+        >>> repair = collapsekit.repair(
         ...     "ckpt.pt", output="repaired", method="dropout", profile="quick", training={"epochs": 12, "rate": 0.01}
         ... )
-        >>> done.accepted, done.before.modalities["audio"].verdict, done.after.modalities["audio"].verdict
+        >>> repair.accepted, repair.before.modalities["audio"].verdict, repair.after.modalities["audio"].verdict
         (True, 'collapsed', 'used')
     """
     options = RepairOptions.make(**keywords)
@@ -98,20 +107,30 @@ def repair(
     modalities, folder = options.modalities, Path(output)
     with _alone_in(folder):
         current().once(lambda: _free(folder, resume=options.resume, force=options.force))
-        adapter = check_asked(asked, modalities, every.values())
-        size = reckon_files(adapter.model, options.training, 1 + (options.control and named != (CONTROL,)))
-        del adapter
-        current().once(lambda: check_room(folder, size - _taken(folder), "the repair"))
-        before = asked.decide(None, "val", DECIDING)
-        weak = _whom(before, modalities)
-        chosen, why = (named, None) if named is not None else recommend(before, weak)
-        if why is not None:
-            asked.progress.note(f"Method {','.join(chosen)}: {why}")
+        check_asked(asked, modalities, every.values())
+        with asked.open() as subject:
+            check_built(asked, subject.adapter, modalities, every.values())
+            runs_wanted = 1 + (options.control and named != (CONTROL,))
+            size = reckon_files(subject.adapter.model, options.training, runs_wanted)
+            current().once(lambda: check_room(folder, size - _taken(folder), "the repair"))
+            before = asked.decide(subject, "val", DECIDING)
+            weak = _whom(before, modalities)
+            chosen, why = (named, None) if named is not None else recommend(before, weak)
+            if why is not None:
+                asked.progress.note(f"Method {','.join(chosen)}: {why}")
+            split = "test" if "test" in subject.adapter.source.splits() else "val"
+            shown = asked.diagnose(subject, split, weak=weak)
+        chains = {"method": chosen, **({"control": (CONTROL,)} if options.control and chosen != (CONTROL,) else {})}
+        runs: dict[str, _Run] = {}
         with random_state_kept():  # of a device too, which the diagnosis has set up
-            runs = {"method": _Run(asked, chosen, every, weak, before, folder)}
-            if options.control and chosen != (CONTROL,):
-                runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder)
-            report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen})
+            for name, methods in chains.items():
+                # The model that was diagnosed is trained itself, as nothing reads it any more.
+                adapter = subject.adapter if not runs else subject.rebuilt()
+                job, data = make_job(asked, subject, adapter, before, weak)
+                runs[name] = _Run(asked, job, data, methods, every, before, folder)
+                runs[name].train()
+            used = {name: every[name] for name in chosen}
+            report = _judged(asked, subject, runs, (before, shown), weak, used)
         current().agree(report.to_json(), "results")
         current().once(lambda: _write(folder, report, runs))
     return report
@@ -170,12 +189,14 @@ def plan(
     asked = make_asked(checkpoint, config, options, progress)
     named, every = _named(options.method), check_method_options(options.options or {})
     check_asked(asked, options.modalities, every.values())
-    before = asked.decide(None, "val", DECIDING)
+    with asked.open() as subject:
+        check_built(asked, subject.adapter, options.modalities, every.values())
+        before = asked.decide(subject, "val", DECIDING)
     weak = _whom(before, options.modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
-    job, _ = make_job(asked, before, weak)
+    job, _ = make_job(asked, subject, subject.adapter, before, weak)
     own = frozenset(id(p) for p in job.adapter.model.parameters())
     stages = registry.get_repair(chosen[0]).stages(job.at_place(0, every[chosen[0]]))
     return told + reckon(next(iter(stages)), job, chosen[0], own)
@@ -187,37 +208,52 @@ class _Run:
     def __init__(
         self,
         asked: Asked,
+        job: Job,
+        data: str,
         methods: tuple[str, ...],
         options: Mapping[str, Options],
-        weak: tuple[str, ...],
         before: Report,
         folder: Path,
     ) -> None:
-        how = asked.options
-        job, data = make_job(asked, before, weak)
-        self.adapter = job.adapter
-        self.job, self.curves, self.kept = job, list[LossCurve](), list[Snapshots]()
+        """``data``: a digest of the examples; ``before``: the diagnosis that the methods follow."""
+        self.asked, self.job, self.data, self.methods, self.options = asked, job, data, methods, options
+        self.base, self.folder, self.adapter = before.subject.sha256, folder, job.adapter
+        self.curves, self.kept = list[LossCurve](), list[Snapshots]()
+        self.changed: frozenset[str] = frozenset()  # names of the weights that are not as the checkpoint has them
+
+    def train(self) -> None:
+        """Train one method after the other, from the snapshots on where it is resumed."""
+        asked, how, job = self.asked, self.asked.options, self.job
+        began = weights_by_name(job.adapter)
         behaviour = current().once(lambda: behaviour_of(job))
-        for place, name in enumerate(methods):
-            identity = {
-                "base": before.subject.sha256,
-                "data": data,
-                "methods": [[n, options[n].model_dump(mode="json")] for n in methods[: place + 1]],
-                "training": how.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
-                "modalities": list(weak),
-                "seed": how.seed,
-                "profile": how.profile,  # with the diagnosis it decides what a method begins with
-            }
+        for place, name in enumerate(self.methods):
             part = Snapshots(
-                folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity, behaviour, asked.progress.note
+                self.folder / SNAPSHOTS / "-".join(self.methods[: place + 1]),
+                self._identity(place),
+                behaviour,
+                asked.progress.note,
             )
             if not how.resume:
                 part.clear()
             self.kept.append(part)
-            stages = registry.get_repair(name).stages(job.at_place(place, options[name]))
+            stages = registry.get_repair(name).stages(job.at_place(place, self.options[name]))
             shown = None if how.tensorboard is None else Path(how.tensorboard) / part.folder.name
             self.curves += train(stages, job, name, part, asked.progress, shown)
         self.adapter.model.eval()
+        self.changed = current().once(lambda: changed_weights(began, weights_by_name(job.adapter)))
+
+    def _identity(self, place: int) -> dict[str, Any]:
+        """By what snapshots of the method at this place of the chain are known."""
+        options, how = self.options, self.asked.options
+        return {
+            "base": self.base,
+            "data": self.data,
+            "methods": [[n, options[n].model_dump(mode="json")] for n in self.methods[: place + 1]],
+            "training": how.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
+            "modalities": list(self.job.weak),
+            "seed": how.seed,
+            "profile": how.profile,  # with the diagnosis it decides what a method begins with
+        }
 
     def clear(self) -> None:
         """Remove the snapshots."""
@@ -230,43 +266,46 @@ class _Run:
 
 def _judged(
     asked: Asked,
+    subject: OpenModel,
     runs: Mapping[str, _Run],
-    before: Report,
+    reports: tuple[Report, Report],
     weak: tuple[str, ...],
     options: Mapping[str, Options],
 ) -> RepairReport:
-    """Acceptance on val, reports on test (val where there is none)."""
-    how = asked.options
-    run = runs["method"]
-    after = asked.decide(run.adapter, "val", DECIDING)
+    """Acceptance on val, reports on test (val where there is none); ``reports``: of the checkpoint, on the two splits."""
+    how, run, (before, shown) = asked.options, runs["method"], reports
+    split = shown.subject.split
+    with _open(subject, run) as trained:
+        decided = asked.decide(trained, "val", DECIDING)
+        after = asked.diagnose(trained, split, weak=weak)
+    beside = None
+    if "control" in runs:
+        with _open(subject, runs["control"]) as trained:
+            beside = asked.diagnose(trained, split, weak=weak)
     held = run.job.at.held.outputs[run.job.at.choose]  # as the checkpoint gave them
     expected = run.adapter.task.expect(held), held_expectations(run.job, lambda live: live.outputs)
     checks = (
         metric_check(run.job, *expected),
-        *(score_check(m, before, after) for m in weak),
+        *(score_check(m, before, decided) for m in weak),
         *(
-            still_used_check(m, before, after)
+            still_used_check(m, before, decided)
             for m, v in before.modalities.items()
             if m not in weak and v.verdict == "used"
         ),
     )
-    split = "test" if "test" in run.adapter.source.splits() else "val"
-    models = [None, *(r.adapter for r in runs.values())]
-    reports = [asked.diagnose(model, split, weak=weak) for model in models]
     accepted = all(check.passed for check in checks)
-    beside = reports[2] if "control" in runs else None
     return RepairReport(
         collapsekit=__version__,
         method=tuple(options),
-        summary=_summary(tuple(options), weak, accepted, reports[0], reports[1], beside),
+        summary=_summary(tuple(options), weak, accepted, shown, after, beside),
         repaired=weak,
         base=before.subject.checkpoint,
         base_sha256=before.subject.sha256,
         accepted=accepted,
         exported=accepted or how.keep,
         checks=checks,
-        before=reports[0],
-        after=reports[1],
+        before=shown,
+        after=after,
         control=beside,
         losses=tuple(curve for r in runs.values() for curve in r.curves),
         findings=tuple(run.job.findings),
@@ -280,8 +319,13 @@ def _judged(
             "limit": how.limit,
             "config": asked.config.model_dump(mode="json", exclude_defaults=True),
         },
-        environment=reports[0].environment,
+        environment=shown.environment,
     )
+
+
+def _open(subject: OpenModel, run: _Run) -> AbstractContextManager[OpenModel]:
+    """The model that was trained, to be diagnosed beside the checkpoint."""
+    return subject.with_model(run.adapter.model, run.adapter.config, changed=run.changed)
 
 
 def _summary(

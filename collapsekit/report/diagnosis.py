@@ -41,12 +41,12 @@ class Report(Contract):
     subject: Subject
     verdict: OverallState
     summary: str  # one sentence for the whole
-    judged: Judged | None = Field(None, json_schema_extra={"since": 2})  # null: not told
+    judged: Judged | None = Field(default=None, json_schema_extra={"since": 2})  # null: not told
     modalities: dict[str, ModalityVerdict]
     results: tuple[Result, ...]
-    warnings: tuple[ReportWarning, ...] = Field((), json_schema_extra={"since": 2})
+    warnings: tuple[ReportWarning, ...] = Field(default=(), json_schema_extra={"since": 2})
     # Path of the config file used, relative to the working directory; None: not from a file.
-    config: str | None = Field(None, json_schema_extra={"since": 2})
+    config: str | None = Field(default=None, json_schema_extra={"since": 2})
     settings: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     _records: bytes | None = PrivateAttr(None)

@@ -214,8 +214,8 @@ def test_another_checkpoint_or_config_on_one_of_them_is_said_at_once(
     # Its path is the same for all, as it is where each machine has a disk of its own.
     code = (
         "import os\n"
-        "from collapsekit import diagnosis\n"
-        "real = diagnosis.build_adapter\n"
+        "from collapsekit.session import opening\n"
+        "real = opening.read_blueprint\n"
         "def odd(config, checkpoint, **more):\n"
         "    if os.environ.get('RANK') == '1':\n"
         + (
@@ -224,7 +224,7 @@ def test_another_checkpoint_or_config_on_one_of_them_is_said_at_once(
             else "        config = config.model_copy(update={'metric': 'balanced_accuracy'})\n"
         )
         + "    return real(config, checkpoint, **more)\n"
-        "diagnosis.build_adapter = odd\n"
+        "opening.read_blueprint = odd\n"
     )
     (place / "odd.py").write_text(code)
     state = torch.load(place / "all.pt", weights_only=True)

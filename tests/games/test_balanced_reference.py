@@ -10,10 +10,10 @@ from torch import Tensor
 
 from collapsekit.context import Progress
 from collapsekit.games.balanced_reference import Reference, make_reference
-from collapsekit.games.coalitions import coalitions
 from collapsekit.interventions.marginal import donors
 from collapsekit.readouts.calibration import DOUBT
-from collapsekit.readouts.linear import fold, prefix
+from collapsekit.readouts.linear import fold
+from collapsekit.session.measured import coalitions, prefix
 from tests.probes.credit.test_utilisation import CLASSES, late, world
 from tests.probes.planted import Planted, Study, linear, noise, plain, study
 

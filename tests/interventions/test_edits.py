@@ -18,10 +18,10 @@ from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
 from collapsekit.context import Progress
 from collapsekit.data.base import ArraySource
+from collapsekit.features import batching
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.games.coalitions import Coalitions
-from collapsekit.interventions import replay
 from collapsekit.interventions.edits import Altered, cut, unread
 from collapsekit.interventions.marginal import donors
 from collapsekit.interventions.replay import by_row, predict, predict_many
@@ -225,8 +225,8 @@ def test_answers_do_not_depend_on_what_is_asked_beside(
     truth = [predict(adapter, features, scale=q.scale, swap=q.swap, hold=q.hold) for q in asked]
     before = [t.clone() for r in features.recorded.values() for t in r]
     raw = {k: v.clone() for k, v in features.inputs.items()}
-    monkeypatch.setattr(replay, "SHARED", shared)
-    monkeypatch.setattr(replay, "CHUNK", chunk)
+    monkeypatch.setattr(batching, "SHARED", shared)
+    monkeypatch.setattr(batching, "CHUNK", chunk)
     found = list(predict_many(adapter, features, iter(asked)))
     assert len(found) == len(asked)
     for a, b in zip(truth, found, strict=True):

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from collapsekit.context import Progress
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import CHUNK
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.games.coalitions import Coalitions, credits
 from collapsekit.interventions.marginal import donors
-from collapsekit.interventions.replay import CHUNK, predict
+from collapsekit.interventions.replay import predict
 from collapsekit.stats.inference.jackknife import assign_groups
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.scoring import leave_out_metric
@@ -130,7 +131,7 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     made = game(2, 50)
     other = made.donors[0]
     whole = predict(made.adapter, made.features, swap={"m0": other}, scale={"m1": 0.5})
-    monkeypatch.setattr("collapsekit.interventions.replay.CHUNK", 7)
+    monkeypatch.setattr("collapsekit.features.batching.CHUNK", 7)
     parts = predict(made.adapter, made.features, swap={"m0": other}, scale={"m1": 0.5})
     assert torch.allclose(whole.outputs, parts.outputs, atol=1e-6)
     assert CHUNK > 50

@@ -21,7 +21,8 @@ from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import Reference, make_reference
 from collapsekit.games.coalitions import credits
 from collapsekit.interventions.marginal import donors
-from collapsekit.readouts.linear import L2_GRID, fold, prefix, raw, says_little
+from collapsekit.readouts.linear import L2_GRID, fold, raw, says_little
+from collapsekit.session.measured import prefix
 from tests.probes.credit.test_utilisation import late, world
 from tests.probes.planted import linear, study
 from tests.problems import Problem, adapt, make_problem

@@ -9,8 +9,8 @@ from torch import Tensor
 from collapsekit.context import Settings
 from collapsekit.games.balanced_reference import Reference, make_reference
 from collapsekit.interventions.marginal import donors
-from collapsekit.readouts.linear import fold, prefix
-from collapsekit.readouts.synergy import on_recorded
+from collapsekit.readouts.linear import fold
+from collapsekit.session.measured import on_recorded, prefix
 from tests.probes.credit.test_utilisation import late, world
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from collapsekit import diagnose
 from collapsekit.config.load import check_config
 from collapsekit.context import Progress, Settings
-from collapsekit.diagnosis import build_adapter
 from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.readouts.cache import baseline_key, cache_folder, load_baseline, state_digest, store_baseline
 from collapsekit.readouts.fit import Recipe, fit, retrained_fusion
 from collapsekit.readouts.linear import fold
-from collapsekit.readouts.unimodal import Plan, _fit_budget, baselines
+from collapsekit.readouts.unimodal import Plan, _fit_budget
 from collapsekit.report.diagnosis import Report
+from collapsekit.session.measured import baselines
+from collapsekit.session.opening import build_adapter
 from tests.problems import Problem, make_problem
 
 pytestmark = pytest.mark.usefixtures("brief_joint")

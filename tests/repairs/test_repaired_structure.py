@@ -21,9 +21,10 @@ from collapsekit.adapters import inserts
 from collapsekit.adapters.build import insert_into
 from collapsekit.adapters.inserts import Basis, absent, posts_of
 from collapsekit.cli import app
-from collapsekit.diagnosis import build_adapter, settle_config
+from collapsekit.diagnosis import settle_config
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
 from collapsekit.report.repair import structure_of
+from collapsekit.session.opening import build_adapter
 from tests.conftest import joint_trained_briefly
 from tests.problems import Late
 from tests.repairs.making import differing

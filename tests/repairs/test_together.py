@@ -265,12 +265,11 @@ def test_sharing_is_no_other_repair_to_snapshots(tmp_path: Path, monkeypatch: py
     found = []
     monkeypatch.setattr(order, "train", lambda _stages, _job, _name, kept, *_: found.append(kept.identity) or [])
     job = make_job(epochs=1)
-    monkeypatch.setattr(order, "make_job", lambda *_: (job, "digest"))
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
     for changes in ({}, SHARED, {"batch": 4}):
         how = Training(**changes)
         asked: Any = SimpleNamespace(options=RepairOptions.make(training=how), progress=Progress())
-        order._Run(asked, ("finetune",), check_method_options({}), ("audio",), before, tmp_path)
+        order._Run(asked, job, "digest", ("finetune",), check_method_options({}), before, tmp_path).train()
     assert found[0] == found[1]
     assert found[0] != found[2]
 

@@ -464,11 +464,11 @@ def test_epochs_that_are_taken_back_are_not_shown(
 def test_each_run_of_a_repair_has_its_folder(tmp_path: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain's method and the control of the same name are told apart as their snapshots are."""
     job = make_job(epochs=1)
-    monkeypatch.setattr(order, "make_job", lambda *_: (job, "digest"))
     how = RepairOptions.make(training=job.training, tensorboard=tmp_path / "board")
     asked: Any = SimpleNamespace(options=how, progress=Progress())
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
-    order._Run(asked, ("finetune", "dropout"), check_method_options({}), ("audio",), before, tmp_path / "out")
+    methods, every = ("finetune", "dropout"), check_method_options({})
+    order._Run(asked, job, "digest", methods, every, before, tmp_path / "out").train()
     found = sorted(str(p.relative_to(tmp_path / "board")) for p in (tmp_path / "board").glob("*/*"))
     assert found == ["finetune-dropout/0-modality-dropout", "finetune-dropout/1-finishing", "finetune/0-fine-tuning"]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
+from collapsekit.config.options import RepairOptions
 from collapsekit.context import Progress
 from collapsekit.errors import ConfigError
 from collapsekit.repairs import request as asking
@@ -215,9 +216,10 @@ def test_what_the_diagnosis_says_of_encoders_and_of_their_use(
     monkeypatch.setattr(asking, "_fold", lambda *_: (made.at, "digest"))
     monkeypatch.setattr(asking, "_credit", lambda *_: 0.0)
     monkeypatch.setattr(asking, "kept_by", lambda _report, m, least: {("audio", 0.05): share}.get((m, least)))
-    asked: Any = SimpleNamespace(adapter=lambda: made.adapter, training=made.training, seed=0)
+    asked: Any = SimpleNamespace(options=RepairOptions.make(training=made.training))
+    subject: Any = None
     before: Any = SimpleNamespace(modalities={m: SimpleNamespace(verdict=verdict) for m in ("image", "audio")})
-    job, _ = asking.make_job(asked, before, ("audio",))
+    job, _ = asking.make_job(asked, subject, made.adapter, before, ("audio",))
     assert job.kept == ({} if share is None else {"audio": share})
     assert job.ignored == (("audio",) if ignored else ())
     assert job.underused == (("audio",) if underused else ())

@@ -54,6 +54,7 @@ ORDER = [
     "render",
     "demo",
     "cli",
+    "ext",
 ]
 ALONE = {
     "stats": {"errors"},
@@ -120,7 +121,7 @@ def test_the_documented_layout_is_the_order() -> None:
     layout = text[text.index("collapsekit/\n") : text.index("plugins/ ")]
     places = []
     for name in ORDER:
-        spellings = [f"{name}.py", f"{name}/"]
+        spellings = [f" {name}.py", f" {name}/"]
         at = [layout.index(s) for s in spellings if s in layout]
         assert at, f"docs/architecture.md does not name {name}"
         places.append(min(at))

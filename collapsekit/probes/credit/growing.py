@@ -31,9 +31,10 @@ from collapsekit.probes.geometry.spectrum import (
     small_n,
 )
 from collapsekit.probes.geometry.vif import DEFINITION as VIF
-from collapsekit.readouts.linear import Unimodal, prefix
+from collapsekit.readouts.linear import Unimodal
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.measured import prefix
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.linalg.spectrum import singular_values

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from pydantic import Field, field_validator
-
 from collapsekit.adapters.base import Adapter
-from collapsekit.context import Options, Settings
+from collapsekit.context import Settings
 from collapsekit.features.features import Features
 from collapsekit.measures import LOSS, METRIC, Measure, declare
-from collapsekit.readouts.linear import Unimodal, prefix
-from collapsekit.readouts.unimodal import Baselines, Plan, baselines
+from collapsekit.readouts.linear import Unimodal
+from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.measured import baselines, prefix
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.scoring import leave_out_metric
@@ -69,20 +68,8 @@ BASELINE_LOSS = declare(
 GAP_OF = declare(Measure("prefix_gap.gap", definition=GAP, source=SOURCE, unit=LOSS, headline="each", figure="bars"))
 
 
-class PrefixGapOptions(Options):
+class PrefixGapOptions(UnimodalOptions):
     """Options of the prefix_gap probe; utilisation takes the same baselines."""
-
-    start: str = Field(default="fresh", description="fresh, checkpoint, or the path of a checkpoint to start from")
-    rates: tuple[float, ...] = Field(default=(1e-3, 3e-3), description="learning rates, dropped from the end")
-    epochs: int = Field(default=60, gt=0, description="at most so many epochs a learning rate")
-    budget: float = Field(default=120.0, gt=0, description="seconds all baselines may be reckoned at (not in full)")
-
-    @field_validator("rates")
-    @classmethod
-    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or not all(0 < rate < math.inf for rate in value):
-            raise ValueError("needs at least one learning rate, all above 0 and finite")
-        return value
 
 
 def trained_alone(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.context import Options, Settings
+from collapsekit.context import Settings
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import EXACT_UP_TO, Coalitions, coalitions, credits
+from collapsekit.games.coalitions import EXACT_UP_TO, Coalitions, GameOptions, credits, draws_for
 from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.measured import coalitions
 from collapsekit.stats.inference.jackknife import interval, interval_array
 from collapsekit.stats.inference.quantiles import normal
 
@@ -104,32 +104,13 @@ SUBSETS_METRIC = declare(
 )
 
 
-class RelianceOptions(Options):
+class RelianceOptions(GameOptions):
     """Options of the reliance probe; utilisation and rank_sweep read the same subsets."""
-
-    draws: int | None = Field(
-        default=None,
-        gt=0,
-        description="other examples an absent modality is taken from; default: 8 a class, 32 at least, 256 at most",
-    )
-    permutations: int = Field(default=64, gt=1, description="sampled orders beyond 6 modalities")
-
-
-def draws_for(adapter: Adapter, features: Features, options: RelianceOptions) -> int:
-    """How many other examples an absent modality is taken from.
-
-    The loss of a mean over few draws is biased up, most of all where no draw happens to hold the right class, so
-    the default grows with the number of classes.
-    """
-    if options.draws is not None:
-        return options.draws
-    classes = adapter.task.expect(features.outputs[:1]).shape[1] if adapter.task.name == "classification" else 1
-    return min(256, max(32, 8 * classes))
 
 
 def game_of(adapter: Adapter, features: Features, options: RelianceOptions, settings: Settings) -> Coalitions:
     """The coalitions these options ask for, shared by all probes that read them."""
-    draws = draws_for(adapter, features, options)
+    draws = draws_for(adapter, features, options.draws)
     return coalitions(adapter, features, draws, settings.seed, settings.progress)
 
 

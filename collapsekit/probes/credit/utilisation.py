@@ -13,14 +13,15 @@ from collapsekit.context import Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import Reference, make_reference
-from collapsekit.games.coalitions import Coalitions, coalitions, credits
+from collapsekit.games.coalitions import Coalitions, credits
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes.credit.prefix_gap import PrefixGapOptions, plan_of, trained_alone
 from collapsekit.probes.credit.reliance import RelianceOptions, ends, game_of
-from collapsekit.readouts.linear import Fold, Unimodal, fold, prefix, raw, says_little
-from collapsekit.readouts.synergy import on_encoders, on_recorded
+from collapsekit.readouts.linear import Fold, Unimodal, fold, raw, says_little
+from collapsekit.readouts.synergy import on_encoders
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.measured import coalitions, on_recorded, prefix
 from collapsekit.stats.inference.jackknife import interval, ratio_interval
 from collapsekit.stats.inference.quantiles import normal
 from collapsekit.stats.use import FLOOR, floor_of

@@ -226,7 +226,7 @@ def _predictions(
     # Training is in full precision, so what the new fusion reads has to be, too.
     full = rows_of(features, torch.arange(len(features)), full=True)[0]
     for factor, fusion in zip(factors, trained, strict=True):
-        yield predict(fusion, replace(features, recorded=full, memo={}), scale=factor)
+        yield predict(fusion, replace(features, recorded=full), scale=factor)
 
 
 def _measure(adapter: Adapter, features: Features, result: Prediction, options: RankSweepOptions) -> _Point:

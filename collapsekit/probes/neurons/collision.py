@@ -16,8 +16,8 @@ from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.pooling import shifted_features
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
-from collapsekit.interventions.replay import CHUNK
 from collapsekit.measures import Measure, declare
 from collapsekit.probes.geometry.spectrum import CONCATENATED
 from collapsekit.readouts.fit import rows_of

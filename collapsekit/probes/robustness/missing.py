@@ -14,8 +14,8 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError, did_you_mean
+from collapsekit.features.content_seeds import seeds
 from collapsekit.features.features import Features
-from collapsekit.games.late_fusion import late_fusion
 from collapsekit.interventions.imputation import (
     CONSTANTS,
     FILLS,
@@ -29,11 +29,11 @@ from collapsekit.interventions.imputation import (
     lenders,
     same_shapes,
 )
-from collapsekit.interventions.marginal import seeds
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.measured import late_fusion
 from collapsekit.stats.inference.jackknife import interval, interval_array
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.missing import absence

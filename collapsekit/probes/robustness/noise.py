@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,10 +15,11 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import chunk_of
+from collapsekit.features.content_seeds import seeds
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import UNREAD, unread
-from collapsekit.interventions.marginal import seeds
-from collapsekit.interventions.replay import chunk_of, predict
+from collapsekit.interventions.edits import unread
+from collapsekit.interventions.replay import predict
 from collapsekit.measures import Measure, Quantity, declare
 from collapsekit.probes.robustness.missing import banded
 from collapsekit.registry import probe
@@ -190,11 +191,10 @@ def _at_input(adapter: Adapter, features: Features, modality: str, options: Nois
 def _at_features(adapter: Adapter, features: Features, modality: str, options: NoiseOptions) -> _Noisy:
     """The modality's recordings; those that are not floating stay."""
 
-    known: dict[Hashable, frozenset[str]] = {UNREAD: unread(adapter, features)}  # holds whatever is recorded
+    unread(adapter, features)  # holds whatever is recorded
 
     def answer(given: tuple[Tensor, ...]) -> Tensor:
-        changed = replace(features, recorded={**features.recorded, modality: given}, memo={**known})
-        return predict(adapter, changed).outputs
+        return predict(adapter, features.changed({**features.recorded, modality: given})).outputs
 
     return _noisy(features.recorded[modality], options, answer, floating=True)
 

@@ -18,7 +18,7 @@ from collapsekit.adapters.inserts import absent, posts_of
 from collapsekit.context import Options
 from collapsekit.data.base import Batch
 from collapsekit.errors import ConfigError
-from collapsekit.registry import repair
+from collapsekit.registry import repair_method
 from collapsekit.repairs.methods._channels import need_encoders, widths_of
 from collapsekit.repairs.methods._masking import DROP, drawn, new_fusion
 from collapsekit.repairs.methods._reinit import WHETHER, Fresh, begin_fresh
@@ -74,7 +74,7 @@ class EbrOptions(Options):
         return {**PAPER, **given} if isinstance(given, dict) and given.get("preset") == "paper" else given
 
 
-@repair(
+@repair_method(
     "ebr",
     summary="heads h·h⁻¹ that bring all encoders into one latent space, where one modality can stand in for another",
     definition=(

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.context import Progress
-from collapsekit.games.coalitions import coalitions, credits
+from collapsekit.games.coalitions import credits
 from collapsekit.interventions.marginal import donors
+from collapsekit.session.measured import coalitions
 from collapsekit.stats.inference.jackknife import interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 

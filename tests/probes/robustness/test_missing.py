@@ -17,13 +17,13 @@ from collapsekit.adapters.inserts import posts_of
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
 from collapsekit.data.base import ArraySource
+from collapsekit.features.content_seeds import seeds
 from collapsekit.features.extraction import extract
 from collapsekit.games.balanced_reference import make_reference
 from collapsekit.interventions.imputation import Bank, bank_of, can_substitute, filled, lenders
-from collapsekit.interventions.marginal import seeds
 from collapsekit.interventions.replay import predict
 from collapsekit.probes.robustness.missing import MissingOptions, absent_sets
-from collapsekit.readouts.linear import prefix
+from collapsekit.session.measured import prefix
 from collapsekit.stats.inference.jackknife import assign_groups, interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 
@@ -427,7 +427,7 @@ def test_part_of_a_split_is_a_split() -> None:
     assert len(some) == 3
     assert torch.equal(some.pooled["a"], s.features.pooled["a"][[5, 2, 9]])
     assert torch.equal(some.inputs["b"], s.features.inputs["b"][[5, 2, 9]])
-    assert not some.memo
+    assert some.facts is not s.features.facts
 
 
 # -- patterns, options, tasks ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from collapsekit.interventions.marginal import seeds
+from collapsekit.features.content_seeds import seeds
 from collapsekit.probes.robustness.noise import NoiseOptions
 from collapsekit.stats.inference.jackknife import assign_groups, interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study

@@ -1,0 +1,49 @@
+"""Measurements of the session, for what is told a model and its features instead of the session itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.context import Progress, Settings
+from collapsekit.features.features import Features
+from collapsekit.games.coalitions import Coalitions
+from collapsekit.readouts.calibration import Calibration
+from collapsekit.readouts.linear import Unimodal
+from collapsekit.readouts.synergy import Joint
+from collapsekit.readouts.unimodal import Baselines, Plan
+from collapsekit.session.session import Session
+
+
+def calibration(adapter: Adapter, features: Features) -> Calibration | None:
+    """See ``Session.calibration``."""
+    return Session.of(adapter, features).calibration
+
+
+def prefix(adapter: Adapter, features: Features, modality: str) -> Unimodal:
+    """See ``Session.prefix``."""
+    return Session.of(adapter, features).prefix(modality)
+
+
+def baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
+    """See ``Session.baselines``."""
+    return Session.of(adapter, features, settings).baselines(plan)
+
+
+def on_recorded(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> Joint:
+    """See ``Session.synergy``."""
+    return Session.of(adapter, features, settings).synergy(offset)
+
+
+def late_fusion(adapter: Adapter, features: Features) -> Callable[[Tensor], Tensor]:
+    """See ``Session.late_fusion``."""
+    return Session.of(adapter, features).late_fusion()
+
+
+def coalitions(adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> Coalitions:
+    """See ``Session.game_of``."""
+    known = Session.of(adapter, features)
+    return Session.of(adapter, features, replace(known.settings, seed=seed, progress=progress)).game_of(draws)
