@@ -8,12 +8,12 @@ _FILES = {"probes": "probes/*/*.py", "repairs": "repairs/methods/*.py"}
 
 
 def probe_names(incomplete: str) -> list[str]:
-    """Probes whose names begin so."""
+    """Return probes whose names begin so."""
     return _names("probes", incomplete)
 
 
 def repair_names(incomplete: str) -> list[str]:
-    """Repairs whose names begin so."""
+    """Return repairs whose names begin so."""
     return _names("repairs", incomplete)
 
 

@@ -80,7 +80,9 @@ def with_options(**behind: str) -> Callable[[Command], Command]:
 
 
 def typed_fields(model: type[BaseModel], command: str) -> list[Typed]:
-    """The fields that ``command`` takes: of its own model all with a Flag, of another's those that have a help for it."""
+    """Return the fields that ``command`` takes: of its own model all with a Flag, of another's those that have a help
+    for it.
+    """
     borrowed = hasattr(Flag, command) and getattr(model, "command", command) != command
     found: list[Typed] = []
     for name, field in model.model_fields.items():
@@ -94,7 +96,7 @@ def typed_fields(model: type[BaseModel], command: str) -> list[Typed]:
 
 
 def values_of(fields: list[Typed], words: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by field of what was typed; where nothing was, the model's default stands. Raises ConfigError."""
+    """Return values by field of what was typed; where nothing was, the model's default stands. Raises ConfigError."""
     values: dict[str, Any] = {}
     for one in fields:
         typed = words[one.path[-1]]
@@ -108,7 +110,7 @@ def values_of(fields: list[Typed], words: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_set(pairs: list[str]) -> dict[str, dict[str, Any]]:
-    """``probe.option=value`` pairs as options by probe. Raises ConfigError where one is not of that form."""
+    """Return ``probe.option=value`` pairs as options by probe. Raises ConfigError where one is not of that form."""
     from collapsekit.io.yaml import parse_yaml
 
     out: dict[str, dict[str, Any]] = {}
@@ -122,7 +124,7 @@ def parse_set(pairs: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def parse_numbers(pairs: list[str], word: str) -> dict[str, float]:
-    """``KIND=NUMBER`` pairs as numbers by kind. Raises ConfigError where one is not of that form."""
+    """Return ``KIND=NUMBER`` pairs as numbers by kind. Raises ConfigError where one is not of that form."""
     found = {}
     for text in pairs:
         name, _, value = text.partition("=")

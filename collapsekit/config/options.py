@@ -39,7 +39,10 @@ class CommandOptions(BaseModel):
 
     @classmethod
     def make(cls, **values: Any) -> Self:
-        """The options, checked. Raises ConfigError naming the one that is wrong, TypeError for one that there is not."""
+        """Return the options, checked.
+
+        Raises ConfigError naming the one that is wrong, TypeError for one that there is not.
+        """
         unknown = next((name for name in values if name not in cls.model_fields), None)
         if unknown is not None:
             near = did_you_mean(unknown, cls.model_fields)
@@ -52,7 +55,7 @@ class CommandOptions(BaseModel):
             raise ConfigError(f"{name}: {first['msg']}, found {values.get(name)!r}.") from None
 
     def keywords(self) -> dict[str, Any]:
-        """The fields by name, as the function of the same command takes them."""
+        """Return the fields by name, as the function of the same command takes them."""
         return {name: getattr(self, name) for name in type(self).model_fields}
 
     def changed(self) -> dict[str, Any]:

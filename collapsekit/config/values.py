@@ -16,7 +16,20 @@ from collapsekit.errors import ConfigError, did_you_mean
 
 
 def check_value(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> Any:
-    """``value``, paths as text or Path. Raises ConfigError where it is of another type or size than the field's."""
+    """Check one value against its field.
+
+    Args:
+        name: what to call it in messages.
+        value: as it was typed or passed.
+        field: the model's.
+        flag: how it is typed, if it is.
+
+    Returns:
+        The value, paths as text or Path.
+
+    Raises:
+        ConfigError: where it is of another type or size than the field's.
+    """
     if value is None and is_optional(field.annotation):
         return None
     kinds = kinds_of(field.annotation)
@@ -33,7 +46,7 @@ def check_value(name: str, value: Any, field: FieldInfo, flag: Flag | None) -> A
 
 
 def check_path(name: str, value: Any) -> None:
-    """Raises ConfigError for what names no file or folder."""
+    """Raise ConfigError for what names no file or folder."""
     if isinstance(value, str | os.PathLike):
         return
     more = ": give a live module as model=" if name == "checkpoint" else ""
@@ -41,12 +54,12 @@ def check_path(name: str, value: Any) -> None:
 
 
 def kind_name(value: Any) -> str:
-    """What kind of thing a value is, for messages."""
+    """Return what kind of thing a value is, for messages."""
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def shown(value: Any) -> str:
-    """A value in a message, at most 80 characters."""
+    """Return a value in a message, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 

@@ -116,12 +116,16 @@ def listed(baseline: Baseline) -> list[dict[str, Any]]:
 
 
 def baseline_of(baseline: Baseline | str | os.PathLike[str], name: str = "baseline") -> Baseline:
-    """A baseline, or the one at a path. Raises ConfigError for what is neither, RefusedError for a file that is none."""
+    """Return a baseline, or the one at a path.
+
+    Raises ConfigError for what is neither, RefusedError for a file that is none.
+    """
     return baseline if isinstance(baseline, Baseline) else Baseline.load(path_of(baseline, name))
 
 
 def run_of(report: Report | str | os.PathLike[str], *, records: bool) -> Run:
-    """A report, or the one at a path or in a folder, as a run of a baseline; ``records``: with what it says of each example.
+    """Return a report, or the one at a path or in a folder, as a run of a baseline; ``records``: with what it says of
+    each example.
 
     Raises ConfigError for what is no report, RefusedError where a file cannot be read as one.
     """

@@ -27,7 +27,7 @@ class _Declared:
 DECLARED = _Declared()
 
 
-def declare(made: Measure) -> Measure:
+def declare(measure: Measure) -> Measure:
     """Declare a measure, in the file of the probe that makes it.
 
     In a file of the package, its name and all of its arguments but ``definition``, ``source`` and ``unit`` are plain
@@ -37,24 +37,24 @@ def declare(made: Measure) -> Measure:
         ConfigError: where another file declares a measure of that name.
     """
     file = str(sys._getframe(1).f_globals.get("__file__") or "<python>")
-    other = DECLARED.measures.get(made.name)
+    other = DECLARED.measures.get(measure.name)
     taken = None if other is None or other[1] == file else other[1]
-    if taken is None and not Path(file).is_relative_to(PACKAGE) and _in_package(made.name):
-        taken = str(_files()[made.probe])
+    if taken is None and not Path(file).is_relative_to(PACKAGE) and _in_package(measure.name):
+        taken = str(_files()[measure.probe])
     if taken is not None:
-        raise ConfigError(f"measure {made.name!r} is declared twice, by {taken} and {file}: rename one.")
-    DECLARED.measures.pop(made.name, None)  # a file that is loaded again declares all anew, in its order
-    DECLARED.measures[made.name] = made, file
-    return made
+        raise ConfigError(f"measure {measure.name!r} is declared twice, by {taken} and {file}: rename one.")
+    DECLARED.measures.pop(measure.name, None)  # a file that is loaded again declares all anew, in its order
+    DECLARED.measures[measure.name] = measure, file
+    return measure
 
 
-def declare_heading(made: Heading) -> None:
+def declare_heading(heading: Heading) -> None:
     """Declare how the results of a probe are headed."""
-    DECLARED.headings[made.probe] = made
+    DECLARED.headings[heading.probe] = heading
 
 
 def lookup(name: str) -> Measure | None:
-    """The measure that results of that name are of; None where nobody here knows it."""
+    """Return the measure that results of that name are of; None where nobody here knows it."""
     exact = DECLARED.measures.get(name)
     if exact is not None:
         return exact[0]
@@ -62,23 +62,23 @@ def lookup(name: str) -> Measure | None:
 
 
 def measures_of(probe: str) -> tuple[Measure, ...]:
-    """The measures of a probe, in the order in which they were declared."""
+    """Return the measures of a probe, in the order in which they were declared."""
     found = tuple(m for m, _ in DECLARED.measures.values() if m.probe == probe)
     return found or _read(probe)[0]
 
 
 def heading_of(probe: str) -> Heading:
-    """How the results of a probe are headed; by its name where nobody here knows it."""
+    """Return how the results of a probe are headed; by its name where nobody here knows it."""
     return DECLARED.headings.get(probe) or _read(probe)[1] or Heading(probe, probe)
 
 
 def headings(probes: Iterable[str]) -> list[Heading]:
-    """How the results of these probes are headed, in the order in which they are shown."""
+    """Return how the results of these probes are headed, in the order in which they are shown."""
     return sorted(map(heading_of, dict.fromkeys(probes)), key=lambda h: h.place)
 
 
 def index(name: str) -> tuple[float, int]:
-    """Where results of that name stand among others: by their probe's place, then as its file declares them."""
+    """Return where results of that name stand among others: by their probe's place, then as its file declares them."""
     made = lookup(name)
     if made is None:
         return math.inf, 0

@@ -13,7 +13,7 @@ FACTS = ("better", "why", "title", "headline", "cannot", "figure", "side_by_side
 
 
 def read_declarations(text: str) -> tuple[list[Measure], Heading | None]:
-    """The measures that a probe's file declares, in order, and how its results are headed.
+    """Return the measures that a probe's file declares, in order, and how its results are headed.
 
     The measures hold their name and FACTS only: definition, source and unit are in the report, as they were in its run.
     Raises ValueError where one of these is not written as a plain value.

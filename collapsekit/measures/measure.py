@@ -83,7 +83,7 @@ class Measure:
         return self.name.partition(".")[0]
 
     def fill(self, task: Scored | None = None, /, **fields: object) -> Quantity:
-        """The measure as it is in one run.
+        """Return the measure as it is in one run.
 
         Args:
             task: gives the fields ``loss`` and ``metric``.
@@ -102,15 +102,15 @@ class Measure:
         return Quantity(name, self.probe, unit, definition, source)
 
     def result(self, value: float, interval: Interval | None = None, **about: Any) -> Result:
-        """A number of it, where it has no fields to fill; see :meth:`Quantity.result`."""
+        """Return a number of it, where it has no fields to fill; see :meth:`Quantity.result`."""
         return self.fill().result(value, interval, **about)
 
     def curve(self, curve: Curve, **about: Any) -> Result:
-        """A curve of it, where it has no fields to fill; see :meth:`Quantity.curve`."""
+        """Return a curve of it, where it has no fields to fill; see :meth:`Quantity.curve`."""
         return self.fill().curve(curve, **about)
 
     def skipped(self, reason: str, **about: Any) -> Result:
-        """Why there is none, where it has no fields to fill; see :meth:`Quantity.skipped`."""
+        """Say why there is none, where it has no fields to fill; see :meth:`Quantity.skipped`."""
         return self.fill().skipped(reason, **about)
 
     @cached_property
@@ -119,11 +119,11 @@ class Measure:
         return {part: _pattern(text) for part, text in texts.items() if text is not None}
 
     def names(self, name: str) -> bool:
-        """Whether a result of that name is one of it."""
+        """Tell whether a result of that name is one of it."""
         return self._patterns["name"].fullmatch(name) is not None
 
     def fits(self, result: Result) -> bool:
-        """Whether the result says what the measure does: name, definition, source, and unit unless it was skipped."""
+        """Tell whether the result says what the measure does: name, definition, source, and unit unless it was skipped."""
         parts = ["name", "definition", "source"]
         if result.unit is not None or (self.unit is not None and result.skipped is None):
             parts.append("unit")
@@ -154,7 +154,7 @@ class Quantity:
         versus: str | None = None,
         note: str | None = None,
     ) -> Result:
-        """A number of it.
+        """Return a number of it.
 
         Args:
             value: the number, in the quantity's unit; None where there is only the curve.
@@ -164,6 +164,9 @@ class Quantity:
             versus: the other modality, where it is about two.
             note: a caveat the reader needs.
 
+        Returns:
+            The result, with the quantity's name, unit, definition and source.
+
         Raises:
             ValidationError: where a number is not finite, or the interval's ends are swapped.
         """
@@ -172,7 +175,15 @@ class Quantity:
     def curve(
         self, curve: Curve, *, modality: str | None = None, versus: str | None = None, note: str | None = None
     ) -> Result:
-        """A curve of it without a number; ``modality``, ``versus`` and ``note`` as in :meth:`result`."""
+        """Return a curve of it without a number.
+
+        Args:
+            curve: the curve, in the quantity's unit.
+            modality, versus, note: as in :meth:`result`.
+
+        Returns:
+            The result.
+        """
         return self._make(curve=curve, modality=modality, versus=versus, note=note)
 
     def skipped(
@@ -184,12 +195,15 @@ class Quantity:
         note: str | None = None,
         unit: bool = False,
     ) -> Result:
-        """Why there is none.
+        """Say why there is none.
 
         Args:
             reason: in words, a full stop at its end aside.
             modality, versus, note: as in :meth:`result`.
             unit: whether the result says its unit all the same.
+
+        Returns:
+            The result, without a number.
         """
         made = self._make(skipped=reason.rstrip("."), modality=modality, versus=versus, note=note)
         return made if unit else made.model_copy(update={"unit": None})

@@ -116,8 +116,16 @@ def check_parts(config: Config, *, live: bool) -> Task:
 
 
 def check_modalities(options: Iterable[Options], config: Config, modalities: Sequence[str] | None = None) -> None:
-    """Raises ConfigError for an option that names a modality there is not; ``modalities``: those of the adapter, once it is
-    built, as an adapter may know more than the config says."""
+    """Check the modalities that options name.
+
+    Args:
+        options: of the probes that run.
+        config: the config.
+        modalities: those of the adapter, once it is built, as an adapter may know more than the config says.
+
+    Raises:
+        ConfigError: for an option that names a modality there is not.
+    """
     known = tuple(config.modalities) if modalities is None and config.adapter == "module" else tuple(modalities or ())
     for one in options if known else ():
         one.check_modalities(known)

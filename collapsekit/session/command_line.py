@@ -20,13 +20,14 @@ from collapsekit.errors import ConfigError
 
 
 def recorded(options: DiagnoseOptions, split: str) -> dict[str, Any]:
-    """What a report's settings say of the options, by name; ``split``: the one that was diagnosed."""
+    """Return what a report's settings say of the options, by name; ``split``: the one that was diagnosed."""
     return {name: split if name == "split" else getattr(options, name) for name in RECORDED}
 
 
 def command_line(config: Config, read: Checkpoint | None, options: DiagnoseOptions, split: str) -> str | None:
-    """``collapsekit diagnose ...`` as it is typed in the same working directory; None for a config that was made in
-    Python, which no command line can name."""
+    """Return ``collapsekit diagnose ...`` as it is typed in the same working directory; None for a config that was made
+    in Python, which no command line can name.
+    """
     if config.file is None or read is None:
         return None
     words = ["collapsekit", "diagnose", path_from_here(read.path)]
@@ -37,7 +38,7 @@ def command_line(config: Config, read: Checkpoint | None, options: DiagnoseOptio
 
 
 def words_of(options: DiagnoseOptions) -> list[str]:
-    """The options as they are typed: those that a report records, other single values, lists, options of probes."""
+    """Return the options as they are typed: those that a report records, other single values, lists, options of probes."""
     fields, changed = type(options).model_fields, options.changed()
 
     def rank(name: str) -> int:
