@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from collapsekit import registry
 from collapsekit.cli import app
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.errors import ConfigError
 from collapsekit.repairs.request import make_asked
 from collapsekit.tasks.make import make_task
