@@ -20,13 +20,11 @@ _WHERE = {
     # Probes
     "Curve": "report.diagnosis",
     "Features": "features.features",
-    "Measure": "measures",
     "Options": "context",
     "Profile": "context",
     "Progress": "context",
     "Result": "report.diagnosis",
     "Settings": "context",
-    "declare": "measures",
     "extract": "features.extraction",
     "jackknife_interval": "stats.inference.jackknife:interval",
     "marginal_samples": "interventions.marginal:donors",
@@ -35,6 +33,7 @@ _WHERE = {
     "Moments": "stats.linalg.moments",
     "NO_MIXTURE": "probes.geometry.spectrum:CONCATENATED",
     "effective_rank": "stats.linalg.spectrum",
+    "fit_ridge": "stats.linear",
     "singular_values": "stats.linalg.spectrum",
     "singular_values_svd": "stats.linalg.spectrum",
     # Repairs
@@ -143,6 +142,7 @@ __all__ = [
     "effective_rank",
     "extract",
     "find_submodule",
+    "fit_ridge",
     "jackknife_interval",
     "load_config",
     "load_mfeat",
@@ -201,7 +201,8 @@ if TYPE_CHECKING:
     from collapsekit.features.features import Features
     from collapsekit.interventions.marginal import donors as marginal_samples
     from collapsekit.interventions.replay import predict
-    from collapsekit.measures import LOSS, METRIC, Measure, declare
+    from collapsekit.measures import Measure, declare
+    from collapsekit.measures.measure import LOSS, METRIC
     from collapsekit.probes.geometry.spectrum import CONCATENATED as NO_MIXTURE
     from collapsekit.registry import adapter, probe, repair_method, task
     from collapsekit.render.sanitize import cleaned as clean_report
@@ -212,6 +213,7 @@ if TYPE_CHECKING:
     from collapsekit.stats.inference.jackknife import interval as jackknife_interval
     from collapsekit.stats.linalg.moments import Moments
     from collapsekit.stats.linalg.spectrum import effective_rank, singular_values, singular_values_svd
+    from collapsekit.stats.linear import fit_ridge
     from collapsekit.tasks.base import Task
 else:
 

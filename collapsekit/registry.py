@@ -22,8 +22,6 @@ from pydantic import ValidationError
 
 from collapsekit.context import Options
 from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
-from collapsekit.measures.catalogue import declare_heading
-from collapsekit.measures.measure import Heading
 
 GROUP = "collapsekit"
 FROM_FILE = "collapsekit_plugin_"  # how modules of plugin files are called
@@ -126,7 +124,6 @@ def probe(
             files = f"{_file_of(known.run)} and {_file_of(run)}"
             raise ConfigError(f"probe {name!r} is registered twice, by {files}: rename one.")
         PROBES[name] = ProbeSpec(name, run, **facts)
-        declare_heading(Heading(name, facts.get("title") or name, facts.get("place", math.inf)))
         return run
 
     return register

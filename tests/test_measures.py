@@ -48,7 +48,7 @@ def run(adapter, features, *, settings):
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "PROBES", dict(registry.PROBES))
     monkeypatch.setattr(DECLARED, "measures", dict(DECLARED.measures))
-    monkeypatch.setattr(DECLARED, "headings", dict(DECLARED.headings))
+    monkeypatch.setattr(registry, "PROBES", dict(registry.PROBES))
 
 
 def plugin(folder: Path, text: str = TOY) -> Path:
@@ -174,7 +174,7 @@ def test_where_a_measure_is_not_known_the_report_says_what_it_is(problem: Proble
     report = problem.diagnose(plugins=[plugin(tmp_path)], probes=["toy"])
     path = tmp_path / "report.json"
     path.write_text(report.to_json())
-    del DECLARED.measures["toy.count"], DECLARED.measures["toy.other"], DECLARED.headings["toy"]
+    del DECLARED.measures["toy.count"], DECLARED.measures["toy.other"], registry.PROBES["toy"]
     again = Report.load(path)
     assert [s.title for s in sections(again)] == ["toy"]
     row = next(r for r in compare({"a": again, "b": again}, every=True).rows if r.name == "toy.count")

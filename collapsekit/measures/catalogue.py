@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from collapsekit import registry
 from collapsekit.errors import ConfigError
 from collapsekit.measures.declarations import read_declarations
 from collapsekit.measures.measure import Heading, Measure
@@ -21,7 +22,6 @@ class _Declared:
     """What was declared in this process, each with the file that did."""
 
     measures: dict[str, tuple[Measure, str]] = field(default_factory=dict)
-    headings: dict[str, Heading] = field(default_factory=dict)
 
 
 DECLARED = _Declared()
@@ -48,11 +48,6 @@ def declare(measure: Measure) -> Measure:
     return measure
 
 
-def declare_heading(heading: Heading) -> None:
-    """Declare how the results of a probe are headed."""
-    DECLARED.headings[heading.probe] = heading
-
-
 def lookup(name: str) -> Measure | None:
     """Return the measure that results of that name are of; None where nobody here knows it."""
     exact = DECLARED.measures.get(name)
@@ -69,7 +64,10 @@ def measures_of(probe: str) -> tuple[Measure, ...]:
 
 def heading_of(probe: str) -> Heading:
     """Return how the results of a probe are headed; by its name where nobody here knows it."""
-    return DECLARED.headings.get(probe) or _read(probe)[1] or Heading(probe, probe)
+    spec = registry.PROBES.get(probe)
+    if spec is not None:
+        return Heading(probe, spec.title or probe, spec.place)
+    return _read(probe)[1] or Heading(probe, probe)
 
 
 def headings(probes: Iterable[str]) -> list[Heading]:

@@ -14,7 +14,8 @@ from collapsekit.report.base import Interval
 from collapsekit.report.comparison import Better
 from collapsekit.report.parts import Curve, Result
 
-LOSS, METRIC = "{loss}", "{metric}"  # units that the task names
+LOSS = "{loss}"  # a unit that the task names
+METRIC = "{metric}"  # likewise
 Headline = Literal["each", "whole"]
 Figure = Literal["bars", "lines", "spectrum", "profile"]
 
