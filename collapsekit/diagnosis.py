@@ -10,14 +10,14 @@ from typing import Any, Unpack
 
 from torch import nn
 
-import collapsekit
 from collapsekit import registry
 from collapsekit.adapters.build import random_state_kept
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.discovery import config_line, find_config, path_from_here
 from collapsekit.config.keywords import DiagnoseKeywords, takes
+from collapsekit.config.load import check_config, load_config
 from collapsekit.config.options import DiagnoseOptions
-from collapsekit.config.schema import Config, check_config, load_config
+from collapsekit.config.schema import Config
 from collapsekit.context import Options, Progress
 from collapsekit.data.base import Source
 from collapsekit.data.memory import with_data
@@ -39,6 +39,7 @@ from collapsekit.session.session import Session
 from collapsekit.session.subject import environment, process_warnings, subject_of
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.version import __version__
 
 SUBSETS = "growing"  # the probe that --subsets adds
 
@@ -56,17 +57,38 @@ def diagnose(
     progress: Progress | None = None,
     **keywords: Unpack[DiagnoseKeywords],
 ) -> Report:
-    """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
+    """Diagnose a checkpoint or a live model: which modalities it ignores, what that costs, and why.
 
-    ``data`` takes the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
-    tensors, a DataLoader, a Dataset or another iterable of dict batches), or the path of a file. ``options`` maps probe
-    names to option values, as ``--set`` does; ``training_seed`` is the seed the model was trained
-    with (default: the config's model.seed), by which the gate tells runs apart; ``subsets`` adds the probe ``growing``,
-    which reads the models of the config's ``subsets`` section too; ``trust_pickle`` ("sha256:DIGEST") lets that very
-    checkpoint be unpickled, which runs its code; ``cache`` is the folder of trained baselines (default: the user's
-    cache folder); ``memory`` is how many bytes of inputs and features are kept in memory before more is mapped from files
-    that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
-    Raises CollapsekitError for whatever the caller can mend.
+    Nothing is written but the cache of trained baselines. A live model is given back as it was found.
+
+    Args:
+        checkpoint: The file or folder of weights; default: the config's model.checkpoint.
+        config: The path of a config, a mapping of its keys, or a Config; default: the nearest file, as commands find it.
+        model: A live module in the place of a checkpoint; with one, it gets the checkpoint's weights.
+        data: In the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
+            tensors with the examples along the first axis, a DataLoader, a Dataset or another iterable of dict batches), or
+            the path of a file.
+        split: The split to diagnose; default: test, else val.
+        probes: The probes to run; default: all that run by default.
+        skip: Probes to leave out.
+        options: Option values by probe, as ``--set`` takes them.
+        profile: ``quick``, ``standard`` or ``full``: how much may be trained.
+        device: Where the model runs.
+        seed: Of everything drawn or trained.
+        limit: At most so many examples a split.
+        training_seed: That the model was trained with, by which the gate tells runs apart; default: the config's.
+        subsets: Also run the probe ``growing``, which reads the models of the config's ``subsets`` section.
+        plugins: Python files with probes or adapters.
+        trust_pickle: "sha256:DIGEST" lets that very checkpoint be unpickled, which runs its code.
+        progress: Where to say how far it is; default: nowhere.
+        cache: The folder of trained baselines; default: the user's cache folder.
+        memory: Bytes of inputs and features kept in memory, which changes no result; default: as ``--memory`` has it.
+
+    Returns:
+        The report: subject, results and a verdict for every modality.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend; its class says which kind (collapsekit.ext has all of them).
     """
     options = DiagnoseOptions.make(**keywords)
     check_call(options, checkpoint=checkpoint, config=config, progress=progress, model=model)
@@ -187,7 +209,7 @@ def _report(
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
     overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
     return Report(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         subject=subject,
         verdict=overall,
         summary=summary,

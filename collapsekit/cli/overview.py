@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 
-from collapsekit import __version__
+from collapsekit.version import __version__
 
 ABOUT = "Find out which modalities a multimodal PyTorch model ignores, how much that costs, and why."
 VERSION = f"collapsekit {__version__}"

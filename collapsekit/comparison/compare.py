@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import collapsekit
 from collapsekit.comparison.compatibility import check_definitions, check_subjects, notes
 from collapsekit.comparison.directions import direction
 from collapsekit.comparison.inputs import Group, Run
@@ -14,9 +13,9 @@ from collapsekit.comparison.significance import Said, run_tests, test_notes, tes
 from collapsekit.comparison.spread import mean, sd
 from collapsekit.errors import ConfigError
 from collapsekit.io.safe_text import quoted
-from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test
+from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, is_best
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.invariants.of_comparison import is_best
+from collapsekit.version import __version__
 
 
 def compare(
@@ -53,7 +52,7 @@ def compare_groups(groups: Sequence[Group], *, against: str | None = None, choic
     tests = run_tests(said, keys, matching)
     subject = groups[0].runs[0].report.subject
     return Comparison(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         task=subject.task,
         metric=subject.metric,
         split=subject.split,

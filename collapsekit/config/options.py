@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -18,13 +18,16 @@ from collapsekit.config.values import check_value, kind_name
 from collapsekit.context import Options, Profile
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.limits import MEMORY, SEEDS
-from collapsekit.report.gate_terms import ALPHA, WATCHED, Situation
 
 DEFAULT_SPLITS = ("test", "val")  # the first that is there is diagnosed where none is named
 # What a report's settings hold under its own name, in this order; its command names them first.
 RECORDED = ("split", "seed", "profile", "device", "limit")
 PLUGIN = "Python file with probes or adapters; repeatable."
 BASELINE = Flag("Baseline to hold the report against.", short="-b")
+Situation = Literal["auto", "paired", "retrained"]  # the gate's
+Watched = Literal["metric", "use", "missing"]
+WATCHED: tuple[Watched, ...] = get_args(Watched)
+ALPHA = 0.05  # most false alarms over everything that the gate compares, where none is named
 TRAINING_SEED = "Seed the model was trained with; default: the config's model.seed."
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from collapsekit.config.options import ALPHA, WATCHED
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.gate_terms import ALPHA, WATCHED
 from collapsekit.stats.use import floor_of, use
 
 DEFAULT = ("metric", "use")

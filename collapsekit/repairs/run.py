@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
-import collapsekit
 from collapsekit import registry
 from collapsekit.adapters.build import random_state_kept
 from collapsekit.config.keywords import RepairKeywords, takes
@@ -43,6 +42,7 @@ from collapsekit.session.opening import OpenModel
 from collapsekit.session.subject import changed_weights, weights_by_name
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.version import __version__
 
 CONTROL = "finetune"
 SNAPSHOTS = "snapshots"
@@ -63,16 +63,42 @@ def repair(
     progress: Progress | None = None,
     **keywords: Unpack[RepairKeywords],
 ) -> RepairReport:
-    """Fine-tune a checkpoint so that it uses what it ignored, judge that beside plain fine-tuning, and write
-    ``output``/model.safetensors and ``output``/repair.json.
+    """Fine-tune a checkpoint so that it uses what it ignored, and judge that beside plain fine-tuning.
 
-    ``method``: names of repairs, run in order (default: recommended from the diagnosis); ``modalities``: whom to repair
-    (default: those collapsed or underused on the val split); ``training``: fields of Training; ``keep`` exports what was
-    not accepted too; ``resume`` goes on from the snapshots of an interrupted run, ``force`` replaces what is there;
-    ``profile``, ``device``, ``seed``, ``limit``, ``plugins``, ``trust_pickle``, ``progress``, ``cache`` as for diagnose;
-    ``tensorboard``: a folder for the curves of training.
-    The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend, FaultError where an error of
-    ours ended a probe that the repair is decided by; of another probe the reports in ``repair.json`` say so.
+    It writes ``output``/model.safetensors (where it is accepted, or with ``keep``) and ``output``/repair.json. The
+    checkpoint is never written.
+
+    Args:
+        checkpoint: The file or folder of weights; default: the config's model.checkpoint.
+        output: The folder to write.
+        config: The path of a collapsekit.yaml, a mapping of its keys, or a Config; default: the nearest file, as commands
+            find it.
+        method: Names of repairs, run in order; default: recommended from the diagnosis.
+        modalities: Whom to repair; default: those collapsed or underused on the val split.
+        options: Option values by repair, as ``--set`` takes them.
+        training: Epochs, batch, rate and other fields of Training (docs/repairs.md).
+        control: Whether plain fine-tuning is trained beside it, to judge the repair by.
+        keep: Write the weights even where they are rejected.
+        resume: Go on from the snapshots of an interrupted repair.
+        force: Replace what is in the folder.
+        profile, device, seed, limit, plugins, trust_pickle, progress, cache: As for :func:`collapsekit.diagnose`.
+        tensorboard: A folder for the curves of training.
+
+    Returns:
+        Acceptance with its checks, and the reports before, after and of the control.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+        FaultError: Where an error of ours ended a probe that the repair is decided by; of another probe the reports in
+            ``repair.json`` say so.
+
+    Example:
+        >>> import collapsekit
+        >>> done = collapsekit.repair(
+        ...     "ckpt.pt", output="repaired", method="dropout", profile="quick", training={"epochs": 12, "rate": 0.01}
+        ... )
+        >>> done.accepted, done.before.modalities["audio"].verdict, done.after.modalities["audio"].verdict
+        (True, 'collapsed', 'used')
     """
     options = RepairOptions.make(**keywords)
     check_path("output", output)
@@ -145,7 +171,20 @@ def plan(
     progress: Progress | None = None,
     **keywords: Unpack[RepairKeywords],
 ) -> list[str]:
-    """What :func:`repair` of the same arguments would train, and what that takes, in sentences; nothing is written."""
+    """Say what :func:`repair` of the same arguments would train, and what that takes; nothing is written.
+
+    Args:
+        checkpoint: As for repair.
+        config: As for repair.
+        progress: As for repair.
+        **keywords: The fields of RepairOptions.
+
+    Returns:
+        One sentence each.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+    """
     options = RepairOptions.make(**keywords)
     asked = make_asked(checkpoint, config, options, progress)
     named, every = _named(options.method), check_method_options(options.options or {})
@@ -256,7 +295,7 @@ def _judged(
     )
     accepted = all(check.passed for check in checks)
     return RepairReport(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         method=tuple(options),
         summary=_summary(tuple(options), weak, accepted, shown, after, beside),
         repaired=weak,

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from collapsekit import registry
+from collapsekit.cli import app as cli
 from collapsekit.cli.commands.diagnose import FailOn, Format
 from collapsekit.cli.completion import probe_names
 from collapsekit.cli.options import with_options
@@ -212,6 +213,21 @@ def test_completion_offers_the_probes_that_are_registered() -> None:
         n for n, s in registry.PROBES.items() if s.run.__module__.startswith("collapsekit.")
     }
     assert probe_names("vi") == ["vif"]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "begun", "offered"),
+    [
+        ("diagnose", "--probe", "vi", ["vif"]),
+        ("diagnose", "--skip", "vi", ["vif"]),
+        ("repair", "--method", "k", ["kd"]),
+    ],
+)
+def test_an_option_completes_its_names(command: str, option: str, begun: str, offered: list[str]) -> None:
+    made = get_command(cli).commands[command]  # type: ignore[attr-defined]
+    (parameter,) = [p for p in made.params if option in p.opts]
+    context = made.make_context(command, [], resilient_parsing=True)
+    assert [item.value for item in parameter.shell_complete(context, begun)] == offered
 
 
 def test_choices_of_the_command_line_are_all_that_there_are() -> None:

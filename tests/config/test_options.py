@@ -35,15 +35,47 @@ MODELS: tuple[type[CommandOptions], ...] = (
 # What version 0.1.0 took, which others' code gives by name; ``...``: it has to be given.
 PUBLIC: dict[Any, dict[str, Any]] = {
     diagnose: {
-        **dict.fromkeys(("checkpoint", "config", "model", "data", "split", "probes", "options", "limit"), None),
-        **dict.fromkeys(("training_seed", "trust_pickle", "progress", "cache", "memory"), None),
-        **{"skip": (), "profile": "standard", "device": "cpu", "seed": 0, "subsets": False, "plugins": ()},
+        "checkpoint": None,
+        "config": None,
+        "model": None,
+        "data": None,
+        "split": None,
+        "probes": None,
+        "skip": (),
+        "options": None,
+        "profile": "standard",
+        "device": "cpu",
+        "seed": 0,
+        "limit": None,
+        "training_seed": None,
+        "subsets": False,
+        "plugins": (),
+        "trust_pickle": None,
+        "progress": None,
+        "cache": None,
+        "memory": None,
     },
     repair: {
-        **dict.fromkeys(("checkpoint", "config", "method", "modalities", "options", "limit", "trust_pickle"), None),
-        **dict.fromkeys(("progress", "cache", "tensorboard"), None),
-        **{"output": ..., "training": Training(), "control": True, "keep": False, "resume": False, "force": False},
-        **{"profile": "standard", "device": "cpu", "seed": 0, "plugins": ()},
+        "checkpoint": None,
+        "output": ...,
+        "config": None,
+        "method": None,
+        "modalities": None,
+        "options": None,
+        "training": Training(),  # which None stands for, too
+        "control": True,
+        "keep": False,
+        "resume": False,
+        "force": False,
+        "profile": "standard",
+        "device": "cpu",
+        "seed": 0,
+        "limit": None,
+        "plugins": (),
+        "trust_pickle": None,
+        "progress": None,
+        "cache": None,
+        "tensorboard": None,
     },
 }
 
@@ -84,6 +116,7 @@ def test_options_are_kept_as_they_are(model: type[CommandOptions]) -> None:
 def test_what_is_not_by_default_is_told() -> None:
     made = DiagnoseOptions.make(seed=3, plugins=["a.py"], skip=[], limit=None)
     assert made.changed() == {"seed": 3, "plugins": ("a.py",)}
+    assert RepairOptions.make(training=None, control=False).changed() == {"control": False}
 
 
 WRONG: list[tuple[type[CommandOptions], dict[str, Any], str]] = [

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.data.base import ArraySource, LoaderSource, Source, by_split, make_source, read_arrays
 from collapsekit.errors import CollapsekitError, ConfigError, DataError, NothingEvaluatedError, RefusedError
 from tests.problems import Problem, make_problem

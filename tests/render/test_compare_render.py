@@ -28,7 +28,7 @@ from collapsekit.render.numbers import fmt
 from collapsekit.render.sanitize import clean
 from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, Testing
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
-from collapsekit.stats.inference.wilcoxon import FEWEST, MOST_EXACT
+from collapsekit.stats.inference.wilcoxon import MAX_EXACT, MIN_PAIRS
 
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -230,8 +230,8 @@ def test_every_field_of_the_json_and_every_direction_is_documented() -> None:
     for pattern, better, _ in DIRECTIONS:
         rows = [line for line in table.splitlines() if better in line]
         assert any(f"`{pattern}`" in r or f"`{pattern.removeprefix('utilisation.')}`" in r for r in rows), pattern
-    assert f"fewer than {FEWEST} pairs" in page
-    assert f"up to {MOST_EXACT} pairs" in page
+    assert f"fewer than {MIN_PAIRS} pairs" in page
+    assert f"up to {MAX_EXACT} pairs" in page
     assert f"p ≤ {ALPHA:g}" in page
 
 

@@ -17,8 +17,9 @@ from torch import nn
 from collapsekit import diagnose, registry
 from collapsekit.adapters import base
 from collapsekit.adapters.base import Pass
+from collapsekit.config.load import check_config
 from collapsekit.config.options import DiagnoseOptions
-from collapsekit.config.schema import Config, check_config
+from collapsekit.config.schema import Config
 from collapsekit.context import Settings
 from collapsekit.diagnosis import check_options, choose_probes, report_on
 from collapsekit.features.examples import Examples, SplitReader

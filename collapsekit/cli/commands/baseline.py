@@ -32,10 +32,10 @@ def create(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> Ended:
     """Make a baseline of one report or more."""
+    from collapsekit.gating.baseline import make_baseline
     from collapsekit.io.files import write_atomic
     from collapsekit.io.locks import locked
     from collapsekit.io.writable import check_file
-    from collapsekit.report.baseline import make_baseline
 
     if os.path.lexists(output) and not force:
         raise ConfigError(f"{output} is there already: `collapsekit baseline update` adds to it, --force replaces it.")
@@ -62,10 +62,11 @@ def update(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> Ended:
     """Add reports to a baseline, in the place of those of the same training run, and show what changes."""
+    from collapsekit.gating.baseline import make_baseline
     from collapsekit.io.files import write_atomic
     from collapsekit.io.locks import locked
     from collapsekit.io.writable import check_file
-    from collapsekit.report.baseline import Baseline, make_baseline
+    from collapsekit.report.baseline import Baseline
 
     before = Baseline.load(baseline)
     if not dry_run:
@@ -95,7 +96,7 @@ def show(
 
 
 def _runs(paths: list[Path], options: BaselineOptions) -> list[Run]:
-    from collapsekit.report.baseline import read_run
+    from collapsekit.gating.baseline import read_run
 
     found = []
     for path in paths:

@@ -166,7 +166,8 @@ def _summarise(result: GateReport) -> None:
 def _settled(config: Path | None) -> tuple[Path | None, Config]:
     """The config that is named, or the nearest one, and its file; of a report, there need not be one."""
     from collapsekit.config.discovery import find_config, nearest_config
-    from collapsekit.config.schema import Config, load_config
+    from collapsekit.config.load import load_config
+    from collapsekit.config.schema import Config
 
     here = working_directory()
     if config is None and here is None:
@@ -222,7 +223,7 @@ def _check_rules(rules: tuple[str, ...] | None) -> None:
 
 def _check_named(rules: tuple[str, ...], config: Path) -> None:
     """Raises ConfigError for a rule about a modality that the checkpoint's config does not have, where that is known."""
-    from collapsekit.config.schema import load_config
+    from collapsekit.config.load import load_config
     from collapsekit.gating.rules.evaluate import check_modalities
 
     if rules and (settled := load_config(config)).adapter == "module":
@@ -231,7 +232,7 @@ def _check_named(rules: tuple[str, ...], config: Path) -> None:
 
 def _report_at(path: Path | None) -> Report | None:
     """The report at the path, with the records beside it; None where it is no report, but a checkpoint."""
-    from collapsekit.report.base import read_json
+    from collapsekit.io.json import read_json
     from collapsekit.report.diagnosis import Report
     from collapsekit.report.per_example import NAME, load_records
     from collapsekit.report.repair import RepairReport

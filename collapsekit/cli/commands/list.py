@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collapsekit.registry import ProbeSpec
 
 
-class Kind(StrEnum):
+class ListKind(StrEnum):
     """What can be listed."""
 
     all = "all"
@@ -30,7 +30,7 @@ class Kind(StrEnum):
 
 @guarded
 def list_(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.all,
+    kind: Annotated[ListKind, typer.Argument(help="What to list.")] = ListKind.all,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Definition, source, limits and options too.")
     ] = False,
@@ -46,16 +46,16 @@ def list_(
     for path in plugin or []:
         registry.load_plugin_file(path)
     sections = {
-        Kind.probes: lambda: _probes(verbose),
-        Kind.adapters: _adapters,
-        Kind.repairs: lambda: _repairs(verbose),
-        Kind.tasks: _tasks,
-        Kind.formats: _formats,
+        ListKind.probes: lambda: _probes(verbose),
+        ListKind.adapters: _adapters,
+        ListKind.repairs: lambda: _repairs(verbose),
+        ListKind.tasks: _tasks,
+        ListKind.formats: _formats,
     }
-    wanted = list(sections) if kind is Kind.all else [kind]
+    wanted = list(sections) if kind is ListKind.all else [kind]
     blocks = []
     for name in wanted:
-        title = [name.value.capitalize()] if kind is Kind.all else []
+        title = [name.value.capitalize()] if kind is ListKind.all else []
         blocks.append("\n".join([*title, *(f"  {line}" if title else line for line in sections[name]())]))
     return Ended(show=lambda: write("\n\n".join(blocks) + "\n"))
 

@@ -15,7 +15,7 @@ from collapsekit.adapters.capture import hearing
 from collapsekit.adapters.inserts import absent as without
 from collapsekit.adapters.inserts import posts_of
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.data.base import ArraySource
 from collapsekit.features.content_seeds import seeds
 from collapsekit.features.extraction import extract

@@ -106,7 +106,7 @@ def config_of(
     sections: Mapping[str, Any],
 ) -> Config:
     """The config, its ``sections`` replaced by those given that are not None. Raises ConfigError."""
-    from collapsekit.config.schema import check_config
+    from collapsekit.config.load import check_config
     from collapsekit.diagnosis import settle_config
 
     given = {k: v for k, v in sections.items() if v is not None}
