@@ -31,6 +31,7 @@ class Options(BaseModel):
 
 Kind = TypeVar("Kind", bound=Options)
 
+# How much a diagnosis may train.
 Profile = Literal["quick", "standard", "full"]
 # quick: trains only linear heads on cached features; standard: the unimodal baselines too, within a budget that it says;
 # full: these over the whole grid, however long it takes.

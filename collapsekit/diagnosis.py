@@ -89,6 +89,12 @@ def diagnose(
 
     Raises:
         CollapsekitError: For whatever the caller can mend; its class says which kind (collapsekit.ext has all of them).
+
+    Example:
+        >>> import collapsekit
+        >>> report = collapsekit.diagnose("ckpt.pt", config="collapsekit.yaml", profile="quick")
+        >>> report.modalities["audio"].verdict
+        'collapsed'
     """
     options = DiagnoseOptions.make(**keywords)
     check_call(options, checkpoint=checkpoint, config=config, progress=progress, model=model)

@@ -56,6 +56,11 @@ def test_two_plugins_of_one_file_name_and_one_loaded_twice(tmp_path: Path) -> No
     registry.load_plugin_file(tmp_path / "p1" / "plugin.py")
 
 
+def test_a_probe_says_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="probe 'tiny1' does not say its source and cannot: give them to @probe"):
+        registry.load_plugin_file(plugin(tmp_path / "p", PLUGIN.replace('source="s", cannot="c",', "", 1)))
+
+
 def test_a_name_cannot_be_taken_over(tmp_path: Path) -> None:
     text = PLUGIN.replace("tiny{n}", "vif")
     with pytest.raises(ConfigError, match=r"'vif' is registered twice, by .*vif\.py and .*plugin\.py"):

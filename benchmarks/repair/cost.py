@@ -30,7 +30,7 @@ from collapsekit.adapters.build import random_state_kept, seed_everything
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
 from collapsekit.context import Options
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.readouts.linear import Fold
 from collapsekit.repairs.request import check_method_options

@@ -21,7 +21,7 @@ from benchmarks.speed.passes import BATCH, CONFIG, MODALITIES, plain_pass, subje
 from collapsekit import Report, diagnose
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.interventions.marginal import donors

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
 from collapsekit.context import Progress
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.demo.make import demo_data
 from collapsekit.demo.model import WIDTHS, FusionModel
 from collapsekit.features.extraction import extract

@@ -167,7 +167,13 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
-    """The submodule at ``path``. Raises ConfigError with the nearest paths there are."""
+    """Find a submodule. Raises ConfigError with the nearest paths there are.
+
+    Args:
+        model: that holds it.
+        path: as ``named_modules`` has it.
+        what: it is for, for messages.
+    """
     known: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if path in known and path:
         return known[path]
@@ -217,3 +223,28 @@ def disagreeing(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tens
         return same_shapes and any(not torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
     return [name for name, tensors in theirs.items() if name in ours and differ(ours[name], tensors)]
+
+
+def check_described(config: Config) -> None:
+    """Raises ConfigError unless it names two modalities, an encoder for each, and a fusion."""
+    need_two(config)
+    for name, section in config.modalities.items():
+        if section.encoder is None:
+            raise ConfigError(
+                f"modality {name!r} has no `encoder`: name the submodule whose output is its features, "
+                "or 'name:input' for what enters a submodule."
+            )
+    if config.fusion is None:
+        raise ConfigError(
+            f"{config.origin} has no `fusion`: name the submodule whose output is the multimodal representation "
+            "('name:input' for what enters it)."
+        )
+
+
+def need_two(config: Config) -> None:
+    """Raises ConfigError for fewer than two modalities."""
+    if len(config.modalities) < 2:
+        raise ConfigError(
+            f"{config.origin} names {len(config.modalities)} modalities: a multimodal model has at least two; "
+            "list them under `modalities`."
+        )

@@ -100,7 +100,13 @@ def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tenso
 
 
 def copied_rows(split: str, found: Mapping[str, tuple[int, int]], examples: int) -> ReportWarning | None:
-    """``found``: by other split, how many examples of ``split`` it also has: by inputs, and by inputs and target."""
+    """Warn of examples that another split has too.
+
+    Args:
+        split: that is diagnosed.
+        found: by other split, how many examples of ``split`` it also has: by inputs, and by inputs and target.
+        examples: how many ``split`` has.
+    """
     told = [
         f"{same} of the {examples} examples of {quoted(split)} {'is' if same == 1 else 'are'} also in {quoted(other)} "
         f"({_alike(same, both)})"

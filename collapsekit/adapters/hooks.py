@@ -169,25 +169,10 @@ class Tap:
             for i, leaf in enumerate(moving):
                 if leaf.is_floating_point():
                     return i
-        found = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
-        if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
-            raise ConfigError(
-                f"{self.what} runs under torch.vmap, which hides the batch from it: name a submodule that the model calls "
-                "outside of vmap, e.g. an nn.Identity behind it."
-            )
-        stacked = next((len(x) for x in leaves if isinstance(x, Tensor) and x.ndim and _several(x, heard.rows)), None)
-        if stacked is not None:
-            raise ConfigError(
-                f"{self.what} gives {stacked} rows for {heard.rows} examples: several modalities, or several parts of one, "
-                "pass it stacked along the batch; put an nn.Identity where each comes out of the stack, and name those."
-            )
-        raise ConfigError(
-            f"{self.what} gives {found or 'nothing'}: expected a floating tensor with one row an example; "
-            "name the part with `select`, or write a Python adapter."
-        )
+        raise _no_features(self.what, leaves, heard.rows)
 
     def take(self, heard: Heard) -> tuple[Tensor, ...]:
-        """What was heard as recorded tensors, example axis first."""
+        """Turn what was heard into recorded tensors (n, ...)."""
         shape = self._known_shape()
         leaves, tree = flatten(heard.value)
         if tree.keys != shape.tree.keys:
@@ -207,13 +192,22 @@ class Tap:
         """Which of the recorded tensors is the features."""
         return self._known_shape().feature
 
-    @property
-    def example_axis(self) -> int:
-        """Which axis of the features, as they pass, counts examples."""
-        return self._place()[1]
+    def need_place_behind(self, modality: str) -> None:
+        """Raises ConfigError where what passes is known, and a repair can put no module behind it."""
+        if self.shape is None:
+            return
+        if self.select is None and (self.shape.floating > 1 or not self._leads()):
+            raise ConfigError(
+                f"{self.what} gives several things, and which of them the model reads is not known: name it with `select` "
+                f"of modality {modality!r}."
+            )
+        if self._place()[1] != 0:
+            raise ConfigError(
+                f"{self.what} gives features whose first axis is not the example, behind which nothing can be put: put a "
+                "module behind it that moves that axis to the front, and name that as `encoder`."
+            )
 
-    @property
-    def leads(self) -> bool:
+    def _leads(self) -> bool:
         """Whether the features are all that passes, or the first thing in a tuple or list."""
         tree = self._known_shape().tree
         if tree.parts is None:
@@ -221,11 +215,11 @@ class Tap:
         return isinstance(tree.like, tuple | list) and tree.parts[0][1].parts is None and self._place()[0] == 0
 
     def feature(self, recorded: Sequence[Tensor]) -> Tensor:
-        """The features among the recorded tensors."""
+        """Pick the features (n, ...) among the recorded tensors."""
         return recorded[self.place]
 
     def live_feature(self, value: Any) -> Tensor:
-        """The features inside a tapped value, gradient kept; first axis the example."""
+        """Pick the features (n, ...) inside a tapped value, gradient kept."""
         leaves = flatten(value)[0]
         place, axis = self._place()
         return cast(Tensor, leaves[place].movedim(axis, 0))
@@ -276,6 +270,26 @@ def _example_axis(leaf: Any, other: Any, sizes: tuple[int, int]) -> int | None:
     return candidates[0] if candidates else None
 
 
+def _no_features(what: str, leaves: Sequence[Any], rows: int) -> ConfigError:
+    """Why none of the ``leaves`` that passed is features of ``rows`` examples, and what to do."""
+    if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
+        return ConfigError(
+            f"{what} runs under torch.vmap, which hides the batch from it: name a submodule that the model calls "
+            "outside of vmap, e.g. an nn.Identity behind it."
+        )
+    stacked = next((len(x) for x in leaves if isinstance(x, Tensor) and x.ndim and _several(x, rows)), None)
+    if stacked is not None:
+        return ConfigError(
+            f"{what} gives {stacked} rows for {rows} examples: several modalities, or several parts of one, "
+            "pass it stacked along the batch; put an nn.Identity where each comes out of the stack, and name those."
+        )
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
+    return ConfigError(
+        f"{what} gives {shapes or 'nothing'}: expected a floating tensor with one row an example; "
+        "name the part with `select`, or write a Python adapter."
+    )
+
+
 def _several(leaf: Tensor, rows: int) -> bool:
     """Whether it has a row an example several times over."""
     return leaf.is_floating_point() and len(leaf) > rows and len(leaf) % rows == 0
@@ -294,7 +308,13 @@ def _entered(value: Any, key: str | int, what: str) -> Any:
 
 
 def select_part(value: Any, key: str | int, what: str) -> Any:
-    """Part ``key`` of a tuple, dict or object. Raises ConfigError where it is not there."""
+    """Pick a part of a tuple, dict or object. Raises ConfigError where it is not there.
+
+    Args:
+        value: the whole.
+        key: number, key or attribute.
+        what: gives the whole, for messages.
+    """
     try:
         return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
     except (KeyError, IndexError, TypeError):

@@ -118,7 +118,8 @@ class Exchange(nn.Module):
         return (self.steep * self.blend).sigmoid()
 
     def given(self, own: Tensor, other: Tensor) -> Tensor:
-        """What is blended in, one channel for each that receives, at the positions of ``own``; channels last."""
+        """What is blended in at the positions of ``own`` (n, ..., d): of ``other`` (n, ..., e), a channel for each that
+        receives."""
         return _at(other if self.project is None else self.project(other), own)[..., self.source]
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
@@ -227,16 +228,16 @@ class Post(nn.Module):
         return value
 
     def features_in(self, value: Any) -> Tensor:
-        """The features in what the encoder gave, channels last."""
+        """The features (n, ..., d) in what the encoder gave, channels last."""
         part = self.record["part"]
         found = value if part is None or isinstance(value, Tensor) else _part(value, part)
         found = found[0] if isinstance(found, tuple | list) else found
         if not isinstance(found, Tensor):
             raise TypeError(f"the encoder of {self.record['modality']} gives {type(found).__name__}, expected a tensor")
-        return found.movedim(1, -1) if self._first(found) else found
+        return found.movedim(self._axis(found), -1)
 
     def to_latent(self, value: Any) -> Tensor:
-        """h of the features, channels last."""
+        """h of the features, channels last, (n, ..., latent)."""
         assert isinstance(self.insert, Basis)
         latent: Tensor = self.insert.h(self.features_in(value))
         if self.junction.heard is not None:
@@ -244,11 +245,11 @@ class Post(nn.Module):
         return latent
 
     def laid_out(self, features: Tensor, like: Tensor) -> Tensor:
-        """Features, channels last, as the encoder lays them out."""
-        return (features.movedim(-1, 1) if self._first(like) else features).to(like.dtype)
+        """Features (n, ..., d), channels last, as the encoder lays them out."""
+        return features.movedim(-1, self._axis(like)).to(like.dtype)
 
     def given_back(self, value: Any, features: Tensor) -> Any:
-        """``value`` with other features, channels last, in it."""
+        """``value`` with other features (n, ..., d), channels last, in it."""
         part = None if isinstance(value, Tensor) else self.record["part"]
         old = value if part is None else _part(value, part)
         new: Any = self.laid_out(features, old[0] if isinstance(old, tuple | list) else old)
@@ -256,9 +257,15 @@ class Post(nn.Module):
             new = _with_part(old, 0, new)
         return new if part is None else _with_part(value, part, new)
 
-    def _first(self, x: Tensor) -> bool:
-        channels = self.record["channels"]
-        return x.ndim > 2 and (channels == "first" or (channels is None and x.ndim > 3))
+    def _axis(self, x: Tensor) -> int:
+        return channel_axis(x.ndim, self.record["channels"])
+
+
+def channel_axis(ndim: int, channels: str | None) -> int:
+    """Which axis of features of ``ndim`` axes, the first of them the example, holds their channels: 1 where ``channels`` is
+    "first", the last where it is "last"; None: tokens (n, t, d) have them last, maps (n, d, h, w) first."""
+    first = ndim > 2 and (channels == "first" or (channels is None and ndim > 3))
+    return 1 if first else ndim - 1
 
 
 def _part(value: Any, key: str | int) -> Any:
@@ -344,3 +351,17 @@ def absent(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         junction.absent = before
+
+
+@contextmanager
+def hearing(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Latent encodings of the last batch by modality, channels last, gradient kept. Raises ValueError where no heads were
+    inserted into ``model``."""
+    junction = junction_of(model, "basis")
+    if junction is None:
+        raise ValueError("no heads were inserted into this model")
+    before, junction.heard = junction.heard, {}
+    try:
+        yield junction.heard
+    finally:
+        junction.heard = before

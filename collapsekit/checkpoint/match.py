@@ -17,7 +17,7 @@ _PREFIXES_TRIED = 40  # shortest first; a real file has a handful
 
 
 def match_state_dict(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` under the names of ``expected`` (name -> shape), in its order.
+    """Return ``tensors`` under the names of ``expected`` (name -> shape), in its order.
 
     Tries every stack of ``module.``, ``_orig_mod.`` and ``model.``, and one further component common to all
     names, off either side, and keeps the pair under which most names meet (the shortest prefixes, where several

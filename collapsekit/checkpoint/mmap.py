@@ -55,7 +55,7 @@ def mapped_and_summed(
 
 
 def check_unchanged(files: Sequence[Sequence[Any]]) -> None:
-    """Raises RefusedError where a file is no longer what it was told to be."""
+    """Raise RefusedError where a file is no longer what it was told to be."""
     for path, *known in files:
         with contextlib.suppress(OSError):
             if identity(os.stat(path)) == tuple(known):  # noqa: PTH116
@@ -64,8 +64,10 @@ def check_unchanged(files: Sequence[Sequence[Any]]) -> None:
 
 
 def changed_in_place(files: Iterable[Sequence[Any]]) -> None:
-    """Raises RefusedError where a file is there, the same one, and no longer what it was. Of one that was deleted or
-    replaced the maps keep what was read."""
+    """Raise RefusedError where a file is there, the same one, and no longer what it was.
+
+    Of one that was deleted or replaced the maps keep what was read.
+    """
     for path, *known in files:
         with contextlib.suppress(OSError):
             now = identity(os.stat(path))  # noqa: PTH116

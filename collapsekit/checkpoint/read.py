@@ -35,8 +35,9 @@ class Checkpoint:
     ] = ()  # those that tensors are mapped from: path, and what it was when it was read
 
     def check_unchanged(self) -> None:
-        """Raises RefusedError where somebody has written to a file since: its tensors are then no longer those that
-        ``sha256`` is of. To delete the file, or put another in its place, does not touch them."""
+        """Raise RefusedError where somebody has written to a file since: its tensors are then no longer those that
+        ``sha256`` is of. To delete the file, or put another in its place, does not touch them.
+        """
         changed_in_place(self.files)
 
 

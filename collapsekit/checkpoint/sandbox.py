@@ -36,7 +36,7 @@ _PACKAGE_FOLDER = Path(__file__).parents[2]
 
 
 def look_into(path: Path) -> dict[str, Any]:
-    """What collapsekit.checkpoint.formats found: format, key, note, names, files and tensors as in child.answer.
+    """Return what collapsekit.checkpoint.formats found: format, key, note, names, files and tensors as in child.answer.
 
     Raises ConfigError or RefusedError as :func:`collapsekit.checkpoint.formats.detect.locate` does, and RefusedError where
     reading took more memory or time than a file of its size needs, or acted.

@@ -26,7 +26,7 @@ _FORM = re.compile(r"sha256:([0-9a-fA-F]{64})")
 
 
 def digest_named(trust: str) -> str:
-    """The 64 hex digits of "sha256:DIGEST". Raises ConfigError for another form."""
+    """Return the 64 hex digits of "sha256:DIGEST". Raises ConfigError for another form."""
     found = _FORM.fullmatch(trust.strip())
     if found is None:
         raise ConfigError(

@@ -58,8 +58,10 @@ def find_config(config: str | Path | None, checkpoint: str | Path | None, comman
 
 
 def nearest_config() -> Path | None:
-    """The config of the first of :func:`search_folders` that has one, None where none has. Raises ConfigError where
-    another user could have written it."""
+    """Return the config of the first of :func:`search_folders` that has one, None where none has.
+
+    Raises ConfigError where another user could have written it.
+    """
     for folder in search_folders():
         found = config_in(folder)
         if found is not None:
@@ -69,8 +71,9 @@ def nearest_config() -> Path | None:
 
 
 def search_folders() -> list[Path]:
-    """The working directory and, within a repository or the user's home, its parents up to the root of that, nearest
-    first. Elsewhere, as under /tmp, the parents are other people's: the working directory alone."""
+    """Return the working directory and, within a repository or the user's home, its parents up to the root of that,
+    nearest first. Elsewhere, as under /tmp, the parents are other people's: the working directory alone.
+    """
     try:
         here = Path.cwd()
     except OSError as e:  # it was deleted
@@ -85,7 +88,10 @@ def search_folders() -> list[Path]:
 
 
 def config_in(folder: Path) -> Path | None:
-    """collapsekit.yaml in ``folder``, else its pyproject.toml where that has a ``[tool.collapsekit]`` table, else None."""
+    """Find the config in a folder.
+
+    collapsekit.yaml, else its pyproject.toml where that has a ``[tool.collapsekit]`` table, else None.
+    """
     if is_file(folder / CONFIG_NAME):
         return folder / CONFIG_NAME
     pyproject = folder / PYPROJECT
@@ -93,7 +99,9 @@ def config_in(folder: Path) -> Path | None:
 
 
 def configs_beside(checkpoint: str | Path | None) -> list[Path]:
-    """Configs beside a checkpoint, beside what it is a link to, or in it where it is a folder: to speak of, not to use."""
+    """Return configs beside a checkpoint, beside what it is a link to, or in it where it is a folder: to speak of, not
+    to use.
+    """
     found: list[Path] = []
     if checkpoint is not None:
         with contextlib.suppress(OSError, ValueError, CollapsekitError):
@@ -125,7 +133,8 @@ def config_line(file: Path, checkpoint: str | Path | None = None, *, named: bool
 
 
 def path_from_here(file: str | Path) -> str:
-    """A path relative to the working directory, with forward slashes; the name alone where no relative path leads there.
+    """Return a path relative to the working directory, with forward slashes; the name alone where no relative path
+    leads there.
 
     Never absolute: what goes into a report must not depend on where a project's folder lies.
     """

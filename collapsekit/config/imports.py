@@ -44,7 +44,7 @@ class _Installed:
 
 @functools.cache
 def needed_names() -> frozenset[str]:
-    """Top-level modules of collapsekit and of everything it depends on, as installed here."""
+    """List the top-level modules of collapsekit and of everything it depends on, as installed here."""
     names, done, todo = {"collapsekit"}, set[str](), ["collapsekit"]
     while todo:
         name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
@@ -75,7 +75,7 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def importable_from(base: Path) -> Iterator[None]:
-    """Modules in ``base`` can be imported, and those of the same name from other config folders are forgotten."""
+    """Let modules in ``base`` be imported, and forget those of the same name from other config folders."""
     folder = base.resolve()
     _forget_others(folder)
     _FOLDERS.add(folder)

@@ -34,7 +34,10 @@ def _text(path: Path) -> str:
 
 
 def pyproject_section(path: Path) -> Any:
-    """The ``[tool.collapsekit]`` table, None where there is none. Raises ConfigError where the file cannot be read."""
+    """Return the ``[tool.collapsekit]`` table, None where there is none.
+
+    Raises ConfigError where the file cannot be read.
+    """
     text = _text(path)
     # tomllib takes time quadratic in the parts of a dotted key: minutes for one of a megabyte.
     long_key = _LONG_KEY.search(text)

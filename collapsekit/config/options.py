@@ -247,7 +247,11 @@ class GateConfig(BaseModel):
     # Rules; default: verdict != collapsed, where there is no baseline.
     require: Annotated[
         tuple[str, ...] | None,
-        Flag("Rule the report has to meet; repeatable; replaces the config's.", short="-r", metavar="RULE"),
+        Flag(
+            "Rule the report has to meet, by names that list -v shows; repeatable; replaces the config's.",
+            short="-r",
+            metavar="RULE",
+        ),
     ] = None
     baseline: str | None = None  # a file that `collapsekit baseline create` wrote
     watch: Annotated[

@@ -146,7 +146,7 @@ class Config(_Section):
         return value
 
     def need_subsets(self) -> tuple[SubsetConfig, ...]:
-        """The ``subsets`` section. Raises ConfigError, saying what to write, where there is none."""
+        """Return the ``subsets`` section. Raises ConfigError, saying what to write, where there is none."""
         if self.subsets:
             return self.subsets
         if len(self.modalities) < 3:
@@ -162,7 +162,7 @@ class Config(_Section):
         )
 
     def with_subset(self, subset: SubsetConfig) -> Config:
-        """The config of the model trained on ``subset`` alone."""
+        """Return the config of the model trained on ``subset`` alone."""
         own = subset.factory is not None
         model = ModelConfig(
             factory=subset.factory if own else self.model.factory,
@@ -181,7 +181,10 @@ class Config(_Section):
         )
 
     def resolve(self, path: str) -> Path:
-        """A path from the config, relative to the config's own folder. Raises ConfigError for one no file can have."""
+        """Return a path from the config, relative to the config's own folder.
+
+        Raises ConfigError for one no file can have.
+        """
         try:
             found = self.base / Path(path).expanduser()
             found.exists()  # raises where the name is too long or a folder on the way may not be entered

@@ -199,8 +199,10 @@ class Heartbeat:
         return None
 
     def failure(self) -> CollapsekitError | None:
-        """The error that another process said it ended with, where one does within a moment. Asked for by who has lost
-        touch: parting, it waits for nobody any more."""
+        """Return the error that another process said it ended with, where one does within a moment.
+
+        Asked for by who has lost touch: parting, it waits for nobody any more.
+        """
         with self._changed:
             self._broken = True
             self._changed.wait_for(lambda: bool(self._failures()), 3 * self.interval + 0.5)
@@ -223,8 +225,10 @@ class Heartbeat:
             self._changed.wait_for(lambda: self._said == how, _TELLING)
 
     def part(self) -> None:
-        """Where the store lives in this process, wait for the others: until all are done, or have said that they failed;
-        after an error here, only until they can have read of it."""
+        """Wait for the others where the store lives in this process.
+
+        Until all are done, or have said that they failed; after an error here, only until they can have read of it.
+        """
         patient = self.at.hosts and self._own is None and self._said == _LEFT and not self._broken
         limit = None if patient else _LEAVING
         self._stop.wait(limit)

@@ -43,12 +43,14 @@ class World:
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """The device of this process where ``cuda`` without a number is asked for: each has one of its machine's."""
+        """Return the device of this process where ``cuda`` without a number is asked for: each has one of its
+        machine's.
+        """
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" and self.size > 1 else name
 
     def each(self, make: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
-        """``make`` of every item, in order; every process computes each size-th item and gets them all, a round of ``size``
-        items at a time, of which no more are taken in hand. Inside ``make`` nothing is shared any more.
+        """Yield ``make`` of every item, in order; every process computes each size-th item and gets them all, a round
+        of ``size`` items at a time, of which no more are taken in hand. Inside ``make`` nothing is shared any more.
 
         The error of the first item that fails is raised by all.
         """
@@ -62,19 +64,21 @@ class World:
             yield from self._gathered(piece, mine, len(some), _name(make))
 
     def once(self, make: Callable[[], T]) -> T:
-        """``make()`` of the first process, for all: of what may differ between machines, such as what a folder holds."""
+        """Return ``make()`` of the first process, for all: of what may differ between machines, such as what a folder
+        holds.
+        """
         if self.size == 1 or self._inside:
             return make()
         return next(self._gathered(make, self.first, 1, _name(make)))
 
     def share(self, value: T, what: str) -> list[T]:
-        """The ``value`` of every process, in their order; ``what`` it is, for messages."""
+        """Return the ``value`` of every process, in their order; ``what`` it is, for messages."""
         if self.size == 1 or self._inside:
             return [value]
         return list(self._gathered(lambda: value, True, self.size, what))
 
     def agree(self, value: Any, what: str) -> None:
-        """Raises ConfigError on all processes unless ``value`` is the same on all; ``what`` it is, for the message."""
+        """Raise ConfigError on all processes unless ``value`` is the same on all; ``what`` it is, for the message."""
         if self.size == 1 or self._inside:  # what is no number is not the same as itself
             return
         values = self.share(value, what)
@@ -84,8 +88,10 @@ class World:
 
     @contextmanager
     def in_touch(self) -> Iterator[None]:
-        """For what goes through torch.distributed beside this class: raises ProcessLostError where another process is gone,
-        or the error that it said it ended with."""
+        """Watch the others during what goes through torch.distributed beside this class.
+
+        Raises ProcessLostError where another process is gone, or the error that it said it ended with.
+        """
         try:
             yield
         except (RuntimeError, ConfigError) as e:
@@ -165,12 +171,12 @@ _current = [_ALONE]
 
 
 def current() -> World:
-    """The processes this one works with; itself alone where it was not started as one of several."""
+    """Return the processes this one works with; itself alone where it was not started as one of several."""
     return _current[-1]
 
 
 def started_together() -> bool:
-    """Whether this process was started as one of several, by torchrun or its like."""
+    """Tell whether this process was started as one of several, by torchrun or its like."""
     return int(os.environ.get("WORLD_SIZE", "1") or "1") > 1
 
 

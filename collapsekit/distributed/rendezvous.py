@@ -41,7 +41,7 @@ class Place:
 
 
 def place() -> Place:
-    """What the environment says. Raises ConfigError where it says less than it has to, or what cannot be."""
+    """Return what the environment says. Raises ConfigError where it says less than it has to, or what cannot be."""
     lacking = [name for name in VARIABLES if not os.environ.get(name)]
     if lacking:
         raise ConfigError(
@@ -86,8 +86,10 @@ def seconds(name: str, default: float, chosen: float | None = None) -> float:
 
 
 def hush() -> None:
-    """torch tells of each attempt to connect by a stack trace: what is wrong is said by us, in a sentence. Only where torch
-    is not imported yet, and nobody chose otherwise."""
+    """Silence torch, which tells of each attempt to connect by a stack trace: what is wrong is said by us, in a sentence.
+
+    Only where torch is not imported yet, and nobody chose otherwise.
+    """
     if "torch" not in sys.modules:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
@@ -140,7 +142,7 @@ class Arrivals:
         self._seen = 0
 
     def say(self, failed: str | None = None) -> None:
-        """That this process has come; or that it ``failed`` before."""
+        """Say that this process has come; or that it ``failed`` before."""
         told = {"rank": self.at.rank, "size": self.at.size, "version": __version__, "failed": failed}
         self.store.set(f"arrival/{self.store.add('arrivals', 1)}", json.dumps(told, allow_nan=False))
 
@@ -149,7 +151,7 @@ class Arrivals:
         self.store.set("given up", why)
 
     def complete(self) -> bool:
-        """Whether all are here. Raises ConfigError where one failed before or gave up, or is not of this job."""
+        """Tell whether all are here. Raises ConfigError where one failed before or gave up, or is not of this job."""
         if self.store.check(["given up"]):
             raise ConfigError(self.store.get("given up").decode())
         while self.store.check([f"arrival/{self._seen + 1}"]):
@@ -180,7 +182,7 @@ class Arrivals:
         self.here.add(rank)
 
     def missing(self) -> str:
-        """Who has not come, in words."""
+        """Return who has not come, in words."""
         absent = [r for r in range(self.at.size) if r not in self.here]
         named = ", ".join(map(str, absent[:8])) + (" ..." if len(absent) > 8 else "")
         return f"process{'es' if len(absent) > 1 else ''} {named} of {self.at.size}"

@@ -47,8 +47,7 @@ def draws_for(adapter: Adapter, features: Features, wanted: int | None) -> int:
     """
     if wanted is not None:
         return wanted
-    classes = adapter.task.expect(features.outputs[:1]).shape[1] if adapter.task.name == "classification" else 1
-    return min(256, max(32, 8 * classes))
+    return min(256, max(32, 8 * adapter.task.classes_of(features.outputs)))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
@@ -11,29 +10,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.games.coalitions import Coalitions, credits
 from collapsekit.report.per_example import Records
-from collapsekit.tasks.base import Task
-
-
-def parts_of_metric(task: Task, expected: Tensor, targets: Tensor) -> Tensor | None:
-    """Numbers (n,) whose mean is the task metric over these n examples; None for a metric that is no such mean.
-
-    R²: 1 minus an example's squared error over the mean square deviation of the targets, mean over outputs that vary.
-    """
-    parts = None
-    if task.metric_name in ("accuracy", "balanced_accuracy"):
-        parts = (expected.argmax(1) == targets).double()
-        if task.metric_name == "balanced_accuracy":
-            counts = torch.bincount(targets).double()
-            parts = parts * len(targets) / ((counts > 0).sum() * counts[targets])
-    elif task.metric_name == "r2":
-        centred = targets - targets.mean(0)
-        varies = centred.square().mean(0) > 0
-        parts = (1 - (targets - expected).square() / centred.square().mean(0))[:, varies].mean(1)
-    elif task.metric_name == "negative loss":
-        parts = -task.loss(expected, targets)
-    if parts is None or not torch.isclose(parts.mean(), torch.tensor(task.metric(expected, targets)).double()):
-        return None
-    return parts
+from collapsekit.tasks.scoring import parts_of_metric
 
 
 def records_of(

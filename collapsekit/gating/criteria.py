@@ -7,16 +7,39 @@ from dataclasses import dataclass, field
 
 from collapsekit.config.options import ALPHA, WATCHED
 from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.measures import METRIC, Measure
 from collapsekit.report.diagnosis import Report
+from collapsekit.report.verdicts import COLLAPSED
 from collapsekit.stats.use import floor_of, use
 
 DEFAULT = ("metric", "use")
 MARGINS = {"metric": 0.02, "use": 0.1, "missing": 0.05}
 EFFECTS = {"metric": 0.1, "use": 0.4, "missing": 0.2}
-COLLAPSED = 0.15  # use under which a modality is collapsed, as in collapsekit.report.verdicts
-USE = (
-    "(credit + e) / (due + e): Shapley credit in the calibrated model over what the balanced reference gives, as "
-    "utilisation.score, but without bounds; the margin begins at 1, all that is due, where it was more"
+HIGHER = "task metrics are written so that higher is better"
+METRIC_AS_IT_IS = Measure(
+    "metric",
+    definition="{metric} of the model as it is",
+    source="docs/gate.md",
+    unit=METRIC,
+    better="higher",
+    why=HIGHER,
+)
+USE = Measure(
+    "use",
+    definition="(credit + e) / (due + e): Shapley credit in the calibrated model over what the balanced reference gives, as "
+    "utilisation.score, but without bounds; the margin begins at 1, all that is due, where it was more",
+    source="docs/gate.md",
+    unit="of what is due",
+    better="higher",
+    why="0 is fully ignored",
+)
+MISSING = Measure(
+    "missing",
+    definition="{metric} with {modality} taken from other examples",
+    source="docs/gate.md",
+    unit=METRIC,
+    better="higher",
+    why=HIGHER,
 )
 
 
@@ -31,6 +54,9 @@ class Limits:
     effects: Mapping[str, float] = field(default_factory=dict)  # where not EFFECTS, or twice the margin if that is more
 
     def __post_init__(self) -> None:
+        for name, value in (("alpha", self.alpha), *_named("margin", self.margins), *_named("effect", self.effects)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(f"the gate's {name} is {value!r}, expected a number.")
         if not 0 < self.alpha < 0.5:
             raise ConfigError(f"the gate's alpha is {self.alpha}, expected a level between 0 and 0.5, such as 0.05.")
         for name, kinds in (("watch", self.watch), ("margin", self.margins), ("effect", self.effects)):
@@ -64,6 +90,15 @@ class Limits:
         return max(least, before - COLLAPSED) if kind == "use" else least
 
 
+def _named(name: str, values: object) -> list[tuple[str, object]]:
+    """The numbers by kind, each with what it is called. Raises ConfigError for what is no mapping."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"the gate's {name}s are {values!r}, expected a mapping of kinds to numbers, such as {{'use': 0.1}}."
+        )
+    return [(f"{name} of {kind}", value) for kind, value in values.items()]
+
+
 def _surplus(kind: str, before: float) -> float:
     return max(0.0, before - 1.0) if kind == "use" else 0.0
 
@@ -92,17 +127,21 @@ def says_nothing(reports: Sequence[Report]) -> list[str]:
 
 def numbers(report: Report, watch: Sequence[str], leave_out: Sequence[str] = ()) -> list[Number]:
     """What to watch in reports such as this one, in the order of its modalities; not the use of those to leave out."""
-    metric, found = report.subject.metric, []
+    metric, modalities = report.subject.metric, report.subject.modalities
+    found = []
     if "metric" in watch:
-        found.append(Number("metric", None, metric, metric, f"{metric} of the model as it is", ("metric", "loss")))
-    for m in [m for m in report.subject.modalities if m not in leave_out] if "use" in watch else ():
-        found.append(Number("use", m, f"use of {m}", "of what is due", USE, (f"credit.{m}",)))
-    for m in report.subject.modalities if "missing" in watch else ():
-        what = f"{metric} with {m} taken from other examples"
-        found.append(
-            Number("missing", m, f"{metric} without {m}", metric, what, (f"metric_without.{m}", f"loss_without.{m}"))
-        )
+        found.append(_number(METRIC_AS_IT_IS, None, metric, ("metric", "loss"), metric))
+    for m in [m for m in modalities if m not in leave_out] if "use" in watch else ():
+        found.append(_number(USE, m, f"use of {m}", (f"credit.{m}",), metric))
+    for m in modalities if "missing" in watch else ():
+        columns = (f"metric_without.{m}", f"loss_without.{m}")
+        found.append(_number(MISSING, m, f"{metric} without {m}", columns, metric))
     return found
+
+
+def _number(measure: Measure, modality: str | None, name: str, columns: tuple[str, ...], metric: str) -> Number:
+    of = measure.fill(metric=metric, modality=modality)
+    return Number(of.name, modality, name, str(of.unit), of.definition, columns)
 
 
 def value_of(number: Number, report: Report) -> float | str:

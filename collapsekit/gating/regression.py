@@ -58,7 +58,10 @@ class Seen:
 
 
 def paired_checks(report: Report, records: Records, run: Run, limits: Limits) -> list[GateCheck]:
-    """The report against one of the same training run. Raises ConfigError where the records are of different examples."""
+    """Return the report against one of the same training run.
+
+    Raises ConfigError where the records are of different examples.
+    """
     theirs = run.read_records()
     assert theirs is not None  # the caller has asked
     if not np.array_equal(theirs.ids, records.ids):
@@ -75,7 +78,7 @@ def paired_checks(report: Report, records: Records, run: Run, limits: Limits) ->
 
 
 def retrained_checks(report: Report, runs: Sequence[Run], limits: Limits) -> list[GateCheck]:
-    """The report against how much the baseline's training runs vary."""
+    """Return the report against how much the baseline's training runs vary."""
     before = [r.report for r in runs]
     watched = numbers(report, limits.watch, says_nothing(before))
     seen = [_retrained(n, report, before, limits, len(watched)) for n in watched]
@@ -83,7 +86,7 @@ def retrained_checks(report: Report, runs: Sequence[Run], limits: Limits) -> lis
 
 
 def undecided(report: Report, limits: Limits, kind: str, why: str) -> list[GateCheck]:
-    """Every number as a check that decides nothing, for a reason common to all."""
+    """Return every number as a check that decides nothing, for a reason common to all."""
     watched = numbers(report, limits.watch)
     return _judged([why for _ in watched], watched, limits, kind)
 

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import posts_of, stand_in
-from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.adapters.inserts import hearing, posts_of, stand_in
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import chunk_of
 from collapsekit.features.features import Features
@@ -127,7 +125,7 @@ def filled(
         pairs = enumerate(zip(features.recorded[m], bank.features.recorded[m], strict=True))
         recorded[m] = tuple(replaced(own, lent, gone, partial(bank.features.mean, m, j)) for j, (own, lent) in pairs)
         if stands is not None:
-            place = adapter.taps[m].place if isinstance(adapter, ModuleAdapter) else 0
+            place = adapter.feature_index(m)
             recorded[m] = tuple(stands[m] if j == place else other for j, other in enumerate(recorded[m]))
         for key in adapter.input_keys(m):
             if rows is not None or key != adapter.config.modalities[m].mask:
@@ -158,8 +156,7 @@ def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str,
     masks = {m: absent[:, i] for i, m in enumerate(features.modalities)}
     out = {}
     for m in features.modalities:
-        place = adapter.taps[m].place if isinstance(adapter, ModuleAdapter) else 0
-        like, parts = features.recorded[m][place], []
+        like, parts = adapter.features_of(m, features.recorded[m]), []
         for rows in torch.arange(len(features)).split(chunk_of(features)):
             here = {o: g[rows].to(adapter.device) for o, g in latents.items()}
             latent = stand_in(posts[m], here, {o: mask[rows] for o, mask in masks.items()})

@@ -17,12 +17,12 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errn
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether a regular file is there. False, where Path.is_file raises, for a name that no file can have."""
+    """Tell whether a regular file is there. False, where Path.is_file raises, for a name that no file can have."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def read_text(path: str | Path, most: int) -> str:
-    """The text of a regular file of at most ``most`` bytes of UTF-8, a byte order mark aside.
+    """Return the text of a regular file of at most ``most`` bytes of UTF-8, a byte order mark aside.
 
     Raises OSError whatever is wrong with it; :func:`reason` has that in words.
     """
@@ -33,7 +33,7 @@ def read_text(path: str | Path, most: int) -> str:
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
-    """The content of a regular file of at most ``most`` bytes. Raises OSError as :func:`read_text`."""
+    """Return the content of a regular file of at most ``most`` bytes. Raises OSError as :func:`read_text`."""
     try:
         info = os.stat(path)  # noqa: PTH116
         if not stat.S_ISREG(info.st_mode):  # before open(): opening a pipe would wait for a writer for ever
@@ -50,7 +50,7 @@ def read_bytes(path: str | Path, most: int) -> bytes:
 
 
 def reason(error: OSError) -> str:
-    """What is wrong, without the number and the path that ``str(error)`` begins and ends with."""
+    """Return what is wrong, without the number and the path that ``str(error)`` begins and ends with."""
     return error.strerror or str(error)
 
 

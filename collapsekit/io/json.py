@@ -19,7 +19,7 @@ _MAX_DIGITS = 100  # digits
 
 
 def read_json(path: str | Path) -> Any:
-    """The JSON of a report's file of at most 64 MB. Raises RefusedError where it cannot be read as that."""
+    """Return the JSON of a report's file of at most 64 MB. Raises RefusedError where it cannot be read as that."""
     try:
         text = read_text(path, MAX_BYTES)
     except OSError as e:
@@ -70,7 +70,8 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_text(value: Any, *, default: Callable[[Any], Any] | None = None) -> str:
-    """``value`` as indented JSON in which nothing acts on a terminal or CI log that shows it; it reads back the same.
+    """Return ``value`` as indented JSON in which nothing acts on a terminal or CI log that shows it; it reads back the
+    same.
 
     Raises ValueError for NaN and infinities.
     """

@@ -22,7 +22,7 @@ class Storage:
         self.spilled = 0  # bytes that went to files
 
     def column(self) -> SpillColumn:
-        """An empty column."""
+        """Return an empty column."""
         return SpillColumn(self)
 
     def taken(self, values: Tensor, rows: Tensor, step: int = 4096) -> Tensor:

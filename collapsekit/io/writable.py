@@ -36,7 +36,7 @@ def check_folder(folder: str | Path, option: str, names: Sequence[str] = ()) -> 
 
 
 def check_file(path: str | Path, option: str) -> None:
-    """Raises ConfigError, which names ``option``, unless the file could be written (again)."""
+    """Raise ConfigError, which names ``option``, unless the file could be written (again)."""
     place = Path(path)
     with _explained(place, option):
         if not place.name:

@@ -26,13 +26,8 @@ def doubtful_loss(task: Task, natural: Tensor, prior: Tensor, targets: Tensor, d
     """
     expected = task.from_natural(natural)
     value = task.loss(expected, targets).mean()
-    if task.name == "multilabel":
-        drawn = task.loss(expected, prior.sigmoid().expand_as(expected)).mean()
-    elif task.name == "classification":
-        drawn = -(prior.exp() * task.to_natural(expected)).sum(1).mean()
-    else:
-        return value
-    return (1 - doubt) * value + doubt * drawn
+    drawn = task.prior_loss(expected, prior)
+    return value if drawn is None else (1 - doubt) * value + doubt * drawn
 
 
 def fitted_weights(

@@ -39,7 +39,6 @@ from collapsekit.stats.threads import threads_for
 Factors = Mapping[str, float]  # by modality; 1 where it has none
 AT_ONCE = 16  # settings
 WEIGHTS = 2**24  # of all stacked settings together; larger fusions are all arithmetic, which a stack does not spare
-MEANS = ("classification", "multilabel", "regression")  # tasks whose training loss is a mean over examples
 
 
 class _UnlikeError(Exception):
@@ -237,7 +236,7 @@ class _Stack:
 
     def _mean_of_rows(self, out: Tensor) -> bool:
         """Whether the loss of (settings, n, ...) outputs is one mean over all rows of all settings."""
-        return self.twin.task.name in MEANS and out.ndim == 3
+        return self.twin.task.mean_over_examples and out.ndim == 3
 
     def _held(self) -> list[float]:
         """Held-out loss of every setting."""

@@ -41,7 +41,7 @@ from collapsekit.session.checks import (
     known_sizes,
 )
 from collapsekit.session.opening import OpenModel, open_model
-from collapsekit.tasks.base import Task, make_task
+from collapsekit.tasks.make import make_task, tasks_with_prior
 
 FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on
 LITTLE = 0.05  # of the prior loss: under that an encoder trained alone gains nothing worth catching up on
@@ -126,9 +126,9 @@ def make_asked(
     check_call(options, checkpoint=checkpoint, config=config, progress=progress)
     told = _Once(progress or Progress())
     settled = settle_config(config, checkpoint, told, "repair")
-    _need_judge(settled)
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*map(settled.resolve, settled.plugins), *options.plugins]]
+    _need_judge(settled)
     need_shardable(options.training, options.device, current())
     if options.tensorboard is not None:
         summary_writer()
@@ -139,10 +139,11 @@ def make_asked(
 def _need_judge(config: Config) -> None:
     """Raises ConfigError where no score could say whether a repair helped."""
     task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
-    if type(task).prior is Task.prior:
+    if not task.has_prior():
+        *others, last = tasks_with_prior()
         raise ConfigError(
             f"a repair is judged by the credit a balanced reference gives each modality, and for task {task.name!r} there "
-            "is none: it works for classification, multilabel and regression."
+            f"is none: it works for {', '.join(others)} and {last}."
         )
 
 

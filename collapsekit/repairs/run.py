@@ -94,10 +94,10 @@ def repair(
 
     Example:
         >>> import collapsekit
-        >>> done = collapsekit.repair(
+        >>> repair = collapsekit.repair(
         ...     "ckpt.pt", output="repaired", method="dropout", profile="quick", training={"epochs": 12, "rate": 0.01}
         ... )
-        >>> done.accepted, done.before.modalities["audio"].verdict, done.after.modalities["audio"].verdict
+        >>> repair.accepted, repair.before.modalities["audio"].verdict, repair.after.modalities["audio"].verdict
         (True, 'collapsed', 'used')
     """
     options = RepairOptions.make(**keywords)

@@ -94,7 +94,10 @@ class Contract(Frozen):
         return next(self.contradictions(), None)
 
     def to_json(self) -> str:
-        """As JSON text, keys in schema order, no NaN or Inf, with its digest; the same object gives the same text."""
+        """Write it as JSON text, keys in schema order, no NaN or Inf, with its digest.
+
+        The same object gives the same text.
+        """
         # Not mode="json", which fails for half characters, as names of files can hold; JSON has an escape for them.
         plain = json.loads(json.dumps(self.model_dump(), allow_nan=False, default=to_jsonable_python))
         return json_text(sealed(type(self), plain)) + "\n"

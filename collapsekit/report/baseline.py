@@ -31,12 +31,12 @@ class Run(Frozen):
         return seed_of(self.report)
 
     def read_records(self) -> Records | None:
-        """Its records. Raises RefusedError where they are damaged or another report's."""
+        """Return its records. Raises RefusedError where they are damaged or another report's."""
         data = self._data()
         return None if data is None else Records.from_bytes(data, "the baseline's records")
 
     def check_numbers(self, origin: str) -> None:
-        """Raises RefusedError where its records are damaged, another report's, or say otherwise than its report."""
+        """Raise RefusedError where its records are damaged, another report's, or say otherwise than its report."""
         data = self._data()
         if data is not None:
             check_records(self.report, data, f"a report in {origin}")
@@ -73,8 +73,10 @@ class Baseline(Contract):
         return self
 
     def to_json(self) -> str:
-        """The baseline as JSON text; the same reports in the same order give the same bytes. Raises ConfigError where it
-        would be more than is read."""
+        """Return the baseline as JSON text; the same reports in the same order give the same bytes.
+
+        Raises ConfigError where it would be more than is read.
+        """
         text = super().to_json()
         if len(text) > MAX_BYTES:
             raise ConfigError(
@@ -104,13 +106,13 @@ class Baseline(Contract):
 
 
 def seed_of(report: Report) -> int | None:
-    """The training seed that a report names; None where it names none."""
+    """Return the training seed that a report names; None where it names none."""
     seed = report.settings.get("training_seed")
     return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
 def differs(ours: Report, theirs: Report) -> str | None:
-    """Why two reports cannot be compared, as a sentence without its end; None where they can."""
+    """Say why two reports cannot be compared, as a sentence without its end; None where they can."""
     for what in ("task", "metric", "split", "examples"):
         a, b = getattr(ours.subject, what), getattr(theirs.subject, what)
         if a != b:
@@ -129,7 +131,7 @@ def differs(ours: Report, theirs: Report) -> str | None:
 
 
 def same_run(ours: Report, theirs: Report) -> bool:
-    """Whether two reports are of one training run: the same weights, or the same training seed."""
+    """Tell whether two reports are of one training run: the same weights, or the same training seed."""
     seed = seed_of(ours)
     return ours.subject.sha256 == theirs.subject.sha256 or (seed is not None and seed == seed_of(theirs))
 

@@ -128,7 +128,7 @@ class Comparison(Contract):
 
 
 def is_best(value: float | None, best: float) -> bool:
-    """Whether a value is as good as the best of its row."""
+    """Tell whether a value is as good as the best of its row."""
     return value is not None and math.isclose(value, best, rel_tol=TIE, abs_tol=TIE if abs(best) < 1 else 0.0)
 
 

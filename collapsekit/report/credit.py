@@ -23,7 +23,7 @@ _IN_UNIT = {"accuracy", "balanced_accuracy", "auroc", "recall@1"}
 
 
 def credit_contradictions(results: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]:
-    """Results that verdicts are read from, each of its own probe and of what it is about, and their arithmetic."""
+    """Yield what cannot be of the results that verdicts are read from: whose they are, and their arithmetic."""
     for r in results:
         yield from _belongs(r)
     yield from _sums(results, modalities)
@@ -117,7 +117,7 @@ def _shares(results: Sequence[Result], modalities: Sequence[str]) -> Iterator[st
 
 
 def metric_contradictions(results: Sequence[Result], metric: str) -> Iterator[str]:
-    """A metric between 0 and 1 that is not."""
+    """Yield that a metric between 0 and 1 is not."""
     for end in ("full", "empty") if metric in _IN_UNIT else ():
         value = _value(results, f"reliance.{end}_metric")
         if value is not None and not 0 <= value <= 1:

@@ -41,12 +41,12 @@ class Report(Contract):
     subject: Subject
     verdict: OverallState
     summary: str  # one sentence for the whole
-    judged: Judged | None = Field(None, json_schema_extra={"since": 2})  # null: not told
+    judged: Judged | None = Field(default=None, json_schema_extra={"since": 2})  # null: not told
     modalities: dict[str, ModalityVerdict]
     results: tuple[Result, ...]
-    warnings: tuple[ReportWarning, ...] = Field((), json_schema_extra={"since": 2})
+    warnings: tuple[ReportWarning, ...] = Field(default=(), json_schema_extra={"since": 2})
     # Path of the config file used, relative to the working directory; None: not from a file.
-    config: str | None = Field(None, json_schema_extra={"since": 2})
+    config: str | None = Field(default=None, json_schema_extra={"since": 2})
     settings: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     _records: bytes | None = PrivateAttr(None)
@@ -61,7 +61,7 @@ class Report(Contract):
         return isinstance(other, Report) and self.__dict__ == other.__dict__
 
     def with_records(self, data: bytes) -> Report:
-        """The same report with its records."""
+        """Return the same report with its records."""
         copy = self.model_copy()
         copy._records = data
         return copy
@@ -83,7 +83,7 @@ class Report(Contract):
         return None
 
     def named(self, name: str) -> Iterator[Result]:
-        """All results of that name, in report order."""
+        """Return all results of that name, in report order."""
         return (r for r in self.results if r.name == name)
 
     def contradictions(self) -> Iterator[str]:

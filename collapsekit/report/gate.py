@@ -116,7 +116,7 @@ class GateReport(Contract):
 
 
 def outcome_of(states: list[State]) -> State:
-    """What the checks' states come to; of none, inconclusive: nothing was evaluated."""
+    """Return what the checks' states come to; of none, inconclusive: nothing was evaluated."""
     if "failed" in states:
         return "failed"
     return "inconclusive" if "inconclusive" in states or not states else "passed"

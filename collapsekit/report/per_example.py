@@ -48,7 +48,7 @@ class Records:
     columns: dict[str, NDArray[np.float32]]
 
     def to_bytes(self) -> bytes:
-        """As the bytes of a safetensors file; the same records give the same bytes."""
+        """Write them as the bytes of a safetensors file; the same records give the same bytes."""
         from safetensors.numpy import save
 
         units = {} if self.units is None else {"unit": self.units}
@@ -56,7 +56,7 @@ class Records:
 
     @classmethod
     def from_bytes(cls, data: bytes, origin: str) -> Records:
-        """Raises RefusedError naming ``origin`` where it is not what :meth:`to_bytes` writes."""
+        """Read what :meth:`to_bytes` writes. Raises RefusedError naming ``origin`` where it is something else."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -95,12 +95,12 @@ def _checked(arrays: dict[str, Any], origin: str) -> Records:
 
 
 def digest(data: bytes) -> str:
-    """SHA-256 of a file of records, by which its report knows it."""
+    """Compute the SHA-256 of a file of records, by which its report knows it."""
     return hashlib.sha256(data).hexdigest()
 
 
 def load_records(report: Report, path: Path) -> bytes | None:
-    """The bytes of the records of the report at ``path``, from the file beside it; None where it has none.
+    """Return the bytes of the records of the report at ``path``, from the file beside it; None where it has none.
 
     Raises RefusedError where the file there is not the one that was written with the report, or the report says otherwise.
     """
@@ -118,8 +118,9 @@ def load_records(report: Report, path: Path) -> bytes | None:
 
 
 def load_report(path: Path, raw: Any = None) -> Report:
-    """The report at ``path`` (``raw``: its JSON, where that was read), whose numbers are those of its records where they lie
-    beside it. A file there that is another report's is left alone. Raises RefusedError."""
+    """Return the report at ``path`` (``raw``: its JSON, where that was read), whose numbers are those of its records
+    where they lie beside it. A file there that is another report's is left alone. Raises RefusedError.
+    """
     report = Report.load(path) if raw is None else Report.from_data(raw, str(path))
     found = _beside(report, path)
     if found is not None and digest(found[0]) == report.settings.get("records"):
@@ -169,7 +170,7 @@ class Means:
 
 
 def records_contradiction(report: Report, data: bytes) -> str | None:
-    """The first number of a report that its records (the bytes of their file) contradict; None where all agree.
+    """Return the first number of a report that its records (the bytes of their file) contradict; None where all agree.
 
     Means of columns and the report's numbers may differ by MEAN_RTOL of the column's mean size, and MEAN_ATOL.
     """
@@ -204,7 +205,7 @@ def _pairs(modalities: tuple[str, ...]) -> Iterator[tuple[str, str | None, tuple
 
 
 def means_of(data: bytes) -> Means | str:
-    """The means of the columns of a safetensors file, read without NumPy; or what is wrong with it."""
+    """Return the means of the columns of a safetensors file, read without NumPy; or what is wrong with it."""
     odd = "its records are no file of records"
     if len(data) < 8 or (length := struct.unpack("<Q", data[:8])[0]) > min(_MAX_HEADER, len(data) - 8):
         return odd

@@ -105,8 +105,9 @@ Insert = Annotated[BasisInsert | ExchangeInsert, Field(discriminator="kind")]
 
 
 def structure_of(checkpoint: Path) -> tuple[dict[str, Any], ...]:
-    """What a repair put into the model whose weights are at ``checkpoint``: the records of the repair.json in that folder,
-    or beside those weights; none where there is none. Raises RefusedError where it cannot be read."""
+    """Return what a repair put into the model whose weights are at ``checkpoint``: the records of the repair.json in
+    that folder, or beside those weights; none where there is none. Raises RefusedError where it cannot be read.
+    """
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     if not is_file(folder / FILE) or not (checkpoint.is_dir() or checkpoint.name == WEIGHTS):
         return ()
@@ -164,12 +165,12 @@ class RepairReport(Contract):
 
 
 def metric_passes(difference: float, interval: Interval) -> bool:
-    """Whether the task metric is not worse."""
+    """Tell whether the task metric is not worse."""
     return interval[1] >= 0 and difference >= -METRIC_MARGIN
 
 
 def score_passes(difference: float | None) -> bool:
-    """Whether a modality is ignored less than before."""
+    """Tell whether a modality is ignored less than before."""
     return difference is not None and difference <= -MIN_SCORE_FALL
 
 

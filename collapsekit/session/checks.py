@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 from collapsekit import registry
-from collapsekit.adapters.build import need_factory
-from collapsekit.adapters.described import check_described
+from collapsekit.adapters.build import check_described, need_factory
 from collapsekit.adapters.live.unwrap import check_live
 from collapsekit.checkpoint.trust import digest_named
 from collapsekit.config.imports import import_callable
@@ -20,7 +19,8 @@ from collapsekit.config.options import DEFAULT_SPLITS, DiagnoseOptions, RunOptio
 from collapsekit.config.schema import Config
 from collapsekit.config.values import check_path, kind_name
 from collapsekit.context import Options, Progress
-from collapsekit.data.base import Source, need_key, need_one_origin, need_split
+from collapsekit.data.base import Source, need_key, need_split
+from collapsekit.data.factory import need_one_origin
 from collapsekit.data.headers import Sizes, read_sizes
 from collapsekit.data.memory import ORIGIN
 from collapsekit.distributed.process_group import current
@@ -28,7 +28,8 @@ from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.limits import MEMORY
 from collapsekit.io.writable import check_folder, check_room
 from collapsekit.registry import ProbeSpec
-from collapsekit.tasks.base import Task, make_task
+from collapsekit.tasks.base import Task
+from collapsekit.tasks.make import make_task
 
 
 def check_call(

@@ -214,7 +214,7 @@ def user_code(what: str, *, stays: bool = False, module: str | None = None) -> I
 
 
 def model_settings() -> str | None:
-    """What the model runs under that numbers may rest on, where that is other than ours, as a sentence."""
+    """Return what the model runs under that numbers may rest on, where that is other than ours, as a sentence."""
     if not _CALLERS:
         return None
     now = _now(_NUMERIC)
@@ -233,7 +233,7 @@ def _in_words(value: object) -> str:
 
 
 def each_of(values: Iterable[T], what: str) -> Iterator[T]:
-    """The values of a user's iterable, which is asked for each as user code."""
+    """Yield the values of a user's iterable, which is asked for each as user code."""
     with user_code(what):
         coming = iter(values)
     while True:

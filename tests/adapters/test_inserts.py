@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters import inserts
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import absent, insert, posts_of
+from collapsekit.adapters.inserts import absent, hearing, insert, posts_of
 from collapsekit.repairs.export import export_weights
 
 N, WIDTH, LATENT = 7, 6, 8

@@ -43,7 +43,7 @@ ASKED: dict[str, tuple[Callable[[], GateReport], str]] = {
     "the default": (lambda: gate(BAD), "failed"),
     "one of two": (lambda: gate(BAD, require=["subject.examples > 0", HEALTHY]), "failed"),
     "the same rule twice": (lambda: gate(BAD, require=[HEALTHY, f" {HEALTHY} "]), "failed"),
-    "nothing to watch": (lambda: gate(GOOD, baseline=baseline_of(GOOD), limits=Limits(watch=())), "inconclusive"),
+    "nothing to watch": (lambda: gate(GOOD, baseline=baseline_of(GOOD), watch=()), "inconclusive"),
     "one run to compare with": (lambda: gate(make_report(sha="z"), baseline=baseline_of(GOOD)), "inconclusive"),
     "no records to pair": (lambda: gate(GOOD, baseline=baseline_of(RECORDED)), "inconclusive"),
     "a collapse since the baseline": (
@@ -61,7 +61,7 @@ ASKED: dict[str, tuple[Callable[[], GateReport], str]] = {
         lambda: gate(
             make_report(records=make_records(RUNS, 0.5), sha="a"),
             baseline=baseline_of(RECORDED),
-            limits=Limits(alpha=1e-300),
+            alpha=1e-300,
         ),
         "inconclusive",
     ),

@@ -15,7 +15,7 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
 from collapsekit.context import Progress
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.interventions.replay import predict

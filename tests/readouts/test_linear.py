@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 from torch import Tensor
 
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.data.base import by_split
+from collapsekit.data.arrays import by_split
 from collapsekit.errors import NumericsError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features

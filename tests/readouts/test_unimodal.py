@@ -434,7 +434,7 @@ def test_fit_keeps_its_best_epoch() -> None:
     """Held-out loss is lowest early; later weights are not kept."""
     g = torch.Generator().manual_seed(0)
     from collapsekit.readouts.linear import Fold
-    from collapsekit.tasks.base import make_task
+    from collapsekit.tasks.make import make_task
 
     n = 64
     x, y = torch.randn(n, 30, generator=g), torch.randint(0, 2, (n,), generator=g)

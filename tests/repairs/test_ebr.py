@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import registry
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import absent, posts_of
+from collapsekit.adapters.inserts import absent, hearing, posts_of
 from collapsekit.errors import ConfigError
 from collapsekit.repairs.methods import ebr
 from collapsekit.repairs.methods._substitution import latent_vectors, note_substitutes, order_of, similarities

@@ -27,7 +27,7 @@ from collapsekit import RepairReport, load_repaired, registry, repair
 from collapsekit.cli import app
 from collapsekit.cli.completion import repair_names
 from collapsekit.context import Progress
-from collapsekit.data.base import by_split
+from collapsekit.data.arrays import by_split
 from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
 from collapsekit.features.extraction import extract
 from collapsekit.io.locks import locked

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from collapsekit import diagnose, registry
 from collapsekit.adapters import inserts
-from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.encode_fuse_head import EncodeFuseHeadAdapter
 from collapsekit.adapters.inserts import Exchange, posts_of
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
@@ -669,7 +669,7 @@ def interrupted(stages: Any, stop: int | None) -> Any:
         yield stage
 
 
-class Parts(Adapter):
+class Parts(EncodeFuseHeadAdapter):
     """Calls the model's parts rather than the model."""
 
     def encode(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from collapsekit.errors import RefusedError
-from collapsekit.games.per_example import parts_of_metric
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.per_example import NAME, Records, digest, load_records
-from collapsekit.tasks.base import make_task
+from collapsekit.tasks.make import make_task
+from collapsekit.tasks.scoring import parts_of_metric
 from tests.gating.making import make_records
 from tests.problems import make_problem
 

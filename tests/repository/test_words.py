@@ -7,7 +7,16 @@ import ast
 import pytest
 
 from tests.repository.house import ROOT, tree_of
-from tests.repository.words import RULES, count, empty_names, left, undescribed, without_arguments, without_shape
+from tests.repository.words import (
+    RULES,
+    count,
+    empty_names,
+    left,
+    undescribed,
+    without_arguments,
+    without_shape,
+    without_verb,
+)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -62,6 +71,26 @@ def test_arguments_and_what_is_returned_are_listed() -> None:
     assert broken("    Args:\n        a: x.\n") == ["f"]
     assert broken("    Args:\n        a: x.\n", "None") == []
     assert broken("    Of a, b and c.\n") == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("Compute it.", True),
+        ("Pass it on.", True),
+        ("The rank.", False),
+        ("Whether it is.", False),
+        ("Returns it.", False),
+        ("Rows of it.", False),
+        ("``x`` again.", False),
+        ("lower.", False),
+    ],
+)
+def test_a_docstring_begins_with_a_verb(text: str, right: bool) -> None:
+    assert (not list(without_verb(ast.parse(f'def f():\n    """{text}"""')))) == right
+    assert not list(
+        without_verb(ast.parse(f'class C:\n    """The C."""\n    @property\n    def f(self):\n        """{text}"""'))
+    )
 
 
 def test_an_override_needs_no_docstring_of_its_own() -> None:

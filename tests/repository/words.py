@@ -63,11 +63,74 @@ def without_arguments(tree: ast.Module) -> Iterator[str]:
             yield name
 
 
+def without_verb(tree: ast.Module) -> Iterator[str]:
+    """Public functions whose docstring does not begin with a verb to the reader, as far as its first word shows."""
+    for name, node in _public(tree):
+        text = ast.get_docstring(node)
+        if not isinstance(node, Function) or not text or any("property" in ast.unparse(d) for d in node.decorator_list):
+            continue
+        first = text.split()[0].rstrip(",:;.")
+        plural_or_third_person = first.endswith("s") and not first.endswith("ss")
+        if not first.isalpha() or not first[0].isupper() or plural_or_third_person or first.lower() in _NO_VERBS:
+            yield name
+
+
+_NO_VERBS = {
+    "a",
+    "after",
+    "all",
+    "an",
+    "another",
+    "any",
+    "around",
+    "as",
+    "at",
+    "before",
+    "by",
+    "during",
+    "each",
+    "either",
+}
+_NO_VERBS |= {
+    "every",
+    "for",
+    "from",
+    "how",
+    "in",
+    "it",
+    "no",
+    "of",
+    "on",
+    "one",
+    "other",
+    "part",
+    "some",
+    "such",
+    "that",
+}
+_NO_VERBS |= {
+    "the",
+    "these",
+    "what",
+    "when",
+    "where",
+    "whether",
+    "which",
+    "who",
+    "whom",
+    "whose",
+    "why",
+    "with",
+    "without",
+}
+
+
 RULES: dict[str, Callable[[ast.Module], Iterator[str]]] = {
     "names": empty_names,
     "docstrings": undescribed,
     "shapes": without_shape,
     "arguments": without_arguments,
+    "verbs": without_verb,
 }
 
 

@@ -35,7 +35,7 @@ _MAX_CHUNKS = 200_000
 
 
 def is_distributed(folder: Path) -> bool:
-    """A directory with the .metadata of torch.distributed.checkpoint."""
+    """Tell whether it is a directory with the .metadata of torch.distributed.checkpoint."""
     return (folder / METADATA).exists()
 
 
@@ -100,8 +100,10 @@ def _items(folder: Path, stored: dict[Any, Any]) -> dict[Key, Extent]:
 
 
 def base_name(name: str) -> str:
-    """``name`` where it is a plain file name, for files that may only lie in the directory itself. Raises
-    DamagedError."""
+    """Return ``name`` where it is a plain file name, for files that may only lie in the directory itself.
+
+    Raises DamagedError.
+    """
     if name in ("", ".", "..") or any(c in name for c in "/\\\0:"):
         raise DamagedError(f"it names a file outside its directory, {name[:100]!r}")
     return name

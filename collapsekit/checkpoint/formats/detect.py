@@ -132,7 +132,7 @@ class UnreadableError(RefusedError):
 
 
 def locate(path: Path) -> LocatedWeights:
-    """Where the weights lie in a file or directory, told by content. Nothing in it is executed.
+    """Return where the weights lie in a file or directory, told by content. Nothing in it is executed.
 
     Raises ConfigError where there is nothing at ``path``, RefusedError (UnreadableError where the format is known)
     where it is unsafe, damaged, too much or not a checkpoint, and where a file changed meanwhile.

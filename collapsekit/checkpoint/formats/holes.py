@@ -15,8 +15,10 @@ _ONES = 0xFFFFFFFF
 
 
 def stored_bytes(stream: BinaryIO) -> int:
-    """How many bytes of a file are stored, holes left out. What a file system compresses counts whole, and one that
-    knows no holes has none."""
+    """Count how many bytes of a file are stored, holes left out.
+
+    What a file system compresses counts whole, and one that knows no holes has none.
+    """
     info = os.fstat(stream.fileno())
     stored = info.st_size
     for count, (start, stop) in enumerate(_holes(stream.fileno(), 0, info.st_size) if _sparse(info) else ()):
@@ -72,8 +74,11 @@ def _seek(descriptor: int, at: int, whence: int, end: int) -> int:
 
 
 def crc32_of_zeros(crc: int, count: int) -> int:
-    """``zlib.crc32(bytes(count), crc)`` without so many bytes. A CRC is linear in what it began with: zeros of MIN_HOLE
-    bytes are a matrix over bits, and twice as many are its square."""
+    """Return ``zlib.crc32(bytes(count), crc)`` without so many bytes.
+
+    A CRC is linear in what it began with: zeros of MIN_HOLE bytes are a matrix over bits, and twice as many are its
+    square.
+    """
     state, power = crc ^ _ONES, 0
     times, rest = divmod(count, MIN_HOLE)
     while times:

@@ -145,7 +145,7 @@ def dense(
 
 
 def whole(numbers: Any, what: str) -> tuple[int, ...]:
-    """``numbers`` as at most 64 non-negative integers below 2^63. Raises DamagedError."""
+    """Return ``numbers`` as at most 64 non-negative integers below 2^63. Raises DamagedError."""
     if not isinstance(numbers, list | tuple):
         raise DamagedError(f"a tensor's {what} is not made of non-negative integers")
     if len(numbers) > MAX_DIMENSIONS:
@@ -157,7 +157,7 @@ def whole(numbers: Any, what: str) -> tuple[int, ...]:
 
 
 def sizes_of(shape: Any) -> tuple[int, ...]:
-    """``shape`` as sizes whose strides can be counted, also where one of them is 0. Raises DamagedError."""
+    """Return ``shape`` as sizes whose strides can be counted, also where one of them is 0. Raises DamagedError."""
     sizes = whole(shape, "shape")
     if math.prod(max(n, 1) for n in sizes) >= 1 << 63:
         raise DamagedError(f"a tensor of shape {_shown(sizes)} claims more elements than can be addressed")
@@ -165,7 +165,7 @@ def sizes_of(shape: Any) -> tuple[int, ...]:
 
 
 def contiguous(shape: Sequence[Any]) -> tuple[int, ...]:
-    """Row-major strides of a shape, in elements."""
+    """Compute the row-major strides of a shape, in elements."""
     steps, step = [], 1
     for n in reversed(whole(shape, "shape")[:MAX_DIMENSIONS]):
         steps.append(step)

@@ -36,7 +36,7 @@ class Weights:
     other: int = 0  # entries beside the tensors that are no tensors
 
     def under(self, key: str, twin: str | None) -> Weights:
-        """The same weights as seen from one level further out."""
+        """Return the same weights as seen from one level further out."""
         inner_twin = f"{key}.{self.twin}" if self.twin else None
         return Weights(
             self.entries,
@@ -48,9 +48,10 @@ class Weights:
 
 
 def find_weights(loaded: object, tensor: tuple[type, ...] = (Located, Odd)) -> Weights | None:
-    """The main state dict in ``loaded``: under a usual key, or ``loaded`` itself, or state dicts that stand
-    side by side (joined as "name.key"), or else an EMA copy. None where there is no ``tensor``, and where the main
-    key holds an object of a class that was not looked up (a pickled module): then nothing else is taken for it."""
+    """Return the main state dict in ``loaded``: under a usual key, or ``loaded`` itself, or state dicts that stand side
+    by side (joined as "name.key"), or else an EMA copy. None where there is no ``tensor``, and where the main key holds
+    an object of a class that was not looked up (a pickled module): then nothing else is taken for it.
+    """
     return _Search(tensor, {}).find(loaded, _MAX_DEPTH)
 
 

@@ -44,7 +44,7 @@ _DTYPES = {
 
 
 def is_exported(archive: Archive) -> bool:
-    """An archive of torch.export.save (or AOTInductor's packager)."""
+    """Tell whether it is an archive of torch.export.save (or AOTInductor's packager)."""
     form = archive.member(_FORMAT_MEMBER)
     if form is not None and form.length == 3:
         return read_bytes(form, 3, _FORMAT_MEMBER) == b"pt2"

@@ -61,12 +61,12 @@ class _Pending:
 
 
 def is_torch_zip(file: Opened) -> bool:
-    """A zip archive; its content is told apart by its members."""
+    """Tell whether it is a zip archive; its content is told apart by its members."""
     return file.head.startswith(MAGIC)
 
 
 def load_torch_zip(archive: Archive, names: dict[str, None]) -> Any:
-    """The object torch.save was given, Located in the place of tensors. Raises DamagedError."""
+    """Return the object torch.save was given, Located in the place of tensors. Raises DamagedError."""
     pickle = archive.member("data.pkl")
     if pickle is None:
         raise DamagedError("it has no data.pkl")
@@ -94,12 +94,17 @@ def load_torch_zip(archive: Archive, names: dict[str, None]) -> Any:
 
 
 def is_torch_legacy(file: Opened) -> bool:
-    """A bare pickle: torch.save before 1.6 (or ``_use_new_zipfile_serialization=False``), or one of any maker."""
+    """Tell whether it is a bare pickle: torch.save before 1.6 (or ``_use_new_zipfile_serialization=False``), or one of
+    any maker.
+    """
     return file.head[:1] == b"\x80" and file.head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 def load_torch_legacy(file: Opened, names: dict[str, None]) -> Loaded:
-    """The object torch.save was given: five pickles, then the storages one after the other. Raises DamagedError."""
+    """Return the object torch.save was given: five pickles, then the storages one after the other.
+
+    Raises DamagedError.
+    """
     storages: dict[str, TorchStorage] = {}
 
     def persistent(pid: Any) -> Any:
@@ -209,7 +214,7 @@ def _view(swapped: bool) -> View:
 
 
 def torch_calls(view: View) -> dict[str, Call]:
-    """Answers for what torch's own pickles call; ``view`` makes a tensor of a storage."""
+    """Answer for what torch's own pickles call; ``view`` makes a tensor of a storage."""
 
     def tensor(args: tuple[Any, ...]) -> Any:
         storage, offset, size, stride = args[:4]

@@ -76,7 +76,7 @@ def _end(event: str) -> None:
 
 
 def answer(path: Path) -> dict[str, Any]:
-    """What :func:`locate` says of ``path``, or the error it raises, as plain data for JSON."""
+    """Return what :func:`locate` says of ``path``, or the error it raises, as plain data for JSON."""
     try:
         return {"found": as_data(locate(path))}
     except UnreadableError as e:
@@ -86,7 +86,9 @@ def answer(path: Path) -> dict[str, Any]:
 
 
 def as_data(located: LocatedWeights) -> dict[str, Any]:
-    """``located`` as JSON has it; tensors as [name, dtype, shape, [[file, offset, shape, stride, origin, swapped]]]."""
+    """Return ``located`` as JSON has it; tensors as [name, dtype, shape, [[file, offset, shape, stride, origin,
+    swapped]]].
+    """
     numbers = {path: i for i, path in enumerate(located.files)}
     return {
         "format": located.format,

@@ -42,13 +42,15 @@ class Archive:
         return next(iter(self.members), "").split("/")[0] + "/"
 
     def member(self, name: str) -> Extent | None:
-        """The member of that name below the root."""
+        """Return the member of that name below the root."""
         return self.members.get(self.root + name)
 
 
 def open_archive(extent: Extent) -> Archive:
-    """Every member's place, once all of them are what the directory says (torch checks no CRC-32). Raises
-    DamagedError."""
+    """Return every member's place, once all of them are what the directory says (torch checks no CRC-32).
+
+    Raises DamagedError.
+    """
     try:
         with stream_of(extent.path) as stream:
             window = Window(stream, extent)
@@ -69,7 +71,7 @@ def open_archive(extent: Extent) -> Archive:
 
 
 def member_names(extent: Extent) -> list[str]:
-    """The names in a zip archive's directory, nothing of it checked; empty where it cannot be read as one."""
+    """Return the names in a zip archive's directory, nothing of it checked; empty where it cannot be read as one."""
     try:
         with stream_of(extent.path) as stream, zipfile.ZipFile(cast(BinaryIO, _Bounded(stream, extent))) as archive:
             return archive.namelist()

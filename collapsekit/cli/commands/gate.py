@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collapsekit.report.diagnosis import Report
     from collapsekit.report.gate import GateReport
 
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".ckpt", ".metadata")
 KINDS = ("text", "json", "markdown", "junit", "sarif", "github")
 
 
@@ -63,7 +62,8 @@ def gate(
 ) -> Ended:
     """Decide whether a model may ship: exit 0 passed, 1 failed, 5 inconclusive."""
     from collapsekit.config.discovery import config_line, find_config
-    from collapsekit.gating.decide import gate as decide
+    from collapsekit.gating.decide import decide
+    from collapsekit.gating.inputs import read_subject
     from collapsekit.io.writable import check_file
     from collapsekit.report.baseline import Baseline
 
@@ -78,7 +78,7 @@ def gate(
     _check_kept(wanted, {"the report": subject, "the baseline": against, "the config": file})
     rules = criteria.require or settled.gate.require
     _check_rules(rules)
-    report, code = _report_at(subject), 0
+    report, code = read_subject(subject), 0
     if file is not None and report is not None:
         say(config_line(file, named=config is not None))
     if criteria.situation != "auto" and held is None:
@@ -228,41 +228,3 @@ def _check_named(rules: tuple[str, ...], config: Path) -> None:
 
     if rules and (settled := load_config(config)).adapter == "module":
         check_modalities(rules, tuple(settled.modalities))
-
-
-def _report_at(path: Path | None) -> Report | None:
-    """The report at the path, with the records beside it; None where it is no report, but a checkpoint."""
-    from collapsekit.io.json import read_json
-    from collapsekit.report.diagnosis import Report
-    from collapsekit.report.per_example import NAME, load_records
-    from collapsekit.report.repair import RepairReport
-
-    if path is not None and os.path.isdir(path) and os.path.lexists(path / "report.json"):  # noqa: PTH112
-        there = sorted(p.name for p in path.iterdir())
-        weights = next((n for n in there if n.endswith(_WEIGHTS) and n != NAME), None)
-        if weights is not None:  # the report may be of other weights than those
-            raise ConfigError(
-                f"{path} holds a report.json and weights ({weights[:80]!r}): give {path / 'report.json'} to judge the "
-                f"report as it is, or {path / weights} to diagnose those weights."
-            )
-        path = path / "report.json"
-    if path is None or path.suffix.lower() != ".json":
-        return None
-    if not os.path.lexists(path):
-        raise ConfigError(
-            f"{path} is not a file: give a report.json that `collapsekit diagnose` wrote, or a checkpoint."
-        )
-    raw = read_json(path)
-    if isinstance(raw, dict) and "weight_map" in raw:
-        return None  # the index of a sharded checkpoint
-    if isinstance(raw, dict) and raw.get("kind") == "repair":
-        repair = RepairReport.from_data(raw, str(path))
-        if not repair.exported:
-            raise ConfigError(
-                f"{path} is of a repair that was rejected and wrote no weights, so there is no model to judge: give the "
-                "report.json of the model that is there."
-            )
-        return repair.after
-    report = Report.from_data(raw, str(path))
-    records = load_records(report, path)
-    return report if records is None else report.with_records(records)

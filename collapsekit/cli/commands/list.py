@@ -80,11 +80,32 @@ def _probes(verbose: bool) -> list[str]:
 def _details(spec: ProbeSpec) -> list[str]:
     trains = {"nothing": "nothing", "heads": "linear heads", "models": "linear heads; models unless --profile quick"}
     out = _entry("", f"Definition: {spec.definition}.") + _entry("", f"Cannot tell: {spec.cannot}.")
+    out += _measures(spec.name)
     out += _entry("", f"Trains: {trains[spec.trains]}.")
     for option, field in spec.options.model_fields.items():
         out += _entry("", f"--set {spec.name}.{option}={_shown(field.default)}  {field.description or ''}")
     if spec.run.__module__.startswith("collapsekit."):
         out.append(f"{'':<16}More: docs/probes/{spec.name}.md")
+    return out
+
+
+def _measures(probe: str) -> list[str]:
+    """What the probe's results are, their units and which way is better; and what single ones do not tell."""
+    from collapsekit.measures import LOSS, METRIC, measures_of
+
+    units = {LOSS: "task loss", METRIC: "task metric"}
+    names: list[str] = []
+    cannot: dict[str, list[str]] = {}
+    for m in measures_of(probe):
+        unit = units.get(m.unit or "", m.unit)
+        ways = (unit, m.better and f"{m.better} is better", m.figure and f"drawn as {m.figure}")
+        about = ", ".join(filter(None, ways))
+        names.append(f"{m.name} ({about})" if about else m.name)
+        if m.cannot is not None:
+            cannot.setdefault(m.cannot, []).append(m.name)
+    out = _entry("", f"Measures: {'; '.join(names)}.") if names else []
+    for text, of in cannot.items():
+        out += _entry("", f"Of {' and '.join(of)}: {text}.")
     return out
 
 
@@ -121,9 +142,9 @@ def _adapters() -> list[str]:
 
 
 def _tasks() -> list[str]:
-    from collapsekit.tasks.base import TASKS
+    from collapsekit.registry import TASKS, task_names
 
-    out = [line for name, text in TASKS.items() for line in _entry(name, text)]
+    out = [line for name in task_names() for line in _entry(name, TASKS[name].summary)]
     return out + _entry("module:callable", "your own loss: (outputs, targets) -> one loss an example")
 
 

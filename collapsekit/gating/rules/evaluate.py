@@ -16,7 +16,7 @@ _UNDECIDED = "inconclusive"
 
 
 def check_modalities(rules: Sequence[str], modalities: Collection[str]) -> None:
-    """Raises ConfigError for a rule that names a modality that is none of those ``modalities``: it could never be met."""
+    """Raise ConfigError for a rule that names a modality that is none of those ``modalities``: it could never be met."""
     for rule in rules:
         for comparison in comparisons(parse_rule(rule)):
             for side in comparison.sides:
@@ -29,7 +29,7 @@ def check_modalities(rules: Sequence[str], modalities: Collection[str]) -> None:
 
 
 def decide_rule(rule: str, report: Report) -> GateCheck:
-    """The rule as a check. Raises ConfigError where it cannot be read.
+    """Return the rule as a check. Raises ConfigError where it cannot be read.
 
     Passed: it holds, and everything it names is there and decided. Failed: it does not hold, whatever the values that
     are not there would be. Else inconclusive. A verdict of "inconclusive" is decided only for a comparison with that word.

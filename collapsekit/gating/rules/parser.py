@@ -81,14 +81,14 @@ class Token:
 
 
 def parse_rule(text: str) -> Node:
-    """The rule as a tree. Raises ConfigError that shows where it cannot be read, and what could stand there."""
+    """Return the rule as a tree. Raises ConfigError that shows where it cannot be read, and what could stand there."""
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(f"the rule {quoted(text)} has {len(text):,} characters, more than {MAX_CHARACTERS:,}.")
     return _Parser(text).whole()
 
 
 def comparisons(node: Node) -> Iterator[Compare]:
-    """Every comparison of a rule, as written."""
+    """Yield every comparison of a rule, as written."""
     if isinstance(node, Compare):
         yield node
     elif isinstance(node, Not):
@@ -208,7 +208,7 @@ class _Parser:
 
 
 def check_sides(left: ReportPath | float | str, op: str, right: ReportPath | float | str) -> str | None:
-    """What is wrong with comparing these; None where nothing is."""
+    """Return what is wrong with comparing these; None where nothing is."""
     references = [s for s in (left, right) if isinstance(s, ReportPath)]
     if not references:
         return f"compares no number of the report: name one that begins with {', '.join(ROOTS)}"

@@ -61,7 +61,7 @@ class ReportValue:
 
 
 def parse_path(text: str) -> ReportPath | str:
-    """The reference, or what is wrong with it, as the end of a sentence that begins with it."""
+    """Return the reference, or what is wrong with it, as the end of a sentence that begins with it."""
     root = re.split(r"[.\[]", text)[0]
     rest = text[len(root) :]
     if root == "results":
@@ -110,7 +110,7 @@ def _result_path(text: str, rest: str) -> ReportPath | str:
 
 
 def look_up(reference: ReportPath, report: Report) -> Iterator[ReportValue]:
-    """The value it names in this report; of a ``*``, one for each modality."""
+    """Yield the value it names in this report; of a ``*``, one for each modality."""
     names = report.subject.modalities if reference.star else (None,)
     if not names:
         yield ReportValue(reference.text, None, "the report has no modalities")

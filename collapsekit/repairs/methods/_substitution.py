@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import Basis, posts_of
+from collapsekit.adapters.inserts import Basis, hearing, posts_of
 from collapsekit.adapters.pooling import pool_features
 from collapsekit.repairs.training.job import CHUNK, Job
 from collapsekit.report.diagnosis import Result

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.adapters.base import Live
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import absent, posts_of
+from collapsekit.adapters.inserts import absent, hearing, posts_of
 from collapsekit.context import Options
 from collapsekit.data.base import Batch
 from collapsekit.errors import ConfigError
-from collapsekit.registry import repair
-from collapsekit.repairs.methods._channels import need_encoders, widths_of
+from collapsekit.registry import repair_method
+from collapsekit.repairs.methods._channels import widths_of
 from collapsekit.repairs.methods._masking import DROP, drawn, new_fusion
 from collapsekit.repairs.methods._reinit import WHETHER, Fresh, begin_fresh
 from collapsekit.repairs.methods._substitution import latent_vectors, note_substitutes, pooled_latent
@@ -74,7 +73,7 @@ class EbrOptions(Options):
         return {**PAPER, **given} if isinstance(given, dict) and given.get("preset") == "paper" else given
 
 
-@repair(
+@repair_method(
     "ebr",
     summary="heads h·h⁻¹ that bring all encoders into one latent space, where one modality can stand in for another",
     definition=(
@@ -90,7 +89,7 @@ class EbrOptions(Options):
 )
 def ebr(job: Job) -> Iterator[Stage]:
     options = job.own(EbrOptions)
-    need_encoders(job)
+    job.adapter.need_encoders()
     new = heads(job, options)  # what cannot be is said before anything is trained
     renewed = begin_fresh(job, "ebr", options.fresh_fusion, job.ignored)
     yield from warm_up(job, "ebr", options.warm_up)

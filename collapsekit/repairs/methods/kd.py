@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from collapsekit.adapters.base import Live
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError
-from collapsekit.registry import repair
+from collapsekit.registry import repair_method
 from collapsekit.repairs.methods._masking import DROP, new_fusion
 from collapsekit.repairs.methods._reinit import need_factory, renew_fusion
 from collapsekit.repairs.methods._warm_up import WARM, Warm, encoder_weights, warm_up
@@ -47,7 +47,7 @@ class KdOptions(Options):
     drop: float = Field(0.1, ge=0, lt=1, description=DROP)
 
 
-@repair(
+@repair_method(
     "kd",
     summary="distils the surviving modalities into the collapsed ones, then trains the fusion",
     definition=(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.marginal import donors
 from tests.probes.planted import Key, Planted, Study, linear, noise, plain, refusal, study

@@ -11,12 +11,11 @@ from pydantic import ValidationError
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
-from collapsekit.adapters.capture import hearing
 from collapsekit.adapters.inserts import absent as without
-from collapsekit.adapters.inserts import posts_of
+from collapsekit.adapters.inserts import hearing, posts_of
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.features.content_seeds import seeds
 from collapsekit.features.extraction import extract
 from collapsekit.games.balanced_reference import make_reference

@@ -11,9 +11,7 @@ from collapsekit_pytest.message import failure
 if TYPE_CHECKING:  # torch takes seconds to import, and pytest imports this at its start
     from torch import nn
 
-    from collapsekit.config.keywords import DiagnoseKeywords
-    from collapsekit.config.schema import Config
-    from collapsekit.report.diagnosis import Report
+    from collapsekit.ext import Config, DiagnoseKeywords, Report
 
     class Keywords(DiagnoseKeywords, total=False):
         """Options of ``collapsekit.diagnose``, and sections of the config."""
@@ -63,11 +61,10 @@ def assert_not_collapsed(
 def _need_whole(report: Report) -> None:
     """Raises FaultError where an error ended a probe that verdicts rest on: ``allow_inconclusive`` is not for that."""
     __tracebackhide__ = True
-    from collapsekit.errors import FaultError
-    from collapsekit.report.verdicts import DECIDING
+    from collapsekit.ext import VERDICT_PROBES, FaultError
 
     for result in report.results:
-        if result.error is not None and result.probe in DECIDING:
+        if result.error is not None and result.probe in VERDICT_PROBES:
             raise FaultError(
                 f"nothing can be said of the model, because an error ended {result.probe}: {result.error}."
             )
@@ -106,8 +103,7 @@ def config_of(
     sections: Mapping[str, Any],
 ) -> Config:
     """The config, its ``sections`` replaced by those given that are not None. Raises ConfigError."""
-    from collapsekit.config.load import check_config
-    from collapsekit.diagnosis import settle_config
+    from collapsekit.ext import check_config, settle_config
 
     given = {k: v for k, v in sections.items() if v is not None}
     if config is None and "modalities" in given:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collapsekit.config.schema import Config
-from collapsekit.report.diagnosis import Report
+from collapsekit.ext import Config, Report
 from collapsekit_pytest.check import config_of, diagnosed, split_sections
 
 

@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from collapsekit.config.load import check_config
-from collapsekit.data.base import ArraySource, LoaderSource, Source, by_split, make_source, read_arrays
+from collapsekit.data.arrays import ArraySource, by_split, read_arrays
+from collapsekit.data.base import Source
+from collapsekit.data.factory import make_source
+from collapsekit.data.loaders import LoaderSource
 from collapsekit.errors import CollapsekitError, ConfigError, DataError, NothingEvaluatedError, RefusedError
 from tests.problems import Problem, make_problem
 
