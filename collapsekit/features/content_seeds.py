@@ -8,10 +8,18 @@ from collapsekit.stats.seeds import content_seeds
 
 
 def seeds(adapter: Adapter, features: Features, seed: int) -> dict[str, int]:
-    """A seed a modality that follows its inputs' content (see ``content_seeds``).
+    """Make a seed for each modality that follows its inputs' content (see ``content_seeds``).
 
     Of the inputs, since their bits do not depend on the batch size as those of features do; modalities that read the
     same inputs are told apart by the size of their features.
+
+    Args:
+        adapter: the model, which knows which inputs are whose.
+        features: the examples.
+        seed: the seed of the diagnosis.
+
+    Returns:
+        A seed by modality.
     """
     known = features.facts.content_seeds
     if seed not in known:

@@ -36,8 +36,21 @@ def extract(
 ) -> Features:
     """Run the encoders (and the rest) once over ``split``; several processes share the batches.
 
-    Raises DataError for NaN in inputs or activations and labels that do not fit, ConfigError where replaying
-    or rebuilding does not give the model's own outputs, NothingEvaluatedError for fewer than two examples.
+    Args:
+        adapter: the model.
+        split: the examples to diagnose; other splits are read when they are asked for.
+        limit: at most so many examples a split.
+        seed: of what the data and the model draw.
+        progress: told of each batch.
+        storage: where inputs and features are kept.
+
+    Returns:
+        The features of ``split``.
+
+    Raises:
+        DataError: for NaN in inputs or activations and labels that do not fit.
+        ConfigError: where replaying or rebuilding does not give the model's own outputs.
+        NothingEvaluatedError: for fewer than two examples.
     """
     storage = storage or Storage()
     return Extraction(adapter, SplitReader(adapter, limit, seed, storage), progress, storage).features(split)
@@ -176,10 +189,10 @@ class Extraction:
     def _all(self, alike: bool, examples: Examples) -> bool:
         return all(current().share(alike, f"what two models make of {examples.split}"))
 
-    def _answer(self, examples: Examples, made: Features, rows: Tensor) -> Prediction:
+    def _answer(self, examples: Examples, features: Features, rows: Tensor) -> Prediction:
         """Fusion and head on what the twin's encoders gave of one batch."""
         batch = {k: examples.columns[k].index_select(0, rows) for k in self.adapter.batch_keys}
-        recorded = {m: Given(t.index_select(0, rows) for t in made.recorded[m]) for m in made.modalities}
+        recorded = {m: Given(t.index_select(0, rows) for t in features.recorded[m]) for m in features.modalities}
         with torch.no_grad(), threads_for(self._operations):
             seed_everything(self.reader.seed)
             answer = self.adapter.rerun(recorded, batch)
@@ -230,21 +243,30 @@ class Extraction:
         )
 
 
-def _encoded_alike(one: Pass, made: Features, rows: Tensor) -> bool:
+def _encoded_alike(one: Pass, features: Features, rows: Tensor) -> bool:
     """Whether a pass over ``rows`` has the bits that features have of its encoders."""
-    pairs = [(x, made.pooled[m]) for m, x in one.pooled.items()]
-    pairs += [(t, o) for m, r in one.recorded.items() for t, o in zip(r, made.recorded[m], strict=True)]
+    pairs = [(x, features.pooled[m]) for m, x in one.pooled.items()]
+    pairs += [(t, o) for m, r in one.recorded.items() for t, o in zip(r, features.recorded[m], strict=True)]
     return all(same_bits(ours, theirs.index_select(0, rows)) for ours, theirs in pairs)
 
 
-def _answered_alike(one: Prediction, made: Features, rows: Tensor) -> bool:
-    pairs = [(one.fused, made.fused), (one.outputs, made.outputs)]
+def _answered_alike(one: Prediction, features: Features, rows: Tensor) -> bool:
+    pairs = [(one.fused, features.fused), (one.outputs, features.outputs)]
     return all(same_bits(ours, theirs.index_select(0, rows)) for ours, theirs in pairs)
 
 
 def need_varied(adapter: Adapter, examples: Examples, features: Features | None = None) -> None:
-    """Raises NothingEvaluatedError for fewer than two examples and, once there are ``features``, DataError where all have
-    one label."""
+    """Check that a split can be diagnosed.
+
+    Args:
+        adapter: the model, whose task says what labels are.
+        examples: the split as it was read.
+        features: what the model made of it, once that is there.
+
+    Raises:
+        NothingEvaluatedError: for fewer than two examples.
+        DataError: where all have one label.
+    """
     split, n = examples.split, len(examples.order)
     if n < 2:
         raise NothingEvaluatedError(f"split {split!r} has {n} example: a diagnosis needs at least 2, better hundreds.")

@@ -14,10 +14,19 @@ from collapsekit.readouts.linear import Unimodal
 
 
 def fuse_late(adapter: Adapter, features: Features, readouts: Mapping[str, Unimodal]) -> Callable[[Tensor], Tensor]:
-    """Expectations (n, ...) of late fusion for ``absent`` (n, modalities): the prior, plus the evidence of the linear
-    ``readouts`` of the modalities present, times one weight for each set of them, fitted on held-out examples.
+    """Make late fusion of the modalities that are present.
 
-    Raises NumericsError where no readouts can be fitted.
+    Args:
+        adapter: the model, for its task.
+        features: n examples to diagnose.
+        readouts: a linear readout of each modality.
+
+    Returns:
+        A function of ``absent``, bool (n, modalities), that gives expectations (n, ...): the prior, plus the evidence of the
+        readouts of the modalities present, times one weight for each set of them, fitted on held-out examples.
+
+    Raises:
+        NumericsError: where the task has no prior.
     """
     whole = make_reference(adapter, features, dict(readouts), [])
     weights: dict[tuple[str, ...], float] = {}

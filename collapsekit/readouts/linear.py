@@ -99,7 +99,17 @@ class FittedReadout:
 
 
 def fit_readout(task: Task, at: Fold, x_train: Tensor, x_held: Tensor) -> FittedReadout:
-    """A linear readout of features, of every row of train (t, d) and of the held-out split (h, d)."""
+    """Fit a linear readout, its penalty chosen on held-out examples.
+
+    Args:
+        task: what is read out.
+        at: which examples are fitted on, and which choose.
+        x_train: features of every row of the train split, (t, d).
+        x_held: features of every row of the held-out split, (h, d).
+
+    Returns:
+        The readout of the least held-out loss.
+    """
     best: FittedReadout | None = None
     for l2 in L2_GRID:
         readout = task.fit_linear(x_train[at.fit].double(), at.targets, at.width, l2)

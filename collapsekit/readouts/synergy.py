@@ -73,16 +73,35 @@ class FittedSynergy:
 def fit_on_recorded(
     adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings
 ) -> FittedSynergy:
-    """The network that adds most on held-out examples to ``offset``, natural parameters by split of every row of train
-    and of the held-out examples; it reads what the checkpoint's own encoders gave.
+    """Fit the network that adds most on held-out examples; it reads what the checkpoint's own encoders gave.
 
-    Raises NumericsError where there are no training examples.
+    Args:
+        adapter: the model.
+        features: the examples to diagnose, whose training examples are fitted on.
+        offset: what it adds to: natural parameters by split, of every row of train and of the held-out examples, (t, C).
+        settings: the seed.
+
+    Returns:
+        The network of the better learning rate.
+
+    Raises:
+        NumericsError: where there are no training examples.
     """
     return FittedSynergy(*_Job.of(adapter, features, offset, settings).best_on_recorded())
 
 
 def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynergy, settings: Settings) -> Joint:
-    """The fitted network with the features it reads of the diagnosed and the held-out examples."""
+    """Give a fitted network the features it reads.
+
+    Args:
+        adapter: the model.
+        features: the examples to diagnose.
+        fitted: the network.
+        settings: the seed.
+
+    Returns:
+        The network with the features of the diagnosed and of the held-out examples.
+    """
     job = _Job.of(adapter, features, {}, settings)
     return job.made(fitted.net, job.recorded(), fitted.loss, "on the checkpoint's own encoders")
 

@@ -75,7 +75,17 @@ class Asked:
     def diagnose(
         self, subject: OpenModel, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
     ) -> Report:
-        """A report on an open model; β is turned for the ``weak`` modalities."""
+        """Diagnose an open model as the repair was asked to.
+
+        Args:
+            subject: the checkpoint, or what was trained from it.
+            split: the examples.
+            probes: their names; None: all that run by default.
+            weak: the modalities for which β is turned.
+
+        Returns:
+            The report.
+        """
         shared = {name: getattr(self.options, name) for name in RunOptions.model_fields}
         turned = {"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None
         how = DiagnoseOptions.make(**{**shared, "split": split, "probes": probes, "options": turned})
@@ -154,8 +164,17 @@ def check_asked(asked: Asked, modalities: Sequence[str] | None, options: Collect
 
 
 def check_built(asked: Asked, adapter: Adapter, modalities: Sequence[str] | None, options: Collection[Options]) -> None:
-    """Whom to repair, what to freeze and the methods' options, against the model as the checkpoint has it; no example is
-    read. Raises CollapsekitError."""
+    """Check what only the built model can tell; no example is read.
+
+    Args:
+        asked: what is the same for the method and the control.
+        adapter: the model as the checkpoint has it.
+        modalities: whom to repair.
+        options: of all methods.
+
+    Raises:
+        CollapsekitError: for a modality, a submodule to freeze or a split that is not there.
+    """
     check_modalities(options, asked.config, adapter.modalities)
     check_named(modalities or (), adapter.modalities)
     for split in FITTED:
@@ -166,8 +185,18 @@ def check_built(asked: Asked, adapter: Adapter, modalities: Sequence[str] | None
 def make_job(
     asked: Asked, subject: OpenModel, adapter: Adapter, before: Report, weak: tuple[str, ...]
 ) -> tuple[Job, str]:
-    """The job of training ``adapter``, which is as the checkpoint has it; and a digest of the examples. ``subject``: the
-    checkpoint as it was diagnosed, whose passes are those of ``adapter`` too."""
+    """Make the job of training a model.
+
+    Args:
+        asked: what is the same for the method and the control.
+        subject: the checkpoint as it was diagnosed, whose passes are those of ``adapter`` too.
+        adapter: the model, as the checkpoint has it; brought to float32.
+        before: the diagnosis on the val split.
+        weak: the modalities to repair.
+
+    Returns:
+        The job, and a digest of the examples.
+    """
     at, data = _fold(subject, adapter)
     credit = {m: _credit(before, m) for m in adapter.modalities}
     kept = {m: share for m in weak if (share := kept_by(before, m, LITTLE)) is not None}

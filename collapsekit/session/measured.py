@@ -24,26 +24,66 @@ def calibration(adapter: Adapter, features: Features) -> Calibration | None:
 
 
 def prefix(adapter: Adapter, features: Features, modality: str) -> Unimodal:
-    """See ``Session.prefix``."""
+    """Ask the session for the prefix of a modality.
+
+    Args:
+        adapter: the model.
+        features: the examples.
+        modality: whose.
+
+    Returns:
+        See ``Session.prefix``.
+    """
     return Session.of(adapter, features).prefix(modality)
 
 
 def baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
-    """See ``Session.baselines``."""
+    """Ask the session for encoders trained alone.
+
+    Args:
+        adapter: the model.
+        features: the examples.
+        plan: how.
+        settings: seed, progress and cache.
+
+    Returns:
+        See ``Session.baselines``.
+    """
     return Session.of(adapter, features, settings).baselines(plan)
 
 
 def on_recorded(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> Joint:
-    """See ``Session.synergy``."""
+    """Ask the session for what modalities say together.
+
+    Args:
+        adapter: the model.
+        features: the examples.
+        offset: natural parameters by split, (n, C).
+        settings: the seed.
+
+    Returns:
+        See ``Session.synergy``.
+    """
     return Session.of(adapter, features, settings).synergy(offset)
 
 
 def late_fusion(adapter: Adapter, features: Features) -> Callable[[Tensor], Tensor]:
-    """See ``Session.late_fusion``."""
+    """Late fusion of prefixes, of ``absent`` (n, modalities); see ``Session.late_fusion``."""
     return Session.of(adapter, features).late_fusion()
 
 
 def coalitions(adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> Coalitions:
-    """See ``Session.game_of``."""
+    """Ask the session for the model's coalitions.
+
+    Args:
+        adapter: the model.
+        features: the examples.
+        draws: other examples an absent modality is taken from.
+        seed: of the draws.
+        progress: told of each coalition.
+
+    Returns:
+        See ``Session.game_of``.
+    """
     known = Session.of(adapter, features)
     return Session.of(adapter, features, replace(known.settings, seed=seed, progress=progress)).game_of(draws)

@@ -45,9 +45,22 @@ def build_adapter(
     seed: int = 0,
     trust: str | None = None,
 ) -> Adapter:
-    """The adapter the config names, with the checkpoint's weights (the config's own where none is given).
+    """Build the adapter the config names, with the checkpoint's weights.
 
-    ``trust`` ("sha256:DIGEST") lets the checkpoint be unpickled, with classes importable from the config's folder.
+    Args:
+        config: what describes the model.
+        checkpoint: its weights; None: those the config names.
+        model: a module at hand instead of what the factory builds.
+        source: data that are open already.
+        device: where it runs.
+        seed: under which the factory is called.
+        trust: "sha256:DIGEST" lets the checkpoint be unpickled, with classes importable from the config's folder.
+
+    Returns:
+        The adapter, its model in eval mode.
+
+    Raises:
+        CollapsekitError: where there is no checkpoint, it is unsafe or damaged, or does not fit.
     """
     return read_blueprint(config, checkpoint, device=device, seed=seed, trust=trust, live=model is not None).build(
         model, source
@@ -100,8 +113,23 @@ def read_blueprint(
     trust: str | None = None,
     live: bool = False,
 ) -> Blueprint:
-    """Read the checkpoint (the config's own where none is given; none for a ``live`` model without one). Raises
-    ConfigError where there is none, RefusedError where it is unsafe or damaged."""
+    """Read the checkpoint, from which the model can then be built as often as it is needed.
+
+    Args:
+        config: what describes the model.
+        checkpoint: its weights; None: those the config names, or none for a ``live`` model.
+        device: where the model will run.
+        seed: under which it will be built.
+        trust: "sha256:DIGEST" lets the checkpoint be unpickled.
+        live: whether a module is at hand.
+
+    Returns:
+        The blueprint.
+
+    Raises:
+        ConfigError: where there is no checkpoint.
+        RefusedError: where it is unsafe or damaged.
+    """
     device = current().device(device)
     check_device(device)
     path = Path(checkpoint) if checkpoint is not None else None
@@ -154,10 +182,16 @@ class OpenModel:
     def with_model(
         self, model: nn.Module, config: Config, *, changed: Collection[str] | None = None
     ) -> Iterator[OpenModel]:
-        """The same subject with another model, one that is at hand: it shares the data as they were read.
+        """Open another model of the same subject, one that is at hand: it shares the data as they were read.
 
-        ``changed``: names of its weights that are not what this model had (None: not known). Without any, passes that were
-        made stand for its own; where encoders have none of them, what they gave does. Bits have the last word.
+        Args:
+            model: the module, which is given back as it was found.
+            config: what describes it.
+            changed: names of its weights that are not what this model had (None: not known). Without any, passes that were
+                made stand for its own; where encoders have none of them, what they gave does. Bits have the last word.
+
+        Yields:
+            The open model.
         """
         blueprint = replace(self.blueprint, config=config, checkpoint=None)
         with random_state_kept(), model_kept(model), ExitStack() as stack:
@@ -184,10 +218,21 @@ def open_model(
     source: Source | None = None,
     progress: Progress | None = None,
 ) -> Iterator[OpenModel]:
-    """The model with its weights and its data, of which nothing is read yet; the model is given back as it was found.
+    """Open a model with its weights and its data, of which nothing is read yet; the model is given back as it was found.
 
-    ``model``: one at hand, which gets the checkpoint's weights in a copy; ``source``: data that are open already.
-    Raises CollapsekitError.
+    Args:
+        config: what describes the model and the data.
+        checkpoint: its weights; None: those the config names.
+        options: device, seed, limit and trust.
+        model: a module at hand, which gets the checkpoint's weights in a copy.
+        source: data that are open already.
+        progress: told of the passes.
+
+    Yields:
+        The open model.
+
+    Raises:
+        CollapsekitError: for whatever the caller can mend.
     """
     progress, room = progress or Progress(), _room(options)
     with random_state_kept(), ExitStack() as stack:

@@ -53,7 +53,16 @@ class Session:
 
     @classmethod
     def of(cls, adapter: Adapter, features: Features, settings: Settings | None = None) -> Session:
-        """The session that measures on these features, or a new one; under ``settings``, where they are given."""
+        """Find the session that measures on these features, or begin one.
+
+        Args:
+            adapter: the model.
+            features: the examples.
+            settings: under which it has to be; None: whichever there is.
+
+        Returns:
+            The session.
+        """
         known = features.facts.session
         wanted = settings or Settings()
         if isinstance(known, Session) and (settings is None or known._is_under(settings)):
@@ -152,7 +161,7 @@ class Session:
     # ---- what modalities say together
 
     def synergy(self, offset: Mapping[str, Tensor]) -> Joint:
-        """The network that adds most to ``offset`` (natural parameters by split), on the checkpoint's own encoders."""
+        """The network that adds most to ``offset`` (natural parameters by split, (n, C)), on the checkpoint's encoders."""
         fitted = self.on(self.fold.train)._synergy(self, offset)
         return joint_on_recorded(self.adapter, self.features, fitted, self.settings)
 
@@ -163,7 +172,7 @@ class Session:
         return self._synergies[key]
 
     def late_fusion(self) -> Callable[[Tensor], Tensor]:
-        """Late fusion of the prefixes of the modalities that are present (see ``fuse_late``)."""
+        """Late fusion of the prefixes of the modalities that are present, of ``absent`` (n, modalities)."""
         return fuse_late(self.adapter, self.features, self.prefixes)
 
     # ---- the game of coalitions

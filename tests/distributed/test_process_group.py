@@ -216,14 +216,14 @@ def test_another_checkpoint_or_config_on_one_of_them_is_said_at_once(
         "import os\n"
         "from collapsekit.session import opening\n"
         "real = opening.read_blueprint\n"
-        "def odd(config, checkpoint, **more):\n"
+        "def odd(config, checkpoint, *rest, **more):\n"
         "    if os.environ.get('RANK') == '1':\n"
         + (
             "        checkpoint = 'other.pt'\n"
             if what == "ckpt"
             else "        config = config.model_copy(update={'metric': 'balanced_accuracy'})\n"
         )
-        + "    return real(config, checkpoint, **more)\n"
+        + "    return real(config, checkpoint, *rest, **more)\n"
         "opening.read_blueprint = odd\n"
     )
     (place / "odd.py").write_text(code)
