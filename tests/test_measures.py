@@ -21,7 +21,7 @@ from collapsekit.render.figures import CAPTIONS
 from collapsekit.render.repair_figures import DRAWN
 from collapsekit.render.tables import sections
 from collapsekit.report.diagnosis import Report, Result
-from collapsekit.tasks.base import Classification
+from collapsekit.tasks.classification import Classification
 from tests.problems import Problem
 
 registry.load_builtins()
