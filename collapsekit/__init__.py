@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from collapsekit.deprecated import install
-
-__version__ = "0.1.0"
+from collapsekit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
     from collapsekit.adapters.encode_fuse_head import EncodeFuseHeadAdapter
     from collapsekit.adapters.module import ModuleAdapter
-    from collapsekit.config.schema import Config, load_config
+    from collapsekit.config.load import load_config
+    from collapsekit.config.schema import Config
     from collapsekit.context import Options, Settings
     from collapsekit.diagnosis import diagnose
     from collapsekit.errors import CollapsekitError
@@ -29,7 +29,7 @@ _WHERE = {
     "EncodeFuseHeadAdapter": "collapsekit.adapters.encode_fuse_head",
     "ModuleAdapter": "collapsekit.adapters.module",
     "Config": "collapsekit.config.schema",
-    "load_config": "collapsekit.config.schema",
+    "load_config": "collapsekit.config.load",
     "CollapsekitError": "collapsekit.errors",
     "Features": "collapsekit.features.features",
     "Options": "collapsekit.registry",

@@ -33,7 +33,7 @@ _MOVED: dict[str, tuple[str, ...]] = {
 }
 # Packages that bear the name of a module of before.
 _NOW_PACKAGES: dict[str, tuple[str, ...]] = {
-    "config": ("config.schema",),
+    "config": ("config.schema", "config.load"),
     "demo": ("demo.make",),
     "features": ("features.features", "features.extraction"),
     "report": ("report.diagnosis", "report.parts"),

@@ -7,11 +7,10 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
-import collapsekit
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import random_state_kept
@@ -20,8 +19,11 @@ from collapsekit.adapters.live.unwrap import check_live, run_plainly, unwrapped
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.config.discovery import config_line, find_config, path_from_here
 from collapsekit.config.imports import import_object
-from collapsekit.config.schema import Config, check_config, load_config
-from collapsekit.context import Options, Profile, Progress, Settings
+from collapsekit.config.keywords import DiagnoseKeywords, takes
+from collapsekit.config.load import check_config, load_config
+from collapsekit.config.options import DiagnoseOptions
+from collapsekit.config.schema import Config
+from collapsekit.context import Options, Progress, Settings
 from collapsekit.data.base import Source
 from collapsekit.data.memory import with_data
 from collapsekit.distributed.process_group import current
@@ -29,7 +31,8 @@ from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError
 from collapsekit.features.extraction import extract, repeated
 from collapsekit.features.features import Features
 from collapsekit.games.per_example import records_of
-from collapsekit.io.spill import BUDGET, Storage
+from collapsekit.io.limits import MEMORY
+from collapsekit.io.spill import Storage
 from collapsekit.probes.credit.reliance import RelianceOptions, game_of
 from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
@@ -38,17 +41,19 @@ from collapsekit.report.diagnosis import Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
 from collapsekit.report.repair import structure_of
 from collapsekit.report.verdicts import judge
-from collapsekit.session.checks import check_arguments, check_device, check_diagnosis, check_modalities, splits_read
-from collapsekit.session.command_line import command_line
+from collapsekit.session.checks import check_call, check_device, check_diagnosis, check_modalities, splits_read
+from collapsekit.session.command_line import command_line, recorded
 from collapsekit.session.subject import environment, process_warnings, subject_of
 from collapsekit.stats.threads import threads_for
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.version import __version__
 
 LEVEL = 0.95
 SUBSETS = "growing"  # the probe that --subsets adds
 
 
+@takes(DiagnoseOptions)
 @no_exit()
 @random_state_kept()
 @process_state_kept()
@@ -58,68 +63,86 @@ def diagnose(
     config: str | Path | Mapping[str, Any] | Config | None = None,
     model: nn.Module | None = None,
     data: Mapping[str, Any] | str | Path | None = None,
-    split: str | None = None,
-    probes: Sequence[str] | None = None,
-    skip: Sequence[str] = (),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    profile: Profile = "standard",
-    device: str = "cpu",
-    seed: int = 0,
-    limit: int | None = None,
-    training_seed: int | None = None,
-    subsets: bool = False,
-    plugins: Sequence[str | Path] = (),
-    trust_pickle: str | None = None,
     progress: Progress | None = None,
-    cache: str | Path | None = None,
-    memory: float | None = None,
+    **keywords: Unpack[DiagnoseKeywords],
 ) -> Report:
-    """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
+    """Diagnose a checkpoint or a live model: which modalities it ignores, what that costs, and why.
 
-    ``data`` takes the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
-    tensors, a DataLoader, a Dataset or another iterable of dict batches), or the path of a file. ``options`` maps probe
-    names to option values, as ``--set`` does; ``training_seed`` is the seed the model was trained
-    with (default: the config's model.seed), by which the gate tells runs apart; ``subsets`` adds the probe ``growing``,
-    which reads the models of the config's ``subsets`` section too; ``trust_pickle`` ("sha256:DIGEST") lets that very
-    checkpoint be unpickled, which runs its code; ``cache`` is the folder of trained baselines (default: the user's
-    cache folder); ``memory`` is how many bytes of inputs and features are kept in memory before more is mapped from files
-    that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
-    Raises CollapsekitError for whatever the caller can mend.
+    Nothing is written but the cache of trained baselines. A live model is given back as it was found.
+
+    Args:
+        checkpoint: The file or folder of weights; default: the config's model.checkpoint.
+        config: The path of a config, a mapping of its keys, or a Config; default: the nearest file, as commands find it.
+        model: A live module in the place of a checkpoint; with one, it gets the checkpoint's weights.
+        data: In the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
+            tensors with the examples along the first axis, a DataLoader, a Dataset or another iterable of dict batches), or
+            the path of a file.
+        split: The split to diagnose; default: test, else val.
+        probes: The probes to run; default: all that run by default.
+        skip: Probes to leave out.
+        options: Option values by probe, as ``--set`` takes them.
+        profile: ``quick``, ``standard`` or ``full``: how much may be trained.
+        device: Where the model runs.
+        seed: Of everything drawn or trained.
+        limit: At most so many examples a split.
+        training_seed: That the model was trained with, by which the gate tells runs apart; default: the config's.
+        subsets: Also run the probe ``growing``, which reads the models of the config's ``subsets`` section.
+        plugins: Python files with probes or adapters.
+        trust_pickle: "sha256:DIGEST" lets that very checkpoint be unpickled, which runs its code.
+        progress: Where to say how far it is; default: nowhere.
+        cache: The folder of trained baselines; default: the user's cache folder.
+        memory: Bytes of inputs and features kept in memory, which changes no result; default: as ``--memory`` has it.
+
+    Returns:
+        The report: subject, results and a verdict for every modality.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend; its class says which kind (collapsekit.ext has all of them).
     """
-    given = dict(locals())
-    check_arguments(given)
+    options = DiagnoseOptions.make(**keywords)
+    check_call(options, checkpoint=checkpoint, config=config, progress=progress, model=model)
     progress = progress or Progress()
     settled, source = with_data(settle_config(config, checkpoint, progress), data)
     registry.load_builtins()
-    files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
-    chosen = choose_probes(probes, skip, files, also=[SUBSETS] if subsets else [])
+    files = [registry.load_plugin_file(p) for p in [*map(settled.resolve, settled.plugins), *options.plugins]]
+    chosen = choose_probes(options.probes, options.skip, files, also=[SUBSETS] if options.subsets else [])
     if any(spec.name == SUBSETS for spec in chosen):
         settled.need_subsets()
-    all_options = check_options(options or {})
-    check_diagnosis(settled, source, chosen, all_options.values(), given)
-    with _opened(settled, checkpoint, source, given) as adapter:
+    all_options = check_options(options.options or {})
+    check_diagnosis(settled, source, chosen, all_options.values(), options, live=model is not None)
+    with _opened(settled, checkpoint, source, options, model) as adapter:
         check_modalities(all_options.values(), settled, adapter.modalities)
-        where = _split(adapter.source, split)
+        where = _split(adapter.source, options.split)
         if said := _how_read(adapter.checkpoint).get("checkpoint"):
             progress.note(said)
         features = extract(
             adapter,
             where,
-            limit=limit,
-            seed=seed,
+            limit=options.limit,
+            seed=options.seed,
             progress=progress,
-            storage=Storage(BUDGET if memory is None else int(memory)),
+            storage=Storage(MEMORY if options.memory is None else int(options.memory)),
         )
-        kept = _cache(cache, chosen, progress)
-        base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)
+        base = Settings(
+            seed=options.seed,
+            level=LEVEL,
+            profile=options.profile,
+            progress=progress,
+            cache=_cache(options.cache, chosen, progress),
+            others=all_options,
+        )
         results = _results(chosen, adapter, features, base)
-        subject = subject_of(adapter, features, where, seed)
+        subject = subject_of(adapter, features, where, options.seed)
         failed = {r.probe for r in results if r.error is not None}
         records = _records(adapter, features, base, {spec.name for spec in chosen} - failed)
+    live = model is not None or data is not None  # no command line names it
     settings = {
-        **_flags(given, where, settled, adapter.checkpoint),
+        "command": None if live else command_line(settled, adapter.checkpoint, options, where),
+        **recorded(options, where),
         **_how_read(adapter.checkpoint),
-        **_told_apart(settled.model.seed if training_seed is None else training_seed, features, records),
+        **_told_apart(
+            settled.model.seed if options.training_seed is None else options.training_seed, features, records
+        ),
         "level": LEVEL,
         "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
         "config": settled.model_dump(mode="json", exclude_defaults=True),
@@ -130,10 +153,13 @@ def diagnose(
 
 @contextlib.contextmanager
 def _opened(
-    config: Config, checkpoint: str | Path | None, source: Source | None, given: Mapping[str, Any]
+    config: Config,
+    checkpoint: str | Path | None,
+    source: Source | None,
+    options: DiagnoseOptions,
+    model: nn.Module | None,
 ) -> Iterator[Adapter]:
     """The model with its weights, all of which is given back as it was found."""
-    model, seed = given["model"], given["seed"]
     with random_state_kept(), contextlib.ExitStack() as stack:
         if model is not None:
             stack.enter_context(model_kept(model))
@@ -142,9 +168,9 @@ def _opened(
             checkpoint,
             model=model,
             source=source,
-            device=given["device"],
-            seed=seed,
-            trust=given["trust_pickle"],
+            device=options.device,
+            seed=options.seed,
+            trust=options.trust_pickle,
         )
         if model is None:
             stack.enter_context(model_kept(adapter.model))
@@ -160,16 +186,6 @@ def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Prog
     if why is not None and any(spec.trains == "models" for spec in chosen):
         progress.note(why)
     return folder
-
-
-def _flags(given: Mapping[str, Any], split: str, config: Config, read: Checkpoint | None) -> dict[str, Any]:
-    """What was asked for, by name, and the command line that asks for it again; of a live model or data there is none."""
-    flags: dict[str, Any] = {"split": split, **{k: given[k] for k in ("seed", "profile", "device", "limit")}}
-    typed = {**flags, "training-seed": given["training_seed"], "subsets": given["subsets"] or None}
-    typed["trust-pickle"] = given["trust_pickle"]
-    lists = given["probes"] or [], given["skip"], given["plugins"], given["options"] or {}
-    live = given["model"] is not None or given["data"] is not None
-    return {"command": None if live else command_line(config, read, typed, *lists), **flags}
 
 
 def _results(chosen: Sequence[ProbeSpec], adapter: Adapter, features: Features, base: Settings) -> list[Result]:
@@ -222,7 +238,7 @@ def _report(
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
     overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
     return Report(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         subject=subject,
         verdict=overall,
         summary=summary,

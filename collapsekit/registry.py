@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import math
 import pkgutil
 import sys
 import traceback
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, Unpack
 
 from pydantic import ValidationError
 
@@ -38,9 +39,25 @@ class ProbeSpec:
     definition: str
     source: str
     cannot: str  # what the number does not tell
-    options: type[Options]
-    trains: Cost
+    options: type[Options] = Options
+    trains: Cost = "nothing"
     default: bool = True  # whether it runs where no probe is named
+    title: str | None = None  # of its section in pages; None: its name
+    place: float = math.inf  # of that section, the least first
+
+
+class ProbeFacts(TypedDict):
+    """What ``@probe`` takes beside the name: the fields of ProbeSpec."""
+
+    summary: str
+    definition: str
+    source: str
+    cannot: str
+    options: NotRequired[type[Options]]
+    trains: NotRequired[Cost]
+    default: NotRequired[bool]
+    title: NotRequired[str]
+    place: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -80,30 +97,32 @@ TASKS: dict[str, TaskSpec] = {}
 
 
 def probe(
-    name: str,
-    *,
-    summary: str,
-    definition: str,
-    source: str,
-    cannot: str,
-    options: type[Options] = Options,
-    trains: Cost = "nothing",
-    default: bool = True,
+    name: str, **facts: Unpack[ProbeFacts]
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
     """Register ``(adapter, features, *, settings) -> Results`` as the probe ``name``.
 
-    ``summary``: one line for lists; ``definition`` and ``source``: what it measures, where that is defined;
-    ``cannot``: what its numbers do not tell; ``options``: a subclass of Options; ``trains``: what it may train;
-    ``default``: False for one that runs only where it is named.
     Features are shared by all probes and must not be changed.
+
+    Args:
+        name: what it is called in options and reports; its results are called NAME.WHAT.
+        facts: ``summary``: one line for lists; ``definition`` and ``source``: what it measures, where that is defined;
+            ``cannot``: what its numbers do not tell; ``options``: a subclass of Options; ``trains``: what it may train;
+            ``default``: False for one that runs only where it is named; ``title`` and ``place``: how its results are
+            headed, and where they stand among those of other probes, the least place first.
+
+    Raises:
+        ConfigError: where one of the first four is missing, and where another file registers a probe of that name.
     """
+    missing = [k for k in ("summary", "definition", "source", "cannot") if k not in facts]
+    if missing:
+        raise ConfigError(f"probe {name!r} does not say its {' and '.join(missing)}: give them to @probe as text.")
 
     def register(run: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[Any]]:
         known = PROBES.get(name)
         if known is not None and known.run.__module__ != run.__module__:
             files = f"{_file_of(known.run)} and {_file_of(run)}"
             raise ConfigError(f"probe {name!r} is registered twice, by {files}: rename one.")
-        PROBES[name] = ProbeSpec(name, run, summary, definition, source, cannot, options, trains, default)
+        PROBES[name] = ProbeSpec(name, run, **facts)
         return run
 
     return register

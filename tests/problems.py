@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from collapsekit import diagnose
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.report.diagnosis import Report
 

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 import collapsekit
 from collapsekit.demo.make import demo_data
 from collapsekit.demo.model import WIDTHS, build
-from collapsekit.report.baseline import Run, make_run
+from collapsekit.gating.baseline import make_run
+from collapsekit.report.baseline import Run
 from collapsekit.report.per_example import Records
 
 EPOCHS, RATE, DECAY, BATCH = 30, 3e-3, 1e-3, 64

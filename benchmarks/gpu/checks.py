@@ -20,7 +20,7 @@ import collapsekit
 from benchmarks.gpu.subjects import EVERYWHERE, KINDS, build, make_project
 from benchmarks.repair.planted import only_deciding
 from collapsekit.adapters.inserts import absent
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress
 from collapsekit.diagnosis import build_adapter
 from collapsekit.features.extraction import extract

@@ -42,7 +42,7 @@ from benchmarks.repair.measure import options_of
 from benchmarks.repair.planted_table import LEVEL, Record, able, by, explained, judged, table
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress, Settings
 from collapsekit.diagnosis import build_adapter, check_options
 from collapsekit.errors import CollapsekitError

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from benchmarks.speed.passes import BATCH, CONFIG, MODALITIES, plain_pass, subject, timed
 from collapsekit import Report, diagnose
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features

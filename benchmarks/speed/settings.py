@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.build import random_state_kept, seed_everything
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress
 from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import collapsekit
 from collapsekit.comparison.compatibility import check_definitions, check_subjects, notes
-from collapsekit.comparison.directions import direction
 from collapsekit.comparison.inputs import Group, Run
 from collapsekit.comparison.pairing import match
 from collapsekit.comparison.quantities import Choice, Found, Key, arranged, quantities
@@ -14,9 +12,10 @@ from collapsekit.comparison.significance import Said, run_tests, test_notes, tes
 from collapsekit.comparison.spread import mean, sd
 from collapsekit.errors import ConfigError
 from collapsekit.io.safe_text import quoted
-from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test
+from collapsekit.measures import lookup
+from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, is_best
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.invariants.of_comparison import is_best
+from collapsekit.version import __version__
 
 
 def compare(
@@ -53,7 +52,7 @@ def compare_groups(groups: Sequence[Group], *, against: str | None = None, choic
     tests = run_tests(said, keys, matching)
     subject = groups[0].runs[0].report.subject
     return Comparison(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         task=subject.task,
         metric=subject.metric,
         split=subject.split,
@@ -83,7 +82,8 @@ def _column(group: Group, pairs: Sequence[tuple[int, int]] | None) -> Column:
 def _row(key: Key, said: Said, tests: Mapping[tuple[Key, int], Test]) -> Row:
     cells = [_cell(key, runs, tests.get((key, column))) for column, runs in enumerate(said)]
     found = next(f[key] for runs in said for f in runs if key in f)
-    better, why = direction(key.name)
+    known = lookup(key.name)
+    better = known.better if known is not None else None
     values = [c.value for c in cells if c.value is not None]
     if better is not None and len(values) > 1:
         best = min(values) if better == "lower" else max(values)
@@ -96,7 +96,7 @@ def _row(key: Key, said: Said, tests: Mapping[tuple[Key, int], Test]) -> Row:
         versus=key.versus,
         unit=found.unit,
         better=better,
-        why=why,
+        why=known.why if known is not None else None,
         definition=found.definition,
         source=found.source,
         cells=tuple(cells),

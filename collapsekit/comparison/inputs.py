@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collapsekit.errors import ConfigError, RefusedError
+from collapsekit.io.json import read_json
 from collapsekit.io.safe_text import quoted
-from collapsekit.report.base import read_json
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.per_example import load_report
 

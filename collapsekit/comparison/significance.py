@@ -13,7 +13,7 @@ from collapsekit.comparison.spread import mean
 from collapsekit.io.safe_text import quoted
 from collapsekit.report.comparison import Test, Testing
 from collapsekit.stats.inference.holm import holm
-from collapsekit.stats.inference.wilcoxon import FEWEST, SignedRank, least_p, signed_rank
+from collapsekit.stats.inference.wilcoxon import MIN_PAIRS, SignedRank, least_p, signed_rank
 
 ALPHA = 0.05
 
@@ -64,7 +64,7 @@ def _tried(
     both = [(reference[a].get(key), column[b].get(key)) for a, b in pairs]
     values = [(a.value, b.value) for a, b in both if a is not None and b is not None]
     had = [(a, b) for a, b in values if a is not None and b is not None]
-    if len(had) < FEWEST:
+    if len(had) < MIN_PAIRS:
         return None
     theirs, ours = [a for a, _ in had], [b for _, b in had]
     difference = mean(ours) - mean(theirs)
@@ -100,11 +100,11 @@ def test_notes(
             if column is not reference:
                 yield f"{quoted(column.name)} is one run and is not tested."
             continue
-        if len(pairs) < FEWEST:
+        if len(pairs) < MIN_PAIRS:
             yield (
                 f"{quoted(column.name)} and {quoted(reference.name)} have {_count(len(pairs), 'pair')} of runs and are not "
-                f"tested: with fewer than {FEWEST} no two-sided p-value can reach {ALPHA} (2/2^{FEWEST - 1} = "
-                f"{least_p(FEWEST - 1)})."
+                f"tested: with fewer than {MIN_PAIRS} no two-sided p-value can reach {ALPHA} (2/2^{MIN_PAIRS - 1} = "
+                f"{least_p(MIN_PAIRS - 1)})."
             )
         left = len(column.runs) + len(reference.runs) - 2 * len(pairs)
         if left:

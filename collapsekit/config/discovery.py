@@ -13,7 +13,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from collapsekit.config.schema import CONFIG_NAME, pyproject_section
+from collapsekit.config.load import pyproject_section
+from collapsekit.config.schema import CONFIG_NAME
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.io.files import is_file, reason
 
@@ -21,8 +22,19 @@ PYPROJECT = "pyproject.toml"
 
 
 def find_config(config: str | Path | None, checkpoint: str | Path | None, command: str = "diagnose") -> Path:
-    """``config`` if given, else the nearest one (:func:`nearest_config`). Raises ConfigError where there is none;
-    ``command`` is what the message says to type where one lies beside the checkpoint."""
+    """Find the config file that is used: the one that is named, else the nearest (:func:`nearest_config`).
+
+    Args:
+        config: the one that is named.
+        checkpoint: beside which another may lie, which is never used by itself.
+        command: what the message says to type where one lies there.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ConfigError: where there is none.
+    """
     if config is not None:
         if not is_file(config):
             raise ConfigError(f"config {config} is not a file: give the path of a {CONFIG_NAME}.")
@@ -94,7 +106,16 @@ def configs_beside(checkpoint: str | Path | None) -> list[Path]:
 
 
 def config_line(file: Path, checkpoint: str | Path | None = None, *, named: bool = False) -> str:
-    """``Config: PATH``; and, where it was not ``named``, which other one beside the checkpoint is not used."""
+    """Say which config is used.
+
+    Args:
+        file: the one that is used.
+        checkpoint: beside which another may lie.
+        named: whether the user named ``file``.
+
+    Returns:
+        ``Config: PATH``; and, where it was not named, which other one beside the checkpoint is not used.
+    """
     line = f"Config: {path_from_here(file)}"
     others = [] if named else configs_beside(checkpoint)
     other = next((o for o in others if os.path.realpath(o) != os.path.realpath(file)), None)

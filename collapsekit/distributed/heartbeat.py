@@ -143,7 +143,7 @@ class Heartbeat:
             with self._changed:
                 passed, last = self.count(now - last), now
                 waiting += passed if self._failures() or self._own else 0.0
-                error = self._found()
+                error = self._longest_silence()
                 if error is not None and self._state != "alive":  # whoever it is need not be told any more
                     self._stop.set()
                     return
@@ -162,7 +162,7 @@ class Heartbeat:
             self._silent[rank] += 0.0 if rank in self._told else passed
         return passed
 
-    def _found(self) -> CollapsekitError | None:
+    def _longest_silence(self) -> CollapsekitError | None:
         """Who has been silent for too long; the store's process first, as without it nobody is heard."""
         host = self.at.host if self.at.host != self.at.rank else None
         if self._round >= self.limit:

@@ -129,7 +129,7 @@ class World:
             raise self._alone(e) from None
         for rank, (where, kind, value) in enumerate(heard):
             if kind == "failed":
-                raise _told(failed if rank == self.rank and failed is not None else _error(rank, *value))
+                raise _mark_shared(failed if rank == self.rank and failed is not None else _error(rank, *value))
             if where != place:
                 raise ConfigError(
                     f"process {rank} of {self.size} is at {where} where process {self.rank} is at {place}: all must be "
@@ -146,7 +146,7 @@ def _name(make: Callable[..., Any]) -> str:
     return getattr(make, "__qualname__", type(make).__name__)
 
 
-def _told(error: Exception | BaseException) -> BaseException:
+def _mark_shared(error: Exception | BaseException) -> BaseException:
     """An error that all processes raise: marked, so that only the first one prints it."""
     error.told_by_first = True  # type: ignore[union-attr]
     return error

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from collapsekit import __version__
 from collapsekit.errors import ConfigError
+from collapsekit.version import __version__
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -62,7 +62,19 @@ def place() -> Place:
 
 
 def seconds(name: str, default: float, chosen: float | None = None) -> float:
-    """A limit: ``chosen``, else that of the environment. Raises ConfigError where it is no positive number."""
+    """Read a limit in seconds.
+
+    Args:
+        name: the environment variable that holds it.
+        default: where that is not set.
+        chosen: what goes before both.
+
+    Returns:
+        The limit.
+
+    Raises:
+        ConfigError: where it is no positive number.
+    """
     text = str(chosen) if chosen is not None else os.environ.get(name) or str(default)
     try:
         found = float(text)
@@ -81,10 +93,21 @@ def hush() -> None:
 
 
 def connect(at: Place, limit: float, meeting: int, *, again: bool = False) -> Store:
-    """The store at which the job meets for the ``meeting``-th time, which the first process makes where no launcher has,
-    or a connection of its own to one that is there (``again``).
+    """Connect to the store at which the job meets; may never return where something else listens there.
 
-    Raises ConfigError where that cannot be; may never return where something else listens there.
+    The first process makes the store where no launcher has.
+
+    Args:
+        at: this process's place in the job.
+        limit: seconds.
+        meeting: which time the job meets, counted.
+        again: whether this is a connection of its own to a store that is there.
+
+    Returns:
+        The store.
+
+    Raises:
+        ConfigError: where that cannot be.
     """
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
@@ -134,8 +157,8 @@ class Arrivals:
             self._take(json.loads(self.store.get(f"arrival/{self._seen}")))
         return len(self.here) == self.at.size
 
-    def _take(self, told: dict[str, str | int | None]) -> None:
-        rank, size, version, failed = told["rank"], told["size"], told["version"], told["failed"]
+    def _take(self, arrival: dict[str, str | int | None]) -> None:
+        rank, size, version, failed = arrival["rank"], arrival["size"], arrival["version"], arrival["failed"]
         if size != self.at.size:
             raise ConfigError(
                 f"{self.at} met process {rank} of {size}: WORLD_SIZE must be the same for all, and MASTER_PORT no other "

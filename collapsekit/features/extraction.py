@@ -19,7 +19,7 @@ from collapsekit.data.contents import canonical
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
 from collapsekit.features.features import Features
-from collapsekit.io.spill import Column, Storage
+from collapsekit.io.spill import SpillColumn, Storage
 from collapsekit.report.diagnosis import ReportWarning
 from collapsekit.stats.threads import threads_for
 
@@ -172,8 +172,8 @@ class _Kept:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.recorded: dict[str, list[Column]] = {}
-        self.pooled: dict[str, Column] = {}
+        self.recorded: dict[str, list[SpillColumn]] = {}
+        self.pooled: dict[str, SpillColumn] = {}
         self.fused, self.outputs = storage.column(), storage.column()
 
     def add(self, result: Pass) -> None:

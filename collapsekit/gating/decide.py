@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-import collapsekit
+from collapsekit.config.options import Situation
 from collapsekit.errors import ConfigError
 from collapsekit.gating.criteria import Limits, says_nothing
 from collapsekit.gating.rules.evaluate import DEFAULT, decide_rule
@@ -13,8 +12,7 @@ from collapsekit.report.baseline import Baseline, Run, differs, seed_of
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import Against, GateCheck, GateReport, State, outcome_of
 from collapsekit.report.per_example import Records
-
-Situation = Literal["auto", "paired", "retrained"]
+from collapsekit.version import __version__
 
 
 def gate(
@@ -46,7 +44,7 @@ def gate(
         raise ConfigError(f"situation {situation!r} needs a baseline to compare with: name one with --baseline.")
     outcome = outcome_of([c.state for c in checks])
     return GateReport(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         outcome=outcome,
         summary=_summary(outcome, checks),
         subject=report.subject,

@@ -17,7 +17,7 @@ from collapsekit.report.gate import GateCheck, State
 from collapsekit.report.per_example import Records
 from collapsekit.stats.inference.holm import holm
 from collapsekit.stats.inference.prediction import (
-    MOST_RUNS,
+    MAX_RUNS,
     POWER,
     detectable_paired,
     detectable_retrained,
@@ -30,7 +30,7 @@ from collapsekit.stats.inference.prediction import (
 from collapsekit.stats.inference.signflip import sign_flip, standard_error, unit_sums
 from collapsekit.stats.use import floor_of
 
-FEWEST_RUNS = 3  # of which a spread can be told at all
+MIN_RUNS = 3  # of which a spread can be told at all
 LEVEL = 0.95
 PAIRED = "one-sided sign-flip permutation test of the differences over the same examples"
 RETRAINED = "one-sided prediction interval of one more training run, t(B - 1)·s·√(1 + 1/B), from the baseline's runs"
@@ -144,10 +144,10 @@ def _retrained(number: Number, report: Report, runs: Sequence[Report], limits: L
     known = [v for v in values if not isinstance(v, str)]
     if len(known) < len(values):
         return f"in the baseline, {next(v for v in values if isinstance(v, str))}"
-    if len(known) < FEWEST_RUNS:
+    if len(known) < MIN_RUNS:
         return (
-            f"how retraining varies takes at least {FEWEST_RUNS} baseline runs, and there {_are(len(known))}: add "
-            f"{FEWEST_RUNS - len(known)} more of other seeds with `collapsekit baseline update`"
+            f"how retraining varies takes at least {MIN_RUNS} baseline runs, and there {_are(len(known))}: add "
+            f"{MIN_RUNS - len(known)} more of other seeds with `collapsekit baseline update`"
         )
     mean, sd, count = sum(known) / len(known), spread(known), len(known)
     margin, effect = limits.margin(number.kind, mean), limits.effect(number.kind, mean)
@@ -158,9 +158,7 @@ def _retrained(number: Number, report: Report, runs: Sequence[Report], limits: L
         enough = runs_needed(sd, alpha, margin, effect)
         needed = None if enough is None else max(1, enough - count)
         if enough is None:
-            note = (
-                f"even {MOST_RUNS} runs would not do, as runs vary by {sd:.3g} (standard deviation): raise the effect"
-            )
+            note = f"even {MAX_RUNS} runs would not do, as runs vary by {sd:.3g} (standard deviation): raise the effect"
     worse = mean - found
     interval, p = (worse - half, worse + half), prediction_p(worse, sd, count)
     return Seen(number, found, mean, worse, interval, p, reach, margin, effect, needed, note)

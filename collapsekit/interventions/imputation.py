@@ -85,7 +85,7 @@ def lenders(features: Features, bank: Bank, fill: str, absent: Tensor, draws: in
         raise NumericsError(f"a stand-in for an absent modality needs another example, found {t}: use more")
     if fill == "neighbour":
         ours, theirs = ([f.pooled[m] for m in features.modalities] for f in (features, bank.features))
-        return nearest(ours, theirs, ~absent, own=bank.own)[:, None]
+        return nearest(ours, theirs, ~absent, within=bank.own)[:, None]
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(0, t - bank.own, (draws, n), generator=generator)
     if bank.own:

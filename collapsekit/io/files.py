@@ -10,7 +10,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from collapsekit.io.locks import held, mark_in_use, short_name, unwritable
+from collapsekit.io.locks import locked_open, mark_in_use, short_name, unwritable
 
 # What a file system answers that cannot flush a folder, or does not let us open one: no fault of the write.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}
@@ -132,7 +132,7 @@ def append_text(path: Path, text: str) -> None:
     Raises ConfigError where it cannot be written, or is kept locked for ``WAIT`` seconds.
     """
     try:
-        with path.open("ab") as f, held(f.fileno(), path):
+        with path.open("ab") as f, locked_open(f.fileno(), path):
             f.write(text.encode("utf-8", "backslashreplace"))
             f.flush()
     except (OSError, ValueError) as e:

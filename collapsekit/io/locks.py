@@ -44,9 +44,9 @@ def _locked_file(path: Path, lock: Path, wait: float) -> contextlib.ExitStack:
     deadline = time.monotonic() + wait
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)  # which another process may have removed, as it was empty
-        held = _try_lock(lock)
-        if held is not None:
-            return held
+        handle = _try_lock(lock)
+        if handle is not None:
+            return handle
         if time.monotonic() >= deadline:
             raise _busy(path, wait)
         time.sleep(_POLL)
@@ -113,7 +113,7 @@ def mark_in_use(path: Path, *, wait: bool = True) -> int | None:
 
 
 @contextlib.contextmanager
-def held(handle: int, path: Path) -> Iterator[None]:
+def locked_open(handle: int, path: Path) -> Iterator[None]:
     """An open file that is never replaced, locked for as long as it is written; where the file system has no locks, not."""
     if sys.platform != "win32":
         import fcntl

@@ -11,19 +11,20 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-import collapsekit
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Settings
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import CollapsekitError, ConfigError, FaultError, NumericsError, ProcessLostError
 from collapsekit.features.features import Features
+from collapsekit.measures.catalogue import declare_heading
+from collapsekit.measures.measure import Heading
 from collapsekit.registry import ProbeSpec, modules_of
 from collapsekit.report.diagnosis import Report, ReportWarning, Result
 from collapsekit.report.verdicts import DECIDING, FAILED
 from collapsekit.user_code.process_state import each_of
 
 RAISE = "COLLAPSEKIT_RAISE"  # set to anything: errors that nobody foresaw are raised, so that no test passes on one
-HOME = Path(collapsekit.__file__).parent
+HOME = Path(__file__).resolve().parents[1]
 
 
 class ContractError(ConfigError):
@@ -38,6 +39,7 @@ def run_probe(spec: ProbeSpec, adapter: Adapter, features: Features, settings: S
     user's own probe as ConfigError. Of several processes at one job all have it skipped, or, where one that failed is no
     longer at the place of the others, all end.
     """
+    declare_heading(Heading(spec.name, spec.title or spec.name, spec.place))
     try:
         results, error = _results(spec, adapter, features, settings), None
     except Exception as e:

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 from urllib.parse import quote
 
-from collapsekit.io.safe_text import json_text
+from collapsekit.io.json import json_text
 from collapsekit.render.sanitize import cleaned_gate
 from collapsekit.report.gate import GateCheck, GateReport
 

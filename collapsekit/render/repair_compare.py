@@ -6,30 +6,15 @@ All functions take a report that :func:`collapsekit.render.sanitize.cleaned_repa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
+from collapsekit.measures import headings, lookup
+from collapsekit.measures.of_verdict import SCORE
 from collapsekit.render.sanitize import modality_names
-from collapsekit.render.tables import TITLES, Estimate, label, short_name
+from collapsekit.render.tables import Estimate, label, short_name
+from collapsekit.report.comparison import Better
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.repair import RepairReport
-
-# Where it is known which way is better: 1 higher, -1 lower. Of all other numbers only the difference is shown: a
-# model that ignores a modality is proof against noise in it, and a gain in rank is no gain in the task.
-DIRECTIONS = (
-    ("reliance.full_metric", 1),
-    ("reliance.full_loss", -1),
-    ("missing.patterns.*", 1),
-    ("missing.patterns_loss.*", -1),
-    ("missing.rates.*", 1),
-    ("missing.rates_loss.*", -1),
-    ("prefix_gap.prefix_metric", 1),
-    ("prefix_gap.prefix_loss", -1),
-    ("utilisation.alone_metric", 1),
-)
-SCORE = "utilisation.score"  # lower is better, for a modality the repair was for
-CURVES = ("reliance", "rank_sweep", "spectrum", "missing", "noise")  # probes whose curves are shown side by side
 
 Key = tuple[str, str | None, str | None, int]
 
@@ -52,7 +37,7 @@ class Numbers:
     before: Estimate | None
     after: Estimate | None
     control: Estimate | None
-    direction: int = 0  # 1 where higher is better, -1 where lower is, 0 where that is not known
+    better: Better | None = None  # None where that is not known
     beside_control: bool = True  # whether the control was measured on the same examples
 
     @property
@@ -66,23 +51,23 @@ class Numbers:
     @property
     def than_before(self) -> Judgement | None:
         """How ``after`` stands beside ``before``."""
-        return judge(self.after, self.before, self.direction)
+        return judge(self.after, self.before, self.better)
 
     @property
     def than_control(self) -> Judgement | None:
         """How ``after`` stands beside ``control``."""
-        return judge(self.after, self.control, self.direction) if self.beside_control else None
+        return judge(self.after, self.control, self.better) if self.beside_control else None
 
 
-def judge(new: Estimate | None, old: Estimate | None, direction: int) -> Judgement | None:
+def judge(new: Estimate | None, old: Estimate | None, better: Better | None) -> Judgement | None:
     """Whether ``new`` is better than ``old``; None where the direction or a number is not known."""
-    if new is None or old is None or direction == 0:
+    if new is None or old is None or better is None:
         return None
     if new[0] == old[0]:
         return Judgement("the same", False)
     (a, b), (c, d) = new[1] or (new[0], new[0]), old[1] or (old[0], old[0])
     had = new[1] is not None or old[1] is not None
-    return Judgement("better" if (new[0] > old[0]) == (direction > 0) else "worse", had and a <= d and c <= b)
+    return Judgement("better" if (new[0] > old[0]) == (better == "higher") else "worse", had and a <= d and c <= b)
 
 
 @dataclass(frozen=True)
@@ -102,7 +87,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What can be compared, by probe in the order of ``TITLES``, and what was left out with the reason."""
+    """What can be compared, by probe in the order of their sections, and what was left out with the reason."""
 
     values: dict[str, tuple[Compared, ...]]
     curves: dict[str, tuple[Compared, ...]]
@@ -114,11 +99,16 @@ class Comparison:
         return list({id(p): p for p in found}.values())
 
 
-def direction(result: Result, repaired: tuple[str, ...]) -> int:
-    """1 where higher is better, -1 where lower is, 0 where that is not known."""
-    if result.name == SCORE:
-        return -1 if result.modality in repaired else 0
-    return next((way for pattern, way in DIRECTIONS if fnmatchcase(result.name, pattern)), 0)
+def _better(result: Result) -> Better | None:
+    """Which way is better, where its measure says; of all others only the difference is shown."""
+    measure = lookup(result.name)
+    return None if measure is None else measure.better
+
+
+def _side_by_side(result: Result) -> bool:
+    """Whether a point of its curve means the same in another report."""
+    measure = lookup(result.name)
+    return measure is not None and measure.side_by_side
 
 
 def compare(report: RepairReport) -> Comparison:
@@ -142,22 +132,22 @@ def compare(report: RepairReport) -> Comparison:
         pair = Compared(old, new, plain, _numbers(report, old, new, plain))
         if old.value is not None and new.value is not None:
             values.setdefault(old.probe, []).append(pair)
-        if old.curve is not None and new.curve is not None and old.probe in CURVES:
+        if old.curve is not None and new.curve is not None and _side_by_side(old):
             if set(old.curve.x) & set(new.curve.x):
                 curves.setdefault(old.probe, []).append(pair)
             else:
                 left.setdefault("its curves have no point in common", []).append(whole_label(old))
     return Comparison(
-        {p: tuple(values[p]) for p in _probes(values)},
-        {p: tuple(curves[p]) for p in _probes(curves)},
+        {h.probe: tuple(values[h.probe]) for h in headings(values)},
+        {h.probe: tuple(curves[h.probe]) for h in headings(curves)},
         {reason: tuple(names) for reason, names in left.items()},
     )
 
 
 def _numbers(report: RepairReport, old: Result, new: Result, plain: Result | None) -> Numbers:
-    way = direction(old, report.repaired) if not unlike(report.before, report.after) else 0
+    better = _better(old) if not unlike(report.before, report.after) else None
     beside = report.control is not None and not unlike(report.control, report.after)
-    return Numbers(estimate(old), estimate(new), estimate(plain), way, beside)
+    return Numbers(estimate(old), estimate(new), estimate(plain), better, beside)
 
 
 def estimate(result: Result | None) -> Estimate | None:
@@ -172,12 +162,12 @@ def whole_label(result: Result | None) -> str:
 
 def scores(report: RepairReport) -> dict[str, Numbers]:
     """The score of each modality that was repaired, from the verdicts."""
-    way = -1 if not unlike(report.before, report.after) else 0
+    better = SCORE.better if not unlike(report.before, report.after) else None
     beside = report.control is not None and not unlike(report.control, report.after)
     found = {}
     for m in report.repaired:
         parts = [_score(r, m) for r in (report.before, report.after, report.control)]
-        found[m] = Numbers(parts[0], parts[1], parts[2], way, beside)
+        found[m] = Numbers(parts[0], parts[1], parts[2], better, beside)
     return found
 
 
@@ -207,11 +197,6 @@ def _ordered(report: RepairReport, keys: dict[Key, Result]) -> list[Key]:
     names = {name: i for i, name in enumerate(dict.fromkeys(k[0] for k in keys))}
     ranks: dict[str | None, int] = {m: i for i, m in enumerate(modality_names(report.before))}
     return sorted(keys, key=lambda k: (names[k[0]], ranks.get(k[1], len(ranks)), ranks.get(k[2], len(ranks))))
-
-
-def _probes(found: dict[str, list[Compared]]) -> Iterator[str]:
-    yield from (p for p in TITLES if p in found)
-    yield from (p for p in found if p not in TITLES)
 
 
 def _apart(old: Result | None, new: Result | None, when: tuple[str, str] = ("before", "after")) -> str | None:

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from collapsekit.measures import heading_of
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate, fmt_interval
 from collapsekit.render.repair_compare import Compared, Comparison, Judgement, Numbers, scores, unlike, whole_label
-from collapsekit.render.tables import MARKS, TITLES, Estimate, flatten, some
+from collapsekit.render.tables import MARKS, Estimate, flatten, some
 from collapsekit.report.diagnosis import Curve, Report, Result
 from collapsekit.report.repair import Check, LossCurve, RepairReport
 
@@ -226,7 +227,7 @@ def judgement(found: Judgement | None) -> Cell:
 def section_grids(report: RepairReport, comparison: Comparison) -> list[Grid]:
     """Every number in both reports, a grid a probe."""
     return [
-        number_grid(report, TITLES.get(probe, probe), result_rows(pairs)) for probe, pairs in comparison.values.items()
+        number_grid(report, heading_of(probe).title, result_rows(pairs)) for probe, pairs in comparison.values.items()
     ]
 
 

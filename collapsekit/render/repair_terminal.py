@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from collapsekit.measures import heading_of
 from collapsekit.render.numbers import ABSENT, fmt, fmt_interval
 from collapsekit.render.repair_compare import Comparison, Judgement, compare
 from collapsekit.render.repair_findings import finding_grid, new_grid, structure_grid
@@ -28,7 +29,7 @@ from collapsekit.render.repair_tables import (
 )
 from collapsekit.render.sanitize import cleaned_repair, renamed_repair, repair_names
 from collapsekit.render.screen import STYLES, broken_name, heading, letter, plain_table, printed
-from collapsekit.render.tables import TITLES, Estimate
+from collapsekit.render.tables import Estimate
 from collapsekit.report.repair import RepairReport
 
 _STYLES = {
@@ -116,7 +117,7 @@ def _numbers(report: RepairReport, comparison: Comparison, width: int) -> Iterab
     groups = {"The numbers that matter": key_rows(report, comparison)}
     for probe in _PROBES:
         pairs = [p for p in comparison.values.get(probe, ()) if "_loss" not in p.before.name]
-        groups[TITLES[probe]] = result_rows(pairs)
+        groups[heading_of(probe).title] = result_rows(pairs)
     every = [row.numbers for rows in groups.values() for row in rows]
     judged = any(n.than_control is not None for n in every)
     for title, rows in groups.items():

@@ -11,25 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from collapsekit.measures import Heading, headings
 from collapsekit.report.diagnosis import ModalityVerdict, Report, Result
 
-# In the order they are shown: what it costs, then why; probes not named here follow in report order.
-TITLES = {
-    "reliance": "What each modality earns",
-    "utilisation": "Credit beside a balanced reference",
-    "prefix_gap": "Prefix gap",
-    "rank_sweep": "Rank and task as a modality is upweighted (β)",
-    "spectrum": "Spectra before and after fusion",
-    "vif": "Redundancy of fused neurons (VIF)",
-    "polysemanticity": "Neurons shared between modalities",
-    "collision": "Collisions of modalities in fused neurons",
-    "similarity": "Similarity of modalities and fusion",
-    "missing": "When modalities are missing",
-    "noise": "When a modality is noisy",
-    "gradient_rank": "What training would change: gradients at the fusion",
-    "fusion_gain": "Rank gained by exchanging channels",
-    "growing": "As modalities are added",
-}
 SEVERITY = ("collapsed", "underused", "inconclusive", "uninformative", "used")
 MARKS = {
     "collapsed": "✗",
@@ -98,14 +82,12 @@ def label(result: Result) -> str:
 
 
 def sections(report: Report) -> list[Section]:
-    """One section a probe."""
-    found = list(dict.fromkeys(r.probe for r in report.results))
-    known = [p for p in TITLES if p in found]
-    return [_section(report, p) for p in known + [p for p in found if p not in TITLES]]
+    """One section a probe, in the order that probes declare."""
+    return [_section(report, h) for h in headings(r.probe for r in report.results)]
 
 
-def _section(report: Report, probe: str) -> Section:
-    results = [r for r in report.results if r.probe == probe]
+def _section(report: Report, headed: Heading) -> Section:
+    results = [r for r in report.results if r.probe == headed.probe]
     values = [r for r in results if r.value is not None]
     split = {r.name for r in values if r.modality is not None}
     across = [r for r in values if r.name in split]
@@ -116,8 +98,8 @@ def _section(report: Report, probe: str) -> Section:
         if r.note is not None:
             notes.setdefault(r.note, []).append(label(r))
     return Section(
-        probe=probe,
-        title=TITLES.get(probe, probe),
+        probe=headed.probe,
+        title=headed.title,
         whole=tuple(r for r in values if r.name not in split),
         columns=tuple(keys),
         rows=tuple(_rows(across, columns)),

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
+from collapsekit.config.options import RepairOptions
 from collapsekit.config.schema import Config
-from collapsekit.context import Options, Profile, Progress
+from collapsekit.context import Options, Progress
 from collapsekit.diagnosis import build_adapter, diagnose, settle_config
 from collapsekit.distributed.process_group import current
-from collapsekit.errors import ConfigError, FaultError, did_you_mean
+from collapsekit.errors import ConfigError, FaultError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.io.writable import check_folder
@@ -28,11 +28,11 @@ from collapsekit.readouts.linear import Fold
 from collapsekit.repairs.methods._warm_up import ENOUGH
 from collapsekit.repairs.recommend import kept_by
 from collapsekit.repairs.training.fsdp import need_shardable
-from collapsekit.repairs.training.job import Job, Training, trainable_of
+from collapsekit.repairs.training.job import Job, trainable_of
 from collapsekit.repairs.training.tensorboard import summary_writer
 from collapsekit.report.diagnosis import Report
 from collapsekit.session.checks import (
-    check_arguments,
+    check_call,
     check_data,
     check_modalities,
     check_named,
@@ -42,8 +42,6 @@ from collapsekit.session.checks import (
 from collapsekit.tasks.make import make_task, tasks_with_prior
 
 FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on
-# How the command line calls what is called otherwise there.
-FLAGS = {"rate": "--lr", "batch": "--batch-size", "weight_decay": "--weight-decay"}
 LITTLE = 0.05  # of the prior loss: under that an encoder trained alone gains nothing worth catching up on
 
 
@@ -53,20 +51,13 @@ class Asked:
 
     checkpoint: str | Path | None
     config: Config
-    training: Training
-    device: str
-    seed: int
-    limit: int | None
-    profile: Profile
-    trust: str | None
-    cache: str | Path | None
-    plugins: Sequence[str | Path]
+    options: RepairOptions
     progress: Progress
-    tensorboard: Path | None = None
 
     def adapter(self) -> Adapter:
         """The model as the checkpoint has it, in float32."""
-        built = build_adapter(self.config, self.checkpoint, device=self.device, seed=self.seed, trust=self.trust)
+        how = self.options
+        built = build_adapter(self.config, self.checkpoint, device=how.device, seed=how.seed, trust=how.trust_pickle)
         return in_full(built)
 
     def decide(self, adapter: Adapter | None, split: str, probes: Sequence[str]) -> Report:
@@ -91,14 +82,14 @@ class Asked:
             split=split,
             probes=probes,
             options={"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None,
-            profile=self.profile,
-            device=self.device,
-            seed=self.seed,
-            limit=self.limit,
-            trust_pickle=self.trust if adapter is None else None,
-            plugins=self.plugins,
+            profile=self.options.profile,
+            device=self.options.device,
+            seed=self.options.seed,
+            limit=self.options.limit,
+            trust_pickle=self.options.trust_pickle if adapter is None else None,
+            plugins=self.options.plugins,
             progress=self.progress,
-            cache=self.cache,
+            cache=self.options.cache,
         )
 
 
@@ -126,34 +117,22 @@ class _Once(Progress):
 def make_asked(
     checkpoint: str | Path | None,
     config: str | Path | Mapping[str, Any] | Config | None,
-    training: Mapping[str, Any] | None,
-    *,
-    profile: Profile = "standard",
-    device: str = "cpu",
-    seed: int = 0,
-    limit: int | None = None,
-    plugins: Sequence[str | Path] = (),
-    trust_pickle: str | None = None,
+    options: RepairOptions,
     progress: Progress | None = None,
-    cache: str | Path | None = None,
-    tensorboard: str | Path | None = None,
 ) -> Asked:
-    """The config found, plugins loaded, settings checked; ``tensorboard``: a folder for training's curves; other keywords
-    as for diagnose. Raises CollapsekitError."""
-    check_arguments(locals())
+    """The config found, plugins loaded, options checked against this machine. Raises CollapsekitError."""
+    check_call(options, checkpoint=checkpoint, config=config, progress=progress)
     told = _Once(progress or Progress())
     settled = settle_config(config, checkpoint, told, "repair")
     registry.load_builtins()
-    for file in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
+    for file in [*map(settled.resolve, settled.plugins), *options.plugins]:
         registry.load_plugin_file(file)
     _need_judge(settled)
-    how = check_training(training or {})
-    need_shardable(how, device, current())
-    curves = None if tensorboard is None else Path(tensorboard)
-    if curves is not None:
+    need_shardable(options.training, options.device, current())
+    if options.tensorboard is not None:
         summary_writer()
-        current().once(partial(check_folder, curves, "--tensorboard"))
-    return Asked(checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told, curves)
+        current().once(partial(check_folder, options.tensorboard, "--tensorboard"))
+    return Asked(checkpoint, settled, options, told)
 
 
 def _need_judge(config: Config) -> None:
@@ -188,7 +167,7 @@ def check_asked(asked: Asked, modalities: Sequence[str] | None, options: Collect
     check_named(names, adapter.modalities)
     for split in FITTED:
         adapter.source.need(split)
-    trainable_of(adapter.model, asked.training)
+    trainable_of(adapter.model, asked.options.training)
     return adapter
 
 
@@ -202,7 +181,7 @@ def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, 
     behind = [m for m in weak if found[m] == "underused" and kept.get(m, 1.0) < ENOUGH]
     ignored = tuple(m for m in weak if found[m] == "collapsed" or m in behind)
     underused = tuple(m for m in weak if found[m] == "underused" and m not in behind)
-    job = Job(adapter, at, weak, credit, asked.training, asked.seed, Options())
+    job = Job(adapter, at, weak, credit, asked.options.training, asked.options.seed, Options())
     return replace(job, ignored=ignored, underused=underused, kept=kept), data
 
 
@@ -215,27 +194,12 @@ def _fold(adapter: Adapter, asked: Asked) -> tuple[Fold, str]:
 
 
 def _features(adapter: Adapter, split: str, asked: Asked) -> Features:
-    return extract(adapter, split, limit=asked.limit, seed=asked.seed, progress=asked.progress)
+    return extract(adapter, split, limit=asked.options.limit, seed=asked.options.seed, progress=asked.progress)
 
 
 def _credit(before: Report, modality: str) -> float:
     found = before.find("utilisation.credit", modality)
     return found.value if found is not None and found.value is not None else 0.0
-
-
-def check_training(given: Mapping[str, Any]) -> Training:
-    """Training settings, checked. Raises ConfigError naming the one that is wrong."""
-    try:
-        return Training(**given)
-    except ValidationError as e:
-        first = e.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "?"
-        if first["type"] == "extra_forbidden":
-            known = list(Training.model_fields)
-            near = did_you_mean(name, known)
-            raise ConfigError(f"there is no training setting {name!r}{near}: {', '.join(known)}.") from None
-        flag = f" ({FLAGS[name]})" if name in FLAGS else ""
-        raise ConfigError(f"training setting {name!r}{flag}: {first['msg']}, found {given.get(name)!r}.") from None
 
 
 def check_method_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import collapsekit
 from collapsekit import registry
 from collapsekit.adapters.build import random_state_kept
+from collapsekit.config.keywords import RepairKeywords, takes
+from collapsekit.config.options import RepairOptions
 from collapsekit.config.schema import Config
-from collapsekit.context import Options
+from collapsekit.config.values import check_path
+from collapsekit.context import Options, Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, NothingEvaluatedError
 from collapsekit.io.files import is_file, write_atomic
@@ -28,9 +30,10 @@ from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport
-from collapsekit.session.checks import check_arguments, check_named
+from collapsekit.session.checks import check_named
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.version import __version__
 
 CONTROL = "finetune"
 SNAPSHOTS = "snapshots"
@@ -39,6 +42,7 @@ DECIDING = ("utilisation", "prefix_gap")  # the probes that say whom to repair, 
 WEAK = ("collapsed", "underused")
 
 
+@takes(RepairOptions)
 @no_exit()
 @random_state_kept()
 @process_state_kept()
@@ -47,35 +51,55 @@ def repair(
     *,
     output: str | Path,
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    method: str | Sequence[str] | None = None,
-    modalities: Sequence[str] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    training: Mapping[str, Any] | None = None,
-    control: bool = True,
-    keep: bool = False,
-    resume: bool = False,
-    force: bool = False,
-    **same: Any,
+    progress: Progress | None = None,
+    **keywords: Unpack[RepairKeywords],
 ) -> RepairReport:
-    """Fine-tune a checkpoint so that it uses what it ignored, judge that beside plain fine-tuning, and write
-    ``output``/model.safetensors and ``output``/repair.json.
+    """Fine-tune a checkpoint so that it uses what it ignored, and judge that beside plain fine-tuning.
 
-    ``method``: names of repairs, run in order (default: recommended from the diagnosis); ``modalities``: whom to repair
-    (default: those collapsed or underused on the val split); ``training``: fields of Training; ``keep`` exports what was
-    not accepted too; ``resume`` goes on from the snapshots of an interrupted run, ``force`` replaces what is there;
-    ``profile``, ``device``, ``seed``, ``limit``, ``plugins``, ``trust_pickle``, ``progress``, ``cache`` as for diagnose;
-    ``tensorboard``: a folder for the curves of training.
-    The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend, FaultError where an error of
-    ours ended a probe that the repair is decided by; of another probe the reports in ``repair.json`` say so.
+    It writes ``output``/model.safetensors (where it is accepted, or with ``keep``) and ``output``/repair.json. The
+    checkpoint is never written.
+
+    Args:
+        checkpoint: The file or folder of weights; default: the config's model.checkpoint.
+        output: The folder to write.
+        config: The path of a collapsekit.yaml, a mapping of its keys, or a Config; default: the nearest file, as commands
+            find it.
+        method: Names of repairs, run in order; default: recommended from the diagnosis.
+        modalities: Whom to repair; default: those collapsed or underused on the val split.
+        options: Option values by repair, as ``--set`` takes them.
+        training: Epochs, batch, rate and other fields of Training (docs/repairs.md).
+        control: Whether plain fine-tuning is trained beside it, to judge the repair by.
+        keep: Write the weights even where they are rejected.
+        resume: Go on from the snapshots of an interrupted repair.
+        force: Replace what is in the folder.
+        profile, device, seed, limit, plugins, trust_pickle, progress, cache: As for :func:`collapsekit.diagnose`.
+        tensorboard: A folder for the curves of training.
+
+    Returns:
+        Acceptance with its checks, and the reports before, after and of the control.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+        FaultError: Where an error of ours ended a probe that the repair is decided by; of another probe the reports in
+            ``repair.json`` say so.
+
+    Example:
+        >>> import collapsekit
+        >>> done = collapsekit.repair(
+        ...     "ckpt.pt", output="repaired", method="dropout", profile="quick", training={"epochs": 12, "rate": 0.01}
+        ... )
+        >>> done.accepted, done.before.modalities["audio"].verdict, done.after.modalities["audio"].verdict
+        (True, 'collapsed', 'used')
     """
-    check_arguments({k: v for k, v in locals().items() if k not in ("training", "method", "same")})
-    asked = make_asked(checkpoint, config, training, **same)
-    named, every = _named(method), check_method_options(options or {})
-    folder = Path(output)
+    options = RepairOptions.make(**keywords)
+    check_path("output", output)
+    asked = make_asked(checkpoint, config, options, progress)
+    named, every = _named(options.method), check_method_options(options.options or {})
+    modalities, folder = options.modalities, Path(output)
     with _alone_in(folder):
-        current().once(lambda: _free(folder, resume=resume, force=force))
+        current().once(lambda: _free(folder, resume=options.resume, force=options.force))
         adapter = check_asked(asked, modalities, every.values())
-        size = reckon_files(adapter.model, asked.training, 1 + (control and named != (CONTROL,)))
+        size = reckon_files(adapter.model, options.training, 1 + (options.control and named != (CONTROL,)))
         del adapter
         current().once(lambda: check_room(folder, size - _taken(folder), "the repair"))
         before = asked.decide(None, "val", DECIDING)
@@ -84,10 +108,10 @@ def repair(
         if why is not None:
             asked.progress.note(f"Method {','.join(chosen)}: {why}")
         with random_state_kept():  # of a device too, which the diagnosis has set up
-            runs = {"method": _Run(asked, chosen, every, weak, before, folder, resume)}
-            if control and chosen != (CONTROL,):
-                runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder, resume)
-            report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen}, keep=keep)
+            runs = {"method": _Run(asked, chosen, every, weak, before, folder)}
+            if options.control and chosen != (CONTROL,):
+                runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder)
+            report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen})
         current().agree(report.to_json(), "results")
         current().once(lambda: _write(folder, report, runs))
     return report
@@ -117,6 +141,7 @@ def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None
         run.clear()
 
 
+@takes(RepairOptions)
 @no_exit()
 @random_state_kept()
 @process_state_kept()
@@ -124,19 +149,29 @@ def plan(
     checkpoint: str | Path | None = None,
     *,
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    method: str | Sequence[str] | None = None,
-    modalities: Sequence[str] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    training: Mapping[str, Any] | None = None,
-    **same: Any,
+    progress: Progress | None = None,
+    **keywords: Unpack[RepairKeywords],
 ) -> list[str]:
-    """What :func:`repair` of the same arguments would train, and what that takes, in sentences; nothing is written."""
-    check_arguments({"modalities": modalities, "options": options})
-    asked = make_asked(checkpoint, config, training, **same)
-    named, every = _named(method), check_method_options(options or {})
-    check_asked(asked, modalities, every.values())
+    """Say what :func:`repair` of the same arguments would train, and what that takes; nothing is written.
+
+    Args:
+        checkpoint: As for repair.
+        config: As for repair.
+        progress: As for repair.
+        **keywords: The fields of RepairOptions.
+
+    Returns:
+        One sentence each.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+    """
+    options = RepairOptions.make(**keywords)
+    asked = make_asked(checkpoint, config, options, progress)
+    named, every = _named(options.method), check_method_options(options.options or {})
+    check_asked(asked, options.modalities, every.values())
     before = asked.decide(None, "val", DECIDING)
-    weak = _whom(before, modalities)
+    weak = _whom(before, options.modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
@@ -157,8 +192,8 @@ class _Run:
         weak: tuple[str, ...],
         before: Report,
         folder: Path,
-        resume: bool,
     ) -> None:
+        how = asked.options
         job, data = make_job(asked, before, weak)
         self.adapter = job.adapter
         self.job, self.curves, self.kept = job, list[LossCurve](), list[Snapshots]()
@@ -168,19 +203,19 @@ class _Run:
                 "base": before.subject.sha256,
                 "data": data,
                 "methods": [[n, options[n].model_dump(mode="json")] for n in methods[: place + 1]],
-                "training": asked.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
+                "training": how.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
                 "modalities": list(weak),
-                "seed": asked.seed,
-                "profile": asked.profile,  # with the diagnosis it decides what a method begins with
+                "seed": how.seed,
+                "profile": how.profile,  # with the diagnosis it decides what a method begins with
             }
             part = Snapshots(
                 folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity, behaviour, asked.progress.note
             )
-            if not resume:
+            if not how.resume:
                 part.clear()
             self.kept.append(part)
             stages = registry.get_repair(name).stages(job.at_place(place, options[name]))
-            shown = asked.tensorboard and asked.tensorboard / part.folder.name
+            shown = None if how.tensorboard is None else Path(how.tensorboard) / part.folder.name
             self.curves += train(stages, job, name, part, asked.progress, shown)
         self.adapter.model.eval()
 
@@ -199,10 +234,9 @@ def _judged(
     before: Report,
     weak: tuple[str, ...],
     options: Mapping[str, Options],
-    *,
-    keep: bool,
 ) -> RepairReport:
     """Acceptance on val, reports on test (val where there is none)."""
+    how = asked.options
     run = runs["method"]
     after = asked.decide(run.adapter, "val", DECIDING)
     held = run.job.at.held.outputs[run.job.at.choose]  # as the checkpoint gave them
@@ -222,14 +256,14 @@ def _judged(
     accepted = all(check.passed for check in checks)
     beside = reports[2] if "control" in runs else None
     return RepairReport(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         method=tuple(options),
         summary=_summary(tuple(options), weak, accepted, reports[0], reports[1], beside),
         repaired=weak,
         base=before.subject.checkpoint,
         base_sha256=before.subject.sha256,
         accepted=accepted,
-        exported=accepted or keep,
+        exported=accepted or how.keep,
         checks=checks,
         before=reports[0],
         after=reports[1],
@@ -240,10 +274,10 @@ def _judged(
         definitions={n: f"{(s := registry.get_repair(n)).definition} ({s.source})" for n in [*options, CONTROL]},
         settings={
             "options": {n: o.model_dump(mode="json") for n, o in options.items()},
-            "training": asked.training.model_dump(mode="json"),
-            "seed": asked.seed,
-            "device": asked.device,
-            "limit": asked.limit,
+            "training": how.training.model_dump(mode="json"),
+            "seed": how.seed,
+            "device": how.device,
+            "limit": how.limit,
             "config": asked.config.model_dump(mode="json", exclude_defaults=True),
         },
         environment=reports[0].environment,

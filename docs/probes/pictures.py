@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from collapsekit import diagnose
 from collapsekit.adapters.build import random_state_kept, seed_everything
-from collapsekit.config.schema import Config, load_config
+from collapsekit.config.load import load_config
+from collapsekit.config.schema import Config
 from collapsekit.context import Progress
 from collapsekit.demo.make import EPOCHS, demo_data, make_demo
 from collapsekit.demo.model import WIDTHS, FusionModel

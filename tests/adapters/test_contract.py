@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.encode_fuse_head import EncodeFuseHeadAdapter
-from collapsekit.config.schema import Config, check_config
+from collapsekit.config.load import check_config
+from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.errors import ConfigError
 

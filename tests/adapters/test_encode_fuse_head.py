@@ -14,7 +14,8 @@ from torch import Tensor
 
 import collapsekit
 from collapsekit.adapters.base import Adapter, Live, Pass, Prediction
-from collapsekit.config.schema import Config, check_config
+from collapsekit.config.load import check_config
+from collapsekit.config.schema import Config
 from tests.problems import Problem, make_problem
 
 CODE = """

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from collapsekit import cli
 from collapsekit.cli.commands.diagnose import FailOn, judge_exit
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.criteria import Limits
 from collapsekit.gating.decide import gate
 from collapsekit.probes.runner import ContractError, _check
-from collapsekit.report.baseline import Baseline, make_baseline, make_run
+from collapsekit.report.baseline import Baseline
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import GateReport
 from collapsekit.report.per_example import NAME

@@ -10,8 +10,8 @@ import torch
 from typer.main import get_command
 
 from collapsekit.cli import app
+from collapsekit.gating.baseline import make_baseline
 from collapsekit.report.baseline import Run as EarlierRun
-from collapsekit.report.baseline import make_baseline
 from tests.cli.conftest import Run
 from tests.gating.making import make_report
 from tests.problems import make_problem

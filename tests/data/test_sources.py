@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.data.arrays import ArraySource, by_split, read_arrays
 from collapsekit.data.base import Source
 from collapsekit.data.factory import make_source

@@ -7,8 +7,9 @@ import random
 from pathlib import Path
 
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.rules.evaluate import decide_rule
-from collapsekit.report.baseline import Baseline, make_baseline, make_run
+from collapsekit.report.baseline import Baseline
 from collapsekit.report.per_example import Records
 from tests.fuzz import mutate
 from tests.fuzz.invariant import check_sentence

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapsekit.errors import ConfigError, RefusedError
+from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.criteria import COLLAPSED, EFFECTS, MARGINS, Limits
 from collapsekit.gating.decide import gate
-from collapsekit.report.baseline import Baseline, make_baseline, make_run
+from collapsekit.report.baseline import Baseline
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import EXIT_CODES, GateReport, outcome_of
 from collapsekit.stats.inference.holm import holm

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import registry
-from collapsekit.config.schema import Config, load_config
+from collapsekit.config.load import load_config
+from collapsekit.config.schema import Config
 from collapsekit.diagnosis import build_adapter, diagnose
 from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract

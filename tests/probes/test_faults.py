@@ -14,9 +14,9 @@ import torch
 from collapsekit import Report
 from collapsekit.errors import ConfigError, DataError, FaultError
 from collapsekit.games.coalitions import Coalitions
+from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.decide import gate
 from collapsekit.probes.runner import FAILED, RAISE, fault_code
-from collapsekit.report.baseline import make_baseline, make_run
 from collapsekit.report.per_example import Records
 from tests.faulty import fail, mine, swallowed
 from tests.problems import Problem, make_problem

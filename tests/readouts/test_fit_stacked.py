@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress
 from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract

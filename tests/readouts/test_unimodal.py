@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from collapsekit import diagnose
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress, Settings
 from collapsekit.diagnosis import build_adapter
 from collapsekit.errors import ConfigError

@@ -25,7 +25,7 @@ import collapsekit
 from benchmarks.repair.planted import only_deciding
 from collapsekit import RepairReport, load_repaired, registry, repair
 from collapsekit.cli import app
-from collapsekit.cli.commands.repair import repair_names
+from collapsekit.cli.completion import repair_names
 from collapsekit.context import Progress
 from collapsekit.data.arrays import by_split
 from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError

@@ -23,7 +23,7 @@ from collapsekit.adapters import inserts
 from collapsekit.adapters.encode_fuse_head import EncodeFuseHeadAdapter
 from collapsekit.adapters.inserts import Exchange, posts_of
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.replay import predict

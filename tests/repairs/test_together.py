@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from collapsekit import registry
+from collapsekit.config.options import RepairOptions
 from collapsekit.context import Progress
 from collapsekit.distributed.process_group import World
 from collapsekit.errors import ConfigError
@@ -239,7 +240,7 @@ def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_refused_before_anything_is_diagnosed() -> None:
     with pytest.raises(ConfigError, match="this is one alone"):
-        make_asked(None, CONFIG, {"fsdp": True})
+        make_asked(None, CONFIG, RepairOptions.make(training={"fsdp": True}))
 
 
 def test_shares_are_all_rows_once_and_small_batches_are_whole() -> None:
@@ -268,8 +269,8 @@ def test_sharing_is_no_other_repair_to_snapshots(tmp_path: Path, monkeypatch: py
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
     for changes in ({}, SHARED, {"batch": 4}):
         how = Training(**changes)
-        asked: Any = SimpleNamespace(training=how, seed=0, profile="quick", progress=Progress(), tensorboard=None)
-        order._Run(asked, ("finetune",), check_method_options({}), ("audio",), before, tmp_path, False)
+        asked: Any = SimpleNamespace(options=RepairOptions.make(training=how), progress=Progress())
+        order._Run(asked, ("finetune",), check_method_options({}), ("audio",), before, tmp_path)
     assert found[0] == found[1]
     assert found[0] != found[2]
 

@@ -446,7 +446,7 @@ def test_records_of_more_examples_than_the_report_are_refused(tmp_path: Path) ->
 
 
 def test_means_are_those_of_numpy_and_what_is_no_file_of_records_is_said() -> None:
-    from collapsekit.report.invariants.of_records import Means, means_of
+    from collapsekit.report.per_example import Means, means_of
 
     found = means_of(records())
     assert isinstance(found, Means)

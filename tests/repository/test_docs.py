@@ -10,7 +10,8 @@ import pytest
 from collapsekit import registry
 from collapsekit.adapters.validate import FEW
 from collapsekit.cli import app
-from collapsekit.config.schema import check_config, parse_yaml
+from collapsekit.config.load import check_config
+from collapsekit.io.yaml import parse_yaml
 from collapsekit.report.diagnosis import ModalityVerdict
 
 ROOT = Path(__file__).parents[2]
@@ -62,9 +63,9 @@ def test_what_a_repair_is_accepted_by_is_documented() -> None:
     from collapsekit.repairs.training.job import Training
 
     page = (ROOT / "docs" / "repairs.md").read_text()
-    assert f"at most {accept.MARGIN:g}" in page
-    assert f"falls by at least {accept.LEAST:g}" in page
-    assert f"falls by at least {accept.LEAST:g}" in README
+    assert f"at most {accept.METRIC_MARGIN:g}" in page
+    assert f"falls by at least {accept.MIN_SCORE_FALL:g}" in page
+    assert f"falls by at least {accept.MIN_SCORE_FALL:g}" in README
     assert f"every {loop.ROUND} optimiser steps" in page
     for name, field in Training.model_fields.items():
         assert f"`{name}` ({field.default})" in page, name
@@ -158,7 +159,7 @@ def test_the_thresholds_in_the_docs_are_the_codes() -> None:
 def test_what_the_gate_decides_by_is_documented() -> None:
     from collapsekit.cli.commands.gate import KINDS
     from collapsekit.gating.criteria import EFFECTS, MARGINS
-    from collapsekit.gating.regression import FEWEST_RUNS
+    from collapsekit.gating.regression import MIN_RUNS
     from collapsekit.render import GATE_FORMATS
 
     page = " ".join((ROOT / "docs" / "gate.md").read_text().split())
@@ -171,8 +172,8 @@ def test_what_the_gate_decides_by_is_documented() -> None:
             f"{values['metric']:g} of the metric, {values['use']:g} of use, {values['missing']:g} of the metric without"
         )
         assert said in page, name
-    assert f"at least {FEWEST_RUNS} runs" in page
-    assert f"with at least {FEWEST_RUNS} of them" in " ".join(README.split())
+    assert f"at least {MIN_RUNS} runs" in page
+    assert f"with at least {MIN_RUNS} of them" in " ".join(README.split())
 
 
 def test_every_rule_in_the_docs_can_be_read() -> None:

@@ -280,7 +280,7 @@ def test_contrastive_diagnosis(tmp_path: Path) -> None:
 def test_custom_loss_diagnosis(tmp_path: Path) -> None:
     (tmp_path / "taskt_losses2.py").write_text(LOSSES)
     problem = make_problem(tmp_path, task="regression", outputs=1, ignored=["audio"])
-    from collapsekit.config.schema import check_config
+    from collapsekit.config.load import check_config
 
     config = check_config({**problem.config, "task": "taskt_losses2:huber"}, base=tmp_path)
     report = problem.diagnose(config=config)

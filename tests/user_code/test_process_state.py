@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from collapsekit import diagnose
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.errors import ConfigError
 from collapsekit.report.diagnosis import Report
 from collapsekit.user_code.process_state import _now, each_of, process_state_kept, user_code

@@ -31,7 +31,7 @@ from collapsekit.checkpoint.formats.zip_archive import open_archive
 METADATA = ".metadata"
 # What every .metadata names.
 _USUAL = re.compile(r"torch\.distributed\.checkpoint\.\w+\.\w+|pathlib(\._local)?\.\w*Path")
-_MOST_CHUNKS = 200_000
+_MAX_CHUNKS = 200_000
 
 
 def is_distributed(folder: Path) -> bool:
@@ -52,8 +52,8 @@ def load_distributed(folder: Path, names: dict[str, None]) -> Loaded:
     if not isinstance(entries, dict) or not isinstance(stored, dict):
         raise DamagedError("its .metadata does not describe a checkpoint")
     items = _items(folder, stored)
-    if len(items) > _MOST_CHUNKS:
-        raise LimitError(f"it has {len(items):,} pieces, more than the {_MOST_CHUNKS:,} that are read")
+    if len(items) > _MAX_CHUNKS:
+        raise LimitError(f"it has {len(items):,} pieces, more than the {_MAX_CHUNKS:,} that are read")
     read: dict[Extent, Any] = {}
     tensors = {
         name: _tensor(name, _state(entry), items, read, names)

@@ -22,7 +22,7 @@ except ImportError:  # Windows
 # Device, inode, size, and the times of the last change of the content and of the inode in ns. Who writes to a file may
 # put the first time back, the second not.
 Identity = tuple[int, int, int, int, int]
-MOST_OPEN = 64  # at once; a set of many shards has more files than a process may open
+MAX_OPEN = 64  # at once; a set of many shards has more files than a process may open
 # A file system's clock may stand still for so long (ns): a second write within it leaves no trace.
 _TICK = 20_000_000
 # Where a lease is refused for a writer's sake alone; on NFS and SMB it is also where the server gave none.
@@ -73,7 +73,7 @@ class Look:
             self._known[path] = self._settled(path, stream, now) if self._patient else now
         elif self._known[path] != now:
             raise changed(path)
-        if len(self._streams) > MOST_OPEN:
+        if len(self._streams) > MAX_OPEN:
             self._streams.popitem(last=False)[1].close()
         return stream
 
@@ -82,7 +82,7 @@ class Look:
         self.stream(path)
         return self._known[path]
 
-    def known(self, path: Path) -> Identity | None:
+    def identity_if_open(self, path: Path) -> Identity | None:
         """As :meth:`identity`; None for what was not opened."""
         return self._known.get(path)
 

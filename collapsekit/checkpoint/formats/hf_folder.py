@@ -19,7 +19,7 @@ from collapsekit.errors import RefusedError
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _MAIN = "model.safetensors"
-_MOST_SHARDS = 10_000
+_MAX_SHARDS = 10_000
 _ZERO_MARKS = ("zero_pp_rank_", "bf16_zero_pp_rank_", "mp_rank_")
 
 
@@ -77,8 +77,8 @@ def load_sharded(file: Opened) -> Loaded:
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise DamagedError("its index has no weight_map of names to shards")
     shards = dict.fromkeys(weight_map.values())
-    if len(shards) > _MOST_SHARDS:
-        raise LimitError(f"its index names {len(shards):,} shards, more than the {_MOST_SHARDS:,} that are read")
+    if len(shards) > _MAX_SHARDS:
+        raise LimitError(f"its index names {len(shards):,} shards, more than the {_MAX_SHARDS:,} that are read")
     held: dict[str, dict[str, Any]] = {}
     paths, count = [file.path], 0
     for shard in shards:

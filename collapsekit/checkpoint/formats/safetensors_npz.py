@@ -9,7 +9,7 @@ from typing import Any
 
 from collapsekit.checkpoint.formats.layout import (
     ITEM_BYTES,
-    MOST_TENSORS,
+    MAX_TENSORS,
     DamagedError,
     Extent,
     LimitError,
@@ -113,9 +113,9 @@ def _entry(name: str, entry: Any, data: Extent) -> tuple[Located, tuple[int, int
 
 
 def check_count(count: int, what: str) -> None:
-    """Raises LimitError where there are more than MOST_TENSORS."""
-    if count > MOST_TENSORS:
-        raise LimitError(f"it has {count:,} {what}, more than the {MOST_TENSORS:,} that are read")
+    """Raises LimitError where there are more than MAX_TENSORS."""
+    if count > MAX_TENSORS:
+        raise LimitError(f"it has {count:,} {what}, more than the {MAX_TENSORS:,} that are read")
 
 
 def read_json(extent: Extent, what: str) -> bytes:

@@ -77,7 +77,19 @@ def open_part(path: Path) -> Opened:
 
 
 def read_bytes(extent: Extent, limit: int, what: str) -> bytes:
-    """All bytes of an extent of at most ``limit``. Raises DamagedError."""
+    """Read all bytes of an extent.
+
+    Args:
+        extent: the bytes of a file.
+        limit: how many there may be.
+        what: what they are, for messages.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        DamagedError: where there are more, or fewer than the extent says.
+    """
     if extent.length > limit:
         raise DamagedError(f"{what} has {extent.length} bytes, more than the {limit} allowed")
     with stream_of(extent.path) as stream:

@@ -21,7 +21,7 @@ EMA_KEYS = (
 )
 _MAX_DEPTH = 4  # {"checkpoint": {"model": {"module": ...}}} and no deeper: a file may contain itself
 _MAX_PARTS = 64  # state dicts side by side; bounds the work on a file that refers to one dict many times
-_MOST_ENTRIES = 1_000_000
+_MAX_ENTRIES = 1_000_000
 _NO_WEIGHTS = ("optim", "sched", "lr_", "scaler", "rng", "callback", "loop", "hyper_param", "hparam", "config", "arg")
 
 
@@ -102,7 +102,7 @@ class _Search:
             return {}
         parts = {k: found for k in names if (found := self.find(inside[k], depth)) is not None}
         # One dict under many names, each time in full.
-        return parts if sum(len(w.entries) for w in parts.values()) <= _MOST_ENTRIES else {}
+        return parts if sum(len(w.entries) for w in parts.values()) <= _MAX_ENTRIES else {}
 
 
 def _joined(parts: Mapping[str, Weights], twin: str | None) -> Weights:

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 from collapsekit.checkpoint.formats.handles import stream_of
 from collapsekit.checkpoint.formats.holes import crc32_of_zeros, runs
-from collapsekit.checkpoint.formats.layout import MOST_TENSORS, DamagedError, Extent, LimitError
+from collapsekit.checkpoint.formats.layout import MAX_TENSORS, DamagedError, Extent, LimitError
 from collapsekit.checkpoint.formats.source import Window
 
 MAGIC = b"PK\x03\x04"
@@ -23,9 +23,9 @@ _UTF8, _ENCRYPTED, _SIZES_FOLLOW = 0x800, 0x1, 0x8
 _IN_ZIP64 = 0xFFFFFFFF
 _COUNT_IN_ZIP64 = 0xFFFF
 _CHUNK = 1 << 20
-_MOST_MEMBERS = MOST_TENSORS + 1000  # a storage each, and what stands beside them
+_MAX_MEMBERS = MAX_TENSORS + 1000  # a storage each, and what stands beside them
 _ENTRY = b"PK\x01\x02"  # begins each entry of the directory
-_MOST_DIRECTORY = 64 << 20  # bytes
+_MAX_DIRECTORY = 64 << 20  # bytes
 _ERRORS = (zipfile.BadZipFile, EOFError, OSError, OverflowError, RuntimeError, ValueError, struct.error, KeyError)
 
 
@@ -82,12 +82,12 @@ class _Bounded(Window):
 
     def read(self, size: int | None = -1) -> bytes:
         """As Window.read. Raises LimitError."""
-        if size is not None and size > _MOST_DIRECTORY:
-            raise LimitError(f"its directory has {size:,} bytes, more than the {_MOST_DIRECTORY:,} that are read")
+        if size is not None and size > _MAX_DIRECTORY:
+            raise LimitError(f"its directory has {size:,} bytes, more than the {_MAX_DIRECTORY:,} that are read")
         data = super().read(size)
         count = data.count(_ENTRY)
-        if count > _MOST_MEMBERS:
-            raise LimitError(f"it has {count:,} members, more than the {_MOST_MEMBERS:,} that are read")
+        if count > _MAX_MEMBERS:
+            raise LimitError(f"it has {count:,} members, more than the {_MAX_MEMBERS:,} that are read")
         return data
 
 

@@ -31,6 +31,7 @@ from collapsekit.interventions.imputation import (
 )
 from collapsekit.interventions.marginal import seeds
 from collapsekit.interventions.replay import predict
+from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.stats.inference.jackknife import interval, interval_array
@@ -47,6 +48,68 @@ AT_RATES = (
     "each modality absent from each example with probability equal to the rate, independently, but every example keeps "
     "the one whose random number is largest (absent share: rate - rate^m/m for m modalities); what is absent at one "
     "rate is absent at every higher one"
+)
+
+IN_PATTERNS = (
+    "with a set of modalities absent from every example ({few} of the proper sets), and their mean; absent modalities "
+    "{fill_how}"
+)
+IN_RATES = f"over the rate at which modalities go missing, and their mean: {AT_RATES}; absent modalities {{fill_how}}"
+PATTERNS = declare(
+    Measure(
+        "missing.patterns.{fill}",
+        definition="{metric} " + IN_PATTERNS,
+        source=PATTERNS_SOURCE,
+        unit=METRIC,
+        better="higher",
+        why="task metrics are written so that higher is better",
+        side_by_side=True,
+    )
+)
+PATTERNS_LOSS = declare(
+    Measure(
+        "missing.patterns_loss.{fill}",
+        definition="{loss} " + IN_PATTERNS,
+        source=PATTERNS_SOURCE,
+        unit=LOSS,
+        better="lower",
+        why="it is the task loss",
+        side_by_side=True,
+    )
+)
+RATES = declare(
+    Measure(
+        "missing.rates.{fill}",
+        definition="{metric} " + IN_RATES,
+        source=RATES_SOURCE,
+        unit=METRIC,
+        better="higher",
+        why="task metrics are written so that higher is better",
+        title="Task metric as modalities go missing",
+        figure="lines",
+        side_by_side=True,
+    )
+)
+RATES_LOSS = declare(
+    Measure(
+        "missing.rates_loss.{fill}",
+        definition="{loss} " + IN_RATES,
+        source=RATES_SOURCE,
+        unit=LOSS,
+        better="lower",
+        why="it is the task loss",
+        side_by_side=True,
+    )
+)
+DROP = declare(
+    Measure(
+        "missing.drop",
+        definition="{metric} of the model minus {metric} with this modality absent from every example; curve: {metric} over "
+        "the rate of examples it is absent from; filled in the best of the ways that run the model",
+        source=DROP_SOURCE,
+        unit=METRIC,
+        side_by_side=True,
+    )
 )
 
 
@@ -122,6 +185,8 @@ class _Study:
 
 @probe(
     "missing",
+    title="When modalities are missing",
+    place=100,
     summary="task metric and loss with modalities absent, by pattern and by rate, under each way to fill the gap",
     definition="task metric and loss with the recorded features of absent modalities replaced",
     source="after Chaudhuri et al. 2025, Tables 1, 3 and 6",
@@ -181,44 +246,26 @@ def _curves(
     task = study.adapter.task
     m = len(study.features.modalities)
     few = "all" if m <= ALL_UP_TO else "singles, pairs and all but one"
-    how = f"absent modalities {FILLS[fill]}"
-    if fill == "sample":
-        how += f"; mean over {study.draws} draws"
-    kinds = {
-        "patterns": (
-            f"with a set of modalities absent from every example ({few} of the proper sets), and their mean; {how}",
-            "modalities absent",
-            PATTERNS_SOURCE,
-        ),
-        "rates": (
-            f"over the rate at which modalities go missing, and their mean: {AT_RATES}; {how}",
-            "rate missing",
-            RATES_SOURCE,
-        ),
-    }
-    for kind, (what, x_label, source) in kinds.items():
-        x = labels if kind == "patterns" else options.rates
-        for k, (suffix, unit) in enumerate((("", task.metric_name), ("_loss", task.loss_name))):
-            make = partial(
-                Result,
-                name=f"missing.{kind}{suffix}.{fill}",
-                probe="missing",
-                unit=unit,
-                definition=f"{unit} {what}",
-                source=source,
-            )
+    how = FILLS[fill] + (f"; mean over {study.draws} draws" if fill == "sample" else "")
+    kinds = (
+        ("patterns", "modalities absent", labels, (PATTERNS, PATTERNS_LOSS)),
+        ("rates", "rate missing", options.rates, (RATES, RATES_LOSS)),
+    )
+    for kind, x_label, x, measures in kinds:
+        for k, measure in enumerate(measures):
+            quantity = measure.fill(task, fill=fill, few=few, fill_how=how)
             if scores is None:
-                yield make(skipped=skipped)
+                yield quantity.skipped(str(skipped), unit=True)
                 continue
             values = (scores[: len(labels)] if kind == "patterns" else scores[len(labels) :])[:, k]
             mean = values.mean(0)
             notes = [study.bank.note if fill not in ("zeros", SUBSTITUTION, "late") else None]
             if len(values) > 1:
                 notes.append(f"standard deviation over {len(values)} {kind}: {float(values[:, 0].std()):.3g}")
-            yield make(
-                value=float(mean[0]),
-                interval=interval(float(mean[0]), mean[1:].tolist(), settings.level),
-                curve=banded(x, values, x_label, unit, settings.level),
+            yield quantity.result(
+                float(mean[0]),
+                interval(float(mean[0]), mean[1:].tolist(), settings.level),
+                curve=banded(x, values, x_label, str(quantity.unit), settings.level),
                 note="; ".join(filter(None, notes)) or None,
             )
 
@@ -242,14 +289,10 @@ def _drops(
     """What is lost without each modality under the fill that is best for it, and over the rate it is missing at."""
     features, task = study.features, study.adapter.task
     metric = task.metric_name
-    what = (
-        f"{metric} of the model minus {metric} with this modality absent from every example; curve: {metric} over the "
-        "rate of examples it is absent from; filled in the best of the ways that run the model"
-    )
-    make = partial(Result, name="missing.drop", probe="missing", unit=metric, definition=what, source=DROP_SOURCE)
+    lost = DROP.fill(task)
     if not fills:
         for m in features.modalities:
-            yield make(modality=m, skipped="no fill that runs the model was asked for, or could be had")
+            yield lost.skipped("no fill that runs the model was asked for, or could be had", modality=m, unit=True)
         return
     judge, where = _held_out(study, options)
     full = task.expect(predict(study.adapter, features).outputs)
@@ -262,10 +305,10 @@ def _drops(
             absent = (uniforms[:, i] < rate).reshape(-1, *[1] * (full.ndim - 1))
             rows.append(study.scores([torch.where(absent, e, full) for e in gone])[0])
         drop = rows[0] - rows[-1]
-        yield make(
+        yield lost.result(
+            float(drop[0]),
+            interval(float(drop[0]), drop[1:].tolist(), settings.level),
             modality=m,
-            value=float(drop[0]),
-            interval=interval(float(drop[0]), drop[1:].tolist(), settings.level),
             curve=banded(rates, torch.stack(rows), "rate missing", metric, settings.level),
             note="; ".join(filter(None, [f"fill {fill!r}, the best {where}", study.bank.note])),
         )

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from collapsekit.adapters.live.preserve import model_kept
+from collapsekit.config.options import Training
 from collapsekit.distributed.process_group import current
-from collapsekit.repairs.training.job import Job, Stage, Step, Training, trainable_of
+from collapsekit.repairs.training.job import Job, Stage, Step, trainable_of
 
 _STEPS = 3  # timed, after one that is not
 # Copies of what is trained: the weights, their gradients, AdamW's two moments or SGD's momentum, the best epoch's weights,

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter, Change, Live
 from collapsekit.adapters.build import find_submodule
+from collapsekit.config.options import Training as Training
 from collapsekit.context import Options
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
@@ -21,25 +21,6 @@ from collapsekit.report.diagnosis import Result
 
 Kind = TypeVar("Kind", bound=Options)
 CHUNK = 512  # rows a forward where nothing is trained
-
-
-class Training(Options):
-    """How stages are trained; the same for a method and for the fine-tuning it is judged beside."""
-
-    epochs: int = Field(30, ge=1)
-    steps: int | None = Field(None, ge=1)  # at most so many optimiser steps a stage
-    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with a momentum of 0.9
-    rate: float = Field(1e-3, gt=0)
-    batch: int = Field(64, ge=2)
-    accumulate: int = Field(1, ge=1)  # batches an optimiser step
-    clip: float | None = Field(1.0, gt=0)  # largest norm of the gradient
-    weight_decay: float = Field(1e-4, ge=0)
-    schedule: Literal["cosine", "constant", "paper"] = "cosine"  # paper: x 0.9 every 100 epochs
-    patience: int = Field(8, ge=1)  # epochs without improvement
-    amp: bool = False  # autocast to bfloat16
-    compile: bool = False  # torch.compile of the model's parts while they are trained
-    fsdp: bool = False  # fully_shard: weights, gradients and moments shared out among several processes
-    freeze: tuple[str, ...] = ()  # submodules left as they are
 
 
 @dataclass(frozen=True)

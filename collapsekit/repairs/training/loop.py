@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.config.options import Training
 from collapsekit.context import Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.repairs.training.compile import backward_blamed, compiled
 from collapsekit.repairs.training.data_parallel import same_buffers, share
 from collapsekit.repairs.training.fsdp import lay_out
-from collapsekit.repairs.training.job import Job, Stage, Step, Training
+from collapsekit.repairs.training.job import Job, Stage, Step
 from collapsekit.repairs.training.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
 from collapsekit.repairs.training.tensorboard import Curves
 from collapsekit.report.repair import LossCurve

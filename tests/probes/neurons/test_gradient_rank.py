@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.marginal import donors

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.inserts import absent as without
 from collapsekit.adapters.inserts import hearing, posts_of
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.games.balanced_reference import make_reference
