@@ -10,6 +10,7 @@ import pytest
 
 from collapsekit import registry
 from collapsekit.errors import ConfigError
+from collapsekit.measures.catalogue import heading_of
 from tests.problems import Problem
 
 PLUGIN = """
@@ -18,7 +19,7 @@ from collapsekit import Options, Result, probe
 class TinyOptions(Options):
     factor: float = 1.0
 
-@probe("tiny{n}", summary="s", definition="d", source="s", cannot="c", options=TinyOptions)
+@probe("tiny{n}", summary="s", definition="d", source="s", cannot="c", options=TinyOptions, title="Tiny things")
 def run(adapter, features, *, settings):
     yield Result(name="tiny{n}.count", probe="tiny{n}", value=len(features) * settings.own(TinyOptions).factor,
                  definition="d", source="s")
@@ -45,6 +46,7 @@ def test_a_plugin_probe_runs_like_a_built_in_one(problem: Problem, tmp_path: Pat
     report = problem.diagnose(plugins=[path], probes=["tiny1"], options={"tiny1": {"factor": 2.0}})
     assert [r.value for r in report.results] == [320.0]
     assert report.settings["probes"] == {"tiny1": {"factor": 2.0}}
+    assert heading_of("tiny1").title == "Tiny things"  # once it has run, pages head its results so
     with pytest.raises(ConfigError, match=r"no option 'facter'.*did you mean 'factor'"):
         problem.diagnose(plugins=[path], probes=["tiny1"], options={"tiny1": {"facter": 2.0}})
 

@@ -12,7 +12,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.build import build_model, features_path, insert_into, load_weights, need_two, to_eval
+from collapsekit.adapters.build import (
+    build_model,
+    features_path,
+    insert_into,
+    load_weights,
+    need_same_architecture,
+    need_two,
+    to_eval,
+)
 from collapsekit.adapters.inserts import channel_axis, inserted_in
 from collapsekit.adapters.live.state import State, same_bits
 from collapsekit.adapters.live.unwrap import unprefixed, unwrapped
@@ -246,15 +254,7 @@ class Adapter(ABC):
         if self.config.model.factory is None:
             return None
         twin = type(self)(self.config, checkpoint=trained, source=self.source, device=str(self.device), seed=seed)
-        ours, theirs = (
-            {k: v.shape for k, v in a.model.state_dict().items() if isinstance(v, Tensor)} for a in (self, twin)
-        )
-        odd = next((k for k in [*ours, *theirs] if ours.get(k) != theirs.get(k)), None)
-        if odd is not None:
-            raise ConfigError(
-                f"model.factory {self.config.model.factory!r} builds another architecture than the model at hand: they "
-                f"differ in {odd!r}; give the factory and the model.kwargs that made it."
-            )
+        need_same_architecture(self.model, twin.model, self.config.model.factory)
         twin.written = self.written
         return twin
 

@@ -121,6 +121,23 @@ def build_model(config: Config, seed: int) -> nn.Module:
     return model
 
 
+def need_same_architecture(model: nn.Module, built: nn.Module, factory: str) -> None:
+    """Raises ConfigError where a factory builds another architecture.
+
+    Args:
+        model: at hand.
+        built: what the factory built.
+        factory: what the config calls it.
+    """
+    ours, theirs = ({k: v.shape for k, v in m.state_dict().items() if isinstance(v, Tensor)} for m in (model, built))
+    odd = next((k for k in [*ours, *theirs] if ours.get(k) != theirs.get(k)), None)
+    if odd is not None:
+        raise ConfigError(
+            f"model.factory {factory!r} builds another architecture than the model at hand: they "
+            f"differ in {odd!r}; give the factory and the model.kwargs that made it."
+        )
+
+
 def to_eval(model: nn.Module, device: torch.device) -> None:
     """Bring the model onto the device and into eval mode. Raises ConfigError where its own code does not let it."""
     try:

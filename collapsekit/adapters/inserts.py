@@ -355,7 +355,7 @@ def absent(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def hearing(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Latent encodings of the last batch by modality, channels last, gradient kept. Raises ValueError where no heads were
+    """Latent encodings (n, ..., latent) of the last batch by modality, gradient kept. Raises ValueError where no heads were
     inserted into ``model``."""
     junction = junction_of(model, "basis")
     if junction is None:

@@ -14,13 +14,19 @@ from collapsekit.tasks.base import Task
 
 
 def prediction_in(output: Any, wanted: str | int | Sequence[str | int] | None, task: Task, rows: int) -> Tensor:
-    """Find the prediction (n, ...) in whatever a model returns. Raises ConfigError where it is not there.
+    """Find the prediction in whatever a model returns.
 
     Args:
         output: what the model returned.
         wanted: the config's ``output``: parts by name or number, put side by side; None: the usual place.
         task: how many parts make an output where none is wanted.
         rows: the number of examples, n.
+
+    Returns:
+        The prediction (n, ...).
+
+    Raises:
+        ConfigError: where it is not there.
     """
     found = output
     if wanted is not None:

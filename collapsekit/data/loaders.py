@@ -63,10 +63,10 @@ class LoaderSource(Source):
                 if limit is not None and total is not None and limit < total:
                     loader = Subset(loader, draw_rows(total, limit, seed).tolist())
                 loader = DataLoader(loader, batch_size=size, collate_fn=default_collate)
-            given = 0
-            for given, batch in enumerate(each_of(loader, f"split {split!r} of {self.origin}"), 1):  # noqa: B007
+            count = 0
+            for count, batch in enumerate(each_of(loader, f"split {split!r} of {self.origin}"), 1):  # noqa: B007
                 yield batch
-            _need_all(loader, given, f"split {split!r} of {self.origin}")
+            _need_all(loader, count, f"split {split!r} of {self.origin}")
         except CollapsekitError:
             raise
         except Exception as e:
@@ -76,11 +76,11 @@ class LoaderSource(Source):
             ) from e
 
 
-def _need_all(loader: Any, given: int, what: str) -> None:
+def _need_all(loader: Any, count: int, what: str) -> None:
     """Raises DataError where a loader ended early: a StopIteration in a user's dataset passes for its end."""
     guessed = isinstance(getattr(loader, "dataset", None), IterableDataset)  # whose length may be anything
-    if hasattr(loader, "__len__") and not guessed and given < len(loader):
-        raise DataError(f"{what} gave {given} of its {len(loader)} batches: look for a StopIteration in its dataset.")
+    if hasattr(loader, "__len__") and not guessed and count < len(loader):
+        raise DataError(f"{what} gave {count} of its {len(loader)} batches: look for a StopIteration in its dataset.")
 
 
 def _batch_value(batch: Mapping[str, Any], key: str, split: str, origin: str) -> Tensor:

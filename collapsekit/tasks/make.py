@@ -13,13 +13,19 @@ from collapsekit.tasks.guard import guard_methods
 
 
 def make_task(name: str, *, metric: str | None, temperature: float, base: Path) -> Task:
-    """The task that is registered as ``name``, or the user's ``module:callable`` loss. Raises ConfigError.
+    """Make the task that is registered as ``name``, or the user's ``module:callable`` loss.
 
     Args:
         name: the config's ``task``.
         metric: the config's ``metric``; None: the task's first.
         temperature: for tasks that compare embeddings.
         base: the folder in which the user's module is looked for.
+
+    Returns:
+        The task; a plugin's one raises ConfigError for an error in its code.
+
+    Raises:
+        ConfigError: where there is none of that name, or it cannot be made.
     """
     if ":" in name:
         need_one_metric(metric, name)

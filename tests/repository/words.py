@@ -18,7 +18,7 @@ from tests.repository.house import MODULES, ROOT, tree_of
 LEFT = Path(__file__).with_name("words_left.json")
 # A participle or pronoun alone: of what, or whose, a reader has to find out.
 EMPTY_WORDS = frozenset(["said", "told", "had", "given", "made", "found", "asked", "own", "held", "known", "noted"])
-_SHAPE = re.compile(r"\((?:[\w*+/-]{1,12}, ?)+(?:[\w*+/-]{1,12}|\.\.\.)?\)|\bshapes?\b|\bscalars?\b")
+_SHAPE = re.compile(r"\((?:(?:[\w*+/-]{1,12}|\.\.\.), ?)+(?:[\w*+/-]{1,12}|\.\.\.)?\)|\bshapes?\b|\bscalars?\b")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
