@@ -33,7 +33,7 @@ _WHERE = {
     "load_repaired": "collapsekit.repairs.export",
     "probe": "collapsekit.registry",
     "repair": "collapsekit.repairs.run",
-    "substitute_missing": "collapsekit.adapters.inserts:absent",  # and what it is called there
+    "substitute_missing": "collapsekit.adapters.inserts",
 }
 
 __all__ = [
@@ -67,7 +67,7 @@ __all__ = [
 if TYPE_CHECKING:  # a type checker sees the names themselves, and no __getattr__ that would let a misspelt one pass
     from collapsekit.adapters.base import Adapter
     from collapsekit.adapters.encode_fuse_head import EncodeFuseHeadAdapter
-    from collapsekit.adapters.inserts import absent as substitute_missing
+    from collapsekit.adapters.inserts import substitute_missing as substitute_missing
     from collapsekit.adapters.module import ModuleAdapter
     from collapsekit.comparison.compare import compare
     from collapsekit.config.load import load_config

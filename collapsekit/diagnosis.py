@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from torch import nn
 
 from collapsekit import registry
-from collapsekit.adapters.build import random_state_kept
+from collapsekit.adapters.build import preserve_rng_state
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.discovery import config_line, find_config, path_from_here
 from collapsekit.config.keywords import DiagnoseKeywords, takes
@@ -38,7 +38,7 @@ from collapsekit.session.opening import OpenModel, open_model
 from collapsekit.session.session import Session
 from collapsekit.session.subject import environment, process_warnings, subject_of
 from collapsekit.user_code.exits import no_exit
-from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.user_code.process_state import preserve_process_state
 from collapsekit.version import __version__
 
 SUBSETS = "growing"  # the probe that --subsets adds
@@ -46,8 +46,8 @@ SUBSETS = "growing"  # the probe that --subsets adds
 
 @takes(DiagnoseOptions)
 @no_exit()
-@random_state_kept()
-@process_state_kept()
+@preserve_rng_state()
+@preserve_process_state()
 def diagnose(
     checkpoint: str | Path | None = None,
     *,
@@ -240,7 +240,7 @@ def settle_config(
     if isinstance(config, Mapping):
         return check_config(config, base=Path.cwd())
     file = find_config(config, checkpoint, command)
-    if progress is not None and current().first:
+    if progress is not None and current().is_main:
         progress.announce(config_line(file, checkpoint, named=config is not None))
     return load_config(file)
 

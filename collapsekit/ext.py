@@ -15,8 +15,10 @@ _WHERE = {
     "probe": "registry",
     "repair_method": "registry",
     "task": "registry",
-    "LOSS": "measures",
-    "METRIC": "measures",
+    "Measure": "measures",
+    "declare": "measures",
+    "LOSS": "measures.measure",
+    "METRIC": "measures.measure",
     # Probes
     "Curve": "report.diagnosis",
     "Features": "features.features",
@@ -27,7 +29,7 @@ _WHERE = {
     "Settings": "context",
     "extract": "features.extraction",
     "jackknife_interval": "stats.inference.jackknife:interval",
-    "marginal_samples": "interventions.marginal:donors",
+    "marginal_samples": "interventions.marginal",
     "predict": "interventions.replay",
     # Numbers
     "Moments": "stats.linalg.moments",
@@ -40,16 +42,16 @@ _WHERE = {
     "Job": "repairs.training.job",
     "Stage": "repairs.training.job",
     "Step": "repairs.training.job",
-    "TrainPass": "adapters.base:Live",
-    "substitute_missing": "adapters.inserts:absent",
+    "TrainPass": "adapters.base",
+    "substitute_missing": "adapters.inserts",
     # Adapters and their data
-    "Activations": "adapters.base:Recorded",
+    "Activations": "adapters.base",
     "Adapter": "adapters.encode_fuse_head",
     "EncodeFuseHeadAdapter": "adapters.encode_fuse_head",
     "ArraySource": "data.arrays",
     "Batch": "data.base",
     "Checkpoint": "checkpoint.read",
-    "ForwardPass": "adapters.base:Pass",
+    "ForwardPass": "adapters.base",
     "LoaderSource": "data.loaders",
     "ModuleAdapter": "adapters.module",
     "Prediction": "adapters.base",
@@ -58,8 +60,8 @@ _WHERE = {
     "build_adapter": "session.opening",
     "find_submodule": "adapters.build",
     "make_source": "data.factory",
-    "preserve_model": "adapters.live.preserve:model_kept",
-    "preserve_rng_state": "adapters.build:random_state_kept",
+    "preserve_model": "adapters.live.preserve",
+    "preserve_rng_state": "adapters.build",
     "seed_everything": "adapters.build",
     # Configs
     "Config": "config.schema",
@@ -164,15 +166,15 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from collapsekit.adapters.base import Activations as Activations
     from collapsekit.adapters.base import Adapter, Prediction
-    from collapsekit.adapters.base import Live as TrainPass
-    from collapsekit.adapters.base import Pass as ForwardPass
-    from collapsekit.adapters.base import Recorded as Activations
+    from collapsekit.adapters.base import ForwardPass as ForwardPass
+    from collapsekit.adapters.base import TrainPass as TrainPass
     from collapsekit.adapters.build import find_submodule, seed_everything
-    from collapsekit.adapters.build import random_state_kept as preserve_rng_state
+    from collapsekit.adapters.build import preserve_rng_state as preserve_rng_state
     from collapsekit.adapters.encode_fuse_head import EncodeFuseHeadAdapter
-    from collapsekit.adapters.inserts import absent as substitute_missing
-    from collapsekit.adapters.live.preserve import model_kept as preserve_model
+    from collapsekit.adapters.inserts import substitute_missing as substitute_missing
+    from collapsekit.adapters.live.preserve import preserve_model as preserve_model
     from collapsekit.adapters.module import ModuleAdapter
     from collapsekit.checkpoint.read import Checkpoint
     from collapsekit.config.imports import one_line
@@ -199,7 +201,7 @@ if TYPE_CHECKING:
     )
     from collapsekit.features.extraction import extract
     from collapsekit.features.features import Features
-    from collapsekit.interventions.marginal import donors as marginal_samples
+    from collapsekit.interventions.marginal import marginal_samples as marginal_samples
     from collapsekit.interventions.replay import predict
     from collapsekit.measures import Measure, declare
     from collapsekit.measures.measure import LOSS, METRIC

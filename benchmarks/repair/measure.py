@@ -21,7 +21,7 @@ from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.config.options import RepairOptions
 from collapsekit.context import Progress
-from collapsekit.repairs.request import check_method_options, make_asked, make_job
+from collapsekit.repairs.request import check_method_options, make_job, make_request
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.diagnosis import Report
@@ -52,7 +52,7 @@ def measure(
         torch.save(trained(subject, arrays).state_dict(), folder / "ckpt.pt")
         config = config_of(subject, folder / "data.safetensors")
         how = RepairOptions.make(training=training, profile="quick", seed=subject.seed, cache=folder / "cache")
-        asked = make_asked(folder / "ckpt.pt", config, how)
+        asked = make_request(folder / "ckpt.pt", config, how)
         every = check_method_options(options)
         before = asked.diagnose(None, "val", ("utilisation", "reliance"))
         weak = (WEAK[subject.data],)

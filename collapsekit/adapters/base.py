@@ -35,10 +35,10 @@ from collapsekit.tasks.make import make_task
 
 PARTS = ("encode", "fuse", "head")
 # What has to be kept of one modality's encoder to run the rest of the model again; first axis the example.
-Recorded = tuple[Tensor, ...]
+Activations = tuple[Tensor, ...]
 
 
-class Given(tuple[Tensor, ...]):
+class OwnedActivations(tuple[Tensor, ...]):
     """Recordings that nobody else holds: a model may write into them, so they need not be copied."""
 
     __slots__ = ()
@@ -53,10 +53,10 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardPass:
     """What one run of encoders, fusion and head left behind for one batch."""
 
-    recorded: dict[str, Recorded]
+    recorded: dict[str, Activations]
     pooled: dict[str, Tensor]  # per modality, (n, d)
     prediction: Prediction
 
@@ -65,7 +65,7 @@ Change = Callable[[Tensor], Tensor]  # what an encoder gave, first axis the exam
 
 
 @dataclass(frozen=True)
-class Live:
+class TrainPass:
     """What one training run of a batch gave, gradient kept: pooled features (n, d) by modality, before any change,
     and the model's outputs (n, ...)."""
 
@@ -155,26 +155,26 @@ class Adapter(ABC):
         insert_into(self.model, new).to(self.device)
 
     @abstractmethod
-    def run(self, batch: Batch) -> Pass:
+    def run(self, batch: Batch) -> ForwardPass:
         """Run the whole model once on a batch: what it takes to answer again, and the answer."""
 
     @abstractmethod
-    def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+    def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         """Answer recorded (and possibly altered) features of every modality; encoders do not run. ``inputs`` are for
         models that read something of them past the encoders."""
 
     @abstractmethod
-    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
+    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:
         """Run once with gradient to every weight, for training; what a modality's encoder gives, every floating tensor of
         it, passes ``change`` on its way to the fusion. The weights move on with it: nothing of them is put back any more."""
 
-    def outputs_of(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+    def outputs_of(self, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         """Compute the model's outputs (n, ...) on ``inputs``, some modalities of which are ``recorded``: where it can be
         told apart, their encoders do not run."""
         del recorded
         return self.run(inputs).prediction.outputs
 
-    def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+    def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         """Compute features of one modality with gradient to its encoder, for training it alone.
 
         Args:
@@ -193,11 +193,11 @@ class Adapter(ABC):
         del modality
         return 0
 
-    def floating_index(self, modality: str, recorded: Recorded) -> int:
+    def floating_index(self, modality: str, recorded: Activations) -> int:
         """Say which of the floating ones among the tensors ``recorded`` of ``modality`` is its features."""
         return sum(t.is_floating_point() for t in recorded[: self.feature_index(modality)])
 
-    def features_of(self, modality: str, recorded: Recorded) -> Tensor:
+    def features_of(self, modality: str, recorded: Activations) -> Tensor:
         """Pick the features (n, ...) of ``modality`` among the tensors ``recorded`` of it."""
         return recorded[self.feature_index(modality)]
 

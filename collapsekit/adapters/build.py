@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.inserts import Post, insert
+from collapsekit.adapters.inserts import WrappedEncoder, insert
 from collapsekit.adapters.live.unwrap import check_live
 from collapsekit.checkpoint.match import match_state_dict
 from collapsekit.checkpoint.mmap import forget
@@ -19,7 +19,7 @@ from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.imports import import_callable, importable_from, one_line
 from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.user_code.process_state import user_code
 
 
@@ -66,7 +66,7 @@ def _told(state: object) -> bytes:
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Give Python's, NumPy's and torch's generators back as they were."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     there = _device_states()
@@ -104,7 +104,7 @@ def build_model(config: Config, seed: int) -> nn.Module:
     """Call ``model.factory`` under ``seed``. Raises ConfigError where that does not give a module."""
     spec = need_factory(config)
     factory = import_callable(spec, config.base, "model.factory")
-    with random_state_kept():
+    with preserve_rng_state():
         seed_everything(seed)
         try:
             with user_code(f"model.factory {spec!r}", stays=True), importable_from(config.base):
@@ -157,7 +157,7 @@ def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.
     for record in structure:
         find_submodule(model, record["path"], "the repair's insert")
     try:
-        with random_state_kept():
+        with preserve_rng_state():
             torch.default_generator.manual_seed(0)
             return insert(model, structure)
     except (ValueError, KeyError, TypeError) as e:
@@ -167,7 +167,7 @@ def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.
 def features_path(model: nn.Module, path: str) -> str:
     """Where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head."""
     outer = dict(model.named_modules(remove_duplicate=False)).get(path)
-    return f"{path}.encoder" if isinstance(outer, Post) and outer.junction.kind == "exchange" else path
+    return f"{path}.encoder" if isinstance(outer, WrappedEncoder) and outer.junction.kind == "exchange" else path
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -199,13 +199,13 @@ def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
     loose = next((n for n in unregistered(model) if path == n or path.startswith(n + ".")), None)
     if loose is not None:
         raise ConfigError(
-            f"{what} {quoted(path)} is not a submodule of the model: {loose} is a plain Python container, which torch does "
+            f"{what} {quote(path)} is not a submodule of the model: {loose} is a plain Python container, which torch does "
             "not see; make it an nn.ModuleList or nn.ModuleDict."
         )
     near = did_you_mean(path, names) or did_you_mean(tail, [n for n in names if n.count(".") <= 1])
     shown = ", ".join(n for n in names if "." not in n)
     raise ConfigError(
-        f"{what} {quoted(path)} is not a submodule of the model{near}: at the top it has {shown or 'none'}."
+        f"{what} {quote(path)} is not a submodule of the model{near}: at the top it has {shown or 'none'}."
     )
 
 

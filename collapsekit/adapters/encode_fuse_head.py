@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter, Change, Live, Pass, Prediction, Recorded
+from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
 from collapsekit.adapters.pooling import pool_features
 from collapsekit.data.base import Batch
 from collapsekit.user_code.process_state import user_code
@@ -31,16 +31,16 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
     def head(self, fused: Tensor) -> Tensor:
         """The prediction (n, ...): logits, values, or two embeddings side by side."""
 
-    def run(self, batch: Batch) -> Pass:
+    def run(self, batch: Batch) -> ForwardPass:
         with user_code(PLACE):
             features = self._encoded(batch)
             fused = self.fuse(features)
             outputs = self.head(fused)
-        recorded: dict[str, Recorded] = {m: (features[m],) for m in self.modalities}
+        recorded: dict[str, Activations] = {m: (features[m],) for m in self.modalities}
         pooled = {m: self.pool(m, features[m], batch) for m in self.modalities}
-        return Pass(recorded, pooled, Prediction(pool_features(fused), outputs))
+        return ForwardPass(recorded, pooled, Prediction(pool_features(fused), outputs))
 
-    def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+    def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         del inputs
         self.steady()
         with user_code(PLACE):
@@ -48,20 +48,20 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
             outputs = self.head(fused)
         return Prediction(pool_features(fused), outputs)
 
-    def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+    def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         del recorded
         with user_code(PLACE):
             features = self._encoded(inputs)[modality]
         return self.pool(modality, features, inputs)
 
-    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
+    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:
         self.unsteady = None
         with user_code(PLACE):
             features = self._encoded(batch)
         changed = {m: change[m](f) if change is not None and m in change else f for m, f in features.items()}
         with user_code(PLACE):
             outputs = self.head(self.fuse(changed))
-        return Live({m: self.pool(m, features[m], batch) for m in self.modalities}, outputs)
+        return TrainPass({m: self.pool(m, features[m], batch) for m in self.modalities}, outputs)
 
     def _encoded(self, batch: Batch) -> dict[str, Tensor]:
         self.steady()

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Given
+from collapsekit.adapters.base import OwnedActivations
 from collapsekit.adapters.pytree import Tree, flatten, rebuild
 from collapsekit.errors import ConfigError, did_you_mean
 
@@ -25,7 +25,7 @@ class Reached(BaseException):
 
 
 @dataclass(frozen=True)
-class Heard:
+class Capture:
     """What passed a tap in one forward over ``rows`` examples, and what its module cached on itself meanwhile."""
 
     value: Any
@@ -34,7 +34,7 @@ class Heard:
 
 
 @dataclass
-class Shape:
+class CaptureLayout:
     """How to turn recorded tensors back into what the submodule returned (or was given)."""
 
     tree: Tree
@@ -53,7 +53,7 @@ class Tap:
     module: nn.Module
     entering: bool
     select: str | int | None = None
-    shape: Shape | None = None
+    shape: CaptureLayout | None = None
 
     @contextmanager
     def recording(self, seen: list[Any], *, stop: bool = False) -> Iterator[None]:
@@ -107,7 +107,9 @@ class Tap:
         """Answer with ``recorded`` in the submodule's place; its own forward does not run."""
         shape = self._known_shape()
         # Copies: the model may write into them, which a leaf with gradient and our records do not bear.
-        moving = iter([t.to(device) if isinstance(recorded, Given) else t.to(device).clone() for t in recorded])
+        moving = iter(
+            [t.to(device) if isinstance(recorded, OwnedActivations) else t.to(device).clone() for t in recorded]
+        )
         value = rebuild(
             shape.tree,
             [
@@ -126,17 +128,17 @@ class Tap:
                 stack.enter_context(_attribute_set(self.module.get_submodule(path), name, tensor))
             yield
 
-    def _known_shape(self) -> Shape:
+    def _known_shape(self) -> CaptureLayout:
         if self.shape is None:
             raise ConfigError(f"{self.what} was never run: run the model once before replaying it.")
         return self.shape
 
-    def ambiguous(self, heard: Heard) -> bool:
+    def ambiguous(self, heard: Capture) -> bool:
         """Whether one batch leaves open which axis counts examples."""
         tensors = [t for t in flatten(heard.value)[0] if isinstance(t, Tensor)]
         return heard.rows == 1 or any(list(t.shape).count(heard.rows) > 1 for t in tensors)
 
-    def learn(self, heard: Heard, other: Heard | None) -> None:
+    def learn(self, heard: Capture, other: Capture | None) -> None:
         """Learn the shape of what passes from one batch, or from two of different sizes."""
         leaves, tree = flatten(heard.value)
         if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
@@ -155,9 +157,9 @@ class Tap:
         again = other.cached if other is not None else {}
         attributes = sorted(a for a, t in cached.items() if _example_axis(t, again.get(a), sizes) == 0)
         floating = sum(t.is_floating_point() for t in moving)
-        self.shape = Shape(tree, axes, constants, self._chosen(heard, leaves, axes), floating, attributes)
+        self.shape = CaptureLayout(tree, axes, constants, self._chosen(heard, leaves, axes), floating, attributes)
 
-    def _chosen(self, heard: Heard, leaves: list[Any], axes: list[int | None]) -> int:
+    def _chosen(self, heard: Capture, leaves: list[Any], axes: list[int | None]) -> int:
         """Which moving leaf is the features: ``select``, else the first floating tensor of the batch."""
         moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
         if self.select is not None:
@@ -171,7 +173,7 @@ class Tap:
                     return i
         raise _no_features(self.what, leaves, heard.rows)
 
-    def take(self, heard: Heard) -> tuple[Tensor, ...]:
+    def take(self, heard: Capture) -> tuple[Tensor, ...]:
         """Turn what was heard into recorded tensors (n, ...)."""
         shape = self._known_shape()
         leaves, tree = flatten(heard.value)
@@ -238,7 +240,7 @@ class Tap:
         return [(i, axis) for i, axis in enumerate(shape.axes) if axis is not None][shape.feature]
 
 
-def shape_behind(tap: Tap, wrapper: nn.Module) -> Shape | None:
+def shape_behind(tap: Tap, wrapper: nn.Module) -> CaptureLayout | None:
     """The shape of what passes ``wrapper``, which has taken the place of the tapped module and holds it."""
     if tap.shape is None or wrapper is tap.module:
         return tap.shape

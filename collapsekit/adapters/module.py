@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Adapter, Change, Live, Pass, Prediction, Recorded
+from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
 from collapsekit.adapters.build import check_described, features_path, find_submodule
-from collapsekit.adapters.hooks import Heard, Reached, Tap, cached_tensors, shape_behind
+from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_features
 from collapsekit.config.imports import one_line
@@ -99,7 +99,7 @@ class ModuleAdapter(Adapter):
         named = {k for m, s in sections.items() for k in ([s.input] if isinstance(s.input, str) else s.input or [m])}
         return {s.mask for s in sections.values() if s.mask is not None} - named - set(self.config.data.also)
 
-    def _listen(self, inputs: Batch) -> tuple[dict[str, Heard], Heard, Any]:
+    def _listen(self, inputs: Batch) -> tuple[dict[str, Capture], Capture, Any]:
         """One forward with every tap listening: what each modality's, and the fusion's, heard; and the output."""
         rows = len(next(iter(inputs.values())))
         seen: dict[str, list[Any]] = {m: [] for m in self.modalities}
@@ -115,13 +115,13 @@ class ModuleAdapter(Adapter):
             # Only what this forward wrote; constants stay. After the first batch the shape decides.
             known = tap.shape is not None
             now = {k: v for k, v in cached_tensors(tap.module).items() if known or before[m].get(k) is not v}
-            heard[m] = Heard(_once(seen[m], tap.what), rows, now)
-        return heard, Heard(_once(fused, self.fusion_tap.what), rows, {}), output
+            heard[m] = Capture(_once(seen[m], tap.what), rows, now)
+        return heard, Capture(_once(fused, self.fusion_tap.what), rows, {}), output
 
-    def _learn(self, inputs: Batch, heard: dict[str, Heard], fused: Heard) -> None:
+    def _learn(self, inputs: Batch, heard: dict[str, Capture], fused: Capture) -> None:
         """Learn from the first batch which axis counts examples; from a second, tiny one where that leaves it open."""
         pairs = [(tap, heard[m]) for m, tap in self.taps.items()] + [(self.fusion_tap, fused)]
-        others: list[Heard | None] = [None] * len(pairs)
+        others: list[Capture | None] = [None] * len(pairs)
         if any(tap.ambiguous(one) for tap, one in pairs):
             rows = torch.arange(3 if fused.rows == 2 else 2, device=self.device) % fused.rows
             again, fused_again, _ = self._listen({k: v[rows] for k, v in inputs.items()})
@@ -135,7 +135,7 @@ class ModuleAdapter(Adapter):
                 f"({str(self.config.fusion).removesuffix(':input')!r}), or a later submodule, as `fusion`."
             )
 
-    def run(self, batch: Batch) -> Pass:
+    def run(self, batch: Batch) -> ForwardPass:
         inputs = self.prepare(batch)
         heard, fused, output = self._listen(inputs)
         if self.fusion_tap.shape is None:
@@ -143,20 +143,20 @@ class ModuleAdapter(Adapter):
         recorded = {m: tap.take(heard[m]) for m, tap in self.taps.items()}
         pooled = {m: self.pool(m, self.features_of(m, recorded[m]), inputs).float() for m in self.modalities}
         feature = self.fusion_tap.feature(self.fusion_tap.take(fused))
-        return Pass(recorded, pooled, self._prediction(feature, output, fused.rows))
+        return ForwardPass(recorded, pooled, self._prediction(feature, output, fused.rows))
 
     def _prediction(self, fused: Tensor, output: Any, rows: int) -> Prediction:
         return Prediction(
             pool_features(fused, what="the fusion").float(), prediction_in(output, self.config.output, self.task, rows)
         )
 
-    def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+    def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         return self._replayed({m: recorded[m] for m in self.modalities}, inputs)
 
-    def outputs_of(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+    def outputs_of(self, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         return self._replayed(recorded, inputs).outputs
 
-    def _replayed(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+    def _replayed(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         """The model's own forward, the encoders of ``recorded`` answering with that."""
         ready = self.prepare(inputs)
         fused: list[Any] = []
@@ -168,7 +168,7 @@ class ModuleAdapter(Adapter):
         feature = self.fusion_tap.live_feature(_once(fused, self.fusion_tap.what))
         return self._prediction(feature, output, len(next(iter(ready.values()))))
 
-    def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+    def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         ready = self.prepare(inputs)
         tap = self.taps[modality]
         with ExitStack() as stack:
@@ -182,7 +182,7 @@ class ModuleAdapter(Adapter):
                 return self.pool(modality, tap.live_feature(stop.value), ready)
         raise ConfigError(f"{tap.what} was not reached in a forward pass: name a submodule the model calls.")
 
-    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
+    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:
         self.unsteady = None  # as the weights move on
         ready = self.prepare(batch)
         seen: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
@@ -191,7 +191,7 @@ class ModuleAdapter(Adapter):
                 stack.enter_context(tap.changing((change or {}).get(m), seen[m]))
             output = self._guarded_forward(ready)
         pooled = {m: self.pool(m, _once(seen[m], tap.what), ready) for m, tap in self.taps.items()}
-        return Live(pooled, prediction_in(output, self.config.output, self.task, len(next(iter(ready.values())))))
+        return TrainPass(pooled, prediction_in(output, self.config.output, self.task, len(next(iter(ready.values())))))
 
     def fresh(self, seed: int, *, trained: Any = None) -> Adapter | None:
         twin = cast("ModuleAdapter | None", super().fresh(seed, trained=trained))

@@ -12,7 +12,7 @@ from typing import Any
 
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.json import read_json
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.per_example import load_report
 
@@ -57,7 +57,7 @@ def read_groups(arguments: Sequence[str]) -> list[Group]:
     _check_number(sum(map(len, files)))
     again = [n for n, count in Counter(n for n, _ in named if n is not None).items() if count > 1]
     if again:
-        raise ConfigError(f"two groups are called {quoted(again[0])}: give each NAME= a name of its own.")
+        raise ConfigError(f"two groups are called {quote(again[0])}: give each NAME= a name of its own.")
     taken = {n for n, _ in named if n is not None}
     plain = iter(_labels([paths[0] for (n, _), paths in zip(named, files, strict=True) if n is None], taken))
     return [Group(next(plain) if n is None else n, _runs(paths)) for (n, _), paths in zip(named, files, strict=True)]
@@ -95,7 +95,7 @@ def _named_groups(columns: Mapping[str, ReportOrPath | Sequence[ReportOrPath]]) 
     for name, some in columns.items():
         reports: list[Any] = list(some) if isinstance(some, Sequence) and not isinstance(some, str) else [some]
         if not reports:
-            raise ConfigError(f"column {quoted(name)} has no report: give at least one.")
+            raise ConfigError(f"column {quote(name)} has no report: give at least one.")
         groups.append(Group(name, _mixed_runs(name, reports, several=True)))
     return groups
 
@@ -129,7 +129,7 @@ def _check_number(count: int) -> None:
 def _check_once(files: Sequence[str], what: str) -> None:
     again = [f for f, count in Counter(map(os.path.realpath, files)).items() if count > 1]
     if again:
-        raise ConfigError(f"{again[0]} is given twice in {quoted(what)}: a run counts once.")
+        raise ConfigError(f"{again[0]} is given twice in {quote(what)}: a run counts once.")
 
 
 def _split(argument: str) -> tuple[str | None, str]:
@@ -138,7 +138,7 @@ def _split(argument: str) -> tuple[str | None, str]:
     if not equals or os.path.lexists(argument) or "/" in name:  # a path such as runs/lr=0.1
         return None, argument
     if not name.strip() or not rest.strip():
-        raise ConfigError(f"{quoted(argument)} is not of the form NAME=PATH,PATH,...: write e.g. ebr=runs/ebr.")
+        raise ConfigError(f"{quote(argument)} is not of the form NAME=PATH,PATH,...: write e.g. ebr=runs/ebr.")
     return name.strip(), rest
 
 
@@ -187,7 +187,7 @@ def _read(path: str) -> Report:
     kind = raw.get("kind") if isinstance(raw, dict) else None
     if isinstance(kind, str):
         raise RefusedError(
-            f"{path} is a file of kind {quoted(kind)}: give a report.json that `collapsekit diagnose` wrote."
+            f"{path} is a file of kind {quote(kind)}: give a report.json that `collapsekit diagnose` wrote."
         )
     return load_report(Path(path), raw)
 

@@ -14,7 +14,7 @@ from collapsekit.config.schema import _OURS, CONFIG_NAME, Config, ModalityConfig
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import read_text, reason
 from collapsekit.io.limits import check_plain
-from collapsekit.io.safe_text import quoted, shown
+from collapsekit.io.safe_text import inline, quote
 from collapsekit.io.yaml import MAX_BYTES, MAX_VALUES, parse_yaml
 
 _MAX_PARTS = 32
@@ -42,13 +42,13 @@ def pyproject_section(path: Path) -> Any:
     # tomllib takes time quadratic in the parts of a dotted key: minutes for one of a megabyte.
     long_key = _LONG_KEY.search(text)
     if long_key:
-        raise ConfigError(f"{path} has a dotted key of more than {_MAX_PARTS} parts, {quoted(long_key[0], 20)}.")
+        raise ConfigError(f"{path} has a dotted key of more than {_MAX_PARTS} parts, {quote(long_key[0], 20)}.")
     try:
         tool = tomllib.loads(text).get("tool")
     except RecursionError:
         raise ConfigError(f"{path} is not valid TOML: it is nested too deeply.") from None
     except ValueError as e:  # TOMLDecodeError, or int's for a number of too many digits
-        raise ConfigError(f"{path} is not valid TOML: {shown(str(e), 200)}.") from None
+        raise ConfigError(f"{path} is not valid TOML: {inline(str(e), 200)}.") from None
     return tool.get("collapsekit") if isinstance(tool, dict) else None
 
 
@@ -98,14 +98,14 @@ def _explain(error: ValidationError, origin: str) -> str:
     # A misspelt key is also a missing one: the misspelling is what helps.
     first = next((e for e in found_wrong if e["type"] == "extra_forbidden"), found_wrong[0])
     loc = [str(p)[:80] for p in first["loc"]]
-    where = quoted(".".join(loc), 200)
+    where = quote(".".join(loc), 200)
     if first["type"] == "extra_forbidden":
         known = _keys_at(loc[:-1])
         return f"{origin} has an unknown key {where}{did_you_mean(loc[-1], known)}: known there are {', '.join(known)}."
     found = first.get("input")
-    said = quoted(found) if isinstance(found, str) else repr(found)
+    said = quote(found) if isinstance(found, str) else repr(found)
     said = f", found {said}" if isinstance(found, str | int | float | bool) else ""
-    return f"{origin} at {where}: {shown(first['msg'].removeprefix('Value error, '), 600)}{said}."
+    return f"{origin} at {where}: {inline(first['msg'].removeprefix('Value error, '), 600)}{said}."
 
 
 def _keys_at(loc: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from collapsekit.config.options import GateConfig
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import reason
 from collapsekit.io.limits import SEEDS
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 
 CONFIG_NAME = "collapsekit.yaml"
 _OURS = ("structure", "base", "origin", "file")  # set by us, never by the file
@@ -192,5 +192,5 @@ class Config(_Section):
                 raise ValueError("it holds a NUL character")
         except (OSError, ValueError, RuntimeError) as e:  # RuntimeError: no such user after ~
             why = reason(e) if isinstance(e, OSError) else str(e)
-            raise ConfigError(f"{self.origin} names the path {quoted(path)}, which cannot be used: {why}.") from None
+            raise ConfigError(f"{self.origin} names the path {quote(path)}, which cannot be used: {why}.") from None
         return found

@@ -29,7 +29,7 @@ _ABSENT = 10.0  # seconds to tell others that this process will not come
 TIMEOUT = timedelta(days=30)  # for the slowest of a round: who is gone shows by its silence, not by how long it takes
 
 
-class World:
+class ProcessGroup:
     """The processes of one job; this is the ``rank``-th of ``size``."""
 
     def __init__(self, rank: int = 0, size: int = 1, watch: Heartbeat | None = None) -> None:
@@ -38,7 +38,7 @@ class World:
         self._asked = 0
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
@@ -48,7 +48,7 @@ class World:
         """
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" and self.size > 1 else name
 
-    def each(self, make: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+    def map(self, make: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
         """Yield ``make`` of every item, in order; every process computes each size-th item and gets them all, a round
         of ``size`` items at a time, of which no more are taken in hand. Inside ``make`` nothing is shared any more.
 
@@ -63,13 +63,13 @@ class World:
             piece = partial(make, some[self.rank]) if mine else _nothing
             yield from self._gathered(piece, mine, len(some), _name(make))
 
-    def once(self, make: Callable[[], T]) -> T:
+    def on_main(self, make: Callable[[], T]) -> T:
         """Return ``make()`` of the first process, for all: of what may differ between machines, such as what a folder
         holds.
         """
         if self.size == 1 or self._inside:
             return make()
-        return next(self._gathered(make, self.first, 1, _name(make)))
+        return next(self._gathered(make, self.is_main, 1, _name(make)))
 
     def share(self, value: T, what: str) -> list[T]:
         """Return the ``value`` of every process, in their order; ``what`` it is, for messages."""
@@ -77,7 +77,7 @@ class World:
             return [value]
         return list(self._gathered(lambda: value, True, self.size, what))
 
-    def agree(self, value: Any, what: str) -> None:
+    def assert_same(self, value: Any, what: str) -> None:
         """Raise ConfigError on all processes unless ``value`` is the same on all; ``what`` it is, for the message."""
         if self.size == 1 or self._inside:  # what is no number is not the same as itself
             return
@@ -166,11 +166,11 @@ def _error(rank: int, kind: str, text: str) -> Exception:
     return ProcessLostError(f"process {rank} failed ({kind}: {text.rstrip('.')}): see what it printed.")
 
 
-_ALONE = World()
+_ALONE = ProcessGroup()
 _current = [_ALONE]
 
 
-def current() -> World:
+def current() -> ProcessGroup:
     """Return the processes this one works with; itself alone where it was not started as one of several."""
     return _current[-1]
 
@@ -184,7 +184,7 @@ _meetings = [0]  # how often this process met others
 
 
 @contextmanager
-def together(rendezvous_timeout: float | None = None, heartbeat_timeout: float | None = None) -> Iterator[World]:
+def together(rendezvous_timeout: float | None = None, heartbeat_timeout: float | None = None) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun, or whoever set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, started; this process
     alone where nobody did.
 
@@ -204,7 +204,7 @@ def together(rendezvous_timeout: float | None = None, heartbeat_timeout: float |
     own = not dist.is_initialized()
     watch = _met(place(), meeting, silence) if own else _met_already(meeting, silence)
     failed: BaseException | None = None
-    _current.append(World(dist.get_rank(), dist.get_world_size(), watch))
+    _current.append(ProcessGroup(dist.get_rank(), dist.get_world_size(), watch))
     try:
         yield current()
     except BaseException as e:

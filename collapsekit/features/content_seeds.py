@@ -7,7 +7,7 @@ from collapsekit.features.features import Features
 from collapsekit.stats.seeds import content_seeds
 
 
-def seeds(adapter: Adapter, features: Features, seed: int) -> dict[str, int]:
+def modality_seeds(adapter: Adapter, features: Features, seed: int) -> dict[str, int]:
     """Make a seed for each modality that follows its inputs' content (see ``content_seeds``).
 
     Of the inputs, since their bits do not depend on the batch size as those of features do; modalities that read the

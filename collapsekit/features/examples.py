@@ -13,7 +13,7 @@ from collapsekit.data.base import Batch
 from collapsekit.data.contents import canonical
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import DataError, NothingEvaluatedError
-from collapsekit.io.spill import Storage
+from collapsekit.io.spill import SpillBuffer
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Examples:
 class SplitReader:
     """Reads each split once, whatever models then look at it."""
 
-    def __init__(self, adapter: Adapter, limit: int | None, seed: int, storage: Storage) -> None:
+    def __init__(self, adapter: Adapter, limit: int | None, seed: int, storage: SpillBuffer) -> None:
         self.adapter, self.limit, self.seed, self.storage = adapter, limit, seed, storage
         self._read: dict[str, Examples] = {}
 
@@ -55,7 +55,7 @@ class SplitReader:
         del hashed
         # Sorted before they are encoded: which rows share a batch does not depend on the file's order either.
         inputs = {k: self.storage.taken(inputs.pop(k), order) for k in list(inputs)}
-        current().agree(digest, f"examples of split {split!r}")
+        current().assert_same(digest, f"examples of split {split!r}")
         return Examples(split, inputs, order, digest, ids, contents)
 
     def _columns(self, split: str) -> Batch:

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from collapsekit.adapters.base import Adapter, Given, Pass, Prediction
+from collapsekit.adapters.base import Adapter, ForwardPass, OwnedActivations, Prediction
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.caveats import copied_rows
 from collapsekit.adapters.live.state import same_bits
-from collapsekit.adapters.validate import FEW, finite_pass, sound_run
+from collapsekit.adapters.validate import FEW, finite_pass, validate_model
 from collapsekit.context import Progress
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
 from collapsekit.features.examples import Examples, SplitReader
 from collapsekit.features.features import Features
-from collapsekit.io.spill import SpillColumn, Storage
+from collapsekit.io.spill import SpillBuffer, SpillColumn
 from collapsekit.report.diagnosis import ReportWarning
 from collapsekit.stats.threads import threads_for
 
@@ -32,7 +32,7 @@ def extract(
     limit: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    storage: Storage | None = None,
+    storage: SpillBuffer | None = None,
 ) -> Features:
     """Run the encoders (and the rest) once over ``split``; several processes share the batches.
 
@@ -52,7 +52,7 @@ def extract(
         ConfigError: where replaying or rebuilding does not give the model's own outputs.
         NothingEvaluatedError: for fewer than two examples.
     """
-    storage = storage or Storage()
+    storage = storage or SpillBuffer()
     return Extraction(adapter, SplitReader(adapter, limit, seed, storage), progress, storage).features(split)
 
 
@@ -93,14 +93,14 @@ class Extraction:
         adapter: Adapter,
         reader: SplitReader,
         progress: Progress | None = None,
-        storage: Storage | None = None,
+        storage: SpillBuffer | None = None,
         twin: Twin | None = None,
         rebuilt: bool | None = None,
     ) -> None:
         """``twin``: a model whose passes, or whose encoders', stand for those of this one where bits agree; ``rebuilt``:
         whether the model built a second time answers alike, where that is known already."""
         self.adapter, self.reader, self.twin = adapter, reader, twin
-        self.progress, self.storage = progress or Progress(), storage or Storage()
+        self.progress, self.storage = progress or Progress(), storage or SpillBuffer()
         self._made: dict[str, Features] = {}
         self._warnings: dict[str, tuple[ReportWarning, ...]] = {}  # by split on whose first batch the model was checked
         self.rebuilt = rebuilt
@@ -156,9 +156,9 @@ class Extraction:
         rows, kept = self._batches(examples), _Kept(self.storage)
         if self.twin is not None and (theirs := self._theirs(examples, rows, check=check)) is not None:
             return theirs
-        if check and not current().first:
+        if check and not current().is_main:
             self._pass(examples, rows[0], check)  # to know the model, of whose batches it may get none
-        for done, result in enumerate(current().each(lambda some: self._pass(examples, some, check), rows)):
+        for done, result in enumerate(current().map(lambda some: self._pass(examples, some, check), rows)):
             kept.add(result)
             self.progress.step(f"encoders over {examples.split}", int(rows[done][-1]) + 1, len(examples.order))
         return self._assembled(examples, kept)
@@ -179,7 +179,7 @@ class Extraction:
         if not self._all(all(_encoded_alike(one, made, some) for one, some in ends), examples):
             return None
         fused, outputs = self.storage.column(), self.storage.column()
-        for answer in current().each(lambda some: self._answer(examples, made, some), rows):
+        for answer in current().map(lambda some: self._answer(examples, made, some), rows):
             fused.append(answer.fused)
             outputs.append(answer.outputs)
         found = replace(made, fused=fused.tensor(), outputs=outputs.tensor(), sibling=self.of)
@@ -192,7 +192,9 @@ class Extraction:
     def _answer(self, examples: Examples, features: Features, rows: Tensor) -> Prediction:
         """Fusion and head on what the twin's encoders gave of one batch."""
         batch = {k: examples.columns[k].index_select(0, rows) for k in self.adapter.batch_keys}
-        recorded = {m: Given(t.index_select(0, rows) for t in features.recorded[m]) for m in features.modalities}
+        recorded = {
+            m: OwnedActivations(t.index_select(0, rows) for t in features.recorded[m]) for m in features.modalities
+        }
         with torch.no_grad(), threads_for(self._operations):
             seed_everything(self.reader.seed)
             answer = self.adapter.rerun(recorded, batch)
@@ -204,7 +206,7 @@ class Extraction:
         weights = sum(p.numel() for p in self.adapter.model.parameters() if not is_lazy(p))
         return 2.0 * self.adapter.config.data.batch_size * weights
 
-    def _pass(self, examples: Examples, rows: Tensor, check: bool) -> Pass:
+    def _pass(self, examples: Examples, rows: Tensor, check: bool) -> ForwardPass:
         """One batch through the model; the first one with all the checks."""
         start, stop = int(rows[0]), int(rows[-1]) + 1
         batch = {k: examples.columns[k][start:stop] for k in self.adapter.batch_keys}
@@ -212,7 +214,7 @@ class Extraction:
         with torch.no_grad(), threads_for(self._operations):
             if check and not start:
                 few = {k: examples.columns[k][:FEW] for k in self.adapter.batch_keys}
-                sound = sound_run(self.adapter, batch, few, examples.split, order, seed, self.rebuilt)
+                sound = validate_model(self.adapter, batch, few, examples.split, order, seed, self.rebuilt)
                 result, self.rebuilt = sound.result, sound.rebuilt
                 self._warnings[examples.split] = sound.warnings
             else:
@@ -243,7 +245,7 @@ class Extraction:
         )
 
 
-def _encoded_alike(one: Pass, features: Features, rows: Tensor) -> bool:
+def _encoded_alike(one: ForwardPass, features: Features, rows: Tensor) -> bool:
     """Whether a pass over ``rows`` has the bits that features have of its encoders."""
     pairs = [(x, features.pooled[m]) for m, x in one.pooled.items()]
     pairs += [(t, o) for m, r in one.recorded.items() for t, o in zip(r, features.recorded[m], strict=True)]
@@ -278,13 +280,13 @@ def need_varied(adapter: Adapter, examples: Examples, features: Features | None 
 class _Kept:
     """The passes over a split, batch after batch."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: SpillBuffer) -> None:
         self.storage = storage
         self.recorded: dict[str, list[SpillColumn]] = {}
         self.pooled: dict[str, SpillColumn] = {}
         self.fused, self.outputs = storage.column(), storage.column()
 
-    def add(self, result: Pass) -> None:
+    def add(self, result: ForwardPass) -> None:
         """Keep one batch. Raises ConfigError where features change their shape."""
         for m, tensors in result.recorded.items():
             columns = self.recorded.setdefault(m, [self.storage.column() for _ in tensors])
@@ -317,8 +319,8 @@ def _units(inputs: Batch, key: str | None, split: str) -> Tensor | None:
     return units[:, 0]
 
 
-def _to_cpu(result: Pass) -> Pass:
-    return Pass(
+def _to_cpu(result: ForwardPass) -> ForwardPass:
+    return ForwardPass(
         {m: tuple(t.cpu() for t in r) for m, r in result.recorded.items()},
         {m: t.cpu() for m, t in result.pooled.items()},
         Prediction(result.prediction.fused.float().cpu(), result.prediction.outputs.float().cpu()),

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from collapsekit.adapters.base import Recorded
+from collapsekit.adapters.base import Activations
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.report.diagnosis import ReportWarning
@@ -42,7 +42,7 @@ class Features:
     split: str
     modalities: tuple[str, ...]
     inputs: Batch  # as the data gave them
-    recorded: dict[str, Recorded]  # what replaying an encoder needs
+    recorded: dict[str, Activations]  # what replaying an encoder needs
     pooled: dict[str, Tensor]  # per modality (n, d)
     fused: Tensor  # (n, D)
     outputs: Tensor  # (n, ...)
@@ -96,7 +96,7 @@ class Features:
 
     def moments(self, x: Tensor) -> tuple[Moments, Iterator[Moments]]:
         """Moments of ``x`` (n, d) over all examples, and without each jackknife group; processes share the groups."""
-        return moments_left_out(x, self.groups, int(self.groups.max()) + 1, current().each)
+        return moments_left_out(x, self.groups, int(self.groups.max()) + 1, current().map)
 
     def side(self, modality: str | None) -> Side:
         """A modality's features, or the fused representation, as a side of CKAs; computed once for all that it is compared
@@ -108,7 +108,7 @@ class Features:
 
     def side_of(self, x: Tensor) -> Side:
         """``x`` (n, d) as a side of CKAs over the jackknife groups. Raises NumericsError where it does not vary."""
-        return Side.of(x, self.groups, int(self.groups.max()) + 1, each=current().each)
+        return Side.of(x, self.groups, int(self.groups.max()) + 1, each=current().map)
 
     def taken(self, rows: Tensor) -> Features:
         """Some examples, in the order of ``rows``, as Features of their own."""
@@ -125,7 +125,7 @@ class Features:
             units=None if self.units is None else self.units[rows],
         )
 
-    def changed(self, recorded: Mapping[str, Recorded], inputs: Batch | None = None) -> Features:
+    def changed(self, recorded: Mapping[str, Activations], inputs: Batch | None = None) -> Features:
         """The same examples with other recordings (and raw ``inputs``), to be replayed. Which raw inputs are read past the
         encoders stays known, as that is the model's doing; whatever else follows from recordings is found out anew."""
         made = replace(self, recorded=dict(recorded), inputs=self.inputs if inputs is None else inputs)
@@ -137,7 +137,7 @@ class Features:
         return self if split == self.split else self.sibling(split)
 
 
-def scaled(recorded: Recorded, factor: float | Tensor) -> Recorded:
+def scaled(recorded: Activations, factor: float | Tensor) -> Activations:
     """Recorded features times ``factor``; tensors that are not floating (masks, indices) stay."""
     return tuple(
         t * (factor.to(t.dtype) if isinstance(factor, Tensor) else factor) if t.is_floating_point() else t

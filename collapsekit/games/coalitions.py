@@ -13,8 +13,8 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options, Progress
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import Altered
-from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.edits import Edit
+from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.interventions.replay import by_row, predict_many
 from collapsekit.readouts.calibration import fit_calibration
 from collapsekit.stats import shapley
@@ -51,7 +51,7 @@ def draws_for(adapter: Adapter, features: Features, wanted: int | None) -> int:
 
 
 @dataclass(frozen=True)
-class Worth:
+class CoalitionValue:
     """Loss and metric of one coalition: over all examples, then without each jackknife group."""
 
     loss: Tensor  # (1 + G,)
@@ -88,7 +88,7 @@ class _Mean:
         return self.total / self.count
 
 
-class Coalitions:
+class CoalitionGame:
     """Loss and metric of the model when it sees only some modalities.
 
     Absent modalities are replaced together by those of other examples (the marginal distribution) and the
@@ -109,11 +109,11 @@ class Coalitions:
         then."""
         self.adapter, self.features, self.progress = adapter, features, progress
         self.calibration = calibration or partial(fit_calibration, adapter, features)
-        self.donors = donors(len(features), draws, seed)
+        self.donors = marginal_samples(len(features), draws, seed)
         self.size = len(features.modalities)
         self.inverse = _inverses(self.donors) if _moves_whole(adapter, features) else {}
-        self.known: dict[int, Worth] = {}
-        self.sure: dict[int, Worth] = {}
+        self.known: dict[int, CoalitionValue] = {}
+        self.sure: dict[int, CoalitionValue] = {}
 
     @property
     def full(self) -> int:
@@ -124,13 +124,13 @@ class Coalitions:
         """Names of the modalities present in ``mask``."""
         return tuple(m for i, m in enumerate(self.features.modalities) if mask >> i & 1)
 
-    def worth(self, mask: int) -> Worth:
+    def value(self, mask: int) -> CoalitionValue:
         """Loss and metric of the coalition ``mask``, computed once."""
         if mask not in self.known:
             self._learn(mask, [(self.known, _as_it_is)])
         return self.known[mask]
 
-    def calibrated(self, mask: int) -> Worth:
+    def calibrated(self, mask: int) -> CoalitionValue:
         """The same of the calibrated model: as sure as it is right (see ``fit_calibration``, which encodes other splits: who
         asks for ``worth`` alone does not pay for that)."""
         if mask not in self.sure:
@@ -143,7 +143,7 @@ class Coalitions:
         """Whether all subsets are evaluated."""
         return self.size <= EXACT_UP_TO
 
-    def _learn(self, mask: int, kinds: Sequence[tuple[dict[int, Worth], Expected]]) -> None:
+    def _learn(self, mask: int, kinds: Sequence[tuple[dict[int, CoalitionValue], Expected]]) -> None:
         """Worth of a coalition and of what comes with it; each kind of the model's expectations by itself before the mean
         over draws."""
         functions = [kind for _, kind in kinds]
@@ -180,7 +180,7 @@ class Coalitions:
         asked += [(rest, k) for k in draws if k not in self.inverse] if self.inverse else []
         asked.sort(key=lambda one: self._turn(one[1]))
         absent = {one: [m for m in self.features.modalities if m not in self.names(one)] for one in (mask, rest)}
-        questions = (Altered(swap=dict.fromkeys(absent[one], self.donors[k])) for one, k in asked)
+        questions = (Edit(swap=dict.fromkeys(absent[one], self.donors[k])) for one, k in asked)
         means: dict[int, list[_Mean]] = {one: [_Mean(self.inverse) for _ in kinds] for one, _ in asked}
         if self.inverse:
             means[rest] = [_Mean(self.inverse) for _ in kinds]
@@ -198,10 +198,10 @@ class Coalitions:
         """Draws in this order come next to their inverses."""
         return min(k, self.inverse.get(k, k))
 
-    def _score(self, expected: Tensor) -> Worth:
+    def _score(self, expected: Tensor) -> CoalitionValue:
         task, features = self.adapter.task, self.features
         loss = leave_out_means(task.loss(expected, features.targets), features.groups)
-        return Worth(loss, leave_out_metric(task, expected, features.targets, features.groups), expected)
+        return CoalitionValue(loss, leave_out_metric(task, expected, features.targets, features.groups), expected)
 
 
 def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:
@@ -223,7 +223,7 @@ def _moves_whole(adapter: Adapter, features: Features) -> bool:
     return all(count == 1 for count in readers) and by_row(adapter, features)
 
 
-def credits(worth: Callable[[int], Tensor], size: int, permutations: int, seed: int) -> tuple[Tensor, Tensor]:
+def shapley_values(worth: Callable[[int], Tensor], size: int, permutations: int, seed: int) -> tuple[Tensor, Tensor]:
     """Shapley credit (size, ...) of each modality and its sampling standard error (zero where exact)."""
     if size <= EXACT_UP_TO:
         exact = shapley.exact(torch.stack([worth(mask) for mask in range(1 << size)]))

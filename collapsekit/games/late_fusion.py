@@ -10,10 +10,12 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import make_reference
-from collapsekit.readouts.linear import Unimodal
+from collapsekit.readouts.linear import UnimodalReadout
 
 
-def fuse_late(adapter: Adapter, features: Features, readouts: Mapping[str, Unimodal]) -> Callable[[Tensor], Tensor]:
+def fuse_late(
+    adapter: Adapter, features: Features, readouts: Mapping[str, UnimodalReadout]
+) -> Callable[[Tensor], Tensor]:
     """Make late fusion of the modalities that are present.
 
     Args:

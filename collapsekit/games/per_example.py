@@ -8,14 +8,14 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import Coalitions, credits
-from collapsekit.report.per_example import Records
+from collapsekit.games.coalitions import CoalitionGame, shapley_values
+from collapsekit.report.per_example import PerExample
 from collapsekit.tasks.scoring import parts_of_metric
 
 
 def records_of(
-    adapter: Adapter, features: Features, game: Coalitions | None, permutations: int | None, seed: int
-) -> Records:
+    adapter: Adapter, features: Features, game: CoalitionGame | None, permutations: int | None, seed: int
+) -> PerExample:
     """The records of the examples; losses without a modality where subsets were evaluated (``game``), and credits in the
     calibrated model, over so many ``permutations`` where they are sampled (None: no credits)."""
     task, targets = adapter.task, features.targets
@@ -25,18 +25,18 @@ def records_of(
     if game is not None:
         try:
             if permutations is not None:
-                credit, _ = credits(
+                credit, _ = shapley_values(
                     lambda mask: -task.loss(game.calibrated(mask).expected, targets), game.size, permutations, seed
                 )
                 columns |= {f"credit.{m}": credit[i] for i, m in enumerate(features.modalities)}
             for i, m in enumerate(features.modalities):
-                without = game.worth(game.full & ~(1 << i)).expected
+                without = game.value(game.full & ~(1 << i)).expected
                 columns[f"loss_without.{m}"] = task.loss(without, targets)
                 columns[f"metric_without.{m}"] = parts_of_metric(task, without, targets)
         except NumericsError:
             pass  # the report says of each probe why it was skipped
     units = None if features.units is None else np.unique(features.units.numpy(), return_inverse=True)[1]
-    return Records(
+    return PerExample(
         ids=features.ids.numpy(),
         units=None if units is None else units.astype(np.int64),
         columns={k: v.float().numpy() for k, v in columns.items() if v is not None},

@@ -104,7 +104,7 @@ def _surplus(kind: str, before: float) -> float:
 
 
 @dataclass(frozen=True)
-class Number:
+class Criterion:
     """One watched number: lower is worse. ``columns`` of the records that say it example by example: of the first that both
     records have, differences are tested; in those of losses, higher is worse."""
 
@@ -125,7 +125,7 @@ def says_nothing(reports: Sequence[Report]) -> list[str]:
     ]
 
 
-def numbers(report: Report, watch: Sequence[str], leave_out: Sequence[str] = ()) -> list[Number]:
+def numbers(report: Report, watch: Sequence[str], leave_out: Sequence[str] = ()) -> list[Criterion]:
     """What to watch in reports such as this one, in the order of its modalities; not the use of those to leave out."""
     metric, modalities = report.subject.metric, report.subject.modalities
     found = []
@@ -139,12 +139,12 @@ def numbers(report: Report, watch: Sequence[str], leave_out: Sequence[str] = ())
     return found
 
 
-def _number(measure: Measure, modality: str | None, name: str, columns: tuple[str, ...], metric: str) -> Number:
+def _number(measure: Measure, modality: str | None, name: str, columns: tuple[str, ...], metric: str) -> Criterion:
     of = measure.fill(metric=metric, modality=modality)
-    return Number(of.name, modality, name, str(of.unit), of.definition, columns)
+    return Criterion(of.name, modality, name, str(of.unit), of.definition, columns)
 
 
-def value_of(number: Number, report: Report) -> float | str:
+def value_of(number: Criterion, report: Report) -> float | str:
     """The number in a report, or why it has none."""
     if number.kind == "use":
         made = due_of(report, number.modality)

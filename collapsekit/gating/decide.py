@@ -16,7 +16,7 @@ from collapsekit.gating.rules.evaluate import DEFAULT, decide_rule
 from collapsekit.report.baseline import Baseline, Run, differs, seed_of
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import Against, GateCheck, GateReport, State, outcome_of
-from collapsekit.report.per_example import Records
+from collapsekit.report.per_example import PerExample
 from collapsekit.report.repair import RepairReport
 from collapsekit.version import __version__
 
@@ -164,7 +164,7 @@ def _compare(
         whose = "the report" if report.records is None else "the baseline's run"
         why = f"pairing needs what {whose} says of each example: keep records.safetensors beside report.json"
         return against, undecided(report, limits, "paired", why)
-    return against, paired_checks(report, Records.from_bytes(report.records, "records.safetensors"), twin, limits)
+    return against, paired_checks(report, PerExample.from_bytes(report.records, "records.safetensors"), twin, limits)
 
 
 def _twin(report: Report, baseline: Baseline) -> tuple[Run | None, str]:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.inserts import hearing, posts_of, stand_in
+from collapsekit.adapters.inserts import capture_latents, posts_of, stand_in
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import chunk_of
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import unread
+from collapsekit.interventions.edits import unread_inputs
 from collapsekit.stats.missing import nearest
 
 FLOATING = "floating tensors only: masks and whole numbers stay"
@@ -38,7 +38,7 @@ LENT = ("neighbour", "sample")
 
 
 @dataclass(frozen=True)
-class Bank:
+class BackgroundSet:
     """The examples fills are taken from; ``own``: those of the diagnosed split, none of which lends to itself."""
 
     features: Features
@@ -51,19 +51,21 @@ def has_split(adapter: Adapter, split: str) -> bool:
     return split in adapter.source.splits() and adapter.source.count(split) != 0
 
 
-def bank_of(adapter: Adapter, features: Features, most: int) -> Bank:
+def make_background_set(adapter: Adapter, features: Features, most: int) -> BackgroundSet:
     """The first ``most`` training examples, in an order that follows their content; where there are none, or they
     are of another shape, the other examples of the diagnosed split, which the note says."""
     own = f"taken from the other examples of split {features.split!r}"
     if features.split == "train" or not has_split(adapter, "train"):
         reason = "it is the train split" if features.split == "train" else "the data has no train split"
-        return Bank(features, True, f"{own}: {reason}")
+        return BackgroundSet(features, True, f"{own}: {reason}")
     train = features.of("train")
     if not same_shapes(train, features):
-        return Bank(features, True, f"{own}: features of the train split have another shape")
+        return BackgroundSet(features, True, f"{own}: features of the train split have another shape")
     if len(train) > most:
-        return Bank(train.taken(torch.arange(most)), False, f"taken from {most} of {len(train)} training examples")
-    return Bank(train, False)
+        return BackgroundSet(
+            train.taken(torch.arange(most)), False, f"taken from {most} of {len(train)} training examples"
+        )
+    return BackgroundSet(train, False)
 
 
 def same_shapes(one: Features, other: Features) -> bool:
@@ -75,7 +77,9 @@ def same_shapes(one: Features, other: Features) -> bool:
     return first == second
 
 
-def lenders(features: Features, bank: Bank, fill: str, absent: Tensor, draws: int, seed: int) -> Tensor:
+def find_neighbours(
+    features: Features, bank: BackgroundSet, fill: str, absent: Tensor, draws: int, seed: int
+) -> Tensor:
     """Rows of the bank that lend to each example, int64 (k, draws, n), for ``absent`` (k, n, modalities).
 
     One draw for ``neighbour``; for ``sample`` the same draws whatever is absent. Raises NumericsError where the bank
@@ -94,8 +98,8 @@ def lenders(features: Features, bank: Bank, fill: str, absent: Tensor, draws: in
     return rows.expand(len(absent), -1, -1)
 
 
-def filled(
-    adapter: Adapter, features: Features, bank: Bank, fill: str, absent: Tensor, rows: Tensor | None = None
+def impute(
+    adapter: Adapter, features: Features, bank: BackgroundSet, fill: str, absent: Tensor, rows: Tensor | None = None
 ) -> Features:
     """Features to be replayed in which the modalities ``absent`` (bool, (n, modalities)) are filled.
 
@@ -104,7 +108,7 @@ def filled(
     under ``zeros``, ``mean`` and ``substitution`` its token mask stays. Raises NumericsError where nothing was inserted
     that could substitute.
     """
-    stands = stand_ins(adapter, features, absent) if fill == SUBSTITUTION else None
+    stands = substitute_latents(adapter, features, absent) if fill == SUBSTITUTION else None
     recorded, inputs = dict(features.recorded), dict(features.inputs)
 
     def replaced(own: Tensor, lent: Tensor, gone: Tensor, mean: Callable[[], Tensor]) -> Tensor:
@@ -132,7 +136,7 @@ def filled(
                 inputs[key] = replaced(
                     inputs[key], bank.features.inputs[key], gone, partial(bank.features.input_mean, key)
                 )
-    unread(adapter, features)  # holds whatever is recorded
+    unread_inputs(adapter, features)  # holds whatever is recorded
     return features.changed(recorded, inputs)
 
 
@@ -142,7 +146,7 @@ def can_substitute(adapter: Adapter) -> bool:
     return all(m in posts and posts[m] is adapter.encoder_module(m) for m in adapter.modalities)
 
 
-def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str, Tensor]:
+def substitute_latents(adapter: Adapter, features: Features, absent: Tensor) -> dict[str, Tensor]:
     """Each modality's features, those of examples where it is absent (n, modalities) substituted, as recorded. Raises
     NumericsError where the model has no heads for that."""
     posts = posts_of(adapter.model, "basis")
@@ -170,7 +174,7 @@ def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str,
 def _latents(adapter: Adapter, features: Features) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {m: [] for m in features.modalities}
     for rows in torch.arange(len(features)).split(chunk_of(features)):
-        with torch.no_grad(), hearing(adapter.model) as heard:
+        with torch.no_grad(), capture_latents(adapter.model) as heard:
             adapter.run({k: v[rows] for k, v in features.inputs.items()})
         for m, held in parts.items():
             held.append(heard[m].cpu())

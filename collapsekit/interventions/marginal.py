@@ -8,7 +8,7 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 
 
-def donors(n: int, draws: int, seed: int) -> list[Tensor]:
+def marginal_samples(n: int, draws: int, seed: int) -> list[Tensor]:
     """``draws`` assignments of another example to each of n examples, each example lent once a draw."""
     if n < 2:
         raise NumericsError(f"taking a modality from another example needs at least 2 examples, found {n}: use more")

@@ -10,7 +10,7 @@ from typing import Any
 
 from collapsekit.errors import RefusedError
 from collapsekit.io.files import read_text, reason
-from collapsekit.io.safe_text import quoted, shown
+from collapsekit.io.safe_text import inline, quote
 
 MAX_BYTES = 64_000_000
 
@@ -50,7 +50,7 @@ def _reject_constant(name: str) -> float:
 def _finite_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"the number {shown(text, 40)} is out of range")
+        raise ValueError(f"the number {inline(text, 40)} is out of range")
     return value
 
 
@@ -65,7 +65,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         again = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {quoted(again)} stands twice in one object")
+        raise ValueError(f"the key {quote(again)} stands twice in one object")
     return found
 
 

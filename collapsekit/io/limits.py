@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 
 MEMORY = 4 * 2**30  # bytes of inputs and features kept in memory, where nothing else is asked for
 SEEDS = 2**63  # torch's generators take less
@@ -70,4 +70,4 @@ def _place(place: Any) -> str:
     while place is not None:
         place, key = place
         keys.append(str(key)[:40])
-    return f" at {quoted('.'.join(reversed(keys)), 200)}" if keys else ""
+    return f" at {quote('.'.join(reversed(keys)), 200)}" if keys else ""

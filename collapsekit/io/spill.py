@@ -13,7 +13,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.io.limits import MEMORY
 
 
-class Storage:
+class SpillBuffer:
     """Makes columns, which share one budget of ``budget`` bytes; ``folder``: where files are made (default: the system's
     temporary folder). A file has no name once it is mapped, so nothing is left of it however the process ends."""
 
@@ -45,7 +45,7 @@ class Storage:
 class SpillColumn:
     """One tensor, growing along its first axis."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: SpillBuffer) -> None:
         self._storage = storage
         self._parts: list[Tensor] = []
         self._file: int | None = None

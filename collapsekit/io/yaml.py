@@ -14,7 +14,7 @@ import yaml
 
 from collapsekit.errors import ConfigError
 from collapsekit.io.limits import MAX_LEVELS, check_plain
-from collapsekit.io.safe_text import quoted, shown
+from collapsekit.io.safe_text import inline, quote
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 20_000  # keys included; each takes the parser some 20 µs
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
-            raise _refusal(f"the tag {shown(event.tag, 40)} is not allowed: write plain values", event.start_mark)
+            raise _refusal(f"the tag {inline(event.tag, 40)} is not allowed: write plain values", event.start_mark)
         self.values += 1
         if self.values > MAX_VALUES:
             raise _refusal(f"it holds more than {MAX_VALUES:,} values", event.start_mark)
@@ -86,7 +86,7 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     try:
         return int(node.value, 0)
     except ValueError:  # such as 0x_
-        raise _refusal(f"{quoted(node.value)} is not a number", node.start_mark) from None
+        raise _refusal(f"{quote(node.value)} is not a number", node.start_mark) from None
 
 
 def _two_meanings(loader: _Loader, node: yaml.ScalarNode) -> Any:
@@ -94,13 +94,13 @@ def _two_meanings(loader: _Loader, node: yaml.ScalarNode) -> Any:
     if text[0] in "-+0":
         plain = "-" * text.startswith("-") + (text.replace("_", "").lstrip("-+0") or "0")
         raise _refusal(
-            f"{quoted(text)} begins with a zero, which some read as octal: write {shown(plain, 40)}, or put it into quotes "
+            f"{quote(text)} begins with a zero, which some read as octal: write {inline(plain, 40)}, or put it into quotes "
             "where it is text",
             node.start_mark,
         )
     meant = "true" if text.lower() in ("yes", "on") else "false"
     raise _refusal(
-        f"{quoted(text)} is {meant} to some and text to others: write {meant}, or put it into quotes where it is text",
+        f"{quote(text)} is {meant} to some and text to others: write {meant}, or put it into quotes where it is text",
         node.start_mark,
     )
 
@@ -142,7 +142,7 @@ def _check_keys(loader: _Loader, node: yaml.MappingNode) -> None:
         if not isinstance(key, str | int | float | bool):
             raise _refusal("keys must be plain names", key_node.start_mark)
         if key in seen:
-            raise _refusal(f"key {shown(repr(key), 80)} stands twice", key_node.start_mark)
+            raise _refusal(f"key {inline(repr(key), 80)} stands twice", key_node.start_mark)
         seen.add(key)
 
 
@@ -163,7 +163,7 @@ def parse_yaml(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin} is not valid YAML: the character U+{e.character:04X} is not allowed.") from None
     except yaml.MarkedYAMLError as e:
         where = f" line {e.problem_mark.line + 1}" if e.problem_mark else ""
-        raise ConfigError(f"{origin}{where} is not valid YAML: {shown(str(e.problem))}.") from None
+        raise ConfigError(f"{origin}{where} is not valid YAML: {inline(str(e.problem))}.") from None
     except (ValueError, OverflowError):  # an escape beyond Unicode, a %YAML version of many digits
         raise ConfigError(f"{origin} is not valid YAML: it holds an escape or a version out of range.") from None
     try:

@@ -13,7 +13,7 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.readouts.linear import fold
+from collapsekit.readouts.linear import make_split
 from collapsekit.tasks.base import Task
 
 DOUBT = 0.02  # share of examples a calibrated prediction leaves open: a label drawn from the prior instead
@@ -72,7 +72,7 @@ def fit_calibration(adapter: Adapter, features: Features) -> Calibration | None:
     """
     task = adapter.task
     try:
-        at = fold(adapter, features)
+        at = make_split(adapter, features)
         prior = task.to_natural(task.prior(at.train.targets[at.fit], at.width))
     except NumericsError:
         return None

@@ -1,4 +1,4 @@
-"""What was asked of a repair, checked, and the job it makes."""
+"""What was request of a repair, checked, and the job it makes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from collapsekit.errors import ConfigError, FaultError
 from collapsekit.io.writable import check_folder
 from collapsekit.probes.runner import warnings_of
 from collapsekit.readouts.fit import in_full
-from collapsekit.readouts.linear import Fold
+from collapsekit.readouts.linear import FitSplit
 from collapsekit.repairs.methods._warm_up import ENOUGH
 from collapsekit.repairs.recommend import kept_by
 from collapsekit.repairs.training.fsdp import need_shardable
@@ -48,7 +48,7 @@ LITTLE = 0.05  # of the prior loss: under that an encoder trained alone gains no
 
 
 @dataclass(frozen=True)
-class Asked:
+class RepairRequest:
     """What is the same for the method and the control."""
 
     checkpoint: str | Path | None
@@ -75,7 +75,7 @@ class Asked:
     def diagnose(
         self, subject: OpenModel, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
     ) -> Report:
-        """Diagnose an open model as the repair was asked to.
+        """Diagnose an open model as the repair was request to.
 
         Args:
             subject: the checkpoint, or what was trained from it.
@@ -116,12 +116,12 @@ class _Once(Progress):
         self.shown.fault(text)
 
 
-def make_asked(
+def make_request(
     checkpoint: str | Path | None,
     config: str | Path | Mapping[str, Any] | Config | None,
     options: RepairOptions,
     progress: Progress | None = None,
-) -> Asked:
+) -> RepairRequest:
     """The config found, plugins loaded, options checked against this machine. Raises CollapsekitError."""
     check_call(options, checkpoint=checkpoint, config=config, progress=progress)
     told = _Once(progress or Progress())
@@ -132,8 +132,8 @@ def make_asked(
     need_shardable(options.training, options.device, current())
     if options.tensorboard is not None:
         summary_writer()
-        current().once(partial(check_folder, options.tensorboard, "--tensorboard"))
-    return Asked(checkpoint, settled, options, told, files)
+        current().on_main(partial(check_folder, options.tensorboard, "--tensorboard"))
+    return RepairRequest(checkpoint, settled, options, told, files)
 
 
 def _need_judge(config: Config) -> None:
@@ -155,19 +155,21 @@ def _check_data(config: Config) -> None:
         check_data(config, task, there, [*FITTED, *(["test"] if "test" in there else [])])
 
 
-def check_asked(asked: Asked, modalities: Sequence[str] | None, options: Collection[Options]) -> None:
+def check_request(request: RepairRequest, modalities: Sequence[str] | None, options: Collection[Options]) -> None:
     """The data, whom to repair and the methods' options, against the config; nothing is read. Raises CollapsekitError."""
-    _check_data(asked.config)
-    check_modalities(options, asked.config)
-    if asked.config.adapter == "module":
-        check_named(modalities or (), tuple(asked.config.modalities))
+    _check_data(request.config)
+    check_modalities(options, request.config)
+    if request.config.adapter == "module":
+        check_named(modalities or (), tuple(request.config.modalities))
 
 
-def check_built(asked: Asked, adapter: Adapter, modalities: Sequence[str] | None, options: Collection[Options]) -> None:
+def check_built(
+    request: RepairRequest, adapter: Adapter, modalities: Sequence[str] | None, options: Collection[Options]
+) -> None:
     """Check what only the built model can tell; no example is read.
 
     Args:
-        asked: what is the same for the method and the control.
+        request: what is the same for the method and the control.
         adapter: the model as the checkpoint has it.
         modalities: whom to repair.
         options: of all methods.
@@ -175,20 +177,20 @@ def check_built(asked: Asked, adapter: Adapter, modalities: Sequence[str] | None
     Raises:
         CollapsekitError: for a modality, a submodule to freeze or a split that is not there.
     """
-    check_modalities(options, asked.config, adapter.modalities)
+    check_modalities(options, request.config, adapter.modalities)
     check_named(modalities or (), adapter.modalities)
     for split in FITTED:
         adapter.source.need(split)
-    trainable_of(adapter.model, asked.options.training)
+    trainable_of(adapter.model, request.options.training)
 
 
 def make_job(
-    asked: Asked, subject: OpenModel, adapter: Adapter, before: Report, weak: tuple[str, ...]
+    request: RepairRequest, subject: OpenModel, adapter: Adapter, before: Report, weak: tuple[str, ...]
 ) -> tuple[Job, str]:
     """Make the job of training a model.
 
     Args:
-        asked: what is the same for the method and the control.
+        request: what is the same for the method and the control.
         subject: the checkpoint as it was diagnosed, whose passes are those of ``adapter`` too.
         adapter: the model, as the checkpoint has it; brought to float32.
         before: the diagnosis on the val split.
@@ -204,17 +206,17 @@ def make_job(
     behind = [m for m in weak if found[m] == "underused" and kept.get(m, 1.0) < ENOUGH]
     ignored = tuple(m for m in weak if found[m] == "collapsed" or m in behind)
     underused = tuple(m for m in weak if found[m] == "underused" and m not in behind)
-    job = Job(adapter, at, weak, credit, asked.options.training, asked.options.seed, Options())
+    job = Job(adapter, at, weak, credit, request.options.training, request.options.seed, Options())
     return replace(job, ignored=ignored, underused=underused, kept=kept), data
 
 
-def _fold(subject: OpenModel, adapter: Adapter) -> tuple[Fold, str]:
+def _fold(subject: OpenModel, adapter: Adapter) -> tuple[FitSplit, str]:
     """Training and deciding examples, and a digest of both; the model is brought to float32."""
     passes = subject.passes_of(in_full(adapter))
     train_, val = (passes.checked(split) for split in FITTED)
     seed_everything(passes.reader.seed)  # what methods draw does not depend on which passes were made already
     width = adapter.task.expect(val.outputs[:1])[0].numel()
-    at = Fold(train_, torch.arange(len(train_)), val, torch.arange(len(val)), width)
+    at = FitSplit(train_, torch.arange(len(train_)), val, torch.arange(len(val)), width)
     return at, hashlib.sha256(f"{train_.digest} {val.digest}".encode()).hexdigest()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from collapsekit import registry
-from collapsekit.adapters.build import random_state_kept
+from collapsekit.adapters.build import preserve_rng_state
 from collapsekit.config.keywords import RepairKeywords, takes
 from collapsekit.config.options import RepairOptions
 from collapsekit.config.schema import Config
@@ -23,15 +23,15 @@ from collapsekit.repairs.acceptance import beats, metric_check, score_check, sti
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.recommend import recommend
 from collapsekit.repairs.request import (
-    Asked,
-    check_asked,
+    RepairRequest,
     check_built,
     check_method_options,
-    make_asked,
+    check_request,
     make_job,
+    make_request,
 )
 from collapsekit.repairs.training.behaviour import behaviour_of
-from collapsekit.repairs.training.estimate import reckon, reckon_files
+from collapsekit.repairs.training.estimate import estimate_cost, reckon_files
 from collapsekit.repairs.training.job import Job, held_expectations
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
@@ -41,7 +41,7 @@ from collapsekit.session.checks import check_named
 from collapsekit.session.opening import OpenModel
 from collapsekit.session.subject import changed_weights, weights_by_name
 from collapsekit.user_code.exits import no_exit
-from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.user_code.process_state import preserve_process_state
 from collapsekit.version import __version__
 
 CONTROL = "finetune"
@@ -53,8 +53,8 @@ WEAK = ("collapsed", "underused")
 
 @takes(RepairOptions)
 @no_exit()
-@random_state_kept()
-@process_state_kept()
+@preserve_rng_state()
+@preserve_process_state()
 def repair(
     checkpoint: str | Path | None = None,
     *,
@@ -102,37 +102,37 @@ def repair(
     """
     options = RepairOptions.make(**keywords)
     check_path("output", output)
-    asked = make_asked(checkpoint, config, options, progress)
+    request = make_request(checkpoint, config, options, progress)
     named, every = _named(options.method), check_method_options(options.options or {})
     modalities, folder = options.modalities, Path(output)
     with _alone_in(folder):
-        current().once(lambda: _free(folder, resume=options.resume, force=options.force))
-        check_asked(asked, modalities, every.values())
-        with asked.open() as subject:
-            check_built(asked, subject.adapter, modalities, every.values())
+        current().on_main(lambda: _free(folder, resume=options.resume, force=options.force))
+        check_request(request, modalities, every.values())
+        with request.open() as subject:
+            check_built(request, subject.adapter, modalities, every.values())
             runs_wanted = 1 + (options.control and named != (CONTROL,))
             size = reckon_files(subject.adapter.model, options.training, runs_wanted)
-            current().once(lambda: check_room(folder, size - _taken(folder), "the repair"))
-            before = asked.decide(subject, "val", DECIDING)
+            current().on_main(lambda: check_room(folder, size - _taken(folder), "the repair"))
+            before = request.decide(subject, "val", DECIDING)
             weak = _whom(before, modalities)
             chosen, why = (named, None) if named is not None else recommend(before, weak)
             if why is not None:
-                asked.progress.note(f"Method {','.join(chosen)}: {why}")
+                request.progress.note(f"Method {','.join(chosen)}: {why}")
             split = "test" if "test" in subject.adapter.source.splits() else "val"
-            shown = asked.diagnose(subject, split, weak=weak)
+            shown = request.diagnose(subject, split, weak=weak)
         chains = {"method": chosen, **({"control": (CONTROL,)} if options.control and chosen != (CONTROL,) else {})}
         runs: dict[str, _Run] = {}
-        with random_state_kept():  # of a device too, which the diagnosis has set up
+        with preserve_rng_state():  # of a device too, which the diagnosis has set up
             for name, methods in chains.items():
                 # The model that was diagnosed is trained itself, as nothing reads it any more.
                 adapter = subject.adapter if not runs else subject.rebuilt()
-                job, data = make_job(asked, subject, adapter, before, weak)
-                runs[name] = _Run(asked, job, data, methods, every, before, folder)
+                job, data = make_job(request, subject, adapter, before, weak)
+                runs[name] = _Run(request, job, data, methods, every, before, folder)
                 runs[name].train()
             used = {name: every[name] for name in chosen}
-            report = _judged(asked, subject, runs, (before, shown), weak, used)
-        current().agree(report.to_json(), "results")
-        current().once(lambda: _write(folder, report, runs))
+            report = _judged(request, subject, runs, (before, shown), weak, used)
+        current().assert_same(report.to_json(), "results")
+        current().on_main(lambda: _write(folder, report, runs))
     return report
 
 
@@ -145,7 +145,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
             check_folder(folder, "--output", (WEIGHTS, FILE, *SHOWN))
             stack.enter_context(locked(folder / FILE, wait=0))
 
-        current().once(lock)  # the first process's
+        current().on_main(lock)  # the first process's
         yield
 
 
@@ -162,8 +162,8 @@ def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None
 
 @takes(RepairOptions)
 @no_exit()
-@random_state_kept()
-@process_state_kept()
+@preserve_rng_state()
+@preserve_process_state()
 def plan(
     checkpoint: str | Path | None = None,
     *,
@@ -186,20 +186,20 @@ def plan(
         CollapsekitError: For whatever the caller can mend.
     """
     options = RepairOptions.make(**keywords)
-    asked = make_asked(checkpoint, config, options, progress)
+    request = make_request(checkpoint, config, options, progress)
     named, every = _named(options.method), check_method_options(options.options or {})
-    check_asked(asked, options.modalities, every.values())
-    with asked.open() as subject:
-        check_built(asked, subject.adapter, options.modalities, every.values())
-        before = asked.decide(subject, "val", DECIDING)
+    check_request(request, options.modalities, every.values())
+    with request.open() as subject:
+        check_built(request, subject.adapter, options.modalities, every.values())
+        before = request.decide(subject, "val", DECIDING)
     weak = _whom(before, options.modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
-    job, _ = make_job(asked, subject, subject.adapter, before, weak)
+    job, _ = make_job(request, subject, subject.adapter, before, weak)
     own = frozenset(id(p) for p in job.adapter.model.parameters())
     stages = registry.get_repair(chosen[0]).stages(job.at_place(0, every[chosen[0]]))
-    return told + reckon(next(iter(stages)), job, chosen[0], own)
+    return told + estimate_cost(next(iter(stages)), job, chosen[0], own)
 
 
 class _Run:
@@ -207,7 +207,7 @@ class _Run:
 
     def __init__(
         self,
-        asked: Asked,
+        request: RepairRequest,
         job: Job,
         data: str,
         methods: tuple[str, ...],
@@ -216,35 +216,35 @@ class _Run:
         folder: Path,
     ) -> None:
         """``data``: a digest of the examples; ``before``: the diagnosis that the methods follow."""
-        self.asked, self.job, self.data, self.methods, self.options = asked, job, data, methods, options
+        self.request, self.job, self.data, self.methods, self.options = request, job, data, methods, options
         self.base, self.folder, self.adapter = before.subject.sha256, folder, job.adapter
         self.curves, self.kept = list[LossCurve](), list[Snapshots]()
         self.changed: frozenset[str] = frozenset()  # names of the weights that are not as the checkpoint has them
 
     def train(self) -> None:
         """Train one method after the other, from the snapshots on where it is resumed."""
-        asked, how, job = self.asked, self.asked.options, self.job
+        request, how, job = self.request, self.request.options, self.job
         began = weights_by_name(job.adapter)
-        behaviour = current().once(lambda: behaviour_of(job))
+        behaviour = current().on_main(lambda: behaviour_of(job))
         for place, name in enumerate(self.methods):
             part = Snapshots(
                 self.folder / SNAPSHOTS / "-".join(self.methods[: place + 1]),
                 self._identity(place),
                 behaviour,
-                asked.progress.note,
+                request.progress.note,
             )
             if not how.resume:
                 part.clear()
             self.kept.append(part)
             stages = registry.get_repair(name).stages(job.at_place(place, self.options[name]))
             shown = None if how.tensorboard is None else Path(how.tensorboard) / part.folder.name
-            self.curves += train(stages, job, name, part, asked.progress, shown)
+            self.curves += train(stages, job, name, part, request.progress, shown)
         self.adapter.model.eval()
-        self.changed = current().once(lambda: changed_weights(began, weights_by_name(job.adapter)))
+        self.changed = current().on_main(lambda: changed_weights(began, weights_by_name(job.adapter)))
 
     def _identity(self, place: int) -> dict[str, Any]:
         """By what snapshots of the method at this place of the chain are known."""
-        options, how = self.options, self.asked.options
+        options, how = self.options, self.request.options
         return {
             "base": self.base,
             "data": self.data,
@@ -265,7 +265,7 @@ class _Run:
 
 
 def _judged(
-    asked: Asked,
+    request: RepairRequest,
     subject: OpenModel,
     runs: Mapping[str, _Run],
     reports: tuple[Report, Report],
@@ -273,15 +273,15 @@ def _judged(
     options: Mapping[str, Options],
 ) -> RepairReport:
     """Acceptance on val, reports on test (val where there is none); ``reports``: of the checkpoint, on the two splits."""
-    how, run, (before, shown) = asked.options, runs["method"], reports
+    how, run, (before, shown) = request.options, runs["method"], reports
     split = shown.subject.split
     with _open(subject, run) as trained:
-        decided = asked.decide(trained, "val", DECIDING)
-        after = asked.diagnose(trained, split, weak=weak)
+        decided = request.decide(trained, "val", DECIDING)
+        after = request.diagnose(trained, split, weak=weak)
     beside = None
     if "control" in runs:
         with _open(subject, runs["control"]) as trained:
-            beside = asked.diagnose(trained, split, weak=weak)
+            beside = request.diagnose(trained, split, weak=weak)
     held = run.job.at.held.outputs[run.job.at.choose]  # as the checkpoint gave them
     expected = run.adapter.task.expect(held), held_expectations(run.job, lambda live: live.outputs)
     checks = (
@@ -317,7 +317,7 @@ def _judged(
             "seed": how.seed,
             "device": how.device,
             "limit": how.limit,
-            "config": asked.config.model_dump(mode="json", exclude_defaults=True),
+            "config": request.config.model_dump(mode="json", exclude_defaults=True),
         },
         environment=shown.environment,
     )

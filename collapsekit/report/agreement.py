@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.verdicts import overall_of
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def label_of(name: str, modality: str | None, versus: str | None = None) -> str:
     Returns:
         As ``'vif.mean' of 'audio'``.
     """
-    of = ", ".join(quoted(m) for m in (modality, versus) if m is not None)
-    return f"{quoted(name)} of {of}" if of else quoted(name)
+    of = ", ".join(quote(m) for m in (modality, versus) if m is not None)
+    return f"{quote(name)} of {of}" if of else quote(name)
 
 
 def check_names(what: str, listed: Sequence[str]) -> Iterator[str]:
@@ -38,7 +38,7 @@ def check_names(what: str, listed: Sequence[str]) -> Iterator[str]:
         yield f"{what} has an empty name"
     again = first_repeat(listed)
     if again is not None:
-        yield f"{what} names {quoted(again)} twice"
+        yield f"{what} names {quote(again)} twice"
 
 
 def first_repeat(items: Iterable[Any]) -> Any:
@@ -54,7 +54,7 @@ def first_repeat(items: Iterable[Any]) -> Any:
 def check_digest(what: str, text: object) -> Iterator[str]:
     """Yield that what is said to be a SHA-256 is none."""
     if not isinstance(text, str) or not _DIGEST.fullmatch(text):
-        yield f"{what} is {quoted(str(text))}, no SHA-256 of 64 digits"
+        yield f"{what} is {quote(str(text))}, no SHA-256 of 64 digits"
 
 
 def check_interval(what: str, value: float | None, interval: Interval | None) -> Iterator[str]:
@@ -88,7 +88,7 @@ def check_modality(what: str, modality: str | None, modalities: Sequence[str]) -
         Each contradiction.
     """
     if modality is not None and modality not in modalities:
-        yield f"{what} is about {quoted(modality)}, and the modalities are {', '.join(map(quoted, modalities))}"
+        yield f"{what} is about {quote(modality)}, and the modalities are {', '.join(map(quote, modalities))}"
 
 
 def check_subject(subject: Subject) -> Iterator[str]:
@@ -120,7 +120,7 @@ def check_verdicts(
     odd = sorted(set(states) ^ set(modalities))
     if odd:
         where = "a verdict and is not in the subject" if odd[0] in states else "no verdict"
-        yield f"the modality {quoted(odd[0])} has {where}"
+        yield f"the modality {quote(odd[0])} has {where}"
     follows = overall_of(list(states.values()))
     if overall != follows:
         yield f"the report's verdict is {overall}, but the verdicts of its modalities give {follows}"
@@ -132,7 +132,7 @@ def check_results(rows: Sequence[Result], modalities: Sequence[str]) -> Iterator
         if not r.name.strip() or not r.probe.strip():
             yield "a result has an empty name, or is of a probe without one"
         for modality in (r.modality, r.versus):
-            yield from check_modality(f"the result {quoted(r.name)}", modality, modalities)
+            yield from check_modality(f"the result {quote(r.name)}", modality, modalities)
         yield from check_interval(f"the result {label_of(r.name, r.modality, r.versus)}", r.value, r.interval)
         bounds = (r.curve.lower, r.curve.upper) if r.curve is not None else (None, None)
         if None not in bounds and any(low > high for low, high in zip(*bounds, strict=True)):  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 from collapsekit.errors import RefusedError
 from collapsekit.io.json import json_text, parse_json, read_json
 from collapsekit.io.limits import check_plain
-from collapsekit.io.safe_text import quoted, shown
+from collapsekit.io.safe_text import inline, quote
 
 SCHEMA_VERSION: Final = 2  # what is written; a field that came with it says so by `since`
 READ_VERSIONS = (1, SCHEMA_VERSION)
@@ -33,7 +33,7 @@ _DIGEST_IS = (
 def _no_text(value: Any) -> Any:
     if isinstance(value, bool | str | bytes):
         raise ValueError(
-            f"a number was expected, found {shown(str(value) if isinstance(value, bool) else repr(value), 40)}"
+            f"a number was expected, found {inline(str(value) if isinstance(value, bool) else repr(value), 40)}"
         )
     return value
 
@@ -176,18 +176,18 @@ def checked(kind: type[Kind], raw: Any, origin: str) -> Kind:
         found = kind.model_validate(raw if version == SCHEMA_VERSION else _of_this_version(kind, raw))
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
-        at = quoted(".".join(str(p)[:80] for p in first["loc"]), 200) if first["loc"] else "the report"
-        said = shown(first["msg"].removeprefix("Value error, "))
+        at = quote(".".join(str(p)[:80] for p in first["loc"]), 200) if first["loc"] else "the report"
+        said = inline(first["msg"].removeprefix("Value error, "))
         raise RefusedError(f"{origin} does not fit the report schema at {at}: {said}.") from None
     newer = next(_newer(found, version), None)
     if newer is not None:
         raise RefusedError(
-            f"{origin} has schema_version {version} and {quoted(newer)}, which came later: make it again."
+            f"{origin} has schema_version {version} and {quote(newer)}, which came later: make it again."
         )
     wrong = found.contradiction()
     if wrong is not None:
         raise RefusedError(
-            f"{origin} contradicts itself: {shown(wrong, 400)}; take it as collapsekit wrote it, or make it again."
+            f"{origin} contradicts itself: {inline(wrong, 400)}; take it as collapsekit wrote it, or make it again."
         )
     return found
 
@@ -195,7 +195,7 @@ def checked(kind: type[Kind], raw: Any, origin: str) -> Kind:
 def _version(raw: Any, origin: str) -> int:
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if type(version) is not int or version not in READ_VERSIONS:
-        found = shown(json.dumps(version), 40) if isinstance(version, str | int | float) else type(version).__name__
+        found = inline(json.dumps(version), 40) if isinstance(version, str | int | float) else type(version).__name__
         raise RefusedError(
             f"{origin} has schema_version {found}, this collapsekit reads {' and '.join(map(str, READ_VERSIONS))}: "
             "make the report again with this version, or install the version that wrote it."

@@ -13,10 +13,10 @@ from pydantic import model_validator
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.files import is_file
 from collapsekit.io.json import MAX_BYTES, read_json
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.base import Contract, Frozen
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.per_example import Records, check_records, digest
+from collapsekit.report.per_example import PerExample, check_records, digest
 
 
 class Run(Frozen):
@@ -30,10 +30,10 @@ class Run(Frozen):
         """The seed its model was trained with, where it says so."""
         return seed_of(self.report)
 
-    def read_records(self) -> Records | None:
+    def read_records(self) -> PerExample | None:
         """Return its records. Raises RefusedError where they are damaged or another report's."""
         data = self._data()
-        return None if data is None else Records.from_bytes(data, "the baseline's records")
+        return None if data is None else PerExample.from_bytes(data, "the baseline's records")
 
     def check_numbers(self, origin: str) -> None:
         """Raise RefusedError where its records are damaged, another report's, or say otherwise than its report."""
@@ -145,6 +145,6 @@ def _contradictions(baseline: Baseline) -> Iterator[str]:
         again = next((j for j, other in enumerate(reports[:i]) if same_run(other, report)), None)
         if again is not None:
             yield (
-                f"its runs {again + 1} and {i + 1} ({quoted(reports[again].subject.checkpoint)} and "
-                f"{quoted(report.subject.checkpoint)}) are one: the same weights or the same training seed"
+                f"its runs {again + 1} and {i + 1} ({quote(reports[again].subject.checkpoint)} and "
+                f"{quote(report.subject.checkpoint)}) are one: the same weights or the same training seed"
             )

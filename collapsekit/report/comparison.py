@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.agreement import (
     check_digest,
     check_interval,
@@ -148,7 +148,7 @@ def _contradictions(comparison: Comparison) -> Iterator[str]:
         if not row.name.strip():
             yield "a row has an empty name"
         for modality in (row.modality, row.versus):
-            yield from check_modality(f"the row {quoted(row.name)}", modality, comparison.modalities)
+            yield from check_modality(f"the row {quote(row.name)}", modality, comparison.modalities)
         for cell, column in zip(row.cells, comparison.columns, strict=True):
             yield from _cell(cell, column, row)
         yield from _best(row)
@@ -157,15 +157,15 @@ def _contradictions(comparison: Comparison) -> Iterator[str]:
 
 def _column(column: Column) -> Iterator[str]:
     if not column.runs:
-        yield f"the column {quoted(column.name)} has no runs"
+        yield f"the column {quote(column.name)} has no runs"
     for run in column.runs:
-        yield from check_digest(f"the sha256 of a run of {quoted(column.name)}", run.sha256)
+        yield from check_digest(f"the sha256 of a run of {quote(column.name)}", run.sha256)
     if column.pairs is not None and column.pairs > len(column.runs):
-        yield f"the column {quoted(column.name)} has {column.pairs} pairs of {len(column.runs)} runs"
+        yield f"the column {quote(column.name)} has {column.pairs} pairs of {len(column.runs)} runs"
 
 
 def _cell(cell: Cell, column: Column, row: Row) -> Iterator[str]:
-    what = f"{label_of(row.name, row.modality, row.versus)} in {quoted(column.name)}"
+    what = f"{label_of(row.name, row.modality, row.versus)} in {quote(column.name)}"
     if (row.part == "verdict" and row.name == "verdict") != bool(cell.states) and cell.missing is None:
         yield f"{what} has a verdict for a number, or a number for a verdict"
     if (cell.value is not None) + bool(cell.states) + (cell.missing is not None) != 1:
@@ -204,7 +204,7 @@ def _tests(comparison: Comparison) -> Iterator[str]:
             yield "it has tests or pairs, but names no reference"
         return
     if testing.reference not in [c.name for c in comparison.columns]:
-        yield f"the reference {quoted(testing.reference)} is none of its columns"
+        yield f"the reference {quote(testing.reference)} is none of its columns"
     if testing.tests != len(tests):
         yield f"`testing` counts {testing.tests} tests, but its rows hold {len(tests)}"
     for row, column, test in tests:
@@ -215,7 +215,7 @@ def _test(what: str, test: Test, column: Column, comparison: Comparison) -> Iter
     testing = comparison.testing
     assert testing is not None  # the caller has asked
     if column.name == testing.reference or column.pairs is None or test.pairs > column.pairs:
-        yield f"{what} is over {test.pairs} pairs of {quoted(column.name)}, which has not as many"
+        yield f"{what} is over {test.pairs} pairs of {quote(column.name)}, which has not as many"
     if test.differing > test.pairs or (test.differing == 0 and test.p != 1):
         yield f"{what} has {test.differing} of {test.pairs} pairs that differ, and p {test.p:.6g}"
     if not test.p <= test.p_holm <= min(1.0, max(1, testing.tests) * test.p) * (1 + 1e-9):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.agreement import differ, label_of
 from collapsekit.report.verdicts import DECIDING, TWICE
 from collapsekit.stats.use import use
@@ -36,10 +36,10 @@ def credit_contradictions(results: Sequence[Result], modalities: Sequence[str]) 
 def _belongs(r: Result) -> Iterator[str]:
     probe = r.name.partition(".")[0]
     if probe != r.probe and not {probe, r.probe}.isdisjoint(DECIDING):
-        yield f"the result {quoted(r.name)} is said to be of the probe {quoted(r.probe)}"
+        yield f"the result {quote(r.name)} is said to be of the probe {quote(r.probe)}"
     elif r.name in (_OF_EACH if r.modality is None else _OF_THE_WHOLE):
-        whose = "the whole model" if r.modality is None else quoted(r.modality)
-        yield f"the result {quoted(r.name)} is about {whose}, which it cannot be"
+        whose = "the whole model" if r.modality is None else quote(r.modality)
+        yield f"the result {quote(r.name)} is about {whose}, which it cannot be"
 
 
 def _find(results: Sequence[Result], name: str, modality: str | None = None) -> Result | None:
@@ -79,7 +79,7 @@ def _ends(results: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]
         for label, value in right.items():
             y = points.get(label)
             if y is not None and value is not None and differ(y, value, full):
-                yield f"the curve {quoted(found.name)} has {y:.6g} at {quoted(label)}, and the results give {value:.6g}"
+                yield f"the curve {quote(found.name)} has {y:.6g} at {quote(label)}, and the results give {value:.6g}"
 
 
 def _use(results: Sequence[Result], m: str) -> Iterator[str]:
@@ -121,4 +121,4 @@ def metric_contradictions(results: Sequence[Result], metric: str) -> Iterator[st
     for end in ("full", "empty") if metric in _IN_UNIT else ():
         value = _value(results, f"reliance.{end}_metric")
         if value is not None and not 0 <= value <= 1:
-            yield f"{quoted(metric)} in 'reliance.{end}_metric' is {value:.6g}, outside of 0 to 1"
+            yield f"{quote(metric)} in 'reliance.{end}_metric' is {value:.6g}, outside of 0 to 1"

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr
 
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.agreement import (
     check_digest,
     check_interval,
@@ -108,7 +108,7 @@ def _contradictions(report: Report) -> Iterator[str]:
 def _verdict(modality: str, verdict: ModalityVerdict, report: Report) -> Iterator[str]:
     """One modality's numbers within their bounds, and what they were read from there to be read."""
     score, interval = verdict.score, verdict.interval
-    what = f"the score of {quoted(modality)}"
+    what = f"the score of {quote(modality)}"
     for number in (score, *(interval or ())):
         if number is not None and not 0 <= number <= 1:
             yield f"{what} or an end of its interval is {number:.6g}, outside of 0 to 1"
@@ -117,16 +117,16 @@ def _verdict(modality: str, verdict: ModalityVerdict, report: Report) -> Iterato
     yield from check_interval(what, score, interval)
     for cost in (verdict.costs_now, *verdict.costs_if_missing.values()):
         if cost is not None and cost < 0:
-            yield f"a cost of not using {quoted(modality)} is {cost:.6g}, below 0"
+            yield f"a cost of not using {quote(modality)} is {cost:.6g}, below 0"
     for other in verdict.costs_if_missing:
-        yield from check_modality(f"costs_if_missing of {quoted(modality)}", other, report.subject.modalities)
+        yield from check_modality(f"costs_if_missing of {quote(modality)}", other, report.subject.modalities)
         if other == modality:
-            yield f"costs_if_missing of {quoted(modality)} names itself"
-    yield from check_names(f"the evidence about {quoted(modality)}", verdict.evidence)
+            yield f"costs_if_missing of {quote(modality)} names itself"
+    yield from check_names(f"the evidence about {quote(modality)}", verdict.evidence)
     there = {r.name for r in report.results if r.modality in (modality, None) and r.value is not None}
     gone = next((name for name in verdict.evidence if name not in there), None)
     if gone is not None:
-        yield f"the verdict about {quoted(modality)} names {quoted(gone)} as evidence, but the report has no value of it"
+        yield f"the verdict about {quote(modality)} names {quote(gone)} as evidence, but the report has no value of it"
 
 
 def _judged_again(report: Report) -> Iterator[str]:
@@ -138,14 +138,14 @@ def _judged_again(report: Report) -> Iterator[str]:
         for field in ("verdict", "score", "interval", "costs_now", "costs_if_missing"):
             a, b = getattr(stated, field), getattr(right, field)
             if a != b:
-                yield f"{field} of {quoted(m)} is {_shown(a)}, but the results give {_shown(b)}"
+                yield f"{field} of {quote(m)} is {_shown(a)}, but the results give {_shown(b)}"
     claim = misstatement(report.summary, summary, each)
     if claim is not None:
-        yield f"the summary says {quoted(claim)}, which does not follow from the verdicts"
+        yield f"the summary says {quote(claim)}, which does not follow from the verdicts"
 
 
 def _shown(value: Any) -> str:
-    return quoted(str(value))
+    return quote(str(value))
 
 
 def _remarks(report: Report) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from collapsekit.errors import RefusedError
 from collapsekit.io.json import read_json
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.agreement import (
     check_interval,
     check_modality,
@@ -129,14 +129,14 @@ def _contradictions(gate: GateReport) -> Iterator[str]:
         yield "a check has an empty name"
     again = first_repeat((c.kind == "rule", c.name) for c in gate.checks)
     if again is not None:
-        yield f"the check {quoted(again[1])} is there twice"
+        yield f"the check {quote(again[1])} is there twice"
     for check in gate.checks:
         yield from _rule(check, gate) if check.kind == "rule" else _comparison(check, gate)
     yield from _required_rules(gate)
     against, watched = gate.against, gate.settings.get("watch")
     compared = {c.modality for c in gate.checks if c.kind != "rule"}
     if against is not None and isinstance(watched, list | tuple) and "metric" in watched and None not in compared:
-        yield f"it watched {quoted(gate.subject.metric)} beside a baseline, and has no check of it"
+        yield f"it watched {quote(gate.subject.metric)} beside a baseline, and has no check of it"
     if against is not None and against.runs < 1:
         yield f"it was compared with {against.runs} runs of a baseline"
     if against is not None and against.situation == "paired" and against.runs != 1:
@@ -156,9 +156,7 @@ def _required_rules(gate: GateReport) -> Iterator[str]:
     decided = {c.name for c in gate.checks if c.kind == "rule"}
     odd = sorted(decided ^ {rule.strip() for rule in rules})
     if odd:
-        yield f"the rule {quoted(odd[0])} was " + (
-            "not asked for" if odd[0] in decided else "asked for and not decided"
-        )
+        yield f"the rule {quote(odd[0])} was " + ("not asked for" if odd[0] in decided else "asked for and not decided")
 
 
 def _rule(check: GateCheck, gate: GateReport) -> Iterator[str]:
@@ -169,15 +167,15 @@ def _rule(check: GateCheck, gate: GateReport) -> Iterator[str]:
     elif number is not None and check.found is not None:
         holds = SIGNS[number[1]](check.found, float(number[2]))
     if holds is not None and check.state == ("failed" if holds else "passed"):
-        yield f"the rule {quoted(check.name)} {check.state}, which what was found does not give"
+        yield f"the rule {quote(check.name)} {check.state}, which what was found does not give"
     for field in ("baseline", "difference", "interval", "margin", "p", "p_holm", "detectable", "needed"):
         if getattr(check, field) is not None:
-            yield f"the rule {quoted(check.name)} has {field}, which only comparisons have"
+            yield f"the rule {quote(check.name)} has {field}, which only comparisons have"
 
 
 def _comparison(check: GateCheck, gate: GateReport) -> Iterator[str]:
     """One number beside the baseline's: a state that its numbers give."""
-    what = f"the check {quoted(check.name)}"
+    what = f"the check {quote(check.name)}"
     if gate.against is None or gate.against.situation != check.kind:
         yield f"{what} is {check.kind}, but the comparison of the gate was not"
     yield from check_modality(what, check.modality, gate.subject.modalities)
@@ -201,7 +199,7 @@ def _state(check: GateCheck, what: str, p_holm: float, worse: float, gate: GateR
     if alpha is None:
         return
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 0.5:
-        yield f"its settings have alpha {quoted(str(alpha))}, no level between 0 and 0.5"
+        yield f"its settings have alpha {quote(str(alpha))}, no level between 0 and 0.5"
         return
     fails = p_holm <= alpha and worse > 0 and worse >= (check.margin or 0.0)
     if fails != (check.state == "failed"):

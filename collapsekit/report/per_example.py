@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from collapsekit.errors import RefusedError
 from collapsekit.io.files import read_bytes, reason
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.diagnosis import Report
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _FLOAT, _INTEGER = ("F32", 4), ("I64", 8)
 
 
 @dataclass(frozen=True)
-class Records:
+class PerExample:
     """n examples in canonical order (see Features).
 
     ``columns``: "loss" (of the model as it is), "metric" (an example's part of the task metric, whose mean it is, where it
@@ -55,7 +55,7 @@ class Records:
         return save({"id": self.ids, **units, **{f"column.{k}": v for k, v in self.columns.items()}})
 
     @classmethod
-    def from_bytes(cls, data: bytes, origin: str) -> Records:
+    def from_bytes(cls, data: bytes, origin: str) -> PerExample:
         """Read what :meth:`to_bytes` writes. Raises RefusedError naming ``origin`` where it is something else."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
@@ -67,7 +67,7 @@ class Records:
             raise RefusedError(f"{origin} is not a file of records ({e}): make the report again.") from None
 
 
-def _checked(arrays: dict[str, Any], origin: str) -> Records:
+def _checked(arrays: dict[str, Any], origin: str) -> PerExample:
     import numpy as np
 
     if "id" not in arrays or len(arrays) > _MAX_COLUMNS:
@@ -76,7 +76,7 @@ def _checked(arrays: dict[str, Any], origin: str) -> Records:
     for name, values in arrays.items():
         whole = name in ("id", "unit")
         if not whole and not name.startswith("column."):
-            raise RefusedError(f"{origin} holds {quoted(name)}, which records have not: make the report again.")
+            raise RefusedError(f"{origin} holds {quote(name)}, which records have not: make the report again.")
         if (
             values.shape != shape
             or len(shape) != 1
@@ -84,14 +84,14 @@ def _checked(arrays: dict[str, Any], origin: str) -> Records:
             or values.dtype != (np.int64 if whole else np.float32)
         ):
             raise RefusedError(
-                f"{origin} has {quoted(name)} of shape {values.shape} and type {values.dtype}, which does not fit its "
+                f"{origin} has {quote(name)} of shape {values.shape} and type {values.dtype}, which does not fit its "
                 "other columns: make the report again."
             )
         if not whole:
             if not np.isfinite(values).all():
-                raise RefusedError(f"{origin} has NaN or infinity in {quoted(name)}: make the report again.")
+                raise RefusedError(f"{origin} has NaN or infinity in {quote(name)}: make the report again.")
             columns[name.removeprefix("column.")] = values
-    return Records(arrays["id"], arrays.get("unit"), columns)
+    return PerExample(arrays["id"], arrays.get("unit"), columns)
 
 
 def digest(data: bytes) -> str:
@@ -190,8 +190,8 @@ def _contradictions(report: Report, means: Means) -> Iterator[str]:
         right = sum(sign * means.columns[column][0] for column, sign in parts)
         size = max(means.columns[column][1] for column, _ in parts)
         if not abs(result.value - right) <= MEAN_RTOL * size + MEAN_ATOL:
-            of = "" if modality is None else f" of {quoted(modality)}"
-            yield f"{quoted(name)}{of} is {result.value:.6g}, and the records of its examples give {right:.6g}"
+            of = "" if modality is None else f" of {quote(modality)}"
+            yield f"{quote(name)}{of} is {result.value:.6g}, and the records of its examples give {right:.6g}"
 
 
 def _pairs(modalities: tuple[str, ...]) -> Iterator[tuple[str, str | None, tuple[tuple[str, int], ...]]]:
@@ -229,7 +229,7 @@ def means_of(data: bytes) -> Means | str:
                 values.byteswap()
             count = max(1, len(values))
             if not all(map(math.isfinite, values)):
-                return f"its records have no finite {quoted(name)}"
+                return f"its records have no finite {quote(name)}"
             columns[name.removeprefix("column.")] = (math.fsum(values) / count, math.fsum(map(abs, values)) / count)
     if len(examples) != 1 or "id" not in header:
         return odd

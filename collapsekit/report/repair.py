@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from collapsekit.errors import RefusedError
 from collapsekit.io.files import is_file
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.agreement import (
     check_digest,
     check_interval,
@@ -206,7 +206,7 @@ def _decision(repair: RepairReport) -> Iterator[str]:
     names = {check.name for check in repair.checks}
     gone = next((name for name in ("metric", *(f"score.{m}" for m in repair.repaired)) if name not in names), None)
     if gone is not None:
-        yield f"it was judged without the check {quoted(gone)}"
+        yield f"it was judged without the check {quote(gone)}"
 
 
 def _reports(repair: RepairReport) -> Iterator[str]:
@@ -221,7 +221,7 @@ def _reports(repair: RepairReport) -> Iterator[str]:
         for field in _SAME_BEFORE_AND_AFTER:
             first, here = getattr(before, field), getattr(report.subject, field)
             if first != here:
-                yield f"{field} before is {quoted(str(first))}, and in the report {what} {quoted(str(here))}"
+                yield f"{field} before is {quote(str(first))}, and in the report {what} {quote(str(here))}"
         examples = [r.settings.get("examples") for r in (repair.before, report)]
         if None not in examples and examples[0] != examples[1]:
             yield f"the report {what} is of other examples than the one before"
@@ -234,9 +234,9 @@ def _check_names(check: Check, repair: RepairReport) -> Iterator[str]:
     """Whom a check is about."""
     what, dot, modality = check.name.partition(".")
     if dot:
-        yield from check_modality(f"the check {quoted(check.name)}", modality, repair.before.subject.modalities)
+        yield from check_modality(f"the check {quote(check.name)}", modality, repair.before.subject.modalities)
     if what == "score" and modality not in repair.repaired:
-        yield f"the check {quoted(check.name)} is of a modality that was not repaired"
+        yield f"the check {quote(check.name)} is of a modality that was not repaired"
 
 
 def _check_numbers(check: Check) -> Iterator[str]:
@@ -244,15 +244,15 @@ def _check_numbers(check: Check) -> Iterator[str]:
     what = check.name.partition(".")[0]
     for number in (check.before, check.after) if what in ("score", "still_used") else ():
         if number is not None and not 0 <= number <= 1:
-            yield f"a score in the check {quoted(check.name)} is {number:.6g}, outside of 0 to 1"
+            yield f"a score in the check {quote(check.name)} is {number:.6g}, outside of 0 to 1"
     if check.before is not None and check.after is not None:
         if check.difference is None or differ(check.difference, check.after - check.before, check.after):
-            yield f"the difference in the check {quoted(check.name)} is not that of its numbers"
+            yield f"the difference in the check {quote(check.name)} is not that of its numbers"
     elif check.difference is not None:
-        yield f"the check {quoted(check.name)} has a difference of numbers that are not there"
-    yield from check_interval(f"the difference in the check {quoted(check.name)}", check.difference, check.interval)
+        yield f"the check {quote(check.name)} has a difference of numbers that are not there"
+    yield from check_interval(f"the difference in the check {quote(check.name)}", check.difference, check.interval)
     if check.passed != _passes(check, what):
-        yield f"the check {quoted(check.name)} {'passed' if check.passed else 'failed'}, which its numbers do not give"
+        yield f"the check {quote(check.name)} {'passed' if check.passed else 'failed'}, which its numbers do not give"
 
 
 def _passes(check: Check, what: str) -> bool:
@@ -264,6 +264,6 @@ def _passes(check: Check, what: str) -> bool:
 
 def _losses(curve: LossCurve) -> Iterator[str]:
     if list(curve.epochs) != sorted(set(curve.epochs)):
-        yield f"the epochs of {quoted(curve.stage)} are not in order"
+        yield f"the epochs of {quote(curve.stage)} are not in order"
     if curve.kept not in curve.epochs:
-        yield f"of {quoted(curve.stage)} epoch {curve.kept} was kept, which is not among its epochs"
+        yield f"of {quote(curve.stage)} epoch {curve.kept} was kept, which is not among its epochs"

@@ -10,10 +10,10 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Progress, Settings
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import Coalitions
+from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.readouts.calibration import Calibration
-from collapsekit.readouts.linear import Unimodal
-from collapsekit.readouts.synergy import Joint
+from collapsekit.readouts.linear import UnimodalReadout
+from collapsekit.readouts.synergy import Synergy
 from collapsekit.readouts.unimodal import Baselines, Plan
 from collapsekit.session.session import Session
 
@@ -23,7 +23,7 @@ def calibration(adapter: Adapter, features: Features) -> Calibration | None:
     return Session.of(adapter, features).calibration
 
 
-def prefix(adapter: Adapter, features: Features, modality: str) -> Unimodal:
+def multimodal_prefix(adapter: Adapter, features: Features, modality: str) -> UnimodalReadout:
     """Ask the session for the prefix of a modality.
 
     Args:
@@ -52,7 +52,7 @@ def baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settin
     return Session.of(adapter, features, settings).baselines(plan)
 
 
-def on_recorded(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> Joint:
+def on_recorded(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> Synergy:
     """Ask the session for what modalities say together.
 
     Args:
@@ -72,7 +72,7 @@ def late_fusion(adapter: Adapter, features: Features) -> Callable[[Tensor], Tens
     return Session.of(adapter, features).late_fusion()
 
 
-def coalitions(adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> Coalitions:
+def make_game(adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> CoalitionGame:
     """Ask the session for the model's coalitions.
 
     Args:

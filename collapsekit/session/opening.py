@@ -13,8 +13,8 @@ from torch import nn
 
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.build import random_state_kept
-from collapsekit.adapters.live.preserve import model_kept
+from collapsekit.adapters.build import preserve_rng_state
+from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.adapters.live.unwrap import check_live, run_plainly, unwrapped
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
@@ -28,7 +28,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.features.examples import SplitReader, columns_of
 from collapsekit.features.extraction import Extraction, Twin
 from collapsekit.io.limits import MEMORY
-from collapsekit.io.spill import Storage
+from collapsekit.io.spill import SpillBuffer
 from collapsekit.readouts.fit import is_half
 from collapsekit.report.repair import structure_of
 from collapsekit.session.checks import check_device
@@ -86,8 +86,8 @@ class Blueprint:
                 model = copy.deepcopy(unwrapped(model))  # the caller's own weights stay what they are
         # Before hours of work.
         sha256 = None if self.checkpoint is None else self.checkpoint.sha256
-        current().agree(sha256, "weights in the checkpoint")
-        current().agree(config.model_dump(mode="json", exclude_defaults=True), "settings in the config")
+        current().assert_same(sha256, "weights in the checkpoint")
+        current().assert_same(config.model_dump(mode="json", exclude_defaults=True), "settings in the config")
         make: Any
         if config.adapter == "module":
             make = ModuleAdapter
@@ -161,7 +161,7 @@ class OpenModel:
     def measuring(self) -> Iterator[None]:
         """Around passes and probes: random states are given back, the model runs plainly, and on one thread where nobody
         asks for more."""
-        with random_state_kept(), run_plainly(), threads_for(0):
+        with preserve_rng_state(), run_plainly(), threads_for(0):
             yield
 
     def rebuilt(self) -> Adapter:
@@ -173,7 +173,7 @@ class OpenModel:
         and answers the first batch of a split with the same bits."""
         if adapter is self.adapter and not self.half:
             return self.extraction
-        reader, storage = self.extraction.reader, Storage(self.memory)
+        reader, storage = self.extraction.reader, SpillBuffer(self.memory)
         if self.half:
             return Extraction(adapter, reader, self.progress, storage)
         return Extraction(adapter, reader, self.progress, storage, Twin(self.extraction), self.extraction.rebuilt)
@@ -194,11 +194,11 @@ class OpenModel:
             The open model.
         """
         blueprint = replace(self.blueprint, config=config, checkpoint=None)
-        with random_state_kept(), model_kept(model), ExitStack() as stack:
+        with preserve_rng_state(), preserve_model(model), ExitStack() as stack:
             adapter = blueprint.build(model, self.adapter.source)
             stack.callback(adapter.steady)  # before the rest of the model is put back
             reader = self.extraction.reader
-            storage = Storage(self.memory)
+            storage = SpillBuffer(self.memory)
             if columns_of(adapter) != reader.columns:
                 reader = SplitReader(adapter, reader.limit, reader.seed, storage)
             alike = changed is not None and not self.half and reader is self.extraction.reader
@@ -235,16 +235,16 @@ def open_model(
         CollapsekitError: for whatever the caller can mend.
     """
     progress, room = progress or Progress(), _room(options)
-    with random_state_kept(), ExitStack() as stack:
+    with preserve_rng_state(), ExitStack() as stack:
         if model is not None:
-            stack.enter_context(model_kept(model))
+            stack.enter_context(preserve_model(model))
         live, trust = model is not None, options.trust_pickle
         blueprint = read_blueprint(config, checkpoint, options.device, options.seed, trust=trust, live=live)
         adapter = blueprint.build(model, source)
         if model is None:
-            stack.enter_context(model_kept(adapter.model))
+            stack.enter_context(preserve_model(adapter.model))
         stack.callback(adapter.steady)  # before the rest of the model is put back
-        storage = Storage(room)
+        storage = SpillBuffer(room)
         reader = SplitReader(adapter, options.limit, options.seed, storage)
         extraction = Extraction(adapter, reader, progress, storage)
         yield OpenModel(blueprint, adapter, extraction, config, room, progress, is_half(adapter))

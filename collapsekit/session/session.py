@@ -12,11 +12,11 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Kind, Options, Profile, Progress, Settings
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import Coalitions, GameOptions, draws_for
+from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.readouts.calibration import Calibration, fit_calibration
-from collapsekit.readouts.linear import FittedReadout, Fold, Unimodal, fit_readout, fold
-from collapsekit.readouts.synergy import FittedSynergy, Joint, fit_on_recorded, joint_on_recorded
+from collapsekit.readouts.linear import FitSplit, FittedReadout, UnimodalReadout, fit_readout, make_split
+from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
 
 LEVEL = 0.95
@@ -43,9 +43,9 @@ class Session:
         self.options: Mapping[str, Options] = options or {}
         self.seed, self.level, self.profile, self.cache = seed, level, profile, cache
         self.progress = progress or Progress()
-        self._prefixes: dict[str, Unimodal] = {}
+        self._prefixes: dict[str, UnimodalReadout] = {}
         self._baselines: dict[Plan, Baselines] = {}
-        self._games: dict[int, Coalitions] = {}
+        self._games: dict[int, CoalitionGame] = {}
         # Of what is fitted on these examples, as training examples of others.
         self._readouts: dict[tuple[str, str], FittedReadout] = {}
         self._synergies: dict[tuple[str | float, ...], FittedSynergy] = {}
@@ -105,9 +105,9 @@ class Session:
     # ---- what readouts are fitted and chosen on
 
     @property
-    def fold(self) -> Fold:
+    def fold(self) -> FitSplit:
         """Training and choosing examples. Raises NumericsError where there are none."""
-        return fold(self.adapter, self.features)
+        return make_split(self.adapter, self.features)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -116,7 +116,7 @@ class Session:
 
     # ---- readouts of one modality
 
-    def prefix(self, modality: str) -> Unimodal:
+    def prefix(self, modality: str) -> UnimodalReadout:
         """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
         if modality not in self._prefixes:
             at, task = self.fold, self.adapter.task
@@ -125,7 +125,7 @@ class Session:
             self._prefixes[modality] = fitted.read(task, x, self.features.pooled[modality])
         return self._prefixes[modality]
 
-    def _fitted(self, modality: str, at: Fold) -> FittedReadout:
+    def _fitted(self, modality: str, at: FitSplit) -> FittedReadout:
         key = modality, at.held.split
         if key not in self._readouts:
             x = at.train.pooled[modality]
@@ -133,7 +133,7 @@ class Session:
         return self._readouts[key]
 
     @property
-    def prefixes(self) -> dict[str, Unimodal]:
+    def prefixes(self) -> dict[str, UnimodalReadout]:
         """The prefix of every modality."""
         return {m: self.prefix(m) for m in self.features.modalities}
 
@@ -160,7 +160,7 @@ class Session:
 
     # ---- what modalities say together
 
-    def synergy(self, offset: Mapping[str, Tensor]) -> Joint:
+    def synergy(self, offset: Mapping[str, Tensor]) -> Synergy:
         """The network that adds most to ``offset`` (natural parameters by split, (n, C)), on the checkpoint's encoders."""
         fitted = self.on(self.fold.train)._synergy(self, offset)
         return joint_on_recorded(self.adapter, self.features, fitted, self.settings)
@@ -178,7 +178,7 @@ class Session:
     # ---- the game of coalitions
 
     @property
-    def game(self) -> Coalitions:
+    def game(self) -> CoalitionGame:
         """The model's coalitions, under the draws that the options ask for."""
         return self.game_of(draws_for(self.adapter, self.features, self.option("reliance", GameOptions).draws))
 
@@ -187,10 +187,10 @@ class Session:
         """Orders that are sampled where Shapley credit is not exact."""
         return self.option("reliance", GameOptions).permutations
 
-    def game_of(self, draws: int) -> Coalitions:
+    def game_of(self, draws: int) -> CoalitionGame:
         """The model's coalitions over so many draws of other examples."""
         if draws not in self._games:
-            self._games[draws] = Coalitions(
+            self._games[draws] = CoalitionGame(
                 self.adapter, self.features, draws, self.seed, self.progress, lambda: self.calibration
             )
         return self._games[draws]

@@ -150,7 +150,7 @@ def _put(state: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def process_state_kept() -> Iterator[None]:
+def preserve_process_state() -> Iterator[None]:
     """Run under plain settings, and give the process back as the caller had it; within another, nothing."""
     if _CALLERS:
         yield

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import collapsekit
-from collapsekit.adapters.base import Adapter, Live, Pass, Prediction
+from collapsekit.adapters.base import Adapter, ForwardPass, Prediction, TrainPass
 from collapsekit.config.load import check_config
 from collapsekit.config.schema import Config
 from tests.problems import Problem, make_problem
@@ -90,13 +90,13 @@ def test_who_says_how_to_run_is_asked_for_nothing_else() -> None:
 
             head = "a name"
 
-            def run(self, batch: Any) -> Pass:
+            def run(self, batch: Any) -> ForwardPass:
                 raise NotImplementedError
 
             def rerun(self, recorded: Any, inputs: Any) -> Prediction:
                 raise NotImplementedError
 
-            def run_live(self, batch: Any, change: Any = None) -> Live:
+            def run_live(self, batch: Any, change: Any = None) -> TrainPass:
                 raise NotImplementedError
 
     assert not Whole.__abstractmethods__

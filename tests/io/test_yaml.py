@@ -23,7 +23,7 @@ from collapsekit.config.load import check_config, load_config
 from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError
 from collapsekit.io.limits import MAX_LEVELS, check_plain
-from collapsekit.io.safe_text import quoted, shown
+from collapsekit.io.safe_text import inline, quote
 from collapsekit.io.yaml import MAX_BYTES, MAX_VALUES, parse_yaml
 
 KWARGS = "model:\n  kwargs: "
@@ -487,12 +487,12 @@ def test_what_passes_the_check_is_json_of_whole_characters(value: Any) -> None:
 
 @given(st.text(alphabet=st.characters(exclude_categories=[])), st.integers(5, 50))
 def test_what_a_message_shows_is_one_line(text: str, most: int) -> None:
-    for part in (shown(text, most), quoted(text, most)):
+    for part in (inline(text, most), quote(text, most)):
         assert part.isprintable()
         part.encode()
     if text.isprintable() and len(text) <= most:
-        assert shown(text, most) == text
-    assert len(quoted("x" * 100, most)) == most + 2
+        assert inline(text, most) == text
+    assert len(quote("x" * 100, most)) == most + 2
 
 
 # -- names that act, on their way to the terminal ----------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
 from collapsekit.context import Settings
@@ -63,7 +63,7 @@ class Variants:
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory: pytest.TempPathFactory, brief_joint: None) -> Variants:
     base = _problem(tmp_path_factory.mktemp("contract"))
-    with random_state_kept():
+    with preserve_rng_state():
         backwards, changed = _one_by_one(base)
     sections = base.config["modalities"]
     return Variants(

@@ -24,7 +24,7 @@ from collapsekit.context import Progress
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
-from collapsekit.repairs.request import check_method_options, make_asked
+from collapsekit.repairs.request import check_method_options, make_request
 from collapsekit.repairs.training import compile as compiling
 from collapsekit.repairs.training import loop
 from collapsekit.repairs.training.job import Job, Step
@@ -484,11 +484,11 @@ def test_without_the_package_it_says_what_to_install(
     tmp_path: Path, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = RepairOptions.make(tensorboard=tmp_path)
-    assert make_asked(None, CONFIG, RepairOptions()).options.tensorboard is None
-    assert make_asked(None, CONFIG, wanted).options.tensorboard == tmp_path
+    assert make_request(None, CONFIG, RepairOptions()).options.tensorboard is None
+    assert make_request(None, CONFIG, wanted).options.tensorboard == tmp_path
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"--tensorboard.*pip install 'collapsekit\[tensorboard\]'\.$") as caught:
-        make_asked(None, CONFIG, wanted)
+        make_request(None, CONFIG, wanted)
     assert one_sentence(str(caught.value))
 
 

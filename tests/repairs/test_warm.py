@@ -21,7 +21,7 @@ from collapsekit.repairs.methods import rtf
 from collapsekit.repairs.methods._channels import features_of
 from collapsekit.repairs.methods._reinit import renew_encoder
 from collapsekit.repairs.training import loop
-from collapsekit.repairs.training.estimate import reckon
+from collapsekit.repairs.training.estimate import estimate_cost
 from collapsekit.repairs.training.job import Job, Stage, Step
 from tests.repairs.making import differing, kept_in, make_job, make_model, options_of, run, state
 
@@ -118,7 +118,7 @@ def test_it_may_take_three_times_the_epochs_but_not_more_steps(tmp_path: Path, s
 def test_a_dry_run_says_how_many_epochs_that_is(lost: dict[str, Any], epochs: int) -> None:
     job = make_job(method="dropout", **lost, epochs=4)
     stage = first(job)
-    said = "; ".join(reckon(stage, job, "dropout", frozenset())).split("; ")
+    said = "; ".join(estimate_cost(stage, job, "dropout", frozenset())).split("; ")
     assert any(part.startswith(f"at most {epochs} epochs of this") for part in said)
 
 

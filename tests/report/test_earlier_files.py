@@ -20,7 +20,7 @@ from collapsekit.report.baseline import Baseline
 from collapsekit.report.comparison import Comparison
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import GateReport
-from collapsekit.report.per_example import NAME, Records, load_records, load_report
+from collapsekit.report.per_example import NAME, PerExample, load_records, load_report
 from tests.problems import Late
 from tests.repairs.making import WIDTHS, chain
 
@@ -84,7 +84,7 @@ def test_records_beside_a_report_are_those_it_was_written_with(tmp_path: Path, v
     shutil.copy(FIXTURES / f"version{version}" / NAME, tmp_path)
     data = load_records(load_report(file), file)
     assert data is not None
-    assert Records.from_bytes(data, NAME).to_bytes() == (tmp_path / NAME).read_bytes()
+    assert PerExample.from_bytes(data, NAME).to_bytes() == (tmp_path / NAME).read_bytes()
 
 
 def test_the_folder_of_a_repair_gives_the_model_that_was_trained(tmp_path: Path) -> None:

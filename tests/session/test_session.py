@@ -16,7 +16,7 @@ from torch import nn
 
 from collapsekit import diagnose, registry
 from collapsekit.adapters import base
-from collapsekit.adapters.base import Pass
+from collapsekit.adapters.base import ForwardPass
 from collapsekit.config.load import check_config
 from collapsekit.config.options import DiagnoseOptions
 from collapsekit.config.schema import Config
@@ -126,7 +126,7 @@ def test_the_same_weights_need_no_second_pass_and_others_do(
     """Told by the second of four batches: the first and the last are also run to check."""
     passes, real = list[int](), Extraction._pass
 
-    def watched(self: Extraction, examples: Examples, rows: torch.Tensor, check: bool) -> Pass:
+    def watched(self: Extraction, examples: Examples, rows: torch.Tensor, check: bool) -> ForwardPass:
         passes.append(int(rows[0]))
         return real(self, examples, rows, check)
 
@@ -219,8 +219,8 @@ def test_who_is_told_a_model_and_its_features_gets_what_the_session_measured(
 ) -> None:
     told = session.adapter, session.features
     assert Session.of(*told) is session
-    assert measured.coalitions(*told, 6, 0, session.progress) is session.game
-    assert measured.prefix(*told, "image") is session.prefix("image")
+    assert measured.make_game(*told, 6, 0, session.progress) is session.game
+    assert measured.multimodal_prefix(*told, "image") is session.prefix("image")
     assert measured.calibration(*told) is session.calibration
     assert measured.on_recorded(*told, OFFSET, session.settings).net is session.synergy(OFFSET).net
     absent = torch.zeros(len(session.features), 2, dtype=torch.bool)

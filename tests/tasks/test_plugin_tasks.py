@@ -17,7 +17,7 @@ from collapsekit.cli import app
 from collapsekit.config.load import check_config
 from collapsekit.config.options import RepairOptions
 from collapsekit.errors import ConfigError
-from collapsekit.repairs.request import make_asked
+from collapsekit.repairs.request import make_request
 from collapsekit.tasks.make import make_task
 from tests.problems import Problem, make_problem
 
@@ -79,7 +79,7 @@ def test_the_config_s_plugins_are_loaded_before_its_task_is_looked_for(tmp_path:
     problem = regression(tmp_path, task="absolute2", plugins=[str(path)])
     assert problem.diagnose(probes=["vif"]).subject.task == "absolute2"
     config = check_config(problem.config, base=tmp_path)
-    assert make_asked(None, config, RepairOptions()).config.task == "absolute2"
+    assert make_request(None, config, RepairOptions()).config.task == "absolute2"
     with pytest.raises(
         ConfigError, match=r"task 'absolutely' is not one of .*classification, .*did you mean 'absolute2'"
     ):

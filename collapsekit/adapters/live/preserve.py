@@ -34,7 +34,7 @@ Undo = Callable[[], object]
 
 
 @contextmanager
-def model_kept(model: nn.Module) -> Iterator[None]:
+def preserve_model(model: nn.Module) -> Iterator[None]:
     """Give ``model`` back as it was found.
 
     Of every module in it, and of every one in plain containers, that is: class, attributes, submodules, hooks and mode;

@@ -25,7 +25,7 @@ from collapsekit.checkpoint.formats.torch_save import is_torch_legacy, is_torch_
 from collapsekit.checkpoint.formats.unsupported import unfamiliar
 from collapsekit.checkpoint.formats.zip_archive import Archive, member_names, open_archive
 from collapsekit.errors import RefusedError
-from collapsekit.io.safe_text import quoted, shown
+from collapsekit.io.safe_text import inline, quote
 
 REMEDY = 'in the code that made it, run `torch.save(model.state_dict(), "weights.pt")` and give that file'
 # What a file of plain tensors names.
@@ -227,9 +227,9 @@ def _plain(path: Path, weights: Weights, stored: int, form: str) -> dict[str, Lo
     tensors: dict[str, Located] = {}
     claimed = 0
     for name, entry in weights.entries.items():
-        which = f"{path} has a tensor {quoted(name, 200)}"
+        which = f"{path} has a tensor {quote(name, 200)}"
         if isinstance(entry, Odd):
-            text = f"{which} that is not stored as plain dense numbers ({shown(entry.what, 100)}): {_remedy(entry)}."
+            text = f"{which} that is not stored as plain dense numbers ({inline(entry.what, 100)}): {_remedy(entry)}."
             raise UnreadableError(text, form)
         claimed += entry.bytes
         if entry.bytes > stored + _SLACK or claimed > _CLAIMS * stored + _SLACK:
@@ -252,7 +252,7 @@ def _foreign(names: Iterable[str]) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(shown(n, 100) for n in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(inline(n, 100) for n in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _no_weights(path: Path, names: list[str]) -> str:
@@ -268,7 +268,7 @@ def _too_much(path: Path, form: str, reason: str, names: list[str]) -> str:
     also = f"; its pickle names {_listed(names)}" if names else ""
     kind = form if form.endswith(("directory", "archive")) else f"{form or 'zip'} file"
     return (
-        f"{path} is a {kind} beyond what is read here ({shown(reason, 400)}{also}): save the model's weights alone, "
+        f"{path} is a {kind} beyond what is read here ({inline(reason, 400)}{also}): save the model's weights alone, "
         "without what they do not need."
     )
 
@@ -276,22 +276,23 @@ def _too_much(path: Path, form: str, reason: str, names: list[str]) -> str:
 def _damaged(path: Path, form: str, reason: str, names: list[str]) -> str:
     also = f"; its pickle names {_listed(names)}" if names else ""
     kind = form if form.endswith(("directory", "archive")) else f"{form or 'zip'} file"
-    return f"{path} is not a sound {kind} ({shown(reason, 400)}{also}): copy or download it again, or save the weights anew."
+    what = f"{inline(reason, 400)}{also}"
+    return f"{path} is not a sound {kind} ({what}): copy or download it again, or save the weights anew."
 
 
 def _note(form: str, weights: Weights, loaded: Loaded, names: list[str]) -> str:
     count = len(weights.entries)
     lightning = isinstance(loaded.content, dict) and "pytorch-lightning_version" in loaded.content
     maker = "Lightning " if lightning else ""
-    where = f"from {quoted(weights.key, 100)} of" if weights.key else "from the top level of"
+    where = f"from {quote(weights.key, 100)} of" if weights.key else "from the top level of"
     text = f"{count} tensor{'s' * (count != 1)} taken {where} a {maker}{form}"
     text += "" if form.endswith(("directory", "archive")) else " file"
     if weights.parts:
-        text += f", joined from {', '.join(quoted(p, 60) for p in weights.parts[:6])}"
+        text += f", joined from {', '.join(quote(p, 60) for p in weights.parts[:6])}"
     for more in loaded.about:
         text += f"; {more}"
     if weights.twin:
-        text += f"; the EMA weights that stand beside them under {quoted(weights.twin, 100)} were left out"
+        text += f"; the EMA weights that stand beside them under {quote(weights.twin, 100)} were left out"
     if weights.other:
         text += f"; {weights.other} entr{'ies' if weights.other > 1 else 'y'} without a tensor left out"
     if names:

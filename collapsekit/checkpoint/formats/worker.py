@@ -16,7 +16,7 @@ from typing import Any
 from collapsekit.checkpoint.formats.detect import LocatedWeights, UnreadableError, locate
 from collapsekit.checkpoint.formats.handles import one_look
 from collapsekit.errors import CollapsekitError, ConfigError
-from collapsekit.io.safe_text import shown
+from collapsekit.io.safe_text import inline
 
 ACTED, OUT_OF_MEMORY = 97, 98  # exit codes
 # All that looking into a file takes. Anything else (exec, compile, import, socket.*, subprocess.*, os.fork, ctypes.*)
@@ -124,7 +124,7 @@ def main(memory: int, seconds: int, path: str) -> None:
         with one_look(patient=True):
             text = json.dumps(answer(Path(path)), allow_nan=False)
         if len(text) > MAX_ANSWERED:
-            text = json.dumps({"refused": f"{shown(path, 4096)} {_TOO_LONG}"}, allow_nan=False)
+            text = json.dumps({"refused": f"{inline(path, 4096)} {_TOO_LONG}"}, allow_nan=False)
         sys.stdout.write(text)
         sys.stdout.flush()
     except MemoryError:

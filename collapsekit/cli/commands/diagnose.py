@@ -67,14 +67,14 @@ def diagnose(
     ROLES.start_child()
     from collapsekit.distributed.process_group import together  # not for gate, which starts this file only to diagnose
 
-    with together() as world, progress(quiet or not world.first) as shown:
+    with together() as world, progress(quiet or not world.is_main) as shown:
         from collapsekit.diagnosis import diagnose as run
 
-        world.once(lambda: check_outputs(output, format_, json_, figures))
+        world.on_main(lambda: check_outputs(output, format_, json_, figures))
         report = run(checkpoint, config=config, progress=shown, **options.keywords())
-        world.agree(report.to_json(), "results")
+        world.assert_same(report.to_json(), "results")
         shown.step("writing the report", 0, None)
-        written = world.once(lambda: write_report(report, output, format_, json_, figures))
+        written = world.on_main(lambda: write_report(report, output, format_, json_, figures))
     code, why = judge_exit(report, fail_on or [])
 
     def shown_last() -> None:
@@ -87,7 +87,7 @@ def diagnose(
         if why is not None:
             say(why)
 
-    return Ended(code, shown_last) if world.first else Ended(code)
+    return Ended(code, shown_last) if world.is_main else Ended(code)
 
 
 def wanted_files(output: Path | None, formats: list[Format] | None, to_stdout: bool) -> list[str]:

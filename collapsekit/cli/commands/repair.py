@@ -33,7 +33,7 @@ def repair(
     """Fine-tune a checkpoint so that it uses what it ignored; exits 1 where the result is rejected."""
     need_working_directory()
     ROLES.start_child()
-    with together() as world, progress(quiet or not world.first) as shown:
+    with together() as world, progress(quiet or not world.is_main) as shown:
         if dry_run:
             from collapsekit.repairs.run import plan
 
@@ -43,17 +43,17 @@ def repair(
 
             try:
                 report = run(checkpoint, output=output, config=config, progress=shown, **options.keywords())
-                if world.first:
+                if world.is_main:
                     _files(report, output)
             except KeyboardInterrupt:
                 shown.note(f"The same command with --resume goes on from the snapshots in {output}.")
                 raise
     if dry_run:
-        return Ended(show=lambda: write("\n".join(said) + "\n") if world.first else None)
+        return Ended(show=lambda: write("\n".join(said) + "\n") if world.is_main else None)
     from collapsekit.probes.runner import fault_code
 
     code = fault_code(report.before, report.after, report.control) or (0 if report.accepted else 1)
-    return Ended(code, lambda: _show(report, output, to_stdout=json_, quiet=quiet) if world.first else None)
+    return Ended(code, lambda: _show(report, output, to_stdout=json_, quiet=quiet) if world.is_main else None)
 
 
 def _files(report: RepairReport, folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.gating.rules.parser import And, Compare, Node, Not, comparisons, parse_rule
 from collapsekit.gating.rules.paths import ReportPath, ReportValue, look_up
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import SIGNS, GateCheck, State
 
@@ -23,7 +23,7 @@ def check_modalities(rules: Sequence[str], modalities: Collection[str]) -> None:
                 for name in side.modalities if isinstance(side, ReportPath) else ():
                     if name not in modalities:
                         raise ConfigError(
-                            f"the rule {quoted(rule)} names the modality {quoted(name)}{did_you_mean(name, modalities)}: "
+                            f"the rule {quote(rule)} names the modality {quote(name)}{did_you_mean(name, modalities)}: "
                             f"the model has {', '.join(modalities)}."
                         )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.gating.rules.paths import ROOTS, ReportPath, parse_path
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 
 MAX_CHARACTERS = 2_000
 _MAX_LEVELS = 50
@@ -83,7 +83,7 @@ class Token:
 def parse_rule(text: str) -> Node:
     """Return the rule as a tree. Raises ConfigError that shows where it cannot be read, and what could stand there."""
     if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"the rule {quoted(text)} has {len(text):,} characters, more than {MAX_CHARACTERS:,}.")
+        raise ConfigError(f"the rule {quote(text)} has {len(text):,} characters, more than {MAX_CHARACTERS:,}.")
     return _Parser(text).whole()
 
 
@@ -114,9 +114,9 @@ class _Parser:
 
     def wrong(self, at: int, what: str) -> ConfigError:
         """The error that shows the text from ``at`` on."""
-        here = quoted(self.text[at:].strip(), 40) if self.text[at:].strip() else "its end"
+        here = quote(self.text[at:].strip(), 40) if self.text[at:].strip() else "its end"
         return ConfigError(
-            f"the rule {quoted(self.text, 200)} cannot be read: {here} {what}; a rule is, for example, "
+            f"the rule {quote(self.text, 200)} cannot be read: {here} {what}; a rule is, for example, "
             "`modalities.audio.score <= 0.3` or `verdict != collapsed`."
         )
 
@@ -224,7 +224,5 @@ def check_sides(left: ReportPath | float | str, op: str, right: ReportPath | flo
     for word in (s for s in (left, right) if isinstance(s, str)):
         known = references[0].words
         if known is not None and word not in known:
-            return (
-                f"compares with {quoted(word)}{did_you_mean(word, known)}, but a verdict is one of {', '.join(known)}"
-            )
+            return f"compares with {quote(word)}{did_you_mean(word, known)}, but a verdict is one of {', '.join(known)}"
     return None

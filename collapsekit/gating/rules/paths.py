@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from collapsekit.errors import did_you_mean
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.diagnosis import Interval, ModalityState, ModalityVerdict, OverallState, Report, Result
 
 ROOTS = ("verdict", "modalities", "results", "subject")
@@ -83,7 +83,7 @@ def _modality_path(text: str, parts: list[str]) -> ReportPath | str:
         return f"needs a modality and what of it, as in modalities.audio.score; there are {', '.join(_FIELDS)}"
     modality, field, more = parts[0], parts[1], parts[2:]
     if field not in _FIELDS:
-        return f"asks for {quoted(field)}{did_you_mean(field, _FIELDS)}: a modality has {', '.join(_FIELDS)}"
+        return f"asks for {quote(field)}{did_you_mean(field, _FIELDS)}: a modality has {', '.join(_FIELDS)}"
     if field == "score" and len(more) == 1 and more[0] in _ENDS:
         return ReportPath(text, "modalities", (modality, field), "number", more[0])
     if len(more) != (1 if field == "costs_if_missing" else 0):
@@ -103,7 +103,7 @@ def _result_path(text: str, rest: str) -> ReportPath | str:
     if found is None or not 1 <= len(parts) <= 3 or not all(parts):
         return "is not written as results[vif.mean], results[reliance.shapley, audio] or results[NAME, audio, image]"
     if found[2] not in (None, "value", *_ENDS):
-        return f"asks for {quoted(found[2])} of a result: value, lower or upper"
+        return f"asks for {quote(found[2])} of a result: value, lower or upper"
     if "*" in (parts[0], *parts[2:]):
         return "may have a * only in the place of the modality"
     return ReportPath(text, "results", tuple(parts), "number", found[2] or "value")
@@ -132,7 +132,7 @@ def _of_modality(shown: str, parts: tuple[str, ...], end: str, report: Report) -
     verdict = report.modalities.get(name)
     if verdict is None:
         near = did_you_mean(name, report.modalities)
-        return ReportValue(shown, None, f"the report has no modality {quoted(name)}{near}", name)
+        return ReportValue(shown, None, f"the report has no modality {quote(name)}{near}", name)
     if field == "costs_if_missing":
         return _of_cost(shown, parts[2], name, verdict)
     if field == "score" and end != "value":
@@ -143,7 +143,7 @@ def _of_modality(shown: str, parts: tuple[str, ...], end: str, report: Report) -
 
 def _of_cost(shown: str, other: str, name: str, verdict: ModalityVerdict) -> ReportValue:
     cost = verdict.costs_if_missing.get(other)
-    why = f"the report does not say what {quoted(name)} costs where {quoted(other)} is missing"
+    why = f"the report does not say what {quote(name)} costs where {quote(other)} is missing"
     return ReportValue(shown, cost, None if cost is not None else why, name)
 
 
@@ -168,7 +168,7 @@ def _why_no_result(name: str, modality: str | None, report: Report) -> str:
         probe = report.find(name.split(".")[0])
         if probe is not None and probe.skipped is not None:
             return f"its probe was skipped: {probe.skipped}"
-        return f"the report has no result {quoted(name)}{did_you_mean(name, {r.name for r in report.results})}"
+        return f"the report has no result {quote(name)}{did_you_mean(name, {r.name for r in report.results})}"
     of = ", ".join(dict.fromkeys(f"{r.modality}, {r.versus}" if r.versus else str(r.modality) for r in there))
     return f"the report has {name} of {of}: write results[{name}, NAME]" + (
         "" if modality is None else ", as named there"

@@ -31,10 +31,10 @@ from collapsekit.probes.geometry.spectrum import (
     small_n,
 )
 from collapsekit.probes.geometry.vif import DEFINITION as VIF
-from collapsekit.readouts.linear import Unimodal
+from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.measured import prefix
+from collapsekit.session.measured import multimodal_prefix
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.linalg.spectrum import singular_values
@@ -132,7 +132,7 @@ class _Path:
     order: tuple[str, ...]
     how: str
     strengths: str | None
-    alone: Mapping[str, Unimodal]
+    alone: Mapping[str, UnimodalReadout]
     without: str | None  # why (some) modalities have no baseline
 
 
@@ -203,7 +203,7 @@ def _path(adapter: Adapter, features: Features, settings: Settings) -> _Path:
     if wanted:
         return _Path(wanted, "in the order asked for", None, alone, without)
     complete = len(alone) == len(names)
-    loss = {m: (alone[m] if complete else prefix(adapter, features, m)).validation_loss for m in names}
+    loss = {m: (alone[m] if complete else multimodal_prefix(adapter, features, m)).validation_loss for m in names}
     by = "its encoder trained alone" if complete else "a linear readout of its encoder in the model"
     order = tuple(sorted(names, key=lambda m: loss[m]))
     said = ", ".join(f"{m} {loss[m]:.3g}" for m in order)
@@ -280,7 +280,7 @@ def _measure(adapter: Adapter, features: Features, path: _Path, settings: Settin
     gaps = []
     for m in features.modalities:
         try:
-            each = task.loss(prefix(adapter, features, m).expected, targets)
+            each = task.loss(multimodal_prefix(adapter, features, m).expected, targets)
         except NumericsError as e:
             point["prefix_loss", m] = str(e).rstrip(".")
             continue

@@ -9,11 +9,11 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Settings
 from collapsekit.features.features import Features
 from collapsekit.measures import LOSS, METRIC, Measure, declare
-from collapsekit.readouts.linear import Unimodal
+from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.measured import baselines, prefix
+from collapsekit.session.measured import baselines, multimodal_prefix
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.scoring import leave_out_metric
@@ -101,7 +101,7 @@ def plan_of(options: PrefixGapOptions, settings: Settings) -> Plan | None:
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(PrefixGapOptions)
-    left = {m: prefix(adapter, features, m) for m in features.modalities}
+    left = {m: multimodal_prefix(adapter, features, m) for m in features.modalities}
     made = trained_alone(adapter, features, options, settings)
     for m in features.modalities:
         yield from _pair((PREFIX_LOSS, PREFIX_METRIC), m, left[m], adapter, features, settings)
@@ -124,7 +124,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
 def _pair(
     measures: tuple[Measure, Measure],
     modality: str,
-    readout: Unimodal,
+    readout: UnimodalReadout,
     adapter: Adapter,
     features: Features,
     settings: Settings,

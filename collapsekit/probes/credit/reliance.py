@@ -10,11 +10,11 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Settings
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import EXACT_UP_TO, Coalitions, GameOptions, credits, draws_for
+from collapsekit.games.coalitions import EXACT_UP_TO, CoalitionGame, GameOptions, draws_for, shapley_values
 from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.measured import coalitions
+from collapsekit.session.measured import make_game
 from collapsekit.stats.inference.jackknife import interval, interval_array
 from collapsekit.stats.inference.quantiles import normal
 
@@ -108,10 +108,10 @@ class RelianceOptions(GameOptions):
     """Options of the reliance probe; utilisation and rank_sweep read the same subsets."""
 
 
-def game_of(adapter: Adapter, features: Features, options: RelianceOptions, settings: Settings) -> Coalitions:
+def game_of(adapter: Adapter, features: Features, options: RelianceOptions, settings: Settings) -> CoalitionGame:
     """The coalitions these options ask for, shared by all probes that read them."""
     draws = draws_for(adapter, features, options.draws)
-    return coalitions(adapter, features, draws, settings.seed, settings.progress)
+    return make_game(adapter, features, draws, settings.seed, settings.progress)
 
 
 def ends(full: float, leave_out: Tensor, extra_se: float, level: float) -> tuple[float, float]:
@@ -139,12 +139,12 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     yield from _ends_of_the_game(game, settings)
     task, draws = adapter.task, len(game.donors)
     kinds: tuple[tuple[Callable[[int], Tensor], Measure, Measure], ...] = (
-        (lambda mask: -game.worth(mask).loss, SHAPLEY, LEAVE_ONE_OUT),
-        (lambda mask: game.worth(mask).metric, SHAPLEY_METRIC, LEAVE_ONE_OUT_METRIC),
+        (lambda mask: -game.value(mask).loss, SHAPLEY, LEAVE_ONE_OUT),
+        (lambda mask: game.value(mask).metric, SHAPLEY_METRIC, LEAVE_ONE_OUT_METRIC),
     )
     exact = "exact over all subsets" if game.exact else f"sampled over {options.permutations} orders"
     for worth, shapley, without in kinds:
-        credit, error = credits(worth, game.size, options.permutations, settings.seed)
+        credit, error = shapley_values(worth, game.size, options.permutations, settings.seed)
         for i, modality in enumerate(features.modalities):
             value = float(credit[i, 0])
             span = ends(value, credit[i, 1:], float(error[i, 0]), settings.level)
@@ -155,15 +155,15 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     yield from _subsets(game, settings)
 
 
-def _ends_of_the_game(game: Coalitions, settings: Settings) -> Iterator[Result]:
+def _ends_of_the_game(game: CoalitionGame, settings: Settings) -> Iterator[Result]:
     for mask, of_loss, of_metric in ((game.full, FULL_LOSS, FULL_METRIC), (0, EMPTY_LOSS, EMPTY_METRIC)):
-        worth = game.worth(mask)
+        worth = game.value(mask)
         for measure, values in ((of_loss, worth.loss), (of_metric, worth.metric)):
             span = interval(float(values[0]), values[1:].tolist(), settings.level)
             yield measure.fill(game.adapter.task, draws=len(game.donors)).result(float(values[0]), span)
 
 
-def _subsets(game: Coalitions, settings: Settings) -> Iterator[Result]:
+def _subsets(game: CoalitionGame, settings: Settings) -> Iterator[Result]:
     size = game.size
     if game.exact:
         masks = sorted(range(1 << size), key=lambda mask: (bin(mask).count("1"), mask))
@@ -174,8 +174,8 @@ def _subsets(game: Coalitions, settings: Settings) -> Iterator[Result]:
         note = f"with more than {EXACT_UP_TO} modalities only single ones, all but one, none and all are listed"
     labels = tuple("+".join(game.names(mask)) or "(none)" for mask in masks)
     for measure, values in (
-        (SUBSETS, torch.stack([game.worth(mask).loss for mask in masks])),
-        (SUBSETS_METRIC, torch.stack([game.worth(mask).metric for mask in masks])),
+        (SUBSETS, torch.stack([game.value(mask).loss for mask in masks])),
+        (SUBSETS_METRIC, torch.stack([game.value(mask).metric for mask in masks])),
     ):
         low, high = interval_array(values[:, 0], values[:, 1:].T, settings.level)
         quantity = measure.fill(game.adapter.task, draws=len(game.donors))

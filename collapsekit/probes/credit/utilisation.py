@@ -12,16 +12,16 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.games.balanced_reference import Reference, make_reference
-from collapsekit.games.coalitions import Coalitions, credits
+from collapsekit.games.balanced_reference import BalancedReference, make_reference
+from collapsekit.games.coalitions import CoalitionGame, shapley_values
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes.credit.prefix_gap import PrefixGapOptions, plan_of, trained_alone
 from collapsekit.probes.credit.reliance import RelianceOptions, ends, game_of
-from collapsekit.readouts.linear import Fold, Unimodal, fold, raw, says_little
+from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split, raw_input_readout, says_little
 from collapsekit.readouts.synergy import on_encoders
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.measured import coalitions, on_recorded, prefix
+from collapsekit.session.measured import make_game, multimodal_prefix, on_recorded
 from collapsekit.stats.inference.jackknife import interval, ratio_interval
 from collapsekit.stats.inference.quantiles import normal
 from collapsekit.stats.use import FLOOR, floor_of
@@ -164,14 +164,18 @@ COSTS_IF_MISSING = declare(
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.of("reliance", RelianceOptions)
-    _enough(fold(adapter, features), features)
+    _enough(make_split(adapter, features), features)
     readouts, evidence = _best_readouts(adapter, features, settings)
     game = game_of(adapter, features, options, settings)
     reference = make_reference(adapter, features, readouts, game.donors)
     reference, gained = _with_joint(adapter, features, reference, settings)
     yield gained
-    ours, ours_error = credits(lambda k: -game.calibrated(k).loss, game.size, options.permutations, settings.seed)
-    theirs, theirs_error = credits(lambda k: -reference.worth(k).loss, game.size, options.permutations, settings.seed)
+    ours, ours_error = shapley_values(
+        lambda k: -game.calibrated(k).loss, game.size, options.permutations, settings.seed
+    )
+    theirs, theirs_error = shapley_values(
+        lambda k: -reference.value(k).loss, game.size, options.permutations, settings.seed
+    )
     task, prior = adapter.task, reference.constant().loss
     yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, settings)
     for i, m in enumerate(features.modalities):
@@ -190,7 +194,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         yield from _costs(m, adapter, features, reference, game, settings)
 
 
-def _enough(at: Fold, features: Features) -> None:
+def _enough(at: FitSplit, features: Features) -> None:
     """On fewer examples than these a readout that found nothing is no sign that there is nothing."""
     found = {"to fit on": len(at.fit), "held out": len(at.choose), "diagnosed": len(features)}
     what, n = min(found.items(), key=lambda item: item[1])
@@ -199,8 +203,8 @@ def _enough(at: Fold, features: Features) -> None:
 
 
 def _with_joint(
-    adapter: Adapter, features: Features, reference: Reference, settings: Settings
-) -> tuple[Reference, Result]:
+    adapter: Adapter, features: Features, reference: BalancedReference, settings: Settings
+) -> tuple[BalancedReference, Result]:
     """The reference with what modalities say only together, and what that gains. Encoders are trained for it only
     where a modality says next to nothing alone."""
     most = reference.constant().loss[0]
@@ -217,7 +221,7 @@ def _with_joint(
         reason = "on held-out examples it adds no more than chance to the sum of unimodal evidence"
         return reference, together.skipped(reason)
     full = (1 << len(features.modalities)) - 1
-    gain = reference.worth(full).loss - more.worth(full).loss
+    gain = reference.value(full).loss - more.value(full).loss
     span = interval(float(gain[0]), gain[1:].tolist(), settings.level)
     return more, together.result(float(gain[0]), span, note=joint.described)
 
@@ -285,13 +289,13 @@ def _quotient(
 
 def _best_readouts(
     adapter: Adapter, features: Features, settings: Settings
-) -> tuple[dict[str, Unimodal], dict[str, str]]:
+) -> tuple[dict[str, UnimodalReadout], dict[str, str]]:
     """Per modality the better, on held-out examples, of the prefix and the encoder trained alone; and which. Where no
     encoder could be trained and the prefix says next to nothing, which a dead encoder's does, of the raw inputs too."""
     made = trained_alone(adapter, features, settings.of("prefix_gap", PrefixGapOptions), settings)
     chosen, evidence = {}, {}
     for m in features.modalities:
-        chosen[m] = prefix(adapter, features, m)
+        chosen[m] = multimodal_prefix(adapter, features, m)
         evidence[m] = "readout: linear evaluation of the checkpoint's own encoder"
         if made is not None and m in made.trained:
             evidence[m] += ", better on held-out examples than the encoder trained alone"
@@ -303,7 +307,7 @@ def _best_readouts(
         else:
             evidence[m] += " (profile quick trains no encoders)"
         if (made is None or m not in made.trained) and says_little(adapter, features, chosen[m], WEAK):
-            inputs = raw(adapter, features, m)
+            inputs = raw_input_readout(adapter, features, m)
             if inputs is not None and inputs.validation_loss < chosen[m].validation_loss:
                 chosen[m], evidence[m] = (
                     inputs,
@@ -316,19 +320,19 @@ def _costs(
     modality: str,
     adapter: Adapter,
     features: Features,
-    reference: Reference,
-    game: Coalitions,
+    reference: BalancedReference,
+    game: CoalitionGame,
     settings: Settings,
 ) -> Iterator[Result]:
     """What adding the modality's evidence to the model's own prediction gains: as it is, and without another one."""
-    task, at = adapter.task, fold(adapter, features)
-    held = coalitions(adapter, at.held, len(game.donors), settings.seed, settings.progress)
+    task, at = adapter.task, make_split(adapter, features)
+    held = make_game(adapter, at.held, len(game.donors), settings.seed, settings.progress)
     note = None
     if at.held is at.train:
         note = "no val split: weights fitted on examples the model trained on, so costs may read low"
     for i, other in enumerate(features.modalities):
         mask = game.full if other == modality else game.full & ~(1 << i)
-        model, chosen_on = game.worth(mask).expected, held.worth(mask).expected[at.choose]
+        model, chosen_on = game.value(mask).expected, held.value(mask).expected[at.choose]
         with_it, without = (
             leave_out_metric(task, expected, features.targets, features.groups)
             for expected in (

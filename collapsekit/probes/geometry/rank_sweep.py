@@ -18,15 +18,15 @@ from collapsekit.context import Options, Settings
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, NumericsError, did_you_mean
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import credits
-from collapsekit.interventions.edits import Altered
+from collapsekit.games.coalitions import shapley_values
+from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.replay import predict, predict_many
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes.credit.reliance import RelianceOptions, game_of
 from collapsekit.probes.geometry.spectrum import CONCATENATED, RANKS, rank_functions, rank_interval, small_n
 from collapsekit.readouts.fit import Recipe, rows_of
 from collapsekit.readouts.fit_stacked import retrained_fusions
-from collapsekit.readouts.linear import fold
+from collapsekit.readouts.linear import make_split
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.stats.inference.jackknife import interval
@@ -184,7 +184,7 @@ def chosen(adapter: Adapter, features: Features, options: RankSweepOptions, sett
         return (wanted,)
     asked = settings.of("reliance", RelianceOptions)
     game = game_of(adapter, features, asked, settings)
-    credit, _ = credits(lambda mask: -game.worth(mask).loss, game.size, asked.permutations, settings.seed)
+    credit, _ = shapley_values(lambda mask: -game.value(mask).loss, game.size, asked.permutations, settings.seed)
     return (features.modalities[int(credit[:, 0].argmin())],)
 
 
@@ -215,12 +215,12 @@ def _predictions(
     of the modality alone, the others held at their mean, in train mode at 0."""
     others = [m for m in features.modalities if m != modality]
     if options.mode == "scale":
-        asked = [Altered(scale={modality: beta}) for beta in options.betas]
-        yield from predict_many(adapter, features, [*asked, Altered(hold=others)])
+        asked = [Edit(scale={modality: beta}) for beta in options.betas]
+        yield from predict_many(adapter, features, [*asked, Edit(hold=others)])
         return
     factors = [*({modality: beta} for beta in options.betas), dict.fromkeys(others, 0.0)]
     recipe = Recipe(rate=options.rate, epochs=options.epochs, seed=settings.seed)
-    trained = retrained_fusions(adapter, fold(adapter, features), factors, recipe, settings.progress)
+    trained = retrained_fusions(adapter, make_split(adapter, features), factors, recipe, settings.progress)
     if trained is None:
         raise NumericsError("rank_sweep.mode=train needs model.factory, to build the fusion afresh")
     # Training is in full precision, so what the new fusion reads has to be, too.
@@ -251,7 +251,7 @@ def _measure(adapter: Adapter, features: Features, result: Prediction, options: 
         fused = features.side_of(result.fused)
         for m in features.modalities:
             with contextlib.suppress(NumericsError):
-                point["cka", m] = sides_leave_out(features.side(m), fused, current().each)
+                point["cka", m] = sides_leave_out(features.side(m), fused, current().map)
     return point
 
 

@@ -16,7 +16,7 @@ from collapsekit.context import Options, Settings
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import Altered
+from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.replay import predict_many
 from collapsekit.measures import Measure, declare
 from collapsekit.probes.geometry.rank_sweep import CKA_SOURCE, SCALED, RankSweepOptions, chosen
@@ -112,7 +112,7 @@ def _compared(
         yield aligned.skipped(reason)
         return
     try:
-        found = sides_leave_out(features.side(one), features.side(two), current().each)
+        found = sides_leave_out(features.side(one), features.side(two), current().map)
         yield cka.result(*_estimate(*found, settings.level))
     except NumericsError as e:
         yield cka.skipped(str(e))
@@ -161,7 +161,7 @@ def _sweep(adapter: Adapter, features: Features, options: SimilarityOptions, set
     betas = sweep.betas
     for swept in chosen(adapter, features, sweep, settings):
         fused = []
-        asked = (Altered(scale={swept: beta}) for beta in betas)
+        asked = (Edit(scale={swept: beta}) for beta in betas)
         for i, prediction in enumerate(predict_many(adapter, features, asked)):
             fused.append(prediction.fused)
             settings.progress.step(f"similarity over β of {swept}", i + 1, len(betas))

@@ -14,19 +14,19 @@ from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.build import random_state_kept
+from collapsekit.adapters.build import preserve_rng_state
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.interventions.gradients import (
-    Site,
+    FusionLayer,
     differentiable,
     find_site,
     leave_out_sums,
     loss_gradient,
     outer_products,
 )
-from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.measures import Measure, Quantity, declare
 from collapsekit.probes.geometry.spectrum import rank_interval
 from collapsekit.readouts.fit import HALF
@@ -153,7 +153,7 @@ class GradientRankOptions(Options):
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(GradientRankOptions)
     # All of it before the first result is handed out, so that nobody sees the model with its gradients on.
-    with random_state_kept(), differentiable(adapter):
+    with preserve_rng_state(), differentiable(adapter):
         site = find_site(adapter, features, settings.seed)
         results = [
             *_first_layer(adapter, features, site, options, settings),
@@ -164,7 +164,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
 
 
 def _first_layer(
-    adapter: Adapter, features: Features, site: Site, options: GradientRankOptions, settings: Settings
+    adapter: Adapter, features: Features, site: FusionLayer, options: GradientRankOptions, settings: Settings
 ) -> Iterator[Result]:
     """Ranks of gradient and AGOP, and every modality's part in the AGOP."""
     if site.layer is None:
@@ -189,7 +189,7 @@ def _ranks(
     matrix: str,
     spectra: list[Tensor] | None,
     features: Features,
-    site: Site,
+    site: FusionLayer,
     options: GradientRankOptions,
     settings: Settings,
 ) -> Iterator[Result]:
@@ -214,7 +214,7 @@ def _ranks(
             yield quantity.result(value, ends, note=_note(features, site))
 
 
-def _note(features: Features, site: Site) -> str:
+def _note(features: Features, site: FusionLayer) -> str:
     notes = [f"the layer is {site.name}"]
     if features.concatenated:
         notes.append("the fusion point only concatenates: this is the layer after it")
@@ -224,7 +224,7 @@ def _note(features: Features, site: Site) -> str:
 
 
 def _in_agop(
-    features: Features, site: Site, agop: _Agop | None, options: GradientRankOptions, settings: Settings
+    features: Features, site: FusionLayer, agop: _Agop | None, options: GradientRankOptions, settings: Settings
 ) -> Iterator[Result]:
     """How the layer's weights, and those of every modality, lie to its AGOP."""
     owner = gr.owned_columns(site.drive, options.owned)
@@ -288,7 +288,7 @@ def _within(ends: tuple[float, float], value: float, low: float) -> tuple[float,
     return min(value, max(low, ends[0])), max(value, min(1.0, ends[1]))
 
 
-def _layers(adapter: Adapter, features: Features, site: Site) -> Result:
+def _layers(adapter: Adapter, features: Features, site: FusionLayer) -> Result:
     """Effective rank of the loss gradient by every matrix of weights."""
     weights = {k: p for k, p in site.weights.items() if p.ndim == 2}
     if not weights:
@@ -310,11 +310,11 @@ def _layers(adapter: Adapter, features: Features, site: Site) -> Result:
 
 
 def _conflicts(
-    adapter: Adapter, features: Features, site: Site, options: GradientRankOptions, settings: Settings
+    adapter: Adapter, features: Features, site: FusionLayer, options: GradientRankOptions, settings: Settings
 ) -> Iterator[Result]:
     """Cosines between the loss gradients that modalities give alone, both ways."""
     weights, modalities = list(site.weights.values()), features.modalities
-    others = donors(len(features), options.draws, settings.seed)
+    others = marginal_samples(len(features), options.draws, settings.seed)
     done = [0]
 
     def alone(group: int) -> Tensor:

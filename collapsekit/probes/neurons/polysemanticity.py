@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.build import random_state_kept
+from collapsekit.adapters.build import preserve_rng_state
 from collapsekit.adapters.pooling import shifted_features
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import Measure, declare
 from collapsekit.probes.geometry.spectrum import CONCATENATED
 from collapsekit.readouts.fit import Recipe, fit, rows_of
-from collapsekit.readouts.linear import Fold, fold
+from collapsekit.readouts.linear import FitSplit, make_split
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.stats.inference.jackknife import assign_groups, interval
@@ -175,7 +175,7 @@ def _effects(adapter: Adapter, features: Features, options: PolysemanticityOptio
     groups = features.groups
     count = int(groups.max()) + 1
     sums = {m: torch.zeros(count, features.fused.shape[1], dtype=torch.float64) for m in features.modalities}
-    others = donors(len(features), options.draws, settings.seed)
+    others = marginal_samples(len(features), options.draws, settings.seed)
     before = predict(adapter, features).fused.double()  # in the same batches, so that what is not read changes nothing
     for m in features.modalities:
         for other in others:
@@ -230,7 +230,7 @@ def _classified(
     adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
 ) -> tuple[list[tuple[Measure, Tensor]], list[str]]:
     """Cross-entropy and entropy of every neuron's weights, the check, and modalities no neuron has weights on."""
-    at = fold(adapter, features)
+    at = make_split(adapter, features)
     modalities = features.modalities
     width = min(options.coordinates, *(x.shape[1] for x in features.pooled.values()))
     if width < 2:
@@ -275,7 +275,7 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _unimodal_weights(
-    adapter: Adapter, at: Fold, axes: dict[str, Tensor], options: PolysemanticityOptions, settings: Settings
+    adapter: Adapter, at: FitSplit, axes: dict[str, Tensor], options: PolysemanticityOptions, settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """First-layer weights of unimodal models, their modality, and which belong to seeds kept for checking."""
     rows, labels, held = [], [], []
@@ -302,7 +302,7 @@ def _unimodal_weights(
 
 
 def _train_classifier(rows: Tensor, labels: Tensor, m: int, hidden: int, seed: int) -> nn.Module:
-    with random_state_kept():
+    with preserve_rng_state():
         torch.manual_seed(seed)
         net = nn.Sequential(nn.Linear(rows.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, m))
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=1e-2)

@@ -14,19 +14,19 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError, did_you_mean
-from collapsekit.features.content_seeds import seeds
+from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
 from collapsekit.interventions.imputation import (
     CONSTANTS,
     FILLS,
     LENT,
     SUBSTITUTION,
-    Bank,
-    bank_of,
+    BackgroundSet,
     can_substitute,
-    filled,
+    find_neighbours,
     has_split,
-    lenders,
+    impute,
+    make_background_set,
     same_shapes,
 )
 from collapsekit.interventions.replay import predict
@@ -149,7 +149,7 @@ class _Study:
 
     adapter: Adapter
     features: Features
-    bank: Bank
+    bank: BackgroundSet
     draws: int
     seed: int
 
@@ -162,11 +162,11 @@ class _Study:
             return
         rows = None
         if fill in LENT:
-            rows = lenders(self.features, self.bank, fill, absent, self.draws, self.seed)
+            rows = find_neighbours(self.features, self.bank, fill, absent, self.draws, self.seed)
         for k, mask in enumerate(absent):
             found = []
             for lent in rows[k] if rows is not None else [None]:
-                given = filled(self.adapter, self.features, self.bank, fill, mask, lent)
+                given = impute(self.adapter, self.features, self.bank, fill, mask, lent)
                 outputs = predict(self.adapter, given).outputs
                 if not bool(torch.isfinite(outputs).all()):
                     raise NumericsError(f"the model's output is not finite with absent modalities filled by {fill!r}")
@@ -196,7 +196,9 @@ class _Study:
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(MissingOptions)
-    study = _Study(adapter, features, bank_of(adapter, features, options.bank), options.draws, settings.seed)
+    study = _Study(
+        adapter, features, make_background_set(adapter, features, options.bank), options.draws, settings.seed
+    )
     n, m = len(features), len(features.modalities)
     sets = absent_sets(m)
     patterns = torch.tensor([[i in gone for i in range(m)] for gone in sets])
@@ -227,7 +229,7 @@ def absent_sets(m: int) -> list[tuple[int, ...]]:
 def _uniforms(adapter: Adapter, features: Features, seed: int) -> Tensor:
     """One number in [0, 1) for each example and modality, that follows the modality wherever it is listed."""
     columns = []
-    for own in seeds(adapter, features, seed).values():
+    for own in modality_seeds(adapter, features, seed).values():
         generator = torch.Generator().manual_seed(own)
         columns.append(torch.rand(len(features), generator=generator, dtype=torch.float64))
     return torch.stack(columns, 1)
@@ -332,7 +334,7 @@ def _held_out(study: _Study, options: MissingOptions) -> tuple[_Study, str]:
             return _Study(adapter, held, study.bank, study.draws, study.seed), "on split 'val'"
     train = features.of("train")
     index = torch.arange(len(train))
-    bank = Bank(train.taken(index[~train.fifth][: options.bank]), False)
+    bank = BackgroundSet(train.taken(index[~train.fifth][: options.bank]), False)
     held = train.taken(index[train.fifth])
     return _Study(adapter, held, bank, study.draws, study.seed), "on a fifth of the train split, which the model knows"
 

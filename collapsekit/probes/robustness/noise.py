@@ -16,9 +16,9 @@ from collapsekit.adapters.build import seed_everything
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import chunk_of
-from collapsekit.features.content_seeds import seeds
+from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import unread
+from collapsekit.interventions.edits import unread_inputs
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import Measure, Quantity, declare
 from collapsekit.probes.robustness.missing import banded
@@ -124,7 +124,7 @@ class _Noisy:
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(NoiseOptions)
-    own = seeds(adapter, features, settings.seed)
+    own = modality_seeds(adapter, features, settings.seed)
     few = options.examples < len(features)
     some = features.taken(torch.arange(options.examples)) if few else features
     fields = {"metric": adapter.task.metric_name, "last": options.levels[-1], "draws": options.draws}
@@ -191,7 +191,7 @@ def _at_input(adapter: Adapter, features: Features, modality: str, options: Nois
 def _at_features(adapter: Adapter, features: Features, modality: str, options: NoiseOptions) -> _Noisy:
     """The modality's recordings; those that are not floating stay."""
 
-    unread(adapter, features)  # holds whatever is recorded
+    unread_inputs(adapter, features)  # holds whatever is recorded
 
     def answer(given: tuple[Tensor, ...]) -> Tensor:
         return predict(adapter, features.changed({**features.recorded, modality: given})).outputs

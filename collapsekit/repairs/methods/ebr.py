@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapters.base import Live
-from collapsekit.adapters.inserts import absent, hearing, posts_of
+from collapsekit.adapters.base import TrainPass
+from collapsekit.adapters.inserts import capture_latents, posts_of, substitute_missing
 from collapsekit.context import Options
 from collapsekit.data.base import Batch
 from collapsekit.errors import ConfigError
@@ -178,7 +178,7 @@ def _stage(job: Job, options: EbrOptions, discriminator: Discriminator) -> Stage
 
     def loss(step: Step) -> Tensor:
         turn = (step.epoch - 1) // alternate % 2 if alternate else None  # 0: adversary, 1: task
-        with hearing(model) as heard:
+        with capture_latents(model) as heard:
             live = _run(job, job.batch(step.rows), rates)
             latents = [pooled_latent(job, m, heard[m], step.rows) for m in job.adapter.modalities]
         parts = []
@@ -238,12 +238,12 @@ def _told_apart(job: Job, discriminator: Discriminator) -> list[Result]:
     ]
 
 
-def _run(job: Job, batch: Batch, rates: Tensor) -> Live:
+def _run(job: Job, batch: Batch, rates: Tensor) -> TrainPass:
     """A run in which modalities are substituted at random, never all of an example."""
     if not bool(rates.any()):
         return job.adapter.run_live(batch)
     gone = drawn(rates, len(next(iter(batch.values()))))
-    with absent(job.adapter.model, {m: gone[:, i] for i, m in enumerate(job.adapter.modalities)}):
+    with substitute_missing(job.adapter.model, {m: gone[:, i] for i, m in enumerate(job.adapter.modalities)}):
         return job.adapter.run_live(batch)
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapters.base import Live
+from collapsekit.adapters.base import TrainPass
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError
 from collapsekit.registry import repair_method
@@ -119,7 +119,7 @@ def _distilling(job: Job, options: KdOptions, student: str, teachers: tuple[str,
         total: Tensor = options.weight * torch.stack(lost).sum()
         return total if head is None else total + job.task_loss(head(live.pooled[student].float()), step)
 
-    def outputs(live: Live) -> Tensor:
+    def outputs(live: TrainPass) -> Tensor:
         return live.outputs if head is None else head(live.pooled[student].float())
 
     return Stage(

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from collapsekit.adapters.inserts import Exchange, posts_of
+from collapsekit.adapters.inserts import ChannelExchange, posts_of
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError, NumericsError, did_you_mean
 from collapsekit.probes.geometry.spectrum import small_n
@@ -136,7 +136,7 @@ def records(
 # ---- what is inserted
 
 
-def _posts(job: Job) -> dict[str, Exchange]:
+def _posts(job: Job) -> dict[str, ChannelExchange]:
     return {m: post.insert for m, post in posts_of(job.adapter.model, "exchange").items()}  # type: ignore[misc]
 
 

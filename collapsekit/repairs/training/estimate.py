@@ -8,7 +8,7 @@ import time
 import torch
 from torch import nn
 
-from collapsekit.adapters.live.preserve import model_kept
+from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.config.options import Training
 from collapsekit.distributed.process_group import current
 from collapsekit.repairs.training.job import Job, Stage, Step, trainable_of
@@ -21,7 +21,7 @@ _MOMENTS = {"adamw": 2, "sgd": 1}
 _KEPT = 2  # snapshots of a run
 
 
-def reckon(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str]:
+def estimate_cost(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str]:
     """Sentences on the first stage of a method: weights trained and added, memory beside activations, time.
 
     ``own``: ids of the parameters the model had before the method began. Times one batch; the model is given back as it
@@ -68,7 +68,7 @@ def reckon_files(model: nn.Module, how: Training, runs: int) -> int:
 def _a_batch(stage: Stage, job: Job) -> float:
     """Median seconds of a forward and backward pass."""
     times = []
-    with model_kept(job.adapter.model):
+    with preserve_model(job.adapter.model):
         stage.module.train()
         for _ in range(_STEPS + 1):
             began = time.perf_counter()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.config.options import Training
 from collapsekit.context import Progress
 from collapsekit.distributed.process_group import current
@@ -65,9 +65,9 @@ def train(
     """
     curves = []
     parameters = sum(p.numel() for p in job.adapter.model.parameters())
-    with random_state_kept(), threads_for(6.0 * job.training.batch * parameters), current().in_touch():
+    with preserve_rng_state(), threads_for(6.0 * job.training.batch * parameters), current().in_touch():
         for number, stage in enumerate(stages):
-            shown = Curves(tensorboard if current().first else None, number, stage.name)
+            shown = Curves(tensorboard if current().is_main else None, number, stage.name)
             try:
                 curves.append(_Run(stage, number, job, method, kept, progress, shown).all())
             finally:
@@ -222,7 +222,7 @@ class _Run:
     def _held(self) -> float:
         seed_everything(_seed(self.job.seed, self.number, -1, 0))  # a model random in eval mode answers alike
         held = self.lay.held()
-        current().agree(held, "held-out losses")
+        current().assert_same(held, "held-out losses")
         return held
 
     def _all(self) -> tuple[dict[str, Tensor], dict[str, Tensor], _State]:
