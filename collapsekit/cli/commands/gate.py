@@ -72,7 +72,7 @@ def gate(
         if place is not None:
             check_file(place, f"--format {name}={place}:")
     file, settled = _settled(config)
-    against = criteria.baseline or (settled.resolve(settled.gate.baseline) if settled.gate.baseline else None)
+    against = criteria.baseline or (None if settled.gate.baseline is None else settled.resolve(settled.gate.baseline))
     limits = _limits(settled.gate, criteria)
     held = Baseline.load(against) if against is not None else None  # before minutes of diagnosis
     _check_kept(wanted, {"the report": subject, "the baseline": against, "the config": file})
