@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+NAME_LIMIT = 80
+TEXT_LIMIT = 4000
+# Control, format (bidi, zero-width, tags), surrogate, private use, line and paragraph separators.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+# What a CI log would run as a command: "::error::…" at a line's start, "##[…]" anywhere (GitHub Actions).
+_COMMAND = re.compile(r"(?<=:):|(?<=#)#(?=\[)")
 
 
 def quoted(text: str, most: int = 80) -> str:
@@ -30,3 +40,46 @@ def json_text(value: Any, *, default: Callable[[Any], Any] | None = None) -> str
 
 def _escape(char: str) -> str:
     return char if char.isprintable() else json.dumps(char)[1:-1].replace("\x7f", "\\u007f")
+
+
+def _visible(char: str) -> str:
+    point = ord(char)
+    hidden = unicodedata.category(char) in _HIDDEN or point & 0xFFFE == 0xFFFE or 0xFDD0 <= point <= 0xFDEF
+    if not hidden:
+        return char
+    if point < 0x100:
+        return f"\\x{point:02x}"
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+def clean(text: str, limit: int = NAME_LIMIT) -> str:
+    """``text`` with nothing in it that acts instead of being read, at most ``limit`` characters long.
+
+    Control characters (ANSI and OSC escapes, NUL, newlines), bidirectional and zero-width controls, lone
+    surrogates and CI log commands become visible escapes such as ``\\x1b``; what is too long ends in ``…``.
+    HTML, Markdown and other syntax is left to each sink's own escaping. Cleaning twice changes nothing more.
+    """
+    escaped = text[: limit + 1]  # bounds the work on a text of any length
+    if not escaped.isprintable():  # what str calls printable holds nothing of _HIDDEN
+        escaped = "".join(map(_visible, escaped))
+    escaped = _COMMAND.sub(lambda m: f"\\x{ord(m[0]):02x}", escaped)
+    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+
+
+def display_names(names: Iterable[str], limit: int = NAME_LIMIT) -> dict[str, str]:
+    """Each name's cleaned form, numbered where two names would otherwise look the same."""
+    every = list(dict.fromkeys(names))
+    return dict(zip(every, distinct_names(every, limit), strict=True))
+
+
+def distinct_names(names: Iterable[str], limit: int) -> Iterator[str]:
+    """The cleaned form of each, numbered where it was there before."""
+    used: set[str] = set()
+    last: Counter[str] = Counter()
+    for name in names:
+        base = candidate = clean(name, limit)
+        while candidate in used:
+            last[base] += 1
+            candidate = f"{base} ({last[base] + 1})"
+        used.add(candidate)
+        yield candidate

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from collapsekit.render.canvas import COLUMN, DASHES, INK, MARKERS, MUTED, SERIES, panels, short_labels, theme
-from collapsekit.render.sanitize import cleaned, modality_names
+from collapsekit.render.cleaning import cleaned
+from collapsekit.render.figures.style import COLUMN, DASHES, INK, MARKERS, MUTED, SERIES, panels, short_labels, theme
 from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.names import modality_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

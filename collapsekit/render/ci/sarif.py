@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from collapsekit.io.safe_text import json_text
-from collapsekit.render.sanitize import cleaned_gate
+from collapsekit.render.cleaning import cleaned_gate
 from collapsekit.report.gate import GateCheck, GateReport
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -32,7 +32,7 @@ _RULES = {
 _LEVELS = {"failed": "error", "inconclusive": "warning"}
 
 
-def render(report: GateReport) -> str:
+def write(report: GateReport) -> str:
     """A run with a result for each check that failed (error) or decided nothing (warning); what passed is no finding.
     Where nothing was checked, the tool's notification says so. The same check has the same fingerprint in each run."""
     report = cleaned_gate(report)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collapsekit.render.gate_clean import short, worst_first
-from collapsekit.render.gate_markdown import lines
-from collapsekit.render.sanitize import cleaned_gate
+from collapsekit.io.safe_text import clean
+from collapsekit.render import write as write_document
+from collapsekit.render.cleaning import cleaned_gate
+from collapsekit.render.views.gate import worst_first
 from collapsekit.report.gate import GateReport
 
 MOST = 10  # annotations of a kind that GitHub keeps of a step
 _COMMANDS = {"failed": "error", "inconclusive": "warning"}
 
 
-def render(report: GateReport) -> str:
+def write(report: GateReport) -> str:
     """Workflow commands: an error for each failed check, a warning for each that decided nothing, at most MOST of each, the
     last of which says how many are left out; and a notice of the outcome, a warning where nothing was checked."""
     report = cleaned_gate(report)
@@ -19,7 +20,7 @@ def render(report: GateReport) -> str:
     for state, command in _COMMANDS.items():
         found = [c for c in worst_first(report) if c.state == state]
         shown = found if len(found) <= MOST else found[: MOST - 1]
-        out += [_command(command, f"gate {state}: {short(c.name)}", c.sentence) for c in shown]
+        out += [_command(command, f"gate {state}: {clean(c.name)}", c.sentence) for c in shown]
         if len(found) > len(shown):
             rest = f"{len(found) - len(shown)} more checks {state}: see the step summary or --format json."
             out.append(_command(command, f"gate {state}", rest))
@@ -31,7 +32,7 @@ def step_summary(report: GateReport, most: int = 1 << 20) -> str:
     """The Markdown of the gate in at most ``most`` bytes of UTF-8, cut at the end of a line, which is then said."""
     left_out = "\n\nThe rest is left out, as it is longer than a summary may be: see --format json.\n"
     room, kept = most - len(left_out.encode()), []
-    every = list(lines(cleaned_gate(report)))
+    every = write_document(report, "markdown").removesuffix("\n").split("\n")
     size = sum(len(line.encode("utf-8", "backslashreplace")) + 1 for line in every)
     if size <= most:
         return "\n".join(every) + "\n"

@@ -1,20 +1,16 @@
-"""Three reports side by side: which numbers and curves may be compared, and which of two numbers is the better one.
-
-All functions take a report that :func:`collapsekit.render.sanitize.cleaned_repair` has been through.
-"""
+"""A repair's three reports side by side: which numbers and curves may be compared, and which of two is the better one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from collapsekit.render.sanitize import modality_names
-from collapsekit.render.tables import TITLES, Estimate, label, short_name
 from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.names import label, modality_names, whole_label
 from collapsekit.report.repair import RepairReport
 
+Estimate = tuple[float, tuple[float, float] | None]
 # Where it is known which way is better: 1 higher, -1 lower. Of all other numbers only the difference is shown: a
 # model that ignores a modality is proof against noise in it, and a gain in rank is no gain in the task.
 DIRECTIONS = (
@@ -86,7 +82,7 @@ def judge(new: Estimate | None, old: Estimate | None, direction: int) -> Judgeme
 
 
 @dataclass(frozen=True)
-class Compared:
+class Pair:
     """One result in ``before`` and ``after``, and in ``control`` where that has it with the same definition."""
 
     before: Result
@@ -101,14 +97,14 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What can be compared, by probe in the order of ``TITLES``, and what was left out with the reason."""
+class RepairDelta:
+    """What can be compared, by probe, and what was left out with the reason."""
 
-    values: dict[str, tuple[Compared, ...]]
-    curves: dict[str, tuple[Compared, ...]]
+    values: dict[str, tuple[Pair, ...]]
+    curves: dict[str, tuple[Pair, ...]]
     left: dict[str, tuple[str, ...]]  # reason -> whole names of results
 
-    def pairs(self) -> list[Compared]:
+    def pairs(self) -> list[Pair]:
         """Each pair once, whether it has a value, a curve or both."""
         found = [p for part in (self.values, self.curves) for pairs in part.values() for p in pairs]
         return list({id(p): p for p in found}.values())
@@ -121,13 +117,13 @@ def direction(result: Result, repaired: tuple[str, ...]) -> int:
     return next((way for pattern, way in DIRECTIONS if fnmatchcase(result.name, pattern)), 0)
 
 
-def compare(report: RepairReport) -> Comparison:
+def repair_delta(report: RepairReport) -> RepairDelta:
     """Every result of the three reports: side by side, or left out with the reason."""
     before, after = _keyed(report.before), _keyed(report.after)
     control = _keyed(report.control) if report.control is not None else {}
     left: dict[str, list[str]] = {}
-    values: dict[str, list[Compared]] = {}
-    curves: dict[str, list[Compared]] = {}
+    values: dict[str, list[Pair]] = {}
+    curves: dict[str, list[Pair]] = {}
     for key in _ordered(report, {**before, **after, **control}):
         old, new, plain = before.get(key), after.get(key), control.get(key)
         reason = _apart(old, new)
@@ -139,7 +135,7 @@ def compare(report: RepairReport) -> Comparison:
             if without is not None:
                 left.setdefault(f"plain fine-tuning only: {without}", []).append(whole_label(old))
                 plain = None
-        pair = Compared(old, new, plain, _numbers(report, old, new, plain))
+        pair = Pair(old, new, plain, _numbers(report, old, new, plain))
         if old.value is not None and new.value is not None:
             values.setdefault(old.probe, []).append(pair)
         if old.curve is not None and new.curve is not None and old.probe in CURVES:
@@ -147,9 +143,9 @@ def compare(report: RepairReport) -> Comparison:
                 curves.setdefault(old.probe, []).append(pair)
             else:
                 left.setdefault("its curves have no point in common", []).append(whole_label(old))
-    return Comparison(
-        {p: tuple(values[p]) for p in _probes(values)},
-        {p: tuple(curves[p]) for p in _probes(curves)},
+    return RepairDelta(
+        {probe: tuple(pairs) for probe, pairs in values.items()},
+        {probe: tuple(pairs) for probe, pairs in curves.items()},
         {reason: tuple(names) for reason, names in left.items()},
     )
 
@@ -163,11 +159,6 @@ def _numbers(report: RepairReport, old: Result, new: Result, plain: Result | Non
 def estimate(result: Result | None) -> Estimate | None:
     """Value and interval, None where there is no value."""
     return None if result is None or result.value is None else (result.value, result.interval)
-
-
-def whole_label(result: Result | None) -> str:
-    """The label with the whole name: ``similarity.cka of image versus audio``."""
-    return "" if result is None else result.name + label(result).removeprefix(short_name(result))
 
 
 def scores(report: RepairReport) -> dict[str, Numbers]:
@@ -207,11 +198,6 @@ def _ordered(report: RepairReport, keys: dict[Key, Result]) -> list[Key]:
     names = {name: i for i, name in enumerate(dict.fromkeys(k[0] for k in keys))}
     ranks: dict[str | None, int] = {m: i for i, m in enumerate(modality_names(report.before))}
     return sorted(keys, key=lambda k: (names[k[0]], ranks.get(k[1], len(ranks)), ranks.get(k[2], len(ranks))))
-
-
-def _probes(found: dict[str, list[Compared]]) -> Iterator[str]:
-    yield from (p for p in TITLES if p in found)
-    yield from (p for p in found if p not in TITLES)
 
 
 def _apart(old: Result | None, new: Result | None, when: tuple[str, str] = ("before", "after")) -> str | None:

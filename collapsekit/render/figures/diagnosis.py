@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import write_atomic
-from collapsekit.render.canvas import (
+from collapsekit.render.cleaning import cleaned
+from collapsekit.render.figures.marks import bar_figure, bars, legend, line, line_legend, palette_index
+from collapsekit.render.figures.style import (
     DASHES,
     INK,
     MARKERS,
@@ -28,10 +30,9 @@ from collapsekit.render.canvas import (
     short_labels,
     theme,
 )
-from collapsekit.render.marks import bar_figure, bars, legend, line, line_legend, palette_index
 from collapsekit.render.numbers import fmt
-from collapsekit.render.sanitize import cleaned, modality_names
 from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.names import modality_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from collapsekit.render.sanitize import cleaned_gate
+from collapsekit.render.cleaning import cleaned_gate
 from collapsekit.report.gate import GateReport
 
 
-def render(report: GateReport) -> str:
+def write(report: GateReport) -> str:
     """One suite, a test case a check: failed ones as ``failure``, those that decided nothing as ``error``, as a skipped one
     would count as green. Without checks, one error: nothing was evaluated."""
     report = cleaned_gate(report)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from collapsekit.render.canvas import DASHES, MARKERS, MUTED, SERIES, panels, short_labels, theme
-from collapsekit.render.marks import line, line_legend
-from collapsekit.render.repair_compare import Compared, Comparison
+from collapsekit.comparison.delta import Pair, RepairDelta
+from collapsekit.render.figures.marks import line, line_legend
+from collapsekit.render.figures.style import DASHES, MARKERS, MUTED, SERIES, panels, short_labels, theme
 from collapsekit.report.diagnosis import Result
 from collapsekit.report.repair import LossCurve, RepairReport
 
@@ -30,12 +30,12 @@ _DRAWN = {
 }
 
 
-def figures(report: RepairReport, comparison: Comparison) -> Iterator[tuple[str, str, Result | None, Draw]]:
+def figures(report: RepairReport, delta: RepairDelta) -> Iterator[tuple[str, str, Result | None, Draw]]:
     """Name, title, the result that explains it, and ``draw(wide)`` of each figure there are numbers for."""
     losses = [c for c in report.losses if c.held and all(abs(v) <= _LARGEST for v in (*c.held, *_training(c)))]
     if losses:
         yield "losses", "Losses of each stage", None, lambda wide: _losses(losses[:_MOST_PANELS], wide)
-    pairs = [p for found in comparison.curves.values() for p in found if _drawable(p)]
+    pairs = [p for found in delta.curves.values() for p in found if _drawable(p)]
     pairs.sort(key=lambda p: p.before.modality not in report.repaired)
     for name, title in _DRAWN.items():
         own = [p for p in pairs if _family(p.before.name) == name and p.before.versus in (None, p.before.modality)]
@@ -43,7 +43,7 @@ def figures(report: RepairReport, comparison: Comparison) -> Iterator[tuple[str,
             yield name.replace(".", "-"), title, own[0].before, _later(own[:_MOST_PANELS], report.control is not None)
 
 
-def _later(pairs: Sequence[Compared], control: bool) -> Draw:
+def _later(pairs: Sequence[Pair], control: bool) -> Draw:
     return lambda wide: _curves(pairs, control, wide)
 
 
@@ -51,7 +51,7 @@ def _family(name: str) -> str:
     return "missing.rates" if name.startswith("missing.rates.") else name
 
 
-def _drawable(pair: Compared) -> bool:
+def _drawable(pair: Pair) -> bool:
     for r in (pair.before, pair.after, pair.control):
         if r is not None and r.curve is not None:
             c = r.curve
@@ -88,7 +88,7 @@ def _losses(curves: Sequence[LossCurve], wide: bool) -> Figure:
     return fig
 
 
-def _curves(pairs: Sequence[Compared], control: bool, wide: bool) -> Figure:
+def _curves(pairs: Sequence[Pair], control: bool, wide: bool) -> Figure:
     with theme():
         fig, axes = panels(len(pairs), wide=wide, height=1.7)
         titles = [p.before.modality or p.before.name.rpartition(".")[2] for p in pairs]
@@ -101,7 +101,7 @@ def _curves(pairs: Sequence[Compared], control: bool, wide: bool) -> Figure:
     return fig
 
 
-def _panel(ax: Axes, pair: Compared) -> None:
+def _panel(ax: Axes, pair: Pair) -> None:
     for i, result in enumerate((pair.before, pair.after, pair.control)):
         if result is not None:
             line(ax, result, i)

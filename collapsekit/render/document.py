@@ -1,0 +1,292 @@
+"""What a report says, as headings, sentences, tables and figures without any markup. A view makes a document of a report,
+a writer prints it: neither knows the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+
+class Detail(IntEnum):
+    """How much room the reader has; a writer names its own, and views leave out what does not fit."""
+
+    GLANCE = 1  # a screen: what matters, in plain letters
+    SUMMARY = 2  # a comment on a pull request: all numbers, definitions folded
+    FULL = 3  # a page of its own: figures and every point of a curve
+
+
+MARKS = {
+    "collapsed": "✗",
+    "underused": "◐",
+    "inconclusive": "?",
+    "uninformative": "○",
+    "used": "✓",
+    "healthy": "✓",
+    "passed": "✓",
+    "failed": "✗",
+    "accepted": "✓",
+    "rejected": "✗",
+}
+_WORDS = {
+    "bad": ("collapsed", "failed", "rejected", "worse"),
+    "warn": ("underused",),
+    "open": ("inconclusive",),
+    "calm": ("uninformative",),
+    "good": ("used", "healthy", "passed", "accepted", "better"),
+}
+TONES = {word: tone for tone, words in _WORDS.items() for word in words}
+"""The tone of each kind of run that has one: bad, warn, open, calm or good."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A piece of a line. ``kind`` is text, name (of a result, a file, a setting), label (a name in running text), command,
+    strong, quiet, interval, on or off (of what a subset holds), or a word of ``TONES``."""
+
+    text: str
+    kind: str = "text"
+    mark: str = ""  # a sign before it that says the same
+    to: str = ""  # the term that explains it
+
+
+Line = tuple[Run, ...]
+
+
+def line(*parts: str | Run) -> Line:
+    """Strings as plain runs, empty ones left out."""
+    return tuple(Run(p) if isinstance(p, str) else p for p in parts if p)
+
+
+def state(word: str, text: str = "") -> Run:
+    """A verdict or an outcome, with its mark and tone."""
+    return Run(text or word, word, MARKS[word])
+
+
+def plain(runs: Line) -> str:
+    """The text of a line."""
+    return "".join(f"{r.mark} {r.text}".strip() if r.mark else r.text for r in runs)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a field of a table, and the interval or remark that goes with it."""
+
+    runs: Line = ()
+    aside: Line = ()
+    marks: str = ""  # signs behind it that the table's legend explains
+    short: str = ""  # the same in signs only, for where there is no room
+    bar: float | None = None  # its size as a part of the largest one
+    span: int = 1  # columns it takes
+
+
+def cell(text: str, kind: str = "text", aside: str = "") -> Cell:
+    """A cell of one run, with a quiet remark."""
+    return Cell(line(Run(text, kind)) if text else (), line(Run(aside, "quiet")) if aside else ())
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column. Numbers are aligned at the right; a state is not broken over lines."""
+
+    head: Run
+    kind: Literal["text", "number", "mark", "state"] = "text"
+    aside: Line = ()
+    about: str = ""  # what its numbers mean
+    spare: bool = False  # may be left out where there is no room
+    width: int = 0  # of its longest number, where tables below one another are to line up
+
+
+def columns(*heads: str) -> tuple[Column, ...]:
+    """Columns with heads of our own words; one that starts with ``>`` is over numbers."""
+    return tuple(Column(Run(h.removeprefix(">")), "number" if h.startswith(">") else "text") for h in heads)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table. ``group`` heads it and those below it of the same group."""
+
+    cells: tuple[Cell, ...]
+    group: Cell | None = None
+
+
+@dataclass(frozen=True)
+class Legend:
+    """A sentence on the signs in a table: of all of them, of intervals, or of what is shown in short."""
+
+    text: str
+    of: Literal["all", "asides", "short"] = "all"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under heads; as many cells a row as columns, but for those that span several."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    about: str = ""
+    legend: tuple[Legend, ...] = ()
+    counted: str = ""  # what a row is one of, where many are folded
+    folded: bool = False  # closed until it is asked for
+    # Where there is no room: fit puts asides below numbers; long then writes a line a number; stack has asides below
+    # always; split then shortens cells, and makes several tables.
+    layout: Literal["fit", "long", "stack", "split"] = "fit"
+    labels: tuple[int, int] = (24, 24)  # columns that a row's name may take, with room and without
+
+    def meaning(self, shown: tuple[Column, ...] | None = None) -> str:
+        """What the numbers of the columns mean, in one line."""
+        parts = [f"{c.head.text}: {c.about}" for c in (self.columns if shown is None else shown) if c.about]
+        return "; ".join([self.about] * bool(self.about) + parts)
+
+
+def table(title: str, heads: tuple[Column, ...], rows: Sequence[tuple[Cell, ...]], about: str = "") -> Table:
+    """A table without groups."""
+    return Table(title, heads, tuple(map(Row, rows)), about)
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Sentences. A lead opens a section, a note is by the way, an inset goes with what is before it."""
+
+    runs: Line
+    kind: Literal["text", "lead", "note", "inset"] = "text"
+
+
+def sentence(text: str, kind: Literal["text", "lead", "note", "inset"] = "text") -> Paragraph:
+    """A paragraph of plain text."""
+    return Paragraph(line(text), kind)
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list. An item may have a mark of its own before it."""
+
+    lines: tuple[Line, ...]
+    marks: tuple[Run, ...] = ()
+    kind: Literal["text", "note"] = "text"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is so: (what, how it is)."""
+
+    items: tuple[tuple[Line, Line], ...]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A name, its definition and where that is from; ``name`` is what runs point to."""
+
+    runs: Line
+    text: Line
+    source: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Definitions, under a small heading where they have one."""
+
+    items: tuple[Term, ...]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A command line, as it is."""
+
+    text: str
+    title: str = "Command line"
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A number and its interval on a scale from 0 to 1, whose ends have names."""
+
+    text: str
+    value: float
+    interval: tuple[float, float] | None
+    kind: str
+    ends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its caption; ``narrow`` is the same in one column, where that differs."""
+
+    name: str
+    title: str
+    about: str
+    source: str
+    wide: Drawing
+    narrow: Drawing | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Figures, and tables that are read like figures, beside one another."""
+
+    items: tuple[Figure | Table, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is said of one modality, with the colour of ``kind``."""
+
+    title: Run
+    kind: str
+    blocks: tuple[Block, ...]
+    state: Run | None = None
+
+
+@dataclass(frozen=True)
+class Cards:
+    """One card a modality."""
+
+    items: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is read only by who asks for it."""
+
+    title: Line
+    blocks: tuple[Block, ...]
+
+
+Block = Paragraph | Items | Facts | Terms | Code | Meter | Table | Figure | Gallery | Cards | Details
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading; without a title, apart from what is before."""
+
+    title: Line
+    blocks: tuple[Block, ...]
+    name: str = ""  # one word for it, where the head of the page leads there
+
+
+def section(title: str, *blocks: Block, name: str = "") -> Section:
+    """A section whose heading is our own words."""
+    return Section(line(title), blocks, name)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report: what came out, of what, and what it rests on."""
+
+    subject: str  # what kind of report it is
+    title: str
+    outcome: Run | None = None
+    page: str = ""  # names it among other pages
+    about: tuple[Line, ...] = ()
+    facts: Facts = Facts(())
+    warnings: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    sections: tuple[Section, ...] = ()
+    ends: tuple[Line, ...] = ()

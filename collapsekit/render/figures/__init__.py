@@ -1,0 +1,1 @@
+"""Drawings of what reports hold: for pages, and for papers."""

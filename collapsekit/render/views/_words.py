@@ -1,0 +1,74 @@
+"""Words that several views share: numbers in cells, letters for long names, settings in lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.cells import cell_len
+
+from collapsekit.render.document import Cell, Line, Row, Run, Table, cell, columns, line
+from collapsekit.render.numbers import fmt, fmt_interval
+
+Interval = tuple[float, float] | None
+Estimate = tuple[float, Interval]
+
+
+def number(value: float | None, interval: Interval = None) -> Cell:
+    """A number and its interval."""
+    return Cell(line(fmt(value)), _ends(interval))
+
+
+def strong_number(value: float | None, interval: Interval = None) -> Line:
+    """A number that stands out in a line, and its interval."""
+    ends = _ends(interval)
+    return (Run(fmt(value), "strong"), *[Run(" ")] * len(ends), *ends)
+
+
+def _ends(interval: Interval) -> Line:
+    return (Run(fmt_interval(interval), "interval"),) if interval is not None else ()
+
+
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """The first of them, and how many there are more."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def letter(index: int) -> str:
+    """A, B, … for the first 26, then m27, m28, …"""
+    return chr(ord("A") + index) if index < 26 else f"m{index + 1}"
+
+
+def letters(names: Sequence[str], limit: int) -> dict[str, str] | None:
+    """A letter for each of the names where one is wider than ``limit``, else None."""
+    return {n: letter(i) for i, n in enumerate(names)} if any(cell_len(n) > limit for n in names) else None
+
+
+def flatten(mapping: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted key, JSON text) lines."""
+    lines: list[tuple[str, str]] = []
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            lines += flatten(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            lines.append((f"{prefix}{key}", text))
+    return lines
+
+
+def names_table(title: str, heads: tuple[str, str], lines: Iterable[tuple[str, str]], counted: str = "") -> Table:
+    """Names beside names: settings and their values; folded where it is said what they are ``counted`` as."""
+    rows = tuple(Row((cell(key, "name"), cell(value, "name"))) for key, value in lines)
+    return Table(title, columns(*heads), rows, counted=counted, folded=bool(counted))
+
+
+def thinned(count: int, most: int) -> list[int]:
+    """The places of at most ``most`` of ``count`` points, evenly spread, both ends among them."""
+    return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def p_value(p: float | None) -> str:
+    """A p-value; of the smallest ones only that they are small."""
+    return "<0.0001" if p is not None and p < 1e-4 else fmt(p)

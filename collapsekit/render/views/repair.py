@@ -1,0 +1,338 @@
+"""What a repair says: the decision first, then what it rests on, beside plain fine-tuning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from collapsekit.comparison.delta import Judgement, Pair, RepairDelta, repair_delta, unlike
+from collapsekit.render.cleaning import cleaned_repair, renamed_repair
+from collapsekit.render.document import (
+    Block,
+    Card,
+    Cards,
+    Detail,
+    Details,
+    Document,
+    Facts,
+    Figure,
+    Gallery,
+    Items,
+    Meter,
+    Paragraph,
+    Run,
+    Section,
+    Table,
+    Term,
+    Terms,
+    line,
+    plain,
+    section,
+    sentence,
+    state,
+)
+from collapsekit.render.headings import heading, headings
+from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
+from collapsekit.render.views import _repair_tables as tables
+from collapsekit.render.views._words import letters, some
+from collapsekit.report.diagnosis import ModalityVerdict, Report
+from collapsekit.report.names import repair_names, whole_label
+from collapsekit.report.repair import Check, LossCurve, RepairReport
+
+_NAME_WIDTH = 16  # at a glance, modalities with longer names are called A, B, … after the headline
+_PROBES = ("missing", "noise")  # whose numbers are shown at a glance
+_NO_CONTROL = "No plain fine-tuning was run beside it: what more training alone would have done is not known."
+_CHANGE = "hange: after minus before; better or worse only where it is known which way is better"
+
+
+def view(report: RepairReport, detail: Detail) -> Document:
+    """The report as a document. At a glance: scores, what is missing, noise; else all numbers; in full: figures."""
+    report = cleaned_repair(report)
+    keys = letters(repair_names(report), _NAME_WIDTH) if detail is Detail.GLANCE else None
+    if keys is not None:
+        report = renamed_repair(report, keys)
+    found = repair_delta(report)
+    delta = replace(found, values=_ordered(found.values), curves=_ordered(found.curves))
+    decision = "accepted" if report.accepted else "rejected"
+    judged = Items(tuple(map(line, [*standing(report, delta), *_cautions(report)])))
+    names = Items(tuple(line(f"= {name}") for name in keys), tuple(Run(k) for k in keys.values())) if keys else None
+    parts = {Detail.GLANCE: _glance, Detail.SUMMARY: _summary, Detail.FULL: _full}
+    return Document(
+        subject="Modality collapse repair",
+        title=report.summary,
+        outcome=state(decision),
+        page=f"{decision}: repair of {report.base}",
+        about=(line(_about(report)), line(_measured(report))),
+        facts=_facts(report),
+        blocks=() if detail is Detail.FULL else (*([names] if names is not None else []), judged),
+        sections=tuple(parts[detail](report, delta, judged)),
+        ends=tuple(map(line, _ends(report, delta, detail))),
+    )
+
+
+def _weights(report: RepairReport) -> str:
+    if not report.exported:
+        return "not written"
+    return "written" if report.accepted else "written all the same"
+
+
+def _about(report: RepairReport) -> str:
+    weights = f"weights {_weights(report)}" if report.exported else "no weights written"
+    return f"{report.base} · {' → '.join(report.method)} · repaired for {', '.join(report.repaired)} · {weights}"
+
+
+def _measured(report: RepairReport) -> str:
+    s = report.after.subject
+    return f"{s.task}, {s.metric} · {s.split} split, {s.examples} examples, seed {s.seed}"
+
+
+def _facts(report: RepairReport) -> Facts:
+    facts = {
+        "Checkpoint": report.base,
+        "Method": " → ".join(report.method),
+        "Repaired for": ", ".join(report.repaired),
+        "Weights": _weights(report),
+        "Measured on": _measured(report),
+    }
+    return Facts(tuple((line(what), line(how)) for what, how in facts.items()))
+
+
+def _ends(report: RepairReport, delta: RepairDelta, detail: Detail) -> list[str]:
+    made = f"Made by collapsekit {report.collapsekit}"
+    if detail is not Detail.GLANCE:
+        return [f"{made}." if detail is Detail.SUMMARY else f"{made}, report schema {report.schema_version}."]
+    count = sum(map(len, delta.left.values()))
+    left = f"{count} results were not compared; the HTML and Markdown reports say which and why."
+    more = f"{made}. All numbers, curves, definitions, sources and settings: HTML or JSON report."
+    return [*[left] * bool(count), f"base sha256 {report.base_sha256}", more]
+
+
+def _cautions(report: RepairReport) -> list[str]:
+    """What keeps the numbers from being read as they stand."""
+    found = [_NO_CONTROL] if report.control is None else []
+    if not report.checks:
+        found.append("No condition of acceptance was checked.")
+    others = {"After": (report.before, report.after)}
+    if report.control is not None:
+        others["Control"] = (report.after, report.control)
+    for who, (one, other) in others.items():
+        fields = unlike(one, other)
+        if fields:
+            ends = "; ".join(f"{f}: {_field(other, f)} against {_field(one, f)}" for f in fields)
+            found.append(f"{who} was not measured as the other was, so nothing is judged between them ({ends}).")
+    return found
+
+
+def _field(report: Report, name: str) -> str:
+    value = getattr(report.subject, name)
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def standing(report: RepairReport, delta: RepairDelta) -> list[str]:
+    """Wins and losses in words: scores, metric and loss by name, then all that can be judged by count, and what is
+    worse by name too."""
+    pairs = [pair for found in delta.values.values() for pair in found]
+    lines = []
+    for who, attribute in (("before", "than_before"), ("plain fine-tuning", "than_control")):
+        if who != "before" and report.control is None:
+            continue
+        named = [(row.label, getattr(row.numbers, attribute)) for row in tables.key_rows(report, delta)]
+        judged = [(whole_label(p.before), getattr(p.numbers, attribute)) for p in pairs]
+        lines.append(f"Against {who}: {_sorted_out(named)}.{_counted([(n, j) for n, j in judged if j is not None])}")
+    return lines
+
+
+def _counted(judged: Sequence[tuple[str, Judgement]]) -> str:
+    if not judged:
+        return ""
+    counts = Counter(j.word for _, j in judged)
+    worse = [name for name, j in judged if j.word == "worse"]
+    named = f" ({some(worse, 6)})" if worse else ""
+    text = f" Of {len(judged)} numbers that can be judged, {counts['better']} better, {counts['worse']} worse{named}, "
+    unclear = sum(j.overlap for _, j in judged)
+    return f"{text}{counts['the same']} the same" + (f"; intervals overlap in {unclear} of them." if unclear else ".")
+
+
+def _sorted_out(named: Sequence[tuple[str, Judgement | None]]) -> str:
+    groups: dict[str, list[str]] = {"better in": [], "worse in": [], "the same in": [], "no clear difference in": []}
+    unknown = []
+    for name, judgement in named:
+        if judgement is None:
+            unknown.append(name)
+        else:
+            groups["no clear difference in" if judgement.overlap else f"{judgement.word} in"].append(name)
+    groups["not known for"] = unknown
+    return "; ".join(f"{how} {', '.join(names)}" for how, names in groups.items() if names) or "nothing to judge"
+
+
+def _ordered(found: dict[str, tuple[Pair, ...]]) -> dict[str, tuple[Pair, ...]]:
+    """By probe, in the order in which probes are shown."""
+    return {h.probe: found[h.probe] for h in headings(found)}
+
+
+def _verdict_note(report: RepairReport) -> str:
+    control = f" {tables.CONTROL}" if report.control is not None else ""
+    return f"Each score with its interval: 0 = fully used, 1 = fully ignored.{control}"
+
+
+def _split_note(report: RepairReport) -> str:
+    return f"Measured on the validation split; all other numbers are from the {report.after.subject.split} split."
+
+
+_LOSSES = "Held-out loss before training, at its lowest, at the end, and of the epoch whose weights were kept."
+
+
+def _glance(report: RepairReport, delta: RepairDelta, judged: Items) -> Iterator[Section]:
+    del judged
+    yield section("Verdicts", tables.verdict_table(report), sentence(_verdict_note(report), "note"))
+    if report.checks:
+        marks = tuple(tables.passed(c) for c in report.checks)
+        yield section(
+            "Acceptance, on the validation split", Items(tuple(line(c.sentence) for c in report.checks), marks)
+        )
+    yield from _short_numbers(report, delta)
+    if report.losses:
+        yield section("Losses", Items(tuple(line(_loss(c)) for c in report.losses)))
+    for _, found in tables.noted_tables(report):
+        rows = [[f"{plain(c.runs)} {plain(c.aside)}".strip() for c in row.cells[1:] if c.runs] for row in found.rows]
+        names = [plain(row.cells[0].runs) for row in found.rows]
+        yield section(found.title, Items(tuple(line(f"{n}: {', '.join(r)}") for n, r in zip(names, rows, strict=True))))
+
+
+def _short_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[Section]:
+    groups = {"The numbers that matter": tables.key_rows(report, delta)}
+    for probe in _PROBES:
+        pairs = [p for p in delta.values.get(probe, ()) if "_loss" not in p.before.name]
+        groups[heading(probe).title] = tables.result_rows(pairs)
+    every = [row.numbers for rows in groups.values() for row in rows]
+    judged = any(n.than_control is not None for n in every)
+    overlap = any(j is not None and j.overlap for n in every for j in (n.than_before, n.than_control))
+    note = sentence(f"c{_CHANGE}{'; ~: the intervals overlap' if overlap else ''}.", "note")
+    last = [title for title, rows in groups.items() if rows][-1:]
+    for title, rows in groups.items():
+        if rows:
+            found = tables.number_table(report, title, rows, judged, Detail.GLANCE)
+            yield section(title, found, *[note] * (title in last))
+
+
+def _loss(curve: LossCurve) -> str:
+    if not curve.held:
+        return f"{curve.method}, {curve.stage}: no epoch"
+    first, best, last = fmt(curve.held[0]), fmt(min(curve.held)), fmt(curve.held[-1])
+    ends = f"kept {tables.kept_epoch(curve)}" + (f"; {curve.note}" if curve.note else "")
+    return f"{curve.method}, {curve.stage}: held-out loss {first}, best {best}, last {last}; {ends}"
+
+
+def _summary(report: RepairReport, delta: RepairDelta, judged: Items) -> Iterator[Section]:
+    del judged
+    found = [
+        (_verdict_note(report), tables.verdict_table(report)),
+        (_split_note(report), tables.checks_table(report)),
+        (f"C{_CHANGE}.", _key_table(report, delta)),
+        (_LOSSES, tables.loss_table(report)),
+        *tables.noted_tables(report),
+        *(("", t) for t in _probe_tables(report, delta)),
+    ]
+    yield from (_tabled(about, t) for about, t in found if t.rows)
+    blocks: list[Block] = []
+    for about, t in _curve_tables(report, delta):
+        blocks += [Paragraph((Run(t.title, "strong"), Run(f": {about}"))), t]
+    yield from [Section(line("Curves"), tuple(blocks))] if blocks else []
+    note, left, *rest = _rest(report, delta)
+    yield from (_tabled("", t) for t in (note, left, *rest) if t.rows)
+
+
+def _tabled(about: str, found: Table) -> Section:
+    return section(found.title, *[sentence(about, "lead")] * bool(about), found)
+
+
+def _key_table(report: RepairReport, delta: RepairDelta) -> Table:
+    rows = tables.key_rows(report, delta)
+    return tables.number_table(report, "The numbers that matter", rows, True, Detail.FULL)
+
+
+def _probe_tables(report: RepairReport, delta: RepairDelta) -> Iterator[Table]:
+    """Every number in both reports, a table a probe."""
+    for probe, pairs in delta.values.items():
+        rows = tables.result_rows(pairs)
+        yield tables.number_table(report, heading(probe).title, rows, True, Detail.FULL)
+
+
+def _curve_tables(report: RepairReport, delta: RepairDelta) -> list[tuple[str, Table]]:
+    """Every curve in both reports, with what is drawn over what."""
+    control, found = report.control is not None, delta.curves
+    return [tables.curve_table(pair, probe, control) for probe, pairs in found.items() for pair in pairs]
+
+
+def _rest(report: RepairReport, delta: RepairDelta) -> list[Table]:
+    end = [tables.definition_table(report, delta), tables.settings_table(report)]
+    return [tables.note_table(delta), tables.left_table(delta), *end]
+
+
+def _full(report: RepairReport, delta: RepairDelta, judged: Items) -> Iterator[Section]:
+    key, change = _key_table(report, delta), f"C{_CHANGE}."
+    numbers = (sentence(change, "note"), key) if key.rows else ()
+    yield section("Beside what it is judged by", judged, *numbers)
+    conditions = Terms(tuple(map(_condition, report.checks)))
+    yield section("Acceptance", sentence(_split_note(report), "lead"), conditions)
+    control = tables.CONTROL if report.control is not None else ""
+    scale = f"The scale runs from fully used to fully ignored, with the interval shaded. {control}".strip()
+    yield section("Verdicts", sentence(scale, "lead"), Cards(tuple(_cards(report))), name="verdicts")
+    drawn = list(_figures(report, delta))
+    losses = tuple(f for f in drawn if f.name == "losses")
+    if report.losses:
+        gallery = [Gallery(losses)] if losses else []
+        yield section("Training", sentence(_LOSSES, "lead"), *gallery, tables.loss_table(report))
+    yield from (_tabled(about, found) for about, found in tables.noted_tables(report))
+    others = tuple(f for f in drawn if f.name != "losses")
+    yield from [section("Curves", Gallery(others))] if others else []
+    every = sentence(f"Every number measured both before and after. {change}", "lead")
+    yield section("All numbers", every, *_all_numbers(report, delta))
+
+
+def _all_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[Details]:
+    yield from (_details(found) for found in _probe_tables(report, delta))
+    curves = _curve_tables(report, delta)
+    if curves:
+        parts = [Details((Run(t.title, "name"), Run(" "), Run(about, "quiet")), (t,)) for about, t in curves]
+        yield Details((Run("Curves", "strong"), Run(" "), Run(str(len(curves)), "quiet")), tuple(parts))
+    note, left, *rest = _rest(report, delta)
+    yield from (_details(found) for found in (left, note, *rest) if found.rows)
+
+
+def _details(found: Table) -> Details:
+    return Details((Run(found.title, "strong"),), (found,))
+
+
+def _condition(c: Check) -> Term:
+    numbers = f"Before {fmt(c.before)}, after {fmt(c.after)}, difference {tables.signed(c.difference)}"
+    text = (Run(c.name, "name"), Run(f": {c.definition}. {numbers} {fmt_interval(c.interval)}".rstrip()))
+    return Term((tables.passed(c), Run(f" {c.sentence}")), text)
+
+
+def _cards(report: RepairReport) -> Iterator[Card]:
+    reports = tables.reports_of(report)
+    for m in dict.fromkeys(m for r in reports.values() for m in r.modalities):
+        blocks = [b for when, r in reports.items() if m in r.modalities for b in _verdict(when, r.modalities[m])]
+        after = report.after.modalities[m].verdict if m in report.after.modalities else ""
+        yield Card(Run(m, "label"), after, tuple(blocks), Run("repaired") if m in report.repaired else None)
+
+
+def _verdict(when: str, v: ModalityVerdict) -> Iterator[Block]:
+    yield Paragraph((Run(when.capitalize()), Run(" "), state(v.verdict)))
+    if v.score is None:
+        yield sentence("No score could be had.", "note")
+        return
+    text = f"ignored {fmt_estimate(v.score, v.interval)}"
+    scale = f"{when}: {text} on a scale from 0, fully used, to 1, fully ignored"
+    yield from (Meter(scale, v.score, v.interval, v.verdict), sentence(text, "note"))
+
+
+def _figures(report: RepairReport, delta: RepairDelta) -> Iterator[Figure]:
+    from collapsekit.render.figures.repair import figures
+
+    for name, title, about, draw in figures(report, delta):
+        wide = draw(True)
+        narrow = draw(False) if wide.get_figwidth() > 4 else None
+        yield Figure(name, title, *((about.definition, about.source) if about is not None else ("", "")), wide, narrow)
