@@ -54,7 +54,7 @@ def write(document: Document, *, width: int | None = None, color: bool = False) 
         main=next((s.name for s in document.sections if s.name), ""),
         anchors=dict(anchors),  # an id is taken from it once
         style=Markup(style),
-        policy=Markup(_POLICY.format(digest)),  # noqa: S704 - our own words
+        policy=Markup(_POLICY.format(digest)),
     )
 
 
