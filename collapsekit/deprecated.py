@@ -22,7 +22,7 @@ _MOVED: dict[str, tuple[str, ...]] = {
     "imports": ("config.imports",),
     "inserts": ("adapters.inserts",),
     "probes.spectrum": ("probes.geometry.spectrum",),
-    "render.sanitize": ("render.cleaning", "io.safe_text", "report.names"),
+    "render.sanitize": ("report.cleaning", "io.safe_text", "report.names"),
     "replay": ("interventions.replay", "interventions.marginal", "games.coalitions"),
     "run": ("diagnosis",),
     "settings": ("context",),

@@ -3,7 +3,7 @@ a writer prints it: neither knows the other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Literal
@@ -149,15 +149,19 @@ def table(title: str, heads: tuple[Column, ...], rows: Sequence[tuple[Cell, ...]
     return Table(title, heads, tuple(map(Row, rows)), about)
 
 
+ParagraphKind = Literal["text", "lead", "note", "inset", "heading", "command"]
+
+
 @dataclass(frozen=True)
 class Paragraph:
-    """Sentences. A lead opens a section, a note is by the way, an inset goes with what is before it."""
+    """Sentences. A lead opens a section, a note is by the way, an inset goes with what is before it, a heading stands over
+    what follows, a command is to be typed as it is."""
 
     runs: Line
-    kind: Literal["text", "lead", "note", "inset"] = "text"
+    kind: ParagraphKind = "text"
 
 
-def sentence(text: str, kind: Literal["text", "lead", "note", "inset"] = "text") -> Paragraph:
+def sentence(text: str, kind: ParagraphKind = "text") -> Paragraph:
     """A paragraph of plain text."""
     return Paragraph(line(text), kind)
 
@@ -190,18 +194,9 @@ class Term:
 
 @dataclass(frozen=True)
 class Terms:
-    """Definitions, under a small heading where they have one."""
+    """Definitions."""
 
     items: tuple[Term, ...]
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Code:
-    """A command line, as it is."""
-
-    text: str
-    title: str = "Command line"
 
 
 @dataclass(frozen=True)
@@ -259,7 +254,40 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-Block = Paragraph | Items | Facts | Terms | Code | Meter | Table | Figure | Gallery | Cards | Details
+Block = Paragraph | Items | Facts | Terms | Meter | Table | Figure | Gallery | Cards | Details
+
+
+Simple = Paragraph | Items | Table
+
+
+def simple(blocks: Iterable[Block]) -> Iterator[Simple]:
+    """The blocks for a writer that has neither drawings nor boxes: as paragraphs, lists and tables."""
+    for block in blocks:
+        match block:
+            case Facts():
+                yield Items(tuple((*what, Run(": "), *how) for what, how in block.items))
+            case Terms():
+                yield Items(tuple((*t.runs, Run(": "), *t.text, *_source(t.source)) for t in block.items))
+            case Meter():
+                yield Paragraph((Run(block.text, block.kind),))
+            case Figure():
+                yield Paragraph((Run(block.title, "strong"), Run(f". {block.about}"), *_source(block.source)))
+            case Gallery():
+                yield from simple(block.items)
+            case Cards():
+                for card in block.items:
+                    ends = (Run(": "), Run(card.state.text, card.kind)) if card.state is not None else ()
+                    yield Paragraph((Run(card.title.text, card.kind), *ends), "heading")
+                    yield from simple(card.blocks)
+            case Details():
+                yield Paragraph(block.title, "heading")
+                yield from simple(block.blocks)
+            case _:
+                yield block
+
+
+def _source(text: str) -> Line:
+    return (Run(f" ({text})", "quiet"),) if text else ()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from collapsekit.comparison.significance import ALPHA
 from collapsekit.errors import CollapsekitError
 from collapsekit.io.safe_text import clean
 from collapsekit.render import document_of, formats_of, write
-from collapsekit.render.cleaning import cleaned_comparison
+from collapsekit.report.cleaning import cleaned_comparison
 from collapsekit.render.document import Detail, Table, plain
 from collapsekit.render.numbers import fmt
 from collapsekit.render.views.comparison import BEST, DIFFERS

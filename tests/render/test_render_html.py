@@ -14,7 +14,7 @@ import pytest
 from sample_reports import MakeReport
 
 from collapsekit.render import write
-from collapsekit.render.cleaning import cleaned
+from collapsekit.report.cleaning import cleaned
 from collapsekit.render.numbers import fmt
 from collapsekit.render.writers import html
 from collapsekit.report.diagnosis import Report

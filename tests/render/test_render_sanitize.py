@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sample_reports import HOSTILE, LONG, MakeReport
 
 from collapsekit.io.safe_text import clean
-from collapsekit.render.cleaning import cleaned
+from collapsekit.report.cleaning import cleaned
 from collapsekit.report.names import modality_names
 
 

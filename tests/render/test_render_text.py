@@ -13,7 +13,7 @@ from sample_reports import HOSTILE, MakeReport
 
 from collapsekit.io.safe_text import clean
 from collapsekit.render import formats_of, write
-from collapsekit.render.cleaning import cleaned
+from collapsekit.report.cleaning import cleaned
 from collapsekit.report.diagnosis import Report, Result
 
 

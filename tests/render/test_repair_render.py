@@ -20,7 +20,7 @@ from test_render_html import ACTIVE, WITNESS, WRAPPER, Reader
 
 from collapsekit.comparison.delta import CURVES, DIRECTIONS, SCORE, direction, judge, repair_delta
 from collapsekit.render import document_of, formats_of, write
-from collapsekit.render.cleaning import cleaned_repair, renamed_repair
+from collapsekit.report.cleaning import cleaned_repair, renamed_repair
 from collapsekit.render.document import TONES, Cell, Detail, Table, plain
 from collapsekit.render.figures import repair as drawings
 from collapsekit.render.numbers import fmt, fmt_interval

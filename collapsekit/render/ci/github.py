@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collapsekit.io.safe_text import clean
 from collapsekit.render import write as write_document
-from collapsekit.render.cleaning import cleaned_gate
 from collapsekit.render.views.gate import worst_first
+from collapsekit.report.cleaning import cleaned_gate
 from collapsekit.report.gate import GateReport
 
 MOST = 10  # annotations of a kind that GitHub keeps of a step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from collapsekit.render.cleaning import cleaned_gate
+from collapsekit.report.cleaning import cleaned_gate
 from collapsekit.report.gate import GateReport
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from collapsekit.io.safe_text import json_text
-from collapsekit.render.cleaning import cleaned_gate
+from collapsekit.report.cleaning import cleaned_gate
 from collapsekit.report.gate import GateCheck, GateReport
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import write_atomic
-from collapsekit.render.cleaning import cleaned
 from collapsekit.render.figures.marks import bar_figure, bars, legend, line, line_legend, palette_index
 from collapsekit.render.figures.style import (
     DASHES,
@@ -31,6 +30,7 @@ from collapsekit.render.figures.style import (
     theme,
 )
 from collapsekit.render.numbers import fmt
+from collapsekit.report.cleaning import cleaned
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.names import modality_names
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from collapsekit.render.cleaning import cleaned
 from collapsekit.render.figures.style import COLUMN, DASHES, INK, MARKERS, MUTED, SERIES, panels, short_labels, theme
+from collapsekit.report.cleaning import cleaned
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.names import modality_names
 

@@ -1,6 +1,6 @@
 """Tables of a repair's report: verdicts, conditions and numbers before, after and with plain fine-tuning.
 
-All functions take a report that :func:`collapsekit.render.cleaning.cleaned_repair` has been through.
+All functions take a report that :func:`collapsekit.report.cleaning.cleaned_repair` has been through.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from collapsekit.comparison.delta import Judgement, Numbers, Pair, RepairDelta, scores
-from collapsekit.render.document import Cell, Column, Detail, Line, Row, Run, Table, cell, columns, line, state, table
+from collapsekit.render import document as doc
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate
 from collapsekit.render.views._results import points
 from collapsekit.render.views._words import Estimate, Interval, flatten, names_table, number, some, thinned
@@ -54,38 +54,38 @@ def result_rows(pairs: Iterable[Pair]) -> list[NumberRow]:
     return [NumberRow(p.label, p.numbers, p.before.unit or "") for p in pairs]
 
 
-def verdict_table(report: RepairReport) -> Table:
+def verdict_table(report: RepairReport) -> doc.Table:
     """One row a modality: verdict and score in each report."""
     reports = reports_of(report)
     rows = []
     for m in dict.fromkeys(m for r in reports.values() for m in r.modalities):
-        name = cell(m, "name", "repaired" if m in report.repaired else "")
-        rows.append(Row((name, *(_verdict(r, m) for r in reports.values()))))
-    heads = (*columns("modality"), *(Column(Run(when), "state") for when in reports))
-    return Table("Verdicts", heads, tuple(rows), layout="stack")
+        name = doc.cell(m, "name", "repaired" if m in report.repaired else "")
+        rows.append(doc.Row((name, *(_verdict(r, m) for r in reports.values()))))
+    heads = (*doc.columns("modality"), *(doc.Column(doc.Run(when), "state") for when in reports))
+    return doc.Table("Verdicts", heads, tuple(rows), layout="stack")
 
 
-def _verdict(report: Report, modality: str) -> Cell:
+def _verdict(report: Report, modality: str) -> doc.Cell:
     v = report.modalities.get(modality)
     if v is None:
-        return cell(ABSENT)
-    return Cell((state(v.verdict),), (Run(fmt_estimate(v.score, v.interval), "interval"),))
+        return doc.cell(ABSENT)
+    return doc.Cell((doc.state(v.verdict),), (doc.Run(fmt_estimate(v.score, v.interval), "interval"),))
 
 
-def checks_table(report: RepairReport) -> Table:
+def checks_table(report: RepairReport) -> doc.Table:
     """The conditions of acceptance, with what was found."""
-    heads = columns("", "found", ">before", ">after", ">difference", "condition")
-    return table("Acceptance", heads, [_check(c) for c in report.checks])
+    heads = doc.columns("", "found", ">before", ">after", ">difference", "condition")
+    return doc.table("Acceptance", heads, [_check(c) for c in report.checks])
 
 
-def _check(c: Check) -> tuple[Cell, ...]:
+def _check(c: Check) -> tuple[doc.Cell, ...]:
     numbers = number(c.before), number(c.after), _difference(c.difference, c.interval)
-    return Cell((passed(c),)), cell(c.sentence), *numbers, cell(c.definition)
+    return doc.Cell((passed(c),)), doc.cell(c.sentence), *numbers, doc.cell(c.definition)
 
 
-def passed(check: Check) -> Run:
+def passed(check: Check) -> doc.Run:
     """Whether a check passed."""
-    return state("passed" if check.passed else "failed")
+    return doc.state("passed" if check.passed else "failed")
 
 
 def signed(value: float | None) -> str:
@@ -94,20 +94,22 @@ def signed(value: float | None) -> str:
     return f"+{text}" if value is not None and value > 0 and text not in (ABSENT, "0") else text
 
 
-def _difference(value: float | None, interval: Interval = None, aside: Line = ()) -> Cell:
-    return Cell(line(signed(value)), aside or number(value, interval).aside)
+def _difference(value: float | None, interval: Interval = None, aside: doc.Line = ()) -> doc.Cell:
+    return doc.Cell(doc.line(signed(value)), aside or number(value, interval).aside)
 
 
-def number_table(report: RepairReport, title: str, rows: Sequence[NumberRow], judged: bool, detail: Detail) -> Table:
+def number_table(
+    report: RepairReport, title: str, rows: Sequence[NumberRow], judged: bool, detail: doc.Detail
+) -> doc.Table:
     """Quantities side by side; columns of judgement only where one is known. At a glance, ``judged`` says whether there is
     one in any of the tables, so that they line up."""
     control = report.control is not None
-    if detail is Detail.GLANCE:
+    if detail is doc.Detail.GLANCE:
         wide = [("before", "number"), ("after", "number"), *[("control", "number")] * control, ("change", "change")]
-        heads = [Column(Run(name), "number", width=_WIDTHS[kind]) for name, kind in wide]
-        heads += [Column(Run("than\ncontrol"), width=_WIDTHS["judged"])] * judged
-        short = [Row(tuple(_short_row(row, control, judged))) for row in rows]
-        return Table(title, (*columns(""), *heads), tuple(short), layout="stack")
+        heads = [doc.Column(doc.Run(name), "number", width=_WIDTHS[kind]) for name, kind in wide]
+        heads += [doc.Column(doc.Run("than\ncontrol"), width=_WIDTHS["judged"])] * judged
+        short = [doc.Row(tuple(_short_row(row, control, judged))) for row in rows]
+        return doc.Table(title, (*doc.columns(""), *heads), tuple(short), layout="stack")
     before = any(row.numbers.than_before is not None for row in rows)
     beside = any(row.numbers.than_control is not None for row in rows)
     names = ["result", ">before", ">after", *[">control"] * control, ">change"]
@@ -116,53 +118,53 @@ def number_table(report: RepairReport, title: str, rows: Sequence[NumberRow], ju
     for row in rows:
         n = row.numbers
         cells = [
-            cell(row.label, "name", row.unit),
+            doc.cell(row.label, "name", row.unit),
             _number(n.before),
             _number(n.after),
             *[_number(n.control)] * control,
         ]
         cells += [_difference(n.difference), *[_judged(n.than_before)] * before, *[_judged(n.than_control)] * beside]
         made.append(tuple(cells))
-    return Table(title, columns(*names), tuple(map(Row, made)), counted="rows")
+    return doc.Table(title, doc.columns(*names), tuple(map(doc.Row, made)), counted="rows")
 
 
-def _short_row(row: NumberRow, control: bool, judged: bool) -> list[Cell]:
+def _short_row(row: NumberRow, control: bool, judged: bool) -> list[doc.Cell]:
     n = row.numbers
     every = [n.before, n.after, *[n.control] * control]
-    cells = [number(*e) if e is not None else cell(ABSENT) for e in every]
+    cells = [number(*e) if e is not None else doc.cell(ABSENT) for e in every]
     change = _difference(n.difference, aside=_short_judgement(n.than_before))
-    return [cell(row.label, "name"), *cells, change, *[Cell(_short_judgement(n.than_control))] * judged]
+    return [doc.cell(row.label, "name"), *cells, change, *[doc.Cell(_short_judgement(n.than_control))] * judged]
 
 
-def _number(estimate: Estimate | None) -> Cell:
-    return number(*estimate) if estimate is not None else Cell()
+def _number(estimate: Estimate | None) -> doc.Cell:
+    return number(*estimate) if estimate is not None else doc.Cell()
 
 
-def _judged(found: Judgement | None) -> Cell:
+def _judged(found: Judgement | None) -> doc.Cell:
     """Better, worse or the same, or nothing where that is not known."""
     if found is None:
-        return Cell()
-    return cell(found.word, aside="(intervals overlap)") if found.overlap else cell(found.word, found.word)
+        return doc.Cell()
+    return doc.cell(found.word, aside="(intervals overlap)") if found.overlap else doc.cell(found.word, found.word)
 
 
-def _short_judgement(found: Judgement | None) -> Line:
+def _short_judgement(found: Judgement | None) -> doc.Line:
     if found is None:
         return ()
-    return (Run(f"~{found.word}") if found.overlap else Run(found.word, found.word),)
+    return (doc.Run(f"~{found.word}") if found.overlap else doc.Run(found.word, found.word),)
 
 
-def curve_table(pair: Pair, probe: str, control: bool) -> tuple[str, Table]:
+def curve_table(pair: Pair, probe: str, control: bool) -> tuple[str, doc.Table]:
     """At most 16 points of x against y before, after and with plain fine-tuning; and what they are."""
     results: list[Result | None] = [pair.before, pair.after, *[pair.control] * control]
     found = [_points(r) for r in results]
     common = [x for x in found[0] if x in found[1]]
     shown = [common[i] for i in thinned(len(common), _POINTS)]
-    rows = [(cell(x if isinstance(x, str) else fmt(x)), *(_number(f.get((x, i))) for f in found)) for x, i in shown]
+    rows = [(doc.cell(x if isinstance(x, str) else fmt(x)), *(_number(f.get((x, i))) for f in found)) for x, i in shown]
     curve = pair.before.curve
     x_label, y_label = (curve.x_label, curve.y_label) if curve is not None else ("", "")
     about = f"{y_label} over {x_label}" + (f"; {len(shown)} of {len(common)} points" * (len(common) > len(shown)))
-    heads = (Column(Run(x_label)), *columns(">before", ">after", *[">control"] * control))
-    return about, Table(f"{probe}: {pair.label}", heads, tuple(map(Row, rows)), counted="points", folded=True)
+    heads = (doc.Column(doc.Run(x_label)), *doc.columns(">before", ">after", *[">control"] * control))
+    return about, doc.Table(f"{probe}: {pair.label}", heads, tuple(map(doc.Row, rows)), counted="points", folded=True)
 
 
 def _points(result: Result | None) -> dict[tuple[float | str, int], Estimate]:
@@ -175,16 +177,18 @@ def _points(result: Result | None) -> dict[tuple[float | str, int], Estimate]:
     return found
 
 
-def loss_table(report: RepairReport) -> Table:
+def loss_table(report: RepairReport) -> doc.Table:
     """Each stage of training in a line."""
     rows = []
     for c in report.losses:
         kept = dict(zip(c.epochs, c.held, strict=True)).get(c.kept)
         values = (c.held[0], min(c.held), c.held[-1]) if c.held else (None, None, None)
-        names = cell(c.method, "name"), cell(c.stage, "name")
-        rows.append((*names, *(cell(fmt(v)) for v in (*values, kept)), cell(kept_epoch(c)), cell(c.note or "")))
-    heads = columns("method", "stage", ">first", ">best", ">last", ">loss kept", "kept", "note")
-    return table("Losses", heads, rows)
+        names = doc.cell(c.method, "name"), doc.cell(c.stage, "name")
+        rows.append(
+            (*names, *(doc.cell(fmt(v)) for v in (*values, kept)), doc.cell(kept_epoch(c)), doc.cell(c.note or ""))
+        )
+    heads = doc.columns("method", "stage", ">first", ">best", ">last", ">loss kept", "kept", "note")
+    return doc.table("Losses", heads, rows)
 
 
 def kept_epoch(curve: LossCurve) -> str:
@@ -193,24 +197,24 @@ def kept_epoch(curve: LossCurve) -> str:
     return f"epoch {curve.kept} of {last}" + (" (the weights before training)" if curve.kept == 0 else "")
 
 
-def noted_tables(report: RepairReport) -> list[tuple[str, Table]]:
+def noted_tables(report: RepairReport) -> list[tuple[str, doc.Table]]:
     """What only the repaired model has, what methods noted down, and what was put into the model, each with what it is."""
-    heads = columns("result", ">value", "note")
+    heads = doc.columns("result", ">value", "note")
     after = f"Measured on the {report.after.subject.split} split; the model could not do this before."
     put = "Modules that were put into the model; collapsekit.load_repaired puts them into yours."
-    inserts = [(cell(r.path, "name"), cell(_insert(r))) for r in report.structure]
+    inserts = [(doc.cell(r.path, "name"), doc.cell(_insert(r))) for r in report.structure]
     noted = [_finding(r) for r in report.findings]
     tables = [
-        (after, table("New with the repair", heads, [_finding(r) for r in _new(report)])),
-        ("Measured while the model was repaired.", table("Noted by the method", heads, noted)),
-        (put, table("Put into the model", columns("behind", "what"), inserts)),
+        (after, doc.table("New with the repair", heads, [_finding(r) for r in _new(report)])),
+        ("Measured while the model was repaired.", doc.table("Noted by the method", heads, noted)),
+        (put, doc.table("Put into the model", doc.columns("behind", "what"), inserts)),
     ]
     return [(about, found) for about, found in tables if found.rows]
 
 
-def _finding(r: Result) -> tuple[Cell, ...]:
-    value = cell("skipped") if r.skipped else number(r.value, r.interval)
-    return cell(whole_label(r), "name", r.unit or ""), value, cell(r.skipped or r.note or "")
+def _finding(r: Result) -> tuple[doc.Cell, ...]:
+    value = doc.cell("skipped") if r.skipped else number(r.value, r.interval)
+    return doc.cell(whole_label(r), "name", r.unit or ""), value, doc.cell(r.skipped or r.note or "")
 
 
 def _new(report: RepairReport) -> list[Result]:
@@ -228,34 +232,36 @@ def _insert(record: BasisInsert | ExchangeInsert) -> str:
     return f"{own} blended with {record.giver}'s{projected}"
 
 
-def left_table(delta: RepairDelta) -> Table:
+def left_table(delta: RepairDelta) -> doc.Table:
     """What was not compared, and why."""
-    rows = tuple(Row((cell(", ".join(names)), cell(reason))) for reason, names in delta.left.items())
-    return Table("Not compared", columns("result", "why"), rows, counted="reasons", folded=True)
+    rows = tuple(doc.Row((doc.cell(", ".join(names)), doc.cell(reason))) for reason, names in delta.left.items())
+    return doc.Table("Not compared", doc.columns("result", "why"), rows, counted="reasons", folded=True)
 
 
-def note_table(delta: RepairDelta) -> Table:
+def note_table(delta: RepairDelta) -> doc.Table:
     """Caveats of what was compared."""
     found: dict[tuple[str, str], list[str]] = {}
     for pair in delta.pairs():
         for when, r in (("before", pair.before), ("after", pair.after), ("control", pair.control)):
             if r is not None and r.note is not None:
                 found.setdefault((when, r.note), []).append(whole_label(r))
-    rows = tuple(Row((cell(some(names)), cell(when), cell(note))) for (when, note), names in found.items())
-    return Table("Notes", columns("result", "in", "note"), rows, counted="notes", folded=True)
+    rows = tuple(
+        doc.Row((doc.cell(some(names)), doc.cell(when), doc.cell(note))) for (when, note), names in found.items()
+    )
+    return doc.Table("Notes", doc.columns("result", "in", "note"), rows, counted="notes", folded=True)
 
 
-def definition_table(report: RepairReport, delta: RepairDelta) -> Table:
+def definition_table(report: RepairReport, delta: RepairDelta) -> doc.Table:
     """Methods and results: what each is, and where that is from."""
     alone = sorted({(r.name, r.definition, r.source) for r in [*report.findings, *_new(report)]})
     common = dict.fromkeys((p.before.name, p.before.definition, p.before.source) for p in delta.pairs())
     every = [*((method, text, "") for method, text in report.definitions.items()), *alone, *common]
-    rows = tuple(Row((cell(name, "name"), cell(text), cell(source))) for name, text, source in every)
-    heads = columns("what", "definition", "source")
-    return Table("Definitions and sources", heads, rows, counted="definitions", folded=True)
+    rows = tuple(doc.Row((doc.cell(name, "name"), doc.cell(text), doc.cell(source))) for name, text, source in every)
+    heads = doc.columns("what", "definition", "source")
+    return doc.Table("Definitions and sources", heads, rows, counted="definitions", folded=True)
 
 
-def settings_table(report: RepairReport) -> Table:
+def settings_table(report: RepairReport) -> doc.Table:
     """Settings of the repair, its environment, and what it began from."""
     lines = [*flatten(report.settings), ("base sha256", report.base_sha256), *flatten(report.environment)]
     return names_table("Settings", ("setting", "value"), lines, counted="settings")

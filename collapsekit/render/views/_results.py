@@ -1,6 +1,6 @@
 """Results of a diagnosis, arranged: by probe, one column a modality; and by subset of modalities.
 
-All functions take a report that :func:`collapsekit.render.cleaning.cleaned` has been through.
+All functions take a report that :func:`collapsekit.report.cleaning.cleaned` has been through.
 """
 
 from __future__ import annotations

@@ -4,40 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from collapsekit.render.cleaning import cleaned_gate
-from collapsekit.render.document import (
-    Block,
-    Cell,
-    Column,
-    Detail,
-    Document,
-    Facts,
-    Items,
-    Line,
-    Paragraph,
-    Row,
-    Run,
-    Section,
-    Table,
-    cell,
-    columns,
-    line,
-    section,
-    sentence,
-    state,
-    table,
-)
+from collapsekit.render import document as doc
 from collapsekit.render.numbers import ABSENT, fmt
 from collapsekit.render.views._words import number, p_value
+from collapsekit.report.cleaning import cleaned_gate
 from collapsekit.report.gate import GateCheck, GateReport
 
 SEVERITY = ("failed", "inconclusive", "passed")
 _COLUMNS = (
-    Column(Run("before"), "number"),
-    Column(Run("now"), "number"),
-    Column(Run("fall"), "number", about="above 0 is worse"),
-    Column(Run("p"), "number", about="one-sided, after Holm", spare=True),
-    Column(Run("would catch"), "number", about="the fall that would have failed with 90 % probability", spare=True),
+    doc.Column(doc.Run("before"), "number"),
+    doc.Column(doc.Run("now"), "number"),
+    doc.Column(doc.Run("fall"), "number", about="above 0 is worse"),
+    doc.Column(doc.Run("p"), "number", about="one-sided, after Holm", spare=True),
+    doc.Column(
+        doc.Run("would catch"), "number", about="the fall that would have failed with 90 % probability", spare=True
+    ),
 )
 _LABELS = (36, 20)
 
@@ -47,96 +28,98 @@ def worst_first(report: GateReport) -> list[GateCheck]:
     return sorted(report.checks, key=lambda c: SEVERITY.index(c.state))
 
 
-def view(report: GateReport, detail: Detail) -> Document:
+def view(report: GateReport, detail: doc.Detail) -> doc.Document:
     """The decision as a document. At a glance a sentence stands once for all checks it is said of."""
     report = cleaned_gate(report)
-    s, glance = report.subject, detail is Detail.GLANCE
-    about = line(
-        Run(s.checkpoint, "name"), f" · {s.task}, {s.metric} · {s.split} split, {s.examples} examples · verdict "
+    s, glance = report.subject, detail is doc.Detail.GLANCE
+    about = doc.line(
+        doc.Run(s.checkpoint, "name"), f" · {s.task}, {s.metric} · {s.split} split, {s.examples} examples · verdict "
     )
     each = f" ({', '.join(f'{m} {v}' for m, v in report.modalities.items())})"
-    digest = line("sha256 " if glance else "Checkpoint SHA-256 ", Run(s.sha256, "name"), "" if glance else ".")
-    made = line(f"Made by collapsekit {report.collapsekit}; exit code {report.exit_code}.")
+    digest = doc.line("sha256 " if glance else "Checkpoint SHA-256 ", doc.Run(s.sha256, "name"), "" if glance else ".")
+    made = doc.line(f"Made by collapsekit {report.collapsekit}; exit code {report.exit_code}.")
     rules = [c for c in worst_first(report) if c.kind == "rule"]
     compared = [c for c in worst_first(report) if c.kind != "rule"]
     parts = [(checks, part) for checks, part in ((rules, _rules), (compared, _compared)) if checks]
     if not glance:  # the worse part first, so that it is there where a summary is cut
         parts.sort(key=lambda p: SEVERITY.index(p[0][0].state))
-    return Document(
+    return doc.Document(
         subject="Modality collapse gate",
         title=report.summary,
-        outcome=state(report.outcome, report.outcome if glance else f"Gate {report.outcome}"),
+        outcome=doc.state(report.outcome, report.outcome if glance else f"Gate {report.outcome}"),
         page=f"gate {report.outcome}: {s.checkpoint}",
-        about=((*about, Run(report.verdict, report.verdict), *line("" if glance else each)),),
-        facts=Facts(((line("Checkpoint"), line(s.checkpoint)), (line("Verdict"), line(report.verdict + each)))),
+        about=((*about, doc.Run(report.verdict, report.verdict), *doc.line("" if glance else each)),),
+        facts=doc.Facts(
+            ((doc.line("Checkpoint"), doc.line(s.checkpoint)), (doc.line("Verdict"), doc.line(report.verdict + each)))
+        ),
         sections=(*(part(report, checks, detail) for checks, part in parts), *_notes(report, detail)),
         ends=(digest, made) if glance else (made, digest),
     )
 
 
-def _notes(report: GateReport, detail: Detail) -> Iterator[Section]:
+def _notes(report: GateReport, detail: doc.Detail) -> Iterator[doc.Section]:
     steps = [_with_commands(text) for text in _next_steps(report)]
-    notes = [line(f"Note: {note}") for note in report.notes]
-    if detail is not Detail.GLANCE:
+    notes = [doc.line(f"Note: {note}") for note in report.notes]
+    if detail is not doc.Detail.GLANCE:
         every = (*notes, *steps)
-        yield from [Section((), (Items(every),))] if every else []
+        yield from [doc.Section((), (doc.Items(every),))] if every else []
         return
-    yield from (Section((), (Paragraph(note),)) for note in notes)
-    yield from [section("Next", *map(Paragraph, steps))] if steps else []
+    yield from (doc.Section((), (doc.Paragraph(note),)) for note in notes)
+    yield from [doc.section("Next", *map(doc.Paragraph, steps))] if steps else []
 
 
-def _with_commands(text: str) -> Line:
+def _with_commands(text: str) -> doc.Line:
     """A sentence of ours, with the commands in it that stand between backticks."""
-    return line(*(Run(part, "command") if i % 2 else part for i, part in enumerate(text.split("`"))))
+    return doc.line(*(doc.Run(part, "command") if i % 2 else part for i, part in enumerate(text.split("`"))))
 
 
-def _rules(report: GateReport, checks: Sequence[GateCheck], detail: Detail) -> Section:
+def _rules(report: GateReport, checks: Sequence[GateCheck], detail: doc.Detail) -> doc.Section:
     del report
-    if detail is Detail.GLANCE:
-        return section("Rules", *(block for c in checks for block in _alike([c])))
-    rows = [(Cell((state(c.state),)), cell(c.name, "name"), cell(c.sentence)) for c in checks]
-    return Section((), (table("Rules", columns("", "rule", "found"), rows),))
+    if detail is doc.Detail.GLANCE:
+        return doc.section("Rules", *(block for c in checks for block in _alike([c])))
+    rows = [(doc.Cell((doc.state(c.state),)), doc.cell(c.name, "name"), doc.cell(c.sentence)) for c in checks]
+    return doc.Section((), (doc.table("Rules", doc.columns("", "rule", "found"), rows),))
 
 
-def _compared(report: GateReport, checks: Sequence[GateCheck], detail: Detail) -> Section:
-    against = sentence(_against(report), "note")
-    if detail is Detail.GLANCE:
-        return section("Against the baseline", against, *_short_comparison(checks))
-    rows = [(Cell((state(c.state),)), cell(c.name), *_numbers(c), cell(c.sentence)) for c in checks]
-    heads = (*columns("", ""), *_COLUMNS, *columns(""))
-    return Section((), (against, table("Against the baseline", heads, rows)))
+def _compared(report: GateReport, checks: Sequence[GateCheck], detail: doc.Detail) -> doc.Section:
+    against = doc.sentence(_against(report), "note")
+    if detail is doc.Detail.GLANCE:
+        return doc.section("Against the baseline", against, *_short_comparison(checks))
+    rows = [(doc.Cell((doc.state(c.state),)), doc.cell(c.name), *_numbers(c), doc.cell(c.sentence)) for c in checks]
+    heads = (*doc.columns("", ""), *_COLUMNS, *doc.columns(""))
+    return doc.Section((), (against, doc.table("Against the baseline", heads, rows)))
 
 
-def _short_comparison(checks: Sequence[GateCheck]) -> Iterator[Block]:
+def _short_comparison(checks: Sequence[GateCheck]) -> Iterator[doc.Block]:
     rows = [(c, _numbers(c)) for c in checks]
     if any(number.runs[0].text != ABSENT for _, numbers in rows for number in numbers):
-        names = (Cell((Run(state(c.state).mark, c.state), Run(" "), Run(c.name))) for c in checks)
-        made = tuple(Row((name, *numbers)) for name, (_, numbers) in zip(names, rows, strict=True))
-        yield Table("Against the baseline", (*columns(""), *_COLUMNS), made, labels=_LABELS)
+        names = (doc.Cell((doc.Run(doc.state(c.state).mark, c.state), doc.Run(" "), doc.Run(c.name))) for c in checks)
+        made = tuple(doc.Row((name, *numbers)) for name, (_, numbers) in zip(names, rows, strict=True))
+        yield doc.Table("Against the baseline", (*doc.columns(""), *_COLUMNS), made, labels=_LABELS)
     alike: dict[str, list[GateCheck]] = {}
     for check in checks:
         if check.state != "passed":
             alike.setdefault(check.sentence, []).append(check)
-    yield from [Paragraph(())] if alike else []
+    yield from [doc.Paragraph(())] if alike else []
     for found in alike.values():
         yield from _alike(found)
 
 
-def _alike(checks: Sequence[GateCheck]) -> tuple[Block, ...]:
+def _alike(checks: Sequence[GateCheck]) -> tuple[doc.Block, ...]:
     """What one sentence says, of all checks that it is said of."""
-    names = Run(", ".join(c.name for c in checks), "strong")
-    return Paragraph((state(checks[0].state), Run("  "), names)), sentence(checks[0].sentence, "inset")
+    names = doc.Run(", ".join(c.name for c in checks), "strong")
+    return doc.Paragraph((doc.state(checks[0].state), doc.Run("  "), names)), doc.sentence(checks[0].sentence, "inset")
 
 
-def _numbers(check: GateCheck) -> tuple[Cell, ...]:
+def _numbers(check: GateCheck) -> tuple[doc.Cell, ...]:
     """Baseline, found, fall with its interval, p after Holm, what would have been caught."""
     fall = number(check.difference, check.interval)
     return (
-        cell(fmt(check.baseline)),
-        cell(fmt(check.found)),
+        doc.cell(fmt(check.baseline)),
+        doc.cell(fmt(check.found)),
         fall,
-        cell(p_value(check.p_holm)),
-        cell(fmt(check.detectable)),
+        doc.cell(p_value(check.p_holm)),
+        doc.cell(fmt(check.detectable)),
     )
 
 

@@ -7,35 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from collapsekit.comparison.delta import Judgement, Pair, RepairDelta, repair_delta, unlike
-from collapsekit.render.cleaning import cleaned_repair, renamed_repair
-from collapsekit.render.document import (
-    Block,
-    Card,
-    Cards,
-    Detail,
-    Details,
-    Document,
-    Facts,
-    Figure,
-    Gallery,
-    Items,
-    Meter,
-    Paragraph,
-    Run,
-    Section,
-    Table,
-    Term,
-    Terms,
-    line,
-    plain,
-    section,
-    sentence,
-    state,
-)
+from collapsekit.render import document as doc
 from collapsekit.render.headings import heading, headings
 from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
 from collapsekit.render.views import _repair_tables as tables
 from collapsekit.render.views._words import letters, some
+from collapsekit.report.cleaning import cleaned_repair, renamed_repair
 from collapsekit.report.diagnosis import ModalityVerdict, Report
 from collapsekit.report.names import repair_names, whole_label
 from collapsekit.report.repair import Check, LossCurve, RepairReport
@@ -46,28 +23,32 @@ _NO_CONTROL = "No plain fine-tuning was run beside it: what more training alone 
 _CHANGE = "hange: after minus before; better or worse only where it is known which way is better"
 
 
-def view(report: RepairReport, detail: Detail) -> Document:
+def view(report: RepairReport, detail: doc.Detail) -> doc.Document:
     """The report as a document. At a glance: scores, what is missing, noise; else all numbers; in full: figures."""
     report = cleaned_repair(report)
-    keys = letters(repair_names(report), _NAME_WIDTH) if detail is Detail.GLANCE else None
+    keys = letters(repair_names(report), _NAME_WIDTH) if detail is doc.Detail.GLANCE else None
     if keys is not None:
         report = renamed_repair(report, keys)
     found = repair_delta(report)
     delta = replace(found, values=_ordered(found.values), curves=_ordered(found.curves))
     decision = "accepted" if report.accepted else "rejected"
-    judged = Items(tuple(map(line, [*standing(report, delta), *_cautions(report)])))
-    names = Items(tuple(line(f"= {name}") for name in keys), tuple(Run(k) for k in keys.values())) if keys else None
-    parts = {Detail.GLANCE: _glance, Detail.SUMMARY: _summary, Detail.FULL: _full}
-    return Document(
+    judged = doc.Items(tuple(map(doc.line, [*standing(report, delta), *_cautions(report)])))
+    names = (
+        doc.Items(tuple(doc.line(f"= {name}") for name in keys), tuple(doc.Run(k) for k in keys.values()))
+        if keys
+        else None
+    )
+    parts = {doc.Detail.GLANCE: _glance, doc.Detail.SUMMARY: _summary, doc.Detail.FULL: _full}
+    return doc.Document(
         subject="Modality collapse repair",
         title=report.summary,
-        outcome=state(decision),
+        outcome=doc.state(decision),
         page=f"{decision}: repair of {report.base}",
-        about=(line(_about(report)), line(_measured(report))),
+        about=(doc.line(_about(report)), doc.line(_measured(report))),
         facts=_facts(report),
-        blocks=() if detail is Detail.FULL else (*([names] if names is not None else []), judged),
+        blocks=() if detail is doc.Detail.FULL else (*([names] if names is not None else []), judged),
         sections=tuple(parts[detail](report, delta, judged)),
-        ends=tuple(map(line, _ends(report, delta, detail))),
+        ends=tuple(map(doc.line, _ends(report, delta, detail))),
     )
 
 
@@ -87,7 +68,7 @@ def _measured(report: RepairReport) -> str:
     return f"{s.task}, {s.metric} · {s.split} split, {s.examples} examples, seed {s.seed}"
 
 
-def _facts(report: RepairReport) -> Facts:
+def _facts(report: RepairReport) -> doc.Facts:
     facts = {
         "Checkpoint": report.base,
         "Method": " → ".join(report.method),
@@ -95,13 +76,13 @@ def _facts(report: RepairReport) -> Facts:
         "Weights": _weights(report),
         "Measured on": _measured(report),
     }
-    return Facts(tuple((line(what), line(how)) for what, how in facts.items()))
+    return doc.Facts(tuple((doc.line(what), doc.line(how)) for what, how in facts.items()))
 
 
-def _ends(report: RepairReport, delta: RepairDelta, detail: Detail) -> list[str]:
+def _ends(report: RepairReport, delta: RepairDelta, detail: doc.Detail) -> list[str]:
     made = f"Made by collapsekit {report.collapsekit}"
-    if detail is not Detail.GLANCE:
-        return [f"{made}." if detail is Detail.SUMMARY else f"{made}, report schema {report.schema_version}."]
+    if detail is not doc.Detail.GLANCE:
+        return [f"{made}." if detail is doc.Detail.SUMMARY else f"{made}, report schema {report.schema_version}."]
     count = sum(map(len, delta.left.values()))
     left = f"{count} results were not compared; the HTML and Markdown reports say which and why."
     more = f"{made}. All numbers, curves, definitions, sources and settings: HTML or JSON report."
@@ -183,24 +164,28 @@ def _split_note(report: RepairReport) -> str:
 _LOSSES = "Held-out loss before training, at its lowest, at the end, and of the epoch whose weights were kept."
 
 
-def _glance(report: RepairReport, delta: RepairDelta, judged: Items) -> Iterator[Section]:
+def _glance(report: RepairReport, delta: RepairDelta, judged: doc.Items) -> Iterator[doc.Section]:
     del judged
-    yield section("Verdicts", tables.verdict_table(report), sentence(_verdict_note(report), "note"))
+    yield doc.section("Verdicts", tables.verdict_table(report), doc.sentence(_verdict_note(report), "note"))
     if report.checks:
         marks = tuple(tables.passed(c) for c in report.checks)
-        yield section(
-            "Acceptance, on the validation split", Items(tuple(line(c.sentence) for c in report.checks), marks)
+        yield doc.section(
+            "Acceptance, on the validation split", doc.Items(tuple(doc.line(c.sentence) for c in report.checks), marks)
         )
     yield from _short_numbers(report, delta)
     if report.losses:
-        yield section("Losses", Items(tuple(line(_loss(c)) for c in report.losses)))
+        yield doc.section("Losses", doc.Items(tuple(doc.line(_loss(c)) for c in report.losses)))
     for _, found in tables.noted_tables(report):
-        rows = [[f"{plain(c.runs)} {plain(c.aside)}".strip() for c in row.cells[1:] if c.runs] for row in found.rows]
-        names = [plain(row.cells[0].runs) for row in found.rows]
-        yield section(found.title, Items(tuple(line(f"{n}: {', '.join(r)}") for n, r in zip(names, rows, strict=True))))
+        rows = [
+            [f"{doc.plain(c.runs)} {doc.plain(c.aside)}".strip() for c in row.cells[1:] if c.runs] for row in found.rows
+        ]
+        names = [doc.plain(row.cells[0].runs) for row in found.rows]
+        yield doc.section(
+            found.title, doc.Items(tuple(doc.line(f"{n}: {', '.join(r)}") for n, r in zip(names, rows, strict=True)))
+        )
 
 
-def _short_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[Section]:
+def _short_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
     groups = {"The numbers that matter": tables.key_rows(report, delta)}
     for probe in _PROBES:
         pairs = [p for p in delta.values.get(probe, ()) if "_loss" not in p.before.name]
@@ -208,12 +193,12 @@ def _short_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[Section
     every = [row.numbers for rows in groups.values() for row in rows]
     judged = any(n.than_control is not None for n in every)
     overlap = any(j is not None and j.overlap for n in every for j in (n.than_before, n.than_control))
-    note = sentence(f"c{_CHANGE}{'; ~: the intervals overlap' if overlap else ''}.", "note")
+    note = doc.sentence(f"c{_CHANGE}{'; ~: the intervals overlap' if overlap else ''}.", "note")
     last = [title for title, rows in groups.items() if rows][-1:]
     for title, rows in groups.items():
         if rows:
-            found = tables.number_table(report, title, rows, judged, Detail.GLANCE)
-            yield section(title, found, *[note] * (title in last))
+            found = tables.number_table(report, title, rows, judged, doc.Detail.GLANCE)
+            yield doc.section(title, found, *[note] * (title in last))
 
 
 def _loss(curve: LossCurve) -> str:
@@ -224,7 +209,7 @@ def _loss(curve: LossCurve) -> str:
     return f"{curve.method}, {curve.stage}: held-out loss {first}, best {best}, last {last}; {ends}"
 
 
-def _summary(report: RepairReport, delta: RepairDelta, judged: Items) -> Iterator[Section]:
+def _summary(report: RepairReport, delta: RepairDelta, judged: doc.Items) -> Iterator[doc.Section]:
     del judged
     found = [
         (_verdict_note(report), tables.verdict_table(report)),
@@ -235,104 +220,108 @@ def _summary(report: RepairReport, delta: RepairDelta, judged: Items) -> Iterato
         *(("", t) for t in _probe_tables(report, delta)),
     ]
     yield from (_tabled(about, t) for about, t in found if t.rows)
-    blocks: list[Block] = []
+    blocks: list[doc.Block] = []
     for about, t in _curve_tables(report, delta):
-        blocks += [Paragraph((Run(t.title, "strong"), Run(f": {about}"))), t]
-    yield from [Section(line("Curves"), tuple(blocks))] if blocks else []
+        blocks += [doc.Paragraph((doc.Run(t.title, "strong"), doc.Run(f": {about}"))), t]
+    yield from [doc.Section(doc.line("Curves"), tuple(blocks))] if blocks else []
     note, left, *rest = _rest(report, delta)
     yield from (_tabled("", t) for t in (note, left, *rest) if t.rows)
 
 
-def _tabled(about: str, found: Table) -> Section:
-    return section(found.title, *[sentence(about, "lead")] * bool(about), found)
+def _tabled(about: str, found: doc.Table) -> doc.Section:
+    return doc.section(found.title, *[doc.sentence(about, "lead")] * bool(about), found)
 
 
-def _key_table(report: RepairReport, delta: RepairDelta) -> Table:
+def _key_table(report: RepairReport, delta: RepairDelta) -> doc.Table:
     rows = tables.key_rows(report, delta)
-    return tables.number_table(report, "The numbers that matter", rows, True, Detail.FULL)
+    return tables.number_table(report, "The numbers that matter", rows, True, doc.Detail.FULL)
 
 
-def _probe_tables(report: RepairReport, delta: RepairDelta) -> Iterator[Table]:
+def _probe_tables(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Table]:
     """Every number in both reports, a table a probe."""
     for probe, pairs in delta.values.items():
         rows = tables.result_rows(pairs)
-        yield tables.number_table(report, heading(probe).title, rows, True, Detail.FULL)
+        yield tables.number_table(report, heading(probe).title, rows, True, doc.Detail.FULL)
 
 
-def _curve_tables(report: RepairReport, delta: RepairDelta) -> list[tuple[str, Table]]:
+def _curve_tables(report: RepairReport, delta: RepairDelta) -> list[tuple[str, doc.Table]]:
     """Every curve in both reports, with what is drawn over what."""
     control, found = report.control is not None, delta.curves
     return [tables.curve_table(pair, probe, control) for probe, pairs in found.items() for pair in pairs]
 
 
-def _rest(report: RepairReport, delta: RepairDelta) -> list[Table]:
+def _rest(report: RepairReport, delta: RepairDelta) -> list[doc.Table]:
     end = [tables.definition_table(report, delta), tables.settings_table(report)]
     return [tables.note_table(delta), tables.left_table(delta), *end]
 
 
-def _full(report: RepairReport, delta: RepairDelta, judged: Items) -> Iterator[Section]:
+def _full(report: RepairReport, delta: RepairDelta, judged: doc.Items) -> Iterator[doc.Section]:
     key, change = _key_table(report, delta), f"C{_CHANGE}."
-    numbers = (sentence(change, "note"), key) if key.rows else ()
-    yield section("Beside what it is judged by", judged, *numbers)
-    conditions = Terms(tuple(map(_condition, report.checks)))
-    yield section("Acceptance", sentence(_split_note(report), "lead"), conditions)
+    numbers = (doc.sentence(change, "note"), key) if key.rows else ()
+    yield doc.section("Beside what it is judged by", judged, *numbers)
+    conditions = doc.Terms(tuple(map(_condition, report.checks)))
+    yield doc.section("Acceptance", doc.sentence(_split_note(report), "lead"), conditions)
     control = tables.CONTROL if report.control is not None else ""
     scale = f"The scale runs from fully used to fully ignored, with the interval shaded. {control}".strip()
-    yield section("Verdicts", sentence(scale, "lead"), Cards(tuple(_cards(report))), name="verdicts")
+    yield doc.section("Verdicts", doc.sentence(scale, "lead"), doc.Cards(tuple(_cards(report))), name="verdicts")
     drawn = list(_figures(report, delta))
     losses = tuple(f for f in drawn if f.name == "losses")
     if report.losses:
-        gallery = [Gallery(losses)] if losses else []
-        yield section("Training", sentence(_LOSSES, "lead"), *gallery, tables.loss_table(report))
+        gallery = [doc.Gallery(losses)] if losses else []
+        yield doc.section("Training", doc.sentence(_LOSSES, "lead"), *gallery, tables.loss_table(report))
     yield from (_tabled(about, found) for about, found in tables.noted_tables(report))
     others = tuple(f for f in drawn if f.name != "losses")
-    yield from [section("Curves", Gallery(others))] if others else []
-    every = sentence(f"Every number measured both before and after. {change}", "lead")
-    yield section("All numbers", every, *_all_numbers(report, delta))
+    yield from [doc.section("Curves", doc.Gallery(others))] if others else []
+    every = doc.sentence(f"Every number measured both before and after. {change}", "lead")
+    yield doc.section("All numbers", every, *_all_numbers(report, delta))
 
 
-def _all_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[Details]:
+def _all_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Details]:
     yield from (_details(found) for found in _probe_tables(report, delta))
     curves = _curve_tables(report, delta)
     if curves:
-        parts = [Details((Run(t.title, "name"), Run(" "), Run(about, "quiet")), (t,)) for about, t in curves]
-        yield Details((Run("Curves", "strong"), Run(" "), Run(str(len(curves)), "quiet")), tuple(parts))
+        parts = [
+            doc.Details((doc.Run(t.title, "name"), doc.Run(" "), doc.Run(about, "quiet")), (t,)) for about, t in curves
+        ]
+        yield doc.Details((doc.Run("Curves", "strong"), doc.Run(" "), doc.Run(str(len(curves)), "quiet")), tuple(parts))
     note, left, *rest = _rest(report, delta)
     yield from (_details(found) for found in (left, note, *rest) if found.rows)
 
 
-def _details(found: Table) -> Details:
-    return Details((Run(found.title, "strong"),), (found,))
+def _details(found: doc.Table) -> doc.Details:
+    return doc.Details((doc.Run(found.title, "strong"),), (found,))
 
 
-def _condition(c: Check) -> Term:
+def _condition(c: Check) -> doc.Term:
     numbers = f"Before {fmt(c.before)}, after {fmt(c.after)}, difference {tables.signed(c.difference)}"
-    text = (Run(c.name, "name"), Run(f": {c.definition}. {numbers} {fmt_interval(c.interval)}".rstrip()))
-    return Term((tables.passed(c), Run(f" {c.sentence}")), text)
+    text = (doc.Run(c.name, "name"), doc.Run(f": {c.definition}. {numbers} {fmt_interval(c.interval)}".rstrip()))
+    return doc.Term((tables.passed(c), doc.Run(f" {c.sentence}")), text)
 
 
-def _cards(report: RepairReport) -> Iterator[Card]:
+def _cards(report: RepairReport) -> Iterator[doc.Card]:
     reports = tables.reports_of(report)
     for m in dict.fromkeys(m for r in reports.values() for m in r.modalities):
         blocks = [b for when, r in reports.items() if m in r.modalities for b in _verdict(when, r.modalities[m])]
         after = report.after.modalities[m].verdict if m in report.after.modalities else ""
-        yield Card(Run(m, "label"), after, tuple(blocks), Run("repaired") if m in report.repaired else None)
+        yield doc.Card(doc.Run(m, "label"), after, tuple(blocks), doc.Run("repaired") if m in report.repaired else None)
 
 
-def _verdict(when: str, v: ModalityVerdict) -> Iterator[Block]:
-    yield Paragraph((Run(when.capitalize()), Run(" "), state(v.verdict)))
+def _verdict(when: str, v: ModalityVerdict) -> Iterator[doc.Block]:
+    yield doc.Paragraph((doc.Run(when.capitalize()), doc.Run(" "), doc.state(v.verdict)))
     if v.score is None:
-        yield sentence("No score could be had.", "note")
+        yield doc.sentence("No score could be had.", "note")
         return
     text = f"ignored {fmt_estimate(v.score, v.interval)}"
     scale = f"{when}: {text} on a scale from 0, fully used, to 1, fully ignored"
-    yield from (Meter(scale, v.score, v.interval, v.verdict), sentence(text, "note"))
+    yield from (doc.Meter(scale, v.score, v.interval, v.verdict), doc.sentence(text, "note"))
 
 
-def _figures(report: RepairReport, delta: RepairDelta) -> Iterator[Figure]:
+def _figures(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Figure]:
     from collapsekit.render.figures.repair import figures
 
     for name, title, about, draw in figures(report, delta):
         wide = draw(True)
         narrow = draw(False) if wide.get_figwidth() > 4 else None
-        yield Figure(name, title, *((about.definition, about.source) if about is not None else ("", "")), wide, narrow)
+        yield doc.Figure(
+            name, title, *((about.definition, about.source) if about is not None else ("", "")), wide, narrow
+        )

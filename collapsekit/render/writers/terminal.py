@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import singledispatch
+from itertools import groupby
 
 from rich import box
 from rich.cells import cell_len, chop_cells
@@ -17,40 +17,16 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from collapsekit.render.document import (
-    TONES,
-    Block,
-    Cards,
-    Cell,
-    Code,
-    Column,
-    Detail,
-    Details,
-    Document,
-    Facts,
-    Figure,
-    Gallery,
-    Items,
-    Line,
-    Meter,
-    Paragraph,
-    Row,
-    Run,
-    Table,
-    Terms,
-    columns,
-    line,
-    plain,
-)
+from collapsekit.render import document as doc
 
-DETAIL = Detail.GLANCE
-_STYLES = {"strong": "bold", "quiet": "dim", "interval": "dim", "on": "", "off": "dim"}
+DETAIL = doc.Detail.GLANCE
+_STYLES = {"heading": "bold underline", "strong": "bold", "quiet": "dim", "interval": "dim", "off": "dim"}
 _TONES = {"bad": "bold red", "warn": "yellow", "open": "bold magenta", "calm": "cyan", "good": "bold green"}
 _MIN_WIDTH, _MAX_WIDTH = 40, 120
 _ALIGNED = 80  # columns from which tables below one another line up
 
 
-def write(document: Document, *, width: int | None = None, color: bool = False) -> str:
+def write(document: doc.Document, *, width: int | None = None, color: bool = False) -> str:
     """The document as text no wider than ``width`` columns (default: the terminal's, from 40 to 120).
 
     Without ``color`` there is no escape sequence in it, whatever names the report holds.
@@ -75,112 +51,60 @@ def write(document: Document, *, width: int | None = None, color: bool = False) 
     return "\n".join(text if color else text.rstrip() for text in lines) + "\n"
 
 
-def _document(document: Document, console: Console) -> Iterator[RenderableType]:
+def _document(document: doc.Document, console: Console) -> Iterator[RenderableType]:
     outcome = document.outcome
     if outcome is not None:
         yield Text.assemble((f"{outcome.mark} {outcome.text.upper()}", _style(outcome)), "  ", document.title)
     elif document.title:
         yield Text(document.title)
-    yield from (Text(plain(about), style="dim") for about in document.about)
+    yield from (Text(doc.plain(about), style="dim") for about in document.about)
     for warning in document.warnings:
         yield Text.assemble(("Warning: ", "bold yellow"), warning)
-    before: Block | None = None
-    for block in document.blocks:
-        if not isinstance(before, type(block)) or not isinstance(block, Paragraph):
-            yield Text()
-        yield from _shown(block, console)
-        before = block
+    for kind, blocks in groupby(document.blocks, type):
+        yield from [Text()] * (kind is not doc.Cards)
+        yield from _shown(blocks, console)
     for section in document.sections:
         yield Text()
         if section.title:
-            yield _text(line(Run(section.title[0].text, "heading"), *section.title[1:]))
-        for block in section.blocks:
-            yield from _shown(block, console)
+            yield _text(doc.line(doc.Run(section.title[0].text, "heading"), *section.title[1:]))
+        yield from _shown(section.blocks, console)
     yield Text()
-    yield from (Text(plain(end), style="dim") for end in document.ends)
+    yield from (Text(doc.plain(end), style="dim") for end in document.ends)
 
 
-def _style(run: Run) -> str:
-    return "bold underline" if run.kind == "heading" else _TONES.get(TONES.get(run.kind, ""), _STYLES.get(run.kind, ""))
+def _style(run: doc.Run) -> str:
+    return _TONES.get(doc.TONES.get(run.kind, ""), _STYLES.get(run.kind, ""))
 
 
-def _text(runs: Line) -> Text:
-    return Text.assemble(*((plain((r,)) if r.kind != "command" else f"`{r.text}`", _style(r)) for r in runs))
+def _text(runs: doc.Line) -> Text:
+    return Text.assemble(*((doc.plain((r,)) if r.kind != "command" else f"`{r.text}`", _style(r)) for r in runs))
 
 
-@singledispatch
-def _shown(block: Block, console: Console) -> Iterator[RenderableType]:
-    """The block as what rich prints."""
-    raise TypeError(f"{type(block).__name__} is no block of a document")
+def _shown(blocks: Iterable[doc.Block], console: Console) -> Iterator[RenderableType]:
+    """The blocks as what rich prints."""
+    for block in doc.simple(blocks):
+        if isinstance(block, doc.Paragraph):
+            yield from _paragraph(block)
+        elif isinstance(block, doc.Items):
+            yield from _items(block)
+        else:
+            yield from _tables(block, console)
 
 
-@_shown.register
-def _(block: Paragraph, console: Console) -> Iterator[RenderableType]:
+def _paragraph(block: doc.Paragraph) -> Iterator[RenderableType]:
     text = _text(block.runs)
-    if block.kind in ("lead", "note"):
-        text.stylize("dim")
-    yield Padding(text, (0, 0, 0, 2)) if block.kind == "inset" else text
+    text.stylize({"lead": "dim", "note": "dim", "heading": "bold", "command": "bold"}.get(block.kind, ""))
+    yield from [Text()] * (block.kind == "heading")
+    yield Padding(text, (0, 0, 0, 2)) if block.kind in ("inset", "command") else text
 
 
-@_shown.register
-def _(block: Items, console: Console) -> Iterator[RenderableType]:
+def _items(block: doc.Items) -> Iterator[RenderableType]:
     for i, runs in enumerate(block.lines):
         grid = Grid.grid(padding=(0, 1, 0, 0))
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")
         grid.add_row(_text((block.marks[i],)) if block.marks else Text("·"), _text(runs))
         yield grid
-
-
-@_shown.register
-def _(block: Facts, console: Console) -> Iterator[RenderableType]:
-    yield from (_text((*what, Run(": "), *how)) for what, how in block.items)
-
-
-@_shown.register
-def _(block: Terms, console: Console) -> Iterator[RenderableType]:
-    yield from [Text(block.title, style="bold")] * bool(block.title)
-    for term in block.items:
-        source = f" ({term.source})" if term.source else ""
-        yield _text((*term.runs, Run(": "), *term.text, Run(source, "quiet")))
-
-
-@_shown.register
-def _(block: Code, console: Console) -> Iterator[RenderableType]:
-    yield Padding(Text(block.text, style="bold"), (0, 0, 0, 2))
-
-
-@_shown.register
-def _(block: Meter, console: Console) -> Iterator[RenderableType]:
-    yield Text(block.text, style=_style(Run("", block.kind)))
-
-
-@_shown.register
-def _(block: Figure, console: Console) -> Iterator[RenderableType]:
-    yield _text(line(Run(block.title, "strong"), f". {block.about} ", Run(f"({block.source})", "quiet")))
-
-
-@_shown.register
-def _(block: Gallery, console: Console) -> Iterator[RenderableType]:
-    for item in block.items:
-        yield from _shown(item, console)
-
-
-@_shown.register
-def _(block: Cards, console: Console) -> Iterator[RenderableType]:
-    for card in block.items:
-        yield Text()
-        style, word = _style(Run("", card.kind)), f": {card.state.text}" if card.state is not None else ""
-        yield Text.assemble((card.title.text, f"bold {style}".strip()), (word, style))
-        for inner in card.blocks:
-            yield from _shown(inner, console)
-
-
-@_shown.register
-def _(block: Details, console: Console) -> Iterator[RenderableType]:
-    yield _text(block.title)
-    for inner in block.blocks:
-        yield from _shown(inner, console)
 
 
 @dataclass(frozen=True)
@@ -192,8 +116,7 @@ class _Way:
     short: bool = False
 
 
-@_shown.register
-def _(block: Table, console: Console) -> Iterator[RenderableType]:
+def _tables(block: doc.Table, console: Console) -> Iterator[RenderableType]:
     way, tables = _laid_out(block, console)
     for i, (part, grid) in enumerate(tables):
         yield from [Text()] * (i > 0)
@@ -204,7 +127,7 @@ def _(block: Table, console: Console) -> Iterator[RenderableType]:
             yield Text(f"{legend.text}.", style="dim")
 
 
-def _laid_out(block: Table, console: Console) -> tuple[_Way, list[tuple[Table, Grid]]]:
+def _laid_out(block: doc.Table, console: Console) -> tuple[_Way, list[tuple[doc.Table, Grid]]]:
     """The first way that fits; where none does, several tables, or a line a number, as the block says."""
     roomy, tight = block.labels
     ways = [_Way(roomy, beside=True), _Way(tight)]
@@ -225,10 +148,10 @@ def _laid_out(block: Table, console: Console) -> tuple[_Way, list[tuple[Table, G
     return way, [(block, _grid(block, way, console))]
 
 
-def _split(block: Table, way: _Way, console: Console) -> list[tuple[Table, Grid]]:
+def _split(block: doc.Table, way: _Way, console: Console) -> list[tuple[doc.Table, Grid]]:
     """As few tables as it takes for each to fit, with about as many of the columns each."""
     count = len(block.columns) - 1
-    tables: list[tuple[Table, Grid]] = []
+    tables: list[tuple[doc.Table, Grid]] = []
     for size in dict.fromkeys(-(-count // parts) for parts in range(2, count + 1)):
         starts = range(1, count + 1, size)
         parts = [_without(block, [i for i in range(1, count + 1) if not s <= i < s + size]) for s in starts]
@@ -238,14 +161,14 @@ def _split(block: Table, way: _Way, console: Console) -> list[tuple[Table, Grid]
     return tables
 
 
-def _without(block: Table, gone: Sequence[int]) -> Table:
+def _without(block: doc.Table, gone: Sequence[int]) -> doc.Table:
     """The table without the columns at these places."""
     kept = [i for i in range(len(block.columns)) if i not in gone]
     rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in block.rows)
     return replace(block, columns=tuple(block.columns[i] for i in kept), rows=rows)
 
 
-def _long(block: Table) -> Table:
+def _long(block: doc.Table) -> doc.Table:
     """A line a number: the row's name, the column's, the number, and what else is in the row."""
     numbers = [i for i, c in enumerate(block.columns) if c.kind == "number"]
     rest = [i for i in range(1, len(block.columns)) if i not in numbers]
@@ -253,9 +176,11 @@ def _long(block: Table) -> Table:
     for row in block.rows:
         found = [i for i in numbers if row.cells[i].runs]
         for i in found:
-            name = row.cells[0] if i == found[0] else Cell()
-            rows.append(Row((name, Cell((block.columns[i].head,)), row.cells[i], *(row.cells[k] for k in rest))))
-    heads = (block.columns[0], *columns("modality", ">value"), *(block.columns[k] for k in rest))
+            name = row.cells[0] if i == found[0] else doc.Cell()
+            rows.append(
+                doc.Row((name, doc.Cell((block.columns[i].head,)), row.cells[i], *(row.cells[k] for k in rest)))
+            )
+    heads = (block.columns[0], *doc.columns("modality", ">value"), *(block.columns[k] for k in rest))
     return replace(block, columns=heads, rows=tuple(rows))
 
 
@@ -263,7 +188,7 @@ def _width(grid: Grid, console: Console) -> int:
     return Measurement.get(console, console.options.update(max_width=10_000), grid).maximum
 
 
-def _grid(block: Table, way: _Way, console: Console) -> Grid:
+def _grid(block: doc.Table, way: _Way, console: Console) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in block.columns:
         right = "right" if column.kind == "number" else "left"
@@ -289,7 +214,7 @@ def _grid(block: Table, way: _Way, console: Console) -> Grid:
     return grid
 
 
-def _align(grid: Grid, heads: Sequence[Column], way: _Way, console: Console) -> _Way:
+def _align(grid: Grid, heads: Sequence[doc.Column], way: _Way, console: Console) -> _Way:
     """Give columns their widths, so that tables below one another line up and what is too long is broken in its own."""
     widths = [c.width for c in heads[1:]]
     label = max(10, min(28, console.width - sum(widths) - len(widths)))
@@ -300,11 +225,11 @@ def _align(grid: Grid, heads: Sequence[Column], way: _Way, console: Console) -> 
     return _Way(label)
 
 
-def _label(cell: Cell, width: int) -> Text:
+def _label(cell: doc.Cell, width: int) -> Text:
     """A row's name, broken after its own separators, else anywhere, and what goes with it below."""
-    *before, name = cell.runs or (Run(""),)
+    *before, name = cell.runs or (doc.Run(""),)
     text = _text(tuple(before)) + Text(_broken(name.text, width), style=_style(name))
-    return text + Text(f"\n({plain(cell.aside)})") if cell.aside else text
+    return text + Text(f"\n({doc.plain(cell.aside)})") if cell.aside else text
 
 
 def _broken(name: str, width: int) -> str:
@@ -316,13 +241,13 @@ def _broken(name: str, width: int) -> str:
     return "\n".join(part for text in lines for part in chop_cells(text.rstrip(), width))
 
 
-def _value(cell: Cell, marks: int, way: _Way) -> Text:
+def _value(cell: doc.Cell, marks: int, way: _Way) -> Text:
     """A value with room for marks behind it, so that numbers stay in line, and its aside."""
     if way.short and cell.short:
         return Text(cell.short + " " * marks, style=_style(cell.runs[0]))
     text = _text(cell.runs) + Text(cell.marks)
     text = Text("\n").join(part + Text(" " * (marks - len(cell.marks))) for part in text.split("\n")) if marks else text
-    aside = plain(cell.aside)
+    aside = doc.plain(cell.aside)
     if not aside or (way.short and aside.startswith("[")):
         return text
     return text + Text(" " if way.beside else "\n") + _text(cell.aside) + Text("" if way.beside else " " * marks)

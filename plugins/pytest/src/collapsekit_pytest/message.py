@@ -23,7 +23,7 @@ def failure(report: Report, required: Sequence[str], allow_inconclusive: bool) -
     """
     __tracebackhide__ = True
     from collapsekit.errors import ConfigError, did_you_mean
-    from collapsekit.render.cleaning import cleaned
+    from collapsekit.report.cleaning import cleaned
 
     for name in required:
         if name not in report.modalities:
