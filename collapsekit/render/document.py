@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -89,6 +89,11 @@ def cell(text: str, kind: str = "text", aside: str = "") -> Cell:
     return Cell(line(Run(text, kind)) if text else (), line(Run(aside, "quiet")) if aside else ())
 
 
+def name(text: str, aside: str = "") -> Cell:
+    """A cell that holds the name of a result, a setting or a file."""
+    return cell(text, "name", aside)
+
+
 @dataclass(frozen=True)
 class Column:
     """The head of a column. Numbers are aligned at the right; a state is not broken over lines."""
@@ -144,9 +149,11 @@ class Table:
         return "; ".join([self.about] * bool(self.about) + parts)
 
 
-def table(title: str, heads: tuple[Column, ...], rows: Sequence[tuple[Cell, ...]], about: str = "") -> Table:
-    """A table without groups."""
-    return Table(title, heads, tuple(map(Row, rows)), about)
+def table(title: str, heads: Sequence[str | Column], rows: Iterable[Sequence[str | Cell]], **how: Any) -> Table:
+    """A table without groups. Heads that are strings are as for :func:`columns`, fields that are strings plain text."""
+    fields = tuple(Row(tuple(cell(c) if isinstance(c, str) else c for c in row)) for row in rows)
+    made = (c for h in heads for c in (columns(h) if isinstance(h, str) else (h,)))
+    return Table(title, tuple(made), fields, **how)
 
 
 ParagraphKind = Literal["text", "lead", "note", "inset", "heading", "command"]
@@ -175,11 +182,21 @@ class Items:
     kind: Literal["text", "note"] = "text"
 
 
+def items(texts: Iterable[str | Line]) -> Items:
+    """A list of lines, plain where they are strings."""
+    return Items(tuple(line(t) if isinstance(t, str) else t for t in texts))
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is so: (what, how it is)."""
 
     items: tuple[tuple[Line, Line], ...]
+
+
+def facts(**items: str) -> Facts:
+    """What is so, in plain words; an underscore in a key is a space."""
+    return Facts(tuple((line(what.replace("_", " ")), line(how)) for what, how in items.items()))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from collapsekit.report.diagnosis import Result
@@ -43,3 +44,9 @@ def label(result: Result) -> str:
 def whole_label(result: Result | None) -> str:
     """The label with the whole name: ``similarity.cka of image versus audio``."""
     return "" if result is None else result.name + label(result).removeprefix(short_name(result))
+
+
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """The first of them, and how many there are more."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

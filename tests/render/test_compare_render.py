@@ -25,10 +25,10 @@ from collapsekit.comparison.significance import ALPHA
 from collapsekit.errors import CollapsekitError
 from collapsekit.io.safe_text import clean
 from collapsekit.render import document_of, formats_of, write
-from collapsekit.report.cleaning import cleaned_comparison
 from collapsekit.render.document import Detail, Table, plain
 from collapsekit.render.numbers import fmt
 from collapsekit.render.views.comparison import BEST, DIFFERS
+from collapsekit.report.cleaning import cleaned_comparison
 from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, Testing
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
 from collapsekit.stats.inference.wilcoxon import FEWEST, MOST_EXACT

@@ -22,8 +22,8 @@ from sample_gates import HOSTILE, NAMES, REPORTS, check, report_of
 from collapsekit.io.safe_text import NAME_LIMIT, TEXT_LIMIT, clean
 from collapsekit.render import formats_of, write
 from collapsekit.render.ci.github import MOST, step_summary
-from collapsekit.report.cleaning import cleaned_gate
 from collapsekit.render.writers.markdown import code, escape
+from collapsekit.report.cleaning import cleaned_gate
 from collapsekit.report.gate import GateReport
 
 FORMATS = ("text", "json", "markdown", "junit", "sarif", "github")

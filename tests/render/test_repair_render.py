@@ -19,14 +19,14 @@ from sample_reports import HOSTILE, LONG
 from test_render_html import ACTIVE, WITNESS, WRAPPER, Reader
 
 from collapsekit.comparison.delta import CURVES, DIRECTIONS, SCORE, direction, judge, repair_delta
+from collapsekit.comparison.standing import key_rows, standing
 from collapsekit.render import document_of, formats_of, write
-from collapsekit.report.cleaning import cleaned_repair, renamed_repair
 from collapsekit.render.document import TONES, Cell, Detail, Table, plain
 from collapsekit.render.figures import repair as drawings
 from collapsekit.render.numbers import fmt, fmt_interval
-from collapsekit.render.views._repair_tables import checks_table, key_rows, noted_tables, verdict_table
-from collapsekit.render.views.repair import standing
+from collapsekit.render.views._repair_tables import checks_table, noted_tables, verdict_table
 from collapsekit.render.writers import html
+from collapsekit.report.cleaning import cleaned_repair, renamed_repair
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.names import modality_names, repair_names, short_name
 from collapsekit.report.repair import BasisInsert, ExchangeInsert, RepairReport

@@ -6,16 +6,16 @@ All functions take a report that :func:`collapsekit.report.cleaning.cleaned_repa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from collapsekit.comparison.delta import Judgement, Numbers, Pair, RepairDelta, scores
+from collapsekit.comparison.delta import Judgement, Pair, RepairDelta
+from collapsekit.comparison.standing import NumberRow
 from collapsekit.render import document as doc
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate
 from collapsekit.render.views._results import points
-from collapsekit.render.views._words import Estimate, Interval, flatten, names_table, number, some, thinned
+from collapsekit.render.views._words import Estimate, Interval, flatten, names_table, number, thinned
 from collapsekit.report.diagnosis import Report, Result
-from collapsekit.report.names import whole_label
+from collapsekit.report.names import some, whole_label
 from collapsekit.report.repair import BasisInsert, Check, ExchangeInsert, LossCurve, RepairReport
 
 CONTROL = "Control: plain fine-tuning with the same data, steps, optimiser, schedule and early stopping."
@@ -23,35 +23,10 @@ _POINTS = 16  # of a curve
 _WIDTHS = {"number": 15, "change": 9, "judged": 7}  # of columns at a glance: a number is as wide as an interval
 
 
-@dataclass(frozen=True)
-class NumberRow:
-    """One quantity side by side."""
-
-    label: str
-    numbers: Numbers
-    unit: str = ""
-
-
 def reports_of(report: RepairReport) -> dict[str, Report]:
     """The reports within, by when they were made."""
     found = {"before": report.before, "after": report.after, "control": report.control}
     return {when: r for when, r in found.items() if r is not None}
-
-
-def key_rows(report: RepairReport, delta: RepairDelta) -> list[NumberRow]:
-    """The numbers that matter most: the score of each modality that was repaired, task metric and loss."""
-    rows = [NumberRow(f"score of {m}", numbers) for m, numbers in scores(report).items()]
-    names = {"reliance.full_metric": report.before.subject.metric, "reliance.full_loss": "task loss"}
-    for p in delta.values.get("reliance", ()):
-        name = names.get(p.before.name)
-        if name is not None:
-            rows.append(NumberRow(name, p.numbers, (p.before.unit or "") if p.before.unit != name else ""))
-    return rows
-
-
-def result_rows(pairs: Iterable[Pair]) -> list[NumberRow]:
-    """Results as rows, by their short names."""
-    return [NumberRow(p.label, p.numbers, p.before.unit or "") for p in pairs]
 
 
 def verdict_table(report: RepairReport) -> doc.Table:
@@ -264,4 +239,4 @@ def definition_table(report: RepairReport, delta: RepairDelta) -> doc.Table:
 def settings_table(report: RepairReport) -> doc.Table:
     """Settings of the repair, its environment, and what it began from."""
     lines = [*flatten(report.settings), ("base sha256", report.base_sha256), *flatten(report.environment)]
-    return names_table("Settings", ("setting", "value"), lines, counted="settings")
+    return names_table("Settings", ("setting", "value"), lines, counted="settings", folded=True)

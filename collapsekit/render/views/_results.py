@@ -6,89 +6,76 @@ All functions take a report that :func:`collapsekit.report.cleaning.cleaned` has
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+from collapsekit.render import document as doc
 from collapsekit.render.headings import headings
-from collapsekit.render.views._words import Estimate, Interval, some
+from collapsekit.render.views._words import Estimate, Interval, number
 from collapsekit.report.diagnosis import Report, Result
-from collapsekit.report.names import label, short_name
+from collapsekit.report.names import label, short_name, some
 
 WHOLE = "fused"  # the column of what has no modality, beside columns that have one
 SUBSETS = {"reliance.subsets": "loss", "reliance.subsets_metric": "metric"}  # curves over names of subsets
 
 
-@dataclass(frozen=True)
-class ResultRow:
-    """One result name across the modalities of a probe; ``results`` follows ``ProbeResults.modalities``."""
-
-    label: str
-    unit: str
-    pairwise: bool  # about two modalities
-    results: tuple[Result | None, ...]
-
-
-@dataclass(frozen=True)
-class ProbeResults:
+class ProbeResults(NamedTuple):
     """What one probe left in the report."""
 
     probe: str
     title: str
-    whole: tuple[Result, ...]  # values of the model as a whole
-    modalities: tuple[str, ...]
-    rows: tuple[ResultRow, ...]
-    curves: tuple[Result, ...]
-    skipped: tuple[Result, ...]
-    notes: tuple[tuple[str, str], ...]  # (what it is about, the note)
-    definitions: tuple[Result, ...]  # one for each name, definition and source that occur
+    results: tuple[Result, ...]
 
+    @property
+    def notes(self) -> list[doc.Line]:
+        """Each note once, with what it is about."""
+        notes: dict[str, list[str]] = {}
+        for r in self.results:
+            if r.note is not None:
+                notes.setdefault(r.note, []).append(label(r))
+        return [doc.line("Note on ", doc.Run(some(about), "name"), f": {note}") for note, about in notes.items()]
 
-@dataclass(frozen=True)
-class Subset:
-    """One coalition of modalities and what the model does with it. ``members`` is None where it is not one."""
-
-    label: str
-    members: frozenset[str] | None
-    loss: Estimate | None
-    metric: Estimate | None
+    @property
+    def definitions(self) -> list[Result]:
+        """One result for each name, definition and source that occur."""
+        return list({(r.name, r.definition, r.source): r for r in self.results}.values())
 
 
 def by_probe(report: Report) -> list[ProbeResults]:
     """The results of each probe, in the order in which they are shown."""
-    return [_of_probe(report, h.probe, h.title) for h in headings(r.probe for r in report.results)]
+    heads = headings(r.probe for r in report.results)
+    return [ProbeResults(h.probe, h.title, tuple(r for r in report.results if r.probe == h.probe)) for h in heads]
 
 
-def _of_probe(report: Report, probe: str, title: str) -> ProbeResults:
-    results = [r for r in report.results if r.probe == probe]
-    values = [r for r in results if r.value is not None]
+def value_tables(p: ProbeResults, report: Report, head: str, pairs: bool) -> Iterator[doc.Table]:
+    """What there is of the model as a whole; and by modality, without ``pairs`` only what is of one of them."""
+    values = [r for r in p.results if r.value is not None]
     split = {r.name for r in values if r.modality is not None}
-    across = [r for r in values if r.name in split]
-    order = _modalities(report, across)
-    notes: dict[str, list[str]] = {}
-    for r in results:
-        if r.note is not None:
-            notes.setdefault(r.note, []).append(label(r))
-    return ProbeResults(
-        probe=probe,
-        title=title,
-        whole=tuple(r for r in values if r.name not in split),
-        modalities=tuple(WHOLE if m is None else m for m in order),
-        rows=tuple(_rows(across, order)),
-        curves=tuple(r for r in results if r.curve is not None),
-        skipped=tuple(r for r in results if r.skipped is not None),
-        notes=tuple((some(about), note) for note, about in notes.items()),
-        definitions=tuple({(r.name, r.definition, r.source): r for r in results}.values()),
-    )
+    whole = [(doc.name(short_name(r)), _number(r), r.unit or "") for r in values if r.name not in split]
+    if whole:
+        yield doc.table(f"{p.title}, whole model", (head, ">value", "unit"), whole)
+    order = modalities(p, report)
+    names = [doc.Column(doc.Run(WHOLE if m is None else m, "name"), "number") for m in order]
+    rows = list(_rows([r for r in values if r.name in split], order, pairs))
+    if rows:
+        yield doc.table(f"{p.title}, by modality", (head, *names, "unit"), rows, layout="long")
 
 
-def _modalities(report: Report, results: list[Result]) -> list[str | None]:
-    present = dict.fromkeys(r.modality for r in results)
-    known: list[str | None] = [m for m in report.subject.modalities if m in present]
+def modalities(p: ProbeResults, report: Report) -> list[str | None]:
+    """Those that the probe has values of, and None where it has some of the whole model under the same name."""
+    values = [r for r in p.results if r.value is not None]
+    split = {r.name for r in values if r.modality is not None}
+    present = dict.fromkeys(r.modality for r in values if r.name in split)
+    known = [m for m in report.subject.modalities if m in present]
     others = [m for m in present if m not in known and m is not None]
     return [*known, *others, *([None] if None in present else [])]
 
 
-def _rows(results: list[Result], order: list[str | None]) -> Iterator[ResultRow]:
+def _number(r: Result | None) -> doc.Cell:
+    return doc.Cell() if r is None else number(r.value, r.interval)
+
+
+def _rows(results: Sequence[Result], order: Sequence[str | None], pairs: bool) -> Iterator[tuple[doc.Cell | str, ...]]:
     rows: dict[tuple[str, str | None, int], dict[str | None, Result]] = {}
     seen: Counter[tuple[str, str | None, str | None]] = Counter()
     for r in results:
@@ -98,25 +85,33 @@ def _rows(results: list[Result], order: list[str | None]) -> Iterator[ResultRow]
     for (_, versus, _), found in rows.items():
         first = next(iter(found.values()))
         text = short_name(first) + (f" versus {versus}" if versus is not None else "")
-        yield ResultRow(text, first.unit or "", versus is not None, tuple(found.get(m) for m in order))
+        if pairs or versus is None:
+            yield doc.name(text), *(_number(found.get(m)) for m in order), first.unit or ""
+
+
+class Subset(NamedTuple):
+    """One coalition of modalities and what the model does with it. ``members`` is None where it is not one."""
+
+    label: str
+    members: frozenset[str] | None
+    loss: Estimate | None
+    metric: Estimate | None
 
 
 def subsets(report: Report) -> list[Subset]:
     """The coalition table, smallest first: each subset's loss and metric, from the ``reliance`` curves."""
-    found = {part: _by_category(report, name) for name, part in SUBSETS.items()}
+    found: dict[str, dict[str, Estimate]] = {part: {} for part in SUBSETS.values()}
+    for name, part in SUBSETS.items():
+        curve = next((r for r in report.named(name) if r.curve is not None), None)
+        found[part] = {str(x): (y, ends) for x, y, ends in points(curve)}
     names = dict.fromkeys(name for part in found.values() for name in part)
     rows = [Subset(n, _members(report, n), found["loss"].get(n), found["metric"].get(n)) for n in names]
     return sorted(rows, key=lambda s: len(s.members) if s.members is not None else 0)
 
 
-def _by_category(report: Report, name: str) -> dict[str, Estimate]:
-    curve = next((r for r in report.named(name) if r.curve is not None), None)
-    return {} if curve is None else {str(x): (y, ends) for x, y, ends in points(curve)}
-
-
-def points(result: Result) -> list[tuple[float | str, float, Interval]]:
+def points(result: Result | None) -> list[tuple[float | str, float, Interval]]:
     """The points of a curve: x, y and the ends of y's interval."""
-    curve = result.curve
+    curve = result.curve if result is not None else None
     if curve is None:
         return []
     ends: list[Interval] = [None] * len(curve.y)

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from collapsekit.render.document import Cell, Line, Row, Run, Table, cell, columns, line
+from collapsekit.render import document as doc
+from collapsekit.render.document import Cell, Line, Run, Table, line
 from collapsekit.render.numbers import fmt, fmt_interval
 
 Interval = tuple[float, float] | None
@@ -28,12 +29,6 @@ def strong_number(value: float | None, interval: Interval = None) -> Line:
 
 def _ends(interval: Interval) -> Line:
     return (Run(fmt_interval(interval), "interval"),) if interval is not None else ()
-
-
-def some(names: Sequence[str], limit: int = 3) -> str:
-    """The first of them, and how many there are more."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def letter(index: int) -> str:
@@ -58,10 +53,9 @@ def flatten(mapping: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-def names_table(title: str, heads: tuple[str, str], lines: Iterable[tuple[str, str]], counted: str = "") -> Table:
-    """Names beside names: settings and their values; folded where it is said what they are ``counted`` as."""
-    rows = tuple(Row((cell(key, "name"), cell(value, "name"))) for key, value in lines)
-    return Table(title, columns(*heads), rows, counted=counted, folded=bool(counted))
+def names_table(title: str, heads: tuple[str, str], lines: Iterable[tuple[str, str]], **how: Any) -> Table:
+    """Names beside names: settings and their values."""
+    return doc.table(title, heads, [(doc.name(key), doc.name(value)) for key, value in lines], **how)
 
 
 def thinned(count: int, most: int) -> list[int]:
@@ -72,3 +66,14 @@ def thinned(count: int, most: int) -> list[int]:
 def p_value(p: float | None) -> str:
     """A p-value; of the smallest ones only that they are small."""
     return "<0.0001" if p is not None and p < 1e-4 else fmt(p)
+
+
+def made_by(report: Any, detail: doc.Detail, rest: str) -> str:
+    """Which version made the report; at a glance, also where the rest is, and on a page which schema it has."""
+    kind = "comparison" if getattr(report, "kind", "") == "comparison" else "report"
+    ends = {
+        doc.Detail.GLANCE: f". {rest}",
+        doc.Detail.SUMMARY: ".",
+        doc.Detail.FULL: f", {kind} schema {report.schema_version}.",
+    }
+    return f"Made by collapsekit {report.collapsekit}{ends[detail]}"

@@ -7,10 +7,11 @@ from itertools import groupby
 
 from collapsekit.render import document as doc
 from collapsekit.render.numbers import ABSENT, fmt
-from collapsekit.render.views._words import letters, number, p_value, some
+from collapsekit.render.views._words import letters, number, p_value
 from collapsekit.report import comparison as data
 from collapsekit.report.cleaning import cleaned_comparison
 from collapsekit.report.comparison import Comparison
+from collapsekit.report.names import some
 
 BEST, DIFFERS = "*", "†"
 _ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}

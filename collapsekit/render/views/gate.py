@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from collapsekit.gating.next_steps import against, next_steps
 from collapsekit.render import document as doc
 from collapsekit.render.numbers import ABSENT, fmt
 from collapsekit.render.views._words import number, p_value
@@ -58,7 +59,7 @@ def view(report: GateReport, detail: doc.Detail) -> doc.Document:
 
 
 def _notes(report: GateReport, detail: doc.Detail) -> Iterator[doc.Section]:
-    steps = [_with_commands(text) for text in _next_steps(report)]
+    steps = [_with_commands(text) for text in next_steps(report)]
     notes = [doc.line(f"Note: {note}") for note in report.notes]
     if detail is not doc.Detail.GLANCE:
         every = (*notes, *steps)
@@ -82,12 +83,12 @@ def _rules(report: GateReport, checks: Sequence[GateCheck], detail: doc.Detail) 
 
 
 def _compared(report: GateReport, checks: Sequence[GateCheck], detail: doc.Detail) -> doc.Section:
-    against = doc.sentence(_against(report), "note")
+    held = doc.sentence(against(report), "note")
     if detail is doc.Detail.GLANCE:
-        return doc.section("Against the baseline", against, *_short_comparison(checks))
+        return doc.section("Against the baseline", held, *_short_comparison(checks))
     rows = [(doc.Cell((doc.state(c.state),)), doc.cell(c.name), *_numbers(c), doc.cell(c.sentence)) for c in checks]
     heads = (*doc.columns("", ""), *_COLUMNS, *doc.columns(""))
-    return doc.Section((), (against, doc.table("Against the baseline", heads, rows)))
+    return doc.Section((), (held, doc.table("Against the baseline", heads, rows)))
 
 
 def _short_comparison(checks: Sequence[GateCheck]) -> Iterator[doc.Block]:
@@ -121,38 +122,3 @@ def _numbers(check: GateCheck) -> tuple[doc.Cell, ...]:
         doc.cell(p_value(check.p_holm)),
         doc.cell(fmt(check.detectable)),
     )
-
-
-def _against(report: GateReport) -> str:
-    """What it was held against, in one line."""
-    found = report.against
-    if found is None:
-        return ""
-    if found.situation == "paired":
-        return f"Against the baseline's run of the same training, example by example ({found.because})."
-    runs = "1 training run" if found.runs == 1 else f"{found.runs} training runs"
-    return f"Against how {runs} of the baseline vary ({found.because})."
-
-
-def _next_steps(report: GateReport) -> Iterator[str]:
-    """What can be done about an outcome that is no pass."""
-    undecided = [c for c in report.checks if c.state == "inconclusive"]
-    failed = [c for c in report.checks if c.state == "failed"]
-    if failed:
-        yield "Why: the report of `collapsekit diagnose`, by modality; `collapsekit repair` may bring one back."
-    if any(c.kind != "rule" for c in failed):
-        yield "Where the fall is meant: `collapsekit baseline update` takes this report into the baseline."
-    for kind in ("retrained", "paired"):
-        needed = [c.needed for c in undecided if c.kind == kind and c.needed is not None]
-        if needed:
-            runs = f"{max(needed):,} more baseline {'run' if max(needed) == 1 else 'runs'}"
-            what = runs if kind == "retrained" else f"About {max(needed):,} examples in all"
-            yield f"{what} would decide {_these(len(needed), len(undecided))}."
-    if report.outcome == "inconclusive" and undecided:
-        yield "Until it is decided, this is no pass (exit code 5)."
-
-
-def _these(count: int, of: int) -> str:
-    if count < of:
-        return f"{count} of {of} that are open"
-    return "what is open" if of == 1 else f"all {of} that are open"

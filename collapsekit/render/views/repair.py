@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
-from collapsekit.comparison.delta import Judgement, Pair, RepairDelta, repair_delta, unlike
+from collapsekit.comparison.delta import Pair, RepairDelta, repair_delta
+from collapsekit.comparison.standing import cautions, key_rows, result_rows, standing
 from collapsekit.render import document as doc
 from collapsekit.render.headings import heading, headings
 from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
 from collapsekit.render.views import _repair_tables as tables
-from collapsekit.render.views._words import letters, some
+from collapsekit.render.views._words import letters
 from collapsekit.report.cleaning import cleaned_repair, renamed_repair
-from collapsekit.report.diagnosis import ModalityVerdict, Report
-from collapsekit.report.names import repair_names, whole_label
+from collapsekit.report.diagnosis import ModalityVerdict
+from collapsekit.report.names import repair_names
 from collapsekit.report.repair import Check, LossCurve, RepairReport
 
 _NAME_WIDTH = 16  # at a glance, modalities with longer names are called A, B, … after the headline
 _PROBES = ("missing", "noise")  # whose numbers are shown at a glance
-_NO_CONTROL = "No plain fine-tuning was run beside it: what more training alone would have done is not known."
 _CHANGE = "hange: after minus before; better or worse only where it is known which way is better"
 
 
@@ -32,7 +31,7 @@ def view(report: RepairReport, detail: doc.Detail) -> doc.Document:
     found = repair_delta(report)
     delta = replace(found, values=_ordered(found.values), curves=_ordered(found.curves))
     decision = "accepted" if report.accepted else "rejected"
-    judged = doc.Items(tuple(map(doc.line, [*standing(report, delta), *_cautions(report)])))
+    judged = doc.Items(tuple(map(doc.line, [*standing(report, delta), *cautions(report)])))
     names = (
         doc.Items(tuple(doc.line(f"= {name}") for name in keys), tuple(doc.Run(k) for k in keys.values()))
         if keys
@@ -89,64 +88,6 @@ def _ends(report: RepairReport, delta: RepairDelta, detail: doc.Detail) -> list[
     return [*[left] * bool(count), f"base sha256 {report.base_sha256}", more]
 
 
-def _cautions(report: RepairReport) -> list[str]:
-    """What keeps the numbers from being read as they stand."""
-    found = [_NO_CONTROL] if report.control is None else []
-    if not report.checks:
-        found.append("No condition of acceptance was checked.")
-    others = {"After": (report.before, report.after)}
-    if report.control is not None:
-        others["Control"] = (report.after, report.control)
-    for who, (one, other) in others.items():
-        fields = unlike(one, other)
-        if fields:
-            ends = "; ".join(f"{f}: {_field(other, f)} against {_field(one, f)}" for f in fields)
-            found.append(f"{who} was not measured as the other was, so nothing is judged between them ({ends}).")
-    return found
-
-
-def _field(report: Report, name: str) -> str:
-    value = getattr(report.subject, name)
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
-
-
-def standing(report: RepairReport, delta: RepairDelta) -> list[str]:
-    """Wins and losses in words: scores, metric and loss by name, then all that can be judged by count, and what is
-    worse by name too."""
-    pairs = [pair for found in delta.values.values() for pair in found]
-    lines = []
-    for who, attribute in (("before", "than_before"), ("plain fine-tuning", "than_control")):
-        if who != "before" and report.control is None:
-            continue
-        named = [(row.label, getattr(row.numbers, attribute)) for row in tables.key_rows(report, delta)]
-        judged = [(whole_label(p.before), getattr(p.numbers, attribute)) for p in pairs]
-        lines.append(f"Against {who}: {_sorted_out(named)}.{_counted([(n, j) for n, j in judged if j is not None])}")
-    return lines
-
-
-def _counted(judged: Sequence[tuple[str, Judgement]]) -> str:
-    if not judged:
-        return ""
-    counts = Counter(j.word for _, j in judged)
-    worse = [name for name, j in judged if j.word == "worse"]
-    named = f" ({some(worse, 6)})" if worse else ""
-    text = f" Of {len(judged)} numbers that can be judged, {counts['better']} better, {counts['worse']} worse{named}, "
-    unclear = sum(j.overlap for _, j in judged)
-    return f"{text}{counts['the same']} the same" + (f"; intervals overlap in {unclear} of them." if unclear else ".")
-
-
-def _sorted_out(named: Sequence[tuple[str, Judgement | None]]) -> str:
-    groups: dict[str, list[str]] = {"better in": [], "worse in": [], "the same in": [], "no clear difference in": []}
-    unknown = []
-    for name, judgement in named:
-        if judgement is None:
-            unknown.append(name)
-        else:
-            groups["no clear difference in" if judgement.overlap else f"{judgement.word} in"].append(name)
-    groups["not known for"] = unknown
-    return "; ".join(f"{how} {', '.join(names)}" for how, names in groups.items() if names) or "nothing to judge"
-
-
 def _ordered(found: dict[str, tuple[Pair, ...]]) -> dict[str, tuple[Pair, ...]]:
     """By probe, in the order in which probes are shown."""
     return {h.probe: found[h.probe] for h in headings(found)}
@@ -186,10 +127,10 @@ def _glance(report: RepairReport, delta: RepairDelta, judged: doc.Items) -> Iter
 
 
 def _short_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
-    groups = {"The numbers that matter": tables.key_rows(report, delta)}
+    groups = {"The numbers that matter": key_rows(report, delta)}
     for probe in _PROBES:
         pairs = [p for p in delta.values.get(probe, ()) if "_loss" not in p.before.name]
-        groups[heading(probe).title] = tables.result_rows(pairs)
+        groups[heading(probe).title] = result_rows(pairs)
     every = [row.numbers for rows in groups.values() for row in rows]
     judged = any(n.than_control is not None for n in every)
     overlap = any(j is not None and j.overlap for n in every for j in (n.than_before, n.than_control))
@@ -233,14 +174,14 @@ def _tabled(about: str, found: doc.Table) -> doc.Section:
 
 
 def _key_table(report: RepairReport, delta: RepairDelta) -> doc.Table:
-    rows = tables.key_rows(report, delta)
+    rows = key_rows(report, delta)
     return tables.number_table(report, "The numbers that matter", rows, True, doc.Detail.FULL)
 
 
 def _probe_tables(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Table]:
     """Every number in both reports, a table a probe."""
     for probe, pairs in delta.values.items():
-        rows = tables.result_rows(pairs)
+        rows = result_rows(pairs)
         yield tables.number_table(report, heading(probe).title, rows, True, doc.Detail.FULL)
 
 
