@@ -6,21 +6,22 @@ All functions take a report that :func:`collapsekit.report.cleaning.cleaned_repa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from collapsekit.comparison.delta import Judgement, Pair, RepairDelta
 from collapsekit.comparison.standing import NumberRow
 from collapsekit.render import document as doc
+from collapsekit.render.document import Column, Run
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate
 from collapsekit.render.views._results import points
-from collapsekit.render.views._words import Estimate, Interval, flatten, names_table, number, thinned
+from collapsekit.render.views._words import Estimate, Interval, estimate, flatten, names_table, number, point, thinned
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.names import some, whole_label
-from collapsekit.report.repair import BasisInsert, Check, ExchangeInsert, LossCurve, RepairReport
+from collapsekit.report.repair import BasisInsert, ExchangeInsert, LossCurve, RepairReport
 
-CONTROL = "Control: plain fine-tuning with the same data, steps, optimiser, schedule and early stopping."
 _POINTS = 16  # of a curve
-_WIDTHS = {"number": 15, "change": 9, "judged": 7}  # of columns at a glance: a number is as wide as an interval
+_NUMBER, _CHANGE, _JUDGED = 15, 9, 7  # widths of columns at a glance: a number is as wide as an interval
+_PUT = "Modules that were put into the model; collapsekit.load_repaired puts them into yours."
 
 
 def reports_of(report: RepairReport) -> dict[str, Report]:
@@ -32,87 +33,69 @@ def reports_of(report: RepairReport) -> dict[str, Report]:
 def verdict_table(report: RepairReport) -> doc.Table:
     """One row a modality: verdict and score in each report."""
     reports = reports_of(report)
-    rows = []
-    for m in dict.fromkeys(m for r in reports.values() for m in r.modalities):
-        name = doc.cell(m, "name", "repaired" if m in report.repaired else "")
-        rows.append(doc.Row((name, *(_verdict(r, m) for r in reports.values()))))
-    heads = (*doc.columns("modality"), *(doc.Column(doc.Run(when), "state") for when in reports))
-    return doc.Table("Verdicts", heads, tuple(rows), layout="stack")
+    names = {m: "repaired" if m in report.repaired else "" for r in reports.values() for m in r.modalities}
+    heads = [Column(Run(when), "state") for when in reports]
+    rows = [(doc.name(m, aside), *(_verdict(r, m) for r in reports.values())) for m, aside in names.items()]
+    return doc.table("Verdicts", ("modality", *heads), rows, layout="stack")
 
 
 def _verdict(report: Report, modality: str) -> doc.Cell:
     v = report.modalities.get(modality)
     if v is None:
         return doc.cell(ABSENT)
-    return doc.Cell((doc.state(v.verdict),), (doc.Run(fmt_estimate(v.score, v.interval), "interval"),))
+    return doc.Cell((doc.state(v.verdict),), (Run(fmt_estimate(v.score, v.interval), "interval"),))
 
 
 def checks_table(report: RepairReport) -> doc.Table:
     """The conditions of acceptance, with what was found."""
-    heads = doc.columns("", "found", ">before", ">after", ">difference", "condition")
-    return doc.table("Acceptance", heads, [_check(c) for c in report.checks])
+    heads = ("", "found", ">before", ">after", ">difference", "condition")
+    states = [doc.Cell((doc.state("passed" if c.passed else "failed"),)) for c in report.checks]
+    numbers = [(fmt(c.before), fmt(c.after), difference(c.difference, c.interval)) for c in report.checks]
+    rows = [(s, c.sentence, *n, c.definition) for s, c, n in zip(states, report.checks, numbers, strict=True)]
+    return doc.table("Acceptance", heads, rows)
 
 
-def _check(c: Check) -> tuple[doc.Cell, ...]:
-    numbers = number(c.before), number(c.after), _difference(c.difference, c.interval)
-    return doc.Cell((passed(c),)), doc.cell(c.sentence), *numbers, doc.cell(c.definition)
-
-
-def passed(check: Check) -> doc.Run:
-    """Whether a check passed."""
-    return doc.state("passed" if check.passed else "failed")
-
-
-def signed(value: float | None) -> str:
+def difference(value: float | None, interval: Interval = None, aside: doc.Line = ()) -> doc.Cell:
     """A difference, with its sign."""
     text = fmt(value)
-    return f"+{text}" if value is not None and value > 0 and text not in (ABSENT, "0") else text
+    sign = "+" if value is not None and value > 0 and text not in (ABSENT, "0") else ""
+    return doc.Cell(doc.line(sign + text), aside or number(value, interval).aside)
 
 
-def _difference(value: float | None, interval: Interval = None, aside: doc.Line = ()) -> doc.Cell:
-    return doc.Cell(doc.line(signed(value)), aside or number(value, interval).aside)
-
-
-def number_table(
-    report: RepairReport, title: str, rows: Sequence[NumberRow], judged: bool, detail: doc.Detail
-) -> doc.Table:
-    """Quantities side by side; columns of judgement only where one is known. At a glance, ``judged`` says whether there is
-    one in any of the tables, so that they line up."""
+def number_table(report: RepairReport, title: str, rows: Sequence[NumberRow]) -> doc.Table:
+    """Quantities side by side; columns of judgement only where one is known."""
     control = report.control is not None
-    if detail is doc.Detail.GLANCE:
-        wide = [("before", "number"), ("after", "number"), *[("control", "number")] * control, ("change", "change")]
-        heads = [doc.Column(doc.Run(name), "number", width=_WIDTHS[kind]) for name, kind in wide]
-        heads += [doc.Column(doc.Run("than\ncontrol"), width=_WIDTHS["judged"])] * judged
-        short = [doc.Row(tuple(_short_row(row, control, judged))) for row in rows]
-        return doc.Table(title, (*doc.columns(""), *heads), tuple(short), layout="stack")
     before = any(row.numbers.than_before is not None for row in rows)
     beside = any(row.numbers.than_control is not None for row in rows)
-    names = ["result", ">before", ">after", *[">control"] * control, ">change"]
-    names += ["than before"] * before + ["than control"] * beside
+    heads = ["result", ">before", ">after", *[">control"] * control, ">change"]
+    heads += ["than before"] * before + ["than control"] * beside
     made = []
     for row in rows:
         n = row.numbers
-        cells = [
-            doc.cell(row.label, "name", row.unit),
-            _number(n.before),
-            _number(n.after),
-            *[_number(n.control)] * control,
-        ]
-        cells += [_difference(n.difference), *[_judged(n.than_before)] * before, *[_judged(n.than_control)] * beside]
-        made.append(tuple(cells))
-    return doc.Table(title, doc.columns(*names), tuple(map(doc.Row, made)), counted="rows")
+        judged = [*[_judged(n.than_before)] * before, *[_judged(n.than_control)] * beside]
+        made.append(
+            (doc.name(row.label, row.unit), *_side_by_side(row, control, ""), difference(n.difference), *judged)
+        )
+    return doc.table(title, heads, made, counted="rows")
 
 
-def _short_row(row: NumberRow, control: bool, judged: bool) -> list[doc.Cell]:
+def short_table(report: RepairReport, title: str, rows: Sequence[NumberRow], judged: bool) -> doc.Table:
+    """The same in 80 columns: ``judged`` says whether any of the tables has a judgement, so that they line up."""
+    control = report.control is not None
+    names = ["before", "after", *["control"] * control]
+    heads = [*(Column(Run(n), "number", width=_NUMBER) for n in names), Column(Run("change"), "number", width=_CHANGE)]
+    heads += [Column(Run("than\ncontrol"), width=_JUDGED)] * judged
+    made = []
+    for row in rows:
+        change = difference(row.numbers.difference, aside=_short_judgement(row.numbers.than_before))
+        last = [doc.Cell(_short_judgement(row.numbers.than_control))] * judged
+        made.append((doc.name(row.label), *_side_by_side(row, control, ABSENT), change, *last))
+    return doc.table(title, ("", *heads), made, layout="stack")
+
+
+def _side_by_side(row: NumberRow, control: bool, absent: str) -> list[doc.Cell]:
     n = row.numbers
-    every = [n.before, n.after, *[n.control] * control]
-    cells = [number(*e) if e is not None else doc.cell(ABSENT) for e in every]
-    change = _difference(n.difference, aside=_short_judgement(n.than_before))
-    return [doc.cell(row.label, "name"), *cells, change, *[doc.Cell(_short_judgement(n.than_control))] * judged]
-
-
-def _number(estimate: Estimate | None) -> doc.Cell:
-    return number(*estimate) if estimate is not None else doc.Cell()
+    return [estimate(e, absent) for e in (n.before, n.after, *[n.control] * control)]
 
 
 def _judged(found: Judgement | None) -> doc.Cell:
@@ -125,28 +108,27 @@ def _judged(found: Judgement | None) -> doc.Cell:
 def _short_judgement(found: Judgement | None) -> doc.Line:
     if found is None:
         return ()
-    return (doc.Run(f"~{found.word}") if found.overlap else doc.Run(found.word, found.word),)
+    return (Run(f"~{found.word}") if found.overlap else Run(found.word, found.word),)
 
 
 def curve_table(pair: Pair, probe: str, control: bool) -> tuple[str, doc.Table]:
     """At most 16 points of x against y before, after and with plain fine-tuning; and what they are."""
-    results: list[Result | None] = [pair.before, pair.after, *[pair.control] * control]
-    found = [_points(r) for r in results]
+    found = [_points(r) for r in (pair.before, pair.after, *[pair.control] * control)]
     common = [x for x in found[0] if x in found[1]]
     shown = [common[i] for i in thinned(len(common), _POINTS)]
-    rows = [(doc.cell(x if isinstance(x, str) else fmt(x)), *(_number(f.get((x, i))) for f in found)) for x, i in shown]
+    rows = [[point(x), *(estimate(f.get((x, i))) for f in found)] for x, i in shown]
     curve = pair.before.curve
     x_label, y_label = (curve.x_label, curve.y_label) if curve is not None else ("", "")
     about = f"{y_label} over {x_label}" + (f"; {len(shown)} of {len(common)} points" * (len(common) > len(shown)))
-    heads = (doc.Column(doc.Run(x_label)), *doc.columns(">before", ">after", *[">control"] * control))
-    return about, doc.Table(f"{probe}: {pair.label}", heads, tuple(map(doc.Row, rows)), counted="points", folded=True)
+    heads = [Column(Run(x_label)), *doc.columns(">before", ">after", *[">control"] * control)]
+    return about, doc.table(f"{probe}: {pair.label}", heads, rows, counted="points", folded=True)
 
 
 def _points(result: Result | None) -> dict[tuple[float | str, int], Estimate]:
     """Each point by its x, and by how often that x came before."""
     seen: Counter[float | str] = Counter()
     found: dict[tuple[float | str, int], Estimate] = {}
-    for x, y, ends in points(result) if result is not None else ():
+    for x, y, ends in points(result):
         found[x, seen[x]] = (y, ends)
         seen[x] += 1
     return found
@@ -157,13 +139,10 @@ def loss_table(report: RepairReport) -> doc.Table:
     rows = []
     for c in report.losses:
         kept = dict(zip(c.epochs, c.held, strict=True)).get(c.kept)
-        values = (c.held[0], min(c.held), c.held[-1]) if c.held else (None, None, None)
-        names = doc.cell(c.method, "name"), doc.cell(c.stage, "name")
-        rows.append(
-            (*names, *(doc.cell(fmt(v)) for v in (*values, kept)), doc.cell(kept_epoch(c)), doc.cell(c.note or ""))
-        )
-    heads = doc.columns("method", "stage", ">first", ">best", ">last", ">loss kept", "kept", "note")
-    return doc.table("Losses", heads, rows)
+        values = (c.held[0], min(c.held), c.held[-1], kept) if c.held else (None, None, None, kept)
+        texts = [doc.cell(text) for text in (*map(fmt, values), kept_epoch(c), c.note or "")]
+        rows.append((doc.name(c.method), doc.name(c.stage), *texts))
+    return doc.table("Losses", ("method", "stage", ">first", ">best", ">last", ">loss kept", "kept", "note"), rows)
 
 
 def kept_epoch(curve: LossCurve) -> str:
@@ -174,22 +153,23 @@ def kept_epoch(curve: LossCurve) -> str:
 
 def noted_tables(report: RepairReport) -> list[tuple[str, doc.Table]]:
     """What only the repaired model has, what methods noted down, and what was put into the model, each with what it is."""
-    heads = doc.columns("result", ">value", "note")
+    heads = ("result", ">value", "note")
     after = f"Measured on the {report.after.subject.split} split; the model could not do this before."
-    put = "Modules that were put into the model; collapsekit.load_repaired puts them into yours."
-    inserts = [(doc.cell(r.path, "name"), doc.cell(_insert(r))) for r in report.structure]
-    noted = [_finding(r) for r in report.findings]
+    inserts = [(doc.name(r.path), _insert(r)) for r in report.structure]
     tables = [
-        (after, doc.table("New with the repair", heads, [_finding(r) for r in _new(report)])),
-        ("Measured while the model was repaired.", doc.table("Noted by the method", heads, noted)),
-        (put, doc.table("Put into the model", doc.columns("behind", "what"), inserts)),
+        (after, doc.table("New with the repair", heads, map(_finding, _new(report)))),
+        (
+            "Measured while the model was repaired.",
+            doc.table("Noted by the method", heads, map(_finding, report.findings)),
+        ),
+        (_PUT, doc.table("Put into the model", ("behind", "what"), inserts)),
     ]
     return [(about, found) for about, found in tables if found.rows]
 
 
-def _finding(r: Result) -> tuple[doc.Cell, ...]:
-    value = doc.cell("skipped") if r.skipped else number(r.value, r.interval)
-    return doc.cell(whole_label(r), "name", r.unit or ""), value, doc.cell(r.skipped or r.note or "")
+def _finding(r: Result) -> tuple[doc.Cell | str, ...]:
+    value = "skipped" if r.skipped else number(r.value, r.interval)
+    return doc.name(whole_label(r), r.unit or ""), value, r.skipped or r.note or ""
 
 
 def _new(report: RepairReport) -> list[Result]:
@@ -207,36 +187,22 @@ def _insert(record: BasisInsert | ExchangeInsert) -> str:
     return f"{own} blended with {record.giver}'s{projected}"
 
 
-def left_table(delta: RepairDelta) -> doc.Table:
-    """What was not compared, and why."""
-    rows = tuple(doc.Row((doc.cell(", ".join(names)), doc.cell(reason))) for reason, names in delta.left.items())
-    return doc.Table("Not compared", doc.columns("result", "why"), rows, counted="reasons", folded=True)
-
-
-def note_table(delta: RepairDelta) -> doc.Table:
-    """Caveats of what was compared."""
-    found: dict[tuple[str, str], list[str]] = {}
+def last_tables(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Table]:
+    """Caveats, what was not compared and why, what each number is and where that is from, settings."""
+    notes: dict[tuple[str, str], list[str]] = {}
     for pair in delta.pairs():
         for when, r in (("before", pair.before), ("after", pair.after), ("control", pair.control)):
             if r is not None and r.note is not None:
-                found.setdefault((when, r.note), []).append(whole_label(r))
-    rows = tuple(
-        doc.Row((doc.cell(some(names)), doc.cell(when), doc.cell(note))) for (when, note), names in found.items()
-    )
-    return doc.Table("Notes", doc.columns("result", "in", "note"), rows, counted="notes", folded=True)
-
-
-def definition_table(report: RepairReport, delta: RepairDelta) -> doc.Table:
-    """Methods and results: what each is, and where that is from."""
+                notes.setdefault((when, r.note), []).append(whole_label(r))
+    rows = [(some(names), when, note) for (when, note), names in notes.items()]
+    yield doc.table("Notes", ("result", "in", "note"), rows, counted="notes", folded=True)
+    left = [(", ".join(names), reason) for reason, names in delta.left.items()]
+    yield doc.table("Not compared", ("result", "why"), left, counted="reasons", folded=True)
     alone = sorted({(r.name, r.definition, r.source) for r in [*report.findings, *_new(report)]})
     common = dict.fromkeys((p.before.name, p.before.definition, p.before.source) for p in delta.pairs())
     every = [*((method, text, "") for method, text in report.definitions.items()), *alone, *common]
-    rows = tuple(doc.Row((doc.cell(name, "name"), doc.cell(text), doc.cell(source))) for name, text, source in every)
-    heads = doc.columns("what", "definition", "source")
-    return doc.Table("Definitions and sources", heads, rows, counted="definitions", folded=True)
-
-
-def settings_table(report: RepairReport) -> doc.Table:
-    """Settings of the repair, its environment, and what it began from."""
-    lines = [*flatten(report.settings), ("base sha256", report.base_sha256), *flatten(report.environment)]
-    return names_table("Settings", ("setting", "value"), lines, counted="settings", folded=True)
+    terms = [(doc.name(what), text, source) for what, text, source in every]
+    heads = ("what", "definition", "source")
+    yield doc.table("Definitions and sources", heads, terms, counted="definitions", folded=True)
+    settings = [*flatten(report.settings), ("base sha256", report.base_sha256), *flatten(report.environment)]
+    yield names_table("Settings", ("setting", "value"), settings, counted="settings", folded=True)

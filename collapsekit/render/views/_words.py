@@ -21,6 +21,16 @@ def number(value: float | None, interval: Interval = None) -> Cell:
     return Cell(line(fmt(value)), _ends(interval))
 
 
+def estimate(found: Estimate | None, absent: str = "") -> Cell:
+    """A number and its interval, or what stands for one that is not there."""
+    return number(*found) if found is not None else doc.cell(absent)
+
+
+def point(x: float | str) -> Cell:
+    """Where a point of a curve lies: a number, or a name."""
+    return doc.cell(x if isinstance(x, str) else fmt(x))
+
+
 def strong_number(value: float | None, interval: Interval = None) -> Line:
     """A number that stands out in a line, and its interval."""
     ends = _ends(interval)

@@ -18,7 +18,16 @@ from collapsekit.render.views._results import (
     subsets,
     value_tables,
 )
-from collapsekit.render.views._words import flatten, letters, made_by, names_table, number, strong_number, thinned
+from collapsekit.render.views._words import (
+    estimate,
+    flatten,
+    letters,
+    made_by,
+    names_table,
+    number,
+    strong_number,
+    thinned,
+)
 from collapsekit.report.cleaning import cleaned, renamed
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
 from collapsekit.report.names import label, modality_names, short_name
@@ -261,7 +270,7 @@ def _subset_table(report: Report, rows: list[Subset], detail: Detail) -> doc.Tab
     most = max((abs(value) for value, _ in sizes), default=0.0)
     made = []
     for s, (size, _) in zip(rows, sizes, strict=True):
-        numbers = [number(*e) if e is not None else doc.cell(ABSENT) for e in (s.loss, s.metric)][: 1 + metric]
+        numbers = [estimate(e, ABSENT) for e in (s.loss, s.metric)][: 1 + metric]
         if most > 0:
             numbers[-1] = doc.Cell(numbers[-1].runs, numbers[-1].aside, bar=abs(size) / most)
         made.append((*_members(s, names, detail), *numbers))
@@ -291,7 +300,7 @@ def _details(p: ProbeResults, report: Report) -> doc.Details:
 def _points(result: Result) -> doc.Details:
     every = points(result)
     shown = [every[i] for i in thinned(len(every), _POINTS)]
-    rows = [(x if isinstance(x, str) else fmt(x), fmt(y), doc.cell(fmt_interval(e), "quiet")) for x, y, e in shown]
+    rows = [(point(x), fmt(y), doc.cell(fmt_interval(e), "quiet")) for x, y, e in shown]
     x, y = (result.curve.x_label, result.curve.y_label) if result.curve is not None else ("", "")
     found = doc.table(label(result), (doc.Column(Run(x)), doc.Column(Run(y), "number"), ">interval"), rows)
     left = doc.sentence(f"{len(shown)} of {len(every)} points; the JSON report has them all.", "note")

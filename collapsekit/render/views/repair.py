@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from collapsekit.comparison.delta import Pair, RepairDelta, repair_delta
+from collapsekit.comparison.delta import RepairDelta, repair_delta
 from collapsekit.comparison.standing import cautions, key_rows, result_rows, standing
 from collapsekit.render import document as doc
+from collapsekit.render.document import Detail, Run
 from collapsekit.render.headings import heading, headings
 from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
 from collapsekit.render.views import _repair_tables as tables
-from collapsekit.render.views._words import letters
+from collapsekit.render.views._words import letters, made_by
 from collapsekit.report.cleaning import cleaned_repair, renamed_repair
 from collapsekit.report.diagnosis import ModalityVerdict
 from collapsekit.report.names import repair_names
@@ -19,115 +20,84 @@ from collapsekit.report.repair import Check, LossCurve, RepairReport
 
 _NAME_WIDTH = 16  # at a glance, modalities with longer names are called A, B, … after the headline
 _PROBES = ("missing", "noise")  # whose numbers are shown at a glance
+_KEY = "The numbers that matter"
 _CHANGE = "hange: after minus before; better or worse only where it is known which way is better"
+_CONTROL = " Control: plain fine-tuning with the same data, steps, optimiser, schedule and early stopping."
+_LOSSES = "Held-out loss before training, at its lowest, at the end, and of the epoch whose weights were kept."
+_SCORES = "Each score with its interval: 0 = fully used, 1 = fully ignored."
+_REST = "All numbers, curves, definitions, sources and settings: HTML or JSON report."
 
 
-def view(report: RepairReport, detail: doc.Detail) -> doc.Document:
+def view(report: RepairReport, detail: Detail) -> doc.Document:
     """The report as a document. At a glance: scores, what is missing, noise; else all numbers; in full: figures."""
     report = cleaned_repair(report)
-    keys = letters(repair_names(report), _NAME_WIDTH) if detail is doc.Detail.GLANCE else None
+    keys = letters(repair_names(report), _NAME_WIDTH) if detail is Detail.GLANCE else None
     if keys is not None:
         report = renamed_repair(report, keys)
     found = repair_delta(report)
-    delta = replace(found, values=_ordered(found.values), curves=_ordered(found.curves))
+    values, curves = ({h.probe: part[h.probe] for h in headings(part)} for part in (found.values, found.curves))
+    delta = replace(found, values=values, curves=curves)
     decision = "accepted" if report.accepted else "rejected"
-    judged = doc.Items(tuple(map(doc.line, [*standing(report, delta), *cautions(report)])))
-    names = (
-        doc.Items(tuple(doc.line(f"= {name}") for name in keys), tuple(doc.Run(k) for k in keys.values()))
-        if keys
-        else None
+    judged = doc.items([*standing(report, delta), *cautions(report)])
+    blocks = [replace(doc.items(f"= {n}" for n in keys), marks=tuple(map(Run, keys.values())))] if keys else []
+    parts = {Detail.GLANCE: _glance, Detail.SUMMARY: _summary, Detail.FULL: _full}
+    subject, methods, repaired = report.after.subject, " → ".join(report.method), ", ".join(report.repaired)
+    measured = (
+        f"{subject.task}, {subject.metric} · {subject.split} split, {subject.examples} examples, seed {subject.seed}"
     )
-    parts = {doc.Detail.GLANCE: _glance, doc.Detail.SUMMARY: _summary, doc.Detail.FULL: _full}
+    weights = ("written" if report.accepted else "written all the same") if report.exported else "not written"
+    carried = f"weights {weights}" if report.exported else "no weights written"
+    facts = {"Checkpoint": report.base, "Method": methods, "Repaired_for": repaired, "Weights": weights}
+    first = [doc.section("Beside what it is judged by", judged, *_key(report, delta))] if detail is Detail.FULL else []
     return doc.Document(
         subject="Modality collapse repair",
         title=report.summary,
         outcome=doc.state(decision),
         page=f"{decision}: repair of {report.base}",
-        about=(doc.line(_about(report)), doc.line(_measured(report))),
-        facts=_facts(report),
-        blocks=() if detail is doc.Detail.FULL else (*([names] if names is not None else []), judged),
-        sections=tuple(parts[detail](report, delta, judged)),
-        ends=tuple(map(doc.line, _ends(report, delta, detail))),
+        about=(doc.line(f"{report.base} · {methods} · repaired for {repaired} · {carried}"), doc.line(measured)),
+        facts=doc.facts(**facts, Measured_on=measured),
+        blocks=() if detail is Detail.FULL else (*blocks, judged),
+        sections=(*first, *parts[detail](report, delta)),
+        ends=(*_left(delta, report, detail), doc.line(made_by(report, detail, _REST))),
     )
 
 
-def _weights(report: RepairReport) -> str:
-    if not report.exported:
-        return "not written"
-    return "written" if report.accepted else "written all the same"
+def _left(delta: RepairDelta, report: RepairReport, detail: Detail) -> Iterator[doc.Line]:
+    if detail is Detail.GLANCE:
+        count = sum(map(len, delta.left.values()))
+        left = f"{count} results were not compared; the HTML and Markdown reports say which and why."
+        yield from [doc.line(left)] * bool(count)
+        yield doc.line(f"base sha256 {report.base_sha256}")
 
 
-def _about(report: RepairReport) -> str:
-    weights = f"weights {_weights(report)}" if report.exported else "no weights written"
-    return f"{report.base} · {' → '.join(report.method)} · repaired for {', '.join(report.repaired)} · {weights}"
-
-
-def _measured(report: RepairReport) -> str:
-    s = report.after.subject
-    return f"{s.task}, {s.metric} · {s.split} split, {s.examples} examples, seed {s.seed}"
-
-
-def _facts(report: RepairReport) -> doc.Facts:
-    facts = {
-        "Checkpoint": report.base,
-        "Method": " → ".join(report.method),
-        "Repaired for": ", ".join(report.repaired),
-        "Weights": _weights(report),
-        "Measured on": _measured(report),
-    }
-    return doc.Facts(tuple((doc.line(what), doc.line(how)) for what, how in facts.items()))
-
-
-def _ends(report: RepairReport, delta: RepairDelta, detail: doc.Detail) -> list[str]:
-    made = f"Made by collapsekit {report.collapsekit}"
-    if detail is not doc.Detail.GLANCE:
-        return [f"{made}." if detail is doc.Detail.SUMMARY else f"{made}, report schema {report.schema_version}."]
-    count = sum(map(len, delta.left.values()))
-    left = f"{count} results were not compared; the HTML and Markdown reports say which and why."
-    more = f"{made}. All numbers, curves, definitions, sources and settings: HTML or JSON report."
-    return [*[left] * bool(count), f"base sha256 {report.base_sha256}", more]
-
-
-def _ordered(found: dict[str, tuple[Pair, ...]]) -> dict[str, tuple[Pair, ...]]:
-    """By probe, in the order in which probes are shown."""
-    return {h.probe: found[h.probe] for h in headings(found)}
-
-
-def _verdict_note(report: RepairReport) -> str:
-    control = f" {tables.CONTROL}" if report.control is not None else ""
-    return f"Each score with its interval: 0 = fully used, 1 = fully ignored.{control}"
-
-
-def _split_note(report: RepairReport) -> str:
+def _split(report: RepairReport) -> str:
     return f"Measured on the validation split; all other numbers are from the {report.after.subject.split} split."
 
 
-_LOSSES = "Held-out loss before training, at its lowest, at the end, and of the epoch whose weights were kept."
+def _scale(report: RepairReport, text: str) -> str:
+    return text + _CONTROL * (report.control is not None)
 
 
-def _glance(report: RepairReport, delta: RepairDelta, judged: doc.Items) -> Iterator[doc.Section]:
-    del judged
-    yield doc.section("Verdicts", tables.verdict_table(report), doc.sentence(_verdict_note(report), "note"))
+def _glance(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
+    yield doc.section("Verdicts", tables.verdict_table(report), doc.sentence(_scale(report, _SCORES), "note"))
     if report.checks:
-        marks = tuple(tables.passed(c) for c in report.checks)
-        yield doc.section(
-            "Acceptance, on the validation split", doc.Items(tuple(doc.line(c.sentence) for c in report.checks), marks)
-        )
+        marks = tuple(doc.state("passed" if c.passed else "failed") for c in report.checks)
+        checks = doc.Items(tuple(doc.line(c.sentence) for c in report.checks), marks)
+        yield doc.section("Acceptance, on the validation split", checks)
     yield from _short_numbers(report, delta)
-    if report.losses:
-        yield doc.section("Losses", doc.Items(tuple(doc.line(_loss(c)) for c in report.losses)))
+    yield from [doc.section("Losses", doc.items(map(_loss, report.losses)))] if report.losses else []
     for _, found in tables.noted_tables(report):
-        rows = [
-            [f"{doc.plain(c.runs)} {doc.plain(c.aside)}".strip() for c in row.cells[1:] if c.runs] for row in found.rows
-        ]
-        names = [doc.plain(row.cells[0].runs) for row in found.rows]
-        yield doc.section(
-            found.title, doc.Items(tuple(doc.line(f"{n}: {', '.join(r)}") for n, r in zip(names, rows, strict=True)))
-        )
+        yield doc.section(found.title, doc.items(_told(row) for row in found.rows))
+
+
+def _told(row: doc.Row) -> str:
+    """A row of a table as a sentence."""
+    texts = [f"{doc.plain(c.runs)} {doc.plain(c.aside)}".strip() for c in row.cells[1:] if c.runs]
+    return f"{doc.plain(row.cells[0].runs)}: {', '.join(texts)}"
 
 
 def _short_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
-    groups = {"The numbers that matter": key_rows(report, delta)}
+    groups = {_KEY: key_rows(report, delta)}
     for probe in _PROBES:
         pairs = [p for p in delta.values.get(probe, ()) if "_loss" not in p.before.name]
         groups[heading(probe).title] = result_rows(pairs)
@@ -135,11 +105,9 @@ def _short_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Sec
     judged = any(n.than_control is not None for n in every)
     overlap = any(j is not None and j.overlap for n in every for j in (n.than_before, n.than_control))
     note = doc.sentence(f"c{_CHANGE}{'; ~: the intervals overlap' if overlap else ''}.", "note")
-    last = [title for title, rows in groups.items() if rows][-1:]
-    for title, rows in groups.items():
-        if rows:
-            found = tables.number_table(report, title, rows, judged, doc.Detail.GLANCE)
-            yield doc.section(title, found, *[note] * (title in last))
+    shown = {title: rows for title, rows in groups.items() if rows}
+    for i, (title, rows) in enumerate(shown.items(), 1):
+        yield doc.section(title, tables.short_table(report, title, rows, judged), *[note] * (i == len(shown)))
 
 
 def _loss(curve: LossCurve) -> str:
@@ -150,39 +118,35 @@ def _loss(curve: LossCurve) -> str:
     return f"{curve.method}, {curve.stage}: held-out loss {first}, best {best}, last {last}; {ends}"
 
 
-def _summary(report: RepairReport, delta: RepairDelta, judged: doc.Items) -> Iterator[doc.Section]:
-    del judged
-    found = [
-        (_verdict_note(report), tables.verdict_table(report)),
-        (_split_note(report), tables.checks_table(report)),
-        (f"C{_CHANGE}.", _key_table(report, delta)),
-        (_LOSSES, tables.loss_table(report)),
-        *tables.noted_tables(report),
-        *(("", t) for t in _probe_tables(report, delta)),
-    ]
-    yield from (_tabled(about, t) for about, t in found if t.rows)
+def _summary(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
+    yield _tabled(_scale(report, _SCORES), tables.verdict_table(report))
+    yield from [_tabled(_split(report), tables.checks_table(report))] if report.checks else []
+    key = tables.number_table(report, _KEY, key_rows(report, delta))
+    yield from [_tabled(f"C{_CHANGE}.", key)] if key.rows else []
+    yield from [_tabled(_LOSSES, tables.loss_table(report))] if report.losses else []
+    yield from (_tabled(about, found) for about, found in tables.noted_tables(report))
+    yield from (_tabled("", found) for found in _probe_tables(report, delta))
     blocks: list[doc.Block] = []
-    for about, t in _curve_tables(report, delta):
-        blocks += [doc.Paragraph((doc.Run(t.title, "strong"), doc.Run(f": {about}"))), t]
-    yield from [doc.Section(doc.line("Curves"), tuple(blocks))] if blocks else []
-    note, left, *rest = _rest(report, delta)
-    yield from (_tabled("", t) for t in (note, left, *rest) if t.rows)
+    for about, found in _curve_tables(report, delta):
+        blocks += [doc.Paragraph((Run(found.title, "strong"), Run(f": {about}"))), found]
+    yield from [doc.section("Curves", *blocks)] if blocks else []
+    yield from (_tabled("", found) for found in tables.last_tables(report, delta) if found.rows)
 
 
 def _tabled(about: str, found: doc.Table) -> doc.Section:
     return doc.section(found.title, *[doc.sentence(about, "lead")] * bool(about), found)
 
 
-def _key_table(report: RepairReport, delta: RepairDelta) -> doc.Table:
+def _key(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Block]:
     rows = key_rows(report, delta)
-    return tables.number_table(report, "The numbers that matter", rows, True, doc.Detail.FULL)
+    if rows:
+        yield from (doc.sentence(f"C{_CHANGE}.", "note"), tables.number_table(report, _KEY, rows))
 
 
 def _probe_tables(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Table]:
     """Every number in both reports, a table a probe."""
     for probe, pairs in delta.values.items():
-        rows = result_rows(pairs)
-        yield tables.number_table(report, heading(probe).title, rows, True, doc.Detail.FULL)
+        yield tables.number_table(report, heading(probe).title, result_rows(pairs))
 
 
 def _curve_tables(report: RepairReport, delta: RepairDelta) -> list[tuple[str, doc.Table]]:
@@ -191,52 +155,41 @@ def _curve_tables(report: RepairReport, delta: RepairDelta) -> list[tuple[str, d
     return [tables.curve_table(pair, probe, control) for probe, pairs in found.items() for pair in pairs]
 
 
-def _rest(report: RepairReport, delta: RepairDelta) -> list[doc.Table]:
-    end = [tables.definition_table(report, delta), tables.settings_table(report)]
-    return [tables.note_table(delta), tables.left_table(delta), *end]
-
-
-def _full(report: RepairReport, delta: RepairDelta, judged: doc.Items) -> Iterator[doc.Section]:
-    key, change = _key_table(report, delta), f"C{_CHANGE}."
-    numbers = (doc.sentence(change, "note"), key) if key.rows else ()
-    yield doc.section("Beside what it is judged by", judged, *numbers)
+def _full(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
     conditions = doc.Terms(tuple(map(_condition, report.checks)))
-    yield doc.section("Acceptance", doc.sentence(_split_note(report), "lead"), conditions)
-    control = tables.CONTROL if report.control is not None else ""
-    scale = f"The scale runs from fully used to fully ignored, with the interval shaded. {control}".strip()
+    yield doc.section("Acceptance", doc.sentence(_split(report), "lead"), conditions)
+    scale = _scale(report, "The scale runs from fully used to fully ignored, with the interval shaded.")
     yield doc.section("Verdicts", doc.sentence(scale, "lead"), doc.Cards(tuple(_cards(report))), name="verdicts")
     drawn = list(_figures(report, delta))
-    losses = tuple(f for f in drawn if f.name == "losses")
+    losses, others = (tuple(f for f in drawn if (f.name == "losses") is own) for own in (True, False))
     if report.losses:
         gallery = [doc.Gallery(losses)] if losses else []
         yield doc.section("Training", doc.sentence(_LOSSES, "lead"), *gallery, tables.loss_table(report))
     yield from (_tabled(about, found) for about, found in tables.noted_tables(report))
-    others = tuple(f for f in drawn if f.name != "losses")
     yield from [doc.section("Curves", doc.Gallery(others))] if others else []
-    every = doc.sentence(f"Every number measured both before and after. {change}", "lead")
+    every = doc.sentence(f"Every number measured both before and after. C{_CHANGE}.", "lead")
     yield doc.section("All numbers", every, *_all_numbers(report, delta))
 
 
 def _all_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Details]:
-    yield from (_details(found) for found in _probe_tables(report, delta))
+    yield from map(_details, _probe_tables(report, delta))
     curves = _curve_tables(report, delta)
     if curves:
-        parts = [
-            doc.Details((doc.Run(t.title, "name"), doc.Run(" "), doc.Run(about, "quiet")), (t,)) for about, t in curves
-        ]
-        yield doc.Details((doc.Run("Curves", "strong"), doc.Run(" "), doc.Run(str(len(curves)), "quiet")), tuple(parts))
-    note, left, *rest = _rest(report, delta)
+        parts = [doc.Details((Run(t.title, "name"), Run(" "), Run(about, "quiet")), (t,)) for about, t in curves]
+        yield doc.Details((Run("Curves", "strong"), Run(" "), Run(str(len(curves)), "quiet")), tuple(parts))
+    note, left, *rest = tables.last_tables(report, delta)
     yield from (_details(found) for found in (left, note, *rest) if found.rows)
 
 
 def _details(found: doc.Table) -> doc.Details:
-    return doc.Details((doc.Run(found.title, "strong"),), (found,))
+    return doc.Details((Run(found.title, "strong"),), (found,))
 
 
 def _condition(c: Check) -> doc.Term:
-    numbers = f"Before {fmt(c.before)}, after {fmt(c.after)}, difference {tables.signed(c.difference)}"
-    text = (doc.Run(c.name, "name"), doc.Run(f": {c.definition}. {numbers} {fmt_interval(c.interval)}".rstrip()))
-    return doc.Term((tables.passed(c), doc.Run(f" {c.sentence}")), text)
+    change = doc.plain(tables.difference(c.difference).runs)
+    numbers = f"Before {fmt(c.before)}, after {fmt(c.after)}, difference {change} {fmt_interval(c.interval)}".rstrip()
+    title = (doc.state("passed" if c.passed else "failed"), Run(f" {c.sentence}"))
+    return doc.Term(title, (Run(c.name, "name"), Run(f": {c.definition}. {numbers}")))
 
 
 def _cards(report: RepairReport) -> Iterator[doc.Card]:
@@ -244,11 +197,11 @@ def _cards(report: RepairReport) -> Iterator[doc.Card]:
     for m in dict.fromkeys(m for r in reports.values() for m in r.modalities):
         blocks = [b for when, r in reports.items() if m in r.modalities for b in _verdict(when, r.modalities[m])]
         after = report.after.modalities[m].verdict if m in report.after.modalities else ""
-        yield doc.Card(doc.Run(m, "label"), after, tuple(blocks), doc.Run("repaired") if m in report.repaired else None)
+        yield doc.Card(Run(m, "label"), after, tuple(blocks), Run("repaired") if m in report.repaired else None)
 
 
 def _verdict(when: str, v: ModalityVerdict) -> Iterator[doc.Block]:
-    yield doc.Paragraph((doc.Run(when.capitalize()), doc.Run(" "), doc.state(v.verdict)))
+    yield doc.Paragraph((Run(when.capitalize()), Run(" "), doc.state(v.verdict)))
     if v.score is None:
         yield doc.sentence("No score could be had.", "note")
         return
@@ -262,7 +215,5 @@ def _figures(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Figure]:
 
     for name, title, about, draw in figures(report, delta):
         wide = draw(True)
-        narrow = draw(False) if wide.get_figwidth() > 4 else None
-        yield doc.Figure(
-            name, title, *((about.definition, about.source) if about is not None else ("", "")), wide, narrow
-        )
+        texts = (about.definition, about.source) if about is not None else ("", "")
+        yield doc.Figure(name, title, *texts, wide, draw(False) if wide.get_figwidth() > 4 else None)
