@@ -20,26 +20,16 @@ class Detail(IntEnum):
     FULL = 3  # a page of its own: figures and every point of a curve
 
 
-MARKS = {
-    "collapsed": "✗",
-    "underused": "◐",
-    "inconclusive": "?",
-    "uninformative": "○",
-    "used": "✓",
-    "healthy": "✓",
-    "passed": "✓",
-    "failed": "✗",
-    "accepted": "✓",
-    "rejected": "✗",
+_STATES = {
+    "collapsed": ("✗", "bad"),
+    "underused": ("◐", "warn"),
+    "inconclusive": ("?", "open"),
+    "uninformative": ("○", "calm"),
+    **dict.fromkeys(("used", "healthy", "passed", "accepted"), ("✓", "good")),
+    **dict.fromkeys(("failed", "rejected"), ("✗", "bad")),
 }
-_WORDS = {
-    "bad": ("collapsed", "failed", "rejected", "worse"),
-    "warn": ("underused",),
-    "open": ("inconclusive",),
-    "calm": ("uninformative",),
-    "good": ("used", "healthy", "passed", "accepted", "better"),
-}
-TONES = {word: tone for tone, words in _WORDS.items() for word in words}
+MARKS = {word: mark for word, (mark, _) in _STATES.items()}
+TONES = {word: tone for word, (_, tone) in _STATES.items()} | {"better": "good", "worse": "bad"}
 """The tone of each kind of run that has one: bad, warn, open, calm or good."""
 
 

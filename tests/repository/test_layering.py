@@ -49,6 +49,8 @@ ALONE = {
 }
 # Runs in a process of its own, which holds the standard library and this.
 ALONE_WITHIN = {"checkpoint/formats": {"errors", "io"}}
+# Neither of the two knows the other.
+APART = (("render/writers", "render.views"), ("render/views", "render.writers"))
 MODULES = sorted(p for p in ROOT.rglob("*.py"))
 
 
@@ -83,6 +85,14 @@ def test_imports_go_one_way(path: Path) -> None:
     for folder, allowed in ALONE_WITHIN.items():
         if path.is_relative_to(ROOT / folder):
             assert {i for i in others if i != "checkpoint"} <= allowed
+
+
+@pytest.mark.parametrize(("folder", "other"), APART)
+def test_neither_of_two_rooms_knows_the_other(folder: str, other: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert len(files) > 3
+    for path in files:
+        assert f"collapsekit.{other}" not in path.read_text(), path
 
 
 def test_the_documented_layout_is_the_order() -> None:

@@ -47,7 +47,6 @@ _LARGEST = 1e100  # axes reckon with sums and differences of what is on them
 
 def spectra(report: Report, *, wide: bool = True) -> Figure | None:
     """Normalised eigenvalue spectra, one panel a modality: before fusion, and the fused representation."""
-    report = cleaned(report)
     before = _by_modality(report, "spectrum.eigenvalues")
     after = next((r for r in report.named("spectrum.eigenvalues") if r.modality is None and r.curve), None)
     if not before and after is None:
@@ -99,7 +98,6 @@ def _first_in_row(ax: Axes) -> bool:
 
 def beta_curves(report: Report, *, wide: bool = True) -> Figure | None:
     """Ranks, task and CKA of the fused representation as each modality's features are scaled by β."""
-    report = cleaned(report)
     titles = {
         "effective_rank": ("Effective rank", "dimensions"),
         "numerical_rank": ("Numerical rank", "dimensions"),
@@ -134,42 +132,8 @@ def _guide(draw: Callable[..., Any], result: Result | None, report: Report) -> N
         draw(result.value, color=color, linestyle=(0, (1, 2)), linewidth=0.9)
 
 
-def reliance(report: Report, *, wide: bool = True) -> Figure | None:
-    """Shapley value and leave-one-out cost of each modality, in loss and in the task metric."""
-    return bar_figure(
-        report,
-        wide,
-        {
-            "loss saved (nats)": {"Shapley": "reliance.shapley", "leave one out": "reliance.leave_one_out"},
-            "{metric} gained": {
-                "Shapley": "reliance.shapley_metric",
-                "leave one out": "reliance.leave_one_out_metric",
-            },
-        },
-    )
-
-
-def utilisation(report: Report, *, wide: bool = True) -> Figure | None:
-    """The model's credit for each modality beside what a balanced reference earns from it."""
-    bars = {"this model": "utilisation.credit", "balanced reference": "utilisation.reference_credit"}
-    return bar_figure(report, wide, {"credit (nats)": bars})
-
-
-def prefix_gap(report: Report, *, wide: bool = True) -> Figure | None:
-    """Loss and task metric from each modality's prefix, beside the baseline."""
-    return bar_figure(
-        report,
-        wide,
-        {
-            "gap (nats)": {"gap": "prefix_gap.gap"},
-            "{metric}": {"prefix": "prefix_gap.prefix_metric", "baseline": "prefix_gap.baseline_metric"},
-        },
-    )
-
-
 def vif(report: Report, *, wide: bool = True) -> Figure | None:
     """Variance inflation factors of the fused neurons, the largest first; 5 and 10 are the usual warning lines."""
-    report = cleaned(report)
     curve = next((r.curve for r in report.named("vif.per_feature") if r.curve is not None), None)
     heights = sorted((y for y in curve.y if y > 0), reverse=True) if curve is not None else []
     if not heights:
@@ -189,7 +153,6 @@ def vif(report: Report, *, wide: bool = True) -> Figure | None:
 
 def neuron_drive(report: Report, *, wide: bool = True) -> Figure | None:
     """Which modality drives each fused neuron: shares of its variation, stacked, neurons sorted."""
-    report = cleaned(report)
     found = {m: r for m, r in _by_modality(report, "polysemanticity.neurons").items() if r.curve is not None}
     lengths = {len(r.curve.y) for r in found.values() if r.curve is not None}
     if len(lengths) != 1 or lengths == {0}:
@@ -215,7 +178,6 @@ def neuron_drive(report: Report, *, wide: bool = True) -> Figure | None:
 
 def polysemanticity(report: Report, *, wide: bool = True) -> Figure | None:
     """How well a neuron gives its modality away (cross-entropy, entropy, ln m), and what drives neurons on average."""
-    report = cleaned(report)
     parts = {"cross_entropy": "cross-entropy", "entropy": "entropy", "uniform": "uniform (ln m)"}
     found = {text: report.find(f"polysemanticity.{part}") for part, text in parts.items()}
     had = {text: r for text, r in found.items() if r is not None and r.value is not None}
@@ -235,12 +197,12 @@ def polysemanticity(report: Report, *, wide: bool = True) -> Figure | None:
 
 
 def _within(draw: Draw) -> Draw:
-    """``draw`` without the results that have no place on paper; None where the modalities have none."""
+    """``draw`` with clean names, without what has no place on paper; None where the modalities have none."""
 
-    @functools.wraps(draw)
     def drawn(report: Report, *, wide: bool = True) -> Figure | None:
         if len(modality_names(report)) > _MOST_MODALITIES:
             return None
+        report = cleaned(report)
         kept = tuple(r for r in report.results if all(abs(v) <= _LARGEST for v in _numbers(r)))
         return draw(report.model_copy(update={"results": kept}), wide=wide)
 
@@ -256,8 +218,23 @@ def _numbers(result: Result) -> Iterator[float]:
             yield from part or ()
 
 
-_DRAWS = (reliance, utilisation, prefix_gap, spectra, beta_curves, vif, neuron_drive, polysemanticity)
-FIGURES: dict[str, Draw] = {draw.__name__: _within(draw) for draw in _DRAWS}
+# Axes, and what stands on each: a series and the result it shows.
+_BARS = {
+    "reliance": {
+        "loss saved (nats)": {"Shapley": "reliance.shapley", "leave one out": "reliance.leave_one_out"},
+        "{metric} gained": {"Shapley": "reliance.shapley_metric", "leave one out": "reliance.leave_one_out_metric"},
+    },
+    "utilisation": {
+        "credit (nats)": {"this model": "utilisation.credit", "balanced reference": "utilisation.reference_credit"}
+    },
+    "prefix_gap": {
+        "gap (nats)": {"gap": "prefix_gap.gap"},
+        "{metric}": {"prefix": "prefix_gap.prefix_metric", "baseline": "prefix_gap.baseline_metric"},
+    },
+}
+_DRAWS: dict[str, Draw] = {name: functools.partial(bar_figure, parts=parts) for name, parts in _BARS.items()}
+_DRAWS |= {d.__name__: d for d in (spectra, beta_curves, vif, neuron_drive, polysemanticity)}
+FIGURES: dict[str, Draw] = {name: _within(draw) for name, draw in _DRAWS.items()}
 """Name to ``draw(report, *, wide=True)``; ``wide=False`` stacks panels in one column of a paper, or on a phone."""
 
 CAPTIONS: dict[str, tuple[str, str]] = {

@@ -25,6 +25,7 @@ from collapsekit.render.views._words import (
     made_by,
     names_table,
     number,
+    point,
     strong_number,
     thinned,
 )
