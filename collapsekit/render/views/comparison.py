@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from collapsekit.render import document as doc
+from collapsekit.render.document import MARKS, Detail, Run
 from collapsekit.render.numbers import ABSENT, fmt
-from collapsekit.render.views._words import letters, number, p_value
+from collapsekit.render.views._words import letters, made_by, number, p_value
 from collapsekit.report import comparison as data
 from collapsekit.report.cleaning import cleaned_comparison
 from collapsekit.report.comparison import Comparison
@@ -22,34 +24,25 @@ _TESTS = "p-values after Holm's correction"
 Fill = Callable[[data.Cell, data.Column], doc.Cell]
 
 
-def view(comparison: Comparison, detail: doc.Detail) -> doc.Document:
+def view(comparison: Comparison, detail: Detail) -> doc.Document:
     """The comparison as a document. At a glance: the table and its tests; else what is missing and each definition, too."""
     c = cleaned_comparison(comparison)
     names = [column.name for column in c.columns]
-    keys = letters(names, _NAME_WIDTH) if detail is doc.Detail.GLANCE else None
+    keys = letters(names, _NAME_WIDTH) if detail is Detail.GLANCE else None
     heads = keys if keys is not None else {n: n for n in names}
-    where, what = f"{c.split} split, {c.examples} examples", ", ".join(c.modalities)
-    facts = (("Task", f"{c.task}, {c.metric}"), ("Split", where.replace(" split", "", 1)), ("Modalities", what))
-    made = f"Made by collapsekit {c.collapsekit}"
-    ends = {
-        doc.Detail.GLANCE: f"{made}. Definitions and sources: HTML or JSON.",
-        doc.Detail.SUMMARY: f"{made}.",
-        doc.Detail.FULL: f"{made}, comparison schema {c.schema_version}.",
-    }
-    titles = {doc.Detail.GLANCE: "", doc.Detail.SUMMARY: f"Compared: {', '.join(names)}", doc.Detail.FULL: some(names)}
-    found = _table(c, c.columns, "Side by side", heads, _value, detail)
-    legend = tuple(_legend(c, detail))
-    found = doc.Table(found.title, found.columns, found.rows, legend=legend, layout="split", labels=found.labels)
-    keyed = [_key(c, column, heads) for column in c.columns] if detail is doc.Detail.GLANCE else []
+    shared, examples = f"{c.task}, {c.metric}", f"{c.examples} examples"
+    what, title = ", ".join(c.modalities), some(names)
+    found = replace(_table(c, c.columns, "Side by side", heads, _value, detail), legend=tuple(_legend(c, detail)))
+    keyed = [_key(c, column, heads) for column in c.columns] if detail is Detail.GLANCE else []
     return doc.Document(
         subject="Modality collapse compared",
-        title=titles[detail],
-        page=some(names),
-        about=(doc.line(f"{c.task}, {c.metric} · {where} · {what}"),),
-        facts=doc.Facts(tuple((doc.line(a), doc.line(b)) for a, b in facts)),
-        blocks=(*keyed, found) if detail is not doc.Detail.FULL else (),
+        title=("", f"Compared: {', '.join(names)}", title)[detail - 1],
+        page=title,
+        about=(doc.line(f"{shared} · {c.split} split, {examples} · {what}"),),
+        facts=doc.facts(Task=shared, Split=f"{c.split}, {examples}", Modalities=what),
+        blocks=(*keyed, found) if detail is not Detail.FULL else (),
         sections=tuple(_sections(c, heads, found, detail)),
-        ends=(doc.line(ends[detail]),),
+        ends=(doc.line(made_by(c, detail, "Definitions and sources: HTML or JSON.")),),
     )
 
 
@@ -57,7 +50,7 @@ def _key(c: Comparison, column: data.Column, heads: dict[str, str]) -> doc.Parag
     name = heads[column.name]
     key = name if name == column.name else f"{name} = {column.name}"
     reference = ", the reference" if _is_reference(c, column) else ""
-    return doc.Paragraph(doc.line(doc.Run(key, "strong"), f": {_runs_of(column)}{reference}"))
+    return doc.Paragraph(doc.line(Run(key, "strong"), f": {_runs_of(column)}{reference}"))
 
 
 def _is_reference(c: Comparison, column: data.Column) -> bool:
@@ -69,19 +62,19 @@ def _runs_of(column: data.Column) -> str:
     return f"{len(column.runs)} runs" if len(column.runs) != 1 else column.runs[0].checkpoint
 
 
-def _sections(c: Comparison, heads: dict[str, str], found: doc.Table, detail: doc.Detail) -> Iterator[doc.Section]:
-    if detail is doc.Detail.FULL:
+def _sections(c: Comparison, heads: dict[str, str], found: doc.Table, detail: Detail) -> Iterator[doc.Section]:
+    if detail is Detail.FULL:
         yield doc.section("Side by side", found, name="numbers")
     yield from _tests(c, heads, detail)
-    if c.notes and detail is doc.Detail.GLANCE:
+    if c.notes and detail is Detail.GLANCE:
         yield from (doc.Section((), (doc.sentence(f"Note: {note}"),)) for note in c.notes)
     elif c.notes:
         yield doc.section("Notes", doc.Items(tuple(map(doc.line, c.notes))))
-    if detail is not doc.Detail.GLANCE:
-        yield from _summary(c) if detail is doc.Detail.SUMMARY else [doc.section("What was compared", *_details(c))]
+    if detail is not Detail.GLANCE:
+        yield from _summary(c) if detail is Detail.SUMMARY else [doc.section("What was compared", *_details(c))]
 
 
-def _tests(c: Comparison, heads: dict[str, str], detail: doc.Detail) -> Iterator[doc.Section]:
+def _tests(c: Comparison, heads: dict[str, str], detail: Detail) -> Iterator[doc.Section]:
     """p-values of the rows that were tested, in the columns that were."""
     rows = tuple(row for row in c.rows if any(x.test for x in row.cells))
     if not rows or c.testing is None:
@@ -91,19 +84,19 @@ def _tests(c: Comparison, heads: dict[str, str], detail: doc.Detail) -> Iterator
     tested = tuple(c.columns[i] for i in shown)
     found = _table(c.model_copy(update={"rows": cut}), tested, "p-values", heads, _p_value, detail)
     against = c.testing.reference
-    if detail is doc.Detail.FULL:
+    if detail is Detail.FULL:
         yield doc.section(_TESTS, doc.sentence(f"Against {against}. {c.testing.family}.", "lead"), found)
-    elif detail is doc.Detail.SUMMARY:
-        yield doc.Section(doc.line(f"{_TESTS}, against ", doc.Run(against, "name")), (found,))
+    elif detail is Detail.SUMMARY:
+        yield doc.Section(doc.line(f"{_TESTS}, against ", Run(against, "name")), (found,))
     else:
-        yield doc.Section((doc.Run(_TESTS), doc.Run(f"  against {against}", "quiet")), (found,))
+        yield doc.Section((Run(_TESTS), Run(f"  against {against}", "quiet")), (found,))
 
 
 def _table(
-    c: Comparison, shown: Sequence[data.Column], title: str, heads: dict[str, str], fill: Fill, detail: doc.Detail
+    c: Comparison, shown: Sequence[data.Column], title: str, heads: dict[str, str], fill: Fill, detail: Detail
 ) -> doc.Table:
     """Rows under the number they share, or, in a summary, each with its name."""
-    flat = detail is doc.Detail.SUMMARY
+    flat = detail is Detail.SUMMARY
     rows = []
     for _, group in groupby(_grouped(c.rows), key=lambda r: (r.part, r.name)):
         every = list(group)
@@ -117,7 +110,7 @@ def _table(
                 rows.append(doc.Row((title_cell, *cells)))
             else:
                 rows.append(doc.Row((doc.Cell(_of(row) or doc.line("whole model")), *cells), title_cell))
-    first = doc.columns("number", "of") if flat else doc.columns("" if detail is doc.Detail.GLANCE else "number")
+    first = doc.columns("number", "of") if flat else doc.columns("" if detail is Detail.GLANCE else "number")
     last = doc.columns("unit") if flat else ()
     made = (_column(c, column, heads, detail) for column in shown)
     return doc.Table(title, (*first, *made, *last), tuple(rows), layout="split", labels=(28, 20))
@@ -129,25 +122,25 @@ def _grouped(rows: Sequence[data.Row]) -> list[data.Row]:
     return sorted(rows, key=lambda r: order[r.part, r.name])
 
 
-def _column(c: Comparison, column: data.Column, heads: dict[str, str], detail: doc.Detail) -> doc.Column:
-    runs = doc.Run(_runs_of(column), "name" if len(column.runs) == 1 else "text")
-    aside: doc.Line = () if detail is doc.Detail.GLANCE else (runs,)
-    if detail is doc.Detail.FULL:
-        aside = doc.line(doc.Run(runs.text, "label"), ", reference" if _is_reference(c, column) else "")
-    return doc.Column(doc.Run(heads[column.name], "name" if detail is doc.Detail.SUMMARY else "label"), "number", aside)
+def _column(c: Comparison, column: data.Column, heads: dict[str, str], detail: Detail) -> doc.Column:
+    runs = Run(_runs_of(column), "name" if len(column.runs) == 1 else "text")
+    aside: doc.Line = () if detail is Detail.GLANCE else (runs,)
+    if detail is Detail.FULL:
+        aside = doc.line(Run(runs.text, "label"), ", reference" if _is_reference(c, column) else "")
+    return doc.Column(Run(heads[column.name], "name" if detail is Detail.SUMMARY else "label"), "number", aside)
 
 
-def _name(row: data.Row, detail: doc.Detail) -> doc.Cell:
-    if detail is doc.Detail.GLANCE:
+def _name(row: data.Row, detail: Detail) -> doc.Cell:
+    if detail is Detail.GLANCE:
         return doc.cell(f"{row.name}{_ARROWS[row.better]}", "strong")
-    unit = (doc.Run(row.unit, "quiet"),) if row.unit and detail is doc.Detail.FULL else ()
-    return doc.Cell(doc.line(doc.Run(row.name, "name"), _ARROWS[row.better]), unit)
+    unit = (Run(row.unit, "quiet"),) if row.unit and detail is Detail.FULL else ()
+    return doc.Cell(doc.line(Run(row.name, "name"), _ARROWS[row.better]), unit)
 
 
 def _of(row: data.Row) -> doc.Line:
     """What the row is of; empty where it is of the whole model."""
-    versus = (" without ", doc.Run(row.versus, "label")) if row.versus is not None else ()
-    return doc.line(doc.Run(row.modality, "label") if row.modality is not None else "", *versus)
+    versus = (" without ", Run(row.versus, "label")) if row.versus is not None else ()
+    return doc.line(Run(row.modality, "label") if row.modality is not None else "", *versus)
 
 
 def _value(found: data.Cell, column: data.Column) -> doc.Cell:
@@ -156,21 +149,17 @@ def _value(found: data.Cell, column: data.Column) -> doc.Cell:
     if found.value is None:
         return doc.cell(ABSENT)
     marks = BEST * found.best + DIFFERS * (found.test is not None and found.test.significant)
-    aside = (
-        doc.line(doc.Run(f"({fmt(found.sd)})", "quiet")) if found.sd is not None else number(None, found.interval).aside
-    )
+    aside = doc.line(Run(f"({fmt(found.sd)})", "quiet")) if found.sd is not None else number(None, found.interval).aside
     if found.runs < len(column.runs):
-        aside = (*aside, doc.Run(f"{' ' if aside else ''}{found.runs} of {len(column.runs)}", "quiet"))
-    return doc.Cell((doc.Run(fmt(found.value), "strong" if found.best else "text"),), aside, marks)
+        aside = (*aside, Run(f"{' ' if aside else ''}{found.runs} of {len(column.runs)}", "quiet"))
+    return doc.Cell((Run(fmt(found.value), "strong" if found.best else "text"),), aside, marks)
 
 
 def _states(found: data.Cell, column: data.Column) -> doc.Cell:
     order = sorted(found.states.items(), key=lambda item: _SEVERITY.index(item[0]))
     many = len(column.runs) > 1
     runs = [part for word, n in order for part in (doc.state(word, f"{word} {n}" if many else word), "\n")]
-    return doc.Cell(
-        doc.line(*runs[:-1]), short=" ".join(doc.MARKS[word] + (str(n) if many else "") for word, n in order)
-    )
+    return doc.Cell(doc.line(*runs[:-1]), short=" ".join(MARKS[word] + (str(n) if many else "") for word, n in order))
 
 
 def _p_value(found: data.Cell, column: data.Column) -> doc.Cell:
@@ -178,17 +167,17 @@ def _p_value(found: data.Cell, column: data.Column) -> doc.Cell:
         return doc.cell(ABSENT)
     test = found.test
     said = [f"{test.pairs} pairs"] * (test.pairs != column.pairs) + ["equal"] * (test.differing == 0)
-    aside = doc.line(doc.Run(f"({', '.join(said)})", "quiet")) if said else ()
-    text = doc.Run(p_value(test.p_holm), "strong" if test.significant else "text")
+    aside = doc.line(Run(f"({', '.join(said)})", "quiet")) if said else ()
+    text = Run(p_value(test.p_holm), "strong" if test.significant else "text")
     return doc.Cell((text,), aside, DIFFERS * test.significant)
 
 
-def _legend(c: Comparison, detail: doc.Detail) -> Iterator[doc.Legend]:
+def _legend(c: Comparison, detail: Detail) -> Iterator[doc.Legend]:
     """What the signs mean, a sentence each."""
     cells = [x for row in c.rows for x in row.cells]
     ends = any(x.interval is not None for x in cells)
-    if detail is doc.Detail.GLANCE:
-        yield doc.Legend(", ".join(f"{doc.MARKS[word]} {word}" for word in _SEVERITY if word != "healthy"), "short")
+    if detail is Detail.GLANCE:
+        yield doc.Legend(", ".join(f"{MARKS[word]} {word}" for word in _SEVERITY if word != "healthy"), "short")
         yield from [doc.Legend("Intervals: Markdown, HTML or JSON", "short")] * ends
     if any(x.sd is not None for x in cells):
         yield doc.Legend("Of several runs, the mean and (standard deviation over runs)")
@@ -218,42 +207,37 @@ def _definitions(c: Comparison) -> list[tuple[str, str, str]]:
 
 
 def _summary(c: Comparison) -> Iterator[doc.Section]:
-    missing = tuple(doc.Row((doc.cell(a, "name"), doc.cell(b, "name"), doc.cell(why))) for a, b, why in _absences(c))
-    if missing:
-        found = doc.Table("Not measured", doc.columns("number", "column", "why"), missing, counted="numbers")
-        yield doc.section(found.title, found)
-    rows = tuple(
-        doc.Row((doc.cell(a, "name"), doc.cell(text), doc.cell(source))) for a, text, source in _definitions(c)
-    )
-    heads = doc.columns("number", "definition", "source")
-    found = doc.Table("Definitions and sources", heads, rows, counted="definitions", folded=True)
-    yield doc.section(found.title, found)
-    yield doc.section("Reports", _reports(c, "sha256"))
+    missing = [(doc.name(number), doc.name(column), why) for number, column, why in _absences(c)]
+    rows = [(doc.name(number), text, source) for number, text, source in _definitions(c)]
+    heads = ("number", "definition", "source")
+    found = [
+        doc.table("Not measured", ("number", "column", "why"), missing, counted="numbers"),
+        doc.table("Definitions and sources", heads, rows, counted="definitions", folded=True),
+        _reports(c, "sha256"),
+    ]
+    yield from (doc.section(part.title, part) for part in found if part.rows)
 
 
 def _reports(c: Comparison, digest: str) -> doc.Table:
     rows = []
     for column in c.columns:
         for run in column.runs:
-            seed = "" if run.training_seed is None else str(run.training_seed)
-            files = (doc.cell(text, "name") for text in (run.path, run.checkpoint, run.sha256))
-            rows.append(doc.Row((doc.cell(column.name, "name"), *files, doc.cell(seed))))
-    heads = doc.columns("column", "report", "checkpoint", digest, ">training seed")
-    return doc.Table("Reports", heads, tuple(rows), counted="reports")
+            files = (doc.name(text) for text in (column.name, run.path, run.checkpoint, run.sha256))
+            rows.append((*files, doc.cell("" if run.training_seed is None else str(run.training_seed))))
+    heads = ("column", "report", "checkpoint", digest, ">training seed")
+    return doc.table("Reports", heads, rows, counted="reports")
 
 
-def _details(c: Comparison) -> Iterator[doc.Block]:
-    yield _folded("Reports", _reports(c, "SHA-256"))
-    missing = [
-        doc.Term(doc.line(doc.Run(a, "name"), " in ", doc.Run(b, "label")), doc.line(why)) for a, b, why in _absences(c)
-    ]
-    yield from [_folded("Not measured", doc.Terms(tuple(missing)))] if missing else []
-    better = dict.fromkeys((r.name, _ARROWS[r.better], r.why or "") for r in c.rows if r.better is not None)
-    ways = [doc.Term(doc.line(doc.Run(name, "name"), arrow), doc.line(why)) for name, arrow, why in better]
-    yield _folded("Directions", doc.Terms(tuple(ways)))
-    terms = [doc.Term((doc.Run(name, "name"),), doc.line(text), source) for name, text, source in _definitions(c)]
-    yield _folded("Definitions and sources", doc.Terms(tuple(terms)))
+def _details(c: Comparison) -> Iterator[doc.Details]:
+    missing = [_term(name, why, " in ", Run(column, "label")) for name, column, why in _absences(c)]
+    better = dict.fromkeys((r.name, r.why or "", _ARROWS[r.better]) for r in c.rows if r.better is not None)
+    terms = [_term(name, text, source=source) for name, text, source in _definitions(c)]
+    found: dict[str, doc.Block] = {"Reports": _reports(c, "SHA-256")}
+    found |= {"Not measured": doc.Terms(tuple(missing))} if missing else {}
+    found["Directions"] = doc.Terms(tuple(_term(*way) for way in better))
+    found["Definitions and sources"] = doc.Terms(tuple(terms))
+    yield from (doc.Details((Run(title, "strong"),), (block,)) for title, block in found.items())
 
 
-def _folded(title: str, block: doc.Block) -> doc.Details:
-    return doc.Details((doc.Run(title, "strong"),), (block,))
+def _term(name: str, text: str, *more: str | Run, source: str = "") -> doc.Term:
+    return doc.Term(doc.line(Run(name, "name"), *more), doc.line(text), source)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from collapsekit.gating.next_steps import against, next_steps
 from collapsekit.render import document as doc
+from collapsekit.render.document import Column, Detail, Run
 from collapsekit.render.numbers import ABSENT, fmt
 from collapsekit.render.views._words import number, p_value
 from collapsekit.report.cleaning import cleaned_gate
@@ -13,13 +14,11 @@ from collapsekit.report.gate import GateCheck, GateReport
 
 SEVERITY = ("failed", "inconclusive", "passed")
 _COLUMNS = (
-    doc.Column(doc.Run("before"), "number"),
-    doc.Column(doc.Run("now"), "number"),
-    doc.Column(doc.Run("fall"), "number", about="above 0 is worse"),
-    doc.Column(doc.Run("p"), "number", about="one-sided, after Holm", spare=True),
-    doc.Column(
-        doc.Run("would catch"), "number", about="the fall that would have failed with 90 % probability", spare=True
-    ),
+    Column(Run("before"), "number"),
+    Column(Run("now"), "number"),
+    Column(Run("fall"), "number", about="above 0 is worse"),
+    Column(Run("p"), "number", about="one-sided, after Holm", spare=True),
+    Column(Run("would catch"), "number", about="the fall that would have failed with 90 % probability", spare=True),
 )
 _LABELS = (36, 20)
 
@@ -29,15 +28,15 @@ def worst_first(report: GateReport) -> list[GateCheck]:
     return sorted(report.checks, key=lambda c: SEVERITY.index(c.state))
 
 
-def view(report: GateReport, detail: doc.Detail) -> doc.Document:
+def view(report: GateReport, detail: Detail) -> doc.Document:
     """The decision as a document. At a glance a sentence stands once for all checks it is said of."""
     report = cleaned_gate(report)
-    s, glance = report.subject, detail is doc.Detail.GLANCE
+    s, glance = report.subject, detail is Detail.GLANCE
     about = doc.line(
-        doc.Run(s.checkpoint, "name"), f" · {s.task}, {s.metric} · {s.split} split, {s.examples} examples · verdict "
+        Run(s.checkpoint, "name"), f" · {s.task}, {s.metric} · {s.split} split, {s.examples} examples · verdict "
     )
     each = f" ({', '.join(f'{m} {v}' for m, v in report.modalities.items())})"
-    digest = doc.line("sha256 " if glance else "Checkpoint SHA-256 ", doc.Run(s.sha256, "name"), "" if glance else ".")
+    digest = doc.line("sha256 " if glance else "Checkpoint SHA-256 ", Run(s.sha256, "name"), "" if glance else ".")
     made = doc.line(f"Made by collapsekit {report.collapsekit}; exit code {report.exit_code}.")
     rules = [c for c in worst_first(report) if c.kind == "rule"]
     compared = [c for c in worst_first(report) if c.kind != "rule"]
@@ -49,19 +48,17 @@ def view(report: GateReport, detail: doc.Detail) -> doc.Document:
         title=report.summary,
         outcome=doc.state(report.outcome, report.outcome if glance else f"Gate {report.outcome}"),
         page=f"gate {report.outcome}: {s.checkpoint}",
-        about=((*about, doc.Run(report.verdict, report.verdict), *doc.line("" if glance else each)),),
-        facts=doc.Facts(
-            ((doc.line("Checkpoint"), doc.line(s.checkpoint)), (doc.line("Verdict"), doc.line(report.verdict + each)))
-        ),
+        about=((*about, Run(report.verdict, report.verdict), *doc.line("" if glance else each)),),
+        facts=doc.facts(Checkpoint=s.checkpoint, Verdict=report.verdict + each),
         sections=(*(part(report, checks, detail) for checks, part in parts), *_notes(report, detail)),
         ends=(digest, made) if glance else (made, digest),
     )
 
 
-def _notes(report: GateReport, detail: doc.Detail) -> Iterator[doc.Section]:
+def _notes(report: GateReport, detail: Detail) -> Iterator[doc.Section]:
     steps = [_with_commands(text) for text in next_steps(report)]
     notes = [doc.line(f"Note: {note}") for note in report.notes]
-    if detail is not doc.Detail.GLANCE:
+    if detail is not Detail.GLANCE:
         every = (*notes, *steps)
         yield from [doc.Section((), (doc.Items(every),))] if every else []
         return
@@ -71,20 +68,20 @@ def _notes(report: GateReport, detail: doc.Detail) -> Iterator[doc.Section]:
 
 def _with_commands(text: str) -> doc.Line:
     """A sentence of ours, with the commands in it that stand between backticks."""
-    return doc.line(*(doc.Run(part, "command") if i % 2 else part for i, part in enumerate(text.split("`"))))
+    return doc.line(*(Run(part, "command") if i % 2 else part for i, part in enumerate(text.split("`"))))
 
 
-def _rules(report: GateReport, checks: Sequence[GateCheck], detail: doc.Detail) -> doc.Section:
+def _rules(report: GateReport, checks: Sequence[GateCheck], detail: Detail) -> doc.Section:
     del report
-    if detail is doc.Detail.GLANCE:
+    if detail is Detail.GLANCE:
         return doc.section("Rules", *(block for c in checks for block in _alike([c])))
     rows = [(doc.Cell((doc.state(c.state),)), doc.cell(c.name, "name"), doc.cell(c.sentence)) for c in checks]
     return doc.Section((), (doc.table("Rules", doc.columns("", "rule", "found"), rows),))
 
 
-def _compared(report: GateReport, checks: Sequence[GateCheck], detail: doc.Detail) -> doc.Section:
+def _compared(report: GateReport, checks: Sequence[GateCheck], detail: Detail) -> doc.Section:
     held = doc.sentence(against(report), "note")
-    if detail is doc.Detail.GLANCE:
+    if detail is Detail.GLANCE:
         return doc.section("Against the baseline", held, *_short_comparison(checks))
     rows = [(doc.Cell((doc.state(c.state),)), doc.cell(c.name), *_numbers(c), doc.cell(c.sentence)) for c in checks]
     heads = (*doc.columns("", ""), *_COLUMNS, *doc.columns(""))
@@ -94,7 +91,7 @@ def _compared(report: GateReport, checks: Sequence[GateCheck], detail: doc.Detai
 def _short_comparison(checks: Sequence[GateCheck]) -> Iterator[doc.Block]:
     rows = [(c, _numbers(c)) for c in checks]
     if any(number.runs[0].text != ABSENT for _, numbers in rows for number in numbers):
-        names = (doc.Cell((doc.Run(doc.state(c.state).mark, c.state), doc.Run(" "), doc.Run(c.name))) for c in checks)
+        names = (doc.Cell((Run(doc.state(c.state).mark, c.state), Run(" "), Run(c.name))) for c in checks)
         made = tuple(doc.Row((name, *numbers)) for name, (_, numbers) in zip(names, rows, strict=True))
         yield doc.Table("Against the baseline", (*doc.columns(""), *_COLUMNS), made, labels=_LABELS)
     alike: dict[str, list[GateCheck]] = {}
@@ -108,8 +105,8 @@ def _short_comparison(checks: Sequence[GateCheck]) -> Iterator[doc.Block]:
 
 def _alike(checks: Sequence[GateCheck]) -> tuple[doc.Block, ...]:
     """What one sentence says, of all checks that it is said of."""
-    names = doc.Run(", ".join(c.name for c in checks), "strong")
-    return doc.Paragraph((doc.state(checks[0].state), doc.Run("  "), names)), doc.sentence(checks[0].sentence, "inset")
+    names = Run(", ".join(c.name for c in checks), "strong")
+    return doc.Paragraph((doc.state(checks[0].state), Run("  "), names)), doc.sentence(checks[0].sentence, "inset")
 
 
 def _numbers(check: GateCheck) -> tuple[doc.Cell, ...]:
