@@ -76,7 +76,7 @@ def _line(runs: Line, anchors: dict[str, str]) -> Markup:
 
 
 def _run(run: Run, anchors: dict[str, str]) -> Markup:
-    named = run.kind in ("name", "label") or run.to
+    named = run.kind in ("name", "label")
     text = _breakable(run.text) if named else Markup("<br>").join(run.text.split("\n"))
     if run.mark:
         text = Markup('<span aria-hidden="true">{}</span> {}').format(run.mark, text)
