@@ -20,7 +20,7 @@ from markdown_it.token import Token
 from sample_gates import HOSTILE, NAMES, REPORTS, check, report_of
 
 from collapsekit.io.safe_text import NAME_LIMIT, TEXT_LIMIT, clean
-from collapsekit.render import formats_of, write
+from collapsekit.render import files, formats_of, write
 from collapsekit.render.ci.github import MOST, step_summary
 from collapsekit.render.writers.markdown import code, escape
 from collapsekit.report.cleaning import cleaned_gate
@@ -298,8 +298,10 @@ def test_names_that_look_alike_stay_apart() -> None:
     assert [c.name for c in safe.checks] == ["use of a\\x00", "use of a\\x00 (2)"]
 
 
-def test_these_are_all_the_formats_there_are() -> None:
-    assert set(FORMATS) - {"text"} | {"terminal", "html"} == set(formats_of("gate"))
+def test_the_formats_of_ci_are_the_gate_s_alone() -> None:
+    assert set(FORMATS) - {"text"} | {"terminal"} <= set(formats_of("gate"))
+    assert set(files("ci")) & {f for view in files("views") if view != "gate" for f in formats_of(view)} == set()
+    assert set(files("ci")) >= {"junit", "sarif", "github"}
 
 
 def test_colour_only_where_asked() -> None:
