@@ -15,7 +15,7 @@ import torch
 from benchmarks.planted.measure import config_of
 from benchmarks.planted.subjects import Made, Subject, make
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Options, Settings
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features

@@ -31,12 +31,10 @@ class Options(BaseModel):
 
 Kind = TypeVar("Kind", bound=Options)
 
+# How much a diagnosis may train.
 Profile = Literal["quick", "standard", "full"]
-PROFILES: dict[Profile, str] = {
-    "quick": "trains only linear heads on cached features",
-    "standard": "trains the unimodal baselines too, within a stated budget (default)",
-    "full": "trains the unimodal baselines over the whole grid, however long it takes",
-}
+# quick: trains only linear heads on cached features; standard: the unimodal baselines too, within a budget that it says;
+# full: these over the whole grid, however long it takes.
 
 
 class Progress:

@@ -3,156 +3,157 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
-import collapsekit
 from collapsekit import registry
-from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.build import random_state_kept
-from collapsekit.adapters.live.preserve import model_kept
-from collapsekit.adapters.live.unwrap import check_live, run_plainly, unwrapped
-from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
+from collapsekit.adapters.build import preserve_rng_state
+from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.discovery import config_line, find_config, path_from_here
-from collapsekit.config.imports import import_object
-from collapsekit.config.schema import Config, check_config, load_config
-from collapsekit.context import Options, Profile, Progress, Settings
+from collapsekit.config.keywords import DiagnoseKeywords, takes
+from collapsekit.config.load import check_config, load_config
+from collapsekit.config.options import DiagnoseOptions
+from collapsekit.config.schema import Config
+from collapsekit.context import Options, Progress
 from collapsekit.data.base import Source
 from collapsekit.data.memory import with_data
 from collapsekit.distributed.process_group import current
-from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError
-from collapsekit.features.extraction import extract, repeated
+from collapsekit.errors import NothingEvaluatedError, NumericsError
+from collapsekit.features.extraction import repeated
 from collapsekit.features.features import Features
 from collapsekit.games.per_example import records_of
-from collapsekit.io.spill import BUDGET, Storage
-from collapsekit.probes.credit.reliance import RelianceOptions, game_of
 from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
 from collapsekit.registry import ProbeSpec
 from collapsekit.report.diagnosis import Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
-from collapsekit.report.repair import structure_of
 from collapsekit.report.verdicts import judge
-from collapsekit.session.checks import check_arguments, check_device, check_diagnosis, check_modalities, splits_read
-from collapsekit.session.command_line import command_line
+from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
+from collapsekit.session.command_line import command_line, recorded
+from collapsekit.session.opening import OpenModel, open_model
+from collapsekit.session.session import Session
 from collapsekit.session.subject import environment, process_warnings, subject_of
-from collapsekit.stats.threads import threads_for
 from collapsekit.user_code.exits import no_exit
-from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.user_code.process_state import preserve_process_state
+from collapsekit.version import __version__
 
-LEVEL = 0.95
 SUBSETS = "growing"  # the probe that --subsets adds
 
 
+@takes(DiagnoseOptions)
 @no_exit()
-@random_state_kept()
-@process_state_kept()
+@preserve_rng_state()
+@preserve_process_state()
 def diagnose(
     checkpoint: str | Path | None = None,
     *,
     config: str | Path | Mapping[str, Any] | Config | None = None,
     model: nn.Module | None = None,
     data: Mapping[str, Any] | str | Path | None = None,
-    split: str | None = None,
-    probes: Sequence[str] | None = None,
-    skip: Sequence[str] = (),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    profile: Profile = "standard",
-    device: str = "cpu",
-    seed: int = 0,
-    limit: int | None = None,
-    training_seed: int | None = None,
-    subsets: bool = False,
-    plugins: Sequence[str | Path] = (),
-    trust_pickle: str | None = None,
     progress: Progress | None = None,
-    cache: str | Path | None = None,
-    memory: float | None = None,
+    **keywords: Unpack[DiagnoseKeywords],
 ) -> Report:
-    """Diagnose a checkpoint (or a live ``model``) and return the Report; nothing is written but the cache.
+    """Diagnose a checkpoint or a live model: which modalities it ignores, what that costs, and why.
 
-    ``data`` takes the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
-    tensors, a DataLoader, a Dataset or another iterable of dict batches), or the path of a file. ``options`` maps probe
-    names to option values, as ``--set`` does; ``training_seed`` is the seed the model was trained
-    with (default: the config's model.seed), by which the gate tells runs apart; ``subsets`` adds the probe ``growing``,
-    which reads the models of the config's ``subsets`` section too; ``trust_pickle`` ("sha256:DIGEST") lets that very
-    checkpoint be unpickled, which runs its code; ``cache`` is the folder of trained baselines (default: the user's
-    cache folder); ``memory`` is how many bytes of inputs and features are kept in memory before more is mapped from files
-    that vanish (default: 4 GiB), which changes no result. A live model is given back as it was found.
-    Raises CollapsekitError for whatever the caller can mend.
+    Nothing is written but the cache of trained baselines. A live model is given back as it was found.
+
+    Args:
+        checkpoint: The file or folder of weights; default: the config's model.checkpoint.
+        config: The path of a config, a mapping of its keys, or a Config; default: the nearest file, as commands find it.
+        model: A live module in the place of a checkpoint; with one, it gets the checkpoint's weights.
+        data: In the place of the config's data.path or data.factory: splits held in memory (each a mapping of names to
+            tensors with the examples along the first axis, a DataLoader, a Dataset or another iterable of dict batches), or
+            the path of a file.
+        split: The split to diagnose; default: test, else val.
+        probes: The probes to run; default: all that run by default.
+        skip: Probes to leave out.
+        options: Option values by probe, as ``--set`` takes them.
+        profile: ``quick``, ``standard`` or ``full``: how much may be trained.
+        device: Where the model runs.
+        seed: Of everything drawn or trained.
+        limit: At most so many examples a split.
+        training_seed: That the model was trained with, by which the gate tells runs apart; default: the config's.
+        subsets: Also run the probe ``growing``, which reads the models of the config's ``subsets`` section.
+        plugins: Python files with probes or adapters.
+        trust_pickle: "sha256:DIGEST" lets that very checkpoint be unpickled, which runs its code.
+        progress: Where to say how far it is; default: nowhere.
+        cache: The folder of trained baselines; default: the user's cache folder.
+        memory: Bytes of inputs and features kept in memory, which changes no result; default: as ``--memory`` has it.
+
+    Returns:
+        The report: subject, results and a verdict for every modality.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend; its class says which kind (collapsekit.ext has all of them).
+
+    Example:
+        >>> import collapsekit
+        >>> report = collapsekit.diagnose("ckpt.pt", config="collapsekit.yaml", profile="quick")
+        >>> report.modalities["audio"].verdict
+        'collapsed'
     """
-    given = dict(locals())
-    check_arguments(given)
+    options = DiagnoseOptions.make(**keywords)
+    check_call(options, checkpoint=checkpoint, config=config, progress=progress, model=model)
     progress = progress or Progress()
     settled, source = with_data(settle_config(config, checkpoint, progress), data)
     registry.load_builtins()
-    files = [registry.load_plugin_file(p) for p in [*(settled.resolve(p) for p in settled.plugins), *plugins]]
-    chosen = choose_probes(probes, skip, files, also=[SUBSETS] if subsets else [])
+    files = [registry.load_plugin_file(p) for p in [*map(settled.resolve, settled.plugins), *options.plugins]]
+    chosen = choose_probes(options.probes, options.skip, files, also=[SUBSETS] if options.subsets else [])
     if any(spec.name == SUBSETS for spec in chosen):
         settled.need_subsets()
-    all_options = check_options(options or {})
-    check_diagnosis(settled, source, chosen, all_options.values(), given)
-    with _opened(settled, checkpoint, source, given) as adapter:
-        check_modalities(all_options.values(), settled, adapter.modalities)
-        where = _split(adapter.source, split)
-        if said := _how_read(adapter.checkpoint).get("checkpoint"):
-            progress.note(said)
-        features = extract(
+    all_options = check_options(options.options or {})
+    check_diagnosis(settled, source, chosen, all_options.values(), options, live=model is not None)
+    with open_model(settled, checkpoint, options, model=model, source=source, progress=progress) as subject:
+        return report_on(subject, options, chosen, all_options, typed=model is None and data is None)
+
+
+def report_on(
+    subject: OpenModel,
+    how: DiagnoseOptions,
+    chosen: Sequence[ProbeSpec],
+    options: Mapping[str, Options],
+    *,
+    typed: bool,
+) -> Report:
+    """What the ``chosen`` probes find in an open model; ``options``: of every probe, by name; ``typed``: whether a command
+    line names the model and its data. Raises CollapsekitError."""
+    adapter, progress, config = subject.adapter, subject.progress, subject.config
+    check_modalities(options.values(), config, adapter.modalities)
+    where = _split(adapter.source, how.split)
+    read = _how_read(adapter.checkpoint)
+    if "checkpoint" in read:
+        progress.note(read["checkpoint"])
+    with subject.measuring():
+        features = subject.extraction.features(where)
+        session = Session(
             adapter,
-            where,
-            limit=limit,
-            seed=seed,
+            features,
+            options=options,
+            seed=how.seed,
+            profile=how.profile,
             progress=progress,
-            storage=Storage(BUDGET if memory is None else int(memory)),
+            cache=_cache(how.cache, chosen, progress),
         )
-        kept = _cache(cache, chosen, progress)
-        base = Settings(seed=seed, level=LEVEL, profile=profile, progress=progress, cache=kept, others=all_options)
-        results = _results(chosen, adapter, features, base)
-        subject = subject_of(adapter, features, where, seed)
+        results = _results(chosen, session)
+        described = subject_of(adapter, features, where, session.seed)
         failed = {r.probe for r in results if r.error is not None}
-        records = _records(adapter, features, base, {spec.name for spec in chosen} - failed)
+        records = _records(session, {spec.name for spec in chosen} - failed)
+    seed = config.model.seed if how.training_seed is None else how.training_seed
     settings = {
-        **_flags(given, where, settled, adapter.checkpoint),
-        **_how_read(adapter.checkpoint),
-        **_told_apart(settled.model.seed if training_seed is None else training_seed, features, records),
-        "level": LEVEL,
-        "probes": {s.name: all_options[s.name].model_dump(mode="json") for s in chosen},
-        "config": settled.model_dump(mode="json", exclude_defaults=True),
+        "command": command_line(config, adapter.checkpoint, how, where) if typed else None,
+        **recorded(how, where),
+        **read,
+        **_told_apart(seed, features, records),
+        "level": session.level,
+        "probes": {s.name: options[s.name].model_dump(mode="json") for s in chosen},
+        "config": config.model_dump(mode="json", exclude_defaults=True),
     }
     warnings = (*features.warnings, *repeated(features), *process_warnings(), *warnings_of(results))
-    return _report(subject, results, settings, settled.file, warnings).with_records(records)
-
-
-@contextlib.contextmanager
-def _opened(
-    config: Config, checkpoint: str | Path | None, source: Source | None, given: Mapping[str, Any]
-) -> Iterator[Adapter]:
-    """The model with its weights, all of which is given back as it was found."""
-    model, seed = given["model"], given["seed"]
-    with random_state_kept(), contextlib.ExitStack() as stack:
-        if model is not None:
-            stack.enter_context(model_kept(model))
-        adapter = build_adapter(
-            config,
-            checkpoint,
-            model=model,
-            source=source,
-            device=given["device"],
-            seed=seed,
-            trust=given["trust_pickle"],
-        )
-        if model is None:
-            stack.enter_context(model_kept(adapter.model))
-        stack.callback(adapter.steady)  # before the rest of the model is put back
-        stack.enter_context(run_plainly())
-        stack.enter_context(threads_for(0))  # what is worth more says so
-        yield adapter
+    return _report(described, results, settings, config.file, warnings).with_records(records)
 
 
 def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Progress) -> Path | None:
@@ -163,38 +164,29 @@ def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Prog
     return folder
 
 
-def _flags(given: Mapping[str, Any], split: str, config: Config, read: Checkpoint | None) -> dict[str, Any]:
-    """What was asked for, by name, and the command line that asks for it again; of a live model or data there is none."""
-    flags: dict[str, Any] = {"split": split, **{k: given[k] for k in ("seed", "profile", "device", "limit")}}
-    typed = {**flags, "training-seed": given["training_seed"], "subsets": given["subsets"] or None}
-    typed["trust-pickle"] = given["trust_pickle"]
-    lists = given["probes"] or [], given["skip"], given["plugins"], given["options"] or {}
-    live = given["model"] is not None or given["data"] is not None
-    return {"command": None if live else command_line(config, read, typed, *lists), **flags}
-
-
-def _results(chosen: Sequence[ProbeSpec], adapter: Adapter, features: Features, base: Settings) -> list[Result]:
+def _results(chosen: Sequence[ProbeSpec], session: Session) -> list[Result]:
     """What every chosen probe found, each told its own options."""
     found: dict[str, list[Result]] = {}
+    base = session.settings
     # What trains comes first: the model's answers that it asks for, calibrated, include those the others need.
     for i, spec in enumerate(sorted(chosen, key=lambda s: s.trains == "nothing")):
         base.progress.step(f"probe {spec.name}", i, len(chosen))
-        found[spec.name] = run_probe(spec, adapter, features, replace(base, options=base.others[spec.name]))
+        settings = replace(base, options=base.others[spec.name])
+        found[spec.name] = run_probe(spec, session.adapter, session.features, settings)
     given = [result for spec in chosen for result in found[spec.name]]
     check_once(given)
     return given
 
 
-def _records(adapter: Adapter, features: Features, settings: Settings, ran: set[str]) -> bytes:
+def _records(session: Session, ran: set[str]) -> bytes:
     """What is kept of each example; of subsets only where a probe asked for them, of the calibrated model's credit only
     with the probe that compares it with what is due."""
-    options = settings.of("reliance", RelianceOptions)
     game = None
     if ran & {"reliance", "utilisation"}:
         with contextlib.suppress(NumericsError):  # too few examples: the probes say so
-            game = game_of(adapter, features, options, settings)
-    permutations = options.permutations if "utilisation" in ran else None
-    return records_of(adapter, features, game, permutations, settings.seed).to_bytes()
+            game = session.game
+    permutations = session.permutations if "utilisation" in ran else None
+    return records_of(session.adapter, session.features, game, permutations, session.seed).to_bytes()
 
 
 def _told_apart(training_seed: int | None, features: Features, records: bytes) -> dict[str, Any]:
@@ -223,7 +215,7 @@ def _report(
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
     overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
     return Report(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         subject=subject,
         verdict=overall,
         summary=summary,
@@ -248,7 +240,7 @@ def settle_config(
     if isinstance(config, Mapping):
         return check_config(config, base=Path.cwd())
     file = find_config(config, checkpoint, command)
-    if progress is not None and current().first:
+    if progress is not None and current().is_main:
         progress.announce(config_line(file, checkpoint, named=config is not None))
     return load_config(file)
 
@@ -280,52 +272,6 @@ def check_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:
     for name in given:
         registry.get_probe(name)
     return {n: registry.checked_options("probe", n, s.options, given.get(n, {})) for n, s in registry.PROBES.items()}
-
-
-def build_adapter(
-    config: Config,
-    checkpoint: str | Path | None,
-    *,
-    model: nn.Module | None = None,
-    source: Source | None = None,
-    device: str = "cpu",
-    seed: int = 0,
-    trust: str | None = None,
-) -> Adapter:
-    """The adapter the config names, with the checkpoint's weights (the config's own where none is given).
-
-    ``trust`` ("sha256:DIGEST") lets the checkpoint be unpickled, with classes importable from the config's folder.
-    """
-    device = current().device(device)
-    check_device(device)
-    path = Path(checkpoint) if checkpoint is not None else None
-    if path is None and config.model.checkpoint is not None and model is None:
-        path = config.resolve(config.model.checkpoint)
-    if path is None and model is None:
-        raise ConfigError(
-            f"no checkpoint was given: name one on the command line or as model.checkpoint in {config.origin}."
-        )
-    read = read_checkpoint(path, trust=trust, folder=config.base) if path is not None else None
-    if path is not None and not config.structure:
-        config = config.model_copy(update={"structure": structure_of(path)})
-    if model is not None:
-        check_live(model)
-    if model is not None and read is not None:
-        model = copy.deepcopy(unwrapped(model))  # the caller's own weights stay what they are
-    # Before hours of work.
-    current().agree(None if read is None else read.sha256, "weights in the checkpoint")
-    current().agree(config.model_dump(mode="json", exclude_defaults=True), "settings in the config")
-    make: Any
-    if config.adapter == "module":
-        make = ModuleAdapter
-    elif ":" in config.adapter:
-        make = import_object(config.adapter, config.base, "adapter")
-    else:
-        make = registry.get_adapter(config.adapter).build
-    built = make(config, checkpoint=read, model=model, source=source, device=device, seed=seed)
-    if not isinstance(built, Adapter):
-        raise ConfigError(f"adapter {config.adapter!r} gave {type(built).__name__}, expected a collapsekit.Adapter.")
-    return built
 
 
 def _split(source: Source, wanted: str | None) -> str:

@@ -5,6 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# What a command ends with; README and docs list the codes from here.
+EXIT_CODES = {
+    0: "done, or gate passed",
+    1: "`--fail-on` met, gate failed, or a repair rejected",
+    2: "usage or config",
+    3: "input refused",
+    4: "internal error",
+    5: "nothing evaluated, or inconclusive: never a pass",
+    130: "interrupted",
+}
+
 
 class CollapsekitError(Exception):
     """Base of everything a user can cause; its text is one sentence that says what to do."""

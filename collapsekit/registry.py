@@ -1,19 +1,22 @@
-"""One door for everyone: ``@probe``, ``@repair`` and ``@adapter`` in one file, found as a built-in, by ``--plugin
-file.py``, or by the entry-point group ``collapsekit``."""
+"""One door for everyone: ``@probe``, ``@repair_method``, ``@task`` and ``@adapter`` in one file, found as a built-in, by
+``--plugin file.py``, or by the entry-point group ``collapsekit``."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import importlib.util
+import math
 import pkgutil
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, Unpack
 
 from pydantic import ValidationError
 
@@ -23,6 +26,8 @@ from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
 GROUP = "collapsekit"
 FROM_FILE = "collapsekit_plugin_"  # how modules of plugin files are called
 Cost = Literal["nothing", "heads", "models"]
+Kind = TypeVar("Kind", bound=type[Any])
+_TASKS, _ADAPTERS = "collapsekit.tasks", "collapsekit.adapters"
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,25 @@ class ProbeSpec:
     definition: str
     source: str
     cannot: str  # what the number does not tell
-    options: type[Options]
-    trains: Cost
+    options: type[Options] = Options
+    trains: Cost = "nothing"
     default: bool = True  # whether it runs where no probe is named
+    title: str | None = None  # of its section in pages; None: its name
+    place: float = math.inf  # of that section, the least first
+
+
+class ProbeFacts(TypedDict):
+    """What ``@probe`` takes beside the name: the fields of ProbeSpec."""
+
+    summary: str
+    definition: str
+    source: str
+    cannot: str
+    options: NotRequired[type[Options]]
+    trains: NotRequired[Cost]
+    default: NotRequired[bool]
+    title: NotRequired[str]
+    place: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -61,36 +82,48 @@ class RepairSpec:
     options: type[Options]
 
 
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task as registered: ``kind`` is a subclass of collapsekit.tasks.base.Task."""
+
+    name: str
+    kind: type[Any]
+    summary: str
+
+
 PROBES: dict[str, ProbeSpec] = {}
 ADAPTERS: dict[str, AdapterSpec] = {}
 REPAIRS: dict[str, RepairSpec] = {}
+TASKS: dict[str, TaskSpec] = {}
 
 
 def probe(
-    name: str,
-    *,
-    summary: str,
-    definition: str,
-    source: str,
-    cannot: str,
-    options: type[Options] = Options,
-    trains: Cost = "nothing",
-    default: bool = True,
+    name: str, **facts: Unpack[ProbeFacts]
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
     """Register ``(adapter, features, *, settings) -> Results`` as the probe ``name``.
 
-    ``summary``: one line for lists; ``definition`` and ``source``: what it measures, where that is defined;
-    ``cannot``: what its numbers do not tell; ``options``: a subclass of Options; ``trains``: what it may train;
-    ``default``: False for one that runs only where it is named.
     Features are shared by all probes and must not be changed.
+
+    Args:
+        name: what it is called in options and reports; its results are called NAME.WHAT.
+        facts: ``summary``: one line for lists; ``definition`` and ``source``: what it measures, where that is defined;
+            ``cannot``: what its numbers do not tell; ``options``: a subclass of Options; ``trains``: what it may train;
+            ``default``: False for one that runs only where it is named; ``title`` and ``place``: how its results are
+            headed, and where they stand among those of other probes, the least place first.
+
+    Raises:
+        ConfigError: where one of the first four is missing, and where another file registers a probe of that name.
     """
+    missing = [k for k in ("summary", "definition", "source", "cannot") if k not in facts]
+    if missing:
+        raise ConfigError(f"probe {name!r} does not say its {' and '.join(missing)}: give them to @probe as text.")
 
     def register(run: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[Any]]:
         known = PROBES.get(name)
         if known is not None and known.run.__module__ != run.__module__:
             files = f"{_file_of(known.run)} and {_file_of(run)}"
             raise ConfigError(f"probe {name!r} is registered twice, by {files}: rename one.")
-        PROBES[name] = ProbeSpec(name, run, summary, definition, source, cannot, options, trains, default)
+        PROBES[name] = ProbeSpec(name, run, **facts)
         return run
 
     return register
@@ -110,7 +143,7 @@ def adapter(name: str, *, summary: str) -> Callable[[Callable[..., Any]], Callab
     return register
 
 
-def repair(
+def repair_method(
     name: str, *, summary: str, definition: str, source: str, options: type[Options] = Options
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
     """Register ``(job) -> Stages`` (collapsekit.repairs.training.job) as the repair ``name``.
@@ -131,15 +164,53 @@ def repair(
     return register
 
 
+def repair(
+    name: str, *, summary: str, definition: str, source: str, options: type[Options] = Options
+) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
+    """Register a repair: the old name of :func:`repair_method`, deprecated, as ``collapsekit.repair`` is a function."""
+    message = "collapsekit.registry.repair is now repair_method: import it from collapsekit.ext."
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return repair_method(name, summary=summary, definition=definition, source=source, options=options)
+
+
+def task(name: str, *, summary: str) -> Callable[[Kind], Kind]:
+    """Register a subclass of collapsekit.tasks.base.Task as ``name``, for ``task: name`` in the config; it gets that name.
+
+    ``summary``: one line for lists.
+    """
+
+    def register(kind: Kind) -> Kind:
+        known = TASKS.get(name)
+        if known is not None and known.kind.__module__ != kind.__module__:
+            raise ConfigError(
+                f"task {name!r} is registered twice, by {_file_of(known.kind)} and {_file_of(kind)}: rename one."
+            )
+        if ":" in name:
+            raise ConfigError(
+                f"task {name!r} has a colon in its name, which is for 'module:callable': take another name."
+            )
+        kind.name = name
+        TASKS[name] = TaskSpec(name, kind, summary)
+        return kind
+
+    return register
+
+
 def _file_of(registered: Callable[..., Any]) -> str:
     return getattr(sys.modules.get(registered.__module__), "__file__", None) or registered.__module__
 
 
 def load_builtins() -> None:
-    """Import every module of ``collapsekit.probes``, ``.repairs.methods`` and ``.adapters``, which registers them."""
-    for package in ("collapsekit.probes", "collapsekit.repairs.methods", "collapsekit.adapters"):
-        for name in modules_of(package):
-            importlib.import_module(name)
+    """Import every module of ``collapsekit.tasks``, ``.adapters``, ``.probes`` and ``.repairs.methods``, which registers
+    them."""
+    for package in (_TASKS, _ADAPTERS, "collapsekit.probes", "collapsekit.repairs.methods"):
+        _load(package)
+
+
+@cache
+def _load(package: str) -> None:
+    for name in modules_of(package):
+        importlib.import_module(name)
 
 
 def modules_of(package: str) -> list[str]:
@@ -226,6 +297,8 @@ def get_probe(name: str) -> ProbeSpec:
 def get_adapter(name: str) -> AdapterSpec:
     """The adapter of that name; an installed plugin of the same name is loaded for it."""
     if name not in ADAPTERS:
+        _load(_ADAPTERS)
+    if name not in ADAPTERS:
         _load_entry_point(name)
     if name not in ADAPTERS:
         known = [*ADAPTERS, *(p.name for p in installed_plugins())]
@@ -247,3 +320,22 @@ def get_repair(name: str) -> RepairSpec:
             "and --plugin FILE.py brings in your own."
         )
     return REPAIRS[name]
+
+
+def get_task(name: str) -> TaskSpec:
+    """The task of that name; an installed plugin of the same name is loaded for it."""
+    if name not in TASKS:
+        _load(_TASKS)
+    if name not in TASKS:
+        _load_entry_point(name)
+    if name not in TASKS:
+        known = task_names()
+        near = did_you_mean(name, [*known, *(p.name for p in installed_plugins())])
+        raise ConfigError(f"task {name!r} is not one of {', '.join(known)}{near}, nor a 'module:callable' loss.")
+    return TASKS[name]
+
+
+def task_names() -> list[str]:
+    """Names of all tasks: of those that read labels first, then of the others."""
+    _load(_TASKS)
+    return sorted(TASKS, key=lambda name: (not getattr(TASKS[name].kind, "has_labels", True), name))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from collapsekit.distributed.process_group import World, current, tell_absent, together
+from collapsekit.distributed.process_group import ProcessGroup, current, tell_absent, together
 from collapsekit.errors import CollapsekitError, ConfigError
 from tests.several import free_port
 
@@ -70,19 +70,19 @@ class Job:
         self.fault("before")
         if "twice" in self.faults:
             with together() as world:
-                world.agree(0, "numbers")
+                world.assert_same(0, "numbers")
         with together() as world:
-            assert list(world.each(self.piece, range(2 * world.size))) == [i * i for i in range(2 * world.size)]
+            assert list(world.map(self.piece, range(2 * world.size))) == [i * i for i in range(2 * world.size)]
             self.fault("between")
-            assert world.once(lambda: "asked") == "asked"
+            assert world.on_main(lambda: "asked") == "asked"
             self.collective(world)
-            world.agree(1, "numbers")
+            world.assert_same(1, "numbers")
 
     def piece(self, i: int) -> int:
         self.fault("piece")
         return i * i
 
-    def collective(self, world: World) -> None:
+    def collective(self, world: ProcessGroup) -> None:
         with current().in_touch():
             self.fault("while")
             held = torch.ones(2)

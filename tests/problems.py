@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from collapsekit import diagnose
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
-from collapsekit.data.base import ArraySource
+from collapsekit.config.load import check_config
+from collapsekit.data.arrays import ArraySource
 from collapsekit.report.diagnosis import Report
 
 SIZES = {"train": 240, "val": 120, "test": 160}

@@ -10,6 +10,7 @@ import pytest
 
 from collapsekit import registry
 from collapsekit.errors import ConfigError
+from collapsekit.measures.catalogue import heading_of
 from tests.problems import Problem
 
 PLUGIN = """
@@ -18,7 +19,7 @@ from collapsekit import Options, Result, probe
 class TinyOptions(Options):
     factor: float = 1.0
 
-@probe("tiny{n}", summary="s", definition="d", source="s", cannot="c", options=TinyOptions)
+@probe("tiny{n}", summary="s", definition="d", source="s", cannot="c", options=TinyOptions, title="Tiny things")
 def run(adapter, features, *, settings):
     yield Result(name="tiny{n}.count", probe="tiny{n}", value=len(features) * settings.own(TinyOptions).factor,
                  definition="d", source="s")
@@ -45,6 +46,7 @@ def test_a_plugin_probe_runs_like_a_built_in_one(problem: Problem, tmp_path: Pat
     report = problem.diagnose(plugins=[path], probes=["tiny1"], options={"tiny1": {"factor": 2.0}})
     assert [r.value for r in report.results] == [320.0]
     assert report.settings["probes"] == {"tiny1": {"factor": 2.0}}
+    assert heading_of("tiny1").title == "Tiny things"  # once it has run, pages head its results so
     with pytest.raises(ConfigError, match=r"no option 'facter'.*did you mean 'factor'"):
         problem.diagnose(plugins=[path], probes=["tiny1"], options={"tiny1": {"facter": 2.0}})
 
@@ -54,6 +56,11 @@ def test_two_plugins_of_one_file_name_and_one_loaded_twice(tmp_path: Path) -> No
         registry.load_plugin_file(plugin(tmp_path / f"p{n}", n=n))
     assert {"tiny1", "tiny2"} <= registry.PROBES.keys()
     registry.load_plugin_file(tmp_path / "p1" / "plugin.py")
+
+
+def test_a_probe_says_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="probe 'tiny1' does not say its source and cannot: give them to @probe"):
+        registry.load_plugin_file(plugin(tmp_path / "p", PLUGIN.replace('source="s", cannot="c",', "", 1)))
 
 
 def test_a_name_cannot_be_taken_over(tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
 from benchmarks.gate.models import NULLS, Shelf, with_records
+from collapsekit.gating.baseline import make_baseline
 from collapsekit.gating.criteria import numbers, value_of
 from collapsekit.gating.decide import gate
-from collapsekit.report.baseline import Run, make_baseline
+from collapsekit.report.baseline import Run
 from collapsekit.report.gate import GateReport
 
 VIEWS = ("pix", "fou", "zer")

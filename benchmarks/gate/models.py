@@ -16,8 +16,9 @@ from torch.nn import functional as F
 import collapsekit
 from collapsekit.demo.make import demo_data
 from collapsekit.demo.model import WIDTHS, build
-from collapsekit.report.baseline import Run, make_run
-from collapsekit.report.per_example import Records
+from collapsekit.gating.baseline import make_run
+from collapsekit.report.baseline import Run
+from collapsekit.report.per_example import PerExample
 
 EPOCHS, RATE, DECAY, BATCH = 30, 3e-3, 1e-3, 64
 DRAWS = 32
@@ -133,5 +134,5 @@ class Shelf:
 
 def with_records(run: Run) -> collapsekit.Report:
     """A run's report with its records, as the gate is given it."""
-    records: Records | None = run.read_records()
+    records: PerExample | None = run.read_records()
     return run.report if records is None else run.report.with_records(records.to_bytes())

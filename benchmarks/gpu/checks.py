@@ -19,14 +19,14 @@ from torch import Tensor, nn
 import collapsekit
 from benchmarks.gpu.subjects import EVERYWHERE, KINDS, build, make_project
 from benchmarks.repair.planted import only_deciding
-from collapsekit.adapters.inserts import absent
-from collapsekit.config.schema import check_config
+from collapsekit.adapters.inserts import substitute_missing
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress
-from collapsekit.diagnosis import build_adapter
 from collapsekit.features.extraction import extract
-from collapsekit.interventions.edits import unread
+from collapsekit.interventions.edits import unread_inputs
 from collapsekit.interventions.replay import by_row
 from collapsekit.report.diagnosis import Report
+from collapsekit.session.opening import build_adapter
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "plugins" / "callbacks" / "src"))
 from collapsekit_callbacks import Monitor
@@ -109,7 +109,7 @@ def shortcuts(device: str, folder: Path, *, kind: str) -> Numbers:
     features = extract(adapter, "test")
     return {
         "answers by row": by_row(adapter, features),
-        "inputs not read past the encoders": len(unread(adapter, features)),
+        "inputs not read past the encoders": len(unread_inputs(adapter, features)),
     }
 
 
@@ -181,7 +181,7 @@ def substituted(device: str, folder: Path) -> Numbers:
     found: Numbers = {}
     with torch.no_grad():
         for where, mask in (("here", gone), ("there", gone.to(device))):
-            with absent(model, {"c": mask}):
+            with substitute_missing(model, {"c": mask}):
                 found |= _listed(f"mask {where}", model(**inputs))
         return found | _listed("whole", model(**inputs))
 

@@ -17,7 +17,7 @@ from benchmarks.planted.subjects import Made, Subject, make
 from benchmarks.planted.truth import truth
 from collapsekit import diagnose
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.features.extraction import extract
 
 PROBES = ("reliance", "utilisation", "prefix_gap", "spectrum")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from benchmarks.planted.subjects import Made, Subject, train
 from benchmarks.planted.worlds import Role
 from collapsekit.demo.make import demo_data
-from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.marginal import marginal_samples
 
 FOLDER = Path(os.environ.get("COLLAPSEKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 VIEWS = {"mfeat": ("pix", "fou", "zer", "kar"), "avmnist": ("image", "audio")}
@@ -63,7 +63,7 @@ def make_real(subject: Subject) -> Made:
     if share > 0:
         for number, part in enumerate(data.values()):
             moved = torch.rand(len(part["label"]), generator=torch.Generator().manual_seed(number)) < share
-            part[view] = torch.where(moved[:, None], part[view][donors(len(moved), 1, number)[0]], part[view])
+            part[view] = torch.where(moved[:, None], part[view][marginal_samples(len(moved), 1, number)[0]], part[view])
     roles: dict[str, Role] = {v: "noise" if v == view and share == 1 else "redundant" for v in VIEWS[name]}
     return train(subject, RealWorld(name, roles), data)  # type: ignore[arg-type]
 

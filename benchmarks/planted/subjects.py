@@ -191,11 +191,7 @@ def draw(count: int, seed: int) -> list[Subject]:
             world["distances"] = (5.0, 2.5) if pick.random() < 0.5 else (distance,)
         elif world_kind.startswith("redundant") and pick.random() < 0.25:
             world["distances"] = (4.5, 3.0)
-        ignored: tuple[int, ...] = ()
-        if kind in ("ignores", "high_rank"):
-            able = modalities - ("noise" in world_kind)
-            many = 1 if able < 3 or pick.random() < 0.7 else 2
-            ignored = tuple(pick.sample(range(able), many))
+        ignored = _ignored(kind, modalities - ("noise" in world_kind), pick)
         if kind == "high_rank" and modalities - len(ignored) < 2 and fusion in ("film", "bilinear"):
             fusion = "concat"
         if kind == "low_rank" and fusion == "late":
@@ -203,3 +199,11 @@ def draw(count: int, seed: int) -> list[Subject]:
         seed_ = pick.randrange(10**6)
         out.append(Subject(f"{len(out):03d}", kind, world, n, fusion, ignored, seed_))
     return out
+
+
+def _ignored(kind: str, informative: int, pick: random.Random) -> tuple[int, ...]:
+    """Which modalities a subject of this kind ignores, of those that hold information."""
+    if kind not in ("ignores", "high_rank"):
+        return ()
+    many = 1 if informative < 3 or pick.random() < 0.7 else 2
+    return tuple(pick.sample(range(informative), many))

@@ -147,13 +147,8 @@ def _table(
         if task == "classification" and m == 2:
             return [(2 * b[0] + b[1], b) for b in bits], ["unique"] * m
         return [(sum(b), b) for b in bits], ["unique"] * m
-    bits = list(product((0, 1), repeat=m))
-    if kind == "synergy":  # the first two matter only together; any further say their own
-        if task == "multilabel":
-            return [((b[0] ^ b[1], *b[2:], b[0] ^ b[1]), b) for b in bits], _synergy_roles(m)
-        if task == "regression":
-            return [(2 * (b[0] ^ b[1]) + sum(b[2:]), b) for b in bits], _synergy_roles(m)
-        return [((b[0] ^ b[1]) * 2 ** (m - 2) + _number(b[2:]), b) for b in bits], _synergy_roles(m)
+    if kind == "synergy":
+        return _synergy_rows(m, task), _synergy_roles(m)
     if kind != "mixed":
         raise ValueError(f"no world is called {kind!r}")
     # A pair that matters only together, a modality with its own part, and its copies.
@@ -163,6 +158,16 @@ def _table(
         rows.append((((a ^ b), c) if task == "multilabel" else 2 * (a ^ b) + c, symbols))
     own: list[Role] = ["unique"] if m == 3 else ["redundant"] * (m - 2)
     return rows, ["synergy", "synergy", *own]
+
+
+def _synergy_rows(m: int, task: str) -> list[tuple[int | tuple[int, ...], tuple[int, ...]]]:
+    """The first two modalities matter only together; any further say their own."""
+    bits = list(product((0, 1), repeat=m))
+    if task == "multilabel":
+        return [((b[0] ^ b[1], *b[2:], b[0] ^ b[1]), b) for b in bits]
+    if task == "regression":
+        return [(2 * (b[0] ^ b[1]) + sum(b[2:]), b) for b in bits]
+    return [((b[0] ^ b[1]) * 2 ** (m - 2) + _number(b[2:]), b) for b in bits]
 
 
 def _number(bits: Sequence[int]) -> int:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import torch
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.diagnosis import build_adapter
 from collapsekit.features.extraction import extract
-from collapsekit.games.late_fusion import late_fusion
 from collapsekit.interventions.replay import predict
 from collapsekit.probes.robustness.missing import absent_sets
+from collapsekit.session.measured import late_fusion
+from collapsekit.session.opening import build_adapter
 
 
 def class_means(adapter: Adapter, split: str) -> float:

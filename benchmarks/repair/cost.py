@@ -26,13 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Options
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
-from collapsekit.readouts.linear import Fold
+from collapsekit.readouts.linear import FitSplit
 from collapsekit.repairs.request import check_method_options
 from collapsekit.repairs.training.job import Job, Stage, Step, Training
 
@@ -76,7 +76,7 @@ def make_job(hidden: int, training: Training) -> Job:
         "head": "head",
         "data": {"path": "memory"},
     }
-    with random_state_kept():
+    with preserve_rng_state():
         seed_everything(0)
         model = build(hidden)
         arrays = {
@@ -85,7 +85,7 @@ def make_job(hidden: int, training: Training) -> Job:
         }
     adapter = ModuleAdapter(check_config(config, base=Path.cwd()), model=model, source=ArraySource(arrays, "memory"))
     train, val = (extract(adapter, split) for split in ("train", "val"))
-    at = Fold(train, torch.arange(len(train)), val, torch.arange(len(val)), CLASSES)
+    at = FitSplit(train, torch.arange(len(train)), val, torch.arange(len(val)), CLASSES)
     return Job(adapter, at, ("b",), {"a": 1.0, "b": 0.0}, training, 0, Options())
 
 

@@ -19,8 +19,9 @@ from benchmarks.repair.class_means import class_means
 from benchmarks.repair.subjects import WEAK, Subject, arrays_of, config_of, trained
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
+from collapsekit.config.options import RepairOptions
 from collapsekit.context import Progress
-from collapsekit.repairs.request import check_method_options, make_asked, make_job
+from collapsekit.repairs.request import check_method_options, make_job, make_request
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.diagnosis import Report
@@ -50,9 +51,8 @@ def measure(
         save_file(arrays, folder / "data.safetensors")
         torch.save(trained(subject, arrays).state_dict(), folder / "ckpt.pt")
         config = config_of(subject, folder / "data.safetensors")
-        asked = make_asked(
-            folder / "ckpt.pt", config, training, profile="quick", seed=subject.seed, cache=folder / "cache"
-        )
+        how = RepairOptions.make(training=training, profile="quick", seed=subject.seed, cache=folder / "cache")
+        asked = make_request(folder / "ckpt.pt", config, how)
         every = check_method_options(options)
         before = asked.diagnose(None, "val", ("utilisation", "reliance"))
         weak = (WEAK[subject.data],)

@@ -42,9 +42,9 @@ from benchmarks.repair.measure import options_of
 from benchmarks.repair.planted_table import LEVEL, Record, able, by, explained, judged, table
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress, Settings
-from collapsekit.diagnosis import build_adapter, check_options
+from collapsekit.diagnosis import check_options
 from collapsekit.errors import CollapsekitError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
@@ -54,6 +54,7 @@ from collapsekit.probes.credit.utilisation import (  # no result says the refere
     _best_readouts,
     _with_joint,
 )
+from collapsekit.session.opening import build_adapter
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.tasks.scoring import leave_out_metric
 
@@ -202,7 +203,7 @@ def prepare(made: Made, folder: Path, profile: str = "standard") -> Case | str:
         config=config,
         profile=profile,
         metric=_metric(adapter, features),
-        reference=float(reference.worth(game.full).metric[0]),
+        reference=float(reference.value(game.full).metric[0]),
         constant=float(reference.constant().metric[0]),
         healthy=float(_metric(*_on_test(config, folder / "healthy.pt"))[0]),
         possible=adapter.task.metric(best, adapter.task.check(test["label"], best, "test")),

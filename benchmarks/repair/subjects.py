@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.data.base import SPLITS
 from collapsekit.demo.make import demo_data
 from collapsekit.demo.model import FusionModel
@@ -89,7 +89,7 @@ def trained(subject: Subject, arrays: dict[str, Tensor]) -> nn.Module:
     """An ordinarily trained model: SGD with momentum (mfeat, as the demo) or AdamW."""
     names = [k.removeprefix("train/") for k in arrays if k.startswith("train/") and k != "train/label"]
     x, y = {m: arrays[f"train/{m}"] for m in names}, arrays["train/label"]
-    with random_state_kept():
+    with preserve_rng_state():
         seed_everything(subject.seed)
         model = build(subject.data)
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)

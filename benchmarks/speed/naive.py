@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from benchmarks.speed.passes import BATCH, CONFIG, MODALITIES, plain_pass, subject, timed
 from collapsekit import Report, diagnose
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
-from collapsekit.data.base import ArraySource
+from collapsekit.config.load import check_config
+from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
-from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.marginal import marginal_samples
 
 PROBES = ("reliance", "rank_sweep", "vif", "spectrum")
 DRAWS, BETAS = 4, (0.0, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0)
@@ -82,7 +82,7 @@ class Script:
     def numbers(self, others: list[Tensor]) -> dict[str, Any]:
         """Everything, by the names of collapsekit's results."""
         a, b = MODALITIES
-        v = {present: self.worth(present, others) for present in ((), (a,), (b,), (a, b))}
+        v = {present: self.value(present, others) for present in ((), (a,), (b,), (a, b))}
         found: dict[str, Any] = {
             f"reliance.shapley/{a}": (v[a,] - v[()] + v[a, b] - v[b,]) / 2,
             f"reliance.shapley/{b}": (v[b,] - v[()] + v[a, b] - v[a,]) / 2,
@@ -140,7 +140,7 @@ def naive(examples: int = 160, layers: int | None = None) -> Naive:
     adapter = ModuleAdapter(check_config(CONFIG, base=Path.cwd()), model=model, source=ArraySource(data, "memory"))
     features: Features = extract(adapter, "test")
     script = Script(model, dict(features.inputs), features.targets)
-    others = donors(examples, DRAWS, 0)
+    others = marginal_samples(examples, DRAWS, 0)
     found: dict[str, Any] = {}
     reports: list[Report] = []
     one = timed(lambda: plain_pass(model, data["test"]))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import diagnose, registry
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 
 MODALITIES = {"image": 64, "audio": 48}  # tokens
 WIDTH, LAYERS, PATCH, FUSED, CLASSES = 384, 12, 192, 64, 10
@@ -65,7 +65,7 @@ class Heavy(nn.Module):
 def subject(examples: int, layers: int = LAYERS, elsewhere: int = 4) -> tuple[nn.Module, dict[str, dict[str, Tensor]]]:
     """The model, as initialised, and examples drawn at random: what a diagnosis costs does not depend on what was
     learned. ``elsewhere``: how many times as many examples there are to train on."""
-    with random_state_kept():
+    with preserve_rng_state():
         seed_everything(0)
         model = Heavy(layers).eval()
         sizes = {"train": elsewhere * examples, "val": examples, "test": examples}

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.demo.make import demo_data
 from collapsekit.demo.model import WIDTHS, FusionModel
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import Coalitions, credits
-from collapsekit.interventions.marginal import donors
+from collapsekit.games.coalitions import CoalitionGame, shapley_values
+from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.tasks.base import FLOOR
 
 CONFIG = {
@@ -97,19 +97,19 @@ class Game:
         """The examples as ours keeps them, so that both take the same others."""
         return self.features()[1]
 
-    def coalitions(self, draws: int) -> Coalitions:
-        return Coalitions(*self.features(), draws, 0, Progress())
+    def coalitions(self, draws: int) -> CoalitionGame:
+        return CoalitionGame(*self.features(), draws, 0, Progress())
 
     def leave_one_out(self, draws: int = 1) -> Tensor:
         """Ours: loss without a modality minus loss with all, a number each."""
         game = self.coalitions(draws)
-        without = [game.worth(game.full & ~(1 << i)).loss[0] for i in range(game.size)]
-        return torch.stack(without) - game.worth(game.full).loss[0]
+        without = [game.value(game.full & ~(1 << i)).loss[0] for i in range(game.size)]
+        return torch.stack(without) - game.value(game.full).loss[0]
 
     def shapley(self, draws: int = 1) -> Tensor:
         """Ours: Shapley credit in minus the loss, a number each."""
         game = self.coalitions(draws)
-        return credits(lambda mask: -game.worth(mask).loss, game.size, 2, 0)[0][:, 0]
+        return shapley_values(lambda mask: -game.value(mask).loss, game.size, 2, 0)[0][:, 0]
 
     def captum(self, method: str, draws: int = 1, **options: Any) -> Tensor:
         """The peer's: mean over examples, and over ``draws`` other examples each."""
@@ -128,7 +128,7 @@ class Game:
     def _prepared(self, draws: int) -> tuple[tuple[Tensor, ...], Tensor, Sequence[Tensor]]:
         kept = self.in_order
         x = tuple(kept.inputs[m] for m in WIDTHS)
-        return x, kept.targets, donors(len(x[0]), draws, 0)
+        return x, kept.targets, marginal_samples(len(x[0]), draws, 0)
 
     def _minus_loss(self, *given: Tensor) -> Tensor:
         *x, label = given
@@ -145,7 +145,7 @@ class Game:
         for row, order in enumerate(permutations(range(game.size))):
             mask = 0
             for i in order:
-                gains[row, i] = game.worth(mask).loss[0] - game.worth(mask | 1 << i).loss[0]
+                gains[row, i] = game.value(mask).loss[0] - game.value(mask | 1 << i).loss[0]
                 mask |= 1 << i
         return float((gains.std(0, correction=0) / math.sqrt(orders)).max() / gains.mean(0).abs().max())
 

@@ -22,20 +22,20 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import Coalitions
+from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.interventions.replay import predict
 from collapsekit.probes.credit.reliance import RelianceOptions, draws_for
 from collapsekit.probes.geometry.rank_sweep import RankSweepOptions
 from collapsekit.readouts.fit import Recipe, retrained_fusion
 from collapsekit.readouts.fit_stacked import retrained_fusions
-from collapsekit.readouts.linear import fold
+from collapsekit.readouts.linear import make_split
 
 MODALITIES = ("image", "audio", "text", "touch")
 INPUTS, HIDDEN, FUSED, CLASSES = 32, 128, 64, 4
@@ -61,7 +61,7 @@ class Small(nn.Module):
 
 def subject(width: int = 64, trained: int = TRAINED, diagnosed: int = DIAGNOSED) -> tuple[ModuleAdapter, Features]:
     """The model, as initialised, and the features of examples every modality of which says a part of the label."""
-    with random_state_kept():
+    with preserve_rng_state():
         seed_everything(0)
         ways = {m: torch.randn(CLASSES, INPUTS) * 0.2 for m in MODALITIES}
         data = {}
@@ -103,7 +103,7 @@ def fusions(adapter: ModuleAdapter, features: Features, repeats: int = 5, epochs
     first, *others = MODALITIES
     factors = [*({first: beta} for beta in options.betas), dict.fromkeys(others, 0.0)]
     recipe = Recipe(rate=options.rate, epochs=epochs or options.epochs, seed=0)
-    at = fold(adapter, features)
+    at = make_split(adapter, features)
 
     def alone() -> list[Tensor]:
         found = []
@@ -127,7 +127,7 @@ def coalitions(adapter: ModuleAdapter, features: Features, repeats: int = 5) -> 
     masks, expect = range(1 << len(MODALITIES)), adapter.task.expect
 
     def alone() -> list[Tensor]:
-        game, found = Coalitions(adapter, features, draws, 0, Progress()), []
+        game, found = CoalitionGame(adapter, features, draws, 0, Progress()), []
         for mask in masks:
             absent = [m for m in features.modalities if m not in game.names(mask)]
             swaps = [dict.fromkeys(absent, other) for other in game.donors] if absent else []
@@ -136,8 +136,8 @@ def coalitions(adapter: ModuleAdapter, features: Features, repeats: int = 5) -> 
         return found
 
     def together() -> list[Tensor]:
-        game = Coalitions(adapter, features, draws, 0, Progress())
-        return [game.worth(mask).loss for mask in masks]
+        game = CoalitionGame(adapter, features, draws, 0, Progress())
+        return [game.value(mask).loss for mask in masks]
 
     return _in_turn(alone, together, repeats)
 

@@ -1,1 +1,1 @@
-"""Models that answer: one user's model seen as encode, fuse, head, plus its data."""
+"""Models that answer: a user's model that runs, is replayed and is trained, and what a repair puts into it."""

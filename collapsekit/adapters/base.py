@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.build import build_model, features_path, insert_into, load_weights, to_eval
-from collapsekit.adapters.described import need_two
-from collapsekit.adapters.inserts import inserted_in
+from collapsekit.adapters.build import (
+    build_model,
+    features_path,
+    insert_into,
+    load_weights,
+    need_same_architecture,
+    need_two,
+    to_eval,
+)
+from collapsekit.adapters.inserts import channel_axis, inserted_in
 from collapsekit.adapters.live.state import State, same_bits
 from collapsekit.adapters.live.unwrap import unprefixed, unwrapped
-from collapsekit.adapters.pooling import pool_features
+from collapsekit.adapters.pooling import pool_features, tokens_of
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.schema import Config
-from collapsekit.data.base import Batch, Source, make_source
+from collapsekit.data.base import Batch, Source
+from collapsekit.data.factory import make_source
 from collapsekit.errors import ConfigError
-from collapsekit.tasks.base import Task, make_task
-from collapsekit.user_code.process_state import user_code
+from collapsekit.tasks.base import Task
+from collapsekit.tasks.make import make_task
 
-OWN = "the adapter's encode, fuse or head"
+PARTS = ("encode", "fuse", "head")
 # What has to be kept of one modality's encoder to run the rest of the model again; first axis the example.
-Recorded = tuple[Tensor, ...]
+Activations = tuple[Tensor, ...]
 
 
-class Given(tuple[Tensor, ...]):
+class OwnedActivations(tuple[Tensor, ...]):
     """Recordings that nobody else holds: a model may write into them, so they need not be copied."""
 
     __slots__ = ()
@@ -44,10 +53,10 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardPass:
     """What one run of encoders, fusion and head left behind for one batch."""
 
-    recorded: dict[str, Recorded]
+    recorded: dict[str, Activations]
     pooled: dict[str, Tensor]  # per modality, (n, d)
     prediction: Prediction
 
@@ -56,7 +65,7 @@ Change = Callable[[Tensor], Tensor]  # what an encoder gave, first axis the exam
 
 
 @dataclass(frozen=True)
-class Live:
+class TrainPass:
     """What one training run of a batch gave, gradient kept: pooled features (n, d) by modality, before any change,
     and the model's outputs (n, ...)."""
 
@@ -65,8 +74,26 @@ class Live:
 
 
 class Adapter(ABC):
-    """Subclass this where YAML is not enough: give ``encode``, ``fuse`` and ``head``, and name it in the config
-    as ``adapter: my_module:MyAdapter``. ``self.model`` is the config's model with the checkpoint's weights."""
+    """A user's model as a thing that runs, answers again from recordings, and trains: what any model can do, whatever it is
+    made of. ``self.model`` is the config's model with the checkpoint's weights. Where the model is encoders, a fusion and a
+    head, subclass EncodeFuseHeadAdapter."""
+
+    _by_parts: ClassVar[type[Adapter] | None] = None  # EncodeFuseHeadAdapter, which sets it
+
+    def __init_subclass__(cls, *, by_parts: bool = False, **kwargs: Any) -> None:
+        """Give a class that has ``encode``, ``fuse`` and ``head``, as version 0.1.0 asked for, the base that runs them."""
+        super().__init_subclass__(**kwargs)
+        base_for_parts = Adapter._by_parts
+        if by_parts:
+            Adapter._by_parts = cls
+        elif base_for_parts is not None and cls.run is Adapter.run and any(hasattr(cls, part) for part in PARTS):
+            warnings.warn(
+                f"{cls.__name__} has {', '.join(PARTS)}: make it a subclass of collapsekit.{base_for_parts.__name__}, and "
+                "not of collapsekit.Adapter.",
+                DeprecationWarning,
+                stacklevel=3,  # the class statement, behind ABCMeta's own frame
+            )
+            cls.__bases__ = tuple(base_for_parts if base is Adapter else base for base in cls.__bases__)
 
     def __init__(
         self,
@@ -128,16 +155,68 @@ class Adapter(ABC):
         insert_into(self.model, new).to(self.device)
 
     @abstractmethod
-    def encode(self, batch: Batch) -> dict[str, Tensor]:
-        """Features of every modality, first axis the example."""
+    def run(self, batch: Batch) -> ForwardPass:
+        """Run the whole model once on a batch: what it takes to answer again, and the answer."""
 
     @abstractmethod
-    def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
-        """The multimodal representation, first axis the example."""
+    def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
+        """Answer recorded (and possibly altered) features of every modality; encoders do not run. ``inputs`` are for
+        models that read something of them past the encoders."""
 
     @abstractmethod
-    def head(self, fused: Tensor) -> Tensor:
-        """The prediction (logits, values, or two embeddings side by side)."""
+    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:
+        """Run once with gradient to every weight, for training; what a modality's encoder gives, every floating tensor of
+        it, passes ``change`` on its way to the fusion. The weights move on with it: nothing of them is put back any more."""
+
+    def outputs_of(self, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
+        """Compute the model's outputs (n, ...) on ``inputs``, some modalities of which are ``recorded``: where it can be
+        told apart, their encoders do not run."""
+        del recorded
+        return self.run(inputs).prediction.outputs
+
+    def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
+        """Compute features of one modality with gradient to its encoder, for training it alone.
+
+        Args:
+            modality: whose encoder runs.
+            recorded: of the others, which need not run.
+            inputs: a batch.
+
+        Returns:
+            Pooled features (n, d).
+        """
+        del recorded
+        return self.run_live(inputs).pooled[modality]
+
+    def feature_index(self, modality: str) -> int:
+        """Say which of the tensors recorded of ``modality`` is its features."""
+        del modality
+        return 0
+
+    def floating_index(self, modality: str, recorded: Activations) -> int:
+        """Say which of the floating ones among the tensors ``recorded`` of ``modality`` is its features."""
+        return sum(t.is_floating_point() for t in recorded[: self.feature_index(modality)])
+
+    def features_of(self, modality: str, recorded: Activations) -> Tensor:
+        """Pick the features (n, ...) of ``modality`` among the tensors ``recorded`` of it."""
+        return recorded[self.feature_index(modality)]
+
+    def channel_axis(self, modality: str, features: Tensor) -> int:
+        """Say which axis of ``features`` (n, ...) of ``modality`` holds their channels."""
+        return channel_axis(features.ndim, self.config.modalities[modality].channels)
+
+    def tokens_of(self, modality: str, features: Tensor) -> Tensor:
+        """Lay features (n, ...) of ``modality``, of three or more axes, out as tokens (n, t, d), one a position."""
+        return tokens_of(features, self.config.modalities[modality].channels)
+
+    def need_encoders(self) -> None:
+        """Raises ConfigError where a repair can put nothing behind an encoder."""
+        for m, section in self.config.modalities.items():
+            if section.encoder is None or section.encoder.endswith(":input"):
+                raise ConfigError(
+                    f"this repair puts modules behind each encoder, and modality {m!r} names none that is a submodule of "
+                    "its own: put an nn.Identity where its features pass and name that as `encoder`."
+                )
 
     def input_keys(self, modality: str) -> tuple[str, ...]:
         """Batch keys that belong to ``modality`` and are replaced with it."""
@@ -152,61 +231,20 @@ class Adapter(ABC):
         keys = [k for m in self.modalities for k in self.input_keys(m)]
         return list(dict.fromkeys([*keys, *self.config.data.also]))
 
-    def run(self, batch: Batch) -> Pass:
-        """Encoders, fusion and head, once."""
-        with user_code(OWN):
-            features = self._encoded(batch)
-            fused = self.fuse(features)
-            outputs = self.head(fused)
-        recorded: dict[str, Recorded] = {m: (features[m],) for m in self.modalities}
-        pooled = {m: self.pool(m, features[m], batch) for m in self.modalities}
-        return Pass(recorded, pooled, Prediction(pool_features(fused), outputs))
-
-    def _encoded(self, batch: Batch) -> dict[str, Tensor]:
-        self.steady()
-        given = self.apart(batch)
-        features = self.encode(given)
-        self.note_written(batch, given)
-        return features
-
-    def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
-        """Fusion and head alone, on recorded (and possibly altered) features; encoders do not run."""
-        del inputs
-        self.steady()
-        with user_code(OWN):
-            fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})
-            outputs = self.head(fused)
-        return Prediction(pool_features(fused), outputs)
-
-    def outputs_of(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
-        """The model's outputs on ``inputs``, of which some modalities' recordings are at hand: where it can be told apart,
-        their encoders do not run."""
-        del recorded
-        return self.run(inputs).prediction.outputs
-
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
-        """One vector an example from a modality's features, as the config says."""
+        """Pool a modality's features as the config says.
+
+        Args:
+            modality: whose they are.
+            features: (n, ...).
+            batch: which holds the modality's mask, where it has one.
+
+        Returns:
+            One vector an example, (n, d).
+        """
         section = self.config.modalities[modality]
         mask = batch[section.mask] if section.mask is not None else None
         return pool_features(features, section.pool, section.channels, mask, f"modality {modality!r}")
-
-    def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
-        """Features (n, d) of one modality with gradient to its encoder, for training it alone."""
-        del recorded
-        with user_code(OWN):
-            features = self._encoded(inputs)[modality]
-        return self.pool(modality, features, inputs)
-
-    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
-        """One run with gradient to every weight, for training; what a modality's encoder gives, every floating tensor of
-        it, passes ``change`` on its way to the fusion. The weights move on with it: nothing of them is put back any more."""
-        self.unsteady = None
-        with user_code(OWN):
-            features = self._encoded(batch)
-        changed = {m: change[m](f) if change is not None and m in change else f for m, f in features.items()}
-        with user_code(OWN):
-            outputs = self.head(self.fuse(changed))
-        return Live({m: self.pool(m, features[m], batch) for m in self.modalities}, outputs)
 
     def fresh(self, seed: int, *, trained: Checkpoint | None = None) -> Adapter | None:
         """The same architecture newly initialised (or with ``trained`` weights); None where it can't be built.
@@ -216,15 +254,7 @@ class Adapter(ABC):
         if self.config.model.factory is None:
             return None
         twin = type(self)(self.config, checkpoint=trained, source=self.source, device=str(self.device), seed=seed)
-        ours, theirs = (
-            {k: v.shape for k, v in a.model.state_dict().items() if isinstance(v, Tensor)} for a in (self, twin)
-        )
-        odd = next((k for k in [*ours, *theirs] if ours.get(k) != theirs.get(k)), None)
-        if odd is not None:
-            raise ConfigError(
-                f"model.factory {self.config.model.factory!r} builds another architecture than the model at hand: they "
-                f"differ in {odd!r}; give the factory and the model.kwargs that made it."
-            )
+        need_same_architecture(self.model, twin.model, self.config.model.factory)
         twin.written = self.written
         return twin
 

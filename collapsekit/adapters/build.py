@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.inserts import Post, insert
+from collapsekit.adapters.inserts import WrappedEncoder, insert
 from collapsekit.adapters.live.unwrap import check_live
 from collapsekit.checkpoint.match import match_state_dict
 from collapsekit.checkpoint.mmap import forget
@@ -19,7 +19,7 @@ from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.imports import import_callable, importable_from, one_line
 from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.user_code.process_state import user_code
 
 
@@ -66,7 +66,7 @@ def _told(state: object) -> bytes:
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Give Python's, NumPy's and torch's generators back as they were."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     there = _device_states()
@@ -104,7 +104,7 @@ def build_model(config: Config, seed: int) -> nn.Module:
     """Call ``model.factory`` under ``seed``. Raises ConfigError where that does not give a module."""
     spec = need_factory(config)
     factory = import_callable(spec, config.base, "model.factory")
-    with random_state_kept():
+    with preserve_rng_state():
         seed_everything(seed)
         try:
             with user_code(f"model.factory {spec!r}", stays=True), importable_from(config.base):
@@ -119,6 +119,23 @@ def build_model(config: Config, seed: int) -> nn.Module:
         raise ConfigError(f"model.factory {spec!r} returned {type(model).__name__}, expected a torch.nn.Module.")
     check_live(model, f"what model.factory {spec!r} returned")
     return model
+
+
+def need_same_architecture(model: nn.Module, built: nn.Module, factory: str) -> None:
+    """Raises ConfigError where a factory builds another architecture.
+
+    Args:
+        model: at hand.
+        built: what the factory built.
+        factory: what the config calls it.
+    """
+    ours, theirs = ({k: v.shape for k, v in m.state_dict().items() if isinstance(v, Tensor)} for m in (model, built))
+    odd = next((k for k in [*ours, *theirs] if ours.get(k) != theirs.get(k)), None)
+    if odd is not None:
+        raise ConfigError(
+            f"model.factory {factory!r} builds another architecture than the model at hand: they "
+            f"differ in {odd!r}; give the factory and the model.kwargs that made it."
+        )
 
 
 def to_eval(model: nn.Module, device: torch.device) -> None:
@@ -140,7 +157,7 @@ def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.
     for record in structure:
         find_submodule(model, record["path"], "the repair's insert")
     try:
-        with random_state_kept():
+        with preserve_rng_state():
             torch.default_generator.manual_seed(0)
             return insert(model, structure)
     except (ValueError, KeyError, TypeError) as e:
@@ -150,7 +167,7 @@ def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.
 def features_path(model: nn.Module, path: str) -> str:
     """Where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head."""
     outer = dict(model.named_modules(remove_duplicate=False)).get(path)
-    return f"{path}.encoder" if isinstance(outer, Post) and outer.junction.kind == "exchange" else path
+    return f"{path}.encoder" if isinstance(outer, WrappedEncoder) and outer.junction.kind == "exchange" else path
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -167,7 +184,13 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
-    """The submodule at ``path``. Raises ConfigError with the nearest paths there are."""
+    """Find a submodule. Raises ConfigError with the nearest paths there are.
+
+    Args:
+        model: that holds it.
+        path: as ``named_modules`` has it.
+        what: it is for, for messages.
+    """
     known: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if path in known and path:
         return known[path]
@@ -176,13 +199,13 @@ def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
     loose = next((n for n in unregistered(model) if path == n or path.startswith(n + ".")), None)
     if loose is not None:
         raise ConfigError(
-            f"{what} {quoted(path)} is not a submodule of the model: {loose} is a plain Python container, which torch does "
+            f"{what} {quote(path)} is not a submodule of the model: {loose} is a plain Python container, which torch does "
             "not see; make it an nn.ModuleList or nn.ModuleDict."
         )
     near = did_you_mean(path, names) or did_you_mean(tail, [n for n in names if n.count(".") <= 1])
     shown = ", ".join(n for n in names if "." not in n)
     raise ConfigError(
-        f"{what} {quoted(path)} is not a submodule of the model{near}: at the top it has {shown or 'none'}."
+        f"{what} {quote(path)} is not a submodule of the model{near}: at the top it has {shown or 'none'}."
     )
 
 
@@ -217,3 +240,28 @@ def disagreeing(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tens
         return same_shapes and any(not torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
     return [name for name, tensors in theirs.items() if name in ours and differ(ours[name], tensors)]
+
+
+def check_described(config: Config) -> None:
+    """Raises ConfigError unless it names two modalities, an encoder for each, and a fusion."""
+    need_two(config)
+    for name, section in config.modalities.items():
+        if section.encoder is None:
+            raise ConfigError(
+                f"modality {name!r} has no `encoder`: name the submodule whose output is its features, "
+                "or 'name:input' for what enters a submodule."
+            )
+    if config.fusion is None:
+        raise ConfigError(
+            f"{config.origin} has no `fusion`: name the submodule whose output is the multimodal representation "
+            "('name:input' for what enters it)."
+        )
+
+
+def need_two(config: Config) -> None:
+    """Raises ConfigError for fewer than two modalities."""
+    if len(config.modalities) < 2:
+        raise ConfigError(
+            f"{config.origin} names {len(config.modalities)} modalities: a multimodal model has at least two; "
+            "list them under `modalities`."
+        )

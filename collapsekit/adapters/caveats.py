@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import unregistered
 from collapsekit.adapters.live.state import same_bits
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.diagnosis import ReportWarning
 
 _MOST = 5  # names in a sentence
@@ -20,7 +20,7 @@ def listed(names: Iterable[str]) -> str:
     """A few names in quotes, and how many more there are."""
     every = list(names)
     more = f" and {len(every) - _MOST} more" if len(every) > _MOST else ""
-    return ", ".join(map(quoted, every[:_MOST])) + more
+    return ", ".join(map(quote, every[:_MOST])) + more
 
 
 def inputs_changed(adapter: Adapter) -> ReportWarning | None:
@@ -100,9 +100,15 @@ def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tenso
 
 
 def copied_rows(split: str, found: Mapping[str, tuple[int, int]], examples: int) -> ReportWarning | None:
-    """``found``: by other split, how many examples of ``split`` it also has: by inputs, and by inputs and target."""
+    """Warn of examples that another split has too.
+
+    Args:
+        split: that is diagnosed.
+        found: by other split, how many examples of ``split`` it also has: by inputs, and by inputs and target.
+        examples: how many ``split`` has.
+    """
     told = [
-        f"{same} of the {examples} examples of {quoted(split)} {'is' if same == 1 else 'are'} also in {quoted(other)} "
+        f"{same} of the {examples} examples of {quote(split)} {'is' if same == 1 else 'are'} also in {quote(other)} "
         f"({_alike(same, both)})"
         for other, (same, both) in found.items()
         if same

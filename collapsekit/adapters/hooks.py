@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Given
+from collapsekit.adapters.base import OwnedActivations
 from collapsekit.adapters.pytree import Tree, flatten, rebuild
 from collapsekit.errors import ConfigError, did_you_mean
 
@@ -25,7 +25,7 @@ class Reached(BaseException):
 
 
 @dataclass(frozen=True)
-class Heard:
+class Capture:
     """What passed a tap in one forward over ``rows`` examples, and what its module cached on itself meanwhile."""
 
     value: Any
@@ -34,7 +34,7 @@ class Heard:
 
 
 @dataclass
-class Shape:
+class CaptureLayout:
     """How to turn recorded tensors back into what the submodule returned (or was given)."""
 
     tree: Tree
@@ -53,7 +53,7 @@ class Tap:
     module: nn.Module
     entering: bool
     select: str | int | None = None
-    shape: Shape | None = None
+    shape: CaptureLayout | None = None
 
     @contextmanager
     def recording(self, seen: list[Any], *, stop: bool = False) -> Iterator[None]:
@@ -107,7 +107,9 @@ class Tap:
         """Answer with ``recorded`` in the submodule's place; its own forward does not run."""
         shape = self._known_shape()
         # Copies: the model may write into them, which a leaf with gradient and our records do not bear.
-        moving = iter([t.to(device) if isinstance(recorded, Given) else t.to(device).clone() for t in recorded])
+        moving = iter(
+            [t.to(device) if isinstance(recorded, OwnedActivations) else t.to(device).clone() for t in recorded]
+        )
         value = rebuild(
             shape.tree,
             [
@@ -126,17 +128,17 @@ class Tap:
                 stack.enter_context(_attribute_set(self.module.get_submodule(path), name, tensor))
             yield
 
-    def _known_shape(self) -> Shape:
+    def _known_shape(self) -> CaptureLayout:
         if self.shape is None:
             raise ConfigError(f"{self.what} was never run: run the model once before replaying it.")
         return self.shape
 
-    def ambiguous(self, heard: Heard) -> bool:
+    def ambiguous(self, heard: Capture) -> bool:
         """Whether one batch leaves open which axis counts examples."""
         tensors = [t for t in flatten(heard.value)[0] if isinstance(t, Tensor)]
         return heard.rows == 1 or any(list(t.shape).count(heard.rows) > 1 for t in tensors)
 
-    def learn(self, heard: Heard, other: Heard | None) -> None:
+    def learn(self, heard: Capture, other: Capture | None) -> None:
         """Learn the shape of what passes from one batch, or from two of different sizes."""
         leaves, tree = flatten(heard.value)
         if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
@@ -155,9 +157,9 @@ class Tap:
         again = other.cached if other is not None else {}
         attributes = sorted(a for a, t in cached.items() if _example_axis(t, again.get(a), sizes) == 0)
         floating = sum(t.is_floating_point() for t in moving)
-        self.shape = Shape(tree, axes, constants, self._chosen(heard, leaves, axes), floating, attributes)
+        self.shape = CaptureLayout(tree, axes, constants, self._chosen(heard, leaves, axes), floating, attributes)
 
-    def _chosen(self, heard: Heard, leaves: list[Any], axes: list[int | None]) -> int:
+    def _chosen(self, heard: Capture, leaves: list[Any], axes: list[int | None]) -> int:
         """Which moving leaf is the features: ``select``, else the first floating tensor of the batch."""
         moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
         if self.select is not None:
@@ -169,25 +171,10 @@ class Tap:
             for i, leaf in enumerate(moving):
                 if leaf.is_floating_point():
                     return i
-        found = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
-        if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
-            raise ConfigError(
-                f"{self.what} runs under torch.vmap, which hides the batch from it: name a submodule that the model calls "
-                "outside of vmap, e.g. an nn.Identity behind it."
-            )
-        stacked = next((len(x) for x in leaves if isinstance(x, Tensor) and x.ndim and _several(x, heard.rows)), None)
-        if stacked is not None:
-            raise ConfigError(
-                f"{self.what} gives {stacked} rows for {heard.rows} examples: several modalities, or several parts of one, "
-                "pass it stacked along the batch; put an nn.Identity where each comes out of the stack, and name those."
-            )
-        raise ConfigError(
-            f"{self.what} gives {found or 'nothing'}: expected a floating tensor with one row an example; "
-            "name the part with `select`, or write a Python adapter."
-        )
+        raise _no_features(self.what, leaves, heard.rows)
 
-    def take(self, heard: Heard) -> tuple[Tensor, ...]:
-        """What was heard as recorded tensors, example axis first."""
+    def take(self, heard: Capture) -> tuple[Tensor, ...]:
+        """Turn what was heard into recorded tensors (n, ...)."""
         shape = self._known_shape()
         leaves, tree = flatten(heard.value)
         if tree.keys != shape.tree.keys:
@@ -207,13 +194,22 @@ class Tap:
         """Which of the recorded tensors is the features."""
         return self._known_shape().feature
 
-    @property
-    def example_axis(self) -> int:
-        """Which axis of the features, as they pass, counts examples."""
-        return self._place()[1]
+    def need_place_behind(self, modality: str) -> None:
+        """Raises ConfigError where what passes is known, and a repair can put no module behind it."""
+        if self.shape is None:
+            return
+        if self.select is None and (self.shape.floating > 1 or not self._leads()):
+            raise ConfigError(
+                f"{self.what} gives several things, and which of them the model reads is not known: name it with `select` "
+                f"of modality {modality!r}."
+            )
+        if self._place()[1] != 0:
+            raise ConfigError(
+                f"{self.what} gives features whose first axis is not the example, behind which nothing can be put: put a "
+                "module behind it that moves that axis to the front, and name that as `encoder`."
+            )
 
-    @property
-    def leads(self) -> bool:
+    def _leads(self) -> bool:
         """Whether the features are all that passes, or the first thing in a tuple or list."""
         tree = self._known_shape().tree
         if tree.parts is None:
@@ -221,11 +217,11 @@ class Tap:
         return isinstance(tree.like, tuple | list) and tree.parts[0][1].parts is None and self._place()[0] == 0
 
     def feature(self, recorded: Sequence[Tensor]) -> Tensor:
-        """The features among the recorded tensors."""
+        """Pick the features (n, ...) among the recorded tensors."""
         return recorded[self.place]
 
     def live_feature(self, value: Any) -> Tensor:
-        """The features inside a tapped value, gradient kept; first axis the example."""
+        """Pick the features (n, ...) inside a tapped value, gradient kept."""
         leaves = flatten(value)[0]
         place, axis = self._place()
         return cast(Tensor, leaves[place].movedim(axis, 0))
@@ -244,7 +240,7 @@ class Tap:
         return [(i, axis) for i, axis in enumerate(shape.axes) if axis is not None][shape.feature]
 
 
-def shape_behind(tap: Tap, wrapper: nn.Module) -> Shape | None:
+def shape_behind(tap: Tap, wrapper: nn.Module) -> CaptureLayout | None:
     """The shape of what passes ``wrapper``, which has taken the place of the tapped module and holds it."""
     if tap.shape is None or wrapper is tap.module:
         return tap.shape
@@ -276,6 +272,26 @@ def _example_axis(leaf: Any, other: Any, sizes: tuple[int, int]) -> int | None:
     return candidates[0] if candidates else None
 
 
+def _no_features(what: str, leaves: Sequence[Any], rows: int) -> ConfigError:
+    """Why none of the ``leaves`` that passed is features of ``rows`` examples, and what to do."""
+    if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
+        return ConfigError(
+            f"{what} runs under torch.vmap, which hides the batch from it: name a submodule that the model calls "
+            "outside of vmap, e.g. an nn.Identity behind it."
+        )
+    stacked = next((len(x) for x in leaves if isinstance(x, Tensor) and x.ndim and _several(x, rows)), None)
+    if stacked is not None:
+        return ConfigError(
+            f"{what} gives {stacked} rows for {rows} examples: several modalities, or several parts of one, "
+            "pass it stacked along the batch; put an nn.Identity where each comes out of the stack, and name those."
+        )
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
+    return ConfigError(
+        f"{what} gives {shapes or 'nothing'}: expected a floating tensor with one row an example; "
+        "name the part with `select`, or write a Python adapter."
+    )
+
+
 def _several(leaf: Tensor, rows: int) -> bool:
     """Whether it has a row an example several times over."""
     return leaf.is_floating_point() and len(leaf) > rows and len(leaf) % rows == 0
@@ -294,7 +310,13 @@ def _entered(value: Any, key: str | int, what: str) -> Any:
 
 
 def select_part(value: Any, key: str | int, what: str) -> Any:
-    """Part ``key`` of a tuple, dict or object. Raises ConfigError where it is not there."""
+    """Pick a part of a tuple, dict or object. Raises ConfigError where it is not there.
+
+    Args:
+        value: the whole.
+        key: number, key or attribute.
+        what: gives the whole, for messages.
+    """
     try:
         return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
     except (KeyError, IndexError, TypeError):

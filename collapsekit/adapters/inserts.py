@@ -18,22 +18,24 @@ from torch import Tensor, nn
 def insert(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Module:
     """Put a structure's modules into ``model``, in place; what is there already stays. Hooks that change what the model is
     given have to be on it before. Raises ValueError for a record that does not fit the model."""
-    for kind, make in (("basis", Basis), ("exchange", Exchange)):
+    for kind, make in (("basis", BasisHead), ("exchange", ChannelExchange)):
         records = [r for r in structure if r["kind"] == kind]
         if not records or junction_of(model, kind) is not None:
             continue
         if not all(r["path"] for r in records):
             raise ValueError("a record names no encoder")
-        junction = Junction(kind, [r["modality"] for r in records])
+        junction = EncoderBarrier(kind, [r["modality"] for r in records])
         for record in records:
             place = record["path"]
             outer = model.get_submodule(place)
-            if kind == "basis" and isinstance(outer, Post):  # an exchange was there first: it stays outermost
+            if kind == "basis" and isinstance(outer, WrappedEncoder):  # an exchange was there first: it stays outermost
                 place, outer = f"{place}.encoder", outer.encoder
             made = make(record, [r["modality"] for r in records if r["modality"] != record["modality"]])
             like = next((p for p in (*outer.parameters(), *model.parameters()) if p.is_floating_point()), None)
             parent, _, name = place.rpartition(".")
-            post = Post(outer, made if like is None else made.to(like), junction, record).train(outer.training)
+            post = WrappedEncoder(outer, made if like is None else made.to(like), junction, record).train(
+                outer.training
+            )
             setattr(model.get_submodule(parent), name, post)
         model.register_forward_pre_hook(junction.before, with_kwargs=True)
         model.register_forward_hook(junction.after, with_kwargs=True, always_call=True)
@@ -50,17 +52,19 @@ def inserted_in(model: nn.Module) -> list[dict[str, Any]]:
     return [posts[m].record for posts in found for p in list(posts.values())[:1] for m in p.junction.names]
 
 
-def posts_of(model: nn.Module, kind: str) -> dict[str, Post]:
+def posts_of(model: nn.Module, kind: str) -> dict[str, WrappedEncoder]:
     """What was inserted of a kind, by modality."""
-    return {p.record["modality"]: p for p in model.modules() if isinstance(p, Post) and p.junction.kind == kind}
+    return {
+        p.record["modality"]: p for p in model.modules() if isinstance(p, WrappedEncoder) and p.junction.kind == kind
+    }
 
 
-def junction_of(model: nn.Module, kind: str) -> Junction | None:
+def junction_of(model: nn.Module, kind: str) -> EncoderBarrier | None:
     """The junction of a kind of insert; None where there is none."""
     return next((p.junction for p in posts_of(model, kind).values()), None)
 
 
-class Basis(nn.Module):
+class BasisHead(nn.Module):
     """h and h⁻¹, two-layer perceptrons. As made, h⁻¹(h(z)) is z: relu(z) - relu(-z) = z on the first coordinates of the
     latent space, and what else the heads hold is random and not read yet."""
 
@@ -94,7 +98,7 @@ def _pass_on(first: Any, last: Any, width: int) -> None:
     first.bias[: 2 * width], last.bias[:width] = 0, 0
 
 
-class Exchange(nn.Module):
+class ChannelExchange(nn.Module):
     """Channels ``receiving`` of one modality, each a blend with a channel of another's: (1 - α)·own + α·other, α in (0, 1)
     learned, one a channel; where widths differ the other's channels are a linear map of all of its own."""
 
@@ -118,7 +122,8 @@ class Exchange(nn.Module):
         return (self.steep * self.blend).sigmoid()
 
     def given(self, own: Tensor, other: Tensor) -> Tensor:
-        """What is blended in, one channel for each that receives, at the positions of ``own``; channels last."""
+        """What is blended in at the positions of ``own`` (n, ..., d): of ``other`` (n, ..., e), a channel for each that
+        receives."""
         return _at(other if self.project is None else self.project(other), own)[..., self.source]
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
@@ -132,7 +137,7 @@ class _Gathered(BaseException):
     """Every encoder has run; not an Exception, so that models do not swallow it."""
 
 
-class Junction:
+class EncoderBarrier:
     """Where inserts read one another's encoders: a forward pass is stopped once every encoder has run, what they gave is
     mixed, and the pass is begun anew with the answers in the encoders' places. Each encoder runs once; what the model does
     before its last encoder runs twice."""
@@ -184,19 +189,21 @@ class Junction:
     def _clear(self) -> None:
         self.phase, self.given, self.answers = None, {}, {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Junction:
-        twin = Junction(self.kind, self.names)
+    def __deepcopy__(self, memo: dict[int, Any]) -> EncoderBarrier:
+        twin = EncoderBarrier(self.kind, self.names)
         memo[id(self)] = twin
         return twin
 
 
-class Post(nn.Module):
+class WrappedEncoder(nn.Module):
     """An encoder with an insert behind it, in the encoder's place; other attributes are the encoder's own."""
 
     encoder: nn.Module
     insert: nn.Module
 
-    def __init__(self, encoder: nn.Module, made: nn.Module, junction: Junction, record: Mapping[str, Any]) -> None:
+    def __init__(
+        self, encoder: nn.Module, made: nn.Module, junction: EncoderBarrier, record: Mapping[str, Any]
+    ) -> None:
         super().__init__()
         self.encoder, self.insert, self.junction, self.record = encoder, made, junction, dict(record)
 
@@ -222,33 +229,33 @@ class Post(nn.Module):
         value = self.encoder(*args, **kwargs)
         if junction.phase == "gather":
             junction.take(name, value)
-        elif isinstance(self.insert, Basis):
+        elif isinstance(self.insert, BasisHead):
             return self.given_back(value, self.insert.back(self.to_latent(value)))
         return value
 
     def features_in(self, value: Any) -> Tensor:
-        """The features in what the encoder gave, channels last."""
+        """The features (n, ..., d) in what the encoder gave, channels last."""
         part = self.record["part"]
         found = value if part is None or isinstance(value, Tensor) else _part(value, part)
         found = found[0] if isinstance(found, tuple | list) else found
         if not isinstance(found, Tensor):
             raise TypeError(f"the encoder of {self.record['modality']} gives {type(found).__name__}, expected a tensor")
-        return found.movedim(1, -1) if self._first(found) else found
+        return found.movedim(self._axis(found), -1)
 
     def to_latent(self, value: Any) -> Tensor:
-        """h of the features, channels last."""
-        assert isinstance(self.insert, Basis)
+        """h of the features, channels last, (n, ..., latent)."""
+        assert isinstance(self.insert, BasisHead)
         latent: Tensor = self.insert.h(self.features_in(value))
         if self.junction.heard is not None:
             self.junction.heard[self.record["modality"]] = latent
         return latent
 
     def laid_out(self, features: Tensor, like: Tensor) -> Tensor:
-        """Features, channels last, as the encoder lays them out."""
-        return (features.movedim(-1, 1) if self._first(like) else features).to(like.dtype)
+        """Features (n, ..., d), channels last, as the encoder lays them out."""
+        return features.movedim(-1, self._axis(like)).to(like.dtype)
 
     def given_back(self, value: Any, features: Tensor) -> Any:
-        """``value`` with other features, channels last, in it."""
+        """``value`` with other features (n, ..., d), channels last, in it."""
         part = None if isinstance(value, Tensor) else self.record["part"]
         old = value if part is None else _part(value, part)
         new: Any = self.laid_out(features, old[0] if isinstance(old, tuple | list) else old)
@@ -256,9 +263,15 @@ class Post(nn.Module):
             new = _with_part(old, 0, new)
         return new if part is None else _with_part(value, part, new)
 
-    def _first(self, x: Tensor) -> bool:
-        channels = self.record["channels"]
-        return x.ndim > 2 and (channels == "first" or (channels is None and x.ndim > 3))
+    def _axis(self, x: Tensor) -> int:
+        return channel_axis(x.ndim, self.record["channels"])
+
+
+def channel_axis(ndim: int, channels: str | None) -> int:
+    """Which axis of features of ``ndim`` axes, the first of them the example, holds their channels: 1 where ``channels`` is
+    "first", the last where it is "last"; None: tokens (n, t, d) have them last, maps (n, d, h, w) first."""
+    first = ndim > 2 and (channels == "first" or (channels is None and ndim > 3))
+    return 1 if first else ndim - 1
 
 
 def _part(value: Any, key: str | int) -> Any:
@@ -292,7 +305,7 @@ def _at(x: Tensor, like: Tensor) -> Tensor:
     return mean.reshape(len(x), *[1] * len(places), x.shape[-1]).expand(len(x), *places, x.shape[-1])
 
 
-def _substituted(given: Mapping[str, Any], posts: Mapping[str, Post]) -> dict[str, Any]:
+def _substituted(given: Mapping[str, Any], posts: Mapping[str, WrappedEncoder]) -> dict[str, Any]:
     """What stands in the encoders' places: h⁻¹ of their own latent encoding, where it is absent of another's."""
     latents = {m: post.to_latent(given[m]) for m, post in posts.items()}
     answers = {}
@@ -303,11 +316,11 @@ def _substituted(given: Mapping[str, Any], posts: Mapping[str, Post]) -> dict[st
     return answers
 
 
-def stand_in(post: Post, latents: Mapping[str, Tensor], absent: Mapping[str, Tensor]) -> Tensor:
+def stand_in(post: WrappedEncoder, latents: Mapping[str, Tensor], absent: Mapping[str, Tensor]) -> Tensor:
     """A modality's latent encoding (n, ..., latent), in the examples where it is absent that of its first choice among
-    those present; where none is present its own. ``absent``: by modality, bool (n,)."""
+    those present; where none is present its own. ``substitute_missing``: by modality, bool (n,)."""
     basis, name = post.insert, post.record["modality"]
-    assert isinstance(basis, Basis)
+    assert isinstance(basis, BasisHead)
     out = own = latents[name]
     left = absent[name].to(own.device)
     for number in basis.order.clamp(0, len(basis.others) - 1).tolist():  # a file may hold anything
@@ -321,14 +334,14 @@ def stand_in(post: Post, latents: Mapping[str, Tensor], absent: Mapping[str, Ten
     return out
 
 
-def _exchanged(given: Mapping[str, Any], posts: Mapping[str, Post]) -> dict[str, Any]:
+def _exchanged(given: Mapping[str, Any], posts: Mapping[str, WrappedEncoder]) -> dict[str, Any]:
     features = {m: post.features_in(given[m]) for m, post in posts.items()}
     mixed = {m: post.insert(features[m], features[post.record["giver"]]) for m, post in posts.items()}
     return {m: post.given_back(given[m], mixed[m]) for m, post in posts.items()}
 
 
 @contextmanager
-def absent(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
+def substitute_missing(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
     """Run ``model`` with modalities substituted (Chaudhuri et al. 2025, section 4.4): in the examples where ``masks``
     (by modality, bool (n,), true: absent) says so, h⁻¹ of the closest present modality's latent encoding stands in.
     What the model is given for an absent modality does not matter. Raises ValueError for a modality without a head."""
@@ -344,3 +357,17 @@ def absent(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         junction.absent = before
+
+
+@contextmanager
+def capture_latents(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Latent encodings (n, ..., latent) of the last batch by modality, gradient kept. Raises ValueError where no heads were
+    inserted into ``model``."""
+    junction = junction_of(model, "basis")
+    if junction is None:
+        raise ValueError("no heads were inserted into this model")
+    before, junction.heard = junction.heard, {}
+    try:
+        yield junction.heard
+    finally:
+        junction.heard = before

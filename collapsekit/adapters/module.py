@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Adapter, Change, Live, Pass, Prediction, Recorded
-from collapsekit.adapters.build import features_path, find_submodule
-from collapsekit.adapters.described import check_described
-from collapsekit.adapters.hooks import Heard, Reached, Tap, cached_tensors, select_part, shape_behind
+from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
+from collapsekit.adapters.build import check_described, features_path, find_submodule
+from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
+from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_features
 from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
@@ -33,7 +33,7 @@ class ModuleAdapter(Adapter):
         config = self.config
         self.taps = {m: self._tap(m) for m in self.modalities}
         self.fusion_tap = _make_tap(self.model, str(config.fusion), f"fusion {config.fusion!r}")
-        self._reject_overlap()
+        _need_apart(self.taps, self.fusion_tap, config)
         if config.head is not None:
             find_submodule(self.model, config.head.removesuffix(":input"), "head")
 
@@ -45,40 +45,19 @@ class ModuleAdapter(Adapter):
         tap.select = section.select
         return tap
 
-    def _reject_overlap(self) -> None:
-        """Replaying an encoder leaves out all that lies inside it: no other tap may need to be there."""
-        named = [*self.taps.items(), (None, self.fusion_tap)]
-        for m, tap in self.taps.items():
-            for other, inner in named:
-                if inner is tap:
-                    continue
-                if inner.module is tap.module and inner.entering == tap.entering and other is not None:
-                    raise ConfigError(
-                        f"modalities {m!r} and {other!r} share the encoder {self.config.modalities[m].encoder!r}: "
-                        "each needs a submodule of its own; put an nn.Identity behind each use in your model and name "
-                        "those, or write a Python adapter."
-                    )
-                if not tap.entering and any(inner.module is sub for sub in tap.module.modules()):
-                    raise ConfigError(
-                        f"{inner.what} lies inside {tap.what}: the two must not contain one another; name submodules "
-                        "side by side, or put an nn.Identity behind each and name those."
-                    )
-
     def insert(self, structure: Sequence[Mapping[str, Any]]) -> None:
         super().insert(structure)
         for m, before in self.taps.items():
             self.taps[m] = self._tap(m)
             self.taps[m].shape = shape_behind(before, self.taps[m].module)
 
-    def encode(self, batch: Batch) -> dict[str, Tensor]:
-        recorded = self.run(batch).recorded
-        return {m: self.taps[m].feature(recorded[m]) for m in self.modalities}
+    def feature_index(self, modality: str) -> int:
+        return self.taps[modality].place
 
-    def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
-        raise ConfigError("a ModuleAdapter fuses inside the model's own forward: call rerun.")
-
-    def head(self, fused: Tensor) -> Tensor:
-        raise ConfigError("a ModuleAdapter's head runs inside the model's own forward: call rerun.")
+    def need_encoders(self) -> None:
+        super().need_encoders()
+        for m, tap in self.taps.items():
+            tap.need_place_behind(m)
 
     def prepare(self, batch: Batch) -> Batch:
         """Inputs as the model wants them: on its device, scaled, floating values in its own precision."""
@@ -120,7 +99,7 @@ class ModuleAdapter(Adapter):
         named = {k for m, s in sections.items() for k in ([s.input] if isinstance(s.input, str) else s.input or [m])}
         return {s.mask for s in sections.values() if s.mask is not None} - named - set(self.config.data.also)
 
-    def _listen(self, inputs: Batch) -> tuple[dict[str, Heard], Heard, Any]:
+    def _listen(self, inputs: Batch) -> tuple[dict[str, Capture], Capture, Any]:
         """One forward with every tap listening: what each modality's, and the fusion's, heard; and the output."""
         rows = len(next(iter(inputs.values())))
         seen: dict[str, list[Any]] = {m: [] for m in self.modalities}
@@ -136,13 +115,13 @@ class ModuleAdapter(Adapter):
             # Only what this forward wrote; constants stay. After the first batch the shape decides.
             known = tap.shape is not None
             now = {k: v for k, v in cached_tensors(tap.module).items() if known or before[m].get(k) is not v}
-            heard[m] = Heard(_once(seen[m], tap.what), rows, now)
-        return heard, Heard(_once(fused, self.fusion_tap.what), rows, {}), output
+            heard[m] = Capture(_once(seen[m], tap.what), rows, now)
+        return heard, Capture(_once(fused, self.fusion_tap.what), rows, {}), output
 
-    def _learn(self, inputs: Batch, heard: dict[str, Heard], fused: Heard) -> None:
+    def _learn(self, inputs: Batch, heard: dict[str, Capture], fused: Capture) -> None:
         """Learn from the first batch which axis counts examples; from a second, tiny one where that leaves it open."""
         pairs = [(tap, heard[m]) for m, tap in self.taps.items()] + [(self.fusion_tap, fused)]
-        others: list[Heard | None] = [None] * len(pairs)
+        others: list[Capture | None] = [None] * len(pairs)
         if any(tap.ambiguous(one) for tap, one in pairs):
             rows = torch.arange(3 if fused.rows == 2 else 2, device=self.device) % fused.rows
             again, fused_again, _ = self._listen({k: v[rows] for k, v in inputs.items()})
@@ -156,26 +135,28 @@ class ModuleAdapter(Adapter):
                 f"({str(self.config.fusion).removesuffix(':input')!r}), or a later submodule, as `fusion`."
             )
 
-    def run(self, batch: Batch) -> Pass:
+    def run(self, batch: Batch) -> ForwardPass:
         inputs = self.prepare(batch)
         heard, fused, output = self._listen(inputs)
         if self.fusion_tap.shape is None:
             self._learn(inputs, heard, fused)
         recorded = {m: tap.take(heard[m]) for m, tap in self.taps.items()}
-        pooled = {m: self.pool(m, tap.feature(recorded[m]), inputs).float() for m, tap in self.taps.items()}
+        pooled = {m: self.pool(m, self.features_of(m, recorded[m]), inputs).float() for m in self.modalities}
         feature = self.fusion_tap.feature(self.fusion_tap.take(fused))
-        return Pass(recorded, pooled, self._prediction(feature, output, fused.rows))
+        return ForwardPass(recorded, pooled, self._prediction(feature, output, fused.rows))
 
     def _prediction(self, fused: Tensor, output: Any, rows: int) -> Prediction:
-        return Prediction(pool_features(fused, what="the fusion").float(), self._outputs(output, rows))
+        return Prediction(
+            pool_features(fused, what="the fusion").float(), prediction_in(output, self.config.output, self.task, rows)
+        )
 
-    def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+    def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         return self._replayed({m: recorded[m] for m in self.modalities}, inputs)
 
-    def outputs_of(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+    def outputs_of(self, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         return self._replayed(recorded, inputs).outputs
 
-    def _replayed(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+    def _replayed(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         """The model's own forward, the encoders of ``recorded`` answering with that."""
         ready = self.prepare(inputs)
         fused: list[Any] = []
@@ -187,7 +168,7 @@ class ModuleAdapter(Adapter):
         feature = self.fusion_tap.live_feature(_once(fused, self.fusion_tap.what))
         return self._prediction(feature, output, len(next(iter(ready.values()))))
 
-    def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+    def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         ready = self.prepare(inputs)
         tap = self.taps[modality]
         with ExitStack() as stack:
@@ -201,7 +182,7 @@ class ModuleAdapter(Adapter):
                 return self.pool(modality, tap.live_feature(stop.value), ready)
         raise ConfigError(f"{tap.what} was not reached in a forward pass: name a submodule the model calls.")
 
-    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> Live:
+    def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:
         self.unsteady = None  # as the weights move on
         ready = self.prepare(batch)
         seen: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
@@ -210,7 +191,7 @@ class ModuleAdapter(Adapter):
                 stack.enter_context(tap.changing((change or {}).get(m), seen[m]))
             output = self._guarded_forward(ready)
         pooled = {m: self.pool(m, _once(seen[m], tap.what), ready) for m, tap in self.taps.items()}
-        return Live(pooled, self._outputs(output, len(next(iter(ready.values())))))
+        return TrainPass(pooled, prediction_in(output, self.config.output, self.task, len(next(iter(ready.values())))))
 
     def fresh(self, seed: int, *, trained: Any = None) -> Adapter | None:
         twin = cast("ModuleAdapter | None", super().fresh(seed, trained=trained))
@@ -219,32 +200,6 @@ class ModuleAdapter(Adapter):
                 twin.taps[m].shape = tap.shape
             twin.fusion_tap.shape = self.fusion_tap.shape
         return twin
-
-    def _outputs(self, output: Any, rows: int) -> Tensor:
-        """The prediction out of whatever the model returns."""
-        found = output
-        wanted = self.config.output
-        if wanted is not None:
-            parts = [wanted] if isinstance(wanted, str | int) else list(wanted)
-            if isinstance(output, Tensor):
-                raise ConfigError(f"`output` names {wanted!r}, but the model returns one tensor: remove `output`.")
-            taken = [select_part(output, p, "the model's output") for p in parts]
-            found = torch.cat(taken, -1) if all(isinstance(t, Tensor) for t in taken) else taken
-        elif self.config.task == "contrastive" and isinstance(output, tuple | list) and len(output) >= 2:
-            found = torch.cat([output[0], output[1]], -1)
-        elif isinstance(output, Mapping) or hasattr(output, "logits"):
-            if not hasattr(output, "logits") and "logits" not in output:
-                raise ConfigError(
-                    f"the model returns parts {', '.join(map(str, output))}, none called 'logits': name the prediction "
-                    "among them with `output`."
-                )
-            found = select_part(output, "logits", "the model's output")
-        while isinstance(found, tuple | list) and found:
-            found = found[0]
-        if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != rows:
-            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise ConfigError(f"the model returns {what} for {rows} examples: name its prediction with `output`.")
-        return found
 
     def _guarded_forward(self, inputs: Batch) -> Any:
         try:
@@ -263,6 +218,26 @@ class ModuleAdapter(Adapter):
 def _make_tap(model: nn.Module, path: str, what: str) -> Tap:
     entering = path.endswith(":input")
     return Tap(what, find_submodule(model, path.removesuffix(":input"), what.split(" ")[0]), entering)
+
+
+def _need_apart(taps: Mapping[str, Tap], fusion_tap: Tap, config: Config) -> None:
+    """Raises ConfigError where one tap lies inside an encoder: a replay leaves out all that lies inside of it."""
+    named = [*taps.items(), (None, fusion_tap)]
+    for m, tap in taps.items():
+        for other, inner in named:
+            if inner is tap:
+                continue
+            if inner.module is tap.module and inner.entering == tap.entering and other is not None:
+                raise ConfigError(
+                    f"modalities {m!r} and {other!r} share the encoder {config.modalities[m].encoder!r}: "
+                    "each needs a submodule of its own; put an nn.Identity behind each use in your model and name "
+                    "those, or write a Python adapter."
+                )
+            if not tap.entering and any(inner.module is sub for sub in tap.module.modules()):
+                raise ConfigError(
+                    f"{inner.what} lies inside {tap.what}: the two must not contain one another; name submodules "
+                    "side by side, or put an nn.Identity behind each and name those."
+                )
 
 
 def _once(seen: list[Any], what: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from collapsekit.adapters.inserts import channel_axis
 from collapsekit.config.schema import Pool
 from collapsekit.errors import ConfigError
 
@@ -16,11 +17,17 @@ Channels = Literal["first", "last"] | None
 def pool_features(
     x: Tensor, how: Pool = "auto", channels: Channels = None, mask: Tensor | None = None, what: str = "features"
 ) -> Tensor:
-    """One vector an example, (n, d), from (n, d), tokens (n, t, d), maps (n, d, h, w) or (n,).
+    """Make one vector an example of features. Raises ConfigError where the shapes do not go together.
 
-    ``auto`` is the mean over positions; 3-d input has its channels last (tokens), larger input first (maps),
-    unless ``channels`` says otherwise. ``mask`` (n, t), 1 = keep, leaves padding out of every way of pooling.
-    Raises ConfigError where the shapes do not go together.
+    Args:
+        x: (n,), (n, d), tokens (n, t, d) or maps (n, d, h, w).
+        how: ``auto`` is the mean over positions.
+        channels: where d lies; None: last in tokens, first in maps.
+        mask: (n, t), 1 = keep: leaves padding out of every way of pooling.
+        what: to call the features in messages.
+
+    Returns:
+        (n, d), or (n, everything) for ``flatten``.
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()  # a sum over many positions leaves the range of half precision
@@ -28,8 +35,7 @@ def pool_features(
         return x[:, None]
     if how == "flatten" or x.ndim == 2:
         return x.flatten(1)
-    last = channels == "last" or (channels is None and x.ndim == 3)
-    tokens = x.flatten(1, -2) if last else x.flatten(2).transpose(1, 2)  # n t d
+    tokens = tokens_of(x, channels)
     keep = _keep(tokens, mask, what)
     if how == "first":
         return tokens[torch.arange(len(x), device=x.device), keep.int().argmax(1)]
@@ -41,10 +47,23 @@ def pool_features(
     return (tokens * weight).sum(1) / weight.sum(1)
 
 
-def shifted_features(x: Tensor, shift: Tensor, how: Pool = "auto", channels: Channels = None) -> Tensor:
-    """A recorded tensor plus ``shift``, (d,) or (n, d), at every position: what moves pooled features by as much.
+def tokens_of(x: Tensor, channels: Channels = None) -> Tensor:
+    """Lay features of three or more axes, (n, ...), out as tokens (n, t, d), one a position."""
+    last = channel_axis(x.ndim, channels) == x.ndim - 1
+    return x.flatten(1, -2) if last else x.flatten(2).transpose(1, 2)
 
-    As it is where it has no axis of d features (masks, indices).
+
+def shifted_features(x: Tensor, shift: Tensor, how: Pool = "auto", channels: Channels = None) -> Tensor:
+    """Move a recorded tensor by as much at every position: what moves pooled features by as much.
+
+    Args:
+        x: (n, ...).
+        shift: (d,) or (n, d).
+        how: as features are pooled.
+        channels: where d lies; None: last in tokens, first in maps.
+
+    Returns:
+        (n, ...); ``x`` itself where it has no axis of d features, as masks and indices.
     """
     d = shift.shape[-1]
     if not x.is_floating_point():
@@ -52,7 +71,7 @@ def shifted_features(x: Tensor, shift: Tensor, how: Pool = "auto", channels: Cha
     rows = [len(shift)] if shift.ndim == 2 else [1]
     if how == "flatten" or x.ndim <= 2:
         return x + shift.to(x.dtype).reshape(rows + list(x.shape[1:])) if x[0].numel() == d else x
-    axis = x.ndim - 1 if channels == "last" or (channels is None and x.ndim == 3) else 1
+    axis = channel_axis(x.ndim, channels)
     if x.shape[axis] != d:
         return x
     return x + shift.to(x.dtype).reshape(rows + [d if i == axis else 1 for i in range(1, x.ndim)])

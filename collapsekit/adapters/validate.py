@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Adapter, Pass, Prediction
+from collapsekit.adapters.base import Adapter, ForwardPass, Prediction
 from collapsekit.adapters.build import disagreeing, own_attributes, random_states, seed_everything, unregistered
 from collapsekit.adapters.caveats import (
     depends_on_batch,
@@ -45,7 +45,7 @@ def finite_inputs(batch: Batch, split: str, start: int) -> None:
             )
 
 
-def finite_pass(result: Pass, split: str, examples: Tensor) -> None:
+def finite_pass(result: ForwardPass, split: str, examples: Tensor) -> None:
     """Raises DataError where features, fusion or outputs do; ``examples``: numbers of the examples."""
     named = [
         *((f"the features of modality {m!r}", t) for m, t in result.pooled.items()),
@@ -65,13 +65,22 @@ def finite_pass(result: Pass, split: str, examples: Tensor) -> None:
 class Sound:
     """A pass over the first batch, and what the numbers have to be read with."""
 
-    result: Pass
+    result: ForwardPass
     warnings: tuple[ReportWarning, ...]
+    rebuilt: bool  # whether a second model, built from the same checkpoint, answers alike
 
 
-def sound_run(adapter: Adapter, batch: Batch, few: Batch, split: str, examples: Tensor, seed: int) -> Sound:
+def validate_model(
+    adapter: Adapter,
+    batch: Batch,
+    few: Batch,
+    split: str,
+    examples: Tensor,
+    seed: int,
+    rebuilt: bool | None = None,
+) -> Sound:
     """A pass over the first batch, of so numbered ``examples``; ``few``: the first examples of the split, however many
-    are in a batch.
+    are in a batch; ``rebuilt``: what is known already of a second model.
 
     Raises DataError where it is not finite; ConfigError unless the model answers the same under another seed, when asked
     again, from its encoders' recordings, and built anew from the same checkpoint. What it does beside answering is put
@@ -100,14 +109,15 @@ def sound_run(adapter: Adapter, batch: Batch, few: Batch, split: str, examples: 
                 "encoders' outputs its only way in, or write a Python adapter."
             )
     result, apart = run.in_other_company(result, few)
-    rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
+    if rebuilt is None:
+        rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
     found = (
         inputs_changed(adapter),
         weights_changed(adapter),
         depends_on_batch(adapter, apart),
         None if rebuilt else not_in_the_state(adapter.model, loose),
     )
-    return Sound(result, tuple(w for w in found if w is not None))
+    return Sound(result, tuple(w for w in found if w is not None), rebuilt)
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:
@@ -125,11 +135,11 @@ class _Repeated:
     batch: Batch
     seed: int
 
-    def run(self, batch: Batch | None = None, seed: int | None = None) -> Pass:
+    def run(self, batch: Batch | None = None, seed: int | None = None) -> ForwardPass:
         seed_everything(self.seed if seed is None else seed)
         return self.adapter.run(self.batch if batch is None else batch)
 
-    def same_under_another_seed(self, result: Pass) -> None:
+    def same_under_another_seed(self, result: ForwardPass) -> None:
         """A model that drew random numbers must answer the same under another seed."""
         if not _apart(result, self.run(seed=self.seed + 1), self._tolerance):
             return
@@ -139,7 +149,7 @@ class _Repeated:
             "deterministic (dropout only where self.training, a fixed seed or the mean instead of a sample)."
         )
 
-    def replays(self, result: Pass) -> bool:
+    def replays(self, result: ForwardPass) -> bool:
         """Whether replaying the recordings, rows reversed, gives the model's own outputs, rows reversed."""
         seed_everything(self.seed)
         flipped = {m: tuple(t.flip(0) for t in r) for m, r in result.recorded.items()}
@@ -148,7 +158,7 @@ class _Repeated:
             again.fused, result.prediction.fused.flip(0)
         )
 
-    def settled(self, result: Pass) -> Pass:
+    def settled(self, result: ForwardPass) -> ForwardPass:
         """What the model answers twice in a row; its first answer may be another one. Raises ConfigError where it never
         does."""
         numbers = _numbers(self.adapter.model)
@@ -164,7 +174,7 @@ class _Repeated:
             f"behind that the next one reads{where}; change it only where self.training, or begin each forward anew."
         )
 
-    def in_other_company(self, result: Pass, few: Batch) -> tuple[Pass, list[str]]:
+    def in_other_company(self, result: ForwardPass, few: Batch) -> tuple[ForwardPass, list[str]]:
         """What of the first examples comes out otherwise beside other examples: names of modalities, "fused", "outputs".
 
         Returns the pass as well, as one that the model would give again.
@@ -182,7 +192,7 @@ class _Repeated:
                 return again, self._apart_in(again, few, orders)
         return result, apart
 
-    def _apart_in(self, result: Pass, few: Batch, orders: Sequence[list[int]]) -> list[str]:
+    def _apart_in(self, result: ForwardPass, few: Batch, orders: Sequence[list[int]]) -> list[str]:
         """What of ``result``, a pass over the batch, is otherwise where each of ``orders`` of ``few`` is a batch."""
         found: set[str] = set()
         for order in orders:
@@ -209,7 +219,7 @@ def _halves(rows: int, size: int | None) -> list[list[int]]:
     return [(part * size)[:size] for part in (first, second)]
 
 
-def _apart(a: Pass, b: Pass, tolerance: float) -> list[str]:
+def _apart(a: ForwardPass, b: ForwardPass, tolerance: float) -> list[str]:
     """Names of what two passes give differently."""
     named = [*((m, x, b.pooled[m]) for m, x in a.pooled.items())]
     named += [
@@ -234,15 +244,15 @@ def _numbers(model: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _taken(result: Pass, rows: Tensor) -> Pass:
+def _taken(result: ForwardPass, rows: Tensor) -> ForwardPass:
     def of(x: Tensor) -> Tensor:
         return x[rows.to(x.device)]
 
     said = result.prediction
-    return Pass({}, {m: of(x) for m, x in result.pooled.items()}, Prediction(of(said.fused), of(said.outputs)))
+    return ForwardPass({}, {m: of(x) for m, x in result.pooled.items()}, Prediction(of(said.fused), of(said.outputs)))
 
 
-def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: Pass, seed: int) -> bool:
+def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: ForwardPass, seed: int) -> bool:
     """A second model, built under another seed and given the same checkpoint, must give the same outputs. False where
     there is no such model."""
     if adapter.checkpoint is None:

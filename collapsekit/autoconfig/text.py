@@ -9,13 +9,13 @@ import yaml
 
 from collapsekit.autoconfig.guess import Proposal
 from collapsekit.autoconfig.modules import Module, module_tree, unwrapped
+from collapsekit.registry import task_names
 
 _MOST_LISTED = 30  # modules in the closing comment
 _HEADER = """\
 # collapsekit.yaml, proposed from the tensor names and shapes in the checkpoint; nothing in it was executed.
 # Go through the lines marked FILL IN, check the rest, then run: collapsekit diagnose
 """
-_TASKS = 'classification | multilabel | regression | contrastive | "module:callable" loss'
 
 
 def config_text(proposal: Proposal, checkpoint_name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -33,7 +33,7 @@ def config_text(proposal: Proposal, checkpoint_name: str, shapes: Mapping[str, t
         *_path_line("fusion", proposal.fusion, "FILL IN: submodule that first mixes the modalities"),
         *_path_line("head", proposal.head, "optional: submodule that turns the fusion into the prediction"),
         "call: kwargs  # FILL IN: how a batch reaches forward: kwargs | dict | positional | list",
-        f"task: {_task(proposal, shapes)}  # FILL IN: {_TASKS}",
+        f'task: {_task(proposal, shapes)}  # FILL IN: {" | ".join(task_names())} | "module:callable" loss',
         "data:",
         "  path: data.safetensors  # FILL IN: keys SPLIT/NAME (train/image, train/label, test/...); .npz the same",
         '  # factory: my_data:loaders  # or this, instead of path: "module:callable"',

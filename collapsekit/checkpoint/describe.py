@@ -81,45 +81,47 @@ def describe(path: str | Path, *, values: bool | None = None) -> Description:
     return Description(file, sha256, found["format"], found["key"], found["note"], names, rows, values=whole)
 
 
-def _held(found: dict[str, Any]) -> int:
-    sizes: list[int] = [size for _, _, _, size, *_ in found["files"]]
+def _stored_bytes(located: dict[str, Any]) -> int:
+    sizes: list[int] = [size for _, _, _, size, *_ in located["files"]]
     return sum(sizes)
 
 
-def _bytes_to_read(found: dict[str, Any]) -> int:
+def _bytes_to_read(located: dict[str, Any]) -> int:
     """What all numbers take: the files' bytes, or more, where tensors show the same ones in several ways."""
-    each = {repr(t[1:]): math.prod(t[2]) * ITEM_BYTES.get(t[1], 1) for t in found["tensors"]}
+    each = {repr(t[1:]): math.prod(t[2]) * ITEM_BYTES.get(t[1], 1) for t in located["tensors"]}
     shown: int = sum(each.values())
-    return max(_held(found), shown)
+    return max(_stored_bytes(located), shown)
 
 
-def _read_whole(file: Path, found: dict[str, Any]) -> tuple[tuple[TensorRow, ...], str]:
+def _read_whole(file: Path, located: dict[str, Any]) -> tuple[tuple[TensorRow, ...], str]:
     """Every tensor's numbers, and the digest of the files. Raises RefusedError where the files changed, and where that
     would be to read the same bytes again and again."""
     from collapsekit.checkpoint.mmap import check_unchanged, mapped_in_turn
 
-    count = _bytes_to_read(found)
-    if count > 2 * _held(found) + READ_UNASKED:
+    count = _bytes_to_read(located)
+    if count > 2 * _stored_bytes(located) + READ_UNASKED:
         raise RefusedError(
             f"{file} has tensors that show the same numbers many times over, {count:,} bytes in all: look at it with "
             "--no-values."
         )
-    sha256 = sha256_of_all(found["files"])
+    sha256 = sha256_of_all(located["files"])
     read: dict[str, TensorRow] = {}
     rows = []
-    for told, (name, tensor) in zip(found["tensors"], mapped_in_turn(found["files"], found["tensors"]), strict=True):
+    for told, (name, tensor) in zip(
+        located["tensors"], mapped_in_turn(located["files"], located["tensors"]), strict=True
+    ):
         key = repr(told[1:])
         if key not in read:  # tied tensors are read once
             read[key] = _row(name, tensor)
         rows.append(read[key] if read[key].name == name else replace(read[key], name=name))
-    check_unchanged(found["files"])
+    check_unchanged(located["files"])
     return tuple(rows), sha256
 
 
-def _digest(file: Path, known: UnreadableError | None) -> tuple[str | None, str]:
+def _digest(file: Path, refusal: UnreadableError | None) -> tuple[str | None, str]:
     """The digest of a file that was refused, or why there is none, as a further sentence."""
     try:
-        return sha256_of(file, known.file if known else None), ""
+        return sha256_of(file, refusal.file if refusal else None), ""
     except RefusedError as e:
         return None, f" No SHA-256: {e}"
 

@@ -14,21 +14,25 @@ from collapsekit.checkpoint.formats.handles import changed, identity, open_regul
 from collapsekit.checkpoint.formats.holes import runs, stored_bytes
 from collapsekit.errors import RefusedError
 
-MOST_HOLES = 2 << 30  # bytes; zeros that are stored nowhere take a second for 1 to 2 GB all the same
+MAX_HOLES = 2 << 30  # bytes; zeros that are stored nowhere take a second for 1 to 2 GB all the same
 _CHUNK = 1 << 18
 _ZEROS = bytes(_CHUNK)
 
 
-def sha256_of(path: Path, known: Sequence[int] | None = None) -> str:
-    """64 hex digits of a file's bytes, read in chunks; as `sha256sum FILE` prints. Raises RefusedError where it is not
-    what it was ``known`` as, where it changes meanwhile, or where it is nearly all holes."""
-    return sha256_of_all([(path, *(known or ()))])
+def sha256_of(path: Path, expected: Sequence[int] | None = None) -> str:
+    """Return 64 hex digits of a file's bytes, read in chunks; as `sha256sum FILE` prints.
+
+    Raises RefusedError where it is not what it was ``expected`` as, where it changes meanwhile, or where it is
+    nearly all holes.
+    """
+    return sha256_of_all([(path, *(expected or ()))])
 
 
 def sha256_of_all(files: Sequence[Sequence[Any]]) -> str:
-    """Of one file, its own. Of several, that of the lines `sha256sum` prints for them in order of their names.
+    """Compute the SHA-256 of files read whole: of one file, its own.
 
-    Each is [path], or [path, *identity] as it is known. Raises RefusedError as :func:`sha256_of` does.
+    Of several, that of the lines `sha256sum` prints for them in order of their names. Each is [path], or [path, *identity]
+    as it is known. Raises RefusedError as :func:`sha256_of` does.
     """
     told = [(Path(path), tuple(known)) for path, *known in files]
     refuse_holes([path for path, _ in told])
@@ -40,15 +44,19 @@ def sha256_of_all(files: Sequence[Sequence[Any]]) -> str:
 
 
 def read_whole(path: Path) -> bytes:
-    """A file's bytes, all of one opening. Raises RefusedError where they are nearly all holes, or cannot be read."""
+    """Return a file's bytes, all of one opening.
+
+    Raises RefusedError where they are nearly all holes, or cannot be read.
+    """
     with _open(path) as stream:
         _refuse(path, *_sizes(stream))
         return stream.read()
 
 
 def refuse_holes(paths: Sequence[Path]) -> None:
-    """Raises RefusedError where reading files whole would be reading zeros that are stored nowhere, for hours, and where
-    they cannot be opened."""
+    """Raise RefusedError where reading files whole would be reading zeros that are stored nowhere, for hours, and where
+    they cannot be opened.
+    """
     size = stored = 0
     for path in paths:
         with _open(path) as stream:
@@ -62,17 +70,17 @@ def _sizes(stream: BufferedReader) -> tuple[int, int]:
 
 
 def _refuse(path: Path, size: int, stored: int) -> None:
-    if size - stored > max(MOST_HOLES, stored):
+    if size - stored > max(MAX_HOLES, stored):
         raise RefusedError(
-            f"{path} has {size - stored:,} bytes of holes (zeros that are not stored), more than the {MOST_HOLES:,} that "
+            f"{path} has {size - stored:,} bytes of holes (zeros that are not stored), more than the {MAX_HOLES:,} that "
             "are read: get it anew, or copy it with `cp --sparse=never` where they are meant."
         )
 
 
-def _digest(path: Path, known: tuple[int, ...]) -> str:
+def _digest(path: Path, expected: tuple[int, ...]) -> str:
     with _open(path) as stream:
         before = identity(os.fstat(stream.fileno()))
-        if known and before != known:
+        if expected and before != expected:
             raise changed(path)
         digest = _of_stream(stream, before[2])
         if identity(os.fstat(stream.fileno())) != before:

@@ -12,26 +12,26 @@ from collapsekit.errors import ConfigError
 # Prefixes that DataParallel/DDP, torch.compile and Lightning-style wrappers put before every name.
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 _LISTED = 6
-_DEEPEST_STACK = 8
+_MAX_STACK = 8
 _PREFIXES_TRIED = 40  # shortest first; a real file has a handful
 
 
-def match_state_dict(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``given`` under the names of ``expected`` (name -> shape), in its order.
+def match_state_dict(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``tensors`` under the names of ``expected`` (name -> shape), in its order.
 
     Tries every stack of ``module.``, ``_orig_mod.`` and ``model.``, and one further component common to all
     names, off either side, and keeps the pair under which most names meet (the shortest prefixes, where several
     do). Dtypes may differ. Raises ConfigError listing missing, unexpected and mis-shaped names where the fit is
     not exact.
     """
-    file_views = [view for p in _prefixes(given) if (view := _view(given, p)) is not None]
+    file_views = [view for p in _prefixes(tensors) if (view := _view(tensors, p)) is not None]
     model_views = [view for p in _prefixes(expected) if (view := _view(expected, p)) is not None]
     wanted, had = max(itertools.product(model_views, file_views), key=lambda pair: len(pair[0].keys() & pair[1]))
     pairs = {wanted[s]: had[s] for s in wanted if s in had}
-    wrong = {e: g for e, g in pairs.items() if tuple(given[g].shape) != tuple(expected[e])}
+    wrong = {e: g for e, g in pairs.items() if tuple(tensors[g].shape) != tuple(expected[e])}
     if len(pairs) < max(len(wanted), len(had)) or wrong:
-        raise ConfigError(_misfit(expected, given, pairs, wrong))
-    return {name: given[pairs[name]] for name in expected}
+        raise ConfigError(_misfit(expected, tensors, pairs, wrong))
+    return {name: tensors[pairs[name]] for name in expected}
 
 
 def _view(names: Mapping[str, object], prefix: str) -> dict[str, str] | None:
@@ -61,29 +61,29 @@ def _stacks(name: str) -> list[str]:
     while wrapper := next((w for w in WRAPPERS if rest.startswith(w) and rest != w), None):
         rest = rest.removeprefix(wrapper)
         stacks.append(name.removesuffix(rest))
-        if len(stacks) == _DEEPEST_STACK:
+        if len(stacks) == _MAX_STACK:
             break
     return stacks
 
 
 def _misfit(
     expected: Mapping[str, tuple[int, ...]],
-    given: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     pairs: Mapping[str, str],
     wrong: Mapping[str, str],
 ) -> str:
     used = set(pairs.values())
     lists = {
         "missing from the checkpoint": [f"{n!r} {tuple(s)}" for n, s in expected.items() if n not in pairs],
-        "unexpected in the checkpoint": [f"{n!r} {tuple(t.shape)}" for n, t in given.items() if n not in used],
+        "unexpected in the checkpoint": [f"{n!r} {tuple(t.shape)}" for n, t in tensors.items() if n not in used],
         "of another shape": [
-            f"{e!r} is {tuple(given[g].shape)}, the model has {tuple(expected[e])}" for e, g in wrong.items()
+            f"{e!r} is {tuple(tensors[g].shape)}, the model has {tuple(expected[e])}" for e, g in wrong.items()
         ],
     }
     what = "; ".join(f"{len(names)} {title}: {_some(names)}" for title, names in lists.items() if names)
     if not pairs:
         remedy = "no name fits, so this is another model's checkpoint, or model.factory builds another model"
-    elif wrong and len(pairs) == len(expected) == len(given):
+    elif wrong and len(pairs) == len(expected) == len(tensors):
         remedy = "check model.kwargs (widths, classes) against how the checkpoint was trained"
     else:
         remedy = "check model.factory and model.kwargs, and that this is that model's checkpoint"

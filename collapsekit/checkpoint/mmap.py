@@ -28,11 +28,11 @@ _MAPS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # by the add
 
 
 def mapped(files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[Any]]) -> dict[str, Tensor]:
-    """Name -> tensor, detached, on the CPU; of several blocks, or misaligned, copied, otherwise mapped.
+    """Map the located tensors, each of its own shape and dtype, detached, on the CPU, by name.
 
-    ``files`` are [path, *identity], ``tensors`` as :func:`collapsekit.checkpoint.formats.worker.as_data`
-    answers. Nothing of it is taken on trust: a place outside its file is a RefusedError, and so is a file that has
-    changed meanwhile, or from which far more would be copied than it holds.
+    Those of several blocks, or misaligned, are copied. ``files`` are [path, *identity], ``tensors`` as
+    :func:`collapsekit.checkpoint.formats.worker.as_data` answers. Nothing of it is taken on trust: raises RefusedError for
+    a place outside its file, for a file that has changed meanwhile, and where far more would be copied than a file holds.
     """
     opened = _Files(files)
     for number in range(len(files)):  # also those that no tensor lies in
@@ -43,7 +43,10 @@ def mapped(files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[Any]]) -> 
 def mapped_and_summed(
     files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[Any]]
 ) -> tuple[dict[str, Tensor], str]:
-    """As :func:`mapped`, and the SHA-256 of the files: those that were mapped, unchanged from first to last."""
+    """Map tensors (any shapes) as :func:`mapped` does, and compute the SHA-256 of the files that were mapped.
+
+    They are unchanged from first to last.
+    """
     refuse_holes([Path(path) for path, *_ in files])
     made = mapped(files, tensors)
     sha256 = sha256_of_all(files)
@@ -52,7 +55,7 @@ def mapped_and_summed(
 
 
 def check_unchanged(files: Sequence[Sequence[Any]]) -> None:
-    """Raises RefusedError where a file is no longer what it was told to be."""
+    """Raise RefusedError where a file is no longer what it was told to be."""
     for path, *known in files:
         with contextlib.suppress(OSError):
             if identity(os.stat(path)) == tuple(known):  # noqa: PTH116
@@ -61,8 +64,10 @@ def check_unchanged(files: Sequence[Sequence[Any]]) -> None:
 
 
 def changed_in_place(files: Iterable[Sequence[Any]]) -> None:
-    """Raises RefusedError where a file is there, the same one, and no longer what it was. Of one that was deleted or
-    replaced the maps keep what was read."""
+    """Raise RefusedError where a file is there, the same one, and no longer what it was.
+
+    Of one that was deleted or replaced the maps keep what was read.
+    """
     for path, *known in files:
         with contextlib.suppress(OSError):
             now = identity(os.stat(path))  # noqa: PTH116
@@ -71,8 +76,10 @@ def changed_in_place(files: Iterable[Sequence[Any]]) -> None:
 
 
 def mapped_in_turn(files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Tensor]]:
-    """As :func:`mapped`, one tensor after the other, from maps that are made anew now and then: memory is that of the one
-    at hand, and a little more."""
+    """Map one tensor (any shape) after the other, as :func:`mapped` does, from maps that are made anew now and then.
+
+    Memory is that of the one at hand, and a little more.
+    """
     opened, looked = _Files(files), 0
     for name, dtype, shape, chunks in tensors:
         if looked > _IN_TURN:
@@ -83,8 +90,11 @@ def mapped_in_turn(files: Sequence[Sequence[Any]], tensors: Sequence[Sequence[An
 
 
 def forget(tensor: Tensor) -> None:
-    """Let go of the memory that looking at a mapped tensor took: its pages are read from the file again when next looked
-    at, and what was written to them is lost. Nothing where ``tensor`` is not one that :func:`mapped` mapped."""
+    """Let go of the memory that looking at a mapped tensor (any shape) took.
+
+    Its pages are read from the file again when next looked at, and what was written to them is lost. Nothing happens where
+    ``tensor`` is not one that :func:`mapped` mapped.
+    """
     data = _MAPS.get(tensor.untyped_storage().data_ptr()) if tensor.device.type == "cpu" else None
     if data is None or not tensor.numel() or not hasattr(mmap, "MADV_DONTNEED"):
         return
@@ -98,8 +108,8 @@ def forget(tensor: Tensor) -> None:
 class _Files:
     """The files that were located, each opened and mapped once, when it is first asked for."""
 
-    def __init__(self, told: Sequence[Sequence[Any]]) -> None:
-        self._told = told
+    def __init__(self, listed: Sequence[Sequence[Any]]) -> None:
+        self._told = listed
         self._bytes: dict[int, Tensor] = {}
         self._copies: dict[tuple[Any, ...], Tensor] = {}
         self._allowed = _COPIED
@@ -127,10 +137,10 @@ class _Files:
             self._copies[key] = make(run)
         return self._copies[key]
 
-    def _mapped(self, path: Path, known: tuple[int, ...]) -> Tensor:
+    def _mapped(self, path: Path, expected: tuple[int, ...]) -> Tensor:
         try:
             with open_regular(path) as stream:
-                if identity(os.fstat(stream.fileno())) != known:
+                if identity(os.fstat(stream.fileno())) != expected:
                     raise changed(path)
                 data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
                 self._allowed += stored_bytes(stream)
@@ -150,10 +160,10 @@ def _tensor(name: str, dtype: str, shape: Sequence[int], chunks: Any, files: _Fi
         )
     kind = _DTYPES[dtype]
     if len(chunks) == 1 and not chunks[0][4]:
-        return _block(files, kind, name, *chunks[0])
+        return _block(files, kind, name, chunks[0])
     if not all(_fits(chunk[4], chunk[2], shape) for chunk in chunks):
         raise RefusedError(f"the pieces of the tensor {name[:60]!r} do not fit into it: get the file anew.")
-    blocks = [_block(files, kind, name, *chunk) for chunk in chunks]
+    blocks = [_block(files, kind, name, chunk) for chunk in chunks]
     files.allow(math.prod(shape) * kind.itemsize, name)
     whole = torch.empty(tuple(shape), dtype=kind)
     for chunk, block in zip(chunks, blocks, strict=True):
@@ -167,17 +177,10 @@ def _fits(origin: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> b
 
 
 def _block(
-    files: _Files,
-    dtype: torch.dtype,
-    name: str,
-    file: int,
-    offset: int,
-    shape: Sequence[int],
-    stride: Sequence[int],
-    origin: Sequence[int],
-    swapped: bool,
+    files: _Files, dtype: torch.dtype, name: str, chunk: tuple[int, int, list[int], list[int], list[int], bool]
 ) -> Tensor:
-    del origin
+    """The numbers of one piece of a tensor: (file, offset, shape, stride, origin in the tensor, whether big-endian)."""
+    file, offset, shape, stride, _, swapped = chunk
     item, data = dtype.itemsize, files.bytes_of(file)
     if 0 in shape and min(shape) == 0:
         return torch.empty(tuple(shape), dtype=dtype)

@@ -35,19 +35,29 @@ class Checkpoint:
     ] = ()  # those that tensors are mapped from: path, and what it was when it was read
 
     def check_unchanged(self) -> None:
-        """Raises RefusedError where somebody has written to a file since: its tensors are then no longer those that
-        ``sha256`` is of. To delete the file, or put another in its place, does not touch them."""
+        """Raise RefusedError where somebody has written to a file since: its tensors are then no longer those that
+        ``sha256`` is of. To delete the file, or put another in its place, does not touch them.
+        """
         changed_in_place(self.files)
 
 
 def read_checkpoint(path: str | Path, *, trust: str | None = None, folder: Path | None = None) -> Checkpoint:
-    """Named tensors from a file or directory of any format of collapsekit.checkpoint.formats, told by content.
+    """Read named tensors from a file or directory of any format of collapsekit.checkpoint.formats, told by content.
 
     Nothing in it is executed: a child process bounded in memory and time says where the tensors lie, and they are
-    mapped from there. What is looked into, mapped and hashed is the same file, unchanged from first to last. ``trust``
-    ("sha256:DIGEST") lets that very file be unpickled where it would be refused, with classes importable from
-    ``folder``. Raises ConfigError where there is nothing at ``path``, RefusedError where it is unsafe, damaged, changing
-    or not a checkpoint.
+    mapped from there. What is looked into, mapped and hashed is the same file, unchanged from first to last.
+
+    Args:
+        path: the file or directory.
+        trust: ``sha256:DIGEST`` lets that very file be unpickled where it would be refused.
+        folder: where a trusted file's classes are importable from.
+
+    Returns:
+        The tensors with the format, digest and notes of what was read.
+
+    Raises:
+        ConfigError: where there is nothing at ``path``.
+        RefusedError: where it is unsafe, damaged, changing or not a checkpoint.
     """
     file = Path(path)
     if trust is not None:

@@ -25,7 +25,7 @@ _CPU_SECONDS = 8  # for names and places, of which the reader takes so many at m
 # Checksums are over every byte that is stored, and run at hundreds of MB a second.
 _CPU_BYTES_A_SECOND, _MOST_CPU_SECONDS = 50 << 20, 3600
 _WALL_SECONDS, _WALL_BYTES_A_SECOND = 30, 5 << 20  # a slow network disk
-_MOST_FILES = 100_000  # looked at for their sizes
+_MAX_FILES = 100_000  # looked at for their sizes
 # -I: neither the environment nor the working directory decides what is imported.
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); from collapsekit.checkpoint.formats.worker import main; "
@@ -36,7 +36,7 @@ _PACKAGE_FOLDER = Path(__file__).parents[2]
 
 
 def look_into(path: Path) -> dict[str, Any]:
-    """What collapsekit.checkpoint.formats found: format, key, note, names, files and tensors as in child.answer.
+    """Return what collapsekit.checkpoint.formats found: format, key, note, names, files and tensors as in child.answer.
 
     Raises ConfigError or RefusedError as :func:`collapsekit.checkpoint.formats.detect.locate` does, and RefusedError where
     reading took more memory or time than a file of its size needs, or acted.
@@ -125,7 +125,7 @@ def _summed(path: Path) -> int:
         if not (path / METADATA).is_file():
             return 0
         with os.scandir(path) as entries:
-            return sum(_stored_of_archive(Path(e.path)) for e in itertools.islice(entries, _MOST_FILES))
+            return sum(_stored_of_archive(Path(e.path)) for e in itertools.islice(entries, _MAX_FILES))
     except (OSError, ValueError):
         return 0
 

@@ -26,7 +26,7 @@ _FORM = re.compile(r"sha256:([0-9a-fA-F]{64})")
 
 
 def digest_named(trust: str) -> str:
-    """The 64 hex digits of "sha256:DIGEST". Raises ConfigError for another form."""
+    """Return the 64 hex digits of "sha256:DIGEST". Raises ConfigError for another form."""
     found = _FORM.fullmatch(trust.strip())
     if found is None:
         raise ConfigError(
@@ -37,10 +37,22 @@ def digest_named(trust: str) -> str:
 
 
 def load_trusted(path: Path, trust: str, form: str, folder: Path | None) -> tuple[dict[str, Tensor], Weights]:
-    """Unpickle ``path`` (or load it as TorchScript) and take its weights; classes are importable from ``folder``.
+    """Unpickle a file, or load it as TorchScript, and take its weights.
 
-    The very bytes that were hashed are loaded. Raises RefusedError where they are not those of ``trust``, and where
-    what they hold has no weights; ConfigError where a class cannot be imported.
+    The very bytes that were hashed are loaded.
+
+    Args:
+        path: the file.
+        trust: the SHA-256 that the user named.
+        form: its format, as it was told by content.
+        folder: where classes are importable from, beside what is installed.
+
+    Returns:
+        Name -> tensor, of any shape, and what was taken of the file.
+
+    Raises:
+        RefusedError: where the bytes are not those of ``trust``, and where what they hold has no weights.
+        ConfigError: where a class cannot be imported.
     """
     data = read_whole(path)
     found = hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""The command line: one thin file a command. Nothing heavy is imported before a command runs."""
+"""The command line: options in, exit code out. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         from collapsekit.cli.child import ROLES
 
         held = output.Held()
+        ROLES.command_line = main
         ROLES.arguments = sys.argv[1:] if arguments is None else arguments
         code = _code(ROLES.arguments)
         if code != 0 and not ROLES.child_decided:

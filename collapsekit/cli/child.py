@@ -35,6 +35,7 @@ class Roles:
 
     def __init__(self) -> None:
         self.arguments: list[str] | None = None  # of the command line, where this is the real one
+        self.command_line: Callable[[list[str]], object] | None = None  # what runs them
         self.tell: Callable[[bytes], object] | None = None  # of a child
         self.pid = 0  # a child's own
         self.word = b""
@@ -87,7 +88,7 @@ class Roles:
 
         context = multiprocessing.get_context("spawn")
         reading, writing = context.Pipe(duplex=False)
-        process = context.Process(target=_spawned, args=(self.arguments, writing, self.word))
+        process = context.Process(target=_spawned, args=(self.command_line, self.arguments, writing, self.word))
         process.start()
         writing.close()
         assert process.pid is not None
@@ -134,13 +135,11 @@ def settle(told: int | None, status: int, interrupted: bool) -> int:
     return told
 
 
-def _spawned(arguments: list[str], connection: Any, word: bytes) -> None:
+def _spawned(command_line: Callable[[list[str]], object], arguments: list[str], connection: Any, word: bytes) -> None:
     """What a child does that begins anew."""
-    from collapsekit.cli import main
-
     threading.Thread(target=_watch_parent, daemon=True).start()
     ROLES.become_child(connection.send_bytes, word)
-    main(arguments)
+    command_line(arguments)
 
 
 def _watch_parent() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import textwrap
 
-from collapsekit import __version__
+from collapsekit.version import __version__
 
 ABOUT = "Find out which modalities a multimodal PyTorch model ignores, how much that costs, and why."
 VERSION = f"collapsekit {__version__}"
-# As the commands' own help begins; a test compares them.
+# As the commands' own help begins, which a test compares: to ask the commands would wait for typer, and to read their
+# sources for Python's parser.
 COMMANDS = {
     "demo": "Train a small model on real data, watch it ignore a view, and diagnose it. Takes under a minute.",
     "init": "Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell.",

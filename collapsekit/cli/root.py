@@ -16,7 +16,7 @@ from collapsekit.cli.overview import ABOUT, COMMANDS, VERSION, VERSION_HELP, ove
 _ELSEWHERE = {"list": ("list", "list_")}
 
 
-class _Root(TyperGroup):
+class _RootGroup(TyperGroup):
     """Whose help is the overview, however it was asked for."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -28,7 +28,7 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     app = typer.Typer(
         name="collapsekit",
         help=ABOUT,
-        cls=_Root,
+        cls=_RootGroup,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -17,6 +17,7 @@ import typer
 from collapsekit.cli import output
 from collapsekit.cli.child import ROLES, ChildEndedError
 from collapsekit.cli.output import INTERNAL, INTERRUPTED, internal_error
+from collapsekit.config.flags import TRUST_PICKLE
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.user_code import interrupts
 from collapsekit.user_code.exits import exit_refused, is_exit
@@ -27,13 +28,7 @@ if TYPE_CHECKING:
     from collapsekit.report.base import Contract
     from collapsekit.report.diagnosis import Report
 
-TrustPickle = Annotated[
-    str | None,
-    typer.Option(
-        metavar="sha256:DIGEST",
-        help="RUNS THE FILE'S CODE: unpickle the checkpoint if its SHA-256 is this (`collapsekit inspect` prints it).",
-    ),
-]
+TrustPickle = Annotated[str | None, typer.Option(metavar=TRUST_PICKLE.metavar, help=TRUST_PICKLE.help)]
 
 
 @dataclass(frozen=True)

@@ -4,40 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import collapsekit
 from collapsekit.comparison.compatibility import check_definitions, check_subjects, notes
-from collapsekit.comparison.directions import direction
-from collapsekit.comparison.inputs import Group, Run
+from collapsekit.comparison.inputs import Columns, Group, groups_of
 from collapsekit.comparison.pairing import match
 from collapsekit.comparison.quantities import Choice, Found, Key, arranged, quantities
 from collapsekit.comparison.significance import Said, run_tests, test_notes, testing
 from collapsekit.comparison.spread import mean, sd
 from collapsekit.errors import ConfigError
-from collapsekit.io.safe_text import quoted
-from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test
-from collapsekit.report.diagnosis import Report
-from collapsekit.report.invariants.of_comparison import is_best
+from collapsekit.measures import lookup
+from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, is_best
+from collapsekit.version import __version__
 
 
 def compare(
-    columns: Mapping[str, Report | Sequence[Report]],
+    reports: Columns,
     *,
     against: str | None = None,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     every: bool = False,
 ) -> Comparison:
-    """Reports side by side: a column for each name, of one report or of several runs of one method.
+    """Put reports side by side: verdicts and numbers, the best of each row marked, tests over paired runs.
 
-    ``against`` names the column that others of several runs are tested against (default: the first of those), ``only``
-    are globs of the numbers to show, ``every`` shows all. Raises ConfigError where the reports cannot be compared.
+    Nothing is printed or written. ``collapsekit compare`` of the same files gives the same answer: a mapping says what its
+    ``NAME=REPORT,...`` say, a sequence what it makes of plain paths.
+
+    Args:
+        reports: A column each: a mapping of names to one report or to the reports of several runs of one method, or a
+            sequence of reports, named by their paths, else ``report 1`` and so on by their places. A report is an object, or
+            the path of a report.json or of its folder; under a name also of a folder of runs, which holds RUN/report.json or
+            JSON files.
+        against: The column that others of several runs are tested against; default: the first of several runs.
+        only: Globs of the numbers to show, such as ``vif.*`` or ``score``; default: headlines.
+        every: Show every number.
+
+    Returns:
+        Columns, rows and tests, as every format of the command shows them.
+
+    Raises:
+        ConfigError: For fewer than two columns, what is no report, and reports that cannot be compared.
+        RefusedError: Where a file is damaged.
+
+    Example:
+        >>> import collapsekit
+        >>> comparison = collapsekit.compare({"before": "report.json", "after": ["other/report.json"]}, only="score")
+        >>> [column.name for column in comparison.columns]
+        ['before', 'after']
     """
-    groups = []
-    for name, given in columns.items():
-        reports = [given] if isinstance(given, Report) else list(given)
-        if not reports:
-            raise ConfigError(f"column {quoted(name)} has no report: give at least one.")
-        groups.append(Group(name, tuple(Run(f"{name} {i + 1}", f"{name} {i + 1}", r) for i, r in enumerate(reports))))
-    return compare_groups(groups, against=against, choice=Choice(tuple(only), every))
+    return compare_groups(
+        groups_of(reports), against=against, choice=Choice((only,) if isinstance(only, str) else tuple(only), every)
+    )
 
 
 def compare_groups(groups: Sequence[Group], *, against: str | None = None, choice: Choice | None = None) -> Comparison:
@@ -53,7 +68,7 @@ def compare_groups(groups: Sequence[Group], *, against: str | None = None, choic
     tests = run_tests(said, keys, matching)
     subject = groups[0].runs[0].report.subject
     return Comparison(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         task=subject.task,
         metric=subject.metric,
         split=subject.split,
@@ -83,7 +98,8 @@ def _column(group: Group, pairs: Sequence[tuple[int, int]] | None) -> Column:
 def _row(key: Key, said: Said, tests: Mapping[tuple[Key, int], Test]) -> Row:
     cells = [_cell(key, runs, tests.get((key, column))) for column, runs in enumerate(said)]
     found = next(f[key] for runs in said for f in runs if key in f)
-    better, why = direction(key.name)
+    known = lookup(key.name)
+    better = known.better if known is not None else None
     values = [c.value for c in cells if c.value is not None]
     if better is not None and len(values) > 1:
         best = min(values) if better == "lower" else max(values)
@@ -96,7 +112,7 @@ def _row(key: Key, said: Said, tests: Mapping[tuple[Key, int], Test]) -> Row:
         versus=key.versus,
         unit=found.unit,
         better=better,
-        why=why,
+        why=known.why if known is not None else None,
         definition=found.definition,
         source=found.source,
         cells=tuple(cells),

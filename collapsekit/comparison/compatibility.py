@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from collapsekit.comparison.inputs import Group, Run
 from collapsekit.comparison.quantities import Choice, Found, Key
 from collapsekit.errors import ConfigError
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 
 _ADVICE = {
     "task": "compare models of one task",
@@ -29,7 +29,7 @@ def check_subjects(groups: Sequence[Group]) -> None:
         if set(a.modalities) != set(b.modalities):
             odd = sorted(set(a.modalities) ^ set(b.modalities))[0]
             has, lacks = ("first", "second") if odd in a.modalities else ("second", "first")
-            said = f"the {has} has a modality {quoted(odd)}, which the {lacks} lacks"
+            said = f"the {has} has a modality {quote(odd)}, which the {lacks} lacks"
             _refuse(name, other_name, said, "compare models of the same modalities")
     known = [(n, digest) for n, run in _runs(groups) if (digest := _digest(run)) is not None]
     for other_name, digest in known[1:]:
@@ -76,13 +76,13 @@ def notes(groups: Sequence[Group]) -> Iterator[str]:
         ("profiles", [str(run.report.settings["profile"]) for _, run in runs if "profile" in run.report.settings]),
     ):
         if len(set(found)) > 1:
-            yield f"The reports were made with different {what}: {_some([quoted(f) for f in sorted(set(found))])}."
+            yield f"The reports were made with different {what}: {_some([quote(f) for f in sorted(set(found))])}."
     for group in groups:
         weights = [run.report.subject.sha256 for run in group.runs]
         again = len(weights) - len(set(weights))
         if again:
             yield (
-                f"{quoted(group.name)} has {again} {'run' if again == 1 else 'runs'} of the same weights as another of its "
+                f"{quote(group.name)} has {again} {'run' if again == 1 else 'runs'} of the same weights as another of its "
                 "runs: they are no runs of their own, and its spread and tests are not to be trusted."
             )
 
@@ -90,7 +90,7 @@ def notes(groups: Sequence[Group]) -> Iterator[str]:
 def _runs(groups: Sequence[Group]) -> Iterator[tuple[str, Run]]:
     for group in groups:
         for run in group.runs:
-            yield quoted(group.name) + (f" ({quoted(run.path, 200)})" if len(group.runs) > 1 else ""), run
+            yield quote(group.name) + (f" ({quote(run.path, 200)})" if len(group.runs) > 1 else ""), run
 
 
 def _digest(run: Run) -> str | None:
@@ -103,12 +103,12 @@ def _refuse(first: str, second: str, said: str, advice: str) -> None:
 
 
 def _shown(value: object) -> str:
-    return quoted(value) if isinstance(value, str) else str(value)
+    return quote(value) if isinstance(value, str) else str(value)
 
 
 def _of(key: Key) -> str:
-    about = ", ".join(quoted(m) for m in (key.modality, key.versus) if m is not None)
-    return f"{quoted(key.name)} of {about}" if about else quoted(key.name)
+    about = ", ".join(quote(m) for m in (key.modality, key.versus) if m is not None)
+    return f"{quote(key.name)} of {about}" if about else quote(key.name)
 
 
 def _difference(there: Found, here: Found) -> str:
@@ -116,7 +116,7 @@ def _difference(there: Found, here: Found) -> str:
         return f"{_shown(there.unit)} and {_shown(here.unit)}"
     at = next((i for i, (a, b) in enumerate(zip(there.definition, here.definition, strict=False)) if a != b), None)
     start = max(0, min(len(there.definition), len(here.definition)) if at is None else at - 20)
-    return f"{quoted(there.definition[start:], 60)} and {quoted(here.definition[start:], 60)}"
+    return f"{quote(there.definition[start:], 60)} and {quote(here.definition[start:], 60)}"
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
+from collapsekit.measures import headings, lookup
+from collapsekit.measures.of_verdict import SCORE
+from collapsekit.report.comparison import Better
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.names import label, modality_names, whole_label
 from collapsekit.report.repair import RepairReport
 
 Estimate = tuple[float, tuple[float, float] | None]
-# Where it is known which way is better: 1 higher, -1 lower. Of all other numbers only the difference is shown: a
-# model that ignores a modality is proof against noise in it, and a gain in rank is no gain in the task.
-DIRECTIONS = (
-    ("reliance.full_metric", 1),
-    ("reliance.full_loss", -1),
-    ("missing.patterns.*", 1),
-    ("missing.patterns_loss.*", -1),
-    ("missing.rates.*", 1),
-    ("missing.rates_loss.*", -1),
-    ("prefix_gap.prefix_metric", 1),
-    ("prefix_gap.prefix_loss", -1),
-    ("utilisation.alone_metric", 1),
-)
-SCORE = "utilisation.score"  # lower is better, for a modality the repair was for
-CURVES = ("reliance", "rank_sweep", "spectrum", "missing", "noise")  # probes whose curves are shown side by side
-
 Key = tuple[str, str | None, str | None, int]
 
 
@@ -48,7 +34,7 @@ class Numbers:
     before: Estimate | None
     after: Estimate | None
     control: Estimate | None
-    direction: int = 0  # 1 where higher is better, -1 where lower is, 0 where that is not known
+    better: Better | None = None  # None where that is not known
     beside_control: bool = True  # whether the control was measured on the same examples
 
     @property
@@ -62,23 +48,32 @@ class Numbers:
     @property
     def than_before(self) -> Judgement | None:
         """How ``after`` stands beside ``before``."""
-        return judge(self.after, self.before, self.direction)
+        return judge(self.after, self.before, self.better)
 
     @property
     def than_control(self) -> Judgement | None:
         """How ``after`` stands beside ``control``."""
-        return judge(self.after, self.control, self.direction) if self.beside_control else None
+        return judge(self.after, self.control, self.better) if self.beside_control else None
 
 
-def judge(new: Estimate | None, old: Estimate | None, direction: int) -> Judgement | None:
-    """Whether ``new`` is better than ``old``; None where the direction or a number is not known."""
-    if new is None or old is None or direction == 0:
+def judge(new: Estimate | None, old: Estimate | None, better: Better | None) -> Judgement | None:
+    """Judge whether ``new`` is better than ``old``.
+
+    Args:
+        new: A number and its interval.
+        old: The number it stands beside.
+        better: Which way is better.
+
+    Returns:
+        The judgement; None where the direction or a number is not known.
+    """
+    if new is None or old is None or better is None:
         return None
     if new[0] == old[0]:
         return Judgement("the same", False)
     (a, b), (c, d) = new[1] or (new[0], new[0]), old[1] or (old[0], old[0])
     had = new[1] is not None or old[1] is not None
-    return Judgement("better" if (new[0] > old[0]) == (direction > 0) else "worse", had and a <= d and c <= b)
+    return Judgement("better" if (new[0] > old[0]) == (better == "higher") else "worse", had and a <= d and c <= b)
 
 
 @dataclass(frozen=True)
@@ -105,20 +100,25 @@ class RepairDelta:
     left: dict[str, tuple[str, ...]]  # reason -> whole names of results
 
     def pairs(self) -> list[Pair]:
-        """Each pair once, whether it has a value, a curve or both."""
+        """List each pair once, whether it has a value, a curve or both."""
         found = [p for part in (self.values, self.curves) for pairs in part.values() for p in pairs]
         return list({id(p): p for p in found}.values())
 
 
-def direction(result: Result, repaired: tuple[str, ...]) -> int:
-    """1 where higher is better, -1 where lower is, 0 where that is not known."""
-    if result.name == SCORE:
-        return -1 if result.modality in repaired else 0
-    return next((way for pattern, way in DIRECTIONS if fnmatchcase(result.name, pattern)), 0)
+def _better(result: Result) -> Better | None:
+    """Which way is better, where its measure says; of all others only the difference is shown."""
+    measure = lookup(result.name)
+    return None if measure is None else measure.better
+
+
+def _side_by_side(result: Result) -> bool:
+    """Whether a point of its curve means the same in another report."""
+    measure = lookup(result.name)
+    return measure is not None and measure.side_by_side
 
 
 def repair_delta(report: RepairReport) -> RepairDelta:
-    """Every result of the three reports: side by side, or left out with the reason."""
+    """Put every result of the three reports side by side, or leave it out with the reason."""
     before, after = _keyed(report.before), _keyed(report.after)
     control = _keyed(report.control) if report.control is not None else {}
     left: dict[str, list[str]] = {}
@@ -138,22 +138,22 @@ def repair_delta(report: RepairReport) -> RepairDelta:
         pair = Pair(old, new, plain, _numbers(report, old, new, plain))
         if old.value is not None and new.value is not None:
             values.setdefault(old.probe, []).append(pair)
-        if old.curve is not None and new.curve is not None and old.probe in CURVES:
+        if old.curve is not None and new.curve is not None and _side_by_side(old):
             if set(old.curve.x) & set(new.curve.x):
                 curves.setdefault(old.probe, []).append(pair)
             else:
                 left.setdefault("its curves have no point in common", []).append(whole_label(old))
     return RepairDelta(
-        {probe: tuple(pairs) for probe, pairs in values.items()},
-        {probe: tuple(pairs) for probe, pairs in curves.items()},
+        {h.probe: tuple(values[h.probe]) for h in headings(values)},
+        {h.probe: tuple(curves[h.probe]) for h in headings(curves)},
         {reason: tuple(names) for reason, names in left.items()},
     )
 
 
 def _numbers(report: RepairReport, old: Result, new: Result, plain: Result | None) -> Numbers:
-    way = direction(old, report.repaired) if not unlike(report.before, report.after) else 0
+    better = _better(old) if not unlike(report.before, report.after) else None
     beside = report.control is not None and not unlike(report.control, report.after)
-    return Numbers(estimate(old), estimate(new), estimate(plain), way, beside)
+    return Numbers(estimate(old), estimate(new), estimate(plain), better, beside)
 
 
 def estimate(result: Result | None) -> Estimate | None:
@@ -162,13 +162,13 @@ def estimate(result: Result | None) -> Estimate | None:
 
 
 def scores(report: RepairReport) -> dict[str, Numbers]:
-    """The score of each modality that was repaired, from the verdicts."""
-    way = -1 if not unlike(report.before, report.after) else 0
+    """Compare the score of each modality that was repaired, from the verdicts."""
+    better = SCORE.better if not unlike(report.before, report.after) else None
     beside = report.control is not None and not unlike(report.control, report.after)
     found = {}
     for m in report.repaired:
         parts = [_score(r, m) for r in (report.before, report.after, report.control)]
-        found[m] = Numbers(parts[0], parts[1], parts[2], way, beside)
+        found[m] = Numbers(parts[0], parts[1], parts[2], better, beside)
     return found
 
 
@@ -178,7 +178,7 @@ def _score(report: Report | None, modality: str) -> Estimate | None:
 
 
 def unlike(one: Report, other: Report) -> list[str]:
-    """In what two reports were not measured alike, so that their numbers say nothing of each other."""
+    """Name in what two reports were not measured alike, so that their numbers say nothing of each other."""
     fields = ("modalities", "task", "metric", "split", "examples", "seed")
     return [f for f in fields if getattr(one.subject, f) != getattr(other.subject, f)]
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from collapsekit.errors import ConfigError, RefusedError
-from collapsekit.io.safe_text import quoted
-from collapsekit.report.base import read_json
+from collapsekit.io.json import read_json
+from collapsekit.io.safe_text import quote
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.per_example import load_report
 
+ReportOrPath = Report | str | os.PathLike[str]
+Columns = Mapping[str, ReportOrPath | Sequence[ReportOrPath]] | Sequence[ReportOrPath]
 MOST_RUNS = 1_000
 REPORT = "report.json"
 
@@ -51,16 +54,82 @@ def read_groups(arguments: Sequence[str]) -> list[Group]:
     """
     named = [_split(a) for a in arguments]
     files = [_files(name, text) for name, text in named]
-    if sum(map(len, files)) > MOST_RUNS:
-        raise ConfigError(
-            f"{sum(map(len, files)):,} reports are more than the {MOST_RUNS:,} that are compared at once."
-        )
+    _check_number(sum(map(len, files)))
     again = [n for n, count in Counter(n for n, _ in named if n is not None).items() if count > 1]
     if again:
-        raise ConfigError(f"two groups are called {quoted(again[0])}: give each NAME= a name of its own.")
+        raise ConfigError(f"two groups are called {quote(again[0])}: give each NAME= a name of its own.")
     taken = {n for n, _ in named if n is not None}
     plain = iter(_labels([paths[0] for (n, _), paths in zip(named, files, strict=True) if n is None], taken))
     return [Group(next(plain) if n is None else n, _runs(paths)) for (n, _), paths in zip(named, files, strict=True)]
+
+
+def groups_of(reports: Columns) -> list[Group]:
+    """A group for each report or path of a sequence, and for each name of a mapping, in that order.
+
+    Paths and names as :func:`read_groups` has them. Raises ConfigError for what is no report, or none, RefusedError where a
+    file is no report.
+    """
+    if not isinstance(reports, Mapping | Iterable | os.PathLike):
+        raise ConfigError(
+            f"reports is {type(reports).__name__}, expected a mapping of names to reports, or a sequence of reports."
+        )
+    if isinstance(reports, Mapping):
+        groups = _named_groups(reports)
+    else:
+        groups = _plain_groups([reports] if isinstance(reports, Report | str | os.PathLike) else list(reports))
+    _check_number(sum(len(group.runs) for group in groups))
+    return groups
+
+
+def _plain_groups(reports: Sequence[ReportOrPath]) -> list[Group]:
+    """A column for each, named by its path or, of an object, by its place."""
+    files = [None if isinstance(r, Report) else _under(_path_of(r), several=False)[0] for r in reports]
+    places = {i: f"report {i + 1}" for i, file in enumerate(files) if file is None}
+    labels = iter(_labels([file for file in files if file is not None], set(places.values())))
+    names = [places[i] if i in places else next(labels) for i in range(len(files))]
+    return [Group(name, _mixed_runs(name, [r])) for name, r in zip(names, reports, strict=True)]
+
+
+def _named_groups(columns: Mapping[str, ReportOrPath | Sequence[ReportOrPath]]) -> list[Group]:
+    groups = []
+    for name, some in columns.items():
+        reports: list[Any] = list(some) if isinstance(some, Sequence) and not isinstance(some, str) else [some]
+        if not reports:
+            raise ConfigError(f"column {quote(name)} has no report: give at least one.")
+        groups.append(Group(name, _mixed_runs(name, reports, several=True)))
+    return groups
+
+
+def _mixed_runs(name: str, reports: Sequence[ReportOrPath], *, several: bool = False) -> tuple[Run, ...]:
+    """The runs of a column, in order: those of a path named by where they lie, others by their place."""
+    files = [[] if isinstance(r, Report) else _under(_path_of(r), several=several) for r in reports]
+    flat = [file for some in files for file in some]
+    _check_number(len(flat))
+    _check_once(flat, name)
+    read = iter(_runs(flat))
+    runs: list[Run] = []
+    for i, (report, some) in enumerate(zip(reports, files, strict=True), 1):
+        if isinstance(report, Report):
+            runs.append(Run(f"{name} {i}", f"{name} {i}", report))
+        runs += [next(read) for _ in some]
+    return tuple(runs)
+
+
+def _path_of(value: object) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"a report to compare is {type(value).__name__}, expected a Report, or the path of one.")
+    return str(value)
+
+
+def _check_number(count: int) -> None:
+    if count > MOST_RUNS:
+        raise ConfigError(f"{count:,} reports are more than the {MOST_RUNS:,} that are compared at once.")
+
+
+def _check_once(files: Sequence[str], what: str) -> None:
+    again = [f for f, count in Counter(map(os.path.realpath, files)).items() if count > 1]
+    if again:
+        raise ConfigError(f"{again[0]} is given twice in {quote(what)}: a run counts once.")
 
 
 def _split(argument: str) -> tuple[str | None, str]:
@@ -69,7 +138,7 @@ def _split(argument: str) -> tuple[str | None, str]:
     if not equals or os.path.lexists(argument) or "/" in name:  # a path such as runs/lr=0.1
         return None, argument
     if not name.strip() or not rest.strip():
-        raise ConfigError(f"{quoted(argument)} is not of the form NAME=PATH,PATH,...: write e.g. ebr=runs/ebr.")
+        raise ConfigError(f"{quote(argument)} is not of the form NAME=PATH,PATH,...: write e.g. ebr=runs/ebr.")
     return name.strip(), rest
 
 
@@ -77,9 +146,7 @@ def _files(name: str | None, text: str) -> list[str]:
     """The files of reports that a path, or a list of them, stands for."""
     parts = [text] if name is None or os.path.lexists(text) else [p for p in text.split(",") if p]
     found = [file for part in parts for file in _under(part, several=name is not None)]
-    again = [f for f, count in Counter(map(os.path.realpath, found)).items() if count > 1]
-    if again:
-        raise ConfigError(f"{again[0]} is given twice in {quoted(name or text)}: a run counts once.")
+    _check_once(found, name or text)
     return found
 
 
@@ -120,7 +187,7 @@ def _read(path: str) -> Report:
     kind = raw.get("kind") if isinstance(raw, dict) else None
     if isinstance(kind, str):
         raise RefusedError(
-            f"{path} is a file of kind {quoted(kind)}: give a report.json that `collapsekit diagnose` wrote."
+            f"{path} is a file of kind {quote(kind)}: give a report.json that `collapsekit diagnose` wrote."
         )
     return load_report(Path(path), raw)
 

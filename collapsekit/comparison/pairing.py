@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from collapsekit.comparison.inputs import Group
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.comparison import Pairs
 
 
@@ -60,15 +60,15 @@ def _reference(groups: Sequence[Group], against: str | None) -> int:
     names = [g.name for g in groups]
     if against not in names:
         raise ConfigError(
-            f"--against {quoted(against)} names no column{did_you_mean(against, names)}: "
-            f"there are {', '.join(map(quoted, names))}."
+            f"--against {quote(against)} names no column{did_you_mean(against, names)}: "
+            f"there are {', '.join(map(quote, names))}."
         )
     return names.index(against)
 
 
 def _unmatched(reference: Group, other: Group) -> str:
     return (
-        f"the runs of {quoted(reference.name)} ({len(reference.runs)}) and {quoted(other.name)} ({len(other.runs)}) cannot "
+        f"the runs of {quote(reference.name)} ({len(reference.runs)}) and {quote(other.name)} ({len(other.runs)}) cannot "
         "be paired: not all have a training seed of their own, their names do not match, and by order there would have to "
         "be as many of each; diagnose them with --training-seed, or name their folders alike."
     )

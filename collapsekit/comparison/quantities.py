@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from collapsekit.comparison.directions import HEADLINES
 from collapsekit.comparison.inputs import Group
 from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.measures import Quantity, index, lookup
+from collapsekit.measures.of_verdict import COSTS_IF_MISSING, COSTS_NOW, OF_VERDICT, SCORE, VERDICT
 from collapsekit.report.diagnosis import Interval, Report, Result
 
-VERDICTS = ("verdict", "score", "costs_now", "costs_if_missing")
-_SOURCE = "docs/verdicts.md"
-_DEFINITIONS = {
-    "verdict": "what the evidence says of the modality, or of the whole model",
-    "score": "how far the model ignores the modality: 0 is fully used, 1 is fully ignored",
-    "costs_now": "task metric lost today by not using the modality",
-    "costs_if_missing": "task metric lost by not using the modality when the other one is absent",
-}
-_MOST_MISSING = "the most of the task metric lost by not using the modality when one other modality is absent"
+VERDICTS = tuple(m.name for m in OF_VERDICT)
 
 
 @dataclass(frozen=True)
@@ -56,21 +49,25 @@ def quantities(report: Report) -> dict[Key, Found]:
 
 
 def _verdicts(report: Report) -> Iterator[tuple[Key, Found]]:
-    def of(name: str, value: float | None, unit: str | None = None, interval: Interval | None = None) -> Found:
+    def of(quantity: Quantity, value: float | None, interval: Interval | None = None) -> Found:
         missing = None if value is not None else "the report has no such number"
-        return Found(_DEFINITIONS[name], _SOURCE, value, interval, unit=unit, why_not=missing)
+        said = quantity.definition, quantity.source, value, interval
+        return Found(*said, unit=quantity.unit, why_not=missing)
+
+    def verdict(state: str) -> Found:
+        return Found(VERDICT.definition, VERDICT.source, state=state)
 
     metric = report.subject.metric
-    yield Key("verdict", "verdict"), Found(_DEFINITIONS["verdict"], _SOURCE, state=report.verdict)
+    yield Key("verdict", "verdict"), verdict(report.verdict)
     for m, v in report.modalities.items():
-        yield Key("verdict", "verdict", m), Found(_DEFINITIONS["verdict"], _SOURCE, state=v.verdict)
-        yield Key("verdict", "score", m), of("score", v.score, None, v.interval)
-        yield Key("verdict", "costs_now", m), of("costs_now", v.costs_now, metric)
-        most = max(v.costs_if_missing.values(), default=None)
-        missing = None if most is not None else "the report has no such number"
-        yield Key("verdict", "costs_if_missing", m), Found(_MOST_MISSING, _SOURCE, most, unit=metric, why_not=missing)
+        yield Key("verdict", "verdict", m), verdict(v.verdict)
+        yield Key("verdict", "score", m), of(SCORE.fill(), v.score, v.interval)
+        yield Key("verdict", "costs_now", m), of(COSTS_NOW.fill(metric=metric), v.costs_now)
+        most = COSTS_IF_MISSING.fill(metric=metric, what="the most of the task metric", other="one other modality")
+        yield Key("verdict", "costs_if_missing", m), of(most, max(v.costs_if_missing.values(), default=None))
+        each = COSTS_IF_MISSING.fill(metric=metric, what="task metric", other="the other one")
         for other, cost in v.costs_if_missing.items():
-            yield Key("verdict", "costs_if_missing", m, other), of("costs_if_missing", cost, metric)
+            yield Key("verdict", "costs_if_missing", m, other), of(each, cost)
 
 
 def _results(results: Sequence[Result]) -> Iterator[tuple[Key, Found]]:
@@ -95,8 +92,10 @@ class Choice:
             return True
         if key.part == "verdict":
             return key.versus is None
-        whole = HEADLINES.get(key.name)
-        return whole is not None and key.versus is None and (key.modality is None or not whole)
+        made = lookup(key.name)
+        if made is None or made.headline is None or key.versus is not None:
+            return False
+        return made.headline == "each" or key.modality is None
 
 
 def arranged(groups: Sequence[Group], said: Sequence[Sequence[dict[Key, Found]]], choice: Choice) -> list[Key]:
@@ -114,14 +113,15 @@ def arranged(groups: Sequence[Group], said: Sequence[Sequence[dict[Key, Found]]]
                 f"--only {pattern!r} fits no number of these reports{did_you_mean(pattern, [*VERDICTS, *names])}: "
                 "`--all` shows every one."
             )
-    order = {name: i for i, name in enumerate([*HEADLINES, *(n for n in names if n not in HEADLINES)])}
+    first = sorted((n for n in names if (made := lookup(n)) is not None and made.headline is not None), key=index)
+    order = {name: i for i, name in enumerate([*first, *(n for n in names if n not in first)])}
     modalities = groups[0].runs[0].report.subject.modalities
     rank = {m: i for i, m in enumerate(modalities)}
 
     def place(key: Key) -> tuple[int, int, int, int, int]:
-        first = VERDICTS.index(key.name) if key.part == "verdict" else order[key.name]
+        at = VERDICTS.index(key.name) if key.part == "verdict" else order[key.name]
         pair = -1 if key.versus is None else rank.get(key.versus, len(rank))
         own = -1 if key.modality is None else rank.get(key.modality, len(rank))
-        return (key.part == "result", first, pair >= 0, own, pair)
+        return (key.part == "result", at, pair >= 0, own, pair)
 
     return sorted((k for k in every if choice.shows(k)), key=place)

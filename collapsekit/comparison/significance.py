@@ -10,10 +10,10 @@ from collapsekit.comparison.inputs import Group
 from collapsekit.comparison.pairing import Matching
 from collapsekit.comparison.quantities import Found, Key
 from collapsekit.comparison.spread import mean
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 from collapsekit.report.comparison import Test, Testing
 from collapsekit.stats.inference.holm import holm
-from collapsekit.stats.inference.wilcoxon import FEWEST, SignedRank, least_p, signed_rank
+from collapsekit.stats.inference.wilcoxon import MIN_PAIRS, SignedRank, least_p, signed_rank
 
 ALPHA = 0.05
 
@@ -64,7 +64,7 @@ def _tried(
     both = [(reference[a].get(key), column[b].get(key)) for a, b in pairs]
     values = [(a.value, b.value) for a, b in both if a is not None and b is not None]
     had = [(a, b) for a, b in values if a is not None and b is not None]
-    if len(had) < FEWEST:
+    if len(had) < MIN_PAIRS:
         return None
     theirs, ours = [a for a, _ in had], [b for _, b in had]
     difference = mean(ours) - mean(theirs)
@@ -81,7 +81,7 @@ def testing(
     rows = len({key for key, _ in tests})
     family = (
         f"{_count(len(tests), 'two-sided Wilcoxon signed-rank test')} over runs paired by {matching.how}: "
-        f"{_count(rows, 'number')} of this table in {_count(tested, 'column')}, each against {quoted(name)}; "
+        f"{_count(rows, 'number')} of this table in {_count(tested, 'column')}, each against {quote(name)}; "
         "Holm's correction is over all of them"
     )
     return Testing(reference=name, pairing=matching.how, tests=len(tests), alpha=ALPHA, family=family)
@@ -98,18 +98,18 @@ def test_notes(
     for column, pairs in zip(groups, matching.pairs, strict=True):
         if pairs is None:
             if column is not reference:
-                yield f"{quoted(column.name)} is one run and is not tested."
+                yield f"{quote(column.name)} is one run and is not tested."
             continue
-        if len(pairs) < FEWEST:
+        if len(pairs) < MIN_PAIRS:
             yield (
-                f"{quoted(column.name)} and {quoted(reference.name)} have {_count(len(pairs), 'pair')} of runs and are not "
-                f"tested: with fewer than {FEWEST} no two-sided p-value can reach {ALPHA} (2/2^{FEWEST - 1} = "
-                f"{least_p(FEWEST - 1)})."
+                f"{quote(column.name)} and {quote(reference.name)} have {_count(len(pairs), 'pair')} of runs and are not "
+                f"tested: with fewer than {MIN_PAIRS} no two-sided p-value can reach {ALPHA} (2/2^{MIN_PAIRS - 1} = "
+                f"{least_p(MIN_PAIRS - 1)})."
             )
         left = len(column.runs) + len(reference.runs) - 2 * len(pairs)
         if left:
             yield (
-                f"{_count(left, 'run')} of {quoted(column.name)} and {quoted(reference.name)} have no partner by "
+                f"{_count(left, 'run')} of {quote(column.name)} and {quote(reference.name)} have no partner by "
                 f"{matching.how}: means include them, tests do not."
             )
     least = min((least_p(t.pairs) for t in tests.values()), default=0.0) * len(tests)

@@ -22,7 +22,7 @@ class NumberRow:
 
 
 def key_rows(report: RepairReport, delta: RepairDelta) -> list[NumberRow]:
-    """The numbers that matter most: the score of each modality that was repaired, task metric and loss."""
+    """Pick the numbers that matter most: the score of each modality that was repaired, task metric and loss."""
     rows = [NumberRow(f"score of {m}", numbers) for m, numbers in scores(report).items()]
     names = {"reliance.full_metric": report.before.subject.metric, "reliance.full_loss": "task loss"}
     for p in delta.values.get("reliance", ()):
@@ -33,7 +33,7 @@ def key_rows(report: RepairReport, delta: RepairDelta) -> list[NumberRow]:
 
 
 def result_rows(pairs: Iterable[Pair]) -> list[NumberRow]:
-    """Results as rows, by their short names."""
+    """Make rows of results, by their short names."""
     return [NumberRow(p.label, p.numbers, p.before.unit or "") for p in pairs]
 
 
@@ -41,7 +41,7 @@ _NO_CONTROL = "No plain fine-tuning was run beside it: what more training alone 
 
 
 def cautions(report: RepairReport) -> list[str]:
-    """What keeps the numbers from being read as they stand."""
+    """Say what keeps the numbers from being read as they stand."""
     found = [_NO_CONTROL] if report.control is None else []
     if not report.checks:
         found.append("No condition of acceptance was checked.")
@@ -62,8 +62,10 @@ def _field(report: Report, name: str) -> str:
 
 
 def standing(report: RepairReport, delta: RepairDelta) -> list[str]:
-    """Wins and losses in words: scores, metric and loss by name, then all that can be judged by count, and what is
-    worse by name too."""
+    """Put wins and losses in words: scores, metric and loss by name, then all that can be judged by count.
+
+    What is worse is also named.
+    """
     pairs = [pair for found in delta.values.values() for pair in found]
     lines = []
     for who, attribute in (("before", "than_before"), ("plain fine-tuning", "than_control")):

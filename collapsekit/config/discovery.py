@@ -13,7 +13,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from collapsekit.config.schema import CONFIG_NAME, pyproject_section
+from collapsekit.config.load import pyproject_section
+from collapsekit.config.schema import CONFIG_NAME
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.io.files import is_file, reason
 
@@ -21,8 +22,19 @@ PYPROJECT = "pyproject.toml"
 
 
 def find_config(config: str | Path | None, checkpoint: str | Path | None, command: str = "diagnose") -> Path:
-    """``config`` if given, else the nearest one (:func:`nearest_config`). Raises ConfigError where there is none;
-    ``command`` is what the message says to type where one lies beside the checkpoint."""
+    """Find the config file that is used: the one that is named, else the nearest (:func:`nearest_config`).
+
+    Args:
+        config: the one that is named.
+        checkpoint: beside which another may lie, which is never used by itself.
+        command: what the message says to type where one lies there.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ConfigError: where there is none.
+    """
     if config is not None:
         if not is_file(config):
             raise ConfigError(f"config {config} is not a file: give the path of a {CONFIG_NAME}.")
@@ -46,8 +58,10 @@ def find_config(config: str | Path | None, checkpoint: str | Path | None, comman
 
 
 def nearest_config() -> Path | None:
-    """The config of the first of :func:`search_folders` that has one, None where none has. Raises ConfigError where
-    another user could have written it."""
+    """Return the config of the first of :func:`search_folders` that has one, None where none has.
+
+    Raises ConfigError where another user could have written it.
+    """
     for folder in search_folders():
         found = config_in(folder)
         if found is not None:
@@ -57,8 +71,9 @@ def nearest_config() -> Path | None:
 
 
 def search_folders() -> list[Path]:
-    """The working directory and, within a repository or the user's home, its parents up to the root of that, nearest
-    first. Elsewhere, as under /tmp, the parents are other people's: the working directory alone."""
+    """Return the working directory and, within a repository or the user's home, its parents up to the root of that,
+    nearest first. Elsewhere, as under /tmp, the parents are other people's: the working directory alone.
+    """
     try:
         here = Path.cwd()
     except OSError as e:  # it was deleted
@@ -73,7 +88,10 @@ def search_folders() -> list[Path]:
 
 
 def config_in(folder: Path) -> Path | None:
-    """collapsekit.yaml in ``folder``, else its pyproject.toml where that has a ``[tool.collapsekit]`` table, else None."""
+    """Find the config in a folder.
+
+    collapsekit.yaml, else its pyproject.toml where that has a ``[tool.collapsekit]`` table, else None.
+    """
     if is_file(folder / CONFIG_NAME):
         return folder / CONFIG_NAME
     pyproject = folder / PYPROJECT
@@ -81,7 +99,9 @@ def config_in(folder: Path) -> Path | None:
 
 
 def configs_beside(checkpoint: str | Path | None) -> list[Path]:
-    """Configs beside a checkpoint, beside what it is a link to, or in it where it is a folder: to speak of, not to use."""
+    """Return configs beside a checkpoint, beside what it is a link to, or in it where it is a folder: to speak of, not
+    to use.
+    """
     found: list[Path] = []
     if checkpoint is not None:
         with contextlib.suppress(OSError, ValueError, CollapsekitError):
@@ -94,7 +114,16 @@ def configs_beside(checkpoint: str | Path | None) -> list[Path]:
 
 
 def config_line(file: Path, checkpoint: str | Path | None = None, *, named: bool = False) -> str:
-    """``Config: PATH``; and, where it was not ``named``, which other one beside the checkpoint is not used."""
+    """Say which config is used.
+
+    Args:
+        file: the one that is used.
+        checkpoint: beside which another may lie.
+        named: whether the user named ``file``.
+
+    Returns:
+        ``Config: PATH``; and, where it was not named, which other one beside the checkpoint is not used.
+    """
     line = f"Config: {path_from_here(file)}"
     others = [] if named else configs_beside(checkpoint)
     other = next((o for o in others if os.path.realpath(o) != os.path.realpath(file)), None)
@@ -104,7 +133,8 @@ def config_line(file: Path, checkpoint: str | Path | None = None, *, named: bool
 
 
 def path_from_here(file: str | Path) -> str:
-    """A path relative to the working directory, with forward slashes; the name alone where no relative path leads there.
+    """Return a path relative to the working directory, with forward slashes; the name alone where no relative path
+    leads there.
 
     Never absolute: what goes into a report must not depend on where a project's folder lies.
     """

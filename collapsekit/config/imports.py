@@ -44,7 +44,7 @@ class _Installed:
 
 @functools.cache
 def needed_names() -> frozenset[str]:
-    """Top-level modules of collapsekit and of everything it depends on, as installed here."""
+    """List the top-level modules of collapsekit and of everything it depends on, as installed here."""
     names, done, todo = {"collapsekit"}, set[str](), ["collapsekit"]
     while todo:
         name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
@@ -58,11 +58,11 @@ def needed_names() -> frozenset[str]:
     return frozenset(names)
 
 
-def _top_levels(found: Distribution) -> set[str]:
-    listed = found.read_text("top_level.txt")
+def _top_levels(package: Distribution) -> set[str]:
+    listed = package.read_text("top_level.txt")
     if listed is not None:
         return set(listed.split())
-    firsts = {PurePath(f).parts[0] for f in found.files or ()}
+    firsts = {PurePath(f).parts[0] for f in package.files or ()}
     return {first.partition(".")[0] for first in firsts if not first.endswith((".dist-info", ".data", ".pth", ".."))}
 
 
@@ -75,7 +75,7 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def importable_from(base: Path) -> Iterator[None]:
-    """Modules in ``base`` can be imported, and those of the same name from other config folders are forgotten."""
+    """Let modules in ``base`` be imported, and forget those of the same name from other config folders."""
     folder = base.resolve()
     _forget_others(folder)
     _FOLDERS.add(folder)
@@ -110,12 +110,12 @@ def _may_hold(folder: str, top: str) -> bool:
     return os.path.exists(place) or os.path.exists(place + ".py")  # noqa: PTH110
 
 
-def _need_other_name(module_name: str, folder: Path, said: str) -> None:
+def _need_other_name(module_name: str, folder: Path, prefix: str) -> None:
     """Raises ConfigError where the module the config names would take the place of one that collapsekit needs."""
     top = module_name.split(".")[0]
     own = _of(folder, top)
     if own and top in needed_names() and _file(sys.modules.get(top)) not in own:
-        raise ConfigError(f"{said}: {own[0]} has the name of a package that collapsekit itself uses: rename it.")
+        raise ConfigError(f"{prefix}: {own[0]} has the name of a package that collapsekit itself uses: rename it.")
 
 
 def _forget_namesake(module_name: str, folder: Path) -> None:
@@ -145,7 +145,19 @@ def _of(folder: Path, name: str) -> list[Path]:
 
 
 def import_object(spec: str, base: Path, what: str) -> Any:
-    """The object ``module:name`` names, importable from the config's folder. Raises ConfigError."""
+    """Import the object that ``module:name`` names.
+
+    Args:
+        spec: ``module:name``.
+        base: the config's folder, from which it is importable.
+        what: what names it, for messages.
+
+    Returns:
+        The object.
+
+    Raises:
+        ConfigError: where it cannot be imported.
+    """
     module_name, colon, attribute = spec.partition(":")
     if not colon or not module_name or not attribute:
         raise ConfigError(f"{what} {spec!r} is not of the form 'module:callable', e.g. 'my_models:build'.")
@@ -177,7 +189,19 @@ def import_object(spec: str, base: Path, what: str) -> Any:
 
 
 def import_callable(spec: str, base: Path, what: str) -> Any:
-    """As :func:`import_object`, of something that can be called."""
+    """Import what ``module:name`` names, and can be called.
+
+    Args:
+        spec: ``module:name``.
+        base: the config's folder, from which it is importable.
+        what: what names it, for messages.
+
+    Returns:
+        The callable.
+
+    Raises:
+        ConfigError: as :func:`import_object`, and where it cannot be called.
+    """
     found = import_object(spec, base, what)
     if not callable(found):
         raise ConfigError(f"{what} {spec!r} is {type(found).__name__}, expected a function or a class.")

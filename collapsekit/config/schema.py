@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from collapsekit.config.options import GateConfig
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.io.files import read_text, reason
-from collapsekit.io.limits import check_plain
-from collapsekit.io.safe_text import quoted, shown
-from collapsekit.io.yaml import MOST_BYTES, MOST_VALUES, parse_yaml
+from collapsekit.io.files import reason
+from collapsekit.io.limits import SEEDS
+from collapsekit.io.safe_text import quote
 
 CONFIG_NAME = "collapsekit.yaml"
-_MOST_PARTS = 32
 _OURS = ("structure", "base", "origin", "file")  # set by us, never by the file
-_PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
-_LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}")
 Pool = Literal["auto", "mean", "max", "first", "last", "flatten"]
 
 
@@ -54,7 +49,7 @@ class ModelConfig(_Section):
     kwargs: Plain = {}
     checkpoint: str | None = None
     seed: int | None = Field(
-        default=None, ge=0, lt=2**63
+        default=None, ge=0, lt=SEEDS
     )  # that it was trained with, by which the gate tells runs apart
 
 
@@ -91,17 +86,6 @@ class SubsetConfig(_Section):
     checkpoint: str
     kwargs: Plain = {}  # over those of model.kwargs; with a factory of its own, in their place
     factory: str | None = None
-
-
-class GateConfig(_Section):
-    """What ``collapsekit gate`` decides by; the command line goes first."""
-
-    require: tuple[str, ...] | None = None  # rules; default: verdict != collapsed, where there is no baseline
-    baseline: str | None = None  # a file that `collapsekit baseline create` wrote
-    watch: tuple[str, ...] | None = None  # what is held against it: metric, use, missing
-    alpha: float | None = None
-    margins: dict[str, float] = {}
-    effects: dict[str, float] = {}
 
 
 class Config(_Section):
@@ -162,7 +146,7 @@ class Config(_Section):
         return value
 
     def need_subsets(self) -> tuple[SubsetConfig, ...]:
-        """The ``subsets`` section. Raises ConfigError, saying what to write, where there is none."""
+        """Return the ``subsets`` section. Raises ConfigError, saying what to write, where there is none."""
         if self.subsets:
             return self.subsets
         if len(self.modalities) < 3:
@@ -178,7 +162,7 @@ class Config(_Section):
         )
 
     def with_subset(self, subset: SubsetConfig) -> Config:
-        """The config of the model trained on ``subset`` alone."""
+        """Return the config of the model trained on ``subset`` alone."""
         own = subset.factory is not None
         model = ModelConfig(
             factory=subset.factory if own else self.model.factory,
@@ -197,7 +181,10 @@ class Config(_Section):
         )
 
     def resolve(self, path: str) -> Path:
-        """A path from the config, relative to the config's own folder. Raises ConfigError for one no file can have."""
+        """Return a path from the config, relative to the config's own folder.
+
+        Raises ConfigError for one no file can have.
+        """
         try:
             found = self.base / Path(path).expanduser()
             found.exists()  # raises where the name is too long or a folder on the way may not be entered
@@ -205,80 +192,5 @@ class Config(_Section):
                 raise ValueError("it holds a NUL character")
         except (OSError, ValueError, RuntimeError) as e:  # RuntimeError: no such user after ~
             why = reason(e) if isinstance(e, OSError) else str(e)
-            raise ConfigError(f"{self.origin} names the path {quoted(path)}, which cannot be used: {why}.") from None
+            raise ConfigError(f"{self.origin} names the path {quote(path)}, which cannot be used: {why}.") from None
         return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_text(path, MOST_BYTES)
-    except OSError as e:
-        raise ConfigError(f"config {path} cannot be read: {reason(e)}.") from None
-
-
-def pyproject_section(path: Path) -> Any:
-    """The ``[tool.collapsekit]`` table, None where there is none. Raises ConfigError where the file cannot be read."""
-    text = _text(path)
-    # tomllib takes time quadratic in the parts of a dotted key: minutes for one of a megabyte.
-    long_key = _LONG_KEY.search(text)
-    if long_key:
-        raise ConfigError(f"{path} has a dotted key of more than {_MOST_PARTS} parts, {quoted(long_key[0], 20)}.")
-    try:
-        tool = tomllib.loads(text).get("tool")
-    except RecursionError:
-        raise ConfigError(f"{path} is not valid TOML: it is nested too deeply.") from None
-    except ValueError as e:  # TOMLDecodeError, or int's for a number of too many digits
-        raise ConfigError(f"{path} is not valid TOML: {shown(str(e), 200)}.") from None
-    return tool.get("collapsekit") if isinstance(tool, dict) else None
-
-
-def load_config(path: str | Path) -> Config:
-    """Read and check a config file. Raises ConfigError that names the key and the nearest known one."""
-    file = Path(path)
-    if file.suffix == ".toml":
-        raw = pyproject_section(file)
-        if raw is None:
-            raise ConfigError(f"{file} has no [tool.collapsekit] table: add one, or name a {CONFIG_NAME}.")
-    else:
-        raw = parse_yaml(_text(file), str(file))
-    return check_config(raw, base=file.resolve().parent, origin=str(file), file=file.absolute())
-
-
-def check_config(raw: Any, *, base: Path, origin: str = "config", file: Path | None = None) -> Config:
-    """A mapping as Config. Raises ConfigError for unknown keys, wrong types and missing sections."""
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{origin} holds {type(raw).__name__}, expected keys such as model, modalities, data.")
-    for key in _OURS:
-        if key in raw:
-            raise ConfigError(f"{origin} has an unknown key {key!r}: known there are {', '.join(_keys_at([]))}.")
-    try:
-        check_plain(raw, values=MOST_VALUES)
-        return Config.model_validate({**raw, "base": base, "origin": origin, "file": file})
-    except ValidationError as e:
-        raise ConfigError(_explain(e, origin)) from None
-    except ValueError as e:
-        raise ConfigError(f"{origin} cannot be used: {e}.") from None
-
-
-def _explain(error: ValidationError, origin: str) -> str:
-    found_wrong = error.errors()
-    # A misspelt key is also a missing one: the misspelling is what helps.
-    first = next((e for e in found_wrong if e["type"] == "extra_forbidden"), found_wrong[0])
-    loc = [str(p)[:80] for p in first["loc"]]
-    where = quoted(".".join(loc), 200)
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(loc[:-1])
-        return f"{origin} has an unknown key {where}{did_you_mean(loc[-1], known)}: known there are {', '.join(known)}."
-    found = first.get("input")
-    said = quoted(found) if isinstance(found, str) else repr(found)
-    said = f", found {said}" if isinstance(found, str | int | float | bool) else ""
-    return f"{origin} at {where}: {shown(first['msg'].removeprefix('Value error, '), 600)}{said}."
-
-
-def _keys_at(loc: list[str]) -> list[str]:
-    if not loc:
-        return [k for k in Config.model_fields if k not in _OURS]
-    if loc[0] in ("modalities", "subsets"):
-        return list((ModalityConfig if loc[0] == "modalities" else SubsetConfig).model_fields)
-    section = Config.model_fields[loc[0]].annotation
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -14,8 +14,8 @@ from collapsekit.data.base import Batch
 
 
 def canonical(inputs: Batch, alone: Collection[str] = ()) -> tuple[Tensor, str, Tensor, Tensor]:
-    """Order of the rows by content, a digest of all of it, and a hash of each row, in that order: of all it holds, and of
-    the tensors ``alone``.
+    """Order rows by content: the order (n,), a digest of all of it, and a hash of each row (n,) in that order, of all it
+    holds and of the tensors ``alone``.
 
     The sum over tensors (of 64-bit hashes, with its carry) makes names irrelevant; names only decide between rows that
     hold the same values under different ones.

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from collapsekit.data.base import SPLITS, need_splits, reading_arrays
+from collapsekit.data.arrays import need_splits, reading_arrays
+from collapsekit.data.base import SPLITS
 
 Sizes = dict[str, dict[str, int]]  # bytes by split and name
 _BITS = {"64": 8, "32": 4, "16": 2, "8": 1}

@@ -13,7 +13,9 @@ from torch.utils.data import Dataset
 
 from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
-from collapsekit.data.base import ArraySource, Batch, LoaderSource, Source, need_dense
+from collapsekit.data.arrays import ArraySource
+from collapsekit.data.base import Batch, Source, need_dense
+from collapsekit.data.loaders import LoaderSource
 from collapsekit.errors import ConfigError, DataError
 
 ORIGIN = "the data given"

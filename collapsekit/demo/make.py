@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.context import Progress
 from collapsekit.data.base import SPLITS
 from collapsekit.demo.model import WIDTHS, build
@@ -86,7 +86,7 @@ def train_demo(data: dict[str, Tensor], seed: int, progress: Progress) -> nn.Mod
     """Plain SGD with momentum and weight decay: nothing here is told to ignore a view."""
     x = {view: data[f"train/{view}"] for view in WIDTHS}
     y = data["train/label"]
-    with random_state_kept():
+    with preserve_rng_state():
         seed_everything(seed)
         model = build()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-3)

@@ -143,7 +143,7 @@ class Heartbeat:
             with self._changed:
                 passed, last = self.count(now - last), now
                 waiting += passed if self._failures() or self._own else 0.0
-                error = self._found()
+                error = self._longest_silence()
                 if error is not None and self._state != "alive":  # whoever it is need not be told any more
                     self._stop.set()
                     return
@@ -162,7 +162,7 @@ class Heartbeat:
             self._silent[rank] += 0.0 if rank in self._told else passed
         return passed
 
-    def _found(self) -> CollapsekitError | None:
+    def _longest_silence(self) -> CollapsekitError | None:
         """Who has been silent for too long; the store's process first, as without it nobody is heard."""
         host = self.at.host if self.at.host != self.at.rank else None
         if self._round >= self.limit:
@@ -199,8 +199,8 @@ class Heartbeat:
         return None
 
     def failure(self) -> CollapsekitError | None:
-        """The error that another process said it ended with, where one does within a moment. Asked for by who has lost
-        touch: parting, it waits for nobody any more."""
+        """Return the error that another process said it ended with, where one does within a moment. Asked for by who has
+        lost touch: parting, it waits for nobody any more."""
         with self._changed:
             self._broken = True
             self._changed.wait_for(lambda: bool(self._failures()), 3 * self.interval + 0.5)
@@ -223,7 +223,7 @@ class Heartbeat:
             self._changed.wait_for(lambda: self._said == how, _TELLING)
 
     def part(self) -> None:
-        """Where the store lives in this process, wait for the others: until all are done, or have said that they failed;
+        """Wait for the others where the store lives in this process: until all are done, or have said that they failed;
         after an error here, only until they can have read of it."""
         patient = self.at.hosts and self._own is None and self._said == _LEFT and not self._broken
         limit = None if patient else _LEAVING

@@ -29,7 +29,7 @@ _ABSENT = 10.0  # seconds to tell others that this process will not come
 TIMEOUT = timedelta(days=30)  # for the slowest of a round: who is gone shows by its silence, not by how long it takes
 
 
-class World:
+class ProcessGroup:
     """The processes of one job; this is the ``rank``-th of ``size``."""
 
     def __init__(self, rank: int = 0, size: int = 1, watch: Heartbeat | None = None) -> None:
@@ -38,17 +38,19 @@ class World:
         self._asked = 0
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """The device of this process where ``cuda`` without a number is asked for: each has one of its machine's."""
+        """Return the device of this process where ``cuda`` without a number is asked for: each has one of its
+        machine's.
+        """
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" and self.size > 1 else name
 
-    def each(self, make: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
-        """``make`` of every item, in order; every process computes each size-th item and gets them all, a round of ``size``
-        items at a time, of which no more are taken in hand. Inside ``make`` nothing is shared any more.
+    def map(self, make: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+        """Yield ``make`` of every item, in order; every process computes each size-th item and gets them all, a round
+        of ``size`` items at a time, of which no more are taken in hand. Inside ``make`` nothing is shared any more.
 
         The error of the first item that fails is raised by all.
         """
@@ -61,20 +63,22 @@ class World:
             piece = partial(make, some[self.rank]) if mine else _nothing
             yield from self._gathered(piece, mine, len(some), _name(make))
 
-    def once(self, make: Callable[[], T]) -> T:
-        """``make()`` of the first process, for all: of what may differ between machines, such as what a folder holds."""
+    def on_main(self, make: Callable[[], T]) -> T:
+        """Return ``make()`` of the first process, for all: of what may differ between machines, such as what a folder
+        holds.
+        """
         if self.size == 1 or self._inside:
             return make()
-        return next(self._gathered(make, self.first, 1, _name(make)))
+        return next(self._gathered(make, self.is_main, 1, _name(make)))
 
     def share(self, value: T, what: str) -> list[T]:
-        """The ``value`` of every process, in their order; ``what`` it is, for messages."""
+        """Return the ``value`` of every process, in their order; ``what`` it is, for messages."""
         if self.size == 1 or self._inside:
             return [value]
         return list(self._gathered(lambda: value, True, self.size, what))
 
-    def agree(self, value: Any, what: str) -> None:
-        """Raises ConfigError on all processes unless ``value`` is the same on all; ``what`` it is, for the message."""
+    def assert_same(self, value: Any, what: str) -> None:
+        """Raise ConfigError on all processes unless ``value`` is the same on all; ``what`` it is, for the message."""
         if self.size == 1 or self._inside:  # what is no number is not the same as itself
             return
         values = self.share(value, what)
@@ -84,8 +88,10 @@ class World:
 
     @contextmanager
     def in_touch(self) -> Iterator[None]:
-        """For what goes through torch.distributed beside this class: raises ProcessLostError where another process is gone,
-        or the error that it said it ended with."""
+        """Watch the others during what goes through torch.distributed beside this class.
+
+        Raises ProcessLostError where another process is gone, or the error that it said it ended with.
+        """
         try:
             yield
         except (RuntimeError, ConfigError) as e:
@@ -129,7 +135,7 @@ class World:
             raise self._alone(e) from None
         for rank, (where, kind, value) in enumerate(heard):
             if kind == "failed":
-                raise _told(failed if rank == self.rank and failed is not None else _error(rank, *value))
+                raise _mark_shared(failed if rank == self.rank and failed is not None else _error(rank, *value))
             if where != place:
                 raise ConfigError(
                     f"process {rank} of {self.size} is at {where} where process {self.rank} is at {place}: all must be "
@@ -146,7 +152,7 @@ def _name(make: Callable[..., Any]) -> str:
     return getattr(make, "__qualname__", type(make).__name__)
 
 
-def _told(error: Exception | BaseException) -> BaseException:
+def _mark_shared(error: Exception | BaseException) -> BaseException:
     """An error that all processes raise: marked, so that only the first one prints it."""
     error.told_by_first = True  # type: ignore[union-attr]
     return error
@@ -160,17 +166,17 @@ def _error(rank: int, kind: str, text: str) -> Exception:
     return ProcessLostError(f"process {rank} failed ({kind}: {text.rstrip('.')}): see what it printed.")
 
 
-_ALONE = World()
+_ALONE = ProcessGroup()
 _current = [_ALONE]
 
 
-def current() -> World:
-    """The processes this one works with; itself alone where it was not started as one of several."""
+def current() -> ProcessGroup:
+    """Return the processes this one works with; itself alone where it was not started as one of several."""
     return _current[-1]
 
 
 def started_together() -> bool:
-    """Whether this process was started as one of several, by torchrun or its like."""
+    """Tell whether this process was started as one of several, by torchrun or its like."""
     return int(os.environ.get("WORLD_SIZE", "1") or "1") > 1
 
 
@@ -178,7 +184,7 @@ _meetings = [0]  # how often this process met others
 
 
 @contextmanager
-def together(rendezvous_timeout: float | None = None, heartbeat_timeout: float | None = None) -> Iterator[World]:
+def together(rendezvous_timeout: float | None = None, heartbeat_timeout: float | None = None) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun, or whoever set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, started; this process
     alone where nobody did.
 
@@ -198,7 +204,7 @@ def together(rendezvous_timeout: float | None = None, heartbeat_timeout: float |
     own = not dist.is_initialized()
     watch = _met(place(), meeting, silence) if own else _met_already(meeting, silence)
     failed: BaseException | None = None
-    _current.append(World(dist.get_rank(), dist.get_world_size(), watch))
+    _current.append(ProcessGroup(dist.get_rank(), dist.get_world_size(), watch))
     try:
         yield current()
     except BaseException as e:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from collapsekit import __version__
 from collapsekit.errors import ConfigError
+from collapsekit.version import __version__
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -41,7 +41,7 @@ class Place:
 
 
 def place() -> Place:
-    """What the environment says. Raises ConfigError where it says less than it has to, or what cannot be."""
+    """Return what the environment says. Raises ConfigError where it says less than it has to, or what cannot be."""
     lacking = [name for name in VARIABLES if not os.environ.get(name)]
     if lacking:
         raise ConfigError(
@@ -62,7 +62,19 @@ def place() -> Place:
 
 
 def seconds(name: str, default: float, chosen: float | None = None) -> float:
-    """A limit: ``chosen``, else that of the environment. Raises ConfigError where it is no positive number."""
+    """Read a limit in seconds.
+
+    Args:
+        name: the environment variable that holds it.
+        default: where that is not set.
+        chosen: what goes before both.
+
+    Returns:
+        The limit.
+
+    Raises:
+        ConfigError: where it is no positive number.
+    """
     text = str(chosen) if chosen is not None else os.environ.get(name) or str(default)
     try:
         found = float(text)
@@ -74,17 +86,30 @@ def seconds(name: str, default: float, chosen: float | None = None) -> float:
 
 
 def hush() -> None:
-    """torch tells of each attempt to connect by a stack trace: what is wrong is said by us, in a sentence. Only where torch
-    is not imported yet, and nobody chose otherwise."""
+    """Silence torch, which tells of each attempt to connect by a stack trace: what is wrong is said by us, in a sentence.
+
+    Only where torch is not imported yet, and nobody chose otherwise.
+    """
     if "torch" not in sys.modules:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
 
 def connect(at: Place, limit: float, meeting: int, *, again: bool = False) -> Store:
-    """The store at which the job meets for the ``meeting``-th time, which the first process makes where no launcher has,
-    or a connection of its own to one that is there (``again``).
+    """Connect to the store at which the job meets; may never return where something else listens there.
 
-    Raises ConfigError where that cannot be; may never return where something else listens there.
+    The first process makes the store where no launcher has.
+
+    Args:
+        at: this process's place in the job.
+        limit: seconds.
+        meeting: which time the job meets, counted.
+        again: whether this is a connection of its own to a store that is there.
+
+    Returns:
+        The store.
+
+    Raises:
+        ConfigError: where that cannot be.
     """
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
@@ -117,7 +142,7 @@ class Arrivals:
         self._seen = 0
 
     def say(self, failed: str | None = None) -> None:
-        """That this process has come; or that it ``failed`` before."""
+        """Say that this process has come; or that it ``failed`` before."""
         told = {"rank": self.at.rank, "size": self.at.size, "version": __version__, "failed": failed}
         self.store.set(f"arrival/{self.store.add('arrivals', 1)}", json.dumps(told, allow_nan=False))
 
@@ -126,7 +151,7 @@ class Arrivals:
         self.store.set("given up", why)
 
     def complete(self) -> bool:
-        """Whether all are here. Raises ConfigError where one failed before or gave up, or is not of this job."""
+        """Tell whether all are here. Raises ConfigError where one failed before or gave up, or is not of this job."""
         if self.store.check(["given up"]):
             raise ConfigError(self.store.get("given up").decode())
         while self.store.check([f"arrival/{self._seen + 1}"]):
@@ -134,8 +159,8 @@ class Arrivals:
             self._take(json.loads(self.store.get(f"arrival/{self._seen}")))
         return len(self.here) == self.at.size
 
-    def _take(self, told: dict[str, str | int | None]) -> None:
-        rank, size, version, failed = told["rank"], told["size"], told["version"], told["failed"]
+    def _take(self, arrival: dict[str, str | int | None]) -> None:
+        rank, size, version, failed = arrival["rank"], arrival["size"], arrival["version"], arrival["failed"]
         if size != self.at.size:
             raise ConfigError(
                 f"{self.at} met process {rank} of {size}: WORLD_SIZE must be the same for all, and MASTER_PORT no other "
@@ -157,7 +182,7 @@ class Arrivals:
         self.here.add(rank)
 
     def missing(self) -> str:
-        """Who has not come, in words."""
+        """Return who has not come, in words."""
         absent = [r for r in range(self.at.size) if r not in self.here]
         named = ", ".join(map(str, absent[:8])) + (" ..." if len(absent) > 8 else "")
         return f"process{'es' if len(absent) > 1 else ''} {named} of {self.at.size}"

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from collapsekit.adapters.base import Adapter, Pass, Prediction
+from collapsekit.adapters.base import Adapter, ForwardPass, OwnedActivations, Prediction
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.caveats import copied_rows
-from collapsekit.adapters.validate import FEW, finite_inputs, finite_pass, sound_run
+from collapsekit.adapters.live.state import same_bits
+from collapsekit.adapters.validate import FEW, finite_pass, validate_model
 from collapsekit.context import Progress
 from collapsekit.data.base import Batch
-from collapsekit.data.contents import canonical
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
+from collapsekit.features.examples import Examples, SplitReader
 from collapsekit.features.features import Features
-from collapsekit.io.spill import Column, Storage
+from collapsekit.io.spill import SpillBuffer, SpillColumn
 from collapsekit.report.diagnosis import ReportWarning
 from collapsekit.stats.threads import threads_for
 
@@ -31,22 +32,28 @@ def extract(
     limit: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    storage: Storage | None = None,
+    storage: SpillBuffer | None = None,
 ) -> Features:
     """Run the encoders (and the rest) once over ``split``; several processes share the batches.
 
-    Raises DataError for NaN in inputs or activations and labels that do not fit, ConfigError where replaying
-    or rebuilding does not give the model's own outputs, NothingEvaluatedError for fewer than two examples.
+    Args:
+        adapter: the model.
+        split: the examples to diagnose; other splits are read when they are asked for.
+        limit: at most so many examples a split.
+        seed: of what the data and the model draw.
+        progress: told of each batch.
+        storage: where inputs and features are kept.
+
+    Returns:
+        The features of ``split``.
+
+    Raises:
+        DataError: for NaN in inputs or activations and labels that do not fit.
+        ConfigError: where replaying or rebuilding does not give the model's own outputs.
+        NothingEvaluatedError: for fewer than two examples.
     """
-    known: dict[str, Features] = {}
-    job = _Extraction(adapter, limit, seed, progress or Progress(), storage or Storage(), lambda name: get(name), known)
-
-    def get(name: str) -> Features:
-        if name not in known:
-            known[name] = job.of(name, check=not known)
-        return known[name]
-
-    return get(split)
+    storage = storage or SpillBuffer()
+    return Extraction(adapter, SplitReader(adapter, limit, seed, storage), progress, storage).features(split)
 
 
 def repeated(features: Features) -> tuple[ReportWarning, ...]:
@@ -64,119 +71,222 @@ def repeated(features: Features) -> tuple[ReportWarning, ...]:
 
 
 @dataclass(frozen=True)
-class _Extraction:
-    adapter: Adapter
-    limit: int | None
-    seed: int
-    progress: Progress
-    storage: Storage
-    sibling: Callable[[str], Features]
-    read: Mapping[str, Features]
-    warnings: list[ReportWarning] = field(default_factory=list)  # of the first batch
+class Twin:
+    """The passes of a model of the same architecture, and the names of the weights in which it differs."""
 
-    def of(self, split: str, *, check: bool) -> Features:
-        """Features of one split; ``check``: also whether the model is sound."""
-        adapter, config = self.adapter, self.adapter.config
-        inputs = self._read(split)
-        group = config.data.group
-        told_apart = {k: v for k, v in inputs.items() if k != group or k in adapter.batch_keys}
-        order, digest, ids, contents = canonical(told_apart, set(adapter.batch_keys) - {config.data.label})
-        # Sorted before they are encoded: which rows share a batch does not depend on the file's order either.
-        inputs = {k: self.storage.taken(inputs.pop(k), order) for k in list(inputs)}
-        current().agree(digest, f"examples of split {split!r}")
-        n = len(order)
-        if check and n < 2:
-            raise NothingEvaluatedError(
-                f"split {split!r} has {n} example: a diagnosis needs at least 2, better hundreds."
-            )
-        rows = torch.arange(n).split(config.data.batch_size)
-        kept = _Kept(self.storage)
-        if check and not current().first:
-            self._encode(split, inputs, rows[0], order, check)  # to know the model, of whose batches it may get none
-        for done, result in enumerate(
-            current().each(lambda some: self._encode(split, inputs, some, order, check), rows)
-        ):
-            kept.add(result)
-            self.progress.step(f"encoders over {split}", int(rows[done][-1]) + 1, n)
-        features = self._assembled(split, inputs, kept, digest, (ids, contents))
-        unvarying = adapter.task.unvarying(features.targets)
-        if check and unvarying is not None:
-            raise DataError(f"every label of split {split!r} is {unvarying}: a diagnosis needs labels that vary.")
+    passes: Extraction
+    changed: frozenset[str] = frozenset()
+
+    def keeps_encoders(self, adapter: Adapter) -> bool:
+        """Whether the differing weights all lie outside the encoders of ``adapter``."""
+        own = {id(t) for k, t in adapter.model.state_dict(keep_vars=True).items() if k in self.changed}
+        parts = [adapter.encoder_module(m).state_dict(keep_vars=True) for m in adapter.modalities]
+        known = adapter.model.state_dict(keep_vars=True).keys()
+        return self.changed <= known and all(p and own.isdisjoint(map(id, p.values())) for p in parts)
+
+
+class Extraction:
+    """The passes of one model over its splits, each made once, however many diagnoses read it."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        reader: SplitReader,
+        progress: Progress | None = None,
+        storage: SpillBuffer | None = None,
+        twin: Twin | None = None,
+        rebuilt: bool | None = None,
+    ) -> None:
+        """``twin``: a model whose passes, or whose encoders', stand for those of this one where bits agree; ``rebuilt``:
+        whether the model built a second time answers alike, where that is known already."""
+        self.adapter, self.reader, self.twin = adapter, reader, twin
+        self.progress, self.storage = progress or Progress(), storage or SpillBuffer()
+        self._made: dict[str, Features] = {}
+        self._warnings: dict[str, tuple[ReportWarning, ...]] = {}  # by split on whose first batch the model was checked
+        self.rebuilt = rebuilt
+
+    def features(self, split: str) -> Features:
+        """Features to be diagnosed: the model is checked on the first batch of ``split``, other splits come as they are
+        needed. Raises what ``extract`` raises."""
+        known: dict[str, Features] = {}
+        warnings = self._check(split)
+        mixed = any(w.name == "depends_on_batch" for w in warnings)
+        batch = self.adapter.config.data.batch_size if mixed else None
+
+        def get(name: str) -> Features:
+            if name not in known:
+                made = self.of(name)
+                known[name] = replace(made, sibling=get, read=known, warnings=warnings, batch=batch)
+            return known[name]
+
+        features = get(split)
+        seed_everything(
+            self.reader.seed
+        )  # what is drawn from here on does not depend on which passes were made already
         return features
 
-    def _read(self, split: str) -> Batch:
-        """Every example of the split as the data gives them, in its order, on the CPU."""
-        adapter, config = self.adapter, self.adapter.config
-        besides = [*([config.data.label] if adapter.task.has_labels else []), *filter(None, [config.data.group])]
-        columns = {k: self.storage.column() for k in [*adapter.batch_keys, *besides]}
-        done = 0
-        seed_everything(self.seed)  # a loader that shuffles draws its order from here
-        for batch in adapter.source.batches(split, list(columns), config.data.batch_size, self.limit, self.seed):
-            finite_inputs(batch, split, done)
-            for key, column in columns.items():
-                if column.shape not in (None, batch[key].shape[1:]):
-                    raise DataError(
-                        f"examples of {key!r} in split {split!r} have shape {column.shape} in one batch and "
-                        f"{tuple(batch[key].shape[1:])} in another: pad all examples to one shape, and name the padding "
-                        "mask with `mask` or `data.also`."
-                    )
-                column.append(batch[key])
-            done += len(batch[next(iter(columns))])
-        if not done:
-            raise NothingEvaluatedError(f"split {split!r} is empty: there is nothing to evaluate.")
-        return {k: column.tensor() for k, column in columns.items()}
+    def of(self, split: str) -> Features:
+        """Features of one split, as every diagnosis has them."""
+        if split not in self._made:
+            self._made[split] = self._encoded(self.reader.of(split), check=False)
+        return self._made[split]
 
-    def _encode(self, split: str, inputs: Batch, rows: Tensor, order: Tensor, check: bool) -> Pass:
+    def checked(self, split: str) -> Features:
+        """Features of one split, on whose first batch the model is checked too. Raises what ``extract`` raises."""
+        self._check(split)
+        return self.of(split)
+
+    def _check(self, split: str) -> tuple[ReportWarning, ...]:
+        """What is to be said of the model on these examples, once it is known to be sound."""
+        if split not in self._warnings:
+            examples = self.reader.of(split)
+            need_varied(self.adapter, examples)
+            if split in self._made:
+                self._pass(examples, self._batches(examples)[0], check=True)
+            else:
+                self._made[split] = self._encoded(examples, check=True)
+            need_varied(self.adapter, examples, self._made[split])
+        return self._warnings[split]
+
+    def _batches(self, examples: Examples) -> tuple[Tensor, ...]:
+        rows: tuple[Tensor, ...] = torch.arange(len(examples.order)).split(self.adapter.config.data.batch_size)
+        return rows
+
+    def _encoded(self, examples: Examples, *, check: bool) -> Features:
+        rows, kept = self._batches(examples), _Kept(self.storage)
+        if self.twin is not None and (theirs := self._theirs(examples, rows, check=check)) is not None:
+            return theirs
+        if check and not current().is_main:
+            self._pass(examples, rows[0], check)  # to know the model, of whose batches it may get none
+        for done, result in enumerate(current().map(lambda some: self._pass(examples, some, check), rows)):
+            kept.add(result)
+            self.progress.step(f"encoders over {examples.split}", int(rows[done][-1]) + 1, len(examples.order))
+        return self._assembled(examples, kept)
+
+    def _theirs(self, examples: Examples, rows: Sequence[Tensor], *, check: bool) -> Features | None:
+        """What the twin made of a split, where this model's own pass over its first batch has the same bits, in every
+        process; where only what follows the encoders differs, with that run anew on what they gave."""
+        assert self.twin is not None
+        made = self.twin.passes._made.get(examples.split)
+        if made is None or (self.twin.changed and not self.twin.keeps_encoders(self.adapter)):
+            return None
+        first = self._pass(examples, rows[0], check)
+        if not self.twin.changed:
+            alike = _encoded_alike(first, made, rows[0]) and _answered_alike(first.prediction, made, rows[0])
+            return made if self._all(alike, examples) else None
+        # The last batch too, as it may be of another size.
+        ends = [(first, rows[0]), *([(self._pass(examples, rows[-1], check=False), rows[-1])] if len(rows) > 1 else [])]
+        if not self._all(all(_encoded_alike(one, made, some) for one, some in ends), examples):
+            return None
+        fused, outputs = self.storage.column(), self.storage.column()
+        for answer in current().map(lambda some: self._answer(examples, made, some), rows):
+            fused.append(answer.fused)
+            outputs.append(answer.outputs)
+        found = replace(made, fused=fused.tensor(), outputs=outputs.tensor(), sibling=self.of)
+        alike = all(_answered_alike(one.prediction, found, some) for one, some in ends)
+        return found if self._all(alike, examples) else None
+
+    def _all(self, alike: bool, examples: Examples) -> bool:
+        return all(current().share(alike, f"what two models make of {examples.split}"))
+
+    def _answer(self, examples: Examples, features: Features, rows: Tensor) -> Prediction:
+        """Fusion and head on what the twin's encoders gave of one batch."""
+        batch = {k: examples.columns[k].index_select(0, rows) for k in self.adapter.batch_keys}
+        recorded = {
+            m: OwnedActivations(t.index_select(0, rows) for t in features.recorded[m]) for m in features.modalities
+        }
+        with torch.no_grad(), threads_for(self._operations):
+            seed_everything(self.reader.seed)
+            answer = self.adapter.rerun(recorded, batch)
+        return Prediction(answer.fused.float().cpu(), answer.outputs.float().cpu())
+
+    @property
+    def _operations(self) -> float:
+        """Of a forward of one batch."""
+        weights = sum(p.numel() for p in self.adapter.model.parameters() if not is_lazy(p))
+        return 2.0 * self.adapter.config.data.batch_size * weights
+
+    def _pass(self, examples: Examples, rows: Tensor, check: bool) -> ForwardPass:
         """One batch through the model; the first one with all the checks."""
         start, stop = int(rows[0]), int(rows[-1]) + 1
-        batch = {k: inputs[k][start:stop] for k in self.adapter.batch_keys}
-        weights = sum(p.numel() for p in self.adapter.model.parameters() if not is_lazy(p))
-        with torch.no_grad(), threads_for(2.0 * self.adapter.config.data.batch_size * weights):
+        batch = {k: examples.columns[k][start:stop] for k in self.adapter.batch_keys}
+        seed, order = self.reader.seed, examples.order[start:stop]
+        with torch.no_grad(), threads_for(self._operations):
             if check and not start:
-                few = {k: inputs[k][:FEW] for k in self.adapter.batch_keys}
-                sound = sound_run(self.adapter, batch, few, split, order[start:stop], self.seed)
-                result, self.warnings[:] = sound.result, sound.warnings
+                few = {k: examples.columns[k][:FEW] for k in self.adapter.batch_keys}
+                sound = validate_model(self.adapter, batch, few, examples.split, order, seed, self.rebuilt)
+                result, self.rebuilt = sound.result, sound.rebuilt
+                self._warnings[examples.split] = sound.warnings
             else:
-                seed_everything(self.seed)
+                seed_everything(seed)
                 result = self.adapter.run(batch)
-        finite_pass(result, split, order[start:stop])
+        finite_pass(result, examples.split, order)
         return _to_cpu(result)
 
-    def _assembled(self, split: str, inputs: Batch, kept: _Kept, digest: str, ids: tuple[Tensor, Tensor]) -> Features:
-        adapter = self.adapter
+    def _assembled(self, examples: Examples, kept: _Kept) -> Features:
+        adapter, columns, split = self.adapter, examples.columns, examples.split
         data = adapter.config.data
         outputs = kept.outputs.tensor()
-        targets = inputs[data.label] if adapter.task.has_labels else torch.zeros(len(outputs))
+        targets = columns[data.label] if adapter.task.has_labels else torch.zeros(len(outputs))
         return Features(
             split=split,
             modalities=adapter.modalities,
-            inputs={k: inputs[k] for k in adapter.batch_keys},
-            recorded={m: tuple(c.tensor() for c in columns) for m, columns in kept.recorded.items()},
+            inputs={k: columns[k] for k in adapter.batch_keys},
+            recorded={m: tuple(c.tensor() for c in parts) for m, parts in kept.recorded.items()},
             pooled={m: c.tensor() for m, c in kept.pooled.items()},
             fused=kept.fused.tensor(),
             outputs=outputs,
             targets=adapter.task.check(targets, outputs, split),
-            digest=digest,
-            ids=ids[0],
-            contents=ids[1],
-            sibling=self.sibling,
-            units=_units(inputs, data.group, split),
-            warnings=tuple(self.warnings),
-            batch=data.batch_size if any(w.name == "depends_on_batch" for w in self.warnings) else None,
-            read=self.read,
+            digest=examples.digest,
+            ids=examples.ids,
+            contents=examples.contents,
+            sibling=self.of,
+            units=_units(columns, data.group, split),
         )
+
+
+def _encoded_alike(one: ForwardPass, features: Features, rows: Tensor) -> bool:
+    """Whether a pass over ``rows`` has the bits that features have of its encoders."""
+    pairs = [(x, features.pooled[m]) for m, x in one.pooled.items()]
+    pairs += [(t, o) for m, r in one.recorded.items() for t, o in zip(r, features.recorded[m], strict=True)]
+    return all(same_bits(ours, theirs.index_select(0, rows)) for ours, theirs in pairs)
+
+
+def _answered_alike(one: Prediction, features: Features, rows: Tensor) -> bool:
+    pairs = [(one.fused, features.fused), (one.outputs, features.outputs)]
+    return all(same_bits(ours, theirs.index_select(0, rows)) for ours, theirs in pairs)
+
+
+def need_varied(adapter: Adapter, examples: Examples, features: Features | None = None) -> None:
+    """Check that a split can be diagnosed.
+
+    Args:
+        adapter: the model, whose task says what labels are.
+        examples: the split as it was read.
+        features: what the model made of it, once that is there.
+
+    Raises:
+        NothingEvaluatedError: for fewer than two examples.
+        DataError: where all have one label.
+    """
+    split, n = examples.split, len(examples.order)
+    if n < 2:
+        raise NothingEvaluatedError(f"split {split!r} has {n} example: a diagnosis needs at least 2, better hundreds.")
+    unvarying = None if features is None else adapter.task.unvarying(features.targets)
+    if unvarying is not None:
+        raise DataError(f"every label of split {split!r} is {unvarying}: a diagnosis needs labels that vary.")
 
 
 class _Kept:
     """The passes over a split, batch after batch."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: SpillBuffer) -> None:
         self.storage = storage
-        self.recorded: dict[str, list[Column]] = {}
-        self.pooled: dict[str, Column] = {}
+        self.recorded: dict[str, list[SpillColumn]] = {}
+        self.pooled: dict[str, SpillColumn] = {}
         self.fused, self.outputs = storage.column(), storage.column()
 
-    def add(self, result: Pass) -> None:
+    def add(self, result: ForwardPass) -> None:
         """Keep one batch. Raises ConfigError where features change their shape."""
         for m, tensors in result.recorded.items():
             columns = self.recorded.setdefault(m, [self.storage.column() for _ in tensors])
@@ -209,8 +319,8 @@ def _units(inputs: Batch, key: str | None, split: str) -> Tensor | None:
     return units[:, 0]
 
 
-def _to_cpu(result: Pass) -> Pass:
-    return Pass(
+def _to_cpu(result: ForwardPass) -> ForwardPass:
+    return ForwardPass(
         {m: tuple(t.cpu() for t in r) for m, r in result.recorded.items()},
         {m: t.cpu() for m, t in result.pooled.items()},
         Prediction(result.prediction.fused.float().cpu(), result.prediction.outputs.float().cpu()),

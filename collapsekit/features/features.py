@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from collapsekit.adapters.base import Recorded
+from collapsekit.adapters.base import Activations
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.report.diagnosis import ReportWarning
@@ -17,8 +17,21 @@ from collapsekit.stats.inference.jackknife import assign_groups, assign_units
 from collapsekit.stats.linalg.cka import Side
 from collapsekit.stats.linalg.moments import Moments, moments_left_out
 
-T = TypeVar("T")
 GROUPS = 16
+
+
+@dataclass
+class Facts:
+    """What was found out once about examples that were recorded, and how the model reads them."""
+
+    unread: frozenset[str] | None = None  # raw inputs that nothing behind the encoders reads
+    answers_by_row: bool | None = None  # whether an example is answered alike in whatever company
+    content_seeds: dict[int, dict[str, int]] = field(default_factory=dict)  # by seed, a seed a modality
+    latents: dict[str, Tensor] | None = None  # (n, latent) a modality, of models with the heads of basis reallocation
+    means: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # of recordings, (1, ...), float64
+    input_means: dict[str, Tensor] = field(default_factory=dict)  # of raw inputs, (1, ...), float64
+    session: object | None = None  # that measures more on them
+    sides: dict[str | None, Side] = field(default_factory=dict)  # of CKAs; None: the fused representation
 
 
 @dataclass
@@ -29,7 +42,7 @@ class Features:
     split: str
     modalities: tuple[str, ...]
     inputs: Batch  # as the data gave them
-    recorded: dict[str, Recorded]  # what replaying an encoder needs
+    recorded: dict[str, Activations]  # what replaying an encoder needs
     pooled: dict[str, Tensor]  # per modality (n, d)
     fused: Tensor  # (n, D)
     outputs: Tensor  # (n, ...)
@@ -42,17 +55,16 @@ class Features:
     warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
     batch: int | None = None  # rows of a forward, where what an example gives depends on the others in its batch
     read: Mapping[str, Features] = field(default_factory=dict)  # every split read until now, by name
-    memo: dict[Hashable, Any] = field(default_factory=dict)
+    facts: Facts = field(init=False, default_factory=Facts)  # of these very examples: no copy takes them along
 
     def __len__(self) -> int:
         return len(self.outputs)
 
-    @property
+    @cached_property
     def groups(self) -> Tensor:
         """Jackknife group of each example, (n,); examples of one unit are in one group."""
         if self.units is not None:
-            units = self.units
-            return self.once("groups", lambda: assign_units(units, GROUPS))
+            return assign_units(self.units, GROUPS)
         return assign_groups(len(self), min(GROUPS, len(self)))
 
     @property
@@ -60,31 +72,43 @@ class Features:
         """About a fifth of the examples (n,), bool, to be held out; examples of one unit are on one side."""
         return (torch.arange(len(self)) if self.units is None else self.groups) % 5 == 0
 
-    @property
+    @cached_property
     def concatenated(self) -> bool:
         """Whether the fused representation is only the modalities' features side by side, in any order."""
+        if self.fused.shape[1] != sum(x.shape[1] for x in self.pooled.values()):
+            return False
+        fused = {c.numpy().tobytes() for c in self.fused.T.contiguous()}
+        return all(c.numpy().tobytes() in fused for x in self.pooled.values() for c in x.T.contiguous())
 
-        def make() -> bool:
-            if self.fused.shape[1] != sum(x.shape[1] for x in self.pooled.values()):
-                return False
-            fused = {c.numpy().tobytes() for c in self.fused.T.contiguous()}
-            return all(c.numpy().tobytes() in fused for x in self.pooled.values() for c in x.T.contiguous())
+    def mean(self, modality: str, part: int) -> Tensor:
+        """Mean over examples of one tensor that was recorded of a modality, (1, ...), float64."""
+        known = self.facts.means
+        if (modality, part) not in known:
+            known[modality, part] = self.recorded[modality][part].double().mean(0, keepdim=True)
+        return known[modality, part]
 
-        return self.once("concatenated", make)
+    def input_mean(self, key: str) -> Tensor:
+        """Mean over examples of a raw input, (1, ...), float64."""
+        known = self.facts.input_means
+        if key not in known:
+            known[key] = self.inputs[key].double().mean(0, keepdim=True)
+        return known[key]
 
     def moments(self, x: Tensor) -> tuple[Moments, Iterator[Moments]]:
         """Moments of ``x`` (n, d) over all examples, and without each jackknife group; processes share the groups."""
-        return moments_left_out(x, self.groups, int(self.groups.max()) + 1, current().each)
+        return moments_left_out(x, self.groups, int(self.groups.max()) + 1, current().map)
 
     def side(self, modality: str | None) -> Side:
         """A modality's features, or the fused representation, as a side of CKAs; computed once for all that it is compared
         with. Raises NumericsError where they do not vary."""
-        x = self.fused if modality is None else self.pooled[modality]
-        return self.once(("cka", modality), lambda: self.side_of(x))
+        known = self.facts.sides
+        if modality not in known:
+            known[modality] = self.side_of(self.fused if modality is None else self.pooled[modality])
+        return known[modality]
 
     def side_of(self, x: Tensor) -> Side:
         """``x`` (n, d) as a side of CKAs over the jackknife groups. Raises NumericsError where it does not vary."""
-        return Side.of(x, self.groups, int(self.groups.max()) + 1, each=current().each)
+        return Side.of(x, self.groups, int(self.groups.max()) + 1, each=current().map)
 
     def taken(self, rows: Tensor) -> Features:
         """Some examples, in the order of ``rows``, as Features of their own."""
@@ -99,15 +123,23 @@ class Features:
             ids=self.ids[rows],
             contents=None if self.contents is None else self.contents[rows],
             units=None if self.units is None else self.units[rows],
-            memo={},
         )
+
+    def changed(self, recorded: Mapping[str, Activations], inputs: Batch | None = None) -> Features:
+        """The same examples with other recordings (and raw ``inputs``), to be replayed. Which raw inputs are read past the
+        encoders stays known, as that is the model's doing; whatever else follows from recordings is found out anew."""
+        made = replace(self, recorded=dict(recorded), inputs=self.inputs if inputs is None else inputs)
+        made.facts.unread = self.facts.unread
+        return made
 
     def of(self, split: str) -> Features:
         """Features of another split, extracted on first use. Raises ConfigError where there is none."""
         return self if split == self.split else self.sibling(split)
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """``make()``, computed the first time it is asked for; shared by all probes."""
-        if key not in self.memo:
-            self.memo[key] = make()
-        return cast(T, self.memo[key])
+
+def scaled(recorded: Activations, factor: float | Tensor) -> Activations:
+    """Recorded features times ``factor``; tensors that are not floating (masks, indices) stay."""
+    return tuple(
+        t * (factor.to(t.dtype) if isinstance(factor, Tensor) else factor) if t.is_floating_point() else t
+        for t in recorded
+    )

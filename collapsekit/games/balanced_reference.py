@@ -12,11 +12,11 @@ from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import Worth
-from collapsekit.interventions.marginal import donors
+from collapsekit.games.coalitions import CoalitionValue
+from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.readouts.calibration import DOUBT, doubtful_loss, fitted_weights
-from collapsekit.readouts.linear import Fold, Unimodal, fold
-from collapsekit.readouts.synergy import Joint
+from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
+from collapsekit.readouts.synergy import Synergy
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.base import Task
 from collapsekit.tasks.scoring import leave_out_metric
@@ -25,7 +25,7 @@ SURE = 2.0  # standard errors by which what modalities say together has to lower
 
 
 @dataclass
-class Reference:
+class BalancedReference:
     """Late fusion of calibrated unimodal readouts: evidence over the prior adds up, all of it times one weight;
     and what modalities say only together, where that can be learned.
 
@@ -36,25 +36,25 @@ class Reference:
 
     task: Task
     features: Features
-    at: Fold
+    at: FitSplit
     prior: Tensor  # natural parameters of the best constant, (1, C)
     evidence: dict[str, tuple[Tensor, Tensor]]  # per modality, over the prior: diagnosed (n, C), held out (v, C)
     donors: list[Tensor]  # the other examples absent modalities are taken from, each (n,)
-    joint: tuple[Joint, float] | None = None  # what modalities say only together, and its weight
+    joint: tuple[Synergy, float] | None = None  # what modalities say only together, and its weight
     training: dict[str, Tensor] = field(default_factory=dict)  # per modality, over the prior: every row of train
-    known: dict[int, Worth] = field(default_factory=dict)
+    known: dict[int, CoalitionValue] = field(default_factory=dict)
 
-    def worth(self, mask: int) -> Worth:
+    def value(self, mask: int) -> CoalitionValue:
         """Loss and metric of the reference when it sees the modalities in ``mask``."""
         if mask not in self.known:
             self.known[mask] = self._score(self._expect(mask))
         return self.known[mask]
 
-    def constant(self) -> Worth:
+    def constant(self) -> CoalitionValue:
         """Loss and metric of the best constant."""
         return self._score(self.task.from_natural(self.prior.expand(len(self.features), -1)))
 
-    def alone(self, modality: str) -> Worth:
+    def alone(self, modality: str) -> CoalitionValue:
         """Loss and metric of one modality's readout, weighted on held-out examples; nothing is resampled."""
         return self._score(self.task.from_natural(self.prior + self.weight_of([modality]) * self.evidence[modality][0]))
 
@@ -72,7 +72,7 @@ class Reference:
             out[at.held.split] = self.prior + self.weight * held
         return out
 
-    def together(self, joint: Joint) -> Reference:
+    def together(self, joint: Synergy) -> BalancedReference:
         """This reference with what the network adds, where that lowers the held-out loss by more than chance."""
         summed = torch.stack([held for _, held in self.evidence.values()]).sum(0)
         said, y = joint.says(joint.held), self.at.held_targets
@@ -123,10 +123,10 @@ class Reference:
         best = minimize_scalar(loss, bounds=(0.0, 2.0), method="bounded", options={"xatol": 1e-6})
         return float(best.x) if float(best.fun) < loss(0.0) else 0.0
 
-    def _score(self, expected: Tensor) -> Worth:
+    def _score(self, expected: Tensor) -> CoalitionValue:
         targets, groups = self.features.targets, self.features.groups
         loss = leave_out_means(self.task.loss(expected, targets), groups)
-        return Worth(loss, leave_out_metric(self.task, expected, targets, groups), expected)
+        return CoalitionValue(loss, leave_out_metric(self.task, expected, targets, groups), expected)
 
     def contribution(self, modality: str, absent: str | None = None) -> tuple[Tensor, Tensor]:
         """What this modality adds to natural parameters, alone and together with the others (``absent`` not among
@@ -138,7 +138,7 @@ class Reference:
         parts = []
         for x in (joint.here, joint.held):
             total = torch.zeros(1)
-            others = donors(len(x[modality]), 16, 0)
+            others = marginal_samples(len(x[modality]), 16, 0)
             for other in others:
                 without = x if absent is None else {**x, absent: x[absent][other]}
                 total = total + joint.says(without) - joint.says({**without, modality: x[modality][other]})
@@ -159,15 +159,15 @@ class Reference:
 
 
 def make_reference(
-    adapter: Adapter, features: Features, readouts: dict[str, Unimodal], donors: list[Tensor]
-) -> Reference:
+    adapter: Adapter, features: Features, readouts: dict[str, UnimodalReadout], donors: list[Tensor]
+) -> BalancedReference:
     """The balanced reference of these readouts. Raises NumericsError where the task has no prior."""
-    task, at = adapter.task, fold(adapter, features)
+    task, at = adapter.task, make_split(adapter, features)
     prior = task.to_natural(task.prior(at.train.targets[at.fit], at.width))
     evidence = {
         m: (task.to_natural(r.expected) - prior, task.to_natural(r.validation) - prior) for m, r in readouts.items()
     }
-    made = Reference(task, features, at, prior, evidence, donors)
+    made = BalancedReference(task, features, at, prior, evidence, donors)
     # Each by itself as sure as it is right, or the surest readout would drown the others in the sum.
     weights = {m: made.weight_of([m]) for m in evidence}
     made.evidence = {m: (weights[m] * here, weights[m] * held) for m, (here, held) in evidence.items()}

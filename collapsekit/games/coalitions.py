@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.context import Progress
+from collapsekit.context import Options, Progress
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import Altered
-from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.edits import Edit
+from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.interventions.replay import by_row, predict_many
-from collapsekit.readouts.calibration import calibration
+from collapsekit.readouts.calibration import fit_calibration
 from collapsekit.stats import shapley
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.threads import threads_for
@@ -26,8 +28,30 @@ SCORING = 100.0  # operations that scoring takes for every number the model puts
 EXACT_UP_TO = 6  # modalities; beyond, Shapley credit is sampled
 
 
+class GameOptions(Options):
+    """How coalitions are valued; set under the name of the probe reliance."""
+
+    draws: int | None = Field(
+        default=None,
+        gt=0,
+        description="other examples an absent modality is taken from; default: 8 a class, 32 at least, 256 at most",
+    )
+    permutations: int = Field(default=64, gt=1, description="sampled orders beyond 6 modalities")
+
+
+def draws_for(adapter: Adapter, features: Features, wanted: int | None) -> int:
+    """How many other examples an absent modality is taken from, where ``wanted`` does not say.
+
+    The loss of a mean over few draws is biased up, most of all where no draw happens to hold the right class, so
+    the default grows with the number of classes.
+    """
+    if wanted is not None:
+        return wanted
+    return min(256, max(32, 8 * adapter.task.classes_of(features.outputs)))
+
+
 @dataclass(frozen=True)
-class Worth:
+class CoalitionValue:
     """Loss and metric of one coalition: over all examples, then without each jackknife group."""
 
     loss: Tensor  # (1 + G,)
@@ -64,7 +88,7 @@ class _Mean:
         return self.total / self.count
 
 
-class Coalitions:
+class CoalitionGame:
     """Loss and metric of the model when it sees only some modalities.
 
     Absent modalities are replaced together by those of other examples (the marginal distribution) and the
@@ -72,13 +96,24 @@ class Coalitions:
     (Covert et al. 2020, eq. 2), which does not punish a model for contradictions it never meets.
     """
 
-    def __init__(self, adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        features: Features,
+        draws: int,
+        seed: int,
+        progress: Progress,
+        calibration: Callable[[], Expected | None] | None = None,
+    ) -> None:
+        """``calibration``: of the model, asked for where it is needed, as it encodes other splits; by default it is fitted
+        then."""
         self.adapter, self.features, self.progress = adapter, features, progress
-        self.donors = donors(len(features), draws, seed)
+        self.calibration = calibration or partial(fit_calibration, adapter, features)
+        self.donors = marginal_samples(len(features), draws, seed)
         self.size = len(features.modalities)
         self.inverse = _inverses(self.donors) if _moves_whole(adapter, features) else {}
-        self.known: dict[int, Worth] = {}
-        self.sure: dict[int, Worth] = {}
+        self.known: dict[int, CoalitionValue] = {}
+        self.sure: dict[int, CoalitionValue] = {}
 
     @property
     def full(self) -> int:
@@ -89,17 +124,17 @@ class Coalitions:
         """Names of the modalities present in ``mask``."""
         return tuple(m for i, m in enumerate(self.features.modalities) if mask >> i & 1)
 
-    def worth(self, mask: int) -> Worth:
+    def value(self, mask: int) -> CoalitionValue:
         """Loss and metric of the coalition ``mask``, computed once."""
         if mask not in self.known:
             self._learn(mask, [(self.known, _as_it_is)])
         return self.known[mask]
 
-    def calibrated(self, mask: int) -> Worth:
-        """The same of the calibrated model: as sure as it is right (see ``calibration``, which encodes other splits: who
+    def calibrated(self, mask: int) -> CoalitionValue:
+        """The same of the calibrated model: as sure as it is right (see ``fit_calibration``, which encodes other splits: who
         asks for ``worth`` alone does not pay for that)."""
         if mask not in self.sure:
-            sure = calibration(self.adapter, self.features) or _as_it_is
+            sure = self.calibration() or _as_it_is
             self._learn(mask, [(self.known, _as_it_is), (self.sure, sure)])
         return self.sure[mask]
 
@@ -108,7 +143,7 @@ class Coalitions:
         """Whether all subsets are evaluated."""
         return self.size <= EXACT_UP_TO
 
-    def _learn(self, mask: int, kinds: Sequence[tuple[dict[int, Worth], Expected]]) -> None:
+    def _learn(self, mask: int, kinds: Sequence[tuple[dict[int, CoalitionValue], Expected]]) -> None:
         """Worth of a coalition and of what comes with it; each kind of the model's expectations by itself before the mean
         over draws."""
         functions = [kind for _, kind in kinds]
@@ -145,7 +180,7 @@ class Coalitions:
         asked += [(rest, k) for k in draws if k not in self.inverse] if self.inverse else []
         asked.sort(key=lambda one: self._turn(one[1]))
         absent = {one: [m for m in self.features.modalities if m not in self.names(one)] for one in (mask, rest)}
-        questions = (Altered(swap=dict.fromkeys(absent[one], self.donors[k])) for one, k in asked)
+        questions = (Edit(swap=dict.fromkeys(absent[one], self.donors[k])) for one, k in asked)
         means: dict[int, list[_Mean]] = {one: [_Mean(self.inverse) for _ in kinds] for one, _ in asked}
         if self.inverse:
             means[rest] = [_Mean(self.inverse) for _ in kinds]
@@ -163,10 +198,10 @@ class Coalitions:
         """Draws in this order come next to their inverses."""
         return min(k, self.inverse.get(k, k))
 
-    def _score(self, expected: Tensor) -> Worth:
+    def _score(self, expected: Tensor) -> CoalitionValue:
         task, features = self.adapter.task, self.features
         loss = leave_out_means(task.loss(expected, features.targets), features.groups)
-        return Worth(loss, leave_out_metric(task, expected, features.targets, features.groups), expected)
+        return CoalitionValue(loss, leave_out_metric(task, expected, features.targets, features.groups), expected)
 
 
 def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:
@@ -188,12 +223,7 @@ def _moves_whole(adapter: Adapter, features: Features) -> bool:
     return all(count == 1 for count in readers) and by_row(adapter, features)
 
 
-def coalitions(adapter: Adapter, features: Features, draws: int, seed: int, progress: Progress) -> Coalitions:
-    """The model's coalitions on these features, shared by all probes that ask with the same settings."""
-    return features.once(("coalitions", draws, seed), lambda: Coalitions(adapter, features, draws, seed, progress))
-
-
-def credits(worth: Callable[[int], Tensor], size: int, permutations: int, seed: int) -> tuple[Tensor, Tensor]:
+def shapley_values(worth: Callable[[int], Tensor], size: int, permutations: int, seed: int) -> tuple[Tensor, Tensor]:
     """Shapley credit (size, ...) of each modality and its sampling standard error (zero where exact)."""
     if size <= EXACT_UP_TO:
         exact = shapley.exact(torch.stack([worth(mask) for mask in range(1 << size)]))

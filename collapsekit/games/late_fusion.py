@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,17 +10,27 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import make_reference
-from collapsekit.readouts.linear import prefix
+from collapsekit.readouts.linear import UnimodalReadout
 
 
-def late_fusion(adapter: Adapter, features: Features) -> Callable[[Tensor], Tensor]:
-    """Expectations (n, ...) of late fusion for ``absent`` (n, modalities): the prior, plus the evidence of the linear
-    readouts of the modalities present, times one weight for each set of them, fitted on held-out examples.
+def fuse_late(
+    adapter: Adapter, features: Features, readouts: Mapping[str, UnimodalReadout]
+) -> Callable[[Tensor], Tensor]:
+    """Make late fusion of the modalities that are present.
 
-    Raises NumericsError where no readouts can be fitted.
+    Args:
+        adapter: the model, for its task.
+        features: n examples to diagnose.
+        readouts: a linear readout of each modality.
+
+    Returns:
+        A function of ``absent``, bool (n, modalities), that gives expectations (n, ...): the prior, plus the evidence of the
+        readouts of the modalities present, times one weight for each set of them, fitted on held-out examples.
+
+    Raises:
+        NumericsError: where the task has no prior.
     """
-    readouts = {m: prefix(adapter, features, m) for m in features.modalities}
-    whole = make_reference(adapter, features, readouts, [])
+    whole = make_reference(adapter, features, dict(readouts), [])
     weights: dict[tuple[str, ...], float] = {}
 
     def expected(absent: Tensor) -> Tensor:

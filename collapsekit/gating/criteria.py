@@ -5,18 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from collapsekit.config.options import ALPHA, WATCHED
 from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.measures import METRIC, Measure
 from collapsekit.report.diagnosis import Report
+from collapsekit.report.verdicts import COLLAPSED
 from collapsekit.stats.use import floor_of, use
 
-WATCHED = ("metric", "use", "missing")
 DEFAULT = ("metric", "use")
 MARGINS = {"metric": 0.02, "use": 0.1, "missing": 0.05}
 EFFECTS = {"metric": 0.1, "use": 0.4, "missing": 0.2}
-COLLAPSED = 0.15  # use under which a modality is collapsed, as in collapsekit.report.verdicts
-USE = (
-    "(credit + e) / (due + e): Shapley credit in the calibrated model over what the balanced reference gives, as "
-    "utilisation.score, but without bounds; the margin begins at 1, all that is due, where it was more"
+HIGHER = "task metrics are written so that higher is better"
+METRIC_AS_IT_IS = Measure(
+    "metric",
+    definition="{metric} of the model as it is",
+    source="docs/gate.md",
+    unit=METRIC,
+    better="higher",
+    why=HIGHER,
+)
+USE = Measure(
+    "use",
+    definition="(credit + e) / (due + e): Shapley credit in the calibrated model over what the balanced reference gives, as "
+    "utilisation.score, but without bounds; the margin begins at 1, all that is due, where it was more",
+    source="docs/gate.md",
+    unit="of what is due",
+    better="higher",
+    why="0 is fully ignored",
+)
+MISSING = Measure(
+    "missing",
+    definition="{metric} with {modality} taken from other examples",
+    source="docs/gate.md",
+    unit=METRIC,
+    better="higher",
+    why=HIGHER,
 )
 
 
@@ -26,11 +49,14 @@ class Limits:
     able to see with 90 % probability, else what it does not see decides nothing; by kind, in units of what is watched."""
 
     watch: tuple[str, ...] = DEFAULT
-    alpha: float = 0.05
+    alpha: float = ALPHA
     margins: Mapping[str, float] = field(default_factory=dict)  # where not MARGINS
     effects: Mapping[str, float] = field(default_factory=dict)  # where not EFFECTS, or twice the margin if that is more
 
     def __post_init__(self) -> None:
+        for name, value in (("alpha", self.alpha), *_named("margin", self.margins), *_named("effect", self.effects)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(f"the gate's {name} is {value!r}, expected a number.")
         if not 0 < self.alpha < 0.5:
             raise ConfigError(f"the gate's alpha is {self.alpha}, expected a level between 0 and 0.5, such as 0.05.")
         for name, kinds in (("watch", self.watch), ("margin", self.margins), ("effect", self.effects)):
@@ -64,12 +90,21 @@ class Limits:
         return max(least, before - COLLAPSED) if kind == "use" else least
 
 
+def _named(name: str, values: object) -> list[tuple[str, object]]:
+    """The numbers by kind, each with what it is called. Raises ConfigError for what is no mapping."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"the gate's {name}s are {values!r}, expected a mapping of kinds to numbers, such as {{'use': 0.1}}."
+        )
+    return [(f"{name} of {kind}", value) for kind, value in values.items()]
+
+
 def _surplus(kind: str, before: float) -> float:
     return max(0.0, before - 1.0) if kind == "use" else 0.0
 
 
 @dataclass(frozen=True)
-class Number:
+class Criterion:
     """One watched number: lower is worse. ``columns`` of the records that say it example by example: of the first that both
     records have, differences are tested; in those of losses, higher is worse."""
 
@@ -90,22 +125,26 @@ def says_nothing(reports: Sequence[Report]) -> list[str]:
     ]
 
 
-def numbers(report: Report, watch: Sequence[str], leave_out: Sequence[str] = ()) -> list[Number]:
+def numbers(report: Report, watch: Sequence[str], leave_out: Sequence[str] = ()) -> list[Criterion]:
     """What to watch in reports such as this one, in the order of its modalities; not the use of those to leave out."""
-    metric, found = report.subject.metric, []
+    metric, modalities = report.subject.metric, report.subject.modalities
+    found = []
     if "metric" in watch:
-        found.append(Number("metric", None, metric, metric, f"{metric} of the model as it is", ("metric", "loss")))
-    for m in [m for m in report.subject.modalities if m not in leave_out] if "use" in watch else ():
-        found.append(Number("use", m, f"use of {m}", "of what is due", USE, (f"credit.{m}",)))
-    for m in report.subject.modalities if "missing" in watch else ():
-        what = f"{metric} with {m} taken from other examples"
-        found.append(
-            Number("missing", m, f"{metric} without {m}", metric, what, (f"metric_without.{m}", f"loss_without.{m}"))
-        )
+        found.append(_number(METRIC_AS_IT_IS, None, metric, ("metric", "loss"), metric))
+    for m in [m for m in modalities if m not in leave_out] if "use" in watch else ():
+        found.append(_number(USE, m, f"use of {m}", (f"credit.{m}",), metric))
+    for m in modalities if "missing" in watch else ():
+        columns = (f"metric_without.{m}", f"loss_without.{m}")
+        found.append(_number(MISSING, m, f"{metric} without {m}", columns, metric))
     return found
 
 
-def value_of(number: Number, report: Report) -> float | str:
+def _number(measure: Measure, modality: str | None, name: str, columns: tuple[str, ...], metric: str) -> Criterion:
+    of = measure.fill(metric=metric, modality=modality)
+    return Criterion(of.name, modality, name, str(of.unit), of.definition, columns)
+
+
+def value_of(number: Criterion, report: Report) -> float | str:
     """The number in a report, or why it has none."""
     if number.kind == "use":
         made = due_of(report, number.modality)

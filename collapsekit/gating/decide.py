@@ -2,22 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+import os
+from collections.abc import Mapping, Sequence
+from typing import get_args
 
-import collapsekit
-from collapsekit.errors import ConfigError
+from collapsekit.config.options import Situation
+from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.gating.baseline import baseline_of
+from collapsekit.gating.criteria import DEFAULT as WATCH
 from collapsekit.gating.criteria import Limits, says_nothing
+from collapsekit.gating.inputs import report_of
 from collapsekit.gating.rules.evaluate import DEFAULT, decide_rule
 from collapsekit.report.baseline import Baseline, Run, differs, seed_of
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import Against, GateCheck, GateReport, State, outcome_of
-from collapsekit.report.per_example import Records
-
-Situation = Literal["auto", "paired", "retrained"]
+from collapsekit.report.per_example import PerExample
+from collapsekit.report.repair import RepairReport
+from collapsekit.version import __version__
 
 
 def gate(
+    report: Report | RepairReport | str | os.PathLike[str],
+    *,
+    require: str | Sequence[str] | None = None,
+    baseline: Baseline | str | os.PathLike[str] | None = None,
+    situation: Situation = "auto",
+    watch: str | Sequence[str] = WATCH,
+    alpha: float = 0.05,
+    margins: Mapping[str, float] | None = None,
+    effects: Mapping[str, float] | None = None,
+) -> GateReport:
+    """Decide whether a model may ship, by rules over its report and by comparison with earlier reports.
+
+    Nothing is printed or written, and only the files that are named are read: no config is looked for. ``collapsekit gate``
+    of the same report, rules and numbers gives the same answer.
+
+    Args:
+        report: The report to judge, or the path of a report.json, of its folder, or of a repair.json (whose model after the
+            repair is judged). The records beside a file are read with it.
+        require: A rule or several (docs/gate.md). Without: ``verdict != collapsed`` where there is no baseline, else none.
+        baseline: Earlier reports to compare with, as :func:`collapsekit.baseline` makes them, or the path of such a file.
+        situation: ``paired`` (the same training run, compared example by example), ``retrained`` (another run, compared with
+            how the baseline's runs vary), or ``auto``: told by weights and training seeds.
+        watch: What is compared with the baseline: of ``metric``, ``use``, ``missing``.
+        alpha: The most false alarms, as a probability over everything compared.
+        margins: By kind of what is watched, a worsening under which nothing fails, in its own unit: of the metric, or of
+            what is due to a modality (docs/gate.md has the defaults).
+        effects: By kind, a worsening that must not be missed: where it could have been, the check is inconclusive.
+
+    Returns:
+        The checks and the outcome, ``passed``, ``failed`` or ``inconclusive``; true where it passed.
+
+    Raises:
+        ConfigError: For what is no report, a rule or number that cannot be read, or a baseline that cannot be compared with.
+        RefusedError: Where a file or its records are damaged.
+
+    Example:
+        >>> import collapsekit
+        >>> result = collapsekit.gate("report.json", require="verdict != collapsed")
+        >>> result.outcome, result.exit_code
+        ('failed', 1)
+        >>> print(result.checks[0].sentence)
+        Does not hold: verdict is collapsed (of audio).
+    """
+    limits = Limits(
+        watch=(watch,) if isinstance(watch, str) else tuple(watch),
+        alpha=alpha,
+        margins=margins or {},
+        effects=effects or {},
+    )
+    earlier = None if baseline is None else baseline_of(baseline)
+    return decide(report_of(report), require=require, baseline=earlier, limits=limits, situation=situation)
+
+
+def decide(
     report: Report,
     *,
     require: str | Sequence[str] | None = None,
@@ -25,13 +83,26 @@ def gate(
     limits: Limits | None = None,
     situation: Situation = "auto",
 ) -> GateReport:
-    """Whether a model may ship: ``require`` (a rule, or several; None: ``verdict != collapsed`` where there is no baseline,
-    else none) and comparisons with ``baseline``, as ``limits`` say.
+    """:func:`gate` of a report that was read, as ``limits`` say.
 
-    The same weights or training seed as one of the baseline's runs: paired over the examples of ``report.records``; else
-    against how retrained models vary; ``situation`` says otherwise. Raises ConfigError for a rule that cannot be read and a
-    baseline that cannot be compared, RefusedError for damaged records.
+    Args:
+        report: The report to judge, with its records where it has any.
+        require: A rule, or several; None: ``verdict != collapsed`` where there is no baseline, else none.
+        baseline: What it is compared with: the same weights or training seed as one of its runs paired over the examples of
+            ``report.records``, else against how retrained models vary; ``situation`` says otherwise.
+        limits: What is watched, and by how much it may worsen.
+        situation: Which comparison; ``auto`` follows from weights and seeds.
+
+    Returns:
+        The checks, and the outcome that follows from them.
+
+    Raises:
+        ConfigError: For a rule that cannot be read, or a baseline that cannot be compared.
+        RefusedError: For damaged records.
     """
+    if situation not in get_args(Situation):
+        near = did_you_mean(str(situation), get_args(Situation))
+        raise ConfigError(f"there is no situation {situation!r}{near}: {', '.join(get_args(Situation))}.")
     limits = limits or Limits()
     asked = require if require is not None else (DEFAULT if baseline is None else ())
     asked = [asked] if isinstance(asked, str) else asked
@@ -46,7 +117,7 @@ def gate(
         raise ConfigError(f"situation {situation!r} needs a baseline to compare with: name one with --baseline.")
     outcome = outcome_of([c.state for c in checks])
     return GateReport(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         outcome=outcome,
         summary=_summary(outcome, checks),
         subject=report.subject,
@@ -93,7 +164,7 @@ def _compare(
         whose = "the report" if report.records is None else "the baseline's run"
         why = f"pairing needs what {whose} says of each example: keep records.safetensors beside report.json"
         return against, undecided(report, limits, "paired", why)
-    return against, paired_checks(report, Records.from_bytes(report.records, "records.safetensors"), twin, limits)
+    return against, paired_checks(report, PerExample.from_bytes(report.records, "records.safetensors"), twin, limits)
 
 
 def _twin(report: Report, baseline: Baseline) -> tuple[Run | None, str]:

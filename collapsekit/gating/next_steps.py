@@ -8,7 +8,7 @@ from collapsekit.report.gate import GateReport
 
 
 def against(report: GateReport) -> str:
-    """What it was held against, in one line."""
+    """Say what it was held against, in one line."""
     found = report.against
     if found is None:
         return ""
@@ -19,7 +19,7 @@ def against(report: GateReport) -> str:
 
 
 def next_steps(report: GateReport) -> Iterator[str]:
-    """What can be done about an outcome that is no pass."""
+    """Say what can be done about an outcome that is no pass."""
     undecided = [c for c in report.checks if c.state == "inconclusive"]
     failed = [c for c in report.checks if c.state == "failed"]
     if failed:

@@ -10,14 +10,14 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from collapsekit.errors import ConfigError
-from collapsekit.gating.criteria import Limits, Number, due_of, numbers, says_nothing, value_of
+from collapsekit.gating.criteria import Criterion, Limits, due_of, numbers, says_nothing, value_of
 from collapsekit.report.baseline import Run
 from collapsekit.report.diagnosis import Interval, Report
 from collapsekit.report.gate import GateCheck, State
-from collapsekit.report.per_example import Records
+from collapsekit.report.per_example import PerExample
 from collapsekit.stats.inference.holm import holm
 from collapsekit.stats.inference.prediction import (
-    MOST_RUNS,
+    MAX_RUNS,
     POWER,
     detectable_paired,
     detectable_retrained,
@@ -30,7 +30,7 @@ from collapsekit.stats.inference.prediction import (
 from collapsekit.stats.inference.signflip import sign_flip, standard_error, unit_sums
 from collapsekit.stats.use import floor_of
 
-FEWEST_RUNS = 3  # of which a spread can be told at all
+MIN_RUNS = 3  # of which a spread can be told at all
 LEVEL = 0.95
 PAIRED = "one-sided sign-flip permutation test of the differences over the same examples"
 RETRAINED = "one-sided prediction interval of one more training run, t(B - 1)·s·√(1 + 1/B), from the baseline's runs"
@@ -41,10 +41,10 @@ SOURCES = {
 
 
 @dataclass(frozen=True)
-class Seen:
+class Evidence:
     """One number in both, and the evidence that it got worse."""
 
-    number: Number
+    number: Criterion
     found: float
     baseline: float
     worse: float  # above 0: worse
@@ -57,8 +57,11 @@ class Seen:
     note: str = ""
 
 
-def paired_checks(report: Report, records: Records, run: Run, limits: Limits) -> list[GateCheck]:
-    """The report against one of the same training run. Raises ConfigError where the records are of different examples."""
+def paired_checks(report: Report, records: PerExample, run: Run, limits: Limits) -> list[GateCheck]:
+    """Return the report against one of the same training run.
+
+    Raises ConfigError where the records are of different examples.
+    """
     theirs = run.read_records()
     assert theirs is not None  # the caller has asked
     if not np.array_equal(theirs.ids, records.ids):
@@ -75,7 +78,7 @@ def paired_checks(report: Report, records: Records, run: Run, limits: Limits) ->
 
 
 def retrained_checks(report: Report, runs: Sequence[Run], limits: Limits) -> list[GateCheck]:
-    """The report against how much the baseline's training runs vary."""
+    """Return the report against how much the baseline's training runs vary."""
     before = [r.report for r in runs]
     watched = numbers(report, limits.watch, says_nothing(before))
     seen = [_retrained(n, report, before, limits, len(watched)) for n in watched]
@@ -83,14 +86,14 @@ def retrained_checks(report: Report, runs: Sequence[Run], limits: Limits) -> lis
 
 
 def undecided(report: Report, limits: Limits, kind: str, why: str) -> list[GateCheck]:
-    """Every number as a check that decides nothing, for a reason common to all."""
+    """Return every number as a check that decides nothing, for a reason common to all."""
     watched = numbers(report, limits.watch)
     return _judged([why for _ in watched], watched, limits, kind)
 
 
 def _paired(
-    number: Number, ours: Report, new: Records, theirs: Report, old: Records, limits: Limits, tests: int
-) -> Seen | str:
+    number: Criterion, ours: Report, new: PerExample, theirs: Report, old: PerExample, limits: Limits, tests: int
+) -> Evidence | str:
     found, before = value_of(number, ours), value_of(number, theirs)
     if isinstance(found, str) or isinstance(before, str):
         return found if isinstance(found, str) else f"in the baseline, {before}"
@@ -118,10 +121,10 @@ def _paired(
     if reach is not None and error is not None and reach > effect:
         needed = examples_needed(len(apart), error, alpha, margin, effect)
     interval = None if half is None else (worse - half, worse + half)
-    return Seen(number, found, before, worse, interval, p, reach, margin, effect, needed)
+    return Evidence(number, found, before, worse, interval, p, reach, margin, effect, needed)
 
 
-def _scale(number: Number, column: str, baseline: Report) -> float | None:
+def _scale(number: Criterion, column: str, baseline: Report) -> float | None:
     """The factor that makes a mean of the column's differences one of the number; None where there is none."""
     if number.kind == "use":
         due = due_of(baseline, number.modality)
@@ -129,7 +132,7 @@ def _scale(number: Number, column: str, baseline: Report) -> float | None:
     return 1.0 if column.startswith("metric") else None
 
 
-def _unpaired_half(number: Number, ours: Report, theirs: Report) -> float | None:
+def _unpaired_half(number: Criterion, ours: Report, theirs: Report) -> float | None:
     """Half an interval of the difference, made of both reports' own as if of different examples: too wide if anything."""
     name = "reliance.full_metric" if number.kind == "metric" else "reliance.leave_one_out_metric"
     both = [r.find(name, number.modality) for r in (ours, theirs)]
@@ -137,17 +140,17 @@ def _unpaired_half(number: Number, ours: Report, theirs: Report) -> float | None
     return math.hypot(*halves) if len(halves) == 2 else None
 
 
-def _retrained(number: Number, report: Report, runs: Sequence[Report], limits: Limits, tests: int) -> Seen | str:
+def _retrained(number: Criterion, report: Report, runs: Sequence[Report], limits: Limits, tests: int) -> Evidence | str:
     found, values = value_of(number, report), [value_of(number, r) for r in runs]
     if isinstance(found, str):
         return found
     known = [v for v in values if not isinstance(v, str)]
     if len(known) < len(values):
         return f"in the baseline, {next(v for v in values if isinstance(v, str))}"
-    if len(known) < FEWEST_RUNS:
+    if len(known) < MIN_RUNS:
         return (
-            f"how retraining varies takes at least {FEWEST_RUNS} baseline runs, and there {_are(len(known))}: add "
-            f"{FEWEST_RUNS - len(known)} more of other seeds with `collapsekit baseline update`"
+            f"how retraining varies takes at least {MIN_RUNS} baseline runs, and there {_are(len(known))}: add "
+            f"{MIN_RUNS - len(known)} more of other seeds with `collapsekit baseline update`"
         )
     mean, sd, count = sum(known) / len(known), spread(known), len(known)
     margin, effect = limits.margin(number.kind, mean), limits.effect(number.kind, mean)
@@ -158,28 +161,26 @@ def _retrained(number: Number, report: Report, runs: Sequence[Report], limits: L
         enough = runs_needed(sd, alpha, margin, effect)
         needed = None if enough is None else max(1, enough - count)
         if enough is None:
-            note = (
-                f"even {MOST_RUNS} runs would not do, as runs vary by {sd:.3g} (standard deviation): raise the effect"
-            )
+            note = f"even {MAX_RUNS} runs would not do, as runs vary by {sd:.3g} (standard deviation): raise the effect"
     worse = mean - found
     interval, p = (worse - half, worse + half), prediction_p(worse, sd, count)
-    return Seen(number, found, mean, worse, interval, p, reach, margin, effect, needed, note)
+    return Evidence(number, found, mean, worse, interval, p, reach, margin, effect, needed, note)
 
 
 def _are(count: int) -> str:
     return "is 1" if count == 1 else f"are {count}"
 
 
-def _judged(seen: Sequence[Seen | str], watched: Sequence[Number], limits: Limits, kind: str) -> list[GateCheck]:
+def _judged(seen: Sequence[Evidence | str], watched: Sequence[Criterion], limits: Limits, kind: str) -> list[GateCheck]:
     """Checks of all numbers, their p-values corrected together."""
-    corrected = iter(holm([s.p for s in seen if isinstance(s, Seen)]))
+    corrected = iter(holm([s.p for s in seen if isinstance(s, Evidence)]))
     return [
-        _check(s, n, next(corrected), limits, kind) if isinstance(s, Seen) else _no_check(s, n, limits, kind)
+        _check(s, n, next(corrected), limits, kind) if isinstance(s, Evidence) else _no_check(s, n, limits, kind)
         for s, n in zip(seen, watched, strict=True)
     ]
 
 
-def _no_check(why: str, number: Number, limits: Limits, kind: str) -> GateCheck:
+def _no_check(why: str, number: Criterion, limits: Limits, kind: str) -> GateCheck:
     return GateCheck(
         name=number.name,
         kind="paired" if kind == "paired" else "retrained",
@@ -193,7 +194,7 @@ def _no_check(why: str, number: Number, limits: Limits, kind: str) -> GateCheck:
     )
 
 
-def _check(seen: Seen, number: Number, p_holm: float, limits: Limits, kind: str) -> GateCheck:
+def _check(seen: Evidence, number: Criterion, p_holm: float, limits: Limits, kind: str) -> GateCheck:
     margin, effect = seen.margin, seen.effect
     state: State = "passed"
     if p_holm <= limits.alpha and seen.worse > 0 and seen.worse >= margin:
@@ -221,7 +222,7 @@ def _check(seen: Seen, number: Number, p_holm: float, limits: Limits, kind: str)
     )
 
 
-def _sentence(seen: Seen, state: State, p_holm: float, limits: Limits, kind: str) -> str:
+def _sentence(seen: Evidence, state: State, p_holm: float, limits: Limits, kind: str) -> str:
     number, margin, effect = seen.number, seen.margin, seen.effect
     moved = "fell" if seen.worse > 0 else "rose"
     text = f"{number.name} {moved} from {seen.baseline:.3f} to {seen.found:.3f}"

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter, Given, Recorded
+from collapsekit.adapters.base import Activations, Adapter, OwnedActivations
 from collapsekit.adapters.build import seed_everything
 from collapsekit.data.base import Batch
 from collapsekit.features.features import Features
 
-UNREAD, TRIED = "unread inputs", 64  # examples on which it is told whether an input is read
+TRIED = 64  # examples on which it is told whether an input is read
 
 
 @dataclass(frozen=True)
-class Altered:
+class Edit:
     """One question: some modalities multiplied (``scale``) or taken from other examples (``swap``: modality -> row indices
     (n,); their raw inputs move with them) or held at their mean (``hold``)."""
 
@@ -31,12 +30,12 @@ class Altered:
 class Piece:
     """Rows ``start`` to ``stop`` of the answer to one question."""
 
-    asked: Altered
+    asked: Edit
     start: int
     stop: int
 
 
-def cut(asked: Iterable[Altered], n: int, size: int, mixed: bool) -> Iterator[list[Piece]]:
+def cut_pieces(asked: Iterable[Edit], n: int, size: int, mixed: bool) -> Iterator[list[Piece]]:
     """Forwards of at most ``size`` rows that hold the n rows of every question in turn, ``mixed`` or each by itself."""
     forward: list[Piece] = []
     room = size
@@ -53,9 +52,9 @@ def cut(asked: Iterable[Altered], n: int, size: int, mixed: bool) -> Iterator[li
         yield forward
 
 
-def gathered(
+def gather_edits(
     adapter: Adapter, features: Features, index: Tensor, pieces: Sequence[Piece]
-) -> tuple[dict[str, Recorded], Batch]:
+) -> tuple[dict[str, Activations], Batch]:
     """Recordings and raw inputs of ``pieces``, one after another; copies, into which the model may write."""
     own = [index[p.start : p.stop] for p in pieces]
 
@@ -64,11 +63,11 @@ def gathered(
         swaps = [[p.asked.swap[m][p.start : p.stop] for m in moving if m in p.asked.swap] for p in pieces]
         return torch.cat([s[-1] if s else part for s, part in zip(swaps, own, strict=True)])
 
-    recorded: dict[str, Recorded] = {}
+    recorded: dict[str, Activations] = {}
     for m in features.modalities:
         taken = rows([m])
         # Several times faster than t[taken].
-        recorded[m] = Given(t.index_select(0, taken) for t in features.recorded[m])
+        recorded[m] = OwnedActivations(t.index_select(0, taken) for t in features.recorded[m])
         start = 0
         for piece, part in zip(pieces, own, strict=True):
             _alter(features, m, piece.asked, [t[start : start + len(part)] for t in recorded[m]])
@@ -76,7 +75,7 @@ def gathered(
     keys = {m: adapter.input_keys(m) for m in features.modalities}
     moving = {key: tuple(m for m in features.modalities if key in keys[m]) for key in features.inputs}
     sources = {one: rows(one) for one in set(moving.values())}
-    idle, count = unread(adapter, features), sum(len(part) for part in own)
+    idle, count = unread_inputs(adapter, features), sum(len(part) for part in own)
     inputs = {
         key: value[:1].expand(count, *value.shape[1:]) if key in idle else value.index_select(0, sources[moving[key]])
         for key, value in features.inputs.items()
@@ -84,32 +83,34 @@ def gathered(
     return recorded, inputs
 
 
-def unread(adapter: Adapter, features: Features) -> frozenset[str]:
+def unread_inputs(adapter: Adapter, features: Features) -> frozenset[str]:
     """Raw inputs that the model does not read past its encoders, so that one example's may stand for all: with anything in
     their places, NaN and extremes included, it answers a few examples with the same bits, from recordings."""
+    if features.facts.unread is None:
+        features.facts.unread = _unread(adapter, features)
+    return features.facts.unread
 
-    def make() -> frozenset[str]:
-        few = {key: value[:TRIED] for key, value in features.inputs.items()}
 
-        def answer(changed: Batch) -> tuple[bytes, bytes] | None:
-            recorded = {m: Given(t[:TRIED].clone() for t in features.recorded[m]) for m in features.modalities}
-            seed_everything(0)
-            try:
-                with torch.no_grad():
-                    said = adapter.rerun(recorded, {k: changed.get(k, v.clone()) for k, v in few.items()})
-            except Exception:  # noqa: BLE001 - a model that cannot take it reads it
-                return None
-            return said.fused.float().cpu().numpy().tobytes(), said.outputs.float().cpu().numpy().tobytes()
+def _unread(adapter: Adapter, features: Features) -> frozenset[str]:
+    few = {key: value[:TRIED] for key, value in features.inputs.items()}
 
-        def idle(keys: Collection[str]) -> bool:
-            others = [dict(zip(keys, each, strict=True)) for each in zip(*(_others(few[k]) for k in keys), strict=True)]
-            return all(answer(changed) == plain for changed in others)
+    def answer(changed: Batch) -> tuple[bytes, bytes] | None:
+        recorded = {m: OwnedActivations(t[:TRIED].clone() for t in features.recorded[m]) for m in features.modalities}
+        seed_everything(0)
+        try:
+            with torch.no_grad():
+                said = adapter.rerun(recorded, {k: changed.get(k, v.clone()) for k, v in few.items()})
+        except Exception:  # noqa: BLE001 - a model that cannot take it reads it
+            return None
+        return said.fused.float().cpu().numpy().tobytes(), said.outputs.float().cpu().numpy().tobytes()
 
-        plain = answer({})
-        found = [key for key in few if plain is not None and idle([key])]
-        return frozenset(found if found and idle(found) else ())
+    def idle(keys: Collection[str]) -> bool:
+        others = [dict(zip(keys, each, strict=True)) for each in zip(*(_others(few[k]) for k in keys), strict=True)]
+        return all(answer(changed) == plain for changed in others)
 
-    return features.once(UNREAD, make)
+    plain = answer({})
+    found = [key for key in few if plain is not None and idle([key])]
+    return frozenset(found if found and idle(found) else ())
 
 
 def _others(value: Tensor) -> list[Tensor]:
@@ -123,17 +124,11 @@ def _others(value: Tensor) -> list[Tensor]:
     return [*(torch.full_like(value, kind) for kind in kinds), value[:1].expand_as(value)]
 
 
-def _alter(features: Features, modality: str, asked: Altered, parts: Sequence[Tensor]) -> None:
+def _alter(features: Features, modality: str, asked: Edit, parts: Sequence[Tensor]) -> None:
     """Hold and scale recordings in place; masks and indices stay."""
     for i, part in enumerate(parts):
         if part.is_floating_point():
             if modality in asked.hold:
-                whole = features.recorded[modality][i]
-                part.copy_(features.once(("mean", modality, i), partial(_mean, whole)).expand_as(part))
+                part.copy_(features.mean(modality, i).to(part.dtype).expand_as(part))
             if modality in asked.scale:
                 part.mul_(asked.scale[modality])
-
-
-def _mean(values: Tensor) -> Tensor:
-    """Mean over examples, (1, ...)."""
-    return values.double().mean(0, keepdim=True).to(values.dtype)

@@ -16,9 +16,9 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
-from collapsekit.interventions.marginal import donors
-from collapsekit.interventions.replay import CHUNK
+from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.stats.checks import doubled
 from collapsekit.stats.linalg.gradients import outer_product_sum
 
@@ -29,7 +29,7 @@ Heard = dict[str, list[tuple[list[Tensor], Any]]]  # of each call what entered a
 
 
 @dataclass(frozen=True)
-class Site:
+class FusionLayer:
     """Where gradients are taken: weights the loss reaches, the layer that mixes first, or why it is none."""
 
     weights: dict[str, nn.Parameter]
@@ -105,11 +105,11 @@ def entering(
     return {name: [t for given, _ in calls for t in given] for name, calls in heard.items()}
 
 
-def find_site(adapter: Adapter, features: Features, seed: int) -> Site:
+def find_site(adapter: Adapter, features: Features, seed: int) -> FusionLayer:
     """The first layer outside the encoders that the most modalities enter, and every weight the loss reaches."""
     encoders = {id(s) for m in features.modalities for s in adapter.encoder_module(m).modules()}
     modules = {k: s for k, s in adapter.model.named_modules() if isinstance(s, LAYERS) and id(s) not in encoders}
-    other, rows = donors(len(features), 1, seed)[0], torch.arange(min(SCOUT, len(features)))
+    other, rows = marginal_samples(len(features), 1, seed)[0], torch.arange(min(SCOUT, len(features)))
     own = {id(p) for p in adapter.fusion_parameters() if p.requires_grad}
     named = {k: p for k, p in adapter.model.named_parameters() if id(p) in own}
     heard: Heard = {}
@@ -131,7 +131,7 @@ def find_site(adapter: Adapter, features: Features, seed: int) -> Site:
             counts[k] += _moved(before.get(k, []), after.get(k, []))
     nowhere = torch.zeros(len(features.modalities), 0, dtype=torch.float64)
     if not counts or not max(counts.values()):
-        return Site(weights, "", None, "no layer outside the encoders is called that a modality enters", nowhere)
+        return FusionLayer(weights, "", None, "no layer outside the encoders is called that a modality enters", nowhere)
     name = max(counts, key=lambda k: counts[k])  # the first of the largest
     layer = modules[name]
     if len(heard[name]) > 1:
@@ -141,8 +141,8 @@ def find_site(adapter: Adapter, features: Features, seed: int) -> Site:
     elif f"{name}.weight" not in weights:
         reason = f"the weight of {name}, which the modalities enter first, is computed from others"
     else:
-        return Site(weights, name, layer, "", _drive(adapter, features, name, layer, other))
-    return Site(weights, name, None, reason, nowhere)
+        return FusionLayer(weights, name, layer, "", _drive(adapter, features, name, layer, other))
+    return FusionLayer(weights, name, None, reason, nowhere)
 
 
 def _moved(before: list[Tensor], after: list[Tensor]) -> bool:
@@ -171,7 +171,7 @@ def leave_out_sums(make: Callable[[int], Tensor], count: int) -> tuple[Tensor, I
     """Sum of ``make(group)`` over groups, and the sums without each; parts too large to keep are made again."""
     kept: list[Tensor] = []
     total = torch.zeros((), dtype=torch.float64)
-    for part in current().each(make, range(count)):
+    for part in current().map(make, range(count)):
         total = total + part
         if part.numel() * 8 * count <= KEEP:
             kept.append(part)
@@ -200,7 +200,14 @@ def _flat(found: Sequence[Tensor | None], weights: Sequence[nn.Parameter]) -> Te
 
 
 def outer_products(
-    adapter: Adapter, features: Features, site: Site, basis: Tensor, of: str, projections: int, seed: int, group: int
+    adapter: Adapter,
+    features: Features,
+    site: FusionLayer,
+    basis: Tensor,
+    of: str,
+    projections: int,
+    seed: int,
+    group: int,
 ) -> Tensor:
     """Sum over the group of the gradient outer products by the layer's input, in a ``basis`` (d, r) of the rows of its
     weights, (r, r), of the model's outputs or the loss (``of``). They are Wᵀ δ δᵀ W, δ the gradient by what leaves the

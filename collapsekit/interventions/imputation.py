@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import posts_of, stand_in
-from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.adapters.inserts import capture_latents, posts_of, stand_in
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import chunk_of
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import UNREAD, unread
-from collapsekit.interventions.replay import chunk_of
+from collapsekit.interventions.edits import unread_inputs
 from collapsekit.stats.missing import nearest
 
 FLOATING = "floating tensors only: masks and whole numbers stay"
@@ -39,7 +38,7 @@ LENT = ("neighbour", "sample")
 
 
 @dataclass(frozen=True)
-class Bank:
+class BackgroundSet:
     """The examples fills are taken from; ``own``: those of the diagnosed split, none of which lends to itself."""
 
     features: Features
@@ -52,19 +51,21 @@ def has_split(adapter: Adapter, split: str) -> bool:
     return split in adapter.source.splits() and adapter.source.count(split) != 0
 
 
-def bank_of(adapter: Adapter, features: Features, most: int) -> Bank:
+def make_background_set(adapter: Adapter, features: Features, most: int) -> BackgroundSet:
     """The first ``most`` training examples, in an order that follows their content; where there are none, or they
     are of another shape, the other examples of the diagnosed split, which the note says."""
     own = f"taken from the other examples of split {features.split!r}"
     if features.split == "train" or not has_split(adapter, "train"):
         reason = "it is the train split" if features.split == "train" else "the data has no train split"
-        return Bank(features, True, f"{own}: {reason}")
+        return BackgroundSet(features, True, f"{own}: {reason}")
     train = features.of("train")
     if not same_shapes(train, features):
-        return Bank(features, True, f"{own}: features of the train split have another shape")
+        return BackgroundSet(features, True, f"{own}: features of the train split have another shape")
     if len(train) > most:
-        return Bank(train.taken(torch.arange(most)), False, f"taken from {most} of {len(train)} training examples")
-    return Bank(train, False)
+        return BackgroundSet(
+            train.taken(torch.arange(most)), False, f"taken from {most} of {len(train)} training examples"
+        )
+    return BackgroundSet(train, False)
 
 
 def same_shapes(one: Features, other: Features) -> bool:
@@ -76,7 +77,9 @@ def same_shapes(one: Features, other: Features) -> bool:
     return first == second
 
 
-def lenders(features: Features, bank: Bank, fill: str, absent: Tensor, draws: int, seed: int) -> Tensor:
+def find_neighbours(
+    features: Features, bank: BackgroundSet, fill: str, absent: Tensor, draws: int, seed: int
+) -> Tensor:
     """Rows of the bank that lend to each example, int64 (k, draws, n), for ``absent`` (k, n, modalities).
 
     One draw for ``neighbour``; for ``sample`` the same draws whatever is absent. Raises NumericsError where the bank
@@ -87,7 +90,7 @@ def lenders(features: Features, bank: Bank, fill: str, absent: Tensor, draws: in
         raise NumericsError(f"a stand-in for an absent modality needs another example, found {t}: use more")
     if fill == "neighbour":
         ours, theirs = ([f.pooled[m] for m in features.modalities] for f in (features, bank.features))
-        return nearest(ours, theirs, ~absent, own=bank.own)[:, None]
+        return nearest(ours, theirs, ~absent, within=bank.own)[:, None]
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(0, t - bank.own, (draws, n), generator=generator)
     if bank.own:
@@ -95,8 +98,8 @@ def lenders(features: Features, bank: Bank, fill: str, absent: Tensor, draws: in
     return rows.expand(len(absent), -1, -1)
 
 
-def filled(
-    adapter: Adapter, features: Features, bank: Bank, fill: str, absent: Tensor, rows: Tensor | None = None
+def impute(
+    adapter: Adapter, features: Features, bank: BackgroundSet, fill: str, absent: Tensor, rows: Tensor | None = None
 ) -> Features:
     """Features to be replayed in which the modalities ``absent`` (bool, (n, modalities)) are filled.
 
@@ -105,10 +108,10 @@ def filled(
     under ``zeros``, ``mean`` and ``substitution`` its token mask stays. Raises NumericsError where nothing was inserted
     that could substitute.
     """
-    stands = stand_ins(adapter, features, absent) if fill == SUBSTITUTION else None
+    stands = substitute_latents(adapter, features, absent) if fill == SUBSTITUTION else None
     recorded, inputs = dict(features.recorded), dict(features.inputs)
 
-    def replaced(own: Tensor, lent: Tensor, gone: Tensor, place: Hashable) -> Tensor:
+    def replaced(own: Tensor, lent: Tensor, gone: Tensor, mean: Callable[[], Tensor]) -> Tensor:
         if rows is not None:
             other = lent[rows]
         elif not own.is_floating_point():
@@ -116,7 +119,7 @@ def filled(
         elif fill in ("zeros", SUBSTITUTION):
             other = torch.zeros_like(own[:1])
         else:
-            other = bank.features.once(("mean", place), lambda: lent.double().mean(0, keepdim=True)).to(own.dtype)
+            other = mean().to(own.dtype)
         return torch.where(gone.reshape(-1, *[1] * (own.ndim - 1)), other, own)
 
     for i, m in enumerate(features.modalities):
@@ -124,14 +127,17 @@ def filled(
         if not bool(gone.any()):
             continue
         pairs = enumerate(zip(features.recorded[m], bank.features.recorded[m], strict=True))
-        recorded[m] = tuple(replaced(own, lent, gone, (m, j)) for j, (own, lent) in pairs)
+        recorded[m] = tuple(replaced(own, lent, gone, partial(bank.features.mean, m, j)) for j, (own, lent) in pairs)
         if stands is not None:
-            place = adapter.taps[m].place if isinstance(adapter, ModuleAdapter) else 0
+            place = adapter.feature_index(m)
             recorded[m] = tuple(stands[m] if j == place else other for j, other in enumerate(recorded[m]))
         for key in adapter.input_keys(m):
             if rows is not None or key != adapter.config.modalities[m].mask:
-                inputs[key] = replaced(inputs[key], bank.features.inputs[key], gone, key)
-    return replace(features, recorded=recorded, inputs=inputs, memo={UNREAD: unread(adapter, features)})
+                inputs[key] = replaced(
+                    inputs[key], bank.features.inputs[key], gone, partial(bank.features.input_mean, key)
+                )
+    unread_inputs(adapter, features)  # holds whatever is recorded
+    return features.changed(recorded, inputs)
 
 
 def can_substitute(adapter: Adapter) -> bool:
@@ -140,7 +146,7 @@ def can_substitute(adapter: Adapter) -> bool:
     return all(m in posts and posts[m] is adapter.encoder_module(m) for m in adapter.modalities)
 
 
-def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str, Tensor]:
+def substitute_latents(adapter: Adapter, features: Features, absent: Tensor) -> dict[str, Tensor]:
     """Each modality's features, those of examples where it is absent (n, modalities) substituted, as recorded. Raises
     NumericsError where the model has no heads for that."""
     posts = posts_of(adapter.model, "basis")
@@ -148,12 +154,13 @@ def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str,
         raise NumericsError(
             "the model has no heads by which a modality could be substituted: see `repair --method ebr`"
         )
-    latents = features.once("latents", lambda: _latents(adapter, features))
+    if features.facts.latents is None:
+        features.facts.latents = _latents(adapter, features)
+    latents = features.facts.latents
     masks = {m: absent[:, i] for i, m in enumerate(features.modalities)}
     out = {}
     for m in features.modalities:
-        place = adapter.taps[m].place if isinstance(adapter, ModuleAdapter) else 0
-        like, parts = features.recorded[m][place], []
+        like, parts = adapter.features_of(m, features.recorded[m]), []
         for rows in torch.arange(len(features)).split(chunk_of(features)):
             here = {o: g[rows].to(adapter.device) for o, g in latents.items()}
             latent = stand_in(posts[m], here, {o: mask[rows] for o, mask in masks.items()})
@@ -167,7 +174,7 @@ def stand_ins(adapter: Adapter, features: Features, absent: Tensor) -> dict[str,
 def _latents(adapter: Adapter, features: Features) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {m: [] for m in features.modalities}
     for rows in torch.arange(len(features)).split(chunk_of(features)):
-        with torch.no_grad(), hearing(adapter.model) as heard:
+        with torch.no_grad(), capture_latents(adapter.model) as heard:
             adapter.run({k: v[rows] for k, v in features.inputs.items()})
         for m, held in parts.items():
             held.append(heard[m].cpu())

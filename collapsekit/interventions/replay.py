@@ -7,25 +7,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter, Prediction, Recorded
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.base import Adapter, Prediction
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import CollapsekitError
+from collapsekit.features.batching import chunk_of, shared_rows
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import Altered, Piece, cut, gathered
+from collapsekit.interventions.edits import Edit, Piece, cut_pieces, gather_edits
 from collapsekit.stats.threads import threads_for
 
-CHUNK = 512  # rows a forward; fixed, so that results do not depend on the data's batch size
-SHARED, SHARED_BYTES = 2048, 4 << 20  # rows, and bytes of what is given, of a forward that answers many questions
 SENDING = 400.0  # operations for every byte of an answer from which on processes answer in turn and tell one another
-
-
-def scaled(recorded: Recorded, factor: float | Tensor) -> Recorded:
-    """Recorded features times ``factor``; tensors that are not floating (masks, indices) stay."""
-    return tuple(
-        t * (factor.to(t.dtype) if isinstance(factor, Tensor) else factor) if t.is_floating_point() else t
-        for t in recorded
-    )
 
 
 def predict(
@@ -37,50 +28,41 @@ def predict(
     hold: Collection[str] = (),
     rows: Tensor | None = None,
 ) -> Prediction:
-    """Fusion and head on recorded features of ``rows`` (default: all), altered as in ``Altered``, in chunks."""
+    """Fusion and head on recorded features of ``rows`` (default: all), altered as in ``Edit``, in chunks."""
     index, size = torch.arange(len(features)) if rows is None else rows, chunk_of(features)
-    pieces = cut([Altered(scale or {}, swap or {}, hold)], len(index), size, mixed=False)
+    pieces = cut_pieces([Edit(scale or {}, swap or {}, hold)], len(index), size, mixed=False)
     return next(_answers(adapter, features, index, pieces, size))
 
 
-def chunk_of(features: Features) -> int:
-    """Rows a forward: CHUNK, or the data's batches where an example's answer depends on the others in its batch."""
-    return CHUNK if features.batch is None else features.batch
-
-
-def predict_many(adapter: Adapter, features: Features, asked: Iterable[Altered]) -> Iterator[Prediction]:
+def predict_many(adapter: Adapter, features: Features, asked: Iterable[Edit]) -> Iterator[Prediction]:
     """What ``predict`` gives for each question, in order, up to rounding: rows of many questions share a forward where the
     model answers each row by itself, since entering a model costs more than a few hundred rows of a small fusion."""
     index = torch.arange(len(features))
     if not by_row(adapter, features):
         size = chunk_of(features)
-        return _answers(adapter, features, index, cut(asked, len(index), size, mixed=False), size)
+        return _answers(adapter, features, index, cut_pieces(asked, len(index), size, mixed=False), size)
     size = shared_rows(features)
-    return _answers(adapter, features, index, cut(asked, len(index), size, mixed=True), size)
-
-
-def shared_rows(features: Features) -> int:
-    """Rows of a forward that many questions share: CHUNK at least, more where an example is small."""
-    tensors = [*features.inputs.values(), *(t for r in features.recorded.values() for t in r)]
-    return max(CHUNK, min(SHARED, SHARED_BYTES // max(1, sum(t[:1].nbytes for t in tensors))))
+    return _answers(adapter, features, index, cut_pieces(asked, len(index), size, mixed=True), size)
 
 
 def by_row(adapter: Adapter, features: Features) -> bool:
     """Whether the model answers an example alike in whatever company: a few, in two halves and together."""
+    if features.facts.answers_by_row is None:
+        features.facts.answers_by_row = _by_row(adapter, features)
+    return features.facts.answers_by_row
 
-    def make() -> bool:
-        count = min(64, len(features) // 2 * 2)
-        if count < 4 or features.batch is not None:
-            return False
-        index = torch.arange(count)
-        try:
-            whole, *halves = (predict(adapter, features, rows=r) for r in (index, *index.chunk(2)))
-        except CollapsekitError:  # a model that wants whole batches, say
-            return False
-        parts = ((whole.fused, [h.fused for h in halves]), (whole.outputs, [h.outputs for h in halves]))
-        return all(torch.allclose(torch.cat(b), a, rtol=0, atol=1e-4 * float(a.abs().max())) for a, b in parts)
 
-    return features.once("answers by row", make)
+def _by_row(adapter: Adapter, features: Features) -> bool:
+    count = min(64, len(features) // 2 * 2)
+    if count < 4 or features.batch is not None:
+        return False
+    index = torch.arange(count)
+    try:
+        whole, *halves = (predict(adapter, features, rows=r) for r in (index, *index.chunk(2)))
+    except CollapsekitError:  # a model that wants whole batches, say
+        return False
+    parts = ((whole.fused, [h.fused for h in halves]), (whole.outputs, [h.outputs for h in halves]))
+    return all(torch.allclose(torch.cat(b), a, rtol=0, atol=1e-4 * float(a.abs().max())) for a, b in parts)
 
 
 def _answers(
@@ -90,8 +72,8 @@ def _answers(
     a_row = 2.0 * sum(p.numel() for p in adapter.fusion_parameters())
 
     def answer(pieces: list[Piece]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
-        with torch.no_grad(), threads_for(size * a_row), random_state_kept():
-            recorded, inputs = gathered(adapter, features, index, pieces)
+        with torch.no_grad(), threads_for(size * a_row), preserve_rng_state():
+            recorded, inputs = gather_edits(adapter, features, index, pieces)
             seed_everything(0)  # a model that is random in eval mode still answers the same question the same way
             result = adapter.rerun(recorded, inputs)
         return result.fused.float().cpu(), result.outputs.float().cpu(), [(p.start, p.stop) for p in pieces]
@@ -100,7 +82,7 @@ def _answers(
     outputs: list[Tensor] = []
     sent = 4 * (features.fused[0].numel() + features.outputs[0].numel())
     worth_sharing = a_row >= SENDING * sent
-    for z_all, y_all, places in (current().each if worth_sharing else map)(answer, forwards):
+    for z_all, y_all, places in (current().map if worth_sharing else map)(answer, forwards):
         sizes = [stop - start for start, stop in places]
         for (_, stop), z, y in zip(places, z_all.split(sizes), y_all.split(sizes), strict=True):
             fused.append(z)

@@ -10,19 +10,19 @@ import secrets
 import stat
 from pathlib import Path
 
-from collapsekit.io.locks import held, mark_in_use, short_name, unwritable
+from collapsekit.io.locks import locked_open, mark_in_use, short_name, unwritable
 
 # What a file system answers that cannot flush a folder, or does not let us open one: no fault of the write.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether a regular file is there. False, where Path.is_file raises, for a name that no file can have."""
+    """Tell whether a regular file is there. False, where Path.is_file raises, for a name that no file can have."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def read_text(path: str | Path, most: int) -> str:
-    """The text of a regular file of at most ``most`` bytes of UTF-8, a byte order mark aside.
+    """Return the text of a regular file of at most ``most`` bytes of UTF-8, a byte order mark aside.
 
     Raises OSError whatever is wrong with it; :func:`reason` has that in words.
     """
@@ -33,7 +33,7 @@ def read_text(path: str | Path, most: int) -> str:
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
-    """The content of a regular file of at most ``most`` bytes. Raises OSError as :func:`read_text`."""
+    """Return the content of a regular file of at most ``most`` bytes. Raises OSError as :func:`read_text`."""
     try:
         info = os.stat(path)  # noqa: PTH116
         if not stat.S_ISREG(info.st_mode):  # before open(): opening a pipe would wait for a writer for ever
@@ -50,7 +50,7 @@ def read_bytes(path: str | Path, most: int) -> bytes:
 
 
 def reason(error: OSError) -> str:
-    """What is wrong, without the number and the path that ``str(error)`` begins and ends with."""
+    """Return what is wrong, without the number and the path that ``str(error)`` begins and ends with."""
     return error.strerror or str(error)
 
 
@@ -132,7 +132,7 @@ def append_text(path: Path, text: str) -> None:
     Raises ConfigError where it cannot be written, or is kept locked for ``WAIT`` seconds.
     """
     try:
-        with path.open("ab") as f, held(f.fileno(), path):
+        with path.open("ab") as f, locked_open(f.fileno(), path):
             f.write(text.encode("utf-8", "backslashreplace"))
             f.flush()
     except (OSError, ValueError) as e:

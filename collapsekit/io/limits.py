@@ -6,16 +6,27 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from collapsekit.io.safe_text import quoted
+from collapsekit.io.safe_text import quote
 
-MOST_LEVELS = 50  # deeper than any config; well under what recursion can follow
+MEMORY = 4 * 2**30  # bytes of inputs and features kept in memory, where nothing else is asked for
+SEEDS = 2**63  # torch's generators take less
+MAX_LEVELS = 50  # deeper than any config; well under what recursion can follow
 
 
-def check_plain(value: Any, *, values: int, levels: int = MOST_LEVELS, whole: bool = True) -> None:
-    """Raises ValueError, saying where, unless mappings and lists hold at most ``values`` values in ``levels`` levels,
-    numbers that are finite and fit 64 bits, and text of whole characters (where ``whole``).
+def check_plain(value: Any, *, values: int, levels: int = MAX_LEVELS, whole: bool = True) -> None:
+    """Check that data is plain and within limits.
 
-    Lists that hold themselves, or one list many times over, count as what they unfold to.
+    Mappings and lists of numbers that are finite and fit 64 bits, text, and None. Lists that hold themselves, or one list
+    many times over, count as what they unfold to.
+
+    Args:
+        value: the data.
+        values: how many values it may hold.
+        levels: how deep it may be nested.
+        whole: whether text must be of whole characters.
+
+    Raises:
+        ValueError: saying where, for anything else.
     """
     count = 1
     todo: list[tuple[Any, Any, int]] = [(value, None, 1)]
@@ -59,4 +70,4 @@ def _place(place: Any) -> str:
     while place is not None:
         place, key = place
         keys.append(str(key)[:40])
-    return f" at {quoted('.'.join(reversed(keys)), 200)}" if keys else ""
+    return f" at {quote('.'.join(reversed(keys)), 200)}" if keys else ""

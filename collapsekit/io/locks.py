@@ -44,9 +44,9 @@ def _locked_file(path: Path, lock: Path, wait: float) -> contextlib.ExitStack:
     deadline = time.monotonic() + wait
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)  # which another process may have removed, as it was empty
-        held = _try_lock(lock)
-        if held is not None:
-            return held
+        handle = _try_lock(lock)
+        if handle is not None:
+            return handle
         if time.monotonic() >= deadline:
             raise _busy(path, wait)
         time.sleep(_POLL)
@@ -94,8 +94,9 @@ def _busy(path: Path, wait: float) -> ConfigError:
 
 
 def mark_in_use(path: Path, *, wait: bool = True) -> int | None:
-    """An open file that marks ``path`` as in use until it is closed, or its process ends; None where there are no such
-    marks. Raises BlockingIOError where somebody else has marked it, unless to ``wait``, which takes a moment."""
+    """Return an open file that marks ``path`` as in use until it is closed, or its process ends; None where there are
+    no such marks. Raises BlockingIOError where somebody else has marked it, unless to ``wait``, which takes a moment.
+    """
     if sys.platform == "win32":
         return None
     import fcntl
@@ -113,8 +114,8 @@ def mark_in_use(path: Path, *, wait: bool = True) -> int | None:
 
 
 @contextlib.contextmanager
-def held(handle: int, path: Path) -> Iterator[None]:
-    """An open file that is never replaced, locked for as long as it is written; where the file system has no locks, not."""
+def locked_open(handle: int, path: Path) -> Iterator[None]:
+    """Lock an open file that is never replaced, for as long as it is written; where the file system has no locks, not."""
     if sys.platform != "win32":
         import fcntl
 
@@ -132,13 +133,15 @@ def held(handle: int, path: Path) -> Iterator[None]:
 
 
 def unwritable(path: Path, e: OSError | ValueError) -> ConfigError:
-    """The error for a file that cannot be written."""
+    """Return the error for a file that cannot be written."""
     why = getattr(e, "strerror", None) or str(e)
     return ConfigError(f"{path} cannot be written: {why}; choose another place for it.")
 
 
 def short_name(name: str) -> str:
-    """A file's name as part of those of files of ours beside it: names of their own, and no longer than names can be."""
+    """Return a file's name as part of those of files of ours beside it: names of their own, and no longer than names
+    can be.
+    """
     if len(name) <= 50:
         return name
     return f"{name[:33]}~{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"

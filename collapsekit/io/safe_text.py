@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 NAME_LIMIT = 80
 TEXT_LIMIT = 4000
@@ -17,29 +15,15 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 _COMMAND = re.compile(r"(?<=:):|(?<=#)#(?=\[)")
 
 
-def quoted(text: str, most: int = 80) -> str:
-    """At most ``most`` characters of ``text`` in quotes, what cannot be seen as escapes."""
+def quote(text: str, most: int = 80) -> str:
+    """Return at most ``most`` characters of ``text`` in quotes, what cannot be seen as escapes."""
     return repr(text if len(text) <= most else text[: most - 1] + "…")
 
 
-def shown(text: str, most: int = 200) -> str:
-    """As :func:`quoted` on one line, but without the quotes."""
+def inline(text: str, most: int = 200) -> str:
+    """Quote as :func:`quote` does, on one line, but without the quotes."""
     short = text if len(text) <= most else text[: most - 1] + "…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
-
-
-def json_text(value: Any, *, default: Callable[[Any], Any] | None = None) -> str:
-    """``value`` as indented JSON in which nothing acts on a terminal or CI log that shows it; it reads back the same.
-
-    Raises ValueError for NaN and infinities.
-    """
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=default)
-    lines = (line if line.isprintable() else "".join(map(_escape, line)) for line in text.split("\n"))
-    return "\n".join(lines).replace("##[", "#\\u0023[")
-
-
-def _escape(char: str) -> str:
-    return char if char.isprintable() else json.dumps(char)[1:-1].replace("\x7f", "\\u007f")
 
 
 def _visible(char: str) -> str:
@@ -53,7 +37,7 @@ def _visible(char: str) -> str:
 
 
 def clean(text: str, limit: int = NAME_LIMIT) -> str:
-    """``text`` with nothing in it that acts instead of being read, at most ``limit`` characters long.
+    """Make ``text`` a text with nothing in it that acts instead of being read, at most ``limit`` characters long.
 
     Control characters (ANSI and OSC escapes, NUL, newlines), bidirectional and zero-width controls, lone
     surrogates and CI log commands become visible escapes such as ``\\x1b``; what is too long ends in ``…``.
@@ -67,13 +51,13 @@ def clean(text: str, limit: int = NAME_LIMIT) -> str:
 
 
 def display_names(names: Iterable[str], limit: int = NAME_LIMIT) -> dict[str, str]:
-    """Each name's cleaned form, numbered where two names would otherwise look the same."""
+    """Clean each name, numbered where two names would otherwise look the same."""
     every = list(dict.fromkeys(names))
     return dict(zip(every, distinct_names(every, limit), strict=True))
 
 
 def distinct_names(names: Iterable[str], limit: int) -> Iterator[str]:
-    """The cleaned form of each, numbered where it was there before."""
+    """Clean each name, numbered where it was there before."""
     used: set[str] = set()
     last: Counter[str] = Counter()
     for name in names:

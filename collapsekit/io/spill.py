@@ -10,34 +10,42 @@ import torch
 from torch import Tensor
 
 from collapsekit.errors import ConfigError
+from collapsekit.io.limits import MEMORY
 
-BUDGET = 4 * 2**30  # bytes in memory
 
-
-class Storage:
+class SpillBuffer:
     """Makes columns, which share one budget of ``budget`` bytes; ``folder``: where files are made (default: the system's
     temporary folder). A file has no name once it is mapped, so nothing is left of it however the process ends."""
 
-    def __init__(self, budget: int = BUDGET, folder: str | Path | None = None) -> None:
+    def __init__(self, budget: int = MEMORY, folder: str | Path | None = None) -> None:
         self.left, self.folder = budget, folder
         self.spilled = 0  # bytes that went to files
 
-    def column(self) -> Column:
-        """An empty column."""
-        return Column(self)
+    def column(self) -> SpillColumn:
+        """Return an empty column."""
+        return SpillColumn(self)
 
     def taken(self, values: Tensor, rows: Tensor, step: int = 4096) -> Tensor:
-        """``values[rows]``, as a column that is filled ``step`` rows at a time."""
+        """Copy some rows of a tensor into a column, a few at a time.
+
+        Args:
+            values: shape (n, *), what rows are taken from.
+            rows: (k,), their numbers.
+            step: how many are taken at a time.
+
+        Returns:
+            ``values[rows]``, of shape (k, *), in memory or mapped from a file.
+        """
         column = self.column()
         for some in rows.split(step):
             column.append(values[some])
         return column.tensor()
 
 
-class Column:
+class SpillColumn:
     """One tensor, growing along its first axis."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: SpillBuffer) -> None:
         self._storage = storage
         self._parts: list[Tensor] = []
         self._file: int | None = None
@@ -51,7 +59,7 @@ class Column:
         return None if self._like is None else tuple(self._like.shape[1:])
 
     def append(self, rows: Tensor) -> None:
-        """Add some rows, of the shape and dtype of those before. Raises ConfigError where the disk has no room."""
+        """Add some rows (k, *), of the shape and dtype of those before. Raises ConfigError where the disk has no room."""
         rows = rows.detach().cpu().contiguous()
         if self._like is None:
             self._like = rows[:0]
@@ -66,7 +74,7 @@ class Column:
         self._write(rows)
 
     def tensor(self) -> Tensor:
-        """All rows: in memory, or mapped from a file."""
+        """Return all rows, of shape (n, *): in memory, or mapped from a file."""
         like = self._like
         if like is None:
             return torch.empty(0)

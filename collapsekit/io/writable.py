@@ -16,8 +16,16 @@ from collapsekit.io.files import reason
 
 
 def check_folder(folder: str | Path, option: str, names: Sequence[str] = ()) -> None:
-    """Raises ConfigError, which names ``option``, unless files of these ``names`` could be written into ``folder``, which
-    need not be there yet."""
+    """Check that files could be written into a folder, which need not be there yet.
+
+    Args:
+        folder: where.
+        option: what named it, for messages.
+        names: the files' names.
+
+    Raises:
+        ConfigError: where they could not.
+    """
     place = Path(folder)
     with _explained(place, option):
         if os.path.lexists(place) and not os.path.isdir(place):  # noqa: PTH112 - Path's own raises for odd names
@@ -28,7 +36,7 @@ def check_folder(folder: str | Path, option: str, names: Sequence[str] = ()) -> 
 
 
 def check_file(path: str | Path, option: str) -> None:
-    """Raises ConfigError, which names ``option``, unless the file could be written (again)."""
+    """Raise ConfigError, which names ``option``, unless the file could be written (again)."""
     place = Path(path)
     with _explained(place, option):
         if not place.name:
@@ -38,7 +46,16 @@ def check_file(path: str | Path, option: str) -> None:
 
 
 def check_room(folder: str | Path, size: int, what: str) -> None:
-    """Raises ConfigError, with both numbers, unless the disk that ``folder`` is, or will be, on has ``size`` bytes free."""
+    """Check that the disk that a folder is, or will be, on has room.
+
+    Args:
+        folder: where.
+        size: bytes.
+        what: what they are for, for messages.
+
+    Raises:
+        ConfigError: with both numbers, where it has not.
+    """
     place = _nearest(Path(folder).absolute())
     try:
         free = shutil.disk_usage(place).free

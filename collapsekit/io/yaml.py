@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from collapsekit.errors import ConfigError
-from collapsekit.io.limits import MOST_LEVELS, check_plain
-from collapsekit.io.safe_text import quoted, shown
+from collapsekit.io.limits import MAX_LEVELS, check_plain
+from collapsekit.io.safe_text import inline, quote
 
-MOST_BYTES = 1_000_000
-MOST_VALUES = 20_000  # keys included; each takes the parser some 20 µs
-_MOST_DIRECTIVES = 10
-_LONGEST_INTEGER = 100  # characters; reading decimals takes time quadratic in them
+MAX_BYTES = 1_000_000
+MAX_VALUES = 20_000  # keys included; each takes the parser some 20 µs
+_MAX_DIRECTIVES = 10
+_MAX_DIGITS = 100  # characters; reading decimals takes time quadratic in them
 _DIGITS = r"[0-9](?:_?[0-9])*"
 _TAG = "tag:yaml.org,2002:"
 _TWO_MEANINGS = "tag:collapsekit,two-meanings"
@@ -50,20 +50,20 @@ class _Loader(yaml.SafeLoader):
 
     def scan_directive(self) -> Any:
         self.directives += 1
-        if self.directives > _MOST_DIRECTIVES:
-            raise _refusal(f"more than {_MOST_DIRECTIVES} lines begin with %", self.get_mark())
+        if self.directives > _MAX_DIRECTIVES:
+            raise _refusal(f"more than {_MAX_DIRECTIVES} lines begin with %", self.get_mark())
         return super().scan_directive()
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
-            raise _refusal(f"the tag {shown(event.tag, 40)} is not allowed: write plain values", event.start_mark)
+            raise _refusal(f"the tag {inline(event.tag, 40)} is not allowed: write plain values", event.start_mark)
         self.values += 1
-        if self.values > MOST_VALUES:
-            raise _refusal(f"it holds more than {MOST_VALUES:,} values", event.start_mark)
+        if self.values > MAX_VALUES:
+            raise _refusal(f"it holds more than {MAX_VALUES:,} values", event.start_mark)
         self.level += 1
-        if self.level > MOST_LEVELS:
-            raise _refusal(f"it is nested more than {MOST_LEVELS} levels deep", event.start_mark)
+        if self.level > MAX_LEVELS:
+            raise _refusal(f"it is nested more than {MAX_LEVELS} levels deep", event.start_mark)
         node = super().compose_node(parent, index)
         self.level -= 1
         return node
@@ -81,12 +81,12 @@ def _refusal(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 
 
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    if len(node.value) > _LONGEST_INTEGER:
+    if len(node.value) > _MAX_DIGITS:
         raise _refusal(f"a number of {len(node.value):,} digits is too long", node.start_mark)
     try:
         return int(node.value, 0)
     except ValueError:  # such as 0x_
-        raise _refusal(f"{quoted(node.value)} is not a number", node.start_mark) from None
+        raise _refusal(f"{quote(node.value)} is not a number", node.start_mark) from None
 
 
 def _two_meanings(loader: _Loader, node: yaml.ScalarNode) -> Any:
@@ -94,13 +94,13 @@ def _two_meanings(loader: _Loader, node: yaml.ScalarNode) -> Any:
     if text[0] in "-+0":
         plain = "-" * text.startswith("-") + (text.replace("_", "").lstrip("-+0") or "0")
         raise _refusal(
-            f"{quoted(text)} begins with a zero, which some read as octal: write {shown(plain, 40)}, or put it into quotes "
+            f"{quote(text)} begins with a zero, which some read as octal: write {inline(plain, 40)}, or put it into quotes "
             "where it is text",
             node.start_mark,
         )
     meant = "true" if text.lower() in ("yes", "on") else "false"
     raise _refusal(
-        f"{quoted(text)} is {meant} to some and text to others: write {meant}, or put it into quotes where it is text",
+        f"{quote(text)} is {meant} to some and text to others: write {meant}, or put it into quotes where it is text",
         node.start_mark,
     )
 
@@ -121,15 +121,15 @@ def _check_nodes(loader: _Loader, root: yaml.Node) -> None:
     todo: list[tuple[yaml.Node, int]] = [(root, 1)]
     while todo:
         node, level = todo.pop()
-        if level > MOST_LEVELS:
-            raise _refusal(f"its aliases nest more than {MOST_LEVELS} levels deep", node.start_mark)
+        if level > MAX_LEVELS:
+            raise _refusal(f"its aliases nest more than {MAX_LEVELS} levels deep", node.start_mark)
         below: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
         if isinstance(node, yaml.MappingNode):
             _check_keys(loader, node)
             below = [n for pair in node.value for n in pair]
         count += len(below)
-        if count > MOST_VALUES:
-            raise _refusal(f"its aliases unfold to more than {MOST_VALUES:,} values", node.start_mark)
+        if count > MAX_VALUES:
+            raise _refusal(f"its aliases unfold to more than {MAX_VALUES:,} values", node.start_mark)
         todo += [(n, level + 1) for n in below]
 
 
@@ -142,14 +142,14 @@ def _check_keys(loader: _Loader, node: yaml.MappingNode) -> None:
         if not isinstance(key, str | int | float | bool):
             raise _refusal("keys must be plain names", key_node.start_mark)
         if key in seen:
-            raise _refusal(f"key {shown(repr(key), 80)} stands twice", key_node.start_mark)
+            raise _refusal(f"key {inline(repr(key), 80)} stands twice", key_node.start_mark)
         seen.add(key)
 
 
 def parse_yaml(text: str, origin: str) -> Any:
     """YAML to plain data; no tags are constructed. Raises ConfigError with the line, or the key."""
-    if len(text) > MOST_BYTES:
-        raise ConfigError(f"{origin} has {len(text):,} characters, more than the {MOST_BYTES:,} that are read.")
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{origin} has {len(text):,} characters, more than the {MAX_BYTES:,} that are read.")
     if not text.strip(" \n"):  # a million empty lines keep the scanner busy for a second
         return None
     try:
@@ -163,11 +163,11 @@ def parse_yaml(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin} is not valid YAML: the character U+{e.character:04X} is not allowed.") from None
     except yaml.MarkedYAMLError as e:
         where = f" line {e.problem_mark.line + 1}" if e.problem_mark else ""
-        raise ConfigError(f"{origin}{where} is not valid YAML: {shown(str(e.problem))}.") from None
+        raise ConfigError(f"{origin}{where} is not valid YAML: {inline(str(e.problem))}.") from None
     except (ValueError, OverflowError):  # an escape beyond Unicode, a %YAML version of many digits
         raise ConfigError(f"{origin} is not valid YAML: it holds an escape or a version out of range.") from None
     try:
-        check_plain(value, values=MOST_VALUES)
+        check_plain(value, values=MAX_VALUES)
     except ValueError as e:
         raise ConfigError(f"{origin} cannot be used: {e}.") from None
     return value

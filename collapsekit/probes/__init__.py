@@ -1,1 +1,2 @@
-"""One file a probe. Each registers itself; its maths is a pure function in ``collapsekit.stats``."""
+"""Probes, one file each: what is measured of a model. Each registers itself; its maths is a pure function in
+``collapsekit.stats``."""

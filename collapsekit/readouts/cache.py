@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.errors import ConfigError
 from collapsekit.io.files import reason, write_atomic
 from collapsekit.readouts.fit import rows_of
-from collapsekit.readouts.linear import Fold
+from collapsekit.readouts.linear import FitSplit
 
 LAYOUT = 2  # raise when the training recipe changes
 
@@ -37,7 +37,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "collapsekit"
 
 
-def baseline_key(adapter: Adapter, modality: str, at: Fold, rates: Sequence[float], epochs: int, seed: int) -> str:
+def baseline_key(adapter: Adapter, modality: str, at: FitSplit, rates: Sequence[float], epochs: int, seed: int) -> str:
     """SHA-256 over the starting weights, what the encoder does with real inputs, the data and the recipe.
 
     The encoder's outputs and gradients, in training and in evaluation, stand in for its code: a changed forward
@@ -51,7 +51,7 @@ def baseline_key(adapter: Adapter, modality: str, at: Fold, rates: Sequence[floa
     digest.update(state_digest(begin).encode())
     parameters = [p for p in adapter.model.parameters() if p.requires_grad]
     rows = rows_of(at.train, torch.arange(min(8, len(at.train))), full=True)
-    with random_state_kept():
+    with preserve_rng_state():
         for training in (False, True):
             seed_everything(seed)
             adapter.model.train(training)

@@ -13,7 +13,7 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.readouts.linear import fold
+from collapsekit.readouts.linear import make_split
 from collapsekit.tasks.base import Task
 
 DOUBT = 0.02  # share of examples a calibrated prediction leaves open: a label drawn from the prior instead
@@ -26,13 +26,8 @@ def doubtful_loss(task: Task, natural: Tensor, prior: Tensor, targets: Tensor, d
     """
     expected = task.from_natural(natural)
     value = task.loss(expected, targets).mean()
-    if task.name == "multilabel":
-        drawn = task.loss(expected, prior.sigmoid().expand_as(expected)).mean()
-    elif task.name == "classification":
-        drawn = -(prior.exp() * task.to_natural(expected)).sum(1).mean()
-    else:
-        return value
-    return (1 - doubt) * value + doubt * drawn
+    drawn = task.prior_loss(expected, prior)
+    return value if drawn is None else (1 - doubt) * value + doubt * drawn
 
 
 def fitted_weights(
@@ -69,24 +64,20 @@ class Calibration:
         return self.task.from_natural(self.prior + self.factor * (self.task.to_natural(expected) - self.prior))
 
 
-def calibration(adapter: Adapter, features: Features) -> Calibration | None:
+def fit_calibration(adapter: Adapter, features: Features) -> Calibration | None:
     """The model's calibration, fitted on held-out examples; None where the task has no prior or nothing to fit on.
 
     Where there is no val split the held-out examples are ones the model was trained on and is surest about, so its
     one number is fitted on the diagnosed examples instead.
     """
-
-    def make() -> Calibration | None:
-        task = adapter.task
-        try:
-            at = fold(adapter, features)
-            prior = task.to_natural(task.prior(at.train.targets[at.fit], at.width))
-        except NumericsError:
-            return None
-        outputs, targets = at.held.outputs[at.choose], at.held_targets
-        if at.held is at.train:
-            outputs, targets = features.outputs, features.targets
-        evidence = task.to_natural(task.expect(outputs)) - prior
-        return Calibration(task, prior, fitted_weights(task, prior, [evidence], targets, [20.0], DOUBT)[0])
-
-    return features.once("calibration", make)
+    task = adapter.task
+    try:
+        at = make_split(adapter, features)
+        prior = task.to_natural(task.prior(at.train.targets[at.fit], at.width))
+    except NumericsError:
+        return None
+    outputs, targets = at.held.outputs[at.choose], at.held_targets
+    if at.held is at.train:
+        outputs, targets = features.outputs, features.targets
+    evidence = task.to_natural(task.expect(outputs)) - prior
+    return Calibration(task, prior, fitted_weights(task, prior, [evidence], targets, [20.0], DOUBT)[0])

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Adapter, Recorded
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.base import Activations, Adapter
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.data.base import Batch
 from collapsekit.errors import NumericsError
-from collapsekit.features.features import Features
-from collapsekit.interventions.replay import scaled
-from collapsekit.readouts.linear import Fold
+from collapsekit.features.features import Features, scaled
+from collapsekit.readouts.linear import FitSplit
 from collapsekit.stats.threads import threads_for
 from collapsekit.tasks.base import Task
 
@@ -43,7 +42,7 @@ class Fitted:
     loss: float
 
 
-def rows_of(features: Features, rows: Tensor, *, full: bool = False) -> tuple[dict[str, Recorded], Batch]:
+def rows_of(features: Features, rows: Tensor, *, full: bool = False) -> tuple[dict[str, Activations], Batch]:
     """Recordings and inputs of some examples; ``full``: recordings in half precision as float32."""
     recorded = {m: tuple(t.index_select(0, rows) for t in r) for m, r in features.recorded.items()}
     if full:
@@ -53,9 +52,14 @@ def rows_of(features: Features, rows: Tensor, *, full: bool = False) -> tuple[di
 
 def in_full(adapter: Adapter) -> Adapter:
     """The adapter with its model in float32 where it is in half precision, in which training diverges."""
-    if any(p.dtype in HALF for p in adapter.model.parameters()):
+    if is_half(adapter):
         adapter.model.float()
     return adapter
+
+
+def is_half(adapter: Adapter) -> bool:
+    """Whether the model has weights in half precision."""
+    return any(p.dtype in HALF for p in adapter.model.parameters())
 
 
 def reached(adapter: Adapter, features: Features, modality: str) -> dict[str, nn.Parameter]:
@@ -72,7 +76,7 @@ def fit(
     model: nn.Module,
     parameters: list[nn.Parameter],
     outputs: Callable[[Features, Tensor], Tensor],
-    at: Fold,
+    at: FitSplit,
     task: Task,
     recipe: Recipe,
 ) -> Fitted:
@@ -82,7 +86,7 @@ def fit(
     """
     best, state = Fitted(0, math.inf), {k: v.detach().clone() for k, v in model.state_dict().items()}
     operations = 6.0 * BATCH * sum(p.numel() for p in parameters)
-    with random_state_kept(), threads_for(operations):
+    with preserve_rng_state(), threads_for(operations):
         seed_everything(recipe.seed)
         optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.weight_decay)
         for epoch in range(1, recipe.epochs + 1):
@@ -107,14 +111,14 @@ def fit(
     return best
 
 
-def held_loss(outputs: Callable[[Features, Tensor], Tensor], at: Fold, task: Task) -> float:
+def held_loss(outputs: Callable[[Features, Tensor], Tensor], at: FitSplit, task: Task) -> float:
     """Mean loss on the held-out examples."""
     with torch.no_grad():
         predicted = torch.cat([outputs(at.held, rows).cpu() for rows in at.choose.split(512)])
     return loss_of(task, predicted, at)
 
 
-def loss_of(task: Task, predicted: Tensor, at: Fold) -> float:
+def loss_of(task: Task, predicted: Tensor, at: FitSplit) -> float:
     """Mean loss of outputs (h, ...) for the held-out examples."""
     return float(task.loss(task.expect(predicted), at.held_targets).mean())
 
@@ -130,7 +134,7 @@ def fresh_fusion(adapter: Adapter, recipe: Recipe) -> Adapter | None:
     return twin
 
 
-def retrained_fusion(adapter: Adapter, at: Fold, factors: Mapping[str, float], recipe: Recipe) -> Adapter | None:
+def retrained_fusion(adapter: Adapter, at: FitSplit, factors: Mapping[str, float], recipe: Recipe) -> Adapter | None:
     """A freshly initialised fusion and head trained on this checkpoint's encoders, their features multiplied by
     ``factors``; None where the model cannot be built afresh."""
     twin = fresh_fusion(adapter, recipe)

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from collapsekit.adapters.base import Adapter, Given, Recorded
-from collapsekit.adapters.build import random_state_kept, random_states, seed_everything
-from collapsekit.adapters.live.preserve import model_kept
+from collapsekit.adapters.base import Activations, Adapter, OwnedActivations
+from collapsekit.adapters.build import preserve_rng_state, random_states, seed_everything
+from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.context import Progress
 from collapsekit.data.base import Batch
-from collapsekit.interventions.replay import scaled, shared_rows
+from collapsekit.features.batching import shared_rows
+from collapsekit.features.features import scaled
 from collapsekit.readouts.fit import (
     BATCH,
     LEAST,
@@ -32,13 +33,12 @@ from collapsekit.readouts.fit import (
     retrained_fusion,
     rows_of,
 )
-from collapsekit.readouts.linear import Fold
+from collapsekit.readouts.linear import FitSplit
 from collapsekit.stats.threads import threads_for
 
 Factors = Mapping[str, float]  # by modality; 1 where it has none
 AT_ONCE = 16  # settings
 WEIGHTS = 2**24  # of all stacked settings together; larger fusions are all arithmetic, which a stack does not spare
-MEANS = ("classification", "multilabel", "regression")  # tasks whose training loss is a mean over examples
 
 
 class _UnlikeError(Exception):
@@ -46,7 +46,7 @@ class _UnlikeError(Exception):
 
 
 def retrained_fusions(
-    adapter: Adapter, at: Fold, settings: Sequence[Factors], recipe: Recipe, progress: Progress
+    adapter: Adapter, at: FitSplit, settings: Sequence[Factors], recipe: Recipe, progress: Progress
 ) -> Iterator[Adapter] | None:
     """What ``retrained_fusion`` gives for the factors of each of ``settings``, in order, up to rounding; each is good
     until the next one is asked for. None where the model cannot be built afresh."""
@@ -61,7 +61,7 @@ def retrained_fusions(
 
 def _in_groups(
     adapter: Adapter,
-    at: Fold,
+    at: FitSplit,
     groups: Sequence[Sequence[Factors]],
     recipe: Recipe,
     progress: Progress,
@@ -88,7 +88,7 @@ def _in_groups(
 
 def fit_stacked(
     adapter: Adapter,
-    at: Fold,
+    at: FitSplit,
     settings: Sequence[Factors],
     recipe: Recipe,
     progress: Progress,
@@ -102,11 +102,11 @@ def fit_stacked(
     twin = twin or fresh_fusion(adapter, recipe)
     assert twin is not None
     stack = _Stack(twin, at, settings, recipe)
-    with random_state_kept(), threads_for(6.0 * BATCH * len(settings) * stack.size), warnings.catch_warnings():
+    with preserve_rng_state(), threads_for(6.0 * BATCH * len(settings) * stack.size), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        with model_kept(twin.model):
+        with preserve_model(twin.model):
             stack.check()
-        with model_kept(twin.model):
+        with preserve_model(twin.model):
             stack.train(progress)
         for s in range(len(settings)):
             stack.verify(s)
@@ -120,7 +120,7 @@ class _Rerun(nn.Module):
         super().__init__()
         self.model, self.adapter = adapter.model, adapter
 
-    def forward(self, recorded: dict[str, Recorded], inputs: Batch) -> Tensor:
+    def forward(self, recorded: dict[str, Activations], inputs: Batch) -> Tensor:
         """Outputs (n, ...)."""
         return self.adapter.rerun(recorded, inputs).outputs
 
@@ -128,7 +128,7 @@ class _Rerun(nn.Module):
 class _Stack:
     """Weights and buffers of fusion and head, first axis the settings that are still being trained."""
 
-    def __init__(self, twin: Adapter, at: Fold, settings: Sequence[Factors], recipe: Recipe) -> None:
+    def __init__(self, twin: Adapter, at: FitSplit, settings: Sequence[Factors], recipe: Recipe) -> None:
         self.twin, self.at, self.settings, self.recipe = twin, at, settings, recipe
         self.modalities = at.train.modalities
         trained = {id(p) for p in twin.fusion_parameters() if p.requires_grad}
@@ -167,12 +167,12 @@ class _Stack:
         """A weight as it is kept from what it is in the model, or the other way round."""
         return tensor.mT if name in self.turned else tensor
 
-    def outputs(self, recorded: dict[str, Recorded], inputs: Batch) -> Tensor:
+    def outputs(self, recorded: dict[str, Activations], inputs: Batch) -> Tensor:
         """What every setting's fusion makes of the same examples, (settings, n, ...)."""
 
         def one(tensors: dict[str, Tensor], factors: Tensor) -> Tensor:
             held = {f"model.{k}": t for k, t in tensors.items()}
-            given = {m: Given(scaled(recorded[m], f)) for m, f in zip(self.modalities, factors, strict=True)}
+            given = {m: OwnedActivations(scaled(recorded[m], f)) for m, f in zip(self.modalities, factors, strict=True)}
             out: Tensor = functional_call(self.module, held, (given, inputs), tie_weights=self.tied)
             if any(held[f"model.{k}"] is not t for k, t in tensors.items()):
                 raise _UnlikeError("its forward puts new tensors in the place of its buffers")
@@ -195,7 +195,7 @@ class _Stack:
             together = self.outputs(recorded, inputs)
         drawn = random_states()
         for s in {0, len(self.settings) - 1}:
-            with model_kept(self.twin.model), torch.no_grad():
+            with preserve_model(self.twin.model), torch.no_grad():
                 seed_everything(self.recipe.seed)
                 out = self._alone(s, recorded, inputs)
                 same = [_close(out, together[s]), *(_close(self.own[k], self.tensors[k][s]) for k in buffers)]
@@ -203,7 +203,7 @@ class _Stack:
                     raise _UnlikeError("stacked it does not answer as by itself")
         self._begin({k: t.clone() for k, t in self.kept.items()})
 
-    def _alone(self, s: int, recorded: dict[str, Recorded], inputs: Batch) -> Tensor:
+    def _alone(self, s: int, recorded: dict[str, Activations], inputs: Batch) -> Tensor:
         factors = dict(zip(self.modalities, self.factors[s].tolist(), strict=True))
         return self.twin.rerun({m: scaled(r, factors[m]) for m, r in recorded.items()}, inputs).outputs
 
@@ -236,7 +236,7 @@ class _Stack:
 
     def _mean_of_rows(self, out: Tensor) -> bool:
         """Whether the loss of (settings, n, ...) outputs is one mean over all rows of all settings."""
-        return self.twin.task.name in MEANS and out.ndim == 3
+        return self.twin.task.mean_over_examples and out.ndim == 3
 
     def _held(self) -> list[float]:
         """Held-out loss of every setting."""
@@ -290,7 +290,7 @@ class _Stack:
     def verify(self, s: int) -> None:
         """Raises where what setting ``s`` kept has another held-out loss by itself than it had in the stack."""
         self.put(s)
-        with model_kept(self.twin.model):
+        with preserve_model(self.twin.model):
             held = held_loss(lambda f, rows: self._alone(s, *rows_of(f, rows, full=True)), self.at, self.twin.task)
         if self.best[s].epochs and not math.isclose(held, self.best[s].loss, rel_tol=1e-3, abs_tol=1e-4):
             raise _UnlikeError("trained stacked it does not answer as by itself")

@@ -20,7 +20,7 @@ WORSE = 1.05  # times the least held-out loss so far, beyond which weaker penalt
 
 
 @dataclass(frozen=True)
-class Unimodal:
+class UnimodalReadout:
     """A linear readout of one modality's features: expectations on the diagnosed, validation and training examples."""
 
     expected: Tensor  # (n, ...)
@@ -31,7 +31,7 @@ class Unimodal:
 
 
 @dataclass(frozen=True)
-class Fold:
+class FitSplit:
     """Which examples are fitted on and which choose: the train and val splits, or a fifth of train held out."""
 
     train: Features
@@ -49,7 +49,7 @@ class Fold:
         return self.held.targets[self.choose]
 
 
-def fold(adapter: Adapter, features: Features) -> Fold:
+def make_split(adapter: Adapter, features: Features) -> FitSplit:
     """Training and choosing examples for whatever is fitted. Raises NumericsError where there are none."""
     there = adapter.source.splits()
     if features.split == "train" or "train" not in there:
@@ -62,9 +62,9 @@ def fold(adapter: Adapter, features: Features) -> Fold:
     adapter.task.prior(train.targets, width)  # raises where the task knows no baseline
     if "val" in there and features.split != "val" and adapter.source.count("val") != 0:
         held = _varied(adapter.task, features.of("val"))
-        return Fold(train, torch.arange(len(train)), held, torch.arange(len(held)), width)
+        return FitSplit(train, torch.arange(len(train)), held, torch.arange(len(held)), width)
     index = torch.arange(len(train))
-    return Fold(train, index[~train.fifth], train, index[train.fifth], width)
+    return FitSplit(train, index[~train.fifth], train, index[train.fifth], width)
 
 
 def _varied(task: Task, features: Features) -> Features:
@@ -77,50 +77,56 @@ def _varied(task: Task, features: Features) -> Features:
     return features
 
 
-def read_out(task: Task, at: Fold, x_train: Tensor, x_held: Tensor, x: Tensor) -> Unimodal:
+def evaluate_linear(task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor, x: Tensor) -> UnimodalReadout:
     """Linear evaluation of features, the penalty chosen on the held-out examples (n d matrices)."""
-    return _applied(task, _fitted(task, at, x_train, x_held), x_train, x)
+    return fit_readout(task, at, x_train, x_held).read(task, x_train, x)
 
 
-def _fitted(task: Task, at: Fold, x_train: Tensor, x_held: Tensor) -> tuple[float, float, Linear, Tensor]:
-    """Held-out loss, penalty, readout, and its expectations of held-out examples."""
-    best: tuple[float, float, Linear, Tensor] | None = None
+@dataclass(frozen=True)
+class FittedReadout:
+    """A linear readout whose penalty was chosen: nothing of the diagnosed examples is in it, so that diagnoses of other
+    examples share it."""
+
+    loss: float  # on held-out examples
+    l2: float
+    readout: Linear
+    held: Tensor  # its expectations of held-out examples (v, ...)
+
+    def read(self, task: Task, x_train: Tensor, x: Tensor) -> UnimodalReadout:
+        """What it reads from features of the training and of the diagnosed examples, (t, d) and (n, d)."""
+        here, fitted = (task.expect(self.readout.predict(v.double())) for v in (x, x_train))
+        return UnimodalReadout(here, self.held, fitted, self.loss, self.l2)
+
+
+def fit_readout(task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor) -> FittedReadout:
+    """Fit a linear readout, its penalty chosen on held-out examples.
+
+    Args:
+        task: what is read out.
+        at: which examples are fitted on, and which choose.
+        x_train: features of every row of the train split, (t, d).
+        x_held: features of every row of the held-out split, (h, d).
+
+    Returns:
+        The readout of the least held-out loss.
+    """
+    best: FittedReadout | None = None
     for l2 in L2_GRID:
         readout = task.fit_linear(x_train[at.fit].double(), at.targets, at.width, l2)
         held = task.expect(readout.predict(x_held[at.choose].double()))
         loss = float(task.loss(held, at.held_targets).mean())
-        if best is None or loss < best[0]:
-            best = (loss, l2, readout, held)
-        elif loss > WORSE * best[0]:
+        if best is None or loss < best.loss:
+            best = FittedReadout(loss, l2, readout, held)
+        elif loss > WORSE * best.loss:
             break
     assert best is not None
     return best
 
 
-def _applied(task: Task, made: tuple[float, float, Linear, Tensor], x_train: Tensor, x: Tensor) -> Unimodal:
-    loss, l2, readout, held = made
-    here, fitted = (task.expect(readout.predict(v.double())) for v in (x, x_train))
-    return Unimodal(here, held, fitted, loss, l2)
-
-
-def prefix(adapter: Adapter, features: Features, modality: str) -> Unimodal:
-    """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
-
-    def make() -> Unimodal:
-        at, task = fold(adapter, features), adapter.task
-        x = at.train.pooled[modality]
-        # Nothing of the diagnosed examples is in it, so that diagnoses of other examples share it.
-        key = ("prefix fitted", modality, at.held.split)
-        fitted = at.train.once(key, lambda: _fitted(task, at, x, at.held.pooled[modality]))
-        return _applied(task, fitted, x, features.pooled[modality])
-
-    return features.once(("prefix", modality), make)
-
-
-def raw(adapter: Adapter, features: Features, modality: str) -> Unimodal | None:
+def raw_input_readout(adapter: Adapter, features: Features, modality: str) -> UnimodalReadout | None:
     """Linear evaluation of a modality's inputs as they are; None where they are no numbers to add up (token ids,
     masks) or too many."""
-    at, section = fold(adapter, features), adapter.config.modalities[modality]
+    at, section = make_split(adapter, features), adapter.config.modalities[modality]
     keys = [k for k in adapter.input_keys(modality) if k != section.mask and k in at.train.inputs]
     tensors = [at.train.inputs[k] for k in keys]
     if not keys or not all(t.is_floating_point() or section.scale != 1.0 for t in tensors):
@@ -128,11 +134,11 @@ def raw(adapter: Adapter, features: Features, modality: str) -> Unimodal | None:
     if sum(t[0].numel() for t in tensors) > WIDEST:
         return None
     x = [torch.cat([f.inputs[k].double().reshape(len(f), -1) for k in keys], 1) for f in (at.train, at.held, features)]
-    return read_out(adapter.task, at, *x)
+    return evaluate_linear(adapter.task, at, *x)
 
 
-def says_little(adapter: Adapter, features: Features, readout: Unimodal, share: float) -> bool:
+def says_little(adapter: Adapter, features: Features, readout: UnimodalReadout, share: float) -> bool:
     """Whether a readout gains under ``share`` of the prior loss on the held-out examples."""
-    at, task = fold(adapter, features), adapter.task
+    at, task = make_split(adapter, features), adapter.task
     constant = task.prior(at.targets, at.width).expand(len(at.choose), -1)
     return readout.validation_loss > (1 - share) * float(task.loss(constant, at.held_targets).mean())

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Settings
 from collapsekit.distributed.process_group import current
+from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
-from collapsekit.interventions.marginal import seeds
 from collapsekit.readouts.fit import BATCH, Recipe, fit, in_full, reached, rows_of
-from collapsekit.readouts.linear import Fold, fold
+from collapsekit.readouts.linear import FitSplit, make_split
 from collapsekit.readouts.unimodal import Plan, reckoned, starting_point
 
 RATES = (3e-3, 1e-3)
@@ -24,7 +24,7 @@ EPOCHS, STEPS = 60, 1500  # at most so many epochs; more on small data, where an
 PATIENCE = 300  # steps without improvement before a fit ends
 
 
-class Together(nn.Module):
+class SynergyNet(nn.Module):
     """Projections of every modality's features and their pairwise products, mixed by a small network.
 
     The products are what a sum of unimodal evidence cannot say; with them, exclusive-or is one layer away.
@@ -45,10 +45,10 @@ class Together(nn.Module):
 
 
 @dataclass(frozen=True)
-class Joint:
+class Synergy:
     """A fitted network with the features it reads, of the diagnosed and the held-out examples."""
 
-    net: Together
+    net: SynergyNet
     order: tuple[str, ...]
     here: dict[str, Tensor]  # (n, d)
     held: dict[str, Tensor]  # (v, d)
@@ -61,29 +61,61 @@ class Joint:
             return cast(Tensor, self.net(*(x[m] for m in self.order))).double()
 
 
-def on_recorded(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> Joint:
-    """The network that adds most on held-out examples to ``offset``, natural parameters by split of every row of train
-    and of the held-out examples; it reads what the checkpoint's own encoders gave.
+@dataclass(frozen=True)
+class FittedSynergy:
+    """A network fitted on the checkpoint's own encoders: nothing of the diagnosed examples is in it, so that diagnoses of
+    other examples share it."""
 
-    Raises NumericsError where there are no training examples.
+    net: SynergyNet
+    loss: float  # on held-out examples
+
+
+def fit_on_recorded(
+    adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings
+) -> FittedSynergy:
+    """Fit the network that adds most on held-out examples; it reads what the checkpoint's own encoders gave.
+
+    Args:
+        adapter: the model.
+        features: the examples to diagnose, whose training examples are fitted on.
+        offset: what it adds to: natural parameters by split, of every row of train and of the held-out examples, (t, C).
+        settings: the seed.
+
+    Returns:
+        The network of the better learning rate.
+
+    Raises:
+        NumericsError: where there are no training examples.
     """
-    job = _Job.of(adapter, features, offset, settings)
-    # Nothing of the diagnosed examples is in it, so that diagnoses of other examples share it.
-    key = ("together", settings.seed, job.at.held.split, *(float(o.sum()) for o in offset.values()))
-    net, loss = job.at.train.once(key, job.best_on_recorded)
-    return job.made(net, job.recorded(), loss, "on the checkpoint's own encoders")
+    return FittedSynergy(*_Job.of(adapter, features, offset, settings).best_on_recorded())
+
+
+def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynergy, settings: Settings) -> Synergy:
+    """Give a fitted network the features it reads.
+
+    Args:
+        adapter: the model.
+        features: the examples to diagnose.
+        fitted: the network.
+        settings: the seed.
+
+    Returns:
+        The network with the features of the diagnosed and of the held-out examples.
+    """
+    job = _Job.of(adapter, features, {}, settings)
+    return job.made(fitted.net, job.recorded(), fitted.loss, "on the checkpoint's own encoders")
 
 
 def on_encoders(
     adapter: Adapter, features: Features, offset: Mapping[str, Tensor], plan: Plan, settings: Settings
-) -> Joint | None:
+) -> Synergy | None:
     """The same on encoders trained along with it; None where they cannot be, or not within the plan's budget."""
     return _Job.of(adapter, features, offset, settings).on_encoders(plan, RATES[0])
 
 
-def _order(adapter: Adapter, at: Fold, seed: int) -> tuple[str, ...]:
+def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
     """Modalities by content, so that neither their names nor their order in the config matter."""
-    own = seeds(adapter, at.train, seed)
+    own = modality_seeds(adapter, at.train, seed)
     return tuple(sorted(own, key=own.__getitem__))
 
 
@@ -91,14 +123,14 @@ def _order(adapter: Adapter, at: Fold, seed: int) -> tuple[str, ...]:
 class _Job:
     adapter: Adapter
     features: Features
-    at: Fold
+    at: FitSplit
     order: tuple[str, ...]
     offset: dict[str, Tensor]
     settings: Settings
 
     @staticmethod
     def of(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> _Job:
-        at = fold(adapter, features)
+        at = make_split(adapter, features)
         own = {split: values.float() for split, values in offset.items()}
         return _Job(adapter, features, at, _order(adapter, at, settings.seed), own, settings)
 
@@ -107,21 +139,21 @@ class _Job:
         epochs = max(EPOCHS, -(-STEPS // steps))
         return Recipe(rate, epochs, self.settings.seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
 
-    def _net(self, x: Mapping[str, Tensor]) -> Together:
+    def _net(self, x: Mapping[str, Tensor]) -> SynergyNet:
         with torch.random.fork_rng():
             torch.manual_seed(self.settings.seed)
-            return Together([x[m].shape[1] for m in self.order], self.at.width)
+            return SynergyNet([x[m].shape[1] for m in self.order], self.at.width)
 
     def recorded(self) -> dict[str, dict[str, Tensor]]:
         """By split and modality, the features of the checkpoint's own encoders."""
         splits = {f.split: f for f in (self.at.train, self.at.held, self.features)}
         return {s: {m: f.pooled[m].float() for m in self.order} for s, f in splits.items()}
 
-    def best_on_recorded(self) -> tuple[Together, float]:
+    def best_on_recorded(self) -> tuple[SynergyNet, float]:
         """The network of the learning rate with the least held-out loss, and that loss."""
         return min((self._on_recorded(rate) for rate in RATES), key=lambda made: made[1])
 
-    def _on_recorded(self, rate: float) -> tuple[Together, float]:
+    def _on_recorded(self, rate: float) -> tuple[SynergyNet, float]:
         x = self.recorded()
         net = self._net(x[self.at.train.split])
 
@@ -131,11 +163,11 @@ class _Job:
         fitted = fit(net, list(net.parameters()), outputs, self.at, self.adapter.task, self._recipe(rate))
         return net, fitted.loss
 
-    def on_encoders(self, plan: Plan, rate: float) -> Joint | None:
+    def on_encoders(self, plan: Plan, rate: float) -> Synergy | None:
         """On encoders trained along from the plan's start; None where there are none or the budget is too small."""
         start = starting_point(self.adapter, plan)
         recipe = self._recipe(rate)
-        costs = current().once(
+        costs = current().on_main(
             lambda: [reckoned(self.adapter, self.at, m, start, self.settings.seed) for m in self.order]
         )
         if any(why is not None for why, _ in costs) or sum(c for _, c in costs) * recipe.epochs > plan.budget:
@@ -164,7 +196,7 @@ class _Job:
                 x[f.split] = {m: torch.cat([p[m].cpu() for p in parts]) for m in self.order}
         return self.made(net.cpu(), x, fitted.loss, f"on encoders trained along (start {plan.start})")
 
-    def made(self, net: Together, x: dict[str, dict[str, Tensor]], loss: float, described: str) -> Joint:
+    def made(self, net: SynergyNet, x: dict[str, dict[str, Tensor]], loss: float, described: str) -> Synergy:
         """The network with the features it reads."""
         held = {m: v[self.at.choose] for m, v in x[self.at.held.split].items()}
-        return Joint(net.eval(), self.order, x[self.features.split], held, loss, described)
+        return Synergy(net.eval(), self.order, x[self.features.split], held, loss, described)

@@ -11,21 +11,38 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
-from collapsekit.context import Settings
+from collapsekit.context import Options, Settings
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.readouts.cache import baseline_key, load_baseline, store_baseline
 from collapsekit.readouts.fit import BATCH, Recipe, fit, in_full, reached, rows_of
-from collapsekit.readouts.linear import Fold, Unimodal, fold, read_out
+from collapsekit.readouts.linear import FitSplit, UnimodalReadout, evaluate_linear, make_split
 
 # What a step is reckoned to cost before it is run, on two modest cores: kept fixed so that what fits into the
 # budget, and so the report, does not depend on how busy the machine is.
 STEP_SECONDS, FLOPS_PER_SECOND = 2e-3, 2e10
+
+
+class UnimodalOptions(Options):
+    """How encoders are trained alone; set under the name of the probe prefix_gap."""
+
+    start: str = Field(default="fresh", description="fresh, checkpoint, or the path of a checkpoint to start from")
+    rates: tuple[float, ...] = Field(default=(1e-3, 3e-3), description="learning rates, dropped from the end")
+    epochs: int = Field(default=60, gt=0, description="at most so many epochs a learning rate")
+    budget: float = Field(default=120.0, gt=0, description="seconds all baselines may be reckoned at (not in full)")
+
+    @field_validator("rates")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(0 < rate < math.inf for rate in value):
+            raise ValueError("needs at least one learning rate, all above 0 and finite")
+        return value
 
 
 @dataclass(frozen=True)
@@ -42,24 +59,20 @@ class Plan:
 class Baselines:
     """The encoders trained alone that the budget allowed, read out linearly; and what was left out."""
 
-    trained: dict[str, Unimodal]
+    trained: dict[str, UnimodalReadout]
     skipped: dict[str, str]
     note: str | None
     described: dict[str, str]  # per modality: start, learning rate, epochs
 
 
-def baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
+def train_baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
     """Train every modality's encoder alone within the plan's budget, or take them from the cache."""
-    return features.once(("baselines", plan, settings.seed), lambda: _baselines(adapter, features, plan, settings))
-
-
-def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
-    at = fold(adapter, features)
+    at = make_split(adapter, features)
     start = starting_point(adapter, plan)
     skipped: dict[str, str] = {}
     costs: dict[str, float] = {}
     for m in features.modalities:
-        reason, cost = current().once(partial(reckoned, adapter, at, m, start, settings.seed))  # it takes the time
+        reason, cost = current().on_main(partial(reckoned, adapter, at, m, start, settings.seed))  # it takes the time
         if reason is not None:
             skipped[m] = reason
         else:
@@ -77,7 +90,7 @@ def _baselines(adapter: Adapter, features: Features, plan: Plan, settings: Setti
     trained, described = {}, {}
     began = time.monotonic()
     for i, m in enumerate(planned):
-        if current().once(lambda: time.monotonic() - began > 2 * plan.budget):
+        if current().on_main(lambda: time.monotonic() - began > 2 * plan.budget):
             skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
             continue
         initial = in_full(cast(Adapter, adapter.fresh(settings.seed, trained=start)))
@@ -105,7 +118,7 @@ def starting_point(adapter: Adapter, plan: Plan) -> Checkpoint | None:
 
 
 def reckoned(
-    adapter: Adapter, at: Fold, modality: str, start: Checkpoint | None, seed: int
+    adapter: Adapter, at: FitSplit, modality: str, start: Checkpoint | None, seed: int
 ) -> tuple[str | None, float]:
     """Reckoned seconds of an epoch, or why this encoder cannot be trained alone."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -159,7 +172,7 @@ class _Job:
 
     initial: Adapter
     modality: str
-    at: Fold
+    at: FitSplit
     seed: int
 
     def features(self, f: Features, rows: Tensor) -> Tensor:
@@ -201,15 +214,15 @@ class _Job:
 
 def _train_modality(
     adapter: Adapter, features: Features, job: _Job, rates: tuple[float, ...], epochs: int, settings: Settings
-) -> tuple[Unimodal, str]:
+) -> tuple[UnimodalReadout, str]:
     """The encoder trained alone at the best of ``rates``, its features read out linearly; and how it was made."""
     initial, at = job.initial, job.at
     key = baseline_key(initial, job.modality, at, rates, epochs, settings.seed)
-    found = current().once(lambda: load_baseline(settings.cache, key, job.state(job.trained())))
+    found = current().on_main(lambda: load_baseline(settings.cache, key, job.state(job.trained())))
     if found is None:
-        tried = list(current().each(lambda rate: job.train(rate, epochs), rates))
+        tried = list(current().map(lambda rate: job.train(rate, epochs), rates))
         state, about = min(tried, key=lambda t: (t[1]["loss"], t[1]["rate"]))
-        if current().first:
+        if current().is_main:
             store_baseline(settings.cache, key, state, about)
     else:
         state, about = found
@@ -220,7 +233,7 @@ def _train_modality(
     initial.model.eval()
     splits = {f.split: f for f in (at.train, at.held, features)}
     x = {split: _represent(job, f) for split, f in splits.items()}
-    readout = read_out(adapter.task, at, x[at.train.split], x[at.held.split], x[features.split])
+    readout = evaluate_linear(adapter.task, at, x[at.train.split], x[at.held.split], x[features.split])
     return readout, f"learning rate {about['rate']:g}, best held-out loss at epoch {about['epochs']}"
 
 

@@ -21,26 +21,29 @@ _ALIASES = {"md": "markdown", "text": "terminal"}
 
 
 def files(folder: str) -> tuple[str, ...]:
-    """The names of the views, of the writers, or of the formats of CI that there are."""
+    """Name the views, the writers, or the formats of CI that there are."""
     return tuple(sorted(p.stem for p in (_HERE / folder).glob("*.py") if not p.stem.startswith("_")))
 
 
 def formats_of(kind: str) -> tuple[str, ...]:
-    """The formats that reports of a kind (the name of their view) can be written in."""
+    """Name the formats that reports of a kind (the name of their view) can be written in."""
     return ("json", *files("writers"), *(files("ci") if kind == "gate" else ()))
 
 
 def write(report: Contract | Update, format_: str, *, width: int | None = None, color: bool = False) -> str:
-    """A report in one of its formats.
+    """Write a report in one of its formats.
 
     Args:
-        report: of a diagnosis, a repair, a gate or a comparison; a baseline, or its update.
+        report: Of a diagnosis, a repair, a gate or a comparison; a baseline, or its update.
         format_: json; terminal (or text), markdown (or md), html; of a gate also junit, sarif, github.
-        width: columns of a terminal; by default those of the one there is, from 40 to 120.
-        color: whether a terminal shows colours.
+        width: Columns of a terminal; by default those of the one there is, from 40 to 120.
+        color: Whether a terminal shows colours.
+
+    Returns:
+        The whole text.
 
     Raises:
-        ConfigError: where the report has no such format.
+        ConfigError: Where the report has no such format.
     """
     name, known = _ALIASES.get(format_, format_), formats_of(_kind(report))
     if name not in known:
@@ -55,7 +58,7 @@ def write(report: Contract | Update, format_: str, *, width: int | None = None, 
 
 
 def document_of(report: Contract | Update, detail: Detail) -> Document:
-    """What the view of its kind says of a report."""
+    """Make the document of a report, as the view of its kind does."""
     view: Document = import_module(f"collapsekit.render.views.{_kind(report)}").view(report, detail)
     return view
 

@@ -34,7 +34,7 @@ TONES = {word: tone for word, (_, tone) in _STATES.items()} | {"better": "good",
 
 
 @dataclass(frozen=True)
-class Run:
+class Span:
     """A piece of a line. ``kind`` is text, name (of a result, a file, a setting), label (a name in running text), command,
     strong, quiet, interval, on or off (of what a subset holds), or a word of ``TONES``."""
 
@@ -44,26 +44,26 @@ class Run:
     to: str = ""  # the term that explains it
 
 
-Line = tuple[Run, ...]
+Line = tuple[Span, ...]
 
 
-def line(*parts: str | Run) -> Line:
-    """Strings as plain runs, empty ones left out."""
-    return tuple(Run(p) if isinstance(p, str) else p for p in parts if p)
+def line(*parts: str | Span) -> Line:
+    """Make a line of strings, which become plain runs, and runs; empty strings are left out."""
+    return tuple(Span(p) if isinstance(p, str) else p for p in parts if p)
 
 
-def state(word: str, text: str = "") -> Run:
-    """A verdict or an outcome, with its mark and tone."""
-    return Run(text or word, word, MARKS[word])
+def state(word: str, text: str = "") -> Span:
+    """Name a verdict or an outcome, with its mark and tone."""
+    return Span(text or word, word, MARKS[word])
 
 
 def plain(runs: Line) -> str:
-    """The text of a line."""
+    """Read the text of a line."""
     return "".join(f"{r.mark} {r.text}".strip() if r.mark else r.text for r in runs)
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """What stands in a field of a table, and the interval or remark that goes with it."""
 
     runs: Line = ()
@@ -74,21 +74,30 @@ class Cell:
     span: int = 1  # columns it takes
 
 
-def cell(text: str, kind: str = "text", aside: str = "") -> Cell:
-    """A cell of one run, with a quiet remark."""
-    return Cell(line(Run(text, kind)) if text else (), line(Run(aside, "quiet")) if aside else ())
+def cell(text: str, kind: str = "text", aside: str = "") -> TableCell:
+    """Fill a cell with one run and a quiet remark.
+
+    Args:
+        text: What stands in it.
+        kind: What the text is, as :class:`Span` has it.
+        aside: The remark.
+
+    Returns:
+        The cell.
+    """
+    return TableCell(line(Span(text, kind)) if text else (), line(Span(aside, "quiet")) if aside else ())
 
 
-def name(text: str, aside: str = "") -> Cell:
-    """A cell that holds the name of a result, a setting or a file."""
+def name(text: str, aside: str = "") -> TableCell:
+    """Fill a cell with the name of a result, a setting or a file."""
     return cell(text, "name", aside)
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """The head of a column. Numbers are aligned at the right; a state is not broken over lines."""
 
-    head: Run
+    head: Span
     kind: Literal["text", "number", "mark", "state"] = "text"
     aside: Line = ()
     about: str = ""  # what its numbers mean
@@ -96,17 +105,17 @@ class Column:
     width: int = 0  # of its longest number, where tables below one another are to line up
 
 
-def columns(*heads: str) -> tuple[Column, ...]:
-    """Columns with heads of our own words; one that starts with ``>`` is over numbers."""
-    return tuple(Column(Run(h.removeprefix(">")), "number" if h.startswith(">") else "text") for h in heads)
+def columns(*heads: str) -> tuple[TableColumn, ...]:
+    """Head columns with words of our own; one that starts with ``>`` is over numbers."""
+    return tuple(TableColumn(Span(h.removeprefix(">")), "number" if h.startswith(">") else "text") for h in heads)
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of a table. ``group`` heads it and those below it of the same group."""
 
-    cells: tuple[Cell, ...]
-    group: Cell | None = None
+    cells: tuple[TableCell, ...]
+    group: TableCell | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +131,8 @@ class Table:
     """Rows under heads; as many cells a row as columns, but for those that span several."""
 
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[TableColumn, ...]
+    rows: tuple[TableRow, ...]
     about: str = ""
     legend: tuple[Legend, ...] = ()
     counted: str = ""  # what a row is one of, where many are folded
@@ -133,15 +142,27 @@ class Table:
     layout: Literal["fit", "long", "stack", "split"] = "fit"
     labels: tuple[int, int] = (24, 24)  # columns that a row's name may take, with room and without
 
-    def meaning(self, shown: tuple[Column, ...] | None = None) -> str:
-        """What the numbers of the columns mean, in one line."""
+    def meaning(self, shown: tuple[TableColumn, ...] | None = None) -> str:
+        """Say what the numbers of the columns mean, in one line."""
         parts = [f"{c.head.text}: {c.about}" for c in (self.columns if shown is None else shown) if c.about]
         return "; ".join([self.about] * bool(self.about) + parts)
 
 
-def table(title: str, heads: Sequence[str | Column], rows: Iterable[Sequence[str | Cell]], **how: Any) -> Table:
-    """A table without groups. Heads that are strings are as for :func:`columns`, fields that are strings plain text."""
-    fields = tuple(Row(tuple(cell(c) if isinstance(c, str) else c for c in row)) for row in rows)
+def table(
+    title: str, heads: Sequence[str | TableColumn], rows: Iterable[Sequence[str | TableCell]], **how: Any
+) -> Table:
+    """Make a table without groups.
+
+    Args:
+        title: What it is of, for those who do not see it.
+        heads: Columns; strings are as for :func:`columns`.
+        rows: The fields of each row; strings are plain text.
+        how: The other fields of :class:`Table`.
+
+    Returns:
+        The table.
+    """
+    fields = tuple(TableRow(tuple(cell(c) if isinstance(c, str) else c for c in row)) for row in rows)
     made = (c for h in heads for c in (columns(h) if isinstance(h, str) else (h,)))
     return Table(title, tuple(made), fields, **how)
 
@@ -159,7 +180,7 @@ class Paragraph:
 
 
 def sentence(text: str, kind: ParagraphKind = "text") -> Paragraph:
-    """A paragraph of plain text."""
+    """Make a paragraph of plain text."""
     return Paragraph(line(text), kind)
 
 
@@ -168,25 +189,25 @@ class Items:
     """A list. An item may have a mark of its own before it."""
 
     lines: tuple[Line, ...]
-    marks: tuple[Run, ...] = ()
+    marks: tuple[Span, ...] = ()
     kind: Literal["text", "note"] = "text"
 
 
 def items(texts: Iterable[str | Line]) -> Items:
-    """A list of lines, plain where they are strings."""
+    """List lines, plain where they are strings."""
     return Items(tuple(line(t) if isinstance(t, str) else t for t in texts))
 
 
 @dataclass(frozen=True)
-class Facts:
+class FactList:
     """What is so: (what, how it is)."""
 
     items: tuple[tuple[Line, Line], ...]
 
 
-def facts(**items: str) -> Facts:
-    """What is so, in plain words; an underscore in a key is a space."""
-    return Facts(tuple((line(what.replace("_", " ")), line(how)) for what, how in items.items()))
+def facts(**items: str) -> FactList:
+    """Say what is so, in plain words; an underscore in a key is a space."""
+    return FactList(tuple((line(what.replace("_", " ")), line(how)) for what, how in items.items()))
 
 
 @dataclass(frozen=True)
@@ -240,10 +261,10 @@ class Gallery:
 class Card:
     """What is said of one modality, with the colour of ``kind``."""
 
-    title: Run
+    title: Span
     kind: str
     blocks: tuple[Block, ...]
-    state: Run | None = None
+    state: Span | None = None
 
 
 @dataclass(frozen=True)
@@ -261,30 +282,30 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-Block = Paragraph | Items | Facts | Terms | Meter | Table | Figure | Gallery | Cards | Details
+Block = Paragraph | Items | FactList | Terms | Meter | Table | Figure | Gallery | Cards | Details
 
 
 Simple = Paragraph | Items | Table
 
 
 def simple(blocks: Iterable[Block]) -> Iterator[Simple]:
-    """The blocks for a writer that has neither drawings nor boxes: as paragraphs, lists and tables."""
+    """Make paragraphs, lists and tables of the blocks, for a writer that has neither drawings nor boxes."""
     for block in blocks:
         match block:
-            case Facts():
-                yield Items(tuple((*what, Run(": "), *how) for what, how in block.items))
+            case FactList():
+                yield Items(tuple((*what, Span(": "), *how) for what, how in block.items))
             case Terms():
-                yield Items(tuple((*t.runs, Run(": "), *t.text, *_source(t.source)) for t in block.items))
+                yield Items(tuple((*t.runs, Span(": "), *t.text, *_source(t.source)) for t in block.items))
             case Meter():
-                yield Paragraph((Run(block.text, block.kind),))
+                yield Paragraph((Span(block.text, block.kind),))
             case Figure():
-                yield Paragraph((Run(block.title, "strong"), Run(f". {block.about}"), *_source(block.source)))
+                yield Paragraph((Span(block.title, "strong"), Span(f". {block.about}"), *_source(block.source)))
             case Gallery():
                 yield from simple(block.items)
             case Cards():
                 for card in block.items:
-                    ends = (Run(": "), Run(card.state.text, card.kind)) if card.state is not None else ()
-                    yield Paragraph((Run(card.title.text, card.kind), *ends), "heading")
+                    ends = (Span(": "), Span(card.state.text, card.kind)) if card.state is not None else ()
+                    yield Paragraph((Span(card.title.text, card.kind), *ends), "heading")
                     yield from simple(card.blocks)
             case Details():
                 yield Paragraph(block.title, "heading")
@@ -294,7 +315,7 @@ def simple(blocks: Iterable[Block]) -> Iterator[Simple]:
 
 
 def _source(text: str) -> Line:
-    return (Run(f" ({text})", "quiet"),) if text else ()
+    return (Span(f" ({text})", "quiet"),) if text else ()
 
 
 @dataclass(frozen=True)
@@ -307,7 +328,7 @@ class Section:
 
 
 def section(title: str, *blocks: Block, name: str = "") -> Section:
-    """A section whose heading is our own words."""
+    """Put blocks under a heading of our own words."""
     return Section(line(title), blocks, name)
 
 
@@ -317,10 +338,10 @@ class Document:
 
     subject: str  # what kind of report it is
     title: str
-    outcome: Run | None = None
+    outcome: Span | None = None
     page: str = ""  # names it among other pages
     about: tuple[Line, ...] = ()
-    facts: Facts = Facts(())
+    facts: FactList = FactList(())
     warnings: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     sections: tuple[Section, ...] = ()

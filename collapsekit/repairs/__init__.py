@@ -1,1 +1,1 @@
-"""Repairs: one file a method; stage.py says what a method gives, loop.py trains it, snapshots.py lets it go on."""
+"""repair(): diagnose, train a method, judge it beside plain fine-tuning, write what was accepted."""

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from collapsekit.repairs.training.job import Job
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.invariants.of_repair import LEAST, MARGIN, metric_passes, score_passes
-from collapsekit.report.repair import Check
+from collapsekit.report.repair import METRIC_MARGIN, MIN_SCORE_FALL, Check, metric_passes, score_passes
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.tasks.scoring import leave_out_metric
 
@@ -35,7 +34,7 @@ def metric_check(job: Job, before: Tensor, after: Tensor) -> Check:
         interval=(low, high),
         definition=(
             f"{task.metric_name} on the {at.held.split} split, after minus before, {LEVEL:.0%} interval by a jackknife over "
-            f"groups of the same examples; passed where it reaches 0 and the loss is at most {MARGIN:g}"
+            f"groups of the same examples; passed where it reaches 0 and the loss is at most {METRIC_MARGIN:g}"
         ),
         sentence=(
             f"{task.metric_name} on {at.held.split} is {verdict}: {float(values[0][0]):.3f} before, "
@@ -58,7 +57,7 @@ def score_check(modality: str, before: Report, after: Report) -> Check:
         difference=difference,
         definition=(
             f"score of {modality} (0 fully used, 1 fully ignored) on the {before.subject.split} split; passed where it "
-            f"falls by at least {LEAST:g}"
+            f"falls by at least {MIN_SCORE_FALL:g}"
         ),
         sentence=(
             f"The score of {modality} on {before.subject.split} {'falls' if passed else 'does not fall enough'}: "
@@ -93,4 +92,4 @@ def beats(after: Report, control: Report, repaired: Sequence[str]) -> bool | Non
     that is not known."""
     pairs = [(after.modalities[m].score, control.modalities[m].score) for m in repaired]
     known = [(a, c) for a, c in pairs if a is not None and c is not None]
-    return any(a <= c - LEAST for a, c in known) if known else None
+    return any(a <= c - MIN_SCORE_FALL for a, c in known) if known else None

@@ -1,77 +1,69 @@
-"""What was asked of a repair, checked, and the job it makes."""
+"""What was request of a repair, checked, and the job it makes."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.build import seed_everything
+from collapsekit.config.options import DiagnoseOptions, RepairOptions, RunOptions
 from collapsekit.config.schema import Config
-from collapsekit.context import Options, Profile, Progress
-from collapsekit.diagnosis import build_adapter, diagnose, settle_config
+from collapsekit.context import Options, Progress
+from collapsekit.diagnosis import check_options, choose_probes, report_on, settle_config
 from collapsekit.distributed.process_group import current
-from collapsekit.errors import ConfigError, FaultError, did_you_mean
-from collapsekit.features.extraction import extract
-from collapsekit.features.features import Features
+from collapsekit.errors import ConfigError, FaultError
 from collapsekit.io.writable import check_folder
 from collapsekit.probes.runner import warnings_of
 from collapsekit.readouts.fit import in_full
-from collapsekit.readouts.linear import Fold
+from collapsekit.readouts.linear import FitSplit
 from collapsekit.repairs.methods._warm_up import ENOUGH
 from collapsekit.repairs.recommend import kept_by
 from collapsekit.repairs.training.fsdp import need_shardable
-from collapsekit.repairs.training.job import Job, Training, trainable_of
+from collapsekit.repairs.training.job import Job, trainable_of
 from collapsekit.repairs.training.tensorboard import summary_writer
 from collapsekit.report.diagnosis import Report
 from collapsekit.session.checks import (
-    check_arguments,
+    check_call,
     check_data,
+    check_diagnosis,
     check_modalities,
     check_named,
     check_parts,
     known_sizes,
 )
-from collapsekit.tasks.base import Task, make_task
+from collapsekit.session.opening import OpenModel, open_model
+from collapsekit.tasks.make import make_task, tasks_with_prior
 
 FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on
-# How the command line calls what is called otherwise there.
-FLAGS = {"rate": "--lr", "batch": "--batch-size", "weight_decay": "--weight-decay"}
 LITTLE = 0.05  # of the prior loss: under that an encoder trained alone gains nothing worth catching up on
 
 
 @dataclass(frozen=True)
-class Asked:
+class RepairRequest:
     """What is the same for the method and the control."""
 
     checkpoint: str | Path | None
     config: Config
-    training: Training
-    device: str
-    seed: int
-    limit: int | None
-    profile: Profile
-    trust: str | None
-    cache: str | Path | None
-    plugins: Sequence[str | Path]
+    options: RepairOptions
     progress: Progress
-    tensorboard: Path | None = None
+    files: Sequence[str] = ()  # modules of the plugin files
 
-    def adapter(self) -> Adapter:
-        """The model as the checkpoint has it, in float32."""
-        built = build_adapter(self.config, self.checkpoint, device=self.device, seed=self.seed, trust=self.trust)
-        return in_full(built)
+    def open(self) -> AbstractContextManager[OpenModel]:
+        """The model as the checkpoint has it, read and built once for all that the repair does with it."""
+        return open_model(self.config, self.checkpoint, self.options, progress=self.progress)
 
-    def decide(self, adapter: Adapter | None, split: str, probes: Sequence[str]) -> Report:
+    def decide(self, subject: OpenModel, split: str, probes: Sequence[str]) -> Report:
         """A report of the probes that a decision rests on. Raises FaultError where an error ended one of them."""
-        report = self.diagnose(adapter, split, probes)
+        report = self.diagnose(subject, split, probes)
         ended = [w.sentence for w in warnings_of(report.results)]
         if ended:
             raise FaultError(
@@ -81,25 +73,26 @@ class Asked:
         return report
 
     def diagnose(
-        self, adapter: Adapter | None, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
+        self, subject: OpenModel, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
     ) -> Report:
-        """A report on ``adapter``'s model, or on the checkpoint itself; β is turned for the ``weak`` modalities."""
-        return diagnose(
-            self.checkpoint if adapter is None else None,
-            config=self.config if adapter is None else adapter.config,
-            model=None if adapter is None else adapter.model,
-            split=split,
-            probes=probes,
-            options={"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None,
-            profile=self.profile,
-            device=self.device,
-            seed=self.seed,
-            limit=self.limit,
-            trust_pickle=self.trust if adapter is None else None,
-            plugins=self.plugins,
-            progress=self.progress,
-            cache=self.cache,
-        )
+        """Diagnose an open model as the repair was request to.
+
+        Args:
+            subject: the checkpoint, or what was trained from it.
+            split: the examples.
+            probes: their names; None: all that run by default.
+            weak: the modalities for which β is turned.
+
+        Returns:
+            The report.
+        """
+        shared = {name: getattr(self.options, name) for name in RunOptions.model_fields}
+        turned = {"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None
+        how = DiagnoseOptions.make(**{**shared, "split": split, "probes": probes, "options": turned})
+        chosen, every = choose_probes(how.probes, how.skip, self.files), check_options(how.options or {})
+        live = subject.adapter.checkpoint is None
+        check_diagnosis(subject.config, None, chosen, every.values(), how, live=live)
+        return report_on(subject, how, chosen, every, typed=not live)
 
 
 class _Once(Progress):
@@ -123,46 +116,34 @@ class _Once(Progress):
         self.shown.fault(text)
 
 
-def make_asked(
+def make_request(
     checkpoint: str | Path | None,
     config: str | Path | Mapping[str, Any] | Config | None,
-    training: Mapping[str, Any] | None,
-    *,
-    profile: Profile = "standard",
-    device: str = "cpu",
-    seed: int = 0,
-    limit: int | None = None,
-    plugins: Sequence[str | Path] = (),
-    trust_pickle: str | None = None,
+    options: RepairOptions,
     progress: Progress | None = None,
-    cache: str | Path | None = None,
-    tensorboard: str | Path | None = None,
-) -> Asked:
-    """The config found, plugins loaded, settings checked; ``tensorboard``: a folder for training's curves; other keywords
-    as for diagnose. Raises CollapsekitError."""
-    check_arguments(locals())
+) -> RepairRequest:
+    """The config found, plugins loaded, options checked against this machine. Raises CollapsekitError."""
+    check_call(options, checkpoint=checkpoint, config=config, progress=progress)
     told = _Once(progress or Progress())
     settled = settle_config(config, checkpoint, told, "repair")
-    _need_judge(settled)
     registry.load_builtins()
-    for file in [*(settled.resolve(p) for p in settled.plugins), *plugins]:
-        registry.load_plugin_file(file)
-    how = check_training(training or {})
-    need_shardable(how, device, current())
-    curves = None if tensorboard is None else Path(tensorboard)
-    if curves is not None:
+    files = [registry.load_plugin_file(p) for p in [*map(settled.resolve, settled.plugins), *options.plugins]]
+    _need_judge(settled)
+    need_shardable(options.training, options.device, current())
+    if options.tensorboard is not None:
         summary_writer()
-        current().once(partial(check_folder, curves, "--tensorboard"))
-    return Asked(checkpoint, settled, how, device, seed, limit, profile, trust_pickle, cache, plugins, told, curves)
+        current().on_main(partial(check_folder, options.tensorboard, "--tensorboard"))
+    return RepairRequest(checkpoint, settled, options, told, files)
 
 
 def _need_judge(config: Config) -> None:
     """Raises ConfigError where no score could say whether a repair helped."""
     task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
-    if type(task).prior is Task.prior:
+    if not task.has_prior():
+        *others, last = tasks_with_prior()
         raise ConfigError(
             f"a repair is judged by the credit a balanced reference gives each modality, and for task {task.name!r} there "
-            "is none: it works for classification, multilabel and regression."
+            f"is none: it works for {', '.join(others)} and {last}."
         )
 
 
@@ -174,67 +155,74 @@ def _check_data(config: Config) -> None:
         check_data(config, task, there, [*FITTED, *(["test"] if "test" in there else [])])
 
 
-def check_asked(asked: Asked, modalities: Sequence[str] | None, options: Collection[Options]) -> Adapter:
-    """The data, whom to repair, what to freeze and the methods' options, against the config, then against the model as the
-    checkpoint has it, which is given back; no example is read. Raises CollapsekitError."""
-    names = modalities or ()
-    _check_data(asked.config)
-    check_modalities(options, asked.config)
-    if asked.config.adapter == "module":
-        check_named(names, tuple(asked.config.modalities))
-    adapter = asked.adapter()
-    check_modalities(options, asked.config, adapter.modalities)
-    check_named(names, adapter.modalities)
+def check_request(request: RepairRequest, modalities: Sequence[str] | None, options: Collection[Options]) -> None:
+    """The data, whom to repair and the methods' options, against the config; nothing is read. Raises CollapsekitError."""
+    _check_data(request.config)
+    check_modalities(options, request.config)
+    if request.config.adapter == "module":
+        check_named(modalities or (), tuple(request.config.modalities))
+
+
+def check_built(
+    request: RepairRequest, adapter: Adapter, modalities: Sequence[str] | None, options: Collection[Options]
+) -> None:
+    """Check what only the built model can tell; no example is read.
+
+    Args:
+        request: what is the same for the method and the control.
+        adapter: the model as the checkpoint has it.
+        modalities: whom to repair.
+        options: of all methods.
+
+    Raises:
+        CollapsekitError: for a modality, a submodule to freeze or a split that is not there.
+    """
+    check_modalities(options, request.config, adapter.modalities)
+    check_named(modalities or (), adapter.modalities)
     for split in FITTED:
         adapter.source.need(split)
-    trainable_of(adapter.model, asked.training)
-    return adapter
+    trainable_of(adapter.model, request.options.training)
 
 
-def make_job(asked: Asked, before: Report, weak: tuple[str, ...]) -> tuple[Job, str]:
-    """The model as the checkpoint has it, to be trained; and a digest of the examples."""
-    adapter = asked.adapter()
-    at, data = _fold(adapter, asked)
+def make_job(
+    request: RepairRequest, subject: OpenModel, adapter: Adapter, before: Report, weak: tuple[str, ...]
+) -> tuple[Job, str]:
+    """Make the job of training a model.
+
+    Args:
+        request: what is the same for the method and the control.
+        subject: the checkpoint as it was diagnosed, whose passes are those of ``adapter`` too.
+        adapter: the model, as the checkpoint has it; brought to float32.
+        before: the diagnosis on the val split.
+        weak: the modalities to repair.
+
+    Returns:
+        The job, and a digest of the examples.
+    """
+    at, data = _fold(subject, adapter)
     credit = {m: _credit(before, m) for m in adapter.modalities}
     kept = {m: share for m in weak if (share := kept_by(before, m, LITTLE)) is not None}
     found = {m: before.modalities[m].verdict for m in weak}
     behind = [m for m in weak if found[m] == "underused" and kept.get(m, 1.0) < ENOUGH]
     ignored = tuple(m for m in weak if found[m] == "collapsed" or m in behind)
     underused = tuple(m for m in weak if found[m] == "underused" and m not in behind)
-    job = Job(adapter, at, weak, credit, asked.training, asked.seed, Options())
+    job = Job(adapter, at, weak, credit, request.options.training, request.options.seed, Options())
     return replace(job, ignored=ignored, underused=underused, kept=kept), data
 
 
-def _fold(adapter: Adapter, asked: Asked) -> tuple[Fold, str]:
-    """Training and deciding examples, and a digest of both."""
-    train_, val = (_features(adapter, split, asked) for split in FITTED)
+def _fold(subject: OpenModel, adapter: Adapter) -> tuple[FitSplit, str]:
+    """Training and deciding examples, and a digest of both; the model is brought to float32."""
+    passes = subject.passes_of(in_full(adapter))
+    train_, val = (passes.checked(split) for split in FITTED)
+    seed_everything(passes.reader.seed)  # what methods draw does not depend on which passes were made already
     width = adapter.task.expect(val.outputs[:1])[0].numel()
-    at = Fold(train_, torch.arange(len(train_)), val, torch.arange(len(val)), width)
+    at = FitSplit(train_, torch.arange(len(train_)), val, torch.arange(len(val)), width)
     return at, hashlib.sha256(f"{train_.digest} {val.digest}".encode()).hexdigest()
-
-
-def _features(adapter: Adapter, split: str, asked: Asked) -> Features:
-    return extract(adapter, split, limit=asked.limit, seed=asked.seed, progress=asked.progress)
 
 
 def _credit(before: Report, modality: str) -> float:
     found = before.find("utilisation.credit", modality)
     return found.value if found is not None and found.value is not None else 0.0
-
-
-def check_training(given: Mapping[str, Any]) -> Training:
-    """Training settings, checked. Raises ConfigError naming the one that is wrong."""
-    try:
-        return Training(**given)
-    except ValidationError as e:
-        first = e.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "?"
-        if first["type"] == "extra_forbidden":
-            known = list(Training.model_fields)
-            near = did_you_mean(name, known)
-            raise ConfigError(f"there is no training setting {name!r}{near}: {', '.join(known)}.") from None
-        flag = f" ({FLAGS[name]})" if name in FLAGS else ""
-        raise ConfigError(f"training setting {name!r}{flag}: {first['msg']}, found {given.get(name)!r}.") from None
 
 
 def check_method_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:

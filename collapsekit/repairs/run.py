@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import collapsekit
 from collapsekit import registry
-from collapsekit.adapters.build import random_state_kept
+from collapsekit.adapters.build import preserve_rng_state
+from collapsekit.config.keywords import RepairKeywords, takes
+from collapsekit.config.options import RepairOptions
 from collapsekit.config.schema import Config
-from collapsekit.context import Options
+from collapsekit.config.values import check_path
+from collapsekit.context import Options, Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, NothingEvaluatedError
 from collapsekit.io.files import is_file, write_atomic
@@ -20,17 +22,27 @@ from collapsekit.io.writable import check_folder, check_room
 from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.recommend import recommend
-from collapsekit.repairs.request import Asked, check_asked, check_method_options, make_asked, make_job
+from collapsekit.repairs.request import (
+    RepairRequest,
+    check_built,
+    check_method_options,
+    check_request,
+    make_job,
+    make_request,
+)
 from collapsekit.repairs.training.behaviour import behaviour_of
-from collapsekit.repairs.training.estimate import reckon, reckon_files
-from collapsekit.repairs.training.job import held_expectations
+from collapsekit.repairs.training.estimate import estimate_cost, reckon_files
+from collapsekit.repairs.training.job import Job, held_expectations
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport
-from collapsekit.session.checks import check_arguments, check_named
+from collapsekit.session.checks import check_named
+from collapsekit.session.opening import OpenModel
+from collapsekit.session.subject import changed_weights, weights_by_name
 from collapsekit.user_code.exits import no_exit
-from collapsekit.user_code.process_state import process_state_kept
+from collapsekit.user_code.process_state import preserve_process_state
+from collapsekit.version import __version__
 
 CONTROL = "finetune"
 SNAPSHOTS = "snapshots"
@@ -39,57 +51,88 @@ DECIDING = ("utilisation", "prefix_gap")  # the probes that say whom to repair, 
 WEAK = ("collapsed", "underused")
 
 
+@takes(RepairOptions)
 @no_exit()
-@random_state_kept()
-@process_state_kept()
+@preserve_rng_state()
+@preserve_process_state()
 def repair(
     checkpoint: str | Path | None = None,
     *,
     output: str | Path,
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    method: str | Sequence[str] | None = None,
-    modalities: Sequence[str] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    training: Mapping[str, Any] | None = None,
-    control: bool = True,
-    keep: bool = False,
-    resume: bool = False,
-    force: bool = False,
-    **same: Any,
+    progress: Progress | None = None,
+    **keywords: Unpack[RepairKeywords],
 ) -> RepairReport:
-    """Fine-tune a checkpoint so that it uses what it ignored, judge that beside plain fine-tuning, and write
-    ``output``/model.safetensors and ``output``/repair.json.
+    """Fine-tune a checkpoint so that it uses what it ignored, and judge that beside plain fine-tuning.
 
-    ``method``: names of repairs, run in order (default: recommended from the diagnosis); ``modalities``: whom to repair
-    (default: those collapsed or underused on the val split); ``training``: fields of Training; ``keep`` exports what was
-    not accepted too; ``resume`` goes on from the snapshots of an interrupted run, ``force`` replaces what is there;
-    ``profile``, ``device``, ``seed``, ``limit``, ``plugins``, ``trust_pickle``, ``progress``, ``cache`` as for diagnose;
-    ``tensorboard``: a folder for the curves of training.
-    The checkpoint is never written. Raises CollapsekitError for whatever the caller can mend, FaultError where an error of
-    ours ended a probe that the repair is decided by; of another probe the reports in ``repair.json`` say so.
+    It writes ``output``/model.safetensors (where it is accepted, or with ``keep``) and ``output``/repair.json. The
+    checkpoint is never written.
+
+    Args:
+        checkpoint: The file or folder of weights; default: the config's model.checkpoint.
+        output: The folder to write.
+        config: The path of a collapsekit.yaml, a mapping of its keys, or a Config; default: the nearest file, as commands
+            find it.
+        method: Names of repairs, run in order; default: recommended from the diagnosis.
+        modalities: Whom to repair; default: those collapsed or underused on the val split.
+        options: Option values by repair, as ``--set`` takes them.
+        training: Epochs, batch, rate and other fields of Training (docs/repairs.md).
+        control: Whether plain fine-tuning is trained beside it, to judge the repair by.
+        keep: Write the weights even where they are rejected.
+        resume: Go on from the snapshots of an interrupted repair.
+        force: Replace what is in the folder.
+        profile, device, seed, limit, plugins, trust_pickle, progress, cache: As for :func:`collapsekit.diagnose`.
+        tensorboard: A folder for the curves of training.
+
+    Returns:
+        Acceptance with its checks, and the reports before, after and of the control.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+        FaultError: Where an error of ours ended a probe that the repair is decided by; of another probe the reports in
+            ``repair.json`` say so.
+
+    Example:
+        >>> import collapsekit
+        >>> repair = collapsekit.repair(
+        ...     "ckpt.pt", output="repaired", method="dropout", profile="quick", training={"epochs": 12, "rate": 0.01}
+        ... )
+        >>> repair.accepted, repair.before.modalities["audio"].verdict, repair.after.modalities["audio"].verdict
+        (True, 'collapsed', 'used')
     """
-    check_arguments({k: v for k, v in locals().items() if k not in ("training", "method", "same")})
-    asked = make_asked(checkpoint, config, training, **same)
-    named, every = _named(method), check_method_options(options or {})
-    folder = Path(output)
+    options = RepairOptions.make(**keywords)
+    check_path("output", output)
+    request = make_request(checkpoint, config, options, progress)
+    named, every = _named(options.method), check_method_options(options.options or {})
+    modalities, folder = options.modalities, Path(output)
     with _alone_in(folder):
-        current().once(lambda: _free(folder, resume=resume, force=force))
-        adapter = check_asked(asked, modalities, every.values())
-        size = reckon_files(adapter.model, asked.training, 1 + (control and named != (CONTROL,)))
-        del adapter
-        current().once(lambda: check_room(folder, size - _taken(folder), "the repair"))
-        before = asked.decide(None, "val", DECIDING)
-        weak = _whom(before, modalities)
-        chosen, why = (named, None) if named is not None else recommend(before, weak)
-        if why is not None:
-            asked.progress.note(f"Method {','.join(chosen)}: {why}")
-        with random_state_kept():  # of a device too, which the diagnosis has set up
-            runs = {"method": _Run(asked, chosen, every, weak, before, folder, resume)}
-            if control and chosen != (CONTROL,):
-                runs["control"] = _Run(asked, (CONTROL,), every, weak, before, folder, resume)
-            report = _judged(asked, runs, before, weak, {name: every[name] for name in chosen}, keep=keep)
-        current().agree(report.to_json(), "results")
-        current().once(lambda: _write(folder, report, runs))
+        current().on_main(lambda: _free(folder, resume=options.resume, force=options.force))
+        check_request(request, modalities, every.values())
+        with request.open() as subject:
+            check_built(request, subject.adapter, modalities, every.values())
+            runs_wanted = 1 + (options.control and named != (CONTROL,))
+            size = reckon_files(subject.adapter.model, options.training, runs_wanted)
+            current().on_main(lambda: check_room(folder, size - _taken(folder), "the repair"))
+            before = request.decide(subject, "val", DECIDING)
+            weak = _whom(before, modalities)
+            chosen, why = (named, None) if named is not None else recommend(before, weak)
+            if why is not None:
+                request.progress.note(f"Method {','.join(chosen)}: {why}")
+            split = "test" if "test" in subject.adapter.source.splits() else "val"
+            shown = request.diagnose(subject, split, weak=weak)
+        chains = {"method": chosen, **({"control": (CONTROL,)} if options.control and chosen != (CONTROL,) else {})}
+        runs: dict[str, _Run] = {}
+        with preserve_rng_state():  # of a device too, which the diagnosis has set up
+            for name, methods in chains.items():
+                # The model that was diagnosed is trained itself, as nothing reads it any more.
+                adapter = subject.adapter if not runs else subject.rebuilt()
+                job, data = make_job(request, subject, adapter, before, weak)
+                runs[name] = _Run(request, job, data, methods, every, before, folder)
+                runs[name].train()
+            used = {name: every[name] for name in chosen}
+            report = _judged(request, subject, runs, (before, shown), weak, used)
+        current().assert_same(report.to_json(), "results")
+        current().on_main(lambda: _write(folder, report, runs))
     return report
 
 
@@ -102,7 +145,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
             check_folder(folder, "--output", (WEIGHTS, FILE, *SHOWN))
             stack.enter_context(locked(folder / FILE, wait=0))
 
-        current().once(lock)  # the first process's
+        current().on_main(lock)  # the first process's
         yield
 
 
@@ -117,33 +160,46 @@ def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None
         run.clear()
 
 
+@takes(RepairOptions)
 @no_exit()
-@random_state_kept()
-@process_state_kept()
+@preserve_rng_state()
+@preserve_process_state()
 def plan(
     checkpoint: str | Path | None = None,
     *,
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    method: str | Sequence[str] | None = None,
-    modalities: Sequence[str] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    training: Mapping[str, Any] | None = None,
-    **same: Any,
+    progress: Progress | None = None,
+    **keywords: Unpack[RepairKeywords],
 ) -> list[str]:
-    """What :func:`repair` of the same arguments would train, and what that takes, in sentences; nothing is written."""
-    check_arguments({"modalities": modalities, "options": options})
-    asked = make_asked(checkpoint, config, training, **same)
-    named, every = _named(method), check_method_options(options or {})
-    check_asked(asked, modalities, every.values())
-    before = asked.decide(None, "val", DECIDING)
-    weak = _whom(before, modalities)
+    """Say what :func:`repair` of the same arguments would train, and what that takes; nothing is written.
+
+    Args:
+        checkpoint: As for repair.
+        config: As for repair.
+        progress: As for repair.
+        **keywords: The fields of RepairOptions.
+
+    Returns:
+        One sentence each.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+    """
+    options = RepairOptions.make(**keywords)
+    request = make_request(checkpoint, config, options, progress)
+    named, every = _named(options.method), check_method_options(options.options or {})
+    check_request(request, options.modalities, every.values())
+    with request.open() as subject:
+        check_built(request, subject.adapter, options.modalities, every.values())
+        before = request.decide(subject, "val", DECIDING)
+    weak = _whom(before, options.modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
     told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
-    job, _ = make_job(asked, before, weak)
+    job, _ = make_job(request, subject, subject.adapter, before, weak)
     own = frozenset(id(p) for p in job.adapter.model.parameters())
     stages = registry.get_repair(chosen[0]).stages(job.at_place(0, every[chosen[0]]))
-    return told + reckon(next(iter(stages)), job, chosen[0], own)
+    return told + estimate_cost(next(iter(stages)), job, chosen[0], own)
 
 
 class _Run:
@@ -151,38 +207,53 @@ class _Run:
 
     def __init__(
         self,
-        asked: Asked,
+        request: RepairRequest,
+        job: Job,
+        data: str,
         methods: tuple[str, ...],
         options: Mapping[str, Options],
-        weak: tuple[str, ...],
         before: Report,
         folder: Path,
-        resume: bool,
     ) -> None:
-        job, data = make_job(asked, before, weak)
-        self.adapter = job.adapter
-        self.job, self.curves, self.kept = job, list[LossCurve](), list[Snapshots]()
-        behaviour = current().once(lambda: behaviour_of(job))
-        for place, name in enumerate(methods):
-            identity = {
-                "base": before.subject.sha256,
-                "data": data,
-                "methods": [[n, options[n].model_dump(mode="json")] for n in methods[: place + 1]],
-                "training": asked.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
-                "modalities": list(weak),
-                "seed": asked.seed,
-                "profile": asked.profile,  # with the diagnosis it decides what a method begins with
-            }
+        """``data``: a digest of the examples; ``before``: the diagnosis that the methods follow."""
+        self.request, self.job, self.data, self.methods, self.options = request, job, data, methods, options
+        self.base, self.folder, self.adapter = before.subject.sha256, folder, job.adapter
+        self.curves, self.kept = list[LossCurve](), list[Snapshots]()
+        self.changed: frozenset[str] = frozenset()  # names of the weights that are not as the checkpoint has them
+
+    def train(self) -> None:
+        """Train one method after the other, from the snapshots on where it is resumed."""
+        request, how, job = self.request, self.request.options, self.job
+        began = weights_by_name(job.adapter)
+        behaviour = current().on_main(lambda: behaviour_of(job))
+        for place, name in enumerate(self.methods):
             part = Snapshots(
-                folder / SNAPSHOTS / "-".join(methods[: place + 1]), identity, behaviour, asked.progress.note
+                self.folder / SNAPSHOTS / "-".join(self.methods[: place + 1]),
+                self._identity(place),
+                behaviour,
+                request.progress.note,
             )
-            if not resume:
+            if not how.resume:
                 part.clear()
             self.kept.append(part)
-            stages = registry.get_repair(name).stages(job.at_place(place, options[name]))
-            shown = asked.tensorboard and asked.tensorboard / part.folder.name
-            self.curves += train(stages, job, name, part, asked.progress, shown)
+            stages = registry.get_repair(name).stages(job.at_place(place, self.options[name]))
+            shown = None if how.tensorboard is None else Path(how.tensorboard) / part.folder.name
+            self.curves += train(stages, job, name, part, request.progress, shown)
         self.adapter.model.eval()
+        self.changed = current().on_main(lambda: changed_weights(began, weights_by_name(job.adapter)))
+
+    def _identity(self, place: int) -> dict[str, Any]:
+        """By what snapshots of the method at this place of the chain are known."""
+        options, how = self.options, self.request.options
+        return {
+            "base": self.base,
+            "data": self.data,
+            "methods": [[n, options[n].model_dump(mode="json")] for n in self.methods[: place + 1]],
+            "training": how.training.model_dump(mode="json", exclude={"fsdp"}),  # which may change on the way
+            "modalities": list(self.job.weak),
+            "seed": how.seed,
+            "profile": how.profile,  # with the diagnosis it decides what a method begins with
+        }
 
     def clear(self) -> None:
         """Remove the snapshots."""
@@ -194,45 +265,47 @@ class _Run:
 
 
 def _judged(
-    asked: Asked,
+    request: RepairRequest,
+    subject: OpenModel,
     runs: Mapping[str, _Run],
-    before: Report,
+    reports: tuple[Report, Report],
     weak: tuple[str, ...],
     options: Mapping[str, Options],
-    *,
-    keep: bool,
 ) -> RepairReport:
-    """Acceptance on val, reports on test (val where there is none)."""
-    run = runs["method"]
-    after = asked.decide(run.adapter, "val", DECIDING)
+    """Acceptance on val, reports on test (val where there is none); ``reports``: of the checkpoint, on the two splits."""
+    how, run, (before, shown) = request.options, runs["method"], reports
+    split = shown.subject.split
+    with _open(subject, run) as trained:
+        decided = request.decide(trained, "val", DECIDING)
+        after = request.diagnose(trained, split, weak=weak)
+    beside = None
+    if "control" in runs:
+        with _open(subject, runs["control"]) as trained:
+            beside = request.diagnose(trained, split, weak=weak)
     held = run.job.at.held.outputs[run.job.at.choose]  # as the checkpoint gave them
     expected = run.adapter.task.expect(held), held_expectations(run.job, lambda live: live.outputs)
     checks = (
         metric_check(run.job, *expected),
-        *(score_check(m, before, after) for m in weak),
+        *(score_check(m, before, decided) for m in weak),
         *(
-            still_used_check(m, before, after)
+            still_used_check(m, before, decided)
             for m, v in before.modalities.items()
             if m not in weak and v.verdict == "used"
         ),
     )
-    split = "test" if "test" in run.adapter.source.splits() else "val"
-    models = [None, *(r.adapter for r in runs.values())]
-    reports = [asked.diagnose(model, split, weak=weak) for model in models]
     accepted = all(check.passed for check in checks)
-    beside = reports[2] if "control" in runs else None
     return RepairReport(
-        collapsekit=collapsekit.__version__,
+        collapsekit=__version__,
         method=tuple(options),
-        summary=_summary(tuple(options), weak, accepted, reports[0], reports[1], beside),
+        summary=_summary(tuple(options), weak, accepted, shown, after, beside),
         repaired=weak,
         base=before.subject.checkpoint,
         base_sha256=before.subject.sha256,
         accepted=accepted,
-        exported=accepted or keep,
+        exported=accepted or how.keep,
         checks=checks,
-        before=reports[0],
-        after=reports[1],
+        before=shown,
+        after=after,
         control=beside,
         losses=tuple(curve for r in runs.values() for curve in r.curves),
         findings=tuple(run.job.findings),
@@ -240,14 +313,19 @@ def _judged(
         definitions={n: f"{(s := registry.get_repair(n)).definition} ({s.source})" for n in [*options, CONTROL]},
         settings={
             "options": {n: o.model_dump(mode="json") for n, o in options.items()},
-            "training": asked.training.model_dump(mode="json"),
-            "seed": asked.seed,
-            "device": asked.device,
-            "limit": asked.limit,
-            "config": asked.config.model_dump(mode="json", exclude_defaults=True),
+            "training": how.training.model_dump(mode="json"),
+            "seed": how.seed,
+            "device": how.device,
+            "limit": how.limit,
+            "config": request.config.model_dump(mode="json", exclude_defaults=True),
         },
-        environment=reports[0].environment,
+        environment=shown.environment,
     )
+
+
+def _open(subject: OpenModel, run: _Run) -> AbstractContextManager[OpenModel]:
+    """The model that was trained, to be diagnosed beside the checkpoint."""
+    return subject.with_model(run.adapter.model, run.adapter.config, changed=run.changed)
 
 
 def _summary(

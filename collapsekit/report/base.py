@@ -14,16 +14,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import to_jsonable_python
 
 from collapsekit.errors import RefusedError
-from collapsekit.io.files import read_text, reason
+from collapsekit.io.json import json_text, parse_json, read_json
 from collapsekit.io.limits import check_plain
-from collapsekit.io.safe_text import json_text, quoted, shown
+from collapsekit.io.safe_text import inline, quote
 
 SCHEMA_VERSION: Final = 2  # what is written; a field that came with it says so by `since`
 READ_VERSIONS = (1, SCHEMA_VERSION)
-MOST_BYTES = 64_000_000
-_MOST_FREE = 1_000_000  # values in settings or environment
-_DEEPEST = 100  # a config's levels, and those around it
-_LONGEST_INTEGER = 100  # digits
+_MAX_FREE = 1_000_000  # values in settings or environment
+_MAX_LEVELS = 100  # a config's levels, and those around it
 _DIGEST_IS = (
     "SHA-256 of the file's own content, so that a change after it was written is noticed; no proof of who wrote it. It is "
     "over the ASCII bytes of the JSON object without this key: object keys sorted by code point, no white space, every "
@@ -35,7 +33,7 @@ _DIGEST_IS = (
 def _no_text(value: Any) -> Any:
     if isinstance(value, bool | str | bytes):
         raise ValueError(
-            f"a number was expected, found {shown(str(value) if isinstance(value, bool) else repr(value), 40)}"
+            f"a number was expected, found {inline(str(value) if isinstance(value, bool) else repr(value), 40)}"
         )
     return value
 
@@ -87,12 +85,19 @@ class Contract(Frozen):
     def _of_the_file(cls, value: str | None) -> None:
         """An object changes as it is renamed, cleaned or copied, so the digest is made anew at each writing."""
 
-    def contradiction(self) -> str | None:
-        """The first place where its parts do not agree, as a sentence without its end; None where they all do."""
+    def contradictions(self) -> Iterator[str]:
+        """Yield every place where its parts do not agree, each as a sentence without its end."""
         raise NotImplementedError
 
+    def contradiction(self) -> str | None:
+        """Return the first place where its parts do not agree; None where they all do."""
+        return next(self.contradictions(), None)
+
     def to_json(self) -> str:
-        """As JSON text, keys in schema order, no NaN or Inf, with its digest; the same object gives the same text."""
+        """Write it as JSON text, keys in schema order, no NaN or Inf, with its digest.
+
+        The same object gives the same text.
+        """
         # Not mode="json", which fails for half characters, as names of files can hold; JSON has an escape for them.
         plain = json.loads(json.dumps(self.model_dump(), allow_nan=False, default=to_jsonable_python))
         return json_text(sealed(type(self), plain)) + "\n"
@@ -114,14 +119,14 @@ class Contract(Frozen):
 
 
 def content_digest(content: Mapping[str, Any]) -> str:
-    """The digest of a file's JSON object, as its key ``sha256`` holds it (what it is over: `collapsekit schema`)."""
+    """Compute the digest of a file's JSON object, as its key ``sha256`` holds it (what it is over: `collapsekit schema`)."""
     rest = {k: v for k, v in content.items() if k != "sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def sealed(kind: type[Contract], content: dict[str, Any]) -> dict[str, Any]:
-    """The same with the digests of it, and of the files within it, made anew."""
+    """Return the same content with the digests of it, and of the files within it, made anew."""
     for _, inner in _inner(kind, content):
         inner["sha256"] = content_digest(inner)
     return {**content, "sha256": content_digest(content)}
@@ -143,8 +148,21 @@ Kind = TypeVar("Kind", bound=Contract)
 
 
 def checked(kind: type[Kind], raw: Any, origin: str) -> Kind:
-    """``raw`` as a file of that kind: a version that is read, within bounds, as it was written, fitting the schema, and with
-    parts that agree. Raises RefusedError naming the first thing that is wrong."""
+    """Check what a file's JSON holds, and make its model.
+
+    In this order: a version that is read, bounds, the digest of its content, the schema, and parts that agree.
+
+    Args:
+        kind: which file it is.
+        raw: its JSON.
+        origin: what to call it in messages.
+
+    Returns:
+        The model, of this version whatever the file's.
+
+    Raises:
+        RefusedError: naming the first thing that is wrong.
+    """
     whole = [(origin, raw), *((f"{place} in {origin}", part) for place, part in _inner(kind, raw))]
     version = _version(raw, origin)
     for where, part in whole:
@@ -158,18 +176,18 @@ def checked(kind: type[Kind], raw: Any, origin: str) -> Kind:
         found = kind.model_validate(raw if version == SCHEMA_VERSION else _of_this_version(kind, raw))
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
-        at = quoted(".".join(str(p)[:80] for p in first["loc"]), 200) if first["loc"] else "the report"
-        said = shown(first["msg"].removeprefix("Value error, "))
+        at = quote(".".join(str(p)[:80] for p in first["loc"]), 200) if first["loc"] else "the report"
+        said = inline(first["msg"].removeprefix("Value error, "))
         raise RefusedError(f"{origin} does not fit the report schema at {at}: {said}.") from None
     newer = next(_newer(found, version), None)
     if newer is not None:
         raise RefusedError(
-            f"{origin} has schema_version {version} and {quoted(newer)}, which came later: make it again."
+            f"{origin} has schema_version {version} and {quote(newer)}, which came later: make it again."
         )
     wrong = found.contradiction()
     if wrong is not None:
         raise RefusedError(
-            f"{origin} contradicts itself: {shown(wrong, 400)}; take it as collapsekit wrote it, or make it again."
+            f"{origin} contradicts itself: {inline(wrong, 400)}; take it as collapsekit wrote it, or make it again."
         )
     return found
 
@@ -177,7 +195,7 @@ def checked(kind: type[Kind], raw: Any, origin: str) -> Kind:
 def _version(raw: Any, origin: str) -> int:
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if type(version) is not int or version not in READ_VERSIONS:
-        found = shown(json.dumps(version), 40) if isinstance(version, str | int | float) else type(version).__name__
+        found = inline(json.dumps(version), 40) if isinstance(version, str | int | float) else type(version).__name__
         raise RefusedError(
             f"{origin} has schema_version {found}, this collapsekit reads {' and '.join(map(str, READ_VERSIONS))}: "
             "make the report again with this version, or install the version that wrote it."
@@ -189,7 +207,7 @@ def _check_free(raw: Mapping[str, Any], origin: str) -> None:
     """Bounds on what the schema says nothing of."""
     try:
         for free in ("settings", "environment"):
-            check_plain(raw.get(free), values=_MOST_FREE, levels=_DEEPEST, whole=False)
+            check_plain(raw.get(free), values=_MAX_FREE, levels=_MAX_LEVELS, whole=False)
     except ValueError as e:
         raise RefusedError(f"{origin} does not fit the report schema in its settings or environment: {e}.") from None
 
@@ -236,54 +254,3 @@ def _newer(value: Any, version: int) -> Iterator[str]:
         for inner in value.values():
             if isinstance(inner, BaseModel):
                 yield from _newer(inner, version)
-
-
-def read_json(path: str | Path) -> Any:
-    """The JSON of a report's file of at most 64 MB. Raises RefusedError where it cannot be read as that."""
-    try:
-        text = read_text(path, MOST_BYTES)
-    except OSError as e:
-        raise RefusedError(f"{path} cannot be read as a report: {reason(e)}.") from None
-    return parse_json(text, str(path))
-
-
-def parse_json(text: str, origin: str) -> Any:
-    """JSON in which no number is out of range and no key stands twice. Raises RefusedError naming ``origin``."""
-    try:
-        return json.loads(
-            text,
-            parse_constant=_reject_constant,
-            parse_float=_finite_number,
-            parse_int=_short_integer,
-            object_pairs_hook=_each_key_once,
-        )
-    except RecursionError:
-        raise RefusedError(f"{origin} is not JSON that collapsekit wrote: it is nested too deeply.") from None
-    except ValueError as e:
-        raise RefusedError(f"{origin} is not JSON ({e}): give a report.json that collapsekit wrote.") from None
-
-
-def _reject_constant(name: str) -> float:
-    raise ValueError(f"{name} is not allowed")
-
-
-def _finite_number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {shown(text, 40)} is out of range")
-    return value
-
-
-def _short_integer(text: str) -> int:
-    if len(text) > _LONGEST_INTEGER:
-        raise ValueError(f"a number of {len(text):,} digits is too long")
-    return int(text)
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        again = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {quoted(again)} stands twice in one object")
-    return found

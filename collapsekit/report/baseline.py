@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
-import collapsekit
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.files import is_file
-from collapsekit.report.base import MOST_BYTES, Contract, Frozen, read_json
+from collapsekit.io.json import MAX_BYTES, read_json
+from collapsekit.io.safe_text import quote
+from collapsekit.report.base import Contract, Frozen
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.invariants.of_baseline import baseline_contradiction
-from collapsekit.report.per_example import Records, check_records, digest, load_records, load_report
-
-_KEPT = ("training_seed", "examples", "records", "profile")  # settings that the gate reads
+from collapsekit.report.per_example import PerExample, check_records, digest
 
 
 class Run(Frozen):
@@ -32,13 +30,13 @@ class Run(Frozen):
         """The seed its model was trained with, where it says so."""
         return seed_of(self.report)
 
-    def read_records(self) -> Records | None:
-        """Its records. Raises RefusedError where they are damaged or another report's."""
+    def read_records(self) -> PerExample | None:
+        """Return its records. Raises RefusedError where they are damaged or another report's."""
         data = self._data()
-        return None if data is None else Records.from_bytes(data, "the baseline's records")
+        return None if data is None else PerExample.from_bytes(data, "the baseline's records")
 
     def check_numbers(self, origin: str) -> None:
-        """Raises RefusedError where its records are damaged, another report's, or say otherwise than its report."""
+        """Raise RefusedError where its records are damaged, another report's, or say otherwise than its report."""
         data = self._data()
         if data is not None:
             check_records(self.report, data, f"a report in {origin}")
@@ -75,12 +73,14 @@ class Baseline(Contract):
         return self
 
     def to_json(self) -> str:
-        """The baseline as JSON text; the same reports in the same order give the same bytes. Raises ConfigError where it
-        would be more than is read."""
+        """Return the baseline as JSON text; the same reports in the same order give the same bytes.
+
+        Raises ConfigError where it would be more than is read.
+        """
         text = super().to_json()
-        if len(text) > MOST_BYTES:
+        if len(text) > MAX_BYTES:
             raise ConfigError(
-                f"the baseline would be over {MOST_BYTES:,} bytes, the most that is read: leave out the records "
+                f"the baseline would be over {MAX_BYTES:,} bytes, the most that is read: leave out the records "
                 "(--no-records; retrained models can be compared without), or diagnose fewer examples."
             )
         return text
@@ -100,19 +100,19 @@ class Baseline(Contract):
             run.check_numbers(str(path))
         return found
 
-    def contradiction(self) -> str | None:
-        """See :meth:`Contract.contradiction`."""
-        return baseline_contradiction(self, same_run)
+    def contradictions(self) -> Iterator[str]:
+        """See :meth:`Contract.contradictions`."""
+        return _contradictions(self)
 
 
 def seed_of(report: Report) -> int | None:
-    """The training seed that a report names; None where it names none."""
+    """Return the training seed that a report names; None where it names none."""
     seed = report.settings.get("training_seed")
     return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
 def differs(ours: Report, theirs: Report) -> str | None:
-    """Why two reports cannot be compared, as a sentence without its end; None where they can."""
+    """Say why two reports cannot be compared, as a sentence without its end; None where they can."""
     for what in ("task", "metric", "split", "examples"):
         a, b = getattr(ours.subject, what), getattr(theirs.subject, what)
         if a != b:
@@ -130,65 +130,21 @@ def differs(ours: Report, theirs: Report) -> str | None:
     return None
 
 
-def slim(report: Report) -> Report:
-    """The report without its curves, environment, and the settings that the gate does not read."""
-    return report.model_copy(
-        update={
-            "results": tuple(r for r in report.results if r.value is not None or r.curve is None),
-            "settings": {k: report.settings[k] for k in _KEPT if k in report.settings},
-            "environment": {},
-        }
-    )
-
-
-def make_run(report: Report, records: bytes | None) -> Run:
-    """A report as a run of a baseline."""
-    return Run(report=slim(report), records=None if records is None else base64.b64encode(records).decode())
-
-
-def read_run(path: Path, *, records: bool = True) -> Run:
-    """The report at ``path``, with its records where they lie beside it and are wanted. Raises RefusedError."""
-    report = load_report(path)
-    return make_run(report, load_records(report, path) if records else None)
-
-
-def make_baseline(runs: Sequence[Run], earlier: Baseline | None = None) -> Baseline:
-    """A baseline of these runs; those of ``earlier`` stay, but for runs of the same weights or the same training seed, which
-    these replace. Raises ConfigError for runs that cannot be compared, or are given twice."""
-    for i, run in enumerate(runs):
-        again = next((r for r in runs[:i] if same_run(r.report, run.report)), None)
-        if again is not None:
-            what = f"{again.report.subject.checkpoint} and {run.report.subject.checkpoint}"
-            raise ConfigError(
-                f"two of the reports are of one training run ({what}: the same weights or training seed): give each once."
-            )
-    kept = (
-        [r for r in earlier.runs if not any(same_run(r.report, n.report) for n in runs)] if earlier is not None else []
-    )
-    every = [*kept, *runs]
-    for run in every[1:]:
-        said = differs(every[0].report, run.report)
-        if said is not None:
-            names = f"{every[0].report.subject.checkpoint} and {run.report.subject.checkpoint}"
-            raise ConfigError(f"the reports of {names} cannot be compared, as {said}: diagnose both in the same way.")
-    return Baseline(collapsekit=collapsekit.__version__, runs=tuple(every))
-
-
 def same_run(ours: Report, theirs: Report) -> bool:
-    """Whether two reports are of one training run: the same weights, or the same training seed."""
+    """Tell whether two reports are of one training run: the same weights, or the same training seed."""
     seed = seed_of(ours)
     return ours.subject.sha256 == theirs.subject.sha256 or (seed is not None and seed == seed_of(theirs))
 
 
-def listed(baseline: Baseline) -> list[dict[str, Any]]:
-    """One line a run, for people: checkpoint, training seed, verdict, whether records are there."""
-    return [
-        {
-            "checkpoint": r.report.subject.checkpoint,
-            "sha256": r.report.subject.sha256,
-            "training_seed": r.training_seed,
-            "verdict": r.report.verdict,
-            "records": r.records is not None,
-        }
-        for r in baseline.runs
-    ]
+def _contradictions(baseline: Baseline) -> Iterator[str]:
+    reports = [run.report for run in baseline.runs]
+    for i, report in enumerate(reports):
+        said = report.contradiction()
+        if said is not None:
+            yield f"in the report of its run {i + 1}, {said}"
+        again = next((j for j, other in enumerate(reports[:i]) if same_run(other, report)), None)
+        if again is not None:
+            yield (
+                f"its runs {again + 1} and {i + 1} ({quote(reports[again].subject.checkpoint)} and "
+                f"{quote(report.subject.checkpoint)}) are one: the same weights or the same training seed"
+            )

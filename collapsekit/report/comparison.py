@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from collapsekit.io.safe_text import quote
+from collapsekit.report.agreement import (
+    check_digest,
+    check_interval,
+    check_modality,
+    check_names,
+    first_repeat,
+    label_of,
+)
 from collapsekit.report.base import Contract, Count, Flag, Frozen, Interval, Number, Positive, Share, Whole
 from collapsekit.report.diagnosis import ModalityState, OverallState
-from collapsekit.report.invariants.of_comparison import comparison_contradiction
 
 Better = Literal["lower", "higher"]
 Pairs = Literal["training seed", "name", "order"]
+TIE = 1e-12  # means that differ by rounding alone are equally good
 
 
 class RunOf(Frozen):
@@ -111,6 +122,103 @@ class Comparison(Contract):
                 raise ValueError(f"row {row.name!r} has {len(row.cells)} cells for {len(self.columns)} columns")
         return self
 
-    def contradiction(self) -> str | None:
-        """See :meth:`Contract.contradiction`."""
-        return comparison_contradiction(self)
+    def contradictions(self) -> Iterator[str]:
+        """See :meth:`Contract.contradictions`."""
+        return _contradictions(self)
+
+
+def is_best(value: float | None, best: float) -> bool:
+    """Tell whether a value is as good as the best of its row."""
+    return value is not None and math.isclose(value, best, rel_tol=TIE, abs_tol=TIE if abs(best) < 1 else 0.0)
+
+
+def _contradictions(comparison: Comparison) -> Iterator[str]:
+    if len(comparison.columns) < 2:
+        yield "it has fewer than two columns"
+    yield from check_names("the list of columns", [c.name for c in comparison.columns])
+    if not comparison.modalities or comparison.examples < 1:
+        yield "it is of no modalities or no examples"
+    yield from check_names("the list of modalities", comparison.modalities)
+    for column in comparison.columns:
+        yield from _column(column)
+    again = first_repeat((r.part, r.name, r.modality, r.versus) for r in comparison.rows)
+    if again is not None:
+        yield f"the row {label_of(*again[1:])} is there twice"
+    for row in comparison.rows:
+        if not row.name.strip():
+            yield "a row has an empty name"
+        for modality in (row.modality, row.versus):
+            yield from check_modality(f"the row {quote(row.name)}", modality, comparison.modalities)
+        for cell, column in zip(row.cells, comparison.columns, strict=True):
+            yield from _cell(cell, column, row)
+        yield from _best(row)
+    yield from _tests(comparison)
+
+
+def _column(column: Column) -> Iterator[str]:
+    if not column.runs:
+        yield f"the column {quote(column.name)} has no runs"
+    for run in column.runs:
+        yield from check_digest(f"the sha256 of a run of {quote(column.name)}", run.sha256)
+    if column.pairs is not None and column.pairs > len(column.runs):
+        yield f"the column {quote(column.name)} has {column.pairs} pairs of {len(column.runs)} runs"
+
+
+def _cell(cell: Cell, column: Column, row: Row) -> Iterator[str]:
+    what = f"{label_of(row.name, row.modality, row.versus)} in {quote(column.name)}"
+    if (row.part == "verdict" and row.name == "verdict") != bool(cell.states) and cell.missing is None:
+        yield f"{what} has a verdict for a number, or a number for a verdict"
+    if (cell.value is not None) + bool(cell.states) + (cell.missing is not None) != 1:
+        yield f"{what} needs exactly one of a value, verdicts, or a reason why there is none"
+    if cell.runs > len(column.runs) or (cell.missing is None) != (cell.runs > 0):
+        yield f"{what} is of {cell.runs} runs, and the column has {len(column.runs)}"
+    if cell.states and sum(cell.states.values()) != cell.runs:
+        yield f"{what} counts {sum(cell.states.values())} verdicts of {cell.runs} runs"
+    if cell.sd is not None and (cell.sd < 0 or cell.runs < 2 or cell.value is None):
+        yield f"{what} has a standard deviation of {cell.sd:.6g} over {cell.runs} runs"
+    if cell.interval is not None and (len(column.runs) != 1 or cell.value is None):
+        yield f"{what} has an interval, which only the value of a single run has"
+    yield from check_interval(what, cell.value, cell.interval)
+
+
+def _best(row: Row) -> Iterator[str]:
+    values = [c.value for c in row.cells if c.value is not None]
+    wanted = [False] * len(row.cells)
+    if row.better is not None and len(values) > 1:
+        best = min(values) if row.better == "lower" else max(values)
+        wanted = [is_best(c.value, best) for c in row.cells]
+    if [c.best for c in row.cells] != wanted:
+        yield f"the best of {label_of(row.name, row.modality, row.versus)} is not what its values give"
+
+
+def _tests(comparison: Comparison) -> Iterator[str]:
+    made = [
+        (row, column, cell.test)
+        for row in comparison.rows
+        for column, cell in zip(comparison.columns, row.cells, strict=True)
+    ]
+    tests = [(row, column, test) for row, column, test in made if test is not None]
+    testing = comparison.testing
+    if testing is None:
+        if tests or any(column.pairs is not None for column in comparison.columns):
+            yield "it has tests or pairs, but names no reference"
+        return
+    if testing.reference not in [c.name for c in comparison.columns]:
+        yield f"the reference {quote(testing.reference)} is none of its columns"
+    if testing.tests != len(tests):
+        yield f"`testing` counts {testing.tests} tests, but its rows hold {len(tests)}"
+    for row, column, test in tests:
+        yield from _test(f"the test of {label_of(row.name, row.modality, row.versus)}", test, column, comparison)
+
+
+def _test(what: str, test: Test, column: Column, comparison: Comparison) -> Iterator[str]:
+    testing = comparison.testing
+    assert testing is not None  # the caller has asked
+    if column.name == testing.reference or column.pairs is None or test.pairs > column.pairs:
+        yield f"{what} is over {test.pairs} pairs of {quote(column.name)}, which has not as many"
+    if test.differing > test.pairs or (test.differing == 0 and test.p != 1):
+        yield f"{what} has {test.differing} of {test.pairs} pairs that differ, and p {test.p:.6g}"
+    if not test.p <= test.p_holm <= min(1.0, max(1, testing.tests) * test.p) * (1 + 1e-9):
+        yield f"{what} has p {test.p:.6g} and, corrected, {test.p_holm:.6g}, which Holm does not give"
+    if test.significant != (test.p_holm <= testing.alpha):
+        yield f"{what} is {'' if test.significant else 'not '}significant, which its p does not give"

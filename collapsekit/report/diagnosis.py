@@ -7,8 +7,18 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr
 
+from collapsekit.io.safe_text import quote
+from collapsekit.report.agreement import (
+    check_digest,
+    check_interval,
+    check_modality,
+    check_names,
+    check_results,
+    check_subject,
+    check_verdicts,
+)
 from collapsekit.report.base import Contract, Interval, Number
-from collapsekit.report.invariants.of_report import report_contradiction
+from collapsekit.report.credit import credit_contradictions, metric_contradictions
 from collapsekit.report.parts import (
     Curve,
     Judged,
@@ -20,6 +30,7 @@ from collapsekit.report.parts import (
     Result,
     Subject,
 )
+from collapsekit.report.verdicts import FAILED, judge, misstatement
 
 
 class Report(Contract):
@@ -30,12 +41,12 @@ class Report(Contract):
     subject: Subject
     verdict: OverallState
     summary: str  # one sentence for the whole
-    judged: Judged | None = Field(None, json_schema_extra={"since": 2})  # null: not told
+    judged: Judged | None = Field(default=None, json_schema_extra={"since": 2})  # null: not told
     modalities: dict[str, ModalityVerdict]
     results: tuple[Result, ...]
-    warnings: tuple[ReportWarning, ...] = Field((), json_schema_extra={"since": 2})
+    warnings: tuple[ReportWarning, ...] = Field(default=(), json_schema_extra={"since": 2})
     # Path of the config file used, relative to the working directory; None: not from a file.
-    config: str | None = Field(None, json_schema_extra={"since": 2})
+    config: str | None = Field(default=None, json_schema_extra={"since": 2})
     settings: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     _records: bytes | None = PrivateAttr(None)
@@ -50,25 +61,129 @@ class Report(Contract):
         return isinstance(other, Report) and self.__dict__ == other.__dict__
 
     def with_records(self, data: bytes) -> Report:
-        """The same report with its records."""
+        """Return the same report with its records."""
         copy = self.model_copy()
         copy._records = data
         return copy
 
     def find(self, name: str, modality: str | None = None, versus: str | None = None) -> Result | None:
-        """The result of that name, modality and counterpart, or None."""
+        """Find one result.
+
+        Args:
+            name: its name.
+            modality: that it is about; None for the whole.
+            versus: the other modality, where it is about two.
+
+        Returns:
+            The result; None where there is none.
+        """
         for r in self.results:
             if (r.name, r.modality, r.versus) == (name, modality, versus):
                 return r
         return None
 
     def named(self, name: str) -> Iterator[Result]:
-        """All results of that name, in report order."""
+        """Return all results of that name, in report order."""
         return (r for r in self.results if r.name == name)
 
-    def contradiction(self) -> str | None:
-        """See :meth:`Contract.contradiction`."""
-        return report_contradiction(self)
+    def contradictions(self) -> Iterator[str]:
+        """See :meth:`Contract.contradictions`."""
+        return _contradictions(self)
+
+
+def _contradictions(report: Report) -> Iterator[str]:
+    who = report.subject
+    yield from check_subject(who)
+    yield from check_verdicts(report.verdict, {m: v.verdict for m, v in report.modalities.items()}, who.modalities)
+    yield from check_results(report.results, who.modalities)
+    for m, verdict in report.modalities.items():
+        yield from _verdict(m, verdict, report)
+    yield from credit_contradictions(report.results, who.modalities)
+    yield from metric_contradictions(report.results, who.metric)
+    yield from _judged_again(report)
+    yield from _remarks(report)
+    yield from _settings(report)
+
+
+def _verdict(modality: str, verdict: ModalityVerdict, report: Report) -> Iterator[str]:
+    """One modality's numbers within their bounds, and what they were read from there to be read."""
+    score, interval = verdict.score, verdict.interval
+    what = f"the score of {quote(modality)}"
+    for number in (score, *(interval or ())):
+        if number is not None and not 0 <= number <= 1:
+            yield f"{what} or an end of its interval is {number:.6g}, outside of 0 to 1"
+    if score is None and interval is not None:
+        yield f"{what} is missing, but its interval is there"
+    yield from check_interval(what, score, interval)
+    for cost in (verdict.costs_now, *verdict.costs_if_missing.values()):
+        if cost is not None and cost < 0:
+            yield f"a cost of not using {quote(modality)} is {cost:.6g}, below 0"
+    for other in verdict.costs_if_missing:
+        yield from check_modality(f"costs_if_missing of {quote(modality)}", other, report.subject.modalities)
+        if other == modality:
+            yield f"costs_if_missing of {quote(modality)} names itself"
+    yield from check_names(f"the evidence about {quote(modality)}", verdict.evidence)
+    there = {r.name for r in report.results if r.modality in (modality, None) and r.value is not None}
+    gone = next((name for name in verdict.evidence if name not in there), None)
+    if gone is not None:
+        yield f"the verdict about {quote(modality)} names {quote(gone)} as evidence, but the report has no value of it"
+
+
+def _judged_again(report: Report) -> Iterator[str]:
+    """Verdicts follow from results alone, by rules that have been the same since schema version 1. Words may differ, as
+    another release may have put them otherwise; states and numbers may not."""
+    _, summary, each = judge(report.results, report.subject.modalities, report.subject.metric)
+    for m, right in each.items():
+        stated = report.modalities[m]
+        for field in ("verdict", "score", "interval", "costs_now", "costs_if_missing"):
+            a, b = getattr(stated, field), getattr(right, field)
+            if a != b:
+                yield f"{field} of {quote(m)} is {_shown(a)}, but the results give {_shown(b)}"
+    claim = misstatement(report.summary, summary, each)
+    if claim is not None:
+        yield f"the summary says {quote(claim)}, which does not follow from the verdicts"
+
+
+def _shown(value: Any) -> str:
+    return quote(str(value))
+
+
+def _remarks(report: Report) -> Iterator[str]:
+    """What is said beside the numbers."""
+    if any(not (w.name.strip() and w.sentence.strip()) for w in report.warnings):
+        yield "a warning has no name or says nothing"
+    failed = sum(w.name == FAILED for w in report.warnings)
+    if failed > len({r.probe for r in report.results if r.error is not None}):
+        yield "a warning says that an error ended a probe, and no result has that error"
+    judged = report.judged
+    if judged is not None and (judged.extent == "fully") == bool(judged.missing):
+        yield f"`judged` says {judged.extent}, but lists {len(judged.missing)} things as missing"
+    if judged is not None and any(not what.strip() for what in judged.missing):
+        yield "what is missing for a full judgement has no name"
+    if report.config is not None and not report.config.strip():
+        yield "the path of its config is empty"
+    if report.subject.engine is not None and not report.subject.engine.strip():
+        yield "its engine has no name"
+
+
+def _settings(report: Report) -> Iterator[str]:
+    """Settings that the gate reads, and those that the subject says too."""
+    settings, who = report.settings, report.subject
+    for key, right in (("split", who.split), ("seed", who.seed)):
+        if settings.get(key, right) != right or isinstance(settings.get(key), bool):
+            yield f"its settings have {key} {_shown(settings[key])}, and its subject {_shown(right)}"
+    limit = settings.get("limit")
+    if limit is not None and (type(limit) is not int or limit < who.examples):
+        yield f"its settings have a limit of {_shown(limit)}, and its subject {who.examples} examples"
+    level = settings.get("level")
+    if level is not None and not (type(level) is float and 0 < level < 1):
+        yield f"its settings have a level of {_shown(level)}, no part of 1"
+    seed = settings.get("training_seed")
+    if seed is not None and type(seed) is not int:
+        yield f"its training_seed is {_shown(seed)}, no whole number"
+    for key in ("examples", "records"):
+        if settings.get(key) is not None:
+            yield from check_digest(f"the digest of the {key} in its settings", settings[key])
 
 
 __all__ = [

@@ -46,7 +46,7 @@ class Result(Frozen):
     note: str | None = None  # a caveat the reader needs: small n, a bound, what was dropped
     skipped: str | None = None
     # Where it was skipped for a fault of the program: the error's kind and place.
-    error: str | None = Field(None, json_schema_extra={"since": 2})
+    error: str | None = Field(default=None, json_schema_extra={"since": 2})
 
     @model_validator(mode="after")
     def _value_or_reason(self) -> Result:
@@ -93,7 +93,7 @@ class ModalityVerdict(Frozen):
     )  # task metric lost when that other modality is absent
     reason: str  # one sentence a person can act on
     evidence: tuple[str, ...] = ()  # names of the results this verdict was read from
-    reference: Reference | None = Field(None, json_schema_extra={"since": 2})  # null until it is measured
+    reference: Reference | None = Field(default=None, json_schema_extra={"since": 2})  # null until it is measured
 
 
 class Subject(Frozen):
@@ -107,4 +107,4 @@ class Subject(Frozen):
     split: str
     examples: Positive
     seed: Whole
-    engine: str | None = Field(None, json_schema_extra={"since": 2})  # what ran the model; null: PyTorch, here
+    engine: str | None = Field(default=None, json_schema_extra={"since": 2})  # what ran the model; null: PyTorch, here

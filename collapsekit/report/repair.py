@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,12 +10,23 @@ from pydantic import Field, model_validator
 
 from collapsekit.errors import RefusedError
 from collapsekit.io.files import is_file
+from collapsekit.io.safe_text import quote
+from collapsekit.report.agreement import (
+    check_digest,
+    check_interval,
+    check_modality,
+    check_names,
+    check_results,
+    differ,
+)
 from collapsekit.report.base import Contract, Count, Flag, Frozen, Interval, Number, Whole
 from collapsekit.report.diagnosis import Report, Result
-from collapsekit.report.invariants.of_repair import repair_contradiction
 
 FILE = "repair.json"
 WEIGHTS = "model.safetensors"
+METRIC_MARGIN = 0.02  # of the metric: a larger loss is too much, however uncertain
+MIN_SCORE_FALL = 0.05  # of a modality that was repaired
+_SAME_BEFORE_AND_AFTER = ("task", "metric", "split", "examples", "modalities", "seed")
 
 
 class LossCurve(Frozen):
@@ -61,7 +73,7 @@ class _Insert(Frozen):
 
 
 class BasisInsert(_Insert):
-    """Heads h·h⁻¹ behind an encoder (collapsekit.adapters.inserts.Basis)."""
+    """Heads h·h⁻¹ behind an encoder."""
 
     kind: Literal["basis"] = "basis"
     latent: Width
@@ -74,7 +86,7 @@ class BasisInsert(_Insert):
 
 
 class ExchangeInsert(_Insert):
-    """Channels of an encoder blended with another's (collapsekit.adapters.inserts.Exchange)."""
+    """Channels of an encoder blended with another's."""
 
     kind: Literal["exchange"] = "exchange"
     giver: str
@@ -93,8 +105,9 @@ Insert = Annotated[BasisInsert | ExchangeInsert, Field(discriminator="kind")]
 
 
 def structure_of(checkpoint: Path) -> tuple[dict[str, Any], ...]:
-    """What a repair put into the model whose weights are at ``checkpoint``: the records of the repair.json in that folder,
-    or beside those weights; none where there is none. Raises RefusedError where it cannot be read."""
+    """Return what a repair put into the model whose weights are at ``checkpoint``: the records of the repair.json in
+    that folder, or beside those weights; none where there is none. Raises RefusedError where it cannot be read.
+    """
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     if not is_file(folder / FILE) or not (checkpoint.is_dir() or checkpoint.name == WEIGHTS):
         return ()
@@ -146,6 +159,111 @@ class RepairReport(Contract):
                 raise ValueError("`structure` names a modality or an encoder twice")
         return self
 
-    def contradiction(self) -> str | None:
-        """See :meth:`Contract.contradiction`."""
-        return repair_contradiction(self)
+    def contradictions(self) -> Iterator[str]:
+        """See :meth:`Contract.contradictions`."""
+        return _contradictions(self)
+
+
+def metric_passes(difference: float, interval: Interval) -> bool:
+    """Tell whether the task metric is not worse."""
+    return interval[1] >= 0 and difference >= -METRIC_MARGIN
+
+
+def score_passes(difference: float | None) -> bool:
+    """Tell whether a modality is ignored less than before."""
+    return difference is not None and difference <= -MIN_SCORE_FALL
+
+
+def _contradictions(repair: RepairReport) -> Iterator[str]:
+    yield from _reports(repair)
+    yield from _decision(repair)
+    modalities = repair.before.subject.modalities
+    yield from check_names("the list of checks", [check.name for check in repair.checks])
+    for check in repair.checks:
+        yield from _check_names(check, repair)
+        yield from _check_numbers(check)
+    yield from check_results(repair.findings, modalities)
+    for record in repair.structure:
+        for inserted in (record.modality, getattr(record, "giver", None)):
+            yield from check_modality("what was put into the model", inserted, modalities)
+    for curve in repair.losses:
+        yield from _losses(curve)
+
+
+def _decision(repair: RepairReport) -> Iterator[str]:
+    """What was repaired and how, and whether it was accepted by every check that it needs."""
+    for what, listed in (("the method", repair.method), ("what was repaired", repair.repaired)):
+        if not listed:
+            yield f"{what} is empty"
+    yield from check_names("what was repaired", repair.repaired)
+    for modality in repair.repaired:
+        yield from check_modality("what was repaired", modality, repair.before.subject.modalities)
+    if repair.accepted and not repair.exported:
+        yield "it was accepted, but not exported"
+    for judged, other in (("accepted", "rejected"), ("rejected", "accepted")):
+        if f" was {judged} on the validation split" in repair.summary and repair.accepted != (judged == "accepted"):
+            yield f"the summary says that it was {judged}, and `accepted` that it was {other}"
+    names = {check.name for check in repair.checks}
+    gone = next((name for name in ("metric", *(f"score.{m}" for m in repair.repaired)) if name not in names), None)
+    if gone is not None:
+        yield f"it was judged without the check {quote(gone)}"
+
+
+def _reports(repair: RepairReport) -> Iterator[str]:
+    """Each report by itself, and all of the same examples of the same task."""
+    before = repair.before.subject
+    for what, report in (("before", repair.before), ("after", repair.after), ("control", repair.control)):
+        if report is None:
+            continue
+        said = report.contradiction()
+        if said is not None:
+            yield f"in the report {what}, {said}"
+        for field in _SAME_BEFORE_AND_AFTER:
+            first, here = getattr(before, field), getattr(report.subject, field)
+            if first != here:
+                yield f"{field} before is {quote(str(first))}, and in the report {what} {quote(str(here))}"
+        examples = [r.settings.get("examples") for r in (repair.before, report)]
+        if None not in examples and examples[0] != examples[1]:
+            yield f"the report {what} is of other examples than the one before"
+    yield from check_digest("base_sha256", repair.base_sha256)
+    if (repair.base, repair.base_sha256) != (before.checkpoint, before.sha256):
+        yield "the report before is of another checkpoint than `base`"
+
+
+def _check_names(check: Check, repair: RepairReport) -> Iterator[str]:
+    """Whom a check is about."""
+    what, dot, modality = check.name.partition(".")
+    if dot:
+        yield from check_modality(f"the check {quote(check.name)}", modality, repair.before.subject.modalities)
+    if what == "score" and modality not in repair.repaired:
+        yield f"the check {quote(check.name)} is of a modality that was not repaired"
+
+
+def _check_numbers(check: Check) -> Iterator[str]:
+    """A check's numbers, and whether it passed by them."""
+    what = check.name.partition(".")[0]
+    for number in (check.before, check.after) if what in ("score", "still_used") else ():
+        if number is not None and not 0 <= number <= 1:
+            yield f"a score in the check {quote(check.name)} is {number:.6g}, outside of 0 to 1"
+    if check.before is not None and check.after is not None:
+        if check.difference is None or differ(check.difference, check.after - check.before, check.after):
+            yield f"the difference in the check {quote(check.name)} is not that of its numbers"
+    elif check.difference is not None:
+        yield f"the check {quote(check.name)} has a difference of numbers that are not there"
+    yield from check_interval(f"the difference in the check {quote(check.name)}", check.difference, check.interval)
+    if check.passed != _passes(check, what):
+        yield f"the check {quote(check.name)} {'passed' if check.passed else 'failed'}, which its numbers do not give"
+
+
+def _passes(check: Check, what: str) -> bool:
+    """Whether a check's numbers pass; what they do not decide is as the file has it."""
+    if what == "metric" and check.difference is not None and check.interval is not None:
+        return metric_passes(check.difference, check.interval)
+    return score_passes(check.difference) if what == "score" else check.passed
+
+
+def _losses(curve: LossCurve) -> Iterator[str]:
+    if list(curve.epochs) != sorted(set(curve.epochs)):
+        yield f"the epochs of {quote(curve.stage)} are not in order"
+    if curve.kept not in curve.epochs:
+        yield f"of {quote(curve.stage)} epoch {curve.kept} was kept, which is not among its epochs"

@@ -56,7 +56,16 @@ class _Evidence:
 def judge(
     results: Iterable[Result], modalities: Sequence[str], metric: str
 ) -> tuple[OverallState, str, dict[str, ModalityVerdict]]:
-    """Overall verdict, a sentence for the whole, and one verdict a modality, from results alone."""
+    """Judge from results alone: the whole, and each modality.
+
+    Args:
+        results: of the probes, in any order.
+        modalities: the subject's.
+        metric: what the task metric is called, for reasons.
+
+    Returns:
+        The overall verdict, a sentence for the whole, and one verdict a modality.
+    """
     known = list(results)
     each = {m: _judge_one(_Evidence(known, m), m, modalities, metric) for m in modalities}
     ended = dict.fromkeys(r.probe for r in known if r.error is not None and r.probe in DECIDING)
@@ -71,14 +80,14 @@ def judge(
     return overall, summary, each
 
 
-def _undecided(found: ModalityVerdict, name: str, ended: str) -> ModalityVerdict:
+def _undecided(verdict: ModalityVerdict, name: str, ended: str) -> ModalityVerdict:
     """What an error in a deciding probe leaves of a verdict: a collapse that the other shows, and nothing that passes."""
-    if found.verdict == "collapsed":
-        return found
+    if verdict.verdict == "collapsed":
+        return verdict
     reason = (
         f"Whether the model uses {name} is not known, because an error ended {ended}: see its `error` in the results."
     )
-    return found.model_copy(update={"verdict": "inconclusive", "reason": reason})
+    return verdict.model_copy(update={"verdict": "inconclusive", "reason": reason})
 
 
 def _no_better_than_guessing(results: Sequence[Result]) -> bool:
@@ -88,7 +97,7 @@ def _no_better_than_guessing(results: Sequence[Result]) -> bool:
 
 
 def overall_of(states: Sequence[ModalityState]) -> OverallState:
-    """The verdict of the whole, from those of its modalities."""
+    """Judge the whole by the verdicts of its modalities."""
     if "collapsed" in states:
         return "collapsed"
     return "inconclusive" if "inconclusive" in states else "healthy"
@@ -111,9 +120,17 @@ def _summary(overall: OverallState, each: dict[str, ModalityVerdict]) -> str:
 
 
 def misstatement(summary: str, right: str, each: Mapping[str, ModalityVerdict]) -> str | None:
-    """What a summary says of the whole, in words of ours, that the ``right`` one does not say; None where there is nothing.
+    """Find what a summary says of the whole, in words of ours, that the right one does not say.
 
     Other words are let through, as another release may have put them otherwise.
+
+    Args:
+        summary: the one to check.
+        right: the one that follows from the results.
+        each: the verdicts, by modality.
+
+    Returns:
+        The words; None where there are none.
     """
     for words in (IGNORES, UNDECIDED, EVERY, NONE_IGNORED, NOT_ASKED, GUESSES):
         if words in summary and words not in right:
@@ -125,15 +142,15 @@ def misstatement(summary: str, right: str, each: Mapping[str, ModalityVerdict]) 
     return None
 
 
-def _judge_one(found: _Evidence, name: str, modalities: Sequence[str], metric: str) -> ModalityVerdict:
-    costs_now = found.get("utilisation.costs_now")
+def _judge_one(evidence: _Evidence, name: str, modalities: Sequence[str], metric: str) -> ModalityVerdict:
+    costs_now = evidence.get("utilisation.costs_now")
     missing = {}
     for other in modalities:
-        cost = found.get("utilisation.costs_if_missing", other) if other != name else None
+        cost = evidence.get("utilisation.costs_if_missing", other) if other != name else None
         if cost is not None:
             missing[other] = max(0.0, cost[0])
-    state, reason = _state(found, name, metric)
-    score = found.get("utilisation.score")
+    state, reason = _state(evidence, name, metric)
+    score = evidence.get("utilisation.score")
     if state in ("collapsed", "underused"):
         reason += _cost_words(costs_now, missing, metric)
     return ModalityVerdict(
@@ -143,23 +160,27 @@ def _judge_one(found: _Evidence, name: str, modalities: Sequence[str], metric: s
         costs_now=None if costs_now is None else max(0.0, costs_now[0]),
         costs_if_missing=missing,
         reason=reason,
-        evidence=tuple(found.read),
+        evidence=tuple(evidence.read),
     )
 
 
-def _state(found: _Evidence, name: str, metric: str) -> tuple[ModalityState, str]:
-    gain, prior = found.get("utilisation.alone_gain"), found.get("utilisation.prior_loss")
-    credit, share = found.get("utilisation.credit"), found.get("utilisation.share")
+def _state(evidence: _Evidence, name: str, metric: str) -> tuple[ModalityState, str]:
+    gain, prior = evidence.get("utilisation.alone_gain"), evidence.get("utilisation.prior_loss")
+    credit, share = evidence.get("utilisation.credit"), evidence.get("utilisation.share")
     if gain is None or prior is None or credit is None:
-        why = found.why_not("utilisation.credit") or found.why_not("utilisation") or "the utilisation probe did not run"
-        return _by_reliance(found, name, why)
-    due = found.get("utilisation.reference_credit")
+        why = (
+            evidence.why_not("utilisation.credit")
+            or evidence.why_not("utilisation")
+            or "the utilisation probe did not run"
+        )
+        return _by_reliance(evidence, name, why)
+    due = evidence.get("utilisation.reference_credit")
     least = INFORMATIVE * prior[0]
     alone = gain[1][0] > 0 and gain[0] >= least
     together = due is not None and due[1][0] > 0 and due[0] >= least
-    ratio = found.get("utilisation.ratio")
+    ratio = evidence.get("utilisation.ratio")
     if (alone or together) and ratio is not None:
-        return _by_ratio(found, name, ratio, alone, metric)
+        return _by_ratio(evidence, name, ratio, alone, metric)
     if share is not None and share[1][0] > 0 and share[0] >= SHARE:
         return "used", (
             f"The model uses {name} ({share[0]:.0%} of all credit), though alone it says next to nothing about the "
@@ -178,20 +199,20 @@ def _state(found: _Evidence, name: str, metric: str) -> tuple[ModalityState, str
 
 
 def _by_ratio(
-    found: _Evidence, name: str, ratio: tuple[float, Interval], alone: bool, metric: str
+    evidence: _Evidence, name: str, ratio: tuple[float, Interval], alone: bool, metric: str
 ) -> tuple[ModalityState, str]:
     value, (low, high) = ratio
     said = f"{value:.0%} [{low:.0%}, {high:.0%}] of the credit a balanced reference gives it"
     if value >= TWICE:
         said = "at least twice the credit a balanced reference gives it"
     if high < COLLAPSED:
-        reached = found.get("utilisation.alone_metric")
+        reached = evidence.get("utilisation.alone_metric")
         able = (
             f"reaches {reached[0]:.2f} {metric} alone" if reached is not None else "carries label information by itself"
         )
         if not alone:
             able = "carries label information together with another modality"
-        return "collapsed", f"{name} {able}, yet the model gives it only {said}.{_why(found, metric)}"
+        return "collapsed", f"{name} {able}, yet the model gives it only {said}.{_why(evidence, metric)}"
     if low <= COLLAPSED:
         return "inconclusive", (
             f"The model gives {name} {said}, which reaches across the limit of {COLLAPSED:.0%}: more examples would decide."
@@ -202,20 +223,28 @@ def _by_ratio(
 
 
 def kept_part(prior: float, left: float, alone: float) -> float | None:
-    """Part of what an encoder trained alone gains over the ``prior`` loss that a readout of this one (loss ``left``) has;
-    None where one trained alone gains nothing."""
+    """Compute which part of what an encoder trained alone gains a readout of this one has.
+
+    Args:
+        prior: loss of the best constant answer.
+        left: loss of a readout of this encoder.
+        alone: loss of one trained alone.
+
+    Returns:
+        The part, 1 for all; None where one trained alone gains nothing.
+    """
     return (prior - left) / (prior - alone) if prior > alone else None
 
 
-def _why(found: _Evidence, metric: str) -> str:
+def _why(evidence: _Evidence, metric: str) -> str:
     """Where it is lost: in the encoder, which does not hold what it could learn, or behind it."""
-    prior, left = found.get("utilisation.prior_loss"), found.get("prefix_gap.prefix_loss")
-    alone, drive = found.get("prefix_gap.baseline_loss"), found.get("polysemanticity.drive")
+    prior, left = evidence.get("utilisation.prior_loss"), evidence.get("prefix_gap.prefix_loss")
+    alone, drive = evidence.get("prefix_gap.baseline_loss"), evidence.get("polysemanticity.drive")
     part = f" ({drive[0]:.1%} of what moves the fused neurons)" if drive is not None else ""
     kept = None if prior is None or left is None or alone is None else kept_part(prior[0], left[0], alone[0])
     if kept is None:
         return f" The fused neurons hardly move with it{part}." if drive is not None and drive[0] < SHARE else ""
-    here, there = found.get("prefix_gap.prefix_metric"), found.get("prefix_gap.baseline_metric")
+    here, there = evidence.get("prefix_gap.prefix_metric"), evidence.get("prefix_gap.baseline_metric")
     read = f"it keeps {kept:.0%} of what it can gain alone"
     if here is not None and there is not None:
         read = f"read out linearly: {here[0]:.2f} {metric}, trained alone {there[0]:.2f}"
@@ -224,15 +253,15 @@ def _why(found: _Evidence, metric: str) -> str:
     return f" Its encoder never learned it ({read}){part}."
 
 
-def _by_reliance(found: _Evidence, name: str, why: str) -> tuple[ModalityState, str]:
+def _by_reliance(evidence: _Evidence, name: str, why: str) -> tuple[ModalityState, str]:
     """Without a reference: use can be shown, its absence cannot be told from a modality that says nothing."""
-    credit = found.get("reliance.shapley")
+    credit = evidence.get("reliance.shapley")
     if credit is None:
         return (
             "inconclusive",
             f"There is no evidence about {name}, because {why}: run the reliance and utilisation probes.",
         )
-    full, empty = found.get("reliance.full_loss"), found.get("reliance.empty_loss")
+    full, empty = evidence.get("reliance.full_loss"), evidence.get("reliance.empty_loss")
     gained = max(0.0, empty[0] - full[0], 1e-4 * empty[0]) if full is not None and empty is not None else 0.0
     if credit[1][0] > SHARE * gained:
         return "used", (

@@ -7,74 +7,52 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from collapsekit import registry
-from collapsekit.adapters.build import need_factory
-from collapsekit.adapters.described import check_described
+from collapsekit.adapters.build import check_described, need_factory
 from collapsekit.adapters.live.unwrap import check_live
 from collapsekit.checkpoint.trust import digest_named
 from collapsekit.config.imports import import_callable
+from collapsekit.config.options import DEFAULT_SPLITS, DiagnoseOptions, RunOptions
 from collapsekit.config.schema import Config
-from collapsekit.context import PROFILES, Options, Progress
-from collapsekit.data.base import Source, need_key, need_one_origin, need_split
+from collapsekit.config.values import check_path, kind_name
+from collapsekit.context import Options, Progress
+from collapsekit.data.base import Source, need_key, need_split
+from collapsekit.data.factory import need_one_origin
 from collapsekit.data.headers import Sizes, read_sizes
 from collapsekit.data.memory import ORIGIN
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.io.spill import BUDGET
+from collapsekit.io.limits import MEMORY
 from collapsekit.io.writable import check_folder, check_room
 from collapsekit.registry import ProbeSpec
-from collapsekit.tasks.base import Task, make_task
-
-SEEDS = 2**63  # torch's generators, and the config's model.seed, take less
-DEFAULT_SPLITS = ("test", "val")  # the first that is there is diagnosed where none is named
+from collapsekit.tasks.base import Task
+from collapsekit.tasks.make import make_task
 
 
-def check_arguments(given: Mapping[str, Any]) -> None:
-    """Arguments of diagnose() or repair(), by name, one by one. Raises ConfigError for the first that cannot be meant."""
-    if "profile" in given and given["profile"] not in PROFILES:
-        profile = given["profile"]
-        near = did_you_mean(profile, PROFILES) if isinstance(profile, str) else ""
-        raise ConfigError(f"there is no profile {profile!r}{near}: {', '.join(PROFILES)}.")
-    for name in ("checkpoint", "cache", "output", "tensorboard"):
-        _path(name, given.get(name))
-    if not isinstance(given.get("config"), str | os.PathLike | Mapping | Config | None):
-        raise ConfigError(f"config is {_kind(given['config'])}, expected the path of a file or a mapping of its keys.")
-    for name in ("probes", "skip", "plugins", "modalities"):
-        _names(name, given.get(name))
-    for name in ("split", "trust_pickle"):
-        if not isinstance(given.get(name), str | None):
-            raise ConfigError(f"{name} is {_shown(given[name])}, expected text.")
-    if not isinstance(given.get("progress"), Progress | None):
-        raise ConfigError(f"progress is {_kind(given['progress'])}, expected a collapsekit.context.Progress.")
-    for name in ("subsets", "control", "keep", "resume", "force"):
-        if not isinstance(given.get(name, False), bool):
-            raise ConfigError(f"{name} is {given[name]!r}, expected True or False.")
-    _whole("seed", given.get("seed", 0), 0, SEEDS)
-    if given.get("training_seed") is not None:
-        _whole("training_seed", given["training_seed"], 0, SEEDS)
-    if given.get("limit") is not None:
-        _whole("limit", given["limit"], 1, SEEDS, "example")
-    if given.get("memory") is not None:
-        check_memory(given["memory"])
-    _options(given.get("options"))
-    if given.get("trust_pickle") is not None:
-        digest_named(given["trust_pickle"])
-    if "device" in given:
-        if not isinstance(given["device"], str):
-            raise ConfigError(f"device is {_shown(given['device'])}, expected text such as 'cpu' or 'cuda:1'.")
-        check_device(current().device(given["device"]))
-    if given.get("model") is not None:
-        check_live(given["model"])
-
-
-def check_memory(memory: Any) -> None:
-    """Raises ConfigError unless ``memory`` is a number of bytes that can be meant."""
-    if isinstance(memory, bool) or not isinstance(memory, int | float) or not 0 <= memory < math.inf:
-        raise ConfigError(f"memory is {memory!r}, expected a finite number of bytes, 0 or more.")
+def check_call(
+    options: RunOptions,
+    *,
+    checkpoint: object,
+    config: object,
+    progress: object,
+    model: object = None,
+) -> None:
+    """What diagnose() and repair() take beside options, and what this machine has to say of these. Raises ConfigError for
+    the first that cannot be meant."""
+    if checkpoint is not None:
+        check_path("checkpoint", checkpoint)
+    if not isinstance(config, str | os.PathLike | Mapping | Config | None):
+        raise ConfigError(f"config is {kind_name(config)}, expected the path of a file or a mapping of its keys.")
+    if not isinstance(progress, Progress | None):
+        raise ConfigError(f"progress is {kind_name(progress)}, expected a collapsekit.context.Progress.")
+    if options.trust_pickle is not None:
+        digest_named(options.trust_pickle)
+    check_device(current().device(options.device))
+    if model is not None:
+        check_live(model)
 
 
 def check_device(device: str) -> None:
@@ -103,19 +81,21 @@ def check_diagnosis(
     config: Config,
     source: Source | None,
     chosen: Sequence[ProbeSpec],
-    options: Iterable[Options],
-    given: Mapping[str, Any],
+    probe_options: Iterable[Options],
+    options: DiagnoseOptions,
+    *,
+    live: bool,
 ) -> None:
-    """What is asked of one diagnosis (``given``: diagnose()'s arguments by name), against the config, the code it names and
-    the headers of its data; modules that it names are imported for that. Raises CollapsekitError."""
-    task = check_parts(config, live=given["model"] is not None)
-    check_modalities(options, config)
+    """What is asked of one diagnosis, against the config, the code it names and the headers of its data; modules that it
+    names are imported for that. ``live``: whether the model is at hand. Raises CollapsekitError."""
+    task = check_parts(config, live=live)
+    check_modalities(probe_options, config)
     there = known_sizes(config, source)
     if there is None:
         return
-    sizes = check_data(config, task, there, splits_read(there, given["split"], chosen))
-    if given["limit"] is None:
-        check_spill(sizes, BUDGET if given["memory"] is None else given["memory"])
+    sizes = check_data(config, task, there, splits_read(there, options.split, chosen))
+    if options.limit is None:
+        check_spill(sizes, MEMORY if options.memory is None else options.memory)
 
 
 def check_parts(config: Config, *, live: bool) -> Task:
@@ -136,8 +116,16 @@ def check_parts(config: Config, *, live: bool) -> Task:
 
 
 def check_modalities(options: Iterable[Options], config: Config, modalities: Sequence[str] | None = None) -> None:
-    """Raises ConfigError for an option that names a modality there is not; ``modalities``: those of the adapter, once it is
-    built, as an adapter may know more than the config says."""
+    """Check the modalities that options name.
+
+    Args:
+        options: of the probes that run.
+        config: the config.
+        modalities: those of the adapter, once it is built, as an adapter may know more than the config says.
+
+    Raises:
+        ConfigError: for an option that names a modality there is not.
+    """
     known = tuple(config.modalities) if modalities is None and config.adapter == "module" else tuple(modalities or ())
     for one in options if known else ():
         one.check_modalities(known)
@@ -205,50 +193,3 @@ def check_spill(sizes: Sizes, budget: float) -> None:
 def _inputs(modality: str, own: str | tuple[str, ...] | None, mask: str | None) -> list[str]:
     keys = [modality] if own is None else [own] if isinstance(own, str) else list(own)
     return [*keys, *([mask] if mask is not None else [])]
-
-
-def _path(name: str, value: Any) -> None:
-    if isinstance(value, str | os.PathLike | None):
-        return
-    more = ": give a live module as model=" if name == "checkpoint" else ""
-    raise ConfigError(f"{name} is {_kind(value)}, expected the path of a file or folder{more}.")
-
-
-def _names(name: str, value: Any) -> None:
-    if value is None:
-        return
-    kinds: tuple[type, ...] = (str, os.PathLike) if name == "plugins" else (str,)
-    if (
-        isinstance(value, str | bytes)
-        or not isinstance(value, Sequence)
-        or not all(isinstance(v, kinds) for v in value)
-    ):
-        raise ConfigError(f"{name} is {_shown(value)}, expected a list of {'paths' if name == 'plugins' else 'names'}.")
-
-
-def _options(value: Any) -> None:
-    if value is None:
-        return
-    odd = [value]
-    if isinstance(value, Mapping):
-        odd = [k for k in value if not isinstance(k, str)] + [v for v in value.values() if not isinstance(v, Mapping)]
-    if odd:
-        raise ConfigError(
-            f"options holds {_shown(odd[0])}, expected a mapping of names to options, such as {{'vif': {{...}}}}."
-        )
-
-
-def _whole(name: str, value: Any, least: int, below: int, unit: str = "") -> None:
-    if type(value) is int and least <= value < below:
-        return
-    what = f"at least {least} {unit}".strip() if type(value) is not int or value < least else f"below {below}"
-    raise ConfigError(f"{name} is {_shown(value)}, expected a whole number (int), {what}.")
-
-
-def _kind(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.checkpoint.read import Checkpoint
@@ -22,7 +23,7 @@ def subject_of(adapter: Adapter, features: Features, split: str, seed: int) -> S
     adapter.steady()  # the digest is of the weights as they were found
     return Subject(
         checkpoint=read.path.name if read is not None else f"live {type(adapter.model).__name__}",
-        sha256=read.sha256 if read is not None else _weights_digest(adapter.model),
+        sha256=read.sha256 if read is not None else weights_digest(adapter),
         modalities=adapter.modalities,
         task=adapter.task.name,
         metric=adapter.task.metric_name,
@@ -38,11 +39,32 @@ def process_warnings() -> tuple[ReportWarning, ...]:
     return () if said is None else (ReportWarning(name="process_state", sentence=said),)
 
 
-def _weights_digest(model: nn.Module) -> str:
+def weights_by_name(adapter: Adapter) -> dict[str, str]:
+    """SHA-256 of each of the model's weights and buffers, as they are now."""
+    found = {}
+    for name, value in adapter.model.state_dict().items():
+        if isinstance(value, Tensor):
+            kind = f"{value.dtype} {tuple(value.shape)}".encode()
+            found[name] = hashlib.sha256(kind + _bytes(value)).hexdigest()
+    return found
+
+
+def changed_weights(before: Mapping[str, str], after: Mapping[str, str]) -> frozenset[str]:
+    """Names of those that are not what they were, or are on one side only."""
+    return frozenset(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def weights_digest(adapter: Adapter) -> str:
+    """SHA-256 over names and values of the model's weights and buffers, as they are now."""
     digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    for name, value in adapter.model.state_dict().items():
+        if isinstance(value, Tensor):
+            digest.update(name.encode())
+            digest.update(_bytes(value))
     return digest.hexdigest()
 
 

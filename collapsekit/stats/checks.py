@@ -12,7 +12,10 @@ CONSTANT_RTOL = 1e-10
 
 
 def doubled(x: Tensor) -> Tensor:
-    """``x`` in float64 where it lies, or on the CPU where its device has none, as Apple's GPUs; gradient kept."""
+    """Return ``x`` (any shape) in float64 where it lies, or on the CPU where its device has none, as Apple's GPUs.
+
+    Its gradient is kept.
+    """
     try:
         return x.to(torch.float64)
     except TypeError:
@@ -20,7 +23,7 @@ def doubled(x: Tensor) -> Tensor:
 
 
 def finite(x: Tensor, name: str) -> Tensor:
-    """``x`` detached, in float64. Raises NumericsError where it is complex or holds NaN or Inf."""
+    """Return ``x`` (any shape) detached, in float64. Raises NumericsError where it is complex or holds NaN or Inf."""
     if x.is_complex():
         raise NumericsError(f"{name} must be real numbers, found {x.dtype}: pass the real part or modulus.")
     x = doubled(x.detach())
@@ -34,7 +37,7 @@ def finite(x: Tensor, name: str) -> Tensor:
 
 
 def matrix(x: Tensor, name: str) -> Tensor:
-    """``x`` as a float64 "n d" matrix. Raises NumericsError unless it is two-dimensional, real and finite."""
+    """Return ``x`` (n, d) in float64. Raises NumericsError unless it has that shape, and is real and finite."""
     if x.ndim != 2:
         raise NumericsError(
             f"{name} must be a matrix with one example a row, found shape {tuple(x.shape)}: "
@@ -44,7 +47,19 @@ def matrix(x: Tensor, name: str) -> Tensor:
 
 
 def group_ids(groups: Tensor, n: int, count: int) -> Tensor:
-    """``groups`` as int64 "n". Raises NumericsError unless it has a whole number in 0..count-1 an example."""
+    """Check the group of each example.
+
+    Args:
+        groups: (n,), whole numbers in 0..count-1.
+        n: how many examples there are.
+        count: how many groups there are.
+
+    Returns:
+        ``groups`` as int64 (n,).
+
+    Raises:
+        NumericsError: for another shape or dtype, and for a group out of range.
+    """
     if groups.shape != (n,):
         raise NumericsError(
             f"groups must have one entry for each of {n} examples, found shape {tuple(groups.shape)}: "

@@ -25,9 +25,10 @@ _GRADIENT_MAX = 1e-4  # refused above
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """``(x - mean)/scale @ weight + bias``: ``weight`` "d C", ``bias`` "C", ``mean``, ``scale`` "d"; float64.
+    """A fitted linear model, ``(x - mean) / scale @ weight + bias``, in float64.
 
-    ``gradient``: largest absolute entry of the objective's gradient at the solution.
+    ``weight`` is (d, C), ``bias`` (C,), ``mean`` and ``scale`` (d,); ``gradient`` is the largest absolute entry of the
+    objective's gradient at the solution.
     """
 
     weight: Tensor
@@ -37,7 +38,7 @@ class Linear:
     gradient: float = 0.0
 
     def predict(self, x: Tensor) -> Tensor:
-        """Logits or predictions ("n C", float64) for ``x`` ("n d")."""
+        """Compute logits or predictions (n, C), float64, for ``x`` (n, d). Raises NumericsError for another width."""
         x = matrix(x, "the features").cpu()
         if x.shape[1] != self.mean.shape[0]:
             raise NumericsError(
@@ -48,14 +49,25 @@ class Linear:
 
 
 def fit_softmax(x: Tensor, y: Tensor, classes: int, l2: float) -> Linear:
-    """Multinomial logistic regression of class numbers ``y`` ("n", 0..classes-1) on ``x`` ("n d").
+    """Fit a multinomial logistic regression to convergence.
 
-    Minimises mean cross-entropy + l2/2·|W|² over features standardised by their training mean and deviation
-    (constant ones count for nothing); the bias is free. Every class has its own column, two classes too.
+    Minimises mean cross-entropy (nats) + l2/2·|W|² over features standardised by their training mean and deviation
+    (constant ones count for nothing); the bias is free. Every class has its own column, two classes too. A class without
+    examples only gets a very negative bias. L-BFGS from zero to a gradient of 1e-7; ``gradient`` says what was reached.
     Equals ``sklearn.linear_model.LogisticRegression`` on standardised features with C = 1/(l2·n) for three
     classes or more, and C = 2/(l2·n) for two, where scikit-learn penalises the difference of the two columns.
-    A class without examples only gets a very negative bias. L-BFGS from zero to a gradient of 1e-7;
-    ``gradient`` says what was reached, and above 1e-4 NumericsError is raised.
+
+    Args:
+        x: (n, d), features.
+        y: (n,), class numbers in 0..classes-1.
+        classes: how many classes there are, C; at least 2.
+        l2: the penalty's weight, above 0.
+
+    Returns:
+        The model, with weight (d, C).
+
+    Raises:
+        NumericsError: where shapes or labels do not fit, and where the gradient stays above 1e-4.
     """
     design = _Design.of(x, l2)
     n = design.n
@@ -82,10 +94,21 @@ def fit_softmax(x: Tensor, y: Tensor, classes: int, l2: float) -> Linear:
 
 
 def fit_sigmoid(x: Tensor, y: Tensor, l2: float) -> Linear:
-    """Independent logistic regressions of ``y`` ("n C", in [0, 1]) on ``x`` ("n d"), one a column.
+    """Fit independent logistic regressions, one a column of the labels.
 
-    Minimises the mean over examples of the cross-entropies summed over columns, + l2/2·|W|²; otherwise
-    as ``fit_softmax``. Each column equals ``sklearn.linear_model.LogisticRegression`` with C = 1/(l2·n).
+    Minimises the mean over examples of the cross-entropies (nats) summed over columns, + l2/2·|W|²; otherwise as
+    :func:`fit_softmax`. Each column equals ``sklearn.linear_model.LogisticRegression`` with C = 1/(l2·n).
+
+    Args:
+        x: (n, d), features.
+        y: (n, C), labels in [0, 1].
+        l2: the penalty's weight, above 0.
+
+    Returns:
+        The model, with weight (d, C).
+
+    Raises:
+        NumericsError: where shapes or labels do not fit, and where the gradient stays above 1e-4.
     """
     design = _Design.of(x, l2)
     targets = _targets(y, design.n)
@@ -104,11 +127,21 @@ def fit_sigmoid(x: Tensor, y: Tensor, l2: float) -> Linear:
 
 
 def fit_ridge(x: Tensor, y: Tensor, l2: float) -> Linear:
-    """Ridge regression of ``y`` ("n k") on ``x`` ("n d"), in closed form.
+    """Fit a ridge regression in closed form.
 
-    Minimises the mean over examples of half the squared error summed over columns, + l2/2·|W|², on
-    standardised features with a free bias. Equals ``sklearn.linear_model.Ridge`` on standardised features
-    with alpha = l2·n.
+    Minimises the mean over examples of half the squared error summed over columns, + l2/2·|W|², on standardised features
+    with a free bias. Equals ``sklearn.linear_model.Ridge`` on standardised features with alpha = l2·n.
+
+    Args:
+        x: (n, d), features.
+        y: (n, k), targets.
+        l2: the penalty's weight, above 0.
+
+    Returns:
+        The model, with weight (d, k).
+
+    Raises:
+        NumericsError: where shapes do not fit.
     """
     design = _Design.of(x, l2)
     targets = _targets(y, design.n)

@@ -11,7 +11,7 @@ from collapsekit.stats.checks import CONSTANT_RTOL, finite, matrix
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:
-    """Share of rows of ``logits`` ("n C") whose largest entry is at ``y`` ("n", class numbers), in [0, 1].
+    """Compute the share of rows of ``logits`` (n, C) whose largest entry is at ``y`` (n,), class numbers; in [0, 1].
 
     Equals ``sklearn.metrics.accuracy_score``. Raises NumericsError where shapes or labels do not fit.
     """
@@ -19,18 +19,18 @@ def accuracy(logits: Tensor, y: Tensor) -> float:
 
 
 def balanced_accuracy(logits: Tensor, y: Tensor) -> float:
-    """Mean over the classes present in ``y`` of the share of each that is predicted right, in [0, 1].
+    """Compute the mean over the classes present in ``y`` (n,) of the share of each that ``logits`` (n, C) get right.
 
-    ``logits`` "n C", ``y`` "n". Equals ``sklearn.metrics.balanced_accuracy_score``.
+    In [0, 1]. Equals ``sklearn.metrics.balanced_accuracy_score``. Raises NumericsError where shapes or labels do not fit.
     """
     hits = _hits(logits, y)
     return float(torch.stack([hits[y == c].mean() for c in torch.unique(y)]).mean())
 
 
 def auroc(scores: Tensor, y: Tensor) -> float:
-    """Area under the ROC curve of ``scores`` ("n") for ``y`` ("n", 0/1 or bool), ties counted half.
+    """Compute the area under the ROC curve of ``scores`` (n,) for ``y`` (n,), 0/1 or bool; in [0, 1].
 
-    The Mann-Whitney statistic over its maximum; equals ``sklearn.metrics.roc_auc_score``.
+    The Mann-Whitney statistic over its maximum, ties counted half; equals ``sklearn.metrics.roc_auc_score``.
     Raises NumericsError where only one class is present.
     """
     scores = finite(scores, "the scores")
@@ -47,7 +47,7 @@ def auroc(scores: Tensor, y: Tensor) -> float:
 
 
 def _area(scores: Tensor, positive: Tensor) -> float:
-    """The same of finite float64 ``scores`` ("n") and bool ``positive`` ("n") of both classes."""
+    """Compute the same of finite float64 ``scores`` (n,) and bool ``positive`` (n,) of both classes."""
     values, mine = scores.cpu().numpy(), positive.cpu().numpy()
     ordered, n1 = np.sort(values), int(mine.sum())
     # A rank is the mean of its ties' places: twice the sum of the positive ones' is a whole number.
@@ -57,9 +57,9 @@ def _area(scores: Tensor, positive: Tensor) -> float:
 
 
 def macro_auroc(scores: Tensor, y: Tensor) -> float:
-    """Mean AUROC over the labels (columns of ``scores`` and ``y``, both "n C") that have both classes.
+    """Compute the mean AUROC over the labels that have both classes: columns of ``scores`` and ``y``, both (n, C).
 
-    Equals ``sklearn.metrics.roc_auc_score(average="macro")`` on those columns. Raises NumericsError where
+    In [0, 1]. Equals ``sklearn.metrics.roc_auc_score(average="macro")`` on those columns. Raises NumericsError where
     there is no such label.
     """
     scores = matrix(scores, "the scores")
@@ -73,7 +73,7 @@ def macro_auroc(scores: Tensor, y: Tensor) -> float:
 
 
 def r2(pred: Tensor, y: Tensor) -> float:
-    """Coefficient of determination, averaged uniformly over the outputs (columns; both "n k") that vary.
+    """Compute the coefficient of determination, averaged uniformly over the outputs that vary: columns of both, (n, k).
 
     1 is perfect, 0 no better than the mean of ``y``, and it has no lower end. Equals
     ``sklearn.metrics.r2_score(multioutput="uniform_average")`` on the columns where ``y`` varies.

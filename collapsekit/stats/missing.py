@@ -15,7 +15,7 @@ _BLOCK = 2**24  # sums of distances held at a time
 
 
 def absence(uniforms: Tensor, rate: float) -> Tensor:
-    """Which modalities are absent from which example, bool "n m", for ``uniforms`` "n m" in [0, 1).
+    """Decide which modalities are absent from which example, bool (n, m), by ``uniforms`` (n, m) in [0, 1).
 
     A modality is absent where its number lies under ``rate``; an example keeps the modality of its largest number
     whatever the rate. What is absent at one rate is absent at every higher one. With independent numbers the share
@@ -30,14 +30,24 @@ def absence(uniforms: Tensor, rate: float) -> Tensor:
     return absent
 
 
-def nearest(query: Sequence[Tensor], bank: Sequence[Tensor], present: Tensor, *, own: bool = False) -> Tensor:
-    """Row of the bank nearest to each query by the modalities present, int64 "k n" for ``present`` (bool) "k n m".
+def nearest(query: Sequence[Tensor], bank: Sequence[Tensor], present: Tensor, *, within: bool = False) -> Tensor:
+    """Find the row of a bank that is nearest to each query by the modalities that are present.
 
-    ``query`` and ``bank`` hold a matrix a modality, "n d" and "t d". A modality's distance is the mean squared
-    difference over its columns, standardised by the bank's mean and deviation (constant columns left out); those
-    of the modalities present add up. The first of equals wins. ``own``: the queries are the bank's own rows, and
-    none is its own neighbour. Equals ``sklearn.neighbors.NearestNeighbors(n_neighbors=1)`` on the standardised
-    columns divided by the root of their number. Raises NumericsError where an example has no modality present.
+    A modality's distance is the mean squared difference over its columns, standardised by the bank's mean and deviation
+    (constant columns left out); those of the modalities present add up. The first of equals wins. Equals
+    ``sklearn.neighbors.NearestNeighbors(n_neighbors=1)`` on the standardised columns divided by the root of their number.
+
+    Args:
+        query: a matrix (n, d) a modality, m of them.
+        bank: a matrix (t, d) a modality, m of them.
+        present: (k, n, m), bool: k patterns of which modalities each query has.
+        within: the queries are the bank's own rows, and none is its own neighbour.
+
+    Returns:
+        (k, n), int64, row numbers in 0..t-1.
+
+    Raises:
+        NumericsError: where an example has no modality present, or the bank is too small.
     """
     n, t = len(query[0]), len(bank[0])
     if present.ndim != 3 or present.shape[1:] != (n, len(query)) or not bool(present.any(dim=2).all()):
@@ -45,15 +55,15 @@ def nearest(query: Sequence[Tensor], bank: Sequence[Tensor], present: Tensor, *,
             f"nearest needs at least one present modality an example, in the shape (k, {n}, {len(query)}); "
             f"found shape {tuple(present.shape)}."
         )
-    if t < 1 + own:
-        raise NumericsError(f"a nearest example needs {1 + own} to look among, found {t}: use more examples.")
+    if t < 1 + within:
+        raise NumericsError(f"a nearest example needs {1 + within} to look among, found {t}: use more examples.")
     pairs = [_standardised(q, b) for q, b in zip(query, bank, strict=True)]
     weight = present.permute(1, 2, 0).double()  # n m k
     out = torch.empty(present.shape[0], n, dtype=torch.int64)
     for rows in torch.arange(n).split(max(1, _BLOCK // (t * max(len(pairs), len(present))))):
         distances = torch.stack([_squared(q[rows], b) for q, b in pairs], 2)  # rows t m
         total = torch.bmm(distances, weight[rows])
-        if own:
+        if within:
             total[torch.arange(len(rows)), rows] = torch.inf
         out[:, rows] = total.argmin(dim=1).T
     return out

@@ -14,11 +14,11 @@ Spread = Literal["range", "deviation"]
 
 
 def spread(x: Tensor, how: Spread) -> float:
-    """Spread of the entries of ``x`` (n first, then any shape) over the examples: the largest range of any one entry,
-    or the root of the mean of the entries' variances. What differs between entries alone does not count.
+    """Measure how far the entries of ``x`` (n first, then any shape) spread over the examples, in units of ``x``.
 
-    Equals ``numpy.ptp(x, axis=0).max()`` and ``numpy.var(x, axis=0).mean() ** 0.5``, in float64. 0 for no values;
-    infinite or NaN where ``x`` is not finite.
+    ``range``: the largest range of any one entry; ``deviation``: the root of the mean of the entries' variances. What
+    differs between entries alone does not count. Equals ``numpy.ptp(x, axis=0).max()`` and
+    ``numpy.var(x, axis=0).mean() ** 0.5``, in float64. 0 for no values; infinite or NaN where ``x`` is not finite.
     """
     if not x.numel():
         return 0.0
@@ -29,11 +29,12 @@ def spread(x: Tensor, how: Spread) -> float:
 
 
 def area(levels: Sequence[float], values: Tensor) -> Tensor:
-    """Area under ``values`` ("L" first, then any shape) over ``levels`` by the trapezoid rule, over the area there
-    would be had the first value stayed: 1 where nothing changes, 0 where everything is lost at once.
+    """Compute the area under ``values`` (shape L first, then any) over ``levels`` (L numbers), relative to the clean value.
 
-    ``levels`` ascend from 0. Equals ``numpy.trapezoid(values, levels, axis=0) / (levels[-1] * values[0])``.
-    Raises NumericsError where a first value is not positive, so that there is nothing to be relative to.
+    By the trapezoid rule, over the area there would be had the first value stayed: 1 where nothing changes, 0 where
+    everything is lost at once. ``levels`` ascend from 0. Equals
+    ``numpy.trapezoid(values, levels, axis=0) / (levels[-1] * values[0])``. Raises NumericsError where a first value is not
+    positive, so that there is nothing to be relative to.
     """
     x = torch.tensor(list(levels), dtype=torch.float64)
     y = values.double()

@@ -12,7 +12,7 @@ from collapsekit.stats.checks import matrix
 
 
 def row_entropy(p: Tensor) -> Tensor:
-    """Shannon entropy in nats ("n", float64, 0 to ln m) of each row of ``p`` ("n m"), with 0·log 0 = 0.
+    """Compute the Shannon entropy in nats, (n,) float64 in [0, ln m], of each row of ``p`` (n, m), with 0·log 0 = 0.
 
     Rows are distributions; what rounding left them off a sum of 1 (up to 1e-4) is divided out. Equals
     ``scipy.stats.entropy(p, axis=1)``. Raises NumericsError where a row is not a distribution.
@@ -29,10 +29,10 @@ def row_entropy(p: Tensor) -> Tensor:
 
 
 def drive_shares(total_effects: Tensor) -> tuple[Tensor, Tensor]:
-    """Each modality's share of what drives each dimension, and which dimensions are driven at all.
+    """Compute each modality's share of what drives each dimension, and which dimensions are driven at all.
 
-    ``total_effects``: "m D", >= 0, the effect of modality i on dimension j (such as Sobol total-effect
-    variances). Returns shares "m k" whose columns add up to 1, and a mask "D" of the k columns kept: those
+    ``total_effects``: (m, D), >= 0, the effect of modality i on dimension j (such as Sobol total-effect
+    variances). Returns shares (m, k) whose columns add up to 1, and a bool mask (D,) of the k columns kept: those
     whose total exceeds 1e-10 of the largest. Raises NumericsError for a negative effect, or if none is kept.
     """
     effects = matrix(total_effects, "the total effects")

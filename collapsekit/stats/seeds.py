@@ -12,11 +12,21 @@ from collapsekit.errors import NumericsError
 
 
 def content_seeds(contents: Sequence[Sequence[Tensor]], ties: Sequence[float], seed: int) -> list[int]:
-    """A seed for each modality from the bytes of its tensors (any shape and dtype, in any order) and ``seed``.
+    """Make a seed for each modality from the bytes of its tensors and ``seed``.
 
     Listing modalities in another order lists their seeds in that order. Modalities of the very same bytes are told
-    apart by rank in ``ties`` (one number each), and only where that too is equal by their place, so that no two
-    seeds are alike. Raises NumericsError unless there is one number for each modality.
+    apart by rank in ``ties``, and only where that too is equal by their place, so that no two seeds are alike.
+
+    Args:
+        contents: the tensors of each modality, of any shape and dtype, in any order.
+        ties: a number a modality.
+        seed: what all seeds follow from.
+
+    Returns:
+        A whole number of 63 bits a modality.
+
+    Raises:
+        NumericsError: unless there is one number for each modality.
     """
     if len(contents) != len(ties):
         raise NumericsError(f"there must be one tie number for each of {len(contents)} contents, found {len(ties)}.")

@@ -13,11 +13,11 @@ from collapsekit.stats.checks import finite
 
 
 def exact(values: Tensor) -> Tensor:
-    """Shapley values ("m", then the trailing shape; float64) from the worth of every subset.
+    """Compute Shapley values, (m, *) float64, from the worth of every subset of m players.
 
-    ``values``: "2**m" then any shape; row b is the worth of the players whose bits are set in b (bit i is
-    player i; higher is better). A player's credit is its mean marginal gain over all orders of arrival
-    (Shapley 1953, eq. 13), so credits add up to full minus empty. Raises NumericsError where the first
+    ``values``: shape (2**m, *), where row b is the worth of the players whose bits are set in b (bit i is player i; higher
+    is better), in any unit, which is that of the credits. A player's credit is its mean marginal gain over all orders of
+    arrival (Shapley 1953, eq. 13), so credits add up to full minus empty. Raises NumericsError where the first
     dimension is not a power of two of at least 2.
     """
     values = finite(values, "the worths")
@@ -44,12 +44,22 @@ def exact(values: Tensor) -> Tensor:
 def sampled(
     worth: Callable[[int], Tensor], m: int, permutations: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Shapley values and their standard errors (both "m", then the shape of a worth) from random orders.
+    """Estimate Shapley values and their standard errors from random orders of arrival.
 
-    ``worth(mask)`` is asked once for each subset met. A draw is a random order and its reverse, averaged
-    (antithetic sampling; Mitchell et al. 2022, section 4.1); ``permutations`` counts draws, and the standard
-    error is over them. Each draw's credits add up to full minus empty, so their mean's do too.
-    Raises NumericsError with fewer than 1 player or 2 draws.
+    A draw is a random order and its reverse, averaged (antithetic sampling; Mitchell et al. 2022, section 4.1). Each
+    draw's credits add up to full minus empty, so their mean's do too.
+
+    Args:
+        worth: the worth (any shape) of a subset, by bitmask; asked once for each subset met.
+        m: how many players there are.
+        permutations: how many draws; the standard error is over them.
+        generator: where the orders come from.
+
+    Returns:
+        Credits and their standard errors, both of shape (m, *) with the shape of a worth behind m, float64.
+
+    Raises:
+        NumericsError: with fewer than 1 player or 2 draws, and for worths of several shapes.
     """
     if m < 1 or permutations < 2:
         raise NumericsError(

@@ -22,10 +22,10 @@ _worker = local()
 
 @contextmanager
 def threads_for(operations: float) -> Iterator[None]:
-    """One torch thread while steps of ``operations`` run, if they are small; else as many as there were before any of
-    these, which may lie in one another; the old number afterwards.
+    """Run a block on one torch thread where its steps, of ``operations`` each, are small.
 
-    The choice follows from the problem alone, so that the same run gives the same bits.
+    Else on as many as there were before any of these, which may lie in one another; afterwards on the old number. The
+    choice follows from the problem alone, so that the same run gives the same bits.
     """
     if getattr(_worker, "busy", False):  # side by side with others, each on one thread
         yield
@@ -44,10 +44,18 @@ def threads_for(operations: float) -> Iterator[None]:
 
 
 def side_by_side(make: Callable[[Item], T], items: Iterable[Item], operations: float) -> list[T]:
-    """``make`` of every item, in order, each of ``operations`` and by itself: small ones on a thread each, as many at a
-    time as there are threads, with no more items in hand than that; large ones one after another on all threads.
+    """Apply ``make`` to every item, small ones at the same time.
 
-    What is computed is the same either way.
+    Small ones run on a thread each, as many at a time as there are threads, with no more items in hand than that; large
+    ones one after another on all threads. What is computed is the same either way.
+
+    Args:
+        make: what is computed of an item.
+        items: any iterable, taken from as there is room.
+        operations: floating-point operations an item.
+
+    Returns:
+        What ``make`` gives, in the order of the items.
     """
     workers = _allowed[0] if _allowed else torch.get_num_threads()
     if workers < 2 or operations >= SMALL or getattr(_worker, "busy", False):

@@ -1,4 +1,4 @@
-"""The task's metric over all examples, and without each group."""
+"""The task's metric: over all examples, without each group, and as parts of each example."""
 
 from __future__ import annotations
 
@@ -6,15 +6,40 @@ import torch
 from torch import Tensor
 
 from collapsekit.stats.inference.leave_out import leave_out_means
-from collapsekit.tasks.base import Classification, Task
+from collapsekit.tasks.base import Task
 
 
 def leave_out_metric(task: Task, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
-    """The task metric over all examples, then without each group: (1 + G,), float64."""
-    if isinstance(task, Classification) and task.metric_name == "accuracy":  # whole numbers, so that sums are exact
-        return leave_out_means((expected.argmax(1) == targets).double(), groups)
+    """Score all examples with the task metric, then all without each group: (1 + G,), float64.
+
+    Args:
+        task: whose metric.
+        expected: expectations (n, ...).
+        targets: (n, ...).
+        groups: int64 (n,), 0 to G - 1.
+    """
+    right = task.hits(expected, targets)
+    if right is not None:  # whole numbers, so that sums are exact
+        return leave_out_means(right.double(), groups)
     values = [task.metric(expected, targets)]
     for g in range(int(groups.max()) + 1):
         keep = groups != g
         values.append(task.metric(expected[keep], targets[keep]))
     return torch.tensor(values, dtype=torch.float64)
+
+
+def parts_of_metric(task: Task, expected: Tensor, targets: Tensor) -> Tensor | None:
+    """Split the task metric over n examples into numbers (n,) whose mean it is.
+
+    Args:
+        task: whose metric.
+        expected: expectations (n, ...).
+        targets: (n, ...).
+
+    Returns:
+        float64 (n,); None where the metric is no such mean, of these examples too.
+    """
+    parts = task.metric_parts(expected, targets)
+    if parts is None or not torch.isclose(parts.mean(), torch.tensor(task.metric(expected, targets)).double()):
+        return None
+    return parts

@@ -19,8 +19,11 @@ _EXITS, _LIBRARIES = {"Exit", "Abort"}, {"click", "typer"}
 
 @contextmanager
 def no_exit() -> Iterator[None]:
-    """Around what calls a user's functions: an exit() in there, or a KeyboardInterrupt that is no Ctrl-C, becomes a
-    ConfigError that names the function. A Ctrl-C that they swallow, or turn into something else, is raised again."""
+    """Run what calls a user's functions, so that an exit() in there becomes an error.
+
+    That, or a KeyboardInterrupt that is no Ctrl-C, becomes a ConfigError that names the function. A Ctrl-C that they
+    swallow, or turn into something else, is raised again.
+    """
     with interrupts.noticed() as seen:
         try:
             yield
@@ -35,14 +38,14 @@ def no_exit() -> Iterator[None]:
 
 
 def is_exit(error: BaseException) -> bool:
-    """Whether this is how a function ends the process instead of returning."""
+    """Tell whether this is how a function ends the process instead of returning."""
     if isinstance(error, SystemExit | KeyboardInterrupt):
         return True
     return any(k.__name__ in _EXITS and k.__module__.partition(".")[0] in _LIBRARIES for k in type(error).__mro__)
 
 
 def exit_refused(error: BaseException) -> ConfigError:
-    """The error in the place of an exit, or of another exception that no program catches."""
+    """Return the error in the place of an exit, or of another exception that no program catches."""
     text = " ".join(str(error).split())[:200]
     return ConfigError(
         f"{_where(error)} ended the run with {type(error).__name__}{f'({text})' if text else ''}: what a run calls has to "

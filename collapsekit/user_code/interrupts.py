@@ -62,7 +62,7 @@ _LASTING = [Interrupts()]  # the command line's
 
 
 def listen() -> Interrupts:
-    """What the command line remembers SIGINT with, from here until the process ends."""
+    """Return what the command line remembers SIGINT with, from here until the process ends."""
     _LASTING[0] = Interrupts()
     if _LASTING[0].listen():
         _LASTING[0].once_more()
@@ -70,7 +70,7 @@ def listen() -> Interrupts:
 
 
 def interrupted() -> bool:
-    """Whether the command line got a SIGINT."""
+    """Tell whether the command line got a SIGINT."""
     return _LASTING[0].seen
 
 
@@ -82,7 +82,7 @@ def check() -> None:
 
 @contextmanager
 def instead(act: Callable[[], None]) -> Iterator[None]:
-    """During the block a SIGINT that the command line gets is remembered, and ``act`` is done; nothing is raised."""
+    """Do ``act`` where the command line gets a SIGINT during the block, and remember it; nothing is raised."""
     lasting = _LASTING[0]
     lasting.instead = act
     try:
@@ -93,7 +93,7 @@ def instead(act: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def noticed() -> Iterator[Callable[[], bool]]:
-    """``seen()``: whether a SIGINT came, during the block or, where one listens already, before."""
+    """Give ``seen()``: whether a SIGINT came, during the block or, where one listens already, before."""
     before = signal.getsignal(signal.SIGINT)
     if isinstance(before, Interrupts):
         yield lambda: before.seen

@@ -127,14 +127,14 @@ _NUMERIC = [name for name in _MODEL if name not in ("the working directory", "sy
 
 
 @dataclass
-class _Kept:
+class _CallerState:
     """One diagnosis or repair: the model's part of the state, and whether user code is running."""
 
     model: State
     inside: bool = False
 
 
-_KEPT: list[_Kept] = []
+_CALLERS: list[_CallerState] = []
 _LEFT: dict[str, State] = {}  # what a module changed when it was imported, which happens once in a process
 
 
@@ -150,28 +150,39 @@ def _put(state: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def process_state_kept() -> Iterator[None]:
+def preserve_process_state() -> Iterator[None]:
     """Run under plain settings, and give the process back as the caller had it; within another, nothing."""
-    if _KEPT:
+    if _CALLERS:
         yield
         return
     caller = _now()
-    kept = _Kept({name: caller[name] for name in _MODEL})
+    kept = _CallerState({name: caller[name] for name in _MODEL})
     with torch.inference_mode(False):
         _put(_PLAIN, caller)
-        _KEPT.append(kept)
+        _CALLERS.append(kept)
         try:
             yield
         finally:
-            _KEPT.pop()
+            _CALLERS.pop()
             _put(caller, _now())
 
 
 @contextmanager
 def user_code(what: str, *, stays: bool = False, module: str | None = None) -> Iterator[None]:
-    """For one call into user code, which ``what`` names for messages. ``stays``: what it sets of the model's part holds for
-    later calls into user code too; ``module``: the name it imports, or that was imported before in this process."""
-    kept = _KEPT[-1] if _KEPT else None
+    """Guard one call into user code: what it does to the process is undone afterwards, but for what may stay.
+
+    Args:
+        what: names the call for messages.
+        stays: whether what it sets of the model's part holds for later calls into user code too.
+        module: the name that it imports, or that was imported before in this process.
+
+    Yields:
+        Nothing; the call is the block.
+
+    Raises:
+        ConfigError: where the code leaves torch.inference_mode on.
+    """
+    kept = _CALLERS[-1] if _CALLERS else None
     if kept is not None and kept.inside:
         yield
         return
@@ -203,11 +214,11 @@ def user_code(what: str, *, stays: bool = False, module: str | None = None) -> I
 
 
 def model_settings() -> str | None:
-    """What the model runs under that numbers may rest on, where that is other than ours, as a sentence."""
-    if not _KEPT:
+    """Return what the model runs under that numbers may rest on, where that is other than ours, as a sentence."""
+    if not _CALLERS:
         return None
     now = _now(_NUMERIC)
-    theirs = {name: value for name, value in _KEPT[-1].model.items() if name in now and now[name] != value}
+    theirs = {name: value for name, value in _CALLERS[-1].model.items() if name in now and now[name] != value}
     if not theirs:
         return None
     said = " and ".join(f"{name} to {_in_words(value)}" for name, value in theirs.items())
@@ -222,7 +233,7 @@ def _in_words(value: object) -> str:
 
 
 def each_of(values: Iterable[T], what: str) -> Iterator[T]:
-    """The values of a user's iterable, which is asked for each as user code."""
+    """Yield the values of a user's iterable, which is asked for each as user code."""
     with user_code(what):
         coming = iter(values)
     while True:

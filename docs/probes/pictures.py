@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import diagnose
-from collapsekit.adapters.build import random_state_kept, seed_everything
-from collapsekit.config.schema import Config, load_config
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
+from collapsekit.config.load import load_config
+from collapsekit.config.schema import Config
 from collapsekit.context import Progress
 from collapsekit.demo.make import EPOCHS, demo_data, make_demo
 from collapsekit.demo.model import WIDTHS, FusionModel
@@ -53,7 +54,7 @@ class OfViews(FusionModel):
 def train(views: Sequence[str], data: dict[str, Tensor]) -> nn.Module:
     """The recipe of ``collapsekit.demo.make.train_demo``."""
     y = data["train/label"]
-    with random_state_kept():
+    with preserve_rng_state():
         seed_everything(0)
         model = OfViews(views)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-3)

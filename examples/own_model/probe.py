@@ -9,10 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from collapsekit import Adapter, Features, Options, Result, Settings, probe
-from collapsekit.errors import NumericsError
-from collapsekit.interventions.marginal import donors
-from collapsekit.interventions.replay import predict
-from collapsekit.stats.inference.jackknife import interval
+from collapsekit.ext import NumericsError, jackknife_interval, marginal_samples, predict
 
 SOURCE = "Guo et al. 2017 (On Calibration of Modern Neural Networks), eq. 3"
 MEASURES = {
@@ -40,7 +37,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     options = settings.own(CalibrationOptions)
     if adapter.task.name != "classification":
         raise NumericsError("it needs the task classification, where a prediction has a confidence")
-    others = donors(len(features), options.draws, settings.seed)
+    others = marginal_samples(len(features), options.draws, settings.seed)
     situations: dict[str | None, list[Tensor]] = {None: [features.outputs]}
     for modality in features.modalities:
         situations[modality] = [predict(adapter, features, swap={modality: other}).outputs for other in others]
@@ -49,7 +46,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         how = f"{absent} taken from another example, {len(outputs)} times each" if absent else "the model as it is"
         for name, meaning in MEASURES.items():
             values = with_leave_outs(name, excess, torch.bincount(features.groups))
-            low, high = interval(values[0], values[1:], settings.level)
+            low, high = jackknife_interval(values[0], values[1:], settings.level)
             yield Result(
                 name=f"calibration.{name}_without" if absent else f"calibration.{name}",
                 probe="calibration",

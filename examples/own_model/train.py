@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.demo.make import load_mfeat  # the data: UCI Multiple Features, which collapsekit carries
+from collapsekit.ext import load_mfeat  # the data: UCI Multiple Features, which collapsekit carries
 
 
 def prepare() -> dict[str, Tensor]:

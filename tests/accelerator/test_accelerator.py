@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from benchmarks.gpu.checks import make_checks
-from collapsekit.diagnosis import check_device
 from collapsekit.errors import ConfigError
 from collapsekit.probes.runner import RAISE
+from collapsekit.session.checks import check_device
 from tests.accelerator.own import OWN
 
 ROOT = Path(__file__).parents[2]

@@ -265,8 +265,8 @@ def test_ragged_batches_are_explained() -> None:
     from pathlib import Path
 
     from collapsekit.adapters.module import ModuleAdapter
-    from collapsekit.config.schema import check_config
-    from collapsekit.data.base import LoaderSource
+    from collapsekit.config.load import check_config
+    from collapsekit.data.loaders import LoaderSource
 
     batches = [{"a": torch.randn(2, t), "b": torch.randn(2, 4), "label": torch.tensor([0, 1])} for t in (4, 5)]
     checked = check_config(config(), base=Path())

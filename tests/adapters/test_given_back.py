@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from collapsekit import diagnose
 from collapsekit.adapters.build import seed_everything
-from collapsekit.adapters.live.preserve import model_kept
+from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.errors import ConfigError
 
 CONFIG = {"modalities": {"a": "a", "b": "b"}, "fusion": "fusion"}
@@ -238,7 +238,7 @@ def compiled() -> nn.Module:
 def test_a_module_without_shapes_is_without_shapes_again() -> None:
     """diagnose() refuses one; a monitor of a training that has not begun may meet it."""
     model = lazy()
-    with model_kept(model):
+    with preserve_model(model):
         model(torch.ones(2, 4), torch.ones(2, 4))
         assert not is_lazy(model.head.weight)
     assert is_lazy(model.head.weight)
@@ -311,7 +311,7 @@ def test_a_model_that_first_runs_in_diagnose_answers_as_though_it_had_not(kind: 
     model = KINDS[kind]()
     untouched = copy.deepcopy(model)
     before = written(model)
-    with model_kept(untouched):
+    with preserve_model(untouched):
         expected = answers(untouched)
     refused = (
         pytest.raises(ConfigError, match="a forward leaves something behind") if kind in NOT_THE_SAME else nullcontext()

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters import inserts
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import absent, insert, posts_of
+from collapsekit.adapters.inserts import capture_latents, insert, posts_of, substitute_missing
 from collapsekit.repairs.export import export_weights
 
 N, WIDTH, LATENT = 7, 6, 8
@@ -279,7 +278,7 @@ def test_wider_latent_spaces_pass_features_on(latent: int) -> None:
     before = model(**x)
     insert(model, records(model, latent=latent, hidden=2 * latent + 3))
     assert torch.equal(model(**x), before)
-    with hearing(model) as heard:
+    with capture_latents(model) as heard:
         model(**x)
     for m, g in heard.items():
         assert g.shape == (N, latent)
@@ -336,7 +335,7 @@ def test_what_reaches_the_fusion_is_the_substitute(layout: str, orders: dict[str
     model, x = world(dict.fromkeys(WORLD, layout))
     inserted(model, orders=orders)
     gone = masks(*PATTERNS)
-    with absent(model, gone):
+    with substitute_missing(model, gone):
         model(**x)
     given = dict(zip(WORLD, model.fusion.given, strict=True))
     for m, expected in by_hand(model, x, gone, orders).items():
@@ -373,7 +372,7 @@ def test_positions_that_differ_are_averaged(layouts: dict[str, str], lengths: di
     model, x = world(layouts, lengths=lengths)
     inserted(model, orders=ORDERS)
     gone = masks(*PATTERNS)
-    with absent(model, gone):
+    with substitute_missing(model, gone):
         model(**x)
     for (m, expected), found in zip(by_hand(model, x, gone, ORDERS).items(), model.fusion.given, strict=True):
         last = found.movedim(1, -1) if layouts[m].endswith("first") else found
@@ -385,7 +384,7 @@ def test_substitutes_stand_in_packages_too(pack: str) -> None:
     model, x = world(packs={"a": pack, "b": "plain", "c": pack})
     plain, y = world()
     for made in (inserted(model, orders=ORDERS), inserted(plain, orders=ORDERS)):
-        with absent(made, masks(*PATTERNS)):
+        with substitute_missing(made, masks(*PATTERNS)):
             made(**x)
     assert all(torch.equal(x[m], y[m]) for m in x)
     assert all(torch.equal(a, b) for a, b in zip(model.fusion.given, plain.fusion.given, strict=True))
@@ -395,10 +394,10 @@ def test_examples_with_everything_there_are_left_alone_bit_for_bit() -> None:
     model, x = world(dict.fromkeys(WORLD, "tokens"))
     inserted(model, orders=ORDERS)
     plain = model(**x)
-    with absent(model, NOBODY):
+    with substitute_missing(model, NOBODY):
         assert torch.equal(model(**x), plain)
     gone = masks("", "a", "bc")
-    with absent(model, gone):
+    with substitute_missing(model, gone):
         found = model(**x)
     whole = ~torch.stack(list(gone.values())).any(0)
     assert 0 < int(whole.sum()) < N
@@ -413,9 +412,9 @@ def test_what_an_absent_modality_is_given_does_not_matter(value: float) -> None:
     inserted(model, orders=ORDERS)
     for gone in (masks("a"), masks("ab"), masks(*PATTERNS)):
         other = {m: torch.where(gone[m][:, None], torch.full_like(v, value), v) for m, v in x.items()}
-        with absent(model, gone):
+        with substitute_missing(model, gone):
             assert torch.equal(model(**x), model(**other))
-        with absent(model, NOBODY):
+        with substitute_missing(model, NOBODY):
             assert not torch.equal(model(**x), model(**other))
 
 
@@ -423,9 +422,9 @@ def test_where_all_are_absent_an_example_keeps_its_own() -> None:
     model, x = world()
     inserted(model, orders=ORDERS)
     plain = model(**x)
-    with absent(model, masks("abc")):
+    with substitute_missing(model, masks("abc")):
         assert torch.equal(model(**x), plain)
-    with absent(model, masks("abc", "a")):
+    with substitute_missing(model, masks("abc", "a")):
         found = model(**x)
     assert torch.equal(found[0::2], plain[0::2])
     assert not torch.equal(found[1::2], plain[1::2])
@@ -435,9 +434,9 @@ def test_masks_may_name_some_modalities_only() -> None:
     model, x = world()
     inserted(model, orders=ORDERS)
     gone = masks("b", "")
-    with absent(model, gone):
+    with substitute_missing(model, gone):
         expected = model(**x)
-    with absent(model, {"b": gone["b"]}):
+    with substitute_missing(model, {"b": gone["b"]}):
         assert torch.equal(model(**x), expected)
 
 
@@ -453,7 +452,7 @@ def test_encoders_run_once_and_in_any_order(order: tuple[str, ...]) -> None:
     for made in (inserted(model, orders=ORDERS), inserted(reference, orders=ORDERS)):
         for m, post in posts_of(made, "basis").items():
             post.register_forward_hook(lambda *_, m=m: outer.append(m))
-        with absent(made, masks(*PATTERNS)):
+        with substitute_missing(made, masks(*PATTERNS)):
             found = made(**x)
         if made is model:
             first, heard = found, outer.copy()
@@ -470,7 +469,7 @@ def test_a_hook_behind_a_head_hears_the_substitute() -> None:
     heard: dict[str, Tensor] = {}
     for m, post in posts_of(model, "basis").items():
         post.register_forward_hook(lambda _m, _a, value, m=m: heard.update({m: value.detach().clone()}))
-    with absent(model, masks(*PATTERNS)):
+    with substitute_missing(model, masks(*PATTERNS)):
         model(**x)
     assert all(torch.equal(heard[m], given) for m, given in zip(WORLD, model.fusion.given, strict=True))
 
@@ -489,37 +488,38 @@ def test_swapping_two_modalities_names_swaps_their_substitutes() -> None:
     for post in posts_of(twin, "basis").values():
         post.insert.others = tuple(other[o] for o in post.insert.others)
     gone = masks(*PATTERNS)
-    with absent(model, gone):
+    with substitute_missing(model, gone):
         one = model(**x)
-    with absent(twin, {other[m]: mask for m, mask in gone.items()}):
+    with substitute_missing(twin, {other[m]: mask for m, mask in gone.items()}):
         assert torch.equal(twin(**x), one)
-    with absent(twin, gone):
+    with substitute_missing(twin, gone):
         assert not torch.equal(twin(**x), one)
 
 
 def test_who_has_no_head_cannot_be_absent() -> None:
     model, x = world()
-    with pytest.raises(ValueError, match=r"no head was inserted for a, b, c: known are"), absent(model, masks("a")):
+    refused = pytest.raises(ValueError, match=r"no head was inserted for a, b, c: known are")
+    with refused, substitute_missing(model, masks("a")):
         pass
-    with pytest.raises(ValueError, match=r"any modality"), absent(model, {}):
+    with pytest.raises(ValueError, match=r"any modality"), substitute_missing(model, {}):
         pass
-    with pytest.raises(ValueError, match=r"no heads were inserted"), hearing(model):
+    with pytest.raises(ValueError, match=r"no heads were inserted"), capture_latents(model):
         pass
     inserted(model)
     with pytest.raises(ValueError, match=r"no head was inserted for d, e: known are a, b, c"):
-        with absent(model, {"d": NOBODY["a"], "a": NOBODY["a"], "e": NOBODY["a"]}):
+        with substitute_missing(model, {"d": NOBODY["a"], "a": NOBODY["a"], "e": NOBODY["a"]}):
             pass
     plain = model(**x)
-    with absent(model, masks("a")), absent(model, NOBODY):
+    with substitute_missing(model, masks("a")), substitute_missing(model, NOBODY):
         assert torch.equal(model(**x), plain)
 
 
 def test_ways_to_be_absent_are_nested() -> None:
     model, x = world()
     inserted(model, orders=ORDERS)
-    with absent(model, masks("a")):
+    with substitute_missing(model, masks("a")):
         one = model(**x)
-        with suppress(Interrupted), absent(model, masks("b")):
+        with suppress(Interrupted), substitute_missing(model, masks("b")):
             assert not torch.equal(model(**x), one)
             raise Interrupted
         assert torch.equal(model(**x), one)
@@ -537,7 +537,7 @@ def test_a_copy_is_independent(how: str, copied: Callable[[Model], Model]) -> No
     model, x = world()
     inserted(model, orders=ORDERS)
     gone = masks(*PATTERNS)
-    with absent(model, gone):
+    with substitute_missing(model, gone):
         one = model(**x)
         twin = copied(model)
     plain = model(**x)
@@ -545,10 +545,10 @@ def test_a_copy_is_independent(how: str, copied: Callable[[Model], Model]) -> No
         assert torch.equal(twin(**x), plain)
     twin = copied(model)
     assert torch.equal(twin(**x), plain)
-    with absent(twin, gone):
+    with substitute_missing(twin, gone):
         assert torch.equal(twin(**x), one)
         assert torch.equal(model(**x), plain)
-    with absent(model, gone):
+    with substitute_missing(model, gone):
         assert torch.equal(twin(**x), plain)
     with torch.no_grad():
         for p in twin.parameters():
@@ -569,7 +569,7 @@ def test_weights_pass_into_a_fresh_model_with_heads(tmp_path: Path) -> None:
     assert torch.equal(fresh(**x), model(**x))
     results = []
     for made in (model, fresh):
-        with absent(made, masks(*PATTERNS)):
+        with substitute_missing(made, masks(*PATTERNS)):
             results.append(made(**x))
     assert torch.equal(*results)  # the order of substitutes is in the state, too
     names = set(model.state_dict()) - set(world()[0].state_dict())
@@ -592,7 +592,7 @@ def test_other_attributes_are_the_encoders_own() -> None:
         _ = post.nonsense
     with pytest.raises(AttributeError):
         _ = post.__wrapped__
-    bare = inserts.Post.__new__(inserts.Post)  # as pickle makes one
+    bare = inserts.WrappedEncoder.__new__(inserts.WrappedEncoder)  # as pickle makes one
     with pytest.raises(AttributeError):
         _ = bare.encoder
 
@@ -622,16 +622,16 @@ def test_after_an_error_the_next_pass_is_right(where: str, error: type[BaseExcep
     other = {m: v.flip(0) for m, v in x.items()}
     gone = masks(*PATTERNS)
     plain = model(**x)
-    with absent(model, gone):
+    with substitute_missing(model, gone):
         one = model(**x)
-    with absent(model, gone) if masked else nullcontext():
+    with substitute_missing(model, gone) if masked else nullcontext():
         with failing(model.get_submodule(where), error), pytest.raises(error):
             model(**other)
         assert torch.equal(model(**x), one if masked else plain)
         with failing(model.get_submodule(where), error), pytest.raises(error):
             model(**other)
     assert torch.equal(model(**x), plain)
-    with absent(model, gone):
+    with substitute_missing(model, gone):
         assert torch.equal(model(**x), one)
 
 
@@ -639,22 +639,22 @@ def test_an_encoder_that_is_not_run_leaves_the_plain_answer() -> None:
     """A modality that is missing in the model's own way, which is the model's to answer for."""
     model, x = world()
     inserted(model, orders=ORDERS)
-    with absent(model, masks("b")):
+    with substitute_missing(model, masks("b")):
         one = model(**x)
     model.silent = ("b",)
     plain = model(**x)
-    with absent(model, masks("")):
+    with substitute_missing(model, masks("")):
         assert torch.equal(model(**x), plain)
-    with absent(model, masks("a")):  # the first choice, c, is there all the same
+    with substitute_missing(model, masks("a")):  # the first choice, c, is there all the same
         with_c = model(**x)
     assert not torch.equal(with_c, plain)
-    with absent(model, masks("b")), pytest.raises(RuntimeError, match="the encoder of b was not run"):
+    with substitute_missing(model, masks("b")), pytest.raises(RuntimeError, match="the encoder of b was not run"):
         model(**x)
     assert torch.equal(model(**x), plain)
-    with absent(model, masks("ac")):  # b would be next, and is not there: each keeps its own
+    with substitute_missing(model, masks("ac")):  # b would be next, and is not there: each keeps its own
         assert torch.equal(model(**x), plain)
     model.silent = ()
-    with absent(model, masks("b")):
+    with substitute_missing(model, masks("b")):
         assert torch.equal(model(**x), one)
 
 
@@ -678,7 +678,7 @@ def test_a_model_that_swallows_errors_does_not_swallow_ours() -> None:
     model, x = world()
     results = []
     for made in (swallowing, model):
-        with absent(inserted(made, orders=ORDERS), masks(*PATTERNS)):
+        with substitute_missing(inserted(made, orders=ORDERS), masks(*PATTERNS)):
             results.append(made(**x))
     assert torch.equal(*results)
 
@@ -692,7 +692,7 @@ def test_latent_encodings_are_heard_with_gradient(layout: str, masked: bool) -> 
     """Of every modality its own, channels last, whatever stands in for it."""
     model, x = world(dict.fromkeys(WORLD, layout))
     inserted(model, orders=ORDERS)
-    with absent(model, masks(*PATTERNS)) if masked else nullcontext(), hearing(model) as heard:
+    with substitute_missing(model, masks(*PATTERNS)) if masked else nullcontext(), capture_latents(model) as heard:
         model(**x)
     for m, post in posts_of(model, "basis").items():
         f = post.encoder(x[m])
@@ -713,9 +713,9 @@ def test_it_hears_the_last_batch_and_only_while_asked() -> None:
     model, x = world()
     inserted(model)
     few = {m: v[:2] for m, v in x.items()}
-    with hearing(model) as outer:
+    with capture_latents(model) as outer:
         model(**x)
-        with suppress(Interrupted), hearing(model) as inner:
+        with suppress(Interrupted), capture_latents(model) as inner:
             model(**few)
             raise Interrupted
         kept = {m: g.clone() for m, g in outer.items()}
@@ -733,7 +733,7 @@ def test_gradients_follow_the_substitution() -> None:
     """Where a is absent its encoder learns nothing, and its substitute's more; by finite differences, too."""
     model, x = world()
     model, x = inserted(model.double(), orders=ORDERS), {m: v.double() for m, v in x.items()}
-    with absent(model, masks("a")):
+    with substitute_missing(model, masks("a")):
         model(**x).square().sum().backward()
         loss = [0.0, 0.0]
         weight = model.encoders["c"].encoder.linear.weight
@@ -752,7 +752,7 @@ def test_gradients_follow_the_substitution() -> None:
 def test_without_gradients_and_in_bfloat16() -> None:
     model, x = world()
     inserted(model, orders=ORDERS)
-    with absent(model, masks(*PATTERNS)):
+    with substitute_missing(model, masks(*PATTERNS)):
         one = model(**x)
         with torch.no_grad():
             quiet = model(**x)
@@ -766,7 +766,7 @@ def test_without_gradients_and_in_bfloat16() -> None:
     assert set(given) == {torch.bfloat16}  # as the encoders give
     torch.testing.assert_close(coarse.float(), one, rtol=0.05, atol=0.05)
     assert not torch.equal(coarse.float(), one)
-    with torch.inference_mode(), absent(model, masks(*PATTERNS)):
+    with torch.inference_mode(), substitute_missing(model, masks(*PATTERNS)):
         assert torch.equal(model(**x), one)
 
 
@@ -791,7 +791,7 @@ def test_answers_have_the_type_the_encoder_gives() -> None:
 def test_what_an_encoder_does_to_be_copied_is_for_the_encoder_alone() -> None:
     model = insert(nn.ModuleDict({"encoders": nn.ModuleDict({"a": Apart(5, 6)})}), _of_one())
     twin, x = copy.deepcopy(model)["encoders"]["a"], torch.randn(3, 5)
-    assert isinstance(twin, inserts.Post)
+    assert isinstance(twin, inserts.WrappedEncoder)
     assert twin.encoder is not model["encoders"]["a"].encoder
     assert torch.equal(twin(x), model["encoders"]["a"](x))
 
@@ -845,10 +845,10 @@ def test_heads_stand_inside_exchanges_whatever_came_first(way: str, masked: bool
         assert outer.encoder is post
         assert outer.nickname == post.encoder.nickname
     gone = masks(*PATTERNS)
-    with absent(plain, gone) if masked else nullcontext():
+    with substitute_missing(plain, gone) if masked else nullcontext():
         plain(**x)
     behind = dict(zip(WORLD, plain.fusion.given, strict=True))
-    with absent(model, gone) if masked else nullcontext(), hearing(model) as heard:
+    with substitute_missing(model, gone) if masked else nullcontext(), capture_latents(model) as heard:
         model(**x)
     assert set(heard) == set(WORLD)
     assert [posts_of(model, "basis")[m].encoder.calls for m in WORLD] == [1, 1, 1]
@@ -873,7 +873,7 @@ def test_a_structure_of_both_passes_through_a_state_dict() -> None:
     for gone in (NOBODY, masks(*PATTERNS)):
         outputs = []
         for model in copies:
-            with absent(model, gone):
+            with substitute_missing(model, gone):
                 outputs.append(model(**x))
         assert torch.equal(outputs[0], outputs[1])
         assert torch.equal(outputs[0], outputs[2])
@@ -957,7 +957,7 @@ def test_alone_in_a_folder_it_loads_what_was_exported(tmp_path: Path) -> None:
     x = torch.randn(4, 5, generator=g), torch.randn(4, 4, generator=g)
     with torch.no_grad():
         torch.testing.assert_close(plain, model(*x), rtol=1e-6, atol=1e-6)
-        with absent(model, {"a": torch.tensor([True, False, True, False])}):
+        with substitute_missing(model, {"a": torch.tensor([True, False, True, False])}):
             torch.testing.assert_close(substituted, model(*x), rtol=1e-6, atol=1e-6)
     assert float((plain - substituted).abs().max()) > 1e-3
 
@@ -968,7 +968,7 @@ def test_what_the_user_s_own_hooks_change_is_what_is_gathered() -> None:
     model.register_forward_pre_hook(lambda _, args, kw: (args, {k: 3 * v for k, v in kw.items()}), with_kwargs=True)
     inserted(model, orders=ORDERS)
     plain = model(**x)
-    with absent(model, masks("")):
+    with substitute_missing(model, masks("")):
         assert torch.equal(model(**x), plain)
 
 
@@ -989,7 +989,7 @@ def test_after_an_interruption_an_encoder_answers_for_itself(monkeypatch: pytest
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, absent(model, masks("a")):
+    with monkeypatch.context() as patched, substitute_missing(model, masks("a")):
         patched.setattr(model.fusion, "forward", stop)
         with pytest.raises(KeyboardInterrupt):
             model(**x)
@@ -1005,6 +1005,6 @@ def test_what_was_inserted_can_be_read_off_the_model() -> None:
     insert(twin, records)
     assert inserts.inserted_in(twin) == records
     twin.load_state_dict(model.state_dict())
-    with absent(model, masks("a", "b")), absent(twin, masks("a", "b")):
+    with substitute_missing(model, masks("a", "b")), substitute_missing(twin, masks("a", "b")):
         assert torch.equal(twin(**x), model(**x))
     assert inserts.inserted_in(world()[0]) == []

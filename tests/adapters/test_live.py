@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from collapsekit import diagnose
 from collapsekit.adapters.live.unwrap import unwrapped
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.errors import ConfigError
 from collapsekit.report.diagnosis import Report
 from tests.problems import weights_of

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
-from collapsekit.adapters.build import random_state_kept, seed_everything
-from collapsekit.adapters.live.preserve import model_kept
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
+from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.errors import ConfigError
 from collapsekit.registry import probe
 from tests.problems import Late, Problem, make_problem
@@ -144,7 +144,7 @@ def test_model_kept_undoes_moves_and_gradients() -> None:
     before = {k: (v, v.clone()) for k, v in model.state_dict().items()}
 
     def disturbed() -> None:
-        with model_kept(model):
+        with preserve_model(model):
             model.double()
             model(a=torch.ones(1, 2).double(), b=torch.ones(1, 2).double()).sum().backward()
             raise KeyError
@@ -162,7 +162,7 @@ def test_random_state_kept_also_when_an_error_passes() -> None:
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
 
     def disturbed() -> None:
-        with random_state_kept():
+        with preserve_rng_state():
             seed_everything(5)
             raise KeyError
 
@@ -174,7 +174,7 @@ def test_random_state_kept_also_when_an_error_passes() -> None:
 
 
 def test_seed_everything_is_torch_manual_seed() -> None:
-    with random_state_kept():
+    with preserve_rng_state():
         torch.manual_seed(7)
         expected = torch.rand(4)
         seed_everything(7)

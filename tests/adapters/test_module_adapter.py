@@ -180,6 +180,18 @@ def test_encoder_output_structures(kind: str) -> None:
         assert torch.allclose(features.pooled["a"], model.a.linear(features.inputs["a"]), atol=1e-6)
 
 
+def test_features_are_found_behind_other_tensors() -> None:
+    """Of (mask, twice the features, features) the third tensor is recorded as features; it is the second floating one."""
+    model = Unwrapping(lambda h: (h > 0, h * 2, h), lambda o: o[2])
+    adapter = adapt(model, config(modalities={"a": {"encoder": "a", "select": 2}, "b": "b"}), arrays(a=(4,), b=(4,)))
+    features = extract(adapter, "test")
+    recorded = features.recorded["a"]
+    assert (adapter.feature_index("a"), adapter.floating_index("a", recorded)) == (2, 1)
+    with torch.no_grad():
+        assert torch.allclose(adapter.features_of("a", recorded), model.a.linear(features.inputs["a"]), atol=1e-6)
+    assert (adapter.feature_index("b"), adapter.floating_index("b", features.recorded["b"])) == (0, 0)
+
+
 class Recurrent(Base):
     """An LSTM returns (output, (h, c)), whose example axes are 1, 1 and 1, or 0, 1 and 1."""
 

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from collapsekit import cli
 from collapsekit.cli.commands.diagnose import FailOn, judge_exit
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.criteria import Limits
 from collapsekit.gating.decide import gate
 from collapsekit.probes.runner import ContractError, _check
-from collapsekit.report.baseline import Baseline, make_baseline, make_run
+from collapsekit.report.baseline import Baseline
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import GateReport
 from collapsekit.report.per_example import NAME
@@ -42,7 +43,7 @@ ASKED: dict[str, tuple[Callable[[], GateReport], str]] = {
     "the default": (lambda: gate(BAD), "failed"),
     "one of two": (lambda: gate(BAD, require=["subject.examples > 0", HEALTHY]), "failed"),
     "the same rule twice": (lambda: gate(BAD, require=[HEALTHY, f" {HEALTHY} "]), "failed"),
-    "nothing to watch": (lambda: gate(GOOD, baseline=baseline_of(GOOD), limits=Limits(watch=())), "inconclusive"),
+    "nothing to watch": (lambda: gate(GOOD, baseline=baseline_of(GOOD), watch=()), "inconclusive"),
     "one run to compare with": (lambda: gate(make_report(sha="z"), baseline=baseline_of(GOOD)), "inconclusive"),
     "no records to pair": (lambda: gate(GOOD, baseline=baseline_of(RECORDED)), "inconclusive"),
     "a collapse since the baseline": (
@@ -60,7 +61,7 @@ ASKED: dict[str, tuple[Callable[[], GateReport], str]] = {
         lambda: gate(
             make_report(records=make_records(RUNS, 0.5), sha="a"),
             baseline=baseline_of(RECORDED),
-            limits=Limits(alpha=1e-300),
+            alpha=1e-300,
         ),
         "inconclusive",
     ),

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from collapsekit.autoconfig.guess import Proposal, propose
 from collapsekit.autoconfig.text import config_text
 from collapsekit.autoconfig.vocabulary import words
-from collapsekit.config.schema import check_config, parse_yaml
+from collapsekit.config.load import check_config
+from collapsekit.io.yaml import parse_yaml
 
 
 class Net(nn.Module):

@@ -11,7 +11,7 @@ from benchmarks.coverage import WATCHED, cover, results
 from benchmarks.planted.measure import config_of
 from benchmarks.planted.subjects import Subject, make
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.features.extraction import extract
 
 pytestmark = pytest.mark.usefixtures("brief_joint")

@@ -23,7 +23,7 @@ from collapsekit.checkpoint.formats.detect import UnreadableError
 from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.checkpoint.trust import digest_named
 from collapsekit.cli import app
-from collapsekit.config.schema import load_config
+from collapsekit.config.load import load_config
 from collapsekit.errors import ConfigError, RefusedError
 
 MODULE = """

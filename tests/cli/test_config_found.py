@@ -105,7 +105,7 @@ def test_reports_from_python_name_the_file_only_where_there_is_one(
     small: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from collapsekit.config.schema import load_config
+    from collapsekit.config.load import load_config
 
     monkeypatch.chdir(small.parent)
     config = load_config(small / "collapsekit.yaml")

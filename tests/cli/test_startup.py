@@ -113,6 +113,7 @@ def test_help_waits_for_no_more_of_the_package_than_prints_it() -> None:
         "collapsekit.deprecated",
         "collapsekit.user_code",
         "collapsekit.user_code.interrupts",
+        "collapsekit.version",
         *(f"collapsekit.cli{m}" for m in ("", ".child", ".output", ".overview")),
     }
 

@@ -56,7 +56,8 @@ def test_of_two_that_make_a_baseline_one_is_refused(tmp_path: Path, capsys: pyte
     for number in range(3):
         write(tmp_path / str(number), make_report(sha=f"weights {number}", training_seed=number))
     output = tmp_path / "baseline.json"
-    raised = at_once([lambda n=number: create([tmp_path / str(n)], output, False, False) for number in range(3)])
+    typed = {"output": output, "records": False, "force": False}
+    raised = at_once([lambda n=number: create(reports=[tmp_path / str(n)], **typed) for number in range(3)])
     codes = sorted(e.exit_code if isinstance(e, typer.Exit) else 0 for e in raised)
     assert codes == [0, 2, 2], raised
     assert capsys.readouterr().err.count("is there already") == 2

@@ -10,8 +10,8 @@ import torch
 from typer.main import get_command
 
 from collapsekit.cli import app
+from collapsekit.gating.baseline import make_baseline
 from collapsekit.report.baseline import Run as EarlierRun
-from collapsekit.report.baseline import make_baseline
 from tests.cli.conftest import Run
 from tests.gating.making import make_report
 from tests.problems import make_problem
@@ -167,9 +167,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was begun that takes long; it is not done."""
     seen: list[str] = []
     expensive = {
-        "read": ["diagnosis.read_checkpoint", "checkpoint.read.read_checkpoint"],
+        "read": ["session.opening.read_checkpoint", "checkpoint.read.read_checkpoint"],
         "build": ["adapters.base.build_model"],
-        "pass": ["diagnosis.extract", "repairs.request.extract"],
+        "pass": ["session.opening.OpenModel.measuring"],
         "train": ["repairs.run.train", "demo.make.train_demo"],
     }
 
@@ -218,8 +218,7 @@ def test_a_wrong_value_is_one_sentence_and_nothing_is_begun(
 ) -> None:
     if (command, option) in BUILT:
         monkeypatch.undo()
-        monkeypatch.setattr("collapsekit.diagnosis.extract", None)
-        monkeypatch.setattr("collapsekit.repairs.request.extract", None)
+        monkeypatch.setattr("collapsekit.session.opening.OpenModel.measuring", None)
     if (value, True) in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
         pytest.skip(f"{value} is there")
     before = sorted(folder.rglob("*"))

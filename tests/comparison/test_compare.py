@@ -12,10 +12,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from collapsekit.comparison.compare import compare, compare_groups
-from collapsekit.comparison.directions import DIRECTIONS, HEADLINES, direction
 from collapsekit.comparison.inputs import Group, Run, read_groups
 from collapsekit.comparison.quantities import Choice
 from collapsekit.errors import ConfigError
+from collapsekit.measures import lookup
 from collapsekit.report.comparison import Cell, Comparison, Row
 from collapsekit.report.diagnosis import Report
 from tests.comparison.making import make, result, write
@@ -84,12 +84,12 @@ def test_the_cost_if_another_is_missing_is_the_most_and_all_of_them_with_every()
 
 
 def test_ties_are_all_best_and_one_alone_is_not() -> None:
-    report = make(results=[result("vif.own", 3.0)])
+    report = make(results=[result("vif.max", 3.0)])
     found = compare({"x": make(vif=4), "y": make(vif=4 * (1 + 1e-15)), "z": make(vif=5)})
     assert [c.best for c in cells(found, "vif.median")] == [True, True, False]
     alone = compare({"x": report, "y": make()}, every=True)
-    assert [c.best for c in cells(alone, "vif.own")] == [False, False]
-    assert cells(alone, "vif.own")[1].missing == "the report does not have it"
+    assert [c.best for c in cells(alone, "vif.max")] == [False, False]
+    assert cells(alone, "vif.max")[1].missing == "the report does not have it"
 
 
 def test_what_has_no_agreed_direction_has_no_best() -> None:
@@ -98,9 +98,19 @@ def test_what_has_no_agreed_direction_has_no_best() -> None:
         assert (r.better is not None) == (r.why is not None)
         if r.better is None:
             assert not any(c.best for c in r.cells)
-    for name in ("spectrum.effective_rank", "reliance.shapley", "own.number", "fusion_gain.gain", "noise.metric"):
-        assert direction(name) == (None, None)
-    assert not any("rank" in pattern for pattern, _, _ in DIRECTIONS)
+    for name in ("spectrum.effective_rank", "reliance.shapley", "fusion_gain.gain", "noise.input"):
+        measure = lookup(name)
+        assert measure is not None
+        assert measure.better is None
+    assert lookup("own.number") is None
+
+
+def test_the_best_with_modalities_missing_is_marked() -> None:
+    """A comparison and a repair report judge alike."""
+    names = ("missing.patterns.zeros", "missing.patterns_loss.zeros", "missing.rates_loss.mean")
+    better = {"x": [result(n, 0.2) for n in names], "y": [result(n, 0.3) for n in names]}
+    found = compare({k: make(results=v) for k, v in better.items()}, only=["missing.*"])
+    assert [[c.best for c in cells(found, n)] for n in names] == [[False, True], [True, False], [True, False]]
 
 
 def test_a_skipped_number_says_why() -> None:
@@ -113,7 +123,9 @@ def test_a_skipped_number_says_why() -> None:
 def test_what_is_shown() -> None:
     reports = {"x": make(), "y": make()}
     default = compare(reports)
-    assert {r.name for r in default.rows if r.part == "result"} <= set(HEADLINES)
+    shown = [lookup(r.name) for r in default.rows if r.part == "result"]
+    assert shown
+    assert all(m is not None and m.headline is not None for m in shown)
     assert [r.modality for r in default.rows if r.name == "spectrum.effective_rank"] == [None]
     every = compare(reports, every=True)
     assert {(r.name, r.modality) for r in every.rows if r.part == "result"} == {
@@ -271,20 +283,20 @@ def test_equal_runs_have_p_one() -> None:
 
 def test_a_number_that_some_runs_lack_is_tested_over_the_others() -> None:
     def group(shift: float, lacking: int) -> list[Report]:
-        more = [[result("vif.own", shift + i * i)] if i >= lacking else [] for i in range(9)]
+        more = [[result("vif.max", shift + i * i)] if i >= lacking else [] for i in range(9)]
         return [make(seed=i, results=m) for i, m in enumerate(more)]
 
-    found = compare({"a": group(0, 0), "b": group(0.5, 2)}, only=["vif.own"])
+    found = compare({"a": group(0, 0), "b": group(0.5, 2)}, only=["vif.max"])
     cell = found.rows[0].cells[1]
     assert (cell.runs, cell.test and cell.test.pairs) == (7, 7)
-    assert compare({"a": group(0, 0), "b": group(0.5, 4)}, only=["vif.own"]).rows[0].cells[1].test is None
+    assert compare({"a": group(0, 0), "b": group(0.5, 4)}, only=["vif.max"]).rows[0].cells[1].test is None
 
 
 def test_numbers_at_the_ends_of_their_range() -> None:
     for values in ([1.7e308, -1.7e308], [1.7e308] * 8, [5e-324, -5e-324], [-1.7e308] * 7 + [1.7e308]):
-        made = [make(seed=i, results=[result("vif.own", v)]) for i, v in enumerate(values)]
-        other = [make(seed=i, results=[result("vif.own", -v)]) for i, v in enumerate(values)]
-        cell = row(compare({"a": made, "b": other}, only=["vif.own"]), "vif.own").cells[0]
+        made = [make(seed=i, results=[result("vif.max", v)]) for i, v in enumerate(values)]
+        other = [make(seed=i, results=[result("vif.max", -v)]) for i, v in enumerate(values)]
+        cell = row(compare({"a": made, "b": other}, only=["vif.max"]), "vif.max").cells[0]
         assert cell.value == pytest.approx(sum(v / len(values) for v in values))
     assert Comparison.model_validate_json(compare({"a": made, "b": other}).to_json()).rows
 

@@ -20,7 +20,7 @@ from collapsekit.config.discovery import (
     path_from_here,
     search_folders,
 )
-from collapsekit.config.schema import load_config
+from collapsekit.config.load import load_config
 from collapsekit.errors import ConfigError
 
 TABLE = '[tool.collapsekit]\nfusion = "f"\n'

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from collapsekit.config.imports import import_object, importable_from
-from collapsekit.config.schema import Config, check_config, load_config
+from collapsekit.config.load import check_config, load_config
+from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError
 from collapsekit.io.yaml import parse_yaml
 

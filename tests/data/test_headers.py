@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from collapsekit.data import base as sources
-from collapsekit.data.base import by_split, read_arrays
+from collapsekit.data import arrays as sources
+from collapsekit.data.arrays import by_split, read_arrays
 from collapsekit.data.headers import read_sizes
 from collapsekit.errors import ConfigError, RefusedError
 

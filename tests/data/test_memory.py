@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from collapsekit import diagnose
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.data.memory import with_data
 from collapsekit.errors import CollapsekitError
 from tests.problems import Problem

@@ -180,7 +180,7 @@ def test_what_a_machine_sleeps_through_is_no_silence_of_others() -> None:
     watch = Heartbeat(Place(0, 2, "", 0, 0), 45, lambda: None, met=True)  # type: ignore[arg-type,return-value]
     watch._heard[1] = "once"
     watch.count(3600.0)
-    assert watch._found() is None
+    assert watch._longest_silence() is None
     for _ in range(44):
         watch.count(1.0)
-    assert "process 1 of 2 has not answered for 4" in str(watch._found())
+    assert "process 1 of 2 has not answered for 4" in str(watch._longest_silence())

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from collapsekit import Report
-from collapsekit.distributed.process_group import World, current, together
+from collapsekit.distributed.process_group import ProcessGroup, current, together
 from collapsekit.errors import ConfigError
 from tests import several
 from tests.problems import make_problem
@@ -214,17 +214,17 @@ def test_another_checkpoint_or_config_on_one_of_them_is_said_at_once(
     # Its path is the same for all, as it is where each machine has a disk of its own.
     code = (
         "import os\n"
-        "from collapsekit import diagnosis\n"
-        "real = diagnosis.build_adapter\n"
-        "def odd(config, checkpoint, **more):\n"
+        "from collapsekit.session import opening\n"
+        "real = opening.read_blueprint\n"
+        "def odd(config, checkpoint, *rest, **more):\n"
         "    if os.environ.get('RANK') == '1':\n"
         + (
             "        checkpoint = 'other.pt'\n"
             if what == "ckpt"
             else "        config = config.model_copy(update={'metric': 'balanced_accuracy'})\n"
         )
-        + "    return real(config, checkpoint, **more)\n"
-        "diagnosis.build_adapter = odd\n"
+        + "    return real(config, checkpoint, *rest, **more)\n"
+        "opening.read_blueprint = odd\n"
     )
     (place / "odd.py").write_text(code)
     state = torch.load(place / "all.pt", weights_only=True)
@@ -248,13 +248,13 @@ def test_half_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_alone_it_is_a_plain_map() -> None:
-    world = World()
-    made = world.each(lambda i: i * i, range(4))
+    world = ProcessGroup()
+    made = world.map(lambda i: i * i, range(4))
     assert isinstance(made, Iterator)
     assert list(made) == [0, 1, 4, 9]
-    assert world.once(lambda: "x") == "x"
+    assert world.on_main(lambda: "x") == "x"
     assert world.device("cuda") == "cuda"
-    assert World(1, 2).device("cpu") == "cpu"
+    assert ProcessGroup(1, 2).device("cpu") == "cpu"
 
 
 NETNS = shutil.which("ip") is not None and os.geteuid() == 0 and sys.platform == "linux"
@@ -324,7 +324,7 @@ def run(adapter, features, *, settings):
 """
 
 
-@pytest.mark.parametrize("where", ["fail()", "list(current().each(fail, range(2)))", "of_the_second()"])
+@pytest.mark.parametrize("where", ["fail()", "list(current().map(fail, range(2)))", "of_the_second()"])
 def test_an_error_in_a_probe_is_the_same_skipped_result_of_all(
     folder: Path, diagnosed: Diagnosed, tmp_path: Path, where: str
 ) -> None:
@@ -344,7 +344,7 @@ def test_an_error_in_a_probe_is_the_same_skipped_result_of_all(
 
 
 def test_where_one_fails_alone_in_the_middle_all_end(folder: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
-    line = "of_the_second(); current().once(lambda: 1)"
+    line = "of_the_second(); current().on_main(lambda: 1)"
     (tmp_path / "failing.py").write_text(FAILING.format(line))
     args = ("--probe=vif", "--probe=failing", "--plugin", str(tmp_path / "failing.py"), "-f", "json")
     found = diagnosed(folder, 2, tmp_path, *args, COLLAPSEKIT_RAISE="")

@@ -326,9 +326,9 @@ def test_taken_rows_keep_their_units(tmp_path: Path) -> None:
     )
     features = extract(adapter, "test")
     rows = torch.arange(30, 90)
-    assert features.groups is features.memo["groups"]
+    assert features.groups is features.groups
     taken = features.taken(rows)
-    assert not taken.memo
+    assert taken.facts is not features.facts
     assert torch.equal(taken.units, features.units[rows])
     assert len(taken.groups) == len(taken) == 60
     assert torch.equal(taken.outputs, features.outputs[rows])

@@ -7,9 +7,10 @@ import random
 from pathlib import Path
 
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.rules.evaluate import decide_rule
-from collapsekit.report.baseline import Baseline, make_baseline, make_run
-from collapsekit.report.per_example import Records
+from collapsekit.report.baseline import Baseline
+from collapsekit.report.per_example import PerExample
 from tests.fuzz import mutate
 from tests.fuzz.invariant import check_sentence
 from tests.gating.making import make_records, make_report
@@ -40,8 +41,8 @@ def one(folder: Path, data: bytes) -> None:
             for text in (body, *_resealed(body)):
                 _baseline(path, text)
         else:
-            records = Records.from_bytes(body, str(path))
-            assert Records.from_bytes(records.to_bytes(), "again").columns.keys() == records.columns.keys()
+            records = PerExample.from_bytes(body, str(path))
+            assert PerExample.from_bytes(records.to_bytes(), "again").columns.keys() == records.columns.keys()
     except CollapsekitError as e:
         check_sentence(str(e), path)
 

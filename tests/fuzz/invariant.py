@@ -7,7 +7,7 @@ import math
 import unicodedata
 from pathlib import Path
 
-from collapsekit.checkpoint.formats.detect import Found, UnreadableError, locate
+from collapsekit.checkpoint.formats.detect import LocatedWeights, UnreadableError, locate
 from collapsekit.checkpoint.formats.layout import ITEM_BYTES, DamagedError, Extent, Located
 from collapsekit.checkpoint.formats.worker import as_data
 from collapsekit.checkpoint.formats.zip_archive import open_archive
@@ -17,7 +17,7 @@ from collapsekit.errors import ConfigError, RefusedError
 LONGEST_SENTENCE = 2000  # characters, paths aside
 
 
-def check_locate(path: Path) -> Found | None:
+def check_locate(path: Path) -> LocatedWeights | None:
     """Locate, and hold the answer against the file; None where it was refused. Anything else raises."""
     try:
         found = locate(path)

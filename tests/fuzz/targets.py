@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from collapsekit.config.schema import load_config
+from collapsekit.config.load import load_config
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.report.base import Contract
 from collapsekit.report.diagnosis import Report

@@ -9,20 +9,20 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from collapsekit.context import Progress
-from collapsekit.games.balanced_reference import Reference, make_reference
-from collapsekit.games.coalitions import coalitions
-from collapsekit.interventions.marginal import donors
+from collapsekit.games.balanced_reference import BalancedReference, make_reference
+from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.readouts.calibration import DOUBT
-from collapsekit.readouts.linear import fold, prefix
+from collapsekit.readouts.linear import make_split
+from collapsekit.session.measured import make_game, multimodal_prefix
 from tests.probes.credit.test_utilisation import CLASSES, late, world
 from tests.probes.planted import Planted, Study, linear, noise, plain, study
 
 SIZES = {"train": 300, "val": 200, "test": 250}
 
 
-def made(s: Study) -> Reference:
-    readouts = {m: prefix(s.adapter, s.features, m) for m in s.features.modalities}
-    return make_reference(s.adapter, s.features, readouts, donors(len(s.features), 8, 0))
+def made(s: Study) -> BalancedReference:
+    readouts = {m: multimodal_prefix(s.adapter, s.features, m) for m in s.features.modalities}
+    return make_reference(s.adapter, s.features, readouts, marginal_samples(len(s.features), 8, 0))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_weights_are_the_best_on_held_out_examples(both: Study) -> None:
     for names, loss in (
         ("a", reference.alone("a").loss),
         ("b", reference.alone("b").loss),
-        ("ab", reference.worth(3).loss),
+        ("ab", reference.value(3).loss),
     ):
         here, held = (sum(reference.evidence[m][i].numpy() for m in names) for i in (0, 1))
         # One label in fifty drawn from the prior where all evidence is summed; see calibrate.DOUBT.
@@ -78,12 +78,12 @@ def test_the_reference_plays_the_models_game(both: Study) -> None:
             p = np.exp(natural)
             total += p / p.sum(1, keepdims=True)
         p = total[np.arange(n), both.features.targets.numpy()] / len(reference.donors)
-        assert float(reference.worth(mask).loss[0]) == pytest.approx(-np.log(p).mean(), abs=1e-9)
+        assert float(reference.value(mask).loss[0]) == pytest.approx(-np.log(p).mean(), abs=1e-9)
 
 
 def test_all_together_is_worth_more_than_one_and_nearly_what_the_truth_is(both: Study) -> None:
     reference = made(both)
-    together, alone = float(reference.worth(3).loss[0]), [float(reference.alone(m).loss[0]) for m in "ab"]
+    together, alone = float(reference.value(3).loss[0]), [float(reference.alone(m).loss[0]) for m in "ab"]
     assert together < min(alone) < max(alone) < float(reference.constant().loss[0])
     x = both.features.inputs
     bayes = numpy_loss((1.5 * x["a"] + 1.2 * x["b"]).double().numpy(), both.features.targets)
@@ -97,24 +97,24 @@ def test_a_copy_adds_nothing_and_shares_the_worth() -> None:
     assert reference.weight == pytest.approx(reference.weight_of(["a"], DOUBT) / 2, rel=1e-4)
     alone = (reference.prior + 2 * reference.weight * reference.evidence["a"][0]).numpy()
     y = reference.features.targets
-    assert float(reference.worth(3).loss[0]) == pytest.approx(numpy_loss(alone, y), abs=1e-9)
-    assert torch.allclose(reference.worth(1).loss, reference.worth(2).loss)
+    assert float(reference.value(3).loss[0]) == pytest.approx(numpy_loss(alone, y), abs=1e-9)
+    assert torch.allclose(reference.value(1).loss, reference.value(2).loss)
 
 
 def test_every_readout_is_calibrated_before_it_is_added(both: Study) -> None:
-    readouts = {m: prefix(both.adapter, both.features, m) for m in "ab"}
+    readouts = {m: multimodal_prefix(both.adapter, both.features, m) for m in "ab"}
     task = both.adapter.task
 
     def surer(p: Tensor) -> Tensor:
         return (1.8 * p.log()).softmax(1)
 
     sure = replace(readouts["a"], expected=surer(readouts["a"].expected), validation=surer(readouts["a"].validation))
-    other = donors(len(both.features), 8, 0)
+    other = marginal_samples(len(both.features), 8, 0)
     plain_, changed = (
         make_reference(both.adapter, both.features, {**readouts, "a": a}, other) for a in (readouts["a"], sure)
     )
-    assert task.metric(plain_.worth(3).expected, both.features.targets) > 0.7
-    assert torch.allclose(plain_.worth(3).loss, changed.worth(3).loss, atol=5e-3)
+    assert task.metric(plain_.value(3).expected, both.features.targets) > 0.7
+    assert torch.allclose(plain_.value(3).loss, changed.value(3).loss, atol=5e-3)
 
 
 def test_evidence_that_misleads_gets_no_weight(both: Study) -> None:
@@ -122,7 +122,7 @@ def test_evidence_that_misleads_gets_no_weight(both: Study) -> None:
     reference.evidence = {m: (-here, -held) for m, (here, held) in reference.evidence.items()}
     assert reference.weight == 0
     for mask in range(4):
-        assert torch.allclose(reference.worth(mask).loss, reference.constant().loss)
+        assert torch.allclose(reference.value(mask).loss, reference.constant().loss)
 
 
 def model_of(s: Study) -> tuple[Tensor, Tensor]:
@@ -183,7 +183,7 @@ def test_regression_adds_values_about_the_mean() -> None:
     arrays = {"train": real(200, 0), "val": real(150, 1000), "test": real(150, 2000)}
     s = study(Planted(plain("ab"), linear([[0.5, 0.0]], [50.0])), arrays, task="regression")
     reference = made(s)
-    assert float(reference.worth(3).loss[0]) < 0.01
+    assert float(reference.value(3).loss[0]) < 0.01
     assert float(reference.prior) == pytest.approx(50, abs=0.3)
     found = reference.added("b", *model_of(s))
     before = s.adapter.task.metric(s.features.outputs.double(), s.features.targets)
@@ -194,13 +194,13 @@ def test_regression_adds_values_about_the_mean() -> None:
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_the_fold_judges_on_neither_what_was_fitted_nor_what_chose(both: Study, split: str) -> None:
     s = study(late({"a": 1.5, "b": 0.0}), world({"a": 1.5, "b": 1.2}, sizes=SIZES), split=split)
-    at = fold(s.adapter, s.features)
+    at = make_split(s.adapter, s.features)
     assert at.train is not s.features
     assert at.held is not s.features
     assert not set(at.fit.tolist()) & set(at.choose.tolist()) or at.held is not at.train
 
 
 def test_worths_have_the_groups_of_the_models_own(both: Study) -> None:
-    game = coalitions(both.adapter, both.features, 8, 0, Progress())
+    game = make_game(both.adapter, both.features, 8, 0, Progress())
     for mask in range(4):
-        assert made(both).worth(mask).loss.shape == game.worth(mask).loss.shape
+        assert made(both).value(mask).loss.shape == game.value(mask).loss.shape

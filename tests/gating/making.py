@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from collapsekit.report.diagnosis import Report, Result, Subject
-from collapsekit.report.per_example import Records, digest
+from collapsekit.report.per_example import PerExample, digest
 from collapsekit.report.verdicts import judge
 from collapsekit.stats.use import floor_of
 from collapsekit.stats.use import use as use_of
@@ -44,7 +44,7 @@ def make_report(
     examples: int = 200,
     verdict: str | None = None,
     without: float = 0.6,
-    records: Records | None = None,
+    records: PerExample | None = None,
     results: tuple[Result, ...] = (),
     scores: Mapping[str, float | None] | None = None,
     content: str = "the examples",
@@ -103,7 +103,7 @@ def make_report(
 
 def make_records(
     uses: Mapping[str, float], accuracy: float, *, n: int = 200, due: float = 0.5, noise: float = 0.3, seed: int = 0
-) -> Records:
+) -> PerExample:
     """Records whose means are what ``make_report`` says: credits around theirs, hits as often as the accuracy says."""
     rng, e = np.random.default_rng(seed), floor_of(PRIOR)
     columns = {"loss": rng.gamma(1.0, 0.3, n), "metric": (np.arange(n) >= round((1 - accuracy) * n)).astype(float)}
@@ -112,6 +112,6 @@ def make_records(
         columns[f"credit.{m}"] = use * (due + e) - e + spread - spread.mean()
         columns[f"metric_without.{m}"] = (rng.random(n) < 0.6).astype(float)
         columns[f"loss_without.{m}"] = rng.gamma(1.0, 0.6, n)
-    return Records(
+    return PerExample(
         ids=np.arange(n, dtype=np.int64), units=None, columns={k: v.astype(np.float32) for k, v in columns.items()}
     )

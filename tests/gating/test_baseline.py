@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
-from collapsekit.report.baseline import Baseline, make_baseline, make_run, read_run, same_run
+from collapsekit.gating.baseline import make_baseline, make_run, read_run
+from collapsekit.report.baseline import Baseline, same_run
 from collapsekit.report.diagnosis import Curve, Report
 from collapsekit.report.per_example import NAME
 from tests.gating.making import make_records, make_report, result
@@ -84,7 +85,7 @@ def test_records_of_another_report_are_refused(tmp_path: Path) -> None:
 
 
 def test_too_large_a_baseline_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collapsekit.report.baseline.MOST_BYTES", 1_000)
+    monkeypatch.setattr("collapsekit.report.baseline.MAX_BYTES", 1_000)
     with pytest.raises(ConfigError, match="--no-records"):
         make_baseline([make_run(make_report(), None)]).to_json()
 

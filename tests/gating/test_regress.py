@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapsekit.errors import ConfigError, RefusedError
+from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.criteria import COLLAPSED, EFFECTS, MARGINS, Limits
 from collapsekit.gating.decide import gate
-from collapsekit.report.baseline import Baseline, make_baseline, make_run
+from collapsekit.report.baseline import Baseline
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import EXIT_CODES, GateReport, outcome_of
 from collapsekit.stats.inference.holm import holm
@@ -146,9 +147,7 @@ def test_p_values_are_corrected_over_all_that_is_watched() -> None:
     found = gate(make_report({"audio": 0.8, "image": 0.85}, 0.89, sha="new"), baseline=seeds(6))
     p = [c.p for c in found.checks if c.p is not None]
     assert [c.p_holm for c in found.checks] == holm(p)
-    more = gate(
-        make_report({"audio": 0.8, "image": 0.85}, 0.89, sha="new"), baseline=seeds(6), limits=Limits(watch=("use",))
-    )
+    more = gate(make_report({"audio": 0.8, "image": 0.85}, 0.89, sha="new"), baseline=seeds(6), watch=("use",))
     assert len(more.checks) == 2
 
 
@@ -215,7 +214,7 @@ def test_missing_modalities_are_watched_where_asked() -> None:
     records = dataclasses.replace(base, columns={**base.columns, **rarely})
     new = make_report(HEALTHY, records=records, sha="new", training_seed=3)
     assert new.records is not None
-    found = gate(new, baseline=against(before), limits=Limits(watch=("missing",)))
+    found = gate(new, baseline=against(before), watch=("missing",))
     assert [c.name for c in found.checks] == ["accuracy without audio", "accuracy without image"]
     assert [c.found for c in found.checks] == pytest.approx([0.3, 0.3])
 
@@ -229,11 +228,7 @@ def test_a_metric_that_is_no_mean_is_tested_by_the_loss(worse: float, expected: 
     after = dataclasses.replace(base, columns={**columns, "loss": columns["loss"] + np.float32(worse)})
     old = make_report(HEALTHY, records=before, training_seed=3)
     new = make_report(HEALTHY, 0.9 - worse, records=after, training_seed=3, sha="new")
-    found = next(
-        c
-        for c in gate(new, baseline=against(old), limits=Limits(effects={"metric": 0.2})).checks
-        if c.name == "accuracy"
-    )
+    found = next(c for c in gate(new, baseline=against(old), effects={"metric": 0.2}).checks if c.name == "accuracy")
     assert found.state == expected
     assert found.difference == pytest.approx(worse)
     assert found.interval == pytest.approx((worse - 0.05 * 2**0.5, worse + 0.05 * 2**0.5))
@@ -262,7 +257,7 @@ def test_a_collapse_is_what_has_to_be_seen() -> None:
     assert audio.detectable is not None
     assert 0.4 < audio.detectable < 0.9 - COLLAPSED
     assert audio.state == "passed"
-    found = gate(make_report(HEALTHY, sha="new"), baseline=seeds(10, spread=0.1), limits=Limits(effects={"use": 0.4}))
+    found = gate(make_report(HEALTHY, sha="new"), baseline=seeds(10, spread=0.1), effects={"use": 0.4})
     assert states(found)["use of audio"] == "inconclusive"
     from collapsekit.report import verdicts as verdict
 

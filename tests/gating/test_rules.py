@@ -8,7 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from collapsekit.config.options import WATCHED
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.gating.criteria import METRIC_AS_IT_IS, MISSING, USE
 from collapsekit.gating.decide import gate
 from collapsekit.gating.rules.evaluate import decide_rule
 from collapsekit.gating.rules.parser import parse_rule
@@ -326,3 +328,7 @@ def test_a_rule_given_twice_is_one_check_however_it_is_spaced() -> None:
     assert [c.name for c in found.checks] == ["verdict == healthy"]
     assert found.settings["require"] == ["verdict == healthy"]
     assert GateReport.from_json(found.to_json()) == found
+
+
+def test_what_can_be_watched_is_what_the_gate_measures() -> None:
+    assert [m.name for m in (METRIC_AS_IT_IS, USE, MISSING)] == list(WATCHED)

@@ -13,7 +13,8 @@ import traceback
 from pathlib import Path
 
 from collapsekit.cli import app
-from collapsekit.report.baseline import Baseline, make_baseline, read_run
+from collapsekit.gating.baseline import make_baseline, read_run
+from collapsekit.report.baseline import Baseline
 from tests.gating.making import make_report
 from tests.gating.test_baseline import write
 

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
+from collapsekit.features import batching
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import Coalitions
-from collapsekit.interventions import replay
-from collapsekit.interventions.edits import Altered, cut, unread
-from collapsekit.interventions.marginal import donors
+from collapsekit.games.coalitions import CoalitionGame
+from collapsekit.interventions.edits import Edit, cut_pieces, unread_inputs
+from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.interventions.replay import by_row, predict, predict_many
 from tests.probes.planted import noise
 from tests.problems import adapt
@@ -115,7 +115,7 @@ def worth_by_hand(adapter: Adapter, features: Features, mask: int, draws: int) -
     absent = [m for i, m in enumerate(names) if not mask >> i & 1]
     if not absent:
         return adapter.task.expect(features.outputs)
-    asked = donors(len(features), draws, 0)
+    asked = marginal_samples(len(features), draws, 0)
     found = [predict(adapter, features, swap=dict.fromkeys(absent, o)).outputs for o in asked]
     return torch.stack([adapter.task.expect(y) for y in found]).mean(0)
 
@@ -125,12 +125,12 @@ def worth_by_hand(adapter: Adapter, features: Features, mask: int, draws: int) -
 @pytest.mark.parametrize(("n", "draws"), [(5, 8), (40, 1), (41, 6), (60, 32)])
 def test_coalitions_are_those_of_one_draw_at_a_time(names: str, n: int, draws: int, beside: Any) -> None:
     adapter, features = mixing(names, n, beside)
-    made = Coalitions(adapter, features, draws, 0, Progress())
+    made = CoalitionGame(adapter, features, draws, 0, Progress())
     # "extra" stays with its example whatever moves, and a model that centres reads the whole batch.
     assert bool(made.inverse) == (beside in (nothing, writing) and draws > 1)
     for mask in range(1 << len(names)):
         torch.testing.assert_close(
-            made.worth(mask).expected, worth_by_hand(adapter, features, mask, draws), rtol=1e-5, atol=1e-6
+            made.value(mask).expected, worth_by_hand(adapter, features, mask, draws), rtol=1e-5, atol=1e-6
         )
 
 
@@ -138,24 +138,24 @@ def test_an_input_of_two_modalities_moves_with_either() -> None:
     """With a or b absent it is another example's, so what a has of one and b of another is asked in both directions."""
     sections = {m: {"encoder": f"encoders.{m}", "input": [m, "c"] if m in "ab" else m} for m in "abc"}
     adapter, features = mixing("abc", 30, sharing, modalities=sections)
-    made = Coalitions(adapter, features, 6, 0, Progress())
+    made = CoalitionGame(adapter, features, 6, 0, Progress())
     assert not made.inverse
     for mask in range(8):
         torch.testing.assert_close(
-            made.worth(mask).expected, worth_by_hand(adapter, features, mask, 6), rtol=1e-5, atol=1e-6
+            made.value(mask).expected, worth_by_hand(adapter, features, mask, 6), rtol=1e-5, atol=1e-6
         )
 
 
 @pytest.mark.parametrize("names", ["ab", "abcd"])
 def test_the_order_in_which_coalitions_are_asked_for_does_not_matter(names: str) -> None:
     adapter, features = mixing(names, 50)
-    one, other = (Coalitions(adapter, features, 7, 0, Progress()) for _ in range(2))
+    one, other = (CoalitionGame(adapter, features, 7, 0, Progress()) for _ in range(2))
     masks = range(1 << len(names))
-    there, back = [one.worth(k) for k in masks], [other.worth(k) for k in reversed(masks)][::-1]
+    there, back = [one.value(k) for k in masks], [other.value(k) for k in reversed(masks)][::-1]
     for a, b in zip(there, back, strict=True):
         assert torch.equal(a.expected, b.expected)
         assert torch.equal(a.loss, b.loss)
-    torch.testing.assert_close(other.calibrated(1).expected, other.worth(1).expected, rtol=0, atol=0)
+    torch.testing.assert_close(other.calibrated(1).expected, other.value(1).expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("names", ["ab", "abcd"])
@@ -165,19 +165,19 @@ def test_swapped_names_swap_coalitions(names: str) -> None:
     sections = {other.get(m, m): {"encoder": f"encoders.{m}", "input": m} for m in names}
     renamed, theirs = mixing(names, 40, modalities=sections)
     assert set(theirs.modalities) == set(names)
-    one, two = (Coalitions(a, f, 5, 0, Progress()) for a, f in ((adapter, features), (renamed, theirs)))
+    one, two = (CoalitionGame(a, f, 5, 0, Progress()) for a, f in ((adapter, features), (renamed, theirs)))
     for mask in range(1 << len(names)):
         present = {other.get(m, m) for m in one.names(mask)}
         same = sum(1 << i for i, m in enumerate(theirs.modalities) if m in present)
-        torch.testing.assert_close(two.worth(same).expected, one.worth(mask).expected, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(two.value(same).expected, one.value(mask).expected, rtol=1e-6, atol=1e-7)
 
 
 def test_what_is_not_read_is_worth_exactly_nothing() -> None:
     """Draws are added up in the same order, whichever of two coalitions was run: else ties are broken by rounding."""
     adapter, features = mixing("abc", 48, rounding)
-    made = Coalitions(adapter, features, 12, 0, Progress())
+    made = CoalitionGame(adapter, features, 12, 0, Progress())
     for mask in range(3):  # c is not read; with a and b both there the model as extracted answers, in other batches
-        assert torch.equal(made.worth(mask | 4).expected, made.worth(mask).expected)
+        assert torch.equal(made.value(mask | 4).expected, made.value(mask).expected)
 
 
 @pytest.mark.parametrize(("names", "pairs"), [("ab", 1), ("abcd", 7)])
@@ -187,9 +187,9 @@ def test_a_pair_of_coalitions_takes_the_forwards_of_one(
     adapter, features = mixing(names, 50)
     assert by_row(adapter, features)
     rows = counted(monkeypatch)
-    made = Coalitions(adapter, features, 8, 0, Progress())
+    made = CoalitionGame(adapter, features, 8, 0, Progress())
     for mask in range(1 << len(names)):
-        made.worth(mask)
+        made.value(mask)
     # 49 is no multiple of 8, so all draws but the first have inverses: 9 questions a pair, in one forward.
     assert rows == [9 * 50] * pairs
 
@@ -198,7 +198,7 @@ def test_a_model_that_reads_the_whole_batch_gets_each_question_by_itself(monkeyp
     adapter, features = mixing("ab", 50, centring)
     assert not by_row(adapter, features)
     predict(adapter, features)  # which inputs it reads past its encoders is tried once
-    asked = [Altered(scale={"a": beta}) for beta in (0.0, 1.0, 3.0)]
+    asked = [Edit(scale={"a": beta}) for beta in (0.0, 1.0, 3.0)]
     rows = counted(monkeypatch)
     found = list(predict_many(adapter, features, asked))
     assert rows == [50] * 3
@@ -213,20 +213,20 @@ def test_answers_do_not_depend_on_what_is_asked_beside(
     monkeypatch: pytest.MonkeyPatch, names: str, beside: Any, shared: int, chunk: int
 ) -> None:
     adapter, features = mixing(names, 29, beside)
-    one, two = donors(29, 2, 1)
+    one, two = marginal_samples(29, 2, 1)
     asked = [
-        Altered(),
-        Altered(scale={"a": 0.0}),
-        Altered(swap={"a": one}),
-        Altered(hold=["b"]),
-        Altered(swap={"a": one, "b": two}, scale={"b": 2.0}),
-        Altered(hold=["a"], scale={"a": 3.0, "b": 0.5}),
+        Edit(),
+        Edit(scale={"a": 0.0}),
+        Edit(swap={"a": one}),
+        Edit(hold=["b"]),
+        Edit(swap={"a": one, "b": two}, scale={"b": 2.0}),
+        Edit(hold=["a"], scale={"a": 3.0, "b": 0.5}),
     ]
     truth = [predict(adapter, features, scale=q.scale, swap=q.swap, hold=q.hold) for q in asked]
     before = [t.clone() for r in features.recorded.values() for t in r]
     raw = {k: v.clone() for k, v in features.inputs.items()}
-    monkeypatch.setattr(replay, "SHARED", shared)
-    monkeypatch.setattr(replay, "CHUNK", chunk)
+    monkeypatch.setattr(batching, "SHARED", shared)
+    monkeypatch.setattr(batching, "CHUNK", chunk)
     found = list(predict_many(adapter, features, iter(asked)))
     assert len(found) == len(asked)
     for a, b in zip(truth, found, strict=True):
@@ -243,8 +243,8 @@ def test_a_question_is_the_models_own_answer() -> None:
     """Without the package: held at the mean, then multiplied; inputs move with their modality."""
     adapter, features = mixing("ab", 29)
     model, x = adapter.model, features.inputs
-    other = donors(29, 1, 1)[0]
-    (found,) = predict_many(adapter, features, [Altered(swap={"a": other}, hold=["b"], scale={"b": 2.0})])
+    other = marginal_samples(29, 1, 1)[0]
+    (found,) = predict_many(adapter, features, [Edit(swap={"a": other}, hold=["b"], scale={"b": 2.0})])
     with torch.no_grad():
         a, b = model.encoders["a"](x["a"][other]), model.encoders["b"](x["b"])  # type: ignore[index]
         z = model.fusion(torch.cat([a, 2 * b.mean(0, keepdim=True).expand_as(b)], 1))  # type: ignore[operator]
@@ -254,8 +254,8 @@ def test_a_question_is_the_models_own_answer() -> None:
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 50), st.booleans())
 @budget(max_examples=60, deadline=None)
 def test_every_row_of_every_question_is_in_one_forward(count: int, n: int, size: int, mixed: bool) -> None:
-    asked = [Altered(scale={"a": float(k)}) for k in range(count)]
-    forwards = list(cut(asked, n, size, mixed))
+    asked = [Edit(scale={"a": float(k)}) for k in range(count)]
+    forwards = list(cut_pieces(asked, n, size, mixed))
     rows = [(p.asked.scale["a"], row) for pieces in forwards for p in pieces for row in range(p.start, p.stop)]
     assert rows == [(float(k), row) for k in range(count) for row in range(n)]
     sizes = [sum(p.stop - p.start for p in pieces) for pieces in forwards]
@@ -268,11 +268,11 @@ def test_every_row_of_every_question_is_in_one_forward(count: int, n: int, size:
 
 def test_sampled_coalitions_share_draws_too(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, features = mixing("abcdefg", 24)
-    made = Coalitions(adapter, features, 4, 0, Progress())
+    made = CoalitionGame(adapter, features, 4, 0, Progress())
     assert not made.exact
-    first = made.worth(0b0010011)
+    first = made.value(0b0010011)
     rows = counted(monkeypatch)
-    other = made.worth(0b1101100)
+    other = made.value(0b1101100)
     assert not rows
     for mask, worth in ((0b0010011, first), (0b1101100, other)):
         torch.testing.assert_close(worth.expected, worth_by_hand(adapter, features, mask, 4), rtol=1e-5, atol=1e-6)
@@ -309,7 +309,7 @@ def test_inputs_that_are_read_past_the_encoders_move_with_their_examples(how: st
     config = {"modalities": {m: f"encoders.{m}" for m in "ab"}, "fusion": "fusion", "data": {"path": "memory"}}
     adapter = adapt(model, config, data)
     features = extract(adapter, "test")
-    assert unread(adapter, features) == idle
+    assert unread_inputs(adapter, features) == idle
     other = torch.arange(40).roll(7)
     found = predict(adapter, features, swap={"a": other}).outputs
     with torch.no_grad():

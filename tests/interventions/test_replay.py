@@ -14,11 +14,12 @@ from torch import Tensor
 
 from collapsekit.context import Progress
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import CHUNK
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import Coalitions, credits
-from collapsekit.interventions.marginal import donors
-from collapsekit.interventions.replay import CHUNK, predict
+from collapsekit.games.coalitions import CoalitionGame, shapley_values
+from collapsekit.interventions.marginal import marginal_samples
+from collapsekit.interventions.replay import predict
 from collapsekit.stats.inference.jackknife import assign_groups
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.scoring import leave_out_metric
@@ -27,7 +28,7 @@ from tests.problems import Late, adapt
 
 @given(st.integers(2, 60), st.integers(1, 80), st.integers(0, 999))
 def test_donors_lend_each_example_once_and_never_to_itself(n: int, draws: int, seed: int) -> None:
-    found = donors(n, draws, seed)
+    found = marginal_samples(n, draws, seed)
     assert len(found) == min(draws, n - 1)
     for other in found:
         assert sorted(other.tolist()) == list(range(n))
@@ -35,12 +36,12 @@ def test_donors_lend_each_example_once_and_never_to_itself(n: int, draws: int, s
     # No pair twice, so draws are as different as can be.
     for one, two in itertools.combinations(found, 2):
         assert not bool((one == two).any())
-    assert all(torch.equal(a, b) for a, b in zip(found, donors(n, draws, seed), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found, marginal_samples(n, draws, seed), strict=True))
 
 
 def test_donors_need_two_examples() -> None:
     with pytest.raises(NumericsError, match="at least 2 examples, found 1"):
-        donors(1, 5, 0)
+        marginal_samples(1, 5, 0)
 
 
 @given(st.integers(4, 50), st.integers(2, 16), st.integers(0, 999))
@@ -53,7 +54,7 @@ def test_leave_out_means_are_means_of_what_is_left(n: int, count: int, seed: int
     assert torch.allclose(found, truth, rtol=1e-12, atol=1e-12)
 
 
-def game(m: int = 3, n: int = 40, draws: int = 4, seed: int = 0, task: str = "classification") -> Coalitions:
+def game(m: int = 3, n: int = 40, draws: int = 4, seed: int = 0, task: str = "classification") -> CoalitionGame:
     g = torch.Generator().manual_seed(seed)
     names = [f"m{i}" for i in range(m)]
     with torch.random.fork_rng():
@@ -63,7 +64,7 @@ def game(m: int = 3, n: int = 40, draws: int = 4, seed: int = 0, task: str = "cl
     data["label"] = torch.arange(n) % 3 if task == "classification" else torch.randn(n, 3, generator=g)
     config: dict[str, Any] = {"modalities": {k: f"encoders.{k}" for k in names}, "fusion": "fusion", "task": task}
     adapter = adapt(model, config, {"test": data})
-    return Coalitions(adapter, extract(adapter, "test"), draws, seed, Progress())
+    return CoalitionGame(adapter, extract(adapter, "test"), draws, seed, Progress())
 
 
 def test_a_coalition_is_the_mean_prediction_over_really_swapped_inputs() -> None:
@@ -77,7 +78,7 @@ def test_a_coalition_is_the_mean_prediction_over_really_swapped_inputs() -> None
         with torch.no_grad():
             total += made.adapter.model(**inputs).double().softmax(1)
     truth = total / len(made.donors)
-    worth = made.worth(present)
+    worth = made.value(present)
     assert torch.allclose(worth.expected, truth, atol=1e-6)
     losses = -truth.gather(1, features.targets[:, None])[:, 0].log()
     assert float(worth.loss[0]) == pytest.approx(float(losses.mean()), abs=1e-6)
@@ -94,8 +95,8 @@ def test_a_coalition_is_the_mean_prediction_over_really_swapped_inputs() -> None
 @settings(max_examples=12, deadline=None)
 def test_credit_adds_up(m: int, n: int, task: str, seed: int) -> None:
     made = game(m, max(n, 4), 3, seed, task)
-    credit, error = credits(lambda k: -made.worth(k).loss, m, 8, seed)
-    total = made.worth(0).loss - made.worth(made.full).loss
+    credit, error = shapley_values(lambda k: -made.value(k).loss, m, 8, seed)
+    total = made.value(0).loss - made.value(made.full).loss
     assert torch.allclose(credit.sum(0), total, rtol=0, atol=1e-10)
     assert not bool(error.any())
     assert len(made.known) == 2**m
@@ -104,33 +105,33 @@ def test_credit_adds_up(m: int, n: int, task: str, seed: int) -> None:
         gains = []
         for order in itertools.permutations(range(m)):
             before = sum(1 << j for j in order[: order.index(i)])
-            gains.append(made.worth(before).loss - made.worth(before | 1 << i).loss)
+            gains.append(made.value(before).loss - made.value(before | 1 << i).loss)
         assert torch.allclose(credit[i], torch.stack(gains).mean(0), atol=1e-10)
 
 
 def test_sampled_credit_adds_up_and_comes_near() -> None:
     made = game(7, 20, 2)
     assert not made.exact
-    credit, error = credits(lambda k: -made.worth(k).loss, 7, 24, 0)
-    total = made.worth(0).loss - made.worth(made.full).loss
+    credit, error = shapley_values(lambda k: -made.value(k).loss, 7, 24, 0)
+    total = made.value(0).loss - made.value(made.full).loss
     assert torch.allclose(credit.sum(0), total, rtol=0, atol=1e-10)
     from collapsekit.stats import shapley
 
-    exact = shapley.exact(torch.stack([-made.worth(k).loss for k in range(1 << 7)]))
+    exact = shapley.exact(torch.stack([-made.value(k).loss for k in range(1 << 7)]))
     assert bool(((credit - exact).abs() <= 6 * error + 1e-6).all())
 
 
 def test_each_coalition_is_computed_once() -> None:
     made = game()
-    assert made.worth(3) is made.worth(3)
-    assert torch.equal(made.worth(made.full).expected, made.adapter.task.expect(made.features.outputs))
+    assert made.value(3) is made.value(3)
+    assert torch.equal(made.value(made.full).expected, made.adapter.task.expect(made.features.outputs))
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     made = game(2, 50)
     other = made.donors[0]
     whole = predict(made.adapter, made.features, swap={"m0": other}, scale={"m1": 0.5})
-    monkeypatch.setattr("collapsekit.interventions.replay.CHUNK", 7)
+    monkeypatch.setattr("collapsekit.features.batching.CHUNK", 7)
     parts = predict(made.adapter, made.features, swap={"m0": other}, scale={"m1": 0.5})
     assert torch.allclose(whole.outputs, parts.outputs, atol=1e-6)
     assert CHUNK > 50

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from collapsekit.io.safe_text import json_text
+from collapsekit.io.json import json_text
 
 text = st.text(st.characters(), max_size=12) | st.sampled_from(["##[error]x", "\x1b]0;x\x07", "\u202e", "\x9b31m"])
 values = st.recursive(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapsekit.errors import ConfigError
-from collapsekit.io.spill import Storage
+from collapsekit.io.spill import SpillBuffer
 from tests.problems import make_problem
 from tests.several import ROOT
 
@@ -33,7 +33,7 @@ def test_rows_are_the_same_wherever_they_are_kept(
 ) -> None:
     g = torch.Generator().manual_seed(0)
     parts = [torch.randint(0, 2, (n, *shape), generator=g).to(dtype) for n in sizes]
-    column = Storage(budget).column()
+    column = SpillBuffer(budget).column()
     assert column.shape is None
     for part in parts:
         column.append(part)
@@ -44,7 +44,7 @@ def test_rows_are_the_same_wherever_they_are_kept(
 
 
 def test_the_budget_is_shared_and_no_file_is_left(tmp_path: Path) -> None:
-    storage = Storage(1000, tmp_path)
+    storage = SpillBuffer(1000, tmp_path)
     small, large = storage.column(), storage.column()
     small.append(torch.ones(100, dtype=torch.float64))  # 800 bytes
     for _ in range(5):
@@ -63,7 +63,7 @@ def test_the_budget_is_shared_and_no_file_is_left(tmp_path: Path) -> None:
 def test_a_process_killed_at_any_moment_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None ever has a name that would have to be taken from it."""
     monkeypatch.setattr(os, "unlink", lambda *_, **__: pytest.fail("it had a name"))
-    column = Storage(0, tmp_path).column()
+    column = SpillBuffer(0, tmp_path).column()
     column.append(torch.ones(3))
     assert list(tmp_path.iterdir()) == []
     assert float(column.tensor().sum()) == 3
@@ -71,14 +71,14 @@ def test_a_process_killed_at_any_moment_leaves_no_file(tmp_path: Path, monkeypat
 
 def test_no_folder_and_no_room_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"cannot be kept in .*gone.*set TMPDIR"):
-        Storage(0, tmp_path / "gone").column().append(torch.ones(3))
+        SpillBuffer(0, tmp_path / "gone").column().append(torch.ones(3))
 
     def full(_file: int, _data: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(ConfigError, match=r"No space left on device.*--limit"):
-        Storage(0, tmp_path).column().append(torch.ones(3))
+        SpillBuffer(0, tmp_path).column().append(torch.ones(3))
 
 
 def test_a_report_is_the_same_from_files(
@@ -99,7 +99,7 @@ import torch
 from collapsekit.stats.linalg.cka import Side, sides_leave_out
 from collapsekit.stats.linalg.moments import moments_left_out
 from collapsekit.stats.linalg.spectrum import singular_values
-from collapsekit.io.spill import Storage
+from collapsekit.io.spill import SpillBuffer
 torch.set_num_threads(1)
 held = []
 def watch():

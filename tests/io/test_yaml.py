@@ -19,11 +19,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from collapsekit.config.discovery import find_config
-from collapsekit.config.schema import Config, check_config, load_config
+from collapsekit.config.load import check_config, load_config
+from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError
-from collapsekit.io.limits import MOST_LEVELS, check_plain
-from collapsekit.io.safe_text import quoted, shown
-from collapsekit.io.yaml import MOST_BYTES, MOST_VALUES, parse_yaml
+from collapsekit.io.limits import MAX_LEVELS, check_plain
+from collapsekit.io.safe_text import inline, quote
+from collapsekit.io.yaml import MAX_BYTES, MAX_VALUES, parse_yaml
 
 KWARGS = "model:\n  kwargs: "
 LETTERS = "abcdefghij"
@@ -61,9 +62,9 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "many values": (KWARGS + "[" + "1," * 490_000 + "]", "holds more than 20,000 values"),
     "many keys": ("".join(f"k{i}: 1\n" for i in range(90_000)), "holds more than 20,000 values"),
     "many aliases": ("a: &a 1\nb: [" + "*a," * 300_000 + "]", "holds more than 20,000 values"),
-    "too large": (" " * (MOST_BYTES + 1), "1,000,001 bytes, more than the 1,000,000 that are read"),
-    "comment": ("#" * MOST_BYTES, "holds NoneType"),
-    "newlines": ("\n" * MOST_BYTES, "holds NoneType"),
+    "too large": (" " * (MAX_BYTES + 1), "1,000,001 bytes, more than the 1,000,000 that are read"),
+    "comment": ("#" * MAX_BYTES, "holds NoneType"),
+    "newlines": ("\n" * MAX_BYTES, "holds NoneType"),
     "directives": ("%a\n" * 333_000 + "a", "more than 10 lines begin with %"),
     "escapes": ('"' + "\\n" * 499_000 + '"', "holds str"),
     "long name": ("k" * 900 + ": 1", "unknown key 'kkk"),
@@ -123,7 +124,7 @@ HOSTILE_TOML: dict[str, tuple[str | bytes, str]] = {
     "half a character": (TOML + 'fusion = "\\ud800"', "not valid TOML"),
     "date": (TOML + "model.kwargs.x = 2024-01-01", "found date"),
     "many values": (TOML + "model.kwargs.x = [" + "1," * 400_000 + "]", "unfolds to more than 20,000 values"),
-    "too large": (TOML + "#" * MOST_BYTES, "more than the 1,000,000 that are read"),
+    "too large": (TOML + "#" * MAX_BYTES, "more than the 1,000,000 that are read"),
     "tool is a number": ("tool = 5", "has no [tool.collapsekit] table"),
     "ours is a number": ("[tool]\ncollapsekit = 5", "holds int"),
     "NUL": (b"a = '\0'", "not valid TOML"),
@@ -151,7 +152,7 @@ def test_hostile_configs_are_one_sentence_and_soon(file: str, text: str | bytes,
 
 MEASURED = """
 import resource, sys
-from collapsekit.config.schema import load_config
+from collapsekit.config.load import load_config
 from collapsekit.errors import ConfigError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
@@ -207,18 +208,18 @@ def test_a_checkpoint_s_name_cannot_break_the_search(tmp_path: Path, monkeypatch
 
 
 def test_at_the_bounds(tmp_path: Path) -> None:
-    inner = MOST_LEVELS - 3
+    inner = MAX_LEVELS - 3
     text = KWARGS + "{x: " + "[" * inner + "]" * inner + "}"
     assert check_config(parse_yaml(text, "c"), base=tmp_path).model.kwargs["x"] is not None
     with pytest.raises(ConfigError, match="nested more than"):
         parse_yaml(KWARGS + "{x: " + "[" * (inner + 1) + "]" * (inner + 1) + "}", "c")
-    assert len(parse_yaml("[" + "1," * (MOST_VALUES - 1) + "]", "c")) == MOST_VALUES - 1
+    assert len(parse_yaml("[" + "1," * (MAX_VALUES - 1) + "]", "c")) == MAX_VALUES - 1
     with pytest.raises(ConfigError, match="more than 20,000 values"):
-        parse_yaml("[" + "1," * MOST_VALUES + "]", "c")
+        parse_yaml("[" + "1," * MAX_VALUES + "]", "c")
     for number in (-(2**63), 2**64 - 1):
         assert parse_yaml(f"x: {number}", "c") == {"x": number}
     with pytest.raises(ConfigError, match="1,000,001 characters"):
-        parse_yaml(" " * (MOST_BYTES + 1), "c")
+        parse_yaml(" " * (MAX_BYTES + 1), "c")
     parts = ".".join(["a"] * 32)
     assert parse_yaml(f"x: {parts}", "c") == {"x": parts}
     (tmp_path / "p.toml").write_text(f'[tool.x.{parts}]\ny = ["{parts}.{parts}"]\n[tool.collapsekit]\nfusion = "f"\n')
@@ -245,7 +246,7 @@ def test_at_the_bounds(tmp_path: Path) -> None:
     ],
 )
 def test_values_of_set_are_held_to_the_same(value: str, says: str) -> None:
-    from collapsekit.cli.commands.diagnose import parse_set
+    from collapsekit.cli.options import parse_set
 
     with pytest.raises(ConfigError) as caught:
         parse_set([f"vif.x={value}"])
@@ -292,7 +293,7 @@ TEXTS = [
 
 def parsed(text: str) -> list[Any]:
     """The value as it stands in a mapping, a list, at the top, in --set and behind an alias."""
-    from collapsekit.cli.commands.diagnose import parse_set
+    from collapsekit.cli.options import parse_set
 
     found = [
         parse_yaml(f"x: {text}", "c")["x"],
@@ -335,7 +336,7 @@ def test_what_looks_like_text_is_text(text: str) -> None:
     ],
 )
 def test_what_has_two_meanings_is_refused_with_what_to_write(text: str, write: str) -> None:
-    from collapsekit.cli.commands.diagnose import parse_set
+    from collapsekit.cli.options import parse_set
 
     for yaml in (f"x: {text}", f"- {text}", f"{{x: [{text}]}}", f"x: 1\n{text}: 1", text):
         with pytest.raises(
@@ -486,12 +487,12 @@ def test_what_passes_the_check_is_json_of_whole_characters(value: Any) -> None:
 
 @given(st.text(alphabet=st.characters(exclude_categories=[])), st.integers(5, 50))
 def test_what_a_message_shows_is_one_line(text: str, most: int) -> None:
-    for part in (shown(text, most), quoted(text, most)):
+    for part in (inline(text, most), quote(text, most)):
         assert part.isprintable()
         part.encode()
     if text.isprintable() and len(text) <= most:
-        assert shown(text, most) == text
-    assert len(quoted("x" * 100, most)) == most + 2
+        assert inline(text, most) == text
+    assert len(quote("x" * 100, most)) == most + 2
 
 
 # -- names that act, on their way to the terminal ----------------------------------------------------------------------

@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import registry
-from collapsekit.config.schema import Config, load_config
-from collapsekit.diagnosis import build_adapter, diagnose
+from collapsekit.config.load import load_config
+from collapsekit.config.schema import Config
+from collapsekit.diagnosis import diagnose
 from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.replay import predict
 from collapsekit.readouts import synergy as joint
+from collapsekit.session.opening import build_adapter
 
 SPLITS = {"train": 192, "val": 96, "test": 128}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

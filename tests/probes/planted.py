@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from collapsekit import registry
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Settings
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.diagnosis import check_options
 from collapsekit.errors import NumericsError
 from collapsekit.features.extraction import extract

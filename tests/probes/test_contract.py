@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Settings
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.diagnosis import check_options
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
+from collapsekit.measures import lookup, measures_of
 from collapsekit.probes.runner import run_probe
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.verdicts import judge
@@ -62,7 +63,7 @@ class Variants:
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory: pytest.TempPathFactory, brief_joint: None) -> Variants:
     base = _problem(tmp_path_factory.mktemp("contract"))
-    with random_state_kept():
+    with preserve_rng_state():
         backwards, changed = _one_by_one(base)
     sections = base.config["modalities"]
     return Variants(
@@ -300,6 +301,20 @@ def test_something_is_measured_and_every_result_says_what_and_whence(probe: str,
         assert r.definition.strip()
         assert r.source.strip()
         assert r.skipped is None or r.skipped.strip()
+
+
+@each_probe
+def test_every_result_is_of_a_measure_that_says_the_same(probe: str, variants: Variants) -> None:
+    for r in _of(variants.base, probe):
+        measure = lookup(r.name)
+        assert measure is not None, r.name
+        assert measure.fits(r), (measure, r)
+
+
+@each_probe
+def test_every_measure_is_made_by_its_probe(probe: str, variants: Variants) -> None:
+    names = {r.name for r in _of(variants.base, probe)}
+    assert [m.name for m in measures_of(probe) if not any(map(m.names, names))] == []
 
 
 @each_probe

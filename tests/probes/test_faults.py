@@ -13,11 +13,11 @@ import torch
 
 from collapsekit import Report
 from collapsekit.errors import ConfigError, DataError, FaultError
-from collapsekit.games.coalitions import Coalitions
+from collapsekit.games.coalitions import CoalitionGame
+from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.decide import gate
 from collapsekit.probes.runner import FAILED, RAISE, fault_code
-from collapsekit.report.baseline import make_baseline, make_run
-from collapsekit.report.per_example import Records
+from collapsekit.report.per_example import PerExample
 from tests.faulty import fail, mine, swallowed
 from tests.problems import Problem, make_problem
 
@@ -142,11 +142,13 @@ def test_records_are_made_without_what_failed(
     def broken(*_args: object) -> None:
         raise RuntimeError("no kernel for it")
 
-    monkeypatch.setattr(Coalitions, "_learn", broken)  # which the records of reliance and utilisation are made of too
+    monkeypatch.setattr(
+        CoalitionGame, "_learn", broken
+    )  # which the records of reliance and utilisation are made of too
     report = quick(problem, "reliance", "utilisation", "vif")
     assert len(report.warnings) == 2
     assert report.records is not None
-    assert set(Records.from_bytes(report.records, "records").columns) == {"loss", "metric"}
+    assert set(PerExample.from_bytes(report.records, "records").columns) == {"loss", "metric"}
 
 
 def test_the_pytest_plugin_does_not_take_a_fault_for_a_close_call(

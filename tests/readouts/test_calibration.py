@@ -5,8 +5,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from collapsekit.readouts.calibration import calibration, fitted_weights
-from collapsekit.tasks.base import Classification, Multilabel, Regression
+from collapsekit.readouts.calibration import fitted_weights
+from collapsekit.session.measured import calibration
+from collapsekit.tasks.classification import Classification
+from collapsekit.tasks.multilabel import Multilabel
+from collapsekit.tasks.regression import Regression
 from tests.probes.credit.test_utilisation import late, world
 from tests.probes.planted import study
 

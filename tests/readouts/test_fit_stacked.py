@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress
-from collapsekit.data.base import ArraySource
+from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.interventions.replay import predict
@@ -23,7 +23,7 @@ from collapsekit.readouts import fit as training
 from collapsekit.readouts import fit_stacked as stacked
 from collapsekit.readouts.fit import BATCH, Fitted, Recipe
 from collapsekit.readouts.fit_stacked import Factors, retrained_fusions
-from collapsekit.readouts.linear import fold
+from collapsekit.readouts.linear import make_split
 from tests.probes.planted import Study, noise
 
 WIDTHS = {"a": 3, "b": 5, "c": 2, "d": 4}
@@ -185,13 +185,13 @@ def one_at_a_time(s: Study, settings: list[Factors], recipe: Recipe) -> tuple[li
     fit = training.fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "fit", lambda *args: kept.append(fit(*args)))
-        at = fold(s.adapter, s.features)
+        at = make_split(s.adapter, s.features)
         found = [answers(s, training.retrained_fusion(s.adapter, at, f, recipe), f) for f in settings]
     return found, kept
 
 
 def at_once(s: Study, settings: list[Factors], recipe: Recipe) -> tuple[list[Tensor], list[Fitted]]:
-    made = stacked.fit_stacked(s.adapter, fold(s.adapter, s.features), settings, recipe, Progress())
+    made = stacked.fit_stacked(s.adapter, make_split(s.adapter, s.features), settings, recipe, Progress())
     pairs = [(answers(s, twin, f), fitted) for (twin, fitted), f in zip(made, settings, strict=True)]
     return [a for a, _ in pairs], [b for _, b in pairs]
 
@@ -261,7 +261,7 @@ def test_one_forward_serves_all_settings(tmp_path: Path, monkeypatch: pytest.Mon
         return rerun(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(s.adapter), "rerun", counted)
-    at = fold(s.adapter, s.features)
+    at = make_split(s.adapter, s.features)
     for _ in stacked.fit_stacked(s.adapter, at, settings, recipe, Progress()):
         pass
     steps, held = -(-len(at.fit) // BATCH), 1
@@ -272,7 +272,7 @@ def test_one_forward_serves_all_settings(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("fusion", ALONE)
 def test_models_that_cannot_be_stacked_are_trained_one_at_a_time(tmp_path: Path, fusion: str) -> None:
     s, settings, said = world(tmp_path, "ab", fusion), settings_of("ab"), Said()
-    made = retrained_fusions(s.adapter, fold(s.adapter, s.features), settings, RECIPE, said)
+    made = retrained_fusions(s.adapter, make_split(s.adapter, s.features), settings, RECIPE, said)
     assert made is not None
     found = [answers(s, twin, f) for twin, f in zip(made, settings, strict=True)]
     truth, _ = one_at_a_time(s, settings, RECIPE)
@@ -286,7 +286,7 @@ def test_what_can_be_stacked_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     s, settings, said = world(tmp_path, "ab", "plain"), settings_of("ab"), Said()
     monkeypatch.setattr(stacked, "AT_ONCE", 4)
     monkeypatch.setattr(stacked, "retrained_fusion", None)
-    made = retrained_fusions(s.adapter, fold(s.adapter, s.features), settings, RECIPE, said)
+    made = retrained_fusions(s.adapter, make_split(s.adapter, s.features), settings, RECIPE, said)
     assert made is not None
     found = [answers(s, twin, f) for twin, f in zip(made, settings, strict=True)]
     assert not said.notes
@@ -298,7 +298,7 @@ def test_large_fusions_are_trained_one_at_a_time(tmp_path: Path, monkeypatch: py
     s, settings = world(tmp_path, "ab", "plain"), settings_of("ab")
     monkeypatch.setattr(stacked, "WEIGHTS", 400)
     monkeypatch.setattr(stacked, "fit_stacked", None)
-    made = retrained_fusions(s.adapter, fold(s.adapter, s.features), settings, RECIPE, Progress())
+    made = retrained_fusions(s.adapter, make_split(s.adapter, s.features), settings, RECIPE, Progress())
     assert made is not None
     found = [answers(s, twin, f) for twin, f in zip(made, settings, strict=True)]
     assert all(torch.equal(a, b) for a, b in zip(found, one_at_a_time(s, settings, RECIPE)[0], strict=True))
@@ -308,7 +308,7 @@ def test_the_same_numbers_every_time_and_nothing_else_touched(tmp_path: Path) ->
     s, settings = world(tmp_path, "ab", "dropout"), settings_of("ab")
     before = {k: v.clone() for k, v in s.adapter.model.state_dict().items()}
     state = torch.get_rng_state()
-    at = fold(s.adapter, s.features)
+    at = make_split(s.adapter, s.features)
     stacked.fit_stacked(s.adapter, at, settings, RECIPE, Progress())
     assert torch.equal(torch.get_rng_state(), state)
     found, _ = at_once(s, settings, RECIPE)
@@ -322,7 +322,7 @@ def test_encoders_stay_as_they_were_built(tmp_path: Path) -> None:
     fresh = s.adapter.fresh(RECIPE.seed)
     assert fresh is not None
     start = {k: v.clone() for k, v in fresh.model.state_dict().items()}
-    made = stacked.fit_stacked(s.adapter, fold(s.adapter, s.features), settings_of("ab"), RECIPE, Progress())
+    made = stacked.fit_stacked(s.adapter, make_split(s.adapter, s.features), settings_of("ab"), RECIPE, Progress())
     for twin, _ in made:
         moved = {k.split(".")[0] for k, v in twin.model.state_dict().items() if not torch.equal(v, start[k])}
         assert moved == {"fusion", "head"}

@@ -14,14 +14,15 @@ from sklearn.metrics import log_loss
 from torch import Tensor
 
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.data.base import by_split
+from collapsekit.data.arrays import by_split
 from collapsekit.errors import NumericsError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
-from collapsekit.games.balanced_reference import Reference, make_reference
-from collapsekit.games.coalitions import credits
-from collapsekit.interventions.marginal import donors
-from collapsekit.readouts.linear import L2_GRID, fold, prefix, raw, says_little
+from collapsekit.games.balanced_reference import BalancedReference, make_reference
+from collapsekit.games.coalitions import shapley_values
+from collapsekit.interventions.marginal import marginal_samples
+from collapsekit.readouts.linear import L2_GRID, make_split, raw_input_readout, says_little
+from collapsekit.session.measured import multimodal_prefix
 from tests.probes.credit.test_utilisation import late, world
 from tests.probes.planted import linear, study
 from tests.problems import Problem, adapt, make_problem
@@ -33,10 +34,10 @@ def opened(problem: Problem, split: str = "test", drop: tuple[str, ...] = ()) ->
     return adapter, extract(adapter, split)
 
 
-def reference(tmp_path: Path, **kwargs: Any) -> tuple[Reference, ModuleAdapter, Features]:
+def reference(tmp_path: Path, **kwargs: Any) -> tuple[BalancedReference, ModuleAdapter, Features]:
     adapter, features = opened(make_problem(tmp_path, steps=20, **kwargs))
-    readouts = {m: prefix(adapter, features, m) for m in features.modalities}
-    made = make_reference(adapter, features, readouts, donors(len(features), 4, 0))
+    readouts = {m: multimodal_prefix(adapter, features, m) for m in features.modalities}
+    made = make_reference(adapter, features, readouts, marginal_samples(len(features), 4, 0))
     return made, adapter, features
 
 
@@ -44,7 +45,7 @@ def reference(tmp_path: Path, **kwargs: Any) -> tuple[Reference, ModuleAdapter, 
 def test_prefix_is_sklearns_with_the_penalty_chosen_on_val(task: str, tmp_path: Path) -> None:
     problem = make_problem(tmp_path, task=task, steps=5, spread=2.0)
     adapter, features = opened(problem)
-    found = prefix(adapter, features, "image")
+    found = multimodal_prefix(adapter, features, "image")
     x = {s: features.of(s).pooled["image"].double() for s in ("train", "val", "test")}
     y = {s: features.of(s).targets for s in x}
     mean, scale = x["train"].mean(0), x["train"].std(0, unbiased=False)
@@ -67,12 +68,12 @@ def test_prefix_is_sklearns_with_the_penalty_chosen_on_val(task: str, tmp_path: 
 def test_which_examples_are_fitted_on(tmp_path: Path) -> None:
     problem = make_problem(tmp_path, steps=0)
     adapter, features = opened(problem)
-    at = fold(adapter, features)
+    at = make_split(adapter, features)
     assert (at.train.split, at.held.split, len(at.fit), len(at.choose)) == ("train", "val", 240, 120)
     assert at.width == 3
     for split, drop in (("val", ()), ("test", ("val",))):
         adapter, features = opened(problem, split, drop)
-        at = fold(adapter, features)
+        at = make_split(adapter, features)
         assert at.held.split == "train"
         assert not set(at.fit.tolist()) & set(at.choose.tolist())
         assert len(at.fit) == 192
@@ -80,22 +81,22 @@ def test_which_examples_are_fitted_on(tmp_path: Path) -> None:
     for split, drop, says in (("train", (), "diagnose val or test"), ("test", ("train",), "no train split")):
         adapter, features = opened(problem, split, drop)
         with pytest.raises(NumericsError, match=says):
-            fold(adapter, features)
+            make_split(adapter, features)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_width_of_readouts(outputs: int, tmp_path: Path) -> None:
-    assert fold(*opened(make_problem(tmp_path, outputs=outputs, steps=0))).width == (2 if outputs == 1 else 3)
+    assert make_split(*opened(make_problem(tmp_path, outputs=outputs, steps=0))).width == (2 if outputs == 1 else 3)
 
 
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
 def test_reference_credit_adds_up(task: str, tmp_path: Path) -> None:
     made, _, features = reference(tmp_path, task=task)
-    credit, _ = credits(lambda k: -made.worth(k).loss, 2, 8, 0)
-    assert torch.allclose(credit.sum(0), made.worth(0).loss - made.worth(3).loss, rtol=0, atol=1e-10)
+    credit, _ = shapley_values(lambda k: -made.value(k).loss, 2, 8, 0)
+    assert torch.allclose(credit.sum(0), made.value(0).loss - made.value(3).loss, rtol=0, atol=1e-10)
     for mask in range(4):
-        truth = made.task.loss(made.worth(mask).expected, features.targets).mean()
-        assert float(made.worth(mask).loss[0]) == pytest.approx(float(truth), rel=1e-12)
+        truth = made.task.loss(made.value(mask).expected, features.targets).mean()
+        assert float(made.value(mask).loss[0]) == pytest.approx(float(truth), rel=1e-12)
 
 
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
@@ -129,9 +130,9 @@ def test_the_reference_does_not_depend_on_the_order_of_modalities(seed: int) -> 
         for names in (["a", "b", "c"], ["c", "b", "a"]):
             problem.config["modalities"] = {m: f"encoders.{m}" for m in names}
             adapter, features = opened(problem)
-            readouts = {m: prefix(adapter, features, m) for m in names}
-            one = make_reference(adapter, features, readouts, donors(len(features), 4, 0))
-            credit, _ = credits(lambda k, one=one: -one.worth(k).loss, 3, 8, 0)
+            readouts = {m: multimodal_prefix(adapter, features, m) for m in names}
+            one = make_reference(adapter, features, readouts, marginal_samples(len(features), 4, 0))
+            credit, _ = shapley_values(lambda k, one=one: -one.value(k).loss, 3, 8, 0)
             made.append(dict(zip(names, credit, strict=True)))
         for m in "abc":
             assert torch.allclose(made[0][m], made[1][m], atol=1e-7)
@@ -142,7 +143,7 @@ def test_a_unit_is_never_both_fitted_on_and_held_out() -> None:
     for x in arrays.values():
         x["patient"] = torch.arange(len(x["label"])) // 7
     s = study(late({"a": 1.0, "b": 1.0}), arrays, data={"path": "unused.npz", "group": "patient"})
-    at = fold(s.adapter, s.features)
+    at = make_split(s.adapter, s.features)
     fitted, held = (set(at.train.units[rows].tolist()) for rows in (at.fit, at.choose))
     assert not fitted & held
     assert len(fitted | held) == 29
@@ -154,10 +155,10 @@ def test_raw_inputs_are_read_out_where_they_are_numbers() -> None:
     dead = late({"a": 1.5, "b": 1.0})
     dead.encoders["b"] = linear(torch.zeros(3, 3))
     s = study(dead, arrays)
-    kept, inputs = prefix(s.adapter, s.features, "b"), raw(s.adapter, s.features, "b")
+    kept, inputs = multimodal_prefix(s.adapter, s.features, "b"), raw_input_readout(s.adapter, s.features, "b")
     assert inputs is not None
     assert inputs.validation_loss < kept.validation_loss - 0.02
-    alive = prefix(
+    alive = multimodal_prefix(
         study(late({"a": 1.5, "b": 1.0}), arrays).adapter, study(late({"a": 1.5, "b": 1.0}), arrays).features, "b"
     )
     assert inputs.validation_loss == pytest.approx(alive.validation_loss, rel=1e-6)  # its encoder hands inputs on
@@ -174,7 +175,7 @@ def test_token_ids_and_very_wide_inputs_are_not_read_out(monkeypatch: pytest.Mon
     arrays = world({"a": 1.5, "b": 1.0}, sizes={"train": 60, "val": 40, "test": 40})
     s = study(late({"a": 1.5, "b": 1.0}), arrays)
     s.features.of("train").inputs["b"] = s.features.of("train").inputs["b"].long()
-    assert raw(s.adapter, s.features, "b") is None
-    assert raw(s.adapter, s.features, "a") is not None
+    assert raw_input_readout(s.adapter, s.features, "b") is None
+    assert raw_input_readout(s.adapter, s.features, "a") is not None
     monkeypatch.setattr("collapsekit.readouts.linear.WIDEST", 2)
-    assert raw(s.adapter, s.features, "a") is None
+    assert raw_input_readout(s.adapter, s.features, "a") is None

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from collapsekit.context import Settings
-from collapsekit.games.balanced_reference import Reference, make_reference
-from collapsekit.interventions.marginal import donors
-from collapsekit.readouts.linear import fold, prefix
-from collapsekit.readouts.synergy import on_recorded
+from collapsekit.games.balanced_reference import BalancedReference, make_reference
+from collapsekit.interventions.marginal import marginal_samples
+from collapsekit.readouts.linear import make_split
+from collapsekit.session.measured import multimodal_prefix, on_recorded
 from tests.probes.credit.test_utilisation import late, world
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 
@@ -37,12 +37,12 @@ def deaf() -> Study:
     return study(nothing("abc"), {s: signs(n, 1000 * i) for i, (s, n) in enumerate(SIZES.items())})
 
 
-def reference(s: Study) -> Reference:
-    readouts = {m: prefix(s.adapter, s.features, m) for m in s.features.modalities}
-    return make_reference(s.adapter, s.features, readouts, donors(len(s.features), 16, 0))
+def reference(s: Study) -> BalancedReference:
+    readouts = {m: multimodal_prefix(s.adapter, s.features, m) for m in s.features.modalities}
+    return make_reference(s.adapter, s.features, readouts, marginal_samples(len(s.features), 16, 0))
 
 
-def added(s: Study) -> Reference:
+def added(s: Study) -> BalancedReference:
     plain_ = reference(s)
     return plain_.together(on_recorded(s.adapter, s.features, plain_.offset(), Settings()))
 
@@ -50,12 +50,12 @@ def added(s: Study) -> Reference:
 def test_exclusive_or_is_heard_and_shared_by_its_pair(deaf: Study) -> None:
     before, after = reference(deaf), added(deaf)
     assert after.joint is not None
-    assert float(before.worth(7).loss[0]) > 0.65
-    assert float(after.worth(7).loss[0]) < 0.25
+    assert float(before.value(7).loss[0]) > 0.65
+    assert float(after.value(7).loss[0]) < 0.25
     # Marginalised, either of the pair alone is at chance; c adds nothing anywhere.
     for mask in (0, 1, 2, 4, 5, 6):
-        assert float(after.worth(mask).loss[0]) == pytest.approx(0.69, abs=0.08), mask
-    assert float(after.worth(3).loss[0]) == pytest.approx(float(after.worth(7).loss[0]), abs=0.05)
+        assert float(after.value(mask).loss[0]) == pytest.approx(0.69, abs=0.08), mask
+    assert float(after.value(3).loss[0]) == pytest.approx(float(after.value(7).loss[0]), abs=0.05)
 
 
 def test_a_model_that_ignores_it_is_told_what_that_costs(deaf: Study) -> None:
@@ -88,7 +88,7 @@ def test_nothing_is_added_where_the_sum_says_all() -> None:
     before = reference(s)
     after = added(s)
     assert after is not before or after.joint is None
-    assert float(after.worth(3).loss[0]) == pytest.approx(float(before.worth(3).loss[0]), abs=0.02)
+    assert float(after.value(3).loss[0]) == pytest.approx(float(before.value(3).loss[0]), abs=0.02)
     skipped = s.run("utilisation")["joint_gain", None, None].skipped
     assert after.joint is not None or "no more than chance" in skipped
 
@@ -128,7 +128,7 @@ def test_names_and_their_order_do_not_matter() -> None:
 
 def test_offsets_are_of_the_rows_they_are_for(deaf: Study) -> None:
     made = reference(deaf)
-    at = fold(deaf.adapter, deaf.features)
+    at = make_split(deaf.adapter, deaf.features)
     offset = made.offset()
     assert set(offset) == {"train", "val"}
     assert len(offset["train"]) == len(at.train)

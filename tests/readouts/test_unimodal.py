@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from collapsekit import diagnose
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.context import Progress, Settings
-from collapsekit.diagnosis import build_adapter
 from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.readouts.cache import baseline_key, cache_folder, load_baseline, state_digest, store_baseline
 from collapsekit.readouts.fit import Recipe, fit, retrained_fusion
-from collapsekit.readouts.linear import fold
-from collapsekit.readouts.unimodal import Plan, _fit_budget, baselines
+from collapsekit.readouts.linear import make_split
+from collapsekit.readouts.unimodal import Plan, _fit_budget
 from collapsekit.report.diagnosis import Report
+from collapsekit.session.measured import baselines
+from collapsekit.session.opening import build_adapter
 from tests.problems import Problem, make_problem
 
 pytestmark = pytest.mark.usefixtures("brief_joint")
@@ -245,7 +246,7 @@ def key(problem: Problem, modality: str = "image", checkpoint: str = "ckpt.pt", 
     }
     adapter = opened(problem, checkpoint, **changes)
     features = extract(adapter, "test")
-    return baseline_key(adapter, modality, fold(adapter, features), **recipe)
+    return baseline_key(adapter, modality, make_split(adapter, features), **recipe)
 
 
 def test_what_the_key_depends_on(project: Problem) -> None:
@@ -423,7 +424,7 @@ def test_retrained_fusion_leaves_encoders_and_frozen_weights(project: Problem) -
     features = extract(adapter, "test")
     fresh = adapter.fresh(3)
     before = {k: v.clone() for k, v in fresh.model.state_dict().items()}
-    twin = retrained_fusion(adapter, fold(adapter, features), {"image": 2.0}, Recipe(1e-2, 2, 3))
+    twin = retrained_fusion(adapter, make_split(adapter, features), {"image": 2.0}, Recipe(1e-2, 2, 3))
     assert twin is not None
     moved = {k for k, v in twin.model.state_dict().items() if not torch.equal(v, before[k])}
     assert moved == {"fusion.weight", "head.weight", "head.bias"}
@@ -432,8 +433,8 @@ def test_retrained_fusion_leaves_encoders_and_frozen_weights(project: Problem) -
 def test_fit_keeps_its_best_epoch() -> None:
     """Held-out loss is lowest early; later weights are not kept."""
     g = torch.Generator().manual_seed(0)
-    from collapsekit.readouts.linear import Fold
-    from collapsekit.tasks.base import make_task
+    from collapsekit.readouts.linear import FitSplit
+    from collapsekit.tasks.make import make_task
 
     n = 64
     x, y = torch.randn(n, 30, generator=g), torch.randint(0, 2, (n,), generator=g)
@@ -451,7 +452,7 @@ def test_fit_keeps_its_best_epoch() -> None:
         torch.arange(n),
     )
     train = Features("train", ("a",), {}, {}, {"a": x}, x, x, y, "", lambda _: train, torch.arange(n))
-    at = Fold(train, torch.arange(n), held, torch.arange(n), 2)
+    at = FitSplit(train, torch.arange(n), held, torch.arange(n), 2)
     task = make_task("classification", metric=None, temperature=1.0, base=Path())
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -8,6 +8,7 @@ import json
 import math
 import random
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,21 @@ from rich.cells import cell_len
 from sample_reports import HOSTILE, LONG, make_report, nothing_measured
 from test_render_html import ACTIVE, Reader
 
+from collapsekit import registry
 from collapsekit.comparison.compare import compare
-from collapsekit.comparison.directions import DIRECTIONS
 from collapsekit.comparison.significance import ALPHA
 from collapsekit.errors import CollapsekitError
 from collapsekit.io.safe_text import clean
+from collapsekit.measures import measures_of
+from collapsekit.measures.of_verdict import OF_VERDICT
 from collapsekit.render import document_of, formats_of, write
 from collapsekit.render.document import Detail, Table, plain
 from collapsekit.render.numbers import fmt
 from collapsekit.render.views.comparison import BEST, DIFFERS
-from collapsekit.report.cleaning import cleaned_comparison
 from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, Testing
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
-from collapsekit.stats.inference.wilcoxon import FEWEST, MOST_EXACT
+from collapsekit.report.names import cleaned_comparison
+from collapsekit.stats.inference.wilcoxon import MAX_EXACT, MIN_PAIRS
 
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -237,11 +240,14 @@ def test_every_field_of_the_json_and_every_direction_is_documented() -> None:
         for field in kind.model_fields:
             assert f"`{field}`" in layout, (kind.__name__, field)
     table = page[page.index("| number | better") : page.index("Ranks have no best")]
-    for pattern, better, _ in DIRECTIONS:
-        rows = [line for line in table.splitlines() if better in line]
-        assert any(f"`{pattern}`" in r or f"`{pattern.removeprefix('utilisation.')}`" in r for r in rows), pattern
-    assert f"fewer than {FEWEST} pairs" in page
-    assert f"up to {MOST_EXACT} pairs" in page
+    registry.load_builtins()
+    made = [*OF_VERDICT, *(m for probe in registry.PROBES if probe != "growing" for m in measures_of(probe))]
+    for m in (m for m in made if m.better is not None):  # those of growing are curves
+        rows = [line for line in table.splitlines() if f"| {m.better} |" in line]
+        names = re.findall(r"`([^`]*)`", " ".join(rows))
+        assert any(fnmatchcase(m.name, n) or m.name == f"utilisation.{n}" for n in names), m.name
+    assert f"fewer than {MIN_PAIRS} pairs" in page
+    assert f"up to {MAX_EXACT} pairs" in page
     assert f"p ≤ {ALPHA:g}" in page
 
 

@@ -19,12 +19,13 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from sample_gates import HOSTILE, NAMES, REPORTS, check, report_of
 
+from collapsekit import render
 from collapsekit.io.safe_text import NAME_LIMIT, TEXT_LIMIT, clean
-from collapsekit.render import files, formats_of, write
+from collapsekit.render import formats_of, write
 from collapsekit.render.ci.github import MOST, step_summary
 from collapsekit.render.writers.markdown import code, escape
-from collapsekit.report.cleaning import cleaned_gate
 from collapsekit.report.gate import GateReport
+from collapsekit.report.names import cleaned_gate
 
 FORMATS = ("text", "json", "markdown", "junit", "sarif", "github")
 LEVELS = {"failed": "error", "inconclusive": "warning"}
@@ -300,8 +301,11 @@ def test_names_that_look_alike_stay_apart() -> None:
 
 def test_the_formats_of_ci_are_the_gate_s_alone() -> None:
     assert set(FORMATS) - {"text"} | {"terminal"} <= set(formats_of("gate"))
-    assert set(files("ci")) & {f for view in files("views") if view != "gate" for f in formats_of(view)} == set()
-    assert set(files("ci")) >= {"junit", "sarif", "github"}
+    assert (
+        set(render.files("ci")) & {f for view in render.files("views") if view != "gate" for f in formats_of(view)}
+        == set()
+    )
+    assert set(render.files("ci")) >= {"junit", "sarif", "github"}
 
 
 def test_colour_only_where_asked() -> None:

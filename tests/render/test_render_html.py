@@ -16,9 +16,8 @@ from sample_reports import MakeReport
 from collapsekit.render import write
 from collapsekit.render.numbers import fmt
 from collapsekit.render.writers import html
-from collapsekit.report.cleaning import cleaned
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.names import short_name
+from collapsekit.report.names import cleaned, short_name
 
 Page = tuple[Report, str]
 

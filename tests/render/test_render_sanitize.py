@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from sample_reports import HOSTILE, LONG, MakeReport
 
 from collapsekit.io.safe_text import clean
-from collapsekit.report.cleaning import cleaned
-from collapsekit.report.names import modality_names
+from collapsekit.report.names import cleaned, modality_names
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[])), st.integers(min_value=5, max_value=60))

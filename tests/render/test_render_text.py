@@ -13,8 +13,8 @@ from sample_reports import HOSTILE, MakeReport
 
 from collapsekit.io.safe_text import clean
 from collapsekit.render import formats_of, write
-from collapsekit.report.cleaning import cleaned
 from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.names import cleaned
 
 
 def test_formats_by_name(make_report: MakeReport) -> None:

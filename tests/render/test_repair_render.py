@@ -18,17 +18,18 @@ from sample_repairs import make_repair
 from sample_reports import HOSTILE, LONG
 from test_render_html import ACTIVE, WITNESS, WRAPPER, Reader
 
-from collapsekit.comparison.delta import CURVES, DIRECTIONS, SCORE, direction, judge, repair_delta
+from collapsekit.comparison.delta import judge, repair_delta
 from collapsekit.comparison.standing import key_rows, standing
+from collapsekit.measures import lookup
 from collapsekit.render import document_of, formats_of, write
-from collapsekit.render.document import TONES, Cell, Detail, Table, plain
+from collapsekit.render.document import TONES, Detail, Table, TableCell, plain
 from collapsekit.render.figures import repair as drawings
 from collapsekit.render.numbers import fmt, fmt_interval
 from collapsekit.render.views._repair_tables import checks_table, noted_tables, verdict_table
 from collapsekit.render.writers import html
-from collapsekit.report.cleaning import cleaned_repair, renamed_repair
+from collapsekit.report.comparison import Better
 from collapsekit.report.diagnosis import Report, Result
-from collapsekit.report.names import modality_names, repair_names, short_name
+from collapsekit.report.names import cleaned_repair, modality_names, renamed_repair, repair_names, short_name
 from collapsekit.report.repair import BasisInsert, ExchangeInsert, RepairReport
 
 PLAIN = ("image", "audio")
@@ -135,7 +136,7 @@ def test_every_common_result_is_there(who: str, kind: str) -> None:
 
 def test_every_common_curve_is_there_with_sixteen_points_at_most() -> None:
     report, text = make_repair(), seen("two", "html")
-    drawn = [r for r in report.before.results if r.curve is not None and r.probe in CURVES]
+    drawn = [r for r in report.before.results if (m := lookup(r.name)) is not None and m.side_by_side and r.curve]
     assert {r.probe for r in drawn} == {"reliance", "rank_sweep", "spectrum", "missing", "noise"}
     for r in drawn:
         twin = report.after.find(r.name, r.modality, r.versus)
@@ -202,8 +203,9 @@ def test_better_is_said_only_where_it_is_known() -> None:
     judged = {p.before.name: p for pairs in found.values.values() for p in pairs if p.numbers.than_before}
     known = {name for name in (r.name for r in report.before.results) if _named(name)}
     assert set(judged) == known
-    scores = [p for p in found.values["utilisation"] if p.before.name == SCORE]
-    assert [p.before.modality for p in scores if p.numbers.than_before] == ["audio"]
+    scores = [p for p in found.values["utilisation"] if p.before.name == "utilisation.score"]
+    assert all(p.numbers.than_before for p in scores)  # of those that were not to be repaired, too
+    assert {p.before.modality for p in scores} == {"image", "audio"}
     document = document_of(report, Detail.SUMMARY)
     for block in (b for s in document.sections for b in s.blocks if isinstance(b, Table) and b.counted == "rows"):
         if block.title == "The numbers that matter":
@@ -217,35 +219,28 @@ def test_better_is_said_only_where_it_is_known() -> None:
 def _named(name: str) -> bool:
     known = re.compile(
         r"reliance\.full_(metric|loss)|missing\.(patterns|rates)(_loss)?\..*|prefix_gap\.prefix_(metric|loss)"
-        r"|utilisation\.(alone_metric|score)"
+        r"|utilisation\.(alone_metric|alone_gain|score|costs_now|costs_if_missing)|vif\.(mean|median|max)"
     )
     return known.fullmatch(name) is not None
 
 
-@pytest.mark.parametrize(("pattern", "way"), DIRECTIONS)
-def test_metrics_are_better_higher_and_losses_lower(pattern: str, way: int) -> None:
-    assert way == (-1 if "loss" in pattern else 1)
-    r = Result(name=pattern.replace("*", "x"), probe="x", value=0.0, definition="", source="")
-    assert direction(r, ()) == way
-
-
 @pytest.mark.parametrize(
-    ("new", "old", "way", "said"),
+    ("new", "old", "better", "said"),
     [
-        ((0.8, None), (0.7, None), 1, "better"),
-        ((0.8, None), (0.7, None), -1, "worse"),
-        ((0.7, (0.6, 0.8)), (0.7, (0.6, 0.8)), 1, "the same"),
-        ((0.8, (0.74, 0.9)), (0.7, (0.6, 0.75)), 1, "better (intervals overlap)"),
-        ((0.6, (0.5, 0.74)), (0.8, (0.7, 0.9)), 1, "worse (intervals overlap)"),
-        ((0.8, (0.76, 0.9)), (0.7, (0.6, 0.75)), 1, "better"),
-        ((0.6, (0.5, 0.65)), (0.8, (0.7, 0.9)), 1, "worse"),
-        ((0.8, (0.6, 0.9)), (0.7, None), 1, "better (intervals overlap)"),
+        ((0.8, None), (0.7, None), "higher", "better"),
+        ((0.8, None), (0.7, None), "lower", "worse"),
+        ((0.7, (0.6, 0.8)), (0.7, (0.6, 0.8)), "higher", "the same"),
+        ((0.8, (0.74, 0.9)), (0.7, (0.6, 0.75)), "higher", "better (intervals overlap)"),
+        ((0.6, (0.5, 0.74)), (0.8, (0.7, 0.9)), "higher", "worse (intervals overlap)"),
+        ((0.8, (0.76, 0.9)), (0.7, (0.6, 0.75)), "higher", "better"),
+        ((0.6, (0.5, 0.65)), (0.8, (0.7, 0.9)), "higher", "worse"),
+        ((0.8, (0.6, 0.9)), (0.7, None), "higher", "better (intervals overlap)"),
     ],
 )
-def test_judgement(new: Any, old: Any, way: int, said: str) -> None:
-    assert str(judge(new, old, way)) == said
-    assert judge(new, old, 0) is None
-    assert judge(None, old, way) is None
+def test_judgement(new: Any, old: Any, better: Better, said: str) -> None:
+    assert str(judge(new, old, better)) == said
+    assert judge(new, old, None) is None
+    assert judge(None, old, better) is None
 
 
 @pytest.mark.parametrize("field", ["definition", "source"])
@@ -433,7 +428,7 @@ def test_what_a_method_noted_is_there(who: str, kind: str) -> None:
     assert len(report.findings) == len(NAMES[who]) + 2
 
 
-def noted(report: RepairReport, title: str) -> list[tuple[Cell, ...]]:
+def noted(report: RepairReport, title: str) -> list[tuple[TableCell, ...]]:
     """The rows of one of the tables of what is new or was noted."""
     return [row.cells for _, found in noted_tables(report) if found.title == title for row in found.rows]
 

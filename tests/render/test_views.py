@@ -22,7 +22,7 @@ from test_render_html import ACTIVE, Reader
 from collapsekit.comparison.compare import compare
 from collapsekit.errors import ConfigError
 from collapsekit.render import document_of, files, formats_of, write
-from collapsekit.render.document import TONES, Detail, Run, Table
+from collapsekit.render.document import TONES, Detail, Span, Table
 from collapsekit.render.figures import diagnosis, repair
 from collapsekit.render.views.baseline import Update
 from collapsekit.report.baseline import Baseline
@@ -108,9 +108,9 @@ def detail_of(writer: str) -> Detail:
     return found
 
 
-def runs(value: Any) -> Iterator[Run]:
+def runs(value: Any) -> Iterator[Span]:
     """Every run in a document."""
-    if isinstance(value, Run):
+    if isinstance(value, Span):
         yield value
     elif isinstance(value, tuple | list):
         for part in value:
@@ -140,7 +140,7 @@ def seen(text: str, writer: str) -> str:
     return re.sub(r"[\s─`]", "", text)
 
 
-def _short(run: Run, writer: str) -> bool:
+def _short(run: Span, writer: str) -> bool:
     """Whether a terminal may show a sign of it only, or leave it out, as it says then."""
     return writer == "terminal" and (run.kind in TONES or run.kind == "interval")
 

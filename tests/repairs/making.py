@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from collapsekit import registry
 from collapsekit.context import Options, Progress
 from collapsekit.features.extraction import extract
-from collapsekit.readouts.linear import Fold
+from collapsekit.readouts.linear import FitSplit
 from collapsekit.repairs.training import loop
 from collapsekit.repairs.training.job import Job, Stage, Step, Training
 from collapsekit.repairs.training.snapshots import Snapshots
@@ -90,7 +90,7 @@ def make_job(
     width = adapter.task.expect(val.outputs[:1])[0].numel()
     return Job(
         adapter,
-        Fold(train, torch.arange(len(train)), val, torch.arange(len(val)), width),
+        FitSplit(train, torch.arange(len(train)), val, torch.arange(len(val)), width),
         tuple(weak),
         dict(credit or {m: float(i) for i, m in enumerate(widths)}),
         Training(**{**BRIEF, **training}),

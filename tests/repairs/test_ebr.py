@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import registry
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import absent, posts_of
+from collapsekit.adapters.inserts import capture_latents, posts_of, substitute_missing
 from collapsekit.errors import ConfigError
 from collapsekit.repairs.methods import ebr
 from collapsekit.repairs.methods._substitution import latent_vectors, note_substitutes, order_of, similarities
 from collapsekit.repairs.methods.ebr import Discriminator, EbrOptions
 from collapsekit.repairs.training import loop
-from collapsekit.repairs.training.estimate import reckon
+from collapsekit.repairs.training.estimate import estimate_cost
 from collapsekit.repairs.training.job import Job, Stage, Step
 from collapsekit.repairs.training.snapshots import Snapshots
 from tests.problems import make_arrays
@@ -335,7 +334,7 @@ def test_a_step_s_loss_is_the_sum_of_its_parts(aim: str, ramp: int, shares: tupl
     job = job_of(options={**ADVERSARY, "aim": aim, "ramp": ramp, "align": 0.4})
     stage, rows = first(job), torch.arange(13)
     moved(job)
-    with hearing(job.adapter.model) as heard:
+    with capture_latents(job.adapter.model) as heard:
         outputs = job.adapter.model(**job.batch(rows))
     given = [heard[m] for m in job.adapter.modalities]
     task = F.cross_entropy(outputs, job.at.train.targets[rows])
@@ -407,7 +406,7 @@ def test_a_step_is_under_substitution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ebr, "drawn", lambda rates, n: asked.append(rates) or gone[:n])
     loss = stage.loss(Step(rows, 1))
     assert torch.equal(asked[0], torch.full((3,), 0.4))
-    with absent(job.adapter.model, {m: gone[:, i] for i, m in enumerate(THREE)}):
+    with substitute_missing(job.adapter.model, {m: gone[:, i] for i, m in enumerate(THREE)}):
         outputs = job.adapter.model(**job.batch(rows))
     assert torch.equal(loss, F.cross_entropy(outputs, job.at.train.targets[rows]))
     assert not torch.equal(outputs, job.adapter.model(**job.batch(rows)))
@@ -428,7 +427,7 @@ def test_the_held_out_loss_is_under_the_same_substitution() -> None:
     torch.manual_seed(3)
     for _ in range(4):
         gone = ebr.drawn(torch.tensor([0.6, 0.6]), 24)
-        with torch.no_grad(), absent(job.adapter.model, {"image": gone[:, 0], "audio": gone[:, 1]}):
+        with torch.no_grad(), substitute_missing(job.adapter.model, {"image": gone[:, 0], "audio": gone[:, 1]}):
             out = job.adapter.model(**job.at.held.inputs).double()
         draws.append(float(F.cross_entropy(out, job.at.held_targets)))
     assert found[0] == pytest.approx(sum(draws) / 4, rel=1e-6)
@@ -687,7 +686,7 @@ def test_other_methods_may_follow(tmp_path: Path) -> None:
         part = replace(job, options=options_of(name))
         loop.train(registry.get_repair(name).stages(part), part, name, kept_in(tmp_path / name), loop.Progress())
     assert len(posts_of(job.adapter.model, "basis")) == 2
-    with absent(job.adapter.model, {"audio": torch.ones(40, dtype=torch.bool)}):
+    with substitute_missing(job.adapter.model, {"audio": torch.ones(40, dtype=torch.bool)}):
         assert bool(torch.isfinite(job.adapter.model(**job.at.train.inputs)).all())
 
 
@@ -697,7 +696,7 @@ def test_what_would_be_trained_says_what_is_added_and_what_stays(method: str, st
     own = frozenset(map(id, job.adapter.model.parameters()))
     before = sum(p.numel() for p in job.adapter.model.parameters())
     stage = next(iter(registry.get_repair(method).stages(job)))
-    told = reckon(stage, job, method, own)[0]
+    told = estimate_cost(stage, job, method, own)[0]
     trained, added, stay = (int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", told))
     assert trained == sum(p.numel() for p in stage.parameters)
     assert stay == sum(p.numel() for p in job.adapter.model.parameters()) - before

@@ -19,11 +19,12 @@ import collapsekit
 from collapsekit import RepairReport, load_repaired, repair
 from collapsekit.adapters import inserts
 from collapsekit.adapters.build import insert_into
-from collapsekit.adapters.inserts import Basis, absent, posts_of
+from collapsekit.adapters.inserts import BasisHead, posts_of, substitute_missing
 from collapsekit.cli import app
-from collapsekit.diagnosis import build_adapter, settle_config
+from collapsekit.diagnosis import settle_config
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
 from collapsekit.report.repair import structure_of
+from collapsekit.session.opening import build_adapter
 from tests.conftest import joint_trained_briefly
 from tests.problems import Late
 from tests.repairs.making import differing
@@ -104,7 +105,7 @@ def test_it_is_put_back_into_a_fresh_model(mended: Repaired) -> None:
         assert torch.equal(model(**x), plain)
         outputs = []
         for one in (ours, model):
-            with absent(one, gone):
+            with substitute_missing(one, gone):
                 outputs.append(one(**x))
         assert torch.equal(*outputs)
         assert not torch.equal(outputs[0], plain)
@@ -252,7 +253,7 @@ def test_a_structure_that_cannot_be_is_one_sentence(
     structure, words = {**REFUSED, **UNFIT}[name]
     write(tmp_path / "x", mended, structure)
     if name in REFUSED:
-        for kind in (Basis, inserts.Exchange):
+        for kind in (BasisHead, inserts.ChannelExchange):
             monkeypatch.setattr(kind, "__init__", lambda *_: pytest.fail("memory was taken for it"))
     began = time.process_time()
     for error in refusals(tmp_path / "x", mended[2]):
@@ -327,7 +328,7 @@ def test_an_order_that_weights_may_hold_is_no_traceback(mended: Repaired, tmp_pa
         found = collapsekit.diagnose(folder, config=config, **BRIEFLY)
         assert _value(found, "substitution") is not None
         model = load_repaired(folder, Late(WIDTHS))
-        with absent(model, {"audio": torch.ones(11, dtype=torch.bool)}):
+        with substitute_missing(model, {"audio": torch.ones(11, dtype=torch.bool)}):
             assert model(**examples()).shape == (11, 3)
 
 

@@ -25,13 +25,13 @@ import collapsekit
 from benchmarks.repair.planted import only_deciding
 from collapsekit import RepairReport, load_repaired, registry, repair
 from collapsekit.cli import app
-from collapsekit.cli.commands.repair import repair_names
+from collapsekit.cli.completion import repair_names
 from collapsekit.context import Progress
-from collapsekit.data.base import by_split
+from collapsekit.data.arrays import by_split
 from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
 from collapsekit.features.extraction import extract
 from collapsekit.io.locks import locked
-from collapsekit.readouts.linear import Fold
+from collapsekit.readouts.linear import FitSplit
 from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.training.job import Job, Training
@@ -301,7 +301,7 @@ def test_every_method_trains_for_every_task(tmp_path: Path, task: str, outputs: 
     adapter = adapt(problem.model, problem.config | {"model": factory}, by_split(problem.arrays, tmp_path))
     given, held = extract(adapter, "train"), extract(adapter, "val")
     width = adapter.task.expect(held.outputs[:1])[0].numel()
-    at = Fold(given, torch.arange(len(given)), held, torch.arange(len(held)), width)
+    at = FitSplit(given, torch.arange(len(given)), held, torch.arange(len(held)), width)
     spec = registry.get_repair(method)
     how = Training(epochs=3, rate=0.01, amp=task == "multilabel")
     job = Job(adapter, at, ("audio",), {"image": 1.0, "audio": 0.1}, how, 0, spec.options())

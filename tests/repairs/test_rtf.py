@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from collapsekit import diagnose, registry
 from collapsekit.adapters import inserts
-from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.inserts import Exchange, posts_of
+from collapsekit.adapters.encode_fuse_head import EncodeFuseHeadAdapter
+from collapsekit.adapters.inserts import ChannelExchange, posts_of
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.replay import predict
@@ -91,7 +91,7 @@ def inserted(job: Job) -> Any:
     return stage, exchanges(job)
 
 
-def exchanges(job: Job) -> dict[str, Exchange]:
+def exchanges(job: Job) -> dict[str, ChannelExchange]:
     return {m: post.insert for m, post in posts_of(job.adapter.model, "exchange").items()}  # type: ignore[misc]
 
 
@@ -483,9 +483,9 @@ def test_records_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
         "source": (2, 3),
         "blend": 0.5,
     }
-    Exchange(record, ["image"])
+    ChannelExchange(record, ["image"])
     with pytest.raises(ValueError, match="audio cannot get channels"):
-        Exchange({**record, **change}, ["image"])
+        ChannelExchange({**record, **change}, ["image"])
 
 
 def test_a_blend_is_of_the_receivers_precision() -> None:
@@ -499,7 +499,7 @@ def test_a_blend_is_of_the_receivers_precision() -> None:
         "blend": 0.5,
     }
     own, other = torch.randn(3, 6).bfloat16(), torch.randn(3, 6)
-    assert Exchange(record, ["image"])(own, other).dtype == torch.bfloat16
+    assert ChannelExchange(record, ["image"])(own, other).dtype == torch.bfloat16
 
 
 def test_the_adapter_still_records_features_before_the_exchange(tmp_path: Path) -> None:
@@ -669,7 +669,7 @@ def interrupted(stages: Any, stop: int | None) -> Any:
         yield stage
 
 
-class Parts(Adapter):
+class Parts(EncodeFuseHeadAdapter):
     """Calls the model's parts rather than the model."""
 
     def encode(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

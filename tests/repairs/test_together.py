@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from collapsekit import registry
+from collapsekit.config.options import RepairOptions
 from collapsekit.context import Progress
-from collapsekit.distributed.process_group import World
+from collapsekit.distributed.process_group import ProcessGroup
 from collapsekit.errors import ConfigError
 from collapsekit.repairs import run as order
-from collapsekit.repairs.request import check_method_options, make_asked
+from collapsekit.repairs.request import check_method_options, make_request
 from collapsekit.repairs.training import estimate as reckon
 from collapsekit.repairs.training.data_parallel import share, summed
 from collapsekit.repairs.training.fsdp import need_shardable
@@ -226,37 +227,37 @@ def test_where_one_is_gone_the_other_says_so(folder: Path, name: str) -> None:
 )
 def test_what_cannot_be_shared_out_is_refused(how: dict[str, Any], device: str, size: int, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        need_shardable(Training(fsdp=True, **how), device, World(0, size))
+        need_shardable(Training(fsdp=True, **how), device, ProcessGroup(0, size))
     assert one_sentence(str(caught.value))
-    need_shardable(Training(**how), device, World(0, size))
+    need_shardable(Training(**how), device, ProcessGroup(0, size))
 
 
 def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("torch.distributed.fsdp.FSDPModule.reset_iter_state")
     with pytest.raises(ConfigError, match=r"needs a newer torch \(2\.13"):
-        need_shardable(Training(fsdp=True), "cuda:1", World(0, 2))
+        need_shardable(Training(fsdp=True), "cuda:1", ProcessGroup(0, 2))
 
 
 def test_it_is_refused_before_anything_is_diagnosed() -> None:
     with pytest.raises(ConfigError, match="this is one alone"):
-        make_asked(None, CONFIG, {"fsdp": True})
+        make_request(None, CONFIG, RepairOptions.make(training={"fsdp": True}))
 
 
 def test_shares_are_all_rows_once_and_small_batches_are_whole() -> None:
     rows = torch.arange(11)
-    shares = [share(rows, World(r, 3)) for r in range(3)]
+    shares = [share(rows, ProcessGroup(r, 3)) for r in range(3)]
     assert torch.equal(torch.cat([mine for mine, _ in shares]), rows)
     assert sum(weight for _, weight in shares) == pytest.approx(1)
     for mine, weight in shares:
         assert weight == len(mine) / 11
-    few = [share(rows[:5], World(r, 3)) for r in range(3)]
+    few = [share(rows[:5], ProcessGroup(r, 3)) for r in range(3)]
     assert all(torch.equal(mine, rows[:5]) for mine, _ in few)
     assert sum(weight for _, weight in few) == pytest.approx(1)
 
 
 def test_alone_nothing_is_summed() -> None:
     parameter = nn.Parameter(torch.ones(2))
-    assert summed([parameter], (1.0, 2.0), World()) == [1.0, 2.0]
+    assert summed([parameter], (1.0, 2.0), ProcessGroup()) == [1.0, 2.0]
     assert parameter.grad is None
 
 
@@ -264,12 +265,11 @@ def test_sharing_is_no_other_repair_to_snapshots(tmp_path: Path, monkeypatch: py
     found = []
     monkeypatch.setattr(order, "train", lambda _stages, _job, _name, kept, *_: found.append(kept.identity) or [])
     job = make_job(epochs=1)
-    monkeypatch.setattr(order, "make_job", lambda *_: (job, "digest"))
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
     for changes in ({}, SHARED, {"batch": 4}):
         how = Training(**changes)
-        asked: Any = SimpleNamespace(training=how, seed=0, profile="quick", progress=Progress(), tensorboard=None)
-        order._Run(asked, ("finetune",), check_method_options({}), ("audio",), before, tmp_path, False)
+        asked: Any = SimpleNamespace(options=RepairOptions.make(training=how), progress=Progress())
+        order._Run(asked, job, "digest", ("finetune",), check_method_options({}), before, tmp_path).train()
     assert found[0] == found[1]
     assert found[0] != found[2]
 
@@ -279,8 +279,8 @@ def test_what_a_share_takes_is_reckoned(monkeypatch: pytest.MonkeyPatch) -> None
     for changes in ({}, SHARED):
         job = make_job(**changes)
         stage = next(iter(registry.get_repair("finetune").stages(job)))
-        monkeypatch.setattr(reckon, "current", lambda: World(0, 4))
-        told.append(reckon.reckon(stage, job, "finetune", frozenset())[1])
+        monkeypatch.setattr(reckon, "current", lambda: ProcessGroup(0, 4))
+        told.append(reckon.estimate_cost(stage, job, "finetune", frozenset())[1])
     size = 4 * sum(p.numel() for p in job.adapter.model.parameters()) / 1e6
     assert f"about {8 * size:,.1f} MB beside" in told[0]
     assert f"Each of 4 processes takes about {2 * size:,.1f} MB for its share" in told[1]

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from collapsekit.cli import app
+from collapsekit.config.options import RepairOptions, Training
 from collapsekit.context import Progress
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
-from collapsekit.repairs.request import check_method_options, make_asked
+from collapsekit.repairs.request import check_method_options, make_request
 from collapsekit.repairs.training import compile as compiling
 from collapsekit.repairs.training import loop
 from collapsekit.repairs.training.job import Job, Step
@@ -463,11 +464,11 @@ def test_epochs_that_are_taken_back_are_not_shown(
 def test_each_run_of_a_repair_has_its_folder(tmp_path: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain's method and the control of the same name are told apart as their snapshots are."""
     job = make_job(epochs=1)
-    monkeypatch.setattr(order, "make_job", lambda *_: (job, "digest"))
-    how = {"training": job.training, "seed": 0, "profile": "standard", "tensorboard": tmp_path / "board"}
-    asked: Any = SimpleNamespace(**how, progress=Progress())
+    how = RepairOptions.make(training=job.training, tensorboard=tmp_path / "board")
+    asked: Any = SimpleNamespace(options=how, progress=Progress())
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
-    order._Run(asked, ("finetune", "dropout"), check_method_options({}), ("audio",), before, tmp_path / "out", False)
+    methods, every = ("finetune", "dropout"), check_method_options({})
+    order._Run(asked, job, "digest", methods, every, before, tmp_path / "out").train()
     found = sorted(str(p.relative_to(tmp_path / "board")) for p in (tmp_path / "board").glob("*/*"))
     assert found == ["finetune-dropout/0-modality-dropout", "finetune-dropout/1-finishing", "finetune/0-fine-tuning"]
 
@@ -482,11 +483,12 @@ CONFIG: dict[str, Any] = {
 def test_without_the_package_it_says_what_to_install(
     tmp_path: Path, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert make_asked(None, CONFIG, None).tensorboard is None
-    assert make_asked(None, CONFIG, None, tensorboard=str(tmp_path)).tensorboard == tmp_path
+    wanted = RepairOptions.make(tensorboard=tmp_path)
+    assert make_request(None, CONFIG, RepairOptions()).options.tensorboard is None
+    assert make_request(None, CONFIG, wanted).options.tensorboard == tmp_path
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"--tensorboard.*pip install 'collapsekit\[tensorboard\]'\.$") as caught:
-        make_asked(None, CONFIG, None, tensorboard=tmp_path)
+        make_request(None, CONFIG, wanted)
     assert one_sentence(str(caught.value))
 
 
@@ -531,8 +533,8 @@ def test_options_reach_the_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("collapsekit.repairs.run.repair", repair)
     for options in ([], ["--optimizer", "sgd", "--compile", "--fsdp", "--tensorboard", str(tmp_path)]):
         assert CliRunner().invoke(app, ["repair", *options]).exit_code == 2
-    assert (given[0]["training"], given[0]["tensorboard"]) == ({}, None)
-    assert given[1]["training"] == {"optimizer": "sgd", "compile": True, "fsdp": True}
+    assert (given[0]["training"], given[0]["tensorboard"]) == (Training(), None)
+    assert given[1]["training"] == Training(optimizer="sgd", compile=True, fsdp=True)
     assert given[1]["tensorboard"] == tmp_path
     assert CliRunner().invoke(app, ["repair", "--optimizer", "adam"]).exit_code == 2
     assert len(given) == 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import registry
-from collapsekit.adapters.inserts import Post
+from collapsekit.adapters.inserts import WrappedEncoder
 from collapsekit.repairs.training import fsdp_units as units
 from collapsekit.repairs.training.fsdp_units import units_of
 from collapsekit.repairs.training.job import Stage, Step
@@ -198,7 +198,7 @@ def test_stopped_forwards_have_units_inside() -> None:
         *(f"0.encoders.{m}.insert.{part}.{i}" for m in ("image", "audio") for part in ("h", "back") for i in (0, 2)),
     } | {"0.fusion.0", "0.head"}
     assert [names[m] for m in made][:2] == ["0.encoders.image.encoder", "0.encoders.audio.encoder"]
-    assert not any(isinstance(m, Post) for m in made)
+    assert not any(isinstance(m, WrappedEncoder) for m in made)
 
 
 def test_latent_encodings_that_are_read_lead_out() -> None:
@@ -210,6 +210,6 @@ def test_latent_encodings_that_are_read_lead_out() -> None:
         stage.module.train()
         stage.loss(Step(job.at.fit[:4], 1))
     seen.judge()
-    posts = {m for m in stage.module.modules() if isinstance(m, Post)}
+    posts = {m for m in stage.module.modules() if isinstance(m, WrappedEncoder)}
     assert posts & seen.fit() == set()
     assert {m.insert.h for m in posts} <= seen.fit()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import registry
+from collapsekit.config.options import RepairOptions
 from collapsekit.context import Progress
 from collapsekit.errors import ConfigError
 from collapsekit.repairs import request as asking
@@ -20,7 +21,7 @@ from collapsekit.repairs.methods import rtf
 from collapsekit.repairs.methods._channels import features_of
 from collapsekit.repairs.methods._reinit import renew_encoder
 from collapsekit.repairs.training import loop
-from collapsekit.repairs.training.estimate import reckon
+from collapsekit.repairs.training.estimate import estimate_cost
 from collapsekit.repairs.training.job import Job, Stage, Step
 from tests.repairs.making import differing, kept_in, make_job, make_model, options_of, run, state
 
@@ -117,7 +118,7 @@ def test_it_may_take_three_times_the_epochs_but_not_more_steps(tmp_path: Path, s
 def test_a_dry_run_says_how_many_epochs_that_is(lost: dict[str, Any], epochs: int) -> None:
     job = make_job(method="dropout", **lost, epochs=4)
     stage = first(job)
-    said = "; ".join(reckon(stage, job, "dropout", frozenset())).split("; ")
+    said = "; ".join(estimate_cost(stage, job, "dropout", frozenset())).split("; ")
     assert any(part.startswith(f"at most {epochs} epochs of this") for part in said)
 
 
@@ -215,9 +216,10 @@ def test_what_the_diagnosis_says_of_encoders_and_of_their_use(
     monkeypatch.setattr(asking, "_fold", lambda *_: (made.at, "digest"))
     monkeypatch.setattr(asking, "_credit", lambda *_: 0.0)
     monkeypatch.setattr(asking, "kept_by", lambda _report, m, least: {("audio", 0.05): share}.get((m, least)))
-    asked: Any = SimpleNamespace(adapter=lambda: made.adapter, training=made.training, seed=0)
+    asked: Any = SimpleNamespace(options=RepairOptions.make(training=made.training))
+    subject: Any = None
     before: Any = SimpleNamespace(modalities={m: SimpleNamespace(verdict=verdict) for m in ("image", "audio")})
-    job, _ = asking.make_job(asked, before, ("audio",))
+    job, _ = asking.make_job(asked, subject, made.adapter, before, ("audio",))
     assert job.kept == ({} if share is None else {"audio": share})
     assert job.ignored == (("audio",) if ignored else ())
     assert job.underused == (("audio",) if underused else ())

@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from collapsekit import registry
 from collapsekit.context import Progress
-from collapsekit.distributed.process_group import World, together
+from collapsekit.distributed.process_group import ProcessGroup, together
 from collapsekit.errors import CollapsekitError
 from collapsekit.repairs.training import fsdp_units as units
 from collapsekit.repairs.training import loop
@@ -79,7 +79,7 @@ class Stopping(Progress):
             raise KeyboardInterrupt
 
 
-def _broken(stages: Iterator[Stage], world: World, at: list[int] | None) -> Iterator[Stage]:
+def _broken(stages: Iterator[Stage], world: ProcessGroup, at: list[int] | None) -> Iterator[Stage]:
     calls = [0]
     for stage in stages:
         loss = stage.loss
@@ -101,7 +101,7 @@ class Stubborn(nn.Linear):
         super().__setattr__(name, value)
 
 
-def _model(how: dict[str, Any], world: World) -> nn.Module:
+def _model(how: dict[str, Any], world: ProcessGroup) -> nn.Module:
     torch.manual_seed(0)
     if how.get("odd"):
         return Odd()
@@ -145,11 +145,11 @@ def _described(model: nn.Module) -> list[Any]:
     ]
 
 
-def train(folder: Path, how: dict[str, Any], world: World) -> None:
+def train(folder: Path, how: dict[str, Any], world: ProcessGroup) -> None:
     """Train, and leave what came of it."""
     units.UNIT = how.get("unit", units.UNIT)
     job = make_job(_model(how, world), **how.get("training", {}))
-    if "from" in how and world.first:
+    if "from" in how and world.is_main:
         shutil.copytree(Path(how["from"]) / "kept", folder / "kept", dirs_exist_ok=True)
     curves, held, before = [], list[list[int]](), _described(job.adapter.model)
     loop._Run._keep = _watched(held)  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ from collapsekit.cli import app
 from collapsekit.errors import RefusedError
 from collapsekit.report.base import sealed
 from collapsekit.report.diagnosis import Result
-from collapsekit.report.per_example import NAME, Records
+from collapsekit.report.per_example import NAME, PerExample
 from collapsekit.report.verdicts import judge
 from tests.sound_files import KINDS, records, sound
 
@@ -434,8 +434,8 @@ def test_a_number_that_is_not_that_of_its_records_is_refused(
 
 
 def test_records_of_more_examples_than_the_report_are_refused(tmp_path: Path) -> None:
-    whole = Records.from_bytes(records(), "r")
-    fewer = Records(whole.ids[:-1], None, {k: v[:-1] for k, v in whole.columns.items()}).to_bytes()
+    whole = PerExample.from_bytes(records(), "r")
+    fewer = PerExample(whole.ids[:-1], None, {k: v[:-1] for k, v in whole.columns.items()}).to_bytes()
     raw = json.loads(sound("report"))
     raw["settings"]["records"] = hashlib.sha256(fewer).hexdigest()
     (tmp_path / "report.json").write_text(json.dumps(sealed(KINDS["report"], raw)))
@@ -446,11 +446,11 @@ def test_records_of_more_examples_than_the_report_are_refused(tmp_path: Path) ->
 
 
 def test_means_are_those_of_numpy_and_what_is_no_file_of_records_is_said() -> None:
-    from collapsekit.report.invariants.of_records import Means, means_of
+    from collapsekit.report.per_example import Means, means_of
 
     found = means_of(records())
     assert isinstance(found, Means)
-    whole = Records.from_bytes(records(), "r")
+    whole = PerExample.from_bytes(records(), "r")
     assert found.examples == len(whole.ids)
     assert {k: v[0] for k, v in found.columns.items()} == pytest.approx(
         {k: v.astype(np.float64).mean() for k, v in whole.columns.items()}, rel=1e-12

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from collapsekit.errors import RefusedError
-from collapsekit.games.per_example import parts_of_metric
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.per_example import NAME, Records, digest, load_records
-from collapsekit.tasks.base import make_task
+from collapsekit.report.per_example import NAME, PerExample, digest, load_records
+from collapsekit.tasks.make import make_task
+from collapsekit.tasks.scoring import parts_of_metric
 from tests.gating.making import make_records
 from tests.problems import make_problem
 
@@ -29,9 +29,9 @@ def report(tmp_path_factory: pytest.TempPathFactory, brief_joint: None) -> Repor
     return problem.diagnose(probes=PROBES)
 
 
-def read(report: Report) -> Records:
+def read(report: Report) -> PerExample:
     assert report.records is not None
-    return Records.from_bytes(report.records, "records")
+    return PerExample.from_bytes(report.records, "records")
 
 
 def test_columns_add_up_to_the_report(report: Report) -> None:
@@ -102,8 +102,8 @@ def test_same_records_same_bytes_and_back() -> None:
     assert all(np.array_equal(again.columns[k], v) for k, v in made.columns.items())
 
 
-def make_again(records: Records) -> Records:
-    return Records.from_bytes(records.to_bytes(), "x")
+def make_again(records: PerExample) -> PerExample:
+    return PerExample.from_bytes(records.to_bytes(), "x")
 
 
 IDS = np.arange(4, dtype=np.int64)
@@ -125,7 +125,7 @@ IDS = np.arange(4, dtype=np.int64)
 )
 def test_what_is_no_file_of_records_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(RefusedError, match=said):
-        Records.from_bytes(data, "records.safetensors")
+        PerExample.from_bytes(data, "records.safetensors")
 
 
 @settings(max_examples=150)
@@ -134,7 +134,7 @@ def test_damaged_bytes_are_refused_or_read(at: int, patch: bytes) -> None:
     data = make_records({"audio": 0.5}, 0.9, n=8).to_bytes()
     damaged = data[:at] + patch + data[at + len(patch) :]
     try:
-        Records.from_bytes(damaged, "records")
+        PerExample.from_bytes(damaged, "records")
     except RefusedError as e:
         said = str(e)
         assert "make the report again" in said

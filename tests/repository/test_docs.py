@@ -10,7 +10,8 @@ import pytest
 from collapsekit import registry
 from collapsekit.adapters.validate import FEW
 from collapsekit.cli import app
-from collapsekit.config.schema import check_config, parse_yaml
+from collapsekit.config.load import check_config
+from collapsekit.io.yaml import parse_yaml
 from collapsekit.report.diagnosis import ModalityVerdict
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ def test_every_probe_is_documented_and_no_other() -> None:
     registry.load_builtins()
     builtin = {n for n, s in registry.PROBES.items() if s.run.__module__.startswith("collapsekit.")}
     table = README[README.index("## Probes") : README.index("The papers:")]
-    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == builtin
+    assert set(re.findall(r"^\| \[`(\w+)`\]", table, re.M)) == builtin
 
 
 def test_every_repair_is_documented_and_no_other() -> None:
@@ -39,10 +40,11 @@ def test_every_repair_is_documented_and_no_other() -> None:
     table = README[README.index("## Repair") : README.index("Methods run in the order")]
     assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == builtin
     page = (ROOT / "docs" / "repairs.md").read_text()
-    assert set(re.findall(r"^## `(\w+)`", page, re.M)) == builtin
+    own = {p.stem: p.read_text() for p in (ROOT / "docs" / "repairs").glob("*.md")}  # a page of its own will do
+    assert {*re.findall(r"^## `(\w+)`", page, re.M), *own} == builtin
     for name in builtin:
         for option, field in registry.REPAIRS[name].options.model_fields.items():
-            assert f"`{option}` ({field.default})" in page, (name, option)
+            assert f"`{option}` ({field.default})" in own.get(name, page), (name, option)
             assert field.description, (name, option)  # as `list repairs --verbose` shows it
 
 
@@ -62,9 +64,9 @@ def test_what_a_repair_is_accepted_by_is_documented() -> None:
     from collapsekit.repairs.training.job import Training
 
     page = (ROOT / "docs" / "repairs.md").read_text()
-    assert f"at most {accept.MARGIN:g}" in page
-    assert f"falls by at least {accept.LEAST:g}" in page
-    assert f"falls by at least {accept.LEAST:g}" in README
+    assert f"at most {accept.METRIC_MARGIN:g}" in page
+    assert f"falls by at least {accept.MIN_SCORE_FALL:g}" in page
+    assert f"falls by at least {accept.MIN_SCORE_FALL:g}" in README
     assert f"every {loop.ROUND} optimiser steps" in page
     for name, field in Training.model_fields.items():
         assert f"`{name}` ({field.default})" in page, name
@@ -116,23 +118,16 @@ def test_the_api_example_runs_names_that_exist() -> None:
 def test_exit_codes_are_the_codes() -> None:
     from collapsekit import errors
     from collapsekit.cli import terminal
+    from collapsekit.report.gate import EXIT_CODES
 
     assert errors.ConfigError("x").exit_code == 2
     assert errors.RefusedError("x").exit_code == 3
     assert terminal.INTERNAL == 4
     assert errors.NothingEvaluatedError("x").exit_code == 5
     assert terminal.INTERRUPTED == 130
-    for words in (
-        "0 done, or gate passed",
-        "1 `--fail-on` met, gate failed, or a repair rejected",
-        "2 usage",
-        "3 input refused",
-        "4 internal",
-        "5 nothing",
-        "130 inter",
-    ):
-        assert words in README
-        assert words in (ROOT / "docs" / "architecture.md").read_text()
+    kinds = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.CollapsekitError)]
+    raised = {kind.exit_code for kind in kinds} | {terminal.INTERNAL, terminal.INTERRUPTED} | set(EXIT_CODES.values())
+    assert raised == set(errors.EXIT_CODES)  # which README and docs/commands.md are generated from
 
 
 def test_version_is_said_once() -> None:
@@ -158,7 +153,7 @@ def test_the_thresholds_in_the_docs_are_the_codes() -> None:
 def test_what_the_gate_decides_by_is_documented() -> None:
     from collapsekit.cli.commands.gate import KINDS
     from collapsekit.gating.criteria import EFFECTS, MARGINS
-    from collapsekit.gating.regression import FEWEST_RUNS
+    from collapsekit.gating.regression import MIN_RUNS
     from collapsekit.render import formats_of
 
     page = " ".join((ROOT / "docs" / "gate.md").read_text().split())
@@ -171,8 +166,8 @@ def test_what_the_gate_decides_by_is_documented() -> None:
             f"{values['metric']:g} of the metric, {values['use']:g} of use, {values['missing']:g} of the metric without"
         )
         assert said in page, name
-    assert f"at least {FEWEST_RUNS} runs" in page
-    assert f"with at least {FEWEST_RUNS} of them" in " ".join(README.split())
+    assert f"at least {MIN_RUNS} runs" in page
+    assert f"with at least {MIN_RUNS} of them" in " ".join(README.split())
 
 
 def test_every_rule_in_the_docs_can_be_read() -> None:

@@ -57,7 +57,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return stop
 
-    for place in ("diagnosis.read_checkpoint", "diagnosis.extract", "repairs.request.extract", "repairs.run.train"):
+    for place in ("session.opening.read_checkpoint", "session.opening.OpenModel.measuring", "repairs.run.train"):
         monkeypatch.setattr(f"collapsekit.{place}", instead(place))
     return seen
 
@@ -236,7 +236,7 @@ def test_inputs_that_the_disk_has_no_room_for(made: Path, begun: list[str], monk
 def test_a_repair_that_the_disk_has_no_room_for(
     made: Path, tmp_path: Path, begun: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("collapsekit.diagnosis.read_checkpoint", read_checkpoint)
+    monkeypatch.setattr("collapsekit.session.opening.read_checkpoint", read_checkpoint)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(ConfigError, match=r"the repair may take .* kB in .*out, and 1\.0 kB are free there"):
         repair(made / "ckpt.pt", config=made / "collapsekit.yaml", output=tmp_path / "new" / "out")
@@ -268,7 +268,7 @@ def test_what_a_repair_may_take_is_never_less_than_it_takes(tmp_path: Path, monk
 def test_freezing_what_is_not_there_is_said_of_the_built_model(
     made: Path, tmp_path: Path, begun: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("collapsekit.diagnosis.read_checkpoint", read_checkpoint)
+    monkeypatch.setattr("collapsekit.session.opening.read_checkpoint", read_checkpoint)
     for freeze, words in (
         (["encoders.imge"], "--freeze 'encoders.imge' .*'encoders.image'"),
         (["encoders", "fusion", "head"], "nothing is left"),

@@ -95,7 +95,7 @@ def test_each_example_may_lack_others() -> None:
 def test_nobody_is_their_own_neighbour() -> None:
     x = [normal(0, 60, 3), normal(1, 60, 2)]
     np.testing.assert_array_equal(nearest(x, x, everyone(60, 2))[0], np.arange(60))
-    found = nearest(x, x, everyone(60, 2), own=True)[0]
+    found = nearest(x, x, everyone(60, 2), within=True)[0]
     np.testing.assert_array_equal(found, by_sklearn(x, x, [0, 1], neighbours=2))
 
 
@@ -127,4 +127,4 @@ def test_refusals() -> None:
     with pytest.raises(NumericsError, match="at least one present"):
         nearest(x, x, ~everyone(5, 1))
     with pytest.raises(NumericsError, match="needs 2 to look among, found 1"):
-        nearest([x[0][:1]], [x[0][:1]], everyone(1, 1), own=True)
+        nearest([x[0][:1]], [x[0][:1]], everyone(1, 1), within=True)

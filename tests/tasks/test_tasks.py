@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from collapsekit.errors import ConfigError, DataError
-from collapsekit.tasks.base import TASKS, Task, make_task
+from collapsekit.registry import task_names
+from collapsekit.tasks.base import Task
+from collapsekit.tasks.make import make_task
 from tests.problems import SIZES, Late, make_problem
 
 
@@ -173,7 +175,7 @@ def test_names_and_metrics() -> None:
     with pytest.raises(ConfigError, match="cannot be chosen for task 'contrastive'"):
         task("contrastive", "accuracy")
     assert task("classification", "balanced_accuracy").metric_name == "balanced_accuracy"
-    for name in TASKS:
+    for name in task_names():
         assert task(name).name == name
 
 
@@ -278,7 +280,7 @@ def test_contrastive_diagnosis(tmp_path: Path) -> None:
 def test_custom_loss_diagnosis(tmp_path: Path) -> None:
     (tmp_path / "taskt_losses2.py").write_text(LOSSES)
     problem = make_problem(tmp_path, task="regression", outputs=1, ignored=["audio"])
-    from collapsekit.config.schema import check_config
+    from collapsekit.config.load import check_config
 
     config = check_config({**problem.config, "task": "taskt_losses2:huber"}, base=tmp_path)
     report = problem.diagnose(config=config)

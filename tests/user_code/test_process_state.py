@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from collapsekit import diagnose
-from collapsekit.config.schema import check_config
+from collapsekit.config.load import check_config
 from collapsekit.errors import ConfigError
 from collapsekit.report.diagnosis import Report
-from collapsekit.user_code.process_state import _now, each_of, process_state_kept, user_code
+from collapsekit.user_code.process_state import _now, each_of, preserve_process_state, user_code
 from tests.problems import make_problem
 from tests.resealing import resealed
 
@@ -220,14 +220,14 @@ def test_no_call_into_user_code_is_left_out_of_many() -> None:
             torch.set_default_dtype(torch.float64)
             yield i
 
-    with process_state_kept():
+    with preserve_process_state():
         for value in each_of(values(), "the loader"):
             seen.append((value, torch.get_default_dtype()))
     assert seen == [(i, torch.float32) for i in range(3)]
 
 
 def test_within_user_code_ours_stays_as_it_is() -> None:
-    with process_state_kept():
+    with preserve_process_state():
         with user_code("outer", stays=True):
             torch.set_default_dtype(torch.float64)
             with user_code("inner"):

@@ -34,7 +34,7 @@ Undo = Callable[[], object]
 
 
 @contextmanager
-def model_kept(model: nn.Module) -> Iterator[None]:
+def preserve_model(model: nn.Module) -> Iterator[None]:
     """Give ``model`` back as it was found.
 
     Of every module in it, and of every one in plain containers, that is: class, attributes, submodules, hooks and mode;
@@ -149,6 +149,18 @@ class _Found:
         for module, kind, _ in self.modules:
             if type(module) is not kind:
                 module.__class__ = kind
+        self._put_collections_back()
+        for weight in self.weights:
+            _put_weight(*weight)
+        for tensor in self.tensors:
+            _put_tensor(*tensor)
+        for module, _, mode in self.modules:
+            if module.training != mode:  # a scripted one does not have it among its attributes
+                module.training = mode
+        for put_back in self.others:
+            put_back()
+
+    def _put_collections_back(self) -> None:
         for mapping, names, values in self.mappings:
             plain = _plain(mapping)
             if not (_alike(plain.keys(mapping), names) and _alike(plain.values(mapping), values)):
@@ -161,15 +173,6 @@ class _Found:
         for collection in self.empty:
             if collection:
                 collection.clear()
-        for weight in self.weights:
-            _put_weight(*weight)
-        for tensor in self.tensors:
-            _put_tensor(*tensor)
-        for module, _, mode in self.modules:
-            if module.training != mode:  # a scripted one does not have it among its attributes
-                module.training = mode
-        for put_back in self.others:
-            put_back()
 
 
 def _of_the_user(kind: type) -> bool:

@@ -31,11 +31,11 @@ from collapsekit.checkpoint.formats.zip_archive import open_archive
 METADATA = ".metadata"
 # What every .metadata names.
 _USUAL = re.compile(r"torch\.distributed\.checkpoint\.\w+\.\w+|pathlib(\._local)?\.\w*Path")
-_MOST_CHUNKS = 200_000
+_MAX_CHUNKS = 200_000
 
 
 def is_distributed(folder: Path) -> bool:
-    """A directory with the .metadata of torch.distributed.checkpoint."""
+    """Tell whether it is a directory with the .metadata of torch.distributed.checkpoint."""
     return (folder / METADATA).exists()
 
 
@@ -52,8 +52,8 @@ def load_distributed(folder: Path, names: dict[str, None]) -> Loaded:
     if not isinstance(entries, dict) or not isinstance(stored, dict):
         raise DamagedError("its .metadata does not describe a checkpoint")
     items = _items(folder, stored)
-    if len(items) > _MOST_CHUNKS:
-        raise LimitError(f"it has {len(items):,} pieces, more than the {_MOST_CHUNKS:,} that are read")
+    if len(items) > _MAX_CHUNKS:
+        raise LimitError(f"it has {len(items):,} pieces, more than the {_MAX_CHUNKS:,} that are read")
     read: dict[Extent, Any] = {}
     tensors = {
         name: _tensor(name, _state(entry), items, read, names)
@@ -100,8 +100,10 @@ def _items(folder: Path, stored: dict[Any, Any]) -> dict[Key, Extent]:
 
 
 def base_name(name: str) -> str:
-    """``name`` where it is a plain file name, for files that may only lie in the directory itself. Raises
-    DamagedError."""
+    """Return ``name`` where it is a plain file name, for files that may only lie in the directory itself.
+
+    Raises DamagedError.
+    """
     if name in ("", ".", "..") or any(c in name for c in "/\\\0:"):
         raise DamagedError(f"it names a file outside its directory, {name[:100]!r}")
     return name

@@ -25,7 +25,7 @@ from collapsekit.checkpoint.formats.torch_save import is_torch_legacy, is_torch_
 from collapsekit.checkpoint.formats.unsupported import unfamiliar
 from collapsekit.checkpoint.formats.zip_archive import Archive, member_names, open_archive
 from collapsekit.errors import RefusedError
-from collapsekit.io.safe_text import quoted, shown
+from collapsekit.io.safe_text import inline, quote
 
 REMEDY = 'in the code that made it, run `torch.save(model.state_dict(), "weights.pt")` and give that file'
 # What a file of plain tensors names.
@@ -60,7 +60,7 @@ _SLACK = 64 << 20  # bytes; a broadcast buffer may exceed the file it is stored 
 
 
 @dataclass(frozen=True)
-class Given:
+class Candidate:
     """A file, and what a zip archive holds."""
 
     file: Opened
@@ -68,42 +68,42 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Format:
+class FileFormat:
     """A kind of file: how its content is told, and how it becomes named places of tensors."""
 
     name: str
-    sniff: Callable[[Given], bool]
-    load: Callable[[Given, dict[str, None]], Loaded]
+    sniff: Callable[[Candidate], bool]
+    load: Callable[[Candidate, dict[str, None]], Loaded]
 
 
-def _torch_zip(given: Given, names: dict[str, None]) -> Loaded:
-    assert given.archive is not None  # by its sniff
-    content = load_torch_zip(given.archive, names)
-    return Loaded(content, [given.file.path], list(names), checksummed=given.archive.checksummed)
+def _torch_zip(candidate: Candidate, names: dict[str, None]) -> Loaded:
+    assert candidate.archive is not None  # by its sniff
+    content = load_torch_zip(candidate.archive, names)
+    return Loaded(content, [candidate.file.path], list(names), checksummed=candidate.archive.checksummed)
 
 
 # The first whose sniff says yes reads the file. A new format of one file is one more line here.
 FORMATS = (
-    Format(
+    FileFormat(
         "torch.export archive",
         lambda g: g.archive is not None and is_exported(g.archive),
         lambda g, names: load_exported(g.archive or Archive({}, False), g.file, names),
     ),
-    Format("torch zip", lambda g: g.archive is not None and g.archive.member("data.pkl") is not None, _torch_zip),
-    Format(
+    FileFormat("torch zip", lambda g: g.archive is not None and g.archive.member("data.pkl") is not None, _torch_zip),
+    FileFormat(
         "npz",
         lambda g: g.archive is not None and is_npz(g.archive),
         lambda g, _: load_npz(g.archive or Archive({}, False), g.file),
     ),
-    Format("sharded safetensors", lambda g: is_index(g.file), lambda g, _: load_sharded(g.file)),
-    Format("safetensors", lambda g: is_safetensors(g.file), lambda g, _: load_safetensors(g.file)),
-    Format("torch legacy", lambda g: is_torch_legacy(g.file), lambda g, names: load_torch_legacy(g.file, names)),
+    FileFormat("sharded safetensors", lambda g: is_index(g.file), lambda g, _: load_sharded(g.file)),
+    FileFormat("safetensors", lambda g: is_safetensors(g.file), lambda g, _: load_safetensors(g.file)),
+    FileFormat("torch legacy", lambda g: is_torch_legacy(g.file), lambda g, names: load_torch_legacy(g.file, names)),
 )
 FOLDERS = ("Hugging Face directory", "accelerate directory", "torch.distributed.checkpoint directory")
 
 
 @dataclass(frozen=True)
-class Found:
+class LocatedWeights:
     """The weights in a file or directory: where each tensor lies, and what was taken and left out."""
 
     format: str
@@ -131,8 +131,8 @@ class UnreadableError(RefusedError):
         self.format, self.names, self.pickled, self.file = form, list(names), pickled, file
 
 
-def locate(path: Path) -> Found:
-    """Where the weights lie in a file or directory, told by content. Nothing in it is executed.
+def locate(path: Path) -> LocatedWeights:
+    """Return where the weights lie in a file or directory, told by content. Nothing in it is executed.
 
     Raises ConfigError where there is nothing at ``path``, RefusedError (UnreadableError where the format is known)
     where it is unsafe, damaged, too much or not a checkpoint, and where a file changed meanwhile.
@@ -142,27 +142,29 @@ def locate(path: Path) -> Found:
             found = _located(path, look)
         except UnreadableError as e:
             look.check()
-            e.file = look.known(path)
+            e.file = look.identity_if_open(path)
             raise
         look.check()
         return found
 
 
-def _located(path: Path, look: Look) -> Found:
+def _located(path: Path, look: Look) -> LocatedWeights:
     form = ""
     names: dict[str, None] = {}
     try:
         if kind_of(path) == "directory":
             if is_distributed(path):
                 form = "torch.distributed.checkpoint directory"
-                return _found(path, form, load_distributed(path, names), look)
+                return _weights_in(path, form, load_distributed(path, names), look)
             path = find_in_folder(path)
-        given = _given(open_file(path))
-        kind = next((f for f in FORMATS if f.sniff(given)), None)
+        candidate = _candidate(open_file(path))
+        kind = next((f for f in FORMATS if f.sniff(candidate)), None)
         if kind is None:
-            raise RefusedError(unfamiliar(given.file, () if given.archive is None else given.archive.members))
+            raise RefusedError(
+                unfamiliar(candidate.file, () if candidate.archive is None else candidate.archive.members)
+            )
         form = kind.name
-        return _found(path, form, kind.load(given, names), look)
+        return _weights_in(path, form, kind.load(candidate, names), look)
     except DamagedError as e:
         foreign = _foreign(names)
         _refuse_acting(path, form, foreign)
@@ -170,9 +172,9 @@ def _located(path: Path, look: Look) -> Found:
         raise UnreadableError(say(path, form, str(e), foreign), form, foreign) from None
 
 
-def _given(file: Opened) -> Given:
+def _candidate(file: Opened) -> Candidate:
     if not is_torch_zip(file):
-        return Given(file)
+        return Candidate(file)
     inside = member_names(file.whole)
     if any(n.endswith("/constants.pkl") for n in inside) and any("/code/" in n for n in inside):
         code = [n.partition("/code/")[2].removesuffix(".py") for n in inside if n.endswith(".py")]
@@ -191,10 +193,10 @@ def _given(file: Opened) -> Given:
             "torch.package",
             modules,
         )
-    return Given(file, open_archive(file.whole))
+    return Candidate(file, open_archive(file.whole))
 
 
-def _found(path: Path, form: str, loaded: Loaded, look: Look) -> Found:
+def _weights_in(path: Path, form: str, loaded: Loaded, look: Look) -> LocatedWeights:
     names = _foreign(loaded.names)
     _refuse_acting(path, form, names)
     weights = find_weights(loaded.content)
@@ -205,7 +207,7 @@ def _found(path: Path, form: str, loaded: Loaded, look: Look) -> Found:
         raise LimitError(f"the names of its tensors take more than the {_NAMES:,} characters that are read")
     files = {p: look.identity(p) for p in loaded.paths}
     tensors = _plain(path, weights, sum(size for _, _, size, *_ in files.values()), form)
-    return Found(form, tensors, files, weights.key, _note(form, weights, loaded, names), names)
+    return LocatedWeights(form, tensors, files, weights.key, _note(form, weights, loaded, names), names)
 
 
 def _refuse_acting(path: Path, form: str, names: list[str]) -> None:
@@ -220,18 +222,18 @@ def _refuse_acting(path: Path, form: str, names: list[str]) -> None:
         )
 
 
-def _plain(path: Path, weights: Weights, held: int, form: str) -> dict[str, Located]:
-    """The entries, once each is plain and none stands for far more numbers than ``held`` bytes of files hold."""
+def _plain(path: Path, weights: Weights, stored: int, form: str) -> dict[str, Located]:
+    """The entries, once each is plain and none stands for far more numbers than ``stored`` bytes of files hold."""
     tensors: dict[str, Located] = {}
     claimed = 0
     for name, entry in weights.entries.items():
-        which = f"{path} has a tensor {quoted(name, 200)}"
+        which = f"{path} has a tensor {quote(name, 200)}"
         if isinstance(entry, Odd):
-            text = f"{which} that is not stored as plain dense numbers ({shown(entry.what, 100)}): {_remedy(entry)}."
+            text = f"{which} that is not stored as plain dense numbers ({inline(entry.what, 100)}): {_remedy(entry)}."
             raise UnreadableError(text, form)
         claimed += entry.bytes
-        if entry.bytes > held + _SLACK or claimed > _CLAIMS * held + _SLACK:
-            text = f"{which} of shape {entry.shape}, more than the file's {held} bytes can hold"
+        if entry.bytes > stored + _SLACK or claimed > _CLAIMS * stored + _SLACK:
+            text = f"{which} of shape {entry.shape}, more than the file's {stored} bytes can hold"
             raise UnreadableError(f"{text}: save the weights again, with that tensor .clone()d.", form)
         tensors[name] = entry
     return tensors
@@ -250,7 +252,7 @@ def _foreign(names: Iterable[str]) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(shown(n, 100) for n in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(inline(n, 100) for n in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _no_weights(path: Path, names: list[str]) -> str:
@@ -266,7 +268,7 @@ def _too_much(path: Path, form: str, reason: str, names: list[str]) -> str:
     also = f"; its pickle names {_listed(names)}" if names else ""
     kind = form if form.endswith(("directory", "archive")) else f"{form or 'zip'} file"
     return (
-        f"{path} is a {kind} beyond what is read here ({shown(reason, 400)}{also}): save the model's weights alone, "
+        f"{path} is a {kind} beyond what is read here ({inline(reason, 400)}{also}): save the model's weights alone, "
         "without what they do not need."
     )
 
@@ -274,22 +276,23 @@ def _too_much(path: Path, form: str, reason: str, names: list[str]) -> str:
 def _damaged(path: Path, form: str, reason: str, names: list[str]) -> str:
     also = f"; its pickle names {_listed(names)}" if names else ""
     kind = form if form.endswith(("directory", "archive")) else f"{form or 'zip'} file"
-    return f"{path} is not a sound {kind} ({shown(reason, 400)}{also}): copy or download it again, or save the weights anew."
+    what = f"{inline(reason, 400)}{also}"
+    return f"{path} is not a sound {kind} ({what}): copy or download it again, or save the weights anew."
 
 
 def _note(form: str, weights: Weights, loaded: Loaded, names: list[str]) -> str:
     count = len(weights.entries)
     lightning = isinstance(loaded.content, dict) and "pytorch-lightning_version" in loaded.content
     maker = "Lightning " if lightning else ""
-    where = f"from {quoted(weights.key, 100)} of" if weights.key else "from the top level of"
+    where = f"from {quote(weights.key, 100)} of" if weights.key else "from the top level of"
     text = f"{count} tensor{'s' * (count != 1)} taken {where} a {maker}{form}"
     text += "" if form.endswith(("directory", "archive")) else " file"
     if weights.parts:
-        text += f", joined from {', '.join(quoted(p, 60) for p in weights.parts[:6])}"
+        text += f", joined from {', '.join(quote(p, 60) for p in weights.parts[:6])}"
     for more in loaded.about:
         text += f"; {more}"
     if weights.twin:
-        text += f"; the EMA weights that stand beside them under {quoted(weights.twin, 100)} were left out"
+        text += f"; the EMA weights that stand beside them under {quote(weights.twin, 100)} were left out"
     if weights.other:
         text += f"; {weights.other} entr{'ies' if weights.other > 1 else 'y'} without a tensor left out"
     if names:

@@ -22,7 +22,7 @@ except ImportError:  # Windows
 # Device, inode, size, and the times of the last change of the content and of the inode in ns. Who writes to a file may
 # put the first time back, the second not.
 Identity = tuple[int, int, int, int, int]
-MOST_OPEN = 64  # at once; a set of many shards has more files than a process may open
+MAX_OPEN = 64  # at once; a set of many shards has more files than a process may open
 # A file system's clock may stand still for so long (ns): a second write within it leaves no trace.
 _TICK = 20_000_000
 # Where a lease is refused for a writer's sake alone; on NFS and SMB it is also where the server gave none.
@@ -31,17 +31,17 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def identity(info: os.stat_result) -> Identity:
-    """By which a file that changed, or stands in another's place, is told."""
+    """Return that by which a file that changed, or stands in another's place, is told."""
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
 def changed(path: Path) -> RefusedError:
-    """Says that a file is no longer what was read."""
+    """Say that a file is no longer what was read."""
     return RefusedError(f"{path} changed while it was being read: wait until it is written, and try again.")
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """A regular file, opened to be read; never waits, as opening a pipe would. Raises OSError."""
+    """Return a regular file, opened to be read; never waits, as opening a pipe would. Raises OSError."""
     descriptor = os.open(path, _FLAGS)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -62,7 +62,10 @@ class Look:
         self._known: dict[Path, Identity] = {}
 
     def stream(self, path: Path) -> BufferedReader:
-        """The file at ``path``, the same each time. Raises OSError, and RefusedError where another is there now."""
+        """Return the file at ``path``, the same each time.
+
+        Raises OSError, and RefusedError where another is there now.
+        """
         if path in self._streams:
             self._streams.move_to_end(path)
             return self._streams[path]
@@ -73,21 +76,21 @@ class Look:
             self._known[path] = self._settled(path, stream, now) if self._patient else now
         elif self._known[path] != now:
             raise changed(path)
-        if len(self._streams) > MOST_OPEN:
+        if len(self._streams) > MAX_OPEN:
             self._streams.popitem(last=False)[1].close()
         return stream
 
     def identity(self, path: Path) -> Identity:
-        """What the file was when it was opened."""
+        """Return what the file was when it was opened."""
         self.stream(path)
         return self._known[path]
 
-    def known(self, path: Path) -> Identity | None:
-        """As :meth:`identity`; None for what was not opened."""
+    def identity_if_open(self, path: Path) -> Identity | None:
+        """Return :meth:`identity` of what was opened; None for what was not."""
         return self._known.get(path)
 
     def check(self) -> None:
-        """Raises RefusedError where a file is no longer what it was."""
+        """Raise RefusedError where a file is no longer what it was."""
         for path, known in self._known.items():
             try:
                 now = identity(os.stat(path))  # noqa: PTH116
@@ -144,7 +147,7 @@ _current: Look | None = None
 
 @contextmanager
 def one_look(*, patient: bool = False) -> Iterator[Look]:
-    """All that is opened by :func:`stream_of` in the block is opened once; within another look, that goes on."""
+    """Open all that :func:`stream_of` opens in the block once; within another look, that goes on."""
     global _current
     if _current is not None:
         yield _current
@@ -159,8 +162,10 @@ def one_look(*, patient: bool = False) -> Iterator[Look]:
 
 @contextmanager
 def stream_of(path: Path) -> Iterator[BufferedReader]:
-    """The file at ``path`` of the look under way, or opened for the block where there is none. Where it stands is open:
-    seek first. Raises OSError, and RefusedError where the file changed."""
+    """Give the file at ``path`` of the look under way, or open it for the block where there is none.
+
+    Where it stands is open: seek first. Raises OSError, and RefusedError where the file changed.
+    """
     if _current is not None:
         yield _current.stream(path)
         return

@@ -19,17 +19,17 @@ from collapsekit.errors import RefusedError
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _MAIN = "model.safetensors"
-_MOST_SHARDS = 10_000
+_MAX_SHARDS = 10_000
 _ZERO_MARKS = ("zero_pp_rank_", "bf16_zero_pp_rank_", "mp_rank_")
 
 
 def is_index(file: Opened) -> bool:
-    """The JSON that says in which shard each tensor of a sharded checkpoint lies."""
+    """Tell whether it is the JSON that says in which shard each tensor of a sharded checkpoint lies."""
     return file.path.name.endswith(INDEX_SUFFIX)
 
 
 def find_in_folder(folder: Path) -> Path:
-    """The one file in a directory to read weights from. Raises RefusedError, saying what is there instead."""
+    """Return the one file in a directory to read weights from. Raises RefusedError, saying what is there instead."""
     try:
         names: list[str] = sorted(p.name for p in folder.iterdir())
     except OSError as e:
@@ -71,14 +71,14 @@ def _instead(folder: Path, names: list[str]) -> str:
 
 
 def load_sharded(file: Opened) -> Loaded:
-    """Name -> tensor, each from the shard its index names, in the index's own directory. Raises DamagedError."""
+    """Return name -> tensor, each from the shard its index names, in the index's own directory. Raises DamagedError."""
     index = parse_json(read_json(file.whole, "its index"), "its index")
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise DamagedError("its index has no weight_map of names to shards")
     shards = dict.fromkeys(weight_map.values())
-    if len(shards) > _MOST_SHARDS:
-        raise LimitError(f"its index names {len(shards):,} shards, more than the {_MOST_SHARDS:,} that are read")
+    if len(shards) > _MAX_SHARDS:
+        raise LimitError(f"its index names {len(shards):,} shards, more than the {_MAX_SHARDS:,} that are read")
     held: dict[str, dict[str, Any]] = {}
     paths, count = [file.path], 0
     for shard in shards:

@@ -8,30 +8,40 @@ from collections.abc import Iterator
 from functools import cache
 from typing import BinaryIO
 
-LEAST = 1 << 20  # bytes; a smaller hole is read like any other zeros
-_MOST_COUNTED = 100_000  # holes; of more, what the file system says is believed
+MIN_HOLE = 1 << 20  # bytes; a smaller hole is read like any other zeros
+_MAX_COUNTED = 100_000  # holes; of more, what the file system says is believed
 _BLOCK = 512  # of st_blocks, on every system
 _ONES = 0xFFFFFFFF
 
 
 def stored_bytes(stream: BinaryIO) -> int:
-    """How many bytes of a file are stored, holes left out. What a file system compresses counts whole, and one that
-    knows no holes has none."""
+    """Count how many bytes of a file are stored, holes left out.
+
+    What a file system compresses counts whole, and one that knows no holes has none.
+    """
     info = os.fstat(stream.fileno())
     stored = info.st_size
     for count, (start, stop) in enumerate(_holes(stream.fileno(), 0, info.st_size) if _sparse(info) else ()):
-        if count == _MOST_COUNTED:
+        if count == _MAX_COUNTED:
             return min(info.st_size, info.st_blocks * _BLOCK)
         stored -= stop - start
     return stored
 
 
 def runs(stream: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
-    """(start, stop, whether it is a hole of LEAST bytes or more) of the bytes from ``begin`` to ``end``, in order. The
-    stream stays where it is."""
+    """Find where a file holds data and where holes of MIN_HOLE bytes or more; the stream stays where it is.
+
+    Args:
+        stream: the file.
+        begin: first byte.
+        end: byte behind the last.
+
+    Returns:
+        (start, stop, whether it is a hole) of consecutive pieces, in order.
+    """
     at = begin
     for start, stop in _holes(stream.fileno(), begin, end) if _sparse(os.fstat(stream.fileno())) else ():
-        if stop - start >= LEAST:
+        if stop - start >= MIN_HOLE:
             if at < start:
                 yield at, start, False
             yield start, stop, True
@@ -64,10 +74,13 @@ def _seek(descriptor: int, at: int, whence: int, end: int) -> int:
 
 
 def crc32_of_zeros(crc: int, count: int) -> int:
-    """``zlib.crc32(bytes(count), crc)`` without so many bytes. A CRC is linear in what it began with: zeros of LEAST
-    bytes are a matrix over bits, and twice as many are its square."""
+    """Return ``zlib.crc32(bytes(count), crc)`` without so many bytes.
+
+    A CRC is linear in what it began with: zeros of MIN_HOLE bytes are a matrix over bits, and twice as many are its
+    square.
+    """
     state, power = crc ^ _ONES, 0
-    times, rest = divmod(count, LEAST)
+    times, rest = divmod(count, MIN_HOLE)
     while times:
         if times & 1:
             state = _applied(_matrix(power), state)
@@ -77,11 +90,11 @@ def crc32_of_zeros(crc: int, count: int) -> int:
 
 @cache
 def _matrix(power: int) -> tuple[int, ...]:
-    """What LEAST · 2^power zeros make of each bit."""
+    """What MIN_HOLE · 2^power zeros make of each bit."""
     if power:
         half = _matrix(power - 1)
         return tuple(_applied(half, column) for column in half)
-    zeros = bytes(LEAST)
+    zeros = bytes(MIN_HOLE)
     return tuple(zlib.crc32(zeros, (1 << bit) ^ _ONES) ^ _ONES for bit in range(32))
 
 

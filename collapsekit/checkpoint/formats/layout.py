@@ -40,9 +40,9 @@ ITEM_BYTES = {
     "complex128": 16,
     "complex64": 8,
 }
-MOST_DIMENSIONS = 64  # torch's own limit
+MAX_DIMENSIONS = 64  # torch's own limit
 _TOO_LARGE = 1 << 63
-MOST_TENSORS = 100_000  # of a checkpoint; the largest models have some ten thousand
+MAX_TENSORS = 100_000  # of a checkpoint; the largest models have some ten thousand
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,21 @@ def dense(
     *,
     swapped: bool = False,
 ) -> Located:
-    """A strided view of the numbers in ``extent``: shape and stride in elements, ``offset`` in elements too.
+    """Locate a strided view of the numbers in an extent.
 
-    ``stride`` None means contiguous. Raises DamagedError where the view does not lie within the extent.
+    Args:
+        dtype: of the numbers, as torch names it.
+        shape: of the view, in elements.
+        stride: in elements; None for a contiguous view.
+        offset: of its first number within the extent, in elements.
+        extent: the bytes of a file.
+        swapped: whether the numbers are big-endian.
+
+    Returns:
+        The view's place.
+
+    Raises:
+        DamagedError: where it does not lie within the extent.
     """
     item = ITEM_BYTES.get(dtype)
     if item is None:
@@ -133,11 +145,11 @@ def dense(
 
 
 def whole(numbers: Any, what: str) -> tuple[int, ...]:
-    """``numbers`` as at most 64 non-negative integers below 2^63. Raises DamagedError."""
+    """Return ``numbers`` as at most 64 non-negative integers below 2^63. Raises DamagedError."""
     if not isinstance(numbers, list | tuple):
         raise DamagedError(f"a tensor's {what} is not made of non-negative integers")
-    if len(numbers) > MOST_DIMENSIONS:
-        raise DamagedError(f"a tensor's {what} has {len(numbers)} dimensions, more than the {MOST_DIMENSIONS} allowed")
+    if len(numbers) > MAX_DIMENSIONS:
+        raise DamagedError(f"a tensor's {what} has {len(numbers)} dimensions, more than the {MAX_DIMENSIONS} allowed")
     for n in numbers:
         if type(n) is not int or not 0 <= n < _TOO_LARGE:
             raise DamagedError(f"a tensor's {what} is not made of non-negative integers")
@@ -145,7 +157,7 @@ def whole(numbers: Any, what: str) -> tuple[int, ...]:
 
 
 def sizes_of(shape: Any) -> tuple[int, ...]:
-    """``shape`` as sizes whose strides can be counted, also where one of them is 0. Raises DamagedError."""
+    """Return ``shape`` as sizes whose strides can be counted, also where one of them is 0. Raises DamagedError."""
     sizes = whole(shape, "shape")
     if math.prod(max(n, 1) for n in sizes) >= 1 << 63:
         raise DamagedError(f"a tensor of shape {_shown(sizes)} claims more elements than can be addressed")
@@ -153,9 +165,9 @@ def sizes_of(shape: Any) -> tuple[int, ...]:
 
 
 def contiguous(shape: Sequence[Any]) -> tuple[int, ...]:
-    """Row-major strides of a shape, in elements."""
+    """Compute the row-major strides of a shape, in elements."""
     steps, step = [], 1
-    for n in reversed(whole(shape, "shape")[:MOST_DIMENSIONS]):
+    for n in reversed(whole(shape, "shape")[:MAX_DIMENSIONS]):
         steps.append(step)
         step *= max(n, 1)
     return tuple(s if s < 1 << 63 else 0 for s in reversed(steps))

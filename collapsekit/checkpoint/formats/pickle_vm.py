@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, cast
 from collapsekit.checkpoint.formats.layout import DamagedError, LimitError, Odd
 from collapsekit.checkpoint.formats.source import Buffered
 
-MOST_OPERATIONS = 10_000_000  # a state_dict takes about 35 a tensor
-MOST_NAMES = 10_000  # classes and functions; a checkpoint names a hundred
+MAX_OPERATIONS = 10_000_000  # a state_dict takes about 35 a tensor
+MAX_NAMES = 10_000  # classes and functions; a checkpoint names a hundred
 _NEWEST_PROTOCOL = 5
-_MOST_LONG_KEYS = 1000  # any number of them may be made to share one hash
+_MAX_LONG_KEYS = 1000  # any number of them may be made to share one hash
 _KEYS = (str, int, float, bool, bytes, type(None))
 _ERRORS = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError)
 
@@ -51,16 +51,25 @@ Call = Callable[[tuple[Any, ...]], Any]
 def unpickled(
     stream: BinaryIO | Buffered, names: dict[str, None], calls: Mapping[str, Call], persistent: Callable[[Any], Any]
 ) -> object:
-    """The value of the pickle that starts at the stream's position, which is left behind its STOP.
+    """Read the pickle that starts at the stream's position, which is left behind its STOP; nothing it names is looked up.
 
-    ``calls`` answers for functions and classes by full name (given the arguments), ``persistent`` for persistent ids;
-    ``names`` is filled with every name in order, also where the pickle breaks off. Raises DamagedError.
+    Args:
+        stream: the pickle's bytes.
+        names: filled with every name in order, also where the pickle breaks off.
+        calls: what answers for functions and classes, by full name, from their arguments.
+        persistent: what answers for persistent ids.
+
+    Returns:
+        The pickle's value, of plain data and what ``calls`` and ``persistent`` answer.
+
+    Raises:
+        DamagedError: where it is no pickle, or beyond the limits.
     """
     machine = _Machine(names, calls, persistent)
     try:
         for count, (op, arg, _) in enumerate(pickletools.genops(cast(BinaryIO, stream))):
-            if count >= MOST_OPERATIONS:
-                raise LimitError(f"its pickle has more than the {MOST_OPERATIONS:,} operations that are read")
+            if count >= MAX_OPERATIONS:
+                raise LimitError(f"its pickle has more than the {MAX_OPERATIONS:,} operations that are read")
             do = _DO.get(op.name)
             if do is None:
                 raise DamagedError(f"its pickle uses {op.name}, which no checkpoint needs")
@@ -127,8 +136,8 @@ class _Machine:
             # Another key (a tuple that nests a million deep) is kept by identity, so that hashing it costs nothing.
             plain = type(key) in _KEYS or isinstance(key, StandIn)
             self.long_keys += type(key) is int and key.bit_length() > 64
-            if self.long_keys > _MOST_LONG_KEYS:
-                raise ValueError(f"more than {_MOST_LONG_KEYS} keys that are long integers")
+            if self.long_keys > _MAX_LONG_KEYS:
+                raise ValueError(f"more than {_MAX_LONG_KEYS} keys that are long integers")
             into[key if plain else StandIn("a key", key)] = value
 
     def new_dict(self) -> None:
@@ -141,8 +150,8 @@ class _Machine:
             raise TypeError("a name that is no text")
         found = Name(module, name)
         self.names[found.full] = None
-        if len(self.names) > MOST_NAMES:
-            raise LimitError(f"its pickle names more than the {MOST_NAMES:,} classes that are read")
+        if len(self.names) > MAX_NAMES:
+            raise LimitError(f"its pickle names more than the {MAX_NAMES:,} classes that are read")
         return found
 
     def make(self, function: Any, args: Any) -> None:
@@ -193,7 +202,7 @@ def _protocol(arg: int) -> None:
 
 
 def _put(m: _Machine, arg: int) -> None:
-    if not 0 <= arg < MOST_OPERATIONS:  # a pickler counts up; longer numbers could all share one hash
+    if not 0 <= arg < MAX_OPERATIONS:  # a pickler counts up; longer numbers could all share one hash
         raise ValueError(f"a memo of number {str(arg)[:20]}")
     m.memo[arg] = m.stack[-1]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from collapsekit.checkpoint.formats.layout import (
     ITEM_BYTES,
-    MOST_TENSORS,
+    MAX_TENSORS,
     DamagedError,
     Extent,
     LimitError,
@@ -71,7 +71,7 @@ def is_safetensors(file: Opened) -> bool:
 
 
 def load_safetensors(file: Opened) -> Loaded:
-    """Name -> tensor, each where the header says, which must leave no byte out. Raises DamagedError."""
+    """Return name -> tensor, each where the header says, which must leave no byte out. Raises DamagedError."""
     length = struct.unpack("<Q", file.head[:8])[0]
     if length > min(HEADER_LIMIT, file.size - 8):
         raise DamagedError(f"its header claims {length} bytes, so it is truncated or no safetensors file at all")
@@ -113,13 +113,13 @@ def _entry(name: str, entry: Any, data: Extent) -> tuple[Located, tuple[int, int
 
 
 def check_count(count: int, what: str) -> None:
-    """Raises LimitError where there are more than MOST_TENSORS."""
-    if count > MOST_TENSORS:
-        raise LimitError(f"it has {count:,} {what}, more than the {MOST_TENSORS:,} that are read")
+    """Raise LimitError where there are more than MAX_TENSORS."""
+    if count > MAX_TENSORS:
+        raise LimitError(f"it has {count:,} {what}, more than the {MAX_TENSORS:,} that are read")
 
 
 def read_json(extent: Extent, what: str) -> bytes:
-    """The bytes of an extent of at most JSON_LIMIT. Raises LimitError, and DamagedError where it breaks off."""
+    """Return the bytes of an extent of at most JSON_LIMIT. Raises LimitError, and DamagedError where it breaks off."""
     if extent.length > JSON_LIMIT:
         raise LimitError(f"{what} has {extent.length:,} bytes, more than the {JSON_LIMIT:,} that are read")
     return read_bytes(extent, JSON_LIMIT, what)
@@ -144,12 +144,12 @@ def parse_json(data: bytes, what: str) -> Any:
 
 
 def is_npz(archive: Archive) -> bool:
-    """A zip of which every member is a .npy array."""
+    """Tell whether it is a zip of which every member is a .npy array."""
     return bool(archive.members) and all(name.endswith(".npy") for name in archive.members)
 
 
 def load_npz(archive: Archive, file: Opened) -> Loaded:
-    """Name -> tensor, with None for an array that is not of numbers. Raises DamagedError, RefusedError."""
+    """Return name -> tensor, with None for an array that is not of numbers. Raises DamagedError, RefusedError."""
     tensors = {name.removesuffix(".npy"): _npy(name, extent) for name, extent in archive.members.items()}
     if any(isinstance(t, str) for t in tensors.values()):
         raise RefusedError(

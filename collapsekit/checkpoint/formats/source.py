@@ -35,8 +35,11 @@ class Opened:
 
 
 def kind_of(path: Path) -> str:
-    """ "file" or "directory". Raises ConfigError where there is nothing or it may not be looked up, RefusedError for
-    pipes, sockets and devices (to open a pipe would be to wait for its writer)."""
+    """Tell a "file" from a "directory".
+
+    Raises ConfigError where there is nothing or it may not be looked up, RefusedError for pipes, sockets and devices (to
+    open a pipe would be to wait for its writer).
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -53,7 +56,7 @@ def kind_of(path: Path) -> str:
 
 
 def open_file(path: Path) -> Opened:
-    """Raises ConfigError or RefusedError where the path is no regular, readable, non-empty file."""
+    """Raise ConfigError or RefusedError where the path is no regular, readable, non-empty file."""
     if kind_of(path) == "directory":
         raise RefusedError(f"{path} is a directory, expected a file: name the file in it.")
     try:
@@ -69,7 +72,7 @@ def open_file(path: Path) -> Opened:
 
 
 def open_part(path: Path) -> Opened:
-    """A file that another one names. Raises DamagedError where it is not there, else as open_file."""
+    """Return a file that another one names. Raises DamagedError where it is not there, else as open_file."""
     try:
         return open_file(path)
     except ConfigError:
@@ -77,7 +80,19 @@ def open_part(path: Path) -> Opened:
 
 
 def read_bytes(extent: Extent, limit: int, what: str) -> bytes:
-    """All bytes of an extent of at most ``limit``. Raises DamagedError."""
+    """Read all bytes of an extent.
+
+    Args:
+        extent: the bytes of a file.
+        limit: how many there may be.
+        what: what they are, for messages.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        DamagedError: where there are more, or fewer than the extent says.
+    """
     if extent.length > limit:
         raise DamagedError(f"{what} has {extent.length} bytes, more than the {limit} allowed")
     with stream_of(extent.path) as stream:
@@ -90,8 +105,10 @@ def read_bytes(extent: Extent, limit: int, what: str) -> bytes:
 
 @contextmanager
 def pickle_stream(extent: Extent) -> Iterator[BinaryIO | Buffered]:
-    """What a pickle at the start of an extent is read from: memory where the extent is small (the storages of a legacy
-    file follow its pickle)."""
+    """Open what a pickle at the start of an extent is read from.
+
+    That is memory where the extent is small (the storages of a legacy file follow its pickle).
+    """
     with stream_of(extent.path) as stream:
         window = Window(stream, extent)
         yield io.BytesIO(window.read()) if extent.length <= _IN_MEMORY else Buffered(window, extent.length)
@@ -104,7 +121,7 @@ class Window:
         self._stream, self._extent, self._at = stream, extent, 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As io.IOBase.seek."""
+        """Move as io.IOBase.seek does."""
         base = {0: 0, 1: self._at, 2: self._extent.length}[whence]
         if base + offset < 0:
             raise OSError(errno.EINVAL, "negative seek position")
@@ -112,19 +129,19 @@ class Window:
         return self._at
 
     def tell(self) -> int:
-        """Bytes from the extent's first."""
+        """Return bytes from the extent's first."""
         return self._at
 
     def seekable(self) -> bool:
-        """Always."""
+        """Tell that it can be moved in."""
         return True
 
     def read(self, size: int | None = -1) -> bytes:
-        """At most ``size`` bytes, fewer at the extent's end."""
+        """Return at most ``size`` bytes, fewer at the extent's end."""
         return self._take(size, self._stream.read)
 
     def readline(self, size: int | None = -1) -> bytes:
-        """A line, at most to the extent's end."""
+        """Return a line, at most to the extent's end."""
         return self._take(size, self._stream.readline)
 
     def _take(self, size: int | None, read: Callable[[int], bytes]) -> bytes:
@@ -144,7 +161,7 @@ class Buffered:
         self.readline, self.tell = ahead.readline, ahead.tell
 
     def read(self, size: int) -> bytes:
-        """At most ``size`` bytes, and no room taken for more than there are."""
+        """Return at most ``size`` bytes, and no room taken for more than there are."""
         return self._read(size if size < _AHEAD else min(size, self._length - self.tell()))
 
 

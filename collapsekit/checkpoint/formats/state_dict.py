@@ -21,7 +21,7 @@ EMA_KEYS = (
 )
 _MAX_DEPTH = 4  # {"checkpoint": {"model": {"module": ...}}} and no deeper: a file may contain itself
 _MAX_PARTS = 64  # state dicts side by side; bounds the work on a file that refers to one dict many times
-_MOST_ENTRIES = 1_000_000
+_MAX_ENTRIES = 1_000_000
 _NO_WEIGHTS = ("optim", "sched", "lr_", "scaler", "rng", "callback", "loop", "hyper_param", "hparam", "config", "arg")
 
 
@@ -36,7 +36,7 @@ class Weights:
     other: int = 0  # entries beside the tensors that are no tensors
 
     def under(self, key: str, twin: str | None) -> Weights:
-        """The same weights as seen from one level further out."""
+        """Return the same weights as seen from one level further out."""
         inner_twin = f"{key}.{self.twin}" if self.twin else None
         return Weights(
             self.entries,
@@ -48,9 +48,10 @@ class Weights:
 
 
 def find_weights(loaded: object, tensor: tuple[type, ...] = (Located, Odd)) -> Weights | None:
-    """The main state dict in ``loaded``: under a usual key, or ``loaded`` itself, or state dicts that stand
-    side by side (joined as "name.key"), or else an EMA copy. None where there is no ``tensor``, and where the main
-    key holds an object of a class that was not looked up (a pickled module): then nothing else is taken for it."""
+    """Return the main state dict in ``loaded``: under a usual key, or ``loaded`` itself, or state dicts that stand side
+    by side (joined as "name.key"), or else an EMA copy. None where there is no ``tensor``, and where the main key holds
+    an object of a class that was not looked up (a pickled module): then nothing else is taken for it.
+    """
     return _Search(tensor, {}).find(loaded, _MAX_DEPTH)
 
 
@@ -102,7 +103,7 @@ class _Search:
             return {}
         parts = {k: found for k in names if (found := self.find(inside[k], depth)) is not None}
         # One dict under many names, each time in full.
-        return parts if sum(len(w.entries) for w in parts.values()) <= _MOST_ENTRIES else {}
+        return parts if sum(len(w.entries) for w in parts.values()) <= _MAX_ENTRIES else {}
 
 
 def _joined(parts: Mapping[str, Weights], twin: str | None) -> Weights:

@@ -44,7 +44,7 @@ _DTYPES = {
 
 
 def is_exported(archive: Archive) -> bool:
-    """An archive of torch.export.save (or AOTInductor's packager)."""
+    """Tell whether it is an archive of torch.export.save (or AOTInductor's packager)."""
     form = archive.member(_FORMAT_MEMBER)
     if form is not None and form.length == 3:
         return read_bytes(form, 3, _FORMAT_MEMBER) == b"pt2"
@@ -52,7 +52,19 @@ def is_exported(archive: Archive) -> bool:
 
 
 def load_exported(archive: Archive, file: Opened, names: dict[str, None]) -> Loaded:
-    """Name -> tensor of the one exported program in it. Raises DamagedError."""
+    """Locate the tensors of the one exported program in an archive.
+
+    Args:
+        archive: the zip archive.
+        file: the file it is.
+        names: filled with what its pickles name.
+
+    Returns:
+        The place of each tensor, by name, and which files were read.
+
+    Raises:
+        DamagedError: where it cannot be read as one.
+    """
     below = {name.removeprefix(archive.root): extent for name, extent in archive.members.items()}
     old = [e for n, e in archive.members.items() if n == _BEFORE_2_8] or [
         e for n, e in below.items() if _PICKLED.fullmatch(n)

@@ -43,7 +43,7 @@ _STORAGES = {
 
 
 @dataclass(frozen=True)
-class Storage:
+class TorchStorage:
     """A run of numbers that tensors are views of; ``extent`` is None until a legacy file's tail has been read."""
 
     dtype: str  # as torch names it, or the storage class where that is not one of plain numbers
@@ -56,17 +56,17 @@ class Storage:
 class _Pending:
     """A tensor of a legacy file, whose storages lie behind the pickle."""
 
-    storage: Storage
+    storage: TorchStorage
     view: tuple[Any, Any, Any]  # offset, size, stride
 
 
 def is_torch_zip(file: Opened) -> bool:
-    """A zip archive; its content is told apart by its members."""
+    """Tell whether it is a zip archive; its content is told apart by its members."""
     return file.head.startswith(MAGIC)
 
 
 def load_torch_zip(archive: Archive, names: dict[str, None]) -> Any:
-    """The object torch.save was given, Located in the place of tensors. Raises DamagedError."""
+    """Return the object torch.save was given, Located in the place of tensors. Raises DamagedError."""
     pickle = archive.member("data.pkl")
     if pickle is None:
         raise DamagedError("it has no data.pkl")
@@ -85,7 +85,7 @@ def load_torch_zip(archive: Archive, names: dict[str, None]) -> Any:
             raise DamagedError(f"its storage {key[:60]!r} is not there")
         if extent is not None and dtype in ITEM_BYTES and count * ITEM_BYTES[dtype] > extent.length:
             raise DamagedError(f"its storage {key[:60]!r} claims {count} {dtype} numbers in {extent.length} bytes")
-        return Storage(dtype, key, extent)
+        return TorchStorage(dtype, key, extent)
 
     if pickle.length > PICKLE_BYTES:
         raise LimitError(f"its data.pkl has {pickle.length:,} bytes, more than the {PICKLE_BYTES:,} that are read")
@@ -94,25 +94,30 @@ def load_torch_zip(archive: Archive, names: dict[str, None]) -> Any:
 
 
 def is_torch_legacy(file: Opened) -> bool:
-    """A bare pickle: torch.save before 1.6 (or ``_use_new_zipfile_serialization=False``), or one of any maker."""
+    """Tell whether it is a bare pickle: torch.save before 1.6 (or ``_use_new_zipfile_serialization=False``), or one of
+    any maker.
+    """
     return file.head[:1] == b"\x80" and file.head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 def load_torch_legacy(file: Opened, names: dict[str, None]) -> Loaded:
-    """The object torch.save was given: five pickles, then the storages one after the other. Raises DamagedError."""
-    storages: dict[str, Storage] = {}
+    """Return the object torch.save was given: five pickles, then the storages one after the other.
+
+    Raises DamagedError.
+    """
+    storages: dict[str, TorchStorage] = {}
 
     def persistent(pid: Any) -> Any:
         if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":  # a module's class, with its source text
             return pid[1]
         dtype, key, _ = _storage_id(pid, 6)
-        if storages.setdefault(key, Storage(dtype, key, None)).dtype != dtype:
+        if storages.setdefault(key, TorchStorage(dtype, key, None)).dtype != dtype:
             raise DamagedError(f"its pickle describes the storage {key[:60]!r} as of two dtypes")
         first = _view_start(pid[5])
-        return Storage(dtype, key, None, first)
+        return TorchStorage(dtype, key, None, first)
 
-    def view(storage: Storage, offset: Any, size: Any, stride: Any, dtype: str) -> Any:
-        return _Pending(Storage(dtype or storage.dtype, storage.key, None, storage.first), (offset, size, stride))
+    def view(storage: TorchStorage, offset: Any, size: Any, stride: Any, dtype: str) -> Any:
+        return _Pending(TorchStorage(dtype or storage.dtype, storage.key, None, storage.first), (offset, size, stride))
 
     with pickle_stream(file.whole) as stream:
         calls = torch_calls(view)
@@ -129,7 +134,7 @@ def load_torch_legacy(file: Opened, names: dict[str, None]) -> Loaded:
     return Loaded(_placed(content, places), [file.path], list(names), checksummed=False)
 
 
-def _tail(stream: Window, at: int, file: Opened, keys: Any, storages: Mapping[str, Storage]) -> dict[str, Extent]:
+def _tail(stream: Window, at: int, file: Opened, keys: Any, storages: Mapping[str, TorchStorage]) -> dict[str, Extent]:
     """Where each storage's numbers lie: a count of eight bytes before each."""
     if not isinstance(keys, list) or not all(isinstance(k, str) and k in storages for k in keys):
         raise DamagedError("its list of storages names others than its tensors do")
@@ -160,7 +165,9 @@ def _placed(content: Any, places: Mapping[str, Extent]) -> Any:
         if extent is None:
             return Odd("a tensor whose numbers are not in the file")
         offset, size, stride = value.view
-        return _view(False)(Storage(value.storage.dtype, "", extent, value.storage.first), offset, size, stride, "")
+        return _view(False)(
+            TorchStorage(value.storage.dtype, "", extent, value.storage.first), offset, size, stride, ""
+        )
 
     root = placed(content)
     while todo:
@@ -192,11 +199,11 @@ def _view_start(metadata: Any) -> int:
     return int(metadata[1])
 
 
-View = Callable[[Storage, Any, Any, Any, str], Any]
+View = Callable[[TorchStorage, Any, Any, Any, str], Any]
 
 
 def _view(swapped: bool) -> View:
-    def view(storage: Storage, offset: Any, size: Any, stride: Any, dtype: str) -> Any:
+    def view(storage: TorchStorage, offset: Any, size: Any, stride: Any, dtype: str) -> Any:
         kind = dtype or storage.dtype
         if kind not in ITEM_BYTES or storage.extent is None:
             return Odd(f"a tensor of {kind}")
@@ -207,11 +214,11 @@ def _view(swapped: bool) -> View:
 
 
 def torch_calls(view: View) -> dict[str, Call]:
-    """Answers for what torch's own pickles call; ``view`` makes a tensor of a storage."""
+    """Answer for what torch's own pickles call; ``view`` makes a tensor of a storage."""
 
     def tensor(args: tuple[Any, ...]) -> Any:
         storage, offset, size, stride = args[:4]
-        if not isinstance(storage, Storage):
+        if not isinstance(storage, TorchStorage):
             return Odd("a tensor without a storage")
         if any(isinstance(a, dict) and (a.get("conj") or a.get("neg")) for a in args[6:]):
             return Odd("a conjugated or negated view")  # the numbers are not those stored

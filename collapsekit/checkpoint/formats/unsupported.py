@@ -24,7 +24,7 @@ _TAR_AT = 257
 
 
 def unfamiliar(file: Opened, members: Iterable[str] = ()) -> str:
-    """One sentence for a file that no reader takes; ``members`` are the names in it, where it is a zip archive."""
+    """Return one sentence for a file that no reader takes; ``members`` are the names in it, where it is a zip archive."""
     if file.head[_TAR_AT : _TAR_AT + 5] == _TAR_MAGIC:
         return (
             f"{file.path} is a tar archive (torch's format before 0.1.10 was one too): unpack it and give the weights in "

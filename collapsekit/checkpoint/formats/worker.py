@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from collapsekit.checkpoint.formats.detect import Found, UnreadableError, locate
+from collapsekit.checkpoint.formats.detect import LocatedWeights, UnreadableError, locate
 from collapsekit.checkpoint.formats.handles import one_look
 from collapsekit.errors import CollapsekitError, ConfigError
-from collapsekit.io.safe_text import shown
+from collapsekit.io.safe_text import inline
 
 ACTED, OUT_OF_MEMORY = 97, 98  # exit codes
 # All that looking into a file takes. Anything else (exec, compile, import, socket.*, subprocess.*, os.fork, ctypes.*)
@@ -33,9 +33,9 @@ _ALLOWED = frozenset(
         "fcntl.fcntl",
     )
 )
-MOST_ANSWERED = 50 << 20  # characters
+MAX_ANSWERED = 50 << 20  # characters
 _TOO_LONG = (
-    f"has so many pieces, of so long names, that to say where they lie takes more than {MOST_ANSWERED:,} characters: "
+    f"has so many pieces, of so long names, that to say where they lie takes more than {MAX_ANSWERED:,} characters: "
     "save the model's weights alone, under shorter names."
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -76,7 +76,7 @@ def _end(event: str) -> None:
 
 
 def answer(path: Path) -> dict[str, Any]:
-    """What :func:`locate` says of ``path``, or the error it raises, as plain data for JSON."""
+    """Return what :func:`locate` says of ``path``, or the error it raises, as plain data for JSON."""
     try:
         return {"found": as_data(locate(path))}
     except UnreadableError as e:
@@ -85,15 +85,17 @@ def answer(path: Path) -> dict[str, Any]:
         return {"config" if isinstance(e, ConfigError) else "refused": str(e)}
 
 
-def as_data(found: Found) -> dict[str, Any]:
-    """``found`` as JSON has it; tensors as [name, dtype, shape, [[file, offset, shape, stride, origin, swapped]]]."""
-    numbers = {path: i for i, path in enumerate(found.files)}
+def as_data(located: LocatedWeights) -> dict[str, Any]:
+    """Return ``located`` as JSON has it; tensors as [name, dtype, shape, [[file, offset, shape, stride, origin,
+    swapped]]].
+    """
+    numbers = {path: i for i, path in enumerate(located.files)}
     return {
-        "format": found.format,
-        "key": found.key,
-        "note": found.note,
-        "names": found.names,
-        "files": [[str(path), *known] for path, known in found.files.items()],
+        "format": located.format,
+        "key": located.key,
+        "note": located.note,
+        "names": located.names,
+        "files": [[str(path), *known] for path, known in located.files.items()],
         "tensors": [
             [
                 name,
@@ -101,13 +103,19 @@ def as_data(found: Found) -> dict[str, Any]:
                 t.shape,
                 [[numbers[c.path], c.offset, c.shape, c.stride, c.origin, c.swapped] for c in t.chunks],
             ]
-            for name, t in found.tensors.items()
+            for name, t in located.tensors.items()
         ],
     }
 
 
 def main(memory: int, seconds: int, path: str) -> None:
-    """Read ``path`` within the limits, answer on stdout, and end without running anything more."""
+    """Read a checkpoint within limits, answer on stdout, and end without running anything more.
+
+    Args:
+        memory: bytes of address space.
+        seconds: of CPU time.
+        path: the file or folder.
+    """
     if hasattr(signal, "SIGIO"):  # as collapsekit.checkpoint.formats.handles asks
         signal.signal(signal.SIGIO, signal.SIG_IGN)
     confine(memory, seconds)
@@ -115,8 +123,8 @@ def main(memory: int, seconds: int, path: str) -> None:
     try:
         with one_look(patient=True):
             text = json.dumps(answer(Path(path)), allow_nan=False)
-        if len(text) > MOST_ANSWERED:
-            text = json.dumps({"refused": f"{shown(path, 4096)} {_TOO_LONG}"}, allow_nan=False)
+        if len(text) > MAX_ANSWERED:
+            text = json.dumps({"refused": f"{inline(path, 4096)} {_TOO_LONG}"}, allow_nan=False)
         sys.stdout.write(text)
         sys.stdout.flush()
     except MemoryError:

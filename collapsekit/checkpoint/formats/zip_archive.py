@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 from collapsekit.checkpoint.formats.handles import stream_of
 from collapsekit.checkpoint.formats.holes import crc32_of_zeros, runs
-from collapsekit.checkpoint.formats.layout import MOST_TENSORS, DamagedError, Extent, LimitError
+from collapsekit.checkpoint.formats.layout import MAX_TENSORS, DamagedError, Extent, LimitError
 from collapsekit.checkpoint.formats.source import Window
 
 MAGIC = b"PK\x03\x04"
@@ -23,9 +23,9 @@ _UTF8, _ENCRYPTED, _SIZES_FOLLOW = 0x800, 0x1, 0x8
 _IN_ZIP64 = 0xFFFFFFFF
 _COUNT_IN_ZIP64 = 0xFFFF
 _CHUNK = 1 << 20
-_MOST_MEMBERS = MOST_TENSORS + 1000  # a storage each, and what stands beside them
+_MAX_MEMBERS = MAX_TENSORS + 1000  # a storage each, and what stands beside them
 _ENTRY = b"PK\x01\x02"  # begins each entry of the directory
-_MOST_DIRECTORY = 64 << 20  # bytes
+_MAX_DIRECTORY = 64 << 20  # bytes
 _ERRORS = (zipfile.BadZipFile, EOFError, OSError, OverflowError, RuntimeError, ValueError, struct.error, KeyError)
 
 
@@ -42,13 +42,15 @@ class Archive:
         return next(iter(self.members), "").split("/")[0] + "/"
 
     def member(self, name: str) -> Extent | None:
-        """The member of that name below the root."""
+        """Return the member of that name below the root."""
         return self.members.get(self.root + name)
 
 
 def open_archive(extent: Extent) -> Archive:
-    """Every member's place, once all of them are what the directory says (torch checks no CRC-32). Raises
-    DamagedError."""
+    """Return every member's place, once all of them are what the directory says (torch checks no CRC-32).
+
+    Raises DamagedError.
+    """
     try:
         with stream_of(extent.path) as stream:
             window = Window(stream, extent)
@@ -69,7 +71,7 @@ def open_archive(extent: Extent) -> Archive:
 
 
 def member_names(extent: Extent) -> list[str]:
-    """The names in a zip archive's directory, nothing of it checked; empty where it cannot be read as one."""
+    """Return the names in a zip archive's directory, nothing of it checked; empty where it cannot be read as one."""
     try:
         with stream_of(extent.path) as stream, zipfile.ZipFile(cast(BinaryIO, _Bounded(stream, extent))) as archive:
             return archive.namelist()
@@ -82,12 +84,12 @@ class _Bounded(Window):
 
     def read(self, size: int | None = -1) -> bytes:
         """As Window.read. Raises LimitError."""
-        if size is not None and size > _MOST_DIRECTORY:
-            raise LimitError(f"its directory has {size:,} bytes, more than the {_MOST_DIRECTORY:,} that are read")
+        if size is not None and size > _MAX_DIRECTORY:
+            raise LimitError(f"its directory has {size:,} bytes, more than the {_MAX_DIRECTORY:,} that are read")
         data = super().read(size)
         count = data.count(_ENTRY)
-        if count > _MOST_MEMBERS:
-            raise LimitError(f"it has {count:,} members, more than the {_MOST_MEMBERS:,} that are read")
+        if count > _MAX_MEMBERS:
+            raise LimitError(f"it has {count:,} members, more than the {_MAX_MEMBERS:,} that are read")
         return data
 
 

@@ -1,1 +1,1 @@
-"""One file a command."""
+"""One thin file a command."""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collapsekit.cli.options import with_options
 from collapsekit.cli.terminal import Ended, guarded, say, screen
+from collapsekit.config.options import BaselineOptions
 from collapsekit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,30 +18,28 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Keep earlier reports for `collapsekit gate` to compare with.", no_args_is_help=True)
 Reports = Annotated[list[Path], typer.Argument(metavar="REPORT.json...", help="Reports, one a training run.")]
-NoRecords = Annotated[
-    bool,
-    typer.Option("--no-records", help="Leave out what is known of each example: smaller, but nothing can be paired."),
-]
 
 
 @app.command("create")
 @guarded
+@with_options()
 def create(
     reports: Reports,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("baseline.json"),
-    no_records: NoRecords = False,
+    *,
+    options: BaselineOptions,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> Ended:
     """Make a baseline of one report or more."""
+    from collapsekit.gating.baseline import make_baseline
     from collapsekit.io.files import write_atomic
     from collapsekit.io.locks import locked
     from collapsekit.io.writable import check_file
-    from collapsekit.report.baseline import make_baseline
 
     if os.path.lexists(output) and not force:
         raise ConfigError(f"{output} is there already: `collapsekit baseline update` adds to it, --force replaces it.")
     check_file(output, "--output")
-    runs = _runs(reports, no_records)
+    runs = _runs(reports, options)
     with locked(output):
         if os.path.lexists(output) and not force:  # another one may have written it meanwhile
             raise ConfigError(
@@ -52,22 +52,25 @@ def create(
 
 @app.command("update")
 @guarded
+@with_options()
 def update(
     baseline: Annotated[Path, typer.Argument(metavar="BASELINE.json", help="The baseline to change.")],
     reports: Reports,
-    no_records: NoRecords = False,
+    *,
+    options: BaselineOptions,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> Ended:
     """Add reports to a baseline, in the place of those of the same training run, and show what changes."""
+    from collapsekit.gating.baseline import make_baseline
     from collapsekit.io.files import write_atomic
     from collapsekit.io.locks import locked
     from collapsekit.io.writable import check_file
-    from collapsekit.report.baseline import Baseline, make_baseline
+    from collapsekit.report.baseline import Baseline
 
     before = Baseline.load(baseline)
     if not dry_run:
         check_file(baseline, "the baseline")
-    runs = _runs(reports, no_records)
+    runs = _runs(reports, options)
     if dry_run:
         after = make_baseline(runs, before)
     else:
@@ -91,15 +94,15 @@ def show(
     return Ended(show=lambda: _show(held, None, None))
 
 
-def _runs(paths: list[Path], no_records: bool) -> list[Run]:
-    from collapsekit.report.baseline import read_run
+def _runs(paths: list[Path], options: BaselineOptions) -> list[Run]:
+    from collapsekit.gating.baseline import read_run
 
     found = []
     for path in paths:
         file = path / "report.json" if path.is_dir() else path
         if not file.exists():
             raise ConfigError(f"{path} is not a report: give a report.json that `collapsekit diagnose` wrote.")
-        found.append(read_run(file, records=not no_records))
+        found.append(read_run(file, records=options.records))
     return found
 
 

@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from collapsekit.cli.commands.diagnose import Format
+from collapsekit.cli.options import with_options
 from collapsekit.cli.output import form_of, write
 from collapsekit.cli.terminal import Ended, guarded, say, screen
+from collapsekit.config.options import CompareOptions
 
 
 @guarded
+@with_options()
 def compare(
     reports: Annotated[
         list[str],
@@ -22,16 +25,8 @@ def compare(
             "folder that holds RUN/report.json or *.json).",
         ),
     ],
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Column that the others are tested against; default: the first of several runs."
-        ),
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Numbers to show, such as 'vif.*' or score; repeatable.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Show every number.")] = False,
+    *,
+    options: CompareOptions,
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to render it.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
 ) -> Ended:
@@ -46,7 +41,7 @@ def compare(
     if output is not None:
         check_file(output, "--output")
 
-    found = compare_groups(read_groups(reports), against=against, choice=Choice(tuple(only or ()), every))
+    found = compare_groups(read_groups(reports), against=options.against, choice=Choice(options.only, options.every))
     if output is not None:
         write_atomic(output, render.write(found, format_.value))
         return Ended(show=lambda: say(f"Written: {output}"))

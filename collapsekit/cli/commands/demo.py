@@ -12,6 +12,7 @@ import typer
 from collapsekit.cli.commands.diagnose import write_report
 from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, show
 from collapsekit.errors import ConfigError
+from collapsekit.io.limits import SEEDS
 from collapsekit.io.writable import check_folder
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ FILES = ("ckpt.pt", "model.py", "collapsekit.yaml", "data.safetensors")
 @guarded
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder to make.")] = Path("collapsekit-demo"),
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of training and diagnosis.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Seed of training and diagnosis.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo's files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
 ) -> Ended:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from collapsekit.cli.child import ROLES
+from collapsekit.cli.options import Checkpoint, ConfigFile, Quiet, with_options
 from collapsekit.cli.output import write
-from collapsekit.cli.terminal import Ended, TrustPickle, guarded, need_working_directory, progress, say, show
-from collapsekit.errors import ConfigError, NothingEvaluatedError
+from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, show
+from collapsekit.config.options import DiagnoseOptions
+from collapsekit.errors import NothingEvaluatedError
 
 if TYPE_CHECKING:
     from collapsekit.report.diagnosis import Report
@@ -38,61 +40,13 @@ class FailOn(StrEnum):
     inconclusive = "inconclusive"
 
 
-class ProfileChoice(StrEnum):
-    """Profiles, as in collapsekit.context."""
-
-    quick = "quick"
-    standard = "standard"
-    full = "full"
-
-
-def probe_names(incomplete: str) -> list[str]:
-    """Built-in probes for shell completion: their files' names, nothing imported."""
-    folder = Path(__file__).parents[2] / "probes"
-    names = sorted(f.stem for f in folder.glob("*/*.py"))
-    return [n for n in names if n.startswith(incomplete) and not n.startswith("_")]
-
-
-Probes = Annotated[
-    list[str] | None,
-    typer.Option("--probe", "-p", help="Run only this probe; repeatable.", autocompletion=probe_names),
-]
-TrainingSeed = Annotated[
-    int | None, typer.Option(min=0, help="Seed the model was trained with; default: the config's model.seed.")
-]
-
-
 @guarded
+@with_options(training_seed="seed", plugins="fail_on", trust_pickle="plugins")
 def diagnose(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help="Checkpoint; default: the config's model.checkpoint.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="A collapsekit.yaml or pyproject.toml.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split to diagnose; default: test, else val.")] = None,
-    probe: Probes = None,
-    skip: Annotated[
-        list[str] | None, typer.Option(help="Leave this probe out; repeatable.", autocompletion=probe_names)
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PROBE.OPTION=VALUE", help="Set a probe's option; repeatable.")
-    ] = None,
-    profile: Annotated[
-        ProfileChoice,
-        typer.Option(
-            help="quick trains linear heads only; standard also baselines, within a budget; full all of them."
-        ),
-    ] = ProfileChoice.standard,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn or trained.")] = 0,
-    training_seed: TrainingSeed = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="FOR TRYING OUT: at most so many examples a split.")] = None,
-    memory: Annotated[
-        float | None,
-        typer.Option(min=0, help="GiB of inputs and features kept in memory; more is mapped from files. Default: 4."),
-    ] = None,
-    subsets: Annotated[
-        bool, typer.Option("--subsets", help="Also run growing, over the models of the config's `subsets`.")
-    ] = False,
+    checkpoint: Checkpoint = None,
+    config: ConfigFile = None,
+    *,
+    options: DiagnoseOptions,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=f"Folder for files; default: {OUTPUT}.")] = None,
     format_: Annotated[
         list[Format] | None, typer.Option("--format", "-f", help="What to make; repeatable; default: all four.")
@@ -106,40 +60,21 @@ def diagnose(
             "repeatable."
         ),
     ] = None,
-    plugin: Annotated[list[Path] | None, typer.Option(help="Python file with probes or adapters; repeatable.")] = None,
-    trust_pickle: TrustPickle = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")] = False,
+    quiet: Quiet = False,
 ) -> Ended:
     """Find out which modality a checkpoint ignores, what that costs, and why."""
     need_working_directory()
     ROLES.start_child()
     from collapsekit.distributed.process_group import together  # not for gate, which starts this file only to diagnose
 
-    with together() as world, progress(quiet or not world.first) as shown:
+    with together() as world, progress(quiet or not world.is_main) as shown:
         from collapsekit.diagnosis import diagnose as run
 
-        world.once(lambda: check_outputs(output, format_, json_, figures))
-        report = run(
-            checkpoint,
-            config=config,
-            split=split,
-            probes=probe,
-            skip=skip or [],
-            options=parse_set(set_ or []),
-            profile=profile.value,
-            device=device,
-            seed=seed,
-            limit=limit,
-            training_seed=training_seed,
-            subsets=subsets,
-            plugins=plugin or [],
-            trust_pickle=trust_pickle,
-            progress=shown,
-            memory=None if memory is None else memory * 2**30,
-        )
-        world.agree(report.to_json(), "results")
+        world.on_main(lambda: check_outputs(output, format_, json_, figures))
+        report = run(checkpoint, config=config, progress=shown, **options.keywords())
+        world.assert_same(report.to_json(), "results")
         shown.step("writing the report", 0, None)
-        written = world.once(lambda: write_report(report, output, format_, json_, figures))
+        written = world.on_main(lambda: write_report(report, output, format_, json_, figures))
     code, why = judge_exit(report, fail_on or [])
 
     def shown_last() -> None:
@@ -152,21 +87,7 @@ def diagnose(
         if why is not None:
             say(why)
 
-    return Ended(code, shown_last) if world.first else Ended(code)
-
-
-def parse_set(pairs: list[str]) -> dict[str, dict[str, Any]]:
-    """``probe.option=value`` pairs as options by probe. Raises ConfigError where one is not of that form."""
-    from collapsekit.io.yaml import parse_yaml
-
-    out: dict[str, dict[str, Any]] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        probe, dot, option = name.partition(".")
-        if not equals or not dot or not probe or not option:
-            raise ConfigError(f"--set {pair!r} is not of the form probe.option=value, e.g. vif.option=3.")
-        out.setdefault(probe.strip(), {})[option.strip()] = parse_yaml(value, f"--set {name}")
-    return out
+    return Ended(code, shown_last) if world.is_main else Ended(code)
 
 
 def wanted_files(output: Path | None, formats: list[Format] | None, to_stdout: bool) -> list[str]:

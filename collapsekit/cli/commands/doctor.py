@@ -19,8 +19,8 @@ EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 def doctor() -> Ended:
     """Show versions, devices and disk, and what is missing for which extra."""
     need_working_directory()
-    from collapsekit import __version__
     from collapsekit.readouts.cache import cache_folder
+    from collapsekit.version import __version__
 
     lines = [f"collapsekit  {__version__}", f"python       {platform.python_version()}"]
     lines.append(f"system       {platform.platform()}")

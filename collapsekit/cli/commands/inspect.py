@@ -39,7 +39,7 @@ def inspect(
     """Show what a checkpoint is and holds, without executing it; exits 3 where it would be refused."""
     need_working_directory()
     from collapsekit.checkpoint.describe import describe
-    from collapsekit.io.safe_text import json_text
+    from collapsekit.io.json import json_text
 
     found = describe(path, values=values)
     text = json_text(asdict(found), default=str) if json_ else "\n".join(_lines(found, None if all_ else SHOWN))

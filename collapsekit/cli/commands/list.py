@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collapsekit.registry import ProbeSpec
 
 
-class Kind(StrEnum):
+class ListKind(StrEnum):
     """What can be listed."""
 
     all = "all"
@@ -30,7 +30,7 @@ class Kind(StrEnum):
 
 @guarded
 def list_(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.all,
+    kind: Annotated[ListKind, typer.Argument(help="What to list.")] = ListKind.all,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Definition, source, limits and options too.")
     ] = False,
@@ -46,16 +46,16 @@ def list_(
     for path in plugin or []:
         registry.load_plugin_file(path)
     sections = {
-        Kind.probes: lambda: _probes(verbose),
-        Kind.adapters: _adapters,
-        Kind.repairs: lambda: _repairs(verbose),
-        Kind.tasks: _tasks,
-        Kind.formats: _formats,
+        ListKind.probes: lambda: _probes(verbose),
+        ListKind.adapters: _adapters,
+        ListKind.repairs: lambda: _repairs(verbose),
+        ListKind.tasks: _tasks,
+        ListKind.formats: _formats,
     }
-    wanted = list(sections) if kind is Kind.all else [kind]
+    wanted = list(sections) if kind is ListKind.all else [kind]
     blocks = []
     for name in wanted:
-        title = [name.value.capitalize()] if kind is Kind.all else []
+        title = [name.value.capitalize()] if kind is ListKind.all else []
         blocks.append("\n".join([*title, *(f"  {line}" if title else line for line in sections[name]())]))
     return Ended(show=lambda: write("\n\n".join(blocks) + "\n"))
 
@@ -80,11 +80,32 @@ def _probes(verbose: bool) -> list[str]:
 def _details(spec: ProbeSpec) -> list[str]:
     trains = {"nothing": "nothing", "heads": "linear heads", "models": "linear heads; models unless --profile quick"}
     out = _entry("", f"Definition: {spec.definition}.") + _entry("", f"Cannot tell: {spec.cannot}.")
+    out += _measures(spec.name)
     out += _entry("", f"Trains: {trains[spec.trains]}.")
     for option, field in spec.options.model_fields.items():
         out += _entry("", f"--set {spec.name}.{option}={_shown(field.default)}  {field.description or ''}")
     if spec.run.__module__.startswith("collapsekit."):
         out.append(f"{'':<16}More: docs/probes/{spec.name}.md")
+    return out
+
+
+def _measures(probe: str) -> list[str]:
+    """What the probe's results are, their units and which way is better; and what single ones do not tell."""
+    from collapsekit.measures import LOSS, METRIC, measures_of
+
+    units = {LOSS: "task loss", METRIC: "task metric"}
+    names: list[str] = []
+    cannot: dict[str, list[str]] = {}
+    for m in measures_of(probe):
+        unit = units.get(m.unit or "", m.unit)
+        ways = (unit, m.better and f"{m.better} is better", m.figure and f"drawn as {m.figure}")
+        about = ", ".join(filter(None, ways))
+        names.append(f"{m.name} ({about})" if about else m.name)
+        if m.cannot is not None:
+            cannot.setdefault(m.cannot, []).append(m.name)
+    out = _entry("", f"Measures: {'; '.join(names)}.") if names else []
+    for text, of in cannot.items():
+        out += _entry("", f"Of {' and '.join(of)}: {text}.")
     return out
 
 
@@ -121,9 +142,9 @@ def _adapters() -> list[str]:
 
 
 def _tasks() -> list[str]:
-    from collapsekit.tasks.base import TASKS
+    from collapsekit.registry import TASKS, task_names
 
-    out = [line for name, text in TASKS.items() for line in _entry(name, text)]
+    out = [line for name in task_names() for line in _entry(name, TASKS[name].summary)]
     return out + _entry("module:callable", "your own loss: (outputs, targets) -> one loss an example")
 
 

@@ -61,7 +61,7 @@ def report(
 
 def _read(path: Path) -> Report | RepairReport:
     """The report at ``path``, or in a folder: of a diagnosis or of a repair, told by its content."""
-    from collapsekit.report.base import read_json
+    from collapsekit.io.json import read_json
     from collapsekit.report.per_example import load_report
 
     if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name too long

@@ -13,7 +13,7 @@ from collapsekit.cli.output import write
 from collapsekit.cli.terminal import Ended, guarded
 
 
-class Kind(StrEnum):
+class SchemaKind(StrEnum):
     """Files that collapsekit writes as JSON."""
 
     report = "report"
@@ -25,19 +25,19 @@ class Kind(StrEnum):
 
 # Imported when asked for: the schema of a report needs no NumPy.
 _MODELS = {
-    Kind.report: ("collapsekit.report.diagnosis", "Report"),
-    Kind.repair: ("collapsekit.report.repair", "RepairReport"),
-    Kind.gate: ("collapsekit.report.gate", "GateReport"),
-    Kind.baseline: ("collapsekit.report.baseline", "Baseline"),
-    Kind.compare: ("collapsekit.report.comparison", "Comparison"),
+    SchemaKind.report: ("collapsekit.report.diagnosis", "Report"),
+    SchemaKind.repair: ("collapsekit.report.repair", "RepairReport"),
+    SchemaKind.gate: ("collapsekit.report.gate", "GateReport"),
+    SchemaKind.baseline: ("collapsekit.report.baseline", "Baseline"),
+    SchemaKind.compare: ("collapsekit.report.comparison", "Comparison"),
 }
 
 
 @guarded
 def schema(
     kind: Annotated[
-        Kind, typer.Argument(help="Which file: what diagnose, repair, gate, baseline or compare writes.")
-    ] = Kind.report,
+        SchemaKind, typer.Argument(help="Which file: what diagnose, repair, gate, baseline or compare writes.")
+    ] = SchemaKind.report,
 ) -> Ended:
     """Print the JSON Schema of report.json, or of another file."""
     module, name = _MODELS[kind]

@@ -5,32 +5,31 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.gating.rules.parser import Both, Comparison, Node, Not, comparisons, parse_rule
-from collapsekit.gating.rules.paths import Found, Reference, look_up
-from collapsekit.io.safe_text import quoted
+from collapsekit.gating.rules.parser import And, Compare, Node, Not, comparisons, parse_rule
+from collapsekit.gating.rules.paths import ReportPath, ReportValue, look_up
+from collapsekit.io.safe_text import quote
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.gate import GateCheck, State
-from collapsekit.report.invariants.of_gate import SIGNS
+from collapsekit.report.gate import SIGNS, GateCheck, State
 
 DEFAULT = ("verdict != collapsed",)
 _UNDECIDED = "inconclusive"
 
 
-def check_modalities(rules: Sequence[str], known: Collection[str]) -> None:
-    """Raises ConfigError for a rule that names a modality that is none of those ``known``: it could never be met."""
+def check_modalities(rules: Sequence[str], modalities: Collection[str]) -> None:
+    """Raise ConfigError for a rule that names a modality that is none of those ``modalities``: it could never be met."""
     for rule in rules:
         for comparison in comparisons(parse_rule(rule)):
             for side in comparison.sides:
-                for name in side.modalities if isinstance(side, Reference) else ():
-                    if name not in known:
+                for name in side.modalities if isinstance(side, ReportPath) else ():
+                    if name not in modalities:
                         raise ConfigError(
-                            f"the rule {quoted(rule)} names the modality {quoted(name)}{did_you_mean(name, known)}: "
-                            f"the model has {', '.join(known)}."
+                            f"the rule {quote(rule)} names the modality {quote(name)}{did_you_mean(name, modalities)}: "
+                            f"the model has {', '.join(modalities)}."
                         )
 
 
 def decide_rule(rule: str, report: Report) -> GateCheck:
-    """The rule as a check. Raises ConfigError where it cannot be read.
+    """Return the rule as a check. Raises ConfigError where it cannot be read.
 
     Passed: it holds, and everything it names is there and decided. Failed: it does not hold, whatever the values that
     are not there would be. Else inconclusive. A verdict of "inconclusive" is decided only for a comparison with that word.
@@ -44,7 +43,7 @@ def decide_rule(rule: str, report: Report) -> GateCheck:
         state = "failed"
     elif holds and not missing:
         state = "passed"
-    values = [f for _, a, b in parts for f in (a, b) if isinstance(f, Found)]
+    values = [f for _, a, b in parts for f in (a, b) if isinstance(f, ReportValue)]
     one = values[0] if len(values) == 1 else None
     named = {f.modality for f in values}
     return GateCheck(
@@ -61,52 +60,52 @@ def decide_rule(rule: str, report: Report) -> GateCheck:
 
 def _value(node: Node, report: Report) -> bool | None:
     """Whether it holds; None where that hangs on what is not there (Kleene's strong logic of three values)."""
-    if isinstance(node, Comparison):
+    if isinstance(node, Compare):
         each = [_compare(node, a, b) for _, a, b in _pairs(node, report)]
         return False if False in each else (None if None in each else True)
     if isinstance(node, Not):
         inner = _value(node.of, report)
         return None if inner is None else not inner
     left, right = _value(node.left, report), _value(node.right, report)
-    decisive = not isinstance(node, Both)  # one False decides an "and", one True an "or"
+    decisive = not isinstance(node, And)  # one False decides an "and", one True an "or"
     if decisive in (left, right):
         return decisive
     return None if None in (left, right) else not decisive
 
 
-Side = Found | float | str
+Side = ReportValue | float | str
 
 
-def _pairs(comparison: Comparison, report: Report) -> list[tuple[Comparison, Side, Side]]:
+def _pairs(comparison: Compare, report: Report) -> list[tuple[Compare, Side, Side]]:
     """Both sides with their values; of a ``*``, once for each modality, the same on both sides."""
-    sides = [list(look_up(s, report)) if isinstance(s, Reference) else [s] for s in comparison.sides]
+    sides = [list(look_up(s, report)) if isinstance(s, ReportPath) else [s] for s in comparison.sides]
     count = max(len(s) for s in sides)
     left, right = (s * count if len(s) == 1 else s for s in sides)
     return [(comparison, a, b) for a, b in zip(left, right, strict=True)]
 
 
-def _compare(comparison: Comparison, left: Side, right: Side) -> bool | None:
+def _compare(comparison: Compare, left: Side, right: Side) -> bool | None:
     if _why_not(comparison, left, right) is not None:
         return None
-    a, b = (s.value if isinstance(s, Found) else s for s in (left, right))
+    a, b = (s.value if isinstance(s, ReportValue) else s for s in (left, right))
     return SIGNS[comparison.op](a, b)
 
 
-def _why_not(comparison: Comparison, left: Side, right: Side) -> str | None:
+def _why_not(comparison: Compare, left: Side, right: Side) -> str | None:
     """Why this cannot be decided; None where it can."""
     for side, other in ((left, right), (right, left)):
-        if not isinstance(side, Found):
+        if not isinstance(side, ReportValue):
             continue
         if side.value is None:
             return f"{side.name} is not there, as {side.why_not}"
         about = comparison.left if side is left else comparison.right
-        is_verdict = isinstance(about, Reference) and about.words is not None
+        is_verdict = isinstance(about, ReportPath) and about.words is not None
         if is_verdict and side.value == _UNDECIDED and other != _UNDECIDED:
             return f"{side.name} is inconclusive, which decides nothing"
     return None
 
 
-def _sentence(state: State, values: list[Found], missing: list[str], report: Report) -> str:
+def _sentence(state: State, values: list[ReportValue], missing: list[str], report: Report) -> str:
     if state == "inconclusive":
         return f"Not decided: {'; '.join(dict.fromkeys(missing))}."
     seen = list(dict.fromkeys(f"{f.name} is {_shown(f.value)}" for f in values if f.value is not None))

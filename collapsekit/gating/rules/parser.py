@@ -3,7 +3,7 @@
 rule       = term {"or" term}           term    = factor {"and" factor}
 factor     = "not" factor | "(" rule ")" | comparison
 comparison = operand ("<=" | "<" | ">=" | ">" | "==" | "!=") operand
-operand    = number | word | 'text' | "text" | reference   (references.py)
+operand    = number | word | 'text' | "text" | reference   (paths.py)
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.gating.rules.paths import ROOTS, Reference, read_reference
-from collapsekit.io.safe_text import quoted
+from collapsekit.gating.rules.paths import ROOTS, ReportPath, parse_path
+from collapsekit.io.safe_text import quote
 
-MOST_CHARACTERS = 2_000
-_DEEPEST = 50
+MAX_CHARACTERS = 2_000
+_MAX_LEVELS = 50
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
@@ -32,15 +32,15 @@ _TOKEN = re.compile(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Compare:
     """``left op right``; at least one side is a reference."""
 
-    left: Reference | float | str
+    left: ReportPath | float | str
     op: str
-    right: Reference | float | str
+    right: ReportPath | float | str
 
     @property
-    def sides(self) -> tuple[Reference | float | str, Reference | float | str]:
+    def sides(self) -> tuple[ReportPath | float | str, ReportPath | float | str]:
         """Left and right."""
         return self.left, self.right
 
@@ -53,7 +53,7 @@ class Not:
 
 
 @dataclass(frozen=True)
-class Both:
+class And:
     """``left and right``."""
 
     left: Node
@@ -61,14 +61,14 @@ class Both:
 
 
 @dataclass(frozen=True)
-class Either:
+class Or:
     """``left or right``."""
 
     left: Node
     right: Node
 
 
-Node = Comparison | Not | Both | Either
+Node = Compare | Not | And | Or
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ class Token:
 
 
 def parse_rule(text: str) -> Node:
-    """The rule as a tree. Raises ConfigError that shows where it cannot be read, and what could stand there."""
-    if len(text) > MOST_CHARACTERS:
-        raise ConfigError(f"the rule {quoted(text)} has {len(text):,} characters, more than {MOST_CHARACTERS:,}.")
+    """Return the rule as a tree. Raises ConfigError that shows where it cannot be read, and what could stand there."""
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"the rule {quote(text)} has {len(text):,} characters, more than {MAX_CHARACTERS:,}.")
     return _Parser(text).whole()
 
 
-def comparisons(node: Node) -> Iterator[Comparison]:
-    """Every comparison of a rule, as written."""
-    if isinstance(node, Comparison):
+def comparisons(node: Node) -> Iterator[Compare]:
+    """Yield every comparison of a rule, as written."""
+    if isinstance(node, Compare):
         yield node
     elif isinstance(node, Not):
         yield from comparisons(node.of)
@@ -114,9 +114,9 @@ class _Parser:
 
     def wrong(self, at: int, what: str) -> ConfigError:
         """The error that shows the text from ``at`` on."""
-        here = quoted(self.text[at:].strip(), 40) if self.text[at:].strip() else "its end"
+        here = quote(self.text[at:].strip(), 40) if self.text[at:].strip() else "its end"
         return ConfigError(
-            f"the rule {quoted(self.text, 200)} cannot be read: {here} {what}; a rule is, for example, "
+            f"the rule {quote(self.text, 200)} cannot be read: {here} {what}; a rule is, for example, "
             "`modalities.audio.score <= 0.3` or `verdict != collapsed`."
         )
 
@@ -144,18 +144,18 @@ class _Parser:
 
     def rule(self) -> Node:
         self.depth += 1
-        if self.depth > _DEEPEST:
-            raise self.wrong(self.at, f"is nested more than {_DEEPEST} levels deep")
+        if self.depth > _MAX_LEVELS:
+            raise self.wrong(self.at, f"is nested more than {_MAX_LEVELS} levels deep")
         node = self.term()
         while self.next("or"):
-            node = Either(node, self.term())
+            node = Or(node, self.term())
         self.depth -= 1
         return node
 
     def term(self) -> Node:
         node = self.factor()
         while self.next("and"):
-            node = Both(node, self.factor())
+            node = And(node, self.factor())
         return node
 
     def factor(self) -> Node:
@@ -169,13 +169,13 @@ class _Parser:
                 raise self.wrong(self.at, "stands where `)` should")
         else:
             node = self.comparison()
-        if negated and any(r.star for c in comparisons(node) for r in c.sides if isinstance(r, Reference)):
+        if negated and any(r.star for c in comparisons(node) for r in c.sides if isinstance(r, ReportPath)):
             raise self.wrong(
                 start, "has a `*` under `not`, which could mean all or one: turn the comparison round instead"
             )
         return Not(node) if negated % 2 else node
 
-    def comparison(self) -> Comparison:
+    def comparison(self) -> Compare:
         start, left = self.at, self.operand()
         op = self.next("<=", "<", ">=", ">", "==", "!=")
         if op is None:
@@ -184,9 +184,9 @@ class _Parser:
         said = check_sides(left, op.text, right)
         if said is not None:
             raise self.wrong(start, said)
-        return Comparison(left, op.text, right)
+        return Compare(left, op.text, right)
 
-    def operand(self) -> Reference | float | str:
+    def operand(self) -> ReportPath | float | str:
         start, token = self.at, self.next()
         if token is None or token.kind in ("op", "paren") or token.text in ("and", "or", "not"):
             raise self.wrong(start, "stands where a name or a value should")
@@ -197,7 +197,7 @@ class _Parser:
         if token.kind == "text":
             return token.text[1:-1]
         if re.split(r"[.\[]", token.text)[0] in ROOTS:
-            found = read_reference(token.text)
+            found = parse_path(token.text)
             if isinstance(found, str):
                 raise self.wrong(start, found)
             return found
@@ -207,15 +207,15 @@ class _Parser:
         return token.text
 
 
-def check_sides(left: Reference | float | str, op: str, right: Reference | float | str) -> str | None:
-    """What is wrong with comparing these; None where nothing is."""
-    references = [s for s in (left, right) if isinstance(s, Reference)]
+def check_sides(left: ReportPath | float | str, op: str, right: ReportPath | float | str) -> str | None:
+    """Return what is wrong with comparing these; None where nothing is."""
+    references = [s for s in (left, right) if isinstance(s, ReportPath)]
     if not references:
         return f"compares no number of the report: name one that begins with {', '.join(ROOTS)}"
     if len(references) == 2 and len({(r.root, r.parts, r.end) for r in references}) == 1:
         return "compares a value with itself, which says nothing of it"
     kinds = {
-        ("text" if isinstance(s, str) else "number") if not isinstance(s, Reference) else s.kind for s in (left, right)
+        ("text" if isinstance(s, str) else "number") if not isinstance(s, ReportPath) else s.kind for s in (left, right)
     }
     if len(kinds) > 1:
         return "compares a number with text"
@@ -224,7 +224,5 @@ def check_sides(left: Reference | float | str, op: str, right: Reference | float
     for word in (s for s in (left, right) if isinstance(s, str)):
         known = references[0].words
         if known is not None and word not in known:
-            return (
-                f"compares with {quoted(word)}{did_you_mean(word, known)}, but a verdict is one of {', '.join(known)}"
-            )
+            return f"compares with {quote(word)}{did_you_mean(word, known)}, but a verdict is one of {', '.join(known)}"
     return None

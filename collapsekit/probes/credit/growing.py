@@ -19,6 +19,7 @@ from collapsekit.data.base import Batch, Source
 from collapsekit.errors import CollapsekitError, ConfigError, NumericsError, did_you_mean
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
+from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes.credit.prefix_gap import READ_OUT, PrefixGapOptions, trained_alone
 from collapsekit.probes.credit.prefix_gap import SOURCE as FIGURE_4
 from collapsekit.probes.geometry.spectrum import (
@@ -30,9 +31,10 @@ from collapsekit.probes.geometry.spectrum import (
     small_n,
 )
 from collapsekit.probes.geometry.vif import DEFINITION as VIF
-from collapsekit.readouts.linear import Unimodal, prefix
+from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.measured import multimodal_prefix
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.linalg.spectrum import singular_values
@@ -41,10 +43,69 @@ from collapsekit.tasks.scoring import leave_out_metric
 
 TABLE_7 = "Chaudhuri et al. 2025, Appendix C.5 and Table 7"
 GROWN = "over models trained on ever more of the modalities, the last of them the model itself; modalities added {how}"
-PREFIX = f"of a modality's features in the model of each subset, by {READ_OUT}"
+PREFIX = f"of a modality's features in the model of each subset, by {READ_OUT}; {GROWN}"
 GAP = (
     "mean over the subset's modalities of the prefix gap: loss of the encoder's features in the subset's model minus loss "
     f"of the full model's encoder trained alone, both by {READ_OUT}"
+)
+OF_SUBSET = f"of the model of each subset; {GROWN}"
+
+MEAN_GAP = declare(Measure("growing.prefix_gap", definition=f"{GAP}; {GROWN}", source=FIGURE_4, unit=LOSS))
+PREFIX_LOSS = declare(
+    Measure(
+        "growing.prefix_loss",
+        definition="{loss} " + PREFIX,
+        source=FIGURE_4,
+        unit=LOSS,
+        better="lower",
+        why="it is the task loss",
+    )
+)
+VIF_MEAN = declare(
+    Measure(
+        "growing.vif_mean",
+        definition=f"mean over neurons of the {VIF}; {GROWN}",
+        source=TABLE_7,
+        unit="times",
+        better="lower",
+        why="1 is no redundancy between fused neurons",
+    )
+)
+EFFECTIVE_RANK = declare(
+    Measure(
+        "growing.effective_rank",
+        definition=f"rank of the fused representation: {RANKS['effective_rank'][0]}; {GROWN}",
+        source=RANKS["effective_rank"][1],
+        unit="dimensions",
+    )
+)
+NUMERICAL_RANK = declare(
+    Measure(
+        "growing.numerical_rank",
+        definition=f"rank of the fused representation: {RANKS['numerical_rank'][0]}; {GROWN}",
+        source=RANKS["numerical_rank"][1],
+        unit="dimensions",
+    )
+)
+LOSS_GROWN = declare(
+    Measure(
+        "growing.loss",
+        definition="{loss} " + OF_SUBSET,
+        source="task definition",
+        unit=LOSS,
+        better="lower",
+        why="it is the task loss",
+    )
+)
+METRIC_GROWN = declare(
+    Measure(
+        "growing.metric",
+        definition="{metric} " + OF_SUBSET,
+        source="task definition",
+        unit=METRIC,
+        better="higher",
+        why="task metrics are written so that higher is better",
+    )
 )
 
 
@@ -71,7 +132,7 @@ class _Path:
     order: tuple[str, ...]
     how: str
     strengths: str | None
-    alone: Mapping[str, Unimodal]
+    alone: Mapping[str, UnimodalReadout]
     without: str | None  # why (some) modalities have no baseline
 
 
@@ -82,6 +143,8 @@ BOUND = ("vif_bound", None)  # held by points whose VIF is a bound from below
 
 @probe(
     "growing",
+    title="As modalities are added",
+    place=140,
     summary="prefix gap, VIF, ranks and task as modalities are added, over the models listed under `subsets`",
     definition="mean prefix gap, mean VIF, effective and numerical rank, and task "
     + GROWN.format(how="strongest first"),
@@ -140,7 +203,7 @@ def _path(adapter: Adapter, features: Features, settings: Settings) -> _Path:
     if wanted:
         return _Path(wanted, "in the order asked for", None, alone, without)
     complete = len(alone) == len(names)
-    loss = {m: (alone[m] if complete else prefix(adapter, features, m)).validation_loss for m in names}
+    loss = {m: (alone[m] if complete else multimodal_prefix(adapter, features, m)).validation_loss for m in names}
     by = "its encoder trained alone" if complete else "a linear readout of its encoder in the model"
     order = tuple(sorted(names, key=lambda m: loss[m]))
     said = ", ".join(f"{m} {loss[m]:.3g}" for m in order)
@@ -217,7 +280,7 @@ def _measure(adapter: Adapter, features: Features, path: _Path, settings: Settin
     gaps = []
     for m in features.modalities:
         try:
-            each = task.loss(prefix(adapter, features, m).expected, targets)
+            each = task.loss(multimodal_prefix(adapter, features, m).expected, targets)
         except NumericsError as e:
             point["prefix_loss", m] = str(e).rstrip(".")
             continue
@@ -281,46 +344,27 @@ def _curves(
     bounds = ", ".join("+".join(step) for step, point in points.items() if BOUND in point)
     biased = f"n = {n} is under 10·d = {10 * d}: biased up" if n < 10 * d else ""
     of_vif = "; ".join(filter(None, [biased, f"near-singular, a lower bound, for {bounds}" if bounds else ""])) or None
-    make = partial(_curve, points, path)
-    yield make("prefix_gap", None, GAP, FIGURE_4, task.loss_name, path.without)
+    make, fields = partial(_curve, points), {"how": path.how, "rtol": _rtol(settings)}
+    yield make("prefix_gap", None, MEAN_GAP.fill(task, **fields), path.without)
     for m in features.modalities:
-        yield make("prefix_loss", m, f"{task.loss_name} {PREFIX}", FIGURE_4, task.loss_name, None)
-    yield make("vif_mean", None, f"mean over neurons of the {VIF}", TABLE_7, "times", of_vif)
-    for name in ("effective_rank", "numerical_rank"):
-        text, source = RANKS[name]
-        what = f"rank of the fused representation: {text.format(rtol=_rtol(settings))}"
-        yield make(name, None, what, source, "dimensions", small_n(n, d))
-    what = "of the model of each subset"
-    yield make("loss", None, f"{task.loss_name} {what}", "task definition", task.loss_name, None)
-    yield make("metric", None, f"{task.metric_name} {what}", "task definition", task.metric_name, note)
+        yield make("prefix_loss", m, PREFIX_LOSS.fill(task, **fields), None)
+    yield make("vif_mean", None, VIF_MEAN.fill(task, **fields), of_vif)
+    for name, measure in (("effective_rank", EFFECTIVE_RANK), ("numerical_rank", NUMERICAL_RANK)):
+        yield make(name, None, measure.fill(task, **fields), small_n(n, d))
+    yield make("loss", None, LOSS_GROWN.fill(task, **fields), None)
+    yield make("metric", None, METRIC_GROWN.fill(task, **fields), note)
 
 
 def _curve(
-    points: Mapping[tuple[str, ...], _Point],
-    path: _Path,
-    name: str,
-    modality: str | None,
-    definition: str,
-    source: str,
-    unit: str,
-    note: str | None,
+    points: Mapping[tuple[str, ...], _Point], name: str, modality: str | None, quantity: Quantity, note: str | None
 ) -> Result:
     """One number over the subsets for which it could be had."""
-    make = partial(
-        Result,
-        name=f"growing.{name}",
-        probe="growing",
-        modality=modality,
-        unit=unit,
-        definition=f"{definition}; {GROWN.format(how=path.how)}",
-        source=source,
-    )
     asked = {"+".join(step): point[name, modality] for step, point in points.items() if (name, modality) in point}
     had = {label: v for label, v in asked.items() if not isinstance(v, str)}
     lost = {label: v for label, v in asked.items() if isinstance(v, str)}
     if not had:
-        return make(skipped=next(iter(lost.values())))
+        return quantity.skipped(next(iter(lost.values())), modality=modality, unit=True)
     notes = [note, *(f"not to be had for {label}: {why}" for label, why in lost.items() if why != note)]
     value, low, high = zip(*had.values(), strict=True)
-    curve = Curve(x=tuple(had), y=value, lower=low, upper=high, x_label="modalities", y_label=unit)
-    return make(curve=curve, note="; ".join(filter(None, notes)) or None)
+    curve = Curve(x=tuple(had), y=value, lower=low, upper=high, x_label="modalities", y_label=str(quantity.unit))
+    return quantity.curve(curve, modality=modality, note="; ".join(filter(None, notes)) or None)

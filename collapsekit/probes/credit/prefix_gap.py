@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
-
-from pydantic import Field, field_validator
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.context import Options, Settings
+from collapsekit.context import Settings
 from collapsekit.features.features import Features
-from collapsekit.readouts.linear import Unimodal, prefix
-from collapsekit.readouts.unimodal import Baselines, Plan, baselines
+from collapsekit.measures import LOSS, METRIC, Measure, declare
+from collapsekit.readouts.linear import UnimodalReadout
+from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.measured import baselines, multimodal_prefix
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.scoring import leave_out_metric
@@ -23,22 +22,54 @@ SOURCE = "Chaudhuri et al. 2025, Section 4.1 and Figure 4"
 READ_OUT = "linear evaluation fitted on train, its penalty chosen on held-out examples"
 ALONE = "the same encoder trained alone"
 GAP = f"loss of the encoder's features in the checkpoint minus loss of {ALONE}, both by {READ_OUT}"
+PREFIX_IS = f"of the encoder's features in the checkpoint; {READ_OUT}"
+BASELINE_IS = f"of {ALONE}; {READ_OUT}"
+
+PREFIX_METRIC = declare(
+    Measure(
+        "prefix_gap.prefix_metric",
+        definition="{metric} " + PREFIX_IS,
+        source=SOURCE,
+        unit=METRIC,
+        better="higher",
+        why="task metrics are written so that higher is better",
+        figure="bars",
+    )
+)
+PREFIX_LOSS = declare(
+    Measure(
+        "prefix_gap.prefix_loss",
+        definition="{loss} " + PREFIX_IS,
+        source=SOURCE,
+        unit=LOSS,
+        better="lower",
+        why="it is the task loss",
+    )
+)
+BASELINE_METRIC = declare(
+    Measure(
+        "prefix_gap.baseline_metric",
+        definition="{metric} " + BASELINE_IS,
+        source=SOURCE,
+        unit=METRIC,
+        cannot="it is of an encoder trained alone, so it says nothing of the model",
+        figure="bars",
+    )
+)
+BASELINE_LOSS = declare(
+    Measure(
+        "prefix_gap.baseline_loss",
+        definition="{loss} " + BASELINE_IS,
+        source=SOURCE,
+        unit=LOSS,
+        cannot="it is of an encoder trained alone, so it says nothing of the model",
+    )
+)
+GAP_OF = declare(Measure("prefix_gap.gap", definition=GAP, source=SOURCE, unit=LOSS, headline="each", figure="bars"))
 
 
-class PrefixGapOptions(Options):
+class PrefixGapOptions(UnimodalOptions):
     """Options of the prefix_gap probe; utilisation takes the same baselines."""
-
-    start: str = Field(default="fresh", description="fresh, checkpoint, or the path of a checkpoint to start from")
-    rates: tuple[float, ...] = Field(default=(1e-3, 3e-3), description="learning rates, dropped from the end")
-    epochs: int = Field(default=60, gt=0, description="at most so many epochs a learning rate")
-    budget: float = Field(default=120.0, gt=0, description="seconds all baselines may be reckoned at (not in full)")
-
-    @field_validator("rates")
-    @classmethod
-    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or not all(0 < rate < math.inf for rate in value):
-            raise ValueError("needs at least one learning rate, all above 0 and finite")
-        return value
 
 
 def trained_alone(
@@ -59,6 +90,8 @@ def plan_of(options: PrefixGapOptions, settings: Settings) -> Plan | None:
 
 @probe(
     "prefix_gap",
+    title="Prefix gap",
+    place=30,
     summary="linear evaluation of each encoder as the model has it, against the same encoder trained alone",
     definition=GAP,
     source=SOURCE,
@@ -68,42 +101,30 @@ def plan_of(options: PrefixGapOptions, settings: Settings) -> Plan | None:
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(PrefixGapOptions)
-    left = {m: prefix(adapter, features, m) for m in features.modalities}
+    left = {m: multimodal_prefix(adapter, features, m) for m in features.modalities}
     made = trained_alone(adapter, features, options, settings)
     for m in features.modalities:
-        yield from _pair("prefix", "the encoder's features in the checkpoint", m, left[m], adapter, features, settings)
-        make = partial(Result, probe="prefix_gap", modality=m, source=SOURCE)
+        yield from _pair((PREFIX_LOSS, PREFIX_METRIC), m, left[m], adapter, features, settings)
         if made is None or m not in made.trained:
             reason = "profile quick trains no encoders" if made is None else made.skipped[m]
-            for name, what in (
-                ("baseline_loss", f"{adapter.task.loss_name} of {ALONE}; {READ_OUT}"),
-                ("baseline_metric", f"{adapter.task.metric_name} of {ALONE}; {READ_OUT}"),
-                ("gap", GAP),
-            ):
-                yield make(name=f"prefix_gap.{name}", definition=what, skipped=reason)
+            for measure in (BASELINE_LOSS, BASELINE_METRIC, GAP_OF):
+                yield measure.fill(adapter.task).skipped(reason, modality=m)
             continue
         alone = made.trained[m]
         note = "; ".join(filter(None, [made.described[m], made.note]))
-        yield from _pair("baseline", ALONE, m, alone, adapter, features, settings, note)
+        yield from _pair((BASELINE_LOSS, BASELINE_METRIC), m, alone, adapter, features, settings, note)
         task, groups = adapter.task, features.groups
         gap = leave_out_means(
             task.loss(left[m].expected, features.targets) - task.loss(alone.expected, features.targets), groups
         )
-        yield make(
-            name="prefix_gap.gap",
-            value=float(gap[0]),
-            interval=interval(float(gap[0]), gap[1:].tolist(), settings.level),
-            unit=task.loss_name,
-            definition=GAP,
-            note=note,
-        )
+        span = interval(float(gap[0]), gap[1:].tolist(), settings.level)
+        yield GAP_OF.fill(task).result(float(gap[0]), span, modality=m, note=note)
 
 
 def _pair(
-    kind: str,
-    what: str,
+    measures: tuple[Measure, Measure],
     modality: str,
-    readout: Unimodal,
+    readout: UnimodalReadout,
     adapter: Adapter,
     features: Features,
     settings: Settings,
@@ -113,15 +134,7 @@ def _pair(
     task = adapter.task
     loss = leave_out_means(task.loss(readout.expected, features.targets), features.groups)
     metric = leave_out_metric(task, readout.expected, features.targets, features.groups)
-    for name, values, unit in (("loss", loss, task.loss_name), ("metric", metric, task.metric_name)):
-        yield Result(
-            name=f"prefix_gap.{kind}_{name}",
-            probe="prefix_gap",
-            modality=modality,
-            value=float(values[0]),
-            interval=interval(float(values[0]), values[1:].tolist(), settings.level),
-            unit=unit,
-            definition=f"{unit} of {what}; {READ_OUT}",
-            source=SOURCE,
-            note="; ".join(filter(None, [f"penalty chosen: {readout.l2:g}", note])),
-        )
+    chosen = "; ".join(filter(None, [f"penalty chosen: {readout.l2:g}", note]))
+    for measure, values in zip(measures, (loss, metric), strict=True):
+        span = interval(float(values[0]), values[1:].tolist(), settings.level)
+        yield measure.fill(task).result(float(values[0]), span, modality=modality, note=chosen)

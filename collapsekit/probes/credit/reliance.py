@@ -3,52 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.context import Options, Settings
+from collapsekit.context import Settings
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import EXACT_UP_TO, Coalitions, coalitions, credits
+from collapsekit.games.coalitions import EXACT_UP_TO, CoalitionGame, GameOptions, draws_for, shapley_values
+from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.measured import make_game
 from collapsekit.stats.inference.jackknife import interval, interval_array
 from collapsekit.stats.inference.quantiles import normal
 
 REMOVED = "absent modalities taken together from other examples, the expectation averaged over {draws} of them"
 SAGE = "Covert et al. 2020 (SAGE), eq. 2 and 4; Shapley 1953"
+SAGE_2 = "Covert et al. 2020 (SAGE), eq. 2"
+PERCEPTUAL = "Gat et al. 2021 (perceptual score), by expectation instead of a single permutation"
+SHAPLEY_IS = "Shapley value of the modality over subsets, {exact}; worth: "
+WITHOUT_IS = "worth of all modalities minus worth without this one "
+ALONE_IS = "when the model sees only these modalities; " + REMOVED
+EMPTY_IS = "of the model with every modality absent; " + REMOVED
+
+FULL_METRIC = declare(
+    Measure(
+        "reliance.full_metric",
+        definition="{metric} of the model as it is",
+        source="task definition",
+        unit=METRIC,
+        better="higher",
+        why="task metrics are written so that higher is better",
+        headline="each",
+    )
+)
+FULL_LOSS = declare(
+    Measure(
+        "reliance.full_loss",
+        definition="{loss} of the model as it is",
+        source="task definition",
+        unit=LOSS,
+        better="lower",
+        why="it is the task loss",
+        headline="each",
+    )
+)
+EMPTY_METRIC = declare(
+    Measure("reliance.empty_metric", definition="{metric} " + EMPTY_IS, source="task definition", unit=METRIC)
+)
+EMPTY_LOSS = declare(
+    Measure("reliance.empty_loss", definition="{loss} " + EMPTY_IS, source="task definition", unit=LOSS)
+)
+SHAPLEY = declare(
+    Measure(
+        "reliance.shapley",
+        definition=SHAPLEY_IS + "{loss}; " + REMOVED,
+        source=SAGE,
+        unit=LOSS,
+        headline="each",
+        cannot="credit that one modality gains another loses, so no credit is better than another",
+        figure="bars",
+    )
+)
+SHAPLEY_METRIC = declare(
+    Measure(
+        "reliance.shapley_metric",
+        definition=SHAPLEY_IS + "{metric}; " + REMOVED,
+        source=SAGE,
+        unit=METRIC,
+        cannot="credit that one modality gains another loses, so no credit is better than another",
+        figure="bars",
+    )
+)
+LEAVE_ONE_OUT = declare(
+    Measure(
+        "reliance.leave_one_out",
+        definition=WITHOUT_IS + "({loss}); " + REMOVED,
+        source=PERCEPTUAL,
+        unit=LOSS,
+        cannot="a modality whose content others repeat costs nothing, however much it is used",
+        figure="bars",
+    )
+)
+LEAVE_ONE_OUT_METRIC = declare(
+    Measure(
+        "reliance.leave_one_out_metric",
+        definition=WITHOUT_IS + "({metric}); " + REMOVED,
+        source=PERCEPTUAL,
+        unit=METRIC,
+        cannot="a modality whose content others repeat costs nothing, however much it is used",
+        figure="bars",
+    )
+)
+SUBSETS = declare(
+    Measure("reliance.subsets", definition="{loss} " + ALONE_IS, source=SAGE_2, unit=LOSS, side_by_side=True)
+)
+SUBSETS_METRIC = declare(
+    Measure("reliance.subsets_metric", definition="{metric} " + ALONE_IS, source=SAGE_2, unit=METRIC, side_by_side=True)
+)
 
 
-class RelianceOptions(Options):
+class RelianceOptions(GameOptions):
     """Options of the reliance probe; utilisation and rank_sweep read the same subsets."""
 
-    draws: int | None = Field(
-        default=None,
-        gt=0,
-        description="other examples an absent modality is taken from; default: 8 a class, 32 at least, 256 at most",
-    )
-    permutations: int = Field(default=64, gt=1, description="sampled orders beyond 6 modalities")
 
-
-def draws_for(adapter: Adapter, features: Features, options: RelianceOptions) -> int:
-    """How many other examples an absent modality is taken from.
-
-    The loss of a mean over few draws is biased up, most of all where no draw happens to hold the right class, so
-    the default grows with the number of classes.
-    """
-    if options.draws is not None:
-        return options.draws
-    classes = adapter.task.expect(features.outputs[:1]).shape[1] if adapter.task.name == "classification" else 1
-    return min(256, max(32, 8 * classes))
-
-
-def game_of(adapter: Adapter, features: Features, options: RelianceOptions, settings: Settings) -> Coalitions:
+def game_of(adapter: Adapter, features: Features, options: RelianceOptions, settings: Settings) -> CoalitionGame:
     """The coalitions these options ask for, shared by all probes that read them."""
-    draws = draws_for(adapter, features, options)
-    return coalitions(adapter, features, draws, settings.seed, settings.progress)
+    draws = draws_for(adapter, features, options.draws)
+    return make_game(adapter, features, draws, settings.seed, settings.progress)
 
 
 def ends(full: float, leave_out: Tensor, extra_se: float, level: float) -> tuple[float, float]:
@@ -62,6 +125,8 @@ def ends(full: float, leave_out: Tensor, extra_se: float, level: float) -> tuple
 
 @probe(
     "reliance",
+    title="What each modality earns",
+    place=10,
     summary="task loss and metric over modality subsets; Shapley credit and leave-one-out of each modality",
     definition="Shapley value of each modality over subsets, worth = minus the task loss; " + REMOVED.format(draws="d"),
     source=SAGE,
@@ -71,55 +136,34 @@ def ends(full: float, leave_out: Tensor, extra_se: float, level: float) -> tuple
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(RelianceOptions)
     game = game_of(adapter, features, options, settings)
-    removed = REMOVED.format(draws=len(game.donors))
-    yield from _ends_of_the_game(game, settings, removed)
-    task = adapter.task
-    kinds: dict[str, tuple[Callable[[int], Tensor], str]] = {
-        "": (lambda mask: -game.worth(mask).loss, task.loss_name),
-        "_metric": (lambda mask: game.worth(mask).metric, task.metric_name),
-    }
-    for suffix, (worth, unit) in kinds.items():
-        credit, error = credits(worth, game.size, options.permutations, settings.seed)
-        exact = "exact over all subsets" if game.exact else f"sampled over {options.permutations} orders"
+    yield from _ends_of_the_game(game, settings)
+    task, draws = adapter.task, len(game.donors)
+    kinds: tuple[tuple[Callable[[int], Tensor], Measure, Measure], ...] = (
+        (lambda mask: -game.value(mask).loss, SHAPLEY, LEAVE_ONE_OUT),
+        (lambda mask: game.value(mask).metric, SHAPLEY_METRIC, LEAVE_ONE_OUT_METRIC),
+    )
+    exact = "exact over all subsets" if game.exact else f"sampled over {options.permutations} orders"
+    for worth, shapley, without in kinds:
+        credit, error = shapley_values(worth, game.size, options.permutations, settings.seed)
         for i, modality in enumerate(features.modalities):
-            make = partial(Result, probe="reliance", modality=modality, unit=unit)
             value = float(credit[i, 0])
-            yield make(
-                name=f"reliance.shapley{suffix}",
-                value=value,
-                interval=ends(value, credit[i, 1:], float(error[i, 0]), settings.level),
-                definition=f"Shapley value of the modality over subsets, {exact}; worth: {unit}; {removed}",
-                source=SAGE,
-            )
+            span = ends(value, credit[i, 1:], float(error[i, 0]), settings.level)
+            yield shapley.fill(task, exact=exact, draws=draws).result(value, span, modality=modality)
             drop = worth(game.full) - worth(game.full & ~(1 << i))
-            yield make(
-                name=f"reliance.leave_one_out{suffix}",
-                value=float(drop[0]),
-                interval=interval(float(drop[0]), drop[1:].tolist(), settings.level),
-                definition=f"worth of all modalities minus worth without this one ({unit}); {removed}",
-                source="Gat et al. 2021 (perceptual score), by expectation instead of a single permutation",
-            )
-    yield from _subsets(game, settings, (task.loss_name, task.metric_name), removed)
+            span = interval(float(drop[0]), drop[1:].tolist(), settings.level)
+            yield without.fill(task, draws=draws).result(float(drop[0]), span, modality=modality)
+    yield from _subsets(game, settings)
 
 
-def _ends_of_the_game(game: Coalitions, settings: Settings, removed: str) -> Iterator[Result]:
-    task = game.adapter.task
-    for name, mask in (("full", game.full), ("empty", 0)):
-        worth = game.worth(mask)
-        what = "the model as it is" if name == "full" else f"the model with every modality absent; {removed}"
-        for suffix, values, unit in (("loss", worth.loss, task.loss_name), ("metric", worth.metric, task.metric_name)):
-            yield Result(
-                name=f"reliance.{name}_{suffix}",
-                probe="reliance",
-                value=float(values[0]),
-                interval=interval(float(values[0]), values[1:].tolist(), settings.level),
-                unit=unit,
-                definition=f"{unit} of {what}",
-                source="task definition",
-            )
+def _ends_of_the_game(game: CoalitionGame, settings: Settings) -> Iterator[Result]:
+    for mask, of_loss, of_metric in ((game.full, FULL_LOSS, FULL_METRIC), (0, EMPTY_LOSS, EMPTY_METRIC)):
+        worth = game.value(mask)
+        for measure, values in ((of_loss, worth.loss), (of_metric, worth.metric)):
+            span = interval(float(values[0]), values[1:].tolist(), settings.level)
+            yield measure.fill(game.adapter.task, draws=len(game.donors)).result(float(values[0]), span)
 
 
-def _subsets(game: Coalitions, settings: Settings, units: tuple[str, str], removed: str) -> Iterator[Result]:
+def _subsets(game: CoalitionGame, settings: Settings) -> Iterator[Result]:
     size = game.size
     if game.exact:
         masks = sorted(range(1 << size), key=lambda mask: (bin(mask).count("1"), mask))
@@ -129,24 +173,18 @@ def _subsets(game: Coalitions, settings: Settings, units: tuple[str, str], remov
         masks = [0, *alone, *(game.full & ~a for a in alone), game.full]
         note = f"with more than {EXACT_UP_TO} modalities only single ones, all but one, none and all are listed"
     labels = tuple("+".join(game.names(mask)) or "(none)" for mask in masks)
-    for suffix, unit, values in (
-        ("", units[0], torch.stack([game.worth(mask).loss for mask in masks])),
-        ("_metric", units[1], torch.stack([game.worth(mask).metric for mask in masks])),
+    for measure, values in (
+        (SUBSETS, torch.stack([game.value(mask).loss for mask in masks])),
+        (SUBSETS_METRIC, torch.stack([game.value(mask).metric for mask in masks])),
     ):
         low, high = interval_array(values[:, 0], values[:, 1:].T, settings.level)
-        yield Result(
-            name=f"reliance.subsets{suffix}",
-            probe="reliance",
-            unit=unit,
-            definition=f"{unit} when the model sees only these modalities; {removed}",
-            source="Covert et al. 2020 (SAGE), eq. 2",
-            curve=Curve(
-                x=labels,
-                y=tuple(values[:, 0].tolist()),
-                lower=tuple(low.tolist()),
-                upper=tuple(high.tolist()),
-                x_label="modalities present",
-                y_label=unit,
-            ),
-            note=note,
+        quantity = measure.fill(game.adapter.task, draws=len(game.donors))
+        curve = Curve(
+            x=labels,
+            y=tuple(values[:, 0].tolist()),
+            lower=tuple(low.tolist()),
+            upper=tuple(high.tolist()),
+            x_label="modalities present",
+            y_label=str(quantity.unit),
         )
+        yield quantity.curve(curve, note=note)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,14 +12,16 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.games.balanced_reference import Reference, make_reference
-from collapsekit.games.coalitions import Coalitions, coalitions, credits
+from collapsekit.games.balanced_reference import BalancedReference, make_reference
+from collapsekit.games.coalitions import CoalitionGame, shapley_values
+from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes.credit.prefix_gap import PrefixGapOptions, plan_of, trained_alone
 from collapsekit.probes.credit.reliance import RelianceOptions, ends, game_of
-from collapsekit.readouts.linear import Fold, Unimodal, fold, prefix, raw, says_little
-from collapsekit.readouts.synergy import on_encoders, on_recorded
+from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split, raw_input_readout, says_little
+from collapsekit.readouts.synergy import on_encoders
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.measured import make_game, multimodal_prefix, on_recorded
 from collapsekit.stats.inference.jackknife import interval, ratio_interval
 from collapsekit.stats.inference.quantiles import normal
 from collapsekit.stats.use import FLOOR, floor_of
@@ -42,9 +43,116 @@ FEWEST = 20  # examples to fit on, held out, and diagnosed
 WEAK = 0.05  # share of the prior loss under which a modality's gain alone makes us look for what it says jointly
 SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 (SAGE)"
 
+DUE_IS = f"due: {DUE}; {BALANCED}"
+ADDED = (
+    "{metric} of the model's own prediction with the modality's best readout added, minus that without it; weights of both "
+    "fitted on held-out examples"
+)
+TOGETHER = declare(
+    Measure(
+        "utilisation.joint_gain",
+        definition="loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' features "
+        "and their pairwise products, fitted beside that sum",
+        source=SOURCE,
+        unit=LOSS,
+    )
+)
+PRIOR_LOSS = declare(
+    Measure(
+        "utilisation.prior_loss",
+        definition="loss of the best constant prediction: the most any readout can gain",
+        source=SOURCE,
+        unit=LOSS,
+    )
+)
+CREDIT = declare(
+    Measure(
+        "utilisation.credit",
+        definition=f"Shapley credit the model gives the modality; worth: minus the task loss over subsets; {SURE}",
+        source=SOURCE,
+        unit=LOSS,
+        cannot="credit that one modality gains another loses, so no credit is better than another",
+        figure="bars",
+    )
+)
+SHARE_OF = declare(
+    Measure(
+        "utilisation.share",
+        definition="the modality's credit in the model over the sum of all credits, in the model or the reference, "
+        "whichever is more",
+        source=SOURCE,
+        unit="share",
+    )
+)
+REFERENCE_CREDIT = declare(
+    Measure("utilisation.reference_credit", definition=f"{DUE}; {BALANCED}", source=SOURCE, unit=LOSS, figure="bars")
+)
+RATIO = declare(
+    Measure(
+        "utilisation.ratio",
+        definition=f"credit in the model divided by what is due, between 0 and {CAP:g}; {DUE_IS}; interval by Fieller's "
+        "theorem",
+        source=SOURCE,
+        unit="ratio",
+    )
+)
+SCORE = declare(
+    Measure(
+        "utilisation.score",
+        definition=f"1 - (credit + e) / (due + e), between 0 and 1, neither below 0; due: {DUE}; e: {FLOOR:.1%} of the "
+        f"prior loss, so that what is due nothing is not ignored; {BALANCED}; by Fieller's theorem",
+        source=SOURCE,
+        unit="score",
+        better="lower",
+        why="0 is fully used, 1 is fully ignored",
+    )
+)
+ALONE_GAIN = declare(
+    Measure(
+        "utilisation.alone_gain",
+        definition="loss of the best constant prediction minus loss of the modality's best readout alone",
+        source=SOURCE,
+        unit=LOSS,
+        better="higher",
+        why="it is task loss gained by the modality alone",
+    )
+)
+ALONE_METRIC = declare(
+    Measure(
+        "utilisation.alone_metric",
+        definition="{metric} of that readout",
+        source=SOURCE,
+        unit=METRIC,
+        better="higher",
+        why="task metrics are written so that higher is better",
+    )
+)
+COSTS_NOW = declare(
+    Measure(
+        "utilisation.costs_now",
+        definition=ADDED,
+        source=SOURCE,
+        unit=METRIC,
+        better="lower",
+        why="it is what the model loses of the task metric today",
+    )
+)
+COSTS_IF_MISSING = declare(
+    Measure(
+        "utilisation.costs_if_missing",
+        definition=f"{ADDED}; the other modality absent from the model's prediction",
+        source=SOURCE,
+        unit=METRIC,
+        better="lower",
+        why="it is what the model loses of the task metric without the other modality",
+    )
+)
+
 
 @probe(
     "utilisation",
+    title="Credit beside a balanced reference",
+    place=20,
     summary="how much of the credit a balanced reference gives a modality the model gives it; what that costs",
     definition="Shapley credit in the model divided by Shapley credit in the reference; " + BALANCED,
     source=SOURCE,
@@ -56,51 +164,37 @@ SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.of("reliance", RelianceOptions)
-    _enough(fold(adapter, features), features)
+    _enough(make_split(adapter, features), features)
     readouts, evidence = _best_readouts(adapter, features, settings)
     game = game_of(adapter, features, options, settings)
     reference = make_reference(adapter, features, readouts, game.donors)
     reference, gained = _with_joint(adapter, features, reference, settings)
     yield gained
-    ours, ours_error = credits(lambda k: -game.calibrated(k).loss, game.size, options.permutations, settings.seed)
-    theirs, theirs_error = credits(lambda k: -reference.worth(k).loss, game.size, options.permutations, settings.seed)
-    unit = adapter.task.loss_name
-    yield _with_interval(
-        partial(Result, probe="utilisation", source=SOURCE),
-        "utilisation.prior_loss",
-        reference.constant().loss,
-        settings,
-        "loss of the best constant prediction: the most any readout can gain",
-        unit,
+    ours, ours_error = shapley_values(
+        lambda k: -game.calibrated(k).loss, game.size, options.permutations, settings.seed
     )
+    theirs, theirs_error = shapley_values(
+        lambda k: -reference.value(k).loss, game.size, options.permutations, settings.seed
+    )
+    task, prior = adapter.task, reference.constant().loss
+    yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, settings)
     for i, m in enumerate(features.modalities):
-        make = partial(Result, probe="utilisation", modality=m, source=SOURCE)
-        judged = partial(make, note=evidence[m])
-        gain = reference.constant().loss - reference.alone(m).loss
+        note = evidence[m]
+        gain = prior - reference.alone(m).loss
         credit, due = ours[i], torch.maximum(theirs[i], LEAST * gain)
-        error, due_error = float(ours_error[i, 0]), float(theirs_error[i, 0])
-        yield make(
-            name="utilisation.credit",
-            value=float(credit[0]),
-            interval=ends(float(credit[0]), credit[1:], error, settings.level),
-            unit=unit,
-            definition=f"Shapley credit the model gives the modality; worth: minus the task loss over subsets; {SURE}",
-        )
-        yield _share(make, credit, torch.maximum(ours.sum(0), theirs.sum(0)), error, settings)
-        yield _with_interval(
-            judged, "utilisation.reference_credit", due, settings, f"{DUE}; {BALANCED}", unit, due_error
-        )
-        yield _ratio(judged, credit, due, (error, due_error), settings)
-        yield _score(judged, credit, due, (error, due_error), float(reference.constant().loss[0]), settings)
-        what = "loss of the best constant prediction minus loss of the modality's best readout alone"
-        yield _with_interval(judged, "utilisation.alone_gain", gain, settings, what, unit)
-        alone = reference.alone(m).metric
-        metric = adapter.task.metric_name
-        yield _with_interval(judged, "utilisation.alone_metric", alone, settings, f"{metric} of that readout", metric)
-        yield from _costs(make, m, adapter, features, reference, game, settings)
+        errors = float(ours_error[i, 0]), float(theirs_error[i, 0])
+        span = ends(float(credit[0]), credit[1:], errors[0], settings.level)
+        yield CREDIT.fill(task).result(float(credit[0]), span, modality=m)
+        yield _share(m, credit, torch.maximum(ours.sum(0), theirs.sum(0)), errors[0], settings)
+        yield _with_interval(REFERENCE_CREDIT.fill(task), m, note, due, settings, errors[1])
+        yield _ratio(m, note, credit, due, errors, settings)
+        yield _score(m, note, credit, due, errors, float(prior[0]), settings)
+        yield _with_interval(ALONE_GAIN.fill(task), m, note, gain, settings)
+        yield _with_interval(ALONE_METRIC.fill(task), m, note, reference.alone(m).metric, settings)
+        yield from _costs(m, adapter, features, reference, game, settings)
 
 
-def _enough(at: Fold, features: Features) -> None:
+def _enough(at: FitSplit, features: Features) -> None:
     """On fewer examples than these a readout that found nothing is no sign that there is nothing."""
     found = {"to fit on": len(at.fit), "held out": len(at.choose), "diagnosed": len(features)}
     what, n = min(found.items(), key=lambda item: item[1])
@@ -109,8 +203,8 @@ def _enough(at: Fold, features: Features) -> None:
 
 
 def _with_joint(
-    adapter: Adapter, features: Features, reference: Reference, settings: Settings
-) -> tuple[Reference, Result]:
+    adapter: Adapter, features: Features, reference: BalancedReference, settings: Settings
+) -> tuple[BalancedReference, Result]:
     """The reference with what modalities say only together, and what that gains. Encoders are trained for it only
     where a modality says next to nothing alone."""
     most = reference.constant().loss[0]
@@ -122,75 +216,52 @@ def _with_joint(
         trained = on_encoders(adapter, features, reference.offset(), plan, settings)
         if trained is not None and trained.loss < joint.loss:
             joint, more = trained, reference.together(trained)
-    make = partial(
-        Result,
-        name="utilisation.joint_gain",
-        probe="utilisation",
-        definition=(
-            "loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' features and "
-            "their pairwise products, fitted beside that sum"
-        ),
-        source=SOURCE,
-    )
+    together = TOGETHER.fill(adapter.task)
     if more.joint is None:
-        return reference, make(
-            skipped="on held-out examples it adds no more than chance to the sum of unimodal evidence"
-        )
+        reason = "on held-out examples it adds no more than chance to the sum of unimodal evidence"
+        return reference, together.skipped(reason)
     full = (1 << len(features.modalities)) - 1
-    gain = reference.worth(full).loss - more.worth(full).loss
-    return more, make(
-        value=float(gain[0]),
-        interval=interval(float(gain[0]), gain[1:].tolist(), settings.level),
-        unit=adapter.task.loss_name,
-        note=joint.described,
-    )
+    gain = reference.value(full).loss - more.value(full).loss
+    span = interval(float(gain[0]), gain[1:].tolist(), settings.level)
+    return more, together.result(float(gain[0]), span, note=joint.described)
 
 
 def _with_interval(
-    make: partial[Result],
-    name: str,
+    quantity: Quantity,
+    modality: str | None,
+    note: str | None,
     values: Tensor,
     settings: Settings,
-    definition: str,
-    unit: str,
     error: float = 0.0,
+    *,
+    versus: str | None = None,
 ) -> Result:
     """A value and its leave-out values (1 + G,) as a result; ``error``: standard error of sampled orders."""
-    return make(
-        name=name,
-        value=float(values[0]),
-        interval=ends(float(values[0]), values[1:], error, settings.level),
-        unit=unit,
-        definition=definition,
-    )
+    span = ends(float(values[0]), values[1:], error, settings.level)
+    return quantity.result(float(values[0]), span, modality=modality, versus=versus, note=note)
 
 
-def _share(make: partial[Result], credit: Tensor, total: Tensor, error: float, settings: Settings) -> Result:
-    name = "utilisation.share"
-    what = "the modality's credit in the model over the sum of all credits, in the model or the reference, whichever is more"
+def _share(modality: str, credit: Tensor, total: Tensor, error: float, settings: Settings) -> Result:
     if float(total.min()) <= 0:
         reason = "model and reference are, at least on some groups of examples, no better than without inputs"
-        return make(name=name, definition=what, skipped=reason)
+        return SHARE_OF.skipped(reason, modality=modality)
     # The sum itself is exact in sampled orders, too.
-    return _with_interval(make, name, credit / total, settings, what, "share", error / float(total[0]))
+    return _with_interval(SHARE_OF.fill(), modality, None, credit / total, settings, error / float(total[0]))
 
 
 def _ratio(
-    make: partial[Result], credit: Tensor, due: Tensor, errors: tuple[float, float], settings: Settings
+    modality: str, note: str, credit: Tensor, due: Tensor, errors: tuple[float, float], settings: Settings
 ) -> Result:
-    definition = (
-        f"credit in the model divided by what is due, between 0 and {CAP:g}; due: {DUE}; {BALANCED}; "
-        "interval by Fieller's theorem"
-    )
     if float(due[0]) <= 0:
         reason = "the balanced reference gives the modality no credit above 0"
-        return make(name="utilisation.ratio", definition=definition, skipped=reason)
+        return RATIO.skipped(reason, modality=modality, note=note)
     value, low, high = _quotient(credit, due, errors, settings.level, CAP)
-    return make(name="utilisation.ratio", value=value, interval=(low, high), unit="ratio", definition=definition)
+    return RATIO.result(value, (low, high), modality=modality, note=note)
 
 
 def _score(
-    make: partial[Result],
+    modality: str,
+    note: str,
     credit: Tensor,
     due: Tensor,
     errors: tuple[float, float],
@@ -201,16 +272,7 @@ def _score(
     more = floor_of(prior_loss)
     top, bottom = (v.clamp_min(0.0) + more for v in (credit, due))
     value, low, high = _quotient(top, bottom, errors, settings.level, 1.0)
-    return make(
-        name="utilisation.score",
-        value=1.0 - value,
-        interval=(1.0 - high, 1.0 - low),
-        unit="score",
-        definition=(
-            f"1 - (credit + e) / (due + e), between 0 and 1, neither below 0; due: {DUE}; "
-            f"e: {FLOOR:.1%} of the prior loss, so that what is due nothing is not ignored; {BALANCED}; by Fieller's theorem"
-        ),
-    )
+    return SCORE.result(1.0 - value, (1.0 - high, 1.0 - low), modality=modality, note=note)
 
 
 def _quotient(
@@ -227,13 +289,13 @@ def _quotient(
 
 def _best_readouts(
     adapter: Adapter, features: Features, settings: Settings
-) -> tuple[dict[str, Unimodal], dict[str, str]]:
+) -> tuple[dict[str, UnimodalReadout], dict[str, str]]:
     """Per modality the better, on held-out examples, of the prefix and the encoder trained alone; and which. Where no
     encoder could be trained and the prefix says next to nothing, which a dead encoder's does, of the raw inputs too."""
     made = trained_alone(adapter, features, settings.of("prefix_gap", PrefixGapOptions), settings)
     chosen, evidence = {}, {}
     for m in features.modalities:
-        chosen[m] = prefix(adapter, features, m)
+        chosen[m] = multimodal_prefix(adapter, features, m)
         evidence[m] = "readout: linear evaluation of the checkpoint's own encoder"
         if made is not None and m in made.trained:
             evidence[m] += ", better on held-out examples than the encoder trained alone"
@@ -245,7 +307,7 @@ def _best_readouts(
         else:
             evidence[m] += " (profile quick trains no encoders)"
         if (made is None or m not in made.trained) and says_little(adapter, features, chosen[m], WEAK):
-            inputs = raw(adapter, features, m)
+            inputs = raw_input_readout(adapter, features, m)
             if inputs is not None and inputs.validation_loss < chosen[m].validation_loss:
                 chosen[m], evidence[m] = (
                     inputs,
@@ -255,28 +317,22 @@ def _best_readouts(
 
 
 def _costs(
-    make: partial[Result],
     modality: str,
     adapter: Adapter,
     features: Features,
-    reference: Reference,
-    game: Coalitions,
+    reference: BalancedReference,
+    game: CoalitionGame,
     settings: Settings,
 ) -> Iterator[Result]:
     """What adding the modality's evidence to the model's own prediction gains: as it is, and without another one."""
-    task, at = adapter.task, fold(adapter, features)
-    held = coalitions(adapter, at.held, len(game.donors), settings.seed, settings.progress)
-    how = (
-        f"{task.metric_name} of the model's own prediction with the modality's best readout added, minus that without it; "
-        "weights of both fitted on held-out examples"
-    )
+    task, at = adapter.task, make_split(adapter, features)
+    held = make_game(adapter, at.held, len(game.donors), settings.seed, settings.progress)
+    note = None
     if at.held is at.train:
-        make = partial(
-            make, note="no val split: weights fitted on examples the model trained on, so costs may read low"
-        )
+        note = "no val split: weights fitted on examples the model trained on, so costs may read low"
     for i, other in enumerate(features.modalities):
         mask = game.full if other == modality else game.full & ~(1 << i)
-        model, chosen_on = game.worth(mask).expected, held.worth(mask).expected[at.choose]
+        model, chosen_on = game.value(mask).expected, held.value(mask).expected[at.choose]
         with_it, without = (
             leave_out_metric(task, expected, features.targets, features.groups)
             for expected in (
@@ -285,11 +341,7 @@ def _costs(
             )
         )
         if other == modality:
-            yield _with_interval(make, "utilisation.costs_now", with_it - without, settings, how, task.metric_name)
+            yield _with_interval(COSTS_NOW.fill(task), modality, note, with_it - without, settings)
         else:
-            name, absent = (
-                "utilisation.costs_if_missing",
-                f"{how}; the other modality absent from the model's prediction",
-            )
-            one = partial(make, versus=other)
-            yield _with_interval(one, name, with_it - without, settings, absent, task.metric_name)
+            cost = COSTS_IF_MISSING.fill(task)
+            yield _with_interval(cost, modality, note, with_it - without, settings, versus=other)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, permutations
 from typing import Literal
 
@@ -13,10 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
+from collapsekit.measures import Measure, declare
 from collapsekit.probes.geometry.spectrum import small_n
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
@@ -44,6 +43,40 @@ PAIRINGS = {
     "strongest": "the giver's channels with the highest such score, the weakest by the strongest",
 }
 CONTROL = {"same": "the same with channels drawn at random", "strongest": "the same with both drawn at random"}
+WHAT = (
+    "{rank}, after minus before k = max(1, ⌊{proportion:g}·w⌋) of its channels, those {score}, are {exchanged} {pairing}; w "
+    "is the smaller of the two widths; channels are chosen once, on all examples"
+)
+DRAWN = "mean over {draws} draws of {control}"
+OURS = f"{SOURCE}; the control is ours"
+
+GAIN = declare(Measure("fusion_gain.gain", definition=WHAT, source=SOURCE, unit="dimensions"))
+RANDOM_GAIN = declare(Measure("fusion_gain.random_gain", definition=f"{DRAWN}: {WHAT}", source=OURS, unit="dimensions"))
+EXCESS = declare(
+    Measure(
+        "fusion_gain.excess",
+        definition=f"gain minus random_gain; {WHAT}; random_gain: {DRAWN}",
+        source=OURS,
+        unit="dimensions",
+    )
+)
+HARMONIC_MEAN = declare(
+    Measure(
+        "fusion_gain.harmonic_mean",
+        definition=f"harmonic mean of the gains both ways, 0 where one is not positive; gain: {WHAT}",
+        source=SOURCE,
+        unit="dimensions",
+    )
+)
+RANDOM_HARMONIC_MEAN = declare(
+    Measure(
+        "fusion_gain.random_harmonic_mean",
+        definition="harmonic mean of the random gains both ways, 0 where one is not positive; random gain: "
+        f"{DRAWN}: {WHAT}",
+        source=OURS,
+        unit="dimensions",
+    )
+)
 
 
 class FusionGainOptions(Options):
@@ -80,6 +113,8 @@ class _Gain:
 
 @probe(
     "fusion_gain",
+    title="Rank gained by exchanging channels",
+    place=130,
     summary="effective-rank gain of each modality from the other's channels, against random channels",
     definition="effective rank of a modality's features after minus before its weakest channels are replaced by "
     "another's; harmonic mean of the two gains of a pair",
@@ -125,16 +160,14 @@ def _hold(adapter: Adapter, features: Features, modality: str, options: FusionGa
 
 def _tokens(adapter: Adapter, features: Features, modality: str) -> tuple[Tensor, Tensor | None]:
     """Tokens (n, t, c) of one modality, 0 where masked, and the mask. Raises NumericsError where it has none."""
-    recorded = features.recorded[modality]
-    x = adapter.taps[modality].feature(recorded) if isinstance(adapter, ModuleAdapter) else recorded[0]
+    x = adapter.features_of(modality, features.recorded[modality])
     section = adapter.config.modalities[modality]
     if x.ndim < 3:
         raise NumericsError(
             f"the features of {modality} have shape {tuple(x.shape)}, without a token axis: definition kim2025 needs "
             "(examples, tokens, channels), use pooled"
         )
-    last = section.channels == "last" or (section.channels is None and x.ndim == 3)  # as pooling has it
-    tokens = (x.flatten(1, -2) if last else x.flatten(2).transpose(1, 2)).double()
+    tokens = adapter.tokens_of(modality, x).double()
     if tokens.shape[1] < 2:
         raise NumericsError(f"the features of {modality} have one token an example, whose rank is 1 whatever it holds")
     if section.mask is None:
@@ -214,53 +247,42 @@ def _results(
     settings: Settings,
 ) -> Iterator[Result]:
     there, back = gains[receiver, giver], gains[giver, receiver]
-    what = _what(options)
-    control = f"mean over {options.draws} draws of {CONTROL[options.pairing]}"
-    makers: dict[str, tuple[str, Callable[[_Gain, _Gain], Tensor]]] = {
-        "gain": (what, lambda a, _: a.chosen),
-        "random_gain": (f"{control}: {what}", lambda a, _: a.random),
-        "excess": (f"gain minus random_gain; {what}; random_gain: {control}", lambda a, _: a.chosen - a.random),
-        "harmonic_mean": (
-            f"harmonic mean of the gains both ways, 0 where one is not positive; gain: {what}",
-            lambda a, b: ex.harmonic_mean(a.chosen, b.chosen),
-        ),
-        "random_harmonic_mean": (
-            f"harmonic mean of the random gains both ways, 0 where one is not positive; random gain: {control}: {what}",
-            lambda a, b: ex.harmonic_mean(a.random, b.random),
-        ),
-    }
-    for name, (definition, compute) in makers.items():
-        make = partial(
-            Result,
-            name=f"fusion_gain.{name}",
-            probe="fusion_gain",
-            modality=receiver,
-            versus=giver,
-            definition=definition,
-            source=SOURCE if "random" not in name and name != "excess" else f"{SOURCE}; the control is ours",
-        )
-        mean = name.endswith("harmonic_mean")
+    computed: tuple[tuple[Measure, Callable[[_Gain, _Gain], Tensor]], ...] = (
+        (GAIN, lambda a, _: a.chosen),
+        (RANDOM_GAIN, lambda a, _: a.random),
+        (EXCESS, lambda a, _: a.chosen - a.random),
+        (HARMONIC_MEAN, lambda a, b: ex.harmonic_mean(a.chosen, b.chosen)),
+        (RANDOM_HARMONIC_MEAN, lambda a, b: ex.harmonic_mean(a.random, b.random)),
+    )
+    for measure, compute in computed:
+        quantity = measure.fill(**_fields(options))
+        mean = measure in (HARMONIC_MEAN, RANDOM_HARMONIC_MEAN)
         missing = next((g for g in ((there, back) if mean else (there,)) if isinstance(g, str)), None)
         if missing is not None:
-            yield make(skipped=missing)
+            yield quantity.skipped(missing, modality=receiver, versus=giver)
             continue
         assert isinstance(there, _Gain)
         values = compute(there, back if isinstance(back, _Gain) else there)
-        yield make(
-            value=float(values[0]),
-            interval=interval(float(values[0]), values[1:].tolist(), settings.level),
-            unit="dimensions",
+        yield quantity.result(
+            float(values[0]),
+            interval(float(values[0]), values[1:].tolist(), settings.level),
+            modality=receiver,
+            versus=giver,
             note=_note(features, (receiver, giver) if mean else (receiver,), there, options),
         )
 
 
-def _what(options: FusionGainOptions) -> str:
-    how = "replaced by" if options.blend == 1 else f"mixed with {options.blend:g} of"
-    return (
-        f"{RANKS[options.definition]}, after minus before k = max(1, ⌊{options.proportion:g}·w⌋) of its channels, those "
-        f"{SCORES[options.score]}, are {how} {PAIRINGS[options.pairing]}; w is the smaller of the two widths; channels "
-        "are chosen once, on all examples"
-    )
+def _fields(options: FusionGainOptions) -> dict[str, object]:
+    """What stands in the definitions for each option."""
+    return {
+        "rank": RANKS[options.definition],
+        "proportion": options.proportion,
+        "score": SCORES[options.score],
+        "exchanged": "replaced by" if options.blend == 1 else f"mixed with {options.blend:g} of",
+        "pairing": PAIRINGS[options.pairing],
+        "draws": options.draws,
+        "control": CONTROL[options.pairing],
+    }
 
 
 def _note(features: Features, about: tuple[str, ...], gain: _Gain, options: FusionGainOptions) -> str:

@@ -18,14 +18,15 @@ from collapsekit.context import Options, Settings
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, NumericsError, did_you_mean
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import credits
-from collapsekit.interventions.edits import Altered
+from collapsekit.games.coalitions import shapley_values
+from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.replay import predict, predict_many
+from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes.credit.reliance import RelianceOptions, game_of
 from collapsekit.probes.geometry.spectrum import CONCATENATED, RANKS, rank_functions, rank_interval, small_n
 from collapsekit.readouts.fit import Recipe, rows_of
 from collapsekit.readouts.fit_stacked import retrained_fusions
-from collapsekit.readouts.linear import fold
+from collapsekit.readouts.linear import make_split
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.stats.inference.jackknife import interval
@@ -44,6 +45,81 @@ CROSSING = (
 UNIMODAL_SOURCE = "after Chaudhuri et al. 2025, Section 4.2, where the unimodal rank is of an encoder trained alone"
 CKA = "debiased linear CKA of the modality's features with the fused representation"
 CKA_SOURCE = "Kornblith et al. 2019; unbiased HSIC of Song et al. 2012; Figure 5 (b, d) of Chaudhuri et al. 2025"
+
+EFFECTIVE_RANK = declare(
+    Measure(
+        "rank_sweep.effective_rank",
+        definition=RANKS["effective_rank"][0] + "; {how}",
+        source=RANKS["effective_rank"][1],
+        unit="dimensions",
+        title="Effective rank as a modality is upweighted (β)",
+        figure="lines",
+        side_by_side=True,
+    )
+)
+NUMERICAL_RANK = declare(
+    Measure(
+        "rank_sweep.numerical_rank",
+        definition=RANKS["numerical_rank"][0] + "; {how}",
+        source=RANKS["numerical_rank"][1],
+        unit="dimensions",
+        title="Numerical rank as a modality is upweighted (β)",
+        figure="lines",
+        side_by_side=True,
+    )
+)
+STABLE_RANK = declare(
+    Measure(
+        "rank_sweep.stable_rank",
+        definition=RANKS["stable_rank"][0] + "; {how}",
+        source=RANKS["stable_rank"][1],
+        unit="dimensions",
+        side_by_side=True,
+    )
+)
+PARTICIPATION_RATIO = declare(
+    Measure(
+        "rank_sweep.participation_ratio",
+        definition=RANKS["participation_ratio"][0] + "; {how}",
+        source=RANKS["participation_ratio"][1],
+        unit="dimensions",
+        side_by_side=True,
+    )
+)
+LOSS_OVER_BETA = declare(
+    Measure("rank_sweep.loss", definition="{loss}; {how}", source=PAPER, unit=LOSS, figure="lines", side_by_side=True)
+)
+METRIC_OVER_BETA = declare(
+    Measure(
+        "rank_sweep.metric",
+        definition="{metric}; {how}",
+        source=PAPER,
+        unit=METRIC,
+        title="Task metric as a modality is upweighted (β)",
+        figure="lines",
+        side_by_side=True,
+    )
+)
+CKA_OVER_BETA = declare(
+    Measure(
+        "rank_sweep.cka", definition=CKA + "; {how}", source=CKA_SOURCE, unit="CKA", figure="lines", side_by_side=True
+    )
+)
+UNIMODAL_RANK = declare(
+    Measure(
+        "rank_sweep.unimodal_rank",
+        definition=RANKS["numerical_rank"][0] + ", {how}",
+        source=UNIMODAL_SOURCE,
+        unit="dimensions",
+    )
+)
+CRITICAL_BETA = declare(Measure("rank_sweep.critical_beta", definition=CROSSING, source=UNIMODAL_SOURCE, unit="β"))
+OF_RANK = {
+    "effective_rank": EFFECTIVE_RANK,
+    "numerical_rank": NUMERICAL_RANK,
+    "stable_rank": STABLE_RANK,
+    "participation_ratio": PARTICIPATION_RATIO,
+}
 
 
 class RankSweepOptions(Options):
@@ -79,6 +155,8 @@ _Point = dict[tuple[str, str | None], tuple[float, list[float]]]
 
 @probe(
     "rank_sweep",
+    title="Rank and task as a modality is upweighted (β)",
+    place=40,
     summary="ranks, task and similarity of the fused representation as one modality is upweighted by β",
     definition="ranks of the fused representation over β; " + SCALED,
     source=PAPER,
@@ -106,7 +184,7 @@ def chosen(adapter: Adapter, features: Features, options: RankSweepOptions, sett
         return (wanted,)
     asked = settings.of("reliance", RelianceOptions)
     game = game_of(adapter, features, asked, settings)
-    credit, _ = credits(lambda mask: -game.worth(mask).loss, game.size, asked.permutations, settings.seed)
+    credit, _ = shapley_values(lambda mask: -game.value(mask).loss, game.size, asked.permutations, settings.seed)
     return (features.modalities[int(credit[:, 0].argmin())],)
 
 
@@ -120,13 +198,12 @@ def _sweep(
         settings.progress.step(f"β sweep of {modality}", i + 1, len(options.betas))
     how = SCALED if options.mode == "scale" else TRAINED
     make = partial(_curve, features, modality, points, options, settings)
-    for name, (text, source) in RANKS.items():
-        yield make(name, None, f"{text.format(rtol=options.rtol)}; {how}", source, "dimensions")
-    task = adapter.task
-    yield make("loss", None, f"{task.loss_name}; {how}", PAPER, task.loss_name)
-    yield make("metric", None, f"{task.metric_name}; {how}", PAPER, task.metric_name)
+    for name, measure in OF_RANK.items():
+        yield make(name, None, measure.fill(rtol=options.rtol, how=how))
+    yield make("loss", None, LOSS_OVER_BETA.fill(adapter.task, how=how))
+    yield make("metric", None, METRIC_OVER_BETA.fill(adapter.task, how=how))
     for other in features.modalities:
-        yield make("cka", other, f"{CKA}; {how}", CKA_SOURCE, "CKA")
+        yield make("cka", other, CKA_OVER_BETA.fill(how=how))
     alone = _measure(adapter, features, next(predictions), options)
     yield from _unimodal_path(features, modality, options, settings, points, alone)
 
@@ -138,18 +215,18 @@ def _predictions(
     of the modality alone, the others held at their mean, in train mode at 0."""
     others = [m for m in features.modalities if m != modality]
     if options.mode == "scale":
-        asked = [Altered(scale={modality: beta}) for beta in options.betas]
-        yield from predict_many(adapter, features, [*asked, Altered(hold=others)])
+        asked = [Edit(scale={modality: beta}) for beta in options.betas]
+        yield from predict_many(adapter, features, [*asked, Edit(hold=others)])
         return
     factors = [*({modality: beta} for beta in options.betas), dict.fromkeys(others, 0.0)]
     recipe = Recipe(rate=options.rate, epochs=options.epochs, seed=settings.seed)
-    trained = retrained_fusions(adapter, fold(adapter, features), factors, recipe, settings.progress)
+    trained = retrained_fusions(adapter, make_split(adapter, features), factors, recipe, settings.progress)
     if trained is None:
         raise NumericsError("rank_sweep.mode=train needs model.factory, to build the fusion afresh")
     # Training is in full precision, so what the new fusion reads has to be, too.
     full = rows_of(features, torch.arange(len(features)), full=True)[0]
     for factor, fusion in zip(factors, trained, strict=True):
-        yield predict(fusion, replace(features, recorded=full, memo={}), scale=factor)
+        yield predict(fusion, replace(features, recorded=full), scale=factor)
 
 
 def _measure(adapter: Adapter, features: Features, result: Prediction, options: RankSweepOptions) -> _Point:
@@ -174,7 +251,7 @@ def _measure(adapter: Adapter, features: Features, result: Prediction, options: 
         fused = features.side_of(result.fused)
         for m in features.modalities:
             with contextlib.suppress(NumericsError):
-                point["cka", m] = sides_leave_out(features.side(m), fused, current().each)
+                point["cka", m] = sides_leave_out(features.side(m), fused, current().map)
     return point
 
 
@@ -186,25 +263,14 @@ def _curve(
     settings: Settings,
     name: str,
     versus: str | None,
-    definition: str,
-    source: str,
-    unit: str,
+    quantity: Quantity,
 ) -> Result:
     """One number over the values of β at which it could be had."""
-    make = partial(
-        Result,
-        name=f"rank_sweep.{name}",
-        probe="rank_sweep",
-        modality=modality,
-        versus=versus,
-        definition=definition,
-        source=source,
-        unit=unit,
-    )
     n, d = features.fused.shape
     found = [(beta, p[name, versus]) for beta, p in zip(options.betas, points, strict=True) if (name, versus) in p]
     if not found:
-        return make(skipped="the fused representation or the features are constant or not finite at every β")
+        reason = "the fused representation or the features are constant or not finite at every β"
+        return quantity.skipped(reason, modality=modality, versus=versus, unit=True)
     if name in RANKS:
         ends = [rank_interval(full, out, d, settings.level) for _, (full, out) in found]
     else:
@@ -219,9 +285,9 @@ def _curve(
         lower=tuple(low for low, _ in ends),
         upper=tuple(high for _, high in ends),
         x_label="β",
-        y_label=unit if name not in RANKS else name.replace("_", " "),
+        y_label=name.replace("_", " ") if name in RANKS else str(quantity.unit),
     )
-    return make(curve=curve, note="; ".join(filter(None, notes)) or None)
+    return quantity.curve(curve, modality=modality, versus=versus, note="; ".join(filter(None, notes)) or None)
 
 
 def _unimodal_path(
@@ -237,16 +303,14 @@ def _unimodal_path(
         how = "the other modalities' features held at their mean"
     else:
         how = "fusion and head trained anew with the other modalities' features at 0"
-    rank, crossing = RANKS["numerical_rank"][0].format(rtol=options.rtol), CROSSING
-    make = partial(Result, probe="rank_sweep", modality=modality, source=UNIMODAL_SOURCE)
-    own = partial(make, name="rank_sweep.unimodal_rank", definition=f"{rank}, {how}", unit="dimensions")
+    own = UNIMODAL_RANK.fill(rtol=options.rtol, how=how)
     if ("numerical_rank", None) not in point:
         reason = "the fused representation does not vary with this modality alone"
-        yield own(skipped=reason)
-        yield make(name="rank_sweep.critical_beta", definition=crossing, skipped=reason)
+        yield own.skipped(reason, modality=modality, unit=True)
+        yield CRITICAL_BETA.skipped(reason, modality=modality)
         return
     floor, out = point["numerical_rank", None]
-    yield own(value=floor, interval=rank_interval(floor, out, features.fused.shape[1], settings.level))
+    yield own.result(floor, rank_interval(floor, out, features.fused.shape[1], settings.level), modality=modality)
     had = [
         (beta, p["numerical_rank", None][0])
         for beta, p in zip(options.betas, points, strict=True)
@@ -255,9 +319,9 @@ def _unimodal_path(
     try:
         value, step = critical_beta(tuple(b for b, _ in had), [r for _, r in had], floor)
     except NumericsError as e:
-        yield make(name="rank_sweep.critical_beta", definition=crossing, skipped=str(e))
+        yield CRITICAL_BETA.skipped(str(e), modality=modality)
     else:
-        yield make(name="rank_sweep.critical_beta", value=value, interval=step, unit="β", definition=crossing)
+        yield CRITICAL_BETA.result(value, step, modality=modality)
 
 
 def critical_beta(betas: tuple[float, ...], ranks: list[float], floor: float) -> tuple[float, tuple[float, float]]:

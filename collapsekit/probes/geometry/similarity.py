@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from functools import partial
 from itertools import combinations
 from math import fsum
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -18,8 +16,9 @@ from collapsekit.context import Options, Settings
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import Altered
+from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.replay import predict_many
+from collapsekit.measures import Measure, declare
 from collapsekit.probes.geometry.rank_sweep import CKA_SOURCE, SCALED, RankSweepOptions, chosen
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
@@ -44,6 +43,22 @@ SCALE_ONLY = (
     "the features, not of what a fusion does with them"
 )
 
+CKA_OF = declare(Measure("similarity.cka", definition=CKA, source=CKA_SOURCE, unit="CKA"))
+ALIGNED = declare(Measure("similarity.procrustes", definition=PROCRUSTES, source=PROCRUSTES_SOURCE, unit="cosine"))
+ALIGNED_BY_CHANCE = declare(
+    Measure(
+        "similarity.procrustes_null", definition=f"{PROCRUSTES}; {NULL}", source="row-permutation null", unit="cosine"
+    )
+)
+SWEEP = declare(
+    Measure(
+        "similarity.procrustes_sweep",
+        definition=f"{PROCRUSTES.format(other=FUSED)}; {SCALED}",
+        source=SWEEP_SOURCE,
+        unit="cosine",
+    )
+)
+
 
 class SimilarityOptions(Options):
     """Options of the similarity probe; its sweep is over rank_sweep's betas and modality, beside whose curves it lies."""
@@ -55,6 +70,8 @@ class SimilarityOptions(Options):
 
 @probe(
     "similarity",
+    title="Similarity of modalities and fusion",
+    place=90,
     summary="CKA and Procrustes cosine of modalities with the fused representation and with one another",
     definition=f"{CKA.format(other=FUSED + ' or with those of another modality')}; and {PROCRUSTES.format(other='those')}",
     source=f"{CKA_SOURCE}; {PROCRUSTES_SOURCE}",
@@ -66,63 +83,54 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     options = settings.own(SimilarityOptions)
     g = torch.Generator().manual_seed(settings.seed)
     orders = [torch.randperm(len(features), generator=g) for _ in range(options.shuffles)]
-    make = partial(Result, probe="similarity")
     note = SCALE_ONLY if features.concatenated else None
     for m in features.modalities:
         for found in _compared(features, m, None, FUSED, orders, settings):
-            yield make(modality=m, note=None if "skipped" in found else note, **found)
+            yield found.model_copy(update={"modality": m, "note": None if found.skipped else note})
     for a, b in combinations(features.modalities, 2):
         for found in _compared(features, a, b, OTHER, orders, settings):
             # The same number told of either: none comes first.
-            yield make(modality=a, versus=b, **found)
-            yield make(modality=b, versus=a, **found)
+            yield found.model_copy(update={"modality": a, "versus": b})
+            yield found.model_copy(update={"modality": b, "versus": a})
     if options.sweep:
         yield from _sweep(adapter, features, options, settings)
 
 
 def _compared(
     features: Features, one: str, two: str | None, other: str, orders: list[Tensor], settings: Settings
-) -> Iterator[dict[str, Any]]:
-    """CKA, Procrustes cosine and its null of a modality's features and another's (None: the fused representation): fields
-    of results."""
+) -> Iterator[Result]:
+    """CKA, Procrustes cosine and its null of a modality's features and another's (None: the fused representation), without
+    the names of the two."""
     x, y = features.pooled[one], features.fused if two is None else features.pooled[two]
     groups, count = features.groups, int(features.groups.max()) + 1
-    cka = {"name": "similarity.cka", "definition": CKA.format(other=other), "source": CKA_SOURCE}
-    text = PROCRUSTES.format(other=other)
-    aligned = {"name": "similarity.procrustes", "definition": text, "source": PROCRUSTES_SOURCE}
+    cka, aligned = CKA_OF.fill(other=other), ALIGNED.fill(other=other)
     named = (f"the features of {one}", x), (FUSED if two is None else f"the features of {two}", y)
     fixed = sorted(what for what, t in named if not bool((t != t[0]).any()))
     if fixed:
         reason = f"{' and '.join(fixed)} did not vary over {len(x)} examples"
-        yield cka | {"skipped": reason}
-        yield aligned | {"skipped": reason}
+        yield cka.skipped(reason)
+        yield aligned.skipped(reason)
         return
     try:
-        found = sides_leave_out(features.side(one), features.side(two), current().each)
-        yield cka | _estimate(*found, settings.level) | {"unit": "CKA"}
+        found = sides_leave_out(features.side(one), features.side(two), current().map)
+        yield cka.result(*_estimate(*found, settings.level))
     except NumericsError as e:
-        yield cka | {"skipped": str(e).rstrip(".")}
+        yield cka.skipped(str(e))
     try:
         _alignable(x, y, settings.own(SimilarityOptions))
-        yield aligned | _estimate(*procrustes_leave_out(x, y, groups, count), settings.level) | {"unit": "cosine"}
+        yield aligned.result(*_estimate(*procrustes_leave_out(x, y, groups, count), settings.level))
     except NumericsError as e:
-        yield aligned | {"skipped": str(e).rstrip(".")}
+        yield aligned.skipped(str(e))
         return
     null = procrustes_null(x, y, orders)
-    yield {
-        "name": "similarity.procrustes_null",
-        "definition": f"{text}; {NULL}",
-        "source": "row-permutation null",
-        "value": min(max(fsum(null) / len(null), min(null)), max(null)),  # a mean may round beyond equal numbers
-        "interval": (min(null), max(null)),
-        "unit": "cosine",
-    }
+    mean = min(max(fsum(null) / len(null), min(null)), max(null))  # a mean may round beyond equal numbers
+    yield ALIGNED_BY_CHANCE.fill(other=other).result(mean, (min(null), max(null)))
 
 
-def _estimate(full: float, out: list[float], level: float) -> dict[str, Any]:
+def _estimate(full: float, out: list[float], level: float) -> tuple[float, tuple[float, float]]:
     """Value and jackknife interval of a similarity, within the -1 to 1 that it can be."""
     low, high = interval(full, out, level)
-    return {"value": full, "interval": (max(-1.0, low), min(1.0, high))}
+    return full, (max(-1.0, low), min(1.0, high))
 
 
 def _alignable(x: Tensor, y: Tensor, options: SimilarityOptions) -> None:
@@ -136,13 +144,6 @@ def _alignable(x: Tensor, y: Tensor, options: SimilarityOptions) -> None:
 
 def _sweep(adapter: Adapter, features: Features, options: SimilarityOptions, settings: Settings) -> Iterator[Result]:
     """Procrustes cosine of every modality with the fused representation as one modality is upweighted."""
-    make = partial(
-        Result,
-        name="similarity.procrustes_sweep",
-        probe="similarity",
-        definition=f"{PROCRUSTES.format(other=FUSED)}; {SCALED}",
-        source=SWEEP_SOURCE,
-    )
     reasons: dict[str, str] = {}
     for m, x in features.pooled.items():
         try:
@@ -151,8 +152,8 @@ def _sweep(adapter: Adapter, features: Features, options: SimilarityOptions, set
             reasons[m] = str(e)
     if len(reasons) == len(features.modalities):
         widths = ", ".join(str(d) for d in sorted({x.shape[1] for x in features.pooled.values()}))
-        yield make(
-            skipped=f"no modality has features as wide as the fused representation, or they are wider than "
+        yield SWEEP.skipped(
+            f"no modality has features as wide as the fused representation, or they are wider than "
             f"similarity.widest = {options.widest}: found {widths} and {features.fused.shape[1]} dimensions"
         )
         return
@@ -160,18 +161,20 @@ def _sweep(adapter: Adapter, features: Features, options: SimilarityOptions, set
     betas = sweep.betas
     for swept in chosen(adapter, features, sweep, settings):
         fused = []
-        asked = (Altered(scale={swept: beta}) for beta in betas)
+        asked = (Edit(scale={swept: beta}) for beta in betas)
         for i, prediction in enumerate(predict_many(adapter, features, asked)):
             fused.append(prediction.fused)
             settings.progress.step(f"similarity over β of {swept}", i + 1, len(betas))
         for m in features.modalities:
-            one = partial(make, modality=swept, versus=m)
-            yield one(skipped=reasons[m]) if m in reasons else _curve(one, features, m, betas, fused, settings.level)
+            if m in reasons:
+                yield SWEEP.skipped(reasons[m], modality=swept, versus=m)
+            else:
+                yield _curve(features, swept, m, betas, fused, settings.level)
 
 
 def _curve(
-    make: partial[Result],
     features: Features,
+    swept: str,
     modality: str,
     betas: tuple[float, ...],
     fused: list[Tensor],
@@ -182,14 +185,13 @@ def _curve(
     for beta, there in zip(betas, fused, strict=True):
         with contextlib.suppress(NumericsError):  # constant or not finite at this β
             full, out = procrustes_leave_out(features.pooled[modality], there, groups, int(groups.max()) + 1)
-            low, high = interval(full, out, level)
-            found[beta] = full, max(-1.0, low), min(1.0, high)
+            value, (low, high) = _estimate(full, out, level)
+            found[beta] = value, low, high
     if not found:
-        return make(skipped="the fused representation or the features are constant or not finite at every β")
+        reason = "the fused representation or the features are constant or not finite at every β"
+        return SWEEP.skipped(reason, modality=swept, versus=modality)
     lost = [f"{beta:g}" for beta in betas if beta not in found]
     y, lower, upper = (tuple(v[i] for v in found.values()) for i in range(3))
-    return make(
-        unit="cosine",
-        curve=Curve(x=tuple(found), y=y, lower=lower, upper=upper, x_label="β", y_label="Procrustes cosine"),
-        note=f"not to be had at β = {', '.join(lost)}: constant or not finite there" if lost else None,
-    )
+    curve = Curve(x=tuple(found), y=y, lower=lower, upper=upper, x_label="β", y_label="Procrustes cosine")
+    note = f"not to be had at β = {', '.join(lost)}: constant or not finite there" if lost else None
+    return SWEEP.curve(curve, modality=swept, versus=modality, note=note)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import chain
 
 import torch
@@ -14,6 +13,7 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
+from collapsekit.measures import Measure, declare
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.stats.inference.jackknife import interval
@@ -31,6 +31,60 @@ RANKS: dict[str, tuple[str, str]] = {
     ),
     "stable_rank": (f"Σσ²/σmax² {CENTRED}", "Rudelson & Vershynin 2007"),
     "participation_ratio": (f"(Σσ²)²/Σσ⁴ {CENTRED}", "Gao et al. 2017, eq. 3"),
+}
+EFFECTIVE_RANK = declare(
+    Measure(
+        "spectrum.effective_rank",
+        definition=RANKS["effective_rank"][0],
+        source=RANKS["effective_rank"][1],
+        unit="dimensions",
+        headline="whole",
+    )
+)
+NUMERICAL_RANK = declare(
+    Measure(
+        "spectrum.numerical_rank",
+        definition=RANKS["numerical_rank"][0],
+        source=RANKS["numerical_rank"][1],
+        unit="dimensions",
+        headline="whole",
+    )
+)
+STABLE_RANK = declare(
+    Measure(
+        "spectrum.stable_rank", definition=RANKS["stable_rank"][0], source=RANKS["stable_rank"][1], unit="dimensions"
+    )
+)
+PARTICIPATION_RATIO = declare(
+    Measure(
+        "spectrum.participation_ratio",
+        definition=RANKS["participation_ratio"][0],
+        source=RANKS["participation_ratio"][1],
+        unit="dimensions",
+    )
+)
+EIGENVALUES = declare(
+    Measure(
+        "spectrum.eigenvalues",
+        definition="eigenvalues of the covariance, as shares of their sum, descending",
+        source="Kim et al. 2025, Figure 2",
+        figure="spectrum",
+        side_by_side=True,
+    )
+)
+NULL_EFFECTIVE_RANK = declare(
+    Measure(
+        "spectrum.null_effective_rank",
+        definition=f"effective rank after permuting every column by itself {CENTRED}: its value without correlation",
+        source="column-permutation null, after Buja & Eyuboglu 1992",
+        unit="dimensions",
+    )
+)
+OF_RANK = {
+    "effective_rank": EFFECTIVE_RANK,
+    "numerical_rank": NUMERICAL_RANK,
+    "stable_rank": STABLE_RANK,
+    "participation_ratio": PARTICIPATION_RATIO,
 }
 
 
@@ -65,6 +119,8 @@ def small_n(n: int, d: int) -> str | None:
 
 @probe(
     "spectrum",
+    title="Spectra before and after fusion",
+    place=50,
     summary="eigenspectrum and effective, numerical and stable rank of every modality and of the fusion",
     definition="eigenvalues of the covariance of each modality's features and of the fused representation",
     source="Kim et al. 2025, Figure 2; Roy & Vetterli 2007",
@@ -95,38 +151,23 @@ def _one(
     else:
         whole, left = features.moments(x)
         sigma, *out = st.spectra(chain([whole], left), d)
-    make = partial(Result, probe="spectrum", modality=modality)
     st.effective_rank(sigma)  # raises where all of them are 0
     power = sigma.square() / sigma.square().sum()
     kept = power[: options.components]
-    yield make(
-        name="spectrum.eigenvalues",
-        definition="eigenvalues of the covariance, as shares of their sum, descending",
-        source="Kim et al. 2025, Figure 2",
-        curve=Curve(
-            x=tuple(range(1, len(kept) + 1)), y=tuple(kept.tolist()), x_label="component", y_label="share of variance"
-        ),
-        note=f"the first {len(kept)} of {d} components" if len(kept) < d else None,
+    curve = Curve(
+        x=tuple(range(1, len(kept) + 1)), y=tuple(kept.tolist()), x_label="component", y_label="share of variance"
     )
+    few = f"the first {len(kept)} of {d} components" if len(kept) < d else None
+    yield EIGENVALUES.curve(curve, modality=modality, note=few)
+    if n < 2 * d:
+        reason = f"needs at least 2·d = {2 * d} examples for d = {d} dimensions, found {n}: use more examples"
+        yield from _skip_all(modality, reason, options)
+        return
     for name, rank in rank_functions(options.rtol).items():
-        definition, source = RANKS[name]
-        if n < 2 * d:
-            reason = f"needs at least 2·d = {2 * d} examples for d = {d} dimensions, found {n}: use more examples"
-            yield make(
-                name=f"spectrum.{name}", definition=definition.format(rtol=options.rtol), source=source, skipped=reason
-            )
-            continue
-        yield make(
-            name=f"spectrum.{name}",
-            value=rank(sigma),
-            interval=rank_interval(rank(sigma), [rank(s) for s in out], d, settings.level),
-            unit="dimensions",
-            definition=definition.format(rtol=options.rtol),
-            source=source,
-            note=small_n(n, d),
-        )
-    if n >= 2 * d:
-        yield _null(modality, x, features, settings)
+        ends = rank_interval(rank(sigma), [rank(s) for s in out], d, settings.level)
+        of_rank = OF_RANK[name].fill(rtol=options.rtol)
+        yield of_rank.result(rank(sigma), ends, modality=modality, note=small_n(n, d))
+    yield _null(modality, x, features, settings)
 
 
 def _null(modality: str | None, x: Tensor, features: Features, settings: Settings) -> Result:
@@ -135,28 +176,13 @@ def _null(modality: str | None, x: Tensor, features: Features, settings: Setting
     shuffled = torch.stack([c[torch.randperm(len(c), generator=generator)] for c in x.T], 1)
     whole, left = features.moments(shuffled)
     value, *out = map(st.effective_rank, st.spectra(chain([whole], left), x.shape[1]))
-    return Result(
-        name="spectrum.null_effective_rank",
-        probe="spectrum",
-        modality=modality,
-        value=value,
-        interval=rank_interval(value, out, x.shape[1], settings.level),
-        unit="dimensions",
-        definition=f"effective rank after permuting every column by itself {CENTRED}: its value without correlation",
-        source="column-permutation null, after Buja & Eyuboglu 1992",
-    )
+    ends = rank_interval(value, out, x.shape[1], settings.level)
+    return NULL_EFFECTIVE_RANK.result(value, ends, modality=modality)
 
 
 def _skip_all(modality: str | None, reason: str, options: SpectrumOptions) -> Iterator[Result]:
-    for name, (definition, source) in RANKS.items():
-        yield Result(
-            name=f"spectrum.{name}",
-            probe="spectrum",
-            modality=modality,
-            definition=definition.format(rtol=options.rtol),
-            source=source,
-            skipped=reason,
-        )
+    for of_rank in OF_RANK.values():
+        yield of_rank.fill(rtol=options.rtol).skipped(reason, modality=modality)
 
 
 CONCATENATED = (

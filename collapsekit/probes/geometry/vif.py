@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import chain
 
 from torch import Tensor
@@ -12,6 +11,7 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
+from collapsekit.measures import Measure, declare
 from collapsekit.probes.geometry.spectrum import CONCATENATED
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
@@ -21,15 +21,50 @@ from collapsekit.stats.threads import side_by_side
 
 DEFINITION = "diagonal of the inverse correlation matrix of the fused representation's non-constant columns"
 SOURCE = "Belsley, Kuh & Welsch 1980, 3.2; its mean in Chaudhuri et al. 2025, Table 7"
-SUMMARIES: dict[str, Callable[[Tensor], float]] = {
-    "mean": lambda v: float(v.mean()),
-    "median": lambda v: float(v.quantile(0.5)),
-    "max": lambda v: float(v.max()),
-}
+MEDIAN = declare(
+    Measure(
+        "vif.median",
+        definition=f"median over neurons of the {DEFINITION}",
+        source=SOURCE,
+        unit="times",
+        better="lower",
+        why="1 is no redundancy between fused neurons",
+        headline="whole",
+    )
+)
+MEAN = declare(
+    Measure(
+        "vif.mean",
+        definition=f"mean over neurons of the {DEFINITION}",
+        source=SOURCE,
+        unit="times",
+        better="lower",
+        why="1 is no redundancy between fused neurons",
+        headline="whole",
+    )
+)
+MAX = declare(
+    Measure(
+        "vif.max",
+        definition=f"max over neurons of the {DEFINITION}",
+        source=SOURCE,
+        unit="times",
+        better="lower",
+        why="1 is no redundancy between fused neurons",
+    )
+)
+PER_FEATURE = declare(Measure("vif.per_feature", definition=DEFINITION, source=SOURCE, figure="profile"))
+SUMMARIES: tuple[tuple[Measure, Callable[[Tensor], float]], ...] = (
+    (MEAN, lambda v: float(v.mean())),
+    (MEDIAN, lambda v: float(v.quantile(0.5))),
+    (MAX, lambda v: float(v.max())),
+)
 
 
 @probe(
     "vif",
+    title="Redundancy of fused neurons (VIF)",
+    place=60,
     summary="variance inflation of the fused representation: mean, median, max and per neuron",
     definition=DEFINITION,
     source=SOURCE,
@@ -38,7 +73,6 @@ SUMMARIES: dict[str, Callable[[Tensor], float]] = {
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     x = features.fused
     n, d = x.shape
-    make = partial(Result, probe="vif", source=SOURCE)
     try:
         if features.concatenated:
             raise NumericsError(CONCATENATED)
@@ -49,10 +83,8 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         whole, left = features.moments(x)
         full, *out = side_by_side(vif, chain([whole], left), 9.0 * d**3)
     except NumericsError as e:
-        for name in SUMMARIES:
-            yield make(
-                name=f"vif.{name}", definition=f"{name} over neurons of the {DEFINITION}", skipped=str(e).rstrip(".")
-            )
+        for measure, _ in SUMMARIES:
+            yield measure.skipped(str(e))
         return
     notes = []
     if full.constant:
@@ -63,20 +95,14 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     if n < 10 * d:
         notes.append(f"n = {n} is under 10·d = {10 * d}: biased up")
     note = "; ".join(notes) or None
-    for name, summary in SUMMARIES.items():
+    for measure, summary in SUMMARIES:
         value = summary(full.values)
         low, high = interval(value, [summary(v.values) for v in out], settings.level, log=True)
-        ends = (min(value, max(1.0, low)), high)
-        what = f"{name} over neurons of the {DEFINITION}"
-        yield make(name=f"vif.{name}", value=value, interval=ends, unit="times", definition=what, note=note)
-    yield make(
-        name="vif.per_feature",
-        definition=DEFINITION,
-        curve=Curve(
-            x=tuple(map(float, full.kept)),
-            y=tuple(full.values.tolist()),
-            x_label="neuron of the fused representation",
-            y_label="variance inflation factor",
-        ),
-        note=note,
+        yield measure.result(value, (min(value, max(1.0, low)), high), note=note)
+    curve = Curve(
+        x=tuple(map(float, full.kept)),
+        y=tuple(full.values.tolist()),
+        x_label="neuron of the fused representation",
+        y_label="variance inflation factor",
     )
+    yield PER_FEATURE.curve(curve, note=note)

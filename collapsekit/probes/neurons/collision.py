@@ -16,8 +16,9 @@ from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.pooling import shifted_features
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
-from collapsekit.interventions.replay import CHUNK
+from collapsekit.measures import Measure, declare
 from collapsekit.probes.geometry.spectrum import CONCATENATED
 from collapsekit.readouts.fit import rows_of
 from collapsekit.registry import probe
@@ -34,23 +35,74 @@ DRIVE = (
 )
 DRIVE_SOURCE = "Sobol' & Kucherenko 2009, Math. Comput. Simul. 79:3009 (derivative-based global sensitivity)"
 POLYSEMANTIC = (
-    "a neuron is polysemantic where its second strongest feature has at least {second:g} of the first's drive"
+    "a neuron is polysemantic where its second strongest feature has at least {second:g} of the first's drive; " + DRIVE
 )
-BOUND = (
-    "m(m-1)·(min dim f)²/(Σ dim f)² for m encoders whose pooled features have dim f dimensions: least probability that a "
-    "neuron encoding two features, allocated at random, encodes two modalities'; (m-1)/m for equal widths"
+CROSSING = "fraction of polysemantic fused neurons whose two strongest features are of different modalities"
+
+BOUND = declare(
+    Measure(
+        "collision.bound",
+        definition="m(m-1)·(min dim f)²/(Σ dim f)² for m encoders whose pooled features have dim f dimensions: least "
+        "probability that a neuron encoding two features, allocated at random, encodes two modalities'; (m-1)/m for equal "
+        "widths",
+        source=LEMMA,
+        unit="probability",
+    )
 )
-EXPECTED = (
-    "fraction of polysemantic neurons whose two strongest features would be of different modalities if each neuron's drives "
-    "were permuted over all features that vary; the interval is where it would then lie for as many neurons"
+EXPECTED = declare(
+    Measure(
+        "collision.expected",
+        definition="fraction of polysemantic neurons whose two strongest features would be of different modalities if "
+        "each neuron's drives were permuted over all features that vary; the interval is where it would then lie for as "
+        "many neurons",
+        source=f"{{how}}{LEMMA}",
+        unit="share of neurons",
+    )
 )
-MEASURED = {
-    "cross_modal": "fraction of polysemantic fused neurons whose two strongest features are of different modalities",
-    "polysemantic": "polysemantic among the fused neurons that any feature drives",
-    "pair_share": "the two strongest features' part of a polysemantic neuron's drive, mean over neurons",
-}
-HELD = "the modality's part of the two strongest features of polysemantic fused neurons; adds up to 1 over modalities"
-PAIR = "fraction of polysemantic fused neurons whose two strongest features are one of either modality"
+CROSS_MODAL = declare(
+    Measure(
+        "collision.cross_modal",
+        definition=f"{CROSSING}; {POLYSEMANTIC}",
+        source=DRIVE_SOURCE,
+        unit="share of neurons",
+        headline="whole",
+    )
+)
+POLYSEMANTIC_SHARE = declare(
+    Measure(
+        "collision.polysemantic",
+        definition=f"polysemantic among the fused neurons that any feature drives; {POLYSEMANTIC}",
+        source=DRIVE_SOURCE,
+        unit="share of neurons",
+    )
+)
+PAIR_SHARE = declare(
+    Measure(
+        "collision.pair_share",
+        definition="the two strongest features' part of a polysemantic neuron's drive, mean over neurons; "
+        f"{POLYSEMANTIC}",
+        source=DRIVE_SOURCE,
+        unit="share of drive",
+    )
+)
+DRIVERS = declare(
+    Measure(
+        "collision.drivers",
+        definition="the modality's part of the two strongest features of polysemantic fused neurons; adds up to 1 over "
+        f"modalities; {POLYSEMANTIC}",
+        source=DRIVE_SOURCE,
+        unit="share of places",
+    )
+)
+PAIR = declare(
+    Measure(
+        "collision.pair",
+        definition="fraction of polysemantic fused neurons whose two strongest features are one of either modality; "
+        f"{POLYSEMANTIC}",
+        source=DRIVE_SOURCE,
+        unit="share of neurons",
+    )
+)
 
 
 class CollisionOptions(Options):
@@ -63,8 +115,10 @@ class CollisionOptions(Options):
 
 @probe(
     "collision",
+    title="Collisions of modalities in fused neurons",
+    place=80,
     summary="fused neurons driven by features of two modalities, beside Lemma 1's bound and chance",
-    definition=f"{MEASURED['cross_modal']}; {DRIVE}",
+    definition=f"{CROSSING}; {DRIVE}",
     source=f"{LEMMA}; {DRIVE_SOURCE}",
     cannot="few collisions are no sign of health: a modality that hardly drives the fusion cannot collide (see drivers); "
     "pooled dimensions stand for the paper's features, which they need not be, and correlated ones count apart; the lemma "
@@ -74,16 +128,8 @@ class CollisionOptions(Options):
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(CollisionOptions)
-    yield Result(
-        name="collision.bound",
-        probe="collision",
-        value=lemma_bound([x.shape[1] for x in features.pooled.values()]),
-        unit="probability",
-        definition=BOUND,
-        source=LEMMA,
-        note="a bound on random allocation, so a trained model may lie below it",
-    )
-    defined = {k: f"{v}; {_about(options)}" for k, v in MEASURED.items()}
+    bound = lemma_bound([x.shape[1] for x in features.pooled.values()])
+    yield BOUND.result(bound, note="a bound on random allocation, so a trained model may lie below it")
     try:
         if features.concatenated:
             raise NumericsError(CONCATENATED)
@@ -91,10 +137,9 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
         found = [collisions(d, drives.owner, len(features.modalities), options.second) for d in drives.left_out]
         chance = random_collision(drives.varying)
     except NumericsError as e:
-        for name, text in {**defined, "expected": EXPECTED}.items():
-            reason = str(e).rstrip(".")
-            source = LEMMA if name == "expected" else DRIVE_SOURCE
-            yield Result(name=f"collision.{name}", probe="collision", definition=text, source=source, skipped=reason)
+        for measure in (CROSS_MODAL, POLYSEMANTIC_SHARE, PAIR_SHARE):
+            yield measure.fill(second=options.second).skipped(str(e))
+        yield EXPECTED.fill(how="").skipped(str(e))
         return
     yield _expected(chance, found[0].polysemantic, settings)
     idle = drives.read - found[0].driven
@@ -102,55 +147,37 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     if options.examples < len(features):
         notes.append(f"derivatives at {options.examples} of {len(features)} examples")
     notes.append(f"{idle} of {drives.read} fused neurons that no feature drives left out" if idle else None)
-    make = partial(_measured, settings=settings, note="; ".join(filter(None, notes)) or None)
-    yield make("cross_modal", defined["cross_modal"], [c.cross_modal for c in found])
-    yield make("polysemantic", defined["polysemantic"], [c.polysemantic / c.driven for c in found])
-    yield make("pair_share", defined["pair_share"], [c.reach for c in found], unit="share of drive")
-    yield from _by_modality(make, features.modalities, found, options)
-
-
-def _about(options: CollisionOptions) -> str:
-    return f"{POLYSEMANTIC.format(second=options.second)}; {DRIVE}"
+    make = partial(_measured, options=options, settings=settings, note="; ".join(filter(None, notes)) or None)
+    yield make(CROSS_MODAL, [c.cross_modal for c in found])
+    yield make(POLYSEMANTIC_SHARE, [c.polysemantic / c.driven for c in found])
+    yield make(PAIR_SHARE, [c.reach for c in found])
+    yield from _by_modality(make, features.modalities, found)
 
 
 def _measured(
-    name: str,
-    definition: str,
+    measure: Measure,
     values: list[float],
     *,
+    options: CollisionOptions,
     settings: Settings,
     note: str | None,
-    unit: str = "share of neurons",
     modality: str | None = None,
     versus: str | None = None,
 ) -> Result:
     """A share over all examples and without each group, as a result within 0 to 1."""
     low, high = interval(values[0], values[1:], settings.level)
-    return Result(
-        name=f"collision.{name}",
-        probe="collision",
-        modality=modality,
-        versus=versus,
-        value=values[0],
-        interval=(max(0.0, low), min(1.0, high)),
-        unit=unit,
-        definition=definition,
-        source=DRIVE_SOURCE,
-        note=note,
-    )
+    ends = (max(0.0, low), min(1.0, high))
+    return measure.fill(second=options.second).result(values[0], ends, modality=modality, versus=versus, note=note)
 
 
-def _by_modality(
-    make: partial[Result], modalities: tuple[str, ...], found: list[Collisions], options: CollisionOptions
-) -> Iterator[Result]:
+def _by_modality(make: partial[Result], modalities: tuple[str, ...], found: list[Collisions]) -> Iterator[Result]:
     for i, m in enumerate(modalities):
-        held = [float(c.pairs[i].sum()) for c in found]
-        yield make("drivers", f"{HELD}; {_about(options)}", held, unit="share of places", modality=m)
+        yield make(DRIVERS, [float(c.pairs[i].sum()) for c in found], modality=m)
     for (i, a), (j, b) in combinations(enumerate(modalities), 2):
         both = [2 * float(c.pairs[i, j]) for c in found]
         # The same number told of either: none comes first.
-        yield make("pair", f"{PAIR}; {_about(options)}", both, modality=a, versus=b)
-        yield make("pair", f"{PAIR}; {_about(options)}", both, modality=b, versus=a)
+        yield make(PAIR, both, modality=a, versus=b)
+        yield make(PAIR, both, modality=b, versus=a)
 
 
 def _expected(chance: float, neurons: int, settings: Settings) -> Result:
@@ -158,15 +185,8 @@ def _expected(chance: float, neurons: int, settings: Settings) -> Result:
     from scipy.stats import binom  # which takes long to import
 
     low, high = binom.interval(settings.level, neurons, chance)
-    return Result(
-        name="collision.expected",
-        probe="collision",
-        value=chance,
-        interval=(min(chance, float(low) / neurons), max(chance, float(high) / neurons)),
-        unit="share of neurons",
-        definition=EXPECTED,
-        source=f"permutation null in closed form, after {LEMMA}",
-    )
+    ends = (min(chance, float(low) / neurons), max(chance, float(high) / neurons))
+    return EXPECTED.fill(how="permutation null in closed form, after ").result(chance, ends)
 
 
 @dataclass(frozen=True)

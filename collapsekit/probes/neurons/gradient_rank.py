@@ -14,19 +14,20 @@ from pydantic import Field
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.build import random_state_kept
+from collapsekit.adapters.build import preserve_rng_state
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.interventions.gradients import (
-    Site,
+    FusionLayer,
     differentiable,
     find_site,
     leave_out_sums,
     loss_gradient,
     outer_products,
 )
-from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.marginal import marginal_samples
+from collapsekit.measures import Measure, Quantity, declare
 from collapsekit.probes.geometry.spectrum import rank_interval
 from collapsekit.readouts.fit import HALF
 from collapsekit.registry import probe
@@ -70,6 +71,61 @@ CONFLICT = (
     "other; below 0: learning from one undoes the other"
 )
 
+GRADIENT_NUMERICAL_RANK = declare(
+    Measure("gradient_rank.gradient_numerical_rank", definition=NUMERICAL + GRADIENT, source=LEMMA, unit="dimensions")
+)
+GRADIENT_EFFECTIVE_RANK = declare(
+    Measure(
+        "gradient_rank.gradient_effective_rank",
+        definition=EFFECTIVE + GRADIENT,
+        source=LEMMA,
+        unit="dimensions",
+        headline="whole",
+    )
+)
+AGOP_NUMERICAL_RANK = declare(
+    Measure(
+        "gradient_rank.agop_numerical_rank",
+        definition=NUMERICAL + AGOP,
+        source=f"{LEMMA}; {AGOP_SOURCE}",
+        unit="dimensions",
+    )
+)
+AGOP_EFFECTIVE_RANK = declare(
+    Measure(
+        "gradient_rank.agop_effective_rank",
+        definition=EFFECTIVE + AGOP,
+        source=f"{LEMMA}; {AGOP_SOURCE}",
+        unit="dimensions",
+        headline="whole",
+    )
+)
+ALIGNMENT_OF = declare(
+    Measure("gradient_rank.alignment", definition=ALIGNMENT, source=f"after {THEOREM}", unit="squared cosine")
+)
+ANSATZ_OF = declare(Measure("gradient_rank.ansatz", definition=ANSATZ, source=AGOP_SOURCE, unit="cosine"))
+LAYERS = declare(
+    Measure(
+        "gradient_rank.layers",
+        definition=f"{EFFECTIVE}the task loss's gradient, mean over examples, by each matrix of weights outside the "
+        "encoders that it reaches",
+        source=LEMMA,
+        unit="dimensions",
+    )
+)
+CONFLICT_OF = declare(
+    Measure(
+        "gradient_rank.conflict",
+        definition=CONFLICT,
+        source="Yu et al. 2020 (PCGrad), Definition 1, between modalities; Javaloy et al. 2022",
+        unit="cosine",
+    )
+)
+OF_MATRIX = {
+    "gradient": (GRADIENT_NUMERICAL_RANK, GRADIENT_EFFECTIVE_RANK),
+    "agop": (AGOP_NUMERICAL_RANK, AGOP_EFFECTIVE_RANK),
+}
+
 
 class GradientRankOptions(Options):
     """Options of the gradient_rank probe."""
@@ -84,6 +140,8 @@ class GradientRankOptions(Options):
 
 @probe(
     "gradient_rank",
+    title="What training would change: gradients at the fusion",
+    place=120,
     summary="rank of the fusion's loss gradient and AGOP; each modality's part in it; conflicts between modalities",
     definition="ranks of " + GRADIENT + ", and of " + AGOP.format(of="the model's outputs"),
     source=f"{LEMMA} and {THEOREM.split(', ')[1]}; {AGOP_SOURCE}",
@@ -95,7 +153,7 @@ class GradientRankOptions(Options):
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(GradientRankOptions)
     # All of it before the first result is handed out, so that nobody sees the model with its gradients on.
-    with random_state_kept(), differentiable(adapter):
+    with preserve_rng_state(), differentiable(adapter):
         site = find_site(adapter, features, settings.seed)
         results = [
             *_first_layer(adapter, features, site, options, settings),
@@ -106,7 +164,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
 
 
 def _first_layer(
-    adapter: Adapter, features: Features, site: Site, options: GradientRankOptions, settings: Settings
+    adapter: Adapter, features: Features, site: FusionLayer, options: GradientRankOptions, settings: Settings
 ) -> Iterator[Result]:
     """Ranks of gradient and AGOP, and every modality's part in the AGOP."""
     if site.layer is None:
@@ -131,42 +189,32 @@ def _ranks(
     matrix: str,
     spectra: list[Tensor] | None,
     features: Features,
-    site: Site,
+    site: FusionLayer,
     options: GradientRankOptions,
     settings: Settings,
 ) -> Iterator[Result]:
     """Numerical and effective rank of one matrix by its singular values, over all examples and without each group; or why
     there is none."""
-    what, source = (GRADIENT, LEMMA) if matrix == "gradient" else (_agop(options), f"{LEMMA}; {AGOP_SOURCE}")
-    kinds: dict[str, tuple[str, Callable[[Tensor], float]]] = {
-        "numerical_rank": (NUMERICAL.format(rtol=options.rtol), lambda s: float(numerical_rank(s, options.rtol))),
-        "effective_rank": (EFFECTIVE, effective_rank),
-    }
-    for kind, (text, rank) in kinds.items():
-        make = partial(
-            Result,
-            name=f"gradient_rank.{matrix}_{kind}",
-            probe="gradient_rank",
-            definition=text + what,
-            source=source,
-        )
+    ranks: tuple[Callable[[Tensor], float], ...] = (
+        lambda sigma: float(numerical_rank(sigma, options.rtol)),
+        effective_rank,
+    )
+    for measure, rank in zip(OF_MATRIX[matrix], ranks, strict=True):
+        of = "the model's outputs" if options.agop == "outputs" else "the loss"
+        quantity = measure.fill(rtol=options.rtol, of=of)
         if spectra is None:
-            yield make(skipped=site.reason)
+            yield quantity.skipped(site.reason)
             continue
         try:
             value, *out = map(rank, spectra)
             ends = rank_interval(value, out, len(spectra[0]), settings.level)
         except NumericsError:
-            yield make(skipped=f"it is zero at {site.name}")
+            yield quantity.skipped(f"it is zero at {site.name}")
         else:
-            yield make(value=value, interval=ends, unit="dimensions", note=_note(features, site))
+            yield quantity.result(value, ends, note=_note(features, site))
 
 
-def _agop(options: GradientRankOptions) -> str:
-    return AGOP.format(of="the model's outputs" if options.agop == "outputs" else "the loss")
-
-
-def _note(features: Features, site: Site) -> str:
+def _note(features: Features, site: FusionLayer) -> str:
     notes = [f"the layer is {site.name}"]
     if features.concatenated:
         notes.append("the fusion point only concatenates: this is the layer after it")
@@ -176,16 +224,14 @@ def _note(features: Features, site: Site) -> str:
 
 
 def _in_agop(
-    features: Features, site: Site, agop: _Agop | None, options: GradientRankOptions, settings: Settings
+    features: Features, site: FusionLayer, agop: _Agop | None, options: GradientRankOptions, settings: Settings
 ) -> Iterator[Result]:
     """How the layer's weights, and those of every modality, lie to its AGOP."""
     owner = gr.owned_columns(site.drive, options.owned)
     for i, modality in [(-1, None), *enumerate(features.modalities)]:
         part = " between the modality's columns" if modality is not None else ""
-        about = partial(Result, probe="gradient_rank", modality=modality)
-        ansatz = partial(about, name="gradient_rank.ansatz", definition=ANSATZ.format(part=part), source=AGOP_SOURCE)
-        text = ALIGNMENT.format(leading=options.leading, owned=options.owned)
-        alignment = partial(about, name="gradient_rank.alignment", definition=text, source=f"after {THEOREM}")
+        ansatz = ANSATZ_OF.fill(part=part)
+        alignment = ALIGNMENT_OF.fill(leading=options.leading, owned=options.owned)
         wanted = [ansatz] if modality is None else [alignment, ansatz]
         columns = torch.ones_like(owner, dtype=torch.bool) if modality is None else owner == i
         reason = site.reason
@@ -194,27 +240,28 @@ def _in_agop(
                 f"no input of {site.name} is the modality's own: it does not move it, or is mixed with others there"
             )
         if agop is None or reason:
-            for make in wanted:
-                yield make(skipped=reason)
+            for quantity in wanted:
+                yield quantity.skipped(reason, modality=modality)
             continue
         assert site.layer is not None
         weight = site.layer.weight.detach().cpu().double()
         try:
             if modality is not None:
-                yield _aligned(alignment, weight, columns, agop, options, settings)
+                yield _aligned(alignment, modality, weight, columns, agop, options, settings)
             # Of these columns C the block is C A Cᵀ; C = Q turn, and Q changes no cosine.
             turn = torch.linalg.qr(agop.basis[columns])[1]
             read = turn @ agop.basis.T @ weight.T
             values = [gr.frobenius_cosine(read @ read.T, turn @ a @ turn.T) for a in (agop.full, *agop.left)]
             ends = interval(values[0], values[1:], settings.level)
-            yield ansatz(value=values[0], interval=_within(ends, values[0], 0.0), unit="cosine")
+            yield ansatz.result(values[0], _within(ends, values[0], 0.0), modality=modality)
         except NumericsError as e:
-            for make in wanted:
-                yield make(skipped=str(e).rstrip("."))
+            for quantity in wanted:
+                yield quantity.skipped(str(e), modality=modality)
 
 
 def _aligned(
-    make: Callable[..., Result],
+    alignment: Quantity,
+    modality: str,
     weight: Tensor,
     columns: Tensor,
     agop: _Agop,
@@ -228,10 +275,10 @@ def _aligned(
     value = gr.subspace_alignment(top, own)
     out = [gr.subspace_alignment(agop.basis @ gr.leading_subspace(a, 1.0, k), own) for a in agop.left]
     chance = max(k, r) / size
-    return make(
-        value=value,
-        interval=_within(interval(value, out, settings.level), value, 0.0),
-        unit="squared cosine",
+    return alignment.result(
+        value,
+        _within(interval(value, out, settings.level), value, 0.0),
+        modality=modality,
         note=f"{r} directions of the weights and {k} of the AGOP among {size}: by chance {chance:.2g}",
     )
 
@@ -241,19 +288,11 @@ def _within(ends: tuple[float, float], value: float, low: float) -> tuple[float,
     return min(value, max(low, ends[0])), max(value, min(1.0, ends[1]))
 
 
-def _layers(adapter: Adapter, features: Features, site: Site) -> Result:
+def _layers(adapter: Adapter, features: Features, site: FusionLayer) -> Result:
     """Effective rank of the loss gradient by every matrix of weights."""
-    make = partial(
-        Result,
-        name="gradient_rank.layers",
-        probe="gradient_rank",
-        definition=f"{EFFECTIVE}the task loss's gradient, mean over examples, by each matrix of weights outside the "
-        "encoders that it reaches",
-        source=LEMMA,
-    )
     weights = {k: p for k, p in site.weights.items() if p.ndim == 2}
     if not weights:
-        return make(skipped="no weight outside the encoders that the loss reaches is a matrix")
+        return LAYERS.skipped("no weight outside the encoders that the loss reaches is a matrix")
     found: dict[str, float] = {}
     total = torch.zeros(sum(p.numel() for p in weights.values()), dtype=torch.float64)
     for g in range(int(features.groups.max()) + 1):
@@ -263,19 +302,19 @@ def _layers(adapter: Adapter, features: Features, site: Site) -> Result:
         with contextlib.suppress(NumericsError):  # a gradient of 0 has no rank
             found[name] = effective_rank(gr.spectrum_of(flat.reshape(p.shape)))
     if not found:
-        return make(skipped="the loss gradient is zero by every matrix of weights")
+        return LAYERS.skipped("the loss gradient is zero by every matrix of weights")
     curve = Curve(
         x=tuple(found), y=tuple(found.values()), x_label="weights", y_label="effective rank of their gradient"
     )
-    return make(curve=curve, unit="dimensions")
+    return LAYERS.curve(curve)
 
 
 def _conflicts(
-    adapter: Adapter, features: Features, site: Site, options: GradientRankOptions, settings: Settings
+    adapter: Adapter, features: Features, site: FusionLayer, options: GradientRankOptions, settings: Settings
 ) -> Iterator[Result]:
     """Cosines between the loss gradients that modalities give alone, both ways."""
     weights, modalities = list(site.weights.values()), features.modalities
-    others = donors(len(features), options.draws, settings.seed)
+    others = marginal_samples(len(features), options.draws, settings.seed)
     done = [0]
 
     def alone(group: int) -> Tensor:
@@ -288,7 +327,7 @@ def _conflicts(
         settings.progress.step("gradients of single modalities", done[0], None)
         return torch.stack(rows)
 
-    text = CONFLICT.format(count=sum(w.numel() for w in weights), draws=len(others))
+    conflict = CONFLICT_OF.fill(count=sum(w.numel() for w in weights), draws=len(others))
     try:
         total, out = leave_out_sums(alone, int(features.groups.max()) + 1)
         full, left = gr.cosine_matrix(total), [gr.cosine_matrix(o) for o in out]
@@ -296,18 +335,9 @@ def _conflicts(
     except NumericsError:
         reason = "the loss gradient is zero with one of the modalities alone"
     for (i, modality), (j, versus) in permutations(enumerate(modalities), 2):
-        make = partial(
-            Result,
-            name="gradient_rank.conflict",
-            probe="gradient_rank",
-            modality=modality,
-            versus=versus,
-            definition=text,
-            source="Yu et al. 2020 (PCGrad), Definition 1, between modalities; Javaloy et al. 2022",
-        )
         if reason is not None:
-            yield make(skipped=reason)
+            yield conflict.skipped(reason, modality=modality, versus=versus)
             continue
         value = float(full[i, j])
         ends = interval(value, [float(o[i, j]) for o in left], settings.level)
-        yield make(value=value, interval=_within(ends, value, -1.0), unit="cosine")
+        yield conflict.result(value, _within(ends, value, -1.0), modality=modality, versus=versus)

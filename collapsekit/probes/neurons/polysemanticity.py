@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from pydantic import Field
@@ -12,16 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.build import random_state_kept
+from collapsekit.adapters.build import preserve_rng_state
 from collapsekit.adapters.pooling import shifted_features
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.interventions.replay import predict
+from collapsekit.measures import Measure, declare
 from collapsekit.probes.geometry.spectrum import CONCATENATED
 from collapsekit.readouts.fit import Recipe, fit, rows_of
-from collapsekit.readouts.linear import Fold, fold
+from collapsekit.readouts.linear import FitSplit, make_split
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.stats.inference.jackknife import assign_groups, interval
@@ -36,16 +36,82 @@ CLASSIFIER = (
     "two-layer ReLU classifier of the modality, trained on first-layer weights of unimodal models over the same features "
     "(two thirds of the seeds; the rest checks it), applied to the fused neurons' weights on each modality; " + WEIGHTS
 )
-CLASSIFIED = {
-    "cross_entropy": "mean over fused neurons and modalities of minus the log-probability of the modality",
-    "entropy": "mean over fused neurons and modalities of the entropy of the classifier's answer",
-    "check": "the classifier's cross-entropy on unimodal models it has not seen; near ln m it knows nothing",
-    "uniform": "ln m, what a uniform answer gives for either",
-}
 DRIVE = (
     "half the mean squared change of the fused neuron when the modality is taken from another example (total effect)"
 )
 SOBOL = "total effect index, Jansen 1999; Saltelli et al. 2010, Table 2 (f)"
+
+DRIVE_OF = declare(
+    Measure(
+        "polysemanticity.drive",
+        definition=f"the modality's part of what drives the fused neurons, summed over neurons; {DRIVE}",
+        source=SOBOL,
+        unit="share",
+        figure="bars",
+    )
+)
+NEURONS = declare(
+    Measure(
+        "polysemanticity.neurons",
+        definition=f"the modality's drive share of each fused neuron, descending; {DRIVE}",
+        source=SOBOL,
+        figure="profile",
+    )
+)
+DRIVE_ENTROPY = declare(
+    Measure(
+        "polysemanticity.drive_entropy",
+        definition="mean entropy of a fused neuron's drive shares: 0 one modality a neuron, ln m all alike",
+        source=SOBOL,
+        unit="nats",
+    )
+)
+CROSS_MODAL_FRACTION = declare(
+    Measure(
+        "polysemanticity.cross_modal_fraction",
+        definition="fused neurons that at least two modalities drive with a share of {shared:g} or more",
+        source=SOBOL,
+        unit="share of neurons",
+        headline="whole",
+    )
+)
+CROSS_ENTROPY = declare(
+    Measure(
+        "polysemanticity.cross_entropy",
+        definition=f"mean over fused neurons and modalities of minus the log-probability of the modality; {CLASSIFIER}",
+        source=PAPER,
+        unit="nats",
+        headline="whole",
+        figure="bars",
+    )
+)
+ENTROPY = declare(
+    Measure(
+        "polysemanticity.entropy",
+        definition=f"mean over fused neurons and modalities of the entropy of the classifier's answer; {CLASSIFIER}",
+        source=PAPER,
+        unit="nats",
+        figure="bars",
+    )
+)
+CHECK = declare(
+    Measure(
+        "polysemanticity.check",
+        definition="the classifier's cross-entropy on unimodal models it has not seen; near ln m it knows nothing; "
+        f"{CLASSIFIER}",
+        source=PAPER,
+        unit="nats",
+    )
+)
+UNIFORM = declare(
+    Measure(
+        "polysemanticity.uniform",
+        definition=f"ln m, what a uniform answer gives for either; {CLASSIFIER}",
+        source="{source}",
+        unit="nats",
+        figure="bars",
+    )
+)
 
 
 class PolysemanticityOptions(Options):
@@ -62,6 +128,8 @@ class PolysemanticityOptions(Options):
 
 @probe(
     "polysemanticity",
+    title="Neurons shared between modalities",
+    place=70,
     summary="whether fused neurons serve several modalities: modality classifier on weights, and drive by data",
     definition="cross-entropy and entropy of a modality classifier on neurons' weights; and drive shares: " + DRIVE,
     source=PAPER,
@@ -77,14 +145,8 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     try:
         yield from _classifier(adapter, features, options, settings)
     except NumericsError as e:
-        for name in CLASSIFIED:
-            yield Result(
-                name=f"polysemanticity.{name}",
-                probe="polysemanticity",
-                definition=_defined(name),
-                source=PAPER,
-                skipped=str(e).rstrip("."),
-            )
+        for measure in (CROSS_ENTROPY, ENTROPY, CHECK, UNIFORM.fill(source=PAPER)):
+            yield measure.skipped(str(e))
 
 
 def _drive(
@@ -96,27 +158,16 @@ def _drive(
     idle = int((~kept).sum())
     note = f"{idle} of {len(kept)} fused neurons that no modality moves left out" if idle else None
     out = [drive_shares(t)[0] for t in totals[1:]]
-    make = partial(Result, probe="polysemanticity", source=SOBOL, note=note)
     weight = [t.sum(1) / t.sum() for t in totals]  # by variance: a neuron that hardly moves hardly counts
     for i, m in enumerate(features.modalities):
-        yield make(
-            name="polysemanticity.drive",
-            modality=m,
-            value=float(weight[0][i]),
-            interval=interval(float(weight[0][i]), [float(w[i]) for w in weight[1:]], settings.level),
-            unit="share",
-            definition=f"the modality's part of what drives the fused neurons, summed over neurons; {DRIVE}",
-        )
+        span = interval(float(weight[0][i]), [float(w[i]) for w in weight[1:]], settings.level)
+        yield DRIVE_OF.result(float(weight[0][i]), span, modality=m, note=note)
         line = shares[i].sort(descending=True).values
-        yield make(
-            name="polysemanticity.neurons",
-            modality=m,
-            definition=f"the modality's drive share of each fused neuron, descending; {DRIVE}",
-            curve=Curve(
-                x=tuple(range(1, len(line) + 1)), y=tuple(line.tolist()), x_label="fused neuron", y_label="drive share"
-            ),
+        curve = Curve(
+            x=tuple(range(1, len(line) + 1)), y=tuple(line.tolist()), x_label="fused neuron", y_label="drive share"
         )
-    yield from _sharing(make, shares, out, options, settings)
+        yield NEURONS.curve(curve, modality=m, note=note)
+    yield from _sharing(shares, out, note, options, settings)
 
 
 def _effects(adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings) -> list[Tensor]:
@@ -124,7 +175,7 @@ def _effects(adapter: Adapter, features: Features, options: PolysemanticityOptio
     groups = features.groups
     count = int(groups.max()) + 1
     sums = {m: torch.zeros(count, features.fused.shape[1], dtype=torch.float64) for m in features.modalities}
-    others = donors(len(features), options.draws, settings.seed)
+    others = marginal_samples(len(features), options.draws, settings.seed)
     before = predict(adapter, features).fused.double()  # in the same batches, so that what is not read changes nothing
     for m in features.modalities:
         for other in others:
@@ -136,32 +187,22 @@ def _effects(adapter: Adapter, features: Features, options: PolysemanticityOptio
 
 
 def _sharing(
-    make: partial[Result], shares: Tensor, out: list[Tensor], options: PolysemanticityOptions, settings: Settings
+    shares: Tensor, out: list[Tensor], note: str | None, options: PolysemanticityOptions, settings: Settings
 ) -> Iterator[Result]:
     """How many modalities drive a neuron, from drive shares (m, D) over all examples and without each group."""
-    for name, value, values, unit, definition in (
+    for quantity, value, values in (
         (
-            "drive_entropy",
+            DRIVE_ENTROPY.fill(),
             float(row_entropy(shares.T).mean()),
             [float(row_entropy(s.T).mean()) for s in out],
-            "nats",
-            "mean entropy of a fused neuron's drive shares: 0 one modality a neuron, ln m all alike",
         ),
         (
-            "cross_modal_fraction",
+            CROSS_MODAL_FRACTION.fill(shared=options.shared),
             _cross_modal(shares, options.shared),
             [_cross_modal(s, options.shared) for s in out],
-            "share of neurons",
-            f"fused neurons that at least two modalities drive with a share of {options.shared:g} or more",
         ),
     ):
-        yield make(
-            name=f"polysemanticity.{name}",
-            value=value,
-            interval=interval(value, values, settings.level),
-            unit=unit,
-            definition=definition,
-        )
+        yield quantity.result(value, interval(value, values, settings.level), note=note)
 
 
 def _cross_modal(shares: Tensor, threshold: float) -> float:
@@ -174,37 +215,22 @@ def _classifier(
     if settings.profile == "quick":
         raise NumericsError("profile quick trains no unimodal models")
     values, silent = _classified(adapter, features, options, settings)
-    for name, each in values.items():
+    for measure, each in values:
         groups = assign_groups(len(each), min(16, len(each)))
         out = [float(each[groups != g].mean()) for g in range(int(groups.max()) + 1)]
         notes = ["interval over neurons, not examples"]
-        if silent and name != "check":
+        if silent and measure is not CHECK:
             notes.append(f"no fused neuron has weights on {', '.join(silent)}, which is not in this mean")
-        yield Result(
-            name=f"polysemanticity.{name}",
-            probe="polysemanticity",
-            value=float(each.mean()),
-            interval=interval(float(each.mean()), out, settings.level),
-            unit="nats",
-            definition=_defined(name),
-            source=PAPER,
-            note="; ".join(notes),
-        )
-    yield Result(
-        name="polysemanticity.uniform",
-        probe="polysemanticity",
-        value=math.log(len(features.modalities)),
-        unit="nats",
-        definition=_defined("uniform"),
-        source="definition of entropy",
-    )
+        span = interval(float(each.mean()), out, settings.level)
+        yield measure.result(float(each.mean()), span, note="; ".join(notes))
+    yield UNIFORM.fill(source="definition of entropy").result(math.log(len(features.modalities)))
 
 
 def _classified(
     adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> tuple[list[tuple[Measure, Tensor]], list[str]]:
     """Cross-entropy and entropy of every neuron's weights, the check, and modalities no neuron has weights on."""
-    at = fold(adapter, features)
+    at = make_split(adapter, features)
     modalities = features.modalities
     width = min(options.coordinates, *(x.shape[1] for x in features.pooled.values()))
     if width < 2:
@@ -223,16 +249,12 @@ def _classified(
     with torch.no_grad():
         log_p = net(torch.cat(list(weights.values())).float()).double().log_softmax(1)
         check = net(rows[held].float()).double().log_softmax(1)
-    values = {
-        "cross_entropy": -log_p.gather(1, truth[:, None])[:, 0],
-        "entropy": row_entropy(log_p.exp()),
-        "check": -check.gather(1, labels[held][:, None])[:, 0],
-    }
+    values = [
+        (CROSS_ENTROPY, -log_p.gather(1, truth[:, None])[:, 0]),
+        (ENTROPY, row_entropy(log_p.exp())),
+        (CHECK, -check.gather(1, labels[held][:, None])[:, 0]),
+    ]
     return values, [k for k in modalities if not len(weights[k])]
-
-
-def _defined(name: str) -> str:
-    return f"{CLASSIFIED[name]}; {CLASSIFIER}"
 
 
 def _axes(x: Tensor, width: int) -> Tensor:
@@ -253,7 +275,7 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _unimodal_weights(
-    adapter: Adapter, at: Fold, axes: dict[str, Tensor], options: PolysemanticityOptions, settings: Settings
+    adapter: Adapter, at: FitSplit, axes: dict[str, Tensor], options: PolysemanticityOptions, settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """First-layer weights of unimodal models, their modality, and which belong to seeds kept for checking."""
     rows, labels, held = [], [], []
@@ -280,7 +302,7 @@ def _unimodal_weights(
 
 
 def _train_classifier(rows: Tensor, labels: Tensor, m: int, hidden: int, seed: int) -> nn.Module:
-    with random_state_kept():
+    with preserve_rng_state():
         torch.manual_seed(seed)
         net = nn.Sequential(nn.Linear(rows.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, m))
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=1e-2)

@@ -14,25 +14,26 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError, did_you_mean
+from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
-from collapsekit.games.late_fusion import late_fusion
 from collapsekit.interventions.imputation import (
     CONSTANTS,
     FILLS,
     LENT,
     SUBSTITUTION,
-    Bank,
-    bank_of,
+    BackgroundSet,
     can_substitute,
-    filled,
+    find_neighbours,
     has_split,
-    lenders,
+    impute,
+    make_background_set,
     same_shapes,
 )
-from collapsekit.interventions.marginal import seeds
 from collapsekit.interventions.replay import predict
+from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.measured import late_fusion
 from collapsekit.stats.inference.jackknife import interval, interval_array
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.missing import absence
@@ -47,6 +48,68 @@ AT_RATES = (
     "each modality absent from each example with probability equal to the rate, independently, but every example keeps "
     "the one whose random number is largest (absent share: rate - rate^m/m for m modalities); what is absent at one "
     "rate is absent at every higher one"
+)
+
+IN_PATTERNS = (
+    "with a set of modalities absent from every example ({few} of the proper sets), and their mean; absent modalities "
+    "{fill_how}"
+)
+IN_RATES = f"over the rate at which modalities go missing, and their mean: {AT_RATES}; absent modalities {{fill_how}}"
+PATTERNS = declare(
+    Measure(
+        "missing.patterns.{fill}",
+        definition="{metric} " + IN_PATTERNS,
+        source=PATTERNS_SOURCE,
+        unit=METRIC,
+        better="higher",
+        why="task metrics are written so that higher is better",
+        side_by_side=True,
+    )
+)
+PATTERNS_LOSS = declare(
+    Measure(
+        "missing.patterns_loss.{fill}",
+        definition="{loss} " + IN_PATTERNS,
+        source=PATTERNS_SOURCE,
+        unit=LOSS,
+        better="lower",
+        why="it is the task loss",
+        side_by_side=True,
+    )
+)
+RATES = declare(
+    Measure(
+        "missing.rates.{fill}",
+        definition="{metric} " + IN_RATES,
+        source=RATES_SOURCE,
+        unit=METRIC,
+        better="higher",
+        why="task metrics are written so that higher is better",
+        title="Task metric as modalities go missing",
+        figure="lines",
+        side_by_side=True,
+    )
+)
+RATES_LOSS = declare(
+    Measure(
+        "missing.rates_loss.{fill}",
+        definition="{loss} " + IN_RATES,
+        source=RATES_SOURCE,
+        unit=LOSS,
+        better="lower",
+        why="it is the task loss",
+        side_by_side=True,
+    )
+)
+DROP = declare(
+    Measure(
+        "missing.drop",
+        definition="{metric} of the model minus {metric} with this modality absent from every example; curve: {metric} over "
+        "the rate of examples it is absent from; filled in the best of the ways that run the model",
+        source=DROP_SOURCE,
+        unit=METRIC,
+        side_by_side=True,
+    )
 )
 
 
@@ -86,7 +149,7 @@ class _Study:
 
     adapter: Adapter
     features: Features
-    bank: Bank
+    bank: BackgroundSet
     draws: int
     seed: int
 
@@ -99,11 +162,11 @@ class _Study:
             return
         rows = None
         if fill in LENT:
-            rows = lenders(self.features, self.bank, fill, absent, self.draws, self.seed)
+            rows = find_neighbours(self.features, self.bank, fill, absent, self.draws, self.seed)
         for k, mask in enumerate(absent):
             found = []
             for lent in rows[k] if rows is not None else [None]:
-                given = filled(self.adapter, self.features, self.bank, fill, mask, lent)
+                given = impute(self.adapter, self.features, self.bank, fill, mask, lent)
                 outputs = predict(self.adapter, given).outputs
                 if not bool(torch.isfinite(outputs).all()):
                     raise NumericsError(f"the model's output is not finite with absent modalities filled by {fill!r}")
@@ -122,6 +185,8 @@ class _Study:
 
 @probe(
     "missing",
+    title="When modalities are missing",
+    place=100,
     summary="task metric and loss with modalities absent, by pattern and by rate, under each way to fill the gap",
     definition="task metric and loss with the recorded features of absent modalities replaced",
     source="after Chaudhuri et al. 2025, Tables 1, 3 and 6",
@@ -131,7 +196,9 @@ class _Study:
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(MissingOptions)
-    study = _Study(adapter, features, bank_of(adapter, features, options.bank), options.draws, settings.seed)
+    study = _Study(
+        adapter, features, make_background_set(adapter, features, options.bank), options.draws, settings.seed
+    )
     n, m = len(features), len(features.modalities)
     sets = absent_sets(m)
     patterns = torch.tensor([[i in gone for i in range(m)] for gone in sets])
@@ -162,7 +229,7 @@ def absent_sets(m: int) -> list[tuple[int, ...]]:
 def _uniforms(adapter: Adapter, features: Features, seed: int) -> Tensor:
     """One number in [0, 1) for each example and modality, that follows the modality wherever it is listed."""
     columns = []
-    for own in seeds(adapter, features, seed).values():
+    for own in modality_seeds(adapter, features, seed).values():
         generator = torch.Generator().manual_seed(own)
         columns.append(torch.rand(len(features), generator=generator, dtype=torch.float64))
     return torch.stack(columns, 1)
@@ -181,44 +248,26 @@ def _curves(
     task = study.adapter.task
     m = len(study.features.modalities)
     few = "all" if m <= ALL_UP_TO else "singles, pairs and all but one"
-    how = f"absent modalities {FILLS[fill]}"
-    if fill == "sample":
-        how += f"; mean over {study.draws} draws"
-    kinds = {
-        "patterns": (
-            f"with a set of modalities absent from every example ({few} of the proper sets), and their mean; {how}",
-            "modalities absent",
-            PATTERNS_SOURCE,
-        ),
-        "rates": (
-            f"over the rate at which modalities go missing, and their mean: {AT_RATES}; {how}",
-            "rate missing",
-            RATES_SOURCE,
-        ),
-    }
-    for kind, (what, x_label, source) in kinds.items():
-        x = labels if kind == "patterns" else options.rates
-        for k, (suffix, unit) in enumerate((("", task.metric_name), ("_loss", task.loss_name))):
-            make = partial(
-                Result,
-                name=f"missing.{kind}{suffix}.{fill}",
-                probe="missing",
-                unit=unit,
-                definition=f"{unit} {what}",
-                source=source,
-            )
+    how = FILLS[fill] + (f"; mean over {study.draws} draws" if fill == "sample" else "")
+    kinds = (
+        ("patterns", "modalities absent", labels, (PATTERNS, PATTERNS_LOSS)),
+        ("rates", "rate missing", options.rates, (RATES, RATES_LOSS)),
+    )
+    for kind, x_label, x, measures in kinds:
+        for k, measure in enumerate(measures):
+            quantity = measure.fill(task, fill=fill, few=few, fill_how=how)
             if scores is None:
-                yield make(skipped=skipped)
+                yield quantity.skipped(str(skipped), unit=True)
                 continue
             values = (scores[: len(labels)] if kind == "patterns" else scores[len(labels) :])[:, k]
             mean = values.mean(0)
             notes = [study.bank.note if fill not in ("zeros", SUBSTITUTION, "late") else None]
             if len(values) > 1:
                 notes.append(f"standard deviation over {len(values)} {kind}: {float(values[:, 0].std()):.3g}")
-            yield make(
-                value=float(mean[0]),
-                interval=interval(float(mean[0]), mean[1:].tolist(), settings.level),
-                curve=banded(x, values, x_label, unit, settings.level),
+            yield quantity.result(
+                float(mean[0]),
+                interval(float(mean[0]), mean[1:].tolist(), settings.level),
+                curve=banded(x, values, x_label, str(quantity.unit), settings.level),
                 note="; ".join(filter(None, notes)) or None,
             )
 
@@ -242,14 +291,10 @@ def _drops(
     """What is lost without each modality under the fill that is best for it, and over the rate it is missing at."""
     features, task = study.features, study.adapter.task
     metric = task.metric_name
-    what = (
-        f"{metric} of the model minus {metric} with this modality absent from every example; curve: {metric} over the "
-        "rate of examples it is absent from; filled in the best of the ways that run the model"
-    )
-    make = partial(Result, name="missing.drop", probe="missing", unit=metric, definition=what, source=DROP_SOURCE)
+    lost = DROP.fill(task)
     if not fills:
         for m in features.modalities:
-            yield make(modality=m, skipped="no fill that runs the model was asked for, or could be had")
+            yield lost.skipped("no fill that runs the model was asked for, or could be had", modality=m, unit=True)
         return
     judge, where = _held_out(study, options)
     full = task.expect(predict(study.adapter, features).outputs)
@@ -262,10 +307,10 @@ def _drops(
             absent = (uniforms[:, i] < rate).reshape(-1, *[1] * (full.ndim - 1))
             rows.append(study.scores([torch.where(absent, e, full) for e in gone])[0])
         drop = rows[0] - rows[-1]
-        yield make(
+        yield lost.result(
+            float(drop[0]),
+            interval(float(drop[0]), drop[1:].tolist(), settings.level),
             modality=m,
-            value=float(drop[0]),
-            interval=interval(float(drop[0]), drop[1:].tolist(), settings.level),
             curve=banded(rates, torch.stack(rows), "rate missing", metric, settings.level),
             note="; ".join(filter(None, [f"fill {fill!r}, the best {where}", study.bank.note])),
         )
@@ -289,7 +334,7 @@ def _held_out(study: _Study, options: MissingOptions) -> tuple[_Study, str]:
             return _Study(adapter, held, study.bank, study.draws, study.seed), "on split 'val'"
     train = features.of("train")
     index = torch.arange(len(train))
-    bank = Bank(train.taken(index[~train.fifth][: options.bank]), False)
+    bank = BackgroundSet(train.taken(index[~train.fifth][: options.bank]), False)
     held = train.taken(index[train.fifth])
     return _Study(adapter, held, bank, study.draws, study.seed), "on a fifth of the train split, which the model knows"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,10 +15,12 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
 from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
+from collapsekit.features.batching import chunk_of
+from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import UNREAD, unread
-from collapsekit.interventions.marginal import seeds
-from collapsekit.interventions.replay import chunk_of, predict
+from collapsekit.interventions.edits import unread_inputs
+from collapsekit.interventions.replay import predict
+from collapsekit.measures import Measure, Quantity, declare
 from collapsekit.probes.robustness.missing import banded
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
@@ -37,10 +39,36 @@ SPREADS: dict[Spread, str] = {
     "range": "largest minus smallest value over the examples, of the entry of the tensor where that is largest",
     "deviation": "root mean square over the tensor's entries of their standard deviation over the examples",
 }
-PLACES = {
-    "input": "input (its encoder runs again; values are not clipped)",
-    "feature": "recorded features (every floating tensor of them)",
-}
+INPUT = "input (its encoder runs again; values are not clipped)"
+FEATURE = "recorded features (every floating tensor of them)"
+
+AREA = (
+    "area under {metric} over the noise level (trapezoid rule, from 0 to {last:g}) divided by what it is if {metric} stays "
+    "as it is without noise: 1 = unaffected; noise uniform between -a and a, a = level times spread, added to the "
+    "modality's {place}; spread: {spread}; mean over {draws} noise fields, each multiplied by all levels"
+)
+AT_INPUT = declare(
+    Measure(
+        "noise.input",
+        definition=AREA,
+        source=SOURCE,
+        unit="ratio",
+        title="Task metric under noise at a modality's input",
+        figure="lines",
+        side_by_side=True,
+    )
+)
+AT_FEATURE = declare(
+    Measure(
+        "noise.feature",
+        definition=AREA,
+        source=SOURCE,
+        unit="ratio",
+        title="Task metric under noise at a modality's features",
+        figure="lines",
+        side_by_side=True,
+    )
+)
 
 
 class NoiseOptions(Options):
@@ -86,6 +114,8 @@ class _Noisy:
 
 @probe(
     "noise",
+    title="When a modality is noisy",
+    place=110,
     summary="task metric under uniform noise on one modality at a time, at its input and at its features",
     definition="area under the task metric over the noise level, relative to the metric without noise",
     source=SOURCE,
@@ -94,18 +124,22 @@ class _Noisy:
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(NoiseOptions)
-    own = seeds(adapter, features, settings.seed)
+    own = modality_seeds(adapter, features, settings.seed)
     few = options.examples < len(features)
     some = features.taken(torch.arange(options.examples)) if few else features
+    fields = {"metric": adapter.task.metric_name, "last": options.levels[-1], "draws": options.draws}
+    fields["spread"] = SPREADS[options.spread]
     for i, m in enumerate(features.modalities):
         if options.inputs is not False:
             said = [_shared(adapter, m)]
             if few:
                 said.append(f"on {len(some)} of {len(features)} examples (noise.examples)")
             at_input = partial(_at_input, adapter, some, m, options, len(features))
-            yield _measured("input", m, at_input, adapter, some, own[m], said, settings)
+            yield _measured(AT_INPUT.fill(**fields, place=INPUT), m, at_input, adapter, some, own[m], said, settings)
         at_features = partial(_at_features, adapter, features, m, options)
-        yield _measured("feature", m, at_features, adapter, features, own[m], [], settings)
+        yield _measured(
+            AT_FEATURE.fill(**fields, place=FEATURE), m, at_features, adapter, features, own[m], [], settings
+        )
         settings.progress.step("noise on modalities", i + 1, len(features.modalities))
 
 
@@ -157,11 +191,10 @@ def _at_input(adapter: Adapter, features: Features, modality: str, options: Nois
 def _at_features(adapter: Adapter, features: Features, modality: str, options: NoiseOptions) -> _Noisy:
     """The modality's recordings; those that are not floating stay."""
 
-    known: dict[Hashable, frozenset[str]] = {UNREAD: unread(adapter, features)}  # holds whatever is recorded
+    unread_inputs(adapter, features)  # holds whatever is recorded
 
     def answer(given: tuple[Tensor, ...]) -> Tensor:
-        changed = replace(features, recorded={**features.recorded, modality: given}, memo={**known})
-        return predict(adapter, changed).outputs
+        return predict(adapter, features.changed({**features.recorded, modality: given})).outputs
 
     return _noisy(features.recorded[modality], options, answer, floating=True)
 
@@ -189,7 +222,7 @@ def _shared(adapter: Adapter, modality: str) -> str | None:
 
 
 def _measured(
-    place: str,
+    quantity: Quantity,
     modality: str,
     make: Callable[[], _Noisy],
     adapter: Adapter,
@@ -201,33 +234,20 @@ def _measured(
     """Metric over the levels with noise at one place, and the area under it."""
     options = settings.own(NoiseOptions)
     metric = adapter.task.metric_name
-    result = partial(
-        Result,
-        name=f"noise.{place}",
-        probe="noise",
-        modality=modality,
-        definition=(
-            f"area under {metric} over the noise level (trapezoid rule, from 0 to {options.levels[-1]:g}) divided by what "
-            f"it is if {metric} stays as it is without noise: 1 = unaffected; noise uniform between -a and a, "
-            f"a = level times spread, added to the modality's {PLACES[place]}; spread: {SPREADS[options.spread]}; "
-            f"mean over {options.draws} noise fields, each multiplied by all levels"
-        ),
-        source=SOURCE,
-        unit="ratio",
-    )
     try:
         values = _over_levels(make(), adapter, features, options, seed)
     except NumericsError as e:
-        return result(skipped=str(e).rstrip("."))
+        return quantity.skipped(str(e), modality=modality, unit=True)
     levels = (0.0, *options.levels)
     curve = banded(levels, values, "noise level (part of the spread)", metric, settings.level)
     try:
         share = area(levels, values)
     except NumericsError:
         notes = [*notes, f"no area: {metric} without noise is not above 0 whichever examples are left out"]
-        return result(curve=curve, note="; ".join(filter(None, notes)))
+        return quantity.curve(curve, modality=modality, note="; ".join(filter(None, notes)))
     ends = interval(float(share[0]), share[1:].tolist(), settings.level)
-    return result(value=float(share[0]), interval=ends, curve=curve, note="; ".join(filter(None, notes)) or None)
+    note = "; ".join(filter(None, notes)) or None
+    return quantity.result(float(share[0]), ends, curve=curve, modality=modality, note=note)
 
 
 def _over_levels(noisy: _Noisy, adapter: Adapter, features: Features, options: NoiseOptions, seed: int) -> Tensor:

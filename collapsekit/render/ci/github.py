@@ -5,8 +5,8 @@ from __future__ import annotations
 from collapsekit.io.safe_text import clean
 from collapsekit.render import write as write_document
 from collapsekit.render.views.gate import worst_first
-from collapsekit.report.cleaning import cleaned_gate
 from collapsekit.report.gate import GateReport
+from collapsekit.report.names import cleaned_gate
 
 MOST = 10  # annotations of a kind that GitHub keeps of a step
 _COMMANDS = {"failed": "error", "inconclusive": "warning"}
@@ -29,7 +29,7 @@ def write(report: GateReport) -> str:
 
 
 def step_summary(report: GateReport, most: int = 1 << 20) -> str:
-    """The Markdown of the gate in at most ``most`` bytes of UTF-8, cut at the end of a line, which is then said."""
+    """Cut the Markdown of the gate to ``most`` bytes of UTF-8, at the end of a line, which is then said."""
     left_out = "\n\nThe rest is left out, as it is longer than a summary may be: see --format json.\n"
     room, kept = most - len(left_out.encode()), []
     every = write_document(report, "markdown").removesuffix("\n").split("\n")

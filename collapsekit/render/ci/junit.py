@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from collapsekit.report.cleaning import cleaned_gate
 from collapsekit.report.gate import GateReport
+from collapsekit.report.names import cleaned_gate
 
 
 def write(report: GateReport) -> str:
-    """One suite, a test case a check: failed ones as ``failure``, those that decided nothing as ``error``, as a skipped one
-    would count as green. Without checks, one error: nothing was evaluated."""
+    """Write one suite, a test case a check: failed ones as ``failure``, those that decided nothing as ``error``, as a
+    skipped one would count as green. Without checks, one error: nothing was evaluated."""
     report = cleaned_gate(report)
     states = [c.state for c in report.checks] or ["inconclusive"]
     counts = {

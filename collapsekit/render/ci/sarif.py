@@ -6,9 +6,9 @@ import hashlib
 from typing import Any
 from urllib.parse import quote
 
-from collapsekit.io.safe_text import json_text
-from collapsekit.report.cleaning import cleaned_gate
+from collapsekit.io.json import json_text
 from collapsekit.report.gate import GateCheck, GateReport
+from collapsekit.report.names import cleaned_gate
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _INCONCLUSIVE = (
@@ -33,8 +33,10 @@ _LEVELS = {"failed": "error", "inconclusive": "warning"}
 
 
 def write(report: GateReport) -> str:
-    """A run with a result for each check that failed (error) or decided nothing (warning); what passed is no finding.
-    Where nothing was checked, the tool's notification says so. The same check has the same fingerprint in each run."""
+    """Write a run with a result for each check that failed (error) or decided nothing (warning); what passed is no finding.
+
+    Where nothing was checked, the tool's notification says so. The same check has the same fingerprint in each run.
+    """
     report = cleaned_gate(report)
     found = [c for c in report.checks if c.state != "passed"]
     kinds = list(_RULES)

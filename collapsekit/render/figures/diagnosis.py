@@ -30,9 +30,8 @@ from collapsekit.render.figures.style import (
     theme,
 )
 from collapsekit.render.numbers import fmt
-from collapsekit.report.cleaning import cleaned
 from collapsekit.report.diagnosis import Report, Result
-from collapsekit.report.names import modality_names
+from collapsekit.report.names import cleaned, modality_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +96,7 @@ def _first_in_row(ax: Axes) -> bool:
 
 
 def beta_curves(report: Report, *, wide: bool = True) -> Figure | None:
-    """Ranks, task and CKA of the fused representation as each modality's features are scaled by β."""
+    """Draw ranks, task and CKA of the fused representation as each modality's features are scaled by β."""
     titles = {
         "effective_rank": ("Effective rank", "dimensions"),
         "numerical_rank": ("Numerical rank", "dimensions"),
@@ -105,7 +104,7 @@ def beta_curves(report: Report, *, wide: bool = True) -> Figure | None:
         "loss": ("Task: loss", "loss (nats)"),
         "cka": ("CKA with the swept modality", "CKA"),
     }
-    found = {part: _by_modality(report, f"rank_sweep.{part}", own=True) for part in titles}
+    found = {part: _by_modality(report, f"rank_sweep.{part}", itself=True) for part in titles}
     shown = [part for part in titles if found[part]]
     if "metric" in shown and "loss" in shown:
         shown.remove("loss")
@@ -152,7 +151,7 @@ def vif(report: Report, *, wide: bool = True) -> Figure | None:
 
 
 def neuron_drive(report: Report, *, wide: bool = True) -> Figure | None:
-    """Which modality drives each fused neuron: shares of its variation, stacked, neurons sorted."""
+    """Draw which modality drives each fused neuron: shares of its variation, stacked, neurons sorted."""
     found = {m: r for m, r in _by_modality(report, "polysemanticity.neurons").items() if r.curve is not None}
     lengths = {len(r.curve.y) for r in found.values() if r.curve is not None}
     if len(lengths) != 1 or lengths == {0}:
@@ -177,7 +176,7 @@ def neuron_drive(report: Report, *, wide: bool = True) -> Figure | None:
 
 
 def polysemanticity(report: Report, *, wide: bool = True) -> Figure | None:
-    """How well a neuron gives its modality away (cross-entropy, entropy, ln m), and what drives neurons on average."""
+    """Draw how well a neuron gives its modality away (cross-entropy, entropy, ln m), and what drives neurons on average."""
     parts = {"cross_entropy": "cross-entropy", "entropy": "entropy", "uniform": "uniform (ln m)"}
     found = {text: report.find(f"polysemanticity.{part}") for part, text in parts.items()}
     had = {text: r for text, r in found.items() if r is not None and r.value is not None}
@@ -251,11 +250,21 @@ CAPTIONS: dict[str, tuple[str, str]] = {
 
 
 def save(report: Report, directory: str | Path, formats: Sequence[str] = ("svg", "pdf", "png")) -> list[Path]:
-    """Write every figure the report has results for; return the paths, in ``FIGURES`` order.
+    """Write every figure the report has results for.
 
-    Widths fit a paper (3.4 in, or 6.8 in where there are several panels), text is 8 pt, PNG has 300 dpi, PDF
-    embeds Type 42 fonts. The same report gives the same bytes. Raises ConfigError for a format not known, and where
-    a file cannot be written: those before it are then whole.
+    Widths fit a paper (3.4 in, or 6.8 in where there are several panels), text is 8 pt, PNG has 300 dpi, PDF embeds Type 42
+    fonts. The same report gives the same bytes.
+
+    Args:
+        report: Of a diagnosis.
+        directory: Where the files go.
+        formats: Of svg, pdf and png.
+
+    Returns:
+        The paths, in ``FIGURES`` order.
+
+    Raises:
+        ConfigError: For a format not known, and where a file cannot be written: those before it are then whole.
     """
     known = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "Producer": None}, "png": {}}
     for wrong in [f for f in formats if f not in known]:
@@ -277,12 +286,12 @@ def save(report: Report, directory: str | Path, formats: Sequence[str] = ("svg",
     return written
 
 
-def _by_modality(report: Report, name: str, *, own: bool = False) -> dict[str, Result]:
-    """Curves of that name by modality, in the subject's order; with ``own``, those about itself or nothing else."""
+def _by_modality(report: Report, name: str, *, itself: bool = False) -> dict[str, Result]:
+    """Curves of that name by modality, in the subject's order; with ``itself``, those about itself or nothing else."""
     found = {
         r.modality: r
         for r in report.named(name)
-        if r.modality is not None and r.curve is not None and (not own or r.versus in (None, r.modality))
+        if r.modality is not None and r.curve is not None and (not itself or r.versus in (None, r.modality))
     }
     return {m: found[m] for m in modality_names(report) if m in found}
 

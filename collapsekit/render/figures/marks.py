@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapsekit.render.figures.style import COLUMN, DASHES, INK, MARKERS, MUTED, SERIES, panels, short_labels, theme
-from collapsekit.report.cleaning import cleaned
 from collapsekit.report.diagnosis import Report, Result
-from collapsekit.report.names import modality_names
+from collapsekit.report.names import cleaned, modality_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,13 +15,19 @@ if TYPE_CHECKING:
 
 
 def palette_index(report: Report, modality: str | None) -> int:
-    """The modality's place in the palette, the same in every figure of a report."""
+    """Find the modality's place in the palette, the same in every figure of a report."""
     names = modality_names(report)
     return names.index(modality) % len(SERIES) if modality in names else 0
 
 
 def line(ax: Axes, result: Result, index: int) -> None:
-    """A curve with its band, in the colour, marker and dash of ``index``."""
+    """Draw a curve with its band.
+
+    Args:
+        ax: Where.
+        result: Whose curve; one over names is left out.
+        index: Of its colour, marker and dash.
+    """
     curve = result.curve
     if curve is None or any(isinstance(x, str) for x in curve.x):
         return
@@ -34,7 +39,14 @@ def line(ax: Axes, result: Result, index: int) -> None:
 
 
 def legend(fig: Figure, report: Report, modalities: Iterable[str], *, patches: bool = False) -> None:
-    """One legend above all panels: the modalities, as lines or as patches."""
+    """Put one legend above all panels: the modalities, as lines or as patches.
+
+    Args:
+        fig: The figure, which grows by what the legend takes.
+        report: Gives each modality its colour.
+        modalities: Those that are drawn.
+        patches: Whether they are drawn as areas.
+    """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -53,7 +65,7 @@ def legend(fig: Figure, report: Report, modalities: Iterable[str], *, patches: b
 
 
 def line_legend(fig: Figure, keys: Sequence[tuple[str, str, Any]]) -> None:
-    """A legend above all panels: (label, colour, dash) for each line."""
+    """Put a legend above all panels: (label, colour, dash) for each line."""
     from matplotlib.lines import Line2D
 
     _above(fig, [Line2D([], [], color=c, linestyle=d) for _, c, d in keys], [k[0] for k in keys], len(keys))
@@ -67,7 +79,16 @@ def _above(fig: Figure, handles: Sequence[Any], labels: Sequence[str], columns: 
 
 
 def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result | None]]) -> list[Any]:
-    """Horizontal bars, the first label on top, one bar a series and label, intervals as whiskers."""
+    """Draw horizontal bars, the first label on top, one bar a series and label, intervals as whiskers.
+
+    Args:
+        ax: Where.
+        labels: Down the side.
+        series: Name to a result a label, or None.
+
+    Returns:
+        A handle a series, for the legend.
+    """
     thick = 0.72 / len(series)
     handles = []
     for k, results in enumerate(series.values()):
@@ -91,9 +112,16 @@ def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result |
 
 
 def bar_figure(report: Report, wide: bool, parts: Mapping[str, Mapping[str, str]]) -> Figure | None:
-    """A panel for each of ``parts`` (axis label to series), modalities down the side; None where none has values.
+    """Draw a panel for each of ``parts``, modalities down the side.
 
-    A series names a result; where a modality has none of its own, the one for the whole model stands for it.
+    Args:
+        report: Of a diagnosis.
+        wide: Whether panels stand abreast.
+        parts: Axis label to series, each of which names a result; where a modality has none of its own, the one for the
+            whole model stands for it.
+
+    Returns:
+        The figure; None where no part has values.
     """
     report = cleaned(report)
     modalities = modality_names(report)

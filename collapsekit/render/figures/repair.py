@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapsekit.comparison.delta import Pair, RepairDelta
+from collapsekit.measures import lookup
 from collapsekit.render.figures.marks import line, line_legend
 from collapsekit.render.figures.style import DASHES, MARKERS, MUTED, SERIES, panels, short_labels, theme
 from collapsekit.report.diagnosis import Result
@@ -19,15 +20,15 @@ Draw = Callable[[bool], "Figure"]
 _MOST_PANELS = 9
 _LARGEST = 1e100  # axes reckon with sums and differences of what is on them
 _KEYS = ("before", "after", "control")
-# What is drawn of the curves; all of them are in the tables.
-_DRAWN = {
-    "rank_sweep.numerical_rank": "Numerical rank as a modality is upweighted (β)",
-    "rank_sweep.effective_rank": "Effective rank as a modality is upweighted (β)",
-    "rank_sweep.metric": "Task metric as a modality is upweighted (β)",
-    "noise.input": "Task metric under noise at a modality's input",
-    "noise.feature": "Task metric under noise at a modality's features",
-    "missing.rates": "Task metric as modalities go missing",
-}
+# What is drawn of the curves, in this order; all of them are in the tables.
+DRAWN = (
+    "rank_sweep.numerical_rank",
+    "rank_sweep.effective_rank",
+    "rank_sweep.metric",
+    "noise.input",
+    "noise.feature",
+    "missing.rates.{fill}",
+)
 
 
 def figures(report: RepairReport, delta: RepairDelta) -> Iterator[tuple[str, str, Result | None, Draw]]:
@@ -37,18 +38,21 @@ def figures(report: RepairReport, delta: RepairDelta) -> Iterator[tuple[str, str
         yield "losses", "Losses of each stage", None, lambda wide: _losses(losses[:_MOST_PANELS], wide)
     pairs = [p for found in delta.curves.values() for p in found if _drawable(p)]
     pairs.sort(key=lambda p: p.before.modality not in report.repaired)
-    for name, title in _DRAWN.items():
-        own = [p for p in pairs if _family(p.before.name) == name and p.before.versus in (None, p.before.modality)]
+    for name in DRAWN:
+        own = [p for p in pairs if _measure(p) == name and p.before.versus in (None, p.before.modality)]
         if own:
-            yield name.replace(".", "-"), title, own[0].before, _later(own[:_MOST_PANELS], report.control is not None)
+            title = getattr(lookup(own[0].before.name), "title", None) or name
+            file = name.removesuffix(".{fill}").replace(".", "-")
+            yield file, title, own[0].before, _later(own[:_MOST_PANELS], report.control is not None)
 
 
 def _later(pairs: Sequence[Pair], control: bool) -> Draw:
     return lambda wide: _curves(pairs, control, wide)
 
 
-def _family(name: str) -> str:
-    return "missing.rates" if name.startswith("missing.rates.") else name
+def _measure(pair: Pair) -> str | None:
+    made = lookup(pair.before.name)
+    return None if made is None else made.name
 
 
 def _drawable(pair: Pair) -> bool:

@@ -81,7 +81,16 @@ def theme() -> Iterator[None]:
 
 
 def panels(count: int, *, wide: bool = True, height: float = 1.9) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` axes: three abreast on a page's width, or one below the other in a column."""
+    """Make a figure of some axes: three abreast on a page's width, or one below the other in a column.
+
+    Args:
+        count: How many axes.
+        wide: Whether they may stand abreast.
+        height: Of each, in inches.
+
+    Returns:
+        The figure and its axes.
+    """
     from matplotlib.figure import Figure
 
     across = min(count, 2 if count == 4 else 3) if wide and count > 1 else 1
@@ -103,7 +112,7 @@ def settle(fig: Figure) -> None:
 
 
 def log_axis(axis: Any) -> None:
-    """Powers of ten written as text, for scales whose labels would otherwise need maths markup."""
+    """Write powers of ten as text, for scales whose labels would otherwise need maths markup."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     def text(value: float, _position: int) -> str:
@@ -115,7 +124,7 @@ def log_axis(axis: Any) -> None:
 
 
 def short_labels(names: Sequence[str], limit: int = 24) -> dict[str, str]:
-    """Names short enough for a figure, still distinct: the middle is left out, then a number is added."""
+    """Shorten names for a figure, still distinct: the middle is left out, then a number is added."""
     labels: dict[str, str] = {}
     for name in names:
         half = (limit - 1) // 2
@@ -130,7 +139,7 @@ def short_labels(names: Sequence[str], limit: int = 24) -> dict[str, str]:
 
 
 def inline_svg(fig: Figure, title: str) -> str:
-    """``fig`` as an ``<svg>`` element for an HTML page, named ``title`` for those who do not see it.
+    """Make ``fig`` an ``<svg>`` element for an HTML page, named ``title`` for those who do not see it.
 
     Text stays text, colours of the palette become CSS variables, ids are prefixed with a slug of the title so
     that several can stand in one page, and no metadata, style sheet or reference leads out of it. The same

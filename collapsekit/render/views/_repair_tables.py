@@ -1,6 +1,6 @@
 """Tables of a repair's report: verdicts, conditions and numbers before, after and with plain fine-tuning.
 
-All functions take a report that :func:`collapsekit.report.cleaning.cleaned_repair` has been through.
+All functions take a report that :func:`collapsekit.report.names.cleaned_repair` has been through.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from collapsekit.comparison.delta import Judgement, Pair, RepairDelta
 from collapsekit.comparison.standing import NumberRow
 from collapsekit.render import document as doc
-from collapsekit.render.document import Column, Run
+from collapsekit.render.document import Span, TableColumn
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate
 from collapsekit.render.views._results import points
 from collapsekit.render.views._words import Estimate, Interval, estimate, flatten, names_table, number, point, thinned
@@ -25,45 +25,63 @@ _PUT = "Modules that were put into the model; collapsekit.load_repaired puts the
 
 
 def reports_of(report: RepairReport) -> dict[str, Report]:
-    """The reports within, by when they were made."""
+    """Name the reports within by when they were made."""
     found = {"before": report.before, "after": report.after, "control": report.control}
     return {when: r for when, r in found.items() if r is not None}
 
 
 def verdict_table(report: RepairReport) -> doc.Table:
-    """One row a modality: verdict and score in each report."""
+    """Show one row a modality: verdict and score in each report."""
     reports = reports_of(report)
     names = {m: "repaired" if m in report.repaired else "" for r in reports.values() for m in r.modalities}
-    heads = [Column(Run(when), "state") for when in reports]
+    heads = [TableColumn(Span(when), "state") for when in reports]
     rows = [(doc.name(m, aside), *(_verdict(r, m) for r in reports.values())) for m, aside in names.items()]
     return doc.table("Verdicts", ("modality", *heads), rows, layout="stack")
 
 
-def _verdict(report: Report, modality: str) -> doc.Cell:
+def _verdict(report: Report, modality: str) -> doc.TableCell:
     v = report.modalities.get(modality)
     if v is None:
         return doc.cell(ABSENT)
-    return doc.Cell((doc.state(v.verdict),), (Run(fmt_estimate(v.score, v.interval), "interval"),))
+    return doc.TableCell((doc.state(v.verdict),), (Span(fmt_estimate(v.score, v.interval), "interval"),))
 
 
 def checks_table(report: RepairReport) -> doc.Table:
-    """The conditions of acceptance, with what was found."""
+    """Show the conditions of acceptance, with what was found."""
     heads = ("", "found", ">before", ">after", ">difference", "condition")
-    states = [doc.Cell((doc.state("passed" if c.passed else "failed"),)) for c in report.checks]
+    states = [doc.TableCell((doc.state("passed" if c.passed else "failed"),)) for c in report.checks]
     numbers = [(fmt(c.before), fmt(c.after), difference(c.difference, c.interval)) for c in report.checks]
     rows = [(s, c.sentence, *n, c.definition) for s, c, n in zip(states, report.checks, numbers, strict=True)]
     return doc.table("Acceptance", heads, rows)
 
 
-def difference(value: float | None, interval: Interval = None, aside: doc.Line = ()) -> doc.Cell:
-    """A difference, with its sign."""
+def difference(value: float | None, interval: Interval = None, aside: doc.Line = ()) -> doc.TableCell:
+    """Show a difference, with its sign.
+
+    Args:
+        value: The difference.
+        interval: Its ends.
+        aside: What goes with it in the place of the interval.
+
+    Returns:
+        The cell.
+    """
     text = fmt(value)
     sign = "+" if value is not None and value > 0 and text not in (ABSENT, "0") else ""
-    return doc.Cell(doc.line(sign + text), aside or number(value, interval).aside)
+    return doc.TableCell(doc.line(sign + text), aside or number(value, interval).aside)
 
 
 def number_table(report: RepairReport, title: str, rows: Sequence[NumberRow]) -> doc.Table:
-    """Quantities side by side; columns of judgement only where one is known."""
+    """Show quantities side by side; columns of judgement only where one is known.
+
+    Args:
+        report: Whose they are.
+        title: Of the table.
+        rows: The quantities.
+
+    Returns:
+        The table.
+    """
     control = report.control is not None
     before = any(row.numbers.than_before is not None for row in rows)
     beside = any(row.numbers.than_control is not None for row in rows)
@@ -80,39 +98,62 @@ def number_table(report: RepairReport, title: str, rows: Sequence[NumberRow]) ->
 
 
 def short_table(report: RepairReport, title: str, rows: Sequence[NumberRow], judged: bool) -> doc.Table:
-    """The same in 80 columns: ``judged`` says whether any of the tables has a judgement, so that they line up."""
+    """Show quantities side by side in 80 columns, so that tables below one another line up.
+
+    Args:
+        report: Whose they are.
+        title: Of the table.
+        rows: The quantities.
+        judged: Whether any of the tables has a judgement beside the control.
+
+    Returns:
+        The table.
+    """
     control = report.control is not None
     names = ["before", "after", *["control"] * control]
-    heads = [*(Column(Run(n), "number", width=_NUMBER) for n in names), Column(Run("change"), "number", width=_CHANGE)]
-    heads += [Column(Run("than\ncontrol"), width=_JUDGED)] * judged
+    heads = [
+        *(TableColumn(Span(n), "number", width=_NUMBER) for n in names),
+        TableColumn(Span("change"), "number", width=_CHANGE),
+    ]
+    heads += [TableColumn(Span("than\ncontrol"), width=_JUDGED)] * judged
     made = []
     for row in rows:
         change = difference(row.numbers.difference, aside=_short_judgement(row.numbers.than_before))
-        last = [doc.Cell(_short_judgement(row.numbers.than_control))] * judged
+        last = [doc.TableCell(_short_judgement(row.numbers.than_control))] * judged
         made.append((doc.name(row.label), *_side_by_side(row, control, ABSENT), change, *last))
     return doc.table(title, ("", *heads), made, layout="stack")
 
 
-def _side_by_side(row: NumberRow, control: bool, absent: str) -> list[doc.Cell]:
+def _side_by_side(row: NumberRow, control: bool, absent: str) -> list[doc.TableCell]:
     n = row.numbers
     return [estimate(e, absent) for e in (n.before, n.after, *[n.control] * control)]
 
 
-def _judged(found: Judgement | None) -> doc.Cell:
+def _judged(judgement: Judgement | None) -> doc.TableCell:
     """Better, worse or the same, or nothing where that is not known."""
-    if found is None:
-        return doc.Cell()
-    return doc.cell(found.word, aside="(intervals overlap)") if found.overlap else doc.cell(found.word, found.word)
+    if judgement is None:
+        return doc.TableCell()
+    word = judgement.word
+    return doc.cell(word, aside="(intervals overlap)") if judgement.overlap else doc.cell(word, word)
 
 
-def _short_judgement(found: Judgement | None) -> doc.Line:
-    if found is None:
+def _short_judgement(judgement: Judgement | None) -> doc.Line:
+    if judgement is None:
         return ()
-    return (Run(f"~{found.word}") if found.overlap else Run(found.word, found.word),)
+    return (Span(f"~{judgement.word}") if judgement.overlap else Span(judgement.word, judgement.word),)
 
 
 def curve_table(pair: Pair, probe: str, control: bool) -> tuple[str, doc.Table]:
-    """At most 16 points of x against y before, after and with plain fine-tuning; and what they are."""
+    """Show at most 16 points of x against y before, after and with plain fine-tuning.
+
+    Args:
+        pair: The curve in each report.
+        probe: Whose it is.
+        control: Whether there is a column for plain fine-tuning.
+
+    Returns:
+        What is shown over what, and the table.
+    """
     found = [_points(r) for r in (pair.before, pair.after, *[pair.control] * control)]
     common = [x for x in found[0] if x in found[1]]
     shown = [common[i] for i in thinned(len(common), _POINTS)]
@@ -120,7 +161,7 @@ def curve_table(pair: Pair, probe: str, control: bool) -> tuple[str, doc.Table]:
     curve = pair.before.curve
     x_label, y_label = (curve.x_label, curve.y_label) if curve is not None else ("", "")
     about = f"{y_label} over {x_label}" + (f"; {len(shown)} of {len(common)} points" * (len(common) > len(shown)))
-    heads = [Column(Run(x_label)), *doc.columns(">before", ">after", *[">control"] * control)]
+    heads = [TableColumn(Span(x_label)), *doc.columns(">before", ">after", *[">control"] * control)]
     return about, doc.table(f"{probe}: {pair.label}", heads, rows, counted="points", folded=True)
 
 
@@ -135,7 +176,7 @@ def _points(result: Result | None) -> dict[tuple[float | str, int], Estimate]:
 
 
 def loss_table(report: RepairReport) -> doc.Table:
-    """Each stage of training in a line."""
+    """Show each stage of training in a line."""
     rows = []
     for c in report.losses:
         kept = dict(zip(c.epochs, c.held, strict=True)).get(c.kept)
@@ -146,13 +187,13 @@ def loss_table(report: RepairReport) -> doc.Table:
 
 
 def kept_epoch(curve: LossCurve) -> str:
-    """The epoch whose weights were kept, of how many."""
+    """Say which epoch's weights were kept, of how many."""
     last = max(curve.epochs, default=0)
     return f"epoch {curve.kept} of {last}" + (" (the weights before training)" if curve.kept == 0 else "")
 
 
 def noted_tables(report: RepairReport) -> list[tuple[str, doc.Table]]:
-    """What only the repaired model has, what methods noted down, and what was put into the model, each with what it is."""
+    """Show what only the repaired model has, what methods noted, and what was put into the model; and what each is."""
     heads = ("result", ">value", "note")
     after = f"Measured on the {report.after.subject.split} split; the model could not do this before."
     inserts = [(doc.name(r.path), _insert(r)) for r in report.structure]
@@ -167,7 +208,7 @@ def noted_tables(report: RepairReport) -> list[tuple[str, doc.Table]]:
     return [(about, found) for about, found in tables if found.rows]
 
 
-def _finding(r: Result) -> tuple[doc.Cell | str, ...]:
+def _finding(r: Result) -> tuple[doc.TableCell | str, ...]:
     value = "skipped" if r.skipped else number(r.value, r.interval)
     return doc.name(whole_label(r), r.unit or ""), value, r.skipped or r.note or ""
 
@@ -188,7 +229,7 @@ def _insert(record: BasisInsert | ExchangeInsert) -> str:
 
 
 def last_tables(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Table]:
-    """Caveats, what was not compared and why, what each number is and where that is from, settings."""
+    """Show caveats, what was not compared and why, what each number is and where that is from, settings."""
     notes: dict[tuple[str, str], list[str]] = {}
     for pair in delta.pairs():
         for when, r in (("before", pair.before), ("after", pair.after), ("control", pair.control)):

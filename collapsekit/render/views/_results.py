@@ -1,6 +1,6 @@
 """Results of a diagnosis, arranged: by probe, one column a modality; and by subset of modalities.
 
-All functions take a report that :func:`collapsekit.report.cleaning.cleaned` has been through.
+All functions take a report that :func:`collapsekit.report.names.cleaned` has been through.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from collapsekit.measures import headings
 from collapsekit.render import document as doc
-from collapsekit.render.headings import headings
 from collapsekit.render.views._words import Estimate, Interval, number
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.names import label, short_name, some
@@ -33,7 +33,7 @@ class ProbeResults(NamedTuple):
         for r in self.results:
             if r.note is not None:
                 notes.setdefault(r.note, []).append(label(r))
-        return [doc.line("Note on ", doc.Run(some(about), "name"), f": {note}") for note, about in notes.items()]
+        return [doc.line("Note on ", doc.Span(some(about), "name"), f": {note}") for note, about in notes.items()]
 
     @property
     def definitions(self) -> list[Result]:
@@ -42,20 +42,30 @@ class ProbeResults(NamedTuple):
 
 
 def by_probe(report: Report) -> list[ProbeResults]:
-    """The results of each probe, in the order in which they are shown."""
+    """Group the results by probe, in the order in which they are shown."""
     heads = headings(r.probe for r in report.results)
     return [ProbeResults(h.probe, h.title, tuple(r for r in report.results if r.probe == h.probe)) for h in heads]
 
 
 def value_tables(p: ProbeResults, report: Report, head: str, pairs: bool) -> Iterator[doc.Table]:
-    """What there is of the model as a whole; and by modality, without ``pairs`` only what is of one of them."""
+    """Show what there is of the model as a whole, and by modality.
+
+    Args:
+        p: The results of a probe.
+        report: Gives the order of modalities.
+        head: Over the names.
+        pairs: Whether to show what is about two modalities.
+
+    Yields:
+        A table for each of the two that has rows.
+    """
     values = [r for r in p.results if r.value is not None]
     split = {r.name for r in values if r.modality is not None}
     whole = [(doc.name(short_name(r)), _number(r), r.unit or "") for r in values if r.name not in split]
     if whole:
         yield doc.table(f"{p.title}, whole model", (head, ">value", "unit"), whole)
     order = modalities(p, report)
-    names = [doc.Column(doc.Run(WHOLE if m is None else m, "name"), "number") for m in order]
+    names = [doc.TableColumn(doc.Span(WHOLE if m is None else m, "name"), "number") for m in order]
     rows = list(_rows([r for r in values if r.name in split], order, pairs))
     if rows:
         yield doc.table(f"{p.title}, by modality", (head, *names, "unit"), rows, layout="long")
@@ -71,11 +81,13 @@ def modalities(p: ProbeResults, report: Report) -> list[str | None]:
     return [*known, *others, *([None] if None in present else [])]
 
 
-def _number(r: Result | None) -> doc.Cell:
-    return doc.Cell() if r is None else number(r.value, r.interval)
+def _number(r: Result | None) -> doc.TableCell:
+    return doc.TableCell() if r is None else number(r.value, r.interval)
 
 
-def _rows(results: Sequence[Result], order: Sequence[str | None], pairs: bool) -> Iterator[tuple[doc.Cell | str, ...]]:
+def _rows(
+    results: Sequence[Result], order: Sequence[str | None], pairs: bool
+) -> Iterator[tuple[doc.TableCell | str, ...]]:
     rows: dict[tuple[str, str | None, int], dict[str | None, Result]] = {}
     seen: Counter[tuple[str, str | None, str | None]] = Counter()
     for r in results:
@@ -99,7 +111,7 @@ class Subset(NamedTuple):
 
 
 def subsets(report: Report) -> list[Subset]:
-    """The coalition table, smallest first: each subset's loss and metric, from the ``reliance`` curves."""
+    """Make the coalition table, smallest first: each subset's loss and metric, from the ``reliance`` curves."""
     found: dict[str, dict[str, Estimate]] = {part: {} for part in SUBSETS.values()}
     for name, part in SUBSETS.items():
         curve = next((r for r in report.named(name) if r.curve is not None), None)
@@ -110,7 +122,7 @@ def subsets(report: Report) -> list[Subset]:
 
 
 def points(result: Result | None) -> list[tuple[float | str, float, Interval]]:
-    """The points of a curve: x, y and the ends of y's interval."""
+    """List the points of a curve: x, y and the ends of y's interval."""
     curve = result.curve if result is not None else None
     if curve is None:
         return []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from collapsekit.gating.criteria import DEFAULT, numbers, value_of
 from collapsekit.io.safe_text import clean
-from collapsekit.render.document import Detail, Document, Line, Paragraph, Run, line
+from collapsekit.render.document import Detail, Document, Line, Paragraph, Span, line
 from collapsekit.render.numbers import ABSENT, fmt
 from collapsekit.report.baseline import Baseline
 from collapsekit.report.baseline import Run as BaselineRun
@@ -21,12 +21,12 @@ class Update:
     before: Baseline
 
     def to_json(self) -> str:
-        """The baseline as it is now."""
+        """Write the baseline as it is now."""
         return self.now.to_json()
 
 
 def view(report: Baseline | Update, detail: Detail) -> Document:
-    """Runs and watched numbers (mean ± standard deviation) of a baseline; beside them, those of the earlier one."""
+    """List runs and watched numbers (mean ± standard deviation) of a baseline; beside them, those of the earlier one."""
     del detail  # there is little to say
     now, before = (report.now, report.before) if isinstance(report, Update) else (report, None)
     subject = now.runs[0].report.subject
@@ -45,7 +45,7 @@ def _runs(now: Baseline, before: Baseline | None) -> Iterator[Line]:
         trained = "" if run.training_seed is None else f", training seed {run.training_seed}"
         kept = "" if run.records is not None else ", no records"
         added = " (new)" if before is not None and run.report.subject.sha256 not in old else ""
-        yield line(*_name(run), trained, ": ", Run(run.report.verdict, run.report.verdict), kept, added)
+        yield line(*_name(run), trained, ": ", Span(run.report.verdict, run.report.verdict), kept, added)
     for run in before.runs if before is not None else ():
         if run.report.subject.sha256 not in new:
             yield line(*_name(run), ": replaced")
@@ -53,7 +53,7 @@ def _runs(now: Baseline, before: Baseline | None) -> Iterator[Line]:
 
 def _name(run: BaselineRun) -> Line:
     subject = run.report.subject
-    return line(Run(clean(subject.checkpoint), "label"), f" {subject.sha256[:12]}")
+    return line(Span(clean(subject.checkpoint), "label"), f" {subject.sha256[:12]}")
 
 
 def _watched(now: Baseline, before: Baseline | None) -> Iterator[Line]:

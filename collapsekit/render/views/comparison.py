@@ -7,13 +7,12 @@ from dataclasses import replace
 from itertools import groupby
 
 from collapsekit.render import document as doc
-from collapsekit.render.document import MARKS, Detail, Run
+from collapsekit.render.document import MARKS, Detail, Span
 from collapsekit.render.numbers import ABSENT, fmt
 from collapsekit.render.views._words import letters, made_by, number, p_value
 from collapsekit.report import comparison as data
-from collapsekit.report.cleaning import cleaned_comparison
 from collapsekit.report.comparison import Comparison
-from collapsekit.report.names import some
+from collapsekit.report.names import cleaned_comparison, some
 
 BEST, DIFFERS = "*", "†"
 _ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
@@ -21,11 +20,14 @@ _NAME_WIDTH = 12  # at a glance, columns with longer names are called A, B, …
 _SEVERITY = ("collapsed", "underused", "inconclusive", "uninformative", "used", "healthy")
 _TESTS = "p-values after Holm's correction"
 
-Fill = Callable[[data.Cell, data.Column], doc.Cell]
+Fill = Callable[[data.Cell, data.Column], doc.TableCell]
 
 
 def view(comparison: Comparison, detail: Detail) -> doc.Document:
-    """The comparison as a document. At a glance: the table and its tests; else what is missing and each definition, too."""
+    """Make a document of a comparison.
+
+    At a glance it holds the table and its tests; else what is missing and each definition, too.
+    """
     c = cleaned_comparison(comparison)
     names = [column.name for column in c.columns]
     keys = letters(names, _NAME_WIDTH) if detail is Detail.GLANCE else None
@@ -50,7 +52,7 @@ def _key(c: Comparison, column: data.Column, heads: dict[str, str]) -> doc.Parag
     name = heads[column.name]
     key = name if name == column.name else f"{name} = {column.name}"
     reference = ", the reference" if _is_reference(c, column) else ""
-    return doc.Paragraph(doc.line(Run(key, "strong"), f": {_runs_of(column)}{reference}"))
+    return doc.Paragraph(doc.line(Span(key, "strong"), f": {_runs_of(column)}{reference}"))
 
 
 def _is_reference(c: Comparison, column: data.Column) -> bool:
@@ -62,9 +64,9 @@ def _runs_of(column: data.Column) -> str:
     return f"{len(column.runs)} runs" if len(column.runs) != 1 else column.runs[0].checkpoint
 
 
-def _sections(c: Comparison, heads: dict[str, str], found: doc.Table, detail: Detail) -> Iterator[doc.Section]:
+def _sections(c: Comparison, heads: dict[str, str], table: doc.Table, detail: Detail) -> Iterator[doc.Section]:
     if detail is Detail.FULL:
-        yield doc.section("Side by side", found, name="numbers")
+        yield doc.section("Side by side", table, name="numbers")
     yield from _tests(c, heads, detail)
     if c.notes and detail is Detail.GLANCE:
         yield from (doc.Section((), (doc.sentence(f"Note: {note}"),)) for note in c.notes)
@@ -87,9 +89,9 @@ def _tests(c: Comparison, heads: dict[str, str], detail: Detail) -> Iterator[doc
     if detail is Detail.FULL:
         yield doc.section(_TESTS, doc.sentence(f"Against {against}. {c.testing.family}.", "lead"), found)
     elif detail is Detail.SUMMARY:
-        yield doc.Section(doc.line(f"{_TESTS}, against ", Run(against, "name")), (found,))
+        yield doc.Section(doc.line(f"{_TESTS}, against ", Span(against, "name")), (found,))
     else:
-        yield doc.Section((Run(_TESTS), Run(f"  against {against}", "quiet")), (found,))
+        yield doc.Section((Span(_TESTS), Span(f"  against {against}", "quiet")), (found,))
 
 
 def _table(
@@ -105,11 +107,11 @@ def _table(
         for row in every:
             cells = tuple(fill(x, column) for x, column in zip(row.cells, shown, strict=True))
             if flat:
-                rows.append(doc.Row((title_cell, doc.Cell(_of(row)), *cells, doc.cell(row.unit or ""))))
+                rows.append(doc.TableRow((title_cell, doc.TableCell(_of(row)), *cells, doc.cell(row.unit or ""))))
             elif alone:
-                rows.append(doc.Row((title_cell, *cells)))
+                rows.append(doc.TableRow((title_cell, *cells)))
             else:
-                rows.append(doc.Row((doc.Cell(_of(row) or doc.line("whole model")), *cells), title_cell))
+                rows.append(doc.TableRow((doc.TableCell(_of(row) or doc.line("whole model")), *cells), title_cell))
     first = doc.columns("number", "of") if flat else doc.columns("" if detail is Detail.GLANCE else "number")
     last = doc.columns("unit") if flat else ()
     made = (_column(c, column, heads, detail) for column in shown)
@@ -122,54 +124,58 @@ def _grouped(rows: Sequence[data.Row]) -> list[data.Row]:
     return sorted(rows, key=lambda r: order[r.part, r.name])
 
 
-def _column(c: Comparison, column: data.Column, heads: dict[str, str], detail: Detail) -> doc.Column:
-    runs = Run(_runs_of(column), "name" if len(column.runs) == 1 else "text")
+def _column(c: Comparison, column: data.Column, heads: dict[str, str], detail: Detail) -> doc.TableColumn:
+    runs = Span(_runs_of(column), "name" if len(column.runs) == 1 else "text")
     aside: doc.Line = () if detail is Detail.GLANCE else (runs,)
     if detail is Detail.FULL:
-        aside = doc.line(Run(runs.text, "label"), ", reference" if _is_reference(c, column) else "")
-    return doc.Column(Run(heads[column.name], "name" if detail is Detail.SUMMARY else "label"), "number", aside)
+        aside = doc.line(Span(runs.text, "label"), ", reference" if _is_reference(c, column) else "")
+    return doc.TableColumn(Span(heads[column.name], "name" if detail is Detail.SUMMARY else "label"), "number", aside)
 
 
-def _name(row: data.Row, detail: Detail) -> doc.Cell:
+def _name(row: data.Row, detail: Detail) -> doc.TableCell:
     if detail is Detail.GLANCE:
         return doc.cell(f"{row.name}{_ARROWS[row.better]}", "strong")
-    unit = (Run(row.unit, "quiet"),) if row.unit and detail is Detail.FULL else ()
-    return doc.Cell(doc.line(Run(row.name, "name"), _ARROWS[row.better]), unit)
+    unit = (Span(row.unit, "quiet"),) if row.unit and detail is Detail.FULL else ()
+    return doc.TableCell(doc.line(Span(row.name, "name"), _ARROWS[row.better]), unit)
 
 
 def _of(row: data.Row) -> doc.Line:
     """What the row is of; empty where it is of the whole model."""
-    versus = (" without ", Run(row.versus, "label")) if row.versus is not None else ()
-    return doc.line(Run(row.modality, "label") if row.modality is not None else "", *versus)
+    versus = (" without ", Span(row.versus, "label")) if row.versus is not None else ()
+    return doc.line(Span(row.modality, "label") if row.modality is not None else "", *versus)
 
 
-def _value(found: data.Cell, column: data.Column) -> doc.Cell:
-    if found.states:
-        return _states(found, column)
-    if found.value is None:
+def _value(entry: data.Cell, column: data.Column) -> doc.TableCell:
+    if entry.states:
+        return _states(entry, column)
+    if entry.value is None:
         return doc.cell(ABSENT)
-    marks = BEST * found.best + DIFFERS * (found.test is not None and found.test.significant)
-    aside = doc.line(Run(f"({fmt(found.sd)})", "quiet")) if found.sd is not None else number(None, found.interval).aside
-    if found.runs < len(column.runs):
-        aside = (*aside, Run(f"{' ' if aside else ''}{found.runs} of {len(column.runs)}", "quiet"))
-    return doc.Cell((Run(fmt(found.value), "strong" if found.best else "text"),), aside, marks)
+    marks = BEST * entry.best + DIFFERS * (entry.test is not None and entry.test.significant)
+    aside = (
+        doc.line(Span(f"({fmt(entry.sd)})", "quiet")) if entry.sd is not None else number(None, entry.interval).aside
+    )
+    if entry.runs < len(column.runs):
+        aside = (*aside, Span(f"{' ' if aside else ''}{entry.runs} of {len(column.runs)}", "quiet"))
+    return doc.TableCell((Span(fmt(entry.value), "strong" if entry.best else "text"),), aside, marks)
 
 
-def _states(found: data.Cell, column: data.Column) -> doc.Cell:
-    order = sorted(found.states.items(), key=lambda item: _SEVERITY.index(item[0]))
+def _states(entry: data.Cell, column: data.Column) -> doc.TableCell:
+    order = sorted(entry.states.items(), key=lambda item: _SEVERITY.index(item[0]))
     many = len(column.runs) > 1
     runs = [part for word, n in order for part in (doc.state(word, f"{word} {n}" if many else word), "\n")]
-    return doc.Cell(doc.line(*runs[:-1]), short=" ".join(MARKS[word] + (str(n) if many else "") for word, n in order))
+    return doc.TableCell(
+        doc.line(*runs[:-1]), short=" ".join(MARKS[word] + (str(n) if many else "") for word, n in order)
+    )
 
 
-def _p_value(found: data.Cell, column: data.Column) -> doc.Cell:
-    if found.test is None:
+def _p_value(entry: data.Cell, column: data.Column) -> doc.TableCell:
+    if entry.test is None:
         return doc.cell(ABSENT)
-    test = found.test
+    test = entry.test
     said = [f"{test.pairs} pairs"] * (test.pairs != column.pairs) + ["equal"] * (test.differing == 0)
-    aside = doc.line(Run(f"({', '.join(said)})", "quiet")) if said else ()
-    text = Run(p_value(test.p_holm), "strong" if test.significant else "text")
-    return doc.Cell((text,), aside, DIFFERS * test.significant)
+    aside = doc.line(Span(f"({', '.join(said)})", "quiet")) if said else ()
+    text = Span(p_value(test.p_holm), "strong" if test.significant else "text")
+    return doc.TableCell((text,), aside, DIFFERS * test.significant)
 
 
 def _legend(c: Comparison, detail: Detail) -> Iterator[doc.Legend]:
@@ -229,15 +235,15 @@ def _reports(c: Comparison, digest: str) -> doc.Table:
 
 
 def _details(c: Comparison) -> Iterator[doc.Details]:
-    missing = [_term(name, why, " in ", Run(column, "label")) for name, column, why in _absences(c)]
+    missing = [_term(name, why, " in ", Span(column, "label")) for name, column, why in _absences(c)]
     better = dict.fromkeys((r.name, r.why or "", _ARROWS[r.better]) for r in c.rows if r.better is not None)
     terms = [_term(name, text, source=source) for name, text, source in _definitions(c)]
     found: dict[str, doc.Block] = {"Reports": _reports(c, "SHA-256")}
     found |= {"Not measured": doc.Terms(tuple(missing))} if missing else {}
     found["Directions"] = doc.Terms(tuple(_term(*way) for way in better))
     found["Definitions and sources"] = doc.Terms(tuple(terms))
-    yield from (doc.Details((Run(title, "strong"),), (block,)) for title, block in found.items())
+    yield from (doc.Details((Span(title, "strong"),), (block,)) for title, block in found.items())
 
 
-def _term(name: str, text: str, *more: str | Run, source: str = "") -> doc.Term:
-    return doc.Term(doc.line(Run(name, "name"), *more), doc.line(text), source)
+def _term(name: str, text: str, *more: str | Span, source: str = "") -> doc.Term:
+    return doc.Term(doc.line(Span(name, "name"), *more), doc.line(text), source)

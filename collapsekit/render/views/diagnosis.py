@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from collapsekit.render import document as doc
-from collapsekit.render.document import Detail, Run
+from collapsekit.render.document import Detail, Span
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate, fmt_interval
 from collapsekit.render.views._results import (
     SUBSETS,
@@ -29,9 +29,8 @@ from collapsekit.render.views._words import (
     strong_number,
     thinned,
 )
-from collapsekit.report.cleaning import cleaned, renamed
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
-from collapsekit.report.names import label, modality_names, short_name
+from collapsekit.report.names import cleaned, label, modality_names, renamed, short_name
 
 _SEVERITY = ("collapsed", "underused", "inconclusive", "uninformative", "used")
 _NAME_WIDTH = 16  # at a glance, modalities with longer names are called A, B, … after the verdicts
@@ -47,7 +46,10 @@ Verdicts = Sequence[tuple[str, ModalityVerdict]]
 
 
 def view(report: Report, detail: Detail) -> doc.Document:
-    """The report as a document. At a glance: verdicts and numbers; in full: figures and all points of curves, too."""
+    """Make a document of a diagnosis.
+
+    At a glance it holds verdicts and numbers; in full, figures and all points of curves, too.
+    """
     report = cleaned(report)
     keys = letters(modality_names(report), _NAME_WIDTH) if detail is Detail.GLANCE else None
     full = {n: n for n in modality_names(report)}
@@ -62,7 +64,7 @@ def view(report: Report, detail: Detail) -> doc.Document:
         title=report.summary,
         outcome=doc.state(report.verdict),
         page=f"{report.verdict}: {s.checkpoint}",
-        about=(doc.line(Run(s.checkpoint, "name"), f" · {s.task}, {s.metric} · {data}, seed {s.seed}"),),
+        about=(doc.line(Span(s.checkpoint, "name"), f" · {s.task}, {s.metric} · {data}, seed {s.seed}"),),
         facts=doc.facts(Checkpoint=s.checkpoint, Task=f"{s.task}, {s.metric}", Data=data, Seed=str(s.seed)),
         warnings=tuple(w.sentence for w in report.warnings),
         blocks=() if detail is Detail.FULL else tuple(_verdicts(report, verdicts, full, detail)),
@@ -75,11 +77,11 @@ def _verdicts(report: Report, verdicts: Verdicts, full: dict[str, str], detail: 
     """A table, and at a glance what is said of each."""
     metric, heads = (
         report.subject.metric,
-        ("modality", doc.Column(Run("verdict"), "state"), ">ignored (0–1)", ">costs now"),
+        ("modality", doc.TableColumn(Span("verdict"), "state"), ">ignored (0–1)", ">costs now"),
     )
     if detail is Detail.SUMMARY:
         about = f"Ignored: 0 is fully used, 1 fully ignored. Costs are in {metric}."
-        whole = [(*_verdict(name, v), doc.Cell(_costs(v) or doc.line(ABSENT)), v.reason) for name, v in verdicts]
+        whole = [(*_verdict(name, v), doc.TableCell(_costs(v) or doc.line(ABSENT)), v.reason) for name, v in verdicts]
         yield doc.table("Verdicts", (*heads, ">costs if missing", "why"), whole, about=about)
         return
     about = (
@@ -97,19 +99,19 @@ def _verdicts(report: Report, verdicts: Verdicts, full: dict[str, str], detail: 
 
 
 def _card(name: str, v: ModalityVerdict, blocks: Sequence[doc.Block]) -> doc.Card:
-    return doc.Card(Run(name, "label"), v.verdict, tuple(blocks), doc.state(v.verdict))
+    return doc.Card(Span(name, "label"), v.verdict, tuple(blocks), doc.state(v.verdict))
 
 
-def _verdict(name: str, v: ModalityVerdict) -> tuple[doc.Cell | str, ...]:
-    return doc.name(name), doc.Cell((doc.state(v.verdict),)), number(v.score, v.interval), fmt(v.costs_now)
+def _verdict(name: str, v: ModalityVerdict) -> tuple[doc.TableCell | str, ...]:
+    return doc.name(name), doc.TableCell((doc.state(v.verdict),)), number(v.score, v.interval), fmt(v.costs_now)
 
 
 def _costs(v: ModalityVerdict) -> doc.Line:
-    parts = [(f"{fmt(cost)} without ", Run(other, "name"), "\n") for other, cost in v.costs_if_missing.items()]
+    parts = [(f"{fmt(cost)} without ", Span(other, "name"), "\n") for other, cost in v.costs_if_missing.items()]
     return doc.line(*[p for part in parts for p in part][:-1])
 
 
-def _worst_missing(v: ModalityVerdict) -> doc.Cell | str:
+def _worst_missing(v: ModalityVerdict) -> doc.TableCell | str:
     other, cost = max(v.costs_if_missing.items(), key=lambda item: item[1], default=("", None))
     return doc.cell(fmt(cost), aside=other)
 
@@ -125,7 +127,7 @@ def _glance(report: Report, verdicts: Verdicts) -> Iterator[doc.Section]:
     for p in by_probe(report):
         blocks = (*_short_tables(p, report), *_short_curves(p), *map(doc.Paragraph, p.notes), *_short_skips(p))
         if blocks:
-            yield doc.Section(doc.line(p.title, Run(f"  {p.probe}" if p.title != p.probe else "", "quiet")), blocks)
+            yield doc.Section(doc.line(p.title, Span(f"  {p.probe}" if p.title != p.probe else "", "quiet")), blocks)
 
 
 def _telling(rows: list[Subset], count: int) -> list[Subset]:
@@ -182,12 +184,12 @@ def _short_skips(p: ProbeResults) -> Iterator[doc.Block]:
     for r in p.results:
         if r.skipped is not None:
             of = f" ({r.modality})" if r.modality is not None else ""
-            yield doc.Paragraph(doc.line(f"{short_name(r)}{of}: ", Run("not measured", "strong"), f", {r.skipped}"))
+            yield doc.Paragraph(doc.line(f"{short_name(r)}{of}: ", Span("not measured", "strong"), f", {r.skipped}"))
 
 
 def _skips(p: ProbeResults) -> list[doc.Line]:
     skipped = [r for r in p.results if r.skipped is not None]
-    return [doc.line(Run(label(r), "name"), f" was not measured: {r.skipped}") for r in skipped]
+    return [doc.line(Span(label(r), "name"), f" was not measured: {r.skipped}") for r in skipped]
 
 
 def _summary(report: Report, verdicts: Verdicts) -> Iterator[doc.Section]:
@@ -243,10 +245,10 @@ def _measured(v: ModalityVerdict) -> Iterator[doc.Block]:
         (doc.line("Costs now"), strong_number(v.costs_now)),
     ]
     for other, cost in v.costs_if_missing.items():
-        facts.append((doc.line("If ", Run(other, "label"), " is missing"), strong_number(cost)))
-    yield doc.Facts(tuple(facts))
+        facts.append((doc.line("If ", Span(other, "label"), " is missing"), strong_number(cost)))
+    yield doc.FactList(tuple(facts))
     if v.evidence:
-        names = [part for e in v.evidence for part in (Run(e, to=e), ", ")][:-1]
+        names = [part for e in v.evidence for part in (Span(e, to=e), ", ")][:-1]
         yield doc.Paragraph(doc.line("Read from ", *names), "note")
 
 
@@ -265,7 +267,7 @@ def _figures(report: Report) -> Iterator[doc.Figure]:
 
 def _subset_table(report: Report, rows: list[Subset], detail: Detail) -> doc.Table:
     names, summary = report.subject.modalities, detail is Detail.SUMMARY
-    marks = ["subset"] if summary else [doc.Column(Run(m, "label"), "mark") for m in names]
+    marks = ["subset"] if summary else [doc.TableColumn(Span(m, "label"), "mark") for m in names]
     metric = any(s.metric is not None for s in rows) or detail is not Detail.GLANCE
     sizes = [s.metric or s.loss or (0.0, None) for s in rows]
     most = max((abs(value) for value, _ in sizes), default=0.0)
@@ -273,27 +275,27 @@ def _subset_table(report: Report, rows: list[Subset], detail: Detail) -> doc.Tab
     for s, (size, _) in zip(rows, sizes, strict=True):
         numbers = [estimate(e, ABSENT) for e in (s.loss, s.metric)][: 1 + metric]
         if most > 0:
-            numbers[-1] = doc.Cell(numbers[-1].runs, numbers[-1].aside, bar=abs(size) / most)
+            numbers[-1] = doc.TableCell(numbers[-1].runs, numbers[-1].aside, bar=abs(size) / most)
         made.append((*_members(s, names, detail), *numbers))
     about = "Filled dots are the modalities the model is given." if detail is Detail.FULL else ""
     heads = (*marks, ">loss", *[f">{report.subject.metric}"] * metric)
     return doc.table("What each subset of modalities can do", heads, made, about=about, counted="subsets")
 
 
-def _members(s: Subset, names: tuple[str, ...], detail: Detail) -> tuple[doc.Cell, ...]:
+def _members(s: Subset, names: tuple[str, ...], detail: Detail) -> tuple[doc.TableCell, ...]:
     if s.members is None or detail is Detail.SUMMARY:
         name = s.label if detail is Detail.FULL else s.label.replace("+", " + ")
-        return (doc.Cell(doc.line(name), span=1 if detail is Detail.SUMMARY else len(names)),)
+        return (doc.TableCell(doc.line(name), span=1 if detail is Detail.SUMMARY else len(names)),)
     return tuple(doc.cell("●", "on") if n in s.members else doc.cell("·", "off") for n in names)
 
 
 def _details(p: ProbeResults, report: Report) -> doc.Details:
     count = sum(r.skipped is not None for r in p.results)
-    title = doc.line(Run(p.title, "strong"), " ", Run(p.probe if p.title != p.probe else "", "name"))
-    title = (*title, *doc.line(" ", Run(f"{count} not measured", "quiet"))[: 2 * bool(count)])
+    title = doc.line(Span(p.title, "strong"), " ", Span(p.probe if p.title != p.probe else "", "name"))
+    title = (*title, *doc.line(" ", Span(f"{count} not measured", "quiet"))[: 2 * bool(count)])
     said = [doc.Paragraph(runs, "note") for runs in (*_skips(p), *p.notes)]
     curves = [_points(r) for r in p.results if r.curve is not None]
-    terms = [doc.Term((Run(r.name, "name"),), doc.line(r.definition), r.source, r.name) for r in p.definitions]
+    terms = [doc.Term((Span(r.name, "name"),), doc.line(r.definition), r.source, r.name) for r in p.definitions]
     ends = (doc.sentence("Definitions and sources", "heading"), doc.Terms(tuple(terms)))
     return doc.Details(title, (*value_tables(p, report, "result", True), *said, *curves, *ends))
 
@@ -303,9 +305,9 @@ def _points(result: Result) -> doc.Details:
     shown = [every[i] for i in thinned(len(every), _POINTS)]
     rows = [(point(x), fmt(y), doc.cell(fmt_interval(e), "quiet")) for x, y, e in shown]
     x, y = (result.curve.x_label, result.curve.y_label) if result.curve is not None else ("", "")
-    found = doc.table(label(result), (doc.Column(Run(x)), doc.Column(Run(y), "number"), ">interval"), rows)
+    found = doc.table(label(result), (doc.TableColumn(Span(x)), doc.TableColumn(Span(y), "number"), ">interval"), rows)
     left = doc.sentence(f"{len(shown)} of {len(every)} points; the JSON report has them all.", "note")
-    title = (Run(label(result), "name"), Run(" "), Run(f"{len(every)} points over {x}", "quiet"))
+    title = (Span(label(result), "name"), Span(" "), Span(f"{len(every)} points over {x}", "quiet"))
     return doc.Details(title, (found, *[left] * (len(shown) < len(every))))
 
 
@@ -321,4 +323,4 @@ def _reproduce(report: Report, detail: Detail) -> Iterator[doc.Block]:
     yield names_table("Settings", ("setting", "value"), [*settings, digest])
     if detail is Detail.FULL and report.environment:
         found = names_table("Environment", ("what", "value"), flatten(report.environment))
-        yield doc.Details((Run("Environment", "strong"),), (found,))
+        yield doc.Details((Span("Environment", "strong"),), (found,))

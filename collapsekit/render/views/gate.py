@@ -6,19 +6,21 @@ from collections.abc import Iterator, Sequence
 
 from collapsekit.gating.next_steps import against, next_steps
 from collapsekit.render import document as doc
-from collapsekit.render.document import Column, Detail, Run
+from collapsekit.render.document import Detail, Span, TableColumn
 from collapsekit.render.numbers import ABSENT, fmt
 from collapsekit.render.views._words import number, p_value
-from collapsekit.report.cleaning import cleaned_gate
 from collapsekit.report.gate import GateCheck, GateReport
+from collapsekit.report.names import cleaned_gate
 
 SEVERITY = ("failed", "inconclusive", "passed")
 _COLUMNS = (
-    Column(Run("before"), "number"),
-    Column(Run("now"), "number"),
-    Column(Run("fall"), "number", about="above 0 is worse"),
-    Column(Run("p"), "number", about="one-sided, after Holm", spare=True),
-    Column(Run("would catch"), "number", about="the fall that would have failed with 90 % probability", spare=True),
+    TableColumn(Span("before"), "number"),
+    TableColumn(Span("now"), "number"),
+    TableColumn(Span("fall"), "number", about="above 0 is worse"),
+    TableColumn(Span("p"), "number", about="one-sided, after Holm", spare=True),
+    TableColumn(
+        Span("would catch"), "number", about="the fall that would have failed with 90 % probability", spare=True
+    ),
 )
 _LABELS = (36, 20)
 
@@ -29,14 +31,17 @@ def worst_first(report: GateReport) -> list[GateCheck]:
 
 
 def view(report: GateReport, detail: Detail) -> doc.Document:
-    """The decision as a document. At a glance a sentence stands once for all checks it is said of."""
+    """Make a document of what the gate decided.
+
+    At a glance a sentence stands once for all checks it is said of.
+    """
     report = cleaned_gate(report)
     s, glance = report.subject, detail is Detail.GLANCE
     about = doc.line(
-        Run(s.checkpoint, "name"), f" · {s.task}, {s.metric} · {s.split} split, {s.examples} examples · verdict "
+        Span(s.checkpoint, "name"), f" · {s.task}, {s.metric} · {s.split} split, {s.examples} examples · verdict "
     )
     each = f" ({', '.join(f'{m} {v}' for m, v in report.modalities.items())})"
-    digest = doc.line("sha256 " if glance else "Checkpoint SHA-256 ", Run(s.sha256, "name"), "" if glance else ".")
+    digest = doc.line("sha256 " if glance else "Checkpoint SHA-256 ", Span(s.sha256, "name"), "" if glance else ".")
     made = doc.line(f"Made by collapsekit {report.collapsekit}; exit code {report.exit_code}.")
     rules = [c for c in worst_first(report) if c.kind == "rule"]
     compared = [c for c in worst_first(report) if c.kind != "rule"]
@@ -48,7 +53,7 @@ def view(report: GateReport, detail: Detail) -> doc.Document:
         title=report.summary,
         outcome=doc.state(report.outcome, report.outcome if glance else f"Gate {report.outcome}"),
         page=f"gate {report.outcome}: {s.checkpoint}",
-        about=((*about, Run(report.verdict, report.verdict), *doc.line("" if glance else each)),),
+        about=((*about, Span(report.verdict, report.verdict), *doc.line("" if glance else each)),),
         facts=doc.facts(Checkpoint=s.checkpoint, Verdict=report.verdict + each),
         sections=(*(part(report, checks, detail) for checks, part in parts), *_notes(report, detail)),
         ends=(digest, made) if glance else (made, digest),
@@ -68,14 +73,14 @@ def _notes(report: GateReport, detail: Detail) -> Iterator[doc.Section]:
 
 def _with_commands(text: str) -> doc.Line:
     """A sentence of ours, with the commands in it that stand between backticks."""
-    return doc.line(*(Run(part, "command") if i % 2 else part for i, part in enumerate(text.split("`"))))
+    return doc.line(*(Span(part, "command") if i % 2 else part for i, part in enumerate(text.split("`"))))
 
 
 def _rules(report: GateReport, checks: Sequence[GateCheck], detail: Detail) -> doc.Section:
     del report
     if detail is Detail.GLANCE:
         return doc.section("Rules", *(block for c in checks for block in _alike([c])))
-    rows = [(doc.Cell((doc.state(c.state),)), doc.cell(c.name, "name"), doc.cell(c.sentence)) for c in checks]
+    rows = [(doc.TableCell((doc.state(c.state),)), doc.cell(c.name, "name"), doc.cell(c.sentence)) for c in checks]
     return doc.Section((), (doc.table("Rules", doc.columns("", "rule", "found"), rows),))
 
 
@@ -83,7 +88,9 @@ def _compared(report: GateReport, checks: Sequence[GateCheck], detail: Detail) -
     held = doc.sentence(against(report), "note")
     if detail is Detail.GLANCE:
         return doc.section("Against the baseline", held, *_short_comparison(checks))
-    rows = [(doc.Cell((doc.state(c.state),)), doc.cell(c.name), *_numbers(c), doc.cell(c.sentence)) for c in checks]
+    rows = [
+        (doc.TableCell((doc.state(c.state),)), doc.cell(c.name), *_numbers(c), doc.cell(c.sentence)) for c in checks
+    ]
     heads = (*doc.columns("", ""), *_COLUMNS, *doc.columns(""))
     return doc.Section((), (held, doc.table("Against the baseline", heads, rows)))
 
@@ -91,8 +98,8 @@ def _compared(report: GateReport, checks: Sequence[GateCheck], detail: Detail) -
 def _short_comparison(checks: Sequence[GateCheck]) -> Iterator[doc.Block]:
     rows = [(c, _numbers(c)) for c in checks]
     if any(number.runs[0].text != ABSENT for _, numbers in rows for number in numbers):
-        names = (doc.Cell((Run(doc.state(c.state).mark, c.state), Run(" "), Run(c.name))) for c in checks)
-        made = tuple(doc.Row((name, *numbers)) for name, (_, numbers) in zip(names, rows, strict=True))
+        names = (doc.TableCell((Span(doc.state(c.state).mark, c.state), Span(" "), Span(c.name))) for c in checks)
+        made = tuple(doc.TableRow((name, *numbers)) for name, (_, numbers) in zip(names, rows, strict=True))
         yield doc.Table("Against the baseline", (*doc.columns(""), *_COLUMNS), made, labels=_LABELS)
     alike: dict[str, list[GateCheck]] = {}
     for check in checks:
@@ -105,11 +112,11 @@ def _short_comparison(checks: Sequence[GateCheck]) -> Iterator[doc.Block]:
 
 def _alike(checks: Sequence[GateCheck]) -> tuple[doc.Block, ...]:
     """What one sentence says, of all checks that it is said of."""
-    names = Run(", ".join(c.name for c in checks), "strong")
-    return doc.Paragraph((doc.state(checks[0].state), Run("  "), names)), doc.sentence(checks[0].sentence, "inset")
+    names = Span(", ".join(c.name for c in checks), "strong")
+    return doc.Paragraph((doc.state(checks[0].state), Span("  "), names)), doc.sentence(checks[0].sentence, "inset")
 
 
-def _numbers(check: GateCheck) -> tuple[doc.Cell, ...]:
+def _numbers(check: GateCheck) -> tuple[doc.TableCell, ...]:
     """Baseline, found, fall with its interval, p after Holm, what would have been caught."""
     fall = number(check.difference, check.interval)
     return (

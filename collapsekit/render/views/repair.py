@@ -7,15 +7,14 @@ from dataclasses import replace
 
 from collapsekit.comparison.delta import RepairDelta, repair_delta
 from collapsekit.comparison.standing import cautions, key_rows, result_rows, standing
+from collapsekit.measures import heading_of
 from collapsekit.render import document as doc
-from collapsekit.render.document import Detail, Run
-from collapsekit.render.headings import heading, headings
+from collapsekit.render.document import Detail, Span
 from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
 from collapsekit.render.views import _repair_tables as tables
 from collapsekit.render.views._words import letters, made_by
-from collapsekit.report.cleaning import cleaned_repair, renamed_repair
 from collapsekit.report.diagnosis import ModalityVerdict
-from collapsekit.report.names import repair_names
+from collapsekit.report.names import cleaned_repair, renamed_repair, repair_names
 from collapsekit.report.repair import Check, LossCurve, RepairReport
 
 _NAME_WIDTH = 16  # at a glance, modalities with longer names are called A, B, … after the headline
@@ -29,17 +28,18 @@ _REST = "All numbers, curves, definitions, sources and settings: HTML or JSON re
 
 
 def view(report: RepairReport, detail: Detail) -> doc.Document:
-    """The report as a document. At a glance: scores, what is missing, noise; else all numbers; in full: figures."""
+    """Make a document of a repair.
+
+    At a glance it holds scores, what is missing, and noise; else all numbers; in full, figures.
+    """
     report = cleaned_repair(report)
     keys = letters(repair_names(report), _NAME_WIDTH) if detail is Detail.GLANCE else None
     if keys is not None:
         report = renamed_repair(report, keys)
-    found = repair_delta(report)
-    values, curves = ({h.probe: part[h.probe] for h in headings(part)} for part in (found.values, found.curves))
-    delta = replace(found, values=values, curves=curves)
+    delta = repair_delta(report)
     decision = "accepted" if report.accepted else "rejected"
     judged = doc.items([*standing(report, delta), *cautions(report)])
-    blocks = [replace(doc.items(f"= {n}" for n in keys), marks=tuple(map(Run, keys.values())))] if keys else []
+    blocks = [replace(doc.items(f"= {n}" for n in keys), marks=tuple(map(Span, keys.values())))] if keys else []
     parts = {Detail.GLANCE: _glance, Detail.SUMMARY: _summary, Detail.FULL: _full}
     subject, methods, repaired = report.after.subject, " → ".join(report.method), ", ".join(report.repaired)
     measured = (
@@ -87,10 +87,10 @@ def _glance(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
     yield from _short_numbers(report, delta)
     yield from [doc.section("Losses", doc.items(map(_loss, report.losses)))] if report.losses else []
     for _, found in tables.noted_tables(report):
-        yield doc.section(found.title, doc.items(_told(row) for row in found.rows))
+        yield doc.section(found.title, doc.items(_as_sentence(row) for row in found.rows))
 
 
-def _told(row: doc.Row) -> str:
+def _as_sentence(row: doc.TableRow) -> str:
     """A row of a table as a sentence."""
     texts = [f"{doc.plain(c.runs)} {doc.plain(c.aside)}".strip() for c in row.cells[1:] if c.runs]
     return f"{doc.plain(row.cells[0].runs)}: {', '.join(texts)}"
@@ -100,7 +100,7 @@ def _short_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Sec
     groups = {_KEY: key_rows(report, delta)}
     for probe in _PROBES:
         pairs = [p for p in delta.values.get(probe, ()) if "_loss" not in p.before.name]
-        groups[heading(probe).title] = result_rows(pairs)
+        groups[heading_of(probe).title] = result_rows(pairs)
     every = [row.numbers for rows in groups.values() for row in rows]
     judged = any(n.than_control is not None for n in every)
     overlap = any(j is not None and j.overlap for n in every for j in (n.than_before, n.than_control))
@@ -128,13 +128,13 @@ def _summary(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
     yield from (_tabled("", found) for found in _probe_tables(report, delta))
     blocks: list[doc.Block] = []
     for about, found in _curve_tables(report, delta):
-        blocks += [doc.Paragraph((Run(found.title, "strong"), Run(f": {about}"))), found]
+        blocks += [doc.Paragraph((Span(found.title, "strong"), Span(f": {about}"))), found]
     yield from [doc.section("Curves", *blocks)] if blocks else []
     yield from (_tabled("", found) for found in tables.last_tables(report, delta) if found.rows)
 
 
-def _tabled(about: str, found: doc.Table) -> doc.Section:
-    return doc.section(found.title, *[doc.sentence(about, "lead")] * bool(about), found)
+def _tabled(about: str, table: doc.Table) -> doc.Section:
+    return doc.section(table.title, *[doc.sentence(about, "lead")] * bool(about), table)
 
 
 def _key(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Block]:
@@ -146,7 +146,7 @@ def _key(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Block]:
 def _probe_tables(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Table]:
     """Every number in both reports, a table a probe."""
     for probe, pairs in delta.values.items():
-        yield tables.number_table(report, heading(probe).title, result_rows(pairs))
+        yield tables.number_table(report, heading_of(probe).title, result_rows(pairs))
 
 
 def _curve_tables(report: RepairReport, delta: RepairDelta) -> list[tuple[str, doc.Table]]:
@@ -175,21 +175,21 @@ def _all_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Detai
     yield from map(_details, _probe_tables(report, delta))
     curves = _curve_tables(report, delta)
     if curves:
-        parts = [doc.Details((Run(t.title, "name"), Run(" "), Run(about, "quiet")), (t,)) for about, t in curves]
-        yield doc.Details((Run("Curves", "strong"), Run(" "), Run(str(len(curves)), "quiet")), tuple(parts))
+        parts = [doc.Details((Span(t.title, "name"), Span(" "), Span(about, "quiet")), (t,)) for about, t in curves]
+        yield doc.Details((Span("Curves", "strong"), Span(" "), Span(str(len(curves)), "quiet")), tuple(parts))
     note, left, *rest = tables.last_tables(report, delta)
     yield from (_details(found) for found in (left, note, *rest) if found.rows)
 
 
-def _details(found: doc.Table) -> doc.Details:
-    return doc.Details((Run(found.title, "strong"),), (found,))
+def _details(table: doc.Table) -> doc.Details:
+    return doc.Details((Span(table.title, "strong"),), (table,))
 
 
 def _condition(c: Check) -> doc.Term:
     change = doc.plain(tables.difference(c.difference).runs)
     numbers = f"Before {fmt(c.before)}, after {fmt(c.after)}, difference {change} {fmt_interval(c.interval)}".rstrip()
-    title = (doc.state("passed" if c.passed else "failed"), Run(f" {c.sentence}"))
-    return doc.Term(title, (Run(c.name, "name"), Run(f": {c.definition}. {numbers}")))
+    title = (doc.state("passed" if c.passed else "failed"), Span(f" {c.sentence}"))
+    return doc.Term(title, (Span(c.name, "name"), Span(f": {c.definition}. {numbers}")))
 
 
 def _cards(report: RepairReport) -> Iterator[doc.Card]:
@@ -197,11 +197,11 @@ def _cards(report: RepairReport) -> Iterator[doc.Card]:
     for m in dict.fromkeys(m for r in reports.values() for m in r.modalities):
         blocks = [b for when, r in reports.items() if m in r.modalities for b in _verdict(when, r.modalities[m])]
         after = report.after.modalities[m].verdict if m in report.after.modalities else ""
-        yield doc.Card(Run(m, "label"), after, tuple(blocks), Run("repaired") if m in report.repaired else None)
+        yield doc.Card(Span(m, "label"), after, tuple(blocks), Span("repaired") if m in report.repaired else None)
 
 
 def _verdict(when: str, v: ModalityVerdict) -> Iterator[doc.Block]:
-    yield doc.Paragraph((Run(when.capitalize()), Run(" "), doc.state(v.verdict)))
+    yield doc.Paragraph((Span(when.capitalize()), Span(" "), doc.state(v.verdict)))
     if v.score is None:
         yield doc.sentence("No score could be had.", "note")
         return

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from collapsekit.render.document import TONES, Block, Cards, Cell, Column, Detail, Details, Document, Line, Run, Terms
+from collapsekit.render.document import (
+    TONES,
+    Block,
+    Cards,
+    Detail,
+    Details,
+    Document,
+    Line,
+    Span,
+    TableCell,
+    TableColumn,
+    Terms,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -29,9 +41,17 @@ _LONG = 24  # characters from which a cell's text is broken over lines
 
 
 def write(document: Document, *, width: int | None = None, color: bool = False) -> str:
-    """The document as one self-contained page, the same bytes for the same document; it has neither width nor colour.
+    """Print the document as one self-contained page, the same bytes for the same document.
 
     All text is escaped by the template; the only markup let through is our own style sheet and figures.
+
+    Args:
+        document: What a view made.
+        width: Not used: a page has none.
+        color: Not used: a page has its own.
+
+    Returns:
+        The page.
     """
     del width, color
     anchors = {name: f"r{i}" for i, name in enumerate(_terms(b for s in document.sections for b in s.blocks))}
@@ -75,7 +95,7 @@ def _line(runs: Line, anchors: dict[str, str]) -> Markup:
     return Markup("").join(_run(run, anchors) for run in runs)
 
 
-def _run(run: Run, anchors: dict[str, str]) -> Markup:
+def _run(run: Span, anchors: dict[str, str]) -> Markup:
     named = run.kind in ("name", "label")
     text = _breakable(run.text) if named else Markup("<br>").join(run.text.split("\n"))
     if run.mark:
@@ -101,7 +121,7 @@ def _breakable(name: str) -> Markup:
     return Markup("<wbr>").join(re.findall(r"[^_\-./:+]*[_\-./:+]+|[^_\-./:+]+", name))
 
 
-def _field_class(cell: Cell, column: Column) -> str:
+def _field_class(cell: TableCell, column: TableColumn) -> str:
     """What the style sheet calls a field: n for numbers, mark for signs, long for text of several lines."""
     length = sum(len(run.text) for run in cell.runs)
     names = {"n": column.kind == "number", "mark": column.kind == "mark", "bar": cell.bar is not None}

@@ -14,12 +14,12 @@ _BROKEN = "@#"  # what GitHub would turn into a mention or a reference even when
 
 
 def escape(text: str) -> str:
-    """A sentence in which nothing is markup: no HTML, link, mention, reference, emphasis, formula or cell end."""
+    """Write a sentence in which nothing is markup: no HTML, link, mention, reference, emphasis, formula or cell end."""
     return _SPECIAL.sub(lambda m: _entity(m[0]) + ("<!-- -->" if m[0] in _BROKEN else ""), text)
 
 
 def code(text: str) -> str:
-    """A name as inline code, safe in a table too; entities are used where backticks could not hold it."""
+    """Write a name as inline code, safe in a table too; entities are used where backticks could not hold it."""
     if text and text == text.strip() and "`" not in text and "|" not in text:
         return f"`{text}`"
     return f"<code>{_SPECIAL.sub(lambda m: _entity(m[0]), text)}</code>"
@@ -30,7 +30,16 @@ def _entity(char: str) -> str:
 
 
 def write(document: doc.Document, *, width: int | None = None, color: bool = False) -> str:
-    """The document as Markdown, a line a row of its tables; it has neither width nor colour."""
+    """Print the document as Markdown, a line a row of its tables.
+
+    Args:
+        document: What a view made.
+        width: Not used: Markdown has none.
+        color: Not used: Markdown has none.
+
+    Returns:
+        The text.
+    """
     del width, color
     return "\n".join(_lines(document)) + "\n"
 
@@ -59,7 +68,7 @@ def _line(runs: doc.Line) -> str:
     return "".join(map(_run, runs)).replace("\n", "<br>")
 
 
-def _run(run: doc.Run) -> str:
+def _run(run: doc.Span) -> str:
     if run.kind == "interval":
         return run.text
     text = code(run.text) if run.kind in ("name", "command") and run.text else escape(run.text)
@@ -99,9 +108,11 @@ def _table(block: doc.Table) -> Iterator[str]:
     group = None
     for row in block.rows:
         if row.group is not None and row.group is not group:
-            yield _row([row.group, *[doc.Cell()] * (len(block.columns) - 1)])
+            yield _row([row.group, *[doc.TableCell()] * (len(block.columns) - 1)])
         group = row.group
-        yield _row([part for c in row.cells for part in (c, *[doc.Cell()] * (c.span - 1))], block.layout == "stack")
+        yield _row(
+            [part for c in row.cells for part in (c, *[doc.TableCell()] * (c.span - 1))], block.layout == "stack"
+        )
     yield from ["", "</details>"] * bool(folded)
     legend = [f"- {escape(part.text)}." for part in block.legend if part.of != "short"]
     yield from ["", *legend] * bool(legend)
@@ -109,15 +120,15 @@ def _table(block: doc.Table) -> Iterator[str]:
     yield from ["", escape(meaning[:1].upper() + meaning[1:].rstrip(".") + ".")] * bool(meaning)
 
 
-def _head(column: doc.Column) -> str:
+def _head(column: doc.TableColumn) -> str:
     return "<br>".join(_line(part) for part in ((column.head,), column.aside) if part)
 
 
-def _row(cells: Sequence[doc.Cell], stack: bool = False) -> str:
+def _row(cells: Sequence[doc.TableCell], stack: bool = False) -> str:
     return f"| {' | '.join(_cell(c, stack) for c in cells)} |"
 
 
-def _cell(cell: doc.Cell, stack: bool) -> str:
+def _cell(cell: doc.TableCell, stack: bool) -> str:
     text, aside = f"{_line(cell.runs)}{escape(cell.marks)}", _line(cell.aside)
     if aside and any(run.kind == "name" for run in cell.runs):
         return f"{text} ({aside})"

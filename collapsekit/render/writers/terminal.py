@@ -27,9 +27,15 @@ _ALIGNED = 80  # columns from which tables below one another line up
 
 
 def write(document: doc.Document, *, width: int | None = None, color: bool = False) -> str:
-    """The document as text no wider than ``width`` columns (default: the terminal's, from 40 to 120).
+    """Print the document for a terminal.
 
-    Without ``color`` there is no escape sequence in it, whatever names the report holds.
+    Args:
+        document: What a view made.
+        width: Columns (default: the terminal's); at least 40 and at most 120 are used.
+        color: Whether to colour it; without, there is no escape sequence in it, whatever names the report holds.
+
+    Returns:
+        The text, no line of which is wider.
     """
     wanted = width if width is not None else shutil.get_terminal_size((80, 24)).columns
     console = Console(
@@ -66,13 +72,13 @@ def _document(document: doc.Document, console: Console) -> Iterator[RenderableTy
     for section in document.sections:
         yield Text()
         if section.title:
-            yield _text(doc.line(doc.Run(section.title[0].text, "heading"), *section.title[1:]))
+            yield _text(doc.line(doc.Span(section.title[0].text, "heading"), *section.title[1:]))
         yield from _shown(section.blocks, console)
     yield Text()
     yield from (Text(doc.plain(end), style="dim") for end in document.ends)
 
 
-def _style(run: doc.Run) -> str:
+def _style(run: doc.Span) -> str:
     return _TONES.get(doc.TONES.get(run.kind, ""), _STYLES.get(run.kind, ""))
 
 
@@ -176,9 +182,11 @@ def _long(block: doc.Table) -> doc.Table:
     for row in block.rows:
         found = [i for i in numbers if row.cells[i].runs]
         for i in found:
-            name = row.cells[0] if i == found[0] else doc.Cell()
+            name = row.cells[0] if i == found[0] else doc.TableCell()
             rows.append(
-                doc.Row((name, doc.Cell((block.columns[i].head,)), row.cells[i], *(row.cells[k] for k in rest)))
+                doc.TableRow(
+                    (name, doc.TableCell((block.columns[i].head,)), row.cells[i], *(row.cells[k] for k in rest))
+                )
             )
     heads = (block.columns[0], *doc.columns("modality", ">value"), *(block.columns[k] for k in rest))
     return replace(block, columns=heads, rows=tuple(rows))
@@ -214,7 +222,7 @@ def _grid(block: doc.Table, way: _Way, console: Console) -> Grid:
     return grid
 
 
-def _align(grid: Grid, heads: Sequence[doc.Column], way: _Way, console: Console) -> _Way:
+def _align(grid: Grid, heads: Sequence[doc.TableColumn], way: _Way, console: Console) -> _Way:
     """Give columns their widths, so that tables below one another line up and what is too long is broken in its own."""
     widths = [c.width for c in heads[1:]]
     label = max(10, min(28, console.width - sum(widths) - len(widths)))
@@ -225,9 +233,9 @@ def _align(grid: Grid, heads: Sequence[doc.Column], way: _Way, console: Console)
     return _Way(label)
 
 
-def _label(cell: doc.Cell, width: int) -> Text:
+def _label(cell: doc.TableCell, width: int) -> Text:
     """A row's name, broken after its own separators, else anywhere, and what goes with it below."""
-    *before, name = cell.runs or (doc.Run(""),)
+    *before, name = cell.runs or (doc.Span(""),)
     text = _text(tuple(before)) + Text(_broken(name.text, width), style=_style(name))
     return text + Text(f"\n({doc.plain(cell.aside)})") if cell.aside else text
 
@@ -241,7 +249,7 @@ def _broken(name: str, width: int) -> str:
     return "\n".join(part for text in lines for part in chop_cells(text.rstrip(), width))
 
 
-def _value(cell: doc.Cell, marks: int, way: _Way) -> Text:
+def _value(cell: doc.TableCell, marks: int, way: _Way) -> Text:
     """A value with room for marks behind it, so that numbers stay in line, and its aside."""
     if way.short and cell.short:
         return Text(cell.short + " " * marks, style=_style(cell.runs[0]))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Change
-from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.adapters.pooling import pool_features
 from collapsekit.errors import ConfigError
 from collapsekit.repairs.training.job import CHUNK, Job
@@ -20,44 +19,15 @@ Score = Literal["spectral", "std", "magnitude", "gradient", "random"]
 
 def _last(job: Job, modality: str, x: Tensor) -> Tensor:
     """What an encoder gave, channels last."""
-    channels = job.adapter.config.modalities[modality].channels
-    return x.movedim(1, -1) if x.ndim > 2 and (channels == "first" or (channels is None and x.ndim > 3)) else x
+    return x.movedim(job.adapter.channel_axis(modality, x), -1)
 
 
 def _recorded(job: Job, rows: Tensor) -> dict[str, Tensor]:
     """Features of training rows as the encoders give them, before any exchange, channels last."""
     adapter, batch = job.adapter, job.batch(rows)
     with torch.no_grad():
-        if isinstance(adapter, ModuleAdapter):
-            recorded = adapter.run(batch).recorded
-            found = {m: adapter.taps[m].feature(recorded[m]) for m in adapter.modalities}
-        else:
-            found = adapter.encode(batch)
-    return {m: _last(job, m, x).cpu() for m, x in found.items()}
-
-
-def need_encoders(job: Job) -> None:
-    """Raises ConfigError where nothing can be put behind an encoder."""
-    for m, section in job.adapter.config.modalities.items():
-        if section.encoder is None or section.encoder.endswith(":input"):
-            raise ConfigError(
-                f"this repair puts modules behind each encoder, and modality {m!r} names none that is a submodule of its "
-                "own: put an nn.Identity where its features pass and name that as `encoder`."
-            )
-    taps = job.adapter.taps if isinstance(job.adapter, ModuleAdapter) else {}
-    for m, tap in taps.items():
-        if tap.shape is None:
-            continue
-        if tap.select is None and (tap.shape.floating > 1 or not tap.leads):
-            raise ConfigError(
-                f"{tap.what} gives several things, and which of them the model reads is not known: name it with `select` of "
-                f"modality {m!r}."
-            )
-        if tap.example_axis != 0:
-            raise ConfigError(
-                f"{tap.what} gives features whose first axis is not the example, behind which nothing can be put: put a "
-                "module behind it that moves that axis to the front, and name that as `encoder`."
-            )
+        recorded = adapter.run(batch).recorded
+    return {m: _last(job, m, adapter.features_of(m, recorded[m])).cpu() for m in adapter.modalities}
 
 
 def widths_of(job: Job) -> dict[str, int]:
@@ -151,9 +121,6 @@ def _scaling(ones: list[Tensor]) -> Change:
 
 def _place(job: Job, modality: str) -> int:
     """Which of the floating tensors that an encoder gives, in order, is its features."""
-    adapter = job.adapter
-    if not isinstance(adapter, ModuleAdapter):
-        return 0
     with torch.no_grad():
-        recorded = adapter.run(job.batch(job.at.fit[:2])).recorded[modality]
-    return sum(t.is_floating_point() for t in recorded[: adapter.taps[modality].place])
+        recorded = job.adapter.run(job.batch(job.at.fit[:2])).recorded[modality]
+    return job.adapter.floating_index(modality, recorded)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import Basis, posts_of
+from collapsekit.adapters.inserts import BasisHead, capture_latents, posts_of
 from collapsekit.adapters.pooling import pool_features
 from collapsekit.repairs.training.job import CHUNK, Job
 from collapsekit.report.diagnosis import Result
@@ -35,7 +34,7 @@ def latent_vectors(job: Job) -> dict[str, Tensor]:
     job.adapter.model.eval()
     with torch.no_grad():
         for rows in job.at.fit.split(CHUNK):
-            with hearing(job.adapter.model) as heard:
+            with capture_latents(job.adapter.model) as heard:
                 job.adapter.run_live(job.batch(rows))
             for m, held in parts.items():
                 held.append(pooled_latent(job, m, heard[m], rows).cpu().double())
@@ -62,7 +61,7 @@ def note_substitutes(job: Job) -> list[Result]:
     ranked = sorted(found, key=lambda m: (m != strongest, -found[m], job.adapter.modalities.index(m)))
     results = []
     for m, post in posts_of(job.adapter.model, "basis").items():
-        assert isinstance(post.insert, Basis)
+        assert isinstance(post.insert, BasisHead)
         order = order_of(ranked, m)
         cosines = leave_out_means(F.cosine_similarity(latents[m], latents[strongest], dim=1), groups).tolist()
         post.insert.order.copy_(torch.tensor([post.insert.others.index(other) for other in order]))

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Live
+from collapsekit.adapters.base import TrainPass
 from collapsekit.errors import ConfigError
 from collapsekit.repairs.methods._reinit import renew_encoder
 from collapsekit.repairs.training.job import Job, Stage, held_task_loss
@@ -52,7 +52,7 @@ def _alone(job: Job, modality: str, encoder: list[nn.Parameter]) -> Stage:
     torch.manual_seed(job.seed)  # the head's weights
     head = nn.Linear(width, job.at.width).to(job.adapter.device)
 
-    def outputs(live: Live) -> Tensor:
+    def outputs(live: TrainPass) -> Tensor:
         out: Tensor = head(live.pooled[modality].float())
         return out
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from collapsekit.context import Options
-from collapsekit.registry import repair
+from collapsekit.registry import repair_method
 from collapsekit.repairs.methods._masking import taking_away
 from collapsekit.repairs.methods._reinit import WHETHER, Fresh, begin_fresh
 from collapsekit.repairs.methods._warm_up import WARM, Warm, warm_up
@@ -33,7 +33,7 @@ class DropoutOptions(Options):
     finish: bool = Field(True, description="then train with every modality there")
 
 
-@repair(
+@repair_method(
     "dropout",
     summary="modality dropout: what people use today, the second control",
     definition=(

@@ -12,14 +12,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapters.base import Live
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import absent, posts_of
+from collapsekit.adapters.base import TrainPass
+from collapsekit.adapters.inserts import capture_latents, posts_of, substitute_missing
 from collapsekit.context import Options
 from collapsekit.data.base import Batch
 from collapsekit.errors import ConfigError
-from collapsekit.registry import repair
-from collapsekit.repairs.methods._channels import need_encoders, widths_of
+from collapsekit.registry import repair_method
+from collapsekit.repairs.methods._channels import widths_of
 from collapsekit.repairs.methods._masking import DROP, drawn, new_fusion
 from collapsekit.repairs.methods._reinit import WHETHER, Fresh, begin_fresh
 from collapsekit.repairs.methods._substitution import latent_vectors, note_substitutes, pooled_latent
@@ -74,7 +73,7 @@ class EbrOptions(Options):
         return {**PAPER, **given} if isinstance(given, dict) and given.get("preset") == "paper" else given
 
 
-@repair(
+@repair_method(
     "ebr",
     summary="heads h·h⁻¹ that bring all encoders into one latent space, where one modality can stand in for another",
     definition=(
@@ -90,7 +89,7 @@ class EbrOptions(Options):
 )
 def ebr(job: Job) -> Iterator[Stage]:
     options = job.own(EbrOptions)
-    need_encoders(job)
+    job.adapter.need_encoders()
     new = heads(job, options)  # what cannot be is said before anything is trained
     renewed = begin_fresh(job, "ebr", options.fresh_fusion, job.ignored)
     yield from warm_up(job, "ebr", options.warm_up)
@@ -179,7 +178,7 @@ def _stage(job: Job, options: EbrOptions, discriminator: Discriminator) -> Stage
 
     def loss(step: Step) -> Tensor:
         turn = (step.epoch - 1) // alternate % 2 if alternate else None  # 0: adversary, 1: task
-        with hearing(model) as heard:
+        with capture_latents(model) as heard:
             live = _run(job, job.batch(step.rows), rates)
             latents = [pooled_latent(job, m, heard[m], step.rows) for m in job.adapter.modalities]
         parts = []
@@ -239,12 +238,12 @@ def _told_apart(job: Job, discriminator: Discriminator) -> list[Result]:
     ]
 
 
-def _run(job: Job, batch: Batch, rates: Tensor) -> Live:
+def _run(job: Job, batch: Batch, rates: Tensor) -> TrainPass:
     """A run in which modalities are substituted at random, never all of an example."""
     if not bool(rates.any()):
         return job.adapter.run_live(batch)
     gone = drawn(rates, len(next(iter(batch.values()))))
-    with absent(job.adapter.model, {m: gone[:, i] for i, m in enumerate(job.adapter.modalities)}):
+    with substitute_missing(job.adapter.model, {m: gone[:, i] for i, m in enumerate(job.adapter.modalities)}):
         return job.adapter.run_live(batch)
 
 

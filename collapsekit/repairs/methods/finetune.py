@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from collapsekit.registry import repair
+from collapsekit.registry import repair_method
 from collapsekit.repairs.training.job import Job, Stage
 
 
-@repair(
+@repair_method(
     "finetune",
     summary="plain fine-tuning: the control every repair is judged beside",
     definition="All weights trained on the task's loss; the epoch of the least held-out loss is kept.",

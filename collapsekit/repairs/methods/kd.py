@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapters.base import Live
+from collapsekit.adapters.base import TrainPass
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError
-from collapsekit.registry import repair
+from collapsekit.registry import repair_method
 from collapsekit.repairs.methods._masking import DROP, new_fusion
 from collapsekit.repairs.methods._reinit import need_factory, renew_fusion
 from collapsekit.repairs.methods._warm_up import WARM, Warm, encoder_weights, warm_up
@@ -47,7 +47,7 @@ class KdOptions(Options):
     drop: float = Field(0.1, ge=0, lt=1, description=DROP)
 
 
-@repair(
+@repair_method(
     "kd",
     summary="distils the surviving modalities into the collapsed ones, then trains the fusion",
     definition=(
@@ -119,7 +119,7 @@ def _distilling(job: Job, options: KdOptions, student: str, teachers: tuple[str,
         total: Tensor = options.weight * torch.stack(lost).sum()
         return total if head is None else total + job.task_loss(head(live.pooled[student].float()), step)
 
-    def outputs(live: Live) -> Tensor:
+    def outputs(live: TrainPass) -> Tensor:
         return live.outputs if head is None else head(live.pooled[student].float())
 
     return Stage(

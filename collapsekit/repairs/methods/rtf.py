@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from collapsekit.adapters.inserts import Exchange, posts_of
+from collapsekit.adapters.inserts import ChannelExchange, posts_of
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError, NumericsError, did_you_mean
 from collapsekit.probes.geometry.spectrum import small_n
-from collapsekit.registry import repair
-from collapsekit.repairs.methods._channels import Score, features_of, need_encoders, pooled, scores_of
+from collapsekit.registry import repair_method
+from collapsekit.repairs.methods._channels import Score, features_of, pooled, scores_of
 from collapsekit.repairs.methods._masking import DROP, new_fusion
 from collapsekit.repairs.methods._reinit import WHETHER, Fresh, begin_fresh, need_factory
 from collapsekit.repairs.methods._warm_up import WARM, Warm, warm_up
@@ -51,7 +51,7 @@ class RtfOptions(Options):
             )
 
 
-@repair(
+@repair_method(
     "rtf",
     summary="blends each modality's weakest channels with channels of another, at a learned share",
     definition=(
@@ -136,7 +136,7 @@ def records(
 # ---- what is inserted
 
 
-def _posts(job: Job) -> dict[str, Exchange]:
+def _posts(job: Job) -> dict[str, ChannelExchange]:
     return {m: post.insert for m, post in posts_of(job.adapter.model, "exchange").items()}  # type: ignore[misc]
 
 
@@ -155,7 +155,7 @@ def _mix(job: Job) -> None:
 
 def _need_exchangeable(job: Job) -> None:
     """Raises ConfigError where nothing can stand behind the encoders."""
-    need_encoders(job)
+    job.adapter.need_encoders()
     if posts_of(job.adapter.model, "exchange"):
         raise ConfigError("this model has exchanged channels already: repair the model from before that.")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collapsekit.adapters.build import random_state_kept, seed_everything
-from collapsekit.adapters.live.preserve import model_kept
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
+from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.repairs.training.job import Job, Step
 
 ROWS, NUMBERS = 8, 4096  # examples it is asked about; numbers kept of what is wide
@@ -63,7 +63,7 @@ def behaviour_of(job: Job) -> Behaviour:
     model, rows = job.adapter.model, job.at.fit[: min(ROWS, job.training.batch)]
     step, weights = Step(rows, 1), job.trainable()
     found: dict[str, Tensor] = {}
-    with random_state_kept(), model_kept(model):
+    with preserve_rng_state(), preserve_model(model):
         seed_everything(0)
         model.eval()
         with torch.no_grad():

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.adapters.inserts import Post
+from collapsekit.adapters.inserts import WrappedEncoder
 from collapsekit.config.imports import one_line
 from collapsekit.errors import ConfigError
 from collapsekit.readouts.cache import cache_folder, private_folder
@@ -86,7 +86,7 @@ def backward_blamed() -> Iterator[None]:
 def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules with weights, their names; none that holds a repair's insert, which stops and begins a forward pass anew."""
     for name, module in model.named_modules():
-        inserted = any(isinstance(sub, Post) for sub in module.modules())
+        inserted = any(isinstance(sub, WrappedEncoder) for sub in module.modules())
         if not inserted and any(True for _ in module.parameters()):
             yield name or "the model", module
 

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from collapsekit.distributed.process_group import World
+from collapsekit.distributed.process_group import ProcessGroup
 from collapsekit.repairs.training.job import Stage, Step
 
 
 class Whole:
     """How a stage's weights lie on the processes: whole on each."""
 
-    def __init__(self, stage: Stage, world: World) -> None:
+    def __init__(self, stage: Stage, world: ProcessGroup) -> None:
         self.stage, self.world = stage, world
         self.parameters = stage.parameters  # as the optimiser has them
 
@@ -59,7 +59,7 @@ class Whole:
         self.stage.module.eval()
 
 
-def share(rows: Tensor, world: World) -> tuple[Tensor, float]:
+def share(rows: Tensor, world: ProcessGroup) -> tuple[Tensor, float]:
     """This process's rows of a batch, and what their mean loss counts in the sum over processes. Batches of fewer than two
     rows a process, which batch norm cannot take, are run whole by all."""
     if world.size == 1 or len(rows) < 2 * world.size:
@@ -68,7 +68,7 @@ def share(rows: Tensor, world: World) -> tuple[Tensor, float]:
     return mine, len(mine) / len(rows)
 
 
-def summed(parameters: Sequence[nn.Parameter], numbers: Sequence[float], world: World) -> list[float]:
+def summed(parameters: Sequence[nn.Parameter], numbers: Sequence[float], world: ProcessGroup) -> list[float]:
     """Sums over processes of ``numbers``, returned, and of the gradients, in place; a parameter that no process has a
     gradient of keeps none."""
     if world.size == 1:
@@ -92,7 +92,7 @@ def summed(parameters: Sequence[nn.Parameter], numbers: Sequence[float], world: 
     return own
 
 
-def same_buffers(module: nn.Module, world: World) -> None:
+def same_buffers(module: nn.Module, world: ProcessGroup) -> None:
     """Give all processes the first one's buffers: running statistics, memories of negatives."""
     if world.size == 1:
         return

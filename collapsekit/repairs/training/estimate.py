@@ -8,9 +8,10 @@ import time
 import torch
 from torch import nn
 
-from collapsekit.adapters.live.preserve import model_kept
+from collapsekit.adapters.live.preserve import preserve_model
+from collapsekit.config.options import Training
 from collapsekit.distributed.process_group import current
-from collapsekit.repairs.training.job import Job, Stage, Step, Training, trainable_of
+from collapsekit.repairs.training.job import Job, Stage, Step, trainable_of
 
 _STEPS = 3  # timed, after one that is not
 # Copies of what is trained: the weights, their gradients, AdamW's two moments or SGD's momentum, the best epoch's weights,
@@ -20,7 +21,7 @@ _MOMENTS = {"adamw": 2, "sgd": 1}
 _KEPT = 2  # snapshots of a run
 
 
-def reckon(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str]:
+def estimate_cost(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str]:
     """Sentences on the first stage of a method: weights trained and added, memory beside activations, time.
 
     ``own``: ids of the parameters the model had before the method began. Times one batch; the model is given back as it
@@ -67,7 +68,7 @@ def reckon_files(model: nn.Module, how: Training, runs: int) -> int:
 def _a_batch(stage: Stage, job: Job) -> float:
     """Median seconds of a forward and backward pass."""
     times = []
-    with model_kept(job.adapter.model):
+    with preserve_model(job.adapter.model):
         stage.module.train()
         for _ in range(_STEPS + 1):
             began = time.perf_counter()

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.config.imports import one_line
-from collapsekit.distributed.process_group import World, current
+from collapsekit.config.options import Training
+from collapsekit.distributed.process_group import ProcessGroup, current
 from collapsekit.errors import ConfigError
 from collapsekit.repairs.training.data_parallel import Whole, summed
 from collapsekit.repairs.training.fsdp_units import units_of
-from collapsekit.repairs.training.job import Job, Stage, Step, Training
+from collapsekit.repairs.training.job import Job, Stage, Step
 
 T = TypeVar("T")
 ROWS = 4  # of the runs that show which submodules may be units
@@ -33,7 +34,7 @@ def lay_out(stage: Stage, job: Job) -> Whole:
     return Sharded(stage, job, current()) if job.training.fsdp else Whole(stage, current())
 
 
-def need_shardable(how: Training, device: str, world: World) -> None:
+def need_shardable(how: Training, device: str, world: ProcessGroup) -> None:
     """Raises ConfigError where ``fsdp`` is asked for and cannot be."""
     if not how.fsdp:
         return
@@ -61,7 +62,7 @@ class Sharded(Whole):
     """A stage's weights in shares: ``parameters`` are DTensors. What has no rows to share out, or another precision than
     the first, stays whole, and so do buffers and weights that are not trained."""
 
-    def __init__(self, stage: Stage, job: Job, world: World) -> None:
+    def __init__(self, stage: Stage, job: Job, world: ProcessGroup) -> None:
         super().__init__(stage, world)
         need_shardable(job.training, job.adapter.device.type, world)
         registered = [(m, n, p) for m in stage.module.modules() for n, p in m._parameters.items() if p is not None]
@@ -71,7 +72,7 @@ class Sharded(Whole):
         self.places = [(m, name, p) for m, name, p in registered if id(p) in shared]
         self.units = units_of(stage, job.at.fit[:ROWS], self.given)
         self.names = {m: name for name, m in stage.module.named_modules()}
-        world.agree([self.names[unit] for unit in self.units], "submodules to shard")
+        world.assert_same([self.names[unit] for unit in self.units], "submodules to shard")
         self.expected: Iterator[nn.Module] | None = None
         before = [(m, type(m), set(vars(m))) for m in stage.module.modules()]
         self.root = _Root(stage.module)
@@ -193,7 +194,7 @@ class Sharded(Whole):
         out = {}
         for name, value in tensors.items():  # one after the other: of each there is a whole copy for a moment
             whole = _full(value)
-            if self.world.first:
+            if self.world.is_main:
                 out[name] = whole.cpu()
         return out
 
@@ -239,7 +240,7 @@ def _shareable(parameter: nn.Parameter, among: Sequence[nn.Parameter]) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _mesh(world: World, kind: str) -> Any:
+def _mesh(world: ProcessGroup, kind: str) -> Any:
     """All processes in a row; on CUDA they speak through NCCL."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import DeviceMesh

@@ -18,8 +18,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from collapsekit.adapters.build import random_state_kept
-from collapsekit.adapters.live.preserve import model_kept
+from collapsekit.adapters.build import preserve_rng_state
+from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.repairs.training.job import Stage, Step
 
 UNIT = 2**20  # weights a unit has at least; what is smaller is gathered with what holds it
@@ -30,7 +30,7 @@ def units_of(stage: Stage, rows: Tensor, shared: Collection[nn.Parameter]) -> li
     parameters in question. The module is given back as it was; none where the loss fails, which training shows."""
     seen = _Seen(stage.module)
     try:
-        with random_state_kept(), model_kept(stage.module), torch.enable_grad():
+        with preserve_rng_state(), preserve_model(stage.module), torch.enable_grad():
             stage.module.train()
             for epoch in range(1, stage.cycle + 1):
                 with seen.watching(), seen:
@@ -92,7 +92,7 @@ class _Seen(TorchDispatchMode):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Know who is running; within ``model_kept``, which takes the forwards away that are set here."""
+        """Know who is running; within ``preserve_model``, which takes the forwards away that are set here."""
         for module in self.modules:
             module.__dict__["forward"] = self._forward(module, vars(module).get("forward", module.forward))
         handle = register_module_forward_pre_hook(lambda module, _: self.called.update([module]))

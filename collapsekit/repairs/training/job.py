@@ -7,39 +7,20 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Adapter, Change, Live
+from collapsekit.adapters.base import Adapter, Change, TrainPass
 from collapsekit.adapters.build import find_submodule
+from collapsekit.config.options import Training as Training
 from collapsekit.context import Options
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError
-from collapsekit.readouts.linear import Fold
+from collapsekit.readouts.linear import FitSplit
 from collapsekit.report.diagnosis import Result
 
 Kind = TypeVar("Kind", bound=Options)
 CHUNK = 512  # rows a forward where nothing is trained
-
-
-class Training(Options):
-    """How stages are trained; the same for a method and for the fine-tuning it is judged beside."""
-
-    epochs: int = Field(30, ge=1)
-    steps: int | None = Field(None, ge=1)  # at most so many optimiser steps a stage
-    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with a momentum of 0.9
-    rate: float = Field(1e-3, gt=0)
-    batch: int = Field(64, ge=2)
-    accumulate: int = Field(1, ge=1)  # batches an optimiser step
-    clip: float | None = Field(1.0, gt=0)  # largest norm of the gradient
-    weight_decay: float = Field(1e-4, ge=0)
-    schedule: Literal["cosine", "constant", "paper"] = "cosine"  # paper: x 0.9 every 100 epochs
-    patience: int = Field(8, ge=1)  # epochs without improvement
-    amp: bool = False  # autocast to bfloat16
-    compile: bool = False  # torch.compile of the model's parts while they are trained
-    fsdp: bool = False  # fully_shard: weights, gradients and moments shared out among several processes
-    freeze: tuple[str, ...] = ()  # submodules left as they are
 
 
 @dataclass(frozen=True)
@@ -74,7 +55,7 @@ class Job:
     """What a method works on: ``adapter.model`` is the copy that changes."""
 
     adapter: Adapter
-    at: Fold  # training rows, and those that decide
+    at: FitSplit  # training rows, and those that decide
     weak: tuple[str, ...]  # the modalities to repair
     credit: Mapping[str, float]  # what each modality earns the model (Shapley credit in nats), before
     training: Training
@@ -107,7 +88,7 @@ class Job:
         """Inputs of training rows."""
         return {k: v[rows] for k, v in self.at.train.inputs.items()}
 
-    def run(self, step: Step, change: Mapping[str, Change] | None = None) -> Live:
+    def run(self, step: Step, change: Mapping[str, Change] | None = None) -> TrainPass:
         """The model on a step's batch, with gradient."""
         return self.adapter.run_live(self.batch(step.rows), change)
 
@@ -158,13 +139,15 @@ def plain(job: Job, name: str, parameters: list[nn.Parameter]) -> Stage:
     )
 
 
-def held_task_loss(job: Job, outputs: Callable[[Live], Tensor], run: Callable[[Batch], Live] | None = None) -> float:
+def held_task_loss(
+    job: Job, outputs: Callable[[TrainPass], Tensor], run: Callable[[Batch], TrainPass] | None = None
+) -> float:
     """The task's mean loss on the held-out examples (see ``held_expectations``)."""
     return float(job.adapter.task.loss(held_expectations(job, outputs, run), job.at.held_targets).mean())
 
 
 def held_expectations(
-    job: Job, outputs: Callable[[Live], Tensor], run: Callable[[Batch], Live] | None = None
+    job: Job, outputs: Callable[[TrainPass], Tensor], run: Callable[[Batch], TrainPass] | None = None
 ) -> Tensor:
     """Expectations of the held-out examples, as the task scores them, of what ``outputs`` makes of a plain run of the
     model, or of what ``run`` makes of a batch; the model is left in eval mode."""
@@ -172,7 +155,7 @@ def held_expectations(
     job.adapter.model.eval()
     with torch.no_grad():
         parts = list(
-            current().each(
+            current().map(
                 lambda rows: outputs(run({k: v[rows] for k, v in at.held.inputs.items()})).float().cpu(),
                 at.choose.split(CHUNK),
             )

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.build import random_state_kept, seed_everything
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
+from collapsekit.config.options import Training
 from collapsekit.context import Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.repairs.training.compile import backward_blamed, compiled
 from collapsekit.repairs.training.data_parallel import same_buffers, share
 from collapsekit.repairs.training.fsdp import lay_out
-from collapsekit.repairs.training.job import Job, Stage, Step, Training
+from collapsekit.repairs.training.job import Job, Stage, Step
 from collapsekit.repairs.training.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
 from collapsekit.repairs.training.tensorboard import Curves
 from collapsekit.report.repair import LossCurve
@@ -64,9 +65,9 @@ def train(
     """
     curves = []
     parameters = sum(p.numel() for p in job.adapter.model.parameters())
-    with random_state_kept(), threads_for(6.0 * job.training.batch * parameters), current().in_touch():
+    with preserve_rng_state(), threads_for(6.0 * job.training.batch * parameters), current().in_touch():
         for number, stage in enumerate(stages):
-            shown = Curves(tensorboard if current().first else None, number, stage.name)
+            shown = Curves(tensorboard if current().is_main else None, number, stage.name)
             try:
                 curves.append(_Run(stage, number, job, method, kept, progress, shown).all())
             finally:
@@ -221,7 +222,7 @@ class _Run:
     def _held(self) -> float:
         seed_everything(_seed(self.job.seed, self.number, -1, 0))  # a model random in eval mode answers alike
         held = self.lay.held()
-        current().agree(held, "held-out losses")
+        current().assert_same(held, "held-out losses")
         return held
 
     def _all(self) -> tuple[dict[str, Tensor], dict[str, Tensor], _State]:

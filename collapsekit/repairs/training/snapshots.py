@@ -80,7 +80,7 @@ class Snapshots:
             write_atomic(path, save(plain, {**metadata, "sha256": _digest(plain, metadata)}))
             self._newest[stage] = path, number + 1
 
-        current().once(write)
+        current().on_main(write)
 
     def load(self, stage: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The newest of a stage that is whole; None where nothing was kept.
@@ -88,7 +88,7 @@ class Snapshots:
         Raises RefusedError where none is whole, ConfigError where they are of another repair, or of a model that answered
         otherwise.
         """
-        return current().once(lambda: self._load(stage))
+        return current().on_main(lambda: self._load(stage))
 
     def _load(self, stage: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         whole, damaged, others = list[_Snapshot](), dict[Path, str](), list[ConfigError]()
@@ -181,7 +181,7 @@ class Snapshots:
     def clear(self) -> None:
         """Remove every stage's files, what a killed write left beside them, and the folder where nothing else is in it."""
         self._newest.clear()
-        if not current().first or not self.folder.is_dir():
+        if not current().is_main or not self.folder.is_dir():
             return
         for file in self.folder.iterdir():
             if _OURS.fullmatch(file.name) and not file.is_dir():

@@ -9,11 +9,11 @@ from collapsekit.errors import NumericsError
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: reject those at or under α, and the family-wise error rate is at most α.
+    """Adjust p-values by Holm's method, in the order of ``p_values``; each in [0, 1].
 
-    The k-th smallest of m is multiplied by m - k + 1, made no smaller than those before it, and capped at 1 (Holm 1979,
-    Scand. J. Statist. 6:65). Equals ``statsmodels.stats.multitest.multipletests(method="holm")``. Raises NumericsError
-    for values outside [0, 1].
+    Reject those at or under α, and the family-wise error rate is at most α. The k-th smallest of m is multiplied by
+    m - k + 1, made no smaller than those before it, and capped at 1 (Holm 1979, Scand. J. Statist. 6:65). Equals
+    ``statsmodels.stats.multitest.multipletests(method="holm")``. Raises NumericsError for values outside [0, 1].
     """
     wrong = next((p for p in p_values if not (math.isfinite(p) and 0 <= p <= 1)), None)
     if wrong is not None:

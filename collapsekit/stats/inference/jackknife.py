@@ -16,7 +16,7 @@ _LOG_MAX = math.log(torch.finfo(torch.float64).max)
 
 
 def assign_groups(n: int, count: int = 16) -> Tensor:
-    """Group of each example ("n", int64): example i goes to ``i % count``.
+    """Assign a group to each of ``n`` examples, (n,) int64: example i goes to ``i % count``.
 
     Group sizes differ by at most one. The caller passes examples in an order that does not depend on how
     they were loaded. Raises NumericsError with fewer than 2 groups, or fewer examples than groups.
@@ -32,10 +32,11 @@ def assign_groups(n: int, count: int = 16) -> Tensor:
 
 
 def assign_units(units: Tensor, count: int = 16) -> Tensor:
-    """Group of each example ("n", int64) such that examples of one unit (patient, speaker; "n" numbers) stay together.
+    """Assign a group to each example, (n,) int64, such that examples of one unit stay together.
 
-    Units are dealt largest first to the group with the fewest examples yet, equally large ones in order of first
-    appearance. Fewer groups where there are fewer units. Raises NumericsError with fewer than 2 units.
+    ``units`` (n,) holds a number of each example's unit (patient, speaker). They are dealt largest first to the group with
+    the fewest examples yet, equally large ones in order of first appearance. Fewer groups where there are fewer units.
+    Raises NumericsError with fewer than 2 units.
     """
     _, unit, sizes = torch.unique(units, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
@@ -59,13 +60,23 @@ def interval(
     level: float = 0.95,
     log: bool = False,
 ) -> tuple[float, float]:
-    """Confidence interval of ``full`` from its values with each of G groups left out.
+    """Compute the confidence interval of a number from its values with each of G groups left out.
 
     ``full ± t * SE`` with ``SE² = (G - 1)/G * Σ(θ_g - mean θ)²`` and the t quantile at G - 1 degrees of
-    freedom (delete-a-group jackknife, Kott 2001, J. Official Statistics 17:521). ``log=True`` does the same
-    to the logarithm and maps the ends back, for quantities that are positive and skewed.
-    Raises NumericsError with fewer than 2 groups, for values that are not finite, and for values that are
-    not positive where ``log``.
+    freedom (delete-a-group jackknife, Kott 2001, J. Official Statistics 17:521).
+
+    Args:
+        full: the number, of all examples.
+        leave_out: G of them, each without one group.
+        level: the confidence level, in (0, 1).
+        log: do the same to the logarithm and map the ends back, for quantities that are positive and skewed.
+
+    Returns:
+        The lower and the upper end, in the unit of ``full``.
+
+    Raises:
+        NumericsError: with fewer than 2 groups, for values that are not finite, and for values that are not positive
+            where ``log``.
     """
     values = torch.tensor(list(leave_out), dtype=torch.float64)
     centre = torch.tensor(full, dtype=torch.float64)
@@ -90,11 +101,20 @@ def interval(
 def ratio_interval(
     top: tuple[float, Sequence[float]], bottom: tuple[float, Sequence[float]], level: float, cap: float
 ) -> tuple[float, float]:
-    """Fieller's interval of top/bottom within [0, cap], each given with its values without each group.
+    """Compute Fieller's interval of top/bottom within [0, cap].
 
     All r in [0, cap] for which ``top - r·bottom`` is not told from 0 by the delete-a-group jackknife (Fieller 1954,
     J. R. Stat. Soc. B 16:175). A bottom near 0 makes it wide, up to all of [0, cap], where the plain jackknife of the
     ratio would be wild. The ratio itself, brought into [0, cap], always counts; where no other does, it is both ends.
+
+    Args:
+        top: the numerator, and its values without each group.
+        bottom: the denominator, likewise.
+        level: the confidence level, in (0, 1).
+        cap: the largest ratio, above 0.
+
+    Returns:
+        The lower and the upper end.
     """
     a, b = top[0], bottom[0]
     x, y = (torch.tensor(list(v), dtype=torch.float64) for v in (top[1], bottom[1]))
@@ -120,9 +140,18 @@ def ratio_interval(
 
 
 def interval_array(full: Tensor, leave_out: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """``interval`` for every element: ``full`` of any shape, ``leave_out`` "G" before that shape.
+    """Compute :func:`interval` for every element of a tensor.
 
-    Returns lower and upper ends in the shape of ``full``, float64.
+    Args:
+        full: any shape, the estimates.
+        leave_out: shape (G, *), the same without each of G groups.
+        level: the confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper ends in the shape of ``full``, float64.
+
+    Raises:
+        NumericsError: for other shapes, fewer than 2 groups, and values that are not finite.
     """
     full, leave_out = finite(full, "the estimate"), finite(leave_out, "the leave-one-group-out estimates")
     if leave_out.ndim == 0 or leave_out.shape[1:] != full.shape:

@@ -6,10 +6,10 @@ from scipy.special import ndtri, stdtrit
 
 
 def student(p: float, df: int) -> float:
-    """The ``p``-quantile of Student's t distribution; equals ``scipy.stats.t.ppf(p, df)``."""
+    """Compute the ``p``-quantile of Student's t distribution at ``df`` degrees of freedom; equals ``scipy.stats.t.ppf``."""
     return float(stdtrit(df, p))
 
 
 def normal(p: float) -> float:
-    """The ``p``-quantile of the standard normal distribution; equals ``scipy.stats.norm.ppf(p)``."""
+    """Compute the ``p``-quantile of the standard normal distribution; equals ``scipy.stats.norm.ppf(p)``."""
     return float(ndtri(p))

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 def unit_sums(differences: Floats, units: NDArray[np.int64] | None = None) -> Floats:
-    """Sums of ``differences`` (n,) over units (n,), such as patients; (u,), float64. Without units, the differences.
+    """Sum ``differences`` (n,) over units (n,), such as patients: (u,), float64. Without units, the differences themselves.
 
     Raises NumericsError for values that are not finite, and where there are none.
     """
@@ -34,13 +34,25 @@ def unit_sums(differences: Floats, units: NDArray[np.int64] | None = None) -> Fl
 def sign_flip(
     differences: Floats, units: NDArray[np.int64] | None = None, *, draws: int = DRAWS, seed: int = 0
 ) -> float:
-    """One-sided p-value that the mean of ``differences`` (n,) is above 0, in (0, 1].
+    """Compute the one-sided p-value that a mean difference is above 0, by flipping signs.
 
     Under the null, each difference is as likely with the other sign (Fisher 1935, The Design of Experiments, section 21);
-    those of one unit flip together. Exact where 2^u is at most ``draws`` + 1, else over ``draws`` random flips, the
+    those of one unit flip together. Exact where 2^u is at most ``draws`` + 1, else over random flips, the
     observed one counted (Phipson & Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39). Beyond BLOCKS units, random blocks
     of them flip together, which keeps the level. As ``scipy.stats.permutation_test`` of one sample with
-    ``permutation_type="samples"`` and ``alternative="greater"``. Raises NumericsError as :func:`unit_sums`.
+    ``permutation_type="samples"`` and ``alternative="greater"``.
+
+    Args:
+        differences: (n,), one an example.
+        units: (n,), whole numbers, what each example belongs to; None where each stands for itself.
+        draws: how many random flips.
+        seed: of those.
+
+    Returns:
+        The p-value, in (0, 1].
+
+    Raises:
+        NumericsError: as :func:`unit_sums`.
     """
     sums = unit_sums(differences, units)
     generator = np.random.default_rng(seed)
@@ -62,9 +74,9 @@ def sign_flip(
 
 
 def standard_error(sums: Floats, examples: int) -> float:
-    """Standard error of the mean over ``examples`` whose sums over units are ``sums`` (u,): as if units were drawn anew.
+    """Compute the standard error of a mean over ``examples`` from its sums over units, ``sums`` (u,).
 
-    With one example a unit it is sd / √n (``scipy.stats.sem``). Infinite for a single unit.
+    As if units were drawn anew: with one example a unit it is sd / √n (``scipy.stats.sem``). Infinite for a single unit.
     """
     if len(sums) < 2:
         return float("inf")

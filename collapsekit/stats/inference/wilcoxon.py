@@ -10,14 +10,17 @@ import numpy as np
 
 from collapsekit.errors import NumericsError
 
-FEWEST = 6  # pairs with which a two-sided p-value can be under 0.05: 2/2^6 = 0.03125, 2/2^5 = 0.0625
-MOST_EXACT = 200  # pairs that differ; beyond that, the normal approximation
+MIN_PAIRS = 6  # pairs with which a two-sided p-value can be under 0.05: 2/2^6 = 0.03125, 2/2^5 = 0.0625
+MAX_EXACT = 200  # pairs that differ; beyond that, the normal approximation
 _DIGITS = 12  # differences that agree to so many digits of the largest number are tied: the rest is rounding
 
 
 @dataclass(frozen=True)
 class SignedRank:
-    """``statistic`` is the smaller of the rank sums of either sign; ``differing`` counts pairs that are not tied."""
+    """A signed-rank test.
+
+    ``statistic`` is the smaller of the rank sums of either sign; ``differing`` counts pairs that are not tied.
+    """
 
     statistic: float
     p: float
@@ -26,11 +29,11 @@ class SignedRank:
 
 
 def signed_rank(first: Sequence[float], second: Sequence[float]) -> SignedRank:
-    """Two-sided p-value that ``first`` and ``second``, matched numbers (n each), differ by chance, in [0, 1].
+    """Compute the two-sided p-value, in [0, 1], that ``first`` and ``second``, n matched numbers each, differ by chance.
 
     Equal pairs are left out (Wilcoxon 1945, Biometrics Bulletin 1:80); where all are equal, p is 1. Tied differences get
     their mean rank, and the null distribution is exact over all signs of the ranks as they are, ties included, for at most
-    MOST_EXACT pairs that differ; else the normal approximation with the variance of those ranks. Equals
+    MAX_EXACT pairs that differ; else the normal approximation with the variance of those ranks. Equals
     ``scipy.stats.wilcoxon(first, second)`` where that is exact. Raises NumericsError for unequal lengths, no pairs, and
     numbers that are not finite.
     """
@@ -45,13 +48,13 @@ def signed_rank(first: Sequence[float], second: Sequence[float]) -> SignedRank:
     ranks = _doubled_ranks(np.abs(differences))
     total, above = int(ranks.sum()), int(ranks[differences > 0].sum())
     least = min(above, total - above)
-    exact = len(ranks) <= MOST_EXACT
+    exact = len(ranks) <= MAX_EXACT
     p = min(1.0, 2 * _tail(ranks, least)) if exact else _normal(ranks, least)
     return SignedRank(least / 2, p, len(ranks), exact)
 
 
 def least_p(pairs: int) -> float:
-    """The smallest two-sided p-value that so many pairs can give: 2/2^pairs, at most 1."""
+    """Compute the smallest two-sided p-value that so many pairs can give: 2/2^pairs, at most 1."""
     return min(1.0, 2.0 ** (1 - pairs))
 
 

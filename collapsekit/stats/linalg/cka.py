@@ -27,16 +27,19 @@ class CrossSums:
     """
 
     n: int
-    x: Tensor  # Σ x_i                "d_x"
-    y: Tensor  # Σ y_i                "d_y"
-    xy: Tensor  # Σ x_i y_iᵀ          "d_x d_y"
-    x_yy: Tensor  # Σ x_i |y_i|²      "d_x"
-    y_xx: Tensor  # Σ y_i |x_i|²      "d_y"
+    x: Tensor  # Σ x_i                (d_x,)
+    y: Tensor  # Σ y_i                (d_y,)
+    xy: Tensor  # Σ x_i y_iᵀ          (d_x, d_y)
+    x_yy: Tensor  # Σ x_i |y_i|²      (d_x,)
+    y_xx: Tensor  # Σ y_i |x_i|²      (d_y,)
     norms: Tensor  # Σ |x_i|², Σ |y_i|², Σ |x_i|² |y_i|²
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> CrossSums:
-        """The sums over rows of ``x`` "n d_x" and ``y`` "n d_y", in float64, about the origin."""
+        """Sum over the rows of ``x`` (n, d_x) and ``y`` (n, d_y), in float64, about the origin.
+
+        Raises NumericsError where they are not finite matrices of the same examples.
+        """
         _same_examples(x, y)
         x, y = matrix(x, "the first features"), matrix(y, "the second features")
         xx, yy = x.square().sum(dim=1), y.square().sum(dim=1)
@@ -45,7 +48,7 @@ class CrossSums:
             return cls(x.shape[0], x.sum(dim=0), y.sum(dim=0), x.T @ y, yy @ x, xx @ y, norms)
 
     def merge(self, other: CrossSums) -> CrossSums:
-        """The sums over both sets of examples."""
+        """Add up the sums over both sets of examples."""
         return CrossSums(
             self.n + other.n,
             self.x + other.x,
@@ -57,7 +60,7 @@ class CrossSums:
         )
 
     def hsic(self) -> float:
-        """Unbiased HSIC of the linear kernels K = XXᵀ, L = YYᵀ (Song et al. 2012).
+        """Compute the unbiased HSIC of the linear kernels K = XXᵀ, L = YYᵀ (Song et al. 2012).
 
         Negative where x and y are less alike than chance; never so of x with itself, since it is the inner
         product of the U-centred kernels (Székely and Rizzo 2014).
@@ -79,10 +82,20 @@ class CrossSums:
 
 
 def debiased_cka(xx: CrossSums, xy: CrossSums, yy: CrossSums) -> float:
-    """HSIC(x, y)/sqrt(HSIC(x, x)·HSIC(y, y)) with unbiased HSIC, in [-1, 1].
+    """Compute HSIC(x, y)/sqrt(HSIC(x, x)·HSIC(y, y)) with unbiased HSIC.
 
-    About 0 for independent features at any n, where the biased CKA is not (Nguyen, Raghu and Kornblith
-    2021). Raises NumericsError where a self-HSIC is 0, as for constant features or orthogonal examples.
+    About 0 for independent features at any n, where the biased CKA is not (Nguyen, Raghu and Kornblith 2021).
+
+    Args:
+        xx: sums of the first features with themselves.
+        xy: sums of the first with the second.
+        yy: sums of the second with themselves.
+
+    Returns:
+        The similarity, in [-1, 1].
+
+    Raises:
+        NumericsError: where a self-HSIC is 0, as for constant features or orthogonal examples.
     """
     scale = 1.0
     for name, own in (("first", xx), ("second", yy)):
@@ -97,7 +110,7 @@ def debiased_cka(xx: CrossSums, xy: CrossSums, yy: CrossSums) -> float:
 
 
 def cka(x: Tensor, y: Tensor) -> float:
-    """Debiased linear CKA of ``x`` "n d_x" and ``y`` "n d_y", in [-1, 1]; see ``debiased_cka``.
+    """Compute the debiased linear CKA, in [-1, 1], of ``x`` (n, d_x) and ``y`` (n, d_y); see :func:`debiased_cka`.
 
     Invariant to rotation, to one common factor and to a shift of either side.
     """
@@ -108,22 +121,37 @@ def cka(x: Tensor, y: Tensor) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One side of a CKA over examples in groups, centred and of mean square norm 1: CKA does not change, and fourth powers
-    stay in range. ``own``: the sums of each group with itself, which serve for every other side; None where they are too
-    large to keep."""
+    """One side of a CKA over examples in groups, centred and of mean square norm 1.
 
-    x: Tensor  # "n d", any real dtype, in memory or mapped
-    groups: Tensor  # "n", in 0..count-1
+    CKA does not change by that, and fourth powers stay in range. ``own_sums``: the sums of each group with itself, which
+    serve for every other side; None where they are too large to keep.
+    """
+
+    x: Tensor  # (n, d), any real dtype, in memory or mapped
+    groups: Tensor  # (n,), in 0..count-1
     count: int
     mean: Tensor
     top: Tensor
     norm: Tensor  # of the centred examples divided by ``top``: the root of their mean square
-    own: list[CrossSums] | None = None
+    own_sums: list[CrossSums] | None = None
 
     @classmethod
     def of(cls, x: Tensor, groups: Tensor, count: int, name: str = "", each: Each = map) -> Side:
-        """``x`` ("n d") as a side; ``name`` ("first") for messages. Raises NumericsError with fewer than 4 examples, and
-        where they do not vary."""
+        """Make a side.
+
+        Args:
+            x: (n, d), features of any real dtype, in memory or mapped.
+            groups: (n,), whole numbers in 0..count-1.
+            count: how many groups there are.
+            name: "first" or "second", for messages.
+            each: runs the pieces of work, as map.
+
+        Returns:
+            The side, with the sums of its groups where they are worth keeping.
+
+        Raises:
+            NumericsError: with fewer than 4 examples, and where they do not vary or are not finite.
+        """
         what = f"the {name} features" if name else "the features"
         matrix(x[:0], what)
         groups = group_ids(groups, len(x), count)
@@ -144,35 +172,59 @@ class Side:
         side = replace(side, norm=norm)
         if count < 2 or count * x.shape[1] ** 2 * 8 > KEEP:
             return side
-        return replace(side, own=list(each(lambda g: _sums(side, side, groups == g), range(count))))
+        return replace(side, own_sums=list(each(lambda g: _sums(side, side, groups == g), range(count))))
 
     @property
     def every(self) -> tuple[Tensor, ...]:
-        """All rows, a few at a time."""
+        """All row numbers (n,), a few at a time."""
         return tuple(torch.arange(len(self.x)).split(ROWS))
 
     def at(self, rows: Tensor) -> Tensor:
-        """Some rows in float64, centred and scaled."""
+        """Return some ``rows`` (k,) of it as (k, d), float64, centred and scaled."""
         return (self.x[rows].double() - self.mean) / self.top / self.norm
 
 
 def cka_leave_out(x: Tensor, y: Tensor, groups: Tensor, count: int) -> tuple[float, list[float]]:
-    """CKA of all examples, and with each of ``count`` groups of rows left out, for a jackknife interval."""
+    """Compute CKA of all examples, and without each group of rows, for a jackknife interval.
+
+    Args:
+        x: (n, d_x), the first features.
+        y: (n, d_y), the second features.
+        groups: (n,), whole numbers in 0..count-1.
+        count: how many groups there are.
+
+    Returns:
+        CKA of all, and ``count`` of them, each without one group.
+
+    Raises:
+        NumericsError: as :func:`debiased_cka`, and with fewer than 2 groups.
+    """
     _same_examples(x, y)
     return sides_leave_out(Side.of(x, groups, count, "first"), Side.of(y, groups, count, "second"))
 
 
 def sides_leave_out(x: Side, y: Side, each: Each = map) -> tuple[float, list[float]]:
-    """``cka_leave_out`` of two sides over the same examples and groups.
+    """Compute :func:`cka_leave_out` of two sides over the same examples and groups.
 
     Where the sums of single groups are too large to keep, groups are halved again and again, carrying the sums of all that
     lies outside: log2(count) passes over the data. Nothing is subtracted that could cancel.
+
+    Args:
+        x: the first side.
+        y: the second side.
+        each: runs the pieces of work, as map.
+
+    Returns:
+        CKA of all, and one without each group.
+
+    Raises:
+        NumericsError: as :func:`debiased_cka`, and with fewer than 2 groups.
     """
     if x.count < 2:
         raise NumericsError(f"leaving one group out needs at least 2 groups, found {x.count}: use 16.")
-    if x.own is not None and y.own is not None:
+    if x.own_sums is not None and y.own_sums is not None:
         both = list(each(lambda g: _sums(x, y, x.groups == g), range(x.count)))
-        kinds = x.own, both, y.own
+        kinds = x.own_sums, both, y.own_sums
         left = zip(*map(leave_one_out, kinds), strict=True)
         return debiased_cka(*map(merge_all, kinds)), [debiased_cka(*sums) for sums in left]
     left_out: list[float] = []
@@ -201,7 +253,7 @@ def _all_sums(x: Side, y: Side, chosen: Tensor) -> _Sums:
 
 
 def _sums(x: Side, y: Side, chosen: Tensor) -> CrossSums:
-    """The sums over the rows ``chosen`` ("n", bool), of which a few at a time are taken."""
+    """Sum over the rows ``chosen`` (n,), bool, of which a few at a time are taken."""
     parts = (CrossSums.of(x.at(rows), y.at(rows)) for rows in chosen.nonzero()[:, 0].split(ROWS))
     return reduce(CrossSums.merge, parts)
 

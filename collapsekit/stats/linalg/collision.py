@@ -16,7 +16,7 @@ _IDLE = 1e-10  # of the largest drive of any neuron; below, a neuron is driven b
 
 
 def lemma_bound(widths: Sequence[int]) -> float:
-    """Lower bound on the probability that a 2-semantic neuron encodes features of two modalities, in [0, 1).
+    """Compute a lower bound on the probability that a 2-semantic neuron encodes features of two modalities, in [0, 1).
 
     m(m-1)·(min dim f)²/(Σ dim f)² for ``widths`` dim f of m encoders: Chaudhuri et al. 2025, Lemma 1 (Section 3.1,
     proof in Appendix B; the display has no number), features being allocated to neurons at random. (m-1)/m for equal
@@ -27,7 +27,7 @@ def lemma_bound(widths: Sequence[int]) -> float:
 
 
 def random_collision(counts: Sequence[int]) -> float:
-    """Probability that two different features drawn at random are of different modalities, in [0, 1].
+    """Compute the probability that two different features drawn at random are of different modalities, in [0, 1].
 
     1 - Σ d(d-1)/(F(F-1)) for ``counts`` d of features a modality, F = Σd: what Lemma 1 bounds, whose proof counts only
     min(d)² pairs for every two modalities and writes F² for F(F-1). Modalities may have none; raises NumericsError with
@@ -61,12 +61,22 @@ class Collisions:
 
 
 def collisions(drive: Tensor, owner: Tensor, m: int, second: float = 0.1) -> Collisions:
-    """The two features that drive each neuron most, counted by modality.
+    """Count by modality which two features drive each neuron most.
 
-    ``drive``: "k F", >= 0, how much of neuron k's variance feature j accounts for; ``owner``: "F", modality 0..m-1 of
-    each feature. A neuron is polysemantic where its second feature has at least ``second`` of the drive of its first.
-    Equal features (within 1e-6) share a place: each choice among them counts as likely as another, so that no order of
-    features matters. Raises NumericsError where no neuron is driven, or none by two features.
+    A neuron is polysemantic where its second feature has at least ``second`` of the drive of its first. Equal features
+    (within 1e-6) share a place: each choice among them counts as likely as another, so that no order of features matters.
+
+    Args:
+        drive: (k, F), >= 0, how much of neuron k's variance feature j accounts for.
+        owner: (F,), modality 0..m-1 of each feature.
+        m: how many modalities there are.
+        second: share of the first feature's drive, in (0, 1].
+
+    Returns:
+        The counts, with pairs of shape (m, m).
+
+    Raises:
+        NumericsError: where shapes do not fit, no neuron is driven, or none by two features.
     """
     drive = matrix(drive, "the drives")
     if owner.shape != drive.shape[1:] or bool((drive < 0).any()):
@@ -100,13 +110,13 @@ def collisions(drive: Tensor, owner: Tensor, m: int, second: float = 0.1) -> Col
 
 
 def _among(counts: Tensor) -> Tensor:
-    """Two different ones drawn among ``counts`` "k m" equal features: whose they are, "k m m"."""
+    """Draw two different ones among ``counts`` (k, m) equal features: whose they are, (k, m, m)."""
     total = counts.sum(dim=1)
     ordered = counts[:, :, None] * counts[:, None, :] - torch.diag_embed(counts)
     return ordered / (total * (total - 1)).clamp_min(1)[:, None, None]
 
 
 def _between(first: Tensor, second: Tensor) -> Tensor:
-    """The one first feature and one of several equal second ones, in either order, "k m m"."""
+    """Pair the one first feature and one of several equal second ones, both (k, m), in either order: (k, m, m)."""
     one = first[:, :, None] * second[:, None, :]
     return (one + one.transpose(1, 2)) / (2 * second.sum(dim=1).clamp_min(1))[:, None, None]

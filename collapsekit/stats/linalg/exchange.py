@@ -19,7 +19,10 @@ _CHUNK = 256  # clips an SVD
 
 
 def exchanged_count(proportion: float, width: int) -> int:
-    """⌊proportion·width⌋ channels, at least 1. Raises NumericsError unless 0 < proportion <= 1 and width > 0."""
+    """Compute how many channels a proportion of ``width`` is: ⌊proportion·width⌋, at least 1.
+
+    Raises NumericsError unless 0 < proportion <= 1 and width > 0.
+    """
     if not 0 < proportion <= 1 or width < 1:
         raise NumericsError(
             f"a proportion lies over 0 and up to 1 of at least one channel, found {proportion} of {width}: use 0.3."
@@ -28,13 +31,23 @@ def exchanged_count(proportion: float, width: int) -> int:
 
 
 def channel_scores(x: Tensor, how: str, keep: Tensor | None = None) -> Tensor:
-    """How much each channel ("c", float64, >= 0) says, of features "n c" or tokens "n t c"; the lowest say least.
+    """Score how much each channel says; the lowest say least.
 
     ``magnitude``: mean absolute value. ``std``: standard deviation over examples; of tokens, over the tokens of an
     example ("temporal"), averaged over examples. ``spectral``: share of the channel's energy that lies in the strong
     right singular directions, the first ⌊effective rank⌋, of the centred features or of all tokens as they are; 0 for
-    a channel without energy. ``keep`` ("n t", bool): tokens that count; the others must be 0 in ``x``.
-    Raises NumericsError for another ``how``, for features that are not finite, and, ``spectral``, for constant ones.
+    a channel without energy.
+
+    Args:
+        x: (n, c), features, or (n, t, c), tokens.
+        how: ``magnitude``, ``std`` or ``spectral``.
+        keep: (n, t), bool: tokens that count; the others must be 0 in ``x``.
+
+    Returns:
+        (c,), float64, >= 0; in the unit of ``x``, or a share.
+
+    Raises:
+        NumericsError: for another ``how``, for features that are not finite, and, ``spectral``, for constant ones.
     """
     x = finite(x, "the features")
     weight = torch.ones(x.shape[:-1], dtype=torch.float64) if keep is None else keep.to(torch.float64)
@@ -64,8 +77,18 @@ def _strong_share(x: Tensor) -> Tensor:
 
 
 def exchanged_moments(joint: Moments, width: int, to: Tensor, source: Tensor, blend: float = 1.0) -> Moments:
-    """The moments of what ``exchange`` makes of a receiver of ``width`` channels, from those of receiver and giver side by
-    side; ``to`` and ``source`` ("k") as there. They are linear in the features: no example is looked at."""
+    """Compute the moments of what :func:`exchange` makes of a receiver; no example is looked at, as they are linear.
+
+    Args:
+        joint: moments of receiver and giver side by side.
+        width: channels of the receiver.
+        to: (k,), channels of the receiver that change.
+        source: (k,), channels of the giver that they are made of.
+        blend: share of the giver's, over 0 and up to 1.
+
+    Returns:
+        Moments of ``width`` channels.
+    """
     own = torch.arange(width)
     other = own.clone()
     other[to] = width + source
@@ -79,8 +102,11 @@ def exchanged_moments(joint: Moments, width: int, to: Tensor, source: Tensor, bl
 
 
 def weakest(scores: Tensor, k: int) -> Tensor:
-    """The ``k`` channels of the lowest scores, lowest first; the lower number first among ties (within a millionth of
-    the largest, so that rounding does not choose). Raises NumericsError where there are fewer channels."""
+    """Choose the ``k`` channels of the lowest ``scores`` (c,): (k,), int64, lowest first.
+
+    The lower number comes first among ties (within a millionth of the largest, so that rounding does not choose). Raises
+    NumericsError where there are fewer channels.
+    """
     scores = finite(scores, "the scores")
     if scores.ndim != 1 or not 0 < k <= len(scores):
         raise NumericsError(f"{k} of {tuple(scores.shape)} channels cannot be chosen: use a smaller proportion.")
@@ -89,9 +115,22 @@ def weakest(scores: Tensor, k: int) -> Tensor:
 
 
 def exchange(receiver: Tensor, giver: Tensor, to: Tensor, source: Tensor, blend: float = 1.0) -> Tensor:
-    """``receiver`` ("... c") with channels ``to`` ("k") made (1 - blend) of itself and blend of the giver's ("... e")
-    channels ``source`` ("k"). Raises NumericsError where the two are not of the same examples and tokens, the channels
-    do not pair, or the blend is not over 0 and up to 1."""
+    """Blend channels of one modality into those of another.
+
+    Args:
+        receiver: (..., c), features or tokens.
+        giver: (..., e), of the same examples and tokens.
+        to: (k,), channels of the receiver that change.
+        source: (k,), channels of the giver.
+        blend: share of the giver's, over 0 and up to 1; the rest is the receiver's own.
+
+    Returns:
+        (..., c), in the receiver's dtype.
+
+    Raises:
+        NumericsError: where the two are not of the same examples and tokens, the channels do not pair, or the blend is
+            out of range.
+    """
     if receiver.shape[:-1] != giver.shape[:-1]:
         raise NumericsError(
             f"channels are exchanged between features of the same examples and tokens, found {tuple(receiver.shape)} "
@@ -115,24 +154,36 @@ class Injection:
     top: float  # σ_1
     gap: float  # δ_k = σ_k - σ_(k+1)
     norm: float  # ‖x' - x‖₂, all channels at once
-    norms: Tensor  # of each exchanged channel alone, ("k")
+    norms: Tensor  # of each exchanged channel alone, (k,)
     novelty: (
         Tensor  # share of each given channel's norm outside the span of the top k left singular vectors; 0 for none
     )
 
 
-def injection(x: Tensor, given: Tensor, blended: Tensor, to: Tensor) -> Injection:
-    """``x`` ("n c") with its channels ``to`` ("k") blended with ``given`` ("n k") is ``blended`` ("n c"); all centred here.
+def injection(x: Tensor, giver: Tensor, blended: Tensor, to: Tensor) -> Injection:
+    """Measure what blending channels into features does to their spectrum; all are centred here.
 
     Where ‖x' - x‖₂ < δ_k / 2 the k dominant directions stay that: σ_k' > σ_(k+1)' (Weyl), and they turn by an angle whose
-    sine is at most ‖x' - x‖₂ / (δ_k - ‖x' - x‖₂) < 1 (Wedin 1972). Raises NumericsError for constant features.
+    sine is at most ‖x' - x‖₂ / (δ_k - ‖x' - x‖₂) < 1 (Wedin 1972).
+
+    Args:
+        x: (n, c), the features.
+        giver: (n, k), the channels that are blended in.
+        blended: (n, c), the features afterwards, x'.
+        to: (k,), the channels that changed.
+
+    Returns:
+        Norms and directions, in the unit of ``x``.
+
+    Raises:
+        NumericsError: for constant features, and for values that are not finite.
     """
-    x, blended, given = (y - y.mean(0) for y in (finite(x, "the features"), finite(blended, "x'"), finite(given, "y")))
+    x, blended, giver = (y - y.mean(0) for y in (finite(x, "the features"), finite(blended, "x'"), finite(giver, "y")))
     u, sigma, _ = torch.linalg.svd(x, full_matrices=False)
     k = max(1, math.floor(effective_rank(sigma) + 1e-9))
     following = float(sigma[k]) if k < len(sigma) else 0.0
-    outside = given - u[:, :k] @ (u[:, :k].T @ given)
-    length = given.norm(dim=0)
+    outside = giver - u[:, :k] @ (u[:, :k].T @ giver)
+    length = giver.norm(dim=0)
     share = outside.norm(dim=0) / length.clamp_min(torch.finfo(torch.float64).tiny)
     change = blended - x
     return Injection(
@@ -146,9 +197,9 @@ def injection(x: Tensor, given: Tensor, blended: Tensor, to: Tensor) -> Injectio
 
 
 def clip_ranks(x: Tensor) -> Tensor:
-    """Effective rank ("n", float64, 1 to min(t, c)) of each example's tokens ("n t c"), not centred: exp of the
-    entropy of σ/Σσ (Roy and Vetterli 2007); 0 for tokens that are all 0. From ``numpy.linalg.svd`` of each.
+    """Compute the effective rank, (n,) float64 in [1, min(t, c)], of each example's tokens ``x`` (n, t, c), not centred.
 
+    exp of the entropy of σ/Σσ (Roy and Vetterli 2007); 0 for tokens that are all 0. From ``numpy.linalg.svd`` of each.
     Raises NumericsError for another shape and for values that are not finite.
     """
     if x.ndim != 3:
@@ -161,7 +212,7 @@ def clip_ranks(x: Tensor) -> Tensor:
 
 
 def harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
-    """2ab/(a + b) of each pair, float64; 0 where one of the two is not positive.
+    """Compute 2ab/(a + b) of each pair of two tensors of one shape, float64; 0 where one of the two is not positive.
 
     Equals ``scipy.stats.hmean([a, b])`` for positive numbers. Raises NumericsError where one is not finite.
     """

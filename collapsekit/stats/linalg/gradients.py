@@ -13,7 +13,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 def outer_product_sum(gradients: Tensor) -> Tensor:
-    """Sum of g gᵀ over all examples and positions ("d d", float64) of gradients ("n ... d").
+    """Sum g gᵀ, (d, d) float64, over all examples and positions of ``gradients`` (n, ..., d).
 
     Divided by n, and summed over the outputs the gradients are of, it is the average gradient outer product of
     Radhakrishnan et al. 2024 (Science 383:1461). Equals ``numpy.einsum('...i,...j->ij', g, g)``.
@@ -25,7 +25,7 @@ def outer_product_sum(gradients: Tensor) -> Tensor:
 
 
 def spectrum_of(x: Tensor) -> Tensor:
-    """Singular values ("min(r, c)", descending, float64) of a matrix "r c" as it is, without centring.
+    """Compute the singular values, (min(r, c),) float64, descending, of ``x`` (r, c) as it is, without centring.
 
     Equals ``numpy.linalg.svd(x, compute_uv=False)``. Raises NumericsError where x is no finite matrix.
     """
@@ -36,10 +36,18 @@ def spectrum_of(x: Tensor) -> Tensor:
 
 
 def leading_subspace(gram: Tensor, share: float, size: int | None = None) -> Tensor:
-    """The fewest leading eigenvectors ("d k", orthonormal columns) of a positive semidefinite matrix "d d" that
-    hold ``share`` (over 0, up to 1) of its trace; or, where ``size`` is given, that many.
+    """Find the fewest leading eigenvectors that hold a share of a matrix's trace.
 
-    Raises NumericsError for a share out of range and where the trace is 0.
+    Args:
+        gram: (d, d), positive semidefinite.
+        share: of its trace, over 0 and up to 1.
+        size: how many eigenvectors to take instead.
+
+    Returns:
+        (d, k), orthonormal columns.
+
+    Raises:
+        NumericsError: for a share out of range and where the trace is 0.
     """
     gram = matrix(gram, "the outer product")
     if not 0 < share <= 1:
@@ -58,10 +66,18 @@ def leading_subspace(gram: Tensor, share: float, size: int | None = None) -> Ten
 
 
 def row_subspace(weight: Tensor, columns: Tensor, share: float) -> Tensor:
-    """Leading directions ("d r", orthonormal columns) in which the neurons of ``weight`` ("o d") read its inputs
-    ``columns`` ("d", bool), other weights set to 0: those that hold ``share`` of the squared singular values.
+    """Find the leading directions in which the neurons of a layer read some of its inputs, other weights set to 0.
 
-    Raises NumericsError where all of these weights are 0, or there are none.
+    Args:
+        weight: (o, d), the layer's weights.
+        columns: (d,), bool, the inputs.
+        share: of the squared singular values, over 0 and up to 1.
+
+    Returns:
+        (d, r), orthonormal columns that hold ``share``.
+
+    Raises:
+        NumericsError: where all of these weights are 0, or there are none.
     """
     part = matrix(weight, "the weights") * columns.to(torch.float64)
     if not bool((part != 0).any()):
@@ -70,9 +86,10 @@ def row_subspace(weight: Tensor, columns: Tensor, share: float) -> Tensor:
 
 
 def row_basis(weight: Tensor) -> Tensor:
-    """Orthonormal columns ("d r", r the smaller of o and d) whose span holds the rows of ``weight`` ("o d").
+    """Find orthonormal columns, (d, r) with r the smaller of o and d, whose span holds the rows of ``weight`` (o, d).
 
-    Wᵀ M W lies in that span for any M, so its decomposition is that of the "r r" matrix in this basis.
+    Wᵀ M W lies in that span for any M, so its decomposition is that of the (r, r) matrix in this basis. Raises
+    NumericsError where the weights are no finite matrix.
     """
     weight = matrix(weight, "the weights")
     with threads_for(4.0 * weight.numel() * min(weight.shape)):
@@ -81,11 +98,10 @@ def row_basis(weight: Tensor) -> Tensor:
 
 
 def subspace_alignment(a: Tensor, b: Tensor) -> float:
-    """Mean squared cosine of the principal angles between the spans of ``a`` ("d k") and ``b`` ("d r"), whose
-    columns are orthonormal: 0 where they are orthogonal, 1 where one lies in the other.
+    """Compute the mean squared cosine of the principal angles between the spans of ``a`` (d, k) and ``b`` (d, r).
 
-    For two spans at random its mean is max(k, r)/d. Equals
-    ``numpy.mean(numpy.cos(scipy.linalg.subspace_angles(a, b)) ** 2)``.
+    Their columns are orthonormal. 0 where the spans are orthogonal, 1 where one lies in the other; for two spans at random
+    its mean is max(k, r)/d. Equals ``numpy.mean(numpy.cos(scipy.linalg.subspace_angles(a, b)) ** 2)``.
     Raises NumericsError where the two are of different spaces, or one is empty.
     """
     a, b = matrix(a, "the first subspace"), matrix(b, "the second subspace")
@@ -98,7 +114,7 @@ def subspace_alignment(a: Tensor, b: Tensor) -> float:
 
 
 def frobenius_cosine(a: Tensor, b: Tensor) -> float:
-    """⟨a, b⟩/(‖a‖‖b‖) of two tensors of one shape, -1 to 1; for positive semidefinite matrices 0 to 1.
+    """Compute ⟨a, b⟩/(‖a‖‖b‖) of two tensors of one shape, in [-1, 1]; for positive semidefinite matrices in [0, 1].
 
     Equals ``1 - scipy.spatial.distance.cosine(a.ravel(), b.ravel())``. Raises NumericsError where one is 0.
     """
@@ -108,7 +124,7 @@ def frobenius_cosine(a: Tensor, b: Tensor) -> float:
 
 
 def cosine_matrix(vectors: Tensor) -> Tensor:
-    """Cosines ("m m", symmetric, float64, -1 to 1) between rows of ``vectors`` ("m p").
+    """Compute cosines, (m, m) symmetric float64 in [-1, 1], between the rows of ``vectors`` (m, p).
 
     Equals ``sklearn.metrics.pairwise.cosine_similarity``, but for a row of zeros, which raises NumericsError.
     """
@@ -124,10 +140,11 @@ def cosine_matrix(vectors: Tensor) -> Tensor:
 
 
 def owned_columns(drive: Tensor, share: float) -> Tensor:
-    """Which of m modalities owns each of d columns ("d", int64; -1: none), from how far each moves it ("m d", >= 0).
+    """Decide which of m modalities owns each of d columns: (d,), int64, -1 where none does.
 
-    A column belongs to the modality that does at least ``share`` (over 0.5, up to 1) of the moving; a column that
-    none moves, or several do, belongs to none. Raises NumericsError for a share out of range or a negative drive.
+    ``drive`` (m, d), >= 0, says how far each modality moves each column. A column belongs to the modality that does at
+    least ``share`` (over 0.5, up to 1) of the moving; a column that none moves, or several do, belongs to none. Raises
+    NumericsError for a share out of range or a negative drive.
     """
     drive = matrix(drive, "the drive")
     if not 0.5 < share <= 1:

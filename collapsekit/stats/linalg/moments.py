@@ -26,10 +26,10 @@ Kind = TypeVar("Kind", bound=_Mergeable)
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """First and second moments of a set of examples.
+    """First and second moments of a set of examples, in float64.
 
-    ``n``: how many; ``mean``: "d"; ``scatter``: "d d", the sum of outer products of the centred examples
-    (``(n - 1) * numpy.cov(x.T)``). Both tensors are float64.
+    ``n``: how many; ``mean``: (d,); ``scatter``: (d, d), the sum of outer products of the centred examples
+    (``(n - 1) * numpy.cov(x.T)``).
     """
 
     n: int
@@ -38,15 +38,16 @@ class Moments:
 
     @classmethod
     def empty(cls, d: int) -> Moments:
-        """The moments of no examples of ``d`` features: what every other value merges with unchanged."""
+        """Make the moments of no examples of ``d`` features: what every other value merges with unchanged."""
         return cls(0, torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64))
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
-        """The moments of ``x`` ("n d", any real dtype, in memory or mapped), ``ROWS`` at a time.
+        """Compute the moments of ``x`` (n, d), of any real dtype, in memory or mapped, ``ROWS`` at a time.
 
         Centred before anything is squared, so a large mean costs no digits; memory is O(d²), whatever n is. Raises
-        NumericsError where x is not a finite matrix, or overflows."""
+        NumericsError where x is not a finite matrix, or overflows.
+        """
         sums = Summing(x.shape[-1] if x.ndim else 0)
         for part in x.split(ROWS) if x.ndim else [x]:
             sums.add(part)
@@ -58,7 +59,7 @@ class Moments:
         return self.mean.shape[0]
 
     def constant(self) -> Tensor:
-        """Which features ("d", bool) do not vary: standard deviation at most 1e-10 of the absolute mean.
+        """Tell which features, (d,) bool, do not vary: standard deviation at most 1e-10 of the absolute mean.
 
         Relative, because a constant column accumulates rounding in proportion to its mean; a column of mean
         zero is constant only where it is exactly zero.
@@ -67,7 +68,10 @@ class Moments:
         return spread <= CONSTANT_RTOL * self.mean.abs()
 
     def merge(self, other: Moments) -> Moments:
-        """The moments of both sets together (Chan, Golub and LeVeque 1983, eq. 2.1, in matrix form)."""
+        """Compute the moments of both sets together (Chan, Golub and LeVeque 1983, eq. 2.1, in matrix form).
+
+        Raises NumericsError for other features.
+        """
         if self.d != other.d:
             raise NumericsError(
                 f"moments can only be merged over the same features, found {self.d} and {other.d}: "
@@ -93,7 +97,7 @@ class Summing:
         self._centred = torch.zeros(0, d, dtype=torch.float64)  # the rows at hand; kept, as fresh memory costs time
 
     def add(self, x: Tensor) -> None:
-        """Take in some rows ("k d", any real dtype). Raises NumericsError where they are not a finite matrix."""
+        """Take in some rows ``x`` (k, d), of any real dtype. Raises NumericsError where they are not a finite matrix."""
         if x.ndim != 2 or not x.is_floating_point():
             x = matrix(x, "the features")
         k = x.shape[0]
@@ -115,7 +119,10 @@ class Summing:
         self.n = n
 
     def moments(self) -> Moments:
-        """What there is so far; it shares memory with what is added later. Raises NumericsError where it overflowed."""
+        """Return what there is so far; it shares memory with what is added later.
+
+        Raises NumericsError where it overflowed.
+        """
         if not bool(torch.isfinite(self.scatter).all()):
             raise NumericsError("the features overflow float64 when squared: divide them by a constant.")
         return Moments(self.n, self.mean, self.scatter)
@@ -125,13 +132,26 @@ Each = Callable[[Callable[[int], Any], range], Iterable[Any]]  # as map; it may 
 
 
 def grouped_moments(x: Tensor, groups: Tensor, count: int, each: Each = map) -> list[Moments]:
-    """The moments of each group of rows: ``x`` "n d", ``groups`` "n" whole numbers in 0..count-1."""
+    """Compute the moments of each group of rows.
+
+    Args:
+        x: (n, d), features.
+        groups: (n,), whole numbers in 0..count-1.
+        count: how many groups there are.
+        each: runs the pieces of work, as map.
+
+    Returns:
+        The moments of each group, in order.
+
+    Raises:
+        NumericsError: for groups or features that do not fit.
+    """
     groups = group_ids(groups, len(x), count)
     return list(each(lambda g: _moments_of(x, groups == g), range(count)))
 
 
 def _moments_of(x: Tensor, chosen: Tensor) -> Moments:
-    """The moments of the rows ``chosen`` ("n", bool), of which a few at a time are copied."""
+    """Compute the moments of the rows ``chosen`` (n,), bool, of which a few at a time are copied."""
     sums = Summing(x.shape[-1])
     for rows in chosen.nonzero()[:, 0].split(ROWS):
         sums.add(x[rows])
@@ -139,12 +159,22 @@ def _moments_of(x: Tensor, chosen: Tensor) -> Moments:
 
 
 def moments_left_out(x: Tensor, groups: Tensor, count: int, each: Each = map) -> tuple[Moments, Iterator[Moments]]:
-    """The moments of all rows of ``x`` ("n d"), and one after another those without each group ("n" whole numbers in
-    0..count-1).
+    """Compute the moments of all rows, and one after another those without each group.
 
-    Where ``count`` matrices "d d" are too large to keep (see KEEP), groups are halved again and again, carrying what lies
+    Where ``count`` matrices (d, d) are too large to keep (see KEEP), groups are halved again and again, carrying what lies
     outside: log2(count) passes over x and as many matrices. Nothing is subtracted that could cancel.
-    Raises NumericsError with fewer than 2 groups.
+
+    Args:
+        x: (n, d), features.
+        groups: (n,), whole numbers in 0..count-1.
+        count: how many groups there are.
+        each: runs the pieces of work, as map.
+
+    Returns:
+        The moments of all, and an iterator over those without each group.
+
+    Raises:
+        NumericsError: with fewer than 2 groups, and for groups or features that do not fit.
     """
     d = x.shape[-1]
     if count * d * d * 8 <= KEEP:
@@ -168,7 +198,7 @@ def _halved(x: Tensor, groups: Tensor, first: int, last: int, outside: Moments) 
 
 
 def merge_all(parts: Sequence[Kind]) -> Kind:
-    """All parts together. Raises NumericsError where there are none."""
+    """Merge all parts. Raises NumericsError where there are none."""
     if not parts:
         raise NumericsError("there are no moments to merge: pass at least one part, or use Moments.empty.")
     total = parts[0]
@@ -178,7 +208,7 @@ def merge_all(parts: Sequence[Kind]) -> Kind:
 
 
 def leave_one_out(parts: Sequence[Kind]) -> Iterator[Kind]:
-    """For each i, all parts but the i-th together, of moments or other sums that merge.
+    """Merge, for each i, all parts but the i-th, of moments or other sums.
 
     Merges prefixes with suffixes: 3 merges a part, and no subtraction that could cancel.
     Raises NumericsError with fewer than 2 parts.

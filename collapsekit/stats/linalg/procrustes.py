@@ -16,7 +16,7 @@ _RANK_RTOL = 1e-10
 
 
 def procrustes_cosine(x: Tensor, y: Tensor) -> float:
-    """Mean over examples of cos(x_i R, y_i), in [-1, 1], for ``x`` and ``y`` both "n d", centred.
+    """Compute the mean over examples of cos(x_i R, y_i), in [-1, 1], for ``x`` and ``y`` both (n, d), centred.
 
     R is the orthogonal matrix that minimises |XR - Y|_F (Schönemann 1966): R = UVᵀ with USVᵀ the singular value
     decomposition of XᵀY, as in ``scipy.linalg.orthogonal_procrustes(X, Y)[0]``. Directions R does not determine (S = 0)
@@ -38,7 +38,20 @@ def procrustes_cosine(x: Tensor, y: Tensor) -> float:
 
 
 def procrustes_leave_out(x: Tensor, y: Tensor, groups: Tensor, count: int) -> tuple[float, list[float]]:
-    """``procrustes_cosine`` of all examples, and with each of ``count`` groups of rows left out and R fitted anew."""
+    """Compute :func:`procrustes_cosine` of all examples, and without each group of rows, R fitted anew.
+
+    Args:
+        x: (n, d), the first features.
+        y: (n, d), the second features.
+        groups: (n,), whole numbers in 0..count-1.
+        count: how many groups there are.
+
+    Returns:
+        The cosine of all, and ``count`` of them, each without one group.
+
+    Raises:
+        NumericsError: as :func:`procrustes_cosine`, and for groups that do not fit.
+    """
     x, y = _pair(x, y)
     groups = group_ids(groups, x.shape[0], count).to(x.device)
     kept = [groups != g for g in range(count)]
@@ -47,9 +60,18 @@ def procrustes_leave_out(x: Tensor, y: Tensor, groups: Tensor, count: int) -> tu
 
 
 def procrustes_null(x: Tensor, y: Tensor, orders: Sequence[Tensor]) -> list[float]:
-    """``procrustes_cosine`` with the examples of one side in another order: what fitting R alone achieves.
+    """Compute :func:`procrustes_cosine` with the examples of one side in another order: what fitting R alone achieves.
 
-    Each of ``orders`` (row indices, "n") is applied to x, then to y, so that the values are those of (y, x), too.
+    Args:
+        x: (n, d), the first features.
+        y: (n, d), the second features.
+        orders: row indices (n,), each applied to x, then to y, so that the values are those of (y, x), too.
+
+    Returns:
+        Two cosines an order.
+
+    Raises:
+        NumericsError: as :func:`procrustes_cosine`.
     """
     x, y = _pair(x, y)
     pairs = (pair for o in orders for pair in ((x[o], y), (x, y[o])))

@@ -17,7 +17,7 @@ _EPS = torch.finfo(torch.float64).eps
 
 
 def singular_values(m: Moments) -> Tensor:
-    """Singular values ("d", descending, float64) of the centred data matrix, from the scatter alone.
+    """Compute singular values, (d,) float64, descending, of the centred data matrix from the scatter alone.
 
     They are square roots of eigenvalues, which are exact to about eps·d of the largest: values at or below
     1.5e-8·sqrt(d)·σmax are rounding and set to 0, as are constant columns (see ``Moments.constant``).
@@ -38,12 +38,12 @@ def singular_values(m: Moments) -> Tensor:
 
 
 def spectra(moments: Iterable[Moments], d: int) -> list[Tensor]:
-    """``singular_values`` of each of several moments of ``d`` features, such as those with a group left out."""
+    """Compute :func:`singular_values`, each (d,), of several moments of ``d`` features."""
     return side_by_side(singular_values, moments, 4 / 3 * d**3)
 
 
 def singular_values_svd(x: Tensor) -> Tensor:
-    """Singular values ("d", descending, float64) of ``x`` ("n d") after centring, by a float64 SVD.
+    """Compute singular values, (d,) float64, descending, of ``x`` (n, d) after centring, by a float64 SVD.
 
     Resolves values down to eps·max(n, d)·σmax (the tolerance of ``numpy.linalg.matrix_rank``), and sets
     smaller ones to 0. Needs all of x at once. Raises NumericsError with fewer than 2 examples.
@@ -65,10 +65,10 @@ def singular_values_svd(x: Tensor) -> Tensor:
 
 
 def effective_rank(sigma: Tensor) -> float:
-    """exp of the entropy of σ/Σσ: 1 for one direction, d for an isotropic spectrum.
+    """Compute exp of the entropy of σ/Σσ for singular values ``sigma`` (d,).
 
-    Roy and Vetterli 2007; the entropy is of the singular values themselves, not of their squares.
-    Raises NumericsError where all of them are 0.
+    1 for one direction, d for an isotropic spectrum. Roy and Vetterli 2007; the entropy is of the singular values
+    themselves, not of their squares. Raises NumericsError where all of them are 0.
     """
     s = _relative(sigma)
     p = s / s.sum()
@@ -76,24 +76,27 @@ def effective_rank(sigma: Tensor) -> float:
 
 
 def numerical_rank(sigma: Tensor, rtol: float = 1e-3) -> int:
-    """How many singular values exceed ``rtol``·σmax (``numpy.linalg.matrix_rank`` with that tolerance)."""
+    """Count the singular values in ``sigma`` (d,) over ``rtol``·σmax: ``numpy.linalg.matrix_rank`` with that tolerance.
+
+    From 1 to d. Raises NumericsError where all of them are 0, and for a tolerance outside [0, 1).
+    """
     if not 0 <= rtol < 1:
         raise NumericsError(f"the relative tolerance of a rank lies in [0, 1), found {rtol}: use 1e-3.")
     return int((_relative(sigma) > rtol).sum())
 
 
 def stable_rank(sigma: Tensor) -> float:
-    """Σσ²/σmax², the squared Frobenius over the squared spectral norm (Rudelson and Vershynin 2007).
+    """Compute Σσ²/σmax² of ``sigma`` (d,), the squared Frobenius over the squared spectral norm.
 
-    From 1 to d. Raises NumericsError where all of them are 0.
+    Rudelson and Vershynin 2007. From 1 to d. Raises NumericsError where all of them are 0.
     """
     return float(_relative(sigma).square().sum())
 
 
 def participation_ratio(sigma: Tensor) -> float:
-    """(Σσ²)²/Σσ⁴, the participation ratio of the covariance's eigenvalues (Gao et al. 2017).
+    """Compute (Σσ²)²/Σσ⁴ of ``sigma`` (d,), the participation ratio of the covariance's eigenvalues.
 
-    From 1 to d. Raises NumericsError where all of them are 0.
+    Gao et al. 2017. From 1 to d. Raises NumericsError where all of them are 0.
     """
     power = _relative(sigma).square()
     return float(power.sum().square() / power.square().sum())

@@ -17,8 +17,11 @@ _SINGULAR_RTOL = 1e-10
 
 @dataclass(frozen=True, eq=False)
 class Vif:
-    """``values`` ("k", float64, each >= 1) of the columns in ``kept``; columns in ``constant`` were dropped.
-    Where ``bound``, the correlation matrix is near-singular and each value is a lower bound."""
+    """Variance inflation factors ``values`` (k,), float64, each >= 1, of the columns in ``kept``.
+
+    Columns in ``constant`` were dropped. Where ``bound``, the correlation matrix is near-singular and each value is a lower
+    bound.
+    """
 
     values: Tensor
     kept: tuple[int, ...]
@@ -27,7 +30,7 @@ class Vif:
 
 
 def vif(m: Moments) -> Vif:
-    """Variance inflation factors 1/(1 - R²) of each feature regressed (with intercept) on all others.
+    """Compute variance inflation factors 1/(1 - R²), (k,), of each feature regressed (with intercept) on all others.
 
     The diagonal of the inverse correlation matrix (Belsley, Kuh and Welsch 1980, section 3.2); equals
     ``statsmodels.stats.outliers_influence.variance_inflation_factor`` on a design with a constant column.

@@ -13,7 +13,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from collapsekit.checkpoint.formats.detect import Found, locate
+from collapsekit.checkpoint.formats.detect import LocatedWeights, locate
 from collapsekit.checkpoint.formats.layout import ITEM_BYTES
 from collapsekit.checkpoint.formats.worker import as_data
 from collapsekit.checkpoint.mmap import mapped
@@ -22,7 +22,7 @@ from collapsekit.errors import RefusedError
 DTYPES = [getattr(torch, name) for name in ITEM_BYTES]
 
 
-def tensors_of(found: Found) -> dict[str, Tensor]:
+def tensors_of(found: LocatedWeights) -> dict[str, Tensor]:
     """As the parent process gets them: through JSON, then mapped."""
     data = json.loads(json.dumps(as_data(found)))
     return mapped(data["files"], data["tensors"])

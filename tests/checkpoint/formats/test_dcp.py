@@ -423,7 +423,7 @@ def test_pieces_of_several_dtypes_and_too_many(tmp_path: Path, monkeypatch: pyte
     metadata.storage_data[stored["w", (0,)]] = metadata.storage_data[stored["v", (0,)]]
     (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
     refused(tmp_path, "the pieces of its tensor 'w' are of several dtypes")
-    monkeypatch.setattr(distributed, "_MOST_CHUNKS", 3)
+    monkeypatch.setattr(distributed, "_MAX_CHUNKS", 3)
     refused(tmp_path, "it has 4 pieces, more than the 3 that are read")
 
 

@@ -57,8 +57,8 @@ def test_each_kind_is_told_by_its_content_and_by_one_reader_alone(tmp_path: Path
         assert list(found.tensors) == ["a", "b"]
         assert (found.key, found.names) == (None, [])
         assert all(p.parent == tmp_path for p in found.files)
-        given = module._given(module.open_file(path))
-        assert next(f.name for f in FORMATS if f.sniff(given)) == name
+        candidate = module._candidate(module.open_file(path))
+        assert next(f.name for f in FORMATS if f.sniff(candidate)) == name
 
 
 def test_kinds_of_directories_are_those_the_notes_name(tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def test_a_look_opens_each_file_once(file: Path, opens: list[Path]) -> None:
                 assert stream.read() == b"content"
         with one_look() as inner:
             assert inner is look
-        assert look.identity(file) == look.known(file) == identity(file.stat())
-        assert look.known(file.parent / "other") is None
+        assert look.identity(file) == look.identity_if_open(file) == identity(file.stat())
+        assert look.identity_if_open(file.parent / "other") is None
         assert opens == [file]
     assert stream.closed
     with stream_of(file) as alone:
@@ -74,7 +74,7 @@ def test_what_replaces_a_file_is_not_seen(file: Path) -> None:
 
 
 def test_of_many_files_few_are_open_and_each_is_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handles, "MOST_OPEN", 2)
+    monkeypatch.setattr(handles, "MAX_OPEN", 2)
     paths = [tmp_path / str(i) for i in range(5)]
     for path in paths:
         path.write_text(path.name)

@@ -228,6 +228,6 @@ def test_an_index_that_lies(tmp_path: Path, content: bytes, says: str) -> None:
 
 def test_shards_without_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sharded(tmp_path)
-    monkeypatch.setattr(module, "_MOST_SHARDS", 1)
+    monkeypatch.setattr(module, "_MAX_SHARDS", 1)
     refused(tmp_path, "its index names 2 shards, more than the 1 that are read")
     assert json.loads((tmp_path / "model.safetensors.index.json").read_text())

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapsekit.checkpoint.formats import holes
-from collapsekit.checkpoint.formats.holes import LEAST, crc32_of_zeros, runs, stored_bytes
+from collapsekit.checkpoint.formats.holes import MIN_HOLE, crc32_of_zeros, runs, stored_bytes
 
 BLOCK = 4096  # of a file system, at most
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 5 * LEAST))
+@given(st.integers(0, 2**32 - 1), st.integers(0, 5 * MIN_HOLE))
 def test_zeros_are_reckoned_as_they_would_be_read(crc: int, count: int) -> None:
     assert crc32_of_zeros(crc, count) == zlib.crc32(bytes(count), crc)
 
@@ -52,8 +52,8 @@ def test_zeros_behind_zeros(crc: int, one: int, two: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=6, unique=True), st.integers(0, 45), st.data())
 def test_runs_are_the_bytes_in_order(folder: Path, blocks: list[int], extra: int, data: st.DataObject) -> None:
-    places = sorted(b * (LEAST // 4) for b in blocks)
-    size = (places[-1] + BLOCK if places else 0) + extra * (LEAST // 4) + 1
+    places = sorted(b * (MIN_HOLE // 4) for b in blocks)
+    size = (places[-1] + BLOCK if places else 0) + extra * (MIN_HOLE // 4) + 1
     path = sparse(folder / "runs", places, size)
     begin = data.draw(st.integers(0, size))
     end = data.draw(st.integers(begin, size))
@@ -65,7 +65,7 @@ def test_runs_are_the_bytes_in_order(folder: Path, blocks: list[int], extra: int
         at = begin
         for start, stop, hole in found:
             assert start == at < stop
-            assert not hole or (stop - start >= LEAST and not any(whole[start:stop]))
+            assert not hole or (stop - start >= MIN_HOLE and not any(whole[start:stop]))
             at = stop
         assert at == end
         stored = stored_bytes(stream)
@@ -84,20 +84,20 @@ def test_what_is_stored_counts(folder: Path) -> None:
 
 
 def test_of_very_many_holes_the_file_system_is_believed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = sparse(folder / "many", [i * LEAST for i in range(6)], 1 << 40)
+    path = sparse(folder / "many", [i * MIN_HOLE for i in range(6)], 1 << 40)
     with path.open("rb") as stream:
         exact = stored_bytes(stream)
-        monkeypatch.setattr(holes, "_MOST_COUNTED", 3)
+        monkeypatch.setattr(holes, "_MAX_COUNTED", 3)
         assert exact == stored_bytes(stream) == path.stat().st_blocks * 512
 
 
 @pytest.mark.parametrize("lacks", [lambda m: m.delattr(os, "SEEK_HOLE"), lambda m: m.setattr(os, "lseek", _cannot)])
 def test_where_holes_cannot_be_told_all_is_stored(folder: Path, lacks: Callable[[pytest.MonkeyPatch], None]) -> None:
-    path = sparse(folder / "untold", (), 3 * LEAST)
+    path = sparse(folder / "untold", (), 3 * MIN_HOLE)
     with path.open("rb") as stream, pytest.MonkeyPatch.context() as patch:
         lacks(patch)
-        assert stored_bytes(stream) == 3 * LEAST
-        assert list(runs(stream, 0, 3 * LEAST)) == [(0, 3 * LEAST, False)]
+        assert stored_bytes(stream) == 3 * MIN_HOLE
+        assert list(runs(stream, 0, 3 * MIN_HOLE)) == [(0, 3 * MIN_HOLE, False)]
 
 
 def _cannot(descriptor: int, at: int, whence: int) -> int:

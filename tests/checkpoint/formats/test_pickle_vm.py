@@ -329,13 +329,13 @@ def test_states_are_kept_of_stand_ins_and_set_on_nothing_else() -> None:
 
 
 def test_operations_without_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickles, "MOST_OPERATIONS", 50)
+    monkeypatch.setattr(pickles, "MAX_OPERATIONS", 50)
     assert here(b"K\x010" * 24 + b"N.") is None
     says(b"K\x010" * 24 + b"N0N.", "its pickle has more than the 50 operations that are read")
 
 
 def test_names_without_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickles, "MOST_NAMES", 1)
+    monkeypatch.setattr(pickles, "MAX_NAMES", 1)
     says(b"ca\nb\nca\nb\ncc\nd\n.", "its pickle names more than the 1 classes that are read")
 
 

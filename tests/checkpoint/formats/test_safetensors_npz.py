@@ -263,7 +263,7 @@ def test_a_zip_of_arrays_alone_is_npz(spot: Path) -> None:
 
 def test_more_than_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     safetensors.torch.save_file({"a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "w")
-    monkeypatch.setattr(arrays, "MOST_TENSORS", 1)
+    monkeypatch.setattr(arrays, "MAX_TENSORS", 1)
     said = "is a safetensors file beyond what is read here (it has 2 tensors, more than the 1 that are read): save the"
     refused(tmp_path / "w", said)
     monkeypatch.setattr(arrays, "JSON_LIMIT", 10)

@@ -21,7 +21,7 @@ from collapsekit.checkpoint.formats import torch_save as torchsaved
 from collapsekit.checkpoint.formats.layout import DamagedError, Located, Odd
 from collapsekit.checkpoint.formats.pickle_vm import Name, StandIn
 from collapsekit.checkpoint.formats.source import open_file
-from collapsekit.checkpoint.formats.torch_save import Storage, load_torch_legacy, load_torch_zip, torch_calls
+from collapsekit.checkpoint.formats.torch_save import TorchStorage, load_torch_legacy, load_torch_zip, torch_calls
 from collapsekit.checkpoint.formats.zip_archive import Archive, open_archive
 from tests.checkpoint.formats.reading import DTYPES, assert_same, numbers, read, refused, rezipped, views
 from tests.hostile.assemble import (
@@ -272,10 +272,10 @@ def test_odd_tensors_say_what_they_are_and_disturb_no_other(
     assert_same(read(spot), WEIGHTS)
 
 
-def located(kind: str = "float32") -> Storage:
+def located(kind: str = "float32") -> TorchStorage:
     from collapsekit.checkpoint.formats.layout import Extent
 
-    return Storage(kind, "0", Extent(Path("f"), 0, 64))
+    return TorchStorage(kind, "0", Extent(Path("f"), 0, 64))
 
 
 CALLS = torch_calls(torchsaved._view(False))
@@ -376,11 +376,11 @@ def test_storages_in_a_zip_that_are_told_wrongly(spot: Path, pid: list[bytes], w
 def test_storages_in_a_zip_that_are_told_otherwise(spot: Path) -> None:
     torch_zip(spot, stored(plain(b"storage"), FLOAT, plain("0"), plain("cpu"), plain(4)))  # as Python 2 wrote it
     got = load_torch_zip(open_archive(open_file(spot).whole), {})
-    assert isinstance(got, Storage)
+    assert isinstance(got, TorchStorage)
     assert got.extent is not None
     assert got.extent.length == 16
     torch_zip(spot, stored(plain("storage"), named("torch", "QInt8Storage"), plain("9"), plain("cpu"), plain(4)))
-    assert load_torch_zip(open_archive(open_file(spot).whole), {}) == Storage("torch.QInt8Storage", "9", None)
+    assert load_torch_zip(open_archive(open_file(spot).whole), {}) == TorchStorage("torch.QInt8Storage", "9", None)
 
 
 def test_an_archive_without_a_pickle() -> None:

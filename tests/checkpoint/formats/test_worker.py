@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from collapsekit.checkpoint.formats import worker as child
-from collapsekit.checkpoint.formats.detect import Found, locate
+from collapsekit.checkpoint.formats.detect import LocatedWeights, locate
 from collapsekit.checkpoint.formats.handles import identity
 from collapsekit.checkpoint.formats.layout import Chunk, Located
 from collapsekit.checkpoint.formats.worker import ACTED, OUT_OF_MEMORY, answer, as_data, watch
@@ -226,7 +226,7 @@ def test_main_answers_and_ends(
 def test_an_answer_that_is_too_long(
     bounds_set: dict[Any, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "MOST_ANSWERED", 5)
+    monkeypatch.setattr(child, "MAX_ANSWERED", 5)
     monkeypatch.delattr(signal, "SIGIO", raising=False)  # as on Windows
     with pytest.raises(EndError, match=r"^0$"):
         child.main(5, 7, str(tmp_path))
@@ -266,7 +266,7 @@ def test_places_as_plain_data(tmp_path: Path) -> None:
     two.write_bytes(b"22")
     chunks = (Chunk(two, 5, (1, 2), (2, 1), (0, 0)), Chunk(one, 6, (1, 2), (2, 1), (1, 0), True))
     files = {one: (1, 2, 3, 4, 5), two: (1, 6, 7, 8, 9)}
-    data = as_data(Found("form", {"w": Located("int8", (2, 2), chunks)}, files, "key", "note", ["a.b"]))
+    data = as_data(LocatedWeights("form", {"w": Located("int8", (2, 2), chunks)}, files, "key", "note", ["a.b"]))
     assert json.loads(json.dumps(data)) == {
         "format": "form",
         "key": "key",

@@ -253,13 +253,13 @@ def test_checksums_are_taken_over_any_number_of_chunks(spot: Path, monkeypatch: 
 
 
 def test_members_without_number(spot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_MEMBERS", 1)
+    monkeypatch.setattr(module, "_MAX_MEMBERS", 1)
     says(spot, zipped(TWO), "it has 2 members, more than the 1 that are read")
     with pytest.raises(LimitError):  # they are counted before they are listed
         member_names(Extent(spot, 0, spot.stat().st_size))
-    monkeypatch.setattr(module, "_MOST_MEMBERS", 2)
+    monkeypatch.setattr(module, "_MAX_MEMBERS", 2)
     assert member_names(Extent(spot, 0, spot.stat().st_size)) == ["a/x", "a/y"]
-    monkeypatch.setattr(module, "_MOST_DIRECTORY", 90)
+    monkeypatch.setattr(module, "_MAX_DIRECTORY", 90)
     says(spot, zipped(TWO), "its directory has 98 bytes, more than the 90 that are read")
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.context import Progress
-from collapsekit.games.coalitions import coalitions, credits
-from collapsekit.interventions.marginal import donors
+from collapsekit.games.coalitions import shapley_values
+from collapsekit.interventions.marginal import marginal_samples
+from collapsekit.session.measured import make_game
 from collapsekit.stats.inference.jackknife import interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 
@@ -66,7 +67,7 @@ def naive_shapley(worth: Callable[[frozenset[str]], float], players: str) -> dic
 def test_credit_is_that_of_a_model_really_run_on_resampled_inputs(modalities: str) -> None:
     s = nonlinear(modalities)
     found = s.run("reliance", draws=DRAWS)
-    worths = naive_worths(s, donors(N, DRAWS, 0))
+    worths = naive_worths(s, marginal_samples(N, DRAWS, 0))
     everyone = frozenset(modalities)
     for which, suffix in ((0, ""), (1, "_metric")):
         expected = naive_shapley(lambda present, w=which: worths[present][w], modalities)
@@ -152,7 +153,7 @@ def test_credit_of_a_linear_regression_is_variance() -> None:
 def test_intervals_of_sampled_orders_cover_the_exact_credits() -> None:
     modalities = "abcdefg"
     s = nonlinear(modalities, 64)
-    worths = naive_worths(s, donors(64, 2, 0))
+    worths = naive_worths(s, marginal_samples(64, 2, 0))
     exact = naive_shapley_by_subset(lambda present: worths[present][0], modalities)
     found = s.run("reliance", draws=2, permutations=12)
     for m in modalities:
@@ -186,8 +187,8 @@ def naive_shapley_by_subset(worth: Callable[[frozenset[str]], float], players: s
 def test_sampled_orders_widen_the_interval_by_their_standard_error() -> None:
     s = nonlinear("abcdefg", 64)
     found = s.run("reliance", draws=2, permutations=3)
-    game = coalitions(s.adapter, s.features, 2, 0, Progress())
-    credit, error = credits(lambda mask: -game.worth(mask).loss, 7, 3, 0)
+    game = make_game(s.adapter, s.features, 2, 0, Progress())
+    credit, error = shapley_values(lambda mask: -game.value(mask).loss, 7, 3, 0)
     for i, m in enumerate("abcdefg"):
         low, high = interval(float(credit[i, 0]), credit[i, 1:].tolist())
         half = math.hypot((high - low) / 2, 1.959964 * float(error[i, 0]))
@@ -199,7 +200,7 @@ def test_a_credit_has_the_jackknife_interval_of_paired_differences() -> None:
     from scipy.stats import t as student_t
 
     s = nonlinear("ab")
-    other = donors(N, DRAWS, 0)
+    other = marginal_samples(N, DRAWS, 0)
     model, x, y = s.adapter.model, s.features.inputs, s.features.targets
     with torch.no_grad():
         gone = torch.stack([model(a=x["a"][o], b=x["b"]).double().softmax(1) for o in other]).mean(0)

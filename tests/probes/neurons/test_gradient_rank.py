@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
-from collapsekit.data.base import ArraySource
+from collapsekit.config.load import check_config
+from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
-from collapsekit.interventions.marginal import donors
+from collapsekit.interventions.marginal import marginal_samples
 from tests.probes.planted import Key, Planted, Study, linear, noise, plain, refusal, study
 
 N = 160
@@ -136,7 +136,7 @@ def test_conflict_is_the_cosine_of_gradients_with_the_others_from_other_examples
     found = s.run("gradient_rank", draws=3)
     alone = []
     for absent in "ba":
-        draws = [loss_gradient(s, side_by_side(s, **{absent: other})) for other in donors(N, 3, 0)]
+        draws = [loss_gradient(s, side_by_side(s, **{absent: other})) for other in marginal_samples(N, 3, 0)]
         alone.append(sum(np.concatenate([g.ravel() for g in d.values()]) for d in draws))
     expected = alone[0] @ alone[1] / np.linalg.norm(alone[0]) / np.linalg.norm(alone[1])
     assert found["conflict", "a", "b"].value == pytest.approx(expected, abs=1e-5)
@@ -149,7 +149,7 @@ def test_all_the_others_are_absent_together() -> None:
     x = {m: noise(i, N, 3) for i, m in enumerate("abc")}
     model = Planted(plain("abc"), nn.Sequential(linear(noise(5, 6, 9)), nn.Tanh()), linear(noise(7, 3, 6)))
     s = study(model, {"test": {**x, "label": torch.arange(N) % 3}})
-    other, own = donors(N, 1, 0)[0], s.features.inputs
+    other, own = marginal_samples(N, 1, 0)[0], s.features.inputs
     alone = []
     for m in "abc":
         given = torch.cat([own[k] if k == m else own[k][other] for k in "abc"], 1)

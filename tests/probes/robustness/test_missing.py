@@ -11,19 +11,24 @@ from pydantic import ValidationError
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
-from collapsekit.adapters.capture import hearing
-from collapsekit.adapters.inserts import absent as without
-from collapsekit.adapters.inserts import posts_of
+from collapsekit.adapters.inserts import capture_latents, posts_of
+from collapsekit.adapters.inserts import substitute_missing as without
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.config.schema import check_config
-from collapsekit.data.base import ArraySource
+from collapsekit.config.load import check_config
+from collapsekit.data.arrays import ArraySource
+from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.extraction import extract
 from collapsekit.games.balanced_reference import make_reference
-from collapsekit.interventions.imputation import Bank, bank_of, can_substitute, filled, lenders
-from collapsekit.interventions.marginal import seeds
+from collapsekit.interventions.imputation import (
+    BackgroundSet,
+    can_substitute,
+    find_neighbours,
+    impute,
+    make_background_set,
+)
 from collapsekit.interventions.replay import predict
 from collapsekit.probes.robustness.missing import MissingOptions, absent_sets
-from collapsekit.readouts.linear import prefix
+from collapsekit.session.measured import multimodal_prefix
 from collapsekit.stats.inference.jackknife import assign_groups, interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 
@@ -107,8 +112,8 @@ def test_random_examples_are_whole_training_examples_and_metrics_are_averaged() 
     s = nonlinear("abc")
     draws = 3
     found = s.run("missing", fills="sample", rates="0.5", draws=draws)
-    bank = bank_of(s.adapter, s.features, 4096)
-    rows = lenders(s.features, bank, "sample", torch.zeros(1, 80, 3, dtype=torch.bool), draws, 0)[0]
+    bank = make_background_set(s.adapter, s.features, 4096)
+    rows = find_neighbours(s.features, bank, "sample", torch.zeros(1, 80, 3, dtype=torch.bool), draws, 0)[0]
     ours, theirs = encoded(s, "test"), encoded(s, "train")
     expected = {}
     for absent in proper("abc"):
@@ -125,7 +130,7 @@ def test_random_examples_are_whole_training_examples_and_metrics_are_averaged() 
 def test_late_fusion_with_one_modality_left_is_its_calibrated_readout() -> None:
     s = nonlinear("ab")
     found = s.run("missing", fills="late", rates="0.5")
-    readouts = {m: prefix(s.adapter, s.features, m) for m in "ab"}
+    readouts = {m: multimodal_prefix(s.adapter, s.features, m) for m in "ab"}
     reference = make_reference(s.adapter, s.features, readouts, [])
     metric, loss = bars(found["patterns.late", None, None]), bars(found["patterns_loss.late", None, None])
     for absent, left in (("a", "b"), ("b", "a")):
@@ -138,7 +143,7 @@ def test_late_fusion_with_one_modality_left_is_its_calibrated_readout() -> None:
 def test_at_a_rate_every_example_meets_its_own_pattern(fill: str) -> None:
     s = nonlinear("abc")
     found = s.run("missing", fills=fill, rates=RATES)
-    own = seeds(s.adapter, s.features, 0)
+    own = modality_seeds(s.adapter, s.features, 0)
     u = np.stack([torch.rand(80, generator=torch.Generator().manual_seed(own[m]), dtype=torch.float64) for m in "abc"])
     outputs = {absent: by_hand(s, fill, absent).double() for absent in proper("abc")}
     outputs[()] = s.features.outputs.double()
@@ -306,11 +311,11 @@ def test_without_training_examples_others_of_the_split_lend_and_it_is_said() -> 
 @pytest.mark.parametrize("fill", ["neighbour", "sample"])
 def test_no_example_lends_to_itself(fill: str) -> None:
     s = nonlinear("ab", {"test": data("ab")["test"]})
-    bank = bank_of(s.adapter, s.features, 4096)
+    bank = make_background_set(s.adapter, s.features, 4096)
     assert bank.own
     absent = torch.zeros(2, 80, 2, dtype=torch.bool)
     absent[0, :, 0] = absent[1, :, 1] = True
-    rows = lenders(s.features, bank, fill, absent, 40, 0)
+    rows = find_neighbours(s.features, bank, fill, absent, 40, 0)
     assert not bool((rows == torch.arange(80)).any())
     assert int(rows.min()) >= 0
     assert int(rows.max()) < 80
@@ -397,7 +402,7 @@ def test_masks_and_raw_inputs_move_with_the_lender_and_stay_under_constants() ->
     absent = torch.zeros(80, 2, dtype=torch.bool)
     absent[::2, 0] = True
     rows = torch.arange(80) + 7
-    lent = filled(s.adapter, f, Bank(train, False), "sample", absent, rows)
+    lent = impute(s.adapter, f, BackgroundSet(train, False), "sample", absent, rows)
     for own, other, got in [
         *zip(f.recorded["words"], train.recorded["words"], lent.recorded["words"], strict=True),
         *((f.inputs[k], train.inputs[k], lent.inputs[k]) for k in ("tokens", "mask")),
@@ -408,7 +413,7 @@ def test_masks_and_raw_inputs_move_with_the_lender_and_stay_under_constants() ->
     assert lent.recorded["sight"] is f.recorded["sight"]
     assert torch.equal(lent.inputs["sight"], f.inputs["sight"])
     for fill in ("zeros", "mean"):
-        got = filled(s.adapter, f, Bank(train, False), fill, absent)
+        got = impute(s.adapter, f, BackgroundSet(train, False), fill, absent)
         for own, known, now in zip(f.recorded["words"], train.recorded["words"], got.recorded["words"], strict=True):
             if not own.is_floating_point():
                 assert torch.equal(now, own)
@@ -427,7 +432,7 @@ def test_part_of_a_split_is_a_split() -> None:
     assert len(some) == 3
     assert torch.equal(some.pooled["a"], s.features.pooled["a"][[5, 2, 9]])
     assert torch.equal(some.inputs["b"], s.features.inputs["b"][[5, 2, 9]])
-    assert not some.memo
+    assert some.facts is not s.features.facts
 
 
 # -- patterns, options, tasks ---------------------------------------------------------------------------------------
@@ -446,7 +451,7 @@ def test_copies_of_a_modality_go_missing_independently() -> None:
     x = noise(0, 200, 2)
     arrays = {"test": {"a": x, "b": x.clone(), "label": (x[:, 0] > 0).long()}}
     fusion = Apply(lambda z: torch.stack([-(z[:, 0] + z[:, 2]), z[:, 0] + z[:, 2]], 1))
-    own = seeds(*(lambda s: (s.adapter, s.features, 0))(study(Planted(plain("ab"), fusion), arrays)))
+    own = modality_seeds(*(lambda s: (s.adapter, s.features, 0))(study(Planted(plain("ab"), fusion), arrays)))
     assert own["a"] != own["b"]
 
 
@@ -560,14 +565,14 @@ def test_substitution_is_what_the_model_itself_does(layout: str) -> None:
     for absent in proper("abc"):
         gone = torch.tensor([m in absent for m in "abc"]).expand(n, -1)
         outputs[absent] = out = raw(s, gone)
-        given = filled(s.adapter, s.features, Bank(s.features, True), "substitution", gone)
+        given = impute(s.adapter, s.features, BackgroundSet(s.features, True), "substitution", gone)
         torch.testing.assert_close(predict(s.adapter, given).outputs, out, rtol=1e-4, atol=1e-5)
         accuracies["+".join(absent)] = float((out.argmax(1) == y).double().mean())
         losses["+".join(absent)] = float(nn.functional.cross_entropy(out.double(), y))
     assert bars(found["patterns.substitution", None, None]) == pytest.approx(accuracies, abs=1e-9)
     assert bars(found["patterns_loss.substitution", None, None]) == pytest.approx(losses, abs=1e-5)
     assert len(set(losses.values())) == 6
-    own = seeds(s.adapter, s.features, 0)
+    own = modality_seeds(s.adapter, s.features, 0)
     u = torch.stack(
         [torch.rand(n, generator=torch.Generator().manual_seed(own[m]), dtype=torch.float64) for m in "abc"]
     )
@@ -577,7 +582,7 @@ def test_substitution_is_what_the_model_itself_does(layout: str) -> None:
         accuracy = float((raw(s, gone).argmax(1) == y).double().mean())
         assert found["rates.substitution", None, None].curve.y[k] == pytest.approx(accuracy, abs=1e-9)
     whole = torch.zeros(n, 3, dtype=torch.bool)
-    given = filled(s.adapter, s.features, Bank(s.features, True), "substitution", whole)
+    given = impute(s.adapter, s.features, BackgroundSet(s.features, True), "substitution", whole)
     assert torch.equal(predict(s.adapter, given).outputs, predict(s.adapter, s.features).outputs)
 
 
@@ -664,10 +669,10 @@ def test_latent_encodings_are_those_of_the_features() -> None:
     """Not of a smaller batch run beside, and in the examples' order."""
     s = with_heads(nonlinear("abc"))
     gone = torch.tensor([True, False, False]).expand(80, -1)
-    given = filled(s.adapter, s.features, Bank(s.features, True), "substitution", gone)
+    given = impute(s.adapter, s.features, BackgroundSet(s.features, True), "substitution", gone)
     post = posts_of(s.adapter.model, "basis")["a"]
     first = post.insert.others[int(post.insert.order[0])]
-    with torch.no_grad(), hearing(s.adapter.model) as heard:
+    with torch.no_grad(), capture_latents(s.adapter.model) as heard:
         s.adapter.run(s.features.inputs)
         expected = post.insert.back(heard[first])
     torch.testing.assert_close(given.recorded["a"][0], expected, rtol=1e-5, atol=1e-6)

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from collapsekit.interventions.marginal import seeds
+from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.probes.robustness.noise import NoiseOptions
 from collapsekit.stats.inference.jackknife import assign_groups, interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
@@ -41,7 +41,7 @@ def nonlinear(modalities: str, arrays: dict[str, dict[str, Tensor]] | None = Non
 
 
 def fields(s: Study, m: str, shape: tuple[int, ...], draws: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seeds(s.adapter, s.features, 0)[m])
+    generator = torch.Generator().manual_seed(modality_seeds(s.adapter, s.features, 0)[m])
     return [torch.rand(shape, generator=generator) * 2 - 1 for _ in range(draws)]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.inference.prediction import (
-    MOST_RUNS,
+    MAX_RUNS,
     detectable_paired,
     detectable_retrained,
     examples_needed,
@@ -63,7 +63,7 @@ def test_as_many_runs_as_needed_and_no_more(sd: float, alpha: float, margin: flo
     effect = margin + more
     runs = runs_needed(sd, alpha, margin, effect)
     if runs is None:
-        assert detectable_retrained(sd, MOST_RUNS, alpha, margin) > effect
+        assert detectable_retrained(sd, MAX_RUNS, alpha, margin) > effect
     else:
         assert detectable_retrained(sd, runs, alpha, margin) <= effect
         assert runs == 2 or detectable_retrained(sd, runs - 1, alpha, margin) > effect

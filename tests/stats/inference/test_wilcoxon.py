@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats.inference.wilcoxon import FEWEST, MOST_EXACT, least_p, signed_rank
+from collapsekit.stats.inference.wilcoxon import MAX_EXACT, MIN_PAIRS, least_p, signed_rank
 
 
 def _by_hand(differences: list[float]) -> float:
@@ -63,7 +63,7 @@ def test_ties_are_as_in_scipys_permutation_test() -> None:
 @pytest.mark.parametrize("shift", [0.0, 0.05, -0.2])
 def test_many_pairs_take_the_normal_approximation(shift: float) -> None:
     rng = np.random.default_rng(1)
-    a = np.round(rng.normal(shift, 1, MOST_EXACT + 50), 1)  # tied
+    a = np.round(rng.normal(shift, 1, MAX_EXACT + 50), 1)  # tied
     theirs = stats.wilcoxon(a, method="asymptotic", correction=False)
     ours = signed_rank(a, np.zeros_like(a))
     assert not ours.exact
@@ -71,7 +71,7 @@ def test_many_pairs_take_the_normal_approximation(shift: float) -> None:
 
 
 def test_exact_and_normal_meet() -> None:
-    a = np.random.default_rng(2).normal(0.15, 1, MOST_EXACT)
+    a = np.random.default_rng(2).normal(0.15, 1, MAX_EXACT)
     near = stats.wilcoxon(a, method="asymptotic", correction=True).pvalue
     assert signed_rank(a, np.zeros_like(a)).p == pytest.approx(near, rel=0.02)
 
@@ -106,7 +106,7 @@ def test_the_fewest_pairs_are_the_fewest() -> None:
     for n in range(1, 12):
         best = signed_rank(list(range(1, n + 1)), [0] * n).p
         assert best == least_p(n)
-        assert (best <= 0.05) == (n >= FEWEST)
+        assert (best <= 0.05) == (n >= MIN_PAIRS)
 
 
 @pytest.mark.parametrize("bad", [([], []), ([1.0], [1.0, 2.0]), ([math.nan], [1.0]), ([1.0], [math.inf])])

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from collapsekit.adapters.build import find_submodule
-from collapsekit.config.schema import Config
+from collapsekit.ext import Config, find_submodule
 from collapsekit_callbacks.monitor import Log, Monitor
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from collapsekit.config.schema import Config
-from collapsekit.errors import ConfigError
+from collapsekit.ext import Config, ConfigError
 from collapsekit_callbacks.monitor import Log, Monitor
 
 

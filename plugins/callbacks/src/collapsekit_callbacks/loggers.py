@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from collapsekit.config.imports import one_line
-from collapsekit.errors import ConfigError
+from collapsekit.ext import ConfigError, one_line
 from collapsekit_callbacks.monitor import Log
 
 STEP = "collapsekit/step"  # what W&B draws our numbers over

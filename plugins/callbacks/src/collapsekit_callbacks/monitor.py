@@ -10,17 +10,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Recorded
-from collapsekit.adapters.build import seed_everything
-from collapsekit.config.schema import Config
-from collapsekit.data.base import ArraySource
-from collapsekit.diagnosis import build_adapter, settle_config
-from collapsekit.errors import ConfigError, NumericsError
-from collapsekit.features.extraction import extract
-from collapsekit.interventions.marginal import donors
-from collapsekit.probes.geometry.spectrum import CONCATENATED
-from collapsekit.stats.linalg.moments import Moments
-from collapsekit.stats.linalg.spectrum import effective_rank, singular_values, singular_values_svd
+from collapsekit.ext import (
+    NO_MIXTURE,
+    Activations,
+    ArraySource,
+    Config,
+    ConfigError,
+    Moments,
+    NumericsError,
+    build_adapter,
+    effective_rank,
+    extract,
+    marginal_samples,
+    seed_everything,
+    settle_config,
+    singular_values,
+    singular_values_svd,
+)
 from collapsekit_callbacks.undisturbed import device_of, undisturbed, unwrapped
 
 Log = Callable[[Mapping[str, float], int], object]  # where numbers go: values by name, and the step
@@ -80,7 +86,7 @@ class Monitor:
             held = extract(self.adapter, HELD, seed=seed)
             self.adapter.steady()
         self._inputs, self._targets = held.inputs, held.targets
-        self._donors = donors(len(held), draws, seed)
+        self._donors = marginal_samples(len(held), draws, seed)
         self._concatenated = held.concatenated
 
     def start(self, step: int) -> None:
@@ -130,7 +136,7 @@ class Monitor:
                 )
         return {f"collapsekit/{k}": v for k, v in found.items() if math.isfinite(v)}
 
-    def _without(self, modality: str, recorded: Mapping[str, Recorded]) -> float:
+    def _without(self, modality: str, recorded: Mapping[str, Activations]) -> float:
         """Task loss with one modality of each example taken from others."""
         total: Tensor | None = None
         for donor in self._donors:
@@ -163,7 +169,7 @@ class Monitor:
     def _rank(self, name: str, x: Tensor) -> dict[str, float]:
         try:
             if self._concatenated and name.endswith(f"/{FUSED}"):
-                raise NumericsError(CONCATENATED)
+                raise NumericsError(NO_MIXTURE)
             n, d = x.shape
             return {name: effective_rank(singular_values_svd(x) if n < d else singular_values(Moments.of(x)))}
         except NumericsError as e:

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from collapsekit.adapters.build import random_state_kept
-from collapsekit.adapters.live.preserve import model_kept
-from collapsekit.errors import ConfigError
+from collapsekit.ext import ConfigError, preserve_model, preserve_rng_state
 
 
 @contextmanager
@@ -21,7 +19,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     Submodules that ``.compile()`` compiled run uncompiled meanwhile: with hooks that come and go they would be compiled
     anew each time, until torch gives up and trains uncompiled.
     """
-    with random_state_kept(), model_kept(model), torch.no_grad():
+    with preserve_rng_state(), preserve_model(model), torch.no_grad():
         for module in model.modules():
             if module._compiled_call_impl is not None:
                 module._compiled_call_impl = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collapsekit.report.diagnosis import ModalityVerdict, Report
+    from collapsekit.ext import ModalityVerdict, Report
 
 WIDTH = 72  # pytest puts 8 characters before each line
 FIRST = " " * len("AssertionError: ")
@@ -22,8 +22,7 @@ def failure(report: Report, required: Sequence[str], allow_inconclusive: bool) -
     Raises ConfigError for a required modality that there is not.
     """
     __tracebackhide__ = True
-    from collapsekit.errors import ConfigError, did_you_mean
-    from collapsekit.report.cleaning import cleaned
+    from collapsekit.ext import ConfigError, clean_report, did_you_mean
 
     for name in required:
         if name not in report.modalities:
@@ -31,7 +30,7 @@ def failure(report: Report, required: Sequence[str], allow_inconclusive: bool) -
                 f"require names the modality {name!r}{did_you_mean(name, report.modalities)}: the model has "
                 f"{', '.join(report.modalities)}."
             )
-    safe = cleaned(report)
+    safe = clean_report(report)
     shown = dict(zip(report.modalities, safe.modalities, strict=True))
     states = {m: v.verdict for m, v in safe.modalities.items()}
     collapsed = [m for m, state in states.items() if state == "collapsed"]

@@ -11,7 +11,7 @@ import pytest
 from collapsekit_pytest import check
 
 if TYPE_CHECKING:
-    from collapsekit.report.diagnosis import Report
+    from collapsekit.ext import Report
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collapsekit.config.schema import Config
-from collapsekit.report.diagnosis import Report
-from collapsekit_pytest.check import config_of, diagnosed
+from collapsekit.ext import Config, Report
+from collapsekit_pytest.check import config_of, diagnosed, split_sections
 
 
 class Remembered:
@@ -32,22 +31,18 @@ class Remembered:
         model: nn.Module | str | Path,
         data: Mapping[str, Any] | str | Path | None = None,
         *,
-        modalities: Mapping[str, Any] | None = None,
-        fusion: str | None = None,
-        task: str | None = None,
         config: str | Path | Mapping[str, Any] | Config | None = None,
-        profile: str = "quick",
         **options: Any,
     ) -> Report:
         __tracebackhide__ = True
         checkpoint = model if isinstance(model, str | Path) else None
-        settled = config_of(checkpoint, config, {"modalities": modalities, "fusion": fusion, "task": task})
+        sections, rest = split_sections({"profile": "quick", **options})
+        settled = config_of(checkpoint, config, sections)
         files = [settled.resolve(p) for p in (settled.data.path, settled.model.checkpoint) if p is not None]
-        asked = {"profile": profile, **options}
-        held = [*map(_content, [model, data, *files]), settled, str(settled.base), asked]
+        held = [*map(_content, [model, data, *files]), settled, str(settled.base), rest]
         key = digest(held)
         if key is None or key not in self.known:
-            report = diagnosed(model, data, config=settled, **asked)
+            report = diagnosed(model, data, config=settled, **rest)
             if key is None:
                 return report
             self.known[key] = report

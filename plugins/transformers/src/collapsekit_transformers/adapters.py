@@ -12,12 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapters.base import Pass, Prediction, Recorded
-from collapsekit.adapters.build import random_state_kept, seed_everything
-from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.checkpoint.read import Checkpoint
-from collapsekit.config.schema import Config
-from collapsekit.data.base import Batch
+from collapsekit.ext import (
+    Activations,
+    Batch,
+    Checkpoint,
+    Config,
+    ForwardPass,
+    ModuleAdapter,
+    Prediction,
+    preserve_rng_state,
+    seed_everything,
+)
 from collapsekit_transformers.hub_config import make_model
 
 # Constants that transformers stored as weights before 4.31 and no longer knows.
@@ -39,7 +44,7 @@ class HubAdapter(ModuleAdapter):
         **kwargs: Any,
     ) -> None:
         if model is None:
-            with random_state_kept():
+            with preserve_rng_state():
                 seed_everything(seed)
                 model = make_model(**config.model.kwargs)
         super().__init__(config, checkpoint=_without_constants(checkpoint), model=model, seed=seed, **kwargs)
@@ -61,16 +66,16 @@ class DualEncoder(HubAdapter):
     """Two towers whose embeddings are compared: nothing mixes them, so the joint representation is both side by
     side, which the probes that need a learned mixture recognise and say."""
 
-    def run(self, batch: Batch) -> Pass:
+    def run(self, batch: Batch) -> ForwardPass:
         done = super().run(batch)
         return replace(done, prediction=Prediction(self._side_by_side(done.recorded), done.prediction.outputs))
 
-    def rerun(self, recorded: Mapping[str, Recorded], inputs: Batch) -> Prediction:
+    def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         with self._asleep(self.modalities, inputs):
             done = super().rerun(recorded, inputs)
         return Prediction(self._side_by_side(recorded).to(done.outputs.device), done.outputs)
 
-    def live(self, modality: str, recorded: Mapping[str, Recorded], inputs: Batch) -> Tensor:
+    def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         with self._asleep([m for m in self.modalities if m != modality], inputs):
             return super().live(modality, recorded, inputs)
 
@@ -81,7 +86,7 @@ class DualEncoder(HubAdapter):
     def _tower(self, modality: str) -> nn.Module:
         return self.model.get_submodule(_TOWERS[modality])
 
-    def _side_by_side(self, recorded: Mapping[str, Recorded]) -> Tensor:
+    def _side_by_side(self, recorded: Mapping[str, Activations]) -> Tensor:
         return torch.cat([self.taps[m].feature(recorded[m]).float() for m in self.modalities], 1)
 
     @contextmanager

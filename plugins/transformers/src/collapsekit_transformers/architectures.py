@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.ext import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,22 @@ from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import Dataset
 
-from collapsekit.adapters.build import random_state_kept
-from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.checkpoint.read import Checkpoint
-from collapsekit.config.schema import Config, ModalityConfig, ModelConfig
-from collapsekit.context import Options
-from collapsekit.data.base import ArraySource, LoaderSource, Source, make_source
-from collapsekit.errors import ConfigError, did_you_mean
-from collapsekit.registry import adapter
+from collapsekit.ext import (
+    ArraySource,
+    Checkpoint,
+    Config,
+    ConfigError,
+    LoaderSource,
+    ModalityConfig,
+    ModelConfig,
+    ModuleAdapter,
+    Options,
+    Source,
+    adapter,
+    did_you_mean,
+    make_source,
+    preserve_rng_state,
+)
 from collapsekit_transformers.adapters import DualEncoder, SingleStream
 from collapsekit_transformers.architectures import Architecture, Stream
 from collapsekit_transformers.hub_config import choose_architecture, model_settings, read_hub_config
@@ -177,7 +185,7 @@ def _keys(source: Source) -> set[str] | None:
         columns = [set(arrays) for arrays in source.arrays.values()]
         return set.intersection(*columns) if columns else None
     if isinstance(source, LoaderSource):
-        with random_state_kept():
+        with preserve_rng_state():
             for loader in source.loaders.values():
                 first = loader[0] if isinstance(loader, Dataset) else next(iter(loader), None)
                 return set(first) if isinstance(first, Mapping) else None

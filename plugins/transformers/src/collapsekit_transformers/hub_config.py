@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from collapsekit.errors import ConfigError
+from collapsekit.ext import ConfigError
 from collapsekit_transformers.architectures import Architecture, find_architecture
 
 # Settings that do not shape the weights. The file may be a stranger's, so what could fetch or choose code

@@ -1,0 +1,52 @@
+"""The prediction in whatever a model returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.hooks import select_part
+from collapsekit.errors import ConfigError
+from collapsekit.tasks.base import Task
+
+
+def prediction_in(output: Any, wanted: str | int | Sequence[str | int] | None, task: Task, rows: int) -> Tensor:
+    """Find the prediction in whatever a model returns.
+
+    Args:
+        output: what the model returned.
+        wanted: the config's ``output``: parts by name or number, put side by side; None: the usual place.
+        task: how many parts make an output where none is wanted.
+        rows: the number of examples, n.
+
+    Returns:
+        The prediction (n, ...).
+
+    Raises:
+        ConfigError: where it is not there.
+    """
+    found = output
+    if wanted is not None:
+        parts = [wanted] if isinstance(wanted, str | int) else list(wanted)
+        if isinstance(output, Tensor):
+            raise ConfigError(f"`output` names {wanted!r}, but the model returns one tensor: remove `output`.")
+        taken = [select_part(output, p, "the model's output") for p in parts]
+        found = torch.cat(taken, -1) if all(isinstance(t, Tensor) for t in taken) else taken
+    elif isinstance(output, tuple | list) and len(output) >= task.embeddings > 1:
+        found = torch.cat(list(output[: task.embeddings]), -1)
+    elif isinstance(output, Mapping) or hasattr(output, "logits"):
+        if not hasattr(output, "logits") and "logits" not in output:
+            raise ConfigError(
+                f"the model returns parts {', '.join(map(str, output))}, none called 'logits': name the prediction "
+                "among them with `output`."
+            )
+        found = select_part(output, "logits", "the model's output")
+    while isinstance(found, tuple | list) and found:
+        found = found[0]
+    if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != rows:
+        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigError(f"the model returns {what} for {rows} examples: name its prediction with `output`.")
+    return found

@@ -1,0 +1,45 @@
+"""The source of examples that a config names: a file of arrays, or the user's factory of loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from collapsekit.config.imports import import_callable, importable_from, one_line
+from collapsekit.config.schema import Config
+from collapsekit.data.arrays import ArraySource, by_split, read_arrays
+from collapsekit.data.base import SPLITS, Source
+from collapsekit.data.loaders import LoaderSource
+from collapsekit.errors import ConfigError
+from collapsekit.user_code.process_state import user_code
+
+
+def need_one_origin(config: Config) -> None:
+    """Raises ConfigError unless the config says in one way where the data lie."""
+    if (config.data.path is None) == (config.data.factory is None):
+        raise ConfigError(f"{config.origin} needs exactly one of data.path and data.factory.")
+
+
+def make_source(config: Config) -> Source:
+    """The source ``config.data`` names. Raises ConfigError, RefusedError."""
+    need_one_origin(config)
+    data = config.data
+    if data.factory is not None:
+        made = _call_factory(config)
+        if not isinstance(made, Mapping):
+            made = {s: getattr(made, s) for s in SPLITS if hasattr(made, s)}
+        if not made:
+            raise ConfigError(f"data.factory {data.factory!r} gave no splits: return {{'train': ..., 'test': ...}}.")
+        return LoaderSource(made, data.factory)
+    path = config.resolve(str(data.path))
+    return ArraySource(by_split(read_arrays(path), path), path.name)
+
+
+def _call_factory(config: Config) -> Any:
+    spec, kwargs = str(config.data.factory), config.data.kwargs
+    factory = import_callable(spec, config.base, "data.factory")
+    try:
+        with user_code(f"data.factory {spec!r}", stays=True), importable_from(config.base):
+            return factory(**kwargs)
+    except Exception as e:
+        raise ConfigError(f"data.factory {spec!r} failed with data.kwargs {kwargs}: {one_line(e)}.") from e

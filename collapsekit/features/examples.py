@@ -1,0 +1,87 @@
+"""The examples of every split, read once, in an order that follows their content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.build import seed_everything
+from collapsekit.adapters.validate import finite_inputs
+from collapsekit.data.base import Batch
+from collapsekit.data.contents import canonical
+from collapsekit.distributed.process_group import current
+from collapsekit.errors import DataError, NothingEvaluatedError
+from collapsekit.io.spill import SpillBuffer
+
+
+@dataclass(frozen=True)
+class Examples:
+    """n examples of a split in canonical order, on the CPU."""
+
+    split: str
+    columns: Batch  # inputs, labels and units (n, ...)
+    order: Tensor  # the place of each in the data (n,)
+    digest: str  # of inputs and targets
+    ids: Tensor  # of each example's inputs and target, a hash of 63 bits (n,)
+    contents: Tensor  # of each example's inputs alone, such a hash (n,)
+
+
+class SplitReader:
+    """Reads each split once, whatever models then look at it."""
+
+    def __init__(self, adapter: Adapter, limit: int | None, seed: int, storage: SpillBuffer) -> None:
+        self.adapter, self.limit, self.seed, self.storage = adapter, limit, seed, storage
+        self._read: dict[str, Examples] = {}
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what is read of each example."""
+        return columns_of(self.adapter)
+
+    def of(self, split: str) -> Examples:
+        """The examples of a split. Raises DataError, ConfigError, NothingEvaluatedError."""
+        if split not in self._read:
+            self._read[split] = self._sorted(split)
+        return self._read[split]
+
+    def _sorted(self, split: str) -> Examples:
+        adapter, config = self.adapter, self.adapter.config
+        inputs = self._columns(split)
+        group = config.data.group
+        hashed = {k: v for k, v in inputs.items() if k != group or k in adapter.batch_keys}
+        order, digest, ids, contents = canonical(hashed, set(adapter.batch_keys) - {config.data.label})
+        del hashed
+        # Sorted before they are encoded: which rows share a batch does not depend on the file's order either.
+        inputs = {k: self.storage.taken(inputs.pop(k), order) for k in list(inputs)}
+        current().assert_same(digest, f"examples of split {split!r}")
+        return Examples(split, inputs, order, digest, ids, contents)
+
+    def _columns(self, split: str) -> Batch:
+        """Every example of the split as the data gives them, in its order, on the CPU."""
+        adapter, config = self.adapter, self.adapter.config
+        columns = {k: self.storage.column() for k in self.columns}
+        done = 0
+        seed_everything(self.seed)  # a loader that shuffles draws its order from here
+        for batch in adapter.source.batches(split, list(columns), config.data.batch_size, self.limit, self.seed):
+            finite_inputs(batch, split, done)
+            for key, column in columns.items():
+                if column.shape not in (None, batch[key].shape[1:]):
+                    raise DataError(
+                        f"examples of {key!r} in split {split!r} have shape {column.shape} in one batch and "
+                        f"{tuple(batch[key].shape[1:])} in another: pad all examples to one shape, and name the padding "
+                        "mask with `mask` or `data.also`."
+                    )
+                column.append(batch[key])
+            done += len(batch[next(iter(columns))])
+        if not done:
+            raise NothingEvaluatedError(f"split {split!r} is empty: there is nothing to evaluate.")
+        return {k: column.tensor() for k, column in columns.items()}
+
+
+def columns_of(adapter: Adapter) -> list[str]:
+    """Names of what is read of each example for this model: its inputs, labels, units."""
+    data = adapter.config.data
+    besides = [*([data.label] if adapter.task.has_labels else []), *filter(None, [data.group])]
+    return list(dict.fromkeys([*adapter.batch_keys, *besides]))

@@ -1,0 +1,196 @@
+"""Session: one model on the examples to diagnose, and whatever is measured of them once for all probes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.context import Kind, Options, Profile, Progress, Settings
+from collapsekit.features.features import Features
+from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for
+from collapsekit.games.late_fusion import fuse_late
+from collapsekit.readouts.calibration import Calibration, fit_calibration
+from collapsekit.readouts.linear import FitSplit, FittedReadout, UnimodalReadout, fit_readout, make_split
+from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded
+from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
+
+LEVEL = 0.95
+
+
+class Session:
+    """A model (``adapter``), the examples to diagnose (``features``), and under what it is asked. What several probes need
+    is measured when the first one asks for it, and then kept."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        features: Features,
+        *,
+        options: Mapping[str, Options] | None = None,
+        seed: int = 0,
+        level: float = LEVEL,
+        profile: Profile = "standard",
+        progress: Progress | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        """``options``: of every probe, by name; ``cache``: where trained baselines are kept (None: nowhere)."""
+        self.adapter, self.features = adapter, features
+        self.options: Mapping[str, Options] = options or {}
+        self.seed, self.level, self.profile, self.cache = seed, level, profile, cache
+        self.progress = progress or Progress()
+        self._prefixes: dict[str, UnimodalReadout] = {}
+        self._baselines: dict[Plan, Baselines] = {}
+        self._games: dict[int, CoalitionGame] = {}
+        # Of what is fitted on these examples, as training examples of others.
+        self._readouts: dict[tuple[str, str], FittedReadout] = {}
+        self._synergies: dict[tuple[str | float, ...], FittedSynergy] = {}
+        features.facts.session = self
+
+    @classmethod
+    def of(cls, adapter: Adapter, features: Features, settings: Settings | None = None) -> Session:
+        """Find the session that measures on these features, or begin one.
+
+        Args:
+            adapter: the model.
+            features: the examples.
+            settings: under which it has to be; None: whichever there is.
+
+        Returns:
+            The session.
+        """
+        known = features.facts.session
+        wanted = settings or Settings()
+        if isinstance(known, Session) and (settings is None or known._is_under(settings)):
+            known.progress = known.progress if settings is None else settings.progress
+            return known
+        return cls(
+            adapter,
+            features,
+            options=wanted.others,
+            seed=wanted.seed,
+            level=wanted.level,
+            profile=wanted.profile,
+            progress=wanted.progress,
+            cache=wanted.cache,
+        )
+
+    def _is_under(self, settings: Settings) -> bool:
+        return (self.seed, self.cache) == (settings.seed, settings.cache)
+
+    def on(self, features: Features) -> Session:
+        """The session of the same model on other examples, such as those readouts are fitted on."""
+        return self if features is self.features else Session.of(self.adapter, features, self.settings)
+
+    @property
+    def settings(self) -> Settings:
+        """Under what each probe runs."""
+        return Settings(
+            seed=self.seed,
+            level=self.level,
+            profile=self.profile,
+            progress=self.progress,
+            cache=self.cache,
+            others=self.options,
+        )
+
+    def option(self, probe: str, kind: type[Kind]) -> Kind:
+        """The options that are set under a probe's name and belong to a measurement."""
+        return self.settings.of(probe, kind)
+
+    # ---- what readouts are fitted and chosen on
+
+    @property
+    def fold(self) -> FitSplit:
+        """Training and choosing examples. Raises NumericsError where there are none."""
+        return make_split(self.adapter, self.features)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """By which the model is as sure as it is right; None where there is nothing to fit it on."""
+        return fit_calibration(self.adapter, self.features)
+
+    # ---- readouts of one modality
+
+    def prefix(self, modality: str) -> UnimodalReadout:
+        """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
+        if modality not in self._prefixes:
+            at, task = self.fold, self.adapter.task
+            x = at.train.pooled[modality]
+            fitted = self.on(at.train)._fitted(modality, at)
+            self._prefixes[modality] = fitted.read(task, x, self.features.pooled[modality])
+        return self._prefixes[modality]
+
+    def _fitted(self, modality: str, at: FitSplit) -> FittedReadout:
+        key = modality, at.held.split
+        if key not in self._readouts:
+            x = at.train.pooled[modality]
+            self._readouts[key] = fit_readout(self.adapter.task, at, x, at.held.pooled[modality])
+        return self._readouts[key]
+
+    @property
+    def prefixes(self) -> dict[str, UnimodalReadout]:
+        """The prefix of every modality."""
+        return {m: self.prefix(m) for m in self.features.modalities}
+
+    @property
+    def plan(self) -> Plan | None:
+        """How encoders are trained alone; None in the quick profile, which trains none."""
+        if self.profile == "quick":
+            return None
+        options = self.option("prefix_gap", UnimodalOptions)
+        budget = math.inf if self.profile == "full" else options.budget
+        return Plan(options.start, options.rates, options.epochs, budget)
+
+    @property
+    def trained_alone(self) -> Baselines | None:
+        """Every modality's encoder trained by itself, as far as the budget goes; None in the quick profile."""
+        plan = self.plan
+        return None if plan is None else self.baselines(plan)
+
+    def baselines(self, plan: Plan) -> Baselines:
+        """Every modality's encoder trained by itself under this plan."""
+        if plan not in self._baselines:
+            self._baselines[plan] = train_baselines(self.adapter, self.features, plan, self.settings)
+        return self._baselines[plan]
+
+    # ---- what modalities say together
+
+    def synergy(self, offset: Mapping[str, Tensor]) -> Synergy:
+        """The network that adds most to ``offset`` (natural parameters by split, (n, C)), on the checkpoint's encoders."""
+        fitted = self.on(self.fold.train)._synergy(self, offset)
+        return joint_on_recorded(self.adapter, self.features, fitted, self.settings)
+
+    def _synergy(self, of: Session, offset: Mapping[str, Tensor]) -> FittedSynergy:
+        key: tuple[str | float, ...] = (of.fold.held.split, *(float(o.sum()) for o in offset.values()))
+        if key not in self._synergies:
+            self._synergies[key] = fit_on_recorded(of.adapter, of.features, offset, of.settings)
+        return self._synergies[key]
+
+    def late_fusion(self) -> Callable[[Tensor], Tensor]:
+        """Late fusion of the prefixes of the modalities that are present, of ``absent`` (n, modalities)."""
+        return fuse_late(self.adapter, self.features, self.prefixes)
+
+    # ---- the game of coalitions
+
+    @property
+    def game(self) -> CoalitionGame:
+        """The model's coalitions, under the draws that the options ask for."""
+        return self.game_of(draws_for(self.adapter, self.features, self.option("reliance", GameOptions).draws))
+
+    @property
+    def permutations(self) -> int:
+        """Orders that are sampled where Shapley credit is not exact."""
+        return self.option("reliance", GameOptions).permutations
+
+    def game_of(self, draws: int) -> CoalitionGame:
+        """The model's coalitions over so many draws of other examples."""
+        if draws not in self._games:
+            self._games[draws] = CoalitionGame(
+                self.adapter, self.features, draws, self.seed, self.progress, lambda: self.calibration
+            )
+        return self._games[draws]

@@ -1,0 +1,108 @@
+"""Classification: one class an example."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from collapsekit.errors import DataError
+from collapsekit.registry import task
+from collapsekit.stats import metrics
+from collapsekit.stats.linear import Linear, fit_softmax
+from collapsekit.tasks.base import FLOOR, Task, choose_metric
+
+
+@task("classification", summary="one class an example; cross-entropy, accuracy or balanced_accuracy")
+class Classification(Task):
+    """Exclusive classes: cross-entropy in nats; accuracy, or balanced accuracy."""
+
+    mean_over_examples = True
+    loss_name = "cross-entropy (nats)"
+
+    def __init__(self, metric: str | None = None) -> None:
+        self._metric = choose_metric(
+            metric, {"accuracy": metrics.accuracy, "balanced_accuracy": metrics.balanced_accuracy}
+        )
+        self.metric_name = metric or "accuracy"
+
+    @classmethod
+    def create(cls, *, metric: str | None, temperature: float) -> Self:
+        del temperature
+        return cls(metric)
+
+    def expect(self, outputs: Tensor) -> Tensor:
+        logits = outputs.double().reshape(len(outputs), -1)
+        if logits.shape[1] == 1:  # one logit: the second class against the first
+            logits = torch.cat([torch.zeros_like(logits), logits], 1)
+        return logits.softmax(1)
+
+    def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
+        return -expected.gather(1, targets[:, None])[:, 0].clamp_min(FLOOR).log()
+
+    def metric(self, expected: Tensor, targets: Tensor) -> float:
+        return self._metric(expected, targets)
+
+    def hits(self, expected: Tensor, targets: Tensor) -> Tensor | None:
+        return expected.argmax(1) == targets if self.metric_name == "accuracy" else None
+
+    def metric_parts(self, expected: Tensor, targets: Tensor) -> Tensor | None:
+        parts = (expected.argmax(1) == targets).double()
+        if self.metric_name == "balanced_accuracy":
+            counts = torch.bincount(targets).double()
+            parts = parts * len(targets) / ((counts > 0).sum() * counts[targets])
+        return parts
+
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        logits = outputs.reshape(len(outputs), -1)
+        if logits.shape[1] == 1:
+            return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype))
+        return F.cross_entropy(logits, targets)
+
+    def prior(self, targets: Tensor, width: int) -> Tensor:
+        counts = torch.bincount(targets, minlength=width).double() + 1.0
+        return (counts / counts.sum())[None]
+
+    def prior_loss(self, expected: Tensor, prior: Tensor) -> Tensor | None:
+        return -(prior.exp() * self.to_natural(expected)).sum(1).mean()
+
+    def classes_of(self, outputs: Tensor) -> int:
+        return self.expect(outputs[:1]).shape[1]
+
+    def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
+        return fit_softmax(x, targets, width, l2)
+
+    def to_natural(self, expected: Tensor) -> Tensor:
+        return expected.clamp_min(FLOOR).log()
+
+    def from_natural(self, natural: Tensor) -> Tensor:
+        return natural.softmax(1)
+
+    def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
+        super().check(targets, outputs, split)
+        width = outputs.reshape(len(outputs), -1).shape[1]
+        classes = 2 if width == 1 else width
+        if targets.is_floating_point():
+            if not bool((targets == targets.round()).all()):
+                raise DataError(
+                    f"labels of split {split!r} are fractional: classification needs class numbers; "
+                    "for real-valued targets set `task: regression`."
+                )
+            targets = targets.long()
+        targets = targets[:, 0] if targets.ndim == 2 and targets.shape[1] == 1 else targets
+        if targets.ndim != 1:
+            raise DataError(
+                f"labels of split {split!r} have shape {tuple(targets.shape)}: classification needs one class number "
+                "an example; for several labels at once set `task: multilabel`."
+            )
+        targets = targets.long()
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= classes:
+            bad = low if low < 0 else high
+            raise DataError(
+                f"label {bad} of split {split!r} is out of range: the model has {classes} outputs, so labels must be "
+                f"0 to {classes - 1}; check data.label and the model's number of classes."
+            )
+        return targets

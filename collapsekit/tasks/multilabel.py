@@ -1,0 +1,72 @@
+"""Multilabel: several 0/1 labels an example."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from collapsekit.errors import DataError
+from collapsekit.registry import task
+from collapsekit.stats import metrics
+from collapsekit.stats.linear import Linear, fit_sigmoid
+from collapsekit.tasks.base import FLOOR, Task, choose_metric
+
+
+@task("multilabel", summary="independent 0/1 labels; binary cross-entropy, macro AUROC")
+class Multilabel(Task):
+    """Independent labels: mean binary cross-entropy in nats; macro AUROC."""
+
+    mean_over_examples = True
+    loss_name = "binary cross-entropy, mean over labels (nats)"
+
+    def __init__(self, metric: str | None = None) -> None:
+        self._metric = choose_metric(metric, {"macro_auroc": lambda p, y: metrics.macro_auroc(p, y > 0.5)})
+        self.metric_name = metric or "macro_auroc"
+
+    @classmethod
+    def create(cls, *, metric: str | None, temperature: float) -> Self:
+        del temperature
+        return cls(metric)
+
+    def expect(self, outputs: Tensor) -> Tensor:
+        return outputs.double().reshape(len(outputs), -1).sigmoid()
+
+    def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
+        p, q = expected.clamp_min(FLOOR).log(), (1 - expected).clamp_min(FLOOR).log()
+        return -(targets * p + (1 - targets) * q).mean(1)
+
+    def metric(self, expected: Tensor, targets: Tensor) -> float:
+        return self._metric(expected, targets)
+
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+
+    def prior(self, targets: Tensor, width: int) -> Tensor:
+        return ((targets.double().sum(0) + 1.0) / (len(targets) + 2.0))[None]
+
+    def prior_loss(self, expected: Tensor, prior: Tensor) -> Tensor | None:
+        return self.loss(expected, prior.sigmoid().expand_as(expected)).mean()
+
+    def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
+        return fit_sigmoid(x, targets, l2)
+
+    def to_natural(self, expected: Tensor) -> Tensor:
+        return expected.clamp_min(FLOOR).log() - (1 - expected).clamp_min(FLOOR).log()
+
+    def from_natural(self, natural: Tensor) -> Tensor:
+        return natural.sigmoid()
+
+    def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
+        super().check(targets, outputs, split)
+        given, targets = targets, targets.reshape(len(targets), -1)
+        if targets.shape != outputs.reshape(len(outputs), -1).shape:
+            raise DataError(
+                f"labels of split {split!r} have shape {tuple(given.shape)}, the model's outputs "
+                f"{tuple(outputs.shape)}: multilabel needs one 0/1 label an output."
+            )
+        targets = targets.double()
+        if not bool(((targets == 0) | (targets == 1)).all()):
+            raise DataError(f"labels of split {split!r} are not all 0 or 1: multilabel needs 0/1 labels.")
+        return targets
