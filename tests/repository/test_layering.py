@@ -80,7 +80,6 @@ EQUALS = {
     "render/views": "a view a file, and what they share",
     "render/writers": "a writer a file",
     "repairs/methods": "a method a file",
-    "report": "a kind of report a file, and what they share",
     "tasks": "a task a file",
 }
 # To be emptied: what is still above a limit, or shares its name with a class of another module.
