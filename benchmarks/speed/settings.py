@@ -29,9 +29,9 @@ from collapsekit.context import Progress
 from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import CoalitionGame
+from collapsekit.games.coalitions import CoalitionGame, draws_for
 from collapsekit.interventions.replay import predict
-from collapsekit.probes.credit.reliance import RelianceOptions, draws_for
+from collapsekit.probes.credit.reliance import RelianceOptions
 from collapsekit.probes.geometry.rank_sweep import RankSweepOptions
 from collapsekit.readouts.fit import Recipe, retrained_fusion
 from collapsekit.readouts.fit_stacked import retrained_fusions
