@@ -76,7 +76,7 @@ _WHERE = {
     "ModalityVerdict": "report.diagnosis",
     "Report": "report.diagnosis",
     "VERDICT_PROBES": "report.verdicts:DECIDING",
-    "clean_report": "render.sanitize:cleaned",
+    "clean_report": "report.names:cleaned",
     # Errors
     "CollapsekitError": "errors",
     "ConfigError": "errors",
@@ -209,9 +209,9 @@ if TYPE_CHECKING:
     from collapsekit.measures.measure import LOSS, METRIC
     from collapsekit.probes._shared import CONCATENATED as NO_MIXTURE
     from collapsekit.registry import adapter, probe, repair_method, task
-    from collapsekit.render.sanitize import cleaned as clean_report
     from collapsekit.repairs.training.job import Job, Stage, Step
     from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
+    from collapsekit.report.names import cleaned as clean_report
     from collapsekit.report.verdicts import DECIDING as VERDICT_PROBES
     from collapsekit.session.opening import build_adapter
     from collapsekit.session.session import Session as Session

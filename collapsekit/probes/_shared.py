@@ -46,12 +46,13 @@ class SweepOptions(Options):
             raise ValueError("needs at least two different values of β, finite and none negative")
         return value
 
-    def check_modalities(self, known: Sequence[str]) -> None:
-        if self.modality not in (None, "all", *known):
-            near = did_you_mean(str(self.modality), known)
+    def check_modalities(self, modalities: Sequence[str]) -> None:
+        """Raise ConfigError for a modality that is none of these."""
+        if self.modality not in (None, "all", *modalities):
+            near = did_you_mean(str(self.modality), modalities)
             raise ConfigError(
-                f"rank_sweep.modality is {self.modality!r}{near}: the model has {', '.join(known)}, and 'all' is all of "
-                "them."
+                f"rank_sweep.modality is {self.modality!r}{near}: the model has {', '.join(modalities)}, and 'all' is all "
+                "of them."
             )
 
 
@@ -69,7 +70,7 @@ def swept_modalities(session: Session, options: SweepOptions) -> tuple[str, ...]
 
 
 def estimate(values: Tensor, level: float) -> tuple[float, tuple[float, float]]:
-    """Give a statistic and its jackknife interval, of itself and its leave-out values (1 + G,)."""
+    """Give a statistic and its jackknife interval, of itself and its leave-out values (1+G,)."""
     value = float(values[0])
     return value, interval(value, values[1:].tolist(), level)
 
@@ -78,7 +79,7 @@ def credit_interval(credit: Tensor, sampling_error: float, level: float) -> tupl
     """Compute the jackknife interval of a credit, widened where it is sampled.
 
     Args:
-        credit: over all examples, then without each jackknife group, (1 + G,).
+        credit: over all examples, then without each jackknife group, (1+G,).
         sampling_error: standard error of sampled orders, in the credit's unit; 0 where it is exact.
         level: coverage, such as 0.95.
 
@@ -99,7 +100,7 @@ def banded_curve(
 
     Args:
         x: k places.
-        values: at each place, over all examples, then without each jackknife group, (k, 1 + G).
+        values: at each place, over all examples, then without each jackknife group, (k, 1+G).
         x_label: what x is.
         y_label: what the values are.
         level: coverage, such as 0.95.

@@ -82,7 +82,7 @@ class Session:
         )
 
     def on(self, features: Features) -> Session:
-        """The session of the same model on other examples, such as those readouts are fitted on."""
+        """Find the session of the same model on other examples, such as those readouts are fitted on."""
         return self if features is self.features else Session.of(self.adapter, features, self.settings)
 
     @property
@@ -98,11 +98,11 @@ class Session:
         )
 
     def settings_of(self, probe: str) -> Settings:
-        """Under what a probe runs that takes settings instead of the session: its own options among them."""
+        """Make what a probe is given that takes settings instead of the session: its own options among them."""
         return replace(self.settings, options=self.options.get(probe, Options()))
 
     def options_of(self, probe: str, kind: type[Kind]) -> Kind:
-        """The options that are set under a probe's name, as the type it registered or a base of that; else the defaults."""
+        """Give the options that are set under a probe's name, as ``kind``: the type it registered or a base of that."""
         return self.settings.of(probe, kind)
 
     @property
@@ -166,7 +166,7 @@ class Session:
         return None if plan is None else self.baselines(plan)
 
     def baselines(self, plan: Plan) -> Baselines:
-        """Every modality's encoder trained by itself under this plan."""
+        """Train every modality's encoder by itself under this plan."""
         if plan not in self._baselines:
             self._baselines[plan] = train_baselines(
                 self.adapter, self.features, plan, self.seed, progress=self.progress, cache=self.cache
@@ -176,12 +176,12 @@ class Session:
     # ---- what modalities say together
 
     def synergy(self, offset: Mapping[str, Tensor]) -> Synergy:
-        """The network that adds most to ``offset`` (natural parameters by split, (n, C)), on the checkpoint's encoders."""
+        """Fit the network that adds most to ``offset`` (natural parameters by split, (n, C)) on the model's encoders."""
         fitted = self.on(self.fit_split.train)._synergy(self, offset)
         return joint_on_recorded(self.adapter, self.features, fitted, self.seed)
 
     def synergy_on_encoders(self, offset: Mapping[str, Tensor]) -> Synergy | None:
-        """The same on encoders trained along with it; None in the quick profile, or where they cannot be trained."""
+        """Fit the same on encoders trained along, ``offset`` (n, C); None in the quick profile and where none can be."""
         plan = self.plan
         return None if plan is None else on_encoders(self.adapter, self.features, offset, plan, self.seed)
 
@@ -208,12 +208,12 @@ class Session:
         return self.options_of("reliance", GameOptions).permutations
 
     def shapley_values(self, worth: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
-        """Shapley credit (modalities, ...) of ``worth``, a function of a coalition, and its standard error where it is
-        sampled."""
+        """Compute the Shapley credit (modalities, ...) of ``worth``, a function of a coalition's bitmask, and its standard
+        error, 0 where it is exact."""
         return shapley_values(worth, len(self.modalities), self.permutations, self.seed)
 
     def game_of(self, draws: int) -> CoalitionGame:
-        """The model's coalitions over so many draws of other examples."""
+        """Make the model's coalitions over so many draws of other examples, once."""
         if draws not in self._games:
             self._games[draws] = CoalitionGame(
                 self.adapter, self.features, draws, self.seed, self.progress, lambda: self.calibration
