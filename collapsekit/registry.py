@@ -127,6 +127,9 @@ def probe(
             files = f"{_file_of(known.run)} and {_file_of(run)}"
             raise ConfigError(f"probe {name!r} is registered twice, by {files}: rename one.")
         PROBES[name] = ProbeSpec(name, run, **facts, older=not _takes_session(run))
+        ordered = sorted(PROBES.items())  # so that nothing depends on which file is imported first
+        PROBES.clear()
+        PROBES.update(ordered)
         return run
 
     return register
