@@ -84,7 +84,7 @@ def fit_on_recorded(adapter: Adapter, features: Features, offset: Mapping[str, T
     Raises:
         NumericsError: where there are no training examples.
     """
-    return FittedSynergy(*_Job.of(adapter, features, offset, seed).best_on_recorded())
+    return FittedSynergy(*_SynergyFit.of(adapter, features, offset, seed).best_on_recorded())
 
 
 def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynergy, seed: int) -> Synergy:
@@ -99,7 +99,7 @@ def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynerg
     Returns:
         The network with the features of the diagnosed and of the held-out examples.
     """
-    job = _Job.of(adapter, features, {}, seed)
+    job = _SynergyFit.of(adapter, features, {}, seed)
     return job.made(fitted.net, job.recorded(), fitted.loss, "on the checkpoint's own encoders")
 
 
@@ -107,7 +107,7 @@ def on_encoders(
     adapter: Adapter, features: Features, offset: Mapping[str, Tensor], plan: Plan, seed: int
 ) -> Synergy | None:
     """The same on encoders trained along with it; None where they cannot be, or not within the plan's budget."""
-    return _Job.of(adapter, features, offset, seed).on_encoders(plan, RATES[0])
+    return _SynergyFit.of(adapter, features, offset, seed).on_encoders(plan, RATES[0])
 
 
 def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
@@ -117,7 +117,7 @@ def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _SynergyFit:
     adapter: Adapter
     features: Features
     at: FitSplit
@@ -126,10 +126,10 @@ class _Job:
     seed: int
 
     @staticmethod
-    def of(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], seed: int) -> _Job:
+    def of(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], seed: int) -> _SynergyFit:
         at = make_split(adapter, features)
         own = {split: values.float() for split, values in offset.items()}
-        return _Job(adapter, features, at, _order(adapter, at, seed), own, seed)
+        return _SynergyFit(adapter, features, at, _order(adapter, at, seed), own, seed)
 
     def _recipe(self, rate: float) -> Recipe:
         steps = max(1, len(self.at.fit) // BATCH)

@@ -108,7 +108,7 @@ def train_baselines(
             skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
             continue
         initial = in_full(cast(Adapter, adapter.fresh(seed, trained=start)))
-        job = _Job(initial, m, at, seed, cache)
+        job = _EncoderFit(initial, m, at, seed, cache)
         try:
             trained[m], how = _train_modality(features, job, rates, epochs)
         except NumericsError as e:
@@ -181,7 +181,7 @@ def _plan_note(plan: Plan, rates: tuple[float, ...], epochs: int, left_out: dict
 
 
 @dataclass(frozen=True)
-class _Job:
+class _EncoderFit:
     """One encoder to train alone."""
 
     initial: Adapter
@@ -228,7 +228,7 @@ class _Job:
 
 
 def _train_modality(
-    features: Features, job: _Job, rates: tuple[float, ...], epochs: int
+    features: Features, job: _EncoderFit, rates: tuple[float, ...], epochs: int
 ) -> tuple[UnimodalReadout, str]:
     """The encoder trained alone at the best of ``rates``, its features read out linearly; and how it was made."""
     initial, at = job.initial, job.at
@@ -252,7 +252,7 @@ def _train_modality(
     return readout, f"learning rate {about['rate']:g}, best held-out loss at epoch {about['epochs']}"
 
 
-def _represent(job: _Job, features: Features) -> Tensor:
+def _represent(job: _EncoderFit, features: Features) -> Tensor:
     with torch.no_grad():
         parts = [job.features(features, rows).cpu() for rows in torch.arange(len(features)).split(512)]
     return torch.cat(parts)
