@@ -138,7 +138,7 @@ def report_on(
             cache=_cache(how.cache, chosen, progress),
         )
         results = _results(chosen, session)
-        described = subject_of(adapter, features, where, session.seed)
+        described = subject_of(session)
         failed = {r.probe for r in results if r.error is not None}
         records = _records(session, {spec.name for spec in chosen} - failed)
     seed = config.model.seed if how.training_seed is None else how.training_seed

@@ -17,7 +17,7 @@ PROBES = {name: spec for name, spec in registry.PROBES.items() if spec.run.__mod
 MODULES_OF_PROBES = {spec.run.__module__ for spec in PROBES.values()}
 SHARED = {"collapsekit.probes._shared", "collapsekit.probes.runner"}
 # Functions that take a model and its examples apart; below the session they have to.
-MAX_PAIRS = 40
+MAX_PAIRS = 39
 
 
 def _parameters() -> dict[str, set[str]]:
