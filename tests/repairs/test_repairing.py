@@ -27,18 +27,13 @@ from collapsekit import RepairReport, load_repaired, registry, repair
 from collapsekit.cli import app
 from collapsekit.cli.completion import repair_names
 from collapsekit.context import Progress
-from collapsekit.data.arrays import by_split
 from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
-from collapsekit.features.extraction import extract
 from collapsekit.io.locks import locked
-from collapsekit.readouts.linear import FitSplit
 from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
-from collapsekit.repairs.training.job import Job, Training
-from collapsekit.repairs.training.loop import train as run_stages
 from collapsekit.repairs.training.snapshots import Snapshots
 from tests.conftest import joint_trained_briefly
-from tests.problems import Late, adapt, make_arrays, make_problem, train
+from tests.problems import Late, make_arrays, train
 from tests.resealing import resealed
 
 ROOT = Path(__file__).parents[2]
@@ -291,24 +286,6 @@ def test_tasks_without_a_score_are_refused_at_once(made: Path, tmp_path: Path) -
     config = yaml.safe_load(CONFIG) | {"task": "contrastive"}
     with pytest.raises(ConfigError, match="for task 'contrastive' there is none"):
         mend(made, tmp_path / "out", config=config, method="dropout")
-
-
-@pytest.mark.parametrize(("task", "outputs"), [("multilabel", 3), ("regression", 2), ("classification", 1)])
-@pytest.mark.parametrize("method", ["finetune", "dropout", "kd"])
-def test_every_method_trains_for_every_task(tmp_path: Path, task: str, outputs: int, method: str) -> None:
-    problem = make_problem(tmp_path, task=task, outputs=outputs, steps=20)
-    factory = {"factory": "tests.problems:Late", "kwargs": {"widths": {"image": 5, "audio": 4}, "outputs": outputs}}
-    adapter = adapt(problem.model, problem.config | {"model": factory}, by_split(problem.arrays, tmp_path))
-    given, held = extract(adapter, "train"), extract(adapter, "val")
-    width = adapter.task.expect(held.outputs[:1])[0].numel()
-    at = FitSplit(given, torch.arange(len(given)), held, torch.arange(len(held)), width)
-    spec = registry.get_repair(method)
-    how = Training(epochs=3, rate=0.01, amp=task == "multilabel")
-    job = Job(adapter, at, ("audio",), {"image": 1.0, "audio": 0.1}, how, 0, spec.options())
-    curves = run_stages(spec.stages(job), job, method, Snapshots(tmp_path / "kept", {}), Progress())
-    last = curves[-1]
-    assert min(last.held) < last.held[0]
-    assert torch.isfinite(adapter.run_live(job.batch(at.fit)).outputs).all()
 
 
 def test_a_folder_in_use_is_left_alone(made: Path, mended: tuple[RepairReport, Path], tmp_path: Path) -> None:
