@@ -25,6 +25,9 @@ _MOVED: dict[str, tuple[str, ...]] = {
     "imports": ("config.imports",),
     "inserts": ("adapters.inserts",),
     "probes.spectrum": ("probes.geometry.spectrum",),
+    "render.canvas": ("render.figures.style",),
+    "render.marks": ("render.figures.marks",),
+    "render.sanitize": ("report.names", "io.safe_text"),
     "replay": ("interventions.replay", "interventions.marginal", "games.coalitions", "session.measured"),
     "run": ("diagnosis", "session.opening"),
     "settings": ("context",),
@@ -58,6 +61,7 @@ _NOW_PACKAGES: dict[str, tuple[str, ...]] = {
     "config": ("config.schema", "config.load"),
     "demo": ("demo.make",),
     "features": ("features.features", "features.extraction"),
+    "render.figures": ("render.figures.diagnosis",),
     "report": ("report.diagnosis", "report.parts"),
 }
 

@@ -75,7 +75,7 @@ _WHERE = {
     "ModalityVerdict": "report.diagnosis",
     "Report": "report.diagnosis",
     "VERDICT_PROBES": "report.verdicts:DECIDING",
-    "clean_report": "render.sanitize:cleaned",
+    "clean_report": "report.names:cleaned",
     # Errors
     "CollapsekitError": "errors",
     "ConfigError": "errors",
@@ -207,9 +207,9 @@ if TYPE_CHECKING:
     from collapsekit.measures.measure import LOSS, METRIC
     from collapsekit.probes.geometry.spectrum import CONCATENATED as NO_MIXTURE
     from collapsekit.registry import adapter, probe, repair_method, task
-    from collapsekit.render.sanitize import cleaned as clean_report
     from collapsekit.repairs.training.job import Job, Stage, Step
     from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
+    from collapsekit.report.names import cleaned as clean_report
     from collapsekit.report.verdicts import DECIDING as VERDICT_PROBES
     from collapsekit.session.opening import build_adapter
     from collapsekit.stats.inference.jackknife import interval as jackknife_interval

@@ -9,6 +9,7 @@ code first on PYTHONPATH, under the same number of threads.
 from __future__ import annotations
 
 import difflib
+import html
 import json
 import os
 import re
@@ -76,32 +77,37 @@ def make(folder: Path, names: list[str]) -> None:
 
 
 class _Words(HTMLParser):
-    """The text of a page, without its style."""
+    """The text of a page, without its style; a place where a line may be broken does not part words."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.words: list[str] = []
+        self.text = ""
         self._style = False
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self._style = tag == "style"
+        self.text += "" if tag == "wbr" else " "
 
     def handle_endtag(self, tag: str) -> None:
         self._style = False
+        self.text += " "
 
     def handle_data(self, data: str) -> None:
         if not self._style:
-            self.words += data.split()
+            self.text += data
 
 
 def words(path: Path) -> list[str]:
-    """Words and numbers of a page, in order, without markup, frames or rules."""
+    """Words and numbers of a page, in order, without markup, frames, rules, brackets and commas."""
     text = path.read_text()
     if path.suffix == ".html":
         page = _Words()
         page.feed(text)
-        return page.words
-    return re.sub(r"[|─-╿*`#<>\\-]+", " ", text).split()
+        text = page.text
+    else:
+        text = re.sub(r"<(br|!--.*?--|/?code)>", " ", text)
+        text = re.sub(r"[|─-╿*`#<>\\-]+", " ", html.unescape(text))
+    return re.sub(r"[\[\](){}·;:,]|\.(?=\s)", " ", f"{text} ").split()
 
 
 def compare(before: Path, now: Path) -> int:

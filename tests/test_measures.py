@@ -17,9 +17,9 @@ from collapsekit.measures import LOSS, METRIC, Measure, headings, lookup, measur
 from collapsekit.measures.catalogue import DECLARED, heading_of, index
 from collapsekit.measures.declarations import FACTS, read_declarations
 from collapsekit.measures.of_verdict import OF_VERDICT
-from collapsekit.render.figures import CAPTIONS
-from collapsekit.render.repair_figures import DRAWN
-from collapsekit.render.tables import sections
+from collapsekit.render.figures.diagnosis import CAPTIONS
+from collapsekit.render.figures.repair import DRAWN
+from collapsekit.render.views._results import by_probe
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.tasks.classification import Classification
 from tests.problems import Problem
@@ -152,7 +152,7 @@ def test_a_direction_has_a_reason() -> None:
 
 def test_a_probe_in_one_file_is_titled_placed_judged_and_shown(problem: Problem, tmp_path: Path) -> None:
     report = problem.diagnose(plugins=[plugin(tmp_path)], probes=["toy", "vif", "spectrum"])
-    found = {s.probe: s.title for s in sections(report)}
+    found = {s.probe: s.title for s in by_probe(report)}
     assert list(found) == ["spectrum", "toy", "vif"]
     assert found["toy"] == "Toys"
     toys = [r for r in report.results if r.probe == "toy"]
@@ -176,7 +176,7 @@ def test_where_a_measure_is_not_known_the_report_says_what_it_is(problem: Proble
     path.write_text(report.to_json())
     del DECLARED.measures["toy.count"], DECLARED.measures["toy.other"], registry.PROBES["toy"]
     again = Report.load(path)
-    assert [s.title for s in sections(again)] == ["toy"]
+    assert [s.title for s in by_probe(again)] == ["toy"]
     row = next(r for r in compare({"a": again, "b": again}, every=True).rows if r.name == "toy.count")
     assert (row.better, row.unit, row.definition) == (None, "examples", "how many, times 2")
     assert "toy.count" not in {r.name for r in compare({"a": again, "b": again}).rows}
@@ -206,7 +206,7 @@ def _run_again(name: str) -> None:
 
 def test_readers_of_reports_know_the_measures_without_torch() -> None:
     code = (
-        "import sys; from collapsekit.render import tables; from collapsekit.comparison import quantities\n"
+        "import sys; from collapsekit.render.views import diagnosis; from collapsekit.comparison import quantities\n"
         "from collapsekit.measures import heading_of, lookup\n"
         "print(lookup('vif.mean').better, lookup('missing.rates.zeros').better, lookup('own.x'), heading_of('vif').title)\n"
         "print('torch' in sys.modules)"

@@ -32,7 +32,6 @@ def class_means(adapter: Adapter, split: str) -> float:
                 torch.stack([t[train.targets == c].mean(0) for c in range(int(train.targets.max()) + 1)])[guess]
                 for t in train.recorded[names[i]]
             )
-        changed = type(features)(**{**vars(features), "recorded": recorded, "memo": {}})
-        expected = adapter.task.expect(predict(live, changed).outputs)
+        expected = adapter.task.expect(predict(live, features.changed(recorded)).outputs)
         total += float(adapter.task.metric(expected, features.targets))
     return total / len(sets)

@@ -52,15 +52,16 @@ def measure(
         torch.save(trained(subject, arrays).state_dict(), folder / "ckpt.pt")
         config = config_of(subject, folder / "data.safetensors")
         how = RepairOptions.make(training=training, profile="quick", seed=subject.seed, cache=folder / "cache")
-        asked = make_request(folder / "ckpt.pt", config, how)
+        request = make_request(folder / "ckpt.pt", config, how)
         every = check_method_options(options)
-        before = asked.diagnose(None, "val", ("utilisation", "reliance"))
         weak = (WEAK[subject.data],)
         study = partial(_record, subject, split, weak[0], folder / "cache", classifier)
-        yield study("none", asked.adapter(), 0.0)
+        with request.open() as opened:
+            before = request.diagnose(opened, "val", ("utilisation", "reliance"))
+        yield study("none", opened.rebuilt(), 0.0)
         for chain in methods:
             began = time.perf_counter()
-            job, _ = make_job(asked, before, weak)
+            job, _ = make_job(request, opened, opened.rebuilt(), before, weak)
             for place, named in enumerate(chain.split(",")):
                 method, _, preset = named.partition(":")
                 own = every[method] if not preset else type(every[method])(preset=preset)  # type: ignore[call-arg]

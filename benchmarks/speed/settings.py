@@ -29,9 +29,8 @@ from collapsekit.context import Progress
 from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import CoalitionGame
+from collapsekit.games.coalitions import CoalitionGame, draws_for
 from collapsekit.interventions.replay import predict
-from collapsekit.probes.credit.reliance import RelianceOptions, draws_for
 from collapsekit.probes.geometry.rank_sweep import RankSweepOptions
 from collapsekit.readouts.fit import Recipe, retrained_fusion
 from collapsekit.readouts.fit_stacked import retrained_fusions
@@ -123,7 +122,7 @@ def fusions(adapter: ModuleAdapter, features: Features, repeats: int = 5, epochs
 
 def coalitions(adapter: ModuleAdapter, features: Features, repeats: int = 5) -> Times:
     """Seconds of the expectation and the worth of every subset of the modalities."""
-    draws = draws_for(adapter, features, RelianceOptions())
+    draws = draws_for(adapter, features, None)
     masks, expect = range(1 << len(MODALITIES)), adapter.task.expect
 
     def alone() -> list[Tensor]:

@@ -196,7 +196,7 @@ def form_of(name: str) -> Form:
 
 def message(text: str) -> None:
     """Lines on stderr, made safe to print."""
-    from collapsekit.render.sanitize import clean
+    from collapsekit.io.safe_text import clean
 
     lines = [clean(line, limit=4000) for line in text.splitlines()]
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):  # a user's function may have closed it

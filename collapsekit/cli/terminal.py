@@ -24,6 +24,8 @@ from collapsekit.user_code.exits import exit_refused, is_exit
 
 if TYPE_CHECKING:
     from collapsekit.context import Progress
+    from collapsekit.render.views.baseline import Update
+    from collapsekit.report.base import Contract
     from collapsekit.report.diagnosis import Report
 
 TrustPickle = Annotated[str | None, typer.Option(metavar=TRUST_PICKLE.metavar, help=TRUST_PICKLE.help)]
@@ -121,18 +123,18 @@ def need_working_directory() -> None:
 
 def show(report: Report) -> None:
     """The report on stdout."""
-    from collapsekit.render import FORMATS
-
-    screen(FORMATS["terminal"], report)
+    screen(report)
 
 
-def screen(render: Callable[..., str], report: Any) -> None:
-    """What ``render`` makes of a report on stdout, in colour and at full width only on a terminal."""
+def screen(report: Contract | Update) -> None:
+    """A report of any kind on stdout, in colour and at full width only on a terminal."""
+    from collapsekit.render import write
+
     stream = output.data_stream()
     terminal = stream.isatty()
     width = _width(stream) if terminal else 80
     color = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    output.write(render(report, width=min(width, 120), color=color))
+    output.write(write(report, "terminal", width=min(width, 120), color=color))
 
 
 def _width(stream: TextIO) -> int:
@@ -186,7 +188,7 @@ def _drawn(base: type[Progress]) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
     from rich.text import Text
 
-    from collapsekit.render.sanitize import clean
+    from collapsekit.io.safe_text import clean
 
     times = TimeElapsedColumn(), TimeRemainingColumn(compact=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *times)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from collapsekit.comparison.inputs import Group, Run
+from collapsekit.comparison.inputs import Group, LoadedRun
 from collapsekit.comparison.quantities import Choice, Found, Key
 from collapsekit.errors import ConfigError
 from collapsekit.io.safe_text import quote
@@ -87,13 +87,13 @@ def notes(groups: Sequence[Group]) -> Iterator[str]:
             )
 
 
-def _runs(groups: Sequence[Group]) -> Iterator[tuple[str, Run]]:
+def _runs(groups: Sequence[Group]) -> Iterator[tuple[str, LoadedRun]]:
     for group in groups:
         for run in group.runs:
             yield quote(group.name) + (f" ({quote(run.path, 200)})" if len(group.runs) > 1 else ""), run
 
 
-def _digest(run: Run) -> str | None:
+def _digest(run: LoadedRun) -> str | None:
     digest = run.report.settings.get("examples")
     return digest if isinstance(digest, str) and digest else None
 

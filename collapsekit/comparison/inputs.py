@@ -23,7 +23,7 @@ REPORT = "report.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class LoadedRun:
     """A report and where it is from. ``name`` is what runs of different groups may be paired by."""
 
     name: str
@@ -42,7 +42,7 @@ class Group:
     """A column: at least one run."""
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[LoadedRun, ...]
 
 
 def read_groups(arguments: Sequence[str]) -> list[Group]:
@@ -100,17 +100,17 @@ def _named_groups(columns: Mapping[str, ReportOrPath | Sequence[ReportOrPath]]) 
     return groups
 
 
-def _mixed_runs(name: str, reports: Sequence[ReportOrPath], *, several: bool = False) -> tuple[Run, ...]:
+def _mixed_runs(name: str, reports: Sequence[ReportOrPath], *, several: bool = False) -> tuple[LoadedRun, ...]:
     """The runs of a column, in order: those of a path named by where they lie, others by their place."""
     files = [[] if isinstance(r, Report) else _under(_path_of(r), several=several) for r in reports]
     flat = [file for some in files for file in some]
     _check_number(len(flat))
     _check_once(flat, name)
     read = iter(_runs(flat))
-    runs: list[Run] = []
+    runs: list[LoadedRun] = []
     for i, (report, some) in enumerate(zip(reports, files, strict=True), 1):
         if isinstance(report, Report):
-            runs.append(Run(f"{name} {i}", f"{name} {i}", report))
+            runs.append(LoadedRun(f"{name} {i}", f"{name} {i}", report))
         runs += [next(read) for _ in some]
     return tuple(runs)
 
@@ -175,11 +175,11 @@ def _natural(path: str) -> list[tuple[int, str]]:
     return [(len(part.lstrip("0")) if part.isdigit() else 0, part) for part in re.split(r"([0-9]+)", path)]
 
 
-def _runs(paths: Sequence[str]) -> tuple[Run, ...]:
+def _runs(paths: Sequence[str]) -> tuple[LoadedRun, ...]:
     names = [place[-1] for place in _told_apart([_place(p) for p in paths])]
     # Curves are not compared, and would fill the memory where there are many runs.
     reports = [r.model_copy(update={"results": scalars(r)}) for r in map(_read, paths)]
-    return tuple(Run(name, path, report) for name, path, report in zip(names, paths, reports, strict=True))
+    return tuple(LoadedRun(name, path, report) for name, path, report in zip(names, paths, reports, strict=True))
 
 
 def _read(path: str) -> Report:

@@ -87,7 +87,7 @@ def fit_on_recorded(
     Raises:
         NumericsError: where there are no training examples.
     """
-    return FittedSynergy(*_Job.of(adapter, features, offset, settings).best_on_recorded())
+    return FittedSynergy(*_SynergyFit.of(adapter, features, offset, settings).best_on_recorded())
 
 
 def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynergy, settings: Settings) -> Synergy:
@@ -102,7 +102,7 @@ def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynerg
     Returns:
         The network with the features of the diagnosed and of the held-out examples.
     """
-    job = _Job.of(adapter, features, {}, settings)
+    job = _SynergyFit.of(adapter, features, {}, settings)
     return job.made(fitted.net, job.recorded(), fitted.loss, "on the checkpoint's own encoders")
 
 
@@ -110,7 +110,7 @@ def on_encoders(
     adapter: Adapter, features: Features, offset: Mapping[str, Tensor], plan: Plan, settings: Settings
 ) -> Synergy | None:
     """The same on encoders trained along with it; None where they cannot be, or not within the plan's budget."""
-    return _Job.of(adapter, features, offset, settings).on_encoders(plan, RATES[0])
+    return _SynergyFit.of(adapter, features, offset, settings).on_encoders(plan, RATES[0])
 
 
 def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _SynergyFit:
     adapter: Adapter
     features: Features
     at: FitSplit
@@ -129,10 +129,10 @@ class _Job:
     settings: Settings
 
     @staticmethod
-    def of(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> _Job:
+    def of(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> _SynergyFit:
         at = make_split(adapter, features)
         own = {split: values.float() for split, values in offset.items()}
-        return _Job(adapter, features, at, _order(adapter, at, settings.seed), own, settings)
+        return _SynergyFit(adapter, features, at, _order(adapter, at, settings.seed), own, settings)
 
     def _recipe(self, rate: float) -> Recipe:
         steps = max(1, len(self.at.fit) // BATCH)

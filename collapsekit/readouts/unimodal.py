@@ -94,7 +94,7 @@ def train_baselines(adapter: Adapter, features: Features, plan: Plan, settings: 
             skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
             continue
         initial = in_full(cast(Adapter, adapter.fresh(settings.seed, trained=start)))
-        job = _Job(initial, m, at, settings.seed)
+        job = _EncoderFit(initial, m, at, settings.seed)
         try:
             trained[m], how = _train_modality(adapter, features, job, rates, epochs, settings)
         except NumericsError as e:
@@ -167,7 +167,7 @@ def _plan_note(plan: Plan, rates: tuple[float, ...], epochs: int, left_out: dict
 
 
 @dataclass(frozen=True)
-class _Job:
+class _EncoderFit:
     """One encoder to train alone."""
 
     initial: Adapter
@@ -213,7 +213,7 @@ class _Job:
 
 
 def _train_modality(
-    adapter: Adapter, features: Features, job: _Job, rates: tuple[float, ...], epochs: int, settings: Settings
+    adapter: Adapter, features: Features, job: _EncoderFit, rates: tuple[float, ...], epochs: int, settings: Settings
 ) -> tuple[UnimodalReadout, str]:
     """The encoder trained alone at the best of ``rates``, its features read out linearly; and how it was made."""
     initial, at = job.initial, job.at
@@ -237,7 +237,7 @@ def _train_modality(
     return readout, f"learning rate {about['rate']:g}, best held-out loss at epoch {about['epochs']}"
 
 
-def _represent(job: _Job, features: Features) -> Tensor:
+def _represent(job: _EncoderFit, features: Features) -> Tensor:
     with torch.no_grad():
         parts = [job.features(features, rows).cpu() for rows in torch.arange(len(features)).split(512)]
     return torch.cat(parts)

@@ -1,138 +1,68 @@
-"""A report as text, Markdown, HTML or figures. Everything here reads a ``Report`` or ``RepairReport``, nothing else."""
+"""A report as text: a view makes a document of it, a writer prints that; formats of CI are written from the report itself.
+
+A new format is a file in ``writers`` or ``ci``, a new kind of report a file in ``views``: neither is named anywhere else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from collapsekit.errors import ConfigError, did_you_mean
+
 if TYPE_CHECKING:
-    from collapsekit.report.comparison import Comparison
-    from collapsekit.report.diagnosis import Report
-    from collapsekit.report.gate import GateReport
-    from collapsekit.report.repair import RepairReport
+    from collapsekit.render.document import Detail, Document
+    from collapsekit.render.views.baseline import Update
+    from collapsekit.report.base import Contract
+
+_HERE = Path(__file__).parent
+_ALIASES = {"md": "markdown", "text": "terminal"}
 
 
-def _json(report: Report | RepairReport | GateReport | Comparison) -> str:
-    return report.to_json()
+def files(folder: str) -> tuple[str, ...]:
+    """Name the views, the writers, or the formats of CI that there are."""
+    return tuple(sorted(p.stem for p in (_HERE / folder).glob("*.py") if not p.stem.startswith("_")))
 
 
-def _markdown(report: Report) -> str:
-    from collapsekit.render.markdown import render
-
-    return render(report)
-
-
-def _html(report: Report) -> str:
-    from collapsekit.render.html import render
-
-    return render(report)
+def formats_of(kind: str) -> tuple[str, ...]:
+    """Name the formats that reports of a kind (the name of their view) can be written in."""
+    return ("json", *files("writers"), *(files("ci") if kind == "gate" else ()))
 
 
-def _terminal(report: Report, *, width: int | None = None, color: bool = False) -> str:
-    from collapsekit.render.terminal import render
+def write(report: Contract | Update, format_: str, *, width: int | None = None, color: bool = False) -> str:
+    """Write a report in one of its formats.
 
-    return render(report, width=width, color=color)
+    Args:
+        report: Of a diagnosis, a repair, a gate or a comparison; a baseline, or its update.
+        format_: json; terminal (or text), markdown (or md), html; of a gate also junit, sarif, github.
+        width: Columns of a terminal; by default those of the one there is, from 40 to 120.
+        color: Whether a terminal shows colours.
 
+    Returns:
+        The whole text.
 
-FORMATS: dict[str, Callable[..., str]] = {
-    "json": _json,
-    "md": _markdown,
-    "html": _html,
-    "terminal": _terminal,
-}
-"""Format name to ``render(report) -> str``; ``terminal`` also takes ``width`` and ``color``."""
-
-
-def _repair_markdown(report: RepairReport) -> str:
-    from collapsekit.render.repair_markdown import render
-
-    return render(report)
-
-
-def _repair_html(report: RepairReport) -> str:
-    from collapsekit.render.repair_html import render
-
-    return render(report)
-
-
-def _repair_terminal(report: RepairReport, *, width: int | None = None, color: bool = False) -> str:
-    from collapsekit.render.repair_terminal import render
-
-    return render(report, width=width, color=color)
+    Raises:
+        ConfigError: Where the report has no such format.
+    """
+    name, known = _ALIASES.get(format_, format_), formats_of(_kind(report))
+    if name not in known:
+        hint = did_you_mean(format_, known)
+        raise ConfigError(f"format {format_!r} is not known: use one of {', '.join(known)}{hint}.")
+    if name == "json":
+        return report.to_json()
+    if name in files("ci"):
+        return str(import_module(f"collapsekit.render.ci.{name}").write(report))
+    writer = import_module(f"collapsekit.render.writers.{name}")
+    return str(writer.write(document_of(report, writer.DETAIL), width=width, color=color))
 
 
-REPAIR_FORMATS: dict[str, Callable[..., str]] = {
-    "json": _json,
-    "md": _repair_markdown,
-    "html": _repair_html,
-    "terminal": _repair_terminal,
-}
-"""The same for a ``RepairReport``."""
+def document_of(report: Contract | Update, detail: Detail) -> Document:
+    """Make the document of a report, as the view of its kind does."""
+    view: Document = import_module(f"collapsekit.render.views.{_kind(report)}").view(report, detail)
+    return view
 
 
-def _gate_text(report: GateReport, *, width: int | None = None, color: bool = False) -> str:
-    from collapsekit.render.gate_text import render
-
-    return render(report, width=width, color=color)
-
-
-def _gate_markdown(report: GateReport) -> str:
-    from collapsekit.render.gate_markdown import render
-
-    return render(report)
-
-
-def _gate_junit(report: GateReport) -> str:
-    from collapsekit.render.gate_junit import render
-
-    return render(report)
-
-
-def _gate_sarif(report: GateReport) -> str:
-    from collapsekit.render.gate_sarif import render
-
-    return render(report)
-
-
-def _gate_github(report: GateReport) -> str:
-    from collapsekit.render.gate_github import render
-
-    return render(report)
-
-
-GATE_FORMATS: dict[str, Callable[..., str]] = {
-    "text": _gate_text,
-    "json": _json,
-    "markdown": _gate_markdown,
-    "junit": _gate_junit,
-    "sarif": _gate_sarif,
-    "github": _gate_github,
-}
-"""The same for a ``GateReport``; ``text`` takes ``width`` and ``color``."""
-
-
-def _compare_markdown(comparison: Comparison) -> str:
-    from collapsekit.render.compare_markdown import render
-
-    return render(comparison)
-
-
-def _compare_html(comparison: Comparison) -> str:
-    from collapsekit.render.compare_html import render
-
-    return render(comparison)
-
-
-def _compare_terminal(comparison: Comparison, *, width: int | None = None, color: bool = False) -> str:
-    from collapsekit.render.compare_terminal import render
-
-    return render(comparison, width=width, color=color)
-
-
-COMPARE_FORMATS: dict[str, Callable[..., str]] = {
-    "json": _json,
-    "md": _compare_markdown,
-    "html": _compare_html,
-    "terminal": _compare_terminal,
-}
-"""The same for a ``Comparison``."""
+def _kind(report: object) -> str:
+    """The name of the module that holds the report's class, which is its view's, too."""
+    return type(report).__module__.rpartition(".")[2]

@@ -11,7 +11,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def fmt(value: float | None) -> str:
-    """``value`` to three significant digits: ``0.412``, ``64``, ``1.20×10⁻⁷``; ``–`` where there is none.
+    """Write ``value`` to three significant digits: ``0.412``, ``64``, ``1.20×10⁻⁷``; ``–`` where there is none.
 
     Whole numbers below 10⁹ and numbers above 100 keep all their integer digits; magnitudes under 10⁻¹² read
     ``0``, never ``-0``.
@@ -30,12 +30,12 @@ def fmt(value: float | None) -> str:
 
 
 def power_of_ten(power: int) -> str:
-    """The exponent as superscript digits: ``-3`` is ``⁻³``."""
+    """Write the exponent as superscript digits: ``-3`` is ``⁻³``."""
     return str(power).translate(_SUPERSCRIPT)
 
 
 def fmt_interval(interval: tuple[float, float] | None) -> str:
-    """``[0.930, 1]``, or an empty string where there is no interval."""
+    """Write ``[0.930, 1]``, or an empty string where there is no interval."""
     return f"[{fmt(interval[0])}, {fmt(interval[1])}]" if interval is not None else ""
 
 

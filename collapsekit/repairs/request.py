@@ -1,4 +1,4 @@
-"""What was request of a repair, checked, and the job it makes."""
+"""What was asked of a repair, checked, and the job it makes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class RepairRequest:
     def diagnose(
         self, subject: OpenModel, split: str, probes: Sequence[str] | None = None, weak: Sequence[str] = ()
     ) -> Report:
-        """Diagnose an open model as the repair was request to.
+        """Diagnose an open model as was asked of the repair.
 
         Args:
             subject: the checkpoint, or what was trained from it.

@@ -121,13 +121,13 @@ def repair(
             split = "test" if "test" in subject.adapter.source.splits() else "val"
             shown = request.diagnose(subject, split, weak=weak)
         chains = {"method": chosen, **({"control": (CONTROL,)} if options.control and chosen != (CONTROL,) else {})}
-        runs: dict[str, _Run] = {}
+        runs: dict[str, _MethodRun] = {}
         with preserve_rng_state():  # of a device too, which the diagnosis has set up
             for name, methods in chains.items():
                 # The model that was diagnosed is trained itself, as nothing reads it any more.
                 adapter = subject.adapter if not runs else subject.rebuilt()
                 job, data = make_job(request, subject, adapter, before, weak)
-                runs[name] = _Run(request, job, data, methods, every, before, folder)
+                runs[name] = _MethodRun(request, job, data, methods, every, before, folder)
                 runs[name].train()
             used = {name: every[name] for name in chosen}
             report = _judged(request, subject, runs, (before, shown), weak, used)
@@ -149,7 +149,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write(folder: Path, report: RepairReport, runs: Mapping[str, _Run]) -> None:
+def _write(folder: Path, report: RepairReport, runs: Mapping[str, _MethodRun]) -> None:
     """Weights and report; then the snapshots are no longer needed."""
     if report.exported:
         export_weights(runs["method"].adapter.model, folder)
@@ -202,7 +202,7 @@ def plan(
     return told + estimate_cost(next(iter(stages)), job, chosen[0], own)
 
 
-class _Run:
+class _MethodRun:
     """One chain of methods, trained from the checkpoint on."""
 
     def __init__(
@@ -267,7 +267,7 @@ class _Run:
 def _judged(
     request: RepairRequest,
     subject: OpenModel,
-    runs: Mapping[str, _Run],
+    runs: Mapping[str, _MethodRun],
     reports: tuple[Report, Report],
     weak: tuple[str, ...],
     options: Mapping[str, Options],
@@ -323,7 +323,7 @@ def _judged(
     )
 
 
-def _open(subject: OpenModel, run: _Run) -> AbstractContextManager[OpenModel]:
+def _open(subject: OpenModel, run: _MethodRun) -> AbstractContextManager[OpenModel]:
     """The model that was trained, to be diagnosed beside the checkpoint."""
     return subject.with_model(run.adapter.model, run.adapter.config, changed=run.changed)
 

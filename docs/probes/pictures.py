@@ -30,9 +30,9 @@ from collapsekit.context import Progress
 from collapsekit.demo.make import EPOCHS, demo_data, make_demo
 from collapsekit.demo.model import WIDTHS, FusionModel
 from collapsekit.io.files import write_atomic
-from collapsekit.render.canvas import INK, panels, settle, theme
-from collapsekit.render.figures import FIGURES
-from collapsekit.render.marks import bar_figure, bars, legend, line
+from collapsekit.render.figures.diagnosis import FIGURES
+from collapsekit.render.figures.marks import bar_figure, bars, legend, line
+from collapsekit.render.figures.style import INK, panels, settle, theme
 from collapsekit.report.diagnosis import Report, Result
 
 WAY = ("pix", "kar", "zer")  # the first ones of the order in which `growing` adds the views: strongest first

@@ -12,7 +12,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from collapsekit.comparison.compare import compare, compare_groups
-from collapsekit.comparison.inputs import Group, Run, read_groups
+from collapsekit.comparison.inputs import Group, LoadedRun, read_groups
 from collapsekit.comparison.quantities import Choice
 from collapsekit.errors import ConfigError
 from collapsekit.measures import lookup
@@ -203,7 +203,7 @@ def test_the_order_of_paired_runs_changes_nothing(how: str) -> None:
         for name, values in METRICS.items():
             random.Random(f"{seed}{name}").shuffle(order)
             made = [make(accuracy=values[i], seed=i if how == "seed" else None) for i in order]
-            out.append(Group(name, tuple(Run(f"run{i}", f"p{i}", r) for i, r in zip(order, made, strict=True))))
+            out.append(Group(name, tuple(LoadedRun(f"run{i}", f"p{i}", r) for i, r in zip(order, made, strict=True))))
         return out
 
     first, again = compare_groups(groups(1)), compare_groups(groups(2))

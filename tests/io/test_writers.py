@@ -272,7 +272,7 @@ def test_json_is_written_without_nan() -> None:
     elsewhere = {
         "readouts/cache.py": 1,
         "session/command_line.py": 1,
-        "render/tables.py": 1,
+        "render/views/_words.py": 1,
         "io/json.py": 1,
         "report/base.py": 1,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sample_reports import HOSTILE, LONG, MakeReport, make_report, nothing_measured
 
+from collapsekit.render import write
 from collapsekit.report.diagnosis import Report
 
 
@@ -29,10 +30,8 @@ def report(request: pytest.FixtureRequest) -> Report:
 @pytest.fixture(scope="session", params=[("image", "audio"), HOSTILE], ids=["two", "six-hostile"])
 def page(request: pytest.FixtureRequest) -> tuple[Report, str]:
     """A report and its HTML page, rendered once for all tests."""
-    from collapsekit.render import html
-
     report = make_report(request.param)
-    return report, html.render(report)
+    return report, write(report, "html")
 
 
 @pytest.fixture

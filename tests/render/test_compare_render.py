@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import json
 import math
 import random
@@ -23,14 +24,16 @@ from collapsekit import registry
 from collapsekit.comparison.compare import compare
 from collapsekit.comparison.significance import ALPHA
 from collapsekit.errors import CollapsekitError
+from collapsekit.io.safe_text import clean
 from collapsekit.measures import measures_of
 from collapsekit.measures.of_verdict import OF_VERDICT
-from collapsekit.render import COMPARE_FORMATS
-from collapsekit.render.compare_tables import BEST, DIFFERS, blocks, cleaned_comparison, p_blocks
+from collapsekit.render import document_of, formats_of, write
+from collapsekit.render.document import Detail, Table, plain
 from collapsekit.render.numbers import fmt
-from collapsekit.render.sanitize import clean
+from collapsekit.render.views.comparison import BEST, DIFFERS
 from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, Testing
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
+from collapsekit.report.names import cleaned_comparison
 from collapsekit.stats.inference.wilcoxon import MAX_EXACT, MIN_PAIRS
 
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
@@ -84,7 +87,13 @@ def comparison(request: pytest.FixtureRequest) -> Comparison:
 
 
 def terminal(found: Comparison, width: int = 80, color: bool = False) -> str:
-    return COMPARE_FORMATS["terminal"](found, width=width, color=color)
+    return write(found, "terminal", width=width, color=color)
+
+
+def tables_of(found: Comparison) -> list[Table]:
+    """The tables of values and of p-values."""
+    document = document_of(found, Detail.GLANCE)
+    return [b for b in (*document.blocks, *(b for s in document.sections for b in s.blocks)) if isinstance(b, Table)]
 
 
 @pytest.mark.parametrize("width", [60, 80])
@@ -97,20 +106,19 @@ def test_terminal_keeps_to_its_width_and_prints_text_only(comparison: Comparison
 def test_every_value_mark_and_name_is_in_every_format(comparison: Comparison) -> None:
     clear = cleaned_comparison(comparison)
     cells = [c for row in clear.rows for c in row.cells]
-    marked = [c for b in blocks(clear) for line in b.lines for c in line.cells]
-    for cell, text in zip(cells, marked, strict=True):
-        assert (BEST in text.marks) == text.best == cell.best
+    shown = [[c for row in t.rows for c in row.cells[1:]] for t in tables_of(comparison)]
+    for cell, text in zip(cells, shown[0], strict=True):
+        assert (BEST in text.marks) == (text.runs[0].kind == "strong") == cell.best
         assert (DIFFERS in text.marks) == (cell.test is not None and cell.test.significant)
-    shown = [c for b in (*blocks(clear), *p_blocks(clear)[1]) for line in b.lines for c in line.cells]
     texts = {
         "terminal": terminal(comparison),
-        "md": "".join(t.content for t in _inline(COMPARE_FORMATS["md"](comparison))),
-        "html": Reader(COMPARE_FORMATS["html"](comparison)).text,
+        "md": "".join(t.content for t in _inline(write(comparison, "md"))),
+        "html": Reader(write(comparison, "html")).text,
     }
     for name, text in texts.items():
-        for cell in shown:
-            if cell.state is None:
-                assert cell.text + cell.marks in text, name
+        for cell in (c for table in shown for c in table):
+            if not cell.short:
+                assert plain(cell.runs) + cell.marks in text, name
     squeezed = {name: re.sub(r"\s+", "", text) for name, text in texts.items()}
     for name, text in squeezed.items():
         for column in clear.columns:
@@ -127,8 +135,8 @@ def _inline(text: str) -> list[Any]:
 def test_columns_swap_in_every_format() -> None:
     one, other = run(1), run(2, 0.3)
     there, back = compare({"one": one, "two": other}), compare({"two": other, "one": one})
-    for line, turned in zip(blocks(there), blocks(back), strict=True):
-        assert [x.cells for x in line.lines] == [x.cells[::-1] for x in turned.lines]
+    for row, turned in zip(tables_of(there)[0].rows, tables_of(back)[0].rows, strict=True):
+        assert (row.group, row.cells[1:]) == (turned.group, turned.cells[:0:-1])
     table = re.search(r"^one +|^ +one +two$", terminal(there), re.M)
     assert table
     assert re.search(r"^ +two +one$", terminal(back), re.M)
@@ -136,9 +144,11 @@ def test_columns_swap_in_every_format() -> None:
 
 def test_signs_are_explained_where_they_stand_and_only_there() -> None:
     tested, plain = groups(only=["reliance.full_*"]), singles(("a", "b"))
-    for name, draw in COMPARE_FORMATS.items():
-        if name == "json":
-            continue
+    for name in ("terminal", "md", "html"):
+
+        def draw(found: Comparison, name: str = name) -> str:
+            return html.unescape(write(found, name))
+
         assert "after Holm's correction" in draw(tested), name
         assert "16" not in "".join(plain.notes)
         assert DIFFERS in draw(tested), name
@@ -181,8 +191,8 @@ def test_colour_is_asked_for_and_never_alone() -> None:
 @pytest.mark.parametrize("case", ["six-hostile", "hostile-groups"])
 def test_names_are_text_wherever_they_are_shown(case: str) -> None:
     found = CASES[case]()
-    md = COMPARE_FORMATS["md"](found)
-    for text in (terminal(found), md, COMPARE_FORMATS["json"](found)):
+    md = write(found, "md")
+    for text in (terminal(found), md, write(found, "json")):
         assert "##[" not in text
         assert not set(text) & set("\x00\x07\x1b\u202e\u2066\u200b\u2028")
     assert "::error" not in md + terminal(found)
@@ -198,12 +208,12 @@ def test_names_are_text_wherever_they_are_shown(case: str) -> None:
 
 
 def test_markdown_tables_are_well_formed(comparison: Comparison) -> None:
-    for block in re.findall(r"(?:^\|.*\n)+", COMPARE_FORMATS["md"](comparison), re.M):
+    for block in re.findall(r"(?:^\|.*\n)+", write(comparison, "md"), re.M):
         assert len({line.count("|") for line in block.splitlines()}) == 1
 
 
 def test_page_is_balanced_and_inert(comparison: Comparison) -> None:
-    text = COMPARE_FORMATS["html"](comparison)
+    text = write(comparison, "html")
     reader = Reader(text)
     assert not set(reader.tags) & ACTIVE
     assert not [a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "srcset", "action")]
@@ -214,11 +224,11 @@ def test_page_is_balanced_and_inert(comparison: Comparison) -> None:
     assert "default-src 'none'" in text
     assert text.index("Content-Security-Policy") < text.index("<style>")
     assert "<script" not in text
-    assert COMPARE_FORMATS["html"](comparison) == text
+    assert write(comparison, "html") == text
 
 
 def test_json_is_the_comparison(comparison: Comparison) -> None:
-    text = COMPARE_FORMATS["json"](comparison)
+    text = write(comparison, "json")
     json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert Comparison.model_validate(json.loads(text)) == comparison
 
@@ -301,7 +311,7 @@ def test_whatever_reports_say_it_is_shown_or_refused_in_a_sentence(
     for row in found.rows:
         for cell in row.cells:
             assert all(v is None or math.isfinite(v) for v in (cell.value, cell.sd))
-    for name, draw in COMPARE_FORMATS.items():
-        text = draw(found, width=width, color=False) if name == "terminal" else draw(found)
+    for name in formats_of("comparison"):
+        text = write(found, name, width=width)
         shown = text.split("<body>")[-1]
         assert not re.findall(r"\b(?:nan|infinity)\b", shown, re.IGNORECASE) or "n" in "".join(columns).lower(), name

@@ -19,12 +19,15 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from sample_gates import HOSTILE, NAMES, REPORTS, check, report_of
 
-from collapsekit.render import GATE_FORMATS
-from collapsekit.render.gate_github import MOST, step_summary
-from collapsekit.render.markdown import code, escape
-from collapsekit.render.sanitize import NAME_LIMIT, TEXT_LIMIT, clean, cleaned_gate
+from collapsekit import render
+from collapsekit.io.safe_text import NAME_LIMIT, TEXT_LIMIT, clean
+from collapsekit.render import formats_of, write
+from collapsekit.render.ci.github import MOST, step_summary
+from collapsekit.render.writers.markdown import code, escape
 from collapsekit.report.gate import GateReport
+from collapsekit.report.names import cleaned_gate
 
+FORMATS = ("text", "json", "markdown", "junit", "sarif", "github")
 LEVELS = {"failed": "error", "inconclusive": "warning"}
 # What GitHub shows of Markdown's HTML here: only what escaping itself puts there.
 OWN_HTML = {"<code>", "</code>", "<!-- -->"}
@@ -94,8 +97,8 @@ def said_by(made: dict[str, str]) -> dict[str, str]:
 @settings(max_examples=40, deadline=None)
 @given(REPORTS)
 def test_no_format_disagrees_with_the_outcome_or_leaves_out_what_failed(report: GateReport) -> None:
-    made = {name: render(report) for name, render in GATE_FORMATS.items()}
-    assert made == {name: render(report) for name, render in GATE_FORMATS.items()}
+    made = {name: write(report, name) for name in FORMATS}
+    assert made == {name: write(report, name) for name in FORMATS}
     assert set(said_by(made).values()) == {report.outcome}
     assert GateReport.model_validate(json.loads(made["json"])) == report
     squeezed = "".join(made["text"].split())
@@ -108,7 +111,7 @@ def test_no_format_disagrees_with_the_outcome_or_leaves_out_what_failed(report: 
         assert name in cases
         if raw.state != "passed":
             assert "".join(name.split()) in squeezed
-            assert (code(name) if raw.kind == "rule" else escape(name)) in made["markdown"]
+            assert (code(name) if raw.kind == "rule" and name else escape(name)) in made["markdown"]
             assert f"{name}: {shown.sentence}" in messages
             assert f"gate {raw.state}: {name}" in titles
 
@@ -116,7 +119,7 @@ def test_no_format_disagrees_with_the_outcome_or_leaves_out_what_failed(report: 
 @settings(max_examples=40, deadline=None)
 @given(REPORTS)
 def test_nothing_in_a_name_acts(report: GateReport) -> None:
-    made = {name: render(report) for name, render in GATE_FORMATS.items()}
+    made = {name: write(report, name) for name in FORMATS}
     for name, text in made.items():
         lines = text.split("\n")
         hidden = [c for line in lines for c in line if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")]
@@ -139,7 +142,7 @@ def test_nothing_in_a_name_acts(report: GateReport) -> None:
 @settings(max_examples=40, deadline=None)
 @given(REPORTS)
 def test_junit_is_read_by_a_parser_and_counts_what_the_checks_say(report: GateReport) -> None:
-    text = GATE_FORMATS["junit"](report)
+    text = write(report, "junit")
     states = [c.state for c in report.checks] or ["inconclusive"]
     suites = list(JUnitXml.fromstring(text.encode()))
     assert [(s.tests, s.failures, s.errors, s.skipped) for s in suites] == [
@@ -155,7 +158,7 @@ def test_junit_is_read_by_a_parser_and_counts_what_the_checks_say(report: GateRe
 @settings(max_examples=15, deadline=None)
 @given(REPORTS)
 def test_junit_has_the_elements_and_attributes_of_the_schema(report: GateReport) -> None:
-    for element in ET.fromstring(GATE_FORMATS["junit"](report).encode()).iter():
+    for element in ET.fromstring(write(report, "junit").encode()).iter():
         attributes, children = JUNIT[element.tag]
         assert {c.tag for c in element} <= set(children.split())
         assert set(element.attrib) <= set(attributes.lower().split())
@@ -167,7 +170,7 @@ def test_junit_has_the_elements_and_attributes_of_the_schema(report: GateReport)
 @settings(max_examples=25, deadline=None)
 @given(REPORTS)
 def test_sarif_complies_with_its_schema_and_has_a_result_for_each_finding(report: GateReport) -> None:
-    raw = json.loads(GATE_FORMATS["sarif"](report))
+    raw = json.loads(write(report, "sarif"))
     assert [e.message for e in sarif_schema().iter_errors(raw)] == []
     run = raw["runs"][0]
     rules = run["tool"]["driver"]["rules"]
@@ -191,13 +194,13 @@ def test_sarif_complies_with_its_schema_and_has_a_result_for_each_finding(report
 
 
 def test_sarif_has_what_code_scanning_asks_of_a_rule() -> None:
-    for rule in json.loads(GATE_FORMATS["sarif"](report_of([check()])))["runs"][0]["tool"]["driver"]["rules"]:
+    for rule in json.loads(write(report_of([check()]), "sarif"))["runs"][0]["tool"]["driver"]["rules"]:
         assert all(rule[k]["text"] for k in ("shortDescription", "fullDescription", "help"))
 
 
 def test_fingerprints_are_of_the_check_not_of_the_run() -> None:
     prints = [
-        [r["partialFingerprints"] for r in json.loads(GATE_FORMATS["sarif"](report_of(found)))["runs"][0]["results"]]
+        [r["partialFingerprints"] for r in json.loads(write(report_of(found), "sarif"))["runs"][0]["results"]]
         for found in ([check(), check("accuracy")], [check(difference=0.5), check("accuracy", "inconclusive")])
     ]
     assert prints[0] == prints[1]
@@ -207,9 +210,7 @@ def test_fingerprints_are_of_the_check_not_of_the_run() -> None:
 @pytest.mark.parametrize("count", range(41))
 def test_github_has_at_most_ten_of_a_kind_and_says_what_is_left_out(count: int) -> None:
     found = [check(f"check {i}", state) for i in range(count) for state in ("failed", "inconclusive")]
-    commands = [
-        decoded(line) for line in GATE_FORMATS["github"](report_of([*found, check("x", "passed")])).splitlines()
-    ]
+    commands = [decoded(line) for line in write(report_of([*found, check("x", "passed")]), "github").splitlines()]
     for kind in ("error", "warning", "notice"):
         texts = [c[2] for c in commands if c[0] == kind]
         assert len(texts) <= MOST == 10
@@ -224,7 +225,7 @@ def test_github_has_at_most_ten_of_a_kind_and_says_what_is_left_out(count: int) 
 @settings(deadline=None)
 @given(NAMES, NAMES)
 def test_github_commands_decode_to_what_was_said(name: str, sentence: str) -> None:
-    lines = GATE_FORMATS["github"](report_of([check(name, sentence=sentence)])).split("\n")
+    lines = write(report_of([check(name, sentence=sentence)]), "github").split("\n")
     assert len(lines) == 3
     assert decoded(lines[0]) == ("error", f"gate failed: {clean(name, NAME_LIMIT)}", clean(sentence, TEXT_LIMIT))
 
@@ -236,7 +237,7 @@ def test_a_step_summary_fits(count: int, most: int) -> None:
     report = report_of([check(f"{i} {'é' * 300}") for i in range(count)])
     text = step_summary(report, most)
     assert len(text.encode()) <= most  # and it is valid UTF-8
-    full = GATE_FORMATS["markdown"](report)
+    full = write(report, "markdown")
     assert (text == full) == (len(full.encode()) <= most)
     if text != full:
         kept, _, said = text.partition("\n\nThe rest is left out")
@@ -257,7 +258,7 @@ def test_text_fits_and_names_what_failed(width: int) -> None:
         check("accuracy", "passed", detectable=0.02, **numbers),
         check("use of a_rather_long_modality_name", **numbers),
     ]
-    text = GATE_FORMATS["text"](report_of(found), width=width)
+    text = write(report_of(found), "text", width=width)
     assert max(map(len, text.splitlines())) <= width
     assert text.startswith("✗ FAILED  ")
     table = text[text.index("Against the baseline") :]
@@ -267,7 +268,7 @@ def test_text_fits_and_names_what_failed(width: int) -> None:
 
 
 def test_text_has_no_table_where_nothing_was_measured() -> None:
-    text = GATE_FORMATS["text"](report_of([check(state="inconclusive")]))
+    text = write(report_of([check(state="inconclusive")]), "text")
     assert "would catch" not in text
     assert "? inconclusive  use of audio" in text
 
@@ -275,7 +276,7 @@ def test_text_has_no_table_where_nothing_was_measured() -> None:
 @pytest.mark.parametrize("name", ["text", "markdown"])
 def test_what_to_do_next(name: str) -> None:
     def said(*found: object, **more: object) -> str:
-        return " ".join(GATE_FORMATS[name](report_of(list(found), **more)).split())  # type: ignore[arg-type]
+        return " ".join(write(report_of(list(found), **more), name).split())  # type: ignore[arg-type]
 
     assert "baseline update" in said(check())
     assert "baseline update" not in said(check(kind="rule"))
@@ -298,10 +299,19 @@ def test_names_that_look_alike_stay_apart() -> None:
     assert [c.name for c in safe.checks] == ["use of a\\x00", "use of a\\x00 (2)"]
 
 
+def test_the_formats_of_ci_are_the_gate_s_alone() -> None:
+    assert set(FORMATS) - {"text"} | {"terminal"} <= set(formats_of("gate"))
+    assert (
+        set(render.files("ci")) & {f for view in render.files("views") if view != "gate" for f in formats_of(view)}
+        == set()
+    )
+    assert set(render.files("ci")) >= {"junit", "sarif", "github"}
+
+
 def test_colour_only_where_asked() -> None:
     report = report_of([check(HOSTILE[0])])
-    assert "\x1b" not in GATE_FORMATS["text"](report)
-    assert "\x1b[1;31m" in GATE_FORMATS["text"](report, color=True)
+    assert "\x1b" not in write(report, "text")
+    assert "\x1b[1;31m" in write(report, "text", color=True)
 
 
 def test_an_outcome_that_does_not_follow_is_no_report() -> None:

@@ -13,8 +13,8 @@ import pytest
 from sample_reports import HOSTILE, MakeReport
 
 from collapsekit.errors import ConfigError
-from collapsekit.render.canvas import VARIABLES, short_labels
-from collapsekit.render.figures import CAPTIONS, FIGURES, inline_svg, save
+from collapsekit.render.figures.diagnosis import CAPTIONS, FIGURES, inline_svg, save
+from collapsekit.render.figures.style import VARIABLES, short_labels
 from collapsekit.report.diagnosis import Report
 
 
@@ -31,8 +31,9 @@ def test_each_figure_is_drawn_or_is_none(report: Report, bare: Report) -> None:
 
 def test_pyplot_is_never_imported() -> None:
     code = (
-        "import sys, collapsekit.render.figures, collapsekit.render.terminal; assert 'matplotlib' not in sys.modules;"
-        "from sample_reports import make_report; from collapsekit.render.figures import FIGURES;"
+        "import sys, collapsekit.render.figures.diagnosis, collapsekit.render.writers.terminal;"
+        "assert 'matplotlib' not in sys.modules;"
+        "from sample_reports import make_report; from collapsekit.render.figures.diagnosis import FIGURES;"
         "[draw(make_report()) for draw in FIGURES.values()]; assert 'matplotlib.pyplot' not in sys.modules"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -87,7 +88,7 @@ def test_inline_svg_stands_alone_in_a_page(make_report: MakeReport) -> None:
 
 
 def test_page_and_paper_share_one_palette() -> None:
-    from collapsekit.render import html
+    from collapsekit.render.writers import html
 
     css = (Path(html.__file__).parent / "style.css").read_text(encoding="utf-8")
     for variable in VARIABLES.values():

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from sample_reports import MakeReport
 
-from collapsekit.render import html
+from collapsekit.render import write
 from collapsekit.render.numbers import fmt
-from collapsekit.render.sanitize import cleaned
-from collapsekit.render.tables import short_name
+from collapsekit.render.writers import html
 from collapsekit.report.diagnosis import Report
+from collapsekit.report.names import cleaned, short_name
 
 Page = tuple[Report, str]
 
@@ -139,13 +139,13 @@ def test_names_and_settings_are_shown_as_text(page: Page) -> None:
 def test_same_report_same_bytes(make_report: MakeReport) -> None:
     report = make_report()
     few = report.model_copy(update={"results": tuple(r for r in report.results if r.probe in ("reliance", "vif"))})
-    text = html.render(few)
+    text = write(few, "html")
     assert text.count("<svg") >= 2
-    assert html.render(few) == text
+    assert write(few, "html") == text
 
 
 def test_a_report_without_results(bare: Report) -> None:
-    seen = Reader(html.render(bare)).text
+    seen = Reader(write(bare, "html")).text
     assert "needs 2·d = 128" in seen
     assert "No score could be had" in seen
 

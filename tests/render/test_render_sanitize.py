@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_reports import HOSTILE, LONG, MakeReport
 
-from collapsekit.render.sanitize import clean, cleaned, modality_names
+from collapsekit.io.safe_text import clean
+from collapsekit.report.names import cleaned, modality_names
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[])), st.integers(min_value=5, max_value=60))

@@ -11,22 +11,23 @@ from markdown_it.token import Token
 from rich.cells import cell_len
 from sample_reports import HOSTILE, MakeReport
 
-from collapsekit.render import FORMATS, markdown, terminal
-from collapsekit.render.sanitize import clean, cleaned
+from collapsekit.io.safe_text import clean
+from collapsekit.render import formats_of, write
 from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.names import cleaned
 
 
 def test_formats_by_name(make_report: MakeReport) -> None:
     report = make_report()
-    assert set(FORMATS) == {"json", "md", "html", "terminal"}
-    assert Report.from_json(FORMATS["json"](report)) == report
-    assert FORMATS["md"](report) == markdown.render(report)
-    assert FORMATS["terminal"](report, width=80, color=False) == terminal.render(report, width=80, color=False)
+    assert set(formats_of("diagnosis")) >= {"json", "markdown", "html", "terminal"}
+    assert Report.from_json(write(report, "json")) == report
+    assert write(report, "md") == write(report, "markdown")
+    assert write(report, "text", width=80) == write(report, "terminal", width=80)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_terminal_keeps_to_its_width(report: Report, width: int) -> None:
-    text = terminal.render(report, width=width, color=False)
+    text = write(report, "terminal", width=width, color=False)
     too_wide = [line for line in text.splitlines() if cell_len(line) > width]
     assert not too_wide
     assert all(c == "\n" or c.isprintable() for c in text)
@@ -34,8 +35,8 @@ def test_terminal_keeps_to_its_width(report: Report, width: int) -> None:
 
 def test_terminal_cuts_no_word(make_report: MakeReport) -> None:
     report = make_report(("image", "audio", "text", "depth"))
-    words = set(terminal.render(report, width=120, color=False).split())
-    assert set(terminal.render(report, width=80, color=False).split()) - words <= {"…"} | _rules(80)
+    words = set(write(report, "terminal", width=120, color=False).split())
+    assert set(write(report, "terminal", width=80, color=False).split()) - words <= {"…"} | _rules(80)
 
 
 def _rules(width: int) -> set[str]:
@@ -43,7 +44,7 @@ def _rules(width: int) -> set[str]:
 
 
 def test_terminal_says_the_verdict_first(make_report: MakeReport) -> None:
-    text = terminal.render(make_report(), width=80, color=False)
+    text = write(make_report(), "terminal", width=80, color=False)
     assert text.startswith("✗ COLLAPSED  The model ignores audio")
     rows = [line for line in text.splitlines() if re.match(r"(audio|image) ", line)]
     assert rows[0].split()[:5] == ["audio", "✗", "collapsed", "0.932", "0.410"]
@@ -53,8 +54,8 @@ def test_terminal_says_the_verdict_first(make_report: MakeReport) -> None:
 
 def test_terminal_colour_is_asked_for(make_report: MakeReport) -> None:
     report = make_report(HOSTILE)
-    assert "\x1b" not in terminal.render(report, width=80, color=False)
-    coloured = terminal.render(report, width=80, color=True)
+    assert "\x1b" not in write(report, "terminal", width=80, color=False)
+    coloured = write(report, "terminal", width=80, color=True)
     assert "\x1b[" in coloured
     # Colours only: no hyperlink, no cursor movement, whatever the names say.
     assert not re.sub(r"\x1b\[[\d;]*m", "", coloured).count("\x1b")
@@ -62,8 +63,8 @@ def test_terminal_colour_is_asked_for(make_report: MakeReport) -> None:
 
 def test_ci_commands_never_reach_a_log(make_report: MakeReport) -> None:
     for text in (
-        terminal.render(make_report(HOSTILE), width=80, color=False),
-        markdown.render(make_report(HOSTILE)),
+        write(make_report(HOSTILE), "terminal", width=80, color=False),
+        write(make_report(HOSTILE), "markdown"),
     ):
         assert "::error" not in text
         assert "##[" not in text
@@ -72,14 +73,14 @@ def test_ci_commands_never_reach_a_log(make_report: MakeReport) -> None:
 @pytest.mark.parametrize("width", [80, 100])
 def test_names_long_for_a_table_get_a_letter(make_report: MakeReport, width: int) -> None:
     names = ("a_very_long_modality_name_one", "a_very_long_modality_name_two")
-    text = terminal.render(make_report(names), width=width, color=False)
+    text = write(make_report(names), "terminal", width=width, color=False)
     for letter, name in zip("AB", names, strict=True):
         assert f"{letter} = {name}: " in text
 
 
 def test_every_value_is_in_the_terminal_and_markdown(make_report: MakeReport) -> None:
     report = make_report()
-    for text in (terminal.render(report, width=80, color=False), markdown.render(report)):
+    for text in (write(report, "terminal", width=80, color=False), write(report, "markdown")):
         for r in report.results:
             if r.name not in ("reliance.subsets", "reliance.subsets_metric"):  # shown as a table of their own
                 assert r.name.split(".")[1] in text
@@ -90,7 +91,7 @@ def test_a_name_used_twice_is_shown_twice(make_report: MakeReport) -> None:
     whole = make_report()
     again = [r.model_copy(update={"value": 77.0}) for r in whole.named("reliance.shapley")]
     report = make_report(results=(*whole.results, *again))
-    for text in (terminal.render(report, width=80, color=False), markdown.render(report)):
+    for text in (write(report, "terminal", width=80, color=False), write(report, "markdown")):
         assert "1.88 [1.65, 2.10]" in text
         assert "77 [1.65, 2.10]" in text
 
@@ -100,7 +101,7 @@ def _render(text: str) -> list[Token]:
 
 
 def test_markdown_tables_are_well_formed(report: Report) -> None:
-    text = markdown.render(report)
+    text = write(report, "markdown")
     tokens = _render(text)
     rows: list[int] = []
     for i, token in enumerate(tokens):
@@ -118,7 +119,7 @@ def test_markdown_tables_are_well_formed(report: Report) -> None:
 
 def test_markdown_names_are_text(make_report: MakeReport) -> None:
     report = cleaned(make_report(HOSTILE))
-    tokens = _render(markdown.render(make_report(HOSTILE)))
+    tokens = _render(write(make_report(HOSTILE), "markdown"))
     inline = [t for token in tokens for t in token.children or ()]
     assert not {t.type for t in inline} & {"link_open", "image", "em_open", "s_open"}
     allowed = {"<br>", "<code>", "</code>", "<!-- -->"}
@@ -132,7 +133,7 @@ def test_markdown_names_are_text(make_report: MakeReport) -> None:
 
 
 def test_markdown_mentions_nobody(make_report: MakeReport) -> None:
-    text = markdown.render(make_report(summary="Ask @user about #12 and ask www.evil.example or http://evil.example"))
+    text = write(make_report(summary="Ask @user about #12 and ask www.evil.example or http://evil.example"), "markdown")
     first = text.splitlines()[0]
     assert "@" not in first
     assert "&#64;<!-- -->user" in first
@@ -142,14 +143,17 @@ def test_markdown_mentions_nobody(make_report: MakeReport) -> None:
 
 
 def test_swapping_two_names_swaps_nothing_else(make_report: MakeReport) -> None:
-    for draw in (markdown.render, lambda r: terminal.render(r, width=80, color=False)):
-        one, other = draw(make_report(("image", "audio"))), draw(make_report(("audio", "image")))
+    for kind in ("markdown", "terminal"):
+        one, other = (
+            write(make_report(("image", "audio")), kind, width=80),
+            write(make_report(("audio", "image")), kind, width=80),
+        )
         swapped = re.sub("image|audio", lambda m: "audio" if m[0] == "image" else "image", other)
         assert one == swapped
 
 
 def test_nothing_measured_is_said(bare: Report) -> None:
-    for text in (terminal.render(bare, width=80, color=False), markdown.render(bare)):
+    for text in (write(bare, "terminal", width=80, color=False), write(bare, "markdown")):
         assert "not measured" in text
         assert clean("needs 2·d = 128") in text
 
@@ -182,8 +186,8 @@ def test_numbers_at_the_ends_of_their_range_are_shown(make_report: MakeReport, s
     }
     report = make_report(modalities=verdicts, results=tuple(map(hurt, whole.results)))
     report = Report.model_validate_json(report.to_json())  # as no file may be, where a number leaves its interval
-    for name, draw in FORMATS.items():
-        text = draw(report)
+    for name in formats_of("diagnosis"):
+        text = write(report, name)
         assert not re.findall(r"\b(?:nan|inf|infinity)\b", text, re.IGNORECASE), name
 
 
@@ -191,8 +195,8 @@ def test_warnings_stand_below_the_headline_in_every_format(make_report: MakeRepo
     sentence = "3 of 50 test rows <b> are copies of train rows."
     raw = make_report().model_dump() | {"warnings": [{"name": "copied_rows", "sentence": sentence}]}
     report = Report.model_validate(raw)
-    text = terminal.render(report, width=200, color=False)
+    text = write(report, "terminal", width=200, color=False)
     assert f"Warning: {sentence}" in text.splitlines()[2]
-    assert "- **Warning:** 3 of 50 test rows &lt;b&gt; are copies" in FORMATS["md"](report)
-    assert '<p class="warning"><b>Warning.</b> 3 of 50 test rows &lt;b&gt; are copies' in FORMATS["html"](report)
-    assert Report.from_json(FORMATS["json"](report)) == report
+    assert "- **Warning:** 3 of 50 test rows &lt;b&gt; are copies" in write(report, "md")
+    assert '<p class="warning"><b>Warning.</b> 3 of 50 test rows &lt;b&gt; are copies' in write(report, "html")
+    assert Report.from_json(write(report, "json")) == report

@@ -18,28 +18,30 @@ from sample_repairs import make_repair
 from sample_reports import HOSTILE, LONG
 from test_render_html import ACTIVE, WITNESS, WRAPPER, Reader
 
+from collapsekit.comparison.delta import judge, repair_delta
+from collapsekit.comparison.standing import key_rows, standing
 from collapsekit.measures import lookup
-from collapsekit.render import REPAIR_FORMATS, html, repair_html, repair_markdown, repair_terminal
+from collapsekit.render import document_of, formats_of, write
+from collapsekit.render.document import TONES, Detail, Table, TableCell, plain
+from collapsekit.render.figures import repair as drawings
 from collapsekit.render.numbers import fmt, fmt_interval
-from collapsekit.render.repair_compare import compare, judge
-from collapsekit.render.repair_findings import finding_definitions, finding_grid, structure_grid
-from collapsekit.render.repair_tables import checks_grid, key_rows, section_grids, standing, verdict_grid
-from collapsekit.render.sanitize import cleaned_repair, modality_names, renamed_repair, repair_names
-from collapsekit.render.tables import MARKS, short_name
+from collapsekit.render.views._repair_tables import checks_table, noted_tables, verdict_table
+from collapsekit.render.writers import html
 from collapsekit.report.comparison import Better
 from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.names import cleaned_repair, modality_names, renamed_repair, repair_names, short_name
 from collapsekit.report.repair import BasisInsert, ExchangeInsert, RepairReport
 
 PLAIN = ("image", "audio")
 NAMES = {"two": PLAIN, "four": ("image", "audio", "text", "depth"), "long": LONG, "hostile": HOSTILE}
 TEXTS: dict[str, Callable[[RepairReport], str]] = {
-    "md": repair_markdown.render,
-    "html": repair_html.render,
-    "terminal": lambda r: repair_terminal.render(r, width=80),
+    "md": lambda r: write(r, "md"),
+    "html": lambda r: write(r, "html"),
+    "terminal": lambda r: write(r, "terminal", width=80),
 }
 
 
-FIGURES = repair_html.figures
+FIGURES = drawings.figures
 
 
 @pytest.fixture
@@ -50,12 +52,12 @@ def drawn() -> None:
 @pytest.fixture(autouse=True)
 def _figures_where_they_are_looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(repair_html, "figures", lambda *_: ())
+        monkeypatch.setattr(drawings, "figures", lambda *_: ())
 
 
 def shown(who: str, kind: str, accepted: bool = True, control: bool = True) -> str:
     """A sample in one format, rendered once for all tests."""
-    return _shown(who, kind, accepted, control, repair_html.figures is FIGURES)
+    return _shown(who, kind, accepted, control, drawings.figures is FIGURES)
 
 
 @cache
@@ -89,11 +91,11 @@ def edited(report: Report, name: str, **changes: Any) -> Report:
 
 def test_formats_by_name() -> None:
     report = make_repair()
-    assert set(REPAIR_FORMATS) == {"json", "md", "html", "terminal"}
-    assert RepairReport.from_json(REPAIR_FORMATS["json"](report)) == report
+    assert set(formats_of("repair")) >= {"json", "markdown", "html", "terminal"}
+    assert RepairReport.from_json(write(report, "json")) == report
     for kind in ("md", "html"):
-        assert REPAIR_FORMATS[kind](report) == shown("two", kind)
-    assert REPAIR_FORMATS["terminal"](report, width=80, color=False) == shown("two", "terminal")
+        assert write(report, kind) == shown("two", kind)
+    assert write(report, "text", width=80, color=False) == shown("two", "terminal")
 
 
 @pytest.mark.parametrize("kind", TEXTS)
@@ -143,7 +145,7 @@ def test_every_common_curve_is_there_with_sixteen_points_at_most() -> None:
         assert twin.curve is not None
         for i in (0, -1):
             assert fmt(twin.curve.y[i]) in text
-    tables = re.findall(r'<details class="curve">(.*?)</details>', shown("two", "html"), re.DOTALL)
+    tables = re.findall(r'<details class="inner">(.*?)</details>', shown("two", "html"), re.DOTALL)
     assert len(tables) == len(drawn)
     assert max(t.count("<tr>") for t in tables) == 17  # 32 points of a spectrum, thinned, and the header
 
@@ -182,7 +184,7 @@ def test_wins_and_losses_are_shown_alike() -> None:
     report = make_repair()
     assert report.control is not None
     turned = report.model_copy(update={"after": report.control, "control": report.after})
-    one, other = standing(report, compare(report))[1], standing(turned, compare(turned))[1]
+    one, other = standing(report, repair_delta(report))[1], standing(turned, repair_delta(turned))[1]
     counts = [re.findall(r"(\d+) better, (\d+) worse", line)[0] for line in (one, other)]
     assert counts[0] == counts[1][::-1]
     assert counts[0][0] != counts[0][1]
@@ -197,17 +199,20 @@ def test_wins_and_losses_are_shown_alike() -> None:
 
 def test_better_is_said_only_where_it_is_known() -> None:
     report = make_repair()
-    found = compare(report)
+    found = repair_delta(report)
     judged = {p.before.name: p for pairs in found.values.values() for p in pairs if p.numbers.than_before}
     known = {name for name in (r.name for r in report.before.results) if _named(name)}
     assert set(judged) == known
     scores = [p for p in found.values["utilisation"] if p.before.name == "utilisation.score"]
     assert all(p.numbers.than_before for p in scores)  # of those that were not to be repaired, too
     assert {p.before.modality for p in scores} == {"image", "audio"}
-    for grid in section_grids(report, found):
-        for row in grid.rows:
-            name = row[0].text.split(" of ")[0]
-            words = {c.text for c in row} & {"better", "worse", "the same"}
+    document = document_of(report, Detail.SUMMARY)
+    for block in (b for s in document.sections for b in s.blocks if isinstance(b, Table) and b.counted == "rows"):
+        if block.title == "The numbers that matter":
+            continue
+        for row in block.rows:
+            name = plain(row.cells[0].runs).split(" of ")[0]
+            words = {plain(c.runs) for c in row.cells} & {"better", "worse", "the same"}
             assert not words or any(n.endswith(f".{name}") for n in known)
 
 
@@ -244,7 +249,7 @@ def test_what_is_defined_otherwise_is_left_out_with_the_reason(part: str, field:
     report = make_repair()
     other = edited(getattr(report, part), "vif.mean", **{field: "Something else."}, value=770077.0)
     report = report.model_copy(update={part: other})
-    comparison = compare(report)
+    comparison = repair_delta(report)
     assert [n for reason, n in comparison.left.items() if field in reason] == [("vif.mean",)]
     pairs = [p for p in comparison.values["vif"] if p.before.name == "vif.mean"]
     assert len(pairs) == (part == "control")
@@ -259,10 +264,10 @@ def test_what_was_not_measured_is_said() -> None:
     report = make_repair()
     gone = edited(report.after, "vif.max", value=None, interval=None, skipped="all columns were constant")
     report = report.model_copy(update={"after": gone})
-    assert compare(report).left["not measured after: all columns were constant"] == ("vif.max",)
+    assert repair_delta(report).left["not measured after: all columns were constant"] == ("vif.max",)
     less = tuple(r for r in report.before.results if r.name != "vif.median")
     report = report.model_copy(update={"before": report.before.model_copy(update={"results": less})})
-    assert compare(report).left["not in the report before"] == ("vif.median",)
+    assert repair_delta(report).left["not in the report before"] == ("vif.median",)
     for kind in ("md", "html"):
         text = TEXTS[kind](report)
         assert "all columns were constant" in text
@@ -275,7 +280,7 @@ def test_other_examples_are_not_judged(part: str) -> None:
     inner = getattr(report, part)
     few = inner.model_copy(update={"subject": inner.subject.model_copy(update={"examples": 900})})
     report = report.model_copy(update={part: few})
-    numbers = [row.numbers for row in key_rows(report, compare(report))]
+    numbers = [row.numbers for row in key_rows(report, repair_delta(report))]
     assert all(n.than_control is None for n in numbers)
     assert all((n.than_before is None) is (part == "after") for n in numbers)
     for kind in TEXTS:
@@ -288,7 +293,7 @@ def test_other_examples_are_not_judged(part: str) -> None:
 @pytest.mark.parametrize("width", [60, 80, 100])
 @pytest.mark.parametrize("control", [True, False])
 def test_terminal_keeps_to_its_width(who: str, width: int, control: bool) -> None:
-    text = repair_terminal.render(make_repair(NAMES[who], control=control), width=width)
+    text = write(make_repair(NAMES[who], control=control), "terminal", width=width)
     assert not [line for line in text.splitlines() if cell_len(line) > width]
     assert all(c == "\n" or c.isprintable() for c in text)
 
@@ -296,7 +301,7 @@ def test_terminal_keeps_to_its_width(who: str, width: int, control: bool) -> Non
 def test_terminal_shows_the_numbers_that_matter_in_line_at_80_columns() -> None:
     text = shown("two", "terminal")
     report = make_repair()
-    rows = key_rows(report, compare(report))
+    rows = key_rows(report, repair_delta(report))
     assert [row.label for row in rows] == ["score of audio", "task loss", "accuracy"]
     for row in rows:
         line = next(line for line in text.splitlines() if line.startswith(f"{row.label} "))
@@ -325,13 +330,13 @@ def test_numbers_as_long_as_they_get_are_not_cut_off() -> None:
             if result["value"] is not None and result["interval"] is not None:
                 result |= {"value": 0.01234, "interval": [-0.01234, 0.03456]}
     report = RepairReport.model_validate(raw)
-    for line in repair_terminal.render(report, width=80).splitlines():
+    for line in write(report, "terminal", width=80).splitlines():
         assert not re.search(r"~?(bet|bett|bette|wor|wors|~w|~b|~wo|~be)$", line), line
 
 
 def test_terminal_colour_is_asked_for() -> None:
     assert "\x1b" not in shown("hostile", "terminal")
-    coloured = repair_terminal.render(make_repair(HOSTILE), width=80, color=True)
+    coloured = write(make_repair(HOSTILE), "terminal", width=80, color=True)
     assert "\x1b[" in coloured
     assert not re.sub(r"\x1b\[[\d;]*m", "", coloured).count("\x1b")
 
@@ -423,6 +428,11 @@ def test_what_a_method_noted_is_there(who: str, kind: str) -> None:
     assert len(report.findings) == len(NAMES[who]) + 2
 
 
+def noted(report: RepairReport, title: str) -> list[tuple[TableCell, ...]]:
+    """The rows of one of the tables of what is new or was noted."""
+    return [row.cells for _, found in noted_tables(report) if found.title == title for row in found.rows]
+
+
 def squeezed(text: str) -> str:
     return re.sub(r"\s", "", text)
 
@@ -441,7 +451,7 @@ def test_what_was_put_into_the_model_is_there(who: str, kind: str) -> None:
     width = 16 + len(names)
     said = f"3 of the {width} channels of {names[-1]} blended with {names[0]}'s, by a projection from 17"
     assert squeezed(said) in text
-    assert len(structure_grid(report).rows) == len(names) + 1
+    assert len(noted(report, "Put into the model")) == len(names) + 1
 
 
 @pytest.mark.parametrize("who", ["long", "hostile"])
@@ -460,13 +470,13 @@ def test_where_nothing_was_noted_or_put_in_nothing_is_said_of_it(kind: str) -> N
         text = TEXTS[kind](make_repair(**changes))
         assert ("Noted by the method" in text, "Put into the model" in text) == there
     bare = make_repair(findings=(), structure=())
-    assert (finding_grid(bare).rows, structure_grid(bare).rows, finding_definitions(bare)) == ((), (), [])
+    assert noted_tables(bare) == []
 
 
 def test_a_blend_of_channels_as_wide_is_without_a_projection() -> None:
     record = {"modality": "audio", "path": "a", "features": 9, "giver": "image", "to": (2,), "source": (4,)}
     report = make_repair(structure=(ExchangeInsert(**record, given=9, blend=0.1),))
-    assert [c.text for c in structure_grid(report).rows[0]] == [
+    assert [plain(c.runs) for c in noted(report, "Put into the model")[0]] == [
         "a",
         "1 of the 9 channels of audio blended with image's",
     ]
@@ -529,23 +539,24 @@ def test_swapping_two_names_swaps_nothing_else(kind: str) -> None:
 def test_verdicts_are_those_of_each_report() -> None:
     report = make_repair()
     assert report.control is not None
-    for row in verdict_grid(report).rows:
-        for cell, inner in zip(row[1:], (report.before, report.after, report.control), strict=True):
-            v = inner.modalities[row[0].text]
-            assert v.verdict in cell.text
-            assert cell.aside == f"{fmt(v.score)} {fmt_interval(v.interval)}"
+    for row in verdict_table(report).rows:
+        for cell, inner in zip(row.cells[1:], (report.before, report.after, report.control), strict=True):
+            v = inner.modalities[plain(row.cells[0].runs)]
+            assert v.verdict in plain(cell.runs)
+            assert plain(cell.aside) == f"{fmt(v.score)} {fmt_interval(v.interval)}"
 
 
 def test_swapping_two_modalities_swaps_their_rows() -> None:
     """Verdicts given to the other modality are shown in the other row."""
     report = make_repair()
-    rows = {row[0].text: row[1:] for row in verdict_grid(report).rows}
+    rows = {plain(row.cells[0].runs): row.cells[1:] for row in verdict_table(report).rows}
     inner = {}
     for part in ("before", "after", "control"):
         old = getattr(report, part)
         verdicts = {"image": old.modalities["audio"], "audio": old.modalities["image"]}
         inner[part] = old.model_copy(update={"modalities": verdicts})
-    turned = {row[0].text: row[1:] for row in verdict_grid(report.model_copy(update=inner)).rows}
+    swapped = verdict_table(report.model_copy(update=inner))
+    turned = {plain(row.cells[0].runs): row.cells[1:] for row in swapped.rows}
     assert rows["image"] != rows["audio"]
     assert (turned["image"], turned["audio"]) == (rows["audio"], rows["image"])
 
@@ -604,26 +615,20 @@ def test_page_has_the_policy_of_the_diagnosis() -> None:
 def _both_pages() -> tuple[str, str]:
     report = make_repair().before
     few = report.model_copy(update={"results": tuple(r for r in report.results if r.probe == "calibration")})
-    return html.render(few), shown("two", "html")
+    return write(few, "html"), shown("two", "html")
 
 
 def test_each_meter_has_the_colour_of_its_own_verdict() -> None:
-    """Style sheets colour what is inside an element of a verdict's class, so none may be inside another's."""
-    depth: list[str] = []
+    """A card has the colour of one verdict and shows others, so the style sheet colours meters by their own class only."""
     report = make_repair()
-    found = []
-    for close, classes in re.findall(r'<(/?)(?:article|div)(?:[^>]*?class="([^"]*)")?', shown("two", "html")):
-        if close:
-            depth.pop()
-            continue
-        depth.append(classes)
-        if "track" in classes.split():
-            found.append([c for open_ in depth for c in open_.split() if c in MARKS])
     order = [
         r.modalities[m].verdict for m in PLAIN for r in (report.before, report.after, report.control) if r is not None
     ]
-    assert found == [[verdict] for verdict in order]
+    assert re.findall(r'<div class="meter (\w+)"', shown("two", "html")) == [TONES[verdict] for verdict in order]
     assert len(set(order)) == 3
+    css = (Path(html.__file__).parent / "style.css").read_text(encoding="utf-8")
+    rules = [rule.strip() for rule in re.findall(r"[^{}]+(?={)", css) if re.search(r"\.(band|tick)\b", rule)]
+    assert [rule for rule in rules if ".meter." not in rule] == [".band", ".tick"]
 
 
 @pytest.mark.usefixtures("drawn")
@@ -642,9 +647,9 @@ def test_figures_of_losses_and_curves_are_named() -> None:
 
 def test_checks_grid_and_numbers_say_what_the_report_says() -> None:
     report = make_repair(accepted=False)
-    rows = checks_grid(report).rows
-    assert [row[0].kind for row in rows] == ["failed", "passed"]
-    assert [row[4].text for row in rows] == ["-0.100", "-0.600"]
+    rows = [row.cells for row in checks_table(report).rows]
+    assert [row[0].runs[0].kind for row in rows] == ["failed", "passed"]
+    assert [plain(row[4].runs) for row in rows] == ["-0.100", "-0.600"]
     kept = [(c.kept, max(c.epochs)) for c in report.losses]
     for kind in TEXTS:
         assert any(epoch < last for epoch, last in kept)

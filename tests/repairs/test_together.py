@@ -269,7 +269,7 @@ def test_sharing_is_no_other_repair_to_snapshots(tmp_path: Path, monkeypatch: py
     for changes in ({}, SHARED, {"batch": 4}):
         how = Training(**changes)
         asked: Any = SimpleNamespace(options=RepairOptions.make(training=how), progress=Progress())
-        order._Run(asked, job, "digest", ("finetune",), check_method_options({}), before, tmp_path).train()
+        order._MethodRun(asked, job, "digest", ("finetune",), check_method_options({}), before, tmp_path).train()
     assert found[0] == found[1]
     assert found[0] != found[2]
 

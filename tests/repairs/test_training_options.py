@@ -419,9 +419,9 @@ def test_going_on_shows_each_epoch_once(
     """Interrupted within an epoch; and where it was shown, but its snapshot was not written any more."""
     monkeypatch.setattr(loop, "ROUND", 2)
     (curve,) = watched(make_job(epochs=3), tmp_path / "whole", None)
-    job, real, calls = make_job(epochs=3), getattr(loop._Run, where), iter(range(1, 10**6))
+    job, real, calls = make_job(epochs=3), getattr(loop._StageRun, where), iter(range(1, 10**6))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Run, where, lambda *given: _interrupt() if next(calls) == at else real(*given))
+        patch.setattr(loop._StageRun, where, lambda *given: _interrupt() if next(calls) == at else real(*given))
         with pytest.raises(KeyboardInterrupt):
             watched(job, tmp_path / "parts", tmp_path / "board")
     assert board.open == 0
@@ -468,7 +468,7 @@ def test_each_run_of_a_repair_has_its_folder(tmp_path: Path, board: Board, monke
     asked: Any = SimpleNamespace(options=how, progress=Progress())
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
     methods, every = ("finetune", "dropout"), check_method_options({})
-    order._Run(asked, job, "digest", methods, every, before, tmp_path / "out").train()
+    order._MethodRun(asked, job, "digest", methods, every, before, tmp_path / "out").train()
     found = sorted(str(p.relative_to(tmp_path / "board")) for p in (tmp_path / "board").glob("*/*"))
     assert found == ["finetune-dropout/0-modality-dropout", "finetune-dropout/1-finishing", "finetune/0-fine-tuning"]
 

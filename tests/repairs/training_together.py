@@ -121,7 +121,7 @@ def _bytes(tensors: Any) -> int:
 
 def _watched(held: list[list[int]]) -> Any:
     """What a process holds of weights, of moments, and of copies that are kept, in bytes, whenever these are made."""
-    keep = loop._Run._keep
+    keep = loop._StageRun._keep
 
     def keeping(run: Any) -> None:
         keep(run)
@@ -152,7 +152,7 @@ def train(folder: Path, how: dict[str, Any], world: ProcessGroup) -> None:
     if "from" in how and world.is_main:
         shutil.copytree(Path(how["from"]) / "kept", folder / "kept", dirs_exist_ok=True)
     curves, held, before = [], list[list[int]](), _described(job.adapter.model)
-    loop._Run._keep = _watched(held)  # type: ignore[method-assign]
+    loop._StageRun._keep = _watched(held)  # type: ignore[method-assign]
     try:
         for name in how["methods"]:
             stages = iter(registry.get_repair(name).stages(replace(job, options=options_of(name, how.get("options")))))

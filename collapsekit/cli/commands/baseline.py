@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collapsekit.cli.options import with_options
-from collapsekit.cli.output import write
-from collapsekit.cli.terminal import Ended, guarded, say
+from collapsekit.cli.terminal import Ended, guarded, say, screen
 from collapsekit.config.options import BaselineOptions
 from collapsekit.errors import ConfigError
 
@@ -108,11 +107,11 @@ def _runs(paths: list[Path], options: BaselineOptions) -> list[Run]:
 
 
 def _show(now: Baseline, before: Baseline | None, done: str | None) -> None:
-    from collapsekit.render.baseline_text import render
+    from collapsekit.render.views.baseline import Update
 
     for run in now.runs if done is not None else ():
         if run.report.verdict == "collapsed":
             say(f"warning: {run.report.subject.checkpoint} is collapsed; a gate with this baseline keeps it so.")
-    write(render(now, before))
+    screen(now if before is None else Update(now, before))
     if done is not None:
         say(done)

@@ -31,22 +31,21 @@ def compare(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
 ) -> Ended:
     """Put reports side by side: verdicts and numbers, the best marked, tests over paired runs."""
+    from collapsekit import render
     from collapsekit.comparison.compare import compare_groups
     from collapsekit.comparison.inputs import read_groups
     from collapsekit.comparison.quantities import Choice
     from collapsekit.io.files import write_atomic
     from collapsekit.io.writable import check_file
-    from collapsekit.render import COMPARE_FORMATS
 
     if output is not None:
         check_file(output, "--output")
 
     found = compare_groups(read_groups(reports), against=options.against, choice=Choice(options.only, options.every))
-    render = COMPARE_FORMATS[format_.value]
     if output is not None:
-        write_atomic(output, render(found))
+        write_atomic(output, render.write(found, format_.value))
         return Ended(show=lambda: say(f"Written: {output}"))
     if format_ is Format.terminal:
-        return Ended(show=lambda: screen(render, found))
-    text = render(found)
+        return Ended(show=lambda: screen(found))
+    text = render.write(found, format_.value)
     return Ended(show=lambda: write(text, form_of(format_.value)))

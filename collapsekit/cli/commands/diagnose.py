@@ -115,9 +115,9 @@ def write_report(
     report: Report, output: Path | None, formats: list[Format] | None, to_stdout: bool, figures: Path | None
 ) -> list[Path]:
     """Files the options ask for; returns their paths."""
+    from collapsekit import render
     from collapsekit.io.files import write_atomic
     from collapsekit.io.locks import locked
-    from collapsekit.render import FORMATS
     from collapsekit.report.per_example import NAME
 
     wanted = wanted_files(output, formats, to_stdout)
@@ -126,9 +126,9 @@ def write_report(
     with locked(folder / NAME) if wanted else nullcontext():  # so that files of two diagnoses are not mixed
         if "json" in wanted and report.records is not None:  # before the report that names it
             written.append(write_atomic(folder / NAME, report.records))
-        written += [write_atomic(folder / f"report.{name}", FORMATS[name](report)) for name in wanted]
+        written += [write_atomic(folder / f"report.{name}", render.write(report, name)) for name in wanted]
     if figures is not None:
-        from collapsekit.render.figures import save
+        from collapsekit.render.figures.diagnosis import save
 
         written += save(report, figures)
     return written

@@ -72,7 +72,7 @@ def gate(
         if place is not None:
             check_file(place, f"--format {name}={place}:")
     file, settled = _settled(config)
-    against = criteria.baseline or (settled.resolve(settled.gate.baseline) if settled.gate.baseline else None)
+    against = criteria.baseline or (None if settled.gate.baseline is None else settled.resolve(settled.gate.baseline))
     limits = _limits(settled.gate, criteria)
     held = Baseline.load(against) if against is not None else None  # before minutes of diagnosis
     _check_kept(wanted, {"the report": subject, "the baseline": against, "the config": file})
@@ -129,10 +129,10 @@ def _check_kept(wanted: list[tuple[str, Path | None]], read: Mapping[str, str | 
 
 def write_files(result: GateReport, wanted: list[tuple[str, Path | None]]) -> list[Path]:
     """Files of the formats that were asked for; of github, the step summary too, where the runner names a file for it."""
+    from collapsekit import render
     from collapsekit.io.files import write_atomic
-    from collapsekit.render import GATE_FORMATS
 
-    files = [write_atomic(file, GATE_FORMATS[name](result)) for name, file in wanted if file is not None]
+    files = [write_atomic(file, render.write(result, name)) for name, file in wanted if file is not None]
     if any(name == "github" for name, _ in wanted):
         _summarise(result)
     return files
@@ -140,15 +140,15 @@ def write_files(result: GateReport, wanted: list[tuple[str, Path | None]]) -> li
 
 def show(result: GateReport, wanted: list[tuple[str, Path | None]], written: list[Path]) -> None:
     """The format that goes to stdout, and which files were written."""
-    from collapsekit.render import GATE_FORMATS
+    from collapsekit import render
 
     for name, file in wanted:
         if file is not None:
             continue
         if name == "text":
-            screen(GATE_FORMATS["text"], result)
+            screen(result)
         else:
-            write(GATE_FORMATS[name](result), form_of(name))
+            write(render.write(result, name), form_of(name))
     for file in written:
         say(f"Written: {file}")
 
@@ -156,7 +156,7 @@ def show(result: GateReport, wanted: list[tuple[str, Path | None]], written: lis
 def _summarise(result: GateReport) -> None:
     """Append to what $GITHUB_STEP_SUMMARY names, as the runner collects it from there."""
     from collapsekit.io.files import append_text
-    from collapsekit.render.gate_github import step_summary
+    from collapsekit.render.ci.github import step_summary
 
     file = os.environ.get("GITHUB_STEP_SUMMARY")
     if file:

@@ -53,7 +53,7 @@ def inspect(
 
 
 def _lines(found: Description, most: int | None) -> list[str]:
-    from collapsekit.render.sanitize import clean
+    from collapsekit.io.safe_text import clean
 
     lines = [clean(str(found.path), 400), f"  format: {found.format or 'not told'}"]
     if found.sha256 is not None:
@@ -80,7 +80,7 @@ def _structure(found: Description) -> list[str]:
     """The modules nearest the root that the names imply, then what `collapsekit init` would take them for."""
     from collapsekit.autoconfig.guess import propose
     from collapsekit.autoconfig.modules import module_tree, unwrapped
-    from collapsekit.render.sanitize import clean
+    from collapsekit.io.safe_text import clean
 
     shapes = {row.name: row.shape for row in found.tensors}
     plain, _ = unwrapped(shapes)
@@ -106,7 +106,7 @@ def _structure(found: Description) -> list[str]:
 
 
 def _table(found: Description, most: int | None) -> list[str]:
-    from collapsekit.render.sanitize import clean
+    from collapsekit.io.safe_text import clean
 
     header = ["tensor", "shape", "dtype", "size", *(["norm", "NaN", "Inf"] if found.values else [])]
     rows = [header]

@@ -131,8 +131,8 @@ def _shown(value: object) -> str:
 
 
 def _adapters() -> list[str]:
+    from collapsekit.io.safe_text import clean
     from collapsekit.registry import ADAPTERS, installed_plugins
-    from collapsekit.render.sanitize import clean
 
     out = [line for name in sorted(ADAPTERS) for line in _entry(name, ADAPTERS[name].summary)]
     out += _entry("module:Class", "your own subclass of collapsekit.Adapter")

@@ -57,20 +57,18 @@ def repair(
 
 
 def _files(report: RepairReport, folder: Path) -> None:
+    from collapsekit import render
     from collapsekit.io.files import write_atomic
-    from collapsekit.render import REPAIR_FORMATS
 
     for name in ("md", "html"):
-        write_atomic(folder / f"repair.{name}", REPAIR_FORMATS[name](report))
+        write_atomic(folder / f"repair.{name}", render.write(report, name))
 
 
 def _show(report: RepairReport, folder: Path, *, to_stdout: bool, quiet: bool) -> None:
-    from collapsekit.render import REPAIR_FORMATS
-
     if to_stdout:
         write(report.to_json(), "json")
     elif not quiet:
-        screen(REPAIR_FORMATS["terminal"], report)
+        screen(report)
     if not quiet:
         weights = "model.safetensors, " if report.exported else ""
         say(f"Written to {folder}: {weights}repair.json, repair.md, repair.html")

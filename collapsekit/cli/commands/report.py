@@ -26,9 +26,9 @@ def report(
     figures: Annotated[Path | None, typer.Option(help="Save every figure as SVG, PDF and PNG in this folder.")] = None,
 ) -> Ended:
     """Render a report again; nothing is recomputed."""
+    from collapsekit import render
     from collapsekit.io.files import write_atomic
     from collapsekit.io.writable import check_file, check_folder
-    from collapsekit.render import FORMATS, REPAIR_FORMATS
     from collapsekit.report.diagnosis import Report
 
     if output is not None:
@@ -36,22 +36,20 @@ def report(
     if figures is not None:
         check_folder(figures, "--figures")
     read = _read(path)
-    formats = FORMATS if isinstance(read, Report) else REPAIR_FORMATS
     told = ""
     if figures is not None:
         if not isinstance(read, Report):
             raise ConfigError(f"{path} is of a repair, which has no figures to save: its HTML shows them (-f html).")
-        from collapsekit.render.figures import save
+        from collapsekit.render.figures.diagnosis import save
 
         written = save(read, figures)
         told = f"Written: {', '.join(map(str, written))}" if written else "The report has nothing that a figure shows."
-    render = formats[format_.value]
     if output is not None:
-        write_atomic(output, render(read))
+        write_atomic(output, render.write(read, format_.value))
         return Ended(show=lambda: say(told) if told else None)
     if format_ is Format.terminal:
-        return Ended(show=lambda: say(told) if told else screen(render, read))
-    text = render(read)
+        return Ended(show=lambda: say(told) if told else screen(read))
+    text = render.write(read, format_.value)
 
     def show() -> None:
         if told:

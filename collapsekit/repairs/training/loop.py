@@ -69,13 +69,13 @@ def train(
         for number, stage in enumerate(stages):
             shown = Curves(tensorboard if current().is_main else None, number, stage.name)
             try:
-                curves.append(_Run(stage, number, job, method, kept, progress, shown).all())
+                curves.append(_StageRun(stage, number, job, method, kept, progress, shown).all())
             finally:
                 shown.close()
     return curves
 
 
-class _Run:
+class _StageRun:
     """One stage in training."""
 
     def __init__(
@@ -130,18 +130,12 @@ class _Run:
         )
 
     def _train(self) -> None:
-        began = self.state.epoch, self.state.step
+        began, patience = (self.state.epoch, self.state.step), patience_of(self.stage, self.how)
         with compiled(self.job.adapter) if self.how.compile else nullcontext() as parts:
-            while self.state.epoch < self.epochs and self.state.epoch - self.state.best < self._patience():
+            while self.state.epoch < self.epochs and self.state.epoch - self.state.best < patience:
                 self._epoch()
         if parts is not None and not parts.used and (self.state.epoch, self.state.step) != began:
             self.progress.note(f"--compile: {self.stage.name} ran no part of the model that can be compiled.")
-
-    def _patience(self) -> float:
-        """Epochs without improvement that end the stage."""
-        if self.stage.keep == "last":
-            return math.inf
-        return self.how.patience if self.stage.cycle == 1 else max(self.how.patience, 2 * self.stage.cycle)
 
     def _epoch(self) -> None:
         state, module = self.state, self.stage.module
@@ -209,15 +203,12 @@ class _Run:
         most = math.inf if self.how.clip is None else self.how.clip
         if not math.isfinite(self.lay.clip(most)):
             return False
+        rate = rate_at(self.how, self.state.epoch + self.state.step / self.steps, self.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
+            group["lr"] = float(rate / 2**self.state.halved)
         self.optimizer.step()
         same_buffers(self.stage.module, world)
         return True
-
-    def _rate(self) -> float:
-        now = self.state.epoch + self.state.step / self.steps
-        return float(rate_at(self.how, now, self.epochs) / 2**self.state.halved)
 
     def _held(self) -> float:
         seed_everything(_seed(self.job.seed, self.number, -1, 0))  # a model random in eval mode answers alike
@@ -283,6 +274,13 @@ class _Run:
             put_back(self.stage.module, self.best)
         self.good = self._all()
         self._save(done=True)
+
+
+def patience_of(stage: Stage, how: Training) -> float:
+    """Return after how many epochs without improvement the stage ends."""
+    if stage.keep == "last":
+        return math.inf
+    return how.patience if stage.cycle == 1 else max(how.patience, 2 * stage.cycle)
 
 
 def _untrained(stage: Stage) -> list[nn.Module]:

@@ -1,0 +1,1 @@
+"""One file a format that systems of CI read: the gate's checks, written from its report."""

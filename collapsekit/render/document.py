@@ -1,0 +1,348 @@
+"""What a report says, as headings, sentences, tables and figures without any markup. A view makes a document of a report,
+a writer prints it: neither knows the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+
+class Detail(IntEnum):
+    """How much room the reader has; a writer names its own, and views leave out what does not fit."""
+
+    GLANCE = 1  # a screen: what matters, in plain letters
+    SUMMARY = 2  # a comment on a pull request: all numbers, definitions folded
+    FULL = 3  # a page of its own: figures and every point of a curve
+
+
+_STATES = {
+    "collapsed": ("✗", "bad"),
+    "underused": ("◐", "warn"),
+    "inconclusive": ("?", "open"),
+    "uninformative": ("○", "calm"),
+    **dict.fromkeys(("used", "healthy", "passed", "accepted"), ("✓", "good")),
+    **dict.fromkeys(("failed", "rejected"), ("✗", "bad")),
+}
+MARKS = {word: mark for word, (mark, _) in _STATES.items()}
+TONES = {word: tone for word, (_, tone) in _STATES.items()} | {"better": "good", "worse": "bad"}
+"""The tone of each kind of run that has one: bad, warn, open, calm or good."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a line. ``kind`` is text, name (of a result, a file, a setting), label (a name in running text), command,
+    strong, quiet, interval, on or off (of what a subset holds), or a word of ``TONES``."""
+
+    text: str
+    kind: str = "text"
+    mark: str = ""  # a sign before it that says the same
+    to: str = ""  # the term that explains it
+
+
+Line = tuple[Span, ...]
+
+
+def line(*parts: str | Span) -> Line:
+    """Make a line of strings, which become plain runs, and runs; empty strings are left out."""
+    return tuple(Span(p) if isinstance(p, str) else p for p in parts if p)
+
+
+def state(word: str, text: str = "") -> Span:
+    """Name a verdict or an outcome, with its mark and tone."""
+    return Span(text or word, word, MARKS[word])
+
+
+def plain(runs: Line) -> str:
+    """Read the text of a line."""
+    return "".join(f"{r.mark} {r.text}".strip() if r.mark else r.text for r in runs)
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """What stands in a field of a table, and the interval or remark that goes with it."""
+
+    runs: Line = ()
+    aside: Line = ()
+    marks: str = ""  # signs behind it that the table's legend explains
+    short: str = ""  # the same in signs only, for where there is no room
+    bar: float | None = None  # its size as a part of the largest one
+    span: int = 1  # columns it takes
+
+
+def cell(text: str, kind: str = "text", aside: str = "") -> TableCell:
+    """Fill a cell with one run and a quiet remark.
+
+    Args:
+        text: What stands in it.
+        kind: What the text is, as :class:`Span` has it.
+        aside: The remark.
+
+    Returns:
+        The cell.
+    """
+    return TableCell(line(Span(text, kind)) if text else (), line(Span(aside, "quiet")) if aside else ())
+
+
+def name(text: str, aside: str = "") -> TableCell:
+    """Fill a cell with the name of a result, a setting or a file."""
+    return cell(text, "name", aside)
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """The head of a column. Numbers are aligned at the right; a state is not broken over lines."""
+
+    head: Span
+    kind: Literal["text", "number", "mark", "state"] = "text"
+    aside: Line = ()
+    about: str = ""  # what its numbers mean
+    spare: bool = False  # may be left out where there is no room
+    width: int = 0  # of its longest number, where tables below one another are to line up
+
+
+def columns(*heads: str) -> tuple[TableColumn, ...]:
+    """Head columns with words of our own; one that starts with ``>`` is over numbers."""
+    return tuple(TableColumn(Span(h.removeprefix(">")), "number" if h.startswith(">") else "text") for h in heads)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a table. ``group`` heads it and those below it of the same group."""
+
+    cells: tuple[TableCell, ...]
+    group: TableCell | None = None
+
+
+@dataclass(frozen=True)
+class Legend:
+    """A sentence on the signs in a table: of all of them, of intervals, or of what is shown in short."""
+
+    text: str
+    of: Literal["all", "asides", "short"] = "all"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under heads; as many cells a row as columns, but for those that span several."""
+
+    title: str
+    columns: tuple[TableColumn, ...]
+    rows: tuple[TableRow, ...]
+    about: str = ""
+    legend: tuple[Legend, ...] = ()
+    counted: str = ""  # what a row is one of, where many are folded
+    folded: bool = False  # closed until it is asked for
+    # Where there is no room: fit puts asides below numbers; long then writes a line a number; stack has asides below
+    # always; split then shortens cells, and makes several tables.
+    layout: Literal["fit", "long", "stack", "split"] = "fit"
+    labels: tuple[int, int] = (24, 24)  # columns that a row's name may take, with room and without
+
+    def meaning(self, shown: tuple[TableColumn, ...] | None = None) -> str:
+        """Say what the numbers of the columns mean, in one line."""
+        parts = [f"{c.head.text}: {c.about}" for c in (self.columns if shown is None else shown) if c.about]
+        return "; ".join([self.about] * bool(self.about) + parts)
+
+
+def table(
+    title: str, heads: Sequence[str | TableColumn], rows: Iterable[Sequence[str | TableCell]], **how: Any
+) -> Table:
+    """Make a table without groups.
+
+    Args:
+        title: What it is of, for those who do not see it.
+        heads: Columns; strings are as for :func:`columns`.
+        rows: The fields of each row; strings are plain text.
+        how: The other fields of :class:`Table`.
+
+    Returns:
+        The table.
+    """
+    fields = tuple(TableRow(tuple(cell(c) if isinstance(c, str) else c for c in row)) for row in rows)
+    made = (c for h in heads for c in (columns(h) if isinstance(h, str) else (h,)))
+    return Table(title, tuple(made), fields, **how)
+
+
+ParagraphKind = Literal["text", "lead", "note", "inset", "heading", "command"]
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Sentences. A lead opens a section, a note is by the way, an inset goes with what is before it, a heading stands over
+    what follows, a command is to be typed as it is."""
+
+    runs: Line
+    kind: ParagraphKind = "text"
+
+
+def sentence(text: str, kind: ParagraphKind = "text") -> Paragraph:
+    """Make a paragraph of plain text."""
+    return Paragraph(line(text), kind)
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list. An item may have a mark of its own before it."""
+
+    lines: tuple[Line, ...]
+    marks: tuple[Span, ...] = ()
+    kind: Literal["text", "note"] = "text"
+
+
+def items(texts: Iterable[str | Line]) -> Items:
+    """List lines, plain where they are strings."""
+    return Items(tuple(line(t) if isinstance(t, str) else t for t in texts))
+
+
+@dataclass(frozen=True)
+class FactList:
+    """What is so: (what, how it is)."""
+
+    items: tuple[tuple[Line, Line], ...]
+
+
+def facts(**items: str) -> FactList:
+    """Say what is so, in plain words; an underscore in a key is a space."""
+    return FactList(tuple((line(what.replace("_", " ")), line(how)) for what, how in items.items()))
+
+
+@dataclass(frozen=True)
+class Term:
+    """A name, its definition and where that is from; ``name`` is what runs point to."""
+
+    runs: Line
+    text: Line
+    source: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Definitions."""
+
+    items: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A number and its interval on a scale from 0 to 1, whose ends have names."""
+
+    text: str
+    value: float
+    interval: tuple[float, float] | None
+    kind: str
+    ends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its caption; ``narrow`` is the same in one column, where that differs."""
+
+    name: str
+    title: str
+    about: str
+    source: str
+    wide: Drawing
+    narrow: Drawing | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Figures, and tables that are read like figures, beside one another."""
+
+    items: tuple[Figure | Table, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is said of one modality, with the colour of ``kind``."""
+
+    title: Span
+    kind: str
+    blocks: tuple[Block, ...]
+    state: Span | None = None
+
+
+@dataclass(frozen=True)
+class Cards:
+    """One card a modality."""
+
+    items: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is read only by who asks for it."""
+
+    title: Line
+    blocks: tuple[Block, ...]
+
+
+Block = Paragraph | Items | FactList | Terms | Meter | Table | Figure | Gallery | Cards | Details
+
+
+Simple = Paragraph | Items | Table
+
+
+def simple(blocks: Iterable[Block]) -> Iterator[Simple]:
+    """Make paragraphs, lists and tables of the blocks, for a writer that has neither drawings nor boxes."""
+    for block in blocks:
+        match block:
+            case FactList():
+                yield Items(tuple((*what, Span(": "), *how) for what, how in block.items))
+            case Terms():
+                yield Items(tuple((*t.runs, Span(": "), *t.text, *_source(t.source)) for t in block.items))
+            case Meter():
+                yield Paragraph((Span(block.text, block.kind),))
+            case Figure():
+                yield Paragraph((Span(block.title, "strong"), Span(f". {block.about}"), *_source(block.source)))
+            case Gallery():
+                yield from simple(block.items)
+            case Cards():
+                for card in block.items:
+                    ends = (Span(": "), Span(card.state.text, card.kind)) if card.state is not None else ()
+                    yield Paragraph((Span(card.title.text, card.kind), *ends), "heading")
+                    yield from simple(card.blocks)
+            case Details():
+                yield Paragraph(block.title, "heading")
+                yield from simple(block.blocks)
+            case _:
+                yield block
+
+
+def _source(text: str) -> Line:
+    return (Span(f" ({text})", "quiet"),) if text else ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading; without a title, apart from what is before."""
+
+    title: Line
+    blocks: tuple[Block, ...]
+    name: str = ""  # one word for it, where the head of the page leads there
+
+
+def section(title: str, *blocks: Block, name: str = "") -> Section:
+    """Put blocks under a heading of our own words."""
+    return Section(line(title), blocks, name)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report: what came out, of what, and what it rests on."""
+
+    subject: str  # what kind of report it is
+    title: str
+    outcome: Span | None = None
+    page: str = ""  # names it among other pages
+    about: tuple[Line, ...] = ()
+    facts: FactList = FactList(())
+    warnings: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    sections: tuple[Section, ...] = ()
+    ends: tuple[Line, ...] = ()

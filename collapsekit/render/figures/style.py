@@ -1,0 +1,189 @@
+"""How figures look, and how one becomes part of a page: palette, type, labels, inline SVG."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from collapsekit.render.numbers import power_of_ten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN = 3.4  # inches, one column of a two-column paper
+PAGE = 6.8
+
+INK, MUTED, RULE, PAPER = "#1c2024", "#5b6570", "#d4d9df", "#fefefe"
+# Okabe & Ito's hues, darkened to at least 3:1 on white; a marker and a dash go with each, never colour alone.
+SERIES = ("#0b62a4", "#c24a00", "#00795c", "#a23b84", "#8f6a00", "#3b87b8")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
+# What style.css calls them, so that a page can show them in light and dark.
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper"} | {
+    color: f"--series-{i}" for i, color in enumerate(SERIES, 1)
+}
+
+RC: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with Matplotlib, so that output does not depend on the machine
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "text.color": INK,
+    "text.parse_math": False,  # a name such as "$x_1$" is a name
+    "axes.titlecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.6,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.2,
+    "figure.facecolor": "none",
+    "savefig.dpi": 300,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "collapsekit",
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Our settings, whatever the user's matplotlibrc says, for what is drawn or saved inside."""
+    from matplotlib import style
+
+    with style.context(["default", RC]), warnings.catch_warnings():
+        # A name in a script the bundled font lacks is drawn as boxes in PNG and PDF, and as itself in SVG.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing", category=UserWarning)
+        yield
+
+
+def panels(count: int, *, wide: bool = True, height: float = 1.9) -> tuple[Figure, list[Axes]]:
+    """Make a figure of some axes: three abreast on a page's width, or one below the other in a column.
+
+    Args:
+        count: How many axes.
+        wide: Whether they may stand abreast.
+        height: Of each, in inches.
+
+    Returns:
+        The figure and its axes.
+    """
+    from matplotlib.figure import Figure
+
+    across = min(count, 2 if count == 4 else 3) if wide and count > 1 else 1
+    down = -(-count // across)
+    figure = Figure(figsize=(PAGE if across > 1 else COLUMN, height * down + 0.15), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False)
+    axes = [ax for row in grid for ax in row]
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    return figure, axes[:count]
+
+
+def settle(fig: Figure) -> None:
+    """Lay the figure out now and for good, so that how often it is drawn later changes nothing."""
+    engine = fig.get_layout_engine()
+    if engine is not None:
+        engine.execute(fig)
+        fig.set_layout_engine("none")
+
+
+def log_axis(axis: Any) -> None:
+    """Write powers of ten as text, for scales whose labels would otherwise need maths markup."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    def text(value: float, _position: int) -> str:
+        power = round(math.log10(value)) if value > 0 else 0
+        return f"10{power_of_ten(power)}" if not 0 <= power <= 3 else f"{10**power}"
+
+    axis.set_major_formatter(FuncFormatter(text))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def short_labels(names: Sequence[str], limit: int = 24) -> dict[str, str]:
+    """Shorten names for a figure, still distinct: the middle is left out, then a number is added."""
+    labels: dict[str, str] = {}
+    for name in names:
+        half = (limit - 1) // 2
+        text = name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
+        # Matplotlib drops legend entries that begin with an underscore.
+        text, n = f" {text}" if text.startswith("_") else text, 1
+        while text in labels.values():
+            n += 1
+            text = f"{text.rsplit(' #', 1)[0]} #{n}"
+        labels[name] = text
+    return labels
+
+
+def inline_svg(fig: Figure, title: str) -> str:
+    """Make ``fig`` an ``<svg>`` element for an HTML page, named ``title`` for those who do not see it.
+
+    Text stays text, colours of the palette become CSS variables, ids are prefixed with a slug of the title so
+    that several can stand in one page, and no metadata, style sheet or reference leads out of it. The same
+    figure and title give the same bytes.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    sink = StringIO()
+    with theme():
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        settle(fig)
+        canvas: Any = FigureCanvasSVG(fig)  # untyped
+        canvas.print_svg(sink, metadata=nothing)  # savefig would draw it twice
+    root = ET.fromstring(sink.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if _local(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    used = {m[1] for e in root.iter() for v in e.attrib.values() for m in re.finditer(r"#([\w.-]+)", v)}
+    prefix = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        attributes = {_local(k): _page_value(_local(k), v, prefix) for k, v in element.attrib.items()}
+        if element.attrib.get("id") not in used:
+            attributes.pop("id", None)
+        element.attrib.clear()
+        element.attrib.update(attributes)
+    size = root.attrib["viewBox"]
+    root.attrib.clear()
+    root.attrib.update({"viewBox": size, "role": "img", "aria-label": title})
+    name = ET.Element("title")
+    name.text = title
+    root.insert(0, name)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+def _page_value(key: str, value: str, prefix: str) -> str:
+    if key == "id":
+        return f"{prefix}-{value}"
+    if key == "style":
+        value = re.sub(r"#[0-9a-f]{6}", lambda m: f"var({VARIABLES[m[0]]})" if m[0] in VARIABLES else m[0], value)
+        value = re.sub(r"(?<=font-family: )[^;]*", "var(--sans)", value)
+    return re.sub(r"^#" if key == "href" else r"(?<=url\()#", f"#{prefix}-", value)

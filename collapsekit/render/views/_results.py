@@ -1,0 +1,139 @@
+"""Results of a diagnosis, arranged: by probe, one column a modality; and by subset of modalities.
+
+All functions take a report that :func:`collapsekit.report.names.cleaned` has been through.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from collapsekit.measures import headings
+from collapsekit.render import document as doc
+from collapsekit.render.views._words import Estimate, Interval, number
+from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.names import label, short_name, some
+
+WHOLE = "fused"  # the column of what has no modality, beside columns that have one
+SUBSETS = {"reliance.subsets": "loss", "reliance.subsets_metric": "metric"}  # curves over names of subsets
+
+
+class ProbeResults(NamedTuple):
+    """What one probe left in the report."""
+
+    probe: str
+    title: str
+    results: tuple[Result, ...]
+
+    @property
+    def notes(self) -> list[doc.Line]:
+        """Each note once, with what it is about."""
+        notes: dict[str, list[str]] = {}
+        for r in self.results:
+            if r.note is not None:
+                notes.setdefault(r.note, []).append(label(r))
+        return [doc.line("Note on ", doc.Span(some(about), "name"), f": {note}") for note, about in notes.items()]
+
+    @property
+    def definitions(self) -> list[Result]:
+        """One result for each name, definition and source that occur."""
+        return list({(r.name, r.definition, r.source): r for r in self.results}.values())
+
+
+def by_probe(report: Report) -> list[ProbeResults]:
+    """Group the results by probe, in the order in which they are shown."""
+    heads = headings(r.probe for r in report.results)
+    return [ProbeResults(h.probe, h.title, tuple(r for r in report.results if r.probe == h.probe)) for h in heads]
+
+
+def value_tables(p: ProbeResults, report: Report, head: str, pairs: bool) -> Iterator[doc.Table]:
+    """Show what there is of the model as a whole, and by modality.
+
+    Args:
+        p: The results of a probe.
+        report: Gives the order of modalities.
+        head: Over the names.
+        pairs: Whether to show what is about two modalities.
+
+    Yields:
+        A table for each of the two that has rows.
+    """
+    values = [r for r in p.results if r.value is not None]
+    split = {r.name for r in values if r.modality is not None}
+    whole = [(doc.name(short_name(r)), _number(r), r.unit or "") for r in values if r.name not in split]
+    if whole:
+        yield doc.table(f"{p.title}, whole model", (head, ">value", "unit"), whole)
+    order = modalities(p, report)
+    names = [doc.TableColumn(doc.Span(WHOLE if m is None else m, "name"), "number") for m in order]
+    rows = list(_rows([r for r in values if r.name in split], order, pairs))
+    if rows:
+        yield doc.table(f"{p.title}, by modality", (head, *names, "unit"), rows, layout="long")
+
+
+def modalities(p: ProbeResults, report: Report) -> list[str | None]:
+    """Those that the probe has values of, and None where it has some of the whole model under the same name."""
+    values = [r for r in p.results if r.value is not None]
+    split = {r.name for r in values if r.modality is not None}
+    present = dict.fromkeys(r.modality for r in values if r.name in split)
+    known = [m for m in report.subject.modalities if m in present]
+    others = [m for m in present if m not in known and m is not None]
+    return [*known, *others, *([None] if None in present else [])]
+
+
+def _number(r: Result | None) -> doc.TableCell:
+    return doc.TableCell() if r is None else number(r.value, r.interval)
+
+
+def _rows(
+    results: Sequence[Result], order: Sequence[str | None], pairs: bool
+) -> Iterator[tuple[doc.TableCell | str, ...]]:
+    rows: dict[tuple[str, str | None, int], dict[str | None, Result]] = {}
+    seen: Counter[tuple[str, str | None, str | None]] = Counter()
+    for r in results:
+        again = (r.name, r.versus, r.modality)  # a name used twice gets a row of its own, and nothing is lost
+        rows.setdefault((r.name, r.versus, seen[again]), {})[r.modality] = r
+        seen[again] += 1
+    for (_, versus, _), found in rows.items():
+        first = next(iter(found.values()))
+        text = short_name(first) + (f" versus {versus}" if versus is not None else "")
+        if pairs or versus is None:
+            yield doc.name(text), *(_number(found.get(m)) for m in order), first.unit or ""
+
+
+class Subset(NamedTuple):
+    """One coalition of modalities and what the model does with it. ``members`` is None where it is not one."""
+
+    label: str
+    members: frozenset[str] | None
+    loss: Estimate | None
+    metric: Estimate | None
+
+
+def subsets(report: Report) -> list[Subset]:
+    """Make the coalition table, smallest first: each subset's loss and metric, from the ``reliance`` curves."""
+    found: dict[str, dict[str, Estimate]] = {part: {} for part in SUBSETS.values()}
+    for name, part in SUBSETS.items():
+        curve = next((r for r in report.named(name) if r.curve is not None), None)
+        found[part] = {str(x): (y, ends) for x, y, ends in points(curve)}
+    names = dict.fromkeys(name for part in found.values() for name in part)
+    rows = [Subset(n, _members(report, n), found["loss"].get(n), found["metric"].get(n)) for n in names]
+    return sorted(rows, key=lambda s: len(s.members) if s.members is not None else 0)
+
+
+def points(result: Result | None) -> list[tuple[float | str, float, Interval]]:
+    """List the points of a curve: x, y and the ends of y's interval."""
+    curve = result.curve if result is not None else None
+    if curve is None:
+        return []
+    ends: list[Interval] = [None] * len(curve.y)
+    if curve.lower is not None and curve.upper is not None:
+        ends = list(zip(curve.lower, curve.upper, strict=True))
+    return list(zip(curve.x, curve.y, ends, strict=True))
+
+
+def _members(report: Report, name: str) -> frozenset[str] | None:
+    if name == "(none)":
+        return frozenset()
+    parts = [name] if name in report.subject.modalities else name.split("+")
+    return frozenset(parts) if all(p in report.subject.modalities for p in parts) else None

@@ -1,0 +1,108 @@
+"""Words that several views share: numbers in cells, letters for long names, settings in lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.cells import cell_len
+
+from collapsekit.render import document as doc
+from collapsekit.render.document import Line, Span, Table, TableCell, line
+from collapsekit.render.numbers import fmt, fmt_interval
+
+Interval = tuple[float, float] | None
+Estimate = tuple[float, Interval]
+
+
+def number(value: float | None, interval: Interval = None) -> TableCell:
+    """Show a number and its interval."""
+    return TableCell(line(fmt(value)), _ends(interval))
+
+
+def estimate(value: Estimate | None, absent: str = "") -> TableCell:
+    """Show a number and its interval, or what stands for one that is not there."""
+    return number(*value) if value is not None else doc.cell(absent)
+
+
+def point(x: float | str) -> TableCell:
+    """Show where a point of a curve lies: a number, or a name."""
+    return doc.cell(x if isinstance(x, str) else fmt(x))
+
+
+def strong_number(value: float | None, interval: Interval = None) -> Line:
+    """Show a number that stands out in a line, and its interval."""
+    ends = _ends(interval)
+    return (Span(fmt(value), "strong"), *[Span(" ")] * len(ends), *ends)
+
+
+def _ends(interval: Interval) -> Line:
+    return (Span(fmt_interval(interval), "interval"),) if interval is not None else ()
+
+
+def letter(index: int) -> str:
+    """Name a place by A, B, … for the first 26, then by m27, m28, …"""
+    return chr(ord("A") + index) if index < 26 else f"m{index + 1}"
+
+
+def letters(names: Sequence[str], limit: int) -> dict[str, str] | None:
+    """Give each of the names a letter where one is wider than ``limit``, else None."""
+    return {n: letter(i) for i, n in enumerate(names)} if any(cell_len(n) > limit for n in names) else None
+
+
+def flatten(mapping: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted key, JSON text) lines."""
+    lines: list[tuple[str, str]] = []
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            lines += flatten(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            lines.append((f"{prefix}{key}", text))
+    return lines
+
+
+def names_table(title: str, heads: tuple[str, str], lines: Iterable[tuple[str, str]], **how: Any) -> Table:
+    """Show names beside names: settings and their values.
+
+    Args:
+        title: Of the table.
+        heads: Over the two columns.
+        lines: The names.
+        how: The other fields of a table.
+
+    Returns:
+        The table.
+    """
+    return doc.table(title, heads, [(doc.name(key), doc.name(value)) for key, value in lines], **how)
+
+
+def thinned(count: int, most: int) -> list[int]:
+    """Pick the places of at most ``most`` of ``count`` points, evenly spread, both ends among them."""
+    return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def p_value(p: float | None) -> str:
+    """Write a p-value; of the smallest ones only that they are small."""
+    return "<0.0001" if p is not None and p < 1e-4 else fmt(p)
+
+
+def made_by(report: Any, detail: doc.Detail, rest: str) -> str:
+    """Say which version made the report.
+
+    Args:
+        report: Of a diagnosis, a repair or a comparison.
+        detail: At a glance it says where the rest is, in full which schema the report has.
+        rest: Where the rest is.
+
+    Returns:
+        The sentence.
+    """
+    kind = "comparison" if getattr(report, "kind", "") == "comparison" else "report"
+    ends = {
+        doc.Detail.GLANCE: f". {rest}",
+        doc.Detail.SUMMARY: ".",
+        doc.Detail.FULL: f", {kind} schema {report.schema_version}.",
+    }
+    return f"Made by collapsekit {report.collapsekit}{ends[detail]}"

@@ -1,0 +1,249 @@
+"""What a comparison says: verdicts and numbers of several reports, a column each, and which of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from collapsekit.render import document as doc
+from collapsekit.render.document import MARKS, Detail, Span
+from collapsekit.render.numbers import ABSENT, fmt
+from collapsekit.render.views._words import letters, made_by, number, p_value
+from collapsekit.report import comparison as data
+from collapsekit.report.comparison import Comparison
+from collapsekit.report.names import cleaned_comparison, some
+
+BEST, DIFFERS = "*", "†"
+_ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
+_NAME_WIDTH = 12  # at a glance, columns with longer names are called A, B, …
+_SEVERITY = ("collapsed", "underused", "inconclusive", "uninformative", "used", "healthy")
+_TESTS = "p-values after Holm's correction"
+
+Fill = Callable[[data.Cell, data.Column], doc.TableCell]
+
+
+def view(comparison: Comparison, detail: Detail) -> doc.Document:
+    """Make a document of a comparison.
+
+    At a glance it holds the table and its tests; else what is missing and each definition, too.
+    """
+    c = cleaned_comparison(comparison)
+    names = [column.name for column in c.columns]
+    keys = letters(names, _NAME_WIDTH) if detail is Detail.GLANCE else None
+    heads = keys if keys is not None else {n: n for n in names}
+    shared, examples = f"{c.task}, {c.metric}", f"{c.examples} examples"
+    what, title = ", ".join(c.modalities), some(names)
+    found = replace(_table(c, c.columns, "Side by side", heads, _value, detail), legend=tuple(_legend(c, detail)))
+    keyed = [_key(c, column, heads) for column in c.columns] if detail is Detail.GLANCE else []
+    return doc.Document(
+        subject="Modality collapse compared",
+        title=("", f"Compared: {', '.join(names)}", title)[detail - 1],
+        page=title,
+        about=(doc.line(f"{shared} · {c.split} split, {examples} · {what}"),),
+        facts=doc.facts(Task=shared, Split=f"{c.split}, {examples}", Modalities=what),
+        blocks=(*keyed, found) if detail is not Detail.FULL else (),
+        sections=tuple(_sections(c, heads, found, detail)),
+        ends=(doc.line(made_by(c, detail, "Definitions and sources: HTML or JSON.")),),
+    )
+
+
+def _key(c: Comparison, column: data.Column, heads: dict[str, str]) -> doc.Paragraph:
+    name = heads[column.name]
+    key = name if name == column.name else f"{name} = {column.name}"
+    reference = ", the reference" if _is_reference(c, column) else ""
+    return doc.Paragraph(doc.line(Span(key, "strong"), f": {_runs_of(column)}{reference}"))
+
+
+def _is_reference(c: Comparison, column: data.Column) -> bool:
+    return c.testing is not None and c.testing.reference == column.name
+
+
+def _runs_of(column: data.Column) -> str:
+    """``5 runs``, or the checkpoint of the only one."""
+    return f"{len(column.runs)} runs" if len(column.runs) != 1 else column.runs[0].checkpoint
+
+
+def _sections(c: Comparison, heads: dict[str, str], table: doc.Table, detail: Detail) -> Iterator[doc.Section]:
+    if detail is Detail.FULL:
+        yield doc.section("Side by side", table, name="numbers")
+    yield from _tests(c, heads, detail)
+    if c.notes and detail is Detail.GLANCE:
+        yield from (doc.Section((), (doc.sentence(f"Note: {note}"),)) for note in c.notes)
+    elif c.notes:
+        yield doc.section("Notes", doc.Items(tuple(map(doc.line, c.notes))))
+    if detail is not Detail.GLANCE:
+        yield from _summary(c) if detail is Detail.SUMMARY else [doc.section("What was compared", *_details(c))]
+
+
+def _tests(c: Comparison, heads: dict[str, str], detail: Detail) -> Iterator[doc.Section]:
+    """p-values of the rows that were tested, in the columns that were."""
+    rows = tuple(row for row in c.rows if any(x.test for x in row.cells))
+    if not rows or c.testing is None:
+        return
+    shown = [i for i, _ in enumerate(c.columns) if any(row.cells[i].test for row in rows)]
+    cut = tuple(row.model_copy(update={"cells": tuple(row.cells[i] for i in shown)}) for row in rows)
+    tested = tuple(c.columns[i] for i in shown)
+    found = _table(c.model_copy(update={"rows": cut}), tested, "p-values", heads, _p_value, detail)
+    against = c.testing.reference
+    if detail is Detail.FULL:
+        yield doc.section(_TESTS, doc.sentence(f"Against {against}. {c.testing.family}.", "lead"), found)
+    elif detail is Detail.SUMMARY:
+        yield doc.Section(doc.line(f"{_TESTS}, against ", Span(against, "name")), (found,))
+    else:
+        yield doc.Section((Span(_TESTS), Span(f"  against {against}", "quiet")), (found,))
+
+
+def _table(
+    c: Comparison, shown: Sequence[data.Column], title: str, heads: dict[str, str], fill: Fill, detail: Detail
+) -> doc.Table:
+    """Rows under the number they share, or, in a summary, each with its name."""
+    flat = detail is Detail.SUMMARY
+    rows = []
+    for _, group in groupby(_grouped(c.rows), key=lambda r: (r.part, r.name)):
+        every = list(group)
+        title_cell = _name(every[0], detail)
+        alone = len(every) == 1 and not _of(every[0])
+        for row in every:
+            cells = tuple(fill(x, column) for x, column in zip(row.cells, shown, strict=True))
+            if flat:
+                rows.append(doc.TableRow((title_cell, doc.TableCell(_of(row)), *cells, doc.cell(row.unit or ""))))
+            elif alone:
+                rows.append(doc.TableRow((title_cell, *cells)))
+            else:
+                rows.append(doc.TableRow((doc.TableCell(_of(row) or doc.line("whole model")), *cells), title_cell))
+    first = doc.columns("number", "of") if flat else doc.columns("" if detail is Detail.GLANCE else "number")
+    last = doc.columns("unit") if flat else ()
+    made = (_column(c, column, heads, detail) for column in shown)
+    return doc.Table(title, (*first, *made, *last), tuple(rows), layout="split", labels=(28, 20))
+
+
+def _grouped(rows: Sequence[data.Row]) -> list[data.Row]:
+    """Rows of the same number beside one another, in the comparison's order."""
+    order = {key: i for i, key in enumerate(dict.fromkeys((r.part, r.name) for r in rows))}
+    return sorted(rows, key=lambda r: order[r.part, r.name])
+
+
+def _column(c: Comparison, column: data.Column, heads: dict[str, str], detail: Detail) -> doc.TableColumn:
+    runs = Span(_runs_of(column), "name" if len(column.runs) == 1 else "text")
+    aside: doc.Line = () if detail is Detail.GLANCE else (runs,)
+    if detail is Detail.FULL:
+        aside = doc.line(Span(runs.text, "label"), ", reference" if _is_reference(c, column) else "")
+    return doc.TableColumn(Span(heads[column.name], "name" if detail is Detail.SUMMARY else "label"), "number", aside)
+
+
+def _name(row: data.Row, detail: Detail) -> doc.TableCell:
+    if detail is Detail.GLANCE:
+        return doc.cell(f"{row.name}{_ARROWS[row.better]}", "strong")
+    unit = (Span(row.unit, "quiet"),) if row.unit and detail is Detail.FULL else ()
+    return doc.TableCell(doc.line(Span(row.name, "name"), _ARROWS[row.better]), unit)
+
+
+def _of(row: data.Row) -> doc.Line:
+    """What the row is of; empty where it is of the whole model."""
+    versus = (" without ", Span(row.versus, "label")) if row.versus is not None else ()
+    return doc.line(Span(row.modality, "label") if row.modality is not None else "", *versus)
+
+
+def _value(entry: data.Cell, column: data.Column) -> doc.TableCell:
+    if entry.states:
+        return _states(entry, column)
+    if entry.value is None:
+        return doc.cell(ABSENT)
+    marks = BEST * entry.best + DIFFERS * (entry.test is not None and entry.test.significant)
+    aside = (
+        doc.line(Span(f"({fmt(entry.sd)})", "quiet")) if entry.sd is not None else number(None, entry.interval).aside
+    )
+    if entry.runs < len(column.runs):
+        aside = (*aside, Span(f"{' ' if aside else ''}{entry.runs} of {len(column.runs)}", "quiet"))
+    return doc.TableCell((Span(fmt(entry.value), "strong" if entry.best else "text"),), aside, marks)
+
+
+def _states(entry: data.Cell, column: data.Column) -> doc.TableCell:
+    order = sorted(entry.states.items(), key=lambda item: _SEVERITY.index(item[0]))
+    many = len(column.runs) > 1
+    runs = [part for word, n in order for part in (doc.state(word, f"{word} {n}" if many else word), "\n")]
+    return doc.TableCell(
+        doc.line(*runs[:-1]), short=" ".join(MARKS[word] + (str(n) if many else "") for word, n in order)
+    )
+
+
+def _p_value(entry: data.Cell, column: data.Column) -> doc.TableCell:
+    if entry.test is None:
+        return doc.cell(ABSENT)
+    test = entry.test
+    said = [f"{test.pairs} pairs"] * (test.pairs != column.pairs) + ["equal"] * (test.differing == 0)
+    aside = doc.line(Span(f"({', '.join(said)})", "quiet")) if said else ()
+    text = Span(p_value(test.p_holm), "strong" if test.significant else "text")
+    return doc.TableCell((text,), aside, DIFFERS * test.significant)
+
+
+def _legend(c: Comparison, detail: Detail) -> Iterator[doc.Legend]:
+    """What the signs mean, a sentence each."""
+    cells = [x for row in c.rows for x in row.cells]
+    ends = any(x.interval is not None for x in cells)
+    if detail is Detail.GLANCE:
+        yield doc.Legend(", ".join(f"{MARKS[word]} {word}" for word in _SEVERITY if word != "healthy"), "short")
+        yield from [doc.Legend("Intervals: Markdown, HTML or JSON", "short")] * ends
+    if any(x.sd is not None for x in cells):
+        yield doc.Legend("Of several runs, the mean and (standard deviation over runs)")
+    yield from [doc.Legend("In [brackets], the interval over examples that a single report gives", "asides")] * ends
+    if any(x.best for x in cells):
+        yield doc.Legend(f"{BEST} best of the row, where a direction is agreed: ↓ lower, ↑ higher is better")
+    t = c.testing
+    if t is not None and t.tests:
+        yield doc.Legend(f"{DIFFERS} differs from {t.reference}, p ≤ {t.alpha:g} after Holm's correction. {t.family}")
+    if any(x.value is None and not x.states for x in cells):
+        yield doc.Legend(f"{ABSENT} not measured")
+
+
+def _absences(c: Comparison) -> list[tuple[str, str, str]]:
+    """(number, column, why) of each cell that has nothing."""
+    found = [(row, column, x) for row in c.rows for column, x in zip(c.columns, row.cells, strict=True)]
+    return [(_row_name(row), column.name, x.missing) for row, column, x in found if x.missing is not None]
+
+
+def _row_name(row: data.Row) -> str:
+    of = f" of {row.modality}" if row.modality is not None else ""
+    return f"{row.name}{of}" + (f" versus {row.versus}" if row.versus is not None else "")
+
+
+def _definitions(c: Comparison) -> list[tuple[str, str, str]]:
+    return list(dict.fromkeys((r.name, r.definition, r.source) for r in c.rows))
+
+
+def _summary(c: Comparison) -> Iterator[doc.Section]:
+    missing = [(doc.name(number), doc.name(column), why) for number, column, why in _absences(c)]
+    rows = [(doc.name(number), text, source) for number, text, source in _definitions(c)]
+    heads = ("number", "definition", "source")
+    found = [
+        doc.table("Not measured", ("number", "column", "why"), missing, counted="numbers"),
+        doc.table("Definitions and sources", heads, rows, counted="definitions", folded=True),
+        _reports(c, "sha256"),
+    ]
+    yield from (doc.section(part.title, part) for part in found if part.rows)
+
+
+def _reports(c: Comparison, digest: str) -> doc.Table:
+    rows = []
+    for column in c.columns:
+        for run in column.runs:
+            files = (doc.name(text) for text in (column.name, run.path, run.checkpoint, run.sha256))
+            rows.append((*files, doc.cell("" if run.training_seed is None else str(run.training_seed))))
+    heads = ("column", "report", "checkpoint", digest, ">training seed")
+    return doc.table("Reports", heads, rows, counted="reports")
+
+
+def _details(c: Comparison) -> Iterator[doc.Details]:
+    missing = [_term(name, why, " in ", Span(column, "label")) for name, column, why in _absences(c)]
+    better = dict.fromkeys((r.name, r.why or "", _ARROWS[r.better]) for r in c.rows if r.better is not None)
+    terms = [_term(name, text, source=source) for name, text, source in _definitions(c)]
+    found: dict[str, doc.Block] = {"Reports": _reports(c, "SHA-256")}
+    found |= {"Not measured": doc.Terms(tuple(missing))} if missing else {}
+    found["Directions"] = doc.Terms(tuple(_term(*way) for way in better))
+    found["Definitions and sources"] = doc.Terms(tuple(terms))
+    yield from (doc.Details((Span(title, "strong"),), (block,)) for title, block in found.items())
+
+
+def _term(name: str, text: str, *more: str | Span, source: str = "") -> doc.Term:
+    return doc.Term(doc.line(Span(name, "name"), *more), doc.line(text), source)

@@ -1,0 +1,135 @@
+"""A document as GitHub-flavoured Markdown, for a pull request or a job summary. All text is escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from collapsekit.render import document as doc
+
+DETAIL = doc.Detail.SUMMARY
+_MOST_ROWS = 16  # of a table that is not folded
+_SPECIAL = re.compile(r"[\\`*\[\]<>&|#~$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+_BROKEN = "@#"  # what GitHub would turn into a mention or a reference even when written as an entity
+
+
+def escape(text: str) -> str:
+    """Write a sentence in which nothing is markup: no HTML, link, mention, reference, emphasis, formula or cell end."""
+    return _SPECIAL.sub(lambda m: _entity(m[0]) + ("<!-- -->" if m[0] in _BROKEN else ""), text)
+
+
+def code(text: str) -> str:
+    """Write a name as inline code, safe in a table too; entities are used where backticks could not hold it."""
+    if text and text == text.strip() and "`" not in text and "|" not in text:
+        return f"`{text}`"
+    return f"<code>{_SPECIAL.sub(lambda m: _entity(m[0]), text)}</code>"
+
+
+def _entity(char: str) -> str:
+    return {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(char, f"&#{ord(char)};")
+
+
+def write(document: doc.Document, *, width: int | None = None, color: bool = False) -> str:
+    """Print the document as Markdown, a line a row of its tables.
+
+    Args:
+        document: What a view made.
+        width: Not used: Markdown has none.
+        color: Not used: Markdown has none.
+
+    Returns:
+        The text.
+    """
+    del width, color
+    return "\n".join(_lines(document)) + "\n"
+
+
+def _lines(document: doc.Document) -> Iterator[str]:
+    outcome = document.outcome
+    head = f"{outcome.mark} {outcome.text[:1].upper()}{outcome.text[1:]}: " if outcome is not None else ""
+    yield f"# {head}{escape(document.title)}"
+    yield ""
+    if document.about:
+        yield "<br>".join(map(_line, document.about))
+        yield ""
+    if document.warnings:
+        yield from (f"- **Warning:** {escape(warning)}" for warning in document.warnings)
+        yield ""
+    yield from _written(document.blocks)
+    for section in document.sections:
+        if section.title:
+            yield f"## {_line(section.title)}"
+            yield ""
+        yield from _written(section.blocks)
+    yield " ".join(map(_line, document.ends))
+
+
+def _line(runs: doc.Line) -> str:
+    return "".join(map(_run, runs)).replace("\n", "<br>")
+
+
+def _run(run: doc.Span) -> str:
+    if run.kind == "interval":
+        return run.text
+    text = code(run.text) if run.kind in ("name", "command") and run.text else escape(run.text)
+    if text.strip() and (run.kind == "strong" or run.kind in doc.TONES):
+        text = f"**{text}**"
+    return f"{run.mark} {text}" if run.mark else text
+
+
+def _written(blocks: Iterable[doc.Block]) -> Iterator[str]:
+    """The blocks' lines, an empty one after each block."""
+    for block in doc.simple(blocks):
+        if isinstance(block, doc.Paragraph):
+            yield from _paragraph(block)
+        elif isinstance(block, doc.Items):
+            marks = [f"{_run(mark)} " for mark in block.marks] or [""] * len(block.lines)
+            yield from (f"- {mark}{_line(runs)}" for mark, runs in zip(marks, block.lines, strict=True))
+        else:
+            yield from _table(block)
+        yield ""
+
+
+def _paragraph(block: doc.Paragraph) -> Iterator[str]:
+    text = doc.plain(block.runs)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    if block.kind == "command":
+        yield from (f"{fence}console", text, fence)
+    else:
+        yield ("### " if block.kind == "heading" else "") + _line(block.runs)
+
+
+def _table(block: doc.Table) -> Iterator[str]:
+    """A pipe table, closed until clicked where it has many rows, and what its numbers and signs mean."""
+    folded = block.folded or (block.counted and len(block.rows) > _MOST_ROWS)
+    yield from [f"<details><summary>{len(block.rows)} {block.counted}</summary>", ""] * bool(folded)
+    yield f"| {' | '.join(map(_head, block.columns))} |"
+    yield f"|{'|'.join(' ---: ' if c.kind == 'number' else ' --- ' for c in block.columns)}|"
+    group = None
+    for row in block.rows:
+        if row.group is not None and row.group is not group:
+            yield _row([row.group, *[doc.TableCell()] * (len(block.columns) - 1)])
+        group = row.group
+        yield _row(
+            [part for c in row.cells for part in (c, *[doc.TableCell()] * (c.span - 1))], block.layout == "stack"
+        )
+    yield from ["", "</details>"] * bool(folded)
+    legend = [f"- {escape(part.text)}." for part in block.legend if part.of != "short"]
+    yield from ["", *legend] * bool(legend)
+    meaning = block.meaning()
+    yield from ["", escape(meaning[:1].upper() + meaning[1:].rstrip(".") + ".")] * bool(meaning)
+
+
+def _head(column: doc.TableColumn) -> str:
+    return "<br>".join(_line(part) for part in ((column.head,), column.aside) if part)
+
+
+def _row(cells: Sequence[doc.TableCell], stack: bool = False) -> str:
+    return f"| {' | '.join(_cell(c, stack) for c in cells)} |"
+
+
+def _cell(cell: doc.TableCell, stack: bool) -> str:
+    text, aside = f"{_line(cell.runs)}{escape(cell.marks)}", _line(cell.aside)
+    if aside and any(run.kind == "name" for run in cell.runs):
+        return f"{text} ({aside})"
+    return f"{text}<br>{aside}" if stack and aside else f"{text} {aside}".strip()

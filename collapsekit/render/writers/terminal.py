@@ -1,0 +1,261 @@
+"""A document for a terminal: text no wider than the window, colours where they are wanted, no other escapes."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from rich import box
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text
+
+from collapsekit.render import document as doc
+
+DETAIL = doc.Detail.GLANCE
+_STYLES = {"heading": "bold underline", "strong": "bold", "quiet": "dim", "interval": "dim", "off": "dim"}
+_TONES = {"bad": "bold red", "warn": "yellow", "open": "bold magenta", "calm": "cyan", "good": "bold green"}
+_MIN_WIDTH, _MAX_WIDTH = 40, 120
+_ALIGNED = 80  # columns from which tables below one another line up
+
+
+def write(document: doc.Document, *, width: int | None = None, color: bool = False) -> str:
+    """Print the document for a terminal.
+
+    Args:
+        document: What a view made.
+        width: Columns (default: the terminal's); at least 40 and at most 120 are used.
+        color: Whether to colour it; without, there is no escape sequence in it, whatever names the report holds.
+
+    Returns:
+        The text, no line of which is wider.
+    """
+    wanted = width if width is not None else shutil.get_terminal_size((80, 24)).columns
+    console = Console(
+        file=io.StringIO(),
+        width=max(_MIN_WIDTH, min(wanted, _MAX_WIDTH)),
+        force_terminal=color,
+        color_system="standard" if color else None,
+        no_color=not color,
+        legacy_windows=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        _environ={},
+    )
+    with console.capture() as captured:
+        for part in _document(document, console):
+            console.print(part)
+    lines = captured.get().splitlines()
+    return "\n".join(text if color else text.rstrip() for text in lines) + "\n"
+
+
+def _document(document: doc.Document, console: Console) -> Iterator[RenderableType]:
+    outcome = document.outcome
+    if outcome is not None:
+        yield Text.assemble((f"{outcome.mark} {outcome.text.upper()}", _style(outcome)), "  ", document.title)
+    elif document.title:
+        yield Text(document.title)
+    yield from (Text(doc.plain(about), style="dim") for about in document.about)
+    for warning in document.warnings:
+        yield Text.assemble(("Warning: ", "bold yellow"), warning)
+    for kind, blocks in groupby(document.blocks, type):
+        yield from [Text()] * (kind is not doc.Cards)
+        yield from _shown(blocks, console)
+    for section in document.sections:
+        yield Text()
+        if section.title:
+            yield _text(doc.line(doc.Span(section.title[0].text, "heading"), *section.title[1:]))
+        yield from _shown(section.blocks, console)
+    yield Text()
+    yield from (Text(doc.plain(end), style="dim") for end in document.ends)
+
+
+def _style(run: doc.Span) -> str:
+    return _TONES.get(doc.TONES.get(run.kind, ""), _STYLES.get(run.kind, ""))
+
+
+def _text(runs: doc.Line) -> Text:
+    return Text.assemble(*((doc.plain((r,)) if r.kind != "command" else f"`{r.text}`", _style(r)) for r in runs))
+
+
+def _shown(blocks: Iterable[doc.Block], console: Console) -> Iterator[RenderableType]:
+    """The blocks as what rich prints."""
+    for block in doc.simple(blocks):
+        if isinstance(block, doc.Paragraph):
+            yield from _paragraph(block)
+        elif isinstance(block, doc.Items):
+            yield from _items(block)
+        else:
+            yield from _tables(block, console)
+
+
+def _paragraph(block: doc.Paragraph) -> Iterator[RenderableType]:
+    text = _text(block.runs)
+    text.stylize({"lead": "dim", "note": "dim", "heading": "bold", "command": "bold"}.get(block.kind, ""))
+    yield from [Text()] * (block.kind == "heading")
+    yield Padding(text, (0, 0, 0, 2)) if block.kind in ("inset", "command") else text
+
+
+def _items(block: doc.Items) -> Iterator[RenderableType]:
+    for i, runs in enumerate(block.lines):
+        grid = Grid.grid(padding=(0, 1, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        grid.add_row(_text((block.marks[i],)) if block.marks else Text("·"), _text(runs))
+        yield grid
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a table is laid out: how wide names are, whether asides stand beside values or below, or signs alone."""
+
+    label: int
+    beside: bool = False
+    short: bool = False
+
+
+def _tables(block: doc.Table, console: Console) -> Iterator[RenderableType]:
+    way, tables = _laid_out(block, console)
+    for i, (part, grid) in enumerate(tables):
+        yield from [Text()] * (i > 0)
+        yield grid
+        yield from [Text(part.meaning(), style="dim")] * bool(part.meaning() and i == len(tables) - 1)
+    for legend in block.legend:
+        if legend.of == "all" or (legend.of == "short") == way.short:
+            yield Text(f"{legend.text}.", style="dim")
+
+
+def _laid_out(block: doc.Table, console: Console) -> tuple[_Way, list[tuple[doc.Table, Grid]]]:
+    """The first way that fits; where none does, several tables, or a line a number, as the block says."""
+    roomy, tight = block.labels
+    ways = [_Way(roomy, beside=True), _Way(tight)]
+    if block.layout in ("stack", "split"):
+        ways = [_Way(roomy), _Way(tight)]
+        ways += [_Way(tight, short=True)] * any(c.short for row in block.rows for c in row.cells)
+    for way in ways:
+        grid = _grid(block, way, console)
+        if _width(grid, console) <= console.width:
+            return way, [(block, grid)]
+    way = ways[-1]
+    if any(c.spare for c in block.columns):
+        block = _without(block, [i for i, c in enumerate(block.columns) if c.spare])
+    if block.layout == "long":
+        block, way = _long(block), _Way(tight, beside=True)
+    if block.layout == "split":
+        return way, _split(block, way, console)
+    return way, [(block, _grid(block, way, console))]
+
+
+def _split(block: doc.Table, way: _Way, console: Console) -> list[tuple[doc.Table, Grid]]:
+    """As few tables as it takes for each to fit, with about as many of the columns each."""
+    count = len(block.columns) - 1
+    tables: list[tuple[doc.Table, Grid]] = []
+    for size in dict.fromkeys(-(-count // parts) for parts in range(2, count + 1)):
+        starts = range(1, count + 1, size)
+        parts = [_without(block, [i for i in range(1, count + 1) if not s <= i < s + size]) for s in starts]
+        tables = [(part, _grid(part, way, console)) for part in parts]
+        if all(_width(grid, console) <= console.width for _, grid in tables):
+            break
+    return tables
+
+
+def _without(block: doc.Table, gone: Sequence[int]) -> doc.Table:
+    """The table without the columns at these places."""
+    kept = [i for i in range(len(block.columns)) if i not in gone]
+    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in block.rows)
+    return replace(block, columns=tuple(block.columns[i] for i in kept), rows=rows)
+
+
+def _long(block: doc.Table) -> doc.Table:
+    """A line a number: the row's name, the column's, the number, and what else is in the row."""
+    numbers = [i for i, c in enumerate(block.columns) if c.kind == "number"]
+    rest = [i for i in range(1, len(block.columns)) if i not in numbers]
+    rows = []
+    for row in block.rows:
+        found = [i for i in numbers if row.cells[i].runs]
+        for i in found:
+            name = row.cells[0] if i == found[0] else doc.TableCell()
+            rows.append(
+                doc.TableRow(
+                    (name, doc.TableCell((block.columns[i].head,)), row.cells[i], *(row.cells[k] for k in rest))
+                )
+            )
+    heads = (block.columns[0], *doc.columns("modality", ">value"), *(block.columns[k] for k in rest))
+    return replace(block, columns=heads, rows=tuple(rows))
+
+
+def _width(grid: Grid, console: Console) -> int:
+    return Measurement.get(console, console.options.update(max_width=10_000), grid).maximum
+
+
+def _grid(block: doc.Table, way: _Way, console: Console) -> Grid:
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column in block.columns:
+        right = "right" if column.kind == "number" else "left"
+        state = column.kind == "state"
+        grid.add_column(Text(column.head.text), justify=right, overflow="fold", no_wrap=state)  # type: ignore[arg-type]
+    if any(c.width for c in block.columns):
+        way = _align(grid, block.columns, way, console)
+    marks = max((len(c.marks) for row in block.rows for c in row.cells), default=0)
+    group = None
+    for row in block.rows:
+        if row.group is not None and row.group is not group:
+            grid.add_row(_label(row.group, way.label), *[Text()] * (len(block.columns) - 1))
+        group = row.group
+        first, *others = row.cells
+        label = _label(first, way.label) if block.columns[0].kind != "mark" else _value(first, marks, way)
+        if row.group is not None:
+            label = Text("\n").join(Text("  ") + part for part in _label(first, way.label - 2).split("\n"))
+        cells = [
+            _value(c, marks if head.kind == "number" else 0, way)
+            for c, head in zip(others, block.columns[first.span :], strict=True)
+        ]
+        grid.add_row(label, *[Text()] * (first.span - 1), *cells)
+    return grid
+
+
+def _align(grid: Grid, heads: Sequence[doc.TableColumn], way: _Way, console: Console) -> _Way:
+    """Give columns their widths, so that tables below one another line up and what is too long is broken in its own."""
+    widths = [c.width for c in heads[1:]]
+    label = max(10, min(28, console.width - sum(widths) - len(widths)))
+    grid.padding = 0  # the rule's own gaps are enough, and 80 columns are few
+    if console.width >= _ALIGNED:
+        for column, width in zip(grid.columns, [label, *widths], strict=True):
+            column.min_width = column.max_width = width
+    return _Way(label)
+
+
+def _label(cell: doc.TableCell, width: int) -> Text:
+    """A row's name, broken after its own separators, else anywhere, and what goes with it below."""
+    *before, name = cell.runs or (doc.Span(""),)
+    text = _text(tuple(before)) + Text(_broken(name.text, width), style=_style(name))
+    return text + Text(f"\n({doc.plain(cell.aside)})") if cell.aside else text
+
+
+def _broken(name: str, width: int) -> str:
+    lines = [""]
+    for piece in re.findall(r"[^\s_\-./:+]*[\s_\-./:+]|[^\s_\-./:+]+", name):
+        if lines[-1] and cell_len(lines[-1]) + cell_len(piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(part for text in lines for part in chop_cells(text.rstrip(), width))
+
+
+def _value(cell: doc.TableCell, marks: int, way: _Way) -> Text:
+    """A value with room for marks behind it, so that numbers stay in line, and its aside."""
+    if way.short and cell.short:
+        return Text(cell.short + " " * marks, style=_style(cell.runs[0]))
+    text = _text(cell.runs) + Text(cell.marks)
+    text = Text("\n").join(part + Text(" " * (marks - len(cell.marks))) for part in text.split("\n")) if marks else text
+    aside = doc.plain(cell.aside)
+    if not aside or (way.short and aside.startswith("[")):
+        return text
+    return text + Text(" " if way.beside else "\n") + _text(cell.aside) + Text("" if way.beside else " " * marks)
