@@ -26,6 +26,7 @@ from collapsekit.readouts.unimodal import Plan, _fit_budget
 from collapsekit.report.diagnosis import Report
 from collapsekit.session.measured import baselines
 from collapsekit.session.opening import build_adapter
+from tests.factories import shuffled
 from tests.problems import Problem, make_problem
 
 pytestmark = pytest.mark.usefixtures("brief_joint")
@@ -319,9 +320,7 @@ def test_standard_profile_depends_on_neither_row_order_nor_cache(project: Proble
     """All probes, encoders trained: the same bytes trained anew, and on shuffled files."""
     first = run(project, probes=None, cache=project.folder / "one")
     assert first.find("prefix_gap.gap", "audio").value is not None  # type: ignore[union-attr]
-    g = torch.Generator().manual_seed(1)
-    shuffles = {s: torch.randperm(len(project.arrays[f"{s}/label"]), generator=g) for s in ("train", "val", "test")}
-    project.saved({k: v[shuffles[k.split("/")[0]]] for k, v in project.arrays.items()})
+    project.saved(shuffled(project.arrays))
     assert run(project, probes=None, cache=project.folder / "two").to_json() == first.to_json()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 import random
@@ -32,6 +31,7 @@ from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.repair import structure_of
 from collapsekit.session.subject import weights_digest
 from tests.conftest import joint_trained_briefly
+from tests.factories import digests_in
 from tests.problems import Late, adapt, make_problem
 from tests.repairs.making import OPTIONS, differing, kept_in, make_job, make_model, run, state
 from tests.repairs.test_repairing import WIDTHS, deaf, mend
@@ -89,7 +89,7 @@ class Case:
     def repaired(self) -> Repaired:
         """From a checkpoint to a folder, once."""
         project = deaf(self.folder / "project")
-        before, drawn = _files(project), _generators()
+        before, drawn = digests_in(project), _generators()
         with joint_trained_briefly():
             report = mend(
                 project,
@@ -100,7 +100,7 @@ class Case:
                 control=False,
                 keep=True,
             )
-        return Repaired(report, self.folder / "out", before, _files(project), drawn, _generators())
+        return Repaired(report, self.folder / "out", before, digests_in(project), drawn, _generators())
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,6 @@ class Repaired:
     files_after: dict[str, str]
     generators: list[Any]
     generators_after: list[Any]
-
-
-def _files(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
 
 
 def _generators() -> list[Any]:

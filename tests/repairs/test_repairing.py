@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -33,6 +32,7 @@ from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.training.snapshots import Snapshots
 from tests.conftest import joint_trained_briefly
+from tests.factories import digest_of, digests_in
 from tests.problems import Late, make_arrays, train
 from tests.resealing import resealed
 
@@ -86,10 +86,6 @@ def mended(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repair
     return mend(made, output, method="dropout", whole=True), output
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def test_what_it_ignored_it_uses_afterwards(made: Path, mended: tuple[RepairReport, Path]) -> None:
     report, output = mended
     assert report.repaired == ("audio",)
@@ -101,7 +97,7 @@ def test_what_it_ignored_it_uses_afterwards(made: Path, mended: tuple[RepairRepo
     assert all(c.passed for c in report.checks)
     assert report.control is not None
     assert {curve.method for curve in report.losses} == {"dropout", "finetune"}
-    assert report.base_sha256 == sha256(made / "ckpt.pt")
+    assert report.base_sha256 == digest_of(made / "ckpt.pt")
     for part in (report.before, report.after, report.control):  # of the same things, so that they can be compared
         swept = [r.modality for r in part.results if r.name == "rank_sweep.effective_rank"]
         assert swept == ["audio"]
@@ -411,13 +407,13 @@ def test_the_command_needs_no_checkpoint_and_writes_four_files(
 ) -> None:
     out = tmp_path / "out"
     options = ["-m", "dropout", "--profile", "quick", "--epochs", "12", "--lr", "0.01", "-o", out]
-    before = {p.name: sha256(p) for p in made.iterdir() if p.is_file()}
+    before = digests_in(made)
     done = cli(*options, cwd=made, monkeypatch=monkeypatch)
     assert done.exit_code == 0, done.output
     assert "ACCEPTED" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert sorted(p.name for p in out.iterdir()) == ["model.safetensors", "repair.html", "repair.json", "repair.md"]
-    assert {p.name: sha256(p) for p in made.iterdir() if p.is_file()} == before
+    assert digests_in(made) == before
     again = CliRunner().invoke(app, ["report", str(out)], env={"COLUMNS": "80"})
     assert again.stdout == done.stdout
     for form in ("json", "md", "html"):
