@@ -74,7 +74,7 @@ ASKED: dict[str, tuple[Callable[[], GateReport], str]] = {
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_what_is_asked(name: str) -> None:
+def test_no_argument_of_gate_makes_a_failing_report_pass(name: str) -> None:
     ask, expected = ASKED[name]
     found = ask()
     assert found.outcome == expected
@@ -106,7 +106,7 @@ WRONG: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong(name: str) -> None:
+def test_wrong_arguments_of_gate_are_refused(name: str) -> None:
     with pytest.raises(CollapsekitError):
         WRONG[name]()
 
@@ -129,7 +129,9 @@ def test_an_outcome_is_what_its_checks_give(outcome: str) -> None:
         ([], {"audio": 0.0}, 0),
     ],
 )
-def test_what_fails_a_diagnosis(asked: list[str], uses: dict[str, float], code: int) -> None:
+def test_a_diagnosis_fails_by_the_verdicts_that_fail_on_names(
+    asked: list[str], uses: dict[str, float], code: int
+) -> None:
     assert judge_exit(make_report({**uses, "image": 0.9}), [FailOn(f) for f in asked])[0] == code
 
 

@@ -121,7 +121,7 @@ def test_a_skipped_number_says_why() -> None:
     assert "own.number" not in {r.name for r in found.rows}
 
 
-def test_what_is_shown() -> None:
+def test_headlines_are_shown_and_every_result_on_request() -> None:
     reports = {"x": make(), "y": make()}
     default = compare(reports)
     shown = [lookup(r.name) for r in default.rows if r.part == "result"]

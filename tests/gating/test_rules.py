@@ -64,7 +64,7 @@ def state(rule: str, report: Report = REPORT) -> str:
         ("modalities.*.score <= results[vif.mean]", "passed"),
     ],
 )
-def test_what_rules_mean(rule: str, expected: str) -> None:
+def test_rules_decide_as_they_read(rule: str, expected: str) -> None:
     assert state(rule) == expected
 
 
@@ -141,7 +141,7 @@ def test_no_score_and_inconclusive_verdicts_decide_nothing() -> None:
         ("verdict == healthy or " * 200 + "verdict == healthy", "characters"),
     ],
 )
-def test_what_rules_refuse(rule: str, said: str) -> None:
+def test_rules_that_name_nothing_are_refused_in_one_sentence(rule: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         decide_rule(rule, REPORT)
     assert said in str(caught.value)

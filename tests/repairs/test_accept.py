@@ -188,7 +188,7 @@ def told(**shares: Any) -> Report:
         ({"image": 1.0, "audio": None}, ("image", "audio"), ("kd", "dropout"), "is not known"),
     ],
 )
-def test_what_is_recommended(
+def test_the_recommended_methods_follow_from_shares_and_modalities(
     shares: dict[str, float | None], weak: tuple[str, ...], methods: tuple[str, ...], why: str
 ) -> None:
     found, said = recommend(told(**shares), weak)

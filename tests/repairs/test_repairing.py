@@ -86,7 +86,7 @@ def mended(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repair
     return mend(made, output, method="dropout", whole=True), output
 
 
-def test_what_it_ignored_it_uses_afterwards(made: Path, mended: tuple[RepairReport, Path]) -> None:
+def test_a_repaired_model_uses_the_modality_that_it_ignored(made: Path, mended: tuple[RepairReport, Path]) -> None:
     report, output = mended
     assert report.repaired == ("audio",)
     assert report.before.modalities["audio"].verdict == "collapsed"
@@ -225,7 +225,7 @@ def test_the_encoder_that_never_learned_is_told_from_a_fusion_that_does_not_list
 
 
 @pytest.mark.slow
-def test_whom_to_repair_may_be_said_and_has_to_be_where_nothing_is_ignored(made: Path, tmp_path: Path) -> None:
+def test_modalities_may_be_named_and_must_be_where_nothing_is_ignored(made: Path, tmp_path: Path) -> None:
     report = mend(made, tmp_path / "a", method="finetune", modalities=["image"], training={"epochs": 1}, keep=True)
     assert report.repaired == ("image",)
     with pytest.raises(ConfigError, match=r"no modality 'imag'.*did you mean 'image'"):
@@ -265,7 +265,7 @@ def test_mistakes_are_one_sentence_and_write_nothing(
 
 
 @pytest.mark.slow
-def test_what_another_repair_left_unfinished_is_gone_with_force(made: Path, tmp_path: Path) -> None:
+def test_force_removes_the_snapshots_of_another_repair(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for left in ("kd", "kd-dropout"):
         (out / "snapshots" / left).mkdir(parents=True)

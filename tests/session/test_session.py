@@ -214,7 +214,7 @@ def test_options_of_a_measurement_are_read_in_one_place(session: Session) -> Non
     assert [(plan.epochs, plan.budget) for plan in plans.values() if plan] == [(3, 5.0), (3, float("inf"))]
 
 
-def test_who_is_told_a_model_and_its_features_gets_what_the_session_measured(
+def test_measurements_by_adapter_and_features_are_those_of_the_session(
     session: Session, brief_joint_here: None
 ) -> None:
     told = session.adapter, session.features
