@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import random
 from contextlib import nullcontext
@@ -285,38 +284,3 @@ def test_it_says_what_it_trains_and_whence_that_is(case: Case) -> None:
     assert not spec.summary.endswith(".")
     assert spec.definition.strip().endswith(".")
     assert spec.source.strip()
-
-
-# ---- a repair of a plugin
-
-PLUGIN = '''
-from collapsekit.ext import Job, Stage, repair_method
-
-@repair_method(
-    "only_the_head", summary="trains the head alone", definition="The head is trained on the task's loss.", source="none"
-)
-def only_the_head(job):
-    """Train the head."""
-    yield Stage("head", job.adapter.model, list(job.adapter.model.head.parameters()),
-                loss=lambda step: job.task_loss(job.run(step).outputs, step), held=job.held_loss)
-'''
-
-
-PROMISES = [f for name, f in list(globals().items()) if name.startswith("test_")]
-
-
-def test_a_repair_in_a_file_of_its_own_keeps_every_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing else is written for it, here or in the package."""
-    monkeypatch.setattr(registry, "REPAIRS", dict(registry.REPAIRS))
-    (tmp_path / "toy.py").write_text(PLUGIN)
-    registry.load_plugin_file(tmp_path / "toy.py")
-    case = Case("only_the_head", tmp_path)
-    for promise in PROMISES:
-        takes = inspect.signature(promise).parameters
-        if takes.keys() == {"case"}:
-            promise(case)
-    for part in ("encoders.image", "encoders.audio", "fusion"):
-        test_a_frozen_submodule_stays_as_it_is(case, part)
-    head = case.plain.job.adapter.model.head.state_dict()
-    changed = differing(state(case.job()), case.plain.state)
-    assert changed == {f"head.{k}" for k in head}
