@@ -118,7 +118,7 @@ def test_missing_path_names_near_ones(path: str, near: str) -> None:
 
 
 @pytest.mark.parametrize("section", ["encoder", "head"])
-def test_every_path_is_checked(section: str) -> None:
+def test_a_path_that_is_no_submodule_is_refused(section: str) -> None:
     cfg = config(head="haed") if section == "head" else config(modalities={"a": "x", "b": "b"})
     text = refusal(Model(), cfg)
     assert "is not a submodule of the model" in text

@@ -133,7 +133,9 @@ TYPED = {
 
 
 @pytest.mark.parametrize("line", TYPED)
-def test_what_is_typed(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_line_makes_a_gate_pass_or_writes_a_file(
+    line: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {f.name: f.read_bytes() for f in folder.iterdir()}
     code = cli.run(["gate", *shlex.split(line)])
     said = capsys.readouterr()
@@ -219,7 +221,7 @@ LYING = {
 
 
 @pytest.mark.parametrize("name", LYING)
-def test_what_lies_there(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_file_in_the_folder_makes_a_gate_pass(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make, expected = LYING[name]
     make(folder)
     code = cli.run(["gate", ".", "-r", ALWAYS])
@@ -259,7 +261,9 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("text", CONFIGS)
-def test_what_a_config_says(text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_rule_or_limit_of_a_config_makes_a_gate_pass(
+    text: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "collapsekit.yaml").write_text(text, encoding="utf-8", newline="")
     code = cli.run(["gate", "report.json"])
     said = capsys.readouterr()

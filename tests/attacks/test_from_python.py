@@ -22,7 +22,8 @@ from collapsekit.report.baseline import Baseline
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import GateReport
 from collapsekit.report.per_example import NAME
-from tests.gating.making import make_records, make_report, result
+from tests.factories import make_result
+from tests.gating.making import make_records, make_report
 from tests.sound_files import records, sound
 
 BAD, GOOD = make_report({"audio": 0.0, "image": 0.9}), make_report()
@@ -73,7 +74,7 @@ ASKED: dict[str, tuple[Callable[[], GateReport], str]] = {
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_what_is_asked(name: str) -> None:
+def test_no_argument_of_gate_makes_a_failing_report_pass(name: str) -> None:
     ask, expected = ASKED[name]
     found = ask()
     assert found.outcome == expected
@@ -105,7 +106,7 @@ WRONG: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong(name: str) -> None:
+def test_wrong_arguments_of_gate_are_refused(name: str) -> None:
     with pytest.raises(CollapsekitError):
         WRONG[name]()
 
@@ -128,7 +129,9 @@ def test_an_outcome_is_what_its_checks_give(outcome: str) -> None:
         ([], {"audio": 0.0}, 0),
     ],
 )
-def test_what_fails_a_diagnosis(asked: list[str], uses: dict[str, float], code: int) -> None:
+def test_a_diagnosis_fails_by_the_verdicts_that_fail_on_names(
+    asked: list[str], uses: dict[str, float], code: int
+) -> None:
     assert judge_exit(make_report({**uses, "image": 0.9}), [FailOn(f) for f in asked])[0] == code
 
 
@@ -138,7 +141,7 @@ def test_what_fails_a_diagnosis(asked: list[str], uses: dict[str, float], code: 
 def test_a_plugin_does_not_answer_for_another_probe(name: str, modality: str | None) -> None:
     """Verdicts are read from what is called so."""
     spec, features = cast(Any, SimpleNamespace(name="mine")), cast(Any, SimpleNamespace(modalities=("audio", "image")))
-    given = result(name, 1.0, modality).model_copy(update={"probe": "mine"})
+    given = make_result(name, 1.0, modality).model_copy(update={"probe": "mine"})
     with pytest.raises(ContractError, match="is a name of the probe"):
         _check(spec, given, features, [])
 
@@ -146,7 +149,7 @@ def test_a_plugin_does_not_answer_for_another_probe(name: str, modality: str | N
 def test_what_is_said_of_the_whole_never_takes_the_place_of_ones_own() -> None:
     from collapsekit.report.verdicts import judge
 
-    whole = result("utilisation.ratio", 1.0)
+    whole = make_result("utilisation.ratio", 1.0)
     for found in ((*BAD.results, whole), (whole, *BAD.results)):
         assert judge(found, ("audio", "image"), "accuracy")[2]["audio"].verdict == "collapsed"
 

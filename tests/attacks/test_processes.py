@@ -252,7 +252,7 @@ STARTED: dict[str, tuple[Callable[[], object], int, int]] = {
 @pytest.mark.parametrize(
     "how", [pytest.param(h, marks=() if h == "children that nobody waits for" else pytest.mark.slow) for h in STARTED]
 )
-def test_who_starts_it_changes_no_code(program: Path, how: str, code: int) -> None:
+def test_the_starting_process_does_not_change_the_exit_code(program: Path, how: str, code: int) -> None:
     before, *codes = STARTED[how]
     found, said = ended(program, "nothing", code, before)
     assert found == codes[code], said

@@ -22,7 +22,7 @@ def test_it_prints_a_line_a_check_and_exits_with_0(
     assert last.startswith("2 of 2 checks agree on cpu")
 
 
-def test_what_differs_fails(tmp_path: Path) -> None:
+def test_a_check_fails_where_device_and_cpu_differ(tmp_path: Path) -> None:
     check = Check("c", lambda device, _folder: {"x": 2.0 if device == "cpu" else 2.1, "y": None})
     assert run_check(check, "cuda", tmp_path, 0.1).passed
     assert run_check(check, "cuda", tmp_path, 0.01).odd == ("x: 2 on the CPU, 2.1 on the device",)

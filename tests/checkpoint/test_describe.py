@@ -97,7 +97,7 @@ def test_what_is_refused_is_described_as_far_as_it_is_known(tmp_path: Path) -> N
     assert folder.refused is not None
 
 
-def test_what_is_not_there_and_what_is_no_file(tmp_path: Path) -> None:
+def test_missing_paths_and_devices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         describe(tmp_path / "gone")
     with pytest.raises(RefusedError, match="device"):

@@ -413,7 +413,7 @@ def test_object_array_in_npz(tmp_path: Path) -> None:
         (b"\x80", "not a checkpoint"),
     ],
 )
-def test_what_people_hand_over_by_mistake(tmp_path: Path, content: bytes, word: str) -> None:
+def test_files_handed_over_by_mistake_are_named(tmp_path: Path, content: bytes, word: str) -> None:
     path = tmp_path / "w.pt"
     path.write_bytes(content)
     refused(path, word)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import fractions
-import hashlib
 import importlib
 import shutil
 import sys
@@ -25,6 +24,7 @@ from collapsekit.checkpoint.trust import digest_named
 from collapsekit.cli import app
 from collapsekit.config.load import load_config
 from collapsekit.errors import ConfigError, RefusedError
+from tests.factories import digest_of
 
 MODULE = """
 import os, torch
@@ -43,7 +43,7 @@ def fail():
 
 
 def digest(path: Path) -> str:
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"sha256:{digest_of(path)}"
 
 
 def saved(value: Any, path: Path) -> Path:

@@ -367,7 +367,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_what_is_settled_is_never_less_than_what_was_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_is_zero_only_where_the_child_reported_and_ended_with_zero(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Of every way to end: 0 only where 0 was told, the child then ended with 0, and nobody pressed Ctrl-C."""
     for told, status, interrupted in itertools.product(
         (None, 0, 1, 2, 3, 4, 5, 130), (*range(6), 120, 130, -2, -9, -15), (False, True)

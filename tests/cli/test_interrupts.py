@@ -29,7 +29,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("finaliser", [True, False])
-def test_it_is_raised_a_moment_later_and_nothing_is_printed_of_it(finaliser: bool) -> None:
+def test_an_interrupt_in_a_finaliser_is_raised_later_and_prints_nothing(finaliser: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(finaliser=finaliser)],
         capture_output=True,

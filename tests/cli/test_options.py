@@ -31,7 +31,7 @@ from collapsekit.config.options import (
     RepairOptions,
 )
 from collapsekit.context import Profile
-from collapsekit.render import FORMATS
+from collapsekit.render import formats_of
 from collapsekit.report.parts import ModalityState
 from collapsekit.session.command_line import words_of
 from tests.problems import make_problem
@@ -231,5 +231,6 @@ def test_an_option_completes_its_names(command: str, option: str, begun: str, of
 
 
 def test_choices_of_the_command_line_are_all_that_there_are() -> None:
-    assert {f.value for f in Format} == set(FORMATS)
+    names = {"md": "markdown"}  # what the command line calls it
+    assert {names.get(f.value, f.value) for f in Format} == set(formats_of("diagnosis"))
     assert {f.value for f in FailOn} == set(get_args(ModalityState)) - {"used"}

@@ -293,7 +293,7 @@ def test_a_stream_that_would_block_is_waited_for() -> None:
     assert reader.communicate(timeout=60)[0] == b"300000\n"
 
 
-def test_what_is_decided_is_only_made_worse(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_stream_never_improves_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     for code in (0, 1, 2, 3, 4, 5, 130):
         for dead in DEAD.values():
             with pytest.MonkeyPatch.context() as patch:
@@ -306,9 +306,9 @@ def test_what_is_decided_is_only_made_worse(capsys: pytest.CaptureFixture[str]) 
                 held.release()
 
 
-def test_one_place_prints() -> None:
+def test_only_output_py_writes_to_a_stream() -> None:
     """No command writes to a stream itself."""
-    for file in (Path(cli.__file__).parent).glob("*.py"):
+    for file in Path(cli.__file__).parent.rglob("*.py"):
         if file.name == "output.py":
             continue
         for node in ast.walk(ast.parse(file.read_text())):

@@ -7,23 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from collapsekit.report.diagnosis import Report, Result, Subject
+from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.verdicts import judge
+from tests.factories import make_result, make_subject
 
 NAMES = ("audio", "image")
-
-
-def result(name: str, value: float | None, modality: str | None = None, **more: Any) -> Result:
-    fields: dict[str, Any] = {
-        "name": name,
-        "probe": name.split(".")[0],
-        "modality": modality,
-        "value": value,
-        "definition": f"what {name} is",
-        "source": "made by hand",
-        "skipped": None if value is not None else "it could not be had",
-    }
-    return Result(**{**fields, **more})
 
 
 def make(
@@ -46,25 +34,25 @@ def make(
     )
     ends = None if score is None else (max(0.0, score - 0.1), min(1.0, score + 0.1))
     found = [
-        result("reliance.full_metric", accuracy, unit="accuracy", interval=(accuracy - 0.05, accuracy + 0.05)),
-        result("reliance.full_loss", 1 - accuracy, unit="nats"),
-        *(result("reliance.shapley", 0.4 / (i + 1), m, unit="nats") for i, m in enumerate(names)),
-        result("spectrum.effective_rank", rank, unit="dimensions"),
-        *(result("spectrum.effective_rank", rank - 1, m, unit="dimensions") for m in names),
-        result("vif.median", vif, unit="times"),
-        result("utilisation.prior_loss", 2.0, unit="nats"),
-        *(result("utilisation.alone_gain", 1.0, m, unit="nats") for m in names),
-        *(result("utilisation.credit", ratio, m, unit="nats") for m in names),
-        *(result("utilisation.ratio", ratio, m, interval=limits) for m in names),
-        *(result("utilisation.score", score, m, interval=ends) for m in names if score is not None),
-        *(result("utilisation.costs_now", 0.02, m, unit="accuracy") for m in names),
+        make_result("reliance.full_metric", accuracy, unit="accuracy", interval=(accuracy - 0.05, accuracy + 0.05)),
+        make_result("reliance.full_loss", 1 - accuracy, unit="nats"),
+        *(make_result("reliance.shapley", 0.4 / (i + 1), m, unit="nats") for i, m in enumerate(names)),
+        make_result("spectrum.effective_rank", rank, unit="dimensions"),
+        *(make_result("spectrum.effective_rank", rank - 1, m, unit="dimensions") for m in names),
+        make_result("vif.median", vif, unit="times"),
+        make_result("utilisation.prior_loss", 2.0, unit="nats"),
+        *(make_result("utilisation.alone_gain", 1.0, m, unit="nats") for m in names),
+        *(make_result("utilisation.credit", ratio, m, unit="nats") for m in names),
+        *(make_result("utilisation.ratio", ratio, m, interval=limits) for m in names),
+        *(make_result("utilisation.score", score, m, interval=ends) for m in names if score is not None),
+        *(make_result("utilisation.costs_now", 0.02, m, unit="accuracy") for m in names),
         *(
-            result("utilisation.costs_if_missing", 0.1 * (i + 1), m, versus=o, unit="accuracy")
+            make_result("utilisation.costs_if_missing", 0.1 * (i + 1), m, versus=o, unit="accuracy")
             for m in names
             for i, o in enumerate(names)
             if o != m
         ),
-        result("own.number", 7.0),
+        make_result("own.number", 7.0),
     ]
     overall, _, verdicts = judge([*found, *results], tuple(names), "accuracy")
     kept: dict[str, Any] = {} if seed is None else {"training_seed": seed}
@@ -72,16 +60,11 @@ def make(
     about: dict[str, Any] = {
         "checkpoint": "ckpt.pt",
         "sha256": hashlib.sha256(repr((weights, score, accuracy, seed)).encode()).hexdigest(),
-        "modalities": tuple(names),
-        "task": "classification",
-        "metric": "accuracy",
-        "split": "test",
         "examples": 500,
-        "seed": 0,
     }
     return Report(
         collapsekit="0.1.0",
-        subject=Subject(**{**about, **subject}),
+        subject=make_subject(**{"modalities": names, **about, **subject}),
         verdict=overall,
         summary="made by hand",
         modalities=verdicts,

@@ -18,7 +18,8 @@ from collapsekit.errors import ConfigError
 from collapsekit.measures import lookup
 from collapsekit.report.comparison import Cell, Comparison, Row
 from collapsekit.report.diagnosis import Report
-from tests.comparison.making import make, result, write
+from tests.comparison.making import make, write
+from tests.factories import make_result
 
 RNG = random.Random(0)
 METRICS = {name: [RNG.gauss(mean, 0.02) for _ in range(9)] for name, mean in (("a", 0.8), ("b", 0.83), ("c", 0.8))}
@@ -84,7 +85,7 @@ def test_the_cost_if_another_is_missing_is_the_most_and_all_of_them_with_every()
 
 
 def test_ties_are_all_best_and_one_alone_is_not() -> None:
-    report = make(results=[result("vif.max", 3.0)])
+    report = make(results=[make_result("vif.max", 3.0)])
     found = compare({"x": make(vif=4), "y": make(vif=4 * (1 + 1e-15)), "z": make(vif=5)})
     assert [c.best for c in cells(found, "vif.median")] == [True, True, False]
     alone = compare({"x": report, "y": make()}, every=True)
@@ -108,19 +109,19 @@ def test_what_has_no_agreed_direction_has_no_best() -> None:
 def test_the_best_with_modalities_missing_is_marked() -> None:
     """A comparison and a repair report judge alike."""
     names = ("missing.patterns.zeros", "missing.patterns_loss.zeros", "missing.rates_loss.mean")
-    better = {"x": [result(n, 0.2) for n in names], "y": [result(n, 0.3) for n in names]}
+    better = {"x": [make_result(n, 0.2) for n in names], "y": [make_result(n, 0.3) for n in names]}
     found = compare({k: make(results=v) for k, v in better.items()}, only=["missing.*"])
     assert [[c.best for c in cells(found, n)] for n in names] == [[False, True], [True, False], [True, False]]
 
 
 def test_a_skipped_number_says_why() -> None:
-    skipped = make(results=[result("collision.cross_modal", None, skipped="no neuron is driven")])
-    found = compare({"x": make(results=[result("collision.cross_modal", 0.2)]), "y": skipped})
+    skipped = make(results=[make_result("collision.cross_modal", None, skipped="no neuron is driven")])
+    found = compare({"x": make(results=[make_result("collision.cross_modal", 0.2)]), "y": skipped})
     assert cells(found, "collision.cross_modal")[1] == Cell(missing="no neuron is driven")
     assert "own.number" not in {r.name for r in found.rows}
 
 
-def test_what_is_shown() -> None:
+def test_headlines_are_shown_and_every_result_on_request() -> None:
     reports = {"x": make(), "y": make()}
     default = compare(reports)
     shown = [lookup(r.name) for r in default.rows if r.part == "result"]
@@ -283,7 +284,7 @@ def test_equal_runs_have_p_one() -> None:
 
 def test_a_number_that_some_runs_lack_is_tested_over_the_others() -> None:
     def group(shift: float, lacking: int) -> list[Report]:
-        more = [[result("vif.max", shift + i * i)] if i >= lacking else [] for i in range(9)]
+        more = [[make_result("vif.max", shift + i * i)] if i >= lacking else [] for i in range(9)]
         return [make(seed=i, results=m) for i, m in enumerate(more)]
 
     found = compare({"a": group(0, 0), "b": group(0.5, 2)}, only=["vif.max"])
@@ -294,8 +295,8 @@ def test_a_number_that_some_runs_lack_is_tested_over_the_others() -> None:
 
 def test_numbers_at_the_ends_of_their_range() -> None:
     for values in ([1.7e308, -1.7e308], [1.7e308] * 8, [5e-324, -5e-324], [-1.7e308] * 7 + [1.7e308]):
-        made = [make(seed=i, results=[result("vif.max", v)]) for i, v in enumerate(values)]
-        other = [make(seed=i, results=[result("vif.max", -v)]) for i, v in enumerate(values)]
+        made = [make(seed=i, results=[make_result("vif.max", v)]) for i, v in enumerate(values)]
+        other = [make(seed=i, results=[make_result("vif.max", -v)]) for i, v in enumerate(values)]
         cell = row(compare({"a": made, "b": other}, only=["vif.max"]), "vif.max").cells[0]
         assert cell.value == pytest.approx(sum(v / len(values) for v in values))
     assert Comparison.model_validate_json(compare({"a": made, "b": other}).to_json()).rows

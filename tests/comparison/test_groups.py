@@ -53,7 +53,7 @@ def test_groups_are_lists_or_folders(tmp_path: Path) -> None:
         assert [r.training_seed for r in group.runs] == [1, 2, 10]
 
 
-def test_what_exists_is_a_path(tmp_path: Path) -> None:
+def test_an_existing_file_with_an_equals_sign_in_its_name_is_a_path(tmp_path: Path) -> None:
     odd = write(tmp_path / "lr=0.1,wd=0", make())
     assert names(odd, odd.parent) == ["lr=0.1,wd=0", "lr=0.1,wd=0 (2)"]
     assert [len(g.runs) for g in read_groups([f"x={odd}"])] == [1]
@@ -63,10 +63,10 @@ def test_what_exists_is_a_path(tmp_path: Path) -> None:
 
 def test_curves_are_not_kept(tmp_path: Path) -> None:
     from collapsekit.report.diagnosis import Curve
-    from tests.comparison.making import result
+    from tests.factories import make_result
 
     line = Curve(x=(1.0,), y=(2.0,), x_label="x", y_label="y")
-    report = make(results=[result("spectrum.eigenvalues", None, curve=line, skipped=None)])
+    report = make(results=[make_result("spectrum.eigenvalues", None, curve=line, skipped=None)])
     (group,) = read_groups([str(write(tmp_path / "a", report))])
     assert all(r.curve is None for r in group.runs[0].report.results)
 

@@ -8,7 +8,8 @@ import pytest
 
 from collapsekit.comparison.compare import compare
 from collapsekit.errors import ConfigError
-from tests.comparison.making import make, result
+from tests.comparison.making import make
+from tests.factories import make_result
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,8 @@ def test_examples_that_are_not_named_are_said_and_not_refused() -> None:
 
 
 def test_different_definitions_are_refused() -> None:
-    one = make(results=[result("own.rank", 3.0, "audio", definition="entropy of σ/Σσ")])
-    other = make(results=[result("own.rank", 3.0, "audio", definition="entropy of σ²/Σσ²")])
+    one = make(results=[make_result("own.rank", 3.0, "audio", definition="entropy of σ/Σσ")])
+    other = make(results=[make_result("own.rank", 3.0, "audio", definition="entropy of σ²/Σσ²")])
     with pytest.raises(ConfigError) as caught:
         compare({"x": one, "y": other})
     text = str(caught.value)
@@ -71,7 +72,7 @@ def test_different_definitions_are_refused() -> None:
 
 def test_a_definition_that_differs_far_from_its_start_is_shown_there() -> None:
     start = "the same for a long while " * 10
-    pair = [make(results=[result("own.rank", 3.0, definition=start + end)]) for end in ("in the end", "after all")]
+    pair = [make(results=[make_result("own.rank", 3.0, definition=start + end)]) for end in ("in the end", "after all")]
     with pytest.raises(ConfigError, match=r"in the end' and '.*after all'"):
         compare({"x": pair[0], "y": pair[1]})
 
@@ -91,14 +92,14 @@ def test_verdicts_read_from_other_definitions_are_refused() -> None:
 
 
 def test_another_unit_is_another_definition() -> None:
-    pair = [make(results=[result("own.rank", 3.0, unit=unit)]) for unit in ("nats", "bits")]
+    pair = [make(results=[make_result("own.rank", 3.0, unit=unit)]) for unit in ("nats", "bits")]
     with pytest.raises(ConfigError, match=r"'own\.rank' has another unit in the first \('nats' and 'bits'\)"):
         compare({"x": pair[0], "y": pair[1]})
 
 
 def test_a_number_that_one_could_not_have_is_no_other_definition() -> None:
-    skipped = make(results=[result("own.rank", None, definition="", unit=None)])
-    found = compare({"x": make(results=[result("own.rank", 3.0, unit="nats")]), "y": skipped}, every=True)
+    skipped = make(results=[make_result("own.rank", None, definition="", unit=None)])
+    found = compare({"x": make(results=[make_result("own.rank", 3.0, unit="nats")]), "y": skipped}, every=True)
     assert [r.cells[1].missing for r in found.rows if r.name == "own.rank"] == ["it could not be had"]
 
 

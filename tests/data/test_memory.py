@@ -10,34 +10,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from collapsekit import diagnose
 from collapsekit.config.load import check_config
 from collapsekit.data.memory import with_data
 from collapsekit.errors import CollapsekitError
+from tests.factories import Rows, split_arrays
 from tests.problems import Problem
 
 Splits = dict[str, dict[str, Tensor]]
-
-
-class Rows(Dataset[dict[str, Tensor]]):
-    def __init__(self, arrays: dict[str, Tensor]) -> None:
-        self.arrays = arrays
-
-    def __len__(self) -> int:
-        return len(self.arrays["label"])
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        return {k: v[i] for k, v in self.arrays.items()}
-
-
-def splits_of(problem: Problem) -> Splits:
-    out: Splits = {}
-    for key, value in problem.arrays.items():
-        split, name = key.split("/")
-        out.setdefault(split, {})[name] = value
-    return out
 
 
 FORMS: dict[str, Callable[[Problem, Splits], Any]] = {
@@ -55,7 +37,7 @@ def test_the_same_report_whatever_the_data_come_as(problem: Problem, form: str) 
     named = problem.diagnose(probes=["reliance", "spectrum"])
     config = {**problem.config, "data": {"path": "nowhere.safetensors", "label": "label"}}
     given = problem.diagnose(
-        config=config, data=FORMS[form](problem, splits_of(problem)), probes=["reliance", "spectrum"]
+        config=config, data=FORMS[form](problem, split_arrays(problem.arrays)), probes=["reliance", "spectrum"]
     )
     assert given.results == named.results
     assert given.settings["examples"] == named.settings["examples"]
@@ -70,13 +52,13 @@ def test_data_given_are_read_for_a_checkpoint_too_and_no_command_is_claimed(prob
         "from tests.problems import Late\n\ndef build():\n    return Late({'image': 5, 'audio': 4}, 3, ['audio'])\n"
     )
     config = check_config({**problem.config, "model": {"factory": "late:build"}, "data": {}}, base=tmp_path)
-    report = diagnose(tmp_path / "ckpt.pt", config=config, data=splits_of(problem), probes=["reliance"])
+    report = diagnose(tmp_path / "ckpt.pt", config=config, data=split_arrays(problem.arrays), probes=["reliance"])
     assert report.results == problem.diagnose(probes=["reliance"], options={}).results
     assert report.settings["command"] is None
 
 
 def test_limit_draws_from_all_rows_of_each_split(problem: Problem) -> None:
-    splits = splits_of(problem)
+    splits = split_arrays(problem.arrays)
     ascending = {s: {k: v[held["label"].argsort()] for k, v in held.items()} for s, held in splits.items()}
     _, source = with_data(check_config(problem.config, base=Path.cwd()), ascending)
     assert source is not None

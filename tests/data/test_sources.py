@@ -149,7 +149,7 @@ def test_files_without_splits(arrays: dict[str, Tensor], says: str) -> None:
         by_split(arrays, Path("d.npz"))
 
 
-def test_what_an_array_source_is_asked_wrongly() -> None:
+def test_wrong_names_and_shapes_of_arrays_are_refused() -> None:
     source = ArraySource({"test": {"image": torch.zeros(3), "label": torch.zeros(4), "v": torch.tensor(1)}}, "d.npz")
     with pytest.raises(DataError, match=r"no 'imgae' .did you mean 'image'"):
         everything(source, "test", ["imgae"])

@@ -131,7 +131,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in BY_DEFAULT else pytest.mark.slow) for n in FAULTS])
-def test_all_that_live_end_and_say_why(name: str, played: Path) -> None:
+def test_processes_that_survive_a_fault_end_and_name_it(name: str, played: Path) -> None:
     """None is killed for hanging, which is what -9 would say."""
     size, faults, expected = FAULTS[name]
     for rank, (code, words) in expected.items():

@@ -20,6 +20,7 @@ from collapsekit.data.contents import canonical
 from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError
 from collapsekit.features.extraction import extract
 from collapsekit.report.diagnosis import Report, Result
+from tests.factories import shuffled
 from tests.problems import SIZES, Late, Problem, adapt, make_problem
 
 pytestmark = pytest.mark.usefixtures("brief_joint")
@@ -88,11 +89,9 @@ def test_batch_size_does_not_matter(base: tuple[Problem, Report]) -> None:
 
 def test_row_order_does_not_matter(base: tuple[Problem, Report]) -> None:
     problem, report = base
-    g = torch.Generator().manual_seed(1)
-    shuffles = {s: torch.randperm(n, generator=g) for s, n in SIZES.items()}
     before = problem.arrays
     try:
-        problem.saved({k: v[shuffles[k.split("/")[0]]] for k, v in before.items()})
+        problem.saved(shuffled(before))
         assert problem.diagnose().to_json() == report.to_json()
     finally:
         problem.saved(before)

@@ -8,30 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from collapsekit.report.diagnosis import Report, Result, Subject
+from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.per_example import PerExample, digest
 from collapsekit.report.verdicts import judge
 from collapsekit.stats.use import floor_of
 from collapsekit.stats.use import use as use_of
+from tests.factories import make_result, make_subject
 
 PRIOR = 2.0
 NAMES = ("audio", "image")
-
-
-def result(name: str, value: float | None, modality: str | None = None, **more: Any) -> Result:
-    return Result(
-        **{
-            **{
-                "name": name,
-                "probe": name.split(".")[0],
-                "modality": modality,
-                "value": value,
-                "definition": f"what {name} is",
-            },
-            **{"source": "made by hand", "skipped": None if value is not None else "it could not be had"},
-            **more,
-        }
-    )
 
 
 def make_report(
@@ -56,9 +41,9 @@ def make_report(
     mean = {k: float(v.astype(np.float64).mean()) for k, v in columns.items()}
     accuracy, examples = mean.get("metric", accuracy), examples if records is None else len(records.ids)
     found = [
-        result("utilisation.prior_loss", PRIOR),
-        result("reliance.full_metric", accuracy, interval=(accuracy - 0.05, accuracy + 0.05), unit="accuracy"),
-        result("vif.mean", 4.2, interval=(3.9, 4.6)),
+        make_result("utilisation.prior_loss", PRIOR),
+        make_result("reliance.full_metric", accuracy, interval=(accuracy - 0.05, accuracy + 0.05), unit="accuracy"),
+        make_result("vif.mean", 4.2, interval=(3.9, 4.6)),
     ]
     for m, use in uses.items():
         drop = accuracy - mean.get(f"metric_without.{m}", without)
@@ -66,14 +51,14 @@ def make_report(
         score = round(1 - min(1.0, use_of(max(0.0, credit), due, PRIOR)), 12) if scores is None else scores[m]
         ends = None if score is None else (max(0.0, score - 0.1), min(1.0, score + 0.1))
         found += [
-            result("utilisation.alone_gain", 1.0, m),
-            result("utilisation.ratio", min(2.0, max(0.0, credit / due)), m),
-            result("utilisation.score", score, m, interval=ends),
-            result("utilisation.costs_now", 0.02, m),
-            *(result("utilisation.costs_if_missing", 0.1, m, versus=o) for o in uses if o != m),
-            result("utilisation.credit", credit, m),
-            result("utilisation.reference_credit", due, m),
-            result("reliance.leave_one_out_metric", drop, m, interval=(drop - 0.05, drop + 0.05)),
+            make_result("utilisation.alone_gain", 1.0, m),
+            make_result("utilisation.ratio", min(2.0, max(0.0, credit / due)), m),
+            make_result("utilisation.score", score, m, interval=ends),
+            make_result("utilisation.costs_now", 0.02, m),
+            *(make_result("utilisation.costs_if_missing", 0.1, m, versus=o) for o in uses if o != m),
+            make_result("utilisation.credit", credit, m),
+            make_result("utilisation.reference_credit", due, m),
+            make_result("reliance.leave_one_out_metric", drop, m, interval=(drop - 0.05, drop + 0.05)),
         ]
     overall, _, verdicts = judge([*found, *results], tuple(uses), "accuracy")
     data = None if records is None else records.to_bytes()
@@ -82,15 +67,8 @@ def make_report(
     settings |= {} if data is None else {"records": digest(data)}
     made = Report(
         collapsekit="0.1.0",
-        subject=Subject(
-            checkpoint=f"{sha}.pt",
-            sha256=hashlib.sha256(sha.encode()).hexdigest(),
-            modalities=tuple(uses),
-            task="classification",
-            metric="accuracy",
-            split="test",
-            examples=examples,
-            seed=0,
+        subject=make_subject(
+            tuple(uses), checkpoint=f"{sha}.pt", sha256=hashlib.sha256(sha.encode()).hexdigest(), examples=examples
         ),
         verdict=verdict or overall,  # type: ignore[arg-type]
         summary="Made by hand.",

@@ -15,7 +15,8 @@ from collapsekit.gating.baseline import make_baseline, make_run, read_run
 from collapsekit.report.baseline import Baseline, same_run
 from collapsekit.report.diagnosis import Curve, Report
 from collapsekit.report.per_example import NAME
-from tests.gating.making import make_records, make_report, result
+from tests.factories import make_result
+from tests.gating.making import make_records, make_report
 
 USES = {"audio": 0.9, "image": 0.9}
 
@@ -45,7 +46,9 @@ def test_reads_back_what_it_wrote(tmp_path: Path) -> None:
 
 
 def test_keeps_numbers_and_leaves_out_curves_and_environment() -> None:
-    curve = result("spectrum.values", None, skipped=None, curve=Curve(x=(1, 2), y=(1, 2), x_label="k", y_label="σ"))
+    curve = make_result(
+        "spectrum.values", None, skipped=None, curve=Curve(x=(1, 2), y=(1, 2), x_label="k", y_label="σ")
+    )
     report = make_report(results=(curve,)).model_copy(update={"environment": {"torch": "2.13"}})
     kept = make_run(report, None).report
     assert kept.find("spectrum.values") is None

@@ -17,7 +17,8 @@ from collapsekit.report.baseline import Baseline
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import EXIT_CODES, GateReport, outcome_of
 from collapsekit.stats.inference.holm import holm
-from tests.gating.making import make_records, make_report, result
+from tests.factories import make_result
+from tests.gating.making import make_records, make_report
 
 HEALTHY = {"audio": 0.9, "image": 0.9}
 
@@ -173,7 +174,7 @@ def test_runs_that_vary_too_much_say_how_many_more_would_do() -> None:
 def test_without_a_number_nothing_is_decided() -> None:
     skipped = make_report(HEALTHY, sha="new")
     kept = tuple(r for r in skipped.results if not r.name.startswith("utilisation"))
-    bare = skipped.model_copy(update={"results": (*kept, result("utilisation", None, skipped="no train split"))})
+    bare = skipped.model_copy(update={"results": (*kept, make_result("utilisation", None, skipped="no train split"))})
     found = gate(bare, baseline=seeds(5))
     assert states(found) == {"accuracy": "passed", "use of audio": "inconclusive", "use of image": "inconclusive"}
     assert "no train split" in found.checks[1].sentence

@@ -16,14 +16,15 @@ from collapsekit.gating.rules.evaluate import decide_rule
 from collapsekit.gating.rules.parser import parse_rule
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import GateReport
-from tests.gating.making import make_report, result
+from tests.factories import make_result
+from tests.gating.making import make_report
 
 REPORT = make_report(
     {"audio": 0.1, "image": 0.9},
     results=(
-        result("reliance.shapley", 0.2, "audio", interval=(0.1, 0.3)),
-        result("cka", 0.5, "audio", versus="image"),
-        result("prefix_gap", None, skipped="profile quick trains nothing"),
+        make_result("reliance.shapley", 0.2, "audio", interval=(0.1, 0.3)),
+        make_result("cka", 0.5, "audio", versus="image"),
+        make_result("prefix_gap", None, skipped="profile quick trains nothing"),
     ),
 )
 NO_SCORE = make_report({"audio": 0.5, "image": 0.9}, scores={"audio": None, "image": 0.1})
@@ -63,7 +64,7 @@ def state(rule: str, report: Report = REPORT) -> str:
         ("modalities.*.score <= results[vif.mean]", "passed"),
     ],
 )
-def test_what_rules_mean(rule: str, expected: str) -> None:
+def test_rules_decide_as_they_read(rule: str, expected: str) -> None:
     assert state(rule) == expected
 
 
@@ -140,7 +141,7 @@ def test_no_score_and_inconclusive_verdicts_decide_nothing() -> None:
         ("verdict == healthy or " * 200 + "verdict == healthy", "characters"),
     ],
 )
-def test_what_rules_refuse(rule: str, said: str) -> None:
+def test_rules_that_name_nothing_are_refused_in_one_sentence(rule: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         decide_rule(rule, REPORT)
     assert said in str(caught.value)
@@ -267,7 +268,7 @@ def test_names_swapped_swap_the_results() -> None:
         assert state(f"modalities.{a}.score <= 0.3") == state(f"modalities.{b}.score <= 0.3", swapped)
 
 
-SKIPPED = make_report({"audio": 0.9, "image": 0.9}, results=(result("cka.mean", None),))
+SKIPPED = make_report({"audio": 0.9, "image": 0.9}, results=(make_result("cka.mean", None),))
 
 
 @pytest.mark.parametrize(

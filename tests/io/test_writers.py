@@ -21,34 +21,19 @@ from typer.testing import CliRunner, Result
 
 from collapsekit.cli import app
 from collapsekit.readouts.cache import load_baseline, store_baseline
-from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Subject
+from collapsekit.report.diagnosis import Curve, Report
 from collapsekit.report.diagnosis import Result as Number
+from tests.factories import make_plain_report
 from tests.io.test_files import BEFORE, inject
 
 PACKAGE = Path(__file__).parents[2] / "collapsekit"
 
 
 def small_report() -> Report:
-    names = ("image", "audio")
     make = {"probe": "vif", "definition": "d", "source": "s"}
     vif = Curve(x=(0.0, 1.0, 2.0), y=(1.0, 4.0, 2.0), x_label="neuron", y_label="VIF")
-    return Report(
-        collapsekit="0",
-        subject=Subject(
-            checkpoint="c.pt",
-            sha256="0" * 64,
-            modalities=names,
-            task="classification",
-            metric="accuracy",
-            split="test",
-            examples=3,
-            seed=0,
-        ),
-        verdict="inconclusive",
-        summary="s",
-        modalities={m: ModalityVerdict(verdict="inconclusive", score=None, reason="r") for m in names},
-        results=(Number(name="vif.per_feature", curve=vif, **make), Number(name="vif.mean", value=2.0, **make)),
-    )
+    results = (Number(name="vif.per_feature", curve=vif, **make), Number(name="vif.mean", value=2.0, **make))
+    return make_plain_report(results, ("image", "audio"))
 
 
 @pytest.fixture

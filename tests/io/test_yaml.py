@@ -207,7 +207,7 @@ def test_a_checkpoint_s_name_cannot_break_the_search(tmp_path: Path, monkeypatch
             find_config(None, tmp_path / name)
 
 
-def test_at_the_bounds(tmp_path: Path) -> None:
+def test_files_at_the_bounds_are_read_and_beyond_them_refused(tmp_path: Path) -> None:
     inner = MAX_LEVELS - 3
     text = KWARGS + "{x: " + "[" * inner + "]" * inner + "}"
     assert check_config(parse_yaml(text, "c"), base=tmp_path).model.kwargs["x"] is not None

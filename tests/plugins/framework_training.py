@@ -15,29 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from tests.factories import Rows, split_arrays
 from tests.problems import Late, make_arrays
 
 torch.set_num_threads(1)
 WIDTHS = {"image": 5, "audio": 4}
 ARRAYS = make_arrays(WIDTHS)
+SPLITS = split_arrays(ARRAYS)
 CONFIG = {"modalities": {m: f"encoders.{m}" for m in WIDTHS}, "fusion": "fusion", "task": "classification"}
 EVERY, STEPS = 10, 45
 
 
-class Rows(Dataset[dict[str, Tensor]]):
-    def __init__(self, split: str) -> None:
-        self.arrays = {k.split("/")[1]: v for k, v in ARRAYS.items() if k.startswith(split)}
-
-    def __len__(self) -> int:
-        return len(self.arrays["label"])
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        return {k: v[i] for k, v in self.arrays.items()}
-
-
-HELD = Rows("val").arrays
+HELD = Rows(SPLITS["val"]).arrays
 
 
 class Net(Late):
@@ -87,7 +78,7 @@ def lightning(package: str, folder: Path, batch_size: int, monitored: bool, igno
         log_every_n_steps=7,
         accumulate_grad_batches=2,
     )
-    trainer.fit(module, DataLoader(Rows("train"), batch_size, shuffle=True))
+    trainer.fit(module, DataLoader(Rows(SPLITS["train"]), batch_size, shuffle=True))
     return {"logged": logged_csv(Path(logger.log_dir) / "metrics.csv"), **ended(module.net)}
 
 
@@ -133,7 +124,7 @@ def huggingface(_: str, folder: Path, batch_size: int, monitored: bool, ignored:
         learning_rate=0.02,
         seed=5,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=Rows("train"))
+    trainer = Trainer(model=model, args=arguments, train_dataset=Rows(SPLITS["train"]))
     if monitored:
         from collapsekit_callbacks.huggingface import CollapseMonitor
 
@@ -164,7 +155,10 @@ def nowhere_to_log() -> str:
     arguments = TrainingArguments(output_dir="unused", max_steps=1, report_to=[], use_cpu=True, disable_tqdm=True)
     try:
         Trainer(
-            model=Net(()), args=arguments, train_dataset=Rows("train"), callbacks=[CollapseMonitor(HELD, CONFIG)]
+            model=Net(()),
+            args=arguments,
+            train_dataset=Rows(SPLITS["train"]),
+            callbacks=[CollapseMonitor(HELD, CONFIG)],
         ).train()
     except ConfigError as e:
         return str(e)

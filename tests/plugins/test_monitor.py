@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from collapsekit import diagnose
 from collapsekit.errors import CollapsekitError, ConfigError
+from tests.factories import split_arrays
 from tests.problems import Late, make_arrays, train
 
 WIDTHS = {"image": 5, "audio": 4}
@@ -26,7 +27,7 @@ ARRAYS = make_arrays(WIDTHS)
 
 
 def split(name: str) -> dict[str, Tensor]:
-    return {k.split("/")[1]: v for k, v in ARRAYS.items() if k.startswith(f"{name}/")}
+    return split_arrays(ARRAYS)[name]
 
 
 HELD = split("val")

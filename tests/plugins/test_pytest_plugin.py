@@ -240,7 +240,7 @@ def test_pytest_starts_without_torch(tmp_path: Path, site: Path) -> None:
 FAIL = {"test_collapsed", "test_collapsed_checkpoint", "test_required", "test_inconclusive", "test_broken_data"}
 
 
-def test_what_passes_and_what_does_not(ran: Ran) -> None:
+def test_checks_fail_the_tests_they_should_and_no_other(ran: Ran) -> None:
     outcomes = dict(ran.outcomes)
     assert outcomes.pop("test_broken_data_in_a_fixture") == "error"
     assert len(outcomes) == 12

@@ -94,7 +94,7 @@ def test_nothing_is_added_where_the_sum_says_all() -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_added_to_noise() -> None:
+def test_a_joint_readout_is_rarely_kept_on_noise() -> None:
     kept = 0
     for seed in range(4):
         arrays = {

@@ -26,6 +26,7 @@ from collapsekit.readouts.unimodal import Plan, _fit_budget
 from collapsekit.report.diagnosis import Report
 from collapsekit.session.opening import build_adapter
 from collapsekit.session.session import Session
+from tests.factories import shuffled
 from tests.problems import Problem, make_problem
 
 pytestmark = pytest.mark.usefixtures("brief_joint")
@@ -139,7 +140,7 @@ def test_the_budget_is_kept_and_cut_in_order(costs: dict[str, float], rates: int
     assert _fit_budget(costs, Plan("fresh", plan.rates, epochs, math.inf)) == (plan.rates, epochs, {})
 
 
-def test_what_did_not_fit_is_said(project: Problem) -> None:
+def test_a_fit_over_the_budget_is_skipped_with_the_reason(project: Problem) -> None:
     tight = {"prefix_gap": {**FAST["prefix_gap"], "budget": 1e-6}}
     report = run(project, options=tight)
     for m in ("image", "audio"):
@@ -249,7 +250,7 @@ def key(problem: Problem, modality: str = "image", checkpoint: str = "ckpt.pt", 
     return baseline_key(adapter, modality, make_split(adapter, features), **recipe)
 
 
-def test_what_the_key_depends_on(project: Problem) -> None:
+def test_the_cache_key_depends_on_data_model_and_settings(project: Problem) -> None:
     same = key(project)
     assert key(project) == same
     keys = {same, key(project, "audio"), key(project, rates=(1e-3,)), key(project, epochs=4), key(project, seed=1)}
@@ -306,7 +307,7 @@ def test_store_and_load(tmp_path: Path) -> None:
     assert not [p for p in (tmp_path / "c").iterdir() if p.suffix not in (".safetensors", ".lock")]
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     monkeypatch.delenv("COLLAPSEKIT_CACHE", raising=False)
     assert cache_folder() == tmp_path / "x" / "collapsekit"
@@ -319,9 +320,7 @@ def test_standard_profile_depends_on_neither_row_order_nor_cache(project: Proble
     """All probes, encoders trained: the same bytes trained anew, and on shuffled files."""
     first = run(project, probes=None, cache=project.folder / "one")
     assert first.find("prefix_gap.gap", "audio").value is not None  # type: ignore[union-attr]
-    g = torch.Generator().manual_seed(1)
-    shuffles = {s: torch.randperm(len(project.arrays[f"{s}/label"]), generator=g) for s in ("train", "val", "test")}
-    project.saved({k: v[shuffles[k.split("/")[0]]] for k, v in project.arrays.items()})
+    project.saved(shuffled(project.arrays))
     assert run(project, probes=None, cache=project.folder / "two").to_json() == first.to_json()
 
 

@@ -21,6 +21,7 @@ from collapsekit.repairs.training import loop
 from collapsekit.repairs.training.job import Job, Stage, Step, Training
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.repair import LossCurve
+from tests.factories import split_arrays
 from tests.problems import Late, adapt, make_arrays
 
 registry.load_builtins()
@@ -71,10 +72,6 @@ def make_job(
     model = model if model is not None else make_model(widths)
     lively = any(isinstance(part, nn.BatchNorm1d) for part in model.modules())
     made = arrays if arrays is not None else make_arrays(widths, task=task, sizes=sizes)
-    splits: dict[str, dict[str, Tensor]] = {}
-    for key, value in made.items():
-        split, _, name = key.partition("/")
-        splits.setdefault(split, {})[name] = value
     config = {
         "modalities": {m: {"encoder": f"encoders.{m}"} for m in widths},
         "fusion": "fusion",
@@ -85,7 +82,7 @@ def make_job(
         if factory
         else {},
     }
-    adapter = adapt(model, config, splits)
+    adapter = adapt(model, config, split_arrays(made))
     train, val = extract(adapter, "train"), extract(adapter, "val")
     width = adapter.task.expect(val.outputs[:1])[0].numel()
     return Job(

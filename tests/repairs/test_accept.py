@@ -13,7 +13,8 @@ from torch import Tensor
 from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
 from collapsekit.repairs.recommend import kept_by, recommend
 from collapsekit.repairs.training.job import Job, held_expectations
-from collapsekit.report.diagnosis import ModalityVerdict, Report, Result, Subject
+from collapsekit.report.diagnosis import ModalityVerdict, Report
+from tests.factories import make_plain_report, make_result, make_subject
 from tests.repairs.making import make_job, make_model
 
 SIZES = {"train": 8, "val": 400}
@@ -105,36 +106,9 @@ def report(scores: dict[str, float | None], values: dict[tuple[str, str | None],
         m: ModalityVerdict(verdict="inconclusive" if s is None else "used", score=s, reason="By hand.")
         for m, s in scores.items()
     }
-    results = tuple(
-        Result(
-            name=name,
-            probe=name.split(".")[0],
-            modality=modality,
-            value=value,
-            definition="By hand.",
-            source="A test",
-            skipped="by hand" if value is None else None,
-        )
-        for (name, modality), value in (values or {}).items()
-    )
-    subject = Subject(
-        checkpoint="a.pt",
-        sha256="0" * 64,
-        modalities=tuple(scores),
-        task="classification",
-        metric="accuracy",
-        split="val",
-        examples=100,
-        seed=0,
-    )
-    return Report(
-        collapsekit="0",
-        subject=subject,
-        verdict="inconclusive",
-        summary="By hand.",
-        modalities=verdicts,
-        results=results,
-    )
+    results = [make_result(name, value, modality) for (name, modality), value in (values or {}).items()]
+    subject = make_subject(tuple(scores), split="val")
+    return make_plain_report(results, subject=subject, modalities=verdicts)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +188,7 @@ def told(**shares: Any) -> Report:
         ({"image": 1.0, "audio": None}, ("image", "audio"), ("kd", "dropout"), "is not known"),
     ],
 )
-def test_what_is_recommended(
+def test_the_recommended_methods_follow_from_shares_and_modalities(
     shares: dict[str, float | None], weak: tuple[str, ...], methods: tuple[str, ...], why: str
 ) -> None:
     found, said = recommend(told(**shares), weak)

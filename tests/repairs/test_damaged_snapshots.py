@@ -183,7 +183,7 @@ def test_the_other_one_is_gone_back_to(
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_both_end_in_the_same_bits(
+def test_either_of_two_snapshots_ends_in_the_same_bits(
     which: int, stopped: tuple[Path, dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As training that was never interrupted."""

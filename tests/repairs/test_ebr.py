@@ -64,7 +64,7 @@ def moved(job: Job, seed: int = 0) -> None:
 
 @pytest.mark.parametrize("options", [{"substitution": 0.0}, {"preset": "paper"}, ADVERSARY], ids=str)
 @pytest.mark.parametrize("lively", [False, True])
-def test_at_first_the_function_is_what_it_was(options: dict[str, Any], lively: bool) -> None:
+def test_inserted_heads_change_no_output_at_first(options: dict[str, Any], lively: bool) -> None:
     """Held-out loss and outputs, bit for bit, and every weight that was there."""
     job = job_of(make_model(lively=lively), options=options)
     rows = torch.arange(9)
@@ -369,7 +369,7 @@ def test_taking_turns() -> None:
     assert stage.cycle == 4
 
 
-def test_at_once_everything_is_trained() -> None:
+def test_without_interleaving_every_epoch_trains_adversary_and_task() -> None:
     job = job_of(options=ADVERSARY)
     stage = first(job)
     moved(job)
@@ -379,7 +379,7 @@ def test_at_once_everything_is_trained() -> None:
     assert stage.cycle == 1
 
 
-def test_without_an_adversary_nobody_takes_turns() -> None:
+def test_without_an_adversary_epochs_do_not_alternate() -> None:
     job = job_of(options={"interleave": 3, "substitution": 0.0})
     stage, rows = first(job), torch.arange(13)
     expected = F.cross_entropy(job.adapter.model(**job.batch(rows)), job.at.train.targets[rows])
@@ -559,7 +559,7 @@ def test_latent_vectors_are_what_is_heard() -> None:
 @pytest.mark.parametrize(
     "options", [{}, {**ADVERSARY, "align": 0.1}, {"preset": "paper", "interleave": 2}, {"aim": "reverse"}], ids=str
 )
-def test_it_trains(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_training_lowers_the_held_out_loss_and_notes_its_findings(tmp_path: Path, options: dict[str, Any]) -> None:
     job = job_of(options=options, epochs=8)
     curve, *_ = run(job, tmp_path, method="ebr")
     assert curve.held[curve.kept] < curve.held[0] - 0.1
@@ -573,7 +573,7 @@ def test_it_trains(tmp_path: Path, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
-def test_it_trains_for_other_tasks_and_lively_models(tmp_path: Path, task: str) -> None:
+def test_training_lowers_the_held_out_loss_for_other_tasks_and_batch_norm(tmp_path: Path, task: str) -> None:
     options = {"adversary": 0.1}
     job = job_of(make_model(lively=True), task=task, options=options, epochs=8, amp=task == "multilabel")
     curve, _ = run(job, tmp_path, method="ebr")

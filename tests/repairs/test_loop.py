@@ -106,7 +106,7 @@ def counted() -> Iterator[list[float]]:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 7, 11, 12, 13, None])
-def test_so_many_optimiser_steps(
+def test_training_takes_as_many_optimiser_steps_as_the_settings_say(
     tmp_path: Path, counted: list[float], monkeypatch: pytest.MonkeyPatch, steps: int | None, accumulate: int
 ) -> None:
     monkeypatch.setattr(loop, "ROUND", 2)
@@ -135,7 +135,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
             torch.testing.assert_close(other[name], value, rtol=1e-9, atol=1e-9)
 
 
-def test_what_is_frozen_keeps_every_bit(tmp_path: Path) -> None:
+def test_a_frozen_submodule_keeps_every_bit(tmp_path: Path) -> None:
     job = make_job(make_model(lively=True), freeze=("encoders.image", "fusion.2"))
     before = state(job)
     run(job, tmp_path)

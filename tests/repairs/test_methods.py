@@ -89,7 +89,7 @@ def test_rates_by_credit_are_proportional_and_of_the_same_mean() -> None:
 
 
 @pytest.mark.parametrize("fill", ["zeros", "other"])
-def test_what_reaches_the_fusion(monkeypatch: pytest.MonkeyPatch, fill: str) -> None:
+def test_dropped_rows_reach_the_fusion_as_zeros_or_as_another_row(monkeypatch: pytest.MonkeyPatch, fill: str) -> None:
     """Dropped rows are zeros, or the row before; all others arrive bit for bit."""
     job = make_job(method="dropout", options={"fill": fill})
     stage, _ = stages(job, "dropout")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -27,18 +26,14 @@ from collapsekit import RepairReport, load_repaired, registry, repair
 from collapsekit.cli import app
 from collapsekit.cli.completion import repair_names
 from collapsekit.context import Progress
-from collapsekit.data.arrays import by_split
 from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
-from collapsekit.features.extraction import extract
 from collapsekit.io.locks import locked
-from collapsekit.readouts.linear import FitSplit
 from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
-from collapsekit.repairs.training.job import Job, Training
-from collapsekit.repairs.training.loop import train as run_stages
 from collapsekit.repairs.training.snapshots import Snapshots
 from tests.conftest import joint_trained_briefly
-from tests.problems import Late, adapt, make_arrays, make_problem, train
+from tests.factories import digest_of, digests_in
+from tests.problems import Late, make_arrays, train
 from tests.resealing import resealed
 
 ROOT = Path(__file__).parents[2]
@@ -91,11 +86,7 @@ def mended(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repair
     return mend(made, output, method="dropout", whole=True), output
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_what_it_ignored_it_uses_afterwards(made: Path, mended: tuple[RepairReport, Path]) -> None:
+def test_a_repaired_model_uses_the_modality_that_it_ignored(made: Path, mended: tuple[RepairReport, Path]) -> None:
     report, output = mended
     assert report.repaired == ("audio",)
     assert report.before.modalities["audio"].verdict == "collapsed"
@@ -106,7 +97,7 @@ def test_what_it_ignored_it_uses_afterwards(made: Path, mended: tuple[RepairRepo
     assert all(c.passed for c in report.checks)
     assert report.control is not None
     assert {curve.method for curve in report.losses} == {"dropout", "finetune"}
-    assert report.base_sha256 == sha256(made / "ckpt.pt")
+    assert report.base_sha256 == digest_of(made / "ckpt.pt")
     for part in (report.before, report.after, report.control):  # of the same things, so that they can be compared
         swept = [r.modality for r in part.results if r.name == "rank_sweep.effective_rank"]
         assert swept == ["audio"]
@@ -234,7 +225,7 @@ def test_the_encoder_that_never_learned_is_told_from_a_fusion_that_does_not_list
 
 
 @pytest.mark.slow
-def test_whom_to_repair_may_be_said_and_has_to_be_where_nothing_is_ignored(made: Path, tmp_path: Path) -> None:
+def test_modalities_may_be_named_and_must_be_where_nothing_is_ignored(made: Path, tmp_path: Path) -> None:
     report = mend(made, tmp_path / "a", method="finetune", modalities=["image"], training={"epochs": 1}, keep=True)
     assert report.repaired == ("image",)
     with pytest.raises(ConfigError, match=r"no modality 'imag'.*did you mean 'image'"):
@@ -274,7 +265,7 @@ def test_mistakes_are_one_sentence_and_write_nothing(
 
 
 @pytest.mark.slow
-def test_what_another_repair_left_unfinished_is_gone_with_force(made: Path, tmp_path: Path) -> None:
+def test_force_removes_the_snapshots_of_another_repair(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for left in ("kd", "kd-dropout"):
         (out / "snapshots" / left).mkdir(parents=True)
@@ -291,24 +282,6 @@ def test_tasks_without_a_score_are_refused_at_once(made: Path, tmp_path: Path) -
     config = yaml.safe_load(CONFIG) | {"task": "contrastive"}
     with pytest.raises(ConfigError, match="for task 'contrastive' there is none"):
         mend(made, tmp_path / "out", config=config, method="dropout")
-
-
-@pytest.mark.parametrize(("task", "outputs"), [("multilabel", 3), ("regression", 2), ("classification", 1)])
-@pytest.mark.parametrize("method", ["finetune", "dropout", "kd"])
-def test_every_method_trains_for_every_task(tmp_path: Path, task: str, outputs: int, method: str) -> None:
-    problem = make_problem(tmp_path, task=task, outputs=outputs, steps=20)
-    factory = {"factory": "tests.problems:Late", "kwargs": {"widths": {"image": 5, "audio": 4}, "outputs": outputs}}
-    adapter = adapt(problem.model, problem.config | {"model": factory}, by_split(problem.arrays, tmp_path))
-    given, held = extract(adapter, "train"), extract(adapter, "val")
-    width = adapter.task.expect(held.outputs[:1])[0].numel()
-    at = FitSplit(given, torch.arange(len(given)), held, torch.arange(len(held)), width)
-    spec = registry.get_repair(method)
-    how = Training(epochs=3, rate=0.01, amp=task == "multilabel")
-    job = Job(adapter, at, ("audio",), {"image": 1.0, "audio": 0.1}, how, 0, spec.options())
-    curves = run_stages(spec.stages(job), job, method, Snapshots(tmp_path / "kept", {}), Progress())
-    last = curves[-1]
-    assert min(last.held) < last.held[0]
-    assert torch.isfinite(adapter.run_live(job.batch(at.fit)).outputs).all()
 
 
 def test_a_folder_in_use_is_left_alone(made: Path, mended: tuple[RepairReport, Path], tmp_path: Path) -> None:
@@ -434,13 +407,13 @@ def test_the_command_needs_no_checkpoint_and_writes_four_files(
 ) -> None:
     out = tmp_path / "out"
     options = ["-m", "dropout", "--profile", "quick", "--epochs", "12", "--lr", "0.01", "-o", out]
-    before = {p.name: sha256(p) for p in made.iterdir() if p.is_file()}
+    before = digests_in(made)
     done = cli(*options, cwd=made, monkeypatch=monkeypatch)
     assert done.exit_code == 0, done.output
     assert "ACCEPTED" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert sorted(p.name for p in out.iterdir()) == ["model.safetensors", "repair.html", "repair.json", "repair.md"]
-    assert {p.name: sha256(p) for p in made.iterdir() if p.is_file()} == before
+    assert digests_in(made) == before
     again = CliRunner().invoke(app, ["report", str(out)], env={"COLUMNS": "80"})
     assert again.stdout == done.stdout
     for form in ("json", "md", "html"):

@@ -217,7 +217,7 @@ def test_under_autocast_the_blend_is_nearly_the_same() -> None:
 # ---- which channels, whose
 
 
-def test_who_gives() -> None:
+def test_the_giver_has_the_highest_credit_among_the_others_or_is_named() -> None:
     three, credit = LAYOUTS["three"], {"image": 0.2, "audio": 0.1, "text": 0.9}
     job = job_of(three, credit=credit, weak=("audio",))
     assert givers_of(job, RtfOptions(receivers="all")) == {"image": "text", "audio": "text", "text": "image"}

@@ -110,7 +110,7 @@ def test_optimiser_without_a_step_is_restored_to_none(tmp_path: Path) -> None:
     assert bits(state_of(model)) == bits(state_of(twin))
 
 
-def test_nothing_is_there_at_first(tmp_path: Path) -> None:
+def test_a_folder_without_snapshots_holds_none_until_one_is_saved(tmp_path: Path) -> None:
     kept = kept_in(tmp_path)
     assert kept.load(0) is None
     assert not kept.exist()
@@ -243,7 +243,7 @@ def test_interrupted_at_any_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert differing(found, expected) == set()
 
 
-def test_what_is_done_is_not_trained_again(tmp_path: Path) -> None:
+def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
     first = make_job(make_model(lively=True))
     curves = run(first, tmp_path)
     again = make_job(make_model(lively=True))

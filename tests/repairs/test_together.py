@@ -212,7 +212,7 @@ def test_what_torch_cannot_shard_is_said(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["killed", "killed, whole"])
-def test_where_one_is_gone_the_other_says_so(folder: Path, name: str) -> None:
+def test_a_process_says_that_another_is_gone(folder: Path, name: str) -> None:
     assert (folder / name / "0.txt").read_text().startswith("process 0 of 2 lost touch with another one")
     assert not (folder / name / "1.txt").exists()
 
@@ -274,7 +274,7 @@ def test_sharing_is_no_other_repair_to_snapshots(tmp_path: Path, monkeypatch: py
     assert found[0] != found[2]
 
 
-def test_what_a_share_takes_is_reckoned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_a_share_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
     for changes in ({}, SHARED):
         job = make_job(**changes)

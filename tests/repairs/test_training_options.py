@@ -311,7 +311,7 @@ def test_torchs_own_compiler(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_a_compiler(tmp_path: Path) -> None:
+def test_compile_without_a_compiler_is_refused_in_one_sentence(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from tests.repairs.making import make_job, run\n"
         "from collapsekit.errors import ConfigError\n"

@@ -92,7 +92,7 @@ def swapped(module: str, other: nn.Module, how: Callable[[Any, Tensor], Tensor])
     return named(model)
 
 
-def test_what_is_called_once_is_a_unit_in_the_order_of_calls() -> None:
+def test_submodules_called_once_are_units_in_the_order_of_calls() -> None:
     assert found(lambda m, x: m.b(m.a(x))) == ["a.0", "b"]
     assert found(lambda m, x: m.a(m.b(x))) == ["b", "a.0"]
     model = Two(lambda m, x: m.b(m.a(x)))
@@ -114,11 +114,11 @@ def test_what_is_called_once_is_a_unit_in_the_order_of_calls() -> None:
         (lambda m, x: m.a[0](x) + m.b(m.a(x)), ["b"]),
     ],
 )
-def test_what_is_used_otherwise_is_none(how: Callable[[Any, Tensor], Tensor], left: list[str]) -> None:
+def test_a_submodule_that_is_used_otherwise_is_no_unit(how: Callable[[Any, Tensor], Tensor], left: list[str]) -> None:
     assert found(how) == left
 
 
-def test_what_leads_out_beside_what_is_returned() -> None:
+def test_a_submodule_that_keeps_tensors_beside_its_output_is_no_unit() -> None:
     assert swapped("b", Keeping(), lambda m, x: m.b(m.a(x))) == ["a.0", "b"]
     assert swapped("b", Keeping(), lambda m, x: m.b(m.a(x)) + m.b.kept) == ["a.0"]
     assert swapped("b", Keeping(), lambda m, x: m.b(m.a(x)) + m.b.part.sum()) == ["a.0"]
@@ -139,7 +139,7 @@ def test_a_weight_in_two_places_is_no_units() -> None:
     assert named(model) == ["a.0"]
 
 
-def test_what_goes_another_way_in_another_epoch_is_none() -> None:
+def test_submodules_called_in_another_order_in_another_epoch_are_no_units() -> None:
     turn = SimpleNamespace(epoch=1)
 
     def how(m: Any, x: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def test_on_auto_where_the_diagnosis_found_it_lost_in_the_encoder_and_only_there
 
 
 @Name
-def test_each_of_several_in_turn(method: str) -> None:
+def test_several_encoders_are_warmed_up_in_turn(method: str) -> None:
     widths = {"image": 5, "audio": 4, "text": 3}
     lost = {"ignored": ("audio", "text"), "kept": {"audio": 0.1, "text": 0.8}}
     job = make_job(make_model(widths), widths=widths, weak=("audio", "text"), method=method, **lost)
@@ -74,7 +74,7 @@ def test_only_the_first_of_a_chain_knows_what_encoders_hold() -> None:
 
 
 @Name
-def test_where_it_is_wanted_and_cannot_be(method: str) -> None:
+def test_a_warm_up_of_a_frozen_encoder_is_refused(method: str) -> None:
     with pytest.raises(ConfigError, match=rf"{method}.warm_up is true, but 'audio' has not an encoder of its own"):
         begins(method, options={"warm_up": True}, freeze=("encoders.audio",))
 
@@ -108,7 +108,9 @@ def test_the_encoder_learns_alone(tmp_path: Path, task: str) -> None:
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(None, 6), (10, 4)])  # three steps an epoch
-def test_it_may_take_three_times_the_epochs_but_not_more_steps(tmp_path: Path, steps: int | None, epochs: int) -> None:
+def test_a_warm_up_takes_at_most_three_times_the_epochs_and_no_more_steps(
+    tmp_path: Path, steps: int | None, epochs: int
+) -> None:
     job = make_job(method="dropout", **LOST, epochs=2, steps=steps, patience=99)
     curves = run(job, tmp_path, method="dropout")
     assert [c.epochs[-1] for c in curves] == [epochs, 2, 2]

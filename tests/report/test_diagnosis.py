@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from collapsekit.errors import RefusedError
-from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result, Subject
+from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
+from tests.factories import make_plain_report
 from tests.resealing import resealed
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -22,20 +23,7 @@ text = st.text(max_size=20)
 
 
 def _report(results: tuple[Result, ...] = (), name: str = "a") -> Report:
-    subject = Subject(
-        checkpoint="c.pt",
-        sha256="0" * 64,
-        modalities=(name, "b"),
-        task="classification",
-        metric="accuracy",
-        split="test",
-        examples=3,
-        seed=0,
-    )
-    verdicts = {m: ModalityVerdict(verdict="inconclusive", score=None, reason="r") for m in subject.modalities}
-    return Report(
-        collapsekit="0", subject=subject, verdict="inconclusive", summary="s", modalities=verdicts, results=results
-    )
+    return make_plain_report(results, (name, "b"))
 
 
 @given(

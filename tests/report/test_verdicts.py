@@ -6,25 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapsekit.report.diagnosis import ModalityVerdict, Report, Result, Subject
+from collapsekit.report.diagnosis import ModalityVerdict, Report, Result
 from collapsekit.report.verdicts import COLLAPSED, INFORMATIVE, NOTHING, SHARE, USED, judge
+from tests.factories import make_plain_report, make_result
 
 PRIOR = 1.0
 ORDER = ["collapsed", "inconclusive", "underused", "used"]
 
 
 def result(name: str, modality: str | None, value: float | None, half: float = 0.0, **more: Any) -> Result:
-    return Result(
-        name=name,
-        probe=name.split(".")[0],
-        modality=modality,
-        value=value,
-        interval=None if value is None else (value - half, value + half),
-        definition="d",
-        source="s",
-        skipped="not to be had" if value is None else None,
-        **more,
-    )
+    interval = None if value is None else (value - half, value + half)
+    return make_result(name, value, modality, interval=interval, **more)
 
 
 def about(
@@ -242,19 +234,7 @@ def test_no_two_results_are_needed_together(ratio: float | None) -> None:
 def test_the_report_alone_gives_the_same_verdicts(kept: list[bool]) -> None:
     results = [r for r, keep in zip(FULL, kept, strict=True) if keep]
     overall, summary, each = judge(results, ("a", "b"), "accuracy")
-    subject = Subject(
-        checkpoint="c",
-        sha256="0" * 64,
-        modalities=("a", "b"),
-        task="classification",
-        metric="accuracy",
-        split="test",
-        examples=9,
-        seed=0,
-    )
-    report = Report(
-        collapsekit="0", subject=subject, verdict=overall, summary=summary, modalities=each, results=tuple(results)
-    )
+    report = make_plain_report(results, verdict=overall, summary=summary, modalities=each)
     again = Report.from_json(report.to_json())
     assert judge(again.results, again.subject.modalities, again.subject.metric) == (overall, summary, each)
     assert again.modalities == each

@@ -81,7 +81,7 @@ def test_neighbours_are_those_of_scikit_learn(chosen: list[int]) -> None:
     np.testing.assert_array_equal(nearest(query, bank, present)[0], by_sklearn(query, bank, chosen))
 
 
-def test_each_example_may_lack_others() -> None:
+def test_neighbours_are_found_by_what_each_example_has() -> None:
     bank, query = [normal(0, 50, 3), normal(1, 50, 5)], [normal(2, 20, 3), normal(3, 20, 5)]
     present = torch.zeros(2, 20, 2, dtype=torch.bool)
     present[0, :, 0] = True
@@ -92,7 +92,7 @@ def test_each_example_may_lack_others() -> None:
     np.testing.assert_array_equal(found[1, 10:], by_sklearn(query, bank, [0, 1])[10:])
 
 
-def test_nobody_is_their_own_neighbour() -> None:
+def test_an_example_is_not_its_own_neighbour_within_the_bank() -> None:
     x = [normal(0, 60, 3), normal(1, 60, 2)]
     np.testing.assert_array_equal(nearest(x, x, everyone(60, 2))[0], np.arange(60))
     found = nearest(x, x, everyone(60, 2), within=True)[0]

@@ -51,6 +51,6 @@ def test_levels_ascend_from_nothing(levels: list[float]) -> None:
         area(levels, torch.ones(len(levels)))
 
 
-def test_there_must_be_something_to_lose() -> None:
+def test_a_negative_loss_is_refused() -> None:
     with pytest.raises(NumericsError, match=r"found -0\.1"):
         area([0, 1], torch.tensor([[0.5, -0.1], [0.2, 0.2]]))

@@ -196,7 +196,7 @@ def test_an_exit_is_an_error_that_names_the_function(folder: Path, ending: Any, 
         assert not any(n.startswith(registry.FROM_FILE) for n in sys.modules if place == "plugin")
 
 
-def test_where_nobody_leaves_there_is_a_report(folder: Path, ending: Any) -> None:
+def test_user_code_that_never_exits_leaves_a_report(folder: Path, ending: Any) -> None:
     assert diagnose(folder).find("leaver.x") is not None
 
 

@@ -37,18 +37,17 @@ def need_factory(job: Job, method: str) -> None:
 
 
 def renew_fusion(job: Job, method: str) -> None:
-    """Put newly initialised weights in the place of all that is no encoder's. Raises ConfigError where the model cannot
-    be built afresh."""
+    """Put newly initialised weights in the place of all that is no encoder's and not frozen. Raises ConfigError where the
+    model cannot be built afresh."""
     need_factory(job, method)
     twin = job.adapter.fresh(job.seed)
     assert twin is not None  # there is a factory
-    encoders = {
-        id(t) for m in job.adapter.modalities for t in job.adapter.encoder_module(m).state_dict(keep_vars=True).values()
-    }
+    stay = [*(job.adapter.encoder_module(m) for m in job.adapter.modalities), *job.frozen()]
+    kept = {id(tensor) for module in stay for tensor in module.state_dict(keep_vars=True).values()}
     new = twin.model.state_dict()
     with torch.no_grad():
         for name, value in job.adapter.model.state_dict(keep_vars=True).items():
-            if id(value) not in encoders:
+            if id(value) not in kept:
                 value.copy_(new[name])
 
 

@@ -185,7 +185,7 @@ def test_other_classes_are_told_and_the_weights_taken(tmp_path: Path, name: str)
         "pip._internal.main",
     ],
 )
-def test_what_could_only_act_is_refused_whole(tmp_path: Path, name: str) -> None:
+def test_a_file_that_names_dangerous_code_is_refused_whole(tmp_path: Path, name: str) -> None:
     e = refused(naming(tmp_path / "w", "gone.Class", name), f"names {name} in its pickle", "nothing of it was executed")
     assert isinstance(e, UnreadableError)
     assert (e.format, e.names, e.pickled) == ("torch zip", ["gone.Class", name], True)

@@ -72,7 +72,7 @@ def test_runs_are_the_bytes_in_order(folder: Path, blocks: list[int], extra: int
     assert len(places) * BLOCK <= stored <= len(places) * 16 * BLOCK + 16 * BLOCK
 
 
-def test_what_is_stored_counts(folder: Path) -> None:
+def test_holes_of_a_sparse_file_do_not_count_as_stored(folder: Path) -> None:
     path = sparse(folder / "large", (0, 1 << 30), 1 << 40)
     with path.open("rb") as stream:
         assert 2 * BLOCK <= stored_bytes(stream) <= 1 << 20

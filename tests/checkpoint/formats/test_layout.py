@@ -72,14 +72,16 @@ def test_contiguous_of_more_than_can_be_is_no_stride() -> None:
         ("int16", [], [], 5, "shape () (int16) claims 12 bytes of a storage of 8"),
     ],
 )
-def test_what_is_no_view(dtype: str, shape: list[int], stride: list[int] | None, offset: int, says: str) -> None:
+def test_a_layout_that_is_no_view_of_its_bytes_is_refused(
+    dtype: str, shape: list[int], stride: list[int] | None, offset: int, says: str
+) -> None:
     with pytest.raises(DamagedError) as e:
         dense(dtype, shape, stride, offset, Extent(HERE, 0, 8))
     assert says in str(e.value)
 
 
 @pytest.mark.parametrize("numbers", [None, "12", {1: 2}, [1.0], [True], ["1"], [None], (1, -1), [1 << 63], range(2)])
-def test_what_are_no_sizes(numbers: Any) -> None:
+def test_shapes_that_are_no_sizes_are_refused(numbers: Any) -> None:
     with pytest.raises(DamagedError, match="a tensor's shape is not made of non-negative integers"):
         whole(numbers, "shape")
     assert whole([0, (1 << 63) - 1], "shape") == (0, (1 << 63) - 1)

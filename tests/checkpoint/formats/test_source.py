@@ -28,7 +28,7 @@ def test_a_file_its_first_bytes_and_its_size(tmp_path: Path) -> None:
     assert kind_of(tmp_path) == "directory"
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_empty_files_folders_and_pipes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(RefusedError, match="is empty"):
         open_file(tmp_path / "empty")

@@ -24,7 +24,9 @@ def said(tmp_path: Path, content: bytes, members: tuple[str, ...] = ()) -> str:
 
 @pytest.mark.parametrize(("magic", "what", "remedy"), _MISTAKEN)
 @pytest.mark.parametrize("before", [b"", b" \r\n\t", b"\xef\xbb\xbf\n"])
-def test_each_kind_and_what_to_do(tmp_path: Path, magic: bytes, what: str, remedy: str, before: bytes) -> None:
+def test_unsupported_kinds_are_named_with_their_remedy(
+    tmp_path: Path, magic: bytes, what: str, remedy: str, before: bytes
+) -> None:
     text = said(tmp_path, before + magic + b" and the rest")
     assert text.removeprefix(f"{tmp_path / 'w.pt'} is ") == f"{what}: {remedy}."
 

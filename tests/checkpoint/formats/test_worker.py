@@ -190,7 +190,7 @@ def bounds_set(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     return found
 
 
-def test_what_is_bounded(bounds_set: dict[Any, Any]) -> None:
+def test_the_child_bounds_memory_time_and_files(bounds_set: dict[Any, Any]) -> None:
     import resource
 
     child.confine(5, 7)

@@ -80,7 +80,7 @@ def test_root_is_the_folder_of_the_first_member(spot: Path) -> None:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_nothing_may_be_compressed(spot: Path, method: int) -> None:
+def test_a_compressed_member_is_refused(spot: Path, method: int) -> None:
     says(spot, zipped(TWO, method), "its member 'a/x' is compressed")
 
 

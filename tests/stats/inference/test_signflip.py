@@ -36,7 +36,7 @@ def test_sampled_is_near_the_exact_one() -> None:
 
 
 @given(FEW, st.integers(0, 3))
-def test_both_ways_and_in_any_order(values: list[float], seed: int) -> None:
+def test_p_values_of_both_signs_reach_one_and_order_does_not_matter(values: list[float], seed: int) -> None:
     x = np.array(values)
     shuffled = np.random.default_rng(seed).permutation(x)
     assert sign_flip(x) == pytest.approx(sign_flip(shuffled))

@@ -110,6 +110,6 @@ def test_the_fewest_pairs_are_the_fewest() -> None:
 
 
 @pytest.mark.parametrize("bad", [([], []), ([1.0], [1.0, 2.0]), ([math.nan], [1.0]), ([1.0], [math.inf])])
-def test_what_is_no_pairs_is_refused(bad: tuple[list[float], list[float]]) -> None:
+def test_input_that_holds_no_pairs_is_refused(bad: tuple[list[float], list[float]]) -> None:
     with pytest.raises(NumericsError, match="matched numbers"):
         signed_rank(*bad)
