@@ -18,6 +18,7 @@ from collapsekit.adapters.caveats import (
     inputs_changed,
     listed,
     not_in_the_state,
+    not_pruned,
     weights_changed,
 )
 from collapsekit.adapters.live.state import State
@@ -111,11 +112,13 @@ def validate_model(
     result, apart = run.in_other_company(result, few)
     if rebuilt is None:
         rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
+    refused = adapter.prune(batch, result.recorded)
     found = (
         inputs_changed(adapter),
         weights_changed(adapter),
         depends_on_batch(adapter, apart),
         None if rebuilt else not_in_the_state(adapter.model, loose),
+        not_pruned(refused),
     )
     return Sound(result, tuple(w for w in found if w is not None), rebuilt)
 
