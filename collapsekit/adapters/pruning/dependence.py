@@ -21,6 +21,8 @@ from collapsekit.adapters.pytree import flatten
 _READS = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 _BY_VALUE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 _MASKS = (torch.bool, torch.uint8)
+_LIKE = frozenset(f"{kind}_like" for kind in ("empty", "zeros", "ones", "full", "rand", "randn"))
+_NEW = frozenset(f"new_{kind}" for kind in ("empty", "zeros", "ones", "full"))
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class Dependence(Calls):
         super().__init__()
         self.bits = {id(m): 1 << i for i, m in enumerate(modules)}
         self.marks: dict[int, int] = {}
-        self.values_read = (
-            False  # whether Python saw a number, or a shape depends on numbers: what ran may depend on them
-        )
+        # Of what random draws depend on: how many are drawn may follow from numbers, and others come after them.
+        self.drawn = 0
+        self.values_read = False  # whether Python saw a number, or one decides a shape: what ran may depend on it
         self._alive: list[Any] = []  # storages, as another one would get the address of one that is gone
 
     @contextmanager
@@ -111,9 +113,12 @@ class Dependence(Calls):
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         made = tree_leaves(out)
         self.values_read |= bool(given) and (_by_value(func, given) or any(isinstance(x, int | float) for x in made))
-        mask = self.of(given)
+        by_shape = func.overloadpacket.__name__ in _LIKE | _NEW
+        mask = 0 if by_shape else self.of(given)
         for module in self.open:
             mask |= self.bits.get(id(module), 0)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.drawn |= mask
         for tensor in (*made, *_written(func, args, kwargs)):
             if isinstance(tensor, Tensor):
                 self.add(tensor, mask)
@@ -123,6 +128,10 @@ class _Operations(TorchDispatchMode):
     def __init__(self, dependence: Dependence) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dependence = dependence
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled meanwhile, and torch would import its compiler, which takes a second
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

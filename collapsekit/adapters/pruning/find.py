@@ -189,7 +189,7 @@ def _skips(replays: _Replays, names: frozenset[str], early: Sequence[nn.Module])
     for count, gradient in ((FEW[0], False), (FEW[1], False), (FEW[1], True)):
         marks = Dependence(model.modules())
         with torch.set_grad_enabled(gradient), marks.listening():
-            mask = marks.of(replays.answer(names, replays.rows(count)))
+            mask = marks.of(replays.answer(names, replays.rows(count))) | marks.drawn
         if marks.values_read or marks.elsewhere:
             return ()
         reached |= {i for i, m in ((id(m), m) for m in model.modules()) if marks.reaches(m, mask)}
