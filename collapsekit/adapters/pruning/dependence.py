@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from collapsekit.adapters.pruning.placeholder import Form, form_of
 from collapsekit.adapters.pytree import flatten
 
 # Methods by which Python gets at numbers without an operation of torch's.
@@ -27,11 +28,11 @@ _NEW = frozenset(f"new_{kind}" for kind in ("empty", "zeros", "ones", "full"))
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: the modules it was called within, outermost first, and what it returned."""
+    """One call of a module: the modules it was called within, outermost first, and the form of what it returned."""
 
     module: nn.Module
     within: tuple[nn.Module, ...]
-    output: Any
+    form: Form
 
 
 class Calls:
@@ -39,7 +40,6 @@ class Calls:
 
     def __init__(self) -> None:
         self.open: list[nn.Module] = []
-        self.begun: list[nn.Module] = []
         self.ended: list[Call] = []
         self.elsewhere = False  # whether a module ran in another thread, whose operations are not seen
         self._thread = threading.get_ident()
@@ -55,12 +55,11 @@ class Calls:
     def _begin(self, module: nn.Module, _args: Any) -> None:
         self.elsewhere |= threading.get_ident() != self._thread
         self.open.append(module)
-        self.begun.append(module)
 
     def _end(self, module: nn.Module, _args: Any, output: Any) -> None:
         if self.open and self.open[-1] is module:
             self.open.pop()
-            self.ended.append(Call(module, tuple(self.open), output))
+            self.ended.append(Call(module, tuple(self.open), form_of(output)))
             self.returned(module, output)
 
     def returned(self, module: nn.Module, output: Any) -> None:

@@ -15,11 +15,11 @@ from collapsekit.adapters.base import Activations, Adapter
 from collapsekit.adapters.build import own_attributes, preserve_rng_state, random_states, seed_everything
 from collapsekit.adapters.live.state import same_bits
 from collapsekit.adapters.pruning.dependence import Call, Calls, Dependence
-from collapsekit.adapters.pruning.placeholder import THIN, Fill, Skip, make_skip
+from collapsekit.adapters.pruning.placeholder import THIN, Fill, Form, Skip, make_skip
 from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError
 
-FEW = (5, 7)  # rows of the replays that are watched: two numbers that share no factor
+FEW = (2, 3)  # rows of the replays that are watched, of which every tensor is kept
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _FAILS = (CollapsekitError, RuntimeError)  # a model that wants whole batches, tensors that have no storage
 
@@ -134,7 +134,7 @@ class _Replays:
 
     def tried(self, skips: Sequence[Skip], names: frozenset[str]) -> Plan | None:
         """The plan under which the model answers with the same bits, whatever is in the place of what is left out: an empty
-        one where it does not; None where the whole model does not answer such questions."""
+        one where it does not; None where that cannot be told, as the whole model does not answer, or never twice alike."""
         trials = self._trials(names)
         try:
             whole = [self.answer(names, self.rows(count), edited=edited) for count, edited, _ in trials]
@@ -146,7 +146,8 @@ class _Replays:
                     with Plan(tuple(skips), Fill(value, thin)).applied(count):
                         pruned = self.answer(names, self.rows(count), edited=edited)
                     if not all(map(same_bits, expected, pruned)):
-                        return Plan(())
+                        again = self.answer(names, self.rows(count), edited=edited)
+                        return Plan(()) if all(map(same_bits, expected, again)) else None
                 return Plan(tuple(skips), Fill(thin=thin))
             except _FAILS:  # the model writes into what it gets, say
                 continue
@@ -178,14 +179,15 @@ def _early(replays: _Replays, names: frozenset[str]) -> list[nn.Module]:
     replayed = {id(replays.encoders[m]) for m in names}
     taps = {id(m) for m in (*replays.encoders.values(), replays.fusion)}
     last = max((i for i, call in enumerate(calls.ended) if id(call.module) in replayed), default=0)
-    before = {id(call.module): call.module for call in calls.ended[:last]}
+    outside = [call for call in calls.ended[:last] if not any(id(outer) in replayed for outer in call.within)]
+    before = {id(call.module): call.module for call in outside}
     return [m for m in before.values() if all(id(sub) not in taps for sub in m.modules())]
 
 
 def _skips(replays: _Replays, names: frozenset[str], early: Sequence[nn.Module]) -> tuple[Skip, ...]:
     model = replays.adapter.model
     paths = {id(m): path for path, m in model.named_modules()}
-    reached, outputs, calls = set[int](), dict[int, list[tuple[int, Any]]](), list[Call]()
+    reached, forms, calls = set[int](), dict[int, list[tuple[int, Form]]](), list[Call]()
     for count, gradient in ((FEW[0], False), (FEW[1], False), (FEW[1], True)):
         marks = Dependence(model.modules())
         with torch.set_grad_enabled(gradient), marks.listening():
@@ -195,9 +197,9 @@ def _skips(replays: _Replays, names: frozenset[str], early: Sequence[nn.Module])
         reached |= {i for i, m in ((id(m), m) for m in model.modules()) if marks.reaches(m, mask)}
         calls += marks.ended
         for call in marks.ended:
-            outputs.setdefault(id(call.module), []).append((count, call.output))
+            forms.setdefault(id(call.module), []).append((count, call.form))
     free = [m for m in early if id(m) in paths and id(m) not in reached and not _heard(m)]
-    made = {id(m): make_skip(paths[id(m)], m, outputs[id(m)]) for m in free}
+    made = {id(m): make_skip(paths[id(m)], m, forms[id(m)]) for m in free}
     left = {i: skip for i, skip in made.items() if skip is not None}
     while left:
         outer = _outermost(left, calls)

@@ -14,6 +14,7 @@ from collapsekit.adapters.hooks import attribute_set
 from collapsekit.adapters.pytree import Tree, flatten, rebuild
 
 _PLAIN = (type(None), bool, int, float, str)
+_UNKNOWN = object()
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,35 @@ class Fill:
 
 
 THIN = Fill()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is known of a tensor without its numbers."""
+
+    sizes: tuple[int, ...]
+    steps: tuple[int, ...]  # strides
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a module returned: a Shape for each plain tensor, and anything else as it is; no tensor's numbers are kept."""
+
+    tree: Tree
+    leaves: tuple[Any, ...]
+
+
+def form_of(value: Any) -> Form:
+    """The form of what a module returned."""
+    leaves, tree = flatten(value)
+    small = [x.new_zeros(()) if isinstance(x, Tensor) else x for x in leaves]  # the tree keeps what it was learned from
+    shapes = [
+        Shape(tuple(x.shape), x.stride(), x.dtype, x.device) if type(x) is Tensor and x.layout is torch.strided else x
+        for x in leaves
+    ]
+    return Form(flatten(rebuild(tree, small))[1] if tree.parts is not None else tree, tuple(shapes))
 
 
 @dataclass(frozen=True)
@@ -66,58 +96,47 @@ class Skip:
             yield
 
 
-def make_skip(path: str, module: nn.Module, outputs: Sequence[tuple[int, Any]]) -> Skip | None:
+def make_skip(path: str, module: nn.Module, forms: Sequence[tuple[int, Form]]) -> Skip | None:
     """Learn how to leave a module out.
 
     Args:
         path: of the module, for messages.
         module: that is left out.
-        outputs: what it returned, each with the number of rows it was for.
+        forms: of what it returned, each with the number of rows it was for.
 
     Returns:
         None where that does not tell what it would return for another number of rows.
     """
-    flat = [(rows, *flatten(value)) for rows, value in outputs]
-    _, leaves, tree = flat[0]
-    if not any(isinstance(leaf, Tensor) for leaf in leaves):
+    first = forms[0][1]
+    if not any(isinstance(x, Shape) for x in first.leaves) or any(f.tree.keys != first.tree.keys for _, f in forms):
         return None
-    if any(other.keys != tree.keys for _, _, other in flat):
-        return None
-    columns = [[(n, others[i]) for n, others, _ in flat] for i in range(len(leaves))]
-    if not all(map(_agree, columns)):
-        return None
-    blanks = [
-        _blank(column) if isinstance(leaf, Tensor) else leaf for leaf, column in zip(leaves, columns, strict=True)
-    ]
-    if any(isinstance(leaf, Tensor) and blank is None for leaf, blank in zip(leaves, blanks, strict=True)):
-        return None
-    return Skip(path, module, tree, tuple(blanks))
+    leaves = [_leaf([(rows, form.leaves[i]) for rows, form in forms]) for i in range(len(first.leaves))]
+    return None if _UNKNOWN in leaves else Skip(path, module, first.tree, tuple(leaves))
 
 
-def _agree(column: Sequence[tuple[int, Any]]) -> bool:
-    """Whether one leaf is of the same kind in all calls, and can be given again."""
+def _leaf(column: Sequence[tuple[int, Any]]) -> Any:
+    """What to give for one leaf, seen in several calls: a Blank, or the plain value that it always is."""
     first = column[0][1]
-    if not isinstance(first, Tensor):
-        return isinstance(first, _PLAIN) and all(type(x) is type(first) and x == first for _, x in column)
-    return all(
-        type(x) is Tensor
-        and x.layout is torch.strided
-        and (x.dtype, x.device, x.ndim) == (first.dtype, first.device, first.ndim)
-        for _, x in column
-    )
+    if isinstance(first, Shape) and all(isinstance(x, Shape) and _alike(x, first) for _, x in column):
+        return _blank(column)
+    plain = isinstance(first, _PLAIN) and all(type(x) is type(first) and x == first for _, x in column)
+    return first if plain else _UNKNOWN
 
 
-def _blank(column: Sequence[tuple[int, Tensor]]) -> Blank | None:
-    """How one tensor grows with the rows; None where it does not do so in proportion."""
+def _alike(a: Shape, b: Shape) -> bool:
+    return (a.dtype, a.device, len(a.sizes)) == (b.dtype, b.device, len(b.sizes))
+
+
+def _blank(column: Sequence[tuple[int, Shape]]) -> Any:
+    """How one tensor grows with the rows; unknown where it does not do so in proportion."""
     rows, first = column[0]
     sizes = []
-    for axis, size in enumerate(first.shape):
-        if all(x.shape[axis] == size for _, x in column):
+    for axis, size in enumerate(first.sizes):
+        if all(x.sizes[axis] == size for _, x in column):
             sizes.append((size, False))
-        elif size % rows == 0 and all(x.shape[axis] * rows == size * n for n, x in column):
+        elif size % rows == 0 and all(x.sizes[axis] * rows == size * n for n, x in column):
             sizes.append((size // rows, True))
         else:
-            return None
-    steps = first.stride()
-    order = sorted(range(first.ndim), key=lambda axis: -steps[axis])
+            return _UNKNOWN
+    order = sorted(range(len(first.sizes)), key=lambda axis: -first.steps[axis])
     return Blank(tuple(sizes), tuple(order), first.dtype, first.device)
