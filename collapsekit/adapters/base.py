@@ -174,19 +174,6 @@ class Adapter(ABC):
         del recorded
         return self.run(inputs).prediction.outputs
 
-    def prune(self, batch: Batch, recorded: Mapping[str, Activations]) -> tuple[str, ...]:
-        """Find out what need not run to answer from recordings; it is left out from then on.
-
-        Args:
-            batch: the first one.
-            recorded: what was recorded of it, by modality.
-
-        Returns:
-            Paths of what seemed not to be needed, where the model answered otherwise without it; all of it runs then.
-        """
-        del batch, recorded
-        return ()
-
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         """Compute features of one modality with gradient to its encoder, for training it alone.
 

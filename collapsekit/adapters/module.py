@@ -14,7 +14,7 @@ from collapsekit.adapters.build import check_described, features_path, find_subm
 from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_features
-from collapsekit.adapters.pruning.find import Pruning, find_pruning
+from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
 from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
 from collapsekit.data.base import Batch
@@ -164,8 +164,7 @@ class ModuleAdapter(Adapter):
         ready = self.prepare(inputs)
         fused: list[Any] = []
         with ExitStack() as stack:
-            if self.pruning is not None:
-                stack.enter_context(self.pruning.applied(recorded, len(next(iter(ready.values())))))
+            stack.enter_context((self.pruning or NOTHING).applied(recorded, len(next(iter(ready.values())))))
             for m in recorded:
                 stack.enter_context(self.taps[m].replaying(recorded[m], self.device))
             stack.enter_context(self.fusion_tap.recording(fused))
@@ -174,9 +173,10 @@ class ModuleAdapter(Adapter):
         return self._prediction(feature, output, len(next(iter(ready.values()))))
 
     def prune(self, batch: Batch, recorded: Mapping[str, Activations]) -> tuple[str, ...]:
+        """Find out what replays may leave out, on the first ``batch`` and what was ``recorded`` of it. Returns paths of what
+        seemed not to be needed, where the model answered otherwise without it: all of it runs then."""
         if self.pruning is None:
-            encoders = {m: tap.module for m, tap in self.taps.items()}
-            self.pruning = find_pruning(self, batch, recorded, encoders, self.fusion_tap.module)
+            self.pruning = find_pruning(self, batch, recorded, self.taps, self.fusion_tap)
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:

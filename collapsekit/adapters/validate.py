@@ -22,6 +22,7 @@ from collapsekit.adapters.caveats import (
     weights_changed,
 )
 from collapsekit.adapters.live.state import State
+from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError, ConfigError, DataError
 from collapsekit.report.diagnosis import ReportWarning
@@ -112,7 +113,7 @@ def validate_model(
     result, apart = run.in_other_company(result, few)
     if rebuilt is None:
         rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
-    refused = adapter.prune(batch, result.recorded)
+    refused = adapter.prune(batch, result.recorded) if isinstance(adapter, ModuleAdapter) else ()
     found = (
         inputs_changed(adapter),
         weights_changed(adapter),

@@ -18,7 +18,7 @@ from collapsekit.adapters import module as module_adapter
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.live.state import same_bits
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.adapters.pruning.find import Plan, Pruning
+from collapsekit.adapters.pruning.find import Pruning, SkipPlan
 from collapsekit.data.base import Batch
 from collapsekit.features.extraction import extract
 from collapsekit.report.diagnosis import Report
@@ -537,7 +537,7 @@ def test_a_plain_model_is_replayed_once_more_and_no_plan_is_made() -> None:
 def test_under_torch_func_all_of_it_runs() -> None:
     adapter = pruned(Branches())
     assert adapter.pruning is not None
-    plan: Plan = adapter.pruning.plans[BOTH]
+    plan: SkipPlan = adapter.pruning.plans[BOTH]
     inside = []
 
     def look(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.base import Activations, Adapter
 from collapsekit.adapters.build import own_attributes, preserve_rng_state, random_states, seed_everything
+from collapsekit.adapters.hooks import Tap
 from collapsekit.adapters.live.state import same_bits
 from collapsekit.adapters.pruning.dependence import Call, Calls, Dependence
 from collapsekit.adapters.pruning.placeholder import THIN, Fill, Form, Skip, make_skip
@@ -20,12 +21,13 @@ from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError
 
 FEW = (2, 3)  # rows of the replays that are watched, of which every tensor is kept
+SOME = 16
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _FAILS = (CollapsekitError, RuntimeError)  # a model that wants whole batches, tensors that have no storage
 
 
 @dataclass(frozen=True)
-class Plan:
+class SkipPlan:
     """The modules that replays leave out."""
 
     skips: tuple[Skip, ...]
@@ -51,7 +53,7 @@ class Plan:
 class Pruning:
     """What is left out, by the modalities that are replayed; and what was to be, where the model then answered otherwise."""
 
-    plans: Mapping[frozenset[str], Plan]
+    plans: Mapping[frozenset[str], SkipPlan]
     refused: tuple[str, ...] = ()
 
     @contextmanager
@@ -62,12 +64,15 @@ class Pruning:
             yield
 
 
+NOTHING = Pruning({})
+
+
 def find_pruning(
     adapter: Adapter,
     batch: Batch,
     recorded: Mapping[str, Activations],
-    encoders: Mapping[str, nn.Module],
-    fusion: nn.Module,
+    encoders: Mapping[str, Tap],
+    fusion: Tap,
 ) -> Pruning:
     """Find what replays may leave out, for all modalities and for all but one.
 
@@ -75,19 +80,19 @@ def find_pruning(
         adapter: the model, of which nothing is left out yet.
         batch: the first one.
         recorded: what was recorded of it.
-        encoders: the submodule at which each modality is recorded.
-        fusion: the one at which the fusion is.
+        encoders: where each modality is recorded.
+        fusion: where the fusion is.
 
     Returns:
         What is left out. Where the model does not answer with the same bits then, nothing is.
     """
     replays, everything = _Replays(adapter, batch, recorded, encoders, fusion), frozenset(recorded)
-    plans: dict[frozenset[str], Plan] = {}
+    plans: dict[frozenset[str], SkipPlan] = {}
     with torch.no_grad(), preserve_rng_state():
         for names in (everything, *(everything - {m} for m in recorded)):
-            skips = _found(replays, names)
-            if not skips and names == everything:
+            if names != everything and not plans:  # the more is replayed, the more may be left out
                 break
+            skips = _found(replays, names)
             plan = replays.tried(skips, names) if skips else None
             if plan is None:
                 continue
@@ -104,8 +109,8 @@ class _Replays:
     adapter: Adapter
     batch: Batch
     recorded: Mapping[str, Activations]
-    encoders: Mapping[str, nn.Module]
-    fusion: nn.Module
+    encoders: Mapping[str, Tap]
+    fusion: Tap
 
     @property
     def count(self) -> int:
@@ -132,7 +137,7 @@ class _Replays:
             return said.fused, said.outputs
         return (self.adapter.outputs_of(recorded, inputs),)
 
-    def tried(self, skips: Sequence[Skip], names: frozenset[str]) -> Plan | None:
+    def tried(self, skips: Sequence[Skip], names: frozenset[str]) -> SkipPlan | None:
         """The plan under which the model answers with the same bits, whatever is in the place of what is left out: an empty
         one where it does not; None where that cannot be told, as the whole model does not answer, or never twice alike."""
         trials = self._trials(names)
@@ -143,22 +148,22 @@ class _Replays:
         for thin in (True, False):
             try:
                 for (count, edited, value), expected in zip(trials, whole, strict=True):
-                    with Plan(tuple(skips), Fill(value, thin)).applied(count):
+                    with SkipPlan(tuple(skips), Fill(value, thin)).applied(count):
                         pruned = self.answer(names, self.rows(count), edited=edited)
                     if not all(map(same_bits, expected, pruned)):
                         again = self.answer(names, self.rows(count), edited=edited)
-                        return Plan(()) if all(map(same_bits, expected, again)) else None
-                return Plan(tuple(skips), Fill(thin=thin))
+                        return SkipPlan(()) if all(map(same_bits, expected, again)) else None
+                return SkipPlan(tuple(skips), Fill(thin=thin))
             except _FAILS:  # the model writes into what it gets, say
                 continue
-        return Plan(())
+        return SkipPlan(())
 
     def _trials(self, names: frozenset[str]) -> list[tuple[int, bool, float]]:
         """Rows, whether what is replayed is edited, and what the modules left out are full of."""
-        trials = [(self.count, True, float("nan")), (FEW[0], False, 0.0)]
-        if names == self.recorded.keys():
-            trials += [(self.count, False, 0.0), (FEW[0], True, float("nan"))]
-        return trials
+        if names != self.recorded.keys():  # an encoder runs, so of fewer rows
+            return [(min(self.count, SOME), True, float("nan")), (FEW[0], False, 0.0)]
+        counts = (self.count, False, 0.0), (self.count, True, float("nan"))
+        return [*counts, (FEW[0], False, 0.0), (FEW[0], True, float("nan"))]
 
 
 def _found(replays: _Replays, names: frozenset[str]) -> tuple[Skip, ...]:
@@ -176,8 +181,8 @@ def _early(replays: _Replays, names: frozenset[str]) -> list[nn.Module]:
     calls = Calls()
     with calls.listening():
         replays.answer(names, replays.rows(FEW[0]))
-    replayed = {id(replays.encoders[m]) for m in names}
-    taps = {id(m) for m in (*replays.encoders.values(), replays.fusion)}
+    replayed = {id(replays.encoders[m].module) for m in names}
+    taps = {id(tap.module) for tap in (*replays.encoders.values(), replays.fusion)}
     last = max((i for i, call in enumerate(calls.ended) if id(call.module) in replayed), default=0)
     outside = [call for call in calls.ended[:last] if not any(id(outer) in replayed for outer in call.within)]
     before = {id(call.module): call.module for call in outside}
