@@ -379,19 +379,23 @@ def test_what_reaches_the_answer_without_a_gradient_runs(way: str) -> None:
 
 
 class Doubling(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, way: str) -> None:
         super().__init__()
-        self.linear = nn.Linear(6, 8)
+        self.linear, self.way = nn.Linear(6, 8), way
 
     def forward(self, x: Tensor) -> Tensor:
-        x.mul_(2)
+        if self.way == "in place":
+            x.mul_(2)
+        else:  # an operation that returns nothing
+            torch._foreach_mul_([x], 2.0)
         return self.linear(x)
 
 
-def test_a_layer_that_writes_into_what_the_fusion_reads_runs() -> None:
+@pytest.mark.parametrize("way", ["in place", "nothing returned"])
+def test_a_layer_that_writes_into_what_the_fusion_reads_runs(way: str) -> None:
     def make() -> Reaching:
         model = Reaching("the input")
-        model.branches["a"][0] = Doubling()  # type: ignore[index]
+        model.branches["a"][0] = Doubling(way)  # type: ignore[index]
         return model
 
     seed_everything(0)
@@ -418,6 +422,18 @@ def test_a_layer_that_passes_its_input_on_is_no_other_than_its_input() -> None:
     make = lambda: PassedOn(nn.Identity, lambda: nn.Linear(6, 8))  # noqa: E731
     assert paths(pruned(make())) == ["branches.a.1", "branches.b.0", "branches.b.1"]
     same_answers(make)
+
+
+def test_a_layer_that_decides_how_many_random_numbers_are_drawn_runs() -> None:
+    class Sampling(Draws):
+        def encoded(self, m: str, x: Tensor) -> Tensor:
+            first, _, last = self.branches[m]  # type: ignore[misc]
+            h = first(x)
+            return last(h + 0 * torch.poisson(h.exp() * 5))
+
+    adapter = pruned(Sampling())
+    assert adapter.pruning == Pruning({})
+    same_answers(Sampling)
 
 
 class Counting(nn.Module):
