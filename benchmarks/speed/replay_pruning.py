@@ -5,8 +5,9 @@ python -m benchmarks.speed.replay_pruning
 The model: four branches, each a list of five layers (four convolutions of 32 to 256 channels on pictures of 64 x 64, and a
 linear layer, which is the encoder), a fusion and head of 0.07 million weights. A plain pass is a user's own evaluation loop,
 in batches of 64. *Whole* lets all of the model but the encoders run in each what-if question, *pruned* leaves out what feeds
-nothing but them. One replay: fusion and head over all examples. A diagnosis: every probe that trains nothing. Both ways are
-taken in turn in one process, on one thread; CPU seconds, medians. The reports of both ways are compared.
+nothing but them. One replay: fusion and head over all examples. A diagnosis: every probe that trains nothing, with 8 draws
+for the coalitions. Both ways are taken in turn in one process, on one thread; CPU seconds, medians. The reports of both ways
+are compared.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ def diagnoses(model: nn.Module, data: dict[str, dict[str, Tensor]], repeats: int
     reports: list[Report] = []
 
     def run() -> None:
-        reports.append(diagnose(config=CONFIG, model=model, data=data, probes=training_free()))
+        options = {"reliance": {"draws": 8}}
+        reports.append(diagnose(config=CONFIG, model=model, data=data, probes=training_free(), options=options))
 
     whole, pruned = [], []
     for _ in range(repeats):
@@ -141,7 +143,7 @@ def diagnoses(model: nn.Module, data: dict[str, dict[str, Tensor]], repeats: int
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=256)
+    parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -100,7 +100,7 @@ def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tenso
 
 
 def not_pruned(paths: Sequence[str]) -> ReportWarning | None:
-    """``paths``: submodules that were to be left out of replays."""
+    """Warn of submodules at ``paths`` that were to be left out of replays, and that the model's answer needs."""
     if not paths:
         return None
     one = len(paths) == 1

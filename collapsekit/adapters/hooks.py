@@ -251,7 +251,16 @@ def shape_behind(tap: Tap, wrapper: nn.Module) -> CaptureLayout | None:
 
 @contextmanager
 def attribute_set(module: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """An attribute on the instance (``forward`` too) for a while; it is gone afterwards where it was not there."""
+    """Set an attribute on the instance (``forward`` too) for a while.
+
+    Args:
+        module: that has it.
+        name: of the attribute.
+        value: which it has meanwhile.
+
+    Yields:
+        Nothing; it is gone afterwards where it was not there.
+    """
     there, before = name in vars(module), vars(module).get(name)
     module.__dict__[name] = value
     try:

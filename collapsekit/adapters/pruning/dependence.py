@@ -91,29 +91,39 @@ class Dependence(Calls):
                 self.add(leaf, bit)
 
     def of(self, tensors: Iterable[Tensor]) -> int:
-        """The marks of what ``tensors`` depend on."""
+        """Collect the marks of what ``tensors``, of any shape, depend on."""
         found = 0
         for tensor in tensors:
             found |= self.marks.get(_storage(tensor)._cdata, 0)
         return found
 
     def reaches(self, module: nn.Module, mask: int) -> bool:
-        """Whether marks ``mask`` have that of ``module``."""
+        """Tell whether marks ``mask`` have that of ``module``."""
         return bool(self.bits[id(module)] & mask)
 
     def add(self, tensor: Tensor, mask: int) -> None:
-        """Add marks to a tensor."""
+        """Add marks to a tensor of any shape."""
         storage = _storage(tensor)
         self._alive.append(storage)
         self.marks[storage._cdata] = self.marks.get(storage._cdata, 0) | mask
 
     def note(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
-        """Note one operation."""
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        """Note one operation.
+
+        Args:
+            func: the operation.
+            args: what it took by position.
+            kwargs: and by name.
+            out: what it returned.
+
+        Returns:
+            Nothing.
+        """
+        read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         made = tree_leaves(out)
-        self.values_read |= bool(given) and (_by_value(func, given) or any(isinstance(x, int | float) for x in made))
+        self.values_read |= bool(read) and (_by_value(func, read) or any(isinstance(x, int | float) for x in made))
         by_shape = func.overloadpacket.__name__ in _LIKE | _NEW
-        mask = 0 if by_shape else self.of(given)
+        mask = 0 if by_shape else self.of(read)
         for module in self.open:
             mask |= self.bits.get(id(module), 0)
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -152,10 +162,10 @@ def _storage(tensor: Tensor) -> Any:
     return tensor.untyped_storage()
 
 
-def _by_value(func: Any, given: Sequence[Tensor]) -> bool:
+def _by_value(func: Any, read: Sequence[Tensor]) -> bool:
     """Whether an operation gives Python a number, or has a shape that numbers decide."""
-    if func.overloadpacket is torch.ops.aten.index:  # by positions, unless it is given a mask
-        return any(t.dtype in _MASKS for t in given[1:])
+    if func.overloadpacket is torch.ops.aten.index:  # by positions, unless one of them is a mask
+        return any(t.dtype in _MASKS for t in read[1:])
     return any(tag in func.tags for tag in _BY_VALUE)
 
 

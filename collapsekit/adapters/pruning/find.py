@@ -58,7 +58,7 @@ class Pruning:
 
     @contextmanager
     def applied(self, modalities: Iterable[str], rows: int) -> Iterator[None]:
-        """Around a forward of so many rows in which the encoders of ``modalities`` are replayed."""
+        """Wrap a forward of so many rows in which the encoders of ``modalities`` are replayed."""
         plan = self.plans.get(frozenset(modalities))
         with nullcontext() if plan is None else plan.applied(rows):
             yield
@@ -92,7 +92,7 @@ def find_pruning(
         for names in (everything, *(everything - {m} for m in recorded)):
             if names != everything and not plans:  # the more is replayed, the more may be left out
                 break
-            skips = _found(replays, names)
+            skips = _find_skips(replays, names)
             plan = replays.tried(skips, names) if skips else None
             if plan is None:
                 continue
@@ -166,12 +166,12 @@ class _Replays:
         return [*counts, (FEW[0], False, 0.0), (FEW[0], True, float("nan"))]
 
 
-def _found(replays: _Replays, names: frozenset[str]) -> tuple[Skip, ...]:
+def _find_skips(replays: _Replays, names: frozenset[str]) -> tuple[Skip, ...]:
     """The outermost modules that feed nothing but encoders of ``names``. None where that cannot be told, as for a model
     whose forward looks at numbers."""
     try:
         early = _early(replays, names)
-        return _skips(replays, names, early) if early else ()
+        return _learn_skips(replays, names, early) if early else ()
     except _FAILS:
         return ()
 
@@ -189,7 +189,7 @@ def _early(replays: _Replays, names: frozenset[str]) -> list[nn.Module]:
     return [m for m in before.values() if all(id(sub) not in taps for sub in m.modules())]
 
 
-def _skips(replays: _Replays, names: frozenset[str], early: Sequence[nn.Module]) -> tuple[Skip, ...]:
+def _learn_skips(replays: _Replays, names: frozenset[str], early: Sequence[nn.Module]) -> tuple[Skip, ...]:
     model = replays.adapter.model
     paths = {id(m): path for path, m in model.named_modules()}
     reached, forms, calls = set[int](), dict[int, list[tuple[int, Form]]](), list[Call]()
@@ -243,17 +243,17 @@ class _Watch(Calls):
     def _begin(self, module: nn.Module, args: Any) -> None:
         super()._begin(module, args)
         if id(module) in self.watched:
-            self._before.append((random_states(), _held(self.model)))
+            self._before.append((random_states(), _contents(self.model)))
 
     def returned(self, module: nn.Module, output: Any) -> None:
         del output
         if id(module) in self.watched:
             drawn, held = self._before.pop()
-            if drawn != random_states() or not _as_it_was(held, _held(self.model)):
+            if drawn != random_states() or not _as_it_was(held, _contents(self.model)):
                 self.acting.add(id(module))
 
 
-def _held(model: nn.Module) -> dict[tuple[int, str], tuple[Any, int]]:
+def _contents(model: nn.Module) -> dict[tuple[int, str], tuple[Any, int]]:
     """What modules hold: each thing, with how many there are in a collection, or how often a tensor was written into."""
     found = {}
     for module in model.modules():

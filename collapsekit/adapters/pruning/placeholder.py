@@ -47,7 +47,7 @@ class Form:
 
 
 def form_of(value: Any) -> Form:
-    """The form of what a module returned."""
+    """Note the form of what a module returned."""
     leaves, tree = flatten(value)
     small = [x.new_zeros(()) if isinstance(x, Tensor) else x for x in leaves]  # the tree keeps what it was learned from
     shapes = [
@@ -67,7 +67,7 @@ class Blank:
     device: torch.device
 
     def make(self, rows: int, fill: Fill) -> Tensor:
-        """A tensor of so many rows."""
+        """Make a tensor of this shape for so many rows."""
         shape = [size * rows if by_row else size for size, by_row in self.sizes]
         value = fill.value if self.dtype.is_floating_point else 0
         if fill.thin:
