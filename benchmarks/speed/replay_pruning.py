@@ -5,9 +5,9 @@ python -m benchmarks.speed.replay_pruning
 The model: four branches, each a list of five layers (four convolutions of 32 to 256 channels on pictures of 64 x 64, and a
 linear layer, which is the encoder), a fusion and head of 0.07 million weights. A plain pass is a user's own evaluation loop,
 in batches of 64. *Whole* lets all of the model but the encoders run in each what-if question, *pruned* leaves out what feeds
-nothing but them. One replay: fusion and head over all examples. A diagnosis: every probe that trains nothing, with 8 draws
-for the coalitions. Both ways are taken in turn in one process, on one thread; CPU seconds, medians. The reports of both ways
-are compared.
+nothing but them. One replay: fusion and head over all examples. A diagnosis: every probe that trains nothing (--draws: of
+other examples for the coalitions, if not the default). Both ways are taken in turn in one process, on one thread; CPU
+seconds, medians. The reports of both ways are compared.
 """
 
 from __future__ import annotations
@@ -123,12 +123,14 @@ def replays(model: nn.Module, data: dict[str, dict[str, Tensor]], repeats: int) 
     return one, two, three
 
 
-def diagnoses(model: nn.Module, data: dict[str, dict[str, Tensor]], repeats: int) -> tuple[float, float]:
+def diagnoses(
+    model: nn.Module, data: dict[str, dict[str, Tensor]], repeats: int, draws: int | None = None
+) -> tuple[float, float]:
     """Seconds of a diagnosis, whole and pruned. Raises ValueError where a byte of their reports differs."""
     reports: list[Report] = []
 
     def run() -> None:
-        options = {"reliance": {"draws": 8}}
+        options = {"reliance": {"draws": draws}} if draws is not None else {}
         reports.append(diagnose(config=CONFIG, model=model, data=data, probes=training_free(), options=options))
 
     whole, pruned = [], []
@@ -145,10 +147,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--draws", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
     net, splits = subject(options.examples)
     plain, full, left = replays(net, splits, options.repeats)
     print(f"plain pass {plain:.2f} s; one replay: whole {full:.3f} s, pruned {left:.4f} s ({full / left:.0f} : 1)")
-    full, left = diagnoses(net, splits, options.repeats)
+    full, left = diagnoses(net, splits, options.repeats, options.draws)
     print(f"diagnosis: whole {full:.1f} s ({full / plain:.1f} passes), pruned {left:.1f} s ({left / plain:.1f} passes)")
