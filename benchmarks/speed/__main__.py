@@ -5,7 +5,7 @@ python -m benchmarks.speed
 Ours, the naive way, another package, what is asked for, and the ratio of the two in the row; each row is measured in one
 process (start-up and large checkpoints: one a command), both sides in turn. Under ten minutes on two idle cores. Packages to
 compare with are in the extra `bench`; where one is missing its rows say so. The parts print more by themselves:
-benchmarks.speed.passes, .naive, .streaming, .settings, .startup, .large, .peers.
+benchmarks.speed.passes, .naive, .streaming, .settings, .startup, .large, .peers; .replay_pruning by itself alone.
 """
 
 from __future__ import annotations

@@ -99,6 +99,20 @@ def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tenso
     )
 
 
+def not_pruned(paths: Sequence[str]) -> ReportWarning | None:
+    """Warn of submodules at ``paths`` that were to be left out of replays, and that the model's answer needs."""
+    if not paths:
+        return None
+    one = len(paths) == 1
+    return ReportWarning(
+        name="replay_not_pruned",
+        sentence=f"{listed(paths)} {'seems' if one else 'seem'} to feed nothing but encoders, whose outputs are recorded, "
+        f"yet without {'it' if one else 'them'} the model answers otherwise. So nothing was left out of what-if questions: "
+        "the numbers hold, and take longer. Call submodules as `module(x)`, not by `.forward`, and let them hand on tensors "
+        "only.",
+    )
+
+
 def copied_rows(split: str, found: Mapping[str, tuple[int, int]], examples: int) -> ReportWarning | None:
     """Warn of examples that another split has too.
 

@@ -121,11 +121,11 @@ class Tap:
             if self.entering:
                 stack.callback(self.module.register_forward_pre_hook(lambda *_: value, with_kwargs=True).remove)
             else:
-                stack.enter_context(_attribute_set(self.module, "forward", lambda *_args, **_kwargs: value))
+                stack.enter_context(attribute_set(self.module, "forward", lambda *_args, **_kwargs: value))
                 # The user's own hooks still fire, but what they would make of it is in the recording already.
                 stack.callback(self.module.register_forward_hook(lambda *_: value).remove)
             for (path, name), tensor in zip(shape.attributes, moving, strict=True):
-                stack.enter_context(_attribute_set(self.module.get_submodule(path), name, tensor))
+                stack.enter_context(attribute_set(self.module.get_submodule(path), name, tensor))
             yield
 
     def _known_shape(self) -> CaptureLayout:
@@ -250,8 +250,17 @@ def shape_behind(tap: Tap, wrapper: nn.Module) -> CaptureLayout | None:
 
 
 @contextmanager
-def _attribute_set(module: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """An attribute on the instance (``forward`` too) for a while; it is gone afterwards where it was not there."""
+def attribute_set(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute on the instance (``forward`` too) for a while.
+
+    Args:
+        module: that has it.
+        name: of the attribute.
+        value: which it has meanwhile.
+
+    Yields:
+        Nothing; it is gone afterwards where it was not there.
+    """
     there, before = name in vars(module), vars(module).get(name)
     module.__dict__[name] = value
     try:

@@ -14,6 +14,7 @@ from collapsekit.adapters.build import check_described, features_path, find_subm
 from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_features
+from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
 from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
 from collapsekit.data.base import Batch
@@ -34,6 +35,7 @@ class ModuleAdapter(Adapter):
         self.taps = {m: self._tap(m) for m in self.modalities}
         self.fusion_tap = _make_tap(self.model, str(config.fusion), f"fusion {config.fusion!r}")
         _need_apart(self.taps, self.fusion_tap, config)
+        self.pruning: Pruning | None = None  # what replays leave out; None: not found out yet, so nothing
         if config.head is not None:
             find_submodule(self.model, config.head.removesuffix(":input"), "head")
 
@@ -47,6 +49,7 @@ class ModuleAdapter(Adapter):
 
     def insert(self, structure: Sequence[Mapping[str, Any]]) -> None:
         super().insert(structure)
+        self.pruning = None
         for m, before in self.taps.items():
             self.taps[m] = self._tap(m)
             self.taps[m].shape = shape_behind(before, self.taps[m].module)
@@ -161,12 +164,20 @@ class ModuleAdapter(Adapter):
         ready = self.prepare(inputs)
         fused: list[Any] = []
         with ExitStack() as stack:
+            stack.enter_context((self.pruning or NOTHING).applied(recorded, len(next(iter(ready.values())))))
             for m in recorded:
                 stack.enter_context(self.taps[m].replaying(recorded[m], self.device))
             stack.enter_context(self.fusion_tap.recording(fused))
             output = self._guarded_forward(ready)
         feature = self.fusion_tap.live_feature(_once(fused, self.fusion_tap.what))
         return self._prediction(feature, output, len(next(iter(ready.values()))))
+
+    def prune(self, batch: Batch, recorded: Mapping[str, Activations]) -> tuple[str, ...]:
+        """Find out what replays may leave out, on the first ``batch`` and what was ``recorded`` of it. Returns paths of what
+        seemed not to be needed, where the model answered otherwise without it: all of it runs then."""
+        if self.pruning is None:
+            self.pruning = find_pruning(self, batch, recorded, self.taps, self.fusion_tap)
+        return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         ready = self.prepare(inputs)

@@ -18,9 +18,11 @@ from collapsekit.adapters.caveats import (
     inputs_changed,
     listed,
     not_in_the_state,
+    not_pruned,
     weights_changed,
 )
 from collapsekit.adapters.live.state import State
+from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError, ConfigError, DataError
 from collapsekit.report.diagnosis import ReportWarning
@@ -111,11 +113,13 @@ def validate_model(
     result, apart = run.in_other_company(result, few)
     if rebuilt is None:
         rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
+    refused = adapter.prune(batch, result.recorded) if isinstance(adapter, ModuleAdapter) else ()
     found = (
         inputs_changed(adapter),
         weights_changed(adapter),
         depends_on_batch(adapter, apart),
         None if rebuilt else not_in_the_state(adapter.model, loose),
+        not_pruned(refused),
     )
     return Sound(result, tuple(w for w in found if w is not None), rebuilt)
 

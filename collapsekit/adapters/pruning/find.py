@@ -1,0 +1,274 @@
+"""Found out on the first batch: which modules feed nothing but replayed encoders; tried before any is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapters.base import Activations, Adapter
+from collapsekit.adapters.build import own_attributes, preserve_rng_state, random_states, seed_everything
+from collapsekit.adapters.hooks import Tap
+from collapsekit.adapters.live.state import same_bits
+from collapsekit.adapters.pruning.dependence import Call, Calls, Dependence
+from collapsekit.adapters.pruning.placeholder import THIN, Fill, Form, Skip, make_skip
+from collapsekit.data.base import Batch
+from collapsekit.errors import CollapsekitError
+
+FEW = (2, 3)  # rows of the replays that are watched, of which every tensor is kept
+SOME = 16
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_FAILS = (CollapsekitError, RuntimeError)  # a model that wants whole batches, tensors that have no storage
+
+
+@dataclass(frozen=True)
+class SkipPlan:
+    """The modules that replays leave out."""
+
+    skips: tuple[Skip, ...]
+    fill: Fill = THIN
+
+    @cached_property
+    def inside(self) -> tuple[nn.Module, ...]:
+        """All that does not run."""
+        return tuple(sub for skip in self.skips for sub in skip.module.modules())
+
+    @contextmanager
+    def applied(self, rows: int) -> Iterator[None]:
+        """Leave them out for a while, of a forward of so many rows. Not where one of them trains, when it may draw random
+        numbers, nor under torch.func, where a tensor may have another axis than it shows."""
+        whole = any(m.training for m in self.inside) or torch._C._functorch.peek_interpreter_stack() is not None
+        with ExitStack() as stack:
+            for skip in () if whole else self.skips:
+                stack.enter_context(skip.applied(rows, self.fill))
+            yield
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is left out, by the modalities that are replayed; and what was to be, where the model then answered otherwise."""
+
+    plans: Mapping[frozenset[str], SkipPlan]
+    refused: tuple[str, ...] = ()
+
+    @contextmanager
+    def applied(self, modalities: Iterable[str], rows: int) -> Iterator[None]:
+        """Wrap a forward of so many rows in which the encoders of ``modalities`` are replayed."""
+        plan = self.plans.get(frozenset(modalities))
+        with nullcontext() if plan is None else plan.applied(rows):
+            yield
+
+
+NOTHING = Pruning({})
+
+
+def find_pruning(
+    adapter: Adapter,
+    batch: Batch,
+    recorded: Mapping[str, Activations],
+    encoders: Mapping[str, Tap],
+    fusion: Tap,
+) -> Pruning:
+    """Find what replays may leave out, for all modalities and for all but one.
+
+    Args:
+        adapter: the model, of which nothing is left out yet.
+        batch: the first one.
+        recorded: what was recorded of it.
+        encoders: where each modality is recorded.
+        fusion: where the fusion is.
+
+    Returns:
+        What is left out. Where the model does not answer with the same bits then, nothing is.
+    """
+    replays, everything = _Replays(adapter, batch, recorded, encoders, fusion), frozenset(recorded)
+    plans: dict[frozenset[str], SkipPlan] = {}
+    with torch.no_grad(), preserve_rng_state():
+        for names in (everything, *(everything - {m} for m in recorded)):
+            if names != everything and not plans:  # the more is replayed, the more may be left out
+                break
+            skips = _find_skips(replays, names)
+            plan = replays.tried(skips, names) if skips else None
+            if plan is None:
+                continue
+            if not plan.skips:
+                return Pruning({}, tuple(skip.path for skip in skips))
+            plans[names] = plan
+    return Pruning(plans)
+
+
+@dataclass(frozen=True)
+class _Replays:
+    """The first batch, to be answered again from its recordings."""
+
+    adapter: Adapter
+    batch: Batch
+    recorded: Mapping[str, Activations]
+    encoders: Mapping[str, Tap]
+    fusion: Tap
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.batch.values())))
+
+    def rows(self, count: int) -> Tensor:
+        """Numbers of so many examples, some several times where there are fewer."""
+        return torch.arange(count) % self.count
+
+    def answer(self, names: frozenset[str], rows: Tensor, *, edited: bool = False) -> tuple[Tensor, ...]:
+        """Answer ``rows``, the modalities ``names`` replayed; ``edited``: taken from other examples, and scaled."""
+
+        def taken(t: Tensor) -> Tensor:
+            t = t.index_select(0, rows.to(t.device))
+            if not edited:
+                return t
+            return t.roll(1, 0) * 1.5 if t.is_floating_point() else t.roll(1, 0)
+
+        recorded = {m: tuple(map(taken, r)) for m, r in self.recorded.items() if m in names}
+        inputs = {k: v.index_select(0, rows.to(v.device)) for k, v in self.batch.items()}
+        seed_everything(0)
+        if names == self.recorded.keys():
+            said = self.adapter.rerun(recorded, inputs)
+            return said.fused, said.outputs
+        return (self.adapter.outputs_of(recorded, inputs),)
+
+    def tried(self, skips: Sequence[Skip], names: frozenset[str]) -> SkipPlan | None:
+        """The plan under which the model answers with the same bits, whatever is in the place of what is left out: an empty
+        one where it does not; None where that cannot be told, as the whole model does not answer, or never twice alike."""
+        trials = self._trials(names)
+        try:
+            whole = [self.answer(names, self.rows(count), edited=edited) for count, edited, _ in trials]
+        except _FAILS:
+            return None
+        for thin in (True, False):
+            try:
+                for (count, edited, value), expected in zip(trials, whole, strict=True):
+                    with SkipPlan(tuple(skips), Fill(value, thin)).applied(count):
+                        pruned = self.answer(names, self.rows(count), edited=edited)
+                    if not all(map(same_bits, expected, pruned)):
+                        again = self.answer(names, self.rows(count), edited=edited)
+                        return SkipPlan(()) if all(map(same_bits, expected, again)) else None
+                return SkipPlan(tuple(skips), Fill(thin=thin))
+            except _FAILS:  # the model writes into what it gets, say
+                continue
+        return SkipPlan(())
+
+    def _trials(self, names: frozenset[str]) -> list[tuple[int, bool, float]]:
+        """Rows, whether what is replayed is edited, and what the modules left out are full of."""
+        if names != self.recorded.keys():  # an encoder runs, so of fewer rows
+            return [(min(self.count, SOME), True, float("nan")), (FEW[0], False, 0.0)]
+        counts = (self.count, False, 0.0), (self.count, True, float("nan"))
+        return [*counts, (FEW[0], False, 0.0), (FEW[0], True, float("nan"))]
+
+
+def _find_skips(replays: _Replays, names: frozenset[str]) -> tuple[Skip, ...]:
+    """The outermost modules that feed nothing but encoders of ``names``. None where that cannot be told, as for a model
+    whose forward looks at numbers."""
+    try:
+        early = _early(replays, names)
+        return _learn_skips(replays, names, early) if early else ()
+    except _FAILS:
+        return ()
+
+
+def _early(replays: _Replays, names: frozenset[str]) -> list[nn.Module]:
+    """Modules that a replay calls before the last replayed encoder, and that hold no tap."""
+    calls = Calls()
+    with calls.listening():
+        replays.answer(names, replays.rows(FEW[0]))
+    replayed = {id(replays.encoders[m].module) for m in names}
+    taps = {id(tap.module) for tap in (*replays.encoders.values(), replays.fusion)}
+    last = max((i for i, call in enumerate(calls.ended) if id(call.module) in replayed), default=0)
+    outside = [call for call in calls.ended[:last] if not any(id(outer) in replayed for outer in call.within)]
+    before = {id(call.module): call.module for call in outside}
+    return [m for m in before.values() if all(id(sub) not in taps for sub in m.modules())]
+
+
+def _learn_skips(replays: _Replays, names: frozenset[str], early: Sequence[nn.Module]) -> tuple[Skip, ...]:
+    model = replays.adapter.model
+    paths = {id(m): path for path, m in model.named_modules()}
+    reached, forms, calls = set[int](), dict[int, list[tuple[int, Form]]](), list[Call]()
+    for count, gradient in ((FEW[0], False), (FEW[1], False), (FEW[1], True)):
+        marks = Dependence(model.modules())
+        with torch.set_grad_enabled(gradient), marks.listening():
+            mask = marks.of(replays.answer(names, replays.rows(count))) | marks.drawn
+        if marks.values_read or marks.elsewhere:
+            return ()
+        reached |= {i for i, m in ((id(m), m) for m in model.modules()) if marks.reaches(m, mask)}
+        calls += marks.ended
+        for call in marks.ended:
+            forms.setdefault(id(call.module), []).append((count, call.form))
+    free = [m for m in early if id(m) in paths and id(m) not in reached and not _heard(m)]
+    made = {id(m): make_skip(paths[id(m)], m, forms[id(m)]) for m in free}
+    left = {i: skip for i, skip in made.items() if skip is not None}
+    while left:
+        outer = _outermost(left, calls)
+        watch = _Watch(model, outer)
+        with watch.listening():
+            replays.answer(names, replays.rows(FEW[0]))
+        if not watch.acting:
+            return tuple(left[i] for i in left if i in outer)
+        left = {i: skip for i, skip in left.items() if i not in watch.acting}
+    return ()
+
+
+def _heard(module: nn.Module) -> bool:
+    """Whether someone listens to the module or to what it holds."""
+    return any(getattr(sub, hooks, None) for sub in module.modules() for hooks in _HOOKS)
+
+
+def _outermost(skips: Mapping[int, Skip], calls: Sequence[Call]) -> set[int]:
+    """Those that are called at least once outside of all others."""
+    return {
+        id(call.module)
+        for call in calls
+        if id(call.module) in skips and not any(id(outer) in skips for outer in call.within)
+    }
+
+
+class _Watch(Calls):
+    """Which of some modules do anything beside answering: draw random numbers, or leave something in the model."""
+
+    def __init__(self, model: nn.Module, watched: set[int]) -> None:
+        super().__init__()
+        self.model, self.watched = model, watched
+        self.acting: set[int] = set()
+        self._before: list[Any] = []
+
+    def _begin(self, module: nn.Module, args: Any) -> None:
+        super()._begin(module, args)
+        if id(module) in self.watched:
+            self._before.append((random_states(), _contents(self.model)))
+
+    def returned(self, module: nn.Module, output: Any) -> None:
+        del output
+        if id(module) in self.watched:
+            drawn, held = self._before.pop()
+            if drawn != random_states() or not _as_it_was(held, _contents(self.model)):
+                self.acting.add(id(module))
+
+
+def _contents(model: nn.Module) -> dict[tuple[int, str], tuple[Any, int]]:
+    """What modules hold: each thing, with how many there are in a collection, or how often a tensor was written into."""
+    found = {}
+    for module in model.modules():
+        for name, value in (*own_attributes(module).items(), *module._buffers.items(), *module._parameters.items()):
+            found[id(module), name] = value, _size(value)
+    return found
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return 0 if value.is_inference() else value._version
+    return len(value) if isinstance(value, list | dict | set) else 0
+
+
+def _as_it_was(before: Mapping[Any, tuple[Any, int]], now: Mapping[Any, tuple[Any, int]]) -> bool:
+    return before.keys() == now.keys() and all(
+        value is now[key][0] and size == now[key][1] for key, (value, size) in before.items()
+    )
