@@ -15,20 +15,16 @@ what does not grow with the model weighs most.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.plugins import import_plugin
 from benchmarks.repair.cost import CLASSES, INPUTS, MODALITIES, WIDTH, Wide
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "callbacks" / "src"))
-from collapsekit_callbacks import Monitor
 
 CONFIG = {"modalities": {m: f"encoders.{m}" for m in MODALITIES}, "fusion": "fusion", "task": "classification"}
 
@@ -55,7 +51,7 @@ def times(model: Wide, size: int, draws: int, repeats: int) -> tuple[float, floa
     """Median seconds of a training step, and of a measurement, on ``size`` examples each."""
     batch = {m: torch.randn(size, INPUTS) for m in MODALITIES} | {"label": torch.randint(0, CLASSES, (size,))}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    monitor = Monitor(model, batch, CONFIG, draws=draws)
+    monitor = import_plugin("callbacks").Monitor(model, batch, CONFIG, draws=draws)
 
     def step() -> None:
         optimizer.zero_grad()

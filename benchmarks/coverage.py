@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,12 +15,13 @@ from benchmarks.planted.measure import config_of
 from benchmarks.planted.subjects import Made, Subject, make
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
-from collapsekit.context import Options, Settings
+from collapsekit.context import Settings
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.probes.credit import reliance, utilisation
 from collapsekit.probes.geometry import spectrum, vif
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.session import Session
 
 POOL, LARGE = 40_000, 16_000
 SMALL = {"fused": 4}  # so that VIF is a number, not a bound
@@ -50,14 +50,10 @@ WATCHED = (
 def results(adapter: ModuleAdapter, features: Features) -> dict[tuple[str, str | None], Result]:
     """The watched numbers, trained models taken from nowhere but the checkpoint (profile quick)."""
     options = reliance.RelianceOptions(draws=32)
-    settings = Settings(profile="quick", others={"reliance": options})
+    session = Session.of(adapter, features, Settings(profile="quick", others={"reliance": options}))
     found: dict[tuple[str, str | None], Result] = {}
-    for run, own in ((reliance.run, options), (utilisation.run, Options()), (vif.run, None), (spectrum.run, None)):
-        from collapsekit import registry
-
-        name = run.__module__.rsplit(".", 1)[1]
-        chosen = own if own is not None else registry.get_probe(name).options()
-        for r in run(adapter, features, settings=replace(settings, options=chosen)):
+    for probe in (reliance, utilisation, vif, spectrum):
+        for r in probe.run(session):
             if r.name in WATCHED and r.value is not None:
                 found[r.name, r.modality] = r
     return found

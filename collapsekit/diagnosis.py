@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -139,7 +138,7 @@ def report_on(
             cache=_cache(how.cache, chosen, progress),
         )
         results = _results(chosen, session)
-        described = subject_of(adapter, features, where, session.seed)
+        described = subject_of(session)
         failed = {r.probe for r in results if r.error is not None}
         records = _records(session, {spec.name for spec in chosen} - failed)
     seed = config.model.seed if how.training_seed is None else how.training_seed
@@ -165,14 +164,12 @@ def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Prog
 
 
 def _results(chosen: Sequence[ProbeSpec], session: Session) -> list[Result]:
-    """What every chosen probe found, each told its own options."""
+    """What every chosen probe found, by name."""
     found: dict[str, list[Result]] = {}
-    base = session.settings
     # What trains comes first: the model's answers that it asks for, calibrated, include those the others need.
     for i, spec in enumerate(sorted(chosen, key=lambda s: s.trains == "nothing")):
-        base.progress.step(f"probe {spec.name}", i, len(chosen))
-        settings = replace(base, options=base.others[spec.name])
-        found[spec.name] = run_probe(spec, session.adapter, session.features, settings)
+        session.progress.step(f"probe {spec.name}", i, len(chosen))
+        found[spec.name] = run_probe(spec, session)
     given = [result for spec in chosen for result in found[spec.name]]
     check_once(given)
     return given

@@ -26,6 +26,7 @@ _WHERE = {
     "Profile": "context",
     "Progress": "context",
     "Result": "report.diagnosis",
+    "Session": "session.session",
     "Settings": "context",
     "extract": "features.extraction",
     "jackknife_interval": "stats.inference.jackknife:interval",
@@ -33,7 +34,7 @@ _WHERE = {
     "predict": "interventions.replay",
     # Numbers
     "Moments": "stats.linalg.moments",
-    "NO_MIXTURE": "probes.geometry.spectrum:CONCATENATED",
+    "NO_MIXTURE": "probes._shared:CONCATENATED",
     "effective_rank": "stats.linalg.spectrum",
     "fit_ridge": "stats.linear",
     "singular_values": "stats.linalg.spectrum",
@@ -129,6 +130,7 @@ __all__ = [
     "RefusedError",
     "Report",
     "Result",
+    "Session",
     "Settings",
     "Source",
     "Stage",
@@ -205,13 +207,14 @@ if TYPE_CHECKING:
     from collapsekit.interventions.replay import predict
     from collapsekit.measures import Measure, declare
     from collapsekit.measures.measure import LOSS, METRIC
-    from collapsekit.probes.geometry.spectrum import CONCATENATED as NO_MIXTURE
+    from collapsekit.probes._shared import CONCATENATED as NO_MIXTURE
     from collapsekit.registry import adapter, probe, repair_method, task
     from collapsekit.repairs.training.job import Job, Stage, Step
     from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
     from collapsekit.report.names import cleaned as clean_report
     from collapsekit.report.verdicts import DECIDING as VERDICT_PROBES
     from collapsekit.session.opening import build_adapter
+    from collapsekit.session.session import Session as Session
     from collapsekit.stats.inference.jackknife import interval as jackknife_interval
     from collapsekit.stats.linalg.moments import Moments
     from collapsekit.stats.linalg.spectrum import effective_rank, singular_values, singular_values_svd

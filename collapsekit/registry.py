@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import math
 import pkgutil
 import sys
@@ -35,7 +36,7 @@ class ProbeSpec:
     """A probe as registered: what it measures, where that is defined, what it may cost."""
 
     name: str
-    run: Callable[..., Iterable[Any]]  # (adapter, features, *, settings) -> Results
+    run: Callable[..., Iterable[Any]]  # (session) -> Results
     summary: str
     definition: str
     source: str
@@ -45,6 +46,7 @@ class ProbeSpec:
     default: bool = True  # whether it runs where no probe is named
     title: str | None = None  # of its section in pages; None: its name
     place: float = math.inf  # of that section, the least first
+    older: bool = False  # whether run takes (adapter, features, *, settings) instead of the session
 
 
 class ProbeFacts(TypedDict):
@@ -100,9 +102,10 @@ TASKS: dict[str, TaskSpec] = {}
 def probe(
     name: str, **facts: Unpack[ProbeFacts]
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
-    """Register ``(adapter, features, *, settings) -> Results`` as the probe ``name``.
+    """Register ``(session) -> Results`` as the probe ``name``.
 
-    Features are shared by all probes and must not be changed.
+    The session and its features are shared by all probes and must not be changed. The older form,
+    ``(adapter, features, *, settings) -> Results``, works as well; the two are told apart by the signature, here.
 
     Args:
         name: what it is called in options and reports; its results are called NAME.WHAT.
@@ -123,10 +126,31 @@ def probe(
         if known is not None and known.run.__module__ != run.__module__:
             files = f"{_file_of(known.run)} and {_file_of(run)}"
             raise ConfigError(f"probe {name!r} is registered twice, by {files}: rename one.")
-        PROBES[name] = ProbeSpec(name, run, **facts)
+        PROBES[name] = ProbeSpec(name, run, **facts, older=not _takes_session(run))
+        ordered = sorted(PROBES.items())  # so that nothing depends on which file is imported first
+        PROBES.clear()
+        PROBES.update(ordered)
         return run
 
     return register
+
+
+def _takes_session(run: Callable[..., Any]) -> bool:
+    """Whether a probe is called with a session alone; what fits neither form is called as it always was, and fails so."""
+    try:
+        signature = inspect.signature(run)
+    except (TypeError, ValueError):  # some callables of other languages have none
+        return False
+    return _binds(signature, 1) and not _binds(signature, 2, settings=None)
+
+
+def _binds(signature: inspect.Signature, count: int, **named: None) -> bool:
+    """Whether a call with so many arguments by place and those ``named`` fits."""
+    try:
+        signature.bind(*[None] * count, **named)
+    except TypeError:
+        return False
+    return True
 
 
 def adapter(name: str, *, summary: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,47 @@ def test_a_plugin_probe_runs_like_a_built_in_one(problem: Problem, tmp_path: Pat
     assert heading_of("tiny1").title == "Tiny things"  # once it has run, pages head its results so
     with pytest.raises(ConfigError, match=r"no option 'facter'.*did you mean 'factor'"):
         problem.diagnose(plugins=[path], probes=["tiny1"], options={"tiny1": {"facter": 2.0}})
+
+
+NEWER = PLUGIN.replace("def run(adapter, features, *, settings):", "def run(session):")
+NEWER = NEWER.replace("len(features) * settings.own(", "len(session.features) * session.options_of('tiny{n}', ")
+
+
+def test_both_forms_of_a_probe_find_the_same(problem: Problem, tmp_path: Path) -> None:
+    paths = [plugin(tmp_path / "older"), plugin(tmp_path / "newer", NEWER, n=2)]
+    options = {"tiny1": {"factor": 3.0}, "tiny2": {"factor": 3.0}}
+    report = problem.diagnose(plugins=paths, probes=["tiny1", "tiny2"], options=options)
+    assert [r.value for r in report.results] == [480.0, 480.0]
+    assert [registry.PROBES[name].older for name in ("tiny1", "tiny2")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("signature", "older"),
+    [
+        ("session", False),
+        ("session, *, factor=1.0", False),
+        ("session, /", False),
+        ("adapter, features, *, settings", True),
+        ("adapter, features, settings", True),
+        ("adapter, features, **about", True),
+        ("*parts, **about", True),  # as a decorator makes it
+        ("adapter, features", True),  # neither: it fails when it is run, as it always did
+        ("", True),
+    ],
+)
+def test_the_form_of_a_probe_is_told_by_its_signature(signature: str, older: bool) -> None:
+    names: dict[str, Any] = {}
+    exec(f"def run({signature}): ...", names)
+    names["run"].__module__ = "somewhere"
+    registry.probe("signed", summary="s", definition="d", source="s", cannot="c")(names["run"])
+    assert registry.PROBES["signed"].older is older
+
+
+def test_probes_are_in_the_order_of_their_names_whoever_registers_first(tmp_path: Path) -> None:
+    for n in (2, 1):
+        registry.load_plugin_file(plugin(tmp_path / f"p{n}", PLUGIN.replace("tiny", "aa_tiny"), n=n))
+    assert list(registry.PROBES)[:2] == ["aa_tiny1", "aa_tiny2"]
+    assert list(registry.PROBES) == sorted(registry.PROBES)
 
 
 def test_two_plugins_of_one_file_name_and_one_loaded_twice(tmp_path: Path) -> None:

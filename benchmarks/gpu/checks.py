@@ -6,7 +6,6 @@ import contextlib
 import copy
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 import collapsekit
 from benchmarks.gpu.subjects import EVERYWHERE, KINDS, build, make_project
+from benchmarks.plugins import import_plugin
 from benchmarks.repair.planted import only_deciding
 from collapsekit.adapters.inserts import substitute_missing
 from collapsekit.config.load import check_config
@@ -27,9 +27,6 @@ from collapsekit.interventions.edits import unread_inputs
 from collapsekit.interventions.replay import by_row
 from collapsekit.report.diagnosis import Report
 from collapsekit.session.opening import build_adapter
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "plugins" / "callbacks" / "src"))
-from collapsekit_callbacks import Monitor
 
 Numbers = dict[str, float | None]
 REPAIRS: dict[str, dict[str, Any]] = {
@@ -191,7 +188,9 @@ def monitored(device: str, folder: Path, *, kind: str) -> Numbers:
     config, held = project(folder, kind), _held(kind, folder)
     model = _live(config, device).train()
     before = state_numbers(model)
-    monitor = Monitor(model, {k: v.to(device) for k, v in held.items()}, _without_data(config), every=1)
+    monitor = import_plugin("callbacks").Monitor(
+        model, {k: v.to(device) for k, v in held.items()}, _without_data(config), every=1
+    )
     found = {f"before: {k}": v for k, v in monitor.measure().items()}
     assert state_numbers(model) == before
     assert model.training

@@ -9,8 +9,8 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.replay import predict
 from collapsekit.probes.robustness.missing import absent_sets
-from collapsekit.session.measured import late_fusion
 from collapsekit.session.opening import build_adapter
+from collapsekit.session.session import Session
 
 
 def class_means(adapter: Adapter, split: str) -> float:
@@ -20,7 +20,7 @@ def class_means(adapter: Adapter, split: str) -> float:
         adapter.config, None, model=adapter.model, source=adapter.source
     )  # without the checkpoint, whose weights it had
     features = extract(live, split)
-    train, late = features.of("train"), late_fusion(live, features)
+    train, late = features.of("train"), Session.of(live, features).late_fusion()
     names, total = features.modalities, 0.0
     sets = absent_sets(len(names))
     for gone in sets:

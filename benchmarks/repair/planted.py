@@ -49,12 +49,12 @@ from collapsekit.errors import CollapsekitError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import make_reference
-from collapsekit.probes.credit.reliance import RelianceOptions, game_of
 from collapsekit.probes.credit.utilisation import (  # no result says the reference's own metric
     _best_readouts,
     _with_joint,
 )
 from collapsekit.session.opening import build_adapter
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.tasks.scoring import leave_out_metric
 
@@ -192,9 +192,10 @@ def prepare(made: Made, folder: Path, profile: str = "standard") -> Case | str:
                 return f"{m}, planted, is {found} on {split}"
     adapter, features = _on_test(config, folder / "ckpt.pt")
     settings = Settings(seed=0, level=LEVEL, progress=Progress(), others=check_options({}), **same)
-    readouts, _ = _best_readouts(adapter, features, settings)
-    game = game_of(adapter, features, settings.of("reliance", RelianceOptions), settings)
-    reference, _ = _with_joint(adapter, features, make_reference(adapter, features, readouts, game.donors), settings)
+    session = Session.of(adapter, features, settings)
+    readouts, _ = _best_readouts(session)
+    game = session.game
+    reference, _ = _with_joint(session, make_reference(adapter, features, readouts, game.donors))
     test = made.data["test"]
     best = made.world.best(test, made.world.modalities).reshape(SIZES["test"], -1)
     return Case(

@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from collapsekit.adapters.base import Adapter
-from collapsekit.context import Settings
+from collapsekit.context import Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import CollapsekitError, ConfigError, FaultError, NumericsError, ProcessLostError
 from collapsekit.features.features import Features
 from collapsekit.registry import ProbeSpec, modules_of
 from collapsekit.report.diagnosis import Report, ReportWarning, Result
 from collapsekit.report.verdicts import DECIDING, FAILED
+from collapsekit.session.session import Session
 from collapsekit.user_code.process_state import each_of
 
 RAISE = "COLLAPSEKIT_RAISE"  # set to anything: errors that nobody foresaw are raised, so that no test passes on one
@@ -29,23 +29,32 @@ class ContractError(ConfigError):
     """A probe gave something that is no result of it."""
 
 
-def run_probe(spec: ProbeSpec, adapter: Adapter, features: Features, settings: Settings) -> list[Result]:
-    """Results of one probe. Of one that fails in a way nobody foresaw it is a single one, skipped, that names the error's
-    kind and place: what it gave until then is dropped, as half of it must not pass for the whole.
+def run_probe(spec: ProbeSpec, session: Session) -> list[Result]:
+    """Run one probe; its results in the order it yields them.
+
+    Of one that fails in a way nobody foresaw it is a single one, skipped, that names the error's kind and place: what it
+    gave until then is dropped, as half of it must not pass for the whole. Of several processes at one job all have it
+    skipped, or, where one that failed is no longer at the place of the others, all end.
 
     Raises CollapsekitErrors of the probe as they are, and, where the environment has COLLAPSEKIT_RAISE, every error, of a
-    user's own probe as ConfigError. Of several processes at one job all have it skipped, or, where one that failed is no
-    longer at the place of the others, all end.
+    user's own probe as ConfigError.
     """
     try:
-        results, error = _results(spec, adapter, features, settings), None
+        results, error = _results(spec, session), None
     except Exception as e:
         if not _unforeseen(e):
             raise
         if os.environ.get(RAISE):
             _raise(spec, e)
         results, error = [], e
-    return _by_all(spec, results, error, settings)
+    return _by_all(spec, results, error, session.progress)
+
+
+def measure(spec: ProbeSpec, session: Session) -> Iterable[Any]:
+    """Call a probe, whichever form it is written in; what it yields, unchecked."""
+    if spec.older:
+        return spec.run(session.adapter, session.features, settings=session.settings_of(spec.name))
+    return spec.run(session)
 
 
 def _unforeseen(error: Exception) -> bool:
@@ -60,7 +69,7 @@ def _raise(spec: ProbeSpec, error: Exception) -> NoReturn:
     raise ConfigError(f"probe {spec.name!r} failed{_at(spec, error)}: {_what(error)}.") from error
 
 
-def _by_all(spec: ProbeSpec, results: list[Result], error: Exception | None, settings: Settings) -> list[Result]:
+def _by_all(spec: ProbeSpec, results: list[Result], error: Exception | None, progress: Progress) -> list[Result]:
     """The results, unless it failed in some process; then the same skipped one in all of them."""
     mine = None if error is None or isinstance(error, ProcessLostError) else _failed(spec, error)
     try:
@@ -73,7 +82,7 @@ def _by_all(spec: ProbeSpec, results: list[Result], error: Exception | None, set
         return results
     first = next((rank for rank, (_, failure) in enumerate(found) if failure is not None), 0)
     if mine is not None and error is not None and first == current().rank:
-        settings.progress.fault(f"{_told(spec, error)}\n{''.join(traceback.format_exception(error))}")
+        progress.fault(f"{_told(spec, error)}\n{''.join(traceback.format_exception(error))}")
     return [found[first][1] or _skipped(spec, "a fault of collapsekit ended the probe", ProcessLostError.__name__)]
 
 
@@ -105,14 +114,14 @@ def fault_code(*reports: Report | None) -> int:
     return FaultError.exit_code if ended & ours else ConfigError.exit_code
 
 
-def _results(spec: ProbeSpec, adapter: Adapter, features: Features, settings: Settings) -> list[Result]:
+def _results(spec: ProbeSpec, session: Session) -> list[Result]:
     done: list[Result] = []
     try:
-        made: Iterable[Any] = spec.run(adapter, features, settings=settings)
+        made = measure(spec, session)
         if not isinstance(made, Iterable):
             raise ContractError(f"probe {spec.name!r} gave {type(made).__name__}, expected Results: yield them.")
         for result in made if is_ours(spec) else each_of(made, f"probe {spec.name!r}"):
-            _check(spec, result, features, done)
+            _check(spec, result, session.features, done)
             done.append(result)
     except NumericsError as e:
         done.append(_skipped(spec, str(e).rstrip(".")))

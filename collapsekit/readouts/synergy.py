@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.context import Settings
 from collapsekit.distributed.process_group import current
 from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
@@ -70,16 +69,14 @@ class FittedSynergy:
     loss: float  # on held-out examples
 
 
-def fit_on_recorded(
-    adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings
-) -> FittedSynergy:
+def fit_on_recorded(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], seed: int) -> FittedSynergy:
     """Fit the network that adds most on held-out examples; it reads what the checkpoint's own encoders gave.
 
     Args:
         adapter: the model.
         features: the examples to diagnose, whose training examples are fitted on.
         offset: what it adds to: natural parameters by split, of every row of train and of the held-out examples, (t, C).
-        settings: the seed.
+        seed: of the network's first weights and of the order of examples.
 
     Returns:
         The network of the better learning rate.
@@ -87,30 +84,30 @@ def fit_on_recorded(
     Raises:
         NumericsError: where there are no training examples.
     """
-    return FittedSynergy(*_SynergyFit.of(adapter, features, offset, settings).best_on_recorded())
+    return FittedSynergy(*_SynergyFit.of(adapter, features, offset, seed).best_on_recorded())
 
 
-def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynergy, settings: Settings) -> Synergy:
+def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynergy, seed: int) -> Synergy:
     """Give a fitted network the features it reads.
 
     Args:
         adapter: the model.
         features: the examples to diagnose.
         fitted: the network.
-        settings: the seed.
+        seed: of the network's first weights and of the order of examples.
 
     Returns:
         The network with the features of the diagnosed and of the held-out examples.
     """
-    job = _SynergyFit.of(adapter, features, {}, settings)
+    job = _SynergyFit.of(adapter, features, {}, seed)
     return job.made(fitted.net, job.recorded(), fitted.loss, "on the checkpoint's own encoders")
 
 
 def on_encoders(
-    adapter: Adapter, features: Features, offset: Mapping[str, Tensor], plan: Plan, settings: Settings
+    adapter: Adapter, features: Features, offset: Mapping[str, Tensor], plan: Plan, seed: int
 ) -> Synergy | None:
     """The same on encoders trained along with it; None where they cannot be, or not within the plan's budget."""
-    return _SynergyFit.of(adapter, features, offset, settings).on_encoders(plan, RATES[0])
+    return _SynergyFit.of(adapter, features, offset, seed).on_encoders(plan, RATES[0])
 
 
 def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
@@ -126,22 +123,22 @@ class _SynergyFit:
     at: FitSplit
     order: tuple[str, ...]
     offset: dict[str, Tensor]
-    settings: Settings
+    seed: int
 
     @staticmethod
-    def of(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], settings: Settings) -> _SynergyFit:
+    def of(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], seed: int) -> _SynergyFit:
         at = make_split(adapter, features)
         own = {split: values.float() for split, values in offset.items()}
-        return _SynergyFit(adapter, features, at, _order(adapter, at, settings.seed), own, settings)
+        return _SynergyFit(adapter, features, at, _order(adapter, at, seed), own, seed)
 
     def _recipe(self, rate: float) -> Recipe:
         steps = max(1, len(self.at.fit) // BATCH)
         epochs = max(EPOCHS, -(-STEPS // steps))
-        return Recipe(rate, epochs, self.settings.seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
+        return Recipe(rate, epochs, self.seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
 
     def _net(self, x: Mapping[str, Tensor]) -> SynergyNet:
         with torch.random.fork_rng():
-            torch.manual_seed(self.settings.seed)
+            torch.manual_seed(self.seed)
             return SynergyNet([x[m].shape[1] for m in self.order], self.at.width)
 
     def recorded(self) -> dict[str, dict[str, Tensor]]:
@@ -167,12 +164,10 @@ class _SynergyFit:
         """On encoders trained along from the plan's start; None where there are none or the budget is too small."""
         start = starting_point(self.adapter, plan)
         recipe = self._recipe(rate)
-        costs = current().on_main(
-            lambda: [reckoned(self.adapter, self.at, m, start, self.settings.seed) for m in self.order]
-        )
+        costs = current().on_main(lambda: [reckoned(self.adapter, self.at, m, start, self.seed) for m in self.order])
         if any(why is not None for why, _ in costs) or sum(c for _, c in costs) * recipe.epochs > plan.budget:
             return None
-        twin = in_full(cast(Adapter, self.adapter.fresh(self.settings.seed, trained=start)))
+        twin = in_full(cast(Adapter, self.adapter.fresh(self.seed, trained=start)))
 
         def live(f: Features, rows: Tensor) -> dict[str, Tensor]:
             given = rows_of(f, rows, full=True)

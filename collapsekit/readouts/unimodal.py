@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
-from collapsekit.context import Options, Settings
+from collapsekit.context import Options, Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
@@ -65,14 +65,28 @@ class Baselines:
     described: dict[str, str]  # per modality: start, learning rate, epochs
 
 
-def train_baselines(adapter: Adapter, features: Features, plan: Plan, settings: Settings) -> Baselines:
-    """Train every modality's encoder alone within the plan's budget, or take them from the cache."""
+def train_baselines(
+    adapter: Adapter, features: Features, plan: Plan, seed: int, *, progress: Progress, cache: Path | None
+) -> Baselines:
+    """Train every modality's encoder alone within the plan's budget, or take them from the cache.
+
+    Args:
+        adapter: the model.
+        features: the examples to diagnose, whose training examples are fitted on.
+        plan: how encoders are trained.
+        seed: of first weights and of the order of examples.
+        progress: told of each encoder.
+        cache: the folder of those trained before; None: nowhere.
+
+    Returns:
+        What the encoders' features say, read out linearly, and what was left out.
+    """
     at = make_split(adapter, features)
     start = starting_point(adapter, plan)
     skipped: dict[str, str] = {}
     costs: dict[str, float] = {}
     for m in features.modalities:
-        reason, cost = current().on_main(partial(reckoned, adapter, at, m, start, settings.seed))  # it takes the time
+        reason, cost = current().on_main(partial(reckoned, adapter, at, m, start, seed))  # it takes the time
         if reason is not None:
             skipped[m] = reason
         else:
@@ -83,7 +97,7 @@ def train_baselines(adapter: Adapter, features: Features, plan: Plan, settings: 
     planned = [m for m in costs if m not in left_out]
     if planned:
         total = sum(costs[m] for m in planned) * epochs * len(rates)
-        settings.progress.note(
+        progress.note(
             f"Training {len(planned)} encoders alone for prefix_gap: {len(rates)} learning rates, at most {epochs} epochs, "
             f"reckoned at up to {total:.0f} s (early stopping usually ends sooner; -p and --profile quick avoid it)."
         )
@@ -93,15 +107,15 @@ def train_baselines(adapter: Adapter, features: Features, plan: Plan, settings: 
         if current().on_main(lambda: time.monotonic() - began > 2 * plan.budget):
             skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
             continue
-        initial = in_full(cast(Adapter, adapter.fresh(settings.seed, trained=start)))
-        job = _EncoderFit(initial, m, at, settings.seed)
+        initial = in_full(cast(Adapter, adapter.fresh(seed, trained=start)))
+        job = _EncoderFit(initial, m, at, seed, cache)
         try:
-            trained[m], how = _train_modality(adapter, features, job, rates, epochs, settings)
+            trained[m], how = _train_modality(features, job, rates, epochs)
         except NumericsError as e:
             skipped[m] = f"its encoder could not be trained alone: {str(e).rstrip('.')}"
             continue
         described[m] = f"start {plan.start}, {how}"
-        settings.progress.step("encoders trained alone", i + 1, len(planned))
+        progress.step("encoders trained alone", i + 1, len(planned))
     return Baselines(trained, skipped, note, described)
 
 
@@ -174,6 +188,7 @@ class _EncoderFit:
     modality: str
     at: FitSplit
     seed: int
+    cache: Path | None
 
     def features(self, f: Features, rows: Tensor) -> Tensor:
         """The modality's features (n, d) in float32, with gradient to the encoder."""
@@ -213,17 +228,17 @@ class _EncoderFit:
 
 
 def _train_modality(
-    adapter: Adapter, features: Features, job: _EncoderFit, rates: tuple[float, ...], epochs: int, settings: Settings
+    features: Features, job: _EncoderFit, rates: tuple[float, ...], epochs: int
 ) -> tuple[UnimodalReadout, str]:
     """The encoder trained alone at the best of ``rates``, its features read out linearly; and how it was made."""
     initial, at = job.initial, job.at
-    key = baseline_key(initial, job.modality, at, rates, epochs, settings.seed)
-    found = current().on_main(lambda: load_baseline(settings.cache, key, job.state(job.trained())))
+    key = baseline_key(initial, job.modality, at, rates, epochs, job.seed)
+    found = current().on_main(lambda: load_baseline(job.cache, key, job.state(job.trained())))
     if found is None:
         tried = list(current().map(lambda rate: job.train(rate, epochs), rates))
         state, about = min(tried, key=lambda t: (t[1]["loss"], t[1]["rate"]))
         if current().is_main:
-            store_baseline(settings.cache, key, state, about)
+            store_baseline(job.cache, key, state, about)
     else:
         state, about = found
     own = initial.model.state_dict()
@@ -233,7 +248,7 @@ def _train_modality(
     initial.model.eval()
     splits = {f.split: f for f in (at.train, at.held, features)}
     x = {split: _represent(job, f) for split, f in splits.items()}
-    readout = evaluate_linear(adapter.task, at, x[at.train.split], x[at.held.split], x[features.split])
+    readout = evaluate_linear(initial.task, at, x[at.train.split], x[at.held.split], x[features.split])
     return readout, f"learning rate {about['rate']:g}, best held-out loss at epoch {about['epochs']}"
 
 

@@ -16,9 +16,10 @@ from collapsekit.report.agreement import (
     check_results,
     check_subject,
     check_verdicts,
+    credit_contradictions,
+    metric_contradictions,
 )
 from collapsekit.report.base import Contract, Interval, Number
-from collapsekit.report.credit import credit_contradictions, metric_contradictions
 from collapsekit.report.parts import (
     Curve,
     Judged,

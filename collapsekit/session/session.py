@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,12 +14,13 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Kind, Options, Profile, Progress, Settings
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for
+from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for, shapley_values
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.readouts.calibration import Calibration, fit_calibration
 from collapsekit.readouts.linear import FitSplit, FittedReadout, UnimodalReadout, fit_readout, make_split
-from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded
+from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded, on_encoders
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
+from collapsekit.tasks.base import Task
 
 LEVEL = 0.95
 
@@ -65,9 +68,8 @@ class Session:
         """
         known = features.facts.session
         wanted = settings or Settings()
-        if isinstance(known, Session) and (settings is None or known._is_under(settings)):
-            known.progress = known.progress if settings is None else settings.progress
-            return known
+        if isinstance(known, Session) and (settings is None or _shares(known, settings)):
+            return known if settings is None else _beside(known, settings)
         return cls(
             adapter,
             features,
@@ -79,11 +81,8 @@ class Session:
             cache=wanted.cache,
         )
 
-    def _is_under(self, settings: Settings) -> bool:
-        return (self.seed, self.cache) == (settings.seed, settings.cache)
-
     def on(self, features: Features) -> Session:
-        """The session of the same model on other examples, such as those readouts are fitted on."""
+        """Find the session of the same model on other examples, such as those readouts are fitted on."""
         return self if features is self.features else Session.of(self.adapter, features, self.settings)
 
     @property
@@ -98,14 +97,28 @@ class Session:
             others=self.options,
         )
 
-    def option(self, probe: str, kind: type[Kind]) -> Kind:
-        """The options that are set under a probe's name and belong to a measurement."""
+    def settings_of(self, probe: str) -> Settings:
+        """Make what a probe is given that takes settings instead of the session: its own options among them."""
+        return replace(self.settings, options=self.options.get(probe, Options()))
+
+    def options_of(self, probe: str, kind: type[Kind]) -> Kind:
+        """Give the options that are set under a probe's name, as ``kind``: the type it registered or a base of that."""
         return self.settings.of(probe, kind)
+
+    @property
+    def task(self) -> Task:
+        """What the model is trained for."""
+        return self.adapter.task
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The model's modalities, in the order of results."""
+        return self.features.modalities
 
     # ---- what readouts are fitted and chosen on
 
     @property
-    def fold(self) -> FitSplit:
+    def fit_split(self) -> FitSplit:
         """Training and choosing examples. Raises NumericsError where there are none."""
         return make_split(self.adapter, self.features)
 
@@ -119,7 +132,7 @@ class Session:
     def prefix(self, modality: str) -> UnimodalReadout:
         """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
         if modality not in self._prefixes:
-            at, task = self.fold, self.adapter.task
+            at, task = self.fit_split, self.adapter.task
             x = at.train.pooled[modality]
             fitted = self.on(at.train)._fitted(modality, at)
             self._prefixes[modality] = fitted.read(task, x, self.features.pooled[modality])
@@ -142,7 +155,7 @@ class Session:
         """How encoders are trained alone; None in the quick profile, which trains none."""
         if self.profile == "quick":
             return None
-        options = self.option("prefix_gap", UnimodalOptions)
+        options = self.options_of("prefix_gap", UnimodalOptions)
         budget = math.inf if self.profile == "full" else options.budget
         return Plan(options.start, options.rates, options.epochs, budget)
 
@@ -153,22 +166,29 @@ class Session:
         return None if plan is None else self.baselines(plan)
 
     def baselines(self, plan: Plan) -> Baselines:
-        """Every modality's encoder trained by itself under this plan."""
+        """Train every modality's encoder by itself under this plan."""
         if plan not in self._baselines:
-            self._baselines[plan] = train_baselines(self.adapter, self.features, plan, self.settings)
+            self._baselines[plan] = train_baselines(
+                self.adapter, self.features, plan, self.seed, progress=self.progress, cache=self.cache
+            )
         return self._baselines[plan]
 
     # ---- what modalities say together
 
     def synergy(self, offset: Mapping[str, Tensor]) -> Synergy:
-        """The network that adds most to ``offset`` (natural parameters by split, (n, C)), on the checkpoint's encoders."""
-        fitted = self.on(self.fold.train)._synergy(self, offset)
-        return joint_on_recorded(self.adapter, self.features, fitted, self.settings)
+        """Fit the network that adds most to ``offset`` (natural parameters by split, (n, C)) on the model's encoders."""
+        fitted = self.on(self.fit_split.train)._synergy(self, offset)
+        return joint_on_recorded(self.adapter, self.features, fitted, self.seed)
+
+    def synergy_on_encoders(self, offset: Mapping[str, Tensor]) -> Synergy | None:
+        """Fit the same on encoders trained along, ``offset`` (n, C); None in the quick profile and where none can be."""
+        plan = self.plan
+        return None if plan is None else on_encoders(self.adapter, self.features, offset, plan, self.seed)
 
     def _synergy(self, of: Session, offset: Mapping[str, Tensor]) -> FittedSynergy:
-        key: tuple[str | float, ...] = (of.fold.held.split, *(float(o.sum()) for o in offset.values()))
+        key: tuple[str | float, ...] = (of.fit_split.held.split, *(float(o.sum()) for o in offset.values()))
         if key not in self._synergies:
-            self._synergies[key] = fit_on_recorded(of.adapter, of.features, offset, of.settings)
+            self._synergies[key] = fit_on_recorded(of.adapter, of.features, offset, of.seed)
         return self._synergies[key]
 
     def late_fusion(self) -> Callable[[Tensor], Tensor]:
@@ -180,17 +200,38 @@ class Session:
     @property
     def game(self) -> CoalitionGame:
         """The model's coalitions, under the draws that the options ask for."""
-        return self.game_of(draws_for(self.adapter, self.features, self.option("reliance", GameOptions).draws))
+        return self.game_of(draws_for(self.adapter, self.features, self.options_of("reliance", GameOptions).draws))
 
     @property
     def permutations(self) -> int:
         """Orders that are sampled where Shapley credit is not exact."""
-        return self.option("reliance", GameOptions).permutations
+        return self.options_of("reliance", GameOptions).permutations
+
+    def shapley_values(self, worth: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the Shapley credit (modalities, ...) of ``worth``, a function of a coalition's bitmask, and its standard
+        error, 0 where it is exact."""
+        return shapley_values(worth, len(self.modalities), self.permutations, self.seed)
 
     def game_of(self, draws: int) -> CoalitionGame:
-        """The model's coalitions over so many draws of other examples."""
+        """Make the model's coalitions over so many draws of other examples, once."""
         if draws not in self._games:
             self._games[draws] = CoalitionGame(
                 self.adapter, self.features, draws, self.seed, self.progress, lambda: self.calibration
             )
         return self._games[draws]
+
+
+def _shares(session: Session, settings: Settings) -> bool:
+    """Whether what the session measures is what would be measured under these settings."""
+    return (session.seed, session.cache) == (settings.seed, settings.cache)
+
+
+def _beside(session: Session, settings: Settings) -> Session:
+    """The session, or one beside it that shares whatever is measured, where these settings read it otherwise."""
+    session.progress = settings.progress
+    wanted = settings.others, settings.level, settings.profile
+    if wanted == (session.options, session.level, session.profile):
+        return session
+    beside = copy.copy(session)
+    beside.options, beside.level, beside.profile = wanted
+    return beside

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.checkpoint.read import Checkpoint
-from collapsekit.features.features import Features
 from collapsekit.report.diagnosis import ReportWarning, Subject
+from collapsekit.session.session import Session
 from collapsekit.user_code.process_state import model_settings
 
 
-def subject_of(adapter: Adapter, features: Features, split: str, seed: int) -> Subject:
-    """The model, the split and the examples; a live model is known by the digest of its state_dict."""
+def subject_of(session: Session) -> Subject:
+    """Describe the model, the split and the examples; a live model is known by the digest of its state_dict."""
+    adapter, features = session.adapter, session.features
     read: Checkpoint | None = adapter.checkpoint
     adapter.steady()  # the digest is of the weights as they were found
     return Subject(
@@ -27,9 +28,9 @@ def subject_of(adapter: Adapter, features: Features, split: str, seed: int) -> S
         modalities=adapter.modalities,
         task=adapter.task.name,
         metric=adapter.task.metric_name,
-        split=split,
+        split=features.split,
         examples=len(features),
-        seed=seed,
+        seed=session.seed,
     )
 
 

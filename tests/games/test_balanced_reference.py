@@ -8,12 +8,11 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from collapsekit.context import Progress
 from collapsekit.games.balanced_reference import BalancedReference, make_reference
 from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.readouts.calibration import DOUBT
 from collapsekit.readouts.linear import make_split
-from collapsekit.session.measured import make_game, multimodal_prefix
+from collapsekit.session.session import Session
 from tests.probes.credit.test_utilisation import CLASSES, late, world
 from tests.probes.planted import Planted, Study, linear, noise, plain, study
 
@@ -21,7 +20,7 @@ SIZES = {"train": 300, "val": 200, "test": 250}
 
 
 def made(s: Study) -> BalancedReference:
-    readouts = {m: multimodal_prefix(s.adapter, s.features, m) for m in s.features.modalities}
+    readouts = {m: Session.of(s.adapter, s.features).prefix(m) for m in s.features.modalities}
     return make_reference(s.adapter, s.features, readouts, marginal_samples(len(s.features), 8, 0))
 
 
@@ -102,7 +101,7 @@ def test_a_copy_adds_nothing_and_shares_the_worth() -> None:
 
 
 def test_every_readout_is_calibrated_before_it_is_added(both: Study) -> None:
-    readouts = {m: multimodal_prefix(both.adapter, both.features, m) for m in "ab"}
+    readouts = {m: Session.of(both.adapter, both.features).prefix(m) for m in "ab"}
     task = both.adapter.task
 
     def surer(p: Tensor) -> Tensor:
@@ -201,6 +200,6 @@ def test_the_fold_judges_on_neither_what_was_fitted_nor_what_chose(both: Study, 
 
 
 def test_worths_have_the_groups_of_the_models_own(both: Study) -> None:
-    game = make_game(both.adapter, both.features, 8, 0, Progress())
+    game = Session.of(both.adapter, both.features).game_of(8)
     for mask in range(4):
         assert made(both).value(mask).loss.shape == game.value(mask).loss.shape

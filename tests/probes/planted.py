@@ -20,7 +20,9 @@ from collapsekit.diagnosis import check_options
 from collapsekit.errors import NumericsError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
+from collapsekit.probes.runner import measure
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.session import Session
 
 torch.set_num_threads(1)
 registry.load_builtins()
@@ -84,8 +86,9 @@ class Study:
     ) -> list[Result]:
         """The probe's results in order, under options of several probes."""
         checked = check_options(options)
-        settings = Settings(options=checked[probe], profile=profile, others=checked, seed=seed)
-        found = list(registry.get_probe(probe).run(self.adapter, self.features, settings=settings))
+        settings = Settings(profile=profile, others=checked, seed=seed)
+        session = Session.of(self.adapter, self.features, settings)
+        found = list(measure(registry.get_probe(probe), session))
         for r in found:
             assert r.definition
             assert r.source

@@ -26,6 +26,7 @@ from collapsekit.measures import lookup, measures_of
 from collapsekit.probes.runner import run_probe
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.verdicts import judge
+from collapsekit.session.session import Session
 from tests.problems import Late, Problem, make_problem, train
 
 registry.load_builtins()
@@ -158,9 +159,9 @@ def _one_by_one(problem: Problem) -> tuple[dict[str, list[Result]], dict[str, li
     found, changed = {}, {}
     for name in sorted(PROBES, reverse=True):
         before = dict(_state(problem.model, features))
-        settings = Settings(options=options[name], others=options, profile="quick", cache=problem.folder / "cache")
+        settings = Settings(others=options, profile="quick", cache=problem.folder / "cache")
         seed_everything(99)  # what a probe draws may not depend on the state that others left the generators in
-        found[name] = run_probe(PROBES[name], adapter, features, settings)
+        found[name] = run_probe(PROBES[name], Session.of(adapter, features, settings))
         after = dict(_state(problem.model, features))
         changed[name] = [k for k in before | after if before.get(k) != after.get(k)]
     problem.model.head.bias.grad = None

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from collapsekit.readouts.calibration import fitted_weights
-from collapsekit.session.measured import calibration
+from collapsekit.session.session import Session
 from collapsekit.tasks.classification import Classification
 from collapsekit.tasks.multilabel import Multilabel
 from collapsekit.tasks.regression import Regression
@@ -19,7 +19,7 @@ SIZES = {"train": 300, "val": 400, "test": 250}
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
 def test_a_model_is_drawn_to_be_as_sure_as_it_is_right(factor: float) -> None:
     s = study(late({"a": 1.5 * factor, "b": 1.2 * factor}), world({"a": 1.5, "b": 1.2}, sizes=SIZES))
-    made = calibration(s.adapter, s.features)
+    made = Session.of(s.adapter, s.features).calibration
     assert made is not None
     assert made.factor == pytest.approx(1 / factor, rel=0.2)
     task = s.adapter.task
@@ -32,7 +32,7 @@ def test_a_model_is_drawn_to_be_as_sure_as_it_is_right(factor: float) -> None:
 @pytest.mark.parametrize("weight", [0.0, -1.5])
 def test_a_model_that_says_nothing_right_is_drawn_to_the_prior(weight: float) -> None:
     s = study(late({"a": weight, "b": 0.0}), world({"a": 1.5, "b": 1.2}, sizes=SIZES))
-    made = calibration(s.adapter, s.features)
+    made = Session.of(s.adapter, s.features).calibration
     assert made is not None
     task, y = s.adapter.task, s.features.targets
     told, prior = made(task.expect(s.features.outputs)), made.prior.exp().expand(len(s.features), -1)
@@ -46,14 +46,14 @@ def test_without_val_the_diagnosed_examples_say_how_sure() -> None:
     y = arrays["train"]["label"]
     arrays["train"]["a"] = 9.0 * torch.nn.functional.one_hot(y, 3).float()  # learned by heart
     s = study(late({"a": 3.0, "b": 2.4}), arrays)
-    made = calibration(s.adapter, s.features)
+    made = Session.of(s.adapter, s.features).calibration
     assert made is not None
     assert made.factor == pytest.approx(0.5, rel=0.25)
 
 
 def test_no_train_split_no_calibration() -> None:
     s = study(late({"a": 1.0, "b": 1.0}), world({"a": 1.5, "b": 1.2}, sizes={"test": 100}))
-    assert calibration(s.adapter, s.features) is None
+    assert Session.of(s.adapter, s.features).calibration is None
 
 
 def evidence(seed: int, n: int, width: int) -> Tensor:

@@ -22,7 +22,7 @@ from collapsekit.games.balanced_reference import BalancedReference, make_referen
 from collapsekit.games.coalitions import shapley_values
 from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.readouts.linear import L2_GRID, make_split, raw_input_readout, says_little
-from collapsekit.session.measured import multimodal_prefix
+from collapsekit.session.session import Session
 from tests.probes.credit.test_utilisation import late, world
 from tests.probes.planted import linear, study
 from tests.problems import Problem, adapt, make_problem
@@ -36,7 +36,7 @@ def opened(problem: Problem, split: str = "test", drop: tuple[str, ...] = ()) ->
 
 def reference(tmp_path: Path, **kwargs: Any) -> tuple[BalancedReference, ModuleAdapter, Features]:
     adapter, features = opened(make_problem(tmp_path, steps=20, **kwargs))
-    readouts = {m: multimodal_prefix(adapter, features, m) for m in features.modalities}
+    readouts = {m: Session.of(adapter, features).prefix(m) for m in features.modalities}
     made = make_reference(adapter, features, readouts, marginal_samples(len(features), 4, 0))
     return made, adapter, features
 
@@ -45,7 +45,7 @@ def reference(tmp_path: Path, **kwargs: Any) -> tuple[BalancedReference, ModuleA
 def test_prefix_is_sklearns_with_the_penalty_chosen_on_val(task: str, tmp_path: Path) -> None:
     problem = make_problem(tmp_path, task=task, steps=5, spread=2.0)
     adapter, features = opened(problem)
-    found = multimodal_prefix(adapter, features, "image")
+    found = Session.of(adapter, features).prefix("image")
     x = {s: features.of(s).pooled["image"].double() for s in ("train", "val", "test")}
     y = {s: features.of(s).targets for s in x}
     mean, scale = x["train"].mean(0), x["train"].std(0, unbiased=False)
@@ -130,7 +130,7 @@ def test_the_reference_does_not_depend_on_the_order_of_modalities(seed: int) -> 
         for names in (["a", "b", "c"], ["c", "b", "a"]):
             problem.config["modalities"] = {m: f"encoders.{m}" for m in names}
             adapter, features = opened(problem)
-            readouts = {m: multimodal_prefix(adapter, features, m) for m in names}
+            readouts = {m: Session.of(adapter, features).prefix(m) for m in names}
             one = make_reference(adapter, features, readouts, marginal_samples(len(features), 4, 0))
             credit, _ = shapley_values(lambda k, one=one: -one.value(k).loss, 3, 8, 0)
             made.append(dict(zip(names, credit, strict=True)))
@@ -155,12 +155,11 @@ def test_raw_inputs_are_read_out_where_they_are_numbers() -> None:
     dead = late({"a": 1.5, "b": 1.0})
     dead.encoders["b"] = linear(torch.zeros(3, 3))
     s = study(dead, arrays)
-    kept, inputs = multimodal_prefix(s.adapter, s.features, "b"), raw_input_readout(s.adapter, s.features, "b")
+    kept, inputs = Session.of(s.adapter, s.features).prefix("b"), raw_input_readout(s.adapter, s.features, "b")
     assert inputs is not None
     assert inputs.validation_loss < kept.validation_loss - 0.02
-    alive = multimodal_prefix(
-        study(late({"a": 1.5, "b": 1.0}), arrays).adapter, study(late({"a": 1.5, "b": 1.0}), arrays).features, "b"
-    )
+    alive_study = study(late({"a": 1.5, "b": 1.0}), arrays)
+    alive = Session.of(alive_study.adapter, alive_study.features).prefix("b")
     assert inputs.validation_loss == pytest.approx(alive.validation_loss, rel=1e-6)  # its encoder hands inputs on
     assert says_little(s.adapter, s.features, kept, 0.02)
     assert not says_little(s.adapter, s.features, inputs, 0.02)

@@ -10,7 +10,7 @@ from collapsekit.context import Settings
 from collapsekit.games.balanced_reference import BalancedReference, make_reference
 from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.readouts.linear import make_split
-from collapsekit.session.measured import multimodal_prefix, on_recorded
+from collapsekit.session.session import Session
 from tests.probes.credit.test_utilisation import late, world
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 
@@ -38,13 +38,13 @@ def deaf() -> Study:
 
 
 def reference(s: Study) -> BalancedReference:
-    readouts = {m: multimodal_prefix(s.adapter, s.features, m) for m in s.features.modalities}
+    readouts = {m: Session.of(s.adapter, s.features).prefix(m) for m in s.features.modalities}
     return make_reference(s.adapter, s.features, readouts, marginal_samples(len(s.features), 16, 0))
 
 
 def added(s: Study) -> BalancedReference:
     plain_ = reference(s)
-    return plain_.together(on_recorded(s.adapter, s.features, plain_.offset(), Settings()))
+    return plain_.together(Session.of(s.adapter, s.features, Settings()).synergy(plain_.offset()))
 
 
 def test_exclusive_or_is_heard_and_shared_by_its_pair(deaf: Study) -> None:
@@ -110,9 +110,9 @@ def test_a_joint_readout_is_rarely_kept_on_noise() -> None:
 @briefly
 def test_the_network_is_fitted_once_for_all_examples_diagnosed(deaf: Study) -> None:
     offset = reference(deaf).offset()
-    one, other = (on_recorded(deaf.adapter, deaf.features, offset, Settings()) for _ in range(2))
+    one, other = (Session.of(deaf.adapter, deaf.features, Settings()).synergy(offset) for _ in range(2))
     assert one.net is other.net
-    assert on_recorded(deaf.adapter, deaf.features, offset, Settings(seed=1)).net is not one.net
+    assert Session.of(deaf.adapter, deaf.features, Settings(seed=1)).synergy(offset).net is not one.net
 
 
 @briefly
@@ -121,7 +121,7 @@ def test_names_and_their_order_do_not_matter() -> None:
     name = {"a": "z", "b": "a", "c": "m"}
     renamed = {s: {name.get(k, k): v for k, v in x.items()} for s, x in arrays.items()}
     pair = study(nothing("abc"), arrays), study(nothing("maz"), renamed)
-    ours, theirs = (on_recorded(s.adapter, s.features, reference(s).offset(), Settings()) for s in pair)
+    ours, theirs = (Session.of(s.adapter, s.features, Settings()).synergy(reference(s).offset()) for s in pair)
     assert [name[m] for m in ours.order] == list(theirs.order)
     assert ours.loss == pytest.approx(theirs.loss, abs=1e-6)
 

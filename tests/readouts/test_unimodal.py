@@ -24,8 +24,8 @@ from collapsekit.readouts.fit import Recipe, fit, retrained_fusion
 from collapsekit.readouts.linear import make_split
 from collapsekit.readouts.unimodal import Plan, _fit_budget
 from collapsekit.report.diagnosis import Report
-from collapsekit.session.measured import baselines
 from collapsekit.session.opening import build_adapter
+from collapsekit.session.session import Session
 from tests.factories import shuffled
 from tests.problems import Problem, make_problem
 
@@ -343,7 +343,9 @@ def start_of(problem: Problem, adapter: Any, start: str, seed: int = 0) -> dict[
     features: Features = extract(adapter, "test")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("collapsekit.readouts.unimodal.fit", spy)
-        baselines(adapter, features, Plan(start, (1e-3,), 1, math.inf), Settings(seed=seed, progress=Listening()))
+        Session.of(adapter, features, Settings(seed=seed, progress=Listening())).baselines(
+            Plan(start, (1e-3,), 1, math.inf)
+        )
     return seen["state"]  # type: ignore[return-value]
 
 
@@ -410,7 +412,7 @@ def test_training_an_encoder_alone_leaves_everything_else(project: Problem) -> N
     features = extract(adapter, "test")
     before = {k: v.clone() for k, v in adapter.model.state_dict().items()}
     state = torch.get_rng_state()
-    made = baselines(adapter, features, Plan("checkpoint", (1e-2,), 2, math.inf), Settings())
+    made = Session.of(adapter, features, Settings()).baselines(Plan("checkpoint", (1e-2,), 2, math.inf))
     assert made.trained.keys() == {"image", "audio"}
     assert made.skipped.keys() == {"raw"}
     assert all(torch.equal(v, before[k]) for k, v in adapter.model.state_dict().items())

@@ -20,12 +20,10 @@ from collapsekit.adapters.base import ForwardPass
 from collapsekit.config.load import check_config
 from collapsekit.config.options import DiagnoseOptions
 from collapsekit.config.schema import Config
-from collapsekit.context import Settings
 from collapsekit.diagnosis import check_options, choose_probes, report_on
 from collapsekit.features.examples import Examples, SplitReader
 from collapsekit.features.extraction import Extraction
 from collapsekit.report.diagnosis import Report
-from collapsekit.session import measured
 from collapsekit.session import session as module
 from collapsekit.session.opening import OpenModel, open_model
 from collapsekit.session.session import Session
@@ -194,13 +192,13 @@ def test_each_measurement_is_made_once(
 
         monkeypatch.setattr(module, name, call)
 
-    for name in ("fit_calibration", "fit_readout", "fit_on_recorded", "Coalitions"):
+    for name in ("fit_calibration", "fit_readout", "fit_on_recorded", "CoalitionGame"):
         counted(name)
     for _ in range(2):
         assert session.game.calibrated(1) is session.game.calibrated(1)
         assert session.prefixes.keys() == {"image", "audio"}
         session.synergy(OFFSET)
-    assert seen == {"fit_calibration": 1, "fit_readout": 2, "fit_on_recorded": 1, "Coalitions": 1}
+    assert seen == {"fit_calibration": 1, "fit_readout": 2, "fit_on_recorded": 1, "CoalitionGame": 1}
 
 
 def test_options_of_a_measurement_are_read_in_one_place(session: Session) -> None:
@@ -214,17 +212,15 @@ def test_options_of_a_measurement_are_read_in_one_place(session: Session) -> Non
     assert [(plan.epochs, plan.budget) for plan in plans.values() if plan] == [(3, 5.0), (3, float("inf"))]
 
 
-def test_measurements_by_adapter_and_features_are_those_of_the_session(
-    session: Session, brief_joint_here: None
-) -> None:
-    told = session.adapter, session.features
-    assert Session.of(*told) is session
-    assert measured.make_game(*told, 6, 0, session.progress) is session.game
-    assert measured.multimodal_prefix(*told, "image") is session.prefix("image")
-    assert measured.calibration(*told) is session.calibration
-    assert measured.on_recorded(*told, OFFSET, session.settings).net is session.synergy(OFFSET).net
-    absent = torch.zeros(len(session.features), 2, dtype=torch.bool)
-    assert torch.equal(measured.late_fusion(*told)(absent), session.late_fusion()(absent))
+def test_measurements_by_adapter_and_features_are_those_of_the_session(session: Session) -> None:
+    pair = session.adapter, session.features
+    assert Session.of(*pair) is session
+    other = Session.of(*pair, replace(session.settings, level=0.9))
+    assert (other.level, session.level) == (0.9, 0.95)
+    assert other.game is session.game
+    assert other.prefix("image") is session.prefix("image")
+    fewer = Session.of(*pair, replace(session.settings, others=check_options({"reliance": {"draws": 3}})))
+    assert [len(one.game.donors) for one in (fewer, session)] == [3, 6]
 
 
 def test_what_is_fitted_on_training_examples_is_shared_by_diagnoses_of_others(session: Session) -> None:
@@ -243,7 +239,7 @@ def test_another_seed_is_another_session(session: Session) -> None:
     other = Session.of(*told, replace(session.settings, seed=1))
     assert other is not session
     assert not torch.equal(other.game.donors[0], session.game.donors[0])
-    assert Session.of(*told, Settings(seed=1)) is other
+    assert Session.of(*told, other.settings) is other
 
 
 def test_a_copy_of_features_takes_no_facts_along(session: Session) -> None:

@@ -11,32 +11,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
 from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.config.schema import SubsetConfig
-from collapsekit.context import Options, Settings
+from collapsekit.context import Options
 from collapsekit.data.base import Batch, Source
 from collapsekit.errors import CollapsekitError, ConfigError, NumericsError, did_you_mean
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
-from collapsekit.probes.credit.prefix_gap import READ_OUT, PrefixGapOptions, trained_alone
-from collapsekit.probes.credit.prefix_gap import SOURCE as FIGURE_4
-from collapsekit.probes.geometry.spectrum import (
-    CONCATENATED,
-    RANKS,
-    SpectrumOptions,
-    rank_functions,
-    rank_interval,
-    small_n,
-)
-from collapsekit.probes.geometry.vif import DEFINITION as VIF
+from collapsekit.probes._shared import CONCATENATED, PREFIX_SOURCE, READ_OUT, VIF, RankOptions, estimate
 from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.measured import multimodal_prefix
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
+from collapsekit.stats.linalg.ranks import RANKS, rank_functions, rank_interval, small_n
 from collapsekit.stats.linalg.spectrum import singular_values
 from collapsekit.stats.linalg.vif import vif
 from collapsekit.tasks.scoring import leave_out_metric
@@ -50,12 +40,12 @@ GAP = (
 )
 OF_SUBSET = f"of the model of each subset; {GROWN}"
 
-MEAN_GAP = declare(Measure("growing.prefix_gap", definition=f"{GAP}; {GROWN}", source=FIGURE_4, unit=LOSS))
+MEAN_GAP = declare(Measure("growing.prefix_gap", definition=f"{GAP}; {GROWN}", source=PREFIX_SOURCE, unit=LOSS))
 PREFIX_LOSS = declare(
     Measure(
         "growing.prefix_loss",
         definition="{loss} " + PREFIX,
-        source=FIGURE_4,
+        source=PREFIX_SOURCE,
         unit=LOSS,
         better="lower",
         why="it is the task loss",
@@ -154,9 +144,18 @@ BOUND = ("vif_bound", None)  # held by points whose VIF is a bound from below
     trains="models",
     default=False,
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    given = {frozenset(s.modalities): s for s in adapter.config.need_subsets()}
-    path = _path(adapter, features, settings)
+def run(session: Session) -> Iterator[Result]:
+    """Follow prefix gap, redundancy, ranks and task over models trained on more and more of the modalities.
+
+    The models of subsets are those that the config lists; each is run on the same examples in the same order
+    (Chaudhuri et al. 2025, Figure 4 and Table 7).
+
+    Yields:
+        Curves over the subsets: mean prefix gap, loss of each modality's features, mean VIF, effective and numerical rank
+        of the fused representation, loss and metric.
+    """
+    given = {frozenset(s.modalities): s for s in session.adapter.config.need_subsets()}
+    path = _path(session)
     steps = [path.order[:k] for k in range(2, len(path.order))]
     taken = [step for step in steps if frozenset(step) in given]
     missing = " and ".join("+".join(step) for step in steps if step not in taken)
@@ -169,28 +168,30 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     notes: list[str | None] = [path.strengths]
     widths = []
     for i, step in enumerate([*taken, path.order]):
-        settings.progress.step("models of growing subsets", i, len(taken) + 1)
+        session.progress.step("models of growing subsets", i, len(taken) + 1)
         subset = given.get(frozenset(step))
-        at, own = (adapter, features) if subset is None else _model_of(adapter, features, subset, settings)
-        points[step] = _measure(at, own, path, settings)
-        widths.append(own.fused.shape[1])
-        if at.checkpoint is not None and subset is not None:
-            notes.append(f"{'+'.join(step)} is {at.checkpoint.path.name} (SHA-256 {at.checkpoint.sha256[:12]})")
+        at = session if subset is None else _session_of(session, subset)
+        points[step] = _measure(at, path, _rtol(session))
+        widths.append(at.features.fused.shape[1])
+        read = at.adapter.checkpoint
+        if read is not None and subset is not None:
+            notes.append(f"{'+'.join(step)} is {read.path.name} (SHA-256 {read.sha256[:12]})")
     off = ["+".join(s.modalities) for names, s in given.items() if names not in map(frozenset, taken)]
     if missing or off:
         left = f"not on the way and left out: {', '.join(off)}" if off else None
         notes += [left, f"to fill the way give checkpoints of {missing}" if missing else None]
     if len(set(widths)) > 1:
         notes.append(f"fused widths differ ({', '.join(map(str, widths))}): VIF and ranks do not compare")
-    yield from _curves(adapter, features, path, points, "; ".join(filter(None, notes)) or None, settings)
+    yield from _curves(session, path, points, "; ".join(filter(None, notes)) or None)
 
 
-def _path(adapter: Adapter, features: Features, settings: Settings) -> _Path:
+def _path(session: Session) -> _Path:
     """The order of the modalities: as asked, else by unimodal baselines where all have one, else by prefixes."""
-    wanted, names = settings.own(GrowingOptions).order, features.modalities
-    settings.own(GrowingOptions).check_modalities(names)
+    options, names = session.options_of("growing", GrowingOptions), session.modalities
+    wanted = options.order
+    options.check_modalities(names)
     try:
-        made = trained_alone(adapter, features, settings.of("prefix_gap", PrefixGapOptions), settings)
+        made = session.trained_alone
     except NumericsError as e:
         if not wanted:
             raise
@@ -203,7 +204,7 @@ def _path(adapter: Adapter, features: Features, settings: Settings) -> _Path:
     if wanted:
         return _Path(wanted, "in the order asked for", None, alone, without)
     complete = len(alone) == len(names)
-    loss = {m: (alone[m] if complete else multimodal_prefix(adapter, features, m)).validation_loss for m in names}
+    loss = {m: (alone[m] if complete else session.prefix(m)).validation_loss for m in names}
     by = "its encoder trained alone" if complete else "a linear readout of its encoder in the model"
     order = tuple(sorted(names, key=lambda m: loss[m]))
     said = ", ".join(f"{m} {loss[m]:.3g}" for m in order)
@@ -213,8 +214,8 @@ def _path(adapter: Adapter, features: Features, settings: Settings) -> _Path:
 class _SameExamples(Source):
     """The examples the model itself was diagnosed on, as they were read: no file or loader is asked again."""
 
-    def __init__(self, adapter: Adapter, features: Features) -> None:
-        self.adapter, self.features = adapter, features
+    def __init__(self, session: Session) -> None:
+        self.adapter, self.features = session.adapter, session.features
 
     def splits(self) -> list[str]:
         return self.adapter.source.splits()
@@ -229,23 +230,22 @@ class _SameExamples(Source):
             yield {k: there[k][start : start + size] for k in keys}
 
 
-def _model_of(
-    adapter: Adapter, features: Features, subset: SubsetConfig, settings: Settings
-) -> tuple[Adapter, Features]:
-    """The model trained on a subset, and its features of the same examples in the same order."""
+def _session_of(session: Session, subset: SubsetConfig) -> Session:
+    """The model trained on a subset, on the same examples in the same order."""
+    adapter, features = session.adapter, session.features
     config = adapter.config
     try:
         twin = type(adapter)(
             config.with_subset(subset),
             checkpoint=read_checkpoint(config.resolve(subset.checkpoint)),
-            source=_SameExamples(adapter, features),
+            source=_SameExamples(session),
             device=str(adapter.device),
-            seed=settings.seed,
+            seed=session.seed,
         )
-        own = extract(twin, features.split, seed=settings.seed)
+        own = extract(twin, features.split, seed=session.seed)
     except CollapsekitError as e:
         raise type(e)(f"subset {'+'.join(subset.modalities)} ({subset.checkpoint}): {e}") from e
-    return twin, _in_order_of(features, own)
+    return Session.of(twin, _in_order_of(features, own), session.settings)
 
 
 def _in_order_of(features: Features, own: Features) -> Features:
@@ -268,36 +268,37 @@ def _keys(features: Features, own: Features) -> list[bytes]:
     return [hashlib.blake2b(b"".join(r[i].tobytes() for r in rows), digest_size=16).digest() for i in range(len(own))]
 
 
-def _measure(adapter: Adapter, features: Features, path: _Path, settings: Settings) -> _Point:
+def _measure(session: Session, path: _Path, rtol: float) -> _Point:
     """Everything that is read of one model."""
-    task, targets, groups = adapter.task, features.targets, features.groups
+    features, level = session.features, session.level
+    task, targets, groups = session.task, features.targets, features.groups
     expected = task.expect(features.outputs)
     point: _Point = {
-        ("loss", None): _with_interval(leave_out_means(task.loss(expected, targets), groups), settings),
-        ("metric", None): _with_interval(leave_out_metric(task, expected, targets, groups), settings),
-        **_representation(features, settings),
+        ("loss", None): _with_interval(leave_out_means(task.loss(expected, targets), groups), level),
+        ("metric", None): _with_interval(leave_out_metric(task, expected, targets, groups), level),
+        **_representation(features, rtol, level),
     }
     gaps = []
     for m in features.modalities:
         try:
-            each = task.loss(multimodal_prefix(adapter, features, m).expected, targets)
+            each = task.loss(session.prefix(m).expected, targets)
         except NumericsError as e:
             point["prefix_loss", m] = str(e).rstrip(".")
             continue
-        point["prefix_loss", m] = _with_interval(leave_out_means(each, groups), settings)
+        point["prefix_loss", m] = _with_interval(leave_out_means(each, groups), level)
         if m in path.alone:
             gaps.append(each - task.loss(path.alone[m].expected, targets))
     if gaps:
-        point["prefix_gap", None] = _with_interval(leave_out_means(torch.stack(gaps).mean(0), groups), settings)
+        point["prefix_gap", None] = _with_interval(leave_out_means(torch.stack(gaps).mean(0), groups), level)
     else:
         point["prefix_gap", None] = path.without or "no modality has an encoder trained alone"
     return point
 
 
-def _representation(features: Features, settings: Settings) -> _Point:
+def _representation(features: Features, rtol: float, level: float) -> _Point:
     """Mean VIF and ranks of the fused representation."""
     n, d = features.fused.shape
-    ranks = {k: f for k, f in rank_functions(_rtol(settings)).items() if k in ("effective_rank", "numerical_rank")}
+    ranks = {k: f for k, f in rank_functions(rtol).items() if k in ("effective_rank", "numerical_rank")}
     names = [("vif_mean", None), *((k, None) for k in ranks)]
     if features.concatenated:
         return dict.fromkeys(names, CONCATENATED)
@@ -308,7 +309,7 @@ def _representation(features: Features, settings: Settings) -> _Point:
     point: _Point = {}
     try:
         value, left = float(vif(full).values.mean()), [float(vif(m).values.mean()) for m in out]
-        low, high = interval(value, left, settings.level, log=True)
+        low, high = interval(value, left, level, log=True)
         point["vif_mean", None] = value, min(value, max(1.0, low)), high
         if vif(full).bound:
             point[BOUND] = "near-singular"
@@ -317,36 +318,32 @@ def _representation(features: Features, settings: Settings) -> _Point:
     for name, rank in ranks.items():
         try:
             value, left = rank(singular_values(full)), [rank(singular_values(m)) for m in out]
-            point[name, None] = value, *rank_interval(value, left, d, settings.level)
+            point[name, None] = value, *rank_interval(value, left, d, level)
         except NumericsError as e:
             point[name, None] = str(e).rstrip(".")
     return point
 
 
-def _rtol(settings: Settings) -> float:
-    return settings.of("spectrum", SpectrumOptions).rtol
+def _rtol(session: Session) -> float:
+    return session.options_of("spectrum", RankOptions).rtol
 
 
-def _with_interval(values: Tensor, settings: Settings) -> tuple[float, float, float]:
+def _with_interval(values: Tensor, level: float) -> tuple[float, float, float]:
     """A statistic from itself and its leave-out values (1 + G,)."""
-    return float(values[0]), *interval(float(values[0]), values[1:].tolist(), settings.level)
+    value, span = estimate(values, level)
+    return value, *span
 
 
 def _curves(
-    adapter: Adapter,
-    features: Features,
-    path: _Path,
-    points: Mapping[tuple[str, ...], _Point],
-    note: str | None,
-    settings: Settings,
+    session: Session, path: _Path, points: Mapping[tuple[str, ...], _Point], note: str | None
 ) -> Iterator[Result]:
-    task, (n, d) = adapter.task, features.fused.shape
+    task, (n, d) = session.task, session.features.fused.shape
     bounds = ", ".join("+".join(step) for step, point in points.items() if BOUND in point)
     biased = f"n = {n} is under 10·d = {10 * d}: biased up" if n < 10 * d else ""
     of_vif = "; ".join(filter(None, [biased, f"near-singular, a lower bound, for {bounds}" if bounds else ""])) or None
-    make, fields = partial(_curve, points), {"how": path.how, "rtol": _rtol(settings)}
+    make, fields = partial(_curve, points), {"how": path.how, "rtol": _rtol(session)}
     yield make("prefix_gap", None, MEAN_GAP.fill(task, **fields), path.without)
-    for m in features.modalities:
+    for m in session.modalities:
         yield make("prefix_loss", m, PREFIX_LOSS.fill(task, **fields), None)
     yield make("vif_mean", None, VIF_MEAN.fill(task, **fields), of_vif)
     for name, measure in (("effective_rank", EFFECTIVE_RANK), ("numerical_rank", NUMERICAL_RANK)):

@@ -7,16 +7,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
-from collapsekit.context import Settings
-from collapsekit.features.features import Features
-from collapsekit.games.coalitions import EXACT_UP_TO, CoalitionGame, GameOptions, draws_for, shapley_values
+from collapsekit.games.coalitions import EXACT_UP_TO, CoalitionGame, GameOptions
 from collapsekit.measures import LOSS, METRIC, Measure, declare
+from collapsekit.probes._shared import banded_curve, credit_interval, estimate
 from collapsekit.registry import probe
-from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.measured import make_game
-from collapsekit.stats.inference.jackknife import interval, interval_array
-from collapsekit.stats.inference.quantiles import normal
+from collapsekit.report.diagnosis import Result
+from collapsekit.session.session import Session
 
 REMOVED = "absent modalities taken together from other examples, the expectation averaged over {draws} of them"
 SAGE = "Covert et al. 2020 (SAGE), eq. 2 and 4; Shapley 1953"
@@ -108,21 +104,6 @@ class RelianceOptions(GameOptions):
     """Options of the reliance probe; utilisation and rank_sweep read the same subsets."""
 
 
-def game_of(adapter: Adapter, features: Features, options: RelianceOptions, settings: Settings) -> CoalitionGame:
-    """The coalitions these options ask for, shared by all probes that read them."""
-    draws = draws_for(adapter, features, options.draws)
-    return make_game(adapter, features, draws, settings.seed, settings.progress)
-
-
-def ends(full: float, leave_out: Tensor, extra_se: float, level: float) -> tuple[float, float]:
-    """Jackknife interval of a credit, widened by the standard error of sampled orders (zero where exact)."""
-    low, high = interval(full, leave_out.tolist(), level)
-    if extra_se == 0:
-        return low, high
-    z = normal(0.5 + level / 2) * extra_se
-    return full - ((full - low) ** 2 + z**2) ** 0.5, full + ((high - full) ** 2 + z**2) ** 0.5
-
-
 @probe(
     "reliance",
     title="What each modality earns",
@@ -133,37 +114,42 @@ def ends(full: float, leave_out: Tensor, extra_se: float, level: float) -> tuple
     cannot="credit says what the model uses, not what it could use: compare with utilisation",
     options=RelianceOptions,
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.own(RelianceOptions)
-    game = game_of(adapter, features, options, settings)
-    yield from _ends_of_the_game(game, settings)
-    task, draws = adapter.task, len(game.donors)
+def run(session: Session) -> Iterator[Result]:
+    """Measure what the model gets from each modality, by the game of its coalitions.
+
+    An absent modality is taken from other examples, together with the others that are absent, and the expectation is
+    averaged over them before it is scored (Covert et al. 2020, SAGE, eq. 2).
+
+    Yields:
+        Loss and metric of the model as it is and with every modality absent; by modality the Shapley value (Shapley 1953)
+        and what leaving it out costs, each of loss and of metric; and loss and metric over the subsets.
+    """
+    game = session.game
+    yield from _ends_of_the_game(game, session.level)
+    task, draws = session.task, len(game.donors)
     kinds: tuple[tuple[Callable[[int], Tensor], Measure, Measure], ...] = (
         (lambda mask: -game.value(mask).loss, SHAPLEY, LEAVE_ONE_OUT),
         (lambda mask: game.value(mask).metric, SHAPLEY_METRIC, LEAVE_ONE_OUT_METRIC),
     )
-    exact = "exact over all subsets" if game.exact else f"sampled over {options.permutations} orders"
+    exact = "exact over all subsets" if game.exact else f"sampled over {session.permutations} orders"
     for worth, shapley, without in kinds:
-        credit, error = shapley_values(worth, game.size, options.permutations, settings.seed)
-        for i, modality in enumerate(features.modalities):
-            value = float(credit[i, 0])
-            span = ends(value, credit[i, 1:], float(error[i, 0]), settings.level)
-            yield shapley.fill(task, exact=exact, draws=draws).result(value, span, modality=modality)
-            drop = worth(game.full) - worth(game.full & ~(1 << i))
-            span = interval(float(drop[0]), drop[1:].tolist(), settings.level)
-            yield without.fill(task, draws=draws).result(float(drop[0]), span, modality=modality)
-    yield from _subsets(game, settings)
+        credit, error = session.shapley_values(worth)
+        for i, modality in enumerate(session.modalities):
+            span = credit_interval(credit[i], float(error[i, 0]), session.level)
+            yield shapley.fill(task, exact=exact, draws=draws).result(float(credit[i, 0]), span, modality=modality)
+            value, span = estimate(worth(game.full) - worth(game.full & ~(1 << i)), session.level)
+            yield without.fill(task, draws=draws).result(value, span, modality=modality)
+    yield from _subsets(game, session.level)
 
 
-def _ends_of_the_game(game: CoalitionGame, settings: Settings) -> Iterator[Result]:
+def _ends_of_the_game(game: CoalitionGame, level: float) -> Iterator[Result]:
     for mask, of_loss, of_metric in ((game.full, FULL_LOSS, FULL_METRIC), (0, EMPTY_LOSS, EMPTY_METRIC)):
         worth = game.value(mask)
         for measure, values in ((of_loss, worth.loss), (of_metric, worth.metric)):
-            span = interval(float(values[0]), values[1:].tolist(), settings.level)
-            yield measure.fill(game.adapter.task, draws=len(game.donors)).result(float(values[0]), span)
+            yield measure.fill(game.adapter.task, draws=len(game.donors)).result(*estimate(values, level))
 
 
-def _subsets(game: CoalitionGame, settings: Settings) -> Iterator[Result]:
+def _subsets(game: CoalitionGame, level: float) -> Iterator[Result]:
     size = game.size
     if game.exact:
         masks = sorted(range(1 << size), key=lambda mask: (bin(mask).count("1"), mask))
@@ -177,14 +163,6 @@ def _subsets(game: CoalitionGame, settings: Settings) -> Iterator[Result]:
         (SUBSETS, torch.stack([game.value(mask).loss for mask in masks])),
         (SUBSETS_METRIC, torch.stack([game.value(mask).metric for mask in masks])),
     ):
-        low, high = interval_array(values[:, 0], values[:, 1:].T, settings.level)
         quantity = measure.fill(game.adapter.task, draws=len(game.donors))
-        curve = Curve(
-            x=labels,
-            y=tuple(values[:, 0].tolist()),
-            lower=tuple(low.tolist()),
-            upper=tuple(high.tolist()),
-            x_label="modalities present",
-            y_label=str(quantity.unit),
-        )
+        curve = banded_curve(labels, values, "modalities present", str(quantity.unit), level)
         yield quantity.curve(curve, note=note)

@@ -8,21 +8,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
-from collapsekit.context import Settings
 from collapsekit.errors import NumericsError
-from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import BalancedReference, make_reference
-from collapsekit.games.coalitions import CoalitionGame, shapley_values
+from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
-from collapsekit.probes.credit.prefix_gap import PrefixGapOptions, plan_of, trained_alone
-from collapsekit.probes.credit.reliance import RelianceOptions, ends, game_of
-from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split, raw_input_readout, says_little
-from collapsekit.readouts.synergy import on_encoders
+from collapsekit.probes._shared import credit_interval, estimate
+from collapsekit.readouts.linear import UnimodalReadout, raw_input_readout, says_little
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.measured import make_game, multimodal_prefix, on_recorded
-from collapsekit.stats.inference.jackknife import interval, ratio_interval
+from collapsekit.session.session import Session
+from collapsekit.stats.inference.jackknife import ratio_interval
 from collapsekit.stats.inference.quantiles import normal
 from collapsekit.stats.use import FLOOR, floor_of
 from collapsekit.tasks.scoring import leave_out_metric
@@ -162,68 +157,69 @@ COSTS_IF_MISSING = declare(
     ),
     trains="models",
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.of("reliance", RelianceOptions)
-    _enough(make_split(adapter, features), features)
-    readouts, evidence = _best_readouts(adapter, features, settings)
-    game = game_of(adapter, features, options, settings)
-    reference = make_reference(adapter, features, readouts, game.donors)
-    reference, gained = _with_joint(adapter, features, reference, settings)
+def run(session: Session) -> Iterator[Result]:
+    """Measure how much of what a balanced reference gets from each modality the model gets from it.
+
+    The reference fuses every modality's best unimodal readout late, and plays the same game of coalitions as the
+    calibrated model. Definitions and their reasons are in docs/verdicts.md; credit is that of SAGE (Covert et al. 2020).
+
+    Yields:
+        What modalities say only together; the loss of the best constant; and by modality the model's and the reference's
+        credit, their ratio and score, what its readout gains alone, and what adding it to the model gains.
+    """
+    _check_size(session)
+    readouts, evidence = _best_readouts(session)
+    game = session.game
+    reference = make_reference(session.adapter, session.features, readouts, game.donors)
+    reference, gained = _with_joint(session, reference)
     yield gained
-    ours, ours_error = shapley_values(
-        lambda k: -game.calibrated(k).loss, game.size, options.permutations, settings.seed
-    )
-    theirs, theirs_error = shapley_values(
-        lambda k: -reference.value(k).loss, game.size, options.permutations, settings.seed
-    )
-    task, prior = adapter.task, reference.constant().loss
-    yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, settings)
-    for i, m in enumerate(features.modalities):
+    ours, ours_error = session.shapley_values(lambda k: -game.calibrated(k).loss)
+    theirs, theirs_error = session.shapley_values(lambda k: -reference.value(k).loss)
+    task, prior, level = session.task, reference.constant().loss, session.level
+    yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, level)
+    for i, m in enumerate(session.modalities):
         note = evidence[m]
         gain = prior - reference.alone(m).loss
         credit, due = ours[i], torch.maximum(theirs[i], LEAST * gain)
         errors = float(ours_error[i, 0]), float(theirs_error[i, 0])
-        span = ends(float(credit[0]), credit[1:], errors[0], settings.level)
+        span = credit_interval(credit, errors[0], level)
         yield CREDIT.fill(task).result(float(credit[0]), span, modality=m)
-        yield _share(m, credit, torch.maximum(ours.sum(0), theirs.sum(0)), errors[0], settings)
-        yield _with_interval(REFERENCE_CREDIT.fill(task), m, note, due, settings, errors[1])
-        yield _ratio(m, note, credit, due, errors, settings)
-        yield _score(m, note, credit, due, errors, float(prior[0]), settings)
-        yield _with_interval(ALONE_GAIN.fill(task), m, note, gain, settings)
-        yield _with_interval(ALONE_METRIC.fill(task), m, note, reference.alone(m).metric, settings)
-        yield from _costs(m, adapter, features, reference, game, settings)
+        yield _share(m, credit, torch.maximum(ours.sum(0), theirs.sum(0)), errors[0], level)
+        yield _with_interval(REFERENCE_CREDIT.fill(task), m, note, due, level, errors[1])
+        yield _ratio(m, note, credit, due, errors, level)
+        yield _score(m, note, credit, due, errors, float(prior[0]), level)
+        yield _with_interval(ALONE_GAIN.fill(task), m, note, gain, level)
+        yield _with_interval(ALONE_METRIC.fill(task), m, note, reference.alone(m).metric, level)
+        yield from _costs(m, session, reference, game)
 
 
-def _enough(at: FitSplit, features: Features) -> None:
-    """On fewer examples than these a readout that found nothing is no sign that there is nothing."""
-    found = {"to fit on": len(at.fit), "held out": len(at.choose), "diagnosed": len(features)}
+def _check_size(session: Session) -> None:
+    """On fewer examples than these a readout that found nothing is no sign that there is nothing. Raises NumericsError."""
+    at = session.fit_split
+    found = {"to fit on": len(at.fit), "held out": len(at.choose), "diagnosed": len(session.features)}
     what, n = min(found.items(), key=lambda item: item[1])
     if n < FEWEST:
         raise NumericsError(f"a reference needs at least {FEWEST} examples, found {n} {what}: use more")
 
 
-def _with_joint(
-    adapter: Adapter, features: Features, reference: BalancedReference, settings: Settings
-) -> tuple[BalancedReference, Result]:
+def _with_joint(session: Session, reference: BalancedReference) -> tuple[BalancedReference, Result]:
     """The reference with what modalities say only together, and what that gains. Encoders are trained for it only
     where a modality says next to nothing alone."""
     most = reference.constant().loss[0]
-    weak = [m for m in features.modalities if float(most - reference.alone(m).loss[0]) < WEAK * float(most)]
-    joint = on_recorded(adapter, features, reference.offset(), settings)
+    weak = [m for m in session.modalities if float(most - reference.alone(m).loss[0]) < WEAK * float(most)]
+    joint = session.synergy(reference.offset())
     more = reference.together(joint)
-    plan = plan_of(settings.of("prefix_gap", PrefixGapOptions), settings)
-    if weak and plan is not None:
-        trained = on_encoders(adapter, features, reference.offset(), plan, settings)
+    if weak:
+        trained = session.synergy_on_encoders(reference.offset())
         if trained is not None and trained.loss < joint.loss:
             joint, more = trained, reference.together(trained)
-    together = TOGETHER.fill(adapter.task)
+    together = TOGETHER.fill(session.task)
     if more.joint is None:
         reason = "on held-out examples it adds no more than chance to the sum of unimodal evidence"
         return reference, together.skipped(reason)
-    full = (1 << len(features.modalities)) - 1
-    gain = reference.value(full).loss - more.value(full).loss
-    span = interval(float(gain[0]), gain[1:].tolist(), settings.level)
-    return more, together.result(float(gain[0]), span, note=joint.described)
+    full = (1 << len(session.modalities)) - 1
+    value, span = estimate(reference.value(full).loss - more.value(full).loss, session.level)
+    return more, together.result(value, span, note=joint.described)
 
 
 def _with_interval(
@@ -231,31 +227,29 @@ def _with_interval(
     modality: str | None,
     note: str | None,
     values: Tensor,
-    settings: Settings,
+    level: float,
     error: float = 0.0,
     *,
     versus: str | None = None,
 ) -> Result:
     """A value and its leave-out values (1 + G,) as a result; ``error``: standard error of sampled orders."""
-    span = ends(float(values[0]), values[1:], error, settings.level)
+    span = credit_interval(values, error, level)
     return quantity.result(float(values[0]), span, modality=modality, versus=versus, note=note)
 
 
-def _share(modality: str, credit: Tensor, total: Tensor, error: float, settings: Settings) -> Result:
+def _share(modality: str, credit: Tensor, total: Tensor, error: float, level: float) -> Result:
     if float(total.min()) <= 0:
         reason = "model and reference are, at least on some groups of examples, no better than without inputs"
         return SHARE_OF.skipped(reason, modality=modality)
     # The sum itself is exact in sampled orders, too.
-    return _with_interval(SHARE_OF.fill(), modality, None, credit / total, settings, error / float(total[0]))
+    return _with_interval(SHARE_OF.fill(), modality, None, credit / total, level, error / float(total[0]))
 
 
-def _ratio(
-    modality: str, note: str, credit: Tensor, due: Tensor, errors: tuple[float, float], settings: Settings
-) -> Result:
+def _ratio(modality: str, note: str, credit: Tensor, due: Tensor, errors: tuple[float, float], level: float) -> Result:
     if float(due[0]) <= 0:
         reason = "the balanced reference gives the modality no credit above 0"
         return RATIO.skipped(reason, modality=modality, note=note)
-    value, low, high = _quotient(credit, due, errors, settings.level, CAP)
+    value, low, high = _quotient(credit, due, errors, level, CAP)
     return RATIO.result(value, (low, high), modality=modality, note=note)
 
 
@@ -266,12 +260,12 @@ def _score(
     due: Tensor,
     errors: tuple[float, float],
     prior_loss: float,
-    settings: Settings,
+    level: float,
 ) -> Result:
     """The ratio drawn to 1 where little is due, so that there is one for every modality and no cliff at zero."""
     more = floor_of(prior_loss)
     top, bottom = (v.clamp_min(0.0) + more for v in (credit, due))
-    value, low, high = _quotient(top, bottom, errors, settings.level, 1.0)
+    value, low, high = _quotient(top, bottom, errors, level, 1.0)
     return SCORE.result(1.0 - value, (1.0 - high, 1.0 - low), modality=modality, note=note)
 
 
@@ -287,15 +281,13 @@ def _quotient(
     return value, max(0.0, value - math.hypot(value - low, extra)), min(cap, value + math.hypot(high - value, extra))
 
 
-def _best_readouts(
-    adapter: Adapter, features: Features, settings: Settings
-) -> tuple[dict[str, UnimodalReadout], dict[str, str]]:
+def _best_readouts(session: Session) -> tuple[dict[str, UnimodalReadout], dict[str, str]]:
     """Per modality the better, on held-out examples, of the prefix and the encoder trained alone; and which. Where no
     encoder could be trained and the prefix says next to nothing, which a dead encoder's does, of the raw inputs too."""
-    made = trained_alone(adapter, features, settings.of("prefix_gap", PrefixGapOptions), settings)
+    adapter, features, made = session.adapter, session.features, session.trained_alone
     chosen, evidence = {}, {}
-    for m in features.modalities:
-        chosen[m] = multimodal_prefix(adapter, features, m)
+    for m in session.modalities:
+        chosen[m] = session.prefix(m)
         evidence[m] = "readout: linear evaluation of the checkpoint's own encoder"
         if made is not None and m in made.trained:
             evidence[m] += ", better on held-out examples than the encoder trained alone"
@@ -316,17 +308,10 @@ def _best_readouts(
     return chosen, evidence
 
 
-def _costs(
-    modality: str,
-    adapter: Adapter,
-    features: Features,
-    reference: BalancedReference,
-    game: CoalitionGame,
-    settings: Settings,
-) -> Iterator[Result]:
+def _costs(modality: str, session: Session, reference: BalancedReference, game: CoalitionGame) -> Iterator[Result]:
     """What adding the modality's evidence to the model's own prediction gains: as it is, and without another one."""
-    task, at = adapter.task, make_split(adapter, features)
-    held = make_game(adapter, at.held, len(game.donors), settings.seed, settings.progress)
+    task, features, at = session.task, session.features, session.fit_split
+    held = session.on(at.held).game_of(len(game.donors))
     note = None
     if at.held is at.train:
         note = "no val split: weights fitted on examples the model trained on, so costs may read low"
@@ -341,7 +326,7 @@ def _costs(
             )
         )
         if other == modality:
-            yield _with_interval(COSTS_NOW.fill(task), modality, note, with_it - without, settings)
+            yield _with_interval(COSTS_NOW.fill(task), modality, note, with_it - without, session.level)
         else:
             cost = COSTS_IF_MISSING.fill(task)
-            yield _with_interval(cost, modality, note, with_it - without, settings, versus=other)
+            yield _with_interval(cost, modality, note, with_it - without, session.level, versus=other)

@@ -11,18 +11,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
-from collapsekit.context import Options, Settings
+from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
-from collapsekit.probes.geometry.spectrum import small_n
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.linalg import exchange as ex
 from collapsekit.stats.linalg.moments import KEEP, Moments
+from collapsekit.stats.linalg.ranks import small_n
 from collapsekit.stats.linalg.spectrum import effective_rank, spectra
 
 SOURCE = "after Kim et al. 2025, Figure 3 and Theorem 3.1"
@@ -123,43 +123,53 @@ class _Gain:
     "task gains only its metric tells",
     options=FusionGainOptions,
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.own(FusionGainOptions)
+def run(session: Session) -> Iterator[Result]:
+    """Measure what exchanging channels between two modalities does to their effective ranks.
+
+    The receiver's weakest channels are replaced by the giver's, after Kim et al. 2025, Figure 3 and Theorem 3.1; random
+    channels are the control.
+
+    Yields:
+        By receiver and giver: the gain in rank, that of random channels, the one minus the other, and for the pair the
+        harmonic means of the gains both ways.
+    """
+    options, features = session.options_of("fusion_gain", FusionGainOptions), session.features
     held: dict[str, _Held | str] = {}
     for m in features.modalities:
         try:
-            held[m] = _hold(adapter, features, m, options, settings)
+            held[m] = _hold(session, m, options)
         except NumericsError as e:
             held[m] = str(e).rstrip(".")
     gains: dict[tuple[str, str], _Gain | str] = {}
     pairs = list(permutations(features.modalities, 2))
     for done, (receiver, giver) in enumerate(pairs):
-        settings.progress.step("channel exchanges", done, len(pairs))
-        gains[receiver, giver] = _between(held[receiver], held[giver], features, options, settings)
+        session.progress.step("channel exchanges", done, len(pairs))
+        gains[receiver, giver] = _between(held[receiver], held[giver], features, options, session.seed)
     for receiver, giver in pairs:
-        yield from _results(features, receiver, giver, gains, options, settings)
+        yield from _results(features, receiver, giver, gains, options, session.level)
 
 
-def _hold(adapter: Adapter, features: Features, modality: str, options: FusionGainOptions, settings: Settings) -> _Held:
+def _hold(session: Session, modality: str, options: FusionGainOptions) -> _Held:
     """Features, scores and rank of one modality. Raises NumericsError where they are not to be had."""
-    keep = None
+    keep, features = None, session.features
     if options.definition == "pooled":
         x = features.pooled[modality].double()
         n, d = x.shape
         if n < 2 * d:
             raise NumericsError(f"needs at least 2·d = {2 * d} examples for the {d} features of {modality}, found {n}")
     else:
-        x, keep = _tokens(adapter, features, modality)
+        x, keep = _tokens(session, modality)
     if options.score == "random":
         # Not the draws of the control.
-        scores = torch.rand(x.shape[-1], generator=torch.Generator().manual_seed(settings.seed + 1))
+        scores = torch.rand(x.shape[-1], generator=torch.Generator().manual_seed(session.seed + 1))
     else:
         scores = ex.channel_scores(x, options.score, keep)
     return _Held(x, keep, scores, _rank(x, features))
 
 
-def _tokens(adapter: Adapter, features: Features, modality: str) -> tuple[Tensor, Tensor | None]:
+def _tokens(session: Session, modality: str) -> tuple[Tensor, Tensor | None]:
     """Tokens (n, t, c) of one modality, 0 where masked, and the mask. Raises NumericsError where it has none."""
+    adapter, features = session.adapter, session.features
     x = adapter.features_of(modality, features.recorded[modality])
     section = adapter.config.modalities[modality]
     if x.ndim < 3:
@@ -203,7 +213,7 @@ def _joint(receiver: _Held, giver: _Held, features: Features) -> list[Moments] |
 
 
 def _between(
-    receiver: _Held | str, giver: _Held | str, features: Features, options: FusionGainOptions, settings: Settings
+    receiver: _Held | str, giver: _Held | str, features: Features, options: FusionGainOptions, seed: int
 ) -> _Gain | str:
     """Both gains, or why there are none."""
     if isinstance(receiver, str) or isinstance(giver, str):
@@ -211,7 +221,7 @@ def _between(
     widths = len(receiver.scores), len(giver.scores)
     k = ex.exchanged_count(options.proportion, min(widths))
     same = options.pairing == "same"
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(seed)
 
     joint = _joint(receiver, giver, features)
 
@@ -244,7 +254,7 @@ def _results(
     giver: str,
     gains: dict[tuple[str, str], _Gain | str],
     options: FusionGainOptions,
-    settings: Settings,
+    level: float,
 ) -> Iterator[Result]:
     there, back = gains[receiver, giver], gains[giver, receiver]
     computed: tuple[tuple[Measure, Callable[[_Gain, _Gain], Tensor]], ...] = (
@@ -265,7 +275,7 @@ def _results(
         values = compute(there, back if isinstance(back, _Gain) else there)
         yield quantity.result(
             float(values[0]),
-            interval(float(values[0]), values[1:].tolist(), settings.level),
+            interval(float(values[0]), values[1:].tolist(), level),
             modality=receiver,
             versus=giver,
             note=_note(features, (receiver, giver) if mean else (receiver,), there, options),

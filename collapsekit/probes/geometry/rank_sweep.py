@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice, pairwise
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from collapsekit.adapters.base import Adapter, Prediction
-from collapsekit.context import Options, Settings
+from collapsekit.adapters.base import Prediction
 from collapsekit.distributed.process_group import current
-from collapsekit.errors import ConfigError, NumericsError, did_you_mean
+from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import shapley_values
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.replay import predict, predict_many
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
-from collapsekit.probes.credit.reliance import RelianceOptions, game_of
-from collapsekit.probes.geometry.spectrum import CONCATENATED, RANKS, rank_functions, rank_interval, small_n
+from collapsekit.probes._shared import CKA_SOURCE, CONCATENATED, SCALED, SweepOptions, swept_modalities
 from collapsekit.readouts.fit import Recipe, rows_of
 from collapsekit.readouts.fit_stacked import retrained_fusions
-from collapsekit.readouts.linear import make_split
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.linalg.cka import sides_leave_out
+from collapsekit.stats.linalg.ranks import RANKS, rank_functions, rank_interval, small_n
 from collapsekit.stats.linalg.spectrum import spectra
+from collapsekit.tasks.base import Task
 from collapsekit.tasks.scoring import leave_out_metric
 
 PAPER = "Chaudhuri et al. 2025, Section 4.2 and Figure 5"
-SCALED = "the modality's features multiplied by β before fusion, β = 1 being the model as it is"
 TRAINED = "fusion and head trained anew at each β on this checkpoint's encoders, " + SCALED
 CROSSING = (
     "smallest β above 1 at which the fused representation's numerical rank has fallen to that of the unimodal path, "
@@ -44,7 +41,6 @@ CROSSING = (
 )
 UNIMODAL_SOURCE = "after Chaudhuri et al. 2025, Section 4.2, where the unimodal rank is of an encoder trained alone"
 CKA = "debiased linear CKA of the modality's features with the fused representation"
-CKA_SOURCE = "Kornblith et al. 2019; unbiased HSIC of Song et al. 2012; Figure 5 (b, d) of Chaudhuri et al. 2025"
 
 EFFECTIVE_RANK = declare(
     Measure(
@@ -122,31 +118,13 @@ OF_RANK = {
 }
 
 
-class RankSweepOptions(Options):
+class RankSweepOptions(SweepOptions):
     """Options of the rank_sweep probe."""
 
-    betas: tuple[float, ...] = Field(default=(0.0, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0), description="values of β")
-    modality: str | None = Field(default=None, description="which to upweight; 'all'; default: the least used")
     mode: Literal["scale", "train"] = Field(default="scale", description="scale features, or retrain the fusion too")
     epochs: int = Field(default=40, gt=0, description="at most so many epochs a β in train mode")
     rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False, description="learning rate in train mode")
     rtol: float = Field(default=1e-3, gt=0, lt=1, description="tolerance of the numerical rank, relative to σmax")
-
-    @field_validator("betas")
-    @classmethod
-    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        value = tuple(sorted(set(value)))
-        if len(value) < 2 or not all(0 <= beta < math.inf for beta in value):
-            raise ValueError("needs at least two different values of β, finite and none negative")
-        return value
-
-    def check_modalities(self, known: Sequence[str]) -> None:
-        if self.modality not in (None, "all", *known):
-            near = did_you_mean(str(self.modality), known)
-            raise ConfigError(
-                f"rank_sweep.modality is {self.modality!r}{near}: the model has {', '.join(known)}, and 'all' is all of "
-                "them."
-            )
 
 
 # At one β: every number by its name and, where it is about one, the modality; with each group left out.
@@ -163,64 +141,57 @@ _Point = dict[tuple[str, str | None], tuple[float, list[float]]]
     cannot="the paper does not define β; a critical β alone does not make a collapse",
     options=RankSweepOptions,
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.own(RankSweepOptions)
+def run(session: Session) -> Iterator[Result]:
+    """Follow ranks, task and similarity of the fused representation as one modality is upweighted before fusion.
+
+    The paper does not define its β: here it multiplies the modality's features (after Chaudhuri et al. 2025, Section 4.2
+    and Figure 5). In train mode fusion and head are trained anew at each β.
+
+    Yields:
+        By upweighted modality: curves over β of four ranks, loss, metric and the CKA with every modality's features; the
+        rank of what the modality alone makes of the fusion; and the β at which the sweep falls to it.
+    """
+    options, features = session.options_of("rank_sweep", RankSweepOptions), session.features
     if features.concatenated:
         raise NumericsError(CONCATENATED)
     n, d = features.fused.shape
     if n < 2 * d:
         raise NumericsError(f"needs at least 2·d = {2 * d} examples for d = {d} fused dimensions, found {n}")
-    for modality in chosen(adapter, features, options, settings):
-        yield from _sweep(adapter, features, modality, options, settings)
+    for modality in swept_modalities(session, options):
+        yield from _sweep(session, modality, options)
 
 
-def chosen(adapter: Adapter, features: Features, options: RankSweepOptions, settings: Settings) -> tuple[str, ...]:
-    """The modalities to upweight: the named one, all, or the one of least Shapley credit. Raises ConfigError."""
-    wanted = options.modality
-    if wanted == "all":
-        return features.modalities
-    if wanted is not None:
-        options.check_modalities(features.modalities)
-        return (wanted,)
-    asked = settings.of("reliance", RelianceOptions)
-    game = game_of(adapter, features, asked, settings)
-    credit, _ = shapley_values(lambda mask: -game.value(mask).loss, game.size, asked.permutations, settings.seed)
-    return (features.modalities[int(credit[:, 0].argmin())],)
-
-
-def _sweep(
-    adapter: Adapter, features: Features, modality: str, options: RankSweepOptions, settings: Settings
-) -> Iterator[Result]:
-    predictions = _predictions(adapter, features, modality, options, settings)
+def _sweep(session: Session, modality: str, options: RankSweepOptions) -> Iterator[Result]:
+    task, features = session.task, session.features
+    predictions = _predictions(session, modality, options)
     points = []
     for i, prediction in enumerate(islice(predictions, len(options.betas))):
-        points.append(_measure(adapter, features, prediction, options))
-        settings.progress.step(f"β sweep of {modality}", i + 1, len(options.betas))
+        points.append(_measure(task, features, prediction, options))
+        session.progress.step(f"β sweep of {modality}", i + 1, len(options.betas))
     how = SCALED if options.mode == "scale" else TRAINED
-    make = partial(_curve, features, modality, points, options, settings)
+    make = partial(_curve, features, modality, points, options, session.level)
     for name, measure in OF_RANK.items():
         yield make(name, None, measure.fill(rtol=options.rtol, how=how))
-    yield make("loss", None, LOSS_OVER_BETA.fill(adapter.task, how=how))
-    yield make("metric", None, METRIC_OVER_BETA.fill(adapter.task, how=how))
+    yield make("loss", None, LOSS_OVER_BETA.fill(task, how=how))
+    yield make("metric", None, METRIC_OVER_BETA.fill(task, how=how))
     for other in features.modalities:
         yield make("cka", other, CKA_OVER_BETA.fill(how=how))
-    alone = _measure(adapter, features, next(predictions), options)
-    yield from _unimodal_path(features, modality, options, settings, points, alone)
+    alone = _measure(task, features, next(predictions), options)
+    yield from _unimodal_path(features, modality, options, session.level, points, alone)
 
 
-def _predictions(
-    adapter: Adapter, features: Features, modality: str, options: RankSweepOptions, settings: Settings
-) -> Iterator[Prediction]:
+def _predictions(session: Session, modality: str, options: RankSweepOptions) -> Iterator[Prediction]:
     """What fusion and head make of the modality's features times each β, in train mode new ones trained on them; and last
     of the modality alone, the others held at their mean, in train mode at 0."""
+    adapter, features = session.adapter, session.features
     others = [m for m in features.modalities if m != modality]
     if options.mode == "scale":
         asked = [Edit(scale={modality: beta}) for beta in options.betas]
         yield from predict_many(adapter, features, [*asked, Edit(hold=others)])
         return
     factors = [*({modality: beta} for beta in options.betas), dict.fromkeys(others, 0.0)]
-    recipe = Recipe(rate=options.rate, epochs=options.epochs, seed=settings.seed)
-    trained = retrained_fusions(adapter, make_split(adapter, features), factors, recipe, settings.progress)
+    recipe = Recipe(rate=options.rate, epochs=options.epochs, seed=session.seed)
+    trained = retrained_fusions(adapter, session.fit_split, factors, recipe, session.progress)
     if trained is None:
         raise NumericsError("rank_sweep.mode=train needs model.factory, to build the fusion afresh")
     # Training is in full precision, so what the new fusion reads has to be, too.
@@ -229,13 +200,12 @@ def _predictions(
         yield predict(fusion, replace(features, recorded=full), scale=factor)
 
 
-def _measure(adapter: Adapter, features: Features, result: Prediction, options: RankSweepOptions) -> _Point:
+def _measure(task: Task, features: Features, result: Prediction, options: RankSweepOptions) -> _Point:
     """Ranks, task and similarity of one prediction; what it has none of (a constant has no rank) is left out."""
     groups = features.groups
     point: _Point = {}
     if not bool(torch.isfinite(result.fused).all() and torch.isfinite(result.outputs).all()):
         return point
-    task = adapter.task
     expected = task.expect(result.outputs)
     for name, values in (
         ("loss", leave_out_means(task.loss(expected, features.targets), groups)),
@@ -260,7 +230,7 @@ def _curve(
     modality: str,
     points: list[_Point],
     options: RankSweepOptions,
-    settings: Settings,
+    level: float,
     name: str,
     versus: str | None,
     quantity: Quantity,
@@ -272,9 +242,9 @@ def _curve(
         reason = "the fused representation or the features are constant or not finite at every β"
         return quantity.skipped(reason, modality=modality, versus=versus, unit=True)
     if name in RANKS:
-        ends = [rank_interval(full, out, d, settings.level) for _, (full, out) in found]
+        ends = [rank_interval(full, out, d, level) for _, (full, out) in found]
     else:
-        ends = [interval(full, out, settings.level) for _, (full, out) in found]
+        ends = [interval(full, out, level) for _, (full, out) in found]
     had = [beta for beta, _ in found]
     lost = [f"{beta:g}" for beta in options.betas if beta not in had]
     notes = [small_n(n, d) if name in RANKS else None]
@@ -294,7 +264,7 @@ def _unimodal_path(
     features: Features,
     modality: str,
     options: RankSweepOptions,
-    settings: Settings,
+    level: float,
     points: list[_Point],
     point: _Point,
 ) -> Iterator[Result]:
@@ -310,7 +280,7 @@ def _unimodal_path(
         yield CRITICAL_BETA.skipped(reason, modality=modality)
         return
     floor, out = point["numerical_rank", None]
-    yield own.result(floor, rank_interval(floor, out, features.fused.shape[1], settings.level), modality=modality)
+    yield own.result(floor, rank_interval(floor, out, features.fused.shape[1], level), modality=modality)
     had = [
         (beta, p["numerical_rank", None][0])
         for beta, p in zip(options.betas, points, strict=True)

@@ -11,17 +11,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
-from collapsekit.context import Options, Settings
+from collapsekit.context import Options
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.replay import predict_many
 from collapsekit.measures import Measure, declare
-from collapsekit.probes.geometry.rank_sweep import CKA_SOURCE, SCALED, RankSweepOptions, chosen
+from collapsekit.probes._shared import CKA_SOURCE, SCALED, SweepOptions, swept_modalities
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg.cka import sides_leave_out
 from collapsekit.stats.linalg.procrustes import procrustes_leave_out, procrustes_null
@@ -79,28 +79,36 @@ class SimilarityOptions(Options):
     "is not far above d, since it is fitted on the examples it is read on: compare with its null",
     options=SimilarityOptions,
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.own(SimilarityOptions)
-    g = torch.Generator().manual_seed(settings.seed)
+def run(session: Session) -> Iterator[Result]:
+    """Measure how alike modalities' features are to the fused representation, and to one another.
+
+    By the debiased linear CKA (Kornblith et al. 2019; Song et al. 2012) and by the cosine after the best orthogonal
+    alignment (Schönemann 1966), which is biased up at few examples, so that its null stands beside it.
+
+    Yields:
+        CKA, Procrustes cosine and its null of each modality with the fused representation and with each other one; and the
+        cosine with the fused representation as a modality is upweighted.
+    """
+    options, features = session.options_of("similarity", SimilarityOptions), session.features
+    g = torch.Generator().manual_seed(session.seed)
     orders = [torch.randperm(len(features), generator=g) for _ in range(options.shuffles)]
     note = SCALE_ONLY if features.concatenated else None
     for m in features.modalities:
-        for found in _compared(features, m, None, FUSED, orders, settings):
+        for found in _compared(session, m, None, FUSED, orders):
             yield found.model_copy(update={"modality": m, "note": None if found.skipped else note})
     for a, b in combinations(features.modalities, 2):
-        for found in _compared(features, a, b, OTHER, orders, settings):
+        for found in _compared(session, a, b, OTHER, orders):
             # The same number told of either: none comes first.
             yield found.model_copy(update={"modality": a, "versus": b})
             yield found.model_copy(update={"modality": b, "versus": a})
     if options.sweep:
-        yield from _sweep(adapter, features, options, settings)
+        yield from _sweep(session, options)
 
 
-def _compared(
-    features: Features, one: str, two: str | None, other: str, orders: list[Tensor], settings: Settings
-) -> Iterator[Result]:
+def _compared(session: Session, one: str, two: str | None, other: str, orders: list[Tensor]) -> Iterator[Result]:
     """CKA, Procrustes cosine and its null of a modality's features and another's (None: the fused representation), without
     the names of the two."""
+    features, level = session.features, session.level
     x, y = features.pooled[one], features.fused if two is None else features.pooled[two]
     groups, count = features.groups, int(features.groups.max()) + 1
     cka, aligned = CKA_OF.fill(other=other), ALIGNED.fill(other=other)
@@ -113,12 +121,12 @@ def _compared(
         return
     try:
         found = sides_leave_out(features.side(one), features.side(two), current().map)
-        yield cka.result(*_estimate(*found, settings.level))
+        yield cka.result(*_estimate(*found, level))
     except NumericsError as e:
         yield cka.skipped(str(e))
     try:
-        _alignable(x, y, settings.own(SimilarityOptions))
-        yield aligned.result(*_estimate(*procrustes_leave_out(x, y, groups, count), settings.level))
+        _alignable(x, y, session.options_of("similarity", SimilarityOptions))
+        yield aligned.result(*_estimate(*procrustes_leave_out(x, y, groups, count), level))
     except NumericsError as e:
         yield aligned.skipped(str(e))
         return
@@ -142,8 +150,9 @@ def _alignable(x: Tensor, y: Tensor, options: SimilarityOptions) -> None:
         raise NumericsError(f"{dx} dimensions are more than similarity.widest = {options.widest}: raise it")
 
 
-def _sweep(adapter: Adapter, features: Features, options: SimilarityOptions, settings: Settings) -> Iterator[Result]:
+def _sweep(session: Session, options: SimilarityOptions) -> Iterator[Result]:
     """Procrustes cosine of every modality with the fused representation as one modality is upweighted."""
+    adapter, features = session.adapter, session.features
     reasons: dict[str, str] = {}
     for m, x in features.pooled.items():
         try:
@@ -157,19 +166,19 @@ def _sweep(adapter: Adapter, features: Features, options: SimilarityOptions, set
             f"similarity.widest = {options.widest}: found {widths} and {features.fused.shape[1]} dimensions"
         )
         return
-    sweep = settings.of("rank_sweep", RankSweepOptions)
+    sweep = session.options_of("rank_sweep", SweepOptions)
     betas = sweep.betas
-    for swept in chosen(adapter, features, sweep, settings):
+    for swept in swept_modalities(session, sweep):
         fused = []
         asked = (Edit(scale={swept: beta}) for beta in betas)
         for i, prediction in enumerate(predict_many(adapter, features, asked)):
             fused.append(prediction.fused)
-            settings.progress.step(f"similarity over β of {swept}", i + 1, len(betas))
+            session.progress.step(f"similarity over β of {swept}", i + 1, len(betas))
         for m in features.modalities:
             if m in reasons:
                 yield SWEEP.skipped(reasons[m], modality=swept, versus=m)
             else:
-                yield _curve(features, swept, m, betas, fused, settings.level)
+                yield _curve(features, swept, m, betas, fused, session.level)
 
 
 def _curve(

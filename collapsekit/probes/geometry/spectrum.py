@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
-from collapsekit.context import Options, Settings
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
+from collapsekit.probes._shared import CONCATENATED, RankOptions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.stats.inference.jackknife import interval
+from collapsekit.session.session import Session
 from collapsekit.stats.linalg import spectrum as st
+from collapsekit.stats.linalg.ranks import CENTRED, RANKS, rank_functions, rank_interval, small_n
 
-CENTRED = "of the column-centred features (n examples by d dimensions), σ their singular values"
-RANKS: dict[str, tuple[str, str]] = {
-    "effective_rank": (
-        f"exp of the entropy of σ/Σσ {CENTRED}",
-        "Roy & Vetterli 2007, eq. 5; as used by Kim et al. 2025",
-    ),
-    "numerical_rank": (
-        f"number of σ above {{rtol:g}}·σmax {CENTRED}",
-        "Golub & Van Loan, Matrix Computations, 5.4.1; as in Chaudhuri et al. 2025, Figure 5",
-    ),
-    "stable_rank": (f"Σσ²/σmax² {CENTRED}", "Rudelson & Vershynin 2007"),
-    "participation_ratio": (f"(Σσ²)²/Σσ⁴ {CENTRED}", "Gao et al. 2017, eq. 3"),
-}
 EFFECTIVE_RANK = declare(
     Measure(
         "spectrum.effective_rank",
@@ -88,33 +75,11 @@ OF_RANK = {
 }
 
 
-class SpectrumOptions(Options):
+class SpectrumOptions(RankOptions):
     """Options of the spectrum probe."""
 
-    rtol: float = Field(default=1e-3, gt=0, lt=1, description="tolerance of the numerical rank, relative to σmax")
     precise: bool = Field(default=False, description="SVD of the features instead of eigenvalues of their scatter")
     components: int = Field(default=256, gt=0, description="how many eigenvalues the spectrum curve keeps")
-
-
-def rank_functions(rtol: float) -> dict[str, Callable[[Tensor], float]]:
-    """The four ranks, all read off one spectrum σ."""
-    return {
-        "effective_rank": st.effective_rank,
-        "numerical_rank": lambda sigma: float(st.numerical_rank(sigma, rtol)),
-        "stable_rank": st.stable_rank,
-        "participation_ratio": st.participation_ratio,
-    }
-
-
-def rank_interval(value: float, leave_out: list[float], d: int, level: float) -> tuple[float, float]:
-    """Jackknife interval of a rank on the log scale, within the 1 to d that a rank can be."""
-    low, high = interval(value, leave_out, level, log=True)
-    return min(value, max(1.0, low)), max(value, min(float(d), high))
-
-
-def small_n(n: int, d: int) -> str | None:
-    """The caveat for few examples: ranks are biased low under n = 10·d."""
-    return f"n = {n} is under 10·d = {10 * d}: ranks are biased low" if n < 10 * d else None
 
 
 @probe(
@@ -127,8 +92,17 @@ def small_n(n: int, d: int) -> str | None:
     cannot="a low rank is not a collapse: a healthy model may be low-rank, and a collapsed one high-rank",
     options=SpectrumOptions,
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.own(SpectrumOptions)
+def run(session: Session) -> Iterator[Result]:
+    """Measure the eigenspectrum of every modality's features, before and after fusion, and the ranks read off it.
+
+    Of the covariance of n examples by d dimensions, centred (Kim et al. 2025, Figure 2; ranks after Roy & Vetterli 2007,
+    Golub & Van Loan, Rudelson & Vershynin 2007 and Gao et al. 2017).
+
+    Yields:
+        By modality and of the fused representation: eigenvalues as shares of their sum, effective, numerical and stable
+        rank, participation ratio, and the effective rank that independent dimensions would have.
+    """
+    options, features = session.options_of("spectrum", SpectrumOptions), session.features
     named: list[tuple[str | None, Tensor]] = [*features.pooled.items(), (None, features.fused)]
     concatenated = features.concatenated
     for modality, x in named:
@@ -136,15 +110,13 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
             yield from _skip_all(None, CONCATENATED, options)
             continue
         try:
-            yield from _one(modality, x, features, options, settings)
+            yield from _one(modality, x, session, options)
         except NumericsError as e:
             yield from _skip_all(modality, str(e).rstrip("."), options)
 
 
-def _one(
-    modality: str | None, x: Tensor, features: Features, options: SpectrumOptions, settings: Settings
-) -> Iterator[Result]:
-    n, d = x.shape
+def _one(modality: str | None, x: Tensor, session: Session, options: SpectrumOptions) -> Iterator[Result]:
+    (n, d), features = x.shape, session.features
     if options.precise:
         groups = features.groups
         sigma, out = st.singular_values_svd(x), [st.singular_values_svd(x[groups != g]) for g in groups.unique()]
@@ -164,28 +136,22 @@ def _one(
         yield from _skip_all(modality, reason, options)
         return
     for name, rank in rank_functions(options.rtol).items():
-        ends = rank_interval(rank(sigma), [rank(s) for s in out], d, settings.level)
+        ends = rank_interval(rank(sigma), [rank(s) for s in out], d, session.level)
         of_rank = OF_RANK[name].fill(rtol=options.rtol)
         yield of_rank.result(rank(sigma), ends, modality=modality, note=small_n(n, d))
-    yield _null(modality, x, features, settings)
+    yield _null(modality, x, features, session.seed, session.level)
 
 
-def _null(modality: str | None, x: Tensor, features: Features, settings: Settings) -> Result:
+def _null(modality: str | None, x: Tensor, features: Features, seed: int, level: float) -> Result:
     """Effective rank were the dimensions independent: every column permuted by itself."""
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(seed)
     shuffled = torch.stack([c[torch.randperm(len(c), generator=generator)] for c in x.T], 1)
     whole, left = features.moments(shuffled)
     value, *out = map(st.effective_rank, st.spectra(chain([whole], left), x.shape[1]))
-    ends = rank_interval(value, out, x.shape[1], settings.level)
+    ends = rank_interval(value, out, x.shape[1], level)
     return NULL_EFFECTIVE_RANK.result(value, ends, modality=modality)
 
 
 def _skip_all(modality: str | None, reason: str, options: SpectrumOptions) -> Iterator[Result]:
     for of_rank in OF_RANK.values():
         yield of_rank.fill(rtol=options.rtol).skipped(reason, modality=modality)
-
-
-CONCATENATED = (
-    "the fusion point only concatenates the modalities' features, so this reads the same for a healthy and a collapsed "
-    "model: set `fusion` to the first submodule that mixes them"
-)

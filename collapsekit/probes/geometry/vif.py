@@ -7,24 +7,21 @@ from itertools import chain
 
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
-from collapsekit.context import Settings
 from collapsekit.errors import NumericsError
-from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
-from collapsekit.probes.geometry.spectrum import CONCATENATED
+from collapsekit.probes._shared import CONCATENATED, VIF
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg.vif import vif
 from collapsekit.stats.threads import side_by_side
 
-DEFINITION = "diagonal of the inverse correlation matrix of the fused representation's non-constant columns"
 SOURCE = "Belsley, Kuh & Welsch 1980, 3.2; its mean in Chaudhuri et al. 2025, Table 7"
 MEDIAN = declare(
     Measure(
         "vif.median",
-        definition=f"median over neurons of the {DEFINITION}",
+        definition=f"median over neurons of the {VIF}",
         source=SOURCE,
         unit="times",
         better="lower",
@@ -35,7 +32,7 @@ MEDIAN = declare(
 MEAN = declare(
     Measure(
         "vif.mean",
-        definition=f"mean over neurons of the {DEFINITION}",
+        definition=f"mean over neurons of the {VIF}",
         source=SOURCE,
         unit="times",
         better="lower",
@@ -46,14 +43,14 @@ MEAN = declare(
 MAX = declare(
     Measure(
         "vif.max",
-        definition=f"max over neurons of the {DEFINITION}",
+        definition=f"max over neurons of the {VIF}",
         source=SOURCE,
         unit="times",
         better="lower",
         why="1 is no redundancy between fused neurons",
     )
 )
-PER_FEATURE = declare(Measure("vif.per_feature", definition=DEFINITION, source=SOURCE, figure="profile"))
+PER_FEATURE = declare(Measure("vif.per_feature", definition=VIF, source=SOURCE, figure="profile"))
 SUMMARIES: tuple[tuple[Measure, Callable[[Tensor], float]], ...] = (
     (MEAN, lambda v: float(v.mean())),
     (MEDIAN, lambda v: float(v.quantile(0.5))),
@@ -66,11 +63,20 @@ SUMMARIES: tuple[tuple[Measure, Callable[[Tensor], float]], ...] = (
     title="Redundancy of fused neurons (VIF)",
     place=60,
     summary="variance inflation of the fused representation: mean, median, max and per neuron",
-    definition=DEFINITION,
+    definition=VIF,
     source=SOURCE,
     cannot="collinear neurons say nothing of which modality they serve; compare only on equal n and width",
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
+def run(session: Session) -> Iterator[Result]:
+    """Measure how collinear the fused neurons are, by their variance inflation factors.
+
+    The factors are the diagonal of the inverse correlation matrix of the neurons that vary (Belsley, Kuh & Welsch 1980,
+    3.2; its mean in Chaudhuri et al. 2025, Table 7).
+
+    Yields:
+        Mean, median and maximum over neurons, and the factor of each neuron.
+    """
+    features = session.features
     x = features.fused
     n, d = x.shape
     try:
@@ -97,7 +103,7 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
     note = "; ".join(notes) or None
     for measure, summary in SUMMARIES:
         value = summary(full.values)
-        low, high = interval(value, [summary(v.values) for v in out], settings.level, log=True)
+        low, high = interval(value, [summary(v.values) for v in out], session.level, log=True)
         yield measure.result(value, (min(value, max(1.0, low)), high), note=note)
     curve = Curve(
         x=tuple(map(float, full.kept)),

@@ -11,18 +11,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.pooling import shifted_features
-from collapsekit.context import Options, Settings
+from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
-from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
-from collapsekit.probes.geometry.spectrum import CONCATENATED
+from collapsekit.probes._shared import CONCATENATED
 from collapsekit.readouts.fit import rows_of
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg.collision import Collisions, collisions, lemma_bound, random_collision
 
@@ -126,14 +125,24 @@ class CollisionOptions(Options):
     "and two of them tell little; derivatives do not see a saturated or stepwise fusion",
     options=CollisionOptions,
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.own(CollisionOptions)
+def run(session: Session) -> Iterator[Result]:
+    """Tell whether the two features that drive a fused neuron most are of different modalities, and whether chance would
+    do as much.
+
+    The bound is Lemma 1 of Chaudhuri et al. 2025 (Section 3.1); a feature's drive is its derivative-based sensitivity
+    (Sobol' & Kucherenko 2009).
+
+    Yields:
+        The bound, what permuted drives would give, the share of polysemantic neurons whose two strongest features are of
+        different modalities, the share that is polysemantic, how much those two features carry, and both by modality.
+    """
+    options, features = session.options_of("collision", CollisionOptions), session.features
     bound = lemma_bound([x.shape[1] for x in features.pooled.values()])
     yield BOUND.result(bound, note="a bound on random allocation, so a trained model may lie below it")
     try:
         if features.concatenated:
             raise NumericsError(CONCATENATED)
-        drives = _drives(adapter, features, options)
+        drives = _drives(session, options)
         found = [collisions(d, drives.owner, len(features.modalities), options.second) for d in drives.left_out]
         chance = random_collision(drives.varying)
     except NumericsError as e:
@@ -141,13 +150,13 @@ def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator
             yield measure.fill(second=options.second).skipped(str(e))
         yield EXPECTED.fill(how="").skipped(str(e))
         return
-    yield _expected(chance, found[0].polysemantic, settings)
+    yield _expected(chance, found[0].polysemantic, session.level)
     idle = drives.read - found[0].driven
     notes = [f"{drives.read} of {drives.width} fused neurons read" if drives.read < drives.width else None]
     if options.examples < len(features):
         notes.append(f"derivatives at {options.examples} of {len(features)} examples")
     notes.append(f"{idle} of {drives.read} fused neurons that no feature drives left out" if idle else None)
-    make = partial(_measured, options=options, settings=settings, note="; ".join(filter(None, notes)) or None)
+    make = partial(_measured, options=options, level=session.level, note="; ".join(filter(None, notes)) or None)
     yield make(CROSS_MODAL, [c.cross_modal for c in found])
     yield make(POLYSEMANTIC_SHARE, [c.polysemantic / c.driven for c in found])
     yield make(PAIR_SHARE, [c.reach for c in found])
@@ -159,13 +168,13 @@ def _measured(
     values: list[float],
     *,
     options: CollisionOptions,
-    settings: Settings,
+    level: float,
     note: str | None,
     modality: str | None = None,
     versus: str | None = None,
 ) -> Result:
     """A share over all examples and without each group, as a result within 0 to 1."""
-    low, high = interval(values[0], values[1:], settings.level)
+    low, high = interval(values[0], values[1:], level)
     ends = (max(0.0, low), min(1.0, high))
     return measure.fill(second=options.second).result(values[0], ends, modality=modality, versus=versus, note=note)
 
@@ -180,11 +189,11 @@ def _by_modality(make: partial[Result], modalities: tuple[str, ...], found: list
         yield make(PAIR, both, modality=b, versus=a)
 
 
-def _expected(chance: float, neurons: int, settings: Settings) -> Result:
+def _expected(chance: float, neurons: int, level: float) -> Result:
     """Two features drawn at random, exactly; neurons being drawn apart, their number is binomial."""
     from scipy.stats import binom  # which takes long to import
 
-    low, high = binom.interval(settings.level, neurons, chance)
+    low, high = binom.interval(level, neurons, chance)
     ends = (min(chance, float(low) / neurons), max(chance, float(high) / neurons))
     return EXPECTED.fill(how="permutation null in closed form, after ").result(chance, ends)
 
@@ -200,7 +209,8 @@ class _Drives:
     width: int
 
 
-def _drives(adapter: Adapter, features: Features, options: CollisionOptions) -> _Drives:
+def _drives(session: Session, options: CollisionOptions) -> _Drives:
+    features = session.features
     rows = torch.arange(min(options.examples, len(features)))
     groups = features.groups[rows]
     count = int(groups.max()) + 1
@@ -210,7 +220,7 @@ def _drives(adapter: Adapter, features: Features, options: CollisionOptions) -> 
     picked = torch.linspace(0, width - 1, most).round().long().unique()
     squares = torch.zeros(count, len(picked), x.shape[1], dtype=torch.float64)
     for part in rows.split(CHUNK):
-        for k, slope in enumerate(_slopes(adapter, features, part, picked)):
+        for k, slope in enumerate(_slopes(session, part, picked)):
             squares[:, k].index_add_(0, groups[part], slope.square())
     keeps = [torch.ones(len(rows), dtype=torch.bool), *(groups != g for g in range(count))]
     mean = [squares.sum(0), *(squares[torch.arange(count) != g].sum(0) for g in range(count))]
@@ -221,12 +231,13 @@ def _drives(adapter: Adapter, features: Features, options: CollisionOptions) -> 
     return _Drives(left_out, owner, varying, len(picked), width)
 
 
-def _slopes(adapter: Adapter, features: Features, rows: Tensor, picked: Tensor) -> Iterator[Tensor]:
+def _slopes(session: Session, rows: Tensor, picked: Tensor) -> Iterator[Tensor]:
     """Derivatives "n F" of each picked fused neuron by every modality's pooled features, example by example.
 
     They are taken by a shift of an example's features that is the same at every position, which moves what mean
     pooling gives by as much.
     """
+    adapter, features = session.adapter, session.features
     recorded, inputs = rows_of(features, rows)
     shifts, moved = [], {}
     for m in features.modalities:

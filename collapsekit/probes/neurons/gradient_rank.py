@@ -13,9 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import preserve_rng_state
-from collapsekit.context import Options, Settings
+from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.interventions.gradients import (
@@ -28,12 +27,13 @@ from collapsekit.interventions.gradients import (
 )
 from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.measures import Measure, Quantity, declare
-from collapsekit.probes.geometry.spectrum import rank_interval
 from collapsekit.readouts.fit import HALF
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg import gradients as gr
+from collapsekit.stats.linalg.ranks import rank_interval
 from collapsekit.stats.linalg.spectrum import effective_rank, numerical_rank
 
 
@@ -150,39 +150,48 @@ class GradientRankOptions(Options):
     "contrastive loss has its negatives from the same jackknife group",
     options=GradientRankOptions,
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.own(GradientRankOptions)
+def run(session: Session) -> Iterator[Result]:
+    """Measure what a step of training would change at the fusion: ranks of gradients, and conflicts between modalities.
+
+    After Lemma 2 and Theorem 2 of Chaudhuri et al. 2025; the average gradient outer product (AGOP) is that of
+    Radhakrishnan et al. 2024, the conflict that of PCGrad (Yu et al. 2020).
+
+    Yields:
+        Numerical and effective rank of the loss gradient and of the AGOP at the first layer that mixes; how each modality's
+        weights lie to the AGOP; the rank of the gradient by every matrix of weights; and the cosine of the gradients of
+        any two modalities.
+    """
+    options = session.options_of("gradient_rank", GradientRankOptions)
     # All of it before the first result is handed out, so that nobody sees the model with its gradients on.
-    with preserve_rng_state(), differentiable(adapter):
-        site = find_site(adapter, features, settings.seed)
+    with preserve_rng_state(), differentiable(session.adapter):
+        site = find_site(session.adapter, session.features, session.seed)
         results = [
-            *_first_layer(adapter, features, site, options, settings),
-            _layers(adapter, features, site),
-            *_conflicts(adapter, features, site, options, settings),
+            *_first_layer(session, site, options),
+            _layers(session, site),
+            *_conflicts(session, site, options),
         ]
     yield from results
 
 
-def _first_layer(
-    adapter: Adapter, features: Features, site: FusionLayer, options: GradientRankOptions, settings: Settings
-) -> Iterator[Result]:
+def _first_layer(session: Session, site: FusionLayer, options: GradientRankOptions) -> Iterator[Result]:
     """Ranks of gradient and AGOP, and every modality's part in the AGOP."""
+    adapter, features, level = session.adapter, session.features, session.level
     if site.layer is None:
         for matrix in ("gradient", "agop"):
-            yield from _ranks(matrix, None, features, site, options, settings)
-        yield from _in_agop(features, site, None, options, settings)
+            yield from _ranks(matrix, None, features, site, options, level)
+        yield from _in_agop(features, site, None, options, level)
         return
     count, weight = int(features.groups.max()) + 1, site.weights[f"{site.name}.weight"]
     total, out = leave_out_sums(partial(loss_gradient, adapter, features, [weight], None), count)
     spectra = [gr.spectrum_of(each.reshape(weight.shape)) for each in (total, *out)]
-    yield from _ranks("gradient", spectra, features, site, options, settings)
+    yield from _ranks("gradient", spectra, features, site, options, level)
     basis = gr.row_basis(weight.detach().cpu())  # all of this small algebra is done on the CPU, wherever the model runs
-    products = partial(outer_products, adapter, features, site, basis, options.agop, options.projections, settings.seed)
+    products = partial(outer_products, adapter, features, site, basis, options.agop, options.projections, session.seed)
     total, out = leave_out_sums(products, count)
     agop = _Agop(total, list(out), basis)
     spectra = [gr.spectrum_of(each) for each in (agop.full, *agop.left)]
-    yield from _ranks("agop", spectra, features, site, options, settings)
-    yield from _in_agop(features, site, agop, options, settings)
+    yield from _ranks("agop", spectra, features, site, options, level)
+    yield from _in_agop(features, site, agop, options, level)
 
 
 def _ranks(
@@ -191,7 +200,7 @@ def _ranks(
     features: Features,
     site: FusionLayer,
     options: GradientRankOptions,
-    settings: Settings,
+    level: float,
 ) -> Iterator[Result]:
     """Numerical and effective rank of one matrix by its singular values, over all examples and without each group; or why
     there is none."""
@@ -207,7 +216,7 @@ def _ranks(
             continue
         try:
             value, *out = map(rank, spectra)
-            ends = rank_interval(value, out, len(spectra[0]), settings.level)
+            ends = rank_interval(value, out, len(spectra[0]), level)
         except NumericsError:
             yield quantity.skipped(f"it is zero at {site.name}")
         else:
@@ -224,7 +233,7 @@ def _note(features: Features, site: FusionLayer) -> str:
 
 
 def _in_agop(
-    features: Features, site: FusionLayer, agop: _Agop | None, options: GradientRankOptions, settings: Settings
+    features: Features, site: FusionLayer, agop: _Agop | None, options: GradientRankOptions, level: float
 ) -> Iterator[Result]:
     """How the layer's weights, and those of every modality, lie to its AGOP."""
     owner = gr.owned_columns(site.drive, options.owned)
@@ -247,12 +256,12 @@ def _in_agop(
         weight = site.layer.weight.detach().cpu().double()
         try:
             if modality is not None:
-                yield _aligned(alignment, modality, weight, columns, agop, options, settings)
+                yield _aligned(alignment, modality, weight, columns, agop, options, level)
             # Of these columns C the block is C A Cᵀ; C = Q turn, and Q changes no cosine.
             turn = torch.linalg.qr(agop.basis[columns])[1]
             read = turn @ agop.basis.T @ weight.T
             values = [gr.frobenius_cosine(read @ read.T, turn @ a @ turn.T) for a in (agop.full, *agop.left)]
-            ends = interval(values[0], values[1:], settings.level)
+            ends = interval(values[0], values[1:], level)
             yield ansatz.result(values[0], _within(ends, values[0], 0.0), modality=modality)
         except NumericsError as e:
             for quantity in wanted:
@@ -266,7 +275,7 @@ def _aligned(
     columns: Tensor,
     agop: _Agop,
     options: GradientRankOptions,
-    settings: Settings,
+    level: float,
 ) -> Result:
     size = len(agop.basis)
     own = gr.row_subspace(weight, columns, options.leading)
@@ -277,7 +286,7 @@ def _aligned(
     chance = max(k, r) / size
     return alignment.result(
         value,
-        _within(interval(value, out, settings.level), value, 0.0),
+        _within(interval(value, out, level), value, 0.0),
         modality=modality,
         note=f"{r} directions of the weights and {k} of the AGOP among {size}: by chance {chance:.2g}",
     )
@@ -288,8 +297,9 @@ def _within(ends: tuple[float, float], value: float, low: float) -> tuple[float,
     return min(value, max(low, ends[0])), max(value, min(1.0, ends[1]))
 
 
-def _layers(adapter: Adapter, features: Features, site: FusionLayer) -> Result:
+def _layers(session: Session, site: FusionLayer) -> Result:
     """Effective rank of the loss gradient by every matrix of weights."""
+    adapter, features = session.adapter, session.features
     weights = {k: p for k, p in site.weights.items() if p.ndim == 2}
     if not weights:
         return LAYERS.skipped("no weight outside the encoders that the loss reaches is a matrix")
@@ -309,12 +319,11 @@ def _layers(adapter: Adapter, features: Features, site: FusionLayer) -> Result:
     return LAYERS.curve(curve)
 
 
-def _conflicts(
-    adapter: Adapter, features: Features, site: FusionLayer, options: GradientRankOptions, settings: Settings
-) -> Iterator[Result]:
+def _conflicts(session: Session, site: FusionLayer, options: GradientRankOptions) -> Iterator[Result]:
     """Cosines between the loss gradients that modalities give alone, both ways."""
+    adapter, features = session.adapter, session.features
     weights, modalities = list(site.weights.values()), features.modalities
-    others = marginal_samples(len(features), options.draws, settings.seed)
+    others = marginal_samples(len(features), options.draws, session.seed)
     done = [0]
 
     def alone(group: int) -> Tensor:
@@ -324,7 +333,7 @@ def _conflicts(
             draws = [loss_gradient(adapter, features, weights, dict.fromkeys(absent, o), group) for o in others]
             rows.append(torch.stack(draws).sum(0))
         done[0] += 1
-        settings.progress.step("gradients of single modalities", done[0], None)
+        session.progress.step("gradients of single modalities", done[0], None)
         return torch.stack(rows)
 
     conflict = CONFLICT_OF.fill(count=sum(w.numel() for w in weights), draws=len(others))
@@ -339,5 +348,5 @@ def _conflicts(
             yield conflict.skipped(reason, modality=modality, versus=versus)
             continue
         value = float(full[i, j])
-        ends = interval(value, [float(o[i, j]) for o in left], settings.level)
+        ends = interval(value, [float(o[i, j]) for o in left], session.level)
         yield conflict.result(value, _within(ends, value, -1.0), modality=modality, versus=versus)

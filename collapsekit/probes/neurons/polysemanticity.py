@@ -10,20 +10,20 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import preserve_rng_state
 from collapsekit.adapters.pooling import shifted_features
-from collapsekit.context import Options, Settings
+from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import Measure, declare
-from collapsekit.probes.geometry.spectrum import CONCATENATED
+from collapsekit.probes._shared import CONCATENATED
 from collapsekit.readouts.fit import Recipe, fit, rows_of
-from collapsekit.readouts.linear import FitSplit, make_split
+from collapsekit.readouts.linear import FitSplit
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import assign_groups, interval
 from collapsekit.stats.polysemy import drive_shares, row_entropy
 
@@ -137,45 +137,54 @@ class PolysemanticityOptions(Options):
     options=PolysemanticityOptions,
     trains="models",
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.own(PolysemanticityOptions)
-    if features.concatenated:
+def run(session: Session) -> Iterator[Result]:
+    """Tell whether the fusion's neurons serve one modality or several.
+
+    By a classifier of modalities that reads a neuron's weights (Chaudhuri et al. 2025, Appendix C.7 and Table 9; after
+    Scherlis et al. 2022), and by what moves the neuron on data, its total effect indices (Jansen 1999).
+
+    Yields:
+        By modality its part of what drives the neurons, as a whole and neuron by neuron; the entropy of these parts and the
+        share of neurons that several modalities drive; cross-entropy and entropy of the classifier, its check, and what a
+        uniform answer would give.
+    """
+    options = session.options_of("polysemanticity", PolysemanticityOptions)
+    if session.features.concatenated:
         raise NumericsError(CONCATENATED)
-    yield from _drive(adapter, features, options, settings)
+    yield from _drive(session, options)
     try:
-        yield from _classifier(adapter, features, options, settings)
+        yield from _classifier(session, options)
     except NumericsError as e:
         for measure in (CROSS_ENTROPY, ENTROPY, CHECK, UNIFORM.fill(source=PAPER)):
             yield measure.skipped(str(e))
 
 
-def _drive(
-    adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
-) -> Iterator[Result]:
+def _drive(session: Session, options: PolysemanticityOptions) -> Iterator[Result]:
     """Which modality's variation drives each fused neuron."""
-    totals = _effects(adapter, features, options, settings)
+    totals = _effects(session, options)
     shares, kept = drive_shares(totals[0])
     idle = int((~kept).sum())
     note = f"{idle} of {len(kept)} fused neurons that no modality moves left out" if idle else None
     out = [drive_shares(t)[0] for t in totals[1:]]
     weight = [t.sum(1) / t.sum() for t in totals]  # by variance: a neuron that hardly moves hardly counts
-    for i, m in enumerate(features.modalities):
-        span = interval(float(weight[0][i]), [float(w[i]) for w in weight[1:]], settings.level)
+    for i, m in enumerate(session.modalities):
+        span = interval(float(weight[0][i]), [float(w[i]) for w in weight[1:]], session.level)
         yield DRIVE_OF.result(float(weight[0][i]), span, modality=m, note=note)
         line = shares[i].sort(descending=True).values
         curve = Curve(
             x=tuple(range(1, len(line) + 1)), y=tuple(line.tolist()), x_label="fused neuron", y_label="drive share"
         )
         yield NEURONS.curve(curve, modality=m, note=note)
-    yield from _sharing(shares, out, note, options, settings)
+    yield from _sharing(shares, out, note, options, session.level)
 
 
-def _effects(adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings) -> list[Tensor]:
+def _effects(session: Session, options: PolysemanticityOptions) -> list[Tensor]:
     """Total effect of every modality on every fused neuron (m, D): over all examples, then without each group."""
+    adapter, features = session.adapter, session.features
     groups = features.groups
     count = int(groups.max()) + 1
     sums = {m: torch.zeros(count, features.fused.shape[1], dtype=torch.float64) for m in features.modalities}
-    others = marginal_samples(len(features), options.draws, settings.seed)
+    others = marginal_samples(len(features), options.draws, session.seed)
     before = predict(adapter, features).fused.double()  # in the same batches, so that what is not read changes nothing
     for m in features.modalities:
         for other in others:
@@ -187,7 +196,7 @@ def _effects(adapter: Adapter, features: Features, options: PolysemanticityOptio
 
 
 def _sharing(
-    shares: Tensor, out: list[Tensor], note: str | None, options: PolysemanticityOptions, settings: Settings
+    shares: Tensor, out: list[Tensor], note: str | None, options: PolysemanticityOptions, level: float
 ) -> Iterator[Result]:
     """How many modalities drive a neuron, from drive shares (m, D) over all examples and without each group."""
     for quantity, value, values in (
@@ -202,50 +211,45 @@ def _sharing(
             [_cross_modal(s, options.shared) for s in out],
         ),
     ):
-        yield quantity.result(value, interval(value, values, settings.level), note=note)
+        yield quantity.result(value, interval(value, values, level), note=note)
 
 
 def _cross_modal(shares: Tensor, threshold: float) -> float:
     return float(((shares >= threshold).sum(0) >= 2).double().mean())
 
 
-def _classifier(
-    adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
-) -> Iterator[Result]:
-    if settings.profile == "quick":
+def _classifier(session: Session, options: PolysemanticityOptions) -> Iterator[Result]:
+    if session.profile == "quick":
         raise NumericsError("profile quick trains no unimodal models")
-    values, silent = _classified(adapter, features, options, settings)
+    values, silent = _classified(session, options)
     for measure, each in values:
         groups = assign_groups(len(each), min(16, len(each)))
         out = [float(each[groups != g].mean()) for g in range(int(groups.max()) + 1)]
         notes = ["interval over neurons, not examples"]
         if silent and measure is not CHECK:
             notes.append(f"no fused neuron has weights on {', '.join(silent)}, which is not in this mean")
-        span = interval(float(each.mean()), out, settings.level)
+        span = interval(float(each.mean()), out, session.level)
         yield measure.result(float(each.mean()), span, note="; ".join(notes))
-    yield UNIFORM.fill(source="definition of entropy").result(math.log(len(features.modalities)))
+    yield UNIFORM.fill(source="definition of entropy").result(math.log(len(session.modalities)))
 
 
-def _classified(
-    adapter: Adapter, features: Features, options: PolysemanticityOptions, settings: Settings
-) -> tuple[list[tuple[Measure, Tensor]], list[str]]:
+def _classified(session: Session, options: PolysemanticityOptions) -> tuple[list[tuple[Measure, Tensor]], list[str]]:
     """Cross-entropy and entropy of every neuron's weights, the check, and modalities no neuron has weights on."""
-    at = make_split(adapter, features)
-    modalities = features.modalities
+    at, features, modalities = session.fit_split, session.features, session.modalities
     width = min(options.coordinates, *(x.shape[1] for x in features.pooled.values()))
     if width < 2:
         raise NumericsError("a modality has one feature only, so its weights have no direction to tell apart")
-    jacobian = _fusion_weights(adapter, features, options)
+    jacobian = _fusion_weights(session, options)
     axes = {k: _axes(at.train.pooled[k], width) for k in modalities}
     weights = {k: _unit(jacobian[k] @ axes[k]) for k in modalities}
     truth = torch.cat([torch.full((len(weights[k]),), i) for i, k in enumerate(modalities)])
     if len(truth) < 2:
         raise NumericsError("fewer than two fused neurons have weights on any modality")
-    rows, labels, held = _unimodal_weights(adapter, at, axes, options, settings)
+    rows, labels, held = _unimodal_weights(session, at, axes, options)
     unlearnt = [k for i, k in enumerate(modalities) if len(set(held[labels == i].tolist())) < 2]
     if unlearnt:
         raise NumericsError(f"the features of {', '.join(unlearnt)} do not vary, so unimodal models have no weights")
-    net = _train_classifier(rows[~held], labels[~held], len(modalities), options.hidden, settings.seed)
+    net = _train_classifier(rows[~held], labels[~held], len(modalities), options.hidden, session.seed)
     with torch.no_grad():
         log_p = net(torch.cat(list(weights.values())).float()).double().log_softmax(1)
         check = net(rows[held].float()).double().log_softmax(1)
@@ -275,14 +279,14 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _unimodal_weights(
-    adapter: Adapter, at: FitSplit, axes: dict[str, Tensor], options: PolysemanticityOptions, settings: Settings
+    session: Session, at: FitSplit, axes: dict[str, Tensor], options: PolysemanticityOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """First-layer weights of unimodal models, their modality, and which belong to seeds kept for checking."""
     rows, labels, held = [], [], []
     for i, (modality, axis) in enumerate(axes.items()):
         for seed in range(options.seeds):
             with torch.random.fork_rng():
-                torch.manual_seed(settings.seed + seed)
+                torch.manual_seed(session.seed + seed)
                 net = nn.Sequential(
                     nn.Linear(len(axis), options.hidden), nn.ReLU(), nn.Linear(options.hidden, at.width)
                 )
@@ -291,13 +295,13 @@ def _unimodal_weights(
                 out: Tensor = net(f.pooled[modality][r])
                 return out
 
-            recipe = Recipe(rate=1e-3, epochs=options.epochs, seed=settings.seed + seed)
-            fit(net, list(net.parameters()), outputs, at, adapter.task, recipe)
+            recipe = Recipe(rate=1e-3, epochs=options.epochs, seed=session.seed + seed)
+            fit(net, list(net.parameters()), outputs, at, session.task, recipe)
             weight = _unit(next(net.parameters()).detach().double() @ axis)
             rows.append(weight)
             labels.append(torch.full((len(weight),), i))
             held.append(torch.full((len(weight),), seed >= math.ceil(options.seeds * 2 / 3)))
-        settings.progress.step("unimodal models for polysemanticity", i + 1, len(axes))
+        session.progress.step("unimodal models for polysemanticity", i + 1, len(axes))
     return torch.cat(rows), torch.cat(labels), torch.cat(held)
 
 
@@ -314,12 +318,13 @@ def _train_classifier(rows: Tensor, labels: Tensor, m: int, hidden: int, seed: i
     return net.eval()
 
 
-def _fusion_weights(adapter: Adapter, features: Features, options: PolysemanticityOptions) -> dict[str, Tensor]:
+def _fusion_weights(session: Session, options: PolysemanticityOptions) -> dict[str, Tensor]:
     """Mean derivative of fused neurons by each modality's pooled features, {modality: (neurons, d)}.
 
     It is taken by a shift of the features that is the same for every example and position, which moves what mean
     pooling gives by as much.
     """
+    adapter, features = session.adapter, session.features
     rows = torch.arange(min(256, len(features)))
     recorded, inputs = rows_of(features, rows)
     shifts, shifted = {}, {}

@@ -11,8 +11,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
-from collapsekit.context import Options, Settings
+from collapsekit.context import Options
 from collapsekit.errors import NumericsError, did_you_mean
 from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
@@ -31,10 +30,10 @@ from collapsekit.interventions.imputation import (
 )
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import LOSS, METRIC, Measure, declare
+from collapsekit.probes._shared import banded_curve, estimate
 from collapsekit.registry import probe
-from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.measured import late_fusion
-from collapsekit.stats.inference.jackknife import interval, interval_array
+from collapsekit.report.diagnosis import Result
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.missing import absence
 from collapsekit.tasks.scoring import leave_out_metric
@@ -147,27 +146,30 @@ class MissingOptions(Options):
 class _Study:
     """Examples some of whose modalities go missing, and those that stand in for them."""
 
-    adapter: Adapter
-    features: Features
+    session: Session
     bank: BackgroundSet
     draws: int
-    seed: int
+
+    @property
+    def features(self) -> Features:
+        """The examples."""
+        return self.session.features
 
     def expected(self, fill: str, absent: Tensor) -> Iterator[list[Tensor]]:
         """For each mask of ``absent`` (k, n, modalities) what is predicted, (n, ...) a draw. Raises NumericsError."""
-        task = self.adapter.task
+        adapter, task, seed = self.session.adapter, self.session.task, self.session.seed
         if fill == "late":
-            late = late_fusion(self.adapter, self.features)
+            late = self.session.late_fusion()
             yield from ([late(mask)] for mask in absent)
             return
         rows = None
         if fill in LENT:
-            rows = find_neighbours(self.features, self.bank, fill, absent, self.draws, self.seed)
+            rows = find_neighbours(self.features, self.bank, fill, absent, self.draws, seed)
         for k, mask in enumerate(absent):
             found = []
             for lent in rows[k] if rows is not None else [None]:
-                given = impute(self.adapter, self.features, self.bank, fill, mask, lent)
-                outputs = predict(self.adapter, given).outputs
+                given = impute(adapter, self.features, self.bank, fill, mask, lent)
+                outputs = predict(adapter, given).outputs
                 if not bool(torch.isfinite(outputs).all()):
                     raise NumericsError(f"the model's output is not finite with absent modalities filled by {fill!r}")
                 found.append(task.expect(outputs))
@@ -175,7 +177,7 @@ class _Study:
 
     def scores(self, expected: list[Tensor]) -> Tensor:
         """Metric and loss, over all examples and without each group, mean over draws: (2, 1 + G)."""
-        task, y, groups = self.adapter.task, self.features.targets, self.features.groups
+        task, y, groups = self.session.task, self.features.targets, self.features.groups
         both = [
             torch.stack([leave_out_metric(task, e, y, groups), leave_out_means(task.loss(e, y), groups)])
             for e in expected
@@ -194,30 +196,36 @@ class _Study:
     trains="heads",
     options=MissingOptions,
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.own(MissingOptions)
-    study = _Study(
-        adapter, features, make_background_set(adapter, features, options.bank), options.draws, settings.seed
-    )
+def run(session: Session) -> Iterator[Result]:
+    """Measure the task with modalities absent, in every pattern and at several rates, under each way to fill the gap.
+
+    After Chaudhuri et al. 2025, Tables 1, 3 and 6; what a fill is says ``collapsekit.interventions.imputation.FILLS``.
+
+    Yields:
+        By fill metric and loss over the sets of absent modalities and over the rate at which they go missing, with their
+        means; and by modality the metric lost without it, under the fill that is best for it.
+    """
+    options, features = session.options_of("missing", MissingOptions), session.features
+    study = _Study(session, make_background_set(session.adapter, features, options.bank), options.draws)
     n, m = len(features), len(features.modalities)
     sets = absent_sets(m)
     patterns = torch.tensor([[i in gone for i in range(m)] for gone in sets])
-    uniforms = _uniforms(adapter, features, settings.seed)
+    uniforms = _uniforms(session)
     rates = torch.stack([absence(uniforms, rate) for rate in options.rates])
     masks = torch.cat([patterns[:, None].expand(-1, n, -1), rates])
     labels = tuple("+".join(features.modalities[i] for i in gone) for gone in sets)
     usable = []
-    fills = options.fills or tuple(f for f in FILLS if f != SUBSTITUTION or can_substitute(adapter))
+    fills = options.fills or tuple(f for f in FILLS if f != SUBSTITUTION or can_substitute(session.adapter))
     for i, fill in enumerate(fills):
         try:
             scores = torch.stack([study.scores(e) for e in study.expected(fill, masks)])
         except NumericsError as e:
-            yield from _curves(study, fill, labels, options, settings, None, str(e).rstrip("."))
+            yield from _curves(study, fill, labels, options, session.level, None, str(e).rstrip("."))
         else:
-            yield from _curves(study, fill, labels, options, settings, scores, None)
+            yield from _curves(study, fill, labels, options, session.level, scores, None)
             usable += [fill] if fill in BY_MODEL else []
-        settings.progress.step("fills of missing modalities", i + 1, len(fills))
-    yield from _drops(study, usable, uniforms, options, settings)
+        session.progress.step("fills of missing modalities", i + 1, len(fills))
+    yield from _drops(study, usable, uniforms, options, session.level)
 
 
 def absent_sets(m: int) -> list[tuple[int, ...]]:
@@ -226,12 +234,12 @@ def absent_sets(m: int) -> list[tuple[int, ...]]:
     return [gone for size in sizes for gone in combinations(range(m), size)]
 
 
-def _uniforms(adapter: Adapter, features: Features, seed: int) -> Tensor:
+def _uniforms(session: Session) -> Tensor:
     """One number in [0, 1) for each example and modality, that follows the modality wherever it is listed."""
     columns = []
-    for own in modality_seeds(adapter, features, seed).values():
+    for own in modality_seeds(session.adapter, session.features, session.seed).values():
         generator = torch.Generator().manual_seed(own)
-        columns.append(torch.rand(len(features), generator=generator, dtype=torch.float64))
+        columns.append(torch.rand(len(session.features), generator=generator, dtype=torch.float64))
     return torch.stack(columns, 1)
 
 
@@ -240,12 +248,12 @@ def _curves(
     fill: str,
     labels: tuple[str, ...],
     options: MissingOptions,
-    settings: Settings,
+    level: float,
     scores: Tensor | None,
     skipped: str | None,
 ) -> Iterator[Result]:
     """Metric and loss over patterns and over rates under one fill; ``scores`` (patterns + rates, 2, 1 + G)."""
-    task = study.adapter.task
+    task = study.session.task
     m = len(study.features.modalities)
     few = "all" if m <= ALL_UP_TO else "singles, pairs and all but one"
     how = FILLS[fill] + (f"; mean over {study.draws} draws" if fill == "sample" else "")
@@ -265,31 +273,17 @@ def _curves(
             if len(values) > 1:
                 notes.append(f"standard deviation over {len(values)} {kind}: {float(values[:, 0].std()):.3g}")
             yield quantity.result(
-                float(mean[0]),
-                interval(float(mean[0]), mean[1:].tolist(), settings.level),
-                curve=banded(x, values, x_label, str(quantity.unit), settings.level),
+                *estimate(mean, level),
+                curve=banded_curve(x, values, x_label, str(quantity.unit), level),
                 note="; ".join(filter(None, notes)) or None,
             )
 
 
-def banded(x: tuple[float, ...] | tuple[str, ...], values: Tensor, x_label: str, y_label: str, level: float) -> Curve:
-    """Values (k, 1 + G) over ``x`` with their jackknife intervals."""
-    low, high = interval_array(values[:, 0], values[:, 1:].T, level)
-    return Curve(
-        x=x,
-        y=tuple(values[:, 0].tolist()),
-        lower=tuple(low.tolist()),
-        upper=tuple(high.tolist()),
-        x_label=x_label,
-        y_label=y_label,
-    )
-
-
 def _drops(
-    study: _Study, fills: list[str], uniforms: Tensor, options: MissingOptions, settings: Settings
+    study: _Study, fills: list[str], uniforms: Tensor, options: MissingOptions, level: float
 ) -> Iterator[Result]:
     """What is lost without each modality under the fill that is best for it, and over the rate it is missing at."""
-    features, task = study.features, study.adapter.task
+    features, task = study.features, study.session.task
     metric = task.metric_name
     lost = DROP.fill(task)
     if not fills:
@@ -297,7 +291,7 @@ def _drops(
             yield lost.skipped("no fill that runs the model was asked for, or could be had", modality=m, unit=True)
         return
     judge, where = _held_out(study, options)
-    full = task.expect(predict(study.adapter, features).outputs)
+    full = task.expect(predict(study.session.adapter, features).outputs)
     rates = (0.0, *options.rates, 1.0)
     for i, m in enumerate(features.modalities):
         fill = max(fills, key=partial(_worth, judge, i))
@@ -308,10 +302,9 @@ def _drops(
             rows.append(study.scores([torch.where(absent, e, full) for e in gone])[0])
         drop = rows[0] - rows[-1]
         yield lost.result(
-            float(drop[0]),
-            interval(float(drop[0]), drop[1:].tolist(), settings.level),
+            *estimate(drop, level),
             modality=m,
-            curve=banded(rates, torch.stack(rows), "rate missing", metric, settings.level),
+            curve=banded_curve(rates, torch.stack(rows), "rate missing", metric, level),
             note="; ".join(filter(None, [f"fill {fill!r}, the best {where}", study.bank.note])),
         )
 
@@ -325,23 +318,23 @@ def _alone(features: Features, modality: int) -> Tensor:
 
 def _held_out(study: _Study, options: MissingOptions) -> tuple[_Study, str]:
     """Examples on which the best fill is chosen: val, or a fifth of train; the diagnosed ones where there are none."""
-    adapter, features = study.adapter, study.features
+    session, features = study.session, study.features
     if study.bank.own:
         return study, "on these very examples, so the drop may read low"
-    if features.split != "val" and has_split(adapter, "val"):
+    if features.split != "val" and has_split(session.adapter, "val"):
         held = features.of("val")
         if same_shapes(held, study.bank.features):
-            return _Study(adapter, held, study.bank, study.draws, study.seed), "on split 'val'"
+            return _Study(session.on(held), study.bank, study.draws), "on split 'val'"
     train = features.of("train")
     index = torch.arange(len(train))
     bank = BackgroundSet(train.taken(index[~train.fifth][: options.bank]), False)
     held = train.taken(index[train.fifth])
-    return _Study(adapter, held, bank, study.draws, study.seed), "on a fifth of the train split, which the model knows"
+    return _Study(session.on(held), bank, study.draws), "on a fifth of the train split, which the model knows"
 
 
 def _worth(judge: _Study, modality: int, fill: str) -> tuple[float, float]:
     """Metric, then minus the loss (for ties, and where the metric is not defined), with one modality absent."""
-    task, y = judge.adapter.task, judge.features.targets
+    task, y = judge.session.task, judge.features.targets
     (found,) = judge.expected(fill, _alone(judge.features, modality))
     try:
         metric = sum(task.metric(e, y) for e in found) / len(found)

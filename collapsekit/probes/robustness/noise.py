@@ -13,18 +13,17 @@ from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
-from collapsekit.context import Options, Settings
+from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import chunk_of
 from collapsekit.features.content_seeds import modality_seeds
-from collapsekit.features.features import Features
 from collapsekit.interventions.edits import unread_inputs
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import Measure, Quantity, declare
-from collapsekit.probes.robustness.missing import banded
+from collapsekit.probes._shared import banded_curve, estimate
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.stats.inference.jackknife import interval
+from collapsekit.session.session import Session
 from collapsekit.stats.noise import Spread, area, spread
 from collapsekit.stats.threads import threads_for
 from collapsekit.tasks.scoring import leave_out_metric
@@ -122,25 +121,31 @@ class _Noisy:
     cannot="a modality that others repeat can be robust and used; levels compare tensors only by their spread",
     options=NoiseOptions,
 )
-def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
-    options = settings.own(NoiseOptions)
-    own = modality_seeds(adapter, features, settings.seed)
+def run(session: Session) -> Iterator[Result]:
+    """Measure the task under growing uniform noise on one modality at a time, at its input and at its features.
+
+    Levels are those of Chaudhuri et al. 2025 (Section 4.3 and Figures 7 and 8), here as parts of the spread of the tensor
+    that gets the noise.
+
+    Yields:
+        By modality and place the metric over the level of noise, and the area under it relative to the metric without.
+    """
+    options, features = session.options_of("noise", NoiseOptions), session.features
+    seeds = modality_seeds(session.adapter, features, session.seed)
     few = options.examples < len(features)
-    some = features.taken(torch.arange(options.examples)) if few else features
-    fields = {"metric": adapter.task.metric_name, "last": options.levels[-1], "draws": options.draws}
+    some = session.on(features.taken(torch.arange(options.examples))) if few else session
+    fields = {"metric": session.task.metric_name, "last": options.levels[-1], "draws": options.draws}
     fields["spread"] = SPREADS[options.spread]
     for i, m in enumerate(features.modalities):
         if options.inputs is not False:
-            said = [_shared(adapter, m)]
+            said = [_shared(session.adapter, m)]
             if few:
-                said.append(f"on {len(some)} of {len(features)} examples (noise.examples)")
-            at_input = partial(_at_input, adapter, some, m, options, len(features))
-            yield _measured(AT_INPUT.fill(**fields, place=INPUT), m, at_input, adapter, some, own[m], said, settings)
-        at_features = partial(_at_features, adapter, features, m, options)
-        yield _measured(
-            AT_FEATURE.fill(**fields, place=FEATURE), m, at_features, adapter, features, own[m], [], settings
-        )
-        settings.progress.step("noise on modalities", i + 1, len(features.modalities))
+                said.append(f"on {len(some.features)} of {len(features)} examples (noise.examples)")
+            at_input = partial(_at_input, some, m, options, len(features))
+            yield _measured(AT_INPUT.fill(**fields, place=INPUT), m, at_input, some, seeds[m], said)
+        at_features = partial(_at_features, session, m, options)
+        yield _measured(AT_FEATURE.fill(**fields, place=FEATURE), m, at_features, session, seeds[m], [])
+        session.progress.step("noise on modalities", i + 1, len(features.modalities))
 
 
 def _affordable(adapter: Adapter, encoders: list[str], runs: int, rows: int, examples: int) -> None:
@@ -155,9 +160,10 @@ def _affordable(adapter: Adapter, encoders: list[str], runs: int, rows: int, exa
         )
 
 
-def _at_input(adapter: Adapter, features: Features, modality: str, options: NoiseOptions, examples: int) -> _Noisy:
+def _at_input(session: Session, modality: str, options: NoiseOptions, examples: int) -> _Noisy:
     """The modality's raw inputs; whole numbers become floats where the config says how they are scaled. Only encoders that
     read them run again; ``examples``: of how many these are."""
+    adapter, features = session.adapter, session.features
     section = adapter.config.modalities[modality]
     read = set(adapter.input_keys(modality))
     encoders = [m for m in features.modalities if read & set(adapter.input_keys(m))]
@@ -188,9 +194,9 @@ def _at_input(adapter: Adapter, features: Features, modality: str, options: Nois
     return _noisy(tuple(features.inputs[k] for k in fit), options, answer)
 
 
-def _at_features(adapter: Adapter, features: Features, modality: str, options: NoiseOptions) -> _Noisy:
+def _at_features(session: Session, modality: str, options: NoiseOptions) -> _Noisy:
     """The modality's recordings; those that are not floating stay."""
-
+    adapter, features = session.adapter, session.features
     unread_inputs(adapter, features)  # holds whatever is recorded
 
     def answer(given: tuple[Tensor, ...]) -> Tensor:
@@ -225,34 +231,31 @@ def _measured(
     quantity: Quantity,
     modality: str,
     make: Callable[[], _Noisy],
-    adapter: Adapter,
-    features: Features,
+    session: Session,
     seed: int,
     notes: list[str | None],
-    settings: Settings,
 ) -> Result:
     """Metric over the levels with noise at one place, and the area under it."""
-    options = settings.own(NoiseOptions)
-    metric = adapter.task.metric_name
+    options = session.options_of("noise", NoiseOptions)
+    metric = session.task.metric_name
     try:
-        values = _over_levels(make(), adapter, features, options, seed)
+        values = _over_levels(make(), session, options, seed)
     except NumericsError as e:
         return quantity.skipped(str(e), modality=modality, unit=True)
     levels = (0.0, *options.levels)
-    curve = banded(levels, values, "noise level (part of the spread)", metric, settings.level)
+    curve = banded_curve(levels, values, "noise level (part of the spread)", metric, session.level)
     try:
         share = area(levels, values)
     except NumericsError:
         notes = [*notes, f"no area: {metric} without noise is not above 0 whichever examples are left out"]
         return quantity.curve(curve, modality=modality, note="; ".join(filter(None, notes)))
-    ends = interval(float(share[0]), share[1:].tolist(), settings.level)
     note = "; ".join(filter(None, notes)) or None
-    return quantity.result(float(share[0]), ends, curve=curve, modality=modality, note=note)
+    return quantity.result(*estimate(share, session.level), curve=curve, modality=modality, note=note)
 
 
-def _over_levels(noisy: _Noisy, adapter: Adapter, features: Features, options: NoiseOptions, seed: int) -> Tensor:
+def _over_levels(noisy: _Noisy, session: Session, options: NoiseOptions, seed: int) -> Tensor:
     """Metric over all examples and without each group, mean over draws, at no noise and each level: (1 + L, 1 + G)."""
-    task, groups, y = adapter.task, features.groups, features.targets
+    task, groups, y = session.task, session.features.groups, session.features.targets
 
     def metric(outputs: Tensor) -> Tensor:
         return leave_out_metric(task, task.expect(outputs), y, groups)

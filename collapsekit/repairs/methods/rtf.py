@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from collapsekit.adapters.inserts import ChannelExchange, posts_of
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError, NumericsError, did_you_mean
-from collapsekit.probes.geometry.spectrum import small_n
 from collapsekit.registry import repair_method
 from collapsekit.repairs.methods._channels import Score, features_of, pooled, scores_of
 from collapsekit.repairs.methods._masking import DROP, new_fusion
@@ -23,6 +22,7 @@ from collapsekit.repairs.methods._warm_up import WARM, Warm, warm_up
 from collapsekit.repairs.training.job import CHUNK, Job, Stage
 from collapsekit.report.diagnosis import Result
 from collapsekit.stats.linalg import exchange as ex
+from collapsekit.stats.linalg.ranks import small_n
 from collapsekit.stats.linalg.spectrum import effective_rank, singular_values_svd
 
 SOURCE = "Kim et al. 2025, Theorem 3.1 and Figure 5"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.context import Settings
-from collapsekit.diagnosis import check_options, choose_probes
+from collapsekit.diagnosis import choose_probes
 from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
-from collapsekit.probes.credit.growing import _model_of, run
+from collapsekit.probes.credit.growing import _session_of
+from collapsekit.session.session import Session
 from tests.probes.planted import Planted, Study, linear, noise, refusal, study
 
 VIEWS = "abcd"
@@ -175,7 +175,8 @@ def test_every_model_sees_the_same_examples_in_the_same_order(tmp_path: Path) ->
     s = grown(tmp_path, given(tmp_path, "ab"))
     features = extract(s.adapter, "test", limit=50)  # and not all 130
     subset = s.adapter.config.subsets[0]
-    twin, own = _model_of(s.adapter, features, subset, Settings())
+    there = _session_of(Session.of(s.adapter, features), subset)
+    twin, own = there.adapter, there.features
     for split in ("test", "train", "val"):
         mine, theirs = own.of(split), features.of(split)
         assert len(theirs) == 50
@@ -250,9 +251,7 @@ def test_it_runs_only_when_asked(tmp_path: Path) -> None:
 
 def test_ranks_count_as_in_the_spectrum_probe(tmp_path: Path) -> None:
     s = grown(tmp_path, given(tmp_path, "ab"))
-    options = check_options({"spectrum": {"rtol": 0.3}})
-    settings = Settings(options=options["growing"], others=options, profile="quick")
-    found = {r.name: r for r in run(s.adapter, s.features, settings=settings)}
+    found = {r.name: r for r in s.results("growing", {"spectrum": {"rtol": 0.3}})}
     expected = s.run("spectrum", rtol=0.3)["numerical_rank", None, None]
     assert found["growing.numerical_rank"].curve.y[-1] == expected.value
     assert "0.3" in found["growing.numerical_rank"].definition

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapsekit.context import Progress
 from collapsekit.games.coalitions import shapley_values
 from collapsekit.interventions.marginal import marginal_samples
-from collapsekit.session.measured import make_game
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 
@@ -187,7 +186,7 @@ def naive_shapley_by_subset(worth: Callable[[frozenset[str]], float], players: s
 def test_sampled_orders_widen_the_interval_by_their_standard_error() -> None:
     s = nonlinear("abcdefg", 64)
     found = s.run("reliance", draws=2, permutations=3)
-    game = make_game(s.adapter, s.features, 2, 0, Progress())
+    game = Session.of(s.adapter, s.features).game_of(2)
     credit, error = shapley_values(lambda mask: -game.value(mask).loss, 7, 3, 0)
     for i, m in enumerate("abcdefg"):
         low, high = interval(float(credit[i, 0]), credit[i, 1:].tolist())

@@ -7,6 +7,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from collapsekit.probes.neurons.collision import CollisionOptions, _drives
+from collapsekit.session.session import Session
 from collapsekit.stats.linalg.collision import lemma_bound, random_collision
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 
@@ -90,7 +91,7 @@ def test_an_ignored_modality_collides_with_nothing_however_wide() -> None:
 def test_drives_of_a_linear_fusion_are_the_variance_it_carries() -> None:
     arrays, weight = data(), noise(3, 5, 12)
     s = fused_by(linear(weight), 5, arrays)
-    drives = _drives(s.adapter, s.features, CollisionOptions())
+    drives = _drives(Session.of(s.adapter, s.features), CollisionOptions())
     x = torch.cat([s.features.inputs["a"], s.features.inputs["b"]], 1).double().numpy()
     np.testing.assert_allclose(drives.left_out[0], weight.double().numpy() ** 2 * x.var(0), rtol=1e-5)
     keep = (s.features.groups != 3).numpy()
@@ -100,7 +101,7 @@ def test_drives_of_a_linear_fusion_are_the_variance_it_carries() -> None:
 def test_drives_of_a_curved_fusion_are_by_its_mean_squared_derivative() -> None:
     weight = noise(3, 5, 12) * 0.5
     s = fused_by(nn.Sequential(linear(weight), nn.Tanh()), 5)
-    drives = _drives(s.adapter, s.features, CollisionOptions(neurons=3, examples=100))
+    drives = _drives(Session.of(s.adapter, s.features), CollisionOptions(neurons=3, examples=100))
     x = torch.cat([s.features.inputs["a"], s.features.inputs["b"]], 1).double().numpy()[:100]
     w = weight.double().numpy()[[0, 2, 4]]
     slope = 1 - np.tanh(x @ w.T) ** 2
@@ -202,7 +203,7 @@ def test_features_over_positions_are_moved_at_all_of_them(channels: str) -> None
     arrays = {**data(), "b": noise(9, N, 4, 6)}
     config = {"modalities": {"a": "encoders.a", "b": {"encoder": "encoders.b", "channels": channels}}}
     s = study(Tokens(weight, channels == "first"), {"test": arrays}, **config)
-    drives = _drives(s.adapter, s.features, CollisionOptions())
+    drives = _drives(Session.of(s.adapter, s.features), CollisionOptions())
     pooled = np.concatenate([s.features.inputs["a"].numpy(), s.features.inputs["b"].mean(1).numpy()], 1)
     np.testing.assert_allclose(
         drives.left_out[0], weight.double().numpy() ** 2 * pooled.astype(np.float64).var(0), rtol=1e-4
@@ -219,7 +220,7 @@ def test_flattened_features_are_moved_one_by_one() -> None:
             return self.head(self.fusion(torch.cat([self.encoders["a"](a), self.encoders["b"](b).flatten(1)], 1)))
 
     s = study(Flat(plain("ab"), linear(weight), linear(noise(7, 3, 5))), {"test": arrays}, **config)
-    drives = _drives(s.adapter, s.features, CollisionOptions())
+    drives = _drives(Session.of(s.adapter, s.features), CollisionOptions())
     x = torch.cat([s.features.inputs["a"], s.features.inputs["b"].flatten(1)], 1).double().numpy()
     np.testing.assert_allclose(drives.left_out[0], weight.double().numpy() ** 2 * x.var(0), rtol=1e-5)
 

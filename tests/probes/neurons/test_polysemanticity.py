@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.probes.neurons.polysemanticity import PolysemanticityOptions, _axes, _fusion_weights
+from collapsekit.session.session import Session
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, refusal, study
 
 N = 256
@@ -109,7 +110,7 @@ def test_a_neuron_driven_within_one_group_of_examples_alone_does_not_break_the_j
 def test_weights_are_the_weight_matrix_of_a_linear_fusion() -> None:
     weight = noise(3, 5, 12)
     s = fused_by(linear(weight, noise(4, 5)), 5, data())
-    found = _fusion_weights(s.adapter, s.features, PolysemanticityOptions())
+    found = _fusion_weights(Session.of(s.adapter, s.features), PolysemanticityOptions())
     np.testing.assert_allclose(found["a"].numpy(), weight[:, :6].numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["b"].numpy(), weight[:, 6:].numpy(), rtol=1e-4, atol=1e-5)
 
@@ -135,7 +136,7 @@ def test_weights_on_tokens_are_by_moving_them_all(pool: str) -> None:
     weight = noise(3, 5, 12)
     config = {"modalities": {"a": "encoders.a", "b": {"encoder": "encoders.b", "pool": pool}}}
     s = study(Tokens(weight, noise(7, 3, 5)), arrays, **config)
-    found = _fusion_weights(s.adapter, s.features, PolysemanticityOptions(neurons=3))
+    found = _fusion_weights(Session.of(s.adapter, s.features), PolysemanticityOptions(neurons=3))
     np.testing.assert_allclose(found["b"].numpy(), weight[[0, 2, 4], 6:].numpy(), rtol=1e-4, atol=1e-5)
 
 

@@ -28,7 +28,7 @@ from collapsekit.interventions.imputation import (
 )
 from collapsekit.interventions.replay import predict
 from collapsekit.probes.robustness.missing import MissingOptions, absent_sets
-from collapsekit.session.measured import multimodal_prefix
+from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import assign_groups, interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 
@@ -130,7 +130,7 @@ def test_random_examples_are_whole_training_examples_and_metrics_are_averaged() 
 def test_late_fusion_with_one_modality_left_is_its_calibrated_readout() -> None:
     s = nonlinear("ab")
     found = s.run("missing", fills="late", rates="0.5")
-    readouts = {m: multimodal_prefix(s.adapter, s.features, m) for m in "ab"}
+    readouts = {m: Session.of(s.adapter, s.features).prefix(m) for m in "ab"}
     reference = make_reference(s.adapter, s.features, readouts, [])
     metric, loss = bars(found["patterns.late", None, None]), bars(found["patterns_loss.late", None, None])
     for absent, left in (("a", "b"), ("b", "a")):
