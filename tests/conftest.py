@@ -71,7 +71,7 @@ torch.set_num_threads(1)
 @contextmanager
 def joint_trained_briefly() -> Iterator[None]:
     """Joint networks train for ten epochs, not until nothing improves, which takes longer than all the rest of a quick
-    diagnosis. How well they learn is for test_joint, test_task and test_planted to say, which leave them as they are."""
+    diagnosis. How well they learn is for test_synergy, test_tasks and test_planted to say, which leave them as they are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("collapsekit.readouts.synergy.EPOCHS", 10)
         patch.setattr("collapsekit.readouts.synergy.STEPS", 1)

@@ -324,9 +324,17 @@ def run(adapter, features, *, settings):
 """
 
 
+@pytest.fixture(scope="module")
+def without(folder: Path, diagnosed: Diagnosed, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The report of one process without a failing probe."""
+    place = tmp_path_factory.mktemp("without")
+    diagnosed(folder, 1, place, "--probe=vif", "-f", "json")
+    return Report.load(place / "report" / "report.json")
+
+
 @pytest.mark.parametrize("where", ["fail()", "list(current().map(fail, range(2)))", "of_the_second()"])
 def test_an_error_in_a_probe_is_the_same_skipped_result_of_all(
-    folder: Path, diagnosed: Diagnosed, tmp_path: Path, where: str
+    folder: Path, diagnosed: Diagnosed, tmp_path: Path, without: Report, where: str
 ) -> None:
     """In all of them, in one piece of what is shared, and at the end in one alone; the rest is as without it."""
     (tmp_path / "failing.py").write_text(FAILING.format(where))
@@ -338,8 +346,6 @@ def test_an_error_in_a_probe_is_the_same_skipped_result_of_all(
     assert failed.error is not None
     assert failed.error.startswith("RuntimeError in failing.py line ")
     assert "".join(err for _, _, err in found).count("Traceback") == 1
-    diagnosed(folder, 1, tmp_path / "without", "--probe=vif", "-f", "json")
-    without = Report.load(tmp_path / "without" / "report" / "report.json")
     assert [r for r in report.results if r.probe == "vif"] == list(without.results)
 
 

@@ -187,18 +187,17 @@ def test_each_note_is_said_once(made: Path, tmp_path: Path) -> None:
     assert any(step.startswith("dropout: modality dropout held-out loss ") for step in heard.steps)
 
 
-def test_what_is_rejected_is_not_exported_unless_asked(made: Path, tmp_path: Path) -> None:
+def test_what_is_rejected_is_exported_with_keep_alone(made: Path, tmp_path: Path) -> None:
+    """And weights of an earlier repair do not stay beside a report that they are not of."""
     nothing = {"epochs": 1, "rate": 1e-9}
-    report = mend(made, tmp_path / "a", method="finetune", training=nothing)
+    kept = mend(made, tmp_path / "out", method="finetune", training=nothing, keep=True)
+    assert (kept.accepted, kept.exported) == (False, True)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    report = mend(made, tmp_path / "out", method="finetune", training=nothing, force=True)
     assert (report.accepted, report.exported, report.control) == (False, False, None)
     assert [c.passed for c in report.checks] == [True, False, True]
     assert "rejected" in report.summary
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["repair.json"]
-    kept = mend(made, tmp_path / "b", method="finetune", training=nothing, keep=True)
-    assert (kept.accepted, kept.exported) == (False, True)
-    assert (tmp_path / "b" / "model.safetensors").is_file()
-    mend(made, tmp_path / "b", method="finetune", training=nothing, force=True)  # weights of another repair do not stay
-    assert [p.name for p in (tmp_path / "b").iterdir()] == ["repair.json"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["repair.json"]
 
 
 def test_a_chain_runs_its_methods_in_order(made: Path, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_options_of_a_measurement_are_read_in_one_place(session: Session) -> Non
     assert [(plan.epochs, plan.budget) for plan in plans.values() if plan] == [(3, 5.0), (3, float("inf"))]
 
 
-def test_who_has_a_model_and_its_features_gets_what_the_session_measured(session: Session) -> None:
+def test_measurements_by_adapter_and_features_are_those_of_the_session(session: Session) -> None:
     pair = session.adapter, session.features
     assert Session.of(*pair) is session
     other = Session.of(*pair, replace(session.settings, level=0.9))
