@@ -206,7 +206,7 @@ def test_latent_encodings_that_are_read_lead_out() -> None:
     job = make_job(make_model(), method="ebr", options={"adversary": 0.5, "substitution": 0.0})
     stage = next(iter(registry.get_repair("ebr").stages(job)))
     seen = units._Seen(stage.module)
-    with units.model_kept(stage.module), seen.watching(), seen:
+    with units.preserve_model(stage.module), seen.watching(), seen:
         stage.module.train()
         stage.loss(Step(job.at.fit[:4], 1))
     seen.judge()
