@@ -16,7 +16,7 @@ from collapsekit.report.repair import LossCurve, RepairReport
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Draw = Callable[[bool], "Figure"]
+Draw = Callable[..., "Figure"]
 _MOST_PANELS = 9
 _KEYS = ("before", "after", "control")
 # What is drawn of the curves, in this order; all of them are in the tables.
@@ -31,7 +31,7 @@ DRAWN = (
 
 
 def figures(report: RepairReport, delta: RepairDelta) -> Iterator[tuple[str, str, Result | None, Draw]]:
-    """Name, title, the result that explains it, and ``draw(wide)`` of each figure there are numbers for."""
+    """Name, title, the result that explains it, and ``draw(wide=True)`` of each figure there are numbers for."""
     losses = [c for c in report.losses if c.held and marks.fits(c.held, (v for v in c.training if v is not None))]
     if losses:
         yield "losses", "Losses of each stage", None, functools.partial(_losses, losses[:_MOST_PANELS])

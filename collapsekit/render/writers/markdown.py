@@ -29,18 +29,9 @@ def _entity(char: str) -> str:
     return {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(char, f"&#{ord(char)};")
 
 
-def write(document: doc.Document, *, width: int | None = None, color: bool = False) -> str:
-    """Print the document as Markdown, a line a row of its tables.
-
-    Args:
-        document: What a view made.
-        width: Not used: Markdown has none.
-        color: Not used: Markdown has none.
-
-    Returns:
-        The text.
-    """
-    del width, color
+def write(document: doc.Document, **screen: object) -> str:
+    """Print the document as Markdown, a line a row of its tables, the same for every screen."""
+    del screen
     return "\n".join(_lines(document)) + "\n"
 
 

@@ -67,7 +67,7 @@ def _document(document: doc.Document, console: Console) -> Iterator[RenderableTy
     for warning in document.warnings:
         yield Text.assemble(("Warning: ", "bold yellow"), warning)
     for kind, blocks in groupby(document.blocks, type):
-        yield from [Text()] * (kind is not doc.Cards)
+        yield from [Text()] * (kind is not doc.Gallery)
         yield from _shown(blocks, console)
     for section in document.sections:
         yield Text()
