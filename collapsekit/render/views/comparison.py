@@ -67,12 +67,11 @@ def _sections(c: Comparison, heads: dict[str, str], table: doc.Table, detail: De
     if detail is Detail.FULL:
         yield doc.section("Side by side", table, name="numbers")
     yield from _tests(c, heads, detail)
-    if c.notes and detail is Detail.GLANCE:
+    if detail is Detail.GLANCE:
         yield from (doc.Section((), (doc.sentence(f"Note: {note}"),)) for note in c.notes)
-    elif c.notes:
-        yield doc.section("Notes", doc.Items(tuple(map(doc.line, c.notes))))
-    if detail is not Detail.GLANCE:
-        yield from _summary(c) if detail is Detail.SUMMARY else [doc.section("What was compared", *_details(c))]
+        return
+    yield from [doc.section("Notes", doc.items(c.notes))] if c.notes else []
+    yield from _summary(c) if detail is Detail.SUMMARY else [doc.section("What was compared", *_details(c))]
 
 
 def _tests(c: Comparison, heads: dict[str, str], detail: Detail) -> Iterator[doc.Section]:
@@ -83,14 +82,14 @@ def _tests(c: Comparison, heads: dict[str, str], detail: Detail) -> Iterator[doc
     shown = [i for i, _ in enumerate(c.columns) if any(row.cells[i].test for row in rows)]
     cut = tuple(row.model_copy(update={"cells": tuple(row.cells[i] for i in shown)}) for row in rows)
     tested = tuple(c.columns[i] for i in shown)
-    found = _table(c.model_copy(update={"rows": cut}), tested, "p-values", heads, _p_value, detail)
+    table = _table(c.model_copy(update={"rows": cut}), tested, "p-values", heads, _p_value, detail)
     against = c.testing.reference
-    if detail is Detail.FULL:
-        yield doc.section(_TESTS, doc.sentence(f"Against {against}. {c.testing.family}.", "lead"), found)
-    elif detail is Detail.SUMMARY:
-        yield doc.Section(doc.line(f"{_TESTS}, against ", Span(against, "name")), (found,))
-    else:
-        yield doc.Section((Span(_TESTS), Span(f"  against {against}", "quiet")), (found,))
+    lead = [doc.sentence(f"Against {against}. {c.testing.family}.", "lead")] * (detail is Detail.FULL)
+    more = {
+        Detail.GLANCE: doc.line(Span(f"  against {against}", "quiet")),
+        Detail.SUMMARY: doc.line(", against ", Span(against, "name")),
+    }
+    yield doc.Section((Span(_TESTS), *more.get(detail, ())), (*lead, table))
 
 
 def _table(
@@ -101,20 +100,18 @@ def _table(
     rows = []
     for _, group in groupby(_grouped(c.rows), key=lambda r: (r.part, r.name)):
         every = list(group)
-        title_cell = _name(every[0], detail)
-        alone = len(every) == 1 and not _of(every[0])
+        name = _name(every[0], detail)
         for row in every:
             cells = tuple(fill(x, column) for x, column in zip(row.cells, shown, strict=True))
             if flat:
-                rows.append(doc.TableRow((title_cell, doc.TableCell(_of(row)), *cells, doc.cell(row.unit or ""))))
-            elif alone:
-                rows.append(doc.TableRow((title_cell, *cells)))
+                rows.append(doc.TableRow((name, doc.TableCell(_of(row)), *cells, doc.cell(row.unit or ""))))
+            elif len(every) == 1 and not _of(row):
+                rows.append(doc.TableRow((name, *cells)))
             else:
-                rows.append(doc.TableRow((doc.TableCell(_of(row) or doc.line("whole model")), *cells), title_cell))
-    first = doc.columns("number", "of") if flat else doc.columns("" if detail is Detail.GLANCE else "number")
-    last = doc.columns("unit") if flat else ()
-    made = (_column(c, column, heads, detail) for column in shown)
-    return doc.Table(title, (*first, *made, *last), tuple(rows), layout="split", labels=(28, 20))
+                rows.append(doc.TableRow((doc.TableCell(_of(row) or doc.line("whole model")), *cells), name))
+    first = ("number", "of") if flat else ("" if detail is Detail.GLANCE else "number",)
+    columns = (*doc.columns(*first), *(_column(c, x, heads, detail) for x in shown), *doc.columns("unit")[: int(flat)])
+    return doc.Table(title, columns, tuple(rows), layout="split", labels=(28, 20))
 
 
 def _grouped(rows: Sequence[data.Row]) -> list[data.Row]:

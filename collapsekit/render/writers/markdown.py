@@ -71,23 +71,18 @@ def _run(run: doc.Span) -> str:
 def _written(blocks: Iterable[doc.Block]) -> Iterator[str]:
     """The blocks' lines, an empty one after each block."""
     for block in doc.simple(blocks):
-        if isinstance(block, doc.Paragraph):
-            yield from _paragraph(block)
+        if isinstance(block, doc.Table):
+            yield from _table(block)
         elif isinstance(block, doc.Items):
             marks = [f"{_run(mark)} " for mark in block.marks] or [""] * len(block.lines)
             yield from (f"- {mark}{_line(runs)}" for mark, runs in zip(marks, block.lines, strict=True))
+        elif block.kind == "command":
+            text = doc.plain(block.runs)
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+            yield from (f"{fence}console", text, fence)
         else:
-            yield from _table(block)
+            yield ("### " if block.kind == "heading" else "") + _line(block.runs)
         yield ""
-
-
-def _paragraph(block: doc.Paragraph) -> Iterator[str]:
-    text = doc.plain(block.runs)
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    if block.kind == "command":
-        yield from (f"{fence}console", text, fence)
-    else:
-        yield ("### " if block.kind == "heading" else "") + _line(block.runs)
 
 
 def _table(block: doc.Table) -> Iterator[str]:
@@ -101,9 +96,8 @@ def _table(block: doc.Table) -> Iterator[str]:
         if row.group is not None and row.group is not group:
             yield _row([row.group, *[doc.TableCell()] * (len(block.columns) - 1)])
         group = row.group
-        yield _row(
-            [part for c in row.cells for part in (c, *[doc.TableCell()] * (c.span - 1))], block.layout == "stack"
-        )
+        fields = [part for c in row.cells for part in (c, *[doc.TableCell()] * (c.span - 1))]
+        yield _row(fields, block.layout == "stack")
     yield from ["", "</details>"] * bool(folded)
     legend = [f"- {escape(part.text)}." for part in block.legend if part.of != "short"]
     yield from ["", *legend] * bool(legend)

@@ -89,28 +89,20 @@ def _text(runs: doc.Line) -> Text:
 def _shown(blocks: Iterable[doc.Block], console: Console) -> Iterator[RenderableType]:
     """The blocks as what rich prints."""
     for block in doc.simple(blocks):
-        if isinstance(block, doc.Paragraph):
-            yield from _paragraph(block)
-        elif isinstance(block, doc.Items):
-            yield from _items(block)
-        else:
+        if isinstance(block, doc.Table):
             yield from _tables(block, console)
-
-
-def _paragraph(block: doc.Paragraph) -> Iterator[RenderableType]:
-    text = _text(block.runs)
-    text.stylize({"lead": "dim", "note": "dim", "heading": "bold", "command": "bold"}.get(block.kind, ""))
-    yield from [Text()] * (block.kind == "heading")
-    yield Padding(text, (0, 0, 0, 2)) if block.kind in ("inset", "command") else text
-
-
-def _items(block: doc.Items) -> Iterator[RenderableType]:
-    for i, runs in enumerate(block.lines):
-        grid = Grid.grid(padding=(0, 1, 0, 0))
-        grid.add_column(no_wrap=True)
-        grid.add_column(overflow="fold")
-        grid.add_row(_text((block.marks[i],)) if block.marks else Text("·"), _text(runs))
-        yield grid
+        elif isinstance(block, doc.Items):
+            for i, runs in enumerate(block.lines):
+                grid = Grid.grid(padding=(0, 1, 0, 0))
+                grid.add_column(no_wrap=True)
+                grid.add_column(overflow="fold")
+                grid.add_row(_text(block.marks[i : i + 1]) if block.marks else Text("·"), _text(runs))
+                yield grid
+        else:
+            text = _text(block.runs)
+            text.stylize({"lead": "dim", "note": "dim", "heading": "bold", "command": "bold"}.get(block.kind, ""))
+            yield from [Text()] * (block.kind == "heading")
+            yield Padding(text, (0, 0, 0, 2)) if block.kind in ("inset", "command") else text
 
 
 @dataclass(frozen=True)
@@ -180,14 +172,10 @@ def _long(block: doc.Table) -> doc.Table:
     rest = [i for i in range(1, len(block.columns)) if i not in numbers]
     rows = []
     for row in block.rows:
-        found = [i for i in numbers if row.cells[i].runs]
-        for i in found:
-            name = row.cells[0] if i == found[0] else doc.TableCell()
-            rows.append(
-                doc.TableRow(
-                    (name, doc.TableCell((block.columns[i].head,)), row.cells[i], *(row.cells[k] for k in rest))
-                )
-            )
+        name, more = row.cells[0], tuple(row.cells[k] for k in rest)
+        for i in (i for i in numbers if row.cells[i].runs):
+            rows.append(doc.TableRow((name, doc.TableCell((block.columns[i].head,)), row.cells[i], *more)))
+            name = doc.TableCell()
     heads = (block.columns[0], *doc.columns("modality", ">value"), *(block.columns[k] for k in rest))
     return replace(block, columns=heads, rows=tuple(rows))
 
@@ -199,9 +187,8 @@ def _width(grid: Grid, console: Console) -> int:
 def _grid(block: doc.Table, way: _Way, console: Console) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in block.columns:
-        right = "right" if column.kind == "number" else "left"
-        state = column.kind == "state"
-        grid.add_column(Text(column.head.text), justify=right, overflow="fold", no_wrap=state)  # type: ignore[arg-type]
+        grid.add_column(Text(column.head.text), overflow="fold", no_wrap=column.kind == "state")
+        grid.columns[-1].justify = "right" if column.kind == "number" else "left"
     if any(c.width for c in block.columns):
         way = _align(grid, block.columns, way, console)
     marks = max((len(c.marks) for row in block.rows for c in row.cells), default=0)
@@ -214,10 +201,8 @@ def _grid(block: doc.Table, way: _Way, console: Console) -> Grid:
         label = _label(first, way.label) if block.columns[0].kind != "mark" else _value(first, marks, way)
         if row.group is not None:
             label = Text("\n").join(Text("  ") + part for part in _label(first, way.label - 2).split("\n"))
-        cells = [
-            _value(c, marks if head.kind == "number" else 0, way)
-            for c, head in zip(others, block.columns[first.span :], strict=True)
-        ]
+        kinds = [column.kind for column in block.columns[first.span :]]
+        cells = [_value(c, marks * (kind == "number"), way) for c, kind in zip(others, kinds, strict=True)]
         grid.add_row(label, *[Text()] * (first.span - 1), *cells)
     return grid
 
