@@ -134,9 +134,9 @@ class Table:
     layout: Literal["fit", "long", "stack", "split"] = "fit"
     labels: tuple[int, int] = (24, 24)  # columns that a row's name may take, with room and without
 
-    def meaning(self, shown: tuple[TableColumn, ...] | None = None) -> str:
+    def meaning(self) -> str:
         """Say what the numbers of the columns mean, in one line."""
-        parts = [f"{c.head.text}: {c.about}" for c in (self.columns if shown is None else shown) if c.about]
+        parts = [f"{c.head.text}: {c.about}" for c in self.columns if c.about]
         return "; ".join([self.about] * bool(self.about) + parts)
 
 

@@ -205,9 +205,7 @@ def last_tables(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Table]
     alone = sorted({(r.name, r.definition, r.source) for r in [*report.findings, *_new(report)]})
     common = dict.fromkeys((p.before.name, p.before.definition, p.before.source) for p in delta.pairs())
     every = [*((method, text, "") for method, text in report.definitions.items()), *alone, *common]
-    terms = [(doc.name(what), text, source) for what, text, source in every]
-    heads = ("what", "definition", "source")
-    yield doc.table("Definitions and sources", heads, terms, counted="definitions", folded=True)
+    yield words.definitions("what", every)
     digest = ("base sha256", report.base_sha256)
     settings = words.names([*words.flatten(report.settings), digest, *words.flatten(report.environment)])
     yield doc.table("Settings", ("setting", "value"), settings, counted="settings", folded=True)

@@ -10,8 +10,8 @@ from rich.cells import cell_len
 
 from collapsekit.render import document as doc
 from collapsekit.render.document import Line, Span, TableCell, line
-from collapsekit.render.numbers import fmt, fmt_interval
-from collapsekit.report.diagnosis import Result
+from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
+from collapsekit.report.diagnosis import ModalityVerdict, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -46,14 +46,11 @@ def _ends(interval: Interval) -> Line:
     return (Span(fmt_interval(interval), "interval"),) if interval is not None else ()
 
 
-def letter(index: int) -> str:
-    """Name a place by A, B, … for the first 26, then by m27, m28, …"""
-    return chr(ord("A") + index) if index < 26 else f"m{index + 1}"
-
-
 def letters(names: Sequence[str], limit: int) -> dict[str, str] | None:
-    """Give each of the names a letter where one is wider than ``limit``, else None."""
-    return {n: letter(i) for i, n in enumerate(names)} if any(cell_len(n) > limit for n in names) else None
+    """Give each of the names a letter where one is wider than ``limit``, else None: A to Z, then m27, m28, …"""
+    if all(cell_len(n) <= limit for n in names):
+        return None
+    return {n: chr(ord("A") + i) if i < 26 else f"m{i + 1}" for i, n in enumerate(names)}
 
 
 def flatten(mapping: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -71,6 +68,13 @@ def flatten(mapping: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def names(lines: Iterable[tuple[str, str]]) -> list[tuple[TableCell, TableCell]]:
     """Make rows of names beside names: settings and their values."""
     return [(doc.name(key), doc.name(value)) for key, value in lines]
+
+
+def definitions(head: str, every: Iterable[tuple[str, str, str]]) -> doc.Table:
+    """List names under a head, what each is and where that is from, folded."""
+    rows = [(doc.name(what), text, source) for what, text, source in every]
+    heads = (head, "definition", "source")
+    return doc.table("Definitions and sources", heads, rows, counted="definitions", folded=True)
 
 
 def thinned(count: int, most: int) -> list[int]:
@@ -102,3 +106,11 @@ def drawn(figures: Iterable[tuple[str, str, Result | None, Draw]]) -> Iterator[d
         if wide is not None:
             texts = (about.definition, about.source) if about is not None else ("", "")
             yield doc.Figure(name, title, *texts, wide, draw(wide=False) if wide.get_figwidth() > 4 else None)
+
+
+def meter(v: ModalityVerdict, when: str = "", *ends: str) -> doc.Block:
+    """Show how much a modality is ignored on a scale whose ends have names, before or after a repair."""
+    if v.score is None:
+        return doc.sentence("No score could be had.", "note")
+    text = f"{when}ignored {fmt_estimate(v.score, v.interval)} on a scale from 0, fully used, to 1, fully ignored"
+    return doc.Meter(text, v.score, v.interval, v.verdict, ends)

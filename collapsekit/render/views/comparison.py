@@ -9,7 +9,7 @@ from itertools import groupby
 from collapsekit.render import document as doc
 from collapsekit.render.document import MARKS, VERDICTS, Detail, Span
 from collapsekit.render.numbers import ABSENT, fmt
-from collapsekit.render.views._words import letters, made_by, number, p_value, severity
+from collapsekit.render.views._words import definitions, letters, made_by, number, p_value, severity
 from collapsekit.report import comparison as data
 from collapsekit.report.comparison import Comparison
 from collapsekit.report.names import cleaned_comparison, some
@@ -210,10 +210,8 @@ def _definitions(c: Comparison) -> list[tuple[str, str, str]]:
 
 def _summary(c: Comparison) -> Iterator[doc.Section]:
     missing = [(doc.name(number), doc.name(column), why) for number, column, why in _absences(c)]
-    rows = [(doc.name(number), text, source) for number, text, source in _definitions(c)]
-    heads = ("number", "definition", "source")
     yield from doc.tabled(doc.table("Not measured", ("number", "column", "why"), missing, counted="numbers"))
-    yield from doc.tabled(doc.table("Definitions and sources", heads, rows, counted="definitions", folded=True))
+    yield from doc.tabled(definitions("number", _definitions(c)))
     yield from doc.tabled(_reports(c, "sha256"))
 
 

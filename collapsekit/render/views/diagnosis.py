@@ -7,7 +7,7 @@ from functools import partial
 
 from collapsekit.render import document as doc
 from collapsekit.render.document import Detail, Span
-from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate, fmt_interval
+from collapsekit.render.numbers import ABSENT, fmt, fmt_interval
 from collapsekit.render.views import _words as words
 from collapsekit.render.views._results import WHOLE, ProbeResults, Subset, by_probe, points, subsets
 from collapsekit.render.views._words import number
@@ -177,9 +177,8 @@ def _summary(report: Report, verdicts: Verdicts) -> Iterator[doc.Section]:
         remarks = [*p.notes, *_skips(p)]
         lists = [doc.items(remarks)] if remarks else []
         yield doc.section(p.title, *p.tables("result", True), *[curves] * bool(ends), *lists)
-    every = [(doc.name(r.name), r.definition, r.source) for p in probes for r in p.definitions]
-    heads = ("result", "definition", "source")
-    yield from doc.tabled(doc.table("Definitions and sources", heads, every, counted="definitions", folded=True))
+    every = ((r.name, r.definition, r.source) for p in probes for r in p.definitions)
+    yield from doc.tabled(words.definitions("result", every))
 
 
 def _ends(curve: Curve) -> tuple[str, str, str, str]:
@@ -205,11 +204,7 @@ def _full(report: Report, verdicts: Verdicts) -> Iterator[doc.Section]:
 
 
 def _measured(v: ModalityVerdict) -> Iterator[doc.Block]:
-    if v.score is None:
-        yield doc.sentence("No score could be had.", "note")
-    else:
-        scale = f"ignored {fmt_estimate(v.score, v.interval)} on a scale from 0, fully used, to 1, fully ignored"
-        yield doc.Meter(scale, v.score, v.interval, v.verdict, ("used", "ignored"))
+    yield words.meter(v, "", "used", "ignored")
     yield doc.sentence(v.reason)
     costs = {doc.line("If ", Span(m, "label"), " is missing"): (cost, None) for m, cost in v.costs_if_missing.items()}
     facts = {doc.line("Ignored"): (v.score, v.interval), doc.line("Costs now"): (v.costs_now, None), **costs}

@@ -12,7 +12,7 @@ from collapsekit.render import document as doc
 from collapsekit.render.document import Detail, Span
 from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
 from collapsekit.render.views import _repair_tables as tables
-from collapsekit.render.views._words import drawn, letters, made_by
+from collapsekit.render.views._words import drawn, letters, made_by, meter
 from collapsekit.report.diagnosis import ModalityVerdict
 from collapsekit.report.names import cleaned_repair, renamed_repair, repair_names
 from collapsekit.report.repair import Check, LossCurve, RepairReport
@@ -192,9 +192,6 @@ def _cards(report: RepairReport) -> Iterator[doc.Card]:
 
 def _verdict(when: str, v: ModalityVerdict) -> Iterator[doc.Block]:
     yield doc.Paragraph((Span(when.capitalize()), Span(" "), doc.state(v.verdict)))
-    if v.score is None:
-        yield doc.sentence("No score could be had.", "note")
-        return
-    text = f"ignored {fmt_estimate(v.score, v.interval)}"
-    scale = f"{when}: {text} on a scale from 0, fully used, to 1, fully ignored"
-    yield from (doc.Meter(scale, v.score, v.interval, v.verdict), doc.sentence(text, "note"))
+    yield meter(v, f"{when}: ")
+    if v.score is not None:
+        yield doc.sentence(f"ignored {fmt_estimate(v.score, v.interval)}", "note")

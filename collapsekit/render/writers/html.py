@@ -7,15 +7,12 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from collapsekit.render import document as doc
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
+from collapsekit.render.figures.style import inline_svg
 
 DETAIL = doc.Detail.FULL
 _HERE = Path(__file__).parent
@@ -25,6 +22,12 @@ _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; style-src-elem 'sha256-{}'; style-src-attr 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
 )
+_TAGS = {
+    **dict.fromkeys(("name", "command"), "<code>{}</code>"),
+    **dict.fromkeys(("quiet", "interval"), '<span class="aside">{}</span>'),
+    **{kind: f'<span class="{kind}">{{}}</span>' for kind in ("on", "off")},
+    "strong": "<b>{}</b>",
+}
 _LONG = 24  # characters from which a cell's text is broken over lines
 
 
@@ -43,7 +46,7 @@ def write(document: doc.Document, **screen: object) -> str:
         "line": lambda runs: Markup("").join(_run(run, anchors) for run in runs),
         "field": _field_class,
         "percent": lambda share: round(100 * min(1.0, max(0.0, share)), 1),
-        "svg": _svg,
+        "svg": lambda drawing, title: Markup(inline_svg(drawing, title)),
         "tone": lambda kind: doc.TONES.get(kind, ""),
         "type": lambda block: type(block).__name__,
     }
@@ -77,18 +80,9 @@ def _run(run: doc.Span, anchors: dict[str, str]) -> Markup:
         text = Markup('<span aria-hidden="true">{}</span> {}').format(run.mark, text)
     if run.to in anchors:
         return Markup('<a href="#{}">{}</a>').format(anchors[run.to], text)
-    match run.kind:
-        case "name" | "command":
-            return Markup("<code>{}</code>").format(text)
-        case "strong":
-            return Markup("<b>{}</b>").format(text)
-        case "quiet" | "interval":
-            return Markup('<span class="aside">{}</span>').format(text)
-        case "on" | "off":
-            return Markup('<span class="{}">{}</span>').format(run.kind, text)
-        case kind if kind in doc.TONES and text:
-            return Markup('<span class="state {}">{}</span>').format(doc.TONES[kind], text)
-    return text
+    if run.kind in doc.TONES and text:
+        return Markup('<span class="state {}">{}</span>').format(doc.TONES[run.kind], text)
+    return Markup(_TAGS.get(run.kind, "{}")).format(text)
 
 
 def _breakable(name: str) -> Markup:
@@ -102,9 +96,3 @@ def _field_class(cell: doc.TableCell, column: doc.TableColumn) -> str:
     names = {"n": column.kind == "number", "mark": column.kind == "mark", "bar": cell.bar is not None}
     names |= {"long": column.kind == "text" and length > _LONG, "noted": column.kind == "text" and bool(cell.aside)}
     return " ".join(name for name, is_so in names.items() if is_so)
-
-
-def _svg(drawing: Drawing, title: str) -> Markup:
-    from collapsekit.render.figures.style import inline_svg
-
-    return Markup(inline_svg(drawing, title))

@@ -138,7 +138,7 @@ def _laid_out(block: doc.Table, console: Console) -> tuple[_Way, list[tuple[doc.
             return way, [(block, grid)]
     way = ways[-1]
     if any(c.spare for c in block.columns):
-        block = _without(block, [i for i, c in enumerate(block.columns) if c.spare])
+        block = _only(block, [i for i, c in enumerate(block.columns) if not c.spare])
     if block.layout == "long":
         block, way = _long(block), _Way(tight, beside=True)
     if block.layout == "split":
@@ -152,18 +152,17 @@ def _split(block: doc.Table, way: _Way, console: Console) -> list[tuple[doc.Tabl
     tables: list[tuple[doc.Table, Grid]] = []
     for size in dict.fromkeys(-(-count // parts) for parts in range(2, count + 1)):
         starts = range(1, count + 1, size)
-        parts = [_without(block, [i for i in range(1, count + 1) if not s <= i < s + size]) for s in starts]
+        parts = [_only(block, [0, *range(s, min(s + size, count + 1))]) for s in starts]
         tables = [(part, _grid(part, way, console)) for part in parts]
         if all(_width(grid, console) <= console.width for _, grid in tables):
             break
     return tables
 
 
-def _without(block: doc.Table, gone: Sequence[int]) -> doc.Table:
-    """The table without the columns at these places."""
-    kept = [i for i in range(len(block.columns)) if i not in gone]
-    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in block.rows)
-    return replace(block, columns=tuple(block.columns[i] for i in kept), rows=rows)
+def _only(block: doc.Table, places: Sequence[int]) -> doc.Table:
+    """The columns at these places of the table."""
+    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in places)) for row in block.rows)
+    return replace(block, columns=tuple(block.columns[i] for i in places), rows=rows)
 
 
 def _long(block: doc.Table) -> doc.Table:
