@@ -117,4 +117,4 @@ def _cell(cell: doc.TableCell, stack: bool) -> str:
     text, aside = f"{_line(cell.runs)}{escape(cell.marks)}", _line(cell.aside)
     if aside and any(run.kind == "name" for run in cell.runs):
         return f"{text} ({aside})"
-    return f"{text}<br>{aside}" if stack and aside else f"{text} {aside}".strip()
+    return f"{text}<br>{aside}" if stack and aside else f"{text} {aside}".strip(" ")
