@@ -28,6 +28,7 @@ _STATES = {
     **dict.fromkeys(("used", "healthy", "passed", "accepted"), ("✓", "good")),
     **dict.fromkeys(("failed", "rejected"), ("✗", "bad")),
 }
+VERDICTS = tuple(_STATES)[:5]  # on a modality, the worst first
 MARKS = {word: mark for word, (mark, _) in _STATES.items()}
 TONES = {word: tone for word, (_, tone) in _STATES.items()} | {"better": "good", "worse": "bad"}
 """The tone of each kind of run that has one: bad, warn, open, calm or good."""
@@ -74,23 +75,14 @@ class TableCell:
     span: int = 1  # columns it takes
 
 
-def cell(text: str, kind: str = "text", aside: str = "") -> TableCell:
-    """Fill a cell with one run and a quiet remark.
-
-    Args:
-        text: What stands in it.
-        kind: What the text is, as :class:`Span` has it.
-        aside: The remark.
-
-    Returns:
-        The cell.
-    """
-    return TableCell(line(Span(text, kind)) if text else (), line(Span(aside, "quiet")) if aside else ())
+def cell(text: str, kind: str = "text") -> TableCell:
+    """Fill a cell with one run of a kind that :class:`Span` has."""
+    return TableCell(line(Span(text, kind)) if text else ())
 
 
 def name(text: str, aside: str = "") -> TableCell:
-    """Fill a cell with the name of a result, a setting or a file."""
-    return cell(text, "name", aside)
+    """Fill a cell with the name of a result, a setting or a file, and a quiet remark."""
+    return TableCell(cell(text, "name").runs, cell(aside, "quiet").runs)
 
 
 @dataclass(frozen=True)
@@ -142,9 +134,9 @@ class Table:
     layout: Literal["fit", "long", "stack", "split"] = "fit"
     labels: tuple[int, int] = (24, 24)  # columns that a row's name may take, with room and without
 
-    def meaning(self, shown: tuple[TableColumn, ...] | None = None) -> str:
+    def meaning(self) -> str:
         """Say what the numbers of the columns mean, in one line."""
-        parts = [f"{c.head.text}: {c.about}" for c in (self.columns if shown is None else shown) if c.about]
+        parts = [f"{c.head.text}: {c.about}" for c in self.columns if c.about]
         return "; ".join([self.about] * bool(self.about) + parts)
 
 
@@ -199,20 +191,8 @@ def items(texts: Iterable[str | Line]) -> Items:
 
 
 @dataclass(frozen=True)
-class FactList:
-    """What is so: (what, how it is)."""
-
-    items: tuple[tuple[Line, Line], ...]
-
-
-def facts(**items: str) -> FactList:
-    """Say what is so, in plain words; an underscore in a key is a space."""
-    return FactList(tuple((line(what.replace("_", " ")), line(how)) for what, how in items.items()))
-
-
-@dataclass(frozen=True)
 class Term:
-    """A name, its definition and where that is from; ``name`` is what runs point to."""
+    """A name, and its definition and where that is from, or how it is; ``name`` is what runs point to."""
 
     runs: Line
     text: Line
@@ -222,9 +202,15 @@ class Term:
 
 @dataclass(frozen=True)
 class Terms:
-    """Definitions."""
+    """Definitions; or facts, on the subject of a document or in numbers."""
 
     items: tuple[Term, ...]
+    kind: Literal["definitions", "subject", "numbers"] = "definitions"
+
+
+def facts(**items: str) -> Terms:
+    """Say what is so of the subject, in plain words; an underscore in a key is a space."""
+    return Terms(tuple(Term(line(what.replace("_", " ")), line(how)) for what, how in items.items()), "subject")
 
 
 @dataclass(frozen=True)
@@ -251,13 +237,6 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Gallery:
-    """Figures, and tables that are read like figures, beside one another."""
-
-    items: tuple[Figure | Table, ...]
-
-
-@dataclass(frozen=True)
 class Card:
     """What is said of one modality, with the colour of ``kind``."""
 
@@ -268,10 +247,10 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Cards:
-    """One card a modality."""
+class Gallery:
+    """Beside one another: figures, and tables that are read like figures; or cards."""
 
-    items: tuple[Card, ...]
+    items: tuple[Figure | Table | Card, ...]
 
 
 @dataclass(frozen=True)
@@ -282,18 +261,18 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-Block = Paragraph | Items | FactList | Terms | Meter | Table | Figure | Gallery | Cards | Details
+def details(title: str, *blocks: Block) -> Details:
+    """Put blocks under a title of our own, closed."""
+    return Details((Span(title, "strong"),), blocks)
 
 
-Simple = Paragraph | Items | Table
+Block = Paragraph | Items | Terms | Meter | Table | Figure | Card | Gallery | Details
 
 
-def simple(blocks: Iterable[Block]) -> Iterator[Simple]:
+def simple(blocks: Iterable[Block]) -> Iterator[Paragraph | Items | Table]:
     """Make paragraphs, lists and tables of the blocks, for a writer that has neither drawings nor boxes."""
     for block in blocks:
         match block:
-            case FactList():
-                yield Items(tuple((*what, Span(": "), *how) for what, how in block.items))
             case Terms():
                 yield Items(tuple((*t.runs, Span(": "), *t.text, *_source(t.source)) for t in block.items))
             case Meter():
@@ -302,11 +281,10 @@ def simple(blocks: Iterable[Block]) -> Iterator[Simple]:
                 yield Paragraph((Span(block.title, "strong"), Span(f". {block.about}"), *_source(block.source)))
             case Gallery():
                 yield from simple(block.items)
-            case Cards():
-                for card in block.items:
-                    ends = (Span(": "), Span(card.state.text, card.kind)) if card.state is not None else ()
-                    yield Paragraph((Span(card.title.text, card.kind), *ends), "heading")
-                    yield from simple(card.blocks)
+            case Card():
+                ends = (Span(": "), Span(block.state.text, block.kind)) if block.state is not None else ()
+                yield Paragraph((Span(block.title.text, block.kind), *ends), "heading")
+                yield from simple(block.blocks)
             case Details():
                 yield Paragraph(block.title, "heading")
                 yield from simple(block.blocks)
@@ -332,6 +310,12 @@ def section(title: str, *blocks: Block, name: str = "") -> Section:
     return Section(line(title), blocks, name)
 
 
+def tabled(table: Table, about: str = "") -> Iterator[Section]:
+    """Put a table under its own title, after a sentence about it; nothing where it has no rows."""
+    if table.rows:
+        yield section(table.title, *[sentence(about, "lead")] * bool(about), table)
+
+
 @dataclass(frozen=True)
 class Document:
     """A whole report: what came out, of what, and what it rests on."""
@@ -341,7 +325,7 @@ class Document:
     outcome: Span | None = None
     page: str = ""  # names it among other pages
     about: tuple[Line, ...] = ()
-    facts: FactList = FactList(())
+    facts: Terms = Terms(())
     warnings: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     sections: tuple[Section, ...] = ()

@@ -318,3 +318,7 @@ def test_an_outcome_that_does_not_follow_is_no_report() -> None:
     raw = report_of([check()]).model_dump()
     with pytest.raises(ValueError, match="does not follow"):
         GateReport.model_validate({**raw, "outcome": "passed"})
+
+
+def test_a_name_of_one_hard_space_is_written() -> None:
+    assert "| \xa0 |" in write(report_of([check("\xa0", kind="paired")], ("audio",)), "markdown")

@@ -31,17 +31,11 @@ def write(report: GateReport) -> str:
 def step_summary(report: GateReport, most: int = 1 << 20) -> str:
     """Cut the Markdown of the gate to ``most`` bytes of UTF-8, at the end of a line, which is then said."""
     left_out = "\n\nThe rest is left out, as it is longer than a summary may be: see --format json.\n"
-    room, kept = most - len(left_out.encode()), []
-    every = write_document(report, "markdown").removesuffix("\n").split("\n")
-    size = sum(len(line.encode("utf-8", "backslashreplace")) + 1 for line in every)
-    if size <= most:
-        return "\n".join(every) + "\n"
-    for line in every:
-        room -= len(line.encode("utf-8", "backslashreplace")) + 1
-        if room < 0:
-            break
-        kept.append(line)
-    return "\n".join(kept) + left_out
+    text = write_document(report, "markdown")
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= most:
+        return text
+    return data[: max(0, most - len(left_out.encode()))].rpartition(b"\n")[0].decode() + left_out
 
 
 def _command(name: str, title: str, text: str) -> str:

@@ -13,11 +13,8 @@ def write(report: GateReport) -> str:
     skipped one would count as green. Without checks, one error: nothing was evaluated."""
     report = cleaned_gate(report)
     states = [c.state for c in report.checks] or ["inconclusive"]
-    counts = {
-        "tests": str(len(states)),
-        "failures": str(states.count("failed")),
-        "errors": str(states.count("inconclusive")),
-    }
+    numbers = {"tests": len(states), "failures": states.count("failed"), "errors": states.count("inconclusive")}
+    counts = {name: str(number) for name, number in numbers.items()}
     root = ET.Element("testsuites", {"name": "collapsekit", **counts})
     suite = ET.SubElement(root, "testsuite", {"name": "collapsekit gate", **counts, "skipped": "0"})
     properties = ET.SubElement(suite, "properties")

@@ -38,24 +38,16 @@ def write(report: GateReport) -> str:
     Where nothing was checked, the tool's notification says so. The same check has the same fingerprint in each run.
     """
     report = cleaned_gate(report)
-    found = [c for c in report.checks if c.state != "passed"]
     kinds = list(_RULES)
-    driver = {
-        "name": "collapsekit",
-        "version": report.collapsekit,
-        "rules": [_rule(k) for k in kinds],
-    }
+    driver = {"name": "collapsekit", "version": report.collapsekit, "rules": [_rule(k) for k in kinds]}
     level = {"passed": "note", **_LEVELS}[report.outcome]
     invocation = {
         "executionSuccessful": True,
         "exitCode": report.exit_code,
         "toolExecutionNotifications": [{"level": level, "message": {"text": report.summary}}],
     }
-    run = {
-        "tool": {"driver": driver},
-        "invocations": [invocation],
-        "results": [_result(c, kinds.index(c.kind), report) for c in found],
-    }
+    results = [_result(c, kinds.index(c.kind), report) for c in report.checks if c.state != "passed"]
+    run = {"tool": {"driver": driver}, "invocations": [invocation], "results": results}
     return json_text({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}) + "\n"
 
 
@@ -79,10 +71,7 @@ def _uri(checkpoint: str) -> str:
 
 def _result(check: GateCheck, index: int, report: GateReport) -> dict[str, Any]:
     # A place is required where code scanning shows results: the checkpoint, which has no lines of its own.
-    place = {
-        "artifactLocation": {"uri": _uri(report.subject.checkpoint)},
-        "region": {"startLine": 1},
-    }
+    place = {"artifactLocation": {"uri": _uri(report.subject.checkpoint)}, "region": {"startLine": 1}}
     key = f"{check.kind}\0{check.name}\0{check.modality}"
     return {
         "ruleId": f"gate/{check.kind}",

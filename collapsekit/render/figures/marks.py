@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapsekit.render.figures.style import COLUMN, DASHES, INK, MARKERS, MUTED, SERIES, panels, short_labels, theme
-from collapsekit.report.diagnosis import Report, Result
+from collapsekit.render.numbers import power_of_ten
+from collapsekit.report.diagnosis import Curve, Report, Result
 from collapsekit.report.names import cleaned, modality_names
+
+_LARGEST = 1e100
+_MOST_MARKERS = 40
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,11 +36,45 @@ def line(ax: Axes, result: Result, index: int) -> None:
     curve = result.curve
     if curve is None or any(isinstance(x, str) for x in curve.x):
         return
-    xs = [float(x) for x in curve.x]
     if curve.lower is not None and curve.upper is not None:
-        ax.fill_between(xs, curve.lower, curve.upper, color=SERIES[index], alpha=0.15, linewidth=0)
-    marker = MARKERS[index] if len(xs) <= 40 else ""
-    ax.plot(xs, curve.y, color=SERIES[index], linestyle=DASHES[index], marker=marker)
+        ax.fill_between(curve.x, curve.lower, curve.upper, color=SERIES[index], alpha=0.15, linewidth=0)
+    marked(ax, curve.x, curve.y, index)
+
+
+def marked(ax: Axes, xs: Sequence[Any], ys: Sequence[float], index: int = 0) -> None:
+    """Draw a line through points, each with a marker where they are few.
+
+    Args:
+        ax: Where.
+        xs: Numbers along the axis.
+        ys: One for each of them.
+        index: Of its colour, marker and dash.
+    """
+    marker = MARKERS[index] if len(xs) <= _MOST_MARKERS else ""
+    ax.plot(xs, ys, color=SERIES[index], linestyle=DASHES[index], marker=marker)
+
+
+def fits(*numbers: Iterable[float | str] | None) -> bool:
+    """Tell whether axes can show all the numbers; they work with sums and differences of them. Names take no room."""
+    return all(isinstance(v, str) or abs(v) <= _LARGEST for part in numbers for v in part or ())
+
+
+def curve_fits(curve: Curve) -> bool:
+    """Tell whether axes can show a curve with its band."""
+    return fits(curve.x, curve.y, curve.lower, curve.upper)
+
+
+def log_scale(ax: Axes) -> None:
+    """Make the y axis one of powers of ten, written as text: labels of Matplotlib's own would need maths markup."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    def text(value: float, _position: int) -> str:
+        power = round(math.log10(value)) if value > 0 else 0
+        return f"10{power_of_ten(power)}" if not 0 <= power <= 3 else f"{10**power}"
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FuncFormatter(text))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def legend(fig: Figure, report: Report, modalities: Iterable[str], *, patches: bool = False) -> None:
@@ -50,32 +89,33 @@ def legend(fig: Figure, report: Report, modalities: Iterable[str], *, patches: b
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    shown = list(modalities)
     wide = fig.get_figwidth() > COLUMN
     names = short_labels(modality_names(report), 30 if wide else 22)
-    longest = max((len(names[m]) for m in shown), default=1)
-    columns = min(len(shown), max(1, (110 if wide else 50) // (longest + 7)))
-    handles: list[Any] = []
-    for index in (palette_index(report, m) for m in shown):
-        if patches:
-            handles.append(Patch(facecolor=SERIES[index]))
-        else:
-            handles.append(Line2D([], [], color=SERIES[index], linestyle=DASHES[index], marker=MARKERS[index]))
-    _above(fig, handles, [names[m] for m in shown], columns)
+    shown = {names[m]: palette_index(report, m) for m in modalities}
+    across = min(len(shown), max(1, (110 if wide else 50) // (max(map(len, shown), default=1) + 7)))
+    lines = ({"color": SERIES[i], "linestyle": DASHES[i], "marker": MARKERS[i]} for i in shown.values())
+    areas = (Patch(facecolor=SERIES[i]) for i in shown.values())
+    above(fig, dict(zip(shown, areas if patches else (Line2D([], [], **how) for how in lines), strict=True)), across)
 
 
 def line_legend(fig: Figure, keys: Sequence[tuple[str, str, Any]]) -> None:
     """Put a legend above all panels: (label, colour, dash) for each line."""
     from matplotlib.lines import Line2D
 
-    _above(fig, [Line2D([], [], color=c, linestyle=d) for _, c, d in keys], [k[0] for k in keys], len(keys))
+    above(fig, {label: Line2D([], [], color=color, linestyle=dash) for label, color, dash in keys}, len(keys))
 
 
-def _above(fig: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int) -> None:
+def above(fig: Figure, handles: Mapping[str, Any], across: int) -> None:
+    """Put a legend above all panels.
+
+    Args:
+        fig: The figure, which grows by what the legend takes, so that panels keep their height.
+        handles: What is drawn beside each label.
+        across: How many stand in a row.
+    """
     if handles:
-        # The figure grows by what the legend takes, so that panels keep their height.
-        fig.set_figheight(fig.get_figheight() + 0.16 * -(-len(handles) // columns))
-        fig.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.4)
+        fig.set_figheight(fig.get_figheight() + 0.16 * -(-len(handles) // across))
+        fig.legend([*handles.values()], [*handles], loc="outside upper left", ncols=across, handlelength=2.4)
 
 
 def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result | None]]) -> list[Any]:
@@ -92,15 +132,13 @@ def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result |
     thick = 0.72 / len(series)
     handles = []
     for k, results in enumerate(series.values()):
-        middles = [i + (k - (len(series) - 1) / 2) * thick for i in range(len(labels))]
-        had = [
-            (y, r.value, r.interval)
-            for y, r in zip(middles, results, strict=True)
-            if r is not None and r.value is not None
+        first = (k - (len(series) - 1) / 2) * thick
+        shown = [
+            (i + first, r.value, r.interval) for i, r in enumerate(results) if r is not None and r.value is not None
         ]
         color, alpha = (SERIES[0], 1.0) if k == 0 else (MUTED, 0.5)
-        handles.append(ax.barh([h[0] for h in had], [h[1] for h in had], thick * 0.9, color=color, alpha=alpha))
-        for y, _, interval in had:
+        handles.append(ax.barh([x[0] for x in shown], [x[1] for x in shown], thick * 0.9, color=color, alpha=alpha))
+        for y, _, interval in shown:
             if interval is not None:
                 ax.plot(interval, (y, y), color=INK, linewidth=0.9, marker="|", markersize=3)
     ax.axvline(0, color=MUTED, linewidth=0.6)
@@ -111,6 +149,7 @@ def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result |
     return handles
 
 
+@theme()
 def bar_figure(report: Report, wide: bool, parts: Mapping[str, Mapping[str, str]]) -> Figure | None:
     """Draw a panel for each of ``parts``, modalities down the side.
 
@@ -125,32 +164,31 @@ def bar_figure(report: Report, wide: bool, parts: Mapping[str, Mapping[str, str]
     """
     report = cleaned(report)
     modalities = modality_names(report)
-    found: dict[str, dict[str, list[Result | None]]] = {}
-    for axis, series in parts.items():
-        rows = {text: [_value(report, name, m) for m in modalities] for text, name in series.items()}
-        rows = {text: row for text, row in rows.items() if any(r is not None for r in row)}
-        if rows:
-            found[axis] = rows
-    if not found:
+    every = {axis: _measured(report, modalities, series) for axis, series in parts.items()}
+    shown = {axis: rows for axis, rows in every.items() if rows}
+    if not shown:
         return None
-    with theme():
-        count = max(len(rows) for rows in found.values())
-        fig, axes = panels(len(found), wide=wide, height=0.55 + len(modalities) * (0.16 + 0.1 * count))
-        names = short_labels(modalities)
-        keys: dict[str, Any] = {}
-        for i, (ax, (axis, rows)) in enumerate(zip(axes, found.items(), strict=True)):
-            handles = bars(ax, [names[m] for m in modalities], rows)
-            ax.set_xlabel(axis.replace("{metric}", report.subject.metric))
-            if i and fig.get_figwidth() > COLUMN:
-                ax.tick_params(labelleft=False)
-            if len(rows) > 1:
-                keys |= dict(zip(rows, handles, strict=True))
-        _above(fig, list(keys.values()), list(keys), len(keys))
+    count = max(map(len, shown.values()))
+    fig, axes = panels(len(shown), wide=wide, height=0.55 + len(modalities) * (0.16 + 0.1 * count))
+    names = short_labels(modalities)
+    keys: dict[str, Any] = {}
+    for ax, (axis, rows) in zip(axes, shown.items(), strict=True):
+        handles = bars(ax, [names[m] for m in modalities], rows)
+        ax.set_xlabel(axis.replace("{metric}", report.subject.metric))
+        if ax is not axes[0] and fig.get_figwidth() > COLUMN:
+            ax.tick_params(labelleft=False)
+        if len(rows) > 1:
+            keys |= zip(rows, handles, strict=True)
+    above(fig, keys, len(keys))
     return fig
 
 
+def _measured(report: Report, modalities: Sequence[str], series: Mapping[str, str]) -> dict[str, list[Result | None]]:
+    """The series that have a value, a result a modality."""
+    rows = {text: [_value(report, name, m) for m in modalities] for text, name in series.items()}
+    return {text: row for text, row in rows.items() if any(row)}
+
+
 def _value(report: Report, name: str, modality: str) -> Result | None:
-    for result in (report.find(name, modality), report.find(name)):
-        if result is not None and result.value is not None:
-            return result
-    return None
+    both = (report.find(name, modality), report.find(name))
+    return next((r for r in both if r is not None and r.value is not None), None)

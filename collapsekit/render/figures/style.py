@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 import xml.etree.ElementTree as ET
@@ -10,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from typing import TYPE_CHECKING, Any
-
-from collapsekit.render.numbers import power_of_ten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,37 +30,23 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper"} |
 RC: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with Matplotlib, so that output does not depend on the machine
-    "font.size": 8,
-    "axes.titlesize": 8,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 8),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7),
+    **dict.fromkeys(("text.color", "axes.titlecolor", "axes.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "svg.fonttype"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    "text.parse_math": False,  # a name such as "$x_1$" is a name
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "text.color": INK,
-    "text.parse_math": False,  # a name such as "$x_1$" is a name
-    "axes.titlecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
     "axes.linewidth": 0.6,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": RULE,
     "grid.linewidth": 0.5,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
     "lines.linewidth": 1.3,
     "lines.markersize": 3.2,
-    "figure.facecolor": "none",
     "savefig.dpi": 300,
-    "svg.fonttype": "none",
     "svg.hashsalt": "collapsekit",
     "pdf.fonttype": 42,
 }
@@ -111,18 +94,6 @@ def settle(fig: Figure) -> None:
         fig.set_layout_engine("none")
 
 
-def log_axis(axis: Any) -> None:
-    """Write powers of ten as text, for scales whose labels would otherwise need maths markup."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    def text(value: float, _position: int) -> str:
-        power = round(math.log10(value)) if value > 0 else 0
-        return f"10{power_of_ten(power)}" if not 0 <= power <= 3 else f"{10**power}"
-
-    axis.set_major_formatter(FuncFormatter(text))
-    axis.set_minor_formatter(NullFormatter())
-
-
 def short_labels(names: Sequence[str], limit: int = 24) -> dict[str, str]:
     """Shorten names for a figure, still distinct: the middle is left out, then a number is added."""
     labels: dict[str, str] = {}
@@ -149,27 +120,21 @@ def inline_svg(fig: Figure, title: str) -> str:
 
     sink = StringIO()
     with theme():
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         settle(fig)
         canvas: Any = FigureCanvasSVG(fig)  # untyped
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         canvas.print_svg(sink, metadata=nothing)  # savefig would draw it twice
     root = ET.fromstring(sink.getvalue())
     for parent in list(root.iter()):
-        for child in list(parent):
-            if _local(child.tag) in ("metadata", "style"):
-                parent.remove(child)
+        for child in [c for c in parent if _local(c.tag) in ("metadata", "style")]:
+            parent.remove(child)
     used = {m[1] for e in root.iter() for v in e.attrib.values() for m in re.finditer(r"#([\w.-]+)", v)}
     prefix = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     for element in root.iter():
         element.tag = _local(element.tag)
-        attributes = {_local(k): _page_value(_local(k), v, prefix) for k, v in element.attrib.items()}
-        if element.attrib.get("id") not in used:
-            attributes.pop("id", None)
-        element.attrib.clear()
-        element.attrib.update(attributes)
-    size = root.attrib["viewBox"]
-    root.attrib.clear()
-    root.attrib.update({"viewBox": size, "role": "img", "aria-label": title})
+        kept = {_local(k): v for k, v in element.attrib.items() if k != "id" or v in used}
+        element.attrib = {k: _page_value(k, v, prefix) for k, v in kept.items()}
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": title}
     name = ET.Element("title")
     name.text = title
     root.insert(0, name)

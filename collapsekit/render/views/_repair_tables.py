@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from collapsekit.comparison.delta import Judgement, Pair, RepairDelta
+from collapsekit.comparison.delta import Judgement, RepairDelta
 from collapsekit.comparison.standing import NumberRow
 from collapsekit.render import document as doc
 from collapsekit.render.document import Span, TableColumn
 from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate
+from collapsekit.render.views import _words as words
 from collapsekit.render.views._results import points
-from collapsekit.render.views._words import Estimate, Interval, estimate, flatten, names_table, number, point, thinned
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.names import some, whole_label
 from collapsekit.report.repair import BasisInsert, ExchangeInsert, LossCurve, RepairReport
 
+Group = tuple[str, Sequence[NumberRow]]  # under a title
 _POINTS = 16  # of a curve
 _NUMBER, _CHANGE, _JUDGED = 15, 9, 7  # widths of columns at a glance: a number is as wide as an interval
 _PUT = "Modules that were put into the model; collapsekit.load_repaired puts them into yours."
@@ -48,93 +49,65 @@ def _verdict(report: Report, modality: str) -> doc.TableCell:
 
 def checks_table(report: RepairReport) -> doc.Table:
     """Show the conditions of acceptance, with what was found."""
-    heads = ("", "found", ">before", ">after", ">difference", "condition")
-    states = [doc.TableCell((doc.state("passed" if c.passed else "failed"),)) for c in report.checks]
-    numbers = [(fmt(c.before), fmt(c.after), difference(c.difference, c.interval)) for c in report.checks]
-    rows = [(s, c.sentence, *n, c.definition) for s, c, n in zip(states, report.checks, numbers, strict=True)]
-    return doc.table("Acceptance", heads, rows)
+    rows = []
+    for c in report.checks:
+        state = doc.TableCell((doc.state("passed" if c.passed else "failed"),))
+        change = difference(c.difference, words.number(None, c.interval).aside)
+        rows.append((state, c.sentence, fmt(c.before), fmt(c.after), change, c.definition))
+    return doc.table("Acceptance", ("", "found", ">before", ">after", ">difference", "condition"), rows)
 
 
-def difference(value: float | None, interval: Interval = None, aside: doc.Line = ()) -> doc.TableCell:
-    """Show a difference, with its sign.
-
-    Args:
-        value: The difference.
-        interval: Its ends.
-        aside: What goes with it in the place of the interval.
-
-    Returns:
-        The cell.
-    """
+def difference(value: float | None, aside: doc.Line = ()) -> doc.TableCell:
+    """Show a difference with its sign, and what goes with it."""
     text = fmt(value)
     sign = "+" if value is not None and value > 0 and text not in (ABSENT, "0") else ""
-    return doc.TableCell(doc.line(sign + text), aside or number(value, interval).aside)
+    return doc.TableCell(doc.line(sign + text), aside)
 
 
-def number_table(report: RepairReport, title: str, rows: Sequence[NumberRow]) -> doc.Table:
-    """Show quantities side by side; columns of judgement only where one is known.
-
-    Args:
-        report: Whose they are.
-        title: Of the table.
-        rows: The quantities.
-
-    Returns:
-        The table.
-    """
-    control = report.control is not None
+def number_table(report: RepairReport, group: Group) -> doc.Table:
+    """Show quantities side by side; columns of judgement only where one is known."""
+    title, rows = group
     before = any(row.numbers.than_before is not None for row in rows)
     beside = any(row.numbers.than_control is not None for row in rows)
-    heads = ["result", ">before", ">after", *[">control"] * control, ">change"]
+    heads = ["result", *(f">{when}" for when in reports_of(report)), ">change"]
     heads += ["than before"] * before + ["than control"] * beside
-    made = []
+    fields = []
     for row in rows:
         n = row.numbers
         judged = [*[_judged(n.than_before)] * before, *[_judged(n.than_control)] * beside]
-        made.append(
-            (doc.name(row.label, row.unit), *_side_by_side(row, control, ""), difference(n.difference), *judged)
-        )
-    return doc.table(title, heads, made, counted="rows")
+        name = doc.name(row.label, row.unit)
+        fields.append((name, *_side_by_side(report, row, ""), difference(n.difference), *judged))
+    return doc.table(title, heads, fields, counted="rows")
 
 
-def short_table(report: RepairReport, title: str, rows: Sequence[NumberRow], judged: bool) -> doc.Table:
-    """Show quantities side by side in 80 columns, so that tables below one another line up.
-
-    Args:
-        report: Whose they are.
-        title: Of the table.
-        rows: The quantities.
-        judged: Whether any of the tables has a judgement beside the control.
-
-    Returns:
-        The table.
-    """
-    control = report.control is not None
-    names = ["before", "after", *["control"] * control]
-    heads = [
-        *(TableColumn(Span(n), "number", width=_NUMBER) for n in names),
-        TableColumn(Span("change"), "number", width=_CHANGE),
-    ]
+def short_tables(report: RepairReport, groups: Sequence[Group]) -> list[doc.Table]:
+    """Show quantities side by side in 80 columns, so that tables below one another line up."""
+    judged = any(row.numbers.than_control is not None for _, rows in groups for row in rows)
+    heads = [TableColumn(Span(when), "number", width=_NUMBER) for when in reports_of(report)]
+    heads.append(TableColumn(Span("change"), "number", width=_CHANGE))
     heads += [TableColumn(Span("than\ncontrol"), width=_JUDGED)] * judged
-    made = []
-    for row in rows:
-        change = difference(row.numbers.difference, aside=_short_judgement(row.numbers.than_before))
-        last = [doc.TableCell(_short_judgement(row.numbers.than_control))] * judged
-        made.append((doc.name(row.label), *_side_by_side(row, control, ABSENT), change, *last))
-    return doc.table(title, ("", *heads), made, layout="stack")
+    tables = []
+    for title, rows in groups:
+        fields = []
+        for row in rows:
+            change = difference(row.numbers.difference, _short_judgement(row.numbers.than_before))
+            last = [doc.TableCell(_short_judgement(row.numbers.than_control))] * judged
+            fields.append((doc.name(row.label), *_side_by_side(report, row, ABSENT), change, *last))
+        tables.append(doc.table(title, ("", *heads), fields, layout="stack"))
+    return tables
 
 
-def _side_by_side(row: NumberRow, control: bool, absent: str) -> list[doc.TableCell]:
-    n = row.numbers
-    return [estimate(e, absent) for e in (n.before, n.after, *[n.control] * control)]
+def _side_by_side(report: RepairReport, row: NumberRow, absent: str) -> list[doc.TableCell]:
+    return [words.estimate(getattr(row.numbers, when), absent) for when in reports_of(report)]
 
 
 def _judged(judgement: Judgement | None) -> doc.TableCell:
     """Better, worse or the same, or nothing where that is not known."""
     if judgement is None:
         return doc.TableCell()
-    word = judgement.word
-    return doc.cell(word, aside="(intervals overlap)") if judgement.overlap else doc.cell(word, word)
+    if judgement.overlap:
+        return doc.TableCell(doc.line(judgement.word), (Span("(intervals overlap)", "quiet"),))
+    return doc.cell(judgement.word, judgement.word)
 
 
 def _short_judgement(judgement: Judgement | None) -> doc.Line:
@@ -143,36 +116,28 @@ def _short_judgement(judgement: Judgement | None) -> doc.Line:
     return (Span(f"~{judgement.word}") if judgement.overlap else Span(judgement.word, judgement.word),)
 
 
-def curve_table(pair: Pair, probe: str, control: bool) -> tuple[str, doc.Table]:
-    """Show at most 16 points of x against y before, after and with plain fine-tuning.
-
-    Args:
-        pair: The curve in each report.
-        probe: Whose it is.
-        control: Whether there is a column for plain fine-tuning.
-
-    Returns:
-        What is shown over what, and the table.
-    """
-    found = [_points(r) for r in (pair.before, pair.after, *[pair.control] * control)]
-    common = [x for x in found[0] if x in found[1]]
-    shown = [common[i] for i in thinned(len(common), _POINTS)]
-    rows = [[point(x), *(estimate(f.get((x, i))) for f in found)] for x, i in shown]
-    curve = pair.before.curve
-    x_label, y_label = (curve.x_label, curve.y_label) if curve is not None else ("", "")
-    about = f"{y_label} over {x_label}" + (f"; {len(shown)} of {len(common)} points" * (len(common) > len(shown)))
-    heads = [TableColumn(Span(x_label)), *doc.columns(">before", ">after", *[">control"] * control)]
-    return about, doc.table(f"{probe}: {pair.label}", heads, rows, counted="points", folded=True)
+def curve_tables(report: RepairReport, delta: RepairDelta) -> Iterator[tuple[str, doc.Table]]:
+    """Show some points of each curve that all reports have; and what is drawn over what."""
+    for probe, pair in ((probe, pair) for probe, pairs in delta.curves.items() for pair in pairs):
+        every = [_points(getattr(pair, when)) for when in reports_of(report)]
+        common = [x for x in every[0] if x in every[1]]
+        shown = [common[i] for i in words.thinned(len(common), _POINTS)]
+        rows = [[words.point(x), *(words.estimate(f.get((x, i))) for f in every)] for x, i in shown]
+        curve = pair.before.curve
+        x_label, y_label = (curve.x_label, curve.y_label) if curve is not None else ("", "")
+        about = f"{y_label} over {x_label}" + f"; {len(shown)} of {len(common)} points" * (len(common) > len(shown))
+        heads: list[str | TableColumn] = [TableColumn(Span(x_label)), *(f">{when}" for when in reports_of(report))]
+        yield about, doc.table(f"{probe}: {pair.label}", heads, rows, counted="points", folded=True)
 
 
-def _points(result: Result | None) -> dict[tuple[float | str, int], Estimate]:
+def _points(result: Result | None) -> dict[tuple[float | str, int], words.Estimate]:
     """Each point by its x, and by how often that x came before."""
     seen: Counter[float | str] = Counter()
-    found: dict[tuple[float | str, int], Estimate] = {}
+    places: dict[tuple[float | str, int], words.Estimate] = {}
     for x, y, ends in points(result):
-        found[x, seen[x]] = (y, ends)
+        places[x, seen[x]] = (y, ends)
         seen[x] += 1
-    return found
+    return places
 
 
 def loss_table(report: RepairReport) -> doc.Table:
@@ -197,19 +162,17 @@ def noted_tables(report: RepairReport) -> list[tuple[str, doc.Table]]:
     heads = ("result", ">value", "note")
     after = f"Measured on the {report.after.subject.split} split; the model could not do this before."
     inserts = [(doc.name(r.path), _insert(r)) for r in report.structure]
+    new, findings = map(_finding, _new(report)), map(_finding, report.findings)
     tables = [
-        (after, doc.table("New with the repair", heads, map(_finding, _new(report)))),
-        (
-            "Measured while the model was repaired.",
-            doc.table("Noted by the method", heads, map(_finding, report.findings)),
-        ),
+        (after, doc.table("New with the repair", heads, new)),
+        ("Measured while the model was repaired.", doc.table("Noted by the method", heads, findings)),
         (_PUT, doc.table("Put into the model", ("behind", "what"), inserts)),
     ]
-    return [(about, found) for about, found in tables if found.rows]
+    return [(about, table) for about, table in tables if table.rows]
 
 
 def _finding(r: Result) -> tuple[doc.TableCell | str, ...]:
-    value = "skipped" if r.skipped else number(r.value, r.interval)
+    value = "skipped" if r.skipped else words.number(r.value, r.interval)
     return doc.name(whole_label(r), r.unit or ""), value, r.skipped or r.note or ""
 
 
@@ -231,10 +194,10 @@ def _insert(record: BasisInsert | ExchangeInsert) -> str:
 def last_tables(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Table]:
     """Show caveats, what was not compared and why, what each number is and where that is from, settings."""
     notes: dict[tuple[str, str], list[str]] = {}
-    for pair in delta.pairs():
-        for when, r in (("before", pair.before), ("after", pair.after), ("control", pair.control)):
-            if r is not None and r.note is not None:
-                notes.setdefault((when, r.note), []).append(whole_label(r))
+    for pair, when in ((pair, when) for pair in delta.pairs() for when in reports_of(report)):
+        r = getattr(pair, when)
+        if r is not None and r.note is not None:
+            notes.setdefault((when, r.note), []).append(whole_label(r))
     rows = [(some(names), when, note) for (when, note), names in notes.items()]
     yield doc.table("Notes", ("result", "in", "note"), rows, counted="notes", folded=True)
     left = [(", ".join(names), reason) for reason, names in delta.left.items()]
@@ -242,8 +205,7 @@ def last_tables(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Table]
     alone = sorted({(r.name, r.definition, r.source) for r in [*report.findings, *_new(report)]})
     common = dict.fromkeys((p.before.name, p.before.definition, p.before.source) for p in delta.pairs())
     every = [*((method, text, "") for method, text in report.definitions.items()), *alone, *common]
-    terms = [(doc.name(what), text, source) for what, text, source in every]
-    heads = ("what", "definition", "source")
-    yield doc.table("Definitions and sources", heads, terms, counted="definitions", folded=True)
-    settings = [*flatten(report.settings), ("base sha256", report.base_sha256), *flatten(report.environment)]
-    yield names_table("Settings", ("setting", "value"), settings, counted="settings", folded=True)
+    yield words.definitions("what", every)
+    digest = ("base sha256", report.base_sha256)
+    settings = words.names([*words.flatten(report.settings), digest, *words.flatten(report.environment)])
+    yield doc.table("Settings", ("setting", "value"), settings, counted="settings", folded=True)

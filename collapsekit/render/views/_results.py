@@ -12,7 +12,7 @@ from typing import NamedTuple
 from collapsekit.measures import headings
 from collapsekit.render import document as doc
 from collapsekit.render.views._words import Estimate, Interval, number
-from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.diagnosis import Curve, Report, Result
 from collapsekit.report.names import label, short_name, some
 
 WHOLE = "fused"  # the column of what has no modality, beside columns that have one
@@ -20,11 +20,12 @@ SUBSETS = {"reliance.subsets": "loss", "reliance.subsets_metric": "metric"}  # c
 
 
 class ProbeResults(NamedTuple):
-    """What one probe left in the report."""
+    """What one probe left in the report, whose modalities are in an order."""
 
     probe: str
     title: str
     results: tuple[Result, ...]
+    order: tuple[str, ...]
 
     @property
     def notes(self) -> list[doc.Line]:
@@ -40,65 +41,59 @@ class ProbeResults(NamedTuple):
         """One result for each name, definition and source that occur."""
         return list({(r.name, r.definition, r.source): r for r in self.results}.values())
 
+    @property
+    def curves(self) -> list[tuple[Result, Curve]]:
+        """Its curves, but those over subsets, which have a table of their own."""
+        return [(r, r.curve) for r in self.results if r.curve is not None and r.name not in SUBSETS]
+
+    @property
+    def values(self) -> tuple[list[Result], list[Result]]:
+        """Results with a value: of the model as a whole, and those whose names some modality has, too."""
+        values = [r for r in self.results if r.value is not None]
+        split = {r.name for r in values if r.modality is not None}
+        return [r for r in values if r.name not in split], [r for r in values if r.name in split]
+
+    @property
+    def modalities(self) -> list[str | None]:
+        """Those that the probe has values of, and None where it has some of the whole model under the same name."""
+        present = dict.fromkeys(r.modality for r in self.values[1])
+        first = [m for m in self.order if m in present]
+        return [*first, *(m for m in present if m not in (*first, None)), *([None] if None in present else [])]
+
+    def tables(self, head: str, pairs: bool) -> Iterator[doc.Table]:
+        """Show values of the whole model, then by modality; ``pairs`` adds those that are about two."""
+        alone, split = self.values
+        whole = [(doc.name(short_name(r)), number(r.value, r.interval), r.unit or "") for r in alone]
+        names = [doc.TableColumn(doc.Span(WHOLE if m is None else m, "name"), "number") for m in self.modalities]
+        rows = list(_rows([r for r in split if pairs or r.versus is None], self.modalities))
+        found = [
+            doc.table(f"{self.title}, whole model", (head, ">value", "unit"), whole),
+            doc.table(f"{self.title}, by modality", (head, *names, "unit"), rows, layout="long"),
+        ]
+        return (table for table in found if table.rows)
+
 
 def by_probe(report: Report) -> list[ProbeResults]:
     """Group the results by probe, in the order in which they are shown."""
-    heads = headings(r.probe for r in report.results)
-    return [ProbeResults(h.probe, h.title, tuple(r for r in report.results if r.probe == h.probe)) for h in heads]
+    heads, order = headings(r.probe for r in report.results), report.subject.modalities
+    return [
+        ProbeResults(h.probe, h.title, tuple(r for r in report.results if r.probe == h.probe), order) for h in heads
+    ]
 
 
-def value_tables(p: ProbeResults, report: Report, head: str, pairs: bool) -> Iterator[doc.Table]:
-    """Show what there is of the model as a whole, and by modality.
-
-    Args:
-        p: The results of a probe.
-        report: Gives the order of modalities.
-        head: Over the names.
-        pairs: Whether to show what is about two modalities.
-
-    Yields:
-        A table for each of the two that has rows.
-    """
-    values = [r for r in p.results if r.value is not None]
-    split = {r.name for r in values if r.modality is not None}
-    whole = [(doc.name(short_name(r)), _number(r), r.unit or "") for r in values if r.name not in split]
-    if whole:
-        yield doc.table(f"{p.title}, whole model", (head, ">value", "unit"), whole)
-    order = modalities(p, report)
-    names = [doc.TableColumn(doc.Span(WHOLE if m is None else m, "name"), "number") for m in order]
-    rows = list(_rows([r for r in values if r.name in split], order, pairs))
-    if rows:
-        yield doc.table(f"{p.title}, by modality", (head, *names, "unit"), rows, layout="long")
-
-
-def modalities(p: ProbeResults, report: Report) -> list[str | None]:
-    """Those that the probe has values of, and None where it has some of the whole model under the same name."""
-    values = [r for r in p.results if r.value is not None]
-    split = {r.name for r in values if r.modality is not None}
-    present = dict.fromkeys(r.modality for r in values if r.name in split)
-    known = [m for m in report.subject.modalities if m in present]
-    others = [m for m in present if m not in known and m is not None]
-    return [*known, *others, *([None] if None in present else [])]
-
-
-def _number(r: Result | None) -> doc.TableCell:
-    return doc.TableCell() if r is None else number(r.value, r.interval)
-
-
-def _rows(
-    results: Sequence[Result], order: Sequence[str | None], pairs: bool
-) -> Iterator[tuple[doc.TableCell | str, ...]]:
-    rows: dict[tuple[str, str | None, int], dict[str | None, Result]] = {}
+def _rows(results: Sequence[Result], order: Sequence[str | None]) -> Iterator[tuple[doc.TableCell | str, ...]]:
+    rows: dict[tuple[str, str | None, int], dict[str | None, doc.TableCell]] = {}
+    firsts: dict[tuple[str, str | None, int], Result] = {}
     seen: Counter[tuple[str, str | None, str | None]] = Counter()
     for r in results:
         again = (r.name, r.versus, r.modality)  # a name used twice gets a row of its own, and nothing is lost
-        rows.setdefault((r.name, r.versus, seen[again]), {})[r.modality] = r
+        row = (r.name, r.versus, seen[again])
+        firsts.setdefault(row, r)
+        rows.setdefault(row, {})[r.modality] = number(r.value, r.interval)
         seen[again] += 1
-    for (_, versus, _), found in rows.items():
-        first = next(iter(found.values()))
-        text = short_name(first) + (f" versus {versus}" if versus is not None else "")
-        if pairs or versus is None:
-            yield doc.name(text), *(_number(found.get(m)) for m in order), first.unit or ""
+    for row, cells in rows.items():
+        text = short_name(firsts[row]) + (f" versus {row[1]}" if row[1] is not None else "")
+        yield doc.name(text), *(cells.get(m, doc.TableCell()) for m in order), firsts[row].unit or ""
 
 
 class Subset(NamedTuple):

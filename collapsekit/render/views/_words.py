@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
 from collapsekit.render import document as doc
-from collapsekit.render.document import Line, Span, Table, TableCell, line
-from collapsekit.render.numbers import fmt, fmt_interval
+from collapsekit.render.document import Line, Span, TableCell, line
+from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
+from collapsekit.report.diagnosis import ModalityVerdict, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 Interval = tuple[float, float] | None
+Draw = Callable[..., "Drawing | None"]
 Estimate = tuple[float, Interval]
 
 
@@ -41,14 +46,11 @@ def _ends(interval: Interval) -> Line:
     return (Span(fmt_interval(interval), "interval"),) if interval is not None else ()
 
 
-def letter(index: int) -> str:
-    """Name a place by A, B, … for the first 26, then by m27, m28, …"""
-    return chr(ord("A") + index) if index < 26 else f"m{index + 1}"
-
-
 def letters(names: Sequence[str], limit: int) -> dict[str, str] | None:
-    """Give each of the names a letter where one is wider than ``limit``, else None."""
-    return {n: letter(i) for i, n in enumerate(names)} if any(cell_len(n) > limit for n in names) else None
+    """Give each of the names a letter where one is wider than ``limit``, else None: A to Z, then m27, m28, …"""
+    if all(cell_len(n) <= limit for n in names):
+        return None
+    return {n: chr(ord("A") + i) if i < 26 else f"m{i + 1}" for i, n in enumerate(names)}
 
 
 def flatten(mapping: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -63,19 +65,16 @@ def flatten(mapping: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-def names_table(title: str, heads: tuple[str, str], lines: Iterable[tuple[str, str]], **how: Any) -> Table:
-    """Show names beside names: settings and their values.
+def names(lines: Iterable[tuple[str, str]]) -> list[tuple[TableCell, TableCell]]:
+    """Make rows of names beside names: settings and their values."""
+    return [(doc.name(key), doc.name(value)) for key, value in lines]
 
-    Args:
-        title: Of the table.
-        heads: Over the two columns.
-        lines: The names.
-        how: The other fields of a table.
 
-    Returns:
-        The table.
-    """
-    return doc.table(title, heads, [(doc.name(key), doc.name(value)) for key, value in lines], **how)
+def definitions(head: str, every: Iterable[tuple[str, str, str]]) -> doc.Table:
+    """List names under a head, what each is and where that is from, folded."""
+    rows = [(doc.name(what), text, source) for what, text, source in every]
+    heads = (head, "definition", "source")
+    return doc.table("Definitions and sources", heads, rows, counted="definitions", folded=True)
 
 
 def thinned(count: int, most: int) -> list[int]:
@@ -88,21 +87,30 @@ def p_value(p: float | None) -> str:
     return "<0.0001" if p is not None and p < 1e-4 else fmt(p)
 
 
-def made_by(report: Any, detail: doc.Detail, rest: str) -> str:
-    """Say which version made the report.
-
-    Args:
-        report: Of a diagnosis, a repair or a comparison.
-        detail: At a glance it says where the rest is, in full which schema the report has.
-        rest: Where the rest is.
-
-    Returns:
-        The sentence.
-    """
+def made_by(report: Any, detail: doc.Detail) -> str:
+    """Say which version made the report of a diagnosis, a repair or a comparison; in full, which schema it has, too."""
     kind = "comparison" if getattr(report, "kind", "") == "comparison" else "report"
-    ends = {
-        doc.Detail.GLANCE: f". {rest}",
-        doc.Detail.SUMMARY: ".",
-        doc.Detail.FULL: f", {kind} schema {report.schema_version}.",
-    }
-    return f"Made by collapsekit {report.collapsekit}{ends[detail]}"
+    schema = f", {kind} schema {report.schema_version}" if detail is doc.Detail.FULL else ""
+    return f"Made by collapsekit {report.collapsekit}{schema}."
+
+
+def severity(word: str) -> int:
+    """Rank a verdict, the worst first."""
+    return list(doc.MARKS).index(word)
+
+
+def drawn(figures: Iterable[tuple[str, str, Result | None, Draw]]) -> Iterator[doc.Figure]:
+    """Draw figures, wide and, where that differs, in one column, each with the definition of what explains it."""
+    for name, title, about, draw in figures:
+        wide = draw(wide=True)
+        if wide is not None:
+            texts = (about.definition, about.source) if about is not None else ("", "")
+            yield doc.Figure(name, title, *texts, wide, draw(wide=False) if wide.get_figwidth() > 4 else None)
+
+
+def meter(v: ModalityVerdict, when: str = "", *ends: str) -> doc.Block:
+    """Show how much a modality is ignored on a scale whose ends have names, before or after a repair."""
+    if v.score is None:
+        return doc.sentence("No score could be had.", "note")
+    text = f"{when}ignored {fmt_estimate(v.score, v.interval)} on a scale from 0, fully used, to 1, fully ignored"
+    return doc.Meter(text, v.score, v.interval, v.verdict, ends)

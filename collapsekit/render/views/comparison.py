@@ -7,9 +7,9 @@ from dataclasses import replace
 from itertools import groupby
 
 from collapsekit.render import document as doc
-from collapsekit.render.document import MARKS, Detail, Span
+from collapsekit.render.document import MARKS, VERDICTS, Detail, Span
 from collapsekit.render.numbers import ABSENT, fmt
-from collapsekit.render.views._words import letters, made_by, number, p_value
+from collapsekit.render.views._words import definitions, letters, made_by, number, p_value, severity
 from collapsekit.report import comparison as data
 from collapsekit.report.comparison import Comparison
 from collapsekit.report.names import cleaned_comparison, some
@@ -17,7 +17,6 @@ from collapsekit.report.names import cleaned_comparison, some
 BEST, DIFFERS = "*", "†"
 _ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 _NAME_WIDTH = 12  # at a glance, columns with longer names are called A, B, …
-_SEVERITY = ("collapsed", "underused", "inconclusive", "uninformative", "used", "healthy")
 _TESTS = "p-values after Holm's correction"
 
 Fill = Callable[[data.Cell, data.Column], doc.TableCell]
@@ -44,7 +43,7 @@ def view(comparison: Comparison, detail: Detail) -> doc.Document:
         facts=doc.facts(Task=shared, Split=f"{c.split}, {examples}", Modalities=what),
         blocks=(*keyed, found) if detail is not Detail.FULL else (),
         sections=tuple(_sections(c, heads, found, detail)),
-        ends=(doc.line(made_by(c, detail, "Definitions and sources: HTML or JSON.")),),
+        ends=(doc.line(made_by(c, detail), " Definitions and sources: HTML or JSON." * (detail is Detail.GLANCE)),),
     )
 
 
@@ -68,12 +67,11 @@ def _sections(c: Comparison, heads: dict[str, str], table: doc.Table, detail: De
     if detail is Detail.FULL:
         yield doc.section("Side by side", table, name="numbers")
     yield from _tests(c, heads, detail)
-    if c.notes and detail is Detail.GLANCE:
+    if detail is Detail.GLANCE:
         yield from (doc.Section((), (doc.sentence(f"Note: {note}"),)) for note in c.notes)
-    elif c.notes:
-        yield doc.section("Notes", doc.Items(tuple(map(doc.line, c.notes))))
-    if detail is not Detail.GLANCE:
-        yield from _summary(c) if detail is Detail.SUMMARY else [doc.section("What was compared", *_details(c))]
+        return
+    yield from [doc.section("Notes", doc.items(c.notes))] if c.notes else []
+    yield from _summary(c) if detail is Detail.SUMMARY else [doc.section("What was compared", *_details(c))]
 
 
 def _tests(c: Comparison, heads: dict[str, str], detail: Detail) -> Iterator[doc.Section]:
@@ -84,14 +82,14 @@ def _tests(c: Comparison, heads: dict[str, str], detail: Detail) -> Iterator[doc
     shown = [i for i, _ in enumerate(c.columns) if any(row.cells[i].test for row in rows)]
     cut = tuple(row.model_copy(update={"cells": tuple(row.cells[i] for i in shown)}) for row in rows)
     tested = tuple(c.columns[i] for i in shown)
-    found = _table(c.model_copy(update={"rows": cut}), tested, "p-values", heads, _p_value, detail)
+    table = _table(c.model_copy(update={"rows": cut}), tested, "p-values", heads, _p_value, detail)
     against = c.testing.reference
-    if detail is Detail.FULL:
-        yield doc.section(_TESTS, doc.sentence(f"Against {against}. {c.testing.family}.", "lead"), found)
-    elif detail is Detail.SUMMARY:
-        yield doc.Section(doc.line(f"{_TESTS}, against ", Span(against, "name")), (found,))
-    else:
-        yield doc.Section((Span(_TESTS), Span(f"  against {against}", "quiet")), (found,))
+    lead = [doc.sentence(f"Against {against}. {c.testing.family}.", "lead")] * (detail is Detail.FULL)
+    more = {
+        Detail.GLANCE: doc.line(Span(f"  against {against}", "quiet")),
+        Detail.SUMMARY: doc.line(", against ", Span(against, "name")),
+    }
+    yield doc.Section((Span(_TESTS), *more.get(detail, ())), (*lead, table))
 
 
 def _table(
@@ -102,20 +100,18 @@ def _table(
     rows = []
     for _, group in groupby(_grouped(c.rows), key=lambda r: (r.part, r.name)):
         every = list(group)
-        title_cell = _name(every[0], detail)
-        alone = len(every) == 1 and not _of(every[0])
+        name = _name(every[0], detail)
         for row in every:
             cells = tuple(fill(x, column) for x, column in zip(row.cells, shown, strict=True))
             if flat:
-                rows.append(doc.TableRow((title_cell, doc.TableCell(_of(row)), *cells, doc.cell(row.unit or ""))))
-            elif alone:
-                rows.append(doc.TableRow((title_cell, *cells)))
+                rows.append(doc.TableRow((name, doc.TableCell(_of(row)), *cells, doc.cell(row.unit or ""))))
+            elif len(every) == 1 and not _of(row):
+                rows.append(doc.TableRow((name, *cells)))
             else:
-                rows.append(doc.TableRow((doc.TableCell(_of(row) or doc.line("whole model")), *cells), title_cell))
-    first = doc.columns("number", "of") if flat else doc.columns("" if detail is Detail.GLANCE else "number")
-    last = doc.columns("unit") if flat else ()
-    made = (_column(c, column, heads, detail) for column in shown)
-    return doc.Table(title, (*first, *made, *last), tuple(rows), layout="split", labels=(28, 20))
+                rows.append(doc.TableRow((doc.TableCell(_of(row) or doc.line("whole model")), *cells), name))
+    first = ("number", "of") if flat else ("" if detail is Detail.GLANCE else "number",)
+    columns = (*doc.columns(*first), *(_column(c, x, heads, detail) for x in shown), *doc.columns("unit")[: int(flat)])
+    return doc.Table(title, columns, tuple(rows), layout="split", labels=(28, 20))
 
 
 def _grouped(rows: Sequence[data.Row]) -> list[data.Row]:
@@ -160,7 +156,7 @@ def _value(entry: data.Cell, column: data.Column) -> doc.TableCell:
 
 
 def _states(entry: data.Cell, column: data.Column) -> doc.TableCell:
-    order = sorted(entry.states.items(), key=lambda item: _SEVERITY.index(item[0]))
+    order = sorted(entry.states.items(), key=lambda item: severity(item[0]))
     many = len(column.runs) > 1
     runs = [part for word, n in order for part in (doc.state(word, f"{word} {n}" if many else word), "\n")]
     return doc.TableCell(
@@ -183,7 +179,7 @@ def _legend(c: Comparison, detail: Detail) -> Iterator[doc.Legend]:
     cells = [x for row in c.rows for x in row.cells]
     ends = any(x.interval is not None for x in cells)
     if detail is Detail.GLANCE:
-        yield doc.Legend(", ".join(f"{MARKS[word]} {word}" for word in _SEVERITY if word != "healthy"), "short")
+        yield doc.Legend(", ".join(f"{MARKS[word]} {word}" for word in VERDICTS), "short")
         yield from [doc.Legend("Intervals: Markdown, HTML or JSON", "short")] * ends
     if any(x.sd is not None for x in cells):
         yield doc.Legend("Of several runs, the mean and (standard deviation over runs)")
@@ -199,8 +195,8 @@ def _legend(c: Comparison, detail: Detail) -> Iterator[doc.Legend]:
 
 def _absences(c: Comparison) -> list[tuple[str, str, str]]:
     """(number, column, why) of each cell that has nothing."""
-    found = [(row, column, x) for row in c.rows for column, x in zip(c.columns, row.cells, strict=True)]
-    return [(_row_name(row), column.name, x.missing) for row, column, x in found if x.missing is not None]
+    every = [(row, column, x) for row in c.rows for column, x in zip(c.columns, row.cells, strict=True)]
+    return [(_row_name(row), column.name, x.missing) for row, column, x in every if x.missing is not None]
 
 
 def _row_name(row: data.Row) -> str:
@@ -214,35 +210,32 @@ def _definitions(c: Comparison) -> list[tuple[str, str, str]]:
 
 def _summary(c: Comparison) -> Iterator[doc.Section]:
     missing = [(doc.name(number), doc.name(column), why) for number, column, why in _absences(c)]
-    rows = [(doc.name(number), text, source) for number, text, source in _definitions(c)]
-    heads = ("number", "definition", "source")
-    found = [
-        doc.table("Not measured", ("number", "column", "why"), missing, counted="numbers"),
-        doc.table("Definitions and sources", heads, rows, counted="definitions", folded=True),
-        _reports(c, "sha256"),
-    ]
-    yield from (doc.section(part.title, part) for part in found if part.rows)
+    yield from doc.tabled(doc.table("Not measured", ("number", "column", "why"), missing, counted="numbers"))
+    yield from doc.tabled(definitions("number", _definitions(c)))
+    yield from doc.tabled(_reports(c, "sha256"))
 
 
 def _reports(c: Comparison, digest: str) -> doc.Table:
-    rows = []
-    for column in c.columns:
-        for run in column.runs:
-            files = (doc.name(text) for text in (column.name, run.path, run.checkpoint, run.sha256))
-            rows.append((*files, doc.cell("" if run.training_seed is None else str(run.training_seed))))
+    rows: list[tuple[doc.TableCell | str, ...]] = [
+        (
+            *map(doc.name, (x.name, r.path, r.checkpoint, r.sha256)),
+            "" if r.training_seed is None else str(r.training_seed),
+        )
+        for x in c.columns
+        for r in x.runs
+    ]
     heads = ("column", "report", "checkpoint", digest, ">training seed")
     return doc.table("Reports", heads, rows, counted="reports")
 
 
 def _details(c: Comparison) -> Iterator[doc.Details]:
-    missing = [_term(name, why, " in ", Span(column, "label")) for name, column, why in _absences(c)]
     better = dict.fromkeys((r.name, r.why or "", _ARROWS[r.better]) for r in c.rows if r.better is not None)
-    terms = [_term(name, text, source=source) for name, text, source in _definitions(c)]
-    found: dict[str, doc.Block] = {"Reports": _reports(c, "SHA-256")}
-    found |= {"Not measured": doc.Terms(tuple(missing))} if missing else {}
-    found["Directions"] = doc.Terms(tuple(_term(*way) for way in better))
-    found["Definitions and sources"] = doc.Terms(tuple(terms))
-    yield from (doc.Details((Span(title, "strong"),), (block,)) for title, block in found.items())
+    missing = [_term(name, why, " in ", Span(column, "label")) for name, column, why in _absences(c)]
+    yield doc.details("Reports", _reports(c, "SHA-256"))
+    yield from [doc.details("Not measured", doc.Terms(tuple(missing)))] if missing else []
+    yield doc.details("Directions", doc.Terms(tuple(_term(*way) for way in better)))
+    terms = (_term(name, text, source=source) for name, text, source in _definitions(c))
+    yield doc.details("Definitions and sources", doc.Terms(tuple(terms)))
 
 
 def _term(name: str, text: str, *more: str | Span, source: str = "") -> doc.Term:

@@ -13,15 +13,14 @@ from collapsekit.report.gate import GateCheck, GateReport
 from collapsekit.report.names import cleaned_gate
 
 SEVERITY = ("failed", "inconclusive", "passed")
+_CATCH = "the fall that would have failed with 90 % probability"
 _COLUMNS = (
-    TableColumn(Span("before"), "number"),
-    TableColumn(Span("now"), "number"),
+    *doc.columns(">before", ">now"),
     TableColumn(Span("fall"), "number", about="above 0 is worse"),
     TableColumn(Span("p"), "number", about="one-sided, after Holm", spare=True),
-    TableColumn(
-        Span("would catch"), "number", about="the fall that would have failed with 90 % probability", spare=True
-    ),
+    TableColumn(Span("would catch"), "number", about=_CATCH, spare=True),
 )
+_AGAINST = "Against the baseline"
 _LABELS = (36, 20)
 
 
@@ -43,11 +42,12 @@ def view(report: GateReport, detail: Detail) -> doc.Document:
     each = f" ({', '.join(f'{m} {v}' for m, v in report.modalities.items())})"
     digest = doc.line("sha256 " if glance else "Checkpoint SHA-256 ", Span(s.sha256, "name"), "" if glance else ".")
     made = doc.line(f"Made by collapsekit {report.collapsekit}; exit code {report.exit_code}.")
-    rules = [c for c in worst_first(report) if c.kind == "rule"]
-    compared = [c for c in worst_first(report) if c.kind != "rule"]
-    parts = [(checks, part) for checks, part in ((rules, _rules), (compared, _compared)) if checks]
+    checks = worst_first(report)
+    rules, compared = ([c for c in checks if (c.kind == "rule") is rule] for rule in (True, False))
+    parts = [(rules[0], _rules(rules, detail))] if rules else []
+    parts += [(compared[0], _compared(report, compared, detail))] if compared else []
     if not glance:  # the worse part first, so that it is there where a summary is cut
-        parts.sort(key=lambda p: SEVERITY.index(p[0][0].state))
+        parts.sort(key=lambda p: SEVERITY.index(p[0].state))
     return doc.Document(
         subject="Modality collapse gate",
         title=report.summary,
@@ -55,7 +55,7 @@ def view(report: GateReport, detail: Detail) -> doc.Document:
         page=f"gate {report.outcome}: {s.checkpoint}",
         about=((*about, Span(report.verdict, report.verdict), *doc.line("" if glance else each)),),
         facts=doc.facts(Checkpoint=s.checkpoint, Verdict=report.verdict + each),
-        sections=(*(part(report, checks, detail) for checks, part in parts), *_notes(report, detail)),
+        sections=(*(part for _, part in parts), *_notes(report, detail)),
         ends=(digest, made) if glance else (made, digest),
     )
 
@@ -63,12 +63,11 @@ def view(report: GateReport, detail: Detail) -> doc.Document:
 def _notes(report: GateReport, detail: Detail) -> Iterator[doc.Section]:
     steps = [_with_commands(text) for text in next_steps(report)]
     notes = [doc.line(f"Note: {note}") for note in report.notes]
-    if detail is not Detail.GLANCE:
-        every = (*notes, *steps)
-        yield from [doc.Section((), (doc.Items(every),))] if every else []
-        return
-    yield from (doc.Section((), (doc.Paragraph(note),)) for note in notes)
-    yield from [doc.section("Next", *map(doc.Paragraph, steps))] if steps else []
+    if detail is Detail.GLANCE:
+        yield from (doc.Section((), (doc.Paragraph(note),)) for note in notes)
+        yield from [doc.section("Next", *map(doc.Paragraph, steps))] if steps else []
+    elif notes or steps:
+        yield doc.Section((), (doc.items([*notes, *steps]),))
 
 
 def _with_commands(text: str) -> doc.Line:
@@ -76,38 +75,32 @@ def _with_commands(text: str) -> doc.Line:
     return doc.line(*(Span(part, "command") if i % 2 else part for i, part in enumerate(text.split("`"))))
 
 
-def _rules(report: GateReport, checks: Sequence[GateCheck], detail: Detail) -> doc.Section:
-    del report
+def _rules(checks: Sequence[GateCheck], detail: Detail) -> doc.Section:
     if detail is Detail.GLANCE:
         return doc.section("Rules", *(block for c in checks for block in _alike([c])))
-    rows = [(doc.TableCell((doc.state(c.state),)), doc.cell(c.name, "name"), doc.cell(c.sentence)) for c in checks]
-    return doc.Section((), (doc.table("Rules", doc.columns("", "rule", "found"), rows),))
+    rows = [(doc.TableCell((doc.state(c.state),)), doc.name(c.name), c.sentence) for c in checks]
+    return doc.Section((), (doc.table("Rules", ("", "rule", "found"), rows),))
 
 
 def _compared(report: GateReport, checks: Sequence[GateCheck], detail: Detail) -> doc.Section:
     held = doc.sentence(against(report), "note")
     if detail is Detail.GLANCE:
-        return doc.section("Against the baseline", held, *_short_comparison(checks))
-    rows = [
-        (doc.TableCell((doc.state(c.state),)), doc.cell(c.name), *_numbers(c), doc.cell(c.sentence)) for c in checks
-    ]
-    heads = (*doc.columns("", ""), *_COLUMNS, *doc.columns(""))
-    return doc.Section((), (held, doc.table("Against the baseline", heads, rows)))
+        return doc.section(_AGAINST, held, *_short_comparison(checks))
+    rows = [(doc.TableCell((doc.state(c.state),)), c.name, *_numbers(c), c.sentence) for c in checks]
+    return doc.Section((), (held, doc.table(_AGAINST, ("", "", *_COLUMNS, ""), rows)))
 
 
 def _short_comparison(checks: Sequence[GateCheck]) -> Iterator[doc.Block]:
-    rows = [(c, _numbers(c)) for c in checks]
-    if any(number.runs[0].text != ABSENT for _, numbers in rows for number in numbers):
-        names = (doc.TableCell((Span(doc.state(c.state).mark, c.state), Span(" "), Span(c.name))) for c in checks)
-        made = tuple(doc.TableRow((name, *numbers)) for name, (_, numbers) in zip(names, rows, strict=True))
-        yield doc.Table("Against the baseline", (*doc.columns(""), *_COLUMNS), made, labels=_LABELS)
+    names = (doc.TableCell((Span(doc.state(c.state).mark, c.state), Span(" "), Span(c.name))) for c in checks)
+    rows = [(name, *_numbers(c)) for name, c in zip(names, checks, strict=True)]
+    if any(field not in (ABSENT, number(None)) for _, *numbers in rows for field in numbers):
+        yield doc.table(_AGAINST, ("", *_COLUMNS), rows, labels=_LABELS)
     alike: dict[str, list[GateCheck]] = {}
     for check in checks:
         if check.state != "passed":
             alike.setdefault(check.sentence, []).append(check)
     yield from [doc.Paragraph(())] if alike else []
-    for found in alike.values():
-        yield from _alike(found)
+    yield from (block for same in alike.values() for block in _alike(same))
 
 
 def _alike(checks: Sequence[GateCheck]) -> tuple[doc.Block, ...]:
@@ -116,13 +109,7 @@ def _alike(checks: Sequence[GateCheck]) -> tuple[doc.Block, ...]:
     return doc.Paragraph((doc.state(checks[0].state), Span("  "), names)), doc.sentence(checks[0].sentence, "inset")
 
 
-def _numbers(check: GateCheck) -> tuple[doc.TableCell, ...]:
+def _numbers(c: GateCheck) -> tuple[doc.TableCell | str, ...]:
     """Baseline, found, fall with its interval, p after Holm, what would have been caught."""
-    fall = number(check.difference, check.interval)
-    return (
-        doc.cell(fmt(check.baseline)),
-        doc.cell(fmt(check.found)),
-        fall,
-        doc.cell(p_value(check.p_holm)),
-        doc.cell(fmt(check.detectable)),
-    )
+    fall = number(c.difference, c.interval)
+    return fmt(c.baseline), fmt(c.found), fall, p_value(c.p_holm), fmt(c.detectable)

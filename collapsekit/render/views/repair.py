@@ -12,7 +12,7 @@ from collapsekit.render import document as doc
 from collapsekit.render.document import Detail, Span
 from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
 from collapsekit.render.views import _repair_tables as tables
-from collapsekit.render.views._words import letters, made_by
+from collapsekit.render.views._words import drawn, letters, made_by, meter
 from collapsekit.report.diagnosis import ModalityVerdict
 from collapsekit.report.names import cleaned_repair, renamed_repair, repair_names
 from collapsekit.report.repair import Check, LossCurve, RepairReport
@@ -32,23 +32,20 @@ def view(report: RepairReport, detail: Detail) -> doc.Document:
 
     At a glance it holds scores, what is missing, and noise; else all numbers; in full, figures.
     """
-    report = cleaned_repair(report)
-    keys = letters(repair_names(report), _NAME_WIDTH) if detail is Detail.GLANCE else None
+    report, glance = cleaned_repair(report), detail is Detail.GLANCE
+    keys = letters(repair_names(report), _NAME_WIDTH) if glance else None
     if keys is not None:
         report = renamed_repair(report, keys)
     delta = repair_delta(report)
     decision = "accepted" if report.accepted else "rejected"
-    judged = doc.items([*standing(report, delta), *cautions(report)])
     blocks = [replace(doc.items(f"= {n}" for n in keys), marks=tuple(map(Span, keys.values())))] if keys else []
     parts = {Detail.GLANCE: _glance, Detail.SUMMARY: _summary, Detail.FULL: _full}
     subject, methods, repaired = report.after.subject, " → ".join(report.method), ", ".join(report.repaired)
-    measured = (
-        f"{subject.task}, {subject.metric} · {subject.split} split, {subject.examples} examples, seed {subject.seed}"
-    )
+    on = f"{subject.split} split, {subject.examples} examples, seed {subject.seed}"
+    measured = f"{subject.task}, {subject.metric} · {on}"
     weights = ("written" if report.accepted else "written all the same") if report.exported else "not written"
     carried = f"weights {weights}" if report.exported else "no weights written"
     facts = {"Checkpoint": report.base, "Method": methods, "Repaired_for": repaired, "Weights": weights}
-    first = [doc.section("Beside what it is judged by", judged, *_key(report, delta))] if detail is Detail.FULL else []
     return doc.Document(
         subject="Modality collapse repair",
         title=report.summary,
@@ -56,10 +53,14 @@ def view(report: RepairReport, detail: Detail) -> doc.Document:
         page=f"{decision}: repair of {report.base}",
         about=(doc.line(f"{report.base} · {methods} · repaired for {repaired} · {carried}"), doc.line(measured)),
         facts=doc.facts(**facts, Measured_on=measured),
-        blocks=() if detail is Detail.FULL else (*blocks, judged),
-        sections=(*first, *parts[detail](report, delta)),
-        ends=(*_left(delta, report, detail), doc.line(made_by(report, detail, _REST))),
+        blocks=() if detail is Detail.FULL else (*blocks, _judged(report, delta)),
+        sections=tuple(parts[detail](report, delta)),
+        ends=(*_left(delta, report, detail), doc.line(made_by(report, detail), f" {_REST}" * glance)),
     )
+
+
+def _judged(report: RepairReport, delta: RepairDelta) -> doc.Items:
+    return doc.items([*standing(report, delta), *cautions(report)])
 
 
 def _left(delta: RepairDelta, report: RepairReport, detail: Detail) -> Iterator[doc.Line]:
@@ -97,17 +98,16 @@ def _as_sentence(row: doc.TableRow) -> str:
 
 
 def _short_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
-    groups = {_KEY: key_rows(report, delta)}
+    every = {_KEY: key_rows(report, delta)}
     for probe in _PROBES:
         pairs = [p for p in delta.values.get(probe, ()) if "_loss" not in p.before.name]
-        groups[heading_of(probe).title] = result_rows(pairs)
-    every = [row.numbers for rows in groups.values() for row in rows]
-    judged = any(n.than_control is not None for n in every)
-    overlap = any(j is not None and j.overlap for n in every for j in (n.than_before, n.than_control))
+        every[heading_of(probe).title] = result_rows(pairs)
+    groups = [(title, rows) for title, rows in every.items() if rows]
+    numbers = [row.numbers for _, rows in groups for row in rows]
+    overlap = any(j is not None and j.overlap for n in numbers for j in (n.than_before, n.than_control))
     note = doc.sentence(f"c{_CHANGE}{'; ~: the intervals overlap' if overlap else ''}.", "note")
-    shown = {title: rows for title, rows in groups.items() if rows}
-    for i, (title, rows) in enumerate(shown.items(), 1):
-        yield doc.section(title, tables.short_table(report, title, rows, judged), *[note] * (i == len(shown)))
+    for i, table in enumerate(tables.short_tables(report, groups), 1):
+        yield doc.section(table.title, table, *[note] * (i == len(groups)))
 
 
 def _loss(curve: LossCurve) -> str:
@@ -119,70 +119,60 @@ def _loss(curve: LossCurve) -> str:
 
 
 def _summary(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
-    yield _tabled(_scale(report, _SCORES), tables.verdict_table(report))
-    yield from [_tabled(_split(report), tables.checks_table(report))] if report.checks else []
-    key = tables.number_table(report, _KEY, key_rows(report, delta))
-    yield from [_tabled(f"C{_CHANGE}.", key)] if key.rows else []
-    yield from [_tabled(_LOSSES, tables.loss_table(report))] if report.losses else []
-    yield from (_tabled(about, found) for about, found in tables.noted_tables(report))
-    yield from (_tabled("", found) for found in _probe_tables(report, delta))
-    blocks: list[doc.Block] = []
-    for about, found in _curve_tables(report, delta):
-        blocks += [doc.Paragraph((Span(found.title, "strong"), Span(f": {about}"))), found]
-    yield from [doc.section("Curves", *blocks)] if blocks else []
-    yield from (_tabled("", found) for found in tables.last_tables(report, delta) if found.rows)
-
-
-def _tabled(about: str, table: doc.Table) -> doc.Section:
-    return doc.section(table.title, *[doc.sentence(about, "lead")] * bool(about), table)
-
-
-def _key(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Block]:
-    rows = key_rows(report, delta)
-    if rows:
-        yield from (doc.sentence(f"C{_CHANGE}.", "note"), tables.number_table(report, _KEY, rows))
+    yield from doc.tabled(tables.verdict_table(report), _scale(report, _SCORES))
+    yield from doc.tabled(tables.checks_table(report), _split(report))
+    yield from doc.tabled(tables.number_table(report, (_KEY, key_rows(report, delta))), f"C{_CHANGE}.")
+    yield from doc.tabled(tables.loss_table(report), _LOSSES)
+    for about, table in (*tables.noted_tables(report), *(("", t) for t in _probe_tables(report, delta))):
+        yield from doc.tabled(table, about)
+    curves = [
+        block
+        for about, table in tables.curve_tables(report, delta)
+        for block in (doc.Paragraph((Span(table.title, "strong"), Span(f": {about}"))), table)
+    ]
+    yield from [doc.section("Curves", *curves)] if curves else []
+    for table in tables.last_tables(report, delta):
+        yield from doc.tabled(table)
 
 
 def _probe_tables(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Table]:
     """Every number in both reports, a table a probe."""
     for probe, pairs in delta.values.items():
-        yield tables.number_table(report, heading_of(probe).title, result_rows(pairs))
-
-
-def _curve_tables(report: RepairReport, delta: RepairDelta) -> list[tuple[str, doc.Table]]:
-    """Every curve in both reports, with what is drawn over what."""
-    control, found = report.control is not None, delta.curves
-    return [tables.curve_table(pair, probe, control) for probe, pairs in found.items() for pair in pairs]
+        yield tables.number_table(report, (heading_of(probe).title, result_rows(pairs)))
 
 
 def _full(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Section]:
+    from collapsekit.render.figures.repair import figures
+
+    rows = key_rows(report, delta)
+    key = (doc.sentence(f"C{_CHANGE}.", "note"), tables.number_table(report, (_KEY, rows))) if rows else ()
+    yield doc.section("Beside what it is judged by", _judged(report, delta), *key)
     conditions = doc.Terms(tuple(map(_condition, report.checks)))
     yield doc.section("Acceptance", doc.sentence(_split(report), "lead"), conditions)
     scale = _scale(report, "The scale runs from fully used to fully ignored, with the interval shaded.")
-    yield doc.section("Verdicts", doc.sentence(scale, "lead"), doc.Cards(tuple(_cards(report))), name="verdicts")
-    drawn = list(_figures(report, delta))
-    losses, others = (tuple(f for f in drawn if (f.name == "losses") is own) for own in (True, False))
+    yield doc.section("Verdicts", doc.sentence(scale, "lead"), doc.Gallery(tuple(_cards(report))), name="verdicts")
+    every = list(drawn(figures(report, delta)))
+    losses, others = ([f for f in every if (f.name == "losses") is loss] for loss in (True, False))
     if report.losses:
-        gallery = [doc.Gallery(losses)] if losses else []
+        gallery = [doc.Gallery(tuple(losses))] if losses else []
         yield doc.section("Training", doc.sentence(_LOSSES, "lead"), *gallery, tables.loss_table(report))
-    yield from (_tabled(about, found) for about, found in tables.noted_tables(report))
-    yield from [doc.section("Curves", doc.Gallery(others))] if others else []
-    every = doc.sentence(f"Every number measured both before and after. C{_CHANGE}.", "lead")
-    yield doc.section("All numbers", every, *_all_numbers(report, delta))
+    for about, table in tables.noted_tables(report):
+        yield from doc.tabled(table, about)
+    yield from [doc.section("Curves", doc.Gallery(tuple(others)))] if others else []
+    lead = doc.sentence(f"Every number measured both before and after. C{_CHANGE}.", "lead")
+    yield doc.section("All numbers", lead, *_all_numbers(report, delta))
 
 
 def _all_numbers(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Details]:
-    yield from map(_details, _probe_tables(report, delta))
-    curves = _curve_tables(report, delta)
+    yield from (doc.details(table.title, table) for table in _probe_tables(report, delta))
+    curves = [
+        doc.Details((Span(table.title, "name"), Span(" "), Span(about, "quiet")), (table,))
+        for about, table in tables.curve_tables(report, delta)
+    ]
     if curves:
-        parts = [doc.Details((Span(t.title, "name"), Span(" "), Span(about, "quiet")), (t,)) for about, t in curves]
-        yield doc.Details((Span("Curves", "strong"), Span(" "), Span(str(len(curves)), "quiet")), tuple(parts))
+        yield doc.Details((Span("Curves", "strong"), Span(" "), Span(str(len(curves)), "quiet")), tuple(curves))
     note, left, *rest = tables.last_tables(report, delta)
-    yield from (_details(found) for found in (left, note, *rest) if found.rows)
-
-
-def _details(table: doc.Table) -> doc.Details:
-    return doc.Details((Span(table.title, "strong"),), (table,))
+    yield from (doc.details(table.title, table) for table in (left, note, *rest) if table.rows)
 
 
 def _condition(c: Check) -> doc.Term:
@@ -202,18 +192,6 @@ def _cards(report: RepairReport) -> Iterator[doc.Card]:
 
 def _verdict(when: str, v: ModalityVerdict) -> Iterator[doc.Block]:
     yield doc.Paragraph((Span(when.capitalize()), Span(" "), doc.state(v.verdict)))
-    if v.score is None:
-        yield doc.sentence("No score could be had.", "note")
-        return
-    text = f"ignored {fmt_estimate(v.score, v.interval)}"
-    scale = f"{when}: {text} on a scale from 0, fully used, to 1, fully ignored"
-    yield from (doc.Meter(scale, v.score, v.interval, v.verdict), doc.sentence(text, "note"))
-
-
-def _figures(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Figure]:
-    from collapsekit.render.figures.repair import figures
-
-    for name, title, about, draw in figures(report, delta):
-        wide = draw(True)
-        texts = (about.definition, about.source) if about is not None else ("", "")
-        yield doc.Figure(name, title, *texts, wide, draw(False) if wide.get_figwidth() > 4 else None)
+    yield meter(v, f"{when}: ")
+    if v.score is not None:
+        yield doc.sentence(f"ignored {fmt_estimate(v.score, v.interval)}", "note")

@@ -29,18 +29,9 @@ def _entity(char: str) -> str:
     return {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(char, f"&#{ord(char)};")
 
 
-def write(document: doc.Document, *, width: int | None = None, color: bool = False) -> str:
-    """Print the document as Markdown, a line a row of its tables.
-
-    Args:
-        document: What a view made.
-        width: Not used: Markdown has none.
-        color: Not used: Markdown has none.
-
-    Returns:
-        The text.
-    """
-    del width, color
+def write(document: doc.Document, **screen: object) -> str:
+    """Print the document as Markdown, a line a row of its tables, the same for every screen."""
+    del screen
     return "\n".join(_lines(document)) + "\n"
 
 
@@ -80,23 +71,18 @@ def _run(run: doc.Span) -> str:
 def _written(blocks: Iterable[doc.Block]) -> Iterator[str]:
     """The blocks' lines, an empty one after each block."""
     for block in doc.simple(blocks):
-        if isinstance(block, doc.Paragraph):
-            yield from _paragraph(block)
+        if isinstance(block, doc.Table):
+            yield from _table(block)
         elif isinstance(block, doc.Items):
             marks = [f"{_run(mark)} " for mark in block.marks] or [""] * len(block.lines)
             yield from (f"- {mark}{_line(runs)}" for mark, runs in zip(marks, block.lines, strict=True))
+        elif block.kind == "command":
+            text = doc.plain(block.runs)
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+            yield from (f"{fence}console", text, fence)
         else:
-            yield from _table(block)
+            yield ("### " if block.kind == "heading" else "") + _line(block.runs)
         yield ""
-
-
-def _paragraph(block: doc.Paragraph) -> Iterator[str]:
-    text = doc.plain(block.runs)
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    if block.kind == "command":
-        yield from (f"{fence}console", text, fence)
-    else:
-        yield ("### " if block.kind == "heading" else "") + _line(block.runs)
 
 
 def _table(block: doc.Table) -> Iterator[str]:
@@ -110,9 +96,8 @@ def _table(block: doc.Table) -> Iterator[str]:
         if row.group is not None and row.group is not group:
             yield _row([row.group, *[doc.TableCell()] * (len(block.columns) - 1)])
         group = row.group
-        yield _row(
-            [part for c in row.cells for part in (c, *[doc.TableCell()] * (c.span - 1))], block.layout == "stack"
-        )
+        fields = [part for c in row.cells for part in (c, *[doc.TableCell()] * (c.span - 1))]
+        yield _row(fields, block.layout == "stack")
     yield from ["", "</details>"] * bool(folded)
     legend = [f"- {escape(part.text)}." for part in block.legend if part.of != "short"]
     yield from ["", *legend] * bool(legend)
@@ -132,4 +117,4 @@ def _cell(cell: doc.TableCell, stack: bool) -> str:
     text, aside = f"{_line(cell.runs)}{escape(cell.marks)}", _line(cell.aside)
     if aside and any(run.kind == "name" for run in cell.runs):
         return f"{text} ({aside})"
-    return f"{text}<br>{aside}" if stack and aside else f"{text} {aside}".strip()
+    return f"{text}<br>{aside}" if stack and aside else f"{text} {aside}".strip(" ")

@@ -67,7 +67,7 @@ def _document(document: doc.Document, console: Console) -> Iterator[RenderableTy
     for warning in document.warnings:
         yield Text.assemble(("Warning: ", "bold yellow"), warning)
     for kind, blocks in groupby(document.blocks, type):
-        yield from [Text()] * (kind is not doc.Cards)
+        yield from [Text()] * (kind is not doc.Gallery)
         yield from _shown(blocks, console)
     for section in document.sections:
         yield Text()
@@ -89,28 +89,20 @@ def _text(runs: doc.Line) -> Text:
 def _shown(blocks: Iterable[doc.Block], console: Console) -> Iterator[RenderableType]:
     """The blocks as what rich prints."""
     for block in doc.simple(blocks):
-        if isinstance(block, doc.Paragraph):
-            yield from _paragraph(block)
-        elif isinstance(block, doc.Items):
-            yield from _items(block)
-        else:
+        if isinstance(block, doc.Table):
             yield from _tables(block, console)
-
-
-def _paragraph(block: doc.Paragraph) -> Iterator[RenderableType]:
-    text = _text(block.runs)
-    text.stylize({"lead": "dim", "note": "dim", "heading": "bold", "command": "bold"}.get(block.kind, ""))
-    yield from [Text()] * (block.kind == "heading")
-    yield Padding(text, (0, 0, 0, 2)) if block.kind in ("inset", "command") else text
-
-
-def _items(block: doc.Items) -> Iterator[RenderableType]:
-    for i, runs in enumerate(block.lines):
-        grid = Grid.grid(padding=(0, 1, 0, 0))
-        grid.add_column(no_wrap=True)
-        grid.add_column(overflow="fold")
-        grid.add_row(_text((block.marks[i],)) if block.marks else Text("·"), _text(runs))
-        yield grid
+        elif isinstance(block, doc.Items):
+            for i, runs in enumerate(block.lines):
+                grid = Grid.grid(padding=(0, 1, 0, 0))
+                grid.add_column(no_wrap=True)
+                grid.add_column(overflow="fold")
+                grid.add_row(_text(block.marks[i : i + 1]) if block.marks else Text("·"), _text(runs))
+                yield grid
+        else:
+            text = _text(block.runs)
+            text.stylize({"lead": "dim", "note": "dim", "heading": "bold", "command": "bold"}.get(block.kind, ""))
+            yield from [Text()] * (block.kind == "heading")
+            yield Padding(text, (0, 0, 0, 2)) if block.kind in ("inset", "command") else text
 
 
 @dataclass(frozen=True)
@@ -146,7 +138,7 @@ def _laid_out(block: doc.Table, console: Console) -> tuple[_Way, list[tuple[doc.
             return way, [(block, grid)]
     way = ways[-1]
     if any(c.spare for c in block.columns):
-        block = _without(block, [i for i, c in enumerate(block.columns) if c.spare])
+        block = _only(block, [i for i, c in enumerate(block.columns) if not c.spare])
     if block.layout == "long":
         block, way = _long(block), _Way(tight, beside=True)
     if block.layout == "split":
@@ -160,18 +152,17 @@ def _split(block: doc.Table, way: _Way, console: Console) -> list[tuple[doc.Tabl
     tables: list[tuple[doc.Table, Grid]] = []
     for size in dict.fromkeys(-(-count // parts) for parts in range(2, count + 1)):
         starts = range(1, count + 1, size)
-        parts = [_without(block, [i for i in range(1, count + 1) if not s <= i < s + size]) for s in starts]
+        parts = [_only(block, [0, *range(s, min(s + size, count + 1))]) for s in starts]
         tables = [(part, _grid(part, way, console)) for part in parts]
         if all(_width(grid, console) <= console.width for _, grid in tables):
             break
     return tables
 
 
-def _without(block: doc.Table, gone: Sequence[int]) -> doc.Table:
-    """The table without the columns at these places."""
-    kept = [i for i in range(len(block.columns)) if i not in gone]
-    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in block.rows)
-    return replace(block, columns=tuple(block.columns[i] for i in kept), rows=rows)
+def _only(block: doc.Table, places: Sequence[int]) -> doc.Table:
+    """The columns at these places of the table."""
+    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in places)) for row in block.rows)
+    return replace(block, columns=tuple(block.columns[i] for i in places), rows=rows)
 
 
 def _long(block: doc.Table) -> doc.Table:
@@ -180,14 +171,10 @@ def _long(block: doc.Table) -> doc.Table:
     rest = [i for i in range(1, len(block.columns)) if i not in numbers]
     rows = []
     for row in block.rows:
-        found = [i for i in numbers if row.cells[i].runs]
-        for i in found:
-            name = row.cells[0] if i == found[0] else doc.TableCell()
-            rows.append(
-                doc.TableRow(
-                    (name, doc.TableCell((block.columns[i].head,)), row.cells[i], *(row.cells[k] for k in rest))
-                )
-            )
+        name, more = row.cells[0], tuple(row.cells[k] for k in rest)
+        for i in (i for i in numbers if row.cells[i].runs):
+            rows.append(doc.TableRow((name, doc.TableCell((block.columns[i].head,)), row.cells[i], *more)))
+            name = doc.TableCell()
     heads = (block.columns[0], *doc.columns("modality", ">value"), *(block.columns[k] for k in rest))
     return replace(block, columns=heads, rows=tuple(rows))
 
@@ -199,9 +186,8 @@ def _width(grid: Grid, console: Console) -> int:
 def _grid(block: doc.Table, way: _Way, console: Console) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in block.columns:
-        right = "right" if column.kind == "number" else "left"
-        state = column.kind == "state"
-        grid.add_column(Text(column.head.text), justify=right, overflow="fold", no_wrap=state)  # type: ignore[arg-type]
+        grid.add_column(Text(column.head.text), overflow="fold", no_wrap=column.kind == "state")
+        grid.columns[-1].justify = "right" if column.kind == "number" else "left"
     if any(c.width for c in block.columns):
         way = _align(grid, block.columns, way, console)
     marks = max((len(c.marks) for row in block.rows for c in row.cells), default=0)
@@ -214,10 +200,8 @@ def _grid(block: doc.Table, way: _Way, console: Console) -> Grid:
         label = _label(first, way.label) if block.columns[0].kind != "mark" else _value(first, marks, way)
         if row.group is not None:
             label = Text("\n").join(Text("  ") + part for part in _label(first, way.label - 2).split("\n"))
-        cells = [
-            _value(c, marks if head.kind == "number" else 0, way)
-            for c, head in zip(others, block.columns[first.span :], strict=True)
-        ]
+        kinds = [column.kind for column in block.columns[first.span :]]
+        cells = [_value(c, marks * (kind == "number"), way) for c, kind in zip(others, kinds, strict=True)]
         grid.add_row(label, *[Text()] * (first.span - 1), *cells)
     return grid
 
