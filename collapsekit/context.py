@@ -17,7 +17,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def check_modalities(self, known: Sequence[str]) -> None:
-        """Raises ConfigError for an option that names a modality that is none of those ``known``: none does here."""
+        """Raise ConfigError for an option that names a modality that is none of those ``known``: none does here."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -41,16 +41,25 @@ class Progress:
     """Where long work says how far it is; this one is silent."""
 
     def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
-        """``done`` of ``total`` of ``what`` is finished; ``said``: how it stands, e.g. a loss."""
+        """Show that ``done`` of ``total`` of ``what`` is finished.
+
+        Args:
+            what: What is counted, in words.
+            done: How many are finished.
+            total: How many there are; None where that is not known.
+            said: How it stands, e.g. a loss.
+        """
 
     def note(self, text: str) -> None:
-        """One sentence the user should see before or while something expensive runs."""
+        """Show one sentence that the user should see before or while something expensive runs."""
 
     def announce(self, text: str) -> None:
-        """One sentence on whose code will run, such as which config is used: said in commands even where they are quiet."""
+        """Show one sentence on whose code will run, such as which config is used; commands show it even where they are
+        quiet.
+        """
 
     def fault(self, text: str) -> None:
-        """An error that nobody foresaw, with its traceback: what is quiet is told of it too."""
+        """Log an error that nobody foresaw, with its traceback: what is quiet is told of it too."""
         logging.getLogger("collapsekit").error(text)
 
 
@@ -67,11 +76,11 @@ class Settings:
     others: Mapping[str, Options] = field(default_factory=dict)  # options of all probes, by name
 
     def own(self, kind: type[Kind]) -> Kind:
-        """This probe's options, as the type it registered."""
+        """Return this probe's options, as the type it registered."""
         assert isinstance(self.options, kind)
         return self.options
 
     def of(self, probe: str, kind: type[Kind]) -> Kind:
-        """Another probe's options, so that what two probes share is asked for alike and computed once."""
+        """Return another probe's options, so that what two probes share is asked for alike and computed once."""
         found = self.others.get(probe)
         return found if isinstance(found, kind) else kind()

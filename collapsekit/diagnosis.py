@@ -118,8 +118,21 @@ def report_on(
     *,
     typed: bool,
 ) -> Report:
-    """What the ``chosen`` probes find in an open model; ``options``: of every probe, by name; ``typed``: whether a command
-    line names the model and its data. Raises CollapsekitError."""
+    """Run the ``chosen`` probes on an open model and write down what they find.
+
+    Args:
+        subject: The model, with its data and its passes.
+        how: The options of the call.
+        chosen: The probes to run.
+        options: Options of every probe, by name.
+        typed: Whether a command line names the model and its data.
+
+    Returns:
+        The report, with its records.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+    """
     adapter, progress, config = subject.adapter, subject.progress, subject.config
     check_modalities(options.values(), config, adapter.modalities)
     where = _split(adapter.source, how.split)
@@ -231,7 +244,21 @@ def settle_config(
     progress: Progress | None = None,
     command: str = "diagnose",
 ) -> Config:
-    """The config as given, or as found in the working directory or above it; which one it is, said to ``progress``."""
+    """Take the config as given, or find and load its file.
+
+    Args:
+        config: A Config, a mapping of its keys, or the path of its file; None: the nearest file, in the working directory
+            or above it.
+        checkpoint: The weights that the command names, beside which another file may lie, which is never used by itself.
+        progress: Hears which file is used; None: nobody does.
+        command: The command's name, for messages.
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigError: Where there is none, or it is wrong.
+    """
     if isinstance(config, Config):
         return config
     if isinstance(config, Mapping):
@@ -245,10 +272,20 @@ def settle_config(
 def choose_probes(
     probes: Sequence[str] | None, skip: Sequence[str], files: Sequence[str] = (), also: Sequence[str] = ()
 ) -> list[ProbeSpec]:
-    """The named probes, or all that run by default, and ``also``, less ``skip``, by name. Raises ConfigError for
-    unknown ones.
+    """Choose the named probes, or all that run by default, and ``also``, less ``skip``.
 
-    Of probes from plugin files only those of ``files`` (module names) count: an earlier call may have loaded others.
+    Args:
+        probes: Names of probes; None or empty: all that run by default.
+        skip: Names of probes to leave out.
+        files: Names of modules: of probes from plugin files only these count, as an earlier call may have loaded
+            others.
+        also: Names of probes to add.
+
+    Returns:
+        The probes, by name.
+
+    Raises:
+        ConfigError: For a name that no probe has.
     """
     for name in skip:
         registry.get_probe(name)
@@ -265,7 +302,7 @@ def choose_probes(
 
 
 def check_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:
-    """Options of every probe, ``given`` ones checked. Raises ConfigError naming the option."""
+    """Return options of every probe, ``given`` ones checked. Raises ConfigError naming the option."""
     for name in given:
         registry.get_probe(name)
     return {n: registry.checked_options("probe", n, s.options, given.get(n, {})) for n, s in registry.PROBES.items()}

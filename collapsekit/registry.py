@@ -172,9 +172,20 @@ def repair_method(
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
     """Register ``(job) -> Stages`` (collapsekit.repairs.training.job) as the repair ``name``.
 
-    ``summary``: one line for lists; ``definition`` and ``source``: what is trained, where that is from; ``options``:
-    a subclass of Options. A later stage may be made of what an earlier one left: each is trained before the next
-    is asked for.
+    A later stage may be made of what an earlier one left: each is trained before the next is asked for.
+
+    Args:
+        name: The name, as ``--method`` takes it.
+        summary: One line for lists.
+        definition: What is trained.
+        source: Where that is from.
+        options: A subclass of Options.
+
+    Returns:
+        A decorator, which returns the function as it is.
+
+    Raises:
+        ConfigError: When it decorates, where another file has registered the name.
     """
 
     def register(stages: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[Any]]:
@@ -191,7 +202,14 @@ def repair_method(
 def repair(
     name: str, *, summary: str, definition: str, source: str, options: type[Options] = Options
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
-    """Register a repair: the old name of :func:`repair_method`, deprecated, as ``collapsekit.repair`` is a function."""
+    """Register a repair: the old name of :func:`repair_method`, deprecated, as ``collapsekit.repair`` is a function.
+
+    Args:
+        name, summary, definition, source, options: As for :func:`repair_method`.
+
+    Returns:
+        A decorator, which returns the function as it is.
+    """
     message = "collapsekit.registry.repair is now repair_method: import it from collapsekit.ext."
     warnings.warn(message, DeprecationWarning, stacklevel=2)
     return repair_method(name, summary=summary, definition=definition, source=source, options=options)
@@ -238,7 +256,7 @@ def _load(package: str) -> None:
 
 
 def modules_of(package: str) -> list[str]:
-    """Modules in a package and its folders, by their files' names, which is the order in which they are registered."""
+    """List the modules in a package and its folders, by their files' names: the order in which they are registered."""
     found = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
     return sorted((m.name for m in found if not m.ispkg), key=lambda name: name.rpartition(".")[2])
 
@@ -290,7 +308,20 @@ def _load_entry_point(name: str) -> None:
 
 
 def checked_options(what: str, name: str, kind: type[Options], values: Mapping[str, Any]) -> Options:
-    """Options of a probe or repair, made of ``values``. Raises ConfigError naming the option that is wrong."""
+    """Make options of a probe or repair, and check them.
+
+    Args:
+        what: What has the options, in words, for messages.
+        name: The name of the probe or repair.
+        kind: The type of its options.
+        values: The values by the option's name.
+
+    Returns:
+        The options.
+
+    Raises:
+        ConfigError: For an option that there is not, or a value that it cannot have; it names the option.
+    """
     try:
         return kind(**values)
     except ValidationError as e:
@@ -306,7 +337,7 @@ def checked_options(what: str, name: str, kind: type[Options], values: Mapping[s
 
 
 def get_probe(name: str) -> ProbeSpec:
-    """The probe of that name; an installed plugin of the same name is loaded for it."""
+    """Return the probe of that name; an installed plugin of the same name is loaded for it."""
     if name not in PROBES:
         _load_entry_point(name)
     if name not in PROBES:
@@ -319,7 +350,7 @@ def get_probe(name: str) -> ProbeSpec:
 
 
 def get_adapter(name: str) -> AdapterSpec:
-    """The adapter of that name; an installed plugin of the same name is loaded for it."""
+    """Return the adapter of that name; an installed plugin of the same name is loaded for it."""
     if name not in ADAPTERS:
         _load(_ADAPTERS)
     if name not in ADAPTERS:
@@ -334,7 +365,7 @@ def get_adapter(name: str) -> AdapterSpec:
 
 
 def get_repair(name: str) -> RepairSpec:
-    """The repair of that name; an installed plugin of the same name is loaded for it."""
+    """Return the repair of that name; an installed plugin of the same name is loaded for it."""
     if name not in REPAIRS:
         _load_entry_point(name)
     if name not in REPAIRS:
@@ -347,7 +378,7 @@ def get_repair(name: str) -> RepairSpec:
 
 
 def get_task(name: str) -> TaskSpec:
-    """The task of that name; an installed plugin of the same name is loaded for it."""
+    """Return the task of that name; an installed plugin of the same name is loaded for it."""
     if name not in TASKS:
         _load(_TASKS)
     if name not in TASKS:
@@ -360,6 +391,6 @@ def get_task(name: str) -> TaskSpec:
 
 
 def task_names() -> list[str]:
-    """Names of all tasks: of those that read labels first, then of the others."""
+    """Return names of all tasks: of those that read labels first, then of the others."""
     _load(_TASKS)
     return sorted(TASKS, key=lambda name: (not getattr(TASKS[name].kind, "has_labels", True), name))

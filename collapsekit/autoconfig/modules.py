@@ -22,14 +22,17 @@ class Module:
 
     @property
     def parent(self) -> str:
+        """The path of the module that this one lies in; empty for the root and what lies right in it."""
         return self.path.rpartition(".")[0]
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return self.path.rpartition(".")[2]
 
     @cached_property
     def words(self) -> list[str]:
+        """The words of the name, in lower case, as ``words`` splits them."""
         return words(self.name)
 
     @property
@@ -38,21 +41,21 @@ class Module:
         return [(n.rpartition(".")[0], s) for n, s in self.tensors if len(s) == 2 and n.endswith(".weight")]
 
     def named(self, vocabulary: frozenset[str]) -> bool:
-        """Whether a word of its own name is one of these."""
+        """Tell whether a word of its own name is one of these."""
         return not vocabulary.isdisjoint(self.words)
 
     def holds(self, path: str) -> bool:
-        """Whether ``path`` is this module or lies in it."""
+        """Tell whether ``path`` is this module or lies in it."""
         return path == self.path or path.startswith(f"{self.path}.")
 
     def walk(self) -> Iterator[Module]:
-        """All modules below, breadth first."""
+        """Yield all modules below, breadth first."""
         level = [self]
         while level := [child for node in level for child in node.children.values()]:
             yield from level
 
     def width(self) -> int | None:
-        """The number of features that leave it, by its last weight."""
+        """Return the number of features that leave it, by its last weight; None where it has no weight."""
         for name, shape in reversed(self.tensors):
             leaf = name.rpartition(".")[2]
             if leaf.startswith("weight_hh"):  # recurrent: (gates × width, width), twice where bidirectional
@@ -64,7 +67,7 @@ class Module:
 
 
 def module_tree(shapes: Mapping[str, Shape]) -> Module:
-    """The root module of these tensors."""
+    """Return the root module of these tensors."""
     root = Module()
     for name, shape in shapes.items():
         node = root
@@ -76,7 +79,7 @@ def module_tree(shapes: Mapping[str, Shape]) -> Module:
 
 
 def unwrapped(shapes: Mapping[str, Shape]) -> tuple[dict[str, Shape], bool]:
-    """Names without ``module.``, ``_orig_mod.`` and, where all have it, ``model.``; and whether the last went."""
+    """Return names without ``module.``, ``_orig_mod.`` and, where all have it, ``model.``; and whether the last went."""
     names, model_gone = {n: n.replace("._orig_mod.", ".") for n in shapes}, False
     while True:
         before = dict(names)

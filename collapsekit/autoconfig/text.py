@@ -19,8 +19,19 @@ _HEADER = """\
 
 
 def config_text(proposal: Proposal, checkpoint_name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The proposal as the text of a collapsekit.yaml: what was found filled in, what only the user can know
-    marked ``# FILL IN``. Valid YAML whatever the names hold; ``shapes`` are those the proposal came from."""
+    """Write the proposal as the text of a collapsekit.yaml.
+
+    What the tensors show is filled in; what only the user can know is marked ``# FILL IN``. The YAML is valid whatever
+    the names hold.
+
+    Args:
+        proposal: Modalities, fusion and head, as ``propose`` gives them.
+        checkpoint_name: The path to write under ``model.checkpoint``.
+        shapes: Name -> shape of the tensors that the proposal came from.
+
+    Returns:
+        The text of the file, with a newline at its end.
+    """
     root = module_tree(unwrapped(shapes)[0])
     lines = [_HEADER.rstrip()]
     lines += [f"# Unsure: {_comment(sentence)}" for sentence in proposal.unsure]

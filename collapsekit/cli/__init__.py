@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code of ``collapsekit ARGUMENTS``, run in this process and with its sys.stdout and sys.stderr."""
+    """Return the exit code of ``collapsekit ARGUMENTS``, run in this process and with its sys.stdout and sys.stderr."""
     from collapsekit.cli import output
 
     held = output.Held()

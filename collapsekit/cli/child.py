@@ -101,7 +101,7 @@ class Roles:
         self._end(told, process.exitcode, passed)
 
     def become_child(self, tell: Callable[[bytes], object], word: bytes) -> None:
-        """From here on this process has a parent to tell."""
+        """Make this process a child, which has a parent to tell from here on."""
         from collapsekit.distributed import heartbeat  # most commands have no child, and do not wait for it
 
         self.tell, self.word, self.pid = tell, word, os.getpid()
@@ -118,7 +118,16 @@ class Roles:
 
 
 def settle(told: int | None, status: int, interrupted: bool) -> int:
-    """The exit code for what a child told and how it ended (negative: killed by that signal)."""
+    """Decide the exit code of a command whose child has ended; print why where the child gave none, or ended badly.
+
+    Args:
+        told: The exit code that the child told; None where it told none.
+        status: How the child's process ended: its exit code, or minus the number of the signal that killed it.
+        interrupted: Whether the user interrupted this process.
+
+    Returns:
+        The child's code, or 130 after an interrupt, or 4 where no verdict came or the process failed after one.
+    """
     if interrupted or status in (INTERRUPTED, -signal.SIGINT):
         return INTERRUPTED
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"

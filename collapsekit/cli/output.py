@@ -108,7 +108,7 @@ class Held:
         sys.stdout, sys.stderr = self.data, self.messages
 
     def code(self, decided: int, interrupted: bool) -> int:
-        """The exit code, once all is printed: never less than what was decided."""
+        """Return the exit code, once all is printed: never less than what was decided."""
         self.data.flush()
         lost = self.data.sink.failure
         if interrupted:
@@ -152,13 +152,13 @@ _apart: list[TextIO] = []  # where data goes while sys.stdout is something else
 
 
 def data_stream() -> TextIO:
-    """Where data goes."""
+    """Return where data goes."""
     return _apart[-1] if _apart else sys.stdout
 
 
 @contextlib.contextmanager
 def kept_apart() -> Iterator[None]:
-    """What a user's functions print goes to stderr during the block: stdout carries data only."""
+    """Send what a user's functions print to stderr during the block: stdout carries data only."""
     _apart.append(sys.stdout)
     printed, sys.stdout = sys.stdout, sys.stderr
     try:
@@ -169,7 +169,7 @@ def kept_apart() -> Iterator[None]:
 
 
 def keep_apart_below() -> None:
-    """The same for what is written past Python (by libraries in C, by processes that are started), from here on."""
+    """Do the same for what is written past Python (by libraries in C, by processes that are started), from here on."""
     stream = data_stream()
     if isinstance(stream, _Safe) and stream.sink._file is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -189,13 +189,13 @@ def write(text: str, form: Form = "text") -> None:
 
 
 def form_of(name: str) -> Form:
-    """What a format of that name is written in."""
+    """Return what a format of that name is written in."""
     forms: dict[str, Form] = {"json": "json", "sarif": "json", "html": "markup", "junit": "markup"}
     return forms.get(name, "text")
 
 
 def message(text: str) -> None:
-    """Lines on stderr, made safe to print."""
+    """Print lines on stderr, made safe to print."""
     from collapsekit.io.safe_text import clean
 
     lines = [clean(line, limit=4000) for line in text.splitlines()]

@@ -36,7 +36,7 @@ _NARROW, _WIDE = 60, 100
 
 
 def overview(width: int | None = None) -> str:
-    """Options and commands, a line or two each, no wider than ``width`` columns (default: the terminal's)."""
+    """List options and commands, a line or two each, no wider than ``width`` columns (default: the terminal's)."""
     columns = max(_NARROW, min(_terminal() if width is None else width, _WIDE))
     usage = ["Usage: collapsekit [OPTIONS] COMMAND [ARGS]...", "", *_wrapped("", ABOUT, 2, columns)]
     options = [line for name, text in _OPTIONS.items() for line in _wrapped(name, text, 24, columns)]

@@ -24,7 +24,7 @@ class _RootGroup(TyperGroup):
 
 
 def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
-    """The application with these commands; no other is imported."""
+    """Make the application with these commands; no other is imported."""
     app = typer.Typer(
         name="collapsekit",
         help=ABOUT,

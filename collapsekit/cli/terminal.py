@@ -43,7 +43,7 @@ Command = TypeVar("Command", bound=Callable[..., Ended])
 
 
 def say(text: str) -> None:
-    """One message on stderr, made safe to print."""
+    """Print one message on stderr, made safe to print."""
     output.message(text)
 
 
@@ -106,7 +106,7 @@ def _is_interrupt(error: BaseException) -> bool:
 
 
 def working_directory() -> Path | None:
-    """The working directory; None where somebody removed it."""
+    """Return the working directory; None where somebody removed it."""
     try:
         return Path.cwd()
     except OSError:
@@ -114,7 +114,7 @@ def working_directory() -> Path | None:
 
 
 def need_working_directory() -> None:
-    """Raises ConfigError where it is gone: torch, which is about to be imported, would end the process."""
+    """Raise ConfigError where it is gone: torch, which is about to be imported, would end the process."""
     if working_directory() is None:
         raise ConfigError(
             "the working directory was removed, and torch cannot be imported without one: change to another."
@@ -122,12 +122,12 @@ def need_working_directory() -> None:
 
 
 def show(report: Report) -> None:
-    """The report on stdout."""
+    """Print the report on stdout."""
     screen(report)
 
 
 def screen(report: Contract | Update) -> None:
-    """A report of any kind on stdout, in colour and at full width only on a terminal."""
+    """Print a report of any kind on stdout, in colour and at full width only on a terminal."""
     from collapsekit.render import write
 
     stream = output.data_stream()

@@ -56,7 +56,19 @@ def compare(
 
 
 def compare_groups(groups: Sequence[Group], *, against: str | None = None, choice: Choice | None = None) -> Comparison:
-    """:func:`compare` of groups as :func:`collapsekit.comparison.inputs.read_groups` gives them."""
+    """Compare groups of runs, as :func:`compare` does.
+
+    Args:
+        groups: Two or more, as :func:`collapsekit.comparison.inputs.read_groups` gives them.
+        against: The name of the group that the others are tested against; None: the first of several runs.
+        choice: Which quantities are shown; None: those that say the most.
+
+    Returns:
+        The table, its tests and its notes.
+
+    Raises:
+        ConfigError: Where there are fewer than two groups, they cannot be compared, or nothing fits the choice.
+    """
     choice = choice or Choice()
     if len(groups) < 2:
         raise ConfigError(f"a comparison needs at least two columns, found {len(groups)}: give another report.json.")

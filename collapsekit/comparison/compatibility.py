@@ -18,7 +18,7 @@ _ADVICE = {
 
 
 def check_subjects(groups: Sequence[Group]) -> None:
-    """Raises ConfigError where task, metric, split, modalities, number or content of examples are not the same."""
+    """Raise ConfigError where task, metric, split, modalities, number or content of examples are not the same."""
     (name, first), *others = _runs(groups)
     for other_name, other in others:
         a, b = first.report.subject, other.report.subject
@@ -39,9 +39,17 @@ def check_subjects(groups: Sequence[Group]) -> None:
 
 
 def check_definitions(groups: Sequence[Group], said: Sequence[Sequence[dict[Key, Found]]], choice: Choice) -> None:
-    """Raises ConfigError where two reports mean different things by one quantity that both have a value of.
+    """Raise ConfigError where two reports mean different things by one quantity that both have a value of.
 
     With ``only``, what is not shown may differ, unless verdicts are shown that were read from it.
+
+    Args:
+        groups: The columns, with their runs.
+        said: The quantities of each column's runs, in the order of ``groups``.
+        choice: Which quantities are shown.
+
+    Raises:
+        ConfigError: Where a definition or a unit differs.
     """
     seen: dict[Key, tuple[str, Found]] = {}
     runs = [found for column in said for found in column]
@@ -63,7 +71,7 @@ def check_definitions(groups: Sequence[Group], said: Sequence[Sequence[dict[Key,
 
 
 def notes(groups: Sequence[Group]) -> Iterator[str]:
-    """What a reader should know of how alike the reports are."""
+    """Yield what a reader should know of how alike the reports are."""
     runs = list(_runs(groups))
     silent = [name for name, run in runs if _digest(run) is None]
     if silent:

@@ -46,11 +46,11 @@ class Group:
 
 
 def read_groups(arguments: Sequence[str]) -> list[Group]:
-    """A group for each of ``PATH`` and ``NAME=PATH,PATH,...``, in that order.
+    """Read a group for each of ``PATH`` and ``NAME=PATH,PATH,...``, in that order.
 
-    What exists as it is written is a path, whatever signs it holds; a folder stands for the report.json in it, else (after
-    ``NAME=``) for all SUBFOLDER/report.json in it, else all \\*.json, sorted by name. Raises ConfigError where an argument
-    names no report or a name twice, RefusedError where a file is no report.
+    What exists as it is written is a path, whatever signs it holds; a folder stands for the report.json in it, else
+    (after ``NAME=``) for all SUBFOLDER/report.json in it, else all \\*.json, sorted by name. Raises ConfigError where
+    an argument names no report or a name twice, RefusedError where a file is no report.
     """
     named = [_split(a) for a in arguments]
     files = [_files(name, text) for name, text in named]
@@ -64,7 +64,7 @@ def read_groups(arguments: Sequence[str]) -> list[Group]:
 
 
 def groups_of(reports: Columns) -> list[Group]:
-    """A group for each report or path of a sequence, and for each name of a mapping, in that order.
+    """Return a group for each report or path of a sequence, and for each name of a mapping, in that order.
 
     Paths and names as :func:`read_groups` has them. Raises ConfigError for what is no report, or none, RefusedError where a
     file is no report.
@@ -193,7 +193,7 @@ def _read(path: str) -> Report:
 
 
 def scalars(report: Report) -> tuple[Result, ...]:
-    """The results that are a number, or the reason why there is none."""
+    """Return the results that are a number, or the reason why there is none."""
     return tuple(r for r in report.results if r.value is not None or r.skipped is not None)
 
 

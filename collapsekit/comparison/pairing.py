@@ -21,7 +21,7 @@ class Matching:
 
 
 def match(groups: Sequence[Group], against: str | None = None) -> Matching | None:
-    """Runs of every group of several matched with those of the group called ``against`` (default: the first of several).
+    """Match runs of every group of several with those of the group called ``against`` (default: the first of several).
 
     By training seed where every run has one and no group has one twice; else by the runs' names where no group has one
     twice and each shares one with the reference; else in the order given. None where there are no two groups of several

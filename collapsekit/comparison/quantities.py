@@ -41,7 +41,7 @@ class Found:
 
 
 def quantities(report: Report) -> dict[Key, Found]:
-    """All that the report says as a number or a verdict, in its order; the first where a key occurs twice."""
+    """Return all that the report says as a number or a verdict, in its order; the first where a key occurs twice."""
     found: dict[Key, Found] = {}
     for key, value in (*_verdicts(report), *_results(report.results)):
         found.setdefault(key, value)
@@ -85,7 +85,7 @@ class Choice:
     every: bool = False
 
     def shows(self, key: Key) -> bool:
-        """Whether the quantity is among them."""
+        """Tell whether the quantity is among them."""
         if self.only:
             return any(fnmatchcase(key.name, pattern) for pattern in self.only)
         if self.every:
@@ -99,9 +99,18 @@ class Choice:
 
 
 def arranged(groups: Sequence[Group], said: Sequence[Sequence[dict[Key, Found]]], choice: Choice) -> list[Key]:
-    """The quantities to show that some run has, verdicts first, then headlines, then in report order; names together.
+    """Put the quantities to show in order: verdicts first, then headlines, then as in the reports; a name's together.
 
-    Raises ConfigError where there is none, naming what there is.
+    Args:
+        groups: The columns; the first one's report gives the order of modalities.
+        said: The quantities of each column's runs, in the order of ``groups``.
+        choice: Which quantities are shown.
+
+    Returns:
+        Keys of the quantities that some run has.
+
+    Raises:
+        ConfigError: Where a pattern of the choice fits no number; it names what there is.
     """
     every = dict.fromkeys(
         k for runs in said for found in runs for k, f in found.items() if f.value is not None or f.state is not None

@@ -30,7 +30,16 @@ class _Tried:
 
 
 def run_tests(said: Said, keys: Sequence[Key], matching: Matching | None) -> dict[tuple[Key, int], Test]:
-    """Every test of the table, by row and column, after Holm's correction over all of them."""
+    """Test each number of each column against the reference's, by pairs of runs, with Holm's correction over all tests.
+
+    Args:
+        said: The quantities of each column's runs.
+        keys: The rows of the table.
+        matching: Which runs are pairs; None where there are none.
+
+    Returns:
+        Each test by row and column; none without a matching.
+    """
     if matching is None:
         return {}
     tried: dict[tuple[Key, int], _Tried] = {}
@@ -74,6 +83,16 @@ def _tried(
 def testing(
     groups: Sequence[Group], matching: Matching | None, tests: Mapping[tuple[Key, int], Test]
 ) -> Testing | None:
+    """Describe the tests of the table: the reference, how runs are paired, and what the correction is over.
+
+    Args:
+        groups: The columns.
+        matching: Which runs are pairs; None where there are none.
+        tests: Each test by row and column.
+
+    Returns:
+        The description; None without a matching.
+    """
     if matching is None:
         return None
     name = groups[matching.reference].name
@@ -90,7 +109,16 @@ def testing(
 def test_notes(
     groups: Sequence[Group], matching: Matching | None, tests: Mapping[tuple[Key, int], Test]
 ) -> Iterator[str]:
-    """Why something is not tested, or could not be found however large it is."""
+    """Say why something is not tested, or could not be found however large it is.
+
+    Args:
+        groups: The columns.
+        matching: Which runs are pairs; None where there are none.
+        tests: Each test by row and column.
+
+    Yields:
+        Sentences for the reader.
+    """
     if matching is None:
         yield "Nothing is tested: it takes two columns of several runs (NAME=A.json,B.json,...), one of them the reference."
         return

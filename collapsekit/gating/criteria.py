@@ -77,12 +77,18 @@ class Limits:
                 )
 
     def margin(self, kind: str, before: float = 0.0) -> float:
-        """The margin of a kind of number that was ``before``. Of a use over 1, more than is due, the part over 1 may go
-        unpunished: where a neglected modality comes back, the one that did its work is used less."""
+        """Return the margin of a kind of number that was ``before``.
+
+        Of a use over 1, more than is due, the part over 1 may go unpunished: where a neglected modality comes
+        back, the one that did its work is used less.
+        """
         return self.margins.get(kind, MARGINS[kind]) + _surplus(kind, before)
 
     def effect(self, kind: str, before: float = 0.0) -> float:
-        """The effect of a kind of number that was ``before``. Of a use, unless it was named: a collapse, if that is more."""
+        """Return the effect of a kind of number that was ``before``.
+
+        Of a use, unless it was named: a collapse, if that is more.
+        """
         named = self.effects.get(kind)
         if named is not None:
             return named + _surplus(kind, before)
@@ -117,7 +123,7 @@ class Criterion:
 
 
 def says_nothing(reports: Sequence[Report]) -> list[str]:
-    """Modalities that all these reports call uninformative: of what is due nothing, no use can be told."""
+    """Return modalities that all these reports call uninformative: where nothing is due, no use can be told."""
     return [
         m
         for m in reports[0].subject.modalities
@@ -126,7 +132,16 @@ def says_nothing(reports: Sequence[Report]) -> list[str]:
 
 
 def numbers(report: Report, watch: Sequence[str], leave_out: Sequence[str] = ()) -> list[Criterion]:
-    """What to watch in reports such as this one, in the order of its modalities; not the use of those to leave out."""
+    """List what to watch in reports such as this one, in the order of its modalities.
+
+    Args:
+        report: A report; its metric and its modalities count.
+        watch: Kinds of numbers: metric, use, missing.
+        leave_out: Modalities whose use is not watched.
+
+    Returns:
+        A criterion for each number.
+    """
     metric, modalities = report.subject.metric, report.subject.modalities
     found = []
     if "metric" in watch:
@@ -145,7 +160,7 @@ def _number(measure: Measure, modality: str | None, name: str, columns: tuple[st
 
 
 def value_of(number: Criterion, report: Report) -> float | str:
-    """The number in a report, or why it has none."""
+    """Return the number in a report, or why it has none."""
     if number.kind == "use":
         made = due_of(report, number.modality)
         credit = report.find("utilisation.credit", number.modality)
@@ -164,7 +179,7 @@ def value_of(number: Criterion, report: Report) -> float | str:
 
 
 def due_of(report: Report, modality: str | None) -> tuple[float, float] | str:
-    """What is due to a modality and the prior loss, both in the loss's units; or why the report does not say."""
+    """Return what is due to a modality and the prior loss, both in the loss's units; or why the report does not say."""
     due, prior = report.find("utilisation.reference_credit", modality), report.find("utilisation.prior_loss")
     if due is None or prior is None or due.value is None or prior.value is None:
         skipped = report.find("utilisation")

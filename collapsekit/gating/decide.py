@@ -83,13 +83,13 @@ def decide(
     limits: Limits | None = None,
     situation: Situation = "auto",
 ) -> GateReport:
-    """:func:`gate` of a report that was read, as ``limits`` say.
+    """Judge a report that was read, as ``limits`` say: :func:`gate` without its files.
 
     Args:
         report: The report to judge, with its records where it has any.
         require: A rule, or several; None: ``verdict != collapsed`` where there is no baseline, else none.
-        baseline: What it is compared with: the same weights or training seed as one of its runs paired over the examples of
-            ``report.records``, else against how retrained models vary; ``situation`` says otherwise.
+        baseline: What it is compared with: the same weights or training seed as one of its runs paired over the
+            examples of ``report.records``, else against how retrained models vary; ``situation`` says otherwise.
         limits: What is watched, and by how much it may worsen.
         situation: Which comparison; ``auto`` follows from weights and seeds.
 

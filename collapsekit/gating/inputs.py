@@ -15,7 +15,7 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".
 
 
 def read_subject(path: Path | None) -> Report | None:
-    """The report at the path, with the records beside it; None where it is no report, but a checkpoint."""
+    """Return the report at the path, with the records beside it; None where it is no report, but a checkpoint."""
     if path is not None and os.path.isdir(path) and os.path.lexists(path / "report.json"):  # noqa: PTH112
         there = sorted(p.name for p in path.iterdir())
         weights = next((n for n in there if n.endswith(_WEIGHTS) and n != NAME), None)
@@ -42,7 +42,7 @@ def read_subject(path: Path | None) -> Report | None:
 
 
 def report_of(report: Report | RepairReport | str | os.PathLike[str]) -> Report:
-    """The report that a call of :func:`collapsekit.gate` is about.
+    """Return the report that a call of :func:`collapsekit.gate` is about.
 
     Raises ConfigError for what is no report, RefusedError where a file cannot be read as one.
     """
@@ -61,7 +61,7 @@ def report_of(report: Report | RepairReport | str | os.PathLike[str]) -> Report:
 
 
 def path_of(value: object, what: str) -> Path:
-    """What is called ``what``, as a path. Raises ConfigError where it is none."""
+    """Return what is called ``what``, as a path. Raises ConfigError where it is none."""
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"{what} is {type(value).__name__}, expected a report that was made, or the path of one.")
     return Path(value)

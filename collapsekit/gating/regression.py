@@ -58,9 +58,19 @@ class Evidence:
 
 
 def paired_checks(report: Report, records: PerExample, run: Run, limits: Limits) -> list[GateCheck]:
-    """Return the report against one of the same training run.
+    """Check the report against one of the same training run, over pairs of the same examples.
 
-    Raises ConfigError where the records are of different examples.
+    Args:
+        report: The report to judge.
+        records: Its records.
+        run: The baseline's run, with records.
+        limits: What is watched, and by how much it may worsen.
+
+    Returns:
+        A check for each number; p-values are corrected together.
+
+    Raises:
+        ConfigError: Where the records are of different examples.
     """
     theirs = run.read_records()
     assert theirs is not None  # the caller has asked
@@ -78,7 +88,16 @@ def paired_checks(report: Report, records: PerExample, run: Run, limits: Limits)
 
 
 def retrained_checks(report: Report, runs: Sequence[Run], limits: Limits) -> list[GateCheck]:
-    """Return the report against how much the baseline's training runs vary."""
+    """Check the report against how much the baseline's training runs vary.
+
+    Args:
+        report: The report to judge.
+        runs: The baseline's runs.
+        limits: What is watched, and by how much it may worsen.
+
+    Returns:
+        A check for each number; p-values are corrected together.
+    """
     before = [r.report for r in runs]
     watched = numbers(report, limits.watch, says_nothing(before))
     seen = [_retrained(n, report, before, limits, len(watched)) for n in watched]
@@ -86,7 +105,17 @@ def retrained_checks(report: Report, runs: Sequence[Run], limits: Limits) -> lis
 
 
 def undecided(report: Report, limits: Limits, kind: str, why: str) -> list[GateCheck]:
-    """Return every number as a check that decides nothing, for a reason common to all."""
+    """Make a check that decides nothing of every number, for a reason common to all.
+
+    Args:
+        report: The report to judge.
+        limits: What is watched.
+        kind: How the numbers would have been compared.
+        why: The reason, in words.
+
+    Returns:
+        A check for each number.
+    """
     watched = numbers(report, limits.watch)
     return _judged([why for _ in watched], watched, limits, kind)
 

@@ -87,12 +87,12 @@ def _by_all(spec: ProbeSpec, results: list[Result], error: Exception | None, pro
 
 
 def is_ours(spec: ProbeSpec) -> bool:
-    """Whether the probe is one of collapsekit's own, not a user's."""
+    """Tell whether the probe is one of collapsekit's own, not a user's."""
     return spec.run.__module__.startswith("collapsekit.")
 
 
 def warnings_of(results: Sequence[Result]) -> tuple[ReportWarning, ...]:
-    """A warning for each probe that an error ended."""
+    """Return a warning for each probe that an error ended."""
     ended = {r.probe: r for r in results if r.error is not None}
     return tuple(
         ReportWarning(
@@ -105,8 +105,11 @@ def warnings_of(results: Sequence[Result]) -> tuple[ReportWarning, ...]:
 
 
 def fault_code(*reports: Report | None) -> int:
-    """The exit code of a command that made these reports: that of a fault where a probe of collapsekit's own was ended by an
-    error, that of a config error where only a user's own was, else 0."""
+    """Return the exit code of a command that made these reports.
+
+    It is that of a fault where an error ended a probe of collapsekit's own, that of a config error where it ended a
+    user's own only, else 0.
+    """
     ended = {r.probe for report in reports if report is not None for r in report.results if r.error is not None}
     if not ended:
         return 0
@@ -186,7 +189,7 @@ def _check(spec: ProbeSpec, result: Any, features: Features, before: list[Result
 
 
 def check_once(results: Iterable[Result]) -> None:
-    """A report names each number once, whichever probe it is of. Raises ConfigError."""
+    """Raise ConfigError where two probes give one number: a report names each once, whichever probe it is of."""
     seen: dict[tuple[str, str | None, str | None], str] = {}
     for r in results:
         other = seen.setdefault((r.name, r.modality, r.versus), r.probe)

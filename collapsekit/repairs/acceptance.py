@@ -17,7 +17,9 @@ UNKNOWN = "could not be had"
 
 
 def metric_check(job: Job, before: Tensor, after: Tensor) -> Check:
-    """The task metric is not worse: paired over the same examples, by a delete-a-group jackknife of the difference."""
+    """Return the task metric is not worse: paired over the same examples, by a delete-a-group jackknife of the
+    difference.
+    """
     task, at = job.adapter.task, job.at
     groups = at.held.groups[at.choose]
     values = [leave_out_metric(task, expected, at.held_targets, groups) for expected in (before, after)]
@@ -44,7 +46,7 @@ def metric_check(job: Job, before: Tensor, after: Tensor) -> Check:
 
 
 def score_check(modality: str, before: Report, after: Report) -> Check:
-    """The modality is ignored less than before."""
+    """Return the modality is ignored less than before."""
     old, new = before.modalities[modality].score, after.modalities[modality].score
     difference = new - old if old is not None and new is not None else None
     passed = score_passes(difference)
@@ -67,7 +69,7 @@ def score_check(modality: str, before: Report, after: Report) -> Check:
 
 
 def still_used_check(modality: str, before: Report, after: Report) -> Check:
-    """A modality that was used, and is not to be repaired, is not ignored in the place of those that are."""
+    """Return a modality that was used, and is not to be repaired, is not ignored in the place of those that are."""
     old, new = before.modalities[modality], after.modalities[modality]
     passed = new.verdict not in ("collapsed", "underused")
     return Check(
@@ -88,8 +90,9 @@ def still_used_check(modality: str, before: Report, after: Report) -> Check:
 
 
 def beats(after: Report, control: Report, repaired: Sequence[str]) -> bool | None:
-    """Whether a repaired modality's score is lower than plain fine-tuning leaves it, by as much as counts; None where
-    that is not known."""
+    """Tell whether a repaired modality's score is lower than plain fine-tuning leaves it, by as much as counts; None
+    where that is not known.
+    """
     pairs = [(after.modalities[m].score, control.modalities[m].score) for m in repaired]
     known = [(a, c) for a, c in pairs if a is not None and c is not None]
     return any(a <= c - MIN_SCORE_FALL for a, c in known) if known else None

@@ -9,8 +9,9 @@ from collapsekit.report.verdicts import KEPT, kept_part
 
 
 def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The methods to run in order, and why: where the encoders still hold what the modalities say, modality dropout
-    teaches the fusion to listen; where they do not, distillation has to teach the encoders first."""
+    """Return the methods to run in order, and why: where the encoders still hold what the modalities say, modality
+    dropout teaches the fusion to listen; where they do not, distillation has to teach the encoders first.
+    """
     kept = {m: share for m in weak if (share := kept_by(report, m)) is not None}
     if len(kept) == len(weak) and all(share >= KEPT for share in kept.values()):
         return ("dropout",), (

@@ -58,11 +58,14 @@ class RepairRequest:
     files: Sequence[str] = ()  # modules of the plugin files
 
     def open(self) -> AbstractContextManager[OpenModel]:
-        """The model as the checkpoint has it, read and built once for all that the repair does with it."""
+        """Return the model as the checkpoint has it, read and built once for all that the repair does with it."""
         return open_model(self.config, self.checkpoint, self.options, progress=self.progress)
 
     def decide(self, subject: OpenModel, split: str, probes: Sequence[str]) -> Report:
-        """A report of the probes that a decision rests on. Raises FaultError where an error ended one of them."""
+        """Return a report of the probes that a decision rests on.
+
+        Raises FaultError where an error ended one of them.
+        """
         report = self.diagnose(subject, split, probes)
         ended = [w.sentence for w in warnings_of(report.results)]
         if ended:
@@ -122,7 +125,7 @@ def make_request(
     options: RepairOptions,
     progress: Progress | None = None,
 ) -> RepairRequest:
-    """The config found, plugins loaded, options checked against this machine. Raises CollapsekitError."""
+    """Return the config found, plugins loaded, options checked against this machine. Raises CollapsekitError."""
     check_call(options, checkpoint=checkpoint, config=config, progress=progress)
     told = _Once(progress or Progress())
     settled = settle_config(config, checkpoint, told, "repair")
@@ -226,7 +229,7 @@ def _credit(before: Report, modality: str) -> float:
 
 
 def check_method_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:
-    """Options of every repair, ``given`` ones checked. Raises ConfigError naming the option."""
+    """Return options of every repair, ``given`` ones checked. Raises ConfigError naming the option."""
     for name in given:
         registry.get_repair(name)
     return {n: registry.checked_options("repair", n, s.options, given.get(n, {})) for n, s in registry.REPAIRS.items()}

@@ -56,7 +56,7 @@ def check_call(
 
 
 def check_device(device: str) -> None:
-    """Raises ConfigError, with the devices there are, where torch does not know or does not have ``device``."""
+    """Raise ConfigError, with the devices there are, where torch does not know or does not have ``device``."""
     there = available_devices()
     try:
         place = torch.device(device)
@@ -72,7 +72,7 @@ def check_device(device: str) -> None:
 
 
 def available_devices() -> list[str]:
-    """Devices that this machine and this torch have."""
+    """Return devices that this machine and this torch have."""
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return [*there, "mps"] if torch.backends.mps.is_available() else there
 
@@ -99,8 +99,9 @@ def check_diagnosis(
 
 
 def check_parts(config: Config, *, live: bool) -> Task:
-    """What the config names that needs neither the checkpoint nor the data: adapter, submodules, task, factories; ``live``:
-    whether the model is at hand. Raises ConfigError."""
+    """Return what the config names that needs neither the checkpoint nor the data: adapter, submodules, task,
+    factories; ``live``: whether the model is at hand. Raises ConfigError.
+    """
     task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
     if config.adapter == "module":
         check_described(config)
@@ -132,15 +133,16 @@ def check_modalities(options: Iterable[Options], config: Config, modalities: Seq
 
 
 def check_named(names: Iterable[str], known: Sequence[str]) -> None:
-    """Raises ConfigError for a modality that is none of those ``known``; without any, nothing."""
+    """Raise ConfigError for a modality that is none of those ``known``; without any, nothing."""
     for name in names if known else ():
         if name not in known:
             raise ConfigError(f"there is no modality {name!r}{did_you_mean(name, known)}: {', '.join(known)}.")
 
 
 def known_sizes(config: Config, source: Source | None) -> dict[str, dict[str, int] | None] | None:
-    """Bytes of arrays by split and name, where that is known without reading an example; of a split that is a loader, None.
-    None where only the user's factory would say. Raises ConfigError, RefusedError."""
+    """Return bytes of arrays by split and name, where that is known without reading an example; of a split that is a
+    loader, None. None where only the user's factory would say. Raises ConfigError, RefusedError.
+    """
     if source is not None:
         return source.sizes()
     need_one_origin(config)
@@ -150,7 +152,10 @@ def known_sizes(config: Config, source: Source | None) -> dict[str, dict[str, in
 def check_data(
     config: Config, task: Task, there: Mapping[str, Mapping[str, int] | None], splits: Sequence[str]
 ) -> Sizes:
-    """The splits to be read and the arrays of them that the config names; their sizes. Raises ConfigError, DataError."""
+    """Return the splits to be read and the arrays of them that the config names; their sizes.
+
+    Raises ConfigError, DataError.
+    """
     for split in splits:
         need_split(split, there)
     if config.adapter != "module":  # others may know more than the config says
@@ -170,7 +175,7 @@ def check_data(
 
 
 def splits_read(there: Iterable[str], wanted: str | None, chosen: Sequence[ProbeSpec]) -> list[str]:
-    """The split to diagnose, and those that probes fit on, where they are there."""
+    """Return the split to diagnose, and those that probes fit on, where they are there."""
     known = list(there)
     split = next((s for s in DEFAULT_SPLITS if s in known), DEFAULT_SPLITS[0]) if wanted is None else wanted
     fitted = ["train", "val"] if any(spec.trains != "nothing" for spec in chosen) else []
@@ -178,7 +183,7 @@ def splits_read(there: Iterable[str], wanted: str | None, chosen: Sequence[Probe
 
 
 def check_spill(sizes: Sizes, budget: float) -> None:
-    """Raises ConfigError where the inputs alone are more than memory may hold and the temporary folder has room for."""
+    """Raise ConfigError where the inputs alone are more than memory may hold and the temporary folder has room for."""
     beyond = sum(sum(held.values()) for held in sizes.values()) - budget
     if beyond <= 0:
         return

@@ -77,8 +77,11 @@ class Blueprint:
     seed: int
 
     def build(self, model: nn.Module | None = None, source: Source | None = None) -> Adapter:
-        """The model with the checkpoint's weights. A ``model`` at hand stands for what the factory builds: it gets the
-        weights in a copy, or is taken as it is where there is no checkpoint. ``source``: data that are open already."""
+        """Return the model with the checkpoint's weights.
+
+        A ``model`` at hand stands for what the factory builds: it gets the weights in a copy, or is taken as it
+        is where there is no checkpoint. ``source``: data that are open already.
+        """
         config = self.config
         if model is not None:
             check_live(model)
@@ -165,12 +168,13 @@ class OpenModel:
             yield
 
     def rebuilt(self) -> Adapter:
-        """The model built and loaded again from what was read of the checkpoint, for whom changes it."""
+        """Return the model built and loaded again from what was read of the checkpoint, for whom changes it."""
         return self.blueprint.build(source=self.adapter.source)
 
     def passes_of(self, adapter: Adapter) -> Extraction:
-        """The passes of a model with the weights that this one was opened with: these, where it is in the same precision,
-        and answers the first batch of a split with the same bits."""
+        """Return the passes of a model with the weights that this one was opened with: these, where it is in the same
+        precision, and answers the first batch of a split with the same bits.
+        """
         if adapter is self.adapter and not self.half:
             return self.extraction
         reader, storage = self.extraction.reader, SpillBuffer(self.memory)

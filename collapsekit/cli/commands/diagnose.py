@@ -91,7 +91,16 @@ def diagnose(
 
 
 def wanted_files(output: Path | None, formats: list[Format] | None, to_stdout: bool) -> list[str]:
-    """Formats that are written to files, each once."""
+    """List the formats that are written to files, each once.
+
+    Args:
+        output: The folder that ``--output`` names; None where it is not named.
+        formats: The formats that ``--format`` names; None or empty: all.
+        to_stdout: Whether the report goes to stdout.
+
+    Returns:
+        Names of formats; none where the report goes to stdout and no folder is named.
+    """
     if output is None and to_stdout:
         return []
     return list(dict.fromkeys(f.value for f in formats or list(Format) if f is not Format.terminal))
@@ -100,7 +109,17 @@ def wanted_files(output: Path | None, formats: list[Format] | None, to_stdout: b
 def check_outputs(
     output: Path | None, formats: list[Format] | None, to_stdout: bool, figures: Path | None = None
 ) -> None:
-    """Raises ConfigError, before the work, where ``write_report`` of the same could not write."""
+    """Raise ConfigError, before the work, where ``write_report`` of the same could not write.
+
+    Args:
+        output: The folder that ``--output`` names; None: the default one.
+        formats: The formats that ``--format`` names; None or empty: all.
+        to_stdout: Whether the report goes to stdout.
+        figures: The folder that ``--figures`` names; None: no figures.
+
+    Raises:
+        ConfigError: Where a folder or a file in it cannot be written.
+    """
     from collapsekit.io.writable import check_folder
     from collapsekit.report.per_example import NAME
 
@@ -114,7 +133,18 @@ def check_outputs(
 def write_report(
     report: Report, output: Path | None, formats: list[Format] | None, to_stdout: bool, figures: Path | None
 ) -> list[Path]:
-    """Files the options ask for; returns their paths."""
+    """Write the files that the options ask for.
+
+    Args:
+        report: The report, with its records where it has any.
+        output: The folder that ``--output`` names; None: the default one.
+        formats: The formats that ``--format`` names; None or empty: all.
+        to_stdout: Whether the report goes to stdout.
+        figures: The folder that ``--figures`` names; None: no figures.
+
+    Returns:
+        Paths of the files.
+    """
     from collapsekit import render
     from collapsekit.io.files import write_atomic
     from collapsekit.io.locks import locked
@@ -135,8 +165,11 @@ def write_report(
 
 
 def judge_exit(report: Report, fail_on: list[FailOn]) -> tuple[int, str | None]:
-    """The exit code, and why it is not 0: 4 (a user's own: 2) when an error ended a probe, 1 when a verdict in ``fail_on``
-    was given, 5 when the evidence does not decide; never a silent pass."""
+    """Return the exit code, and why it is not 0.
+
+    It is 4 (of a user's own probe 2) when an error ended a probe, 1 when a verdict in ``fail_on`` was given, 5 when the
+    evidence does not decide; never a silent pass.
+    """
     from collapsekit.probes.runner import fault_code
 
     if code := fault_code(report):

@@ -100,7 +100,10 @@ def gate(
 
 
 def parse_formats(given: list[str]) -> list[tuple[str, Path | None]]:
-    """``FORMAT`` and ``FORMAT=FILE`` as pairs. Raises ConfigError for others, and for two formats on stdout."""
+    """Split ``FORMAT`` and ``FORMAT=FILE`` into pairs; without any, it is text on stdout.
+
+    Raises ConfigError for others, for two formats on stdout, and for two in one file.
+    """
     pairs = []
     for text in given or ["text"]:
         name, equals, file = text.partition("=")
@@ -128,7 +131,11 @@ def _check_kept(wanted: list[tuple[str, Path | None]], read: Mapping[str, str | 
 
 
 def write_files(result: GateReport, wanted: list[tuple[str, Path | None]]) -> list[Path]:
-    """Files of the formats that were asked for; of github, the step summary too, where the runner names a file for it."""
+    """Write files of the formats that were asked for; of github, the step summary too, where the runner names a file
+    for it.
+
+    Returns the paths, without that of the summary.
+    """
     from collapsekit import render
     from collapsekit.io.files import write_atomic
 
@@ -139,7 +146,13 @@ def write_files(result: GateReport, wanted: list[tuple[str, Path | None]]) -> li
 
 
 def show(result: GateReport, wanted: list[tuple[str, Path | None]], written: list[Path]) -> None:
-    """The format that goes to stdout, and which files were written."""
+    """Print the format that goes to stdout, and say which files were written.
+
+    Args:
+        result: The outcome of the gate.
+        wanted: Formats, each with its file; None: stdout.
+        written: The files, which stderr names.
+    """
     from collapsekit import render
 
     for name, file in wanted:

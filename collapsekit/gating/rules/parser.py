@@ -208,7 +208,16 @@ class _Parser:
 
 
 def check_sides(left: ReportPath | float | str, op: str, right: ReportPath | float | str) -> str | None:
-    """Return what is wrong with comparing these; None where nothing is."""
+    """Return what is wrong with comparing these; None where nothing is.
+
+    Args:
+        left: What stands before the operator.
+        op: The operator, as it is written.
+        right: What stands behind it.
+
+    Returns:
+        The end of a sentence on the rule, or None.
+    """
     references = [s for s in (left, right) if isinstance(s, ReportPath)]
     if not references:
         return f"compares no number of the report: name one that begins with {', '.join(ROOTS)}"

@@ -295,10 +295,19 @@ def _unimodal_path(
 
 
 def critical_beta(betas: tuple[float, ...], ranks: list[float], floor: float) -> tuple[float, tuple[float, float]]:
-    """Where ``ranks`` over ascending ``betas`` fall to ``floor`` beyond β = 1, and the step that holds it.
+    """Find where ``ranks`` over ascending ``betas`` fall to ``floor`` beyond β = 1.
 
-    Raises NumericsError, saying which, where no β above 1 was swept, where the ranks start at or under ``floor``,
-    and where they never fall to it.
+    Args:
+        betas: Values of β, ascending, as many as ``ranks``.
+        ranks: The rank at each β.
+        floor: The rank of the unimodal path.
+
+    Returns:
+        The β, by a straight line within the step that holds it, and the two ends of that step.
+
+    Raises:
+        NumericsError: Where fewer than two β from 1 on were swept, where the ranks start at or under ``floor``, and
+            where they never fall to it; it says which.
     """
     above = [(b, r) for b, r in zip(betas, ranks, strict=True) if b >= 1]
     if len(above) < 2:

@@ -31,7 +31,7 @@ def _recorded(job: Job, rows: Tensor) -> dict[str, Tensor]:
 
 
 def widths_of(job: Job) -> dict[str, int]:
-    """How many channels each encoder gives. Raises ConfigError for one number an example."""
+    """Count how many channels each encoder gives. Raises ConfigError for one number an example."""
     seen = _recorded(job, job.at.fit[:2])
     for m, x in seen.items():
         _need_channels(m, x)
@@ -44,7 +44,10 @@ def _need_channels(modality: str, features: Tensor) -> None:
 
 
 def features_of(job: Job) -> dict[str, Tensor]:
-    """Features of all training examples (n, ..., c) by modality. Raises ConfigError for one number an example."""
+    """Return features of all training examples (n, ..., c) by modality.
+
+    Raises ConfigError for one number an example.
+    """
     job.adapter.model.eval()
     parts = [_recorded(job, rows) for rows in job.at.fit.split(CHUNK)]
     features = {m: torch.cat([part[m] for part in parts]) for m in job.adapter.modalities}
@@ -54,8 +57,9 @@ def features_of(job: Job) -> dict[str, Tensor]:
 
 
 def pooled(job: Job, modality: str, x: Tensor) -> Tensor:
-    """One value a channel (n, c), float64, of features (n, ..., c) of all training examples, pooled as the config says
-    (flattened ones by the mean)."""
+    """Return one value a channel (n, c), float64, of features (n, ..., c) of all training examples, pooled as the
+    config says (flattened ones by the mean).
+    """
     how, keep = job.adapter.config.modalities[modality].pool, _keep(job, modality, x)
     return pool_features(x, "auto" if how == "flatten" else how, "last", keep, f"modality {modality!r}").double()
 
@@ -69,8 +73,11 @@ def _keep(job: Job, modality: str, x: Tensor) -> Tensor | None:
 
 
 def scores_of(job: Job, features: Mapping[str, Tensor], how: Score) -> dict[str, Tensor]:
-    """How much each channel says, by modality; the lowest say least. ``gradient``: mean absolute value of activation times
-    gradient of the example's task loss; ``random``: drawn; others: see ``channel_scores``, tokens where there are some."""
+    """Return how much each channel says, by modality; the lowest say least.
+
+    ``gradient``: mean absolute value of activation times gradient of the example's task loss; ``random``: drawn;
+    others: see ``channel_scores``, tokens where there are some.
+    """
     if how == "random":
         generator = torch.Generator().manual_seed(job.seed)
         by_credit = sorted(features, key=job.credit.__getitem__)  # not by name or place, which may be swapped

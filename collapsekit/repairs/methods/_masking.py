@@ -18,8 +18,9 @@ DROP = (
 
 
 def drawn(rates: Tensor, examples: int) -> Tensor:
-    """Which modality of which example is dropped, bool (examples, modalities); of each example one, drawn at random,
-    stays where all would go."""
+    """Return which modality of which example is dropped, bool (examples, modalities); of each example one, drawn at
+    random, stays where all would go.
+    """
     gone = torch.rand(examples, len(rates)) < rates
     stays = torch.randint(0, len(rates), (examples,))
     every = gone.all(1)
@@ -28,8 +29,9 @@ def drawn(rates: Tensor, examples: int) -> Tensor:
 
 
 def taking_away(job: Job, rates: list[float], fill: str = "zeros") -> Callable[[int], dict[str, Change]]:
-    """What is changed in a batch of so many examples: each modality of each, at its rate of ``rates``, is zeros on its way
-    to the fusion, or another example's features (``fill``: other)."""
+    """Return what is changed in a batch of so many examples: each modality of each, at its rate of ``rates``, is zeros
+    on its way to the fusion, or another example's features (``fill``: other).
+    """
 
     def changes(examples: int) -> dict[str, Change]:
         gone = drawn(torch.tensor(rates), examples)

@@ -28,7 +28,7 @@ def begin_fresh(job: Job, method: str, wanted: Fresh, neglected: tuple[str, ...]
 
 
 def need_factory(job: Job, method: str) -> None:
-    """Raises ConfigError where the model cannot be built afresh."""
+    """Raise ConfigError where the model cannot be built afresh."""
     if job.adapter.config.model.factory is None:
         raise ConfigError(
             f"{method} trains a fusion built anew, for which the config needs model.factory: give it, or --set "

@@ -22,7 +22,7 @@ SOURCE = "Chaudhuri et al. 2025, section 4.4"
 
 
 def pooled_latent(job: Job, modality: str, latent: Tensor, rows: Tensor) -> Tensor:
-    """One latent vector an example, (n, latent), of training rows: the mean over positions that count."""
+    """Return one latent vector an example, (n, latent), of training rows: the mean over positions that count."""
     mask = job.adapter.config.modalities[modality].mask
     keep = job.at.train.inputs[mask][rows] if mask is not None and latent.ndim > 2 else None
     return pool_features(latent, "auto", "last", keep, f"modality {modality!r}")
@@ -47,7 +47,9 @@ def similarities(latents: Mapping[str, Tensor], reference: str) -> dict[str, flo
 
 
 def order_of(ranked: Sequence[str], modality: str) -> list[str]:
-    """The other modalities, the nearest in the ranked list first; of two as near, the one nearer to the reference."""
+    """Return the other modalities, the nearest in the ranked list first; of two as near, the one nearer to the
+    reference.
+    """
     at = ranked.index(modality)
     return sorted((m for m in ranked if m != modality), key=lambda m: (abs(ranked.index(m) - at), ranked.index(m)))
 

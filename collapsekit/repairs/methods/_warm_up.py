@@ -25,9 +25,10 @@ LONGER = 3  # times the epochs of fine-tuning: an encoder that never learned has
 
 
 def warm_up(job: Job, method: str, wanted: Warm) -> Iterator[Stage]:
-    """A stage for each encoder to be trained alone: by the task's loss of a linear head on its pooled features, the head
-    thrown away after. Where the encoder holds next to nothing it begins anew. Raises ConfigError where it is wanted
-    and cannot be."""
+    """Yield a stage for each encoder to be trained alone: by the task's loss of a linear head on its pooled features,
+    the head thrown away after. Where the encoder holds next to nothing it begins anew. Raises ConfigError where it is
+    wanted and cannot be.
+    """
     for m in job.weak if wanted is True else job.ignored if wanted == "auto" else ():
         encoder = encoder_weights(job, m)
         if wanted == "auto" and (job.kept.get(m, 1.0) >= ENOUGH or not encoder or not job.adapter.task.has_labels):
@@ -41,7 +42,7 @@ def warm_up(job: Job, method: str, wanted: Warm) -> Iterator[Stage]:
 
 
 def encoder_weights(job: Job, modality: str) -> list[nn.Parameter]:
-    """The weights of a modality's encoder that may change."""
+    """Return the weights of a modality's encoder that may change."""
     own = {id(p) for p in job.adapter.encoder_module(modality).parameters()}
     return [p for p in job.trainable() if id(p) in own]
 

@@ -66,7 +66,7 @@ def dropout(job: Job) -> Iterator[Stage]:
 
 
 def drop_rates(job: Job, options: DropoutOptions) -> list[float]:
-    """Each modality's probability to be dropped; at most 0.9."""
+    """Return each modality's probability to be dropped; at most 0.9."""
     modalities = job.adapter.modalities
     if not options.by_credit:
         return [options.rate] * len(modalities)

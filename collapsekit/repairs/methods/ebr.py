@@ -108,8 +108,10 @@ def ebr(job: Job) -> Iterator[Stage]:
 
 
 def heads(job: Job, options: EbrOptions) -> list[dict[str, Any]]:
-    """The records of the heads to insert. Raises ConfigError where the latent space is too narrow, or another than the
-    model has already."""
+    """Return the records of the heads to insert.
+
+    Raises ConfigError where the latent space is too narrow, or another than the model has already.
+    """
     widths = widths_of(job)
     known = _known(job)
     if known and options.latent not in (None, known[0]["latent"]):

@@ -83,7 +83,7 @@ def kd(job: Job) -> Iterator[Stage]:
 
 
 def sequence(strong: tuple[str, ...], how: Sequence, seed: int) -> list[tuple[str, ...]]:
-    """Which teachers distil together, one after the other; ``strong`` goes from the weakest to the strongest.
+    """Return which teachers distil together, one after the other; ``strong`` goes from the weakest to the strongest.
 
     The five rows of Table 5 in Chaudhuri et al. 2025.
     """

@@ -87,7 +87,7 @@ def rtf(job: Job) -> Iterator[Stage]:
 
 
 def givers_of(job: Job, options: RtfOptions) -> dict[str, str]:
-    """Who gives to each receiving modality. Raises ConfigError for a giver that is none."""
+    """Return who gives to each receiving modality. Raises ConfigError for a giver that is none."""
     modalities, named = job.adapter.modalities, options.giver
     options.check_modalities(modalities)
     receivers = [m for m in modalities if options.receivers == "all" or m in job.weak]
@@ -105,7 +105,7 @@ def givers_of(job: Job, options: RtfOptions) -> dict[str, str]:
 def records(
     job: Job, options: RtfOptions, givers: Mapping[str, str], features: Mapping[str, Tensor]
 ) -> list[dict[str, Any]]:
-    """What to insert behind every encoder, so that each runs once; who gets nothing receives no channels."""
+    """Return what to insert behind every encoder, so that each runs once; who gets nothing receives no channels."""
     scores, made = scores_of(job, features, options.score), []
     for m, x in features.items():
         section, width = job.adapter.config.modalities[m], x.shape[-1]

@@ -58,8 +58,9 @@ def _shape(values: Tensor) -> str:
 
 
 def behaviour_of(job: Job) -> Behaviour:
-    """Outputs of a few training examples, outputs and the norm of each weight's gradient in training; the model and the
-    generators of random numbers are given back as they were."""
+    """Return outputs of a few training examples, outputs and the norm of each weight's gradient in training; the model
+    and the generators of random numbers are given back as they were.
+    """
     model, rows = job.adapter.model, job.at.fit[: min(ROWS, job.training.batch)]
     step, weights = Step(rows, 1), job.trainable()
     found: dict[str, Tensor] = {}

@@ -23,11 +23,11 @@ class Whole:
         self.parameters = stage.parameters  # as the optimiser has them
 
     def loss(self, step: Step) -> Tensor:
-        """The stage's loss of this process's rows."""
+        """Return the stage's loss of this process's rows."""
         return self.stage.loss(step)
 
     def anywhere(self, failed: bool) -> bool:
-        """Whether to give a batch up: here, or, where all are needed for what follows, anywhere."""
+        """Tell whether to give a batch up: here, or, where all are needed for what follows, anywhere."""
         return failed
 
     def backward(self, loss: Tensor) -> None:
@@ -43,15 +43,15 @@ class Whole:
         return float(torch.nn.utils.clip_grad_norm_(self.parameters, most))
 
     def held(self) -> float:
-        """The stage's held-out loss."""
+        """Return the stage's held-out loss."""
         return self.stage.held()
 
     def gathered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Tensors as a snapshot holds them: whole, and at least on the first process."""
+        """Return tensors as a snapshot holds them: whole, and at least on the first process."""
         return tensors
 
     def scattered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Tensors of a snapshot, as they lie here."""
+        """Return tensors of a snapshot, as they lie here."""
         return tensors
 
     def finish(self) -> None:
@@ -60,8 +60,10 @@ class Whole:
 
 
 def share(rows: Tensor, world: ProcessGroup) -> tuple[Tensor, float]:
-    """This process's rows of a batch, and what their mean loss counts in the sum over processes. Batches of fewer than two
-    rows a process, which batch norm cannot take, are run whole by all."""
+    """Return this process's rows of a batch, and what their mean loss counts in the sum over processes.
+
+    Batches of fewer than two rows a process, which batch norm cannot take, are run whole by all.
+    """
     if world.size == 1 or len(rows) < 2 * world.size:
         return rows, 1.0 / world.size
     mine = rows.tensor_split(world.size)[world.rank]
@@ -69,8 +71,9 @@ def share(rows: Tensor, world: ProcessGroup) -> tuple[Tensor, float]:
 
 
 def summed(parameters: Sequence[nn.Parameter], numbers: Sequence[float], world: ProcessGroup) -> list[float]:
-    """Sums over processes of ``numbers``, returned, and of the gradients, in place; a parameter that no process has a
-    gradient of keeps none."""
+    """Return sums over processes of ``numbers``, returned, and of the gradients, in place; a parameter that no process
+    has a gradient of keeps none.
+    """
     if world.size == 1:
         return list(numbers)
     import torch.distributed as dist

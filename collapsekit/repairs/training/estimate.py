@@ -22,7 +22,7 @@ _KEPT = 2  # snapshots of a run
 
 
 def estimate_cost(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str]:
-    """Sentences on the first stage of a method: weights trained and added, memory beside activations, time.
+    """Return sentences on the first stage of a method: weights trained and added, memory beside activations, time.
 
     ``own``: ids of the parameters the model had before the method began. Times one batch; the model is given back as it
     was. Later stages are made of what the first leaves, and so unknown.
@@ -57,8 +57,9 @@ def estimate_cost(stage: Stage, job: Job, method: str, own: frozenset[int]) -> l
 
 
 def reckon_files(model: nn.Module, how: Training, runs: int) -> int:
-    """Bytes on disk that a repair may come to: of the run that is in training the snapshots that are kept and the one being
-    written, of the run before it what it ended with, and the weights."""
+    """Return bytes on disk that a repair may come to: of the run that is in training the snapshots that are kept and
+    the one being written, of the run before it what it ended with, and the weights.
+    """
     whole = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, torch.Tensor))
     trained = sum(p.numel() * p.element_size() for p in trainable_of(model, how))
     snapshot = 2 * whole + _MOMENTS[how.optimizer] * trained  # weights now, the best epoch's, the optimiser's moments

@@ -30,12 +30,15 @@ ROWS = 4  # of the runs that show which submodules may be units
 
 
 def lay_out(stage: Stage, job: Job) -> Whole:
-    """The weights of a stage as the job's training asks for them. Raises ConfigError where they cannot be sharded."""
+    """Return the weights of a stage as the job's training asks for them.
+
+    Raises ConfigError where they cannot be sharded.
+    """
     return Sharded(stage, job, current()) if job.training.fsdp else Whole(stage, current())
 
 
 def need_shardable(how: Training, device: str, world: ProcessGroup) -> None:
-    """Raises ConfigError where ``fsdp`` is asked for and cannot be."""
+    """Raise ConfigError where ``fsdp`` is asked for and cannot be."""
     if not how.fsdp:
         return
     if world.size == 1:

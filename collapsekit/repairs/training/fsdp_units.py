@@ -26,8 +26,9 @@ UNIT = 2**20  # weights a unit has at least; what is smaller is gathered with wh
 
 
 def units_of(stage: Stage, rows: Tensor, shared: Collection[nn.Parameter]) -> list[nn.Module]:
-    """The units of a stage, in the order of their calls; ``rows``: training rows to run the loss on, ``shared``: the
-    parameters in question. The module is given back as it was; none where the loss fails, which training shows."""
+    """Return the units of a stage, in the order of their calls; ``rows``: training rows to run the loss on, ``shared``:
+    the parameters in question. The module is given back as it was; none where the loss fails, which training shows.
+    """
     seen = _Seen(stage.module)
     try:
         with preserve_rng_state(), preserve_model(stage.module), torch.enable_grad():

@@ -70,12 +70,12 @@ class Job:
     kept: Mapping[str, float] = field(default_factory=dict)
 
     def at_place(self, place: int, options: Options) -> Job:
-        """The job of the method at this place of a chain; of what an earlier one made, nothing is diagnosed."""
+        """Return the job of the method at this place of a chain; of what an earlier one made, nothing is diagnosed."""
         job = replace(self, options=options)
         return replace(job, ignored=(), underused=(), kept={}) if place else job
 
     def own(self, kind: type[Kind]) -> Kind:
-        """The method's options, as the type it registered."""
+        """Return the method's options, as the type it registered."""
         assert isinstance(self.options, kind)
         return self.options
 
@@ -85,15 +85,15 @@ class Job:
         return tuple(sorted((m for m in self.adapter.modalities if m not in self.weak), key=self.credit.__getitem__))
 
     def batch(self, rows: Tensor) -> Batch:
-        """Inputs of training rows."""
+        """Return inputs of training rows."""
         return {k: v[rows] for k, v in self.at.train.inputs.items()}
 
     def run(self, step: Step, change: Mapping[str, Change] | None = None) -> TrainPass:
-        """The model on a step's batch, with gradient."""
+        """Return the model on a step's batch, with gradient."""
         return self.adapter.run_live(self.batch(step.rows), change)
 
     def task_loss(self, outputs: Tensor, step: Step) -> Tensor:
-        """The task's mean loss of a step's outputs."""
+        """Return the task's mean loss of a step's outputs."""
         return self.adapter.task.training_loss(outputs, self.at.train.targets[step.rows].to(outputs.device))
 
     def trainable(self) -> list[nn.Parameter]:
@@ -101,11 +101,11 @@ class Job:
         return trainable_of(self.adapter.model, self.training)
 
     def frozen(self) -> list[nn.Module]:
-        """The submodules that stay as they are. Raises ConfigError where there is none of a name."""
+        """Return the submodules that stay as they are. Raises ConfigError where there is none of a name."""
         return frozen_of(self.adapter.model, self.training)
 
     def held_loss(self) -> float:
-        """The task's loss on the held-out examples: of a softmax of the model's outputs, or the like."""
+        """Return the task's loss on the held-out examples: of a softmax of the model's outputs, or the like."""
         return held_task_loss(self, lambda live: live.outputs)
 
 
@@ -119,7 +119,7 @@ def trainable_of(model: nn.Module, how: Training) -> list[nn.Parameter]:
 
 
 def frozen_of(model: nn.Module, how: Training) -> list[nn.Module]:
-    """Submodules of a model that stay as they are. Raises ConfigError where there is none of a name."""
+    """Return submodules of a model that stay as they are. Raises ConfigError where there is none of a name."""
     return [find_submodule(model, path, "--freeze") for path in how.freeze]
 
 
@@ -142,7 +142,7 @@ def plain(job: Job, name: str, parameters: list[nn.Parameter]) -> Stage:
 def held_task_loss(
     job: Job, outputs: Callable[[TrainPass], Tensor], run: Callable[[Batch], TrainPass] | None = None
 ) -> float:
-    """The task's mean loss on the held-out examples (see ``held_expectations``)."""
+    """Return the task's mean loss on the held-out examples (see ``held_expectations``)."""
     return float(job.adapter.task.loss(held_expectations(job, outputs, run), job.at.held_targets).mean())
 
 

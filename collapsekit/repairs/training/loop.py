@@ -300,7 +300,7 @@ def make_optimizer(parameters: list[nn.Parameter], how: Training) -> torch.optim
 
 
 def rate_at(how: Training, epoch: float, epochs: int) -> float:
-    """The learning rate ``epoch`` epochs (with fractions) into ``epochs``.
+    """Return the learning rate ``epoch`` epochs (with fractions) into ``epochs``.
 
     ``cosine``: half a cosine down to 0 (Loshchilov & Hutter 2017, eq. 5, one cycle); ``paper``: x 0.9 every 100 epochs
     (Chaudhuri et al. 2025, Appendix C.1).

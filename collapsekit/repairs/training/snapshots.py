@@ -62,7 +62,7 @@ class Snapshots:
         self._newest: dict[int, tuple[Path, int]] = {}
 
     def paths(self, stage: int) -> tuple[Path, Path]:
-        """Where the two of stage number ``stage`` are kept; the first one is written first."""
+        """Return where the two of stage number ``stage`` are kept; the first one is written first."""
         return self.folder / f"stage{stage}.safetensors", self.folder / f"stage{stage}b.safetensors"
 
     def save(self, stage: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ class Snapshots:
         current().on_main(write)
 
     def load(self, stage: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest of a stage that is whole; None where nothing was kept.
+        """Return the newest of a stage that is whole; None where nothing was kept.
 
         Raises RefusedError where none is whole, ConfigError where they are of another repair, or of a model that answered
         otherwise.
@@ -175,7 +175,7 @@ class Snapshots:
         return newest, number
 
     def exist(self) -> bool:
-        """Whether anything was kept here."""
+        """Tell whether anything was kept here."""
         return any(os.path.lexists(path) for path in self.paths(0))
 
     def clear(self) -> None:
@@ -220,7 +220,7 @@ def _differing(theirs: str, ours: str) -> str:
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the tensors of a module's state_dict."""
+    """Return a copy of the tensors of a module's state_dict."""
     return {k: v.detach().clone() for k, v in module.state_dict().items() if isinstance(v, Tensor)}
 
 
@@ -233,7 +233,7 @@ def put_back(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by "number of the parameter.name"; what is None yet (SGD's momentum) is left out."""
+    """Return the optimiser's tensors by "number of the parameter.name"; what is None yet (SGD's momentum) is left out."""
     known = optimizer.state_dict()["state"]
     return {f"{i}.{k}": v.detach().clone() for i, held in known.items() for k, v in held.items() if v is not None}
 
