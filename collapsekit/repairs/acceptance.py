@@ -17,8 +17,16 @@ UNKNOWN = "could not be had"
 
 
 def metric_check(job: Job, before: Tensor, after: Tensor) -> Check:
-    """Return the task metric is not worse: paired over the same examples, by a delete-a-group jackknife of the
+    """Check that the task metric is not worse: paired over the same examples, by a delete-a-group jackknife of the
     difference.
+
+    Args:
+        job: The repair's job, with the held-out examples.
+        before: Expectations (n, ...) of the held-out examples before the repair, as the task scores them.
+        after: The same after it, in the same order.
+
+    Returns:
+        The check, in the metric's unit.
     """
     task, at = job.adapter.task, job.at
     groups = at.held.groups[at.choose]
@@ -46,7 +54,16 @@ def metric_check(job: Job, before: Tensor, after: Tensor) -> Check:
 
 
 def score_check(modality: str, before: Report, after: Report) -> Check:
-    """Return the modality is ignored less than before."""
+    """Check that the modality is ignored less than before.
+
+    Args:
+        modality: Its name.
+        before: The report before the repair.
+        after: The report after it, on the same examples.
+
+    Returns:
+        The check, of scores from 0 (fully used) to 1 (fully ignored); not passed where one is not known.
+    """
     old, new = before.modalities[modality].score, after.modalities[modality].score
     difference = new - old if old is not None and new is not None else None
     passed = score_passes(difference)
@@ -69,7 +86,16 @@ def score_check(modality: str, before: Report, after: Report) -> Check:
 
 
 def still_used_check(modality: str, before: Report, after: Report) -> Check:
-    """Return a modality that was used, and is not to be repaired, is not ignored in the place of those that are."""
+    """Check that a modality that was used, and is not to be repaired, is not ignored in the place of those that are.
+
+    Args:
+        modality: Its name.
+        before: The report before the repair.
+        after: The report after it, on the same examples.
+
+    Returns:
+        The check; passed unless the modality is collapsed or underused after.
+    """
     old, new = before.modalities[modality], after.modalities[modality]
     passed = new.verdict not in ("collapsed", "underused")
     return Check(
@@ -90,8 +116,15 @@ def still_used_check(modality: str, before: Report, after: Report) -> Check:
 
 
 def beats(after: Report, control: Report, repaired: Sequence[str]) -> bool | None:
-    """Tell whether a repaired modality's score is lower than plain fine-tuning leaves it, by as much as counts; None
-    where that is not known.
+    """Tell whether a repaired modality's score is lower than plain fine-tuning leaves it, by as much as counts.
+
+    Args:
+        after: The report after the repair.
+        control: The report after plain fine-tuning, on the same examples.
+        repaired: Names of the modalities that were to be repaired.
+
+    Returns:
+        True where that is so of one or more of them; None where no such pair of scores is known.
     """
     pairs = [(after.modalities[m].score, control.modalities[m].score) for m in repaired]
     known = [(a, c) for a, c in pairs if a is not None and c is not None]

@@ -9,8 +9,10 @@ from collapsekit.report.verdicts import KEPT, kept_part
 
 
 def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Return the methods to run in order, and why: where the encoders still hold what the modalities say, modality
-    dropout teaches the fusion to listen; where they do not, distillation has to teach the encoders first.
+    """Recommend the methods to run, in order, and say why.
+
+    Where the encoders still hold what the modalities say, modality dropout teaches the fusion to listen; where they do
+    not, distillation has to teach the encoders first.
     """
     kept = {m: share for m in weak if (share := kept_by(report, m)) is not None}
     if len(kept) == len(weak) and all(share >= KEPT for share in kept.values()):
@@ -36,8 +38,16 @@ def _hold(names: Sequence[str]) -> str:
 
 
 def kept_by(report: Report, modality: str, least: float = 0.0) -> float | None:
-    """Part of the gain of an encoder trained alone that a readout of this encoder has; None where that is not known, or
-    one trained alone gains no more than ``least`` of the prior loss."""
+    """Compute the part of the gain of an encoder trained alone that a readout of this encoder has.
+
+    Args:
+        report: A report with the losses of readouts and of encoders trained alone.
+        modality: Whose encoder.
+        least: The least gain that counts, in parts of the prior loss.
+
+    Returns:
+        The part; None where that is not known, or one trained alone gains no more than ``least``.
+    """
     found = {r.name: r.value for r in report.results if r.modality in (modality, None)}
     prior, left, alone = (
         found.get(n) for n in ("utilisation.prior_loss", "prefix_gap.prefix_loss", "prefix_gap.baseline_loss")

@@ -58,13 +58,22 @@ class RepairRequest:
     files: Sequence[str] = ()  # modules of the plugin files
 
     def open(self) -> AbstractContextManager[OpenModel]:
-        """Return the model as the checkpoint has it, read and built once for all that the repair does with it."""
+        """Open the model as the checkpoint has it, read and built once for all that the repair does with it."""
         return open_model(self.config, self.checkpoint, self.options, progress=self.progress)
 
     def decide(self, subject: OpenModel, split: str, probes: Sequence[str]) -> Report:
-        """Return a report of the probes that a decision rests on.
+        """Run the probes that a decision rests on.
 
-        Raises FaultError where an error ended one of them.
+        Args:
+            subject: The checkpoint, or what was trained from it.
+            split: The examples.
+            probes: Names of the probes.
+
+        Returns:
+            The report.
+
+        Raises:
+            FaultError: Where an error ended one of them.
         """
         report = self.diagnose(subject, split, probes)
         ended = [w.sentence for w in warnings_of(report.results)]
@@ -125,7 +134,20 @@ def make_request(
     options: RepairOptions,
     progress: Progress | None = None,
 ) -> RepairRequest:
-    """Return the config found, plugins loaded, options checked against this machine. Raises CollapsekitError."""
+    """Find the config, load plugins, and check options against this machine.
+
+    Args:
+        checkpoint: The weights; None: the config's.
+        config: As for :func:`collapsekit.repair`.
+        options: The options of the call.
+        progress: Hears what is used; None: nobody does.
+
+    Returns:
+        The request.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+    """
     check_call(options, checkpoint=checkpoint, config=config, progress=progress)
     told = _Once(progress or Progress())
     settled = settle_config(config, checkpoint, told, "repair")
@@ -159,7 +181,16 @@ def _check_data(config: Config) -> None:
 
 
 def check_request(request: RepairRequest, modalities: Sequence[str] | None, options: Collection[Options]) -> None:
-    """The data, whom to repair and the methods' options, against the config; nothing is read. Raises CollapsekitError."""
+    """Check the data, whom to repair and the methods' options against the config; nothing is read.
+
+    Args:
+        request: The request, with its config.
+        modalities: Whom to repair; None: not named.
+        options: The options of every method.
+
+    Raises:
+        CollapsekitError: Where they do not fit.
+    """
     _check_data(request.config)
     check_modalities(options, request.config)
     if request.config.adapter == "module":

@@ -63,7 +63,7 @@ def repair(
     progress: Progress | None = None,
     **keywords: Unpack[RepairKeywords],
 ) -> RepairReport:
-    """Fine-tune a checkpoint so that it uses what it ignored, and judge that beside plain fine-tuning.
+    """Repair a checkpoint by fine-tuning, so that it uses what it ignored; judge that beside plain fine-tuning.
 
     It writes ``output``/model.safetensors (where it is accepted, or with ``keep``) and ``output``/repair.json. The
     checkpoint is never written.

@@ -40,8 +40,18 @@ def check_call(
     progress: object,
     model: object = None,
 ) -> None:
-    """What diagnose() and repair() take beside options, and what this machine has to say of these. Raises ConfigError for
-    the first that cannot be meant."""
+    """Check what diagnose() and repair() take beside options, and options against this machine.
+
+    Args:
+        options: The options of the call.
+        checkpoint: What the caller gave as a checkpoint; None: nothing.
+        config: What the caller gave as a config.
+        progress: What the caller gave as a progress.
+        model: What the caller gave as a model at hand; None: nothing.
+
+    Raises:
+        ConfigError: For the first that cannot be meant.
+    """
     if checkpoint is not None:
         check_path("checkpoint", checkpoint)
     if not isinstance(config, str | os.PathLike | Mapping | Config | None):
@@ -86,8 +96,21 @@ def check_diagnosis(
     *,
     live: bool,
 ) -> None:
-    """What is asked of one diagnosis, against the config, the code it names and the headers of its data; modules that it
-    names are imported for that. ``live``: whether the model is at hand. Raises CollapsekitError."""
+    """Check one diagnosis against the config, the code it names and the headers of its data.
+
+    Modules that the config names are imported for that.
+
+    Args:
+        config: The config.
+        source: Data that are open already; None: those of the config.
+        chosen: The probes to run.
+        probe_options: The options of every probe.
+        options: The options of the call.
+        live: Whether the model is at hand.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+    """
     task = check_parts(config, live=live)
     check_modalities(probe_options, config)
     there = known_sizes(config, source)
@@ -99,8 +122,9 @@ def check_diagnosis(
 
 
 def check_parts(config: Config, *, live: bool) -> Task:
-    """Return what the config names that needs neither the checkpoint nor the data: adapter, submodules, task,
-    factories; ``live``: whether the model is at hand. Raises ConfigError.
+    """Check what the config names that needs neither the checkpoint nor the data: adapter, submodules, task, factories.
+
+    Returns the task. ``live``: whether the model is at hand. Raises ConfigError.
     """
     task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
     if config.adapter == "module":
@@ -140,8 +164,10 @@ def check_named(names: Iterable[str], known: Sequence[str]) -> None:
 
 
 def known_sizes(config: Config, source: Source | None) -> dict[str, dict[str, int] | None] | None:
-    """Return bytes of arrays by split and name, where that is known without reading an example; of a split that is a
-    loader, None. None where only the user's factory would say. Raises ConfigError, RefusedError.
+    """Return bytes of arrays by split and name, where no example has to be read for that.
+
+    It is None for a split that is a loader, and None as a whole where only the user's factory would say. Raises
+    ConfigError, RefusedError.
     """
     if source is not None:
         return source.sizes()
@@ -152,9 +178,21 @@ def known_sizes(config: Config, source: Source | None) -> dict[str, dict[str, in
 def check_data(
     config: Config, task: Task, there: Mapping[str, Mapping[str, int] | None], splits: Sequence[str]
 ) -> Sizes:
-    """Return the splits to be read and the arrays of them that the config names; their sizes.
+    """Check that the data have the splits to be read, and the arrays of them that the config names.
 
-    Raises ConfigError, DataError.
+    Args:
+        config: The config.
+        task: Its task.
+        there: Bytes of arrays by split and name; None of a split that is a loader.
+        splits: The splits to be read.
+
+    Returns:
+        Bytes of those arrays by split and name, where they are known; none of another adapter than ``module``, which
+        may know more than the config says.
+
+    Raises:
+        ConfigError: For a split that there is not.
+        DataError: For an array that there is not.
     """
     for split in splits:
         need_split(split, there)
@@ -175,7 +213,16 @@ def check_data(
 
 
 def splits_read(there: Iterable[str], wanted: str | None, chosen: Sequence[ProbeSpec]) -> list[str]:
-    """Return the split to diagnose, and those that probes fit on, where they are there."""
+    """List the split to diagnose, and those that probes fit on, where they are there.
+
+    Args:
+        there: Names of the splits that there are.
+        wanted: The split that is named; None: the first default one that is there.
+        chosen: The probes to run.
+
+    Returns:
+        Names of splits, the one to diagnose first.
+    """
     known = list(there)
     split = next((s for s in DEFAULT_SPLITS if s in known), DEFAULT_SPLITS[0]) if wanted is None else wanted
     fitted = ["train", "val"] if any(spec.trains != "nothing" for spec in chosen) else []

@@ -25,8 +25,16 @@ def recorded(options: DiagnoseOptions, split: str) -> dict[str, Any]:
 
 
 def command_line(config: Config, read: Checkpoint | None, options: DiagnoseOptions, split: str) -> str | None:
-    """Return ``collapsekit diagnose ...`` as it is typed in the same working directory; None for a config that was made
-    in Python, which no command line can name.
+    """Write the command ``collapsekit diagnose ...`` as it is typed in the same working directory.
+
+    Args:
+        config: The config.
+        read: The checkpoint that was read; None where there was none.
+        options: The options of the call.
+        split: The split that was diagnosed.
+
+    Returns:
+        The line; None for a config or a model that was made in Python, which no command line can name.
     """
     if config.file is None or read is None:
         return None

@@ -77,10 +77,10 @@ class Blueprint:
     seed: int
 
     def build(self, model: nn.Module | None = None, source: Source | None = None) -> Adapter:
-        """Return the model with the checkpoint's weights.
+        """Build the model with the checkpoint's weights.
 
-        A ``model`` at hand stands for what the factory builds: it gets the weights in a copy, or is taken as it
-        is where there is no checkpoint. ``source``: data that are open already.
+        A ``model`` at hand stands for what the factory builds: it gets the weights in a copy, or is taken as it is
+        where there is no checkpoint. ``source``: data that are open already.
         """
         config = self.config
         if model is not None:
@@ -162,13 +162,15 @@ class OpenModel:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Around passes and probes: random states are given back, the model runs plainly, and on one thread where nobody
-        asks for more."""
+        """Surround passes and probes.
+
+        Random states are given back; the model runs plainly, and on one thread where nobody asks for more.
+        """
         with preserve_rng_state(), run_plainly(), threads_for(0):
             yield
 
     def rebuilt(self) -> Adapter:
-        """Return the model built and loaded again from what was read of the checkpoint, for whom changes it."""
+        """Build and load the model again from what was read of the checkpoint, for whom changes it."""
         return self.blueprint.build(source=self.adapter.source)
 
     def passes_of(self, adapter: Adapter) -> Extraction:

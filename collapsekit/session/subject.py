@@ -41,7 +41,7 @@ def process_warnings() -> tuple[ReportWarning, ...]:
 
 
 def weights_by_name(adapter: Adapter) -> dict[str, str]:
-    """SHA-256 of each of the model's weights and buffers, as they are now."""
+    """Compute the SHA-256 of each of the model's weights and buffers, as they are now."""
     found = {}
     for name, value in adapter.model.state_dict().items():
         if isinstance(value, Tensor):
@@ -60,7 +60,7 @@ def _bytes(value: Tensor) -> bytes:
 
 
 def weights_digest(adapter: Adapter) -> str:
-    """SHA-256 over names and values of the model's weights and buffers, as they are now."""
+    """Compute the SHA-256 over names and values of the model's weights and buffers, as they are now."""
     digest = hashlib.sha256()
     for name, value in adapter.model.state_dict().items():
         if isinstance(value, Tensor):

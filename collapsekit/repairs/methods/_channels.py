@@ -57,8 +57,15 @@ def features_of(job: Job) -> dict[str, Tensor]:
 
 
 def pooled(job: Job, modality: str, x: Tensor) -> Tensor:
-    """Return one value a channel (n, c), float64, of features (n, ..., c) of all training examples, pooled as the
-    config says (flattened ones by the mean).
+    """Pool features to one value a channel, as the config says (flattened ones by the mean).
+
+    Args:
+        job: The repair's job, with the masks of the training examples.
+        modality: The modality that the features are of.
+        x: Features (n, ..., c) of all n training examples.
+
+    Returns:
+        (n, c), float64.
     """
     how, keep = job.adapter.config.modalities[modality].pool, _keep(job, modality, x)
     return pool_features(x, "auto" if how == "flatten" else how, "last", keep, f"modality {modality!r}").double()
@@ -73,10 +80,18 @@ def _keep(job: Job, modality: str, x: Tensor) -> Tensor | None:
 
 
 def scores_of(job: Job, features: Mapping[str, Tensor], how: Score) -> dict[str, Tensor]:
-    """Return how much each channel says, by modality; the lowest say least.
+    """Score how much each channel says; the lowest say least.
 
     ``gradient``: mean absolute value of activation times gradient of the example's task loss; ``random``: drawn;
     others: see ``channel_scores``, tokens where there are some.
+
+    Args:
+        job: The repair's job.
+        features: Features (n, ..., c) of all n training examples, by modality.
+        how: The score.
+
+    Returns:
+        Scores (c,) by modality, >= 0.
     """
     if how == "random":
         generator = torch.Generator().manual_seed(job.seed)

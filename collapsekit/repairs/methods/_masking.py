@@ -18,8 +18,10 @@ DROP = (
 
 
 def drawn(rates: Tensor, examples: int) -> Tensor:
-    """Return which modality of which example is dropped, bool (examples, modalities); of each example one, drawn at
-    random, stays where all would go.
+    """Draw which modality of which example is dropped, bool (examples, modalities); ``rates`` (modalities,), from 0 to
+    1.
+
+    Of each example one, drawn at random, stays where all would go.
     """
     gone = torch.rand(examples, len(rates)) < rates
     stays = torch.randint(0, len(rates), (examples,))
@@ -29,8 +31,15 @@ def drawn(rates: Tensor, examples: int) -> Tensor:
 
 
 def taking_away(job: Job, rates: list[float], fill: str = "zeros") -> Callable[[int], dict[str, Change]]:
-    """Return what is changed in a batch of so many examples: each modality of each, at its rate of ``rates``, is zeros
-    on its way to the fusion, or another example's features (``fill``: other).
+    """Make the function that takes modalities away from a batch.
+
+    Args:
+        job: The repair's job.
+        rates: The probability of each modality to be taken away from an example, from 0 to 1.
+        fill: What stands there on the way to the fusion: zeros, or other: another example's features.
+
+    Returns:
+        A function from the number of examples in a batch to what is changed in it, drawn anew at each call.
     """
 
     def changes(examples: int) -> dict[str, Change]:
@@ -41,8 +50,19 @@ def taking_away(job: Job, rates: list[float], fill: str = "zeros") -> Callable[[
 
 
 def new_fusion(job: Job, name: str, parameters: list[nn.Parameter], drop: float) -> Stage:
-    """Training of a model whose fusion is new: on the task's loss with modalities missing at the rate ``drop``, judged by
-    the held-out loss with everything there."""
+    """Make the stage that trains a model whose fusion is new: on the task's loss, with modalities missing at a rate.
+
+    It is judged by the held-out loss with everything there.
+
+    Args:
+        job: The repair's job.
+        name: The stage's name.
+        parameters: What is trained.
+        drop: The rate at which each modality is missing, from 0 to 1.
+
+    Returns:
+        The stage.
+    """
     stage = plain(job, name, parameters)
     if not drop:
         return stage

@@ -18,8 +18,21 @@ WHETHER = (
 
 
 def begin_fresh(job: Job, method: str, wanted: Fresh, neglected: tuple[str, ...]) -> bool:
-    """Renew the fusion where that is ``wanted``, and say whether that was so; "auto": where the model has ``neglected`` a
-    modality to repair, can be built afresh, and is to change whole. Raises ConfigError where it is wanted and cannot be."""
+    """Renew the fusion where that is wanted.
+
+    Args:
+        job: The repair's job.
+        method: The method's name, for messages.
+        wanted: Whether it is wanted; "auto": where a modality is neglected, the model can be built afresh, and it is to
+            change whole.
+        neglected: The modalities to repair that the model neglects.
+
+    Returns:
+        Whether it was renewed.
+
+    Raises:
+        ConfigError: Where it is wanted and cannot be.
+    """
     if wanted == "auto":
         wanted = bool(neglected) and not job.training.freeze and job.adapter.config.model.factory is not None
     if wanted:

@@ -22,7 +22,17 @@ SOURCE = "Chaudhuri et al. 2025, section 4.4"
 
 
 def pooled_latent(job: Job, modality: str, latent: Tensor, rows: Tensor) -> Tensor:
-    """Return one latent vector an example, (n, latent), of training rows: the mean over positions that count."""
+    """Pool latent vectors to one an example: the mean over positions that count.
+
+    Args:
+        job: The repair's job, with the masks of the training examples.
+        modality: The modality that the vectors are of.
+        latent: Latent vectors (n, ..., latent) of these rows.
+        rows: Training rows (n,).
+
+    Returns:
+        (n, latent).
+    """
     mask = job.adapter.config.modalities[modality].mask
     keep = job.at.train.inputs[mask][rows] if mask is not None and latent.ndim > 2 else None
     return pool_features(latent, "auto", "last", keep, f"modality {modality!r}")
@@ -42,13 +52,14 @@ def latent_vectors(job: Job) -> dict[str, Tensor]:
 
 
 def similarities(latents: Mapping[str, Tensor], reference: str) -> dict[str, float]:
-    """Mean over examples of the cosine between each modality's latent vectors and the reference's, -1 to 1."""
+    """Average the cosine between each modality's latent vectors (n, latent) and the reference's over examples, -1 to 1."""
     return {m: float(F.cosine_similarity(g, latents[reference], dim=1).mean()) for m, g in latents.items()}
 
 
 def order_of(ranked: Sequence[str], modality: str) -> list[str]:
-    """Return the other modalities, the nearest in the ranked list first; of two as near, the one nearer to the
-    reference.
+    """Order the other modalities by how near they stand in the ranked list.
+
+    Of two as near, the one nearer to the reference comes first.
     """
     at = ranked.index(modality)
     return sorted((m for m in ranked if m != modality), key=lambda m: (abs(ranked.index(m) - at), ranked.index(m)))

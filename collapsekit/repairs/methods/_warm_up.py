@@ -25,9 +25,21 @@ LONGER = 3  # times the epochs of fine-tuning: an encoder that never learned has
 
 
 def warm_up(job: Job, method: str, wanted: Warm) -> Iterator[Stage]:
-    """Yield a stage for each encoder to be trained alone: by the task's loss of a linear head on its pooled features,
-    the head thrown away after. Where the encoder holds next to nothing it begins anew. Raises ConfigError where it is
-    wanted and cannot be.
+    """Yield a stage for each encoder to be trained alone: by the task's loss of a linear head on its pooled features.
+
+    The head is thrown away after. Where the encoder holds next to nothing it begins anew.
+
+    Args:
+        job: The repair's job.
+        method: The method's name, for messages.
+        wanted: Whether to train the encoders of all modalities to repair; "auto": those of ignored ones, where they
+            hold too little.
+
+    Yields:
+        Stages.
+
+    Raises:
+        ConfigError: Where it is wanted and cannot be.
     """
     for m in job.weak if wanted is True else job.ignored if wanted == "auto" else ():
         encoder = encoder_weights(job, m)

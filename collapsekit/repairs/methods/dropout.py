@@ -47,6 +47,7 @@ class DropoutOptions(Options):
     options=DropoutOptions,
 )
 def dropout(job: Job) -> Iterator[Stage]:
+    """Yield the stages: warm-up of encoders where it is due, training under dropout, plain training where ``finish``."""
     options = job.own(DropoutOptions)
     begin_fresh(job, "dropout", options.fresh_fusion, job.ignored)
     yield from warm_up(job, "dropout", options.warm_up)

@@ -88,6 +88,7 @@ class EbrOptions(Options):
     options=EbrOptions,
 )
 def ebr(job: Job) -> Iterator[Stage]:
+    """Yield the stages: warm-up of encoders where it is due, a new fusion, the model with its heads, plain training."""
     options = job.own(EbrOptions)
     job.adapter.need_encoders()
     new = heads(job, options)  # what cannot be is said before anything is trained
@@ -108,7 +109,7 @@ def ebr(job: Job) -> Iterator[Stage]:
 
 
 def heads(job: Job, options: EbrOptions) -> list[dict[str, Any]]:
-    """Return the records of the heads to insert.
+    """Describe the heads to insert, a record each.
 
     Raises ConfigError where the latent space is too narrow, or another than the model has already.
     """
@@ -156,8 +157,12 @@ class Discriminator(nn.Module):
         )
 
     def losses(self, latents: list[Tensor], aim: str) -> tuple[Tensor, Tensor]:
-        """L_md for ψ (its inputs fixed), and what the encoders are to lower (ψ fixed); nats, mean over examples, summed
-        over modalities. ``latents``: a list of (n, latent), one a modality."""
+        """Compute both losses, scalars in nats, mean over examples, summed over modalities.
+
+        The first is L_md, which ψ lowers (its inputs fixed); the second is what the encoders lower (ψ fixed).
+        ``latents``: a list of (n, latent), one a modality; ``aim``: reverse (minus the first), else how far ψ's answer
+        is from uniform.
+        """
         labels = torch.cat([torch.full((len(g),), i, device=g.device) for i, g in enumerate(latents)])
         both, m = torch.cat(latents).float(), len(latents)
         own = m * F.cross_entropy(self.layers(both.detach()), labels)

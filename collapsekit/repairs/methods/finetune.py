@@ -15,6 +15,7 @@ from collapsekit.repairs.training.job import Job, Stage
     source="the ordinary way to train on",
 )
 def finetune(job: Job) -> Iterator[Stage]:
+    """Yield the one stage: the model on the task's loss."""
     yield Stage(
         "fine-tuning",
         job.adapter.model,

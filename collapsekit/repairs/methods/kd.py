@@ -61,6 +61,7 @@ class KdOptions(Options):
     options=KdOptions,
 )
 def kd(job: Job) -> Iterator[Stage]:
+    """Yield the stages: warm-up of encoders where it is due, distillation into each modality to repair, the fusion."""
     options = job.own(KdOptions)
     teachers = sequence(job.strong, options.sequence, job.seed)
     if not teachers:
@@ -83,9 +84,15 @@ def kd(job: Job) -> Iterator[Stage]:
 
 
 def sequence(strong: tuple[str, ...], how: Sequence, seed: int) -> list[tuple[str, ...]]:
-    """Return which teachers distil together, one after the other; ``strong`` goes from the weakest to the strongest.
+    """Say which teachers distil together, one after the other: the five rows of Table 5 in Chaudhuri et al. 2025.
 
-    The five rows of Table 5 in Chaudhuri et al. 2025.
+    Args:
+        strong: The teachers, from the weakest to the strongest.
+        how: Which row of the table.
+        seed: The seed of the order, where it is random.
+
+    Returns:
+        Teachers that distil together, in the order of their turns; empty without any.
     """
     if how == "simultaneous":
         return [strong] if strong else []
@@ -155,7 +162,18 @@ class Contrast(nn.Module):
         self.register_buffer("scale", torch.zeros(2))  # that makes scores probabilities; from the first batch
 
     def forward(self, student: Tensor, teacher: Tensor, rows: Tensor) -> Tensor:
-        """Mean loss of a batch: student against the teacher's memory and the other way round."""
+        """Compute the mean loss of a batch: student against the teacher's memory and the other way round.
+
+        Both memories move towards the batch.
+
+        Args:
+            student: The student's pooled features (n, d).
+            teacher: The teacher's pooled features (n, e).
+            rows: Numbers (n,) of the examples among the training examples.
+
+        Returns:
+            A scalar, in nats.
+        """
         s = F.normalize(self.project_student(student.float()), dim=1)
         t = F.normalize(self.project_teacher(teacher.float()), dim=1)
         index = torch.cat([rows[:, None], self._negatives(rows)], 1).to(s.device)

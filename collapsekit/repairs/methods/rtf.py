@@ -65,6 +65,7 @@ class RtfOptions(Options):
     options=RtfOptions,
 )
 def rtf(job: Job) -> Iterator[Stage]:
+    """Yield the stages: warm-up of encoders where it is due, then the model with the channel exchange."""
     options = job.own(RtfOptions)
     givers = givers_of(job, options)
     _need_exchangeable(job)
@@ -105,7 +106,17 @@ def givers_of(job: Job, options: RtfOptions) -> dict[str, str]:
 def records(
     job: Job, options: RtfOptions, givers: Mapping[str, str], features: Mapping[str, Tensor]
 ) -> list[dict[str, Any]]:
-    """Return what to insert behind every encoder, so that each runs once; who gets nothing receives no channels."""
+    """Describe what to insert behind every encoder, so that each runs once; who gets nothing receives no channels.
+
+    Args:
+        job: The repair's job.
+        options: Which channels are exchanged, how many, and how they are paired and blended.
+        givers: Who gives to each receiving modality.
+        features: Features (n, ..., c) of all n training examples, by modality.
+
+    Returns:
+        A record for each modality.
+    """
     scores, made = scores_of(job, features, options.score), []
     for m, x in features.items():
         section, width = job.adapter.config.modalities[m], x.shape[-1]

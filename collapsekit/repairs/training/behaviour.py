@@ -27,7 +27,7 @@ class Behaviour:
     tensors: Mapping[str, Tensor]
 
     def differs(self, theirs: Behaviour) -> str | None:
-        """In which answers ``theirs`` are others than rounding makes them, in words; None where in none.
+        """Say in which answers ``theirs`` are others than rounding makes them, in words; None where in none.
 
         On another kind of device only outputs are compared: there other random numbers are drawn in training.
         """
@@ -58,8 +58,9 @@ def _shape(values: Tensor) -> str:
 
 
 def behaviour_of(job: Job) -> Behaviour:
-    """Return outputs of a few training examples, outputs and the norm of each weight's gradient in training; the model
-    and the generators of random numbers are given back as they were.
+    """Record outputs of a few training examples, and outputs and the norm of each weight's gradient in training.
+
+    The model and the generators of random numbers are given back as they were.
     """
     model, rows = job.adapter.model, job.at.fit[: min(ROWS, job.training.batch)]
     step, weights = Step(rows, 1), job.trainable()

@@ -76,7 +76,7 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []  # each vanishes with the pro
 
 @contextmanager
 def backward_blamed() -> Iterator[None]:
-    """Raises ConfigError from a backward pass of compiled parts that fails: torch compiles it when it first runs."""
+    """Raise ConfigError from a backward pass of compiled parts that fails: torch compiles it when it first runs."""
     try:
         yield
     except Exception as e:

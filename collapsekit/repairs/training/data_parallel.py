@@ -23,7 +23,7 @@ class Whole:
         self.parameters = stage.parameters  # as the optimiser has them
 
     def loss(self, step: Step) -> Tensor:
-        """Return the stage's loss of this process's rows."""
+        """Compute the stage's loss of this process's rows, a scalar."""
         return self.stage.loss(step)
 
     def anywhere(self, failed: bool) -> bool:
@@ -31,11 +31,11 @@ class Whole:
         return failed
 
     def backward(self, loss: Tensor) -> None:
-        """Add to the gradients of ``parameters``."""
+        """Add to the gradients of ``parameters``, from the scalar ``loss``."""
         torch.autograd.backward([loss], inputs=self.parameters)
 
     def summed(self, numbers: Sequence[float]) -> list[float]:
-        """As ``summed``."""
+        """Sum ``numbers`` and the gradients over processes, as ``summed``."""
         return summed(self.parameters, numbers, self.world)
 
     def clip(self, most: float) -> float:
@@ -43,15 +43,15 @@ class Whole:
         return float(torch.nn.utils.clip_grad_norm_(self.parameters, most))
 
     def held(self) -> float:
-        """Return the stage's held-out loss."""
+        """Compute the stage's held-out loss."""
         return self.stage.held()
 
     def gathered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return tensors as a snapshot holds them: whole, and at least on the first process."""
+        """Return tensors of any shape as a snapshot holds them: whole, and at least on the first process."""
         return tensors
 
     def scattered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return tensors of a snapshot, as they lie here."""
+        """Return tensors of a snapshot, of any shape, as they lie here."""
         return tensors
 
     def finish(self) -> None:
@@ -60,7 +60,7 @@ class Whole:
 
 
 def share(rows: Tensor, world: ProcessGroup) -> tuple[Tensor, float]:
-    """Return this process's rows of a batch, and what their mean loss counts in the sum over processes.
+    """Return this process's rows of a batch (n,), and what their mean loss counts in the sum over processes.
 
     Batches of fewer than two rows a process, which batch norm cannot take, are run whole by all.
     """
@@ -71,8 +71,15 @@ def share(rows: Tensor, world: ProcessGroup) -> tuple[Tensor, float]:
 
 
 def summed(parameters: Sequence[nn.Parameter], numbers: Sequence[float], world: ProcessGroup) -> list[float]:
-    """Return sums over processes of ``numbers``, returned, and of the gradients, in place; a parameter that no process
-    has a gradient of keeps none.
+    """Sum numbers and gradients over processes; gradients in place.
+
+    Args:
+        parameters: Whose gradients are summed; one that no process has a gradient of keeps none.
+        numbers: This process's numbers, as many on each.
+        world: The processes.
+
+    Returns:
+        The sums of the numbers.
     """
     if world.size == 1:
         return list(numbers)

@@ -22,10 +22,19 @@ _KEPT = 2  # snapshots of a run
 
 
 def estimate_cost(stage: Stage, job: Job, method: str, own: frozenset[int]) -> list[str]:
-    """Return sentences on the first stage of a method: weights trained and added, memory beside activations, time.
+    """Describe the first stage of a method: weights trained and added, memory beside activations, time.
 
-    ``own``: ids of the parameters the model had before the method began. Times one batch; the model is given back as it
-    was. Later stages are made of what the first leaves, and so unknown.
+    It times one batch; the model is given back as it was. Later stages are made of what the first leaves, and so
+    unknown.
+
+    Args:
+        stage: The first stage.
+        job: The repair's job.
+        method: The method's name.
+        own: ids of the parameters that the model had before the method began.
+
+    Returns:
+        Sentences, with MB, ms and s in them.
     """
     trained = sum(p.numel() for p in stage.parameters)
     added = sum(p.numel() for p in stage.parameters if id(p) not in own)
@@ -57,8 +66,18 @@ def estimate_cost(stage: Stage, job: Job, method: str, own: frozenset[int]) -> l
 
 
 def reckon_files(model: nn.Module, how: Training, runs: int) -> int:
-    """Return bytes on disk that a repair may come to: of the run that is in training the snapshots that are kept and
-    the one being written, of the run before it what it ended with, and the weights.
+    """Compute how many bytes on disk a repair may come to.
+
+    These are, of the run that is in training, the snapshots that are kept and the one being written; of the run before
+    it what it ended with; and the weights.
+
+    Args:
+        model: The model to repair.
+        how: The settings of training.
+        runs: How many runs there are, the control among them.
+
+    Returns:
+        Bytes.
     """
     whole = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, torch.Tensor))
     trained = sum(p.numel() * p.element_size() for p in trainable_of(model, how))

@@ -38,7 +38,16 @@ def lay_out(stage: Stage, job: Job) -> Whole:
 
 
 def need_shardable(how: Training, device: str, world: ProcessGroup) -> None:
-    """Raise ConfigError where ``fsdp`` is asked for and cannot be."""
+    """Raise ConfigError where ``fsdp`` is asked for and cannot be.
+
+    Args:
+        how: The settings of training.
+        device: The name of this process's device.
+        world: The processes.
+
+    Raises:
+        ConfigError: For one process, ``compile``, another device than cpu and cuda, or too old a torch.
+    """
     if not how.fsdp:
         return
     if world.size == 1:

@@ -26,8 +26,15 @@ UNIT = 2**20  # weights a unit has at least; what is smaller is gathered with wh
 
 
 def units_of(stage: Stage, rows: Tensor, shared: Collection[nn.Parameter]) -> list[nn.Module]:
-    """Return the units of a stage, in the order of their calls; ``rows``: training rows to run the loss on, ``shared``:
-    the parameters in question. The module is given back as it was; none where the loss fails, which training shows.
+    """Find the units of a stage, in the order of their calls. The module is given back as it was.
+
+    Args:
+        stage: The stage; its loss is run once for each epoch of its cycle.
+        rows: Training rows (n,) to run the loss on.
+        shared: The parameters that are to be shared out.
+
+    Returns:
+        The units; none where the loss fails, which training shows, or where their order is not always the same.
     """
     seen = _Seen(stage.module)
     try:

@@ -70,7 +70,7 @@ class Job:
     kept: Mapping[str, float] = field(default_factory=dict)
 
     def at_place(self, place: int, options: Options) -> Job:
-        """Return the job of the method at this place of a chain; of what an earlier one made, nothing is diagnosed."""
+        """Make the job of the method at this place of a chain; of what an earlier one made, nothing is diagnosed."""
         job = replace(self, options=options)
         return replace(job, ignored=(), underused=(), kept={}) if place else job
 
@@ -85,32 +85,32 @@ class Job:
         return tuple(sorted((m for m in self.adapter.modalities if m not in self.weak), key=self.credit.__getitem__))
 
     def batch(self, rows: Tensor) -> Batch:
-        """Return inputs of training rows."""
+        """Take the inputs of training rows (n,), each (n, ...)."""
         return {k: v[rows] for k, v in self.at.train.inputs.items()}
 
     def run(self, step: Step, change: Mapping[str, Change] | None = None) -> TrainPass:
-        """Return the model on a step's batch, with gradient."""
+        """Run the model on a step's batch, with gradient."""
         return self.adapter.run_live(self.batch(step.rows), change)
 
     def task_loss(self, outputs: Tensor, step: Step) -> Tensor:
-        """Return the task's mean loss of a step's outputs."""
+        """Compute the task's mean loss of a step's outputs (n, ...), a scalar."""
         return self.adapter.task.training_loss(outputs, self.at.train.targets[step.rows].to(outputs.device))
 
     def trainable(self) -> list[nn.Parameter]:
-        """Parameters of the model that may change. Raises ConfigError where ``freeze`` leaves none."""
+        """List parameters of the model that may change. Raises ConfigError where ``freeze`` leaves none."""
         return trainable_of(self.adapter.model, self.training)
 
     def frozen(self) -> list[nn.Module]:
-        """Return the submodules that stay as they are. Raises ConfigError where there is none of a name."""
+        """List the submodules that stay as they are. Raises ConfigError where there is none of a name."""
         return frozen_of(self.adapter.model, self.training)
 
     def held_loss(self) -> float:
-        """Return the task's loss on the held-out examples: of a softmax of the model's outputs, or the like."""
+        """Compute the task's mean loss on the held-out examples: of a softmax of the model's outputs, or the like."""
         return held_task_loss(self, lambda live: live.outputs)
 
 
 def trainable_of(model: nn.Module, how: Training) -> list[nn.Parameter]:
-    """Parameters of a model that may change. Raises ConfigError where ``freeze`` leaves none."""
+    """List parameters of a model that may change. Raises ConfigError where ``freeze`` leaves none."""
     frozen = {id(p) for module in frozen_of(model, how) for p in module.parameters()}
     found = [p for p in model.parameters() if p.requires_grad and p.is_floating_point() and id(p) not in frozen]
     if not found:
@@ -119,17 +119,26 @@ def trainable_of(model: nn.Module, how: Training) -> list[nn.Parameter]:
 
 
 def frozen_of(model: nn.Module, how: Training) -> list[nn.Module]:
-    """Return submodules of a model that stay as they are. Raises ConfigError where there is none of a name."""
+    """List submodules of a model that stay as they are. Raises ConfigError where there is none of a name."""
     return [find_submodule(model, path, "--freeze") for path in how.freeze]
 
 
 def finishing(job: Job, parameters: list[nn.Parameter]) -> Stage:
-    """Plain training of the model behind a stage in which modalities were taken away: with every modality there."""
+    """Make the stage of plain training behind one in which modalities were taken away: with every modality there."""
     return plain(job, "finishing", parameters)
 
 
 def plain(job: Job, name: str, parameters: list[nn.Parameter]) -> Stage:
-    """Training of the model on the task's loss alone."""
+    """Make the stage that trains the model on the task's loss alone.
+
+    Args:
+        job: The repair's job.
+        name: The stage's name.
+        parameters: What is trained.
+
+    Returns:
+        The stage.
+    """
     return Stage(
         name,
         job.adapter.model,
@@ -142,15 +151,32 @@ def plain(job: Job, name: str, parameters: list[nn.Parameter]) -> Stage:
 def held_task_loss(
     job: Job, outputs: Callable[[TrainPass], Tensor], run: Callable[[Batch], TrainPass] | None = None
 ) -> float:
-    """Return the task's mean loss on the held-out examples (see ``held_expectations``)."""
+    """Compute the task's mean loss on the held-out examples.
+
+    Args:
+        job: The repair's job.
+        outputs: Takes outputs (n, ...) from a run.
+        run: Runs a batch; None: the model as it is.
+
+    Returns:
+        The loss, in the task's unit.
+    """
     return float(job.adapter.task.loss(held_expectations(job, outputs, run), job.at.held_targets).mean())
 
 
 def held_expectations(
     job: Job, outputs: Callable[[TrainPass], Tensor], run: Callable[[Batch], TrainPass] | None = None
 ) -> Tensor:
-    """Expectations of the held-out examples, as the task scores them, of what ``outputs`` makes of a plain run of the
-    model, or of what ``run`` makes of a batch; the model is left in eval mode."""
+    """Compute expectations of the held-out examples, as the task scores them; the model is left in eval mode.
+
+    Args:
+        job: The repair's job.
+        outputs: Takes outputs (n, ...) from a run.
+        run: Runs a batch; None: the model as it is.
+
+    Returns:
+        (n, ...), float64, on the CPU.
+    """
     at, run = job.at, run or job.adapter.run_live
     job.adapter.model.eval()
     with torch.no_grad():

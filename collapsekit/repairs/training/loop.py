@@ -58,10 +58,23 @@ def train(
     progress: Progress,
     tensorboard: Path | None = None,
 ) -> list[LossCurve]:
-    """Train every stage of a method in its order, going on from what was kept; ``tensorboard``: a folder for curves.
+    """Train every stage of a method in its order, going on from what was kept.
 
-    Raises NumericsError where the loss stays infinite or NaN with the learning rate halved three times, ConfigError where
-    the model cannot be compiled or shared out as asked, another process is gone, or the folder cannot be written.
+    Args:
+        stages: The stages; each is trained before the next is asked for.
+        job: The repair's job.
+        method: The method's name, for messages.
+        kept: The snapshots to go on from, and to write.
+        progress: Hears how far it is.
+        tensorboard: A folder for curves; None: no curves.
+
+    Returns:
+        The losses of each stage, by epoch.
+
+    Raises:
+        NumericsError: Where the loss stays infinite or NaN with the learning rate halved three times.
+        ConfigError: Where the model cannot be compiled or shared out as asked, another process is gone, or the folder
+            cannot be written.
     """
     curves = []
     parameters = sum(p.numel() for p in job.adapter.model.parameters())
@@ -300,10 +313,18 @@ def make_optimizer(parameters: list[nn.Parameter], how: Training) -> torch.optim
 
 
 def rate_at(how: Training, epoch: float, epochs: int) -> float:
-    """Return the learning rate ``epoch`` epochs (with fractions) into ``epochs``.
+    """Compute the learning rate at a point of the training.
 
     ``cosine``: half a cosine down to 0 (Loshchilov & Hutter 2017, eq. 5, one cycle); ``paper``: x 0.9 every 100 epochs
     (Chaudhuri et al. 2025, Appendix C.1).
+
+    Args:
+        how: The settings of training, with the first rate and the schedule.
+        epoch: Epochs that are done, with fractions.
+        epochs: How many there are in all.
+
+    Returns:
+        The rate.
     """
     if how.schedule == "cosine":
         return how.rate * (1 + math.cos(math.pi * min(epoch / epochs, 1.0))) / 2

@@ -66,7 +66,16 @@ class Snapshots:
         return self.folder / f"stage{stage}.safetensors", self.folder / f"stage{stage}b.safetensors"
 
     def save(self, stage: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Replace the older one of a stage by the first process's. Raises ConfigError where it cannot be written."""
+        """Replace the older one of a stage by the first process's.
+
+        Args:
+            stage: The number of the stage, from 0.
+            tensors: Tensors of any shape, by name.
+            about: What else is kept, as JSON can hold it.
+
+        Raises:
+            ConfigError: Where it cannot be written.
+        """
 
         def write() -> None:
             newest, number = self._newest.get(stage) or self._numbered(stage)
@@ -83,10 +92,10 @@ class Snapshots:
         current().on_main(write)
 
     def load(self, stage: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the newest of a stage that is whole; None where nothing was kept.
+        """Load the newest of a stage that is whole, tensors of any shape by name; None where nothing was kept.
 
-        Raises RefusedError where none is whole, ConfigError where they are of another repair, or of a model that answered
-        otherwise.
+        Raises RefusedError where none is whole, ConfigError where they are of another repair, or of a model that
+        answered otherwise.
         """
         return current().on_main(lambda: self._load(stage))
 
@@ -220,12 +229,12 @@ def _differing(theirs: str, ours: str) -> str:
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the tensors of a module's state_dict."""
+    """Copy the tensors of a module's state_dict, of any shape."""
     return {k: v.detach().clone() for k, v in module.state_dict().items() if isinstance(v, Tensor)}
 
 
 def put_back(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy ``state`` (of ``state_of``) into the module, in place."""
+    """Copy ``state`` (of ``state_of``, the same shapes) into the module, in place."""
     own = module.state_dict()
     with torch.no_grad():
         for name, value in state.items():
@@ -233,13 +242,16 @@ def put_back(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's tensors by "number of the parameter.name"; what is None yet (SGD's momentum) is left out."""
+    """Copy the optimiser's tensors, of any shape, by "number of the parameter.name".
+
+    What is None yet (SGD's momentum) is left out.
+    """
     known = optimizer.state_dict()["state"]
     return {f"{i}.{k}": v.detach().clone() for i, held in known.items() for k, v in held.items() if v is not None}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Put ``optimizer_state`` back."""
+    """Put ``optimizer_state`` back, into an optimiser of parameters of the same shapes."""
     known: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
         number, _, key = name.partition(".")

@@ -12,7 +12,7 @@ from collapsekit.io.files import reason
 
 
 def summary_writer() -> Any:
-    """torch's SummaryWriter. Raises ConfigError where TensorBoard is not installed."""
+    """Import torch's SummaryWriter. Raises ConfigError where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except (ImportError, TypeError) as e:  # the latter: of another protobuf than it was made for
@@ -46,7 +46,14 @@ class Curves:
             ) from None
 
     def add(self, epoch: int, training: float | None, held: float, rate: float | None) -> None:
-        """An epoch's losses, and the learning rate of its last step."""
+        """Add an epoch's losses, and the learning rate of its last step.
+
+        Args:
+            epoch: The number of the epoch; 0 is before training.
+            training: The mean training loss; None: not written.
+            held: The held-out loss.
+            rate: The learning rate; None: not written.
+        """
         if self._writer is None:
             return
         for tag, value in (("loss/training", training), ("loss/held_out", held), ("learning_rate", rate)):
