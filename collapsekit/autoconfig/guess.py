@@ -28,7 +28,7 @@ class Proposal:
 
 
 def propose(shapes: Mapping[str, Shape]) -> Proposal:
-    """Return modalities, fusion and head from tensor names and shapes (name -> shape), by words and by structure.
+    """Propose modalities, fusion and head from tensor names and shapes (name -> shape), by words and by structure.
 
     Wrapper prefixes (``module.``, ``_orig_mod.``, and ``model.`` where all names have it) are taken off first.
     Never fails: what cannot be told is None or absent, with a sentence in ``unsure``.

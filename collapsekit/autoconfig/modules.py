@@ -41,7 +41,7 @@ class Module:
         return [(n.rpartition(".")[0], s) for n, s in self.tensors if len(s) == 2 and n.endswith(".weight")]
 
     def named(self, vocabulary: frozenset[str]) -> bool:
-        """Tell whether a word of its own name is one of these."""
+        """Tell whether a word of its name is one of these."""
         return not vocabulary.isdisjoint(self.words)
 
     def holds(self, path: str) -> bool:
@@ -67,7 +67,7 @@ class Module:
 
 
 def module_tree(shapes: Mapping[str, Shape]) -> Module:
-    """Return the root module of these tensors."""
+    """Build the tree of modules that these tensors lie in; return its root."""
     root = Module()
     for name, shape in shapes.items():
         node = root
@@ -79,7 +79,7 @@ def module_tree(shapes: Mapping[str, Shape]) -> Module:
 
 
 def unwrapped(shapes: Mapping[str, Shape]) -> tuple[dict[str, Shape], bool]:
-    """Return names without ``module.``, ``_orig_mod.`` and, where all have it, ``model.``; and whether the last went."""
+    """Strip ``module.``, ``_orig_mod.`` and, where all names have it, ``model.``; return too whether the last went."""
     names, model_gone = {n: n.replace("._orig_mod.", ".") for n in shapes}, False
     while True:
         before = dict(names)

@@ -59,7 +59,7 @@ _GLUED = re.compile(r"([a-z]{3,}?)(encoder|enc|net|model|branch|backbone|tower|s
 
 
 def words(component: str) -> list[str]:
-    """Return a name's words: "imageEncoder_2" -> image, encoder, 2; "textnet" -> text, net."""
+    """Split a name into its words: "imageEncoder_2" -> image, encoder, 2; "textnet" -> text, net."""
     found: list[str] = []
     for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", component[:200]):
         glued = _GLUED.fullmatch(word.lower())

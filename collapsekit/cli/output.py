@@ -152,7 +152,7 @@ _apart: list[TextIO] = []  # where data goes while sys.stdout is something else
 
 
 def data_stream() -> TextIO:
-    """Return where data goes."""
+    """Return the stream that data goes to."""
     return _apart[-1] if _apart else sys.stdout
 
 
@@ -189,7 +189,7 @@ def write(text: str, form: Form = "text") -> None:
 
 
 def form_of(name: str) -> Form:
-    """Return what a format of that name is written in."""
+    """Return the form that a format of that name is written in."""
     forms: dict[str, Form] = {"json": "json", "sarif": "json", "html": "markup", "junit": "markup"}
     return forms.get(name, "text")
 

@@ -193,7 +193,7 @@ def _read(path: str) -> Report:
 
 
 def scalars(report: Report) -> tuple[Result, ...]:
-    """Return the results that are a number, or the reason why there is none."""
+    """Pick the results that are a number, or the reason why there is none."""
     return tuple(r for r in report.results if r.value is not None or r.skipped is not None)
 
 

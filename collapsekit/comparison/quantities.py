@@ -41,7 +41,7 @@ class Found:
 
 
 def quantities(report: Report) -> dict[Key, Found]:
-    """Return all that the report says as a number or a verdict, in its order; the first where a key occurs twice."""
+    """Collect all that the report says as a number or a verdict, in its order; the first where a key occurs twice."""
     found: dict[Key, Found] = {}
     for key, value in (*_verdicts(report), *_results(report.results)):
         found.setdefault(key, value)
@@ -85,7 +85,7 @@ class Choice:
     every: bool = False
 
     def shows(self, key: Key) -> bool:
-        """Tell whether the quantity is among them."""
+        """Tell whether the quantity is shown."""
         if self.only:
             return any(fnmatchcase(key.name, pattern) for pattern in self.only)
         if self.every:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean of finite numbers, however large; the same in any order."""
+    """Compute the mean of finite numbers, however large; the same in any order."""
     most = max(map(abs, values)) or 1.0
     return most * max(-1.0, min(1.0, math.fsum(v / most for v in values) / len(values)))
 

@@ -30,7 +30,7 @@ def export_weights(model: nn.Module, folder: Path) -> Path:
 
 
 def load_repaired(folder: str | Path, model: nn.Module) -> nn.Module:
-    """Return the user's own model with a repair's weights in it, in eval mode; the model itself, changed in place.
+    """Load a repair's weights into the user's own model, changed in place, and return it in eval mode.
 
     ``folder`` is what ``collapsekit repair -o`` wrote. Raises ConfigError where it holds no repair or its weights do
     not fit, RefusedError where a file is damaged.

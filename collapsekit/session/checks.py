@@ -82,7 +82,7 @@ def check_device(device: str) -> None:
 
 
 def available_devices() -> list[str]:
-    """Return devices that this machine and this torch have."""
+    """List the devices that this machine and this torch have."""
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return [*there, "mps"] if torch.backends.mps.is_available() else there
 

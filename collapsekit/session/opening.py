@@ -174,8 +174,10 @@ class OpenModel:
         return self.blueprint.build(source=self.adapter.source)
 
     def passes_of(self, adapter: Adapter) -> Extraction:
-        """Return the passes of a model with the weights that this one was opened with: these, where it is in the same
-        precision, and answers the first batch of a split with the same bits.
+        """Return the passes of a model with the weights that this one was opened with.
+
+        They are this one's own where that model is in the same precision, and answers the first batch of a split with
+        the same bits.
         """
         if adapter is self.adapter and not self.half:
             return self.extraction

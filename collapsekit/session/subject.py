@@ -35,7 +35,7 @@ def subject_of(session: Session) -> Subject:
 
 
 def process_warnings() -> tuple[ReportWarning, ...]:
-    """Return a warning where the model's code set what numbers may rest on, such as the default dtype."""
+    """Warn where the model's code set what numbers may rest on, such as the default dtype."""
     said = model_settings()
     return () if said is None else (ReportWarning(name="process_state", sentence=said),)
 
@@ -51,7 +51,7 @@ def weights_by_name(adapter: Adapter) -> dict[str, str]:
 
 
 def changed_weights(before: Mapping[str, str], after: Mapping[str, str]) -> frozenset[str]:
-    """Return names of those that are not what they were, or are on one side only."""
+    """List names of the weights that are not what they were, or are on one side only."""
     return frozenset(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
@@ -70,7 +70,7 @@ def weights_digest(adapter: Adapter) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Return what ran it; no time, so that the same run gives the same bytes."""
+    """Describe what ran it; no time, so that the same run gives the same bytes."""
     import numpy
     import scipy
 

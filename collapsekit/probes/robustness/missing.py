@@ -229,7 +229,7 @@ def run(session: Session) -> Iterator[Result]:
 
 
 def absent_sets(m: int) -> list[tuple[int, ...]]:
-    """Return sets of absent modalities, smaller first: all proper ones of up to 5; beyond, singles, pairs, all but one."""
+    """List sets of absent modalities, smaller first: all proper ones of up to 5; beyond, singles, pairs, all but one."""
     sizes = range(1, m) if m <= ALL_UP_TO else (1, 2, m - 1)
     return [gone for size in sizes for gone in combinations(range(m), size)]
 

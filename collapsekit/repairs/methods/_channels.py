@@ -44,7 +44,7 @@ def _need_channels(modality: str, features: Tensor) -> None:
 
 
 def features_of(job: Job) -> dict[str, Tensor]:
-    """Return features of all training examples (n, ..., c) by modality.
+    """Record the features (n, ..., c) of all n training examples, by modality.
 
     Raises ConfigError for one number an example.
     """

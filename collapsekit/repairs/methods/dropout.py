@@ -67,7 +67,7 @@ def dropout(job: Job) -> Iterator[Stage]:
 
 
 def drop_rates(job: Job, options: DropoutOptions) -> list[float]:
-    """Return each modality's probability to be dropped; at most 0.9."""
+    """Compute each modality's probability to be dropped, from 0 to 1; in proportion to credit it is at most 0.9."""
     modalities = job.adapter.modalities
     if not options.by_credit:
         return [options.rate] * len(modalities)

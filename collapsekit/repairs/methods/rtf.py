@@ -88,7 +88,7 @@ def rtf(job: Job) -> Iterator[Stage]:
 
 
 def givers_of(job: Job, options: RtfOptions) -> dict[str, str]:
-    """Return who gives to each receiving modality. Raises ConfigError for a giver that is none."""
+    """Choose who gives to each receiving modality. Raises ConfigError for a giver that is none."""
     modalities, named = job.adapter.modalities, options.giver
     options.check_modalities(modalities)
     receivers = [m for m in modalities if options.receivers == "all" or m in job.weak]

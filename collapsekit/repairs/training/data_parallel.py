@@ -27,7 +27,7 @@ class Whole:
         return self.stage.loss(step)
 
     def anywhere(self, failed: bool) -> bool:
-        """Tell whether to give a batch up: here, or, where all are needed for what follows, anywhere."""
+        """Tell whether to give a batch up: where it failed here or, where all are needed for what follows, anywhere."""
         return failed
 
     def backward(self, loss: Tensor) -> None:

@@ -62,7 +62,7 @@ class Snapshots:
         self._newest: dict[int, tuple[Path, int]] = {}
 
     def paths(self, stage: int) -> tuple[Path, Path]:
-        """Return where the two of stage number ``stage`` are kept; the first one is written first."""
+        """Return the paths of the two of stage number ``stage``; the first one is written first."""
         return self.folder / f"stage{stage}.safetensors", self.folder / f"stage{stage}b.safetensors"
 
     def save(self, stage: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
