@@ -21,15 +21,17 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
 
     @abstractmethod
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        """Features (n, ...) of every modality, first axis the example."""
+        """Return features (n, ...) of every modality, first axis the example."""
 
     @abstractmethod
     def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
-        """The multimodal representation (n, ...), first axis the example, of features (n, ...) of every modality."""
+        """Return the multimodal representation (n, ...), first axis the example, of features (n, ...) of every
+        modality.
+        """
 
     @abstractmethod
     def head(self, fused: Tensor) -> Tensor:
-        """The prediction (n, ...): logits, values, or two embeddings side by side."""
+        """Return the prediction (n, ...): logits, values, or two embeddings side by side."""
 
     def run(self, batch: Batch) -> ForwardPass:
         with user_code(PLACE):
