@@ -52,7 +52,7 @@ def _device_states() -> list[Tensor]:
 
 
 def random_states() -> list[bytes]:
-    """Return the generators' states, to tell whether something drew from them."""
+    """Copy the generators' states, to tell whether something drew from them."""
     states = [repr(random.getstate()).encode(), _told(np.random.get_state(legacy=False))]
     tensors = [torch.get_rng_state(), *_device_states()]
     return [*states, *(t.numpy().tobytes() for t in tensors)]
@@ -86,7 +86,7 @@ _REGISTRIES = frozenset(vars(nn.Module()))
 
 
 def own_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return what a module holds as plain attributes, beside torch's registries."""
+    """List what a module holds as plain attributes, beside torch's registries."""
     return {k: v for k, v in vars(module).items() if k not in _REGISTRIES}
 
 
@@ -165,7 +165,7 @@ def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.
 
 
 def features_path(model: nn.Module, path: str) -> str:
-    """Return where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head."""
+    """Find where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head."""
     outer = dict(model.named_modules(remove_duplicate=False)).get(path)
     return f"{path}.encoder" if isinstance(outer, WrappedEncoder) and outer.junction.kind == "exchange" else path
 

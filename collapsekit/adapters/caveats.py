@@ -17,7 +17,7 @@ _NORMALISES = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._Instanc
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return a few names in quotes, and how many more there are."""
+    """Join a few names in quotes, and how many more there are."""
     every = list(names)
     more = f" and {len(every) - _MOST} more" if len(every) > _MOST else ""
     return ", ".join(map(quote, every[:_MOST])) + more

@@ -243,7 +243,7 @@ class Tap:
 
 
 def shape_behind(tap: Tap, wrapper: nn.Module) -> CaptureLayout | None:
-    """Return the shape of what passes ``wrapper``, which has taken the place of the tapped module and holds it."""
+    """Describe what passes ``wrapper``, which has taken the place of the tapped module and holds it."""
     if tap.shape is None or wrapper is tap.module:
         return tap.shape
     inner = next(path for path, module in wrapper.named_modules() if module is tap.module)

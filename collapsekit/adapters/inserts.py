@@ -47,20 +47,20 @@ def insert(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Modul
 
 
 def inserted_in(model: nn.Module) -> list[dict[str, Any]]:
-    """Return the records of what was inserted into ``model``, in their order."""
+    """List the records of what was inserted into ``model``, in their order."""
     found = [posts_of(model, kind) for kind in ("basis", "exchange")]
     return [posts[m].record for posts in found for p in list(posts.values())[:1] for m in p.junction.names]
 
 
 def posts_of(model: nn.Module, kind: str) -> dict[str, WrappedEncoder]:
-    """Return what was inserted of a kind, by modality."""
+    """Find what was inserted of a kind, by modality."""
     return {
         p.record["modality"]: p for p in model.modules() if isinstance(p, WrappedEncoder) and p.junction.kind == kind
     }
 
 
 def junction_of(model: nn.Module, kind: str) -> EncoderBarrier | None:
-    """Return the junction of a kind of insert; None where there is none."""
+    """Find the junction of a kind of insert; None where there is none."""
     return next((p.junction for p in posts_of(model, kind).values()), None)
 
 
@@ -245,7 +245,7 @@ class WrappedEncoder(nn.Module):
         return super().__call__(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the encoder gives, its features passed through the insert."""
+        """Run the encoder, its features passed through the insert."""
         junction, name = self.junction, self.record["modality"]
         if name in junction.answers:
             return junction.answers.pop(name)
@@ -257,7 +257,7 @@ class WrappedEncoder(nn.Module):
         return value
 
     def features_in(self, value: Any) -> Tensor:
-        """Return the features (n, ..., d) in what the encoder gave, channels last."""
+        """Pick the features (n, ..., d) in what the encoder gave, channels last."""
         part = self.record["part"]
         found = value if part is None or isinstance(value, Tensor) else _part(value, part)
         found = found[0] if isinstance(found, tuple | list) else found
@@ -274,11 +274,11 @@ class WrappedEncoder(nn.Module):
         return latent
 
     def laid_out(self, features: Tensor, like: Tensor) -> Tensor:
-        """Return features (n, ..., d), channels last, as the encoder lays them out."""
+        """Lay features (n, ..., d), channels last, out as the encoder does."""
         return features.movedim(-1, self._axis(like)).to(like.dtype)
 
     def given_back(self, value: Any, features: Tensor) -> Any:
-        """Return ``value`` with other features (n, ..., d), channels last, in it."""
+        """Put other features (n, ..., d), channels last, into ``value``."""
         part = None if isinstance(value, Tensor) else self.record["part"]
         old = value if part is None else _part(value, part)
         new: Any = self.laid_out(features, old[0] if isinstance(old, tuple | list) else old)
@@ -291,9 +291,10 @@ class WrappedEncoder(nn.Module):
 
 
 def channel_axis(ndim: int, channels: str | None) -> int:
-    """Return which axis of features of ``ndim`` axes, the first of them the example, holds their channels: 1 where
-    ``channels`` is "first", the last where it is "last"; None: tokens (n, t, d) have them last, maps (n, d, h, w)
-    first.
+    """Say which axis of features of ``ndim`` axes, the first of them the example, holds their channels.
+
+    That is 1 where ``channels`` is "first", the last where it is "last"; None: tokens (n, t, d) have them last, maps
+    (n, d, h, w) first.
     """
     first = ndim > 2 and (channels == "first" or (channels is None and ndim > 3))
     return 1 if first else ndim - 1

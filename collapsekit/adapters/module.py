@@ -63,7 +63,7 @@ class ModuleAdapter(Adapter):
             tap.need_place_behind(m)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return inputs as the model wants them: on its device, scaled, floating values in its own precision."""
+        """Make inputs as the model wants them: on its device, scaled, floating values in its own precision."""
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
         scales = {k: s.scale for m, s in self.config.modalities.items() for k in self.input_keys(m) if k != s.mask}
         out = {}

@@ -101,8 +101,10 @@ class Features:
         return moments_left_out(x, self.groups, int(self.groups.max()) + 1, current().map)
 
     def side(self, modality: str | None) -> Side:
-        """Return a modality's features, or the fused representation, as a side of CKAs; computed once for all that it
-        is compared with. Raises NumericsError where they do not vary.
+        """Prepare a modality's features, or (None) the fused representation, as a side of CKAs, once for all that it is
+        compared with.
+
+        Raises NumericsError where they do not vary.
         """
         known = self.facts.sides
         if modality not in known:
@@ -110,9 +112,8 @@ class Features:
         return known[modality]
 
     def side_of(self, x: Tensor) -> Side:
-        """Return ``x`` (n, d) as a side of CKAs over the jackknife groups.
-
-        Raises NumericsError where it does not vary.
+        """Prepare ``x`` (n, d) as a side of CKAs over the jackknife groups. Raises NumericsError where it does not
+        vary.
         """
         return Side.of(x, self.groups, int(self.groups.max()) + 1, each=current().map)
 
@@ -147,7 +148,7 @@ class Features:
 
 
 def scaled(recorded: Activations, factor: float | Tensor) -> Activations:
-    """Recorded features times ``factor``; tensors that are not floating (masks, indices) stay."""
+    """Multiply recorded features (n, ...) by ``factor``; tensors that are not floating (masks, indices) stay."""
     return tuple(
         t * (factor.to(t.dtype) if isinstance(factor, Tensor) else factor) if t.is_floating_point() else t
         for t in recorded

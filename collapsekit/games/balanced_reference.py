@@ -75,7 +75,9 @@ class BalancedReference:
         return out
 
     def together(self, joint: Synergy) -> BalancedReference:
-        """Return this reference with what the network adds, where that lowers the held-out loss by more than chance."""
+        """Add to this reference what the network says, where that lowers the held-out loss by more than chance; else
+        return it as it is.
+        """
         summed = torch.stack([held for _, held in self.evidence.values()]).sum(0)
         said, y = joint.says(joint.held), self.at.held_targets
         both = fitted_weights(self.task, self.prior, [summed, said], y, [2.0, 2.0], DOUBT)
@@ -115,7 +117,7 @@ class BalancedReference:
         return weight * joint.says(x)
 
     def weight_of(self, chosen: Sequence[str], doubt: float = 0.0) -> float:
-        """Fit what the sum of the evidence of ``chosen`` modalities is to be multiplied by, 0 to 2, on held-out
+        """Fit what the sum of the evidence of ``chosen`` modalities is to be multiplied by, 0 at least, on held-out
         examples.
         """
         held = torch.stack([self.evidence[m][1] for m in chosen]).sum(0)
@@ -154,7 +156,7 @@ class BalancedReference:
         """Add a modality's contribution to the model's expectations, in natural space: prior + a·(model - prior) +
         b·contribution.
 
-        The weights a, 0 to 20, and b, 0 to 5, minimise the loss on held-out examples.
+        The weights a and b, 0 at least, minimise the loss on held-out examples.
 
         Args:
             of: the modality, and one not to be counted among the others, as ``contribution`` takes them; None: nothing

@@ -51,7 +51,7 @@ def draws_for(adapter: Adapter, features: Features, wanted: int | None) -> int:
         wanted: how many; None: the default.
 
     Returns:
-        ``wanted``, or by default 8 a class, 32 at least, 256 at most.
+        ``wanted``, or the default.
     """
     if wanted is not None:
         return wanted
@@ -234,7 +234,7 @@ def _moves_whole(adapter: Adapter, features: Features) -> bool:
 
 
 def shapley_values(worth: Callable[[int], Tensor], size: int, permutations: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Compute Shapley credit of each modality, exactly for up to 6 of them, else from sampled orders.
+    """Compute Shapley credit of each modality: exactly for up to EXACT_UP_TO of them, else from sampled orders.
 
     Args:
         worth: of a coalition, by bitmask; of any shape.

@@ -32,11 +32,17 @@ class Task(ABC):
 
     @classmethod
     def create(cls, *, metric: str | None, temperature: float) -> Self:
-        """Make the task of what a config says. Raises ConfigError.
+        """Make the task of what a config says.
 
         Args:
             metric: which of its metrics, for a task that has several; None: the first.
             temperature: for tasks that compare embeddings.
+
+        Returns:
+            The task.
+
+        Raises:
+            ConfigError: for a metric that it does not have.
         """
         del temperature
         need_one_metric(metric, cls.name)
@@ -93,8 +99,9 @@ class Task(ABC):
         return cls.prior is not Task.prior
 
     def prior_loss(self, expected: Tensor, prior: Tensor) -> Tensor | None:
-        """Mean loss of expectations (n, C) over labels drawn from ``prior``, (1, C) as ``to_natural`` gives it; None where a
-        prior is no distribution of labels."""
+        """Compute the mean loss, a scalar, of expectations (n, C) over labels drawn from ``prior``, (1, C) as
+        ``to_natural`` gives it; None where a prior is no distribution of labels.
+        """
         del expected, prior
         return None
 

@@ -42,16 +42,14 @@ def check_live(model: Any, what: str = "model") -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside what torch.compile, DataParallel and their like put around it."""
+    """Find the model inside what torch.compile, DataParallel and their like put around it."""
     while (name := _WRAPPED.get(f"{type(model).__module__}.{type(model).__qualname__}")) is not None:
         model = getattr(model, name)
     return model
 
 
 def unprefixed(config: Config, model: nn.Module) -> Config:
-    """Return the config with submodule paths as they are in the unwrapped ``model``, where they began with a wrapper's
-    name.
-    """
+    """Give the config submodule paths as they are in the unwrapped ``model``, where they began with a wrapper's name."""
     known = dict(model.named_modules(remove_duplicate=False))
 
     def plain(path: str | None) -> str | None:
