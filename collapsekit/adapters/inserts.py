@@ -278,7 +278,7 @@ class WrappedEncoder(nn.Module):
         return features.movedim(-1, self._axis(like)).to(like.dtype)
 
     def given_back(self, value: Any, features: Tensor) -> Any:
-        """Put other features (n, ..., d), channels last, into ``value``."""
+        """Return ``value`` with other features (n, ..., d), channels last, in it."""
         part = None if isinstance(value, Tensor) else self.record["part"]
         old = value if part is None else _part(value, part)
         new: Any = self.laid_out(features, old[0] if isinstance(old, tuple | list) else old)
@@ -396,8 +396,10 @@ def substitute_missing(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterato
 
 @contextmanager
 def capture_latents(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Latent encodings (n, ..., latent) of the last batch by modality, gradient kept. Raises ValueError where no heads were
-    inserted into ``model``."""
+    """Note latent encodings (n, ..., latent) of the last batch by modality, gradient kept.
+
+    Raises ValueError where no heads were inserted into ``model``.
+    """
     junction = junction_of(model, "basis")
     if junction is None:
         raise ValueError("no heads were inserted into this model")

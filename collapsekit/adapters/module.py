@@ -76,7 +76,7 @@ class ModuleAdapter(Adapter):
         return out
 
     def forward(self, inputs: Batch) -> Any:
-        """Return the model's own forward on prepared inputs, called as the config says."""
+        """Run the model's own forward on prepared inputs, called as the config says."""
         left_out = self._only_for_pooling()
         inputs = {k: inputs[k] for k in self.batch_keys if k not in left_out}
         self.steady()

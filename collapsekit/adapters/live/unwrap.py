@@ -49,7 +49,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def unprefixed(config: Config, model: nn.Module) -> Config:
-    """Give the config submodule paths as they are in the unwrapped ``model``, where they began with a wrapper's name."""
+    """Return the config with submodule paths as they are in the unwrapped ``model``, less a wrapper's name."""
     known = dict(model.named_modules(remove_duplicate=False))
 
     def plain(path: str | None) -> str | None:
