@@ -129,7 +129,7 @@ class Adapter(ABC):
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """For a model that has been trained on since: what each forward changes is put back to what it is now."""
+        """Take the weights as they are now, after training, for what each forward's changes are put back to."""
         self.unsteady = None if self.unsteady is None else self.unsteady.renewed()
         try:
             yield
@@ -137,12 +137,11 @@ class Adapter(ABC):
             self.steady()
 
     def apart(self, inputs: Batch) -> Batch:
-        """Inputs that a forward may write into: copies of those it is known to write into, or, before the first forward,
-        of all."""
+        """Return inputs with copies of those that a forward is known to write into, or, before the first one, of all."""
         return {k: v.clone() if self.written is None or k in self.written else v for k, v in inputs.items()}
 
     def note_written(self, inputs: Batch, given: Batch) -> None:
-        """After the first forward: which of its inputs, as ``given``, hold something else now."""
+        """Note after the first forward which inputs hold something else in ``given``, the copies it was run on."""
         if self.written is None:
             self.written = frozenset(k for k, v in inputs.items() if not same_bits(v, given[k]))
 
@@ -210,7 +209,7 @@ class Adapter(ABC):
         return tokens_of(features, self.config.modalities[modality].channels)
 
     def need_encoders(self) -> None:
-        """Raises ConfigError where a repair can put nothing behind an encoder."""
+        """Raise ConfigError where a repair can put nothing behind an encoder."""
         for m, section in self.config.modalities.items():
             if section.encoder is None or section.encoder.endswith(":input"):
                 raise ConfigError(
@@ -219,7 +218,7 @@ class Adapter(ABC):
                 )
 
     def input_keys(self, modality: str) -> tuple[str, ...]:
-        """Batch keys that belong to ``modality`` and are replaced with it."""
+        """List the batch keys that belong to ``modality`` and are replaced with it."""
         section = self.config.modalities[modality]
         own = section.input if section.input is not None else modality
         keys = (own,) if isinstance(own, str) else own
@@ -247,7 +246,7 @@ class Adapter(ABC):
         return pool_features(features, section.pool, section.channels, mask, f"modality {modality!r}")
 
     def fresh(self, seed: int, *, trained: Checkpoint | None = None) -> Adapter | None:
-        """The same architecture newly initialised (or with ``trained`` weights); None where it can't be built.
+        """Build the same architecture newly initialised (or with ``trained`` weights); None where it can't be built.
 
         Raises ConfigError where ``model.factory`` builds another architecture than the model at hand.
         """
@@ -259,13 +258,12 @@ class Adapter(ABC):
         return twin
 
     def fusion_parameters(self) -> list[nn.Parameter]:
-        """Parameters of fusion and head: everything that is no encoder's."""
+        """List the parameters of fusion and head: everything that is no encoder's."""
         inside = {id(p) for m in self.modalities for p in self.encoder_module(m).parameters()}
         return [p for p in self.model.parameters() if id(p) not in inside]
 
     def encoder_module(self, modality: str) -> nn.Module:
-        """The submodule that is ``modality``'s encoder, a head inserted behind it included; an empty module where it has
-        none of its own."""
+        """Find ``modality``'s encoder, with a head inserted behind it; an empty module where it has none of its own."""
         path = self.config.modalities[modality].encoder
         if path is None or path.endswith(":input"):
             return nn.Module()

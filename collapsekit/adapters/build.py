@@ -52,7 +52,7 @@ def _device_states() -> list[Tensor]:
 
 
 def random_states() -> list[bytes]:
-    """The generators' states, to tell whether something drew from them."""
+    """Copy the generators' states, to tell whether something drew from them."""
     states = [repr(random.getstate()).encode(), _told(np.random.get_state(legacy=False))]
     tensors = [torch.get_rng_state(), *_device_states()]
     return [*states, *(t.numpy().tobytes() for t in tensors)]
@@ -86,12 +86,12 @@ _REGISTRIES = frozenset(vars(nn.Module()))
 
 
 def own_attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module holds as plain attributes, beside torch's registries."""
+    """List what a module holds as plain attributes, beside torch's registries."""
     return {k: v for k, v in vars(module).items() if k not in _REGISTRIES}
 
 
 def need_factory(config: Config) -> str:
-    """``model.factory``. Raises ConfigError where there is none."""
+    """Return ``model.factory``. Raises ConfigError where there is none."""
     if config.model.factory is None:
         raise ConfigError(
             f"{config.origin} has no model.factory: name the function that builds your model, "
@@ -122,7 +122,7 @@ def build_model(config: Config, seed: int) -> nn.Module:
 
 
 def need_same_architecture(model: nn.Module, built: nn.Module, factory: str) -> None:
-    """Raises ConfigError where a factory builds another architecture.
+    """Raise ConfigError where a factory builds another architecture.
 
     Args:
         model: at hand.
@@ -165,7 +165,7 @@ def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.
 
 
 def features_path(model: nn.Module, path: str) -> str:
-    """Where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head."""
+    """Find where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head."""
     outer = dict(model.named_modules(remove_duplicate=False)).get(path)
     return f"{path}.encoder" if isinstance(outer, WrappedEncoder) and outer.junction.kind == "exchange" else path
 
@@ -184,12 +184,18 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
-    """Find a submodule. Raises ConfigError with the nearest paths there are.
+    """Find a submodule.
 
     Args:
         model: that holds it.
         path: as ``named_modules`` has it.
         what: it is for, for messages.
+
+    Returns:
+        The submodule at ``path``.
+
+    Raises:
+        ConfigError: where there is none, with the nearest paths there are.
     """
     known: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if path in known and path:
@@ -210,8 +216,11 @@ def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
 
 
 def unregistered(model: nn.Module) -> dict[str, list[Tensor]]:
-    """Tensors by the path of the attribute that holds them where state_dict does not see it: plain tensors, what
-    sits in plain lists, tuples, dicts and sets, and buffers that are not persistent."""
+    """Find the tensors, of any shape, that state_dict does not see: plain tensors, what sits in plain lists, tuples,
+    dicts and sets, and buffers that are not persistent.
+
+    Returns them by the path of the attribute that holds them.
+    """
     found: dict[str, list[Tensor]] = {}
     for path, module in model.named_modules():
         hidden = {k: v for k, v in module._buffers.items() if k in module._non_persistent_buffers_set}
@@ -233,7 +242,7 @@ def _tensors_in(value: Any, depth: int) -> Iterator[Tensor]:
 
 
 def disagreeing(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tensor]]) -> list[str]:
-    """Attributes (of ``unregistered``) that hold other values in one build than in the other."""
+    """List attributes (of ``unregistered``) that hold other values, in the same shapes, in one build than in the other."""
 
     def differ(a: list[Tensor], b: list[Tensor]) -> bool:
         same_shapes = [x.shape for x in a] == [x.shape for x in b]
@@ -243,7 +252,7 @@ def disagreeing(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tens
 
 
 def check_described(config: Config) -> None:
-    """Raises ConfigError unless it names two modalities, an encoder for each, and a fusion."""
+    """Raise ConfigError unless it names two modalities, an encoder for each, and a fusion."""
     need_two(config)
     for name, section in config.modalities.items():
         if section.encoder is None:
@@ -259,7 +268,7 @@ def check_described(config: Config) -> None:
 
 
 def need_two(config: Config) -> None:
-    """Raises ConfigError for fewer than two modalities."""
+    """Raise ConfigError for fewer than two modalities."""
     if len(config.modalities) < 2:
         raise ConfigError(
             f"{config.origin} names {len(config.modalities)} modalities: a multimodal model has at least two; "

@@ -17,14 +17,14 @@ _NORMALISES = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._Instanc
 
 
 def listed(names: Iterable[str]) -> str:
-    """A few names in quotes, and how many more there are."""
+    """Join a few names in quotes, and how many more there are."""
     every = list(names)
     more = f" and {len(every) - _MOST} more" if len(every) > _MOST else ""
     return ", ".join(map(quote, every[:_MOST])) + more
 
 
 def inputs_changed(adapter: Adapter) -> ReportWarning | None:
-    """Whether the model writes into what it is given."""
+    """Warn of a model that writes into what it is given."""
     keys = [k for k in adapter.batch_keys if k in (adapter.written or ())]
     if not keys:
         return None
@@ -39,7 +39,7 @@ def inputs_changed(adapter: Adapter) -> ReportWarning | None:
 
 
 def weights_changed(adapter: Adapter) -> ReportWarning | None:
-    """Whether a forward in eval mode changes floating weights or buffers; counts and flags are let be."""
+    """Warn of a forward in eval mode that changes floating weights or buffers; counts and flags are let be."""
     names = adapter.unsteady.floating if adapter.unsteady is not None else []
     if not names:
         return None
@@ -51,7 +51,7 @@ def weights_changed(adapter: Adapter) -> ReportWarning | None:
 
 
 def depends_on_batch(adapter: Adapter, apart: Sequence[str]) -> ReportWarning | None:
-    """``apart``: what comes out otherwise beside other examples: modalities, "fused", "outputs"."""
+    """Warn of what comes out otherwise beside other examples: ``apart``, of modalities, "fused" and "outputs"."""
     if not apart:
         return None
     encoders = [m for m in adapter.modalities if m in apart]
@@ -75,13 +75,19 @@ def _over_the_batch(module: nn.Module) -> bool:
 
 
 def floating_loose(model: nn.Module) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """Floating tensors outside of the state_dict by the attribute that holds them, each with a copy."""
+    """Copy the floating tensors, of any shape, that are outside of the state_dict: each with its copy, by the attribute
+    that holds it.
+    """
     loose = {k: [t for t in ts if t.is_floating_point()] for k, ts in unregistered(model).items()}
     return {k: [(t, t.detach().clone()) for t in ts] for k, ts in loose.items() if ts}
 
 
 def not_in_the_state(model: nn.Module, before: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> ReportWarning | None:
-    """``before``: ``floating_loose`` before a forward. What a forward writes itself is no weight."""
+    """Warn of floating tensors, of any shape, that the state_dict does not hold; ``before``: ``floating_loose`` before
+    a forward.
+
+    What a forward writes itself is no weight.
+    """
     now = unregistered(model)
 
     def stayed(name: str) -> bool:
@@ -120,6 +126,9 @@ def copied_rows(split: str, found: Mapping[str, tuple[int, int]], examples: int)
         split: that is diagnosed.
         found: by other split, how many examples of ``split`` it also has: by inputs, and by inputs and target.
         examples: how many ``split`` has.
+
+    Returns:
+        The warning; None where no other split has any of them.
     """
     told = [
         f"{same} of the {examples} examples of {quote(split)} {'is' if same == 1 else 'are'} also in {quote(other)} "

@@ -21,15 +21,15 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
 
     @abstractmethod
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        """Features (n, ...) of every modality, first axis the example."""
+        """Encode a batch: features (n, ...) of every modality, first axis the example."""
 
     @abstractmethod
     def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
-        """The multimodal representation (n, ...), first axis the example, of features (n, ...) of every modality."""
+        """Fuse features (n, ...) of every modality into the multimodal representation (n, ...), first axis the example."""
 
     @abstractmethod
     def head(self, fused: Tensor) -> Tensor:
-        """The prediction (n, ...): logits, values, or two embeddings side by side."""
+        """Predict (n, ...) from the representation (n, ...): logits, values, or two embeddings side by side."""
 
     def run(self, batch: Batch) -> ForwardPass:
         with user_code(PLACE):

@@ -71,8 +71,10 @@ class Tap:
 
     @contextmanager
     def changing(self, change: Callable[[Tensor], Tensor] | None, seen: list[Tensor]) -> Iterator[None]:
-        """Append the features that pass to ``seen``, gradient kept, and let ``change`` of every floating tensor that
-        passes (its first axis the example) pass in its stead: which of several the model reads is not known."""
+        """Append the features (n, ...) that pass to ``seen``, gradient kept, and let ``change`` of every floating
+        tensor that passes (its first axis the example) pass in its stead: which of several the model reads is not
+        known.
+        """
 
         def passed(value: Any) -> Any:
             seen.append(self.live_feature(value).clone())  # what follows may write into it
@@ -104,7 +106,7 @@ class Tap:
 
     @contextmanager
     def replaying(self, recorded: Sequence[Tensor], device: torch.device) -> Iterator[None]:
-        """Answer with ``recorded`` in the submodule's place; its own forward does not run."""
+        """Answer with ``recorded``, tensors (n, ...), in the submodule's place; its own forward does not run."""
         shape = self._known_shape()
         # Copies: the model may write into them, which a leaf with gradient and our records do not bear.
         moving = iter(
@@ -134,7 +136,7 @@ class Tap:
         return self.shape
 
     def ambiguous(self, heard: Capture) -> bool:
-        """Whether one batch leaves open which axis counts examples."""
+        """Tell whether one batch leaves open which axis counts examples."""
         tensors = [t for t in flatten(heard.value)[0] if isinstance(t, Tensor)]
         return heard.rows == 1 or any(list(t.shape).count(heard.rows) > 1 for t in tensors)
 
@@ -195,7 +197,7 @@ class Tap:
         return self._known_shape().feature
 
     def need_place_behind(self, modality: str) -> None:
-        """Raises ConfigError where what passes is known, and a repair can put no module behind it."""
+        """Raise ConfigError where what passes is known, and a repair can put no module behind it."""
         if self.shape is None:
             return
         if self.select is None and (self.shape.floating > 1 or not self._leads()):
@@ -241,7 +243,7 @@ class Tap:
 
 
 def shape_behind(tap: Tap, wrapper: nn.Module) -> CaptureLayout | None:
-    """The shape of what passes ``wrapper``, which has taken the place of the tapped module and holds it."""
+    """Describe what passes ``wrapper``, which has taken the place of the tapped module and holds it."""
     if tap.shape is None or wrapper is tap.module:
         return tap.shape
     inner = next(path for path, module in wrapper.named_modules() if module is tap.module)
@@ -319,12 +321,18 @@ def _entered(value: Any, key: str | int, what: str) -> Any:
 
 
 def select_part(value: Any, key: str | int, what: str) -> Any:
-    """Pick a part of a tuple, dict or object. Raises ConfigError where it is not there.
+    """Pick a part of a tuple, dict or object.
 
     Args:
         value: the whole.
         key: number, key or attribute.
         what: gives the whole, for messages.
+
+    Returns:
+        The part.
+
+    Raises:
+        ConfigError: where it is not there.
     """
     try:
         return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
@@ -335,7 +343,9 @@ def select_part(value: Any, key: str | int, what: str) -> Any:
 
 
 def cached_tensors(module: nn.Module) -> dict[Attribute, Tensor]:
-    """Plain tensor attributes of ``module`` and what lies below it: activations a module cached on itself."""
+    """Find plain tensor attributes, of any shape, of ``module`` and what lies below it: activations a module cached on
+    itself.
+    """
     return {
         (path, name): value
         for path, sub in module.named_modules()

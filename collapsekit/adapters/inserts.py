@@ -47,20 +47,20 @@ def insert(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Modul
 
 
 def inserted_in(model: nn.Module) -> list[dict[str, Any]]:
-    """The records of what was inserted into ``model``, in their order."""
+    """List the records of what was inserted into ``model``, in their order."""
     found = [posts_of(model, kind) for kind in ("basis", "exchange")]
     return [posts[m].record for posts in found for p in list(posts.values())[:1] for m in p.junction.names]
 
 
 def posts_of(model: nn.Module, kind: str) -> dict[str, WrappedEncoder]:
-    """What was inserted of a kind, by modality."""
+    """Find what was inserted of a kind, by modality."""
     return {
         p.record["modality"]: p for p in model.modules() if isinstance(p, WrappedEncoder) and p.junction.kind == kind
     }
 
 
 def junction_of(model: nn.Module, kind: str) -> EncoderBarrier | None:
-    """The junction of a kind of insert; None where there is none."""
+    """Find the junction of a kind of insert; None where there is none."""
     return next((p.junction for p in posts_of(model, kind).values()), None)
 
 
@@ -84,6 +84,7 @@ class BasisHead(nn.Module):
         self.register_buffer("order", torch.arange(len(self.others)))
 
     def forward(self, z: Tensor) -> Tensor:
+        """Map features ``z`` (n, ..., d) into the latent space and back, (n, ..., d)."""
         out: Tensor = self.back(self.h(z))
         return out
 
@@ -119,14 +120,19 @@ class ChannelExchange(nn.Module):
         self.blend = nn.Parameter(torch.full((len(to),), record["blend"]).logit() / self.steep)
 
     def alpha(self) -> Tensor:
+        """Compute the share of the other modality's channel in each channel that receives: (channels,), in (0, 1)."""
         return (self.steep * self.blend).sigmoid()
 
     def given(self, own: Tensor, other: Tensor) -> Tensor:
-        """What is blended in at the positions of ``own`` (n, ..., d): of ``other`` (n, ..., e), a channel for each that
-        receives."""
+        """Compute what is blended in at the positions of ``own`` (n, ..., d): of ``other`` (n, ..., e), a channel for
+        each that receives.
+        """
         return _at(other if self.project is None else self.project(other), own)[..., self.source]
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        """Blend channels of ``other`` (n, ..., e) into those of ``own`` (n, ..., d) that receive; the rest stay, (n,
+        ..., d).
+        """
         if not len(self.receiving):
             return own
         mine, alpha = own[..., self.receiving], self.alpha()
@@ -151,11 +157,20 @@ class EncoderBarrier:
         self.heard: dict[str, Tensor] | None = None
 
     def needed(self) -> bool:
-        """Whether one modality's answer depends on another's encoder."""
+        """Tell whether one modality's answer depends on another's encoder."""
         return self.kind == "exchange" or bool(self.absent)
 
     def before(self, model: nn.Module, args: Any, kwargs: Any) -> None:
-        """The model's forward pre-hook: gather, and mix."""
+        """Run the model until every encoder has run, and mix what they gave. It is the model's forward pre-hook.
+
+        Args:
+            model: that the inserts are in.
+            args: of its forward, by position.
+            kwargs: of its forward, by name.
+
+        Raises:
+            RuntimeError: where the encoder of a modality for which something is to stand in was not run.
+        """
         self._clear()
         if not self.needed():
             return
@@ -177,11 +192,19 @@ class EncoderBarrier:
             self.answers = (_substituted if self.kind == "basis" else _exchanged)(given, posts)
 
     def after(self, _model: nn.Module, _args: Any, _kwargs: Any, _output: Any) -> None:
-        """The model's forward hook."""
+        """Drop what was gathered. It is the model's forward hook: torch gives it four arguments, of which it reads
+        none.
+
+        Args:
+            _model: whose forward has ended.
+            _args: of its forward, by position.
+            _kwargs: of its forward, by name.
+            _output: what its forward gave.
+        """
         self._clear()
 
     def take(self, modality: str, value: Any) -> None:
-        """What an encoder gave, while gathering."""
+        """Keep what an encoder gave, while gathering; the pass ends there once every encoder has run."""
         self.given[modality] = value
         if len(self.given) == len(self.names):
             raise _Gathered
@@ -222,7 +245,7 @@ class WrappedEncoder(nn.Module):
         return super().__call__(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the encoder gives, its features passed through the insert."""
+        """Run the encoder, its features passed through the insert."""
         junction, name = self.junction, self.record["modality"]
         if name in junction.answers:
             return junction.answers.pop(name)
@@ -234,7 +257,7 @@ class WrappedEncoder(nn.Module):
         return value
 
     def features_in(self, value: Any) -> Tensor:
-        """The features (n, ..., d) in what the encoder gave, channels last."""
+        """Pick the features (n, ..., d) in what the encoder gave, channels last."""
         part = self.record["part"]
         found = value if part is None or isinstance(value, Tensor) else _part(value, part)
         found = found[0] if isinstance(found, tuple | list) else found
@@ -243,7 +266,7 @@ class WrappedEncoder(nn.Module):
         return found.movedim(self._axis(found), -1)
 
     def to_latent(self, value: Any) -> Tensor:
-        """h of the features, channels last, (n, ..., latent)."""
+        """Compute h of the features in what the encoder gave: channels last, (n, ..., latent)."""
         assert isinstance(self.insert, BasisHead)
         latent: Tensor = self.insert.h(self.features_in(value))
         if self.junction.heard is not None:
@@ -251,11 +274,11 @@ class WrappedEncoder(nn.Module):
         return latent
 
     def laid_out(self, features: Tensor, like: Tensor) -> Tensor:
-        """Features (n, ..., d), channels last, as the encoder lays them out."""
+        """Lay features (n, ..., d), channels last, out as the encoder does."""
         return features.movedim(-1, self._axis(like)).to(like.dtype)
 
     def given_back(self, value: Any, features: Tensor) -> Any:
-        """``value`` with other features (n, ..., d), channels last, in it."""
+        """Return ``value`` with other features (n, ..., d), channels last, in it."""
         part = None if isinstance(value, Tensor) else self.record["part"]
         old = value if part is None else _part(value, part)
         new: Any = self.laid_out(features, old[0] if isinstance(old, tuple | list) else old)
@@ -268,8 +291,11 @@ class WrappedEncoder(nn.Module):
 
 
 def channel_axis(ndim: int, channels: str | None) -> int:
-    """Which axis of features of ``ndim`` axes, the first of them the example, holds their channels: 1 where ``channels`` is
-    "first", the last where it is "last"; None: tokens (n, t, d) have them last, maps (n, d, h, w) first."""
+    """Say which axis of features of ``ndim`` axes, the first of them the example, holds their channels.
+
+    That is 1 where ``channels`` is "first", the last where it is "last"; None: tokens (n, t, d) have them last, maps
+    (n, d, h, w) first.
+    """
     first = ndim > 2 and (channels == "first" or (channels is None and ndim > 3))
     return 1 if first else ndim - 1
 
@@ -317,8 +343,17 @@ def _substituted(given: Mapping[str, Any], posts: Mapping[str, WrappedEncoder]) 
 
 
 def stand_in(post: WrappedEncoder, latents: Mapping[str, Tensor], absent: Mapping[str, Tensor]) -> Tensor:
-    """A modality's latent encoding (n, ..., latent), in the examples where it is absent that of its first choice among
-    those present; where none is present its own. ``substitute_missing``: by modality, bool (n,)."""
+    """Choose what stands in for a modality where it is absent, in the latent space.
+
+    Args:
+        post: the modality's encoder, with its insert.
+        latents: the latent encoding (n, ..., latent) of every modality whose encoder ran.
+        absent: by modality, in which examples it is absent, bool (n,); one that is not named is present.
+
+    Returns:
+        The modality's own encoding (n, ..., latent), and in the examples where it is absent that of its first choice
+        among those present; where none is present its own.
+    """
     basis, name = post.insert, post.record["modality"]
     assert isinstance(basis, BasisHead)
     out = own = latents[name]
@@ -361,8 +396,10 @@ def substitute_missing(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterato
 
 @contextmanager
 def capture_latents(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Latent encodings (n, ..., latent) of the last batch by modality, gradient kept. Raises ValueError where no heads were
-    inserted into ``model``."""
+    """Note latent encodings (n, ..., latent) of the last batch by modality, gradient kept.
+
+    Raises ValueError where no heads were inserted into ``model``.
+    """
     junction = junction_of(model, "basis")
     if junction is None:
         raise ValueError("no heads were inserted into this model")

@@ -63,7 +63,7 @@ class ModuleAdapter(Adapter):
             tap.need_place_behind(m)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Inputs as the model wants them: on its device, scaled, floating values in its own precision."""
+        """Make inputs as the model wants them: on its device, scaled, floating values in its own precision."""
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
         scales = {k: s.scale for m, s in self.config.modalities.items() for k in self.input_keys(m) if k != s.mask}
         out = {}
@@ -76,7 +76,7 @@ class ModuleAdapter(Adapter):
         return out
 
     def forward(self, inputs: Batch) -> Any:
-        """The model's own forward on prepared inputs, called as the config says."""
+        """Run the model's own forward on prepared inputs, called as the config says."""
         left_out = self._only_for_pooling()
         inputs = {k: inputs[k] for k in self.batch_keys if k not in left_out}
         self.steady()

@@ -27,7 +27,7 @@ class Tree:
 
 
 def flatten(value: Any) -> tuple[list[Any], Tree]:
-    """The leaves of ``value`` in order, and the tree that ``rebuild`` puts them back into."""
+    """List the leaves of ``value`` in order, and the tree that ``rebuild`` puts them back into."""
     parts = _parts(value)
     if parts is None:
         return [value], Tree()
@@ -41,7 +41,7 @@ def flatten(value: Any) -> tuple[list[Any], Tree]:
 
 
 def rebuild(tree: Tree, leaves: Sequence[Any]) -> Any:
-    """The structure of ``tree`` with other leaves; the containers it was learned from stay as they are."""
+    """Put other leaves into the structure of ``tree``; the containers it was learned from stay as they are."""
     return _rebuild(tree, iter(leaves))
 
 

@@ -38,7 +38,13 @@ def _first_bad(value: Tensor) -> int | None:
 
 
 def finite_inputs(batch: Batch, split: str, start: int) -> None:
-    """Raises DataError where an input holds NaN or infinity; ``start``: number of the first example."""
+    """Raise DataError where an input holds NaN or infinity.
+
+    Args:
+        batch: inputs (n, ...) by key.
+        split: that they are of, for messages.
+        start: number of the first example in its split.
+    """
     for key, value in batch.items():
         row = _first_bad(value)
         if row is not None:
@@ -48,7 +54,13 @@ def finite_inputs(batch: Batch, split: str, start: int) -> None:
 
 
 def finite_pass(result: ForwardPass, split: str, examples: Tensor) -> None:
-    """Raises DataError where features, fusion or outputs do; ``examples``: numbers of the examples."""
+    """Raise DataError where features, the fused representation or outputs hold NaN or infinity.
+
+    Args:
+        result: the pass.
+        split: that its examples are of, for messages.
+        examples: their numbers, int64 (n,).
+    """
     named = [
         *((f"the features of modality {m!r}", t) for m, t in result.pooled.items()),
         ("the fused representation", result.prediction.fused),
@@ -81,12 +93,26 @@ def validate_model(
     seed: int,
     rebuilt: bool | None = None,
 ) -> Sound:
-    """A pass over the first batch, of so numbered ``examples``; ``few``: the first examples of the split, however many
-    are in a batch; ``rebuilt``: what is known already of a second model.
+    """Check that a model's numbers mean something, by a pass over the first batch and others beside it.
 
-    Raises DataError where it is not finite; ConfigError unless the model answers the same under another seed, when asked
-    again, from its encoders' recordings, and built anew from the same checkpoint. What it does beside answering is put
-    right, where that can be, and warned of.
+    What the model does beside answering is put right, where that can be, and warned of.
+
+    Args:
+        adapter: the model.
+        batch: the first batch, inputs (n, ...) by key.
+        few: the first examples of the split, however many are in a batch.
+        split: that they are of, for messages.
+        examples: numbers of the examples in ``batch``, int64 (n,).
+        seed: of what the model draws.
+        rebuilt: whether a model built a second time from the same checkpoint answers alike; None: that is tried.
+
+    Returns:
+        The pass over the first batch, and what its numbers have to be read with.
+
+    Raises:
+        DataError: where the pass holds NaN or infinity.
+        ConfigError: unless the model answers the same under another seed, when run again, from its encoders'
+            recordings, and built anew from the same checkpoint.
     """
     loose = floating_loose(adapter.model)
     state = State.of(adapter.model)

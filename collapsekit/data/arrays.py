@@ -70,7 +70,10 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def reading_arrays(path: Path) -> Iterator[bool]:
-    """Whether a file of arrays is an npz, else it is taken for safetensors; what reading it raises, in words."""
+    """Open a file of arrays, and say whether it is an npz; else it is taken for safetensors.
+
+    What reading it raises becomes a ConfigError or RefusedError that says what to do.
+    """
     from safetensors import SafetensorError
 
     if not path.is_file():
@@ -128,7 +131,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def need_splits(names: Collection[str], path: Path) -> None:
-    """Raises ConfigError where nothing in a file without SPLIT/NAME keys says which split its rows are of."""
+    """Raise ConfigError where nothing in a file without SPLIT/NAME keys says which split its rows are of."""
     if "split" not in names:
         raise ConfigError(
             f"{path} has neither SPLIT/NAME keys (train/image, test/label, ...) nor a `split` tensor: "

@@ -15,7 +15,7 @@ Batch = dict[str, Tensor]  # inputs by key, first axis the example
 
 
 def need_split(split: str, there: Collection[str]) -> None:
-    """Raises ConfigError where ``split`` is none of those that are there."""
+    """Raise ConfigError where ``split`` is none of those that are there."""
     if split not in there:
         raise ConfigError(
             f"there is no split {split!r}{did_you_mean(split, there)}: "
@@ -24,7 +24,7 @@ def need_split(split: str, there: Collection[str]) -> None:
 
 
 def need_key(key: str, there: Collection[str], split: str, origin: str) -> None:
-    """Raises DataError where a split's arrays do not have a key.
+    """Raise DataError where a split's arrays do not have a key.
 
     Args:
         key: that is needed.
@@ -41,13 +41,19 @@ def need_key(key: str, there: Collection[str], split: str, origin: str) -> None:
 
 
 def need_dense(value: Tensor, key: str, split: str, origin: str) -> Tensor:
-    """Give back a tensor (n, ...) that has rows of numbers. Raises DataError for one that is sparse, nested, or has none.
+    """Give back a tensor (n, ...) that has rows of numbers.
 
     Args:
         value: the tensor.
         key: its name in the data.
         split: that it is of.
         origin: what to call the data in messages.
+
+    Returns:
+        ``value`` itself.
+
+    Raises:
+        DataError: for a tensor that is sparse or nested, or has no numbers.
     """
     odd = "nested" if value.is_nested else "on the meta device" if value.is_meta else None
     if odd is None and value.layout is not torch.strided:
@@ -64,11 +70,11 @@ class Source(ABC):
 
     @abstractmethod
     def splits(self) -> list[str]:
-        """Names of the splits there are."""
+        """List the names of the splits there are."""
 
     @abstractmethod
     def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
-        """Yield batches. Raises DataError.
+        """Yield batches.
 
         Args:
             split: which examples.
@@ -76,6 +82,12 @@ class Source(ABC):
             size: rows of a batch, where the source makes batches itself.
             limit: how many examples in all; None: every one.
             seed: of the draw of those.
+
+        Yields:
+            Tensors (rows, ...) by key.
+
+        Raises:
+            DataError: where the split's data do not fit ``keys`` or one another.
         """
 
     def count(self, split: str) -> int | None:
@@ -83,11 +95,11 @@ class Source(ABC):
         return None
 
     def sizes(self) -> dict[str, dict[str, int] | None]:
-        """Bytes of every array by split and name; None for a split that says nothing before it is read."""
+        """Count the bytes of every array by split and name; None for a split that says nothing before it is read."""
         return dict.fromkeys(self.splits())
 
     def need(self, split: str) -> None:
-        """Raises ConfigError where ``split`` is not there."""
+        """Raise ConfigError where ``split`` is not there."""
         need_split(split, self.splits())
 
 

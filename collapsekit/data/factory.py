@@ -15,13 +15,13 @@ from collapsekit.user_code.process_state import user_code
 
 
 def need_one_origin(config: Config) -> None:
-    """Raises ConfigError unless the config says in one way where the data lie."""
+    """Raise ConfigError unless the config says in one way where the data lie."""
     if (config.data.path is None) == (config.data.factory is None):
         raise ConfigError(f"{config.origin} needs exactly one of data.path and data.factory.")
 
 
 def make_source(config: Config) -> Source:
-    """The source ``config.data`` names. Raises ConfigError, RefusedError."""
+    """Make the source that ``config.data`` names. Raises ConfigError, RefusedError."""
     need_one_origin(config)
     data = config.data
     if data.factory is not None:

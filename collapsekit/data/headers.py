@@ -17,7 +17,7 @@ _BITS = {"64": 8, "32": 4, "16": 2, "8": 1}
 
 
 def read_sizes(path: Path) -> Sizes:
-    """Bytes of every array that can be used, by split and name. Raises what reading all of it would."""
+    """Count the bytes of every array that can be used, by split and name. Raises what reading all of it would."""
     with reading_arrays(path) as is_npz:
         shapes, which = _npz_headers(path) if is_npz else _safetensors_headers(path)
     if any("/" in name for name in shapes):

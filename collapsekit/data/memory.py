@@ -59,7 +59,7 @@ class MemorySource(Source):
 
 
 def with_data(config: Config, data: Mapping[str, Any] | str | Path | None) -> tuple[Config, Source | None]:
-    """The config with ``data`` in the place of its own, and the source it is where it lies in memory.
+    """Return the config with ``data`` in the place of its own, and the source it is where it lies in memory.
 
     ``data``: splits in memory (see ``MemorySource``), the path of a file, or None for what the config names.
     Raises ConfigError, DataError.

@@ -9,11 +9,13 @@ SHARED, SHARED_BYTES = 2048, 4 << 20  # rows, and bytes of what is given, of a f
 
 
 def chunk_of(features: Features) -> int:
-    """Rows a forward: CHUNK, or the data's batches where an example's answer depends on the others in its batch."""
+    """Choose how many rows a forward takes: CHUNK, or the data's batches where an example's answer depends on the
+    others in its batch.
+    """
     return CHUNK if features.batch is None else features.batch
 
 
 def shared_rows(features: Features) -> int:
-    """Rows of a forward that many questions share: CHUNK at least, more where an example is small."""
+    """Choose how many rows a forward takes that many questions share: CHUNK at least, more where an example is small."""
     tensors = [*features.inputs.values(), *(t for r in features.recorded.values() for t in r)]
     return max(CHUNK, min(SHARED, SHARED_BYTES // max(1, sum(t[:1].nbytes for t in tensors))))

@@ -41,7 +41,7 @@ class SplitReader:
         return columns_of(self.adapter)
 
     def of(self, split: str) -> Examples:
-        """The examples of a split. Raises DataError, ConfigError, NothingEvaluatedError."""
+        """Return the examples of a split. Raises DataError, ConfigError, NothingEvaluatedError."""
         if split not in self._read:
             self._read[split] = self._sorted(split)
         return self._read[split]
@@ -81,7 +81,7 @@ class SplitReader:
 
 
 def columns_of(adapter: Adapter) -> list[str]:
-    """Names of what is read of each example for this model: its inputs, labels, units."""
+    """List the names of what is read of each example for this model: its inputs, labels, units."""
     data = adapter.config.data
     besides = [*([data.label] if adapter.task.has_labels else []), *filter(None, [data.group])]
     return list(dict.fromkeys([*adapter.batch_keys, *besides]))

@@ -57,7 +57,7 @@ def extract(
 
 
 def repeated(features: Features) -> tuple[ReportWarning, ...]:
-    """What the splits read until now hold of the same examples; of a split that nothing needed, nothing is said."""
+    """Warn of examples that the splits read until now have too; of a split that nothing needed, nothing is said."""
 
     def shared(other: Features) -> tuple[int, int]:
         assert features.contents is not None
@@ -78,7 +78,7 @@ class Twin:
     changed: frozenset[str] = frozenset()
 
     def keeps_encoders(self, adapter: Adapter) -> bool:
-        """Whether the differing weights all lie outside the encoders of ``adapter``."""
+        """Tell whether the differing weights all lie outside the encoders of ``adapter``."""
         own = {id(t) for k, t in adapter.model.state_dict(keep_vars=True).items() if k in self.changed}
         parts = [adapter.encoder_module(m).state_dict(keep_vars=True) for m in adapter.modalities]
         known = adapter.model.state_dict(keep_vars=True).keys()
@@ -106,8 +106,9 @@ class Extraction:
         self.rebuilt = rebuilt
 
     def features(self, split: str) -> Features:
-        """Features to be diagnosed: the model is checked on the first batch of ``split``, other splits come as they are
-        needed. Raises what ``extract`` raises."""
+        """Return features to be diagnosed: the model is checked on the first batch of ``split``, other splits come as
+        they are needed. Raises what ``extract`` raises.
+        """
         known: dict[str, Features] = {}
         warnings = self._check(split)
         mixed = any(w.name == "depends_on_batch" for w in warnings)
@@ -126,13 +127,16 @@ class Extraction:
         return features
 
     def of(self, split: str) -> Features:
-        """Features of one split, as every diagnosis has them."""
+        """Return features of one split, as every diagnosis has them."""
         if split not in self._made:
             self._made[split] = self._encoded(self.reader.of(split), check=False)
         return self._made[split]
 
     def checked(self, split: str) -> Features:
-        """Features of one split, on whose first batch the model is checked too. Raises what ``extract`` raises."""
+        """Return features of one split, on whose first batch the model is checked too.
+
+        Raises what ``extract`` raises.
+        """
         self._check(split)
         return self.of(split)
 

@@ -81,37 +81,44 @@ class Features:
         return all(c.numpy().tobytes() in fused for x in self.pooled.values() for c in x.T.contiguous())
 
     def mean(self, modality: str, part: int) -> Tensor:
-        """Mean over examples of one tensor that was recorded of a modality, (1, ...), float64."""
+        """Average one tensor that was recorded of a modality over examples: (1, ...), float64."""
         known = self.facts.means
         if (modality, part) not in known:
             known[modality, part] = self.recorded[modality][part].double().mean(0, keepdim=True)
         return known[modality, part]
 
     def input_mean(self, key: str) -> Tensor:
-        """Mean over examples of a raw input, (1, ...), float64."""
+        """Average a raw input over examples: (1, ...), float64."""
         known = self.facts.input_means
         if key not in known:
             known[key] = self.inputs[key].double().mean(0, keepdim=True)
         return known[key]
 
     def moments(self, x: Tensor) -> tuple[Moments, Iterator[Moments]]:
-        """Moments of ``x`` (n, d) over all examples, and without each jackknife group; processes share the groups."""
+        """Compute moments of ``x`` (n, d) over all examples, and without each jackknife group; processes share the
+        groups.
+        """
         return moments_left_out(x, self.groups, int(self.groups.max()) + 1, current().map)
 
     def side(self, modality: str | None) -> Side:
-        """A modality's features, or the fused representation, as a side of CKAs; computed once for all that it is compared
-        with. Raises NumericsError where they do not vary."""
+        """Prepare a modality's features, or (None) the fused representation, as a side of CKAs, once for all that it is
+        compared with.
+
+        Raises NumericsError where they do not vary.
+        """
         known = self.facts.sides
         if modality not in known:
             known[modality] = self.side_of(self.fused if modality is None else self.pooled[modality])
         return known[modality]
 
     def side_of(self, x: Tensor) -> Side:
-        """``x`` (n, d) as a side of CKAs over the jackknife groups. Raises NumericsError where it does not vary."""
+        """Prepare ``x`` (n, d) as a side of CKAs over the jackknife groups. Raises NumericsError where it does not
+        vary.
+        """
         return Side.of(x, self.groups, int(self.groups.max()) + 1, each=current().map)
 
     def taken(self, rows: Tensor) -> Features:
-        """Some examples, in the order of ``rows``, as Features of their own."""
+        """Pick some examples, in the order of ``rows``, int64 (r,), as Features of their own."""
         return replace(
             self,
             inputs={k: v[rows] for k, v in self.inputs.items()},
@@ -126,19 +133,22 @@ class Features:
         )
 
     def changed(self, recorded: Mapping[str, Activations], inputs: Batch | None = None) -> Features:
-        """The same examples with other recordings (and raw ``inputs``), to be replayed. Which raw inputs are read past the
-        encoders stays known, as that is the model's doing; whatever else follows from recordings is found out anew."""
+        """Return the same examples with other recordings (and raw ``inputs``), to be replayed.
+
+        Which raw inputs are read past the encoders stays known, as that is the model's doing; whatever else
+        follows from recordings is found out anew.
+        """
         made = replace(self, recorded=dict(recorded), inputs=self.inputs if inputs is None else inputs)
         made.facts.unread = self.facts.unread
         return made
 
     def of(self, split: str) -> Features:
-        """Features of another split, extracted on first use. Raises ConfigError where there is none."""
+        """Return features of another split, extracted on first use. Raises ConfigError where there is none."""
         return self if split == self.split else self.sibling(split)
 
 
 def scaled(recorded: Activations, factor: float | Tensor) -> Activations:
-    """Recorded features times ``factor``; tensors that are not floating (masks, indices) stay."""
+    """Multiply recorded features (n, ...) by ``factor``; tensors that are not floating (masks, indices) stay."""
     return tuple(
         t * (factor.to(t.dtype) if isinstance(factor, Tensor) else factor) if t.is_floating_point() else t
         for t in recorded

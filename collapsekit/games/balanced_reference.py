@@ -45,17 +45,17 @@ class BalancedReference:
     known: dict[int, CoalitionValue] = field(default_factory=dict)
 
     def value(self, mask: int) -> CoalitionValue:
-        """Loss and metric of the reference when it sees the modalities in ``mask``."""
+        """Score the reference when it sees the modalities in ``mask``: loss and metric."""
         if mask not in self.known:
             self.known[mask] = self._score(self._expect(mask))
         return self.known[mask]
 
     def constant(self) -> CoalitionValue:
-        """Loss and metric of the best constant."""
+        """Score the best constant: loss and metric."""
         return self._score(self.task.from_natural(self.prior.expand(len(self.features), -1)))
 
     def alone(self, modality: str) -> CoalitionValue:
-        """Loss and metric of one modality's readout, weighted on held-out examples; nothing is resampled."""
+        """Score one modality's readout, weighted on held-out examples: loss and metric; nothing is resampled."""
         return self._score(self.task.from_natural(self.prior + self.weight_of([modality]) * self.evidence[modality][0]))
 
     @cached_property
@@ -64,7 +64,9 @@ class BalancedReference:
         return self.weight_of(list(self.features.modalities), DOUBT)
 
     def offset(self) -> dict[str, Tensor]:
-        """Natural parameters by split, of every row of train and of held-out examples."""
+        """Compute natural parameters by split: of every row of train, (t, C), and of held-out examples of another
+        split, (v, C).
+        """
         at = self.at
         out = {at.train.split: self.prior + self.weight * torch.stack(list(self.training.values())).sum(0)}
         if at.held is not at.train:
@@ -73,7 +75,9 @@ class BalancedReference:
         return out
 
     def together(self, joint: Synergy) -> BalancedReference:
-        """This reference with what the network adds, where that lowers the held-out loss by more than chance."""
+        """Add to this reference what the network says, where that lowers the held-out loss by more than chance; else
+        return it as it is.
+        """
         summed = torch.stack([held for _, held in self.evidence.values()]).sum(0)
         said, y = joint.says(joint.held), self.at.held_targets
         both = fitted_weights(self.task, self.prior, [summed, said], y, [2.0, 2.0], DOUBT)
@@ -113,7 +117,9 @@ class BalancedReference:
         return weight * joint.says(x)
 
     def weight_of(self, chosen: Sequence[str], doubt: float = 0.0) -> float:
-        """What the sum of the evidence of ``chosen`` modalities is to be multiplied by, fitted on held-out examples."""
+        """Fit what the sum of the evidence of ``chosen`` modalities is to be multiplied by, 0 at least, on held-out
+        examples.
+        """
         held = torch.stack([self.evidence[m][1] for m in chosen]).sum(0)
 
         def loss(weight: float) -> float:
@@ -129,8 +135,9 @@ class BalancedReference:
         return CoalitionValue(loss, leave_out_metric(self.task, expected, targets, groups), expected)
 
     def contribution(self, modality: str, absent: str | None = None) -> tuple[Tensor, Tensor]:
-        """What this modality adds to natural parameters, alone and together with the others (``absent`` not among
-        them): of diagnosed and of held-out examples, each (., C)."""
+        """Compute what this modality adds to natural parameters, alone and together with the others (``absent`` not
+        among them): of diagnosed examples, (n, C), and of held-out ones, (v, C).
+        """
         here, held = (e * (self.weight or 1.0) for e in self.evidence[modality])
         if self.joint is None:
             return here, held
@@ -146,8 +153,20 @@ class BalancedReference:
         return here + parts[0], held + parts[1]
 
     def added(self, of: tuple[str, str | None] | None, model: Tensor, model_held: Tensor) -> Tensor:
-        """The model's expectations (n, ...) with a modality's contribution added (None: nothing), in natural space:
-        prior + a·(model - prior) + b·contribution, the weights a and b minimising the loss on held-out examples."""
+        """Add a modality's contribution to the model's expectations, in natural space: prior + a·(model - prior) +
+        b·contribution.
+
+        The weights a and b, 0 at least, minimise the loss on held-out examples.
+
+        Args:
+            of: the modality, and one not to be counted among the others, as ``contribution`` takes them; None: nothing
+                is added.
+            model: the model's expectations of diagnosed examples, (n, ...).
+            model_held: those of held-out examples, (v, ...).
+
+        Returns:
+            Expectations of diagnosed examples, (n, ...).
+        """
         pairs = [(self.task.to_natural(model) - self.prior, self.task.to_natural(model_held) - self.prior)]
         if of is not None:
             pairs.append(self.contribution(*of))
@@ -161,7 +180,20 @@ class BalancedReference:
 def make_reference(
     adapter: Adapter, features: Features, readouts: dict[str, UnimodalReadout], donors: list[Tensor]
 ) -> BalancedReference:
-    """The balanced reference of these readouts. Raises NumericsError where the task has no prior."""
+    """Make the balanced reference of these readouts.
+
+    Args:
+        adapter: the model, for its task.
+        features: n examples to diagnose.
+        readouts: a linear readout of each modality.
+        donors: the other examples that absent modalities are taken from, each int64 (n,).
+
+    Returns:
+        The reference, without what modalities say only together.
+
+    Raises:
+        NumericsError: where the task has no prior, or there is nothing to fit on.
+    """
     task, at = adapter.task, make_split(adapter, features)
     prior = task.to_natural(task.prior(at.train.targets[at.fit], at.width))
     evidence = {

@@ -40,10 +40,18 @@ class GameOptions(Options):
 
 
 def draws_for(adapter: Adapter, features: Features, wanted: int | None) -> int:
-    """How many other examples an absent modality is taken from, where ``wanted`` does not say.
+    """Choose how many other examples an absent modality is taken from.
 
-    The loss of a mean over few draws is biased up, most of all where no draw happens to hold the right class, so
-    the default grows with the number of classes.
+    The loss of a mean over few draws is biased up, most of all where no draw happens to hold the right class, so the
+    default grows with the number of classes.
+
+    Args:
+        adapter: the model, for its task.
+        features: the examples, for the number of classes.
+        wanted: how many; None: the default.
+
+    Returns:
+        ``wanted``, or the default.
     """
     if wanted is not None:
         return wanted
@@ -121,18 +129,20 @@ class CoalitionGame:
         return (1 << self.size) - 1
 
     def names(self, mask: int) -> tuple[str, ...]:
-        """Names of the modalities present in ``mask``."""
+        """List the modalities present in ``mask``."""
         return tuple(m for i, m in enumerate(self.features.modalities) if mask >> i & 1)
 
     def value(self, mask: int) -> CoalitionValue:
-        """Loss and metric of the coalition ``mask``, computed once."""
+        """Compute loss and metric of the coalition ``mask``, once."""
         if mask not in self.known:
             self._learn(mask, [(self.known, _as_it_is)])
         return self.known[mask]
 
     def calibrated(self, mask: int) -> CoalitionValue:
-        """The same of the calibrated model: as sure as it is right (see ``fit_calibration``, which encodes other splits: who
-        asks for ``worth`` alone does not pay for that)."""
+        """Compute what ``value`` gives, of the calibrated model: as sure as it is right.
+
+        ``fit_calibration`` encodes other splits: who needs ``value`` alone does not pay for that.
+        """
         if mask not in self.sure:
             sure = self.calibration() or _as_it_is
             self._learn(mask, [(self.known, _as_it_is), (self.sure, sure)])
@@ -224,7 +234,17 @@ def _moves_whole(adapter: Adapter, features: Features) -> bool:
 
 
 def shapley_values(worth: Callable[[int], Tensor], size: int, permutations: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Shapley credit (size, ...) of each modality and its sampling standard error (zero where exact)."""
+    """Compute Shapley credit of each modality: exactly for up to EXACT_UP_TO of them, else from sampled orders.
+
+    Args:
+        worth: of a coalition, by bitmask; of any shape.
+        size: how many modalities there are.
+        permutations: how many orders are sampled.
+        seed: of the orders.
+
+    Returns:
+        Credit, and its sampling standard error (zero where exact): each (size, ...), in the unit of a worth.
+    """
     if size <= EXACT_UP_TO:
         exact = shapley.exact(torch.stack([worth(mask) for mask in range(1 << size)]))
         return exact, torch.zeros_like(exact)

@@ -16,8 +16,19 @@ from collapsekit.tasks.scoring import parts_of_metric
 def records_of(
     adapter: Adapter, features: Features, game: CoalitionGame | None, permutations: int | None, seed: int
 ) -> PerExample:
-    """The records of the examples; losses without a modality where subsets were evaluated (``game``), and credits in the
-    calibrated model, over so many ``permutations`` where they are sampled (None: no credits)."""
+    """Make the records of the examples: losses, parts of the metric, and credits.
+
+    Args:
+        adapter: the model, for its task.
+        features: the n examples.
+        game: where subsets were evaluated: losses without each modality come from it; None: there are none, nor
+            credits.
+        permutations: how many orders are sampled for credits in the calibrated model; None: no credits.
+        seed: of the orders.
+
+    Returns:
+        The records, columns (n,).
+    """
     task, targets = adapter.task, features.targets
     expected = task.expect(features.outputs)
     columns: dict[str, Tensor | None] = {"loss": task.loss(expected, targets)}

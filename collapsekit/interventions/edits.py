@@ -36,7 +36,17 @@ class Piece:
 
 
 def cut_pieces(asked: Iterable[Edit], n: int, size: int, mixed: bool) -> Iterator[list[Piece]]:
-    """Forwards of at most ``size`` rows that hold the n rows of every question in turn, ``mixed`` or each by itself."""
+    """Cut the answers to questions into forwards.
+
+    Args:
+        asked: the questions.
+        n: rows of each answer.
+        size: rows of a forward, at most.
+        mixed: rows of several questions share a forward; else each question has its own.
+
+    Yields:
+        The pieces of one forward, in the order of the questions and of their rows.
+    """
     forward: list[Piece] = []
     room = size
     for question in asked:
@@ -55,7 +65,18 @@ def cut_pieces(asked: Iterable[Edit], n: int, size: int, mixed: bool) -> Iterato
 def gather_edits(
     adapter: Adapter, features: Features, index: Tensor, pieces: Sequence[Piece]
 ) -> tuple[dict[str, Activations], Batch]:
-    """Recordings and raw inputs of ``pieces``, one after another; copies, into which the model may write."""
+    """Gather recordings and raw inputs of pieces, one after another.
+
+    Args:
+        adapter: the model.
+        features: n recorded examples.
+        index: rows of ``features`` that each question is about, int64 (r,); pieces are parts of it.
+        pieces: what is altered in which of these rows; b rows in all.
+
+    Returns:
+        Recordings by modality and raw inputs by key, each (b, ...). Recordings are copies, into which the model may
+        write; of an input that it does not read past its encoders, the first example's stands for all.
+    """
     own = [index[p.start : p.stop] for p in pieces]
 
     def rows(moving: Sequence[str]) -> Tensor:
@@ -84,8 +105,11 @@ def gather_edits(
 
 
 def unread_inputs(adapter: Adapter, features: Features) -> frozenset[str]:
-    """Raw inputs that the model does not read past its encoders, so that one example's may stand for all: with anything in
-    their places, NaN and extremes included, it answers a few examples with the same bits, from recordings."""
+    """Find the raw inputs that the model does not read past its encoders, so that one example's may stand for all.
+
+    With anything in their places, NaN and extremes included, it answers a few examples with the same bits, from
+    recordings.
+    """
     if features.facts.unread is None:
         features.facts.unread = _unread(adapter, features)
     return features.facts.unread

@@ -41,7 +41,7 @@ class FusionLayer:
 
 @contextlib.contextmanager
 def differentiable(adapter: Adapter) -> Iterator[None]:
-    """Gradients on, for frozen weights of the fusion too; requires_grad is put back."""
+    """Turn gradients on, for frozen weights of the fusion too; requires_grad is put back."""
     before = [(p, p.requires_grad) for p in adapter.fusion_parameters() if p.is_floating_point()]
     try:
         for p, _ in before:
@@ -55,7 +55,17 @@ def differentiable(adapter: Adapter) -> Iterator[None]:
 
 
 def outputs_of(adapter: Adapter, features: Features, rows: Tensor, swap: Mapping[str, Tensor] | None = None) -> Tensor:
-    """The model's outputs, with gradient, on recordings of ``rows``, some modalities of other rows (as predict)."""
+    """Compute the model's outputs, with gradient, on recordings.
+
+    Args:
+        adapter: the model.
+        features: recorded examples.
+        rows: which of them, int64 (r,).
+        swap: by modality, the rows that it is taken from instead, int64 (r,); its raw inputs move with it.
+
+    Returns:
+        Outputs (r, ...).
+    """
     swap = swap or {}
     recorded = {m: tuple(t[swap.get(m, rows)] for t in features.recorded[m]) for m in features.modalities}
     inputs = {k: v[rows] for k, v in features.inputs.items()}
@@ -66,13 +76,26 @@ def outputs_of(adapter: Adapter, features: Features, rows: Tensor, swap: Mapping
 
 
 def loss_of(adapter: Adapter, features: Features, rows: Tensor, swap: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Sum of the examples' training loss, float64 from the outputs on."""
+    """Add up the examples' training loss, float64 from the outputs on.
+
+    Args:
+        adapter: the model.
+        features: recorded examples.
+        rows: which of them, int64 (r,).
+        swap: by modality, the rows that it is taken from instead, int64 (r,).
+
+    Returns:
+        A scalar with gradient, in the unit of the task's loss.
+    """
     outputs = doubled(outputs_of(adapter, features, rows, swap))
     return adapter.task.training_loss(outputs, features.targets[rows].to(outputs.device)) * len(rows)
 
 
 def gradients(of: Tensor, by: Sequence[Tensor], **kwargs: Any) -> tuple[Tensor | None, ...]:
-    """``torch.autograd.grad``, None where it does not reach. Raises NumericsError where there is none at all."""
+    """Compute ``torch.autograd.grad`` of a scalar, or of a tensor with ``grad_outputs``; None where it does not reach.
+
+    Raises NumericsError where there is none at all.
+    """
     if not of.requires_grad:
         raise NumericsError("no gradient reaches the weights outside the encoders: the model detaches or has none")
     return torch.autograd.grad(of, by, allow_unused=True, **kwargs)
@@ -98,7 +121,18 @@ def _listening(modules: Mapping[str, nn.Module], heard: Heard) -> Iterator[None]
 def entering(
     adapter: Adapter, features: Features, rows: Tensor, swap: Mapping[str, Tensor], modules: Mapping[str, nn.Module]
 ) -> dict[str, list[Tensor]]:
-    """What enters each of these modules on recordings of ``rows``, some modalities of other rows."""
+    """Note what enters each of these modules in one forward on recordings.
+
+    Args:
+        adapter: the model.
+        features: recorded examples.
+        rows: which of them, int64 (r,).
+        swap: by modality, the rows that it is taken from instead, int64 (r,).
+        modules: to listen to, by name.
+
+    Returns:
+        By name, for modules that are called, copies of the floating tensors that enter, of any shape, in order.
+    """
     heard: Heard = {}
     with _listening(modules, heard), torch.no_grad():
         outputs_of(adapter, features, rows, swap)
@@ -106,7 +140,19 @@ def entering(
 
 
 def find_site(adapter: Adapter, features: Features, seed: int) -> FusionLayer:
-    """The first layer outside the encoders that the most modalities enter, and every weight the loss reaches."""
+    """Find the first layer outside the encoders that the most modalities enter, and every weight the loss reaches.
+
+    Args:
+        adapter: the model.
+        features: recorded examples, of which a few are run.
+        seed: of which other examples modalities are taken from, to see what moves.
+
+    Returns:
+        The layer, or why there is none whose weights are a matrix times its input.
+
+    Raises:
+        NumericsError: where the loss reaches no weights outside the encoders.
+    """
     encoders = {id(s) for m in features.modalities for s in adapter.encoder_module(m).modules()}
     modules = {k: s for k, s in adapter.model.named_modules() if isinstance(s, LAYERS) and id(s) not in encoders}
     other, rows = marginal_samples(len(features), 1, seed)[0], torch.arange(min(SCOUT, len(features)))
@@ -162,13 +208,15 @@ def _drive(adapter: Adapter, features: Features, name: str, layer: nn.Linear, ot
 
 
 def parts(features: Features, group: int) -> Iterator[Tensor]:
-    """Rows of one jackknife group, in chunks that depend on nothing else."""
+    """Yield the rows of one jackknife group, int64 (r,), in chunks that depend on nothing else."""
     rows = (features.groups == group).nonzero()[:, 0]
     yield from rows.tensor_split(math.ceil(len(rows) / CHUNK))
 
 
 def leave_out_sums(make: Callable[[int], Tensor], count: int) -> tuple[Tensor, Iterator[Tensor]]:
-    """Sum of ``make(group)`` over groups, and the sums without each; parts too large to keep are made again."""
+    """Add up ``make(group)``, of one shape for all groups, and the same without each; parts too large to keep are made
+    again.
+    """
     kept: list[Tensor] = []
     total = torch.zeros((), dtype=torch.float64)
     for part in current().map(make, range(count)):
@@ -185,7 +233,18 @@ def loss_gradient(
     swap: Mapping[str, Tensor] | None,
     group: int,
 ) -> Tensor:
-    """Sum over the group of the loss gradients by ``weights``, side by side, (p,); some modalities of other rows."""
+    """Add up the loss gradients by weights over one jackknife group.
+
+    Args:
+        adapter: the model.
+        features: n recorded examples.
+        weights: of p numbers in all.
+        swap: by modality, the rows that it is taken from for each example, int64 (n,); None: none is.
+        group: of examples.
+
+    Returns:
+        float64 (p,), side by side in the order of ``weights``.
+    """
     total = torch.zeros(sum(w.numel() for w in weights), dtype=torch.float64)
     for rows in parts(features, group):
         taken = {m: other[rows] for m, other in (swap or {}).items()}
@@ -209,9 +268,23 @@ def outer_products(
     seed: int,
     group: int,
 ) -> Tensor:
-    """Sum over the group of the gradient outer products by the layer's input, in a ``basis`` (d, r) of the rows of its
-    weights, (r, r), of the model's outputs or the loss (``of``). They are Wᵀ δ δᵀ W, δ the gradient by what leaves the
-    layer: what bypasses the layer does not count."""
+    """Add up gradient outer products by a layer's input over one jackknife group.
+
+    They are Wᵀ δ δᵀ W, δ the gradient by what leaves the layer: what bypasses the layer does not count.
+
+    Args:
+        adapter: the model.
+        features: n recorded examples.
+        site: whose layer has weights W of d columns; it has to have a layer.
+        basis: of the rows of W, float64 (d, r).
+        of: "loss" for gradients of the loss, anything else for those of the model's outputs.
+        projections: outputs up to which each is taken by itself; of more, so many random signed sums stand for all.
+        seed: of those signs.
+        group: of examples.
+
+    Returns:
+        float64 (r, r), in ``basis``.
+    """
     assert site.layer is not None
     weight = site.layer.weight.detach().cpu().double()
     total = weight.new_zeros(len(weight), len(weight))

@@ -47,13 +47,22 @@ class BackgroundSet:
 
 
 def has_split(adapter: Adapter, split: str) -> bool:
-    """Whether the data has examples in ``split``, as far as it is known beforehand."""
+    """Tell whether the data has examples in ``split``, as far as it is known beforehand."""
     return split in adapter.source.splits() and adapter.source.count(split) != 0
 
 
 def make_background_set(adapter: Adapter, features: Features, most: int) -> BackgroundSet:
-    """The first ``most`` training examples, in an order that follows their content; where there are none, or they
-    are of another shape, the other examples of the diagnosed split, which the note says."""
+    """Make the set of examples that fills are taken from.
+
+    Args:
+        adapter: the model, for its data.
+        features: the examples to diagnose.
+        most: training examples at most; they are the first in an order that follows their content.
+
+    Returns:
+        Training examples; where there are none, or they are of another shape, the examples of the diagnosed split,
+        which the note says.
+    """
     own = f"taken from the other examples of split {features.split!r}"
     if features.split == "train" or not has_split(adapter, "train"):
         reason = "it is the train split" if features.split == "train" else "the data has no train split"
@@ -69,7 +78,7 @@ def make_background_set(adapter: Adapter, features: Features, most: int) -> Back
 
 
 def same_shapes(one: Features, other: Features) -> bool:
-    """Whether examples of one may stand among those of the other: every tensor has the same shape."""
+    """Tell whether examples of one may stand among those of the other: every tensor has the same shape."""
     first, second = (
         [tuple(t.shape[1:]) for t in [*(t for r in f.recorded.values() for t in r), *f.inputs.values()]]
         for f in (one, other)
@@ -80,10 +89,21 @@ def same_shapes(one: Features, other: Features) -> bool:
 def find_neighbours(
     features: Features, bank: BackgroundSet, fill: str, absent: Tensor, draws: int, seed: int
 ) -> Tensor:
-    """Rows of the bank that lend to each example, int64 (k, draws, n), for ``absent`` (k, n, modalities).
+    """Find the rows of the bank that lend to each example.
 
-    One draw for ``neighbour``; for ``sample`` the same draws whatever is absent. Raises NumericsError where the bank
-    has nobody to lend.
+    Args:
+        features: n examples.
+        bank: t examples that lend.
+        fill: ``neighbour`` for the nearest in the modalities present, else random ones, the same whatever is absent.
+        absent: k patterns of which modalities each example lacks, bool (k, n, modalities).
+        draws: how many random rows; ``neighbour`` has one.
+        seed: of random rows.
+
+    Returns:
+        int64 (k, draws, n), 0 to t - 1.
+
+    Raises:
+        NumericsError: where the bank has nobody to lend.
     """
     n, t = len(features), len(bank.features)
     if t < 1 + bank.own:
@@ -101,12 +121,25 @@ def find_neighbours(
 def impute(
     adapter: Adapter, features: Features, bank: BackgroundSet, fill: str, absent: Tensor, rows: Tensor | None = None
 ) -> Features:
-    """Features to be replayed in which the modalities ``absent`` (bool, (n, modalities)) are filled.
+    """Fill absent modalities, in features to be replayed.
 
-    ``zeros`` and ``mean`` change floating tensors; with a lender for each example (``rows``, (n,)) every tensor
-    comes from it. The modality's raw inputs move with its recordings, for models that read them past the encoder;
-    under ``zeros``, ``mean`` and ``substitution`` its token mask stays. Raises NumericsError where nothing was inserted
-    that could substitute.
+    ``zeros`` and ``mean`` change floating tensors; with ``rows`` every tensor comes from a lender. The modality's raw
+    inputs move with its recordings, for models that read them past the encoder; under ``zeros``, ``mean`` and
+    ``substitution`` its token mask stays.
+
+    Args:
+        adapter: the model.
+        features: n examples.
+        bank: the examples fills are taken from.
+        fill: one of FILLS, ``late`` aside.
+        absent: which modalities each example lacks, bool (n, modalities).
+        rows: of the bank, one that lends to each example, int64 (n,), for ``neighbour`` and ``sample``.
+
+    Returns:
+        The same examples, filled.
+
+    Raises:
+        NumericsError: where ``fill`` is ``substitution`` and nothing was inserted that could substitute.
     """
     stands = substitute_latents(adapter, features, absent) if fill == SUBSTITUTION else None
     recorded, inputs = dict(features.recorded), dict(features.inputs)
@@ -141,14 +174,25 @@ def impute(
 
 
 def can_substitute(adapter: Adapter) -> bool:
-    """Whether the model has heads by which one modality stands in for another (collapsekit.adapters.inserts)."""
+    """Tell whether the model has heads by which one modality stands in for another (collapsekit.adapters.inserts)."""
     posts = posts_of(adapter.model, "basis")
     return all(m in posts and posts[m] is adapter.encoder_module(m) for m in adapter.modalities)
 
 
 def substitute_latents(adapter: Adapter, features: Features, absent: Tensor) -> dict[str, Tensor]:
-    """Each modality's features, those of examples where it is absent (n, modalities) substituted, as recorded. Raises
-    NumericsError where the model has no heads for that."""
+    """Substitute each modality's features in the examples where it is absent.
+
+    Args:
+        adapter: the model.
+        features: n examples.
+        absent: which modalities each example lacks, bool (n, modalities).
+
+    Returns:
+        Each modality's features (n, ...), laid out as recorded.
+
+    Raises:
+        NumericsError: where the model has no heads for that.
+    """
     posts = posts_of(adapter.model, "basis")
     if not can_substitute(adapter):
         raise NumericsError(

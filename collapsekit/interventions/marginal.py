@@ -9,7 +9,19 @@ from collapsekit.errors import NumericsError
 
 
 def marginal_samples(n: int, draws: int, seed: int) -> list[Tensor]:
-    """``draws`` assignments of another example to each of n examples, each example lent once a draw."""
+    """Assign another example to each of n examples, each example lent once a draw.
+
+    Args:
+        n: how many examples.
+        draws: how many assignments, of which there are n - 1 at most.
+        seed: of the order of examples that assignments follow.
+
+    Returns:
+        ``draws`` assignments, n - 1 at most, each int64 (n,), and no two of them lend an example the same.
+
+    Raises:
+        NumericsError: for fewer than 2 examples.
+    """
     if n < 2:
         raise NumericsError(f"taking a modality from another example needs at least 2 examples, found {n}: use more")
     shuffle = torch.randperm(n, generator=torch.Generator().manual_seed(seed))

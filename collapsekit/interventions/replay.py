@@ -28,15 +28,38 @@ def predict(
     hold: Collection[str] = (),
     rows: Tensor | None = None,
 ) -> Prediction:
-    """Fusion and head on recorded features of ``rows`` (default: all), altered as in ``Edit``, in chunks."""
+    """Run fusion and head on recorded features, altered as in ``Edit``, in chunks.
+
+    Args:
+        adapter: the model.
+        features: n recorded examples.
+        scale: by modality, what its features are multiplied by.
+        swap: by modality, the rows that it is taken from instead, int64 (r,); its raw inputs move with it.
+        hold: modalities that are held at their mean.
+        rows: the examples to answer, int64 (r,); None: all.
+
+    Returns:
+        The prediction for ``rows``, in float32 on the CPU: fused (r, D), outputs (r, ...).
+    """
     index, size = torch.arange(len(features)) if rows is None else rows, chunk_of(features)
     pieces = cut_pieces([Edit(scale or {}, swap or {}, hold)], len(index), size, mixed=False)
     return next(_answers(adapter, features, index, pieces, size))
 
 
 def predict_many(adapter: Adapter, features: Features, asked: Iterable[Edit]) -> Iterator[Prediction]:
-    """What ``predict`` gives for each question, in order, up to rounding: rows of many questions share a forward where the
-    model answers each row by itself, since entering a model costs more than a few hundred rows of a small fusion."""
+    """Answer many questions as ``predict`` does, up to rounding.
+
+    Rows of many questions share a forward where the model answers each row by itself, since entering a model costs more
+    than a few hundred rows of a small fusion.
+
+    Args:
+        adapter: the model.
+        features: n recorded examples.
+        asked: the questions, each about all examples.
+
+    Returns:
+        The prediction for each question, in order: fused (n, D), outputs (n, ...).
+    """
     index = torch.arange(len(features))
     if not by_row(adapter, features):
         size = chunk_of(features)
@@ -46,7 +69,7 @@ def predict_many(adapter: Adapter, features: Features, asked: Iterable[Edit]) ->
 
 
 def by_row(adapter: Adapter, features: Features) -> bool:
-    """Whether the model answers an example alike in whatever company: a few, in two halves and together."""
+    """Tell whether the model answers an example alike in whatever company: a few, in two halves and together."""
     if features.facts.answers_by_row is None:
         features.facts.answers_by_row = _by_row(adapter, features)
     return features.facts.answers_by_row

@@ -30,7 +30,9 @@ LAYOUT = 2  # raise when the training recipe changes
 
 
 def cache_folder() -> Path:
-    """``$COLLAPSEKIT_CACHE``, else ``$XDG_CACHE_HOME/collapsekit``, else ``~/.cache/collapsekit``."""
+    """Find the cache's folder: ``$COLLAPSEKIT_CACHE``, else ``$XDG_CACHE_HOME/collapsekit``, else
+    ``~/.cache/collapsekit``.
+    """
     own = os.environ.get("COLLAPSEKIT_CACHE")
     if own:
         return Path(own)
@@ -38,10 +40,22 @@ def cache_folder() -> Path:
 
 
 def baseline_key(adapter: Adapter, modality: str, at: FitSplit, rates: Sequence[float], epochs: int, seed: int) -> str:
-    """SHA-256 over the starting weights, what the encoder does with real inputs, the data and the recipe.
+    """Compute the key of a trained baseline: a digest of starting weights, what the encoder does, the data and the
+    recipe.
 
-    The encoder's outputs and gradients, in training and in evaluation, stand in for its code: a changed forward
-    gives others, so another key.
+    The encoder's outputs and gradients for real inputs, in training and in evaluation, stand in for its code: a changed
+    forward gives others, so another key.
+
+    Args:
+        adapter: the model, with the weights that training starts from.
+        modality: whose encoder is trained.
+        at: the examples it is trained on and judged by.
+        rates: the learning rates to choose from.
+        epochs: how many, at most.
+        seed: of training.
+
+    Returns:
+        SHA-256, in hexadecimal digits.
     """
     digest = hashlib.sha256()
     recipe = [LAYOUT, torch.__version__, adapter.config.task, list(rates), epochs, seed, str(adapter.device)]
@@ -69,7 +83,7 @@ def baseline_key(adapter: Adapter, modality: str, at: FitSplit, rates: Sequence[
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over values in the order of the state, whatever their names."""
+    """Compute the SHA-256 over tensors, of any shape, in the order of the state, whatever their names."""
     digest = hashlib.sha256()
     for value in state.values():
         digest.update(_bytes(value))
@@ -81,7 +95,7 @@ def _bytes(value: Tensor) -> bytes:
 
 
 def private_folder(folder: Path) -> tuple[Path | None, str | None]:
-    """The folder where it is the user's alone, or is not there yet; else None, and why it is not used."""
+    """Check that the folder is the user's alone, or is not there yet: return it, else None, and why it is not used."""
     try:
         info = os.lstat(folder)
     except FileNotFoundError:
@@ -115,8 +129,16 @@ def _flaw(info: os.stat_result) -> str | None:
 def load_baseline(
     folder: Path | None, key: str, expected: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Weights and what is known of them from the cache, or None where anything is off: they have the names, shapes and
-    types of ``expected`` and are finite, and nothing was changed since they were written under ``key``."""
+    """Load a trained baseline from the cache, where all of it is as it was written and as it has to be.
+
+    Args:
+        folder: the cache; None: there is none.
+        key: what it was stored under.
+        expected: tensors with the names, shapes and types that its weights have to have.
+
+    Returns:
+        Its weights, all finite, and its learning rate, epochs and held-out loss; None where anything is off.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -189,8 +211,16 @@ def _plausible(about: Any) -> bool:
 
 
 def store_baseline(folder: Path | None, key: str, state: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Keep weights under ``key``; several processes may do so at once. A full or read-only disk is no error, nor is a
-    folder that is not the user's alone: nothing is kept there."""
+    """Keep a trained baseline in the cache; several processes may do so at once.
+
+    A full or read-only disk is no error, nor is a folder that is not the user's alone: nothing is kept there.
+
+    Args:
+        folder: the cache; None: nothing is kept.
+        key: what it is stored under.
+        state: its weights by name, of any shape.
+        about: its learning rate, epochs and held-out loss.
+    """
     if folder is None or private_folder(folder)[0] is None:
         return
     from filelock import FileLock

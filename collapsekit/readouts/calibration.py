@@ -20,9 +20,19 @@ DOUBT = 0.02  # share of examples a calibrated prediction leaves open: a label d
 
 
 def doubtful_loss(task: Task, natural: Tensor, prior: Tensor, targets: Tensor, doubt: float = DOUBT) -> Tensor:
-    """Mean loss if a share ``doubt`` of the labels were drawn from the prior (label smoothing, Szegedy et al. 2016).
+    """Compute the mean loss if a share of the labels were drawn from the prior (label smoothing, Szegedy et al. 2016).
 
     What separates a few hundred examples perfectly would otherwise count as infinitely sure. Values have no such end.
+
+    Args:
+        task: whose loss.
+        natural: natural parameters of the answers, (n, C).
+        prior: natural parameters of the best constant, (1, C).
+        targets: (n, ...).
+        doubt: the share, 0 to 1; without effect where the task's prior is no distribution of labels.
+
+    Returns:
+        A scalar, in the unit of the task's loss.
     """
     expected = task.from_natural(natural)
     value = task.loss(expected, targets).mean()
@@ -33,9 +43,20 @@ def doubtful_loss(task: Task, natural: Tensor, prior: Tensor, targets: Tensor, d
 def fitted_weights(
     task: Task, prior: Tensor, terms: Sequence[Tensor], targets: Tensor, most: Sequence[float], doubt: float = 0.0
 ) -> list[float]:
-    """Weights between 0 and ``most`` of evidence terms (n, C each) over the prior (1, C) that minimise the loss.
+    """Fit weights of evidence over the prior that minimise the loss.
 
     One term is temperature scaling (Guo et al. 2017) toward the prior instead of the uniform distribution.
+
+    Args:
+        task: whose loss.
+        prior: natural parameters of the best constant, (1, C).
+        terms: evidence, what is added to the prior, (n, C) each.
+        targets: (n, ...).
+        most: the largest weight of each term; the smallest is 0.
+        doubt: as ``doubtful_loss`` takes it.
+
+    Returns:
+        A weight for each term.
     """
 
     def loss(weights: Any) -> tuple[float, Any]:
@@ -65,10 +86,10 @@ class Calibration:
 
 
 def fit_calibration(adapter: Adapter, features: Features) -> Calibration | None:
-    """The model's calibration, fitted on held-out examples; None where the task has no prior or nothing to fit on.
+    """Fit the model's calibration on held-out examples; None where the task has no prior or there is nothing to fit on.
 
-    Where there is no val split the held-out examples are ones the model was trained on and is surest about, so its
-    one number is fitted on the diagnosed examples instead.
+    Where there is no val split the held-out examples are ones the model was trained on and is surest about, so its one
+    number is fitted on the diagnosed examples instead.
     """
     task = adapter.task
     try:

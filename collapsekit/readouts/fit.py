@@ -43,7 +43,16 @@ class Fitted:
 
 
 def rows_of(features: Features, rows: Tensor, *, full: bool = False) -> tuple[dict[str, Activations], Batch]:
-    """Recordings and inputs of some examples; ``full``: recordings in half precision as float32."""
+    """Pick recordings and inputs of some examples.
+
+    Args:
+        features: n recorded examples.
+        rows: which of them, int64 (r,).
+        full: give recordings in half precision as float32.
+
+    Returns:
+        Recordings by modality and raw inputs by key, each (r, ...).
+    """
     recorded = {m: tuple(t.index_select(0, rows) for t in r) for m, r in features.recorded.items()}
     if full:
         recorded = {m: tuple(t.float() if t.dtype in HALF else t for t in r) for m, r in recorded.items()}
@@ -51,19 +60,30 @@ def rows_of(features: Features, rows: Tensor, *, full: bool = False) -> tuple[di
 
 
 def in_full(adapter: Adapter) -> Adapter:
-    """The adapter with its model in float32 where it is in half precision, in which training diverges."""
+    """Turn the adapter's model to float32 where it is in half precision, in which training diverges; return the
+    adapter.
+    """
     if is_half(adapter):
         adapter.model.float()
     return adapter
 
 
 def is_half(adapter: Adapter) -> bool:
-    """Whether the model has weights in half precision."""
+    """Tell whether the model has weights in half precision."""
     return any(p.dtype in HALF for p in adapter.model.parameters())
 
 
 def reached(adapter: Adapter, features: Features, modality: str) -> dict[str, nn.Parameter]:
-    """Parameters the modality's features depend on: those a gradient reaches."""
+    """Find the parameters that a modality's features depend on: those a gradient reaches.
+
+    Args:
+        adapter: the model.
+        features: recorded examples, of which a few are run.
+        modality: whose features.
+
+    Returns:
+        The parameters by name, of those that are trained.
+    """
     named = {k: p for k, p in adapter.model.named_parameters() if p.requires_grad}
     out = adapter.live(modality, *rows_of(features, torch.arange(min(4, len(features))), full=True))
     if not named or not out.requires_grad:
@@ -80,9 +100,18 @@ def fit(
     task: Task,
     recipe: Recipe,
 ) -> Fitted:
-    """Minimise the task's loss over ``parameters``; ``outputs(features, rows)`` runs the model with gradient.
+    """Minimise the task's loss over some parameters, early-stopped on the held-out loss.
 
-    ``model`` holds everything that changes and is left at its best epoch, in eval mode; random state is kept.
+    Args:
+        model: that holds everything that changes; it is left at its best epoch, in eval mode.
+        parameters: to train.
+        outputs: runs the model with gradient on rows, int64 (r,), of features: outputs (r, ...).
+        at: the examples to train on, and those that say when to stop.
+        task: whose loss.
+        recipe: of the training; random state is kept.
+
+    Returns:
+        The epoch that was kept and its held-out loss.
     """
     best, state = Fitted(0, math.inf), {k: v.detach().clone() for k, v in model.state_dict().items()}
     operations = 6.0 * BATCH * sum(p.numel() for p in parameters)
@@ -112,19 +141,39 @@ def fit(
 
 
 def held_loss(outputs: Callable[[Features, Tensor], Tensor], at: FitSplit, task: Task) -> float:
-    """Mean loss on the held-out examples."""
+    """Compute the mean loss on the held-out examples.
+
+    Args:
+        outputs: runs the model on rows, int64 (r,), of features: outputs (r, ...).
+        at: with the held-out examples.
+        task: whose loss.
+
+    Returns:
+        The loss, in the task's unit.
+    """
     with torch.no_grad():
         predicted = torch.cat([outputs(at.held, rows).cpu() for rows in at.choose.split(512)])
     return loss_of(task, predicted, at)
 
 
 def loss_of(task: Task, predicted: Tensor, at: FitSplit) -> float:
-    """Mean loss of outputs (h, ...) for the held-out examples."""
+    """Compute the mean loss of outputs for the held-out examples.
+
+    Args:
+        task: whose loss.
+        predicted: outputs (v, ...), one for each held-out example.
+        at: with the held-out examples.
+
+    Returns:
+        The loss, in the task's unit.
+    """
     return float(task.loss(task.expect(predicted), at.held_targets).mean())
 
 
 def fresh_fusion(adapter: Adapter, recipe: Recipe) -> Adapter | None:
-    """The same model newly initialised and in float32, its fusion and head to be trained; None where it cannot be built."""
+    """Build the same model newly initialised and in float32, its fusion and head to be trained; None where it cannot be
+    built.
+    """
     made = adapter.fresh(recipe.seed)
     if made is None:
         return None
@@ -135,8 +184,20 @@ def fresh_fusion(adapter: Adapter, recipe: Recipe) -> Adapter | None:
 
 
 def retrained_fusion(adapter: Adapter, at: FitSplit, factors: Mapping[str, float], recipe: Recipe) -> Adapter | None:
-    """A freshly initialised fusion and head trained on this checkpoint's encoders, their features multiplied by
-    ``factors``; None where the model cannot be built afresh."""
+    """Train a freshly initialised fusion and head on this checkpoint's encoders.
+
+    Args:
+        adapter: the model.
+        at: the examples to train on, and those that say when to stop.
+        factors: by modality, what its features are multiplied by; 1 where it has none.
+        recipe: of the training.
+
+    Returns:
+        The new model; None where it cannot be built afresh.
+
+    Raises:
+        NumericsError: where the model has no weights outside its encoders.
+    """
     twin = fresh_fusion(adapter, recipe)
     if twin is None:
         return None

@@ -48,8 +48,23 @@ class _UnlikeError(Exception):
 def retrained_fusions(
     adapter: Adapter, at: FitSplit, settings: Sequence[Factors], recipe: Recipe, progress: Progress
 ) -> Iterator[Adapter] | None:
-    """What ``retrained_fusion`` gives for the factors of each of ``settings``, in order, up to rounding; each is good
-    until the next one is asked for. None where the model cannot be built afresh."""
+    """Train a fusion as ``retrained_fusion`` does in each of many settings, up to rounding, several at once where that
+    works.
+
+    Args:
+        adapter: the model.
+        at: the examples to train on, and those that say when to stop.
+        settings: the factors of each.
+        recipe: of the training.
+        progress: told of what is trained.
+
+    Returns:
+        The new models, in order, each good until the next one is asked for; None where the model cannot be built
+        afresh.
+
+    Raises:
+        NumericsError: where the model has no weights outside its encoders.
+    """
     twin = fresh_fusion(adapter, recipe)
     if twin is None:
         return None
@@ -94,10 +109,20 @@ def fit_stacked(
     progress: Progress,
     twin: Adapter | None = None,
 ) -> Iterator[tuple[Adapter, Fitted]]:
-    """A new fusion (``twin``, of ``fresh_fusion``, if there is one that has not been trained) trained in each setting, in
-    order, and the epoch each kept; each adapter is good until the next.
+    """Train a new fusion in each of some settings, all at once.
 
     Raises whatever a model raises that cannot be stacked, and where it answers otherwise than by itself.
+
+    Args:
+        adapter: the model.
+        at: the examples to train on, and those that say when to stop.
+        settings: the factors of each.
+        recipe: of the training.
+        progress: told of what is trained.
+        twin: of ``fresh_fusion``, one that has not been trained; None: it is built.
+
+    Returns:
+        The new model and the epoch it kept for each setting, in order; each model is good until the next.
     """
     twin = twin or fresh_fusion(adapter, recipe)
     assert twin is not None

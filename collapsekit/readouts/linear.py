@@ -42,15 +42,19 @@ class FitSplit:
 
     @property
     def targets(self) -> Tensor:
+        """Targets of the examples fitted on, (f, ...)."""
         return self.train.targets[self.fit]
 
     @property
     def held_targets(self) -> Tensor:
+        """Targets of the held-out examples that choose, (v, ...)."""
         return self.held.targets[self.choose]
 
 
 def make_split(adapter: Adapter, features: Features) -> FitSplit:
-    """Training and choosing examples for whatever is fitted. Raises NumericsError where there are none."""
+    """Choose the examples for whatever is fitted, to train on and to choose by. Raises NumericsError where there are
+    none.
+    """
     there = adapter.source.splits()
     if features.split == "train" or "train" not in there:
         raise NumericsError(
@@ -78,7 +82,18 @@ def _varied(task: Task, features: Features) -> Features:
 
 
 def evaluate_linear(task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor, x: Tensor) -> UnimodalReadout:
-    """Linear evaluation of features, the penalty chosen on the held-out examples (n d matrices)."""
+    """Evaluate features linearly, the penalty chosen on the held-out examples.
+
+    Args:
+        task: what is read out.
+        at: which examples are fitted on, and which choose.
+        x_train: features of every row of the train split, (t, d).
+        x_held: features of every row of the held-out split, (h, d).
+        x: features of the diagnosed examples, (n, d).
+
+    Returns:
+        The readout's expectations of all of them.
+    """
     return fit_readout(task, at, x_train, x_held).read(task, x_train, x)
 
 
@@ -93,7 +108,16 @@ class FittedReadout:
     held: Tensor  # its expectations of held-out examples (v, ...)
 
     def read(self, task: Task, x_train: Tensor, x: Tensor) -> UnimodalReadout:
-        """What it reads from features of the training and of the diagnosed examples, (t, d) and (n, d)."""
+        """Read training and diagnosed examples out.
+
+        Args:
+            task: what is read out.
+            x_train: features of every row of the train split, (t, d).
+            x: features of the diagnosed examples, (n, d).
+
+        Returns:
+            Expectations (t, ...) and (n, ...), beside those of held-out examples.
+        """
         here, fitted = (task.expect(self.readout.predict(v.double())) for v in (x, x_train))
         return UnimodalReadout(here, self.held, fitted, self.loss, self.l2)
 
@@ -124,8 +148,19 @@ def fit_readout(task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor) -> Fi
 
 
 def raw_input_readout(adapter: Adapter, features: Features, modality: str) -> UnimodalReadout | None:
-    """Linear evaluation of a modality's inputs as they are; None where they are no numbers to add up (token ids,
-    masks) or too many."""
+    """Evaluate a modality's inputs as they are linearly.
+
+    Args:
+        adapter: the model.
+        features: the examples to diagnose.
+        modality: whose inputs.
+
+    Returns:
+        The readout; None where they are no numbers to add up (token ids, masks) or too many.
+
+    Raises:
+        NumericsError: where there are no examples to fit on.
+    """
     at, section = make_split(adapter, features), adapter.config.modalities[modality]
     keys = [k for k in adapter.input_keys(modality) if k != section.mask and k in at.train.inputs]
     tensors = [at.train.inputs[k] for k in keys]
@@ -138,7 +173,20 @@ def raw_input_readout(adapter: Adapter, features: Features, modality: str) -> Un
 
 
 def says_little(adapter: Adapter, features: Features, readout: UnimodalReadout, share: float) -> bool:
-    """Whether a readout gains under ``share`` of the prior loss on the held-out examples."""
+    """Tell whether a readout gains under a share of the prior loss on the held-out examples.
+
+    Args:
+        adapter: the model, for its task and data.
+        features: the examples to diagnose.
+        readout: of one modality.
+        share: of the loss of the best constant, 0 to 1.
+
+    Returns:
+        Whether its loss lies above ``1 - share`` of that.
+
+    Raises:
+        NumericsError: where there are no examples to fit on.
+    """
     at, task = make_split(adapter, features), adapter.task
     constant = task.prior(at.targets, at.width).expand(len(at.choose), -1)
     return readout.validation_loss > (1 - share) * float(task.loss(constant, at.held_targets).mean())

@@ -37,7 +37,7 @@ class SynergyNet(nn.Module):
         self.mix = nn.Sequential(nn.Linear(size * (len(widths) + pairs), hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
     def forward(self, *x: Tensor) -> Tensor:
-        """Features (n, d) of every modality to what they add to natural parameters, (n, outputs)."""
+        """Map features (n, d) of every modality to what they add to natural parameters, (n, outputs)."""
         parts = [p(n(v)) for v, n, p in zip(x, self.norm, self.project, strict=True)]
         products = [a * b for a, b in combinations(parts, 2)]
         return cast(Tensor, self.mix(torch.cat([*parts, *products], 1)))
@@ -55,7 +55,7 @@ class Synergy:
     described: str
 
     def says(self, x: Mapping[str, Tensor]) -> Tensor:
-        """What it adds to natural parameters for these features, float64 (n, C)."""
+        """Compute what it adds to natural parameters for these features, float64 (n, C)."""
         with torch.no_grad():
             return cast(Tensor, self.net(*(x[m] for m in self.order))).double()
 
@@ -106,7 +106,18 @@ def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynerg
 def on_encoders(
     adapter: Adapter, features: Features, offset: Mapping[str, Tensor], plan: Plan, seed: int
 ) -> Synergy | None:
-    """The same on encoders trained along with it; None where they cannot be, or not within the plan's budget."""
+    """Fit a network for what modalities say together, on encoders that are trained along with it.
+
+    Args:
+        adapter: the model.
+        features: the examples to diagnose.
+        offset: by split, natural parameters (rows, C) of every row, to which the network adds.
+        plan: which weights encoders start from, and how long training may take.
+        seed: of first weights and of the order of examples.
+
+    Returns:
+        The network with the features it reads; None where encoders cannot be trained, or not within the plan's budget.
+    """
     return _SynergyFit.of(adapter, features, offset, seed).on_encoders(plan, RATES[0])
 
 

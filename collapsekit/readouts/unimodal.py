@@ -120,7 +120,7 @@ def train_baselines(
 
 
 def starting_point(adapter: Adapter, plan: Plan) -> Checkpoint | None:
-    """The weights encoders start from under this plan; None: newly initialised."""
+    """Find the weights encoders start from under this plan; None: newly initialised."""
     if plan.start == "fresh":
         return None
     if plan.start == "checkpoint" and adapter.checkpoint is None:
@@ -134,7 +134,18 @@ def starting_point(adapter: Adapter, plan: Plan) -> Checkpoint | None:
 def reckoned(
     adapter: Adapter, at: FitSplit, modality: str, start: Checkpoint | None, seed: int
 ) -> tuple[str | None, float]:
-    """Reckoned seconds of an epoch, or why this encoder cannot be trained alone."""
+    """Estimate how long an epoch of training one encoder alone takes.
+
+    Args:
+        adapter: the model.
+        at: the examples to train on.
+        modality: whose encoder.
+        start: the weights it starts from; None: newly initialised.
+        seed: of first weights.
+
+    Returns:
+        None and seconds, or why this encoder cannot be trained alone and 0.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     twin = adapter.fresh(seed, trained=start)

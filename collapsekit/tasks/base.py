@@ -32,11 +32,17 @@ class Task(ABC):
 
     @classmethod
     def create(cls, *, metric: str | None, temperature: float) -> Self:
-        """Make the task of what a config says. Raises ConfigError.
+        """Make the task of what a config says.
 
         Args:
             metric: which of its metrics, for a task that has several; None: the first.
             temperature: for tasks that compare embeddings.
+
+        Returns:
+            The task.
+
+        Raises:
+            ConfigError: for a metric that it does not have.
         """
         del temperature
         need_one_metric(metric, cls.name)
@@ -63,13 +69,19 @@ class Task(ABC):
         raise NumericsError(f"task {self.name!r} does not say what the best constant prediction is")
 
     def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
-        """Fit a linear readout of features, whose predictions lie in natural space. Raises NumericsError.
+        """Fit a linear readout of features, whose predictions lie in natural space.
 
         Args:
             x: features (n, d).
             targets: as ``check`` gives them, (n, ...).
             width: how many values an expectation has.
             l2: weight of the squared weights.
+
+        Returns:
+            The readout: features (n, d) to natural values, which ``expect`` takes as outputs.
+
+        Raises:
+            NumericsError: for a task that does not say how, and where the fit fails.
         """
         raise NumericsError(f"task {self.name!r} does not say how features are read out linearly")
 
@@ -83,27 +95,30 @@ class Task(ABC):
 
     @classmethod
     def has_prior(cls) -> bool:
-        """Whether it says what the best constant answer is: without one nothing can be due to a modality."""
+        """Tell whether it says what the best constant answer is: without one nothing can be due to a modality."""
         return cls.prior is not Task.prior
 
     def prior_loss(self, expected: Tensor, prior: Tensor) -> Tensor | None:
-        """Mean loss of expectations (n, C) over labels drawn from ``prior``, (1, C) as ``to_natural`` gives it; None where a
-        prior is no distribution of labels."""
+        """Compute the mean loss, a scalar, of expectations (n, C) over labels drawn from ``prior``, (1, C) as
+        ``to_natural`` gives it; None where a prior is no distribution of labels.
+        """
         del expected, prior
         return None
 
     def classes_of(self, outputs: Tensor) -> int:
-        """How many classes outputs (n, ...) choose one of; 1 where they do not choose."""
+        """Count how many classes outputs (n, ...) choose one of; 1 where they do not choose."""
         del outputs
         return 1
 
     def hits(self, expected: Tensor, targets: Tensor) -> Tensor | None:
-        """Whether each answer is right, bool (n,), where the metric is the share of right answers in any set; else None."""
+        """Tell whether each answer is right, bool (n,), where the metric is the share of right answers in any set; else
+        None.
+        """
         del expected, targets
         return None
 
     def metric_parts(self, expected: Tensor, targets: Tensor) -> Tensor | None:
-        """Numbers (n,) whose mean is the metric over these n examples; None for a metric that is no such mean."""
+        """Return numbers (n,) whose mean is the metric over these n examples; None for a metric that is no such mean."""
         right = self.hits(expected, targets)
         return None if right is None else right.double()
 
@@ -114,12 +129,18 @@ class Task(ABC):
         return str(targets[0].item()) if targets[0].numel() == 1 else "the same"
 
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
-        """Bring targets into the form that the loss wants. Raises DataError where they do not fit the outputs.
+        """Bring targets into the form that the loss wants.
 
         Args:
             targets: labels (n, ...) as the data has them.
             outputs: the model's outputs (n, ...).
             split: of the data, for messages.
+
+        Returns:
+            The targets (n, ...).
+
+        Raises:
+            DataError: where they do not fit the outputs.
         """
         if len(targets) != len(outputs):
             raise DataError(
@@ -129,13 +150,13 @@ class Task(ABC):
 
 
 def need_one_metric(metric: str | None, task: str) -> None:
-    """Raises ConfigError for a ``metric`` of a task that has one only."""
+    """Raise ConfigError for a ``metric`` of a task that has one only."""
     if metric is not None:
         raise ConfigError(f"metric {metric!r} cannot be chosen for task {task!r}: remove the `metric` line.")
 
 
 def choose_metric(name: str | None, known: Mapping[str, Metric]) -> Metric:
-    """The metric of that name among those ``known``; None: the first. Raises ConfigError."""
+    """Return the metric of that name among those ``known``; None: the first. Raises ConfigError."""
     if name is None:
         return next(iter(known.values()))
     if name not in known:

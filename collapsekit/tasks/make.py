@@ -42,6 +42,6 @@ def make_task(name: str, *, metric: str | None, temperature: float, base: Path) 
 
 
 def tasks_with_prior() -> list[str]:
-    """Names of the tasks that say what the best constant answer is."""
+    """List the names of the tasks that say what the best constant answer is."""
     kinds = {name: TASKS[name].kind for name in task_names()}
     return [name for name, kind in kinds.items() if issubclass(kind, Task) and kind.has_prior()]

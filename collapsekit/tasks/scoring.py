@@ -10,13 +10,16 @@ from collapsekit.tasks.base import Task
 
 
 def leave_out_metric(task: Task, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
-    """Score all examples with the task metric, then all without each group: (1 + G,), float64.
+    """Score all examples with the task metric, then all without each group.
 
     Args:
         task: whose metric.
         expected: expectations (n, ...).
         targets: (n, ...).
         groups: int64 (n,), 0 to G - 1.
+
+    Returns:
+        float64 (1 + G,), in the unit of the metric.
     """
     right = task.hits(expected, targets)
     if right is not None:  # whole numbers, so that sums are exact

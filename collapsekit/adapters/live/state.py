@@ -27,7 +27,7 @@ class Slot:
         return there and self.tensor.shape == self.copy.shape and self.tensor.dtype == self.copy.dtype
 
     def put_back(self) -> None:
-        """The tensor in its place, with what it held."""
+        """Put the tensor in its place, with the values it had."""
         self.registry[self.key] = self.tensor
         # Elsewhere than on the CPU a comparison would wait for the device.
         if self.tensor.device.type != "cpu" or not same_bits(self.tensor.detach(), self.copy):
@@ -43,7 +43,7 @@ class State:
 
     @classmethod
     def of(cls, model: nn.Module) -> State:
-        """Every parameter and buffer there is, persistent or not; lazy ones that have no shape yet are left out."""
+        """Copy every parameter and buffer there is, persistent or not; lazy ones that have no shape yet are left out."""
         return cls(
             tuple(
                 Slot(f"{path}.{key}" if path else key, registry, key, tensor, tensor.detach().clone())
@@ -78,12 +78,12 @@ class State:
         return [s.name for s in self.slots if s.copy.is_floating_point() or s.copy.is_complex()]
 
     def put_back(self) -> None:
-        """As it was."""
+        """Put every tensor in its place, with the values it had."""
         for slot in self.slots:
             slot.put_back()
 
     def renewed(self) -> State:
-        """The same places, as they are now."""
+        """Copy what is in the same places now."""
         now = [(s, s.registry.get(s.key)) for s in self.slots]
         return State(
             tuple(Slot(s.name, s.registry, s.key, t, t.detach().clone()) for s, t in now if isinstance(t, Tensor))
@@ -91,7 +91,7 @@ class State:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same, NaN and NaN alike."""
+    """Tell whether two tensors have one shape and type and hold the same, NaN and NaN alike."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if torch.equal(a, b):

@@ -26,7 +26,7 @@ _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch
 
 
 def check_live(model: Any, what: str = "model") -> None:
-    """Raises ConfigError, with what to give instead, unless ``model`` is a module that can be heard, and trained."""
+    """Raise ConfigError, with what to give instead, unless ``model`` is a module that can be heard, and trained."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{what} is {_mistaken(model)}.")
     for path, module in model.named_modules():
@@ -42,14 +42,14 @@ def check_live(model: Any, what: str = "model") -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside what torch.compile, DataParallel and their like put around it."""
+    """Find the model inside what torch.compile, DataParallel and their like put around it."""
     while (name := _WRAPPED.get(f"{type(model).__module__}.{type(model).__qualname__}")) is not None:
         model = getattr(model, name)
     return model
 
 
 def unprefixed(config: Config, model: nn.Module) -> Config:
-    """The config with submodule paths as they are in the unwrapped ``model``, where they began with a wrapper's name."""
+    """Return the config with submodule paths as they are in the unwrapped ``model``, less a wrapper's name."""
     known = dict(model.named_modules(remove_duplicate=False))
 
     def plain(path: str | None) -> str | None:

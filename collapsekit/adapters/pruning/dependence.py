@@ -63,7 +63,7 @@ class Calls:
             self.returned(module, output)
 
     def returned(self, module: nn.Module, output: Any) -> None:
-        """Called with what a module returned."""
+        """Note what a module returned; a subclass says what of it."""
 
 
 class Dependence(Calls):

@@ -40,8 +40,11 @@ class SkipPlan:
 
     @contextmanager
     def applied(self, rows: int) -> Iterator[None]:
-        """Leave them out for a while, of a forward of so many rows. Not where one of them trains, when it may draw random
-        numbers, nor under torch.func, where a tensor may have another axis than it shows."""
+        """Leave them out for a while, of a forward of so many rows.
+
+        Not where one of them trains, when it may draw random numbers, nor under torch.func, where a tensor may have
+        another axis than it shows.
+        """
         whole = any(m.training for m in self.inside) or torch._C._functorch.peek_interpreter_stack() is not None
         with ExitStack() as stack:
             for skip in () if whole else self.skips:
