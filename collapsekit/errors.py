@@ -60,6 +60,15 @@ class NumericsError(CollapsekitError, ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """`` (did you mean 'x' or 'y'?)`` for the nearest of ``known``, or an empty string."""
+    """Ask whether another name was meant, for the end of a message.
+
+    Args:
+        name: what was written.
+        known: what can be meant.
+        limit: at most so many of them are named.
+
+    Returns:
+        `` (did you mean 'x' or 'y'?)`` with the nearest, the nearest first, or an empty string where none is near.
+    """
     near = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
     return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""

@@ -43,7 +43,11 @@ data:
 
 
 def load_mfeat() -> dict[str, np.ndarray[Any, Any]]:
-    """All six views, ``label`` and ``split`` of UCI Multiple Features. Raises RefusedError on a wrong checksum."""
+    """Load all six views (n, d), ``label`` and ``split`` (n,) of UCI Multiple Features.
+
+    Raises:
+        RefusedError: where their checksum is wrong.
+    """
     raw = (files("collapsekit.demo") / "mfeat.npz").read_bytes()
     found = hashlib.sha256(raw).hexdigest()
     if found != SHA256:
@@ -53,7 +57,11 @@ def load_mfeat() -> dict[str, np.ndarray[Any, Any]]:
 
 
 def demo_data() -> dict[str, Tensor]:
-    """The model's four views by SPLIT/NAME, each column scaled by the training split's mean and deviation."""
+    """Scale the model's four views, each column by the training split's mean and deviation.
+
+    Returns:
+        By SPLIT/NAME, views (n, d) and labels (n,).
+    """
     raw = load_mfeat()
     train = raw["split"] == 0
     out: dict[str, Tensor] = {}
@@ -69,7 +77,16 @@ def demo_data() -> dict[str, Tensor]:
 
 
 def make_demo(folder: Path, seed: int, progress: Progress) -> Path:
-    """Write data.safetensors, model.py, collapsekit.yaml and a trained ckpt.pt into ``folder``; its path back."""
+    """Write the example as a user would have it: data.safetensors, model.py, collapsekit.yaml and a trained ckpt.pt.
+
+    Args:
+        folder: where to.
+        seed: of the training.
+        progress: told of the epochs.
+
+    Returns:
+        The path of the checkpoint.
+    """
     from safetensors.torch import save
 
     data = demo_data()
@@ -83,7 +100,16 @@ def make_demo(folder: Path, seed: int, progress: Progress) -> Path:
 
 
 def train_demo(data: dict[str, Tensor], seed: int, progress: Progress) -> nn.Module:
-    """Plain SGD with momentum and weight decay: nothing here is told to ignore a view."""
+    """Train the example by plain SGD with momentum and weight decay: nothing here is told to ignore a view.
+
+    Args:
+        data: views (n, d) and labels (n,) by SPLIT/NAME.
+        seed: of weights and batches.
+        progress: told of the epochs.
+
+    Returns:
+        The model, in training mode.
+    """
     x = {view: data[f"train/{view}"] for view in WIDTHS}
     y = data["train/label"]
     with preserve_rng_state():
