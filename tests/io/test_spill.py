@@ -108,7 +108,7 @@ def watch():
         held.append(sum(int(l.split()[1]) for l in lines if l.startswith("RssAnon")) // 1024)
         time.sleep(0.002)
 n, d = int(sys.argv[1]), 64
-storage = Storage(0)
+storage = SpillBuffer(0)
 columns = storage.column(), storage.column()
 g = torch.Generator().manual_seed(0)
 threading.Thread(target=watch, daemon=True).start()
