@@ -82,7 +82,7 @@ class Script:
     def numbers(self, others: list[Tensor]) -> dict[str, Any]:
         """Everything, by the names of collapsekit's results."""
         a, b = MODALITIES
-        v = {present: self.value(present, others) for present in ((), (a,), (b,), (a, b))}
+        v = {present: self.worth(present, others) for present in ((), (a,), (b,), (a, b))}
         found: dict[str, Any] = {
             f"reliance.shapley/{a}": (v[a,] - v[()] + v[a, b] - v[b,]) / 2,
             f"reliance.shapley/{b}": (v[b,] - v[()] + v[a, b] - v[a,]) / 2,
