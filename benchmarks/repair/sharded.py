@@ -67,7 +67,7 @@ def _one(folder: Path, hidden: int, steps: int, *, fsdp: bool) -> dict[str, floa
     how = Training(epochs=2, fsdp=fsdp)
     job = make_job(hidden, how)
     job = replace(job, at=replace(job.at, fit=job.at.fit[: how.batch * steps]))
-    seconds, plain_step = [], loop._Run._step
+    seconds, plain_step = [], loop._StageRun._step
     held: list[int] = []
 
     def timed(self: Any, rows: Tensor) -> bool:
@@ -80,7 +80,7 @@ def _one(folder: Path, hidden: int, steps: int, *, fsdp: bool) -> dict[str, floa
         held.append(sum(_own(t) for t in (*self.lay.parameters, *gradients, *moments, *copies)))
         return done
 
-    loop._Run._step = timed  # type: ignore[method-assign]
+    loop._StageRun._step = timed  # type: ignore[method-assign]
     weights = sum(p.numel() * p.element_size() for p in job.adapter.model.parameters())
     with together():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
