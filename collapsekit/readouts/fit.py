@@ -19,7 +19,7 @@ from collapsekit.stats.threads import threads_for
 from collapsekit.tasks.base import Task
 
 BATCH = 64
-LEAST = 1e-4  # by which a held-out loss has to fall to count as better
+MIN_IMPROVEMENT = 1e-4  # by which a held-out loss has to fall to count as better
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -130,7 +130,7 @@ def fit(
                 optimizer.step()
             model.eval()
             held = held_loss(outputs, at, task)
-            if held < best.loss - LEAST:
+            if held < best.loss - MIN_IMPROVEMENT:
                 best = Fitted(epoch, held)
                 state = {k: v.detach().clone() for k, v in model.state_dict().items()}
             elif epoch - best.epochs >= recipe.patience:

@@ -24,7 +24,7 @@ from collapsekit.features.batching import shared_rows
 from collapsekit.features.features import scaled
 from collapsekit.readouts.fit import (
     BATCH,
-    LEAST,
+    MIN_IMPROVEMENT,
     Fitted,
     Recipe,
     fresh_fusion,
@@ -280,7 +280,7 @@ class _Stack:
         """Keep the weights of settings that got better; leave those alone that have not for too long."""
         better, going = [], []
         for place, (s, loss) in enumerate(zip(self.active, held, strict=True)):
-            if loss < self.best[s].loss - LEAST:
+            if loss < self.best[s].loss - MIN_IMPROVEMENT:
                 self.best[s] = Fitted(epoch, loss)
                 better.append(place)
             elif epoch - self.best[s].epochs >= self.recipe.patience:

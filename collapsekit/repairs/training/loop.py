@@ -18,6 +18,7 @@ from collapsekit.config.options import Training
 from collapsekit.context import Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
+from collapsekit.readouts.fit import MIN_IMPROVEMENT
 from collapsekit.repairs.training.compile import backward_blamed, compiled
 from collapsekit.repairs.training.data_parallel import same_buffers, share
 from collapsekit.repairs.training.fsdp import lay_out
@@ -30,7 +31,6 @@ from collapsekit.stats.threads import threads_for
 ROUND = 200  # optimiser steps between snapshots within an epoch
 HALVINGS = 3
 MOMENTUM = 0.9  # of SGD
-IMPROVED = 1e-4  # by which a held-out loss has to fall to count
 
 
 @dataclass
@@ -171,7 +171,7 @@ class _StageRun:
         state.history.append((state.epoch, training, held))
         self.shown.add(state.epoch, training, held, self.optimizer.param_groups[0]["lr"])
         state.step, state.total, state.seen = 0, 0.0, 0
-        if held < state.best_loss - IMPROVED:
+        if held < state.best_loss - MIN_IMPROVEMENT:
             state.best, self.best = state.epoch, state_of(module)
         self.progress.step(f"{self.method}: {self.stage.name}", state.epoch, self.epochs, f"held-out loss {held:.4g}")
         self._keep()
