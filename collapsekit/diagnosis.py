@@ -30,7 +30,7 @@ from collapsekit.readouts.cache import cache_folder, private_folder
 from collapsekit.registry import ProbeSpec
 from collapsekit.report.diagnosis import Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
-from collapsekit.report.verdicts import judge
+from collapsekit.report.verdicts import RULES, judge
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
 from collapsekit.session.command_line import command_line, recorded
 from collapsekit.session.opening import OpenModel, open_model
@@ -223,13 +223,15 @@ def _report(
     if all(r.skipped is not None and r.error is None for r in results):
         why = next((r.skipped for r in results), "no probe was chosen")
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
-    overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
+    judgement = judge(results, subject.modalities, subject.metric)
     return Report(
         collapsekit=__version__,
         subject=subject,
-        verdict=overall,
-        summary=summary,
-        modalities=verdicts,
+        verdict=judgement.overall,
+        summary=judgement.summary,
+        judged=judgement.judged,
+        rules=RULES,
+        modalities=judgement.each,
         results=tuple(results),
         warnings=warnings,
         config=None if config is None else path_from_here(config),

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from collapsekit.report.base import Frozen, Interval, Number, Positive, Whole
 
 ModalityState = Literal["used", "underused", "collapsed", "uninformative", "inconclusive"]
-OverallState = Literal["collapsed", "healthy", "inconclusive"]
+OverallState = Literal["collapsed", "underused", "healthy", "inconclusive"]
 
 
 class Curve(Frozen):
@@ -94,6 +94,10 @@ class ModalityVerdict(Frozen):
     reason: str  # one sentence a person can act on
     evidence: tuple[str, ...] = ()  # names of the results this verdict was read from
     reference: Reference | None = Field(default=None, json_schema_extra={"since": 2})  # null until it is measured
+    # Of an inconclusive one: what it surely is no better than, and no worse than.
+    at_most: Literal["underused"] | None = Field(default=None, json_schema_extra={"since": 2})
+    at_least: Literal["underused"] | None = Field(default=None, json_schema_extra={"since": 2})
+    missing: str | None = Field(default=None, json_schema_extra={"since": 2})  # what a full judgement of it lacks
 
 
 class Subject(Frozen):

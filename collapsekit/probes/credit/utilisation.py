@@ -122,6 +122,33 @@ ALONE_METRIC = declare(
         why="task metrics are written so that higher is better",
     )
 )
+DUE_AT_MOST = declare(
+    Measure(
+        "utilisation.due_at_most",
+        definition="what the modality would be due if it said everything: Shapley credit with no loss left in every subset "
+        "that holds it, and the loss of the balanced reference in every other",
+        source=SOURCE,
+        unit=LOSS,
+    )
+)
+REFERENCE_TRAINED = declare(
+    Measure(
+        "utilisation.reference_trained",
+        definition="1 where an encoder of the modality was trained alone for the reference, else 0: a stronger reference "
+        "might find more",
+        source=SOURCE,
+        unit="yes or no",
+    )
+)
+LEARNED = declare(
+    Measure(
+        "utilisation.learned",
+        definition="share of the loss of the best constant prediction that the model gains: as it is, or drawn toward the "
+        "prior where it is surer than it is right",
+        source=SOURCE,
+        unit="share",
+    )
+)
 COSTS_NOW = declare(
     Measure(
         "utilisation.costs_now",
@@ -177,6 +204,7 @@ def run(session: Session) -> Iterator[Result]:
     theirs, theirs_error = session.shapley_values(lambda k: -reference.value(k).loss)
     task, prior, level = session.task, reference.constant().loss, session.level
     yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, level)
+    yield _with_interval(LEARNED.fill(), None, None, 1 - _loss_of_model(session) / prior, level)
     for i, m in enumerate(session.modalities):
         note = evidence[m]
         gain = prior - reference.alone(m).loss
@@ -186,11 +214,41 @@ def run(session: Session) -> Iterator[Result]:
         yield CREDIT.fill(task).result(float(credit[0]), span, modality=m)
         yield _share(m, credit, torch.maximum(ours.sum(0), theirs.sum(0)), errors[0], level)
         yield _with_interval(REFERENCE_CREDIT.fill(task), m, note, due, level, errors[1])
+        most = torch.maximum(_due_at_most(session, reference, i), LEAST * gain)
+        yield _with_interval(DUE_AT_MOST.fill(task), m, None, most, level)
+        yield _reference_trained(session, m)
         yield _ratio(m, note, credit, due, errors, level)
         yield _score(m, note, credit, due, errors, float(prior[0]), level)
         yield _with_interval(ALONE_GAIN.fill(task), m, note, gain, level)
         yield _with_interval(ALONE_METRIC.fill(task), m, note, reference.alone(m).metric, level)
         yield from _costs(m, session, reference, game)
+
+
+def _loss_of_model(session: Session) -> Tensor:
+    """Loss of the model on all modalities, (1 + G,): drawn toward the prior where that lowers it on held-out examples, never
+    away from it, or the noise of a network that has learned nothing would count as much as what another has learned."""
+    game, calibration = session.game, session.calibration
+    surer = calibration is not None and calibration.factor < 1
+    return (game.calibrated(game.full) if surer else game.value(game.full)).loss
+
+
+def _due_at_most(session: Session, reference: BalancedReference, i: int) -> Tensor:
+    """What modality ``i`` would be due if it said everything, (1 + G,)."""
+    none_left = torch.zeros_like(reference.constant().loss)
+    credit, _ = session.shapley_values(lambda k: none_left if k >> i & 1 else -reference.value(k).loss)
+    return credit[i]
+
+
+def _reference_trained(session: Session, modality: str) -> Result:
+    """Whether the reference of a modality rests on an encoder trained alone, and why it does not."""
+    baselines = session.trained_alone
+    if baselines is None:
+        why: str | None = "profile quick trains no encoder alone"
+    elif modality in baselines.trained:
+        why = None
+    else:
+        why = f"no encoder of {modality} was trained alone ({baselines.skipped[modality]})"
+    return REFERENCE_TRAINED.result(float(why is None), None, modality=modality, note=why)
 
 
 def _check_size(session: Session) -> None:
