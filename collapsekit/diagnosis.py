@@ -30,7 +30,7 @@ from collapsekit.readouts.cache import cache_folder, private_folder
 from collapsekit.registry import ProbeSpec
 from collapsekit.report.diagnosis import Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
-from collapsekit.report.verdicts import RULES, judge
+from collapsekit.report.verdicts import judge
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
 from collapsekit.session.command_line import command_line, recorded
 from collapsekit.session.opening import OpenModel, open_model
@@ -227,11 +227,7 @@ def _report(
     return Report(
         collapsekit=__version__,
         subject=subject,
-        verdict=judgement.overall,
-        summary=judgement.summary,
-        judged=judgement.judged,
-        rules=RULES,
-        modalities=judgement.each,
+        **judgement.fields,
         results=tuple(results),
         warnings=warnings,
         config=None if config is None else path_from_here(config),

@@ -272,6 +272,7 @@ class GateConfig(BaseModel):
         dict[str, float],
         Flag("A fall that must not be missed, else inconclusive.", name="effect", metavar="KIND=VALUE"),
     ] = {}
+    allow_partial: Annotated[bool, Flag("Also pass what was only partly judged, which is recorded.")] = False
 
 
 class GateOptions(CommandOptions, GateConfig):

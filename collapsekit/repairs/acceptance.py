@@ -9,6 +9,7 @@ from torch import Tensor
 from collapsekit.repairs.training.job import Job
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import METRIC_MARGIN, MIN_SCORE_FALL, Check, metric_passes, score_passes
+from collapsekit.report.verdicts import is_weak
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.tasks.scoring import leave_out_metric
 
@@ -94,19 +95,23 @@ def still_used_check(modality: str, before: Report, after: Report) -> Check:
         after: The report after it, on the same examples.
 
     Returns:
-        The check; passed unless the modality is collapsed or underused after.
+        The check; not passed where the modality is collapsed or at most underused after, nor where that is not known and its
+        score rose.
     """
     old, new = before.modalities[modality], after.modalities[modality]
-    passed = new.verdict not in ("collapsed", "underused")
+    difference = new.score - old.score if old.score is not None and new.score is not None else None
+    as_before = new.verdict != "inconclusive" or (difference is not None and difference < MIN_SCORE_FALL)
+    passed = not is_weak(new) and as_before
     return Check(
         name=f"still_used.{modality}",
         passed=passed,
         before=old.score,
         after=new.score,
-        difference=new.score - old.score if old.score is not None and new.score is not None else None,
+        difference=difference,
         definition=(
             f"verdict of {modality}, which was used before, on the {before.subject.split} split; passed unless it is "
-            "collapsed or underused after; shown are its scores"
+            "collapsed or at most underused after, or inconclusive with a score that rose by as much as counts; shown are "
+            "its scores"
         ),
         sentence=(
             f"{modality}, used on {before.subject.split} before, is {new.verdict} after"

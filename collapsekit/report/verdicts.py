@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from collapsekit.report.parts import Judged, ModalityState, ModalityVerdict, OverallState, Result
 from collapsekit.report.rules.evidence import Estimate, Evidence
@@ -52,6 +52,12 @@ class Judgement(NamedTuple):
     summary: str  # one sentence for the whole, and what is missing
     each: dict[str, ModalityVerdict]
     judged: Judged
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of a report that it fills."""
+        made = {"verdict": self.overall, "summary": self.summary, "judged": self.judged}
+        return {**made, "rules": RULES, "modalities": self.each}
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,14 @@ def overall_of(each: Mapping[str, ModalityVerdict]) -> OverallState:
     states = {v.verdict for v in each.values()}
     if "collapsed" in states:
         return "collapsed"
-    if "underused" in states or any(v.at_most is not None for v in each.values()):
+    if any(map(is_weak, each.values())):
         return "underused"
     return "inconclusive" if "inconclusive" in states or "used" not in states else "healthy"
+
+
+def is_weak(verdict: ModalityVerdict) -> bool:
+    """Tell whether a modality surely is less used than it could be: collapsed, underused, or at most that."""
+    return verdict.verdict in ("collapsed", "underused") or verdict.at_most is not None
 
 
 def possible_wholes(states: Collection[ModalityState]) -> list[OverallState]:
@@ -150,7 +161,7 @@ def _summary(overall: OverallState, each: Mapping[str, ModalityVerdict]) -> str:
     def named(state: ModalityState) -> list[str]:
         return [m for m, v in each.items() if v.verdict == state]
 
-    few = [m for m, v in each.items() if v.verdict == "underused" or v.at_most is not None]
+    few = [m for m, v in each.items() if is_weak(v) and v.verdict != "collapsed"]
     partly = [m for m, v in each.items() if v.missing is not None and v.at_most is None]
     open_ = [m for m in named("inconclusive") if m not in few and m not in partly]
     parts = []
