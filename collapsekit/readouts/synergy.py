@@ -127,6 +127,13 @@ def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
     return tuple(sorted(own, key=own.__getitem__))
 
 
+def recipe_for(rows: int, rate: float, seed: int) -> Recipe:
+    """Say how the network is fitted on so many examples, under a learning rate and a seed."""
+    steps = max(1, rows // BATCH)
+    epochs = max(EPOCHS, -(-STEPS // steps))
+    return Recipe(rate, epochs, seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
+
+
 @dataclass(frozen=True)
 class _SynergyFit:
     adapter: Adapter
@@ -143,9 +150,7 @@ class _SynergyFit:
         return _SynergyFit(adapter, features, at, _order(adapter, at, seed), own, seed)
 
     def _recipe(self, rate: float) -> Recipe:
-        steps = max(1, len(self.at.fit) // BATCH)
-        epochs = max(EPOCHS, -(-STEPS // steps))
-        return Recipe(rate, epochs, self.seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
+        return recipe_for(len(self.at.fit), rate, self.seed)
 
     def _net(self, x: Mapping[str, Tensor]) -> SynergyNet:
         with torch.random.fork_rng():
