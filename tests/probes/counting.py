@@ -15,7 +15,6 @@ from torch import Tensor
 from collapsekit import diagnosis
 from collapsekit.adapters.base import Prediction
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.readouts import linear
 
 OPENING = "opening"
 

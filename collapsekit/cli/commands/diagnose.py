@@ -12,7 +12,7 @@ import typer
 from collapsekit.cli.child import ROLES
 from collapsekit.cli.options import Checkpoint, ConfigFile, Quiet, with_options
 from collapsekit.cli.output import write
-from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, show
+from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, screen, show
 from collapsekit.config.options import DiagnoseOptions
 from collapsekit.errors import NothingEvaluatedError
 
@@ -60,6 +60,9 @@ def diagnose(
             "repeatable."
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would run, and what that costs.")
+    ] = False,
     quiet: Quiet = False,
 ) -> Ended:
     """Find out which modality a checkpoint ignores, what that costs, and why."""
@@ -71,6 +74,15 @@ def diagnose(
         from collapsekit.diagnosis import diagnose as run
 
         world.on_main(lambda: check_outputs(output, format_, json_, figures))
+        if dry_run:
+            from collapsekit.diagnosis import estimate_cost
+
+            cost = estimate_cost(checkpoint, config=config, progress=shown, **options.keywords())
+            return (
+                Ended(show=lambda: write(cost.to_json(), "json") if json_ else screen(cost))
+                if world.is_main
+                else Ended()
+            )
         report = run(checkpoint, config=config, progress=shown, **options.keywords())
         world.assert_same(report.to_json(), "results")
         shown.step("writing the report", 0, None)
