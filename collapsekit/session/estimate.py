@@ -37,7 +37,7 @@ def estimate_costs(preview: Preview, chosen: Sequence[ProbeSpec], opened: float,
     known = [cost for cost in costs if isinstance(cost, Cost)]
     total = sum(known, opening)
     wanted = {name for name in COUNTS if getattr(total, name)}
-    units = current().on_main(lambda: time_units(preview.adapter, preview.features, wanted, clock))
+    units = current().on_main(lambda: time_units(preview.session, wanted, clock))
     rows = [_row(spec.name, cost, units) for spec, cost in zip(chosen, costs, strict=True)]
     first = _row(OPENING, opening, units, opened)
     read = preview.adapter.checkpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from collapsekit.config.options import DiagnoseOptions
 from collapsekit.errors import NothingEvaluatedError
 
 if TYPE_CHECKING:
+    from collapsekit.report.cost import CostReport
     from collapsekit.report.diagnosis import Report
 
 OUTPUT = Path("collapsekit-report")
@@ -78,11 +80,8 @@ def diagnose(
             from collapsekit.diagnosis import estimate_cost
 
             cost = estimate_cost(checkpoint, config=config, progress=shown, **options.keywords())
-            return (
-                Ended(show=lambda: write(cost.to_json(), "json") if json_ else screen(cost))
-                if world.is_main
-                else Ended()
-            )
+            shown_cost = partial(show_cost, cost, to_stdout=json_, quiet=quiet)
+            return Ended(show=shown_cost) if world.is_main else Ended()
         report = run(checkpoint, config=config, progress=shown, **options.keywords())
         world.assert_same(report.to_json(), "results")
         shown.step("writing the report", 0, None)
@@ -100,6 +99,20 @@ def diagnose(
             say(why)
 
     return Ended(code, shown_last) if world.is_main else Ended(code)
+
+
+def show_cost(cost: CostReport, *, to_stdout: bool, quiet: bool) -> None:
+    """Print what a diagnosis would cost.
+
+    Args:
+        cost: The report.
+        to_stdout: Whether as JSON.
+        quiet: Whether to print nothing else.
+    """
+    if to_stdout:
+        write(cost.to_json(), "json")
+    elif not quiet:
+        screen(cost)
 
 
 def wanted_files(output: Path | None, formats: list[Format] | None, to_stdout: bool) -> list[str]:

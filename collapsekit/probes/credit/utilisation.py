@@ -215,9 +215,9 @@ def _check_size(session: Session) -> None:
     _need_enough({"to fit on": len(at.fit), "held out": len(at.choose), "diagnosed": len(session.features)})
 
 
-def _need_enough(found: dict[str, int]) -> None:
-    """Raises NumericsError where a reference has too few examples, ``found`` by what they are for."""
-    what, n = min(found.items(), key=lambda item: item[1])
+def _need_enough(counts: dict[str, int]) -> None:
+    """Raises NumericsError where a reference has too few examples, ``counts`` by what they are for."""
+    what, n = min(counts.items(), key=lambda item: item[1])
     if n < FEWEST:
         raise NumericsError(f"a reference needs at least {FEWEST} examples, found {n} {what}: use more")
 

@@ -18,7 +18,6 @@ from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import chunk_of
 from collapsekit.features.content_seeds import modality_seeds
-from collapsekit.features.features import Features
 from collapsekit.interventions.edits import unread_inputs
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import Measure, Quantity, declare
@@ -118,12 +117,12 @@ class _Noisy:
 def estimate_cost(preview: Preview) -> Cost:
     """Cost a replay without noise and one for each level and draw, at the features, and at the input where that is
     affordable."""
-    options, adapter, n = preview.options_of("noise", NoiseOptions), preview.adapter, preview.size
+    options, n = preview.options_of("noise", NoiseOptions), preview.size
     runs, few, cost = 1 + options.draws * len(options.levels), min(options.examples, n), Cost()
     for m in preview.modalities:
         if options.inputs is not False:
             with contextlib.suppress(NumericsError):  # it is skipped
-                _, encoders = _inputs_of(adapter, preview.features, m, options, few, n)
+                _, encoders = _inputs_of(preview.session, m, options, few, n)
                 cost += Cost(encodings=len(encoders) * runs * few, replays=runs * few)
         cost += preview.inputs_tried() + Cost(replays=runs * n)
     return cost
@@ -180,10 +179,11 @@ def _affordable(adapter: Adapter, encoders: list[str], runs: int, rows: int, exa
 
 
 def _inputs_of(
-    adapter: Adapter, features: Features, modality: str, options: NoiseOptions, rows: int, examples: int
+    session: Session, modality: str, options: NoiseOptions, rows: int, examples: int
 ) -> tuple[list[str], list[str]]:
     """Keys of the modality's raw inputs that noise can be added to, and the modalities whose encoders read them; of
     ``examples`` so many ``rows`` get it. Raises NumericsError where there are none, or it would cost much unasked."""
+    adapter, features = session.adapter, session.features
     section = adapter.config.modalities[modality]
     read = set(adapter.input_keys(modality))
     encoders = [m for m in features.modalities if read & set(adapter.input_keys(m))]
@@ -205,7 +205,7 @@ def _at_input(session: Session, modality: str, options: NoiseOptions, examples: 
     """The modality's raw inputs; whole numbers become floats where the config says how they are scaled. Only encoders that
     read them run again; ``examples``: of how many these are."""
     adapter, features = session.adapter, session.features
-    fit, encoders = _inputs_of(adapter, features, modality, options, len(features), examples)
+    fit, encoders = _inputs_of(session, modality, options, len(features), examples)
 
     def answer(given: tuple[Tensor, ...]) -> Tensor:
         inputs = {**features.inputs, **dict(zip(fit, given, strict=True))}

@@ -11,13 +11,14 @@ from collapsekit.render.numbers import ABSENT, fmt
 from collapsekit.report.cost import CostReport, CostRow
 
 AT_MOST = "≤ "
-_MINUTES, _HOURS = 100.0, 6000.0  # seconds from which a time is told in these
+_LEAST, _MINUTES, _HOURS = 0.1, 100.0, 6000.0  # seconds from which a time is told, in minutes, in hours
+_EXACT = 10_000  # counts below are told digit by digit
 _KINDS = (
     ("passes", "Passes: examples through the whole model, the encoders among it."),
-    ("encodings", "Of an encoder: examples through one encoder by itself, in training or with noise at its input."),
+    ("encodings", "Encoder: examples through one encoder by itself, in training or with noise at its input."),
     ("replays", "Replays: examples through fusion and head, the encoders answering from their recordings."),
     ("gradients", "Back: examples back through fusion and head."),
-    ("heads", "Heads: small models fitted on recorded features. Encoders: trained, once a learning rate."),
+    ("heads", "Trained: heads, which are small models on recorded features; and encoders, once a learning rate."),
 )
 
 
@@ -32,7 +33,8 @@ def view(report: CostReport, detail: Detail) -> doc.Document:
     read = ", ".join(f"{clean(name)} {n:,}" for name, n in report.examples.items())
     return doc.Document(
         subject="Cost of a diagnosis",
-        title=f"Diagnosing split {split} of {checkpoint}, profile {report.profile}: {seconds}; {memory}.",
+        title=f"Diagnosing split {split} of {checkpoint}, profile {report.profile}: model and training take {seconds}; "
+        f"{memory}.",
         page=f"cost: {checkpoint}",
         blocks=(
             doc.sentence(f"Examples that are read: {read}. Nothing was measured or written: this is --dry-run."),
@@ -49,7 +51,7 @@ def view(report: CostReport, detail: Detail) -> doc.Document:
 
 
 def _table(report: CostReport) -> doc.Table:
-    heads = ("part", ">passes", ">of an encoder", ">replays", ">back", "trained", ">time")
+    heads = ("part", ">passes", ">encoder", ">replays", ">back", "trained", ">time")
     rows = [_cells(row) for row in (report.opening, *report.probes, report.total)]
     empty = [i for i in range(1, len(heads) - 1) if not any(row[i].runs for row in rows)]
     kept = [i for i in range(len(heads)) if i not in empty]
@@ -62,7 +64,15 @@ def _cells(row: CostRow) -> list[TableCell]:
         what = "nothing to measure" if row.estimated else "not estimated"
         return [name, *[TableCell()] * 4, doc.cell(what, "quiet"), doc.cell(ABSENT)]
     counts = [_count(row, what) for what in ("passes", "encodings", "replays", "gradients")]
-    return [name, *counts, _trained(row), doc.cell(f"{AT_MOST if row.at_most else ''}{_time(row.seconds or 0.0)}")]
+    seconds = row.seconds or 0.0
+    time = (
+        ABSENT
+        if not seconds
+        else f"{AT_MOST if row.at_most else ''}{_time(seconds)}"
+        if seconds >= _LEAST
+        else "< 0.1 s"
+    )
+    return [name, *counts, _trained(row), doc.cell(time)]
 
 
 def _count(row: CostRow, what: str) -> TableCell:
@@ -70,14 +80,14 @@ def _count(row: CostRow, what: str) -> TableCell:
 
 
 def _number(row: CostRow, what: str) -> str:
-    return f"{AT_MOST if what in row.at_most else ''}{getattr(row, what):,}"
+    return f"{AT_MOST if what in row.at_most else ''}{_short(getattr(row, what))}"
 
 
 def _trained(row: CostRow) -> TableCell:
     models = [f"{_number(row, what)} {what}" for what in ("heads", "encoders") if getattr(row, what)]
     steps = row.steps + row.encoder_steps
     bound = AT_MOST if {"steps", "encoder_steps"} & set(row.at_most) else ""
-    return TableCell(line(", ".join(models)), line(Span(f"{bound}{steps:,} steps", "quiet")) if steps else ())
+    return TableCell(line(", ".join(models)), line(Span(f"{bound}{_short(steps)} steps", "quiet")) if steps else ())
 
 
 def _unit(report: CostReport, name: str) -> str:
@@ -89,15 +99,25 @@ def _unit(report: CostReport, name: str) -> str:
 def _remarks(report: CostReport) -> Iterator[doc.Items]:
     """Why a number is a bound, why a probe would measure nothing, and what says nothing."""
     texts = []
+    for why in report.total.why:
+        names = ", ".join(clean(row.name) for row in report.probes if why in row.why)
+        texts.append(f"{AT_MOST}in {names}: {clean(why, TEXT_LIMIT)}.")
     for row in report.probes:
         name = clean(row.name)
-        texts += [f"{name}: at most, as {clean(why, TEXT_LIMIT)}." for why in row.why]
         if row.skipped is not None:
             texts.append(f"{name} would measure nothing: {clean(row.skipped, TEXT_LIMIT)}.")
         if not row.estimated:
             texts.append(f"{name} is not estimated: its probe does not say what it costs (@probe(..., cost=...)).")
     if texts:
         yield doc.items(texts)
+
+
+def _short(count: int) -> str:
+    """Tell a count, the larger ones to three digits."""
+    if count < _EXACT:
+        return f"{count:,}"
+    unit, power = next((u, p) for u, p in (("T", 12), ("G", 9), ("M", 6), ("k", 3)) if count >= 10**p)
+    return f"{fmt(count / 10**power)} {unit}"
 
 
 def _time(seconds: float) -> str:
