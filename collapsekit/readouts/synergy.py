@@ -128,7 +128,16 @@ def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
 
 
 def recipe_for(rows: int, rate: float, seed: int) -> Recipe:
-    """Say how the network is fitted on so many examples, under a learning rate and a seed."""
+    """Make the recipe by which the network is fitted.
+
+    Args:
+        rows: examples it is fitted on.
+        rate: the learning rate.
+        seed: of the order of examples.
+
+    Returns:
+        The recipe; epochs are more on small data, where an epoch is few steps.
+    """
     steps = max(1, rows // BATCH)
     epochs = max(EPOCHS, -(-STEPS // steps))
     return Recipe(rate, epochs, seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
