@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
@@ -14,6 +15,7 @@ from collapsekit.report.cost import OPENING, TOTAL, CostReport, CostRow
 from collapsekit.session.cost import COUNTS, Cost
 from collapsekit.session.preview import Preview
 from collapsekit.session.timing import Clock, UnitCosts, time_units
+from collapsekit.user_code.process_state import user_code
 from collapsekit.version import __version__
 
 
@@ -61,14 +63,16 @@ def _cost_of(spec: ProbeSpec, preview: Preview) -> Cost | str | None:
     """What a probe costs, or why it would measure nothing; None where it does not say."""
     if spec.cost is None:
         return None
+    ours = spec.run.__module__.startswith("collapsekit.")
     try:
-        cost = spec.cost(preview)
+        with nullcontext() if ours else user_code(f"the cost of probe {spec.name!r}"):
+            cost = spec.cost(preview)
     except NumericsError as e:
         return str(e).rstrip(".")
     except CollapsekitError:
         raise
     except Exception as e:
-        if spec.run.__module__.startswith("collapsekit."):
+        if ours:
             raise
         raise ConfigError(f"the cost of probe {spec.name!r} cannot be estimated: {type(e).__name__}: {e}.") from e
     if not isinstance(cost, Cost):

@@ -19,7 +19,7 @@ from collapsekit.games.coalitions import GameOptions, draws_for, moves_whole
 from collapsekit.interventions.edits import TRIED, unread_inputs
 from collapsekit.interventions.imputation import has_split
 from collapsekit.interventions.marginal import shifts
-from collapsekit.interventions.replay import count_compared
+from collapsekit.interventions.replay import by_row, count_compared
 from collapsekit.readouts import synergy, unimodal
 from collapsekit.readouts.fit import BATCH, steps_of
 from collapsekit.readouts.linear import FitSplit, need_enough, need_train
@@ -75,12 +75,16 @@ class Preview(FirstLook):
         features, n = self.features.of(split), self.size_of(split) if part is None else part
         cost = self.once(("inputs", split, part), lambda: self._tried(features, n))
         if together:
-            cost += self.once(("rows", split, part), lambda: Cost(replays=2 * count_compared(features, n)))
+            cost += self.once(("rows", split, part), lambda: self._compared(features, n))
         return cost + Cost(replays=questions * n)
 
     def inputs_tried(self) -> Cost:
         """Find out which raw inputs are read past the encoders."""
         return self.once(("inputs", self.features.split, None), lambda: self._tried(self.features, self.size))
+
+    def _compared(self, features: Features, n: int) -> Cost:
+        by_row(self.adapter, features)
+        return Cost(replays=2 * count_compared(features, n))
 
     def _tried(self, features: Features, n: int) -> Cost:
         unread_inputs(self.adapter, features)

@@ -26,9 +26,7 @@ def differing(row: CostRow, real: Mapping[str, int]) -> dict[str, tuple[int, int
     """Numbers of an estimate that are not the real ones, or, where they are bounds, under them: by name, both."""
     pairs = {name: (getattr(row, name), real.get(name, 0)) for name in COUNTED}
     return {
-        name: pair
-        for name, pair in pairs.items()
-        if (pair[0] < pair[1] if name in row.at_most else pair[0] != pair[1])
+        name: pair for name, pair in pairs.items() if (pair[0] < pair[1] if name in row.at_most else pair[0] != pair[1])
     }
 
 
