@@ -36,6 +36,7 @@ _WHERE = {
     "jackknife_interval": "stats.inference.jackknife:interval",
     "marginal_samples": "interventions.marginal",
     "predict": "interventions.replay",
+    "reads_features": "session.cost",
     # Numbers
     "Moments": "stats.linalg.moments",
     "NO_MIXTURE": "probes._shared:CONCATENATED",
@@ -165,6 +166,7 @@ __all__ = [
     "preserve_model",
     "preserve_rng_state",
     "probe",
+    "reads_features",
     "repair_method",
     "seed_everything",
     "settle_config",
@@ -222,7 +224,7 @@ if TYPE_CHECKING:
     from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
     from collapsekit.report.names import cleaned as clean_report
     from collapsekit.report.verdicts import DECIDING as VERDICT_PROBES
-    from collapsekit.session.cost import Cost
+    from collapsekit.session.cost import Cost, reads_features
     from collapsekit.session.opening import build_adapter
     from collapsekit.session.preview import Preview
     from collapsekit.session.session import Session as Session

@@ -36,11 +36,10 @@ def estimate_costs(preview: Preview, chosen: Sequence[ProbeSpec], opened: float,
     """
     opening = Cost(passes=preview.size)
     costs = [_cost_of(spec, preview) for spec in chosen]
-    known = [cost for cost in costs if isinstance(cost, Cost)]
-    total = sum(known, opening)
+    total = sum((cost for cost, _ in costs if cost is not None), opening)
     wanted = {name for name in COUNTS if getattr(total, name)}
     units = current().on_main(lambda: time_units(preview.session, wanted, clock))
-    rows = [_row(spec.name, cost, units) for spec, cost in zip(chosen, costs, strict=True)]
+    rows = [_row(spec.name, cost, units, skipped=why) for spec, (cost, why) in zip(chosen, costs, strict=True)]
     first = _row(OPENING, opening, units, opened)
     read = preview.adapter.checkpoint
     return CostReport(
@@ -59,16 +58,18 @@ def estimate_costs(preview: Preview, chosen: Sequence[ProbeSpec], opened: float,
     )
 
 
-def _cost_of(spec: ProbeSpec, preview: Preview) -> Cost | str | None:
-    """What a probe costs, or why it would measure nothing; None where it does not say."""
+def _cost_of(spec: ProbeSpec, preview: Preview) -> tuple[Cost | None, str | None]:
+    """What a probe costs (None where it does not say), and why it would measure nothing, all the same after reading a
+    split, say."""
     if spec.cost is None:
-        return None
+        return None, None
+    preview.shared = Cost()
     ours = spec.run.__module__.startswith("collapsekit.")
     try:
         with nullcontext() if ours else user_code(f"the cost of probe {spec.name!r}"):
             cost = spec.cost(preview)
     except NumericsError as e:
-        return str(e).rstrip(".")
+        return preview.shared, str(e).rstrip(".")
     except CollapsekitError:
         raise
     except Exception as e:
@@ -77,16 +78,16 @@ def _cost_of(spec: ProbeSpec, preview: Preview) -> Cost | str | None:
         raise ConfigError(f"the cost of probe {spec.name!r} cannot be estimated: {type(e).__name__}: {e}.") from e
     if not isinstance(cost, Cost):
         raise ConfigError(f"the cost of probe {spec.name!r} is {type(cost).__name__}, expected a collapsekit.ext.Cost.")
-    return cost
+    return cost, None
 
 
-def _row(name: str, cost: Cost | str | None, units: UnitCosts, beside: float = 0.0) -> CostRow:
+def _row(name: str, cost: Cost | None, units: UnitCosts, beside: float = 0.0, *, skipped: str | None = None) -> CostRow:
     """A row of the report; ``beside``: seconds that were spent already and will be again."""
-    if not isinstance(cost, Cost):
-        return CostRow(name=name, skipped=cost, estimated=cost is not None)
+    if cost is None:
+        return CostRow(name=name, estimated=False)
     seconds = sum(units.seconds.get(what, 0.0) * count for what, count in cost.counts().items())
     bounds = tuple(what for what in COUNTS if what in cost.bounded)
-    return CostRow(name=name, **cost.counts(), at_most=bounds, why=cost.why, seconds=beside + seconds)
+    return CostRow(name=name, **cost.counts(), at_most=bounds, why=cost.why, seconds=beside + seconds, skipped=skipped)
 
 
 def _bytes_of(features: Features) -> int:

@@ -19,6 +19,7 @@ class FirstLook:
         self.session, self._count = session, count
         self._sizes: dict[str, int] = {}
         self._counted: set[object] = set()
+        self.shared = Cost()  # of what was measured once: also where whoever asked then measures nothing
 
     @property
     def adapter(self) -> Adapter:
@@ -75,6 +76,7 @@ class FirstLook:
             return Cost()
         found = cost()
         self._counted.add(name)
+        self.shared += found
         return found
 
 

@@ -173,8 +173,9 @@ class Preview(FirstLook):
 
     def fit_split(self) -> Cost:
         """Encode what readouts are fitted on and chosen by. Raises NumericsError where there is nothing."""
-        at = self.fit_sizes
-        return self.encoded("train") + self.encoded(at.held)
+        need_train(self.adapter, self.features.split)
+        cost = self.encoded("train")
+        return cost + self.encoded(self.fit_sizes.held)
 
     def prefixes(self) -> Cost:
         """Read out every modality's features linearly. Raises NumericsError where there is nothing to fit on."""

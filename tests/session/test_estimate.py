@@ -413,9 +413,18 @@ def test_what_would_be_skipped_is_said_and_costs_nothing(tmp_path: Path) -> None
     rows = {row.name: row for row in report.probes}
     assert "no train split" in str(rows["prefix_gap"].skipped)
     assert "no train split" in str(rows["utilisation"].skipped)
-    assert rows["utilisation"] == CostRow(name="utilisation", skipped=rows["utilisation"].skipped)
+    assert rows["utilisation"] == CostRow(name="utilisation", skipped=rows["utilisation"].skipped, seconds=0.0)
     assert not counts.of("utilisation")
     assert rows["vif"].skipped is None
+
+
+def test_a_probe_that_reads_a_split_and_then_measures_nothing_pays_for_that(tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, sizes={"train": 80, "test": 70}, steps=0)
+    report, counts = both(problem, probes=["utilisation", "vif"])
+    row = report.probes[0]
+    assert "found 16 held out" in str(row.skipped)
+    assert row.passes == counts.of("utilisation")["passes"] == 80
+    assert report.total.passes == 150
 
 
 def test_what_cannot_be_meant_is_refused_as_by_a_diagnosis(small: Problem, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,9 +150,9 @@ COSTS_IF_MISSING = declare(
 def estimate_cost(preview: Preview) -> Cost:
     """Cost readouts, encoders trained alone, coalitions on diagnosed and held-out examples, and what modalities say
     together."""
-    at = preview.fit_sizes
+    cost, at = preview.fit_split(), preview.fit_sizes
     _need_enough({"to fit on": at.fit, "held out": at.choose, "diagnosed": preview.size})
-    cost = preview.trained_alone() + preview.prefixes() + preview.synergy() + preview.synergy_on_encoders()
+    cost += preview.trained_alone() + preview.prefixes() + preview.synergy() + preview.synergy_on_encoders()
     cost += Cost(heads=len(preview.modalities)).at_most(RAW)
     cost += preview.coalitions(preview.shapley_masks, calibrated=True)
     cost += preview.coalitions([preview.full, *preview.without_one])

@@ -60,9 +60,8 @@ def _table(report: CostReport) -> doc.Table:
 
 def _cells(row: CostRow) -> list[TableCell]:
     name = doc.cell(clean(row.name), "strong" if row.name == "total" else "name")
-    if not row.estimated or row.skipped is not None:
-        what = "nothing to measure" if row.estimated else "not estimated"
-        return [name, *[TableCell()] * 4, doc.cell(what, "quiet"), doc.cell(ABSENT)]
+    if not row.estimated:
+        return [name, *[TableCell()] * 4, doc.cell("not estimated", "quiet"), doc.cell(ABSENT)]
     counts = [_count(row, what) for what in ("passes", "encodings", "replays", "gradients")]
     seconds = row.seconds or 0.0
     time = (
@@ -87,6 +86,8 @@ def _trained(row: CostRow) -> TableCell:
     models = [f"{_number(row, what)} {what}" for what in ("heads", "encoders") if getattr(row, what)]
     steps = row.steps + row.encoder_steps
     bound = AT_MOST if {"steps", "encoder_steps"} & set(row.at_most) else ""
+    if row.skipped is not None and not models:
+        return doc.cell("skipped", "quiet")
     return TableCell(line(", ".join(models)), line(Span(f"{bound}{_short(steps)} steps", "quiet")) if steps else ())
 
 
