@@ -93,6 +93,19 @@ def joint_trained_briefly() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_figure_drawn() -> Iterator[None]:
+    """The first figure of a page stands for all, whose drawing takes longer than the rest of the page. That all are drawn
+    and stand in a page is for the tests of rendering to say."""
+    from collapsekit.render.figures import diagnosis, repair
+
+    draw = repair.figures
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnosis, "FIGURES", {"reliance": diagnosis.FIGURES["reliance"]})
+        patch.setattr(repair, "figures", lambda *given: list(draw(*given))[:1])
+        yield
+
+
 @pytest.fixture(scope="module")
 def brief_joint() -> Iterator[None]:
     """Joint networks train briefly in all tests of a module."""

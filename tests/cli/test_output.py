@@ -23,8 +23,6 @@ from collapsekit import cli
 from collapsekit.cli.commands.gate import KINDS
 from collapsekit.cli.output import INTERNAL, INTERRUPTED, PLAIN, Held, form_of, write
 from collapsekit.cli.overview import COMMANDS
-from collapsekit.render.figures import diagnosis
-from collapsekit.render.figures import repair as repairs
 from tests.gating.making import make_records, make_report
 from tests.gating.test_baseline import write as write_run
 
@@ -93,10 +91,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr("collapsekit.repairs.run.plan", lambda *_, **__: ["It trains → much."])
         patch.setattr("collapsekit.demo.make.make_demo", lambda *_, **__: place / "ckpt→.pt")
         patch.setattr("collapsekit.cli.commands.repair._files", lambda *_: None)
-        # One figure of a page stands for all, whose drawing takes longer than all the rest.
-        patch.setattr(diagnosis, "FIGURES", {"reliance": diagnosis.FIGURES["reliance"]})
-        draw = repairs.figures
-        patch.setattr(repairs, "figures", lambda *given: list(draw(*given))[:1])
         assert run(["baseline", "create", "deaf", "-o", "baseline.json"], Screen())[0] == 0
         yield place
     assert Path.cwd() == before

@@ -93,9 +93,7 @@ for place, arguments in json.loads(sys.argv[1]):
 def light(report: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder a command of ``LIGHT``, by its number: code, out, err, modules."""
     place = tmp_path_factory.mktemp("light")
-    given = [
-        (str(place / str(i)), [str(report) if a == "REPORT" else a for a in some]) for i, some in enumerate(LIGHT)
-    ]
+    given = [(str(place / str(i)), [str(report) if a == "REPORT" else a for a in some]) for i, some in enumerate(LIGHT)]
     command = [sys.executable, "-c", FORKS, json.dumps(given)]
     subprocess.run(command, cwd=place, env={**os.environ, "COLUMNS": "80"}, timeout=120, check=True)
     return place

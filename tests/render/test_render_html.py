@@ -6,8 +6,8 @@ import re
 import shutil
 import struct
 import subprocess
-from html import unescape
 from functools import cache, cached_property
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 

@@ -23,10 +23,10 @@ from collapsekit.comparison.compare import compare
 from collapsekit.errors import ConfigError
 from collapsekit.render import document_of, files, formats_of, write
 from collapsekit.render.document import TONES, Detail, Document, Span, Table
-from collapsekit.render.figures import diagnosis, repair
 from collapsekit.render.views.baseline import Update
 from collapsekit.report.baseline import Baseline
 from collapsekit.report.diagnosis import Report
+from tests.conftest import one_figure_drawn
 
 EIGHT = tuple(f"view_{i}" for i in range(8))
 NAMES = {"one": ("image",), "two": ("image", "audio"), "eight": EIGHT, "hostile": HOSTILE}
@@ -88,11 +88,10 @@ def sample(view: str, who: str) -> Any:
     return SAMPLES[view](NAMES[who])
 
 
-@pytest.fixture(autouse=True)
-def _one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "FIGURES", {"reliance": diagnosis.FIGURES["reliance"]})
-    draw = repair.figures
-    monkeypatch.setattr(repair, "figures", lambda *given: list(draw(*given))[:1])
+@pytest.fixture(autouse=True, scope="module")
+def _one_figure() -> Iterator[None]:
+    with one_figure_drawn():
+        yield
 
 
 @cache
