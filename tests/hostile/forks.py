@@ -110,7 +110,7 @@ FORKS = Forks()
 
 @contextmanager
 def forked() -> Iterator[None]:
-    """Readers are forks of one process."""
+    """Readers are forks of one process, which stays for the next time."""
     FORKS.begin()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandbox, "subprocess", FORKS)

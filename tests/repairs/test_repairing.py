@@ -32,7 +32,7 @@ from collapsekit.io.locks import locked
 from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.training.snapshots import Snapshots
-from tests.conftest import joint_trained_briefly
+from tests.conftest import joint_trained_briefly, one_figure_drawn
 from tests.factories import digest_of, digests_in
 from tests.problems import Late, make_arrays, train
 from tests.resealing import resealed
@@ -76,7 +76,7 @@ def deaf(folder: Path, train: int = 240, val: int = 160, test: int = 160) -> Pat
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder; do not write into it."""
-    with joint_trained_briefly():
+    with joint_trained_briefly(), one_figure_drawn():
         yield deaf(tmp_path_factory.mktemp("deaf") / "project")
 
 
@@ -475,9 +475,7 @@ def test_ctrl_c_leaves_a_snapshot_to_go_on_from(made: Path, tmp_path: Path) -> N
 
     command = [sys.executable, "-m", "collapsekit", "repair", *options]
     kept = out / "snapshots" / "finetune" / "stage0.safetensors"
-    with subprocess.Popen(
-        command, cwd=made, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=listening
-    ) as run:
+    with subprocess.Popen(command, cwd=made, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as run:
         until = time.monotonic() + 120
         while not kept.is_file() and run.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
