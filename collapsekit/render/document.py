@@ -16,8 +16,8 @@ class Detail(IntEnum):
     """How much room the reader has; a writer names its own, and views leave out what does not fit."""
 
     GLANCE = 1  # a screen: what matters, in plain letters
-    SUMMARY = 2  # a comment on a pull request: all numbers, definitions folded
-    FULL = 3  # a page of its own: figures and every point of a curve
+    SUMMARY = 2  # a comment on a pull request: all but figures, and of curves where they begin and end
+    FULL = 3  # a page of its own
 
 
 _STATES = {
@@ -91,10 +91,8 @@ class TableColumn:
 
     head: Span
     kind: Literal["text", "number", "mark", "state"] = "text"
-    aside: Line = ()
     about: str = ""  # what its numbers mean
     spare: bool = False  # may be left out where there is no room
-    width: int = 0  # of its longest number, where tables below one another are to line up
 
 
 def columns(*heads: str) -> tuple[TableColumn, ...]:
@@ -128,11 +126,7 @@ class Table:
     about: str = ""
     legend: tuple[Legend, ...] = ()
     counted: str = ""  # what a row is one of, where many are folded
-    folded: bool = False  # closed until it is asked for
-    # Where there is no room: fit puts asides below numbers; long then writes a line a number; stack has asides below
-    # always; split then shortens cells, and makes several tables.
-    layout: Literal["fit", "long", "stack", "split"] = "fit"
-    labels: tuple[int, int] = (24, 24)  # columns that a row's name may take, with room and without
+    split: bool = False  # where there is no room, rather several tables than names in narrow columns
 
     def meaning(self) -> str:
         """Say what the numbers of the columns mean, in one line."""
@@ -208,9 +202,10 @@ class Terms:
     kind: Literal["definitions", "subject", "numbers"] = "definitions"
 
 
-def facts(**items: str) -> Terms:
-    """Say what is so of the subject, in plain words; an underscore in a key is a space."""
-    return Terms(tuple(Term(line(what.replace("_", " ")), line(how)) for what, how in items.items()), "subject")
+def facts(**items: str | Span | Line) -> Terms:
+    """Say what is so of the subject; an underscore in a key is a space."""
+    lines = ((what, how if isinstance(how, tuple) else line(how)) for what, how in items.items())
+    return Terms(tuple(Term(line(what.replace("_", " ")), how) for what, how in lines), "subject")
 
 
 @dataclass(frozen=True)
@@ -261,9 +256,14 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-def details(title: str, *blocks: Block) -> Details:
-    """Put blocks under a title of our own, closed."""
-    return Details((Span(title, "strong"),), blocks)
+def details(title: str, *blocks: Block, about: str = "") -> Details:
+    """Put blocks under a title of our own and a quiet remark, closed."""
+    return Details(line(Span(title, "strong"), " " * bool(about), *cell(about, "quiet").runs), blocks)
+
+
+def definitions(every: Iterable[tuple[str, str, str]]) -> Terms:
+    """List names, what each is and where that is from."""
+    return Terms(tuple(Term((Span(what, "name"),), line(text), source, what) for what, text, source in every))
 
 
 Block = Paragraph | Items | Terms | Meter | Table | Figure | Card | Gallery | Details
@@ -280,10 +280,12 @@ def simple(blocks: Iterable[Block]) -> Iterator[Paragraph | Items | Table]:
             case Figure():
                 yield Paragraph((Span(block.title, "strong"), Span(f". {block.about}"), *_source(block.source)))
             case Gallery():
-                yield from simple(block.items)
+                for item in block.items:
+                    yield from [sentence(item.title, "heading")] if isinstance(item, Table) else []
+                    yield from simple((item,))
             case Card():
-                ends = (Span(": "), Span(block.state.text, block.kind)) if block.state is not None else ()
-                yield Paragraph((Span(block.title.text, block.kind), *ends), "heading")
+                ends = (Span(": "), block.state) if block.state is not None else ()
+                yield Paragraph((block.title, *ends), "heading")
                 yield from simple(block.blocks)
             case Details():
                 yield Paragraph(block.title, "heading")
@@ -310,12 +312,6 @@ def section(title: str, *blocks: Block, name: str = "") -> Section:
     return Section(line(title), blocks, name)
 
 
-def tabled(table: Table, about: str = "") -> Iterator[Section]:
-    """Put a table under its own title, after a sentence about it; nothing where it has no rows."""
-    if table.rows:
-        yield section(table.title, *[sentence(about, "lead")] * bool(about), table)
-
-
 @dataclass(frozen=True)
 class Document:
     """A whole report: what came out, of what, and what it rests on."""
@@ -324,9 +320,7 @@ class Document:
     title: str
     outcome: Span | None = None
     page: str = ""  # names it among other pages
-    about: tuple[Line, ...] = ()
     facts: Terms = Terms(())
     warnings: tuple[str, ...] = ()
-    blocks: tuple[Block, ...] = ()
     sections: tuple[Section, ...] = ()
     ends: tuple[Line, ...] = ()

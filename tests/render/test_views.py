@@ -149,7 +149,7 @@ def _short(run: Span, writer: str) -> bool:
 def test_every_word_of_the_document_is_written(view: str, who: str, writer: str) -> None:
     document = document_of(sample(view, who), detail_of(writer))
     text = seen(written(view, who, writer, 120 if writer == "terminal" else 80), writer)
-    shown = [run.text for run in runs((document.blocks, document.sections)) if not _short(run, writer)]
+    shown = [run.text for run in runs((document.facts, document.sections)) if not _short(run, writer)]
     said = [document.title, *document.warnings, *shown]
     assert len(said) > 5
     for word in said:  # in a narrow column a name is broken, and another column's text stands between its parts

@@ -70,13 +70,6 @@ def names(lines: Iterable[tuple[str, str]]) -> list[tuple[TableCell, TableCell]]
     return [(doc.name(key), doc.name(value)) for key, value in lines]
 
 
-def definitions(head: str, every: Iterable[tuple[str, str, str]]) -> doc.Table:
-    """List names under a head, what each is and where that is from, folded."""
-    rows = [(doc.name(what), text, source) for what, text, source in every]
-    heads = (head, "definition", "source")
-    return doc.table("Definitions and sources", heads, rows, counted="definitions", folded=True)
-
-
 def thinned(count: int, most: int) -> list[int]:
     """Pick the places of at most ``most`` of ``count`` points, evenly spread, both ends among them."""
     return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]
@@ -87,11 +80,10 @@ def p_value(p: float | None) -> str:
     return "<0.0001" if p is not None and p < 1e-4 else fmt(p)
 
 
-def made_by(report: Any, detail: doc.Detail) -> str:
-    """Say which version made the report of a diagnosis, a repair or a comparison; in full, which schema it has, too."""
+def made_by(report: Any) -> str:
+    """Say which version made the report of a diagnosis, a repair or a comparison, and which schema it has."""
     kind = "comparison" if getattr(report, "kind", "") == "comparison" else "report"
-    schema = f", {kind} schema {report.schema_version}" if detail is doc.Detail.FULL else ""
-    return f"Made by collapsekit {report.collapsekit}{schema}."
+    return f"Made by collapsekit {report.collapsekit}, {kind} schema {report.schema_version}."
 
 
 def severity(word: str) -> int:
