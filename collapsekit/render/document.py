@@ -72,7 +72,6 @@ class TableCell:
     marks: str = ""  # signs behind it that the table's legend explains
     short: str = ""  # the same in signs only, for where there is no room
     bar: float | None = None  # its size as a part of the largest one
-    span: int = 1  # columns it takes
 
 
 def cell(text: str, kind: str = "text") -> TableCell:
@@ -95,17 +94,12 @@ class TableColumn:
     spare: bool = False  # may be left out where there is no room
 
 
-def columns(*heads: str) -> tuple[TableColumn, ...]:
-    """Head columns with words of our own; one that starts with ``>`` is over numbers."""
-    return tuple(TableColumn(Span(h.removeprefix(">")), "number" if h.startswith(">") else "text") for h in heads)
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row of a table. ``group`` heads it and those below it of the same group."""
-
-    cells: tuple[TableCell, ...]
-    group: TableCell | None = None
+def columns(*heads: str | TableColumn) -> tuple[TableColumn, ...]:
+    """Head columns; of strings, one that starts with ``>`` is over numbers."""
+    return tuple(
+        TableColumn(Span(h.removeprefix(">")), "number" if h.startswith(">") else "text") if isinstance(h, str) else h
+        for h in heads
+    )
 
 
 @dataclass(frozen=True)
@@ -118,14 +112,14 @@ class Legend:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under heads; as many cells a row as columns, but for those that span several."""
+    """Rows under heads; as many cells a row as columns."""
 
     title: str
     columns: tuple[TableColumn, ...]
-    rows: tuple[TableRow, ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     about: str = ""
     legend: tuple[Legend, ...] = ()
-    counted: str = ""  # what a row is one of, where many are folded
+    counted: str = ""  # what a row is one of, where many are folded, or scroll
     split: bool = False  # where there is no room, rather several tables than names in narrow columns
 
     def meaning(self) -> str:
@@ -137,7 +131,7 @@ class Table:
 def table(
     title: str, heads: Sequence[str | TableColumn], rows: Iterable[Sequence[str | TableCell]], **how: Any
 ) -> Table:
-    """Make a table without groups.
+    """Make a table.
 
     Args:
         title: What it is of, for those who do not see it.
@@ -148,9 +142,8 @@ def table(
     Returns:
         The table.
     """
-    fields = tuple(TableRow(tuple(cell(c) if isinstance(c, str) else c for c in row)) for row in rows)
-    made = (c for h in heads for c in (columns(h) if isinstance(h, str) else (h,)))
-    return Table(title, tuple(made), fields, **how)
+    fields = tuple(tuple(cell(c) if isinstance(c, str) else c for c in row) for row in rows)
+    return Table(title, columns(*heads), fields, **how)
 
 
 ParagraphKind = Literal["text", "lead", "note", "inset", "heading", "command"]
@@ -243,9 +236,9 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Beside one another: figures, and tables that are read like figures; or cards."""
+    """Figures, or cards, beside one another."""
 
-    items: tuple[Figure | Table | Card, ...]
+    items: tuple[Figure | Card, ...]
 
 
 @dataclass(frozen=True)
@@ -262,8 +255,9 @@ def details(title: str, *blocks: Block, about: str = "") -> Details:
 
 
 def definitions(every: Iterable[tuple[str, str, str]]) -> Terms:
-    """List names, what each is and where that is from."""
-    return Terms(tuple(Term((Span(what, "name"),), line(text), source, what) for what, text, source in every))
+    """List names, what each is and where that is from, once each."""
+    terms = (Term((Span(what, "name"),), line(text), source, what) for what, text, source in dict.fromkeys(every))
+    return Terms(tuple(terms))
 
 
 Block = Paragraph | Items | Terms | Meter | Table | Figure | Card | Gallery | Details
@@ -280,9 +274,7 @@ def simple(blocks: Iterable[Block]) -> Iterator[Paragraph | Items | Table]:
             case Figure():
                 yield Paragraph((Span(block.title, "strong"), Span(f". {block.about}"), *_source(block.source)))
             case Gallery():
-                for item in block.items:
-                    yield from [sentence(item.title, "heading")] if isinstance(item, Table) else []
-                    yield from simple((item,))
+                yield from simple(block.items)
             case Card():
                 ends = (Span(": "), block.state) if block.state is not None else ()
                 yield Paragraph((block.title, *ends), "heading")

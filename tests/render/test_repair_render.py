@@ -213,8 +213,8 @@ def test_better_is_said_only_where_it_is_known() -> None:
     rows = [row for part in parts for b in part.blocks if isinstance(b, Table) for row in b.rows]
     judged_rows = 0
     for row in rows:
-        name = plain(row.cells[0].runs).split(" of ")[0]
-        words = {plain(runs).strip("~") for c in row.cells for runs in (c.runs, c.aside)} & {
+        name = plain(row[0].runs).split(" of ")[0]
+        words = {plain(runs).strip("~") for c in row for runs in (c.runs, c.aside)} & {
             "better",
             "worse",
             "the same",
@@ -546,8 +546,8 @@ def test_verdicts_are_those_of_each_report() -> None:
     report = make_repair()
     assert report.control is not None
     for row in verdict_table(report).rows:
-        for cell, inner in zip(row.cells[1:], (report.before, report.after, report.control), strict=True):
-            v = inner.modalities[plain(row.cells[0].runs)]
+        for cell, inner in zip(row[1:], (report.before, report.after, report.control), strict=True):
+            v = inner.modalities[plain(row[0].runs)]
             assert v.verdict in plain(cell.runs)
             assert plain(cell.aside) == f"{fmt(v.score)} {fmt_interval(v.interval)}"
 
@@ -555,14 +555,14 @@ def test_verdicts_are_those_of_each_report() -> None:
 def test_swapping_two_modalities_swaps_their_rows() -> None:
     """Verdicts given to the other modality are shown in the other row."""
     report = make_repair()
-    rows = {plain(row.cells[0].runs): row.cells[1:] for row in verdict_table(report).rows}
+    rows = {plain(row[0].runs): row[1:] for row in verdict_table(report).rows}
     inner = {}
     for part in ("before", "after", "control"):
         old = getattr(report, part)
         verdicts = {"image": old.modalities["audio"], "audio": old.modalities["image"]}
         inner[part] = old.model_copy(update={"modalities": verdicts})
     swapped = verdict_table(report.model_copy(update=inner))
-    turned = {plain(row.cells[0].runs): row.cells[1:] for row in swapped.rows}
+    turned = {plain(row[0].runs): row[1:] for row in swapped.rows}
     assert rows["image"] != rows["audio"]
     assert (turned["image"], turned["audio"]) == (rows["audio"], rows["image"])
 

@@ -167,7 +167,7 @@ def remarks(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Details]:
     left = [(", ".join(names), reason) for reason, names in delta.left.items()]
     caveats = [(some(names), when, note) for (when, note), names in notes.items()]
     alone = sorted({(r.name, r.definition, r.source) for r in [*report.findings, *_new(report)]})
-    common = dict.fromkeys((p.before.name, p.before.definition, p.before.source) for p in delta.pairs())
+    common = ((p.before.name, p.before.definition, p.before.source) for p in delta.pairs())
     every = [*((method, text, "") for method, text in report.definitions.items()), *alone, *common]
     digest = ("base sha256", report.base_sha256)
     settings = words.names([*words.flatten(report.settings), digest, *words.flatten(report.environment)])

@@ -43,11 +43,6 @@ class ProbeResults(NamedTuple):
         return [doc.line(doc.Span(label(r), "name"), f" was not measured: {r.skipped}") for r in skipped]
 
     @property
-    def definitions(self) -> list[Result]:
-        """One result for each name, definition and source that occur."""
-        return list({(r.name, r.definition, r.source): r for r in self.results}.values())
-
-    @property
     def curves(self) -> list[tuple[Result, Curve]]:
         """Its curves, but those over subsets, which have a table of their own."""
         return [(r, r.curve) for r in self.results if r.curve is not None and r.name not in SUBSETS]

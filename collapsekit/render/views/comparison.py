@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 
 from collapsekit.render import document as doc
 from collapsekit.render.document import MARKS, VERDICTS, Detail, Span
@@ -77,34 +76,16 @@ def _table(
     fill: Fill,
     legend: tuple[doc.Legend, ...] = (),
 ) -> doc.Table:
-    """Rows under the number they share."""
+    """Rows of the same number stand beside one another, in the comparison's order."""
+    order = {key: i for i, key in enumerate(dict.fromkeys((r.part, r.name) for r in c.rows))}
+    split = {r.name for r in c.rows if r.modality is not None}
     rows = []
-    for _, group in groupby(_grouped(c.rows), key=lambda r: (r.part, r.name)):
-        every = list(group)
-        first = every[0]
-        name = doc.TableCell(
-            doc.line(Span(first.name, "name"), _ARROWS[first.better]), doc.cell(first.unit or "", "quiet").runs
-        )
-        for row in every:
-            cells = tuple(fill(x, column) for x, column in zip(row.cells, shown, strict=True))
-            if len(every) == 1 and not _of(row):
-                rows.append(doc.TableRow((name, *cells)))
-            else:
-                rows.append(doc.TableRow((doc.TableCell(_of(row) or doc.line("whole model")), *cells), name))
-    columns = (*doc.columns("number"), *(doc.TableColumn(Span(heads[x.name], "label"), "number") for x in shown))
-    return doc.Table(title, columns, tuple(rows), legend=legend, split=True)
-
-
-def _grouped(rows: Sequence[data.Row]) -> list[data.Row]:
-    """Rows of the same number beside one another, in the comparison's order."""
-    order = {key: i for i, key in enumerate(dict.fromkeys((r.part, r.name) for r in rows))}
-    return sorted(rows, key=lambda r: order[r.part, r.name])
-
-
-def _of(row: data.Row) -> doc.Line:
-    """What the row is of; empty where it is of the whole model."""
-    versus = (" without ", Span(row.versus, "label")) if row.versus is not None else ()
-    return doc.line(Span(row.modality, "label") if row.modality is not None else "", *versus)
+    for row in sorted(c.rows, key=lambda r: order[r.part, r.name]):
+        of = " of the whole model" * (row.name in split and row.modality is None)
+        cells = (fill(x, column) for x, column in zip(row.cells, shown, strict=True))
+        rows.append((doc.name(f"{_row_name(row)}{of}{_ARROWS[row.better]}", row.unit or ""), *cells))
+    columns = (doc.TableColumn(Span(heads[x.name], "label"), "number") for x in shown)
+    return doc.table(title, ("number", *columns), rows, legend=legend, split=True)
 
 
 def _value(entry: data.Cell, column: data.Column) -> doc.TableCell:
@@ -158,12 +139,6 @@ def _legend(c: Comparison) -> Iterator[doc.Legend]:
         yield doc.Legend(f"{ABSENT} not measured")
 
 
-def _absences(c: Comparison) -> list[tuple[str, str, str]]:
-    """(number, column, why) of each cell that has nothing."""
-    every = [(row, column, x) for row in c.rows for column, x in zip(c.columns, row.cells, strict=True)]
-    return [(_row_name(row), column.name, x.missing) for row, column, x in every if x.missing is not None]
-
-
 def _row_name(row: data.Row) -> str:
     of = f" of {row.modality}" if row.modality is not None else ""
     return f"{row.name}{of}" + (f" versus {row.versus}" if row.versus is not None else "")
@@ -183,14 +158,18 @@ def _reports(c: Comparison) -> doc.Table:
 
 
 def _details(c: Comparison) -> Iterator[doc.Details]:
-    better = dict.fromkeys((r.name, r.why or "", _ARROWS[r.better]) for r in c.rows if r.better is not None)
-    missing = [_term(name, why, " in ", Span(column, "label")) for name, column, why in _absences(c)]
+    every = ((row, column, x) for row in c.rows for column, x in zip(c.columns, row.cells, strict=True))
+    missing = [
+        (doc.name(_row_name(row)), doc.name(column.name), x.missing)
+        for row, column, x in every
+        if x.missing is not None
+    ]
+    better = dict.fromkeys((r.name, _ARROWS[r.better], r.why or "") for r in c.rows if r.better is not None)
+    ways = [(doc.name(name), arrow, why) for name, arrow, why in better]
     yield doc.details("Reports", _reports(c))
-    yield from [doc.details("Not measured", doc.Terms(tuple(missing)))] if missing else []
-    yield doc.details("Directions", doc.Terms(tuple(_term(*way) for way in better)))
-    every = dict.fromkeys((r.name, r.definition, r.source) for r in c.rows)
-    yield doc.details("Definitions and sources", doc.definitions(every))
-
-
-def _term(name: str, text: str, *more: str | Span) -> doc.Term:
-    return doc.Term(doc.line(Span(name, "name"), *more), doc.line(text))
+    for title, heads, rows in (
+        ("Not measured", ("number", "column", "why"), missing),
+        ("Directions", ("number", "better", "why"), ways),
+    ):
+        yield from [doc.details(title, doc.table(title, heads, rows))] if rows else []
+    yield doc.details("Definitions and sources", doc.definitions((r.name, r.definition, r.source) for r in c.rows))

@@ -110,15 +110,16 @@ def _scale(v: ModalityVerdict) -> Iterator[doc.Block]:
 
 def _costs_and_reasons(report: Report, detail: Detail) -> Iterator[doc.Section]:
     """Figures, and the table of subsets."""
-    every, drawn = subsets(report), list(_figures(report)) if detail is Detail.FULL else []
+    drawn = list(_figures(report)) if detail is Detail.FULL else []
+    costs, reasons = (tuple(f for f in drawn if (f.name in _COST) is cost) for cost in (True, False))
+    yield from [doc.section("What it costs", doc.Gallery(costs))] if costs else []
+    every = subsets(report)
     shown = _telling(every, len(report.subject.modalities)) if detail is Detail.GLANCE else every
-    left = doc.sentence(f"{len(every) - len(shown)} more subsets in the JSON and HTML reports.", "note")
-    costs, reasons = ([f for f in drawn if (f.name in _COST) is cost] for cost in (True, False))
-    if costs or shown:
-        gallery = doc.Gallery((*costs, *[_subset_table(report, shown)] * bool(shown)))
-        yield doc.section("What it costs", gallery, *[left] * (len(shown) < len(every)))
-    if reasons:
-        yield doc.section("Why: the fused representation", doc.Gallery(tuple(reasons)))
+    if shown:
+        table = _subset_table(report, shown)
+        left = doc.sentence(f"{len(every) - len(shown)} more subsets in the JSON and HTML reports.", "note")
+        yield doc.section(table.title, table, *[left] * (len(shown) < len(every)))
+    yield from [doc.section("Why: the fused representation", doc.Gallery(reasons))] if reasons else []
 
 
 def _figures(report: Report) -> Iterator[doc.Figure]:
@@ -146,7 +147,7 @@ def _subset_table(report: Report, rows: list[Subset]) -> doc.Table:
         if most > 0:
             numbers[-1] = doc.TableCell(numbers[-1].runs, numbers[-1].aside, bar=abs(size) / most)
         if s.members is None:
-            members = [doc.TableCell(doc.line(s.label), span=len(names))]
+            members = [doc.cell(s.label), *[doc.TableCell()] * (len(names) - 1)]
         else:
             members = [doc.cell("●", "on") if n in s.members else doc.cell("·", "off") for n in names]
         made.append((*members, *numbers))
@@ -176,7 +177,7 @@ def _measured(p: ProbeResults, detail: Detail) -> Iterator[doc.Block]:
     yield from [doc.Items(remarks, kind="note")] if remarks else []
     if detail is not Detail.GLANCE:
         yield doc.sentence("Definitions and sources", "heading")
-        yield doc.definitions((r.name, r.definition, r.source) for r in p.definitions)
+        yield doc.definitions((r.name, r.definition, r.source) for r in p.results)
 
 
 def _short_curves(p: ProbeResults, detail: Detail) -> Iterator[doc.Block]:

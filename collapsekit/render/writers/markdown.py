@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from collapsekit.render import document as doc
 
@@ -103,21 +103,11 @@ def _table(block: doc.Table) -> Iterator[str]:
     """A pipe table, and what its numbers and signs mean."""
     yield f"| {' | '.join(_line((c.head,)) for c in block.columns)} |"
     yield f"|{'|'.join(' ---: ' if c.kind == 'number' else ' --- ' for c in block.columns)}|"
-    group = None
-    for row in block.rows:
-        if row.group is not None and row.group is not group:
-            yield _row([row.group, *[doc.TableCell()] * (len(block.columns) - 1)])
-        group = row.group
-        fields = [part for c in row.cells for part in (c, *[doc.TableCell()] * (c.span - 1))]
-        yield _row(fields)
+    yield from (f"| {' | '.join(map(_cell, row))} |" for row in block.rows)
     legend = [f"- {escape(part.text)}." for part in block.legend if part.of != "short"]
     yield from ["", *legend] * bool(legend)
     meaning = block.meaning()
     yield from ["", escape(meaning[:1].upper() + meaning[1:].rstrip(".") + ".")] * bool(meaning)
-
-
-def _row(cells: Sequence[doc.TableCell]) -> str:
-    return f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _cell(cell: doc.TableCell) -> str:

@@ -126,7 +126,7 @@ def _laid_out(block: doc.Table, console: Console) -> tuple[_Way, list[tuple[doc.
     """The first way that fits; where none does, several tables, or columns that break what is too long for them."""
     labels = _LABELS[: 2 if block.split else 3]
     ways = [_Way(labels[0], beside=True), *map(_Way, labels)]
-    ways += [_Way(labels[-1], short=True)] * any(c.short for row in block.rows for c in row.cells)
+    ways += [_Way(labels[-1], short=True)] * any(c.short for row in block.rows for c in row)
     for way in ways:
         grid = _grid(block, way)
         if _width(grid, console) <= console.width:
@@ -154,7 +154,7 @@ def _split(block: doc.Table, way: _Way, console: Console) -> list[tuple[doc.Tabl
 
 def _only(block: doc.Table, places: Sequence[int]) -> doc.Table:
     """The columns at these places of the table."""
-    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in places)) for row in block.rows)
+    rows = tuple(tuple(row[i] for i in places) for row in block.rows)
     return replace(block, columns=tuple(block.columns[i] for i in places), rows=rows)
 
 
@@ -167,19 +167,12 @@ def _grid(block: doc.Table, way: _Way) -> Grid:
     for column in block.columns:
         grid.add_column(Text(column.head.text), overflow="fold", no_wrap=column.kind == "state")
         grid.columns[-1].justify = "right" if column.kind == "number" else "left"
-    marks = max((len(c.marks) for row in block.rows for c in row.cells), default=0)
-    group = None
-    for row in block.rows:
-        if row.group is not None and row.group is not group:
-            grid.add_row(_label(row.group, way.label), *[Text()] * (len(block.columns) - 1))
-        group = row.group
-        first, *others = row.cells
+    marks = max((len(c.marks) for row in block.rows for c in row), default=0)
+    for first, *others in block.rows:
         label = _label(first, way.label) if block.columns[0].kind != "mark" else _value(first, marks, way)
-        if row.group is not None:
-            label = Text("\n").join(Text("  ") + part for part in _label(first, way.label - 2).split("\n"))
-        kinds = [column.kind for column in block.columns[first.span :]]
+        kinds = [column.kind for column in block.columns[1:]]
         cells = [_value(c, marks * (kind == "number"), way) for c, kind in zip(others, kinds, strict=True)]
-        grid.add_row(label, *[Text()] * (first.span - 1), *cells)
+        grid.add_row(label, *cells)
     return grid
 
 
