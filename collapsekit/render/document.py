@@ -189,10 +189,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Terms:
-    """Definitions; or facts, on the subject of a document or in numbers."""
+    """Definitions; or facts on the subject of a document."""
 
     items: tuple[Term, ...]
-    kind: Literal["definitions", "subject", "numbers"] = "definitions"
+    kind: Literal["definitions", "subject"] = "definitions"
 
 
 def facts(**items: str | Span | Line) -> Terms:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 
 from collapsekit.render import document as doc
-from collapsekit.render.document import Line, Span, TableCell, line
+from collapsekit.render.document import Span, TableCell, line
 from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
 from collapsekit.report.diagnosis import ModalityVerdict, Result
 
@@ -23,7 +23,8 @@ Estimate = tuple[float, Interval]
 
 def number(value: float | None, interval: Interval = None) -> TableCell:
     """Show a number and its interval."""
-    return TableCell(line(fmt(value)), _ends(interval))
+    ends = (Span(fmt_interval(interval), "interval"),) if interval is not None else ()
+    return TableCell(line(fmt(value)), ends)
 
 
 def estimate(value: Estimate | None, absent: str = "") -> TableCell:
@@ -36,20 +37,10 @@ def point(x: float | str) -> TableCell:
     return doc.cell(x if isinstance(x, str) else fmt(x))
 
 
-def strong_number(value: float | None, interval: Interval = None) -> Line:
-    """Show a number that stands out in a line, and its interval."""
-    ends = _ends(interval)
-    return (Span(fmt(value), "strong"), *[Span(" ")] * len(ends), *ends)
-
-
-def _ends(interval: Interval) -> Line:
-    return (Span(fmt_interval(interval), "interval"),) if interval is not None else ()
-
-
-def letters(names: Sequence[str], limit: int) -> dict[str, str] | None:
-    """Give each of the names a letter where one is wider than ``limit``, else None: A to Z, then m27, m28, …"""
-    if all(cell_len(n) <= limit for n in names):
-        return None
+def letters(names: Sequence[str], limit: int | None) -> dict[str, str]:
+    """Give each name a letter where one is wider than ``limit``: A to Z, then m27, m28, …; else itself."""
+    if limit is None or all(cell_len(n) <= limit for n in names):
+        return {n: n for n in names}
     return {n: chr(ord("A") + i) if i < 26 else f"m{i + 1}" for i, n in enumerate(names)}
 
 

@@ -27,8 +27,7 @@ def view(comparison: Comparison, detail: Detail) -> doc.Document:
     """
     c, glance = cleaned_comparison(comparison), detail is Detail.GLANCE
     names = [column.name for column in c.columns]
-    keys = letters(names, _NAME_WIDTH) if glance else None
-    heads = keys if keys is not None else {n: n for n in names}
+    heads = letters(names, _NAME_WIDTH if glance else None)
     runs = doc.items(_runs(c, column, heads) for column in c.columns)
     table = _table(c, c.columns, "Side by side", heads, _value, tuple(_legend(c)))
     return doc.Document(

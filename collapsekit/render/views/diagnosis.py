@@ -29,10 +29,8 @@ def view(report: Report, detail: Detail) -> doc.Document:
     At a glance it holds verdicts and numbers; else definitions and settings, too; in full, figures and all points of curves.
     """
     report = cleaned(report)
-    keys = words.letters(modality_names(report), _NAME_WIDTH) if detail is Detail.GLANCE else None
-    full = {n: n for n in modality_names(report)}
-    if keys is not None:
-        report, full = renamed(report, keys), {k: f"{k} = {n}" for n, k in keys.items()}
+    keys = words.letters(modality_names(report), _NAME_WIDTH if detail is Detail.GLANCE else None)
+    report, full = renamed(report, keys), {k: n if k == n else f"{k} = {n}" for n, k in keys.items()}
     s, probes = report.subject, by_probe(report)
     data = f"{s.split} split, {s.examples} examples"
     if detail is Detail.GLANCE:
@@ -61,26 +59,22 @@ def view(report: Report, detail: Detail) -> doc.Document:
 
 
 def _verdicts(report: Report, full: dict[str, str], detail: Detail) -> doc.Section:
-    """What is said of each modality; in a table first, where there are no meters."""
-    metric, shaded = report.subject.metric, detail is Detail.FULL
-    verdicts = sorted(report.modalities.items(), key=lambda item: words.severity(item[1].verdict))
+    """What is said of each modality, the worst first: its numbers in a table, then why."""
+    metric, verdicts = report.subject.metric, sorted(report.modalities.items(), key=_severity)
+    shaded = ", with the interval shaded" * (detail is Detail.FULL)
     lead = (
-        f"The scale runs from 0, fully used, to 1, fully ignored{', with the interval shaded' * shaded}. Costs are "
-        f"{metric} lost by not using the modality: today, and when another one is missing."
+        f"The scale runs from 0, fully used, to 1, fully ignored{shaded}. Costs are {metric} lost by not using the "
+        "modality: today, and when another one is missing."
     )
     heads = ("modality", doc.TableColumn(Span("verdict"), "state"), ">ignored (0–1)", ">costs now", ">if missing")
-    rows = [(doc.name(full[name]), *_verdict(v)) for name, v in verdicts]
-    cards = tuple(
-        doc.Card(
-            Span(full[name], "label"),
-            v.verdict,
-            tuple(_scale(v) if shaded else _reason(v, metric)),
-            doc.state(v.verdict),
-        )
-        for name, v in verdicts
-    )
-    table = [] if shaded else [doc.table("Verdicts", heads, rows)]
-    return doc.section("Verdicts", doc.sentence(lead, "lead"), *table, doc.Gallery(cards), name="verdicts")
+    table = doc.table("Verdicts", heads, [(doc.name(full[name]), *_verdict(v)) for name, v in verdicts])
+    titles = ((Span(full[name], "label"), doc.state(v.verdict), v) for name, v in verdicts)
+    cards = (doc.Card(name, v.verdict, tuple(_reason(v, metric, detail)), state) for name, state, v in titles)
+    return doc.section("Verdicts", doc.sentence(lead, "lead"), table, doc.Gallery(tuple(cards)), name="verdicts")
+
+
+def _severity(item: tuple[str, ModalityVerdict]) -> int:
+    return words.severity(item[1].verdict)
 
 
 def _verdict(v: ModalityVerdict) -> tuple[doc.TableCell | str, ...]:
@@ -89,21 +83,14 @@ def _verdict(v: ModalityVerdict) -> tuple[doc.TableCell | str, ...]:
     return doc.TableCell((doc.state(v.verdict),)), number(v.score, v.interval), fmt(v.costs_now), missing
 
 
-def _reason(v: ModalityVerdict, metric: str) -> Iterator[doc.Block]:
+def _reason(v: ModalityVerdict, metric: str, detail: Detail) -> Iterator[doc.Block]:
+    if detail is Detail.FULL:
+        yield words.meter(v, "", "used", "ignored")
     yield doc.sentence(v.reason, "inset")
     costs = ", ".join(f"{fmt(cost)} without {other}" for other, cost in v.costs_if_missing.items())
     if len(v.costs_if_missing) > 1:
         yield doc.sentence(f"Costs in {metric}: {costs}.", "inset")
-
-
-def _scale(v: ModalityVerdict) -> Iterator[doc.Block]:
-    yield words.meter(v, "", "used", "ignored")
-    yield doc.sentence(v.reason)
-    costs = {doc.line("If ", Span(m, "label"), " is missing"): (cost, None) for m, cost in v.costs_if_missing.items()}
-    facts = {doc.line("Ignored"): (v.score, v.interval), doc.line("Costs now"): (v.costs_now, None), **costs}
-    numbers = tuple(doc.Term(what, words.strong_number(*how)) for what, how in facts.items())
-    yield doc.Terms(numbers, "numbers")
-    if v.evidence:
+    if detail is Detail.FULL and v.evidence:
         names = [part for e in v.evidence for part in (Span(e, to=e), ", ")][:-1]
         yield doc.Paragraph(doc.line("Read from ", *names), "note")
 
@@ -158,9 +145,9 @@ def _subset_table(report: Report, rows: list[Subset]) -> doc.Table:
 
 
 def _title(p: ProbeResults) -> doc.Line:
-    skipped = f"{len(p.skips)} not measured" * bool(p.skips)
-    ends = [Span(p.probe if p.title != p.probe else "", "name"), Span(skipped, "quiet")]
-    return doc.line(Span(p.title, "strong"), *(part for end in ends if end.text for part in ("  ", end)))
+    probe = (" · ", Span(p.probe, "name")) if p.probe != p.title else ()
+    skipped = (" · ", Span(f"{len(p.skips)} not measured", "quiet")) if p.skips else ()
+    return doc.line(Span(p.title, "strong"), *probe, *skipped)
 
 
 def _measured(p: ProbeResults, detail: Detail) -> Iterator[doc.Block]:

@@ -72,8 +72,11 @@ def _with_commands(text: str) -> doc.Line:
 def _section(report: GateReport, checks: Sequence[GateCheck], glance: bool) -> doc.Section:
     if checks[0].kind == "rule":
         return doc.section("Rules", _sentences(checks, "name"))
-    names = (doc.TableCell((Span(doc.state(c.state).mark, c.state), Span(" "), Span(c.name))) for c in checks)
-    rows = [(name, *_numbers(c)) for name, c in zip(names, checks, strict=True)]
+    rows: list[tuple[doc.TableCell | str, ...]] = []
+    for c in checks:
+        name = doc.TableCell((Span(doc.state(c.state).mark, c.state), Span(" "), Span(c.name)))
+        fall = number(c.difference, c.interval)
+        rows.append((name, fmt(c.baseline), fmt(c.found), fall, p_value(c.p_holm), fmt(c.detectable)))
     numbers = any(field not in (ABSENT, number(None)) for _, *fields in rows for field in fields)
     table = [doc.table(_AGAINST, ("", *_COLUMNS), rows)] * numbers
     open_ = [c for c in checks if not glance or c.state != "passed"]
@@ -90,9 +93,3 @@ def _sentences(checks: Sequence[GateCheck], kind: str) -> doc.Items:
         runs = [part for name in names for part in (Span(name, kind), Span(", "))][:-1]
         lines.append(doc.line(*runs, f": {text}"))
     return doc.Items(tuple(lines), tuple(doc.state(state) for state, _ in alike))
-
-
-def _numbers(c: GateCheck) -> tuple[doc.TableCell | str, ...]:
-    """Baseline, found, fall with its interval, p after Holm, what would have been caught."""
-    fall = number(c.difference, c.interval)
-    return fmt(c.baseline), fmt(c.found), fall, p_value(c.p_holm), fmt(c.detectable)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from collapsekit.comparison.delta import RepairDelta, repair_delta
 from collapsekit.comparison.standing import cautions, key_rows, result_rows, standing
@@ -33,12 +32,11 @@ def view(report: RepairReport, detail: Detail) -> doc.Document:
     At a glance it holds scores, what is missing, and noise; else all numbers; in full, figures.
     """
     report, glance = cleaned_repair(report), detail is Detail.GLANCE
-    keys = letters(repair_names(report), _NAME_WIDTH) if glance else None
-    if keys is not None:
-        report = renamed_repair(report, keys)
+    keys = letters(repair_names(report), _NAME_WIDTH if glance else None)
+    report = renamed_repair(report, keys)
     delta = repair_delta(report)
     decision = "accepted" if report.accepted else "rejected"
-    named = [replace(doc.items(f"= {n}" for n in keys), marks=tuple(map(Span, keys.values())))] if keys else []
+    named = [doc.items(f"{k} = {n}" for n, k in keys.items() if k != n)]
     s = report.after.subject
     count = sum(map(len, delta.left.values()))
     left = f"{count} results were not compared; the HTML and Markdown reports say which and why."
@@ -72,7 +70,7 @@ def view(report: RepairReport, detail: Detail) -> doc.Document:
 def _judged(report: RepairReport, delta: RepairDelta, named: list[doc.Items]) -> Iterator[doc.Section]:
     rows = key_rows(report, delta)
     judged = doc.items([*standing(report, delta), *cautions(report)])
-    yield doc.section("Beside what it is judged by", *named, judged)
+    yield doc.section("Beside what it is judged by", *[n for n in named if n.lines], judged)
     if rows:
         title = "The numbers that matter"
         yield doc.section(title, tables.number_table(report, (title, rows)), doc.sentence(_CHANGE, "note"))
@@ -97,7 +95,9 @@ def _cards(report: RepairReport) -> Iterator[doc.Card]:
             title = doc.Paragraph((Span(when.capitalize()), Span(" "), doc.state(v.verdict)))
             blocks += [title, meter(v, f"{when}: "), *score]
         after = report.after.modalities[m].verdict if m in report.after.modalities else ""
-        yield doc.Card(Span(m, "label"), after, tuple(blocks), Span("repaired") if m in report.repaired else None)
+        yield doc.Card(
+            Span(m, "label"), after, tuple(blocks), Span("repaired", "quiet") if m in report.repaired else None
+        )
 
 
 def _training(report: RepairReport, delta: RepairDelta, detail: Detail) -> Iterator[doc.Section]:
