@@ -24,7 +24,7 @@ from collapsekit.adapters.build import (
 from collapsekit.adapters.inserts import channel_axis, inserted_in
 from collapsekit.adapters.live.state import State, same_bits
 from collapsekit.adapters.live.unwrap import unprefixed, unwrapped
-from collapsekit.adapters.pooling import pool_features, tokens_of
+from collapsekit.adapters.pooling import Channels, layout_at, pool_features, tokens_of
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.schema import Config
 from collapsekit.data.base import Batch, Source
@@ -187,6 +187,10 @@ class Adapter(ABC):
         del recorded
         return self.run_live(inputs).pooled[modality]
 
+    def live_features(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
+        """Compute what ``live`` computes, features (n, ...) before they are pooled, where the adapter knows them."""
+        return self.live(modality, recorded, inputs)
+
     def feature_index(self, modality: str) -> int:
         """Say which of the tensors recorded of ``modality`` is its features."""
         del modality
@@ -200,13 +204,21 @@ class Adapter(ABC):
         """Pick the features (n, ...) of ``modality`` among the tensors ``recorded`` of it."""
         return recorded[self.feature_index(modality)]
 
+    def layout(self, modality: str, features: Tensor) -> Channels:
+        """Say where ``features`` (n, ...) of ``modality`` hold their channels: as the config says, else as the layers of its
+        encoder tell; None: neither does, and tokens have them last, maps first."""
+        section = self.config.modalities[modality]
+        if section.channels is not None or features.ndim < 3:
+            return section.channels
+        return layout_at(self.model, section.encoder, features.shape)
+
     def channel_axis(self, modality: str, features: Tensor) -> int:
         """Say which axis of ``features`` (n, ...) of ``modality`` holds their channels."""
-        return channel_axis(features.ndim, self.config.modalities[modality].channels)
+        return channel_axis(features.ndim, self.layout(modality, features))
 
     def tokens_of(self, modality: str, features: Tensor) -> Tensor:
         """Lay features (n, ...) of ``modality``, of three or more axes, out as tokens (n, t, d), one a position."""
-        return tokens_of(features, self.config.modalities[modality].channels)
+        return tokens_of(features, self.layout(modality, features))
 
     def need_encoders(self) -> None:
         """Raise ConfigError where a repair can put nothing behind an encoder."""
@@ -243,7 +255,13 @@ class Adapter(ABC):
         """
         section = self.config.modalities[modality]
         mask = batch[section.mask] if section.mask is not None else None
-        return pool_features(features, section.pool, section.channels, mask, f"modality {modality!r}")
+        channels = self.layout(modality, features)
+        return pool_features(features, section.pool, channels, mask, f"modality {modality!r}")
+
+    def pool_fused(self, fused: Tensor) -> Tensor:
+        """Pool the multimodal representation (n, ...) to one vector an example, (n, D), channels where its layers tell."""
+        layout = layout_at(self.model, self.config.fusion, fused.shape)
+        return pool_features(fused, channels=layout, what="the fusion")
 
     def fresh(self, seed: int, *, trained: Checkpoint | None = None) -> Adapter | None:
         """Build the same architecture newly initialised (or with ``trained`` weights); None where it can't be built.

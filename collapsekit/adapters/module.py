@@ -13,7 +13,6 @@ from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass,
 from collapsekit.adapters.build import check_described, features_path, find_submodule
 from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
 from collapsekit.adapters.outputs import prediction_in
-from collapsekit.adapters.pooling import pool_features
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
 from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
@@ -149,9 +148,7 @@ class ModuleAdapter(Adapter):
         return ForwardPass(recorded, pooled, self._prediction(feature, output, fused.rows))
 
     def _prediction(self, fused: Tensor, output: Any, rows: int) -> Prediction:
-        return Prediction(
-            pool_features(fused, what="the fusion").float(), prediction_in(output, self.config.output, self.task, rows)
-        )
+        return Prediction(self.pool_fused(fused).float(), prediction_in(output, self.config.output, self.task, rows))
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         return self._replayed({m: recorded[m] for m in self.modalities}, inputs)
@@ -180,6 +177,14 @@ class ModuleAdapter(Adapter):
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
+        return self.pool(modality, self._unpooled(modality, recorded, inputs), self.prepare(inputs))
+
+    def live_features(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
+        if type(self).live is not ModuleAdapter.live:  # a subclass knows better
+            return self.live(modality, recorded, inputs)
+        return self._unpooled(modality, recorded, inputs)
+
+    def _unpooled(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         ready = self.prepare(inputs)
         tap = self.taps[modality]
         with ExitStack() as stack:
@@ -190,7 +195,7 @@ class ModuleAdapter(Adapter):
             try:
                 self._guarded_forward(ready)
             except Reached as stop:
-                return self.pool(modality, tap.live_feature(stop.value), ready)
+                return tap.live_feature(stop.value)
         raise ConfigError(f"{tap.what} was not reached in a forward pass: name a submodule the model calls.")
 
     def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:

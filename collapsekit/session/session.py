@@ -17,7 +17,11 @@ from collapsekit.features.features import Features
 from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for, shapley_values
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.readouts.calibration import Calibration, fit_calibration
-from collapsekit.readouts.linear import FitSplit, FittedReadout, UnimodalReadout, fit_readout, make_split
+from collapsekit.readouts.choosing import ChosenReadout, choose_features
+from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
+from collapsekit.readouts.poolings import recorded_sets
+from collapsekit.readouts.raw import fit_families
+from collapsekit.readouts.strength import ALONE, OWN, ReferenceStrength, TriedReadout, weigh_readouts
 from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded, on_encoders
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
 from collapsekit.tasks.base import Task
@@ -46,11 +50,12 @@ class Session:
         self.options: Mapping[str, Options] = options or {}
         self.seed, self.level, self.profile, self.cache = seed, level, profile, cache
         self.progress = progress or Progress()
-        self._prefixes: dict[str, UnimodalReadout] = {}
+        self._prefixes: dict[str, TriedReadout] = {}
+        self._references: dict[tuple[str, Plan | None], ReferenceStrength] = {}
         self._baselines: dict[Plan, Baselines] = {}
         self._games: dict[int, CoalitionGame] = {}
         # Of what is fitted on these examples, as training examples of others.
-        self._readouts: dict[tuple[str, str], FittedReadout] = {}
+        self._readouts: dict[tuple[str, str], ChosenReadout] = {}
         self._synergies: dict[tuple[str | float, ...], FittedSynergy] = {}
         features.facts.session = self
 
@@ -132,18 +137,36 @@ class Session:
     def prefix(self, modality: str) -> UnimodalReadout:
         """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
         if modality not in self._prefixes:
-            at, task = self.fit_split, self.adapter.task
-            x = at.train.pooled[modality]
-            fitted = self.on(at.train)._fitted(modality, at)
-            self._prefixes[modality] = fitted.read(task, x, self.features.pooled[modality])
-        return self._prefixes[modality]
+            at = self.fit_split
+            chosen = self.on(at.train)._chosen(modality, at)
+            read = f"linear evaluation of the checkpoint's own encoder: {chosen.described}"
+            self._prefixes[modality] = TriedReadout(OWN, chosen.read(self.adapter.task, self.features), read)
+        return self._prefixes[modality].readout
 
-    def _fitted(self, modality: str, at: FitSplit) -> FittedReadout:
+    def _chosen(self, modality: str, at: FitSplit) -> ChosenReadout:
         key = modality, at.held.split
         if key not in self._readouts:
-            x = at.train.pooled[modality]
-            self._readouts[key] = fit_readout(self.adapter.task, at, x, at.held.pooled[modality])
+            sets = recorded_sets(self.adapter, at.train, modality)
+            self._readouts[key] = choose_features(self.adapter.task, at, sets)
         return self._readouts[key]
+
+    def reference(self, modality: str) -> ReferenceStrength:
+        """Choose the readout that what is due to a modality is read from, and say how strong it is beside all others."""
+        key = modality, self.plan
+        if key not in self._references:
+            at, task = self.fit_split, self.adapter.task
+            self.prefix(modality)
+            encoders, made = [self._prefixes[modality]], self.trained_alone
+            if made is not None and modality in made.trained:
+                read = f"{ALONE} ({made.described[modality]}): {made.read[modality]}"
+                encoders.append(TriedReadout(ALONE, made.trained[modality], read))
+            raw = [
+                TriedReadout(family, chosen.read(task, self.features), f"{family}: {chosen.described}")
+                for family, chosen in fit_families(self.adapter, at, modality, self.seed).items()
+            ]
+            why = "profile quick trains no encoders" if made is None else made.why_not(modality)
+            self._references[key] = weigh_readouts(task, at, encoders, raw, why)
+        return self._references[key]
 
     @property
     def prefixes(self) -> dict[str, UnimodalReadout]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -171,6 +172,16 @@ class _Design:
 
     @classmethod
     def of(cls, x: Tensor, l2: float) -> _Design:
+        """The design of ``x`` (n, d); of the very tensor that the last one was of only the penalty is another."""
+        last = _LAST.get(x)
+        if last is not None and 0 < l2 < float("inf"):
+            return replace(last, l2=l2)
+        made = cls._decomposed(x, l2)
+        _LAST.keep(x, made)
+        return made
+
+    @classmethod
+    def _decomposed(cls, x: Tensor, l2: float) -> _Design:
         x = matrix(x, "the features").cpu()
         n, d = x.shape
         if n < 2 or d < 1 or not 0 < l2 < float("inf"):
@@ -236,6 +247,29 @@ class _Design:
         gradient = max(gradient, np.abs(by_logits.sum(axis=0)).max())
         w, b = torch.from_numpy(weight), torch.from_numpy(bias.copy())
         return Linear(w, b, self.mean, self.scale, float(gradient))
+
+
+class _Last:
+    """The design of the last features, as penalties are tried one after another on the same tensor."""
+
+    def __init__(self) -> None:
+        self._of: tuple[weakref.ref[Tensor], int, _Design] | None = None
+
+    def get(self, x: Tensor) -> _Design | None:
+        """Its design, where ``x`` (n, d) is that tensor and nobody has written into it since."""
+        if self._of is None:
+            return None
+        tensor, version, design = self._of
+        if tensor() is None:
+            self._of = None
+        return design if tensor() is x and version == x._version else None
+
+    def keep(self, x: Tensor, design: _Design) -> None:
+        """Remember the design of ``x`` (n, d)."""
+        self._of = weakref.ref(x), x._version, design
+
+
+_LAST = _Last()
 
 
 def _targets(y: Tensor, n: int) -> _Array:

@@ -13,7 +13,6 @@ from collapsekit.games.balanced_reference import BalancedReference, make_referen
 from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes._shared import credit_interval, estimate
-from collapsekit.readouts.linear import UnimodalReadout, raw_input_readout, says_little
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
 from collapsekit.session.session import Session
@@ -168,7 +167,8 @@ def run(session: Session) -> Iterator[Result]:
         credit, their ratio and score, what its readout gains alone, and what adding it to the model gains.
     """
     _check_size(session)
-    readouts, evidence = _best_readouts(session)
+    strengths = {m: session.reference(m) for m in session.modalities}
+    readouts = {m: strength.used.readout for m, strength in strengths.items()}
     game = session.game
     reference = make_reference(session.adapter, session.features, readouts, game.donors)
     reference, gained = _with_joint(session, reference)
@@ -178,7 +178,7 @@ def run(session: Session) -> Iterator[Result]:
     task, prior, level = session.task, reference.constant().loss, session.level
     yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, level)
     for i, m in enumerate(session.modalities):
-        note = evidence[m]
+        note = f"readout: {strengths[m].read}"
         gain = prior - reference.alone(m).loss
         credit, due = ours[i], torch.maximum(theirs[i], LEAST * gain)
         errors = float(ours_error[i, 0]), float(theirs_error[i, 0])
@@ -279,33 +279,6 @@ def _quotient(
     extra = normal(0.5 + level / 2) * math.hypot(errors[0], value * errors[1]) / b
     low, high = min(low, value), max(high, value)
     return value, max(0.0, value - math.hypot(value - low, extra)), min(cap, value + math.hypot(high - value, extra))
-
-
-def _best_readouts(session: Session) -> tuple[dict[str, UnimodalReadout], dict[str, str]]:
-    """Per modality the better, on held-out examples, of the prefix and the encoder trained alone; and which. Where no
-    encoder could be trained and the prefix says next to nothing, which a dead encoder's does, of the raw inputs too."""
-    adapter, features, made = session.adapter, session.features, session.trained_alone
-    chosen, evidence = {}, {}
-    for m in session.modalities:
-        chosen[m] = session.prefix(m)
-        evidence[m] = "readout: linear evaluation of the checkpoint's own encoder"
-        if made is not None and m in made.trained:
-            evidence[m] += ", better on held-out examples than the encoder trained alone"
-            if made.trained[m].validation_loss < chosen[m].validation_loss:
-                chosen[m] = made.trained[m]
-                evidence[m] = f"readout: the encoder trained alone ({made.described[m]})"
-        elif made is not None:
-            evidence[m] += f" (no encoder trained alone: {made.skipped[m]})"
-        else:
-            evidence[m] += " (profile quick trains no encoders)"
-        if (made is None or m not in made.trained) and says_little(adapter, features, chosen[m], WEAK):
-            inputs = raw_input_readout(adapter, features, m)
-            if inputs is not None and inputs.validation_loss < chosen[m].validation_loss:
-                chosen[m], evidence[m] = (
-                    inputs,
-                    "readout: linear evaluation of the raw inputs; the encoder's features say less",
-                )
-    return chosen, evidence
 
 
 def _costs(modality: str, session: Session, reference: BalancedReference, game: CoalitionGame) -> Iterator[Result]:

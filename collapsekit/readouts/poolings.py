@@ -1,0 +1,99 @@
+"""What a modality's features are read as: every way of pooling them, unless the config says which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.pooling import Channels, PoolWay, pool_features, pool_ways
+from collapsekit.data.base import Batch
+from collapsekit.features.features import Features
+from collapsekit.readouts.choosing import FeatureSet
+
+ROWS = 512  # pooled at once
+
+
+def ways_of(adapter: Adapter, modality: str, features: Tensor, inputs: Batch) -> dict[str, PoolWay | None]:
+    """List the ways in which features are tried.
+
+    Args:
+        adapter: the model, with its config.
+        modality: whose features.
+        features: of a few examples, (n, ...).
+        inputs: of them.
+
+    Returns:
+        By what it is in words, how ``pool_features`` pools; None, and first: as the adapter does.
+    """
+    section = adapter.config.modalities[modality]
+    if features.ndim < 3:
+        return {"as they are": None}
+    if section.pool != "auto":
+        return {f"pool {section.pool}": None}
+    mask = None if section.mask is None else inputs[section.mask]
+    ways = pool_ways(features.shape, section.channels, None if mask is None else mask[0].numel())
+    layout: Channels = "last" if adapter.channel_axis(modality, features) == features.ndim - 1 else "first"
+    plain = type(adapter).pool is Adapter.pool
+    same = [name for name, way in ways.items() if plain and way == ("mean", layout)]
+    name = same[0] if same else "as the adapter pools them"
+    return {name: None, **{other: way for other, way in ways.items() if other != name}}
+
+
+def pooled_by(adapter: Adapter, modality: str, way: PoolWay | None, features: Tensor, inputs: Batch) -> Tensor:
+    """Pool features in one of these ways.
+
+    Args:
+        adapter: the model, with its config.
+        modality: whose features.
+        way: one of those that ``ways_of`` lists.
+        features: (n, ...).
+        inputs: of the same examples.
+
+    Returns:
+        One vector an example, (n, d), float32.
+    """
+    if way is None:
+        return adapter.pool(modality, features, inputs).float()
+    mask = adapter.config.modalities[modality].mask
+    return _pooled(way, features, None if mask is None else inputs[mask]).float()
+
+
+def _pooled(way: PoolWay, features: Tensor, mask: Tensor | None) -> Tensor:
+    return pool_features(features, way[0], way[1], mask)
+
+
+def recorded_sets(adapter: Adapter, features: Features, modality: str) -> list[FeatureSet]:
+    """List what the checkpoint's own encoder gave, pooled in every way that is tried.
+
+    Args:
+        adapter: the model.
+        features: recorded examples, of which a few are looked at.
+        modality: whose features.
+
+    Returns:
+        The sets, first the one that all other probes read.
+    """
+    rows = torch.arange(min(2, len(features)))
+    recorded = tuple(t.index_select(0, rows) for t in features.recorded[modality])
+    x = adapter.features_of(modality, recorded)
+    ways = ways_of(adapter, modality, x, {k: v.index_select(0, rows) for k, v in features.inputs.items()})
+    shape = " x ".join(map(str, x.shape[1:])) or "1"
+    return [FeatureSet(f"features of {shape}, {name}", _reader(adapter, modality, way)) for name, way in ways.items()]
+
+
+def _reader(adapter: Adapter, modality: str, way: PoolWay | None) -> Callable[[Features], Tensor]:
+    """What gives a split's features pooled in one way."""
+
+    def read(features: Features) -> Tensor:
+        if way is None:
+            return features.pooled[modality]
+        x = adapter.features_of(modality, features.recorded[modality])
+        mask = adapter.config.modalities[modality].mask
+        keep = None if mask is None else features.inputs[mask]
+        parts = torch.arange(len(features)).split(ROWS)
+        return torch.cat([_pooled(way, x[rows], None if keep is None else keep[rows]).float() for rows in parts])
+
+    return read

@@ -1,0 +1,192 @@
+"""What could be learned from a modality's inputs, asked of the inputs themselves and not of the encoder under suspicion.
+
+One family a function: each gives the sets of features that a linear readout is tried on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.readouts.choosing import ChosenReadout, FeatureSet, choose_features
+from collapsekit.readouts.linear import WIDEST, FitSplit
+from collapsekit.stats.random_features import (
+    ROWS,
+    SAMPLE,
+    ConvolutionalFeatures,
+    FourierFeatures,
+    count_tokens,
+    evenly,
+    joined,
+    laid_out,
+    median_distance,
+    sketch,
+    standardised,
+)
+
+SUMS = 1024  # sums that wide inputs are projected to
+DEAR = 2**33  # examples · numbers · the lesser of them, beyond which inputs are projected
+FOURIER = 400  # random Fourier features, at most
+BANDWIDTHS = (0.25, 0.5, 1.0)  # of the kernel, in median distances between training examples
+KERNELS = 160  # random convolutions
+VOCABULARY = 1024  # columns that tokens are counted in
+REMEMBERED = 16  # fitted readouts kept, of the last diagnoses of the same data
+
+
+@dataclass(frozen=True)
+class RawModality:
+    """The inputs of one modality: which keys hold numbers, which hold token ids, and what says which of these count."""
+
+    numbers: tuple[str, ...]
+    tokens: tuple[str, ...]
+    mask: str | None
+    scale: float
+    at: FitSplit
+    seed: int
+
+    @classmethod
+    def of(cls, adapter: Adapter, at: FitSplit, modality: str, seed: int) -> RawModality:
+        """Look at the inputs of a modality.
+
+        Args:
+            adapter: the model, which knows which inputs are whose.
+            at: the examples to fit on.
+            modality: whose inputs.
+            seed: of whatever is drawn.
+
+        Returns:
+            Which inputs are read, and how. Whole numbers of one or two axes are both: numbers and ids.
+        """
+        section, inputs = adapter.config.modalities[modality], at.train.inputs
+        keys = [k for k in adapter.input_keys(modality) if k in inputs and inputs[k][0].numel()]
+        keys = [k for k in keys if not inputs[k].is_complex()]
+        values = [k for k in keys if k != section.mask] or keys  # a mask alone is all there is to read
+        tokens = [k for k in values if not inputs[k].is_floating_point() and inputs[k].ndim <= 2]
+        mask = section.mask if section.mask in keys and section.mask not in values else None
+        return cls(tuple(values), tuple(tokens), mask, section.scale, at, seed)
+
+    @property
+    def width(self) -> int:
+        """How many numbers an example has."""
+        return sum(self.at.train.inputs[k][0].numel() for k in self.numbers)
+
+    @property
+    def projected(self) -> bool:
+        """Whether these are too many to be read as they are."""
+        rows, width = len(self.at.fit), self.width
+        return width > SUMS and (width > WIDEST or rows * width * min(rows, width) > DEAR)
+
+    def flat(self, features: Features) -> Tensor:
+        """Return all numbers of an example in a row, (n, d), as the model is given them, or projected at random."""
+        parts = []
+        for rows in torch.arange(len(features)).split(ROWS):
+            x = joined([features.inputs[k].index_select(0, rows) for k in self.numbers]) / self.scale
+            parts.append(sketch(x, SUMS, self.seed) if self.projected else x)
+        return torch.cat(parts)
+
+    def sample(self, x: Tensor) -> Tensor:
+        """Pick the training examples that scales are read from, of every row of the train split, (t, ...)."""
+        return x[evenly(self.at.fit, SAMPLE)]
+
+
+Family = Callable[[RawModality], Iterator[FeatureSet]]
+
+
+def read_numbers(raw: RawModality) -> Iterator[FeatureSet]:
+    """Yield the numbers themselves."""
+    yield FeatureSet(f"inputs of {raw.width} numbers projected at random" if raw.projected else "inputs", raw.flat)
+
+
+def read_fourier(raw: RawModality) -> Iterator[FeatureSet]:
+    """Yield random Fourier features of the numbers, at several bandwidths of the kernel."""
+    sample = raw.sample(raw.flat(raw.at.train))
+    middle = median_distance(standardised(sample, sample))
+    count = min(FOURIER, max(32, len(raw.at.fit)))
+    for multiple in BANDWIDTHS:
+        drawn = FourierFeatures.draw(sample.shape[1], count, multiple * middle, raw.seed)
+
+        def of(features: Features, drawn: FourierFeatures = drawn) -> Tensor:
+            return drawn(standardised(raw.flat(features), sample))
+
+        yield FeatureSet(f"inputs, bandwidth {multiple:g} median distances", of)
+
+
+def read_convolutions(raw: RawModality) -> Iterator[FeatureSet]:
+    """Yield random convolutions of inputs that lie along one or two axes, in every way they may be laid out."""
+    for key in raw.numbers:
+        for which, x in enumerate(laid_out(raw.at.train.inputs[key])):
+            drawn = ConvolutionalFeatures.draw(raw.sample(x), KERNELS, raw.seed)
+            if drawn is None:
+                continue
+
+            def of(
+                features: Features, key: str = key, which: int = which, drawn: ConvolutionalFeatures = drawn
+            ) -> Tensor:
+                return drawn(laid_out(features.inputs[key])[which])
+
+            shape = " x ".join(map(str, x.shape[2:]))
+            yield FeatureSet(f"inputs as {x.shape[1]} channels along {shape} positions", of)
+
+
+def read_tokens(raw: RawModality) -> Iterator[FeatureSet]:
+    """Yield counts of token ids: wherever they stand, and by place."""
+    if not raw.tokens:
+        return
+    for placed in (False, True):
+        there = _counts(raw, raw.at.train, placed)[raw.at.fit] > 0
+        columns = (there.sum(0) > 1).nonzero()[:, 0]  # of a token seen once nothing is learned
+        if not len(columns):
+            continue
+
+        def of(features: Features, placed: bool = placed, columns: Tensor = columns) -> Tensor:
+            return _counts(raw, features, placed)[:, columns]
+
+        yield FeatureSet("tokens counted by place" if placed else "tokens counted", of)
+
+
+def _counts(raw: RawModality, features: Features, placed: bool) -> Tensor:
+    keep = None if raw.mask is None else features.inputs[raw.mask] > 0
+    parts = []
+    for key in raw.tokens:
+        ids = features.inputs[key].reshape(len(features), -1)
+        counted = None if keep is None or keep[0].numel() != ids.shape[1] else keep
+        parts.append(count_tokens(ids, counted, VOCABULARY, raw.seed, placed=placed))
+    return joined(parts)
+
+
+FAMILIES: dict[str, Family] = {
+    "raw numbers": read_numbers,
+    "random Fourier features": read_fourier,
+    "random convolutions": read_convolutions,
+    "token counts": read_tokens,
+}
+
+
+def fit_families(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> dict[str, ChosenReadout]:
+    """Fit a linear readout of each family of features of a modality's inputs, without its encoder.
+
+    Args:
+        adapter: the model, for its task and for which inputs are whose.
+        at: which examples are fitted on, and which choose.
+        modality: whose inputs.
+        seed: of whatever is drawn.
+
+    Returns:
+        The readouts by family; of those that the inputs allow, and whose fit converges.
+    """
+    raw = RawModality.of(adapter, at, modality, seed)
+    found = {}
+    for name, family in FAMILIES.items():
+        sets = list(family(raw)) if raw.numbers else []
+        if sets:
+            try:
+                found[name] = choose_features(adapter.task, at, sets, finalists=1)
+            except NumericsError:
+                continue
+    return found
