@@ -187,10 +187,6 @@ class Adapter(ABC):
         del recorded
         return self.run_live(inputs).pooled[modality]
 
-    def live_features(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        """Compute what ``live`` computes, features (n, ...) before they are pooled, where the adapter knows them."""
-        return self.live(modality, recorded, inputs)
-
     def feature_index(self, modality: str) -> int:
         """Say which of the tensors recorded of ``modality`` is its features."""
         del modality
@@ -205,12 +201,9 @@ class Adapter(ABC):
         return recorded[self.feature_index(modality)]
 
     def layout(self, modality: str, features: Tensor) -> Channels:
-        """Say where ``features`` (n, ...) of ``modality`` hold their channels: as the config says, else as the layers of its
-        encoder tell; None: neither does, and tokens have them last, maps first."""
+        """Say where ``features`` (n, ...) have channels: config, else the encoder's layers; None: neither says."""
         section = self.config.modalities[modality]
-        if section.channels is not None or features.ndim < 3:
-            return section.channels
-        return layout_at(self.model, section.encoder, features.shape)
+        return section.channels or layout_at(self.model, section.encoder, features.shape)
 
     def channel_axis(self, modality: str, features: Tensor) -> int:
         """Say which axis of ``features`` (n, ...) of ``modality`` holds their channels."""
@@ -255,13 +248,7 @@ class Adapter(ABC):
         """
         section = self.config.modalities[modality]
         mask = batch[section.mask] if section.mask is not None else None
-        channels = self.layout(modality, features)
-        return pool_features(features, section.pool, channels, mask, f"modality {modality!r}")
-
-    def pool_fused(self, fused: Tensor) -> Tensor:
-        """Pool the multimodal representation (n, ...) to one vector an example, (n, D), channels where its layers tell."""
-        layout = layout_at(self.model, self.config.fusion, fused.shape)
-        return pool_features(fused, channels=layout, what="the fusion")
+        return pool_features(features, section.pool, self.layout(modality, features), mask, f"modality {modality!r}")
 
     def fresh(self, seed: int, *, trained: Checkpoint | None = None) -> Adapter | None:
         """Build the same architecture newly initialised (or with ``trained`` weights); None where it can't be built.

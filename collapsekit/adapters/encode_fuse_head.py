@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
+from collapsekit.adapters.pooling import pool_fused
 from collapsekit.data.base import Batch
 from collapsekit.user_code.process_state import user_code
 
@@ -37,7 +38,7 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
             outputs = self.head(fused)
         recorded: dict[str, Activations] = {m: (features[m],) for m in self.modalities}
         pooled = {m: self.pool(m, features[m], batch) for m in self.modalities}
-        return ForwardPass(recorded, pooled, Prediction(self.pool_fused(fused), outputs))
+        return ForwardPass(recorded, pooled, Prediction(pool_fused(self.model, self.config.fusion, fused), outputs))
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         del inputs
@@ -45,19 +46,13 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
         with user_code(PLACE):
             fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})
             outputs = self.head(fused)
-        return Prediction(self.pool_fused(fused), outputs)
+        return Prediction(pool_fused(self.model, self.config.fusion, fused), outputs)
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         del recorded
         with user_code(PLACE):
             features = self._encoded(inputs)[modality]
         return self.pool(modality, features, inputs)
-
-    def live_features(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        if type(self).live is not EncodeFuseHeadAdapter.live:  # a subclass knows better
-            return self.live(modality, recorded, inputs)
-        with user_code(PLACE):
-            return self._encoded(inputs)[modality]
 
     def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:
         self.unsteady = None

@@ -13,6 +13,7 @@ from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass,
 from collapsekit.adapters.build import check_described, features_path, find_submodule
 from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
 from collapsekit.adapters.outputs import prediction_in
+from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
 from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
@@ -148,7 +149,8 @@ class ModuleAdapter(Adapter):
         return ForwardPass(recorded, pooled, self._prediction(feature, output, fused.rows))
 
     def _prediction(self, fused: Tensor, output: Any, rows: int) -> Prediction:
-        return Prediction(self.pool_fused(fused).float(), prediction_in(output, self.config.output, self.task, rows))
+        pooled = pool_fused(self.model, self.config.fusion, fused).float()
+        return Prediction(pooled, prediction_in(output, self.config.output, self.task, rows))
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         return self._replayed({m: recorded[m] for m in self.modalities}, inputs)
@@ -177,14 +179,6 @@ class ModuleAdapter(Adapter):
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        return self.pool(modality, self._unpooled(modality, recorded, inputs), self.prepare(inputs))
-
-    def live_features(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        if type(self).live is not ModuleAdapter.live:  # a subclass knows better
-            return self.live(modality, recorded, inputs)
-        return self._unpooled(modality, recorded, inputs)
-
-    def _unpooled(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         ready = self.prepare(inputs)
         tap = self.taps[modality]
         with ExitStack() as stack:
@@ -195,7 +189,7 @@ class ModuleAdapter(Adapter):
             try:
                 self._guarded_forward(ready)
             except Reached as stop:
-                return tap.live_feature(stop.value)
+                return self.pool(modality, tap.live_feature(stop.value), ready)
         raise ConfigError(f"{tap.what} was not reached in a forward pass: name a submodule the model calls.")
 
     def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:

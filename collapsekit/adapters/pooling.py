@@ -127,6 +127,20 @@ def layout_at(model: nn.Module, path: str | None, shape: Sequence[int]) -> Chann
     return layout_before(module, shape) if path.endswith(":input") else layout_behind(module, shape)
 
 
+def pool_fused(model: nn.Module, path: str | None, fused: Tensor) -> Tensor:
+    """Pool a multimodal representation to one vector an example.
+
+    Args:
+        model: the model.
+        path: of the submodule that gives it, whose layers tell where its channels are; None: not known.
+        fused: (n, ...).
+
+    Returns:
+        (n, D).
+    """
+    return pool_features(fused, channels=layout_at(model, path, fused.shape), what="the fusion")
+
+
 def _first_told(modules: Iterable[nn.Module], shape: Sequence[int], *, entering: bool) -> Channels:
     if len(shape) < 3:
         return None

@@ -66,7 +66,7 @@ def choose_features(task: Task, at: FitSplit, sets: Sequence[FeatureSet], finali
         losses = [_screened(task, small, one) for one in remaining]
         best = sorted(range(len(remaining)), key=lambda i: (losses[i], i))[:finalists]
         remaining = [remaining[i] for i in sorted(best)]
-    return min((_fitted(task, at, one) for one in remaining), key=lambda made: made.fitted.loss)
+    return min((_fitted(task, at, one) for one in remaining), key=lambda one: one.fitted.loss)
 
 
 def _screened(task: Task, small: FitSplit, one: FeatureSet) -> float:

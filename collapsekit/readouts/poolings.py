@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.base import Activations, Adapter
+from collapsekit.adapters.hooks import attribute_set
 from collapsekit.adapters.pooling import Channels, PoolWay, pool_features, pool_ways
 from collapsekit.data.base import Batch
 from collapsekit.features.features import Features
@@ -63,6 +64,33 @@ def pooled_by(adapter: Adapter, modality: str, way: PoolWay | None, features: Te
 
 def _pooled(way: PoolWay, features: Tensor, mask: Tensor | None) -> Tensor:
     return pool_features(features, way[0], way[1], mask)
+
+
+def live_unpooled(
+    adapter: Adapter, modality: str, recorded: Mapping[str, Activations], inputs: Batch
+) -> tuple[Tensor, Batch]:
+    """Run one modality's encoder with gradient, and take its features before they are pooled.
+
+    Args:
+        adapter: the model.
+        modality: whose encoder runs.
+        recorded: of the others, which need not run.
+        inputs: a batch.
+
+    Returns:
+        Features (n, ...), and the inputs as the adapter gives them to ``pool``; pooled features (n, d) of an adapter that
+        does not pool by that.
+    """
+    batches: list[Batch] = []
+
+    def keep(name: str, features: Tensor, batch: Batch) -> Tensor:
+        if name == modality:
+            batches.append(batch)
+        return features
+
+    with attribute_set(adapter, "pool", keep):
+        features = adapter.live(modality, recorded, inputs)
+    return features, batches[-1] if batches else inputs
 
 
 def recorded_sets(adapter: Adapter, features: Features, modality: str) -> list[FeatureSet]:

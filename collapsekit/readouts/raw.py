@@ -5,6 +5,7 @@ One family a function: each gives the sets of features that a linear readout is 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ from collapsekit.stats.random_features import (
     sketch,
     standardised,
 )
+from collapsekit.tasks.base import Task
 
 SUMS = 1024  # sums that wide inputs are projected to
 DEAR = 2**33  # examples · numbers · the lesser of them, beyond which inputs are projected
@@ -47,7 +49,8 @@ class RawModality:
     tokens: tuple[str, ...]
     mask: str | None
     scale: float
-    at: FitSplit
+    width: int  # numbers an example
+    projected: bool  # whether these are too many to be read as they are
     seed: int
 
     @classmethod
@@ -69,18 +72,9 @@ class RawModality:
         values = [k for k in keys if k != section.mask] or keys  # a mask alone is all there is to read
         tokens = [k for k in values if not inputs[k].is_floating_point() and inputs[k].ndim <= 2]
         mask = section.mask if section.mask in keys and section.mask not in values else None
-        return cls(tuple(values), tuple(tokens), mask, section.scale, at, seed)
-
-    @property
-    def width(self) -> int:
-        """How many numbers an example has."""
-        return sum(self.at.train.inputs[k][0].numel() for k in self.numbers)
-
-    @property
-    def projected(self) -> bool:
-        """Whether these are too many to be read as they are."""
-        rows, width = len(self.at.fit), self.width
-        return width > SUMS and (width > WIDEST or rows * width * min(rows, width) > DEAR)
+        rows, width = len(at.fit), sum(inputs[k][0].numel() for k in values)
+        projected = width > SUMS and (width > WIDEST or rows * width * min(rows, width) > DEAR)
+        return cls(tuple(values), tuple(tokens), mask, section.scale, width, projected, seed)
 
     def flat(self, features: Features) -> Tensor:
         """Return all numbers of an example in a row, (n, d), as the model is given them, or projected at random."""
@@ -90,24 +84,21 @@ class RawModality:
             parts.append(sketch(x, SUMS, self.seed) if self.projected else x)
         return torch.cat(parts)
 
-    def sample(self, x: Tensor) -> Tensor:
-        """Pick the training examples that scales are read from, of every row of the train split, (t, ...)."""
-        return x[evenly(self.at.fit, SAMPLE)]
+
+Family = Callable[[RawModality, FitSplit], Iterator[FeatureSet]]
 
 
-Family = Callable[[RawModality], Iterator[FeatureSet]]
-
-
-def read_numbers(raw: RawModality) -> Iterator[FeatureSet]:
+def read_numbers(raw: RawModality, at: FitSplit) -> Iterator[FeatureSet]:
     """Yield the numbers themselves."""
+    del at
     yield FeatureSet(f"inputs of {raw.width} numbers projected at random" if raw.projected else "inputs", raw.flat)
 
 
-def read_fourier(raw: RawModality) -> Iterator[FeatureSet]:
+def read_fourier(raw: RawModality, at: FitSplit) -> Iterator[FeatureSet]:
     """Yield random Fourier features of the numbers, at several bandwidths of the kernel."""
-    sample = raw.sample(raw.flat(raw.at.train))
+    sample = raw.flat(at.train)[evenly(at.fit, SAMPLE)]
     middle = median_distance(standardised(sample, sample))
-    count = min(FOURIER, max(32, len(raw.at.fit)))
+    count = min(FOURIER, max(32, len(at.fit)))
     for multiple in BANDWIDTHS:
         drawn = FourierFeatures.draw(sample.shape[1], count, multiple * middle, raw.seed)
 
@@ -117,11 +108,11 @@ def read_fourier(raw: RawModality) -> Iterator[FeatureSet]:
         yield FeatureSet(f"inputs, bandwidth {multiple:g} median distances", of)
 
 
-def read_convolutions(raw: RawModality) -> Iterator[FeatureSet]:
+def read_convolutions(raw: RawModality, at: FitSplit) -> Iterator[FeatureSet]:
     """Yield random convolutions of inputs that lie along one or two axes, in every way they may be laid out."""
     for key in raw.numbers:
-        for which, x in enumerate(laid_out(raw.at.train.inputs[key])):
-            drawn = ConvolutionalFeatures.draw(raw.sample(x), KERNELS, raw.seed)
+        for which, x in enumerate(laid_out(at.train.inputs[key])):
+            drawn = ConvolutionalFeatures.draw(x[evenly(at.fit, SAMPLE)], KERNELS, raw.seed)
             if drawn is None:
                 continue
 
@@ -134,12 +125,12 @@ def read_convolutions(raw: RawModality) -> Iterator[FeatureSet]:
             yield FeatureSet(f"inputs as {x.shape[1]} channels along {shape} positions", of)
 
 
-def read_tokens(raw: RawModality) -> Iterator[FeatureSet]:
+def read_tokens(raw: RawModality, at: FitSplit) -> Iterator[FeatureSet]:
     """Yield counts of token ids: wherever they stand, and by place."""
     if not raw.tokens:
         return
     for placed in (False, True):
-        there = _counts(raw, raw.at.train, placed)[raw.at.fit] > 0
+        there = _counts(raw, at.train, placed)[at.fit] > 0
         columns = (there.sum(0) > 1).nonzero()[:, 0]  # of a token seen once nothing is learned
         if not len(columns):
             continue
@@ -168,8 +159,13 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+_REMEMBERED: OrderedDict[tuple[object, ...], dict[str, ChosenReadout]] = OrderedDict()
+
+
 def fit_families(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> dict[str, ChosenReadout]:
     """Fit a linear readout of each family of features of a modality's inputs, without its encoder.
+
+    They do not depend on the model, so the last ones are remembered for other models on the same examples.
 
     Args:
         adapter: the model, for its task and for which inputs are whose.
@@ -180,13 +176,24 @@ def fit_families(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> di
     Returns:
         The readouts by family; of those that the inputs allow, and whose fit converges.
     """
-    raw = RawModality.of(adapter, at, modality, seed)
+    raw, task = RawModality.of(adapter, at, modality, seed), adapter.task
+    rows = (len(at.fit), int(at.fit.sum()), len(at.choose), int(at.choose.sum()))
+    key = (raw, type(task), task.name, at.width, at.train.digest, at.held.digest, rows)
+    if key not in _REMEMBERED:
+        _REMEMBERED[key] = _fit_families(task, at, raw)
+        while len(_REMEMBERED) > REMEMBERED:
+            _REMEMBERED.popitem(last=False)
+    _REMEMBERED.move_to_end(key)
+    return _REMEMBERED[key]
+
+
+def _fit_families(task: Task, at: FitSplit, raw: RawModality) -> dict[str, ChosenReadout]:
     found = {}
     for name, family in FAMILIES.items():
-        sets = list(family(raw)) if raw.numbers else []
+        sets = list(family(raw, at)) if raw.numbers else []
         if sets:
             try:
-                found[name] = choose_features(adapter.task, at, sets, finalists=1)
-            except NumericsError:
+                found[name] = choose_features(task, at, sets, finalists=1)
+            except NumericsError:  # a fit that does not converge says nothing
                 continue
     return found

@@ -12,7 +12,7 @@ from torch import Tensor
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout
 from collapsekit.tasks.base import Task
 
-OWN, ALONE = "the checkpoint's own encoder", "the encoder trained alone"
+OWN_ENCODER, TRAINED_ALONE = "the checkpoint's own encoder", "the encoder trained alone"
 SURE = 1.0  # standard errors by which a readout of raw inputs has to do better than one of encoders to be taken
 
 

@@ -25,7 +25,7 @@ from collapsekit.readouts.cache import baseline_key, load_baseline, store_baseli
 from collapsekit.readouts.choosing import FeatureSet, choose_features
 from collapsekit.readouts.fit import BATCH, PATIENCE, Recipe, fit, in_full, reached, rows_of
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
-from collapsekit.readouts.poolings import pooled_by, ways_of
+from collapsekit.readouts.poolings import live_unpooled, pooled_by, ways_of
 
 # What a step is reckoned to cost before it is run, on two modest cores: kept fixed so that what fits into the
 # budget, and so the report, does not depend on how busy the machine is.
@@ -211,9 +211,7 @@ class _EncoderFit:
 
     def unpooled(self, f: Features, rows: Tensor) -> tuple[Tensor, Batch]:
         """The modality's features (n, ...) with gradient to the encoder, and the inputs of the same examples."""
-        recorded, inputs = rows_of(f, rows, full=True)
-        x = self.initial.live_features(self.modality, recorded, inputs)
-        return x, {k: v.to(x.device) for k, v in inputs.items()}
+        return live_unpooled(self.initial, self.modality, *rows_of(f, rows, full=True))
 
     def features(self, f: Features, rows: Tensor) -> Tensor:
         """What a head is trained on (n, d), in float32, with gradient to the encoder: features pooled in every way that is

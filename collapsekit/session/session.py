@@ -17,13 +17,11 @@ from collapsekit.features.features import Features
 from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for, shapley_values
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.readouts.calibration import Calibration, fit_calibration
-from collapsekit.readouts.choosing import ChosenReadout, choose_features
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
-from collapsekit.readouts.poolings import recorded_sets
-from collapsekit.readouts.raw import fit_families
-from collapsekit.readouts.strength import ALONE, OWN, ReferenceStrength, TriedReadout, weigh_readouts
+from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded, on_encoders
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
+from collapsekit.session.readouts import ModalityReadouts
 from collapsekit.tasks.base import Task
 
 LEVEL = 0.95
@@ -50,12 +48,10 @@ class Session:
         self.options: Mapping[str, Options] = options or {}
         self.seed, self.level, self.profile, self.cache = seed, level, profile, cache
         self.progress = progress or Progress()
-        self._prefixes: dict[str, TriedReadout] = {}
-        self._references: dict[tuple[str, Plan | None], ReferenceStrength] = {}
+        self._unimodal = ModalityReadouts(adapter, features, seed)
         self._baselines: dict[Plan, Baselines] = {}
         self._games: dict[int, CoalitionGame] = {}
         # Of what is fitted on these examples, as training examples of others.
-        self._readouts: dict[tuple[str, str], ChosenReadout] = {}
         self._synergies: dict[tuple[str | float, ...], FittedSynergy] = {}
         features.facts.session = self
 
@@ -136,37 +132,14 @@ class Session:
 
     def prefix(self, modality: str) -> UnimodalReadout:
         """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
-        if modality not in self._prefixes:
-            at = self.fit_split
-            chosen = self.on(at.train)._chosen(modality, at)
-            read = f"linear evaluation of the checkpoint's own encoder: {chosen.described}"
-            self._prefixes[modality] = TriedReadout(OWN, chosen.read(self.adapter.task, self.features), read)
-        return self._prefixes[modality].readout
-
-    def _chosen(self, modality: str, at: FitSplit) -> ChosenReadout:
-        key = modality, at.held.split
-        if key not in self._readouts:
-            sets = recorded_sets(self.adapter, at.train, modality)
-            self._readouts[key] = choose_features(self.adapter.task, at, sets)
-        return self._readouts[key]
+        at = self.fit_split
+        return self._unimodal.prefix(modality, at, self.on(at.train)._unimodal).readout
 
     def reference(self, modality: str) -> ReferenceStrength:
         """Choose the readout that what is due to a modality is read from, and say how strong it is beside all others."""
-        key = modality, self.plan
-        if key not in self._references:
-            at, task = self.fit_split, self.adapter.task
-            self.prefix(modality)
-            encoders, made = [self._prefixes[modality]], self.trained_alone
-            if made is not None and modality in made.trained:
-                read = f"{ALONE} ({made.described[modality]}): {made.read[modality]}"
-                encoders.append(TriedReadout(ALONE, made.trained[modality], read))
-            raw = [
-                TriedReadout(family, chosen.read(task, self.features), f"{family}: {chosen.described}")
-                for family, chosen in fit_families(self.adapter, at, modality, self.seed).items()
-            ]
-            why = "profile quick trains no encoders" if made is None else made.why_not(modality)
-            self._references[key] = weigh_readouts(task, at, encoders, raw, why)
-        return self._references[key]
+        at = self.fit_split
+        train, made = self.on(at.train)._unimodal, self.trained_alone
+        return self._unimodal.reference(modality, at, train, made, self.plan)
 
     @property
     def prefixes(self) -> dict[str, UnimodalReadout]:

@@ -157,7 +157,7 @@ def test_padding_is_not_counted() -> None:
     s = study(model, arrays, **config)
     at = make_split(s.adapter, s.features)
     raw = RawModality.of(s.adapter, at, "b", 0)
-    counted = next(iter(FAMILIES["token counts"](raw))).of(at.train)
+    counted = next(iter(FAMILIES["token counts"](raw, at))).of(at.train)
     assert raw.mask == "keep"
     assert float(counted.sum(1).max()) <= 12
 

@@ -1,0 +1,77 @@
+"""Readouts of each modality, of its encoder, of encoders trained alone and of raw inputs, and which is the strongest."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.features.features import Features
+from collapsekit.readouts.choosing import ChosenReadout, choose_features
+from collapsekit.readouts.linear import FitSplit
+from collapsekit.readouts.poolings import recorded_sets
+from collapsekit.readouts.raw import fit_families
+from collapsekit.readouts.strength import TRAINED_ALONE, OWN_ENCODER, ReferenceStrength, TriedReadout, weigh_readouts
+from collapsekit.readouts.unimodal import Baselines
+
+
+class ModalityReadouts:
+    """What was fitted on some examples, as training examples of others, and what was read out of them."""
+
+    def __init__(self, adapter: Adapter, features: Features, seed: int) -> None:
+        self.adapter, self.features, self.seed = adapter, features, seed
+        self._fitted: dict[tuple[str, str], ChosenReadout] = {}
+        self._prefixes: dict[str, TriedReadout] = {}
+        self._references: dict[tuple[str, Hashable], ReferenceStrength] = {}
+
+    def fitted(self, modality: str, at: FitSplit) -> ChosenReadout:
+        """Fit the readout of the checkpoint's own encoder, which nothing of the diagnosed examples is in, once."""
+        key = modality, at.held.split
+        if key not in self._fitted:
+            sets = recorded_sets(self.adapter, self.features, modality)
+            self._fitted[key] = choose_features(self.adapter.task, at, sets)
+        return self._fitted[key]
+
+    def prefix(self, modality: str, at: FitSplit, train: ModalityReadouts) -> TriedReadout:
+        """Read these examples out of the checkpoint's own encoder.
+
+        Args:
+            modality: whose encoder.
+            at: the examples to fit on.
+            train: of the training examples.
+
+        Returns:
+            The readout, and what it reads.
+        """
+        if modality not in self._prefixes:
+            chosen = train.fitted(modality, at)
+            readout = chosen.read(self.adapter.task, self.features)
+            self._prefixes[modality] = TriedReadout(OWN_ENCODER, readout, f"{OWN_ENCODER}: {chosen.described}")
+        return self._prefixes[modality]
+
+    def reference(
+        self, modality: str, at: FitSplit, train: ModalityReadouts, baselines: Baselines | None, plan: Hashable
+    ) -> ReferenceStrength:
+        """Choose the readout that what is due to a modality is read from.
+
+        Args:
+            modality: whose.
+            at: the examples to fit on.
+            train: of the training examples.
+            baselines: the encoders trained alone; None: none are in this profile.
+            plan: how these were trained.
+
+        Returns:
+            The readout, and how strong it is beside all others.
+        """
+        if (modality, plan) not in self._references:
+            task, encoders = self.adapter.task, [self.prefix(modality, at, train)]
+            why = "profile quick trains no encoders" if baselines is None else baselines.why_not(modality)
+            if baselines is not None and modality in baselines.trained:
+                read = f"{TRAINED_ALONE} ({baselines.described[modality]}): {baselines.read[modality]}"
+                encoders.append(TriedReadout(TRAINED_ALONE, baselines.trained[modality], read))
+            raw = [
+                TriedReadout(family, chosen.read(task, self.features), f"{family}: {chosen.described}")
+                for family, chosen in fit_families(self.adapter, at, modality, self.seed).items()
+            ]
+            self._references[modality, plan] = weigh_readouts(task, at, encoders, raw, why)
+        return self._references[modality, plan]
