@@ -28,7 +28,7 @@ from collapsekit.games.per_example import records_of
 from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
 from collapsekit.registry import ProbeSpec
-from collapsekit.report.diagnosis import Report, ReportWarning, Result, Subject
+from collapsekit.report.diagnosis import Reference, Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
 from collapsekit.report.verdicts import judge
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
@@ -224,6 +224,7 @@ def _report(
         why = next((r.skipped for r in results), "no probe was chosen")
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
     overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
+    verdicts = {m: v.model_copy(update={"reference": Reference.of(results, m)}) for m, v in verdicts.items()}
     return Report(
         collapsekit=__version__,
         subject=subject,

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from collapsekit.features.features import Features
 from collapsekit.readouts.linear import L2_GRID, FitSplit, FittedReadout, UnimodalReadout, fit_readout
+from collapsekit.stats.linear import fitted_roughly
 from collapsekit.stats.random_features import evenly
 from collapsekit.tasks.base import Task
 
 SCREENED = 600  # examples at most that are fitted on, and that choose, where sets are only compared
-PENALTIES = (1e-1, 1e-3)  # with which they are
+PENALTIES, ROUGH = (1e-1, 1e-3), 1e-4  # with which penalties, and to what gradient
 FINALISTS = 2  # sets that are fitted on all examples
 NUMBERS = 2**25  # numbers at most that are fitted on; of more examples every second, third ... is
 
@@ -70,7 +71,8 @@ def choose_features(task: Task, at: FitSplit, sets: Sequence[FeatureSet], finali
 
 
 def _screened(task: Task, small: FitSplit, one: FeatureSet) -> float:
-    return fit_readout(task, small, one.of(small.train), one.of(small.held), PENALTIES).loss
+    with fitted_roughly(ROUGH):
+        return fit_readout(task, small, one.of(small.train), one.of(small.held), PENALTIES).loss
 
 
 def _fitted(task: Task, at: FitSplit, one: FeatureSet) -> ChosenReadout:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.readouts.choosing import ChosenReadout, FeatureSet, choose_features
 from collapsekit.readouts.linear import WIDEST, FitSplit
+from collapsekit.stats.linear import fitted_roughly
 from collapsekit.stats.random_features import (
     ROWS,
     SAMPLE,
@@ -38,6 +40,8 @@ FOURIER = 400  # random Fourier features, at most
 BANDWIDTHS = (0.25, 0.5, 1.0)  # of the kernel, in median distances between training examples
 KERNELS = 160  # random convolutions
 VOCABULARY = 1024  # columns that tokens are counted in
+ENOUGH = 0.01  # share of the prior loss that is left of a modality no further family is asked about
+ROUGH = 1e-5  # gradient that fits aim at, as thousands of random features take long to be fitted to the last digit
 REMEMBERED = 16  # fitted readouts kept, of the last diagnoses of the same data
 
 
@@ -188,12 +192,14 @@ def fit_families(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> di
 
 
 def _fit_families(task: Task, at: FitSplit, raw: RawModality) -> dict[str, ChosenReadout]:
-    found = {}
+    found: dict[str, ChosenReadout] = {}
+    constant = task.prior(at.targets, at.width).expand(len(at.choose), -1)
+    little = ENOUGH * float(task.loss(constant, at.held_targets).mean())
     for name, family in FAMILIES.items():
+        if any(chosen.fitted.loss <= little for chosen in found.values()):
+            break  # hardly anything is left to gain
         sets = list(family(raw, at)) if raw.numbers else []
         if sets:
-            try:
+            with suppress(NumericsError), fitted_roughly(ROUGH):  # a fit that does not converge says nothing
                 found[name] = choose_features(task, at, sets, finalists=1)
-            except NumericsError:  # a fit that does not converge says nothing
-                continue
     return found

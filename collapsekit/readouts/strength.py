@@ -13,7 +13,9 @@ from collapsekit.readouts.linear import FitSplit, UnimodalReadout
 from collapsekit.tasks.base import Task
 
 OWN_ENCODER, TRAINED_ALONE = "the checkpoint's own encoder", "the encoder trained alone"
-SURE = 1.0  # standard errors by which a readout of raw inputs has to do better than one of encoders to be taken
+# By how much a readout of raw inputs has to do better than one of encoders to be taken: standard errors of the difference,
+# and share of the prior loss. Or the family would change with the draw where both say the same.
+SURE, MARGIN = 1.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ def weigh_readouts(
 ) -> ReferenceStrength:
     """Choose the readout that a modality's due is read from, on held-out examples.
 
-    The best readout of encoders is taken, but where one of raw inputs loses less than that by more than one standard error
-    of the difference, the best of these.
+    The best readout of encoders is taken, but where readouts of raw inputs lose surely less than that, by a share of the
+    prior loss that counts, the best of these.
 
     Args:
         task: whose loss.
@@ -71,11 +73,11 @@ def weigh_readouts(
     """
     losses = {tried.family: task.loss(tried.readout.validation, at.held_targets) for tried in (*encoders, *raw)}
     used = min(encoders, key=lambda tried: float(losses[tried.family].mean()))
-    better = [tried for tried in raw if _surely_better(losses[tried.family], losses[used.family])]
-    if better:
-        used = min(better, key=lambda tried: float(losses[tried.family].mean()))
     constant = task.prior(at.targets, at.width).expand(len(at.choose), -1)
     prior = float(task.loss(constant, at.held_targets).mean())
+    better = [t for t in raw if _surely_better(losses[t.family], losses[used.family], MARGIN * prior)]
+    if better:
+        used = min(better, key=lambda tried: float(losses[tried.family].mean()))
     gains = {family: 1.0 - float(loss.mean()) / prior if prior > 0 else 0.0 for family, loss in losses.items()}
     order = sorted(gains, key=lambda family: (family != used.family, -gains[family]))
     return ReferenceStrength(
@@ -88,7 +90,7 @@ def weigh_readouts(
     )
 
 
-def _surely_better(loss: Tensor, than: Tensor) -> bool:
-    """Whether losses (v,) are lower by more than SURE standard errors."""
+def _surely_better(loss: Tensor, than: Tensor, margin: float) -> bool:
+    """Whether losses (v,) are lower by more than SURE standard errors, and by more than a margin."""
     gain = than - loss
-    return float(gain.mean()) > SURE * float(gain.std(correction=0)) / math.sqrt(len(gain))
+    return float(gain.mean()) > max(margin, SURE * float(gain.std(correction=0)) / math.sqrt(len(gain)))

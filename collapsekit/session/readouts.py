@@ -10,7 +10,7 @@ from collapsekit.readouts.choosing import ChosenReadout, choose_features
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.readouts.poolings import recorded_sets
 from collapsekit.readouts.raw import fit_families
-from collapsekit.readouts.strength import TRAINED_ALONE, OWN_ENCODER, ReferenceStrength, TriedReadout, weigh_readouts
+from collapsekit.readouts.strength import OWN_ENCODER, TRAINED_ALONE, ReferenceStrength, TriedReadout, weigh_readouts
 from collapsekit.readouts.unimodal import Baselines
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +24,24 @@ _Loss = Callable[[Tensor], tuple[float, Tensor]]  # logits (n, C) -> mean loss, 
 
 _GRADIENT_TOL = 1e-7  # aimed at
 _GRADIENT_MAX = 1e-4  # refused above
+_AIM: ContextVar[float] = ContextVar("gradient aimed at", default=_GRADIENT_TOL)
+
+
+@contextmanager
+def fitted_roughly(gradient: float) -> Iterator[None]:
+    """Fit to a larger gradient meanwhile, at most 1e-4, where models are only compared.
+
+    Args:
+        gradient: the largest absolute entry of the objective's gradient that is aimed at.
+
+    Yields:
+        Nothing; fits aim at 1e-7 again afterwards.
+    """
+    token = _AIM.set(min(_GRADIENT_MAX, max(_GRADIENT_TOL, gradient)))
+    try:
+        yield
+    finally:
+        _AIM.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +241,7 @@ class _Design:
         flat = np.zeros(shape[0] * shape[1])
         best: Linear | None = None
         for tighter in (1.0, 0.1, 0.01):  # a restart also forgets a bad curvature estimate
-            options["gtol"] = tighter * _GRADIENT_TOL * min(1.0, float(step.min()))
+            options["gtol"] = tighter * _AIM.get() * min(1.0, float(step.min()))
             with threads_for(4.0 * rotated.numel() * outputs):
                 flat = minimize(objective, flat, jac=True, method="L-BFGS-B", options=options).x
             coefficients = flat.reshape(shape)
@@ -230,7 +250,7 @@ class _Design:
             found = self.linear(slopes, coefficients[-1], by_logits.numpy())
             if best is None or found.gradient < best.gradient:
                 best = found
-            if best.gradient <= _GRADIENT_TOL:
+            if best.gradient <= _AIM.get():
                 break
         assert best is not None
         if best.gradient > _GRADIENT_MAX:

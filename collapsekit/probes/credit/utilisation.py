@@ -13,8 +13,9 @@ from collapsekit.games.balanced_reference import BalancedReference, make_referen
 from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes._shared import credit_interval, estimate
+from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.registry import probe
-from collapsekit.report.diagnosis import Result
+from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import ratio_interval
 from collapsekit.stats.inference.quantiles import normal
@@ -22,7 +23,8 @@ from collapsekit.stats.use import FLOOR, floor_of
 from collapsekit.tasks.scoring import leave_out_metric
 
 BALANCED = (
-    "balanced reference: late fusion of every modality's best unimodal readout, each calibrated and their evidence added "
+    "balanced reference: late fusion of every modality's best unimodal readout, of encoders or of raw inputs, each "
+    "calibrated and their evidence added "
     "in log-probability (or value) space with one weight fitted on held-out examples, and, where a network on all "
     "encoders' features finds it on held-out examples, what modalities say only together; "
     "absent modalities taken from the same other examples as in the model"
@@ -121,6 +123,33 @@ ALONE_METRIC = declare(
         why="task metrics are written so that higher is better",
     )
 )
+STRENGTH = declare(
+    Measure(
+        "utilisation.strength",
+        definition="gain of the readout that the due is read from over the largest gain of any that was tried, on held-out "
+        "examples; curve: the gain of each family as a share of the loss of the best constant, the one that is used first",
+        source=SOURCE,
+        unit="share",
+        cannot="it is beside what was tried: a readout that nobody tried may be stronger",
+    )
+)
+TRAINED = declare(
+    Measure(
+        "utilisation.reference_trained",
+        definition="1 where the modality's encoder was also trained alone until its held-out loss fell no more, else 0",
+        source=SOURCE,
+        unit="0 or 1",
+    )
+)
+INDEPENDENT = declare(
+    Measure(
+        "utilisation.reference_independent",
+        definition="1 where readouts of the modality's raw inputs were tried too, which no encoder can hide anything from, "
+        "else 0",
+        source=SOURCE,
+        unit="0 or 1",
+    )
+)
 COSTS_NOW = declare(
     Measure(
         "utilisation.costs_now",
@@ -178,6 +207,7 @@ def run(session: Session) -> Iterator[Result]:
     task, prior, level = session.task, reference.constant().loss, session.level
     yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, level)
     for i, m in enumerate(session.modalities):
+        yield from _strength(m, strengths[m])
         note = f"readout: {strengths[m].read}"
         gain = prior - reference.alone(m).loss
         credit, due = ours[i], torch.maximum(theirs[i], LEAST * gain)
@@ -191,6 +221,19 @@ def run(session: Session) -> Iterator[Result]:
         yield _with_interval(ALONE_GAIN.fill(task), m, note, gain, level)
         yield _with_interval(ALONE_METRIC.fill(task), m, note, reference.alone(m).metric, level)
         yield from _costs(m, session, reference, game)
+
+
+def _strength(modality: str, strength: ReferenceStrength) -> Iterator[Result]:
+    """How strong the readout is that the due is read from, and what it was held against."""
+    curve = Curve(
+        x=tuple(strength.gains),
+        y=tuple(strength.gains.values()),
+        x_label="readout",
+        y_label="held-out gain (share of the prior loss)",
+    )
+    yield STRENGTH.fill().result(strength.strength, curve=curve, modality=modality, note=strength.read)
+    yield TRAINED.result(float(strength.trained_alone), modality=modality, note=strength.why_not)
+    yield INDEPENDENT.result(float(strength.independent), modality=modality)
 
 
 def _check_size(session: Session) -> None:

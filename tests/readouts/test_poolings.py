@@ -1,0 +1,162 @@
+"""What features are read as: candidate poolings, chosen on held-out examples, and where channels lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from collapsekit.adapters.pooling import layout_at, layout_before, layout_behind, pool_fused, pool_ways
+from collapsekit.readouts.linear import make_split
+from collapsekit.readouts.poolings import live_unpooled, recorded_sets
+from collapsekit.session.session import Session
+from tests.probes.planted import Apply, Planted, Study, linear, study
+
+SIZES = {"train": 300, "val": 150, "test": 150}
+
+
+class Flat(nn.Module):
+    """Flattens every feature before they are put side by side."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.module(x)
+        return out
+
+
+class Model(Planted):
+    """Features of any layout, flattened on their way to the fusion."""
+
+    def forward(self, **x: Tensor) -> Tensor:
+        flat = torch.cat([e(x[m]).flatten(1) for m, e in self.encoders.items()], 1)
+        return self.head(self.fusion(flat))  # type: ignore[no-any-return]
+
+
+def waves(swap: bool = False) -> dict[str, dict[str, Tensor]]:
+    """(n, 12, 2): opposite signs in two thirds of the channels say the class, so that their mean says nothing."""
+    out = {}
+    for k, (split, n) in enumerate(SIZES.items()):
+        g = torch.Generator().manual_seed(k)
+        y = torch.randint(0, 4, (n,), generator=g)
+        e = F.one_hot(y, 4).float()[:, :, None]
+        x = 0.3 * torch.randn(n, 12, 2, generator=g)
+        x[:, :4] += e
+        x[:, 4:8] -= e
+        out[split] = {"a": torch.randn(n, 3, generator=g), "b": x.transpose(1, 2) if swap else x, "label": y}
+    return out
+
+
+def opened(encoder: nn.Module, arrays: dict[str, dict[str, Tensor]], **section: Any) -> Study:
+    g = torch.Generator().manual_seed(0)
+    model = Model({"a": nn.Identity(), "b": encoder}, linear(torch.randn(4, 27, generator=g)))
+    modalities = {"a": {"encoder": "encoders.a"}, "b": {"encoder": "encoders.b", **section}}
+    return study(model, arrays, modalities=modalities)
+
+
+def accuracy(s: Study) -> float:
+    expected = Session.of(s.adapter, s.features).prefix("b").expected
+    return float((expected.argmax(1) == s.features.targets).double().mean())
+
+
+def test_features_of_unknown_layout_are_read_in_the_one_that_says_something() -> None:
+    s = opened(Apply(lambda x: x * 1.0), waves())
+    assert s.features.pooled["b"].shape == (150, 2)  # nothing tells: tokens have their channels last
+    assert accuracy(s) > 0.9
+
+
+def test_either_layout_gives_the_same_readout() -> None:
+    one, other = (opened(Apply(lambda x: x * 1.0), waves(swap)) for swap in (False, True))
+    losses = [Session.of(s.adapter, s.features).prefix("b").validation_loss for s in (one, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("section", [{"pool": "mean"}, {"pool": "max", "channels": "last"}])
+def test_what_the_config_says_is_obeyed(section: dict[str, Any]) -> None:
+    s = opened(Apply(lambda x: x * 1.0), waves(), **section)
+    sets = recorded_sets(s.adapter, s.features, "b")
+    assert len(sets) == 1
+    assert torch.equal(sets[0].of(s.features), s.features.pooled["b"])
+    assert accuracy(s) < 0.6
+
+
+def test_channels_of_the_config_leave_only_that_layout() -> None:
+    s = opened(Apply(lambda x: x * 1.0), waves(), channels="last")
+    described = [one.described for one in recorded_sets(s.adapter, s.features, "b")]
+    assert len(described) == 4
+    assert not any("first over" in text or "channels first" in text for text in described)
+
+
+def test_the_first_set_is_what_every_other_probe_reads() -> None:
+    s = opened(nn.Conv1d(12, 12, 1), waves())
+    sets = recorded_sets(s.adapter, s.features, "b")
+    assert torch.equal(sets[0].of(s.features), s.features.pooled["b"])
+    assert s.features.pooled["b"].shape == (150, 12)  # a convolution has its channels first
+    assert "mean over 2 positions, channels first" in sets[0].described
+    assert len({one.described for one in sets}) == len(sets) == 7
+    at = make_split(s.adapter, s.features)
+    for one in sets:
+        assert one.of(at.train).shape[0] == 300
+
+
+def test_padding_is_in_no_pool() -> None:
+    x = torch.randn(6, 5, 3)
+    ways = pool_ways(x.shape, None, 5)
+    assert all("5 positions" in name for name in ways)
+    assert "all positions side by side" not in ways
+    assert not pool_ways(x.shape, "first", 5)  # whose positions the mask does not count
+
+
+def test_maps_too_wide_are_not_put_side_by_side() -> None:
+    assert "all positions side by side" in pool_ways((4, 64, 8, 8))
+    assert "all positions side by side" not in pool_ways((4, 64, 9, 8))
+
+
+LAYOUTS: list[tuple[nn.Module, tuple[int, ...], str | None]] = [
+    (nn.Conv1d(3, 8, 3), (4, 8, 5), "first"),
+    (nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), (4, 8, 5, 5), "first"),
+    (nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.MaxPool2d(2)), (4, 8, 2, 2), "first"),
+    (nn.Linear(3, 8), (4, 5, 8), "last"),
+    (nn.Linear(3, 8), (4, 5, 6, 8), "last"),
+    (nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Dropout()), (4, 5, 8), "last"),
+    (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (4, 5, 8), "last"),
+    (nn.Embedding(10, 8), (4, 5, 8), "last"),
+    (nn.GRU(3, 4, bidirectional=True, batch_first=True), (4, 5, 8), "last"),
+    (nn.Conv1d(3, 8, 3), (4, 5, 8), "last"),  # transposed on the way
+    (nn.Identity(), (4, 5, 8), None),
+    (nn.Conv1d(3, 8, 3), (4, 5, 7), None),  # something else made these
+    (nn.Linear(3, 8), (4, 8), None),
+]
+
+
+@pytest.mark.parametrize(("module", "shape", "layout"), LAYOUTS)
+def test_the_layers_tell_where_channels_are(module: nn.Module, shape: tuple[int, ...], layout: str | None) -> None:
+    assert layout_behind(Flat(module), shape) == layout
+
+
+def test_what_enters_is_laid_out_as_the_first_layer_takes_it() -> None:
+    assert layout_before(nn.Sequential(nn.ReLU(), nn.Conv1d(6, 8, 1)), (4, 6, 9)) == "first"
+    assert layout_before(nn.Linear(9, 8), (4, 6, 9)) == "last"
+    model = nn.ModuleDict({"fuse": nn.Conv1d(6, 8, 1)})
+    assert layout_at(model, "fuse:input", (4, 6, 9)) == "first"
+    assert layout_at(model, "fuse", (4, 8, 9)) == "first"
+    assert layout_at(model, "gone", (4, 8, 9)) is None
+    fused = torch.randn(4, 8, 9)
+    assert torch.allclose(pool_fused(model, "fuse", fused), fused.mean(2))
+    assert torch.allclose(pool_fused(model, None, fused), fused.mean(1))
+
+
+def test_a_live_run_gives_its_features_before_they_are_pooled() -> None:
+    s = opened(nn.Conv1d(12, 12, 1), waves())
+    inputs = {k: v[:5] for k, v in s.features.inputs.items()}
+    recorded = {m: tuple(t[:5] for t in r) for m, r in s.features.recorded.items()}
+    x, _ = live_unpooled(s.adapter, "b", recorded, inputs)
+    assert x.shape == (5, 12, 2)
+    assert x.requires_grad
+    assert torch.allclose(x, recorded["b"][0])
+    assert s.adapter.live("b", recorded, inputs).shape == (5, 12)  # and pools again afterwards
