@@ -13,53 +13,54 @@ from collapsekit.adapters.pooling import Channels, PoolWay, pool_features, pool_
 from collapsekit.data.base import Batch
 from collapsekit.features.features import Features
 from collapsekit.readouts.choosing import FeatureSet
+from collapsekit.readouts.linear import FitSplit
 
 ROWS = 512  # pooled at once
 
 
-def ways_of(adapter: Adapter, modality: str, features: Tensor, inputs: Batch) -> dict[str, PoolWay | None]:
+def ways_of(adapter: Adapter, modality: str, x: Tensor, inputs: Batch) -> dict[str, PoolWay | None]:
     """List the ways in which features are tried.
 
     Args:
         adapter: the model, with its config.
         modality: whose features.
-        features: of a few examples, (n, ...).
+        x: features of a few examples, (n, ...).
         inputs: of them.
 
     Returns:
         By what it is in words, how ``pool_features`` pools; None, and first: as the adapter does.
     """
     section = adapter.config.modalities[modality]
-    if features.ndim < 3:
+    if x.ndim < 3:
         return {"as they are": None}
     if section.pool != "auto":
         return {f"pool {section.pool}": None}
     mask = None if section.mask is None else inputs[section.mask]
-    ways = pool_ways(features.shape, section.channels, None if mask is None else mask[0].numel())
-    layout: Channels = "last" if adapter.channel_axis(modality, features) == features.ndim - 1 else "first"
+    ways = pool_ways(x.shape, section.channels, None if mask is None else mask[0].numel())
+    layout: Channels = "last" if adapter.channel_axis(modality, x) == x.ndim - 1 else "first"
     plain = type(adapter).pool is Adapter.pool
     same = [name for name, way in ways.items() if plain and way == ("mean", layout)]
     name = same[0] if same else "as the adapter pools them"
     return {name: None, **{other: way for other, way in ways.items() if other != name}}
 
 
-def pooled_by(adapter: Adapter, modality: str, way: PoolWay | None, features: Tensor, inputs: Batch) -> Tensor:
+def pooled_by(adapter: Adapter, modality: str, way: PoolWay | None, x: Tensor, inputs: Batch) -> Tensor:
     """Pool features in one of these ways.
 
     Args:
         adapter: the model, with its config.
         modality: whose features.
         way: one of those that ``ways_of`` lists.
-        features: (n, ...).
+        x: features, (n, ...).
         inputs: of the same examples.
 
     Returns:
         One vector an example, (n, d), float32.
     """
     if way is None:
-        return adapter.pool(modality, features, inputs).float()
+        return adapter.pool(modality, x, inputs).float()
     mask = adapter.config.modalities[modality].mask
-    return _pooled(way, features, None if mask is None else inputs[mask]).float()
+    return _pooled(way, x, None if mask is None else inputs[mask]).float()
 
 
 def _pooled(way: PoolWay, features: Tensor, mask: Tensor | None) -> Tensor:
@@ -93,18 +94,18 @@ def live_unpooled(
     return features, batches[-1] if batches else inputs
 
 
-def recorded_sets(adapter: Adapter, features: Features, modality: str) -> list[FeatureSet]:
+def recorded_sets(adapter: Adapter, at: FitSplit, modality: str) -> list[FeatureSet]:
     """List what the checkpoint's own encoder gave, pooled in every way that is tried.
 
     Args:
         adapter: the model.
-        features: recorded examples, of which a few are looked at.
+        at: the training examples, of which a few are looked at.
         modality: whose features.
 
     Returns:
         The sets, first the one that all other probes read.
     """
-    rows = torch.arange(min(2, len(features)))
+    features, rows = at.train, torch.arange(2)
     recorded = tuple(t.index_select(0, rows) for t in features.recorded[modality])
     x = adapter.features_of(modality, recorded)
     ways = ways_of(adapter, modality, x, {k: v.index_select(0, rows) for k, v in features.inputs.items()})

@@ -5,8 +5,9 @@ One family a function: each gives the sets of features that a linear readout is 
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -163,7 +164,19 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-_REMEMBERED: OrderedDict[tuple[object, ...], dict[str, ChosenReadout]] = OrderedDict()
+@dataclass(frozen=True)
+class _Remembered:
+    """Readouts of the raw inputs in these very tensors."""
+
+    inputs: tuple[weakref.ref[Tensor], ...]
+    readouts: dict[str, ChosenReadout]
+
+    def of(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether these are the tensors."""
+        return all(ref() is x for ref, x in zip(self.inputs, inputs, strict=True))
+
+
+_REMEMBERED: OrderedDict[tuple[object, ...], _Remembered] = OrderedDict()
 
 
 def fit_families(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> dict[str, ChosenReadout]:
@@ -182,13 +195,15 @@ def fit_families(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> di
     """
     raw, task = RawModality.of(adapter, at, modality, seed), adapter.task
     rows = (len(at.fit), int(at.fit.sum()), len(at.choose), int(at.choose.sum()))
-    key = (raw, type(task), task.name, at.width, at.train.digest, at.held.digest, rows)
-    if key not in _REMEMBERED:
-        _REMEMBERED[key] = _fit_families(task, at, raw)
+    inputs = [f.inputs[k] for f in (at.train, at.held) for k in (*raw.numbers, *filter(None, [raw.mask]))]
+    key = (raw, type(task), task.name, at.width, at.train.digest, at.held.digest, rows, tuple(map(id, inputs)))
+    known = _REMEMBERED.get(key)
+    if known is None or not known.of(inputs):
+        known = _REMEMBERED[key] = _Remembered(tuple(map(weakref.ref, inputs)), _fit_families(task, at, raw))
         while len(_REMEMBERED) > REMEMBERED:
             _REMEMBERED.popitem(last=False)
     _REMEMBERED.move_to_end(key)
-    return _REMEMBERED[key]
+    return known.readouts
 
 
 def _fit_families(task: Task, at: FitSplit, raw: RawModality) -> dict[str, ChosenReadout]:

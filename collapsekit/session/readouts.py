@@ -27,7 +27,7 @@ class ModalityReadouts:
         """Fit the readout of the checkpoint's own encoder, which nothing of the diagnosed examples is in, once."""
         key = modality, at.held.split
         if key not in self._fitted:
-            sets = recorded_sets(self.adapter, self.features, modality)
+            sets = recorded_sets(self.adapter, at, modality)
             self._fitted[key] = choose_features(self.adapter.task, at, sets)
         return self._fitted[key]
 

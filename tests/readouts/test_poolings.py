@@ -79,7 +79,7 @@ def test_either_layout_gives_the_same_readout() -> None:
 @pytest.mark.parametrize("section", [{"pool": "mean"}, {"pool": "max", "channels": "last"}])
 def test_what_the_config_says_is_obeyed(section: dict[str, Any]) -> None:
     s = opened(Apply(lambda x: x * 1.0), waves(), **section)
-    sets = recorded_sets(s.adapter, s.features, "b")
+    sets = recorded_sets(s.adapter, make_split(s.adapter, s.features), "b")
     assert len(sets) == 1
     assert torch.equal(sets[0].of(s.features), s.features.pooled["b"])
     assert accuracy(s) < 0.6
@@ -87,14 +87,14 @@ def test_what_the_config_says_is_obeyed(section: dict[str, Any]) -> None:
 
 def test_channels_of_the_config_leave_only_that_layout() -> None:
     s = opened(Apply(lambda x: x * 1.0), waves(), channels="last")
-    described = [one.described for one in recorded_sets(s.adapter, s.features, "b")]
+    described = [one.described for one in recorded_sets(s.adapter, make_split(s.adapter, s.features), "b")]
     assert len(described) == 4
     assert not any("first over" in text or "channels first" in text for text in described)
 
 
 def test_the_first_set_is_what_every_other_probe_reads() -> None:
     s = opened(nn.Conv1d(12, 12, 1), waves())
-    sets = recorded_sets(s.adapter, s.features, "b")
+    sets = recorded_sets(s.adapter, make_split(s.adapter, s.features), "b")
     assert torch.equal(sets[0].of(s.features), s.features.pooled["b"])
     assert s.features.pooled["b"].shape == (150, 12)  # a convolution has its channels first
     assert "mean over 2 positions, channels first" in sets[0].described
