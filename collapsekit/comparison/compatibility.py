@@ -71,20 +71,20 @@ def check_definitions(groups: Sequence[Group], said: Sequence[Sequence[dict[Key,
                 )
 
 
-def check_families(groups: Sequence[Group], said: Sequence[Sequence[dict[Key, Found]]], choice: Choice) -> None:
+def check_families(groups: Sequence[Group], quantities: Sequence[Sequence[dict[Key, Found]]], choice: Choice) -> None:
     """Raise ConfigError where what is due to a modality was chosen among other families of readouts.
 
     That is so of reports of profiles that train encoders and of those that do not. What does not rest on it may be compared.
 
     Args:
         groups: The columns, with their runs.
-        said: The quantities of each column's runs, in the order of ``groups``.
+        quantities: The quantities of each column's runs, in the order of ``groups``.
         choice: Which quantities are shown.
 
     Raises:
         ConfigError: Where families differ, and a verdict or a number of utilisation is shown.
     """
-    keys = (k for column in said for found in column for k in found)
+    keys = (k for column in quantities for found in column for k in found)
     if not any(choice.shows(k) and (k.part == "verdict" or k.name.startswith("utilisation.")) for k in keys):
         return
     (name, first), *others = _runs(groups)

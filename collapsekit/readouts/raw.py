@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
+from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.readouts.choosing import ChosenReadout, FeatureSet, choose_features
-from collapsekit.readouts.linear import WIDEST, FitSplit
+from collapsekit.readouts.choosing import NUMBERS, ChosenReadout, FeatureSet, choose_features
+from collapsekit.readouts.linear import WIDEST, FitSplit, FittedReadout
 from collapsekit.stats.linear import fitted_roughly
 from collapsekit.stats.random_features import (
     ROWS,
@@ -43,6 +48,10 @@ KERNELS = 160  # random convolutions
 VOCABULARY = 1024  # columns that tokens are counted in
 ENOUGH = 0.01  # share of the prior loss that is left of a modality no further family is asked about
 ROUGH = 1e-5  # gradient that fits aim at, as thousands of random features take long to be fitted to the last digit
+ROUNDS, LEAST = (
+    (30, 100, 300),
+    1e-3,
+)  # of boosting; and what trees that are always right leave to all other answers together
 REMEMBERED = 16  # fitted readouts kept, of the last diagnoses of the same data
 
 
@@ -156,6 +165,102 @@ def _counts(raw: RawModality, features: Features, placed: bool) -> Tensor:
     return joined(parts)
 
 
+class ReadoutOptions(Options):
+    """How raw inputs are read out; set under the name of the probe utilisation."""
+
+    boosting: bool = Field(default=False, description="also try gradient boosting of the raw inputs (scikit-learn)")
+
+    @field_validator("boosting")
+    @classmethod
+    def _installed(cls, value: bool) -> bool:
+        if value and find_spec("sklearn") is None:
+            raise ValueError("needs scikit-learn, which is not installed: pip install 'collapsekit[boosting]'")
+        return value
+
+
+@dataclass(frozen=True)
+class BoostedTrees:
+    """Gradient boosting of decision trees (Friedman 2001; scikit-learn's histogram form), one model an output or a class."""
+
+    task: Task
+    width: int
+    models: Sequence[Any]
+
+    @classmethod
+    def fit(cls, task: Task, x: Tensor, targets: Tensor, width: int, how: Mapping[str, Any]) -> BoostedTrees | None:
+        """Fit trees.
+
+        Args:
+            task: classification, multilabel or regression.
+            x: inputs, (f, d).
+            targets: as the task checks them, (f, ...).
+            width: how many values an expectation has.
+            how: arguments of scikit-learn's models.
+
+        Returns:
+            The models; None for other tasks.
+        """
+        ensemble: Any = import_module("sklearn.ensemble")
+        Classifier, Regressor = ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoostingRegressor
+        inputs, y = x.numpy(), targets.numpy()
+        if task.name == "classification":
+            return cls(task, width, [Classifier(**how).fit(inputs, y)])
+        kinds = {"multilabel": Classifier, "regression": Regressor}
+        if task.name not in kinds:
+            return None
+        columns = y.reshape(len(y), -1).T
+        models = [kinds[task.name](**how).fit(inputs, c) if len(set(c.tolist())) > 1 else float(c[0]) for c in columns]
+        return cls(task, width, models)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Compute natural values (n, C) of inputs (n, d); nothing is held to be impossible."""
+        inputs = x.float().numpy()
+        if self.task.name == "classification":
+            found = torch.zeros(len(x), self.width, dtype=torch.float64)
+            found[:, torch.as_tensor(self.models[0].classes_).long()] = torch.as_tensor(
+                self.models[0].predict_proba(inputs)
+            )
+            return self.task.to_natural((1 - LEAST) * found + LEAST / self.width)
+        columns = [torch.full((len(x),), m) if isinstance(m, float) else self._column(m, inputs) for m in self.models]
+        values = torch.stack([c.double() for c in columns], 1)
+        if self.task.name == "multilabel":
+            values = (1 - LEAST) * values + LEAST / 2
+        return self.task.to_natural(values)
+
+    def _column(self, model: Any, inputs: Any) -> Tensor:
+        if self.task.name == "multilabel":
+            return torch.as_tensor(model.predict_proba(inputs)[:, 1])
+        return torch.as_tensor(model.predict(inputs))
+
+
+def fit_boosting(task: Task, at: FitSplit, raw: RawModality) -> ChosenReadout | None:
+    """Boost trees on the numbers of a modality, as many rounds as do best on held-out examples.
+
+    Args:
+        task: what is read out.
+        at: which examples are fitted on, and which choose.
+        raw: the modality's inputs.
+
+    Returns:
+        The readout; None for a task that trees are not fitted for.
+    """
+    x, held = raw.flat(at.train), raw.flat(at.held)[at.choose]
+    rows, best = evenly(at.fit, NUMBERS // max(1, x.shape[1])), None
+    for rounds in ROUNDS:
+        how = {"max_iter": rounds, "random_state": raw.seed, "early_stopping": False}
+        trees = BoostedTrees.fit(task, x[rows], at.train.targets[rows], at.width, how)
+        if trees is None:
+            return None
+        expected = task.expect(trees.predict(held))
+        loss = float(task.loss(expected, at.held_targets).mean())
+        if best is None or loss < best.loss:
+            best = FittedReadout(loss, 0.0, trees, expected)
+    assert best is not None
+    described = FeatureSet("inputs projected at random" if raw.projected else "inputs", raw.flat)
+    return ChosenReadout(described, x.shape[1], best, task.expect(best.readout.predict(x)))
+
+
+BOOSTING = "gradient boosting"
 FAMILIES: dict[str, Family] = {
     "raw numbers": read_numbers,
     "random Fourier features": read_fourier,
@@ -179,7 +284,9 @@ class _Remembered:
 _REMEMBERED: OrderedDict[tuple[object, ...], _Remembered] = OrderedDict()
 
 
-def fit_families(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> dict[str, ChosenReadout]:
+def fit_families(
+    adapter: Adapter, at: FitSplit, modality: str, seed: int, options: ReadoutOptions | None = None
+) -> dict[str, ChosenReadout]:
     """Fit a linear readout of each family of features of a modality's inputs, without its encoder.
 
     They do not depend on the model, so the last ones are remembered for other models on the same examples.
@@ -189,24 +296,35 @@ def fit_families(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> di
         at: which examples are fitted on, and which choose.
         modality: whose inputs.
         seed: of whatever is drawn.
+        options: which families are tried beside those that always are.
 
     Returns:
         The readouts by family; of those that the inputs allow, and whose fit converges.
     """
-    raw, task = RawModality.of(adapter, at, modality, seed), adapter.task
+    raw, task, boosting = RawModality.of(adapter, at, modality, seed), adapter.task, bool(options and options.boosting)
     rows = (len(at.fit), int(at.fit.sum()), len(at.choose), int(at.choose.sum()))
     inputs = [f.inputs[k] for f in (at.train, at.held) for k in (*raw.numbers, *filter(None, [raw.mask]))]
-    key = (raw, type(task), task.name, at.width, at.train.digest, at.held.digest, rows, tuple(map(id, inputs)))
+    key = (
+        raw,
+        boosting,
+        type(task),
+        task.name,
+        at.width,
+        at.train.digest,
+        at.held.digest,
+        rows,
+        tuple(map(id, inputs)),
+    )
     known = _REMEMBERED.get(key)
     if known is None or not known.of(inputs):
-        known = _REMEMBERED[key] = _Remembered(tuple(map(weakref.ref, inputs)), _fit_families(task, at, raw))
+        known = _REMEMBERED[key] = _Remembered(tuple(map(weakref.ref, inputs)), _fit_families(task, at, raw, boosting))
         while len(_REMEMBERED) > REMEMBERED:
             _REMEMBERED.popitem(last=False)
     _REMEMBERED.move_to_end(key)
     return known.readouts
 
 
-def _fit_families(task: Task, at: FitSplit, raw: RawModality) -> dict[str, ChosenReadout]:
+def _fit_families(task: Task, at: FitSplit, raw: RawModality, boosting: bool) -> dict[str, ChosenReadout]:
     found: dict[str, ChosenReadout] = {}
     constant = task.prior(at.targets, at.width).expand(len(at.choose), -1)
     little = ENOUGH * float(task.loss(constant, at.held_targets).mean())
@@ -217,4 +335,5 @@ def _fit_families(task: Task, at: FitSplit, raw: RawModality) -> dict[str, Chose
         if sets:
             with suppress(NumericsError), fitted_roughly(ROUGH):  # a fit that does not converge says nothing
                 found[name] = choose_features(task, at, sets, finalists=1)
-    return found
+    trees = fit_boosting(task, at, raw) if boosting and raw.numbers else None
+    return found if trees is None else {**found, BOOSTING: trees}

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from dataclasses import dataclass
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.features.features import Features
 from collapsekit.readouts.choosing import ChosenReadout, choose_features
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.readouts.poolings import recorded_sets
-from collapsekit.readouts.raw import fit_families
+from collapsekit.readouts.raw import ReadoutOptions, fit_families
 from collapsekit.readouts.strength import OWN_ENCODER, TRAINED_ALONE, ReferenceStrength, TriedReadout, weigh_readouts
-from collapsekit.readouts.unimodal import Baselines
+from collapsekit.readouts.unimodal import Baselines, Plan
+
+
+@dataclass(frozen=True)
+class ReferencePlan:
+    """What is tried beside the checkpoint's own encoder."""
+
+    training: Plan | None  # of encoders alone; None: none is trained
+    options: ReadoutOptions
 
 
 class ModalityReadouts:
@@ -21,7 +29,7 @@ class ModalityReadouts:
         self.adapter, self.features, self.seed = adapter, features, seed
         self._fitted: dict[tuple[str, str], ChosenReadout] = {}
         self._prefixes: dict[str, TriedReadout] = {}
-        self._references: dict[tuple[str, Hashable], ReferenceStrength] = {}
+        self._references: dict[tuple[str, ReferencePlan], ReferenceStrength] = {}
 
     def fitted(self, modality: str, at: FitSplit) -> ChosenReadout:
         """Fit the readout of the checkpoint's own encoder, which nothing of the diagnosed examples is in, once."""
@@ -49,7 +57,7 @@ class ModalityReadouts:
         return self._prefixes[modality]
 
     def reference(
-        self, modality: str, at: FitSplit, train: ModalityReadouts, baselines: Baselines | None, plan: Hashable
+        self, modality: str, at: FitSplit, train: ModalityReadouts, baselines: Baselines | None, how: ReferencePlan
     ) -> ReferenceStrength:
         """Choose the readout that what is due to a modality is read from.
 
@@ -58,12 +66,12 @@ class ModalityReadouts:
             at: the examples to fit on.
             train: of the training examples.
             baselines: the encoders trained alone; None: none are in this profile.
-            plan: how these were trained.
+            how: these were trained, and raw inputs are read out.
 
         Returns:
             The readout, and how strong it is beside all others.
         """
-        if (modality, plan) not in self._references:
+        if (modality, how) not in self._references:
             task, encoders = self.adapter.task, [self.prefix(modality, at, train)]
             why = "profile quick trains no encoders" if baselines is None else baselines.why_not(modality)
             if baselines is not None and modality in baselines.trained:
@@ -71,7 +79,7 @@ class ModalityReadouts:
                 encoders.append(TriedReadout(TRAINED_ALONE, baselines.trained[modality], read))
             raw = [
                 TriedReadout(family, chosen.read(task, self.features), f"{family}: {chosen.described}")
-                for family, chosen in fit_families(self.adapter, at, modality, self.seed).items()
+                for family, chosen in fit_families(self.adapter, at, modality, self.seed, how.options).items()
             ]
-            self._references[modality, plan] = weigh_readouts(task, at, encoders, raw, why)
-        return self._references[modality, plan]
+            self._references[modality, how] = weigh_readouts(task, at, encoders, raw, why)
+        return self._references[modality, how]

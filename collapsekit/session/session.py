@@ -18,10 +18,11 @@ from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for, 
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.readouts.calibration import Calibration, fit_calibration
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
+from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded, on_encoders
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
-from collapsekit.session.readouts import ModalityReadouts
+from collapsekit.session.readouts import ModalityReadouts, ReferencePlan
 from collapsekit.tasks.base import Task
 
 LEVEL = 0.95
@@ -139,7 +140,8 @@ class Session:
         """Choose the readout that what is due to a modality is read from, and say how strong it is beside all others."""
         at = self.fit_split
         train, made = self.on(at.train)._unimodal, self.trained_alone
-        return self._unimodal.reference(modality, at, train, made, self.plan)
+        how = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions))
+        return self._unimodal.reference(modality, at, train, made, how)
 
     @property
     def prefixes(self) -> dict[str, UnimodalReadout]:

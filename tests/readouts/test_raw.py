@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.kernel_approximation import RBFSampler
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -14,10 +15,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from collapsekit.diagnosis import check_options
+from collapsekit.errors import ConfigError
 from collapsekit.readouts.choosing import ChosenReadout
 from collapsekit.readouts.linear import make_split
-from collapsekit.readouts.raw import FAMILIES, RawModality, fit_families
+from collapsekit.readouts.raw import FAMILIES, BoostedTrees, RawModality, ReadoutOptions, fit_families
 from collapsekit.session.session import Session
+from collapsekit.tasks.contrastive import Contrastive
 from tests.probes.credit.test_utilisation import late, world
 from tests.probes.planted import Apply, Planted, Study, linear, study
 
@@ -206,6 +210,53 @@ def test_order_of_rows_and_size_of_batches_change_nothing(make: Any) -> None:
     assert one.keys() == other.keys()
     for family, chosen in one.items():
         assert other[family].fitted.loss == pytest.approx(chosen.fitted.loss, rel=1e-9), family
+
+
+BOOSTED = ReadoutOptions(boosting=True)
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_boosting_is_tried_where_it_is_asked_for(task: str) -> None:
+    def steps(n: int, g: torch.Generator) -> World:
+        x = torch.rand(n, 3, generator=g)
+        y = (x[:, 0] > 0.5).long() ^ (x[:, 1] > 0.3).long()
+        if task == "classification":
+            return x, y
+        both = torch.stack([y, (x[:, 2] > 0.7).long()], 1).double()
+        return x, both
+
+    s = opened(steps, task=task)
+    at = make_split(s.adapter, s.features)
+    assert "gradient boosting" not in fit_families(s.adapter, at, "b", 0)
+    found = fit_families(s.adapter, at, "b", 0, BOOSTED)["gradient boosting"]
+    read = found.read(s.adapter.task, s.features)
+    assert read.validation_loss < fit_families(s.adapter, at, "b", 0)["raw numbers"].fitted.loss / 2
+    test = float(s.adapter.task.loss(read.expected, s.features.targets).mean())
+    assert test == pytest.approx(read.validation_loss, abs=0.1)
+
+
+def test_boosting_gives_the_probabilities_of_scikit_learn() -> None:
+    s = opened(xor)
+    at = make_split(s.adapter, s.features)
+    trees = BoostedTrees.fit(s.adapter.task, at.train.inputs["b"], at.targets, 3, {"max_iter": 20, "random_state": 0})
+    assert trees is not None
+    theirs = HistGradientBoostingClassifier(max_iter=20, random_state=0).fit(at.train.inputs["b"], at.targets)
+    x = at.held.inputs["b"]
+    ours = s.adapter.task.expect(trees.predict(x))
+    assert torch.allclose(ours[:, :2], torch.as_tensor(theirs.predict_proba(x)), atol=2e-3)
+    assert float(ours[:, 2].max()) < 1e-3  # a class that no training example is of is not impossible
+    assert float(ours[:, 2].min()) > 0
+    assert BoostedTrees.fit(Contrastive(0.07), x, at.held_targets, 2, {}) is None
+
+
+def test_boosting_without_scikit_learn_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collapsekit.readouts.raw.find_spec", lambda _name: None)
+    with pytest.raises(ConfigError) as caught:
+        check_options({"utilisation": {"boosting": True}})
+    text = str(caught.value)
+    assert "needs scikit-learn, which is not installed: pip install 'collapsekit[boosting]'" in text
+    assert text.count(". ") == 0
+    check_options({"utilisation": {"boosting": False}})
 
 
 def test_where_hardly_anything_is_left_to_gain_no_further_family_is_asked() -> None:

@@ -13,6 +13,7 @@ from collapsekit.games.balanced_reference import BalancedReference, make_referen
 from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes._shared import credit_interval, estimate
+from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
@@ -172,6 +173,10 @@ COSTS_IF_MISSING = declare(
 )
 
 
+class UtilisationOptions(ReadoutOptions):
+    """Options of the utilisation probe."""
+
+
 @probe(
     "utilisation",
     title="Credit beside a balanced reference",
@@ -183,6 +188,7 @@ COSTS_IF_MISSING = declare(
         "what modalities say only together is found by a small network on few examples or not at all; a readout too weak "
         "for a modality makes it look uninformative"
     ),
+    options=UtilisationOptions,
     trains="models",
 )
 def run(session: Session) -> Iterator[Result]:
