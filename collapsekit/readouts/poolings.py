@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from collapsekit.adapters.base import Activations, Adapter
 from collapsekit.adapters.hooks import attribute_set
@@ -13,9 +14,13 @@ from collapsekit.adapters.pooling import Channels, PoolWay, pool_features, pool_
 from collapsekit.data.base import Batch
 from collapsekit.features.features import Features
 from collapsekit.readouts.choosing import FeatureSet
+from collapsekit.readouts.fit import Recipe, fit
 from collapsekit.readouts.linear import FitSplit
+from collapsekit.stats.random_features import SAMPLE, evenly
+from collapsekit.tasks.base import Task
 
 ROWS = 512  # pooled at once
+TOKENS = 2**24  # numbers of all training examples up to which a query over their positions is learned
 
 
 def ways_of(adapter: Adapter, modality: str, x: Tensor, inputs: Batch) -> dict[str, PoolWay | None]:
@@ -94,13 +99,14 @@ def live_unpooled(
     return features, batches[-1] if batches else inputs
 
 
-def recorded_sets(adapter: Adapter, at: FitSplit, modality: str) -> list[FeatureSet]:
+def recorded_sets(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> list[FeatureSet]:
     """List what the checkpoint's own encoder gave, pooled in every way that is tried.
 
     Args:
         adapter: the model.
-        at: the training examples, of which a few are looked at.
+        at: the examples to fit on.
         modality: whose features.
+        seed: of a query that is learned.
 
     Returns:
         The sets, first the one that all other probes read.
@@ -110,7 +116,73 @@ def recorded_sets(adapter: Adapter, at: FitSplit, modality: str) -> list[Feature
     x = adapter.features_of(modality, recorded)
     ways = ways_of(adapter, modality, x, {k: v.index_select(0, rows) for k, v in features.inputs.items()})
     shape = " x ".join(map(str, x.shape[1:])) or "1"
-    return [FeatureSet(f"features of {shape}, {name}", _reader(adapter, modality, way)) for name, way in ways.items()]
+    sets = [FeatureSet(f"features of {shape}, {name}", _reader(adapter, modality, way)) for name, way in ways.items()]
+    if len(ways) > 1 and adapter.config.modalities[modality].mask is None:
+
+        def tokens(features: Features) -> Tensor:
+            return adapter.tokens_of(modality, adapter.features_of(modality, features.recorded[modality]))
+
+        learned = attention_set(adapter.task, at, tokens, f"features of {shape}", seed)
+        sets += [] if learned is None else [learned]
+    return sets
+
+
+class AttentionPool(nn.Module):
+    """One learned query over positions: softmax of its products with standardised tokens weights their mean."""
+
+    def __init__(self, sample: Tensor, outputs: int) -> None:
+        """``sample``: tokens of training examples, (n, t, d), by which all are standardised."""
+        super().__init__()
+        flat = sample.reshape(-1, sample.shape[-1]).double()
+        deviation = flat.std(0, correction=0)
+        self.register_buffer("mean", flat.mean(0).float())
+        self.register_buffer("deviation", torch.where(deviation > 0, deviation, 1.0).float())
+        self.query = nn.Linear(sample.shape[-1], 1, bias=False)
+        self.head = nn.Linear(sample.shape[-1], outputs)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Pool tokens (n, t, d) to (n, d)."""
+        z = (tokens.float() - cast(Tensor, self.mean)) / cast(Tensor, self.deviation)
+        weight: Tensor = self.query(z).softmax(1)
+        return (weight * z).sum(1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Read tokens (n, t, d) out: outputs (n, C)."""
+        out: Tensor = self.head(self.pooled(tokens))
+        return out
+
+
+def attention_set(
+    task: Task, at: FitSplit, tokens: Callable[[Features], Tensor], described: str, seed: int
+) -> FeatureSet | None:
+    """Learn one query on training examples, early-stopped on held-out ones, and pool by it.
+
+    Args:
+        task: what is read out.
+        at: which examples are fitted on, and which choose.
+        tokens: gives those of a split's examples, (n, t, d).
+        described: what they are, in words.
+        seed: of the first weights and of the order of examples.
+
+    Returns:
+        Features (n, d); None where learning would cost more than little.
+    """
+    known = {f.split: tokens(f) for f in (at.train, at.held)}
+    x = known[at.train.split]
+    if x.shape[1] < 2 or x.numel() > TOKENS:
+        return None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = AttentionPool(x[evenly(at.fit, SAMPLE)], at.width)
+    recipe = Recipe(rate=1e-2, epochs=40, seed=seed, patience=6)
+    fit(net, list(net.parameters()), lambda f, rows: net(known[f.split][rows]), at, task, recipe)
+    known.clear()
+
+    def read(features: Features) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([net.pooled(part) for part in tokens(features).split(ROWS)])
+
+    return FeatureSet(f"{described}, attention by a learned query over {x.shape[1]} positions", read)
 
 
 def _reader(adapter: Adapter, modality: str, way: PoolWay | None) -> Callable[[Features], Tensor]:

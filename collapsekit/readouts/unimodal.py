@@ -25,7 +25,7 @@ from collapsekit.readouts.cache import baseline_key, load_baseline, store_baseli
 from collapsekit.readouts.choosing import FeatureSet, choose_features
 from collapsekit.readouts.fit import BATCH, PATIENCE, Recipe, fit, in_full, reached, rows_of
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
-from collapsekit.readouts.poolings import live_unpooled, pooled_by, ways_of
+from collapsekit.readouts.poolings import attention_set, live_unpooled, pooled_by, ways_of
 
 # What a step is reckoned to cost before it is run, on two modest cores: kept fixed so that what fits into the
 # budget, and so the report, does not depend on how busy the machine is.
@@ -310,7 +310,17 @@ def _trained_sets(job: _EncoderFit, splits: Sequence[Features]) -> list[FeatureS
                 parts.append({k: pooled_by(initial, m, way, x, inputs).cpu() for k, way in ways.items()})
             tables[f.split] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     names = next(iter(tables.values()))
-    return [
+    sets = [
         FeatureSet(f"features of {shape}, {k}", lambda f, k=k: tables[f.split][k])  # type: ignore[misc]
         for k in names
     ]
+    if len(names) > 1 and initial.config.modalities[m].mask is None:
+
+        def tokens(f: Features) -> Tensor:
+            with torch.no_grad():
+                parts = [job.unpooled(f, rows)[0].float() for rows in torch.arange(len(f)).split(512)]
+                return torch.cat([initial.tokens_of(m, x).cpu() for x in parts])
+
+        learned = attention_set(initial.task, job.at, tokens, f"features of {shape}", job.seed)
+        sets += [] if learned is None else [learned]
+    return sets

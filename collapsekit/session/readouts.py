@@ -35,7 +35,7 @@ class ModalityReadouts:
         """Fit the readout of the checkpoint's own encoder, which nothing of the diagnosed examples is in, once."""
         key = modality, at.held.split
         if key not in self._fitted:
-            sets = recorded_sets(self.adapter, at, modality)
+            sets = recorded_sets(self.adapter, at, modality, self.seed)
             self._fitted[key] = choose_features(self.adapter.task, at, sets)
         return self._fitted[key]
 

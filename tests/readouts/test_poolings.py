@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.adapters.pooling import layout_at, layout_before, layout_behind, pool_fused, pool_ways
+from collapsekit.context import Settings
+from collapsekit.diagnosis import check_options
 from collapsekit.readouts.linear import make_split
 from collapsekit.readouts.poolings import live_unpooled, recorded_sets
 from collapsekit.session.session import Session
@@ -79,7 +81,7 @@ def test_either_layout_gives_the_same_readout() -> None:
 @pytest.mark.parametrize("section", [{"pool": "mean"}, {"pool": "max", "channels": "last"}])
 def test_what_the_config_says_is_obeyed(section: dict[str, Any]) -> None:
     s = opened(Apply(lambda x: x * 1.0), waves(), **section)
-    sets = recorded_sets(s.adapter, make_split(s.adapter, s.features), "b")
+    sets = recorded_sets(s.adapter, make_split(s.adapter, s.features), "b", 0)
     assert len(sets) == 1
     assert torch.equal(sets[0].of(s.features), s.features.pooled["b"])
     assert accuracy(s) < 0.6
@@ -87,18 +89,47 @@ def test_what_the_config_says_is_obeyed(section: dict[str, Any]) -> None:
 
 def test_channels_of_the_config_leave_only_that_layout() -> None:
     s = opened(Apply(lambda x: x * 1.0), waves(), channels="last")
-    described = [one.described for one in recorded_sets(s.adapter, make_split(s.adapter, s.features), "b")]
-    assert len(described) == 4
+    described = [one.described for one in recorded_sets(s.adapter, make_split(s.adapter, s.features), "b", 0)]
+    assert len(described) == 5
     assert not any("first over" in text or "channels first" in text for text in described)
+
+
+def build() -> Model:
+    """A model whose encoder of ``b`` reads what says the class into places, not channels."""
+    return Model({"a": nn.Identity(), "b": nn.Conv1d(12, 2, 1)}, linear(torch.zeros(4, 19)))
+
+
+def places() -> dict[str, dict[str, Tensor]]:
+    """(n, 12, 8): where along the axis the channels are larger says the class."""
+    out = {}
+    for k, (split, n) in enumerate(SIZES.items()):
+        g = torch.Generator().manual_seed(k)
+        y = torch.randint(0, 4, (n,), generator=g)
+        x = 0.3 * torch.randn(n, 12, 8, generator=g)
+        x[torch.arange(n), :, y] += 1.0
+        out[split] = {"a": torch.randn(n, 3, generator=g), "b": x, "label": y}
+    return out
+
+
+def test_encoders_trained_alone_are_read_in_every_way_too() -> None:
+    s = study(build(), places(), factory=f"{__name__}:build")
+    assert s.features.pooled["b"].shape == (150, 2)  # the mean over places says nothing
+    session = Session.of(
+        s.adapter, s.features, Settings(others=check_options({"prefix_gap": {"epochs": 25}}), profile="standard")
+    )
+    made = session.trained_alone
+    assert made is not None
+    assert made.trained["b"].validation_loss < 0.5
+    assert "all positions side by side, 16 numbers" in made.read["b"]
 
 
 def test_the_first_set_is_what_every_other_probe_reads() -> None:
     s = opened(nn.Conv1d(12, 12, 1), waves())
-    sets = recorded_sets(s.adapter, make_split(s.adapter, s.features), "b")
+    sets = recorded_sets(s.adapter, make_split(s.adapter, s.features), "b", 0)
     assert torch.equal(sets[0].of(s.features), s.features.pooled["b"])
     assert s.features.pooled["b"].shape == (150, 12)  # a convolution has its channels first
     assert "mean over 2 positions, channels first" in sets[0].described
-    assert len({one.described for one in sets}) == len(sets) == 7
+    assert len({one.described for one in sets}) == len(sets) == 8
     at = make_split(s.adapter, s.features)
     for one in sets:
         assert one.of(at.train).shape[0] == 300
@@ -115,6 +146,36 @@ def test_padding_is_in_no_pool() -> None:
 def test_maps_too_wide_are_not_put_side_by_side() -> None:
     assert "all positions side by side" in pool_ways((4, 64, 8, 8))
     assert "all positions side by side" not in pool_ways((4, 64, 9, 8))
+
+
+def marked(seed: int, n: int) -> tuple[Tensor, Tensor]:
+    """(n, 9, 6) tokens, one of which is marked and says the class; the others say another one as loudly."""
+    g = torch.Generator().manual_seed(seed)
+    y, rows = torch.randint(0, 4, (n,), generator=g), torch.arange(n)
+    others = torch.randint(0, 4, (n, 9), generator=g)
+    x = torch.cat([F.one_hot(others, 4).float(), torch.zeros(n, 9, 2)], 2) + 0.1 * torch.randn(n, 9, 6, generator=g)
+    place = torch.randint(0, 9, (n,), generator=g)
+    x[rows, place, :4] = F.one_hot(y, 4).float()
+    x[rows, place, 4] = 3.0
+    return x, y
+
+
+def test_a_learned_query_finds_the_token_that_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {}
+    for k, (split, n) in enumerate(SIZES.items()):
+        x, y = marked(k, n)
+        arrays[split] = {"a": torch.randn(n, 3, generator=torch.Generator().manual_seed(k)), "b": x, "label": y}
+    model = Model({"a": nn.Identity(), "b": Apply(lambda x: x * 1.0)}, linear(torch.randn(4, 57)))
+
+    def read() -> tuple[float, str]:
+        s = study(model, arrays)
+        return accuracy(s), Session.of(s.adapter, s.features).reference("b").reads["the checkpoint's own encoder"]
+
+    found, described = read()
+    assert found > 0.9
+    assert "attention by a learned query over 9 positions, 6 numbers" in described
+    monkeypatch.setattr("collapsekit.readouts.poolings.TOKENS", 0)
+    assert read()[0] < 0.7
 
 
 LAYOUTS: list[tuple[nn.Module, tuple[int, ...], str | None]] = [
