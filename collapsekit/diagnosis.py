@@ -33,6 +33,7 @@ from collapsekit.report.per_example import digest
 from collapsekit.report.verdicts import judge
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
 from collapsekit.session.command_line import command_line, recorded
+from collapsekit.session.layouts import settle_layouts
 from collapsekit.session.opening import OpenModel, open_model
 from collapsekit.session.session import Session
 from collapsekit.session.subject import environment, process_warnings, subject_of
@@ -150,6 +151,7 @@ def report_on(
             progress=progress,
             cache=_cache(how.cache, chosen, progress),
         )
+        settle_layouts(session)
         results = _results(chosen, session)
         described = subject_of(session)
         failed = {r.probe for r in results if r.error is not None}

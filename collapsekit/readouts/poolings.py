@@ -116,7 +116,7 @@ def recorded_sets(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> l
     x = adapter.features_of(modality, recorded)
     ways = ways_of(adapter, modality, x, {k: v.index_select(0, rows) for k, v in features.inputs.items()})
     shape = " x ".join(map(str, x.shape[1:])) or "1"
-    sets = [FeatureSet(f"features of {shape}, {name}", _reader(adapter, modality, way)) for name, way in ways.items()]
+    sets = [FeatureSet(f"features of {shape}, {name}", reader(adapter, modality, way)) for name, way in ways.items()]
     if len(ways) > 1 and adapter.config.modalities[modality].mask is None:
 
         def tokens(features: Features) -> Tensor:
@@ -185,8 +185,17 @@ def attention_set(
     return FeatureSet(f"{described}, attention by a learned query over {x.shape[1]} positions", read)
 
 
-def _reader(adapter: Adapter, modality: str, way: PoolWay | None) -> Callable[[Features], Tensor]:
-    """What gives a split's features pooled in one way."""
+def reader(adapter: Adapter, modality: str, way: PoolWay | None) -> Callable[[Features], Tensor]:
+    """Make what gives a split's features pooled in one way.
+
+    Args:
+        adapter: the model.
+        modality: whose features.
+        way: one of those that ``ways_of`` lists.
+
+    Returns:
+        A function of recorded examples: features (n, d).
+    """
 
     def read(features: Features) -> Tensor:
         if way is None:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import collapsekit
 from collapsekit.adapters.pooling import layout_at, layout_before, layout_behind, pool_fused, pool_ways
 from collapsekit.context import Settings
 from collapsekit.diagnosis import check_options
 from collapsekit.readouts.linear import make_split
 from collapsekit.readouts.poolings import live_unpooled, recorded_sets
+from collapsekit.session.layouts import settle_layouts
 from collapsekit.session.session import Session
 from tests.probes.planted import Apply, Planted, Study, linear, study
 
@@ -70,6 +72,35 @@ def test_features_of_unknown_layout_are_read_in_the_one_that_says_something() ->
     s = opened(Apply(lambda x: x * 1.0), waves())
     assert s.features.pooled["b"].shape == (150, 2)  # nothing tells: tokens have their channels last
     assert accuracy(s) > 0.9
+
+
+def test_where_nothing_tells_the_layout_of_other_probes_is_chosen_on_held_out_examples() -> None:
+    s = opened(Apply(lambda x: x * 1.0), waves())
+    assert settle_layouts(Session.of(s.adapter, s.features)) == {"b": "first"}
+    assert s.features.pooled["b"].shape == (150, 12)
+    assert torch.allclose(s.features.pooled["b"], s.features.recorded["b"][0].mean(2), atol=1e-6)
+    assert s.features.of("train").pooled["b"].shape == (300, 12)
+    assert s.adapter.channel_axis("b", s.features.recorded["b"][0]) == 1
+    assert settle_layouts(Session.of(s.adapter, s.features)) == {}  # it is known now
+    swapped = opened(Apply(lambda x: x * 1.0), waves(swap=True))
+    assert settle_layouts(Session.of(swapped.adapter, swapped.features)) == {"b": "last"}
+    told = opened(nn.Conv1d(12, 12, 1), waves())
+    assert settle_layouts(Session.of(told.adapter, told.features)) == {}
+    alone = opened(Apply(lambda x: x * 1.0), {"test": waves()["test"]})
+    assert settle_layouts(Session.of(alone.adapter, alone.features)) == {}  # nothing to choose by
+    assert alone.features.pooled["b"].shape == (150, 2)
+
+
+def test_a_report_reads_features_in_the_layout_that_was_chosen() -> None:
+    g = torch.Generator().manual_seed(0)
+    model = Model({"a": nn.Identity(), "b": Apply(lambda x: x * 1.0)}, linear(torch.randn(4, 27, generator=g)))
+    config = {"modalities": {"a": "encoders.a", "b": "encoders.b"}, "fusion": "fusion"}
+    report = collapsekit.diagnose(model=model, data=waves(), config=config, probes=["spectrum"])
+    found = report.find("spectrum.eigenvalues", "b")
+    assert found is not None
+    assert found.curve is not None
+    assert len(found.curve.x) == 12
+    assert "channels" not in str(report.settings["config"])  # of the user's config nothing was changed
 
 
 def test_either_layout_gives_the_same_readout() -> None:
