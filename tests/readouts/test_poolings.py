@@ -103,6 +103,44 @@ def test_a_report_reads_features_in_the_layout_that_was_chosen() -> None:
     assert "channels" not in str(report.settings["config"])  # of the user's config nothing was changed
 
 
+class Quiet(nn.Module):
+    """Reads ``a``, and next to nothing of what a convolution makes of ``b``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Identity(), nn.Conv1d(12, 12, 1)
+        self.fuse, self.head = nn.Linear(28, 16), nn.Linear(16, 4)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        both = torch.cat([self.a(a), 0.002 * self.b(b).flatten(1)], 1)
+        out: Tensor = self.head(torch.relu(self.fuse(both)))
+        return out
+
+
+@pytest.mark.usefixtures("brief_joint_here")
+def test_a_collapse_behind_a_convolution_over_one_axis_is_seen_by_default() -> None:
+    arrays = waves()
+    for k, x in enumerate(arrays.values()):
+        x["a"] = F.one_hot(x["label"], 4) + 0.3 * torch.randn(
+            len(x["label"]), 4, generator=torch.Generator().manual_seed(k)
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = Quiet()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        a, b, y = (torch.cat([x[key] for x in arrays.values()]) for key in ("a", "b", "label"))
+        for _ in range(150):
+            optimizer.zero_grad()
+            F.cross_entropy(model(a, b), y).backward()
+            optimizer.step()
+    config = {"modalities": {"a": "a", "b": "b"}, "fusion": "fuse"}
+    how = {"profile": "quick", "probes": ["reliance", "utilisation"]}
+    report = collapsekit.diagnose(model=model.eval(), data=arrays, config=config, **how)  # type: ignore[arg-type]
+    assert report.verdict == "collapsed"
+    assert report.modalities["b"].verdict == "collapsed"
+    assert report.modalities["a"].verdict == "used"
+
+
 def test_either_layout_gives_the_same_readout() -> None:
     one, other = (opened(Apply(lambda x: x * 1.0), waves(swap)) for swap in (False, True))
     losses = [Session.of(s.adapter, s.features).prefix("b").validation_loss for s in (one, other)]

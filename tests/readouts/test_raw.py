@@ -15,11 +15,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+import collapsekit
 from collapsekit.diagnosis import check_options
 from collapsekit.errors import ConfigError
 from collapsekit.readouts.choosing import ChosenReadout
 from collapsekit.readouts.linear import make_split
 from collapsekit.readouts.raw import FAMILIES, BoostedTrees, RawModality, ReadoutOptions, fit_families
+from collapsekit.report.diagnosis import Report
 from collapsekit.session.session import Session
 from collapsekit.tasks.contrastive import Contrastive
 from tests.probes.credit.test_utilisation import late, world
@@ -114,6 +116,28 @@ def test_what_a_dead_encoder_loses_is_due_all_the_same() -> None:
     assert strength.independent
     assert strength.gains["the checkpoint's own encoder"] < 0.05
     assert next(iter(strength.gains)) == strength.used.family
+
+
+@pytest.mark.usefixtures("brief_joint_here")
+def test_a_modality_lost_before_its_encoder_is_collapsed_and_not_uninformative() -> None:
+    g = torch.Generator().manual_seed(0)
+    arrays = {}
+    for split, n in SIZES.items():
+        x, y = xor(n, g)
+        arrays[split] = {
+            "a": torch.randn(n, 2, generator=g) + 2.0 * torch.nn.functional.one_hot(y, 2),
+            "b": x,
+            "label": y,
+        }
+    model = Planted({"a": nn.Identity(), "b": Blind()}, linear([[2.0, 0, 0, 0], [0, 2.0, 0, 0]]))
+    config = {"modalities": {"a": "encoders.a", "b": "encoders.b"}, "fusion": "fusion"}
+    probes = ["reliance", "utilisation"]
+    report = collapsekit.diagnose(model=model, data=arrays, config=config, profile="quick", probes=probes)
+    assert report.modalities["a"].verdict == "used"
+    assert report.modalities["b"].verdict == "collapsed"
+    assert report.modalities["b"].reference is not None
+    assert report.modalities["b"].reference.family == "random Fourier features"
+    assert Report.from_json(report.to_json()) == report
 
 
 def test_fourier_features_do_as_well_as_those_of_scikit_learn() -> None:
