@@ -31,12 +31,13 @@ from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
 from collapsekit.registry import ProbeSpec
 from collapsekit.report.cost import CostReport
-from collapsekit.report.diagnosis import Report, ReportWarning, Result, Subject
+from collapsekit.report.diagnosis import Reference, Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
 from collapsekit.report.verdicts import judge
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
 from collapsekit.session.command_line import command_line, recorded
 from collapsekit.session.estimate import estimate_costs
+from collapsekit.session.layouts import settle_layouts
 from collapsekit.session.opening import OpenModel, open_model
 from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
@@ -238,6 +239,7 @@ def report_on(
             progress=progress,
             cache=_cache(how.cache, chosen, progress),
         )
+        settle_layouts(session)
         results = _results(chosen, session)
         described = subject_of(session)
         failed = {r.probe for r in results if r.error is not None}
@@ -311,10 +313,11 @@ def _report(
         why = next((r.skipped for r in results), "no probe was chosen")
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
     judgement = judge(results, subject.modalities, subject.metric)
+    each = {m: v.model_copy(update={"reference": Reference.of(results, m)}) for m, v in judgement.each.items()}
     return Report(
         collapsekit=__version__,
         subject=subject,
-        **judgement.fields,
+        **{**judgement.fields, "modalities": each},
         results=tuple(results),
         warnings=warnings,
         config=None if config is None else path_from_here(config),

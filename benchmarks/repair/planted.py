@@ -49,10 +49,7 @@ from collapsekit.errors import CollapsekitError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import make_reference
-from collapsekit.probes.credit.utilisation import (  # no result says the reference's own metric
-    _best_readouts,
-    _with_joint,
-)
+from collapsekit.probes.credit.utilisation import _with_joint  # no result says the reference's own metric
 from collapsekit.session.opening import build_adapter
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
@@ -193,7 +190,7 @@ def prepare(made: Made, folder: Path, profile: str = "standard") -> Case | str:
     adapter, features = _on_test(config, folder / "ckpt.pt")
     settings = Settings(seed=0, level=LEVEL, progress=Progress(), others=check_options({}), **same)
     session = Session.of(adapter, features, settings)
-    readouts, _ = _best_readouts(session)
+    readouts = {m: session.reference(m).used.readout for m in session.modalities}
     game = session.game
     reference, _ = _with_joint(session, make_reference(adapter, features, readouts, game.donors))
     test = made.data["test"]

@@ -24,7 +24,7 @@ from collapsekit.adapters.build import (
 from collapsekit.adapters.inserts import channel_axis, inserted_in
 from collapsekit.adapters.live.state import State, same_bits
 from collapsekit.adapters.live.unwrap import unprefixed, unwrapped
-from collapsekit.adapters.pooling import pool_features, tokens_of
+from collapsekit.adapters.pooling import Channels, layout_at, pool_features, tokens_of
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.schema import Config
 from collapsekit.data.base import Batch, Source
@@ -200,13 +200,18 @@ class Adapter(ABC):
         """Pick the features (n, ...) of ``modality`` among the tensors ``recorded`` of it."""
         return recorded[self.feature_index(modality)]
 
+    def layout(self, modality: str, features: Tensor) -> Channels:
+        """Say where ``features`` (n, ...) have channels: config, else the encoder's layers; None: neither says."""
+        section = self.config.modalities[modality]
+        return section.channels or layout_at(self.model, section.encoder, features.shape)
+
     def channel_axis(self, modality: str, features: Tensor) -> int:
         """Say which axis of ``features`` (n, ...) of ``modality`` holds their channels."""
-        return channel_axis(features.ndim, self.config.modalities[modality].channels)
+        return channel_axis(features.ndim, self.layout(modality, features))
 
     def tokens_of(self, modality: str, features: Tensor) -> Tensor:
         """Lay features (n, ...) of ``modality``, of three or more axes, out as tokens (n, t, d), one a position."""
-        return tokens_of(features, self.config.modalities[modality].channels)
+        return tokens_of(features, self.layout(modality, features))
 
     def need_encoders(self) -> None:
         """Raise ConfigError where a repair can put nothing behind an encoder."""
@@ -243,7 +248,7 @@ class Adapter(ABC):
         """
         section = self.config.modalities[modality]
         mask = batch[section.mask] if section.mask is not None else None
-        return pool_features(features, section.pool, section.channels, mask, f"modality {modality!r}")
+        return pool_features(features, section.pool, self.layout(modality, features), mask, f"modality {modality!r}")
 
     def fresh(self, seed: int, *, trained: Checkpoint | None = None) -> Adapter | None:
         """Build the same architecture newly initialised (or with ``trained`` weights); None where it can't be built.

@@ -13,7 +13,7 @@ from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass,
 from collapsekit.adapters.build import check_described, features_path, find_submodule
 from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
 from collapsekit.adapters.outputs import prediction_in
-from collapsekit.adapters.pooling import pool_features
+from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
 from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
@@ -149,9 +149,8 @@ class ModuleAdapter(Adapter):
         return ForwardPass(recorded, pooled, self._prediction(feature, output, fused.rows))
 
     def _prediction(self, fused: Tensor, output: Any, rows: int) -> Prediction:
-        return Prediction(
-            pool_features(fused, what="the fusion").float(), prediction_in(output, self.config.output, self.task, rows)
-        )
+        pooled = pool_fused(self.model, self.config.fusion, fused).float()
+        return Prediction(pooled, prediction_in(output, self.config.output, self.task, rows))
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         return self._replayed({m: recorded[m] for m in self.modalities}, inputs)

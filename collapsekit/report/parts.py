@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -70,8 +71,35 @@ class ReportWarning(Frozen):
 class Reference(Frozen):
     """What the due of a modality was read from."""
 
-    family: str  # "linear", "encoder trained alone"
-    strength: Number | None = None  # how good it is, in the terms of its family; null where that was not measured
+    family: str  # "raw numbers", "the encoder trained alone"
+    strength: Number | None = None  # its held-out gain over the best known; null where that was not measured
+    read: str | None = Field(
+        default=None, json_schema_extra={"since": 2}
+    )  # what was read: shape, layout, pooling, width
+    # Whether an encoder was trained alone until it got no better, and whether raw inputs were read out.
+    trained_alone: bool | None = Field(default=None, json_schema_extra={"since": 2})
+    independent: bool | None = Field(default=None, json_schema_extra={"since": 2})
+    # Every family that was tried, with its held-out gain as a share of the prior loss.
+    gains: dict[str, Number] = Field(default_factory=dict, json_schema_extra={"since": 2})
+
+    @classmethod
+    def of(cls, results: Iterable[Result], modality: str) -> Reference | None:
+        """Read from results what the due of a modality was read from; None where utilisation does not say."""
+        found = {r.name: r for r in results if r.modality == modality and r.probe == "utilisation"}
+        strength = found.get("utilisation.strength")
+        if strength is None or strength.curve is None or not strength.curve.x:
+            return None
+        flags = {
+            field: None if (flag := found.get(f"utilisation.{name}")) is None or flag.value is None else flag.value > 0
+            for field, name in (("trained_alone", "reference_trained"), ("independent", "reference_independent"))
+        }
+        return cls(
+            family=str(strength.curve.x[0]),
+            strength=strength.value,
+            read=strength.note,
+            gains={str(x): y for x, y in zip(strength.curve.x, strength.curve.y, strict=True)},
+            **flags,
+        )
 
 
 class Judged(Frozen):

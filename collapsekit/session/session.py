@@ -17,9 +17,12 @@ from collapsekit.features.features import Features
 from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for, shapley_values
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.readouts.calibration import Calibration, fit_calibration
-from collapsekit.readouts.linear import FitSplit, FittedReadout, UnimodalReadout, fit_readout, make_split
+from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
+from collapsekit.readouts.raw import ReadoutOptions
+from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded, on_encoders
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
+from collapsekit.session.readouts import ModalityReadouts, ReferencePlan
 from collapsekit.tasks.base import Task
 
 LEVEL = 0.95
@@ -46,11 +49,10 @@ class Session:
         self.options: Mapping[str, Options] = options or {}
         self.seed, self.level, self.profile, self.cache = seed, level, profile, cache
         self.progress = progress or Progress()
-        self._prefixes: dict[str, UnimodalReadout] = {}
+        self._unimodal = ModalityReadouts(adapter, features, seed)
         self._baselines: dict[Plan, Baselines] = {}
         self._games: dict[int, CoalitionGame] = {}
         # Of what is fitted on these examples, as training examples of others.
-        self._readouts: dict[tuple[str, str], FittedReadout] = {}
         self._synergies: dict[tuple[str | float, ...], FittedSynergy] = {}
         features.facts.session = self
 
@@ -131,19 +133,15 @@ class Session:
 
     def prefix(self, modality: str) -> UnimodalReadout:
         """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
-        if modality not in self._prefixes:
-            at, task = self.fit_split, self.adapter.task
-            x = at.train.pooled[modality]
-            fitted = self.on(at.train)._fitted(modality, at)
-            self._prefixes[modality] = fitted.read(task, x, self.features.pooled[modality])
-        return self._prefixes[modality]
+        at = self.fit_split
+        return self._unimodal.prefix(modality, at, self.on(at.train)._unimodal).readout
 
-    def _fitted(self, modality: str, at: FitSplit) -> FittedReadout:
-        key = modality, at.held.split
-        if key not in self._readouts:
-            x = at.train.pooled[modality]
-            self._readouts[key] = fit_readout(self.adapter.task, at, x, at.held.pooled[modality])
-        return self._readouts[key]
+    def reference(self, modality: str) -> ReferenceStrength:
+        """Choose the readout that what is due to a modality is read from, and say how strong it is beside all others."""
+        at = self.fit_split
+        train, made = self.on(at.train)._unimodal, self.trained_alone
+        how = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions))
+        return self._unimodal.reference(modality, at, train, made, how)
 
     @property
     def prefixes(self) -> dict[str, UnimodalReadout]:

@@ -13,9 +13,10 @@ from collapsekit.games.balanced_reference import BalancedReference, make_referen
 from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes._shared import credit_interval, estimate
-from collapsekit.readouts.linear import UnimodalReadout, raw_input_readout, says_little
+from collapsekit.readouts.raw import ReadoutOptions
+from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.registry import probe
-from collapsekit.report.diagnosis import Result
+from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.session.cost import Cost
 from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
@@ -25,7 +26,8 @@ from collapsekit.stats.use import FLOOR, floor_of
 from collapsekit.tasks.scoring import leave_out_metric
 
 BALANCED = (
-    "balanced reference: late fusion of every modality's best unimodal readout, each calibrated and their evidence added "
+    "balanced reference: late fusion of every modality's best unimodal readout, of encoders or of raw inputs, each "
+    "calibrated and their evidence added "
     "in log-probability (or value) space with one weight fitted on held-out examples, and, where a network on all "
     "encoders' features finds it on held-out examples, what modalities say only together; "
     "absent modalities taken from the same other examples as in the model"
@@ -134,15 +136,6 @@ DUE_AT_MOST = declare(
         unit=LOSS,
     )
 )
-REFERENCE_TRAINED = declare(
-    Measure(
-        "utilisation.reference_trained",
-        definition="1 where an encoder of the modality was trained alone for the reference, else 0: a stronger reference "
-        "might find more",
-        source=SOURCE,
-        unit="yes or no",
-    )
-)
 LEARNED = declare(
     Measure(
         "utilisation.learned",
@@ -150,6 +143,34 @@ LEARNED = declare(
         "prior where it is surer than it is right",
         source=SOURCE,
         unit="share",
+    )
+)
+STRENGTH = declare(
+    Measure(
+        "utilisation.strength",
+        definition="gain of the readout that the due is read from over the largest gain of any that was tried, on held-out "
+        "examples; curve: the gain of each family as a share of the loss of the best constant, the one that is used first",
+        source=SOURCE,
+        unit="share",
+        cannot="it is beside what was tried: a readout that nobody tried may be stronger",
+    )
+)
+TRAINED = declare(
+    Measure(
+        "utilisation.reference_trained",
+        definition="1 where the modality's encoder was also trained alone until its held-out loss fell no more, or has no "
+        "weights to train and raw inputs were read out, else 0: a stronger reference might find more",
+        source=SOURCE,
+        unit="0 or 1",
+    )
+)
+INDEPENDENT = declare(
+    Measure(
+        "utilisation.reference_independent",
+        definition="1 where readouts of the modality's raw inputs were tried too, which no encoder can hide anything from, "
+        "else 0",
+        source=SOURCE,
+        unit="0 or 1",
     )
 )
 COSTS_NOW = declare(
@@ -172,6 +193,10 @@ COSTS_IF_MISSING = declare(
         why="it is what the model loses of the task metric without the other modality",
     )
 )
+
+
+class UtilisationOptions(ReadoutOptions):
+    """Options of the utilisation probe."""
 
 
 def estimate_cost(preview: Preview) -> Cost:
@@ -197,6 +222,7 @@ def estimate_cost(preview: Preview) -> Cost:
         "what modalities say only together is found by a small network on few examples or not at all; a readout too weak "
         "for a modality makes it look uninformative"
     ),
+    options=UtilisationOptions,
     trains="models",
     cost=estimate_cost,
 )
@@ -211,7 +237,8 @@ def run(session: Session) -> Iterator[Result]:
         credit, their ratio and score, what its readout gains alone, and what adding it to the model gains.
     """
     _check_size(session)
-    readouts, evidence = _best_readouts(session)
+    strengths = {m: session.reference(m) for m in session.modalities}
+    readouts = {m: strength.used.readout for m, strength in strengths.items()}
     game = session.game
     reference = make_reference(session.adapter, session.features, readouts, game.donors)
     reference, gained = _with_joint(session, reference)
@@ -222,7 +249,8 @@ def run(session: Session) -> Iterator[Result]:
     yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, level)
     yield _with_interval(LEARNED.fill(), None, None, 1 - _loss_of_model(session) / prior, level)
     for i, m in enumerate(session.modalities):
-        note = evidence[m]
+        yield from _strength(m, strengths[m])
+        note = f"readout: {strengths[m].read}"
         gain = prior - reference.alone(m).loss
         credit, due = ours[i], torch.maximum(theirs[i], LEAST * gain)
         errors = float(ours_error[i, 0]), float(theirs_error[i, 0])
@@ -232,7 +260,6 @@ def run(session: Session) -> Iterator[Result]:
         yield _with_interval(REFERENCE_CREDIT.fill(task), m, note, due, level, errors[1])
         most = torch.maximum(_due_at_most(session, reference, i), LEAST * gain)
         yield _with_interval(DUE_AT_MOST.fill(task), m, None, most, level)
-        yield _reference_trained(session, m)
         yield _ratio(m, note, credit, due, errors, level)
         yield _score(m, note, credit, due, errors, float(prior[0]), level)
         yield _with_interval(ALONE_GAIN.fill(task), m, note, gain, level)
@@ -255,16 +282,17 @@ def _due_at_most(session: Session, reference: BalancedReference, i: int) -> Tens
     return credit[i]
 
 
-def _reference_trained(session: Session, modality: str) -> Result:
-    """Whether the reference of a modality rests on an encoder trained alone, and why it does not."""
-    baselines = session.trained_alone
-    if baselines is None:
-        why: str | None = "profile quick trains no encoder alone"
-    elif modality in baselines.trained:
-        why = None
-    else:
-        why = f"no encoder of {modality} was trained alone ({baselines.skipped[modality]})"
-    return REFERENCE_TRAINED.result(float(why is None), None, modality=modality, note=why)
+def _strength(modality: str, strength: ReferenceStrength) -> Iterator[Result]:
+    """How strong the readout is that the due is read from, and what it was held against."""
+    curve = Curve(
+        x=tuple(strength.gains),
+        y=tuple(strength.gains.values()),
+        x_label="readout",
+        y_label="held-out gain (share of the prior loss)",
+    )
+    yield STRENGTH.fill().result(strength.strength, curve=curve, modality=modality, note=strength.read)
+    yield TRAINED.result(float(strength.trained_alone), modality=modality, note=strength.why_not)
+    yield INDEPENDENT.result(float(strength.independent), modality=modality)
 
 
 def _check_size(session: Session) -> None:
@@ -357,33 +385,6 @@ def _quotient(
     extra = normal(0.5 + level / 2) * math.hypot(errors[0], value * errors[1]) / b
     low, high = min(low, value), max(high, value)
     return value, max(0.0, value - math.hypot(value - low, extra)), min(cap, value + math.hypot(high - value, extra))
-
-
-def _best_readouts(session: Session) -> tuple[dict[str, UnimodalReadout], dict[str, str]]:
-    """Per modality the better, on held-out examples, of the prefix and the encoder trained alone; and which. Where no
-    encoder could be trained and the prefix says next to nothing, which a dead encoder's does, of the raw inputs too."""
-    adapter, features, made = session.adapter, session.features, session.trained_alone
-    chosen, evidence = {}, {}
-    for m in session.modalities:
-        chosen[m] = session.prefix(m)
-        evidence[m] = "readout: linear evaluation of the checkpoint's own encoder"
-        if made is not None and m in made.trained:
-            evidence[m] += ", better on held-out examples than the encoder trained alone"
-            if made.trained[m].validation_loss < chosen[m].validation_loss:
-                chosen[m] = made.trained[m]
-                evidence[m] = f"readout: the encoder trained alone ({made.described[m]})"
-        elif made is not None:
-            evidence[m] += f" (no encoder trained alone: {made.skipped[m]})"
-        else:
-            evidence[m] += " (profile quick trains no encoders)"
-        if (made is None or m not in made.trained) and says_little(adapter, features, chosen[m], WEAK):
-            inputs = raw_input_readout(adapter, features, m)
-            if inputs is not None and inputs.validation_loss < chosen[m].validation_loss:
-                chosen[m], evidence[m] = (
-                    inputs,
-                    "readout: linear evaluation of the raw inputs; the encoder's features say less",
-                )
-    return chosen, evidence
 
 
 def _costs(modality: str, session: Session, reference: BalancedReference, game: CoalitionGame) -> Iterator[Result]:

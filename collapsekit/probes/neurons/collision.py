@@ -263,7 +263,7 @@ def _slopes(session: Session, rows: Tensor, picked: Tensor) -> Iterator[Tensor]:
     for m in features.modalities:
         shift = torch.zeros(len(rows), features.pooled[m].shape[1], requires_grad=True)
         section = adapter.config.modalities[m]
-        moved[m] = tuple(shifted_features(t, shift, section.pool, section.channels) for t in recorded[m])
+        moved[m] = tuple(shifted_features(t, shift, section.pool, adapter.layout(m, t)) for t in recorded[m])
         if not any(t.requires_grad for t in moved[m]):
             raise NumericsError(
                 f"no recorded tensor of modality {m!r} has its {shift.shape[1]} pooled features along an axis, so there is "

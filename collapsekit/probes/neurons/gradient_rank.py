@@ -18,6 +18,7 @@ from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import GROUPS, Features
+from collapsekit.interventions.blocks import find_blocks
 from collapsekit.interventions.gradients import (
     KEEP,
     SCOUT,
@@ -126,6 +127,24 @@ CONFLICT_OF = declare(
         unit="cosine",
     )
 )
+BLOCK_NORM = declare(
+    Measure(
+        "gradient_rank.block_norm",
+        definition="Frobenius norm of the weights that read the modality alone, in the first layer outside the encoders "
+        "that the most modalities enter; those of the inputs that noise on the modality's recorded features moves",
+        source="definition of the norm",
+        unit="norm",
+        cannot="a small block reads a modality as loudly as a large one where the features are larger: see spectrum.spread",
+    )
+)
+LAYER_NORM = declare(
+    Measure(
+        "gradient_rank.layer_norm",
+        definition="Frobenius norm of all weights of that layer",
+        source="definition of the norm",
+        unit="norm",
+    )
+)
 OF_MATRIX = {
     "gradient": (GRADIENT_NUMERICAL_RANK, GRADIENT_EFFECTIVE_RANK),
     "agop": (AGOP_NUMERICAL_RANK, AGOP_EFFECTIVE_RANK),
@@ -192,12 +211,14 @@ def run(session: Session) -> Iterator[Result]:
     Radhakrishnan et al. 2024, the conflict that of PCGrad (Yu et al. 2020).
 
     Yields:
-        Numerical and effective rank of the loss gradient and of the AGOP at the first layer that mixes; how each modality's
+        The norm of the first layer that mixes, and of the part of it that reads each modality; numerical and effective rank
+        of the loss gradient and of the AGOP there; how each modality's
         weights lie to the AGOP; the rank of the gradient by every matrix of weights; and the cosine of the gradients of
         any two modalities.
     """
     options = session.options_of("gradient_rank", GradientRankOptions)
-    # All of it before the first result is handed out, so that nobody sees the model with its gradients on.
+    yield from _blocks(session)
+    # All of it before the first of these is handed out, so that nobody sees the model with its gradients on.
     with preserve_rng_state(), differentiable(session.adapter):
         site = find_site(session.adapter, session.features, session.seed)
         results = [
@@ -206,6 +227,21 @@ def run(session: Session) -> Iterator[Result]:
             *_conflicts(session, site, options),
         ]
     yield from results
+
+
+def _blocks(session: Session) -> Iterator[Result]:
+    """How large the weights are that read each modality, beside all of the layer's."""
+    found = find_blocks(session.adapter, session.features, session.seed)
+    if found.whole is None:
+        yield LAYER_NORM.skipped(next(iter(found.reasons.values())))
+    else:
+        yield LAYER_NORM.result(found.whole, note=f"the layer is {found.name}")
+    for m in session.modalities:
+        if m in found.reasons:
+            yield BLOCK_NORM.skipped(found.reasons[m], modality=m)
+        else:
+            note = f"of {found.whole:.3g} in the whole layer, {found.name}"
+            yield BLOCK_NORM.result(found.blocks[m], modality=m, note=note)
 
 
 def _first_layer(session: Session, site: FusionLayer, options: GradientRankOptions) -> Iterator[Result]:

@@ -361,7 +361,7 @@ def _fusion_weights(session: Session, options: PolysemanticityOptions) -> dict[s
     for m, tensors in recorded.items():
         shifts[m] = torch.zeros(features.pooled[m].shape[1], requires_grad=True)
         section = adapter.config.modalities[m]
-        shifted[m] = tuple(shifted_features(t, shifts[m], section.pool, section.channels) for t in tensors)
+        shifted[m] = tuple(shifted_features(t, shifts[m], section.pool, adapter.layout(m, t)) for t in tensors)
     with torch.enable_grad():
         fused = adapter.rerun(shifted, inputs).fused
     if not fused.requires_grad:
