@@ -81,7 +81,7 @@ class Forks:
         memory, cpu, path = command[5:]
         assert command[:5] == [sys.executable, "-I", "-c", sandbox._PROGRAM, sandbox._PACKAGE_FOLDER]
         if b"\0" in path:
-            return subprocess.run(command, timeout=timeout, check=False, **how)
+            return subprocess.run(command, timeout=timeout, **how)
         sys.audit("subprocess.Popen", command[0], command, None, None)
         assert self._server is not None
         asked, told = self._server.stdin, self._server.stdout
