@@ -109,7 +109,7 @@ FORKS = Forks()
 
 
 @contextmanager
-def forked() -> Iterator[None]:
+def fork_readers() -> Iterator[None]:
     """Readers are forks of one process, which stays for the next time."""
     FORKS.begin()
     with pytest.MonkeyPatch.context() as patch:
