@@ -16,8 +16,8 @@ class Detail(IntEnum):
     """How much room the reader has; a writer names its own, and views leave out what does not fit."""
 
     GLANCE = 1  # a screen: what matters, in plain letters
-    SUMMARY = 2  # a comment on a pull request: all numbers, definitions folded
-    FULL = 3  # a page of its own: figures and every point of a curve
+    SUMMARY = 2  # a comment on a pull request: all but figures, and of curves where they begin and end
+    FULL = 3  # a page of its own
 
 
 _STATES = {
@@ -72,7 +72,6 @@ class TableCell:
     marks: str = ""  # signs behind it that the table's legend explains
     short: str = ""  # the same in signs only, for where there is no room
     bar: float | None = None  # its size as a part of the largest one
-    span: int = 1  # columns it takes
 
 
 def cell(text: str, kind: str = "text") -> TableCell:
@@ -91,23 +90,16 @@ class TableColumn:
 
     head: Span
     kind: Literal["text", "number", "mark", "state"] = "text"
-    aside: Line = ()
     about: str = ""  # what its numbers mean
     spare: bool = False  # may be left out where there is no room
-    width: int = 0  # of its longest number, where tables below one another are to line up
 
 
-def columns(*heads: str) -> tuple[TableColumn, ...]:
-    """Head columns with words of our own; one that starts with ``>`` is over numbers."""
-    return tuple(TableColumn(Span(h.removeprefix(">")), "number" if h.startswith(">") else "text") for h in heads)
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row of a table. ``group`` heads it and those below it of the same group."""
-
-    cells: tuple[TableCell, ...]
-    group: TableCell | None = None
+def columns(*heads: str | TableColumn) -> tuple[TableColumn, ...]:
+    """Head columns; of strings, one that starts with ``>`` is over numbers."""
+    return tuple(
+        TableColumn(Span(h.removeprefix(">")), "number" if h.startswith(">") else "text") if isinstance(h, str) else h
+        for h in heads
+    )
 
 
 @dataclass(frozen=True)
@@ -120,19 +112,15 @@ class Legend:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under heads; as many cells a row as columns, but for those that span several."""
+    """Rows under heads; as many cells a row as columns."""
 
     title: str
     columns: tuple[TableColumn, ...]
-    rows: tuple[TableRow, ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     about: str = ""
     legend: tuple[Legend, ...] = ()
-    counted: str = ""  # what a row is one of, where many are folded
-    folded: bool = False  # closed until it is asked for
-    # Where there is no room: fit puts asides below numbers; long then writes a line a number; stack has asides below
-    # always; split then shortens cells, and makes several tables.
-    layout: Literal["fit", "long", "stack", "split"] = "fit"
-    labels: tuple[int, int] = (24, 24)  # columns that a row's name may take, with room and without
+    counted: str = ""  # what a row is one of, where many are folded, or scroll
+    split: bool = False  # where there is no room, rather several tables than names in narrow columns
 
     def meaning(self) -> str:
         """Say what the numbers of the columns mean, in one line."""
@@ -143,7 +131,7 @@ class Table:
 def table(
     title: str, heads: Sequence[str | TableColumn], rows: Iterable[Sequence[str | TableCell]], **how: Any
 ) -> Table:
-    """Make a table without groups.
+    """Make a table.
 
     Args:
         title: What it is of, for those who do not see it.
@@ -154,9 +142,8 @@ def table(
     Returns:
         The table.
     """
-    fields = tuple(TableRow(tuple(cell(c) if isinstance(c, str) else c for c in row)) for row in rows)
-    made = (c for h in heads for c in (columns(h) if isinstance(h, str) else (h,)))
-    return Table(title, tuple(made), fields, **how)
+    fields = tuple(tuple(cell(c) if isinstance(c, str) else c for c in row) for row in rows)
+    return Table(title, columns(*heads), fields, **how)
 
 
 ParagraphKind = Literal["text", "lead", "note", "inset", "heading", "command"]
@@ -202,15 +189,16 @@ class Term:
 
 @dataclass(frozen=True)
 class Terms:
-    """Definitions; or facts, on the subject of a document or in numbers."""
+    """Definitions; or facts on the subject of a document."""
 
     items: tuple[Term, ...]
-    kind: Literal["definitions", "subject", "numbers"] = "definitions"
+    kind: Literal["definitions", "subject"] = "definitions"
 
 
-def facts(**items: str) -> Terms:
-    """Say what is so of the subject, in plain words; an underscore in a key is a space."""
-    return Terms(tuple(Term(line(what.replace("_", " ")), line(how)) for what, how in items.items()), "subject")
+def facts(**items: str | Span | Line) -> Terms:
+    """Say what is so of the subject; an underscore in a key is a space."""
+    lines = ((what, how if isinstance(how, tuple) else line(how)) for what, how in items.items())
+    return Terms(tuple(Term(line(what.replace("_", " ")), how) for what, how in lines), "subject")
 
 
 @dataclass(frozen=True)
@@ -248,9 +236,9 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Beside one another: figures, and tables that are read like figures; or cards."""
+    """Figures, or cards, beside one another."""
 
-    items: tuple[Figure | Table | Card, ...]
+    items: tuple[Figure | Card, ...]
 
 
 @dataclass(frozen=True)
@@ -261,9 +249,15 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-def details(title: str, *blocks: Block) -> Details:
-    """Put blocks under a title of our own, closed."""
-    return Details((Span(title, "strong"),), blocks)
+def details(title: str, *blocks: Block, about: str = "") -> Details:
+    """Put blocks under a title of our own and a quiet remark, closed."""
+    return Details(line(Span(title, "strong"), " " * bool(about), *cell(about, "quiet").runs), blocks)
+
+
+def definitions(every: Iterable[tuple[str, str, str]]) -> Terms:
+    """List names, what each is and where that is from, once each."""
+    terms = (Term((Span(what, "name"),), line(text), source, what) for what, text, source in dict.fromkeys(every))
+    return Terms(tuple(terms))
 
 
 Block = Paragraph | Items | Terms | Meter | Table | Figure | Card | Gallery | Details
@@ -282,8 +276,8 @@ def simple(blocks: Iterable[Block]) -> Iterator[Paragraph | Items | Table]:
             case Gallery():
                 yield from simple(block.items)
             case Card():
-                ends = (Span(": "), Span(block.state.text, block.kind)) if block.state is not None else ()
-                yield Paragraph((Span(block.title.text, block.kind), *ends), "heading")
+                ends = (Span(": "), block.state) if block.state is not None else ()
+                yield Paragraph((block.title, *ends), "heading")
                 yield from simple(block.blocks)
             case Details():
                 yield Paragraph(block.title, "heading")
@@ -310,12 +304,6 @@ def section(title: str, *blocks: Block, name: str = "") -> Section:
     return Section(line(title), blocks, name)
 
 
-def tabled(table: Table, about: str = "") -> Iterator[Section]:
-    """Put a table under its own title, after a sentence about it; nothing where it has no rows."""
-    if table.rows:
-        yield section(table.title, *[sentence(about, "lead")] * bool(about), table)
-
-
 @dataclass(frozen=True)
 class Document:
     """A whole report: what came out, of what, and what it rests on."""
@@ -324,9 +312,7 @@ class Document:
     title: str
     outcome: Span | None = None
     page: str = ""  # names it among other pages
-    about: tuple[Line, ...] = ()
     facts: Terms = Terms(())
     warnings: tuple[str, ...] = ()
-    blocks: tuple[Block, ...] = ()
     sections: tuple[Section, ...] = ()
     ends: tuple[Line, ...] = ()

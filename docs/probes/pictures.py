@@ -89,7 +89,7 @@ def _rows(ax: Axes, rows: dict[str, Result | None], unit: str) -> None:
 def _lines(ax: Axes, found: Iterable[Result | None], x: str, y: str) -> None:
     for i, result in enumerate(found):
         if result is not None:
-            line(ax, result, i)
+            line(ax, result, i, result.modality or "")
     ax.set(xlabel=x, ylabel=y)
 
 
@@ -122,7 +122,7 @@ def noise(report: Report) -> Figure:
         _lines(ax, [report.find(f"noise.{place}", m) for m in WIDTHS], "noise level (part of the range)", "accuracy")
         ax.set_title(f"noise on the {place}s")
     axes[1].sharey(axes[0])
-    legend(fig, report, WIDTHS)
+    legend(fig)
     return fig
 
 
@@ -137,9 +137,9 @@ def gradient_rank(report: Report) -> Figure:
     left.set(xticks=range(4), yticks=range(4), xticklabels=names, yticklabels=names, title="conflict (cosine)")
     left.grid(visible=False)
     parts = {"alignment": "gradient_rank.alignment", "ansatz": "gradient_rank.ansatz"}
-    handles = bars(right, names, {k: [report.find(name, m) for m in names] for k, name in parts.items()})
+    bars(right, names, {k: [report.find(name, m) for m in names] for k, name in parts.items()})
     right.set_xlabel("alignment: squared cosine; ansatz: cosine")
-    fig.legend(handles, parts, loc="outside upper right", ncols=2)
+    fig.legend(loc="outside upper right", ncols=2)
     return fig
 
 
@@ -148,9 +148,9 @@ def fusion_gain(report: Report) -> Figure:
     pairs = [(a, b) for a in WIDTHS for b in WIDTHS if a != b]
     parts = {"weakest channels": "fusion_gain.gain", "random channels": "fusion_gain.random_gain"}
     rows = {k: [report.find(name, *pair) for pair in pairs] for k, name in parts.items()}
-    handles = bars(ax, [f"{a} from {b}" for a, b in pairs], rows)
+    bars(ax, [f"{a} from {b}" for a, b in pairs], rows)
     ax.set_xlabel("gain in effective rank (dimensions)")
-    fig.legend(handles, parts, loc="outside upper right", ncols=2)
+    fig.legend(loc="outside upper right", ncols=2)
     return fig
 
 

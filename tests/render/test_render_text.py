@@ -47,7 +47,7 @@ def test_terminal_says_the_verdict_first(make_report: MakeReport) -> None:
     text = write(make_report(), "terminal", width=80, color=False)
     assert text.startswith("✗ COLLAPSED  The model ignores audio")
     rows = [line for line in text.splitlines() if re.match(r"(audio|image) ", line)]
-    assert rows[0].split()[:5] == ["audio", "✗", "collapsed", "0.932", "0.410"]
+    assert rows[0].split()[:7] == ["audio", "✗", "collapsed", "0.932", "[0.839,", "0.978]", "0.410"]
     assert "rank never crosses" in text
     assert "collapsekit diagnose runs/avmnist/ckpt.pt" in text
 
@@ -125,7 +125,7 @@ def test_markdown_names_are_text(make_report: MakeReport) -> None:
     allowed = {"<br>", "<code>", "</code>", "<!-- -->"}
     assert {t.content for t in inline if t.type == "html_inline"} <= allowed
     html = [t.content for t in tokens if t.type == "html_block"]
-    assert all(re.fullmatch(r"(<details><summary>\d+ \w+</summary>|</details>)\n*", block) for block in html)
+    assert all(re.fullmatch(r"(<details><summary>([^<>]|<!-- -->)*</summary>|</details>)\n*", block) for block in html)
     # A reader sees each name as it is.
     cells = ["".join(t.content for t in token.children or () if t.type != "html_inline") for token in tokens]
     for name in report.modalities:
@@ -155,7 +155,7 @@ def test_swapping_two_names_swaps_nothing_else(make_report: MakeReport) -> None:
 def test_nothing_measured_is_said(bare: Report) -> None:
     for text in (write(bare, "terminal", width=80, color=False), write(bare, "markdown")):
         assert "not measured" in text
-        assert clean("needs 2·d = 128") in text
+        assert clean("needs 2·d = 128") in " ".join(text.split())
 
 
 EXTREME = (1.7e308, -1.7e308, 5e-324, -5e-324, 1e300, 1e150, 0.0)
@@ -193,7 +193,8 @@ def test_numbers_at_the_ends_of_their_range_are_shown(make_report: MakeReport, s
 
 def test_warnings_stand_below_the_headline_in_every_format(make_report: MakeReport) -> None:
     sentence = "3 of 50 test rows <b> are copies of train rows."
-    raw = make_report().model_dump() | {"warnings": [{"name": "copied_rows", "sentence": sentence}]}
+    few = make_report(results=tuple(r for r in make_report().results if r.curve is None))  # to draw takes longer
+    raw = few.model_dump() | {"warnings": [{"name": "copied_rows", "sentence": sentence}]}
     report = Report.model_validate(raw)
     text = write(report, "terminal", width=200, color=False)
     assert f"Warning: {sentence}" in text.splitlines()[2]

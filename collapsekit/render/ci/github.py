@@ -10,6 +10,8 @@ from collapsekit.report.names import cleaned_gate
 
 MOST = 10  # annotations of a kind that GitHub keeps of a step
 _COMMANDS = {"failed": "error", "inconclusive": "warning"}
+_IN_TEXTS = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
+_IN_TITLES = _IN_TEXTS | str.maketrans({":": "%3A", ",": "%2C"})
 
 
 def write(report: GateReport) -> str:
@@ -39,12 +41,4 @@ def step_summary(report: GateReport, most: int = 1 << 20) -> str:
 
 
 def _command(name: str, title: str, text: str) -> str:
-    return f"::{name} title={_property(title)}::{_data(text)}"
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    return f"::{name} title={title.translate(_IN_TITLES)}::{text.translate(_IN_TEXTS)}"

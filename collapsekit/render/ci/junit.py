@@ -18,11 +18,9 @@ def write(report: GateReport) -> str:
     root = ET.Element("testsuites", {"name": "collapsekit", **counts})
     suite = ET.SubElement(root, "testsuite", {"name": "collapsekit gate", **counts, "skipped": "0"})
     properties = ET.SubElement(suite, "properties")
-    s = report.subject
-    for name, value in (
-        *(("checkpoint", s.checkpoint), ("sha256", s.sha256), ("split", s.split), ("examples", str(s.examples))),
-        *(("outcome", report.outcome), ("verdict", report.verdict), ("collapsekit", report.collapsekit)),
-    ):
+    about = {name: str(getattr(report.subject, name)) for name in ("checkpoint", "sha256", "split", "examples")}
+    about |= {name: getattr(report, name) for name in ("outcome", "verdict", "collapsekit")}
+    for name, value in about.items():
         ET.SubElement(properties, "property", {"name": name, "value": value})
     for check in report.checks:
         case = ET.SubElement(suite, "testcase", {"classname": f"gate.{check.modality or 'model'}", "name": check.name})

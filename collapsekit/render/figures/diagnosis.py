@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import write_atomic
 from collapsekit.render.figures import marks, style
-from collapsekit.render.figures.style import DASHES, INK, MUTED, PAPER, SERIES, inline_svg, panels, short_labels, theme
+from collapsekit.render.figures.style import DASHES, INK, MUTED, PAPER, inline_svg, panels, short_labels, theme
 from collapsekit.render.numbers import fmt
 from collapsekit.report.diagnosis import Curve, Report, Result
 from collapsekit.report.names import cleaned, modality_names
@@ -42,8 +42,9 @@ def spectra(report: Report, *, wide: bool = True) -> Figure | None:
     for ax, modality in zip(axes, before or [None], strict=True):
         if modality is not None:
             ax.set_title(names[modality])
-            _spectrum(ax, before[modality].curve, _color(report, modality), DASHES[0])
-        _spectrum(ax, after, INK, DASHES[1])
+            key = "before fusion (in the modality's colour)"
+            _spectrum(ax, before[modality].curve, marks.color(report, modality), DASHES[0], key)
+        _spectrum(ax, after, INK, DASHES[1], "after fusion")
         ranks = [report.find("spectrum.effective_rank", m) for m in dict.fromkeys((modality, None))]
         texts = [fmt(r.value) for r in ranks if r is not None and r.value is not None]
         # Two calls: lines of one text are placed by the drawing font's widths, not by the page's.
@@ -54,20 +55,14 @@ def spectra(report: Report, *, wide: bool = True) -> Figure | None:
         ax.set(xlabel="component", ylabel="share of variance" if spec is None or spec.is_first_col() else "")
         if ax is not axes[0]:
             ax.sharey(axes[0])
-    keys = [("before fusion (in the modality's colour)", MUTED, DASHES[0])] if before else []
-    keys += [("after fusion", INK, DASHES[1])] if after is not None else []
-    marks.line_legend(fig, keys)
+    marks.legend(fig)
     return fig
 
 
-def _spectrum(ax: Axes, curve: Curve | None, color: str, dash: Any) -> None:
+def _spectrum(ax: Axes, curve: Curve | None, color: str, dash: Any, label: str) -> None:
     if curve is not None:
         points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if y > 0]  # a zero has no place on a log axis
-        ax.plot([p[0] for p in points], [p[1] for p in points], color=color, linestyle=dash)
-
-
-def _color(report: Report, modality: str | None) -> str:
-    return SERIES[marks.palette_index(report, modality)]
+        ax.plot([p[0] for p in points], [p[1] for p in points], color=color, linestyle=dash, label=label)
 
 
 def beta_curves(report: Report, *, wide: bool = True) -> Figure | None:
@@ -84,16 +79,17 @@ def beta_curves(report: Report, *, wide: bool = True) -> Figure | None:
     if not shown:
         return None
     fig, axes = panels(len(shown), wide=wide, height=1.8)
+    names = marks.names(report, fig)
     for ax, (part, rows) in zip(axes, shown.items(), strict=True):
         for modality, result in rows.items():
-            marks.line(ax, result, marks.palette_index(report, modality))
+            marks.line(ax, result, marks.palette_index(report, modality), names[modality])
             guides = {"unimodal_rank": ax.axhline, "critical_beta": ax.axvline} if part == "numerical_rank" else {}
             for name, draw in guides.items():
                 guide = report.find(f"rank_sweep.{name}", modality)
                 if guide is not None and guide.value is not None:
-                    draw(guide.value, color=_color(report, modality), **_DOTS)
+                    draw(guide.value, color=marks.color(report, modality), **_DOTS)
         ax.set(title=titles[part][0], xlabel="β", ylabel=titles[part][1])
-    marks.legend(fig, report, dict.fromkeys(m for rows in shown.values() for m in rows))
+    marks.legend(fig)
     return fig
 
 
@@ -124,13 +120,13 @@ def neuron_drive(report: Report, *, wide: bool = True) -> Figure | None:
     edges = [i - 0.5 for i in range(1, len(base) + 2)]
     for modality, ys in shares.items():
         top = [b + y for b, y in zip(base, ys, strict=True)]
-        color = _color(report, modality)
-        ax.stairs(top, edges, baseline=base, fill=True, facecolor=color, edgecolor=PAPER, linewidth=0.3)
+        how: dict[str, Any] = {"facecolor": marks.color(report, modality), "label": marks.names(report, fig)[modality]}
+        ax.stairs(top, edges, baseline=base, fill=True, edgecolor=PAPER, linewidth=0.3, **how)
         base = top
     ax.margins(x=0)
     ax.grid(visible=False)
     ax.set(ylim=(0, max(1.0, *base)), xlabel="fused neuron, sorted", ylabel="share of variation")
-    marks.legend(fig, report, shares, patches=True)
+    marks.legend(fig)
     return fig
 
 

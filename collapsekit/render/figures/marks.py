@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from collapsekit.render.figures.style import COLUMN, DASHES, INK, MARKERS, MUTED, SERIES, panels, short_labels, theme
+from collapsekit.render.figures.style import COLUMN, DASHES, INK, MARKERS, MUTED, SERIES, panels, short_labels
 from collapsekit.render.numbers import power_of_ten
 from collapsekit.report.diagnosis import Curve, Report, Result
-from collapsekit.report.names import cleaned, modality_names
+from collapsekit.report.names import modality_names
 
 _LARGEST = 1e100
 _MOST_MARKERS = 40
@@ -25,23 +25,34 @@ def palette_index(report: Report, modality: str | None) -> int:
     return names.index(modality) % len(SERIES) if modality in names else 0
 
 
-def line(ax: Axes, result: Result, index: int) -> None:
+def color(report: Report, modality: str | None) -> str:
+    """Find the modality's colour."""
+    return SERIES[palette_index(report, modality)]
+
+
+def names(report: Report, fig: Figure) -> dict[str, str]:
+    """Shorten the modalities' names for a legend."""
+    return short_labels(modality_names(report), 30 if fig.get_figwidth() > COLUMN else 22)
+
+
+def line(ax: Axes, result: Result, index: int, label: str = "") -> None:
     """Draw a curve with its band.
 
     Args:
         ax: Where.
         result: Whose curve; one over names is left out.
         index: Of its colour, marker and dash.
+        label: Its name in the legend.
     """
     curve = result.curve
     if curve is None or any(isinstance(x, str) for x in curve.x):
         return
     if curve.lower is not None and curve.upper is not None:
         ax.fill_between(curve.x, curve.lower, curve.upper, color=SERIES[index], alpha=0.15, linewidth=0)
-    marked(ax, curve.x, curve.y, index)
+    marked(ax, curve.x, curve.y, index, label)
 
 
-def marked(ax: Axes, xs: Sequence[Any], ys: Sequence[float], index: int = 0) -> None:
+def marked(ax: Axes, xs: Sequence[Any], ys: Sequence[float], index: int = 0, label: str = "") -> None:
     """Draw a line through points, each with a marker where they are few.
 
     Args:
@@ -49,9 +60,10 @@ def marked(ax: Axes, xs: Sequence[Any], ys: Sequence[float], index: int = 0) -> 
         xs: Numbers along the axis.
         ys: One for each of them.
         index: Of its colour, marker and dash.
+        label: Its name in the legend.
     """
     marker = MARKERS[index] if len(xs) <= _MOST_MARKERS else ""
-    ax.plot(xs, ys, color=SERIES[index], linestyle=DASHES[index], marker=marker)
+    ax.plot(xs, ys, color=SERIES[index], linestyle=DASHES[index], marker=marker, label=label)
 
 
 def fits(*numbers: Iterable[float | str] | None) -> bool:
@@ -77,67 +89,33 @@ def log_scale(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def legend(fig: Figure, report: Report, modalities: Iterable[str], *, patches: bool = False) -> None:
-    """Put one legend above all panels: the modalities, as lines or as patches.
-
-    Args:
-        fig: The figure, which grows by what the legend takes.
-        report: Gives each modality its colour.
-        modalities: Those that are drawn.
-        patches: Whether they are drawn as areas.
-    """
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    wide = fig.get_figwidth() > COLUMN
-    names = short_labels(modality_names(report), 30 if wide else 22)
-    shown = {names[m]: palette_index(report, m) for m in modalities}
-    across = min(len(shown), max(1, (110 if wide else 50) // (max(map(len, shown), default=1) + 7)))
-    lines = ({"color": SERIES[i], "linestyle": DASHES[i], "marker": MARKERS[i]} for i in shown.values())
-    areas = (Patch(facecolor=SERIES[i]) for i in shown.values())
-    above(fig, dict(zip(shown, areas if patches else (Line2D([], [], **how) for how in lines), strict=True)), across)
+def legend(fig: Figure) -> None:
+    """Put one legend above all panels, of what has a label in them; the figure grows by what it takes."""
+    found = {label: h for ax in fig.axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if found:
+        room = 110 if fig.get_figwidth() > COLUMN else 50
+        across = min(len(found), max(1, room // (max(map(len, found)) + 7)))
+        fig.set_figheight(fig.get_figheight() + 0.16 * -(-len(found) // across))
+        fig.legend([*found.values()], [*found], loc="outside upper left", ncols=across, handlelength=2.4)
 
 
-def line_legend(fig: Figure, keys: Sequence[tuple[str, str, Any]]) -> None:
-    """Put a legend above all panels: (label, colour, dash) for each line."""
-    from matplotlib.lines import Line2D
-
-    above(fig, {label: Line2D([], [], color=color, linestyle=dash) for label, color, dash in keys}, len(keys))
-
-
-def above(fig: Figure, handles: Mapping[str, Any], across: int) -> None:
-    """Put a legend above all panels.
-
-    Args:
-        fig: The figure, which grows by what the legend takes, so that panels keep their height.
-        handles: What is drawn beside each label.
-        across: How many stand in a row.
-    """
-    if handles:
-        fig.set_figheight(fig.get_figheight() + 0.16 * -(-len(handles) // across))
-        fig.legend([*handles.values()], [*handles], loc="outside upper left", ncols=across, handlelength=2.4)
-
-
-def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result | None]]) -> list[Any]:
+def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result | None]]) -> None:
     """Draw horizontal bars, the first label on top, one bar a series and label, intervals as whiskers.
 
     Args:
         ax: Where.
         labels: Down the side.
-        series: Name to a result a label, or None.
-
-    Returns:
-        A handle a series, for the legend.
+        series: Name in the legend to a result a label, or None.
     """
     thick = 0.72 / len(series)
-    handles = []
-    for k, results in enumerate(series.values()):
+    for k, (name, results) in enumerate(series.items()):
         first = (k - (len(series) - 1) / 2) * thick
         shown = [
             (i + first, r.value, r.interval) for i, r in enumerate(results) if r is not None and r.value is not None
         ]
         color, alpha = (SERIES[0], 1.0) if k == 0 else (MUTED, 0.5)
-        handles.append(ax.barh([x[0] for x in shown], [x[1] for x in shown], thick * 0.9, color=color, alpha=alpha))
+        how: dict[str, Any] = {"color": color, "alpha": alpha, "label": name if len(series) > 1 else ""}
+        ax.barh([x[0] for x in shown], [x[1] for x in shown], thick * 0.9, **how)
         for y, _, interval in shown:
             if interval is not None:
                 ax.plot(interval, (y, y), color=INK, linewidth=0.9, marker="|", markersize=3)
@@ -146,15 +124,13 @@ def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result |
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
     ax.tick_params(axis="y", length=0, labelcolor=INK)
-    return handles
 
 
-@theme()
 def bar_figure(report: Report, wide: bool, parts: Mapping[str, Mapping[str, str]]) -> Figure | None:
     """Draw a panel for each of ``parts``, modalities down the side.
 
     Args:
-        report: Of a diagnosis.
+        report: Of a diagnosis, with clean names.
         wide: Whether panels stand abreast.
         parts: Axis label to series, each of which names a result; where a modality has none of its own, the one for the
             whole model stands for it.
@@ -162,7 +138,6 @@ def bar_figure(report: Report, wide: bool, parts: Mapping[str, Mapping[str, str]
     Returns:
         The figure; None where no part has values.
     """
-    report = cleaned(report)
     modalities = modality_names(report)
     every = {axis: _measured(report, modalities, series) for axis, series in parts.items()}
     shown = {axis: rows for axis, rows in every.items() if rows}
@@ -171,15 +146,12 @@ def bar_figure(report: Report, wide: bool, parts: Mapping[str, Mapping[str, str]
     count = max(map(len, shown.values()))
     fig, axes = panels(len(shown), wide=wide, height=0.55 + len(modalities) * (0.16 + 0.1 * count))
     names = short_labels(modalities)
-    keys: dict[str, Any] = {}
     for ax, (axis, rows) in zip(axes, shown.items(), strict=True):
-        handles = bars(ax, [names[m] for m in modalities], rows)
+        bars(ax, [names[m] for m in modalities], rows)
         ax.set_xlabel(axis.replace("{metric}", report.subject.metric))
         if ax is not axes[0] and fig.get_figwidth() > COLUMN:
             ax.tick_params(labelleft=False)
-        if len(rows) > 1:
-            keys |= zip(rows, handles, strict=True)
-    above(fig, keys, len(keys))
+    legend(fig)
     return fig
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from collapsekit.comparison.delta import Pair, RepairDelta
 from collapsekit.measures import lookup
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Draw = Callable[..., "Figure"]
 _MOST_PANELS = 9
-_KEYS = ("before", "after", "control")
 # What is drawn of the curves, in this order; all of them are in the tables.
 DRAWN = (
     "rank_sweep.numerical_rank",
@@ -42,7 +41,7 @@ def figures(report: RepairReport, delta: RepairDelta) -> Iterator[tuple[str, str
         if own:
             title = getattr(lookup(own[0].before.name), "title", None) or name
             file = name.removesuffix(".{fill}").replace(".", "-")
-            yield file, title, own[0].before, functools.partial(_curves, own[:_MOST_PANELS], report.control is not None)
+            yield file, title, own[0].before, functools.partial(_curves, own[:_MOST_PANELS])
 
 
 def _measure(pair: Pair) -> str | None:
@@ -64,27 +63,26 @@ def _losses(curves: Sequence[LossCurve], wide: bool) -> Figure:
     names = short_labels(titles, 34)
     for ax, c, title in zip(axes, curves, titles, strict=True):
         training = [(e, v) for e, v in zip(c.epochs, c.training, strict=True) if v is not None]
-        ax.plot([e for e, _ in training], [v for _, v in training], color=MUTED, linestyle=DASHES[1])
-        marks.marked(ax, c.epochs, c.held)
-        ax.axvline(c.kept, color=SERIES[1], linestyle=DASHES[2], linewidth=0.9)
+        ax.plot([e for e, _ in training], [v for _, v in training], color=MUTED, linestyle=DASHES[1], label="training")
+        marks.marked(ax, c.epochs, c.held, label="held out")
+        ax.axvline(c.kept, color=SERIES[1], linestyle=DASHES[2], linewidth=0.9, label="epoch kept")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(title=names[title], xlabel="epoch", ylabel="loss")
-    keys: list[tuple[str, str, Any]] = [("training", MUTED, DASHES[1]), ("held out", SERIES[0], DASHES[0])]
-    marks.line_legend(fig, [*keys, ("epoch kept", SERIES[1], DASHES[2])])
+    marks.legend(fig)
     return fig
 
 
 @theme()
-def _curves(pairs: Sequence[Pair], control: bool, wide: bool) -> Figure:
+def _curves(pairs: Sequence[Pair], wide: bool) -> Figure:
     fig, axes = panels(len(pairs), wide=wide, height=1.7)
     titles = [p.before.modality or p.before.name.rpartition(".")[2] for p in pairs]
     names = short_labels(list(dict.fromkeys(titles)), 30)
     for ax, pair, title in zip(axes, pairs, titles, strict=True):
-        for i, result in enumerate((pair.before, pair.after, pair.control)):
-            if result is not None:
-                marks.line(ax, result, i)
+        for i, key in enumerate(("before", "after", "control")):
+            if (result := getattr(pair, key)) is not None:
+                marks.line(ax, result, i, key)
         curve = pair.before.curve
         labels = [short_labels([t], 34)[t] for t in ((curve.x_label, curve.y_label) if curve is not None else ("", ""))]
         ax.set(title=names[title], xlabel=labels[0], ylabel=labels[1])
-    marks.line_legend(fig, [(key, SERIES[i], DASHES[i]) for i, key in enumerate(_KEYS[: 2 + control])])
+    marks.legend(fig)
     return fig

@@ -37,9 +37,10 @@ class ProbeResults(NamedTuple):
         return [doc.line("Note on ", doc.Span(some(about), "name"), f": {note}") for note, about in notes.items()]
 
     @property
-    def definitions(self) -> list[Result]:
-        """One result for each name, definition and source that occur."""
-        return list({(r.name, r.definition, r.source): r for r in self.results}.values())
+    def skips(self) -> list[doc.Line]:
+        """What was not measured, and why."""
+        skipped = [r for r in self.results if r.skipped is not None]
+        return [doc.line(doc.Span(label(r), "name"), f" was not measured: {r.skipped}") for r in skipped]
 
     @property
     def curves(self) -> list[tuple[Result, Curve]]:
@@ -60,15 +61,15 @@ class ProbeResults(NamedTuple):
         first = [m for m in self.order if m in present]
         return [*first, *(m for m in present if m not in (*first, None)), *([None] if None in present else [])]
 
-    def tables(self, head: str, pairs: bool) -> Iterator[doc.Table]:
+    def tables(self, pairs: bool) -> Iterator[doc.Table]:
         """Show values of the whole model, then by modality; ``pairs`` adds those that are about two."""
         alone, split = self.values
         whole = [(doc.name(short_name(r)), number(r.value, r.interval), r.unit or "") for r in alone]
         names = [doc.TableColumn(doc.Span(WHOLE if m is None else m, "name"), "number") for m in self.modalities]
         rows = list(_rows([r for r in split if pairs or r.versus is None], self.modalities))
         found = [
-            doc.table(f"{self.title}, whole model", (head, ">value", "unit"), whole),
-            doc.table(f"{self.title}, by modality", (head, *names, "unit"), rows, layout="long"),
+            doc.table(f"{self.title}, whole model", ("result", ">value", "unit"), whole),
+            doc.table(f"{self.title}, by modality", ("result", *names), rows, split=True),
         ]
         return (table for table in found if table.rows)
 
@@ -81,7 +82,7 @@ def by_probe(report: Report) -> list[ProbeResults]:
     ]
 
 
-def _rows(results: Sequence[Result], order: Sequence[str | None]) -> Iterator[tuple[doc.TableCell | str, ...]]:
+def _rows(results: Sequence[Result], order: Sequence[str | None]) -> Iterator[tuple[doc.TableCell, ...]]:
     rows: dict[tuple[str, str | None, int], dict[str | None, doc.TableCell]] = {}
     firsts: dict[tuple[str, str | None, int], Result] = {}
     seen: Counter[tuple[str, str | None, str | None]] = Counter()
@@ -93,7 +94,7 @@ def _rows(results: Sequence[Result], order: Sequence[str | None]) -> Iterator[tu
         seen[again] += 1
     for row, cells in rows.items():
         text = short_name(firsts[row]) + (f" versus {row[1]}" if row[1] is not None else "")
-        yield doc.name(text), *(cells.get(m, doc.TableCell()) for m in order), firsts[row].unit or ""
+        yield doc.name(text, firsts[row].unit or ""), *(cells.get(m, doc.TableCell()) for m in order)
 
 
 class Subset(NamedTuple):

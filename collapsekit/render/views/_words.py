@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 
 from collapsekit.render import document as doc
-from collapsekit.render.document import Line, Span, TableCell, line
+from collapsekit.render.document import Span, TableCell, line
 from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
 from collapsekit.report.diagnosis import ModalityVerdict, Result
 
@@ -23,7 +23,8 @@ Estimate = tuple[float, Interval]
 
 def number(value: float | None, interval: Interval = None) -> TableCell:
     """Show a number and its interval."""
-    return TableCell(line(fmt(value)), _ends(interval))
+    ends = (Span(fmt_interval(interval), "interval"),) if interval is not None else ()
+    return TableCell(line(fmt(value)), ends)
 
 
 def estimate(value: Estimate | None, absent: str = "") -> TableCell:
@@ -36,20 +37,10 @@ def point(x: float | str) -> TableCell:
     return doc.cell(x if isinstance(x, str) else fmt(x))
 
 
-def strong_number(value: float | None, interval: Interval = None) -> Line:
-    """Show a number that stands out in a line, and its interval."""
-    ends = _ends(interval)
-    return (Span(fmt(value), "strong"), *[Span(" ")] * len(ends), *ends)
-
-
-def _ends(interval: Interval) -> Line:
-    return (Span(fmt_interval(interval), "interval"),) if interval is not None else ()
-
-
-def letters(names: Sequence[str], limit: int) -> dict[str, str] | None:
-    """Give each of the names a letter where one is wider than ``limit``, else None: A to Z, then m27, m28, …"""
-    if all(cell_len(n) <= limit for n in names):
-        return None
+def letters(names: Sequence[str], limit: int | None) -> dict[str, str]:
+    """Give each name a letter where one is wider than ``limit``: A to Z, then m27, m28, …; else itself."""
+    if limit is None or all(cell_len(n) <= limit for n in names):
+        return {n: n for n in names}
     return {n: chr(ord("A") + i) if i < 26 else f"m{i + 1}" for i, n in enumerate(names)}
 
 
@@ -70,13 +61,6 @@ def names(lines: Iterable[tuple[str, str]]) -> list[tuple[TableCell, TableCell]]
     return [(doc.name(key), doc.name(value)) for key, value in lines]
 
 
-def definitions(head: str, every: Iterable[tuple[str, str, str]]) -> doc.Table:
-    """List names under a head, what each is and where that is from, folded."""
-    rows = [(doc.name(what), text, source) for what, text, source in every]
-    heads = (head, "definition", "source")
-    return doc.table("Definitions and sources", heads, rows, counted="definitions", folded=True)
-
-
 def thinned(count: int, most: int) -> list[int]:
     """Pick the places of at most ``most`` of ``count`` points, evenly spread, both ends among them."""
     return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]
@@ -87,11 +71,10 @@ def p_value(p: float | None) -> str:
     return "<0.0001" if p is not None and p < 1e-4 else fmt(p)
 
 
-def made_by(report: Any, detail: doc.Detail) -> str:
-    """Say which version made the report of a diagnosis, a repair or a comparison; in full, which schema it has, too."""
+def made_by(report: Any) -> str:
+    """Say which version made the report of a diagnosis, a repair or a comparison, and which schema it has."""
     kind = "comparison" if getattr(report, "kind", "") == "comparison" else "report"
-    schema = f", {kind} schema {report.schema_version}" if detail is doc.Detail.FULL else ""
-    return f"Made by collapsekit {report.collapsekit}{schema}."
+    return f"Made by collapsekit {report.collapsekit}, {kind} schema {report.schema_version}."
 
 
 def severity(word: str) -> int:

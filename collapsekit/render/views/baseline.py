@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from collapsekit.gating.criteria import DEFAULT, numbers, value_of
 from collapsekit.io.safe_text import clean
-from collapsekit.render.document import Detail, Document, Line, Paragraph, Span, line
+from collapsekit.render.document import Detail, Document, Line, Paragraph, Section, Span, line
 from collapsekit.render.numbers import ABSENT, fmt
 from collapsekit.report.baseline import Baseline
 from collapsekit.report.baseline import Run as BaselineRun
@@ -35,7 +35,9 @@ def view(report: Baseline | Update, detail: Detail) -> Document:
     return Document(
         subject="Modality collapse baseline",
         title=f"Baseline: {runs}, {clean(subject.task)} ({clean(subject.metric)}), {data}.",
-        blocks=tuple(Paragraph(text, "inset") for text in (*_runs(now, before), (), *_watched(now, before))),
+        sections=(
+            Section((), tuple(Paragraph(text, "inset") for text in (*_runs(now, before), (), *_watched(now, before)))),
+        ),
     )
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from itertools import groupby
 
 from collapsekit.render import document as doc
 from collapsekit.render.document import MARKS, VERDICTS, Detail, Span
 from collapsekit.render.numbers import ABSENT, fmt
-from collapsekit.render.views._words import definitions, letters, made_by, number, p_value, severity
+from collapsekit.render.views._words import letters, made_by, number, p_value, severity
 from collapsekit.report import comparison as data
 from collapsekit.report.comparison import Comparison
 from collapsekit.report.names import cleaned_comparison, some
@@ -27,54 +25,37 @@ def view(comparison: Comparison, detail: Detail) -> doc.Document:
 
     At a glance it holds the table and its tests; else what is missing and each definition, too.
     """
-    c = cleaned_comparison(comparison)
+    c, glance = cleaned_comparison(comparison), detail is Detail.GLANCE
     names = [column.name for column in c.columns]
-    keys = letters(names, _NAME_WIDTH) if detail is Detail.GLANCE else None
-    heads = keys if keys is not None else {n: n for n in names}
-    shared, examples = f"{c.task}, {c.metric}", f"{c.examples} examples"
-    what, title = ", ".join(c.modalities), some(names)
-    found = replace(_table(c, c.columns, "Side by side", heads, _value, detail), legend=tuple(_legend(c, detail)))
-    keyed = [_key(c, column, heads) for column in c.columns] if detail is Detail.GLANCE else []
+    heads = letters(names, _NAME_WIDTH if glance else None)
+    runs = doc.items(_runs(c, column, heads) for column in c.columns)
+    table = _table(c, c.columns, "Side by side", heads, _value, tuple(_legend(c)))
     return doc.Document(
         subject="Modality collapse compared",
-        title=("", f"Compared: {', '.join(names)}", title)[detail - 1],
-        page=title,
-        about=(doc.line(f"{shared} · {c.split} split, {examples} · {what}"),),
-        facts=doc.facts(Task=shared, Split=f"{c.split}, {examples}", Modalities=what),
-        blocks=(*keyed, found) if detail is not Detail.FULL else (),
-        sections=tuple(_sections(c, heads, found, detail)),
-        ends=(doc.line(made_by(c, detail), " Definitions and sources: HTML or JSON." * (detail is Detail.GLANCE)),),
+        title=f"Compared: {some(names)}",
+        facts=doc.facts(
+            Task=f"{c.task}, {c.metric}", Split=f"{c.split}, {c.examples} examples", Modalities=", ".join(c.modalities)
+        ),
+        sections=(
+            doc.section("Side by side", runs, table, name="numbers"),
+            *_tests(c, heads),
+            *[doc.section("Notes", doc.items(c.notes))] * bool(c.notes),
+            *[doc.section("What was compared", *_details(c))] * (not glance),
+        ),
+        ends=(doc.line(made_by(c), " Definitions and sources: HTML or JSON." * glance),),
     )
 
 
-def _key(c: Comparison, column: data.Column, heads: dict[str, str]) -> doc.Paragraph:
-    name = heads[column.name]
+def _runs(c: Comparison, column: data.Column, heads: dict[str, str]) -> doc.Line:
+    """What a column is of: ``5 runs``, or the checkpoint of the only one."""
+    name, count = heads[column.name], len(column.runs)
     key = name if name == column.name else f"{name} = {column.name}"
-    reference = ", the reference" if _is_reference(c, column) else ""
-    return doc.Paragraph(doc.line(Span(key, "strong"), f": {_runs_of(column)}{reference}"))
+    reference = c.testing is not None and c.testing.reference == column.name
+    of = Span(f"{count} runs") if count != 1 else Span(column.runs[0].checkpoint, "name")
+    return doc.line(Span(key, "strong"), ": ", of, ", the reference" * reference)
 
 
-def _is_reference(c: Comparison, column: data.Column) -> bool:
-    return c.testing is not None and c.testing.reference == column.name
-
-
-def _runs_of(column: data.Column) -> str:
-    """``5 runs``, or the checkpoint of the only one."""
-    return f"{len(column.runs)} runs" if len(column.runs) != 1 else column.runs[0].checkpoint
-
-
-def _sections(c: Comparison, heads: dict[str, str], table: doc.Table, detail: Detail) -> Iterator[doc.Section]:
-    if detail is Detail.FULL:
-        yield doc.section("Side by side", table, name="numbers")
-    yield from _tests(c, heads, detail)
-    if detail is Detail.GLANCE:
-        yield from (doc.Section((), (doc.sentence(f"Note: {note}"),)) for note in c.notes)
-        return
-    yield from [doc.section("Notes", doc.items(c.notes))] if c.notes else []
-    yield from _summary(c) if detail is Detail.SUMMARY else [doc.section("What was compared", *_details(c))]
-
-
-def _tests(c: Comparison, heads: dict[str, str], detail: Detail) -> Iterator[doc.Section]:
+def _tests(c: Comparison, heads: dict[str, str]) -> Iterator[doc.Section]:
     """p-values of the rows that were tested, in the columns that were."""
     rows = tuple(row for row in c.rows if any(x.test for x in row.cells))
     if not rows or c.testing is None:
@@ -82,63 +63,28 @@ def _tests(c: Comparison, heads: dict[str, str], detail: Detail) -> Iterator[doc
     shown = [i for i, _ in enumerate(c.columns) if any(row.cells[i].test for row in rows)]
     cut = tuple(row.model_copy(update={"cells": tuple(row.cells[i] for i in shown)}) for row in rows)
     tested = tuple(c.columns[i] for i in shown)
-    table = _table(c.model_copy(update={"rows": cut}), tested, "p-values", heads, _p_value, detail)
-    against = c.testing.reference
-    lead = [doc.sentence(f"Against {against}. {c.testing.family}.", "lead")] * (detail is Detail.FULL)
-    more = {
-        Detail.GLANCE: doc.line(Span(f"  against {against}", "quiet")),
-        Detail.SUMMARY: doc.line(", against ", Span(against, "name")),
-    }
-    yield doc.Section((Span(_TESTS), *more.get(detail, ())), (*lead, table))
+    table = _table(c.model_copy(update={"rows": cut}), tested, "p-values", heads, _p_value)
+    yield doc.Section(doc.line(f"{_TESTS}, against ", Span(c.testing.reference, "name")), (table,))
 
 
 def _table(
-    c: Comparison, shown: Sequence[data.Column], title: str, heads: dict[str, str], fill: Fill, detail: Detail
+    c: Comparison,
+    shown: Sequence[data.Column],
+    title: str,
+    heads: dict[str, str],
+    fill: Fill,
+    legend: tuple[doc.Legend, ...] = (),
 ) -> doc.Table:
-    """Rows under the number they share, or, in a summary, each with its name."""
-    flat = detail is Detail.SUMMARY
+    """Rows of the same number stand beside one another, in the comparison's order."""
+    order = {key: i for i, key in enumerate(dict.fromkeys((r.part, r.name) for r in c.rows))}
+    split = {r.name for r in c.rows if r.modality is not None}
     rows = []
-    for _, group in groupby(_grouped(c.rows), key=lambda r: (r.part, r.name)):
-        every = list(group)
-        name = _name(every[0], detail)
-        for row in every:
-            cells = tuple(fill(x, column) for x, column in zip(row.cells, shown, strict=True))
-            if flat:
-                rows.append(doc.TableRow((name, doc.TableCell(_of(row)), *cells, doc.cell(row.unit or ""))))
-            elif len(every) == 1 and not _of(row):
-                rows.append(doc.TableRow((name, *cells)))
-            else:
-                rows.append(doc.TableRow((doc.TableCell(_of(row) or doc.line("whole model")), *cells), name))
-    first = ("number", "of") if flat else ("" if detail is Detail.GLANCE else "number",)
-    columns = (*doc.columns(*first), *(_column(c, x, heads, detail) for x in shown), *doc.columns("unit")[: int(flat)])
-    return doc.Table(title, columns, tuple(rows), layout="split", labels=(28, 20))
-
-
-def _grouped(rows: Sequence[data.Row]) -> list[data.Row]:
-    """Rows of the same number beside one another, in the comparison's order."""
-    order = {key: i for i, key in enumerate(dict.fromkeys((r.part, r.name) for r in rows))}
-    return sorted(rows, key=lambda r: order[r.part, r.name])
-
-
-def _column(c: Comparison, column: data.Column, heads: dict[str, str], detail: Detail) -> doc.TableColumn:
-    runs = Span(_runs_of(column), "name" if len(column.runs) == 1 else "text")
-    aside: doc.Line = () if detail is Detail.GLANCE else (runs,)
-    if detail is Detail.FULL:
-        aside = doc.line(Span(runs.text, "label"), ", reference" if _is_reference(c, column) else "")
-    return doc.TableColumn(Span(heads[column.name], "name" if detail is Detail.SUMMARY else "label"), "number", aside)
-
-
-def _name(row: data.Row, detail: Detail) -> doc.TableCell:
-    if detail is Detail.GLANCE:
-        return doc.cell(f"{row.name}{_ARROWS[row.better]}", "strong")
-    unit = (Span(row.unit, "quiet"),) if row.unit and detail is Detail.FULL else ()
-    return doc.TableCell(doc.line(Span(row.name, "name"), _ARROWS[row.better]), unit)
-
-
-def _of(row: data.Row) -> doc.Line:
-    """What the row is of; empty where it is of the whole model."""
-    versus = (" without ", Span(row.versus, "label")) if row.versus is not None else ()
-    return doc.line(Span(row.modality, "label") if row.modality is not None else "", *versus)
+    for row in sorted(c.rows, key=lambda r: order[r.part, r.name]):
+        of = " of the whole model" * (row.name in split and row.modality is None)
+        cells = (fill(x, column) for x, column in zip(row.cells, shown, strict=True))
+        rows.append((doc.name(f"{_row_name(row)}{of}{_ARROWS[row.better]}", row.unit or ""), *cells))
+    columns = (doc.TableColumn(Span(heads[x.name], "label"), "number") for x in shown)
+    return doc.table(title, ("number", *columns), rows, legend=legend, split=True)
 
 
 def _value(entry: data.Cell, column: data.Column) -> doc.TableCell:
@@ -174,13 +120,12 @@ def _p_value(entry: data.Cell, column: data.Column) -> doc.TableCell:
     return doc.TableCell((text,), aside, DIFFERS * test.significant)
 
 
-def _legend(c: Comparison, detail: Detail) -> Iterator[doc.Legend]:
+def _legend(c: Comparison) -> Iterator[doc.Legend]:
     """What the signs mean, a sentence each."""
     cells = [x for row in c.rows for x in row.cells]
     ends = any(x.interval is not None for x in cells)
-    if detail is Detail.GLANCE:
-        yield doc.Legend(", ".join(f"{MARKS[word]} {word}" for word in VERDICTS), "short")
-        yield from [doc.Legend("Intervals: Markdown, HTML or JSON", "short")] * ends
+    yield doc.Legend(", ".join(f"{MARKS[word]} {word}" for word in VERDICTS), "short")
+    yield from [doc.Legend("Intervals: Markdown, HTML or JSON", "short")] * ends
     if any(x.sd is not None for x in cells):
         yield doc.Legend("Of several runs, the mean and (standard deviation over runs)")
     yield from [doc.Legend("In [brackets], the interval over examples that a single report gives", "asides")] * ends
@@ -193,29 +138,12 @@ def _legend(c: Comparison, detail: Detail) -> Iterator[doc.Legend]:
         yield doc.Legend(f"{ABSENT} not measured")
 
 
-def _absences(c: Comparison) -> list[tuple[str, str, str]]:
-    """(number, column, why) of each cell that has nothing."""
-    every = [(row, column, x) for row in c.rows for column, x in zip(c.columns, row.cells, strict=True)]
-    return [(_row_name(row), column.name, x.missing) for row, column, x in every if x.missing is not None]
-
-
 def _row_name(row: data.Row) -> str:
     of = f" of {row.modality}" if row.modality is not None else ""
     return f"{row.name}{of}" + (f" versus {row.versus}" if row.versus is not None else "")
 
 
-def _definitions(c: Comparison) -> list[tuple[str, str, str]]:
-    return list(dict.fromkeys((r.name, r.definition, r.source) for r in c.rows))
-
-
-def _summary(c: Comparison) -> Iterator[doc.Section]:
-    missing = [(doc.name(number), doc.name(column), why) for number, column, why in _absences(c)]
-    yield from doc.tabled(doc.table("Not measured", ("number", "column", "why"), missing, counted="numbers"))
-    yield from doc.tabled(definitions("number", _definitions(c)))
-    yield from doc.tabled(_reports(c, "sha256"))
-
-
-def _reports(c: Comparison, digest: str) -> doc.Table:
+def _reports(c: Comparison) -> doc.Table:
     rows: list[tuple[doc.TableCell | str, ...]] = [
         (
             *map(doc.name, (x.name, r.path, r.checkpoint, r.sha256)),
@@ -224,19 +152,23 @@ def _reports(c: Comparison, digest: str) -> doc.Table:
         for x in c.columns
         for r in x.runs
     ]
-    heads = ("column", "report", "checkpoint", digest, ">training seed")
-    return doc.table("Reports", heads, rows, counted="reports")
+    heads = ("column", "report", "checkpoint", "SHA-256", ">training seed")
+    return doc.table("Reports", heads, rows)
 
 
 def _details(c: Comparison) -> Iterator[doc.Details]:
-    better = dict.fromkeys((r.name, r.why or "", _ARROWS[r.better]) for r in c.rows if r.better is not None)
-    missing = [_term(name, why, " in ", Span(column, "label")) for name, column, why in _absences(c)]
-    yield doc.details("Reports", _reports(c, "SHA-256"))
-    yield from [doc.details("Not measured", doc.Terms(tuple(missing)))] if missing else []
-    yield doc.details("Directions", doc.Terms(tuple(_term(*way) for way in better)))
-    terms = (_term(name, text, source=source) for name, text, source in _definitions(c))
-    yield doc.details("Definitions and sources", doc.Terms(tuple(terms)))
-
-
-def _term(name: str, text: str, *more: str | Span, source: str = "") -> doc.Term:
-    return doc.Term(doc.line(Span(name, "name"), *more), doc.line(text), source)
+    every = ((row, column, x) for row in c.rows for column, x in zip(c.columns, row.cells, strict=True))
+    missing = [
+        (doc.name(_row_name(row)), doc.name(column.name), x.missing)
+        for row, column, x in every
+        if x.missing is not None
+    ]
+    better = dict.fromkeys((r.name, _ARROWS[r.better], r.why or "") for r in c.rows if r.better is not None)
+    ways = [(doc.name(name), arrow, why) for name, arrow, why in better]
+    yield doc.details("Reports", _reports(c))
+    for title, heads, rows in (
+        ("Not measured", ("number", "column", "why"), missing),
+        ("Directions", ("number", "better", "why"), ways),
+    ):
+        yield from [doc.details(title, doc.table(title, heads, rows))] if rows else []
+    yield doc.details("Definitions and sources", doc.definitions((r.name, r.definition, r.source) for r in c.rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from collapsekit.render import document as doc
 
@@ -40,13 +40,11 @@ def _lines(document: doc.Document) -> Iterator[str]:
     head = f"{outcome.mark} {outcome.text[:1].upper()}{outcome.text[1:]}: " if outcome is not None else ""
     yield f"# {head}{escape(document.title)}"
     yield ""
-    if document.about:
-        yield "<br>".join(map(_line, document.about))
-        yield ""
+    facts = " · ".join(f"{_line(fact.runs)} {_line(fact.text)}" for fact in document.facts.items)
+    yield from [facts, ""] * bool(facts)
     if document.warnings:
         yield from (f"- **Warning:** {escape(warning)}" for warning in document.warnings)
         yield ""
-    yield from _written(document.blocks)
     for section in document.sections:
         if section.title:
             yield f"## {_line(section.title)}"
@@ -70,7 +68,23 @@ def _run(run: doc.Span) -> str:
 
 def _written(blocks: Iterable[doc.Block]) -> Iterator[str]:
     """The blocks' lines, an empty one after each block."""
-    for block in doc.simple(blocks):
+    for block in blocks:
+        if isinstance(block, doc.Details):
+            yield from _folded(doc.plain(block.title), _written(block.blocks))
+        else:
+            yield from _unfolded(block)
+
+
+def _folded(title: str, lines: Iterable[str]) -> Iterator[str]:
+    """Lines that are closed until their title is clicked."""
+    yield from (f"<details><summary>{escape(title)}</summary>", "", *lines, "</details>", "")
+
+
+def _unfolded(part: doc.Block) -> Iterator[str]:
+    for block in doc.simple((part,)):
+        if isinstance(block, doc.Table) and block.counted and len(block.rows) > _MOST_ROWS:
+            yield from _folded(f"{len(block.rows)} {block.counted}", (*_table(block), ""))
+            continue
         if isinstance(block, doc.Table):
             yield from _table(block)
         elif isinstance(block, doc.Items):
@@ -86,35 +100,18 @@ def _written(blocks: Iterable[doc.Block]) -> Iterator[str]:
 
 
 def _table(block: doc.Table) -> Iterator[str]:
-    """A pipe table, closed until clicked where it has many rows, and what its numbers and signs mean."""
-    folded = block.folded or (block.counted and len(block.rows) > _MOST_ROWS)
-    yield from [f"<details><summary>{len(block.rows)} {block.counted}</summary>", ""] * bool(folded)
-    yield f"| {' | '.join(map(_head, block.columns))} |"
+    """A pipe table, and what its numbers and signs mean."""
+    yield f"| {' | '.join(_line((c.head,)) for c in block.columns)} |"
     yield f"|{'|'.join(' ---: ' if c.kind == 'number' else ' --- ' for c in block.columns)}|"
-    group = None
-    for row in block.rows:
-        if row.group is not None and row.group is not group:
-            yield _row([row.group, *[doc.TableCell()] * (len(block.columns) - 1)])
-        group = row.group
-        fields = [part for c in row.cells for part in (c, *[doc.TableCell()] * (c.span - 1))]
-        yield _row(fields, block.layout == "stack")
-    yield from ["", "</details>"] * bool(folded)
+    yield from (f"| {' | '.join(map(_cell, row))} |" for row in block.rows)
     legend = [f"- {escape(part.text)}." for part in block.legend if part.of != "short"]
     yield from ["", *legend] * bool(legend)
     meaning = block.meaning()
     yield from ["", escape(meaning[:1].upper() + meaning[1:].rstrip(".") + ".")] * bool(meaning)
 
 
-def _head(column: doc.TableColumn) -> str:
-    return "<br>".join(_line(part) for part in ((column.head,), column.aside) if part)
-
-
-def _row(cells: Sequence[doc.TableCell], stack: bool = False) -> str:
-    return f"| {' | '.join(_cell(c, stack) for c in cells)} |"
-
-
-def _cell(cell: doc.TableCell, stack: bool) -> str:
+def _cell(cell: doc.TableCell) -> str:
     text, aside = f"{_line(cell.runs)}{escape(cell.marks)}", _line(cell.aside)
     if aside and any(run.kind == "name" for run in cell.runs):
         return f"{text} ({aside})"
-    return f"{text}<br>{aside}" if stack and aside else f"{text} {aside}".strip(" ")
+    return f"{text} {aside}".strip(" ")

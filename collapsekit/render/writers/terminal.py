@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from rich import box
 from rich.cells import cell_len, chop_cells
@@ -23,7 +22,7 @@ DETAIL = doc.Detail.GLANCE
 _STYLES = {"heading": "bold underline", "strong": "bold", "quiet": "dim", "interval": "dim", "off": "dim"}
 _TONES = {"bad": "bold red", "warn": "yellow", "open": "bold magenta", "calm": "cyan", "good": "bold green"}
 _MIN_WIDTH, _MAX_WIDTH = 40, 120
-_ALIGNED = 80  # columns from which tables below one another line up
+_LABELS = (28, 20, 14)  # columns that a row's name may take; the last only where it saves a table from being broken
 
 
 def write(document: doc.Document, *, width: int | None = None, color: bool = False) -> str:
@@ -63,12 +62,10 @@ def _document(document: doc.Document, console: Console) -> Iterator[RenderableTy
         yield Text.assemble((f"{outcome.mark} {outcome.text.upper()}", _style(outcome)), "  ", document.title)
     elif document.title:
         yield Text(document.title)
-    yield from (Text(doc.plain(about), style="dim") for about in document.about)
+    facts = " · ".join(f"{doc.plain(fact.runs)} {doc.plain(fact.text)}" for fact in document.facts.items)
+    yield from [Text(facts, style="dim")] * bool(facts)
     for warning in document.warnings:
         yield Text.assemble(("Warning: ", "bold yellow"), warning)
-    for kind, blocks in groupby(document.blocks, type):
-        yield from [Text()] * (kind is not doc.Gallery)
-        yield from _shown(blocks, console)
     for section in document.sections:
         yield Text()
         if section.title:
@@ -126,34 +123,30 @@ def _tables(block: doc.Table, console: Console) -> Iterator[RenderableType]:
 
 
 def _laid_out(block: doc.Table, console: Console) -> tuple[_Way, list[tuple[doc.Table, Grid]]]:
-    """The first way that fits; where none does, several tables, or a line a number, as the block says."""
-    roomy, tight = block.labels
-    ways = [_Way(roomy, beside=True), _Way(tight)]
-    if block.layout in ("stack", "split"):
-        ways = [_Way(roomy), _Way(tight)]
-        ways += [_Way(tight, short=True)] * any(c.short for row in block.rows for c in row.cells)
+    """The first way that fits; where none does, several tables, or columns that break what is too long for them."""
+    labels = _LABELS[: 2 if block.split else 3]
+    ways = [_Way(labels[0], beside=True), *map(_Way, labels)]
+    ways += [_Way(labels[-1], short=True)] * any(c.short for row in block.rows for c in row)
     for way in ways:
-        grid = _grid(block, way, console)
+        grid = _grid(block, way)
         if _width(grid, console) <= console.width:
             return way, [(block, grid)]
     way = ways[-1]
     if any(c.spare for c in block.columns):
         block = _only(block, [i for i, c in enumerate(block.columns) if not c.spare])
-    if block.layout == "long":
-        block, way = _long(block), _Way(tight, beside=True)
-    if block.layout == "split":
+    if all(c.kind in ("number", "state") for c in block.columns[1:]):
         return way, _split(block, way, console)
-    return way, [(block, _grid(block, way, console))]
+    return way, [(block, _grid(block, way))]
 
 
 def _split(block: doc.Table, way: _Way, console: Console) -> list[tuple[doc.Table, Grid]]:
     """As few tables as it takes for each to fit, with about as many of the columns each."""
     count = len(block.columns) - 1
     tables: list[tuple[doc.Table, Grid]] = []
-    for size in dict.fromkeys(-(-count // parts) for parts in range(2, count + 1)):
+    for size in dict.fromkeys(-(-count // parts) for parts in range(1, count + 1)):
         starts = range(1, count + 1, size)
         parts = [_only(block, [0, *range(s, min(s + size, count + 1))]) for s in starts]
-        tables = [(part, _grid(part, way, console)) for part in parts]
+        tables = [(part, _grid(part, way)) for part in parts]
         if all(_width(grid, console) <= console.width for _, grid in tables):
             break
     return tables
@@ -161,67 +154,35 @@ def _split(block: doc.Table, way: _Way, console: Console) -> list[tuple[doc.Tabl
 
 def _only(block: doc.Table, places: Sequence[int]) -> doc.Table:
     """The columns at these places of the table."""
-    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in places)) for row in block.rows)
+    rows = tuple(tuple(row[i] for i in places) for row in block.rows)
     return replace(block, columns=tuple(block.columns[i] for i in places), rows=rows)
-
-
-def _long(block: doc.Table) -> doc.Table:
-    """A line a number: the row's name, the column's, the number, and what else is in the row."""
-    numbers = [i for i, c in enumerate(block.columns) if c.kind == "number"]
-    rest = [i for i in range(1, len(block.columns)) if i not in numbers]
-    rows = []
-    for row in block.rows:
-        name, more = row.cells[0], tuple(row.cells[k] for k in rest)
-        for i in (i for i in numbers if row.cells[i].runs):
-            rows.append(doc.TableRow((name, doc.TableCell((block.columns[i].head,)), row.cells[i], *more)))
-            name = doc.TableCell()
-    heads = (block.columns[0], *doc.columns("modality", ">value"), *(block.columns[k] for k in rest))
-    return replace(block, columns=heads, rows=tuple(rows))
 
 
 def _width(grid: Grid, console: Console) -> int:
     return Measurement.get(console, console.options.update(max_width=10_000), grid).maximum
 
 
-def _grid(block: doc.Table, way: _Way, console: Console) -> Grid:
+def _grid(block: doc.Table, way: _Way) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in block.columns:
         grid.add_column(Text(column.head.text), overflow="fold", no_wrap=column.kind == "state")
         grid.columns[-1].justify = "right" if column.kind == "number" else "left"
-    if any(c.width for c in block.columns):
-        way = _align(grid, block.columns, way, console)
-    marks = max((len(c.marks) for row in block.rows for c in row.cells), default=0)
-    group = None
-    for row in block.rows:
-        if row.group is not None and row.group is not group:
-            grid.add_row(_label(row.group, way.label), *[Text()] * (len(block.columns) - 1))
-        group = row.group
-        first, *others = row.cells
+    marks = max((len(c.marks) for row in block.rows for c in row), default=0)
+    for first, *others in block.rows:
         label = _label(first, way.label) if block.columns[0].kind != "mark" else _value(first, marks, way)
-        if row.group is not None:
-            label = Text("\n").join(Text("  ") + part for part in _label(first, way.label - 2).split("\n"))
-        kinds = [column.kind for column in block.columns[first.span :]]
+        kinds = [column.kind for column in block.columns[1:]]
         cells = [_value(c, marks * (kind == "number"), way) for c, kind in zip(others, kinds, strict=True)]
-        grid.add_row(label, *[Text()] * (first.span - 1), *cells)
+        grid.add_row(label, *cells)
     return grid
 
 
-def _align(grid: Grid, heads: Sequence[doc.TableColumn], way: _Way, console: Console) -> _Way:
-    """Give columns their widths, so that tables below one another line up and what is too long is broken in its own."""
-    widths = [c.width for c in heads[1:]]
-    label = max(10, min(28, console.width - sum(widths) - len(widths)))
-    grid.padding = 0  # the rule's own gaps are enough, and 80 columns are few
-    if console.width >= _ALIGNED:
-        for column, width in zip(grid.columns, [label, *widths], strict=True):
-            column.min_width = column.max_width = width
-    return _Way(label)
-
-
 def _label(cell: doc.TableCell, width: int) -> Text:
-    """A row's name, broken after its own separators, else anywhere, and what goes with it below."""
+    """A row's name, broken after its own separators, else anywhere, and what goes with it, below where it is too long."""
     *before, name = cell.runs or (doc.Span(""),)
     text = _text(tuple(before)) + Text(_broken(name.text, width), style=_style(name))
-    return text + Text(f"\n({doc.plain(cell.aside)})") if cell.aside else text
+    aside = f"({doc.plain(cell.aside)})" if cell.aside else ""
+    below = cell_len(f"{text.plain} {aside}") > width
+    return text + Text(("\n" if below else " ") + aside) if aside else text
 
 
 def _broken(name: str, width: int) -> str:
