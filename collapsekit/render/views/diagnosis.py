@@ -205,8 +205,9 @@ def _points(result: Result, curve: Curve) -> doc.Details:
     rows = [(words.point(x), fmt(y), doc.cell(fmt_interval(e), "quiet")) for x, y, e in shown]
     heads = (doc.TableColumn(Span(curve.x_label)), doc.TableColumn(Span(curve.y_label), "number"), "interval")
     left = doc.sentence(f"{len(shown)} of {len(every)} points; the JSON report has them all.", "note")
-    title = (Span(label(result), "name"), Span(" "), Span(f"{len(every)} points over {curve.x_label}", "quiet"))
-    return doc.Details(title, (doc.table(label(result), heads, rows), *[left] * (len(shown) < len(every))))
+    table, some = doc.table(label(result), heads, rows), len(shown) < len(every)
+    about = f"{len(every)} points over {curve.x_label}"
+    return doc.details(Span(label(result), "name"), table, *[left] * some, about=about)
 
 
 def _reproduce(report: Report, detail: Detail) -> Iterator[doc.Block]:

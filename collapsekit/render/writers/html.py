@@ -94,5 +94,5 @@ def _field_class(cell: doc.TableCell, column: doc.TableColumn) -> str:
     """What the style sheet calls a field: n for numbers, mark for signs, long for text of several lines."""
     length = sum(len(run.text) for run in cell.runs)
     names = {"n": column.kind == "number", "mark": column.kind == "mark", "bar": cell.bar is not None}
-    names |= {"long": column.kind == "text" and length > _LONG, "noted": column.kind == "text" and bool(cell.aside)}
+    names["long"] = column.kind == "text" and length > _LONG
     return " ".join(name for name, is_so in names.items() if is_so)
