@@ -179,7 +179,7 @@ def items(texts: Iterable[str | Line]) -> Items:
 
 @dataclass(frozen=True)
 class Term:
-    """A name, and its definition and where that is from, or how it is; ``name`` is what runs point to."""
+    """A name, and its definition and where that is from, or how it is; ``name`` is what runs above it point to."""
 
     runs: Line
     text: Line
