@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,28 +20,34 @@ from collapsekit.config.options import DiagnoseOptions
 from collapsekit.config.schema import Config
 from collapsekit.context import Options, Progress
 from collapsekit.data.base import Source
+from collapsekit.data.first_examples import FirstExamples
 from collapsekit.data.memory import with_data
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NothingEvaluatedError, NumericsError
-from collapsekit.features.extraction import repeated
+from collapsekit.features.extraction import Extraction, repeated
 from collapsekit.features.features import Features
 from collapsekit.games.per_example import records_of
 from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
 from collapsekit.registry import ProbeSpec
+from collapsekit.report.cost import CostReport
 from collapsekit.report.diagnosis import Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
 from collapsekit.report.verdicts import judge
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
 from collapsekit.session.command_line import command_line, recorded
+from collapsekit.session.estimate import estimate_costs
 from collapsekit.session.opening import OpenModel, open_model
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.session.subject import environment, process_warnings, subject_of
+from collapsekit.session.timing import Clock
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import preserve_process_state
 from collapsekit.version import __version__
 
 SUBSETS = "growing"  # the probe that --subsets adds
+FIRST = 64  # examples, at least, that an estimate looks at
 
 
 @takes(DiagnoseOptions)
@@ -99,15 +106,96 @@ def diagnose(
     check_call(options, checkpoint=checkpoint, config=config, progress=progress, model=model)
     progress = progress or Progress()
     settled, source = with_data(settle_config(config, checkpoint, progress), data)
-    registry.load_builtins()
-    files = [registry.load_plugin_file(p) for p in [*map(settled.resolve, settled.plugins), *options.plugins]]
-    chosen = choose_probes(options.probes, options.skip, files, also=[SUBSETS] if options.subsets else [])
-    if any(spec.name == SUBSETS for spec in chosen):
-        settled.need_subsets()
-    all_options = check_options(options.options or {})
-    check_diagnosis(settled, source, chosen, all_options.values(), options, live=model is not None)
+    chosen, all_options = _checked(settled, source, options, live=model is not None)
     with open_model(settled, checkpoint, options, model=model, source=source, progress=progress) as subject:
         return report_on(subject, options, chosen, all_options, typed=model is None and data is None)
+
+
+@takes(DiagnoseOptions)
+@no_exit()
+@preserve_rng_state()
+@preserve_process_state()
+def estimate_cost(
+    checkpoint: str | Path | None = None,
+    *,
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    model: nn.Module | None = None,
+    data: Mapping[str, Any] | str | Path | None = None,
+    progress: Progress | None = None,
+    clock: Clock = time.perf_counter,
+    **keywords: Unpack[DiagnoseKeywords],
+) -> CostReport:
+    """Estimate what ``diagnose`` of the same arguments would cost: nothing is run but the first examples of each split.
+
+    Nothing is written. A live model is given back as it was found. Data that can be read once only are used up.
+
+    Args:
+        checkpoint: As for ``diagnose``, like all that is not below.
+        config: As there.
+        model: As there.
+        data: As there.
+        progress: As there.
+        clock: What time it is, in seconds.
+        keywords: The options of ``diagnose``.
+
+    Returns:
+        By probe what is run and trained, seconds on this machine, and memory.
+
+    Raises:
+        CollapsekitError: For whatever the caller can mend.
+    """
+    options = DiagnoseOptions.make(**keywords)
+    check_call(options, checkpoint=checkpoint, config=config, progress=progress, model=model)
+    progress = progress or Progress()
+    settled, source = with_data(settle_config(config, checkpoint, progress), data)
+    chosen, all_options = _checked(settled, source, options, live=model is not None)
+    few = max(FIRST, settled.data.batch_size)
+    trial = options.model_copy(update={"limit": few})
+    with open_model(settled, checkpoint, trial, model=model, source=source, progress=progress) as subject:
+        adapter, extraction = subject.adapter, subject.extraction
+        check_modalities(all_options.values(), settled, adapter.modalities)
+        where = _split(adapter.source, options.split)
+        adapter.source = first = FirstExamples(adapter.source, few, options.limit, progress)
+        with subject.measuring():
+            extraction = Extraction(adapter, extraction.reader, progress, extraction.storage, varied=False)
+            extraction.reader.of(where)
+            began = clock()
+            features = extraction.features(where)
+            opened = clock() - began
+            session = Session(adapter, features, options=all_options, seed=options.seed, profile=options.profile)
+            preview = Preview(session, _counter(first, features))
+            return estimate_costs(preview, _in_turn(chosen), opened, clock)
+
+
+def _counter(source: FirstExamples, features: Features) -> Callable[[str], int]:
+    """How many examples of a split a diagnosis would read: one that does not say so has to be read."""
+
+    def count(split: str) -> int:
+        if source.length(split) is None:
+            features.of(split)
+        return source.length(split) or len(features.of(split))
+
+    return count
+
+
+def _checked(
+    config: Config, source: Source | None, options: DiagnoseOptions, *, live: bool
+) -> tuple[list[ProbeSpec], dict[str, Options]]:
+    """The probes to run and the options of every probe, once all that can be checked before the model is opened is."""
+    registry.load_builtins()
+    files = [registry.load_plugin_file(p) for p in [*map(config.resolve, config.plugins), *options.plugins]]
+    chosen = choose_probes(options.probes, options.skip, files, also=[SUBSETS] if options.subsets else [])
+    if any(spec.name == SUBSETS for spec in chosen):
+        config.need_subsets()
+    all_options = check_options(options.options or {})
+    check_diagnosis(config, source, chosen, all_options.values(), options, live=live)
+    return chosen, all_options
+
+
+def _in_turn(chosen: Sequence[ProbeSpec]) -> list[ProbeSpec]:
+    """The probes in the order in which they run. What trains comes first: the model's answers that it asks for, calibrated,
+    include those the others need."""
+    return sorted(chosen, key=lambda s: s.trains == "nothing")
 
 
 def report_on(
@@ -179,8 +267,7 @@ def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Prog
 def _results(chosen: Sequence[ProbeSpec], session: Session) -> list[Result]:
     """What every chosen probe found, by name."""
     found: dict[str, list[Result]] = {}
-    # What trains comes first: the model's answers that it asks for, calibrated, include those the others need.
-    for i, spec in enumerate(sorted(chosen, key=lambda s: s.trains == "nothing")):
+    for i, spec in enumerate(_in_turn(chosen)):
         session.progress.step(f"probe {spec.name}", i, len(chosen))
         found[spec.name] = run_probe(spec, session)
     given = [result for spec in chosen for result in found[spec.name]]

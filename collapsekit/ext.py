@@ -20,18 +20,23 @@ _WHERE = {
     "LOSS": "measures.measure",
     "METRIC": "measures.measure",
     # Probes
+    "Cost": "session.cost",
+    "CostReport": "report.cost",
     "Curve": "report.diagnosis",
     "Features": "features.features",
     "Options": "context",
+    "Preview": "session.preview",
     "Profile": "context",
     "Progress": "context",
     "Result": "report.diagnosis",
     "Session": "session.session",
     "Settings": "context",
+    "estimate_cost": "diagnosis",
     "extract": "features.extraction",
     "jackknife_interval": "stats.inference.jackknife:interval",
     "marginal_samples": "interventions.marginal",
     "predict": "interventions.replay",
+    "reads_features": "session.cost",
     # Numbers
     "Moments": "stats.linalg.moments",
     "NO_MIXTURE": "probes._shared:CONCATENATED",
@@ -106,6 +111,8 @@ __all__ = [
     "CollapsekitError",
     "Config",
     "ConfigError",
+    "Cost",
+    "CostReport",
     "Curve",
     "DataError",
     "DiagnoseKeywords",
@@ -125,6 +132,7 @@ __all__ = [
     "NumericsError",
     "Options",
     "Prediction",
+    "Preview",
     "Profile",
     "Progress",
     "RefusedError",
@@ -144,6 +152,7 @@ __all__ = [
     "declare",
     "did_you_mean",
     "effective_rank",
+    "estimate_cost",
     "extract",
     "find_submodule",
     "fit_ridge",
@@ -157,6 +166,7 @@ __all__ = [
     "preserve_model",
     "preserve_rng_state",
     "probe",
+    "reads_features",
     "repair_method",
     "seed_everything",
     "settle_config",
@@ -189,7 +199,7 @@ if TYPE_CHECKING:
     from collapsekit.data.factory import make_source
     from collapsekit.data.loaders import LoaderSource
     from collapsekit.demo.make import load_mfeat
-    from collapsekit.diagnosis import settle_config
+    from collapsekit.diagnosis import estimate_cost, settle_config
     from collapsekit.distributed.process_group import together
     from collapsekit.errors import (
         CollapsekitError,
@@ -210,10 +220,13 @@ if TYPE_CHECKING:
     from collapsekit.probes._shared import CONCATENATED as NO_MIXTURE
     from collapsekit.registry import adapter, probe, repair_method, task
     from collapsekit.repairs.training.job import Job, Stage, Step
+    from collapsekit.report.cost import CostReport
     from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
     from collapsekit.report.names import cleaned as clean_report
     from collapsekit.report.verdicts import DECIDING as VERDICT_PROBES
+    from collapsekit.session.cost import Cost, reads_features
     from collapsekit.session.opening import build_adapter
+    from collapsekit.session.preview import Preview
     from collapsekit.session.session import Session as Session
     from collapsekit.stats.inference.jackknife import interval as jackknife_interval
     from collapsekit.stats.linalg.moments import Moments

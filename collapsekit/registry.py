@@ -26,7 +26,7 @@ from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
 
 GROUP = "collapsekit"
 FROM_FILE = "collapsekit_plugin_"  # how modules of plugin files are called
-Cost = Literal["nothing", "heads", "models"]
+Trains = Literal["nothing", "heads", "models"]
 Kind = TypeVar("Kind", bound=type[Any])
 _TASKS, _ADAPTERS = "collapsekit.tasks", "collapsekit.adapters"
 
@@ -42,10 +42,11 @@ class ProbeSpec:
     source: str
     cannot: str  # what the number does not tell
     options: type[Options] = Options
-    trains: Cost = "nothing"
+    trains: Trains = "nothing"
     default: bool = True  # whether it runs where no probe is named
     title: str | None = None  # of its section in pages; None: its name
     place: float = math.inf  # of that section, the least first
+    cost: Callable[..., Any] | None = None  # (preview) -> Cost, before anything is measured; None: not known
     older: bool = False  # whether run takes (adapter, features, *, settings) instead of the session
 
 
@@ -57,7 +58,8 @@ class ProbeFacts(TypedDict):
     source: str
     cannot: str
     options: NotRequired[type[Options]]
-    trains: NotRequired[Cost]
+    trains: NotRequired[Trains]
+    cost: NotRequired[Callable[..., Any]]
     default: NotRequired[bool]
     title: NotRequired[str]
     place: NotRequired[float]
@@ -111,6 +113,7 @@ def probe(
         name: what it is called in options and reports; its results are called NAME.WHAT.
         facts: ``summary``: one line for lists; ``definition`` and ``source``: what it measures, where that is defined;
             ``cannot``: what its numbers do not tell; ``options``: a subclass of Options; ``trains``: what it may train;
+            ``cost``: a function of a collapsekit.ext.Preview that says what ``run`` would cost, as a collapsekit.ext.Cost;
             ``default``: False for one that runs only where it is named; ``title`` and ``place``: how its results are
             headed, and where they stand among those of other probes, the least place first.
 

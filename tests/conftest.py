@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ os.environ.setdefault("COLLAPSEKIT_RAISE", "1")
 import pytest
 import torch
 from hypothesis import settings
+from jinja2 import Environment
 from typer.main import get_command
 
 from tests.problems import Problem, make_problem
@@ -39,6 +40,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def _compile_once(compiled: Callable[..., object]) -> Callable[..., object]:
+    """Jinja's compiler, which remembers what it made of a template, whichever environment asks."""
+    known: dict[tuple[object, ...], object] = {}
+
+    def compile_(environment: Environment, *template: object) -> object:
+        if template not in known:
+            known[template] = compiled(environment, *template)
+        return known[template]
+
+    return compile_
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting() -> Iterator[None]:
     """What would only take time, in every test's process: the same is done in the processes that tests start."""
@@ -47,6 +60,8 @@ def _no_waiting() -> Iterator[None]:
         patch.setattr(os, "fsync", lambda _handle: None)
         # Typer makes all commands anew at each invocation, of whichever.
         patch.setattr("typer.testing._get_command", functools.cache(get_command))
+        # The template of a page is compiled anew for each page.
+        patch.setattr("jinja2.Environment.compile", _compile_once(Environment.compile))
         # torch.manual_seed has devices that are not there remember the seed, each time with a stack trace.
         for device in (torch.cuda, torch.xpu, torch.mtia):
             if not device.is_available():
@@ -75,6 +90,19 @@ def joint_trained_briefly() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("collapsekit.readouts.synergy.EPOCHS", 10)
         patch.setattr("collapsekit.readouts.synergy.STEPS", 1)
+        yield
+
+
+@contextmanager
+def one_figure_drawn() -> Iterator[None]:
+    """The first figure of a page stands for all, whose drawing takes longer than the rest of the page. That all are drawn
+    and stand in a page is for the tests of rendering to say."""
+    from collapsekit.render.figures import diagnosis, repair
+
+    draw = repair.figures
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnosis, "FIGURES", {"reliance": diagnosis.FIGURES["reliance"]})
+        patch.setattr(repair, "figures", lambda *given: list(draw(*given))[:1])
         yield
 
 

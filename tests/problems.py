@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,32 @@ def train(
         optimizer.step()
 
 
+@cache
+def _trained(
+    widths: tuple[tuple[str, int], ...],
+    noise: tuple[str, ...],
+    task: str,
+    outputs: int,
+    sizes: tuple[tuple[str, int], ...],
+    spread: float,
+    seed: int,
+    *,
+    ignored: tuple[str, ...],
+    steps: int,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The data of a problem, and the weights of its model; trained once for all tests, which get copies."""
+    modalities = dict(widths)
+    arrays = make_arrays(
+        modalities, noise=noise, task=task, outputs=outputs, sizes=dict(sizes), spread=spread, seed=seed
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Late(modalities, outputs, ignored)
+        if steps:
+            train(model, arrays, list(modalities), task, steps)
+    return arrays, model.state_dict()
+
+
 def make_problem(
     folder: Path,
     modalities: Mapping[str, int] | None = None,
@@ -132,12 +159,12 @@ def make_problem(
     """A trained ``Late`` model that ignores ``ignored`` modalities, on data in which ``noise`` ones say nothing."""
     widths = dict(modalities or {"image": 5, "audio": 4})
     kind = task if task in ("multilabel", "regression") else "classification"
-    arrays = make_arrays(widths, noise=noise, task=kind, outputs=outputs, sizes=sizes, spread=spread, seed=seed)
+    parts = (tuple(widths.items()), tuple(noise), kind, outputs, tuple(sizes.items()), spread, seed)
+    arrays, weights = _trained(*parts, ignored=tuple(ignored), steps=steps)
+    arrays = {k: v.clone() for k, v in arrays.items()}
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
         model = Late(widths, outputs, ignored)
-        if steps:
-            train(model, arrays, list(widths), kind, steps)
+    model.load_state_dict(weights)
     config = {
         "modalities": {m: {"encoder": f"encoders.{m}"} for m in widths},
         "fusion": "fusion",

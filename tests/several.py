@@ -120,7 +120,9 @@ def _in(size: int, folder: str, cwd: str, env: dict[str, str], args: list[str]) 
 
 def _serve() -> None:
     import torch
+    import torch._dynamo  # which optimisers import
 
+    import tests.conftest  # noqa: F401 - before the fork, as all of this, so that it is done once
     from collapsekit import registry
 
     registry.load_builtins()

@@ -94,6 +94,10 @@ class Source(ABC):
         """Number of examples where it is known beforehand."""
         return None
 
+    def length(self, split: str) -> int | None:
+        """Number of examples that ``batches`` would yield in all, where that can be told without reading them."""
+        return self.count(split)
+
     def sizes(self) -> dict[str, dict[str, int] | None]:
         """Count the bytes of every array by split and name; None for a split that says nothing before it is read."""
         return dict.fromkeys(self.splits())

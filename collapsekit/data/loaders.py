@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from collapsekit.config.imports import one_line
 from collapsekit.data.base import Batch, Source, draw_rows, need_dense
@@ -23,6 +23,15 @@ class LoaderSource(Source):
 
     def splits(self) -> list[str]:
         return list(self.loaders)
+
+    def length(self, split: str) -> int | None:
+        loader = self.loaders[split]
+        try:
+            if isinstance(loader, Dataset):
+                return None if isinstance(loader, IterableDataset) else len(loader)  # type: ignore[arg-type]
+            return _length(loader) if type(loader) is DataLoader else None
+        except Exception:  # noqa: BLE001 - a user's __len__ may do anything: it is read through, then
+            return None
 
     def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
         self.need(split)
@@ -74,6 +83,15 @@ class LoaderSource(Source):
                 f"reading split {split!r} from {self.origin} failed: {one_line(e)}; it must be a DataLoader, a Dataset "
                 "or another iterable of dict batches."
             ) from e
+
+
+def _length(loader: DataLoader[Any]) -> int | None:
+    """Examples that a plain loader yields; None where its own code decides."""
+    plain = type(loader.batch_sampler) is BatchSampler and loader.collate_fn is default_collate
+    if not plain or loader.batch_size is None or isinstance(loader.dataset, IterableDataset):
+        return None
+    count = len(loader.sampler)  # type: ignore[arg-type]
+    return count // loader.batch_size * loader.batch_size if loader.drop_last else count
 
 
 def _need_all(loader: Any, count: int, what: str) -> None:

@@ -53,6 +53,9 @@ class MemorySource(Source):
     def count(self, split: str) -> int | None:
         return self.parts[split].count(split)
 
+    def length(self, split: str) -> int | None:
+        return self.parts[split].length(split)
+
     def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
         self.need(split)
         yield from self.parts[split].batches(split, keys, size, limit, seed)

@@ -96,10 +96,12 @@ class Extraction:
         storage: SpillBuffer | None = None,
         twin: Twin | None = None,
         rebuilt: bool | None = None,
+        varied: bool = True,
     ) -> None:
         """``twin``: a model whose passes, or whose encoders', stand for those of this one where bits agree; ``rebuilt``:
-        whether the model built a second time answers alike, where that is known already."""
-        self.adapter, self.reader, self.twin = adapter, reader, twin
+        whether the model built a second time answers alike, where that is known already;
+        ``varied``: whether labels have to vary, as they need not among a few examples."""
+        self.adapter, self.reader, self.twin, self.varied = adapter, reader, twin, varied
         self.progress, self.storage = progress or Progress(), storage or SpillBuffer()
         self._made: dict[str, Features] = {}
         self._warnings: dict[str, tuple[ReportWarning, ...]] = {}  # by split on whose first batch the model was checked
@@ -149,7 +151,8 @@ class Extraction:
                 self._pass(examples, self._batches(examples)[0], check=True)
             else:
                 self._made[split] = self._encoded(examples, check=True)
-            need_varied(self.adapter, examples, self._made[split])
+            if self.varied:
+                need_varied(self.adapter, examples, self._made[split])
         return self._warnings[split]
 
     def _batches(self, examples: Examples) -> tuple[Tensor, ...]:

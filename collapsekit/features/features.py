@@ -25,6 +25,7 @@ class Facts:
     """What was found out once about examples that were recorded, and how the model reads them."""
 
     unread: frozenset[str] | None = None  # raw inputs that nothing behind the encoders reads
+    tried: int = 0  # replays of a few examples that it took to find these out
     answers_by_row: bool | None = None  # whether an example is answered alike in whatever company
     content_seeds: dict[int, dict[str, int]] = field(default_factory=dict)  # by seed, a seed a modality
     latents: dict[str, Tensor] | None = None  # (n, latent) a modality, of models with the heads of basis reallocation

@@ -119,7 +119,7 @@ class CoalitionGame:
         self.calibration = calibration or partial(fit_calibration, adapter, features)
         self.donors = marginal_samples(len(features), draws, seed)
         self.size = len(features.modalities)
-        self.inverse = _inverses(self.donors) if _moves_whole(adapter, features) else {}
+        self.inverse = _inverses(self.donors) if moves_whole(adapter, features) else {}
         self.known: dict[int, CoalitionValue] = {}
         self.sure: dict[int, CoalitionValue] = {}
 
@@ -226,9 +226,9 @@ def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:
     return found
 
 
-def _moves_whole(adapter: Adapter, features: Features) -> bool:
-    """Whether every raw input is of one modality and moves with it, and the model answers each row by itself: then it does
-    not matter which modalities of an example are its own."""
+def moves_whole(adapter: Adapter, features: Features) -> bool:
+    """Tell whether every raw input is of one modality and moves with it, and the model answers each row by itself: then it
+    does not matter which modalities of an example are its own."""
     readers = [sum(key in adapter.input_keys(m) for m in features.modalities) for key in features.inputs]
     return all(count == 1 for count in readers) and by_row(adapter, features)
 

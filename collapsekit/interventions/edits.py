@@ -121,6 +121,7 @@ def _unread(adapter: Adapter, features: Features) -> frozenset[str]:
     def answer(changed: Batch) -> tuple[bytes, bytes] | None:
         recorded = {m: OwnedActivations(t[:TRIED].clone() for t in features.recorded[m]) for m in features.modalities}
         seed_everything(0)
+        features.facts.tried += 1
         try:
             with torch.no_grad():
                 said = adapter.rerun(recorded, {k: changed.get(k, v.clone()) for k, v in few.items()})

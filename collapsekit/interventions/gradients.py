@@ -37,6 +37,7 @@ class FusionLayer:
     layer: nn.Linear | None
     reason: str
     drive: Tensor  # (modalities, inputs of the layer)
+    backwards: int = 0  # passes back through a few examples that it took to find it
 
 
 @contextlib.contextmanager
@@ -166,6 +167,7 @@ def find_site(adapter: Adapter, features: Features, seed: int) -> FusionLayer:
     if not weights:
         raise NumericsError("the loss reaches no weights outside the encoders, so there is no fusion to look at")
     live = {k: [y for _, y in calls if isinstance(y, Tensor) and y.requires_grad] for k, calls in heard.items()}
+    backwards = 1 + sum(bool(ys) for ys in live.values())
     live = {
         k: ys for k, ys in live.items() if ys and any(g is not None for g in gradients(loss, ys, retain_graph=True))
     }
@@ -177,7 +179,9 @@ def find_site(adapter: Adapter, features: Features, seed: int) -> FusionLayer:
             counts[k] += _moved(before.get(k, []), after.get(k, []))
     nowhere = torch.zeros(len(features.modalities), 0, dtype=torch.float64)
     if not counts or not max(counts.values()):
-        return FusionLayer(weights, "", None, "no layer outside the encoders is called that a modality enters", nowhere)
+        return FusionLayer(
+            weights, "", None, "no layer outside the encoders is called that a modality enters", nowhere, backwards
+        )
     name = max(counts, key=lambda k: counts[k])  # the first of the largest
     layer = modules[name]
     if len(heard[name]) > 1:
@@ -187,8 +191,8 @@ def find_site(adapter: Adapter, features: Features, seed: int) -> FusionLayer:
     elif f"{name}.weight" not in weights:
         reason = f"the weight of {name}, which the modalities enter first, is computed from others"
     else:
-        return FusionLayer(weights, name, layer, "", _drive(adapter, features, name, layer, other))
-    return FusionLayer(weights, name, None, reason, nowhere)
+        return FusionLayer(weights, name, layer, "", _drive(adapter, features, name, layer, other), backwards)
+    return FusionLayer(weights, name, None, reason, nowhere, backwards)
 
 
 def _moved(before: list[Tensor], after: list[Tensor]) -> bool:

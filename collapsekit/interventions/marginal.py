@@ -26,8 +26,14 @@ def marginal_samples(n: int, draws: int, seed: int) -> list[Tensor]:
         raise NumericsError(f"taking a modality from another example needs at least 2 examples, found {n}: use more")
     shuffle = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     out = []
-    for k in range(min(draws, n - 1)):
+    for shift in shifts(n, draws):
         other = torch.empty(n, dtype=torch.long)
-        other[shuffle] = shuffle.roll(1 + k * (n - 1) // min(draws, n - 1))
+        other[shuffle] = shuffle.roll(shift)
         out.append(other)
     return out
+
+
+def shifts(n: int, draws: int) -> list[int]:
+    """List by how many places each assignment of ``marginal_samples`` turns a shuffle of n examples; no two are alike."""
+    count = min(draws, n - 1)
+    return [1 + k * (n - 1) // count for k in range(count)]

@@ -75,9 +75,15 @@ def by_row(adapter: Adapter, features: Features) -> bool:
     return features.facts.answers_by_row
 
 
+def count_compared(features: Features, n: int) -> int:
+    """Count the rows that ``by_row`` answers in two ways, of n examples such as these: 0 where it need not."""
+    count = min(64, n // 2 * 2)
+    return 0 if count < 4 or features.batch is not None else count
+
+
 def _by_row(adapter: Adapter, features: Features) -> bool:
-    count = min(64, len(features) // 2 * 2)
-    if count < 4 or features.batch is not None:
+    count = count_compared(features, len(features))
+    if not count:
         return False
     index = torch.arange(count)
     try:

@@ -11,6 +11,8 @@ from torch import Tensor
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.report.diagnosis import Curve
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval, interval_array
 from collapsekit.stats.inference.quantiles import normal
@@ -67,6 +69,16 @@ def swept_modalities(session: Session, options: SweepOptions) -> tuple[str, ...]
     game = session.game
     credit, _ = session.shapley_values(lambda mask: -game.value(mask).loss)
     return (session.modalities[int(credit[:, 0].argmin())],)
+
+
+def cost_of_swept(preview: Preview, options: SweepOptions) -> tuple[int, Cost]:
+    """Say how many modalities would be upweighted, and what it costs to choose them."""
+    if options.modality == "all":
+        return len(preview.modalities), Cost()
+    if options.modality is not None:
+        options.check_modalities(preview.modalities)
+        return 1, Cost()
+    return 1, preview.coalitions(preview.shapley_masks)
 
 
 def estimate(values: Tensor, level: float) -> tuple[float, tuple[float, float]]:

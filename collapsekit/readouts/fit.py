@@ -140,6 +140,11 @@ def fit(
     return best
 
 
+def steps_of(rows: int) -> int:
+    """Count the steps of an epoch of ``fit`` over so many examples: a batch of one is left out."""
+    return rows // BATCH + (rows % BATCH > 1)
+
+
 def held_loss(outputs: Callable[[Features, Tensor], Tensor], at: FitSplit, task: Task) -> float:
     """Compute the mean loss on the held-out examples.
 

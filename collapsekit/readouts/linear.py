@@ -56,11 +56,7 @@ def make_split(adapter: Adapter, features: Features) -> FitSplit:
     none.
     """
     there = adapter.source.splits()
-    if features.split == "train" or "train" not in there:
-        raise NumericsError(
-            "it fits readouts on the train split and judges them on another: "
-            + ("diagnose val or test" if features.split == "train" else "the data has no train split")
-        )
+    need_train(adapter, features.split)
     width = adapter.task.expect(features.outputs[:1])[0].numel()
     train = _varied(adapter.task, features.of("train"))
     adapter.task.prior(train.targets, width)  # raises where the task knows no baseline
@@ -71,11 +67,23 @@ def make_split(adapter: Adapter, features: Features) -> FitSplit:
     return FitSplit(train, index[~train.fifth], train, index[train.fifth], width)
 
 
-def _varied(task: Task, features: Features) -> Features:
-    if len(features) < MIN_FITTED:
+def need_train(adapter: Adapter, split: str) -> None:
+    """Raise NumericsError where nothing can be fitted that is judged on ``split``."""
+    if split == "train" or "train" not in adapter.source.splits():
         raise NumericsError(
-            f"it fits readouts, and split {features.split!r} has {len(features)} examples, under {MIN_FITTED}: use more"
+            "it fits readouts on the train split and judges them on another: "
+            + ("diagnose val or test" if split == "train" else "the data has no train split")
         )
+
+
+def need_enough(split: str, count: int) -> None:
+    """Raise NumericsError where ``count`` examples of ``split`` are too few to fit on or to choose by."""
+    if count < MIN_FITTED:
+        raise NumericsError(f"it fits readouts, and split {split!r} has {count} examples, under {MIN_FITTED}: use more")
+
+
+def _varied(task: Task, features: Features) -> Features:
+    need_enough(features.split, len(features))
     if task.unvarying(features.targets) is not None:
         raise NumericsError(f"it fits readouts, and every label of split {features.split!r} is the same")
     return features

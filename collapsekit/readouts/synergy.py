@@ -127,6 +127,22 @@ def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
     return tuple(sorted(own, key=own.__getitem__))
 
 
+def recipe_for(rows: int, rate: float, seed: int) -> Recipe:
+    """Make the recipe by which the network is fitted.
+
+    Args:
+        rows: examples it is fitted on.
+        rate: the learning rate.
+        seed: of the order of examples.
+
+    Returns:
+        The recipe; epochs are more on small data, where an epoch is few steps.
+    """
+    steps = max(1, rows // BATCH)
+    epochs = max(EPOCHS, -(-STEPS // steps))
+    return Recipe(rate, epochs, seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
+
+
 @dataclass(frozen=True)
 class _SynergyFit:
     adapter: Adapter
@@ -143,9 +159,7 @@ class _SynergyFit:
         return _SynergyFit(adapter, features, at, _order(adapter, at, seed), own, seed)
 
     def _recipe(self, rate: float) -> Recipe:
-        steps = max(1, len(self.at.fit) // BATCH)
-        epochs = max(EPOCHS, -(-STEPS // steps))
-        return Recipe(rate, epochs, self.seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
+        return recipe_for(len(self.at.fit), rate, self.seed)
 
     def _net(self, x: Mapping[str, Tensor]) -> SynergyNet:
         with torch.random.fork_rng():

@@ -91,7 +91,7 @@ def train_baselines(
             skipped[m] = reason
         else:
             costs[m] = cost
-    rates, epochs, left_out = _fit_budget(costs, plan)
+    rates, epochs, left_out = fit_budget(costs, plan)
     skipped |= left_out
     note = _plan_note(plan, rates, epochs, left_out)
     planned = [m for m in costs if m not in left_out]
@@ -161,8 +161,17 @@ def reckoned(
     return None, steps * (STEP_SECONDS + 3 * counter.get_total_flops() / FLOPS_PER_SECOND)
 
 
-def _fit_budget(costs: dict[str, float], plan: Plan) -> tuple[tuple[float, ...], int, dict[str, str]]:
-    """Give up learning rates first, then epochs (down to 5), then the dearest modalities."""
+def fit_budget(costs: dict[str, float], plan: Plan) -> tuple[tuple[float, ...], int, dict[str, str]]:
+    """Fit training into the plan's budget: give up learning rates first, then epochs (down to 5), then the dearest
+    modalities.
+
+    Args:
+        costs: seconds that an epoch of each encoder is reckoned at.
+        plan: how encoders are to be trained, and the budget.
+
+    Returns:
+        Learning rates, epochs, and why a modality is left out, by its name.
+    """
     rates, epochs = plan.rates, plan.epochs
     total = sum(costs.values())
     while len(rates) > 1 and total * epochs * len(rates) > plan.budget:

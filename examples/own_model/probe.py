@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from collapsekit import Adapter, Features, Options, Result, Settings, probe
-from collapsekit.ext import NumericsError, jackknife_interval, marginal_samples, predict
+from collapsekit.ext import Cost, NumericsError, Preview, jackknife_interval, marginal_samples, predict
 
 SOURCE = "Guo et al. 2017 (On Calibration of Modern Neural Networks), eq. 3"
 MEASURES = {
@@ -25,6 +25,12 @@ class CalibrationOptions(Options):
     draws: int = Field(default=8, gt=0, description="other examples a modality is taken from")
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost a replay for each modality and draw: ``diagnose --dry-run`` asks for it."""
+    draws = min(preview.options_of("calibration", CalibrationOptions).draws, preview.size - 1)
+    return preview.replayed(len(preview.modalities) * draws)
+
+
 @probe(
     "calibration",
     summary="calibration error and overconfidence, with every modality and with each one taken from another example",
@@ -32,6 +38,7 @@ class CalibrationOptions(Options):
     source=SOURCE,
     cannot="a calibrated model may ignore a modality; with few examples a bin the calibration error is biased up",
     options=CalibrationOptions,
+    cost=estimate_cost,
 )
 def run(adapter: Adapter, features: Features, *, settings: Settings) -> Iterator[Result]:
     options = settings.own(CalibrationOptions)

@@ -407,6 +407,7 @@ def copied(examples: int, *, labels: bool = True) -> dict[str, dict[str, Tensor]
     return made
 
 
+@pytest.mark.usefixtures("brief_joint_here")
 @pytest.mark.parametrize("examples", [0, 1, 17, N])
 @pytest.mark.parametrize("labels", [True, False])
 def test_test_examples_that_are_also_in_train_are_counted(examples: int, labels: bool) -> None:
@@ -421,6 +422,7 @@ def test_test_examples_that_are_also_in_train_are_counted(examples: int, labels:
         assert f"{examples} of the {N} examples of 'test' {verb} also in 'train' ({alike})" in str(said)
 
 
+@pytest.mark.usefixtures("brief_joint_here")
 def test_copies_with_some_of_the_targets_are_counted_apart() -> None:
     made = copied(17)
     made["test"]["label"][:4] = (made["train"]["label"][:4] + 1) % 3
@@ -428,6 +430,7 @@ def test_copies_with_some_of_the_targets_are_counted_apart() -> None:
     assert "also in 'train' (the same inputs; 13 of them with the same target)" in str(warned(report))
 
 
+@pytest.mark.usefixtures("brief_joint_here")
 def test_copies_of_one_modality_only_are_other_examples() -> None:
     made = data()
     made["test"]["a"] = made["train"]["a"].clone()

@@ -4,20 +4,27 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import joint_trained_briefly
+from tests.conftest import joint_trained_briefly, one_figure_drawn
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_figure() -> Iterator[None]:
+    """Pages are written with one figure."""
+    with one_figure_drawn():
+        yield
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's folder with a quick report, made by the command line; do not write into it. Of the examples to train
-    with it has a third, since to fit readouts to all takes longer than the rest."""
+    with it has a third and of the others half, since to fit readouts to all takes longer than the rest."""
     base = tmp_path_factory.mktemp("demo")
     from safetensors.torch import load_file, save_file
 
@@ -25,8 +32,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from collapsekit.demo.make import make_demo
 
     data = make_demo(base / "project", 0, Progress()).with_name("data.safetensors")
-    save_file({k: v[::3].clone() if k.startswith("train/") else v for k, v in load_file(data).items()}, data)
-    with pytest.MonkeyPatch.context() as patch, joint_trained_briefly():
+    save_file({k: v[:: 3 if k.startswith("train/") else 2].clone() for k, v in load_file(data).items()}, data)
+    with pytest.MonkeyPatch.context() as patch, joint_trained_briefly(), one_figure_drawn():
         done = _here(
             "diagnose", "--profile", "quick", "-o", "out", cwd=base / "project", cache=base / "cache", patch=patch
         )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from collapsekit.report.cost import CostReport
 from collapsekit.report.diagnosis import Report
 from tests.cli.conftest import Run
 from tests.problems import make_problem
@@ -50,6 +52,24 @@ def test_json_on_stdout_is_the_report_and_nothing_is_written(project: Path, cli:
     report = Report.from_json(done.stdout)
     assert {r.probe for r in report.results} == {"vif", "spectrum"}
     assert sorted(project.rglob("*.json")) == before
+
+
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(small: Path, cli: Run) -> None:
+    before = sorted(small.rglob("*"))
+    done = cli("diagnose", "--dry-run", "--fail-on", "collapsed", "-o", "out", cwd=small)
+    assert done.returncode == 0, done.stderr
+    assert "Diagnosing split test of ckpt.pt, profile standard" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    for probe in ("utilisation", "polysemanticity", "gradient_rank"):  # whole, in one line
+        assert re.search(rf"^{probe} ", done.stdout, re.MULTILINE)
+    told = cli("diagnose", "--dry-run", "--json", "-p", "vif", "-p", "reliance", "--limit", "50", cwd=small)
+    cost = CostReport.from_json(told.stdout)
+    assert [(row.name, row.replays > 0) for row in cost.probes] == [("reliance", True), ("vif", False)]
+    assert cost.examples == {"test": 50}
+    assert cli("diagnose", "--dry-run", "-q", "-p", "vif", cwd=small).stdout == ""
+    assert cli("diagnose", "--dry-run", "-p", "vof", cwd=small).returncode == 2
+    assert cli("diagnose", "--dry-run", "-o", "ckpt.pt", cwd=small).returncode == 2
+    assert sorted(small.rglob("*")) == before
 
 
 def test_same_command_in_two_processes_gives_the_same_bytes(small: Path, cli: Run, process: Run) -> None:

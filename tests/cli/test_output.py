@@ -40,6 +40,7 @@ def commands() -> dict[str, list[str]]:
         **{f"report repair {f}": ["report", "repair.json", "-f", f] for f in FORMATS},
         **{f"compare {f}": ["compare", "ö=deaf", "→=deaf", "-f", f] for f in FORMATS},
         **{f"diagnose {how}": ["diagnose", "-o", "out", *how.split()] for how in ("", "--json", "--fail-on collapsed")},
+        **{f"diagnose {how}": ["diagnose", *how.split()] for how in ("--dry-run", "--dry-run --json")},
         **{f"repair {how}": ["repair", *how.split()] for how in ("", "--json", "--dry-run")},
         **{f"schema {k}": ["schema", k] for k in ("report", "repair", "gate", "baseline", "compare")},
         **{f"list {k}": ["list", k, "-v"] for k in ("all", "probes", "repairs", "adapters", "tasks", "formats")},
@@ -74,6 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("work→")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[1] / "render"))
+        from sample_cost import SAMPLE
         from sample_repairs import make_repair
     uses = {NAMES[0]: 0.9, NAMES[1]: 0.05}
     report = make_report(uses, records=make_records(uses, 0.9), training_seed=3)
@@ -87,6 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(place)
         patch.setenv("COLUMNS", "80")
         patch.setattr("collapsekit.diagnosis.diagnose", lambda *_, **__: report)
+        patch.setattr("collapsekit.diagnosis.estimate_cost", lambda *_, **__: SAMPLE(NAMES))
         patch.setattr("collapsekit.repairs.run.repair", lambda *_, **__: repair)
         patch.setattr("collapsekit.repairs.run.plan", lambda *_, **__: ["It trains → much."])
         patch.setattr("collapsekit.demo.make.make_demo", lambda *_, **__: place / "ckpt→.pt")

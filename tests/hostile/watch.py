@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from tests.hostile.forks import FORKS
+
 SECONDS = 10.0  # of computing, a file
 PATIENCE = 300.0  # seconds by the clock, after which something waits for ever
 GIGABYTE = 1 << 20  # in units of ru_maxrss, KiB
@@ -76,9 +78,9 @@ def _writes(path: Any, mode: Any, flags: Any) -> bool:
 
 
 def computed() -> float:
-    """CPU seconds of this process, and of its children that have ended."""
+    """CPU seconds of this process, of its children that have ended, and of readers that were forked."""
     each = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in each)
+    return sum(usage.ru_utime + usage.ru_stime for usage in each) + FORKS.seconds
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def watched() -> Iterator[Watch]:
         _current = None
         watch.seconds = computed() - start
         watch.grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        watch.children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        watch.children = max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, FORKS.peak)
 
 
 @contextmanager

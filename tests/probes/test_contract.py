@@ -19,14 +19,16 @@ from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
 from collapsekit.context import Settings
 from collapsekit.data.arrays import ArraySource
-from collapsekit.diagnosis import check_options
+from collapsekit.diagnosis import check_options, estimate_cost
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.measures import lookup, measures_of
 from collapsekit.probes.runner import run_probe
+from collapsekit.report.cost import CostRow
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.verdicts import judge
 from collapsekit.session.session import Session
+from tests.probes.counting import Counts, counted, differing
 from tests.problems import Late, Problem, make_problem, train
 
 registry.load_builtins()
@@ -57,6 +59,8 @@ class Variants:
     shuffled: Report
     renamed: Report
     reordered: Report
+    costs: dict[str, CostRow]  # what base was estimated to cost, by probe
+    counts: Counts  # what it ran and trained
     backwards: dict[str, list[Result]]  # probes run on one Features, the last one first
     changed: dict[str, list[str]]  # what of model and Features each left in another state
 
@@ -67,8 +71,15 @@ def variants(tmp_path_factory: pytest.TempPathFactory, brief_joint: None) -> Var
     with preserve_rng_state():
         backwards, changed = _one_by_one(base)
     sections = base.config["modalities"]
+    how: dict[str, Any] = {"probes": sorted(PROBES), "options": FEW, "profile": "quick", "config": base.config}
+    with counted() as counts:
+        estimated = estimate_cost(model=base.model, **how)
+        counts.by_probe.clear()
+        report = _diagnose(base)
     return Variants(
-        base=_diagnose(base),
+        base=report,
+        costs={row.name: row for row in (estimated.opening, *estimated.probes)},
+        counts=counts,
         batches=_diagnose(base, data={**base.config["data"], "batch_size": 37}),
         shuffled=_diagnose(_shuffled(base, tmp_path_factory.mktemp("shuffled"))),
         renamed=_diagnose(_renamed(base, tmp_path_factory.mktemp("renamed"))),
@@ -327,6 +338,15 @@ def test_numbers_are_finite_and_lie_in_their_intervals(probe: str, variants: Var
             assert all(v is None or math.isfinite(v) for v in (value, low, high)), r
             assert low is None or low <= value + 1e-12, r
             assert high is None or value - 1e-12 <= high, r
+
+
+@each_probe
+def test_it_costs_what_it_says_before(probe: str, variants: Variants) -> None:
+    row = variants.costs[probe]
+    assert row.estimated, f"say in its file what it costs: @probe({probe!r}, ..., cost=...)"
+    assert row.skipped is None
+    assert differing(row, variants.counts.of(probe)) == {}
+    assert bool(row.at_most) == bool(row.why)
 
 
 def test_the_problem_tells_modalities_apart(variants: Variants) -> None:

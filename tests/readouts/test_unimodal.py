@@ -22,7 +22,7 @@ from collapsekit.features.features import Features
 from collapsekit.readouts.cache import baseline_key, cache_folder, load_baseline, state_digest, store_baseline
 from collapsekit.readouts.fit import Recipe, fit, retrained_fusion
 from collapsekit.readouts.linear import make_split
-from collapsekit.readouts.unimodal import Plan, _fit_budget
+from collapsekit.readouts.unimodal import Plan, fit_budget
 from collapsekit.report.diagnosis import Report
 from collapsekit.session.opening import build_adapter
 from collapsekit.session.session import Session
@@ -124,7 +124,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 )
 def test_the_budget_is_kept_and_cut_in_order(costs: dict[str, float], rates: int, epochs: int, budget: float) -> None:
     plan = Plan("fresh", tuple(1e-3 * (i + 1) for i in range(rates)), epochs, budget)
-    kept, most, left_out = _fit_budget(costs, plan)
+    kept, most, left_out = fit_budget(costs, plan)
     total = sum(c for m, c in costs.items() if m not in left_out)
     assert total * most * len(kept) <= budget * (1 + 1e-9)
     assert kept == plan.rates[: len(kept)]
@@ -137,7 +137,7 @@ def test_the_budget_is_kept_and_cut_in_order(costs: dict[str, float], rates: int
         assert all("over the budget" in reason and "prefix_gap.budget" in reason for reason in left_out.values())
     if len(kept) < rates:  # no rate is given up without need
         assert sum(costs.values()) * epochs * (len(kept) + 1) > budget
-    assert _fit_budget(costs, Plan("fresh", plan.rates, epochs, math.inf)) == (plan.rates, epochs, {})
+    assert fit_budget(costs, Plan("fresh", plan.rates, epochs, math.inf)) == (plan.rates, epochs, {})
 
 
 def test_a_fit_over_the_budget_is_skipped_with_the_reason(project: Problem) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from sample_reports import HOSTILE, LONG, make_report, nothing_measured
-from test_render_html import ACTIVE, Reader
+from test_render_html import ACTIVE, read
 
 from collapsekit import registry
 from collapsekit.comparison.compare import compare
@@ -113,7 +113,7 @@ def test_every_value_mark_and_name_is_in_every_format(comparison: Comparison) ->
     texts = {
         "terminal": terminal(comparison),
         "md": "".join(t.content for t in _inline(write(comparison, "md"))),
-        "html": Reader(write(comparison, "html")).text,
+        "html": read(write(comparison, "html")).text,
     }
     for name, text in texts.items():
         for cell in (c for table in shown for c in table):
@@ -213,7 +213,7 @@ def test_markdown_tables_are_well_formed(comparison: Comparison) -> None:
 
 def test_page_is_balanced_and_inert(comparison: Comparison) -> None:
     text = write(comparison, "html")
-    reader = Reader(text)
+    reader = read(text)
     assert not set(reader.tags) & ACTIVE
     assert not [a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "srcset", "action")]
     links = [v for _, k, v in reader.attributes if k == "href"]

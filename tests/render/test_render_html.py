@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import subprocess
+from functools import cache, cached_property
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -38,7 +39,7 @@ class Reader(HTMLParser):
         self.close()
         assert self.open == []
 
-    @property
+    @cached_property
     def text(self) -> str:
         return " ".join("".join(self.words).split())
 
@@ -61,9 +62,15 @@ class Reader(HTMLParser):
             self.words.append(data)
 
 
+@cache
+def read(text: str) -> Reader:
+    """A page's reader, which reads it once for all tests."""
+    return Reader(text)
+
+
 def test_page_is_balanced_and_inert(page: Page) -> None:
     _, text = page
-    reader = Reader(text)
+    reader = read(text)
     for page_tag in ("html", "head", "meta", "style", "body", "header", "main", "footer", "section", "article"):
         assert page_tag in reader.tags
     assert not set(reader.tags) & ACTIVE
@@ -77,7 +84,7 @@ def test_page_is_balanced_and_inert(page: Page) -> None:
 
 def test_policy_lets_nothing_load_or_run_and_no_style_sheet_but_ours(page: Page) -> None:
     _, text = page
-    policies = [v for tag, k, v in Reader(text).attributes if tag == "meta" and k == "content" and "default-src" in v]
+    policies = [v for tag, k, v in read(text).attributes if tag == "meta" and k == "content" and "default-src" in v]
     assert len(policies) == 1
     rules = dict(rule.strip().split(" ", 1) for rule in policies[0].split(";"))
     sheets = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
@@ -96,7 +103,7 @@ def test_policy_lets_nothing_load_or_run_and_no_style_sheet_but_ours(page: Page)
 
 
 def test_ids_are_unique_and_links_land(page: Page) -> None:
-    reader = Reader(page[1])
+    reader = read(page[1])
     ids = [v for _, k, v in reader.attributes if k == "id"]
     assert len(ids) == len(set(ids))
     targets = {v[1:] for _, k, v in reader.attributes if k == "href"} | set(re.findall(r"url\(#([\w-]+)\)", page[1]))
@@ -104,7 +111,7 @@ def test_ids_are_unique_and_links_land(page: Page) -> None:
 
 
 def test_figures_have_a_name_for_those_who_do_not_see_them(page: Page) -> None:
-    reader = Reader(page[1])
+    reader = read(page[1])
     named = [(k, v) for tag, k, v in reader.attributes if tag == "svg" and k in ("role", "aria-label")]
     assert reader.tags.count("svg") >= 8
     assert [v for k, v in named if k == "role"] == ["img"] * reader.tags.count("svg")
@@ -113,7 +120,7 @@ def test_figures_have_a_name_for_those_who_do_not_see_them(page: Page) -> None:
 
 def test_every_result_is_there(page: Page) -> None:
     report, text = page
-    seen = Reader(text).text
+    seen = read(text).text
     for r in cleaned(report).results:
         assert short_name(r) in seen
         for part in (r.name, r.definition, r.source, r.note, r.skipped):
@@ -126,7 +133,7 @@ def test_every_result_is_there(page: Page) -> None:
 
 def test_names_and_settings_are_shown_as_text(page: Page) -> None:
     report, text = page
-    seen = Reader(text).text
+    seen = read(text).text
     for name, verdict in cleaned(report).modalities.items():
         assert " ".join(name.split()) in seen
         assert verdict.reason in seen

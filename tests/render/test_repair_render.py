@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from sample_repairs import make_repair
 from sample_reports import HOSTILE, LONG
-from test_render_html import ACTIVE, WITNESS, WRAPPER, Reader
+from test_render_html import ACTIVE, WITNESS, WRAPPER, read
 
 from collapsekit.comparison.delta import judge, repair_delta
 from collapsekit.comparison.standing import key_rows, standing
@@ -75,11 +75,12 @@ def words(report: RepairReport, kind: str) -> str:
     return read_off(TEXTS[kind](report), kind)
 
 
+@cache
 def read_off(text: str, kind: str) -> str:
     if kind == "html":
-        return Reader(text).text
+        return read(text).text
     if kind == "md":
-        return Reader(MarkdownIt("commonmark").enable("table").render(text)).text
+        return read(MarkdownIt("commonmark").enable("table").render(text)).text
     return " ".join(text.split())
 
 
@@ -349,7 +350,7 @@ def test_terminal_colour_is_asked_for() -> None:
 @pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("kind", TEXTS)
 def test_hostile_names_do_not_act(kind: str) -> None:
-    text = shown("hostile", kind)
+    text = shown("hostile", kind, False)
     assert "::error" not in text
     assert "##[" not in text
     assert "<script" not in text or kind != "html"
@@ -379,7 +380,7 @@ def test_every_string_is_cleaned_and_escaped(kind: str) -> None:
     assert not set(text) & set("\x1b\x07\u202e")
     assert text.count("\\x1b") > 10
     if kind == "html":
-        assert not set(Reader(text).tags) & ACTIVE
+        assert not set(read(text).tags) & ACTIVE
     if kind == "md":
         _nothing_but_ours(text)
 
@@ -591,10 +592,10 @@ def _nothing_but_ours(text: str) -> None:
 
 
 @pytest.mark.usefixtures("drawn")
-@pytest.mark.parametrize("who", ["two", "hostile"])
-def test_page_is_balanced_and_inert(who: str) -> None:
-    text = shown(who, "html")
-    reader = Reader(text)
+@pytest.mark.parametrize(("who", "accepted"), [("two", True), ("hostile", False)])
+def test_page_is_balanced_and_inert(who: str, accepted: bool) -> None:
+    text = shown(who, "html", accepted)
+    reader = read(text)
     assert not set(reader.tags) & ACTIVE
     assert not [a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "srcset", "action")]
     assert all(v.startswith("#") for _, k, v in reader.attributes if k in ("href", "xlink:href"))
@@ -637,14 +638,17 @@ def test_each_meter_has_the_colour_of_its_own_verdict() -> None:
 
 
 @pytest.mark.usefixtures("drawn")
-def test_figures_of_losses_and_curves_are_named() -> None:
-    reader = Reader(shown("two", "html"))
+def test_figures_of_losses_and_curves_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = read(shown("two", "html"))
     labels = [v for tag, k, v in reader.attributes if tag == "svg" and k == "aria-label"]
     assert len(labels) == reader.tags.count("svg")
     for word in ("Losses of each stage", "Numerical rank", "Task metric as a modality", "noise", "go missing"):
         assert any(word in label for label in labels)
     # All lines of a panel have a key; without control there is none for it.
-    svg = re.search(r'<svg[^>]*aria-label="Numerical rank[^>]*>.*?</svg>', shown("two", "html", True, False), re.DOTALL)
+    rank = "Numerical rank"
+    monkeypatch.setattr(drawings, "figures", lambda *given: [f for f in FIGURES(*given) if f[1].startswith(rank)])
+    text = TEXTS["html"](make_repair(control=False))
+    svg = re.search(rf'<svg[^>]*aria-label="{rank}[^>]*>.*?</svg>', text, re.DOTALL)
     assert svg is not None
     assert "after" in svg[0]
     assert "control" not in svg[0]

@@ -17,16 +17,16 @@ from rich.cells import cell_len
 from sample_gates import check, report_of
 from sample_repairs import make_repair
 from sample_reports import HOSTILE, make_report, nothing_measured
-from test_render_html import ACTIVE, Reader
+from test_render_html import ACTIVE, read
 
 from collapsekit.comparison.compare import compare
 from collapsekit.errors import ConfigError
 from collapsekit.render import document_of, files, formats_of, write
-from collapsekit.render.document import TONES, Detail, Span, Table
-from collapsekit.render.figures import diagnosis, repair
+from collapsekit.render.document import TONES, Detail, Document, Span, Table
 from collapsekit.render.views.baseline import Update
 from collapsekit.report.baseline import Baseline
 from collapsekit.report.diagnosis import Report
+from tests.conftest import one_figure_drawn
 
 EIGHT = tuple(f"view_{i}" for i in range(8))
 NAMES = {"one": ("image",), "two": ("image", "audio"), "eight": EIGHT, "hostile": HOSTILE}
@@ -80,6 +80,7 @@ SAMPLES: dict[str, Callable[[tuple[str, ...]], Any]] = {
 }
 
 
+@cache
 def sample(view: str, who: str) -> Any:
     """A report for the view. A view that is not of the list has ``SAMPLE`` in ``sample_VIEW.py`` beside its test."""
     if view not in SAMPLES and find_spec(f"sample_{view}") is not None:
@@ -87,11 +88,10 @@ def sample(view: str, who: str) -> Any:
     return SAMPLES[view](NAMES[who])
 
 
-@pytest.fixture(autouse=True)
-def _one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "FIGURES", {"reliance": diagnosis.FIGURES["reliance"]})
-    draw = repair.figures
-    monkeypatch.setattr(repair, "figures", lambda *given: list(draw(*given))[:1])
+@pytest.fixture(autouse=True, scope="module")
+def _one_figure() -> Iterator[None]:
+    with one_figure_drawn():
+        yield
 
 
 @cache
@@ -101,6 +101,12 @@ def written(view: str, who: str, writer: str, width: int = 80) -> str:
 
 CASES = [(view, who, writer) for view in files("views") for who in NAMES for writer in files("writers")]
 case = pytest.mark.parametrize(("view", "who", "writer"), CASES)
+
+
+@cache
+def made(view: str, who: str, detail: Detail) -> Document:
+    """What is written of a sample. Its figures are drawn once for all writers and tests."""
+    return document_of(sample(view, who), detail)
 
 
 def detail_of(writer: str) -> Detail:
@@ -134,9 +140,9 @@ def tables(value: Any) -> Iterator[Table]:
 def seen(text: str, writer: str) -> str:
     """What a reader sees, without spaces and rules."""
     if writer == "html":
-        text = Reader(text).text
+        text = read(text).text
     elif writer == "markdown":
-        text = Reader(MarkdownIt("commonmark").enable("table").render(text)).text
+        text = read(MarkdownIt("commonmark").enable("table").render(text)).text
     return re.sub(r"[\s─`]", "", text)
 
 
@@ -147,7 +153,7 @@ def _short(run: Span, writer: str) -> bool:
 
 @case
 def test_every_word_of_the_document_is_written(view: str, who: str, writer: str) -> None:
-    document = document_of(sample(view, who), detail_of(writer))
+    document = made(view, who, detail_of(writer))
     text = seen(written(view, who, writer, 120 if writer == "terminal" else 80), writer)
     shown = [run.text for run in runs((document.facts, document.sections)) if not _short(run, writer)]
     said = [document.title, *document.warnings, *shown]
@@ -164,7 +170,7 @@ def test_nothing_in_a_name_acts(view: str, who: str, writer: str) -> None:
     assert not set(text) & set("\x00\x07\x1b\u202e\u2066\u200b\u2028\ud800")
     assert not re.search(r"^\s*::|##\[", text, re.MULTILINE)
     if writer == "html":
-        assert not set(Reader(text).tags) & ACTIVE
+        assert not set(read(text).tags) & ACTIVE
     if writer == "markdown":
         tokens = MarkdownIt("commonmark").enable("table").parse(text)
         inline = [t for token in tokens for t in token.children or ()]
@@ -184,7 +190,7 @@ def test_a_terminal_is_not_left_at_its_side(view: str, who: str, width: int) -> 
 @pytest.mark.parametrize("who", NAMES)
 def test_a_page_is_valid_and_its_headings_are_in_order(view: str, who: str) -> None:
     text = written(view, who, "html")
-    reader = Reader(text)  # asserts that tags balance
+    reader = read(text)  # asserts that tags balance
     levels = [int(tag[1]) for tag in reader.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -200,7 +206,7 @@ def test_a_page_is_valid_and_its_headings_are_in_order(view: str, who: str) -> N
 @pytest.mark.parametrize("detail", Detail)
 @pytest.mark.parametrize("who", ["one", "hostile"])
 def test_a_document_holds_no_markup_and_every_writer_takes_it(view: str, who: str, detail: Detail) -> None:
-    document = document_of(sample(view, who), detail)
+    document = made(view, who, detail)
     for found in tables(document):
         for row in found.rows:
             assert len(row) == len(found.columns), found.title
@@ -208,7 +214,8 @@ def test_a_document_holds_no_markup_and_every_writer_takes_it(view: str, who: st
     for writer in files("writers"):
         module = import_module(f"collapsekit.render.writers.{writer}")
         text = module.write(document, width=80, color=False)
-        assert text == module.write(document, width=80, color=False)
+        if detail == module.DETAIL:  # all of it was made another time, its figures too
+            assert text == written(view, who, writer)
 
 
 @pytest.mark.parametrize("writer", files("writers"))

@@ -30,6 +30,7 @@ SCRIPT = """
 import json, os, signal, sys, time, traceback
 from pathlib import Path
 import torch
+import torch._dynamo  # which optimisers import; before the forks, so that it is done once
 torch.set_num_threads(1)
 from safetensors.torch import save_file
 from collapsekit.repairs.training import loop

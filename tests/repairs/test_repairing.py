@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from collapsekit.io.locks import locked
 from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.training.snapshots import Snapshots
-from tests.conftest import joint_trained_briefly
+from tests.conftest import joint_trained_briefly, one_figure_drawn
 from tests.factories import digest_of, digests_in
 from tests.problems import Late, make_arrays, train
 from tests.resealing import resealed
@@ -47,20 +48,27 @@ data: {path: data.safetensors}
 FAST = {"epochs": 12, "rate": 0.01}
 
 
-def deaf(folder: Path, **sizes: int) -> Path:
-    """A folder with a model that never heard audio in training, though audio says as much as the image."""
-    from safetensors.torch import save_file
-
-    arrays = make_arrays(WIDTHS, spread=2.0, sizes={"train": 240, "val": 160, "test": 160} | sizes)
+@cache
+def _deaf(train_size: int, val: int, test: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The arrays and weights of ``deaf``, trained once."""
+    arrays = make_arrays(WIDTHS, spread=2.0, sizes={"train": train_size, "val": val, "test": test})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Late(WIDTHS)
         torch.nn.init.zeros_(model.encoders["audio"].weight)
         silent = arrays | {"train/audio": torch.zeros_like(arrays["train/audio"])}
         train(model, silent, list(WIDTHS), "classification", 60)
+    return arrays, model.state_dict()
+
+
+def deaf(folder: Path, train: int = 240, val: int = 160, test: int = 160) -> Path:
+    """A folder with a model that never heard audio in training, though audio says as much as the image."""
+    from safetensors.torch import save_file
+
+    arrays, weights = _deaf(train, val, test)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(arrays, folder / "data.safetensors")
-    torch.save(model.state_dict(), folder / "ckpt.pt")
+    torch.save(weights, folder / "ckpt.pt")
     (folder / "collapsekit.yaml").write_text(CONFIG)
     return folder
 
@@ -68,7 +76,7 @@ def deaf(folder: Path, **sizes: int) -> Path:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder; do not write into it."""
-    with joint_trained_briefly():
+    with joint_trained_briefly(), one_figure_drawn():
         yield deaf(tmp_path_factory.mktemp("deaf") / "project")
 
 

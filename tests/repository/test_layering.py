@@ -80,6 +80,7 @@ EQUALS = {
     "render/views": "a view a file, and what they share",
     "render/writers": "a writer a file",
     "repairs/methods": "a method a file",
+    "report": "a kind of file a file, and what they share",
     "tasks": "a task a file",
 }
 

@@ -16,6 +16,7 @@ import torch
 
 import collapsekit
 from collapsekit import registry
+from collapsekit.diagnosis import estimate_cost
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.repairs.run import plan
 from collapsekit.user_code import interrupts
@@ -194,6 +195,16 @@ def test_an_exit_is_an_error_that_names_the_function(folder: Path, ending: Any, 
         assert type(how).__name__ in said
         assert "ending.py" in said or "plugin.py" in said or "ending:" in said, said
         assert not any(n.startswith(registry.FROM_FILE) for n in sys.modules if place == "plugin")
+
+
+@pytest.mark.parametrize("place", [p for p in PLACES if p not in ("probe", "loss")])  # these never run
+def test_an_exit_while_costs_are_estimated_is_one_too(folder: Path, ending: Any, place: str) -> None:
+    ending.LEAVING.add(place)
+    ending.HOW[0] = SystemExit(0)
+    how = {"config": config(folder, **reached(folder, place)), "probes": ["leaver", "missing"], "profile": "quick"}
+    with pytest.raises(CollapsekitError, match="SystemExit") as e:
+        estimate_cost(folder / "ckpt.pt", **how)
+    assert e.value.exit_code == 2
 
 
 def test_user_code_that_never_exits_leaves_a_report(folder: Path, ending: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,12 @@ import typer
 from collapsekit.cli.child import ROLES
 from collapsekit.cli.options import Checkpoint, ConfigFile, Quiet, with_options
 from collapsekit.cli.output import write
-from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, show
+from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, screen, show
 from collapsekit.config.options import DiagnoseOptions
 from collapsekit.errors import NothingEvaluatedError
 
 if TYPE_CHECKING:
+    from collapsekit.report.cost import CostReport
     from collapsekit.report.diagnosis import Report
 
 OUTPUT = Path("collapsekit-report")
@@ -60,6 +62,9 @@ def diagnose(
             "repeatable."
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would run, and what that costs.")
+    ] = False,
     quiet: Quiet = False,
 ) -> Ended:
     """Find out which modality a checkpoint ignores, what that costs, and why."""
@@ -71,6 +76,12 @@ def diagnose(
         from collapsekit.diagnosis import diagnose as run
 
         world.on_main(lambda: check_outputs(output, format_, json_, figures))
+        if dry_run:
+            from collapsekit.diagnosis import estimate_cost
+
+            cost = estimate_cost(checkpoint, config=config, progress=shown, **options.keywords())
+            shown_cost = partial(show_cost, cost, to_stdout=json_, quiet=quiet)
+            return Ended(show=shown_cost) if world.is_main else Ended()
         report = run(checkpoint, config=config, progress=shown, **options.keywords())
         world.assert_same(report.to_json(), "results")
         shown.step("writing the report", 0, None)
@@ -88,6 +99,20 @@ def diagnose(
             say(why)
 
     return Ended(code, shown_last) if world.is_main else Ended(code)
+
+
+def show_cost(cost: CostReport, *, to_stdout: bool, quiet: bool) -> None:
+    """Print what a diagnosis would cost.
+
+    Args:
+        cost: The report.
+        to_stdout: Whether as JSON.
+        quiet: Whether to print nothing else.
+    """
+    if to_stdout:
+        write(cost.to_json(), "json")
+    elif not quiet:
+        screen(cost)
 
 
 def wanted_files(output: Path | None, formats: list[Format] | None, to_stdout: bool) -> list[str]:

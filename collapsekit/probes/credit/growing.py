@@ -23,6 +23,8 @@ from collapsekit.probes._shared import CONCATENATED, PREFIX_SOURCE, READ_OUT, VI
 from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
@@ -128,7 +130,28 @@ class _Path:
 
 # A value with its interval, or why it could not be had; by name and modality.
 _Point = dict[tuple[str, str | None], tuple[float, float, float] | str]
+CHECKS = 8  # times, at most, that the first batch is run again to check a model
+ON_THE_WAY = "only subsets on the way are read, each with as many of the modalities"
 BOUND = ("vif_bound", None)  # held by points whose VIF is a bound from below
+
+
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost the order of the modalities, and the passes of every given subset's model over the same splits."""
+    options, adapter = preview.options_of("growing", GrowingOptions), preview.adapter
+    config = adapter.config
+    cost = Cost()
+    try:
+        cost += preview.trained_alone() + preview.prefixes()
+    except NumericsError:
+        if not options.order:
+            raise
+    subsets = min(len(config.need_subsets()), len(preview.modalities) - 2)
+    few = min(config.data.batch_size, preview.size)
+    splits = preview.read.values()
+    own = Cost(passes=sum(splits) + CHECKS * few, replays=CHECKS * few, heads=len(preview.modalities) - 1)
+    for _ in range(subsets):
+        cost += own.at_most(ON_THE_WAY)
+    return cost
 
 
 @probe(
@@ -143,6 +166,7 @@ BOUND = ("vif_bound", None)  # held by points whose VIF is a bound from below
     options=GrowingOptions,
     trains="models",
     default=False,
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Follow prefix gap, redundancy, ranks and task over models trained on more and more of the modalities.

@@ -10,6 +10,8 @@ from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.readouts.unimodal import UnimodalOptions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.scoring import leave_out_metric
@@ -68,6 +70,11 @@ class PrefixGapOptions(UnimodalOptions):
     """Options of the prefix_gap probe; utilisation takes the same baselines."""
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost the linear readouts and the encoders trained alone."""
+    return preview.prefixes() + preview.trained_alone()
+
+
 @probe(
     "prefix_gap",
     title="Prefix gap",
@@ -78,6 +85,7 @@ class PrefixGapOptions(UnimodalOptions):
     cannot="a gap shows an encoder held back by joint training; an ignored encoder may have none",
     options=PrefixGapOptions,
     trains="models",
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Compare each encoder as multimodal training left it with the same encoder trained alone.

@@ -12,6 +12,8 @@ from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.probes._shared import banded_curve, credit_interval, estimate
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 
 REMOVED = "absent modalities taken together from other examples, the expectation averaged over {draws} of them"
@@ -104,6 +106,12 @@ class RelianceOptions(GameOptions):
     """Options of the reliance probe; utilisation and rank_sweep read the same subsets."""
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost the coalitions: of Shapley credit, those that lack one modality, and those that are listed."""
+    masks = {0, preview.full, *preview.shapley_masks, *preview.without_one, *_listed(len(preview.modalities))}
+    return preview.coalitions(sorted(masks))
+
+
 @probe(
     "reliance",
     title="What each modality earns",
@@ -113,6 +121,7 @@ class RelianceOptions(GameOptions):
     source=SAGE,
     cannot="credit says what the model uses, not what it could use: compare with utilisation",
     options=RelianceOptions,
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Measure what the model gets from each modality, by the game of its coalitions.
@@ -149,14 +158,19 @@ def _ends_of_the_game(game: CoalitionGame, level: float) -> Iterator[Result]:
             yield measure.fill(game.adapter.task, draws=len(game.donors)).result(*estimate(values, level))
 
 
+def _listed(size: int) -> list[int]:
+    """The subsets that are listed where not all are: none, single modalities, all but one, and all."""
+    alone, full = [1 << i for i in range(size)], (1 << size) - 1
+    return [0, *alone, *(full & ~a for a in alone), full]
+
+
 def _subsets(game: CoalitionGame, level: float) -> Iterator[Result]:
     size = game.size
     if game.exact:
         masks = sorted(range(1 << size), key=lambda mask: (bin(mask).count("1"), mask))
         note = None
     else:
-        alone = [1 << i for i in range(size)]
-        masks = [0, *alone, *(game.full & ~a for a in alone), game.full]
+        masks = _listed(size)
         note = f"with more than {EXACT_UP_TO} modalities only single ones, all but one, none and all are listed"
     labels = tuple("+".join(game.names(mask)) or "(none)" for mask in masks)
     for measure, values in (

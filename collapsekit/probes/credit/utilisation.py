@@ -16,6 +16,8 @@ from collapsekit.probes._shared import credit_interval, estimate
 from collapsekit.readouts.linear import UnimodalReadout, raw_input_readout, says_little
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import ratio_interval
 from collapsekit.stats.inference.quantiles import normal
@@ -37,6 +39,7 @@ DUE = f"Shapley credit in the balanced reference, at least {LEAST:g} of what the
 FEWEST = 20  # examples to fit on, held out, and diagnosed
 WEAK = 0.05  # share of the prior loss under which a modality's gain alone makes us look for what it says jointly
 SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 (SAGE)"
+RAW = "raw inputs are read out only where an encoder was not trained alone and its features say next to nothing"
 
 DUE_IS = f"due: {DUE}; {BALANCED}"
 ADDED = (
@@ -144,6 +147,18 @@ COSTS_IF_MISSING = declare(
 )
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost readouts, encoders trained alone, coalitions on diagnosed and held-out examples, and what modalities say
+    together."""
+    cost, at = preview.fit_split(), preview.fit_sizes
+    _need_enough({"to fit on": at.fit, "held out": at.choose, "diagnosed": preview.size})
+    cost += preview.trained_alone() + preview.prefixes() + preview.synergy() + preview.synergy_on_encoders()
+    cost += Cost(heads=len(preview.modalities)).at_most(RAW)
+    cost += preview.coalitions(preview.shapley_masks, calibrated=True)
+    cost += preview.coalitions([preview.full, *preview.without_one])
+    return cost + preview.coalitions([preview.full, *preview.without_one], split=at.held)
+
+
 @probe(
     "utilisation",
     title="Credit beside a balanced reference",
@@ -156,6 +171,7 @@ COSTS_IF_MISSING = declare(
         "for a modality makes it look uninformative"
     ),
     trains="models",
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Measure how much of what a balanced reference gets from each modality the model gets from it.
@@ -196,8 +212,12 @@ def run(session: Session) -> Iterator[Result]:
 def _check_size(session: Session) -> None:
     """On fewer examples than these a readout that found nothing is no sign that there is nothing. Raises NumericsError."""
     at = session.fit_split
-    found = {"to fit on": len(at.fit), "held out": len(at.choose), "diagnosed": len(session.features)}
-    what, n = min(found.items(), key=lambda item: item[1])
+    _need_enough({"to fit on": len(at.fit), "held out": len(at.choose), "diagnosed": len(session.features)})
+
+
+def _need_enough(counts: dict[str, int]) -> None:
+    """Raises NumericsError where a reference has too few examples, ``counts`` by what they are for."""
+    what, n = min(counts.items(), key=lambda item: item[1])
     if n < FEWEST:
         raise NumericsError(f"a reference needs at least {FEWEST} examples, found {n} {what}: use more")
 

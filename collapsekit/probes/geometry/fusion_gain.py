@@ -17,6 +17,7 @@ from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.cost import reads_features
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
@@ -122,6 +123,7 @@ class _Gain:
     cannot="a rank gain is no repair, nor a sign of use: random channels often raise the rank as much, and whether the "
     "task gains only its metric tells",
     options=FusionGainOptions,
+    cost=reads_features,
 )
 def run(session: Session) -> Iterator[Result]:
     """Measure what exchanging channels between two modalities does to their effective ranks.

@@ -16,14 +16,23 @@ from collapsekit.adapters.base import Prediction
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.interventions.edits import Edit
+from collapsekit.interventions.edits import TRIED, Edit
 from collapsekit.interventions.replay import predict, predict_many
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
-from collapsekit.probes._shared import CKA_SOURCE, CONCATENATED, SCALED, SweepOptions, swept_modalities
+from collapsekit.probes._shared import (
+    CKA_SOURCE,
+    CONCATENATED,
+    SCALED,
+    SweepOptions,
+    cost_of_swept,
+    swept_modalities,
+)
 from collapsekit.readouts.fit import Recipe, rows_of
 from collapsekit.readouts.fit_stacked import retrained_fusions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
@@ -34,6 +43,7 @@ from collapsekit.tasks.base import Task
 from collapsekit.tasks.scoring import leave_out_metric
 
 PAPER = "Chaudhuri et al. 2025, Section 4.2 and Figure 5"
+STACKED = "fusions that can be stacked are trained all at once, until the held-out loss no longer falls"
 TRAINED = "fusion and head trained anew at each β on this checkpoint's encoders, " + SCALED
 CROSSING = (
     "smallest β above 1 at which the fused representation's numerical rank has fallen to that of the unimodal path, "
@@ -131,6 +141,26 @@ class RankSweepOptions(SweepOptions):
 _Point = dict[tuple[str, str | None], tuple[float, list[float]]]
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost finding the least used modality, a replay for each β and one for the modality alone; in train mode also the
+    fusions that are trained."""
+    options, features, n = preview.options_of("rank_sweep", RankSweepOptions), preview.features, preview.size
+    if features.concatenated or n < 2 * features.fused.shape[1]:
+        return Cost()
+    chosen, cost = cost_of_swept(preview, options)
+    asked = chosen * (len(options.betas) + 1)
+    if options.mode == "scale":
+        return cost + preview.replayed(asked, together=True)
+    cost += preview.fit_split()
+    if preview.adapter.config.model.factory is None:
+        return cost
+    at, runs = preview.fit_sizes, asked + chosen  # all at once; where that does not work out, each by itself again
+    rows = runs * (options.epochs + 2) * (at.fit + at.choose)
+    rows += asked * min(TRIED, n) * (6 + 5 * len(features.inputs))  # which of them each new fusion reads
+    trained = preview.fitted(runs, options.epochs) + Cost(replays=rows, gradients=runs * options.epochs * at.fit)
+    return cost + trained.at_most(STACKED) + Cost(replays=asked * n)
+
+
 @probe(
     "rank_sweep",
     title="Rank and task as a modality is upweighted (β)",
@@ -140,6 +170,7 @@ _Point = dict[tuple[str, str | None], tuple[float, list[float]]]
     source=PAPER,
     cannot="the paper does not define β; a critical β alone does not make a collapse",
     options=RankSweepOptions,
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Follow ranks, task and similarity of the fused representation as one modality is upweighted before fusion.

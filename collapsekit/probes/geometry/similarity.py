@@ -18,9 +18,11 @@ from collapsekit.features.features import Features
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.replay import predict_many
 from collapsekit.measures import Measure, declare
-from collapsekit.probes._shared import CKA_SOURCE, SCALED, SweepOptions, swept_modalities
+from collapsekit.probes._shared import CKA_SOURCE, SCALED, SweepOptions, cost_of_swept, swept_modalities
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg.cka import sides_leave_out
@@ -68,6 +70,16 @@ class SimilarityOptions(Options):
     sweep: bool = Field(default=True, description="Procrustes similarity with the fused representation over β")
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost the sweep: finding the least used modality, and a replay for each β."""
+    options, features = preview.options_of("similarity", SimilarityOptions), preview.features
+    if not options.sweep or len(_unaligned(features, options)) == len(features.modalities):
+        return Cost()
+    sweep = preview.options_of("rank_sweep", SweepOptions)
+    chosen, cost = cost_of_swept(preview, sweep)
+    return cost + preview.replayed(chosen * len(sweep.betas), together=True)
+
+
 @probe(
     "similarity",
     title="Similarity of modalities and fusion",
@@ -78,6 +90,7 @@ class SimilarityOptions(Options):
     cannot="alike is not used: a fusion may resemble features the head ignores. The Procrustes cosine is biased up where n "
     "is not far above d, since it is fitted on the examples it is read on: compare with its null",
     options=SimilarityOptions,
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Measure how alike modalities' features are to the fused representation, and to one another.
@@ -150,15 +163,21 @@ def _alignable(x: Tensor, y: Tensor, options: SimilarityOptions) -> None:
         raise NumericsError(f"{dx} dimensions are more than similarity.widest = {options.widest}: raise it")
 
 
-def _sweep(session: Session, options: SimilarityOptions) -> Iterator[Result]:
-    """Procrustes cosine of every modality with the fused representation as one modality is upweighted."""
-    adapter, features = session.adapter, session.features
+def _unaligned(features: Features, options: SimilarityOptions) -> dict[str, str]:
+    """Why modalities are not to be aligned with the fused representation, by those that are not."""
     reasons: dict[str, str] = {}
     for m, x in features.pooled.items():
         try:
             _alignable(x, features.fused, options)
         except NumericsError as e:
             reasons[m] = str(e)
+    return reasons
+
+
+def _sweep(session: Session, options: SimilarityOptions) -> Iterator[Result]:
+    """Procrustes cosine of every modality with the fused representation as one modality is upweighted."""
+    adapter, features = session.adapter, session.features
+    reasons = _unaligned(features, options)
     if len(reasons) == len(features.modalities):
         widths = ", ".join(str(d) for d in sorted({x.shape[1] for x in features.pooled.values()}))
         yield SWEEP.skipped(

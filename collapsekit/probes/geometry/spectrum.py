@@ -15,6 +15,7 @@ from collapsekit.measures import Measure, declare
 from collapsekit.probes._shared import CONCATENATED, RankOptions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.cost import reads_features
 from collapsekit.session.session import Session
 from collapsekit.stats.linalg import spectrum as st
 from collapsekit.stats.linalg.ranks import CENTRED, RANKS, rank_functions, rank_interval, small_n
@@ -91,6 +92,7 @@ class SpectrumOptions(RankOptions):
     source="Kim et al. 2025, Figure 2; Roy & Vetterli 2007",
     cannot="a low rank is not a collapse: a healthy model may be low-rank, and a collapsed one high-rank",
     options=SpectrumOptions,
+    cost=reads_features,
 )
 def run(session: Session) -> Iterator[Result]:
     """Measure the eigenspectrum of every modality's features, before and after fusion, and the ranks read off it.

@@ -12,6 +12,7 @@ from collapsekit.measures import Measure, declare
 from collapsekit.probes._shared import CONCATENATED, VIF
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.cost import reads_features
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg.vif import vif
@@ -66,6 +67,7 @@ SUMMARIES: tuple[tuple[Measure, Callable[[Tensor], float]], ...] = (
     definition=VIF,
     source=SOURCE,
     cannot="collinear neurons say nothing of which modality they serve; compare only on equal n and width",
+    cost=reads_features,
 )
 def run(session: Session) -> Iterator[Result]:
     """Measure how collinear the fused neurons are, by their variance inflation factors.

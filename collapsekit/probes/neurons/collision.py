@@ -16,11 +16,14 @@ from collapsekit.adapters.pooling import shifted_features
 from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
+from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
 from collapsekit.probes._shared import CONCATENATED
 from collapsekit.readouts.fit import rows_of
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg.collision import Collisions, collisions, lemma_bound, random_collision
@@ -112,6 +115,15 @@ class CollisionOptions(Options):
     examples: int = Field(default=512, gt=15, description="examples whose derivatives are taken")
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost one replay of some examples, and a pass back for each neuron that is read."""
+    if preview.features.concatenated:
+        return Cost()
+    options = preview.options_of("collision", CollisionOptions)
+    rows = min(options.examples, preview.size)
+    return Cost(replays=rows, gradients=rows * len(_picked(preview.features, options)))
+
+
 @probe(
     "collision",
     title="Collisions of modalities in fused neurons",
@@ -124,6 +136,7 @@ class CollisionOptions(Options):
     "bounds random allocation, which training need not resemble; where pair_share is small, many features share a neuron "
     "and two of them tell little; derivatives do not see a saturated or stepwise fusion",
     options=CollisionOptions,
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Tell whether the two features that drive a fused neuron most are of different modalities, and whether chance would
@@ -216,8 +229,7 @@ def _drives(session: Session, options: CollisionOptions) -> _Drives:
     count = int(groups.max()) + 1
     width = features.fused.shape[1]
     x = torch.cat([features.pooled[m][rows] for m in features.modalities], 1).double()
-    most = min(options.neurons, width, max(1, LARGEST // x.shape[1]))
-    picked = torch.linspace(0, width - 1, most).round().long().unique()
+    picked = _picked(features, options)
     squares = torch.zeros(count, len(picked), x.shape[1], dtype=torch.float64)
     for part in rows.split(CHUNK):
         for k, slope in enumerate(_slopes(session, part, picked)):
@@ -229,6 +241,14 @@ def _drives(session: Session, options: CollisionOptions) -> _Drives:
     varies = (x != x[0]).any(0)
     varying = [int(varies[owner == i].sum()) for i in range(len(features.modalities))]
     return _Drives(left_out, owner, varying, len(picked), width)
+
+
+def _picked(features: Features, options: CollisionOptions) -> Tensor:
+    """Numbers of the fused neurons that are read, evenly spaced, int64 (k,)."""
+    width = features.fused.shape[1]
+    most = min(options.neurons, width, max(1, LARGEST // sum(x.shape[1] for x in features.pooled.values())))
+    picked: Tensor = torch.linspace(0, width - 1, most).round().long().unique()
+    return picked
 
 
 def _slopes(session: Session, rows: Tensor, picked: Tensor) -> Iterator[Tensor]:

@@ -16,8 +16,11 @@ from torch import Tensor
 from collapsekit.adapters.build import preserve_rng_state
 from collapsekit.context import Options
 from collapsekit.errors import NumericsError
-from collapsekit.features.features import Features
+from collapsekit.features.batching import CHUNK
+from collapsekit.features.features import GROUPS, Features
 from collapsekit.interventions.gradients import (
+    KEEP,
+    SCOUT,
     FusionLayer,
     differentiable,
     find_site,
@@ -25,11 +28,13 @@ from collapsekit.interventions.gradients import (
     loss_gradient,
     outer_products,
 )
-from collapsekit.interventions.marginal import marginal_samples
+from collapsekit.interventions.marginal import marginal_samples, shifts
 from collapsekit.measures import Measure, Quantity, declare
 from collapsekit.readouts.fit import HALF
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg import gradients as gr
@@ -138,6 +143,35 @@ class GradientRankOptions(Options):
     projections: int = Field(default=64, gt=0, description="wider outputs are read through so many random signs")
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost finding the layer, which is done on the first examples, and the gradients by its weights and by all others."""
+    options = preview.options_of("gradient_rank", GradientRankOptions)
+    adapter, features, n, count = preview.adapter, preview.features, preview.size, len(preview.modalities)
+    with preserve_rng_state(), differentiable(adapter):
+        site = find_site(adapter, features, preview.seed)
+    scout, tried = min(SCOUT, n), min(CHUNK, n) * (site.layer is not None)
+    cost = Cost(replays=(2 + count) * scout + (1 + count) * tried, gradients=site.backwards * scout)
+    if site.layer is not None:
+        weight, outputs = site.layer.weight, features.outputs[0].numel()
+        ways = 1 if options.agop == "loss" else min(outputs, options.projections)
+        basis = gr.row_basis(weight.detach().cpu())
+        cost += _over_groups(preview, weight.numel()) + _over_groups(preview, basis.shape[1] ** 2, ways)
+    if any(p.ndim == 2 for p in site.weights.values()):
+        cost += Cost(replays=n, gradients=n)
+    alone = _over_groups(preview, count * sum(p.numel() for p in site.weights.values()))
+    draws = count * len(shifts(n, options.draws))
+    return cost + Cost(replays=draws * alone.replays, gradients=draws * alone.gradients)
+
+
+def _over_groups(preview: Preview, size: int, backwards: int = 1) -> Cost:
+    """A sum over examples, of ``size`` numbers: what it is without each group is made again where all are too many to
+    keep."""
+    features, n = preview.features, preview.size
+    groups = min(GROUPS, n if features.units is None else len(features.units.unique()))
+    times = 1 + (size * 8 * groups > KEEP)
+    return Cost(replays=times * n, gradients=times * backwards * n)
+
+
 @probe(
     "gradient_rank",
     title="What training would change: gradients at the fusion",
@@ -149,6 +183,7 @@ class GradientRankOptions(Options):
     "modality taken from other examples contradicts the rest, which the conflict contains; a "
     "contrastive loss has its negatives from the same jackknife group",
     options=GradientRankOptions,
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Measure what a step of training would change at the fusion: ranks of gradients, and conflicts between modalities.

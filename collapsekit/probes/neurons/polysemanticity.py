@@ -15,7 +15,7 @@ from collapsekit.adapters.pooling import shifted_features
 from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.interventions.marginal import marginal_samples
+from collapsekit.interventions.marginal import marginal_samples, shifts
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import Measure, declare
 from collapsekit.probes._shared import CONCATENATED
@@ -23,6 +23,8 @@ from collapsekit.readouts.fit import Recipe, fit, rows_of
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import assign_groups, interval
 from collapsekit.stats.polysemy import drive_shares, row_entropy
@@ -39,6 +41,7 @@ CLASSIFIER = (
 DRIVE = (
     "half the mean squared change of the fused neuron when the modality is taken from another example (total effect)"
 )
+READ, STEPS = 256, 200  # examples that neurons' weights are read on; steps of the classifier
 SOBOL = "total effect index, Jansen 1999; Saltelli et al. 2010, Table 2 (f)"
 
 DRIVE_OF = declare(
@@ -126,6 +129,26 @@ class PolysemanticityOptions(Options):
     shared: float = Field(default=0.1, gt=0, lt=0.5, description="drive share from which a neuron counts as served")
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost the replays that take one modality from other examples, and the models that the classifier learns from."""
+    options, features = preview.options_of("polysemanticity", PolysemanticityOptions), preview.features
+    if features.concatenated:
+        return Cost()
+    count = len(preview.modalities)
+    cost = preview.replayed(1 + count * len(shifts(preview.size, options.draws)))
+    if preview.profile == "quick":
+        return cost
+    try:
+        cost += preview.fit_split()
+    except NumericsError:  # the classifier is skipped
+        return cost
+    if min(x.shape[1] for x in features.pooled.values()) < 2:
+        return cost
+    rows = min(READ, preview.size)
+    cost += Cost(replays=rows, gradients=rows * len(_picked(features.fused.shape[1], options)))
+    return cost + preview.fitted(count * options.seeds, options.epochs) + Cost(heads=1, steps=STEPS)
+
+
 @probe(
     "polysemanticity",
     title="Neurons shared between modalities",
@@ -136,6 +159,7 @@ class PolysemanticityOptions(Options):
     cannot="sharing neurons is not a collapse, and a cross-entropy above ln m is confident error, not spread mass",
     options=PolysemanticityOptions,
     trains="models",
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Tell whether the fusion's neurons serve one modality or several.
@@ -310,12 +334,18 @@ def _train_classifier(rows: Tensor, labels: Tensor, m: int, hidden: int, seed: i
         torch.manual_seed(seed)
         net = nn.Sequential(nn.Linear(rows.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, m))
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=1e-2)
-        for _ in range(200):
+        for _ in range(STEPS):
             loss = F.cross_entropy(net(rows.float()), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     return net.eval()
+
+
+def _picked(width: int, options: PolysemanticityOptions) -> Tensor:
+    """Numbers of the fused neurons whose weights are read, evenly spaced, int64 (k,)."""
+    picked: Tensor = torch.linspace(0, width - 1, min(options.neurons, width)).round().long().unique()
+    return picked
 
 
 def _fusion_weights(session: Session, options: PolysemanticityOptions) -> dict[str, Tensor]:
@@ -325,7 +355,7 @@ def _fusion_weights(session: Session, options: PolysemanticityOptions) -> dict[s
     pooling gives by as much.
     """
     adapter, features = session.adapter, session.features
-    rows = torch.arange(min(256, len(features)))
+    rows = torch.arange(min(READ, len(features)))
     recorded, inputs = rows_of(features, rows)
     shifts, shifted = {}, {}
     for m, tensors in recorded.items():
@@ -336,7 +366,7 @@ def _fusion_weights(session: Session, options: PolysemanticityOptions) -> dict[s
         fused = adapter.rerun(shifted, inputs).fused
     if not fused.requires_grad:
         raise NumericsError("the fused representation has no gradient by the features, so no weights to read")
-    picked = torch.linspace(0, fused.shape[1] - 1, min(options.neurons, fused.shape[1])).round().long().unique()
+    picked = _picked(fused.shape[1], options)
     out: dict[str, list[Tensor]] = {m: [] for m in shifts}
     for k in picked.tolist():
         grads = torch.autograd.grad(fused[:, k].sum(), list(shifts.values()), retain_graph=True, allow_unused=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options
 from collapsekit.errors import NumericsError, did_you_mean
 from collapsekit.features.content_seeds import modality_seeds
@@ -33,12 +35,15 @@ from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.probes._shared import banded_curve, estimate
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import UNITS, Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.missing import absence
 from collapsekit.tasks.scoring import leave_out_metric
 
 ALL_UP_TO = 5  # modalities; beyond, not every pattern is tried
+BEST = "the fill that is best on held-out examples may take fewer replays than `sample`"
 BY_MODEL = (*CONSTANTS, *LENT, SUBSTITUTION)
 PATTERNS_SOURCE = "after Chaudhuri et al. 2025, Appendix C.4 and Table 6"
 RATES_SOURCE = "after Chaudhuri et al. 2025, Section 4.4 and Table 1; rates also of Table 3"
@@ -185,6 +190,52 @@ class _Study:
         return torch.stack(both).mean(0)
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost a replay for each pattern and rate under each fill; those that choose the best fill on held-out examples; and
+    those of what is lost under it."""
+    options, adapter, split = preview.options_of("missing", MissingOptions), preview.adapter, preview.features.split
+    bank, count, cost = make_background_set(adapter, preview.features, options.bank), len(preview.modalities), Cost()
+    if split != "train" and has_split(adapter, "train"):
+        cost += preview.encoded("train")
+    fills = _fills(adapter, options)
+    if "late" in fills:
+        with contextlib.suppress(NumericsError):  # it is skipped
+            cost += preview.prefixes()
+    usable = [f for f in fills if f in BY_MODEL and (f != SUBSTITUTION or can_substitute(adapter))]
+    if not usable:
+        return cost
+    cost += _filled(preview, usable, options, len(absent_sets(count)) + len(options.rates), split)
+    cost += _choosing(preview, bank, usable, options) + preview.replayed(1)
+    lent = options.draws if "sample" in usable else 1
+    best = preview.replayed(count * lent)
+    return cost + (best if len(usable) == 1 or lent == 1 else best.at_most(BEST))
+
+
+def _filled(
+    preview: Preview, fills: list[str], options: MissingOptions, masks: int, split: str, part: int | None = None
+) -> Cost:
+    """The cost of answering under each fill with so many masks of absent modalities."""
+    n = preview.size_of(split) if part is None else part
+    cost = preview.replayed(masks * sum(options.draws if f == "sample" else 1 for f in fills), split, part=part)
+    if SUBSTITUTION in fills:
+        cost += preview.once(("latents", split, part), lambda: Cost(passes=n))
+    return cost
+
+
+def _choosing(preview: Preview, bank: BackgroundSet, fills: list[str], options: MissingOptions) -> Cost:
+    """The cost of choosing the best fill for each modality, on the examples that ``_held_out`` takes."""
+    features, count = preview.features, len(preview.modalities)
+    if bank.own:
+        return _filled(preview, fills, options, count, features.split)
+    if features.split != "val" and has_split(preview.adapter, "val"):
+        cost = preview.encoded("val")
+        if same_shapes(features.of("val"), bank.features):
+            return cost + _filled(preview, fills, options, count, "val")
+    fifth = preview.size_of("train") if features.units is not None else -(-preview.size_of("train") // 5)
+    cost = _filled(preview, fills, options, count, "train", fifth)
+    return cost if features.units is None else cost.at_most(UNITS)
+
+
 @probe(
     "missing",
     title="When modalities are missing",
@@ -195,6 +246,7 @@ class _Study:
     cannot="what a model trained for missing modalities would do; a small drop may mean that others say the same",
     trains="heads",
     options=MissingOptions,
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Measure the task with modalities absent, in every pattern and at several rates, under each way to fill the gap.
@@ -215,7 +267,7 @@ def run(session: Session) -> Iterator[Result]:
     masks = torch.cat([patterns[:, None].expand(-1, n, -1), rates])
     labels = tuple("+".join(features.modalities[i] for i in gone) for gone in sets)
     usable = []
-    fills = options.fills or tuple(f for f in FILLS if f != SUBSTITUTION or can_substitute(session.adapter))
+    fills = _fills(session.adapter, options)
     for i, fill in enumerate(fills):
         try:
             scores = torch.stack([study.scores(e) for e in study.expected(fill, masks)])
@@ -226,6 +278,11 @@ def run(session: Session) -> Iterator[Result]:
             usable += [fill] if fill in BY_MODEL else []
         session.progress.step("fills of missing modalities", i + 1, len(fills))
     yield from _drops(study, usable, uniforms, options, session.level)
+
+
+def _fills(adapter: Adapter, options: MissingOptions) -> tuple[str, ...]:
+    """The ways to fill that are tried."""
+    return options.fills or tuple(f for f in FILLS if f != SUBSTITUTION or can_substitute(adapter))
 
 
 def absent_sets(m: int) -> list[tuple[int, ...]]:

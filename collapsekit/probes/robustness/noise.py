@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from collapsekit.measures import Measure, Quantity, declare
 from collapsekit.probes._shared import banded_curve, estimate
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
+from collapsekit.session.cost import Cost
+from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.noise import Spread, area, spread
 from collapsekit.stats.threads import threads_for
@@ -111,6 +114,20 @@ class _Noisy:
         return outputs
 
 
+def estimate_cost(preview: Preview) -> Cost:
+    """Cost a replay without noise and one for each level and draw, at the features, and at the input where that is
+    affordable."""
+    options, n = preview.options_of("noise", NoiseOptions), preview.size
+    runs, few, cost = 1 + options.draws * len(options.levels), min(options.examples, n), Cost()
+    for m in preview.modalities:
+        if options.inputs is not False:
+            with contextlib.suppress(NumericsError):  # it is skipped
+                _, encoders = _inputs_of(preview.session, m, options, few, n)
+                cost += Cost(encodings=len(encoders) * runs * few, replays=runs * few)
+        cost += preview.inputs_tried() + Cost(replays=runs * n)
+    return cost
+
+
 @probe(
     "noise",
     title="When a modality is noisy",
@@ -120,6 +137,7 @@ class _Noisy:
     source=SOURCE,
     cannot="a modality that others repeat can be robust and used; levels compare tensors only by their spread",
     options=NoiseOptions,
+    cost=estimate_cost,
 )
 def run(session: Session) -> Iterator[Result]:
     """Measure the task under growing uniform noise on one modality at a time, at its input and at its features.
@@ -160,15 +178,17 @@ def _affordable(adapter: Adapter, encoders: list[str], runs: int, rows: int, exa
         )
 
 
-def _at_input(session: Session, modality: str, options: NoiseOptions, examples: int) -> _Noisy:
-    """The modality's raw inputs; whole numbers become floats where the config says how they are scaled. Only encoders that
-    read them run again; ``examples``: of how many these are."""
+def _inputs_of(
+    session: Session, modality: str, options: NoiseOptions, rows: int, examples: int
+) -> tuple[list[str], list[str]]:
+    """Keys of the modality's raw inputs that noise can be added to, and the modalities whose encoders read them; of
+    ``examples`` so many ``rows`` get it. Raises NumericsError where there are none, or it would cost much unasked."""
     adapter, features = session.adapter, session.features
     section = adapter.config.modalities[modality]
     read = set(adapter.input_keys(modality))
     encoders = [m for m in features.modalities if read & set(adapter.input_keys(m))]
     if options.inputs is None:
-        _affordable(adapter, encoders, options.draws * len(options.levels), len(features), examples)
+        _affordable(adapter, encoders, options.draws * len(options.levels), rows, examples)
     keys = [k for k in adapter.input_keys(modality) if k != section.mask]
     kinds = {k: features.inputs[k].dtype for k in keys}
     fit = [k for k, kind in kinds.items() if kind.is_floating_point or (section.scale != 1.0 and kind != torch.bool)]
@@ -178,6 +198,14 @@ def _at_input(session: Session, modality: str, options: NoiseOptions, examples: 
             f"its inputs are whole numbers without a `scale` in the config ({listed}), such as token ids, to which "
             "noise cannot be added"
         )
+    return fit, encoders
+
+
+def _at_input(session: Session, modality: str, options: NoiseOptions, examples: int) -> _Noisy:
+    """The modality's raw inputs; whole numbers become floats where the config says how they are scaled. Only encoders that
+    read them run again; ``examples``: of how many these are."""
+    adapter, features = session.adapter, session.features
+    fit, encoders = _inputs_of(session, modality, options, len(features), examples)
 
     def answer(given: tuple[Tensor, ...]) -> Tensor:
         inputs = {**features.inputs, **dict(zip(fit, given, strict=True))}
