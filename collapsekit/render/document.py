@@ -179,7 +179,7 @@ def items(texts: Iterable[str | Line]) -> Items:
 
 @dataclass(frozen=True)
 class Term:
-    """A name, and its definition and where that is from, or how it is; ``name`` is what runs point to."""
+    """A name, and its definition and where that is from, or how it is; ``name`` is what runs above it point to."""
 
     runs: Line
     text: Line
@@ -249,9 +249,10 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-def details(title: str, *blocks: Block, about: str = "") -> Details:
-    """Put blocks under a title of our own and a quiet remark, closed."""
-    return Details(line(Span(title, "strong"), " " * bool(about), *cell(about, "quiet").runs), blocks)
+def details(title: str | Span, *blocks: Block, about: str = "") -> Details:
+    """Put blocks under a title and a quiet remark, closed."""
+    head = title if isinstance(title, Span) else Span(title, "strong")
+    return Details(line(head, " " * bool(about), *cell(about, "quiet").runs), blocks)
 
 
 def definitions(every: Iterable[tuple[str, str, str]]) -> Terms:
