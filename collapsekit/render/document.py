@@ -28,7 +28,6 @@ _STATES = {
     **dict.fromkeys(("used", "healthy", "passed", "accepted"), ("✓", "good")),
     **dict.fromkeys(("failed", "rejected"), ("✗", "bad")),
 }
-VERDICTS = tuple(_STATES)[:5]  # on a modality, the worst first
 MARKS = {word: mark for word, (mark, _) in _STATES.items()}
 TONES = {word: tone for word, (_, tone) in _STATES.items()} | {"better": "good", "worse": "bad"}
 """The tone of each kind of run that has one: bad, warn, open, calm or good."""
@@ -70,7 +69,6 @@ class TableCell:
     runs: Line = ()
     aside: Line = ()
     marks: str = ""  # signs behind it that the table's legend explains
-    short: str = ""  # the same in signs only, for where there is no room
     bar: float | None = None  # its size as a part of the largest one
 
 
@@ -91,7 +89,6 @@ class TableColumn:
     head: Span
     kind: Literal["text", "number", "mark", "state"] = "text"
     about: str = ""  # what its numbers mean
-    spare: bool = False  # may be left out where there is no room
 
 
 def columns(*heads: str | TableColumn) -> tuple[TableColumn, ...]:
@@ -103,14 +100,6 @@ def columns(*heads: str | TableColumn) -> tuple[TableColumn, ...]:
 
 
 @dataclass(frozen=True)
-class Legend:
-    """A sentence on the signs in a table: of all of them, of intervals, or of what is shown in short."""
-
-    text: str
-    of: Literal["all", "asides", "short"] = "all"
-
-
-@dataclass(frozen=True)
 class Table:
     """Rows under heads; as many cells a row as columns."""
 
@@ -118,7 +107,7 @@ class Table:
     columns: tuple[TableColumn, ...]
     rows: tuple[tuple[TableCell, ...], ...]
     about: str = ""
-    legend: tuple[Legend, ...] = ()
+    legend: tuple[str, ...] = ()  # a sentence on each sign, without its end
     counted: str = ""  # what a row is one of, where many are folded, or scroll
     split: bool = False  # where there is no room, rather several tables than names in narrow columns
 

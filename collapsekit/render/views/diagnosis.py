@@ -60,7 +60,10 @@ def view(report: Report, detail: Detail) -> doc.Document:
 
 def _verdicts(report: Report, full: dict[str, str], detail: Detail) -> doc.Section:
     """What is said of each modality, the worst first: its numbers in a table, then why."""
-    metric, verdicts = report.subject.metric, sorted(report.modalities.items(), key=_severity)
+    metric, verdicts = (
+        report.subject.metric,
+        sorted(report.modalities.items(), key=lambda item: words.severity(item[1].verdict)),
+    )
     shaded = ", with the interval shaded" * (detail is Detail.FULL)
     lead = (
         f"The scale runs from 0, fully used, to 1, fully ignored{shaded}. Costs are {metric} lost by not using the "
@@ -71,10 +74,6 @@ def _verdicts(report: Report, full: dict[str, str], detail: Detail) -> doc.Secti
     titles = ((Span(full[name], "label"), doc.state(v.verdict), v) for name, v in verdicts)
     cards = (doc.Card(name, v.verdict, tuple(_reason(v, report, detail)), state) for name, state, v in titles)
     return doc.section("Verdicts", doc.sentence(lead, "lead"), table, doc.Gallery(tuple(cards)), name="verdicts")
-
-
-def _severity(item: tuple[str, ModalityVerdict]) -> int:
-    return words.severity(item[1].verdict)
 
 
 def _verdict(v: ModalityVerdict) -> tuple[doc.TableCell | str, ...]:
