@@ -76,7 +76,7 @@ def train(setting: Setting, data: Data, out: Path) -> None:
         model, epochs = fit(setting, data, fit_of(setting), seed)
         took = time.perf_counter() - began
         save_file(model.state_dict(), weights(out, setting, seed))
-        found = losses(model, data, "test")
+        found = losses(model, data, data.judging)
         record = {
             "setting": setting.name,
             "seed": seed,

@@ -15,13 +15,17 @@ from collapsekit.demo.make import load_mfeat
 
 FOLDER = Path(os.environ.get("COLLAPSEKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 PEPTIDES = Path(__file__).parents[2] / "examples" / "public_checkpoint" / "data.safetensors"
+PEPTIDES_READ = {"train": 4000, "val": 600, "test": 1000}
 SPLITS = ("train", "val", "test")
 Split = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Data:
-    """Inputs (n, ...) and ``label`` (n,) or (n, 1) by split; how many outputs a model of them has."""
+    """Inputs (n, ...) and ``label`` (n,) or (n, 1) by split; how many outputs a model of them has.
+
+    ``fresh``, where there is such a split, is the test split and what training left over: more examples to find the truth on.
+    """
 
     splits: dict[str, Split]
     outputs: int
@@ -30,6 +34,11 @@ class Data:
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(name for name in self.splits["train"] if name != "label")
+
+    @property
+    def judging(self) -> str:
+        """The split that the truth is found on."""
+        return "fresh" if "fresh" in self.splits else "test"
 
 
 def load(setting: Setting) -> Data:
@@ -47,7 +56,9 @@ def load(setting: Setting) -> Data:
         splits = _by_split(_prepared(name, load_file(FOLDER / f"{name}.safetensors")))
     splits = {s: {k: part[k] for k in (*setting.modalities, "label")} for s, part in splits.items()}
     if setting.train is not None:
-        rows = torch.randperm(len(splits["train"]["label"]), generator=torch.Generator().manual_seed(0))[: setting.train]
+        order = torch.randperm(len(splits["train"]["label"]), generator=torch.Generator().manual_seed(0))
+        rows, left = order[: setting.train], order[setting.train :]
+        splits["fresh"] = {k: torch.cat([v, splits["train"][k][left]]) for k, v in splits["test"].items()}
         splits["train"] = {k: v[rows] for k, v in splits["train"].items()}
     label = splits["train"]["label"]
     if label.is_floating_point():
@@ -105,4 +116,4 @@ def _peptides() -> dict[str, Split]:
     middle, spread = splits["train"]["ccs"].mean(), splits["train"]["ccs"].std()
     for part in splits.values():
         part["label"] = (part.pop("ccs") - middle) / spread
-    return splits
+    return {s: {k: v[:most] for k, v in splits[s].items()} for s, most in PEPTIDES_READ.items()}

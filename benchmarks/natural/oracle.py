@@ -78,10 +78,10 @@ class Oracle:
             "run": asked.key,
             "epochs": epochs,
             "val": float(calibrated(model, data, "val").mean()),
-            "test": listed(calibrated(model, data, "test")),
+            "test": listed(calibrated(model, data, data.judging)),
         }
         if len(asked.subset) == len(self.setting.modalities):
-            val, test = losses(model, data, "val"), losses(model, data, "test")
+            val, test = losses(model, data, "val"), losses(model, data, data.judging)
             record["val_use"] = {m: float(val.use(m).mean()) for m in asked.subset}
             record["test_use"] = {m: listed(test.use(m)) for m in asked.subset}
         record["seconds"] = time.perf_counter() - began
@@ -170,7 +170,7 @@ def evidence(setting: Setting, data: Data, runs: Mapping[str, Run], use: Mapping
     def tested(run: Run) -> Tensor:
         return torch.tensor(run["test"], dtype=torch.float64)
 
-    names, base = setting.modalities, prior(data, "test")
+    names, base = setting.modalities, prior(data, data.judging)
     whole = best(of(names))
     least = whole["val"] + AS_GOOD * float(prior(data, "val").mean())
     good = [run for run in of(names) if run["val"] <= least]
