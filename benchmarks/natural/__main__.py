@@ -6,20 +6,19 @@ python -m benchmarks.natural train|oracle|verdicts|table --out DIR
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from benchmarks.natural import oracle
 from benchmarks.natural.data import Data, load, standardise
 from benchmarks.natural.exchange import losses
-from benchmarks.natural.models import Natural
+from benchmarks.natural.files import add, records, weights
 from benchmarks.natural.settings import SEEDS, SETTINGS, Setting
-from benchmarks.natural.training import arguments, fit, fit_of
+from benchmarks.natural.training import fit, fit_of
 
 
 def main() -> None:
@@ -68,7 +67,7 @@ def train(setting: Setting, data: Data, out: Path) -> None:
     """Train the setting's models that ``out``/models.jsonl lacks, and find what each has of its modalities."""
     path, data = out / "models.jsonl", inputs(setting, data)
     known = {(r["setting"], r["seed"]) for r in records(path)}
-    (out / "weights").mkdir(exist_ok=True)
+    (out / "weights").mkdir(parents=True, exist_ok=True)
     for seed in SEEDS if setting.counted else SEEDS[:1]:
         if (setting.name, seed) in known:
             continue
@@ -86,26 +85,8 @@ def train(setting: Setting, data: Data, out: Path) -> None:
             "metric": found.right,
             "use": {m: oracle.listed(found.use(m)) for m in setting.modalities},
         }
-        with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        add(path, record)
         print(f"{setting.name} seed {seed}: {found.right} in {epochs} epochs, {took:.1f} s", flush=True)
-
-
-def weights(out: Path, setting: Setting, seed: int) -> Path:
-    """Where a model's weights lie."""
-    return out / "weights" / f"{setting.name}-{seed}.safetensors"
-
-
-def records(path: Path) -> list[dict]:  # type: ignore[type-arg]
-    """The lines of a file of results, none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def trained(setting: Setting, data: Data, out: Path, seed: int) -> Natural:
-    """A model that was trained before."""
-    model = Natural(**arguments(setting, data))
-    model.load_state_dict(load_file(weights(out, setting, seed)))
-    return model.eval()
 
 
 if __name__ == "__main__":

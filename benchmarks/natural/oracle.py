@@ -6,7 +6,6 @@ with early stopping. The best is chosen on validation examples and judged on tes
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.natural.data import Data, only, standardise
 from benchmarks.natural.exchange import answers, losses, prior, scored, sureness
+from benchmarks.natural.files import add, records
 from benchmarks.natural.models import Natural
 from benchmarks.natural.settings import Setting
 from benchmarks.natural.training import Fit, fit, fit_of
@@ -134,16 +134,13 @@ def work(setting: Setting, data: Data, out: Path, tell: Callable[[str], None], s
         if asked.key in oracle.runs:
             continue
         record = oracle.run(asked)
-        with (out / "oracle.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        add(out / "oracle.jsonl", record)
         tell(f"{setting.name} {asked.key}: {record['val']:.4f} in {record['seconds']:.1f} s")
 
 
 def read_runs(out: Path, setting: str) -> dict[str, Run]:
     """Runs of a setting that were made."""
-    path = out / "oracle.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return {r["run"]: r for r in map(json.loads, lines) if r["setting"] == setting}
+    return {r["run"]: r for r in records(out / "oracle.jsonl") if r["setting"] == setting}
 
 
 def best(runs: Iterable[Run]) -> Run:
