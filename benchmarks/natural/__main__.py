@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,15 +37,18 @@ def main() -> None:
 
         print_tables(chosen.out, chosen.verdicts)
         return
+    if chosen.step == "verdicts":
+        from benchmarks.natural.verdicts import work
+
+        for seed in SEEDS:  # the first of every setting first
+            for setting, data in at_hand(chosen.settings):
+                work(setting, inputs(setting, data), seed, chosen.out, chosen.profiles, chosen.verdicts)
+        return
     for setting, data in at_hand(chosen.settings):
         if chosen.step == "train":
             train(setting, data, chosen.out)
-        elif chosen.step == "oracle":
-            oracle.work(setting, data, chosen.out, print)
         else:
-            from benchmarks.natural.verdicts import work
-
-            work(setting, inputs(setting, data), chosen.out, chosen.profiles, chosen.verdicts)
+            oracle.work(setting, data, chosen.out, partial(print, flush=True))
 
 
 def at_hand(names: list[str] | None) -> Iterator[tuple[Setting, Data]]:

@@ -24,7 +24,8 @@ Split = dict[str, Tensor]
 class Data:
     """Inputs (n, ...) and ``label`` (n,) or (n, 1) by split; how many outputs a model of them has.
 
-    ``fresh``, where there is such a split, is the test split and what training left over: more examples to find the truth on.
+    ``fresh``, where there is such a split, is the test split and what training left over: on more examples
+    the truth is surer.
     """
 
     splits: dict[str, Split]

@@ -51,7 +51,9 @@ class Natural(nn.Module):
         self.encoders = nn.ModuleDict({m: encoder(shape, hidden, width) for m, shape in shapes.items()})
         self.fusion = Fusion(fusion, len(shapes), width, width, None, outputs)
         self.head = (
-            nn.Identity() if fusion == "late" else nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, outputs))
+            nn.Identity()
+            if fusion == "late"
+            else nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, outputs))
         )
 
     def encode(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:

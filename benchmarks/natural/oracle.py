@@ -126,7 +126,9 @@ def listed(values: Tensor) -> list[float]:
     return [round(v, 6) for v in values.tolist()]
 
 
-def work(setting: Setting, data: Data, out: Path, tell: Callable[[str], None], seeds: Sequence[int] = ORACLE_SEEDS) -> None:
+def work(
+    setting: Setting, data: Data, out: Path, tell: Callable[[str], None], seeds: Sequence[int] = ORACLE_SEEDS
+) -> None:
     """Make every run of a setting that ``out``/oracle.jsonl lacks, one a line."""
     oracle = Oracle(setting, data, out / "oracle")
     oracle.runs.update(read_runs(out, setting.name))

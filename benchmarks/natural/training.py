@@ -35,9 +35,7 @@ class Fit:
 
 def fit_of(setting: Setting) -> Fit:
     """The setting's own way."""
-    return Fit(
-        setting.rate, setting.rates, setting.weight_decay, setting.epochs, setting.patience, setting.noise
-    )
+    return Fit(setting.rate, setting.rates, setting.weight_decay, setting.epochs, setting.patience, setting.noise)
 
 
 def arguments(setting: Setting, data: Data) -> dict[str, Any]:
@@ -67,8 +65,9 @@ def fit(setting: Setting, data: Data, how: Fit, seed: int) -> tuple[Natural, int
     heads = nn.ModuleDict({m: nn.Linear(setting.width, data.outputs) for m in data.modalities})
     optimizer = torch.optim.AdamW(_groups(model, heads, how), weight_decay=how.weight_decay)
     spread = {m: data.splits["train"][m].std() for m in data.modalities}
-    best, state, since, epoch = float("inf"), model.state_dict(), 0, 0
-    for epoch in range(1, how.epochs + 1):
+    best, state, since, spent = float("inf"), model.state_dict(), 0, 0
+    while spent < how.epochs:
+        spent += 1
         _epoch(model, heads, optimizer, data, how, spread)
         held = _held(model, data.task, data.splits["val"])
         since += 1
@@ -78,7 +77,7 @@ def fit(setting: Setting, data: Data, how: Fit, seed: int) -> tuple[Natural, int
         if how.patience is not None and since >= how.patience:
             break
     model.load_state_dict(state)
-    return model.eval(), epoch
+    return model.eval(), spent
 
 
 def _groups(model: Natural, heads: nn.Module, how: Fit) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from benchmarks.natural import peers
 from benchmarks.natural.data import Data
-from benchmarks.natural.files import add, records, trained
+from benchmarks.natural.files import add, records, trained, weights
 from benchmarks.natural.models import Natural
-from benchmarks.natural.settings import SEEDS, Setting
+from benchmarks.natural.settings import Setting
 from benchmarks.natural.training import arguments
 from collapsekit import diagnose
 from collapsekit.adapters.module import ModuleAdapter
@@ -23,17 +23,16 @@ PROBES = ("reliance", "utilisation", "prefix_gap", "spectrum")
 SPLITS = ("train", "val", "test")
 
 
-def work(setting: Setting, data: Data, out: Path, profiles: Sequence[str], name: str) -> None:
-    """Diagnose every model of a setting in the profiles that ``out``/``name`` lacks."""
+def work(setting: Setting, data: Data, seed: int, out: Path, profiles: Sequence[str], name: str) -> None:
+    """Diagnose one model in the profiles that ``out``/``name`` lacks."""
     known = {(r["setting"], r["seed"], r["profile"]) for r in records(out / name)}
-    for seed in SEEDS if setting.counted else SEEDS[:1]:
-        for profile in profiles:
-            if (setting.name, seed, profile) in known:
-                continue
-            record = verdict(setting, data, trained(setting, data, out, seed), profile, out / "cache")
-            add(out / name, {"setting": setting.name, "seed": seed, "profile": profile, **record})
-            states = {m: row["verdict"] for m, row in record["modalities"].items()}
-            print(f"{setting.name} seed {seed} {profile}: {states}, {record['seconds']:.0f} s", flush=True)
+    for profile in profiles:
+        if (setting.name, seed, profile) in known or not weights(out, setting, seed).is_file():
+            continue
+        record = verdict(setting, data, trained(setting, data, out, seed), profile, out / "cache")
+        add(out / name, {"setting": setting.name, "seed": seed, "profile": profile, **record})
+        states = {m: row["verdict"] for m, row in record["modalities"].items()}
+        print(f"{setting.name} seed {seed} {profile}: {states}, {record['seconds']:.0f} s", flush=True)
 
 
 def config_of(setting: Setting, data: Data) -> dict[str, Any]:
@@ -68,14 +67,18 @@ def verdict(setting: Setting, data: Data, model: Natural, profile: str, cache: P
     rows = {
         m: {
             **found.model_dump(mode="json"),
-            "results": {r.name: [r.value, *(r.interval or ())] for r in report.results if r.modality == m and r.value is not None},
+            "results": {
+                r.name: [r.value, *(r.interval or ())]
+                for r in report.results
+                if r.modality == m and r.value is not None
+            },
             "peers": {name: values[m] for name, values in others.items()},
         }
         for m, found in report.modalities.items()
     }
     judged = report.judged
     return {
-        "overall": report.overall,
+        "verdict": report.verdict,
         "summary": report.summary,
         "judged": None if judged is None else judged.model_dump(mode="json"),
         "modalities": rows,

@@ -14,9 +14,8 @@ import zipfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-
 from peptides import load
+from safetensors.torch import save_file
 
 FOLDER = Path(__file__).parent
 PACKAGE = "im2deep==2.0.2"

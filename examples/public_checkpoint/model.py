@@ -42,7 +42,7 @@ class Dense(nn.Module):
 
 
 class IM2Deep(nn.Module):
-    """``atoms`` (n, 60, 6), ``pairs`` (n, 30, 6), ``whole`` (n, 60) and ``one_hot`` (n, 60, 20) to a cross section (n, 1)."""
+    """``atoms`` (n, 60, 6), ``pairs`` (n, 30, 6), ``whole`` (n, 60), ``one_hot`` (n, 60, 20) to a cross section (n, 1)."""
 
     def __init__(self) -> None:
         super().__init__()
