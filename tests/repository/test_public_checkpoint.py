@@ -49,6 +49,8 @@ def test_a_peptide_s_atoms_are_those_of_its_formula() -> None:
         wanted = np.array([*formula, 0, 0]) - np.array([0, 2, 0, 1, 0, 0])
         assert atoms.sum(0).tolist() == wanted.tolist()
         assert pairs.sum(0).tolist() == wanted.tolist()
+        first = np.add(peptides.COMPOSITION[sequence[0]], peptides.COMPOSITION[sequence[1]])
+        assert pairs[0].tolist() == first.tolist()
         assert whole[:6].tolist() == wanted.tolist()
         assert "".join(peptides.RESIDUES[i] for i in one_hot[: len(sequence)].argmax(1)) == sequence
         assert one_hot.sum() == whole[6] == len(sequence)
