@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.natural.settings import Setting
+from benchmarks.planted.real import FOLDER
 from collapsekit.demo.make import load_mfeat
 
-FOLDER = Path(os.environ.get("COLLAPSEKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 PEPTIDES = Path(__file__).parents[2] / "examples" / "public_checkpoint" / "data.safetensors"
 PEPTIDES_READ = {"train": 4000, "val": 600, "test": 1000}
 SPLITS = ("train", "val", "test")

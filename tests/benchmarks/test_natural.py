@@ -223,6 +223,21 @@ def test_settings_are_enough_and_each_is_one_that_can_be_made() -> None:
     assert all(set(s.rates) <= set(s.modalities) for s in SETTINGS)
 
 
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_a_model_of_each_setting_reads_its_data(setting: Setting) -> None:
+    try:
+        data = load(setting)
+    except FileNotFoundError as missing:
+        pytest.skip(f"its data is not at hand: {missing}")
+    few = Data({s: {k: v[:6] for k, v in part.items()} for s, part in data.splits.items()}, data.outputs, data.task)
+    model = Natural(**arguments(setting, few)).eval()
+    with torch.no_grad():
+        assert model(**{m: few.splits["test"][m] for m in setting.modalities}).shape == (6, data.outputs)
+    assert data.modalities == setting.modalities
+    assert {"train", "val", "test"} <= set(data.splits)
+    assert all(torch.isfinite(v).all() for part in standardise(few).splits.values() for v in part.values())
+
+
 def test_the_embedded_data_is_at_hand_and_is_standardised_by_its_training_split() -> None:
     setting = next(s for s in SETTINGS if s.name == "mfeat6-attention")
     data = standardise(load(setting))
