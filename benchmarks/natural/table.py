@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.natural.files import records
-from benchmarks.natural.oracle import asked_of, evidence, read_runs
+from benchmarks.natural.oracle import asked_of, evidence
 from benchmarks.natural.peers import NAMES
 from benchmarks.natural.settings import SETTINGS
 from benchmarks.natural.truth import STATES, Truth, truth
@@ -37,8 +37,11 @@ def known_truths(out: Path) -> dict[tuple[str, int, str], Truth]:
     from benchmarks.natural.data import load
 
     made, known = records(out / "models.jsonl"), {}
+    everything: dict[str, dict[str, Row]] = {setting.name: {} for setting in SETTINGS}
+    for run in records(out / "oracle.jsonl"):
+        everything[run["setting"]][run["run"]] = run
     for setting in SETTINGS:
-        runs = read_runs(out, setting.name)
+        runs = everything[setting.name]
         if not setting.counted or any(asked.key not in runs for asked in asked_of(setting.modalities)):
             continue
         data = load(setting)
