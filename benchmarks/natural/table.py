@@ -173,6 +173,9 @@ def peers(rows: Sequence[Row]) -> str:
     lines.append(f"{f'verdict, no threshold chosen, {len(decided)} decided':<84}{'':>7}{error:>8.1%}")
     for name, what in NAMES.items():
         values = [r["peers"][name] for r in own]
+        if len(set(values)) == 1:
+            lines.append(f"{what:<84}{'not measured':>15}")
+            continue
         area = auroc(values, is_ignored)
         lines.append(f"{what:<84}{max(area, 1 - area):>7.3f}{best_error(values, is_ignored):>8.1%}")
     return "\n".join(lines)

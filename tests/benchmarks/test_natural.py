@@ -373,6 +373,10 @@ def test_peers_get_the_threshold_that_is_best_for_them() -> None:
     assert lines[1].split()[-2:] == ["1.000", "0.0%"]
     assert lines[2].split()[-1] == "0.0%"
     assert all(line.split()[-1] == "12.5%" for line in lines[3:])
+    rows = [{**r, "peers": {**r["peers"], "prefix_gap": 0.0}} for r in rows]
+    assert [line.split()[-2:] for line in table.peers(rows).splitlines() if "prefix gap" in line] == [
+        ["not", "measured"]
+    ]
     assert table.peers(rows[:2]) == "ignored or not: all are the same"
 
 
