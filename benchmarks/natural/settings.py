@@ -56,6 +56,9 @@ SETTINGS = (
     ),
     # Who speaks is known too, and says nothing of the digit.
     Setting("avmnist-speaker", "avmnist3000", ("image", "audio", "speaker"), "attention", train=1500, epochs=15),
+    Setting(
+        "avmnist-speaker-sum", "avmnist3000", ("image", "audio", "speaker"), "sum", train=1500, epochs=12, noise=0.1
+    ),
     Setting("avmnist-late", "avmnist3000", ("image", "audio"), "late", train=1500, epochs=12, weight_decay=1e-2),
     Setting("utd-concat", "utd_mhad", _SENSORS, "concat", noise=0.2, dropout=0.2, epochs=40),
     Setting("utd-attention", "utd_mhad", _SENSORS, "attention", raw=True, patience=5),

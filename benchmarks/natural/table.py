@@ -159,11 +159,11 @@ def stability(rows: Sequence[Row]) -> str:
 
 def peers(rows: Sequence[Row]) -> str:
     """Ignored or not: the score and the verdict, beside each peer at the threshold that is best in hindsight."""
-    own = [r for r in judged(rows) if r["truth"] != "nothing"]
+    own = judged(rows)
     is_ignored = [r["truth"] == "ignored" for r in own]
     if not any(is_ignored) or all(is_ignored):
         return "ignored or not: all are the same"
-    lines = [f"{'ignored or used, ' + str(len(own)) + ' modalities, by':<84}{'AUROC':>7}{'error':>8}"]
+    lines = [f"{'ignored or not, ' + str(len(own)) + ' modalities, by':<84}{'AUROC':>7}{'error':>8}"]
     scores = [r["score"] if r["score"] is not None else 0.5 for r in own]
     lines.append(
         f"{'score, at its best threshold':<84}{auroc(scores, is_ignored):>7.3f}{best_error(scores, is_ignored):>8.1%}"
