@@ -9,7 +9,6 @@ from math import factorial
 import torch
 from torch import Tensor
 
-from benchmarks.planted.subjects import Made
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.features.features import Features
 from collapsekit.interventions.replay import predict
@@ -24,13 +23,13 @@ NAMES = {
 }
 
 
-def scores(made: Made, adapter: ModuleAdapter, features: Features, report: Report) -> dict[str, dict[str, float]]:
+def scores(adapter: ModuleAdapter, features: Features, report: Report) -> dict[str, dict[str, float]]:
     """Every competitor's number for every modality, on the examples of the diagnosis."""
     rank = report.find("spectrum.effective_rank")
     out = {
         "leave_one_out": _leave_one_out(adapter, features),
         "mm_shap": _mm_shap(adapter, features),
-        "ogm_ge": _ogm_ge(made, adapter, features),
+        "ogm_ge": _ogm_ge(adapter, features),
         "effective_rank": dict.fromkeys(features.modalities, rank.value if rank and rank.value else 0.0),
     }
     gaps = {m: report.find("prefix_gap.gap", modality=m) for m in features.modalities}
@@ -82,7 +81,7 @@ def _mm_shap(adapter: ModuleAdapter, features: Features) -> dict[str, float]:
     return {m: float((v.abs() / total).mean()) for m, v in phi.items()}
 
 
-def _ogm_ge(made: Made, adapter: ModuleAdapter, features: Features) -> dict[str, float]:
+def _ogm_ge(adapter: ModuleAdapter, features: Features) -> dict[str, float]:
     """Summed probability of the truth with only this modality's features, over the mean of the others'."""
     names, task = features.modalities, adapter.task
     alone = {}

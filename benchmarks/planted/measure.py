@@ -63,7 +63,7 @@ def measure(
         )
         took = time.perf_counter() - start
         adapter = ModuleAdapter(check_config(config, base=Path.cwd()), model=made.model)
-        others = scores(made, adapter, extract(adapter, report.subject.split), report)
+        others = scores(adapter, extract(adapter, report.subject.split), report)
     rows = {}
     for m, verdict in report.modalities.items():
         state, ratio, share = real[m]

@@ -28,7 +28,6 @@ _STATES = {
     **dict.fromkeys(("used", "healthy", "passed", "accepted"), ("✓", "good")),
     **dict.fromkeys(("failed", "rejected"), ("✗", "bad")),
 }
-VERDICTS = tuple(_STATES)[:5]  # on a modality, the worst first
 MARKS = {word: mark for word, (mark, _) in _STATES.items()}
 TONES = {word: tone for word, (_, tone) in _STATES.items()} | {"better": "good", "worse": "bad"}
 """The tone of each kind of run that has one: bad, warn, open, calm or good."""
@@ -70,7 +69,6 @@ class TableCell:
     runs: Line = ()
     aside: Line = ()
     marks: str = ""  # signs behind it that the table's legend explains
-    short: str = ""  # the same in signs only, for where there is no room
     bar: float | None = None  # its size as a part of the largest one
 
 
@@ -91,7 +89,6 @@ class TableColumn:
     head: Span
     kind: Literal["text", "number", "mark", "state"] = "text"
     about: str = ""  # what its numbers mean
-    spare: bool = False  # may be left out where there is no room
 
 
 def columns(*heads: str | TableColumn) -> tuple[TableColumn, ...]:
@@ -103,14 +100,6 @@ def columns(*heads: str | TableColumn) -> tuple[TableColumn, ...]:
 
 
 @dataclass(frozen=True)
-class Legend:
-    """A sentence on the signs in a table: of all of them, of intervals, or of what is shown in short."""
-
-    text: str
-    of: Literal["all", "asides", "short"] = "all"
-
-
-@dataclass(frozen=True)
 class Table:
     """Rows under heads; as many cells a row as columns."""
 
@@ -118,7 +107,7 @@ class Table:
     columns: tuple[TableColumn, ...]
     rows: tuple[tuple[TableCell, ...], ...]
     about: str = ""
-    legend: tuple[Legend, ...] = ()
+    legend: tuple[str, ...] = ()  # a sentence on each sign, without its end
     counted: str = ""  # what a row is one of, where many are folded, or scroll
     split: bool = False  # where there is no room, rather several tables than names in narrow columns
 
@@ -179,7 +168,7 @@ def items(texts: Iterable[str | Line]) -> Items:
 
 @dataclass(frozen=True)
 class Term:
-    """A name, and its definition and where that is from, or how it is; ``name`` is what runs point to."""
+    """A name, and its definition and where that is from, or how it is; ``name`` is what runs above it point to."""
 
     runs: Line
     text: Line
@@ -249,9 +238,10 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-def details(title: str, *blocks: Block, about: str = "") -> Details:
-    """Put blocks under a title of our own and a quiet remark, closed."""
-    return Details(line(Span(title, "strong"), " " * bool(about), *cell(about, "quiet").runs), blocks)
+def details(title: str | Span, *blocks: Block, about: str = "") -> Details:
+    """Put blocks under a title and a quiet remark, closed."""
+    head = title if isinstance(title, Span) else Span(title, "strong")
+    return Details(line(head, " " * bool(about), *cell(about, "quiet").runs), blocks)
 
 
 def definitions(every: Iterable[tuple[str, str, str]]) -> Terms:

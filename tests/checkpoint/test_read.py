@@ -31,13 +31,13 @@ from collapsekit.checkpoint.match import match_state_dict
 from collapsekit.checkpoint.mmap import mapped
 from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.errors import ConfigError, RefusedError
-from tests.hostile.forks import FORKS, forked
+from tests.hostile.forks import FORKS, fork_readers
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _forked_readers() -> Iterator[None]:
     """Starting a reader takes longer than what it reads here; test_sandbox and test_worker are about that."""
-    with forked():
+    with fork_readers():
         yield
     FORKS.end()
 

@@ -81,7 +81,7 @@ class Forks:
         memory, cpu, path = command[5:]
         assert command[:5] == [sys.executable, "-I", "-c", sandbox._PROGRAM, sandbox._PACKAGE_FOLDER]
         if b"\0" in path:
-            return subprocess.run(command, timeout=timeout, check=False, **how)
+            return subprocess.run(command, timeout=timeout, **how)
         sys.audit("subprocess.Popen", command[0], command, None, None)
         assert self._server is not None
         asked, told = self._server.stdin, self._server.stdout
@@ -109,7 +109,7 @@ FORKS = Forks()
 
 
 @contextmanager
-def forked() -> Iterator[None]:
+def fork_readers() -> Iterator[None]:
     """Readers are forks of one process, which stays for the next time."""
     FORKS.begin()
     with pytest.MonkeyPatch.context() as patch:

@@ -29,7 +29,7 @@ from collapsekit.cli import app
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
 from tests.hostile.assemble import good_zip
 from tests.hostile.catalogue import FILES, Hostile, canary, load_families
-from tests.hostile.forks import FORKS, forked
+from tests.hostile.forks import FORKS, fork_readers
 from tests.hostile.names import NAMES
 from tests.hostile.watch import PATIENCE, SECONDS, Watch, largest_allowed, no_longer_than, watched
 
@@ -80,7 +80,7 @@ def attempt(path: Path) -> tuple[Any, Watch]:
 def test_outcome(file: Hostile, tmp_path: Path) -> None:
     folder, path = made(file, tmp_path)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    with nullcontext() if file.name in STARTED else forked():
+    with nullcontext() if file.name in STARTED else fork_readers():
         got, watch = attempt(path)
     assert not canary(folder).exists(), "the file acted"
     assert_quiet(watch)

@@ -87,15 +87,6 @@ def test_every_value_is_in_the_terminal_and_markdown(make_report: MakeReport) ->
         assert "14.3 [13.6, 15.1]" in text
 
 
-def test_a_name_used_twice_is_shown_twice(make_report: MakeReport) -> None:
-    whole = make_report()
-    again = [r.model_copy(update={"value": 77.0}) for r in whole.named("reliance.shapley")]
-    report = make_report(results=(*whole.results, *again))
-    for text in (write(report, "terminal", width=80, color=False), write(report, "markdown")):
-        assert "1.88 [1.65, 2.10]" in text
-        assert "77 [1.65, 2.10]" in text
-
-
 def _render(text: str) -> list[Token]:
     return MarkdownIt("commonmark").enable("table").parse(text)
 

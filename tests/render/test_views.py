@@ -104,7 +104,7 @@ case = pytest.mark.parametrize(("view", "who", "writer"), CASES)
 
 
 @cache
-def made(view: str, who: str, detail: Detail) -> Document:
+def make_document(view: str, who: str, detail: Detail) -> Document:
     """What is written of a sample. Its figures are drawn once for all writers and tests."""
     return document_of(sample(view, who), detail)
 
@@ -153,7 +153,7 @@ def _short(run: Span, writer: str) -> bool:
 
 @case
 def test_every_word_of_the_document_is_written(view: str, who: str, writer: str) -> None:
-    document = made(view, who, detail_of(writer))
+    document = make_document(view, who, detail_of(writer))
     text = seen(written(view, who, writer, 120 if writer == "terminal" else 80), writer)
     shown = [run.text for run in runs((document.facts, document.sections)) if not _short(run, writer)]
     said = [document.title, *document.warnings, *shown]
@@ -206,7 +206,7 @@ def test_a_page_is_valid_and_its_headings_are_in_order(view: str, who: str) -> N
 @pytest.mark.parametrize("detail", Detail)
 @pytest.mark.parametrize("who", ["one", "hostile"])
 def test_a_document_holds_no_markup_and_every_writer_takes_it(view: str, who: str, detail: Detail) -> None:
-    document = made(view, who, detail)
+    document = make_document(view, who, detail)
     for found in tables(document):
         for row in found.rows:
             assert len(row) == len(found.columns), found.title

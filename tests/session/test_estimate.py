@@ -24,7 +24,7 @@ from collapsekit.probes.geometry import rank_sweep
 from collapsekit.report.cost import COUNTED, CostRow
 from collapsekit.session.timing import peak_bytes
 from tests.probes.counting import Counts, counted, differing
-from tests.problems import Problem, make_problem
+from tests.problems import Late, Problem, make_problem
 
 registry.load_builtins()
 PROBES = sorted(
@@ -83,6 +83,23 @@ def test_a_probe_by_itself_pays_for_all_that_it_needs(probe: str, small: Problem
     check(report, counts)
     # What is shared, too, is not hidden in a bound.
     assert not {"passes", "gradients"} & set(report.probes[0].at_most)
+
+
+def test_replays_of_a_sweep_are_counted_where_features_can_be_aligned(tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, sizes={"test": 70}, steps=0)
+    problem.model = Late({"image": 5, "audio": 4}, fused=6).eval()
+    report, counts = both(
+        problem, probes=["similarity"], options={"rank_sweep": {"modality": "image", "betas": [1.0, 3.0]}}
+    )
+    check(report, counts)
+    assert report.probes[0].replays > 2 * 70
+
+
+def test_without_draws_what_goes_missing_is_no_bound(small: Problem) -> None:
+    report, counts = both(small, probes=["missing"], options={"missing": {"fills": ["zeros", "mean"]}})
+    check(report, counts)
+    assert report.probes[0].at_most == ()
+    assert report.probes[0].passes == 90 + 50
 
 
 def test_what_is_trained_is_bounded_by_name(small: Problem, brief_joint_here: None) -> None:
@@ -187,6 +204,7 @@ def test_a_limit_and_a_split_are_those_of_the_diagnosis(small: Problem) -> None:
 
 def test_labels_that_come_sorted_are_no_reason_to_refuse(tmp_path: Path) -> None:
     problem = make_problem(tmp_path, sizes={"train": 300, "val": 300, "test": 300}, steps=0)
+    problem.config["data"]["batch_size"] = 16
     order = {s: problem.arrays[f"{s}/label"].argsort() for s in ("train", "val", "test")}
     data = {s: Sorted(problem, s, order[s]) for s in order}
     report = estimated(problem, data=data, probes=["missing", "utilisation"])
@@ -425,6 +443,11 @@ def test_a_probe_that_reads_a_split_and_then_measures_nothing_pays_for_that(tmp_
     assert "found 16 held out" in str(row.skipped)
     assert row.passes == counts.of("utilisation")["passes"] == 80
     assert report.total.passes == 150
+    after = estimated(problem, probes=["missing", "utilisation"])
+    assert [(r.name, r.passes, r.replays > 0) for r in after.probes] == [
+        ("missing", 80, True),
+        ("utilisation", 0, False),
+    ]
 
 
 def test_what_cannot_be_meant_is_refused_as_by_a_diagnosis(small: Problem, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,16 +37,16 @@ def figures(report: RepairReport, delta: RepairDelta) -> Iterator[tuple[str, str
     pairs = [p for found in delta.curves.values() for p in found if _drawable(p)]
     pairs.sort(key=lambda p: p.before.modality not in report.repaired)
     for name in DRAWN:
-        own = [p for p in pairs if _measure(p) == name and p.before.versus in (None, p.before.modality)]
+        own = [p for p in pairs if _draws(p.before, name)]
         if own:
             title = getattr(lookup(own[0].before.name), "title", None) or name
             file = name.removesuffix(".{fill}").replace(".", "-")
             yield file, title, own[0].before, functools.partial(_curves, own[:_MOST_PANELS])
 
 
-def _measure(pair: Pair) -> str | None:
-    made = lookup(pair.before.name)
-    return None if made is None else made.name
+def _draws(r: Result, name: str) -> bool:
+    """Whether it is what the measure of that name says of a modality or the whole model."""
+    return getattr(lookup(r.name), "name", None) == name and r.versus in (None, r.modality)
 
 
 def _drawable(pair: Pair) -> bool:

@@ -99,7 +99,7 @@ def curves(report: RepairReport, delta: RepairDelta) -> Iterator[doc.Details]:
             *(f">{when}" for when in reports_of(report)),
         ]
         title = f"{probe}: {pair.label}"
-        yield doc.Details((Span(title, "name"), Span(" "), Span(about, "quiet")), (doc.table(title, heads, rows),))
+        yield doc.details(Span(title, "name"), doc.table(title, heads, rows), about=about)
 
 
 def _points(result: Result | None) -> dict[tuple[float | str, int], words.Estimate]:

@@ -5,7 +5,6 @@ All functions take a report that :func:`collapsekit.report.names.cleaned` has be
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -83,18 +82,13 @@ def by_probe(report: Report) -> list[ProbeResults]:
 
 
 def _rows(results: Sequence[Result], order: Sequence[str | None]) -> Iterator[tuple[doc.TableCell, ...]]:
-    rows: dict[tuple[str, str | None, int], dict[str | None, doc.TableCell]] = {}
-    firsts: dict[tuple[str, str | None, int], Result] = {}
-    seen: Counter[tuple[str, str | None, str | None]] = Counter()
+    rows: dict[tuple[str, str | None], dict[str | None, Result]] = {}
     for r in results:
-        again = (r.name, r.versus, r.modality)  # a name used twice gets a row of its own, and nothing is lost
-        row = (r.name, r.versus, seen[again])
-        firsts.setdefault(row, r)
-        rows.setdefault(row, {})[r.modality] = number(r.value, r.interval)
-        seen[again] += 1
-    for row, cells in rows.items():
-        text = short_name(firsts[row]) + (f" versus {row[1]}" if row[1] is not None else "")
-        yield doc.name(text, firsts[row].unit or ""), *(cells.get(m, doc.TableCell()) for m in order)
+        rows.setdefault((r.name, r.versus), {})[r.modality] = r
+    for (_, versus), found in rows.items():
+        first, cells = next(iter(found.values())), {m: number(r.value, r.interval) for m, r in found.items()}
+        text = short_name(first) + (f" versus {versus}" if versus is not None else "")
+        yield doc.name(text, first.unit or ""), *(cells.get(m, doc.TableCell()) for m in order)
 
 
 class Subset(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from collapsekit.render import document as doc
-from collapsekit.render.document import MARKS, VERDICTS, Detail, Span
+from collapsekit.render.document import Detail, Span
 from collapsekit.render.numbers import ABSENT, fmt
 from collapsekit.render.views._words import letters, made_by, number, p_value, severity
 from collapsekit.report import comparison as data
@@ -73,7 +73,7 @@ def _table(
     title: str,
     heads: dict[str, str],
     fill: Fill,
-    legend: tuple[doc.Legend, ...] = (),
+    legend: tuple[str, ...] = (),
 ) -> doc.Table:
     """Rows of the same number stand beside one another, in the comparison's order."""
     order = {key: i for i, key in enumerate(dict.fromkeys((r.part, r.name) for r in c.rows))}
@@ -105,9 +105,7 @@ def _states(entry: data.Cell, column: data.Column) -> doc.TableCell:
     order = sorted(entry.states.items(), key=lambda item: severity(item[0]))
     many = len(column.runs) > 1
     runs = [part for word, n in order for part in (doc.state(word, f"{word} {n}" if many else word), "\n")]
-    return doc.TableCell(
-        doc.line(*runs[:-1]), short=" ".join(MARKS[word] + (str(n) if many else "") for word, n in order)
-    )
+    return doc.TableCell(doc.line(*runs[:-1]))
 
 
 def _p_value(entry: data.Cell, column: data.Column) -> doc.TableCell:
@@ -120,22 +118,20 @@ def _p_value(entry: data.Cell, column: data.Column) -> doc.TableCell:
     return doc.TableCell((text,), aside, DIFFERS * test.significant)
 
 
-def _legend(c: Comparison) -> Iterator[doc.Legend]:
+def _legend(c: Comparison) -> Iterator[str]:
     """What the signs mean, a sentence each."""
     cells = [x for row in c.rows for x in row.cells]
-    ends = any(x.interval is not None for x in cells)
-    yield doc.Legend(", ".join(f"{MARKS[word]} {word}" for word in VERDICTS), "short")
-    yield from [doc.Legend("Intervals: Markdown, HTML or JSON", "short")] * ends
     if any(x.sd is not None for x in cells):
-        yield doc.Legend("Of several runs, the mean and (standard deviation over runs)")
-    yield from [doc.Legend("In [brackets], the interval over examples that a single report gives", "asides")] * ends
+        yield "Of several runs, the mean and (standard deviation over runs)"
+    if any(x.interval is not None for x in cells):
+        yield "In [brackets], the interval over examples that a single report gives"
     if any(x.best for x in cells):
-        yield doc.Legend(f"{BEST} best of the row, where a direction is agreed: ↓ lower, ↑ higher is better")
+        yield f"{BEST} best of the row, where a direction is agreed: ↓ lower, ↑ higher is better"
     t = c.testing
     if t is not None and t.tests:
-        yield doc.Legend(f"{DIFFERS} differs from {t.reference}, p ≤ {t.alpha:g} after Holm's correction. {t.family}")
+        yield f"{DIFFERS} differs from {t.reference}, p ≤ {t.alpha:g} after Holm's correction. {t.family}"
     if any(x.value is None and not x.states for x in cells):
-        yield doc.Legend(f"{ABSENT} not measured")
+        yield f"{ABSENT} not measured"
 
 
 def _row_name(row: data.Row) -> str:

@@ -60,7 +60,10 @@ def view(report: Report, detail: Detail) -> doc.Document:
 
 def _verdicts(report: Report, full: dict[str, str], detail: Detail) -> doc.Section:
     """What is said of each modality, the worst first: its numbers in a table, then why."""
-    metric, verdicts = report.subject.metric, sorted(report.modalities.items(), key=_severity)
+    metric, verdicts = (
+        report.subject.metric,
+        sorted(report.modalities.items(), key=lambda item: words.severity(item[1].verdict)),
+    )
     shaded = ", with the interval shaded" * (detail is Detail.FULL)
     lead = (
         f"The scale runs from 0, fully used, to 1, fully ignored{shaded}. Costs are {metric} lost by not using the "
@@ -69,12 +72,8 @@ def _verdicts(report: Report, full: dict[str, str], detail: Detail) -> doc.Secti
     heads = ("modality", doc.TableColumn(Span("verdict"), "state"), ">ignored (0–1)", ">costs now", ">if missing")
     table = doc.table("Verdicts", heads, [(doc.name(full[name]), *_verdict(v)) for name, v in verdicts])
     titles = ((Span(full[name], "label"), doc.state(v.verdict), v) for name, v in verdicts)
-    cards = (doc.Card(name, v.verdict, tuple(_reason(v, metric, detail)), state) for name, state, v in titles)
+    cards = (doc.Card(name, v.verdict, tuple(_reason(v, report, detail)), state) for name, state, v in titles)
     return doc.section("Verdicts", doc.sentence(lead, "lead"), table, doc.Gallery(tuple(cards)), name="verdicts")
-
-
-def _severity(item: tuple[str, ModalityVerdict]) -> int:
-    return words.severity(item[1].verdict)
 
 
 def _verdict(v: ModalityVerdict) -> tuple[doc.TableCell | str, ...]:
@@ -83,15 +82,16 @@ def _verdict(v: ModalityVerdict) -> tuple[doc.TableCell | str, ...]:
     return doc.TableCell((doc.state(v.verdict),)), number(v.score, v.interval), fmt(v.costs_now), missing
 
 
-def _reason(v: ModalityVerdict, metric: str, detail: Detail) -> Iterator[doc.Block]:
+def _reason(v: ModalityVerdict, report: Report, detail: Detail) -> Iterator[doc.Block]:
     if detail is Detail.FULL:
         yield words.meter(v, "", "used", "ignored")
     yield doc.sentence(v.reason, "inset")
     costs = ", ".join(f"{fmt(cost)} without {other}" for other, cost in v.costs_if_missing.items())
     if len(v.costs_if_missing) > 1:
-        yield doc.sentence(f"Costs in {metric}: {costs}.", "inset")
+        yield doc.sentence(f"Costs in {report.subject.metric}: {costs}.", "inset")
     if detail is Detail.FULL and v.evidence:
-        names = [part for e in v.evidence for part in (Span(e, to=e), ", ")][:-1]
+        explained = {r.name for r in report.results}
+        names = [part for e in v.evidence for part in (Span(e, to=e if e in explained else ""), ", ")][:-1]
         yield doc.Paragraph(doc.line("Read from ", *names), "note")
 
 
@@ -205,8 +205,9 @@ def _points(result: Result, curve: Curve) -> doc.Details:
     rows = [(words.point(x), fmt(y), doc.cell(fmt_interval(e), "quiet")) for x, y, e in shown]
     heads = (doc.TableColumn(Span(curve.x_label)), doc.TableColumn(Span(curve.y_label), "number"), "interval")
     left = doc.sentence(f"{len(shown)} of {len(every)} points; the JSON report has them all.", "note")
-    title = (Span(label(result), "name"), Span(" "), Span(f"{len(every)} points over {curve.x_label}", "quiet"))
-    return doc.Details(title, (doc.table(label(result), heads, rows), *[left] * (len(shown) < len(every))))
+    table, some = doc.table(label(result), heads, rows), len(shown) < len(every)
+    about = f"{len(every)} points over {curve.x_label}"
+    return doc.details(Span(label(result), "name"), table, *[left] * some, about=about)
 
 
 def _reproduce(report: Report, detail: Detail) -> Iterator[doc.Block]:

@@ -17,8 +17,8 @@ _CATCH = "the fall that would have failed with 90 % probability"
 _COLUMNS = (
     *doc.columns(">before", ">now"),
     TableColumn(Span("fall"), "number", about="above 0 is worse"),
-    TableColumn(Span("p"), "number", about="one-sided, after Holm", spare=True),
-    TableColumn(Span("would catch"), "number", about=_CATCH, spare=True),
+    TableColumn(Span("p"), "number", about="one-sided, after Holm"),
+    TableColumn(Span("would catch"), "number", about=_CATCH),
 )
 _AGAINST = "Against the baseline"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from itertools import count
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -37,8 +38,7 @@ def write(document: doc.Document, **screen: object) -> str:
     All text is escaped by the template; the only markup let through is our own style sheet and figures.
     """
     del screen
-    names = dict.fromkeys(_terms(b for s in document.sections for b in s.blocks))
-    anchors = {name: f"r{i}" for i, name in enumerate(names)}
+    anchors: dict[str, str] = defaultdict(map("r{}".format, count()).__next__)
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -55,22 +55,10 @@ def write(document: doc.Document, **screen: object) -> str:
     return environment.get_template("page.html.jinja").render(
         document=document,
         main=next((s.name for s in document.sections if s.name), ""),
-        anchors=dict(anchors),  # an id is taken from it once
+        anchors=anchors,  # a run takes an id from it, and the first term of that name, which stands below, bears it
         style=Markup(style),
         policy=Markup(_POLICY.format(digest)),
     )
-
-
-def _terms(blocks: Iterable[doc.Block]) -> Iterator[str]:
-    """The names that are explained, in order."""
-    for block in blocks:
-        match block:
-            case doc.Terms():
-                yield from (term.name for term in block.items if term.name)
-            case doc.Details() | doc.Card():
-                yield from _terms(block.blocks)
-            case doc.Gallery():
-                yield from _terms(block.items)
 
 
 def _run(run: doc.Span, anchors: dict[str, str]) -> Markup:
@@ -78,7 +66,7 @@ def _run(run: doc.Span, anchors: dict[str, str]) -> Markup:
     text = _breakable(run.text) if named else Markup("<br>").join(run.text.split("\n"))
     if run.mark:
         text = Markup('<span aria-hidden="true">{}</span> {}').format(run.mark, text)
-    if run.to in anchors:
+    if run.to:
         return Markup('<a href="#{}">{}</a>').format(anchors[run.to], text)
     if run.kind in doc.TONES and text:
         return Markup('<span class="state {}">{}</span>').format(doc.TONES[run.kind], text)
@@ -94,5 +82,5 @@ def _field_class(cell: doc.TableCell, column: doc.TableColumn) -> str:
     """What the style sheet calls a field: n for numbers, mark for signs, long for text of several lines."""
     length = sum(len(run.text) for run in cell.runs)
     names = {"n": column.kind == "number", "mark": column.kind == "mark", "bar": cell.bar is not None}
-    names |= {"long": column.kind == "text" and length > _LONG, "noted": column.kind == "text" and bool(cell.aside)}
+    names["long"] = column.kind == "text" and length > _LONG
     return " ".join(name for name, is_so in names.items() if is_so)

@@ -104,7 +104,7 @@ def _table(block: doc.Table) -> Iterator[str]:
     yield f"| {' | '.join(_line((c.head,)) for c in block.columns)} |"
     yield f"|{'|'.join(' ---: ' if c.kind == 'number' else ' --- ' for c in block.columns)}|"
     yield from (f"| {' | '.join(map(_cell, row))} |" for row in block.rows)
-    legend = [f"- {escape(part.text)}." for part in block.legend if part.of != "short"]
+    legend = [f"- {escape(text)}." for text in block.legend]
     yield from ["", *legend] * bool(legend)
     meaning = block.meaning()
     yield from ["", escape(meaning[:1].upper() + meaning[1:].rstrip(".") + ".")] * bool(meaning)

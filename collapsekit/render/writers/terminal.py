@@ -6,7 +6,7 @@ import io
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rich import box
 from rich.cells import cell_len, chop_cells
@@ -102,54 +102,34 @@ def _shown(blocks: Iterable[doc.Block], console: Console) -> Iterator[Renderable
             yield Padding(text, (0, 0, 0, 2)) if block.kind in ("inset", "command") else text
 
 
-@dataclass(frozen=True)
-class _Way:
-    """How a table is laid out: how wide names are, whether asides stand beside values or below, or signs alone."""
-
-    label: int
-    beside: bool = False
-    short: bool = False
-
-
 def _tables(block: doc.Table, console: Console) -> Iterator[RenderableType]:
-    way, tables = _laid_out(block, console)
-    for i, (part, grid) in enumerate(tables):
+    for i, grid in enumerate(_laid_out(block, console)):
         yield from [Text()] * (i > 0)
         yield grid
-        yield from [Text(part.meaning(), style="dim")] * bool(part.meaning() and i == len(tables) - 1)
-    for legend in block.legend:
-        if legend.of == "all" or (legend.of == "short") == way.short:
-            yield Text(f"{legend.text}.", style="dim")
+    below = [*[block.meaning()] * bool(block.meaning()), *(f"{text}." for text in block.legend)]
+    yield from (Text(text, style="dim") for text in below)
 
 
-def _laid_out(block: doc.Table, console: Console) -> tuple[_Way, list[tuple[doc.Table, Grid]]]:
+def _laid_out(block: doc.Table, console: Console) -> list[Grid]:
     """The first way that fits; where none does, several tables, or columns that break what is too long for them."""
     labels = _LABELS[: 2 if block.split else 3]
-    ways = [_Way(labels[0], beside=True), *map(_Way, labels)]
-    ways += [_Way(labels[-1], short=True)] * any(c.short for row in block.rows for c in row)
-    for way in ways:
-        grid = _grid(block, way)
-        if _width(grid, console) <= console.width:
-            return way, [(block, grid)]
-    way = ways[-1]
-    if any(c.spare for c in block.columns):
-        block = _only(block, [i for i, c in enumerate(block.columns) if not c.spare])
-    if all(c.kind in ("number", "state") for c in block.columns[1:]):
-        return way, _split(block, way, console)
-    return way, [(block, _grid(block, way))]
+    grids = [_grid(block, labels[0], beside=True), *(_grid(block, width) for width in labels)]
+    fitting = next((grid for grid in grids if _width(grid, console) <= console.width), None)
+    if fitting is None and all(c.kind in ("number", "state") for c in block.columns[1:]):
+        return _split(block, labels[-1], console)
+    return [fitting or grids[-1]]
 
 
-def _split(block: doc.Table, way: _Way, console: Console) -> list[tuple[doc.Table, Grid]]:
+def _split(block: doc.Table, label: int, console: Console) -> list[Grid]:
     """As few tables as it takes for each to fit, with about as many of the columns each."""
     count = len(block.columns) - 1
-    tables: list[tuple[doc.Table, Grid]] = []
+    grids: list[Grid] = []
     for size in dict.fromkeys(-(-count // parts) for parts in range(1, count + 1)):
         starts = range(1, count + 1, size)
-        parts = [_only(block, [0, *range(s, min(s + size, count + 1))]) for s in starts]
-        tables = [(part, _grid(part, way)) for part in parts]
-        if all(_width(grid, console) <= console.width for _, grid in tables):
+        grids = [_grid(_only(block, [0, *range(s, min(s + size, count + 1))]), label) for s in starts]
+        if all(_width(grid, console) <= console.width for grid in grids):
             break
-    return tables
+    return grids
 
 
 def _only(block: doc.Table, places: Sequence[int]) -> doc.Table:
@@ -162,17 +142,18 @@ def _width(grid: Grid, console: Console) -> int:
     return Measurement.get(console, console.options.update(max_width=10_000), grid).maximum
 
 
-def _grid(block: doc.Table, way: _Way) -> Grid:
+def _grid(block: doc.Table, label: int, *, beside: bool = False) -> Grid:
+    """The table, with names of ``label`` columns at most, and asides beside their values or below."""
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in block.columns:
         grid.add_column(Text(column.head.text), overflow="fold", no_wrap=column.kind == "state")
         grid.columns[-1].justify = "right" if column.kind == "number" else "left"
     marks = max((len(c.marks) for row in block.rows for c in row), default=0)
     for first, *others in block.rows:
-        label = _label(first, way.label) if block.columns[0].kind != "mark" else _value(first, marks, way)
+        name = _label(first, label) if block.columns[0].kind != "mark" else _value(first, marks, beside)
         kinds = [column.kind for column in block.columns[1:]]
-        cells = [_value(c, marks * (kind == "number"), way) for c, kind in zip(others, kinds, strict=True)]
-        grid.add_row(label, *cells)
+        cells = [_value(c, marks * (kind == "number"), beside) for c, kind in zip(others, kinds, strict=True)]
+        grid.add_row(name, *cells)
     return grid
 
 
@@ -194,13 +175,11 @@ def _broken(name: str, width: int) -> str:
     return "\n".join(part for text in lines for part in chop_cells(text.rstrip(), width))
 
 
-def _value(cell: doc.TableCell, marks: int, way: _Way) -> Text:
+def _value(cell: doc.TableCell, marks: int, beside: bool) -> Text:
     """A value with room for marks behind it, so that numbers stay in line, and its aside."""
-    if way.short and cell.short:
-        return Text(cell.short + " " * marks, style=_style(cell.runs[0]))
     text = _text(cell.runs) + Text(cell.marks)
     text = Text("\n").join(part + Text(" " * (marks - len(cell.marks))) for part in text.split("\n")) if marks else text
     aside = doc.plain(cell.aside)
-    if not aside or (way.short and aside.startswith("[")):
+    if not aside:
         return text
-    return text + Text(" " if way.beside else "\n") + _text(cell.aside) + Text("" if way.beside else " " * marks)
+    return text + Text(" " if beside else "\n") + _text(cell.aside) + Text("" if beside else " " * marks)

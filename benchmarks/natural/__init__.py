@@ -1,0 +1,1 @@
+"""Models trained as people train them, nothing planted; what they use is found by exchanging and by retraining."""
