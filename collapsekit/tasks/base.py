@@ -128,6 +128,19 @@ class Task(ABC):
             return None
         return str(targets[0].item()) if targets[0].numel() == 1 else "the same"
 
+    def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
+        """Check that the task can read outputs of this shape, as soon as there are some.
+
+        Args:
+            outputs: the model's, (n, ...).
+            targets: labels (n, ...) as the data has them.
+
+        Raises:
+            ConfigError: where no labels would make it read them.
+            DataError: where it reads them beside other labels.
+        """
+        del outputs, targets
+
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         """Bring targets into the form that the loss wants.
 
@@ -140,12 +153,14 @@ class Task(ABC):
             The targets (n, ...).
 
         Raises:
+            ConfigError: where the task cannot read outputs of that shape.
             DataError: where they do not fit the outputs.
         """
         if len(targets) != len(outputs):
             raise DataError(
                 f"split {split!r} has {len(targets)} labels for {len(outputs)} predictions: they must match."
             )
+        self.need_shape(outputs, targets)
         return targets
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.errors import DataError
+from collapsekit.errors import ConfigError
 from collapsekit.registry import task
 from collapsekit.tasks.base import Task, need_one_metric
 
@@ -53,10 +53,10 @@ class Contrastive(Task):
         index = torch.arange(len(s), device=s.device)
         return (F.cross_entropy(s, index) + F.cross_entropy(s.T, index)) / 2
 
-    def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
+    def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
+        del targets
         if outputs.ndim != 2 or outputs.shape[1] % 2:
-            raise DataError(
+            raise ConfigError(
                 f"the model's output has shape {tuple(outputs.shape)}: a contrastive task needs two embeddings of "
-                "equal width; name them with `output: [image_embeds, text_embeds]`."
+                "equal width, (n, d) each; name them with `output: [image_embeds, text_embeds]`."
             )
-        return targets

@@ -7,11 +7,12 @@ from typing import Self
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.errors import DataError
+from collapsekit.errors import ConfigError, DataError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
 from collapsekit.stats.linear import Linear, fit_sigmoid
 from collapsekit.tasks.base import FLOOR, Task, choose_metric
+from collapsekit.tasks.shapes import refusal, squeezed, to_columns
 
 
 @task("multilabel", summary="independent 0/1 labels; binary cross-entropy, macro AUROC")
@@ -31,7 +32,7 @@ class Multilabel(Task):
         return cls(metric)
 
     def expect(self, outputs: Tensor) -> Tensor:
-        return outputs.double().reshape(len(outputs), -1).sigmoid()
+        return to_columns(outputs, self.name).double().sigmoid()
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
         p, q = expected.clamp_min(FLOOR).log(), (1 - expected).clamp_min(FLOOR).log()
@@ -41,7 +42,7 @@ class Multilabel(Task):
         return self._metric(expected, targets)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+        return F.binary_cross_entropy_with_logits(to_columns(outputs, self.name), targets.to(outputs.dtype))
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
         return ((targets.double().sum(0) + 1.0) / (len(targets) + 2.0))[None]
@@ -58,12 +59,17 @@ class Multilabel(Task):
     def from_natural(self, natural: Tensor) -> Tensor:
         return natural.sigmoid()
 
+    def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
+        if squeezed(outputs).ndim > 2:
+            raise ConfigError(refusal(outputs, self.name, targets))
+
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         super().check(targets, outputs, split)
-        given, targets = targets, targets.reshape(len(targets), -1)
-        if targets.shape != outputs.reshape(len(outputs), -1).shape:
+        found, targets = tuple(targets.shape), squeezed(targets)
+        targets = targets if targets.ndim > 1 else targets[:, None]
+        if targets.shape != to_columns(outputs, self.name).shape:
             raise DataError(
-                f"labels of split {split!r} have shape {tuple(given.shape)}, the model's outputs "
+                f"labels of split {split!r} have shape {found}, the model's outputs "
                 f"{tuple(outputs.shape)}: multilabel needs one 0/1 label an output."
             )
         targets = targets.double()
