@@ -45,9 +45,9 @@ def integers_cast(adapter: Adapter) -> ReportWarning | None:
         return None
     return ReportWarning(
         name="integers_cast",
-        sentence=f"The model cannot read the integers of its {'input' if len(keys) == 1 else 'inputs'} {listed(keys)}: it "
-        "was given the same numbers as floating values. Where its training divided them (by 255, say), these are numbers of a "
-        "model outside of its range: set the modality's `scale`.",
+        sentence=f"The model cannot read the integers of its {'input' if len(keys) == 1 else 'inputs'} {listed(keys)}: "
+        "it was given the same numbers as floating values. Where its training divided them (by 255, say), these are numbers "
+        "of a model outside of its range: set the modality's `scale`.",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Self
 from torch import Tensor
 
 from collapsekit.errors import ConfigError, DataError, NumericsError, did_you_mean
+from collapsekit.stats.bounds import UNBOUNDED
 from collapsekit.stats.linear import Linear
 
 # Below this a probability counts as zero; keeps the loss of a confidently wrong model finite.
@@ -26,6 +27,8 @@ class Task(ABC):
     name: str  # as a config and a report name it
     loss_name: str
     metric_name: str
+    loss_bounds = UNBOUNDED  # the least and the most that an example's loss can be
+    metric_bounds = UNBOUNDED  # likewise of the metric
     has_labels = True  # whether it reads the data's label
     embeddings = 1  # parts of what a model returns that make its output, side by side
     mean_over_examples = False  # whether training_loss is a plain mean of each example's own loss
@@ -121,6 +124,10 @@ class Task(ABC):
         """Return numbers (n,) whose mean is the metric over these n examples; None for a metric that is no such mean."""
         right = self.hits(expected, targets)
         return None if right is None else right.double()
+
+    def effective_count(self, targets: Tensor) -> float:
+        """Count the independent examples that a metric of hits over targets (n, ...) rests on, each at most once."""
+        return float(len(targets))
 
     def unvarying(self, targets: Tensor) -> str | None:
         """Name what every target (n, ...) is, where all are the same and nothing can be learned or scored; else None."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from collapsekit.errors import ConfigError, DataError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
+from collapsekit.stats.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.linear import Linear, fit_softmax
 from collapsekit.tasks.base import FLOOR, Task, choose_metric
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns
@@ -21,6 +22,7 @@ class Classification(Task):
     """Exclusive classes: cross-entropy in nats; accuracy, or balanced accuracy."""
 
     mean_over_examples = True
+    loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "cross-entropy (nats)"
 
     def __init__(self, metric: str | None = None) -> None:
@@ -55,6 +57,14 @@ class Classification(Task):
             counts = torch.bincount(targets).double()
             parts = parts * len(targets) / ((counts > 0).sum() * counts[targets])
         return parts
+
+    def effective_count(self, targets: Tensor) -> float:
+        """Count examples; of balanced accuracy as many as would make a mean over all as uncertain as one over classes."""
+        if self.metric_name != "balanced_accuracy":
+            return float(len(targets))
+        counts = torch.bincount(targets).double()
+        counts = counts[counts > 0]
+        return float(len(counts) ** 2 / (1 / counts).sum())
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         logits = to_columns(outputs, self.name)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from collapsekit.errors import ConfigError
 from collapsekit.registry import task
+from collapsekit.stats.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.tasks.base import Task, need_one_metric
 
 
@@ -19,6 +20,7 @@ class Contrastive(Task):
     """Paired embeddings: symmetric InfoNCE within fixed blocks of examples; retrieval at rank 1."""
 
     metric_name, has_labels, embeddings = "recall@1", False, 2
+    loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
 
     def __init__(self, temperature: float, block: int = 64) -> None:
         self.temperature, self.block = temperature, block

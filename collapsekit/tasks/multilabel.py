@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Self
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from collapsekit.errors import ConfigError, DataError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
+from collapsekit.stats.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.linear import Linear, fit_sigmoid
 from collapsekit.tasks.base import FLOOR, Task, choose_metric
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns
@@ -20,6 +22,7 @@ class Multilabel(Task):
     """Independent labels: mean binary cross-entropy in nats; macro AUROC."""
 
     mean_over_examples = True
+    loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "binary cross-entropy, mean over labels (nats)"
 
     def __init__(self, metric: str | None = None) -> None:
@@ -40,6 +43,13 @@ class Multilabel(Task):
 
     def metric(self, expected: Tensor, targets: Tensor) -> float:
         return self._metric(expected, targets)
+
+    def effective_count(self, targets: Tensor) -> float:
+        """Count examples of the rarer class, the harmonic mean over labels that have both: an AUROC is the mean place of
+        the rarer ones, and labels of one example are not independent."""
+        rarer = torch.minimum(targets.sum(0), len(targets) - targets.sum(0)).double()
+        rarer = rarer[rarer > 0]
+        return float(len(rarer) / (1 / rarer).sum()) if len(rarer) else float(len(targets))
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(to_columns(outputs, self.name), targets.to(outputs.dtype))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from collapsekit.errors import DataError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
+from collapsekit.stats.bounds import NOT_NEGATIVE, Bounds
 from collapsekit.stats.linear import Linear, fit_ridge
 from collapsekit.tasks.base import Task, choose_metric
 from collapsekit.tasks.shapes import squeezed
@@ -21,6 +22,7 @@ class Regression(Task):
     """Real targets: squared error; R²."""
 
     mean_over_examples = True
+    loss_bounds, metric_bounds = NOT_NEGATIVE, Bounds(high=1.0)
     loss_name = "squared error, mean over outputs"
 
     def __init__(self, metric: str | None = None) -> None:
