@@ -37,8 +37,13 @@ SUBJECTS = {
         "sum",
         model=SMALL,
     ),
+    "easy: accuracy near 1, loss near 0": Subject(
+        "2", "healthy", {"kind": "complementary", "modalities": 2, "distances": (5.5,)}, 1200, "gated", model=SMALL
+    ),
 }
 WATCHED = (
+    "reliance.full_metric",
+    "reliance.full_loss",
     "reliance.shapley",
     "utilisation.credit",
     "utilisation.score",

@@ -125,6 +125,20 @@ class Task(ABC):
         right = self.hits(expected, targets)
         return None if right is None else right.double()
 
+    def metric_left_out(self, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor | None:
+        """Score all examples with the metric, then all without each group, where that is faster than one set at a time.
+
+        Args:
+            expected: expectations (n, ...).
+            targets: (n, ...).
+            groups: int64 (n,), 0 to G - 1.
+
+        Returns:
+            float64 (1 + G,); None where there is no faster way.
+        """
+        del expected, targets, groups
+        return None
+
     def effective_count(self, targets: Tensor) -> float:
         """Count the independent examples that a metric of hits over targets (n, ...) rests on, each at most once."""
         return float(len(targets))

@@ -44,6 +44,9 @@ class Multilabel(Task):
     def metric(self, expected: Tensor, targets: Tensor) -> float:
         return self._metric(expected, targets)
 
+    def metric_left_out(self, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor | None:
+        return metrics.macro_auroc_left_out(expected, targets > 0.5, groups)
+
     def effective_count(self, targets: Tensor) -> float:
         """Count examples of the rarer class, the harmonic mean over labels that have both: an AUROC is the mean place of
         the rarer ones, and labels of one example are not independent."""
