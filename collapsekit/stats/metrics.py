@@ -12,7 +12,7 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import CONSTANT_RTOL, finite, matrix
 
-_TABLE = 1 << 16  # numbers that are sorted at once: what lies in a cache
+_TABLE = 1 << 14  # numbers that are sorted at once: what lies in a cache
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:
