@@ -99,7 +99,8 @@ def _areas(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[
     areas = np.empty(values.shape[1])
     for columns in _blocks(*values.shape):
         order = np.argsort(values[:, columns], axis=0)
-        areas[columns] = _areas_in_order(*(np.take_along_axis(x[:, columns], order, 0) for x in (values, positive)))
+        scores, hits = (np.take_along_axis(x[:, columns], order, 0) for x in (values, positive))
+        areas[columns] = _areas_in_order(scores, hits)
     return areas
 
 
@@ -121,7 +122,9 @@ def _areas_in_order(values: NDArray[np.float64], positive: NDArray[np.bool_]) ->
         ends = ((start + stop) * positive).sum(axis=0)
     wins = (ends + hits) / 2 - hits * (hits + 1) / 2
     pairs = (n - hits) * hits
-    return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    areas = np.full(len(pairs), np.nan)
+    np.divide(wins, pairs, out=areas, where=pairs > 0)
+    return areas
 
 
 def _mean_area(areas: NDArray[np.float64]) -> float:
