@@ -99,8 +99,8 @@ def _areas(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[
     areas = np.empty(values.shape[1])
     for columns in _blocks(*values.shape):
         order = np.argsort(values[:, columns], axis=0)
-        scores, hits = (np.take_along_axis(x[:, columns], order, 0) for x in (values, positive))
-        areas[columns] = _areas_in_order(scores, hits)
+        hits = np.take_along_axis(positive[:, columns], order, 0)
+        areas[columns] = _areas_in_order(np.take_along_axis(values[:, columns], order, 0), hits)
     return areas
 
 
