@@ -20,6 +20,7 @@ _WHERE = {
     "LOSS": "measures.measure",
     "METRIC": "measures.measure",
     # Probes
+    "Bounds": "stats.bounds",
     "Curve": "report.diagnosis",
     "Features": "features.features",
     "Options": "context",
@@ -29,6 +30,7 @@ _WHERE = {
     "Session": "session.session",
     "Settings": "context",
     "extract": "features.extraction",
+    "bounded_interval": "stats.inference.bounded",
     "jackknife_interval": "stats.inference.jackknife:interval",
     "marginal_samples": "interventions.marginal",
     "predict": "interventions.replay",
@@ -102,6 +104,7 @@ __all__ = [
     "Adapter",
     "ArraySource",
     "Batch",
+    "Bounds",
     "Checkpoint",
     "CollapsekitError",
     "Config",
@@ -138,6 +141,7 @@ __all__ = [
     "Task",
     "TrainPass",
     "adapter",
+    "bounded_interval",
     "build_adapter",
     "check_config",
     "clean_report",
@@ -215,6 +219,8 @@ if TYPE_CHECKING:
     from collapsekit.report.verdicts import DECIDING as VERDICT_PROBES
     from collapsekit.session.opening import build_adapter
     from collapsekit.session.session import Session as Session
+    from collapsekit.stats.bounds import Bounds
+    from collapsekit.stats.inference.bounded import bounded_interval
     from collapsekit.stats.inference.jackknife import interval as jackknife_interval
     from collapsekit.stats.linalg.moments import Moments
     from collapsekit.stats.linalg.spectrum import effective_rank, singular_values, singular_values_svd
