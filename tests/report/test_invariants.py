@@ -182,6 +182,7 @@ REPORT: dict[str, Change] = {
     "an interval over its upper bound": result("reliance.full_metric", interval=[0.0, 1.01], bounds=[0, 1]),
     "an interval under its lower bound": result("reliance.full_loss", interval=[-0.1, 9.0], bounds=[0, None]),
     "a value over its upper bound": result("vif.max", value=40.0, interval=None, bounds=[1, 39.5]),
+    "a value over the only bound": result("vif.max", value=40.0, interval=None, bounds=[None, 39.5]),
     "bounds with their ends swapped": result("vif.max", bounds=[1e9, 1]),
     "bounds that are none": result("vif.max", bounds=[None, None, 1]),
     "a bound as text": result("vif.max", bounds=["1", None]),
