@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from collapsekit.adapters.live.inputs import number_keys
 from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.load import check_config
+from collapsekit.data.arrays import ArraySource
 from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
 from tests.problems import adapt
@@ -111,6 +114,22 @@ def test_an_error_that_casting_does_not_mend_is_the_first_one() -> None:
     with pytest.raises(ConfigError, match=r"a \(10, 4\) uint8"):
         extract(adapter, "test")
     assert adapter.cast == frozenset()
+
+
+class Halving(ModuleAdapter):
+    """An adapter of a user's own, which prepares inputs otherwise."""
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v / 2 for k, v in super().prepare(batch).items()}
+
+
+def test_what_a_subclass_prepares_is_what_is_run() -> None:
+    _, model, batch = made(nn.Linear(4, 5), torch.float32)
+    source = ArraySource({"test": {**batch, "label": torch.arange(N) % 3}}, "memory")
+    adapter = Halving(check_config(CONFIG, base=Path.cwd()), model=model, source=source)
+    direct = model(batch["a"] / 2, batch["b"] / 2)
+    assert torch.equal(adapter.run(batch).prediction.outputs, direct)
+    assert torch.equal(adapter.run_live(batch).outputs, direct)
 
 
 def test_which_inputs_are_numbers() -> None:

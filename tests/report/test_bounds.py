@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
 from collapsekit import registry
 from collapsekit.comparison.compare import compare
@@ -15,6 +17,7 @@ from collapsekit.report.base import sealed
 from collapsekit.report.diagnosis import Curve, Report
 from collapsekit.stats.bounds import NOT_NEGATIVE, SHARE, UNBOUNDED, Bounds
 from collapsekit.tasks.classification import Classification
+from collapsekit.tasks.multilabel import Multilabel
 from collapsekit.tasks.regression import Regression
 from tests.problems import make_problem
 
@@ -116,3 +119,25 @@ def test_a_curve_has_the_bounds_of_its_quantity() -> None:
     curve = Curve(x=(1.0,), y=(2.0,), x_label="x", y_label="y")
     assert Measure("a.b", "d", "s", unit="times", bounds=(1.0, None)).curve(curve).curve.bounds == (1.0, None)  # type: ignore[union-attr]
     assert Measure("a.b", "d", "s", unit="times").curve(curve).curve.bounds is None  # type: ignore[union-attr]
+
+
+def test_how_many_examples_stand_behind_a_metric() -> None:
+    y = torch.tensor([0] * 90 + [1] * 10)
+    assert Classification().effective_count(y) == 100
+    # As uncertain as a mean over classes: p q / n = (p q / 90 + p q / 10) / 4.
+    assert Classification("balanced_accuracy").effective_count(y) == pytest.approx(1 / ((1 / 90 + 1 / 10) / 4))
+    labels = torch.zeros(100, 3)
+    labels[:20, 0], labels[:95, 1] = 1, 1
+    assert Multilabel().effective_count(labels) == pytest.approx(2 / (1 / 20 + 1 / 5))  # the third has one class only
+
+
+def test_patients_count_and_not_their_images(tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, spread=0.05, steps=150)
+    sizes = {split: len(problem.arrays[f"{split}/label"]) for split in ("train", "val", "test")}
+    problem.saved(problem.arrays | {f"{split}/patient": torch.arange(n) // 4 for split, n in sizes.items()})
+    problem.config["data"] |= {"group": "patient"}
+    full = problem.diagnose(probes=["reliance"]).find("reliance.full_metric")
+    assert full is not None
+    assert full.value == 1.0
+    patients = sizes["test"] / 4
+    assert full.interval == pytest.approx((patients / (patients + 1.959964**2), 1.0), abs=1e-6)

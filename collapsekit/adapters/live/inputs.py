@@ -13,6 +13,7 @@ from collapsekit.errors import ConfigError
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
+    from collapsekit.adapters.module import ModuleAdapter
 
 T = TypeVar("T")
 TABLES = (nn.Embedding, nn.EmbeddingBag)  # layers that are asked for rows by whole numbers
@@ -42,7 +43,7 @@ def prepare_inputs(adapter: Adapter, batch: Batch) -> Batch:
     return out
 
 
-def run_prepared(adapter: Adapter, batch: Batch, run: Callable[[Batch], T]) -> T:
+def run_prepared(adapter: ModuleAdapter, batch: Batch, run: Callable[[Batch], T]) -> T:
     """Run on prepared inputs; where that fails, once more with the integers cast of encoders that read numbers.
 
     A model that takes integers as they are, or casts them itself, never sees others. What helped is kept in
@@ -61,14 +62,14 @@ def run_prepared(adapter: Adapter, batch: Batch, run: Callable[[Batch], T]) -> T
     """
     before = adapter.cast
     try:
-        return run(prepare_inputs(adapter, batch))
+        return run(adapter.prepare(batch))
     except ConfigError as error:
         adapter.cast = before | number_keys(adapter, batch)
         if adapter.cast == before or not isinstance(error.__cause__, _OF_TYPES):
             adapter.cast = before
             raise
         try:
-            return run(prepare_inputs(adapter, batch))
+            return run(adapter.prepare(batch))
         except ConfigError as again:
             adapter.cast = before
             if not isinstance(again.__cause__, _OF_TYPES):
