@@ -132,7 +132,7 @@ class ModuleAdapter(Adapter):
             )
 
     def run(self, batch: Batch) -> ForwardPass:
-        return run_prepared(self, batch, self._run)
+        return run_prepared(self, self.prepare, batch, self._run)
 
     def _run(self, inputs: Batch) -> ForwardPass:
         heard, fused, output = self._listen(inputs)
@@ -149,10 +149,12 @@ class ModuleAdapter(Adapter):
         )
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
-        return run_prepared(self, inputs, partial(self._replayed, {m: recorded[m] for m in self.modalities}))
+        return run_prepared(
+            self, self.prepare, inputs, partial(self._replayed, {m: recorded[m] for m in self.modalities})
+        )
 
     def outputs_of(self, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        return run_prepared(self, inputs, partial(self._replayed, recorded)).outputs
+        return run_prepared(self, self.prepare, inputs, partial(self._replayed, recorded)).outputs
 
     def _replayed(self, recorded: Mapping[str, Activations], ready: Batch) -> Prediction:
         """The model's own forward on prepared inputs, the encoders of ``recorded`` answering with that."""
@@ -174,7 +176,7 @@ class ModuleAdapter(Adapter):
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        return run_prepared(self, inputs, partial(self._live, modality, recorded))
+        return run_prepared(self, self.prepare, inputs, partial(self._live, modality, recorded))
 
     def _live(self, modality: str, recorded: Mapping[str, Activations], ready: Batch) -> Tensor:
         tap = self.taps[modality]
@@ -191,7 +193,7 @@ class ModuleAdapter(Adapter):
 
     def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:
         self.unsteady = None  # as the weights move on
-        return run_prepared(self, batch, partial(self._run_live, change or {}))
+        return run_prepared(self, self.prepare, batch, partial(self._run_live, change or {}))
 
     def _run_live(self, change: Mapping[str, Change], ready: Batch) -> TrainPass:
         seen: dict[str, list[Tensor]] = {m: [] for m in self.modalities}

@@ -13,9 +13,9 @@ from collapsekit.errors import ConfigError
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
-    from collapsekit.adapters.module import ModuleAdapter
 
 T = TypeVar("T")
+Prepare = Callable[[Batch], Batch]
 TABLES = (nn.Embedding, nn.EmbeddingBag)  # layers that are asked for rows by whole numbers
 _OF_TYPES = (RuntimeError, TypeError, ValueError)  # what torch raises where a layer cannot read a type
 
@@ -43,7 +43,7 @@ def prepare_inputs(adapter: Adapter, batch: Batch) -> Batch:
     return out
 
 
-def run_prepared(adapter: ModuleAdapter, batch: Batch, run: Callable[[Batch], T]) -> T:
+def run_prepared(adapter: Adapter, prepare: Prepare, batch: Batch, run: Callable[[Batch], T]) -> T:
     """Run on prepared inputs; where that fails, once more with the integers cast of encoders that read numbers.
 
     A model that takes integers as they are, or casts them itself, never sees others. What helped is kept in
@@ -51,6 +51,7 @@ def run_prepared(adapter: ModuleAdapter, batch: Batch, run: Callable[[Batch], T]
 
     Args:
         adapter: the model.
+        prepare: makes inputs as the model wants them, by ``prepare_inputs`` or otherwise.
         batch: inputs (n, ...) by key.
         run: takes them prepared.
 
@@ -62,14 +63,14 @@ def run_prepared(adapter: ModuleAdapter, batch: Batch, run: Callable[[Batch], T]
     """
     before = adapter.cast
     try:
-        return run(adapter.prepare(batch))
+        return run(prepare(batch))
     except ConfigError as error:
         adapter.cast = before | number_keys(adapter, batch)
         if adapter.cast == before or not isinstance(error.__cause__, _OF_TYPES):
             adapter.cast = before
             raise
         try:
-            return run(adapter.prepare(batch))
+            return run(prepare(batch))
         except ConfigError as again:
             adapter.cast = before
             if not isinstance(again.__cause__, _OF_TYPES):
