@@ -22,6 +22,7 @@ _WHERE = {
     # Probes
     "Cost": "session.cost",
     "CostReport": "report.cost",
+    "Bounds": "stats.bounds",
     "Curve": "report.diagnosis",
     "Features": "features.features",
     "Options": "context",
@@ -33,6 +34,7 @@ _WHERE = {
     "Settings": "context",
     "estimate_cost": "diagnosis",
     "extract": "features.extraction",
+    "bounded_interval": "stats.inference.bounded",
     "jackknife_interval": "stats.inference.jackknife:interval",
     "marginal_samples": "interventions.marginal",
     "predict": "interventions.replay",
@@ -107,6 +109,7 @@ __all__ = [
     "Adapter",
     "ArraySource",
     "Batch",
+    "Bounds",
     "Checkpoint",
     "CollapsekitError",
     "Config",
@@ -146,6 +149,7 @@ __all__ = [
     "Task",
     "TrainPass",
     "adapter",
+    "bounded_interval",
     "build_adapter",
     "check_config",
     "clean_report",
@@ -228,6 +232,8 @@ if TYPE_CHECKING:
     from collapsekit.session.opening import build_adapter
     from collapsekit.session.preview import Preview
     from collapsekit.session.session import Session as Session
+    from collapsekit.stats.bounds import Bounds
+    from collapsekit.stats.inference.bounded import bounded_interval
     from collapsekit.stats.inference.jackknife import interval as jackknife_interval
     from collapsekit.stats.linalg.moments import Moments
     from collapsekit.stats.linalg.spectrum import effective_rank, singular_values, singular_values_svd

@@ -78,7 +78,7 @@ def test_a_name_has_one_measure_and_one_direction() -> None:
         assert lookup(made.name) is made
         assert [m.name for m in MADE if m.names(made.name)] == [made.name]
     assert {m.probe for m in MADE} == set(PROBES)
-    assert set(FACTS) | {"name", "definition", "source", "unit"} == {f.name for f in fields(Measure)}
+    assert set(FACTS) | {"name", "definition", "source", "unit", "bounds"} == {f.name for f in fields(Measure)}
 
 
 def test_quantities_that_are_the_same_have_the_same_direction() -> None:

@@ -120,6 +120,7 @@ class Adapter(ABC):
             load_weights(self.model, checkpoint)
         to_eval(self.model, self.device)
         self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
+        self.cast: frozenset[str] = frozenset()  # batch keys of integers that the model reads as floating values
         self.written: frozenset[str] | None = None  # batch keys that forward writes into; None: not known yet
 
     def steady(self) -> None:
@@ -259,7 +260,7 @@ class Adapter(ABC):
             return None
         twin = type(self)(self.config, checkpoint=trained, source=self.source, device=str(self.device), seed=seed)
         need_same_architecture(self.model, twin.model, self.config.model.factory)
-        twin.written = self.written
+        twin.written, twin.cast = self.written, self.cast
         return twin
 
     def fusion_parameters(self) -> list[nn.Parameter]:

@@ -69,6 +69,11 @@ class Features:
         return assign_groups(len(self), min(GROUPS, len(self)))
 
     @property
+    def independent(self) -> int:
+        """How many examples do not depend on others: all, or as many as there are units."""
+        return len(self) if self.units is None else len(self.units.unique())
+
+    @property
     def fifth(self) -> Tensor:
         """About a fifth of the examples (n,), bool, to be held out; examples of one unit are on one side."""
         return (torch.arange(len(self)) if self.units is None else self.groups) % 5 == 0

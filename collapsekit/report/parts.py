@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from collapsekit.report.base import Frozen, Interval, Number, Positive, Whole
 
+# The least and the most that a number can be; null for an end that it does not have.
+Limits = tuple[Number | None, Number | None]
 ModalityState = Literal["used", "underused", "collapsed", "uninformative", "inconclusive"]
 OverallState = Literal["collapsed", "underused", "healthy", "inconclusive"]
 
 
-class Curve(Frozen):
+class Limited(Frozen):
+    """Numbers that may say by ``bounds`` what they can be; where they do not, they are written as before they could."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_bounds(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if written["bounds"] is None:
+            del written["bounds"]
+        return written
+
+
+class Curve(Limited):
     """A result that is a line or bars: ``y`` over ``x`` (numbers or category names), with bounds where had."""
 
     x: tuple[Number | str, ...]
@@ -22,6 +35,8 @@ class Curve(Frozen):
     upper: tuple[Number, ...] | None = None
     x_label: str
     y_label: str
+    # The least and the most that y and its bounds can be; null: no end, or not told.
+    bounds: Limits | None = Field(default=None, json_schema_extra={"since": 2})
 
     @model_validator(mode="after")
     def _same_length(self) -> Curve:
@@ -31,7 +46,7 @@ class Curve(Frozen):
         return self
 
 
-class Result(Frozen):
+class Result(Limited):
     """One named number or curve with interval, definition and source; or ``skipped`` with the reason."""
 
     name: str  # "vif.mean"
@@ -40,6 +55,8 @@ class Result(Frozen):
     versus: str | None = None  # the other modality, where the number is about two
     value: Number | None = None
     interval: Interval | None = None
+    # The least and the most that value and interval can be; null: no end, or not told.
+    bounds: Limits | None = Field(default=None, json_schema_extra={"since": 2})
     unit: str | None = None  # "nats", "dimensions", "accuracy", ...
     definition: str
     source: str

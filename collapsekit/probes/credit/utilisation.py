@@ -12,7 +12,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.games.balanced_reference import BalancedReference, make_reference
 from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
-from collapsekit.probes._shared import credit_interval, estimate
+from collapsekit.probes._shared import credit_interval, estimate, metric_count
 from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.registry import probe
@@ -63,6 +63,7 @@ PRIOR_LOSS = declare(
         definition="loss of the best constant prediction: the most any readout can gain",
         source=SOURCE,
         unit=LOSS,
+        bounds="unit",
     )
 )
 CREDIT = declare(
@@ -94,6 +95,7 @@ RATIO = declare(
         "theorem",
         source=SOURCE,
         unit="ratio",
+        bounds=(0.0, 2.0),
     )
 )
 SCORE = declare(
@@ -103,6 +105,7 @@ SCORE = declare(
         f"prior loss, so that what is due nothing is not ignored; {BALANCED}; by Fieller's theorem",
         source=SOURCE,
         unit="score",
+        bounds=(0.0, 1.0),
         better="lower",
         why="0 is fully used, 1 is fully ignored",
     )
@@ -123,6 +126,7 @@ ALONE_METRIC = declare(
         definition="{metric} of that readout",
         source=SOURCE,
         unit=METRIC,
+        bounds="unit",
         better="higher",
         why="task metrics are written so that higher is better",
     )
@@ -179,6 +183,7 @@ COSTS_NOW = declare(
         definition=ADDED,
         source=SOURCE,
         unit=METRIC,
+        bounds="difference",
         better="lower",
         why="it is what the model loses of the task metric today",
     )
@@ -189,6 +194,7 @@ COSTS_IF_MISSING = declare(
         definition=f"{ADDED}; the other modality absent from the model's prediction",
         source=SOURCE,
         unit=METRIC,
+        bounds="difference",
         better="lower",
         why="it is what the model loses of the task metric without the other modality",
     )
@@ -263,7 +269,8 @@ def run(session: Session) -> Iterator[Result]:
         yield _ratio(m, note, credit, due, errors, level)
         yield _score(m, note, credit, due, errors, float(prior[0]), level)
         yield _with_interval(ALONE_GAIN.fill(task), m, note, gain, level)
-        yield _with_interval(ALONE_METRIC.fill(task), m, note, reference.alone(m).metric, level)
+        metric = reference.alone(m).metric
+        yield _with_interval(ALONE_METRIC.fill(task), m, note, metric, level, count=metric_count(session))
         yield from _costs(m, session, reference, game)
 
 
@@ -337,9 +344,11 @@ def _with_interval(
     error: float = 0.0,
     *,
     versus: str | None = None,
+    count: float | None = None,
 ) -> Result:
-    """A value and its leave-out values (1 + G,) as a result; ``error``: standard error of sampled orders."""
-    span = credit_interval(values, error, level)
+    """A value and its leave-out values (1 + G,) as a result; ``error``: standard error of sampled orders; ``count``: of
+    the independent examples behind a metric."""
+    span = credit_interval(values, error, level, quantity.bounds, count)
     return quantity.result(float(values[0]), span, modality=modality, versus=versus, note=note)
 
 

@@ -28,6 +28,7 @@ EFFECTIVE_RANK = declare(
         definition=RANKS["effective_rank"][0],
         source=RANKS["effective_rank"][1],
         unit="dimensions",
+        bounds=(0.0, None),
         headline="whole",
     )
 )
@@ -37,12 +38,17 @@ NUMERICAL_RANK = declare(
         definition=RANKS["numerical_rank"][0],
         source=RANKS["numerical_rank"][1],
         unit="dimensions",
+        bounds=(0.0, None),
         headline="whole",
     )
 )
 STABLE_RANK = declare(
     Measure(
-        "spectrum.stable_rank", definition=RANKS["stable_rank"][0], source=RANKS["stable_rank"][1], unit="dimensions"
+        "spectrum.stable_rank",
+        definition=RANKS["stable_rank"][0],
+        source=RANKS["stable_rank"][1],
+        unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 PARTICIPATION_RATIO = declare(
@@ -51,6 +57,7 @@ PARTICIPATION_RATIO = declare(
         definition=RANKS["participation_ratio"][0],
         source=RANKS["participation_ratio"][1],
         unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 EIGENVALUES = declare(

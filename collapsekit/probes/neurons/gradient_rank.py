@@ -31,13 +31,13 @@ from collapsekit.interventions.gradients import (
 )
 from collapsekit.interventions.marginal import marginal_samples, shifts
 from collapsekit.measures import Measure, Quantity, declare
+from collapsekit.probes._shared import estimate
 from collapsekit.readouts.fit import HALF
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.session.cost import Cost
 from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg import gradients as gr
 from collapsekit.stats.linalg.ranks import rank_interval
 from collapsekit.stats.linalg.spectrum import effective_rank, numerical_rank
@@ -78,7 +78,13 @@ CONFLICT = (
 )
 
 GRADIENT_NUMERICAL_RANK = declare(
-    Measure("gradient_rank.gradient_numerical_rank", definition=NUMERICAL + GRADIENT, source=LEMMA, unit="dimensions")
+    Measure(
+        "gradient_rank.gradient_numerical_rank",
+        definition=NUMERICAL + GRADIENT,
+        source=LEMMA,
+        unit="dimensions",
+        bounds=(0.0, None),
+    )
 )
 GRADIENT_EFFECTIVE_RANK = declare(
     Measure(
@@ -86,6 +92,7 @@ GRADIENT_EFFECTIVE_RANK = declare(
         definition=EFFECTIVE + GRADIENT,
         source=LEMMA,
         unit="dimensions",
+        bounds=(0.0, None),
         headline="whole",
     )
 )
@@ -95,6 +102,7 @@ AGOP_NUMERICAL_RANK = declare(
         definition=NUMERICAL + AGOP,
         source=f"{LEMMA}; {AGOP_SOURCE}",
         unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 AGOP_EFFECTIVE_RANK = declare(
@@ -103,13 +111,22 @@ AGOP_EFFECTIVE_RANK = declare(
         definition=EFFECTIVE + AGOP,
         source=f"{LEMMA}; {AGOP_SOURCE}",
         unit="dimensions",
+        bounds=(0.0, None),
         headline="whole",
     )
 )
 ALIGNMENT_OF = declare(
-    Measure("gradient_rank.alignment", definition=ALIGNMENT, source=f"after {THEOREM}", unit="squared cosine")
+    Measure(
+        "gradient_rank.alignment",
+        definition=ALIGNMENT,
+        source=f"after {THEOREM}",
+        unit="squared cosine",
+        bounds=(0.0, 1.0),
+    )
 )
-ANSATZ_OF = declare(Measure("gradient_rank.ansatz", definition=ANSATZ, source=AGOP_SOURCE, unit="cosine"))
+ANSATZ_OF = declare(
+    Measure("gradient_rank.ansatz", definition=ANSATZ, source=AGOP_SOURCE, unit="cosine", bounds=(0.0, 1.0))
+)
 LAYERS = declare(
     Measure(
         "gradient_rank.layers",
@@ -117,6 +134,7 @@ LAYERS = declare(
         "encoders that it reaches",
         source=LEMMA,
         unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 CONFLICT_OF = declare(
@@ -125,6 +143,7 @@ CONFLICT_OF = declare(
         definition=CONFLICT,
         source="Yu et al. 2020 (PCGrad), Definition 1, between modalities; Javaloy et al. 2022",
         unit="cosine",
+        bounds=(-1.0, 1.0),
     )
 )
 BLOCK_NORM = declare(
@@ -332,8 +351,8 @@ def _in_agop(
             turn = torch.linalg.qr(agop.basis[columns])[1]
             read = turn @ agop.basis.T @ weight.T
             values = [gr.frobenius_cosine(read @ read.T, turn @ a @ turn.T) for a in (agop.full, *agop.left)]
-            ends = interval(values[0], values[1:], level)
-            yield ansatz.result(values[0], _within(ends, values[0], 0.0), modality=modality)
+            value, ends = estimate(torch.tensor(values, dtype=torch.float64), level, ansatz.bounds)
+            yield ansatz.result(value, ends, modality=modality)
         except NumericsError as e:
             for quantity in wanted:
                 yield quantity.skipped(str(e), modality=modality)
@@ -356,16 +375,10 @@ def _aligned(
     out = [gr.subspace_alignment(agop.basis @ gr.leading_subspace(a, 1.0, k), own) for a in agop.left]
     chance = max(k, r) / size
     return alignment.result(
-        value,
-        _within(interval(value, out, level), value, 0.0),
+        *estimate(torch.tensor([value, *out], dtype=torch.float64), level, alignment.bounds),
         modality=modality,
         note=f"{r} directions of the weights and {k} of the AGOP among {size}: by chance {chance:.2g}",
     )
-
-
-def _within(ends: tuple[float, float], value: float, low: float) -> tuple[float, float]:
-    """An interval within what a cosine can be, that holds the value."""
-    return min(value, max(low, ends[0])), max(value, min(1.0, ends[1]))
 
 
 def _layers(session: Session, site: FusionLayer) -> Result:
@@ -418,6 +431,6 @@ def _conflicts(session: Session, site: FusionLayer, options: GradientRankOptions
         if reason is not None:
             yield conflict.skipped(reason, modality=modality, versus=versus)
             continue
-        value = float(full[i, j])
-        ends = interval(value, [float(o[i, j]) for o in left], session.level)
-        yield conflict.result(value, _within(ends, value, -1.0), modality=modality, versus=versus)
+        values = torch.stack([full[i, j], *(o[i, j] for o in left)])
+        value, ends = estimate(values, session.level, conflict.bounds)
+        yield conflict.result(value, ends, modality=modality, versus=versus)
