@@ -47,7 +47,7 @@ from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import preserve_process_state
 from collapsekit.version import __version__
 
-SUBSETS = "growing"  # the probe that --subsets adds
+SUBSETS, CONTROLS = "growing", "controls"  # the probes that --subsets adds, and --no-controls leaves out
 FIRST = 64  # examples, at least, that an estimate looks at
 
 
@@ -84,6 +84,7 @@ def diagnose(
         seed: Of everything drawn or trained.
         limit: At most so many examples a split.
         training_seed: That the model was trained with, by which the gate tells runs apart; default: the config's.
+        controls: Also ask models that use nothing (the probe ``controls``; not in quick).
         subsets: Also run the probe ``growing``, which reads the models of the config's ``subsets`` section.
         plugins: Python files with probes or adapters.
         trust_pickle: "sha256:DIGEST" lets that very checkpoint be unpickled, which runs its code.
@@ -185,7 +186,8 @@ def _checked(
     """The probes to run and the options of every probe, once all that can be checked before the model is opened is."""
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*map(config.resolve, config.plugins), *options.plugins]]
-    chosen = choose_probes(options.probes, options.skip, files, also=[SUBSETS] if options.subsets else [])
+    skip = options.skip if options.controls else (*options.skip, CONTROLS)
+    chosen = choose_probes(options.probes, skip, files, also=[SUBSETS] if options.subsets else [])
     if any(spec.name == SUBSETS for spec in chosen):
         config.need_subsets()
     all_options = check_options(options.options or {})

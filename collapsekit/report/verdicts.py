@@ -41,8 +41,9 @@ USES = "The model uses "
 NONE_IGNORED = "no modality is ignored."
 NOT_ASKED = "No verdict was asked for"
 NOTHING_SAYS = "Nothing that was tried says anything about the label, so there is no use to judge."
+FOOLED = "A model that uses nothing would be found to use something, so nothing can be decided here"
 GUESSES = "As a whole it predicts no better than a constant guess."
-_WORDS = (IGNORES, UNDERUSES, PARTLY, UNDECIDED, EVERY, NONE_IGNORED, NOT_ASKED, NOTHING_SAYS, GUESSES)
+_WORDS = (IGNORES, UNDERUSES, PARTLY, UNDECIDED, EVERY, NONE_IGNORED, NOT_ASKED, NOTHING_SAYS, FOOLED, GUESSES)
 
 
 class Judgement(NamedTuple):
@@ -89,6 +90,7 @@ def judge(results: Iterable[Result], modalities: Sequence[str], metric: str) -> 
     if ended:
         each = {m: _undecided(v, m, " and ".join(ended)) for m, v in each.items()}
     overall = overall_of(each)
+    fooled = _fooled(known, each) if overall in ("healthy", "underused") else None
     missing = tuple(f"{m}: {v.missing}" for m, v in each.items() if v.missing is not None)
     judged = Judged(extent="partly" if missing else "fully", missing=missing)
     summary = _summary(overall, each)
@@ -96,7 +98,24 @@ def judge(results: Iterable[Result], modalities: Sequence[str], metric: str) -> 
         summary = f"{NOT_ASKED}: neither reliance nor utilisation ran."
     elif _no_better_than_guessing(known):
         summary += f" {GUESSES}"
+    if fooled is not None:
+        overall, summary = "inconclusive", f"{FOOLED}: {fooled}."
     return Judgement(overall, summary, each, judged)
+
+
+def _fooled(results: Sequence[Result], each: Mapping[str, ModalityVerdict]) -> str | None:
+    """Say which control, of a model that uses nothing, would be found to use something; None where none would."""
+    for m in each:
+        evidence = Evidence(results, m)
+        prior, due = evidence.get("utilisation.prior_loss"), evidence.get("utilisation.reference_credit")
+        credit, untrained = evidence.get("controls.permuted"), evidence.get("controls.untrained")
+        if untrained is not None and untrained.value >= LEARNED:
+            return f"an untrained build of the same architecture gains {untrained.value:.0%} of the prior loss"
+        if credit is None or prior is None or due is None or due.value <= 0:
+            continue
+        if credit.low > COLLAPSED * due.value and credit.value >= max(USED * due.value, MARGIN * prior.value):
+            return f"in answers that were dealt out at random, {m} has {credit.value / due.value:.0%} of its due"
+    return None
 
 
 def _is_strong(evidence: Evidence) -> bool:

@@ -22,6 +22,7 @@ from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded, on_encoders
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
+from collapsekit.session.balanced import FittedReference, fit_balanced_reference
 from collapsekit.session.readouts import ModalityReadouts, ReferencePlan
 from collapsekit.tasks.base import Task
 
@@ -52,6 +53,7 @@ class Session:
         self._unimodal = ModalityReadouts(adapter, features, seed)
         self._baselines: dict[Plan, Baselines] = {}
         self._games: dict[int, CoalitionGame] = {}
+        self._balanced: dict[ReferencePlan, FittedReference] = {}
         # Of what is fitted on these examples, as training examples of others.
         self._synergies: dict[tuple[str | float, ...], FittedSynergy] = {}
         features.facts.session = self
@@ -192,6 +194,14 @@ class Session:
     def late_fusion(self) -> Callable[[Tensor], Tensor]:
         """Late fusion of the prefixes of the modalities that are present, of ``absent`` (n, modalities)."""
         return fuse_late(self.adapter, self.features, self.prefixes)
+
+    @property
+    def balanced_reference(self) -> FittedReference:
+        """The balanced reference: what a model would do that used every modality for what it is worth."""
+        how = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions))
+        if how not in self._balanced:
+            self._balanced[how] = fit_balanced_reference(self)
+        return self._balanced[how]
 
     # ---- the game of coalitions
 

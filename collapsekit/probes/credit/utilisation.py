@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
-from collapsekit.games.balanced_reference import BalancedReference, make_reference
+from collapsekit.games.balanced_reference import BalancedReference
 from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes._shared import credit_interval, estimate, metric_count
@@ -39,7 +39,6 @@ CAP = 2.0  # ratios above are given as this: how many times more than its due is
 LEAST = 0.1  # part of what it gains alone that a modality is due at least, however clearly another says the same
 DUE = f"Shapley credit in the balanced reference, at least {LEAST:g} of what the modality's readout gains alone"
 FEWEST = 20  # examples to fit on, held out, and diagnosed
-WEAK = 0.05  # share of the prior loss under which a modality's gain alone makes us look for what it says jointly
 SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 (SAGE)"
 RAW = "raw inputs are read out only where an encoder was not trained alone and its features say next to nothing"
 
@@ -244,11 +243,8 @@ def run(session: Session) -> Iterator[Result]:
     """
     _check_size(session)
     strengths = {m: session.reference(m) for m in session.modalities}
-    readouts = {m: strength.used.readout for m, strength in strengths.items()}
-    game = session.game
-    reference = make_reference(session.adapter, session.features, readouts, game.donors)
-    reference, gained = _with_joint(session, reference)
-    yield gained
+    game, reference = session.game, session.balanced_reference.whole
+    yield _gained_together(session)
     ours, ours_error = session.shapley_values(lambda k: -game.calibrated(k).loss)
     theirs, theirs_error = session.shapley_values(lambda k: -reference.value(k).loss)
     task, prior, level = session.task, reference.constant().loss, session.level
@@ -315,24 +311,14 @@ def _need_enough(counts: dict[str, int]) -> None:
         raise NumericsError(f"a reference needs at least {FEWEST} examples, found {n} {what}: use more")
 
 
-def _with_joint(session: Session, reference: BalancedReference) -> tuple[BalancedReference, Result]:
-    """The reference with what modalities say only together, and what that gains. Encoders are trained for it only
-    where a modality says next to nothing alone."""
-    most = reference.constant().loss[0]
-    weak = [m for m in session.modalities if float(most - reference.alone(m).loss[0]) < WEAK * float(most)]
-    joint = session.synergy(reference.offset())
-    more = reference.together(joint)
-    if weak:
-        trained = session.synergy_on_encoders(reference.offset())
-        if trained is not None and trained.loss < joint.loss:
-            joint, more = trained, reference.together(trained)
-    together = TOGETHER.fill(session.task)
-    if more.joint is None:
-        reason = "on held-out examples it adds no more than chance to the sum of unimodal evidence"
-        return reference, together.skipped(reason)
+def _gained_together(session: Session) -> Result:
+    """What modalities say only together gains beside the sum of what each says alone."""
+    found, together = session.balanced_reference, TOGETHER.fill(session.task)
+    if found.described is None:
+        return together.skipped("on held-out examples it adds no more than chance to the sum of unimodal evidence")
     full = (1 << len(session.modalities)) - 1
-    value, span = estimate(reference.value(full).loss - more.value(full).loss, session.level)
-    return more, together.result(value, span, note=joint.described)
+    value, span = estimate(found.summed.value(full).loss - found.whole.value(full).loss, session.level)
+    return together.result(value, span, note=found.described)
 
 
 def _with_interval(
