@@ -258,6 +258,8 @@ LAYOUTS: list[tuple[nn.Module, tuple[int, ...], str | None]] = [
     (nn.Embedding(10, 8), (4, 5, 8), "last"),
     (nn.GRU(3, 4, bidirectional=True, batch_first=True), (4, 5, 8), "last"),
     (nn.Conv1d(3, 8, 3), (4, 5, 8), "last"),  # transposed on the way
+    (nn.Conv1d(3, 8, 3), (4, 8, 8), "first"),  # either axis would do
+    (nn.Linear(3, 8), (4, 8, 8), "last"),
     (nn.Identity(), (4, 5, 8), None),
     (nn.Conv1d(3, 8, 3), (4, 5, 7), None),  # something else made these
     (nn.Linear(3, 8), (4, 8), None),
