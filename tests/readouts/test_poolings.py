@@ -212,6 +212,14 @@ def test_padding_is_in_no_pool() -> None:
     assert not pool_ways(x.shape, "first", 5)  # whose positions the mask does not count
 
 
+def test_one_position_is_pooled_in_one_way() -> None:
+    assert list(pool_ways((4, 8, 1, 1))) == [
+        "mean over 1 positions, channels first",
+        *list(pool_ways((4, 8, 1, 1)))[1:],
+    ]
+    assert sum("over 1 positions" in name or "first of 1" in name for name in pool_ways((4, 8, 1, 1))) == 1
+
+
 def test_maps_too_wide_are_not_put_side_by_side() -> None:
     assert "all positions side by side" in pool_ways((4, 64, 8, 8))
     assert "all positions side by side" not in pool_ways((4, 64, 9, 8))
