@@ -43,8 +43,8 @@ from collapsekit.tasks.base import Task
 SUMS = 1024  # sums that wide inputs are projected to
 DEAR = 2**33  # examples · numbers · the lesser of them, beyond which inputs are projected
 FOURIER = 400  # random Fourier features, at most
-BANDWIDTHS = (0.25, 0.5, 1.0)  # of the kernel, in median distances between training examples
-KERNELS = 160  # random convolutions
+BANDWIDTHS = (0.25, 0.5, 1.0, 2.0)  # of the kernel, in median distances between training examples
+KERNELS = 128  # random convolutions
 VOCABULARY = 1024  # columns that tokens are counted in
 ENOUGH = 0.01  # share of the prior loss that is left of a modality no further family is asked about
 ROUGH = 1e-5  # gradient that fits aim at, as thousands of random features take long to be fitted to the last digit
