@@ -14,7 +14,7 @@ from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes._shared import credit_interval, estimate
 from collapsekit.readouts.raw import ReadoutOptions
-from collapsekit.readouts.strength import ReferenceStrength
+from collapsekit.readouts.strength import MARGIN, ReferenceStrength
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.session.session import Session
@@ -27,7 +27,7 @@ BALANCED = (
     "balanced reference: late fusion of every modality's best unimodal readout, of encoders or of raw inputs, each "
     "calibrated and their evidence added "
     "in log-probability (or value) space with one weight fitted on held-out examples, and, where a network on all "
-    "encoders' features finds it on held-out examples, what modalities say only together; "
+    "encoders' features or raw inputs finds it on held-out examples, what modalities say only together; "
     "absent modalities taken from the same other examples as in the model"
 )
 SURE = (
@@ -48,8 +48,8 @@ ADDED = (
 TOGETHER = declare(
     Measure(
         "utilisation.joint_gain",
-        definition="loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' features "
-        "and their pairwise products, fitted beside that sum",
+        definition="loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' "
+        "features or raw inputs and their pairwise products, fitted beside that sum",
         source=SOURCE,
         unit=LOSS,
     )
@@ -252,16 +252,18 @@ def _check_size(session: Session) -> None:
 
 
 def _with_joint(session: Session, reference: BalancedReference) -> tuple[BalancedReference, Result]:
-    """The reference with what modalities say only together, and what that gains. Encoders are trained for it only
-    where a modality says next to nothing alone."""
+    """The reference with what modalities say only together, and what that gains. Encoders are trained for it, and raw
+    inputs are asked, only where a modality says next to nothing alone."""
     most = reference.constant().loss[0]
     weak = [m for m in session.modalities if float(most - reference.alone(m).loss[0]) < WEAK * float(most)]
     joint = session.synergy(reference.offset())
     more = reference.together(joint)
     if weak:
-        trained = session.synergy_on_encoders(reference.offset())
-        if trained is not None and trained.loss < joint.loss:
-            joint, more = trained, reference.together(trained)
+        offset = reference.offset()
+        on_encoders, on_raw = session.synergy_on_encoders(offset), session.synergy_on_raw(offset)
+        for other, margin in ((on_encoders, 0.0), (on_raw, MARGIN * float(most))):
+            if other is not None and other.loss < joint.loss - margin:
+                joint, more = other, reference.together(other)
     together = TOGETHER.fill(session.task)
     if more.joint is None:
         reason = "on held-out examples it adds no more than chance to the sum of unimodal evidence"
