@@ -52,7 +52,7 @@ def find_blocks(adapter: Adapter, recorded: Features, seed: int) -> FusionBlocks
     layer = modules[name]
     if not isinstance(layer, nn.Linear | _ConvNd) or getattr(layer, "groups", 1) != 1 or layer.weight.is_complex():
         return _none(
-            features,
+            recorded,
             f"{name} ({type(layer).__name__}), which they enter first, is no plain linear layer or convolution",
         )
     if len(before[name]) != 1:

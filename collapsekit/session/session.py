@@ -184,7 +184,10 @@ class Session:
         return None if plan is None else on_encoders(self.adapter, self.features, offset, plan, self.seed)
 
     def synergy_on_raw(self, offset: Mapping[str, Tensor]) -> Synergy | None:
-        """Fit the same on raw inputs, ``offset`` (n, C); None where a modality has none that are numbers."""
+        """Fit the same on raw inputs, ``offset`` (n, C); None where a modality has none that are numbers of one shape."""
+        at = self.fit_split
+        if not all(self._unimodal.alike(m, at) for m in self.modalities):
+            return None
         return on_raw(self.adapter, self.features, offset, self.seed)
 
     def _synergy(self, of: Session, offset: Mapping[str, Tensor]) -> FittedSynergy:

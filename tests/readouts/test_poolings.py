@@ -192,6 +192,24 @@ def test_encoders_trained_alone_are_read_in_every_way_too() -> None:
     assert "all positions side by side, 16 numbers" in made.read["b"]
 
 
+@pytest.mark.parametrize("other", ["train", "val", "test"])
+def test_splits_of_another_length_are_read_as_the_adapter_pools_them(other: str) -> None:
+    arrays = {
+        split: {**x, "b": torch.cat([x["b"]] * 2, 2) if split == other else x["b"]} for split, x in places().items()
+    }
+
+    class Mean(Model):
+        def forward(self, **x: Tensor) -> Tensor:
+            pooled = torch.cat([self.encoders["a"](x["a"]), self.encoders["b"](x["b"]).mean(2)], 1)
+            return self.head(self.fusion(pooled))  # type: ignore[no-any-return]
+
+    s = study(Mean({"a": nn.Identity(), "b": nn.Conv1d(12, 2, 1)}, linear(torch.zeros(4, 5))), arrays)
+    found = s.run("utilisation")
+    assert found["reference_independent", "b", None].value == 0
+    assert found["reference_independent", "a", None].value == 1
+    assert "mean over" in found["strength", "b", None].note
+
+
 def test_the_first_set_is_what_every_other_probe_reads() -> None:
     s = opened(nn.Conv1d(12, 12, 1), waves())
     sets = recorded_sets(s.adapter, make_split(s.adapter, s.features), "b", 0)
