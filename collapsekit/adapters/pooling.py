@@ -74,6 +74,8 @@ def pool_ways(shape: Sequence[int], channels: Channels = None, masked: int | Non
         positions = total // shape[channel_axis(len(shape), layout)]
         if masked is None or masked == positions:
             for how, words in _WAYS.items():
+                if positions == 1 and how != "mean":
+                    continue  # all are the same
                 found[f"{words} {positions} positions, channels {layout}"] = how, layout
     if total <= WIDEST and masked is None:
         found["all positions side by side"] = "flatten", None

@@ -33,6 +33,7 @@ class Facts:
     input_means: dict[str, Tensor] = field(default_factory=dict)  # of raw inputs, (1, ...), float64
     session: object | None = None  # that measures more on them
     sides: dict[str | None, Side] = field(default_factory=dict)  # of CKAs; None: the fused representation
+    projected: dict[tuple[object, ...], Tensor] = field(default_factory=dict)  # wide inputs, as readouts take them
 
 
 @dataclass

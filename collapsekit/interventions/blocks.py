@@ -24,7 +24,7 @@ class FusionBlocks:
     reasons: dict[str, str]  # why a modality has none
 
 
-def find_blocks(adapter: Adapter, features: Features, seed: int) -> FusionBlocks:
+def find_blocks(adapter: Adapter, recorded: Features, seed: int) -> FusionBlocks:
     """Find the first layer outside the encoders that the most modalities enter, and which of its weights read each.
 
     A modality enters an input of a layer where noise on its recorded features moves that input, however little they vary
@@ -32,34 +32,34 @@ def find_blocks(adapter: Adapter, features: Features, seed: int) -> FusionBlocks
 
     Args:
         adapter: the model.
-        features: recorded examples, of which a few are run.
+        recorded: examples, of which a few are run.
         seed: of the noise.
 
     Returns:
         The norms, and the reasons where there are none.
     """
-    encoders = {id(s) for m in features.modalities for s in adapter.encoder_module(m).modules()}
+    encoders = {id(s) for m in recorded.modalities for s in adapter.encoder_module(m).modules()}
     modules = {k: s for k, s in adapter.model.named_modules() if isinstance(s, LAYERS) and id(s) not in encoders}
-    few = features.taken(torch.arange(min(SCOUT, len(features))))
+    few = recorded.taken(torch.arange(min(SCOUT, len(recorded))))
     rows = torch.arange(len(few))
     before = entering(adapter, few, rows, {}, modules)
-    after = {m: entering(adapter, _noisy(few, m, seed), rows, {}, modules) for m in features.modalities}
+    after = {m: entering(adapter, _noisy(few, m, seed), rows, {}, modules) for m in recorded.modalities}
     movers = {k: [m for m in after if _moves(before[k], after[m].get(k, []))] for k in before}
     most = max((len(found) for found in movers.values()), default=0)
     if most < 2:
-        return _none(features, "no layer outside the encoders is entered by two modalities")
+        return _none(recorded, "no layer outside the encoders is entered by two modalities")
     name = next(k for k, found in movers.items() if len(found) == most)  # in the order in which they are called
     layer = modules[name]
     if not isinstance(layer, nn.Linear | _ConvNd) or getattr(layer, "groups", 1) != 1 or layer.weight.is_complex():
         return _none(
-            features,
+            recorded,
             f"{name} ({type(layer).__name__}), which they enter first, is no plain linear layer or convolution",
         )
     if len(before[name]) != 1:
-        return _none(features, f"{name}, which they enter first, is called {len(before[name])} times")
+        return _none(recorded, f"{name}, which they enter first, is called {len(before[name])} times")
     axis = -1 if isinstance(layer, nn.Linear) else 1
     moved = {m: _channels_moved(before[name][0], after[m][name][0], axis) for m in movers[name]}
-    return _measured(name, layer, moved, features.modalities)
+    return _measured(name, layer, moved, recorded.modalities)
 
 
 def _measured(

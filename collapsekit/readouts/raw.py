@@ -43,8 +43,8 @@ from collapsekit.tasks.base import Task
 SUMS = 1024  # sums that wide inputs are projected to
 DEAR = 2**33  # examples · numbers · the lesser of them, beyond which inputs are projected
 FOURIER = 400  # random Fourier features, at most
-BANDWIDTHS = (0.25, 0.5, 1.0)  # of the kernel, in median distances between training examples
-KERNELS = 160  # random convolutions
+BANDWIDTHS = (0.25, 0.5, 1.0, 2.0)  # of the kernel, in median distances between training examples
+KERNELS = 128  # random convolutions
 VOCABULARY = 1024  # columns that tokens are counted in
 ENOUGH = 0.01  # share of the prior loss that is left of a modality no further family is asked about
 ROUGH = 1e-5  # gradient that fits aim at, as thousands of random features take long to be fitted to the last digit
@@ -92,10 +92,15 @@ class RawModality:
 
     def flat(self, features: Features) -> Tensor:
         """Return all numbers of an example in a row, (n, d), as the model is given them, or projected at random."""
+        known, key = features.facts.projected, (self.numbers, self.scale, self.seed)
+        if key in known:
+            return known[key]
         parts = []
         for rows in torch.arange(len(features)).split(ROWS):
             x = joined([features.inputs[k].index_select(0, rows) for k in self.numbers]) / self.scale
             parts.append(sketch(x, SUMS, self.seed) if self.projected else x)
+        if self.projected:  # every family asks for them, and they take long to make
+            return known.setdefault(key, torch.cat(parts))
         return torch.cat(parts)
 
 

@@ -16,7 +16,9 @@ from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
 from collapsekit.readouts.fit import BATCH, Recipe, fit, in_full, reached, rows_of
 from collapsekit.readouts.linear import FitSplit, make_split
+from collapsekit.readouts.raw import RawModality
 from collapsekit.readouts.unimodal import Plan, reckoned, starting_point
+from collapsekit.stats.random_features import SAMPLE, evenly, standardised
 
 RATES = (3e-3, 1e-3)
 EPOCHS, STEPS = 60, 1500  # at most so many epochs; more on small data, where an epoch is few steps
@@ -121,6 +123,31 @@ def on_encoders(
     return _SynergyFit.of(adapter, features, offset, seed).on_encoders(plan, RATES[0])
 
 
+def on_raw(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], seed: int) -> Synergy | None:
+    """Fit a network for what modalities say together, on their raw inputs: no encoder can hide that.
+
+    Args:
+        adapter: the model.
+        features: the examples to diagnose.
+        offset: by split, natural parameters (rows, C) of every row, to which the network adds.
+        seed: of first weights and of the order of examples.
+
+    Returns:
+        The network with the features it reads; None where a modality has no inputs that are numbers.
+    """
+    job = _SynergyFit.of(adapter, features, offset, seed)
+    x: dict[str, dict[str, Tensor]] = {f.split: {} for f in (job.at.train, job.at.held, features)}
+    for m in job.order:
+        raw = RawModality.of(adapter, job.at, m, seed)
+        if not raw.numbers:
+            return None
+        sample = raw.flat(job.at.train)[evenly(job.at.fit, SAMPLE)]
+        for f in {f.split: f for f in (job.at.train, job.at.held, features)}.values():
+            x[f.split][m] = standardised(raw.flat(f), sample)
+    net, loss = job.best_on(x)
+    return job.made(net, x, loss, "on raw inputs")
+
+
 def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
     """Modalities by content, so that neither their names nor their order in the config matter."""
     own = modality_seeds(adapter, at.train, seed)
@@ -173,10 +200,13 @@ class _SynergyFit:
 
     def best_on_recorded(self) -> tuple[SynergyNet, float]:
         """The network of the learning rate with the least held-out loss, and that loss."""
-        return min((self._on_recorded(rate) for rate in RATES), key=lambda made: made[1])
+        return self.best_on(self.recorded())
 
-    def _on_recorded(self, rate: float) -> tuple[SynergyNet, float]:
-        x = self.recorded()
+    def best_on(self, x: Mapping[str, Mapping[str, Tensor]]) -> tuple[SynergyNet, float]:
+        """The network of the learning rate with the least held-out loss on features by split and modality, and that loss."""
+        return min((self._on_features(x, rate) for rate in RATES), key=lambda fitted: fitted[1])
+
+    def _on_features(self, x: Mapping[str, Mapping[str, Tensor]], rate: float) -> tuple[SynergyNet, float]:
         net = self._net(x[self.at.train.split])
 
         def outputs(f: Features, rows: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.pooling import PoolWay
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.context import Options, Progress
 from collapsekit.data.base import Batch
@@ -117,7 +118,8 @@ def train_baselines(
             skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
             continue
         initial = in_full(cast(Adapter, adapter.fresh(seed, trained=start)))
-        job = _EncoderFit(initial, m, at, seed, cache)
+        shapes = [[t.shape[1:] for t in f.recorded[m]] for f in (at.train, at.held, features)]
+        job = _EncoderFit(initial, m, at, seed, cache, all(shape == shapes[0] for shape in shapes))
         try:
             _train_modality(features, job, rates, epochs).put(found, m, plan)
         except NumericsError as e:
@@ -217,6 +219,7 @@ class _EncoderFit:
     at: FitSplit
     seed: int
     cache: Path | None
+    one_shape: bool = True  # whether features have one shape in all splits
 
     def unpooled(self, f: Features, rows: Tensor) -> tuple[Tensor, Batch]:
         """The modality's features (n, ...) with gradient to the encoder, and the inputs of the same examples."""
@@ -226,8 +229,14 @@ class _EncoderFit:
         """What a head is trained on (n, d), in float32, with gradient to the encoder: features pooled in every way that is
         tried, side by side, as it is not known before which of them is the one to read."""
         x, inputs = self.unpooled(f, rows)
-        ways = ways_of(self.initial, self.modality, x, inputs)
+        ways = self.ways(x, inputs)
         return torch.cat([pooled_by(self.initial, self.modality, way, x, inputs) for way in ways.values()], 1)
+
+    def ways(self, x: Tensor, inputs: Batch) -> dict[str, PoolWay | None]:
+        """The ways in which features (n, ...) are tried: one only where splits have other shapes."""
+        if not self.one_shape:
+            return {"as the adapter pools them": None}
+        return ways_of(self.initial, self.modality, x, inputs)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The weights that training changes."""
@@ -315,7 +324,7 @@ def _trained_sets(job: _EncoderFit, splits: Sequence[Features]) -> list[FeatureS
             for rows in torch.arange(len(f)).split(512):
                 x, inputs = job.unpooled(f, rows)
                 shape = " x ".join(map(str, x.shape[1:])) or "1"
-                ways = ways_of(initial, m, x, inputs)
+                ways = job.ways(x, inputs)
                 parts.append({k: pooled_by(initial, m, way, x, inputs).cpu() for k, way in ways.items()})
             tables[f.split] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     names = next(iter(tables.values()))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from collapsekit.games.balanced_reference import BalancedReference, make_reference
+from collapsekit.readouts.strength import MARGIN
 
 if TYPE_CHECKING:
     from collapsekit.session.session import Session
@@ -25,7 +26,8 @@ class FittedReference:
 def fit_balanced_reference(session: Session) -> FittedReference:
     """Fit the balanced reference of a session's examples.
 
-    Encoders are trained for what modalities say together only where one of them says next to nothing alone.
+    Encoders are trained for what modalities say together, and raw inputs asked, only where one of them says next to nothing
+    alone.
 
     Args:
         session: the open subject.
@@ -43,7 +45,9 @@ def fit_balanced_reference(session: Session) -> FittedReference:
     joint = session.synergy(summed.offset())
     whole = summed.together(joint)
     if weak:
-        trained = session.synergy_on_encoders(summed.offset())
-        if trained is not None and trained.loss < joint.loss:
-            joint, whole = trained, summed.together(trained)
+        offset = summed.offset()
+        on_encoders, on_raw = session.synergy_on_encoders(offset), session.synergy_on_raw(offset)
+        for other, margin in ((on_encoders, 0.0), (on_raw, MARGIN * float(most))):
+            if other is not None and other.loss < joint.loss - margin:
+                joint, whole = other, summed.together(other)
     return FittedReference(summed, whole, joint.described if whole.joint is not None else None)

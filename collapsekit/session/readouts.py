@@ -27,17 +27,35 @@ class ModalityReadouts:
 
     def __init__(self, adapter: Adapter, features: Features, seed: int) -> None:
         self.adapter, self.features, self.seed = adapter, features, seed
-        self._fitted: dict[tuple[str, str], ChosenReadout] = {}
+        self._fitted: dict[tuple[str, str, bool], ChosenReadout] = {}
         self._prefixes: dict[str, TriedReadout] = {}
         self._references: dict[tuple[str, ReferencePlan], ReferenceStrength] = {}
 
-    def fitted(self, modality: str, at: FitSplit) -> ChosenReadout:
-        """Fit the readout of the checkpoint's own encoder, which nothing of the diagnosed examples is in, once."""
-        key = modality, at.held.split
+    def fitted(self, modality: str, at: FitSplit, *, pooled: bool = False) -> ChosenReadout:
+        """Fit the readout of the checkpoint's own encoder, which nothing of the diagnosed examples is in, once.
+
+        Args:
+            modality: whose encoder.
+            at: the examples to fit on.
+            pooled: read features as the adapter pools them only.
+
+        Returns:
+            The readout.
+        """
+        key = modality, at.held.split, pooled
         if key not in self._fitted:
             sets = recorded_sets(self.adapter, at, modality, self.seed)
-            self._fitted[key] = choose_features(self.adapter.task, at, sets)
+            self._fitted[key] = choose_features(self.adapter.task, at, sets[:1] if pooled else sets)
         return self._fitted[key]
+
+    def alike(self, modality: str, at: FitSplit) -> bool:
+        """Tell whether inputs and features of a modality have one shape in all splits that are read."""
+        keys = [k for k in self.adapter.input_keys(modality) if k in at.train.inputs]
+        shapes = [
+            [f.inputs[k].shape[1:] for k in keys] + [t.shape[1:] for t in f.recorded[modality]]
+            for f in (at.train, at.held, self.features)
+        ]
+        return all(shape == shapes[0] for shape in shapes)
 
     def prefix(self, modality: str, at: FitSplit, train: ModalityReadouts) -> TriedReadout:
         """Read these examples out of the checkpoint's own encoder.
@@ -51,7 +69,7 @@ class ModalityReadouts:
             The readout, and what it reads.
         """
         if modality not in self._prefixes:
-            chosen = train.fitted(modality, at)
+            chosen = train.fitted(modality, at, pooled=not self.alike(modality, at))
             readout = chosen.read(self.adapter.task, self.features)
             self._prefixes[modality] = TriedReadout(OWN_ENCODER, readout, f"{OWN_ENCODER}: {chosen.described}")
         return self._prefixes[modality]
@@ -77,9 +95,12 @@ class ModalityReadouts:
             if baselines is not None and modality in baselines.trained:
                 read = f"{TRAINED_ALONE} ({baselines.described[modality]}): {baselines.read[modality]}"
                 encoders.append(TriedReadout(TRAINED_ALONE, baselines.trained[modality], read))
+            families = (
+                fit_families(self.adapter, at, modality, self.seed, how.options) if self.alike(modality, at) else {}
+            )
             raw = [
                 TriedReadout(family, chosen.read(task, self.features), f"{family}: {chosen.described}")
-                for family, chosen in fit_families(self.adapter, at, modality, self.seed, how.options).items()
+                for family, chosen in families.items()
             ]
             if raw and self._has_nothing_to_train(modality):
                 why = None

@@ -20,7 +20,7 @@ from collapsekit.readouts.calibration import Calibration, fit_calibration
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
 from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
-from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded, on_encoders
+from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded, on_encoders, on_raw
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
 from collapsekit.session.balanced import FittedReference, fit_balanced_reference
 from collapsekit.session.readouts import ModalityReadouts, ReferencePlan
@@ -184,6 +184,13 @@ class Session:
         """Fit the same on encoders trained along, ``offset`` (n, C); None in the quick profile and where none can be."""
         plan = self.plan
         return None if plan is None else on_encoders(self.adapter, self.features, offset, plan, self.seed)
+
+    def synergy_on_raw(self, offset: Mapping[str, Tensor]) -> Synergy | None:
+        """Fit the same on raw inputs, ``offset`` (n, C); None where a modality has none that are numbers of one shape."""
+        at = self.fit_split
+        if not all(self._unimodal.alike(m, at) for m in self.modalities):
+            return None
+        return on_raw(self.adapter, self.features, offset, self.seed)
 
     def _synergy(self, of: Session, offset: Mapping[str, Tensor]) -> FittedSynergy:
         key: tuple[str | float, ...] = (of.fit_split.held.split, *(float(o.sum()) for o in offset.values()))

@@ -15,6 +15,7 @@ from collapsekit.stats.threads import threads_for
 SAMPLE = 256  # training rows that scales are read from
 ROWS = 256  # rows a step, so that memory does not grow with the number of examples
 LENGTHS, SIDES = (3, 9), (3, 5, 7)  # of kernels over one axis, and over two
+WAVE = 256  # numbers from which a vector is read as a wave too
 LONGEST = 48  # positions an axis of an image is averaged down to
 OPERATIONS = 6e6  # of the kernels, an example: beyond it they are placed at every second, third ... position
 FRACTIONS = (-0.5, 1.5)  # where thresholds lie, in deviations of what a kernel gives
@@ -235,7 +236,7 @@ def laid_out(x: Tensor) -> list[Tensor]:
         Maps, each (n, c, l) or (n, c, h, w); none for short vectors and for more axes than a film's.
     """
     if x.ndim == 2:
-        return [x[:, None]] if x.shape[1] >= LENGTHS[-1] * 4 else []
+        return [x[:, None]] if x.shape[1] >= WAVE else []
     if x.ndim == 3:
         wave = x if x.shape[1] <= x.shape[2] else x.transpose(1, 2)
         image = [wave[:, None]] if min(x.shape[1:]) > SIDES[-1] else []

@@ -192,6 +192,24 @@ def test_encoders_trained_alone_are_read_in_every_way_too() -> None:
     assert "all positions side by side, 16 numbers" in made.read["b"]
 
 
+@pytest.mark.parametrize("other", ["train", "val", "test"])
+def test_splits_of_another_length_are_read_as_the_adapter_pools_them(other: str) -> None:
+    arrays = {
+        split: {**x, "b": torch.cat([x["b"]] * 2, 2) if split == other else x["b"]} for split, x in places().items()
+    }
+
+    class Mean(Model):
+        def forward(self, **x: Tensor) -> Tensor:
+            pooled = torch.cat([self.encoders["a"](x["a"]), self.encoders["b"](x["b"]).mean(2)], 1)
+            return self.head(self.fusion(pooled))  # type: ignore[no-any-return]
+
+    s = study(Mean({"a": nn.Identity(), "b": nn.Conv1d(12, 2, 1)}, linear(torch.zeros(4, 5))), arrays)
+    found = s.run("utilisation")
+    assert found["reference_independent", "b", None].value == 0
+    assert found["reference_independent", "a", None].value == 1
+    assert "mean over" in found["strength", "b", None].note
+
+
 def test_the_first_set_is_what_every_other_probe_reads() -> None:
     s = opened(nn.Conv1d(12, 12, 1), waves())
     sets = recorded_sets(s.adapter, make_split(s.adapter, s.features), "b", 0)
@@ -210,6 +228,14 @@ def test_padding_is_in_no_pool() -> None:
     assert all("5 positions" in name for name in ways)
     assert "all positions side by side" not in ways
     assert not pool_ways(x.shape, "first", 5)  # whose positions the mask does not count
+
+
+def test_one_position_is_pooled_in_one_way() -> None:
+    assert list(pool_ways((4, 8, 1, 1))) == [
+        "mean over 1 positions, channels first",
+        *list(pool_ways((4, 8, 1, 1)))[1:],
+    ]
+    assert sum("over 1 positions" in name or "first of 1" in name for name in pool_ways((4, 8, 1, 1))) == 1
 
 
 def test_maps_too_wide_are_not_put_side_by_side() -> None:
@@ -258,6 +284,8 @@ LAYOUTS: list[tuple[nn.Module, tuple[int, ...], str | None]] = [
     (nn.Embedding(10, 8), (4, 5, 8), "last"),
     (nn.GRU(3, 4, bidirectional=True, batch_first=True), (4, 5, 8), "last"),
     (nn.Conv1d(3, 8, 3), (4, 5, 8), "last"),  # transposed on the way
+    (nn.Conv1d(3, 8, 3), (4, 8, 8), "first"),  # either axis would do
+    (nn.Linear(3, 8), (4, 8, 8), "last"),
     (nn.Identity(), (4, 5, 8), None),
     (nn.Conv1d(3, 8, 3), (4, 5, 7), None),  # something else made these
     (nn.Linear(3, 8), (4, 8), None),

@@ -115,7 +115,8 @@ def test_either_layout_of_a_wave_gives_the_same_features() -> None:
 
 def test_what_is_too_short_for_kernels_has_none() -> None:
     assert ConvolutionalFeatures.draw(normal(4, 1, 2), 24, 0) is None
-    assert laid_out(normal(4, 5)) == []
+    assert laid_out(normal(4, 255)) == []
+    assert laid_out(normal(4, 256))[0].shape == (4, 1, 256)
 
 
 def test_large_images_are_averaged_and_cost_stays_bounded() -> None:

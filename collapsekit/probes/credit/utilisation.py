@@ -29,7 +29,7 @@ BALANCED = (
     "balanced reference: late fusion of every modality's best unimodal readout, of encoders or of raw inputs, each "
     "calibrated and their evidence added "
     "in log-probability (or value) space with one weight fitted on held-out examples, and, where a network on all "
-    "encoders' features finds it on held-out examples, what modalities say only together; "
+    "encoders' features or raw inputs finds it on held-out examples, what modalities say only together; "
     "absent modalities taken from the same other examples as in the model"
 )
 SURE = (
@@ -50,8 +50,8 @@ ADDED = (
 TOGETHER = declare(
     Measure(
         "utilisation.joint_gain",
-        definition="loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' features "
-        "and their pairwise products, fitted beside that sum",
+        definition="loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' "
+        "features or raw inputs and their pairwise products, fitted beside that sum",
         source=SOURCE,
         unit=LOSS,
     )
