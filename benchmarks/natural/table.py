@@ -13,7 +13,7 @@ from benchmarks.natural.files import records
 from benchmarks.natural.oracle import asked_of, evidence
 from benchmarks.natural.peers import NAMES
 from benchmarks.natural.settings import SETTINGS
-from benchmarks.natural.truth import STATES, Truth, truth
+from benchmarks.natural.truth import DUE, STATES, Truth, truth
 from benchmarks.planted.table import auroc, best_error
 
 VERDICTS = ("used", "underused", "collapsed", "uninformative", "inconclusive")
@@ -101,7 +101,9 @@ def truth_table(truths: Mapping[tuple[str, int, str], Truth]) -> str:
         own = [t for (s, _, k), t in truths.items() if (s, k) == (name, m)]
         means = [sum(getattr(t, f) for t in own) / len(own) for f in ("alone", "added", "due", "use", "ratio")]
         states = ", ".join(f"{n} {s}" for s, n in Counter(t.state for t in own).most_common())
-        lines.append(f"{name:<20}{m:<14}" + "".join(f"{v:>8.3f}" for v in means) + f"  {states}")
+        if means[2] < DUE:
+            means[-1] = float("nan")  # of next to nothing
+        lines.append(f"{name:<20}{m:<14}" + "".join(f"{v:>8.3f}" for v in means).replace("nan", "  -") + f"  {states}")
     return "\n".join(lines)
 
 

@@ -399,3 +399,10 @@ def test_a_model_is_trained_judged_and_diagnosed(tmp_path: Path, monkeypatch: py
 
 def test_only_keeps_the_label() -> None:
     assert only(world(), ("b",)).modalities == ("b",)
+
+
+def test_no_ratio_is_shown_of_what_is_due_next_to_nothing() -> None:
+    truths = {("s", 0, m): truth(stated(0.5, 0.0, due, 3.0)) for m, due in (("a", 0.3), ("b", 0.001))}
+    a, b = table.truth_table(truths).splitlines()[-2:]
+    assert a.split() == ["s", "a", "0.500", "0.000", "0.300", "0.900", "3.000", "1", "used"]
+    assert b.split()[6:] == ["-", "1", "between"]
