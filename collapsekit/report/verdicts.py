@@ -27,6 +27,7 @@ MARGIN = (
 LEARNED = 0.05  # share of the prior loss that the model has to gain for anything to be used
 WEAK = 1.5  # factor by which a due may be off where no encoder was trained alone
 TWICE = 2.0  # the ratio is given up to this
+UNREAD = 0.05  # part of the norm of the first layer that reads it under which a modality is said not to be read
 KEPT = 0.7  # part of what its encoder can learn alone from which a collapsed modality is said to be lost later
 FAILED = "probe_failed"  # the name of the warning that an error ended a probe
 DECIDING = ("reliance", "utilisation")  # probes without which there is no verdict that could pass
@@ -423,20 +424,44 @@ def kept_part(prior: float, left: float, alone: float) -> float | None:
 
 
 def _why(evidence: Evidence, metric: str) -> str:
-    """Where it is lost: in the encoder, which does not hold what it could learn, or behind it."""
-    prior, left = evidence.get("utilisation.prior_loss"), evidence.get("prefix_gap.prefix_loss")
-    alone, drive = evidence.get("prefix_gap.baseline_loss"), evidence.get("polysemanticity.drive")
+    """Where it is lost: in the encoder, which does not hold what the strongest readout finds, or behind it."""
+    drive = evidence.get("polysemanticity.drive")
     part = f" ({drive.value:.1%} of what moves the fused neurons)" if drive is not None else ""
-    kept = None if prior is None or left is None or alone is None else kept_part(prior.value, left.value, alone.value)
+    unread = _unread(evidence)
+    kept, read = _kept(evidence, metric)
     if kept is None:
-        return f" The fused neurons hardly move with it{part}." if drive is not None and drive.value < SHARE else ""
-    here, there = evidence.get("prefix_gap.prefix_metric"), evidence.get("prefix_gap.baseline_metric")
-    read = f"it keeps {kept:.0%} of what it can gain alone"
-    if here is not None and there is not None:
-        read = f"read out linearly: {here.value:.2f} {metric}, trained alone {there.value:.2f}"
+        still = f" The fused neurons hardly move with it{part}." if drive is not None and drive.value < SHARE else ""
+        return still + unread
     if kept >= KEPT:
-        return f" Its encoder still holds it ({read}): it is lost in the fusion{part}."
-    return f" Its encoder never learned it ({read}){part}."
+        where = "it is lost in the fusion" if not unread else "the fusion does not read it"
+        return f" Its encoder still holds it ({read}): {where}{part}.{unread}"
+    return f" Its encoder never learned it ({read}){part}.{unread}"
+
+
+def _kept(evidence: Evidence, metric: str) -> tuple[float | None, str]:
+    """The part of what the strongest readout gains that one of this encoder has, and the two in words."""
+    prior, left = evidence.get("utilisation.prior_loss"), evidence.get("prefix_gap.prefix_loss")
+    alone, gain = evidence.get("prefix_gap.baseline_loss"), evidence.get("utilisation.alone_gain")
+    if prior is None or left is None:
+        return None, ""
+    least = min(
+        [e.value for e in (alone,) if e is not None] + [prior.value - g.value for g in (gain,) if g is not None]
+    )
+    kept = kept_part(prior.value, left.value, least)
+    here, there = evidence.get("prefix_gap.prefix_metric"), evidence.get("utilisation.alone_metric")
+    if kept is not None and here is not None and there is not None:
+        return kept, f"read out linearly: {here.value:.2f} {metric}, by the strongest readout {there.value:.2f}"
+    return kept, "" if kept is None else f"it keeps {kept:.0%} of what can be gained alone"
+
+
+def _unread(evidence: Evidence) -> str:
+    """What the first layer behind the encoder makes of its output, where that is next to nothing."""
+    block, layer = evidence.get("gradient_rank.block_norm"), evidence.get("gradient_rank.layer_norm")
+    spread = evidence.get("spectrum.spread")
+    if block is None or layer is None or block.value >= UNREAD * layer.value:
+        return ""
+    moves = f"Its encoder's output varies by {spread.value:.2g}, and the" if spread is not None else "The"
+    return f" {moves} first layer that reads it has {block.value:.2g} of its norm of {layer.value:.3g} on it."
 
 
 def _by_reliance(evidence: Evidence, name: str, why: str) -> _Finding:

@@ -7,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapsekit.report.diagnosis import ModalityVerdict, OverallState, Report, Result
-from collapsekit.report.verdicts import COLLAPSED, INFORMATIVE, LEARNED, MARGIN, NOTHING, SHARE, USED, WEAK, judge
+from collapsekit.report.verdicts import (
+    COLLAPSED,
+    INFORMATIVE,
+    LEARNED,
+    MARGIN,
+    NOTHING,
+    SHARE,
+    UNREAD,
+    USED,
+    WEAK,
+    judge,
+)
 from tests.factories import make_plain_report, make_result
 
 PRIOR = 1.0
@@ -331,3 +342,23 @@ def test_a_run_of_one_probe_is_partly_judged() -> None:
     made = judge(results, ("a", "b"), "accuracy")
     assert (made.overall, made.judged.extent) == ("inconclusive", "partly")
     assert made.summary.startswith("Partly judged")
+
+
+@pytest.mark.parametrize(("block", "said"), [(0.005, True), (UNREAD * 139.5 + 0.1, False)])
+def test_a_branch_that_the_first_layer_does_not_read_is_told_in_plain_numbers(block: float, said: bool) -> None:
+    more = [
+        result("gradient_rank.block_norm", "a", block),
+        result("gradient_rank.layer_norm", "a", 139.5),
+        result("spectrum.spread", "a", 1.5e-8),
+    ]
+    reason = judged([*world({"ratio": 0.0}), *more]).reason
+    assert ("varies by 1.5e-08" in reason) == ("the fusion does not read it" in reason) == said
+    assert ("lost in the fusion" in reason) != said
+
+
+def test_an_encoder_never_learned_what_the_strongest_readout_finds() -> None:
+    """Whichever readout that is: of the encoder trained alone, or of the raw input."""
+    weak = [r for r in world({"ratio": 0.05, "gain": 0.9}) if not r.name.startswith("prefix_gap.baseline")]
+    assert "never learned it" in judged(weak).reason  # the encoder's readout gains 0.5, the strongest 0.9
+    found = [r for r in world({"ratio": 0.05, "gain": 0.55}) if not r.name.startswith("prefix_gap.baseline")]
+    assert "still holds it" in judged(found).reason
