@@ -79,4 +79,3 @@ SETTINGS = (
         counted=False,
     ),
 )
-BY_NAME = {setting.name: setting for setting in SETTINGS}
