@@ -23,8 +23,8 @@ from collapsekit.probes.credit import reliance, utilisation
 from collapsekit.probes.geometry import spectrum, vif
 from collapsekit.report.diagnosis import Result
 from collapsekit.session.session import Session
-from collapsekit.stats.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.inference.bounded import bounded_interval
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.inference.jackknife import interval_array
 
 POOL, LARGE = 40_000, 16_000

@@ -36,13 +36,13 @@ from collapsekit.report.per_example import digest
 from collapsekit.report.verdicts import judge
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
 from collapsekit.session.command_line import command_line, recorded
-from collapsekit.session.estimate import estimate_costs
+from collapsekit.session.costs.estimate import estimate_costs
+from collapsekit.session.costs.preview import Preview
+from collapsekit.session.costs.timing import Clock
 from collapsekit.session.layouts import settle_layouts
 from collapsekit.session.opening import OpenModel, open_model
-from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.session.subject import environment, process_warnings, subject_of
-from collapsekit.session.timing import Clock
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import preserve_process_state
 from collapsekit.version import __version__
@@ -84,7 +84,7 @@ def diagnose(
         seed: Of everything drawn or trained.
         limit: At most so many examples a split.
         training_seed: That the model was trained with, by which the gate tells runs apart; default: the config's.
-        controls: Also ask models that use nothing (the probe ``controls``; not in quick).
+        controls: Also ask models that use nothing (the probe ``controls``; in quick only where it is named).
         subsets: Also run the probe ``growing``, which reads the models of the config's ``subsets`` section.
         plugins: Python files with probes or adapters.
         trust_pickle: "sha256:DIGEST" lets that very checkpoint be unpickled, which runs its code.
@@ -186,7 +186,8 @@ def _checked(
     """The probes to run and the options of every probe, once all that can be checked before the model is opened is."""
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*map(config.resolve, config.plugins), *options.plugins]]
-    skip = options.skip if options.controls else (*options.skip, CONTROLS)
+    without = not options.controls or (options.profile == "quick" and not options.probes)
+    skip = (*options.skip, CONTROLS) if without else options.skip
     chosen = choose_probes(options.probes, skip, files, also=[SUBSETS] if options.subsets else [])
     if any(spec.name == SUBSETS for spec in chosen):
         config.need_subsets()

@@ -96,7 +96,7 @@ def test_quantities_that_are_the_same_have_the_same_direction() -> None:
 
 def test_sections_stand_as_they_are_placed() -> None:
     order = [h.probe for h in headings(["own", *PROBES, "another"])]
-    assert order[:3] == ["reliance", "utilisation", "prefix_gap"]
+    assert order[:4] == ["reliance", "utilisation", "controls", "prefix_gap"]
     assert order[-3:] == ["growing", "own", "another"]
     assert heading_of("own").title == "own"
     assert index("reliance.full_loss") < index("reliance.shapley") < index("vif.mean") < index("own.number")

@@ -74,9 +74,8 @@ class TrainPass:
 
 
 class Adapter(ABC):
-    """A user's model as a thing that runs, answers again from recordings, and trains: what any model can do, whatever it is
-    made of. ``self.model`` is the config's model with the checkpoint's weights. Where the model is encoders, a fusion and a
-    head, subclass EncodeFuseHeadAdapter."""
+    """A user's model as a thing that runs, answers again from recordings, and trains. ``self.model`` is the config's model
+    with the checkpoint's weights. Where it is encoders, a fusion and a head, subclass EncodeFuseHeadAdapter."""
 
     _by_parts: ClassVar[type[Adapter] | None] = None  # EncodeFuseHeadAdapter, which sets it
 

@@ -13,7 +13,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.report.base import Interval
 from collapsekit.report.comparison import Better
 from collapsekit.report.parts import Curve, Result
-from collapsekit.stats.bounds import UNBOUNDED, Bounds
+from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
 
 LOSS = "{loss}"  # a unit that the task names
 METRIC = "{metric}"  # likewise

@@ -11,11 +11,11 @@ from torch import Tensor
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.report.diagnosis import Curve
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.bounds import UNBOUNDED, Bounds
 from collapsekit.stats.inference.bounded import bounded_interval
+from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
 from collapsekit.stats.inference.quantiles import normal
 
 CONCATENATED = (

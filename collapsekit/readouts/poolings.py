@@ -21,6 +21,7 @@ from collapsekit.tasks.base import Task
 
 ROWS = 512  # pooled at once
 TOKENS = 2**24  # numbers of all training examples up to which a query over their positions is learned
+EPOCHS = 40  # at most, of learning it
 
 
 def ways_of(adapter: Adapter, modality: str, x: Tensor, inputs: Batch) -> dict[str, PoolWay | None]:
@@ -152,6 +153,31 @@ class AttentionPool(nn.Module):
         return out
 
 
+def learns_query(adapter: Adapter, features: Features, modality: str, count: int) -> bool:
+    """Tell whether a query over the positions of a modality's features would be learned.
+
+    Args:
+        adapter: the model.
+        features: some examples.
+        modality: whose features.
+        count: how many training examples there are.
+
+    Returns:
+        Whether there are several positions, no mask says which count, and learning costs little.
+    """
+    rows = torch.arange(1)
+    x = adapter.features_of(modality, tuple(t.index_select(0, rows) for t in features.recorded[modality]))
+    inputs = {k: v.index_select(0, rows) for k, v in features.inputs.items()}
+    if adapter.config.modalities[modality].mask is not None or len(ways_of(adapter, modality, x, inputs)) < 2:
+        return False
+    return _is_cheap(adapter.tokens_of(modality, x), count)
+
+
+def _is_cheap(tokens: Tensor, count: int) -> bool:
+    """Whether a query over the positions of ``tokens`` (n, t, d) may be learned on so many examples."""
+    return tokens.shape[1] > 1 and tokens[0].numel() * count <= TOKENS
+
+
 def attention_set(
     task: Task, at: FitSplit, tokens: Callable[[Features], Tensor], described: str, seed: int
 ) -> FeatureSet | None:
@@ -169,12 +195,12 @@ def attention_set(
     """
     known = {f.split: tokens(f) for f in (at.train, at.held)}
     x = known[at.train.split]
-    if x.shape[1] < 2 or x.numel() > TOKENS:
+    if not _is_cheap(x, len(x)):
         return None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = AttentionPool(x[evenly(at.fit, SAMPLE)], at.width)
-    recipe = Recipe(rate=1e-2, epochs=40, seed=seed, patience=6)
+    recipe = Recipe(rate=1e-2, epochs=EPOCHS, seed=seed, patience=6)
     fit(net, list(net.parameters()), lambda f, rows: net(known[f.split][rows]), at, task, recipe)
     known.clear()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from collapsekit.report.parts import Judged, ModalityState, ModalityVerdict, OverallState, Result
-from collapsekit.report.rules.evidence import Estimate, Evidence
+from collapsekit.report.rules.evidence import Estimate, ModalityEvidence
 
 RULES = 2  # these; a report says which it was judged by
 COLLAPSED = 0.15  # utilisation ratio under which the model is said not to use a modality
@@ -47,7 +47,7 @@ GUESSES = "As a whole it predicts no better than a constant guess."
 _WORDS = (IGNORES, UNDERUSES, PARTLY, UNDECIDED, EVERY, NONE_IGNORED, NOT_ASKED, NOTHING_SAYS, FOOLED, GUESSES)
 
 
-class Judgement(NamedTuple):
+class Verdicts(NamedTuple):
     """What follows from results."""
 
     overall: OverallState
@@ -73,7 +73,7 @@ class _Finding:
     missing: str | None = None  # what a full judgement lacks, in words that follow "as"
 
 
-def judge(results: Iterable[Result], modalities: Sequence[str], metric: str) -> Judgement:
+def judge(results: Iterable[Result], modalities: Sequence[str], metric: str) -> Verdicts:
     """Judge from results alone: the whole, and each modality.
 
     Args:
@@ -85,7 +85,7 @@ def judge(results: Iterable[Result], modalities: Sequence[str], metric: str) -> 
         The overall verdict, a sentence for the whole, one verdict a modality, and how much could be judged.
     """
     known = list(results)
-    strong = {m for m in modalities if _is_strong(Evidence(known, m))}
+    strong = {m for m in modalities if _is_strong(ModalityEvidence(known, m))}
     each = {m: _judge_one(_Case(known, m, modalities, strong), metric) for m in modalities}
     ended = dict.fromkeys(r.probe for r in known if r.error is not None and r.probe in DECIDING)
     if ended:
@@ -101,13 +101,13 @@ def judge(results: Iterable[Result], modalities: Sequence[str], metric: str) -> 
         summary += f" {GUESSES}"
     if fooled is not None:
         overall, summary = "inconclusive", f"{FOOLED}: {fooled}."
-    return Judgement(overall, summary, each, judged)
+    return Verdicts(overall, summary, each, judged)
 
 
 def _fooled(results: Sequence[Result], each: Mapping[str, ModalityVerdict]) -> str | None:
     """Say which control, of a model that uses nothing, would be found to use something; None where none would."""
     for m in each:
-        evidence = Evidence(results, m)
+        evidence = ModalityEvidence(results, m)
         prior, due = evidence.get("utilisation.prior_loss"), evidence.get("utilisation.reference_credit")
         credit, untrained = evidence.get("controls.permuted"), evidence.get("controls.untrained")
         if untrained is not None and untrained.value >= LEARNED:
@@ -119,7 +119,7 @@ def _fooled(results: Sequence[Result], each: Mapping[str, ModalityVerdict]) -> s
     return None
 
 
-def _is_strong(evidence: Evidence) -> bool:
+def _is_strong(evidence: ModalityEvidence) -> bool:
     """Whether the reference is strong enough to have shown what could be had from the modality."""
     trained = evidence.get("utilisation.reference_trained")
     return trained is not None and trained.value >= 1
@@ -253,7 +253,7 @@ class _Case:
     """The evidence about one modality, and how far references can be trusted."""
 
     def __init__(self, results: Sequence[Result], name: str, modalities: Sequence[str], strong: set[str]) -> None:
-        self.evidence, self.name, self.modalities = Evidence(results, name), name, modalities
+        self.evidence, self.name, self.modalities = ModalityEvidence(results, name), name, modalities
         # Its own weak reference may have found too little of it, those of others too little of what they say as well.
         self.up = 1.0 if name in strong else WEAK
         self.down = 1.0 if strong >= set(modalities) - {name} else WEAK
@@ -323,13 +323,13 @@ def _find_state(case: _Case, metric: str) -> _Finding:
     )
 
 
-def _why_no_reference(evidence: Evidence) -> str:
+def _why_no_reference(evidence: ModalityEvidence) -> str:
     return (
         evidence.why_not("utilisation.credit") or evidence.why_not("utilisation") or "the utilisation probe did not run"
     )
 
 
-def _is_used(evidence: Evidence, share: float) -> bool:
+def _is_used(evidence: ModalityEvidence, share: float) -> bool:
     """Whether the model's credit is more than nothing by a share of the prior loss, and the model learned something."""
     credit, prior = evidence.get("utilisation.credit"), evidence.get("utilisation.prior_loss")
     learned = evidence.get("utilisation.learned")
@@ -357,31 +357,31 @@ def _says_nothing(case: _Case) -> _Finding:
 def _by_ratio(case: _Case, ratio: Estimate, alone: bool, metric: str) -> _Finding:
     """The state by the part of what is due that the model credits the modality with."""
     evidence, name = case.evidence, case.name
-    said = f"{ratio.value:.0%} [{ratio.low:.0%}, {ratio.high:.0%}] of the credit a balanced reference gives it"
+    part = f"{ratio.value:.0%} [{ratio.low:.0%}, {ratio.high:.0%}] of the credit a balanced reference gives it"
     if ratio.value >= TWICE:
-        said = "at least twice the credit a balanced reference gives it"
+        part = "at least twice the credit a balanced reference gives it"
     if ratio.high * case.down < COLLAPSED:
-        return _Finding("collapsed", f"{_able(evidence, name, alone, metric)} only {said}.{_why(evidence, metric)}")
+        return _Finding("collapsed", f"{_able(evidence, name, alone, metric)} only {part}.{_why(evidence, metric)}")
     over = ratio.low > COLLAPSED * case.up and _is_used(evidence, MARGIN)
     if over and ratio.value >= USED * case.up and _whatever_is_due(case):
-        return _Finding("used", f"The model gives {name} {said}.")
+        return _Finding("used", f"The model gives {name} {part}.")
     if over and ratio.value < USED / case.down and case.up == 1:
-        return _Finding("underused", f"The model gives {name} {said}: it uses {name}, but for less than it is worth.")
+        return _Finding("underused", f"The model gives {name} {part}: it uses {name}, but for less than it is worth.")
     at_least: Literal["underused"] | None = "underused" if over else None
     if ratio.high < USED / case.down:
-        surely = f"The model gives {name} {said}, so it is at most underused"
+        surely = f"The model gives {name} {part}, so it is at most underused"
         return _Finding("inconclusive", f"{surely}: {_would_decide(case)}.", "underused", at_least, case.missing)
-    return _Finding("inconclusive", _open(case, said, over), None, at_least, case.missing)
+    return _Finding("inconclusive", _open(case, part, over), None, at_least, case.missing)
 
 
-def _open(case: _Case, said: str, over: bool) -> str:
+def _open(case: _Case, part: str, over: bool) -> str:
     name = case.name
     if case.missing is not None:
-        return f"The model gives {name} {said}, but that reference may be too weak, as {case.missing}."
+        return f"The model gives {name} {part}, but that reference may be too weak, as {case.missing}."
     if not over and not _is_used(case.evidence, MARGIN):
-        return f"The model gives {name} {said}, but that is next to nothing of the loss: it may be chance."
+        return f"The model gives {name} {part}, but that is next to nothing of the loss: it may be chance."
     return (
-        f"The model gives {name} {said}, which reaches across the limit of {COLLAPSED:.0%}: more examples would decide."
+        f"The model gives {name} {part}, which reaches across the limit of {COLLAPSED:.0%}: more examples would decide."
     )
 
 
@@ -399,7 +399,7 @@ def _whatever_is_due(case: _Case) -> bool:
     return case.up == 1 or (most is not None and credit is not None and credit.value >= COLLAPSED * most.value)
 
 
-def _able(evidence: Evidence, name: str, alone: bool, metric: str) -> str:
+def _able(evidence: ModalityEvidence, name: str, alone: bool, metric: str) -> str:
     reached = evidence.get("utilisation.alone_metric")
     able = (
         f"reaches {reached.value:.2f} {metric} alone" if reached is not None else "carries label information by itself"
@@ -423,7 +423,7 @@ def kept_part(prior: float, left: float, alone: float) -> float | None:
     return (prior - left) / (prior - alone) if prior > alone else None
 
 
-def _why(evidence: Evidence, metric: str) -> str:
+def _why(evidence: ModalityEvidence, metric: str) -> str:
     """Where it is lost: in the encoder, which does not hold what the strongest readout finds, or behind it."""
     drive = evidence.get("polysemanticity.drive")
     part = f" ({drive.value:.1%} of what moves the fused neurons)" if drive is not None else ""
@@ -438,7 +438,7 @@ def _why(evidence: Evidence, metric: str) -> str:
     return f" Its encoder never learned it ({read}){part}.{unread}"
 
 
-def _kept(evidence: Evidence, metric: str) -> tuple[float | None, str]:
+def _kept(evidence: ModalityEvidence, metric: str) -> tuple[float | None, str]:
     """The part of what the strongest readout gains that one of this encoder has, and the two in words."""
     prior, left = evidence.get("utilisation.prior_loss"), evidence.get("prefix_gap.prefix_loss")
     alone, gain = evidence.get("prefix_gap.baseline_loss"), evidence.get("utilisation.alone_gain")
@@ -454,7 +454,7 @@ def _kept(evidence: Evidence, metric: str) -> tuple[float | None, str]:
     return kept, "" if kept is None else f"it keeps {kept:.0%} of what can be gained alone"
 
 
-def _unread(evidence: Evidence) -> str:
+def _unread(evidence: ModalityEvidence) -> str:
     """What the first layer behind the encoder makes of its output, where that is next to nothing."""
     block, layer = evidence.get("gradient_rank.block_norm"), evidence.get("gradient_rank.layer_norm")
     spread = evidence.get("spectrum.spread")
@@ -464,7 +464,7 @@ def _unread(evidence: Evidence) -> str:
     return f" {moves} first layer that reads it has {block.value:.2g} of its norm of {layer.value:.3g} on it."
 
 
-def _by_reliance(evidence: Evidence, name: str, why: str) -> _Finding:
+def _by_reliance(evidence: ModalityEvidence, name: str, why: str) -> _Finding:
     """Without a reference nothing is decided: what the model gains from a modality may be little of what it could."""
     credit = evidence.get("reliance.shapley")
     if credit is None:

@@ -25,13 +25,8 @@ def settle_layouts(session: Session) -> dict[str, Layout]:
 
     Returns what was chosen by modality; nothing where there is nothing to choose by.
     """
-    adapter, features = session.adapter, session.features
-    undecided = {}
-    for m in features.modalities:
-        section, x = adapter.config.modalities[m], adapter.features_of(m, features.recorded[m])
-        if x.ndim > 2 and section.pool != "flatten" and section.mask is None and adapter.layout(m, x) is None:
-            undecided[m] = x.shape
-    if not undecided or type(adapter).pool is not Adapter.pool:
+    adapter, features, undecided = session.adapter, session.features, undecided_layouts(session)
+    if not undecided:
         return {}
     try:
         at = session.fit_split
@@ -49,6 +44,18 @@ def settle_layouts(session: Session) -> dict[str, Layout]:
             parts = [x[rows] for rows in torch.arange(len(f)).split(ROWS)]
             f.pooled[m] = torch.cat([adapter.pool(m, part, {}).float() for part in parts])
     return chosen
+
+
+def undecided_layouts(session: Session) -> dict[str, torch.Size]:
+    """Find the features whose layout neither config nor layers say, and that the adapter pools: their shapes by modality."""
+    adapter, features, undecided = session.adapter, session.features, {}
+    if type(adapter).pool is not Adapter.pool:
+        return {}
+    for m in features.modalities:
+        section, x = adapter.config.modalities[m], adapter.features_of(m, features.recorded[m])
+        if x.ndim > 2 and section.pool != "flatten" and section.mask is None and adapter.layout(m, x) is None:
+            undecided[m] = x.shape
+    return undecided
 
 
 def _layout_chosen(adapter: Adapter, at: FitSplit, modality: str, shape: Sequence[int]) -> Layout:

@@ -14,15 +14,16 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Kind, Options, Profile, Progress, Settings
 from collapsekit.features.features import Features
+from collapsekit.games.balanced_reference import make_reference
 from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for, shapley_values
+from collapsekit.games.fitted_reference import FittedReference, add_joint
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.readouts.calibration import Calibration, fit_calibration
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
 from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
-from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded, on_encoders, on_raw
+from collapsekit.readouts.synergy import JointReadouts, Synergy
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
-from collapsekit.session.balanced import FittedReference, fit_balanced_reference
 from collapsekit.session.readouts import ModalityReadouts, ReferencePlan
 from collapsekit.tasks.base import Task
 
@@ -53,9 +54,8 @@ class Session:
         self._unimodal = ModalityReadouts(adapter, features, seed)
         self._baselines: dict[Plan, Baselines] = {}
         self._games: dict[int, CoalitionGame] = {}
-        self._balanced: dict[ReferencePlan, FittedReference] = {}
-        # Of what is fitted on these examples, as training examples of others.
-        self._synergies: dict[tuple[str | float, ...], FittedSynergy] = {}
+        self._balanced: dict[tuple[ReferencePlan, int], FittedReference] = {}  # and how many draws
+        self._joint = JointReadouts(adapter, features, seed)
         features.facts.session = self
 
     @classmethod
@@ -177,26 +177,7 @@ class Session:
 
     def synergy(self, offset: Mapping[str, Tensor]) -> Synergy:
         """Fit the network that adds most to ``offset`` (natural parameters by split, (n, C)) on the model's encoders."""
-        fitted = self.on(self.fit_split.train)._synergy(self, offset)
-        return joint_on_recorded(self.adapter, self.features, fitted, self.seed)
-
-    def synergy_on_encoders(self, offset: Mapping[str, Tensor]) -> Synergy | None:
-        """Fit the same on encoders trained along, ``offset`` (n, C); None in the quick profile and where none can be."""
-        plan = self.plan
-        return None if plan is None else on_encoders(self.adapter, self.features, offset, plan, self.seed)
-
-    def synergy_on_raw(self, offset: Mapping[str, Tensor]) -> Synergy | None:
-        """Fit the same on raw inputs, ``offset`` (n, C); None where a modality has none that are numbers of one shape."""
-        at = self.fit_split
-        if not all(self._unimodal.alike(m, at) for m in self.modalities):
-            return None
-        return on_raw(self.adapter, self.features, offset, self.seed)
-
-    def _synergy(self, of: Session, offset: Mapping[str, Tensor]) -> FittedSynergy:
-        key: tuple[str | float, ...] = (of.fit_split.held.split, *(float(o.sum()) for o in offset.values()))
-        if key not in self._synergies:
-            self._synergies[key] = fit_on_recorded(of.adapter, of.features, offset, of.seed)
-        return self._synergies[key]
+        return self._joint.on_recorded(offset, self.on(self.fit_split.train)._joint)
 
     def late_fusion(self) -> Callable[[Tensor], Tensor]:
         """Late fusion of the prefixes of the modalities that are present, of ``absent`` (n, modalities)."""
@@ -205,10 +186,15 @@ class Session:
     @property
     def balanced_reference(self) -> FittedReference:
         """The balanced reference: what a model would do that used every modality for what it is worth."""
-        how = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions))
-        if how not in self._balanced:
-            self._balanced[how] = fit_balanced_reference(self)
-        return self._balanced[how]
+        how, donors = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions)), self.game.donors
+        key = how, len(donors)
+        if key not in self._balanced:
+            at, readouts = self.fit_split, {m: self.reference(m).used.readout for m in self.modalities}
+            summed = make_reference(self.adapter, self.features, readouts, donors)
+            raw = all(self._unimodal.alike(m, at) for m in self.modalities)
+            train = self.on(at.train)._joint
+            self._balanced[key] = add_joint(summed, self._joint, train, how.training, raw=raw)
+        return self._balanced[key]
 
     # ---- the game of coalitions
 

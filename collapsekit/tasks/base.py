@@ -9,7 +9,7 @@ from typing import Self
 from torch import Tensor
 
 from collapsekit.errors import ConfigError, DataError, NumericsError, did_you_mean
-from collapsekit.stats.bounds import UNBOUNDED
+from collapsekit.stats.inference.bounds import UNBOUNDED
 from collapsekit.stats.linear import Linear
 
 # Below this a probability counts as zero; keeps the loss of a confidently wrong model finite.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from collapsekit.errors import ConfigError, DataError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
-from collapsekit.stats.bounds import NOT_NEGATIVE, SHARE
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.linear import Linear, fit_softmax
 from collapsekit.tasks.base import FLOOR, Task, choose_metric
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns

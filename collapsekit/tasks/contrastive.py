@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from collapsekit.errors import ConfigError
 from collapsekit.registry import task
-from collapsekit.stats.bounds import NOT_NEGATIVE, SHARE
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.tasks.base import Task, need_one_metric
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from collapsekit.errors import DataError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
-from collapsekit.stats.bounds import NOT_NEGATIVE, Bounds
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, Bounds
 from collapsekit.stats.linear import Linear, fit_ridge
 from collapsekit.tasks.base import Task, choose_metric
 from collapsekit.tasks.shapes import squeezed

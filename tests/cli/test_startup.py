@@ -61,9 +61,9 @@ LIGHT = [
     ["report", "REPORT", "-f", "md"],
     ["report", "REPORT", "-f", "json"],
     ["schema"],
-    ["gate", "REPORT", "--require", "verdict != collapsed"],
-    ["gate", "REPORT"],
-    ["gate", "REPORT", "-f", "json"],
+    ["gate", "REPORT", "--allow-partial", "--require", "verdict != collapsed"],
+    ["gate", "REPORT", "--allow-partial"],
+    ["gate", "REPORT", "--allow-partial", "-f", "json"],
     *([name, "--help"] for name in COMMANDS),
 ]
 # Each command in a fork of a process that has imported what prints, since that takes longer than all the rest. What it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from collapsekit.readouts.linear import FitSplit, UnimodalReadout
 from collapsekit.readouts.strength import OWN_ENCODER, TRAINED_ALONE, TriedReadout, weigh_readouts
 from collapsekit.report.diagnosis import Reference
 from collapsekit.tasks.classification import Classification
+from tests.problems import make_problem
 from tests.readouts.test_raw import opened, xor
 
 N = 200
@@ -79,9 +82,18 @@ def test_the_report_says_what_the_due_was_read_from() -> None:
     assert found.family == "random Fourier features"
     assert found.read is not None
     assert "400 numbers" in found.read
-    assert (found.trained_alone, found.independent) == (False, True)
+    assert (found.trained_alone, found.independent) == (True, True)  # its encoder has nothing to train
     assert found.gains[found.family] == max(found.gains.values())
     assert found.strength == 1.0
-    note = next(r.note for r in results if r.name == "utilisation.reference_trained" and r.modality == "b")
-    assert note == "profile quick trains no encoders"
     assert Reference.of([], "b") is None
+
+
+@pytest.mark.usefixtures("brief_joint")
+def test_a_reference_whose_encoder_was_not_trained_says_why(tmp_path: Path) -> None:
+    report = make_problem(tmp_path).diagnose(probes=["utilisation"])
+    found = report.find("utilisation.reference_trained", "image")
+    assert found is not None
+    assert (found.value, found.note) == (0.0, "profile quick trains no encoders")
+    reference = report.modalities["image"].reference
+    assert reference is not None
+    assert (reference.trained_alone, reference.independent) == (False, True)

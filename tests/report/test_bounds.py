@@ -15,7 +15,7 @@ from collapsekit.gating.decide import gate
 from collapsekit.measures import LOSS, METRIC, Measure, measures_of
 from collapsekit.report.base import sealed
 from collapsekit.report.diagnosis import Curve, Report
-from collapsekit.stats.bounds import NOT_NEGATIVE, SHARE, UNBOUNDED, Bounds
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE, UNBOUNDED, Bounds
 from collapsekit.tasks.classification import Classification
 from collapsekit.tasks.multilabel import Multilabel
 from collapsekit.tasks.regression import Regression
@@ -23,10 +23,13 @@ from tests.problems import make_problem
 
 # What one loss gains over another has no end of its own.
 GAINS = {
+    "controls.duplicate",
+    "controls.permuted",
     "growing.prefix_gap",
     "prefix_gap.gap",
     "utilisation.alone_gain",
     "utilisation.credit",
+    "utilisation.due_at_most",
     "utilisation.joint_gain",
     "utilisation.reference_credit",
 }

@@ -23,6 +23,7 @@ from collapsekit.config.schema import Config
 from collapsekit.diagnosis import check_options, choose_probes, report_on
 from collapsekit.features.examples import Examples, SplitReader
 from collapsekit.features.extraction import Extraction
+from collapsekit.readouts.synergy import JointReadouts
 from collapsekit.report.diagnosis import Report
 from collapsekit.session import readouts
 from collapsekit.session import session as module
@@ -193,8 +194,9 @@ def test_each_measurement_is_made_once(
 
         monkeypatch.setattr(module, name, call)
 
-    for name in ("fit_calibration", "fit_on_recorded", "CoalitionGame"):
+    for name in ("fit_calibration", "CoalitionGame"):
         counted(module, name)
+    counted(JointReadouts, "fit_on_recorded")
     counted(readouts, "choose_features")
     for _ in range(2):
         assert session.game.calibrated(1) is session.game.calibrated(1)

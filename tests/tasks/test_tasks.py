@@ -287,7 +287,8 @@ def test_planted_modalities_are_told_apart(kind: str, tmp_path: Path) -> None:
     problem = make_problem(
         tmp_path, {"image": 5, "audio": 4, "hum": 3}, ignored=["audio", "hum"], noise=["hum"], **TASK_KINDS[kind]
     )
-    report = problem.diagnose(probes=None if kind == "classification" else ["reliance", "utilisation"])
+    probes = None if kind == "classification" else ["reliance", "utilisation"]
+    report = problem.diagnose(probes=probes, profile="standard")
     assert {m: v.verdict for m, v in report.modalities.items()} == {
         "image": "used",
         "audio": "collapsed",
@@ -399,5 +400,12 @@ def test_custom_loss_diagnosis(tmp_path: Path) -> None:
     assert report.subject.task == "taskt_losses2:huber"
     assert report.subject.metric == "negative loss"
     assert report.find("reliance.shapley", "audio").value == 0.0  # type: ignore[union-attr]
-    assert report.modalities["image"].verdict == "used"
-    assert report.modalities["audio"].verdict == "inconclusive"
+    credit, verdict = report.find("reliance.shapley", "image"), report.modalities["image"]
+    assert credit.interval[0] > 0  # type: ignore[union-attr,index]
+    assert {v.verdict for v in report.modalities.values()} == {
+        "inconclusive"
+    }  # what is due is not known for such a loss
+    assert "whether it is used for all it is worth is not known" in verdict.reason
+    assert report.verdict == "inconclusive"
+    assert report.judged is not None
+    assert report.judged.extent == "partly"

@@ -193,8 +193,14 @@ def write_report(
 def judge_exit(report: Report, fail_on: list[FailOn], *, full: bool = False) -> tuple[int, str | None]:
     """Return the exit code, and why it is not 0.
 
-    It is 4 (of a user's own probe 2) when an error ended a probe, 1 when a verdict in ``fail_on`` was given, 5 when the
-    evidence does not decide, or where ``full`` judgement is wanted and something is missing; never a silent pass.
+    Args:
+        report: the diagnosis.
+        fail_on: verdicts that fail.
+        full: whether full judgement is wanted.
+
+    Returns:
+        4 (of a user's own probe 2) when an error ended a probe, 1 when a verdict in ``fail_on`` was given, 5 when the
+        evidence does not decide, or where full judgement is wanted and something is missing; never a silent pass.
     """
     from collapsekit.probes.runner import fault_code
 

@@ -12,20 +12,18 @@ from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
-from collapsekit.features.features import Features
 from collapsekit.games.coalitions import shapley_values
 from collapsekit.measures import LOSS, Measure, declare
 from collapsekit.probes._shared import estimate
 from collapsekit.readouts.calibration import DOUBT, fitted_weights
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.leave_out import leave_out_means
 
-SOURCE = "collapsekit docs/verdicts.md; after Adebayo et al. 2018 (sanity checks by randomised weights and labels)"
-NOT_IN_QUICK = "profile quick runs no controls"
+SOURCE = "Adebayo et al. 2018 (sanity checks by randomised weights and labels)"
 
 PERMUTED = declare(
     Measure(
@@ -60,10 +58,7 @@ DUPLICATE = declare(
 
 def estimate_cost(preview: Preview) -> Cost:
     """Cost the reference and the coalitions that are shared with utilisation, and one pass of an untrained build."""
-    if preview.profile == "quick":
-        return Cost()
-    cost = preview.trained_alone() + preview.prefixes() + preview.synergy() + preview.synergy_on_encoders()
-    return cost + preview.coalitions(preview.shapley_masks) + Cost(passes=preview.size)
+    return preview.balanced_reference() + preview.coalitions(preview.shapley_masks) + Cost(passes=preview.size)
 
 
 @probe(
@@ -86,10 +81,6 @@ def run(session: Session) -> Iterator[Result]:
         By modality the credit in shuffled answers and what an unread copy of it is due; what an untrained build gains.
     """
     task = session.task
-    if session.profile == "quick":
-        for measure in (PERMUTED, UNTRAINED, DUPLICATE):
-            yield measure.fill(task).skipped(NOT_IN_QUICK)
-        return
     credit, _ = session.shapley_values(_shuffled(session))
     reference = session.balanced_reference.whole
     for i, m in enumerate(session.modalities):
@@ -133,22 +124,23 @@ def _untrained(session: Session, prior_loss: Tensor) -> Result:
     if fresh is None:
         return UNTRAINED.skipped("the model cannot be built afresh: give model.factory in the config")
     features, task = session.features, session.task
-    outputs = _answers(fresh, features, session.seed)
+    outputs = _answers(session, fresh)
     if not bool(torch.isfinite(outputs).all()):
         raise NumericsError("an untrained build gives values that are not finite")
     loss = leave_out_means(task.loss(task.expect(outputs), features.targets), features.groups)
     return UNTRAINED.result(*estimate(1 - loss / prior_loss, session.level))
 
 
-def _answers(adapter: Adapter, features: Features, seed: int) -> Tensor:
-    """The outputs of a model over all examples, (n, ...), in one pass that the processes share."""
+def _answers(session: Session, fresh: Adapter) -> Tensor:
+    """The outputs of another build over all examples, (n, ...), in one pass that the processes share."""
+    features = session.features
 
     def answer(rows: Tensor) -> Tensor:
         batch: Batch = {k: v.index_select(0, rows) for k, v in features.inputs.items()}
         with torch.no_grad():
-            seed_everything(seed)
-            return adapter.run(batch).prediction.outputs.float().cpu()
+            seed_everything(session.seed)
+            return fresh.run(batch).prediction.outputs.float().cpu()
 
-    rows = torch.arange(len(features)).split(adapter.config.data.batch_size)
+    rows = torch.arange(len(features)).split(fresh.config.data.batch_size)
     with preserve_rng_state():
         return torch.cat(list(current().map(answer, rows)))

@@ -23,10 +23,10 @@ from collapsekit.probes._shared import CONCATENATED, PREFIX_SOURCE, READ_OUT, VI
 from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.bounds import UNBOUNDED, Bounds
+from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.linalg.ranks import RANKS, rank_functions, rank_interval, small_n

@@ -10,8 +10,8 @@ from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.readouts.unimodal import UnimodalOptions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.scoring import leave_out_metric

@@ -12,8 +12,8 @@ from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.probes._shared import banded_curve, credit_interval, estimate, metric_count
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 
 REMOVED = "absent modalities taken together from other examples, the expectation averaged over {draws} of them"

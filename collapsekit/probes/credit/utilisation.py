@@ -17,8 +17,8 @@ from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import ratio_interval
 from collapsekit.stats.inference.quantiles import normal
@@ -40,7 +40,6 @@ LEAST = 0.1  # part of what it gains alone that a modality is due at least, howe
 DUE = f"Shapley credit in the balanced reference, at least {LEAST:g} of what the modality's readout gains alone"
 FEWEST = 20  # examples to fit on, held out, and diagnosed
 SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 (SAGE)"
-RAW = "raw inputs are read out only where an encoder was not trained alone and its features say next to nothing"
 
 DUE_IS = f"due: {DUE}; {BALANCED}"
 ADDED = (
@@ -209,8 +208,7 @@ def estimate_cost(preview: Preview) -> Cost:
     together."""
     cost, at = preview.fit_split(), preview.fit_sizes
     _need_enough({"to fit on": at.fit, "held out": at.choose, "diagnosed": preview.size})
-    cost += preview.trained_alone() + preview.prefixes() + preview.synergy() + preview.synergy_on_encoders()
-    cost += Cost(heads=len(preview.modalities)).at_most(RAW)
+    cost += preview.balanced_reference()
     cost += preview.coalitions(preview.shapley_masks, calibrated=True)
     cost += preview.coalitions([preview.full, *preview.without_one])
     return cost + preview.coalitions([preview.full, *preview.without_one], split=at.held)

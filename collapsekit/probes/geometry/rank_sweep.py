@@ -33,8 +33,8 @@ from collapsekit.readouts.fit import Recipe, rows_of
 from collapsekit.readouts.fit_stacked import retrained_fusions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.linalg.cka import sides_leave_out

@@ -21,10 +21,10 @@ from collapsekit.measures import Measure, declare
 from collapsekit.probes._shared import CKA_SOURCE, SCALED, SweepOptions, cost_of_swept, estimate, swept_modalities
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.bounds import Bounds
+from collapsekit.stats.inference.bounds import Bounds
 from collapsekit.stats.linalg.cka import sides_leave_out
 from collapsekit.stats.linalg.procrustes import procrustes_leave_out, procrustes_null
 

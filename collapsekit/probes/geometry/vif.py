@@ -12,7 +12,7 @@ from collapsekit.measures import Measure, declare
 from collapsekit.probes._shared import CONCATENATED, VIF
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import reads_features
+from collapsekit.session.costs.cost import reads_features
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg.vif import vif

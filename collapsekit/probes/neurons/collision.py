@@ -22,8 +22,8 @@ from collapsekit.probes._shared import CONCATENATED, estimate
 from collapsekit.readouts.fit import rows_of
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.linalg.collision import Collisions, collisions, lemma_bound, random_collision
 

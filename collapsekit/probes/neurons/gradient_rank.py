@@ -35,8 +35,8 @@ from collapsekit.probes._shared import estimate
 from collapsekit.readouts.fit import HALF
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.linalg import gradients as gr
 from collapsekit.stats.linalg.ranks import rank_interval
@@ -188,7 +188,7 @@ def estimate_cost(preview: Preview) -> Cost:
     with preserve_rng_state(), differentiable(adapter):
         site = find_site(adapter, features, preview.seed)
     scout, tried = min(SCOUT, n), min(CHUNK, n) * (site.layer is not None)
-    cost = Cost(replays=(2 + count) * scout + (1 + count) * tried, gradients=site.backwards * scout)
+    cost = Cost(replays=(3 + 2 * count) * scout + (1 + count) * tried, gradients=site.backwards * scout)
     if site.layer is not None:
         weight, outputs = site.layer.weight, features.outputs[0].numel()
         ways = 1 if options.agop == "loss" else min(outputs, options.projections)

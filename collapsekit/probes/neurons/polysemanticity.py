@@ -23,10 +23,10 @@ from collapsekit.readouts.fit import Recipe, fit, rows_of
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.bounds import NOT_NEGATIVE, SHARE
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.inference.jackknife import assign_groups
 from collapsekit.stats.polysemy import drive_shares, row_entropy
 

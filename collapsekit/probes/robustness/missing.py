@@ -35,8 +35,8 @@ from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.probes._shared import banded_curve, estimate, metric_count
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import UNITS, Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import UNITS, Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.missing import absence

@@ -24,8 +24,8 @@ from collapsekit.measures import Measure, Quantity, declare
 from collapsekit.probes._shared import banded_curve, estimate, metric_count
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.noise import Spread, area, spread
 from collapsekit.stats.threads import threads_for

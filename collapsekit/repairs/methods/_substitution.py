@@ -14,8 +14,8 @@ from collapsekit.adapters.inserts import BasisHead, capture_latents, posts_of
 from collapsekit.adapters.pooling import pool_features
 from collapsekit.repairs.training.job import CHUNK, Job
 from collapsekit.report.diagnosis import Result
-from collapsekit.stats.bounds import Bounds
 from collapsekit.stats.inference.bounded import bounded_interval
+from collapsekit.stats.inference.bounds import Bounds
 from collapsekit.stats.inference.leave_out import leave_out_means
 
 LEVEL = 0.95

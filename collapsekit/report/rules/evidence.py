@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
         return self.low, self.high
 
 
-class Evidence:
+class ModalityEvidence:
     """The results about one modality, by name; which of them were read is kept for the verdict."""
 
     def __init__(self, results: Sequence[Result], modality: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from collapsekit.report.parts import ModalityState, OverallState, Result
-from collapsekit.report.rules.evidence import Estimate, Evidence
+from collapsekit.report.rules.evidence import Estimate, ModalityEvidence
 
 COLLAPSED, USED, INFORMATIVE, NOTHING, SHARE = 0.15, 0.4, 0.01, 0.02, 0.02
 _DECIDING = ("reliance", "utilisation")
@@ -27,7 +27,7 @@ def judge_states(
     Returns:
         The verdict of the whole, one a modality, and ``not asked`` or ``guesses`` where that is so.
     """
-    states = {m: _state(Evidence(results, m)) for m in modalities}
+    states = {m: _state(ModalityEvidence(results, m)) for m in modalities}
     ended = any(r.error is not None and r.probe in _DECIDING for r in results)
     if ended:
         states = {m: s if s == "collapsed" else "inconclusive" for m, s in states.items()}
@@ -46,7 +46,7 @@ def overall_of(states: Sequence[ModalityState]) -> OverallState:
     return "inconclusive" if "inconclusive" in states else "healthy"
 
 
-def _state(evidence: Evidence) -> ModalityState:
+def _state(evidence: ModalityEvidence) -> ModalityState:
     gain, prior = evidence.get("utilisation.alone_gain"), evidence.get("utilisation.prior_loss")
     credit, share = evidence.get("utilisation.credit"), evidence.get("utilisation.share")
     if gain is None or prior is None or credit is None:
@@ -71,7 +71,7 @@ def _by_ratio(ratio: Estimate) -> ModalityState:
     return "used" if ratio.value >= USED else "underused"
 
 
-def _by_reliance(evidence: Evidence) -> ModalityState:
+def _by_reliance(evidence: ModalityEvidence) -> ModalityState:
     credit = evidence.get("reliance.shapley")
     if credit is None:
         return "inconclusive"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats.bounds import UNBOUNDED, Bounds
 from collapsekit.stats.checks import finite
+from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
 from collapsekit.stats.inference.jackknife import interval_array
 from collapsekit.stats.inference.quantiles import normal
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from collapsekit.report.verdicts import Judgement, judge
+from collapsekit.report.verdicts import Verdicts, judge
 from tests.probes.planted import Planted, Study, linear, noise, plain, study
 
 SIZES = {"train": 600, "val": 400, "test": 600}
@@ -37,7 +37,7 @@ def weighted(weights: dict[str, float], spreads: dict[str, float]) -> Study:
     return study(model, sensors(spreads), task="regression")
 
 
-def judged(s: Study) -> Judgement:
+def judged(s: Study) -> Verdicts:
     return judge(s.run("utilisation").values(), s.features.modalities, "r2")
 
 

@@ -15,8 +15,8 @@ from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats.bounds import NOT_NEGATIVE, SHARE, UNBOUNDED, Bounds
 from collapsekit.stats.inference.bounded import bounded_interval, wilson
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE, UNBOUNDED, Bounds
 from collapsekit.stats.inference.jackknife import interval, interval_array
 from collapsekit.stats.inference.leave_out import leave_out_means
 
