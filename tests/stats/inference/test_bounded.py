@@ -62,7 +62,7 @@ def test_without_a_count_an_end_is_the_plain_one_cut() -> None:
 )
 def test_ends_are_the_delta_method_on_the_scale(values: list[float], level: float, ends: tuple[float, float]) -> None:
     x, groups = np.array(values), 8
-    full, leave = left_out(torch.tensor(values), groups)
+    full, leave = left_out(torch.tensor(values, dtype=torch.float64), groups)
     low, high = bounded_interval(full, leave, level, Bounds(*ends))
     out = np.array([x[np.arange(len(x)) % groups != g].mean() for g in range(groups)])
     se = math.sqrt((groups - 1) / groups * ((out - out.mean()) ** 2).sum()) * student_t.ppf(0.5 + level / 2, groups - 1)
