@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from collapsekit import Report
+from collapsekit.readouts.strength import TRAINED_ALONE
 
 FOLDER = Path(__file__).parents[2] / "examples" / "public_checkpoint"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
