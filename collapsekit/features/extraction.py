@@ -18,7 +18,7 @@ from collapsekit.context import Progress
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
-from collapsekit.features.examples import Examples, SplitReader
+from collapsekit.features.examples import Examples, SplitReader, predictions_of
 from collapsekit.features.features import Features
 from collapsekit.io.spill import SpillBuffer, SpillColumn
 from collapsekit.report.diagnosis import ReportWarning
@@ -254,6 +254,7 @@ class Extraction:
             digest=examples.digest,
             ids=examples.ids,
             contents=examples.contents,
+            predictions={m: columns[key] for m, key in predictions_of(adapter).items()},
             sibling=self.of,
             units=_units(columns, data.group, split),
         )

@@ -54,6 +54,7 @@ class Features:
     ids: Tensor  # of each example's inputs and target, a hash of 63 bits (n,)
     units: Tensor | None = None  # what each example belongs to (n,), where the config names it
     contents: Tensor | None = None  # of each example's inputs alone, such a hash (n,)
+    predictions: Batch = field(default_factory=dict)  # of the user's own models of one modality, by modality (n, ...)
     warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
     batch: int | None = None  # rows of a forward, where what an example gives depends on the others in its batch
     read: Mapping[str, Features] = field(default_factory=dict)  # every split read until now, by name
@@ -136,6 +137,7 @@ class Features:
             targets=self.targets[rows],
             ids=self.ids[rows],
             contents=None if self.contents is None else self.contents[rows],
+            predictions={m: x[rows] for m, x in self.predictions.items()},
             units=None if self.units is None else self.units[rows],
         )
 

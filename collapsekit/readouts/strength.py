@@ -13,6 +13,7 @@ from collapsekit.readouts.linear import FitSplit, UnimodalReadout
 from collapsekit.tasks.base import Task
 
 OWN_ENCODER, TRAINED_ALONE = "the checkpoint's own encoder", "the encoder trained alone"
+PREDICTIONS = "your own predictions"  # of the user's model of this modality alone
 # By how much a readout of raw inputs has to do better than one of encoders to be taken: standard errors of the difference,
 # and share of the prior loss. Or the family would change with the draw where both say the same.
 SURE, MARGIN = 1.0, 0.01
@@ -37,7 +38,7 @@ class ReferenceStrength:
     used: TriedReadout
     gains: dict[str, float]  # by family, the one that is used first, then the best first
     reads: dict[str, str]
-    trained_alone: bool  # whether an encoder was trained alone until it got no better
+    trained_alone: bool  # whether an encoder was trained alone until it got no better, by us or by the user
     independent: bool  # whether anything was tried that does not depend on the checkpoint's own encoder
     why_not: str | None = None  # why no encoder was trained alone, or not to its end
 
@@ -66,7 +67,8 @@ def weigh_readouts(
         at: with the held-out examples.
         encoders: readouts of encoders' features, at least one; of equal ones the first is taken.
         raw: readouts of raw inputs.
-        why_not: why no encoder was trained alone until it got no better; None where one was.
+        why_not: why no encoder was trained alone until it got no better; None where one was. Predictions of the user's
+            own that nothing else surely beats stand for one.
 
     Returns:
         The readout and its strength.
@@ -79,6 +81,8 @@ def weigh_readouts(
     if better:
         used = min(better, key=lambda tried: float(losses[tried.family].mean()))
     gains = {family: 1.0 - float(loss.mean()) / prior if prior > 0 else 0.0 for family, loss in losses.items()}
+    if gains.get(PREDICTIONS, -math.inf) >= max(gains.values()) - MARGIN:
+        why_not = None  # nothing that was tried does better
     order = sorted(gains, key=lambda family: (family != used.family, -gains[family]))
     return ReferenceStrength(
         used,

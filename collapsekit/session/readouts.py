@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from collapsekit.adapters.base import Adapter
 from collapsekit.features.features import Features
-from collapsekit.readouts.choosing import ChosenReadout, choose_features
+from collapsekit.readouts.choosing import ChosenReadout, FeatureSet, choose_features
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.readouts.poolings import recorded_sets
 from collapsekit.readouts.raw import ReadoutOptions, fit_families
-from collapsekit.readouts.strength import OWN_ENCODER, TRAINED_ALONE, ReferenceStrength, TriedReadout, weigh_readouts
+from collapsekit.readouts.strength import (
+    OWN_ENCODER,
+    PREDICTIONS,
+    TRAINED_ALONE,
+    ReferenceStrength,
+    TriedReadout,
+    weigh_readouts,
+)
 from collapsekit.readouts.unimodal import Baselines, Plan
 
 
@@ -104,8 +113,23 @@ class ModalityReadouts:
             ]
             if raw and self._has_nothing_to_train(modality):
                 why = None
+            if (own := self._predicted(modality, at)) is not None:
+                raw.append(own)
             self._references[modality, how] = weigh_readouts(task, at, encoders, raw, why)
         return self._references[modality, how]
+
+    def _predicted(self, modality: str, at: FitSplit) -> TriedReadout | None:
+        """The readout of what the user's own model of the modality predicts, where the data have that."""
+        if modality not in self.features.predictions:
+            return None
+
+        def flat(features: Features) -> Tensor:
+            return features.predictions[modality].reshape(len(features), -1).float()
+
+        chosen = choose_features(self.adapter.task, at, [FeatureSet("read out linearly", flat)])
+        return TriedReadout(
+            PREDICTIONS, chosen.read(self.adapter.task, self.features), f"{PREDICTIONS}: {chosen.described}"
+        )
 
     def _has_nothing_to_train(self, modality: str) -> bool:
         """Whether a module without weights stands for the encoder, so that what it reads can be read out as well."""

@@ -161,7 +161,8 @@ TRAINED = declare(
     Measure(
         "utilisation.reference_trained",
         definition="1 where the modality's encoder was also trained alone until its held-out loss fell no more, or has no "
-        "weights to train and raw inputs were read out, else 0: a stronger reference might find more",
+        "weights to train and raw inputs were read out, or where nothing beats the user's own predictions, else 0: a "
+        "stronger reference might find more",
         source=SOURCE,
         unit="0 or 1",
     )

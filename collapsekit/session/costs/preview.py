@@ -51,7 +51,8 @@ class Preview(QuestionCosts):
     def raw_readouts(self) -> Cost:
         """Read out every modality's raw inputs. Raises NumericsError where there is nothing to fit on."""
         most = Cost(heads=len(FAMILIES) * len(self.modalities)).at_most(RAW)
-        return self.fit_split() + self.once("raw", lambda: most)
+        own = Cost(heads=len(self.features.predictions))
+        return self.fit_split() + self.once("raw", lambda: most + own)
 
     def references(self) -> Cost:
         """Find the strongest readout of every modality. Raises NumericsError where there is nothing to fit on."""
