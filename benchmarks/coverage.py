@@ -1,6 +1,7 @@
 """How often nominal 95 % intervals hold the value of a very large sample: one model, many test sets.
 
 python -m benchmarks.coverage --sets 300
+python -m benchmarks.coverage --bounded
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from collapsekit.probes.credit import reliance, utilisation
 from collapsekit.probes.geometry import spectrum, vif
 from collapsekit.report.diagnosis import Result
 from collapsekit.session.session import Session
+from collapsekit.stats.inference.bounded import bounded_interval
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
+from collapsekit.stats.inference.jackknife import interval_array
 
 POOL, LARGE = 40_000, 16_000
 SMALL = {"fused": 4}  # so that VIF is a number, not a bound
@@ -37,8 +41,15 @@ SUBJECTS = {
         "sum",
         model=SMALL,
     ),
+    "easy: accuracy near 1, loss near 0": Subject(
+        "2", "healthy", {"kind": "complementary", "modalities": 2, "distances": (5.5,)}, 1200, "gated", model=SMALL
+    ),
 }
+GROUPS, MEANS = 16, 10_000  # of the jackknife; test sets of means whose truth is known
+ACCURACIES, SCATTER = (0.5, 0.8, 0.95, 0.99, 0.995, 0.999), (0.5, 1.0, 1.5, 2.0)
 WATCHED = (
+    "reliance.full_metric",
+    "reliance.full_loss",
     "reliance.shapley",
     "utilisation.credit",
     "utilisation.score",
@@ -82,12 +93,44 @@ def cover(made: Made, sets: int, n: int) -> dict[tuple[str, str | None], tuple[f
     return out
 
 
+def _draws(kind: str, size: float, shape: tuple[int, int]) -> tuple[torch.Tensor, float]:
+    """What each example of many test sets gives, and its true mean: right answers, or losses by how their logarithm
+    scatters."""
+    if kind == "accuracy":
+        return (torch.rand(shape) < size).double(), size
+    return torch.exp(size * torch.randn(shape).double() - size * size / 2), 1.0
+
+
+def bounded(sets: int, n: int) -> list[tuple[str, float, float, float]]:
+    """Means whose truth is known: how often the interval within bounds holds it, and the plain one, which goes beyond."""
+    torch.manual_seed(0)
+    groups = torch.arange(n) % GROUPS
+    sizes = torch.bincount(groups).double()
+    rows = []
+    for kind, bounds, values in (("accuracy", SHARE, ACCURACIES), ("loss", NOT_NEGATIVE, SCATTER)):
+        for size in values:
+            x, truth = _draws(kind, size, (sets, n))
+            sums = torch.zeros(sets, GROUPS, dtype=torch.float64).index_add_(1, groups, x)
+            full, left = x.mean(1), ((x.sum(1, keepdim=True) - sums) / (n - sizes)).T
+            ends = bounded_interval(full, left, 0.95, bounds, n), interval_array(full, left)
+            held = [float(((low <= truth) & (truth <= high)).double().mean()) for low, high in ends]
+            rows.append((kind, size, *held))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Coverage of nominal 95 % intervals.")
     parser.add_argument("--sets", type=int, default=300, help="test sets drawn for each model")
     parser.add_argument("--examples", type=int, default=400, help="examples a test set")
+    parser.add_argument("--bounded", action="store_true", help="only means whose truth is known, which take seconds")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    print(f"means of {given.examples} examples: {MEANS} test sets each")
+    print(f"  {'of':<10}{'truth, or scatter of log loss':>30}{'holds':>8}{'plain':>8}")
+    for kind, size, held, plain in bounded(MEANS, given.examples):
+        print(f"  {kind:<10}{size:>30}{held:>8.1%}{plain:>8.1%}")
+    if given.bounded:
+        return
     for name, subject in SUBJECTS.items():
         print(f"{name}: {given.sets} test sets of {given.examples}")
         print(f"  {'number':<26}{'modality':<9}{'large n':>9}{'mean':>9}{'holds large':>12}{'holds mean':>11}")

@@ -31,22 +31,23 @@ from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
 from collapsekit.registry import ProbeSpec
 from collapsekit.report.cost import CostReport
-from collapsekit.report.diagnosis import Report, ReportWarning, Result, Subject
+from collapsekit.report.diagnosis import Reference, Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
 from collapsekit.report.verdicts import judge
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
 from collapsekit.session.command_line import command_line, recorded
-from collapsekit.session.estimate import estimate_costs
+from collapsekit.session.costs.estimate import estimate_costs
+from collapsekit.session.costs.preview import Preview
+from collapsekit.session.costs.timing import Clock
+from collapsekit.session.layouts import settle_layouts
 from collapsekit.session.opening import OpenModel, open_model
-from collapsekit.session.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.session.subject import environment, process_warnings, subject_of
-from collapsekit.session.timing import Clock
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import preserve_process_state
 from collapsekit.version import __version__
 
-SUBSETS = "growing"  # the probe that --subsets adds
+SUBSETS, CONTROLS = "growing", "controls"  # the probes that --subsets adds, and --no-controls leaves out
 FIRST = 64  # examples, at least, that an estimate looks at
 
 
@@ -83,6 +84,7 @@ def diagnose(
         seed: Of everything drawn or trained.
         limit: At most so many examples a split.
         training_seed: That the model was trained with, by which the gate tells runs apart; default: the config's.
+        controls: Also ask models that use nothing (the probe ``controls``; in quick only where it is named).
         subsets: Also run the probe ``growing``, which reads the models of the config's ``subsets`` section.
         plugins: Python files with probes or adapters.
         trust_pickle: "sha256:DIGEST" lets that very checkpoint be unpickled, which runs its code.
@@ -184,7 +186,9 @@ def _checked(
     """The probes to run and the options of every probe, once all that can be checked before the model is opened is."""
     registry.load_builtins()
     files = [registry.load_plugin_file(p) for p in [*map(config.resolve, config.plugins), *options.plugins]]
-    chosen = choose_probes(options.probes, options.skip, files, also=[SUBSETS] if options.subsets else [])
+    without = not options.controls or (options.profile == "quick" and not options.probes)
+    skip = (*options.skip, CONTROLS) if without else options.skip
+    chosen = choose_probes(options.probes, skip, files, also=[SUBSETS] if options.subsets else [])
     if any(spec.name == SUBSETS for spec in chosen):
         config.need_subsets()
     all_options = check_options(options.options or {})
@@ -238,6 +242,7 @@ def report_on(
             progress=progress,
             cache=_cache(how.cache, chosen, progress),
         )
+        settle_layouts(session)
         results = _results(chosen, session)
         described = subject_of(session)
         failed = {r.probe for r in results if r.error is not None}
@@ -310,13 +315,12 @@ def _report(
     if all(r.skipped is not None and r.error is None for r in results):
         why = next((r.skipped for r in results), "no probe was chosen")
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
-    overall, summary, verdicts = judge(results, subject.modalities, subject.metric)
+    judgement = judge(results, subject.modalities, subject.metric)
+    each = {m: v.model_copy(update={"reference": Reference.of(results, m)}) for m, v in judgement.each.items()}
     return Report(
         collapsekit=__version__,
         subject=subject,
-        verdict=overall,
-        summary=summary,
-        modalities=verdicts,
+        **{**judgement.fields, "modalities": each},
         results=tuple(results),
         warnings=warnings,
         config=None if config is None else path_from_here(config),

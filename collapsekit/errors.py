@@ -12,7 +12,7 @@ EXIT_CODES = {
     2: "usage or config",
     3: "input refused",
     4: "internal error",
-    5: "nothing evaluated, or inconclusive: never a pass",
+    5: "nothing evaluated, inconclusive, or partly judged where full is asked: never a pass",
     130: "interrupted",
 }
 

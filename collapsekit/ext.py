@@ -20,12 +20,13 @@ _WHERE = {
     "LOSS": "measures.measure",
     "METRIC": "measures.measure",
     # Probes
-    "Cost": "session.cost",
+    "Cost": "session.costs.cost",
     "CostReport": "report.cost",
+    "Bounds": "stats.inference.bounds",
     "Curve": "report.diagnosis",
     "Features": "features.features",
     "Options": "context",
-    "Preview": "session.preview",
+    "Preview": "session.costs.preview",
     "Profile": "context",
     "Progress": "context",
     "Result": "report.diagnosis",
@@ -33,10 +34,11 @@ _WHERE = {
     "Settings": "context",
     "estimate_cost": "diagnosis",
     "extract": "features.extraction",
+    "bounded_interval": "stats.inference.bounded",
     "jackknife_interval": "stats.inference.jackknife:interval",
     "marginal_samples": "interventions.marginal",
     "predict": "interventions.replay",
-    "reads_features": "session.cost",
+    "reads_features": "session.costs.cost",
     # Numbers
     "Moments": "stats.linalg.moments",
     "NO_MIXTURE": "probes._shared:CONCATENATED",
@@ -107,6 +109,7 @@ __all__ = [
     "Adapter",
     "ArraySource",
     "Batch",
+    "Bounds",
     "Checkpoint",
     "CollapsekitError",
     "Config",
@@ -146,6 +149,7 @@ __all__ = [
     "Task",
     "TrainPass",
     "adapter",
+    "bounded_interval",
     "build_adapter",
     "check_config",
     "clean_report",
@@ -224,10 +228,12 @@ if TYPE_CHECKING:
     from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
     from collapsekit.report.names import cleaned as clean_report
     from collapsekit.report.verdicts import DECIDING as VERDICT_PROBES
-    from collapsekit.session.cost import Cost, reads_features
+    from collapsekit.session.costs.cost import Cost, reads_features
+    from collapsekit.session.costs.preview import Preview
     from collapsekit.session.opening import build_adapter
-    from collapsekit.session.preview import Preview
     from collapsekit.session.session import Session as Session
+    from collapsekit.stats.inference.bounded import bounded_interval
+    from collapsekit.stats.inference.bounds import Bounds
     from collapsekit.stats.inference.jackknife import interval as jackknife_interval
     from collapsekit.stats.linalg.moments import Moments
     from collapsekit.stats.linalg.spectrum import effective_rank, singular_values, singular_values_svd

@@ -14,7 +14,7 @@ from collapsekit.probes.runner import RAISE
 FAULTY = {  # of each probe a function within it that will fail
     "gradient_rank": "collapsekit.probes.neurons.gradient_rank.find_site",
     "reliance": "collapsekit.probes.credit.reliance._subsets",
-    "utilisation": "collapsekit.probes.credit.utilisation.make_reference",
+    "utilisation": "collapsekit.probes.credit.utilisation._check_size",
 }
 MINE = """
 from collapsekit import Result, probe

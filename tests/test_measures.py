@@ -78,7 +78,7 @@ def test_a_name_has_one_measure_and_one_direction() -> None:
         assert lookup(made.name) is made
         assert [m.name for m in MADE if m.names(made.name)] == [made.name]
     assert {m.probe for m in MADE} == set(PROBES)
-    assert set(FACTS) | {"name", "definition", "source", "unit"} == {f.name for f in fields(Measure)}
+    assert set(FACTS) | {"name", "definition", "source", "unit", "bounds"} == {f.name for f in fields(Measure)}
 
 
 def test_quantities_that_are_the_same_have_the_same_direction() -> None:
@@ -96,7 +96,7 @@ def test_quantities_that_are_the_same_have_the_same_direction() -> None:
 
 def test_sections_stand_as_they_are_placed() -> None:
     order = [h.probe for h in headings(["own", *PROBES, "another"])]
-    assert order[:3] == ["reliance", "utilisation", "prefix_gap"]
+    assert order[:4] == ["reliance", "utilisation", "controls", "prefix_gap"]
     assert order[-3:] == ["growing", "own", "another"]
     assert heading_of("own").title == "own"
     assert index("reliance.full_loss") < index("reliance.shapley") < index("vif.mean") < index("own.number")

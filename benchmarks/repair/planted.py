@@ -48,11 +48,6 @@ from collapsekit.diagnosis import check_options
 from collapsekit.errors import CollapsekitError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
-from collapsekit.games.balanced_reference import make_reference
-from collapsekit.probes.credit.utilisation import (  # no result says the reference's own metric
-    _best_readouts,
-    _with_joint,
-)
 from collapsekit.session.opening import build_adapter
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
@@ -193,9 +188,7 @@ def prepare(made: Made, folder: Path, profile: str = "standard") -> Case | str:
     adapter, features = _on_test(config, folder / "ckpt.pt")
     settings = Settings(seed=0, level=LEVEL, progress=Progress(), others=check_options({}), **same)
     session = Session.of(adapter, features, settings)
-    readouts, _ = _best_readouts(session)
-    game = session.game
-    reference, _ = _with_joint(session, make_reference(adapter, features, readouts, game.donors))
+    reference = session.balanced_reference.whole  # no result says its own metric
     test = made.data["test"]
     best = made.world.best(test, made.world.modalities).reshape(SIZES["test"], -1)
     return Case(
@@ -204,7 +197,7 @@ def prepare(made: Made, folder: Path, profile: str = "standard") -> Case | str:
         config=config,
         profile=profile,
         metric=_metric(adapter, features),
-        reference=float(reference.value(game.full).metric[0]),
+        reference=float(reference.value(session.game.full).metric[0]),
         constant=float(reference.constant().metric[0]),
         healthy=float(_metric(*_on_test(config, folder / "healthy.pt"))[0]),
         possible=adapter.task.metric(best, adapter.task.check(test["label"], best, "test")),

@@ -97,7 +97,7 @@ def make_report(folder: Path) -> Path:
         for modality in (None, *MODALITIES)
     ]
     results += [Result(name="reliance.shapley", value=1.0, modality=m, **cited) for m in MODALITIES]
-    overall, summary, verdicts = judge(results, MODALITIES, "accuracy")
+    judgement = judge(results, MODALITIES, "accuracy")
     made = Report(
         collapsekit="0",
         subject=Subject(
@@ -110,9 +110,7 @@ def make_report(folder: Path) -> Path:
             examples=500,
             seed=0,
         ),
-        verdict=overall,
-        summary=summary,
-        modalities=verdicts,
+        **judgement.fields,
         results=tuple(results),
         settings={},
         environment={},

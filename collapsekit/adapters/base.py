@@ -24,7 +24,7 @@ from collapsekit.adapters.build import (
 from collapsekit.adapters.inserts import channel_axis, inserted_in
 from collapsekit.adapters.live.state import State, same_bits
 from collapsekit.adapters.live.unwrap import unprefixed, unwrapped
-from collapsekit.adapters.pooling import pool_features, tokens_of
+from collapsekit.adapters.pooling import Channels, layout_at, pool_features, tokens_of
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.schema import Config
 from collapsekit.data.base import Batch, Source
@@ -74,9 +74,8 @@ class TrainPass:
 
 
 class Adapter(ABC):
-    """A user's model as a thing that runs, answers again from recordings, and trains: what any model can do, whatever it is
-    made of. ``self.model`` is the config's model with the checkpoint's weights. Where the model is encoders, a fusion and a
-    head, subclass EncodeFuseHeadAdapter."""
+    """A user's model as a thing that runs, answers again from recordings, and trains. ``self.model`` is the config's model
+    with the checkpoint's weights. Where it is encoders, a fusion and a head, subclass EncodeFuseHeadAdapter."""
 
     _by_parts: ClassVar[type[Adapter] | None] = None  # EncodeFuseHeadAdapter, which sets it
 
@@ -120,6 +119,7 @@ class Adapter(ABC):
             load_weights(self.model, checkpoint)
         to_eval(self.model, self.device)
         self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
+        self.cast: frozenset[str] = frozenset()  # batch keys of integers that the model reads as floating values
         self.written: frozenset[str] | None = None  # batch keys that forward writes into; None: not known yet
 
     def steady(self) -> None:
@@ -200,13 +200,18 @@ class Adapter(ABC):
         """Pick the features (n, ...) of ``modality`` among the tensors ``recorded`` of it."""
         return recorded[self.feature_index(modality)]
 
+    def layout(self, modality: str, features: Tensor) -> Channels:
+        """Say where ``features`` (n, ...) have channels: config, else the encoder's layers; None: neither says."""
+        section = self.config.modalities[modality]
+        return section.channels or layout_at(self.model, section.encoder, features.shape)
+
     def channel_axis(self, modality: str, features: Tensor) -> int:
         """Say which axis of ``features`` (n, ...) of ``modality`` holds their channels."""
-        return channel_axis(features.ndim, self.config.modalities[modality].channels)
+        return channel_axis(features.ndim, self.layout(modality, features))
 
     def tokens_of(self, modality: str, features: Tensor) -> Tensor:
         """Lay features (n, ...) of ``modality``, of three or more axes, out as tokens (n, t, d), one a position."""
-        return tokens_of(features, self.config.modalities[modality].channels)
+        return tokens_of(features, self.layout(modality, features))
 
     def need_encoders(self) -> None:
         """Raise ConfigError where a repair can put nothing behind an encoder."""
@@ -243,7 +248,7 @@ class Adapter(ABC):
         """
         section = self.config.modalities[modality]
         mask = batch[section.mask] if section.mask is not None else None
-        return pool_features(features, section.pool, section.channels, mask, f"modality {modality!r}")
+        return pool_features(features, section.pool, self.layout(modality, features), mask, f"modality {modality!r}")
 
     def fresh(self, seed: int, *, trained: Checkpoint | None = None) -> Adapter | None:
         """Build the same architecture newly initialised (or with ``trained`` weights); None where it can't be built.
@@ -254,7 +259,7 @@ class Adapter(ABC):
             return None
         twin = type(self)(self.config, checkpoint=trained, source=self.source, device=str(self.device), seed=seed)
         need_same_architecture(self.model, twin.model, self.config.model.factory)
-        twin.written = self.written
+        twin.written, twin.cast = self.written, self.cast
         return twin
 
     def fusion_parameters(self) -> list[nn.Parameter]:

@@ -38,6 +38,19 @@ def inputs_changed(adapter: Adapter) -> ReportWarning | None:
     )
 
 
+def integers_cast(adapter: Adapter) -> ReportWarning | None:
+    """Warn of integers that were given to a model as floating values, as they are: nobody said by what to divide them."""
+    keys = [k for k in adapter.batch_keys if k in adapter.cast]
+    if not keys:
+        return None
+    return ReportWarning(
+        name="integers_cast",
+        sentence=f"The model cannot read the integers of its {'input' if len(keys) == 1 else 'inputs'} {listed(keys)}: "
+        "it was given the same numbers as floating values. Where its training divided them (by 255, say), these are numbers "
+        "of a model outside of its range: set the modality's `scale`.",
+    )
+
+
 def weights_changed(adapter: Adapter) -> ReportWarning | None:
     """Warn of a forward in eval mode that changes floating weights or buffers; counts and flags are let be."""
     names = adapter.unsteady.floating if adapter.unsteady is not None else []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
-from collapsekit.adapters.pooling import pool_features
+from collapsekit.adapters.pooling import pool_fused
 from collapsekit.data.base import Batch
 from collapsekit.user_code.process_state import user_code
 
@@ -38,7 +38,7 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
             outputs = self.head(fused)
         recorded: dict[str, Activations] = {m: (features[m],) for m in self.modalities}
         pooled = {m: self.pool(m, features[m], batch) for m in self.modalities}
-        return ForwardPass(recorded, pooled, Prediction(pool_features(fused), outputs))
+        return ForwardPass(recorded, pooled, Prediction(pool_fused(self.model, self.config.fusion, fused), outputs))
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         del inputs
@@ -46,7 +46,7 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
         with user_code(PLACE):
             fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})
             outputs = self.head(fused)
-        return Prediction(pool_features(fused), outputs)
+        return Prediction(pool_fused(self.model, self.config.fusion, fused), outputs)
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         del recorded

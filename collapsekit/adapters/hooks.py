@@ -252,7 +252,7 @@ def shape_behind(tap: Tap, wrapper: nn.Module) -> CaptureLayout | None:
 
 
 @contextmanager
-def attribute_set(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+def attribute_set(module: object, name: str, value: Any) -> Iterator[None]:
     """Set an attribute on the instance (``forward`` too) for a while.
 
     Args:

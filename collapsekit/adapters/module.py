@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
 from collapsekit.adapters.build import check_described, features_path, find_submodule
 from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
+from collapsekit.adapters.live.inputs import prepare_inputs, run_prepared
 from collapsekit.adapters.outputs import prediction_in
-from collapsekit.adapters.pooling import pool_features
+from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
 from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
@@ -64,16 +66,7 @@ class ModuleAdapter(Adapter):
 
     def prepare(self, batch: Batch) -> Batch:
         """Make inputs as the model wants them: on its device, scaled, floating values in its own precision."""
-        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
-        scales = {k: s.scale for m, s in self.config.modalities.items() for k in self.input_keys(m) if k != s.mask}
-        out = {}
-        for key in self.batch_keys:
-            value = batch[key].to(self.device)
-            scale = scales.get(key, 1.0)
-            if value.is_floating_point() or scale != 1.0:
-                value = value.to(dtype)
-            out[key] = value / scale if scale != 1.0 else value
-        return out
+        return prepare_inputs(self, batch)
 
     def forward(self, inputs: Batch) -> Any:
         """Run the model's own forward on prepared inputs, called as the config says."""
@@ -139,7 +132,9 @@ class ModuleAdapter(Adapter):
             )
 
     def run(self, batch: Batch) -> ForwardPass:
-        inputs = self.prepare(batch)
+        return run_prepared(self, self.prepare, batch, self._run)
+
+    def _run(self, inputs: Batch) -> ForwardPass:
         heard, fused, output = self._listen(inputs)
         if self.fusion_tap.shape is None:
             self._learn(inputs, heard, fused)
@@ -149,19 +144,19 @@ class ModuleAdapter(Adapter):
         return ForwardPass(recorded, pooled, self._prediction(feature, output, fused.rows))
 
     def _prediction(self, fused: Tensor, output: Any, rows: int) -> Prediction:
-        return Prediction(
-            pool_features(fused, what="the fusion").float(), prediction_in(output, self.config.output, self.task, rows)
-        )
+        pooled = pool_fused(self.model, self.config.fusion, fused).float()
+        return Prediction(pooled, prediction_in(output, self.config.output, self.task, rows))
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
-        return self._replayed({m: recorded[m] for m in self.modalities}, inputs)
+        return run_prepared(
+            self, self.prepare, inputs, partial(self._replayed, {m: recorded[m] for m in self.modalities})
+        )
 
     def outputs_of(self, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        return self._replayed(recorded, inputs).outputs
+        return run_prepared(self, self.prepare, inputs, partial(self._replayed, recorded)).outputs
 
-    def _replayed(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
-        """The model's own forward, the encoders of ``recorded`` answering with that."""
-        ready = self.prepare(inputs)
+    def _replayed(self, recorded: Mapping[str, Activations], ready: Batch) -> Prediction:
+        """The model's own forward on prepared inputs, the encoders of ``recorded`` answering with that."""
         fused: list[Any] = []
         with ExitStack() as stack:
             stack.enter_context((self.pruning or NOTHING).applied(recorded, len(next(iter(ready.values())))))
@@ -180,7 +175,9 @@ class ModuleAdapter(Adapter):
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        ready = self.prepare(inputs)
+        return run_prepared(self, self.prepare, inputs, partial(self._live, modality, recorded))
+
+    def _live(self, modality: str, recorded: Mapping[str, Activations], ready: Batch) -> Tensor:
         tap = self.taps[modality]
         with ExitStack() as stack:
             for m, other in self.taps.items():
@@ -195,11 +192,13 @@ class ModuleAdapter(Adapter):
 
     def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:
         self.unsteady = None  # as the weights move on
-        ready = self.prepare(batch)
+        return run_prepared(self, self.prepare, batch, partial(self._run_live, change or {}))
+
+    def _run_live(self, change: Mapping[str, Change], ready: Batch) -> TrainPass:
         seen: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
         with ExitStack() as stack:
             for m, tap in self.taps.items():
-                stack.enter_context(tap.changing((change or {}).get(m), seen[m]))
+                stack.enter_context(tap.changing(change.get(m), seen[m]))
             output = self._guarded_forward(ready)
         pooled = {m: self.pool(m, _once(seen[m], tap.what), ready) for m, tap in self.taps.items()}
         return TrainPass(pooled, prediction_in(output, self.config.output, self.task, len(next(iter(ready.values())))))

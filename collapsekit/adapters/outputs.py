@@ -34,9 +34,9 @@ def prediction_in(output: Any, wanted: str | int | Sequence[str | int] | None, t
         if isinstance(output, Tensor):
             raise ConfigError(f"`output` names {wanted!r}, but the model returns one tensor: remove `output`.")
         taken = [select_part(output, p, "the model's output") for p in parts]
-        found = torch.cat(taken, -1) if all(isinstance(t, Tensor) for t in taken) else taken
+        found = _side_by_side(taken, task) if all(isinstance(t, Tensor) for t in taken) else taken
     elif isinstance(output, tuple | list) and len(output) >= task.embeddings > 1:
-        found = torch.cat(list(output[: task.embeddings]), -1)
+        found = _side_by_side(list(output[: task.embeddings]), task)
     elif isinstance(output, Mapping) or hasattr(output, "logits"):
         if not hasattr(output, "logits") and "logits" not in output:
             raise ConfigError(
@@ -50,3 +50,17 @@ def prediction_in(output: Any, wanted: str | int | Sequence[str | int] | None, t
         what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(f"the model returns {what} for {rows} examples: name its prediction with `output`.")
     return found
+
+
+def _side_by_side(parts: list[Any], task: Task) -> Tensor:
+    """Parts as one tensor. Raises ConfigError where they cannot be, or a task would tell them apart at the wrong place."""
+    if all(isinstance(part, Tensor) and part.ndim for part in parts):
+        shapes = [part.shape if len(parts) == task.embeddings > 1 else part.shape[:-1] for part in parts]
+        if len(set(shapes)) == 1:
+            return torch.cat(parts, -1)
+    found = ", ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in parts)
+    alike = "of one shape" if task.embeddings > 1 else "alike but in their last axis"
+    raise ConfigError(
+        f"the parts of the model's output have shapes {found}: task {task.name!r} puts them side by side, so they have to "
+        f"be {alike}; name others with `output`."
+    )

@@ -16,6 +16,7 @@ from collapsekit.adapters.caveats import (
     depends_on_batch,
     floating_loose,
     inputs_changed,
+    integers_cast,
     listed,
     not_in_the_state,
     not_pruned,
@@ -142,6 +143,7 @@ def validate_model(
     refused = adapter.prune(batch, result.recorded) if isinstance(adapter, ModuleAdapter) else ()
     found = (
         inputs_changed(adapter),
+        integers_cast(adapter),
         weights_changed(adapter),
         depends_on_batch(adapter, apart),
         None if rebuilt else not_in_the_state(adapter.model, loose),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from collapsekit.comparison.compatibility import check_definitions, check_subjects, notes
+from collapsekit.comparison.compatibility import check_definitions, check_families, check_subjects, notes
 from collapsekit.comparison.inputs import Columns, Group, groups_of
 from collapsekit.comparison.pairing import match
 from collapsekit.comparison.quantities import Choice, Found, Key, arranged, quantities
@@ -75,6 +75,7 @@ def compare_groups(groups: Sequence[Group], *, against: str | None = None, choic
     check_subjects(groups)
     said = [[quantities(run.report) for run in g.runs] for g in groups]
     check_definitions(groups, said, choice)
+    check_families(groups, said, choice)
     keys = arranged(groups, said, choice)
     matching = match(groups, against)
     tests = run_tests(said, keys, matching)

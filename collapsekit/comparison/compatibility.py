@@ -8,6 +8,7 @@ from collapsekit.comparison.inputs import Group, LoadedRun
 from collapsekit.comparison.quantities import Choice, Found, Key
 from collapsekit.errors import ConfigError
 from collapsekit.io.safe_text import quote
+from collapsekit.report.baseline import other_families
 
 _ADVICE = {
     "task": "compare models of one task",
@@ -70,6 +71,30 @@ def check_definitions(groups: Sequence[Group], said: Sequence[Sequence[dict[Key,
                 )
 
 
+def check_families(groups: Sequence[Group], quantities: Sequence[Sequence[dict[Key, Found]]], choice: Choice) -> None:
+    """Raise ConfigError where what is due to a modality was chosen among other families of readouts.
+
+    That is so of reports of profiles that train encoders and of those that do not. What does not rest on it may be compared.
+
+    Args:
+        groups: The columns, with their runs.
+        quantities: The quantities of each column's runs, in the order of ``groups``.
+        choice: Which quantities are shown.
+
+    Raises:
+        ConfigError: Where families differ, and a verdict or a number of utilisation is shown.
+    """
+    keys = (k for column in quantities for found in column for k in found)
+    if not any(choice.shows(k) and (k.part == "verdict" or k.name.startswith("utilisation.")) for k in keys):
+        return
+    (name, first), *others = _runs(groups)
+    for other_name, other in others:
+        differing = other_families(first.report, other.report)
+        if differing is not None:
+            advice = "diagnose both with one profile and the same options, or choose other numbers by --only"
+            _refuse(name, other_name, differing, advice)
+
+
 def notes(groups: Sequence[Group]) -> Iterator[str]:
     """Yield what a reader should know of how alike the reports are."""
     runs = list(_runs(groups))
@@ -85,6 +110,14 @@ def notes(groups: Sequence[Group]) -> Iterator[str]:
     ):
         if len(set(found)) > 1:
             yield f"The reports were made with different {what}: {_some([quote(f) for f in sorted(set(found))])}."
+    for m in runs[0][1].report.subject.modalities:
+        references = [(v.reference for v in [run.report.modalities.get(m)] if v is not None) for _, run in runs]
+        families = sorted({r.family for some in references for r in some if r is not None})
+        if len(families) > 1:
+            yield (
+                f"What is due to {quote(m)} is read from different families, each the best of the same ones: "
+                f"{_some([quote(f) for f in families])}."
+            )
     for group in groups:
         weights = [run.report.subject.sha256 for run in group.runs]
         again = len(weights) - len(set(weights))

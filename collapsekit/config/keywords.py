@@ -37,6 +37,7 @@ class DiagnoseKeywords(RunKeywords, total=False):
     options: Mapping[str, Mapping[str, Any]] | None
     training_seed: int | None
     memory: float | None
+    controls: bool
     subsets: bool
 
 

@@ -154,6 +154,13 @@ class DiagnoseOptions(RunOptions, ProbeOptions):
             again="never",  # it changes no result
         ),
     ] = None
+    controls: Annotated[
+        bool,
+        Flag(
+            "Leave out the controls: shuffled answers, an untrained build, a copy that is never read.",
+            name="no-controls",
+        ),
+    ] = True
     subsets: Annotated[bool, Flag("Also run growing, over the models of the config's `subsets`.")] = False
 
 
@@ -272,6 +279,7 @@ class GateConfig(BaseModel):
         dict[str, float],
         Flag("A fall that must not be missed, else inconclusive.", name="effect", metavar="KIND=VALUE"),
     ] = {}
+    allow_partial: Annotated[bool, Flag("Also pass what was only partly judged, which is recorded.")] = False
 
 
 class GateOptions(CommandOptions, GateConfig):

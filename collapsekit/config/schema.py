@@ -65,6 +65,8 @@ class ModalityConfig(_Section):
     pool: Pool = "auto"  # how tokens or feature maps become one vector
     channels: Literal["first", "last"] | None = None  # where a 3-d or larger output has its features
     mask: str | None = None  # batch key of a token mask (1 = keep) used in pooling
+    # Batch key of what your own model of this modality alone predicts, (n, ...): its due is read from that, too.
+    predictions: str | None = None
 
 
 class DataConfig(_Section):

@@ -21,7 +21,7 @@ class Examples:
     """n examples of a split in canonical order, on the CPU."""
 
     split: str
-    columns: Batch  # inputs, labels and units (n, ...)
+    columns: Batch  # inputs, labels, units, predictions (n, ...)
     order: Tensor  # the place of each in the data (n,)
     digest: str  # of inputs and targets
     ids: Tensor  # of each example's inputs and target, a hash of 63 bits (n,)
@@ -50,7 +50,8 @@ class SplitReader:
         adapter, config = self.adapter, self.adapter.config
         inputs = self._columns(split)
         group = config.data.group
-        hashed = {k: v for k, v in inputs.items() if k != group or k in adapter.batch_keys}
+        beside = {group, *predictions_of(adapter).values()}
+        hashed = {k: v for k, v in inputs.items() if k not in beside or k in {*adapter.batch_keys, config.data.label}}
         order, digest, ids, contents = canonical(hashed, set(adapter.batch_keys) - {config.data.label})
         del hashed
         # Sorted before they are encoded: which rows share a batch does not depend on the file's order either.
@@ -81,7 +82,14 @@ class SplitReader:
 
 
 def columns_of(adapter: Adapter) -> list[str]:
-    """List the names of what is read of each example for this model: its inputs, labels, units."""
+    """List the names of what is read of each example for this model: its inputs, labels, units, predictions of single
+    modalities."""
     data = adapter.config.data
     besides = [*([data.label] if adapter.task.has_labels else []), *filter(None, [data.group])]
-    return list(dict.fromkeys([*adapter.batch_keys, *besides]))
+    return list(dict.fromkeys([*adapter.batch_keys, *besides, *predictions_of(adapter).values()]))
+
+
+def predictions_of(adapter: Adapter) -> dict[str, str]:
+    """Find the names of what the user's own models of one modality predict, by modality."""
+    sections = adapter.config.modalities
+    return {m: s.predictions for m, s in sections.items() if m in adapter.modalities and s.predictions is not None}

@@ -18,7 +18,7 @@ from collapsekit.context import Progress
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
-from collapsekit.features.examples import Examples, SplitReader
+from collapsekit.features.examples import Examples, SplitReader, predictions_of
 from collapsekit.features.features import Features
 from collapsekit.io.spill import SpillBuffer, SpillColumn
 from collapsekit.report.diagnosis import ReportWarning
@@ -223,12 +223,19 @@ class Extraction:
                 few = {k: examples.columns[k][:FEW] for k in self.adapter.batch_keys}
                 sound = validate_model(self.adapter, batch, few, examples.split, order, seed, self.rebuilt)
                 result, self.rebuilt = sound.result, sound.rebuilt
+                self._need_shape(examples, start, stop, result.prediction)
                 self._warnings[examples.split] = sound.warnings
             else:
                 seed_everything(seed)
                 result = self.adapter.run(batch)
         finite_pass(result, examples.split, order)
         return _to_cpu(result)
+
+    def _need_shape(self, examples: Examples, start: int, stop: int, prediction: Prediction) -> None:
+        """Before every other batch is run, that the task can read what the model answers."""
+        task, label = self.adapter.task, self.adapter.config.data.label
+        targets = examples.columns[label][start:stop] if task.has_labels else torch.zeros(stop - start)
+        task.need_shape(prediction.outputs, targets)
 
     def _assembled(self, examples: Examples, kept: _Kept) -> Features:
         adapter, columns, split = self.adapter, examples.columns, examples.split
@@ -247,6 +254,7 @@ class Extraction:
             digest=examples.digest,
             ids=examples.ids,
             contents=examples.contents,
+            predictions={m: columns[key] for m, key in predictions_of(adapter).items()},
             sibling=self.of,
             units=_units(columns, data.group, split),
         )

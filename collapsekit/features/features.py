@@ -33,6 +33,7 @@ class Facts:
     input_means: dict[str, Tensor] = field(default_factory=dict)  # of raw inputs, (1, ...), float64
     session: object | None = None  # that measures more on them
     sides: dict[str | None, Side] = field(default_factory=dict)  # of CKAs; None: the fused representation
+    projected: dict[tuple[object, ...], Tensor] = field(default_factory=dict)  # wide inputs, as readouts take them
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Features:
     ids: Tensor  # of each example's inputs and target, a hash of 63 bits (n,)
     units: Tensor | None = None  # what each example belongs to (n,), where the config names it
     contents: Tensor | None = None  # of each example's inputs alone, such a hash (n,)
+    predictions: Batch = field(default_factory=dict)  # of the user's own models of one modality, by modality (n, ...)
     warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
     batch: int | None = None  # rows of a forward, where what an example gives depends on the others in its batch
     read: Mapping[str, Features] = field(default_factory=dict)  # every split read until now, by name
@@ -67,6 +69,11 @@ class Features:
         if self.units is not None:
             return assign_units(self.units, GROUPS)
         return assign_groups(len(self), min(GROUPS, len(self)))
+
+    @property
+    def independent(self) -> int:
+        """How many examples do not depend on others: all, or as many as there are units."""
+        return len(self) if self.units is None else len(self.units.unique())
 
     @property
     def fifth(self) -> Tensor:
@@ -130,6 +137,7 @@ class Features:
             targets=self.targets[rows],
             ids=self.ids[rows],
             contents=None if self.contents is None else self.contents[rows],
+            predictions={m: x[rows] for m, x in self.predictions.items()},
             units=None if self.units is None else self.units[rows],
         )
 

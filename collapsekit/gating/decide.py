@@ -12,7 +12,7 @@ from collapsekit.gating.baseline import baseline_of
 from collapsekit.gating.criteria import DEFAULT as WATCH
 from collapsekit.gating.criteria import Limits, says_nothing
 from collapsekit.gating.inputs import report_of
-from collapsekit.gating.rules.evaluate import DEFAULT, decide_rule
+from collapsekit.gating.rules.evaluate import DEFAULT, check_judged, decide_rule
 from collapsekit.report.baseline import Baseline, Run, differs, seed_of
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import Against, GateCheck, GateReport, State, outcome_of
@@ -31,6 +31,7 @@ def gate(
     alpha: float = 0.05,
     margins: Mapping[str, float] | None = None,
     effects: Mapping[str, float] | None = None,
+    allow_partial: bool = False,
 ) -> GateReport:
     """Decide whether a model may ship, by rules over its report and by comparison with earlier reports.
 
@@ -49,6 +50,8 @@ def gate(
         margins: By kind of what is watched, a worsening under which nothing fails, in its own unit: of the metric, or of
             what is due to a modality (docs/gate.md has the defaults).
         effects: By kind, a worsening that must not be missed: where it could have been, the check is inconclusive.
+        allow_partial: Whether a report may pass that judged its modalities only partly, as profile quick mostly does; else
+            that is inconclusive.
 
     Returns:
         The checks and the outcome, ``passed``, ``failed`` or ``inconclusive``; true where it passed.
@@ -72,7 +75,14 @@ def gate(
         effects=effects or {},
     )
     earlier = None if baseline is None else baseline_of(baseline)
-    return decide(report_of(report), require=require, baseline=earlier, limits=limits, situation=situation)
+    return decide(
+        report_of(report),
+        require=require,
+        baseline=earlier,
+        limits=limits,
+        situation=situation,
+        allow_partial=allow_partial,
+    )
 
 
 def decide(
@@ -82,6 +92,7 @@ def decide(
     baseline: Baseline | None = None,
     limits: Limits | None = None,
     situation: Situation = "auto",
+    allow_partial: bool = False,
 ) -> GateReport:
     """Judge a report that was read, as ``limits`` say: :func:`gate` without its files.
 
@@ -92,6 +103,7 @@ def decide(
             examples of ``report.records``, else against how retrained models vary; ``situation`` says otherwise.
         limits: What is watched, and by how much it may worsen.
         situation: Which comparison; ``auto`` follows from weights and seeds.
+        allow_partial: Whether a report that was only partly judged may pass.
 
     Returns:
         The checks, and the outcome that follows from them.
@@ -115,6 +127,8 @@ def decide(
         notes += [*_notes(baseline, limits), *_unchecked(report)]
     elif situation != "auto":
         raise ConfigError(f"situation {situation!r} needs a baseline to compare with: name one with --baseline.")
+    if checks and not allow_partial:
+        checks.append(check_judged(report))
     outcome = outcome_of([c.state for c in checks])
     return GateReport(
         collapsekit=__version__,
@@ -128,6 +142,7 @@ def decide(
         notes=tuple(notes),
         settings={
             "require": rules,
+            "allow_partial": allow_partial,
             "alpha": limits.alpha,
             "watch": list(limits.watch),
             "margins": {k: limits.margin(k) for k in limits.watch},

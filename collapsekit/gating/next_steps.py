@@ -32,6 +32,8 @@ def next_steps(report: GateReport) -> Iterator[str]:
             runs = f"{max(needed):,} more baseline {'run' if max(needed) == 1 else 'runs'}"
             what = runs if kind == "retrained" else f"About {max(needed):,} examples in all"
             yield f"{what} would decide {_these(len(needed), len(undecided))}."
+    if any(c.kind == "judged" for c in undecided):
+        yield "Partly judged: `collapsekit diagnose` in profile standard trains references; `--allow-partial` waives it."
     if report.outcome == "inconclusive" and undecided:
         yield "Until it is decided, this is no pass (exit code 5)."
 

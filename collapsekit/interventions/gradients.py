@@ -305,7 +305,7 @@ def outer_products(
             if of == "loss":
                 y, ways = loss_of(adapter, features, rows), iter([torch.ones(())])
             else:
-                y = outputs_of(adapter, features, rows).flatten(1)
+                y = outputs_of(adapter, features, rows).reshape(len(rows), -1)
                 ways = _ways(y, projections, generator)
             for way in ways:
                 (g,) = gradients(y, [left[-1]], grad_outputs=way.to(y), retain_graph=True)

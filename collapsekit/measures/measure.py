@@ -13,11 +13,13 @@ from collapsekit.errors import ConfigError
 from collapsekit.report.base import Interval
 from collapsekit.report.comparison import Better
 from collapsekit.report.parts import Curve, Result
+from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
 
 LOSS = "{loss}"  # a unit that the task names
 METRIC = "{metric}"  # likewise
 Headline = Literal["each", "whole"]
 Figure = Literal["bars", "lines", "spectrum", "profile"]
+End = float | None
 
 
 class Scored(Protocol):
@@ -31,6 +33,16 @@ class Scored(Protocol):
     @property
     def metric_name(self) -> str:
         """The metric, such as ``accuracy``."""
+        ...
+
+    @property
+    def loss_bounds(self) -> Bounds:
+        """The least and the most that a loss can be."""
+        ...
+
+    @property
+    def metric_bounds(self) -> Bounds:
+        """The least and the most that the metric can be."""
         ...
 
 
@@ -52,7 +64,9 @@ class Measure:
     better, and the reason; None where a better model may lie either way. ``headline``: whether the default table of a
     comparison shows it, for ``each`` modality or for the ``whole`` model only. ``title``: its name on a figure.
     ``cannot``: what it does not tell, beside what its probe says of that. ``figure``: how it is drawn.
-    ``side_by_side``: whether a point of its curve means the same in another model's report.
+    ``side_by_side``: whether a point of its curve means the same in another model's report. ``bounds``: the least and the
+    most that it can be, None for an end that it does not have; "unit": those of the task's loss or metric, which is its
+    unit; "difference": those of one loss or metric minus another. Intervals and reports keep to them.
     """
 
     name: str
@@ -66,6 +80,7 @@ class Measure:
     cannot: str | None = None
     figure: Figure | None = None
     side_by_side: bool = False
+    bounds: tuple[End, End] | Literal["unit", "difference"] | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -74,6 +89,11 @@ class Measure:
             raise ConfigError(
                 f"measure {self.name!r} says {'why' if self.why else 'which way'} is better without the other: give both "
                 "`better` and `why`, or neither."
+            )
+        if isinstance(self.bounds, str) and self.unit not in (LOSS, METRIC):
+            raise ConfigError(
+                f"measure {self.name!r} has bounds {self.bounds!r} and the unit {self.unit!r}, expected {LOSS!r} or "
+                f"{METRIC!r}: give the least and the most that it can be."
             )
         for text in filter(None, (self.name, self.definition, self.source, self.unit)):
             _check_fields(self.name, text)
@@ -93,6 +113,7 @@ class Measure:
         Raises:
             ConfigError: where a field in braces is not given.
         """
+        bounds = self._bounds(task)
         if task is not None:
             fields = {"loss": task.loss_name, "metric": task.metric_name, **fields}
         try:
@@ -100,7 +121,16 @@ class Measure:
             unit = None if self.unit is None else self.unit.format(**fields)
         except KeyError as e:
             raise ConfigError(f"measure {self.name!r} has a field {{{e.args[0]}}}: give it to `fill`.") from None
-        return Quantity(name, self.probe, unit, definition, source)
+        return Quantity(name, self.probe, unit, definition, source, bounds)
+
+    def _bounds(self, task: Scored | None) -> Bounds:
+        if not isinstance(self.bounds, str):
+            low, high = self.bounds or (None, None)
+            return Bounds(-math.inf if low is None else low, math.inf if high is None else high)
+        if task is None:
+            return UNBOUNDED
+        of_unit = task.loss_bounds if self.unit == LOSS else task.metric_bounds
+        return of_unit if self.bounds == "unit" else of_unit.of_differences
 
     def result(self, value: float, interval: Interval | None = None, **about: Any) -> Result:
         """Return a number of it, where it has no fields to fill; see :meth:`Quantity.result`."""
@@ -144,6 +174,7 @@ class Quantity:
     unit: str | None
     definition: str
     source: str
+    bounds: Bounds = UNBOUNDED
 
     def result(
         self,
@@ -185,6 +216,8 @@ class Quantity:
         Returns:
             The result.
         """
+        if curve.bounds is None:
+            curve = curve.model_copy(update={"bounds": self.bounds.ends})
         return self._make(curve=curve, modality=modality, versus=versus, note=note)
 
     def skipped(
@@ -211,7 +244,8 @@ class Quantity:
 
     def _make(self, **rest: Any) -> Result:
         texts = {"unit": self.unit, "definition": self.definition, "source": self.source}
-        return Result(name=self.name, probe=self.probe, **texts, **rest)
+        ends = self.bounds.ends if rest.get("value") is not None else None
+        return Result(name=self.name, probe=self.probe, bounds=ends, **texts, **rest)
 
 
 def _check_fields(name: str, text: str) -> None:

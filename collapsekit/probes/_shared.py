@@ -11,10 +11,11 @@ from torch import Tensor
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.report.diagnosis import Curve
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.inference.jackknife import interval, interval_array
+from collapsekit.stats.inference.bounded import bounded_interval
+from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
 from collapsekit.stats.inference.quantiles import normal
 
 CONCATENATED = (
@@ -81,32 +82,61 @@ def cost_of_swept(preview: Preview, options: SweepOptions) -> tuple[int, Cost]:
     return 1, preview.coalitions(preview.shapley_masks)
 
 
-def estimate(values: Tensor, level: float) -> tuple[float, tuple[float, float]]:
-    """Give a statistic and its jackknife interval, of itself and its leave-out values (1+G,)."""
-    value = float(values[0])
-    return value, interval(value, values[1:].tolist(), level)
+def metric_count(session: Session) -> float:
+    """Count the independent examples behind the task metric, for intervals of metrics that are all right or all wrong."""
+    features = session.features
+    return session.task.effective_count(features.targets) * features.independent / len(features)
 
 
-def credit_interval(credit: Tensor, sampling_error: float, level: float) -> tuple[float, float]:
+def estimate(
+    values: Tensor, level: float, bounds: Bounds = UNBOUNDED, count: float | None = None
+) -> tuple[float, tuple[float, float]]:
+    """Give a statistic and its jackknife interval.
+
+    Args:
+        values: over all examples, then without each jackknife group, (1+G,).
+        level: coverage, such as 0.95.
+        bounds: the least and the most that the statistic can be.
+        count: of the independent examples behind a mean of hits; None: unknown.
+
+    Returns:
+        The statistic, and the interval's lower and upper end.
+    """
+    low, high = bounded_interval(values[0], values[1:], level, bounds, count)
+    return float(values[0]), (float(low), float(high))
+
+
+def credit_interval(
+    credit: Tensor, sampling_error: float, level: float, bounds: Bounds = UNBOUNDED, count: float | None = None
+) -> tuple[float, float]:
     """Compute the jackknife interval of a credit, widened where it is sampled.
 
     Args:
         credit: over all examples, then without each jackknife group, (1+G,).
         sampling_error: standard error of sampled orders, in the credit's unit; 0 where it is exact.
         level: coverage, such as 0.95.
+        bounds: the least and the most that the credit can be.
+        count: of the independent examples behind a mean of hits; None: unknown.
 
     Returns:
         The lower and the upper end.
     """
-    full, (low, high) = estimate(credit, level)
+    full, (low, high) = estimate(credit, level, bounds, count)
     if sampling_error == 0:
         return low, high
     z = normal(0.5 + level / 2) * sampling_error
-    return full - ((full - low) ** 2 + z**2) ** 0.5, full + ((high - full) ** 2 + z**2) ** 0.5
+    low, high = full - ((full - low) ** 2 + z**2) ** 0.5, full + ((high - full) ** 2 + z**2) ** 0.5
+    return min(full, max(bounds.low, low)), max(full, min(bounds.high, high))
 
 
 def banded_curve(
-    x: tuple[float, ...] | tuple[str, ...], values: Tensor, x_label: str, y_label: str, level: float
+    x: tuple[float, ...] | tuple[str, ...],
+    values: Tensor,
+    x_label: str,
+    y_label: str,
+    level: float,
+    bounds: Bounds = UNBOUNDED,
+    count: float | None = None,
 ) -> Curve:
     """Make a curve with its jackknife intervals.
 
@@ -116,11 +146,13 @@ def banded_curve(
         x_label: what x is.
         y_label: what the values are.
         level: coverage, such as 0.95.
+        bounds: the least and the most that each value can be.
+        count: of the independent examples behind means of hits; None: unknown.
 
     Returns:
         The curve with its lower and upper ends.
     """
-    low, high = interval_array(values[:, 0], values[:, 1:].T, level)
+    low, high = bounded_interval(values[:, 0], values[:, 1:].T, level, bounds, count)
     return Curve(
         x=x,
         y=tuple(values[:, 0].tolist()),
@@ -128,4 +160,5 @@ def banded_curve(
         upper=tuple(high.tolist()),
         x_label=x_label,
         y_label=y_label,
+        bounds=bounds.ends,
     )

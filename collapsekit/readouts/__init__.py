@@ -1,1 +1,1 @@
-"""Small models on recorded features: linear readouts, calibration, encoders and fusions trained alone."""
+"""Small models on recorded features and raw inputs: linear readouts, calibration, encoders and fusions trained alone."""

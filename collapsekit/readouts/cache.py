@@ -26,7 +26,7 @@ from collapsekit.io.files import reason, write_atomic
 from collapsekit.readouts.fit import rows_of
 from collapsekit.readouts.linear import FitSplit
 
-LAYOUT = 2  # raise when the training recipe changes
+LAYOUT = 3  # raise when the training recipe changes
 
 
 def cache_folder() -> Path:

@@ -19,6 +19,7 @@ from collapsekit.stats.threads import threads_for
 from collapsekit.tasks.base import Task
 
 BATCH = 64
+PATIENCE = 8  # epochs without a better held-out loss after which a fit ends
 MIN_IMPROVEMENT = 1e-4  # by which a held-out loss has to fall to count as better
 HALF = (torch.float16, torch.bfloat16)
 
@@ -30,7 +31,7 @@ class Recipe:
     rate: float
     epochs: int
     seed: int
-    patience: int = 8
+    patience: int = PATIENCE
     weight_decay: float = 1e-4
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,10 +12,9 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.stats.linear import Linear
 from collapsekit.tasks.base import Task
 
-WIDEST = 4096  # numbers an example beyond which raw inputs are not read out
+WIDEST = 4096  # numbers an example that are read out as they are
 MIN_FITTED = 4  # examples under which nothing is fitted or chosen
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 WORSE = 1.05  # times the least held-out loss so far, beyond which weaker penalties, the slow ones to fit, are not tried
@@ -105,14 +106,22 @@ def evaluate_linear(task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor, x
     return fit_readout(task, at, x_train, x_held).read(task, x_train, x)
 
 
+class Predictor(Protocol):
+    """What was fitted: features to natural values."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Compute natural values (n, C), float64, of features (n, d)."""
+        ...
+
+
 @dataclass(frozen=True)
 class FittedReadout:
-    """A linear readout whose penalty was chosen: nothing of the diagnosed examples is in it, so that diagnoses of other
+    """A readout whose penalty was chosen: nothing of the diagnosed examples is in it, so that diagnoses of other
     examples share it."""
 
     loss: float  # on held-out examples
     l2: float
-    readout: Linear
+    readout: Predictor
     held: Tensor  # its expectations of held-out examples (v, ...)
 
     def read(self, task: Task, x_train: Tensor, x: Tensor) -> UnimodalReadout:
@@ -130,7 +139,9 @@ class FittedReadout:
         return UnimodalReadout(here, self.held, fitted, self.loss, self.l2)
 
 
-def fit_readout(task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor) -> FittedReadout:
+def fit_readout(
+    task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor, penalties: Sequence[float] = L2_GRID
+) -> FittedReadout:
     """Fit a linear readout, its penalty chosen on held-out examples.
 
     Args:
@@ -138,14 +149,16 @@ def fit_readout(task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor) -> Fi
         at: which examples are fitted on, and which choose.
         x_train: features of every row of the train split, (t, d).
         x_held: features of every row of the held-out split, (h, d).
+        penalties: to choose from, the largest first.
 
     Returns:
         The readout of the least held-out loss.
     """
     best: FittedReadout | None = None
-    for l2 in L2_GRID:
-        readout = task.fit_linear(x_train[at.fit].double(), at.targets, at.width, l2)
-        held = task.expect(readout.predict(x_held[at.choose].double()))
+    x, chosen_by = x_train[at.fit].double(), x_held[at.choose].double()
+    for l2 in penalties:
+        readout = task.fit_linear(x, at.targets, at.width, l2)
+        held = task.expect(readout.predict(chosen_by))
         loss = float(task.loss(held, at.held_targets).mean())
         if best is None or loss < best.loss:
             best = FittedReadout(loss, l2, readout, held)
@@ -153,48 +166,3 @@ def fit_readout(task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor) -> Fi
             break
     assert best is not None
     return best
-
-
-def raw_input_readout(adapter: Adapter, features: Features, modality: str) -> UnimodalReadout | None:
-    """Evaluate a modality's inputs as they are linearly.
-
-    Args:
-        adapter: the model.
-        features: the examples to diagnose.
-        modality: whose inputs.
-
-    Returns:
-        The readout; None where they are no numbers to add up (token ids, masks) or too many.
-
-    Raises:
-        NumericsError: where there are no examples to fit on.
-    """
-    at, section = make_split(adapter, features), adapter.config.modalities[modality]
-    keys = [k for k in adapter.input_keys(modality) if k != section.mask and k in at.train.inputs]
-    tensors = [at.train.inputs[k] for k in keys]
-    if not keys or not all(t.is_floating_point() or section.scale != 1.0 for t in tensors):
-        return None
-    if sum(t[0].numel() for t in tensors) > WIDEST:
-        return None
-    x = [torch.cat([f.inputs[k].double().reshape(len(f), -1) for k in keys], 1) for f in (at.train, at.held, features)]
-    return evaluate_linear(adapter.task, at, *x)
-
-
-def says_little(adapter: Adapter, features: Features, readout: UnimodalReadout, share: float) -> bool:
-    """Tell whether a readout gains under a share of the prior loss on the held-out examples.
-
-    Args:
-        adapter: the model, for its task and data.
-        features: the examples to diagnose.
-        readout: of one modality.
-        share: of the loss of the best constant, 0 to 1.
-
-    Returns:
-        Whether its loss lies above ``1 - share`` of that.
-
-    Raises:
-        NumericsError: where there are no examples to fit on.
-    """
-    at, task = make_split(adapter, features), adapter.task
-    constant = task.prior(at.targets, at.width).expand(len(at.choose), -1)
-    return readout.validation_loss > (1 - share) * float(task.loss(constant, at.held_targets).mean())

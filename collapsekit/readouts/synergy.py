@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import cast
 
@@ -16,7 +17,9 @@ from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
 from collapsekit.readouts.fit import BATCH, Recipe, fit, in_full, reached, rows_of
 from collapsekit.readouts.linear import FitSplit, make_split
+from collapsekit.readouts.raw import RawModality
 from collapsekit.readouts.unimodal import Plan, reckoned, starting_point
+from collapsekit.stats.random_features import SAMPLE, evenly, standardised
 
 RATES = (3e-3, 1e-3)
 EPOCHS, STEPS = 60, 1500  # at most so many epochs; more on small data, where an epoch is few steps
@@ -69,62 +72,7 @@ class FittedSynergy:
     loss: float  # on held-out examples
 
 
-def fit_on_recorded(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], seed: int) -> FittedSynergy:
-    """Fit the network that adds most on held-out examples; it reads what the checkpoint's own encoders gave.
-
-    Args:
-        adapter: the model.
-        features: the examples to diagnose, whose training examples are fitted on.
-        offset: what it adds to: natural parameters by split, of every row of train and of the held-out examples, (t, C).
-        seed: of the network's first weights and of the order of examples.
-
-    Returns:
-        The network of the better learning rate.
-
-    Raises:
-        NumericsError: where there are no training examples.
-    """
-    return FittedSynergy(*_SynergyFit.of(adapter, features, offset, seed).best_on_recorded())
-
-
-def joint_on_recorded(adapter: Adapter, features: Features, fitted: FittedSynergy, seed: int) -> Synergy:
-    """Give a fitted network the features it reads.
-
-    Args:
-        adapter: the model.
-        features: the examples to diagnose.
-        fitted: the network.
-        seed: of the network's first weights and of the order of examples.
-
-    Returns:
-        The network with the features of the diagnosed and of the held-out examples.
-    """
-    job = _SynergyFit.of(adapter, features, {}, seed)
-    return job.made(fitted.net, job.recorded(), fitted.loss, "on the checkpoint's own encoders")
-
-
-def on_encoders(
-    adapter: Adapter, features: Features, offset: Mapping[str, Tensor], plan: Plan, seed: int
-) -> Synergy | None:
-    """Fit a network for what modalities say together, on encoders that are trained along with it.
-
-    Args:
-        adapter: the model.
-        features: the examples to diagnose.
-        offset: by split, natural parameters (rows, C) of every row, to which the network adds.
-        plan: which weights encoders start from, and how long training may take.
-        seed: of first weights and of the order of examples.
-
-    Returns:
-        The network with the features it reads; None where encoders cannot be trained, or not within the plan's budget.
-    """
-    return _SynergyFit.of(adapter, features, offset, seed).on_encoders(plan, RATES[0])
-
-
-def _order(adapter: Adapter, at: FitSplit, seed: int) -> tuple[str, ...]:
-    """Modalities by content, so that neither their names nor their order in the config matter."""
-    own = modality_seeds(adapter, at.train, seed)
-    return tuple(sorted(own, key=own.__getitem__))
+Offset = Mapping[str, Tensor]  # by split, natural parameters (rows, C) of every row, to which a network adds
 
 
 def recipe_for(rows: int, rate: float, seed: int) -> Recipe:
@@ -143,53 +91,63 @@ def recipe_for(rows: int, rate: float, seed: int) -> Recipe:
     return Recipe(rate, epochs, seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
 
 
-@dataclass(frozen=True)
-class _SynergyFit:
-    adapter: Adapter
-    features: Features
-    at: FitSplit
-    order: tuple[str, ...]
-    offset: dict[str, Tensor]
-    seed: int
+class JointReadouts:
+    """Networks for what the modalities of a model's examples say only together: on its own encoders, on encoders trained
+    along and on raw inputs."""
 
-    @staticmethod
-    def of(adapter: Adapter, features: Features, offset: Mapping[str, Tensor], seed: int) -> _SynergyFit:
-        at = make_split(adapter, features)
-        own = {split: values.float() for split, values in offset.items()}
-        return _SynergyFit(adapter, features, at, _order(adapter, at, seed), own, seed)
+    def __init__(self, adapter: Adapter, features: Features, seed: int) -> None:
+        """``features``: the examples to diagnose; ``seed``: of first weights and of the order of examples."""
+        self.adapter, self.features, self.seed = adapter, features, seed
+        # Of what is fitted on these examples, as training examples of others.
+        self._fitted: dict[tuple[str | float, ...], FittedSynergy] = {}
 
-    def _recipe(self, rate: float) -> Recipe:
-        return recipe_for(len(self.at.fit), rate, self.seed)
+    @property
+    def at(self) -> FitSplit:
+        """The examples to fit on. Raises NumericsError where there are none."""
+        return make_split(self.adapter, self.features)
 
-    def _net(self, x: Mapping[str, Tensor]) -> SynergyNet:
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            return SynergyNet([x[m].shape[1] for m in self.order], self.at.width)
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Modalities by content, so that neither their names nor their order in the config matter."""
+        own = modality_seeds(self.adapter, self.at.train, self.seed)
+        return tuple(sorted(own, key=own.__getitem__))
 
-    def recorded(self) -> dict[str, dict[str, Tensor]]:
-        """By split and modality, the features of the checkpoint's own encoders."""
-        splits = {f.split: f for f in (self.at.train, self.at.held, self.features)}
-        return {s: {m: f.pooled[m].float() for m in self.order} for s, f in splits.items()}
+    def on_recorded(self, offset: Offset, train: JointReadouts) -> Synergy:
+        """Find the network that adds most on held-out examples; it reads what the checkpoint's own encoders gave.
 
-    def best_on_recorded(self) -> tuple[SynergyNet, float]:
-        """The network of the learning rate with the least held-out loss, and that loss."""
-        return min((self._on_recorded(rate) for rate in RATES), key=lambda made: made[1])
+        Args:
+            offset: what it adds to, of train and of the held-out examples.
+            train: of the training examples, which keep what is fitted on them.
 
-    def _on_recorded(self, rate: float) -> tuple[SynergyNet, float]:
-        x = self.recorded()
-        net = self._net(x[self.at.train.split])
+        Returns:
+            The network of the better learning rate.
 
-        def outputs(f: Features, rows: Tensor) -> Tensor:
-            return self.offset[f.split][rows] + cast(Tensor, net(*(x[f.split][m][rows] for m in self.order)))
+        Raises:
+            NumericsError: where there are no training examples.
+        """
+        key: tuple[str | float, ...] = (self.at.held.split, *(float(o.sum()) for o in offset.values()))
+        if key not in train._fitted:
+            train._fitted[key] = self.fit_on_recorded(offset)
+        fitted = train._fitted[key]
+        return self._give(fitted.net, self._recorded(), fitted.loss, "on the checkpoint's own encoders")
 
-        fitted = fit(net, list(net.parameters()), outputs, self.at, self.adapter.task, self._recipe(rate))
-        return net, fitted.loss
+    def fit_on_recorded(self, offset: Offset) -> FittedSynergy:
+        """Fit that network."""
+        return FittedSynergy(*self._best_on(self._recorded(), offset))
 
-    def on_encoders(self, plan: Plan, rate: float) -> Synergy | None:
-        """On encoders trained along from the plan's start; None where there are none or the budget is too small."""
-        start = starting_point(self.adapter, plan)
-        recipe = self._recipe(rate)
-        costs = current().on_main(lambda: [reckoned(self.adapter, self.at, m, start, self.seed) for m in self.order])
+    def on_encoders(self, offset: Offset, plan: Plan) -> Synergy | None:
+        """Fit a network for what modalities say together, on encoders that are trained along with it.
+
+        Args:
+            offset: what it adds to.
+            plan: which weights encoders start from, and how long training may take.
+
+        Returns:
+            The network with the features it reads; None where encoders cannot be trained, or not within the plan's budget.
+        """
+        at, start = self.at, starting_point(self.adapter, plan)
+        recipe = self._recipe(RATES[0])
+        costs = current().on_main(lambda: [reckoned(self.adapter, at, m, start, self.seed) for m in self.order])
         if any(why is not None for why, _ in costs) or sum(c for _, c in costs) * recipe.epochs > plan.budget:
             return None
         twin = in_full(cast(Adapter, self.adapter.fresh(self.seed, trained=start)))
@@ -199,24 +157,76 @@ class _SynergyFit:
             return {m: twin.live(m, *given).float() for m in self.order}
 
         with torch.no_grad():
-            net = self._net(live(self.at.train, torch.arange(2))).to(twin.device)
-        trained = {k: p for m in self.order for k, p in reached(twin, self.at.train, m).items()}
+            net = self._net(live(at.train, torch.arange(2))).to(twin.device)
+        trained = {k: p for m in self.order for k, p in reached(twin, at.train, m).items()}
+        before = {split: values.float() for split, values in offset.items()}
 
         def outputs(f: Features, rows: Tensor) -> Tensor:
             x = live(f, rows)
-            said: Tensor = net(*(x[m] for m in self.order))
-            return self.offset[f.split][rows].to(said.device) + said
+            added: Tensor = net(*(x[m] for m in self.order))
+            return before[f.split][rows].to(added.device) + added
 
         whole = nn.ModuleList([twin.model, net])
-        fitted = fit(whole, [*trained.values(), *net.parameters()], outputs, self.at, self.adapter.task, recipe)
+        fitted = fit(whole, [*trained.values(), *net.parameters()], outputs, at, self.adapter.task, recipe)
         x: dict[str, dict[str, Tensor]] = {}
         with torch.no_grad():
-            for f in {f.split: f for f in (self.at.train, self.at.held, self.features)}.values():
+            for split, f in self._splits().items():
                 parts = [live(f, rows) for rows in torch.arange(len(f)).split(512)]
-                x[f.split] = {m: torch.cat([p[m].cpu() for p in parts]) for m in self.order}
-        return self.made(net.cpu(), x, fitted.loss, f"on encoders trained along (start {plan.start})")
+                x[split] = {m: torch.cat([p[m].cpu() for p in parts]) for m in self.order}
+        return self._give(net.cpu(), x, fitted.loss, f"on encoders trained along (start {plan.start})")
 
-    def made(self, net: SynergyNet, x: dict[str, dict[str, Tensor]], loss: float, described: str) -> Synergy:
+    def on_raw(self, offset: Offset) -> Synergy | None:
+        """Fit a network for what modalities say together, on their raw inputs: no encoder can hide that.
+
+        Args:
+            offset: what it adds to.
+
+        Returns:
+            The network with the features it reads; None where a modality has no inputs that are numbers.
+        """
+        at, x = self.at, {split: dict[str, Tensor]() for split in self._splits()}
+        for m in self.order:
+            raw = RawModality.of(self.adapter, at, m, self.seed)
+            if not raw.numbers:
+                return None
+            sample = raw.flat(at.train)[evenly(at.fit, SAMPLE)]
+            for split, f in self._splits().items():
+                x[split][m] = standardised(raw.flat(f), sample)
+        net, loss = self._best_on(x, offset)
+        return self._give(net, x, loss, "on raw inputs")
+
+    def _splits(self) -> dict[str, Features]:
+        return {f.split: f for f in (self.at.train, self.at.held, self.features)}
+
+    def _recipe(self, rate: float) -> Recipe:
+        return recipe_for(len(self.at.fit), rate, self.seed)
+
+    def _net(self, x: Mapping[str, Tensor]) -> SynergyNet:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return SynergyNet([x[m].shape[1] for m in self.order], self.at.width)
+
+    def _recorded(self) -> dict[str, dict[str, Tensor]]:
+        """By split and modality, the features of the checkpoint's own encoders."""
+        return {s: {m: f.pooled[m].float() for m in self.order} for s, f in self._splits().items()}
+
+    def _best_on(self, x: Mapping[str, Mapping[str, Tensor]], offset: Offset) -> tuple[SynergyNet, float]:
+        """The network of the learning rate with the least held-out loss on features by split and modality, and that loss."""
+        return min((self._on_features(x, offset, rate) for rate in RATES), key=lambda fitted: fitted[1])
+
+    def _on_features(
+        self, x: Mapping[str, Mapping[str, Tensor]], offset: Offset, rate: float
+    ) -> tuple[SynergyNet, float]:
+        at, net = self.at, self._net(x[self.at.train.split])
+        before = {split: values.float() for split, values in offset.items()}
+
+        def outputs(f: Features, rows: Tensor) -> Tensor:
+            return before[f.split][rows] + cast(Tensor, net(*(x[f.split][m][rows] for m in self.order)))
+
+        fitted = fit(net, list(net.parameters()), outputs, at, self.adapter.task, self._recipe(rate))
+        return net, fitted.loss
+
+    def _give(self, net: SynergyNet, x: dict[str, dict[str, Tensor]], loss: float, described: str) -> Synergy:
         """The network with the features it reads."""
         held = {m: v[self.at.choose] for m, v in x[self.at.held.split].items()}
         return Synergy(net.eval(), self.order, x[self.features.split], held, loss, described)

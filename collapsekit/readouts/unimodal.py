@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,14 +15,18 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.pooling import PoolWay
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.context import Options, Progress
+from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.readouts.cache import baseline_key, load_baseline, store_baseline
-from collapsekit.readouts.fit import BATCH, Recipe, fit, in_full, reached, rows_of
-from collapsekit.readouts.linear import FitSplit, UnimodalReadout, evaluate_linear, make_split
+from collapsekit.readouts.choosing import FeatureSet, choose_features
+from collapsekit.readouts.fit import BATCH, PATIENCE, Recipe, fit, in_full, reached, rows_of
+from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
+from collapsekit.readouts.poolings import attention_set, live_unpooled, pooled_by, ways_of
 
 # What a step is reckoned to cost before it is run, on two modest cores: kept fixed so that what fits into the
 # budget, and so the report, does not depend on how busy the machine is.
@@ -63,6 +67,12 @@ class Baselines:
     skipped: dict[str, str]
     note: str | None
     described: dict[str, str]  # per modality: start, learning rate, epochs
+    read: dict[str, str] = field(default_factory=dict)  # what of its features is read out
+    cut_off: dict[str, str] = field(default_factory=dict)  # why training ended while it still got better
+
+    def why_not(self, modality: str) -> str | None:
+        """Say why no encoder of the modality was trained alone until it got no better; None where one was."""
+        return self.skipped.get(modality, self.cut_off.get(modality))
 
 
 def train_baselines(
@@ -101,22 +111,22 @@ def train_baselines(
             f"Training {len(planned)} encoders alone for prefix_gap: {len(rates)} learning rates, at most {epochs} epochs, "
             f"reckoned at up to {total:.0f} s (early stopping usually ends sooner; -p and --profile quick avoid it)."
         )
-    trained, described = {}, {}
+    found = Baselines({}, skipped, note, {})
     began = time.monotonic()
     for i, m in enumerate(planned):
         if current().on_main(lambda: time.monotonic() - began > 2 * plan.budget):
             skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
             continue
         initial = in_full(cast(Adapter, adapter.fresh(seed, trained=start)))
-        job = _EncoderFit(initial, m, at, seed, cache)
+        shapes = [[t.shape[1:] for t in f.recorded[m]] for f in (at.train, at.held, features)]
+        job = _EncoderFit(initial, m, at, seed, cache, all(shape == shapes[0] for shape in shapes))
         try:
-            trained[m], how = _train_modality(features, job, rates, epochs)
+            _train_modality(features, job, rates, epochs).put(found, m, plan)
         except NumericsError as e:
             skipped[m] = f"its encoder could not be trained alone: {str(e).rstrip('.')}"
             continue
-        described[m] = f"start {plan.start}, {how}"
         progress.step("encoders trained alone", i + 1, len(planned))
-    return Baselines(trained, skipped, note, described)
+    return found
 
 
 def starting_point(adapter: Adapter, plan: Plan) -> Checkpoint | None:
@@ -209,10 +219,24 @@ class _EncoderFit:
     at: FitSplit
     seed: int
     cache: Path | None
+    one_shape: bool = True  # whether features have one shape in all splits
+
+    def unpooled(self, f: Features, rows: Tensor) -> tuple[Tensor, Batch]:
+        """The modality's features (n, ...) with gradient to the encoder, and the inputs of the same examples."""
+        return live_unpooled(self.initial, self.modality, *rows_of(f, rows, full=True))
 
     def features(self, f: Features, rows: Tensor) -> Tensor:
-        """The modality's features (n, d) in float32, with gradient to the encoder."""
-        return self.initial.live(self.modality, *rows_of(f, rows, full=True)).float()
+        """What a head is trained on (n, d), in float32, with gradient to the encoder: features pooled in every way that is
+        tried, side by side, as it is not known before which of them is the one to read."""
+        x, inputs = self.unpooled(f, rows)
+        ways = self.ways(x, inputs)
+        return torch.cat([pooled_by(self.initial, self.modality, way, x, inputs) for way in ways.values()], 1)
+
+    def ways(self, x: Tensor, inputs: Batch) -> dict[str, PoolWay | None]:
+        """The ways in which features (n, ...) are tried: one only where splits have other shapes."""
+        if not self.one_shape:
+            return {"as the adapter pools them": None}
+        return ways_of(self.initial, self.modality, x, inputs)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The weights that training changes."""
@@ -247,9 +271,26 @@ class _EncoderFit:
         return state, {"rate": rate, "epochs": fitted.epochs, "loss": fitted.loss}
 
 
-def _train_modality(
-    features: Features, job: _EncoderFit, rates: tuple[float, ...], epochs: int
-) -> tuple[UnimodalReadout, str]:
+@dataclass(frozen=True)
+class _TrainedEncoder:
+    """One encoder trained alone, and its readout."""
+
+    readout: UnimodalReadout
+    read: str
+    rate: float
+    best: int  # the epoch of the least held-out loss
+    most: int  # epochs it might have taken
+
+    def put(self, into: Baselines, modality: str, plan: Plan) -> None:
+        """Add it to the baselines of all modalities."""
+        into.trained[modality], into.read[modality] = self.readout, self.read
+        how = f"learning rate {self.rate:g}, best held-out loss at epoch {self.best}"
+        into.described[modality] = f"start {plan.start}, {how}"
+        if self.most - self.best < PATIENCE:
+            into.cut_off[modality] = f"it still got better when its {self.most} epochs were over"
+
+
+def _train_modality(features: Features, job: _EncoderFit, rates: tuple[float, ...], epochs: int) -> _TrainedEncoder:
     """The encoder trained alone at the best of ``rates``, its features read out linearly; and how it was made."""
     initial, at = job.initial, job.at
     key = baseline_key(initial, job.modality, at, rates, epochs, job.seed)
@@ -267,12 +308,37 @@ def _train_modality(
             own[name].copy_(value)
     initial.model.eval()
     splits = {f.split: f for f in (at.train, at.held, features)}
-    x = {split: _represent(job, f) for split, f in splits.items()}
-    readout = evaluate_linear(initial.task, at, x[at.train.split], x[at.held.split], x[features.split])
-    return readout, f"learning rate {about['rate']:g}, best held-out loss at epoch {about['epochs']}"
+    chosen = choose_features(initial.task, at, _trained_sets(job, list(splits.values())))
+    readout = chosen.read(initial.task, features)
+    return _TrainedEncoder(readout, chosen.described, about["rate"], about["epochs"], epochs)
 
 
-def _represent(job: _EncoderFit, features: Features) -> Tensor:
+def _trained_sets(job: _EncoderFit, splits: Sequence[Features]) -> list[FeatureSet]:
+    """What the trained encoder gives, pooled in every way that is tried."""
+    initial, m = job.initial, job.modality
+    tables: dict[str, dict[str, Tensor]] = {}
+    shape = ""
     with torch.no_grad():
-        parts = [job.features(features, rows).cpu() for rows in torch.arange(len(features)).split(512)]
-    return torch.cat(parts)
+        for f in splits:
+            parts: list[dict[str, Tensor]] = []
+            for rows in torch.arange(len(f)).split(512):
+                x, inputs = job.unpooled(f, rows)
+                shape = " x ".join(map(str, x.shape[1:])) or "1"
+                ways = job.ways(x, inputs)
+                parts.append({k: pooled_by(initial, m, way, x, inputs).cpu() for k, way in ways.items()})
+            tables[f.split] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+    names = next(iter(tables.values()))
+    sets = [
+        FeatureSet(f"features of {shape}, {k}", lambda f, k=k: tables[f.split][k])  # type: ignore[misc]
+        for k in names
+    ]
+    if len(names) > 1 and initial.config.modalities[m].mask is None:
+
+        def tokens(f: Features) -> Tensor:
+            with torch.no_grad():
+                parts = [job.unpooled(f, rows)[0].float() for rows in torch.arange(len(f)).split(512)]
+                return torch.cat([initial.tokens_of(m, x).cpu() for x in parts])
+
+        learned = attention_set(initial.task, job.at, tokens, f"features of {shape}", job.seed)
+        sets += [] if learned is None else [learned]
+    return sets

@@ -9,7 +9,8 @@ from torch import Tensor
 from collapsekit.repairs.training.job import Job
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import METRIC_MARGIN, MIN_SCORE_FALL, Check, metric_passes, score_passes
-from collapsekit.stats.inference.jackknife import interval
+from collapsekit.report.verdicts import is_weak
+from collapsekit.stats.inference.bounded import bounded_interval
 from collapsekit.tasks.scoring import leave_out_metric
 
 LEVEL = 0.90  # two-sided, so 95 % one-sided
@@ -31,16 +32,17 @@ def metric_check(job: Job, before: Tensor, after: Tensor) -> Check:
     task, at = job.adapter.task, job.at
     groups = at.held.groups[at.choose]
     values = [leave_out_metric(task, expected, at.held_targets, groups) for expected in (before, after)]
-    differences = (values[1] - values[0]).tolist()
-    low, high = interval(differences[0], differences[1:], LEVEL)
-    passed = metric_passes(differences[0], (low, high))
+    differences = values[1] - values[0]
+    difference, bounds = float(differences[0]), task.metric_bounds.of_differences
+    low, high = (float(x) for x in bounded_interval(differences[0], differences[1:], LEVEL, bounds))
+    passed = metric_passes(difference, (low, high))
     verdict = "not worse" if passed else "worse"
     return Check(
         name="metric",
         passed=passed,
         before=float(values[0][0]),
         after=float(values[1][0]),
-        difference=differences[0],
+        difference=difference,
         interval=(low, high),
         definition=(
             f"{task.metric_name} on the {at.held.split} split, after minus before, {LEVEL:.0%} interval by a jackknife over "
@@ -48,7 +50,7 @@ def metric_check(job: Job, before: Tensor, after: Tensor) -> Check:
         ),
         sentence=(
             f"{task.metric_name} on {at.held.split} is {verdict}: {float(values[0][0]):.3f} before, "
-            f"{float(values[1][0]):.3f} after (difference {differences[0]:+.3f} [{low:+.3f}, {high:+.3f}])."
+            f"{float(values[1][0]):.3f} after (difference {difference:+.3f} [{low:+.3f}, {high:+.3f}])."
         ),
     )
 
@@ -94,19 +96,23 @@ def still_used_check(modality: str, before: Report, after: Report) -> Check:
         after: The report after it, on the same examples.
 
     Returns:
-        The check; passed unless the modality is collapsed or underused after.
+        The check; not passed where the modality is collapsed or at most underused after, nor where that is not known and its
+        score rose.
     """
     old, new = before.modalities[modality], after.modalities[modality]
-    passed = new.verdict not in ("collapsed", "underused")
+    difference = new.score - old.score if old.score is not None and new.score is not None else None
+    as_before = new.verdict != "inconclusive" or (difference is not None and difference < MIN_SCORE_FALL)
+    passed = not is_weak(new) and as_before
     return Check(
         name=f"still_used.{modality}",
         passed=passed,
         before=old.score,
         after=new.score,
-        difference=new.score - old.score if old.score is not None and new.score is not None else None,
+        difference=difference,
         definition=(
             f"verdict of {modality}, which was used before, on the {before.subject.split} split; passed unless it is "
-            "collapsed or underused after; shown are its scores"
+            "collapsed or at most underused after, or inconclusive with a score that rose by as much as counts; shown are "
+            "its scores"
         ),
         sentence=(
             f"{modality}, used on {before.subject.split} before, is {new.verdict} after"

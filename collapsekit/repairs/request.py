@@ -18,7 +18,7 @@ from collapsekit.adapters.build import seed_everything
 from collapsekit.config.options import DiagnoseOptions, RepairOptions, RunOptions
 from collapsekit.config.schema import Config
 from collapsekit.context import Options, Progress
-from collapsekit.diagnosis import check_options, choose_probes, report_on, settle_config
+from collapsekit.diagnosis import CONTROLS, check_options, choose_probes, report_on, settle_config
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, FaultError
 from collapsekit.io.writable import check_folder
@@ -101,7 +101,7 @@ class RepairRequest:
         shared = {name: getattr(self.options, name) for name in RunOptions.model_fields}
         turned = {"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None
         how = DiagnoseOptions.make(**{**shared, "split": split, "probes": probes, "options": turned})
-        chosen, every = choose_probes(how.probes, how.skip, self.files), check_options(how.options or {})
+        chosen, every = choose_probes(how.probes, (*how.skip, CONTROLS), self.files), check_options(how.options or {})
         live = subject.adapter.checkpoint is None
         check_diagnosis(subject.config, None, chosen, every.values(), how, live=live)
         return report_on(subject, how, chosen, every, typed=not live)

@@ -37,6 +37,7 @@ from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport
+from collapsekit.report.verdicts import is_weak
 from collapsekit.session.checks import check_named
 from collapsekit.session.opening import OpenModel
 from collapsekit.session.subject import changed_weights, weights_by_name
@@ -48,7 +49,6 @@ CONTROL = "finetune"
 SNAPSHOTS = "snapshots"
 SHOWN = ("repair.md", "repair.html")  # what the command line writes besides
 DECIDING = ("utilisation", "prefix_gap")  # the probes that say whom to repair, and whether it helped
-WEAK = ("collapsed", "underused")
 
 
 @takes(RepairOptions)
@@ -367,7 +367,7 @@ def _whom(before: Report, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """The modalities to repair. Raises ConfigError for unknown names, NothingEvaluatedError where there are none."""
     known = before.subject.modalities
     check_named(wanted or (), known)
-    weak = tuple(m for m in known if (m in wanted if wanted else before.modalities[m].verdict in WEAK))
+    weak = tuple(m for m in known if (m in wanted if wanted else is_weak(before.modalities[m])))
     if not weak:
         raise NothingEvaluatedError(
             f"no modality is collapsed or underused on the val split, so there is nothing to repair: {before.summary} "

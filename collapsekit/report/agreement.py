@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapsekit.io.safe_text import quote
-from collapsekit.report.verdicts import DECIDING, TWICE, overall_of
+from collapsekit.report.verdicts import DECIDING, TWICE, possible_wholes
 from collapsekit.stats.use import use
 
 if TYPE_CHECKING:
     from collapsekit.report.base import Interval
-    from collapsekit.report.parts import ModalityState, OverallState, Result, Subject
+    from collapsekit.report.parts import Curve, Limits, ModalityState, OverallState, Result, Subject
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -77,6 +77,39 @@ def check_interval(what: str, value: float | None, interval: Interval | None) ->
         yield f"{what} is {value:.6g}, outside of its own interval from {interval[0]:.6g} to {interval[1]:.6g}"
 
 
+def check_bounds(what: str, bounds: Limits | None, numbers: Iterable[float | None]) -> Iterator[str]:
+    """Yield that one of some numbers lies outside of its own bounds by more than rounding, or that those are no bounds.
+
+    Args:
+        what: what the numbers are of, for the sentence.
+        bounds: the least and the most that each can be; None: not told, as in reports of earlier releases.
+        numbers: the value, the ends of its interval, the points of a curve; None for one that is not there.
+
+    Yields:
+        The first contradiction.
+    """
+    if bounds is None:
+        return
+    low, high = (-math.inf if bounds[0] is None else bounds[0]), (math.inf if bounds[1] is None else bounds[1])
+    if not low < high:
+        yield f"the bounds of {what} run from {low:.6g} to {high:.6g}"
+        return
+    out = next((x for x in numbers if x is not None and _outside(x, low, high)), None)
+    if out is not None:
+        yield f"{what} or an end of its interval is {out:.6g}, and it can be {_between(low, high)}"
+
+
+def _outside(x: float, low: float, high: float) -> bool:
+    nearest = min(max(x, low), high)
+    return not math.isclose(x, nearest, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _between(low: float, high: float) -> str:
+    if math.isinf(high):
+        return f"{low:.6g} at least"
+    return f"{high:.6g} at most" if math.isinf(low) else f"{low:.6g} to {high:.6g}"
+
+
 def check_modality(what: str, modality: str | None, modalities: Sequence[str]) -> Iterator[str]:
     """Yield that a modality is none of the subject's.
 
@@ -122,9 +155,9 @@ def check_verdicts(
     if odd:
         where = "a verdict and is not in the subject" if odd[0] in states else "no verdict"
         yield f"the modality {quote(odd[0])} has {where}"
-    follows = overall_of(list(states.values()))
-    if overall != follows:
-        yield f"the report's verdict is {overall}, but the verdicts of its modalities give {follows}"
+    possible = possible_wholes(set(states.values()))
+    if overall not in possible:
+        yield f"the report's verdict is {overall}, but the verdicts of its modalities give {' or '.join(possible)}"
 
 
 def check_results(rows: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]:
@@ -135,12 +168,22 @@ def check_results(rows: Sequence[Result], modalities: Sequence[str]) -> Iterator
         for modality in (r.modality, r.versus):
             yield from check_modality(f"the result {quote(r.name)}", modality, modalities)
         yield from check_interval(f"the result {label_of(r.name, r.modality, r.versus)}", r.value, r.interval)
-        bounds = (r.curve.lower, r.curve.upper) if r.curve is not None else (None, None)
-        if None not in bounds and any(low > high for low, high in zip(*bounds, strict=True)):  # type: ignore[arg-type]
-            yield f"the curve {label_of(r.name, r.modality, r.versus)} has a lower bound over its upper one"
+        yield from check_bounds(
+            f"the result {label_of(r.name, r.modality, r.versus)}", r.bounds, (r.value, *(r.interval or ()))
+        )
+        if r.curve is not None:
+            yield from _check_curve(f"the curve {label_of(r.name, r.modality, r.versus)}", r.curve)
     again = first_repeat((r.name, r.modality, r.versus) for r in rows)
     if again is not None:
         yield f"the result {label_of(*again)} is there twice"
+
+
+def _check_curve(what: str, curve: Curve) -> Iterator[str]:
+    if curve.lower is not None and curve.upper is not None:
+        ends = zip(curve.lower, curve.upper, strict=True)
+        if any(low > high for low, high in ends):
+            yield f"{what} has a lower bound over its upper one"
+    yield from check_bounds(f"a point of {what}", curve.bounds, (*curve.y, *(curve.lower or ()), *(curve.upper or ())))
 
 
 def differ(a: float, b: float, size: float = 0.0) -> bool:
@@ -163,7 +206,7 @@ _OF_EACH |= {f"utilisation.{what}" for what in ("credit", "reference_credit", "r
 _OF_EACH |= {f"utilisation.{what}" for what in ("alone_gain", "alone_metric", "costs_now", "costs_if_missing")}
 _OF_THE_WHOLE = {f"reliance.{end}_{what}" for end in ("full", "empty") for what in ("loss", "metric")}
 _OF_THE_WHOLE |= {"utilisation.prior_loss"}
-_IN_UNIT = {"accuracy", "balanced_accuracy", "auroc", "recall@1"}
+_IN_UNIT = {"accuracy", "balanced_accuracy", "auroc", "macro_auroc", "recall@1"}
 
 
 def credit_contradictions(results: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]:

@@ -127,6 +127,21 @@ def differs(ours: Report, theirs: Report) -> str | None:
     for r in theirs.results:
         if definitions.get((r.name, r.modality, r.versus), r.definition) != r.definition:
             return f"they define {r.name} differently"
+    return other_families(ours, theirs)
+
+
+def other_families(ours: Report, theirs: Report) -> str | None:
+    """Say of which modality the due is chosen among other families of readouts, as a sentence without its end; None where
+    it is of none, or a report does not say.
+
+    Which family did best may differ from model to model: what is due is the best of all that were tried in both.
+    """
+    for m, verdict in ours.modalities.items():
+        one, other = verdict.reference, theirs.modalities[m].reference if m in theirs.modalities else None
+        if one is None or other is None or one.gains.keys() == other.gains.keys():
+            continue
+        odd = next(f for f in (*one.gains, *other.gains) if (f in one.gains) != (f in other.gains))
+        return f"only one of them tried {quote(odd)} for what is due to {quote(m)}"
     return None
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -31,7 +31,8 @@ from collapsekit.report.parts import (
     Result,
     Subject,
 )
-from collapsekit.report.verdicts import FAILED, judge, misstatement
+from collapsekit.report.rules.first import judge_states
+from collapsekit.report.verdicts import FAILED, first_words, judge, misstatement
 
 
 class Report(Contract):
@@ -43,6 +44,8 @@ class Report(Contract):
     verdict: OverallState
     summary: str  # one sentence for the whole
     judged: Judged | None = Field(default=None, json_schema_extra={"since": 2})  # null: not told
+    # By which verdicts follow from results (collapsekit/report/verdicts.py); null: the first.
+    rules: Literal[1, 2] | None = Field(default=None, json_schema_extra={"since": 2})
     modalities: dict[str, ModalityVerdict]
     results: tuple[Result, ...]
     warnings: tuple[ReportWarning, ...] = Field(default=(), json_schema_extra={"since": 2})
@@ -130,17 +133,48 @@ def _verdict(modality: str, verdict: ModalityVerdict, report: Report) -> Iterato
         yield f"the verdict about {quote(modality)} names {quote(gone)} as evidence, but the report has no value of it"
 
 
+_NUMBERS = ("score", "interval", "costs_now", "costs_if_missing")  # of a verdict, the same by all rules
+_STATES = ("verdict", "at_most", "at_least", "missing")
+
+
 def _judged_again(report: Report) -> Iterator[str]:
-    """Verdicts follow from results alone, by rules that have been the same since schema version 1. Words may differ, as
-    another release may have put them otherwise; states and numbers may not."""
-    _, summary, each = judge(report.results, report.subject.modalities, report.subject.metric)
-    for m, right in each.items():
-        stated = report.modalities[m]
-        for field in ("verdict", "score", "interval", "costs_now", "costs_if_missing"):
-            a, b = getattr(stated, field), getattr(right, field)
-            if a != b:
-                yield f"{field} of {quote(m)} is {_shown(a)}, but the results give {_shown(b)}"
-    claim = misstatement(report.summary, summary, each)
+    """Verdicts follow from results alone, by the rules that the report names. Words may differ, as another release may have
+    put them otherwise; states and numbers may not."""
+    who = report.subject
+    right = judge(report.results, who.modalities, who.metric)
+    if report.rules in (None, 1):
+        yield from _by_the_first_rules(report, right.each)
+        return
+    for m, verdict in right.each.items():
+        yield from _differences(m, report.modalities[m], verdict, (*_STATES, *_NUMBERS))
+    if report.verdict != right.overall:
+        yield f"the report's verdict is {report.verdict}, but its results give {right.overall}"
+    if report.judged != right.judged:
+        yield f"`judged` is {_shown(report.judged)}, but the results give {_shown(right.judged)}"
+    yield from _claims(report, right.summary, report.modalities)
+
+
+def _by_the_first_rules(report: Report, each: Mapping[str, ModalityVerdict]) -> Iterator[str]:
+    overall, states, words = judge_states(report.results, report.subject.modalities)
+    for m, state in states.items():
+        nothing_more = each[m].model_copy(update={"verdict": state, "at_most": None, "at_least": None, "missing": None})
+        yield from _differences(m, report.modalities[m], nothing_more, (*_STATES, *_NUMBERS))
+    if report.verdict != overall:
+        yield f"the report's verdict is {report.verdict}, but the verdicts of its modalities give {overall}"
+    yield from _claims(report, first_words(overall, states, words), report.modalities)
+
+
+def _differences(
+    modality: str, stated: ModalityVerdict, right: ModalityVerdict, fields: Sequence[str]
+) -> Iterator[str]:
+    for field in fields:
+        a, b = getattr(stated, field), getattr(right, field)
+        if a != b:
+            yield f"{field} of {quote(modality)} is {_shown(a)}, but the results give {_shown(b)}"
+
+
+def _claims(report: Report, right: str, each: Mapping[str, ModalityVerdict]) -> Iterator[str]:
+    claim = misstatement(report.summary, right, each)
     if claim is not None:
         yield f"the summary says {quote(claim)}, which does not follow from the verdicts"
 

@@ -27,7 +27,7 @@ from collapsekit.report.diagnosis import ModalityState, OverallState, Subject
 State = Literal["passed", "failed", "inconclusive"]
 EXIT_CODES: dict[str, int] = {"passed": 0, "failed": 1, "inconclusive": 5}
 # Rules of one comparison, which can be held against what the file itself says.
-_OF_THE_WHOLE = re.compile(r"\s*verdict\s*(==|!=)\s*['\"]?(collapsed|healthy|inconclusive)['\"]?\s*")
+_OF_THE_WHOLE = re.compile(r"\s*verdict\s*(==|!=)\s*['\"]?(collapsed|underused|healthy|inconclusive)['\"]?\s*")
 _OF_A_NUMBER = re.compile(r"(?!\s*not\b)[^<>=!()]+?(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?)\s*", re.ASCII)
 SIGNS: dict[str, Callable[[Any, Any], bool]] = {  # of a rule
     "<=": operator.le,
@@ -44,7 +44,7 @@ class GateCheck(Frozen):
     """One rule, or one number held against the baseline. Differences are worsenings: above 0 is worse."""
 
     name: str  # the rule as written; "use of audio", "accuracy"
-    kind: Literal["rule", "paired", "retrained"]
+    kind: Literal["rule", "judged", "paired", "retrained"]  # judged: whether all was that a verdict needs
     state: State
     sentence: str  # what was found, in words; what would help, where that is known
     modality: str | None = None
@@ -131,10 +131,12 @@ def _contradictions(gate: GateReport) -> Iterator[str]:
     if again is not None:
         yield f"the check {quote(again[1])} is there twice"
     for check in gate.checks:
-        yield from _rule(check, gate) if check.kind == "rule" else _comparison(check, gate)
+        yield from _OF_A_KIND.get(check.kind, _comparison)(check, gate)
     yield from _required_rules(gate)
     against, watched = gate.against, gate.settings.get("watch")
-    compared = {c.modality for c in gate.checks if c.kind != "rule"}
+    compared = {c.modality for c in gate.checks if c.kind in ("paired", "retrained")}
+    if gate.settings.get("allow_partial") is True and any(c.kind == "judged" for c in gate.checks):
+        yield "it allowed a partial judgement, and checked that it was full"
     if against is not None and isinstance(watched, list | tuple) and "metric" in watched and None not in compared:
         yield f"it watched {quote(gate.subject.metric)} beside a baseline, and has no check of it"
     if against is not None and against.runs < 1:
@@ -173,6 +175,16 @@ def _rule(check: GateCheck, gate: GateReport) -> Iterator[str]:
             yield f"the rule {quote(check.name)} has {field}, which only comparisons have"
 
 
+def _judged(check: GateCheck, gate: GateReport) -> Iterator[str]:
+    """A full judgement is there, or it is not known whether the model may ship: it never fails by itself."""
+    del gate
+    if check.state == "failed":
+        yield f"the check {quote(check.name)} failed, which a judgement that is missing cannot"
+    for field in ("found", "baseline", "difference", "interval", "margin", "p", "p_holm", "detectable", "needed"):
+        if getattr(check, field) is not None:
+            yield f"the check {quote(check.name)} has {field}, which only comparisons have"
+
+
 def _comparison(check: GateCheck, gate: GateReport) -> Iterator[str]:
     """One number beside the baseline's: a state that its numbers give."""
     what = f"the check {quote(check.name)}"
@@ -206,3 +218,6 @@ def _state(check: GateCheck, what: str, p_holm: float, worse: float, gate: GateR
         yield f"{what} {'failed' if check.state == 'failed' else 'did not fail'}, which its numbers do not give"
     if check.state == "passed" and check.detectable is None:
         yield f"{what} passed, and how small a fall would have been caught is not known"
+
+
+_OF_A_KIND = {"rule": _rule, "judged": _judged}

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from collapsekit.report.base import Frozen, Interval, Number, Positive, Whole
 
+# The least and the most that a number can be; null for an end that it does not have.
+Limits = tuple[Number | None, Number | None]
 ModalityState = Literal["used", "underused", "collapsed", "uninformative", "inconclusive"]
-OverallState = Literal["collapsed", "healthy", "inconclusive"]
+OverallState = Literal["collapsed", "underused", "healthy", "inconclusive"]
 
 
-class Curve(Frozen):
+class Limited(Frozen):
+    """Numbers that may say by ``bounds`` what they can be; where they do not, they are written as before they could."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_bounds(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if written["bounds"] is None:
+            del written["bounds"]
+        return written
+
+
+class Curve(Limited):
     """A result that is a line or bars: ``y`` over ``x`` (numbers or category names), with bounds where had."""
 
     x: tuple[Number | str, ...]
@@ -21,6 +35,8 @@ class Curve(Frozen):
     upper: tuple[Number, ...] | None = None
     x_label: str
     y_label: str
+    # The least and the most that y and its bounds can be; null: no end, or not told.
+    bounds: Limits | None = Field(default=None, json_schema_extra={"since": 2})
 
     @model_validator(mode="after")
     def _same_length(self) -> Curve:
@@ -30,7 +46,7 @@ class Curve(Frozen):
         return self
 
 
-class Result(Frozen):
+class Result(Limited):
     """One named number or curve with interval, definition and source; or ``skipped`` with the reason."""
 
     name: str  # "vif.mean"
@@ -39,6 +55,8 @@ class Result(Frozen):
     versus: str | None = None  # the other modality, where the number is about two
     value: Number | None = None
     interval: Interval | None = None
+    # The least and the most that value and interval can be; null: no end, or not told.
+    bounds: Limits | None = Field(default=None, json_schema_extra={"since": 2})
     unit: str | None = None  # "nats", "dimensions", "accuracy", ...
     definition: str
     source: str
@@ -70,8 +88,35 @@ class ReportWarning(Frozen):
 class Reference(Frozen):
     """What the due of a modality was read from."""
 
-    family: str  # "linear", "encoder trained alone"
-    strength: Number | None = None  # how good it is, in the terms of its family; null where that was not measured
+    family: str  # "raw numbers", "the encoder trained alone"
+    strength: Number | None = None  # its held-out gain over the best known; null where that was not measured
+    read: str | None = Field(
+        default=None, json_schema_extra={"since": 2}
+    )  # what was read: shape, layout, pooling, width
+    # Whether an encoder was trained alone until it got no better, and whether raw inputs were read out.
+    trained_alone: bool | None = Field(default=None, json_schema_extra={"since": 2})
+    independent: bool | None = Field(default=None, json_schema_extra={"since": 2})
+    # Every family that was tried, with its held-out gain as a share of the prior loss.
+    gains: dict[str, Number] = Field(default_factory=dict, json_schema_extra={"since": 2})
+
+    @classmethod
+    def of(cls, results: Iterable[Result], modality: str) -> Reference | None:
+        """Read from results what the due of a modality was read from; None where utilisation does not say."""
+        found = {r.name: r for r in results if r.modality == modality and r.probe == "utilisation"}
+        strength = found.get("utilisation.strength")
+        if strength is None or strength.curve is None or not strength.curve.x:
+            return None
+        flags = {
+            field: None if (flag := found.get(f"utilisation.{name}")) is None or flag.value is None else flag.value > 0
+            for field, name in (("trained_alone", "reference_trained"), ("independent", "reference_independent"))
+        }
+        return cls(
+            family=str(strength.curve.x[0]),
+            strength=strength.value,
+            read=strength.note,
+            gains={str(x): y for x, y in zip(strength.curve.x, strength.curve.y, strict=True)},
+            **flags,
+        )
 
 
 class Judged(Frozen):
@@ -94,6 +139,10 @@ class ModalityVerdict(Frozen):
     reason: str  # one sentence a person can act on
     evidence: tuple[str, ...] = ()  # names of the results this verdict was read from
     reference: Reference | None = Field(default=None, json_schema_extra={"since": 2})  # null until it is measured
+    # Of an inconclusive one: what it surely is no better than, and no worse than.
+    at_most: Literal["underused"] | None = Field(default=None, json_schema_extra={"since": 2})
+    at_least: Literal["underused"] | None = Field(default=None, json_schema_extra={"since": 2})
+    missing: str | None = Field(default=None, json_schema_extra={"since": 2})  # what a full judgement of it lacks
 
 
 class Subject(Frozen):

@@ -200,6 +200,7 @@ def check_data(
         return {}
     data = config.data
     keys = [k for m, s in config.modalities.items() for k in _inputs(m, s.input, s.mask)]
+    keys += [s.predictions for s in config.modalities.values() if s.predictions is not None]
     keys += [*data.also, *([data.label] if task.has_labels else []), *([data.group] if data.group else [])]
     found: Sizes = {}
     for split in splits:

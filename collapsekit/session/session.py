@@ -14,12 +14,17 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Kind, Options, Profile, Progress, Settings
 from collapsekit.features.features import Features
+from collapsekit.games.balanced_reference import make_reference
 from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for, shapley_values
+from collapsekit.games.fitted_reference import FittedReference, add_joint
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.readouts.calibration import Calibration, fit_calibration
-from collapsekit.readouts.linear import FitSplit, FittedReadout, UnimodalReadout, fit_readout, make_split
-from collapsekit.readouts.synergy import FittedSynergy, Synergy, fit_on_recorded, joint_on_recorded, on_encoders
+from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
+from collapsekit.readouts.raw import ReadoutOptions
+from collapsekit.readouts.strength import ReferenceStrength
+from collapsekit.readouts.synergy import JointReadouts, Synergy
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
+from collapsekit.session.readouts import ModalityReadouts, ReferencePlan
 from collapsekit.tasks.base import Task
 
 LEVEL = 0.95
@@ -46,12 +51,11 @@ class Session:
         self.options: Mapping[str, Options] = options or {}
         self.seed, self.level, self.profile, self.cache = seed, level, profile, cache
         self.progress = progress or Progress()
-        self._prefixes: dict[str, UnimodalReadout] = {}
+        self._unimodal = ModalityReadouts(adapter, features, seed)
         self._baselines: dict[Plan, Baselines] = {}
         self._games: dict[int, CoalitionGame] = {}
-        # Of what is fitted on these examples, as training examples of others.
-        self._readouts: dict[tuple[str, str], FittedReadout] = {}
-        self._synergies: dict[tuple[str | float, ...], FittedSynergy] = {}
+        self._balanced: dict[tuple[ReferencePlan, int], FittedReference] = {}  # and how many draws
+        self._joint = JointReadouts(adapter, features, seed)
         features.facts.session = self
 
     @classmethod
@@ -131,19 +135,15 @@ class Session:
 
     def prefix(self, modality: str) -> UnimodalReadout:
         """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
-        if modality not in self._prefixes:
-            at, task = self.fit_split, self.adapter.task
-            x = at.train.pooled[modality]
-            fitted = self.on(at.train)._fitted(modality, at)
-            self._prefixes[modality] = fitted.read(task, x, self.features.pooled[modality])
-        return self._prefixes[modality]
+        at = self.fit_split
+        return self._unimodal.prefix(modality, at, self.on(at.train)._unimodal).readout
 
-    def _fitted(self, modality: str, at: FitSplit) -> FittedReadout:
-        key = modality, at.held.split
-        if key not in self._readouts:
-            x = at.train.pooled[modality]
-            self._readouts[key] = fit_readout(self.adapter.task, at, x, at.held.pooled[modality])
-        return self._readouts[key]
+    def reference(self, modality: str) -> ReferenceStrength:
+        """Choose the readout that what is due to a modality is read from, and say how strong it is beside all others."""
+        at = self.fit_split
+        train, made = self.on(at.train)._unimodal, self.trained_alone
+        how = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions))
+        return self._unimodal.reference(modality, at, train, made, how)
 
     @property
     def prefixes(self) -> dict[str, UnimodalReadout]:
@@ -177,23 +177,24 @@ class Session:
 
     def synergy(self, offset: Mapping[str, Tensor]) -> Synergy:
         """Fit the network that adds most to ``offset`` (natural parameters by split, (n, C)) on the model's encoders."""
-        fitted = self.on(self.fit_split.train)._synergy(self, offset)
-        return joint_on_recorded(self.adapter, self.features, fitted, self.seed)
-
-    def synergy_on_encoders(self, offset: Mapping[str, Tensor]) -> Synergy | None:
-        """Fit the same on encoders trained along, ``offset`` (n, C); None in the quick profile and where none can be."""
-        plan = self.plan
-        return None if plan is None else on_encoders(self.adapter, self.features, offset, plan, self.seed)
-
-    def _synergy(self, of: Session, offset: Mapping[str, Tensor]) -> FittedSynergy:
-        key: tuple[str | float, ...] = (of.fit_split.held.split, *(float(o.sum()) for o in offset.values()))
-        if key not in self._synergies:
-            self._synergies[key] = fit_on_recorded(of.adapter, of.features, offset, of.seed)
-        return self._synergies[key]
+        return self._joint.on_recorded(offset, self.on(self.fit_split.train)._joint)
 
     def late_fusion(self) -> Callable[[Tensor], Tensor]:
         """Late fusion of the prefixes of the modalities that are present, of ``absent`` (n, modalities)."""
         return fuse_late(self.adapter, self.features, self.prefixes)
+
+    @property
+    def balanced_reference(self) -> FittedReference:
+        """The balanced reference: what a model would do that used every modality for what it is worth."""
+        how, donors = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions)), self.game.donors
+        key = how, len(donors)
+        if key not in self._balanced:
+            at, readouts = self.fit_split, {m: self.reference(m).used.readout for m in self.modalities}
+            summed = make_reference(self.adapter, self.features, readouts, donors)
+            raw = all(self._unimodal.alike(m, at) for m in self.modalities)
+            train = self.on(at.train)._joint
+            self._balanced[key] = add_joint(summed, self._joint, train, how.training, raw=raw)
+        return self._balanced[key]
 
     # ---- the game of coalitions
 

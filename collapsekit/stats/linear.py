@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +24,24 @@ _Loss = Callable[[Tensor], tuple[float, Tensor]]  # logits (n, C) -> mean loss, 
 
 _GRADIENT_TOL = 1e-7  # aimed at
 _GRADIENT_MAX = 1e-4  # refused above
+_AIM: ContextVar[float] = ContextVar("gradient aimed at", default=_GRADIENT_TOL)
+
+
+@contextmanager
+def fitted_roughly(gradient: float) -> Iterator[None]:
+    """Fit to a larger gradient meanwhile, at most 1e-4, where models are only compared.
+
+    Args:
+        gradient: the largest absolute entry of the objective's gradient that is aimed at.
+
+    Yields:
+        Nothing; fits aim at 1e-7 again afterwards.
+    """
+    token = _AIM.set(min(_GRADIENT_MAX, max(_GRADIENT_TOL, gradient)))
+    try:
+        yield
+    finally:
+        _AIM.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +192,16 @@ class _Design:
 
     @classmethod
     def of(cls, x: Tensor, l2: float) -> _Design:
+        """The design of ``x`` (n, d); of the very tensor that the last one was of only the penalty is another."""
+        last = _LAST.get(x)
+        if last is not None and 0 < l2 < float("inf"):
+            return replace(last, l2=l2)
+        made = cls._decomposed(x, l2)
+        _LAST.keep(x, made)
+        return made
+
+    @classmethod
+    def _decomposed(cls, x: Tensor, l2: float) -> _Design:
         x = matrix(x, "the features").cpu()
         n, d = x.shape
         if n < 2 or d < 1 or not 0 < l2 < float("inf"):
@@ -210,7 +241,7 @@ class _Design:
         flat = np.zeros(shape[0] * shape[1])
         best: Linear | None = None
         for tighter in (1.0, 0.1, 0.01):  # a restart also forgets a bad curvature estimate
-            options["gtol"] = tighter * _GRADIENT_TOL * min(1.0, float(step.min()))
+            options["gtol"] = tighter * _AIM.get() * min(1.0, float(step.min()))
             with threads_for(4.0 * rotated.numel() * outputs):
                 flat = minimize(objective, flat, jac=True, method="L-BFGS-B", options=options).x
             coefficients = flat.reshape(shape)
@@ -219,7 +250,7 @@ class _Design:
             found = self.linear(slopes, coefficients[-1], by_logits.numpy())
             if best is None or found.gradient < best.gradient:
                 best = found
-            if best.gradient <= _GRADIENT_TOL:
+            if best.gradient <= _AIM.get():
                 break
         assert best is not None
         if best.gradient > _GRADIENT_MAX:
@@ -236,6 +267,29 @@ class _Design:
         gradient = max(gradient, np.abs(by_logits.sum(axis=0)).max())
         w, b = torch.from_numpy(weight), torch.from_numpy(bias.copy())
         return Linear(w, b, self.mean, self.scale, float(gradient))
+
+
+class _Last:
+    """The design of the last features, as penalties are tried one after another on the same tensor."""
+
+    def __init__(self) -> None:
+        self._of: tuple[weakref.ref[Tensor], int, _Design] | None = None
+
+    def get(self, x: Tensor) -> _Design | None:
+        """Its design, where ``x`` (n, d) is that tensor and nobody has written into it since."""
+        if self._of is None:
+            return None
+        tensor, version, design = self._of
+        if tensor() is None:
+            self._of = None
+        return design if tensor() is x and version == x._version else None
+
+    def keep(self, x: Tensor, design: _Design) -> None:
+        """Remember the design of ``x`` (n, d)."""
+        self._of = weakref.ref(x), x._version, design
+
+
+_LAST = _Last()
 
 
 def _targets(y: Tensor, n: int) -> _Array:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import CONSTANT_RTOL, finite, matrix
+
+_TABLE = 1 << 14  # numbers that are sorted at once: what lies in a cache
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:
@@ -43,17 +48,7 @@ def auroc(scores: Tensor, y: Tensor) -> float:
         raise NumericsError(
             f"AUROC needs examples of both classes, found {n1} positive and {n0} negative: use another split."
         )
-    return _area(scores, positive)
-
-
-def _area(scores: Tensor, positive: Tensor) -> float:
-    """Compute the same of finite float64 ``scores`` (n,) and bool ``positive`` (n,) of both classes."""
-    values, mine = scores.cpu().numpy(), positive.cpu().numpy()
-    ordered, n1 = np.sort(values), int(mine.sum())
-    # A rank is the mean of its ties' places: twice the sum of the positive ones' is a whole number.
-    ends = [int(np.searchsorted(ordered, values[mine], side).sum()) for side in ("left", "right")]
-    wins = (sum(ends) + n1) / 2 - n1 * (n1 + 1) / 2
-    return wins / ((len(values) - n1) * n1)
+    return float(_areas(scores[:, None].cpu().numpy(), positive[:, None].cpu().numpy())[0])
 
 
 def macro_auroc(scores: Tensor, y: Tensor) -> float:
@@ -64,12 +59,86 @@ def macro_auroc(scores: Tensor, y: Tensor) -> float:
     """
     scores = matrix(scores, "the scores")
     positive = _binary(y, scores.shape)
-    mixed = torch.nonzero(positive.any(dim=0) & ~positive.all(dim=0)).flatten().tolist()
-    if not mixed:
-        raise NumericsError(
-            f"macro AUROC needs a label with both classes, found none of {scores.shape[1]}: use other data."
-        )
-    return sum(_area(scores[:, c], positive[:, c]) for c in mixed) / len(mixed)
+    return _mean_area(_areas(scores.cpu().numpy(), positive.cpu().numpy()))
+
+
+def macro_auroc_left_out(scores: Tensor, y: Tensor, groups: Tensor) -> Tensor:
+    """Compute the macro AUROC of all rows, then of those without each group; scores are sorted once.
+
+    Args:
+        scores: (n, C).
+        y: (n, C), 0/1 or bool.
+        groups: int64 (n,), 0 to G - 1.
+
+    Returns:
+        float64 (1 + G,): bit for bit what :func:`macro_auroc` gives of each set.
+
+    Raises:
+        NumericsError: where one of the sets has no label with both classes.
+    """
+    scores = matrix(scores, "the scores")
+    positive = _binary(y, scores.shape).cpu().numpy()
+    values, group = scores.cpu().numpy(), groups.cpu().numpy()
+    count, classes = int(group.max()) + 1, values.shape[1]
+    areas = np.full((1 + count, classes), np.nan)
+    for columns in _blocks(*values.shape):
+        order = np.argsort(values[:, columns], axis=0)
+        ordered = [np.take_along_axis(x[:, columns], order, 0) for x in (values, positive)]
+        owner = group[order]
+        areas[0, columns] = _areas_in_order(*ordered)
+        for g in range(count):
+            # Each column loses the same rows, so what is left is a table again.
+            kept = (owner != g).T
+            left = [x.T[kept].reshape(len(kept), -1).T for x in ordered]
+            areas[1 + g, columns] = _areas_in_order(*left)
+    return torch.tensor([_mean_area(row) for row in areas], dtype=torch.float64)
+
+
+def _areas(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Compute the area under the ROC curve of each column of scores (n, C), (C,); NaN where one class is missing."""
+    areas = np.empty(values.shape[1])
+    for columns in _blocks(*values.shape):
+        order = np.argsort(values[:, columns], axis=0)
+        hits = np.take_along_axis(positive[:, columns], order, 0)
+        areas[columns] = _areas_in_order(np.take_along_axis(values[:, columns], order, 0), hits)
+    return areas
+
+
+def _areas_in_order(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Compute the same of columns that are sorted each by itself."""
+    n = len(values)
+    place = np.arange(n)[:, None]
+    first = np.ones(values.shape, dtype=bool)  # of its ties
+    first[1:] = values[1:] != values[:-1]
+    hits = positive.sum(axis=0)
+    if first.all():
+        ends = 2 * (place * positive).sum(axis=0) + hits
+    else:
+        # A rank is the mean of its ties' places: twice the sum of the positive ones' is a whole number.
+        start = np.maximum.accumulate(np.where(first, place, 0), axis=0)
+        last = np.ones_like(first)
+        last[:-1] = first[1:]
+        stop = np.minimum.accumulate(np.where(last, place + 1, n)[::-1], axis=0)[::-1]
+        ends = ((start + stop) * positive).sum(axis=0)
+    wins = (ends + hits) / 2 - hits * (hits + 1) / 2
+    pairs = (n - hits) * hits
+    areas = np.full(len(pairs), np.nan)
+    np.divide(wins, pairs, out=areas, where=pairs > 0)
+    return areas
+
+
+def _mean_area(areas: NDArray[np.float64]) -> float:
+    had = areas[~np.isnan(areas)].tolist()
+    if not had:
+        raise NumericsError(f"macro AUROC needs a label with both classes, found none of {len(areas)}: use other data.")
+    return float(sum(had) / len(had))
+
+
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Columns in blocks of at most _TABLE numbers, one column at least."""
+    width = max(1, _TABLE // max(1, rows))
+    for start in range(0, columns, width):
+        yield slice(start, min(columns, start + width))
 
 
 def r2(pred: Tensor, y: Tensor) -> float:

@@ -9,6 +9,7 @@ from typing import Self
 from torch import Tensor
 
 from collapsekit.errors import ConfigError, DataError, NumericsError, did_you_mean
+from collapsekit.stats.inference.bounds import UNBOUNDED
 from collapsekit.stats.linear import Linear
 
 # Below this a probability counts as zero; keeps the loss of a confidently wrong model finite.
@@ -26,6 +27,8 @@ class Task(ABC):
     name: str  # as a config and a report name it
     loss_name: str
     metric_name: str
+    loss_bounds = UNBOUNDED  # the least and the most that an example's loss can be
+    metric_bounds = UNBOUNDED  # likewise of the metric
     has_labels = True  # whether it reads the data's label
     embeddings = 1  # parts of what a model returns that make its output, side by side
     mean_over_examples = False  # whether training_loss is a plain mean of each example's own loss
@@ -122,11 +125,42 @@ class Task(ABC):
         right = self.hits(expected, targets)
         return None if right is None else right.double()
 
+    def metric_left_out(self, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor | None:
+        """Score all examples with the metric, then all without each group, where that is faster than one set at a time.
+
+        Args:
+            expected: expectations (n, ...).
+            targets: (n, ...).
+            groups: int64 (n,), 0 to G - 1.
+
+        Returns:
+            float64 (1 + G,); None where there is no faster way.
+        """
+        del expected, targets, groups
+        return None
+
+    def effective_count(self, targets: Tensor) -> float:
+        """Count the independent examples that a metric of hits over targets (n, ...) rests on, each at most once."""
+        return float(len(targets))
+
     def unvarying(self, targets: Tensor) -> str | None:
         """Name what every target (n, ...) is, where all are the same and nothing can be learned or scored; else None."""
         if not self.has_labels or not len(targets) or bool((targets != targets[:1]).any()):
             return None
         return str(targets[0].item()) if targets[0].numel() == 1 else "the same"
+
+    def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
+        """Check that the task can read outputs of this shape, as soon as there are some.
+
+        Args:
+            outputs: the model's, (n, ...).
+            targets: labels (n, ...) as the data has them.
+
+        Raises:
+            ConfigError: where no labels would make it read them.
+            DataError: where it reads them beside other labels.
+        """
+        del outputs, targets
 
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         """Bring targets into the form that the loss wants.
@@ -140,12 +174,14 @@ class Task(ABC):
             The targets (n, ...).
 
         Raises:
+            ConfigError: where the task cannot read outputs of that shape.
             DataError: where they do not fit the outputs.
         """
         if len(targets) != len(outputs):
             raise DataError(
                 f"split {split!r} has {len(targets)} labels for {len(outputs)} predictions: they must match."
             )
+        self.need_shape(outputs, targets)
         return targets
 
 

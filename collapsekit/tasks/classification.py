@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.errors import DataError
+from collapsekit.errors import ConfigError, DataError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.linear import Linear, fit_softmax
 from collapsekit.tasks.base import FLOOR, Task, choose_metric
+from collapsekit.tasks.shapes import refusal, squeezed, to_columns
 
 
 @task("classification", summary="one class an example; cross-entropy, accuracy or balanced_accuracy")
@@ -20,6 +22,7 @@ class Classification(Task):
     """Exclusive classes: cross-entropy in nats; accuracy, or balanced accuracy."""
 
     mean_over_examples = True
+    loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "cross-entropy (nats)"
 
     def __init__(self, metric: str | None = None) -> None:
@@ -34,7 +37,7 @@ class Classification(Task):
         return cls(metric)
 
     def expect(self, outputs: Tensor) -> Tensor:
-        logits = outputs.double().reshape(len(outputs), -1)
+        logits = to_columns(outputs, self.name).double()
         if logits.shape[1] == 1:  # one logit: the second class against the first
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
         return logits.softmax(1)
@@ -55,8 +58,16 @@ class Classification(Task):
             parts = parts * len(targets) / ((counts > 0).sum() * counts[targets])
         return parts
 
+    def effective_count(self, targets: Tensor) -> float:
+        """Count examples; of balanced accuracy as many as would make a mean over all as uncertain as one over classes."""
+        if self.metric_name != "balanced_accuracy":
+            return float(len(targets))
+        counts = torch.bincount(targets).double()
+        counts = counts[counts > 0]
+        return float(len(counts) ** 2 / (1 / counts).sum())
+
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        logits = outputs.reshape(len(outputs), -1)
+        logits = to_columns(outputs, self.name)
         if logits.shape[1] == 1:
             return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype))
         return F.cross_entropy(logits, targets)
@@ -80,9 +91,13 @@ class Classification(Task):
     def from_natural(self, natural: Tensor) -> Tensor:
         return natural.softmax(1)
 
+    def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
+        if squeezed(outputs).ndim > 2:
+            raise ConfigError(refusal(outputs, self.name, targets))
+
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         super().check(targets, outputs, split)
-        width = outputs.reshape(len(outputs), -1).shape[1]
+        width = to_columns(outputs, self.name).shape[1]
         classes = 2 if width == 1 else width
         if targets.is_floating_point():
             if not bool((targets == targets.round()).all()):
@@ -91,10 +106,10 @@ class Classification(Task):
                     "for real-valued targets set `task: regression`."
                 )
             targets = targets.long()
-        targets = targets[:, 0] if targets.ndim == 2 and targets.shape[1] == 1 else targets
+        found, targets = tuple(targets.shape), squeezed(targets)
         if targets.ndim != 1:
             raise DataError(
-                f"labels of split {split!r} have shape {tuple(targets.shape)}: classification needs one class number "
+                f"labels of split {split!r} have shape {found}: classification needs one class number "
                 "an example; for several labels at once set `task: multilabel`."
             )
         targets = targets.long()

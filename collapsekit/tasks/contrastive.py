@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.errors import DataError
+from collapsekit.errors import ConfigError
 from collapsekit.registry import task
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.tasks.base import Task, need_one_metric
 
 
@@ -19,6 +20,7 @@ class Contrastive(Task):
     """Paired embeddings: symmetric InfoNCE within fixed blocks of examples; retrieval at rank 1."""
 
     metric_name, has_labels, embeddings = "recall@1", False, 2
+    loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
 
     def __init__(self, temperature: float, block: int = 64) -> None:
         self.temperature, self.block = temperature, block
@@ -53,10 +55,10 @@ class Contrastive(Task):
         index = torch.arange(len(s), device=s.device)
         return (F.cross_entropy(s, index) + F.cross_entropy(s.T, index)) / 2
 
-    def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
+    def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
+        del targets
         if outputs.ndim != 2 or outputs.shape[1] % 2:
-            raise DataError(
+            raise ConfigError(
                 f"the model's output has shape {tuple(outputs.shape)}: a contrastive task needs two embeddings of "
-                "equal width; name them with `output: [image_embeds, text_embeds]`."
+                "equal width, (n, d) each; name them with `output: [image_embeds, text_embeds]`."
             )
-        return targets

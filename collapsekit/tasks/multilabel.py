@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Self
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.errors import DataError
+from collapsekit.errors import ConfigError, DataError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.linear import Linear, fit_sigmoid
 from collapsekit.tasks.base import FLOOR, Task, choose_metric
+from collapsekit.tasks.shapes import refusal, squeezed, to_columns
 
 
 @task("multilabel", summary="independent 0/1 labels; binary cross-entropy, macro AUROC")
@@ -19,6 +22,7 @@ class Multilabel(Task):
     """Independent labels: mean binary cross-entropy in nats; macro AUROC."""
 
     mean_over_examples = True
+    loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "binary cross-entropy, mean over labels (nats)"
 
     def __init__(self, metric: str | None = None) -> None:
@@ -31,7 +35,7 @@ class Multilabel(Task):
         return cls(metric)
 
     def expect(self, outputs: Tensor) -> Tensor:
-        return outputs.double().reshape(len(outputs), -1).sigmoid()
+        return to_columns(outputs, self.name).double().sigmoid()
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
         p, q = expected.clamp_min(FLOOR).log(), (1 - expected).clamp_min(FLOOR).log()
@@ -40,8 +44,18 @@ class Multilabel(Task):
     def metric(self, expected: Tensor, targets: Tensor) -> float:
         return self._metric(expected, targets)
 
+    def metric_left_out(self, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor | None:
+        return metrics.macro_auroc_left_out(expected, targets > 0.5, groups)
+
+    def effective_count(self, targets: Tensor) -> float:
+        """Count examples of the rarer class, the harmonic mean over labels that have both: an AUROC is the mean place of
+        the rarer ones, and labels of one example are not independent."""
+        rarer = torch.minimum(targets.sum(0), len(targets) - targets.sum(0)).double()
+        rarer = rarer[rarer > 0]
+        return float(len(rarer) / (1 / rarer).sum()) if len(rarer) else float(len(targets))
+
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+        return F.binary_cross_entropy_with_logits(to_columns(outputs, self.name), targets.to(outputs.dtype))
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
         return ((targets.double().sum(0) + 1.0) / (len(targets) + 2.0))[None]
@@ -58,12 +72,17 @@ class Multilabel(Task):
     def from_natural(self, natural: Tensor) -> Tensor:
         return natural.sigmoid()
 
+    def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
+        if squeezed(outputs).ndim > 2:
+            raise ConfigError(refusal(outputs, self.name, targets))
+
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         super().check(targets, outputs, split)
-        given, targets = targets, targets.reshape(len(targets), -1)
-        if targets.shape != outputs.reshape(len(outputs), -1).shape:
+        found, targets = tuple(targets.shape), squeezed(targets)
+        targets = targets if targets.ndim > 1 else targets[:, None]
+        if targets.shape != to_columns(outputs, self.name).shape:
             raise DataError(
-                f"labels of split {split!r} have shape {tuple(given.shape)}, the model's outputs "
+                f"labels of split {split!r} have shape {found}, the model's outputs "
                 f"{tuple(outputs.shape)}: multilabel needs one 0/1 label an output."
             )
         targets = targets.double()

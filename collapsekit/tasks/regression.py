@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from collapsekit.errors import DataError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, Bounds
 from collapsekit.stats.linear import Linear, fit_ridge
 from collapsekit.tasks.base import Task, choose_metric
+from collapsekit.tasks.shapes import squeezed
 
 
 @task("regression", summary="real targets; squared error, R²")
@@ -20,6 +22,7 @@ class Regression(Task):
     """Real targets: squared error; R²."""
 
     mean_over_examples = True
+    loss_bounds, metric_bounds = NOT_NEGATIVE, Bounds(high=1.0)
     loss_name = "squared error, mean over outputs"
 
     def __init__(self, metric: str | None = None) -> None:
@@ -56,15 +59,19 @@ class Regression(Task):
     def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
         return fit_ridge(x, targets, l2)
 
+    def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
+        if squeezed(outputs).shape[1:] == squeezed(targets).shape[1:]:
+            return
+        classes = not targets.is_floating_point() and squeezed(targets).ndim == 1 and squeezed(outputs).ndim == 2
+        raise DataError(
+            f"the model's output has shape {tuple(outputs.shape)}, its labels {tuple(targets.shape)}: task 'regression' "
+            "needs one value for each label; check data.label and `output`"
+            f"{', or set `task: classification` where labels are class numbers' if classes else ''}."
+        )
+
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         super().check(targets, outputs, split)
         flat = targets.double().reshape(len(targets), -1)
-        width = outputs.reshape(len(outputs), -1).shape[1]
-        if flat.shape[1] != width:
-            raise DataError(
-                f"labels of split {split!r} have {flat.shape[1]} values an example, the model predicts {width}: "
-                "they must match; check data.label and `output`."
-            )
         if not bool(torch.isfinite(flat).all()):
             row = int((~torch.isfinite(flat)).any(1).nonzero()[0])
             raise DataError(f"label of example {row} of split {split!r} is NaN or infinite: drop or fill it.")

@@ -528,8 +528,12 @@ def test_mean_over_many_positions_stays_in_range_in_half_precision() -> None:
 def test_uint8_without_scale_says_so() -> None:
     data = arrays(a=(4,), b=(4,))
     data["test"]["a"] = data["test"]["a"].to(torch.uint8)
-    with pytest.raises(ConfigError, match=r"forward failed.*a \(9, 4\) uint8.*scale"):
-        extract(adapt(Base(), config(), data), "test")
+    (warning,) = extract(adapt(Base(), config(), data), "test").warnings
+    assert warning.name == "integers_cast"
+    assert "'a'" in warning.sentence
+    assert "`scale`" in warning.sentence
+    modalities = {"a": {"encoder": "a", "scale": 255}, "b": "b"}
+    assert not extract(adapt(Base(), config(modalities=modalities), data), "test").warnings
 
 
 @given(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.coverage import WATCHED, cover, results
+from benchmarks.coverage import WATCHED, bounded, cover, results
 from benchmarks.planted.measure import config_of
 from benchmarks.planted.subjects import Subject, make
 from collapsekit.adapters.module import ModuleAdapter
@@ -34,6 +34,15 @@ def test_a_part_of_the_examples_is_diagnosed_as_if_it_were_all(tmp_path: Path) -
     for key, r in ours.items():
         assert r.value == pytest.approx(theirs[key].value, rel=1e-6), key
         assert r.interval == pytest.approx(theirs[key].interval, rel=1e-5, abs=1e-6), key
+
+
+def test_intervals_within_bounds_hold_the_truth_where_plain_ones_do_not() -> None:
+    found = {(kind, size): (held, plain) for kind, size, held, plain in bounded(1500, 400)}
+    for (kind, size), (held, plain) in found.items():
+        assert held >= plain - 0.005
+        if kind == "accuracy" or size <= 1.0:
+            assert 0.92 <= held <= 0.98, (kind, size)
+    assert found["accuracy", 0.999][1] < 0.5  # all right in most sets: the plain interval is a point
 
 
 @pytest.mark.slow

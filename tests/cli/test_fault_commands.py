@@ -117,7 +117,7 @@ def test_a_repair_that_can_no_longer_be_judged_keeps_what_it_trained(
 ) -> None:
     args = ("repair", "-m", "finetune", "--modality", "audio", "--profile", "quick", "--no-control", "--epochs", "1")
     trained: list[bool] = []
-    real, judge = order.train, utilisation.make_reference
+    real, judge = order.train, utilisation._check_size
 
     def train(*a: Any, **k: Any) -> Any:
         trained.append(True)
@@ -129,12 +129,12 @@ def test_a_repair_that_can_no_longer_be_judged_keeps_what_it_trained(
         return judge(*a, **k)
 
     monkeypatch.setattr(order, "train", train)
-    monkeypatch.setattr(utilisation, "make_reference", broken)
+    monkeypatch.setattr(utilisation, "_check_size", broken)
     done = cli(*args, cwd=small)
     assert (done.returncode, trained) == (4, [True])
     assert "--resume" in done.stderr
     assert (small / "repaired" / "snapshots").is_dir()
     assert not (small / "repaired" / "repair.json").exists()
-    monkeypatch.setattr(utilisation, "make_reference", judge)
+    monkeypatch.setattr(utilisation, "_check_size", judge)
     assert cli(*args, "--resume", cwd=small).returncode in (0, 1)
     assert (small / "repaired" / "repair.json").exists()

@@ -42,6 +42,7 @@ def make(
         make_result("vif.median", vif, unit="times"),
         make_result("utilisation.prior_loss", 2.0, unit="nats"),
         *(make_result("utilisation.alone_gain", 1.0, m, unit="nats") for m in names),
+        *(make_result("utilisation.reference_trained", 1.0, m) for m in names),
         *(make_result("utilisation.credit", ratio, m, unit="nats") for m in names),
         *(make_result("utilisation.ratio", ratio, m, interval=limits) for m in names),
         *(make_result("utilisation.score", score, m, interval=ends) for m in names if score is not None),
@@ -54,7 +55,7 @@ def make(
         ),
         make_result("own.number", 7.0),
     ]
-    overall, _, verdicts = judge([*found, *results], tuple(names), "accuracy")
+    judgement = judge([*found, *results], tuple(names), "accuracy")
     kept: dict[str, Any] = {} if seed is None else {"training_seed": seed}
     kept |= {} if examples is None else {"examples": hashlib.sha256(examples.encode()).hexdigest()}
     about: dict[str, Any] = {
@@ -65,9 +66,7 @@ def make(
     return Report(
         collapsekit="0.1.0",
         subject=make_subject(**{"modalities": names, **about, **subject}),
-        verdict=overall,
-        summary="made by hand",
-        modalities=verdicts,
+        **{**judgement.fields, "summary": "made by hand"},
         results=(*found, *results),
         settings={**kept, **(settings or {})},
     )

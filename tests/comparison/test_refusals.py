@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+import collapsekit
 from collapsekit.comparison.compare import compare
 from collapsekit.errors import ConfigError
+from collapsekit.report.diagnosis import Reference, Report
 from tests.comparison.making import make
 from tests.factories import make_result
 
@@ -110,3 +112,42 @@ def test_other_versions_profiles_and_equal_weights_are_said() -> None:
     assert "different profiles: 'full', 'quick'" in notes
     same = compare({"x": [make(), make(), make(seed=1)], "y": make()})
     assert any("'x' has 1 run of the same weights" in n for n in same.notes)
+
+
+OWN, ALONE = "the checkpoint's own encoder", "the encoder trained alone"
+
+
+def with_due_of(used: str, *tried: str) -> Report:
+    """A report whose due of audio is read from a family, chosen among several."""
+    report = make()
+    reference = Reference(family=used, strength=1.0, gains=dict.fromkeys(tried, 0.5))
+    audio = report.modalities["audio"].model_copy(update={"reference": reference})
+    return report.model_copy(update={"modalities": {**report.modalities, "audio": audio}})
+
+
+def test_dues_chosen_among_other_families_are_refused() -> None:
+    quick, standard = with_due_of(OWN, OWN, "raw numbers"), with_due_of(ALONE, OWN, ALONE, "raw numbers")
+    with pytest.raises(ConfigError) as caught:
+        compare({"x": quick, "y": standard})
+    text = str(caught.value)
+    assert "'x' and 'y' cannot be compared: only one of them tried 'the encoder trained alone'" in text
+    assert "due to 'audio'" in text
+    compare({"x": quick, "y": quick})
+    compare({"x": quick, "y": make()})  # an earlier report does not say
+    numbers = {"x": quick, "y": standard}
+    only = [r.name for r in quick.results if r.value is not None and not r.name.startswith("utilisation.")]
+    assert compare(numbers, only=[only[0]]).rows  # what does not rest on it
+
+
+def test_another_best_family_of_the_same_is_said_and_not_refused() -> None:
+    one, other = with_due_of(OWN, OWN, ALONE), with_due_of(ALONE, OWN, ALONE)
+    found = compare({"x": one, "y": other})
+    assert any("due to 'audio' is read from different families" in n for n in found.notes)
+    assert not any("different families" in n for n in compare({"x": one, "y": one}).notes)
+
+
+def test_the_gate_refuses_dues_chosen_among_other_families() -> None:
+    baseline = collapsekit.baseline(with_due_of(OWN, OWN, "raw numbers"), records=False)
+    with pytest.raises(ConfigError, match="only one of them tried 'the encoder trained alone'"):
+        collapsekit.gate(with_due_of(OWN, OWN, ALONE, "raw numbers"), baseline=baseline)
+    collapsekit.gate(with_due_of("raw numbers", OWN, "raw numbers"), baseline=baseline)

@@ -51,6 +51,7 @@ def make_report(
         score = round(1 - min(1.0, use_of(max(0.0, credit), due, PRIOR)), 12) if scores is None else scores[m]
         ends = None if score is None else (max(0.0, score - 0.1), min(1.0, score + 0.1))
         found += [
+            make_result("utilisation.reference_trained", 1.0, m),
             make_result("utilisation.alone_gain", 1.0, m),
             make_result("utilisation.ratio", min(2.0, max(0.0, credit / due)), m),
             make_result("utilisation.score", score, m, interval=ends),
@@ -60,7 +61,7 @@ def make_report(
             make_result("utilisation.reference_credit", due, m),
             make_result("reliance.leave_one_out_metric", drop, m, interval=(drop - 0.05, drop + 0.05)),
         ]
-    overall, _, verdicts = judge([*found, *results], tuple(uses), "accuracy")
+    judgement = judge([*found, *results], tuple(uses), "accuracy")
     data = None if records is None else records.to_bytes()
     settings: dict[str, Any] = {"examples": hashlib.sha256(content.encode()).hexdigest()}
     settings |= {} if training_seed is None else {"training_seed": training_seed}
@@ -70,9 +71,7 @@ def make_report(
         subject=make_subject(
             tuple(uses), checkpoint=f"{sha}.pt", sha256=hashlib.sha256(sha.encode()).hexdigest(), examples=examples
         ),
-        verdict=verdict or overall,  # type: ignore[arg-type]
-        summary="Made by hand.",
-        modalities=verdicts,
+        **{**judgement.fields, "verdict": verdict or judgement.overall, "summary": "Made by hand."},
         results=(*found, *results),
         settings=settings,
     )

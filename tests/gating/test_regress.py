@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.criteria import COLLAPSED, EFFECTS, MARGINS, Limits
-from collapsekit.gating.decide import gate
+from collapsekit.gating.decide import gate as decide
 from collapsekit.report.baseline import Baseline
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import EXIT_CODES, GateReport, outcome_of
@@ -47,6 +48,11 @@ def seeds(count: int, spread: float = 0.02, accuracy: float = 0.9) -> Baseline:
             for i in range(count)
         )
     )
+
+
+def gate(report: Report, **how: Any) -> GateReport:
+    """The gate's comparisons alone: whether the report was fully judged has its own tests."""
+    return decide(report, allow_partial=True, **how)
 
 
 def states(found: GateReport) -> dict[str, str]:

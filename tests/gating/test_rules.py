@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 
 import pytest
@@ -9,13 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from collapsekit.config.options import WATCHED
-from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
 from collapsekit.gating.criteria import METRIC_AS_IT_IS, MISSING, USE
 from collapsekit.gating.decide import gate
 from collapsekit.gating.rules.evaluate import decide_rule
 from collapsekit.gating.rules.parser import parse_rule
+from collapsekit.report.base import sealed
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import GateReport
+from collapsekit.report.verdicts import judge
 from tests.factories import make_result
 from tests.gating.making import make_report
 
@@ -326,10 +329,50 @@ def test_no_rules_at_all_pass_nothing() -> None:
 
 def test_a_rule_given_twice_is_one_check_however_it_is_spaced() -> None:
     found = gate(SKIPPED, require=["verdict == healthy", " verdict == healthy ", "verdict == healthy"])
-    assert [c.name for c in found.checks] == ["verdict == healthy"]
+    assert [c.name for c in found.checks if c.kind == "rule"] == ["verdict == healthy"]
     assert found.settings["require"] == ["verdict == healthy"]
     assert GateReport.from_json(found.to_json()) == found
 
 
 def test_what_can_be_watched_is_what_the_gate_measures() -> None:
     assert [m.name for m in (METRIC_AS_IT_IS, USE, MISSING)] == list(WATCHED)
+
+
+def test_what_was_only_partly_judged_passes_where_that_is_allowed() -> None:
+    full = make_report()
+    assert full.judged is not None
+    assert full.judged.extent == "fully"
+    weak = [
+        make_result("utilisation.reference_trained", 0.0, m, note="none was trained") for m in full.subject.modalities
+    ]
+    kept = [r for r in full.results if r.name != "utilisation.reference_trained"]
+    made = judge(
+        [*kept, *weak, make_result("utilisation.due_at_most", 9.0, "audio")], full.subject.modalities, "accuracy"
+    )
+    partly = full.model_copy(update={"results": (*kept, *weak), **made.fields})
+    assert gate(full).outcome == "passed"
+    found = gate(partly)
+    assert (found.outcome, found.exit_code) == ("inconclusive", 5)
+    last = found.checks[-1]
+    assert (last.name, last.kind, last.state) == ("fully judged", "judged", "inconclusive")
+    assert "none was trained" in last.sentence
+    waived = gate(partly, require="verdict != collapsed", allow_partial=True)
+    assert [c.kind for c in waived.checks] == ["rule"]
+    assert waived.settings["allow_partial"] is True
+    for report in (found, waived):
+        assert GateReport.from_json(report.to_json()) == report
+
+
+def test_a_report_from_before_is_not_known_to_be_fully_judged() -> None:
+    earlier = make_report().model_copy(update={"judged": None, "rules": None})
+    found = gate(earlier)
+    assert found.exit_code == 5
+    assert "does not say how much" in found.checks[-1].sentence
+    assert gate(earlier, allow_partial=True).outcome == "passed"
+
+
+def test_a_judgement_that_is_missing_cannot_fail_a_gate() -> None:
+    raw = json.loads(gate(make_report()).to_json())
+    raw["checks"][-1]["state"], raw["outcome"], raw["summary"] = "failed", "failed", "1 of 2 checks failed."
+    with pytest.raises(RefusedError, match="missing cannot"):
+        GateReport.from_data(sealed(GateReport, raw))

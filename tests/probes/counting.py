@@ -15,9 +15,9 @@ from collapsekit import diagnosis
 from collapsekit.adapters.base import Prediction
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.probes.neurons import polysemanticity
-from collapsekit.readouts import linear, synergy, unimodal
+from collapsekit.readouts import choosing, poolings, raw, synergy, unimodal
 from collapsekit.report.cost import COUNTED, CostRow
-from collapsekit.session import session as sessions
+from collapsekit.session import layouts, readouts
 
 OPENING = "opening"  # what is in no probe
 
@@ -124,9 +124,9 @@ def _count_training(counts: Counts, patch: pytest.MonkeyPatch) -> None:
         return fit
 
     def one_head(real: Callable[..., Any]) -> Callable[..., Any]:
-        def make(*args: Any) -> Any:
+        def make(*args: Any, **kwargs: Any) -> Any:
             counts.add("heads", 1)
-            return real(*args)
+            return real(*args, **kwargs)
 
         return make
 
@@ -138,5 +138,6 @@ def _count_training(counts: Counts, patch: pytest.MonkeyPatch) -> None:
     )
     patch.setattr(synergy, "fit", together)
     patch.setattr(polysemanticity, "_train_classifier", one_head(polysemanticity._train_classifier))
-    patch.setattr(sessions, "fit_readout", one_head(sessions.fit_readout))
-    patch.setattr(linear, "fit_readout", one_head(linear.fit_readout))
+    for module in (readouts, layouts, raw, unimodal):
+        patch.setattr(module, "choose_features", one_head(choosing.choose_features))
+    patch.setattr(poolings, "fit", fitted(poolings.fit, lambda *_: 0))

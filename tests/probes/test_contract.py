@@ -297,9 +297,8 @@ def test_the_order_of_modalities_in_the_config_does_not_matter(probe: str, varia
 @each_probe
 def test_results_survive_the_way_through_json(probe: str, variants: Variants) -> None:
     results, who = tuple(_of(variants.base, probe)), variants.base.subject
-    overall, summary, verdicts = judge(results, who.modalities, who.metric)
-    told = {"results": results, "verdict": overall, "summary": summary, "modalities": verdicts}
-    report = variants.base.model_copy(update=told)
+    judgement = judge(results, who.modalities, who.metric)
+    report = variants.base.model_copy(update={"results": results, **judgement.fields})
     again = Report.from_json(report.to_json())
     assert again == report
     assert again.to_json() == report.to_json()

@@ -21,10 +21,10 @@ from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import BalancedReference, make_reference
 from collapsekit.games.coalitions import shapley_values
 from collapsekit.interventions.marginal import marginal_samples
-from collapsekit.readouts.linear import L2_GRID, make_split, raw_input_readout, says_little
+from collapsekit.readouts.linear import L2_GRID, make_split
 from collapsekit.session.session import Session
 from tests.probes.credit.test_utilisation import late, world
-from tests.probes.planted import linear, study
+from tests.probes.planted import study
 from tests.problems import Problem, adapt, make_problem
 
 
@@ -148,33 +148,3 @@ def test_a_unit_is_never_both_fitted_on_and_held_out() -> None:
     assert not fitted & held
     assert len(fitted | held) == 29
     assert 0.1 < len(at.choose) / 200 < 0.4
-
-
-def test_raw_inputs_are_read_out_where_they_are_numbers() -> None:
-    arrays = world({"a": 1.5, "b": 1.0}, sizes={"train": 200, "val": 100, "test": 80})
-    dead = late({"a": 1.5, "b": 1.0})
-    dead.encoders["b"] = linear(torch.zeros(3, 3))
-    s = study(dead, arrays)
-    kept, inputs = Session.of(s.adapter, s.features).prefix("b"), raw_input_readout(s.adapter, s.features, "b")
-    assert inputs is not None
-    assert inputs.validation_loss < kept.validation_loss - 0.02
-    alive_study = study(late({"a": 1.5, "b": 1.0}), arrays)
-    alive = Session.of(alive_study.adapter, alive_study.features).prefix("b")
-    assert inputs.validation_loss == pytest.approx(alive.validation_loss, rel=1e-6)  # its encoder hands inputs on
-    assert says_little(s.adapter, s.features, kept, 0.02)
-    assert not says_little(s.adapter, s.features, inputs, 0.02)
-    found = s.run("utilisation")
-    assert found["alone_gain", "b", None].interval[0] > 0
-    assert "raw inputs" in found["alone_gain", "b", None].note
-    assert "raw inputs" not in found["alone_gain", "a", None].note
-    assert found["score", "b", None].value > 0.8
-
-
-def test_token_ids_and_very_wide_inputs_are_not_read_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = world({"a": 1.5, "b": 1.0}, sizes={"train": 60, "val": 40, "test": 40})
-    s = study(late({"a": 1.5, "b": 1.0}), arrays)
-    s.features.of("train").inputs["b"] = s.features.of("train").inputs["b"].long()
-    assert raw_input_readout(s.adapter, s.features, "b") is None
-    assert raw_input_readout(s.adapter, s.features, "a") is not None
-    monkeypatch.setattr("collapsekit.readouts.linear.WIDEST", 2)
-    assert raw_input_readout(s.adapter, s.features, "a") is None

@@ -135,3 +135,16 @@ def test_offsets_are_of_the_rows_they_are_for(deaf: Study) -> None:
     assert len(offset["val"]) == len(at.held)
     held = made.prior + made.weight * torch.stack([e for _, e in made.evidence.values()]).sum(0)
     assert torch.equal(offset["val"], held)
+
+
+def test_what_dead_encoders_lose_of_a_pair_is_heard_on_raw_inputs() -> None:
+    blind = {m: Apply(lambda x: torch.zeros_like(x)) for m in "ab"} | {"c": Apply(lambda x: x)}
+    arrays = {s: signs(n, 1000 * i) for i, (s, n) in enumerate(SIZES.items())}
+    s = study(Planted(blind, linear(torch.zeros(2, 9))), arrays)
+    found = s.run("utilisation")
+    assert found["joint_gain", None, None].note == "on raw inputs"
+    assert found["joint_gain", None, None].interval[0] > 0.3
+    for m in "ab":
+        assert found["reference_credit", m, None].value > 0.15
+        assert found["ratio", m, None].interval[1] < 0.15
+    assert found["reference_credit", "c", None].value < 0.02

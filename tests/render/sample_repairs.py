@@ -73,7 +73,7 @@ def _changed(report: Report, names: tuple[str, ...], shift: float) -> Report:
 
     results = (*map(judged, report.results), *_more(names, shift))
     verdicts = verdicts_of(results, names)
-    overall = overall_of([v.verdict for v in verdicts.values()])
+    overall = overall_of(verdicts)
     summary = report.summary if overall == "collapsed" else f"{names[-1]} came back."
     changes = {"results": results, "modalities": verdicts, "verdict": overall, "summary": summary}
     return report.model_copy(update=changes)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result, Subject
+from collapsekit.report.diagnosis import Curve, Judged, ModalityVerdict, Report, Result, Subject
 from collapsekit.report.verdicts import judge
 from collapsekit.stats.use import use
 
@@ -106,6 +106,7 @@ def _utilisation(b: Builder, names: tuple[str, ...]) -> None:
         ends = (0.0, 1.0) if undecided else (0.95 * ratio, 1.05 * ratio)
         b.add("utilisation.ratio", value=ratio, interval=ends, modality=n)
         b.value("utilisation.alone_gain", reference * 1.2, unit="nats", modality=n)
+        b.add("utilisation.reference_trained", value=1.0, modality=n)
         if undecided:
             continue
         score = 1 - use(credit, reference, 2.3)
@@ -178,7 +179,7 @@ REASONS = {
 
 def verdicts_of(results: Sequence[Result], names: tuple[str, ...]) -> dict[str, ModalityVerdict]:
     """What the results say of each modality, in words that are the same in all tests."""
-    _, _, each = judge(results, names, "accuracy")
+    each = judge(results, names, "accuracy").each
     return {n: v.model_copy(update={"reason": REASONS[v.verdict]}) for n, v in each.items()}
 
 
@@ -209,6 +210,8 @@ def _whole(names: tuple[str, ...]) -> Report:
         ),
         "verdict": "collapsed",
         "summary": f"The model ignores {names[-1]}, using which would gain 0.41 accuracy.",
+        "judged": Judged(extent="fully"),
+        "rules": 2,
         "modalities": verdicts_of(b.results, names),
         "results": tuple(b.results),
         "settings": {
@@ -237,6 +240,8 @@ def nothing_measured() -> Report:
         names,
         verdict="inconclusive",
         summary="Nothing could be measured.",
+        judged=None,
+        rules=None,
         modalities=dict.fromkeys(names, verdict),
         results=tuple(b.results),
         settings={},

@@ -730,7 +730,9 @@ def test_a_similarity_has_the_interval_of_a_jackknife_over_groups() -> None:
     spread = np.sqrt((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum())
     result = found["image"]
     assert result.versus == "audio"
-    low, high = result.interval
-    assert (low + high) / 2 == pytest.approx(cosines.mean())
-    assert (high - low) / 2 == pytest.approx(student.ppf(0.975, len(left) - 1) * spread, rel=1e-6)
+    half, cosine = student.ppf(0.975, len(left) - 1) * spread, cosines.mean()
+    ends = np.tanh(
+        np.arctanh(cosine) + np.array([-1, 1]) * half / (1 - cosine**2)
+    )  # Fisher's scale keeps it within -1 to 1
+    assert result.interval == pytest.approx(tuple(ends), rel=1e-6)
     assert found["audio"].interval == pytest.approx((1.0, 1.0))

@@ -35,7 +35,15 @@ def _without_what_is_new(value: Any) -> Any:
         return [_without_what_is_new(v) for v in value]
     if not isinstance(value, dict):
         return value
-    new = {"schema_version", "judged", "warnings", "config", "engine", "reference", "error"}
+    new = {"at_least", "at_most", "missing", "rules"} | {
+        "schema_version",
+        "judged",
+        "warnings",
+        "config",
+        "engine",
+        "reference",
+        "error",
+    }
     whole = "schema_version" in value
     return {
         k: _without_what_is_new(v)

@@ -54,6 +54,16 @@ def result(name: str, modality: str | None = None, /, **changes: Any) -> Change:
     return change
 
 
+def curve(name: str, /, **changes: Any) -> Change:
+    """Fields of the curve of a result replaced."""
+
+    def change(raw: Raw) -> None:
+        found = next(r for r in raw["results"] if r["name"] == name)["curve"]
+        found.update({k: v(found[k]) if callable(v) else v for k, v in changes.items()})
+
+    return change
+
+
 def check(name: str, /, **changes: Any) -> Change:
     """Fields of a check replaced."""
 
@@ -169,6 +179,17 @@ REPORT: dict[str, Change] = {
     "a result beside an unknown modality": result("reliance.shapley", "a", versus="z"),
     "a value outside of its interval": result("reliance.full_metric", value=0.1),
     "an interval with its ends swapped": result("reliance.full_metric", interval=lambda i: i[::-1]),
+    "an interval over its upper bound": result("reliance.full_metric", interval=[0.0, 1.01], bounds=[0, 1]),
+    "an interval under its lower bound": result("reliance.full_loss", interval=[-0.1, 9.0], bounds=[0, None]),
+    "a value over its upper bound": result("vif.max", value=40.0, interval=None, bounds=[1, 39.5]),
+    "a value over the only bound": result("vif.max", value=40.0, interval=None, bounds=[None, 39.5]),
+    "bounds with their ends swapped": result("vif.max", bounds=[1e9, 1]),
+    "bounds that are none": result("vif.max", bounds=[None, None, 1]),
+    "a bound as text": result("vif.max", bounds=["1", None]),
+    "a curve that goes beyond its bounds": curve("reliance.subsets_metric", bounds=[0, 0.2]),
+    "a curve whose band goes beyond its bounds": curve(
+        "reliance.subsets_metric", bounds=[0, 1], upper=lambda u: [1.2] * len(u)
+    ),
     "a number as text": result("reliance.full_metric", value="0.9"),
     "a number as truth": result("reliance.full_metric", value=True),
     "an end as truth": result("reliance.full_metric", interval=[False, True]),
@@ -406,9 +427,9 @@ def alone(raw: Raw) -> None:
 def judged_again(raw: Raw) -> None:
     """Verdicts, evidence and summary made anew from the results, as one who has the tool would."""
     found = [Result.model_validate(r) for r in raw["results"]]
-    overall, summary, each = judge(found, raw["subject"]["modalities"], raw["subject"]["metric"])
-    made = {m: v.model_dump(mode="json") for m, v in each.items()}
-    raw |= {"verdict": overall, "summary": summary, "modalities": made}
+    made = judge(found, raw["subject"]["modalities"], raw["subject"]["metric"])
+    each = {m: v.model_dump(mode="json") for m, v in made.each.items()}
+    raw |= {**made.fields, "judged": made.judged.model_dump(mode="json"), "modalities": each}
 
 
 @pytest.mark.parametrize(("name", "modality"), RECORDED)
@@ -419,6 +440,7 @@ def test_a_number_that_is_not_that_of_its_records_is_refused(
     raw = json.loads(sound("report"))
     alone(raw)
     result(name, modality, value=lambda v: v - 0.1, interval=lambda i: [i[0] - 1, i[1] + 1])(raw)
+    judged_again(raw)  # so that only its records speak against it
     file = tmp_path / "report.json"
     file.write_text(json.dumps(sealed(KINDS["report"], raw)))
     line = {

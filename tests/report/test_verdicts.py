@@ -1,13 +1,24 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapsekit.report.diagnosis import ModalityVerdict, Report, Result
-from collapsekit.report.verdicts import COLLAPSED, INFORMATIVE, NOTHING, SHARE, USED, judge
+from collapsekit.report.diagnosis import ModalityVerdict, OverallState, Report, Result
+from collapsekit.report.verdicts import (
+    COLLAPSED,
+    INFORMATIVE,
+    LEARNED,
+    MARGIN,
+    NOTHING,
+    SHARE,
+    UNREAD,
+    USED,
+    WEAK,
+    judge,
+)
 from tests.factories import make_plain_report, make_result
 
 PRIOR = 1.0
@@ -28,12 +39,17 @@ def about(
     gain_half: float = 0.005,
     share: float | None = 0.5,
     other: str = "b",
+    trained: float = 1.0,
+    most: float = 0.9,
+    credit: float = 0.3,
 ) -> list[Result]:
     """What utilisation, reliance, prefix_gap and polysemanticity say of one modality."""
     return [
-        result("utilisation.credit", m, 0.3, 0.01),
+        result("utilisation.credit", m, credit, min(0.01, credit / 2)),
         result("utilisation.share", m, share, 0.005),
         result("utilisation.ratio", m, ratio, half),
+        result("utilisation.reference_trained", m, trained),
+        result("utilisation.due_at_most", m, most),
         result("utilisation.alone_gain", m, gain, gain_half),
         result("utilisation.alone_metric", m, 0.8),
         result("utilisation.costs_now", m, 0.1, 0.02),
@@ -56,7 +72,7 @@ def world(a: dict[str, Any], b: dict[str, Any] | None = None) -> list[Result]:
 
 
 def judged(results: list[Result], m: str = "a") -> ModalityVerdict:
-    return judge(results, ("a", "b"), "accuracy")[2][m]
+    return judge(results, ("a", "b"), "accuracy").each[m]
 
 
 NOTHING_ALONE = {"gain": 0.0, "ratio": None}
@@ -137,7 +153,7 @@ def test_information_a_modality_holds_only_with_another_counts(ratio: float, hal
     ("states", "whole"),
     [
         (({"ratio": 1.0}, {"ratio": 1.0}), "healthy"),
-        (({"ratio": 0.3}, {"ratio": 1.0}), "healthy"),
+        (({"ratio": 0.3}, {"ratio": 1.0}), "underused"),
         (({"ratio": 0.05}, {"ratio": 1.0}), "collapsed"),
         (({"ratio": 0.05}, {"ratio": 0.9, "half": 0.8}), "collapsed"),
         (({"ratio": 1.0}, {"ratio": 0.9, "half": 0.8}), "inconclusive"),
@@ -145,9 +161,9 @@ def test_information_a_modality_holds_only_with_another_counts(ratio: float, hal
     ],
 )
 def test_the_whole_is_the_worst_of_its_parts(states: tuple[dict[str, Any], dict[str, Any]], whole: str) -> None:
-    overall, summary, _ = judge(world(*states), ("a", "b"), "accuracy")
-    assert overall == whole
-    assert summary.endswith(".")
+    made = judge(world(*states), ("a", "b"), "accuracy")
+    assert made.overall == whole
+    assert made.summary.endswith(".")
 
 
 def test_costs_are_those_of_the_results_and_never_negative() -> None:
@@ -170,7 +186,7 @@ def test_where_a_collapsed_modality_is_lost(left: float, where: str) -> None:
     assert where in judged([*results, result("prefix_gap.prefix_loss", "a", left)]).reason
 
 
-def test_without_utilisation_use_can_be_shown_and_its_absence_not() -> None:
+def test_without_utilisation_credit_can_be_shown_and_nothing_is_decided() -> None:
     def by_reliance(value: float) -> ModalityVerdict:
         return judged(
             [
@@ -180,9 +196,10 @@ def test_without_utilisation_use_can_be_shown_and_its_absence_not() -> None:
             ]
         )
 
-    assert by_reliance(0.4).verdict == "used"
-    assert by_reliance(0.005).verdict == "inconclusive"
-    assert by_reliance(-0.4).verdict == "inconclusive"
+    for value, words in ((0.4, "costs the model"), (0.005, "nothing measurable"), (-0.4, "nothing measurable")):
+        found = by_reliance(value)
+        assert (found.verdict, found.missing is None) == ("inconclusive", False)
+        assert words in found.reason
     assert judged([]).verdict == "inconclusive"
     assert judged([]).score is None
 
@@ -213,10 +230,10 @@ FULL = world({"ratio": 0.05}, {"ratio": 0.3})
 @given(st.lists(st.booleans(), min_size=len(FULL), max_size=len(FULL)), st.sampled_from([0.0, 0.05, 0.3, 1.0, None]))
 def test_whatever_is_missing_there_is_a_readable_verdict(kept: list[bool], ratio: float | None) -> None:
     results = [r for r, keep in zip(world({"ratio": ratio}, {"ratio": 0.3}), kept, strict=True) if keep]
-    overall, summary, each = judge(results, ("a", "b"), "accuracy")
-    assert overall in ("collapsed", "healthy", "inconclusive")
-    assert summary
-    for verdict in each.values():
+    made = judge(results, ("a", "b"), "accuracy")
+    assert made.overall in get_args(OverallState)
+    assert made.summary
+    for verdict in made.each.values():
         assert_readable(verdict, results)
 
 
@@ -233,11 +250,10 @@ def test_no_two_results_are_needed_together(ratio: float | None) -> None:
 @settings(max_examples=50)
 def test_the_report_alone_gives_the_same_verdicts(kept: list[bool]) -> None:
     results = [r for r, keep in zip(FULL, kept, strict=True) if keep]
-    overall, summary, each = judge(results, ("a", "b"), "accuracy")
-    report = make_plain_report(results, verdict=overall, summary=summary, modalities=each)
-    again = Report.from_json(report.to_json())
-    assert judge(again.results, again.subject.modalities, again.subject.metric) == (overall, summary, each)
-    assert again.modalities == each
+    made = judge(results, ("a", "b"), "accuracy")
+    again = Report.from_json(make_plain_report(results, **made.fields).to_json())
+    assert judge(again.results, again.subject.modalities, again.subject.metric) == made
+    assert (again.modalities, again.judged) == (made.each, made.judged)
 
 
 @given(st.permutations(range(len(FULL))))
@@ -255,3 +271,94 @@ def test_renaming_modalities_renames_verdicts() -> None:
         assert (one[m].verdict, one[m].score, one[m].costs_now) == (theirs.verdict, theirs.score, theirs.costs_now)
         assert {name[k]: v for k, v in one[m].costs_if_missing.items()} == theirs.costs_if_missing
         assert one[m].evidence == theirs.evidence
+
+
+@pytest.mark.parametrize(
+    ("case", "state", "at_most", "at_least"),
+    [
+        ({"ratio": 0.05}, "collapsed", None, None),  # a stronger reference makes it smaller still
+        ({"ratio": 0.9}, "used", None, None),
+        ({"ratio": USED * WEAK, "half": 0.0}, "used", None, None),
+        ({"ratio": USED * WEAK - 1e-9, "half": 0.0}, "inconclusive", None, "underused"),
+        ({"ratio": 0.9, "most": 0.3 / COLLAPSED + 0.01}, "inconclusive", None, "underused"),  # if it said everything
+        ({"ratio": 0.12, "half": 0.01}, "collapsed", None, None),
+        ({"ratio": 0.2, "half": 0.01}, "inconclusive", "underused", None),
+        ({"ratio": 0.3, "half": 0.01}, "inconclusive", "underused", "underused"),
+        ({**NOTHING_ALONE, "share": 0.0}, "inconclusive", None, None),
+    ],
+)
+def test_a_weak_reference_decides_what_it_would_decide_were_it_half_as_strong_again(
+    case: dict[str, Any], state: str, at_most: str | None, at_least: str | None
+) -> None:
+    results = [*world({**case, "trained": 0.0}), note("a", "profile quick trains no encoder alone")]
+    found = judged(results)
+    assert (found.verdict, found.at_most, found.at_least) == (state, at_most, at_least)
+    assert (found.missing == "profile quick trains no encoder alone") == (state == "inconclusive")
+    assert_readable(found, results)
+
+
+def note(m: str, text: str) -> Result:
+    """Why no encoder was trained alone; it takes the place of the world's own."""
+    return result("utilisation.reference_trained", m, 0.0, note=text)
+
+
+def test_weak_references_of_others_leave_a_collapse_open_that_is_near_the_limit() -> None:
+    others = {"trained": 0.0}
+    assert judged(world({"ratio": 0.12, "half": 0.0}, others)).verdict == "inconclusive"
+    assert judged(world({"ratio": 0.12, "half": 0.0}, others)).at_most == "underused"
+    assert judged(world({"ratio": 0.09, "half": 0.0}, others)).verdict == "collapsed"
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+def test_next_to_no_credit_is_no_use_however_little_is_due(ratio: float) -> None:
+    little = {"ratio": ratio, "credit": MARGIN * PRIOR - 1e-4}
+    assert judged(world(little)).verdict == "inconclusive"
+    assert "chance" in judged(world(little)).reason
+    assert judged(world({**little, "credit": MARGIN * PRIOR + 1e-4})).verdict == "used"
+
+
+def test_nothing_is_used_by_a_model_that_learned_nothing() -> None:
+    for learned, state in ((LEARNED - 1e-3, "inconclusive"), (LEARNED + 1e-3, "used")):
+        assert judged([*world({"ratio": 1.0}), result("utilisation.learned", None, learned)]).verdict == state
+
+
+def test_the_headline_says_what_is_missing_and_no_more_than_was_judged() -> None:
+    weak = judge([*world({"ratio": 0.5, "trained": 0.0}, {"ratio": 1.0})], ("a", "b"), "accuracy")
+    assert (weak.overall, weak.judged.extent) == ("inconclusive", "partly")
+    assert weak.summary.startswith("Partly judged: what a could give is not known")
+    assert "b" not in weak.judged.missing[0][:2]
+    full = judge(world({"ratio": 1.0}, {"ratio": 1.0}), ("a", "b"), "accuracy")
+    assert (full.summary, full.judged.extent) == ("The model uses every modality.", "fully")
+    less = judge(world({"ratio": 0.17, "half": 0.05}, {"ratio": 1.0}), ("a", "b"), "accuracy")
+    assert (less.overall, less.summary) == ("underused", "The model underuses a.")
+    nothing = {**NOTHING_ALONE, "share": 0.0}
+    none = judge(world(nothing, nothing), ("a", "b"), "accuracy")
+    assert (none.overall, none.judged.extent) == ("inconclusive", "fully")
+    assert "Nothing that was tried" in none.summary
+
+
+def test_a_run_of_one_probe_is_partly_judged() -> None:
+    results = [r for r in world({"ratio": 1.0}, {"ratio": 1.0}) if r.probe == "reliance"]
+    made = judge(results, ("a", "b"), "accuracy")
+    assert (made.overall, made.judged.extent) == ("inconclusive", "partly")
+    assert made.summary.startswith("Partly judged")
+
+
+@pytest.mark.parametrize(("block", "said"), [(0.005, True), (UNREAD * 139.5 + 0.1, False)])
+def test_a_branch_that_the_first_layer_does_not_read_is_told_in_plain_numbers(block: float, said: bool) -> None:
+    more = [
+        result("gradient_rank.block_norm", "a", block),
+        result("gradient_rank.layer_norm", "a", 139.5),
+        result("spectrum.spread", "a", 1.5e-8),
+    ]
+    reason = judged([*world({"ratio": 0.0}), *more]).reason
+    assert ("varies by 1.5e-08" in reason) == ("the fusion does not read it" in reason) == said
+    assert ("lost in the fusion" in reason) != said
+
+
+def test_an_encoder_never_learned_what_the_strongest_readout_finds() -> None:
+    """Whichever readout that is: of the encoder trained alone, or of the raw input."""
+    weak = [r for r in world({"ratio": 0.05, "gain": 0.9}) if not r.name.startswith("prefix_gap.baseline")]
+    assert "never learned it" in judged(weak).reason  # the encoder's readout gains 0.5, the strongest 0.9
+    found = [r for r in world({"ratio": 0.05, "gain": 0.55}) if not r.name.startswith("prefix_gap.baseline")]
+    assert "still holds it" in judged(found).reason

@@ -60,7 +60,7 @@ ALONE = {
     "stats": {"errors"},
     "io": {"errors"},
     "report": {"errors", "io", "stats"},
-    "measures": {"errors", "report", "registry"},
+    "measures": {"errors", "report", "registry", "stats"},
     "gating": {"errors", "io", "report", "config", "stats", "measures"},
     "comparison": {"errors", "io", "report", "stats", "measures"},
     "render": {"errors", "io", "report", "measures", "gating", "comparison"},

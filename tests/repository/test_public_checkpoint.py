@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from collapsekit import Report
+from collapsekit.readouts.strength import TRAINED_ALONE
 
 FOLDER = Path(__file__).parents[2] / "examples" / "public_checkpoint"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -187,8 +188,12 @@ def test_every_command_from_wheel_to_verdict(tmp_path: Path) -> None:
     assert credit is not None
     assert alone is not None
     assert credit.value == pytest.approx(0, abs=1e-6)
-    assert alone.value == pytest.approx(0.68, abs=0.08)
-    assert report.modalities["one_hot"].costs_if_missing["pairs"] == pytest.approx(0.42, abs=0.08)
+    assert alone.value == pytest.approx(0.86, abs=0.05)
+    assert report.modalities["one_hot"].costs_if_missing["pairs"] == pytest.approx(0.45, abs=0.08)
+    reference = report.modalities["one_hot"].reference
+    assert reference is not None
+    assert reference.gains[TRAINED_ALONE] == pytest.approx(0.67, abs=0.1)
+    assert reference.family == "random convolutions"
 
     checked = run(CHECK)
     assert checked.returncode == 0, checked.stderr

@@ -22,7 +22,7 @@ from collapsekit.ext import Cost, CostReport, Preview, estimate_cost
 from collapsekit.interventions.marginal import marginal_samples, shifts
 from collapsekit.probes.geometry import rank_sweep
 from collapsekit.report.cost import COUNTED, CostRow
-from collapsekit.session.timing import peak_bytes
+from collapsekit.session.costs.timing import peak_bytes
 from tests.probes.counting import Counts, counted, differing
 from tests.problems import Late, Problem, make_problem
 

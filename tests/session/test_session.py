@@ -23,7 +23,9 @@ from collapsekit.config.schema import Config
 from collapsekit.diagnosis import check_options, choose_probes, report_on
 from collapsekit.features.examples import Examples, SplitReader
 from collapsekit.features.extraction import Extraction
+from collapsekit.readouts.synergy import JointReadouts
 from collapsekit.report.diagnosis import Report
+from collapsekit.session import readouts
 from collapsekit.session import session as module
 from collapsekit.session.opening import OpenModel, open_model
 from collapsekit.session.session import Session
@@ -183,7 +185,7 @@ def test_each_measurement_is_made_once(
 ) -> None:
     seen: Counter[str] = Counter()
 
-    def counted(name: str) -> None:
+    def counted(module: Any, name: str) -> None:
         real = getattr(module, name)
 
         def call(*args: Any) -> Any:
@@ -192,13 +194,15 @@ def test_each_measurement_is_made_once(
 
         monkeypatch.setattr(module, name, call)
 
-    for name in ("fit_calibration", "fit_readout", "fit_on_recorded", "CoalitionGame"):
-        counted(name)
+    for name in ("fit_calibration", "CoalitionGame"):
+        counted(module, name)
+    counted(JointReadouts, "fit_on_recorded")
+    counted(readouts, "choose_features")
     for _ in range(2):
         assert session.game.calibrated(1) is session.game.calibrated(1)
         assert session.prefixes.keys() == {"image", "audio"}
         session.synergy(OFFSET)
-    assert seen == {"fit_calibration": 1, "fit_readout": 2, "fit_on_recorded": 1, "CoalitionGame": 1}
+    assert seen == {"fit_calibration": 1, "choose_features": 2, "fit_on_recorded": 1, "CoalitionGame": 1}
 
 
 def test_options_of_a_measurement_are_read_in_one_place(session: Session) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats.metrics import accuracy, auroc, balanced_accuracy, macro_auroc, r2
+from collapsekit.stats import metrics
+from collapsekit.stats.metrics import accuracy, auroc, balanced_accuracy, macro_auroc, macro_auroc_left_out, r2
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
 
@@ -55,6 +58,46 @@ def test_macro_auroc_skips_labels_of_one_class() -> None:
     assert macro_auroc(scores, y) == pytest.approx(sk.roc_auc_score(y[:, keep], scores[:, keep]), abs=1e-12)
     with pytest.raises(NumericsError, match="none of 2"):
         macro_auroc(scores[:, 1:3], y[:, 1:3])
+
+
+@QUICK
+@given(seed=st.integers(0, 999), levels=st.sampled_from([1, 3, 1000]), table=st.sampled_from([7, 130, 1 << 20]))
+def test_macro_auroc_without_each_group_is_computing_anew(seed: int, levels: int, table: int) -> None:
+    """In blocks of any width, with ties, groups of unlike sizes, and labels that lose a class with a group."""
+    g = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, levels, (40, 7), generator=g).double()
+    y = torch.rand(40, 7, generator=g) < torch.linspace(0.02, 0.9, 7)
+    groups = (torch.rand(40, generator=g) * 5).floor().long()
+    groups[:5], y[:3, 6], y[3:6, 6] = torch.arange(5), True, False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_TABLE", table)
+        found = macro_auroc_left_out(scores, y, groups)
+    for k in range(-1, 5):
+        kept = groups != k
+        some, labels = scores[kept], y[kept]
+        mixed = [c for c in range(7) if 0 < int(labels[:, c].sum()) < len(labels)]
+        truth = sum(sk.roc_auc_score(labels[:, c], some[:, c]) for c in mixed) / len(mixed)
+        assert float(found[1 + k]) == pytest.approx(truth, abs=1e-12)
+        assert float(found[1 + k]) == macro_auroc(some, labels)
+
+
+def test_macro_auroc_takes_time_linear_in_labels() -> None:
+    """Four times as many labels take about four times as long, by the processor's own clock, and no call a label."""
+    g, groups = torch.Generator().manual_seed(0), torch.arange(200) % 16
+    scores, y = torch.rand(200, 2000, generator=g), torch.rand(200, 2000, generator=g) < 0.3
+
+    def seconds(labels: int) -> float:
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            macro_auroc_left_out(scores[:, :labels], y[:, :labels], groups)
+            times.append(time.process_time() - start)
+        return min(times)
+
+    seconds(20)
+    few, many = seconds(500), seconds(2000)
+    assert many < 10 * few
+    assert many < 1.0  # a loop over labels and groups takes three
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])

@@ -17,7 +17,7 @@ from collapsekit.errors import ConfigError, DataError
 from collapsekit.registry import task_names
 from collapsekit.tasks.base import Task
 from collapsekit.tasks.make import make_task
-from tests.problems import SIZES, Late, make_problem
+from tests.problems import CHEAP, SIZES, Late, make_problem
 
 
 def task(name: str, metric: str | None = None, base: Path = Path(), temperature: float = 0.1) -> Task:
@@ -129,14 +129,75 @@ def test_no_other_constant_beats_the_prior(name: str, seed: int) -> None:
         ("classification", torch.zeros(2), 3, "2 labels for 3 predictions"),
         ("multilabel", torch.zeros(3), 3, r"shape \(3,\)"),
         ("multilabel", torch.full((3, 3), 2), 3, "not all 0 or 1"),
-        ("regression", torch.zeros(3, 2), 3, "2 values an example, the model predicts 3"),
+        ("regression", torch.zeros(3, 2), 3, r"output has shape \(3, 3\), its labels \(3, 2\)"),
         ("regression", torch.tensor([0.0, float("inf"), 1.0]), 1, "label of example 1 of split 'test' is NaN"),
-        ("contrastive", torch.zeros(3), 3, "two embeddings of equal width"),
     ],
 )
 def test_labels_that_do_not_fit(name: str, labels: Tensor, width: int, says: str) -> None:
     with pytest.raises(DataError, match=says):
         task(name).check(labels, rows(3, width), "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "labels", "says"),
+    [
+        (
+            "classification",
+            (3, 8, 40),
+            torch.zeros(3, 8),
+            r"shape \(3, 8, 40\).*one answer for each of 8 positions.*module:f",
+        ),
+        ("classification", (3, 4, 5, 6), torch.zeros(3, 5, 6), "one answer for each of 5 × 6 positions"),
+        ("classification", (3, 8, 40), torch.zeros(3, 8, 40), "task: regression"),
+        ("classification", (3, 8, 40), torch.zeros(3, dtype=torch.long), "several answers an example.*pool them"),
+        (
+            "multilabel",
+            (3, 8, 40),
+            torch.zeros(3, 8, 40, dtype=torch.long),
+            "one answer for each label.*module:function",
+        ),
+        ("multilabel", (3, 8, 40), torch.zeros(3, 320), "several answers an example"),
+        ("contrastive", (3, 3), torch.zeros(3), "two embeddings of equal width"),
+        ("contrastive", (3, 5, 4), torch.zeros(3), r"shape \(3, 5, 4\).*two embeddings of equal width"),
+    ],
+)
+def test_outputs_of_shapes_that_no_task_knows(name: str, shape: tuple[int, ...], labels: Tensor, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        task(name).check(labels, torch.zeros(shape), "test")
+
+
+@pytest.mark.parametrize("name", ["classification", "multilabel"])
+def test_rows_of_numbers_are_not_made_of_other_shapes(name: str) -> None:
+    for call in (task(name).expect, lambda x: task(name).training_loss(x, torch.zeros(len(x), 320))):
+        with pytest.raises(ConfigError, match=r"\(3, 8, 40\)"):
+            call(torch.zeros(3, 8, 40))
+
+
+@pytest.mark.parametrize("extra", [(), (1,), (1, 1)])
+def test_axes_of_size_one_say_nothing(extra: tuple[int, ...]) -> None:
+    one, several = rows(5, *extra), rows(5, 4, *extra)
+    y = torch.arange(5) % 2
+    for name, labels in (("classification", y), ("multilabel", y), ("regression", y)):
+        found = task(name).check(labels, one, "test")
+        flat = task(name).check(labels, one.reshape(5, 1), "test")
+        assert torch.equal(found, flat)
+        assert torch.equal(task(name).expect(one), task(name).expect(one.reshape(5, 1)))
+    for name, labels in (("classification", y), ("multilabel", several > 0), ("regression", several)):
+        found = task(name).check(labels, several, "test")
+        assert torch.equal(task(name).expect(several), task(name).expect(several.reshape(5, 4)))
+        assert float(task(name).training_loss(several, found)) == float(
+            task(name).training_loss(several.reshape(5, 4), found)
+        )
+
+
+def test_values_have_the_shape_of_their_labels() -> None:
+    t, y = task("regression"), rows(6, 2, 3)
+    assert t.check(y, rows(6, 2, 3, seed=1), "test").shape == (6, 6)
+    for shape in ((6, 6), (6, 3, 2), (6, 2)):
+        with pytest.raises(DataError, match="one value for each label"):
+            t.check(y, torch.zeros(shape), "test")
+    with pytest.raises(DataError, match="task: classification"):
+        t.check(torch.arange(6) % 3, rows(6, 3), "test")
 
 
 def test_labels_that_do() -> None:
@@ -222,7 +283,7 @@ QUICK = ("classification", "regression")
     "kind", [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in TASK_KINDS]
 )
 def test_planted_modalities_are_told_apart(kind: str, tmp_path: Path) -> None:
-    """image is used, audio ignored though informative, hum is noise and ignored."""
+    """image is used, audio ignored though informative, hum is noise and ignored; quick tells the first two."""
     problem = make_problem(
         tmp_path, {"image": 5, "audio": 4, "hum": 3}, ignored=["audio", "hum"], noise=["hum"], **TASK_KINDS[kind]
     )
@@ -230,7 +291,7 @@ def test_planted_modalities_are_told_apart(kind: str, tmp_path: Path) -> None:
     assert {m: v.verdict for m, v in report.modalities.items()} == {
         "image": "used",
         "audio": "collapsed",
-        "hum": "uninformative",
+        "hum": "inconclusive",  # as no encoder of it was trained, which might find something
     }
     assert report.verdict == "collapsed"
     due, most = (
@@ -249,6 +310,49 @@ def test_a_model_that_uses_both_is_healthy(tmp_path: Path) -> None:
     report = make_problem(tmp_path, spread=2.0).diagnose(probes=["reliance", "utilisation"])
     assert {v.verdict for v in report.modalities.values()} == {"used"}
     assert report.verdict == "healthy"
+
+
+class Flat(Late):
+    """One number an example, shape (n,)."""
+
+    def forward(self, **x: Tensor) -> Tensor:
+        return super().forward(**x).squeeze(-1)
+
+
+def test_values_without_an_axis_of_their_own_give_the_same_numbers(tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, task="regression", outputs=1, steps=20, spread=2.0)
+    flat = Flat({"image": 5, "audio": 4}, 1)
+    flat.load_state_dict(problem.model.state_dict())
+    probes = ["reliance", "utilisation", "gradient_rank"]
+    options = {**CHEAP, "gradient_rank": {"agop": "outputs"}}
+    plain, squeezed = (problem.diagnose(model=m, probes=probes, options=options) for m in (problem.model, flat))
+    assert [r.value for r in squeezed.results] == [r.value for r in plain.results]
+    assert [r.skipped for r in squeezed.results] == [r.skipped for r in plain.results]
+    assert any(r.probe == "gradient_rank" and r.value is not None for r in squeezed.results)
+    assert squeezed.modalities == plain.modalities
+
+
+class Sequence(Late):
+    """One answer for each of 8 positions."""
+
+    batches = 0
+
+    def forward(self, **x: Tensor) -> Tensor:
+        self.batches += 1
+        return super().forward(**x)[:, None].expand(-1, 8, -1)
+
+
+def test_an_answer_a_position_is_refused_before_other_batches_run(tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, steps=0)
+    problem.saved({k: v[:, None].expand(-1, 8) if "label" in k else v for k, v in problem.arrays.items()})
+    problem.config["data"]["batch_size"] = 4
+    model = Sequence({"image": 5, "audio": 4})
+    with pytest.raises(
+        ConfigError, match=r"shape \(4, 8, 3\).*one answer for each of 8 positions.*task: module:function"
+    ):
+        problem.diagnose(model=model)
+    assert model.batches < 15  # of 40
+    assert ConfigError("").exit_code == 2
 
 
 class TwoTowers(Late):
@@ -277,6 +381,14 @@ def test_contrastive_diagnosis(tmp_path: Path) -> None:
     assert {v.verdict for v in report.modalities.values()} <= {"used", "inconclusive"}
 
 
+def test_embeddings_of_unlike_shapes_are_not_cut_elsewhere(tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, {"image": 5, "audio": 5}, task="contrastive", steps=0)
+    problem.model = TwoTowers({"image": 5, "audio": 5})
+    problem.config |= {"output": ["embeds", "audio"], "head": None}
+    with pytest.raises(ConfigError, match=r"shapes \(160, 12\), \(160, 6\).*of one shape"):
+        problem.diagnose()
+
+
 def test_custom_loss_diagnosis(tmp_path: Path) -> None:
     (tmp_path / "taskt_losses2.py").write_text(LOSSES)
     problem = make_problem(tmp_path, task="regression", outputs=1, ignored=["audio"])
@@ -287,5 +399,12 @@ def test_custom_loss_diagnosis(tmp_path: Path) -> None:
     assert report.subject.task == "taskt_losses2:huber"
     assert report.subject.metric == "negative loss"
     assert report.find("reliance.shapley", "audio").value == 0.0  # type: ignore[union-attr]
-    assert report.modalities["image"].verdict == "used"
-    assert report.modalities["audio"].verdict == "inconclusive"
+    credit, verdict = report.find("reliance.shapley", "image"), report.modalities["image"]
+    assert credit.interval[0] > 0  # type: ignore[union-attr,index]
+    assert {v.verdict for v in report.modalities.values()} == {
+        "inconclusive"
+    }  # what is due is not known for such a loss
+    assert "whether it is used for all it is worth is not known" in verdict.reason
+    assert report.verdict == "inconclusive"
+    assert report.judged is not None
+    assert report.judged.extent == "partly"

@@ -62,6 +62,7 @@ def diagnose(
             "repeatable."
         ),
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Exit 5 where a modality is only partly judged.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would run, and what that costs.")
     ] = False,
@@ -86,7 +87,7 @@ def diagnose(
         world.assert_same(report.to_json(), "results")
         shown.step("writing the report", 0, None)
         written = world.on_main(lambda: write_report(report, output, format_, json_, figures))
-    code, why = judge_exit(report, fail_on or [])
+    code, why = judge_exit(report, fail_on or [], full=full)
 
     def shown_last() -> None:
         if json_:
@@ -189,26 +190,42 @@ def write_report(
     return written
 
 
-def judge_exit(report: Report, fail_on: list[FailOn]) -> tuple[int, str | None]:
+def judge_exit(report: Report, fail_on: list[FailOn], *, full: bool = False) -> tuple[int, str | None]:
     """Return the exit code, and why it is not 0.
 
-    It is 4 (of a user's own probe 2) when an error ended a probe, 1 when a verdict in ``fail_on`` was given, 5 when the
-    evidence does not decide; never a silent pass.
+    Args:
+        report: the diagnosis.
+        fail_on: verdicts that fail.
+        full: whether full judgement is wanted.
+
+    Returns:
+        4 (of a user's own probe 2) when an error ended a probe, 1 when a verdict in ``fail_on`` was given, 5 when the
+        evidence does not decide, or where full judgement is wanted and something is missing; never a silent pass.
     """
     from collapsekit.probes.runner import fault_code
 
     if code := fault_code(report):
         return code, None  # said when it happened, and a warning in the report
     if not fail_on:
-        return 0, None
+        return _judge_extent(report, full=full)
     failing = {f.value for f in fail_on}
     if FailOn.underused in fail_on:  # who does not want too little use wants none still less
         failing.add(FailOn.collapsed.value)
-    met = [m for m, v in report.modalities.items() if v.verdict in failing]
+    each = report.modalities.items()
+    met = [f"{m} is {v.verdict}" for m, v in each if v.verdict in failing]
+    met += [f"{m} is at most {v.at_most}" for m, v in each if v.at_most in failing]
     if met:
-        return 1, f"failed: {', '.join(f'{m} is {report.modalities[m].verdict}' for m in met)} (--fail-on)."
+        return 1, f"failed: {', '.join(met)} (--fail-on)."
     undecided = [m for m, v in report.modalities.items() if v.verdict == "inconclusive"]
     if undecided:
         why = f"error: the evidence does not decide about {', '.join(undecided)}, so this is no pass."
         return NothingEvaluatedError.exit_code, why
-    return 0, None
+    return _judge_extent(report, full=full)
+
+
+def _judge_extent(report: Report, *, full: bool) -> tuple[int, str | None]:
+    """5 where a full judgement is wanted and something is missing."""
+    missing = report.judged.missing if report.judged is not None else ()
+    if not full or not missing:
+        return 0, None
+    return NothingEvaluatedError.exit_code, f"error: partly judged ({'; '.join(missing)}), and --full wants all of it."

@@ -93,7 +93,10 @@ def gate(
         report, code = _diagnosed(subject, chosen, options, output, quiet)
     else:
         _check_plain(options, output, subject)
-    result = decide(report, require=rules, baseline=held, limits=limits, situation=criteria.situation)
+    partial = criteria.allow_partial or settled.gate.allow_partial
+    result = decide(
+        report, require=rules, baseline=held, limits=limits, situation=criteria.situation, allow_partial=partial
+    )
     written = write_files(result, wanted)
     code = code if code and result.outcome != "failed" else result.exit_code
     return Ended(code, lambda: show(result, wanted, [] if quiet else written))

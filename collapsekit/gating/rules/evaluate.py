@@ -58,6 +58,26 @@ def decide_rule(rule: str, report: Report) -> GateCheck:
     )
 
 
+def check_judged(report: Report) -> GateCheck:
+    """Return as a check whether every modality was fully judged: passed, or inconclusive with what is missing."""
+    judged = report.judged
+    if judged is None:
+        state: State = "inconclusive"
+        sentence = "Not decided: the report, as earlier ones, does not say how much could be judged: diagnose again."
+    elif judged.extent == "fully":
+        state, sentence = "passed", "Holds: every modality was fully judged."
+    else:
+        state, sentence = "inconclusive", f"Not decided: partly judged, of {'; '.join(judged.missing)}."
+    return GateCheck(
+        name="fully judged",
+        kind="judged",
+        state=state,
+        sentence=sentence,
+        definition="whether all was there that the verdict of every modality needs; waived by --allow-partial",
+        source="the report's `judged`",
+    )
+
+
 def _value(node: Node, report: Report) -> bool | None:
     """Whether it holds; None where that hangs on what is not there (Kleene's strong logic of three values)."""
     if isinstance(node, Compare):

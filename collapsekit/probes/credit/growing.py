@@ -19,13 +19,14 @@ from collapsekit.errors import CollapsekitError, ConfigError, NumericsError, did
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
-from collapsekit.probes._shared import CONCATENATED, PREFIX_SOURCE, READ_OUT, VIF, RankOptions, estimate
+from collapsekit.probes._shared import CONCATENATED, PREFIX_SOURCE, READ_OUT, VIF, RankOptions, estimate, metric_count
 from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
+from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.linalg.ranks import RANKS, rank_functions, rank_interval, small_n
@@ -49,6 +50,7 @@ PREFIX_LOSS = declare(
         definition="{loss} " + PREFIX,
         source=PREFIX_SOURCE,
         unit=LOSS,
+        bounds="unit",
         better="lower",
         why="it is the task loss",
     )
@@ -59,6 +61,7 @@ VIF_MEAN = declare(
         definition=f"mean over neurons of the {VIF}; {GROWN}",
         source=TABLE_7,
         unit="times",
+        bounds=(1.0, None),
         better="lower",
         why="1 is no redundancy between fused neurons",
     )
@@ -69,6 +72,7 @@ EFFECTIVE_RANK = declare(
         definition=f"rank of the fused representation: {RANKS['effective_rank'][0]}; {GROWN}",
         source=RANKS["effective_rank"][1],
         unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 NUMERICAL_RANK = declare(
@@ -77,6 +81,7 @@ NUMERICAL_RANK = declare(
         definition=f"rank of the fused representation: {RANKS['numerical_rank'][0]}; {GROWN}",
         source=RANKS["numerical_rank"][1],
         unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 LOSS_GROWN = declare(
@@ -85,6 +90,7 @@ LOSS_GROWN = declare(
         definition="{loss} " + OF_SUBSET,
         source="task definition",
         unit=LOSS,
+        bounds="unit",
         better="lower",
         why="it is the task loss",
     )
@@ -95,6 +101,7 @@ METRIC_GROWN = declare(
         definition="{metric} " + OF_SUBSET,
         source="task definition",
         unit=METRIC,
+        bounds="unit",
         better="higher",
         why="task metrics are written so that higher is better",
     )
@@ -298,8 +305,10 @@ def _measure(session: Session, path: _Path, rtol: float) -> _Point:
     task, targets, groups = session.task, features.targets, features.groups
     expected = task.expect(features.outputs)
     point: _Point = {
-        ("loss", None): _with_interval(leave_out_means(task.loss(expected, targets), groups), level),
-        ("metric", None): _with_interval(leave_out_metric(task, expected, targets, groups), level),
+        ("loss", None): _with_interval(leave_out_means(task.loss(expected, targets), groups), level, task.loss_bounds),
+        ("metric", None): _with_interval(
+            leave_out_metric(task, expected, targets, groups), level, task.metric_bounds, metric_count(session)
+        ),
         **_representation(features, rtol, level),
     }
     gaps = []
@@ -309,7 +318,7 @@ def _measure(session: Session, path: _Path, rtol: float) -> _Point:
         except NumericsError as e:
             point["prefix_loss", m] = str(e).rstrip(".")
             continue
-        point["prefix_loss", m] = _with_interval(leave_out_means(each, groups), level)
+        point["prefix_loss", m] = _with_interval(leave_out_means(each, groups), level, task.loss_bounds)
         if m in path.alone:
             gaps.append(each - task.loss(path.alone[m].expected, targets))
     if gaps:
@@ -352,9 +361,11 @@ def _rtol(session: Session) -> float:
     return session.options_of("spectrum", RankOptions).rtol
 
 
-def _with_interval(values: Tensor, level: float) -> tuple[float, float, float]:
+def _with_interval(
+    values: Tensor, level: float, bounds: Bounds = UNBOUNDED, count: float | None = None
+) -> tuple[float, float, float]:
     """A statistic from itself and its leave-out values (1 + G,)."""
-    value, span = estimate(values, level)
+    value, span = estimate(values, level, bounds, count)
     return value, *span
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from collapsekit.measures import LOSS, METRIC, Measure, declare
-from collapsekit.probes._shared import PREFIX_SOURCE, READ_OUT, estimate
+from collapsekit.probes._shared import PREFIX_SOURCE, READ_OUT, estimate, metric_count
 from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.readouts.unimodal import UnimodalOptions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.scoring import leave_out_metric
@@ -27,6 +27,7 @@ PREFIX_METRIC = declare(
         definition="{metric} " + PREFIX_IS,
         source=PREFIX_SOURCE,
         unit=METRIC,
+        bounds="unit",
         better="higher",
         why="task metrics are written so that higher is better",
         figure="bars",
@@ -38,6 +39,7 @@ PREFIX_LOSS = declare(
         definition="{loss} " + PREFIX_IS,
         source=PREFIX_SOURCE,
         unit=LOSS,
+        bounds="unit",
         better="lower",
         why="it is the task loss",
     )
@@ -48,6 +50,7 @@ BASELINE_METRIC = declare(
         definition="{metric} " + BASELINE_IS,
         source=PREFIX_SOURCE,
         unit=METRIC,
+        bounds="unit",
         cannot="it is of an encoder trained alone, so it says nothing of the model",
         figure="bars",
     )
@@ -58,6 +61,7 @@ BASELINE_LOSS = declare(
         definition="{loss} " + BASELINE_IS,
         source=PREFIX_SOURCE,
         unit=LOSS,
+        bounds="unit",
         cannot="it is of an encoder trained alone, so it says nothing of the model",
     )
 )
@@ -127,5 +131,6 @@ def _pair(
     metric = leave_out_metric(task, readout.expected, features.targets, features.groups)
     chosen = "; ".join(filter(None, [f"penalty chosen: {readout.l2:g}", note]))
     for measure, values in zip(measures, (loss, metric), strict=True):
-        value, span = estimate(values, session.level)
-        yield measure.fill(task).result(value, span, modality=modality, note=chosen)
+        quantity = measure.fill(task)
+        value, span = estimate(values, session.level, quantity.bounds, metric_count(session))
+        yield quantity.result(value, span, modality=modality, note=chosen)

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from collapsekit.games.coalitions import EXACT_UP_TO, CoalitionGame, GameOptions
 from collapsekit.measures import LOSS, METRIC, Measure, declare
-from collapsekit.probes._shared import banded_curve, credit_interval, estimate
+from collapsekit.probes._shared import banded_curve, credit_interval, estimate, metric_count
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 
 REMOVED = "absent modalities taken together from other examples, the expectation averaged over {draws} of them"
@@ -31,6 +31,7 @@ FULL_METRIC = declare(
         definition="{metric} of the model as it is",
         source="task definition",
         unit=METRIC,
+        bounds="unit",
         better="higher",
         why="task metrics are written so that higher is better",
         headline="each",
@@ -42,16 +43,19 @@ FULL_LOSS = declare(
         definition="{loss} of the model as it is",
         source="task definition",
         unit=LOSS,
+        bounds="unit",
         better="lower",
         why="it is the task loss",
         headline="each",
     )
 )
 EMPTY_METRIC = declare(
-    Measure("reliance.empty_metric", definition="{metric} " + EMPTY_IS, source="task definition", unit=METRIC)
+    Measure(
+        "reliance.empty_metric", definition="{metric} " + EMPTY_IS, source="task definition", unit=METRIC, bounds="unit"
+    )
 )
 EMPTY_LOSS = declare(
-    Measure("reliance.empty_loss", definition="{loss} " + EMPTY_IS, source="task definition", unit=LOSS)
+    Measure("reliance.empty_loss", definition="{loss} " + EMPTY_IS, source="task definition", unit=LOSS, bounds="unit")
 )
 SHAPLEY = declare(
     Measure(
@@ -59,6 +63,7 @@ SHAPLEY = declare(
         definition=SHAPLEY_IS + "{loss}; " + REMOVED,
         source=SAGE,
         unit=LOSS,
+        bounds="difference",
         headline="each",
         cannot="credit that one modality gains another loses, so no credit is better than another",
         figure="bars",
@@ -70,6 +75,7 @@ SHAPLEY_METRIC = declare(
         definition=SHAPLEY_IS + "{metric}; " + REMOVED,
         source=SAGE,
         unit=METRIC,
+        bounds="difference",
         cannot="credit that one modality gains another loses, so no credit is better than another",
         figure="bars",
     )
@@ -80,6 +86,7 @@ LEAVE_ONE_OUT = declare(
         definition=WITHOUT_IS + "({loss}); " + REMOVED,
         source=PERCEPTUAL,
         unit=LOSS,
+        bounds="difference",
         cannot="a modality whose content others repeat costs nothing, however much it is used",
         figure="bars",
     )
@@ -90,15 +97,30 @@ LEAVE_ONE_OUT_METRIC = declare(
         definition=WITHOUT_IS + "({metric}); " + REMOVED,
         source=PERCEPTUAL,
         unit=METRIC,
+        bounds="difference",
         cannot="a modality whose content others repeat costs nothing, however much it is used",
         figure="bars",
     )
 )
 SUBSETS = declare(
-    Measure("reliance.subsets", definition="{loss} " + ALONE_IS, source=SAGE_2, unit=LOSS, side_by_side=True)
+    Measure(
+        "reliance.subsets",
+        definition="{loss} " + ALONE_IS,
+        source=SAGE_2,
+        unit=LOSS,
+        bounds="unit",
+        side_by_side=True,
+    )
 )
 SUBSETS_METRIC = declare(
-    Measure("reliance.subsets_metric", definition="{metric} " + ALONE_IS, source=SAGE_2, unit=METRIC, side_by_side=True)
+    Measure(
+        "reliance.subsets_metric",
+        definition="{metric} " + ALONE_IS,
+        source=SAGE_2,
+        unit=METRIC,
+        bounds="unit",
+        side_by_side=True,
+    )
 )
 
 
@@ -134,7 +156,7 @@ def run(session: Session) -> Iterator[Result]:
         and what leaving it out costs, each of loss and of metric; and loss and metric over the subsets.
     """
     game = session.game
-    yield from _ends_of_the_game(game, session.level)
+    yield from _ends_of_the_game(session, game)
     task, draws = session.task, len(game.donors)
     kinds: tuple[tuple[Callable[[int], Tensor], Measure, Measure], ...] = (
         (lambda mask: -game.value(mask).loss, SHAPLEY, LEAVE_ONE_OUT),
@@ -144,18 +166,22 @@ def run(session: Session) -> Iterator[Result]:
     for worth, shapley, without in kinds:
         credit, error = session.shapley_values(worth)
         for i, modality in enumerate(session.modalities):
-            span = credit_interval(credit[i], float(error[i, 0]), session.level)
-            yield shapley.fill(task, exact=exact, draws=draws).result(float(credit[i, 0]), span, modality=modality)
-            value, span = estimate(worth(game.full) - worth(game.full & ~(1 << i)), session.level)
-            yield without.fill(task, draws=draws).result(value, span, modality=modality)
-    yield from _subsets(game, session.level)
+            quantity = shapley.fill(task, exact=exact, draws=draws)
+            span = credit_interval(credit[i], float(error[i, 0]), session.level, quantity.bounds)
+            yield quantity.result(float(credit[i, 0]), span, modality=modality)
+            quantity = without.fill(task, draws=draws)
+            value, span = estimate(worth(game.full) - worth(game.full & ~(1 << i)), session.level, quantity.bounds)
+            yield quantity.result(value, span, modality=modality)
+    yield from _subsets(session, game)
 
 
-def _ends_of_the_game(game: CoalitionGame, level: float) -> Iterator[Result]:
+def _ends_of_the_game(session: Session, game: CoalitionGame) -> Iterator[Result]:
+    count = metric_count(session)
     for mask, of_loss, of_metric in ((game.full, FULL_LOSS, FULL_METRIC), (0, EMPTY_LOSS, EMPTY_METRIC)):
         worth = game.value(mask)
         for measure, values in ((of_loss, worth.loss), (of_metric, worth.metric)):
-            yield measure.fill(game.adapter.task, draws=len(game.donors)).result(*estimate(values, level))
+            quantity = measure.fill(session.task, draws=len(game.donors))
+            yield quantity.result(*estimate(values, session.level, quantity.bounds, count))
 
 
 def _listed(size: int) -> list[int]:
@@ -164,8 +190,8 @@ def _listed(size: int) -> list[int]:
     return [0, *alone, *(full & ~a for a in alone), full]
 
 
-def _subsets(game: CoalitionGame, level: float) -> Iterator[Result]:
-    size = game.size
+def _subsets(session: Session, game: CoalitionGame) -> Iterator[Result]:
+    size, count = game.size, metric_count(session)
     if game.exact:
         masks = sorted(range(1 << size), key=lambda mask: (bin(mask).count("1"), mask))
         note = None
@@ -177,6 +203,7 @@ def _subsets(game: CoalitionGame, level: float) -> Iterator[Result]:
         (SUBSETS, torch.stack([game.value(mask).loss for mask in masks])),
         (SUBSETS_METRIC, torch.stack([game.value(mask).metric for mask in masks])),
     ):
-        quantity = measure.fill(game.adapter.task, draws=len(game.donors))
-        curve = banded_curve(labels, values, "modalities present", str(quantity.unit), level)
+        quantity = measure.fill(session.task, draws=len(game.donors))
+        unit, bounds = str(quantity.unit), quantity.bounds
+        curve = banded_curve(labels, values, "modalities present", unit, session.level, bounds, count)
         yield quantity.curve(curve, note=note)

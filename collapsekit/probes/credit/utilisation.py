@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
-from collapsekit.games.balanced_reference import BalancedReference, make_reference
+from collapsekit.games.balanced_reference import BalancedReference
 from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
-from collapsekit.probes._shared import credit_interval, estimate
-from collapsekit.readouts.linear import UnimodalReadout, raw_input_readout, says_little
+from collapsekit.probes._shared import credit_interval, estimate, metric_count
+from collapsekit.readouts.raw import ReadoutOptions
+from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.registry import probe
-from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.report.diagnosis import Curve, Result
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import ratio_interval
 from collapsekit.stats.inference.quantiles import normal
@@ -25,9 +26,10 @@ from collapsekit.stats.use import FLOOR, floor_of
 from collapsekit.tasks.scoring import leave_out_metric
 
 BALANCED = (
-    "balanced reference: late fusion of every modality's best unimodal readout, each calibrated and their evidence added "
+    "balanced reference: late fusion of every modality's best unimodal readout, of encoders or of raw inputs, each "
+    "calibrated and their evidence added "
     "in log-probability (or value) space with one weight fitted on held-out examples, and, where a network on all "
-    "encoders' features finds it on held-out examples, what modalities say only together; "
+    "encoders' features or raw inputs finds it on held-out examples, what modalities say only together; "
     "absent modalities taken from the same other examples as in the model"
 )
 SURE = (
@@ -37,9 +39,7 @@ CAP = 2.0  # ratios above are given as this: how many times more than its due is
 LEAST = 0.1  # part of what it gains alone that a modality is due at least, however clearly another says the same
 DUE = f"Shapley credit in the balanced reference, at least {LEAST:g} of what the modality's readout gains alone"
 FEWEST = 20  # examples to fit on, held out, and diagnosed
-WEAK = 0.05  # share of the prior loss under which a modality's gain alone makes us look for what it says jointly
 SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 (SAGE)"
-RAW = "raw inputs are read out only where an encoder was not trained alone and its features say next to nothing"
 
 DUE_IS = f"due: {DUE}; {BALANCED}"
 ADDED = (
@@ -49,8 +49,8 @@ ADDED = (
 TOGETHER = declare(
     Measure(
         "utilisation.joint_gain",
-        definition="loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' features "
-        "and their pairwise products, fitted beside that sum",
+        definition="loss of the sum of unimodal evidence minus loss with a network added that reads all encoders' "
+        "features or raw inputs and their pairwise products, fitted beside that sum",
         source=SOURCE,
         unit=LOSS,
     )
@@ -61,6 +61,7 @@ PRIOR_LOSS = declare(
         definition="loss of the best constant prediction: the most any readout can gain",
         source=SOURCE,
         unit=LOSS,
+        bounds="unit",
     )
 )
 CREDIT = declare(
@@ -92,6 +93,7 @@ RATIO = declare(
         "theorem",
         source=SOURCE,
         unit="ratio",
+        bounds=(0.0, 2.0),
     )
 )
 SCORE = declare(
@@ -101,6 +103,7 @@ SCORE = declare(
         f"prior loss, so that what is due nothing is not ignored; {BALANCED}; by Fieller's theorem",
         source=SOURCE,
         unit="score",
+        bounds=(0.0, 1.0),
         better="lower",
         why="0 is fully used, 1 is fully ignored",
     )
@@ -121,8 +124,56 @@ ALONE_METRIC = declare(
         definition="{metric} of that readout",
         source=SOURCE,
         unit=METRIC,
+        bounds="unit",
         better="higher",
         why="task metrics are written so that higher is better",
+    )
+)
+DUE_AT_MOST = declare(
+    Measure(
+        "utilisation.due_at_most",
+        definition="what the modality would be due if it said everything: Shapley credit with no loss left in every subset "
+        "that holds it, and the loss of the balanced reference in every other",
+        source=SOURCE,
+        unit=LOSS,
+    )
+)
+LEARNED = declare(
+    Measure(
+        "utilisation.learned",
+        definition="share of the loss of the best constant prediction that the model gains: as it is, or drawn toward the "
+        "prior where it is surer than it is right",
+        source=SOURCE,
+        unit="share",
+    )
+)
+STRENGTH = declare(
+    Measure(
+        "utilisation.strength",
+        definition="gain of the readout that the due is read from over the largest gain of any that was tried, on held-out "
+        "examples; curve: the gain of each family as a share of the loss of the best constant, the one that is used first",
+        source=SOURCE,
+        unit="share",
+        cannot="it is beside what was tried: a readout that nobody tried may be stronger",
+    )
+)
+TRAINED = declare(
+    Measure(
+        "utilisation.reference_trained",
+        definition="1 where the modality's encoder was also trained alone until its held-out loss fell no more, or has no "
+        "weights to train and raw inputs were read out, or where nothing beats the user's own predictions, else 0: a "
+        "stronger reference might find more",
+        source=SOURCE,
+        unit="0 or 1",
+    )
+)
+INDEPENDENT = declare(
+    Measure(
+        "utilisation.reference_independent",
+        definition="1 where readouts of the modality's raw inputs were tried too, which no encoder can hide anything from, "
+        "else 0",
+        source=SOURCE,
+        unit="0 or 1",
     )
 )
 COSTS_NOW = declare(
@@ -131,6 +182,7 @@ COSTS_NOW = declare(
         definition=ADDED,
         source=SOURCE,
         unit=METRIC,
+        bounds="difference",
         better="lower",
         why="it is what the model loses of the task metric today",
     )
@@ -141,10 +193,15 @@ COSTS_IF_MISSING = declare(
         definition=f"{ADDED}; the other modality absent from the model's prediction",
         source=SOURCE,
         unit=METRIC,
+        bounds="difference",
         better="lower",
         why="it is what the model loses of the task metric without the other modality",
     )
 )
+
+
+class UtilisationOptions(ReadoutOptions):
+    """Options of the utilisation probe."""
 
 
 def estimate_cost(preview: Preview) -> Cost:
@@ -152,8 +209,7 @@ def estimate_cost(preview: Preview) -> Cost:
     together."""
     cost, at = preview.fit_split(), preview.fit_sizes
     _need_enough({"to fit on": at.fit, "held out": at.choose, "diagnosed": preview.size})
-    cost += preview.trained_alone() + preview.prefixes() + preview.synergy() + preview.synergy_on_encoders()
-    cost += Cost(heads=len(preview.modalities)).at_most(RAW)
+    cost += preview.balanced_reference()
     cost += preview.coalitions(preview.shapley_masks, calibrated=True)
     cost += preview.coalitions([preview.full, *preview.without_one])
     return cost + preview.coalitions([preview.full, *preview.without_one], split=at.held)
@@ -170,6 +226,7 @@ def estimate_cost(preview: Preview) -> Cost:
         "what modalities say only together is found by a small network on few examples or not at all; a readout too weak "
         "for a modality makes it look uninformative"
     ),
+    options=UtilisationOptions,
     trains="models",
     cost=estimate_cost,
 )
@@ -184,17 +241,17 @@ def run(session: Session) -> Iterator[Result]:
         credit, their ratio and score, what its readout gains alone, and what adding it to the model gains.
     """
     _check_size(session)
-    readouts, evidence = _best_readouts(session)
-    game = session.game
-    reference = make_reference(session.adapter, session.features, readouts, game.donors)
-    reference, gained = _with_joint(session, reference)
-    yield gained
+    strengths = {m: session.reference(m) for m in session.modalities}
+    game, reference = session.game, session.balanced_reference.whole
+    yield _gained_together(session)
     ours, ours_error = session.shapley_values(lambda k: -game.calibrated(k).loss)
     theirs, theirs_error = session.shapley_values(lambda k: -reference.value(k).loss)
     task, prior, level = session.task, reference.constant().loss, session.level
     yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, level)
+    yield _with_interval(LEARNED.fill(), None, None, 1 - _loss_of_model(session) / prior, level)
     for i, m in enumerate(session.modalities):
-        note = evidence[m]
+        yield from _strength(m, strengths[m])
+        note = f"readout: {strengths[m].read}"
         gain = prior - reference.alone(m).loss
         credit, due = ours[i], torch.maximum(theirs[i], LEAST * gain)
         errors = float(ours_error[i, 0]), float(theirs_error[i, 0])
@@ -202,11 +259,42 @@ def run(session: Session) -> Iterator[Result]:
         yield CREDIT.fill(task).result(float(credit[0]), span, modality=m)
         yield _share(m, credit, torch.maximum(ours.sum(0), theirs.sum(0)), errors[0], level)
         yield _with_interval(REFERENCE_CREDIT.fill(task), m, note, due, level, errors[1])
+        most = torch.maximum(_due_at_most(session, reference, i), LEAST * gain)
+        yield _with_interval(DUE_AT_MOST.fill(task), m, None, most, level)
         yield _ratio(m, note, credit, due, errors, level)
         yield _score(m, note, credit, due, errors, float(prior[0]), level)
         yield _with_interval(ALONE_GAIN.fill(task), m, note, gain, level)
-        yield _with_interval(ALONE_METRIC.fill(task), m, note, reference.alone(m).metric, level)
+        metric = reference.alone(m).metric
+        yield _with_interval(ALONE_METRIC.fill(task), m, note, metric, level, count=metric_count(session))
         yield from _costs(m, session, reference, game)
+
+
+def _loss_of_model(session: Session) -> Tensor:
+    """Loss of the model on all modalities, (1 + G,): drawn toward the prior where that lowers it on held-out examples, never
+    away from it, or the noise of a network that has learned nothing would count as much as what another has learned."""
+    game, calibration = session.game, session.calibration
+    surer = calibration is not None and calibration.factor < 1
+    return (game.calibrated(game.full) if surer else game.value(game.full)).loss
+
+
+def _due_at_most(session: Session, reference: BalancedReference, i: int) -> Tensor:
+    """What modality ``i`` would be due if it said everything, (1 + G,)."""
+    none_left = torch.zeros_like(reference.constant().loss)
+    credit, _ = session.shapley_values(lambda k: none_left if k >> i & 1 else -reference.value(k).loss)
+    return credit[i]
+
+
+def _strength(modality: str, strength: ReferenceStrength) -> Iterator[Result]:
+    """How strong the readout is that the due is read from, and what it was held against."""
+    curve = Curve(
+        x=tuple(strength.gains),
+        y=tuple(strength.gains.values()),
+        x_label="readout",
+        y_label="held-out gain (share of the prior loss)",
+    )
+    yield STRENGTH.fill().result(strength.strength, curve=curve, modality=modality, note=strength.read)
+    yield TRAINED.result(float(strength.trained_alone), modality=modality, note=strength.why_not)
+    yield INDEPENDENT.result(float(strength.independent), modality=modality)
 
 
 def _check_size(session: Session) -> None:
@@ -222,24 +310,14 @@ def _need_enough(counts: dict[str, int]) -> None:
         raise NumericsError(f"a reference needs at least {FEWEST} examples, found {n} {what}: use more")
 
 
-def _with_joint(session: Session, reference: BalancedReference) -> tuple[BalancedReference, Result]:
-    """The reference with what modalities say only together, and what that gains. Encoders are trained for it only
-    where a modality says next to nothing alone."""
-    most = reference.constant().loss[0]
-    weak = [m for m in session.modalities if float(most - reference.alone(m).loss[0]) < WEAK * float(most)]
-    joint = session.synergy(reference.offset())
-    more = reference.together(joint)
-    if weak:
-        trained = session.synergy_on_encoders(reference.offset())
-        if trained is not None and trained.loss < joint.loss:
-            joint, more = trained, reference.together(trained)
-    together = TOGETHER.fill(session.task)
-    if more.joint is None:
-        reason = "on held-out examples it adds no more than chance to the sum of unimodal evidence"
-        return reference, together.skipped(reason)
+def _gained_together(session: Session) -> Result:
+    """What modalities say only together gains beside the sum of what each says alone."""
+    found, together = session.balanced_reference, TOGETHER.fill(session.task)
+    if found.described is None:
+        return together.skipped("on held-out examples it adds no more than chance to the sum of unimodal evidence")
     full = (1 << len(session.modalities)) - 1
-    value, span = estimate(reference.value(full).loss - more.value(full).loss, session.level)
-    return more, together.result(value, span, note=joint.described)
+    value, span = estimate(found.summed.value(full).loss - found.whole.value(full).loss, session.level)
+    return together.result(value, span, note=found.described)
 
 
 def _with_interval(
@@ -251,9 +329,11 @@ def _with_interval(
     error: float = 0.0,
     *,
     versus: str | None = None,
+    count: float | None = None,
 ) -> Result:
-    """A value and its leave-out values (1 + G,) as a result; ``error``: standard error of sampled orders."""
-    span = credit_interval(values, error, level)
+    """A value and its leave-out values (1 + G,) as a result; ``error``: standard error of sampled orders; ``count``: of
+    the independent examples behind a metric."""
+    span = credit_interval(values, error, level, quantity.bounds, count)
     return quantity.result(float(values[0]), span, modality=modality, versus=versus, note=note)
 
 
@@ -299,33 +379,6 @@ def _quotient(
     extra = normal(0.5 + level / 2) * math.hypot(errors[0], value * errors[1]) / b
     low, high = min(low, value), max(high, value)
     return value, max(0.0, value - math.hypot(value - low, extra)), min(cap, value + math.hypot(high - value, extra))
-
-
-def _best_readouts(session: Session) -> tuple[dict[str, UnimodalReadout], dict[str, str]]:
-    """Per modality the better, on held-out examples, of the prefix and the encoder trained alone; and which. Where no
-    encoder could be trained and the prefix says next to nothing, which a dead encoder's does, of the raw inputs too."""
-    adapter, features, made = session.adapter, session.features, session.trained_alone
-    chosen, evidence = {}, {}
-    for m in session.modalities:
-        chosen[m] = session.prefix(m)
-        evidence[m] = "readout: linear evaluation of the checkpoint's own encoder"
-        if made is not None and m in made.trained:
-            evidence[m] += ", better on held-out examples than the encoder trained alone"
-            if made.trained[m].validation_loss < chosen[m].validation_loss:
-                chosen[m] = made.trained[m]
-                evidence[m] = f"readout: the encoder trained alone ({made.described[m]})"
-        elif made is not None:
-            evidence[m] += f" (no encoder trained alone: {made.skipped[m]})"
-        else:
-            evidence[m] += " (profile quick trains no encoders)"
-        if (made is None or m not in made.trained) and says_little(adapter, features, chosen[m], WEAK):
-            inputs = raw_input_readout(adapter, features, m)
-            if inputs is not None and inputs.validation_loss < chosen[m].validation_loss:
-                chosen[m], evidence[m] = (
-                    inputs,
-                    "readout: linear evaluation of the raw inputs; the encoder's features say less",
-                )
-    return chosen, evidence
 
 
 def _costs(modality: str, session: Session, reference: BalancedReference, game: CoalitionGame) -> Iterator[Result]:

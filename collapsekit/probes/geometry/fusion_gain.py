@@ -17,7 +17,7 @@ from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import reads_features
+from collapsekit.session.costs.cost import reads_features
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means

@@ -25,16 +25,17 @@ from collapsekit.probes._shared import (
     SCALED,
     SweepOptions,
     cost_of_swept,
+    estimate,
+    metric_count,
     swept_modalities,
 )
 from collapsekit.readouts.fit import Recipe, rows_of
 from collapsekit.readouts.fit_stacked import retrained_fusions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.linalg.cka import sides_leave_out
 from collapsekit.stats.linalg.ranks import RANKS, rank_functions, rank_interval, small_n
@@ -58,6 +59,7 @@ EFFECTIVE_RANK = declare(
         definition=RANKS["effective_rank"][0] + "; {how}",
         source=RANKS["effective_rank"][1],
         unit="dimensions",
+        bounds=(0.0, None),
         title="Effective rank as a modality is upweighted (β)",
         figure="lines",
         side_by_side=True,
@@ -69,6 +71,7 @@ NUMERICAL_RANK = declare(
         definition=RANKS["numerical_rank"][0] + "; {how}",
         source=RANKS["numerical_rank"][1],
         unit="dimensions",
+        bounds=(0.0, None),
         title="Numerical rank as a modality is upweighted (β)",
         figure="lines",
         side_by_side=True,
@@ -80,6 +83,7 @@ STABLE_RANK = declare(
         definition=RANKS["stable_rank"][0] + "; {how}",
         source=RANKS["stable_rank"][1],
         unit="dimensions",
+        bounds=(0.0, None),
         side_by_side=True,
     )
 )
@@ -89,11 +93,20 @@ PARTICIPATION_RATIO = declare(
         definition=RANKS["participation_ratio"][0] + "; {how}",
         source=RANKS["participation_ratio"][1],
         unit="dimensions",
+        bounds=(0.0, None),
         side_by_side=True,
     )
 )
 LOSS_OVER_BETA = declare(
-    Measure("rank_sweep.loss", definition="{loss}; {how}", source=PAPER, unit=LOSS, figure="lines", side_by_side=True)
+    Measure(
+        "rank_sweep.loss",
+        definition="{loss}; {how}",
+        source=PAPER,
+        unit=LOSS,
+        bounds="unit",
+        figure="lines",
+        side_by_side=True,
+    )
 )
 METRIC_OVER_BETA = declare(
     Measure(
@@ -101,6 +114,7 @@ METRIC_OVER_BETA = declare(
         definition="{metric}; {how}",
         source=PAPER,
         unit=METRIC,
+        bounds="unit",
         title="Task metric as a modality is upweighted (β)",
         figure="lines",
         side_by_side=True,
@@ -108,7 +122,13 @@ METRIC_OVER_BETA = declare(
 )
 CKA_OVER_BETA = declare(
     Measure(
-        "rank_sweep.cka", definition=CKA + "; {how}", source=CKA_SOURCE, unit="CKA", figure="lines", side_by_side=True
+        "rank_sweep.cka",
+        definition=CKA + "; {how}",
+        source=CKA_SOURCE,
+        unit="CKA",
+        bounds=(-1.0, 1.0),
+        figure="lines",
+        side_by_side=True,
     )
 )
 UNIMODAL_RANK = declare(
@@ -117,6 +137,7 @@ UNIMODAL_RANK = declare(
         definition=RANKS["numerical_rank"][0] + ", {how}",
         source=UNIMODAL_SOURCE,
         unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 CRITICAL_BETA = declare(Measure("rank_sweep.critical_beta", definition=CROSSING, source=UNIMODAL_SOURCE, unit="β"))
@@ -200,7 +221,7 @@ def _sweep(session: Session, modality: str, options: RankSweepOptions) -> Iterat
         points.append(_measure(task, features, prediction, options))
         session.progress.step(f"β sweep of {modality}", i + 1, len(options.betas))
     how = SCALED if options.mode == "scale" else TRAINED
-    make = partial(_curve, features, modality, points, options, session.level)
+    make = partial(_curve, session, modality, points, options)
     for name, measure in OF_RANK.items():
         yield make(name, None, measure.fill(rtol=options.rtol, how=how))
     yield make("loss", None, LOSS_OVER_BETA.fill(task, how=how))
@@ -257,17 +278,16 @@ def _measure(task: Task, features: Features, result: Prediction, options: RankSw
 
 
 def _curve(
-    features: Features,
+    session: Session,
     modality: str,
     points: list[_Point],
     options: RankSweepOptions,
-    level: float,
     name: str,
     versus: str | None,
     quantity: Quantity,
 ) -> Result:
     """One number over the values of β at which it could be had."""
-    n, d = features.fused.shape
+    (n, d), level = session.features.fused.shape, session.level
     found = [(beta, p[name, versus]) for beta, p in zip(options.betas, points, strict=True) if (name, versus) in p]
     if not found:
         reason = "the fused representation or the features are constant or not finite at every β"
@@ -275,7 +295,9 @@ def _curve(
     if name in RANKS:
         ends = [rank_interval(full, out, d, level) for _, (full, out) in found]
     else:
-        ends = [interval(full, out, level) for _, (full, out) in found]
+        count = metric_count(session) if name == "metric" else None
+        values = (torch.tensor([full, *out], dtype=torch.float64) for _, (full, out) in found)
+        ends = [estimate(v, level, quantity.bounds, count)[1] for v in values]
     had = [beta for beta, _ in found]
     lost = [f"{beta:g}" for beta in options.betas if beta not in had]
     notes = [small_n(n, d) if name in RANKS else None]

@@ -18,13 +18,13 @@ from collapsekit.features.features import Features
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.replay import predict_many
 from collapsekit.measures import Measure, declare
-from collapsekit.probes._shared import CKA_SOURCE, SCALED, SweepOptions, cost_of_swept, swept_modalities
+from collapsekit.probes._shared import CKA_SOURCE, SCALED, SweepOptions, cost_of_swept, estimate, swept_modalities
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.inference.jackknife import interval
+from collapsekit.stats.inference.bounds import Bounds
 from collapsekit.stats.linalg.cka import sides_leave_out
 from collapsekit.stats.linalg.procrustes import procrustes_leave_out, procrustes_null
 
@@ -45,11 +45,17 @@ SCALE_ONLY = (
     "the features, not of what a fusion does with them"
 )
 
-CKA_OF = declare(Measure("similarity.cka", definition=CKA, source=CKA_SOURCE, unit="CKA"))
-ALIGNED = declare(Measure("similarity.procrustes", definition=PROCRUSTES, source=PROCRUSTES_SOURCE, unit="cosine"))
+CKA_OF = declare(Measure("similarity.cka", definition=CKA, source=CKA_SOURCE, unit="CKA", bounds=(-1.0, 1.0)))
+ALIGNED = declare(
+    Measure("similarity.procrustes", definition=PROCRUSTES, source=PROCRUSTES_SOURCE, unit="cosine", bounds=(-1.0, 1.0))
+)
 ALIGNED_BY_CHANCE = declare(
     Measure(
-        "similarity.procrustes_null", definition=f"{PROCRUSTES}; {NULL}", source="row-permutation null", unit="cosine"
+        "similarity.procrustes_null",
+        definition=f"{PROCRUSTES}; {NULL}",
+        source="row-permutation null",
+        unit="cosine",
+        bounds=(-1.0, 1.0),
     )
 )
 SWEEP = declare(
@@ -58,6 +64,7 @@ SWEEP = declare(
         definition=f"{PROCRUSTES.format(other=FUSED)}; {SCALED}",
         source=SWEEP_SOURCE,
         unit="cosine",
+        bounds=(-1.0, 1.0),
     )
 )
 
@@ -150,8 +157,7 @@ def _compared(session: Session, one: str, two: str | None, other: str, orders: l
 
 def _estimate(full: float, out: list[float], level: float) -> tuple[float, tuple[float, float]]:
     """Value and jackknife interval of a similarity, within the -1 to 1 that it can be."""
-    low, high = interval(full, out, level)
-    return full, (max(-1.0, low), min(1.0, high))
+    return estimate(torch.tensor([full, *out], dtype=torch.float64), level, Bounds(-1.0, 1.0))
 
 
 def _alignable(x: Tensor, y: Tensor, options: SimilarityOptions) -> None:

@@ -15,10 +15,12 @@ from collapsekit.measures import Measure, declare
 from collapsekit.probes._shared import CONCATENATED, RankOptions
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import reads_features
+from collapsekit.session.costs.cost import reads_features
 from collapsekit.session.session import Session
+from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg import spectrum as st
 from collapsekit.stats.linalg.ranks import CENTRED, RANKS, rank_functions, rank_interval, small_n
+from collapsekit.stats.linalg.spread import spread
 
 EFFECTIVE_RANK = declare(
     Measure(
@@ -26,6 +28,7 @@ EFFECTIVE_RANK = declare(
         definition=RANKS["effective_rank"][0],
         source=RANKS["effective_rank"][1],
         unit="dimensions",
+        bounds=(0.0, None),
         headline="whole",
     )
 )
@@ -35,12 +38,17 @@ NUMERICAL_RANK = declare(
         definition=RANKS["numerical_rank"][0],
         source=RANKS["numerical_rank"][1],
         unit="dimensions",
+        bounds=(0.0, None),
         headline="whole",
     )
 )
 STABLE_RANK = declare(
     Measure(
-        "spectrum.stable_rank", definition=RANKS["stable_rank"][0], source=RANKS["stable_rank"][1], unit="dimensions"
+        "spectrum.stable_rank",
+        definition=RANKS["stable_rank"][0],
+        source=RANKS["stable_rank"][1],
+        unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 PARTICIPATION_RATIO = declare(
@@ -49,6 +57,7 @@ PARTICIPATION_RATIO = declare(
         definition=RANKS["participation_ratio"][0],
         source=RANKS["participation_ratio"][1],
         unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 EIGENVALUES = declare(
@@ -66,6 +75,15 @@ NULL_EFFECTIVE_RANK = declare(
         definition=f"effective rank after permuting every column by itself {CENTRED}: its value without correlation",
         source="column-permutation null, after Buja & Eyuboglu 1992",
         unit="dimensions",
+    )
+)
+SPREAD = declare(
+    Measure(
+        "spectrum.spread",
+        definition="root mean square over features of their standard deviation over examples; the features as the encoder "
+        "gives them, before they are pooled",
+        source="definition of the standard deviation",
+        unit="units of the features",
     )
 )
 OF_RANK = {
@@ -101,8 +119,9 @@ def run(session: Session) -> Iterator[Result]:
     Golub & Van Loan, Rudelson & Vershynin 2007 and Gao et al. 2017).
 
     Yields:
-        By modality and of the fused representation: eigenvalues as shares of their sum, effective, numerical and stable
-        rank, participation ratio, and the effective rank that independent dimensions would have.
+        By modality how much its features move from example to example; by modality and of the fused representation
+        eigenvalues as shares of their sum, effective, numerical and stable rank, participation ratio, and the effective
+        rank that independent dimensions would have.
     """
     options, features = session.options_of("spectrum", SpectrumOptions), session.features
     named: list[tuple[str | None, Tensor]] = [*features.pooled.items(), (None, features.fused)]
@@ -111,10 +130,25 @@ def run(session: Session) -> Iterator[Result]:
         if modality is None and concatenated:
             yield from _skip_all(None, CONCATENATED, options)
             continue
+        if modality is not None:
+            yield _spread(modality, session)
         try:
             yield from _one(modality, x, session, options)
         except NumericsError as e:
             yield from _skip_all(modality, str(e).rstrip("."), options)
+
+
+def _spread(modality: str, session: Session) -> Result:
+    """How much the encoder's output moves; next to nothing where it is dead."""
+    adapter, features = session.adapter, session.features
+    x = adapter.features_of(modality, features.recorded[modality])
+    try:
+        value, *out = spread(x, features.groups, int(features.groups.max()) + 1).tolist()
+    except NumericsError as e:
+        return SPREAD.skipped(str(e), modality=modality)
+    low, high = interval(value, out, session.level)
+    shape = " x ".join(map(str, x.shape[1:])) or "1"
+    return SPREAD.result(value, (max(0.0, low), high), modality=modality, note=f"features of {shape}")
 
 
 def _one(modality: str | None, x: Tensor, session: Session, options: SpectrumOptions) -> Iterator[Result]:

@@ -12,7 +12,7 @@ from collapsekit.measures import Measure, declare
 from collapsekit.probes._shared import CONCATENATED, VIF
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import reads_features
+from collapsekit.session.costs.cost import reads_features
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg.vif import vif
@@ -25,6 +25,7 @@ MEDIAN = declare(
         definition=f"median over neurons of the {VIF}",
         source=SOURCE,
         unit="times",
+        bounds=(1.0, None),
         better="lower",
         why="1 is no redundancy between fused neurons",
         headline="whole",
@@ -36,6 +37,7 @@ MEAN = declare(
         definition=f"mean over neurons of the {VIF}",
         source=SOURCE,
         unit="times",
+        bounds=(1.0, None),
         better="lower",
         why="1 is no redundancy between fused neurons",
         headline="whole",
@@ -47,11 +49,12 @@ MAX = declare(
         definition=f"max over neurons of the {VIF}",
         source=SOURCE,
         unit="times",
+        bounds=(1.0, None),
         better="lower",
         why="1 is no redundancy between fused neurons",
     )
 )
-PER_FEATURE = declare(Measure("vif.per_feature", definition=VIF, source=SOURCE, figure="profile"))
+PER_FEATURE = declare(Measure("vif.per_feature", definition=VIF, source=SOURCE, figure="profile", bounds=(1.0, None)))
 SUMMARIES: tuple[tuple[Measure, Callable[[Tensor], float]], ...] = (
     (MEAN, lambda v: float(v.mean())),
     (MEDIAN, lambda v: float(v.quantile(0.5))),

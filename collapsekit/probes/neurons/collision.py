@@ -18,14 +18,13 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
-from collapsekit.probes._shared import CONCATENATED
+from collapsekit.probes._shared import CONCATENATED, estimate
 from collapsekit.readouts.fit import rows_of
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg.collision import Collisions, collisions, lemma_bound, random_collision
 
 LARGEST = 2**20  # drives (neurons by features) kept at once, for each jackknife group
@@ -49,6 +48,7 @@ BOUND = declare(
         "widths",
         source=LEMMA,
         unit="probability",
+        bounds=(0.0, 1.0),
     )
 )
 EXPECTED = declare(
@@ -59,6 +59,7 @@ EXPECTED = declare(
         "many neurons",
         source=f"{{how}}{LEMMA}",
         unit="share of neurons",
+        bounds=(0.0, 1.0),
     )
 )
 CROSS_MODAL = declare(
@@ -67,6 +68,7 @@ CROSS_MODAL = declare(
         definition=f"{CROSSING}; {POLYSEMANTIC}",
         source=DRIVE_SOURCE,
         unit="share of neurons",
+        bounds=(0.0, 1.0),
         headline="whole",
     )
 )
@@ -76,6 +78,7 @@ POLYSEMANTIC_SHARE = declare(
         definition=f"polysemantic among the fused neurons that any feature drives; {POLYSEMANTIC}",
         source=DRIVE_SOURCE,
         unit="share of neurons",
+        bounds=(0.0, 1.0),
     )
 )
 PAIR_SHARE = declare(
@@ -85,6 +88,7 @@ PAIR_SHARE = declare(
         f"{POLYSEMANTIC}",
         source=DRIVE_SOURCE,
         unit="share of drive",
+        bounds=(0.0, 1.0),
     )
 )
 DRIVERS = declare(
@@ -94,6 +98,7 @@ DRIVERS = declare(
         f"modalities; {POLYSEMANTIC}",
         source=DRIVE_SOURCE,
         unit="share of places",
+        bounds=(0.0, 1.0),
     )
 )
 PAIR = declare(
@@ -187,9 +192,9 @@ def _measured(
     versus: str | None = None,
 ) -> Result:
     """A share over all examples and without each group, as a result within 0 to 1."""
-    low, high = interval(values[0], values[1:], level)
-    ends = (max(0.0, low), min(1.0, high))
-    return measure.fill(second=options.second).result(values[0], ends, modality=modality, versus=versus, note=note)
+    quantity = measure.fill(second=options.second)
+    value, ends = estimate(torch.tensor(values, dtype=torch.float64), level, quantity.bounds)
+    return quantity.result(value, ends, modality=modality, versus=versus, note=note)
 
 
 def _by_modality(make: partial[Result], modalities: tuple[str, ...], found: list[Collisions]) -> Iterator[Result]:
@@ -263,7 +268,7 @@ def _slopes(session: Session, rows: Tensor, picked: Tensor) -> Iterator[Tensor]:
     for m in features.modalities:
         shift = torch.zeros(len(rows), features.pooled[m].shape[1], requires_grad=True)
         section = adapter.config.modalities[m]
-        moved[m] = tuple(shifted_features(t, shift, section.pool, section.channels) for t in recorded[m])
+        moved[m] = tuple(shifted_features(t, shift, section.pool, adapter.layout(m, t)) for t in recorded[m])
         if not any(t.requires_grad for t in moved[m]):
             raise NumericsError(
                 f"no recorded tensor of modality {m!r} has its {shift.shape[1]} pooled features along an axis, so there is "

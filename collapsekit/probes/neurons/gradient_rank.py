@@ -18,6 +18,7 @@ from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import GROUPS, Features
+from collapsekit.interventions.blocks import find_blocks
 from collapsekit.interventions.gradients import (
     KEEP,
     SCOUT,
@@ -30,13 +31,13 @@ from collapsekit.interventions.gradients import (
 )
 from collapsekit.interventions.marginal import marginal_samples, shifts
 from collapsekit.measures import Measure, Quantity, declare
+from collapsekit.probes._shared import estimate
 from collapsekit.readouts.fit import HALF
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.inference.jackknife import interval
 from collapsekit.stats.linalg import gradients as gr
 from collapsekit.stats.linalg.ranks import rank_interval
 from collapsekit.stats.linalg.spectrum import effective_rank, numerical_rank
@@ -77,7 +78,13 @@ CONFLICT = (
 )
 
 GRADIENT_NUMERICAL_RANK = declare(
-    Measure("gradient_rank.gradient_numerical_rank", definition=NUMERICAL + GRADIENT, source=LEMMA, unit="dimensions")
+    Measure(
+        "gradient_rank.gradient_numerical_rank",
+        definition=NUMERICAL + GRADIENT,
+        source=LEMMA,
+        unit="dimensions",
+        bounds=(0.0, None),
+    )
 )
 GRADIENT_EFFECTIVE_RANK = declare(
     Measure(
@@ -85,6 +92,7 @@ GRADIENT_EFFECTIVE_RANK = declare(
         definition=EFFECTIVE + GRADIENT,
         source=LEMMA,
         unit="dimensions",
+        bounds=(0.0, None),
         headline="whole",
     )
 )
@@ -94,6 +102,7 @@ AGOP_NUMERICAL_RANK = declare(
         definition=NUMERICAL + AGOP,
         source=f"{LEMMA}; {AGOP_SOURCE}",
         unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 AGOP_EFFECTIVE_RANK = declare(
@@ -102,13 +111,22 @@ AGOP_EFFECTIVE_RANK = declare(
         definition=EFFECTIVE + AGOP,
         source=f"{LEMMA}; {AGOP_SOURCE}",
         unit="dimensions",
+        bounds=(0.0, None),
         headline="whole",
     )
 )
 ALIGNMENT_OF = declare(
-    Measure("gradient_rank.alignment", definition=ALIGNMENT, source=f"after {THEOREM}", unit="squared cosine")
+    Measure(
+        "gradient_rank.alignment",
+        definition=ALIGNMENT,
+        source=f"after {THEOREM}",
+        unit="squared cosine",
+        bounds=(0.0, 1.0),
+    )
 )
-ANSATZ_OF = declare(Measure("gradient_rank.ansatz", definition=ANSATZ, source=AGOP_SOURCE, unit="cosine"))
+ANSATZ_OF = declare(
+    Measure("gradient_rank.ansatz", definition=ANSATZ, source=AGOP_SOURCE, unit="cosine", bounds=(0.0, 1.0))
+)
 LAYERS = declare(
     Measure(
         "gradient_rank.layers",
@@ -116,6 +134,7 @@ LAYERS = declare(
         "encoders that it reaches",
         source=LEMMA,
         unit="dimensions",
+        bounds=(0.0, None),
     )
 )
 CONFLICT_OF = declare(
@@ -124,6 +143,25 @@ CONFLICT_OF = declare(
         definition=CONFLICT,
         source="Yu et al. 2020 (PCGrad), Definition 1, between modalities; Javaloy et al. 2022",
         unit="cosine",
+        bounds=(-1.0, 1.0),
+    )
+)
+BLOCK_NORM = declare(
+    Measure(
+        "gradient_rank.block_norm",
+        definition="Frobenius norm of the weights that read the modality alone, in the first layer outside the encoders "
+        "that the most modalities enter; those of the inputs that noise on the modality's recorded features moves",
+        source="definition of the norm",
+        unit="norm",
+        cannot="a small block reads a modality as loudly as a large one where the features are larger: see spectrum.spread",
+    )
+)
+LAYER_NORM = declare(
+    Measure(
+        "gradient_rank.layer_norm",
+        definition="Frobenius norm of all weights of that layer",
+        source="definition of the norm",
+        unit="norm",
     )
 )
 OF_MATRIX = {
@@ -150,7 +188,7 @@ def estimate_cost(preview: Preview) -> Cost:
     with preserve_rng_state(), differentiable(adapter):
         site = find_site(adapter, features, preview.seed)
     scout, tried = min(SCOUT, n), min(CHUNK, n) * (site.layer is not None)
-    cost = Cost(replays=(2 + count) * scout + (1 + count) * tried, gradients=site.backwards * scout)
+    cost = Cost(replays=(3 + 2 * count) * scout + (1 + count) * tried, gradients=site.backwards * scout)
     if site.layer is not None:
         weight, outputs = site.layer.weight, features.outputs[0].numel()
         ways = 1 if options.agop == "loss" else min(outputs, options.projections)
@@ -192,12 +230,14 @@ def run(session: Session) -> Iterator[Result]:
     Radhakrishnan et al. 2024, the conflict that of PCGrad (Yu et al. 2020).
 
     Yields:
-        Numerical and effective rank of the loss gradient and of the AGOP at the first layer that mixes; how each modality's
+        The norm of the first layer that mixes, and of the part of it that reads each modality; numerical and effective rank
+        of the loss gradient and of the AGOP there; how each modality's
         weights lie to the AGOP; the rank of the gradient by every matrix of weights; and the cosine of the gradients of
         any two modalities.
     """
     options = session.options_of("gradient_rank", GradientRankOptions)
-    # All of it before the first result is handed out, so that nobody sees the model with its gradients on.
+    yield from _blocks(session)
+    # All of it before the first of these is handed out, so that nobody sees the model with its gradients on.
     with preserve_rng_state(), differentiable(session.adapter):
         site = find_site(session.adapter, session.features, session.seed)
         results = [
@@ -206,6 +246,21 @@ def run(session: Session) -> Iterator[Result]:
             *_conflicts(session, site, options),
         ]
     yield from results
+
+
+def _blocks(session: Session) -> Iterator[Result]:
+    """How large the weights are that read each modality, beside all of the layer's."""
+    found = find_blocks(session.adapter, session.features, session.seed)
+    if found.whole is None:
+        yield LAYER_NORM.skipped(next(iter(found.reasons.values())))
+    else:
+        yield LAYER_NORM.result(found.whole, note=f"the layer is {found.name}")
+    for m in session.modalities:
+        if m in found.reasons:
+            yield BLOCK_NORM.skipped(found.reasons[m], modality=m)
+        else:
+            note = f"of {found.whole:.3g} in the whole layer, {found.name}"
+            yield BLOCK_NORM.result(found.blocks[m], modality=m, note=note)
 
 
 def _first_layer(session: Session, site: FusionLayer, options: GradientRankOptions) -> Iterator[Result]:
@@ -296,8 +351,8 @@ def _in_agop(
             turn = torch.linalg.qr(agop.basis[columns])[1]
             read = turn @ agop.basis.T @ weight.T
             values = [gr.frobenius_cosine(read @ read.T, turn @ a @ turn.T) for a in (agop.full, *agop.left)]
-            ends = interval(values[0], values[1:], level)
-            yield ansatz.result(values[0], _within(ends, values[0], 0.0), modality=modality)
+            value, ends = estimate(torch.tensor(values, dtype=torch.float64), level, ansatz.bounds)
+            yield ansatz.result(value, ends, modality=modality)
         except NumericsError as e:
             for quantity in wanted:
                 yield quantity.skipped(str(e), modality=modality)
@@ -320,16 +375,10 @@ def _aligned(
     out = [gr.subspace_alignment(agop.basis @ gr.leading_subspace(a, 1.0, k), own) for a in agop.left]
     chance = max(k, r) / size
     return alignment.result(
-        value,
-        _within(interval(value, out, level), value, 0.0),
+        *estimate(torch.tensor([value, *out], dtype=torch.float64), level, alignment.bounds),
         modality=modality,
         note=f"{r} directions of the weights and {k} of the AGOP among {size}: by chance {chance:.2g}",
     )
-
-
-def _within(ends: tuple[float, float], value: float, low: float) -> tuple[float, float]:
-    """An interval within what a cosine can be, that holds the value."""
-    return min(value, max(low, ends[0])), max(value, min(1.0, ends[1]))
 
 
 def _layers(session: Session, site: FusionLayer) -> Result:
@@ -382,6 +431,6 @@ def _conflicts(session: Session, site: FusionLayer, options: GradientRankOptions
         if reason is not None:
             yield conflict.skipped(reason, modality=modality, versus=versus)
             continue
-        value = float(full[i, j])
-        ends = interval(value, [float(o[i, j]) for o in left], session.level)
-        yield conflict.result(value, _within(ends, value, -1.0), modality=modality, versus=versus)
+        values = torch.stack([full[i, j], *(o[i, j] for o in left)])
+        value, ends = estimate(values, session.level, conflict.bounds)
+        yield conflict.result(value, ends, modality=modality, versus=versus)

@@ -18,15 +18,16 @@ from collapsekit.features.features import Features
 from collapsekit.interventions.marginal import marginal_samples, shifts
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import Measure, declare
-from collapsekit.probes._shared import CONCATENATED
+from collapsekit.probes._shared import CONCATENATED, estimate
 from collapsekit.readouts.fit import Recipe, fit, rows_of
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.inference.jackknife import assign_groups, interval
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
+from collapsekit.stats.inference.jackknife import assign_groups
 from collapsekit.stats.polysemy import drive_shares, row_entropy
 
 PAPER = "Chaudhuri et al. 2025, Appendix C.7 and Table 9; after Scherlis et al. 2022"
@@ -50,6 +51,7 @@ DRIVE_OF = declare(
         definition=f"the modality's part of what drives the fused neurons, summed over neurons; {DRIVE}",
         source=SOBOL,
         unit="share",
+        bounds=(0.0, 1.0),
         figure="bars",
     )
 )
@@ -67,6 +69,7 @@ DRIVE_ENTROPY = declare(
         definition="mean entropy of a fused neuron's drive shares: 0 one modality a neuron, ln m all alike",
         source=SOBOL,
         unit="nats",
+        bounds=(0.0, None),
     )
 )
 CROSS_MODAL_FRACTION = declare(
@@ -75,6 +78,7 @@ CROSS_MODAL_FRACTION = declare(
         definition="fused neurons that at least two modalities drive with a share of {shared:g} or more",
         source=SOBOL,
         unit="share of neurons",
+        bounds=(0.0, 1.0),
         headline="whole",
     )
 )
@@ -84,6 +88,7 @@ CROSS_ENTROPY = declare(
         definition=f"mean over fused neurons and modalities of minus the log-probability of the modality; {CLASSIFIER}",
         source=PAPER,
         unit="nats",
+        bounds=(0.0, None),
         headline="whole",
         figure="bars",
     )
@@ -94,6 +99,7 @@ ENTROPY = declare(
         definition=f"mean over fused neurons and modalities of the entropy of the classifier's answer; {CLASSIFIER}",
         source=PAPER,
         unit="nats",
+        bounds=(0.0, None),
         figure="bars",
     )
 )
@@ -104,6 +110,7 @@ CHECK = declare(
         f"{CLASSIFIER}",
         source=PAPER,
         unit="nats",
+        bounds=(0.0, None),
     )
 )
 UNIFORM = declare(
@@ -112,6 +119,7 @@ UNIFORM = declare(
         definition=f"ln m, what a uniform answer gives for either; {CLASSIFIER}",
         source="{source}",
         unit="nats",
+        bounds=(0.0, None),
         figure="bars",
     )
 )
@@ -192,8 +200,8 @@ def _drive(session: Session, options: PolysemanticityOptions) -> Iterator[Result
     out = [drive_shares(t)[0] for t in totals[1:]]
     weight = [t.sum(1) / t.sum() for t in totals]  # by variance: a neuron that hardly moves hardly counts
     for i, m in enumerate(session.modalities):
-        span = interval(float(weight[0][i]), [float(w[i]) for w in weight[1:]], session.level)
-        yield DRIVE_OF.result(float(weight[0][i]), span, modality=m, note=note)
+        value, span = estimate(torch.stack([w[i] for w in weight]), session.level, SHARE)
+        yield DRIVE_OF.result(value, span, modality=m, note=note)
         line = shares[i].sort(descending=True).values
         curve = Curve(
             x=tuple(range(1, len(line) + 1)), y=tuple(line.tolist()), x_label="fused neuron", y_label="drive share"
@@ -235,7 +243,8 @@ def _sharing(
             [_cross_modal(s, options.shared) for s in out],
         ),
     ):
-        yield quantity.result(value, interval(value, values, level), note=note)
+        found = torch.tensor([value, *values], dtype=torch.float64)
+        yield quantity.result(*estimate(found, level, quantity.bounds), note=note)
 
 
 def _cross_modal(shares: Tensor, threshold: float) -> float:
@@ -248,12 +257,12 @@ def _classifier(session: Session, options: PolysemanticityOptions) -> Iterator[R
     values, silent = _classified(session, options)
     for measure, each in values:
         groups = assign_groups(len(each), min(16, len(each)))
-        out = [float(each[groups != g].mean()) for g in range(int(groups.max()) + 1)]
+        found = torch.stack([each.mean(), *(each[groups != g].mean() for g in range(int(groups.max()) + 1))]).double()
         notes = ["interval over neurons, not examples"]
         if silent and measure is not CHECK:
             notes.append(f"no fused neuron has weights on {', '.join(silent)}, which is not in this mean")
-        span = interval(float(each.mean()), out, session.level)
-        yield measure.result(float(each.mean()), span, note="; ".join(notes))
+        value, span = estimate(found, session.level, NOT_NEGATIVE)
+        yield measure.result(value, span, note="; ".join(notes))
     yield UNIFORM.fill(source="definition of entropy").result(math.log(len(session.modalities)))
 
 
@@ -361,7 +370,7 @@ def _fusion_weights(session: Session, options: PolysemanticityOptions) -> dict[s
     for m, tensors in recorded.items():
         shifts[m] = torch.zeros(features.pooled[m].shape[1], requires_grad=True)
         section = adapter.config.modalities[m]
-        shifted[m] = tuple(shifted_features(t, shifts[m], section.pool, section.channels) for t in tensors)
+        shifted[m] = tuple(shifted_features(t, shifts[m], section.pool, adapter.layout(m, t)) for t in tensors)
     with torch.enable_grad():
         fused = adapter.rerun(shifted, inputs).fused
     if not fused.requires_grad:

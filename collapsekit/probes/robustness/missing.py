@@ -32,11 +32,11 @@ from collapsekit.interventions.imputation import (
 )
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import LOSS, METRIC, Measure, declare
-from collapsekit.probes._shared import banded_curve, estimate
+from collapsekit.probes._shared import banded_curve, estimate, metric_count
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import UNITS, Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import UNITS, Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.missing import absence
@@ -65,6 +65,7 @@ PATTERNS = declare(
         definition="{metric} " + IN_PATTERNS,
         source=PATTERNS_SOURCE,
         unit=METRIC,
+        bounds="unit",
         better="higher",
         why="task metrics are written so that higher is better",
         side_by_side=True,
@@ -76,6 +77,7 @@ PATTERNS_LOSS = declare(
         definition="{loss} " + IN_PATTERNS,
         source=PATTERNS_SOURCE,
         unit=LOSS,
+        bounds="unit",
         better="lower",
         why="it is the task loss",
         side_by_side=True,
@@ -87,6 +89,7 @@ RATES = declare(
         definition="{metric} " + IN_RATES,
         source=RATES_SOURCE,
         unit=METRIC,
+        bounds="unit",
         better="higher",
         why="task metrics are written so that higher is better",
         title="Task metric as modalities go missing",
@@ -100,6 +103,7 @@ RATES_LOSS = declare(
         definition="{loss} " + IN_RATES,
         source=RATES_SOURCE,
         unit=LOSS,
+        bounds="unit",
         better="lower",
         why="it is the task loss",
         side_by_side=True,
@@ -112,6 +116,7 @@ DROP = declare(
         "the rate of examples it is absent from; filled in the best of the ways that run the model",
         source=DROP_SOURCE,
         unit=METRIC,
+        bounds="difference",
         side_by_side=True,
     )
 )
@@ -310,7 +315,7 @@ def _curves(
     skipped: str | None,
 ) -> Iterator[Result]:
     """Metric and loss over patterns and over rates under one fill; ``scores`` (patterns + rates, 2, 1 + G)."""
-    task = study.session.task
+    task, count = study.session.task, metric_count(study.session)
     m = len(study.features.modalities)
     few = "all" if m <= ALL_UP_TO else "singles, pairs and all but one"
     how = FILLS[fill] + (f"; mean over {study.draws} draws" if fill == "sample" else "")
@@ -330,8 +335,8 @@ def _curves(
             if len(values) > 1:
                 notes.append(f"standard deviation over {len(values)} {kind}: {float(values[:, 0].std()):.3g}")
             yield quantity.result(
-                *estimate(mean, level),
-                curve=banded_curve(x, values, x_label, str(quantity.unit), level),
+                *estimate(mean, level, quantity.bounds, count),
+                curve=banded_curve(x, values, x_label, str(quantity.unit), level, quantity.bounds, count),
                 note="; ".join(filter(None, notes)) or None,
             )
 
@@ -341,7 +346,7 @@ def _drops(
 ) -> Iterator[Result]:
     """What is lost without each modality under the fill that is best for it, and over the rate it is missing at."""
     features, task = study.features, study.session.task
-    metric = task.metric_name
+    metric, count = task.metric_name, metric_count(study.session)
     lost = DROP.fill(task)
     if not fills:
         for m in features.modalities:
@@ -359,9 +364,9 @@ def _drops(
             rows.append(study.scores([torch.where(absent, e, full) for e in gone])[0])
         drop = rows[0] - rows[-1]
         yield lost.result(
-            *estimate(drop, level),
+            *estimate(drop, level, lost.bounds),
             modality=m,
-            curve=banded_curve(rates, torch.stack(rows), "rate missing", metric, level),
+            curve=banded_curve(rates, torch.stack(rows), "rate missing", metric, level, task.metric_bounds, count),
             note="; ".join(filter(None, [f"fill {fill!r}, the best {where}", study.bank.note])),
         )
 

@@ -21,11 +21,11 @@ from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.interventions.edits import unread_inputs
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import Measure, Quantity, declare
-from collapsekit.probes._shared import banded_curve, estimate
+from collapsekit.probes._shared import banded_curve, estimate, metric_count
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
-from collapsekit.session.cost import Cost
-from collapsekit.session.preview import Preview
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.noise import Spread, area, spread
 from collapsekit.stats.threads import threads_for
@@ -271,7 +271,8 @@ def _measured(
     except NumericsError as e:
         return quantity.skipped(str(e), modality=modality, unit=True)
     levels = (0.0, *options.levels)
-    curve = banded_curve(levels, values, "noise level (part of the spread)", metric, session.level)
+    bounds, count = session.task.metric_bounds, metric_count(session)
+    curve = banded_curve(levels, values, "noise level (part of the spread)", metric, session.level, bounds, count)
     try:
         share = area(levels, values)
     except NumericsError:

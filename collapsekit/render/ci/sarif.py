@@ -20,6 +20,7 @@ _RULES = {
         "A rule over the report does not hold, or cannot be decided.",
         "A rule of --require, or of `gate: require` in the config, over the report of `collapsekit diagnose`.",
     ),
+    "judged": ("A modality is only partly judged.", "What a full judgement lacks stands under `judged` in the report."),
     "paired": (
         "A number got worse over the same examples, or it cannot be told.",
         "Held against the baseline's run of the same training, example by example: a sign-flip permutation test.",

@@ -60,26 +60,27 @@ def view(report: Report, detail: Detail) -> doc.Document:
 
 def _verdicts(report: Report, full: dict[str, str], detail: Detail) -> doc.Section:
     """What is said of each modality, the worst first: its numbers in a table, then why."""
-    metric, verdicts = (
-        report.subject.metric,
-        sorted(report.modalities.items(), key=lambda item: words.severity(item[1].verdict)),
-    )
+    verdicts = sorted(report.modalities.items(), key=lambda item: words.severity(item[1].verdict))
     shaded = ", with the interval shaded" * (detail is Detail.FULL)
     lead = (
-        f"The scale runs from 0, fully used, to 1, fully ignored{shaded}. Costs are {metric} lost by not using the "
-        "modality: today, and when another one is missing."
+        f"The scale runs from 0, fully used, to 1, fully ignored{shaded}. Costs are {report.subject.metric} lost "
+        "by not using the modality: today, and when another one is missing."
     )
     heads = ("modality", doc.TableColumn(Span("verdict"), "state"), ">ignored (0–1)", ">costs now", ">if missing")
     table = doc.table("Verdicts", heads, [(doc.name(full[name]), *_verdict(v)) for name, v in verdicts])
-    titles = ((Span(full[name], "label"), doc.state(v.verdict), v) for name, v in verdicts)
+    titles = ((Span(full[name], "label"), _state(v), v) for name, v in verdicts)
     cards = (doc.Card(name, v.verdict, tuple(_reason(v, report, detail)), state) for name, state, v in titles)
     return doc.section("Verdicts", doc.sentence(lead, "lead"), table, doc.Gallery(tuple(cards)), name="verdicts")
+
+
+def _state(v: ModalityVerdict) -> Span:
+    return doc.state(v.verdict, "" if v.at_most is None else f"at most {v.at_most}")
 
 
 def _verdict(v: ModalityVerdict) -> tuple[doc.TableCell | str, ...]:
     other, cost = max(v.costs_if_missing.items(), key=lambda item: item[1], default=("", None))
     missing = doc.TableCell(doc.line(fmt(cost)), doc.cell(other, "quiet").runs)
-    return doc.TableCell((doc.state(v.verdict),)), number(v.score, v.interval), fmt(v.costs_now), missing
+    return doc.TableCell((_state(v),)), number(v.score, v.interval), fmt(v.costs_now), missing
 
 
 def _reason(v: ModalityVerdict, report: Report, detail: Detail) -> Iterator[doc.Block]:

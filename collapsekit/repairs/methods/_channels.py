@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Change
-from collapsekit.adapters.pooling import pool_features
+from collapsekit.adapters.pooling import Channels, pool_features
 from collapsekit.errors import ConfigError
 from collapsekit.repairs.training.job import CHUNK, Job
 from collapsekit.stats.linalg.exchange import channel_scores
@@ -36,6 +36,13 @@ def widths_of(job: Job) -> dict[str, int]:
     for m, x in seen.items():
         _need_channels(m, x)
     return {m: x.shape[-1] for m, x in seen.items()}
+
+
+def layouts_of(job: Job) -> dict[str, Channels]:
+    """Tell where each encoder's features hold their channels; None where neither config nor layers say."""
+    with torch.no_grad():
+        recorded = job.adapter.run(job.batch(job.at.fit[:2])).recorded
+    return {m: job.adapter.layout(m, job.adapter.features_of(m, recorded[m])) for m in job.adapter.modalities}
 
 
 def _need_channels(modality: str, features: Tensor) -> None:

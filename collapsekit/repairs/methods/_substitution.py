@@ -14,10 +14,12 @@ from collapsekit.adapters.inserts import BasisHead, capture_latents, posts_of
 from collapsekit.adapters.pooling import pool_features
 from collapsekit.repairs.training.job import CHUNK, Job
 from collapsekit.report.diagnosis import Result
-from collapsekit.stats.inference.jackknife import interval
+from collapsekit.stats.inference.bounded import bounded_interval
+from collapsekit.stats.inference.bounds import Bounds
 from collapsekit.stats.inference.leave_out import leave_out_means
 
 LEVEL = 0.95
+COSINE = Bounds(-1.0, 1.0)
 SOURCE = "Chaudhuri et al. 2025, section 4.4"
 
 
@@ -85,7 +87,8 @@ def note_substitutes(job: Job) -> list[Result]:
                 modality=m,
                 versus=strongest,
                 value=found[m],
-                interval=interval(found[m], cosines[1:], LEVEL) if len(cosines) > 2 else None,
+                interval=_interval(found[m], cosines[1:]) if len(cosines) > 2 else None,
+                bounds=COSINE.ends,
                 definition="mean over training examples of the cosine between latent vectors and those of the strongest "
                 "modality (by Shapley credit)",
                 source=SOURCE,
@@ -93,3 +96,10 @@ def note_substitutes(job: Job) -> list[Result]:
             )
         )
     return results
+
+
+def _interval(value: float, without: list[float]) -> tuple[float, float]:
+    """Jackknife interval of a mean cosine, within what it can be."""
+    full, out = torch.tensor(value, dtype=torch.float64), torch.tensor(without, dtype=torch.float64)
+    low, high = bounded_interval(full, out, LEVEL, COSINE)
+    return float(low), float(high)

@@ -18,7 +18,7 @@ from collapsekit.context import Options
 from collapsekit.data.base import Batch
 from collapsekit.errors import ConfigError
 from collapsekit.registry import repair_method
-from collapsekit.repairs.methods._channels import widths_of
+from collapsekit.repairs.methods._channels import layouts_of, widths_of
 from collapsekit.repairs.methods._masking import DROP, drawn, new_fusion
 from collapsekit.repairs.methods._reinit import WHETHER, Fresh, begin_fresh
 from collapsekit.repairs.methods._substitution import latent_vectors, note_substitutes, pooled_latent
@@ -119,7 +119,7 @@ def heads(job: Job, options: EbrOptions) -> list[dict[str, Any]]:
         raise ConfigError(
             f"ebr.latent is {options.latent}, but the model has heads already, of {known[0]['latent']}: leave it out."
         )
-    latent = options.latent or max(widths.values())
+    latent, layouts = options.latent or max(widths.values()), layouts_of(job)
     if latent < max(widths.values()):
         raise ConfigError(
             f"ebr.latent is {latent}, narrower than the widest encoder ({max(widths.values())} features), so that heads "
@@ -131,7 +131,7 @@ def heads(job: Job, options: EbrOptions) -> list[dict[str, Any]]:
             "modality": m,
             "path": section.encoder,
             "part": section.select,
-            "channels": section.channels,
+            "channels": layouts[m],
             "features": widths[m],
             "latent": latent,
             "hidden": 2 * latent,

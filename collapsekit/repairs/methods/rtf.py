@@ -15,7 +15,7 @@ from collapsekit.adapters.inserts import ChannelExchange, posts_of
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError, NumericsError, did_you_mean
 from collapsekit.registry import repair_method
-from collapsekit.repairs.methods._channels import Score, features_of, pooled, scores_of
+from collapsekit.repairs.methods._channels import Score, features_of, layouts_of, pooled, scores_of
 from collapsekit.repairs.methods._masking import DROP, new_fusion
 from collapsekit.repairs.methods._reinit import WHETHER, Fresh, begin_fresh, need_factory
 from collapsekit.repairs.methods._warm_up import WARM, Warm, warm_up
@@ -117,7 +117,7 @@ def records(
     Returns:
         A record for each modality.
     """
-    scores, made = scores_of(job, features, options.score), []
+    scores, made, layouts = scores_of(job, features, options.score), [], layouts_of(job)
     for m, x in features.items():
         section, width = job.adapter.config.modalities[m], x.shape[-1]
         giver = givers.get(m, next(o for o in features if o != m))
@@ -132,7 +132,7 @@ def records(
                 "modality": m,
                 "path": section.encoder,
                 "part": section.select,
-                "channels": section.channels,
+                "channels": layouts[m],
                 "features": width,
                 "giver": giver,
                 "given": features[giver].shape[-1],

@@ -93,9 +93,10 @@ def test_no_interval_goes_beyond_what_a_similarity_can_be() -> None:
     fusion, arrays = linear(torch.cat([torch.eye(4), 0.3 * torch.eye(4)], 1)), data(16)
     found = run(study(Planted(plain("ab"), fusion, linear(noise(7, 2, 4))), {"test": arrays}))
     for name in ("cka", "procrustes"):
-        assert found[name, "a", None].interval[1] == 1
+        one = found[name, "a", None]
+        assert 0.9 < one.value < one.interval[1] < 1
     curve = found["procrustes_sweep", "b", "a"].curve
-    assert curve.y[1] < curve.upper[1] == 1
+    assert 0.9 < curve.y[1] < curve.upper[1] < 1
 
 
 def test_two_modalities_that_swap_names_swap_results() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,8 @@ def test_a_drop_has_the_jackknife_interval_of_paired_differences() -> None:
     lost = (s.features.outputs.argmax(1) == y).double() - (by_hand(s, "mean", ("a",)).argmax(1) == y).double()
     low, high = interval(float(lost.mean()), [float(lost[groups != g].mean()) for g in range(16)])
     assert found.value == pytest.approx(float(lost.mean()), abs=1e-12)
+    m, half = found.value, (high - low) / 2
+    low, high = (math.tanh(math.atanh(m) + sign * half / (1 - m * m)) for sign in (-1, 1))  # Fisher's z: within -1 to 1
     assert found.interval == pytest.approx((low, high), abs=1e-9)
 
 

@@ -1,8 +1,4 @@
-"""Preview: a session before it is opened, and what each of its measurements would cost whoever asks for it first.
-
-The first few examples tell how wide features are, what the model reads and which layer mixes; the rest is arithmetic. Each
-method bears the name of what it is the cost of; as in a session, the second who asks pays nothing.
-"""
+"""What what-if questions about a model would cost, and what else is asked of its recordings."""
 
 from __future__ import annotations
 
@@ -20,18 +16,9 @@ from collapsekit.interventions.edits import TRIED, unread_inputs
 from collapsekit.interventions.imputation import has_split
 from collapsekit.interventions.marginal import shifts
 from collapsekit.interventions.replay import by_row, count_compared
-from collapsekit.readouts import synergy, unimodal
-from collapsekit.readouts.fit import BATCH, steps_of
-from collapsekit.readouts.linear import FitSplit, need_enough, need_train
-from collapsekit.session.cost import Cost
-from collapsekit.session.first_look import READ, FirstLook
-
-STOPS = "training stops early where the held-out loss no longer falls"
-CACHED = "encoders that were trained before come from the cache"
-UNITS = "data.group decides which examples are held out"
-WEAK = "encoders are trained together only where a modality says next to nothing alone"
-SMALL = 32  # examples an encoder runs on, at most, to find out what is trained and under which name it is kept
-REACHED = 4  # of these, to find out which weights are the encoder's
+from collapsekit.readouts.linear import need_enough, need_train
+from collapsekit.session.costs.cost import Cost
+from collapsekit.session.costs.first_look import READ, FirstLook
 
 
 @dataclass(frozen=True)
@@ -44,8 +31,8 @@ class FitSizes:
     choose: int
 
 
-class Preview(FirstLook):
-    """What the measurements of a session would cost, each once."""
+class QuestionCosts(FirstLook):
+    """What the measurements of a session cost that ask the model, each once."""
 
     def encoded(self, split: str) -> Cost:
         """Encode a split that is read beside the diagnosed one."""
@@ -154,8 +141,6 @@ class Preview(FirstLook):
         except NumericsError:  # it is then used as it is
             return Cost()
 
-    # ---- readouts
-
     @property
     def fit_sizes(self) -> FitSizes:
         """What readouts are fitted on and chosen by. Raises NumericsError where there is nothing."""
@@ -176,71 +161,3 @@ class Preview(FirstLook):
         need_train(self.adapter, self.features.split)
         cost = self.encoded("train")
         return cost + self.encoded(self.fit_sizes.held)
-
-    def prefixes(self) -> Cost:
-        """Read out every modality's features linearly. Raises NumericsError where there is nothing to fit on."""
-        return self.fit_split() + self.once("prefixes", lambda: Cost(heads=len(self.modalities)))
-
-    def fitted(self, count: int, epochs: int) -> Cost:
-        """Fit networks on recorded features.
-
-        Args:
-            count: how many.
-            epochs: at most so many, each.
-
-        Returns:
-            The cost. Raises NumericsError where there is nothing to fit on.
-        """
-        at = self.fit_sizes
-        return self.fit_split() + Cost(heads=count) + Cost(steps=count * epochs * steps_of(at.fit)).at_most(STOPS)
-
-    def synergy(self) -> Cost:
-        """Fit a network for what modalities say together, under each learning rate, on recorded features."""
-        epochs = synergy.recipe_for(self.fit_sizes.fit, 0.0, 0).epochs
-        return self.once("synergy", lambda: self.fitted(len(synergy.RATES), epochs))
-
-    # ---- encoders that are trained
-
-    def trained_alone(self) -> Cost:
-        """Train every modality's encoder by itself. Raises NumericsError where there is nothing to fit on."""
-        plan = self.session.plan
-        return Cost() if plan is None else self.fit_split() + self.once("alone", lambda: self._alone(plan))
-
-    def synergy_on_encoders(self) -> Cost:
-        """Fit a network for what modalities say together on encoders that are trained along."""
-        plan = self.session.plan
-        if plan is None:
-            return Cost()
-        at, reckoned, count = self.fit_sizes, self.epoch_seconds, len(self.modalities)
-        cost = Cost(encodings=count * (REACHED + BATCH))
-        epochs = synergy.recipe_for(at.fit, 0.0, 0).epochs
-        allowed = all(why is None for why, _ in reckoned.values())
-        if allowed and sum(seconds for _, seconds in reckoned.values()) * epochs <= plan.budget:
-            rows = SMALL + epochs * (at.fit + at.choose) + self._rows_read(at)
-            cost += Cost(encodings=count * rows, heads=1, encoders=count, encoder_steps=epochs * steps_of(at.fit))
-        return cost.at_most(WEAK).at_most(STOPS)
-
-    @cached_property
-    def epoch_seconds(self) -> dict[str, tuple[str | None, float]]:
-        """What an epoch of training each encoder is reckoned at, or why it cannot be trained."""
-        plan, at = self.session.plan, self.fit_sizes
-        assert plan is not None
-        train = self.features.of("train")
-        few = FitSplit(train, torch.arange(at.fit), train, torch.arange(0), 1)
-        start = unimodal.starting_point(self.adapter, plan)
-        return {m: unimodal.reckoned(self.adapter, few, m, start, self.seed) for m in self.modalities}
-
-    def _alone(self, plan: unimodal.Plan) -> Cost:
-        at, reckoned = self.fit_sizes, self.epoch_seconds
-        seconds = {m: cost for m, (why, cost) in reckoned.items() if why is None}
-        rates, epochs, left_out = unimodal.fit_budget(seconds, plan)
-        planned, runs = len(seconds) - len(left_out), (len(seconds) - len(left_out)) * len(rates)
-        each = SMALL + epochs * (at.fit + at.choose)
-        rows = planned * (SMALL + self._rows_read(at)) + runs * each
-        steps = runs * epochs * steps_of(at.fit)
-        rows += len(reckoned) * (REACHED + BATCH)
-        cost = Cost(encodings=rows, encoders=runs, encoder_steps=steps).at_most(STOPS).at_most(CACHED)
-        return cost + Cost(heads=planned)
-
-    def _rows_read(self, at: FitSizes) -> int:
-        return sum(self.size_of(split) for split in {"train", at.held, self.features.split})

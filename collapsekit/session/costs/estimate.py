@@ -12,9 +12,9 @@ from collapsekit.errors import CollapsekitError, ConfigError, NumericsError
 from collapsekit.features.features import Features
 from collapsekit.registry import ProbeSpec
 from collapsekit.report.cost import OPENING, TOTAL, CostReport, CostRow
-from collapsekit.session.cost import COUNTS, Cost
-from collapsekit.session.preview import Preview
-from collapsekit.session.timing import Clock, UnitCosts, time_units
+from collapsekit.session.costs.cost import COUNTS, Cost
+from collapsekit.session.costs.preview import Preview
+from collapsekit.session.costs.timing import Clock, UnitCosts, time_units
 from collapsekit.user_code.process_state import user_code
 from collapsekit.version import __version__
 
@@ -34,7 +34,7 @@ def estimate_costs(preview: Preview, chosen: Sequence[ProbeSpec], opened: float,
     Raises:
         ConfigError: Where a user's own probe fails at saying what it costs.
     """
-    opening = Cost(passes=preview.size)
+    opening = preview.opening()
     costs = [_cost_of(spec, preview) for spec in chosen]
     total = sum((cost for cost, _ in costs if cost is not None), opening)
     wanted = {name for name in COUNTS if getattr(total, name)}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Kind, Profile
 from collapsekit.features.features import Features
-from collapsekit.session.cost import Cost
+from collapsekit.session.costs.cost import Cost
 from collapsekit.session.session import Session
 
 

@@ -1,0 +1,1 @@
+"""What rules of verdicts read, and the first rules, for reports written under them."""

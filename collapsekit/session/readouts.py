@@ -1,0 +1,139 @@
+"""Readouts of each modality, of its encoder, of encoders trained alone and of raw inputs, and which is the strongest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.features.features import Features
+from collapsekit.readouts.choosing import ChosenReadout, FeatureSet, choose_features
+from collapsekit.readouts.linear import FitSplit
+from collapsekit.readouts.poolings import recorded_sets
+from collapsekit.readouts.raw import ReadoutOptions, fit_families
+from collapsekit.readouts.strength import (
+    OWN_ENCODER,
+    PREDICTIONS,
+    TRAINED_ALONE,
+    ReferenceStrength,
+    TriedReadout,
+    weigh_readouts,
+)
+from collapsekit.readouts.unimodal import Baselines, Plan
+
+
+@dataclass(frozen=True)
+class ReferencePlan:
+    """What is tried beside the checkpoint's own encoder."""
+
+    training: Plan | None  # of encoders alone; None: none is trained
+    options: ReadoutOptions
+
+
+class ModalityReadouts:
+    """What was fitted on some examples, as training examples of others, and what was read out of them."""
+
+    def __init__(self, adapter: Adapter, features: Features, seed: int) -> None:
+        self.adapter, self.features, self.seed = adapter, features, seed
+        self._fitted: dict[tuple[str, str, bool], ChosenReadout] = {}
+        self._prefixes: dict[str, TriedReadout] = {}
+        self._references: dict[tuple[str, ReferencePlan], ReferenceStrength] = {}
+
+    def fitted(self, modality: str, at: FitSplit, *, pooled: bool = False) -> ChosenReadout:
+        """Fit the readout of the checkpoint's own encoder, which nothing of the diagnosed examples is in, once.
+
+        Args:
+            modality: whose encoder.
+            at: the examples to fit on.
+            pooled: read features as the adapter pools them only.
+
+        Returns:
+            The readout.
+        """
+        key = modality, at.held.split, pooled
+        if key not in self._fitted:
+            sets = recorded_sets(self.adapter, at, modality, self.seed)
+            self._fitted[key] = choose_features(self.adapter.task, at, sets[:1] if pooled else sets)
+        return self._fitted[key]
+
+    def alike(self, modality: str, at: FitSplit) -> bool:
+        """Tell whether inputs and features of a modality have one shape in all splits that are read."""
+        keys = [k for k in self.adapter.input_keys(modality) if k in at.train.inputs]
+        shapes = [
+            [f.inputs[k].shape[1:] for k in keys] + [t.shape[1:] for t in f.recorded[modality]]
+            for f in (at.train, at.held, self.features)
+        ]
+        return all(shape == shapes[0] for shape in shapes)
+
+    def prefix(self, modality: str, at: FitSplit, train: ModalityReadouts) -> TriedReadout:
+        """Read these examples out of the checkpoint's own encoder.
+
+        Args:
+            modality: whose encoder.
+            at: the examples to fit on.
+            train: of the training examples.
+
+        Returns:
+            The readout, and what it reads.
+        """
+        if modality not in self._prefixes:
+            chosen = train.fitted(modality, at, pooled=not self.alike(modality, at))
+            readout = chosen.read(self.adapter.task, self.features)
+            self._prefixes[modality] = TriedReadout(OWN_ENCODER, readout, f"{OWN_ENCODER}: {chosen.described}")
+        return self._prefixes[modality]
+
+    def reference(
+        self, modality: str, at: FitSplit, train: ModalityReadouts, baselines: Baselines | None, how: ReferencePlan
+    ) -> ReferenceStrength:
+        """Choose the readout that what is due to a modality is read from.
+
+        Args:
+            modality: whose.
+            at: the examples to fit on.
+            train: of the training examples.
+            baselines: the encoders trained alone; None: none are in this profile.
+            how: these were trained, and raw inputs are read out.
+
+        Returns:
+            The readout, and how strong it is beside all others.
+        """
+        if (modality, how) not in self._references:
+            task, encoders = self.adapter.task, [self.prefix(modality, at, train)]
+            why = "profile quick trains no encoders" if baselines is None else baselines.why_not(modality)
+            if baselines is not None and modality in baselines.trained:
+                read = f"{TRAINED_ALONE} ({baselines.described[modality]}): {baselines.read[modality]}"
+                encoders.append(TriedReadout(TRAINED_ALONE, baselines.trained[modality], read))
+            families = (
+                fit_families(self.adapter, at, modality, self.seed, how.options) if self.alike(modality, at) else {}
+            )
+            raw = [
+                TriedReadout(family, chosen.read(task, self.features), f"{family}: {chosen.described}")
+                for family, chosen in families.items()
+            ]
+            if raw and self._has_nothing_to_train(modality):
+                why = None
+            if (own := self._predicted(modality, at)) is not None:
+                raw.append(own)
+            self._references[modality, how] = weigh_readouts(task, at, encoders, raw, why)
+        return self._references[modality, how]
+
+    def _predicted(self, modality: str, at: FitSplit) -> TriedReadout | None:
+        """The readout of what the user's own model of the modality predicts, where the data have that."""
+        if modality not in self.features.predictions:
+            return None
+
+        def flat(features: Features) -> Tensor:
+            return features.predictions[modality].reshape(len(features), -1).float()
+
+        chosen = choose_features(self.adapter.task, at, [FeatureSet("read out linearly", flat)])
+        return TriedReadout(
+            PREDICTIONS, chosen.read(self.adapter.task, self.features), f"{PREDICTIONS}: {chosen.described}"
+        )
+
+    def _has_nothing_to_train(self, modality: str) -> bool:
+        """Whether a module without weights stands for the encoder, so that what it reads can be read out as well."""
+        path = self.adapter.config.modalities[modality].encoder
+        if path is None or path.endswith(":input"):
+            return False  # parts of the fusion read it, which may be encoders
+        return not any(True for _ in self.adapter.encoder_module(modality).parameters())
