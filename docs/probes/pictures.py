@@ -180,7 +180,7 @@ DRAW: dict[str, Callable[[Report], Figure | None]] = {
 
 
 def draw(report: Report) -> None:
-    for probe in sorted({r.probe for r in report.results}):
+    for probe in sorted({r.probe for r in report.results} & DRAW.keys()):
         with theme():
             fig = DRAW[probe](report)
             assert fig is not None, probe
