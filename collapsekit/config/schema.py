@@ -124,6 +124,16 @@ class Config(_Section):
             raise ValueError("a modality has an empty name: give it one")
         return {k: {"encoder": v} if isinstance(v, str) else ({} if v is None else v) for k, v in value.items()}
 
+    @field_validator("data")
+    @classmethod
+    def _predictions_are_no_labels(cls, value: DataConfig, info: ValidationInfo) -> DataConfig:
+        for m, section in (info.data.get("modalities") or {}).items():
+            if section.predictions == value.label:
+                raise ValueError(
+                    f"predictions of modality {m!r} are {value.label!r}, the label: name what a model of {m} predicts"
+                )
+        return value
+
     @field_validator("subsets")
     @classmethod
     def _of_the_modalities(cls, value: tuple[SubsetConfig, ...], info: ValidationInfo) -> tuple[SubsetConfig, ...]:

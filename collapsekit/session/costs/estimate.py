@@ -93,7 +93,13 @@ def _row(name: str, cost: Cost | None, units: UnitCosts, beside: float = 0.0, *,
 def _bytes_of(features: Features) -> int:
     """Bytes that are kept of each example."""
     tensors = [*features.inputs.values(), *(t for r in features.recorded.values() for t in r)]
-    tensors += [*features.pooled.values(), features.fused, features.outputs, features.targets]
+    tensors += [
+        *features.predictions.values(),
+        *features.pooled.values(),
+        features.fused,
+        features.outputs,
+        features.targets,
+    ]
     return sum(_row_bytes(t) for t in tensors)
 
 
