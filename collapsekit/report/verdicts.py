@@ -332,10 +332,17 @@ def _why_no_reference(evidence: ModalityEvidence) -> str:
 def _is_used(evidence: ModalityEvidence, share: float) -> bool:
     """Whether the model's credit is more than nothing by a share of the prior loss, and the model learned something."""
     credit, prior = evidence.get("utilisation.credit"), evidence.get("utilisation.prior_loss")
-    learned = evidence.get("utilisation.learned")
-    if credit is None or prior is None or (learned is not None and learned.value < LEARNED):
+    if credit is None or prior is None or _learned_nothing(evidence):
         return False
     return credit.low > 0 and credit.value >= share * prior.value
+
+
+def _learned_nothing(evidence: ModalityEvidence) -> bool:
+    """Whether the model as a whole gains next to nothing of the prior loss, or of what the reference gains."""
+    learned, learnable = evidence.get("utilisation.learned"), evidence.get("utilisation.learnable")
+    if learned is None:
+        return False
+    return learned.value < max(LEARNED, COLLAPSED * learnable.value if learnable is not None else 0.0)
 
 
 def _says_nothing(case: _Case) -> _Finding:
@@ -378,6 +385,8 @@ def _open(case: _Case, part: str, over: bool) -> str:
     name = case.name
     if case.missing is not None:
         return f"The model gives {name} {part}, but that reference may be too weak, as {case.missing}."
+    if not over and _learned_nothing(case.evidence):
+        return f"The model gives {name} {part}, but as a whole it gains next to nothing: that may be chance."
     if not over and not _is_used(case.evidence, MARGIN):
         return f"The model gives {name} {part}, but that is next to nothing of the loss: it may be chance."
     return (

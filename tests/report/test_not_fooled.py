@@ -165,3 +165,16 @@ def test_part_of_the_probes_is_part_of_the_judgement(tmp_path: Path) -> None:
     assert report.judged is not None
     assert report.judged.extent == "partly"
     assert_nothing_passes(report)
+
+
+def test_values_that_fit_by_chance_once_they_are_made_smaller_are_not_learned(tmp_path: Path) -> None:
+    """An untrained network's values are worse than a constant; drawn toward it they would be better."""
+    problem = make_problem(tmp_path, task="regression", outputs=1, spread=0.3)
+    with torch.no_grad():
+        problem.model.head.weight.mul_(6)
+    report = problem.diagnose(probes=["reliance", "utilisation"])
+    learned = report.find("utilisation.learned")
+    assert learned is not None
+    assert learned.value is not None
+    assert learned.value < 0
+    assert "used" not in states(report).values()

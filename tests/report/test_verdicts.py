@@ -322,6 +322,14 @@ def test_nothing_is_used_by_a_model_that_learned_nothing() -> None:
         assert judged([*world({"ratio": 1.0}), result("utilisation.learned", None, learned)]).verdict == state
 
 
+def test_nothing_is_used_by_a_model_that_learned_little_of_what_there_is() -> None:
+    for learned, state in ((0.8 * COLLAPSED - 1e-3, "inconclusive"), (0.8 * COLLAPSED + 1e-3, "used")):
+        whole = [result("utilisation.learned", None, learned), result("utilisation.learnable", None, 0.8)]
+        found = judged([*world({"ratio": 1.0}), *whole])
+        assert found.verdict == state
+        assert ("as a whole it gains next to nothing" in found.reason) == (state == "inconclusive")
+
+
 def test_the_headline_says_what_is_missing_and_no_more_than_was_judged() -> None:
     weak = judge([*world({"ratio": 0.5, "trained": 0.0}, {"ratio": 1.0})], ("a", "b"), "accuracy")
     assert (weak.overall, weak.judged.extent) == ("inconclusive", "partly")

@@ -141,8 +141,16 @@ DUE_AT_MOST = declare(
 LEARNED = declare(
     Measure(
         "utilisation.learned",
-        definition="share of the loss of the best constant prediction that the model gains: as it is, or drawn toward the "
-        "prior where it is surer than it is right",
+        definition="share of the loss of the best constant prediction that the model gains: as it is, or, of probabilities, "
+        "drawn toward the prior where it is surer than it is right",
+        source=SOURCE,
+        unit="share",
+    )
+)
+LEARNABLE = declare(
+    Measure(
+        "utilisation.learnable",
+        definition="share of the loss of the best constant prediction that the balanced reference gains",
         source=SOURCE,
         unit="share",
     )
@@ -249,6 +257,7 @@ def run(session: Session) -> Iterator[Result]:
     task, prior, level = session.task, reference.constant().loss, session.level
     yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, level)
     yield _with_interval(LEARNED.fill(), None, None, 1 - _loss_of_model(session) / prior, level)
+    yield _with_interval(LEARNABLE.fill(), None, None, 1 - reference.value(game.full).loss / prior, level)
     for i, m in enumerate(session.modalities):
         yield from _strength(m, strengths[m])
         note = f"readout: {strengths[m].read}"
@@ -270,10 +279,14 @@ def run(session: Session) -> Iterator[Result]:
 
 
 def _loss_of_model(session: Session) -> Tensor:
-    """Loss of the model on all modalities, (1 + G,): drawn toward the prior where that lowers it on held-out examples, never
-    away from it, or the noise of a network that has learned nothing would count as much as what another has learned."""
-    game, calibration = session.game, session.calibration
-    surer = calibration is not None and calibration.factor < 1
+    """Loss of the model on all modalities, (1 + G,): of probabilities, drawn toward the prior where that lowers it on
+    held-out examples, never away from it, or the noise of a network that has learned nothing would count as much as what
+    another has learned. Values, too large by chance, would gain by it whatever they say."""
+    game, calibration, task = session.game, session.calibration, session.task
+    probable = (
+        calibration is not None and task.prior_loss(game.value(game.full).expected, calibration.prior) is not None
+    )
+    surer = probable and calibration is not None and calibration.factor < 1
     return (game.calibrated(game.full) if surer else game.value(game.full)).loss
 
 
