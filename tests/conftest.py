@@ -85,11 +85,15 @@ torch.set_num_threads(1)
 
 @contextmanager
 def joint_trained_briefly() -> Iterator[None]:
-    """Joint networks train for ten epochs, not until nothing improves, which takes longer than all the rest of a quick
-    diagnosis. How well they learn is for test_synergy, test_tasks and test_planted to say, which leave them as they are."""
+    """Joint networks train for ten epochs, not until nothing improves, and few random features of raw inputs are drawn, which
+    take longer than all the rest of a quick diagnosis. How well both do is for test_synergy, test_raw, test_tasks and
+    test_planted to say, which leave them as they are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("collapsekit.readouts.synergy.EPOCHS", 10)
         patch.setattr("collapsekit.readouts.synergy.STEPS", 1)
+        patch.setattr("collapsekit.readouts.raw.FOURIER", 50)
+        patch.setattr("collapsekit.readouts.raw.BANDWIDTHS", (1.0,))
+        patch.setattr("collapsekit.readouts.raw.KERNELS", 16)
         yield
 
 
