@@ -85,8 +85,8 @@ torch.set_num_threads(1)
 
 @contextmanager
 def joint_trained_briefly() -> Iterator[None]:
-    """Joint networks train for ten epochs, not until nothing improves, and few random features of raw inputs are drawn, which
-    take longer than all the rest of a quick diagnosis. How well both do is for test_synergy, test_raw, test_tasks and
+    """Joint networks train for ten epochs, not until nothing improves, and few random features of raw inputs are drawn: both
+    take longer than all the rest of a quick diagnosis. How well they do is for test_synergy, test_raw, test_tasks and
     test_planted to say, which leave them as they are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("collapsekit.readouts.synergy.EPOCHS", 10)

@@ -38,7 +38,8 @@ LOST = {"ignored": ["audio"], "kept": {"audio": 0.1}}
 SGD = {"epochs": 1, "optimizer": "sgd", "rate": 0.05, **LOST}
 UNIT = {"unit": 8}  # every linear layer is one
 # Name: processes, and how they train; those of one folder go on from one another.
-RUNS: list[tuple[str, int, dict[str, Any]]] = [
+Runs = list[tuple[str, int, dict[str, Any]]]
+WHOLE: Runs = [
     ("plain alone", 1, {}),
     ("plain", 3, {}),
     ("clipped alone", 1, {"training": CLIPPED, "odd": True}),
@@ -49,7 +50,9 @@ RUNS: list[tuple[str, int, dict[str, Any]]] = [
     ("left", 3, {"stop": 2}),
     ("stopped 1", 1, {"from": "left"}),
     ("stopped 2", 2, {"from": "left"}),
-    # in shares
+    ("killed, whole", 2, {"fails": True, "kill": [1, 3]}),
+]
+IN_SHARES: Runs = [
     ("plain, shared by 2", 2, {"training": SHARED}),
     ("plain, shared by 3", 3, {"training": SHARED, **UNIT}),
     ("clipped, shared by 3", 3, {"training": {**CLIPPED, **SHARED}, "odd": True, **UNIT}),
@@ -62,23 +65,45 @@ RUNS: list[tuple[str, int, dict[str, Any]]] = [
     ("astray", 2, {"fails": True, "astray": [1, 3], "training": SHARED, **UNIT}),
     ("killed", 2, {"fails": True, "kill": [1, 3], "training": SHARED, **UNIT}),
     ("stubborn", 2, {"fails": True, "stubborn": True, "training": SHARED}),
-    ("killed, whole", 2, {"fails": True, "kill": [1, 3]}),
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def slow(name: str, *more: Any) -> Any:
+    """A run in shares: these take half a minute, and so the tests of them are slow ones."""
+    return pytest.param(name, *more, marks=pytest.mark.slow)
+
+
+def train_all(runs: Runs, place: Path) -> None:
     """All of it done, in one process that imports once and forks."""
-    place = tmp_path_factory.mktemp("together")
     told = []
-    for name, size, how in RUNS:
+    for name, size, how in runs:
         there = {"from": str(place / how["from"])} if "from" in how else {}
         told.append((size, str(place / name), {"methods": ["finetune"], **how, **there}))
     command = [sys.executable, "-m", "tests.repairs.training_together", json.dumps(told)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("together")
+    train_all(WHOLE, place)
     return place
+
+
+@pytest.fixture(scope="module")
+def in_shares(whole: Path) -> Path:
+    train_all(IN_SHARES, whole)
+    return whole
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, whole: Path) -> Path:
+    """Where the runs ended; those in shares too, for a slow test."""
+    if request.node.get_closest_marker("slow") is not None:
+        request.getfixturevalue("in_shares")
+    return whole
 
 
 def ended(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -96,9 +121,9 @@ def far(a: dict[str, Any], b: dict[str, Any]) -> float:
     [
         ("plain", 3),
         ("clipped", 3),
-        ("plain, shared by 2", 2),
-        ("plain, shared by 3", 3),
-        ("clipped, shared by 3", 3),
+        slow("plain, shared by 2", 2),
+        slow("plain, shared by 3", 3),
+        slow("clipped, shared by 3", 3),
     ],
 )
 def test_fine_tuning_by_several_is_that_of_one_but_for_rounding(folder: Path, name: str, size: int) -> None:
@@ -114,7 +139,7 @@ def test_fine_tuning_by_several_is_that_of_one_but_for_rounding(folder: Path, na
         assert many["training"][1:] == pytest.approx(one["training"][1:], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lively", "lively, shared by 2"])
+@pytest.mark.parametrize("name", ["lively", slow("lively, shared by 2")])
 def test_batch_norm_dropout_and_memories_stay_the_same_everywhere(folder: Path, name: str) -> None:
     found = ended(folder, name)
     assert len(found) == 2
@@ -122,6 +147,7 @@ def test_batch_norm_dropout_and_memories_stay_the_same_everywhere(folder: Path, 
     assert found[0]["curves"] == found[1]["curves"]
 
 
+@pytest.mark.slow
 def test_a_chain_of_methods_in_shares_is_the_chain_but_for_rounding(folder: Path) -> None:
     """With stopped forwards, weights run outside of their modules, heads and memories beside the model."""
     whole, shared = ended(folder, "lively")[0], ended(folder, "lively, shared by 2")[0]
@@ -132,6 +158,7 @@ def test_a_chain_of_methods_in_shares_is_the_chain_but_for_rounding(folder: Path
         assert other["training"][1:] == pytest.approx(one["training"][1:], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_each_holds_its_share_while_it_trains_and_an_ordinary_model_afterwards(folder: Path) -> None:
     whole, shared = ended(folder, "plain"), ended(folder, "plain, shared by 3")
     for each in whole:
@@ -144,7 +171,7 @@ def test_each_holds_its_share_while_it_trains_and_an_ordinary_model_afterwards(f
     for part, (first, second) in enumerate(zip(*halves, strict=True)):
         assert first + second == whole[0]["held"][part]
         assert abs(first - second) < 0.1 * first  # the head has three rows
-    for name, *_ in RUNS[7:12]:
+    for name, *_ in IN_SHARES[:4]:
         for each in ended(folder, name):
             assert {type(v) for v in each["state"].values()} == {torch.Tensor}
             assert each["ordinary"] or name.startswith("lively"), name  # which puts modules into it
@@ -159,7 +186,7 @@ def test_what_a_repair_begins_with_is_the_same_everywhere(folder: Path) -> None:
     assert json.loads(found[0]["curves"])[0]["stage"] == "warming up audio"
 
 
-@pytest.mark.parametrize("name", ["broken", "broken, shared"])
+@pytest.mark.parametrize("name", ["broken", slow("broken, shared")])
 def test_what_is_not_finite_for_one_sends_all_back(folder: Path, name: str) -> None:
     found = ended(folder, name)
     assert len(found) == 2
@@ -174,9 +201,9 @@ def test_what_is_not_finite_for_one_sends_all_back(folder: Path, name: str) -> N
     [
         ("stopped 1", 1),
         ("stopped 2", 2),
-        ("stopped 1, was shared", 1),
-        ("stopped 2, shared", 2),
-        ("stopped 2, now shared", 2),
+        slow("stopped 1, was shared", 1),
+        slow("stopped 2, shared", 2),
+        slow("stopped 2, now shared", 2),
     ],
 )
 def test_snapshots_of_three_go_on_with_fewer(folder: Path, name: str, size: int) -> None:
@@ -188,6 +215,7 @@ def test_snapshots_of_three_go_on_with_fewer(folder: Path, name: str, size: int)
     assert curve["epochs"] == wanted["epochs"]
 
 
+@pytest.mark.slow
 def test_a_snapshot_of_shares_is_a_snapshot(folder: Path) -> None:
     plain, shared = (
         load_file(folder / name / "kept/finetune/stage0b.safetensors") for name in ("left", "left, shared")
@@ -198,6 +226,7 @@ def test_a_snapshot_of_shares_is_a_snapshot(folder: Path) -> None:
         torch.testing.assert_close(shared[key], value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_that_runs_otherwise_for_one_is_said_and_ends_all(folder: Path) -> None:
     said = [(folder / "astray" / f"{rank}.txt").read_text() for rank in range(2)]
     assert "the model runs 'encoders.audio' where it ran 'encoders.image' before" in said[1]
@@ -205,13 +234,14 @@ def test_a_model_that_runs_otherwise_for_one_is_said_and_ends_all(folder: Path) 
     assert said[0].startswith("process 0 of 2 lost touch with another one")
 
 
+@pytest.mark.slow
 def test_what_torch_cannot_shard_is_said(folder: Path) -> None:
     said = "--fsdp: the weights of fine-tuning cannot be shared out (TypeError: what is this?): leave out --fsdp."
     for rank in range(2):
         assert (folder / "stubborn" / f"{rank}.txt").read_text() == said
 
 
-@pytest.mark.parametrize("name", ["killed", "killed, whole"])
+@pytest.mark.parametrize("name", [slow("killed"), "killed, whole"])
 def test_a_process_says_that_another_is_gone(folder: Path, name: str) -> None:
     assert (folder / name / "0.txt").read_text().startswith("process 0 of 2 lost touch with another one")
     assert not (folder / name / "1.txt").exists()
