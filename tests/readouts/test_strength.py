@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from collapsekit.readouts import raw
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout
 from collapsekit.readouts.strength import OWN_ENCODER, TRAINED_ALONE, TriedReadout, weigh_readouts
 from collapsekit.report.diagnosis import Reference
@@ -81,7 +82,7 @@ def test_the_report_says_what_the_due_was_read_from() -> None:
     assert found is not None
     assert found.family == "random Fourier features"
     assert found.read is not None
-    assert "400 numbers" in found.read
+    assert f"{raw.FOURIER} numbers" in found.read
     assert (found.trained_alone, found.independent) == (True, True)  # its encoder has nothing to train
     assert found.gains[found.family] == max(found.gains.values())
     assert found.strength == 1.0

@@ -42,15 +42,17 @@ Runs = list[tuple[str, int, dict[str, Any]]]
 WHOLE: Runs = [
     ("plain alone", 1, {}),
     ("plain", 3, {}),
-    ("clipped alone", 1, {"training": CLIPPED, "odd": True}),
-    ("clipped", 3, {"training": CLIPPED, "odd": True}),
     ("lively", 2, {**LIVELY, "training": SGD}),
     ("warmed", 2, {"methods": ["ebr"], "lively": True, "training": {"epochs": 2, **LOST}}),
     ("broken", 2, {"break": [1, 4]}),
     ("left", 3, {"stop": 2}),
-    ("stopped 1", 1, {"from": "left"}),
     ("stopped 2", 2, {"from": "left"}),
     ("killed, whole", 2, {"fails": True, "kill": [1, 3]}),
+]
+MORE: Runs = [
+    ("clipped alone", 1, {"training": CLIPPED, "odd": True}),
+    ("clipped", 3, {"training": CLIPPED, "odd": True}),
+    ("stopped 1", 1, {"from": "left"}),
 ]
 IN_SHARES: Runs = [
     ("plain, shared by 2", 2, {"training": SHARED}),
@@ -69,7 +71,7 @@ IN_SHARES: Runs = [
 
 
 def slow(name: str, *more: Any) -> Any:
-    """A run in shares: these take half a minute, and so the tests of them are slow ones."""
+    """A run in shares, or a further one: these take half a minute, and so the tests of them are slow ones."""
     return pytest.param(name, *more, marks=pytest.mark.slow)
 
 
@@ -94,13 +96,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def in_shares(whole: Path) -> Path:
-    train_all(IN_SHARES, whole)
+    train_all([*MORE, *IN_SHARES], whole)
     return whole
 
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest, whole: Path) -> Path:
-    """Where the runs ended; those in shares too, for a slow test."""
+    """Where the runs ended; those in shares and further ones too, for a slow test."""
     if request.node.get_closest_marker("slow") is not None:
         request.getfixturevalue("in_shares")
     return whole
@@ -120,7 +122,7 @@ def far(a: dict[str, Any], b: dict[str, Any]) -> float:
     ("name", "size"),
     [
         ("plain", 3),
-        ("clipped", 3),
+        slow("clipped", 3),
         slow("plain, shared by 2", 2),
         slow("plain, shared by 3", 3),
         slow("clipped, shared by 3", 3),
@@ -199,7 +201,7 @@ def test_what_is_not_finite_for_one_sends_all_back(folder: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("stopped 1", 1),
+        slow("stopped 1", 1),
         ("stopped 2", 2),
         slow("stopped 1, was shared", 1),
         slow("stopped 2, shared", 2),

@@ -15,6 +15,7 @@ from collapsekit.cli.commands.diagnose import judge_exit
 from collapsekit.report.diagnosis import Report
 from tests.problems import CHEAP, make_problem
 
+pytestmark = pytest.mark.usefixtures("brief_joint")
 SIZES = {"train": 400, "val": 200, "test": 200}
 SEGMENTATION = """
 import torch.nn.functional as F
