@@ -48,6 +48,7 @@ class Heartbeat:
         self._round = 0.0  # seconds since the store last answered
         self._changed, self._stop = threading.Condition(), threading.Event()
         self._failed: Exception | None = None
+        self._relay: Exception | None = None  # what another process ended with, as this one says it
         self._met = False
         self._arrivals: Arrivals | None = None
         self.store: Store | None = None
@@ -190,11 +191,15 @@ class Heartbeat:
     def _failure(self) -> CollapsekitError | None:
         from collapsekit import errors
 
-        for rank, how in sorted(self._failures().items()):
+        # Who failed itself first: others may have ended because of it, with its words in theirs.
+        for rank, how in sorted(self._failures().items(), key=lambda told: ("relayed" in told[1], told[0])):
             kind = getattr(errors, how["kind"], None)
             known = isinstance(kind, type) and issubclass(kind, CollapsekitError)
             made: CollapsekitError = kind(how["text"]) if known and kind is not None else ProcessLostError(how["text"])
-            made.args = (f"process {rank} of {self.at.size} failed: {how['text']}",)
+            made.args = (
+                how["text"] if "relayed" in how else f"process {rank} of {self.at.size} failed: {how['text']}",
+            )
+            self._relay = made
             return made
         return None
 
@@ -216,7 +221,11 @@ class Heartbeat:
                 str(error) if isinstance(error, CollapsekitError) else f"{type(error).__name__}: {error}".rstrip(": ")
             )
             self._own = error if isinstance(error, CollapsekitError) else ProcessLostError(text)
-            how = {"kind": type(error).__name__, "text": text[:2000]}
+            how = {
+                "kind": type(error).__name__,
+                "text": text[:2000],
+                **({"relayed": "yes"} if error is self._relay else {}),
+            }
         with self._changed:
             self._state = how
             self._changed.notify_all()

@@ -184,3 +184,19 @@ def test_what_a_machine_sleeps_through_is_no_silence_of_others() -> None:
     for _ in range(44):
         watch.count(1.0)
     assert "process 1 of 2 has not answered for 4" in str(watch._longest_silence())
+
+
+def test_who_failed_itself_is_named_and_not_who_ended_because_of_it() -> None:
+    """Process 0 ends with what process 1 said; process 2 may hear either of them first."""
+    watches = [Heartbeat(Place(rank, 3, "", 0, 0), 45, lambda: None, met=True) for rank in (0, 2)]  # type: ignore[arg-type,return-value]
+    first, last = watches
+    first._told[1] = {"kind": "ValueError", "text": "ValueError: a cable was pulled"}
+    heard = first._failure()
+    assert str(heard) == "process 1 of 3 failed: ValueError: a cable was pulled"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("collapsekit.distributed.heartbeat._TELLING", 0.0)
+        first.tell(heard)
+    last._told[0] = first._state  # type: ignore[assignment]
+    assert str(last._failure()) == str(heard)
+    last._told[1] = first._told[1]
+    assert str(last._failure()) == str(heard)
