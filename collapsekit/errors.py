@@ -21,6 +21,7 @@ class CollapsekitError(Exception):
     """Base of everything a user can cause; its text is one sentence that says what to do."""
 
     exit_code = 2
+    relayed = False  # whether another process failed, and this one ends because of it
 
 
 class ConfigError(CollapsekitError):

@@ -48,7 +48,6 @@ class Heartbeat:
         self._round = 0.0  # seconds since the store last answered
         self._changed, self._stop = threading.Condition(), threading.Event()
         self._failed: Exception | None = None
-        self._relay: Exception | None = None  # what another process ended with, as this one says it
         self._met = False
         self._arrivals: Arrivals | None = None
         self.store: Store | None = None
@@ -189,19 +188,7 @@ class Heartbeat:
         return {rank: how for rank, how in self._told.items() if how != _LEFT}
 
     def _failure(self) -> CollapsekitError | None:
-        from collapsekit import errors
-
-        # Who failed itself first: others may have ended because of it, with its words in theirs.
-        for rank, how in sorted(self._failures().items(), key=lambda told: ("relayed" in told[1], told[0])):
-            kind = getattr(errors, how["kind"], None)
-            known = isinstance(kind, type) and issubclass(kind, CollapsekitError)
-            made: CollapsekitError = kind(how["text"]) if known and kind is not None else ProcessLostError(how["text"])
-            made.args = (
-                how["text"] if "relayed" in how else f"process {rank} of {self.at.size} failed: {how['text']}",
-            )
-            self._relay = made
-            return made
-        return None
+        return _first_error(self._failures(), self.at.size)
 
     def failure(self) -> CollapsekitError | None:
         """Return the error that another process said it ended with, where one does within a moment. Asked for by who has
@@ -221,11 +208,9 @@ class Heartbeat:
                 str(error) if isinstance(error, CollapsekitError) else f"{type(error).__name__}: {error}".rstrip(": ")
             )
             self._own = error if isinstance(error, CollapsekitError) else ProcessLostError(text)
-            how = {
-                "kind": type(error).__name__,
-                "text": text[:2000],
-                **({"relayed": "yes"} if error is self._relay else {}),
-            }
+            how = {"kind": type(error).__name__, "text": text[:2000]}
+            if self._own.relayed:
+                how["relayed"] = "yes"
         with self._changed:
             self._state = how
             self._changed.notify_all()
@@ -251,3 +236,18 @@ def _end(rank: int, error: CollapsekitError) -> NoReturn:
         sys.stderr.write(f"error{own}: {text}\n")
         sys.stderr.flush()
     os._exit(error.exit_code)
+
+
+def _first_error(failures: Mapping[int, Mapping[str, str]], size: int) -> CollapsekitError | None:
+    """What the process ended with that failed itself, of ``size`` ones; others may have ended because of it, with its words
+    in theirs."""
+    from collapsekit import errors
+
+    for rank, how in sorted(failures.items(), key=lambda each: ("relayed" in each[1], each[0])):
+        kind = getattr(errors, how["kind"], None)
+        known = isinstance(kind, type) and issubclass(kind, CollapsekitError)
+        made: CollapsekitError = kind(how["text"]) if known and kind is not None else ProcessLostError(how["text"])
+        made.args = (how["text"] if "relayed" in how else f"process {rank} of {size} failed: {how['text']}",)
+        made.relayed = True
+        return made
+    return None
