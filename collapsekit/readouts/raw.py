@@ -22,7 +22,7 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.readouts.choosing import NUMBERS, ChosenReadout, FeatureSet, choose_features
+from collapsekit.readouts.choosing import NUMBERS, ROUGH, ChosenReadout, FeatureSet, choose_features
 from collapsekit.readouts.linear import WIDEST, FitSplit, FittedReadout
 from collapsekit.stats.linear import fitted_roughly
 from collapsekit.stats.random_features import (
@@ -47,7 +47,6 @@ BANDWIDTHS = (0.25, 0.5, 1.0, 2.0)  # of the kernel, in median distances between
 KERNELS = 128  # random convolutions
 VOCABULARY = 1024  # columns that tokens are counted in
 ENOUGH = 0.01  # share of the prior loss that is left of a modality no further family is asked about
-ROUGH = 1e-4  # gradient aimed at: raw inputs are wide, and only how well they do matters
 ROUNDS, LEAST = (
     (30, 100, 300),
     1e-3,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from collapsekit.errors import ConfigError, DataError
+from collapsekit.errors import DataError
 from collapsekit.readouts.strength import PREDICTIONS
 from collapsekit.report.diagnosis import Report
 from tests.problems import SIZES, Problem, make_problem
@@ -75,11 +75,4 @@ def test_an_array_that_is_not_there_is_named(tmp_path: Path) -> None:
     problem = with_predictions(tmp_path, right=0.8)
     problem.config["modalities"]["audio"]["predictions"] = "from_sound"
     with pytest.raises(DataError, match="from_sound"):
-        problem.diagnose(probes=PROBES)
-
-
-def test_the_label_is_no_prediction(tmp_path: Path) -> None:
-    problem = with_predictions(tmp_path, right=0.8)
-    problem.config["modalities"]["audio"]["predictions"] = "label"
-    with pytest.raises(ConfigError, match="predictions of modality 'audio' are 'label', the label"):
         problem.diagnose(probes=PROBES)

@@ -28,6 +28,7 @@ UNITS = "data.group decides which examples are held out"
 WEAK = "encoders are trained together only where a modality says next to nothing alone"
 RAW = "readouts of raw inputs end where little is left to gain, and are kept for other models of the same inputs"
 WEAK_RAW = "raw inputs are read together only where a modality says next to nothing alone"
+WON = "features pooled by a learned query are made again only where a readout does best with them"
 SMALL = 32  # examples an encoder runs on, at most, to find out what is trained and under which name it is kept
 REACHED = 4  # of these, to find out which weights are the encoder's
 
@@ -133,7 +134,7 @@ class Preview(QuestionCosts):
         rows += len(reckoned) * (REACHED + BATCH)
         cost = Cost(encodings=rows, encoders=runs, encoder_steps=steps).at_most(STOPS).at_most(CACHED)
         again = [m for m in seconds if m not in left_out and learns_query(self.adapter, self.features, m, at.train)]
-        cost += Cost(encodings=len(again) * 2 * self._rows_read(at)).at_most(STOPS)
+        cost += Cost(encodings=len(again) * 2 * self._rows_read(at)).at_most(WON)
         return cost + Cost(heads=planned) + self._queries(again)
 
     def _rows_read(self, at: FitSizes) -> int:
