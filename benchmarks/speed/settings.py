@@ -30,6 +30,7 @@ from collapsekit.data.arrays import ArraySource
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.games.coalitions import CoalitionGame, draws_for
+from collapsekit.games.draws import MeanOverDraws, score, score_draws
 from collapsekit.interventions.replay import predict
 from collapsekit.probes.geometry.rank_sweep import RankSweepOptions
 from collapsekit.readouts.fit import Recipe, retrained_fusion
@@ -129,9 +130,13 @@ def coalitions(adapter: ModuleAdapter, features: Features, repeats: int = 5) -> 
         game, found = CoalitionGame(adapter, features, draws, 0, Progress()), []
         for mask in masks:
             absent = [m for m in features.modalities if m not in game.names(mask)]
-            swaps = [dict.fromkeys(absent, other) for other in game.donors] if absent else []
-            answers = [predict(adapter, features, swap=swap).outputs for swap in swaps] or [features.outputs]
-            found.append(game._score(torch.stack([expect(y) for y in answers]).mean(0)).loss)
+            if not absent:
+                found.append(score(adapter.task, features, expect(features.outputs)).loss)
+                continue
+            mean = MeanOverDraws(features, game.donors)
+            for k, other in enumerate(game.donors):
+                mean.add(k, expect(predict(adapter, features, swap=dict.fromkeys(absent, other)).outputs))
+            found.append(score_draws(adapter.task, features, mean).loss)
         return found
 
     def together() -> list[Tensor]:

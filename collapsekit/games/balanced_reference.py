@@ -12,14 +12,12 @@ from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import CoalitionValue
+from collapsekit.games.draws import CoalitionValue, MeanOverDraws, score, score_draws
 from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.readouts.calibration import DOUBT, doubtful_loss, fitted_weights
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
 from collapsekit.readouts.synergy import Synergy
-from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.base import Task
-from collapsekit.tasks.scoring import leave_out_metric
 
 SURE = 2.0  # standard errors by which what modalities say together has to lower the held-out loss to be added
 
@@ -47,7 +45,7 @@ class BalancedReference:
     def value(self, mask: int) -> CoalitionValue:
         """Score the reference when it sees the modalities in ``mask``: loss and metric."""
         if mask not in self.known:
-            self.known[mask] = self._score(self._expect(mask))
+            self.known[mask] = self._valued(mask)
         return self.known[mask]
 
     def constant(self) -> CoalitionValue:
@@ -90,7 +88,7 @@ class BalancedReference:
         made.weight = both[0]
         return made
 
-    def _expect(self, mask: int) -> Tensor:
+    def _valued(self, mask: int) -> CoalitionValue:
         names, n = self.features.modalities, len(self.features)
         present, absent = self.prior.expand(n, -1), torch.zeros(n, 1)
         for i, m in enumerate(names):
@@ -100,11 +98,11 @@ class BalancedReference:
                 absent = absent + self.weight * self.evidence[m][0]
         own = torch.arange(n)
         if mask == (1 << len(names)) - 1:
-            return self.task.from_natural(present + self._said(mask, own))
-        total = torch.zeros_like(present)
-        for other in self.donors:
-            total = total + self.task.from_natural(present + absent[other] + self._said(mask, other))
-        return total / len(self.donors)
+            return self._score(self.task.from_natural(present + self._said(mask, own)))
+        mean = MeanOverDraws(self.features, self.donors)
+        for k, other in enumerate(self.donors):
+            mean.add(k, self.task.from_natural(present + absent[other] + self._said(mask, other)))
+        return score_draws(self.task, self.features, mean)
 
     def _said(self, mask: int, other: Tensor) -> Tensor:
         """What modalities say only together, those not in ``mask`` taken from ``other`` examples."""
@@ -130,9 +128,7 @@ class BalancedReference:
         return float(best.x) if float(best.fun) < loss(0.0) else 0.0
 
     def _score(self, expected: Tensor) -> CoalitionValue:
-        targets, groups = self.features.targets, self.features.groups
-        loss = leave_out_means(self.task.loss(expected, targets), groups)
-        return CoalitionValue(loss, leave_out_metric(self.task, expected, targets, groups), expected)
+        return score(self.task, self.features, expected)
 
     def contribution(self, modality: str, absent: str | None = None) -> tuple[Tensor, Tensor]:
         """Compute what this modality adds to natural parameters, alone and together with the others (``absent`` not

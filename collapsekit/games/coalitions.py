@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -13,14 +12,13 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options, Progress
 from collapsekit.features.features import Features
+from collapsekit.games.draws import CoalitionValue, MeanOverDraws, score, score_draws
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.interventions.replay import by_row, predict_many
 from collapsekit.readouts.calibration import fit_calibration
 from collapsekit.stats import shapley
-from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.stats.threads import threads_for
-from collapsekit.tasks.scoring import leave_out_metric
 
 SCORING = 100.0  # operations that scoring takes for every number the model puts out
 
@@ -58,42 +56,11 @@ def draws_for(adapter: Adapter, features: Features, wanted: int | None) -> int:
     return min(256, max(32, 8 * adapter.task.classes_of(features.outputs)))
 
 
-@dataclass(frozen=True)
-class CoalitionValue:
-    """Loss and metric of one coalition: over all examples, then without each jackknife group."""
-
-    loss: Tensor  # (1 + G,)
-    metric: Tensor  # (1 + G,)
-    expected: Tensor  # (n, ...)
-
-
 Expected = Callable[[Tensor], Tensor]
 
 
 def _as_it_is(expected: Tensor) -> Tensor:
     return expected
-
-
-class _Mean:
-    """A mean over draws in which a draw and its inverse are added up before they are added to the rest: of two coalitions
-    that share their draws one meets each such pair the other way round, and what is equal has to come out equal."""
-
-    def __init__(self, inverse: Mapping[int, int]) -> None:
-        self.inverse, self.total, self.count = inverse, torch.zeros((), dtype=torch.float64), 0
-        self.waiting: dict[int, Tensor] = {}
-
-    def add(self, k: int, expected: Tensor) -> None:
-        """Add draw ``k``; its inverse comes before or after it."""
-        back = self.inverse.get(k, k)
-        self.count += 1
-        if back != k and back not in self.waiting:
-            self.waiting[k] = expected
-        else:
-            self.total = self.total + (expected if back == k else self.waiting.pop(back) + expected)
-
-    @property
-    def value(self) -> Tensor:
-        return self.total / self.count
 
 
 class CoalitionGame:
@@ -159,59 +126,56 @@ class CoalitionGame:
         functions = [kind for _, kind in kinds]
         with threads_for(SCORING * self.features.outputs.numel()):
             if mask == self.full or (mask == 0 and self.inverse):
-                means = self._ends(functions)
+                values = self._ends(functions)
             else:
-                means = self._drawn(min(mask, self.full & ~mask) if self.inverse else mask, functions)
-            for one, found in means.items():
-                for (store, _), expected in zip(kinds, found, strict=True):
-                    store[one] = self._score(expected)
+                values = self._drawn(min(mask, self.full & ~mask) if self.inverse else mask, functions)
+            for one, found in values.items():
+                for (store, _), value in zip(kinds, found, strict=True):
+                    store[one] = value
         self.progress.step("modality subsets", len(self.known), 1 << self.size if self.exact else None)
 
-    def _ends(self, kinds: Sequence[Expected]) -> dict[int, list[Tensor]]:
-        """Expectations of the model as it is and, where an example may be taken whole for another, with every modality
-        absent."""
-        whole = [kind(self.adapter.task.expect(self.features.outputs)) for kind in kinds]
+    def _ends(self, kinds: Sequence[Expected]) -> dict[int, list[CoalitionValue]]:
+        """Score the model as it is and, where an example may be taken whole for another, with every modality absent."""
+        task = self.adapter.task
+        whole = [kind(task.expect(self.features.outputs)) for kind in kinds]
+        scored = {self.full: [score(task, self.features, expected) for expected in whole]}
         if not self.inverse:
-            return {self.full: whole}
-        means = [_Mean(self.inverse) for _ in kinds]
+            return scored
+        means = [MeanOverDraws(self.features, self.donors, self.inverse) for _ in kinds]
         for k in sorted(range(len(self.donors)), key=self._turn):
             for mean, expected in zip(means, whole, strict=True):
                 mean.add(k, expected.index_select(0, self.donors[k]))
-        return {self.full: whole, 0: [m.value for m in means]}
+        return scored | {0: [score_draws(task, self.features, m) for m in means]}
 
-    def _drawn(self, mask: int, kinds: Sequence[Expected]) -> dict[int, list[Tensor]]:
-        """Mean expectations of the coalition ``mask`` and, where draws have inverses, of those absent from it.
+    def _drawn(self, mask: int, kinds: Sequence[Expected]) -> dict[int, list[CoalitionValue]]:
+        """Score the coalition ``mask`` by its mean expectations and, where draws have inverses, those absent from it.
 
         Modalities A of example i with B of j are a draw for the coalition A, as seen from i, and one for the coalition B,
         as seen from j, if some draw lends j what is of i. So nearly every draw of the one is a draw of the other.
         """
-        rest, draws = self.full & ~mask, range(len(self.donors))
+        task, rest, draws = self.adapter.task, self.full & ~mask, range(len(self.donors))
         asked = [(mask, k) for k in draws]
         asked += [(rest, k) for k in draws if k not in self.inverse] if self.inverse else []
         asked.sort(key=lambda one: self._turn(one[1]))
         absent = {one: [m for m in self.features.modalities if m not in self.names(one)] for one in (mask, rest)}
         questions = (Edit(swap=dict.fromkeys(absent[one], self.donors[k])) for one, k in asked)
-        means: dict[int, list[_Mean]] = {one: [_Mean(self.inverse) for _ in kinds] for one, _ in asked}
-        if self.inverse:
-            means[rest] = [_Mean(self.inverse) for _ in kinds]
+        means = {
+            one: [MeanOverDraws(self.features, self.donors, self.inverse) for _ in kinds]
+            for one in ([mask, rest] if self.inverse else [mask])
+        }
         answers = predict_many(self.adapter, self.features, questions)
         for (one, k), answer in zip(asked, answers, strict=True):
             for i, kind in enumerate(kinds):
-                expected = kind(self.adapter.task.expect(answer.outputs))
+                expected = kind(task.expect(answer.outputs))
                 means[one][i].add(k, expected)
                 if k in self.inverse:
                     back = self.inverse[k]
                     means[rest][i].add(back, expected.index_select(0, self.donors[back]))
-        return {one: [m.value for m in found] for one, found in means.items()}
+        return {one: [score_draws(task, self.features, m) for m in found] for one, found in means.items()}
 
     def _turn(self, k: int) -> int:
         """Draws in this order come next to their inverses."""
         return min(k, self.inverse.get(k, k))
-
-    def _score(self, expected: Tensor) -> CoalitionValue:
-        task, features = self.adapter.task, self.features
-        loss = leave_out_means(task.loss(expected, features.targets), features.groups)
-        return CoalitionValue(loss, leave_out_metric(task, expected, features.targets, features.groups), expected)
 
 
 def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:

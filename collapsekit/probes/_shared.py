@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -17,6 +20,7 @@ from collapsekit.session.session import Session
 from collapsekit.stats.inference.bounded import bounded_interval
 from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
 from collapsekit.stats.inference.quantiles import normal
+from collapsekit.stats.inference.sums import Part, difference_interval
 
 CONCATENATED = (
     "the fusion point only concatenates the modalities' features, so this reads the same for a healthy and a collapsed "
@@ -27,6 +31,33 @@ PREFIX_SOURCE = "Chaudhuri et al. 2025, Section 4.1 and Figure 4"
 VIF = "diagonal of the inverse correlation matrix of the fused representation's non-constant columns"
 SCALED = "the modality's features multiplied by β before fusion, β = 1 being the model as it is"
 CKA_SOURCE = "Kornblith et al. 2019; unbiased HSIC of Song et al. 2012; Figure 5 (b, d) of Chaudhuri et al. 2025"
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What a modality is credited with, and how sure that is."""
+
+    values: Tensor  # over all examples, then without each jackknife group, (1+G,)
+    held: (
+        Part | None
+    )  # the mean worth of coalitions that hold the modality, of which it is made; None: it is made of another
+    error: float  # standard error of sampled orders; 0 where it is exact
+    ends: tuple[float, float]  # of its interval
+
+    @property
+    def parts(self) -> list[Part]:
+        """What it is the sum of: what the model reaches with the modality, and minus what it reaches without."""
+        if self.held is None:
+            return [Part(self.values)]
+        return [self.held, Part(self.values - self.held.values)]
+
+    def at_least(self, least: Tensor | float, ends: tuple[float, float] = (0.0, 0.0)) -> Credit:
+        """Return the larger of it and ``least``, (1+G,) with its ``ends``, or a constant."""
+        floor = torch.as_tensor(least, dtype=torch.float64).expand_as(self.values)
+        if bool((self.values >= floor).all()):
+            return self
+        span = max(self.ends[0], ends[0]), max(self.ends[1], ends[1])
+        return replace(self, values=torch.maximum(self.values, floor), held=None, ends=span)
 
 
 class RankOptions(Options):
@@ -121,11 +152,72 @@ def credit_interval(
     Returns:
         The lower and the upper end.
     """
-    full, (low, high) = estimate(credit, level, bounds, count)
-    if sampling_error == 0:
-        return low, high
-    z = normal(0.5 + level / 2) * sampling_error
-    low, high = full - ((full - low) ** 2 + z**2) ** 0.5, full + ((high - full) ** 2 + z**2) ** 0.5
+    full, ends = estimate(credit, level, bounds, count)
+    return _widened(full, ends, sampling_error, level, bounds)
+
+
+def difference(
+    one: Tensor, other: Tensor, level: float, bounds: Bounds = UNBOUNDED, count: float | None = None
+) -> tuple[float, tuple[float, float]]:
+    """Give the difference of two statistics, each of which lies within ``bounds``, and its jackknife interval.
+
+    Args:
+        one: over all examples, then without each jackknife group, (1+G,).
+        other: likewise.
+        level: coverage, such as 0.95.
+        bounds: the least and the most that each can be.
+        count: of the independent examples behind means of hits; None: unknown.
+
+    Returns:
+        The difference, and the interval's lower and upper end.
+    """
+    full, least = float((one - other)[0]), bounds.of_differences
+    low, high = difference_interval(Part(one, bounds, count), Part(other, bounds, count), level)
+    return full, (min(full, max(float(low), least.low)), max(full, min(float(high), least.high)))
+
+
+def credits_of(
+    session: Session, worth: Callable[[int], Tensor], bounds: Bounds, count: float | None = None
+) -> list[Credit]:
+    """Compute the Shapley credit of every modality with its interval.
+
+    Args:
+        session: for its modalities, level and sampled orders.
+        worth: of a coalition by bitmask, over all examples and without each jackknife group, (1+G,).
+        bounds: the least and the most that a worth can be.
+        count: where worths are means of hits, of how many independent examples; None: unknown.
+
+    Returns:
+        The credits, in the order of the modalities.
+    """
+    values, errors = session.shapley_values(worth)
+    found = []
+    for i in range(len(values)):
+        held, _ = session.shapley_values(partial(_worth_with, worth, i))
+        _, ends = difference(held[i], held[i] - values[i], session.level, bounds, count)
+        error = float(errors[i, 0])
+        ends = _widened(float(values[i, 0]), ends, error, session.level, bounds.of_differences)
+        found.append(Credit(values[i], Part(held[i], bounds, count), error, ends))
+    return found
+
+
+def _worth_with(worth: Callable[[int], Tensor], i: int, mask: int) -> Tensor:
+    """The worth of coalitions with modality ``i``, and 0 for those without."""
+    return worth(mask) if mask >> i & 1 else torch.zeros_like(worth(mask))
+
+
+def sum_of(credits: Sequence[Credit]) -> Tensor:
+    """Add up credits, over all examples, then without each jackknife group, (1+G,)."""
+    return torch.stack([c.values for c in credits]).sum(0)
+
+
+def _widened(
+    full: float, ends: tuple[float, float], sampling_error: float, level: float, bounds: Bounds
+) -> tuple[float, float]:
+    low, high = ends
+    if sampling_error > 0:
+        z = normal(0.5 + level / 2) * sampling_error
+        low, high = full - ((full - low) ** 2 + z**2) ** 0.5, full + ((high - full) ** 2 + z**2) ** 0.5
     return min(full, max(bounds.low, low)), max(full, min(bounds.high, high))
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
 from collapsekit.repairs.recommend import kept_by, recommend
 from collapsekit.repairs.training.job import Job, held_expectations
 from collapsekit.report.diagnosis import ModalityVerdict, Report
+from collapsekit.stats.inference.jackknife import interval
 from tests.factories import make_plain_report, make_result, make_subject
 from tests.repairs.making import make_job, make_model
 
@@ -42,9 +42,8 @@ def by_hand(job: Job, before: Tensor, after: Tensor) -> tuple[float, float, floa
     y, groups = job.at.held_targets.numpy(), np.arange(len(job.at.choose)) % 16
     gain = (after.argmax(1).numpy() == y).astype(float) - (before.argmax(1).numpy() == y)
     left = np.array([gain[groups != g].mean() for g in range(16)])
-    half = student.ppf(0.95, 15) * np.sqrt(15 / 16 * ((left - left.mean()) ** 2).sum())
-    mean = gain.mean()
-    low, high = (np.tanh(np.arctanh(mean) + sign * half / (1 - mean**2)) for sign in (-1, 1))
+    mean = float(gain.mean())
+    low, high = (np.tanh(np.arctanh(mean) + (end - mean) / (1 - mean**2)) for end in interval(mean, left.tolist(), 0.9))
     return mean, low, high
 
 

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from collapsekit.games.coalitions import EXACT_UP_TO, CoalitionGame, GameOptions
 from collapsekit.measures import LOSS, METRIC, Measure, declare
-from collapsekit.probes._shared import banded_curve, credit_interval, estimate, metric_count
+from collapsekit.probes._shared import banded_curve, credits_of, difference, estimate, metric_count
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
+from collapsekit.stats.inference.bounds import Bounds
 
 REMOVED = "absent modalities taken together from other examples, the expectation averaged over {draws} of them"
 SAGE = "Covert et al. 2020 (SAGE), eq. 2 and 4; Shapley 1953"
@@ -158,20 +159,20 @@ def run(session: Session) -> Iterator[Result]:
     game = session.game
     yield from _ends_of_the_game(session, game)
     task, draws = session.task, len(game.donors)
-    kinds: tuple[tuple[Callable[[int], Tensor], Measure, Measure], ...] = (
-        (lambda mask: -game.value(mask).loss, SHAPLEY, LEAVE_ONE_OUT),
-        (lambda mask: game.value(mask).metric, SHAPLEY_METRIC, LEAVE_ONE_OUT_METRIC),
+    count = metric_count(session)
+    kinds: tuple[tuple[Callable[[int], Tensor], Measure, Measure, Bounds], ...] = (
+        (lambda mask: -game.value(mask).loss, SHAPLEY, LEAVE_ONE_OUT, task.loss_bounds.of_negatives),
+        (lambda mask: game.value(mask).metric, SHAPLEY_METRIC, LEAVE_ONE_OUT_METRIC, task.metric_bounds),
     )
     exact = "exact over all subsets" if game.exact else f"sampled over {session.permutations} orders"
-    for worth, shapley, without in kinds:
-        credit, error = session.shapley_values(worth)
+    for worth, shapley, without, bounds in kinds:
+        credits = credits_of(session, worth, bounds, count)
         for i, modality in enumerate(session.modalities):
+            credit = credits[i]
             quantity = shapley.fill(task, exact=exact, draws=draws)
-            span = credit_interval(credit[i], float(error[i, 0]), session.level, quantity.bounds)
-            yield quantity.result(float(credit[i, 0]), span, modality=modality)
-            quantity = without.fill(task, draws=draws)
-            value, span = estimate(worth(game.full) - worth(game.full & ~(1 << i)), session.level, quantity.bounds)
-            yield quantity.result(value, span, modality=modality)
+            yield quantity.result(float(credit.values[0]), credit.ends, modality=modality)
+            lost = difference(worth(game.full), worth(game.full & ~(1 << i)), session.level, bounds, count)
+            yield without.fill(task, draws=draws).result(*lost, modality=modality)
     yield from _subsets(session, game)
 
 

@@ -12,7 +12,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.games.balanced_reference import BalancedReference
 from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
-from collapsekit.probes._shared import credit_interval, estimate, metric_count
+from collapsekit.probes._shared import Credit, credit_interval, credits_of, estimate, metric_count, sum_of
 from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
 from collapsekit.registry import probe
@@ -20,8 +20,8 @@ from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.stats.inference.jackknife import ratio_interval
 from collapsekit.stats.inference.quantiles import normal
+from collapsekit.stats.inference.sums import Part, ratio_interval
 from collapsekit.stats.use import FLOOR, floor_of
 from collapsekit.tasks.scoring import leave_out_metric
 
@@ -252,9 +252,11 @@ def run(session: Session) -> Iterator[Result]:
     strengths = {m: session.reference(m) for m in session.modalities}
     game, reference = session.game, session.balanced_reference.whole
     yield _gained_together(session)
-    ours, ours_error = session.shapley_values(lambda k: -game.calibrated(k).loss)
-    theirs, theirs_error = session.shapley_values(lambda k: -reference.value(k).loss)
     task, prior, level = session.task, reference.constant().loss, session.level
+    least = task.loss_bounds.of_negatives
+    ours = credits_of(session, lambda k: -game.calibrated(k).loss, least)
+    theirs = credits_of(session, lambda k: -reference.value(k).loss, least)
+    total = torch.maximum(sum_of(ours), sum_of(theirs))
     yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, level)
     yield _with_interval(LEARNED.fill(), None, None, 1 - _loss_of_model(session) / prior, level)
     yield _with_interval(LEARNABLE.fill(), None, None, 1 - reference.value(game.full).loss / prior, level)
@@ -262,16 +264,14 @@ def run(session: Session) -> Iterator[Result]:
         yield from _strength(m, strengths[m])
         note = f"readout: {strengths[m].read}"
         gain = prior - reference.alone(m).loss
-        credit, due = ours[i], torch.maximum(theirs[i], LEAST * gain)
-        errors = float(ours_error[i, 0]), float(theirs_error[i, 0])
-        span = credit_interval(credit, errors[0], level)
-        yield CREDIT.fill(task).result(float(credit[0]), span, modality=m)
-        yield _share(m, credit, torch.maximum(ours.sum(0), theirs.sum(0)), errors[0], level)
-        yield _with_interval(REFERENCE_CREDIT.fill(task), m, note, due, level, errors[1])
+        credit, due = ours[i], theirs[i].at_least(LEAST * gain, estimate(LEAST * gain, level)[1])
+        yield CREDIT.fill(task).result(float(credit.values[0]), credit.ends, modality=m)
+        yield _share(m, credit.values, total, credit.error, level)
+        yield REFERENCE_CREDIT.fill(task).result(float(due.values[0]), due.ends, modality=m, note=note)
         most = torch.maximum(_due_at_most(session, reference, i), LEAST * gain)
         yield _with_interval(DUE_AT_MOST.fill(task), m, None, most, level)
-        yield _ratio(m, note, credit, due, errors, level)
-        yield _score(m, note, credit, due, errors, float(prior[0]), level)
+        yield _ratio(m, note, credit, due, level)
+        yield _score(m, note, credit, due, float(prior[0]), level)
         yield _with_interval(ALONE_GAIN.fill(task), m, note, gain, level)
         metric = reference.alone(m).metric
         yield _with_interval(ALONE_METRIC.fill(task), m, note, metric, level, count=metric_count(session))
@@ -358,38 +358,27 @@ def _share(modality: str, credit: Tensor, total: Tensor, error: float, level: fl
     return _with_interval(SHARE_OF.fill(), modality, None, credit / total, level, error / float(total[0]))
 
 
-def _ratio(modality: str, note: str, credit: Tensor, due: Tensor, errors: tuple[float, float], level: float) -> Result:
-    if float(due[0]) <= 0:
+def _ratio(modality: str, note: str, credit: Credit, due: Credit, level: float) -> Result:
+    if float(due.values[0]) <= 0:
         reason = "the balanced reference gives the modality no credit above 0"
         return RATIO.skipped(reason, modality=modality, note=note)
-    value, low, high = _quotient(credit, due, errors, level, CAP)
+    value, low, high = _quotient(credit, due, 0.0, level, CAP)
     return RATIO.result(value, (low, high), modality=modality, note=note)
 
 
-def _score(
-    modality: str,
-    note: str,
-    credit: Tensor,
-    due: Tensor,
-    errors: tuple[float, float],
-    prior_loss: float,
-    level: float,
-) -> Result:
+def _score(modality: str, note: str, credit: Credit, due: Credit, prior_loss: float, level: float) -> Result:
     """The ratio drawn to 1 where little is due, so that there is one for every modality and no cliff at zero."""
-    more = floor_of(prior_loss)
-    top, bottom = (v.clamp_min(0.0) + more for v in (credit, due))
-    value, low, high = _quotient(top, bottom, errors, level, 1.0)
+    value, low, high = _quotient(credit.at_least(0.0), due.at_least(0.0), floor_of(prior_loss), level, 1.0)
     return SCORE.result(1.0 - value, (1.0 - high, 1.0 - low), modality=modality, note=note)
 
 
-def _quotient(
-    top: Tensor, bottom: Tensor, errors: tuple[float, float], level: float, cap: float
-) -> tuple[float, float, float]:
-    """top/bottom within [0, cap] with its interval, widened by the standard errors of sampled orders."""
-    a, b = float(top[0]), float(bottom[0])
+def _quotient(credit: Credit, due: Credit, more: float, level: float, cap: float) -> tuple[float, float, float]:
+    """(credit + more) / (due + more) within [0, cap] with its interval, widened by the standard errors of sampled orders."""
+    more_of = Part(torch.full_like(credit.values, more))
+    a, b = float(credit.values[0]) + more, float(due.values[0]) + more
     value = min(cap, max(0.0, a / b))
-    low, high = ratio_interval((a, top[1:].tolist()), (b, bottom[1:].tolist()), level, cap)
-    extra = normal(0.5 + level / 2) * math.hypot(errors[0], value * errors[1]) / b
+    low, high = ratio_interval([*credit.parts, more_of], [*due.parts, more_of], level, cap)
+    extra = normal(0.5 + level / 2) * math.hypot(credit.error, value * due.error) / b
     low, high = min(low, value), max(high, value)
     return value, max(0.0, value - math.hypot(value - low, extra)), min(cap, value + math.hypot(high - value, extra))
 

@@ -44,7 +44,13 @@ def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, floa
 
 
 def bounded_interval(
-    full: Tensor, leave_out: Tensor, level: float, bounds: Bounds = UNBOUNDED, count: float | None = None
+    full: Tensor,
+    leave_out: Tensor,
+    level: float,
+    bounds: Bounds = UNBOUNDED,
+    count: float | None = None,
+    *,
+    skewed: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Compute jackknife intervals within bounds, each of which holds its estimate.
 
@@ -59,6 +65,7 @@ def bounded_interval(
         level: the confidence level, in (0, 1).
         bounds: the least and the most that an estimate can be.
         count: for means of hits, how many independent examples they are of; None: unknown.
+        skewed: whether the plain interval is set for skewness before it is carried over.
 
     Returns:
         Lower and upper ends in the shape of ``full``, float64.
@@ -66,32 +73,34 @@ def bounded_interval(
     Raises:
         NumericsError: for other shapes, fewer than 2 groups, and values that are not finite.
     """
-    plain = interval_array(full, leave_out, level)
+    plain = interval_array(full, leave_out, level, skewed=skewed)
     if bounds == UNBOUNDED:
         return plain
     full = full.double()
-    half = plain[1] - full
+    down, up = full - plain[0], plain[1] - full
     below, above = full - bounds.low, bounds.high - full
     inside = (below > 0) & (above > 0)
     # By what the distance to each bound is multiplied or divided for one half width; a bound that is not there is far off.
     rate = torch.where(inside, 1 / below + 1 / above, torch.ones_like(full))
-    odds = torch.exp((half * rate).clamp_max(_EXP_MAX))
+    less, more = (torch.exp((half * rate).clamp_max(_EXP_MAX)) for half in (down, up))
     if math.isfinite(bounds.low) and math.isfinite(bounds.high):
-        low = bounds.low + (bounds.high - bounds.low) * below / (below + above * odds)
-        high = bounds.high - (bounds.high - bounds.low) * above / (above + below * odds)
+        low = bounds.low + (bounds.high - bounds.low) * below / (below + above * less)
+        high = bounds.high - (bounds.high - bounds.low) * above / (above + below * more)
     elif math.isfinite(bounds.low):
-        low, high = bounds.low + below / odds, bounds.low + below * odds
+        low, high = bounds.low + below / less, bounds.low + below * more
     else:
-        low, high = bounds.high - above * odds, bounds.high - above / odds
-    cut = _at_a_bound(full, half, level, bounds, count)
+        low, high = bounds.high - above * less, bounds.high - above / more
+    cut = _at_a_bound(full, plain, level, bounds, count)
     low, high = (torch.where(inside, mapped, end) for mapped, end in zip((low, high), cut, strict=True))
     # Rounding may carry an end beyond the estimate.
     return finite(torch.minimum(low, full), "the interval"), finite(torch.maximum(high, full), "the interval")
 
 
-def _at_a_bound(full: Tensor, half: Tensor, level: float, bounds: Bounds, count: float | None) -> tuple[Tensor, Tensor]:
+def _at_a_bound(
+    full: Tensor, plain: tuple[Tensor, Tensor], level: float, bounds: Bounds, count: float | None
+) -> tuple[Tensor, Tensor]:
     """Both ends of estimates that lie at a bound."""
-    low, high = ((full + x).clamp(bounds.low, bounds.high) for x in (-half, half))
+    low, high = (end.clamp(bounds.low, bounds.high) for end in plain)
     if count is None or bounds.ends is None or None in bounds.ends:
         return low, high
     size = bounds.high - bounds.low

@@ -26,6 +26,11 @@ class Bounds:
         return Bounds(-most, most)
 
     @property
+    def of_negatives(self) -> Bounds:
+        """The bounds of minus such a quantity."""
+        return Bounds(-self.high, -self.low)
+
+    @property
     def ends(self) -> tuple[float | None, float | None] | None:
         """Both as a report holds them: None for an infinite one, and where both are."""
         low, high = (x if math.isfinite(x) else None for x in (self.low, self.high))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -39,6 +40,9 @@ def rank_functions(rtol: float) -> dict[str, Callable[[Tensor], float]]:
 def rank_interval(value: float, leave_out: list[float], d: int, level: float) -> tuple[float, float]:
     """Compute the jackknife interval of a rank on the log scale, within the 1 to d that a rank can be.
 
+    Ranks of few examples are biased, mostly low. The jackknife's estimate of that (Quenouille 1956, Biometrika 43:353)
+    moves the end on that side.
+
     Args:
         value: the rank over all examples.
         leave_out: the rank without each jackknife group.
@@ -49,6 +53,9 @@ def rank_interval(value: float, leave_out: list[float], d: int, level: float) ->
         The lower and the upper end, in dimensions.
     """
     low, high = interval(value, leave_out, level, log=True)
+    count = len(leave_out)
+    missing = (count - 1) * (math.log(value) - sum(map(math.log, leave_out)) / count)
+    low, high = low * math.exp(min(0.0, missing)), high * math.exp(max(0.0, missing))
     return min(value, max(1.0, low)), max(value, min(float(d), high))
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from collapsekit.games.coalitions import shapley_values
 from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.session.session import Session
-from collapsekit.stats.inference.jackknife import interval
+from collapsekit.stats.inference.bounds import NOT_NEGATIVE
+from collapsekit.stats.inference.sums import Part, difference_interval
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
 
 N = 90
@@ -189,10 +190,12 @@ def test_sampled_orders_widen_the_interval_by_their_standard_error() -> None:
     game = Session.of(s.adapter, s.features).game_of(2)
     credit, error = shapley_values(lambda mask: -game.value(mask).loss, 7, 3, 0)
     for i, m in enumerate("abcdefg"):
-        low, high = interval(float(credit[i, 0]), credit[i, 1:].tolist())
-        half = math.hypot((high - low) / 2, 1.959964 * float(error[i, 0]))
-        got = found["shapley", m, None].interval
-        assert (got[1] - got[0]) / 2 == pytest.approx(half, rel=1e-6)
+        held, _ = shapley_values(lambda mask, i=i: -game.value(mask).loss * (mask >> i & 1), 7, 3, 0)
+        parts = (Part(-values, NOT_NEGATIVE) for values in (held[i], held[i] - credit[i]))
+        ends = (-float(end) for end in reversed(difference_interval(*parts, 0.95)))
+        value, got = float(credit[i, 0]), found["shapley", m, None].interval
+        for end, exact in zip(got, ends, strict=True):
+            assert abs(end - value) == pytest.approx(math.hypot(exact - value, 1.959964 * float(error[i, 0])), rel=1e-6)
 
 
 def test_a_credit_has_the_jackknife_interval_of_paired_differences() -> None:
@@ -210,7 +213,11 @@ def test_a_credit_has_the_jackknife_interval_of_paired_differences() -> None:
     out = np.array([each[groups != g].mean() for g in range(16)])
     half = student_t.ppf(0.975, 15) * np.sqrt(15 / 16 * ((out - out.mean()) ** 2).sum())
     r = s.run("reliance", draws=DRAWS)["leave_one_out", "a", None]
-    assert r.interval == pytest.approx((each.mean() - half, each.mean() + half), abs=1e-6)
+    assert r.value == pytest.approx(each.mean(), abs=1e-6)
+    # Beyond that: who lent the rest, skewness, and losses that are not below 0.
+    assert 0.95 * half < (r.interval[1] - r.interval[0]) / 2 < 1.3 * half
+    losses = (Part(Session.of(s.adapter, s.features).game_of(DRAWS).value(mask).loss, NOT_NEGATIVE) for mask in (2, 3))
+    assert r.interval == pytest.approx([float(end) for end in difference_interval(*losses, 0.95)], abs=1e-9)
 
 
 def test_intervals_cover_the_credit_on_a_population() -> None:

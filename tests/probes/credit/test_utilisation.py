@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from collapsekit.probes._shared import Credit
 from collapsekit.probes.credit.utilisation import _ratio, _score, _share
 from collapsekit.report.diagnosis import Result
 from tests.probes.planted import Apply, Planted, linear, noise, plain, refusal, study
@@ -211,9 +212,13 @@ def test_what_another_says_far_more_clearly_is_still_due_a_part_of_what_it_says_
     assert found["ratio", "a", None].value == pytest.approx(1, abs=0.1)
 
 
+def of(values: Tensor, error: float = 0.0) -> Credit:
+    return Credit(values, None, error, (float(values.min()), float(values.max())))
+
+
 def test_sampled_orders_widen_share_and_ratio_too() -> None:
     credit, due = torch.linspace(0.9, 1.1, 17).double(), torch.linspace(1.9, 2.1, 17).double()
-    exact, sampled = (_ratio("a", "n", credit, due, errors, 0.95) for errors in ((0.0, 0.0), (0.5, 0.5)))
+    exact, sampled = (_ratio("a", "n", of(credit, error), of(due, error), 0.95) for error in (0.0, 0.5))
     assert sampled.interval[0] < exact.interval[0]
     assert sampled.interval[1] > exact.interval[1] + 0.3
     exact, sampled = (_share("a", credit, due, error, 0.95) for error in (0.0, 0.5))
@@ -221,14 +226,14 @@ def test_sampled_orders_widen_share_and_ratio_too() -> None:
 
 
 def test_a_reference_without_credit_gives_no_ratio() -> None:
-    found = _ratio("a", "n", torch.ones(17).double(), torch.full((17,), -0.1).double(), (0.0, 0.0), 0.95)
+    found = _ratio("a", "n", of(torch.ones(17).double()), of(torch.full((17,), -0.1).double()), 0.95)
     assert "no credit" in found.skipped
     assert (found.modality, found.note, found.unit) == ("a", "n", None)
 
 
 def score_of(credit: float, due: float, spread: float = 0.0) -> Result:
     wave = torch.cat([torch.zeros(1), torch.arange(16).float() / 7.5 - 1]).double()
-    return _score("a", "n", credit + spread * wave, due + 0 * wave, (0.0, 0.0), 1.0, 0.95)
+    return _score("a", "n", of(credit + spread * wave), of(due + 0 * wave), 1.0, 0.95)
 
 
 def test_score_is_one_minus_the_ratio_but_for_what_is_due_nothing() -> None:

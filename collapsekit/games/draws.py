@@ -1,0 +1,150 @@
+"""Means over draws of other examples, and their scores with and without each group of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collapsekit.features.features import Features
+from collapsekit.stats.inference.leave_out import leave_out_means
+from collapsekit.tasks.base import Task
+from collapsekit.tasks.scoring import leave_out_metric
+
+KEPT = 1 << 22  # numbers at most that are kept to leave groups out of a mean over draws
+
+
+@dataclass(frozen=True)
+class CoalitionValue:
+    """Loss and metric of one coalition: over all examples, then without each jackknife group."""
+
+    loss: Tensor  # (1 + G,)
+    metric: Tensor  # (1 + G,)
+    expected: Tensor  # (n, ...)
+
+
+class MeanOverDraws:
+    """The mean of what the model expects over draws of other examples.
+
+    Draws are kept apart by the group of the example that was drawn, so that a group can be left out whole: as examples that
+    are scored and as examples that modalities are taken from. Left out as the former only, the jackknife would miss that
+    other examples to take from would have given another loss. That is done for as many examples as fit in memory, the
+    first of them; their order is by a hash.
+
+    A draw and its inverse are added up before they are added to the rest: of two coalitions that share their draws one
+    meets each such pair the other way round, and what is equal has to come out equal.
+    """
+
+    def __init__(self, features: Features, donors: Sequence[Tensor], inverse: Mapping[int, int] | None = None) -> None:
+        """``donors``: by draw, the example (n,) that each takes from; ``inverse``: by draw, the one that undoes it."""
+        self.groups, self.donors, self.inverse = features.groups, donors, inverse or {}
+        self.count, self.size = 0, int(self.groups.max()) + 1
+        self.total = torch.zeros((), dtype=torch.float64)
+        self.parts = torch.zeros((), dtype=torch.float64)  # (rows, G, ...), sums by the group of the example drawn
+        self.counts = torch.zeros((), dtype=torch.float64)  # (rows, G), of how many draws
+        self.waiting: dict[int, Tensor] = {}
+
+    def add(self, k: int, expected: Tensor) -> None:
+        """Add what is expected (n, ...) under draw ``k``; its inverse comes before or after it."""
+        self._keep(self.groups[self.donors[k]], expected)
+        back = self.inverse.get(k, k)
+        self.count += 1
+        if back != k and back not in self.waiting:
+            self.waiting[k] = expected
+        else:
+            self.total = self.total + (expected if back == k else self.waiting.pop(back) + expected)
+
+    def _keep(self, lent: Tensor, expected: Tensor) -> None:
+        """Add to the sums by group; ``lent`` (n,): the group of the example each takes from."""
+        if self.count == 0:
+            rows = min(len(expected), max(1, KEPT // (self.size * expected[0].numel())))
+            self.parts = torch.zeros(rows, self.size, *expected.shape[1:], dtype=torch.float64)
+            self.counts = torch.zeros(rows, self.size, dtype=torch.float64)
+        first = torch.arange(len(self.parts))
+        self.parts[first, lent[first]] += expected[first].double()
+        self.counts[first, lent[first]] += 1
+
+    @property
+    def value(self) -> Tensor:
+        """Over all draws, (n, ...)."""
+        return self.total / self.count
+
+    def without_groups(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Leave out the draws from each group.
+
+        Returns:
+            Examples, int64 (r,); the group that is left out, not their own, int64 (r,); and their means over the other
+            draws, (r, ...), over all draws where there is no other.
+        """
+        rows, groups = (self.groups[: len(self.parts), None] != torch.arange(self.size)).nonzero().T
+        left = self.count - self.counts[rows, groups]
+        kept = self.value[rows].double()
+        shape = (-1,) + (1,) * (kept.ndim - 1)
+        others = (kept * self.count - self.parts[rows, groups]) / left.clamp_min(1).reshape(shape)
+        return rows, groups, torch.where((left > 0).reshape(shape), others, kept)
+
+
+def score(task: Task, features: Features, expected: Tensor) -> CoalitionValue:
+    """Score expectations that no other example had a part in.
+
+    Args:
+        task: whose loss and metric.
+        features: the n examples.
+        expected: expectations (n, ...).
+
+    Returns:
+        Loss and metric, in their units.
+    """
+    loss = leave_out_means(task.loss(expected, features.targets), features.groups)
+    return CoalitionValue(loss, leave_out_metric(task, expected, features.targets, features.groups), expected)
+
+
+def score_draws(task: Task, features: Features, mean: MeanOverDraws) -> CoalitionValue:
+    """Score a mean over draws; without a group, no example of it is scored nor taken from.
+
+    Args:
+        task: whose loss and metric.
+        features: the n examples.
+        mean: of what is expected of them.
+
+    Returns:
+        Loss and metric, in their units.
+    """
+    plain, size = score(task, features, mean.value), mean.size
+    rows, groups, others = mean.without_groups()
+    y, before, after = features.targets[rows], plain.expected[rows], others.to(plain.expected.dtype)
+    each = task.loss(plain.expected, features.targets).double()
+    loss = _moved(task.loss(after, y).double() - each[rows], groups, size)
+    hits = task.hits(plain.expected, features.targets), task.hits(after, y)
+    if hits[0] is not None and hits[1] is not None:
+        metric = _moved(hits[1].double() - hits[0].double()[rows], groups, size)
+    else:
+        metric = torch.zeros(1 + size, dtype=torch.float64)
+        for g in groups.unique().tolist():
+            of = groups == g
+            metric[1 + g] = task.metric(after[of], y[of]) - task.metric(before[of], y[of])
+    return CoalitionValue(plain.loss + loss, plain.metric + metric, plain.expected)
+
+
+def _moved(each: Tensor, groups: Tensor, size: int) -> Tensor:
+    """Say how scores move with the examples that were drawn from, (1 + G,): 0 for all, then without each group, around 0.
+
+    Examples move apart as well, each by who it met; that does not grow less with more examples to take from, and the
+    jackknife over scored examples has it already. So the spread over groups is brought down to what is above it.
+
+    Args:
+        each: by how much an example's score moves without the draws from a group, (r,).
+        groups: that group, (r,).
+        size: how many groups there are.
+    """
+    zero = torch.zeros(size, dtype=torch.float64)
+    counts = zero.index_add(0, groups, torch.ones_like(each)).clamp_min(1.0)
+    means = zero.index_add(0, groups, each) / counts
+    squares = zero.index_add(0, groups, (each - means[groups]).square())
+    noise = (squares / (counts - 1).clamp_min(1.0) / counts).mean()
+    moved = means - means.mean()
+    spread = moved.square().sum() / max(1, size - 1)
+    share = (1 - noise / spread).clamp_min(0.0).sqrt() if float(spread) > 0 else spread
+    return torch.cat([torch.zeros(1, dtype=torch.float64), share * moved])

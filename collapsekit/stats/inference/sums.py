@@ -1,0 +1,161 @@
+"""Intervals of sums, differences and ratios of quantities that have ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collapsekit.stats.checks import finite
+from collapsekit.stats.inference.bounded import bounded_interval
+from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
+from collapsekit.stats.inference.jackknife import interval_array
+
+GRID, ZOOMS = 64, 6  # places at which a ratio is tried at once, and how often between two of them
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several quantities that are added up."""
+
+    values: Tensor  # over all examples, then without each group, (1 + G, ...)
+    bounds: Bounds = UNBOUNDED  # the least and the most that it can be
+    count: float | None = None  # of a mean of hits: how many independent examples it is of; None: unknown
+
+    def reach(self, level: float) -> Reach:
+        """Compare its interval within bounds with ``t * SE``, in the shape of one estimate."""
+        full, left_out = self.values[0].double(), self.values[1:]
+        low, high = bounded_interval(full, left_out, level, self.bounds, self.count)
+        half = interval_array(full, left_out, level, skewed=False)[1] - full
+        return Reach((full - low - half).clamp_min(0.0), (high - full - half).clamp_min(0.0), half)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How much farther a part's interval within bounds reaches than ``t * SE``, which is ``half``."""
+
+    below: Tensor
+    above: Tensor
+    half: Tensor
+
+    def subtracted(self, r: Tensor) -> Reach:
+        """Give that of minus ``r`` times the part, for ratios r of 0 or more (k,): each (k,)."""
+        return Reach(r * self.above, r * self.below, r * self.half)
+
+
+def sum_interval(parts: Sequence[Part], level: float) -> tuple[Tensor, Tensor]:
+    """Compute the interval of a sum of quantities.
+
+    It is the jackknife's of the sum, widened where the parts have ends: by how much farther each part's own interval
+    within bounds reaches than its ``t * SE``, put together with the rest as standard errors are. Where a part is near
+    its bound, such as a loss near 0 that few examples make, the jackknife alone takes for sure what depends on which
+    examples were met. Of parts that move against each other the sum moves less than each; then a part widens it by so
+    much less.
+
+    Args:
+        parts: one or more, of one shape.
+        level: the confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper ends in the shape of one estimate, float64.
+
+    Raises:
+        NumericsError: for other shapes, fewer than 2 groups, and values that are not finite.
+    """
+    whole = _Sum(parts, level)
+    plain = interval_array(whole.values[0], whole.values[1:], level)
+    half = (plain[1] - plain[0]) / 2
+    return _widened(whole.values[0], plain, [_shared(part, half) for part in whole.reaches])
+
+
+def difference_interval(one: Part, other: Part, level: float) -> tuple[Tensor, Tensor]:
+    """Compute the interval of ``one - other`` by :func:`sum_interval`.
+
+    Args:
+        one: over all examples and without each group, (1 + G, ...).
+        other: likewise.
+        level: the confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper ends in the shape of one estimate, float64.
+    """
+    return sum_interval([one, Part(-other.values, other.bounds.of_negatives, other.count)], level)
+
+
+def ratio_interval(top: Sequence[Part], bottom: Sequence[Part], level: float, cap: float) -> tuple[float, float]:
+    """Compute Fieller's interval of a ratio of two sums within [0, cap].
+
+    All r in [0, cap] for which ``top - r·bottom`` is not told from 0 (Fieller 1954, J. R. Stat. Soc. B 16:175) by the
+    interval that :func:`sum_interval` gives, but that each part widens it by all it has: top and bottom are alike where
+    the ratio is surest, and would take that for certain. A bottom near 0 makes it wide, up to all of [0, cap], where
+    the jackknife of the ratio would be wild. The ratio itself, brought into [0, cap], always counts; where no other
+    does, it is both ends.
+
+    Args:
+        top: parts of the numerator, each (1 + G,).
+        bottom: parts of the denominator, likewise.
+        level: the confidence level, in (0, 1).
+        cap: the largest ratio, above 0.
+
+    Returns:
+        The lower and the upper end.
+
+    Raises:
+        NumericsError: for other shapes, fewer than 2 groups, and values that are not finite.
+    """
+    a, b = (float(torch.stack([p.values[0].double() for p in parts]).sum()) for parts in (top, bottom))
+    guess = (0.0 if a <= 0 else cap) if a <= 0 or b <= 0 else min(cap, a / b)
+    game = _Quotient(top, bottom, level)
+    return game.farthest(guess, 0.0), game.farthest(guess, cap)
+
+
+class _Sum:
+    """Parts that were added up."""
+
+    def __init__(self, parts: Sequence[Part], level: float) -> None:
+        self.values = torch.stack([p.values.double() for p in parts]).sum(0)
+        self.reaches = [p.reach(level) for p in parts if p.bounds != UNBOUNDED]
+
+
+class _Quotient:
+    """top - r·bottom, for any r."""
+
+    def __init__(self, top: Sequence[Part], bottom: Sequence[Part], level: float) -> None:
+        self.top, self.bottom, self.level = _Sum(top, level), _Sum(bottom, level), level
+
+    def contains_zero(self, r: Tensor) -> Tensor:
+        """Tell for each ratio r (k,) whether top - r·bottom is not told from 0, bool (k,)."""
+        whole = self.top.values[:, None] - self.bottom.values[:, None] * r
+        plain = interval_array(whole[0], whole[1:], self.level)
+        low, high = _widened(
+            whole[0], plain, [*self.top.reaches, *(part.subtracted(r) for part in self.bottom.reaches)]
+        )
+        return (low <= 0) & (high >= 0)
+
+    def farthest(self, start: float, end: float) -> float:
+        """Find the ratio nearest to ``end``, from ``start`` on, for which 0 is contained."""
+        for _ in range(ZOOMS):
+            r = torch.linspace(start, end, GRID + 1, dtype=torch.float64)
+            inside = self.contains_zero(r).nonzero()[:, 0]
+            last = int(inside[-1]) if len(inside) else 0
+            if last == GRID:
+                return end
+            start, end = float(r[last]), float(r[last + 1])
+        return start
+
+
+def _shared(reach: Reach, half: Tensor) -> Reach:
+    """What is left of a part's reach in a sum that is ``half`` wide to either side, less than the part where others move
+    against it; nothing where it never moves."""
+    share = (half / torch.maximum(half, reach.half).clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+    return Reach(share * reach.below, share * reach.above, reach.half)
+
+
+def _widened(full: Tensor, plain: tuple[Tensor, Tensor], reaches: Sequence[Reach]) -> tuple[Tensor, Tensor]:
+    """Put the distances of the plain ends together with those that parts reach beyond theirs."""
+    low, high = (full - plain[0]).square(), (plain[1] - full).square()
+    for part in reaches:
+        low, high = low + part.below.square(), high + part.above.square()
+    return finite(full - low.sqrt(), "the interval"), finite(full + high.sqrt(), "the interval")
