@@ -25,6 +25,7 @@ from collapsekit.report.diagnosis import Result
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
+from collapsekit.stats.inference.quantiles import binomial
 from collapsekit.stats.linalg.collision import Collisions, collisions, lemma_bound, random_collision
 
 LARGEST = 2**20  # drives (neurons by features) kept at once, for each jackknife group
@@ -209,10 +210,8 @@ def _by_modality(make: partial[Result], modalities: tuple[str, ...], found: list
 
 def _expected(chance: float, neurons: int, level: float) -> Result:
     """Two features drawn at random, exactly; neurons being drawn apart, their number is binomial."""
-    from scipy.stats import binom  # which takes long to import
-
-    low, high = binom.interval(level, neurons, chance)
-    ends = (min(chance, float(low) / neurons), max(chance, float(high) / neurons))
+    low, high = (binomial(0.5 + side * level / 2, neurons, chance) / neurons for side in (-1, 1))
+    ends = min(chance, low), max(chance, high)
     return EXPECTED.fill(how="permutation null in closed form, after ").result(chance, ends)
 
 

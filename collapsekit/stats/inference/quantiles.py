@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from scipy.special import ndtri, stdtrit
+import bisect
+
+from scipy.special import bdtr, ndtri, stdtrit
 
 
 def student(p: float, df: int) -> float:
@@ -13,3 +15,17 @@ def student(p: float, df: int) -> float:
 def normal(p: float) -> float:
     """Compute the ``p``-quantile of the standard normal distribution; equals ``scipy.stats.norm.ppf(p)``."""
     return float(ndtri(p))
+
+
+def binomial(p: float, n: int, chance: float) -> int:
+    """Compute the ``p``-quantile of how many of ``n`` happen, each with ``chance``; equals ``scipy.stats.binom.ppf``.
+
+    Args:
+        p: in (0, 1).
+        n: how many there are, at least 1.
+        chance: of each, in [0, 1].
+
+    Returns:
+        The least k, 0 to n, with a probability of at least ``p`` for k or fewer.
+    """
+    return bisect.bisect_left(range(n), p, key=lambda k: float(bdtr(k, n, chance)))

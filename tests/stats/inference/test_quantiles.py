@@ -6,10 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from collapsekit.stats.inference.quantiles import normal, student
+from collapsekit.stats.inference.quantiles import binomial, normal, student
 
 
 @given(st.floats(0.001, 0.999), st.integers(1, 10**6))
 def test_are_those_of_scipy_stats(p: float, df: int) -> None:
     assert student(p, df) == stats.t.ppf(p, df)
     assert normal(p) == stats.norm.ppf(p)
+
+
+@given(st.floats(0.001, 0.999), st.integers(1, 5000), st.floats(0, 1) | st.sampled_from([0.0, 1.0, 1e-9, 0.5]))
+def test_binomials_are_those_of_scipy_stats(p: float, n: int, chance: float) -> None:
+    assert binomial(p, n, chance) == stats.binom.ppf(p, n, chance)
