@@ -77,7 +77,9 @@ def bounded_interval(
     if bounds == UNBOUNDED:
         return plain
     full = full.double()
-    down, up = full - plain[0], plain[1] - full
+    # The scale turns most of the skewness, so what is left of it may move an end out, not in.
+    half = interval_array(full, leave_out, level, skewed=False)[1] - full
+    down, up = (torch.maximum(half, side) for side in (full - plain[0], plain[1] - full))
     below, above = full - bounds.low, bounds.high - full
     inside = (below > 0) & (above > 0)
     # By what the distance to each bound is multiplied or divided for one half width; a bound that is not there is far off.

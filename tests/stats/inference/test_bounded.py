@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
+from scipy.stats import t as student_t
 from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
 
@@ -65,7 +66,10 @@ def test_ends_are_the_delta_method_on_the_scale(values: list[float], level: floa
     low, high = bounded_interval(full, leave, level, Bounds(*ends))
     out = [float(x[np.arange(len(x)) % groups != g].mean()) for g in range(groups)]
     m = float(x.mean())
-    down, up = (abs(end - m) for end in interval(m, out, level))
+    half = np.sqrt((groups - 1) / groups * np.square(out - np.mean(out)).sum()) * student_t.ppf(
+        0.5 + level / 2, groups - 1
+    )
+    down, up = (max(half, abs(end - m)) for end in interval(m, out, level))
     if ends == (0.0, 1.0):
         truth = expit(logit(m) - down / (m * (1 - m))), expit(logit(m) + up / (m * (1 - m)))
     elif ends == (-1.0, 1.0):  # Fisher's z
@@ -93,9 +97,18 @@ def test_far_from_the_bounds_it_is_the_plain_interval() -> None:
     g = torch.Generator().manual_seed(0)
     hits = torch.rand(40_000, generator=g) < 0.5
     full, leave = left_out(hits, 16)
-    plain, mapped = interval_array(full, leave), bounded_interval(full, leave, 0.95, SHARE)
+    plain, mapped = (
+        interval_array(full, leave, skewed=False),
+        bounded_interval(full, leave, 0.95, SHARE, skewed=False),
+    )
     assert [float(x) for x in mapped] == pytest.approx([float(x) for x in plain], abs=1e-5)
-    assert [torch.equal(a, b) for a, b in zip(bounded_interval(full, leave, 0.95), plain, strict=True)] == [True, True]
+    assert [
+        torch.equal(a, b) for a, b in zip(bounded_interval(full, leave, 0.95, skewed=False), plain, strict=True)
+    ] == [True, True]
+    # Skewness moves an end out as far as without bounds, and none in.
+    skewed, out = interval_array(full, leave), bounded_interval(full, leave, 0.95, SHARE)
+    assert float(out[0]) == pytest.approx(min(float(plain[0]), float(skewed[0])), abs=1e-5)
+    assert float(out[1]) == pytest.approx(max(float(plain[1]), float(skewed[1])), abs=1e-5)
 
 
 def test_each_of_several_has_its_own() -> None:
