@@ -101,7 +101,8 @@ def _pass_on(first: Any, last: Any, width: int) -> None:
 
 class ChannelExchange(nn.Module):
     """Channels ``receiving`` of one modality, each a blend with a channel of another's: (1 - α)·own + α·other, α in (0, 1)
-    learned, one a channel; where widths differ the other's channels are a linear map of all of its own."""
+    learned, one a channel; where widths differ the other's channels are a linear map of all of its own. With ``each`` they
+    are blended only in examples in which they are among so many that move least from position to position."""
 
     receiving: Tensor  # may be none: of a modality that only gives
     source: Tensor
@@ -113,7 +114,7 @@ class ChannelExchange(nn.Module):
         paired = len(set(to)) == len(to) == len(source) and {*to, *source} <= set(range(width))
         if record["giver"] not in others or not paired or not 0 < record["blend"] < 1:
             raise ValueError(f"{record['modality']} cannot get channels {list(source)} of {record['giver']!r}")
-        self.giver = str(record["giver"])
+        self.giver, self.each = str(record["giver"]), record.get("each")
         self.register_buffer("receiving", torch.tensor(to, dtype=torch.long))
         self.register_buffer("source", torch.tensor(source, dtype=torch.long))
         self.project = nn.Linear(given, width) if given != width and len(to) else None
@@ -129,6 +130,23 @@ class ChannelExchange(nn.Module):
         """
         return _at(other if self.project is None else self.project(other), own)[..., self.source]
 
+    def chosen(self, mine: Tensor) -> Tensor:
+        """Mark in each example the ``each`` channels of the lowest energy, the mean over positions of (x - mean)².
+
+        Args:
+            mine: the channels that may receive, (n, ..., c).
+
+        Returns:
+            1 where a channel is among them, else 0, (n, 1, ..., c); of channels within a millionth of the largest energy
+            of each other the first.
+        """
+        x = mine.detach().double().flatten(1, -2)
+        energy = (x - x.mean(1, keepdim=True)).square().mean(1)
+        steps = energy / energy.amax(1, keepdim=True).clamp_min(1e-300) / 1e-6
+        lowest = steps.round().argsort(dim=1, stable=True)[:, : self.each]
+        marked = torch.zeros_like(energy).scatter(1, lowest, 1.0).to(mine.dtype)
+        return marked.reshape(len(mine), *[1] * (mine.ndim - 2), mine.shape[-1])
+
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """Blend channels of ``other`` (n, ..., e) into those of ``own`` (n, ..., d) that receive; the rest stay, (n,
         ..., d).
@@ -136,6 +154,8 @@ class ChannelExchange(nn.Module):
         if not len(self.receiving):
             return own
         mine, alpha = own[..., self.receiving], self.alpha()
+        if self.each is not None:
+            alpha = alpha * self.chosen(mine)
         return own.index_copy(-1, self.receiving, (mine + alpha * (self.given(own, other) - mine)).to(own.dtype))
 
 

@@ -120,9 +120,11 @@ def by_hand(job: Job, inputs: Mapping[str, Tensor]) -> Tensor:
         flat = other.reshape(n, -1, other.shape[-1])
         flat = flat if flat.shape[1] == places else flat.mean(1, keepdim=True).repeat(1, places, 1)
         there = flat.reshape(*own.shape[:-1], -1)
+        energy = own.reshape(n, places, -1).var(1, correction=0).detach().numpy()
         for i, (to, source) in enumerate(zip(made.receiving.tolist(), made.source.tolist(), strict=True)):
             alpha = 1 / (1 + math.exp(-10 * made.blend[i].item()))
-            out[..., to] = (1 - alpha) * own[..., to] + alpha * there[..., source]
+            rows = [r for r in range(n) if made.each is None or to in np.argsort(energy[r])[: made.each]]
+            out[rows, ..., to] = (1 - alpha) * own[rows, ..., to] + alpha * there[rows, ..., source]
         pooled.append(out.reshape(n, places, -1).mean(1))
     return model.head(model.fusion(torch.cat(pooled, 1)))
 
@@ -131,9 +133,9 @@ def by_hand(job: Job, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("pairing", ["same", "strongest"])
-def test_the_model_computes_the_blend(layout: str, pairing: str) -> None:
-    job = job_of(LAYOUTS[layout], pairing=pairing, proportion=0.5)
+@pytest.mark.parametrize(("pairing", "select"), [("same", "auto"), ("same", "dataset"), ("strongest", "auto")])
+def test_the_model_computes_the_blend(layout: str, pairing: str, select: str) -> None:
+    job = job_of(LAYOUTS[layout], pairing=pairing, proportion=0.5, select=select)
     rows = torch.tensor([3, 1, 30, 7])
     stage, made = inserted(job)
     spread_alpha(job)
@@ -183,7 +185,7 @@ def started(job: Job) -> Any:
     """The stages; every α is as asked when they are made."""
     for stage in registry.get_repair("rtf").stages(job):
         for made in exchanges(job).values():
-            assert made.alpha().tolist() == pytest.approx([0.3] * 3)
+            assert made.alpha().tolist() == pytest.approx([0.3] * (3 if made.each is None else len(made.receiving)))
         yield stage
 
 
@@ -235,19 +237,20 @@ def test_the_giver_has_the_highest_credit_among_the_others_or_is_named() -> None
         givers_of(job, RtfOptions(giver="txt"))
 
 
-@pytest.mark.parametrize("score", ["spectral", "std", "magnitude"])
+@pytest.mark.parametrize("score", ["energy", "std", "magnitude", "spectral"])
 @pytest.mark.parametrize("layout", ["vectors", "tokens", "maps"])
 @pytest.mark.parametrize("proportion", [0.34, 1.0])
 def test_the_weakest_by_the_score_receive(layout: str, score: str, proportion: float) -> None:
     shapes = LAYOUTS[layout]
-    job = job_of(shapes, score=score, proportion=proportion)
+    job = job_of(shapes, score=score, proportion=proportion, select="dataset")
     scores = {}
     for m, encoder in job.adapter.model.encoders.items():
         x = encoder(job.at.train.inputs[m]).detach()
         x = x.permute(0, 2, 3, 1).flatten(1, 2) if x.ndim == 4 else x
         scores[m] = channel_scores(x, score)
     for strongest in (False, True):
-        twin = job_of(shapes, score=score, proportion=proportion, pairing="strongest" if strongest else "same")
+        pairing = "strongest" if strongest else "same"
+        twin = job_of(shapes, score=score, proportion=proportion, pairing=pairing, select="dataset")
         _, made = inserted(twin)
         for m, e in made.items():
             k = int(proportion * 6)
@@ -256,15 +259,60 @@ def test_the_weakest_by_the_score_receive(layout: str, score: str, proportion: f
             assert e.source.tolist() == (other if strongest else e.receiving.tolist())
 
 
-def test_by_temporal_deviation_38_of_128_channels() -> None:
-    """The rule behind the features that the authors published."""
-    job = job_of({"image": (5, 128), "audio": (5, 128)}, score="std")
-    tokens = {m: e(job.at.train.inputs[m]).detach().numpy() for m, e in job.adapter.model.encoders.items()}
+@pytest.mark.parametrize("score", ["energy", "std"])
+def test_38_of_128_channels_are_blended_in_each_example(score: str) -> None:
+    """The rule behind the features that the authors published: the lowest deviation over an example's tokens."""
+    job = job_of({"image": (5, 128), "audio": (5, 128)}, score=score)
+    tokens = {m: e(job.at.train.inputs[m]).detach() for m, e in job.adapter.model.encoders.items()}
     _, made = inserted(job)
     for m, e in made.items():
-        deviation = tokens[m].std(1).mean(0)
-        assert len(e.receiving) == 38
-        assert set(e.receiving.tolist()) == set(np.argsort(deviation)[:38].tolist())
+        blended = e(tokens[m], tokens[e.giver])
+        changed = ((blended - tokens[m]).abs() > 1e-7).any(1)
+        assert torch.equal(changed.sum(1), torch.full((len(changed),), 38))
+        assert len(changed.unique(dim=0)) > 10  # other channels in other examples
+        for row, x in zip(changed, tokens[m].numpy(), strict=True):
+            assert set(row.nonzero()[:, 0].tolist()) == set(np.argsort(x.std(0))[:38].tolist())
+
+
+def test_channels_that_move_alike_are_taken_by_number_in_each_example_too() -> None:
+    x = torch.zeros(2, 4, 6)
+    x[0, :, 3] = torch.arange(4.0)
+    _, made = inserted(job_of(LAYOUTS["tokens"], proportion=0.5))
+    marked = made["image"].chosen(x)
+    assert marked[:, 0].tolist() == [[1, 1, 1, 0, 0, 0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "words"),
+    [
+        ("vectors", {}, "one vector an example"),
+        ("tokens", {"score": "magnitude"}, "rtf.score magnitude"),
+        ("tokens", {"pairing": "strongest"}, "rtf.pairing strongest"),
+    ],
+)
+def test_what_cannot_be_chosen_in_each_example_is_refused_or_chosen_once(
+    layout: str, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        inserted(job_of(LAYOUTS[layout], select="example", **options))
+    _, made = inserted(job_of(LAYOUTS[layout], **options))
+    assert all(e.each is None for e in made.values())
+
+
+def test_with_a_mask_channels_are_chosen_once() -> None:
+    """What is inserted does not know which tokens are padding."""
+    found = []
+    for select in ("auto", "example"):
+        job = job_of(LAYOUTS["tokens"], select=select)
+        job.at.train.inputs["keep"] = torch.ones(len(job.at.train), 4)
+        sections = {m: s.model_copy(update={"mask": "keep"}) for m, s in job.adapter.config.modalities.items()}
+        job.adapter.config = job.adapter.config.model_copy(update={"modalities": sections})
+        try:
+            found.append([e.each for e in inserted(job)[1].values()])
+        except ConfigError as e:
+            found.append(str(e))
+    assert found[0] == [None, None]
+    assert "has a mask" in found[1]
 
 
 @pytest.mark.parametrize("layout", ["vectors", "tokens", "maps"])
@@ -347,7 +395,7 @@ def test_padding_does_not_choose_channels() -> None:
         sections = {m: s.model_copy(update={"mask": "keep"}) for m, s in job.adapter.config.modalities.items()}
         job.adapter.config = job.adapter.config.model_copy(update={"modalities": sections})
         x = {m: f + junk * (1 - keep[..., None]) for m, f in features_of(job).items()}
-        found.append([scores_of(job, x, how) for how in ("spectral", "std", "magnitude")])
+        found.append([scores_of(job, x, how) for how in ("energy", "spectral", "std", "magnitude")])
         found[-1].append({m: pooled(job, m, x[m]) for m in x})
     for a, b in zip(*found, strict=True):
         for m in a:
@@ -577,6 +625,8 @@ def test_the_findings_are_numpys(tmp_path: Path, layout: str, blend: float) -> N
         alpha = made.alpha().detach().double().numpy()
         to = made.receiving.numpy()
         given = own[m][:, to] + change[:, to] / alpha  # solved for what was blended in
+        if made.each is not None:
+            given = given_to(job, m)
         given = given - given.mean(0)
         outside = given - u[:, :k] @ (u[:, :k].T @ given)
         novelty = np.linalg.norm(outside, axis=0) / np.linalg.norm(given, axis=0)
@@ -588,7 +638,7 @@ def test_the_findings_are_numpys(tmp_path: Path, layout: str, blend: float) -> N
         found = finding(job, "novelty", m, made.giver)
         assert found.value == pytest.approx(novelty.mean(), rel=1e-3)
         each = np.linalg.norm(change[:, to] - change[:, to].mean(0), axis=0)
-        assert f"k = {k}; alone, {int((2 * each < gap).sum())} of 3 channels change" in found.note
+        assert f"k = {k}; alone, {int((2 * each < gap).sum())} of {len(to)} channels change" in found.note
         assert ("for all at once the gap condition holds" in found.note) == bool(2 * norm < gap)
         assert f"({rank(after[m]) - rank(own[m]):+.3g})" in found.note
         assert ("not raise" in found.note) == bool(rank(after[m]) <= rank(own[m]))
@@ -596,6 +646,15 @@ def test_the_findings_are_numpys(tmp_path: Path, layout: str, blend: float) -> N
         gains = [rank(after[o]) - rank(early[o]) for o in (m, made.giver)]
         expected = hmean(gains) if min(gains) > 0 else 0.0
         assert finding(job, "harmonic_mean", m, made.giver).value == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def given_to(job: Job, modality: str) -> np.ndarray:
+    """What another modality offers each channel of this one, as means over positions."""
+    posts = job.adapter.model.encoders
+    made = posts[modality].insert
+    with torch.no_grad():
+        own, other = (posts[m].features_in(posts[m].encoder(job.at.train.inputs[m])) for m in (modality, made.giver))
+        return made.given(own, other).flatten(1, -2).mean(1).double().numpy()
 
 
 def flat(encoder: Any, job: Job, modality: str | None = None) -> np.ndarray:

@@ -34,6 +34,8 @@ RANKS = {
     "by channels), not centred",
 }
 SCORES = {
+    "energy": "with the lowest centred energy, the mean of (x - mean)² over examples (over an example's tokens, where there "
+    "are tokens)",
     "spectral": "with the lowest share of energy in the first ⌊effective rank⌋ singular directions",
     "std": "with the lowest standard deviation over examples (over an example's tokens, where there are tokens)",
     "magnitude": "with the lowest mean absolute value",
@@ -46,7 +48,7 @@ PAIRINGS = {
 CONTROL = {"same": "the same with channels drawn at random", "strongest": "the same with both drawn at random"}
 WHAT = (
     "{rank}, after minus before k = max(1, ⌊{proportion:g}·w⌋) of its channels, those {score}, are {exchanged} {pairing}; w "
-    "is the smaller of the two widths; channels are chosen once, on all examples"
+    "is the smaller of the two widths; channels are chosen {selected}"
 )
 DRAWN = "mean over {draws} draws of {control}"
 OURS = f"{SOURCE}; the control is ours"
@@ -85,11 +87,17 @@ class FusionGainOptions(Options):
 
     definition: Literal["pooled", "kim2025"] = Field(default="pooled", description="which rank; kim2025 needs tokens")
     proportion: float = Field(default=0.3, gt=0, le=1, description="share of channels that is exchanged")
-    score: Literal["spectral", "std", "magnitude", "random"] = Field(
-        default="spectral", description="by which the receiver's weakest channels are chosen"
+    score: Literal["energy", "std", "magnitude", "spectral", "random"] = Field(
+        default="energy", description="by which the receiver's weakest channels are chosen"
+    )
+    select: Literal["auto", "example", "dataset"] = Field(
+        default="auto",
+        description="whether they are chosen in each example or once; auto: of tokens in each, as rtf does",
     )
     pairing: Literal["same", "strongest"] = Field(default="same", description="which of the giver's channels they get")
-    blend: float = Field(default=1.0, gt=0, le=1, description="share of the giver in an exchanged channel")
+    blend: float = Field(
+        default=0.3, gt=0, le=1, description="share of the giver in an exchanged channel; rtf begins with as much"
+    )
     draws: int = Field(default=5, gt=0, description="draws of random channels for the control")
 
 
@@ -99,7 +107,7 @@ class _Held:
 
     x: Tensor
     keep: Tensor | None
-    scores: Tensor
+    scores: Tensor  # (d,), or (n, d) where channels are chosen in each example
     before: Tensor  # (1 + groups,): over all examples, then without each jackknife group
 
 
@@ -153,7 +161,9 @@ def run(session: Session) -> Iterator[Result]:
 
 def _hold(session: Session, modality: str, options: FusionGainOptions) -> _Held:
     """Features, scores and rank of one modality. Raises NumericsError where they are not to be had."""
-    keep, features = None, session.features
+    keep, features, why_once = None, session.features, _why_once(options)
+    if options.select == "example" and why_once is not None:
+        raise NumericsError(f"select is example, but {why_once}: use select=dataset, or auto")
     if options.definition == "pooled":
         x = features.pooled[modality].double()
         n, d = x.shape
@@ -161,12 +171,29 @@ def _hold(session: Session, modality: str, options: FusionGainOptions) -> _Held:
             raise NumericsError(f"needs at least 2·d = {2 * d} examples for the {d} features of {modality}, found {n}")
     else:
         x, keep = _tokens(session, modality)
+    shape = (len(x), x.shape[-1]) if _in_each(options) else x.shape[-1:]
     if options.score == "random":
         # Not the draws of the control.
-        scores = torch.rand(x.shape[-1], generator=torch.Generator().manual_seed(session.seed + 1))
+        scores = torch.rand(*shape, generator=torch.Generator().manual_seed(session.seed + 1))
+    elif _in_each(options):
+        scores = ex.example_energies(x, keep)
     else:
         scores = ex.channel_scores(x, options.score, keep)
     return _Held(x, keep, scores, _rank(x, features))
+
+
+def _in_each(options: FusionGainOptions) -> bool:
+    """Whether channels are chosen in each example."""
+    return options.select != "dataset" and _why_once(options) is None
+
+
+def _why_once(options: FusionGainOptions) -> str | None:
+    """Why channels cannot be chosen in each example; None where they can."""
+    if options.definition == "pooled":
+        return "definition pooled has one vector an example"
+    if options.score in ("magnitude", "spectral"):
+        return f"score {options.score} is one number for all examples"
+    return None if options.pairing == "same" else "pairing strongest is one order for all examples"
 
 
 def _tokens(session: Session, modality: str) -> tuple[Tensor, Tensor | None]:
@@ -220,7 +247,7 @@ def _between(
     """Both gains, or why there are none."""
     if isinstance(receiver, str) or isinstance(giver, str):
         return receiver if isinstance(receiver, str) else str(giver)
-    widths = len(receiver.scores), len(giver.scores)
+    widths = receiver.x.shape[-1], giver.x.shape[-1]
     k = ex.exchanged_count(options.proportion, min(widths))
     same = options.pairing == "same"
     generator = torch.Generator().manual_seed(seed)
@@ -231,12 +258,18 @@ def _between(
         if joint is not None:
             made = (ex.exchanged_moments(m, widths[0], to, source, options.blend) for m in joint)
             return _ranks(made, widths[0]) - receiver.before
-        changed = ex.exchange(receiver.x, giver.x, to, source, options.blend)
+        if to.ndim == 2:
+            changed = ex.exchange_in_each(receiver.x, giver.x, to, options.blend)
+        else:
+            changed = ex.exchange(receiver.x, giver.x, to, source, options.blend)
         if receiver.keep is not None:
             changed *= receiver.keep[..., None]  # what was padding stays that
         return _rank(changed, features) - receiver.before
 
     def pick(scores: Tensor, of_giver: Tensor) -> Tensor:
+        if scores.ndim == 2:
+            to = ex.weakest_of_each(scores[:, : min(widths)], k)
+            return gain(to, to)
         if same:
             to = ex.weakest(scores[: min(widths)], k)
             return gain(to, to)
@@ -244,7 +277,8 @@ def _between(
 
     try:
         chosen = pick(receiver.scores, giver.scores)
-        drawn = [pick(*(torch.rand(w, generator=generator) for w in widths)) for _ in range(options.draws)]
+        rows = receiver.scores.shape[:-1]
+        drawn = [pick(*(torch.rand(*rows, w, generator=generator) for w in widths)) for _ in range(options.draws)]
     except NumericsError as e:
         return str(e).rstrip(".")
     return _Gain(chosen, torch.stack(drawn).mean(0), k)
@@ -290,6 +324,7 @@ def _fields(options: FusionGainOptions) -> dict[str, object]:
         "rank": RANKS[options.definition],
         "proportion": options.proportion,
         "score": SCORES[options.score],
+        "selected": "in each example" if _in_each(options) else "once, on all examples",
         "exchanged": "replaced by" if options.blend == 1 else f"mixed with {options.blend:g} of",
         "pairing": PAIRINGS[options.pairing],
         "draws": options.draws,

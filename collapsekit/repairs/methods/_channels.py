@@ -14,7 +14,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.repairs.training.job import CHUNK, Job
 from collapsekit.stats.linalg.exchange import channel_scores
 
-Score = Literal["spectral", "std", "magnitude", "gradient", "random"]
+Score = Literal["energy", "std", "magnitude", "spectral", "gradient", "random"]
 
 
 def _last(job: Job, modality: str, x: Tensor) -> Tensor:

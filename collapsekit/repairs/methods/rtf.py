@@ -33,7 +33,10 @@ class RtfOptions(Options):
     """Channel exchange."""
 
     proportion: float = Field(0.3, gt=0, le=1, description="share of a receiver's channels that are blended")
-    score: Score = Field("spectral", description="by which its weakest channels are chosen")
+    score: Score = Field("energy", description="by which its weakest channels are chosen")
+    select: Literal["auto", "example", "dataset"] = Field(
+        "auto", description="whether they are chosen in each example, as published, or once; auto: of tokens in each"
+    )
     pairing: Literal["same", "strongest"] = Field(
         "same", description="which of the giver's channels they get, where widths agree"
     )
@@ -56,10 +59,11 @@ class RtfOptions(Options):
     summary="blends each modality's weakest channels with channels of another, at a learned share",
     definition=(
         "The `proportion` of a modality's channels that say least by `score` each become (1 - α)·own + α·other, the other a "
-        "channel of the modality that earns most among the rest; channels are chosen once, on training examples, and α is "
-        "learned, one a channel, from `blend`. The whole model is trained with that on the task's loss; the epoch of the "
-        "least held-out loss is kept. Where the fusion is new, a modality of an example is zeros now and then (`drop`). "
-        "Before all, encoders that never learned are trained alone (`warm_up`)."
+        "channel of the modality that earns most among the rest. They are chosen in each example, where it has several "
+        "tokens or positions, else once, on training examples (`select`), and α is learned, one a channel, from `blend`. "
+        "The whole model is trained with that on the task's loss; the epoch of the least held-out loss is kept. Where the "
+        "fusion is new, a modality of an example is zeros now and then (`drop`). Before all, encoders that never learned "
+        "are trained alone (`warm_up`)."
     ),
     source="Kim et al. 2025 (Rank-enhancing Token Fuser)",
     options=RtfOptions,
@@ -122,7 +126,11 @@ def records(
         section, width = job.adapter.config.modalities[m], x.shape[-1]
         giver = givers.get(m, next(o for o in features if o != m))
         to = source = torch.empty(0, dtype=torch.long)
-        if m in givers:
+        each = None
+        if m in givers and _in_each(job, options, m, x):
+            to = source = torch.arange(width)
+            each = ex.exchanged_count(options.proportion, width)
+        elif m in givers:
             to = source = ex.weakest(scores[m], ex.exchanged_count(options.proportion, width))
             if options.pairing == "strongest" and features[giver].shape[-1] == width:
                 source = ex.weakest(scores[giver].max() - scores[giver], len(to))
@@ -138,10 +146,28 @@ def records(
                 "given": features[giver].shape[-1],
                 "to": tuple(to.tolist()),
                 "source": tuple(source.tolist()),
+                "each": each,
                 "blend": options.blend,
             }
         )
     return made
+
+
+def _in_each(job: Job, options: RtfOptions, modality: str, features: Tensor) -> bool:
+    """Whether a modality's channels are chosen in each example. Raises ConfigError where that is asked for and cannot be."""
+    reasons = (
+        (features.ndim < 3 or features[0, ..., 0].numel() < 2, f"{modality} has one vector an example"),
+        (
+            job.adapter.config.modalities[modality].mask is not None,
+            f"{modality} has a mask, which the exported model is not given",
+        ),
+        (options.score not in ("energy", "std"), f"rtf.score {options.score} is one number for all examples"),
+        (options.pairing != "same", "rtf.pairing strongest is one order for all examples"),
+    )
+    reason = next((text for holds, text in reasons if holds), None)
+    if reason is not None and options.select == "example":
+        raise ConfigError(f"rtf.select is example, but {reason}: use rtf.select=dataset, or auto.")
+    return options.select != "dataset" and reason is None
 
 
 # ---- what is inserted

@@ -33,18 +33,20 @@ def exchanged_count(proportion: float, width: int) -> int:
 def channel_scores(x: Tensor, how: str, keep: Tensor | None = None) -> Tensor:
     """Score how much each channel says; the lowest say least.
 
-    ``magnitude``: mean absolute value. ``std``: standard deviation over examples; of tokens, over the tokens of an
-    example ("temporal"), averaged over examples. ``spectral``: share of the channel's energy that lies in the strong
-    right singular directions, the first ⌊effective rank⌋, of the centred features or of all tokens as they are; 0 for
-    a channel without energy.
+    ``energy``: centred energy, the mean over examples of (x - mean)², which is Σσ²v²/n over all right singular directions
+    of the centred features; of tokens, over the tokens of an example, averaged over examples. It finds the channels that
+    Kim et al. 2025 exchanged in the features they published. ``std``: the root of that, before it is averaged
+    ("temporal", of tokens). ``magnitude``: mean absolute value. ``spectral``: share of the channel's own energy that lies
+    in the strong right singular directions, the first ⌊effective rank⌋, of the centred features or of all tokens as they
+    are; 0 for a channel without energy.
 
     Args:
         x: (n, c), features, or (n, t, c), tokens.
-        how: ``magnitude``, ``std`` or ``spectral``.
+        how: ``energy``, ``std``, ``magnitude`` or ``spectral``.
         keep: (n, t), bool: tokens that count; the others must be 0 in ``x``.
 
     Returns:
-        (c,), float64, >= 0; in the unit of ``x``, or a share.
+        (c,), float64, >= 0; in the unit of ``x``, its square, or a share.
 
     Raises:
         NumericsError: for another ``how``, for features that are not finite, and, ``spectral``, for constant ones.
@@ -53,15 +55,40 @@ def channel_scores(x: Tensor, how: str, keep: Tensor | None = None) -> Tensor:
     weight = torch.ones(x.shape[:-1], dtype=torch.float64) if keep is None else keep.to(torch.float64)
     if how == "magnitude":
         return x.abs().flatten(0, -2).sum(0) / weight.sum().clamp_min(1)
-    if how == "std":
-        axis = x.ndim - 2
-        count = weight.sum(axis, keepdim=True)[..., None].clamp_min(1)
-        deviation = (x - x.sum(axis, keepdim=True) / count) * weight[..., None]
-        spread = (deviation.square().sum(axis, keepdim=True) / count).sqrt()
-        return spread.flatten(0, -2).mean(0)
+    if how in ("energy", "std"):
+        energy = _energies(x, weight)
+        return (energy if how == "energy" else energy.sqrt()).reshape(-1, x.shape[-1]).mean(0)
     if how == "spectral":
         return _strong_share(x - x.mean(0) if x.ndim == 2 else x.flatten(0, -2))
-    raise NumericsError(f"channels are scored by spectral, std or magnitude, found {how!r}: use one of them.")
+    raise NumericsError(f"channels are scored by energy, std, magnitude or spectral, found {how!r}: use one of them.")
+
+
+def example_energies(x: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Compute the centred energy of each channel in each example's tokens, (n, c) float64, >= 0: the mean over tokens of
+    (x - their mean)².
+
+    Args:
+        x: (n, t, c), tokens.
+        keep: (n, t), bool: tokens that count; the others must be 0 in ``x``.
+
+    Returns:
+        (n, c), in the square of the unit of ``x``.
+
+    Raises:
+        NumericsError: for another shape, and for features that are not finite.
+    """
+    if x.ndim != 3:
+        raise NumericsError(f"tokens have the shape (examples, tokens, channels), found {tuple(x.shape)}: pass those.")
+    x = finite(x, "the features")
+    return _energies(x, torch.ones(x.shape[:-1], dtype=torch.float64) if keep is None else keep.to(torch.float64))
+
+
+def _energies(x: Tensor, weight: Tensor) -> Tensor:
+    """The mean of (x - mean)² along the axis before the last, weighted, (c,) or (n, c)."""
+    axis = x.ndim - 2
+    count = weight.sum(axis, keepdim=True)[..., None].clamp_min(1)
+    deviation = (x - x.sum(axis, keepdim=True) / count) * weight[..., None]
+    return (deviation.square().sum(axis, keepdim=True) / count).squeeze(axis)
 
 
 def _strong_share(x: Tensor) -> Tensor:
@@ -96,9 +123,10 @@ def exchanged_moments(joint: Moments, width: int, to: Tensor, source: Tensor, bl
         return Moments(joint.n, joint.mean[other], joint.scatter.index_select(0, other).index_select(1, other))
     share = torch.zeros(width, dtype=torch.float64)
     share[to] = blend
-    mean = (1 - share) * joint.mean[own] + share * joint.mean[other]
-    rows = (1 - share)[:, None] * joint.scatter[own] + share[:, None] * joint.scatter[other]
-    return Moments(joint.n, mean, (1 - share) * rows[:, own] + share * rows[:, other])
+    # Own plus a share of the difference, so that of two that are equal nothing changes by rounding.
+    mean = joint.mean[own] + share * (joint.mean[other] - joint.mean[own])
+    rows = joint.scatter[own] + share[:, None] * (joint.scatter[other] - joint.scatter[own])
+    return Moments(joint.n, mean, rows[:, own] + share * (rows[:, other] - rows[:, own]))
 
 
 def weakest(scores: Tensor, k: int) -> Tensor:
@@ -107,11 +135,18 @@ def weakest(scores: Tensor, k: int) -> Tensor:
     The lower number comes first among ties (within a millionth of the largest, so that rounding does not choose). Raises
     NumericsError where there are fewer channels.
     """
+    if scores.ndim != 1:
+        raise NumericsError(f"scores are one a channel, found shape {tuple(scores.shape)}: pass those of one modality.")
+    return weakest_of_each(scores[None], k)[0]
+
+
+def weakest_of_each(scores: Tensor, k: int) -> Tensor:
+    """Choose the ``k`` channels of the lowest ``scores`` (n, c) in each row: (n, k), int64, as :func:`weakest` does."""
     scores = finite(scores, "the scores")
-    if scores.ndim != 1 or not 0 < k <= len(scores):
-        raise NumericsError(f"{k} of {tuple(scores.shape)} channels cannot be chosen: use a smaller proportion.")
-    steps = (scores / scores.abs().max().clamp_min(torch.finfo(torch.float64).tiny) / _ALIKE).round()
-    return torch.argsort(steps, stable=True)[:k]
+    if scores.ndim != 2 or not 0 < k <= scores.shape[1]:
+        raise NumericsError(f"{k} of {tuple(scores.shape[1:])} channels cannot be chosen: use a smaller proportion.")
+    largest = scores.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return torch.argsort((scores / largest / _ALIKE).round(), dim=1, stable=True)[:, :k]
 
 
 def exchange(receiver: Tensor, giver: Tensor, to: Tensor, source: Tensor, blend: float = 1.0) -> Tensor:
@@ -142,8 +177,36 @@ def exchange(receiver: Tensor, giver: Tensor, to: Tensor, source: Tensor, blend:
         raise NumericsError(f"the blend lies over 0 and up to 1, found {blend}: 1 replaces the channel.")
     out = receiver.clone()
     given = giver[..., source].to(out.dtype)
-    out[..., to] = given if blend == 1 else (1 - blend) * receiver[..., to] + blend * given
+    own = receiver[..., to]
+    out[..., to] = given if blend == 1 else own + blend * (given - own)
     return out
+
+
+def exchange_in_each(receiver: Tensor, giver: Tensor, to: Tensor, blend: float = 1.0) -> Tensor:
+    """Blend channels of one modality's tokens into those of another, other channels in every example.
+
+    Args:
+        receiver: (n, t, c), tokens.
+        giver: (n, t, e), of the same examples and tokens.
+        to: (n, k), the channels of each example that change; the giver's are those of the same number.
+        blend: share of the giver's, over 0 and up to 1; the rest is the receiver's own.
+
+    Returns:
+        (n, t, c), in the receiver's dtype.
+
+    Raises:
+        NumericsError: as :func:`exchange`.
+    """
+    if receiver.shape[:-1] != giver.shape[:-1] or len(to) != len(receiver):
+        raise NumericsError(
+            f"channels are exchanged between features of the same examples and tokens, found {tuple(receiver.shape)}, "
+            f"{tuple(giver.shape)} and channels of {len(to)}: choose modalities with as many tokens, or pool them."
+        )
+    if not 0 < blend <= 1:
+        raise NumericsError(f"the blend lies over 0 and up to 1, found {blend}: 1 replaces the channel.")
+    at = to[:, None, :].expand(-1, receiver.shape[1], -1)
+    given, own = giver.gather(2, at).to(receiver.dtype), receiver.gather(2, at)
+    return receiver.scatter(2, at, given if blend == 1 else own + blend * (given - own))
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def arrays(s: Study, m: str) -> np.ndarray:
 
 def test_the_gain_is_that_of_numpys_ranks_after_and_before() -> None:
     s = of(a=noise(0, N, 10) * torch.linspace(3, 0.1, 10), b=noise(1, N, 10))
-    found = s.run("fusion_gain", score="magnitude")
+    found = s.run("fusion_gain", score="magnitude", blend=1)
     a, b = arrays(s, "a"), arrays(s, "b")
     gains = []
     for x, y in ((a, b), (b, a)):
@@ -73,14 +73,14 @@ def test_the_interval_is_the_jackknife_of_the_gain() -> None:
     after[:, 5] = b[:, 5]
     left = [pooled_rank(after[groups != g]) - pooled_rank(a[groups != g]) for g in range(16)]
     se = np.sqrt(15 / 16 * np.sum((left - np.mean(left)) ** 2))
-    r = s.run("fusion_gain", score="std", proportion=0.17)["gain", "a", "b"]
+    r = s.run("fusion_gain", score="std", proportion=0.17, blend=1)["gain", "a", "b"]
     assert r.interval == pytest.approx(interval(r.value, left), rel=1e-5)
     assert (r.interval[1] - r.interval[0]) / 2 == pytest.approx(2.1314495 * se, rel=0.1)
 
 
 def test_a_low_rank_receiver_gains_from_an_independent_giver() -> None:
     s = of(a=noise(0, N, 2) @ noise(1, 2, 10) + 0.05 * noise(2, N, 10), b=noise(3, N, 10))
-    found = s.run("fusion_gain", score="std")
+    found = s.run("fusion_gain", blend=1)
     assert found["gain", "a", "b"].interval[0] > 1
     assert found["gain", "b", "a"].interval[1] < found["gain", "a", "b"].interval[0]
     # Independent channels raise it whichever they replace: the reason for the control.
@@ -105,11 +105,11 @@ def test_names_swap_results() -> None:
     assert one["gain", "a", "b"].value != pytest.approx(one["gain", "b", "a"].value)
 
 
-@pytest.mark.parametrize("score", ["spectral", "std", "magnitude", "random"])
+@pytest.mark.parametrize("score", ["energy", "spectral", "std", "magnitude", "random"])
 def test_kim2025_is_the_mean_gain_of_every_clip(score: str) -> None:
     a, b = noise(0, 60, 7, 5) * torch.linspace(2, 0.2, 5) + 1, noise(1, 60, 7, 5)
     s = tokens(a=a, b=b)
-    found = s.run("fusion_gain", definition="kim2025", score=score, proportion=0.2)
+    found = s.run("fusion_gain", definition="kim2025", score=score, select="dataset", proportion=0.2, blend=1)
     x, y = arrays(s, "a"), arrays(s, "b")
 
     def clip(t: np.ndarray) -> np.ndarray:
@@ -121,10 +121,44 @@ def test_kim2025_is_the_mean_gain_of_every_clip(score: str) -> None:
         after[..., channel] = y[..., channel]
         gains.append(float(np.mean(clip(after) - clip(x))))
     value = found["gain", "a", "b"].value
-    if score in ("std", "magnitude"):
-        channel = int(x.std(1).mean(0).argmin() if score == "std" else np.abs(x).mean((0, 1)).argmin())
+    if score != "random" and score != "spectral":
+        by = {"std": x.std(1).mean(0), "energy": x.var(1).mean(0), "magnitude": np.abs(x).mean((0, 1))}
+        channel = int(by[score].argmin())
         assert value == pytest.approx(gains[channel], rel=1e-6)
     assert min(abs(value - g) for g in gains) < 1e-6
+
+
+@pytest.mark.parametrize("blend", [0.3, 1.0])
+@pytest.mark.parametrize("score", ["energy", "std"])
+def test_of_tokens_channels_are_chosen_in_each_example_as_rtf_chooses_them(score: str, blend: float) -> None:
+    a, b = noise(0, 60, 7, 5) * torch.linspace(2, 0.2, 5) + 1, noise(1, 60, 7, 5)
+    s = tokens(a=a, b=b)
+    found = s.run("fusion_gain", definition="kim2025", score=score, proportion=0.4, blend=blend)
+    x, y = arrays(s, "a"), arrays(s, "b")
+    gains = []
+    for own, other in zip(x, y, strict=True):
+        to = np.argsort(own.std(0))[:2]
+        after = own.copy()
+        after[:, to] = (1 - blend) * own[:, to] + blend * other[:, to]
+        ranks = [np.exp(entropy(np.linalg.svd(t, compute_uv=False))) for t in (own, after)]
+        gains.append(ranks[1] - ranks[0])
+    r = found["gain", "a", "b"]
+    assert r.value == pytest.approx(np.mean(gains), rel=1e-6)
+    assert "in each example" in r.definition
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "one vector an example"),
+        ({"definition": "kim2025", "score": "spectral"}, "score spectral"),
+        ({"definition": "kim2025", "pairing": "strongest"}, "pairing strongest"),
+    ],
+)
+def test_what_cannot_be_chosen_in_each_example_is_said(options: dict[str, Any], words: str) -> None:
+    s = tokens(a=noise(0, 60, 7, 5), b=noise(1, 60, 7, 5))
+    assert words in s.run("fusion_gain", select="example", **options)["gain", "a", "b"].skipped
+    assert s.run("fusion_gain", **options)["gain", "a", "b"].value is not None
 
 
 def test_kim2025_needs_tokens_and_as_many_of_both() -> None:
@@ -138,16 +172,20 @@ def test_kim2025_needs_tokens_and_as_many_of_both() -> None:
         assert "as many tokens" in found[name, "a", "d"].skipped
 
 
-def test_padding_tokens_are_left_out() -> None:
+@pytest.mark.parametrize("select", ["example", "dataset"])
+def test_padding_tokens_are_left_out(select: str) -> None:
     a, b, mask = noise(0, 60, 7, 5), noise(1, 60, 7, 5), torch.arange(7)[None].expand(60, 7) < 4
-    cut = tokens(a=a[:, :4], b=b[:, :4]).run("fusion_gain", definition="kim2025")
+    cut = tokens(a=a[:, :4], b=b[:, :4]).run("fusion_gain", definition="kim2025", select=select)
     junk = torch.where(mask[..., None], a, 100.0)
     sections = {"a": {"encoder": "encoders.a", "mask": "mask"}, "b": "encoders.b"}
     test = {"a": junk, "b": b, "mask": mask.long(), "label": torch.arange(60) % 3}
-    masked = study(Pooled(10), {"test": test}, modalities=sections).run("fusion_gain", definition="kim2025")
-    for name in ("gain", "random_gain"):
+    masked = study(Pooled(10), {"test": test}, modalities=sections).run(
+        "fusion_gain", definition="kim2025", select=select
+    )
+    # What is drawn in each example is drawn in another order, as that is by content.
+    for name in ("gain", "random_gain") if select == "dataset" else ("gain",):
         assert masked[name, "a", "b"].value == pytest.approx(cut[name, "a", "b"].value, rel=1e-6)
-    whole = study(Pooled(10), {"test": test}).run("fusion_gain", definition="kim2025")
+    whole = study(Pooled(10), {"test": test}).run("fusion_gain", definition="kim2025", select=select)
     assert whole["gain", "a", "b"].value != pytest.approx(cut["gain", "a", "b"].value, rel=0.1)
 
 
@@ -166,7 +204,7 @@ def test_more_of_the_giver_gains_more() -> None:
 def test_the_strongest_channels_of_the_giver_can_be_asked_for() -> None:
     a, b = noise(0, N, 6) * torch.linspace(3, 0.1, 6), noise(1, N, 9) * torch.linspace(0.01, 2, 9)
     s = of(a=a, b=b)
-    r = s.run("fusion_gain", score="magnitude", pairing="strongest", proportion=0.17)["gain", "a", "b"]
+    r = s.run("fusion_gain", score="magnitude", pairing="strongest", proportion=0.17, blend=1)["gain", "a", "b"]
     x, y = arrays(s, "a"), arrays(s, "b")
     after = x.copy()
     after[:, np.abs(x).mean(0).argmin()] = y[:, np.abs(y).mean(0).argmax()]
@@ -181,7 +219,7 @@ def test_the_control_is_the_mean_over_its_draws() -> None:
         after = a.copy()
         after[:, channel] = b[:, channel]
         single.append(pooled_rank(after) - pooled_rank(a))
-    found = s.run("fusion_gain", proportion=0.17, draws=60)["random_gain", "a", "b"].value
+    found = s.run("fusion_gain", proportion=0.17, draws=60, blend=1)["random_gain", "a", "b"].value
     assert found == pytest.approx(np.mean(single), abs=3 * np.std(single) / 60**0.5)
 
 
