@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -18,6 +18,11 @@ class Options(BaseModel):
 
     def check_modalities(self, known: Sequence[str]) -> None:
         """Raise ConfigError for an option that names a modality that is none of those ``known``: none does here."""
+
+    def training_defaults(self) -> Mapping[str, Any]:
+        """Give the training settings that go with these options where the user names none, as a preset of a repair brings
+        them: none here."""
+        return {}
 
     @field_validator("*", mode="before")
     @classmethod

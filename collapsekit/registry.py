@@ -81,9 +81,13 @@ class RepairSpec:
     name: str
     stages: Callable[..., Iterable[Any]]  # (job) -> Stages
     summary: str
-    definition: str
+    definition: str | Callable[[Any], str]  # a function of the options where it depends on them
     source: str
     options: type[Options]
+
+    def define(self, options: Options) -> str:
+        """Say what is trained under these options."""
+        return self.definition if isinstance(self.definition, str) else self.definition(options)
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,12 @@ def adapter(name: str, *, summary: str) -> Callable[[Callable[..., Any]], Callab
 
 
 def repair_method(
-    name: str, *, summary: str, definition: str, source: str, options: type[Options] = Options
+    name: str,
+    *,
+    summary: str,
+    definition: str | Callable[[Any], str],
+    source: str,
+    options: type[Options] = Options,
 ) -> Callable[[Callable[..., Iterable[Any]]], Callable[..., Iterable[Any]]]:
     """Register ``(job) -> Stages`` (collapsekit.repairs.training.job) as the repair ``name``.
 
@@ -180,7 +189,7 @@ def repair_method(
     Args:
         name: The name, as ``--method`` takes it.
         summary: One line for lists.
-        definition: What is trained.
+        definition: What is trained; a function of the options where that depends on them.
         source: Where that is from.
         options: A subclass of Options.
 

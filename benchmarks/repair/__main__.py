@@ -7,15 +7,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.repair.measure import measure, options_of
 from benchmarks.repair.subjects import SETS, Subject
-from benchmarks.repair.table import fills_table, table
+from benchmarks.repair.table import fills_table, mostly_untrained, table
 
-METHODS = ("finetune", "dropout", "kd", "ebr", "ebr:paper", "rtf", "kd,dropout", "kd,ebr")
+METHODS = (
+    "finetune",
+    "dropout",
+    "kd",
+    "substitute",
+    "substitute:substitution=0",  # heads alone
+    "ebr",
+    "ebr:paper",
+    "rtf",
+    "kd,dropout",
+    "kd,substitute",
+)
 NOISES = (0.0, 0.25, 0.5)
 
 
@@ -52,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"\n\nEvery set of absent modalities, by how they are filled\n\n{fills_table(records)}",
             flush=True,
         )
+        untrained = mostly_untrained(records)
+        if untrained:
+            sys.exit(f"in most subjects the epoch before any training was kept: {', '.join(untrained)} say nothing")
 
 
 if __name__ == "__main__":

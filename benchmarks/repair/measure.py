@@ -20,7 +20,7 @@ from benchmarks.repair.subjects import WEAK, Subject, arrays_of, config_of, trai
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.config.options import RepairOptions
-from collapsekit.context import Progress
+from collapsekit.context import Options, Progress
 from collapsekit.repairs.request import check_method_options, make_job, make_request
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
@@ -43,7 +43,8 @@ def measure(
     classifier: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Records of the model as it was ("none") and after each of ``methods`` (chains as "kd,dropout", presets as
-    "ebr:paper"); ``classifier``: with the modality classifier on weights (Table 9)."""
+    "ebr:paper", an option of its own as "substitute:substitution=0"); ``classifier``: with the modality classifier on
+    weights (Table 9)."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -58,17 +59,27 @@ def measure(
         study = partial(_record, subject, split, weak[0], folder / "cache", classifier)
         with request.open() as opened:
             before = request.diagnose(opened, "val", ("utilisation", "reliance"))
-        yield study("none", opened.rebuilt(), 0.0)
+        yield study("none", opened.rebuilt(), 0.0, None)
         for chain in methods:
             began = time.perf_counter()
             job, _ = make_job(request, opened, opened.rebuilt(), before, weak)
+            kept = 0
             for place, named in enumerate(chain.split(",")):
-                method, _, preset = named.partition(":")
-                own = every[method] if not preset else type(every[method])(preset=preset)  # type: ignore[call-arg]
-                stages = registry.get_repair(method).stages(job.at_place(place, own))
-                train(stages, job, method, Snapshots(folder / chain / method, {}), Progress())
+                method, _, asked = named.partition(":")
+                here = job.at_place(place, own_options(every[method], asked))
+                stages = registry.get_repair(method).stages(here)
+                curves = train(stages, here, method, Snapshots(folder / chain / method, {}), Progress())
+                kept += sum(curve.kept for curve in curves)
             took = time.perf_counter() - began
-            yield study(chain, job.adapter, took)
+            yield study(chain, job.adapter, took, kept)
+
+
+def own_options(options: Options, asked: str) -> Options:
+    """A method's options: those for all, or what its name asks for, a preset or one option as NAME=JSON."""
+    if not asked:
+        return options
+    option, _, value = asked.partition("=")
+    return type(options)(**({option: json.loads(value)} if value else {"preset": option}))
 
 
 def _record(
@@ -80,6 +91,7 @@ def _record(
     method: str,
     adapter: Adapter,
     took: float,
+    kept: int | None,
 ) -> dict[str, Any]:
     report = collapsekit.diagnose(
         model=adapter.model,
@@ -113,6 +125,7 @@ def _record(
         "drive_entropy": value("polysemanticity.drive_entropy"),
         "score": report.modalities[weak].score,
         "seconds": took,
+        "epoch_kept": kept,  # of all stages together; 0: what is tabulated is the model before any training
     }
 
 

@@ -60,7 +60,7 @@ KINDS = {
     "slow": "trained together, the modality's encoder a hundred times slower",
     "decayed": "trained together, the modality's encoder under heavy weight decay",
 }
-METHODS = ("finetune", "dropout", "kd", "ebr", "rtf", "kd,dropout", "kd,ebr")
+METHODS = ("finetune", "dropout", "kd", "substitute", "ebr", "rtf", "kd,dropout", "kd,substitute")
 SIZES = {"train": 1000, "val": 400, "test": 800}
 DECIDING = ("utilisation", "prefix_gap")
 _RATE = 3e-3

@@ -31,6 +31,7 @@ FILLS = {
 MEDIANS = ("vif",)  # without bound where features are nearly collinear: median and quartiles
 SUBSTITUTION = "patterns_substitution"
 CONTROL = "finetune"
+KEPT = "epoch_kept"
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -67,11 +68,29 @@ def table(records: Sequence[dict[str, Any]]) -> str:
             ours, theirs = paired(records, measure, method)
             p.append(float(wilcoxon(ours, theirs).pvalue) if len(ours) > 1 and (ours != theirs).any() else 1.0)
         marks |= {(m, measure): a < 0.05 for m, a in zip(others, holm(p), strict=True)}
-    lines = ["| method | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
+    heads = [*MEASURES.values(), "epoch kept"]
+    lines = ["| method | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for method in methods:
         cells = [_cell(records, method, measure, marks.get((method, measure), False)) for measure in MEASURES]
+        kept = _kept(records, method)
+        cells.append(f"{np.median(kept):g} ({min(kept)}-{max(kept)})" if kept else "")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def mostly_untrained(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Methods whose row is of models before any training: in most subjects no stage kept a later epoch."""
+    found = []
+    for method in dict.fromkeys(r["method"] for r in records):
+        kept = _kept(records, method)
+        if kept and 2 * sum(k == 0 for k in kept) > len(kept):
+            found.append(method)
+    return found
+
+
+def _kept(records: Sequence[dict[str, Any]], method: str) -> list[int]:
+    """The epochs that a method kept, of all its stages together, a subject each; older records have none."""
+    return [r[KEPT] for r in records if r["method"] == method and r.get(KEPT) is not None]
 
 
 def _cell(records: Sequence[dict[str, Any]], method: str, measure: str, marked: bool) -> str:

@@ -196,7 +196,7 @@ def substitute_latents(adapter: Adapter, features: Features, absent: Tensor) -> 
     posts = posts_of(adapter.model, "basis")
     if not can_substitute(adapter):
         raise NumericsError(
-            "the model has no heads by which a modality could be substituted: see `repair --method ebr`"
+            "the model has no heads by which a modality could be substituted: see `repair --method substitute`"
         )
     if features.facts.latents is None:
         features.facts.latents = _latents(adapter, features)

@@ -25,7 +25,7 @@ from collapsekit.io.writable import check_folder
 from collapsekit.probes.runner import warnings_of
 from collapsekit.readouts.fit import in_full
 from collapsekit.readouts.linear import FitSplit
-from collapsekit.repairs.methods._warm_up import ENOUGH
+from collapsekit.repairs.ingredients.warm_up import ENOUGH
 from collapsekit.repairs.recommend import kept_by
 from collapsekit.repairs.training.fsdp import need_shardable
 from collapsekit.repairs.training.job import Job, trainable_of

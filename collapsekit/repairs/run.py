@@ -198,8 +198,9 @@ def plan(
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
     job, _ = make_job(request, subject, subject.adapter, before, weak)
     own = frozenset(id(p) for p in job.adapter.model.parameters())
-    stages = registry.get_repair(chosen[0]).stages(job.at_place(0, every[chosen[0]]))
-    return told + estimate_cost(next(iter(stages)), job, chosen[0], own)
+    here = job.at_place(0, every[chosen[0]])
+    stages = registry.get_repair(chosen[0]).stages(here)
+    return told + estimate_cost(next(iter(stages)), here, chosen[0], own)
 
 
 class _MethodRun:
@@ -236,9 +237,10 @@ class _MethodRun:
             if not how.resume:
                 part.clear()
             self.kept.append(part)
-            stages = registry.get_repair(name).stages(job.at_place(place, self.options[name]))
+            here = job.at_place(place, self.options[name])
+            stages = registry.get_repair(name).stages(here)
             shown = None if how.tensorboard is None else Path(how.tensorboard) / part.folder.name
-            self.curves += train(stages, job, name, part, request.progress, shown)
+            self.curves += train(stages, here, name, part, request.progress, shown)
         self.adapter.model.eval()
         self.changed = current().on_main(lambda: changed_weights(began, weights_by_name(job.adapter)))
 
@@ -310,7 +312,7 @@ def _judged(
         losses=tuple(curve for r in runs.values() for curve in r.curves),
         findings=tuple(run.job.findings),
         structure=tuple(run.adapter.config.structure),  # records, checked there
-        definitions={n: f"{(s := registry.get_repair(n)).definition} ({s.source})" for n in [*options, CONTROL]},
+        definitions={n: _definition(n, options.get(n)) for n in [*options, CONTROL]},
         settings={
             "options": {n: o.model_dump(mode="json") for n, o in options.items()},
             "training": how.training.model_dump(mode="json"),
@@ -321,6 +323,12 @@ def _judged(
         },
         environment=shown.environment,
     )
+
+
+def _definition(name: str, options: Options | None) -> str:
+    """What a method trains under its options, and where that is from."""
+    spec = registry.get_repair(name)
+    return f"{spec.define(options or spec.options())} ({spec.source})"
 
 
 def _open(subject: OpenModel, run: _MethodRun) -> AbstractContextManager[OpenModel]:

@@ -10,9 +10,12 @@ from torch.nn import functional as F
 
 from benchmarks.repair.__main__ import main
 from benchmarks.repair.class_means import class_means
-from benchmarks.repair.measure import options_of
+from benchmarks.repair.measure import options_of, own_options
 from benchmarks.repair.subjects import Subject, arrays_of, trained
-from benchmarks.repair.table import FILLS, MEASURES, fills_table, holm, paired, table
+from benchmarks.repair.table import FILLS, MEASURES, fills_table, holm, mostly_untrained, paired, table
+from collapsekit.repairs.methods.ebr import EbrOptions
+from collapsekit.repairs.methods.substitute import SubstituteOptions
+from collapsekit.repairs.request import check_method_options
 from tests.problems import make_arrays
 from tests.repairs.making import SIZES, WIDTHS, make_job, run
 
@@ -38,7 +41,9 @@ def records() -> list[dict[str, object]]:
     for seed in range(8):
         for method, gain in (("none", 0.0), ("finetune", 0.0), ("a", 0.1), ("b", 0.0)):
             value = 0.5 + 0.01 * seed + gain
-            made.append({"data": "d", "noise": 0.0, "seed": seed, "method": method} | dict.fromkeys(MEASURES, value))
+            kept = {"a": seed, "b": seed // 5, "finetune": 2}.get(method)
+            subject = {"data": "d", "noise": 0.0, "seed": seed, "method": method, "epoch_kept": kept}
+            made.append(subject | dict.fromkeys(MEASURES, value))
     return made  # type: ignore[return-value]
 
 
@@ -46,9 +51,22 @@ def test_a_method_is_marked_where_it_differs_from_the_control_of_the_same_subjec
     ours, theirs = paired(records()[::-1], "accuracy", "a")
     assert (ours - theirs) == pytest.approx(0.1)
     rows = {line.split(" | ")[0]: line for line in table(records()).splitlines()[2:]}
+    assert rows["| a"].endswith("| 3.5 (0-7) |")
+    assert rows["| none"].endswith("|  |")
     assert rows["| a"].count("*") == len(MEASURES)
     assert "*" not in rows["| b"] + rows["| finetune"]
     assert rows["| a"].startswith("| a | 0.635 (0.0245)*")
+
+
+def test_a_row_of_models_before_any_training_is_told() -> None:
+    assert mostly_untrained(records()) == ["b"]
+
+
+def test_presets_and_single_options_are_read_off_a_method_s_name() -> None:
+    every = check_method_options({})
+    assert own_options(every["ebr"], "paper") == EbrOptions(preset="paper")
+    assert own_options(every["substitute"], "substitution=0") == SubstituteOptions(substitution=0)
+    assert own_options(every["ebr"], "") is every["ebr"]
 
 
 def test_a_fill_is_marked_where_substitution_differs_from_it() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
@@ -43,7 +44,10 @@ def by_hand(job: Job, before: Tensor, after: Tensor) -> tuple[float, float, floa
     gain = (after.argmax(1).numpy() == y).astype(float) - (before.argmax(1).numpy() == y)
     left = np.array([gain[groups != g].mean() for g in range(16)])
     mean = float(gain.mean())
-    low, high = (np.tanh(np.arctanh(mean) + (end - mean) / (1 - mean**2)) for end in interval(mean, left.tolist(), 0.9))
+    half = student.ppf(0.95, 15) * np.sqrt(15 / 16 * ((left - left.mean()) ** 2).sum())
+    ends = interval(mean, left.tolist(), 0.9)  # of which skewness moves an end out, and none in
+    ends = min(ends[0], mean - half), max(ends[1], mean + half)
+    low, high = (np.tanh(np.arctanh(mean) + (end - mean) / (1 - mean**2)) for end in ends)
     return mean, low, high
 
 

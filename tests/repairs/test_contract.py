@@ -245,7 +245,7 @@ def test_the_report_is_read_back_as_it_was_written(case: Case) -> None:
     assert RepairReport.load(output / "repair.json") == report
     assert sorted(p.name for p in output.iterdir()) == ["model.safetensors", "repair.json"]
     spec = registry.get_repair(case.method)
-    assert report.definitions[case.method] == f"{spec.definition} ({spec.source})"
+    assert report.definitions[case.method] == f"{spec.define(spec.options())} ({spec.source})"
     assert report.settings["options"][case.method].keys() == spec.options.model_fields.keys()
 
 
@@ -284,5 +284,5 @@ def test_it_says_what_it_trains_and_whence_that_is(case: Case) -> None:
     assert spec.name == case.method
     assert 10 < len(spec.summary) < 120
     assert not spec.summary.endswith(".")
-    assert spec.definition.strip().endswith(".")
+    assert spec.define(spec.options()).strip().endswith(".")
     assert spec.source.strip()

@@ -19,12 +19,15 @@ from torch.nn import functional as F
 from collapsekit import registry
 from collapsekit.adapters.inserts import capture_latents, posts_of, substitute_missing
 from collapsekit.errors import ConfigError
-from collapsekit.repairs.methods import ebr
-from collapsekit.repairs.methods._substitution import latent_vectors, note_substitutes, order_of, similarities
-from collapsekit.repairs.methods.ebr import Discriminator, EbrOptions
+from collapsekit.repairs.ingredients import heads
+from collapsekit.repairs.ingredients.adversary import Discriminator, note_discriminator
+from collapsekit.repairs.ingredients.alignment import ALIGNMENTS, draw_together
+from collapsekit.repairs.ingredients.substitution import latent_vectors, note_substitutes, order_of, similarities
+from collapsekit.repairs.methods.ebr import EbrOptions
+from collapsekit.repairs.methods.substitute import SubstituteOptions
 from collapsekit.repairs.training import loop
 from collapsekit.repairs.training.estimate import estimate_cost
-from collapsekit.repairs.training.job import Job, Stage, Step
+from collapsekit.repairs.training.job import Job, Stage, Step, Training
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.stats.inference.jackknife import interval
 from tests.problems import make_arrays
@@ -32,7 +35,7 @@ from tests.repairs.making import differing, kept_in, make_job, make_model, optio
 
 THREE = {"image": 5, "audio": 4, "text": 3}
 FOUR = {**THREE, "depth": 4}
-ADVERSARY = {"substitution": 0.0, "adversary": 0.7, "ramp": 0}
+ADVERSARY = {"alignment": "none", "substitution": 0.0, "adversary": 0.7, "ramp": 0}
 
 
 def first(job: Job) -> Stage:
@@ -212,8 +215,9 @@ def test_of_several_tensors_the_one_that_was_named_is_reallocated(tmp_path: Path
 
 def test_the_paper_s_preset_and_single_options_over_it() -> None:
     paper = EbrOptions(preset="paper")
-    found = {k: v for k, v in paper.model_dump().items() if k not in ("preset", "latent")}
+    found = {k: v for k, v in paper.model_dump().items() if k not in ("preset", "latent", "alignment_weight")}
     assert found == {
+        "alignment": "none",
         "substitution": 0.0,  # section 3.4: nothing is substituted in training
         "adversary": 1.0,
         "aim": "reverse",
@@ -383,10 +387,89 @@ def test_without_interleaving_every_epoch_trains_adversary_and_task() -> None:
 def test_without_an_adversary_epochs_do_not_alternate() -> None:
     job = job_of(options={"interleave": 3, "substitution": 0.0})
     stage, rows = first(job), torch.arange(13)
-    expected = F.cross_entropy(job.adapter.model(**job.batch(rows)), job.at.train.targets[rows])
+    expected = stage.loss(Step(rows, 1))
     for epoch in (1, 3, 4):
         assert torch.equal(stage.loss(Step(rows, epoch)), expected)
     assert stage.cycle == 1
+
+
+@pytest.mark.parametrize(("alignment", "weight"), [("infonce", 1.0), ("coral", 0.1), ("vicreg", 0.1)])
+@pytest.mark.parametrize("named", [None, 0.7])
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_latent_encodings_are_brought_together(
+    alignment: str, weight: float, named: float | None, task: str
+) -> None:
+    options = {"substitution": 0.0, "alignment": alignment, "alignment_weight": named, "align": 0.4}
+    job = job_of(options=options, task=task)
+    stage, rows = first(job), torch.arange(13)
+    moved(job)
+    with capture_latents(job.adapter.model) as heard:
+        outputs = job.adapter.model(**job.batch(rows))
+    given, y = [heard[m] for m in job.adapter.modalities], job.at.train.targets[rows]
+    labels = y if task == "classification" else None
+    expected = job.adapter.task.training_loss(outputs, y) + 0.4 * draw_together(given)
+    expected = expected + (named or weight) * ALIGNMENTS[alignment][0](given, labels)
+    assert float(stage.loss(Step(rows, 1))) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_without_a_loss_that_brings_them_together_it_is_refused() -> None:
+    assert "use the repair substitute" in refused(job_of(options={"alignment": "none"}))
+
+
+def test_substitute_is_the_task_s_loss_under_substitution_alone(tmp_path: Path) -> None:
+    job = make_job(make_model(), method="substitute", options={"substitution": 0.0})
+    stage, rows = next(iter(registry.get_repair("substitute").stages(job))), torch.arange(13)
+    moved(job)
+    task = F.cross_entropy(job.adapter.model(**job.batch(rows)), job.at.train.targets[rows])
+    assert torch.equal(stage.loss(Step(rows, 1)), task)
+    job = make_job(make_model(), method="substitute", epochs=3)
+    curves = run(job, tmp_path, registry.get_repair("substitute").stages(job), method="substitute")
+    assert [c.stage for c in curves] == ["basis reallocation", curves[1].stage]
+    assert {r.name for r in job.findings} == {"substitution.similarity"}
+
+
+def test_the_paper_s_preset_brings_its_training_where_none_is_asked_for() -> None:
+    job = make_job(make_model(), method="ebr")
+    own = replace(job, training=Training()).at_place(0, EbrOptions(preset="paper")).training
+    assert own.model_dump(exclude_defaults=True) == {
+        "optimizer": "sgd",
+        "rate": 0.01,
+        "schedule": "paper",
+        "epochs": 1200,
+        "patience": 1200,
+        "clip": None,
+    }
+    asked = replace(job, training=Training(epochs=7, clip=2.0)).at_place(0, EbrOptions(preset="paper")).training
+    assert (asked.epochs, asked.clip, asked.optimizer) == (7, 2.0, "sgd")
+    assert replace(job, training=Training()).at_place(0, EbrOptions()).training == Training()
+
+
+CALLS_IT = {
+    "a discriminator": {"adversary": 0.1},
+    "stand in for a modality": {"substitution": 0.5},
+    "a contrast": {"alignment": "infonce"},
+    "CORAL": {"alignment": "coral"},
+    "VICReg": {"alignment": "vicreg"},
+    "plain fine-tuning": {"finish": True},
+    "trained by SGD": {"preset": "paper"},
+}
+NOT_IT = {
+    "a discriminator": {"adversary": 0.0},
+    "stand in for a modality": {"substitution": 0.0},
+    "a contrast": {"alignment": "coral"},
+    "CORAL": {"alignment": "infonce"},
+    "VICReg": {"alignment": "infonce"},
+    "plain fine-tuning": {"finish": False},
+    "trained by SGD": {},
+}
+
+
+@pytest.mark.parametrize("words", CALLS_IT)
+def test_its_definition_says_what_is_trained_and_nothing_else(words: str) -> None:
+    spec = registry.get_repair("ebr")
+    assert words in spec.define(EbrOptions(**CALLS_IT[words]))
+    assert words not in spec.define(EbrOptions(**NOT_IT[words]))
+    assert "discriminator" not in registry.get_repair("substitute").define(SubstituteOptions())
 
 
 def test_patience_lasts_over_both_turns(tmp_path: Path) -> None:
@@ -399,12 +482,13 @@ def test_patience_lasts_over_both_turns(tmp_path: Path) -> None:
 
 
 def test_a_step_is_under_substitution(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = job_of(make_model(THREE), widths=THREE, options={"substitution": 0.4})
-    stage, rows = first(job), torch.arange(10)
+    job = make_job(make_model(THREE), method="substitute", widths=THREE, options={"substitution": 0.4})
+    stage = next(iter(registry.get_repair("substitute").stages(job)))
+    rows = torch.arange(10)
     moved(job)
     gone = torch.rand(10, 3, generator=torch.Generator().manual_seed(1)) < 0.4
     asked: list[Tensor] = []
-    monkeypatch.setattr(ebr, "drawn", lambda rates, n: asked.append(rates) or gone[:n])
+    monkeypatch.setattr(heads, "drawn", lambda rates, n: asked.append(rates) or gone[:n])
     loss = stage.loss(Step(rows, 1))
     assert torch.equal(asked[0], torch.full((3,), 0.4))
     with substitute_missing(job.adapter.model, {m: gone[:, i] for i, m in enumerate(THREE)}):
@@ -427,7 +511,7 @@ def test_the_held_out_loss_is_under_the_same_substitution() -> None:
     draws = []
     torch.manual_seed(3)
     for _ in range(4):
-        gone = ebr.drawn(torch.tensor([0.6, 0.6]), 24)
+        gone = heads.drawn(torch.tensor([0.6, 0.6]), 24)
         with torch.no_grad(), substitute_missing(job.adapter.model, {"image": gone[:, 0], "audio": gone[:, 1]}):
             out = job.adapter.model(**job.at.held.inputs).double()
         draws.append(float(F.cross_entropy(out, job.at.held_targets)))
@@ -475,7 +559,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, job: Job, cosines: dict[str, float]
         x[:, 1 + k % 4] = base[:, 0] * math.sqrt(1 - cosine**2)
         found[m] = x
     assert cosines[reference] == 1
-    monkeypatch.setattr("collapsekit.repairs.methods._substitution.latent_vectors", lambda _: found)
+    monkeypatch.setattr("collapsekit.repairs.ingredients.substitution.latent_vectors", lambda _: found)
 
 
 def told(job: Job) -> dict[str, list[str]]:
@@ -606,7 +690,7 @@ def test_an_adversary_makes_modalities_harder_to_tell_apart(tmp_path: Path) -> N
         stage = first(job)
         stage.keep = "last"
         run(job, tmp_path / str(weight), [stage], method="ebr")
-        entropy.append(ebr._told_apart(job, stage.module[1])[1].value)
+        entropy.append(note_discriminator(job, stage.module[1])[1].value)
     assert entropy[1] > entropy[0] + 0.05
     assert entropy[1] > 0.9 * math.log(2)
 
@@ -734,7 +818,9 @@ def test_a_similarity_has_the_interval_of_a_jackknife_over_groups() -> None:
     cosine = float(cosines.mean())
     ends = np.array(interval(cosine, left.tolist()))
     assert 0.9 * spread < (ends[1] - ends[0]) / 2 / student.ppf(0.975, len(left) - 1) < 1.2 * spread
-    # Fisher's scale keeps it within -1 to 1.
+    half = spread * student.ppf(0.975, len(left) - 1)
+    # Fisher's scale keeps it within -1 to 1, and skewness moves an end out only.
+    ends = np.array([min(ends[0], cosine - half), max(ends[1], cosine + half)])
     ends = np.tanh(np.arctanh(cosine) + (ends - cosine) / (1 - cosine**2))
     assert result.interval == pytest.approx(tuple(ends), rel=1e-6)
     assert found["audio"].interval == pytest.approx((1.0, 1.0))

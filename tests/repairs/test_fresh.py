@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from collapsekit import registry
-from collapsekit.repairs.methods import _masking as missing
+from collapsekit.repairs.ingredients import masking as missing
 from collapsekit.repairs.training.job import Job, Stage, Step
 from tests.repairs.making import differing, make_job, make_model, options_of, plain_loss, run, state
 

@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,15 @@ def test_patience_counts_epochs_without_improvement(tmp_path: Path, patience: in
     (curve,) = run(job, tmp_path, [plain_stage(job, held=held)])
     assert curve.epochs[-1] == epochs
     assert curve.kept == (2 if patience == 1 else 4)
+
+
+def test_only_the_last_epoch_of_a_cycle_is_kept(tmp_path: Path) -> None:
+    """In the middle of its turns, where an adversary has had its own, a model is not what it is to become."""
+    job = make_job(patience=20, epochs=8)
+    held, seen = scripted(job, [1.0, 0.2, 0.1, 0.9, 0.3, 0.2, 0.8, 0.1, 0.1])
+    (curve,) = run(job, tmp_path, [replace(plain_stage(job, held=held), cycle=3)])
+    assert curve.kept == 6
+    assert differing(state(job), seen[6]) == set()
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from collapsekit import registry
 from collapsekit.errors import ConfigError
-from collapsekit.repairs.methods import _masking as missing
+from collapsekit.repairs.ingredients import masking as missing
+from collapsekit.repairs.ingredients.masking import drawn
 from collapsekit.repairs.methods import kd
-from collapsekit.repairs.methods._masking import drawn
 from collapsekit.repairs.methods.dropout import DropoutOptions, drop_rates
 from collapsekit.repairs.methods.kd import Contrast, KdOptions
 from collapsekit.repairs.training.job import Job, Step

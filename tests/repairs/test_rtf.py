@@ -28,8 +28,8 @@ from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.replay import predict
 from collapsekit.repairs.export import export_weights
+from collapsekit.repairs.ingredients.channels import features_of, pooled, scores_of
 from collapsekit.repairs.methods import rtf
-from collapsekit.repairs.methods._channels import features_of, pooled, scores_of
 from collapsekit.repairs.methods.rtf import RtfOptions, givers_of
 from collapsekit.repairs.training import loop
 from collapsekit.repairs.training.job import Job, Step

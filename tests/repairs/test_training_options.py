@@ -135,14 +135,14 @@ def test_momentum_that_is_not_there_yet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patience", "cycle", "last"),
-    [(3, 1, 5), (1, 2, 6), (5, 2, 7), (3, 4, 10)],
+    ("patience", "cycle", "last", "kept"),
+    [(3, 1, 5, 2), (1, 2, 6, 2), (5, 2, 7, 2), (3, 4, 12, 4), (3, 5, 15, 5)],
 )
-def test_patience_counts_two_cycles_at_least(tmp_path: Path, patience: int, cycle: int, last: int) -> None:
-    job = make_job(patience=patience, epochs=12)
-    values = iter([1.0, 0.9, 0.8, *[0.85] * 10])
+def test_patience_counts_two_cycles_at_least(tmp_path: Path, patience: int, cycle: int, last: int, kept: int) -> None:
+    job = make_job(patience=patience, epochs=20)
+    values = iter([1.0, 0.9, 0.8, *[0.85] * 18])
     (curve,) = run(job, tmp_path, [plain_stage(job, held=lambda: next(values), cycle=cycle)])
-    assert (curve.kept, curve.epochs[-1]) == (2, last)
+    assert (curve.kept, curve.epochs[-1]) == (kept, last)
 
 
 def test_the_last_epoch_ends_cycles_too(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from collapsekit.config.options import RepairOptions
 from collapsekit.context import Progress
 from collapsekit.errors import ConfigError
 from collapsekit.repairs import request as asking
+from collapsekit.repairs.ingredients.channels import features_of
+from collapsekit.repairs.ingredients.reinit import renew_encoder
 from collapsekit.repairs.methods import rtf
-from collapsekit.repairs.methods._channels import features_of
-from collapsekit.repairs.methods._reinit import renew_encoder
 from collapsekit.repairs.training import loop
 from collapsekit.repairs.training.estimate import estimate_cost
 from collapsekit.repairs.training.job import Job, Stage, Step

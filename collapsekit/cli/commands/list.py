@@ -117,7 +117,7 @@ def _repairs(verbose: bool) -> list[str]:
         spec = REPAIRS[name]
         out += _entry(name, spec.summary) + _entry("", f"Source: {spec.source}.")
         if verbose:
-            out += _entry("", f"Definition: {spec.definition}")
+            out += _entry("", f"Definition: {spec.define(spec.options())}")
             for option, field in spec.options.model_fields.items():
                 out += _entry("", f"--set {name}.{option}={_shown(field.default)}  {field.description or ''}")
             out.append("")

@@ -1,1 +1,1 @@
-"""One file a repair; files that begin with an underscore are shared by several."""
+"""One file a repair; what several are made of is in collapsekit.repairs.ingredients."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from collapsekit.context import Options
 from collapsekit.registry import repair_method
-from collapsekit.repairs.methods._masking import taking_away
-from collapsekit.repairs.methods._reinit import WHETHER, Fresh, begin_fresh
-from collapsekit.repairs.methods._warm_up import WARM, Warm, warm_up
+from collapsekit.repairs.ingredients.masking import taking_away
+from collapsekit.repairs.ingredients.reinit import WHETHER, Fresh, begin_fresh
+from collapsekit.repairs.ingredients.warm_up import WARM, Warm, warm_up
 from collapsekit.repairs.training.job import Job, Stage, Step, finishing, held_task_loss
 
 DRAWS = 4  # of what is dropped from the held-out examples; the same in every epoch

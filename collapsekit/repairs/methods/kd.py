@@ -15,9 +15,9 @@ from collapsekit.adapters.base import TrainPass
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError
 from collapsekit.registry import repair_method
-from collapsekit.repairs.methods._masking import DROP, new_fusion
-from collapsekit.repairs.methods._reinit import need_factory, renew_fusion
-from collapsekit.repairs.methods._warm_up import WARM, Warm, encoder_weights, warm_up
+from collapsekit.repairs.ingredients.masking import DROP, new_fusion
+from collapsekit.repairs.ingredients.reinit import need_factory, renew_fusion
+from collapsekit.repairs.ingredients.warm_up import WARM, Warm, encoder_weights, warm_up
 from collapsekit.repairs.training.job import Job, Stage, Step, held_task_loss
 
 Sequence = Literal["weakest-to-strongest", "strongest-to-weakest", "strongest", "random", "simultaneous"]

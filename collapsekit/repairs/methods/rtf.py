@@ -15,10 +15,10 @@ from collapsekit.adapters.inserts import ChannelExchange, posts_of
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError, NumericsError, did_you_mean
 from collapsekit.registry import repair_method
-from collapsekit.repairs.methods._channels import Score, features_of, layouts_of, pooled, scores_of
-from collapsekit.repairs.methods._masking import DROP, new_fusion
-from collapsekit.repairs.methods._reinit import WHETHER, Fresh, begin_fresh, need_factory
-from collapsekit.repairs.methods._warm_up import WARM, Warm, warm_up
+from collapsekit.repairs.ingredients.channels import Score, features_of, layouts_of, pooled, scores_of
+from collapsekit.repairs.ingredients.masking import DROP, new_fusion
+from collapsekit.repairs.ingredients.reinit import WHETHER, Fresh, begin_fresh, need_factory
+from collapsekit.repairs.ingredients.warm_up import WARM, Warm, warm_up
 from collapsekit.repairs.training.job import CHUNK, Job, Stage
 from collapsekit.report.diagnosis import Result
 from collapsekit.stats.linalg import exchange as ex

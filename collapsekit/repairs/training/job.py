@@ -36,7 +36,8 @@ class Stage:
     """Something to train. ``module`` holds all that changes, so that its state_dict is the whole of it; ``loss`` and
     ``held`` look for its weights there when they run, as other parameters may stand in for them while it is trained.
 
-    ``cycle``: epochs that belong together; patience counts at least two of these, where it is more than one epoch.
+    ``cycle``: epochs that belong together, of which only the last may be kept; patience counts at least two of these, where
+    it is more than one epoch.
     ``longer``: how many times the epochs of the settings it may take; steps, where they are limited, stay that.
     """
 
@@ -70,8 +71,11 @@ class Job:
     kept: Mapping[str, float] = field(default_factory=dict)
 
     def at_place(self, place: int, options: Options) -> Job:
-        """Make the job of the method at this place of a chain; of what an earlier one made, nothing is diagnosed."""
-        job = replace(self, options=options)
+        """Make the job of the method at this place of a chain, with the training that its options bring where none was
+        asked for; of what an earlier one made, nothing is diagnosed."""
+        named = self.training.model_fields_set
+        own = {k: v for k, v in options.training_defaults().items() if k not in named}
+        job = replace(self, options=options, training=self.training.model_copy(update=own))
         return replace(job, ignored=(), underused=(), kept={}) if place else job
 
     def own(self, kind: type[Kind]) -> Kind:

@@ -171,7 +171,8 @@ class _StageRun:
         state.history.append((state.epoch, training, held))
         self.shown.add(state.epoch, training, held, self.optimizer.param_groups[0]["lr"])
         state.step, state.total, state.seen = 0, 0.0, 0
-        if held < state.best_loss - MIN_IMPROVEMENT:
+        whole = state.epoch % self.stage.cycle == 0  # in the middle of its turns a model is not what it is to become
+        if whole and held < state.best_loss - MIN_IMPROVEMENT:
             state.best, self.best = state.epoch, state_of(module)
         self.progress.step(f"{self.method}: {self.stage.name}", state.epoch, self.epochs, f"held-out loss {held:.4g}")
         self._keep()

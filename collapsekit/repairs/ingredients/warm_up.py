@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.base import TrainPass
 from collapsekit.errors import ConfigError
-from collapsekit.repairs.methods._reinit import renew_encoder
+from collapsekit.repairs.ingredients.reinit import renew_encoder
 from collapsekit.repairs.training.job import Job, Stage, held_task_loss
 
 Warm = bool | Literal["auto"]

@@ -1,0 +1,1 @@
+"""What several repairs are made of."""
