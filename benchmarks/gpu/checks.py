@@ -33,6 +33,7 @@ REPAIRS: dict[str, dict[str, Any]] = {
     "finetune": {},
     "dropout": {"dropout": {"fresh_fusion": True, "warm_up": True}},
     "kd": {"kd": {"width": 6, "negatives": 8, "warm_up": True}},
+    "substitute": {},
     "ebr": {"ebr": {"adversary": 0.5, "interleave": 1}},
     "rtf": {"rtf": {"fresh_fusion": True}},
     "kd,dropout": {"kd": {"width": 6, "negatives": 8}},

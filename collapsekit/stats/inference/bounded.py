@@ -55,7 +55,8 @@ def bounded_interval(
     """Compute jackknife intervals within bounds, each of which holds its estimate.
 
     The delete-a-group standard error is carried to the logit between two bounds, or to the logarithm of the distance from
-    one (delta method), and the ends are mapped back; without bounds this is the plain interval. At a bound itself neither
+    one (delta method), and the ends are mapped back; without bounds this is the plain interval. The scale turns most of the
+    skewness; away from a single bound the end is at least the plain one, which is set for it. At a bound itself neither
     scale has a place: there the interval is the plain one cut at the bound and, where ``count`` is given, at least
     Wilson's, as no number of equal groups makes a share certain.
 
@@ -65,7 +66,7 @@ def bounded_interval(
         level: the confidence level, in (0, 1).
         bounds: the least and the most that an estimate can be.
         count: for means of hits, how many independent examples they are of; None: unknown.
-        skewed: whether the plain interval is set for skewness before it is carried over.
+        skewed: whether the plain interval is set for skewness.
 
     Returns:
         Lower and upper ends in the shape of ``full``, float64.
@@ -77,21 +78,19 @@ def bounded_interval(
     if bounds == UNBOUNDED:
         return plain
     full = full.double()
-    # The scale turns most of the skewness, so what is left of it may move an end out, not in.
     half = interval_array(full, leave_out, level, skewed=False)[1] - full
-    down, up = (torch.maximum(half, side) for side in (full - plain[0], plain[1] - full))
     below, above = full - bounds.low, bounds.high - full
     inside = (below > 0) & (above > 0)
     # By what the distance to each bound is multiplied or divided for one half width; a bound that is not there is far off.
     rate = torch.where(inside, 1 / below + 1 / above, torch.ones_like(full))
-    less, more = (torch.exp((half * rate).clamp_max(_EXP_MAX)) for half in (down, up))
+    odds = torch.exp((half * rate).clamp_max(_EXP_MAX))
     if math.isfinite(bounds.low) and math.isfinite(bounds.high):
-        low = bounds.low + (bounds.high - bounds.low) * below / (below + above * less)
-        high = bounds.high - (bounds.high - bounds.low) * above / (above + below * more)
-    elif math.isfinite(bounds.low):
-        low, high = bounds.low + below / less, bounds.low + below * more
+        low = bounds.low + (bounds.high - bounds.low) * below / (below + above * odds)
+        high = bounds.high - (bounds.high - bounds.low) * above / (above + below * odds)
+    elif math.isfinite(bounds.low):  # away from the one bound a tail may be longer than the scale makes it
+        low, high = bounds.low + below / odds, torch.maximum(bounds.low + below * odds, plain[1])
     else:
-        low, high = bounds.high - above * less, bounds.high - above / more
+        low, high = torch.minimum(bounds.high - above * odds, plain[0]), bounds.high - above / odds
     cut = _at_a_bound(full, plain, level, bounds, count)
     low, high = (torch.where(inside, mapped, end) for mapped, end in zip((low, high), cut, strict=True))
     # Rounding may carry an end beyond the estimate.

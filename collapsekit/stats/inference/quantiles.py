@@ -26,6 +26,6 @@ def binomial(p: float, n: int, chance: float) -> int:
         chance: of each, in [0, 1].
 
     Returns:
-        The least k, 0 to n, with a probability of at least ``p`` for k or fewer.
+        The least k, 0 to n, with a probability of at least ``p``, but for rounding, for k or fewer.
     """
-    return bisect.bisect_left(range(n), p, key=lambda k: float(bdtr(k, n, chance)))
+    return bisect.bisect_left(range(n), p * (1 - 1e-12), key=lambda k: float(bdtr(k, n, chance)))

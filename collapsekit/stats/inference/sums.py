@@ -48,11 +48,10 @@ class Reach:
 def sum_interval(parts: Sequence[Part], level: float) -> tuple[Tensor, Tensor]:
     """Compute the interval of a sum of quantities.
 
-    It is the jackknife's of the sum, widened where the parts have ends: by how much farther each part's own interval
-    within bounds reaches than its ``t * SE``, put together with the rest as standard errors are. Where a part is near
-    its bound, such as a loss near 0 that few examples make, the jackknife alone takes for sure what depends on which
-    examples were met. Of parts that move against each other the sum moves less than each; then a part widens it by so
-    much less.
+    It is the jackknife's of the sum, moved out where the parts have ends by how much farther each part's own interval within
+    bounds reaches than its ``t * SE``. Where a part is near its bound, such as a loss near 0 that few examples make, the
+    jackknife alone takes for sure what depends on which examples were met. Of parts that move against each other the sum
+    moves less than each; then a part moves the ends by so much less.
 
     Args:
         parts: one or more, of one shape.
@@ -154,8 +153,8 @@ def _shared(reach: Reach, half: Tensor) -> Reach:
 
 
 def _widened(full: Tensor, plain: tuple[Tensor, Tensor], reaches: Sequence[Reach]) -> tuple[Tensor, Tensor]:
-    """Put the distances of the plain ends together with those that parts reach beyond theirs."""
-    low, high = (full - plain[0]).square(), (plain[1] - full).square()
+    """Move the plain ends out by what parts reach beyond theirs."""
+    low, high = plain
     for part in reaches:
-        low, high = low + part.below.square(), high + part.above.square()
-    return finite(full - low.sqrt(), "the interval"), finite(full + high.sqrt(), "the interval")
+        low, high = low - part.below, high + part.above
+    return finite(low, "the interval"), finite(high, "the interval")

@@ -609,7 +609,7 @@ def test_without_heads_there_is_no_substitution() -> None:
     for kind in ("patterns", "patterns_loss", "rates", "rates_loss"):
         said = asked[f"{kind}.substitution", None, None].skipped
         assert "the model has no heads by which a modality could be substituted" in said
-        assert "repair --method ebr" in said
+        assert "repair --method substitute" in said
         assert asked[f"{kind}.zeros", None, None].value is not None
     assert "fill 'zeros'" in asked["drop", "a", None].note
     only = nonlinear("ab").run("missing", fills="substitution")
