@@ -1,5 +1,5 @@
-"""Whether Theorem 3.1 of Kim et al. 2025 says when a blend raises the effective rank: random blends of one channel that meet its
-conditions, as docs/repairs.md reads them, and what the rank did.
+"""Whether Theorem 3.1 of Kim et al. 2025 says when a blend raises the effective rank: random blends of one channel that
+meet its conditions, as docs/repairs.md reads them, and what the rank did.
 
 python -m benchmarks.conditions --blends 4000
 """
@@ -59,9 +59,10 @@ def main() -> None:
         drawn = [blend(generator, weakest) for _ in range(args.blends)]
         met = [(quieter, rise) for holds, quieter, rise in drawn if holds]
         fell, quiet = sum(rise < 0 for _, rise in met), [rise < 0 for quieter, rise in met if quieter]
+        which = "the weakest channel" if weakest else "any channel"
         print(
-            f"{'the weakest channel' if weakest else 'any channel'}: conditions met by {len(met)} of {len(drawn)} blends; the rank "
-            f"fell in {fell}, in {sum(quiet)} of the {len(quiet)} whose giver's channel varies less than the receiver's"
+            f"{which}: conditions met by {len(met)} of {len(drawn)} blends; the rank fell in {fell}, in "
+            f"{sum(quiet)} of the {len(quiet)} whose giver's channel varies less than the receiver's"
         )
 
 

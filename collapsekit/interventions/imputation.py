@@ -185,11 +185,11 @@ def _constants(
     NumericsError where it needs classes, and labels are none."""
     if fill != CLASS_MEAN:
         zeros = fill in ("zeros", SUBSTITUTION)
-        return lambda own, _, mean: torch.zeros_like(own[:1]) if zeros else mean().to(own.dtype)
+        return lambda x, _, mean: torch.zeros_like(x[:1]) if zeros else mean().to(x.dtype)
     if adapter.task.classes_of(features.outputs) < 2:
         raise NumericsError(f"fill {fill!r} needs labels that are classes, and task {adapter.task.name!r} has none")
     classes = bank.features.targets, features.targets
-    return lambda own, lent, _: mean_of_class(lent, *classes).to(own.dtype)
+    return lambda x, lent, _: mean_of_class(lent, *classes).to(x.dtype)
 
 
 def mean_of_class(lent: Tensor, classes: Tensor, wanted: Tensor) -> Tensor:

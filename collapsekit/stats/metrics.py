@@ -48,14 +48,14 @@ def macro_f1(logits: Tensor, y: Tensor) -> float:
     return float((2 * right[both > 0] / both[both > 0]).mean())
 
 
-def macro_f1_of_labels(scores: Tensor, y: Tensor, threshold: float = 0.5) -> float:
-    """Compute the mean F1 over labels of ``scores`` (n, C) above ``threshold``, for ``y`` (n, C), 0/1 or bool.
+def macro_f1_of_labels(scores: Tensor, y: Tensor) -> float:
+    """Compute the mean F1 over labels of ``scores`` (n, C) above 0.5, for ``y`` (n, C), 0/1 or bool.
 
     In [0, 1]. Equals ``sklearn.metrics.f1_score(average="macro", zero_division=nan)``: a label that neither is there nor is
     answered counts for nothing. Raises NumericsError where that is every label.
     """
     scores = matrix(scores, "the scores")
-    positive, answered = _binary(y, scores.shape, "F1"), scores > threshold
+    positive, answered = _binary(y, scores.shape, "F1"), scores > 0.5
     right, both = (positive & answered).sum(dim=0).double(), positive.sum(dim=0) + answered.sum(dim=0)
     if not bool(both.any()):
         raise NumericsError(
