@@ -30,9 +30,14 @@ FILLS = {
         "replaced, in models with the heads of basis reallocation, by h⁻¹ of the latent encoding of the closest modality "
         "present; further tensors of its encoder set to 0"
     ),
+    "class_mean": (
+        f"set to their mean over training examples of the example's own class ({FLOATING}): an oracle, which reads the "
+        "label that the model is asked for"
+    ),
     "late": "left out, and so is the model: linear readouts of the modalities present, their evidence added up",
 }
 CONSTANTS = ("zeros", "mean")
+CLASS_MEAN = "class_mean"
 SUBSTITUTION = "substitution"
 LENT = ("neighbour", "sample")
 
@@ -123,9 +128,9 @@ def impute(
 ) -> Features:
     """Fill absent modalities, in features to be replayed.
 
-    ``zeros`` and ``mean`` change floating tensors; with ``rows`` every tensor comes from a lender. The modality's raw
-    inputs move with its recordings, for models that read them past the encoder; under ``zeros``, ``mean`` and
-    ``substitution`` its token mask stays.
+    ``zeros``, ``mean`` and ``class_mean`` change floating tensors; with ``rows`` every tensor comes from a lender. The
+    modality's raw inputs move with its recordings, for models that read them past the encoder; without ``rows`` its token
+    mask stays.
 
     Args:
         adapter: the model.
@@ -139,9 +144,11 @@ def impute(
         The same examples, filled.
 
     Raises:
-        NumericsError: where ``fill`` is ``substitution`` and nothing was inserted that could substitute.
+        NumericsError: where ``fill`` is ``substitution`` and nothing was inserted that could substitute, or ``class_mean``
+            and labels are no classes.
     """
     stands = substitute_latents(adapter, features, absent) if fill == SUBSTITUTION else None
+    constant = _constants(adapter, features, bank, fill)
     recorded, inputs = dict(features.recorded), dict(features.inputs)
 
     def replaced(own: Tensor, lent: Tensor, gone: Tensor, mean: Callable[[], Tensor]) -> Tensor:
@@ -149,10 +156,8 @@ def impute(
             other = lent[rows]
         elif not own.is_floating_point():
             return own
-        elif fill in ("zeros", SUBSTITUTION):
-            other = torch.zeros_like(own[:1])
         else:
-            other = mean().to(own.dtype)
+            other = constant(own, lent, mean)
         return torch.where(gone.reshape(-1, *[1] * (own.ndim - 1)), other, own)
 
     for i, m in enumerate(features.modalities):
@@ -171,6 +176,37 @@ def impute(
                 )
     unread_inputs(adapter, features)  # holds whatever is recorded
     return features.changed(recorded, inputs)
+
+
+def _constants(
+    adapter: Adapter, features: Features, bank: BackgroundSet, fill: str
+) -> Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor]:
+    """Answer how a fill without lenders stands in for a tensor (n, ...), given the bank's (t, ...) and its mean. Raises
+    NumericsError where it needs classes, and labels are none."""
+    if fill != CLASS_MEAN:
+        zeros = fill in ("zeros", SUBSTITUTION)
+        return lambda x, _, mean: torch.zeros_like(x[:1]) if zeros else mean().to(x.dtype)
+    if adapter.task.classes_of(features.outputs) < 2:
+        raise NumericsError(f"fill {fill!r} needs labels that are classes, and task {adapter.task.name!r} has none")
+    classes = bank.features.targets, features.targets
+    return lambda x, lent, _: mean_of_class(lent, *classes).to(x.dtype)
+
+
+def mean_of_class(lent: Tensor, classes: Tensor, wanted: Tensor) -> Tensor:
+    """Average what examples of each class lend.
+
+    Args:
+        lent: (t, ...), floating.
+        classes: of those who lend, int64 (t,).
+        wanted: of those who are lent to, int64 (n,).
+
+    Returns:
+        Means, float64 (n, ...); for a class of which nobody lends, over all.
+    """
+    means = lent.double().mean(0).expand(1 + int(max(classes.max(), wanted.max())), *lent.shape[1:]).clone()
+    for c in classes.unique().tolist():
+        means[c] = lent[classes == c].double().mean(0)
+    return means[wanted]
 
 
 def can_substitute(adapter: Adapter) -> bool:

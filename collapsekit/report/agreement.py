@@ -206,7 +206,8 @@ _OF_EACH |= {f"utilisation.{what}" for what in ("credit", "reference_credit", "r
 _OF_EACH |= {f"utilisation.{what}" for what in ("alone_gain", "alone_metric", "costs_now", "costs_if_missing")}
 _OF_THE_WHOLE = {f"reliance.{end}_{what}" for end in ("full", "empty") for what in ("loss", "metric")}
 _OF_THE_WHOLE |= {"utilisation.prior_loss"}
-_IN_UNIT = {"accuracy", "balanced_accuracy", "auroc", "macro_auroc", "recall@1"}
+_IN_UNIT = {"accuracy", "balanced_accuracy", "macro_f1", "auroc", "macro_auroc", "recall@1"}
+_IN_UNIT |= {"average_precision", "macro_average_precision", "micro_average_precision"}
 
 
 def credit_contradictions(results: Sequence[Result], modalities: Sequence[str]) -> Iterator[str]:

@@ -13,22 +13,37 @@ from collapsekit.registry import task
 from collapsekit.stats import metrics
 from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.linear import Linear, fit_softmax
-from collapsekit.tasks.base import FLOOR, Task, choose_metric
+from collapsekit.tasks.base import FLOOR, Metric, Task, choose_metric
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns
 
 
-@task("classification", summary="one class an example; cross-entropy, accuracy or balanced_accuracy")
+def _of_labels(expected: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and truth, both (n, k): of the second of two classes, of each of more."""
+    truth = F.one_hot(targets, expected.shape[1]).bool()
+    return (expected[:, 1:], truth[:, 1:]) if expected.shape[1] == 2 else (expected, truth)
+
+
+_METRICS: dict[str, Metric] = {
+    "accuracy": metrics.accuracy,
+    "balanced_accuracy": metrics.balanced_accuracy,
+    "macro_f1": metrics.macro_f1,
+    "auroc": lambda p, y: metrics.macro_auroc(*_of_labels(p, y)),
+    "average_precision": lambda p, y: metrics.macro_average_precision(*_of_labels(p, y)),
+}
+_LEFT_OUT = {"auroc": metrics.macro_auroc_left_out, "average_precision": metrics.macro_average_precision_left_out}
+
+
+@task("classification", summary="one class an example; cross-entropy; accuracy, macro F1, AUROC or average precision")
 class Classification(Task):
-    """Exclusive classes: cross-entropy in nats; accuracy, or balanced accuracy."""
+    """Exclusive classes: cross-entropy in nats; accuracy, balanced accuracy, macro F1, or an area: of two classes the
+    second's, of more the mean over classes, each against the others."""
 
     mean_over_examples = True
     loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "cross-entropy (nats)"
 
     def __init__(self, metric: str | None = None) -> None:
-        self._metric = choose_metric(
-            metric, {"accuracy": metrics.accuracy, "balanced_accuracy": metrics.balanced_accuracy}
-        )
+        self._metric = choose_metric(metric, _METRICS)
         self.metric_name = metric or "accuracy"
 
     @classmethod
@@ -51,7 +66,13 @@ class Classification(Task):
     def hits(self, expected: Tensor, targets: Tensor) -> Tensor | None:
         return expected.argmax(1) == targets if self.metric_name == "accuracy" else None
 
+    def metric_left_out(self, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor | None:
+        at_once = _LEFT_OUT.get(self.metric_name)
+        return None if at_once is None else at_once(*_of_labels(expected, targets), groups)
+
     def metric_parts(self, expected: Tensor, targets: Tensor) -> Tensor | None:
+        if self.metric_name not in ("accuracy", "balanced_accuracy"):
+            return None
         parts = (expected.argmax(1) == targets).double()
         if self.metric_name == "balanced_accuracy":
             counts = torch.bincount(targets).double()
@@ -59,9 +80,12 @@ class Classification(Task):
         return parts
 
     def effective_count(self, targets: Tensor) -> float:
-        """Count examples; of balanced accuracy as many as would make a mean over all as uncertain as one over classes."""
-        if self.metric_name != "balanced_accuracy":
+        """Count examples; of a mean over classes as many as would make a mean over all as uncertain; of an area those of the
+        rarer class, the harmonic mean over classes."""
+        if self.metric_name == "accuracy":
             return float(len(targets))
+        if self.metric_name in _LEFT_OUT:
+            return metrics.count_rarer(F.one_hot(targets))
         counts = torch.bincount(targets).double()
         counts = counts[counts > 0]
         return float(len(counts) ** 2 / (1 / counts).sum())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,20 +12,32 @@ from collapsekit.registry import task
 from collapsekit.stats import metrics
 from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.linear import Linear, fit_sigmoid
-from collapsekit.tasks.base import FLOOR, Task, choose_metric
+from collapsekit.tasks.base import FLOOR, Metric, Task, choose_metric
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns
 
+_METRICS: dict[str, Metric] = {
+    "macro_auroc": metrics.macro_auroc,
+    "macro_average_precision": metrics.macro_average_precision,
+    "micro_average_precision": metrics.micro_average_precision,
+    "macro_f1": metrics.macro_f1_of_labels,
+}
+_LEFT_OUT = {
+    "macro_auroc": metrics.macro_auroc_left_out,
+    "macro_average_precision": metrics.macro_average_precision_left_out,
+    "micro_average_precision": metrics.micro_average_precision_left_out,
+}
 
-@task("multilabel", summary="independent 0/1 labels; binary cross-entropy, macro AUROC")
+
+@task("multilabel", summary="independent 0/1 labels; binary cross-entropy; macro AUROC, average precision or macro F1")
 class Multilabel(Task):
-    """Independent labels: mean binary cross-entropy in nats; macro AUROC."""
+    """Independent labels: mean binary cross-entropy in nats; macro AUROC, average precision (macro, micro), macro F1."""
 
     mean_over_examples = True
     loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "binary cross-entropy, mean over labels (nats)"
 
     def __init__(self, metric: str | None = None) -> None:
-        self._metric = choose_metric(metric, {"macro_auroc": lambda p, y: metrics.macro_auroc(p, y > 0.5)})
+        self._metric = choose_metric(metric, _METRICS)
         self.metric_name = metric or "macro_auroc"
 
     @classmethod
@@ -42,17 +53,19 @@ class Multilabel(Task):
         return -(targets * p + (1 - targets) * q).mean(1)
 
     def metric(self, expected: Tensor, targets: Tensor) -> float:
-        return self._metric(expected, targets)
+        return self._metric(expected, targets > 0.5)
 
     def metric_left_out(self, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor | None:
-        return metrics.macro_auroc_left_out(expected, targets > 0.5, groups)
+        at_once = _LEFT_OUT.get(self.metric_name)
+        return None if at_once is None else at_once(expected, targets > 0.5, groups)
 
     def effective_count(self, targets: Tensor) -> float:
-        """Count examples of the rarer class, the harmonic mean over labels that have both: an AUROC is the mean place of
-        the rarer ones, and labels of one example are not independent."""
-        rarer = torch.minimum(targets.sum(0), len(targets) - targets.sum(0)).double()
-        rarer = rarer[rarer > 0]
-        return float(len(rarer) / (1 / rarer).sum()) if len(rarer) else float(len(targets))
+        """Count examples of the rarer class, the harmonic mean over labels that have both; of a micro average, in which a
+        rare label hardly counts, those that have any label, or that lack any."""
+        if self.metric_name == "micro_average_precision":
+            positive = targets > 0.5
+            return float(max(1, min(int(positive.any(1).sum()), int((~positive).any(1).sum()))))
+        return metrics.count_rarer(targets)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(to_columns(outputs, self.name), targets.to(outputs.dtype))

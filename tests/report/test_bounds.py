@@ -129,9 +129,14 @@ def test_how_many_examples_stand_behind_a_metric() -> None:
     assert Classification().effective_count(y) == 100
     # As uncertain as a mean over classes: p q / n = (p q / 90 + p q / 10) / 4.
     assert Classification("balanced_accuracy").effective_count(y) == pytest.approx(1 / ((1 / 90 + 1 / 10) / 4))
+    assert Classification("macro_f1").effective_count(y) == Classification("balanced_accuracy").effective_count(y)
+    assert Classification("auroc").effective_count(y) == Classification("average_precision").effective_count(y) == 10
     labels = torch.zeros(100, 3)
     labels[:20, 0], labels[:95, 1] = 1, 1
-    assert Multilabel().effective_count(labels) == pytest.approx(2 / (1 / 20 + 1 / 5))  # the third has one class only
+    for metric in (None, "macro_average_precision", "macro_f1"):  # the third label has one class only
+        assert Multilabel(metric).effective_count(labels) == pytest.approx(2 / (1 / 20 + 1 / 5))
+    assert Multilabel("micro_average_precision").effective_count(labels) == 95  # five have no label, all lack one
+    assert Multilabel("micro_average_precision").effective_count(1 - labels) == 95
 
 
 def test_patients_count_and_not_their_images(tmp_path: Path) -> None:

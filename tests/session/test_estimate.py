@@ -95,11 +95,19 @@ def test_replays_of_a_sweep_are_counted_where_features_can_be_aligned(tmp_path: 
     assert report.probes[0].replays > 2 * 70
 
 
-def test_without_draws_what_goes_missing_is_no_bound(small: Problem) -> None:
-    report, counts = both(small, probes=["missing"], options={"missing": {"fills": ["zeros", "mean"]}})
+@pytest.mark.parametrize("fills", [["zeros", "mean"], ["mean", "class_mean"]])
+def test_without_draws_what_goes_missing_is_no_bound(small: Problem, fills: list[str]) -> None:
+    report, counts = both(small, probes=["missing"], options={"missing": {"fills": fills}})
     check(report, counts)
     assert report.probes[0].at_most == ()
     assert report.probes[0].passes == 90 + 50
+
+
+def test_a_fill_that_reads_labels_is_counted_and_chooses_nothing(small: Problem) -> None:
+    report, counts = both(small, probes=["missing"], options={"missing": {"fills": ["class_mean"]}})
+    check(report, counts)
+    assert report.probes[0].at_most == ()
+    assert report.probes[0].passes == 90
 
 
 def test_what_is_trained_is_bounded_by_name(small: Problem, brief_joint_here: None) -> None:

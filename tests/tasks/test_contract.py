@@ -3,6 +3,7 @@ covered."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +148,12 @@ def metrics_of(name: str) -> Iterator[str | None]:
 
 
 EACH_METRIC = [(name, metric) for name in registry.task_names() for metric in metrics_of(name)] + [(OWN, None)]
+
+
+def test_the_page_of_tasks_has_every_metric() -> None:
+    page = (Path(__file__).parents[2] / "docs/tasks.md").read_text()
+    listed = re.findall(r"^\| (\w+) \| `(\w+)` \|", page, re.M)
+    assert listed == [(name, metric) for name, metric in EACH_METRIC if metric is not None and name != OWN]
 
 
 @pytest.mark.parametrize(("name", "metric"), EACH_METRIC)

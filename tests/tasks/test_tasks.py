@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss, r2_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, log_loss, r2_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,6 +58,32 @@ def test_multilabel_is_mean_binary_cross_entropy() -> None:
     assert float(t.training_loss(out, checked)) == pytest.approx(float(truth), rel=1e-5)
     assert t.metric(expected, checked) == pytest.approx(roc_auc_score(y, out, average="macro"), rel=1e-9)
     assert t.check(y[:, 0], out[:, :1], "test").shape == (50, 1)
+
+
+def test_areas_of_classes_are_the_second_s_of_two_and_a_mean_over_more() -> None:
+    for width, y in ((1, torch.arange(40) % 3 % 2), (2, torch.arange(40) % 3 % 2), (4, torch.arange(40) % 3)):
+        area, precision, f1 = (task("classification", m) for m in ("auroc", "average_precision", "macro_f1"))
+        p = area.expect(rows(40, width, seed=2))
+        if width == 4:  # nothing is of the fourth class
+            truth = F.one_hot(y, 3)
+            assert area.metric(p, y) == pytest.approx(roc_auc_score(truth, p[:, :3], average="macro"), abs=1e-12)
+            assert precision.metric(p, y) == pytest.approx(average_precision_score(truth, p[:, :3]), abs=1e-12)
+        else:
+            assert area.metric(p, y) == pytest.approx(roc_auc_score(y, p[:, 1]), abs=1e-12)
+            assert precision.metric(p, y) == pytest.approx(average_precision_score(y, p[:, 1]), abs=1e-12)
+            assert precision.metric(p, y) != pytest.approx(average_precision_score(1 - y, p[:, 0]), abs=0.01)
+        assert f1.metric(p, y) == pytest.approx(f1_score(y, p.argmax(1), average="macro"), abs=1e-12)
+
+
+def test_metrics_of_labels() -> None:
+    y, out = (rows(50, 3, seed=1) > 1).double(), rows(50, 3)
+    for name, truth in (
+        ("macro_average_precision", average_precision_score(y, out)),
+        ("micro_average_precision", average_precision_score(y, out, average="micro")),
+        ("macro_f1", f1_score(y, out > 0, average="macro")),
+    ):
+        t = task("multilabel", name)
+        assert t.metric(t.expect(out), y) == pytest.approx(truth, abs=1e-12)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

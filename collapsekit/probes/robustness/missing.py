@@ -18,6 +18,7 @@ from collapsekit.errors import NumericsError, did_you_mean
 from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
 from collapsekit.interventions.imputation import (
+    CLASS_MEAN,
     CONSTANTS,
     FILLS,
     LENT,
@@ -44,7 +45,9 @@ from collapsekit.tasks.scoring import leave_out_metric
 
 ALL_UP_TO = 5  # modalities; beyond, not every pattern is tried
 BEST = "the fill that is best on held-out examples may take fewer replays than `sample`"
-BY_MODEL = (*CONSTANTS, *LENT, SUBSTITUTION)
+BY_MODEL = (*CONSTANTS, *LENT, SUBSTITUTION)  # that one can have where a model is used: among them the best is chosen
+PAPER = (0.1, 0.2, 0.3, 0.4, 0.7)  # Chaudhuri et al. 2025, Section 4.4
+NO_FILL = "no fill that runs the model and needs no labels was asked for, or could be had"
 PATTERNS_SOURCE = "after Chaudhuri et al. 2025, Appendix C.4 and Table 6"
 RATES_SOURCE = "after Chaudhuri et al. 2025, Section 4.4 and Table 1; rates also of Table 3"
 DROP_SOURCE = "after Chaudhuri et al. 2025, Table 3 (one modality missing at a rate) and Table 6 (fills)"
@@ -126,10 +129,13 @@ class MissingOptions(Options):
     """Options of the missing probe."""
 
     fills: tuple[str, ...] | None = Field(
-        default=None, description="of zeros, mean, neighbour, sample, substitution, late; default: all the model has"
+        default=None,
+        description="of zeros, mean, neighbour, sample, substitution, class_mean (reads labels), late; default: all that "
+        "the model has and that need no labels",
     )
     rates: tuple[float, ...] = Field(
-        default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9, 0.95), description="rates of missing modalities"
+        default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9, 0.95),
+        description="rates of missing modalities; paper: those of Chaudhuri et al. 2025, Table 1",
     )
     draws: int = Field(default=4, gt=0, description="random examples tried for each; metrics are averaged over them")
     bank: int = Field(default=4096, gt=0, description="at most so many training examples to take from")
@@ -143,6 +149,11 @@ class MissingOptions(Options):
             if fill not in FILLS:
                 raise ValueError(f"{fill!r} is not one of {', '.join(FILLS)}{did_you_mean(fill, FILLS)}")
         return tuple(fill for fill in FILLS if fill in value)
+
+    @field_validator("rates", mode="before")
+    @classmethod
+    def _of_the_paper(cls, value: object) -> object:
+        return PAPER if value in ("paper", ["paper"]) else value
 
     @field_validator("rates")
     @classmethod
@@ -207,9 +218,12 @@ def estimate_cost(preview: Preview) -> Cost:
         with contextlib.suppress(NumericsError):  # it is skipped
             cost += preview.prefixes()
     usable = [f for f in fills if f in BY_MODEL and (f != SUBSTITUTION or can_substitute(adapter))]
+    classes = CLASS_MEAN in fills and adapter.task.classes_of(preview.features.outputs) > 1
+    tried = [*usable, CLASS_MEAN] if classes else usable
+    if tried:
+        cost += _filled(preview, tried, options, len(absent_sets(count)) + len(options.rates), split)
     if not usable:
         return cost
-    cost += _filled(preview, usable, options, len(absent_sets(count)) + len(options.rates), split)
     cost += _choosing(preview, bank, usable, options) + preview.replayed(1)
     lent = options.draws if "sample" in usable else 1
     best = preview.replayed(count * lent)
@@ -287,7 +301,8 @@ def run(session: Session) -> Iterator[Result]:
 
 def _fills(adapter: Adapter, options: MissingOptions) -> tuple[str, ...]:
     """The ways to fill that are tried."""
-    return options.fills or tuple(f for f in FILLS if f != SUBSTITUTION or can_substitute(adapter))
+    had = tuple(f for f in FILLS if f != CLASS_MEAN and (f != SUBSTITUTION or can_substitute(adapter)))
+    return options.fills or had
 
 
 def absent_sets(m: int) -> list[tuple[int, ...]]:
@@ -350,7 +365,7 @@ def _drops(
     lost = DROP.fill(task)
     if not fills:
         for m in features.modalities:
-            yield lost.skipped("no fill that runs the model was asked for, or could be had", modality=m, unit=True)
+            yield lost.skipped(NO_FILL, modality=m, unit=True)
         return
     judge, where = _held_out(study, options)
     full = task.expect(predict(study.session.adapter, features).outputs)

@@ -109,6 +109,41 @@ def test_patterns_are_those_of_the_model_on_features_filled_by_hand(modalities: 
         assert f"{np.std(list(accuracies.values()), ddof=1):.3g}" in metric.note
 
 
+def test_class_means_are_those_of_training_examples_with_the_example_s_own_label() -> None:
+    """An oracle: tried where it is asked for, and never chosen as the best fill."""
+    arrays = data("abc")
+    arrays["train"]["label"][arrays["train"]["label"] == 2] = 1  # nobody lends to the third class
+    s = nonlinear("abc", arrays)
+    found = s.run("missing", fills="mean,class_mean", rates="0.5")
+    y, label = s.features.targets, s.features.of("train").targets.numpy()
+    assert set(y.tolist()) == {0, 1, 2}
+    ours, theirs = encoded(s, "test"), encoded(s, "train")
+    losses = {}
+    for absent in proper("abc"):
+        given = dict(ours)
+        for m in absent:
+            means = [theirs[m][label == c].mean(0) for c in (0, 1)] + [theirs[m].mean(0)]
+            given[m] = np.stack([means[c] for c in y.tolist()])
+        losses["+".join(absent)] = float(nn.functional.cross_entropy(answer(s, given).double(), y))
+    assert bars(found["patterns_loss.class_mean", None, None]) == pytest.approx(losses, abs=1e-5)
+    assert "an oracle" in found["patterns.class_mean", None, None].definition
+    assert "fill 'mean'" in found["drop", "a", None].note
+    assert not [key for key in s.run("missing", rates="0.5", draws=1) if "class_mean" in key[0]]
+    alone = s.run("missing", fills="class_mean", rates="0.5")
+    assert "needs no labels was asked for" in alone["drop", "a", None].skipped
+    assert alone["patterns.class_mean", None, None].value == found["patterns.class_mean", None, None].value
+
+
+def test_class_means_need_classes() -> None:
+    arrays = {k: {"a": noise(i, n, 2), "b": noise(40 + i, n, 2)} for i, (k, n) in enumerate(SIZES.items())}
+    arrays = {k: {**x, "label": x["a"] + x["b"]} for k, x in arrays.items()}
+    model = Planted(plain("ab"), linear([[1.0, 0, 1, 0], [0, 1, 0, 1]]))
+    found = study(model, arrays, task="regression").run("missing", fills="mean,class_mean", rates="0.5")
+    skipped = found["patterns.class_mean", None, None].skipped
+    assert skipped == "fill 'class_mean' needs labels that are classes, and task 'regression' has none"
+    assert found["patterns.mean", None, None].value is not None
+
+
 def test_random_examples_are_whole_training_examples_and_metrics_are_averaged() -> None:
     s = nonlinear("abc")
     draws = 3
@@ -494,8 +529,17 @@ def test_other_tasks(task: str) -> None:
 
 def test_options() -> None:
     assert MissingOptions(fills="late, zeros").fills == ("zeros", "late")
+    assert MissingOptions(fills="late,class_mean").fills == ("class_mean", "late")
     assert MissingOptions(rates="0.5,0.1,0.5").rates == (0.1, 0.5)
-    for bad in ({"fills": "zeroes"}, {"rates": "0,0.5"}, {"rates": "1"}, {"rates": ""}, {"draws": 0}):
+    assert MissingOptions(rates="paper").rates == (0.1, 0.2, 0.3, 0.4, 0.7)
+    for bad in (
+        {"fills": "zeroes"},
+        {"rates": "0,0.5"},
+        {"rates": "1"},
+        {"rates": ""},
+        {"rates": "paper,0.5"},
+        {"draws": 0},
+    ):
         with pytest.raises(ValidationError):
             MissingOptions(**bad)
     with pytest.raises(ValidationError, match="did you mean 'zeros'"):
