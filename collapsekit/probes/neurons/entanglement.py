@@ -77,8 +77,8 @@ EXPECTED = declare(
 SHARED_DRIVE = declare(
     Measure(
         "entanglement.shared_drive",
-        definition="probability that of two features drawn from a fused neuron, each by its part's share of the drive, one is "
-        "in the predictive part of one modality and one in the noisy part of another, mean over driven neurons; "
+        definition="probability that of two features drawn from a fused neuron, each by its part's share of the drive, one "
+        "is in the predictive part of one modality and one in the noisy part of another, mean over driven neurons; "
         f"{DRIVE}; {PARTS}",
         source=DEFINITION,
         unit="probability",
