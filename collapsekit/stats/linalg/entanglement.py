@@ -153,7 +153,7 @@ class CarriedParts:
 
     @property
     def shared_drive(self) -> float:
-        """Probability that of two features of a neuron one predicts and one is another modality's noise, neurons averaged."""
+        """Probability that of two features of a neuron one predicts and one is noise of another modality."""
         noisy, predictive = self.shares[..., NOISY], self.shares[..., PREDICTIVE]
         every = noisy.sum(1) * predictive.sum(1) - (noisy * predictive).sum(1)
         return float(2 * every.clamp_min(0).mean())
