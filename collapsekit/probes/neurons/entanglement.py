@@ -388,8 +388,6 @@ def _drives(subject: _Subject) -> _Drives:
         notes.append(f"{len(picked)} of {width} fused neurons read")
     if len(rows) < len(features):
         notes.append(f"derivatives at {len(rows)} of {len(features)} examples")
-    # The noisy part of a modality without one is a rounding.
-    parts = [torch.where(sizes > 0, p, 0.0) for p in parts]
     return _Drives(parts, by_feature, sizes, len(picked), width, tuple(notes))
 
 
