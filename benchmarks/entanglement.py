@@ -37,8 +37,9 @@ from collapsekit.errors import CollapsekitError
 DOSES = (0.5, 1.0, 2.0)
 COLLAPSED = ("fusion", "noise", "slow")
 METHODS = ("finetune", "kd")
+REPAIRED = ("dose 1", *COLLAPSED)
 SIZES = {"train": 1000, "val": 400, "test": 800}
-SHOWN = ("neurons", "expected", "shared_drive", "expected_shared")
+SHOWN = ("entangled", "expected", "shared_drive", "expected_shared")
 
 
 def subject_of(kind: str, seed: int) -> Subject:
@@ -115,7 +116,7 @@ def records(seed: int) -> Iterator[dict[str, Any]]:
             torch.save(one.model.state_dict(), at / "ckpt.pt")
             about = {"seed": seed, "subject": name, "target": target}
             yield {**about, "method": "before", **read(at / "ckpt.pt", config, target)}
-            for method in METHODS if name not in ("dose 0.5", "dose 2") else ():
+            for method in METHODS if name in REPAIRED else ():
                 how: dict[str, Any] = {"control": False, "keep": True, "profile": "quick", "modalities": [target]}
                 try:
                     with only_deciding():

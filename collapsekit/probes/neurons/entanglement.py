@@ -53,9 +53,9 @@ DRIVE = (
 CARRIES = "a neuron carries a part that has at least {shared:g} of its drive; " + DRIVE + "; " + PARTS
 KEEPS = "with only the modality's predictive part as it is, everything else at its mean over the examples; " + PARTS
 
-NEURONS = declare(
+ENTANGLED = declare(
     Measure(
-        "entanglement.neurons",
+        "entanglement.entangled",
         definition="fraction of the fused neurons that any feature drives which carry the predictive part of one modality "
         f"and the noisy part of another; {CARRIES}",
         source=DEFINITION,
@@ -240,7 +240,8 @@ def estimate_cost(preview: Preview) -> Cost:
     "entanglement",
     title="Noise of one modality in neurons of another",
     place=85,
-    summary="fused neurons that carry one modality's predictive features together with another's noise, beside chance",
+    summary="fused neurons that carry one modality's predictive features together with another's noise, beside chance; only "
+    "with `-p entanglement`",
     definition="fraction of fused neurons that carry the predictive part of one modality and the noisy part of another; "
     f"{DRIVE}",
     source=f"{DEFINITION}; Lemma 3, Definition 2 and Theorem 1",
@@ -309,6 +310,12 @@ class _Subject:
         """A number over all examples and without each group, as a result within its bounds."""
         value, ends = estimate(torch.tensor(values, dtype=torch.float64), self.session.level, quantity.bounds)
         return quantity.result(value, ends, **about)
+
+    def counted(self, measure: Measure, values: list[float], **about: Any) -> Result:
+        """A share of neurons likewise, its interval cut at 0 and 1: the share moves in steps of one neuron, and a scale
+        that has no end there would stretch the last step over all that there is."""
+        value, (low, high) = estimate(torch.tensor(values, dtype=torch.float64), self.session.level)
+        return self.fill(measure).result(value, (max(0.0, low), min(1.0, high)), **about)
 
     @property
     def keeps(self) -> list[Tensor]:
@@ -421,7 +428,7 @@ def _evenly(width: int, most: int) -> Tensor:
 def _entangled(subject: _Subject, drives: _Drives, found: list[en.CarriedParts]) -> Iterator[Result]:
     note = drives.note(found[0])
     values = [float(f.entangled.any(2).any(1).double().mean()) for f in found]
-    yield subject.measured(subject.fill(NEURONS), values, note=note)
+    yield subject.counted(ENTANGLED, values, note=note)
     carried = found[0].carried.sum((1, 2))
     parts = int(drives.there.sum())
     chances = torch.tensor([en.chance_of_entanglement(c, drives.there) for c in carried.tolist()], dtype=torch.float64)
@@ -444,9 +451,7 @@ def _entangled(subject: _Subject, drives: _Drives, found: list[en.CarriedParts])
             yield subject.fill(PAIR).skipped(which, modality=m, versus=versus)
             continue
         values = [float(f.entangled[:, i, j].double().mean()) for f in found]
-        yield subject.measured(
-            subject.fill(PAIR), values, modality=m, versus=versus, note=f"by chance {by_pair:.2g}, as in expected"
-        )
+        yield subject.counted(PAIR, values, modality=m, versus=versus, note=f"by chance {by_pair:.2g}, as in expected")
 
 
 def _by_modality(subject: _Subject, drives: _Drives, found: list[en.CarriedParts]) -> Iterator[Result]:
@@ -457,7 +462,7 @@ def _by_modality(subject: _Subject, drives: _Drives, found: list[en.CarriedParts
             yield subject.measured(subject.fill(measure), values, modality=m, note=subject.split(m))
         if bool(drives.there[i].all()):
             values = [float(f.conjugate[:, i].double().mean()) for f in found]
-            yield subject.measured(subject.fill(CONJUGATES), values, modality=m)
+            yield subject.counted(CONJUGATES, values, modality=m)
         else:
             yield subject.fill(CONJUGATES).skipped(f"it has one part only: {subject.split(m)}", modality=m)
         yield _ratio(subject, drives, found, i, None)
@@ -480,7 +485,7 @@ def _ratio(
 
 def _skipped(subject: _Subject, reason: str) -> Iterator[Result]:
     """Why no drive can be told; what is said of modalities is left out."""
-    for measure in (NEURONS, EXPECTED, SHARED_DRIVE, EXPECTED_SHARED):
+    for measure in (ENTANGLED, EXPECTED, SHARED_DRIVE, EXPECTED_SHARED):
         yield subject.fill(measure).skipped(reason)
     yield GAMMA.fill(second=subject.options.second).skipped(reason)
 

@@ -14,7 +14,7 @@ from collapsekit.stats.linalg.entanglement import NOISY, PREDICTIVE, chance_of_e
 from tests.probes.planted import Apply, Key, Planted, Study, linear, noise, plain, refusal, study
 
 N = 256
-WHOLE = ("neurons", "expected", "shared_drive", "expected_shared", "gamma")
+WHOLE = ("entangled", "expected", "shared_drive", "expected_shared", "gamma")
 Arrays = dict[str, dict[str, Tensor]]
 
 
@@ -60,8 +60,8 @@ FUNCTIONS = [nn.Identity(), nn.ReLU(), nn.Tanh()]
 @pytest.mark.parametrize("after", FUNCTIONS)
 def test_neurons_of_one_part_each_read_at_chance(after: nn.Module, split: str) -> None:
     found = fused_by(nn.Sequential(linear(SEPARATE), after), 6).run("entanglement", split=split)
-    assert found["neurons", None, None].value == 0
-    assert found["neurons", None, None].interval == (0, 0)
+    assert found["entangled", None, None].value == 0
+    assert found["entangled", None, None].interval == (0, 0)
     assert found["expected", None, None].value == 0
     assert found["shared_drive", None, None].value < 0.02
     for m in "ab":
@@ -74,7 +74,7 @@ def test_neurons_of_one_part_each_read_at_chance(after: nn.Module, split: str) -
 @pytest.mark.parametrize("after", FUNCTIONS)
 def test_neurons_that_mix_what_one_predicts_with_noise_of_the_other_read_high(after: nn.Module, split: str) -> None:
     found = fused_by(nn.Sequential(linear(MIXED), after), 6).run("entanglement", split=split)
-    r, chance = found["neurons", None, None], found["expected", None, None]
+    r, chance = found["entangled", None, None], found["expected", None, None]
     assert r.value == 1
     assert r.interval == (1, 1)
     assert chance.value == pytest.approx(1 / 3)  # 2 of 4 parts, 2 pairs of 6
@@ -96,7 +96,7 @@ def test_whose_noise_is_in_whose_neurons_is_told_apart() -> None:
 
 def test_both_parts_of_one_modality_are_conjugates_and_entangle_no_other() -> None:
     found = fused_by(linear(WITHIN), 4).run("entanglement")
-    assert found["neurons", None, None].value == 0
+    assert found["entangled", None, None].value == 0
     assert found["conjugates", "a", None].value == found["conjugates", "b", None].value == 0.5
     assert found["expected", None, None].value == pytest.approx(1 / 3)
 
@@ -105,7 +105,7 @@ def test_random_weights_share_as_chance_has_it() -> None:
     found = fused_by(linear(noise(3, 800, 4)), 800, world(width=2)).run("entanglement", neurons=800)
     shared, permuted = found["shared_drive", None, None].value, found["expected_shared", None, None].value
     assert shared == pytest.approx(permuted, rel=0.05)
-    r, chance = found["neurons", None, None], found["expected", None, None]
+    r, chance = found["entangled", None, None], found["expected", None, None]
     assert chance.interval[0] - 0.02 < r.value < chance.interval[1] + 0.02
     assert 0.3 < r.value < 0.95
 
@@ -139,7 +139,7 @@ def test_a_modality_of_one_feature_has_no_noise() -> None:
 def test_three_modalities() -> None:
     arrays = world("abc")
     found = fused_by(linear(picking([{0: 1, 4: 1}, {3: 1, 7: 1}, {6: 1, 1: 1}], 9)), 3, arrays).run("entanglement")
-    assert found["neurons", None, None].value == 1
+    assert found["entangled", None, None].value == 1
     assert found["expected", None, None].value == pytest.approx(6 / 15)
     pairs = {(m, v): r.value for (name, m, v), r in found.items() if name == "pair"}
     assert {k for k, value in pairs.items() if value} == {("b", "a"), ("c", "b"), ("a", "c")}
@@ -196,7 +196,7 @@ def test_shares_and_ratios_are_those_of_the_drives() -> None:
     carried = shares >= 0.15
     mixed = (carried[:, 0, NOISY] & carried[:, 1, PREDICTIVE]) | (carried[:, 1, NOISY] & carried[:, 0, PREDICTIVE])
     assert 0 < mixed.mean() < 1
-    assert found["neurons", None, None].value == pytest.approx(mixed.mean())
+    assert found["entangled", None, None].value == pytest.approx(mixed.mean())
     chances = [chance_of_entanglement(c, torch.ones(2, 2).bool()) for c in carried.sum((1, 2)).tolist()]
     assert found["expected", None, None].value == pytest.approx(np.mean(chances))
     assert found["predictive_drive", "b", None].value == pytest.approx(shares[:, 1, PREDICTIVE].mean())
@@ -213,7 +213,7 @@ def test_gamma_counts_pooled_features() -> None:
     found = s.run("entanglement")
     assert found["gamma", None, None].value == 1.5
     assert s.run("entanglement", second=0.005)["gamma", None, None].value == 2.5
-    assert "1 of 3 fused neurons that no feature drives left out" in found["neurons", None, None].note
+    assert "1 of 3 fused neurons that no feature drives left out" in found["entangled", None, None].note
 
 
 def test_gradient_sums_are_those_of_the_loss_by_hand() -> None:
@@ -309,6 +309,14 @@ def test_an_example_less_moves_the_numbers_by_little() -> None:
     assert one.interval[0] < other.value < one.interval[1]
 
 
+def test_what_a_neuron_carries_is_uncertain_where_examples_decide_it() -> None:
+    # The noise has just about a tenth of each neuron's drive.
+    s = fused_by(linear(picking([{0: 1, 4: 1 / 3}, {3: 1, 1: 1 / 3}, {0: 1, 5: 1 / 3}, {3: 1, 2: 1 / 3}])), 4)
+    r = s.run("entanglement")["entangled", None, None]
+    assert 0 <= r.interval[0] < r.interval[1] <= 1
+    assert r.interval[1] - r.interval[0] > 0.2
+
+
 def test_the_model_and_its_gradients_stay_as_they_are() -> None:
     s = fused_by(linear(MIXED), 6)
     fused = s.features.fused.clone()
@@ -352,7 +360,7 @@ def test_classes_are_needed_for_a_discriminant_only() -> None:
     arrays = {k: {**v, "label": v["a"][:, :1] + 0.3 * v["b"][:, :1]} for k, v in world().items()}
     model = Planted(plain("ab"), linear(MIXED), linear(noise(7, 1, 6)))
     s = study(model, arrays, task="regression")
-    assert s.run("entanglement")["neurons", None, None].value == 1
+    assert s.run("entanglement")["entangled", None, None].value == 1
     assert "for classes" in refusal(s, "entanglement", split="lda")
 
 
@@ -368,12 +376,12 @@ def test_a_layer_that_is_no_matrix_has_no_gradient_sum() -> None:
     s = study(Planted(plain("ab"), Squared(), nn.Identity()), {k: {**v} for k, v in world().items()}, head=None)
     found = s.run("entanglement")
     assert "no layer outside the encoders" in found["gradient_sum", None, None].skipped
-    assert found["neurons", None, None].value is not None
+    assert found["entangled", None, None].value is not None
 
 
 def test_what_was_not_read_is_noted() -> None:
     found = fused_by(linear(noise(3, 20, 6)), 20).run("entanglement", neurons=10, examples=64)
-    assert found["neurons", None, None].note == "10 of 20 fused neurons read; derivatives at 64 of 256 examples"
+    assert found["entangled", None, None].note == "10 of 20 fused neurons read; derivatives at 64 of 256 examples"
 
 
 class Tokens(nn.Module):
