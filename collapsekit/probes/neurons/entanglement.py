@@ -269,7 +269,7 @@ def run(session: Session) -> Iterator[Result]:
     options = session.options_of("entanglement", EntanglementOptions)
     if session.features.concatenated:
         raise NumericsError(CONCATENATED)
-    subject = _Subject(session, options)
+    subject = _SplitSubject(session, options)
     drives = _drives(subject)
     try:
         found = [en.carried_parts(d, options.shared) for d in drives.parts]
@@ -283,7 +283,7 @@ def run(session: Session) -> Iterator[Result]:
     yield from _gradient_sums(subject)
 
 
-class _Subject:
+class _SplitSubject:
     """What is split and read."""
 
     def __init__(self, session: Session, options: EntanglementOptions) -> None:
@@ -348,7 +348,7 @@ def _predictive_values(session: Session, at: FitSplit, modality: str, options: E
 
 
 @dataclass(frozen=True)
-class _Drives:
+class _PartDrives:
     """Drives of the neurons read: over all examples, then without each group."""
 
     parts: list[Tensor]  # "k m 2"
@@ -368,10 +368,10 @@ class _Drives:
         return "; ".join((*self.notes, *left)) or None
 
 
-def _drives(subject: _Subject) -> _Drives:
+def _drives(subject: _SplitSubject) -> _PartDrives:
     features, rows, options = subject.features, subject.rows, subject.options
     picked = _picked(features, options)
-    spaces = [_Space(subject, m) for m in features.modalities]
+    spaces = [_FeatureSpace(subject, m) for m in features.modalities]
     widths = [subject.pooled[m].shape[1] for m in features.modalities]
     forms = torch.zeros(len(picked), len(spaces), 2, 1 + subject.count, subject.count, dtype=torch.float64)
     squares = torch.zeros(subject.count, len(picked), sum(widths), dtype=torch.float64)
@@ -395,13 +395,13 @@ def _drives(subject: _Subject) -> _Drives:
         notes.append(f"{len(picked)} of {width} fused neurons read")
     if len(rows) < len(features):
         notes.append(f"derivatives at {len(rows)} of {len(features)} examples")
-    return _Drives(parts, by_feature, sizes, len(picked), width, tuple(notes))
+    return _PartDrives(parts, by_feature, sizes, len(picked), width, tuple(notes))
 
 
-class _Space:
+class _FeatureSpace:
     """The directions in which a modality's features vary, and covariances in them: of what is explained and of all."""
 
-    def __init__(self, subject: _Subject, modality: str) -> None:
+    def __init__(self, subject: _SplitSubject, modality: str) -> None:
         x = subject.pooled[modality]
         _, sizes, axes = torch.linalg.svd(x - x.mean(0), full_matrices=False)
         # Features are float32: a direction that varies by less than a millionth of the first is their rounding.
@@ -425,11 +425,11 @@ def _evenly(width: int, most: int) -> Tensor:
     return picked
 
 
-def _entangled(subject: _Subject, drives: _Drives, found: list[en.CarriedParts]) -> Iterator[Result]:
-    note = drives.note(found[0])
-    values = [float(f.entangled.any(2).any(1).double().mean()) for f in found]
+def _entangled(subject: _SplitSubject, drives: _PartDrives, neurons: list[en.CarriedParts]) -> Iterator[Result]:
+    note = drives.note(neurons[0])
+    values = [float(f.entangled.any(2).any(1).double().mean()) for f in neurons]
     yield subject.counted(ENTANGLED, values, note=note)
-    carried = found[0].carried.sum((1, 2))
+    carried = neurons[0].carried.sum((1, 2))
     parts = int(drives.there.sum())
     chances = torch.tensor([en.chance_of_entanglement(c, drives.there) for c in carried.tolist()], dtype=torch.float64)
     mean = float(chances.mean())
@@ -440,8 +440,8 @@ def _entangled(subject: _Subject, drives: _Drives, found: list[en.CarriedParts])
         note=f"{parts} parts, of which a neuron carries {float(carried.double().mean()):.2g} in the mean",
     )
     for measure, values in (
-        (SHARED_DRIVE, [f.shared_drive for f in found]),
-        (EXPECTED_SHARED, [f.expected_shared(drives.there) for f in found]),
+        (SHARED_DRIVE, [f.shared_drive for f in neurons]),
+        (EXPECTED_SHARED, [f.expected_shared(drives.there) for f in neurons]),
     ):
         yield subject.measured(subject.fill(measure), values, note=note)
     by_pair = sum(en.chance_of_pair(c, parts) for c in carried.tolist()) / len(carried)
@@ -450,40 +450,40 @@ def _entangled(subject: _Subject, drives: _Drives, found: list[en.CarriedParts])
             which = f"{m} has no noisy part" if not drives.there[i, en.NOISY] else f"{versus} has no predictive part"
             yield subject.fill(PAIR).skipped(which, modality=m, versus=versus)
             continue
-        values = [float(f.entangled[:, i, j].double().mean()) for f in found]
+        values = [float(f.entangled[:, i, j].double().mean()) for f in neurons]
         yield subject.counted(PAIR, values, modality=m, versus=versus, note=f"by chance {by_pair:.2g}, as in expected")
 
 
-def _by_modality(subject: _Subject, drives: _Drives, found: list[en.CarriedParts]) -> Iterator[Result]:
+def _by_modality(subject: _SplitSubject, drives: _PartDrives, neurons: list[en.CarriedParts]) -> Iterator[Result]:
     modalities = subject.session.modalities
     for i, m in enumerate(modalities):
         for measure, place in ((PREDICTIVE_DRIVE, en.PREDICTIVE), (NOISY_DRIVE, en.NOISY)):
-            values = [float(f.shares[:, i, place].mean()) for f in found]
+            values = [float(f.shares[:, i, place].mean()) for f in neurons]
             yield subject.measured(subject.fill(measure), values, modality=m, note=subject.split(m))
         if bool(drives.there[i].all()):
-            values = [float(f.conjugate[:, i].double().mean()) for f in found]
+            values = [float(f.conjugate[:, i].double().mean()) for f in neurons]
             yield subject.counted(CONJUGATES, values, modality=m)
         else:
             yield subject.fill(CONJUGATES).skipped(f"it has one part only: {subject.split(m)}", modality=m)
-        yield _ratio(subject, drives, found, i, None)
+        yield _ratio(subject, drives, neurons, i, None)
     for (i, _), (j, _) in permutations(enumerate(modalities), 2):
-        yield _ratio(subject, drives, found, i, j)
+        yield _ratio(subject, drives, neurons, i, j)
 
 
 def _ratio(
-    subject: _Subject, drives: _Drives, found: list[en.CarriedParts], modality: int, versus: int | None
+    subject: _SplitSubject, drives: _PartDrives, neurons: list[en.CarriedParts], modality: int, versus: int | None
 ) -> Result:
     names = subject.session.modalities
     about: dict[str, Any] = {"modality": names[modality], "versus": None if versus is None else names[versus]}
     quantity = subject.fill(EXPECTED_RATIO if versus is None else FEATURE_RATIO)
     try:
-        values = [en.feature_ratio(f, drives.sizes, modality, versus) for f in found]
+        values = [en.feature_ratio(f, drives.sizes, modality, versus) for f in neurons]
     except NumericsError as e:
         return quantity.skipped(str(e), **about)
     return subject.measured(quantity, values, **about)
 
 
-def _skipped(subject: _Subject, reason: str) -> Iterator[Result]:
+def _skipped(subject: _SplitSubject, reason: str) -> Iterator[Result]:
     """Why no drive can be told; what is said of modalities is left out."""
     for measure in (ENTANGLED, EXPECTED, SHARED_DRIVE, EXPECTED_SHARED):
         yield subject.fill(measure).skipped(reason)
@@ -493,7 +493,7 @@ def _skipped(subject: _Subject, reason: str) -> Iterator[Result]:
 # ---- Theorem 1
 
 
-def _gradient_sums(subject: _Subject) -> Iterator[Result]:
+def _gradient_sums(subject: _SplitSubject) -> Iterator[Result]:
     """How far loss gradients cancel: of examples as they are, then of each modality's predictive part alone."""
     session = subject.session
     results: list[Result] = []
@@ -512,7 +512,7 @@ def _gradient_sums(subject: _Subject) -> Iterator[Result]:
     yield from results
 
 
-def _cancelled(subject: _Subject, site: FusionLayer | None, reason: str, modality: str | None) -> Iterator[Result]:
+def _cancelled(subject: _SplitSubject, site: FusionLayer | None, reason: str, modality: str | None) -> Iterator[Result]:
     of = AS_IS if modality is None else KEEPS
     quantities = [subject.fill(measure, of=of) for measure in (GRADIENT_SUM, EXPECTED_SUM)]
     try:
@@ -527,7 +527,7 @@ def _cancelled(subject: _Subject, site: FusionLayer | None, reason: str, modalit
     yield quantities[1].result(sums.chance, modality=modality)
 
 
-def _sums(subject: _Subject, site: FusionLayer, modality: str | None) -> en.GradientSums:
+def _sums(subject: _SplitSubject, site: FusionLayer, modality: str | None) -> en.GradientSums:
     """Gradients by the layer's weights with only what is predictive in the modality as it is."""
     assert site.layer is not None
     shifts: dict[str, Tensor] = {}
@@ -566,7 +566,7 @@ def _by_position(x: Tensor, n: int) -> Tensor:
     return x.detach().cpu().double().reshape(n, -1, x.shape[-1])
 
 
-def _loss(subject: _Subject, rows: Tensor, shifts: Mapping[str, Tensor]) -> Tensor:
+def _loss(subject: _SplitSubject, rows: Tensor, shifts: Mapping[str, Tensor]) -> Tensor:
     """The examples' training loss, added up, with the pooled features of modalities moved by "n d"."""
     adapter = subject.session.adapter
     recorded, inputs = rows_of(subject.features, rows)

@@ -159,7 +159,7 @@ class CarriedParts:
         return float(2 * every.clamp_min(0).mean())
 
     def expected_shared(self, there: Tensor) -> float:
-        """The mean of that over all ways to permute a neuron's shares over the parts that are ``there``, (m, 2) bool."""
+        """Average that over all ways to permute a neuron's shares over the parts that are ``there``, (m, 2) bool."""
         parts = int(there.sum())
         pairs = int(there[:, NOISY].sum() * there[:, PREDICTIVE].sum() - there.all(1).sum())
         apart = 1 - self.shares.square().sum((1, 2))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from collapsekit.diagnosis import choose_probes
 from collapsekit.probes.neurons import entanglement
-from collapsekit.probes.neurons.entanglement import EntanglementOptions, _drives, _Subject
+from collapsekit.probes.neurons.entanglement import EntanglementOptions, _drives, _SplitSubject
 from collapsekit.session.session import Session
 from collapsekit.stats.linalg.entanglement import NOISY, PREDICTIVE, chance_of_entanglement
 from tests.probes.planted import Apply, Key, Planted, Study, linear, noise, plain, refusal, study
@@ -148,8 +148,8 @@ def test_three_modalities() -> None:
 # -- references --------------------------------------------------------------------------------------------------------
 
 
-def measured(s: Study, **options: object) -> tuple[_Subject, entanglement._Drives]:
-    subject = _Subject(Session.of(s.adapter, s.features), EntanglementOptions(**options))
+def measured(s: Study, **options: object) -> tuple[_SplitSubject, entanglement._PartDrives]:
+    subject = _SplitSubject(Session.of(s.adapter, s.features), EntanglementOptions(**options))
     return subject, _drives(subject)
 
 
