@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
@@ -19,17 +20,21 @@ from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
 from collapsekit.interventions.gradients import SCOUT, FusionLayer, differentiable, find_site, gradients
 from collapsekit.measures import Measure, Quantity, declare
+from collapsekit.probes._layers import fusion_layers, layer_outputs
 from collapsekit.probes._shared import CONCATENATED, estimate
 from collapsekit.probes._slopes import neuron_slopes
 from collapsekit.readouts.fit import rows_of
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.registry import probe
-from collapsekit.report.diagnosis import Result
+from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.checks import doubled
 from collapsekit.stats.linalg import entanglement as en
+from collapsekit.stats.linalg.gradients import spectrum_of
+from collapsekit.stats.linalg.ranks import rank_interval
+from collapsekit.stats.linalg.spectrum import effective_rank
 from collapsekit.stats.linear import Linear
 
 LARGEST = 2**20  # drives (neurons by features) kept at once, for each jackknife group
@@ -188,6 +193,16 @@ EXPECTED_SUM = declare(
         bounds=(0.0, 1.0),
     )
 )
+LAYER_RANKS = declare(
+    Measure(
+        "entanglement.layer_ranks",
+        definition="effective rank of what each layer of the fusion gives, pooled, in the order of calls: exp of the "
+        "entropy of σ/Σσ, σ the singular values of the column-centred features",
+        source=f"after {PAPER}, Theorem 4; Roy & Vetterli 2007",
+        unit="dimensions",
+        bounds=(0.0, None),
+    )
+)
 AS_IS = "of examples as they are"
 
 
@@ -225,6 +240,8 @@ def estimate_cost(preview: Preview) -> Cost:
     cost = preview.pooled_readouts()
     count, rows = len(preview.modalities), min(options.examples, preview.size)
     cost += Cost(replays=rows, gradients=rows * len(_picked(features, options)))
+    with contextlib.suppress(NumericsError):  # no layer is listened to
+        cost += Cost(replays=rows * bool(fusion_layers(preview.session)))
     try:
         with preserve_rng_state(), differentiable(adapter):
             site = find_site(adapter, features, preview.seed)
@@ -264,7 +281,7 @@ def run(session: Session) -> Iterator[Result]:
         The share of neurons that carry a predictive part and another modality's noisy one, beside what permuted drives
         would give; the same by pair, and both parts of one modality; each part's share of the drive; how much more a
         predictive feature drives than a noisy one in another modality's neurons; features a neuron; and how far the loss
-        gradients of predictive parts cancel.
+        gradients of predictive parts cancel; and the rank after each layer of the fusion.
     """
     options = session.options_of("entanglement", EntanglementOptions)
     if session.features.concatenated:
@@ -281,6 +298,7 @@ def run(session: Session) -> Iterator[Result]:
         values = [en.features_of_neurons(d, options.second) for d in drives.features]
         yield subject.measured(GAMMA.fill(second=options.second), values, note=drives.note(found[0]))
     yield from _gradient_sums(subject)
+    yield _layer_ranks(subject)
 
 
 class _SplitSubject:
@@ -576,3 +594,31 @@ def _loss(subject: _SplitSubject, rows: Tensor, shifts: Mapping[str, Tensor]) ->
     seed_everything(0)  # as in replay
     outputs = doubled(adapter.rerun(recorded, inputs).outputs)
     return adapter.task.training_loss(outputs, subject.features.targets[rows].to(outputs.device)) * len(rows)
+
+
+# ---- Theorem 4
+
+
+def _layer_ranks(subject: _SplitSubject) -> Result:
+    """Effective rank after each layer of the fusion."""
+    try:
+        outputs = layer_outputs(subject.session, subject.rows)
+    except NumericsError as e:
+        return LAYER_RANKS.skipped(str(e))
+    ranks: dict[str, tuple[float, tuple[float, float]]] = {}
+    for name, x in outputs.items():
+        with contextlib.suppress(NumericsError):  # what is constant has no rank
+            value, *out = (effective_rank(spectrum_of(x[keep] - x[keep].mean(0))) for keep in subject.keeps)
+            ranks[name] = value, rank_interval(value, out, min(x.shape), subject.session.level)
+    if not ranks:
+        return LAYER_RANKS.skipped("no layer of the fusion is called once with a row for each example")
+    return LAYER_RANKS.curve(
+        Curve(
+            x=tuple(ranks),
+            y=tuple(value for value, _ in ranks.values()),
+            lower=tuple(low for _, (low, _) in ranks.values()),
+            upper=tuple(high for _, (_, high) in ranks.values()),
+            x_label="layer",
+            y_label="effective rank",
+        )
+    )

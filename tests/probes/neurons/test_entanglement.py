@@ -244,6 +244,36 @@ def test_gradient_sums_are_those_of_the_loss_by_hand() -> None:
         assert found["gradient_sum", m, None].note == "the layer is fusion.0"
 
 
+def test_ranks_are_those_of_each_layer_in_turn() -> None:
+    arrays = world(spread=1.0)
+    first, second = noise(3, 5, 6), noise(4, 4, 5)
+    fusion = nn.Sequential(linear(first), nn.Tanh(), linear(second))
+    r = fused_by(fusion, 4, arrays).run("entanglement")["layer_ranks", None, None]
+    assert r.curve.x == ("fusion.0", "fusion.1", "fusion.2")
+    x = torch.cat([arrays["test"][m] for m in "ab"], 1).double().numpy()
+    one = x @ first.double().numpy().T
+    for layer, value in zip((one, np.tanh(one), np.tanh(one) @ second.double().numpy().T), r.curve.y, strict=True):
+        sigma = np.linalg.svd(layer - layer.mean(0), compute_uv=False)
+        p = sigma / sigma.sum()
+        assert value == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-5)
+
+
+def test_layers_that_are_called_twice_or_are_none_have_no_rank() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.again = linear(MIXED), linear(torch.eye(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.again(self.again(self.layer(x)))
+
+    found = fused_by(Twice(), 6).run("entanglement")
+    assert found["layer_ranks", None, None].curve.x == ("fusion.layer",)
+    model = Planted(plain("ab"), linear(MIXED), linear(noise(7, 2, 6)))
+    at_input = study(model, world(), fusion="head:input").run("entanglement")
+    assert "no layers to read" in at_input["layer_ranks", None, None].skipped
+
+
 # -- what must not matter ----------------------------------------------------------------------------------------------
 
 
@@ -253,6 +283,8 @@ def same(one: dict[Key, object], other: dict[Key, object], tolerance: float = 1e
     for (name, m, v), r in one.items():
         s = other[name, swapped.get(m, m), swapped.get(v, v)]
         assert (r.skipped is None) == (s.skipped is None)
+        if r.curve is not None:
+            assert r.curve.y == pytest.approx(s.curve.y, rel=tolerance)
         if r.value is not None:
             assert r.value == pytest.approx(s.value, rel=tolerance, abs=1e-9), (name, m, v)
 
