@@ -5,6 +5,7 @@ python -m benchmarks.entanglement --seeds 4 --records entanglement.jsonl
 Subjects are synthetic worlds of two modalities that say different things, of which the codes are known:
 
 - *sound*: trained with a head on each encoder; nothing is ignored;
+- *fresh*: its encoders, before a fusion and a head of new random weights;
 - *dose d*: the same model, its first mixing layer changed: to each neuron a random combination of the first modality's
   noise is added, of d times the deviation that the neuron had. Noise are the directions of its features in which no two
   states differ in the mean, by the world's own states and not by the probe's readouts;
@@ -19,8 +20,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from collapsekit.errors import CollapsekitError
 DOSES = (0.5, 1.0, 2.0)
 COLLAPSED = ("fusion", "noise", "slow")
 METHODS = ("finetune", "kd")
+SUBJECTS = ("sound", "fresh", *(f"dose {d:g}" for d in DOSES), *COLLAPSED)
 REPAIRED = ("dose 1", *COLLAPSED)
 SIZES = {"train": 1000, "val": 400, "test": 800}
 SHOWN = ("entangled", "expected", "shared_drive", "expected_shared")
@@ -60,6 +63,14 @@ def sound(seed: int) -> Made:
     world = subject.make_world()
     data = {s: world.sample(n, 1000 * seed + i) for i, (s, n) in enumerate(SIZES.items())}
     return train_subject(subject, world, data)
+
+
+def fresh(made: Made) -> Made:
+    """The same encoders before a fusion and a head that learned nothing."""
+    torch.manual_seed(made.subject.seed + 1)
+    model = type(made.model)(**made.kwargs)
+    model.load_state_dict({k: v for k, v in made.model.state_dict().items() if k.startswith("encoders.")}, strict=False)
+    return replace(made, model=model.eval())
 
 
 @torch.no_grad()
@@ -103,12 +114,14 @@ def read(checkpoint: Path, config: dict[str, Any], target: str) -> dict[str, Any
     return {**values, "metric": report.find("reliance.full_metric").value}  # type: ignore[union-attr]
 
 
-def records(seed: int) -> Iterator[dict[str, Any]]:
-    """Every subject of a seed, before and after each method."""
+def records(seed: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Those subjects of a seed, before and after each method."""
     made = sound(seed)
-    subjects = {"sound": made, **{f"dose {d:g}": dosed(made, d) for d in DOSES}}
-    subjects |= {kind: plant(subject_of(kind, seed)) for kind in COLLAPSED}
-    for name, one in subjects.items():
+    makers: dict[str, Callable[[], Made]] = {"sound": lambda: made, "fresh": lambda: fresh(made)}
+    makers |= {f"dose {d:g}": partial(dosed, made, d) for d in DOSES}
+    makers |= {kind: partial(plant, subject_of(kind, seed)) for kind in COLLAPSED}
+    for name in names:
+        one = makers[name]()
         target = (one.subject.ignores(one.world) or one.world.modalities)[0]
         with tempfile.TemporaryDirectory() as folder:
             at = Path(folder)
@@ -145,13 +158,14 @@ def table(every: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Does entanglement rise with planted noise, and fall after a repair?")
     parser.add_argument("--seeds", type=int, default=4, help="worlds of each kind")
+    parser.add_argument("--subjects", nargs="+", default=SUBJECTS, choices=SUBJECTS, help="which of them")
     parser.add_argument("--records", type=Path, default=Path("entanglement.jsonl"), help="where each record goes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     every = []
     with options.records.open("w", encoding="utf-8") as file:
         for seed in range(options.seeds):
-            for record in records(seed):
+            for record in records(seed, options.subjects):
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 every.append(record)

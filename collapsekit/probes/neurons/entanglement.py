@@ -307,8 +307,13 @@ class _SplitSubject:
     def __init__(self, session: Session, options: EntanglementOptions) -> None:
         self.session, self.options, self.features = session, options, session.features
         self.rows = torch.arange(min(options.examples, len(self.features)))
-        self.groups = self.features.groups[self.rows]
-        self.count = int(self.groups.max()) + 1
+        units, self.groups = self.features.groups[self.rows].unique(return_inverse=True)
+        self.count = len(units)
+        if self.count < 2:
+            raise NumericsError(
+                f"the first {len(self.rows)} examples belong together, so nothing tells how sure it is: raise "
+                "entanglement.examples"
+            )
         self.pooled = {m: self.features.pooled[m][self.rows].double() for m in session.modalities}
         at = session.fit_split
         self.readouts = {m: _predictive_values(session, at, m, options) for m in session.modalities}

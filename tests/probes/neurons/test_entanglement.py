@@ -388,6 +388,16 @@ def test_why_nothing_could_be_split() -> None:
     assert "no gradient" in refusal(detached, "entanglement")
 
 
+def test_examples_that_all_belong_together_have_no_interval() -> None:
+    arrays = {k: {**v, "who": (torch.arange(len(v["label"])) // 40)} for k, v in world().items()}
+    s = study(
+        Planted(plain("ab"), linear(MIXED), linear(noise(7, 2, 6))), arrays, data={"path": "unused.npz", "group": "who"}
+    )
+    assert "belong together" in refusal(s, "entanglement", examples=20)
+    found = s.run("entanglement", examples=60)["entangled", None, None]  # of two groups
+    assert found.value == 1
+
+
 def test_classes_are_needed_for_a_discriminant_only() -> None:
     arrays = {k: {**v, "label": v["a"][:, :1] + 0.3 * v["b"][:, :1]} for k, v in world().items()}
     model = Planted(plain("ab"), linear(MIXED), linear(noise(7, 1, 6)))
