@@ -389,12 +389,11 @@ def test_why_nothing_could_be_split() -> None:
 
 
 def test_examples_that_all_belong_together_have_no_interval() -> None:
-    arrays = {k: {**v, "who": (torch.arange(len(v["label"])) % 64 == 0).long()} for k, v in world().items()}
+    arrays = {k: {**v, "who": (torch.arange(len(v["label"])) == 7).long()} for k, v in world().items()}
     s = study(
         Planted(plain("ab"), linear(MIXED), linear(noise(7, 2, 6))), arrays, data={"path": "unused.npz", "group": "who"}
     )
     assert "belong together" in refusal(s, "entanglement", examples=16)
-    assert s.run("entanglement")["entangled", None, None].value == 1  # of two groups
 
 
 def test_classes_are_needed_for_a_discriminant_only() -> None:
