@@ -58,16 +58,14 @@ def layer_outputs(session: Session, rows: Tensor) -> dict[str, Tensor]:
             pooled = pool_fused(adapter.model, name, output) if len(output) == size else output[:0]
             parts.setdefault(name, []).append(doubled(pooled.detach()).cpu())
 
-    chunks = rows.split(CHUNK)
     with contextlib.ExitStack() as stack:
         stack.enter_context(preserve_rng_state())
         stack.enter_context(torch.no_grad())
         for name, layer in layers.items():
             stack.callback(layer.register_forward_hook(partial(note, name)).remove)
-        for chunk in chunks:
+        for chunk in rows.split(CHUNK):
             size = len(chunk)
             seed_everything(0)  # as in replay
             adapter.rerun(*rows_of(session.features, chunk))
-    once = {name: outputs for name, outputs in parts.items() if len(outputs) == len(chunks)}
-    joined = {name: torch.cat(outputs) for name, outputs in once.items() if len({o.shape[1:] for o in outputs}) == 1}
-    return {name: x for name, x in joined.items() if len(x) == len(rows)}
+    whole = {name: outputs for name, outputs in parts.items() if sum(map(len, outputs)) == len(rows)}
+    return {name: torch.cat(outputs) for name, outputs in whole.items()}
