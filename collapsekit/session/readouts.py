@@ -55,6 +55,8 @@ class ModalityReadouts:
         if key not in self._fitted:
             sets = recorded_sets(self.adapter, at, modality, self.seed)
             self._fitted[key] = choose_features(self.adapter.task, at, sets[:1] if pooled else sets)
+            if len(sets) == 1:  # either way it is the same
+                self._fitted[modality, at.held.split, not pooled] = self._fitted[key]
         return self._fitted[key]
 
     def alike(self, modality: str, at: FitSplit) -> bool:

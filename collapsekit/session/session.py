@@ -19,6 +19,7 @@ from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for, 
 from collapsekit.games.fitted_reference import FittedReference, add_joint
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.readouts.calibration import Calibration, fit_calibration
+from collapsekit.readouts.choosing import ChosenReadout
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
 from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
@@ -137,6 +138,11 @@ class Session:
         """Linear evaluation of a modality's features as multimodal training left them ("multimodal prefix")."""
         at = self.fit_split
         return self._unimodal.prefix(modality, at, self.on(at.train)._unimodal).readout
+
+    def pooled_readout(self, modality: str) -> ChosenReadout:
+        """Fit the linear readout of a modality's features as all probes read them, ``Features.pooled``."""
+        at = self.fit_split
+        return self.on(at.train)._unimodal.fitted(modality, at, pooled=True)
 
     def reference(self, modality: str) -> ReferenceStrength:
         """Choose the readout that what is due to a modality is read from, and say how strong it is beside all others."""

@@ -154,6 +154,22 @@ def fusion_gain(report: Report) -> Figure:
     return fig
 
 
+def entanglement(report: Report) -> Figure:
+    fig, (left, right) = panels(2, height=1.9)
+    shown = {"entangled": "entangled", "expected": "by chance", "shared_drive": "shared drive"}
+    shown["expected_shared"] = "the same, permuted"
+    _rows(
+        left,
+        {text: report.find(f"entanglement.{name}") for name, text in shown.items()},
+        "share of fused neurons, of drive",
+    )
+    parts = {"predictive": "entanglement.predictive_drive", "noisy": "entanglement.noisy_drive"}
+    bars(right, list(WIDTHS), {k: [report.find(name, m) for m in WIDTHS] for k, name in parts.items()})
+    right.set_xlabel("share of a neuron's drive")
+    fig.legend(loc="outside upper right", ncols=2)
+    return fig
+
+
 def growing(report: Report) -> Figure:
     fig, axes = panels(4, height=1.6)
     parts = {"metric": "accuracy", "prefix_gap": "mean gap (nats)", "vif_mean": "mean VIF", "ranks": "dimensions"}
@@ -171,7 +187,7 @@ def growing(report: Report) -> Figure:
     return fig
 
 
-OWN = (similarity, collision, missing, noise, gradient_rank, fusion_gain, growing)
+OWN = (similarity, collision, missing, noise, gradient_rank, fusion_gain, entanglement, growing)
 DRAW: dict[str, Callable[[Report], Figure | None]] = {
     **FIGURES,
     **{"spectrum": FIGURES["spectra"], "rank_sweep": FIGURES["beta_curves"]},
@@ -194,7 +210,10 @@ def draw(report: Report) -> None:
 
 if __name__ == "__main__":
     with TemporaryDirectory() as folder:
-        made = diagnose(config=example(Path(folder)), subsets=True, cache=Path(folder) / "cache")
+        config, cache = example(Path(folder)), Path(folder) / "cache"
+        made = diagnose(config=config, subsets=True, cache=cache)
+        named = diagnose(config=config, probes=["entanglement"], cache=cache)
     if len(sys.argv) > 1:
         write_atomic(Path(sys.argv[1]), made.to_json())
     draw(made)
+    draw(named)

@@ -11,15 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from collapsekit.adapters.build import seed_everything
-from collapsekit.adapters.pooling import shifted_features
 from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
 from collapsekit.probes._shared import CONCATENATED, estimate
-from collapsekit.readouts.fit import rows_of
+from collapsekit.probes._slopes import neuron_slopes
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
 from collapsekit.session.costs.cost import Cost
@@ -236,7 +234,7 @@ def _drives(session: Session, options: CollisionOptions) -> _Drives:
     picked = _picked(features, options)
     squares = torch.zeros(count, len(picked), x.shape[1], dtype=torch.float64)
     for part in rows.split(CHUNK):
-        for k, slope in enumerate(_slopes(session, part, picked)):
+        for k, slope in enumerate(neuron_slopes(session, part, picked)):
             squares[:, k].index_add_(0, groups[part], slope.square())
     keeps = [torch.ones(len(rows), dtype=torch.bool), *(groups != g for g in range(count))]
     mean = [squares.sum(0), *(squares[torch.arange(count) != g].sum(0) for g in range(count))]
@@ -253,37 +251,3 @@ def _picked(features: Features, options: CollisionOptions) -> Tensor:
     most = min(options.neurons, width, max(1, LARGEST // sum(x.shape[1] for x in features.pooled.values())))
     picked: Tensor = torch.linspace(0, width - 1, most).round().long().unique()
     return picked
-
-
-def _slopes(session: Session, rows: Tensor, picked: Tensor) -> Iterator[Tensor]:
-    """Derivatives "n F" of each picked fused neuron by every modality's pooled features, example by example.
-
-    They are taken by a shift of an example's features that is the same at every position, which moves what mean
-    pooling gives by as much.
-    """
-    adapter, features = session.adapter, session.features
-    recorded, inputs = rows_of(features, rows)
-    shifts, moved = [], {}
-    for m in features.modalities:
-        shift = torch.zeros(len(rows), features.pooled[m].shape[1], requires_grad=True)
-        section = adapter.config.modalities[m]
-        moved[m] = tuple(shifted_features(t, shift, section.pool, adapter.layout(m, t)) for t in recorded[m])
-        if not any(t.requires_grad for t in moved[m]):
-            raise NumericsError(
-                f"no recorded tensor of modality {m!r} has its {shift.shape[1]} pooled features along an axis, so there is "
-                "nothing to take derivatives by"
-            )
-        shifts.append(shift)
-    seed_everything(0)  # as in replay: a model that is random in eval mode is so in the same way
-    with torch.enable_grad():
-        fused = adapter.rerun(moved, inputs).fused
-    if not fused.requires_grad:
-        raise NumericsError(
-            "the fused representation has no gradient by the features, so no feature's drive can be told"
-        )
-    for k in picked.tolist():
-        # Examples do not touch one another, so the derivative of the sum holds each one's own.
-        slopes = torch.autograd.grad(fused[:, k].sum(), shifts, retain_graph=True, allow_unused=True)
-        yield torch.cat(
-            [torch.zeros_like(s) if g is None else g for s, g in zip(shifts, slopes, strict=True)], 1
-        ).double()

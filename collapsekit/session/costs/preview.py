@@ -6,7 +6,7 @@ method bears the name of what it is the cost of; as in a session, the second who
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.readouts import synergy, unimodal
 from collapsekit.readouts.fit import BATCH, steps_of
 from collapsekit.readouts.linear import FitSplit
-from collapsekit.readouts.poolings import EPOCHS, learns_query
+from collapsekit.readouts.poolings import EPOCHS, learns_query, ways_of
 from collapsekit.readouts.raw import FAMILIES
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.questions import FitSizes, QuestionCosts
@@ -28,6 +28,7 @@ UNITS = "data.group decides which examples are held out"
 WEAK = "encoders are trained together only where a modality says next to nothing alone"
 RAW = "readouts of raw inputs end where little is left to gain, and are kept for other models of the same inputs"
 WEAK_RAW = "raw inputs are read together only where a modality says next to nothing alone"
+ONE_WAY = "features that are pooled in one way only are read out once"
 WON = "features pooled by a learned query are made again only where a readout does best with them"
 SMALL = 32  # examples an encoder runs on, at most, to find out what is trained and under which name it is kept
 REACHED = 4  # of these, to find out which weights are the encoder's
@@ -48,6 +49,20 @@ class Preview(QuestionCosts):
         """Read out every modality's features linearly. Raises NumericsError where there is nothing to fit on."""
         heads = Cost(heads=len(self.modalities))
         return self.fit_split() + self.once("prefixes", lambda: heads + self._queries(self.modalities))
+
+    def pooled_readouts(self) -> Cost:
+        """Read out every modality's pooled features. Raises NumericsError where there is nothing to fit on."""
+        if all(len(self._ways(m)) < 2 for m in self.modalities):
+            return self.prefixes()  # the same
+        heads = Cost(heads=len(self.modalities)).at_most(ONE_WAY)
+        return self.fit_split() + self.once("pooled", lambda: heads)
+
+    def _ways(self, modality: str) -> Collection[str]:
+        """In which ways the features of a modality are pooled where the best is chosen."""
+        rows = torch.arange(1)
+        recorded = tuple(t.index_select(0, rows) for t in self.features.recorded[modality])
+        inputs = {k: v.index_select(0, rows) for k, v in self.features.inputs.items()}
+        return ways_of(self.adapter, modality, self.adapter.features_of(modality, recorded), inputs)
 
     def raw_readouts(self) -> Cost:
         """Read out every modality's raw inputs. Raises NumericsError where there is nothing to fit on."""
