@@ -58,6 +58,7 @@ def test_exclusive_or_is_heard_and_shared_by_its_pair(deaf: Study) -> None:
     assert float(after.value(3).loss[0]) == pytest.approx(float(after.value(7).loss[0]), abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_model_that_ignores_it_is_told_what_that_costs(deaf: Study) -> None:
     found = deaf.run("utilisation", profile="quick")
     for m in "ab":
@@ -137,6 +138,7 @@ def test_offsets_are_of_the_rows_they_are_for(deaf: Study) -> None:
     assert torch.equal(offset["val"], held)
 
 
+@pytest.mark.slow
 def test_what_dead_encoders_lose_of_a_pair_is_heard_on_raw_inputs() -> None:
     blind = {m: Apply(lambda x: torch.zeros_like(x)) for m in "ab"} | {"c": Apply(lambda x: x)}
     arrays = {s: signs(n, 1000 * i) for i, (s, n) in enumerate(SIZES.items())}
