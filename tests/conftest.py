@@ -76,7 +76,8 @@ def _no_config_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 # A busy machine takes longer for an example: what has a limit counts the seconds it computes.
-settings.register_profile("collapsekit", deadline=None)
+settings.register_profile("collapsekit", deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=1000)  # pytest --hypothesis-profile thorough
 settings.load_profile("collapsekit")
 
 # Small problems on a shared machine: more threads only wait for one another.

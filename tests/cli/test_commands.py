@@ -72,6 +72,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(small: Path, cli: 
     assert sorted(small.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_same_command_in_two_processes_gives_the_same_bytes(small: Path, cli: Run, process: Run) -> None:
     # Of the fitted ones prefix_gap; how the joint network of utilisation is fitted again is for test_contract to say.
     command = ("diagnose", "--profile", "quick", "--json", "-p", "prefix_gap", "-p", "missing", "-p", "spectrum")

@@ -239,7 +239,7 @@ def test_order_of_rows_and_size_of_batches_change_nothing(make: Any) -> None:
 BOOSTED = ReadoutOptions(boosting=True)
 
 
-@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+@pytest.mark.parametrize("task", ["classification", pytest.param("multilabel", marks=pytest.mark.slow), "regression"])
 def test_boosting_is_tried_where_it_is_asked_for(task: str) -> None:
     def steps(n: int, g: torch.Generator) -> World:
         x = torch.rand(n, 3, generator=g)

@@ -47,6 +47,7 @@ def added(s: Study) -> BalancedReference:
     return plain_.together(Session.of(s.adapter, s.features, Settings()).synergy(plain_.offset()))
 
 
+@pytest.mark.slow
 def test_exclusive_or_is_heard_and_shared_by_its_pair(deaf: Study) -> None:
     before, after = reference(deaf), added(deaf)
     assert after.joint is not None

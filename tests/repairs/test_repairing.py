@@ -459,6 +459,7 @@ def test_a_dry_run_writes_nothing(made: Path, tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_snapshot_to_go_on_from(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ["-m", "finetune", "--profile", "quick", "--epochs", "100000", "--patience", "100000", "-o", str(out)]

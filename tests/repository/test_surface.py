@@ -51,6 +51,7 @@ except collapsekit.CollapsekitError as e:
 """
 
 
+@pytest.mark.slow
 def test_with_every_module_imported_the_five_are_functions(tmp_path: Path) -> None:
     write(tmp_path / "a", make_report())
     write(tmp_path / "b", make_report(sha="b"))

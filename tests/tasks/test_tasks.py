@@ -302,7 +302,7 @@ TASK_KINDS: dict[str, dict[str, Any]] = {
 
 
 # The others' losses and metrics are tested above; whole diagnoses of them take seconds each.
-QUICK = ("classification", "regression")
+QUICK = ("classification",)
 
 
 @pytest.mark.parametrize(
