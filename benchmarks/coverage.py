@@ -112,7 +112,7 @@ def bounded(sets: int, n: int) -> list[tuple[str, float, float, float]]:
             x, truth = _draws(kind, size, (sets, n))
             sums = torch.zeros(sets, GROUPS, dtype=torch.float64).index_add_(1, groups, x)
             full, left = x.mean(1), ((x.sum(1, keepdim=True) - sums) / (n - sizes)).T
-            ends = bounded_interval(full, left, 0.95, bounds, n), interval_array(full, left)
+            ends = bounded_interval(full, left, 0.95, bounds, n), interval_array(full, left, skewed=False)
             held = [float(((low <= truth) & (truth <= high)).double().mean()) for low, high in ends]
             rows.append((kind, size, *held))
     return rows

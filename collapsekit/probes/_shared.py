@@ -38,9 +38,7 @@ class Credit:
     """What a modality is credited with, and how sure that is."""
 
     values: Tensor  # over all examples, then without each jackknife group, (1+G,)
-    held: (
-        Part | None
-    )  # the mean worth of coalitions that hold the modality, of which it is made; None: it is made of another
+    held: Part | None  # mean worth of coalitions with the modality, of which it is made; None: not of one
     error: float  # standard error of sampled orders; 0 where it is exact
     ends: tuple[float, float]  # of its interval
 

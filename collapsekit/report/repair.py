@@ -93,9 +93,7 @@ class ExchangeInsert(_Insert):
     given: Width  # the giver's channels
     to: Annotated[tuple[Channel, ...], Field(max_length=2**16)]
     source: Annotated[tuple[Channel, ...], Field(max_length=2**16)]
-    each: Channel | None = (
-        None  # how many of them are blended in an example, those of the least energy in it; None: all
-    )
+    each: Channel | None = None  # how many are blended in an example, those of the least energy; None: all
     blend: Annotated[Number, Field(gt=0, lt=1)]  # to begin with
 
     @property

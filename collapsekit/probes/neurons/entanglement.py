@@ -38,9 +38,7 @@ from collapsekit.stats.linalg.spectrum import effective_rank
 from collapsekit.stats.linear import Linear
 
 LARGEST = 2**20  # drives (neurons by features) kept at once, for each jackknife group
-INFORMATIVE = (
-    0.01  # share of the prior loss that a readout has to gain on held-out examples to have predictive directions
-)
+INFORMATIVE = 0.01  # share of the prior loss a readout has to gain to have predictive directions
 PAPER = "Chaudhuri et al. 2025"
 SOBOL = "Sobol' & Kucherenko 2009, Math. Comput. Simul. 79:3009 (derivative-based global sensitivity)"
 DEFINITION = f"after {PAPER}, Definition 1 and Section 3.1; {SOBOL}"

@@ -49,8 +49,6 @@ def bounded_interval(
     level: float,
     bounds: Bounds = UNBOUNDED,
     count: float | None = None,
-    *,
-    skewed: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Compute jackknife intervals within bounds, each of which holds its estimate.
 
@@ -66,7 +64,6 @@ def bounded_interval(
         level: the confidence level, in (0, 1).
         bounds: the least and the most that an estimate can be.
         count: for means of hits, how many independent examples they are of; None: unknown.
-        skewed: whether the plain interval is set for skewness.
 
     Returns:
         Lower and upper ends in the shape of ``full``, float64.
@@ -74,7 +71,7 @@ def bounded_interval(
     Raises:
         NumericsError: for other shapes, fewer than 2 groups, and values that are not finite.
     """
-    plain = interval_array(full, leave_out, level, skewed=skewed)
+    plain = interval_array(full, leave_out, level)
     if bounds == UNBOUNDED:
         return plain
     full = full.double()

@@ -106,8 +106,8 @@ def ratio_interval(top: Sequence[Part], bottom: Sequence[Part], level: float, ca
     """
     a, b = (float(torch.stack([p.values[0].double() for p in parts]).sum()) for parts in (top, bottom))
     guess = (0.0 if a <= 0 else cap) if a <= 0 or b <= 0 else min(cap, a / b)
-    game = _Quotient(top, bottom, level)
-    return game.farthest(guess, 0.0), game.farthest(guess, cap)
+    quotient = _Quotient(top, bottom, level)
+    return quotient.farthest(guess, 0.0), quotient.farthest(guess, cap)
 
 
 class _Sum:

@@ -109,11 +109,11 @@ def test_far_from_the_bounds_it_is_the_plain_interval() -> None:
     full, leave = left_out(hits, 16)
     plain, mapped = (
         interval_array(full, leave, skewed=False),
-        bounded_interval(full, leave, 0.95, SHARE, skewed=False),
+        bounded_interval(full, leave, 0.95, SHARE),
     )
     assert [float(x) for x in mapped] == pytest.approx([float(x) for x in plain], abs=1e-5)
     assert [
-        torch.equal(a, b) for a, b in zip(bounded_interval(full, leave, 0.95, skewed=False), plain, strict=True)
+        torch.equal(a, b) for a, b in zip(bounded_interval(full, leave, 0.95), interval_array(full, leave), strict=True)
     ] == [True, True]
 
 
