@@ -25,6 +25,9 @@ MARGIN = (
     0.005  # share of the prior loss that credit has to reach for a modality to be used, however little is due to it
 )
 LEARNED = 0.05  # share of the prior loss that the model has to gain for anything to be used
+DRAWN = (
+    0.5  # part of what the reference gains that it has to gain where, as it is, its loss is no better than a constant's
+)
 WEAK = 1.5  # factor by which a due may be off where no encoder was trained alone
 TWICE = 2.0  # the ratio is given up to this
 UNREAD = 0.05  # part of the norm of the first layer that reads it under which a modality is said not to be read
@@ -342,7 +345,15 @@ def _learned_nothing(evidence: ModalityEvidence) -> bool:
     learned, learnable = evidence.get("utilisation.learned"), evidence.get("utilisation.learnable")
     if learned is None:
         return False
-    return learned.value < max(LEARNED, COLLAPSED * learnable.value if learnable is not None else 0.0)
+    # Answers far too large, drawn toward the prior, gain a little by chance; those of a model that is only too sure, much.
+    part = DRAWN if _guesses_as_is(evidence) else COLLAPSED
+    return learned.value < max(LEARNED, part * learnable.value if learnable is not None else 0.0)
+
+
+def _guesses_as_is(evidence: ModalityEvidence) -> bool:
+    """Whether the model as it is, not drawn toward the prior, is no better than a constant."""
+    as_is = evidence.get("utilisation.gain_as_is")
+    return as_is is not None and as_is.value <= 0
 
 
 def _says_nothing(case: _Case) -> _Finding:
@@ -386,7 +397,12 @@ def _open(case: _Case, part: str, over: bool) -> str:
     if case.missing is not None:
         return f"The model gives {name} {part}, but that reference may be too weak, as {case.missing}."
     if not over and _learned_nothing(case.evidence):
-        return f"The model gives {name} {part}, but as a whole it gains next to nothing: that may be chance."
+        little = "it gains next to nothing"
+        if _guesses_as_is(case.evidence):
+            little = (
+                "its loss is no better than a constant's, and little better with its answers drawn toward the prior"
+            )
+        return f"The model gives {name} {part}, but as a whole {little}: that may be chance."
     if not over and not _is_used(case.evidence, MARGIN):
         return f"The model gives {name} {part}, but that is next to nothing of the loss: it may be chance."
     return (

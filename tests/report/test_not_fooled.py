@@ -168,6 +168,21 @@ def test_part_of_the_probes_is_part_of_the_judgement(tmp_path: Path) -> None:
     assert_nothing_passes(report)
 
 
+def test_a_model_that_is_far_too_sure_still_uses_what_it_uses(tmp_path: Path) -> None:
+    problem = make_problem(tmp_path, spread=1.5)
+    before = states(problem.diagnose(probes=["reliance", "utilisation"]))
+    with torch.no_grad():
+        problem.model.head.weight.mul_(30)
+        problem.model.head.bias.mul_(30)
+    report = problem.diagnose(probes=["reliance", "utilisation"])
+    gained = report.find("utilisation.gain_as_is")
+    assert gained is not None
+    assert gained.value is not None
+    assert gained.value < 0
+    assert states(report) == before
+    assert "used" in before.values()
+
+
 def test_values_that_fit_by_chance_once_they_are_made_smaller_are_not_learned(tmp_path: Path) -> None:
     """An untrained network's values are worse than a constant; drawn toward it they would be better."""
     problem = make_problem(tmp_path, task="regression", outputs=1, spread=0.3)

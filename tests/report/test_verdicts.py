@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from collapsekit.report.diagnosis import ModalityVerdict, OverallState, Report, Result
 from collapsekit.report.verdicts import (
     COLLAPSED,
+    DRAWN,
     INFORMATIVE,
     LEARNED,
     MARGIN,
@@ -328,6 +329,15 @@ def test_nothing_is_used_by_a_model_that_learned_little_of_what_there_is() -> No
         found = judged([*world({"ratio": 1.0}), *whole])
         assert found.verdict == state
         assert ("as a whole it gains next to nothing" in found.reason) == (state == "inconclusive")
+
+
+@pytest.mark.parametrize("as_is", [-3.0, 0.0, 1e-3])
+def test_a_model_no_better_than_a_constant_has_to_gain_more_where_it_is_drawn_toward_the_prior(as_is: float) -> None:
+    for part in (DRAWN - 1e-3, DRAWN + 1e-3):
+        whole = {"learned": part * 0.8, "learnable": 0.8, "gain_as_is": as_is}
+        found = judged([*world({"ratio": 1.0}), *(result(f"utilisation.{k}", None, v) for k, v in whole.items())])
+        assert found.verdict == ("used" if part > DRAWN or as_is > 0 else "inconclusive")
+        assert ("no better than a constant's" in found.reason) == (found.verdict == "inconclusive")
 
 
 def test_the_headline_says_what_is_missing_and_no_more_than_was_judged() -> None:
