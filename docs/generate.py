@@ -314,6 +314,27 @@ def tasks() -> str:
     return table(("task", "targets, loss and metric"), ((f"`{name}`", text) for name, text in entries))
 
 
+@region("items")
+def items() -> str:
+    """A row a table or figure of the two papers: what it shows, and whether it runs."""
+    from collapsekit.reproduce.item import load_items
+
+    rows = [
+        (f"`{i.name}`", i.title, f"{i.state}{f': {i.why}' if i.why else ''}", ", ".join(i.data))
+        for i in load_items().values()
+    ]
+    return table(("item", "what it shows", "state", "data"), rows)
+
+
+@region("data-sources")
+def data_sources() -> str:
+    """A row a file of data that items read: what it is, where it is from, how it is known."""
+    from collapsekit.reproduce.studies.datasets import SOURCES
+
+    rows = [(f"`{s.file}`", s.about, s.source, f"`{s.sha256[:16]}`") for s in SOURCES.values()]
+    return table(("file", "what it is", "from", "SHA-256 begins"), rows)
+
+
 @region("measures")
 def measures() -> str:
     """A row a measured quantity: what the default comparison shows of it and which way is better, where that is agreed."""

@@ -53,6 +53,7 @@ ORDER = [
     "comparison",
     "render",
     "demo",
+    "reproduce",
     "cli",
     "ext",
 ]
@@ -80,6 +81,7 @@ EQUALS = {
     "render/views": "a view a file, and what they share",
     "render/writers": "a writer a file",
     "repairs/methods": "a method a file",
+    "reproduce/items": "a table or figure a file",
     "report": "a kind of file a file, and what they share",
     "tasks": "a task a file",
 }

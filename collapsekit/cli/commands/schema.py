@@ -21,6 +21,7 @@ class SchemaKind(StrEnum):
     gate = "gate"
     baseline = "baseline"
     compare = "compare"
+    reproduction = "reproduction"
 
 
 # Imported when asked for: the schema of a report needs no NumPy.
@@ -30,13 +31,15 @@ _MODELS = {
     SchemaKind.gate: ("collapsekit.report.gate", "GateReport"),
     SchemaKind.baseline: ("collapsekit.report.baseline", "Baseline"),
     SchemaKind.compare: ("collapsekit.report.comparison", "Comparison"),
+    SchemaKind.reproduction: ("collapsekit.report.reproduction", "Reproduction"),
 }
 
 
 @guarded
 def schema(
     kind: Annotated[
-        SchemaKind, typer.Argument(help="Which file: what diagnose, repair, gate, baseline or compare writes.")
+        SchemaKind,
+        typer.Argument(help="Which file: what diagnose, repair, gate, baseline, compare or reproduce writes."),
     ] = SchemaKind.report,
 ) -> Ended:
     """Print the JSON Schema of report.json, or of another file."""

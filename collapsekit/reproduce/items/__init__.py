@@ -1,0 +1,1 @@
+"""The items: a table or figure a file."""

@@ -1,0 +1,1 @@
+"""What items train and measure: data, subjects, repairs."""
