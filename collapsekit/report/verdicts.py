@@ -25,9 +25,7 @@ MARGIN = (
     0.005  # share of the prior loss that credit has to reach for a modality to be used, however little is due to it
 )
 LEARNED = 0.05  # share of the prior loss that the model has to gain for anything to be used
-DRAWN = (
-    0.5  # part of what the reference gains that it has to gain where, as it is, its loss is no better than a constant's
-)
+ENOUGH = 0.6  # part of what a modality's readout gains alone that the whole model has to gain for it to be used
 WEAK = 1.5  # factor by which a due may be off where no encoder was trained alone
 TWICE = 2.0  # the ratio is given up to this
 UNREAD = 0.05  # part of the norm of the first layer that reads it under which a modality is said not to be read
@@ -345,15 +343,17 @@ def _learned_nothing(evidence: ModalityEvidence) -> bool:
     learned, learnable = evidence.get("utilisation.learned"), evidence.get("utilisation.learnable")
     if learned is None:
         return False
-    # Answers far too large, drawn toward the prior, gain a little by chance; those of a model that is only too sure, much.
-    part = DRAWN if _guesses_as_is(evidence) else COLLAPSED
-    return learned.value < max(LEARNED, part * learnable.value if learnable is not None else 0.0)
+    return learned.value < max(LEARNED, COLLAPSED * learnable.value if learnable is not None else 0.0)
 
 
-def _guesses_as_is(evidence: ModalityEvidence) -> bool:
-    """Whether the model as it is, not drawn toward the prior, is no better than a constant."""
-    as_is = evidence.get("utilisation.gain_as_is")
-    return as_is is not None and as_is.value <= 0
+def _less_than_alone(evidence: ModalityEvidence) -> bool:
+    """Whether the whole model gains much less than a readout of this modality alone: random weights that happen to point its
+    way give it credit, but one that was learned for it does not leave so much of it."""
+    learned, prior = evidence.get("utilisation.learned"), evidence.get("utilisation.prior_loss")
+    alone = evidence.get("utilisation.alone_gain")
+    if learned is None or prior is None or alone is None:
+        return False
+    return learned.value * prior.value < ENOUGH * alone.value
 
 
 def _says_nothing(case: _Case) -> _Finding:
@@ -381,7 +381,7 @@ def _by_ratio(case: _Case, ratio: Estimate, alone: bool, metric: str) -> _Findin
     if ratio.high * case.down < COLLAPSED:
         return _Finding("collapsed", f"{_able(evidence, name, alone, metric)} only {part}.{_why(evidence, metric)}")
     over = ratio.low > COLLAPSED * case.up and _is_used(evidence, MARGIN)
-    if over and ratio.value >= USED * case.up and _whatever_is_due(case):
+    if over and ratio.value >= USED * case.up and _whatever_is_due(case) and not _less_than_alone(evidence):
         return _Finding("used", f"The model gives {name} {part}.")
     if over and ratio.value < USED / case.down and case.up == 1:
         return _Finding("underused", f"The model gives {name} {part}: it uses {name}, but for less than it is worth.")
@@ -394,15 +394,15 @@ def _by_ratio(case: _Case, ratio: Estimate, alone: bool, metric: str) -> _Findin
 
 def _open(case: _Case, part: str, over: bool) -> str:
     name = case.name
+    if over and _less_than_alone(case.evidence):
+        return (
+            f"The model gives {name} {part}, but as a whole it gains less than {ENOUGH:.0%} of what {name} says alone: that "
+            "may be chance."
+        )
     if case.missing is not None:
         return f"The model gives {name} {part}, but that reference may be too weak, as {case.missing}."
     if not over and _learned_nothing(case.evidence):
-        little = "it gains next to nothing"
-        if _guesses_as_is(case.evidence):
-            little = (
-                "its loss is no better than a constant's, and little better with its answers drawn toward the prior"
-            )
-        return f"The model gives {name} {part}, but as a whole {little}: that may be chance."
+        return f"The model gives {name} {part}, but as a whole it gains next to nothing: that may be chance."
     if not over and not _is_used(case.evidence, MARGIN):
         return f"The model gives {name} {part}, but that is next to nothing of the loss: it may be chance."
     return (

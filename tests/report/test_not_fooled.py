@@ -175,10 +175,8 @@ def test_a_model_that_is_far_too_sure_still_uses_what_it_uses(tmp_path: Path) ->
         problem.model.head.weight.mul_(30)
         problem.model.head.bias.mul_(30)
     report = problem.diagnose(probes=["reliance", "utilisation"])
-    gained = report.find("utilisation.gain_as_is")
-    assert gained is not None
-    assert gained.value is not None
-    assert gained.value < 0
+    guessed = report.find("reliance.full_loss"), report.find("utilisation.prior_loss")
+    assert guessed[0].value > guessed[1].value  # type: ignore[union-attr,operator] # as it is, a constant is better
     assert states(report) == before
     assert "used" in before.values()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from collapsekit.report.diagnosis import ModalityVerdict, OverallState, Report, Result
 from collapsekit.report.verdicts import (
     COLLAPSED,
-    DRAWN,
+    ENOUGH,
     INFORMATIVE,
     LEARNED,
     MARGIN,
@@ -320,24 +320,26 @@ def test_next_to_no_credit_is_no_use_however_little_is_due(ratio: float) -> None
 
 def test_nothing_is_used_by_a_model_that_learned_nothing() -> None:
     for learned, state in ((LEARNED - 1e-3, "inconclusive"), (LEARNED + 1e-3, "used")):
-        assert judged([*world({"ratio": 1.0}), result("utilisation.learned", None, learned)]).verdict == state
+        assert (
+            judged([*world({"ratio": 1.0, "gain": 0.05}), result("utilisation.learned", None, learned)]).verdict
+            == state
+        )
 
 
 def test_nothing_is_used_by_a_model_that_learned_little_of_what_there_is() -> None:
     for learned, state in ((0.8 * COLLAPSED - 1e-3, "inconclusive"), (0.8 * COLLAPSED + 1e-3, "used")):
         whole = [result("utilisation.learned", None, learned), result("utilisation.learnable", None, 0.8)]
-        found = judged([*world({"ratio": 1.0}), *whole])
+        found = judged([*world({"ratio": 1.0, "gain": 0.05}), *whole])
         assert found.verdict == state
         assert ("as a whole it gains next to nothing" in found.reason) == (state == "inconclusive")
 
 
-@pytest.mark.parametrize("as_is", [-3.0, 0.0, 1e-3])
-def test_a_model_no_better_than_a_constant_has_to_gain_more_where_it_is_drawn_toward_the_prior(as_is: float) -> None:
-    for part in (DRAWN - 1e-3, DRAWN + 1e-3):
-        whole = {"learned": part * 0.8, "learnable": 0.8, "gain_as_is": as_is}
-        found = judged([*world({"ratio": 1.0}), *(result(f"utilisation.{k}", None, v) for k, v in whole.items())])
-        assert found.verdict == ("used" if part > DRAWN or as_is > 0 else "inconclusive")
-        assert ("no better than a constant's" in found.reason) == (found.verdict == "inconclusive")
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+def test_a_modality_is_not_used_by_a_model_that_gains_much_less_than_it_does_alone(ratio: float) -> None:
+    for part in (ENOUGH - 1e-3, ENOUGH + 1e-3):
+        found = judged([*world({"ratio": ratio, "gain": 0.5}), result("utilisation.learned", None, part * 0.5 / PRIOR)])
+        assert found.verdict == ("used" if part > ENOUGH else "inconclusive")
+        assert ("says alone" in found.reason) == (found.verdict == "inconclusive")
 
 
 def test_the_headline_says_what_is_missing_and_no_more_than_was_judged() -> None:

@@ -147,15 +147,6 @@ LEARNED = declare(
         unit="share",
     )
 )
-GAIN_AS_IS = declare(
-    Measure(
-        "utilisation.gain_as_is",
-        definition="share of the loss of the best constant prediction that the model gains as it is; below 0 where its loss "
-        "is higher",
-        source=SOURCE,
-        unit="share",
-    )
-)
 LEARNABLE = declare(
     Measure(
         "utilisation.learnable",
@@ -268,7 +259,6 @@ def run(session: Session) -> Iterator[Result]:
     total = torch.maximum(sum_of(ours), sum_of(theirs))
     yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, level)
     yield _with_interval(LEARNED.fill(), None, None, 1 - _loss_of_model(session) / prior, level)
-    yield _with_interval(GAIN_AS_IS.fill(), None, None, 1 - game.value(game.full).loss / prior, level)
     yield _with_interval(LEARNABLE.fill(), None, None, 1 - reference.value(game.full).loss / prior, level)
     for i, m in enumerate(session.modalities):
         yield from _strength(m, strengths[m])
