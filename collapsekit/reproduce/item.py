@@ -78,6 +78,7 @@ class Item:
     printed: Mapping[str, Sequence[float | None]] = field(default_factory=dict)  # by row: the paper's, by column
     orders: tuple[Order, ...] = ()
     notes: tuple[str, ...] = ()
+    tested: bool = True  # whether seeds are draws that orders may be tested over
     drawn: Literal["lines", "bars"] = "bars"
     measure: Measure | None = None
 

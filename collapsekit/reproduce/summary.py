@@ -51,7 +51,9 @@ def summarise(item: Item, records: Sequence[Mapping[str, Any]], *, quick: bool) 
         drawn=item.drawn,
         column_label=item.column_label,
         cells=tuple(cells),
-        orders=tuple(o for o in (order_here(order, values) for order in item.orders) if o is not None),
+        orders=tuple(
+            o for o in (order_here(order, values, test=item.tested) for order in item.orders) if o is not None
+        ),
         notes=item.notes,
         commits=tuple(dict.fromkeys(c for record in records if (c := record.get("commit")) is not None)),
         environment=environment(),
@@ -69,12 +71,15 @@ def _cell(row: str, column: str, paper: float | None, here: Sequence[float]) -> 
     )
 
 
-def order_here(order: Order, values: Sequence[Mapping[tuple[str, str], float]]) -> ItemOrder | None:
+def order_here(
+    order: Order, values: Sequence[Mapping[tuple[str, str], float]], *, test: bool = True
+) -> ItemOrder | None:
     """Find whether what the paper says is in order is so here.
 
     Args:
         order: Of steps, each the mean over cells.
         values: By seed, by cell.
+        test: Whether the last step is tested against the first over seeds, where there are enough.
 
     Returns:
         The means of the steps over the seeds that have every cell, and in how many of them each step is in order; None
@@ -89,7 +94,8 @@ def order_here(order: Order, values: Sequence[Mapping[tuple[str, str], float]]) 
     if not seeds:
         return None
     means = [statistics.fmean(column) for column in zip(*seeds, strict=True)]
-    test = signed_rank([s[-1] for s in seeds], [s[0] for s in seeds]) if len(seeds) >= MIN_PAIRS else None
+    enough = test and len(seeds) >= MIN_PAIRS
+    rank = signed_rank([s[-1] for s in seeds], [s[0] for s in seeds]) if enough else None
     return ItemOrder(
         text=order.text,
         steps=tuple(order.steps),
@@ -98,7 +104,7 @@ def order_here(order: Order, values: Sequence[Mapping[tuple[str, str], float]]) 
         same=_agreement([sign * m for m in means]),
         seeds_in_order=sum(_rises([sign * m for m in s]) for s in seeds),
         seeds=len(seeds),
-        p=None if test is None else test.p,
+        p=None if rank is None else rank.p,
     )
 
 

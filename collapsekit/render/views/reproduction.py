@@ -74,7 +74,7 @@ def _orders(report: Reproduction) -> doc.Table:
 
     return doc.table(
         "Same order?",
-        ("the paper says", "here", "same order?", ">seeds in order", ">p"),
+        ("order", "here", "same order?", ">seeds in order", ">p"),
         (tuple(row(order)) for order in report.orders),
         about="in part: the last step beside the first alone. p: two-sided signed-rank test of these two, from six seeds on",
         split=True,

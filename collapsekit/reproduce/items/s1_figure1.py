@@ -4,7 +4,7 @@ from collapsekit.reproduce.item import no_run
 
 no_run(
     "s1.figure1",
-    "How noise of one modality gets in the way of another",
+    "Noise of one modality beside what predicts of another",
     "nothing to measure",
     "it is drawn, not measured",
 )

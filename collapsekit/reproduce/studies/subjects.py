@@ -208,12 +208,15 @@ class Bench:
         for name in names:
             yield self.repaired(name, *ROWS[name])
 
-    def diagnose(self, repaired: Repaired, probes: Sequence[str], **options: Mapping[str, Any]) -> Report:
+    def diagnose(
+        self, repaired: Repaired, probes: Sequence[str], *, metric: str | None = None, **options: Mapping[str, Any]
+    ) -> Report:
         """Diagnose one of its networks on the test split.
 
         Args:
             repaired: Which.
             probes: What is measured.
+            metric: Of the task; None: accuracy.
             options: Of probes, by name.
 
         Returns:
@@ -221,7 +224,7 @@ class Bench:
         """
         return diagnose(
             model=repaired.adapter.model,
-            config=repaired.adapter.config,
+            config=repaired.adapter.config.model_copy(update={"metric": metric}),
             split="test",
             probes=list(probes),
             options={name: dict(values) for name, values in options.items()},
