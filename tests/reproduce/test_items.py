@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -157,7 +158,10 @@ def test_data_that_are_not_there_or_another_file_are_said(tmp_path: Path, monkey
     with pytest.raises(ConfigError, match=r"avmnist1500\.safetensors is not in"):
         run_item(item, tmp_path / "out", [0])
     (tmp_path / "avmnist1500.safetensors").write_bytes(b"another")
-    with pytest.raises(ConfigError, match="SHA-256"):
+    found = datasets.describe("avmnist1500")
+    assert found.sha256 == hashlib.sha256(b"another").hexdigest()
+    assert "another file" in found.about
+    with pytest.raises(ConfigError, match="no safetensors file"):
         datasets.load_file("avmnist1500")
 
 

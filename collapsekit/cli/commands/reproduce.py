@@ -114,7 +114,7 @@ def list_items(items: Iterable[Item]) -> str:
     for item in items:
         if item.paper != paper:
             paper = item.paper
-            lines += ["", f"{item.name.partition('.')[0].upper()}: {paper}"]
+            lines += ["", *textwrap.wrap(f"{item.name.partition('.')[0].upper()}: {paper}", 78)]
         text = f"{item.title}. {item.state}{f': {item.why}' if item.why else ''}"
         lines += textwrap.wrap(text, 78, initial_indent=f"  {item.name:<13}", subsequent_indent=" " * 15)
     return "\n".join(lines).strip() + "\n"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import torch
+from torch.nn.functional import one_hot
 
 from collapsekit.reproduce.item import Point, Trial, item, rows_in_order
 from collapsekit.reproduce.studies.subjects import (
@@ -84,4 +85,4 @@ def _score(subject: StudySubject, names: tuple[str, ...]) -> float:
     network = train_ordinarily(alone)
     with torch.no_grad():
         logits = network(**{m: alone.arrays[f"test/{m}"] for m in names})
-    return macro_auroc(logits.double().softmax(1), alone.arrays["test/label"])
+    return macro_auroc(logits.double().softmax(1), one_hot(alone.arrays["test/label"], logits.shape[1]))

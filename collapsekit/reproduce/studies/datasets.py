@@ -1,4 +1,4 @@
-"""Real data for the items: embedded, or in the folder that COLLAPSEKIT_DATA names, known by its checksum."""
+"""Real data for the items: embedded, or in the folder that COLLAPSEKIT_DATA names; outcomes name their checksums."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DataSource:
     name: str
     about: str
     source: str  # where it is fetched, and by what licence
-    sha256: str
+    sha256: str  # of the file that committed figures were made with
     views: Mapping[str, str]  # arrays of the file by the modality they are
     read: Callable[[str, Tensor], Tensor] | None = None  # (array, values) -> values; None: as they are
 
@@ -82,11 +82,21 @@ VIEWS = ("pix", "fou", "zer", "kar", "fac", "mor")  # of the embedded data
 
 
 def describe(name: str) -> ItemData:
-    """Say what a data set is."""
+    """Say what a data set is, and which file of it is here. Raises ConfigError where none is."""
     if name == EMBEDDED:
         return ItemData(name=name, sha256=SHA256, about="2,000 handwritten digits in six views (UCI Multiple Features)")
-    origin = SOURCES[name]
-    return ItemData(name=name, sha256=origin.sha256, about=f"{origin.about}; {origin.source}")
+    origin, path = SOURCES[name], _path(name)
+    if path is None or not path.is_file():
+        raise ConfigError(missing((name,)))
+    other = digest(path) != origin.sha256
+    about = f"{origin.about}; {origin.source}" + "; another file than that of the committed figures" * other
+    return ItemData(name=name, sha256=digest(path), about=about)
+
+
+@cache
+def digest(path: Path) -> str:
+    """Compute the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def missing(names: tuple[str, ...]) -> str | None:
@@ -96,7 +106,7 @@ def missing(names: tuple[str, ...]) -> str | None:
         if name != EMBEDDED and (path is None or not path.is_file()):
             origin, at = SOURCES[name], os.environ.get(FOLDER)
             where = f"is not in {at} ({FOLDER})" if at else f"is not found, as {FOLDER} is not set"
-            return f"{origin.file} {where}: make it as docs/reproduce.md says from {origin.source}."
+            return f"{origin.file} {where}: make it as examples/data/README.md says from {origin.source}."
     return None
 
 
@@ -110,25 +120,25 @@ def load(name: str) -> Arrays:
         Modalities and ``label``, the first axis the example; vectors of mfeat scaled by the training split.
 
     Raises:
-        ConfigError: Where its file is not there, or another one.
+        ConfigError: Where its file is not there.
     """
     return dict(_load(name))
 
 
 def load_file(name: str) -> Arrays:
     """Load a file of the folder as it is. Raises ConfigError as :func:`load`."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file as load_safetensors
 
-    absent, path, origin = missing((name,)), _path(name), SOURCES[name]
+    absent, path = missing((name,)), _path(name)
     if absent is not None or path is None:
         raise ConfigError(absent)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != origin.sha256:
+    try:
+        return dict(load_safetensors(path))
+    except (SafetensorError, OSError) as e:
         raise ConfigError(
-            f"{origin.file} in {path.parent} has SHA-256 {found[:12]}…, and figures are of {origin.sha256[:12]}…: put that "
-            "file there."
-        )
-    return dict(load_safetensors(path))
+            f"{path} is no safetensors file ({e}): make it anew, as examples/data/README.md says."
+        ) from None
 
 
 @cache
