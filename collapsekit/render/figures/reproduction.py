@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from collapsekit.io.safe_text import clean
@@ -12,6 +13,11 @@ from collapsekit.report.reproduction import ItemCell, Reproduction
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+_LABEL = 34  # characters of a line beside an axis
+_WIDE, _NARROW, _KEY = 100, 50, 6  # of a legend over a page's width or a column's, and of an entry's sign
+_LINE = 0.17  # inches of one of its lines
 
 
 @theme()
@@ -36,8 +42,10 @@ def draw(report: Reproduction) -> Figure:
         if max(map(len, report.columns)) * len(report.columns) > 40:
             ax.tick_params(axis="x", rotation=30)
         ax.set_xlabel(clean(report.column_label))
-    axes[0].set_ylabel(clean(report.measure))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    axes[0].set_ylabel(textwrap.fill(clean(report.measure), _LABEL))
+    across = max(1, (_WIDE if printed else _NARROW) // (max(map(len, labels.values())) + _KEY))
+    figure.set_figheight(figure.get_figheight() + _LINE * -(-len(labels) // across))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=across)
     return figure
 
 
