@@ -308,14 +308,25 @@ def _results(
             yield quantity.skipped(missing, modality=receiver, versus=giver)
             continue
         assert isinstance(there, _Gain)
-        values = compute(there, back if isinstance(back, _Gain) else there)
+        other = back if isinstance(back, _Gain) else there
+        values = compute(there, other)
+        control = (there.random, other.random) if measure in (GAIN, HARMONIC_MEAN) else None
+        beside = _beside(float(values[0]), control, mean=mean)
         yield quantity.result(
             float(values[0]),
             interval(float(values[0]), values[1:].tolist(), level),
             modality=receiver,
             versus=giver,
-            note=_note(features, (receiver, giver) if mean else (receiver,), there, options),
+            note="; ".join([f"k = {there.channels}", *beside, *_small(features, receiver, giver, options, mean=mean)]),
         )
+
+
+def _beside(value: float, control: tuple[Tensor, Tensor] | None, *, mean: bool) -> list[str]:
+    """The random control, wherever a gain is shown."""
+    if control is None:
+        return []
+    random = float((ex.harmonic_mean(*control) if mean else control[0])[0])
+    return [f"random channels {random:+.3g}{', which is as much or more' * (random >= value)}"]
 
 
 def _fields(options: FusionGainOptions) -> dict[str, object]:
@@ -332,9 +343,10 @@ def _fields(options: FusionGainOptions) -> dict[str, object]:
     }
 
 
-def _note(features: Features, about: tuple[str, ...], gain: _Gain, options: FusionGainOptions) -> str:
-    notes = [f"k = {gain.channels}"]
-    if options.definition == "pooled":
-        few = {small_n(*features.pooled[m].shape): features.pooled[m].shape[1] for m in about}
-        notes += filter(None, sorted(few, key=lambda text: few[text]))
-    return "; ".join(notes)
+def _small(features: Features, receiver: str, giver: str, options: FusionGainOptions, *, mean: bool) -> list[str]:
+    """What few examples do to pooled ranks."""
+    if options.definition != "pooled":
+        return []
+    about = (receiver, giver) if mean else (receiver,)
+    few = {small_n(*features.pooled[m].shape): features.pooled[m].shape[1] for m in about}
+    return [text for text in sorted(few, key=lambda text: few[text]) if text]

@@ -201,6 +201,16 @@ def test_more_of_the_giver_gains_more() -> None:
     assert counts == ["k = 1", "k = 4"]
 
 
+@pytest.mark.parametrize("score", ["magnitude", "random"])
+def test_a_gain_has_the_control_beside_it(score: str) -> None:
+    found = of(a=noise(0, N, 9), b=noise(3, N, 9)).run("fusion_gain", score=score)
+    for name, control in (("gain", "random_gain"), ("harmonic_mean", "random_harmonic_mean")):
+        gain, random = found[name, "a", "b"], found[control, "a", "b"].value
+        assert f"random channels {random:+.3g}" in gain.note
+        assert ("as much or more" in gain.note) == (random >= gain.value)
+        assert "random channels" not in found[control, "a", "b"].note
+
+
 def test_the_strongest_channels_of_the_giver_can_be_asked_for() -> None:
     a, b = noise(0, N, 6) * torch.linspace(3, 0.1, 6), noise(1, N, 9) * torch.linspace(0.01, 2, 9)
     s = of(a=a, b=b)
