@@ -424,7 +424,7 @@ def test_substitute_is_the_task_s_loss_under_substitution_alone(tmp_path: Path) 
     job = make_job(make_model(), method="substitute", epochs=3)
     curves = run(job, tmp_path, registry.get_repair("substitute").stages(job), method="substitute")
     assert [c.stage for c in curves] == ["basis reallocation", curves[1].stage]
-    assert {r.name for r in job.findings} == {"substitution.similarity"}
+    assert [r.name for r in job.findings] == [*["substitution.similarity_before"] * 2, *["substitution.similarity"] * 2]
 
 
 def test_the_paper_s_preset_brings_its_training_where_none_is_asked_for() -> None:
@@ -651,9 +651,9 @@ def test_training_lowers_the_held_out_loss_and_notes_its_findings(tmp_path: Path
     torch.manual_seed(loop._seed(job.seed, 0, -1, 0))
     assert all(bool(torch.isfinite(v).all()) for v in state(job).values())
     names = [r.name for r in job.findings]
-    assert names[:2] == ["substitution.similarity"] * 2
+    assert names[:4] == [*["substitution.similarity_before"] * 2, *["substitution.similarity"] * 2]
     adversary = options.get("adversary") or options.get("preset")
-    assert names[2:] == (["ebr.discriminator_loss", "ebr.discriminator_entropy"] if adversary else [])
+    assert names[4:] == (["ebr.discriminator_loss", "ebr.discriminator_entropy"] if adversary else [])
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])

@@ -76,6 +76,8 @@ def test_what_was_put_in_and_noted_is_told(mended: Repaired) -> None:
         for m in WIDTHS
     ]
     assert [(r.name, r.modality) for r in report.findings] == [
+        ("substitution.similarity_before", "image"),
+        ("substitution.similarity_before", "audio"),
         ("substitution.similarity", "image"),
         ("substitution.similarity", "audio"),
         ("ebr.discriminator_loss", None),

@@ -19,7 +19,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.repairs.ingredients.channels import layouts_of, widths_of
 from collapsekit.repairs.ingredients.masking import DROP, drawn, new_fusion
 from collapsekit.repairs.ingredients.reinit import WHETHER, Fresh, begin_fresh
-from collapsekit.repairs.ingredients.substitution import note_substitutes, pooled_latent
+from collapsekit.repairs.ingredients.substitution import at_first, note_substitutes, pooled_latent
 from collapsekit.repairs.ingredients.warm_up import WARM, Warm, warm_up
 from collapsekit.repairs.training.job import Job, Stage, Step, finishing, held_task_loss
 from collapsekit.report.diagnosis import Result
@@ -82,13 +82,13 @@ def train_heads(job: Job, method: str, options: HeadOptions, around: Callable[[]
         yield new_fusion(job, "settling the fusion", job.trainable(), options.drop)
     torch.manual_seed(job.seed)
     job.adapter.insert(new)
-    note_substitutes(job)
+    before = [at_first(result) for result in note_substitutes(job)]
     beside = around()
     yield _stage(job, options.substitution, beside)
     noted = beside.note()  # of what it was trained along with
     if options.finish and options.substitution:
         yield finishing(job, parameters_with_heads(job))
-    job.findings.extend([*note_substitutes(job), *noted])
+    job.findings.extend([*before, *note_substitutes(job), *noted])
 
 
 def describe_heads(job: Job, method: str, latent: int | None) -> list[dict[str, Any]]:

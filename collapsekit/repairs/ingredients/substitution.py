@@ -98,6 +98,19 @@ def note_substitutes(job: Job) -> list[Result]:
     return results
 
 
+def at_first(result: Result) -> Result:
+    """Name a similarity as one before the heads were trained: how far encodings came together is what Theorem 3 of
+    Chaudhuri et al. 2025 is about."""
+    return result.model_copy(
+        update={
+            "name": "substitution.similarity_before",
+            "definition": f"{result.definition}, before the heads were trained",
+            "source": f"{SOURCE}, Theorem 3",
+            "note": None,
+        }
+    )
+
+
 def _interval(value: float, without: list[float]) -> tuple[float, float]:
     """Jackknife interval of a mean cosine, within what it can be."""
     full, out = torch.tensor(value, dtype=torch.float64), torch.tensor(without, dtype=torch.float64)
