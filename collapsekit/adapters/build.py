@@ -165,9 +165,12 @@ def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.
 
 
 def features_path(model: nn.Module, path: str) -> str:
-    """Find where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head."""
+    """Find where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head, and
+    together with the evidence of a readout beside it."""
     outer = dict(model.named_modules(remove_duplicate=False)).get(path)
-    return f"{path}.encoder" if isinstance(outer, WrappedEncoder) and outer.junction.kind == "exchange" else path
+    return (
+        f"{path}.encoder" if isinstance(outer, WrappedEncoder) and outer.junction.kind in ("exchange", "late") else path
+    )
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:

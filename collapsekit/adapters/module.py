@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
 from collapsekit.adapters.build import check_described, features_path, find_submodule
-from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
+from collapsekit.adapters.hooks import Capture, Reached, Tap, beside_evidence, cached_tensors, shape_behind
+from collapsekit.adapters.inserts import WithEvidence
 from collapsekit.adapters.live.inputs import prepare_inputs, run_prepared
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
@@ -47,6 +48,8 @@ class ModuleAdapter(Adapter):
         path = features_path(self.model, section.encoder)
         tap = _make_tap(self.model, path, f"encoder {section.encoder!r} of modality {modality!r}")
         tap.select = section.select
+        if isinstance(tap.module, WithEvidence) and section.select is not None:
+            tap.select = (0, section.select)
         return tap
 
     def insert(self, structure: Sequence[Mapping[str, Any]]) -> None:
@@ -54,7 +57,9 @@ class ModuleAdapter(Adapter):
         self.pruning = None
         for m, before in self.taps.items():
             self.taps[m] = self._tap(m)
-            self.taps[m].shape = shape_behind(before, self.taps[m].module)
+            shape = shape_behind(before, self.taps[m].module)
+            late = isinstance(self.taps[m].module, WithEvidence) and self.taps[m].module is not before.module
+            self.taps[m].shape = beside_evidence(shape) if late and shape is not None else shape
 
     def feature_index(self, modality: str) -> int:
         return self.taps[modality].place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,7 +103,38 @@ class ExchangeInsert(_Insert):
         return len(self.to) + (self.given * self.features if self.given != self.features else 0)
 
 
-Insert = Annotated[BasisInsert | ExchangeInsert, Field(discriminator="kind")]
+class KernelBank(Frozen):
+    """Random kernels of one size and dilation."""
+
+    shape: Annotated[tuple[Width, ...], Field(min_length=3, max_length=4)]
+    dilation: Width
+    stride: Width
+
+
+class ReadoutInsert(_Insert):
+    """A readout beside an encoder, whose evidence is added to the model's output."""
+
+    kind: Literal["late"] = "late"
+    reads: Literal["features", "numbers", "fourier", "convolutions"]
+    layout: str  # how what is read is laid out before (collapsekit/adapters/inserts.py)
+    argument: str | int | None = None  # of the encoder's forward: what is read, where that is what enters it
+    entering: Width  # numbers an example
+    sums: Width | None = None  # that they are projected to at random
+    banks: Annotated[tuple[KernelBank, ...], Field(max_length=2**8)] = ()
+    read: Width  # numbers an example that are read out
+    outputs: Width
+    logs: Flag  # whether they are made log-probabilities
+    output: str | int | None = None  # which part of what the model returns is its prediction
+
+    @property
+    def weights(self) -> int:
+        """How many it adds, biases aside."""
+        drawn = (self.sums or self.entering) * self.read if self.reads == "fourier" else 0
+        drawn += sum(math.prod(bank.shape) for bank in self.banks)
+        return drawn + self.read * self.outputs + (2 * self.entering if self.sums is not None else 0)
+
+
+Insert = Annotated[BasisInsert | ExchangeInsert | ReadoutInsert, Field(discriminator="kind")]
 
 
 def structure_of(checkpoint: Path) -> tuple[dict[str, Any], ...]:

@@ -22,7 +22,7 @@ from collapsekit.readouts.fit import MIN_IMPROVEMENT
 from collapsekit.repairs.training.compile import backward_blamed, compiled
 from collapsekit.repairs.training.data_parallel import same_buffers, share
 from collapsekit.repairs.training.fsdp import lay_out
-from collapsekit.repairs.training.job import Job, Stage, Step
+from collapsekit.repairs.training.job import CHUNK, Job, Stage, Step
 from collapsekit.repairs.training.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
 from collapsekit.repairs.training.tensorboard import Curves
 from collapsekit.report.repair import LossCurve
@@ -104,7 +104,9 @@ class _StageRun:
         self.a_step = self.how.batch * self.how.accumulate
         self.steps = math.ceil(n / self.a_step)  # an epoch
         self.epochs = self.how.epochs * stage.longer
-        if self.how.steps is not None:
+        if stage.fit is not None:
+            self.epochs = 1
+        elif self.how.steps is not None:
             self.epochs = min(self.epochs, math.ceil(self.how.steps / self.steps))
         self.best = state_of(stage.module)
         self.good = self._all()
@@ -155,7 +157,9 @@ class _StageRun:
         module.train()
         for still in [*self.job.frozen(), *self.still]:
             still.eval()
-        while state.step < self.steps and not self._out_of_steps():
+        if self.stage.fit is not None:
+            self._fit_at_once()
+        while self.stage.fit is None and state.step < self.steps and not self._out_of_steps():
             stop = min(state.step + ROUND, self.steps)
             if not self._round(stop):
                 return  # back at the last good state
@@ -176,6 +180,16 @@ class _StageRun:
             state.best, self.best = state.epoch, state_of(module)
         self.progress.step(f"{self.method}: {self.stage.name}", state.epoch, self.epochs, f"held-out loss {held:.4g}")
         self._keep()
+
+    def _fit_at_once(self) -> None:
+        """Set what is fitted in the place of an epoch."""
+        assert self.stage.fit is not None
+        self.stage.module.eval()
+        self.stage.fit()
+        with torch.no_grad():
+            for rows in self.job.at.fit.split(CHUNK):
+                self.state.total += float(self.lay.loss(Step(rows, 1))) * len(rows)
+                self.state.seen += len(rows)
 
     def _out_of_steps(self) -> bool:
         return self.how.steps is not None and self.state.epoch * self.steps + self.state.step >= self.how.steps
@@ -308,9 +322,10 @@ def make_optimizer(parameters: list[nn.Parameter], how: Training) -> torch.optim
     """AdamW, or stochastic gradient descent with a momentum of 0.9."""
     # torch's kernels for lists take no shares among others.
     each = False if len({type(p) for p in parameters}) > 1 else None
+    groups = [{"params": parameters}]  # of what is fitted at once there are none
     if how.optimizer == "sgd":
-        return torch.optim.SGD(parameters, how.rate, MOMENTUM, weight_decay=how.weight_decay, foreach=each)
-    return torch.optim.AdamW(parameters, how.rate, weight_decay=how.weight_decay, foreach=each)
+        return torch.optim.SGD(groups, how.rate, MOMENTUM, weight_decay=how.weight_decay, foreach=each)
+    return torch.optim.AdamW(groups, how.rate, weight_decay=how.weight_decay, foreach=each)
 
 
 def rate_at(how: Training, epoch: float, epochs: int) -> float:
