@@ -41,6 +41,9 @@ PARTS = ("encoders.image", "encoders.audio", "fusion", "head")
 NEGLECTED: dict[str, Any] = {"ignored": ("audio",), "kept": {"audio": 0.0}}
 
 
+AT_ONCE = {"late_fusion"}  # fitted and not trained: of a readout without random features nothing is drawn
+
+
 @dataclass(frozen=True)
 class Trained:
     """What training left."""
@@ -138,7 +141,7 @@ def test_the_same_seed_trains_the_same_bits_whatever_was_drawn_before(case: Case
 def test_another_seed_trains_other_weights(case: Case) -> None:
     other = case.trained("other", seed=1)
     assert other.state.keys() == case.plain.state.keys()
-    assert differing(other.state, case.plain.state)
+    assert bool(differing(other.state, case.plain.state)) == (case.method not in AT_ONCE)
 
 
 class Stopping(Snapshots):
