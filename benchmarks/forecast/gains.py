@@ -43,9 +43,10 @@ def gains(subject: ToRepair, methods: Sequence[str], split: str = "test") -> Ite
         every = check_method_options({})
         with request.open() as opened:
             before = request.diagnose(opened, "val", ("utilisation", "reliance"))
-        weak = subject.weak or tuple(m for m, v in before.modalities.items() if is_weak(v))
-        if not weak:
-            return
+            weak = subject.weak or tuple(m for m, v in before.modalities.items() if is_weak(v))
+            if not weak:
+                return
+            request.diagnose(opened, "test", ("utilisation",))  # as a repair does before it trains, for its report
         known = {f.modality: (f.gain, *(f.interval or ())) for f in forecasts(before, weak)}
         about = {"subject": subject.name, "seed": subject.seed, "weak": weak, "metric": before.subject.metric}
         now = _measured(opened.rebuilt(), split, subject.seed)

@@ -26,7 +26,7 @@ METHODS = (
     "ebr:paper",
     "rtf",
     "late_fusion",
-    'late_fusion:readouts="all"',
+    'late_fusion:readouts="weak"',
     "kd,dropout",
     "kd,substitute",
 )

@@ -36,7 +36,7 @@ def outputs_of(model: nn.Module, job: Job, split: str = "val") -> Tensor:
 
 def late_job(**how: Any) -> Job:
     """A job of late_fusion."""
-    return make_job(**{**OPTIONS, **how})
+    return make_job(**{**OPTIONS, "options": {"readouts": "weak"}, **how})
 
 
 # ---- what is added

@@ -17,7 +17,7 @@ from collapsekit.errors import ConfigError, NumericsError
 from collapsekit.features.features import Features
 from collapsekit.readouts.choosing import ROUGH, ChosenReadout, FeatureSet, choose_features
 from collapsekit.readouts.linear import WIDEST, FitSplit, UnimodalReadout
-from collapsekit.readouts.raw import BANDWIDTHS, DEAR, FOURIER, KERNELS, SUMS
+from collapsekit.readouts.raw import BANDWIDTHS, DEAR, FOURIER, KERNELS, SUMS, recall_families
 from collapsekit.readouts.strength import OWN_ENCODER, TriedReadout, weigh_readouts
 from collapsekit.repairs.training.job import CHUNK, Job
 from collapsekit.stats.linear import Linear, fitted_roughly
@@ -33,6 +33,7 @@ from collapsekit.stats.random_features import (
 NUMBERS, FOURIER_FEATURES, CONVOLUTIONS = "raw numbers", "random Fourier features", "random convolutions"
 READS = {NUMBERS: "numbers", FOURIER_FEATURES: "fourier", CONVOLUTIONS: "convolutions"}
 POOLS = ("mean", "max")
+FEW = 16  # examples by which it is told whether the diagnosis read the same numbers
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,10 @@ def best_readout(job: Job, modality: str, seen: Passed, *, single: bool) -> Expo
     if job.read.get(modality) != OWN_ENCODER and len(numbers) == len(entered):
         for family, make in _FAMILIES.items():
             if known in (None, READS[family]):
+                candidates = list(make(numbers[at.train.split], at, job.seed))
+                tried[family] = _recalled(job, at, modality, family, candidates, numbers)
                 with suppress(NumericsError), fitted_roughly(ROUGH):  # a fit that does not converge says nothing
-                    tried[family] = _chosen(job, at, list(make(numbers[at.train.split], at, job.seed)), numbers)
+                    tried[family] = tried[family] or _chosen(job, at, candidates, numbers)
     there = {family: found for family, found in tried.items() if found is not None}
     if not there:
         raise ConfigError(f"nothing of modality {modality!r} can be read out linearly: take another repair.")
@@ -210,6 +213,21 @@ def _chosen(
     sets = [candidate.of(values) for candidate in candidates]
     chosen = choose_features(job.adapter.task, at, sets, finalists=1)
     return chosen, candidates[sets.index(chosen.features)]
+
+
+def _recalled(
+    job: Job, at: FitSplit, modality: str, family: str, candidates: Sequence[_Candidate], values: Mapping[str, Tensor]
+) -> tuple[ChosenReadout, _Candidate] | None:
+    """What the diagnosis fitted, where it was on the same examples, and on the very numbers that enter the encoder."""
+    known = recall_families(job.adapter, at, modality, job.seed).get(family)
+    candidate = next((c for c in candidates if known is not None and c.described == known.features.described), None)
+    if known is None or candidate is None:
+        return None
+    few = at.train.taken(torch.arange(min(FEW, len(at.train))))
+    theirs = known.features.of(few)
+    ours = candidate.of({few.split: values[few.split][: len(few)]}).of(few)
+    same = ours.shape == theirs.shape and torch.allclose(ours, theirs.to(ours.dtype), rtol=1e-3, atol=1e-4)
+    return (known, candidate) if same else None
 
 
 # ---- what is read
@@ -249,7 +267,11 @@ def _rows(x: Tensor, at: FitSplit, seed: int) -> tuple[dict[str, Any], dict[str,
 
 def _numbers(x: Tensor, at: FitSplit, seed: int) -> Iterator[_Candidate]:
     record, drawn, _ = _rows(x, at, seed)
-    yield _Candidate("what enters the encoder", record, drawn)
+    yield _Candidate(_in_a_row(x, record), record, drawn)
+
+
+def _in_a_row(x: Tensor, record: Mapping[str, Any]) -> str:
+    return "inputs" if record["sums"] is None else f"inputs of {x[0].numel()} numbers projected at random"
 
 
 def _fourier(x: Tensor, at: FitSplit, seed: int) -> Iterator[_Candidate]:
@@ -262,7 +284,7 @@ def _fourier(x: Tensor, at: FitSplit, seed: int) -> Iterator[_Candidate]:
     for multiple in BANDWIDTHS:
         made = FourierFeatures.draw(sample.shape[1], count, multiple * middle, seed)
         yield _Candidate(
-            f"what enters the encoder, bandwidth {multiple:g} median distances",
+            f"inputs, bandwidth {multiple:g} median distances",
             {**record, "reads": "fourier", "read": count},
             {**drawn, "middle": mean, "scale": scale, "frequencies": made.frequencies, "phases": made.phases},
         )
@@ -285,7 +307,7 @@ def _convolutions(x: Tensor, at: FitSplit, seed: int) -> Iterator[_Candidate]:
         record = _bare(
             "convolutions", _layout(x[:2], maps[:2]), x[0].numel(), pools * sum(b["shape"][0] for b in banks)
         )
-        described = f"what enters the encoder as {maps.shape[1]} channels along {shape} positions"
+        described = f"inputs as {maps.shape[1]} channels along {shape} positions"
         yield _Candidate(described, {**record, "banks": tuple(banks)}, drawn)
 
 

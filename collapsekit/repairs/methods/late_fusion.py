@@ -1,5 +1,5 @@
-"""late_fusion: nothing is trained. A readout of each modality to repair is put beside its encoder, and its evidence is added
-to the model's output with weights fitted on held-out examples."""
+"""late_fusion: nothing is trained. A readout of each modality is put beside its encoder, and its evidence is added to the
+model's output with weights fitted on held-out examples."""
 
 from __future__ import annotations
 
@@ -29,18 +29,23 @@ SOURCE = "Wolpert 1992 (stacked generalisation), weights not below 0 as in Breim
 class LateFusionOptions(Options):
     """Readouts added to the output."""
 
-    readouts: Literal["weak", "all"] = Field("weak", description="of the modalities to repair, or of every one")
+    readouts: Literal["weak", "all"] = Field("all", description="of the modalities to repair, or of every one")
+
+
+def _define(options: LateFusionOptions) -> str:
+    whose = "every modality" if options.readouts == "all" else "each modality to repair"
+    return (
+        f"Beside the encoder of {whose} stands a linear readout: of its pooled features, of the numbers that enter it, or of "
+        "fixed random features of these, whichever the diagnosis took or does best on held-out examples. What the model "
+        "answers becomes prior + a·(model - prior) + Σ b·(readout - prior), in log-probabilities, logits or values; a and "
+        "each b, 0 at least, minimise the loss on held-out examples. No weight of the model changes."
+    )
 
 
 @repair_method(
     "late_fusion",
-    summary="adds a readout of each modality to repair to the model's output; nothing is trained",
-    definition=(
-        "Beside the encoder of each modality to repair stands a linear readout: of its pooled features, of the numbers "
-        "that enter it, or of fixed random features of these, whichever the diagnosis took or does best on held-out "
-        "examples. What the model answers becomes prior + a·(model - prior) + Σ b·(readout - prior), in log-probabilities, "
-        "logits or values; a and each b, 0 at least, minimise the loss on held-out examples. No weight of the model changes."
-    ),
+    summary="adds a readout of each modality to the model's output; nothing is trained",
+    definition=_define,
     source=SOURCE,
     options=LateFusionOptions,
 )
