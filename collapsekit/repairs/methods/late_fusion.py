@@ -35,8 +35,8 @@ class LateFusionOptions(Options):
 def _define(options: LateFusionOptions) -> str:
     whose = "every modality" if options.readouts == "all" else "each modality to repair"
     return (
-        f"Beside the encoder of {whose} stands a linear readout: of its pooled features, of the numbers that enter it, or of "
-        "fixed random features of these, whichever the diagnosis took or does best on held-out examples. What the model "
+        f"Beside the encoder of {whose} stands a linear readout: of its pooled features, of the numbers that enter it, or "
+        "of fixed random features of these, whichever the diagnosis took or does best on held-out examples. What the model "
         "answers becomes prior + a·(model - prior) + Σ b·(readout - prior), in log-probabilities, logits or values; a and "
         "each b, 0 at least, minimise the loss on held-out examples. No weight of the model changes."
     )
