@@ -46,7 +46,8 @@ def gains(subject: ToRepair, methods: Sequence[str], split: str = "test") -> Ite
             weak = subject.weak or tuple(m for m, v in before.modalities.items() if is_weak(v))
             if not weak:
                 return
-            request.diagnose(opened, "test", ("utilisation",))  # as a repair does before it trains, for its report
+            if subject.weak is not None:  # as a repair does for its report, before it trains; where times are told
+                request.diagnose(opened, "test", ("utilisation",))
         known = {f.modality: (f.gain, *(f.interval or ())) for f in forecasts(before, weak)}
         about = {"subject": subject.name, "seed": subject.seed, "weak": weak, "metric": before.subject.metric}
         now = _measured(opened.rebuilt(), split, subject.seed)
