@@ -455,7 +455,8 @@ def test_the_command_exits_1_where_the_result_is_rejected(
 def test_a_dry_run_writes_nothing(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = cli("--dry-run", "--profile", "quick", "-o", tmp_path / "out", cwd=made, monkeypatch=monkeypatch)
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("To repair: audio (collapsed on val).\n")
+    assert done.stdout.startswith("What repairing audio is expected to gain today in accuracy: +")
+    assert "To repair: audio (collapsed on val).\n" in done.stdout
     assert "weights are trained" in done.stdout
     assert not (tmp_path / "out").exists()
 
