@@ -215,11 +215,6 @@ class Adapter(ABC):
 
     def need_encoders(self) -> None:
         """Raise ConfigError where a repair can put nothing behind an encoder."""
-        if any(record["kind"] == "late" for record in self.config.structure):
-            raise ConfigError(
-                "this model has readouts beside its encoders (late_fusion), behind which nothing else can be put: repair "
-                "the model from before that, with late_fusion last."
-            )
         for m, section in self.config.modalities.items():
             if section.encoder is None or section.encoder.endswith(":input"):
                 raise ConfigError(

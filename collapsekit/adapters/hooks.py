@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import OwnedActivations
+from collapsekit.adapters.inserts import WithEvidence
 from collapsekit.adapters.pytree import Tree, flatten, rebuild
 from collapsekit.errors import ConfigError, did_you_mean
 
@@ -251,10 +252,11 @@ def shape_behind(tap: Tap, wrapper: nn.Module) -> CaptureLayout | None:
         return tap.shape
     inner = next(path for path, module in wrapper.named_modules() if module is tap.module)
     below = [(f"{inner}.{path}" if path else inner, name) for path, name in tap.shape.attributes]
-    return replace(tap.shape, attributes=below)
+    shape = replace(tap.shape, attributes=below)
+    return _beside_evidence(shape) if isinstance(wrapper, WithEvidence) else shape
 
 
-def beside_evidence(shape: CaptureLayout) -> CaptureLayout:
+def _beside_evidence(shape: CaptureLayout) -> CaptureLayout:
     """Describe what passes an encoder of that shape once a readout's evidence (n, C) passes with it."""
     return replace(
         shape,

@@ -335,7 +335,15 @@ class WithEvidence(nn.Module):
             return getattr(encoder, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
-        """Run the encoder and read its features, or what enters it, out."""
+        """Run the encoder, and read its features, or what enters it, out.
+
+        Args:
+            args: of the encoder's forward, by position.
+            kwargs: by name.
+
+        Returns:
+            What the encoder gives, and the readout's evidence, (n, C).
+        """
         key = self.record["argument"]
         entering = args[key] if isinstance(key, int) else None if key is None else kwargs[key]
         value = self.encoder(*args, **kwargs)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
-from collapsekit.adapters.build import check_described, features_path, find_submodule
-from collapsekit.adapters.hooks import Capture, Reached, Tap, beside_evidence, cached_tensors, shape_behind
+from collapsekit.adapters.build import check_described, features_path, find_submodule, need_bare
+from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
 from collapsekit.adapters.inserts import WithEvidence
 from collapsekit.adapters.live.inputs import prepare_inputs, run_prepared
 from collapsekit.adapters.outputs import prediction_in
@@ -57,14 +57,13 @@ class ModuleAdapter(Adapter):
         self.pruning = None
         for m, before in self.taps.items():
             self.taps[m] = self._tap(m)
-            shape = shape_behind(before, self.taps[m].module)
-            late = isinstance(self.taps[m].module, WithEvidence) and self.taps[m].module is not before.module
-            self.taps[m].shape = beside_evidence(shape) if late and shape is not None else shape
+            self.taps[m].shape = shape_behind(before, self.taps[m].module)
 
     def feature_index(self, modality: str) -> int:
         return self.taps[modality].place
 
     def need_encoders(self) -> None:
+        need_bare(self.config)
         super().need_encoders()
         for m, tap in self.taps.items():
             tap.need_place_behind(m)

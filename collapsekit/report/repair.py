@@ -112,7 +112,7 @@ class ExchangeInsert(_Insert):
         return len(self.to) + (self.given * self.features if self.given != self.features else 0)
 
 
-class KernelBank(Frozen):
+class BankShape(Frozen):
     """Random kernels of one size and dilation."""
 
     shape: Annotated[tuple[Width, ...], Field(min_length=3, max_length=4)]
@@ -129,7 +129,7 @@ class ReadoutInsert(_Insert):
     argument: str | int | None = None  # of the encoder's forward: what is read, where that is what enters it
     entering: Width  # numbers an example
     sums: Width | None = None  # that they are projected to at random
-    banks: Annotated[tuple[KernelBank, ...], Field(max_length=2**8)] = ()
+    banks: Annotated[tuple[BankShape, ...], Field(max_length=2**8)] = ()
     read: Width  # numbers an example that are read out
     outputs: Width
     logs: Flag  # whether they are made log-probabilities

@@ -62,13 +62,13 @@ def late_fusion(job: Job) -> Iterator[Stage]:
     own = _evidence_of_model(job, seen, prior)
     parts = {m: task.to_natural(r.held) - prior for m, r in readouts.items()}
     placed = {m: _put(job, m, readout, prior) for m, readout in readouts.items()}
-    found = _Weights()
+    weights = _Weights()
 
     def fit() -> None:
         most = [MOST[0], *[MOST[1]] * len(parts)]
-        found.keep, *shares = fitted_weights(task, prior, [own, *parts.values()], at.held_targets, most)
-        found.shares = dict(zip(parts, shares, strict=True))
-        _set(job, found, prior, placed)
+        weights.keep, *shares = fitted_weights(task, prior, [own, *parts.values()], at.held_targets, most)
+        weights.shares = dict(zip(parts, shares, strict=True))
+        _set(job, weights, prior, placed)
 
     yield Stage(
         "adding readouts",
@@ -78,7 +78,7 @@ def late_fusion(job: Job) -> Iterator[Stage]:
         held=job.held_loss,
         fit=fit,
     )
-    job.findings.extend(_told(placed, readouts))
+    job.findings.extend(_notes(placed, readouts))
 
 
 @dataclass
@@ -164,18 +164,18 @@ def _put(job: Job, modality: str, readout: ExportedReadout, prior: Tensor) -> La
     return placed
 
 
-def _set(job: Job, found: _Weights, prior: Tensor, placed: Mapping[str, LateReadout]) -> None:
+def _set(job: Job, weights: _Weights, prior: Tensor, placed: Mapping[str, LateReadout]) -> None:
     """Write the fitted weights into the model."""
-    assert found.shares is not None
+    assert weights.shares is not None
     first = next(iter(posts_of(job.adapter.model, "late").values())).insert
     with torch.no_grad():
-        first.get_buffer("keep").fill_(found.keep)
-        first.get_buffer("offset").copy_((1 - found.keep) * _columns(prior[0], single=_is_single(job)))
+        first.get_buffer("keep").fill_(weights.keep)
+        first.get_buffer("offset").copy_((1 - weights.keep) * _columns(prior[0], single=_is_single(job)))
         for m, readout in placed.items():
-            readout.share.fill_(found.shares[m])
+            readout.share.fill_(weights.shares[m])
 
 
-def _told(placed: Mapping[str, LateReadout], readouts: Mapping[str, ExportedReadout]) -> Iterator[Result]:
+def _notes(placed: Mapping[str, LateReadout], readouts: Mapping[str, ExportedReadout]) -> Iterator[Result]:
     """Note what was read out of each modality, and with what weight it was added."""
     for m, readout in placed.items():
         yield Result(

@@ -20,7 +20,7 @@ from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.readouts.fit import MIN_IMPROVEMENT
 from collapsekit.repairs.training.compile import backward_blamed, compiled
-from collapsekit.repairs.training.data_parallel import same_buffers, share
+from collapsekit.repairs.training.data_parallel import Whole, same_buffers, share
 from collapsekit.repairs.training.fsdp import lay_out
 from collapsekit.repairs.training.job import CHUNK, Job, Stage, Step
 from collapsekit.repairs.training.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
@@ -103,11 +103,7 @@ class _StageRun:
         n = len(job.at.fit)
         self.a_step = self.how.batch * self.how.accumulate
         self.steps = math.ceil(n / self.a_step)  # an epoch
-        self.epochs = self.how.epochs * stage.longer
-        if stage.fit is not None:
-            self.epochs = 1
-        elif self.how.steps is not None:
-            self.epochs = min(self.epochs, math.ceil(self.how.steps / self.steps))
+        self.epochs = _epochs_of(stage, self.how, self.steps)
         self.best = state_of(stage.module)
         self.good = self._all()
 
@@ -158,7 +154,7 @@ class _StageRun:
         for still in [*self.job.frozen(), *self.still]:
             still.eval()
         if self.stage.fit is not None:
-            self._fit_at_once()
+            state.total, state.seen = _fit_at_once(self.stage, self.job, self.lay)
         while self.stage.fit is None and state.step < self.steps and not self._out_of_steps():
             stop = min(state.step + ROUND, self.steps)
             if not self._round(stop):
@@ -180,16 +176,6 @@ class _StageRun:
             state.best, self.best = state.epoch, state_of(module)
         self.progress.step(f"{self.method}: {self.stage.name}", state.epoch, self.epochs, f"held-out loss {held:.4g}")
         self._keep()
-
-    def _fit_at_once(self) -> None:
-        """Set what is fitted in the place of an epoch."""
-        assert self.stage.fit is not None
-        self.stage.module.eval()
-        self.stage.fit()
-        with torch.no_grad():
-            for rows in self.job.at.fit.split(CHUNK):
-                self.state.total += float(self.lay.loss(Step(rows, 1))) * len(rows)
-                self.state.seen += len(rows)
 
     def _out_of_steps(self) -> bool:
         return self.how.steps is not None and self.state.epoch * self.steps + self.state.step >= self.how.steps
@@ -302,6 +288,24 @@ class _StageRun:
             put_back(self.stage.module, self.best)
         self.good = self._all()
         self._save(done=True)
+
+
+def _epochs_of(stage: Stage, how: Training, steps: int) -> int:
+    """At most how many epochs, of so many steps, a stage takes."""
+    if stage.fit is not None:
+        return 1
+    most = how.epochs * stage.longer
+    return most if how.steps is None else min(most, math.ceil(how.steps / steps))
+
+
+def _fit_at_once(stage: Stage, job: Job, lay: Whole) -> tuple[float, int]:
+    """Set what is fitted, in the place of an epoch; the sum of the training losses then, and of how many examples."""
+    assert stage.fit is not None
+    stage.module.eval()
+    stage.fit()
+    with torch.no_grad():
+        total = sum(float(lay.loss(Step(rows, 1))) * len(rows) for rows in job.at.fit.split(CHUNK))
+    return total, len(job.at.fit)
 
 
 def patience_of(stage: Stage, how: Training) -> float:
