@@ -403,7 +403,7 @@ def _costs(modality: str, session: Session, reference: BalancedReference, game: 
     note = (
         None
         if held is not None
-        else "no other val split: weights of each half of the examples fitted on the other half"
+        else "no val split beside it: weights of each half of the examples fitted on the other half"
     )
     for i, other in enumerate(features.modalities):
         mask = game.full if other == modality else game.full & ~(1 << i)
