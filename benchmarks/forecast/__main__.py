@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, required=True, help="file of results; what it has is not made again")
     parser.add_argument("--natural", type=Path, help="folder of results of benchmarks.natural, with weights")
     parser.add_argument("--verdicts", type=Path, help="its file of verdicts; default: verdicts.jsonl in that folder")
+    parser.add_argument("--settings", nargs="*", help="of natural models; default: all")
     parser.add_argument("--sets", nargs="+", default=["mfeat", "avmnist1500"], help="data of planted models")
     parser.add_argument("--noises", nargs="+", type=float, default=[0.25, 0.5])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
@@ -59,7 +60,8 @@ def _subjects(parser: argparse.ArgumentParser, chosen: argparse.Namespace, folde
         return planted(chosen.sets, chosen.noises, chosen.seeds, folder)
     if chosen.natural is None:
         parser.error("natural needs --natural, the folder of results of benchmarks.natural")
-    return natural(chosen.natural, chosen.verdicts or chosen.natural / "verdicts.jsonl", chosen.seeds, folder)
+    verdicts = chosen.verdicts or chosen.natural / "verdicts.jsonl"
+    return natural(chosen.natural, verdicts, chosen.seeds, folder, chosen.settings)
 
 
 if __name__ == "__main__":

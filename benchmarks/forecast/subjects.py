@@ -31,7 +31,9 @@ class ToRepair:
     weak: tuple[str, ...] | None
 
 
-def natural(out: Path, verdicts: Path, seeds: Sequence[int], folder: Path) -> Iterator[ToRepair]:
+def natural(
+    out: Path, verdicts: Path, seeds: Sequence[int], folder: Path, names: list[str] | None = None
+) -> Iterator[ToRepair]:
     """Yield the trained models in which a verdict finds a modality collapsed or underused, of one seed after the other.
 
     Args:
@@ -39,6 +41,7 @@ def natural(out: Path, verdicts: Path, seeds: Sequence[int], folder: Path) -> It
         verdicts: Its file of verdicts.
         seeds: Which models of each setting.
         folder: To write data and checkpoints to.
+        names: Of settings; None: all.
 
     Yields:
         A model at a time; its files are overwritten by the next.
@@ -49,7 +52,7 @@ def natural(out: Path, verdicts: Path, seeds: Sequence[int], folder: Path) -> It
         if any(m["verdict"] in ("collapsed", "underused") for m in record["modalities"].values())
     }
     for seed in seeds:
-        for setting, data in at_hand(None):
+        for setting, data in at_hand(names):
             place = weights(out, setting, seed)
             if (setting.name, seed) not in found or not setting.counted or not place.is_file():
                 continue
