@@ -25,6 +25,8 @@ METHODS = (
     "ebr",
     "ebr:paper",
     "rtf",
+    "late_fusion",
+    'late_fusion:readouts="weak"',
     "kd,dropout",
     "kd,substitute",
 )

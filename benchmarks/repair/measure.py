@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.config.options import RepairOptions
 from collapsekit.context import Options, Progress
 from collapsekit.repairs.request import check_method_options, make_job, make_request
+from collapsekit.repairs.training.job import Stage
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.diagnosis import Report
@@ -63,15 +64,25 @@ def measure(
         for chain in methods:
             began = time.perf_counter()
             job, _ = make_job(request, opened, opened.rebuilt(), before, weak)
-            kept = 0
+            kept, fitted = 0, False
             for place, named in enumerate(chain.split(",")):
                 method, _, asked = named.partition(":")
                 here = job.at_place(place, own_options(every[method], asked))
-                stages = registry.get_repair(method).stages(here)
+                stages = _noting(registry.get_repair(method).stages(here), made := list[Stage]())
                 curves = train(stages, here, method, Snapshots(folder / chain / method, {}), Progress())
                 kept += sum(curve.kept for curve in curves)
+                fitted |= any(stage.fit is not None for stage in made)
             took = time.perf_counter() - began
-            yield study(chain, job.adapter, took, kept)
+            yield study(
+                chain, job.adapter, took, None if fitted else kept
+            )  # of what is fitted at once there is no epoch
+
+
+def _noting(stages: Iterable[Stage], made: list[Stage]) -> Iterator[Stage]:
+    """The stages, each noted when it is asked for."""
+    for stage in stages:
+        made.append(stage)
+        yield stage
 
 
 def own_options(options: Options, asked: str) -> Options:

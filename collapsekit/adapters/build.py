@@ -164,10 +164,22 @@ def insert_into(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.
         raise ConfigError(f"what the repair inserted does not fit the model: {one_line(e)}.") from None
 
 
+def need_bare(config: Config) -> None:
+    """Raise ConfigError where a repair has put readouts beside the encoders, which nothing can be put behind."""
+    if any(record["kind"] == "late" for record in config.structure):
+        raise ConfigError(
+            "this model has readouts beside its encoders (late_fusion), behind which nothing else can be put: repair the "
+            "model from before that, with late_fusion last."
+        )
+
+
 def features_path(model: nn.Module, path: str) -> str:
-    """Find where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head."""
+    """Find where the features of the encoder at ``path`` are: before a blend with another modality's, behind a head, and
+    together with the evidence of a readout beside it."""
     outer = dict(model.named_modules(remove_duplicate=False)).get(path)
-    return f"{path}.encoder" if isinstance(outer, WrappedEncoder) and outer.junction.kind == "exchange" else path
+    return (
+        f"{path}.encoder" if isinstance(outer, WrappedEncoder) and outer.junction.kind in ("exchange", "late") else path
+    )
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:

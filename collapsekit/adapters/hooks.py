@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import OwnedActivations
+from collapsekit.adapters.inserts import WithEvidence
 from collapsekit.adapters.pytree import Tree, flatten, rebuild
 from collapsekit.errors import ConfigError, did_you_mean
 
@@ -52,7 +53,7 @@ class Tap:
     what: str  # "encoder 'encoders.audio' of modality 'audio'", for messages
     module: nn.Module
     entering: bool
-    select: str | int | None = None
+    select: str | int | tuple[int, str | int] | None = None  # a pair: a part of a part
     shape: CaptureLayout | None = None
 
     @contextmanager
@@ -165,7 +166,10 @@ class Tap:
         """Which moving leaf is the features: ``select``, else the first floating tensor of the batch."""
         moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
         if self.select is not None:
-            part = (_entered if self.entering else select_part)(heard.value, self.select, self.what)
+            value, key = (
+                (heard.value[0], self.select[1]) if isinstance(self.select, tuple) else (heard.value, self.select)
+            )
+            part = (_entered if self.entering else select_part)(value, key, self.what)
             for i, leaf in enumerate(moving):
                 if leaf is part or (isinstance(part, tuple | list) and part and leaf is part[0]):
                     return i
@@ -248,7 +252,19 @@ def shape_behind(tap: Tap, wrapper: nn.Module) -> CaptureLayout | None:
         return tap.shape
     inner = next(path for path, module in wrapper.named_modules() if module is tap.module)
     below = [(f"{inner}.{path}" if path else inner, name) for path, name in tap.shape.attributes]
-    return replace(tap.shape, attributes=below)
+    shape = replace(tap.shape, attributes=below)
+    return _beside_evidence(shape) if isinstance(wrapper, WithEvidence) else shape
+
+
+def _beside_evidence(shape: CaptureLayout) -> CaptureLayout:
+    """Describe what passes an encoder of that shape once a readout's evidence (n, C) passes with it."""
+    return replace(
+        shape,
+        tree=Tree((), ((0, shape.tree), (1, Tree()))),
+        axes=[*shape.axes, 0],
+        constants=[*shape.constants, None],
+        floating=shape.floating + 1,
+    )
 
 
 @contextmanager

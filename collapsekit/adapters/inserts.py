@@ -1,7 +1,8 @@
 """What a repair puts into a user's model, in plain PyTorch: this file alone is needed where a repaired model runs.
 
 A structure is a list of records, as repair.json holds them: heads h·h⁻¹ behind encoders ("basis", Chaudhuri et al. 2025,
-section 3.4) and blends of channels between encoders ("exchange", Kim et al. 2025). Each stands in the encoder's place.
+section 3.4), blends of channels between encoders ("exchange", Kim et al. 2025), and readouts beside encoders whose evidence
+is added to the model's output ("late", stacking after Wolpert 1992). Each stands in the encoder's place.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def insert(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Module:
@@ -30,7 +32,7 @@ def insert(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Modul
             outer = model.get_submodule(place)
             if kind == "basis" and isinstance(outer, WrappedEncoder):  # an exchange was there first: it stays outermost
                 place, outer = f"{place}.encoder", outer.encoder
-            made = make(record, [r["modality"] for r in records if r["modality"] != record["modality"]])
+            made: nn.Module = make(record, [r["modality"] for r in records if r["modality"] != record["modality"]])
             like = next((p for p in (*outer.parameters(), *model.parameters()) if p.is_floating_point()), None)
             parent, _, name = place.rpartition(".")
             post = WrappedEncoder(outer, made if like is None else made.to(like), junction, record).train(
@@ -39,6 +41,7 @@ def insert(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Modul
             setattr(model.get_submodule(parent), name, post)
         model.register_forward_pre_hook(junction.before, with_kwargs=True)
         model.register_forward_hook(junction.after, with_kwargs=True, always_call=True)
+    _insert_late(model, [r for r in structure if r["kind"] == "late"])
     hooks, last = model._forward_pre_hooks, junction_of(model, "exchange")
     for number, hook in list(hooks.items()):
         if last is not None and getattr(hook, "__self__", None) is last:  # after what stands behind the encoders
@@ -48,7 +51,7 @@ def insert(model: nn.Module, structure: Sequence[Mapping[str, Any]]) -> nn.Modul
 
 def inserted_in(model: nn.Module) -> list[dict[str, Any]]:
     """List the records of what was inserted into ``model``, in their order."""
-    found = [posts_of(model, kind) for kind in ("basis", "exchange")]
+    found = [posts_of(model, kind) for kind in ("basis", "exchange", "late")]
     return [posts[m].record for posts in found for p in list(posts.values())[:1] for m in p.junction.names]
 
 
@@ -59,7 +62,7 @@ def posts_of(model: nn.Module, kind: str) -> dict[str, WrappedEncoder]:
     }
 
 
-def junction_of(model: nn.Module, kind: str) -> EncoderBarrier | None:
+def junction_of(model: nn.Module, kind: str) -> Any:
     """Find the junction of a kind of insert; None where there is none."""
     return next((p.junction for p in posts_of(model, kind).values()), None)
 
@@ -238,6 +241,251 @@ class EncoderBarrier:
         return twin
 
 
+class OutputSum:
+    """Where the evidence of readouts beside encoders is added to what the model returns: keep · output + evidence of each
+    modality + offset, in logits or values."""
+
+    kind = "late"
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self.phase = tuple(names), None
+        self.evidence: dict[str, Tensor] = {}
+
+    def before(self, _model: nn.Module, _args: Any, _kwargs: Any) -> None:
+        """Forget the evidence of another pass. It is the model's forward pre-hook.
+
+        Args:
+            _model: that the inserts are in.
+            _args: of its forward, by position.
+            _kwargs: of its forward, by name.
+        """
+        self.evidence = {}
+
+    def after(self, model: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+        """Add the evidence to the output. It is the model's forward hook.
+
+        Args:
+            model: that the inserts are in.
+            _args: of its forward, by position.
+            _kwargs: of its forward, by name.
+            output: what its forward gave.
+
+        Returns:
+            The output, with another prediction in it.
+        """
+        evidence, self.evidence = self.evidence, {}
+        posts = posts_of(model, self.kind)
+        wanted = next(iter(posts.values())).record["output"]
+        way, found = [], output
+        if wanted is not None or isinstance(output, Mapping) or hasattr(output, "logits"):
+            way.append("logits" if wanted is None else wanted)
+            found = _part(found, way[-1])
+        while isinstance(found, tuple | list) and found:
+            way.append(0)
+            found = found[0]
+        total: Any = found
+        for m, post in posts.items():
+            share: Any = post.insert
+            told = share.offset + evidence.get(m, torch.zeros_like(share.offset))
+            total = share.keep * total + told.reshape(-1, *total.shape[1:])
+        return _with_way(output, way, total.to(found.dtype))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OutputSum:
+        twin = OutputSum(self.names)
+        memo[id(self)] = twin
+        return twin
+
+
+def _with_way(value: Any, way: Sequence[str | int], new: Any) -> Any:
+    """A copy of a nest of containers with what lies at the end of ``way`` replaced."""
+    if not way:
+        return new
+    return _with_part(value, way[0], _with_way(_part(value, way[0]), way[1:], new))
+
+
+class OutputShare(nn.Module):
+    """What the model's own output is multiplied by, and what is added to it whatever an example says."""
+
+    keep: Tensor  # ()
+    offset: Tensor  # (C,)
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("keep", torch.ones(()))
+        self.register_buffer("offset", torch.zeros(outputs))
+
+
+class WithEvidence(nn.Module):
+    """An encoder and a readout beside it: what the encoder gives, and the readout's evidence (n, C). Whoever takes both
+    from another example, or sets both to 0, has the modality taken away whole: no evidence is 0."""
+
+    encoder: nn.Module
+
+    def __init__(self, encoder: nn.Module, readout: LateReadout, record: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder, self.readout, self.record = encoder, readout, dict(record)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            encoder = self.__dict__.get("_modules", {}).get("encoder")
+            if encoder is None or name.startswith("__"):
+                raise
+            return getattr(encoder, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
+        """Run the encoder, and read its features, or what enters it, out.
+
+        Args:
+            args: of the encoder's forward, by position.
+            kwargs: by name.
+
+        Returns:
+            What the encoder gives, and the readout's evidence, (n, C).
+        """
+        key = self.record["argument"]
+        entering = args[key] if isinstance(key, int) else None if key is None else kwargs[key]
+        value = self.encoder(*args, **kwargs)
+        read = features_in(value, self.record) if self.record["reads"] == "features" else entering
+        return value, self.readout(read)
+
+
+class LateReadout(nn.Module):
+    """A linear readout of one modality as evidence over the best constant: share · (readout - prior), in logits or values.
+    It reads pooled features of the encoder, the numbers that enter it, random Fourier features of these (Rahimi & Recht
+    2007), or random convolutions (Coates & Ng 2012). All of it was drawn or fitted before; here it stands as buffers."""
+
+    mean: Tensor  # (D,)
+    weight: Tensor  # (D, C)
+    bias: Tensor  # (C,)
+    prior: Tensor  # (C,)
+    share: Tensor  # ()
+    middle: Tensor
+    scale: Tensor
+    frequencies: Tensor
+    phases: Tensor
+    place: Tensor
+    sign: Tensor
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        super().__init__()
+        reads, outputs, read = record["reads"], record["outputs"], record["read"]
+        width = record["sums"] or record["entering"]
+        if reads not in ("features", "numbers", "fourier", "convolutions") or record["layout"] not in LAYOUTS:
+            raise ValueError(f"nothing is known to read {reads!r} of {record['layout']!r}")
+        self.reads, self.layout, self.sums, self.logs = reads, record["layout"], record["sums"], record["logs"]
+        if self.sums is not None:
+            self.register_buffer("place", torch.zeros(record["entering"], dtype=torch.long))
+            self.register_buffer("sign", torch.ones(record["entering"]))
+        if reads == "fourier":
+            for name in ("middle", "scale"):
+                self.register_buffer(name, torch.ones(width))
+            self.register_buffer("frequencies", torch.zeros(width, read))
+            self.register_buffer("phases", torch.zeros(read))
+        self.banks = nn.ModuleList(KernelStack(bank) for bank in record["banks"])
+        if reads == "convolutions":
+            self.register_buffer("middle", torch.zeros(()))
+            self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("mean", torch.zeros(read))
+        self.register_buffer("weight", torch.zeros(read, outputs))
+        for name in ("bias", "prior"):
+            self.register_buffer(name, torch.zeros(outputs))
+        self.register_buffer("share", torch.zeros(()))
+
+    def read(self, x: Tensor) -> Tensor:
+        """Compute what is read out, (n, D): of features (n, ..., d), channels last, or of what enters the encoder, (n,
+        ...).
+        """
+        x = LAYOUTS[self.layout](x.to(self.weight.dtype))
+        if self.reads == "convolutions":
+            small = _shrunk((x - self.middle) / self.scale)
+            return torch.cat([bank(small) for bank in self.banks], 1)
+        if self.sums is not None:
+            x = x.new_zeros(len(x), self.sums).index_add_(1, self.place, x * self.sign)
+        if self.reads == "fourier":
+            x = ((x - self.middle) * self.scale).clamp(-10.0, 10.0)
+            x = (2 / len(self.phases)) ** 0.5 * torch.cos(x @ self.frequencies + self.phases)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the evidence (n, C) of one modality; 0 is none."""
+        natural = (self.read(x) - self.mean) @ self.weight + self.bias
+        return self.share * ((natural.log_softmax(1) if self.logs else natural) - self.prior)
+
+
+class KernelStack(nn.Module):
+    """Random kernels of one size and dilation: what each gives over its threshold, rectified and pooled."""
+
+    kernels: Tensor  # (k, c, size) or (k, c, size, size)
+    shift: Tensor  # (k,)
+    scale: Tensor  # (k,)
+
+    def __init__(self, bank: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.dilation, self.stride = bank["dilation"], bank["stride"]
+        self.register_buffer("kernels", torch.zeros(tuple(bank["shape"])))
+        for name in ("shift", "scale"):
+            self.register_buffer(name, torch.ones(bank["shape"][0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute pools, (n, 4 · k) or (n, 6 · k), of maps (n, c, l) or (n, c, h, w): the largest, the mean of what is
+        positive, and that in each half or quarter."""
+        flat = self.kernels.ndim == 3
+        z: Tensor = (F.conv1d if flat else F.conv2d)(x, self.kernels, stride=self.stride, dilation=self.dilation)
+        place = (1, -1, *[1] * (z.ndim - 2))
+        z = z * self.scale.reshape(place) - self.shift.reshape(place)
+        positive = z.clamp_min(0.0)
+        parts = F.adaptive_avg_pool1d(positive, 2) if flat else F.adaptive_avg_pool2d(positive, 2)
+        return torch.cat([z.flatten(2).amax(2), positive.flatten(2).mean(2), parts.flatten(1)], 1)
+
+
+_LONGEST = 48  # positions an axis of an image is averaged down to
+
+
+def _shrunk(x: Tensor) -> Tensor:
+    if x.ndim != 4:
+        return x
+    steps = [-(-side // _LONGEST) for side in x.shape[2:]]
+    return x if steps == [1, 1] else F.avg_pool2d(x, steps)
+
+
+# How what is read is laid out before: in a row, pooled over positions, or as maps with channels first.
+LAYOUTS: dict[str, Any] = {
+    "flat": lambda x: x.flatten(1),
+    "mean": lambda x: x.flatten(1, -2).mean(1),
+    "max": lambda x: x.flatten(1, -2).amax(1),
+    "as it is": lambda x: x,
+    "one channel": lambda x: x[:, None],
+    "turned": lambda x: x.transpose(1, 2),
+    "turned, one channel": lambda x: x.transpose(1, 2)[:, None],
+    "channels last": lambda x: x.movedim(3, 1),
+    "film": lambda x: x.flatten(1, 2),
+}
+
+
+def _insert_late(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None:
+    """Put readouts beside encoders, and what adds their evidence to the output behind the model."""
+    if not records or junction_of(model, "late") is not None:
+        return
+    if not all(r["path"] for r in records) or any(posts_of(model, kind) for kind in ("basis", "exchange")):
+        raise ValueError("readouts go beside encoders that have nothing else behind them")
+    junction = OutputSum([r["modality"] for r in records])
+    for record in records:
+        outer = model.get_submodule(record["path"])
+        both, share = WithEvidence(outer, LateReadout(record), record), OutputShare(record["outputs"])
+        like = next((p for p in (*outer.parameters(), *model.parameters()) if p.is_floating_point()), None)
+        if like is not None:
+            both.readout.to(like)
+            share.to(like)
+        parent, _, name = record["path"].rpartition(".")
+        post = WrappedEncoder(both, share, junction, record).train(outer.training)
+        both.train(outer.training)
+        setattr(model.get_submodule(parent), name, post)
+    model.register_forward_pre_hook(junction.before, with_kwargs=True)
+    model.register_forward_hook(junction.after, with_kwargs=True)
+
+
 class WrappedEncoder(nn.Module):
     """An encoder with an insert behind it, in the encoder's place; other attributes are the encoder's own."""
 
@@ -245,10 +493,11 @@ class WrappedEncoder(nn.Module):
     insert: nn.Module
 
     def __init__(
-        self, encoder: nn.Module, made: nn.Module, junction: EncoderBarrier, record: Mapping[str, Any]
+        self, encoder: nn.Module, made: nn.Module, junction: EncoderBarrier | OutputSum, record: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        self.encoder, self.insert, self.junction, self.record = encoder, made, junction, dict(record)
+        self.encoder, self.insert, self.record = encoder, made, dict(record)
+        self.junction: Any = junction
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -267,6 +516,9 @@ class WrappedEncoder(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the encoder, its features passed through the insert."""
         junction, name = self.junction, self.record["modality"]
+        if junction.kind == "late":
+            value, junction.evidence[name] = self.encoder(*args, **kwargs)
+            return value
         if name in junction.answers:
             return junction.answers.pop(name)
         value = self.encoder(*args, **kwargs)
@@ -278,12 +530,7 @@ class WrappedEncoder(nn.Module):
 
     def features_in(self, value: Any) -> Tensor:
         """Pick the features (n, ..., d) in what the encoder gave, channels last."""
-        part = self.record["part"]
-        found = value if part is None or isinstance(value, Tensor) else _part(value, part)
-        found = found[0] if isinstance(found, tuple | list) else found
-        if not isinstance(found, Tensor):
-            raise TypeError(f"the encoder of {self.record['modality']} gives {type(found).__name__}, expected a tensor")
-        return found.movedim(self._axis(found), -1)
+        return features_in(value, self.record)
 
     def to_latent(self, value: Any) -> Tensor:
         """Compute h of the features in what the encoder gave: channels last, (n, ..., latent)."""
@@ -308,6 +555,16 @@ class WrappedEncoder(nn.Module):
 
     def _axis(self, x: Tensor) -> int:
         return channel_axis(x.ndim, self.record["channels"])
+
+
+def features_in(value: Any, record: Mapping[str, Any]) -> Tensor:
+    """Pick the features (n, ..., d), channels last, in what the encoder of a record gave."""
+    part = record["part"]
+    found = value if part is None or isinstance(value, Tensor) else _part(value, part)
+    found = found[0] if isinstance(found, tuple | list) else found
+    if not isinstance(found, Tensor):
+        raise TypeError(f"the encoder of {record['modality']} gives {type(found).__name__}, expected a tensor")
+    return found.movedim(channel_axis(found.ndim, record["channels"]), -1)
 
 
 def channel_axis(ndim: int, channels: str | None) -> int:

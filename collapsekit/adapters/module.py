@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
-from collapsekit.adapters.build import check_described, features_path, find_submodule
+from collapsekit.adapters.build import check_described, features_path, find_submodule, need_bare
 from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
+from collapsekit.adapters.inserts import WithEvidence
 from collapsekit.adapters.live.inputs import prepare_inputs, run_prepared
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
@@ -47,6 +48,8 @@ class ModuleAdapter(Adapter):
         path = features_path(self.model, section.encoder)
         tap = _make_tap(self.model, path, f"encoder {section.encoder!r} of modality {modality!r}")
         tap.select = section.select
+        if isinstance(tap.module, WithEvidence) and section.select is not None:
+            tap.select = (0, section.select)
         return tap
 
     def insert(self, structure: Sequence[Mapping[str, Any]]) -> None:
@@ -60,6 +63,7 @@ class ModuleAdapter(Adapter):
         return self.taps[modality].place
 
     def need_encoders(self) -> None:
+        need_bare(self.config)
         super().need_encoders()
         for m, tap in self.taps.items():
             tap.need_place_behind(m)

@@ -172,6 +172,27 @@ class BalancedReference:
         natural = self.prior + torch.stack([w * x for w, (x, _) in zip(weights, pairs, strict=True)]).sum(0)
         return self.task.from_natural(natural)
 
+    def added_across(self, of: tuple[str, str | None] | None, model: Tensor) -> Tensor:
+        """Add a modality's contribution as ``added`` does, the weights of each half of the diagnosed examples fitted on the
+        other half: for where no other examples are held out that the model was not trained on.
+
+        Args:
+            of: as ``added`` takes it.
+            model: the model's expectations of diagnosed examples, (n, ...).
+
+        Returns:
+            Expectations of diagnosed examples, (n, ...).
+        """
+        terms = [self.task.to_natural(model) - self.prior]
+        if of is not None:
+            terms.append(self.contribution(*of)[0])
+        natural, second = torch.zeros_like(terms[0]), self.features.groups % 2 == 1
+        for here in (second, ~second):
+            fitted_on, targets = [x[~here] for x in terms], self.features.targets[~here]
+            weights = fitted_weights(self.task, self.prior, fitted_on, targets, [20.0, 5.0][: len(terms)])
+            natural[here] = self.prior + torch.stack([w * x[here] for w, x in zip(weights, terms, strict=True)]).sum(0)
+        return self.task.from_natural(natural)
+
 
 def make_reference(
     adapter: Adapter, features: Features, readouts: dict[str, UnimodalReadout], donors: list[Tensor]

@@ -305,7 +305,43 @@ def fit_families(
     Returns:
         The readouts by family; of those that the inputs allow, and whose fit converges.
     """
-    raw, task, boosting = RawModality.of(adapter, at, modality, seed), adapter.task, bool(options and options.boosting)
+    boosting = bool(options and options.boosting)
+    raw, key, inputs = _known_by(adapter, at, modality, seed, boosting)
+    known = _REMEMBERED.get(key)
+    if known is None or not known.of(inputs):
+        made = _fit_families(adapter.task, at, raw, boosting)
+        known = _REMEMBERED[key] = _Remembered(tuple(map(weakref.ref, inputs)), made)
+        while len(_REMEMBERED) > REMEMBERED:
+            _REMEMBERED.popitem(last=False)
+    _REMEMBERED.move_to_end(key)
+    return known.readouts
+
+
+def recall_families(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> dict[str, ChosenReadout]:
+    """Return the readouts of raw inputs that an earlier diagnosis fitted on the same examples; none where none did.
+
+    Args:
+        adapter: the model, for its task and for which inputs are whose.
+        at: which examples are fitted on, and which choose.
+        modality: whose inputs.
+        seed: of whatever is drawn.
+
+    Returns:
+        The readouts by family, as ``fit_families`` gave them.
+    """
+    for boosting in (False, True):
+        _, key, inputs = _known_by(adapter, at, modality, seed, boosting)
+        known = _REMEMBERED.get(key)
+        if known is not None and known.of(inputs):
+            return known.readouts
+    return {}
+
+
+def _known_by(
+    adapter: Adapter, at: FitSplit, modality: str, seed: int, boosting: bool
+) -> tuple[RawModality, tuple[object, ...], list[Tensor]]:
+    """A modality's inputs, what readouts of them are remembered by, and the tensors that have to be these very ones."""
+    raw, task = RawModality.of(adapter, at, modality, seed), adapter.task
     rows = (len(at.fit), int(at.fit.sum()), len(at.choose), int(at.choose.sum()))
     inputs = [f.inputs[k] for f in (at.train, at.held) for k in (*raw.numbers, *filter(None, [raw.mask]))]
     key = (
@@ -319,13 +355,7 @@ def fit_families(
         rows,
         tuple(map(id, inputs)),
     )
-    known = _REMEMBERED.get(key)
-    if known is None or not known.of(inputs):
-        known = _REMEMBERED[key] = _Remembered(tuple(map(weakref.ref, inputs)), _fit_families(task, at, raw, boosting))
-        while len(_REMEMBERED) > REMEMBERED:
-            _REMEMBERED.popitem(last=False)
-    _REMEMBERED.move_to_end(key)
-    return known.readouts
+    return raw, key, inputs
 
 
 def _fit_families(task: Task, at: FitSplit, raw: RawModality, boosting: bool) -> dict[str, ChosenReadout]:

@@ -241,7 +241,7 @@ def make_job(
     ignored = tuple(m for m in weak if found[m] == "collapsed" or m in behind)
     underused = tuple(m for m in weak if found[m] == "underused" and m not in behind)
     job = Job(adapter, at, weak, credit, request.options.training, request.options.seed, Options())
-    return replace(job, ignored=ignored, underused=underused, kept=kept), data
+    return replace(job, ignored=ignored, underused=underused, kept=kept, read=_read(before)), data
 
 
 def _fold(subject: OpenModel, adapter: Adapter) -> tuple[FitSplit, str]:
@@ -257,6 +257,12 @@ def _fold(subject: OpenModel, adapter: Adapter) -> tuple[FitSplit, str]:
 def _credit(before: Report, modality: str) -> float:
     found = before.find("utilisation.credit", modality)
     return found.value if found is not None and found.value is not None else 0.0
+
+
+def _read(before: Report) -> dict[str, str]:
+    """The family of the readout that each modality's due was read from."""
+    found = {m: before.find("utilisation.strength", m) for m in before.subject.modalities}
+    return {m: str(r.curve.x[0]) for m, r in found.items() if r is not None and r.curve is not None and r.curve.x}
 
 
 def check_method_options(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Options]:

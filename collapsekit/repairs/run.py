@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from collapsekit.io.locks import locked
 from collapsekit.io.writable import check_folder, check_room
 from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
 from collapsekit.repairs.export import export_weights
+from collapsekit.repairs.forecast import describe_forecasts, forecasts
 from collapsekit.repairs.recommend import recommend
 from collapsekit.repairs.request import (
     RepairRequest,
@@ -36,7 +38,7 @@ from collapsekit.repairs.training.job import Job, held_expectations
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport
+from collapsekit.report.repair import FILE, WEIGHTS, LossCurve, RepairReport, metric_of
 from collapsekit.report.verdicts import is_weak
 from collapsekit.session.checks import check_named
 from collapsekit.session.opening import OpenModel
@@ -115,6 +117,8 @@ def repair(
             current().on_main(lambda: check_room(folder, size - _taken(folder), "the repair"))
             before = request.decide(subject, "val", DECIDING)
             weak = _whom(before, modalities)
+            for said in describe_forecasts(before, weak):
+                request.progress.note(said)
             chosen, why = (named, None) if named is not None else recommend(before, weak)
             if why is not None:
                 request.progress.note(f"Method {','.join(chosen)}: {why}")
@@ -191,10 +195,14 @@ def plan(
     check_request(request, options.modalities, every.values())
     with request.open() as subject:
         check_built(request, subject.adapter, options.modalities, every.values())
+        began = time.perf_counter()
         before = request.decide(subject, "val", DECIDING)
+        took = time.perf_counter() - began
     weak = _whom(before, options.modalities)
     chosen, why = (named, None) if named is not None else recommend(before, weak)
-    told = [f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}."]
+    told = list(describe_forecasts(before, weak))
+    told.append(f"To say this took {took:.0f} s: the diagnosis of val, which the repair begins with.")
+    told.append(f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in weak)}.")
     told.append(f"Method: {','.join(chosen)}" + (f"; {why}" if why else "."))
     job, _ = make_job(request, subject, subject.adapter, before, weak)
     own = frozenset(id(p) for p in job.adapter.model.parameters())
@@ -309,6 +317,8 @@ def _judged(
         before=shown,
         after=after,
         control=beside,
+        forecast=forecasts(before, weak),
+        gained=_difference(shown, after),
         losses=tuple(curve for r in runs.values() for curve in r.curves),
         findings=tuple(run.job.findings),
         structure=tuple(run.adapter.config.structure),  # records, checked there
@@ -323,6 +333,12 @@ def _judged(
         },
         environment=shown.environment,
     )
+
+
+def _difference(before: Report, after: Report) -> float | None:
+    """What the task metric gained; None where it was not measured on both sides."""
+    old, new = metric_of(before), metric_of(after)
+    return None if old is None or new is None else new - old
 
 
 def _definition(name: str, options: Options | None) -> str:

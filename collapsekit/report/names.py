@@ -34,6 +34,7 @@ def repair_names(report: RepairReport) -> list[str]:
     inner = [r for r in (report.before, report.after, report.control) if r is not None]
     found = [*(m for r in inner for m in modality_names(r)), *report.repaired]
     found += [m for r in report.findings for m in (r.modality, r.versus) if m is not None]
+    found += [f.modality for f in report.forecast]
     found += [m for r in report.structure for m in (r.modality, getattr(r, "giver", None)) if m is not None]
     return list(dict.fromkeys(found))
 
@@ -147,6 +148,8 @@ def _renamed_repair(report: RepairReport, names: Names) -> dict[str, Any]:
     raw["repaired"] = tuple(names[m] for m in report.repaired)
     for finding in raw["findings"]:
         _rename_result(finding, names)
+    for said in raw["forecast"]:
+        _rename(said, names, "modality")
     for record in raw["structure"]:
         _rename(record, names, *({"modality", "giver"} & record.keys()))
     for check in raw["checks"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,6 +61,15 @@ class Check(Frozen):
     sentence: str  # what was found, in words
 
 
+class Forecast(Frozen):
+    """What repairing a modality was expected to gain of the task metric, before anything was trained."""
+
+    modality: str
+    split: str  # that it was measured on
+    gain: Number
+    interval: Interval | None = None
+
+
 Width = Annotated[Whole, Field(ge=1, le=2**20)]
 Channel = Annotated[Whole, Field(ge=0, lt=2**20)]
 
@@ -102,7 +112,38 @@ class ExchangeInsert(_Insert):
         return len(self.to) + (self.given * self.features if self.given != self.features else 0)
 
 
-Insert = Annotated[BasisInsert | ExchangeInsert, Field(discriminator="kind")]
+class BankShape(Frozen):
+    """Random kernels of one size and dilation."""
+
+    shape: Annotated[tuple[Width, ...], Field(min_length=3, max_length=4)]
+    dilation: Width
+    stride: Width
+
+
+class ReadoutInsert(_Insert):
+    """A readout beside an encoder, whose evidence is added to the model's output."""
+
+    kind: Literal["late"] = "late"
+    reads: Literal["features", "numbers", "fourier", "convolutions"]
+    layout: str  # how what is read is laid out before (collapsekit/adapters/inserts.py)
+    argument: str | int | None = None  # of the encoder's forward: what is read, where that is what enters it
+    entering: Width  # numbers an example
+    sums: Width | None = None  # that they are projected to at random
+    banks: Annotated[tuple[BankShape, ...], Field(max_length=2**8)] = ()
+    read: Width  # numbers an example that are read out
+    outputs: Width
+    logs: Flag  # whether they are made log-probabilities
+    output: str | int | None = None  # which part of what the model returns is its prediction
+
+    @property
+    def weights(self) -> int:
+        """How many it adds, biases aside."""
+        drawn = (self.sums or self.entering) * self.read if self.reads == "fourier" else 0
+        drawn += sum(math.prod(bank.shape) for bank in self.banks)
+        return drawn + self.read * self.outputs + (2 * self.entering if self.sums is not None else 0)
+
+
+Insert = Annotated[BasisInsert | ExchangeInsert | ReadoutInsert, Field(discriminator="kind")]
 
 
 def structure_of(checkpoint: Path) -> tuple[dict[str, Any], ...]:
@@ -144,6 +185,9 @@ class RepairReport(Contract):
     before: Report
     after: Report
     control: Report | None = None  # plain fine-tuning: same data, steps, optimiser, schedule, early stopping
+    # What was said before, one a modality; and what the task metric then gained on the reported split, which is `after`'s.
+    forecast: tuple[Forecast, ...] = Field(default=(), json_schema_extra={"since": 2})
+    gained: Number | None = Field(default=None, json_schema_extra={"since": 2})
     losses: tuple[LossCurve, ...]
     findings: tuple[Result, ...] = ()  # what methods noted down of their own, on training examples
     structure: tuple[Insert, ...] = ()  # what was put into the model, in order
@@ -184,11 +228,32 @@ def _contradictions(repair: RepairReport) -> Iterator[str]:
         yield from _check_names(check, repair)
         yield from _check_numbers(check)
     yield from check_results(repair.findings, modalities)
+    for said in repair.forecast:
+        yield from check_modality("a forecast", said.modality, modalities)
+        if said.modality not in repair.repaired:
+            yield f"a forecast is of {quote(said.modality)}, which was not repaired"
+        yield from check_interval(f"the forecast of {quote(said.modality)}", said.gain, said.interval)
+    yield from _gained(repair)
     for record in repair.structure:
         for inserted in (record.modality, getattr(record, "giver", None)):
             yield from check_modality("what was put into the model", inserted, modalities)
     for curve in repair.losses:
         yield from _losses(curve)
+
+
+def metric_of(report: Report) -> float | None:
+    """Find the task metric that a report has of the whole model."""
+    found = report.find("reliance.full_metric")
+    return None if found is None else found.value
+
+
+def _gained(repair: RepairReport) -> Iterator[str]:
+    """What was gained is the difference of the two reports."""
+    before, after = metric_of(repair.before), metric_of(repair.after)
+    if repair.gained is None:
+        return
+    if before is None or after is None or differ(repair.gained, after - before, after):
+        yield "what was gained is not the difference of the reports before and after"
 
 
 def _decision(repair: RepairReport) -> Iterator[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -203,3 +204,28 @@ def test_worths_have_the_groups_of_the_models_own(both: Study) -> None:
     game = Session.of(both.adapter, both.features).game_of(8)
     for mask in range(4):
         assert made(both).value(mask).loss.shape == game.value(mask).loss.shape
+
+
+def test_weights_of_each_half_are_fitted_on_the_other(both: Study) -> None:
+    """By a grid on either half; what is said of one half does not depend on its own labels."""
+    reference = made(both)
+    model, _ = model_of(both)
+    prior, y = reference.prior.numpy(), both.features.targets
+    base, here = np.log(model.numpy()) - prior, reference.evidence["b"][0].numpy()
+    found = reference.added_across(("b", None), model)
+    for half in (both.features.groups % 2 == 0, both.features.groups % 2 == 1):
+        other = (~half).numpy()
+        grid = [
+            (numpy_loss(prior + a * base[other] + b * here[other], y[~half]), a, b)
+            for a in np.linspace(0.5, 1.5, 41)
+            for b in np.linspace(0, 2, 41)
+        ]
+        _, a, b = min(grid)
+        expected = numpy_loss(prior + a * base[half.numpy()] + b * here[half.numpy()], y[half])
+        assert float(both.adapter.task.loss(found[half], y[half]).mean()) == pytest.approx(expected, abs=5e-3)
+    twin = copy.copy(reference)
+    twin.features = replace(both.features, targets=torch.where(both.features.groups % 2 == 0, (y + 1) % 2, y))
+    changed = twin.added_across(("b", None), model)
+    odd = both.features.groups % 2 == 1
+    assert torch.equal(changed[~odd], found[~odd])
+    assert not torch.equal(changed[odd], found[odd])

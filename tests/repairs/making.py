@@ -66,14 +66,16 @@ def make_job(
     seed: int = 0,
     method: str = "finetune",
     options: Mapping[str, Any] | None = None,
+    select: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> Job:
-    """A job over arrays in memory, with the options of ``method``."""
+    """A job over arrays in memory, with the options of ``method``; ``more``: keys of its config."""
     model = model if model is not None else make_model(widths)
     lively = any(isinstance(part, nn.BatchNorm1d) for part in model.modules())
     made = arrays if arrays is not None else make_arrays(widths, task=task, sizes=sizes)
     config = {
-        "modalities": {m: {"encoder": f"encoders.{m}"} for m in widths},
+        "modalities": {m: {"encoder": f"encoders.{m}", "select": (select or {}).get(m)} for m in widths},
         "fusion": "fusion",
         "head": "head",
         "task": task,
@@ -81,6 +83,7 @@ def make_job(
         "model": {"factory": "tests.repairs.making:build", "kwargs": {"widths": dict(widths), "lively": lively}}
         if factory
         else {},
+        **(more or {}),
     }
     adapter = adapt(model, config, split_arrays(made))
     train, val = extract(adapter, "train"), extract(adapter, "val")

@@ -224,11 +224,12 @@ def test_a_chain_runs_its_methods_in_order(made: Path, tmp_path: Path) -> None:
 def test_the_encoder_that_never_learned_is_told_from_a_fusion_that_does_not_listen(made: Path) -> None:
     how: dict[str, Any] = {"config": made / "collapsekit.yaml", "profile": "quick", "training": FAST}
     told = order.plan(made / "ckpt.pt", **how)
-    assert told[0] == "To repair: audio (collapsed on val)."
-    assert told[1].startswith("Method: kd,dropout; whether the encoder of audio")
-    assert "kd begins with distilling image into audio" in told[2]
+    *_, whom, method, begins = told[:-3]
+    assert whom == "To repair: audio (collapsed on val)."
+    assert method.startswith("Method: kd,dropout; whether the encoder of audio")
+    assert "kd begins with distilling image into audio" in begins
     only = order.plan(made / "ckpt.pt", method="finetune", **how)
-    assert sum(p.numel() for p in Late(WIDTHS).parameters()) == int(only[2].split(": ")[1].split(" ")[0])
+    assert sum(p.numel() for p in Late(WIDTHS).parameters()) == int(only[-4].split(": ")[1].split(" ")[0])
 
 
 @pytest.mark.slow
@@ -454,7 +455,8 @@ def test_the_command_exits_1_where_the_result_is_rejected(
 def test_a_dry_run_writes_nothing(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = cli("--dry-run", "--profile", "quick", "-o", tmp_path / "out", cwd=made, monkeypatch=monkeypatch)
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("To repair: audio (collapsed on val).\n")
+    assert done.stdout.startswith("What repairing audio is expected to gain today in accuracy: +")
+    assert "To repair: audio (collapsed on val).\n" in done.stdout
     assert "weights are trained" in done.stdout
     assert not (tmp_path / "out").exists()
 

@@ -26,7 +26,10 @@ def repair(
     config: ConfigFile = None,
     *,
     options: RepairOptions,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and what it costs.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what it is expected to gain, what would be trained, and what that costs."),
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="repair.json to stdout too.")] = False,
     quiet: Quiet = False,
 ) -> Ended:

@@ -44,7 +44,7 @@ SOURCE = "collapsekit docs/verdicts.md; Shapley credit as in Covert et al. 2020 
 DUE_IS = f"due: {DUE}; {BALANCED}"
 ADDED = (
     "{metric} of the model's own prediction with the modality's best readout added, minus that without it; weights of both "
-    "fitted on held-out examples"
+    "fitted on held-out examples, or, where those were trained on, of each half of the examples on the other"
 )
 TOGETHER = declare(
     Measure(
@@ -220,6 +220,8 @@ def estimate_cost(preview: Preview) -> Cost:
     cost += preview.balanced_reference()
     cost += preview.coalitions(preview.shapley_masks, calibrated=True)
     cost += preview.coalitions([preview.full, *preview.without_one])
+    if at.held == "train":  # costs are weighed on halves of the diagnosed examples
+        return cost
     return cost + preview.coalitions([preview.full, *preview.without_one], split=at.held)
 
 
@@ -386,18 +388,22 @@ def _quotient(credit: Credit, due: Credit, more: float, level: float, cap: float
 def _costs(modality: str, session: Session, reference: BalancedReference, game: CoalitionGame) -> Iterator[Result]:
     """What adding the modality's evidence to the model's own prediction gains: as it is, and without another one."""
     task, features, at = session.task, session.features, session.fit_split
-    held = session.on(at.held).game_of(len(game.donors))
-    note = None
-    if at.held is at.train:
-        note = "no val split: weights fitted on examples the model trained on, so costs may read low"
+    trained_on = at.held is at.train and bool((features.groups % 2).any())  # halves of more than one group
+    held = None if trained_on else session.on(at.held).game_of(len(game.donors))
+    note = (
+        None
+        if held is not None
+        else "no val split beside it: weights of each half of the examples fitted on the other half"
+    )
     for i, other in enumerate(features.modalities):
         mask = game.full if other == modality else game.full & ~(1 << i)
-        model, chosen_on = game.value(mask).expected, held.value(mask).expected[at.choose]
+        model = game.value(mask).expected
+        chosen_on = None if held is None else held.value(mask).expected[at.choose]
         with_it, without = (
             leave_out_metric(task, expected, features.targets, features.groups)
             for expected in (
-                reference.added((modality, None if other == modality else other), model, chosen_on),
-                reference.added(None, model, chosen_on),
+                reference.added_across(of, model) if chosen_on is None else reference.added(of, model, chosen_on)
+                for of in ((modality, None if other == modality else other), None)
             )
         )
         if other == modality:

@@ -17,7 +17,7 @@ from collapsekit.render.views import _words as words
 from collapsekit.render.views._results import points
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.names import some, whole_label
-from collapsekit.report.repair import BasisInsert, ExchangeInsert, LossCurve, RepairReport
+from collapsekit.report.repair import BasisInsert, ExchangeInsert, LossCurve, ReadoutInsert, RepairReport
 
 Group = tuple[str, Sequence[NumberRow]]  # under a title
 _POINTS = 16  # of a curve
@@ -148,7 +148,11 @@ def _new(report: RepairReport) -> list[Result]:
     return [r for r in report.after.results if r.name not in known and r.value is not None]
 
 
-def _insert(record: BasisInsert | ExchangeInsert) -> str:
+def _insert(record: BasisInsert | ExchangeInsert | ReadoutInsert) -> str:
+    if isinstance(record, ReadoutInsert):
+        return (
+            f"a readout of {record.modality} ({record.reads}, {record.read} numbers), its evidence added to the output"
+        )
     if isinstance(record, BasisInsert):
         widths = (record.features, record.hidden, record.latent, record.hidden, record.features)
         return f"heads h and h⁻¹ of {record.modality}: {' → '.join(map(str, widths))} channels"

@@ -9,7 +9,7 @@ from collapsekit.comparison.standing import cautions, key_rows, result_rows, sta
 from collapsekit.measures import heading_of
 from collapsekit.render import document as doc
 from collapsekit.render.document import Detail, Span
-from collapsekit.render.numbers import fmt_estimate
+from collapsekit.render.numbers import fmt, fmt_estimate
 from collapsekit.render.views import _repair_tables as tables
 from collapsekit.render.views._words import drawn, letters, made_by, meter
 from collapsekit.report.names import cleaned_repair, renamed_repair, repair_names
@@ -76,7 +76,20 @@ def _judged(report: RepairReport, delta: RepairDelta, named: list[doc.Items]) ->
         yield doc.section(title, tables.number_table(report, (title, rows)), doc.sentence(_CHANGE, "note"))
     if report.checks:
         on = f"Measured on the validation split; all other numbers are from the {report.after.subject.split} split."
+        yield from _forecast(report)
         yield doc.section("Acceptance", doc.sentence(on, "lead"), tables.conditions(report))
+
+
+def _forecast(report: RepairReport) -> Iterator[doc.Section]:
+    """What was expected beside what was gained."""
+    if not report.forecast:
+        return
+    s = report.after.subject
+    lines = [doc.line(Span(f.modality, "name"), f": {fmt_estimate(f.gain, f.interval)}") for f in report.forecast]
+    lead = f"What adding its best readout to the model would have gained in {s.metric}, on {report.forecast[0].split}."
+    if report.gained is not None:
+        lead += f" The repair then gained {fmt(report.gained)} on {s.split}."
+    yield doc.section("What was expected", doc.sentence(lead, "lead"), doc.items(lines))
 
 
 def _verdicts(report: RepairReport, detail: Detail) -> doc.Section:

@@ -36,6 +36,8 @@ def estimate_cost(stage: Stage, job: Job, method: str, own: frozenset[int]) -> l
     Returns:
         Sentences, with MB, ms and s in them.
     """
+    if stage.fit is not None:
+        return [f"{method} begins with {stage.name}: nothing is trained, and weights are fitted at once."]
     trained = sum(p.numel() for p in stage.parameters)
     added = sum(p.numel() for p in stage.parameters if id(p) not in own)
     stay = sum(p.numel() for p in job.adapter.model.parameters() if id(p) not in own)

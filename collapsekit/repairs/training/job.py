@@ -38,6 +38,7 @@ class Stage:
 
     ``cycle``: epochs that belong together, of which only the last may be kept; patience counts at least two of these, where
     it is more than one epoch.
+    ``fit``: nothing is trained: this is called once, and stays where it lowers the held-out loss.
     ``longer``: how many times the epochs of the settings it may take; steps, where they are limited, stay that.
     """
 
@@ -49,6 +50,7 @@ class Stage:
     keep: Literal["best", "last"] = "best"
     cycle: int = 1
     longer: int = 1
+    fit: Callable[[], None] | None = None  # what sets weights at once, in the place of epochs
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Job:
     underused: tuple[str, ...] = ()
     # Part of what an encoder trained alone gains that a readout of the model's own has; only where that is known.
     kept: Mapping[str, float] = field(default_factory=dict)
+    # Of ``weak``: the family of the readout that the diagnosis took for what the modality is due.
+    read: Mapping[str, str] = field(default_factory=dict)
 
     def at_place(self, place: int, options: Options) -> Job:
         """Make the job of the method at this place of a chain, with the training that its options bring where none was
@@ -76,7 +80,7 @@ class Job:
         named = self.training.model_fields_set
         own = {k: v for k, v in options.training_defaults().items() if k not in named}
         job = replace(self, options=options, training=self.training.model_copy(update=own))
-        return replace(job, ignored=(), underused=(), kept={}) if place else job
+        return replace(job, ignored=(), underused=(), kept={}, read={}) if place else job
 
     def own(self, kind: type[Kind]) -> Kind:
         """Return the method's options, as the type it registered."""

@@ -20,9 +20,9 @@ from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.readouts.fit import MIN_IMPROVEMENT
 from collapsekit.repairs.training.compile import backward_blamed, compiled
-from collapsekit.repairs.training.data_parallel import same_buffers, share
+from collapsekit.repairs.training.data_parallel import Whole, same_buffers, share
 from collapsekit.repairs.training.fsdp import lay_out
-from collapsekit.repairs.training.job import Job, Stage, Step
+from collapsekit.repairs.training.job import CHUNK, Job, Stage, Step
 from collapsekit.repairs.training.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
 from collapsekit.repairs.training.tensorboard import Curves
 from collapsekit.report.repair import LossCurve
@@ -103,9 +103,7 @@ class _StageRun:
         n = len(job.at.fit)
         self.a_step = self.how.batch * self.how.accumulate
         self.steps = math.ceil(n / self.a_step)  # an epoch
-        self.epochs = self.how.epochs * stage.longer
-        if self.how.steps is not None:
-            self.epochs = min(self.epochs, math.ceil(self.how.steps / self.steps))
+        self.epochs = _epochs_of(stage, self.how, self.steps)
         self.best = state_of(stage.module)
         self.good = self._all()
 
@@ -155,7 +153,9 @@ class _StageRun:
         module.train()
         for still in [*self.job.frozen(), *self.still]:
             still.eval()
-        while state.step < self.steps and not self._out_of_steps():
+        if self.stage.fit is not None:
+            state.total, state.seen = _fit_at_once(self.stage, self.job, self.lay)
+        while self.stage.fit is None and state.step < self.steps and not self._out_of_steps():
             stop = min(state.step + ROUND, self.steps)
             if not self._round(stop):
                 return  # back at the last good state
@@ -290,6 +290,24 @@ class _StageRun:
         self._save(done=True)
 
 
+def _epochs_of(stage: Stage, how: Training, steps: int) -> int:
+    """At most how many epochs, of so many steps, a stage takes."""
+    if stage.fit is not None:
+        return 1
+    most = how.epochs * stage.longer
+    return most if how.steps is None else min(most, math.ceil(how.steps / steps))
+
+
+def _fit_at_once(stage: Stage, job: Job, lay: Whole) -> tuple[float, int]:
+    """Set what is fitted, in the place of an epoch; the sum of the training losses then, and of how many examples."""
+    assert stage.fit is not None
+    stage.module.eval()
+    stage.fit()
+    with torch.no_grad():
+        total = sum(float(lay.loss(Step(rows, 1))) * len(rows) for rows in job.at.fit.split(CHUNK))
+    return total, len(job.at.fit)
+
+
 def patience_of(stage: Stage, how: Training) -> float:
     """Return after how many epochs without improvement the stage ends."""
     if stage.keep == "last":
@@ -308,9 +326,10 @@ def make_optimizer(parameters: list[nn.Parameter], how: Training) -> torch.optim
     """AdamW, or stochastic gradient descent with a momentum of 0.9."""
     # torch's kernels for lists take no shares among others.
     each = False if len({type(p) for p in parameters}) > 1 else None
+    groups = [{"params": parameters}]  # of what is fitted at once there are none
     if how.optimizer == "sgd":
-        return torch.optim.SGD(parameters, how.rate, MOMENTUM, weight_decay=how.weight_decay, foreach=each)
-    return torch.optim.AdamW(parameters, how.rate, weight_decay=how.weight_decay, foreach=each)
+        return torch.optim.SGD(groups, how.rate, MOMENTUM, weight_decay=how.weight_decay, foreach=each)
+    return torch.optim.AdamW(groups, how.rate, weight_decay=how.weight_decay, foreach=each)
 
 
 def rate_at(how: Training, epoch: float, epochs: int) -> float:

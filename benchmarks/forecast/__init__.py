@@ -1,0 +1,1 @@
+"""What a repair was expected to gain, beside what repairs then gained."""

@@ -1,0 +1,68 @@
+"""What a repair was expected to gain, beside what repairs then gained.
+
+python -m benchmarks.forecast natural --natural RESULTS --verdicts RESULTS/verdicts.jsonl --records FILE
+python -m benchmarks.forecast planted --records FILE
+python -m benchmarks.forecast table --records FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.forecast.gains import gains
+from benchmarks.forecast.subjects import ToRepair, natural, planted
+from benchmarks.forecast.table import print_tables
+from benchmarks.natural.files import add, records
+
+METHODS = ("finetune", "late_fusion", 'late_fusion:readouts="weak"', "substitute", "kd")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Forecasts of repairs, held against what repairs gained.")
+    parser.add_argument("step", choices=["natural", "planted", "table"])
+    parser.add_argument("--records", type=Path, required=True, help="file of results; what it has is not made again")
+    parser.add_argument("--natural", type=Path, help="folder of results of benchmarks.natural, with weights")
+    parser.add_argument("--verdicts", type=Path, help="its file of verdicts; default: verdicts.jsonl in that folder")
+    parser.add_argument("--settings", nargs="*", help="of natural models; default: all")
+    parser.add_argument("--sets", nargs="+", default=["mfeat", "avmnist1500"], help="data of planted models")
+    parser.add_argument("--noises", nargs="+", type=float, default=[0.25, 0.5])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--split", default="test", help="val to choose, test to report")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.step == "table":
+        print_tables(records(chosen.records))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        for subject in _subjects(parser, chosen, Path(name)):
+            known = {r["method"] for r in records(chosen.records) if (r["subject"], r["seed"]) == _key(subject)}
+            left = [m for m in chosen.methods if m not in known]
+            if known and not left:
+                continue
+            for record in gains(subject, left, chosen.split):
+                if record["method"] not in known:
+                    add(chosen.records, record)
+                    print(f"{subject.name} seed {subject.seed} {record['method']}", flush=True)
+
+
+def _key(subject: ToRepair) -> tuple[str, int]:
+    return subject.name, subject.seed
+
+
+def _subjects(parser: argparse.ArgumentParser, chosen: argparse.Namespace, folder: Path) -> Iterator[ToRepair]:
+    if chosen.step == "planted":
+        return planted(chosen.sets, chosen.noises, chosen.seeds, folder)
+    if chosen.natural is None:
+        parser.error("natural needs --natural, the folder of results of benchmarks.natural")
+    verdicts = chosen.verdicts or chosen.natural / "verdicts.jsonl"
+    return natural(chosen.natural, verdicts, chosen.seeds, folder, chosen.settings)
+
+
+if __name__ == "__main__":
+    main()
