@@ -1,0 +1,1 @@
+"""Models that the papers' items train, in plain PyTorch."""

@@ -1,0 +1,1 @@
+"""Data, training and records of items that train models of their own."""
