@@ -6,6 +6,7 @@ modalities attend to one another with the diagonal masked, so that each reads th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.inserts import ChannelExchange
 from collapsekit.stats.linalg.exchange import exchanged_count
 
-Choice = Literal["weakest", "random"]
+Choice = Literal["weakest", "strongest", "random"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,13 @@ class R3DSize:
     heads: int = 4
     layers: int = 1
     dropout: float = 0.1
-    steps: int = 64  # most tokens that it can be given
+    steps: int = 64  # tokens of a whole sequence, of which it is given the first ones
 
 
 @dataclass(frozen=True)
 class ExchangedShare:
-    """Which channels a token fuser blends: ``proportion`` of them, the weakest of each clip or a fixed random draw."""
+    """Which channels a token fuser blends: ``proportion`` of them, the weakest or strongest of each clip, or a fixed random
+    draw."""
 
     proportion: float = 0.0
     channels: Choice = "weakest"
@@ -50,11 +52,19 @@ class Anticipated(NamedTuple):
     durations: Tensor  # (n, queries): logarithm of the time that each of them still takes
 
 
+class StrongestExchange(ChannelExchange):
+    """A control: as the exchange of the weakest channels of each clip, but of those that move most."""
+
+    def chosen(self, mine: Tensor) -> Tensor:
+        """Mark in each example all channels (n, ..., c) but the ``each`` of the lowest energy: (n, 1, ..., c)."""
+        return 1 - super().chosen(mine)
+
+
 class TokenFuser(nn.Module):
     """RTF: of each modality's channels those that say least become (1 - α)·own + α·other, α learned, one a channel.
 
-    The operation is that of the repair ``rtf``. Channels are chosen in every clip by the energy of their tokens, or drawn
-    once ("random", the control).
+    The operation is that of the repair ``rtf``. Channels are chosen in every clip by the energy of their tokens; controls
+    are the strongest of every clip, and random ones, drawn once.
     """
 
     def __init__(self, names: Sequence[str], width: int, share: ExchangedShare) -> None:
@@ -64,13 +74,15 @@ class TokenFuser(nn.Module):
         if not share.proportion:
             return
         count = exchanged_count(share.proportion, width)
+        each = {"weakest": count, "strongest": width - count, "random": None}
         generator = torch.Generator().manual_seed(share.seed)
         for name, giver in ((first, second), (second, first)):
             drawn = sorted(torch.randperm(width, generator=generator)[:count].tolist())
-            to = list(range(width)) if share.channels == "weakest" else drawn
+            to = drawn if share.channels == "random" else list(range(width))
             record = {"modality": name, "giver": giver, "features": width, "given": width, "to": to, "source": to}
-            record |= {"each": count if share.channels == "weakest" else None, "blend": share.blend}
-            self.exchange[name] = ChannelExchange(record, [giver])
+            record |= {"each": each[share.channels], "blend": share.blend}
+            make = StrongestExchange if share.channels == "strongest" else ChannelExchange
+            self.exchange[name] = make(record, [giver])
 
     def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Blend tokens (n, t, d) of two modalities into one another; both read the other as it was."""
@@ -116,9 +128,7 @@ class TemporalFuser(nn.Module):
         layer = nn.TransformerEncoderLayer(
             size.width, size.heads, 2 * size.width, size.dropout, activation="gelu", batch_first=True, norm_first=True
         )
-        self.encoder = nn.TransformerEncoder(
-            layer, size.layers, nn.LayerNorm(size.width), enable_nested_tensor=False
-        )
+        self.encoder = nn.TransformerEncoder(layer, size.layers, nn.LayerNorm(size.width), enable_nested_tensor=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Fuse tokens (n, t, m, d) of m modalities into one sequence (n, t, d). All t of them are observed: none is
@@ -139,12 +149,14 @@ class ActionQueries(nn.Module):
         )
         self.decoder = nn.TransformerDecoder(layer, size.layers, nn.LayerNorm(size.width))
         self.action, self.duration = nn.Linear(size.width, size.classes + 1), nn.Linear(size.width, 1)
+        self.steps = size.steps
 
     def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
         """Ask the sequence ``fused`` (n, t, d): logits of actions (n, queries, classes + 1), logarithms of durations
-        (n, queries)."""
+        (n, queries), which begin from the share of the time that is left."""
         read = self.decoder(self.queries.expand(len(fused), -1, -1), fused)
-        return self.action(read), self.duration(read)[..., 0]
+        left = max(self.steps - fused.shape[1], 0.5) / self.steps
+        return self.action(read), self.duration(read)[..., 0] + math.log(left)
 
 
 class R3D(nn.Module):

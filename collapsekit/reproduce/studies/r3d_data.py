@@ -143,9 +143,7 @@ def load_utkinect() -> dict[Split, ActionSequences]:
     return out
 
 
-def _joined(
-    parts: dict[str, Tensor], labels: Tensor, frames: Tensor, windows: list[Tensor]
-) -> ActionSequences:
+def _joined(parts: dict[str, Tensor], labels: Tensor, frames: Tensor, windows: list[Tensor]) -> ActionSequences:
     """Windows of clips, each end to end, on a grid of their own time."""
     clips, places = [], []
     for window in windows:
