@@ -96,7 +96,8 @@ class TokenFuser(nn.Module):
 class CrossModalBlock(nn.Module):
     """Attention between the modalities' tokens of one time step, its diagonal masked, and a perceptron behind it.
 
-    It has no path around it: what it says at a modality's place comes from the others alone.
+    It has no path around it: what it says at the place of one of two modalities is made of the other's token alone. Of
+    more, a modality's own token says which of the others it reads.
     """
 
     mask: Tensor
@@ -160,7 +161,7 @@ class ActionQueries(nn.Module):
 
 
 class R3D(nn.Module):
-    """The whole of Figure 4 behind two encoders, each of which gives tokens (n, t, width)."""
+    """The whole of Figure 4 behind encoders of two modalities, each of which gives tokens (n, t, width)."""
 
     def __init__(self, encoders: Mapping[str, nn.Module], size: R3DSize, share: ExchangedShare) -> None:
         super().__init__()
