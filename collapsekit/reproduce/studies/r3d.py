@@ -235,9 +235,9 @@ def summarise_r3d(outcomes: Sequence[R3DOutcome]) -> list[R3DMean]:
 
 
 def _difference(
-    found: Mapping[int, R3DOutcome], control: Mapping[int, R3DOutcome], name: str
+    outcomes: Mapping[int, R3DOutcome], control: Mapping[int, R3DOutcome], name: str
 ) -> tuple[float | None, tuple[float, float] | None]:
-    return mean_interval([found[s].scores[name] - control[s].scores[name] for s in found if s in control])
+    return mean_interval([outcomes[s].scores[name] - control[s].scores[name] for s in outcomes if s in control])
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float | None, tuple[float, float] | None]:

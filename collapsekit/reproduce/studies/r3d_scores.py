@@ -94,8 +94,16 @@ def scored(guesses: Guesses, targets: Targets, classes: int, suffix: str) -> dic
 
 
 def share_right(guessed: Tensor, truth: Tensor, classes: int) -> float:
-    """Compute the mean over the classes in ``truth`` (n,) of the share that ``guessed`` (n,) has right; ``classes`` and
-    above name no class."""
+    """Compute the mean over classes of the share of each that is right (balanced accuracy).
+
+    Args:
+        guessed: (n,), int64; ``classes`` names none.
+        truth: (n,), int64.
+        classes: How many there are.
+
+    Returns:
+        In [0, 1]; over the classes that ``truth`` has.
+    """
     return balanced_accuracy(F.one_hot(guessed, classes + 1), truth)
 
 
