@@ -39,10 +39,10 @@ def scores_of_r3d(model: R3D, train: ActionSequences, data: ActionSequences, see
     queries = model.size.queries
     out: dict[str, float] = {}
     for rate in RATES:
-        targets, said = data.targets(rate, queries), ask(model, data, rate)
-        out |= scored(guesses_of(said), targets, data.classes, f"@{rate}")
+        targets, answers = data.targets(rate, queries), ask(model, data, rate)
+        out |= scored(guesses_of(answers), targets, data.classes, f"@{rate}")
         if queries > 1:
-            last = said.segments[:, -1].argmax(1)
+            last = answers.segments[:, -1].argmax(1)
             looked_up = follow(order_of(train, rate, queries), last)
             found = scored(looked_up, targets, data.classes, f"@{rate}")
             out |= {f"recognised_{name}": v for name, v in found.items() if name[:4] in ("next", "futu")}
@@ -52,18 +52,18 @@ def scores_of_r3d(model: R3D, train: ActionSequences, data: ActionSequences, see
             generator = torch.Generator().manual_seed(seed)
             noisy = x + level * spread * torch.randn(x.shape, generator=generator)
             inputs = {**data.observed(NOISY_RATE), name: noisy}
-            said = ask(model, data, NOISY_RATE, inputs)
+            answers = ask(model, data, NOISY_RATE, inputs)
             out |= scored(
-                guesses_of(said), data.targets(NOISY_RATE, queries), data.classes, f"@{NOISY_RATE}+{level} {name}"
+                guesses_of(answers), data.targets(NOISY_RATE, queries), data.classes, f"@{NOISY_RATE}+{level} {name}"
             )
     return out | ranks_of(model, data.observed(RATES[-1]))
 
 
-def guesses_of(said: Anticipated) -> Guesses:
+def guesses_of(answers: Anticipated) -> Guesses:
     """Read the likeliest action of each query, and its duration; the first query always has one."""
-    actions = said.actions.clone()
+    actions = answers.actions.clone()
     actions[:, 0, -1] = -torch.inf
-    return actions.argmax(2), said.durations
+    return actions.argmax(2), answers.durations
 
 
 def scored(guesses: Guesses, targets: Targets, classes: int, suffix: str) -> dict[str, float]:

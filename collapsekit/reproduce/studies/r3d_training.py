@@ -19,7 +19,7 @@ from collapsekit.reproduce.models.r3d import (
     R3DSize,
     SkeletonEncoder,
 )
-from collapsekit.reproduce.studies.r3d_data import ActionSequences, Split, Targets, tokens_at
+from collapsekit.reproduce.studies.r3d_data import ActionSequences, Split, Targets
 from collapsekit.stats.metrics import balanced_accuracy
 
 RATES = (0.2, 0.3, 0.5)
@@ -115,11 +115,11 @@ def rows_of(targets: Targets, at: Tensor) -> Targets:
     return Targets(targets.segments[at], targets.actions[at], targets.durations[at], targets.future[at])
 
 
-def r3d_loss(said: Anticipated, targets: Targets, size: R3DSize, duration: float) -> Tensor:
+def r3d_loss(answers: Anticipated, targets: Targets, size: R3DSize, duration: float) -> Tensor:
     """Compute the loss of a batch: cross-entropy of segments and of actions, and the error of durations' logarithms.
 
     Args:
-        said: What the network says.
+        answers: What the network says.
         targets: What it was to say.
         size: How many classes there are.
         duration: Weight of the durations' mean squared error, over queries that have an action.
@@ -127,10 +127,10 @@ def r3d_loss(said: Anticipated, targets: Targets, size: R3DSize, duration: float
     Returns:
         A scalar.
     """
-    segments = F.cross_entropy(said.segments.flatten(0, 1), targets.segments.flatten())
-    actions = F.cross_entropy(said.actions.flatten(0, 1), targets.actions.flatten(), label_smoothing=0.1)
+    segments = F.cross_entropy(answers.segments.flatten(0, 1), targets.segments.flatten())
+    actions = F.cross_entropy(answers.actions.flatten(0, 1), targets.actions.flatten(), label_smoothing=0.1)
     there = targets.actions != size.classes
-    durations = (said.durations - targets.durations)[there].square().mean()
+    durations = (answers.durations - targets.durations)[there].square().mean()
     return segments + actions + duration * durations
 
 
@@ -185,12 +185,9 @@ def validated(model: R3D, data: ActionSequences) -> tuple[float, float]:
     and the negative loss of these actions."""
     scores, losses = [], []
     for rate in RATES:
-        said, targets = ask(model, data, rate), data.targets(rate, model.size.queries)
+        answers, targets = ask(model, data, rate), data.targets(rate, model.size.queries)
         for query in range(model.size.queries):
-            logits, truth = said.actions[:, query], targets.actions[:, query]
+            logits, truth = answers.actions[:, query], targets.actions[:, query]
             scores.append(balanced_accuracy(logits, truth))
             losses.append(float(F.cross_entropy(logits.double(), truth)))
     return math.fsum(scores) / len(scores), -math.fsum(losses)
-
-
-__all__ = ["RATES", "R3DTraining", "TrainedR3D", "ask", "make_r3d", "r3d_loss", "tokens_at", "train_r3d"]
