@@ -32,7 +32,7 @@ from collapsekit.reproduce.studies.r3d_training import R3DTraining, TrainedR3D, 
 from collapsekit.stats.inference.quantiles import student
 
 PROPORTIONS = (0.0, 0.1, 0.2, 0.3)
-SEEDS = tuple(range(8))
+SEEDS = tuple(range(6))
 DATASETS = tuple(LOADERS)
 ORDER_ONLY = "order only"
 CHOICES: dict[str, Choice] = {"none": "weakest", "weakest": "weakest", "strongest": "strongest", "random": "random"}
@@ -40,7 +40,7 @@ SIZES = {
     "utd_mhad": R3DSize(UTD_CLASSES, queries=1, steps=UTD_TOKENS),
     "utkinect": R3DSize(UTKINECT_CLASSES, queries=UTKINECT_WINDOW, steps=UTKINECT_TOKENS),
 }
-TRAINING = {"utd_mhad": R3DTraining(), "utkinect": R3DTraining(epochs=60, batch=16)}
+TRAINING = {"utd_mhad": R3DTraining(), "utkinect": R3DTraining(epochs=100, batch=16)}
 QUICK_EPOCHS, QUICK_PROPORTIONS, QUICK_SEEDS = 3, (0.0, 0.3), (0,)
 Say = Callable[[str], None]
 
