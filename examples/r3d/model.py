@@ -6,6 +6,7 @@ from torch import nn
 
 from collapsekit.reproduce.models.r3d import R3D, DepthEncoder, ExchangedShare, SkeletonEncoder
 from collapsekit.reproduce.studies.r3d import SIZES
+from collapsekit.reproduce.studies.r3d_data import UTD_SIDE
 
 PROPORTION = 0.3
 
@@ -14,7 +15,7 @@ def build() -> nn.Module:
     """The factory that the config names."""
     size = SIZES["utd_mhad"]
     encoders = {
-        "depth": DepthEncoder(32, size.width, size.dropout),
+        "depth": DepthEncoder(UTD_SIDE, size.width, size.dropout),
         "skeleton": SkeletonEncoder(20, size.width, size.dropout),
     }
     return R3D(encoders, size, ExchangedShare(PROPORTION))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from model import PROPORTION
 from safetensors.torch import save_file
 from torch import Tensor
 
+from collapsekit import CollapsekitError
 from collapsekit.reproduce.models.r3d import ExchangedShare
 from collapsekit.reproduce.studies.r3d import (
     DATASETS,
@@ -86,4 +88,7 @@ def leave_one(quick: bool) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CollapsekitError as e:
+        sys.exit(str(e))

@@ -17,6 +17,7 @@ from collapsekit.reproduce.studies.r3d_data import (
     SPLITS,
     UTKINECT_TOKENS,
     ActionSequences,
+    cut_each,
     latest,
     load_utd,
     load_utkinect,
@@ -112,6 +113,34 @@ def test_the_latest_frame_is_none_of_a_later_time() -> None:
         assert bool(((following > times) | (found == frames - 1)).all())
         assert int(found[-1]) == frames - 1
         assert int(found[0]) == 0
+
+
+def test_a_cut_image_does_not_tell_where_how_large_or_how_far_the_person_was() -> None:
+    """A shape of a checked board, drawn at several places, sizes and depths, comes out the same."""
+    generator = torch.Generator().manual_seed(0)
+    shape = 0.4 + 0.2 * torch.rand(8, 8, generator=generator)  # a person of 8 by 8 cells
+    large = shape.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    half = torch.zeros(3, 32, 32)
+    half[0, :16, :16] = half[1, 9:25, 4:20] = half[2, 16:, 16:] = shape.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    farther = torch.where(half[1] > 0, half[1] + 0.2, 0)
+    images = torch.stack([large, *half, farther])
+    cut = cut_each(images, 16)
+    assert cut.shape == (5, 16, 16)
+    for other in cut[2:]:
+        assert torch.allclose(other, cut[1], atol=1e-5)
+    assert float((cut[0] - cut[1]).abs().mean()) < 0.03, "blurred by the smaller size alone"
+    narrow = torch.zeros(1, 32, 32)
+    narrow[0, 4:20, 10:14] = 0.7
+    out = cut_each(narrow, 16)[0]
+    assert torch.nonzero(out.amax(0) > 0.25)[:, 0].tolist() == [6, 7, 8, 9]
+    assert float(out[2:14, 7].min()) == pytest.approx(0.5)
+    assert float(cut_each(torch.zeros(1, 32, 32), 16).abs().max()) == 0
+
+
+def test_clips_are_cut_frame_by_frame(folder: Path) -> None:
+    data = utd_tensors()
+    alone = cut_each(data["depth"][data["split"] == 1][:, 1].float() / 255, 16)
+    assert torch.allclose(load_utd()["val"].inputs["depth"][:, 3], alone, atol=1e-6)
 
 
 def test_tokens_of_a_share_are_counted_without_rounding_up() -> None:

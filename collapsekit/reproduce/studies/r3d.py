@@ -18,6 +18,7 @@ from collapsekit.errors import ConfigError
 from collapsekit.io.files import append_text, write_atomic
 from collapsekit.reproduce.models.r3d import Choice, ExchangedShare, R3DSize
 from collapsekit.reproduce.studies.r3d_data import (
+    LAYOUTS,
     LOADERS,
     UTD_CLASSES,
     UTD_TOKENS,
@@ -192,8 +193,9 @@ def training_of(dataset: str, *, quick: bool) -> R3DTraining:
 
 
 def plan_of(dataset: str, *, quick: bool) -> str:
-    """Name a dataset's size and training by twelve digits, so that outcomes of others are told apart."""
-    text = json.dumps([asdict(SIZES[dataset]), asdict(training_of(dataset, quick=quick))], sort_keys=True)
+    """Name a dataset's layout, size and training by twelve digits, so that outcomes of others are told apart."""
+    parts = [LAYOUTS[dataset], asdict(SIZES[dataset]), asdict(training_of(dataset, quick=quick))]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -16,12 +16,13 @@ from typing import Literal
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from collapsekit.errors import DataError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-UTD_TOKENS, UTD_CLASSES = 20, 27
+UTD_TOKENS, UTD_CLASSES, UTD_SIDE = 20, 27, 16
 UTKINECT_TOKENS, UTKINECT_CLASSES, UTKINECT_WINDOW = 40, 10, 4
 
 
@@ -98,19 +99,51 @@ def data_file(name: str) -> Path:
 
 
 def load_utd() -> dict[Split, ActionSequences]:
-    """Load UTD-MHAD, one clip of one action a sequence: depth (n, T, 32, 32) and skeleton (n, T, 3, 20), across subjects.
+    """Load UTD-MHAD, one clip of one action a sequence: depth (n, T, 16, 16) and skeleton (n, T, 3, 20), across subjects.
 
-    A clip's 6 depth and 24 skeleton frames lie evenly in it; a token holds the latest of each.
+    A clip's 6 depth and 24 skeleton frames lie evenly in it; a token holds the latest of each. The file's depth frames are
+    cut to where the person is in any frame of the clip, so that the first one tells how far the person will reach: here
+    each is cut anew, by itself.
     """
     data = load_file(data_file("utd_mhad.safetensors"))
     times = torch.arange(1, UTD_TOKENS + 1, dtype=torch.float64) / UTD_TOKENS
+    depth = data["depth"]
+    cut = cut_each(depth.flatten(0, 1).float() / 255, UTD_SIDE).view(*depth.shape[:2], UTD_SIDE, UTD_SIDE)
     inputs = {
-        "depth": data["depth"][:, latest(times, data["depth"].shape[1])].float() / 255,
+        "depth": cut[:, latest(times, depth.shape[1])],
         "skeleton": data["skeleton"].movedim(1, 2)[:, latest(times, data["skeleton"].shape[2])],
     }
     labels = data["label"][:, None].expand(-1, UTD_TOKENS).contiguous()
     whole = ActionSequences(inputs, labels, data["n_frames"].float(), UTD_CLASSES)
     return {name: whole.rows((data["split"] == k).nonzero()[:, 0]) for k, name in enumerate(SPLITS)}
+
+
+def cut_each(images: Tensor, side: int) -> Tensor:
+    """Cut images to the least square around what is not 0 in each, and take its depths from their own middle.
+
+    Args:
+        images: (k, s, s), in [0, 1]; 0 is background.
+        side: Of what is returned; each pixel is the mean of 2 by 2 that lie between those of the image.
+
+    Returns:
+        (k, side, side), in [0, 1]: the median of an image's depths is about 0.5; an empty image stays 0.
+    """
+    person = images > 0
+    lengths, middles = [], []
+    for axis in (1, 2):  # columns, rows: the order that grids have
+        at = torch.arange(images.shape[1])
+        inside = person.any(axis)
+        first = torch.where(inside, at, images.shape[1]).amin(1)
+        last = torch.where(inside, at, -1).amax(1)
+        lengths.append((last - first + 1).clamp_min(1))
+        middles.append((first + last + 1) / images.shape[1] - 1)
+    scale = torch.maximum(*lengths) / images.shape[1]
+    zero = torch.zeros_like(scale)
+    to = torch.stack([torch.stack([scale, zero, middles[0]], 1), torch.stack([zero, scale, middles[1]], 1)], 1)
+    middle = torch.where(person, images, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0.5)
+    level = torch.where(person, (images - middle[:, None, None] + 0.5).clamp(1 / 255, 1), 0.0)
+    grid = F.affine_grid(to, [len(images), 1, 2 * side, 2 * side], align_corners=False)
+    return F.avg_pool2d(F.grid_sample(level[:, None], grid, align_corners=False), 2)[:, 0]
 
 
 def latest(times: Tensor, frames: int) -> Tensor:
@@ -162,4 +195,6 @@ def _joined(parts: dict[str, Tensor], labels: Tensor, frames: Tensor, windows: l
     return ActionSequences(inputs, labels[at], totals, UTKINECT_CLASSES)
 
 
+# How each is laid out: the number grows where that changes, so that outcomes of before are not taken for those of now.
+LAYOUTS = {"utd_mhad": 2, "utkinect": 1}
 LOADERS: dict[str, Callable[[], dict[Split, ActionSequences]]] = {"utd_mhad": load_utd, "utkinect": load_utkinect}

@@ -36,7 +36,7 @@ class R3DTraining:
     decay: float = 0.05
     turn: float = 0.4  # radians, to either side, by which a training sequence's joints are turned about the vertical
     stretch: float = 0.1  # by which they are made larger or smaller
-    shift: int = 3  # pixels, to any side, by which its depth images are moved
+    shift: int = 1  # pixels, to any side, by which its depth images are moved
     duration: float = 0.2  # weight of the durations' loss
 
 
