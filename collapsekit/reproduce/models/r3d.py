@@ -188,7 +188,10 @@ class R3D(nn.Module):
 
 
 class SkeletonEncoder(nn.Module):
-    """Joints (n, t, 3, joints) to tokens: where they are, and how far they came since the token before."""
+    """Joints (n, t, 3, joints) to tokens: where they are, and how far they came since the token before.
+
+    Tokens of both encoders are normalised, so that neither modality is louder where channels are exchanged.
+    """
 
     def __init__(self, joints: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -198,6 +201,7 @@ class SkeletonEncoder(nn.Module):
             nn.GELU(),
             nn.Dropout(dropout),
             nn.Linear(2 * width, width),
+            nn.LayerNorm(width),
         )
 
     def forward(self, joints: Tensor) -> Tensor:
@@ -223,6 +227,7 @@ class DepthEncoder(nn.Module):
             nn.Flatten(),
             nn.Dropout(dropout),
             nn.Linear(32 * cells, width),
+            nn.LayerNorm(width),
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ SIZES = {
     "utd_mhad": R3DSize(UTD_CLASSES, queries=1, steps=UTD_TOKENS),
     "utkinect": R3DSize(UTKINECT_CLASSES, queries=UTKINECT_WINDOW, steps=UTKINECT_TOKENS),
 }
-TRAINING = {"utd_mhad": R3DTraining(), "utkinect": R3DTraining(epochs=100, batch=16)}
+TRAINING = {"utd_mhad": R3DTraining(), "utkinect": R3DTraining(epochs=60, batch=16)}
 QUICK_EPOCHS, QUICK_PROPORTIONS, QUICK_SEEDS = 3, (0.0, 0.3), (0,)
 Say = Callable[[str], None]
 
