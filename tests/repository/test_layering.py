@@ -52,6 +52,7 @@ ORDER = [
     "gating",
     "comparison",
     "render",
+    "reproduce",
     "demo",
     "reproduce",
     "cli",
