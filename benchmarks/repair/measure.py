@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 
 import collapsekit
 from benchmarks.repair.class_means import class_means
-from benchmarks.repair.subjects import WEAK, Subject, arrays_of, config_of, trained
+from benchmarks.repair.subjects import Subject, arrays_of, config_of, trained
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.config.options import RepairOptions
@@ -40,11 +41,23 @@ def measure(
     training: dict[str, Any],
     split: str = "test",
     *,
-    classifier: bool = False,
+    probes: Sequence[str] = PROBES,
 ) -> Iterator[dict[str, Any]]:
-    """Records of the model as it was ("none") and after each of ``methods`` (chains as "kd,dropout", presets as
-    "ebr:paper", an option of its own as "substitute:substitution=0"); ``classifier``: with the modality classifier on
-    weights (Table 9)."""
+    """Yield records of the model as it was ("none") and after each method.
+
+    Args:
+        subject: the model and its data.
+        methods: what repairs it: chains as "kd,dropout", presets as "ebr:paper", options as
+            'ebr:alignment="coral";substitution=0'.
+        options: of every method, by name.
+        training: settings of training.
+        split: what is measured on.
+        probes: what is measured. With the modality classifier on weights (``CLASSIFIER``, Table 9) it takes twice the
+            time, without utilisation a third.
+
+    Yields:
+        A record each.
+    """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -52,11 +65,11 @@ def measure(
         save_file(arrays, folder / "data.safetensors")
         torch.save(trained(subject, arrays).state_dict(), folder / "ckpt.pt")
         config = config_of(subject, folder / "data.safetensors")
-        how = RepairOptions.make(training=training, profile="quick", seed=subject.seed, cache=folder / "cache")
+        how = RepairOptions.make(training=training, profile="quick", seed=subject.stream, cache=folder / "cache")
         request = make_request(folder / "ckpt.pt", config, how)
         every = check_method_options(options)
-        weak = (WEAK[subject.data],)
-        study = partial(_record, subject, split, weak[0], folder / "cache", classifier)
+        weak = (subject.data_set.weak,)
+        study = partial(_record, subject, split, folder / "cache", tuple(probes))
         with request.open() as opened:
             before = request.diagnose(opened, "val", ("utilisation", "reliance"))
         yield study("none", opened.rebuilt(), 0.0, None)
@@ -64,7 +77,7 @@ def measure(
             began = time.perf_counter()
             job, _ = make_job(request, opened, opened.rebuilt(), before, weak)
             kept = 0
-            for place, named in enumerate(chain.split(",")):
+            for place, named in enumerate(parts_of(chain)):
                 method, _, asked = named.partition(":")
                 here = job.at_place(place, own_options(every[method], asked))
                 stages = registry.get_repair(method).stages(here)
@@ -74,20 +87,25 @@ def measure(
             yield study(chain, job.adapter, took, kept)
 
 
+def parts_of(chain: str) -> list[str]:
+    """The methods of a chain, each with what it asks for: a comma before a method's name parts them, not one in JSON."""
+    return re.split(r",(?=[a-z_]+(?:[:,]|$))", chain)
+
+
 def own_options(options: Options, asked: str) -> Options:
-    """A method's options: those for all, or what its name asks for, a preset or one option as NAME=JSON."""
-    if not asked:
-        return options
-    option, _, value = asked.partition("=")
-    return type(options)(**({option: json.loads(value)} if value else {"preset": option}))
+    """A method's options: those for all, and what its name asks for, parted by semicolons: a preset, or NAME=JSON."""
+    found: dict[str, Any] = {}
+    for part in filter(None, asked.split(";")):
+        option, _, value = part.partition("=")
+        found |= {option: json.loads(value)} if value else {"preset": option}
+    return type(options)(**{**options.model_dump(exclude_unset=True), **found}) if found else options
 
 
 def _record(
     subject: Subject,
     split: str,
-    weak: str,
     cache: Path,
-    classifier: bool,
+    probes: tuple[str, ...],
     method: str,
     adapter: Adapter,
     took: float,
@@ -97,10 +115,10 @@ def _record(
         model=adapter.model,
         config=adapter.config,
         split=split,
-        probes=[*PROBES, *[CLASSIFIER] * classifier],
+        probes=probes,
         options={"missing": {"rates": RATES}},
-        profile="standard" if classifier else "quick",
-        seed=subject.seed,
+        profile="standard" if CLASSIFIER in probes else "quick",
+        seed=subject.stream,
         cache=cache,
     )
 
@@ -108,14 +126,19 @@ def _record(
         found = report.find(name, modality)
         return None if found is None else found.value
 
+    judged = "utilisation" in probes
     return {
         **asdict(subject),
+        "split": split,
+        "drawn": subject.data_set.drawn,
+        "of": subject.data_set.of,
         "method": method,
         "accuracy": value("reliance.full_metric"),
         **{f"missing_{fill}": value(f"missing.rates.{fill}") for fill in FILLS},
         **{f"patterns_{fill}": value(f"missing.patterns.{fill}") for fill in FILLS},
         "missing_own": value("missing.rates.substitution") or value("missing.rates.zeros"),
-        "patterns_class": class_means(adapter, split),
+        "patterns_own": value("missing.patterns.substitution") or value("missing.patterns.zeros"),
+        "patterns_class": class_means(adapter, split) if judged else None,
         "often_missing": _often_missing(report),
         "noise_curve": _under_noise(report),
         "vif": value("vif.mean"),
@@ -123,7 +146,7 @@ def _record(
         "classifier_loss": value("polysemanticity.cross_entropy"),
         "classifier_entropy": value("polysemanticity.entropy"),
         "drive_entropy": value("polysemanticity.drive_entropy"),
-        "score": report.modalities[weak].score,
+        "score": report.modalities[subject.data_set.weak].score if judged else None,
         "seconds": took,
         "epoch_kept": kept,  # of all stages together; 0: what is tabulated is the model before any training
     }

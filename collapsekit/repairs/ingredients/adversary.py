@@ -47,7 +47,8 @@ class Discriminator(nn.Module):
         widths = (latent * max(1, classes), latent, half, modalities)
         a, b, c = (nn.Linear(*pair) for pair in itertools.pairwise(widths))
         if spectral_norm:
-            a, b, c = (parametrizations.spectral_norm(layer) for layer in (a, b, c))
+            for layer in (a, b, c):
+                parametrizations.spectral_norm(layer)
         self.layers = nn.Sequential(first, a, nn.ReLU(), b, nn.ReLU(), c)
 
     def forward(self, encodings: Tensor, classes: Tensor | None = None) -> Tensor:
