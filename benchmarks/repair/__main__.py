@@ -35,7 +35,12 @@ METHODS = (
 NOISES = (0.0, 0.25, 0.5)
 
 
-LIGHT = ("reliance", "missing", "vif", "spectrum")  # a third of the time: no score of the weak, no class means
+LIGHT = (
+    "reliance",
+    "missing",
+    "vif",
+    "spectrum",
+)  # a fraction of the time: no score of the weak, no fills but zeros and substitution
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--classifier", action="store_true", help="with the modality classifier on weights (twice the time)"
     )
-    parser.add_argument("--light", action="store_true", help="without scores and class means (a third of the time)")
+    parser.add_argument(
+        "--light", action="store_true", help="without scores, and without fills but zeros and substitution"
+    )
     parser.add_argument("--records", type=Path, help="file of the records, one JSON object a line, to go on from")
     given = parser.parse_args(arguments)
     options, probes = options_of(given.options), LIGHT if given.light else (*PROBES, *[CLASSIFIER] * given.classifier)

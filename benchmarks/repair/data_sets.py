@@ -117,7 +117,7 @@ DATA_SETS = {
         ("pix", "fou", "zer", "kar"), "kar", 300, 1200, FusionModel, lambda _: demo_data(), epochs=100, sgd=True
     ),
     "avmnist1500": DataSet(("image", "audio"), "audio", 700, 1050, _audio_vision, _avmnist, epochs=15),
-    "avmnist3000": DataSet(("image", "audio"), "audio", 1050, 2400, _audio_vision, _avmnist, epochs=15),
+    "avmnist3000": DataSet(("image", "audio"), "audio", 700, 2400, _audio_vision, _avmnist, epochs=15),
     "utd_mhad": DataSet(("depth", "skeleton", "accel", "gyro"), "gyro", 320, 431, _actions, _sensors, epochs=30),
     "uci_har_subset": DataSet(("total_acc", "body_gyro"), "body_gyro", 600, 2080, _activities, _sensors, epochs=20),
 }

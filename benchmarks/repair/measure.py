@@ -22,6 +22,7 @@ from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.config.options import RepairOptions
 from collapsekit.context import Options, Progress
+from collapsekit.interventions.imputation import can_substitute
 from collapsekit.repairs.request import check_method_options, make_job, make_request
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
@@ -53,7 +54,7 @@ def measure(
         training: settings of training.
         split: what is measured on.
         probes: what is measured. With the modality classifier on weights (``CLASSIFIER``, Table 9) it takes twice the
-            time, without utilisation a third.
+            time; without utilisation a fraction, and then only own fills are tried.
 
     Yields:
         A record each.
@@ -111,12 +112,13 @@ def _record(
     took: float,
     kept: int | None,
 ) -> dict[str, Any]:
+    judged = "utilisation" in probes
     report = collapsekit.diagnose(
         model=adapter.model,
         config=adapter.config,
         split=split,
         probes=probes,
-        options={"missing": {"rates": RATES}},
+        options={"missing": {"rates": RATES, **({} if judged else {"fills": _own_fills(adapter)})}},
         profile="standard" if CLASSIFIER in probes else "quick",
         seed=subject.stream,
         cache=cache,
@@ -126,7 +128,6 @@ def _record(
         found = report.find(name, modality)
         return None if found is None else found.value
 
-    judged = "utilisation" in probes
     return {
         **asdict(subject),
         "split": split,
@@ -150,6 +151,11 @@ def _record(
         "seconds": took,
         "epoch_kept": kept,  # of all stages together; 0: what is tabulated is the model before any training
     }
+
+
+def _own_fills(adapter: Adapter) -> tuple[str, ...]:
+    """The fills of a light measurement."""
+    return "zeros", *["substitution"] * can_substitute(adapter)
 
 
 def _often_missing(report: Report) -> float | None:
