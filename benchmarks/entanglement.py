@@ -38,7 +38,7 @@ from collapsekit.errors import CollapsekitError
 
 DOSES = (0.5, 1.0, 2.0)
 COLLAPSED = ("fusion", "noise", "slow")
-METHODS = ("finetune", "kd")
+METHODS = ("finetune", "kd", "ebr")
 SUBJECTS = ("sound", "fresh", *(f"dose {d:g}" for d in DOSES), *COLLAPSED)
 REPAIRED = ("dose 1", *COLLAPSED)
 SIZES = {"train": 1000, "val": 400, "test": 800}
@@ -114,8 +114,8 @@ def read(checkpoint: Path, config: dict[str, Any], target: str) -> dict[str, Any
     return {**values, "metric": report.find("reliance.full_metric").value}  # type: ignore[union-attr]
 
 
-def records(seed: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Those subjects of a seed, before and after each method."""
+def records(seed: int, names: Sequence[str], methods: Sequence[str] = METHODS) -> Iterator[dict[str, Any]]:
+    """Those subjects of a seed, before and after each of ``methods``."""
     made = sound(seed)
     makers: dict[str, Callable[[], Made]] = {"sound": lambda: made, "fresh": lambda: fresh(made)}
     makers |= {f"dose {d:g}": partial(dosed, made, d) for d in DOSES}
@@ -129,7 +129,7 @@ def records(seed: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
             torch.save(one.model.state_dict(), at / "ckpt.pt")
             about = {"seed": seed, "subject": name, "target": target}
             yield {**about, "method": "before", **read(at / "ckpt.pt", config, target)}
-            for method in METHODS if name in REPAIRED else ():
+            for method in methods if name in REPAIRED else ():
                 how: dict[str, Any] = {"control": False, "keep": True, "profile": "quick", "modalities": [target]}
                 try:
                     with only_deciding():
@@ -159,13 +159,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Does entanglement rise with planted noise, and fall after a repair?")
     parser.add_argument("--seeds", type=int, default=4, help="worlds of each kind")
     parser.add_argument("--subjects", nargs="+", default=SUBJECTS, choices=SUBJECTS, help="which of them")
+    parser.add_argument("--methods", nargs="+", default=METHODS, help="repairs of those that are dosed or collapsed")
     parser.add_argument("--records", type=Path, default=Path("entanglement.jsonl"), help="where each record goes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     every = []
     with options.records.open("w", encoding="utf-8") as file:
         for seed in range(options.seeds):
-            for record in records(seed, options.subjects):
+            for record in records(seed, options.subjects, options.methods):
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 every.append(record)

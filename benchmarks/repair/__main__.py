@@ -1,6 +1,9 @@
-"""Every method on models of real data that are deaf to one modality, beside plain fine-tuning.
+"""Every method on models of real data with a noisy modality, beside plain fine-tuning.
 
 python -m benchmarks.repair --seeds 5
+
+Subjects: benchmarks/repair/subjects.py. With --records FILE what the file holds already is not measured again, so that a run
+that was ended goes on.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.repair.measure import measure, options_of
-from benchmarks.repair.subjects import SETS, Subject
-from benchmarks.repair.table import fills_table, mostly_untrained, table
+from benchmarks.repair.data_sets import DATA_SETS
+from benchmarks.repair.measure import CLASSIFIER, PROBES, measure, options_of
+from benchmarks.repair.records import Records, subject_of
+from benchmarks.repair.subjects import KINDS, Subject
+from benchmarks.repair.table import CONTROL, fills_table, footnote, mostly_untrained, table
 
 METHODS = (
     "finetune",
@@ -33,42 +37,62 @@ METHODS = (
 NOISES = (0.0, 0.25, 0.5)
 
 
+LIGHT = (
+    "reliance",
+    "missing",
+    "vif",
+    "spectrum",
+)  # a fraction of the time: no score of the weak, no fills but zeros and substitution
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Repairs on real data, beside plain fine-tuning.")
-    parser.add_argument("--sets", nargs="+", default=SETS[:2], choices=SETS)
+    parser.add_argument("--sets", nargs="+", default=["mfeat", "avmnist1500"], choices=list(DATA_SETS))
+    parser.add_argument(
+        "--kinds", nargs="+", default=["exchange"], choices=KINDS, help="how the weak modality is noisy"
+    )
     parser.add_argument("--noises", nargs="+", type=float, default=NOISES)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="where other seeds were used to choose")
     parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--control", default=CONTROL, help="the method that the others are tested against")
     parser.add_argument("--split", default="test", help="val to tune, test to report")
     parser.add_argument("--set", dest="options", nargs="*", default=[], metavar="METHOD.OPTION=JSON")
     parser.add_argument("--training", type=json.loads, default={}, help="JSON of training settings")
     parser.add_argument(
         "--classifier", action="store_true", help="with the modality classifier on weights (twice the time)"
     )
-    parser.add_argument("--records", type=Path, help="file to write the records to, one JSON object a line")
+    parser.add_argument(
+        "--light", action="store_true", help="without scores, and without fills but zeros and substitution"
+    )
+    parser.add_argument("--records", type=Path, help="file of the records, one JSON object a line, to go on from")
     given = parser.parse_args(arguments)
-    options = options_of(given.options)
+    options, probes = options_of(given.options), LIGHT if given.light else (*PROBES, *[CLASSIFIER] * given.classifier)
+    known = Records(given.records, {"options": options, "training": given.training, "probes": list(probes)})
+    draws = range(given.first_seed, given.first_seed + given.seeds)
+    wanted = ["none", *given.methods]
+    # One subject of every data set and kind before the second of any, so that a run that is ended is even.
+    each = [(d, n, s, k) for s in draws for n in given.noises for k in given.kinds for d in given.sets]
+    for subject in (Subject(*a) for a in each):
+        missing = [m for m in wanted if not known.find(subject, given.split, m)]
+        if missing:
+            for record in measure(
+                subject, [m for m in missing if m != "none"], options, given.training, given.split, probes=probes
+            ):
+                known.add(record)
+    untrained = set()
     for data in given.sets:
-        records: list[dict[str, Any]] = []
-        for noise in given.noises:
-            for seed in range(given.seeds):
-                subject = Subject(data, noise, seed)
-                made = measure(
-                    subject, given.methods, options, given.training, given.split, classifier=given.classifier
-                )
-                for record in made:
-                    records.append(record)
-                    if given.records is not None:
-                        with given.records.open("a") as file:
-                            file.write(json.dumps(record) + "\n")
+        mine = {subject_of(Subject(*a)) for a in each if a[0] == data}
+        records = [r for r in known.all(given.split, wanted) if (r["data"], r["noise"], r["seed"], r["kind"]) in mine]
         print(
-            f"\n{data}: noise {given.noises}, {given.seeds} seeds each, {given.split} split\n\n{table(records)}"
+            f"\n{data}: {', '.join(given.kinds)} noise {given.noises}, {given.seeds} seeds each, {given.split} split\n\n"
+            f"{table(records, given.control)}\n\n{footnote(records)}"
             f"\n\nEvery set of absent modalities, by how they are filled\n\n{fills_table(records)}",
             flush=True,
         )
-        untrained = mostly_untrained(records)
-        if untrained:
-            sys.exit(f"in most subjects the epoch before any training was kept: {', '.join(untrained)} say nothing")
+        untrained |= set(mostly_untrained(records))
+    if untrained:
+        sys.exit(f"in most subjects the epoch before any training was kept: {', '.join(sorted(untrained))} say nothing")
 
 
 if __name__ == "__main__":

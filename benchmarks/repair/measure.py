@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +17,12 @@ from safetensors.torch import save_file
 
 import collapsekit
 from benchmarks.repair.class_means import class_means
-from benchmarks.repair.subjects import WEAK, Subject, arrays_of, config_of, trained
+from benchmarks.repair.subjects import Subject, arrays_of, config_of, trained
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.config.options import RepairOptions
 from collapsekit.context import Options, Progress
+from collapsekit.interventions.imputation import can_substitute
 from collapsekit.repairs.request import check_method_options, make_job, make_request
 from collapsekit.repairs.training.job import Stage
 from collapsekit.repairs.training.loop import train
@@ -41,11 +43,23 @@ def measure(
     training: dict[str, Any],
     split: str = "test",
     *,
-    classifier: bool = False,
+    probes: Sequence[str] = PROBES,
 ) -> Iterator[dict[str, Any]]:
-    """Records of the model as it was ("none") and after each of ``methods`` (chains as "kd,dropout", presets as
-    "ebr:paper", an option of its own as "substitute:substitution=0"); ``classifier``: with the modality classifier on
-    weights (Table 9)."""
+    """Yield records of the model as it was ("none") and after each method.
+
+    Args:
+        subject: the model and its data.
+        methods: what repairs it: chains as "kd,dropout", presets as "ebr:paper", options as
+            'ebr:alignment="coral";substitution=0'.
+        options: of every method, by name.
+        training: settings of training.
+        split: what is measured on.
+        probes: what is measured. With the modality classifier on weights (``CLASSIFIER``, Table 9) it takes twice the
+            time; without utilisation a fraction, and then only own fills are tried.
+
+    Yields:
+        A record each.
+    """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -53,11 +67,11 @@ def measure(
         save_file(arrays, folder / "data.safetensors")
         torch.save(trained(subject, arrays).state_dict(), folder / "ckpt.pt")
         config = config_of(subject, folder / "data.safetensors")
-        how = RepairOptions.make(training=training, profile="quick", seed=subject.seed, cache=folder / "cache")
+        how = RepairOptions.make(training=training, profile="quick", seed=subject.stream, cache=folder / "cache")
         request = make_request(folder / "ckpt.pt", config, how)
         every = check_method_options(options)
-        weak = (WEAK[subject.data],)
-        study = partial(_record, subject, split, weak[0], folder / "cache", classifier)
+        weak = (subject.data_set.weak,)
+        study = partial(_record, subject, split, folder / "cache", tuple(probes))
         with request.open() as opened:
             before = request.diagnose(opened, "val", ("utilisation", "reliance"))
         yield study("none", opened.rebuilt(), 0.0, None)
@@ -65,7 +79,7 @@ def measure(
             began = time.perf_counter()
             job, _ = make_job(request, opened, opened.rebuilt(), before, weak)
             kept, fitted = 0, False
-            for place, named in enumerate(chain.split(",")):
+            for place, named in enumerate(parts_of(chain)):
                 method, _, asked = named.partition(":")
                 here = job.at_place(place, own_options(every[method], asked))
                 stages = _noting(registry.get_repair(method).stages(here), made := list[Stage]())
@@ -73,9 +87,8 @@ def measure(
                 kept += sum(curve.kept for curve in curves)
                 fitted |= any(stage.fit is not None for stage in made)
             took = time.perf_counter() - began
-            yield study(
-                chain, job.adapter, took, None if fitted else kept
-            )  # of what is fitted at once there is no epoch
+            # Of what is fitted at once there is no epoch.
+            yield study(chain, job.adapter, took, None if fitted else kept)
 
 
 def _noting(stages: Iterable[Stage], made: list[Stage]) -> Iterator[Stage]:
@@ -85,33 +98,39 @@ def _noting(stages: Iterable[Stage], made: list[Stage]) -> Iterator[Stage]:
         yield stage
 
 
+def parts_of(chain: str) -> list[str]:
+    """The methods of a chain, each with what it asks for: a comma before a method's name parts them, not one in JSON."""
+    return re.split(r",(?=[a-z_]+(?:[:,]|$))", chain)
+
+
 def own_options(options: Options, asked: str) -> Options:
-    """A method's options: those for all, or what its name asks for, a preset or one option as NAME=JSON."""
-    if not asked:
-        return options
-    option, _, value = asked.partition("=")
-    return type(options)(**({option: json.loads(value)} if value else {"preset": option}))
+    """A method's options: those for all, and what its name asks for, parted by semicolons: a preset, or NAME=JSON."""
+    found: dict[str, Any] = {}
+    for part in filter(None, asked.split(";")):
+        option, _, value = part.partition("=")
+        found |= {option: json.loads(value)} if value else {"preset": option}
+    return type(options)(**{**options.model_dump(exclude_unset=True), **found}) if found else options
 
 
 def _record(
     subject: Subject,
     split: str,
-    weak: str,
     cache: Path,
-    classifier: bool,
+    probes: tuple[str, ...],
     method: str,
     adapter: Adapter,
     took: float,
     kept: int | None,
 ) -> dict[str, Any]:
+    judged = "utilisation" in probes
     report = collapsekit.diagnose(
         model=adapter.model,
         config=adapter.config,
         split=split,
-        probes=[*PROBES, *[CLASSIFIER] * classifier],
-        options={"missing": {"rates": RATES}},
-        profile="standard" if classifier else "quick",
-        seed=subject.seed,
+        probes=probes,
+        options={"missing": {"rates": RATES, **({} if judged else {"fills": _own_fills(adapter)})}},
+        profile="standard" if CLASSIFIER in probes else "quick",
+        seed=subject.stream,
         cache=cache,
     )
 
@@ -121,12 +140,16 @@ def _record(
 
     return {
         **asdict(subject),
+        "split": split,
+        "drawn": subject.data_set.drawn,
+        "of": subject.data_set.of,
         "method": method,
         "accuracy": value("reliance.full_metric"),
         **{f"missing_{fill}": value(f"missing.rates.{fill}") for fill in FILLS},
         **{f"patterns_{fill}": value(f"missing.patterns.{fill}") for fill in FILLS},
         "missing_own": value("missing.rates.substitution") or value("missing.rates.zeros"),
-        "patterns_class": class_means(adapter, split),
+        "patterns_own": value("missing.patterns.substitution") or value("missing.patterns.zeros"),
+        "patterns_class": class_means(adapter, split) if judged else None,
         "often_missing": _often_missing(report),
         "noise_curve": _under_noise(report),
         "vif": value("vif.mean"),
@@ -134,10 +157,15 @@ def _record(
         "classifier_loss": value("polysemanticity.cross_entropy"),
         "classifier_entropy": value("polysemanticity.entropy"),
         "drive_entropy": value("polysemanticity.drive_entropy"),
-        "score": report.modalities[weak].score,
+        "score": report.modalities[subject.data_set.weak].score if judged else None,
         "seconds": took,
         "epoch_kept": kept,  # of all stages together; 0: what is tabulated is the model before any training
     }
+
+
+def _own_fills(adapter: Adapter) -> tuple[str, ...]:
+    """The fills of a light measurement."""
+    return "zeros", *["substitution"] * can_substitute(adapter)
 
 
 def _often_missing(report: Report) -> float | None:

@@ -13,6 +13,7 @@ MEASURES = {
     "often_missing": "one missing at 80-95 %",
     "missing_zeros": "missing, zeros",
     "missing_own": "missing, own way",
+    "patterns_own": "every set missing, own way",
     "noise_curve": "under noise",
     "vif": "VIF",
     "rank": "effective rank",
@@ -44,10 +45,12 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired(records: Sequence[dict[str, Any]], measure: str, method: str) -> tuple[np.ndarray, np.ndarray]:
+def paired(
+    records: Sequence[dict[str, Any]], measure: str, method: str, against: str = CONTROL
+) -> tuple[np.ndarray, np.ndarray]:
     """The method's and the control's values of the same subjects, where both are known."""
-    key = lambda r: (r["data"], r["noise"], r["seed"])  # noqa: E731
-    control = {key(r): r[measure] for r in records if r["method"] == CONTROL}
+    key = lambda r: (r["data"], r.get("kind"), r["noise"], r["seed"])  # noqa: E731
+    control = {key(r): r[measure] for r in records if r["method"] == against}
     pairs = [
         (r[measure], control[key(r)])
         for r in records
@@ -56,16 +59,16 @@ def paired(records: Sequence[dict[str, Any]], measure: str, method: str) -> tupl
     return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
+def table(records: Sequence[dict[str, Any]], control: str = CONTROL) -> str:
     """Markdown: a row a method, a column a measure: mean (standard deviation), of VIF median (quartiles); * where it differs
     from the control at 5 % after Holm over the methods of the column."""
     methods = list(dict.fromkeys(r["method"] for r in records))
     marks: dict[tuple[str, str], bool] = {}
     for measure in MEASURES:
-        others = [m for m in methods if m != CONTROL]
+        others = [m for m in methods if m != control]
         p = []
         for method in others:
-            ours, theirs = paired(records, measure, method)
+            ours, theirs = paired(records, measure, method, control)
             p.append(float(wilcoxon(ours, theirs).pvalue) if len(ours) > 1 and (ours != theirs).any() else 1.0)
         marks |= {(m, measure): a < 0.05 for m, a in zip(others, holm(p), strict=True)}
     heads = [*MEASURES.values(), "epoch kept"]
@@ -76,6 +79,17 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         cells.append(f"{np.median(kept):g} ({min(kept)}-{max(kept)})" if kept else "")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def footnote(records: Sequence[dict[str, Any]]) -> str:
+    """What the subjects of a data set have in common, which the test takes for independent."""
+    said = []
+    for data in dict.fromkeys(r["data"] for r in records):
+        rows = {(r["drawn"], r["of"]) for r in records if r["data"] == data}
+        for drawn, every in sorted(rows):
+            share = f"two share {drawn / every:.0%} of them on average" if drawn < every else "the same for all"
+            said.append(f"{data}: each subject draws {drawn} of {every} training examples ({share})")
+    return "; ".join(said) + ". Validation and test examples are the same for all, so pairs are not wholly independent."
 
 
 def mostly_untrained(records: Sequence[dict[str, Any]]) -> list[str]:

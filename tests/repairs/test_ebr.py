@@ -23,7 +23,7 @@ from collapsekit.repairs.ingredients import heads
 from collapsekit.repairs.ingredients.adversary import Discriminator, note_discriminator
 from collapsekit.repairs.ingredients.alignment import ALIGNMENTS, draw_together
 from collapsekit.repairs.ingredients.substitution import latent_vectors, note_substitutes, order_of, similarities
-from collapsekit.repairs.methods.ebr import EbrOptions
+from collapsekit.repairs.methods.ebr import OF_THE_ADVERSARY, EbrOptions
 from collapsekit.repairs.methods.substitute import SubstituteOptions
 from collapsekit.repairs.training import loop
 from collapsekit.repairs.training.estimate import estimate_cost
@@ -214,7 +214,11 @@ def test_of_several_tensors_the_one_that_was_named_is_reallocated(tmp_path: Path
 
 def test_the_paper_s_preset_and_single_options_over_it() -> None:
     paper = EbrOptions(preset="paper")
-    found = {k: v for k, v in paper.model_dump().items() if k not in ("preset", "latent", "alignment_weight")}
+    found = {
+        k: v
+        for k, v in paper.model_dump().items()
+        if k not in ("preset", "latent", "alignment_weight", *OF_THE_ADVERSARY)
+    }
     assert found == {
         "alignment": "none",
         "substitution": 0.0,  # section 3.4: nothing is substituted in training

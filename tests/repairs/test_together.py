@@ -36,6 +36,17 @@ SHARED = {"fsdp": True}
 LIVELY = {"methods": ["kd", "dropout", "ebr", "rtf"], "lively": True}
 LOST = {"ignored": ["audio"], "kept": {"audio": 0.1}}
 SGD = {"epochs": 1, "optimizer": "sgd", "rate": 0.05, **LOST}
+STEADY = {
+    "methods": ["ebr"],
+    "options": {
+        "alignment": "none",
+        "substitution": 0.0,
+        "adversary": 0.1,
+        "spectral_norm": True,
+        "r1": 0.5,
+        "conditional": True,
+    },
+}
 UNIT = {"unit": 8}  # every linear layer is one
 # Name: processes, and how they train; those of one folder go on from one another.
 Runs = list[tuple[str, int, dict[str, Any]]]
@@ -53,6 +64,7 @@ MORE: Runs = [
     ("clipped alone", 1, {"training": CLIPPED, "odd": True}),
     ("clipped", 3, {"training": CLIPPED, "odd": True}),
     ("stopped 1", 1, {"from": "left"}),
+    ("steadied alone", 1, STEADY),
 ]
 IN_SHARES: Runs = [
     ("plain, shared by 2", 2, {"training": SHARED}),
@@ -66,6 +78,7 @@ IN_SHARES: Runs = [
     ("stopped 2, now shared", 2, {"from": "left", "training": SHARED}),
     ("astray", 2, {"fails": True, "astray": [1, 3], "training": SHARED, **UNIT}),
     ("killed", 2, {"fails": True, "kill": [1, 3], "training": SHARED, **UNIT}),
+    ("steadied, shared by 2", 2, {**STEADY, "training": SHARED}),
     ("stubborn", 2, {"fails": True, "stubborn": True, "training": SHARED}),
 ]
 
@@ -126,9 +139,10 @@ def far(a: dict[str, Any], b: dict[str, Any]) -> float:
         slow("plain, shared by 2", 2),
         slow("plain, shared by 3", 3),
         slow("clipped, shared by 3", 3),
+        slow("steadied, shared by 2", 2),
     ],
 )
-def test_fine_tuning_by_several_is_that_of_one_but_for_rounding(folder: Path, name: str, size: int) -> None:
+def test_training_by_several_is_that_of_one_but_for_rounding(folder: Path, name: str, size: int) -> None:
     (alone,), found = ended(folder, f"{name.split(',')[0]} alone"), ended(folder, name)
     assert len(found) == size
     for each in found:

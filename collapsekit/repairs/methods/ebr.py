@@ -40,6 +40,7 @@ PAPERS_TRAINING: dict[str, Any] = {
     "patience": 1200,
     "clip": None,
 }
+OF_THE_ADVERSARY = ("spectral_norm", "r1", "conditional")  # what keeps it from winning or losing within an epoch
 HOW = {
     "infonce": "a contrast brings encodings of one class, or where there are no classes of one example, together across "
     "modalities (InfoNCE)",
@@ -65,6 +66,11 @@ class EbrOptions(HeadOptions):
     interleave: int = Field(0, ge=0, description="epochs of the adversary, then of the task; 0: both at once")
     ramp: int = Field(10, ge=0, description="epochs over which the adversary's weight grows")
     normalize: bool = Field(True, description="what the discriminator is shown: each encoding normalised")
+    spectral_norm: bool = Field(False, description="divide the discriminator's weights by their largest singular value")
+    r1: float = Field(0.0, ge=0, description="weight of the penalty of the discriminator's slope (R1)")
+    conditional: bool = Field(
+        False, description="show the discriminator the outer product of encoding and class, as CDAN does"
+    )
     align: float = Field(0.0, ge=0, description="weight of the distance between an example's encodings")
 
     def training_defaults(self) -> Mapping[str, Any]:
@@ -90,7 +96,7 @@ def describe(options: EbrOptions) -> str:
         turns = f"in turns of {options.interleave} epochs" if options.interleave else "at once"
         parts.append(
             f"a discriminator of modalities is learned and countered, {turns} (`adversary`, weight {options.adversary:g}, "
-            f"aim {options.aim})"
+            f"aim {options.aim}{_steadied(options)})"
         )
     kept = "at the end of such turns, " * bool(options.adversary and options.interleave)
     kept += "under the same substitution, " * bool(options.substitution)
@@ -124,6 +130,11 @@ def describe(options: EbrOptions) -> str:
 def ebr(job: Job) -> Iterator[Stage]:
     """Yield the stages: warm-up of encoders where it is due, a new fusion, the model with its heads, plain training."""
     options = job.own(EbrOptions)
+    for name in OF_THE_ADVERSARY:
+        if getattr(options, name) and not options.adversary:
+            raise ConfigError(
+                f"ebr.{name} is about the adversary, whose weight ebr.adversary is 0: set one over 0, or leave {name} out."
+            )
     if options.alignment == "none" and not options.adversary and not options.align:
         raise ConfigError(
             "ebr brings modalities together in the latent space, but alignment is none and the weights of adversary and "
@@ -132,12 +143,30 @@ def ebr(job: Job) -> Iterator[Stage]:
     yield from train_heads(job, "ebr", options, partial(_around, job, options))
 
 
+def _steadied(options: EbrOptions) -> str:
+    """Say what keeps the discriminator steady."""
+    said = "; its weights divided by their largest singular value, `spectral_norm`" * options.spectral_norm
+    said += f"; its slope penalised, `r1` {options.r1:g}" * bool(options.r1)
+    return said + "; shown encodings of one class at a time, `conditional`" * options.conditional
+
+
 def _around(job: Job, options: EbrOptions) -> Around:
     """What is trained beside the task, once the heads are there."""
     if not options.adversary:
         return Around(of_latents=_aligned(job, options))
     heads = known_heads(job)  # or an earlier repair's
-    discriminator = Discriminator(heads[0]["latent"], len(heads), normalize=options.normalize)
+    if options.conditional and not _has_classes(job):
+        raise ConfigError(
+            f"ebr.conditional is true, but task {job.adapter.task.name!r} has no single class of an example: leave it out."
+        )
+    discriminator = Discriminator(
+        heads[0]["latent"],
+        len(heads),
+        normalize=options.normalize,
+        spectral_norm=options.spectral_norm,
+        r1=options.r1,
+        classes=job.at.width if options.conditional else 0,
+    )
     return _with_adversary(job, options, discriminator.to(job.adapter.device))
 
 
@@ -163,8 +192,12 @@ def _weight(options: EbrOptions) -> float:
 
 def _classes(job: Job, step: Step, like: Tensor) -> Tensor | None:
     """The classes of the rows, (n,), where the task has them."""
-    targets = job.at.train.targets[step.rows]
-    return targets.to(like.device) if targets.ndim == 1 and not targets.is_floating_point() else None
+    return job.at.train.targets[step.rows].to(like.device) if _has_classes(job) else None
+
+
+def _has_classes(job: Job) -> bool:
+    targets = job.at.train.targets
+    return targets.ndim == 1 and not targets.is_floating_point()
 
 
 def _with_adversary(job: Job, options: EbrOptions, discriminator: Discriminator) -> Around:
@@ -172,7 +205,8 @@ def _with_adversary(job: Job, options: EbrOptions, discriminator: Discriminator)
         return options.adversary * min(1.0, epoch / options.ramp if options.ramp else 1.0)
 
     def against(latents: list[Tensor], step: Step) -> list[Tensor]:
-        own, countered = discriminator.losses(latents, options.aim)
+        classes = _classes(job, step, latents[0]) if options.conditional else None
+        own, countered = discriminator.losses(latents, options.aim, classes)
         return [own, weight(step.epoch) * countered]
 
     def turn(epoch: int) -> int | None:
