@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-WIDTH = 64  # of every encoder and of the fusion
-
-
-def make_encoder(shape: Sequence[int], width: int = WIDTH) -> nn.Module:
-    """Make an encoder of one example's shape.
-
-    Args:
-        shape: (d,) for vectors; (channels, time) for series; (channels, height, width) for images.
-        width: Of its features.
-
-    Returns:
-        A module from (n, *shape) to (n, width).
-    """
-    if len(shape) == 1:
-        return nn.Sequential(nn.Linear(shape[0], width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-    convolution = nn.Conv1d if len(shape) == 2 else nn.Conv2d
-    layers: list[nn.Module] = [
-        *(convolution(shape[0], 16, 3, 2, 1), nn.ReLU()),
-        *(convolution(16, 16, 3, 2, 1), nn.ReLU(), nn.Flatten()),
-    ]
-    inner = 16
-    for size in shape[1:]:
-        inner *= (size + 3) // 4
-    return nn.Sequential(*layers, nn.Linear(inner, width), nn.ReLU())
-
-
-class Concatenation(nn.Module):
-    """Features side by side, through a layer."""
-
-    def __init__(self, modalities: int, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(modalities * width, width), nn.ReLU())
-
-    def forward(self, *features: Tensor) -> Tensor:
-        """Fuse features (n, width) each to (n, width)."""
-        out: Tensor = self.layers(torch.cat(features, 1))
-        return out
+from collapsekit.reproduce.models.attention import AttentionFusion
+from collapsekit.reproduce.models.bipartite import BipartiteFusion, ConsistentFusion
+from collapsekit.reproduce.models.encoders import WIDTH, Concatenation, make_encoder
+from collapsekit.reproduce.models.meta_learned import MetaLearnedFusion
+from collapsekit.reproduce.models.neighbours import NeighbourFusion
+from collapsekit.reproduce.models.shared_specific import SharedSpecificFusion
 
 
 class FusionNetwork(nn.Module):
-    """An encoder a modality, a fusion of their features, and a linear head."""
+    """An encoder a modality, a fusion of their features, and a linear head.
+
+    To a fusion that reads absence, an input of zeros alone is an absent modality, and its features are zeros too.
+    """
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], outputs: int, fusion: nn.Module) -> None:
         super().__init__()
@@ -56,11 +28,23 @@ class FusionNetwork(nn.Module):
 
     def forward(self, **x: Tensor) -> Tensor:
         """Answer with logits (n, outputs)."""
-        out: Tensor = self.head(self.fusion(*(encoder(x[m]) for m, encoder in self.encoders.items())))
+        features = [encoder(x[m]) for m, encoder in self.encoders.items()]
+        if getattr(self.fusion, "reads_absence", False):
+            there = [(x[m].flatten(1) != 0).any(1, keepdim=True) for m in self.encoders]
+            features = [torch.where(t, f, torch.zeros_like(f)) for t, f in zip(there, features, strict=True)]
+        out: Tensor = self.head(self.fusion(*features))
         return out
 
 
-FUSIONS = {"concatenation": Concatenation}
+FUSIONS: dict[str, Callable[[int, int], nn.Module]] = {
+    "concatenation": Concatenation,
+    "attention": AttentionFusion,
+    "bipartite": BipartiteFusion,
+    "consistent": ConsistentFusion,
+    "neighbours": NeighbourFusion,
+    "meta-learned": MetaLearnedFusion,
+    "shared-specific": SharedSpecificFusion,
+}
 
 
 def build(shapes: Mapping[str, Sequence[int]], outputs: int, fusion: str = "concatenation") -> FusionNetwork:
