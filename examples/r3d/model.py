@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from collapsekit.reproduce.anticipation.data import UTD_SIDE
+from collapsekit.reproduce.anticipation.study import SIZES
 from collapsekit.reproduce.models.r3d import R3D, DepthEncoder, ExchangedShare, SkeletonEncoder
-from collapsekit.reproduce.studies.r3d import SIZES
-from collapsekit.reproduce.studies.r3d_data import UTD_SIDE
 
 PROPORTION = 0.3
 

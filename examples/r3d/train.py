@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from collapsekit import CollapsekitError
-from collapsekit.reproduce.models.r3d import ExchangedShare
-from collapsekit.reproduce.studies.r3d import (
+from collapsekit.reproduce.anticipation.data import load_utd
+from collapsekit.reproduce.anticipation.study import (
     DATASETS,
     ORDER_ONLY,
     PROPORTIONS,
@@ -24,7 +24,7 @@ from collapsekit.reproduce.studies.r3d import (
     summarise_r3d,
     train_one,
 )
-from collapsekit.reproduce.studies.r3d_data import load_utd
+from collapsekit.reproduce.models.r3d import ExchangedShare
 
 FOLDER = Path(__file__).parent
 RATE = 0.3  # of the clips that are diagnosed

@@ -52,7 +52,6 @@ ORDER = [
     "gating",
     "comparison",
     "render",
-    "reproduce",
     "demo",
     "reproduce",
     "cli",

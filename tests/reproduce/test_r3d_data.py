@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from collapsekit.errors import DataError
-from collapsekit.reproduce.studies.r3d_data import (
+from collapsekit.reproduce.anticipation.data import (
     LOADERS,
     SPLITS,
     UTKINECT_TOKENS,

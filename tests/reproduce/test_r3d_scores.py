@@ -9,9 +9,8 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from collapsekit.reproduce.models.r3d import Anticipated, ExchangedShare, R3DSize
-from collapsekit.reproduce.studies.r3d_data import UTKINECT_TOKENS, Targets, load_utkinect
-from collapsekit.reproduce.studies.r3d_scores import (
+from collapsekit.reproduce.anticipation.data import UTKINECT_TOKENS, Targets, load_utkinect
+from collapsekit.reproduce.anticipation.scores import (
     NOISES,
     RATES,
     follow,
@@ -24,7 +23,8 @@ from collapsekit.reproduce.studies.r3d_scores import (
     share_right,
     token_rank,
 )
-from collapsekit.reproduce.studies.r3d_training import make_r3d
+from collapsekit.reproduce.anticipation.training import make_r3d
+from collapsekit.reproduce.models.r3d import Anticipated, ExchangedShare, R3DSize
 from tests.reproduce.r3d_files import write_r3d_files
 
 NONE = 10

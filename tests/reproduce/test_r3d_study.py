@@ -12,9 +12,9 @@ import torch
 from scipy import stats
 
 from collapsekit.errors import ConfigError
-from collapsekit.reproduce.models.r3d import ExchangedShare
-from collapsekit.reproduce.studies import r3d
-from collapsekit.reproduce.studies.r3d import (
+from collapsekit.reproduce.anticipation import study as r3d
+from collapsekit.reproduce.anticipation.data import load_utd
+from collapsekit.reproduce.anticipation.study import (
     ORDER_ONLY,
     R3DOutcome,
     figure5,
@@ -25,8 +25,8 @@ from collapsekit.reproduce.studies.r3d import (
     summarise_r3d,
     train_one,
 )
-from collapsekit.reproduce.studies.r3d_data import load_utd
-from collapsekit.reproduce.studies.r3d_training import R3DTraining, ask, varied
+from collapsekit.reproduce.anticipation.training import R3DTraining, ask, varied
+from collapsekit.reproduce.models.r3d import ExchangedShare
 from tests.reproduce.r3d_files import write_r3d_files
 
 

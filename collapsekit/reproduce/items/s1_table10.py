@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from collapsekit.reproduce.item import Point, Trial, columns_in_order, item, rows_in_order
-from collapsekit.reproduce.studies.prefix import contrastive_prefix
+from collapsekit.reproduce.studies.contrastive_prefix import contrastive_prefix
 from collapsekit.reproduce.studies.subjects import make_subject
 
 VIEWS = ("kar", "fou", "zer", "pix", "fac")  # in which they are added
 COUNTS = ("2", "3", "4", "5")
 PREFIX, BASELINE, GAP = "multimodal prefix", "unimodal baseline", "gap"
-HELD = ", held out"
+TEST = ", held out"
 
 
 @item(
@@ -25,7 +25,7 @@ HELD = ", held out"
     "paper has not: on test examples, at the epoch of the least loss on validation examples.",
     state="other data",
     data=("mfeat",),
-    rows=(PREFIX, BASELINE, GAP, PREFIX + HELD, BASELINE + HELD, GAP + HELD),
+    rows=(PREFIX, BASELINE, GAP, PREFIX + TEST, BASELINE + TEST, GAP + TEST),
     columns=COUNTS,
     column_label="modalities",
     measured="cross-entropy, nats",
@@ -34,7 +34,7 @@ HELD = ", held out"
         rows_in_order("the baseline's loss is lower than the prefix's", (PREFIX, BASELINE), COUNTS, rises=False),
         columns_in_order("the prefix's loss rises with the number of modalities", COUNTS, (PREFIX,), rises=True),
         columns_in_order("the gap rises with the number of modalities", COUNTS, (GAP,), rises=True),
-        columns_in_order("the gap rises with the number of modalities, held out", COUNTS, (GAP + HELD,), rises=True),
+        columns_in_order("the gap rises with the number of modalities, held out", COUNTS, (GAP + TEST,), rises=True),
     ),
     drawn="lines",
 )
@@ -43,7 +43,7 @@ def measure(trial: Trial) -> Iterator[Point]:
     for count in COUNTS:
         subject = make_subject(trial, "mfeat", VIEWS[: int(count)], "kar", examples=300, epochs=100)
         prefix, baseline = (contrastive_prefix(subject, unimodal=alone) for alone in (False, True))
-        for held, a, b in (("", prefix.train, baseline.train), (HELD, prefix.test, baseline.test)):
+        for held, a, b in (("", prefix.train, baseline.train), (TEST, prefix.test, baseline.test)):
             yield Point(PREFIX + held, count, a)
             yield Point(BASELINE + held, count, b)
             yield Point(GAP + held, count, a - b)

@@ -1,56 +1,80 @@
-"""The encoder of a modality within a contrastive network, and how well its label can be read from it during training."""
+"""An encoder within a multimodal network: how well its features can be read out, with and without a loss of its own."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit.adapters.build import seed_everything
-from collapsekit.reproduce.models.contrastive import ContrastiveNetwork
+from collapsekit.data.base import SPLITS
+from collapsekit.readouts.linear import L2_GRID
 from collapsekit.reproduce.models.encoders import WIDTH
-from collapsekit.reproduce.studies.subjects import StudySubject
-from collapsekit.reproduce.studies.unlabelled import inputs_of, train_on
+from collapsekit.reproduce.studies.datasets import Arrays
+from collapsekit.reproduce.studies.networks import FusionNetwork, build
+from collapsekit.reproduce.studies.subjects import BATCH, DECAY, RATE, StudySubject
+from collapsekit.stats.linear import fit_softmax, fitted_roughly
+
+CLOSE = 1e-5  # the gradient to which a readout is fitted
 
 
-class ReadOut(NamedTuple):
-    """Cross-entropies of a linear head on a modality's encoder, in nats."""
+def train_along(
+    subject: StudySubject, marks: Collection[int], *, unimodal: float = 0.0
+) -> Iterator[tuple[int, FusionNetwork]]:
+    """Train a network on the labels, where asked with a loss of the weak modality's encoder alone beside.
 
-    train: float  # the least over epochs
-    test: float  # at the epoch of the least on validation examples
-
-
-def contrastive_prefix(subject: StudySubject, *, unimodal: bool) -> ReadOut:
-    """Train by GMC's contrast and the joint representation's loss on the labels, and read the weak modality's encoder out.
-
-    The linear head on that encoder is trained beside the rest, by its own loss.
+    Weights and batches begin alike whatever ``unimodal`` is. The network that is yielded goes on being trained.
 
     Args:
-        subject: On what, and the weak modality.
-        unimodal: Whether that loss trains the encoder too (the unimodal baseline), or the head alone (the prefix).
+        subject: What is trained on, its weak modality, seed and epochs.
+        marks: Epochs after which it is yielded, of those that there are; after the last it always is.
+        unimodal: The weight of the cross-entropy of a linear head on the weak modality's features; 0: none.
 
-    Returns:
-        What the head achieves.
+    Yields:
+        The epoch and the network in eval mode.
     """
     seed_everything(subject.seed)
-    network, classes = ContrastiveNetwork(subject.kwargs["shapes"]), subject.kwargs["outputs"]
-    of_all, of_weak = nn.Linear(WIDTH, classes), nn.Linear(WIDTH, classes)
-    x, y = inputs_of(subject, "train"), subject.arrays["train/label"]
+    model = build(**subject.kwargs)
+    head = nn.Linear(WIDTH, subject.kwargs["outputs"])  # drawn in either case
+    order = torch.Generator().manual_seed(subject.seed)
+    x, y = {m: subject.arrays[f"train/{m}"] for m in subject.modalities}, subject.arrays["train/label"]
+    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=RATE, weight_decay=DECAY)
+    for epoch in range(1, subject.epochs + 1):
+        model.train()
+        for rows in torch.randperm(len(y), generator=order).split(BATCH):
+            loss = F.cross_entropy(model(**{m: v[rows] for m, v in x.items()}), y[rows])
+            if unimodal:
+                features = model.encoders[subject.weak](x[subject.weak][rows])
+                loss = loss + unimodal * F.cross_entropy(head(features), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        model.eval()
+        if epoch in marks or epoch == subject.epochs:
+            yield epoch, model
 
-    def loss(rows: Tensor) -> Tensor:
-        batch = {m: v[rows] for m, v in x.items()}
-        features, _ = network.encode(batch)
-        joint = F.cross_entropy(of_all(network.represent(features, {})), y[rows])
-        weak = features[subject.weak] if unimodal else features[subject.weak].detach()
-        return network.objective(batch, features) + joint + F.cross_entropy(of_weak(weak), y[rows])
 
-    def read(split: str) -> float:
-        with torch.no_grad():
-            features = network.encoders[subject.weak](subject.arrays[f"{split}/{subject.weak}"])
-            return float(F.cross_entropy(of_weak(features).double(), subject.arrays[f"{split}/label"]))
+def read_out(encoder: nn.Module, arrays: Arrays, modality: str) -> float:
+    """Read an encoder's features out linearly: softmax regression, its penalty chosen on the val split.
 
-    parameters = [p for part in (network, of_all, of_weak) for p in part.parameters()]
-    seen = [(read("val"), read("train"), read("test")) for _ in train_on(subject, parameters, loss, subject.epochs)]
-    return ReadOut(min(train for _, train, _ in seen), min(seen)[2])
+    Args:
+        encoder: From (n, ...) to features (n, d).
+        arrays: By SPLIT/NAME.
+        modality: What the encoder reads.
+
+    Returns:
+        The mean cross-entropy on the test split, in nats.
+    """
+    with torch.no_grad():
+        features: dict[str, Tensor] = {s: encoder(arrays[f"{s}/{modality}"]).double() for s in SPLITS}
+    labels: dict[str, Tensor] = {s: arrays[f"{s}/label"] for s in SPLITS}
+    best, least = float("inf"), float("inf")
+    for l2 in L2_GRID:
+        with fitted_roughly(CLOSE):
+            readout = fit_softmax(features["train"], labels["train"], int(labels["train"].max()) + 1, l2)
+        val, test = (float(F.cross_entropy(readout.predict(features[s]), labels[s])) for s in ("val", "test"))
+        if val < least:
+            least, best = val, test
+    return best

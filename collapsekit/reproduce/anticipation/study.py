@@ -16,8 +16,7 @@ from pathlib import Path
 
 from collapsekit.errors import ConfigError
 from collapsekit.io.files import append_text, write_atomic
-from collapsekit.reproduce.models.r3d import Choice, ExchangedShare, R3DSize
-from collapsekit.reproduce.studies.r3d_data import (
+from collapsekit.reproduce.anticipation.data import (
     LAYOUTS,
     LOADERS,
     UTD_CLASSES,
@@ -28,8 +27,9 @@ from collapsekit.reproduce.studies.r3d_data import (
     ActionSequences,
     Split,
 )
-from collapsekit.reproduce.studies.r3d_scores import scores_of_order, scores_of_r3d
-from collapsekit.reproduce.studies.r3d_training import R3DTraining, TrainedR3D, train_r3d
+from collapsekit.reproduce.anticipation.scores import scores_of_order, scores_of_r3d
+from collapsekit.reproduce.anticipation.training import R3DTraining, TrainedR3D, train_r3d
+from collapsekit.reproduce.models.r3d import Choice, ExchangedShare, R3DSize
 from collapsekit.stats.inference.quantiles import student
 
 PROPORTIONS = (0.0, 0.1, 0.2, 0.3)

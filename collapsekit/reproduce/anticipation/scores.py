@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from collapsekit.adapters.inserts import ChannelExchange
+from collapsekit.reproduce.anticipation.data import ActionSequences, Targets
+from collapsekit.reproduce.anticipation.training import RATES, ask
 from collapsekit.reproduce.models.r3d import R3D, Anticipated
-from collapsekit.reproduce.studies.r3d_data import ActionSequences, Targets
-from collapsekit.reproduce.studies.r3d_training import RATES, ask
 from collapsekit.stats.linalg.spectrum import effective_rank, singular_values_svd
 from collapsekit.stats.metrics import balanced_accuracy
 

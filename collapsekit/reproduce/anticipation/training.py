@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from collapsekit.reproduce.anticipation.data import ActionSequences, Split, Targets
 from collapsekit.reproduce.models.r3d import (
     R3D,
     Anticipated,
@@ -19,7 +20,6 @@ from collapsekit.reproduce.models.r3d import (
     R3DSize,
     SkeletonEncoder,
 )
-from collapsekit.reproduce.studies.r3d_data import ActionSequences, Split, Targets
 from collapsekit.stats.metrics import balanced_accuracy
 
 RATES = (0.2, 0.3, 0.5)
