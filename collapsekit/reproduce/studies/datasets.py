@@ -61,6 +61,13 @@ SOURCES = {
         {"depth": "depth", "skeleton": "skeleton", "accel": "accel", "gyro": "gyro"},
         _bytes_to_unit,
     ),
+    "utkinect_parts": DataSource(
+        "utkinect_parts",
+        "199 clips of 10 actions by the joints of arms, legs and torso, split by subject; all takes in one order",
+        "UTKinect-Action3D (Xia et al. 2012), for research with citation, not to be redistributed",
+        "6a05a0f32eb9680b9265a6c1b8401f80b5d2a3410080cbda3f2063561678a38e",
+        {m: m for m in ("torso", "left_arm", "right_arm", "legs")},
+    ),
     "mimic4_demo": DataSource(
         "mimic4_demo",
         "275 admissions of 100 patients; 40 deaths, so that it tests a protocol and decides nothing",
