@@ -326,6 +326,23 @@ def items() -> str:
     return table(("item", "what it shows", "state", "data"), rows)
 
 
+@region("reproduced")
+def reproduced() -> str:
+    """A row an outcome that is kept: its seeds, and whether each order is the paper's."""
+    from collapsekit.report.reproduction import Reproduction
+    from collapsekit.reproduce.item import load_items
+
+    rows = []
+    for name in load_items():
+        path = DOCS / "reproduced" / name / "reproduction.json"
+        if path.exists():
+            found = Reproduction.load(path)
+            orders = "<br>".join(f"{o.text}: **{o.same}** ({o.seeds_in_order} of {o.seeds})" for o in found.orders)
+            data = ", ".join(d.name for d in found.data)
+            rows.append((f"[{name}]({name}/reproduction.md)", found.title, data, str(len(found.seeds)), orders))
+    return table(("item", "what it shows", "data", "seeds", "same order? (in seeds)"), rows)
+
+
 @region("data-sources")
 def data_sources() -> str:
     """A row a file of data that items read: what it is, where it is from, how it is known."""

@@ -49,6 +49,7 @@ class ItemData(Frozen):
 class Reproduction(Contract):
     """A table or figure of a paper beside what comes out here."""
 
+    kind: Literal["reproduction"] = "reproduction"
     collapsekit: str
     item: str
     paper: str

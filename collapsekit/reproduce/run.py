@@ -88,10 +88,13 @@ def read_records(path: Path, item: Item, *, quick: bool) -> dict[int, dict[str, 
         except (ValueError, KeyError, TypeError) as e:
             raise ConfigError(f"{path}, line {number} is no record of a seed: name another folder.") from e
         if of != (item.name, quick):
-            runs = f"{of[0]}, {'quick' if of[1] else 'full'}"
-            raise ConfigError(f"{path} holds records of {runs}, not of {item.name}: name another folder.")
+            raise ConfigError(f"{path} holds {_run(*of)}, not {_run(item.name, quick=quick)}: name another folder.")
         out[seed] = record
     return out
+
+
+def _run(name: str, quick: bool) -> str:
+    return f"a {'quick' if quick else 'full'} run of {name}"
 
 
 def _record(item: Item, seed: int, points: Sequence[Point], *, quick: bool) -> dict[str, Any]:

@@ -132,8 +132,14 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None
         ("{", "line 1 is no record"),
         ('{"item": "s1.table99"}', "line 1 is no record"),
         ('{"item": "s1.table99", "quick": false, "seed": 0, "points": [["a", "x"]]}', "line 1 is no record"),
-        ('{"item": "s1.table98", "quick": false, "seed": 0, "points": []}', "records of s1.table98, full"),
-        ('{"item": "s1.table99", "quick": true, "seed": 0, "points": []}', "records of s1.table99, quick"),
+        (
+            '{"item": "s1.table98", "quick": false, "seed": 0, "points": []}',
+            "a full run of s1.table98, not a full run of s1.table99",
+        ),
+        (
+            '{"item": "s1.table99", "quick": true, "seed": 0, "points": []}',
+            "a quick run of s1.table99, not a full run of s1.table99",
+        ),
     ],
 )
 def test_records_of_something_else_are_refused(text: str, said: str, tmp_path: Path) -> None:
@@ -202,6 +208,16 @@ def test_what_is_typed_wrong_is_said_in_one_sentence(arguments: tuple[str, ...],
     assert (done.exit_code, done.stdout) == (code, "")
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_outcome_is_rendered_again_by_report(tmp_path: Path) -> None:
+    run_item(fake({0: [Point("a", "x", 0.25)]}), tmp_path, [0])
+    done = CliRunner().invoke(app, ["report", str(tmp_path)], env={"COLUMNS": "80"}, prog_name="collapsekit")
+    assert done.exit_code == 0
+    assert "s1.table99: A table" in done.stdout
+    assert "0.25" in done.stdout
+    refused = CliRunner().invoke(app, ["report", str(tmp_path), "--figures", str(tmp_path / "f")])
+    assert refused.exit_code == 2
 
 
 @pytest.mark.parametrize(

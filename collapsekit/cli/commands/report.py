@@ -16,11 +16,12 @@ from collapsekit.errors import ConfigError
 if TYPE_CHECKING:
     from collapsekit.report.diagnosis import Report
     from collapsekit.report.repair import RepairReport
+    from collapsekit.report.reproduction import Reproduction
 
 
 @guarded
 def report(
-    path: Annotated[Path, typer.Argument(metavar="REPORT.json", help="What diagnose or repair wrote.")],
+    path: Annotated[Path, typer.Argument(metavar="REPORT.json", help="What diagnose, repair or reproduce wrote.")],
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to render it.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
     figures: Annotated[Path | None, typer.Option(help="Save every figure as SVG, PDF and PNG in this folder.")] = None,
@@ -39,7 +40,7 @@ def report(
     told = ""
     if figures is not None:
         if not isinstance(read, Report):
-            raise ConfigError(f"{path} is of a repair, which has no figures to save: its HTML shows them (-f html).")
+            raise ConfigError(f"{path} is of no diagnosis, and has no figures to save: its HTML shows them (-f html).")
         from collapsekit.render.figures.diagnosis import save
 
         written = save(read, figures)
@@ -59,18 +60,23 @@ def report(
     return Ended(show=show)
 
 
-def _read(path: Path) -> Report | RepairReport:
-    """The report at ``path``, or in a folder: of a diagnosis or of a repair, told by its content."""
+def _read(path: Path) -> Report | RepairReport | Reproduction:
+    """The report at ``path``, or in a folder: of a diagnosis, a repair or an item of a paper, told by its content."""
     from collapsekit.io.json import read_json
     from collapsekit.report.per_example import load_report
 
     if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for a name too long
-        names = ("report.json", "repair.json")
+        names = ("report.json", "repair.json", "reproduction.json")
         path = next((path / n for n in names if os.path.lexists(path / n)), path / names[0])
     if not os.path.lexists(path):
         raise ConfigError(f"{path} is not a file: give the report.json that `collapsekit diagnose` wrote.")
     raw = read_json(path)
-    if not isinstance(raw, dict) or raw.get("kind") != "repair":
+    kind = raw.get("kind") if isinstance(raw, dict) else None
+    if kind == "reproduction":
+        from collapsekit.report.reproduction import Reproduction
+
+        return Reproduction.from_data(raw, str(path))
+    if kind != "repair":
         return load_report(path, raw)
     from collapsekit.report.repair import RepairReport
 

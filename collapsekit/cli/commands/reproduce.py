@@ -23,9 +23,7 @@ LIST = "list"
 
 @guarded
 def reproduce(
-    items: Annotated[
-        list[str] | None, typer.Argument(metavar="[ITEM]...", help="list, or names such as s1.table7.")
-    ] = None,
+    items: Annotated[list[str] | None, typer.Argument(metavar="ITEM", help="list, or names such as s1.table7.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder; a folder an item is made in it.")] = Path(
         "reproduced"
     ),

@@ -113,7 +113,7 @@ def missing(names: tuple[str, ...]) -> str | None:
         if name != EMBEDDED and (path is None or not path.is_file()):
             origin, at = SOURCES[name], os.environ.get(FOLDER)
             where = f"is not in {at} ({FOLDER})" if at else f"is not found, as {FOLDER} is not set"
-            return f"{origin.file} {where}: make it as examples/data/README.md says from {origin.source}."
+            return f"{origin.file} {where}: make it as examples/data/README.md says ({origin.source})."
     return None
 
 
