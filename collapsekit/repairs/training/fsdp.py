@@ -30,11 +30,12 @@ ROWS = 4  # of the runs that show which submodules may be units
 
 
 def lay_out(stage: Stage, job: Job) -> Whole:
-    """Return the weights of a stage as the job's training asks for them.
+    """Return the weights of a stage as the job's training asks for them; where nothing is trained, whole.
 
     Raises ConfigError where they cannot be sharded.
     """
-    return Sharded(stage, job, current()) if job.training.fsdp else Whole(stage, current())
+    shared = job.training.fsdp and stage.fit is None
+    return Sharded(stage, job, current()) if shared else Whole(stage, current())
 
 
 def need_shardable(how: Training, device: str, world: ProcessGroup) -> None:
