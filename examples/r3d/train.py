@@ -52,22 +52,23 @@ def main() -> None:
 
 def table(means: list[R3DMean], names: tuple[str, ...]) -> Iterator[str]:
     """Lines of a Markdown table: a row for each share of exchanged channels, a column for each score."""
-    yield f"| {means[0].dataset} | {' | '.join(names)} |"
-    yield f"|---|{'---|' * len(names)}"
+    yield f"| {means[0].dataset} | seeds | {' | '.join(names)} |"
+    yield f"|---|---|{'---|' * len(names)}"
     runs = dict.fromkeys((m.proportion, m.channels) for m in means if m.name in names)
     for proportion, channels in sorted(runs, key=lambda r: (r[1] == ORDER_ONLY, r)):
         of = {m.name: m for m in means if (m.proportion, m.channels) == (proportion, channels)}
         label = channels if channels in ("none", ORDER_ONLY) else f"{proportion:.0%} {channels}"
-        yield f"| {label} | {' | '.join(cell(of[n]) if n in of else '' for n in names)} |"
+        seeds = max(m.seeds for m in of.values())
+        yield f"| {label} | {seeds} | {' | '.join(cell(of[n]) if n in of else '' for n in names)} |"
 
 
 def cell(mean: R3DMean) -> str:
-    """A mean and half the width of its interval; in parentheses the paired gain over no exchange."""
+    """A mean and its 95 % interval over seeds; in parentheses the paired gain over no exchange."""
     digits = 1 if mean.name.startswith("rank") else 3
     text = f"{mean.mean:.{digits}f}"
     if mean.interval is not None:
-        text += f" ± {mean.interval[1] - mean.mean:.{digits}f}"
-    if mean.gain is not None:
+        text += " [" + ", ".join(f"{x:.{digits}f}" for x in mean.interval) + "]"
+    if mean.gain is not None and mean.name != "alpha":
         text += f" ({mean.gain:+.{digits}f})"
     return text
 

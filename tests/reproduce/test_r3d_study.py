@@ -149,6 +149,18 @@ def test_means_intervals_and_paired_differences_are_those_of_scipy() -> None:
     assert mean_interval([2.0]) == (2.0, None)
 
 
+def test_intervals_of_shares_stay_within_them_and_others_do_not() -> None:
+    outcomes = [
+        R3DOutcome("d", 0.0, "none", seed, "", 1, 0.0, {"next@0.3": x, "rank_after": x})
+        for seed, x in enumerate((0.2, 0.9))
+    ]
+    share, rank = summarise_r3d(outcomes)
+    assert share.interval == (0.0, 1.0)
+    assert rank.interval is not None
+    assert rank.interval[0] < 0 < 1 < rank.interval[1]
+    assert share.mean == rank.mean == pytest.approx(0.55)
+
+
 def test_training_sequences_are_turned_moved_and_stretched_as_a_whole() -> None:
     torch.manual_seed(0)
     joints = torch.randn(8, 5, 3, 4)

@@ -42,6 +42,7 @@ SIZES = {
     "utkinect": R3DSize(UTKINECT_CLASSES, queries=UTKINECT_WINDOW, steps=UTKINECT_TOKENS),
 }
 TRAINING = {"utd_mhad": R3DTraining(), "utkinect": R3DTraining(epochs=60, batch=16)}
+SHARES = ("current", "next", "future", "recognised")  # scores in [0, 1], and so are their intervals
 QUICK_EPOCHS = 3
 Say = Callable[[str], None]
 
@@ -229,6 +230,8 @@ def summarise_r3d(outcomes: Sequence[R3DOutcome]) -> list[R3DMean]:
         drawn = by_run.get((dataset, proportion, "random"), {}) if channels == "weakest" else {}
         for name in next(iter(found.values())).scores:
             mean, interval = mean_interval([o.scores[name] for o in found.values()])
+            if interval is not None and name.startswith(SHARES):
+                interval = max(0.0, interval[0]), min(1.0, interval[1])
             assert mean is not None
             gain, over = _difference(found, plain, name), _difference(found, drawn, name)
             out.append(R3DMean(dataset, proportion, channels, name, len(found), mean, interval, *gain, *over))
