@@ -1,5 +1,5 @@
 """Whether Theorem 3.1 of Kim et al. 2025 says when a blend raises the effective rank: random blends of one channel that
-meet its conditions, as docs/repairs.md reads them, and what the rank did.
+meet its conditions, as docs/repair-methods.md reads them, and what the rank did.
 
 python -m benchmarks.conditions --blends 4000
 """

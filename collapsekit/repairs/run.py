@@ -78,7 +78,7 @@ def repair(
         method: Names of repairs, run in order; default: recommended from the diagnosis.
         modalities: Whom to repair; default: those collapsed or underused on the val split.
         options: Option values by repair, as ``--set`` takes them.
-        training: Epochs, batch, rate and other fields of Training (docs/repairs.md).
+        training: Epochs, batch, rate and other fields of Training (docs/training.md).
         control: Whether plain fine-tuning is trained beside it, to judge the repair by.
         keep: Write the weights even where they are rejected.
         resume: Go on from the snapshots of an interrupted repair.

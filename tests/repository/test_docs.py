@@ -39,7 +39,8 @@ def test_every_repair_is_documented_and_no_other() -> None:
     builtin = {n for n, s in registry.REPAIRS.items() if s.stages.__module__.startswith("collapsekit.")}
     table = README[README.index("## Repair") : README.index("Methods run in the order")]
     assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == builtin
-    page = (ROOT / "docs" / "repairs.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "repairs.md").read_text(), re.M)) == builtin
+    page = (ROOT / "docs" / "repair-methods.md").read_text()
     own = {p.stem: p.read_text() for p in (ROOT / "docs" / "repairs").glob("*.md")}  # a page of its own will do
     assert {*re.findall(r"^## `(\w+)`", page, re.M), *own} == builtin
     for name in builtin:
@@ -67,6 +68,7 @@ def test_what_a_repair_is_accepted_by_is_documented() -> None:
     assert f"at most {accept.METRIC_MARGIN:g}" in page
     assert f"falls by at least {accept.MIN_SCORE_FALL:g}" in page
     assert f"falls by at least {accept.MIN_SCORE_FALL:g}" in README
+    page = (ROOT / "docs" / "training.md").read_text()
     assert f"every {loop.ROUND} optimiser steps" in page
     for name, field in Training.model_fields.items():
         assert f"`{name}` ({field.default})" in page, name
