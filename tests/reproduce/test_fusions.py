@@ -54,10 +54,8 @@ def test_an_answer_depends_on_its_example_alone(name: str) -> None:
     assert whole.shape == (9, WIDTH)
     alone = torch.cat([fusion(*(f[i : i + 1] for f in x)) for i in range(9)])
     assert torch.allclose(whole, alone, atol=1e-6)
-    assert torch.equal(fusion(*(f.flip(0) for f in x)).flip(0), whole) or torch.allclose(
-        fusion(*(f.flip(0) for f in x)).flip(0), whole, atol=1e-6
-    )
-    assert float(whole.std(0).max()) > 0
+    assert torch.allclose(fusion(*(f.flip(0) for f in x)).flip(0), whole, atol=1e-6)
+    assert float(whole.detach().std(0).max()) > 0
 
 
 @pytest.mark.parametrize("name", OF_PRESENT)

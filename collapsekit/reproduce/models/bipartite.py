@@ -90,8 +90,9 @@ class BipartiteFusion(PresentFusion):
 
     def nodes(self, features: Sequence[Tensor]) -> Tensor:
         """Compute the nodes (n, width) of examples by their features (n, width), one a modality."""
-        edges, present, kept = torch.stack(list(features), 1), presence(features), self.memory
-        modalities = self.modalities
+        edges, present = torch.stack(list(features), 1), presence(features)
+        modalities: Tensor = self.modalities
+        kept: Tensor = self.memory
         nodes, memory = torch.ones_like(edges[:, 0]), torch.ones_like(kept[:, 0])
         every = torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
         for step in self.rounds:

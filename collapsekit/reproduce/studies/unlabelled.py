@@ -56,7 +56,7 @@ def train_on(
     for epoch in range(epochs):
         for rows in torch.randperm(len(subject.arrays["train/label"])).split(BATCH):
             optimizer.zero_grad()
-            loss(rows).backward()  # type: ignore[no-untyped-call]
+            loss(rows).backward()
             optimizer.step()
         yield epoch
 
