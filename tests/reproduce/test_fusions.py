@@ -180,9 +180,11 @@ def test_neighbours_are_weighted_by_what_is_present() -> None:
     torch.manual_seed(0)
     fusion, x = NeighbourFusion(3, WIDTH).eval(), features()
     x[2] = torch.zeros_like(x[2])
-    found = fusion.recover(x)
-    low, high = fusion.memory.amin(0), fusion.memory.amax(0)
-    assert bool(((found >= low) & (found <= high)).all())
+    found, kept = fusion.recover(x), fusion.memory
+    keys = [key.weight for key in fusion.keys]
+    for e in range(9):
+        alike = torch.stack([sum((keys[i] @ x[i][e]) @ (keys[i] @ one[i]) for i in (0, 1)) / (8 * 2) for one in kept])
+        assert torch.allclose(found[e], (alike.softmax(0)[:, None, None] * kept).sum(0), atol=1e-5)
     with torch.no_grad():  # an example that is like one of the memory, by what is present, is filled by it
         fusion.memory[5, :2] *= 30
         like = [fusion.memory[5, i].expand(2, -1) for i in range(2)]
