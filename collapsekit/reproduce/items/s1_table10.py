@@ -38,6 +38,10 @@ HELD_OUT = ", held out"
             "the gap rises with the number of modalities, held out", COUNTS, (GAP + HELD_OUT,), rises=True
         ),
     ),
+    notes=(
+        "Each number of modalities adds one view to the last, so that how many and which are not told apart: pix is the fourth, "
+        "and says much of what kar says.",
+    ),
     drawn="lines",
 )
 def measure(trial: Trial) -> Iterator[Point]:
