@@ -39,8 +39,8 @@ HELD_OUT = ", held out"
         ),
     ),
     notes=(
-        "Each number of modalities adds one view to the last, so that how many and which are not told apart: pix is the fourth, "
-        "and says much of what kar says.",
+        "Each number of modalities adds one view to those before, so that how many and which are not told apart: pix is the "
+        "fourth, and says much of what kar says.",
     ),
     drawn="lines",
 )
