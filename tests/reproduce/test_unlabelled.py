@@ -75,7 +75,7 @@ def test_the_bound_of_one_expert_is_the_elbo() -> None:
     expected = told - kl_divergence(q, Normal(torch.zeros_like(mean), 1.0)).sum(1)
     many = 40_000
     found = network.objective({"a": x["a"].expand(many, -1)}, {"a": features["a"].expand(many, -1)})
-    assert float(found.detach()) == pytest.approx(-float(expected.detach()), rel=0.005)
+    assert float(found.detach()) == pytest.approx(-float(expected.detach()) / 6, rel=0.005)
 
 
 def test_experts_that_agree_are_one() -> None:
@@ -95,7 +95,7 @@ def test_experts_that_agree_are_one() -> None:
         twice = float(network.objective({"a": x, "b": x}, {"a": f, "b": f}))
         once = float(one.objective({"a": x}, {"a": f}))
         second = -float(log_normal(x, one.decoders["a"](one.means["a"](f))).mean())
-    assert twice == pytest.approx(once + second, abs=0.3)  # ln 2 is 0.69
+    assert 6 * twice == pytest.approx(6 * once + second, abs=0.3)  # ln 2 is 0.69
 
 
 @pytest.mark.parametrize("make", MAKES)
@@ -155,9 +155,10 @@ def test_the_objective_falls_by_training_and_rows_are_the_same_twice(make: type[
     assert len(set(ranks[0].values())) == 5
 
 
-def test_alignment_brings_latent_encodings_together() -> None:
+@pytest.mark.parametrize("make", MAKES)
+def test_alignment_brings_latent_encodings_together(make: type[JointEncoding]) -> None:
     one = subject(epochs=6)
-    found = {row: network for row, network in joined_rows(one, ContrastiveNetwork, ["a"]) if row in (HEADS, EBR)}
+    found = {row: network for row, network in joined_rows(one, make, ["a"]) if row in (HEADS, EBR)}
 
     def apart(network: JointEncoding) -> float:
         with torch.no_grad():
@@ -165,7 +166,7 @@ def test_alignment_brings_latent_encodings_together() -> None:
         near = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
         return float(near.mean() - near.diagonal().mean())
 
-    assert apart(found[EBR]) < apart(found[HEADS])
+    assert apart(found[EBR]) < apart(found[HEADS]) - 0.1
 
 
 @pytest.mark.parametrize("make", MAKES)
