@@ -54,10 +54,8 @@ def test_an_answer_depends_on_its_example_alone(name: str) -> None:
     assert whole.shape == (9, WIDTH)
     alone = torch.cat([fusion(*(f[i : i + 1] for f in x)) for i in range(9)])
     assert torch.allclose(whole, alone, atol=1e-6)
-    assert torch.equal(fusion(*(f.flip(0) for f in x)).flip(0), whole) or torch.allclose(
-        fusion(*(f.flip(0) for f in x)).flip(0), whole, atol=1e-6
-    )
-    assert float(whole.std(0).max()) > 0
+    assert torch.allclose(fusion(*(f.flip(0) for f in x)).flip(0), whole, atol=1e-6)
+    assert float(whole.detach().std(0).max()) > 0
 
 
 @pytest.mark.parametrize("name", OF_PRESENT)
@@ -139,7 +137,7 @@ def test_means_and_distances_are_over_what_is_there() -> None:
     assert mean_of_present(values, present).tolist() == [[2.0, 3.0], [0.0, 0.0]]
     whole = [torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2)]
     recovered = torch.tensor([[[2.0, 4.0], [9.0, 9.0]]], requires_grad=True)
-    assert float(recovery_loss(recovered, whole)) == (1 + 4) / 2
+    assert float(recovery_loss(recovered, whole).detach()) == (1 + 4) / 2
 
 
 def test_messages_are_those_of_a_loop() -> None:
@@ -182,9 +180,11 @@ def test_neighbours_are_weighted_by_what_is_present() -> None:
     torch.manual_seed(0)
     fusion, x = NeighbourFusion(3, WIDTH).eval(), features()
     x[2] = torch.zeros_like(x[2])
-    found = fusion.recover(x)
-    low, high = fusion.memory.amin(0), fusion.memory.amax(0)
-    assert bool(((found >= low) & (found <= high)).all())
+    found, kept = fusion.recover(x), fusion.memory
+    keys = [key.weight for key in fusion.keys]
+    for e in range(9):
+        alike = torch.stack([sum((keys[i] @ x[i][e]) @ (keys[i] @ one[i]) for i in (0, 1)) / (8 * 2) for one in kept])
+        assert torch.allclose(found[e], (alike.softmax(0)[:, None, None] * kept).sum(0), atol=1e-5)
     with torch.no_grad():  # an example that is like one of the memory, by what is present, is filled by it
         fusion.memory[5, :2] *= 30
         like = [fusion.memory[5, i].expand(2, -1) for i in range(2)]

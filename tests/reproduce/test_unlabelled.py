@@ -75,25 +75,27 @@ def test_the_bound_of_one_expert_is_the_elbo() -> None:
     expected = told - kl_divergence(q, Normal(torch.zeros_like(mean), 1.0)).sum(1)
     many = 40_000
     found = network.objective({"a": x["a"].expand(many, -1)}, {"a": features["a"].expand(many, -1)})
-    assert float(found.detach()) == pytest.approx(-float(expected.detach()), rel=0.005)
+    assert float(found.detach()) == pytest.approx(-float(expected.detach()) / 6, rel=0.005)
 
 
 def test_experts_that_agree_are_one() -> None:
     """The mixture of two that are the same is each: nothing is gained by counting it twice."""
     torch.manual_seed(0)
     network = MixtureAutoencoder({"a": (6,), "b": (6,)})
+    with torch.no_grad():
+        for p in network.spreads.parameters():
+            p.fill_(0)
+        network.spreads["a"].bias.fill_(LEAST)  # so that samples hardly differ
     for part in (network.means, network.spreads, network.decoders):
         part["b"].load_state_dict(part["a"].state_dict())
     one = MixtureAutoencoder({"a": (6,)})
     one.load_state_dict({k: v for k, v in network.state_dict().items() if ".b." not in k})
-    x, f = torch.randn(2000, 6), torch.rand(2000, 64)
-    torch.manual_seed(1)
-    twice = float(network.objective({"a": x, "b": x}, {"a": f, "b": f}).detach())
-    torch.manual_seed(1)
-    once = float(one.objective({"a": x}, {"a": f}).detach())
-    z = one.means["a"](f)
-    extra = -float(log_normal(x, one.decoders["a"](z)).mean())  # the second likelihood, without its noise
-    assert twice == pytest.approx(once + extra, rel=0.05)
+    x, f = torch.randn(20_000, 6), torch.rand(20_000, 64)
+    with torch.no_grad():
+        twice = float(network.objective({"a": x, "b": x}, {"a": f, "b": f}))
+        once = float(one.objective({"a": x}, {"a": f}))
+        second = -float(log_normal(x, one.decoders["a"](one.means["a"](f))).mean())
+    assert 6 * twice == pytest.approx(6 * once + second, abs=0.3)  # ln 2 is 0.69
 
 
 @pytest.mark.parametrize("make", MAKES)
@@ -110,23 +112,26 @@ def test_heads_begin_by_changing_nothing(make: type[JointEncoding]) -> None:
 
 
 def test_distillation_trains_the_weak_encoder_alone_and_brings_it_to_its_teacher() -> None:
+    """The weak view is one number that both have, under two loud ones that are its own."""
     torch.manual_seed(0)
     network, one = ContrastiveNetwork(SHAPES), subject(epochs=30)
-    before = copy.deepcopy(network.state_dict())
+    for split in ("train", "val", "test"):
+        s = torch.randn(96, 1)
+        one.arrays[f"{split}/a"] = s * torch.linspace(-1, 1, 6) + 0.1 * torch.randn(96, 6)
+        one.arrays[f"{split}/b"] = torch.cat([s, 3 * torch.randn(96, 2)], 1)
+
+    def likeness() -> float:
+        """Linear CKA of the encoders' features of test examples."""
+        with torch.no_grad():
+            a, b = (network.encoders[m](one.arrays[f"test/{m}"]) for m in SHAPES)
+        a, b = a - a.mean(0), b - b.mean(0)
+        return float((a.T @ b).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()))
+
+    before, alike = copy.deepcopy(network.state_dict()), likeness()
     distil(one, network, "a")
     changed = {k.rsplit(".", 2)[0] for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"encoders.b"}
-
-    def told_apart(state: dict[str, Tensor]) -> float:
-        """How far cosines of one class lie above those of others, in the weak encoder's features."""
-        network.load_state_dict(state)
-        with torch.no_grad():
-            f = F.normalize(network.encoders["b"](one.arrays["test/b"]), dim=1)
-        y = one.arrays["test/label"]
-        near, same = f @ f.T, y[:, None] == y
-        return float(near[same].mean() - near[~same].mean())
-
-    assert told_apart(copy.deepcopy(network.state_dict())) > told_apart(before) + 0.05
+    assert likeness() > alike + 0.2
 
 
 @pytest.mark.parametrize("make", MAKES)
@@ -150,9 +155,10 @@ def test_the_objective_falls_by_training_and_rows_are_the_same_twice(make: type[
     assert len(set(ranks[0].values())) == 5
 
 
-def test_alignment_brings_latent_encodings_together() -> None:
+@pytest.mark.parametrize("make", MAKES)
+def test_alignment_brings_latent_encodings_together(make: type[JointEncoding]) -> None:
     one = subject(epochs=6)
-    found = {row: network for row, network in joined_rows(one, ContrastiveNetwork, ["a"]) if row in (HEADS, EBR)}
+    found = {row: network for row, network in joined_rows(one, make, ["a"]) if row in (HEADS, EBR)}
 
     def apart(network: JointEncoding) -> float:
         with torch.no_grad():
@@ -160,7 +166,7 @@ def test_alignment_brings_latent_encodings_together() -> None:
         near = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
         return float(near.mean() - near.diagonal().mean())
 
-    assert apart(found[EBR]) < apart(found[HEADS])
+    assert apart(found[EBR]) < apart(found[HEADS]) - 0.1
 
 
 @pytest.mark.parametrize("make", MAKES)

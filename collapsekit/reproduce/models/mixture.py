@@ -37,7 +37,10 @@ class MixtureAutoencoder(JointEncoding):
         return torch.stack([strength.get(m, 1.0) * self.means[m](f) for m, f in features.items()]).mean(0)
 
     def objective(self, x: Inputs, features: Mapping[str, Tensor]) -> Tensor:
-        """Compute minus the ELBO of the mixture, a scalar in nats an example, by inputs and features (n, ...)."""
+        """Compute minus the ELBO of the mixture, a scalar, by inputs and features (n, ...).
+
+        In nats an example and number of the widest modality, so that it is of the size of a loss on labels.
+        """
         experts = [(self.means[m](f), self.spreads[m](f).clamp(LEAST, MOST)) for m, f in features.items()]
         widest, bounds = max(v.shape[1] for v in x.values()), []
         for mean, log_variance in experts:
@@ -47,7 +50,7 @@ class MixtureAutoencoder(JointEncoding):
             bounds.append(
                 torch.stack(told).sum(0) + log_normal(z, torch.zeros_like(z)) - mixture + math.log(len(experts))
             )
-        return -torch.stack(bounds).mean()
+        return -torch.stack(bounds).mean() / widest
 
 
 def log_normal(x: Tensor, mean: Tensor, log_variance: Tensor | None = None) -> Tensor:

@@ -32,12 +32,9 @@ class NeighbourFusion(PresentFusion):
 
     def recover(self, features: Sequence[Tensor]) -> Tensor:
         """Compute what similar examples have of each modality, (n, modalities, width), by features (n, width) each."""
-        present = presence(features).to(features[0].dtype)
-        alike = [
-            key(f) @ key(self.memory[:, i]).T * present[:, i, None]
-            for i, (key, f) in enumerate(zip(self.keys, features, strict=True))
-        ]
-        scale = features[0].shape[1] ** 0.5 * present.sum(1, keepdim=True).clamp_min(1)
+        # Keys have no bias, so that of an absent one is zeros, and counts for nothing.
+        alike = [key(f) @ key(self.memory[:, i]).T for i, (key, f) in enumerate(zip(self.keys, features, strict=True))]
+        scale = features[0].shape[1] ** 0.5 * presence(features).sum(1, keepdim=True).clamp_min(1)
         weights = (torch.stack(alike).sum(0) / scale).softmax(1)
         return torch.einsum("nk,kmd->nmd", weights, self.memory)
 
