@@ -21,6 +21,17 @@ def test_lines_are_no_more_than_colours_and_the_first_rows(count: int) -> None:
     assert labels == [f"row {i}" for i in range(len(labels))]
 
 
+@pytest.mark.parametrize("printed", [False, True])
+def test_the_legend_is_no_wider_than_the_figure(printed: bool) -> None:
+    report = make_reproduction(tuple(f"gap after {i} epochs" for i in range(6)))
+    cells = [cell if printed else cell.model_copy(update={"paper": None}) for cell in report.cells]
+    figure = draw(report.model_copy(update={"drawn": "lines", "cells": tuple(cells)}))
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    plt.close(figure)
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
 def test_bars_are_of_every_row() -> None:
     figure = draw(make_reproduction(tuple(f"row {i}" for i in range(8))).model_copy(update={"drawn": "bars"}))
     labels = figure.axes[0].get_legend_handles_labels()[1]

@@ -39,7 +39,7 @@ def draw(report: Reproduction) -> Figure:
             ax.tick_params(axis="x", rotation=30)
         ax.set_xlabel(clean(report.column_label))
     axes[0].set_ylabel(clean(report.measure))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 + printed)
     return figure
 
 
