@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from collapsekit.diagnosis import diagnose
 from collapsekit.reproduce.item import Point, Trial, item, rows_in_order
-from collapsekit.reproduce.studies.subjects import CONTROL, EBR, HEADS, KD, VANILLA, Bench, make_subject, value_of
+from collapsekit.reproduce.studies.subjects import CONTROL, EBR, HEADS, KD, KEPT, VANILLA, Bench, make_subject, value_of
 
 CE = "cross-entropy"
 TEACHERS, EPOCHS = 12, 100  # with fewer its check is above ln 2, on held-out examples of a seed apart
@@ -37,6 +37,7 @@ RESULTS = {CE: "cross_entropy", "entropy": "entropy", "check": "check", "ln 2": 
     notes=(
         "The paper's 5.66 for two modalities is far above ln 2 = 0.69: such a number is confident error, not probability "
         "spread over modalities, as which it is read there.",
+        KEPT,
     ),
 )
 def measure(trial: Trial) -> Iterator[Point]:

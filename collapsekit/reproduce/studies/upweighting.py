@@ -15,6 +15,7 @@ from collapsekit.reproduce.studies.subjects import (
     EBR,
     HEADS,
     KD,
+    KEPT,
     VANILLA,
     Bench,
     StudySubject,
@@ -54,6 +55,7 @@ FACTS: dict[str, Any] = {
             for side in ("weak", "strong")
         ),
     ),
+    "notes": (KEPT, "The figure draws ranks; likeness stands in the table alone."),
     "drawn": "lines",
 }
 HOW = (
