@@ -28,14 +28,16 @@ def draw(report: Reproduction) -> Figure:
         report: Whose numbers.
 
     Returns:
-        A figure of one panel, or of two where the paper prints numbers: ours, and the paper's.
+        A figure of one panel, or of two where the paper prints numbers: ours, and the paper's. Lines are at most as many
+        as there are colours: rows beyond stand in the table alone.
     """
+    rows = report.rows[: len(SERIES)] if report.drawn == "lines" else report.rows
     printed = any(cell.paper is not None for cell in report.cells)
     figure, axes = panels(1 + printed, height=2.4)
-    labels = short_labels([clean(row) for row in report.rows])
+    labels = short_labels([clean(row) for row in rows])
     for ax, paper in zip(axes, (False, True), strict=False):
         ax.set_title("paper" if paper else "here")
-        for place, row in enumerate(report.rows):
+        for place, row in enumerate(rows):
             cells = [c for c in report.cells if c.row == row and _value(c, paper=paper) is not None]
             _draw_row(ax, report, place, labels[clean(row)], cells, paper=paper)
         ax.set_xticks(range(len(report.columns)), [clean(c) for c in report.columns])

@@ -56,13 +56,14 @@ RISING = ("strongest-to-weakest", "random", "simultaneous", "strongest only", "w
 def measure(trial: Trial) -> Iterator[Point]:
     """Yield both metrics for every order."""
     bench = Bench(trial, make_subject(trial, "utd_mhad", VIEWS, "skeleton", examples=431))
-    yield from _areas(bench, bench.vanilla())
-    yield from _areas(bench, bench.repaired(CONTROL, *ROWS[CONTROL]))
+    yield from areas_of(bench, bench.vanilla())
+    yield from areas_of(bench, bench.repaired(CONTROL, *ROWS[CONTROL]))
     for row, sequence in SEQUENCES.items():
-        yield from _areas(bench, bench.repaired(row, "kd", {"sequence": sequence}))
+        yield from areas_of(bench, bench.repaired(row, "kd", {"sequence": sequence}))
 
 
-def _areas(bench: Bench, repaired: Repaired) -> Iterator[Point]:
+def areas_of(bench: Bench, repaired: Repaired) -> Iterator[Point]:
+    """Yield both metrics of a network on the test split, of its probabilities, one class against the rest."""
     arrays = bench.subject.arrays
     with torch.no_grad():
         logits = repaired.adapter.model(**{m: arrays[f"test/{m}"] for m in bench.subject.modalities})

@@ -110,13 +110,13 @@ def followed(stages: Iterable[Stage], model: nn.Module, arrays: Arrays, losses: 
     for stage in stages:
 
         def judged(stage: Stage = stage) -> float:
-            losses.append(test_loss(model, arrays))
+            losses.append(loss_on_test(model, arrays))
             return stage.held()
 
         yield replace(stage, held=judged)
 
 
-def test_loss(model: nn.Module, arrays: Arrays) -> float:
+def loss_on_test(model: nn.Module, arrays: Arrays) -> float:
     """Compute the mean cross-entropy on the test split, in nats, with every modality there."""
     names = [k.removeprefix("test/") for k in arrays if k.startswith("test/") and k != "test/label"]
     with torch.no_grad():

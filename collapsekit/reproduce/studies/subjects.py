@@ -41,6 +41,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     KD: ("kd", {}),
     EBR: ("ebr", {}),
 }
+KEPT = "A control equal to vanilla kept the weights it began with, as no epoch lowered the held-out loss."
 BATCH, RATE, DECAY = 64, 2e-3, 1e-2
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.reproduce.item import Point, Trial, columns_in_order, rows_in_order
-from collapsekit.reproduce.studies.subjects import CONTROL, EBR, HEADS, KD, VANILLA, Bench, StudySubject, accuracy
+from collapsekit.reproduce.studies.subjects import CONTROL, EBR, HEADS, KD, KEPT, VANILLA, Bench, StudySubject, accuracy
 from collapsekit.stats.noise import spread
 
 HOW = (
@@ -42,6 +42,7 @@ def facts_of(rates: Sequence[str]) -> dict[str, Any]:
             rows_in_order("KD is ahead of fine-tuning (our control)", (CONTROL, KD), rates, rises=True),
             columns_in_order("the vanilla network's accuracy falls with noise", rates, (VANILLA,), rises=False),
         ),
+        "notes": (KEPT,),
         "drawn": "lines",
     }
 

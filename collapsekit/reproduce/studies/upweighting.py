@@ -15,6 +15,7 @@ from collapsekit.reproduce.studies.subjects import (
     EBR,
     HEADS,
     KD,
+    KEPT,
     VANILLA,
     Bench,
     StudySubject,
@@ -36,7 +37,7 @@ FACTS: dict[str, Any] = {
     "rows": (VANILLA, CONTROL, HEADS, KD, EBR, BASELINE, *LIKENESS.values()),
     "columns": BETAS,
     "column_label": "β",
-    "measured": "effective rank; rows of likeness: CKA in %",
+    "measured": "effective rank (likeness: CKA, %)",
     "orders": (
         rows_in_order("rank rises from vanilla over KD to EBR", METHODS, UP, rises=True),
         columns_in_order("the vanilla network's rank falls with β", UP, (VANILLA,), rises=False),
@@ -54,6 +55,7 @@ FACTS: dict[str, Any] = {
             for side in ("weak", "strong")
         ),
     ),
+    "notes": (KEPT, "The figure draws ranks; likeness stands in the table alone."),
     "drawn": "lines",
 }
 HOW = (
