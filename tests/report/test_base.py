@@ -43,6 +43,8 @@ def _without_what_is_new(value: Any) -> Any:
         "engine",
         "reference",
         "error",
+        "forecast",
+        "gained",
     }
     whole = "schema_version" in value
     return {
