@@ -31,6 +31,7 @@ from collapsekit.session.opening import build_adapter
 Numbers = dict[str, float | None]
 REPAIRS: dict[str, dict[str, Any]] = {
     "finetune": {},
+    "late_fusion": {},
     "dropout": {"dropout": {"fresh_fusion": True, "warm_up": True}},
     "kd": {"kd": {"width": 6, "negatives": 8, "warm_up": True}},
     "substitute": {},

@@ -56,7 +56,7 @@ def run_item(
                 with tempfile.TemporaryDirectory() as scratch, preserve_rng_state():
                     points = [Point(*p) for p in measure(Trial(seed, quick, Path(scratch)))]
                 records[seed] = _record(item, seed, points, quick=quick)
-                write_atomic(folder / RECORDS, "".join(json.dumps(r) + "\n" for r in records.values()))
+                write_atomic(folder / RECORDS, "".join(json.dumps(r, allow_nan=False) + "\n" for r in records.values()))
         shown.step(item.name, len(seeds), len(seeds))
         made = summarise(item, [records[seed] for seed in seeds], quick=quick)
         write_atomic(folder / FILE, made.to_json())

@@ -117,6 +117,11 @@ WRONG: dict[str, dict[str, list[str]]] = {
     "baseline create": {"<reports>": ["none.json"], "--output": FILE},
     "baseline update": {"<baseline>": ["none.json"], "<reports>": ["none.json"]},
     "baseline show": {"<baseline>": ["none.json"]},
+    "reproduce": {
+        "<items>": ["s1.tabel7", "s1.figure1", ""],
+        "--output": FOLDER[1:],
+        "--seeds": ["0", "-1", "1001", "x"],
+    },
     "list": {"<kind>": ["probe"], "--plugin": ["none.py", "wrong.py"]},
     "schema": {"<kind>": ["reports"]},
     "inspect": {"<path>": ["none.pt"]},
@@ -130,6 +135,7 @@ PLAIN: dict[str, list[str]] = {
     "baseline create": ["report.json", "--force"],
     "baseline update": ["baseline.json", "other.json"],
     "repair": ["-o", "repaired"],
+    "reproduce": ["s1.table7"],
 }
 # Checked by the model, once it is built: that is no pass over the data yet.
 BUILT = {("repair", "--freeze")}
@@ -245,6 +251,7 @@ def test_a_wrong_value_is_one_sentence_and_nothing_is_begun(
 # By what words an option is named, where not by itself.
 NAMED = {
     "--set": "",  # PROBE.OPTION, which the value is
+    "<items>": "",
     "--skip": "probe",
     "--method": "re",  # repair, or --method
     "--require": "rule",

@@ -220,7 +220,9 @@ def test_what_the_diagnosis_says_of_encoders_and_of_their_use(
     monkeypatch.setattr(asking, "kept_by", lambda _report, m, least: {("audio", 0.05): share}.get((m, least)))
     asked: Any = SimpleNamespace(options=RepairOptions.make(training=made.training))
     subject: Any = None
-    before: Any = SimpleNamespace(modalities={m: SimpleNamespace(verdict=verdict) for m in ("image", "audio")})
+    subject_of: Any = SimpleNamespace(modalities=("image", "audio"))
+    states = {m: SimpleNamespace(verdict=verdict) for m in ("image", "audio")}
+    before: Any = SimpleNamespace(modalities=states, subject=subject_of, find=lambda *_: None)
     job, _ = asking.make_job(asked, subject, made.adapter, before, ("audio",))
     assert job.kept == ({} if share is None else {"audio": share})
     assert job.ignored == (("audio",) if ignored else ())

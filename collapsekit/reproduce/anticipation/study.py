@@ -120,7 +120,7 @@ def figure5(
             if outcome is None:
                 outcome = _measured(splits, *key, quick=quick)
                 if path is not None:
-                    append_text(path, json.dumps(asdict(outcome)) + "\n")
+                    append_text(path, json.dumps(asdict(outcome), allow_nan=False) + "\n")
             say(_line(outcome))
             out.append(outcome)
     return out
@@ -195,7 +195,7 @@ def training_of(dataset: str, *, quick: bool) -> R3DTraining:
 def plan_of(dataset: str, *, quick: bool) -> str:
     """Name a dataset's layout, size and training by twelve digits, so that outcomes of others are told apart."""
     parts = [LAYOUTS[dataset], asdict(SIZES[dataset]), asdict(training_of(dataset, quick=quick))]
-    text = json.dumps(parts, sort_keys=True)
+    text = json.dumps(parts, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +22,7 @@ from collapsekit.context import Progress
 from collapsekit.data.base import SPLITS
 from collapsekit.diagnosis import diagnose
 from collapsekit.errors import NumericsError
+from collapsekit.io.files import write_atomic
 from collapsekit.repairs.request import RepairRequest, check_method_options, make_job, make_request
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
@@ -164,8 +166,10 @@ class Bench:
     def __init__(self, trial: Trial, subject: StudySubject, *, training: Mapping[str, Any] | None = None) -> None:
         self.trial, self.subject, self.folder = trial, subject, Path(tempfile.mkdtemp(dir=trial.folder))
         data, checkpoint = self.folder / "data.safetensors", self.folder / "ckpt.pt"
-        save_file(subject.arrays, data)
-        torch.save(train_ordinarily(subject).state_dict(), checkpoint)
+        write_atomic(data, save(subject.arrays))
+        weights = BytesIO()
+        torch.save(train_ordinarily(subject).state_dict(), weights)
+        write_atomic(checkpoint, weights.getvalue())
         quick = {"epochs": 2} if trial.quick else {}
         self.request: RepairRequest = make_request(
             checkpoint,
