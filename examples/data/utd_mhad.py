@@ -63,7 +63,8 @@ def make(source: Path) -> dict[str, torch.Tensor]:
 
     Returns:
         ``depth`` (n, 6, 32, 32) in bytes, ``skeleton`` (n, 3, 24, 20) in metres from the hip's first place, ``accel``
-        (n, 3, 64) in g, ``gyro`` (n, 3, 64) in 100 degrees a second, ``label``, ``subject``, ``trial`` and ``split`` (n,).
+        (n, 3, 64) in g, ``gyro`` (n, 3, 64) in 100 degrees a second, ``label``, ``subject``, ``trial``, ``split`` and
+        ``n_frames`` (of the camera; n,).
     """
     out: dict[str, list[np.ndarray | int]] = {}
     for path in sorted((source / "Skeleton").glob("a*_s*_t*_skeleton.mat"), key=_numbers):
@@ -81,6 +82,7 @@ def make(source: Path) -> dict[str, torch.Tensor]:
             "subject": subject,
             "trial": trial,
             "split": SPLIT_OF[subject],
+            "n_frames": len(joints),
         }
         for name, value in clip.items():
             out.setdefault(name, []).append(value)

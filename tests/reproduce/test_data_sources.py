@@ -132,6 +132,7 @@ def test_clips_of_sensors_become_arrays(tmp_path: Path) -> None:
     }
     assert made["label"].tolist() == [1, 9]
     assert made["split"].tolist() == [0, 2]
+    assert made["n_frames"].tolist() == [31, 31]
     assert np.allclose(made["skeleton"][0, :, 0, 3], 0)
     assert np.allclose(made["skeleton"][0, :, -1].numpy(), (joints[:, :, -1] - joints[3, :, 0]).T, atol=1e-6)
     assert np.allclose(made["accel"][0, :, 0], [0, 1, 2])

@@ -210,6 +210,23 @@ def test_what_is_typed_wrong_is_said_in_one_sentence(arguments: tuple[str, ...],
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_all_runs_what_it_has_data_for_and_says_what_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = fake({0: [Point("a", "x", 0.25)]}, claim="c", here="h", measured="m")
+    away = replace(fake({}), name="s1.table98", data=("avmnist1500",))
+    drawn = Item("s1.figure99", "Drawn", state="nothing to measure", why="it is drawn")
+    monkeypatch.setattr("collapsekit.reproduce.item.load_items", lambda: {i.name: i for i in (here, away, drawn)})
+    monkeypatch.delenv(datasets.FOLDER, raising=False)
+    done = cli("--all", "--quick", "-o", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["s1.table99"]
+    assert here.__dict__["asked"] == [0]
+    assert "s1.table98 left out: avmnist1500.safetensors is not found" in " ".join(done.stderr.split())
+    monkeypatch.setattr("collapsekit.reproduce.item.load_items", lambda: {i.name: i for i in (away, drawn)})
+    assert cli("--all", "-o", str(tmp_path / "none")).exit_code == 5
+
+
 def test_an_outcome_is_rendered_again_by_report(tmp_path: Path) -> None:
     run_item(fake({0: [Point("a", "x", 0.25)]}), tmp_path, [0])
     done = CliRunner().invoke(app, ["report", str(tmp_path)], env={"COLUMNS": "80"}, prog_name="collapsekit")

@@ -68,14 +68,6 @@ SOURCES = {
         "6a05a0f32eb9680b9265a6c1b8401f80b5d2a3410080cbda3f2063561678a38e",
         {m: m for m in ("torso", "left_arm", "right_arm", "legs")},
     ),
-    "mimic4_demo": DataSource(
-        "mimic4_demo",
-        "275 admissions of 100 patients; 40 deaths, so that it tests a protocol and decides nothing",
-        "MIMIC-IV Clinical Database Demo 2.2 (ODbL 1.0, PhysioNet)",
-        "eb4bd710803dab63d7692b40c6ab7b157e759beef178bde89459c78dfa7ad0a2",
-        {m: m for m in ("demographics", "labs", "diagnoses", "procedures", "medications")},
-        _bytes_to_unit,
-    ),
     "r3d_demo_clips": DataSource(
         "r3d_demo_clips",
         "features of depth and of colour of four clips at three rates of observation, before and after the exchange",
