@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from collapsekit.context import Options
-from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.errors import ConfigError, NumericsError, did_you_mean
 from collapsekit.report.diagnosis import Curve
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.preview import Preview
@@ -39,15 +39,18 @@ class Credit:
 
     values: Tensor  # over all examples, then without each jackknife group, (1+G,)
     held: Part | None  # mean worth of coalitions with the modality, of which it is made; None: not of one
+    whole: Part | None  # what of that is the worth of all modalities together
     error: float  # standard error of sampled orders; 0 where it is exact
     ends: tuple[float, float]  # of its interval
 
     @property
     def parts(self) -> list[Part]:
-        """What it is the sum of: what the model reaches with the modality, and minus what it reaches without."""
-        if self.held is None:
+        """What it is the sum of: what the model reaches with all modalities, what with the modality and not all others, and
+        minus what it reaches without."""
+        if self.held is None or self.whole is None:
             return [Part(self.values)]
-        return [self.held, Part(self.values - self.held.values)]
+        others = Part(self.held.values - self.whole.values, self.held.bounds, self.held.count)
+        return [self.whole, others, Part(self.values - self.held.values)]
 
     def at_least(self, least: Tensor | float, ends: tuple[float, float] = (0.0, 0.0)) -> Credit:
         """Return the larger of it and ``least``, (1+G,) with its ``ends``, or a constant."""
@@ -55,7 +58,7 @@ class Credit:
         if bool((self.values >= floor).all()):
             return self
         span = max(self.ends[0], ends[0]), max(self.ends[1], ends[1])
-        return replace(self, values=torch.maximum(self.values, floor), held=None, ends=span)
+        return replace(self, values=torch.maximum(self.values, floor), held=None, whole=None, ends=span)
 
 
 class RankOptions(Options):
@@ -109,6 +112,31 @@ def cost_of_swept(preview: Preview, options: SweepOptions) -> tuple[int, Cost]:
         options.check_modalities(preview.modalities)
         return 1, Cost()
     return 1, preview.coalitions(preview.shapley_masks)
+
+
+def need_fusion(session: Session) -> None:
+    """Raise NumericsError where the config names no fusion, so that nothing is known of the representation."""
+    if not session.features.fused.shape[1]:
+        raise NumericsError(
+            "the config names no `fusion`, the submodule whose output is the multimodal representation: name it, and this "
+            "is measured"
+        )
+
+
+def need_mixed(session: Session) -> None:
+    """Raise NumericsError where there is no representation in which modalities are mixed."""
+    need_fusion(session)
+    if session.features.concatenated:
+        raise NumericsError(CONCATENATED)
+
+
+def need_features(session: Session, *modalities: str) -> None:
+    """Raise NumericsError where one of these modalities has no encoder, and so no features of its own."""
+    without = [m for m in modalities if m in session.adapter.at_input]
+    if without:
+        raise NumericsError(
+            f"{' and '.join(without)} without `encoder` in the config: known by inputs alone, so there are no features"
+        )
 
 
 def metric_count(session: Session) -> float:
@@ -195,7 +223,9 @@ def credits_of(
         _, ends = difference(held[i], held[i] - values[i], session.level, bounds, count)
         error = float(errors[i, 0])
         ends = _widened(float(values[i, 0]), ends, error, session.level, bounds.of_differences)
-        found.append(Credit(values[i], Part(held[i], bounds, count), error, ends))
+        part = 1 / len(values)  # of the orders, in which the modality comes last
+        whole = Part(worth((1 << len(values)) - 1) * part, bounds.times(part), count)
+        found.append(Credit(values[i], Part(held[i], bounds, count), whole, error, ends))
     return found
 
 

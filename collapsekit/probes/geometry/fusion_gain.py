@@ -15,6 +15,7 @@ from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
+from collapsekit.probes._shared import need_features
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
 from collapsekit.session.costs.cost import reads_features
@@ -161,6 +162,7 @@ def run(session: Session) -> Iterator[Result]:
 
 def _hold(session: Session, modality: str, options: FusionGainOptions) -> _Held:
     """Features, scores and rank of one modality. Raises NumericsError where they are not to be had."""
+    need_features(session, modality)
     keep, features, why_once = None, session.features, _why_once(options)
     if options.select == "example" and why_once is not None:
         raise NumericsError(f"select is example, but {why_once}: use select=dataset, or auto")

@@ -21,12 +21,13 @@ from collapsekit.interventions.replay import predict, predict_many
 from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
 from collapsekit.probes._shared import (
     CKA_SOURCE,
-    CONCATENATED,
     SCALED,
     SweepOptions,
     cost_of_swept,
     estimate,
     metric_count,
+    need_features,
+    need_mixed,
     swept_modalities,
 )
 from collapsekit.readouts.fit import Recipe, rows_of
@@ -204,12 +205,13 @@ def run(session: Session) -> Iterator[Result]:
         rank of what the modality alone makes of the fusion; and the β at which the sweep falls to it.
     """
     options, features = session.options_of("rank_sweep", RankSweepOptions), session.features
-    if features.concatenated:
-        raise NumericsError(CONCATENATED)
+    need_mixed(session)
     n, d = features.fused.shape
     if n < 2 * d:
         raise NumericsError(f"needs at least 2·d = {2 * d} examples for d = {d} fused dimensions, found {n}")
-    for modality in swept_modalities(session, options):
+    swept = swept_modalities(session, options)
+    need_features(session, *swept)
+    for modality in swept:
         yield from _sweep(session, modality, options)
 
 

@@ -18,7 +18,16 @@ from collapsekit.features.features import Features
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.replay import predict_many
 from collapsekit.measures import Measure, declare
-from collapsekit.probes._shared import CKA_SOURCE, SCALED, SweepOptions, cost_of_swept, estimate, swept_modalities
+from collapsekit.probes._shared import (
+    CKA_SOURCE,
+    SCALED,
+    SweepOptions,
+    cost_of_swept,
+    estimate,
+    need_features,
+    need_fusion,
+    swept_modalities,
+)
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.session.costs.cost import Cost
@@ -132,6 +141,14 @@ def _compared(session: Session, one: str, two: str | None, other: str, orders: l
     x, y = features.pooled[one], features.fused if two is None else features.pooled[two]
     groups, count = features.groups, int(features.groups.max()) + 1
     cka, aligned = CKA_OF.fill(other=other), ALIGNED.fill(other=other)
+    try:
+        need_features(session, one, *([] if two is None else [two]))
+        if two is None:
+            need_fusion(session)
+    except NumericsError as e:
+        yield cka.skipped(str(e))
+        yield aligned.skipped(str(e))
+        return
     named = (f"the features of {one}", x), (FUSED if two is None else f"the features of {two}", y)
     fixed = sorted(what for what, t in named if not bool((t != t[0]).any()))
     if fixed:
@@ -182,6 +199,12 @@ def _unaligned(features: Features, options: SimilarityOptions) -> dict[str, str]
 
 def _sweep(session: Session, options: SimilarityOptions) -> Iterator[Result]:
     """Procrustes cosine of every modality with the fused representation as one modality is upweighted."""
+    try:
+        need_fusion(session)
+        need_features(session, *session.modalities)
+    except NumericsError as e:
+        yield SWEEP.skipped(str(e))
+        return
     adapter, features = session.adapter, session.features
     reasons = _unaligned(features, options)
     if len(reasons) == len(features.modalities):

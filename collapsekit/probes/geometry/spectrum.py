@@ -12,7 +12,7 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
-from collapsekit.probes._shared import CONCATENATED, RankOptions
+from collapsekit.probes._shared import CONCATENATED, RankOptions, need_features, need_fusion
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.session.costs.cost import reads_features
@@ -130,9 +130,12 @@ def run(session: Session) -> Iterator[Result]:
         if modality is None and concatenated:
             yield from _skip_all(None, CONCATENATED, options)
             continue
-        if modality is not None:
-            yield _spread(modality, session)
         try:
+            if modality is None:
+                need_fusion(session)
+            else:
+                yield _spread(modality, session)
+                need_features(session, modality)
             yield from _one(modality, x, session, options)
         except NumericsError as e:
             yield from _skip_all(modality, str(e).rstrip("."), options)
@@ -143,6 +146,7 @@ def _spread(modality: str, session: Session) -> Result:
     adapter, features = session.adapter, session.features
     x = adapter.features_of(modality, features.recorded[modality])
     try:
+        need_features(session, modality)
         value, *out = spread(x, features.groups, int(features.groups.max()) + 1).tolist()
     except NumericsError as e:
         return SPREAD.skipped(str(e), modality=modality)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.measures import Measure, declare
-from collapsekit.probes._shared import CONCATENATED, VIF
+from collapsekit.probes._shared import VIF, need_mixed
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.session.costs.cost import reads_features
@@ -85,8 +85,7 @@ def run(session: Session) -> Iterator[Result]:
     x = features.fused
     n, d = x.shape
     try:
-        if features.concatenated:
-            raise NumericsError(CONCATENATED)
+        need_mixed(session)
         if n < 2 * d:
             raise NumericsError(
                 f"needs at least 2·d = {2 * d} examples for d = {d} neurons, found {n}: use more examples"

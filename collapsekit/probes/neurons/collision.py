@@ -16,7 +16,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
 from collapsekit.measures import Measure, declare
-from collapsekit.probes._shared import CONCATENATED, estimate
+from collapsekit.probes._shared import estimate, need_features, need_mixed
 from collapsekit.probes._slopes import neuron_slopes
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
@@ -157,8 +157,8 @@ def run(session: Session) -> Iterator[Result]:
     bound = lemma_bound([x.shape[1] for x in features.pooled.values()])
     yield BOUND.result(bound, note="a bound on random allocation, so a trained model may lie below it")
     try:
-        if features.concatenated:
-            raise NumericsError(CONCATENATED)
+        need_mixed(session)
+        need_features(session, *session.modalities)
         drives = _drives(session, options)
         found = [collisions(d, drives.owner, len(features.modalities), options.second) for d in drives.left_out]
         chance = random_collision(drives.varying)

@@ -21,7 +21,7 @@ from collapsekit.features.features import Features
 from collapsekit.interventions.gradients import SCOUT, FusionLayer, differentiable, find_site, gradients
 from collapsekit.measures import Measure, Quantity, declare
 from collapsekit.probes._layers import fusion_layers, layer_outputs
-from collapsekit.probes._shared import CONCATENATED, estimate
+from collapsekit.probes._shared import estimate, need_features, need_mixed
 from collapsekit.probes._slopes import neuron_slopes
 from collapsekit.readouts.fit import rows_of
 from collapsekit.readouts.linear import FitSplit
@@ -282,8 +282,8 @@ def run(session: Session) -> Iterator[Result]:
         gradients of predictive parts cancel; and the rank after each layer of the fusion.
     """
     options = session.options_of("entanglement", EntanglementOptions)
-    if session.features.concatenated:
-        raise NumericsError(CONCATENATED)
+    need_mixed(session)
+    need_features(session, *session.modalities)
     subject = _SplitSubject(session, options)
     drives = _drives(subject)
     try:

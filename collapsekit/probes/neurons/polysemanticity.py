@@ -18,7 +18,7 @@ from collapsekit.features.features import Features
 from collapsekit.interventions.marginal import marginal_samples, shifts
 from collapsekit.interventions.replay import predict
 from collapsekit.measures import Measure, declare
-from collapsekit.probes._shared import CONCATENATED, estimate
+from collapsekit.probes._shared import estimate, need_mixed
 from collapsekit.readouts.fit import Recipe, fit, rows_of
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.registry import probe
@@ -181,8 +181,7 @@ def run(session: Session) -> Iterator[Result]:
         uniform answer would give.
     """
     options = session.options_of("polysemanticity", PolysemanticityOptions)
-    if session.features.concatenated:
-        raise NumericsError(CONCATENATED)
+    need_mixed(session)
     yield from _drive(session, options)
     try:
         yield from _classifier(session, options)

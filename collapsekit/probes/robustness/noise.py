@@ -189,9 +189,11 @@ def _inputs_of(
     encoders = [m for m in features.modalities if read & set(adapter.input_keys(m))]
     if options.inputs is None:
         _affordable(adapter, encoders, options.draws * len(options.levels), rows, examples)
-    keys = [k for k in adapter.input_keys(modality) if k != section.mask]
+    keys = [k for k in adapter.input_keys(modality) if k != section.mask and k not in features.described]
     kinds = {k: features.inputs[k].dtype for k in keys}
     fit = [k for k, kind in kinds.items() if kind.is_floating_point or (section.scale != 1.0 and kind != torch.bool)]
+    if not keys:
+        raise NumericsError("its inputs do not stack into one tensor, such as text, so noise cannot be added to them")
     if not fit:
         listed = ", ".join(f"{k!r} {str(kind).removeprefix('torch.')}" for k, kind in kinds.items())
         raise NumericsError(

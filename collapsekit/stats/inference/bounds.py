@@ -30,6 +30,10 @@ class Bounds:
         """The bounds of minus such a quantity."""
         return Bounds(-self.high, -self.low)
 
+    def times(self, factor: float) -> Bounds:
+        """Return the bounds of ``factor``, above 0, times such a quantity."""
+        return Bounds(self.low * factor, self.high * factor)
+
     @property
     def ends(self) -> tuple[float | None, float | None] | None:
         """Both as a report holds them: None for an infinite one, and where both are."""

@@ -87,10 +87,11 @@ def ratio_interval(top: Sequence[Part], bottom: Sequence[Part], level: float, ca
     """Compute Fieller's interval of a ratio of two sums within [0, cap].
 
     All r in [0, cap] for which ``top - r·bottom`` is not told from 0 (Fieller 1954, J. R. Stat. Soc. B 16:175) by the
-    interval that :func:`sum_interval` gives, but that each part widens it by all it has: top and bottom are alike where
-    the ratio is surest, and would take that for certain. A bottom near 0 makes it wide, up to all of [0, cap], where
-    the jackknife of the ratio would be wild. The ratio itself, brought into [0, cap], always counts; where no other
-    does, it is both ends.
+    jackknife's interval of the difference and by what each part's own interval within bounds reaches beyond ``t * SE``,
+    all of which are added up in squares, as errors that do not know of one another. A part that is a small loss is best
+    given by itself: in a sum with larger ones its bound is far off. A bottom near 0 makes it wide, up to all of
+    [0, cap], where the jackknife of the ratio would be wild. The ratio itself, brought into [0, cap], always counts;
+    where no other does, it is both ends.
 
     Args:
         top: parts of the numerator, each (1 + G,).
@@ -127,11 +128,11 @@ class _Quotient:
     def contains_zero(self, r: Tensor) -> Tensor:
         """Tell for each ratio r (k,) whether top - r·bottom is not told from 0, bool (k,)."""
         whole = self.top.values[:, None] - self.bottom.values[:, None] * r
-        plain = interval_array(whole[0], whole[1:], self.level)
-        low, high = _widened(
-            whole[0], plain, [*self.top.reaches, *(part.subtracted(r) for part in self.bottom.reaches)]
-        )
-        return (low <= 0) & (high >= 0)
+        low, high = interval_array(whole[0], whole[1:], self.level)
+        reaches = [*self.top.reaches, *(part.subtracted(r) for part in self.bottom.reaches)]
+        down = torch.stack([whole[0] - low, *(part.below.expand_as(r) for part in reaches)]).square().sum(0).sqrt()
+        up = torch.stack([high - whole[0], *(part.above.expand_as(r) for part in reaches)]).square().sum(0).sqrt()
+        return (whole[0] <= down) & (whole[0] >= -up)
 
     def farthest(self, start: float, end: float) -> float:
         """Find the ratio nearest to ``end``, from ``start`` on, for which 0 is contained."""

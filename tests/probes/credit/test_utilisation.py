@@ -213,7 +213,7 @@ def test_what_another_says_far_more_clearly_is_still_due_a_part_of_what_it_says_
 
 
 def of(values: Tensor, error: float = 0.0) -> Credit:
-    return Credit(values, None, error, (float(values.min()), float(values.max())))
+    return Credit(values, None, None, error, (float(values.min()), float(values.max())))
 
 
 def test_sampled_orders_widen_share_and_ratio_too() -> None:
