@@ -22,6 +22,7 @@ from collapsekit.adapters.build import (
     to_eval,
 )
 from collapsekit.adapters.inserts import channel_axis, inserted_in
+from collapsekit.adapters.live.fields import InputFields
 from collapsekit.adapters.live.state import State, same_bits
 from collapsekit.adapters.live.unwrap import unprefixed, unwrapped
 from collapsekit.adapters.pooling import Channels, layout_at, pool_features, tokens_of
@@ -109,7 +110,9 @@ class Adapter(ABC):
             config = config.model_copy(update={"structure": tuple(inserted_in(model))})
         self.device, self.checkpoint = torch.device(device), checkpoint
         self.modalities: tuple[str, ...] = tuple(config.modalities)
+        self.at_input: frozenset[str] = frozenset()  # modalities that are recorded, and edited, at the model's input
         need_two(config)
+        self.fields = InputFields(config)
         self.task: Task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
         self.source = source if source is not None else make_source(config)
         model = unwrapped(build_model(config, seed)) if model is None else model
@@ -224,16 +227,12 @@ class Adapter(ABC):
 
     def input_keys(self, modality: str) -> tuple[str, ...]:
         """List the batch keys that belong to ``modality`` and are replaced with it."""
-        section = self.config.modalities[modality]
-        own = section.input if section.input is not None else modality
-        keys = (own,) if isinstance(own, str) else own
-        return tuple(dict.fromkeys([*keys, *([section.mask] if section.mask is not None else [])]))
+        return self.fields.of(modality)
 
     @property
     def batch_keys(self) -> list[str]:
-        """Every batch key the model is given, without the label."""
-        keys = [k for m in self.modalities for k in self.input_keys(m)]
-        return list(dict.fromkeys([*keys, *self.config.data.also]))
+        """Every batch key that is kept of an example, without the label: what the model is given, and parts of that."""
+        return self.fields.columns
 
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
         """Pool a modality's features as the config says.

@@ -263,22 +263,6 @@ def disagreeing(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tens
     return [name for name, tensors in theirs.items() if name in ours and differ(ours[name], tensors)]
 
 
-def check_described(config: Config) -> None:
-    """Raise ConfigError unless it names two modalities, an encoder for each, and a fusion."""
-    need_two(config)
-    for name, section in config.modalities.items():
-        if section.encoder is None:
-            raise ConfigError(
-                f"modality {name!r} has no `encoder`: name the submodule whose output is its features, "
-                "or 'name:input' for what enters a submodule."
-            )
-    if config.fusion is None:
-        raise ConfigError(
-            f"{config.origin} has no `fusion`: name the submodule whose output is the multimodal representation "
-            "('name:input' for what enters it)."
-        )
-
-
 def need_two(config: Config) -> None:
     """Raise ConfigError for fewer than two modalities."""
     if len(config.modalities) < 2:

@@ -38,6 +38,19 @@ def inputs_changed(adapter: Adapter) -> ReportWarning | None:
     )
 
 
+def modalities_missing(present: Mapping[str, Tensor], split: str) -> ReportWarning | None:
+    """Warn of modalities that examples of a split lack; ``present``: which have it (n,), by such a modality."""
+    if not present:
+        return None
+    n = len(next(iter(present.values())))
+    told = [f"{quote(m)} in {n - int(there.sum())}" for m, there in present.items()]
+    return ReportWarning(
+        name="modalities_missing",
+        sentence=f"Of {n} examples of split {quote(split)} some lack a modality: {', '.join(told)}. Such an example gives "
+        "that modality to no other and takes it from none; the model sees it as the data spell it.",
+    )
+
+
 def integers_cast(adapter: Adapter) -> ReportWarning | None:
     """Warn of integers that were given to a model as floating values, as they are: nobody said by what to divide them."""
     keys = [k for k in adapter.batch_keys if k in adapter.cast]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import OwnedActivations
 from collapsekit.adapters.inserts import WithEvidence
 from collapsekit.adapters.pytree import Tree, flatten, rebuild
+from collapsekit.adapters.recording.shared import answer_calls
 from collapsekit.errors import ConfigError, did_you_mean
 
 Attribute = tuple[str, str]  # path below the tapped module, attribute name
@@ -55,13 +56,32 @@ class Tap:
     entering: bool
     select: str | int | tuple[int, str | int] | None = None  # a pair: a part of a part
     shape: CaptureLayout | None = None
+    path: str = ""  # of the submodule
+    calls: tuple[int, ...] | None = None  # of a module that is called several times: which are recorded here
+    total: int = 1  # how often the module is called
+
+    @property
+    def place_key(self) -> tuple[int, bool]:
+        """What two taps have in common that listen to one place."""
+        return id(self.module), self.entering
+
+    def of_calls(self, seen: Sequence[Any]) -> Any:
+        """Pick what was recorded of all calls ``seen`` in a forward: one value, or a tuple of several.
+
+        Raises ConfigError where it was called more or less often than is known.
+        """
+        if len(seen) != self.total:
+            raise ConfigError(_called_otherwise(self.what, len(seen), self.total))
+        if self.calls is None:
+            return seen[0]
+        return seen[self.calls[0]] if len(self.calls) == 1 else tuple(seen[k] for k in self.calls)
 
     @contextmanager
     def recording(self, seen: list[Any], *, stop: bool = False) -> Iterator[None]:
         """Append what passes to ``seen`` (output, or ``(args, kwargs)``); ``stop`` ends the forward there."""
 
         def note(value: Any) -> None:
-            if stop:
+            if stop and (self.calls is None or len(seen) == self.calls[0]):
                 raise Reached(value)
             # A copy: what follows may write into it (ReLU(inplace=True), +=).
             leaves, tree = flatten(value)
@@ -77,11 +97,19 @@ class Tap:
         known.
         """
 
+        count = 0
+
         def passed(value: Any) -> Any:
-            seen.append(self.live_feature(value).clone())  # what follows may write into it
+            nonlocal count
+            count += 1
+            part = 0 if self.calls is None else self.calls.index(count - 1) if count - 1 in self.calls else None
+            if part is None:
+                return None  # another modality's call
+            if not part:
+                seen.append(self.live_feature(value).clone())  # what follows may write into it
             if change is None:
                 return None  # to a hook: leave it as it is
-            return self._changed(value, change)
+            return self._changed(value, change, part)
 
         with self._hearing(passed):
             yield
@@ -121,7 +149,11 @@ class Tap:
             ],
         )
         with ExitStack() as stack:
-            if self.entering:
+            if self.calls is not None:
+                values = [value] if len(self.calls) == 1 else value
+                answers = dict(zip(self.calls, values, strict=True))
+                stack.enter_context(answer_calls(self.module, answers, entering=self.entering))
+            elif self.entering:
                 stack.callback(self.module.register_forward_pre_hook(lambda *_: value, with_kwargs=True).remove)
             else:
                 stack.enter_context(attribute_set(self.module, "forward", lambda *_args, **_kwargs: value))
@@ -156,7 +188,7 @@ class Tap:
         axes = [_example_axis(a, b, sizes) for a, b in zip(leaves, others, strict=True)]
         moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
         constants = [leaf if axis is None else None for leaf, axis in zip(leaves, axes, strict=True)]
-        cached = heard.cached if not self.entering else {}
+        cached = heard.cached if not self.entering and self.calls is None else {}
         again = other.cached if other is not None else {}
         attributes = sorted(a for a, t in cached.items() if _example_axis(t, again.get(a), sizes) == 0)
         floating = sum(t.is_floating_point() for t in moving)
@@ -166,9 +198,8 @@ class Tap:
         """Which moving leaf is the features: ``select``, else the first floating tensor of the batch."""
         moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
         if self.select is not None:
-            value, key = (
-                (heard.value[0], self.select[1]) if isinstance(self.select, tuple) else (heard.value, self.select)
-            )
+            whole = heard.value[0] if self.calls is not None and len(self.calls) > 1 else heard.value
+            value, key = (whole[0], self.select[1]) if isinstance(self.select, tuple) else (whole, self.select)
             part = (_entered if self.entering else select_part)(value, key, self.what)
             for i, leaf in enumerate(moving):
                 if leaf is part or (isinstance(part, tuple | list) and part and leaf is part[0]):
@@ -178,6 +209,12 @@ class Tap:
                 if leaf.is_floating_point():
                     return i
         raise _no_features(self.what, leaves, heard.rows)
+
+    def only(self, seen: Sequence[Tensor]) -> Tensor:
+        """Return the one thing that was seen. Raises ConfigError where there is none, or there are several."""
+        if len(seen) != 1:
+            raise ConfigError(_called_otherwise(self.what, len(seen), 1))
+        return seen[0]
 
     def take(self, heard: Capture) -> tuple[Tensor, ...]:
         """Turn what was heard into recorded tensors (n, ...)."""
@@ -227,15 +264,16 @@ class Tap:
         return recorded[self.place]
 
     def live_feature(self, value: Any) -> Tensor:
-        """Pick the features (n, ...) inside a tapped value, gradient kept."""
+        """Pick the features (n, ...) inside a tapped value, of several calls the first one's, gradient kept."""
         leaves = flatten(value)[0]
         place, axis = self._place()
         return cast(Tensor, leaves[place].movedim(axis, 0))
 
-    def _changed(self, value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-        """A tapped value with ``change`` of its floating tensors in their places."""
+    def _changed(self, value: Any, change: Callable[[Tensor], Tensor], part: int = 0) -> Any:
+        """A tapped value, of several calls the one numbered ``part``, with ``change`` of its floating tensors in place."""
         leaves, tree = flatten(value)
-        for i, axis in enumerate(self._known_shape().axes):
+        start = part * len(leaves)  # all calls give the same structure
+        for i, axis in enumerate(self._known_shape().axes[start : start + len(leaves)]):
             if axis is not None and leaves[i].is_floating_point():
                 leaves[i] = change(leaves[i].movedim(axis, 0)).to(leaves[i].dtype).movedim(0, axis)
         return rebuild(tree, leaves)
@@ -299,6 +337,25 @@ def _example_axis(leaf: Any, other: Any, sizes: tuple[int, int]) -> int | None:
     return candidates[0] if candidates else None
 
 
+def _called_otherwise(what: str, count: int, known: int) -> str:
+    """What to say of a place that was passed another number of times."""
+    if not count:
+        return (
+            f"{what} is never called in a forward pass: name the submodule that the model calls "
+            "(neither a container whose parts are called one by one nor a module whose .forward or another method is "
+            "called directly is called itself), or leave `encoder` out, and the modality is edited at the model's input."
+        )
+    if known == 1:
+        return (
+            f"{what} is called {count} times in one forward pass: give each use a submodule of its own, "
+            "e.g. an nn.Identity behind it, and name that."
+        )
+    return (
+        f"{what} is called {count} times in one forward pass and {known} times in another: leave `encoder` out, and the "
+        "modality is edited at the model's input."
+    )
+
+
 def _no_features(what: str, leaves: Sequence[Any], rows: int) -> ConfigError:
     """Why none of the ``leaves`` that passed is features of ``rows`` examples, and what to do."""
     if any(isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x) for x in leaves):
@@ -310,7 +367,8 @@ def _no_features(what: str, leaves: Sequence[Any], rows: int) -> ConfigError:
     if stacked is not None:
         return ConfigError(
             f"{what} gives {stacked} rows for {rows} examples: several modalities, or several parts of one, "
-            "pass it stacked along the batch; put an nn.Identity where each comes out of the stack, and name those."
+            "pass it stacked along the batch; leave `encoder` out, and each is edited at the model's input, or put an "
+            "nn.Identity where each comes out of the stack, and name those."
         )
     shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
     return ConfigError(

@@ -7,20 +7,37 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
-from collapsekit.adapters.build import check_described, features_path, find_submodule, need_bare
-from collapsekit.adapters.hooks import Capture, Reached, Tap, cached_tensors, shape_behind
+from collapsekit.adapters.base import (
+    Activations,
+    Adapter,
+    Change,
+    ForwardPass,
+    OwnedActivations,
+    Prediction,
+    TrainPass,
+)
+from collapsekit.adapters.build import features_path, find_submodule, need_bare
+from collapsekit.adapters.hooks import Reached, Tap, shape_behind
 from collapsekit.adapters.inserts import WithEvidence
-from collapsekit.adapters.live.inputs import prepare_inputs, run_prepared
+from collapsekit.adapters.live.collated import arguments_of, collate_examples
+from collapsekit.adapters.live.inputs import (
+    change_inputs,
+    give_values,
+    pool_inputs,
+    prepare_inputs,
+    record_inputs,
+    run_prepared,
+)
+from collapsekit.adapters.live.presence import filled, groups_of, run_groups
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
+from collapsekit.adapters.recording.recorder import Recorder
 from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
-from collapsekit.data.base import Batch
+from collapsekit.data.base import EXAMPLE, Batch
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.registry import adapter
 from collapsekit.user_code.process_state import user_code
@@ -29,18 +46,25 @@ from collapsekit.user_code.process_state import user_code
 @adapter("module", summary="any torch.nn.Module, described by submodule paths in collapsekit.yaml")
 class ModuleAdapter(Adapter):
     """Encoders and fusion named by submodule path. What-if questions run the model's own forward with the
-    encoders answering from their recordings, so the answers are the model's, not an imitation of it."""
+    encoders answering from their recordings, so the answers are the model's, not an imitation of it. A modality without an
+    encoder is recorded, and edited, at the model's input."""
 
     def __init__(self, config: Config, **kwargs: Any) -> None:
-        check_described(config)
         super().__init__(config, **kwargs)
         config = self.config
-        self.taps = {m: self._tap(m) for m in self.modalities}
-        self.fusion_tap = _make_tap(self.model, str(config.fusion), f"fusion {config.fusion!r}")
-        _need_apart(self.taps, self.fusion_tap, config)
+        taps = {m: self._tap(m) for m in self.modalities if config.modalities[m].encoder is not None}
+        self.at_input = frozenset(self.modalities) - taps.keys()
+        fusion = None if config.fusion is None else _make_tap(self.model, config.fusion, f"fusion {config.fusion!r}")
+        _need_apart(taps, fusion)
+        self.recorder = Recorder(taps, fusion, self._guarded_forward, self.fields.altered)
         self.pruning: Pruning | None = None  # what replays leave out; None: not found out yet, so nothing
         if config.head is not None:
             find_submodule(self.model, config.head.removesuffix(":input"), "head")
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        """Where modalities are recorded, those that have an encoder."""
+        return self.recorder.taps
 
     def _tap(self, modality: str) -> Tap:
         section = self.config.modalities[modality]
@@ -60,7 +84,11 @@ class ModuleAdapter(Adapter):
             self.taps[m].shape = shape_behind(before, self.taps[m].module)
 
     def feature_index(self, modality: str) -> int:
-        return self.taps[modality].place
+        return self.taps[modality].place if modality in self.taps else 0
+
+    def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
+        found = pool_inputs(self, modality, batch) if modality in self.at_input else None
+        return super().pool(modality, filled(features), batch) if found is None else found
 
     def need_encoders(self) -> None:
         need_bare(self.config)
@@ -74,15 +102,18 @@ class ModuleAdapter(Adapter):
 
     def forward(self, inputs: Batch) -> Any:
         """Run the model's own forward on prepared inputs, called as the config says."""
+        if EXAMPLE in inputs:
+            self.steady()
+            return self._called(arguments_of(self, collate_examples(self, inputs)))
         left_out = self._only_for_pooling()
-        inputs = {k: inputs[k] for k in self.batch_keys if k not in left_out}
+        inputs = {k: inputs[k] for k in self.fields.given if k not in left_out}
         self.steady()
         given = self.apart(inputs)
-        answer = self._called(dict(given))
+        answer = self._called(give_values(self, given))
         self.note_written(inputs, given)
         return answer
 
-    def _called(self, given: Batch) -> Any:
+    def _called(self, given: Any) -> Any:
         match self.config.call:
             case "kwargs":
                 return self.model(**given)
@@ -99,86 +130,74 @@ class ModuleAdapter(Adapter):
         named = {k for m, s in sections.items() for k in ([s.input] if isinstance(s.input, str) else s.input or [m])}
         return {s.mask for s in sections.values() if s.mask is not None} - named - set(self.config.data.also)
 
-    def _listen(self, inputs: Batch) -> tuple[dict[str, Capture], Capture, Any]:
-        """One forward with every tap listening: what each modality's, and the fusion's, heard; and the output."""
-        rows = len(next(iter(inputs.values())))
-        seen: dict[str, list[Any]] = {m: [] for m in self.modalities}
-        fused: list[Any] = []
-        before = {m: cached_tensors(t.module) for m, t in self.taps.items()}
-        with ExitStack() as stack:
-            for m, tap in self.taps.items():
-                stack.enter_context(tap.recording(seen[m]))
-            stack.enter_context(self.fusion_tap.recording(fused))
-            output = self._guarded_forward(inputs)
-        heard = {}
-        for m, tap in self.taps.items():
-            # Only what this forward wrote; constants stay. After the first batch the shape decides.
-            known = tap.shape is not None
-            now = {k: v for k, v in cached_tensors(tap.module).items() if known or before[m].get(k) is not v}
-            heard[m] = Capture(_once(seen[m], tap.what), rows, now)
-        return heard, Capture(_once(fused, self.fusion_tap.what), rows, {}), output
-
-    def _learn(self, inputs: Batch, heard: dict[str, Capture], fused: Capture) -> None:
-        """Learn from the first batch which axis counts examples; from a second, tiny one where that leaves it open."""
-        pairs = [(tap, heard[m]) for m, tap in self.taps.items()] + [(self.fusion_tap, fused)]
-        others: list[Capture | None] = [None] * len(pairs)
-        if any(tap.ambiguous(one) for tap, one in pairs):
-            rows = torch.arange(3 if fused.rows == 2 else 2, device=self.device) % fused.rows
-            again, fused_again, _ = self._listen({k: v[rows] for k, v in inputs.items()})
-            others = [*(again[m] for m in self.taps), fused_again]
-        for (tap, one), other in zip(pairs, others, strict=True):
-            tap.learn(one, other)
-        shape = self.fusion_tap.shape
-        if self.fusion_tap.entering and shape is not None and shape.floating > 1:
-            raise ConfigError(
-                f"{self.fusion_tap.what}: {shape.floating} tensors enter it, so it is what mixes them; name its output "
-                f"({str(self.config.fusion).removesuffix(':input')!r}), or a later submodule, as `fusion`."
-            )
-
     def run(self, batch: Batch) -> ForwardPass:
-        return run_prepared(self, self.prepare, batch, self._run)
+        def run(rows: Tensor) -> ForwardPass:
+            some = {k: v[rows] for k, v in batch.items()} if len(groups) > 1 else batch
+            return run_prepared(self, self.prepare, some, partial(self._run, some))
 
-    def _run(self, inputs: Batch) -> ForwardPass:
-        heard, fused, output = self._listen(inputs)
-        if self.fusion_tap.shape is None:
-            self._learn(inputs, heard, fused)
-        recorded = {m: tap.take(heard[m]) for m, tap in self.taps.items()}
-        pooled = {m: self.pool(m, self.features_of(m, recorded[m]), inputs).float() for m in self.modalities}
-        feature = self.fusion_tap.feature(self.fusion_tap.take(fused))
-        return ForwardPass(recorded, pooled, self._prediction(feature, output, fused.rows))
+        groups = groups_of(self, batch)
+        return run_groups(groups, run)
 
-    def _prediction(self, fused: Tensor, output: Any, rows: int) -> Prediction:
-        pooled = pool_fused(self.model, self.config.fusion, fused).float()
+    def _run(self, batch: Batch, inputs: Batch) -> ForwardPass:
+        heard = self.recorder.heard(inputs)
+        recorded: dict[str, Activations] = {}
+        for m in self.modalities:
+            at_input = m in self.at_input
+            recorded[m] = record_inputs(self, m, batch) if at_input else self.taps[m].take(heard.captures[m])
+        pooled = {
+            m: self.pool(m, self.features_of(m, recorded[m]), {**batch, **inputs}).float() for m in self.modalities
+        }
+        rows = len(next(iter(inputs.values())))
+        fused = [] if heard.fused is None else [heard.fused.value]
+        return ForwardPass(recorded, pooled, self._prediction(fused, heard.output, rows))
+
+    def _prediction(self, fused: Sequence[Any], output: Any, rows: int) -> Prediction:
+        pooled = pool_fused(self.model, self.config.fusion, self.recorder.fused_of(fused, rows)).float()
         return Prediction(pooled, prediction_in(output, self.config.output, self.task, rows))
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
-        return run_prepared(
-            self, self.prepare, inputs, partial(self._replayed, {m: recorded[m] for m in self.modalities})
-        )
+        return self._answered({m: recorded[m] for m in self.modalities}, inputs)
 
     def outputs_of(self, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        return run_prepared(self, self.prepare, inputs, partial(self._replayed, recorded)).outputs
+        return self._answered(recorded, inputs).outputs
+
+    def _answered(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
+        """The model's own forward, the encoders of ``recorded`` answering with that, and other modalities at the input."""
+        at_input = {
+            k: t for m, r in recorded.items() if m in self.at_input for k, t in zip(self.fields.of(m), r, strict=True)
+        }
+        replayed = {m: r for m, r in recorded.items() if m in self.taps}
+        inputs = {**inputs, **at_input}
+        groups = groups_of(self, inputs)
+
+        def run(rows: Tensor) -> Prediction:
+            if len(groups) == 1:
+                return run_prepared(self, self.prepare, inputs, partial(self._replayed, replayed))
+            some = {k: v[rows] for k, v in inputs.items()}
+            mine = {m: OwnedActivations(t[rows] for t in r) for m, r in replayed.items()}
+            return run_prepared(self, self.prepare, some, partial(self._replayed, mine))
+
+        return run_groups(groups, run)
 
     def _replayed(self, recorded: Mapping[str, Activations], ready: Batch) -> Prediction:
-        """The model's own forward on prepared inputs, the encoders of ``recorded`` answering with that."""
-        fused: list[Any] = []
+        rows = len(next(iter(ready.values())))
         with ExitStack() as stack:
-            stack.enter_context((self.pruning or NOTHING).applied(recorded, len(next(iter(ready.values())))))
-            for m in recorded:
-                stack.enter_context(self.taps[m].replaying(recorded[m], self.device))
-            stack.enter_context(self.fusion_tap.recording(fused))
+            stack.enter_context((self.pruning or NOTHING).applied(recorded, rows))
+            fused = stack.enter_context(self.recorder.replaying(recorded, self.device))
             output = self._guarded_forward(ready)
-        feature = self.fusion_tap.live_feature(_once(fused, self.fusion_tap.what))
-        return self._prediction(feature, output, len(next(iter(ready.values()))))
+        return self._prediction(fused, output, rows)
 
     def prune(self, batch: Batch, recorded: Mapping[str, Activations]) -> tuple[str, ...]:
         """Find out what replays may leave out, on the first ``batch`` and what was ``recorded`` of it. Returns paths of what
         seemed not to be needed, where the model answered otherwise without it: all of it runs then."""
         if self.pruning is None:
-            self.pruning = find_pruning(self, batch, recorded, self.taps, self.fusion_tap)
+            whole = self.recorder.replays_all(recorded)
+            self.pruning = find_pruning(self, batch, recorded, self.recorder) if whole else NOTHING
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
+        if modality not in self.taps:
+            return super().live(modality, recorded, inputs)
         return run_prepared(self, self.prepare, inputs, partial(self._live, modality, recorded))
 
     def _live(self, modality: str, recorded: Mapping[str, Activations], ready: Batch) -> Tensor:
@@ -196,23 +215,25 @@ class ModuleAdapter(Adapter):
 
     def run_live(self, batch: Batch, change: Mapping[str, Change] | None = None) -> TrainPass:
         self.unsteady = None  # as the weights move on
-        return run_prepared(self, self.prepare, batch, partial(self._run_live, change or {}))
+        change = change or {}
+        batch = {**batch, **change_inputs(self, batch, {m: c for m, c in change.items() if m in self.at_input})}
+        return run_prepared(self, self.prepare, batch, partial(self._run_live, change, batch))
 
-    def _run_live(self, change: Mapping[str, Change], ready: Batch) -> TrainPass:
-        seen: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
+    def _run_live(self, change: Mapping[str, Change], batch: Batch, ready: Batch) -> TrainPass:
+        seen: dict[str, list[Tensor]] = {m: [] for m in self.taps}
         with ExitStack() as stack:
             for m, tap in self.taps.items():
                 stack.enter_context(tap.changing(change.get(m), seen[m]))
             output = self._guarded_forward(ready)
-        pooled = {m: self.pool(m, _once(seen[m], tap.what), ready) for m, tap in self.taps.items()}
+        features = {m: tap.only(seen[m]) for m, tap in self.taps.items()}
+        features |= {m: record_inputs(self, m, batch)[0] for m in self.at_input}
+        pooled = {m: self.pool(m, features[m], {**ready, **batch}) for m in self.modalities}
         return TrainPass(pooled, prediction_in(output, self.config.output, self.task, len(next(iter(ready.values())))))
 
     def fresh(self, seed: int, *, trained: Any = None) -> Adapter | None:
         twin = cast("ModuleAdapter | None", super().fresh(seed, trained=trained))
         if twin is not None:  # the same architecture, so the recordings' shapes are the same
-            for m, tap in self.taps.items():
-                twin.taps[m].shape = tap.shape
-            twin.fusion_tap.shape = self.fusion_tap.shape
+            twin.recorder.know(self.recorder)
         return twin
 
     def _guarded_forward(self, inputs: Batch) -> Any:
@@ -231,39 +252,19 @@ class ModuleAdapter(Adapter):
 
 def _make_tap(model: nn.Module, path: str, what: str) -> Tap:
     entering = path.endswith(":input")
-    return Tap(what, find_submodule(model, path.removesuffix(":input"), what.split(" ")[0]), entering)
+    plain = path.removesuffix(":input")
+    return Tap(what, find_submodule(model, plain, what.split(" ")[0]), entering, path=plain)
 
 
-def _need_apart(taps: Mapping[str, Tap], fusion_tap: Tap, config: Config) -> None:
+def _need_apart(taps: Mapping[str, Tap], fusion: Tap | None) -> None:
     """Raises ConfigError where one tap lies inside an encoder: a replay leaves out all that lies inside of it."""
-    named = [*taps.items(), (None, fusion_tap)]
-    for m, tap in taps.items():
-        for other, inner in named:
-            if inner is tap:
-                continue
-            if inner.module is tap.module and inner.entering == tap.entering and other is not None:
-                raise ConfigError(
-                    f"modalities {m!r} and {other!r} share the encoder {config.modalities[m].encoder!r}: "
-                    "each needs a submodule of its own; put an nn.Identity behind each use in your model and name "
-                    "those, or write a Python adapter."
-                )
+    for tap in taps.values():
+        for inner in [*taps.values(), *([] if fusion is None else [fusion])]:
+            if inner is tap or (inner is not fusion and inner.place_key == tap.place_key):
+                continue  # one module may be called for several modalities
             if not tap.entering and any(inner.module is sub for sub in tap.module.modules()):
                 raise ConfigError(
                     f"{inner.what} lies inside {tap.what}: the two must not contain one another; name submodules "
-                    "side by side, or put an nn.Identity behind each and name those."
+                    "side by side, put an nn.Identity behind each and name those, or leave `encoder` out, and the modality "
+                    "is edited at the model's input."
                 )
-
-
-def _once(seen: list[Any], what: str) -> Any:
-    if len(seen) == 1:
-        return seen[0]
-    if not seen:
-        raise ConfigError(
-            f"{what} is never called in a forward pass: name the submodule that the model calls "
-            "(neither a container whose parts are called one by one nor a module whose .forward or another method is "
-            "called directly is called itself)."
-        )
-    raise ConfigError(
-        f"{what} is called {len(seen)} times in one forward pass: give each use a submodule of its own, "
-        "e.g. an nn.Identity behind it, and name that."
-    )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from collapsekit.config.options import GateConfig
+from collapsekit.config.regions import parse_region
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import reason
 from collapsekit.io.limits import SEEDS
@@ -60,6 +61,8 @@ class ModalityConfig(_Section):
     input: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = (
         None  # batch key(s); default: the modality's own name
     )
+    slice: str | None = None  # which part of the input it is: "[3]", "[2:4]", "[..., 0]", without the batch axis
+    where: str | None = None  # which tokens of the input it is: "segment == 0"
     scale: float = Field(default=1.0, gt=0)  # inputs are divided by this
     select: str | int | None = None  # which part of a tuple or dict output; default: its first tensor
     pool: Pool = "auto"  # how tokens or feature maps become one vector
@@ -77,6 +80,10 @@ class DataConfig(_Section):
     kwargs: Plain = {}
     label: str = "label"
     also: tuple[str, ...] = ()  # further batch keys the model's forward takes
+    edit: Literal["batches", "examples"] = (
+        "batches"  # where modalities are exchanged: after or before they are collated
+    )
+    padding: dict[str, float] = {}  # by batch key what examples of several lengths are filled up with; default: 0
     group: str | None = None  # batch key of what examples belong to (patient, speaker): intervals leave out whole ones
     batch_size: int = Field(default=256, gt=0, le=2**31 - 1)
 
@@ -101,6 +108,7 @@ class Config(_Section):
     fusion: str | None = None
     head: str | None = None
     output: str | int | tuple[str | int, ...] | None = None  # which part of the model's output is the prediction
+    batch: tuple[str, ...] = ()  # names of the parts of batches that are tuples, in order
     call: Literal["kwargs", "dict", "positional", "list"] = "kwargs"
     task: str = "classification"
     metric: str | None = None
@@ -123,6 +131,16 @@ class Config(_Section):
         if any(isinstance(k, str) and not k.strip() for k in value):
             raise ValueError("a modality has an empty name: give it one")
         return {k: {"encoder": v} if isinstance(v, str) else ({} if v is None else v) for k, v in value.items()}
+
+    @field_validator("modalities")
+    @classmethod
+    def _parts_of_fields(cls, value: dict[str, ModalityConfig]) -> dict[str, ModalityConfig]:
+        for m, section in value.items():
+            try:
+                parse_region(m if section.input is None else section.input, section.slice, section.where)
+            except ValueError as e:
+                raise ValueError(f"modality {m!r}: {e}") from None
+        return value
 
     @field_validator("data")
     @classmethod

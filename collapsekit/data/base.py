@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from collapsekit.data.objects import ObjectStore
 from collapsekit.errors import ConfigError, DataError, did_you_mean
 
 SPLITS = ("train", "val", "test")
 Batch = dict[str, Tensor]  # inputs by key, first axis the example
+EXAMPLE = "(example)"  # the column of whole examples, of which a batch is collated once modalities are exchanged
 
 
 def need_split(split: str, there: Collection[str]) -> None:
@@ -66,7 +70,17 @@ def need_dense(value: Tensor, key: str, split: str, origin: str) -> Tensor:
 
 
 class Source(ABC):
-    """Named splits of dict batches; every value's first axis is the example."""
+    """Named splits of dict batches; every value's first axis is the example.
+
+    Values that do not stack are kept in ``objects`` by field; their column holds hashes, int64 (n,)."""
+
+    objects: Mapping[str, ObjectStore] = MappingProxyType({})
+    collate: Callable[[list[Any]], Any] | None = None  # what makes a batch of examples; None: they come as batches
+
+    def ragged(self, key: str) -> ObjectStore | None:
+        """Return where a field's values are kept from now on, as their shapes turn out to differ; None: they may not."""
+        del key
+        return None
 
     @abstractmethod
     def splits(self) -> list[str]:
@@ -105,6 +119,11 @@ class Source(ABC):
     def need(self, split: str) -> None:
         """Raise ConfigError where ``split`` is not there."""
         need_split(split, self.splits())
+
+
+def is_stored(objects: Mapping[str, ObjectStore], key: str, column: Tensor) -> bool:
+    """Tell whether a column (n, ...) holds hashes of values that are kept beside it."""
+    return key in objects and column.ndim == 1 and column.dtype == torch.int64
 
 
 def draw_rows(total: int, limit: int, seed: int) -> Tensor:

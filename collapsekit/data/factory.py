@@ -9,7 +9,7 @@ from collapsekit.config.imports import import_callable, importable_from, one_lin
 from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource, by_split, read_arrays
 from collapsekit.data.base import SPLITS, Source
-from collapsekit.data.loaders import LoaderSource
+from collapsekit.data.loaders import BatchForm, LoaderSource
 from collapsekit.errors import ConfigError
 from collapsekit.user_code.process_state import user_code
 
@@ -30,9 +30,14 @@ def make_source(config: Config) -> Source:
             made = {s: getattr(made, s) for s in SPLITS if hasattr(made, s)}
         if not made:
             raise ConfigError(f"data.factory {data.factory!r} gave no splits: return {{'train': ..., 'test': ...}}.")
-        return LoaderSource(made, data.factory)
+        return LoaderSource(made, data.factory, batch_form(config))
     path = config.resolve(str(data.path))
     return ArraySource(by_split(read_arrays(path), path), path.name)
+
+
+def batch_form(config: Config) -> BatchForm:
+    """Return what the config says of a loader's batches."""
+    return BatchForm(config.batch, config.data.edit == "examples", config.data.padding)
 
 
 def _call_factory(config: Config) -> Any:

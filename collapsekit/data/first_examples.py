@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from collapsekit.context import Progress
 from collapsekit.data.base import Batch, Source
+from collapsekit.data.objects import ObjectStore
 
 
 class FirstExamples(Source):
@@ -15,7 +16,11 @@ class FirstExamples(Source):
     def __init__(self, source: Source, few: int, limit: int | None, progress: Progress) -> None:
         """``limit``: examples a split that a diagnosis reads, at most; None: every one."""
         self.source, self.few, self.limit, self.progress = source, few, limit, progress
+        self.objects = source.objects
         self._counted: dict[str, int] = {}
+
+    def ragged(self, key: str) -> ObjectStore | None:
+        return self.source.ragged(key)
 
     def splits(self) -> list[str]:
         return self.source.splits()

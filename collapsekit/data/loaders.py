@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from collapsekit.config.imports import one_line
-from collapsekit.data.base import Batch, Source, draw_rows, need_dense
+from collapsekit.data.base import EXAMPLE, Batch, Source, draw_rows, need_dense
+from collapsekit.data.objects import Form, ObjectStore, unpad_rows
+from collapsekit.data.paths import MISSING, field_names, find_field, named_parts
 from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError, did_you_mean
 from collapsekit.user_code.process_state import each_of
 
 
-class LoaderSource(Source):
-    """A mapping of split names to DataLoaders or Datasets that yield dicts, as the user's factory made it."""
+@dataclass(frozen=True)
+class BatchForm:
+    """What a config says of a loader's batches."""
 
-    def __init__(self, loaders: Mapping[str, Any], origin: str) -> None:
-        self.loaders, self.origin = dict(loaders), origin
+    names: tuple[str, ...] = ()  # of the parts of a tuple, in order
+    examples: bool = False  # whether modalities are exchanged before examples are collated
+    padding: Mapping[str, float] = field(default_factory=dict)  # what ragged fields are filled up with, 0 by default
+
+
+class LoaderSource(Source):
+    """A mapping of split names to DataLoaders, Datasets or other iterables of batches, as the user's factory made it.
+
+    A field is found in a batch by its path; where its values are text, None, or tensors of several shapes, they are kept as
+    they are."""
+
+    def __init__(
+        self,
+        loaders: Mapping[str, Any],
+        origin: str,
+        form: BatchForm | None = None,
+        objects: dict[str, ObjectStore] | None = None,
+    ) -> None:
+        """``form``: what the config says of batches; ``objects``: where values that do not stack are kept, of all splits."""
+        self.loaders, self.origin, self.form = dict(loaders), origin, form or BatchForm()
+        self.objects: dict[str, ObjectStore] = {} if objects is None else objects
+        self.collate: Callable[[list[Any]], Any] = default_collate  # what makes a batch of examples
+
+    def ragged(self, key: str) -> ObjectStore | None:
+        return self._store(key, "padded")
 
     def splits(self) -> list[str]:
         return list(self.loaders)
@@ -38,12 +66,7 @@ class LoaderSource(Source):
         left = limit
         seen = 0
         for batch in self._iterate(split, size, limit, seed):
-            if not isinstance(batch, Mapping):
-                raise DataError(
-                    f"{self.origin} split {split!r} yields {type(batch).__name__}, expected dict batches: "
-                    "return dicts such as {'image': ..., 'audio': ..., 'label': ...}."
-                )
-            out = {k: _batch_value(batch, k, split, self.origin) for k in keys}
+            out = self._columns(batch, keys, split)
             if left is not None:
                 out = {k: v[:left] for k, v in out.items()}
             lengths = {k: len(v) for k, v in out.items()}
@@ -63,6 +86,86 @@ class LoaderSource(Source):
         if seen == 0:
             raise NothingEvaluatedError(f"split {split!r} of {self.origin} is empty: there is nothing to evaluate.")
 
+    def _columns(self, batch: Any, keys: Sequence[str], split: str) -> Batch:
+        """One tensor a field, (rows, ...); of values that do not stack their hashes. Raises DataError."""
+        values, alone = self._values(batch, keys, split), self._is_examples(batch)
+        rows, out = _count_rows(values), {}
+        for key, value in values.items():
+            apart = value is None or key in self.objects or key == EXAMPLE
+            dense = None if apart else _dense(value, key, split, self.origin)
+            if dense is None and rows is not None and self._may_be_kept(value):
+                dense = self._kept(key, value, rows, alone=alone)
+            if dense is None:
+                raise DataError(f"{key!r} in {self.origin} is {type(value).__name__}, expected a tensor or numbers.")
+            out[key] = dense
+        return out
+
+    def _values(self, batch: Any, keys: Sequence[str], split: str) -> dict[str, Any]:
+        """The fields of a batch, or of a list of examples, as they are."""
+        if self._is_examples(batch):
+            parts = [named_parts(one, self.form.names) for one in batch]
+            listed = {k: batch if k == EXAMPLE else [find_field(one, k) for one in parts] for k in keys}
+            absent = next((k for k, values in listed.items() if any(v is MISSING for v in values)), None)
+            found = {k: values if k == EXAMPLE else _stacked(values) for k, values in listed.items()}
+            there: Any = parts[0]
+        else:
+            there = named_parts(batch, self.form.names)
+            if isinstance(there, Tensor | str | bytes | int | float) or there is None:
+                raise DataError(
+                    f"{self.origin} split {split!r} yields {type(batch).__name__}, expected dict batches: "
+                    "return dicts such as {'image': ..., 'audio': ..., 'label': ...}."
+                )
+            found = {k: find_field(there, k) for k in keys}
+            absent = next((k for k, value in found.items() if value is MISSING), None)
+        if absent is not None:
+            names = list(there) if isinstance(there, Mapping) else field_names(there)
+            said = (
+                "" if self.form.names or not isinstance(batch, list | tuple) else "; name its parts with `batch: [...]`"
+            )
+            raise DataError(
+                f"a batch of split {split!r} from {self.origin} has no {absent!r}{did_you_mean(absent, names)}: "
+                f"it has {', '.join(map(str, names))}{said}."
+            )
+        return found
+
+    def _is_examples(self, batch: Any) -> bool:
+        """Whether a batch is a list of examples, which nobody collated."""
+        if not isinstance(batch, list) or not batch:
+            return False
+        return self.form.examples or all(isinstance(one, Mapping) for one in batch)
+
+    def _uncollated(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """The same batches as lists of examples. Raises DataError for a loader that makes no batches itself."""
+        if loader.batch_sampler is None:
+            raise DataError(
+                f"a loader of {self.origin} has batch_size=None, so it has no examples before they are collated: leave "
+                "`data.edit` out, or give the loader a batch_size."
+            )
+        self.collate = default_collate if loader.collate_fn is _collate else loader.collate_fn
+        if isinstance(loader.dataset, IterableDataset):
+            return DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=list)
+        return DataLoader(loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=list)
+
+    @staticmethod
+    def _may_be_kept(value: Any) -> bool:
+        return value is None or isinstance(value, list | tuple | Tensor) or hasattr(value, "__array__")
+
+    def _kept(self, key: str, value: Any, rows: int, *, alone: bool) -> Tensor:
+        """Keep the values of a field, and give their hashes; ``alone``: of examples that came one by one."""
+        if isinstance(value, Tensor) or (hasattr(value, "__array__") and not isinstance(value, list | tuple)):
+            store = self._store(key, "padded")
+            return store.add(unpad_rows(torch.as_tensor(value), store.padding))
+        if value is None:
+            return self._store(key, None).add([None] * rows)
+        stacks = alone and key != EXAMPLE and all(v is None or isinstance(v, Tensor) for v in value)
+        return self._store(key, "padded" if stacks else "list").add(list(value))
+
+    def _store(self, key: str, form: Form | None) -> ObjectStore:
+        if key not in self.objects:
+            self.objects[key] = ObjectStore(key, form, self.form.padding.get(key, 0.0))
+        self.objects[key].form = self.objects[key].form or form
+        return self.objects[key]
+
     def _iterate(self, split: str, size: int, limit: int | None, seed: int) -> Iterator[Any]:
         """Batches as the user's loader gives them; a Dataset is batched here, ``limit`` examples drawn from all."""
         loader = self.loaders[split]
@@ -71,7 +174,9 @@ class LoaderSource(Source):
                 total = len(loader) if not isinstance(loader, IterableDataset) else None  # type: ignore[arg-type]
                 if limit is not None and total is not None and limit < total:
                     loader = Subset(loader, draw_rows(total, limit, seed).tolist())
-                loader = DataLoader(loader, batch_size=size, collate_fn=default_collate)
+                loader = DataLoader(loader, batch_size=size, collate_fn=_collate)
+            if self.form.examples and isinstance(loader, DataLoader):
+                loader = self._uncollated(loader)
             count = 0
             for count, batch in enumerate(each_of(loader, f"split {split!r} of {self.origin}"), 1):  # noqa: B007
                 yield batch
@@ -87,7 +192,7 @@ class LoaderSource(Source):
 
 def _length(loader: DataLoader[Any]) -> int | None:
     """Examples that a plain loader yields; None where its own code decides."""
-    plain = type(loader.batch_sampler) is BatchSampler and loader.collate_fn is default_collate
+    plain = type(loader.batch_sampler) is BatchSampler and loader.collate_fn in (default_collate, _collate)
     if not plain or loader.batch_size is None or isinstance(loader.dataset, IterableDataset):
         return None
     count = len(loader.sampler)  # type: ignore[arg-type]
@@ -101,17 +206,38 @@ def _need_all(loader: Any, count: int, what: str) -> None:
         raise DataError(f"{what} gave {count} of its {len(loader)} batches: look for a StopIteration in its dataset.")
 
 
-def _batch_value(batch: Mapping[str, Any], key: str, split: str, origin: str) -> Tensor:
-    if key not in batch:
-        raise DataError(
-            f"a batch of split {split!r} from {origin} has no {key!r}{did_you_mean(key, batch)}: "
-            f"it has {', '.join(map(str, batch))}."
-        )
+def _count_rows(values: Mapping[str, Any]) -> int | None:
+    """How many examples a batch has: the length of its first field that has one."""
+    lengths = (len(v) for v in values.values() if isinstance(v, list | tuple) or getattr(v, "ndim", None))
+    return next(lengths, None)
+
+
+def _collate(examples: list[Any]) -> Any:
+    """Collate examples as torch does by default; mappings that do not stack, such as ragged ones, stay a list."""
     try:
-        value = torch.as_tensor(batch[key])
+        return default_collate(examples)
+    except (TypeError, RuntimeError):
+        if not all(isinstance(one, Mapping) for one in examples):
+            raise
+        return examples
+
+
+def _stacked(values: list[Any]) -> Any:
+    """Tensors of one shape as one tensor; else the list."""
+    if all(isinstance(v, Tensor) for v in values) and len({v.shape for v in values}) == 1:
+        return torch.stack(values)
+    if all(isinstance(v, np.ndarray) for v in values) and len({v.shape for v in values}) == 1:
+        return np.stack(values)
+    return values
+
+
+def _dense(value: Any, key: str, split: str, origin: str) -> Tensor | None:
+    """A field as one tensor, one row an example; None where it is none. Raises DataError for one of no use."""
+    try:
+        dense: Tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
-        raise DataError(f"{key!r} in {origin} is {type(batch[key]).__name__}, expected a tensor or numbers.") from None
-    need_dense(value, key, split, origin)
-    if value.ndim == 0:
+        return None
+    need_dense(dense, key, split, origin)
+    if dense.ndim == 0:
         raise DataError(f"{key!r} in a batch from {origin} is one number: give one row an example.")
-    return value
+    return dense

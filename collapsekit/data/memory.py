@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.data.base import Batch, Source, need_dense
-from collapsekit.data.loaders import LoaderSource
+from collapsekit.data.factory import batch_form
+from collapsekit.data.loaders import BatchForm, LoaderSource
+from collapsekit.data.objects import ObjectStore
 from collapsekit.errors import ConfigError, DataError
 
 ORIGIN = "the data given"
@@ -28,8 +30,9 @@ class MemorySource(Source):
     Raises ConfigError for what is neither, DataError for values that are no numbers.
     """
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    def __init__(self, data: Mapping[str, Any], form: BatchForm | None = None) -> None:
         self.parts: dict[str, Source] = {}
+        self.objects: dict[str, ObjectStore] = {}
         for split, held in data.items():
             for name in (split, *(held if isinstance(held, Mapping) else ())):
                 if not isinstance(name, str):
@@ -37,7 +40,7 @@ class MemorySource(Source):
             if isinstance(held, Mapping):
                 self.parts[split] = ArraySource({split: {k: _tensor(v, k, split) for k, v in held.items()}}, ORIGIN)
             elif isinstance(held, Dataset | Iterable) and not isinstance(held, Tensor | np.ndarray | str | bytes):
-                self.parts[split] = LoaderSource({split: held}, ORIGIN)
+                self.parts[split] = LoaderSource({split: held}, ORIGIN, form, self.objects)
             else:
                 raise ConfigError(
                     f"{ORIGIN} has {type(held).__name__} as split {split!r}, expected a mapping of names to tensors, a "
@@ -46,6 +49,16 @@ class MemorySource(Source):
 
     def splits(self) -> list[str]:
         return list(self.parts)
+
+    @property
+    def collate(self) -> Callable[[list[Any]], Any] | None:  # type: ignore[override]
+        """What makes a batch of examples."""
+        loaders = [part for part in self.parts.values() if isinstance(part, LoaderSource)]
+        return loaders[-1].collate if loaders else None
+
+    def ragged(self, key: str) -> ObjectStore | None:
+        loaders = [part for part in self.parts.values() if isinstance(part, LoaderSource)]
+        return loaders[0].ragged(key) if loaders else None
 
     def sizes(self) -> dict[str, dict[str, int] | None]:
         return {split: part.sizes()[split] for split, part in self.parts.items()}
@@ -74,7 +87,7 @@ def with_data(config: Config, data: Mapping[str, Any] | str | Path | None) -> tu
     if isinstance(data, str | Path):
         own["path"] = str(Path.cwd() / data)
     elif isinstance(data, Mapping) and data:
-        source = MemorySource(data)
+        source = MemorySource(data, batch_form(config))
     else:
         found = "no splits" if isinstance(data, Mapping) else type(data).__name__
         raise ConfigError(f"{ORIGIN} is {found}, expected a mapping of splits or the path of a file: {SPLITS}.")

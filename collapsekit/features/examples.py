@@ -9,11 +9,12 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.validate import finite_inputs
-from collapsekit.data.base import Batch
+from collapsekit.data.base import Batch, is_stored
 from collapsekit.data.contents import canonical
+from collapsekit.data.objects import unpad_rows
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import DataError, NothingEvaluatedError
-from collapsekit.io.spill import SpillBuffer
+from collapsekit.io.spill import SpillBuffer, SpillColumn
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class SplitReader:
         # Sorted before they are encoded: which rows share a batch does not depend on the file's order either.
         inputs = {k: self.storage.taken(inputs.pop(k), order) for k in list(inputs)}
         current().assert_same(digest, f"examples of split {split!r}")
+        inputs |= adapter.fields.split(inputs)
         return Examples(split, inputs, order, digest, ids, contents)
 
     def _columns(self, split: str) -> Batch:
@@ -66,19 +68,32 @@ class SplitReader:
         done = 0
         seed_everything(self.seed)  # a loader that shuffles draws its order from here
         for batch in adapter.source.batches(split, list(columns), config.data.batch_size, self.limit, self.seed):
-            finite_inputs(batch, split, done)
-            for key, column in columns.items():
-                if column.shape not in (None, batch[key].shape[1:]):
-                    raise DataError(
-                        f"examples of {key!r} in split {split!r} have shape {column.shape} in one batch and "
-                        f"{tuple(batch[key].shape[1:])} in another: pad all examples to one shape, and name the padding "
-                        "mask with `mask` or `data.also`."
-                    )
-                column.append(batch[key])
+            finite_inputs(batch, split, done, self.adapter.fields.owned)
+            for key in columns:
+                if columns[key].shape not in (None, batch[key].shape[1:]):
+                    self._keep_apart(split, key, columns, batch)
+                columns[key].append(batch[key])
             done += len(batch[next(iter(columns))])
         if not done:
             raise NothingEvaluatedError(f"split {split!r} is empty: there is nothing to evaluate.")
         return {k: column.tensor() for k, column in columns.items()}
+
+    def _keep_apart(self, split: str, key: str, columns: dict[str, SpillColumn], batch: Batch) -> None:
+        """From here on keep the values of a field by themselves, whose rows differ in shape. Raises DataError where they may
+        not."""
+        found, shape = columns[key].shape, tuple(batch[key].shape[1:])
+        source = self.adapter.source
+        store = source.ragged(key) if key in self.adapter.fields.read else None
+        if store is None:
+            raise DataError(
+                f"examples of {key!r} in split {split!r} have shape {found} in one batch and {shape} in another: pad all "
+                "examples to one shape, and name the padding mask with `mask` or `data.also`."
+            )
+        before = columns[key].tensor()
+        columns[key] = self.storage.column()
+        columns[key].append(store.add(unpad_rows(before, store.padding)))
+        if not is_stored(source.objects, key, batch[key]):
+            batch[key] = store.add(unpad_rows(batch[key], store.padding))
 
 
 def columns_of(adapter: Adapter) -> list[str]:
@@ -86,7 +101,7 @@ def columns_of(adapter: Adapter) -> list[str]:
     modalities."""
     data = adapter.config.data
     besides = [*([data.label] if adapter.task.has_labels else []), *filter(None, [data.group])]
-    return list(dict.fromkeys([*adapter.batch_keys, *besides, *predictions_of(adapter).values()]))
+    return list(dict.fromkeys([*adapter.fields.read, *besides, *predictions_of(adapter).values()]))
 
 
 def predictions_of(adapter: Adapter) -> dict[str, str]:

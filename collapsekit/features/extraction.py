@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from collapsekit.adapters.base import Adapter, ForwardPass, OwnedActivations, Prediction
+from collapsekit.adapters.base import Activations, Adapter, ForwardPass, OwnedActivations, Prediction
 from collapsekit.adapters.build import seed_everything
-from collapsekit.adapters.caveats import copied_rows
+from collapsekit.adapters.caveats import copied_rows, modalities_missing
+from collapsekit.adapters.live.inputs import describe_inputs, record_inputs
+from collapsekit.adapters.live.presence import find_present
 from collapsekit.adapters.live.state import same_bits
 from collapsekit.adapters.validate import FEW, finite_pass, validate_model
 from collapsekit.context import Progress
@@ -123,6 +125,8 @@ class Extraction:
             return known[name]
 
         features = get(split)
+        if (missing := modalities_missing(features.present, split)) is not None:
+            features.warnings = (*features.warnings, missing)
         seed_everything(
             self.reader.seed
         )  # what is drawn from here on does not depend on which passes were made already
@@ -160,7 +164,7 @@ class Extraction:
         return rows
 
     def _encoded(self, examples: Examples, *, check: bool) -> Features:
-        rows, kept = self._batches(examples), _Kept(self.storage)
+        rows, kept = self._batches(examples), _Kept(self.storage, self.adapter.at_input)
         if self.twin is not None and (theirs := self._theirs(examples, rows, check=check)) is not None:
             return theirs
         if check and not current().is_main:
@@ -237,6 +241,12 @@ class Extraction:
         targets = examples.columns[label][start:stop] if task.has_labels else torch.zeros(stop - start)
         task.need_shape(prediction.outputs, targets)
 
+    def _recorded(self, kept: _Kept, modality: str, columns: Batch) -> Activations:
+        """What was recorded of a modality; of one that is recorded at the input, the very tensors that were read."""
+        if modality in self.adapter.at_input:
+            return record_inputs(self.adapter, modality, columns)
+        return tuple(c.tensor() for c in kept.recorded[modality])
+
     def _assembled(self, examples: Examples, kept: _Kept) -> Features:
         adapter, columns, split = self.adapter, examples.columns, examples.split
         data = adapter.config.data
@@ -246,7 +256,9 @@ class Extraction:
             split=split,
             modalities=adapter.modalities,
             inputs={k: columns[k] for k in adapter.batch_keys},
-            recorded={m: tuple(c.tensor() for c in parts) for m, parts in kept.recorded.items()},
+            present=find_present(adapter, columns),
+            described=describe_inputs(adapter, {k: columns[k] for k in adapter.batch_keys}),
+            recorded={m: self._recorded(kept, m, columns) for m in adapter.modalities},
             pooled={m: c.tensor() for m, c in kept.pooled.items()},
             fused=kept.fused.tensor(),
             outputs=outputs,
@@ -295,8 +307,9 @@ def need_varied(adapter: Adapter, examples: Examples, features: Features | None 
 class _Kept:
     """The passes over a split, batch after batch."""
 
-    def __init__(self, storage: SpillBuffer) -> None:
-        self.storage = storage
+    def __init__(self, storage: SpillBuffer, known: Collection[str] = ()) -> None:
+        """``known``: modalities whose recordings are there already."""
+        self.storage, self.known = storage, known
         self.recorded: dict[str, list[SpillColumn]] = {}
         self.pooled: dict[str, SpillColumn] = {}
         self.fused, self.outputs = storage.column(), storage.column()
@@ -304,6 +317,8 @@ class _Kept:
     def add(self, result: ForwardPass) -> None:
         """Keep one batch. Raises ConfigError where features change their shape."""
         for m, tensors in result.recorded.items():
+            if m in self.known:
+                continue
             columns = self.recorded.setdefault(m, [self.storage.column() for _ in tensors])
             for column, tensor in zip(columns, tensors, strict=True):
                 if column.shape not in (None, tensor.shape[1:]):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Activations
+from collapsekit.adapters.live.presence import filled, lend
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.report.diagnosis import ReportWarning
@@ -54,6 +55,10 @@ class Features:
     ids: Tensor  # of each example's inputs and target, a hash of 63 bits (n,)
     units: Tensor | None = None  # what each example belongs to (n,), where the config names it
     contents: Tensor | None = None  # of each example's inputs alone, such a hash (n,)
+    present: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # which examples have it (n,), of modalities that some lack
+    described: Batch = field(default_factory=dict)  # by key numbers (n, d) of values that do not stack
     predictions: Batch = field(default_factory=dict)  # of the user's own models of one modality, by modality (n, ...)
     warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
     batch: int | None = None  # rows of a forward, where what an example gives depends on the others in its batch
@@ -88,11 +93,22 @@ class Features:
         fused = {c.numpy().tobytes() for c in self.fused.T.contiguous()}
         return all(c.numpy().tobytes() in fused for x in self.pooled.values() for c in x.T.contiguous())
 
+    def numbers(self, key: str) -> Tensor:
+        """Return a raw input (n, ...); of values that do not stack, numbers (n, d) that describe them."""
+        return self.described[key] if key in self.described else filled(self.inputs[key])
+
+    def lenders(self, modality: str, own: Tensor, lenders: Tensor) -> Tensor:
+        """Say from which examples, int64 (r,), a modality of ``own`` (r,) is taken instead of ``lenders`` (r,), as one that
+        lacks it gives none and takes none."""
+        there = self.present.get(modality)
+        return lenders if there is None else lend(there, own, lenders)
+
     def mean(self, modality: str, part: int) -> Tensor:
         """Average one tensor that was recorded of a modality over examples: (1, ...), float64."""
         known = self.facts.means
         if (modality, part) not in known:
-            known[modality, part] = self.recorded[modality][part].double().mean(0, keepdim=True)
+            values, there = self.recorded[modality][part], self.present.get(modality)
+            known[modality, part] = (values if there is None else values[there]).double().mean(0, keepdim=True)
         return known[modality, part]
 
     def input_mean(self, key: str) -> Tensor:
@@ -137,6 +153,8 @@ class Features:
             targets=self.targets[rows],
             ids=self.ids[rows],
             contents=None if self.contents is None else self.contents[rows],
+            present={m: x[rows] for m, x in self.present.items()},
+            described={k: x[rows] for k, x in self.described.items()},
             predictions={m: x[rows] for m, x in self.predictions.items()},
             units=None if self.units is None else self.units[rows],
         )

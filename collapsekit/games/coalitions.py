@@ -193,7 +193,12 @@ def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:
 def moves_whole(adapter: Adapter, features: Features) -> bool:
     """Tell whether every raw input is of one modality and moves with it, and the model answers each row by itself: then it
     does not matter which modalities of an example are its own."""
-    readers = [sum(key in adapter.input_keys(m) for m in features.modalities) for key in features.inputs]
+    if features.present:  # an example that lacks a modality lends none
+        return False
+    parted = adapter.fields.filled({k: v[:2] for k, v in features.inputs.items()})
+    readers = [
+        sum(key in adapter.input_keys(m) for m in features.modalities) for key in features.inputs.keys() - parted
+    ]
     return all(count == 1 for count in readers) and by_row(adapter, features)
 
 

@@ -81,8 +81,12 @@ def gather_edits(
 
     def rows(moving: Sequence[str]) -> Tensor:
         """Where rows are taken from that move with each of ``moving`` that is swapped."""
-        swaps = [[p.asked.swap[m][p.start : p.stop] for m in moving if m in p.asked.swap] for p in pieces]
-        return torch.cat([s[-1] if s else part for s, part in zip(swaps, own, strict=True)])
+        parts = []
+        for piece, part in zip(pieces, own, strict=True):
+            swapped = [m for m in moving if m in piece.asked.swap]
+            lenders = piece.asked.swap[swapped[-1]][piece.start : piece.stop] if swapped else part
+            parts.append(features.lenders(swapped[-1], part, lenders) if swapped else part)
+        return torch.cat(parts)
 
     recorded: dict[str, Activations] = {}
     for m in features.modalities:

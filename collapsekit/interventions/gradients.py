@@ -67,7 +67,7 @@ def outputs_of(adapter: Adapter, features: Features, rows: Tensor, swap: Mapping
     Returns:
         Outputs (r, ...).
     """
-    swap = swap or {}
+    swap = {m: features.lenders(m, rows, source) for m, source in (swap or {}).items()}
     recorded = {m: tuple(t[swap.get(m, rows)] for t in features.recorded[m]) for m in features.modalities}
     inputs = {k: v[rows] for k, v in features.inputs.items()}
     for m, source in swap.items():

@@ -164,6 +164,11 @@ def impute(
         gone = absent[:, i]
         if not bool(gone.any()):
             continue
+        if rows is None and m in adapter.at_input and not any(t.is_floating_point() for t in features.recorded[m]):
+            raise NumericsError(
+                f"{m} is known by inputs that are no floating numbers, such as token ids or text, which have no {fill}: "
+                "name its `encoder`, or use a fill that takes it from other examples"
+            )
         pairs = enumerate(zip(features.recorded[m], bank.features.recorded[m], strict=True))
         recorded[m] = tuple(replaced(own, lent, gone, partial(bank.features.mean, m, j)) for j, (own, lent) in pairs)
         if stands is not None:

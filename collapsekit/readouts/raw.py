@@ -79,8 +79,9 @@ class RawModality:
         Returns:
             Which inputs are read, and how. Whole numbers of one or two axes are both: numbers and ids.
         """
-        section, inputs = adapter.config.modalities[modality], at.train.inputs
-        keys = [k for k in adapter.input_keys(modality) if k in inputs and inputs[k][0].numel()]
+        section, train = adapter.config.modalities[modality], at.train
+        inputs = {k: train.numbers(k) for k in adapter.input_keys(modality) if k in train.inputs}
+        keys = [k for k in inputs if inputs[k][0].numel()]
         keys = [k for k in keys if not inputs[k].is_complex()]
         values = [k for k in keys if k != section.mask] or keys  # a mask alone is all there is to read
         tokens = [k for k in values if not inputs[k].is_floating_point() and inputs[k].ndim <= 2]
@@ -96,7 +97,7 @@ class RawModality:
             return known[key]
         parts = []
         for rows in torch.arange(len(features)).split(ROWS):
-            x = joined([features.inputs[k].index_select(0, rows) for k in self.numbers]) / self.scale
+            x = joined([features.numbers(k).index_select(0, rows) for k in self.numbers]) / self.scale
             parts.append(sketch(x, SUMS, self.seed) if self.projected else x)
         if self.projected:  # every family asks for them, and they take long to make
             return known.setdefault(key, torch.cat(parts))
@@ -129,7 +130,9 @@ def read_fourier(raw: RawModality, at: FitSplit) -> Iterator[FeatureSet]:
 def read_convolutions(raw: RawModality, at: FitSplit) -> Iterator[FeatureSet]:
     """Yield random convolutions of inputs that lie along one or two axes, in every way they may be laid out."""
     for key in raw.numbers:
-        for which, x in enumerate(laid_out(at.train.inputs[key])):
+        if key in at.train.described:
+            continue  # numbers in no order
+        for which, x in enumerate(laid_out(at.train.numbers(key))):
             drawn = ConvolutionalFeatures.draw(x[evenly(at.fit, SAMPLE)], KERNELS, raw.seed)
             if drawn is None:
                 continue
@@ -137,7 +140,7 @@ def read_convolutions(raw: RawModality, at: FitSplit) -> Iterator[FeatureSet]:
             def of(
                 features: Features, key: str = key, which: int = which, drawn: ConvolutionalFeatures = drawn
             ) -> Tensor:
-                return drawn(laid_out(features.inputs[key])[which])
+                return drawn(laid_out(features.numbers(key))[which])
 
             shape = " x ".join(map(str, x.shape[2:]))
             yield FeatureSet(f"inputs as {x.shape[1]} channels along {shape} positions", of)

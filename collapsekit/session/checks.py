@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from collapsekit import registry
-from collapsekit.adapters.build import check_described, need_factory
+from collapsekit.adapters.build import need_factory, need_two
+from collapsekit.adapters.live.fields import InputFields
 from collapsekit.adapters.live.unwrap import check_live
 from collapsekit.checkpoint.trust import digest_named
 from collapsekit.config.imports import import_callable
@@ -128,7 +129,7 @@ def check_parts(config: Config, *, live: bool) -> Task:
     """
     task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
     if config.adapter == "module":
-        check_described(config)
+        need_two(config)
         if not live:
             import_callable(need_factory(config), config.base, "model.factory")
     elif ":" in config.adapter:
@@ -199,9 +200,9 @@ def check_data(
     if config.adapter != "module":  # others may know more than the config says
         return {}
     data = config.data
-    keys = [k for m, s in config.modalities.items() for k in _inputs(m, s.input, s.mask)]
+    keys = [*InputFields(config).read]
     keys += [s.predictions for s in config.modalities.values() if s.predictions is not None]
-    keys += [*data.also, *([data.label] if task.has_labels else []), *([data.group] if data.group else [])]
+    keys += [*([data.label] if task.has_labels else []), *([data.group] if data.group else [])]
     found: Sizes = {}
     for split in splits:
         held = there[split]
@@ -241,8 +242,3 @@ def check_spill(sizes: Sizes, budget: float) -> None:
         raise ConfigError(f"inputs beyond --memory need a temporary folder ({e.strerror}): set TMPDIR.") from None
     check_folder(folder, "TMPDIR")
     check_room(folder, math.ceil(beyond), "keeping inputs beyond --memory")
-
-
-def _inputs(modality: str, own: str | tuple[str, ...] | None, mask: str | None) -> list[str]:
-    keys = [modality] if own is None else [own] if isinstance(own, str) else list(own)
-    return [*keys, *([mask] if mask is not None else [])]

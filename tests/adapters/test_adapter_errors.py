@@ -53,16 +53,29 @@ class Shared(Model):
         return self.head(self.fusion(torch.cat([self.a(a), self.a(b)], 1)))
 
 
-def test_encoder_shared_by_two_modalities() -> None:
-    text = refusal(Shared(), config(modalities={"a": "a", "b": "a"}))
-    assert "'a' and 'b' share the encoder 'a'" in text
-    assert "nn.Identity" in text
+def test_an_encoder_that_mixes_two_modalities() -> None:
+    class Mixed(Model):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.head(self.fusion(torch.cat([self.a(a + b), self.a(b)], 1)))
+
+    text = refusal(Mixed(), config(modalities={"a": "a", "b": "a"}))
+    assert "is called with modality 'a' and 'b' at once" in text
+    assert "leave `encoder` out" in text
 
 
-def test_encoder_called_twice() -> None:
+def test_an_encoder_of_a_modality_that_no_call_reads() -> None:
+    class Deaf(Model):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.head(self.fusion(torch.cat([self.a(a), self.a(a * 2)], 1)))
+
+    text = refusal(Deaf(), config(modalities={"a": "a", "b": "a"}))
+    assert "no call changes with the inputs of modality 'b'" in text
+
+
+def test_encoder_that_is_never_called() -> None:
     text = refusal(Shared(), config())
-    assert "is called 2 times" in text
-    assert "nn.Identity" in text
+    assert "is never called" in text
+    assert "leave `encoder` out" in text
 
 
 class Stacked(Model):
@@ -139,9 +152,7 @@ def test_encoder_in_a_plain_list() -> None:
     assert "nn.ModuleList" in text
 
 
-def test_no_encoder_no_fusion_one_modality() -> None:
-    assert "no `encoder`" in refusal(Model(), config(modalities={"a": None, "b": "b"}))
-    assert "no `fusion`" in refusal(Model(), config(fusion=None))
+def test_one_modality() -> None:
     assert "names 1 modalities" in refusal(Model(), config(modalities={"a": "a"}))
 
 

@@ -383,7 +383,7 @@ def test_cache_is_replayed_on_a_model_that_never_ran() -> None:
     features = extract(adapter, "test")
     for m, tap in adapter.taps.items():
         other.taps[m].shape = tap.shape
-    other.fusion_tap.shape = adapter.fusion_tap.shape
+    other.recorder.fusion.shape = adapter.recorder.fusion.shape
     assert torch.allclose(other.rerun(features.recorded, features.inputs).outputs, features.outputs, atol=1e-6)
     assert "cache" not in vars(twin.a)
 

@@ -229,10 +229,10 @@ class Breaks(Rows):
 @pytest.mark.parametrize(
     ("loader", "keys", "says"),
     [
-        (DataLoader(TensorDataset(torch.zeros(3))), ["x"], "yields list, expected dict batches"),
+        (DataLoader(TensorDataset(torch.zeros(3))), ["x"], r"it has 0; name its parts with `batch: \[\.\.\.\]`"),
         ([torch.zeros(3)], ["x"], "yields Tensor"),
         (Rows(), ["lable"], "no 'lable'.*did you mean 'label'"),
-        (Rows(), ["text"], "'text' in mine is list, expected a tensor or numbers"),
+        ([{"x": object()}], ["x"], "'x' in mine is object, expected a tensor or numbers"),
         ([{"x": 5}], ["x"], "one number"),
         ([{"x": torch.zeros(2), "y": torch.zeros(3)}], ["x", "y"], "unequal numbers of rows"),
         (Breaks(), ["x"], "reading split 'test' from mine failed: OSError: disk on fire"),

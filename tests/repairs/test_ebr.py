@@ -197,7 +197,7 @@ def test_of_several_tensors_the_one_that_was_named_is_reallocated(tmp_path: Path
     job = with_section(job_of(Reads("two"), factory=False, epochs=1), "audio", select=1)
     job.adapter.taps["audio"].select = 1
     job.adapter.taps["audio"].shape = None
-    job.adapter.fusion_tap.shape = None
+    job.adapter.recorder.fusion.shape = None
     job.adapter.run(job.batch(torch.arange(4)))
     stage = first(job)
     assert posts_of(job.adapter.model, "basis")["audio"].record["part"] == 1

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from collapsekit.data.base import Batch
+from collapsekit.data.base import EXAMPLE, Batch, is_stored
 from collapsekit.errors import ConfigError
+from collapsekit.stats.random_features import count_tokens
 
 if TYPE_CHECKING:
-    from collapsekit.adapters.base import Adapter
+    from collapsekit.adapters.base import Activations, Adapter
 
 T = TypeVar("T")
 Prepare = Callable[[Batch], Batch]
 TABLES = (nn.Embedding, nn.EmbeddingBag)  # layers that are asked for rows by whole numbers
+COUNTED = 256  # columns that token ids are counted in
 _OF_TYPES = (RuntimeError, TypeError, ValueError)  # what torch raises where a layer cannot read a type
 
 
@@ -30,17 +32,131 @@ def prepare_inputs(adapter: Adapter, batch: Batch) -> Batch:
     Returns:
         The same on the model's device, scaled, floating values in its own precision.
     """
-    dtype = next((p.dtype for p in adapter.model.parameters() if p.is_floating_point()), torch.float32)
-    sections = adapter.config.modalities
-    scales = {k: s.scale for m, s in sections.items() for k in adapter.input_keys(m) if k != s.mask}
+    dtype = _floating_type(adapter)
+    if EXAMPLE in batch:  # fields of examples, which only their collate_fn makes ready
+        return adapter.fields.merge(batch)
+    scales, objects = adapter.fields.scales(), adapter.source.objects
     out = {}
     for key in adapter.batch_keys:
         value = batch[key].to(adapter.device)
+        if is_stored(objects, key, value):
+            out[key] = value
+            continue
         scale = scales.get(key, 1.0)
         if value.is_floating_point() or scale != 1.0 or key in adapter.cast:
             value = value.to(dtype)
         out[key] = value / scale if scale != 1.0 else value
-    return out
+    return adapter.fields.merge(out)
+
+
+def give_values(adapter: Adapter, inputs: Batch) -> dict[str, Any]:
+    """Put values that do not stack in the places of their hashes, as the model is given them.
+
+    Args:
+        adapter: the model.
+        inputs: prepared inputs (n, ...) by key.
+
+    Returns:
+        By key tensors as they are, padded tensors (n, ...), lists of n values, or None.
+    """
+    objects, scales = adapter.source.objects, adapter.fields.scales()
+    dtype = _floating_type(adapter)
+
+    def ready(value: Any, scale: float) -> Any:
+        if isinstance(value, list):
+            return [ready(one, scale) for one in value]
+        if not isinstance(value, Tensor):
+            return value
+        value = value.to(adapter.device)
+        value = value.to(dtype) if value.is_floating_point() or scale != 1.0 else value
+        return value / scale if scale != 1.0 else value
+
+    return {
+        k: ready(objects[k].given(v.cpu()), scales.get(k, 1.0)) if is_stored(objects, k, v) else v
+        for k, v in inputs.items()
+    }
+
+
+def describe_inputs(adapter: Adapter, inputs: Batch) -> Batch:
+    """Describe values that do not stack by numbers, for readouts.
+
+    Args:
+        adapter: the model.
+        inputs: (n, ...) by key.
+
+    Returns:
+        Numbers (n, d) by key, of columns that hold such values.
+    """
+    objects = adapter.source.objects
+    return {k: objects[k].numbers(v) for k, v in inputs.items() if is_stored(objects, k, v)}
+
+
+def record_inputs(adapter: Adapter, modality: str, batch: Batch) -> Activations:
+    """Return what is recorded of a modality that has no encoder: its inputs.
+
+    Args:
+        adapter: the model.
+        modality: whose inputs.
+        batch: inputs (n, ...) by key, as the data has them.
+
+    Returns:
+        One tensor a column of the modality; whole numbers that the model reads as numbers are floating, so that they can be
+        scaled and held.
+    """
+    scales, columns, objects = adapter.fields.scales(), adapter.fields.of(modality), adapter.source.objects
+    mask = adapter.config.modalities[modality].mask
+
+    def number(key: str) -> bool:
+        return (
+            key != mask
+            and not is_stored(objects, key, batch[key])
+            and (key in adapter.cast or scales.get(key, 1.0) != 1.0)
+        )
+
+    return tuple(batch[k].float() if number(k) and not batch[k].is_floating_point() else batch[k] for k in columns)
+
+
+def change_inputs(adapter: Adapter, batch: Batch, change: Mapping[str, Callable[[Tensor], Tensor]]) -> Batch:
+    """Change the inputs of modalities that have no encoder.
+
+    Args:
+        adapter: the model.
+        batch: inputs (n, ...) by key, as the data has them.
+        change: by modality, what is made of its floating tensors (n, ...).
+
+    Returns:
+        The changed inputs by key.
+    """
+    found: Batch = {}
+    for m, make in change.items():
+        for key, value in zip(adapter.fields.of(m), record_inputs(adapter, m, batch), strict=True):
+            found[key] = make(value) if value.is_floating_point() else value
+    return found
+
+
+def pool_inputs(adapter: Adapter, modality: str, batch: Batch) -> Tensor | None:
+    """Make one vector an example of a modality's inputs that are places in a table, or do not stack.
+
+    Args:
+        adapter: the model.
+        modality: that has no encoder.
+        batch: inputs (n, ...) by key, as the data has them.
+
+    Returns:
+        (n, d): counts of ids, of those that share a column where there are more than COUNTED, and what describes other
+        values; None where all that matters is numbers.
+    """
+    described = describe_inputs(adapter, {k: batch[k].cpu() for k in adapter.fields.of(modality)})
+    first = adapter.fields.of(modality)[0]
+    if described:
+        return torch.cat(list(described.values()), 1)
+    if record_inputs(adapter, modality, batch)[0].is_floating_point():
+        return None
+    return count_tokens(batch[first].reshape(len(batch[first]), -1).cpu(), None, COUNTED, 0, placed=False)
+
+
+def _floating_type(adapter: Adapter) -> torch.dtype:
+    return next((p.dtype for p in adapter.model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def run_prepared(adapter: Adapter, prepare: Prepare, batch: Batch, run: Callable[[Batch], T]) -> T:
@@ -96,7 +212,12 @@ def number_keys(adapter: Adapter, batch: Batch) -> frozenset[str]:
     for modality, section in adapter.config.modalities.items():
         keys = {k for k in adapter.input_keys(modality) if k != section.mask}
         (numbers if _reads_numbers(adapter, modality) else places).update(keys)
-    return frozenset(k for k in numbers - places if k in batch and not batch[k].is_floating_point())
+    objects = adapter.source.objects
+    return frozenset(
+        k
+        for k in numbers - places
+        if k in batch and not batch[k].is_floating_point() and not is_stored(objects, k, batch[k])
+    )
 
 
 def _reads_numbers(adapter: Adapter, modality: str) -> bool:

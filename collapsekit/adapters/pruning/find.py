@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.base import Activations, Adapter
 from collapsekit.adapters.build import own_attributes, preserve_rng_state, random_states, seed_everything
-from collapsekit.adapters.hooks import Tap
 from collapsekit.adapters.live.state import same_bits
 from collapsekit.adapters.pruning.dependence import Call, Calls, Dependence
 from collapsekit.adapters.pruning.placeholder import THIN, Fill, Form, Skip, make_skip
+from collapsekit.adapters.recording.recorder import Recorder
 from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError
 
@@ -74,8 +74,7 @@ def find_pruning(
     adapter: Adapter,
     batch: Batch,
     recorded: Mapping[str, Activations],
-    encoders: Mapping[str, Tap],
-    fusion: Tap,
+    places: Recorder,
 ) -> Pruning:
     """Find what replays may leave out, for all modalities and for all but one.
 
@@ -83,13 +82,12 @@ def find_pruning(
         adapter: the model, of which nothing is left out yet.
         batch: the first one.
         recorded: what was recorded of it.
-        encoders: where each modality is recorded.
-        fusion: where the fusion is.
+        places: where each modality is recorded, and the fusion is.
 
     Returns:
         What is left out. Where the model does not answer with the same bits then, nothing is.
     """
-    replays, everything = _Replays(adapter, batch, recorded, encoders, fusion), frozenset(recorded)
+    replays, everything = _Replays(adapter, batch, recorded, places), frozenset(recorded)
     plans: dict[frozenset[str], SkipPlan] = {}
     with torch.no_grad(), preserve_rng_state():
         for names in (everything, *(everything - {m} for m in recorded)):
@@ -112,8 +110,7 @@ class _Replays:
     adapter: Adapter
     batch: Batch
     recorded: Mapping[str, Activations]
-    encoders: Mapping[str, Tap]
-    fusion: Tap
+    places: Recorder
 
     @property
     def count(self) -> int:
@@ -184,8 +181,8 @@ def _early(replays: _Replays, names: frozenset[str]) -> list[nn.Module]:
     calls = Calls()
     with calls.listening():
         replays.answer(names, replays.rows(FEW[0]))
-    replayed = {id(replays.encoders[m].module) for m in names}
-    taps = {id(tap.module) for tap in (*replays.encoders.values(), replays.fusion)}
+    replayed = {id(replays.places.taps[m].module) for m in names}
+    taps = {id(tap.module) for tap in replays.places.all}
     last = max((i for i, call in enumerate(calls.ended) if id(call.module) in replayed), default=0)
     outside = [call for call in calls.ended[:last] if not any(id(outer) in replayed for outer in call.within)]
     before = {id(call.module): call.module for call in outside}

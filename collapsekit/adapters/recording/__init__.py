@@ -1,0 +1,1 @@
+"""Where modalities and the fusion are recorded in a forward pass, and answered from."""

@@ -1,0 +1,222 @@
+"""Values that do not stack into one tensor: ragged ones, text, None. A column holds a hash of each, and the values are kept
+once by that hash, so that rows are taken, exchanged, sorted and compared as those of any other column."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from collapsekit.errors import DataError
+
+Form = Literal["list", "padded"]
+WORDS, IDS = 512, 256  # columns that words of a text, and token ids, are counted in
+WIDE = 1024  # numbers up to which an axis that all values share is kept
+
+
+class ObjectStore:
+    """The values of one field by the hash of what they hold."""
+
+    def __init__(self, key: str, form: Form | None = None, padding: float = 0.0) -> None:
+        """``form``: whether the model is given a list of them, or one tensor that is padded with ``padding``; None: all
+        that is known is None."""
+        self.key, self.form, self.padding = key, form, padding
+        self._known: dict[int, Any] = {}
+        self._numbers: dict[int, Tensor] = {}
+
+    def add(self, values: Sequence[Any]) -> Tensor:
+        """Keep values, and return their hashes, int64 (n,).
+
+        Raises DataError for a value whose content cannot be told.
+        """
+        return torch.tensor([self._one(value) for value in values], dtype=torch.int64)
+
+    def take(self, ids: Tensor) -> list[Any]:
+        """Return the values with these hashes (n,). Raises KeyError for one that is not there."""
+        return [self._known[i] for i in ids.tolist()]
+
+    def given(self, ids: Tensor) -> Any:
+        """Return what a model is given for these hashes (n,): a list, or one padded tensor (n, ...); None for all None."""
+        values = self.take(ids)
+        if all(value is None for value in values):
+            return None
+        if self.form != "padded":
+            return [value.clone() if isinstance(value, Tensor) else value for value in values]
+        return pad_rows(values, self.padding, self.key)
+
+    def numbers(self, ids: Tensor) -> Tensor:
+        """Describe each of these values by numbers of one width, float32 (n, d): of tensors their size, and mean, largest
+        and least along what varies; of whole numbers and words, how often each occurs; first whether it is there at all.
+        """
+        for i in self._known.keys() - self._numbers.keys():  # of all, so that the width is that of every example
+            self._numbers[i] = describe(self._known[i])
+        rows = [self._numbers[i] for i in ids.tolist()]
+        widths = {len(row) for row in self._numbers.values() if len(row) > 1}
+        if len(widths) > 1:
+            raise DataError(
+                f"values of {self.key!r} are of different kinds: they are described by {sorted(widths)} numbers, expected "
+                "one kind in all examples; give tensors that differ in one axis only, or text."
+            )
+        width = max(widths, default=1)
+        return torch.stack([torch.cat([row, torch.zeros(width - len(row))]) for row in rows])
+
+    def _one(self, value: Any) -> int:
+        value = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
+        digest = hashlib.blake2b(digest_size=8)
+        for part in _bytes_of(value, self.key):
+            digest.update(part)
+        key = int.from_bytes(digest.digest(), "little") >> 1
+        self._known.setdefault(key, value)
+        return key
+
+
+def describe(value: Any) -> Tensor:
+    """Describe one value by numbers, float32 (d,); d is the same for values of one kind.
+
+    Args:
+        value: a tensor of any shape, text, a list of these, or None.
+
+    Returns:
+        First 1, or 0 alone for None; then size, mean, largest and least along what varies from value to value: the one axis
+        of a vector, all but the last axis of (t, d), all but the first of (c, h, w); or counts of token ids or of words.
+    """
+    if value is None:
+        return torch.zeros(1)
+    if isinstance(value, str | bytes):
+        return torch.cat([torch.ones(1), count_words(value if isinstance(value, str) else value.decode("latin-1"))])
+    if isinstance(value, Tensor):
+        return torch.cat([torch.ones(1), _described(value)])
+    if isinstance(value, bool | int | float):
+        return torch.tensor([1.0, float(value)])
+    if isinstance(value, list | tuple) and value:
+        if all(isinstance(part, str) for part in value):
+            return torch.cat([torch.ones(1), count_words(" ".join(value))])
+        parts = [describe(part) for part in value]
+        if len({len(part) for part in parts}) == 1:
+            stacked = torch.stack(parts)
+            return torch.cat(
+                [torch.tensor([1.0, float(len(parts))]), stacked.mean(0), stacked.amax(0), stacked.amin(0)]
+            )
+    return torch.ones(1)
+
+
+def count_words(text: str) -> Tensor:
+    """Count the words of a text, each in the column of its hash: float32 (WORDS,)."""
+    counts = torch.zeros(WORDS)
+    for word in re.findall(r"\w+", text.lower()):
+        counts[int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "little") % WORDS] += 1
+    return counts
+
+
+def pad_rows(values: Sequence[Any], padding: float, key: str) -> Tensor:
+    """Stack tensors of several sizes, each filled up to the largest.
+
+    Args:
+        values: tensors of one dimension, (...).
+        padding: what they are filled up with.
+        key: the field, for messages.
+
+    Returns:
+        (n, ...).
+
+    Raises:
+        DataError: for values that are no tensors of one number of axes.
+    """
+    axes = {v.ndim for v in values if isinstance(v, Tensor)}
+    if len(axes) != 1 or not all(isinstance(v, Tensor) for v in values):
+        kinds = sorted({type(v).__name__ for v in values})
+        raise DataError(
+            f"values of {key!r} are {' and '.join(kinds)} with {sorted(axes)} axes, expected tensors of one number of axes: "
+            "leave the modality's `encoder` out if some examples lack it, or pad them in the data."
+        )
+    most = [max(sizes) for sizes in zip(*(v.shape for v in values), strict=True)]
+    out: Tensor = values[0].new_full((len(values), *most), padding)
+    for row, value in zip(out, values, strict=True):
+        row[tuple(slice(0, size) for size in value.shape)] = value
+    return out
+
+
+def unpad_rows(values: Tensor, padding: float) -> list[Tensor]:
+    """Take what a batch was filled up with off each row: places at the end of an axis that hold nothing else.
+
+    Args:
+        values: a batch, (n, ...) of two axes or more.
+        padding: what it was filled up with.
+
+    Returns:
+        n tensors (...), none of them empty, so that a row is the same in whatever batch it came.
+    """
+    found = []
+    for row in values:
+        for axis in range(row.ndim):
+            kept = (row != padding).movedim(axis, 0).reshape(row.shape[axis], -1).any(1).nonzero()
+            row = row.narrow(axis, 0, max(1, int(kept[-1]) + 1 if len(kept) else 1))
+        found.append(row.clone())
+    return found
+
+
+def _described(value: Tensor) -> Tensor:
+    if value.ndim == 0:
+        return value.float()[None]
+    if not value.is_floating_point() and value.ndim == 1:
+        ids = value.long()
+        column = torch.where((ids >= 0) & (ids < IDS), ids, (ids * 2654435761) % 2147483647 % IDS)
+        return torch.cat([torch.tensor([float(len(ids))]), torch.bincount(column, minlength=IDS).float()])
+    x = value.float()
+    along = x.reshape(-1, 1) if x.ndim == 1 else x.reshape(-1, x.shape[-1]) if x.ndim == 2 else x.flatten(1).T
+    if along.shape[1] > WIDE:
+        along = along.reshape(-1, 1)
+    if not len(along):
+        along = torch.zeros(1, along.shape[1])
+    return torch.cat([torch.tensor([float(x.numel() // along.shape[1])]), along.mean(0), along.amax(0), along.amin(0)])
+
+
+def _bytes_of(value: Any, key: str, depth: int = 8) -> Iterator[bytes]:
+    """What a value holds, with its kind, so that no two values give the same bytes."""
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous()
+        yield f"tensor {plain.dtype} {tuple(plain.shape)};".encode()
+        yield plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    elif isinstance(value, str | bytes):
+        data = value.encode() if isinstance(value, str) else value
+        yield f"{type(value).__name__} {len(data)};".encode() + data
+    elif isinstance(value, bool | int | None):
+        yield f"{value!r};".encode()
+    elif isinstance(value, float):
+        yield b"float" + struct.pack("<d", value)
+    elif not depth:
+        raise DataError(f"a value of {key!r} is nested deeper than 8 levels: give tensors, text or lists of these.")
+    else:
+        yield from _bytes_of_container(value, key, depth)
+
+
+def _bytes_of_container(value: Any, key: str, depth: int) -> Iterator[bytes]:
+    if isinstance(value, Mapping):
+        parts = [(str(k), v) for k, v in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [(str(i), v) for i, v in enumerate(value)]
+    elif hasattr(value, "__array__"):  # images, arrays of other libraries
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufSU":
+            raise DataError(
+                f"a value of {key!r} is an array of {array.dtype}, expected numbers: convert it in the data."
+            )
+        parts = [("array", f"{array.dtype} {array.shape}"), ("bytes", array.tobytes())]
+    elif dataclasses.is_dataclass(value) or hasattr(value, "__dict__"):
+        parts = [(k, v) for k, v in vars(value).items() if not k.startswith("_")]
+    else:
+        raise DataError(
+            f"a value of {key!r} is {type(value).__name__}, expected a tensor, an array, text, None, or a list, mapping or "
+            "object of these."
+        )
+    yield f"{type(value).__name__} {len(parts)};".encode()
+    for name, part in parts:
+        yield f"{len(name)} {name};".encode()
+        yield from _bytes_of(part, key, depth - 1)
