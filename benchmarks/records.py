@@ -21,9 +21,8 @@ class Records:
 
     def __init__(self, file: Path | None, settings: Mapping[str, Any], key: Sequence[str]) -> None:
         self.file, self.settings, self.key = file, json.loads(json.dumps(settings)), tuple(key)
-        self.records: list[Record] = []
-        if file is not None and file.is_file():
-            self.records = [r for r in read_lines(file) if r.get("settings") == self.settings]
+        lines = [] if file is None else read_lines(file)
+        self.records = [r for r in lines if r.get("settings") == self.settings]
 
     def find(self, **key: Any) -> Record | None:
         """Return the record with this key, or None."""
@@ -41,18 +40,17 @@ class Records:
 
 
 def read_lines(file: Path) -> list[Record]:
-    """Read the records of a file, none where there is no file; a last line that was cut off is taken out of the file."""
-    if not file.is_file():
-        return []
-    text = file.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        file.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    """Read the records of a file: none where there is no file, and no last line that is cut off."""
+    text = file.read_text() if file.is_file() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def add_line(file: Path, record: Mapping[str, Any]) -> None:
-    """Write one more record to a file."""
+    """Write one more record to a file, in place of a last line that is cut off."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as lines:
-        lines.write(json.dumps(record) + "\n")
+    with file.open("a+b") as lines:
+        lines.seek(0)
+        text = lines.read()
+        if not text.endswith(b"\n"):
+            lines.truncate(text.rfind(b"\n") + 1)
+        lines.write(json.dumps(record).encode() + b"\n")

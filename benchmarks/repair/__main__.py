@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keys = [
             {**asdict(Subject(*a)), "split": given.split, "method": m} for m in wanted for a in each if a[0] == data
         ]
-        records = [record for key in keys if (record := known.find(**key)) is not None]
+        records = [one for key in keys if (one := known.find(**key)) is not None]
         print(
             f"\n{data}: {', '.join(given.kinds)} noise {given.noises}, {given.seeds} seeds each, {given.split} split\n\n"
             f"{table(records, given.control)}\n\n{footnote(records)}"
