@@ -15,6 +15,7 @@ from collapsekit.repairs.request import RepairRequest
 from collapsekit.repairs.training.job import held_expectations
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import Check, RepairReport, metric_of
+from collapsekit.report.verdicts import describe_state
 from collapsekit.session.opening import OpenModel
 from collapsekit.version import __version__
 
@@ -117,7 +118,8 @@ def _open(subject: OpenModel, run: MethodChain) -> AbstractContextManager[OpenMo
 
 def _summarise(decision: RepairDecision, accepted: bool, before: Report, after: Report, beside: Report | None) -> str:
     states = [
-        f"{m} is {after.modalities[m].verdict}, before it was {before.modalities[m].verdict}" for m in decision.weak
+        f"{m} is {describe_state(after.modalities[m])}, before it was {describe_state(before.modalities[m])}"
+        for m in decision.weak
     ]
     judged = "accepted" if accepted else "rejected"
     methods, split = ",".join(decision.methods), after.subject.split

@@ -29,6 +29,7 @@ from collapsekit.repairs.request import (
 )
 from collapsekit.repairs.training.estimate import estimate_cost, reckon_files
 from collapsekit.report.repair import RepairReport
+from collapsekit.report.verdicts import describe_state
 from collapsekit.session.opening import OpenModel
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import preserve_process_state
@@ -183,7 +184,7 @@ def plan(
     return [
         *decision.describe_forecasts(),
         f"To say this took {took:.0f} s: the diagnosis of val, which the repair begins with.",
-        f"To repair: {', '.join(f'{m} ({before.modalities[m].verdict} on val)' for m in decision.weak)}.",
+        f"To repair: {', '.join(f'{m} ({describe_state(before.modalities[m])} on val)' for m in decision.weak)}.",
         f"Method: {','.join(decision.methods)}{f'; {decision.why}' if decision.why else '.'}",
         *estimate_cost(next(iter(stages)), here, first, own),
     ]
