@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks.forecast.gains import gains
-from benchmarks.forecast.subjects import ToRepair, natural, planted
+from benchmarks.forecast.subjects import Candidate, natural, planted
 from benchmarks.forecast.table import print_tables
-from benchmarks.natural.files import add, records
+from benchmarks.records import Record, add_line, read_lines
 
 METHODS = ("finetune", "late_fusion", 'late_fusion:readouts="weak"', "substitute", "kd")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Forecasts of repairs, held against what repairs gained.")
     parser.add_argument("step", choices=["natural", "planted", "table"])
     parser.add_argument("--records", type=Path, required=True, help="file of results; what it has is not made again")
@@ -34,28 +34,30 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--split", default="test", help="val to choose, test to report")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if chosen.step == "table":
-        print_tables(records(chosen.records))
+        print_tables(_records(chosen))
         return
     with tempfile.TemporaryDirectory() as name:
-        for subject in _subjects(parser, chosen, Path(name)):
-            known = {r["method"] for r in records(chosen.records) if (r["subject"], r["seed"]) == _key(subject)}
+        for candidate in _candidates(parser, chosen, Path(name)):
+            about = {"subject": candidate.name, "seed": candidate.seed}
+            known = {r["method"] for r in _records(chosen) if about.items() <= r.items()}
             left = [m for m in chosen.methods if m not in known]
-            if known and not left:
+            if None in known or (known and not left):
                 continue
-            for record in gains(subject, left, chosen.split):
+            for record in gains(candidate.make(), left, chosen.split):
                 if record["method"] not in known:
-                    add(chosen.records, record)
-                    print(f"{subject.name} seed {subject.seed} {record['method']}", flush=True)
+                    add_line(chosen.records, {**record, "split": chosen.split})
+                    print(f"{candidate.name} seed {candidate.seed} {record['method']}", flush=True)
 
 
-def _key(subject: ToRepair) -> tuple[str, int]:
-    return subject.name, subject.seed
+def _records(chosen: argparse.Namespace) -> list[Record]:
+    """The records of the split; older ones, which name none, are of test."""
+    return [r for r in read_lines(chosen.records) if r.get("split", "test") == chosen.split]
 
 
-def _subjects(parser: argparse.ArgumentParser, chosen: argparse.Namespace, folder: Path) -> Iterator[ToRepair]:
+def _candidates(parser: argparse.ArgumentParser, chosen: argparse.Namespace, folder: Path) -> Iterator[Candidate]:
     if chosen.step == "planted":
         return planted(chosen.sets, chosen.noises, chosen.seeds, folder)
     if chosen.natural is None:

@@ -34,7 +34,7 @@ def gains(subject: ToRepair, methods: Sequence[str], split: str = "test") -> Ite
         split: What is measured on; val, for choices.
 
     Yields:
-        Records; none where the diagnosis finds nobody to repair.
+        Records; a single one, of no method, where the diagnosis finds nobody to repair.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -45,6 +45,7 @@ def gains(subject: ToRepair, methods: Sequence[str], split: str = "test") -> Ite
             before = request.diagnose(opened, "val", ("utilisation", "reliance"))
             weak = subject.weak or tuple(m for m, v in before.modalities.items() if is_weak(v))
             if not weak:
+                yield {"subject": subject.name, "seed": subject.seed, "method": None}
                 return
             if subject.weak is not None:  # as a repair does for its report, before it trains; where times are told
                 request.diagnose(opened, "test", ("utilisation",))

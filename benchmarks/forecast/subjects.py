@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.natural.__main__ import at_hand, inputs
+from benchmarks.natural.data import Data
 from benchmarks.natural.files import weights
+from benchmarks.natural.settings import Setting
 from benchmarks.natural.verdicts import config_of as natural_config
-from benchmarks.repair.subjects import WEAK, Subject, arrays_of, trained
+from benchmarks.repair.subjects import Subject, arrays_of, trained
 from benchmarks.repair.subjects import config_of as made_config
 
 SPLITS = ("train", "val", "test")
@@ -31,9 +34,18 @@ class ToRepair:
     weak: tuple[str, ...] | None
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A model to repair that is only made where it is wanted; making it overwrites the files of the one before."""
+
+    name: str
+    seed: int
+    make: Callable[[], ToRepair]
+
+
 def natural(
     out: Path, verdicts: Path, seeds: Sequence[int], folder: Path, names: list[str] | None = None
-) -> Iterator[ToRepair]:
+) -> Iterator[Candidate]:
     """Yield the trained models in which a verdict finds a modality collapsed or underused, of one seed after the other.
 
     Args:
@@ -44,7 +56,7 @@ def natural(
         names: Of settings; None: all.
 
     Yields:
-        A model at a time; its files are overwritten by the next.
+        A model at a time.
     """
     found = {
         (record["setting"], record["seed"])
@@ -56,13 +68,16 @@ def natural(
             place = weights(out, setting, seed)
             if (setting.name, seed) not in found or not setting.counted or not place.is_file():
                 continue
-            data = inputs(setting, data)
-            arrays = {f"{s}/{k}": v.contiguous() for s in SPLITS for k, v in data.splits[s].items()}
-            config = natural_config(setting, data)
-            yield _written(setting.name, seed, config, arrays, load_file(place), folder, None)
+            yield Candidate(setting.name, seed, partial(_natural, setting, data, seed, place, folder))
 
 
-def planted(sets: Sequence[str], noises: Sequence[float], seeds: Sequence[int], folder: Path) -> Iterator[ToRepair]:
+def _natural(setting: Setting, data: Data, seed: int, place: Path, folder: Path) -> ToRepair:
+    data = inputs(setting, data)
+    arrays = {f"{s}/{k}": v.contiguous() for s in SPLITS for k, v in data.splits[s].items()}
+    return _written(setting.name, seed, natural_config(setting, data), arrays, load_file(place), folder, None)
+
+
+def planted(sets: Sequence[str], noises: Sequence[float], seeds: Sequence[int], folder: Path) -> Iterator[Candidate]:
     """Yield models of ``benchmarks.repair``, whose weak modality is known.
 
     Args:
@@ -72,17 +87,22 @@ def planted(sets: Sequence[str], noises: Sequence[float], seeds: Sequence[int], 
         folder: To write data and checkpoints to.
 
     Yields:
-        A model at a time; its files are overwritten by the next.
+        A model at a time.
     """
     torch.set_num_threads(1)
     for seed in seeds:
         for data in sets:
             for noise in noises:
-                subject = Subject(data, noise, seed)
-                arrays = arrays_of(subject)
-                state = trained(subject, arrays).state_dict()
-                config = made_config(subject, folder / "data.safetensors")
-                yield _written(f"{data} {noise:g}", seed, config, arrays, state, folder, (WEAK[data],))
+                yield Candidate(f"{data} {noise:g}", seed, partial(_planted, Subject(data, noise, seed), folder))
+
+
+def _planted(subject: Subject, folder: Path) -> ToRepair:
+    arrays = arrays_of(subject)
+    state = trained(subject, arrays).state_dict()
+    config = made_config(subject, folder / "data.safetensors")
+    return _written(
+        f"{subject.data} {subject.noise:g}", subject.seed, config, arrays, state, folder, (subject.data_set.weak,)
+    )
 
 
 def _written(

@@ -20,6 +20,10 @@ MEASURES = {
 
 def print_tables(found: Records) -> None:
     """Print what each method gained, and the forecast beside it."""
+    left_out = [f"{r['subject']} {r['seed']}" for r in found if r["method"] is None]
+    if left_out:
+        print(f"The diagnosis finds nobody to repair in {', '.join(left_out)}.\n")
+    found = [r for r in found if r["method"] is not None]
     print(f"{gains_table(found)}\n\n{correlations(found)}\n\n{models_table(found)}")
 
 

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from benchmarks.natural import oracle
 from benchmarks.natural.data import Data, load, standardise
 from benchmarks.natural.exchange import losses
-from benchmarks.natural.files import add, records, weights
+from benchmarks.natural.files import weights
 from benchmarks.natural.settings import SEEDS, SETTINGS, Setting
 from benchmarks.natural.training import fit, fit_of
+from benchmarks.records import add_line, read_lines
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ def inputs(setting: Setting, data: Data) -> Data:
 def train(setting: Setting, data: Data, out: Path) -> None:
     """Train the setting's models that ``out``/models.jsonl lacks, and find what each has of its modalities."""
     path, data = out / "models.jsonl", inputs(setting, data)
-    known = {(r["setting"], r["seed"]) for r in records(path)}
+    known = {(r["setting"], r["seed"]) for r in read_lines(path)}
     (out / "weights").mkdir(parents=True, exist_ok=True)
     for seed in SEEDS if setting.counted else SEEDS[:1]:
         if (setting.name, seed) in known:
@@ -89,7 +90,7 @@ def train(setting: Setting, data: Data, out: Path) -> None:
             "metric": found.right,
             "use": {m: oracle.listed(found.use(m)) for m in setting.modalities},
         }
-        add(path, record)
+        add_line(path, record)
         print(f"{setting.name} seed {seed}: {found.right} in {epochs} epochs, {took:.1f} s", flush=True)
 
 

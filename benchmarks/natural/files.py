@@ -1,10 +1,8 @@
-"""The folder of results: one result a line, and the weights of models."""
+"""The folder of results: the weights of models."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 
@@ -12,18 +10,6 @@ from benchmarks.natural.data import Data
 from benchmarks.natural.models import Natural
 from benchmarks.natural.settings import Setting
 from benchmarks.natural.training import arguments
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of results; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def add(path: Path, record: dict[str, Any]) -> None:
-    """Write one more line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
 
 
 def weights(out: Path, setting: Setting, seed: int) -> Path:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from benchmarks.natural.data import Data, only, standardise
 from benchmarks.natural.exchange import answers, losses, prior, scored, sureness
-from benchmarks.natural.files import add, records
 from benchmarks.natural.models import Natural
 from benchmarks.natural.settings import Setting
 from benchmarks.natural.training import Fit, fit, fit_of
 from benchmarks.natural.truth import Evidence
+from benchmarks.records import add_line, read_lines
 
 ORACLE_SEEDS = (100, 101)
 RATES = (1e-3, 4e-3)  # of an encoder that is trained alone
@@ -136,13 +136,13 @@ def work(
         if asked.key in oracle.runs:
             continue
         record = oracle.run(asked)
-        add(out / "oracle.jsonl", record)
+        add_line(out / "oracle.jsonl", record)
         tell(f"{setting.name} {asked.key}: {record['val']:.4f} in {record['seconds']:.1f} s")
 
 
 def read_runs(out: Path, setting: str) -> dict[str, Run]:
     """Runs of a setting that were made."""
-    return {r["run"]: r for r in records(out / "oracle.jsonl") if r["setting"] == setting}
+    return {r["run"]: r for r in read_lines(out / "oracle.jsonl") if r["setting"] == setting}
 
 
 def best(runs: Iterable[Run]) -> Run:

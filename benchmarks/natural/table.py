@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.natural.files import records
 from benchmarks.natural.oracle import asked_of, evidence
 from benchmarks.natural.peers import NAMES
 from benchmarks.natural.settings import SETTINGS
 from benchmarks.natural.truth import DUE, STATES, Truth, truth
 from benchmarks.planted.table import auroc, best_error
+from benchmarks.records import read_lines
 
 VERDICTS = ("used", "underused", "collapsed", "uninformative", "inconclusive")
 RIGHT = {"used": "used", "ignored": "collapsed", "nothing": "uninformative"}  # truth to the verdict that is right
@@ -25,7 +25,7 @@ def print_tables(out: Path, name: str) -> None:
     """Print what the folder's results say."""
     truths = known_truths(out)
     print(truth_table(truths))
-    found = records(out / name)
+    found = read_lines(out / name)
     for profile in dict.fromkeys(r["profile"] for r in found):
         rows = rows_of([r for r in found if r["profile"] == profile], truths)
         print(f"\n== profile {profile}: {len({(r['setting'], r['seed']) for r in rows})} models ==\n")
@@ -36,9 +36,9 @@ def known_truths(out: Path) -> dict[tuple[str, int, str], Truth]:
     """Truth by setting, seed and modality, of settings whose every run was made."""
     from benchmarks.natural.data import load
 
-    made, known = records(out / "models.jsonl"), {}
+    made, known = read_lines(out / "models.jsonl"), {}
     everything: dict[str, dict[str, Row]] = {setting.name: {} for setting in SETTINGS}
-    for run in records(out / "oracle.jsonl"):
+    for run in read_lines(out / "oracle.jsonl"):
         everything[run["setting"]][run["run"]] = run
     for setting in SETTINGS:
         runs = everything[setting.name]

@@ -9,10 +9,11 @@ from typing import Any
 
 from benchmarks.natural import peers
 from benchmarks.natural.data import Data
-from benchmarks.natural.files import add, records, trained, weights
+from benchmarks.natural.files import trained, weights
 from benchmarks.natural.models import Natural
 from benchmarks.natural.settings import Setting
 from benchmarks.natural.training import arguments
+from benchmarks.records import add_line, read_lines
 from collapsekit import diagnose
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
@@ -25,12 +26,12 @@ SPLITS = ("train", "val", "test")
 
 def work(setting: Setting, data: Data, seed: int, out: Path, profiles: Sequence[str], name: str) -> None:
     """Diagnose one model in the profiles that ``out``/``name`` lacks."""
-    known = {(r["setting"], r["seed"], r["profile"]) for r in records(out / name)}
+    known = {(r["setting"], r["seed"], r["profile"]) for r in read_lines(out / name)}
     for profile in profiles:
         if (setting.name, seed, profile) in known or not weights(out, setting, seed).is_file():
             continue
         record = verdict(setting, data, trained(setting, data, out, seed), profile, out / "cache")
-        add(out / name, {"setting": setting.name, "seed": seed, "profile": profile, **record})
+        add_line(out / name, {"setting": setting.name, "seed": seed, "profile": profile, **record})
         states = {m: row["verdict"] for m, row in record["modalities"].items()}
         print(f"{setting.name} seed {seed} {profile}: {states}, {record['seconds']:.0f} s", flush=True)
 

@@ -8,7 +8,6 @@ One result a line; what the file holds already is not measured again.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.nulls.subjects import KINDS, Null, build, draw_nulls
+from benchmarks.records import add_line, read_lines
 from collapsekit import diagnose
 
 PROBES = ("reliance", "utilisation")
@@ -73,13 +73,12 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder of trained baselines, to run the same subjects again sooner")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    lines = read_lines(given.out)
     known = {line["subject"] for line in lines}
     for null in draw_nulls(given.kind, given.count, given.seed):
         if null.name not in known:
             lines.append(measure(null, given.profile, given.cache))
-            with given.out.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
+            add_line(given.out, lines[-1])
     wholes = Counter(line["verdict"] for line in lines)
     states = Counter(state for line in lines for state in line["modalities"].values())
     print(f"{len(lines)} subjects ({given.kind}): {dict(sorted(wholes.items()))}")

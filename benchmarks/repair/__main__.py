@@ -12,11 +12,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.records import Records
 from benchmarks.repair.data_sets import DATA_SETS
 from benchmarks.repair.measure import CLASSIFIER, PROBES, measure, options_of
-from benchmarks.repair.records import Records, subject_of
 from benchmarks.repair.subjects import KINDS, Subject
 from benchmarks.repair.table import CONTROL, fills_table, footnote, mostly_untrained, table
 
@@ -35,8 +36,7 @@ METHODS = (
     "kd,substitute",
 )
 NOISES = (0.0, 0.25, 0.5)
-
-
+KEY = ("data", "noise", "seed", "kind", "split", "method")
 LIGHT = (
     "reliance",
     "missing",
@@ -68,13 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--records", type=Path, help="file of the records, one JSON object a line, to go on from")
     given = parser.parse_args(arguments)
     options, probes = options_of(given.options), LIGHT if given.light else (*PROBES, *[CLASSIFIER] * given.classifier)
-    known = Records(given.records, {"options": options, "training": given.training, "probes": list(probes)})
+    known = Records(given.records, {"options": options, "training": given.training, "probes": list(probes)}, KEY)
     draws = range(given.first_seed, given.first_seed + given.seeds)
     wanted = ["none", *given.methods]
     # One subject of every data set and kind before the second of any, so that a run that is ended is even.
     each = [(d, n, s, k) for s in draws for n in given.noises for k in given.kinds for d in given.sets]
     for subject in (Subject(*a) for a in each):
-        missing = [m for m in wanted if not known.find(subject, given.split, m)]
+        missing = [m for m in wanted if not known.find(**asdict(subject), split=given.split, method=m)]
         if missing:
             for record in measure(
                 subject, [m for m in missing if m != "none"], options, given.training, given.split, probes=probes
@@ -82,8 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 known.add(record)
     untrained = set()
     for data in given.sets:
-        mine = {subject_of(Subject(*a)) for a in each if a[0] == data}
-        records = [r for r in known.all(given.split, wanted) if (r["data"], r["noise"], r["seed"], r["kind"]) in mine]
+        keys = [
+            {**asdict(Subject(*a)), "split": given.split, "method": m} for m in wanted for a in each if a[0] == data
+        ]
+        records = [one for key in keys if (one := known.find(**key)) is not None]
         print(
             f"\n{data}: {', '.join(given.kinds)} noise {given.noises}, {given.seeds} seeds each, {given.split} split\n\n"
             f"{table(records, given.control)}\n\n{footnote(records)}"

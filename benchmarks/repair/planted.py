@@ -2,6 +2,9 @@
 
 python -m benchmarks.repair.planted --records planted.jsonl
 
+What the file of records holds already is not made again, so that a run that was ended goes on, or gets further methods or
+subjects.
+
 A subject is a synthetic world whose exact posterior is known, and a model trained so that it ignores a modality (KINDS); it
 counts where the diagnosis finds that, on val and on test, before any method has seen it.
 
@@ -38,6 +41,7 @@ import collapsekit
 from benchmarks.planted.measure import config_of
 from benchmarks.planted.models import Model
 from benchmarks.planted.subjects import Made, Subject, loss_of, train
+from benchmarks.records import Records
 from benchmarks.repair.measure import options_of
 from benchmarks.repair.planted_table import LEVEL, Record, able, by, explained, judged, table
 from collapsekit import registry
@@ -63,6 +67,7 @@ KINDS = {
 METHODS = ("finetune", "dropout", "kd", "substitute", "ebr", "rtf", "kd,dropout", "kd,substitute")
 SIZES = {"train": 1000, "val": 400, "test": 800}
 DECIDING = ("utilisation", "prefix_gap")
+KEY = ("subject", "method")  # of no method: why the candidate was left out
 _RATE = 3e-3
 
 
@@ -252,6 +257,55 @@ def attempt(
     }
 
 
+def leave_out(subject: Subject, reason: str) -> Record:
+    """Make the record of a candidate in which the diagnosis does not find what was planted."""
+    world = {"world": subject.world["kind"], "task": subject.world["task"]}
+    return {
+        "subject": subject.name,
+        "kind": subject.kind,
+        "fusion": subject.fusion,
+        **world,
+        "method": None,
+        "reason": reason,
+    }
+
+
+def measure(
+    subject: Subject,
+    methods: Sequence[str],
+    known: Records,
+    profile: str,
+    training: dict[str, Any],
+    options: dict[str, dict[str, Any]],
+) -> list[Record]:
+    """Make those records of a candidate that are not known yet.
+
+    Args:
+        subject: The candidate.
+        methods: Names of repairs, or chains.
+        known: What was measured before; gets what is measured now, one record after the other.
+        profile: Of the diagnoses.
+        training: Settings of training.
+        options: Of every method, by name.
+
+    Returns:
+        A record of each method, in their order; or a single one, of no method, where the candidate is left out.
+    """
+    if (out := known.find(subject=subject.name, method=None)) is not None:
+        return [out]
+    missing = [m for m in methods if known.find(subject=subject.name, method=m) is None]
+    if missing:
+        with tempfile.TemporaryDirectory() as name:
+            case = prepare(plant(subject), Path(name), profile)
+            if isinstance(case, str):
+                known.add(leave_out(subject, case))
+                return known.records[-1:]
+            for method in missing:
+                known.add(attempt(case, method, training, options))
+    every = [known.find(subject=subject.name, method=m) for m in methods]
+    return [record for record in every if record is not None]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="How often each repair does what it is for, on planted subjects.")
     parser.add_argument("--count", type=int, default=20, help="collapsed subjects")
@@ -261,32 +315,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", default="standard", help="profile of the diagnosis")
     parser.add_argument("--set", dest="options", nargs="*", default=[], metavar="METHOD.OPTION=JSON")
     parser.add_argument("--training", type=json.loads, default={}, help="JSON of training settings")
-    parser.add_argument("--records", type=Path, help="file to write the records to, one JSON object a line")
+    parser.add_argument("--records", type=Path, help="file of the records, one JSON object a line, to go on from")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options = options_of(given.options)
-    began, counted, records, left = time.perf_counter(), 0, list[Record](), list[str]()
+    how = {"profile": given.profile, "training": given.training, "options": options_of(given.options)}
+    known = Records(given.records, {"seed": given.seed, **how}, KEY)
+    began, counted, records, left = time.perf_counter(), 0, list[Record](), list[Record]()
     for subject in (s for s in candidates(given.seed) if s.kind in given.kinds):
-        with tempfile.TemporaryDirectory() as name:
-            case = prepare(plant(subject), Path(name), given.profile)
-            if isinstance(case, str):
-                left.append(f"{subject.name} {subject.kind} {subject.world['kind']} {subject.fusion}: {case}")
-                continue
-            counted += 1
-            for method in given.methods:
-                records.append(attempt(case, method, given.training, options))
-                if given.records is not None:
-                    with given.records.open("a") as file:
-                        file.write(json.dumps(records[-1]) + "\n")
+        made = measure(subject, given.methods, known, **how)
+        if made[0]["method"] is None:
+            left += made
+            continue
+        records += made
+        counted += 1
         if counted == given.count:
             break
     took = time.perf_counter() - began
-    print(f"{counted} collapsed subjects, {took:.0f} s; {len(left)} left out\n\n{table(records)}")
+    print(f"{counted} collapsed subjects, {len(left)} left out; {took:.0f} s\n\n{table(records)}")
     print(f"\nthe same models trained healthily from scratch reach the gain: {able(records)}")
     print(f"\nrepaired\n\n{by(records, 'kind')}\n\n{by(records, 'world')}\n\n{by(records, 'task')}")
     bad = [r for r in records if not judged(r)["repaired"] or judged(r)["worse"]]
     print("\nnot repaired, or worse\n" + ("\n".join(explained(r) for r in bad) or "none"))
-    print("\nleft out, the diagnosis did not find what was planted\n" + ("\n".join(left) or "none"))
+    reasons = ["{subject} {kind} {world} {fusion}: {reason}".format(**r) for r in left]
+    print("\nleft out, the diagnosis did not find what was planted\n" + ("\n".join(reasons) or "none"))
 
 
 if __name__ == "__main__":

@@ -315,15 +315,10 @@ class OutputShare(nn.Module):
         self.register_buffer("offset", torch.zeros(outputs))
 
 
-class WithEvidence(nn.Module):
-    """An encoder and a readout beside it: what the encoder gives, and the readout's evidence (n, C). Whoever takes both
-    from another example, or sets both to 0, has the modality taken away whole: no evidence is 0."""
+class EncoderStandIn(nn.Module):
+    """What stands in an encoder's place and has its attributes, where it has none of that name itself."""
 
     encoder: nn.Module
-
-    def __init__(self, encoder: nn.Module, readout: LateReadout, record: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.encoder, self.readout, self.record = encoder, readout, dict(record)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -333,6 +328,15 @@ class WithEvidence(nn.Module):
             if encoder is None or name.startswith("__"):
                 raise
             return getattr(encoder, name)
+
+
+class WithEvidence(EncoderStandIn):
+    """An encoder and a readout beside it: what the encoder gives, and the readout's evidence (n, C). Whoever takes both
+    from another example, or sets both to 0, has the modality taken away whole: no evidence is 0."""
+
+    def __init__(self, encoder: nn.Module, readout: LateReadout, record: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder, self.readout, self.record = encoder, readout, dict(record)
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """Run the encoder, and read its features, or what enters it, out.
@@ -486,10 +490,9 @@ def _insert_late(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None
     model.register_forward_hook(junction.after, with_kwargs=True)
 
 
-class WrappedEncoder(nn.Module):
+class WrappedEncoder(EncoderStandIn):
     """An encoder with an insert behind it, in the encoder's place; other attributes are the encoder's own."""
 
-    encoder: nn.Module
     insert: nn.Module
 
     def __init__(
@@ -498,15 +501,6 @@ class WrappedEncoder(nn.Module):
         super().__init__()
         self.encoder, self.insert, self.record = encoder, made, dict(record)
         self.junction: Any = junction
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            encoder = self.__dict__.get("_modules", {}).get("encoder")
-            if encoder is None or name.startswith("__"):
-                raise
-            return getattr(encoder, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.junction.phase == "gather":  # hooks hear the answer, not what goes into it

@@ -90,22 +90,6 @@ def _varied(task: Task, features: Features) -> Features:
     return features
 
 
-def evaluate_linear(task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor, x: Tensor) -> UnimodalReadout:
-    """Evaluate features linearly, the penalty chosen on the held-out examples.
-
-    Args:
-        task: what is read out.
-        at: which examples are fitted on, and which choose.
-        x_train: features of every row of the train split, (t, d).
-        x_held: features of every row of the held-out split, (h, d).
-        x: features of the diagnosed examples, (n, d).
-
-    Returns:
-        The readout's expectations of all of them.
-    """
-    return fit_readout(task, at, x_train, x_held).read(task, x_train, x)
-
-
 class Predictor(Protocol):
     """What was fitted: features to natural values."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from collapsekit.repairs.training.job import Job
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.repair import METRIC_MARGIN, MIN_SCORE_FALL, Check, metric_passes, score_passes
-from collapsekit.report.verdicts import is_weak
+from collapsekit.report.verdicts import describe_state, is_weak
 from collapsekit.stats.inference.bounded import bounded_interval
 from collapsekit.tasks.scoring import leave_out_metric
 
@@ -115,7 +115,7 @@ def still_used_check(modality: str, before: Report, after: Report) -> Check:
             "its scores"
         ),
         sentence=(
-            f"{modality}, used on {before.subject.split} before, is {new.verdict} after"
+            f"{modality}, used on {before.subject.split} before, is {describe_state(new)} after"
             f"{'.' if passed else ': the repair taught the model to ignore it.'}"
         ),
     )

@@ -158,6 +158,11 @@ def is_weak(verdict: ModalityVerdict) -> bool:
     return verdict.verdict in ("collapsed", "underused") or verdict.at_most is not None
 
 
+def describe_state(verdict: ModalityVerdict) -> str:
+    """Say what is sure of a modality: its verdict, or "at most underused" where it is one of collapsed and underused."""
+    return verdict.verdict if verdict.at_most is None else f"at most {verdict.at_most}"
+
+
 def possible_wholes(states: Collection[ModalityState]) -> list[OverallState]:
     """List the verdicts of the whole that go with these of modalities, by today's rules or the first.
 

@@ -17,14 +17,13 @@ PAPERS = {
     "s1": "Chaudhuri et al. 2025, A Closer Look at Multimodal Representation Collapse",
     "s2": "Kim et al. 2025, Countering Multi-modal Representation Collapse through Rank-targeted Fusion",
 }
-State = Literal["runs", "other data", "needs data that is not public", "not reproducible", "nothing to measure"]
-STATES: dict[State, str] = {
-    "runs": "on the paper's kind of data",
-    "other data": "runs, on data that anyone can have in the place of the paper's",
-    "needs data that is not public": "does not run",
-    "not reproducible": "does not run",
-    "nothing to measure": "an illustration",
-}
+State = Literal[
+    "runs",  # on the paper's kind of data
+    "other data",  # runs, on data that anyone can have in the place of the paper's
+    "needs data that is not public",  # does not run
+    "not reproducible",  # does not run
+    "nothing to measure",  # an illustration
+]
 
 
 class Point(NamedTuple):

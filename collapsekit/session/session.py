@@ -23,7 +23,7 @@ from collapsekit.readouts.choosing import ChosenReadout
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
 from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
-from collapsekit.readouts.synergy import JointReadouts, Synergy
+from collapsekit.readouts.synergy import JointReadouts
 from collapsekit.readouts.unimodal import Baselines, Plan, UnimodalOptions, train_baselines
 from collapsekit.session.readouts import ModalityReadouts, ReferencePlan
 from collapsekit.tasks.base import Task
@@ -180,10 +180,6 @@ class Session:
         return self._baselines[plan]
 
     # ---- what modalities say together
-
-    def synergy(self, offset: Mapping[str, Tensor]) -> Synergy:
-        """Fit the network that adds most to ``offset`` (natural parameters by split, (n, C)) on the model's encoders."""
-        return self._joint.on_recorded(offset, self.on(self.fit_split.train)._joint)
 
     def late_fusion(self) -> Callable[[Tensor], Tensor]:
         """Late fusion of the prefixes of the modalities that are present, of ``absent`` (n, modalities)."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats.checks import CONSTANT_RTOL, finite, matrix
+from collapsekit.stats.checks import CONSTANT_RTOL, matrix
 
 _TABLE = 1 << 14  # numbers that are sorted at once: what lies in a cache
 _Values = NDArray[np.float64]
@@ -64,30 +64,11 @@ def macro_f1_of_labels(scores: Tensor, y: Tensor) -> float:
     return float((2 * right[both > 0] / both[both > 0]).mean())
 
 
-def auroc(scores: Tensor, y: Tensor) -> float:
-    """Compute the area under the ROC curve of ``scores`` (n,) for ``y`` (n,), 0/1 or bool; in [0, 1].
-
-    The Mann-Whitney statistic over its maximum, ties counted half; equals ``sklearn.metrics.roc_auc_score``.
-    Raises NumericsError where only one class is present.
-    """
-    return _area_of_one(scores, y, "AUROC", _roc_in_order)
-
-
-def average_precision(scores: Tensor, y: Tensor) -> float:
-    """Compute the area under the precision-recall curve of ``scores`` (n,) for ``y`` (n,), 0/1 or bool; in [0, 1].
-
-    AUC-PRC as a sum of steps: the mean, over positive examples, of the share of positive ones among all that score at least
-    as high. Chance is about the share of positive examples. Equals ``sklearn.metrics.average_precision_score``, which also
-    answers where every example is positive. Raises NumericsError where only one class is present.
-    """
-    return _area_of_one(scores, y, "average precision", _precision_in_order)
-
-
 def macro_auroc(scores: Tensor, y: Tensor) -> float:
     """Compute the mean AUROC over the labels that have both classes: columns of ``scores`` and ``y``, both (n, C).
 
-    In [0, 1]. Equals ``sklearn.metrics.roc_auc_score(average="macro")`` on those columns. Raises NumericsError where
-    there is no such label.
+    In [0, 1]: the Mann-Whitney statistic over its maximum, ties counted half. Equals
+    ``sklearn.metrics.roc_auc_score(average="macro")`` on those columns. Raises NumericsError where there is no such label.
     """
     return _macro(scores, y, "AUROC", _roc_in_order)
 
@@ -112,8 +93,10 @@ def macro_auroc_left_out(scores: Tensor, y: Tensor, groups: Tensor) -> Tensor:
 def macro_average_precision(scores: Tensor, y: Tensor) -> float:
     """Compute the mean average precision over the labels that have both classes: columns of ``scores`` and ``y``, (n, C).
 
-    In [0, 1]. Equals ``sklearn.metrics.average_precision_score(average="macro")`` on those columns. Raises NumericsError
-    where there is no such label.
+    In [0, 1]: AUC-PRC as a sum of steps, the mean, over positive examples, of the share of positive ones among all that
+    score at least as high. Chance is about the share of positive examples. Equals
+    ``sklearn.metrics.average_precision_score(average="macro")`` on those columns. Raises NumericsError where there is no
+    such label.
     """
     return _macro(scores, y, "average precision", _precision_in_order)
 
@@ -173,21 +156,6 @@ def count_rarer(y: Tensor) -> float:
     rarer = torch.minimum(positive, len(y) - positive)
     rarer = rarer[rarer > 0]
     return float(len(rarer) / (1 / rarer).sum()) if len(rarer) else float(len(y))
-
-
-def _area_of_one(scores: Tensor, y: Tensor, what: str, area: _InOrder) -> float:
-    """Compute the area of one label, scores (n,) and y (n,). Raises NumericsError where one class is missing."""
-    scores = finite(scores, "the scores")
-    positive = _binary(y, scores.shape, what)
-    if scores.ndim != 1:
-        raise NumericsError(f"{what} needs shape (n,), found {tuple(scores.shape)}: use the macro mean.")
-    n1 = int(positive.sum())
-    n0 = positive.shape[0] - n1
-    if n0 == 0 or n1 == 0:
-        raise NumericsError(
-            f"{what} needs examples of both classes, found {n1} positive and {n0} negative: use another split."
-        )
-    return float(_areas(scores[:, None].cpu().numpy(), positive[:, None].cpu().numpy(), area)[0])
 
 
 def _macro(scores: Tensor, y: Tensor, what: str, area: _InOrder) -> float:

@@ -25,6 +25,7 @@ from benchmarks.natural.settings import SETTINGS, Setting
 from benchmarks.natural.training import Fit, _dropped, arguments, fit, fit_of
 from benchmarks.natural.truth import STATES, Evidence, truth
 from benchmarks.planted.models import FUSIONS
+from benchmarks.records import read_lines
 from collapsekit.features.features import Features
 
 TINY = Setting("tiny", "none", ("a", "b"), "concat", width=8, hidden=16, rate=5e-3, epochs=12)
@@ -287,7 +288,7 @@ def test_models_are_trained_once_each(tmp_path: Path, monkeypatch: pytest.Monkey
     setting = replace(TINY, epochs=1)
     for _ in range(2):
         command.train(setting, world(n=60), tmp_path)
-    lines = command.records(tmp_path / "models.jsonl")
+    lines = read_lines(tmp_path / "models.jsonl")
     assert [line["seed"] for line in lines] == [0, 1]
     assert set(lines[0]["use"]) == {"a", "b"}
 
@@ -389,7 +390,7 @@ def test_a_model_is_trained_judged_and_diagnosed(tmp_path: Path, monkeypatch: py
     command.train(TINY, data, tmp_path)
     for _ in range(2):
         verdicts.work(TINY, data, 0, tmp_path, ["quick"], "verdicts.jsonl")
-    (found,) = command.records(tmp_path / "verdicts.jsonl")
+    (found,) = read_lines(tmp_path / "verdicts.jsonl")
     assert found["profile"] == "quick"
     for each in found["modalities"].values():
         assert each["verdict"] in table.VERDICTS

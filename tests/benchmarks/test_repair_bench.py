@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from statsmodels.stats.multitest import multipletests
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.repair.__main__ import main
+from benchmarks.records import Records
+from benchmarks.repair.__main__ import KEY, main
 from benchmarks.repair.class_means import class_means
 from benchmarks.repair.data_sets import DATA_SETS, FOLDER
 from benchmarks.repair.measure import options_of, own_options, parts_of
-from benchmarks.repair.records import Records
 from benchmarks.repair.subjects import Subject, arrays_of, build, trained
 from benchmarks.repair.table import FILLS, MEASURES, fills_table, footnote, holm, mostly_untrained, paired, table
 from collapsekit.demo.make import demo_data
@@ -184,17 +185,20 @@ def test_records_are_gone_on_from(tmp_path: Path) -> None:
         "method": "ebr",
         "rank": 1.0,
     }
-    known = Records(file, settings)
+    known = Records(file, settings, KEY)
     known.add(record)
     known.add(record | {"rank": 2.0})  # it is there already
     with file.open("a") as f:
         f.write('{"data": "mfeat", "noi')  # where a run was ended
-    again = Records(file, settings)
-    assert again.find(subject, "val", "ebr") == record | {"settings": settings}
+    again = Records(file, settings, KEY)
+    one = {**asdict(subject), "split": "val", "method": "ebr"}
+    assert again.find(**one) == record | {"settings": settings}
     for other in (Subject("mfeat", 0.25, 3), Subject("mfeat", 0.25, 2, "uniform"), Subject("mfeat", 0.5, 3, "uniform")):
-        assert again.find(other, "val", "ebr") is None
-    assert again.find(subject, "test", "ebr") is again.find(subject, "val", "kd") is None
-    assert Records(file, {"probes": ["vif"]}).find(subject, "val", "ebr") is None
+        assert again.find(**one | asdict(other)) is None
+    assert again.find(**one | {"split": "test"}) is again.find(**one | {"method": "kd"}) is None
+    assert Records(file, {"probes": ["vif"]}, KEY).find(**one) is None
+    with pytest.raises(ValueError, match="not by method"):
+        again.find(method="ebr")
     again.add(record | {"method": "kd"})
     assert [json.loads(line)["method"] for line in file.read_text().splitlines()] == ["ebr", "kd"]
 

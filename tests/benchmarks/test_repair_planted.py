@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from statsmodels.stats.proportion import proportion_confint
 
-from benchmarks.repair import cost
+from benchmarks.planted.subjects import Subject
+from benchmarks.repair import cost, planted
 from benchmarks.repair.planted import KINDS, attempt, candidates, main, plant, prepare
 from benchmarks.repair.planted_table import able, by, explained, judged, table, wilson
 from collapsekit import registry
@@ -182,6 +184,87 @@ def test_the_encoders_have_at_least_five_million_weights_each() -> None:
     with torch.device("meta"):
         model = cost.build()
     assert all(sum(p.numel() for p in e.parameters()) >= 5e6 for e in model.encoders.values())  # type: ignore[operator]
+
+
+class Work:
+    """In place of training: each third candidate is left out, and what was asked for is counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.prepared, self.attempted = list[str](), list[tuple[str, str]]()
+        self.ends_after = 1000
+        monkeypatch.setattr(planted, "plant", lambda subject: subject)
+        monkeypatch.setattr(planted, "prepare", self.prepare)
+        monkeypatch.setattr(planted, "attempt", self.attempt)
+
+    def prepare(self, subject: Subject, folder: Path, profile: str) -> Subject | str:
+        self.prepared.append(subject.name)
+        return f"b, planted, is used on val ({profile})" if int(subject.name) % 3 == 0 else subject
+
+    def attempt(self, subject: Subject, method: str, training: dict[str, Any], options: dict[str, Any]) -> Any:
+        self.attempted.append((subject.name, method))
+        if len(self.attempted) > self.ends_after:
+            raise KeyboardInterrupt
+        return record(subject=subject.name, kind=subject.kind, method=method, accepted=method != "kd")
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed, without the seconds."""
+    return re.sub(r"\d+ s\n", "", capsys.readouterr().out)
+
+
+def test_a_run_goes_on_from_its_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "r.jsonl"
+    asked = ["--count", "3", "--methods", "kd", "dropout"]
+    Work(monkeypatch)
+    main([*asked, "--records", str(tmp_path / "whole")])
+    whole = shown(capsys)
+    assert "000 fusion" in whole.partition("left out, the diagnosis")[2]
+
+    ended = Work(monkeypatch)
+    ended.ends_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        main([*asked, "--records", str(file)])
+    with file.open("a") as f:
+        f.write('{"subject": "002", "meth')  # a line that was cut off
+    rest = Work(monkeypatch)
+    main([*asked, "--records", str(file)])
+    assert shown(capsys) == whole
+    assert file.read_text() == (tmp_path / "whole").read_text()
+    assert ended.prepared == ["000", "001", "002"]
+    assert rest.prepared == ["002", "003", "004"]
+    assert rest.attempted == [("002", "dropout"), ("004", "kd"), ("004", "dropout")]
+
+    again = Work(monkeypatch)
+    main([*asked, "--records", str(file)])
+    assert shown(capsys) == whole
+    assert again.prepared == []
+
+
+def test_further_methods_and_subjects_are_added_and_other_settings_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--records", str(tmp_path / "r.jsonl"), "--methods"]
+    Work(monkeypatch)
+    main([*asked, "kd", "--count", "1"])
+    more = Work(monkeypatch)
+    main([*asked, "dropout", "kd", "--count", "2"])
+    assert more.attempted == [("001", "dropout"), ("002", "dropout"), ("002", "kd")]
+    assert more.prepared == ["001", "002"]
+    rows = shown(capsys).splitlines()
+    assert any(row.startswith("| dropout | 2 | 100%") for row in rows)
+    assert any(row.startswith("| kd | 2 | 0%") for row in rows)
+    for other in (
+        ["--seed", "1"],
+        ["--profile", "quick"],
+        ["--training", '{"epochs": 1}'],
+        ["--set", "kd.sequence=null"],
+    ):
+        anew = Work(monkeypatch)
+        main([*asked, "kd", "--count", "1", *other])
+        assert anew.prepared == ["000", "001"]
+        assert anew.attempted == [("001", "kd")]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 from collapsekit import RepairReport, Report, registry
 from collapsekit.probes.credit import utilisation
 from collapsekit.probes.runner import FAILED
-from collapsekit.repairs import run as order
+from collapsekit.repairs import chain
 from tests.cli.conftest import Run
 from tests.cli.test_commands import SMALL
 from tests.faulty import fail, mine, swallowed
@@ -87,7 +87,7 @@ def test_a_repair_is_not_decided_by_what_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fail("utilisation")
-    monkeypatch.setattr(order, "train", lambda *_args, **_kwargs: pytest.fail("it was trained"))
+    monkeypatch.setattr(chain, "train", lambda *_args, **_kwargs: pytest.fail("it was trained"))
     done = cli("repair", "-m", "finetune", "--profile", "quick", "--no-control", cwd=small)
     assert done.returncode == 4
     assert "utilisation" in done.stderr
@@ -117,7 +117,7 @@ def test_a_repair_that_can_no_longer_be_judged_keeps_what_it_trained(
 ) -> None:
     args = ("repair", "-m", "finetune", "--modality", "audio", "--profile", "quick", "--no-control", "--epochs", "1")
     trained: list[bool] = []
-    real, judge = order.train, utilisation._check_size
+    real, judge = chain.train, utilisation._check_size
 
     def train(*a: Any, **k: Any) -> Any:
         trained.append(True)
@@ -128,7 +128,7 @@ def test_a_repair_that_can_no_longer_be_judged_keeps_what_it_trained(
             raise RuntimeError("no kernel for it")
         return judge(*a, **k)
 
-    monkeypatch.setattr(order, "train", train)
+    monkeypatch.setattr(chain, "train", train)
     monkeypatch.setattr(utilisation, "_check_size", broken)
     done = cli(*args, cwd=small)
     assert (done.returncode, trained) == (4, [True])

@@ -176,7 +176,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "read": ["session.opening.read_checkpoint", "checkpoint.read.read_checkpoint"],
         "build": ["adapters.base.build_model"],
         "pass": ["session.opening.OpenModel.measuring"],
-        "train": ["repairs.run.train", "demo.make.train_demo"],
+        "train": ["repairs.chain.train", "demo.make.train_demo"],
     }
 
     def instead(what: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from collapsekit.context import Settings
 from collapsekit.games.balanced_reference import BalancedReference, make_reference
 from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.readouts.linear import make_split
+from collapsekit.readouts.synergy import Synergy
 from collapsekit.session.session import Session
 from tests.probes.credit.test_utilisation import late, world
 from tests.probes.planted import Apply, Planted, Study, linear, noise, plain, study
@@ -42,9 +45,15 @@ def reference(s: Study) -> BalancedReference:
     return make_reference(s.adapter, s.features, readouts, marginal_samples(len(s.features), 16, 0))
 
 
+def synergy_of(s: Study, offset: Mapping[str, Tensor], seed: int = 0) -> Synergy:
+    """The network that adds most to an offset, on the model's encoders."""
+    session = Session.of(s.adapter, s.features, Settings(seed=seed))
+    return session._joint.on_recorded(offset, session.on(session.fit_split.train)._joint)
+
+
 def added(s: Study) -> BalancedReference:
     plain_ = reference(s)
-    return plain_.together(Session.of(s.adapter, s.features, Settings()).synergy(plain_.offset()))
+    return plain_.together(synergy_of(s, plain_.offset()))
 
 
 @pytest.mark.slow
@@ -112,9 +121,9 @@ def test_a_joint_readout_is_rarely_kept_on_noise() -> None:
 @briefly
 def test_the_network_is_fitted_once_for_all_examples_diagnosed(deaf: Study) -> None:
     offset = reference(deaf).offset()
-    one, other = (Session.of(deaf.adapter, deaf.features, Settings()).synergy(offset) for _ in range(2))
+    one, other = (synergy_of(deaf, offset) for _ in range(2))
     assert one.net is other.net
-    assert Session.of(deaf.adapter, deaf.features, Settings(seed=1)).synergy(offset).net is not one.net
+    assert synergy_of(deaf, offset, seed=1).net is not one.net
 
 
 @briefly
@@ -123,7 +132,7 @@ def test_names_and_their_order_do_not_matter() -> None:
     name = {"a": "z", "b": "a", "c": "m"}
     renamed = {s: {name.get(k, k): v for k, v in x.items()} for s, x in arrays.items()}
     pair = study(nothing("abc"), arrays), study(nothing("maz"), renamed)
-    ours, theirs = (Session.of(s.adapter, s.features, Settings()).synergy(reference(s).offset()) for s in pair)
+    ours, theirs = (synergy_of(s, reference(s).offset()) for s in pair)
     assert [name[m] for m in ours.order] == list(theirs.order)
     assert ours.loss == pytest.approx(theirs.loss, abs=1e-6)
 

@@ -113,6 +113,17 @@ def test_every_modality_and_check_is_there(who: str, kind: str) -> None:
     assert text.count("✓ passed") == 1
 
 
+@pytest.mark.parametrize("kind", TEXTS)
+def test_a_modality_that_is_at_most_underused_is_called_so(kind: str) -> None:
+    report = make_repair()
+    m = report.repaired[0]
+    before = report.before.modalities[m].model_copy(update={"verdict": "inconclusive", "at_most": "underused"})
+    states = {"modalities": {**report.before.modalities, m: before}}
+    text = words(report.model_copy(update={"before": report.before.model_copy(update=states)}), kind)
+    assert "at most underused" in text
+    assert "at most underused" not in seen("two", kind)
+
+
 @pytest.mark.parametrize("kind", ["md", "html"])
 @pytest.mark.parametrize("who", ["two", "hostile"])
 def test_every_common_result_is_there(who: str, kind: str) -> None:

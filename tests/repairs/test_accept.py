@@ -153,6 +153,14 @@ def test_no_other_modality_may_be_ignored_after(verdict: Any, passed: bool) -> N
     assert still_used_check("image", before, unknown).difference is None
 
 
+def test_a_modality_that_is_at_most_underused_after_is_ignored_and_called_so() -> None:
+    before, after = report({"image": 0.25, "audio": 0.9}), report({"image": 0.25, "audio": 0.0})
+    image = after.modalities["image"].model_copy(update={"verdict": "inconclusive", "at_most": "underused"})
+    check = still_used_check("image", before, after.model_copy(update={"modalities": {"image": image}}))
+    assert not check.passed
+    assert check.sentence.startswith("image, used on val before, is at most underused after: the repair taught")
+
+
 def test_a_repair_beats_the_control_where_any_score_is_lower() -> None:
     control = report({"a": 0.8, "b": 0.5, "c": None})
     for scores, whom, expected in [

@@ -31,7 +31,9 @@ from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
 from collapsekit.io.locks import locked
 from collapsekit.repairs import run as order
 from collapsekit.repairs.export import export_weights
+from collapsekit.repairs.request import RepairRequest
 from collapsekit.repairs.training.snapshots import Snapshots
+from collapsekit.report.diagnosis import Report
 from tests.conftest import joint_trained_briefly, one_figure_drawn
 from tests.factories import digest_of, digests_in
 from tests.problems import Late, make_arrays, train
@@ -230,6 +232,21 @@ def test_the_encoder_that_never_learned_is_told_from_a_fusion_that_does_not_list
     assert "kd begins with distilling image into audio" in begins
     only = order.plan(made / "ckpt.pt", method="finetune", **how)
     assert sum(p.numel() for p in Late(WIDTHS).parameters()) == int(only[-4].split(": ")[1].split(" ")[0])
+
+
+def test_what_is_not_decided_but_surely_weak_is_told_as_the_diagnosis_tells_it(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = RepairRequest.decide
+
+    def undecided(*asked: Any) -> Report:
+        report = decide(*asked)
+        audio = report.modalities["audio"].model_copy(update={"verdict": "inconclusive", "at_most": "underused"})
+        return report.model_copy(update={"modalities": {**report.modalities, "audio": audio}})
+
+    monkeypatch.setattr(RepairRequest, "decide", undecided)
+    how: dict[str, Any] = {"config": made / "collapsekit.yaml", "profile": "quick", "training": FAST}
+    assert "To repair: audio (at most underused on val)." in order.plan(made / "ckpt.pt", method="finetune", **how)
 
 
 @pytest.mark.slow

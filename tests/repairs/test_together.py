@@ -20,7 +20,7 @@ from collapsekit.config.options import RepairOptions
 from collapsekit.context import Progress
 from collapsekit.distributed.process_group import ProcessGroup
 from collapsekit.errors import ConfigError
-from collapsekit.repairs import run as order
+from collapsekit.repairs import chain
 from collapsekit.repairs.request import check_method_options, make_request
 from collapsekit.repairs.training import estimate as reckon
 from collapsekit.repairs.training.data_parallel import share, summed
@@ -309,13 +309,13 @@ def test_alone_nothing_is_summed() -> None:
 
 def test_sharing_is_no_other_repair_to_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    monkeypatch.setattr(order, "train", lambda _stages, _job, _name, kept, *_: found.append(kept.identity) or [])
+    monkeypatch.setattr(chain, "train", lambda _stages, _job, _name, kept, *_: found.append(kept.identity) or [])
     job = make_job(epochs=1)
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
     for changes in ({}, SHARED, {"batch": 4}):
         how = Training(**changes)
         asked: Any = SimpleNamespace(options=RepairOptions.make(training=how), progress=Progress())
-        order._MethodRun(asked, job, "digest", ("finetune",), check_method_options({}), before, tmp_path).train()
+        chain.MethodChain(asked, job, "digest", ("finetune",), check_method_options({}), before, tmp_path).train()
     assert found[0] == found[1]
     assert found[0] != found[2]
 

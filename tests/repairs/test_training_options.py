@@ -22,7 +22,7 @@ from collapsekit.cli import app
 from collapsekit.config.options import RepairOptions, Training
 from collapsekit.context import Progress
 from collapsekit.errors import CollapsekitError, ConfigError
-from collapsekit.repairs import run as order
+from collapsekit.repairs import chain
 from collapsekit.repairs.export import export_weights
 from collapsekit.repairs.request import check_method_options, make_request
 from collapsekit.repairs.training import compile as compiling
@@ -468,7 +468,7 @@ def test_each_run_of_a_repair_has_its_folder(tmp_path: Path, board: Board, monke
     asked: Any = SimpleNamespace(options=how, progress=Progress())
     before: Any = SimpleNamespace(subject=SimpleNamespace(sha256="0"))
     methods, every = ("finetune", "dropout"), check_method_options({})
-    order._MethodRun(asked, job, "digest", methods, every, before, tmp_path / "out").train()
+    chain.MethodChain(asked, job, "digest", methods, every, before, tmp_path / "out").train()
     found = sorted(str(p.relative_to(tmp_path / "board")) for p in (tmp_path / "board").glob("*/*"))
     assert found == ["finetune-dropout/0-modality-dropout", "finetune-dropout/1-finishing", "finetune/0-fine-tuning"]
 

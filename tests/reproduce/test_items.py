@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import Result
@@ -16,7 +17,7 @@ from collapsekit.cli import app
 from collapsekit.errors import ConfigError, NumericsError, RefusedError
 from collapsekit.report.base import sealed
 from collapsekit.report.reproduction import Reproduction
-from collapsekit.reproduce.item import STATES, Item, Order, Point, Trial, columns_in_order, load_items, rows_in_order
+from collapsekit.reproduce.item import Item, Order, Point, State, Trial, columns_in_order, load_items, rows_in_order
 from collapsekit.reproduce.run import FILE, RECORDS, run_item
 from collapsekit.reproduce.studies import datasets
 from collapsekit.reproduce.summary import order_here
@@ -49,7 +50,7 @@ def cli(*arguments: str) -> Result:
 def test_every_item_says_what_it_is() -> None:
     for name, item in EVERY.items():
         assert re.fullmatch(r"s[12]\.(table|figure)\d+", name), name
-        assert item.state in STATES
+        assert item.state in get_args(State)
         assert item.title
         assert bool(item.why) != item.runs, f"{name} runs, or says why not"
         if item.runs:

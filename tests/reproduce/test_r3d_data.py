@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from collapsekit.errors import DataError
+from collapsekit.errors import ConfigError
 from collapsekit.reproduce.anticipation.data import (
     LOADERS,
     SPLITS,
@@ -164,10 +164,12 @@ def test_rows_are_those_asked_for(folder: Path) -> None:
 
 def test_without_the_files_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLLAPSEKIT_DATA", raising=False)
-    with pytest.raises(DataError, match="COLLAPSEKIT_DATA names, which is not set"):
+    with pytest.raises(
+        ConfigError, match=r"utd_mhad\.safetensors is not found, as COLLAPSEKIT_DATA is not set: make it"
+    ):
         load_utd()
     monkeypatch.setenv("COLLAPSEKIT_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"utkinect_parts\.safetensors was expected and not found"):
+    with pytest.raises(ConfigError, match=r"utkinect_parts\.safetensors is not in .* \(COLLAPSEKIT_DATA\): make it"):
         load_utkinect()
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
+from collapsekit.reproduce.methods import CONTROL, EBR, HEADS, KD, VANILLA
 from collapsekit.reproduce.models.contrastive import ContrastiveNetwork, contrast_with_joint
 from collapsekit.reproduce.models.encoding import JointEncoding
 from collapsekit.reproduce.models.mixture import LEAST, MOST, MixtureAutoencoder, log_normal
 from collapsekit.reproduce.studies.contrastive_prefix import contrastive_prefix
-from collapsekit.reproduce.studies.subjects import CONTROL, EBR, HEADS, KD, VANILLA, StudySubject
+from collapsekit.reproduce.studies.subjects import StudySubject
 from collapsekit.reproduce.studies.unlabelled import (
     distil,
     inputs_of,

@@ -57,7 +57,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return stop
 
-    for place in ("session.opening.read_checkpoint", "session.opening.OpenModel.measuring", "repairs.run.train"):
+    for place in ("session.opening.read_checkpoint", "session.opening.OpenModel.measuring", "repairs.chain.train"):
         monkeypatch.setattr(f"collapsekit.{place}", instead(place))
     return seen
 

@@ -201,7 +201,7 @@ def test_each_measurement_is_made_once(
     for _ in range(2):
         assert session.game.calibrated(1) is session.game.calibrated(1)
         assert session.prefixes.keys() == {"image", "audio"}
-        session.synergy(OFFSET)
+        session._joint.on_recorded(OFFSET, session.on(session.fit_split.train)._joint)
     assert seen == {"fit_calibration": 1, "choose_features": 2, "fit_on_recorded": 1, "CoalitionGame": 1}
 
 

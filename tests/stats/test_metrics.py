@@ -15,8 +15,6 @@ from collapsekit.errors import NumericsError
 from collapsekit.stats import metrics
 from collapsekit.stats.metrics import (
     accuracy,
-    auroc,
-    average_precision,
     balanced_accuracy,
     count_rarer,
     macro_auroc,
@@ -29,6 +27,17 @@ from collapsekit.stats.metrics import (
     micro_average_precision_left_out,
     r2,
 )
+
+
+def auroc(scores: torch.Tensor, y: torch.Tensor) -> float:
+    """Of one label."""
+    return macro_auroc(scores[:, None], y[:, None])
+
+
+def average_precision(scores: torch.Tensor, y: torch.Tensor) -> float:
+    """Of one label."""
+    return macro_average_precision(scores[:, None], y[:, None])
+
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
 

@@ -18,6 +18,7 @@ from collapsekit.render.views._results import points
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.names import some, whole_label
 from collapsekit.report.repair import BasisInsert, ExchangeInsert, LossCurve, ReadoutInsert, RepairReport
+from collapsekit.report.verdicts import describe_state
 
 Group = tuple[str, Sequence[NumberRow]]  # under a title
 _POINTS = 16  # of a curve
@@ -43,7 +44,9 @@ def _verdict(report: Report, modality: str) -> doc.TableCell:
     v = report.modalities.get(modality)
     if v is None:
         return doc.cell(ABSENT)
-    return doc.TableCell((doc.state(v.verdict),), (Span(fmt_estimate(v.score, v.interval), "interval"),))
+    return doc.TableCell(
+        (doc.state(v.verdict, describe_state(v)),), (Span(fmt_estimate(v.score, v.interval), "interval"),)
+    )
 
 
 def conditions(report: RepairReport) -> doc.Items:

@@ -13,6 +13,7 @@ from collapsekit.render.views._results import WHOLE, ProbeResults, Subset, by_pr
 from collapsekit.render.views._words import number
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
 from collapsekit.report.names import cleaned, label, modality_names, renamed, short_name
+from collapsekit.report.verdicts import describe_state
 
 _NAME_WIDTH = 16  # at a glance, modalities with longer names are called A, B, … after the verdicts
 _CURVE_ROWS = 6  # at a glance, lines for one curve's name; more is a data dump
@@ -74,7 +75,7 @@ def _verdicts(report: Report, full: dict[str, str], detail: Detail) -> doc.Secti
 
 
 def _state(v: ModalityVerdict) -> Span:
-    return doc.state(v.verdict, "" if v.at_most is None else f"at most {v.at_most}")
+    return doc.state(v.verdict, describe_state(v))
 
 
 def _verdict(v: ModalityVerdict) -> tuple[doc.TableCell | str, ...]:

@@ -14,6 +14,7 @@ from collapsekit.render.views import _repair_tables as tables
 from collapsekit.render.views._words import drawn, letters, made_by, meter
 from collapsekit.report.names import cleaned_repair, renamed_repair, repair_names
 from collapsekit.report.repair import RepairReport
+from collapsekit.report.verdicts import describe_state
 
 _NAME_WIDTH = 16  # at a glance, modalities with longer names are called A, B, … after the headline
 _PROBES = ("missing", "noise")  # whose numbers are shown at a glance
@@ -105,7 +106,7 @@ def _cards(report: RepairReport) -> Iterator[doc.Card]:
         blocks: list[doc.Block] = []
         for when, v in ((when, r.modalities[m]) for when, r in reports.items() if m in r.modalities):
             score = [doc.sentence(f"ignored {fmt_estimate(v.score, v.interval)}", "note")] * (v.score is not None)
-            title = doc.Paragraph((Span(when.capitalize()), Span(" "), doc.state(v.verdict)))
+            title = doc.Paragraph((Span(when.capitalize()), Span(" "), doc.state(v.verdict, describe_state(v))))
             blocks += [title, meter(v, f"{when}: "), *score]
         after = report.after.modalities[m].verdict if m in report.after.modalities else ""
         yield doc.Card(

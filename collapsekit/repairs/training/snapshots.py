@@ -183,10 +183,6 @@ class Snapshots:
         number, newest = max(found, key=lambda each: each[0])
         return newest, number
 
-    def exist(self) -> bool:
-        """Tell whether anything was kept here."""
-        return any(os.path.lexists(path) for path in self.paths(0))
-
     def clear(self) -> None:
         """Remove every stage's files, what a killed write left beside them, and the folder where nothing else is in it."""
         self._newest.clear()

@@ -7,18 +7,15 @@ of a sequence is to cut its tokens off.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.errors import DataError
+from collapsekit.reproduce.studies.datasets import load_file
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -82,22 +79,6 @@ def tokens_at(rate: float, total: int) -> int:
     return max(1, math.floor(rate * total + 1e-9))
 
 
-def data_file(name: str) -> Path:
-    """Find a data file in the folder that the environment's ``COLLAPSEKIT_DATA`` names. Raises DataError without it."""
-    folder = os.environ.get("COLLAPSEKIT_DATA")
-    if not folder:
-        raise DataError(
-            f"{name} is looked for in the folder that the environment variable COLLAPSEKIT_DATA names, which is not set: "
-            "set it to the folder that holds the file."
-        )
-    path = Path(folder) / name
-    if not path.is_file():
-        raise DataError(
-            f"COLLAPSEKIT_DATA names {folder}, in which {name} was expected and not found: put the file there."
-        )
-    return path
-
-
 def load_utd() -> dict[Split, ActionSequences]:
     """Load UTD-MHAD, one clip of one action a sequence: depth (n, T, 16, 16) and skeleton (n, T, 3, 20), across subjects.
 
@@ -105,7 +86,7 @@ def load_utd() -> dict[Split, ActionSequences]:
     cut to where the person is in any frame of the clip, so that the first one tells how far the person will reach: here
     each is cut anew, by itself.
     """
-    data = load_file(data_file("utd_mhad.safetensors"))
+    data = load_file("utd_mhad")
     times = torch.arange(1, UTD_TOKENS + 1, dtype=torch.float64) / UTD_TOKENS
     depth = data["depth"]
     cut = cut_each(depth.flatten(0, 1).float() / 255, UTD_SIDE).view(*depth.shape[:2], UTD_SIDE, UTD_SIDE)
@@ -159,7 +140,7 @@ def load_utkinect() -> dict[Split, ActionSequences]:
     Every take has the ten actions in the same order. A window begins with any of its first seven, and its tokens lie
     evenly in its own time, which is that of the camera's frames.
     """
-    data = load_file(data_file("utkinect_parts.safetensors"))
+    data = load_file("utkinect_parts")
     parts = {
         "arms": torch.cat([data["left_arm"], data["right_arm"]], 3).movedim(1, 2),
         "body": torch.cat([data["torso"], data["legs"]], 3).movedim(1, 2),

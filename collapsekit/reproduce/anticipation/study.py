@@ -105,7 +105,7 @@ def figure5(
         The outcomes of every dataset, in order; the first of each is what the order of actions alone is worth.
 
     Raises:
-        DataError: Where a data file is not there.
+        ConfigError: Where a data file is not there.
         ConfigError: Where ``path`` cannot be written or read.
     """
     if quick:

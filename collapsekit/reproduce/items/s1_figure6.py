@@ -6,19 +6,15 @@ from collections.abc import Iterator
 
 from collapsekit.reproduce.item import Point, Trial, item
 from collapsekit.reproduce.studies.scratch import FACTS, HOW, losses_from_scratch
-from collapsekit.reproduce.studies.subjects import make_subject
+from collapsekit.reproduce.studies.subjects import FOUR_VIEWS
 
 
 @item(
     "s1.figure6",
     title="Semantic loss over training from scratch",
-    here="Four views of MFeat, 300 training examples; the weakest is kar, which has the least credit on held-out examples. "
-    f"{HOW} The paper has MIMIC-IV.",
-    state="other data",
-    data=("mfeat",),
+    **FOUR_VIEWS.facts(f"{HOW} The paper has MIMIC-IV."),
     **FACTS,
 )
 def measure(trial: Trial) -> Iterator[Point]:
     """Yield losses by method and epoch."""
-    subject = make_subject(trial, "mfeat", ("kar", "fou", "zer", "pix"), "kar", examples=300)
-    yield from losses_from_scratch(trial, subject)
+    yield from losses_from_scratch(trial, FOUR_VIEWS.subject(trial))

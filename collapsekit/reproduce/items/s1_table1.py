@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from collapsekit.reproduce.item import Point, Trial, item, rows_in_order
-from collapsekit.reproduce.studies.subjects import CONTROL, EBR, HEADS, KD, VANILLA, Bench, make_subject, value_of
+from collapsekit.reproduce.methods import EBR, HEADS, METHODS, VANILLA
+from collapsekit.reproduce.studies.subjects import Bench, make_subject, value_of
 
 METRICS = {"AUC-ROC": "auroc", "AUC-PRC": "average_precision"}
 VIEWS = ("depth", "skeleton", "accel", "gyro")
@@ -20,14 +21,14 @@ VIEWS = ("depth", "skeleton", "accel", "gyro")
     "mortality; its row of MUSE stands at vanilla, and it has no numbers for the others.",
     state="other data",
     data=("utd_mhad",),
-    rows=(VANILLA, CONTROL, HEADS, KD, EBR),
+    rows=METHODS,
     columns=tuple(METRICS),
     column_label="metric",
     measured="score, mean over rates",
     printed={VANILLA: (0.8236, 0.3987), EBR: (0.8533, 0.4277)},
     orders=tuple(
         rows_in_order(f"{metric}: EBR is ahead of {row}", (row, EBR), (metric,), rises=True)
-        for row in (VANILLA, CONTROL, HEADS, KD)
+        for row in METHODS[:-1]
         for metric in METRICS
     ),
     notes=("The paper prints 0.39.87 for MUSE; by the gain in its text that is 0.3987.",),

@@ -9,19 +9,11 @@ import torch
 
 from collapsekit.adapters.build import seed_everything
 from collapsekit.reproduce.item import Order, Point, Trial, columns_in_order, item, rows_in_order
+from collapsekit.reproduce.methods import CONTROL, EBR, HEADS, KD, VANILLA
 from collapsekit.reproduce.models.contrastive import ContrastiveNetwork
 from collapsekit.reproduce.models.encoding import JointEncoding
 from collapsekit.reproduce.models.mixture import MixtureAutoencoder
-from collapsekit.reproduce.studies.subjects import (
-    CONTROL,
-    EBR,
-    HEADS,
-    KD,
-    VANILLA,
-    StudySubject,
-    make_subject,
-    take_modalities,
-)
+from collapsekit.reproduce.studies.subjects import StudySubject, make_subject, take_modalities
 from collapsekit.reproduce.studies.unlabelled import Shapes, joined_rows, rank_at, rank_of, train_alone, train_jointly
 
 STRENGTHS = ("0", "2", "4", "6", "8")

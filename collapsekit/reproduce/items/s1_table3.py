@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from collapsekit.reproduce.item import Point, Trial, item, rows_in_order
-from collapsekit.reproduce.studies.subjects import CONTROL, EBR, HEADS, KD, VANILLA, Bench, make_subject
+from collapsekit.reproduce.item import Point, Trial, item
+from collapsekit.reproduce.methods import EBR, KD, METHODS, VANILLA, ahead_of_controls, over_repairs
+from collapsekit.reproduce.studies.subjects import AVMNIST, Bench
 
 RATES = {"95 %": 0.95, "90 %": 0.9, "85 %": 0.85, "80 %": 0.8}
 
@@ -18,7 +19,7 @@ RATES = {"95 %": 0.95, "90 %": 0.9, "85 %": 0.85, "80 %": 0.8}
     "absent from so many test examples and filled in the way that is best on held-out examples. The paper's rows "
     "of MUSE and EBR stand at vanilla and EBR, its rows of KD (Table 4, MUSE) at KD.",
     data=("avmnist1500",),
-    rows=(VANILLA, CONTROL, HEADS, KD, EBR),
+    rows=METHODS,
     columns=tuple(RATES),
     column_label="audio missing",
     measured="accuracy, %",
@@ -28,16 +29,15 @@ RATES = {"95 %": 0.95, "90 %": 0.9, "85 %": 0.85, "80 %": 0.8}
         EBR: (95.30, 95.57, 95.89, 95.93),
     },
     orders=(
-        rows_in_order("accuracy rises from vanilla over KD to EBR", (VANILLA, KD, EBR), tuple(RATES), rises=True),
-        rows_in_order("EBR is ahead of fine-tuning (our control)", (CONTROL, EBR), tuple(RATES), rises=True),
-        rows_in_order("EBR is ahead of heads alone (our control)", (HEADS, EBR), tuple(RATES), rises=True),
+        over_repairs("accuracy", tuple(RATES), rises=True),
+        *ahead_of_controls(tuple(RATES)),
     ),
     notes=("The text builds EBR on MUSE; the row's four numbers are those of ShaSpec with EBR in Table 4.",),
     drawn="lines",
 )
 def measure(trial: Trial) -> Iterator[Point]:
     """Yield accuracy of every row at each rate."""
-    bench = Bench(trial, make_subject(trial, "avmnist1500", ("image", "audio"), "audio", examples=1050, epochs=15))
+    bench = Bench(trial, AVMNIST.subject(trial))
     for repaired in bench.rows():
         report = bench.diagnose(repaired, ["missing"], missing={"rates": tuple(sorted(RATES.values()))})
         drop = report.find("missing.drop", "audio")

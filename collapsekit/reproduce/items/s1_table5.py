@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from collapsekit.reproduce.item import Point, Trial, item, rows_in_order
-from collapsekit.reproduce.studies.subjects import CONTROL, ROWS, VANILLA, Bench, Repaired, make_subject
+from collapsekit.reproduce.methods import CONTROL, ROWS, VANILLA
+from collapsekit.reproduce.studies.subjects import Bench, Repaired, make_subject
 from collapsekit.stats.metrics import macro_auroc, macro_average_precision
 
 VIEWS = ("depth", "skeleton", "accel", "gyro")

@@ -11,9 +11,8 @@ import torch
 from torch.nn.functional import one_hot
 
 from collapsekit.reproduce.item import Point, Trial, item, rows_in_order
+from collapsekit.reproduce.methods import EBR, ROWS
 from collapsekit.reproduce.studies.subjects import (
-    EBR,
-    ROWS,
     Bench,
     StudySubject,
     make_subject,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from collapsekit.diagnosis import diagnose
 from collapsekit.reproduce.item import Point, Trial, item, rows_in_order
-from collapsekit.reproduce.studies.subjects import CONTROL, EBR, HEADS, KD, KEPT, VANILLA, Bench, make_subject, value_of
+from collapsekit.reproduce.methods import EBR, HEADS, KD, KEPT, METHODS, VANILLA, over_repairs
+from collapsekit.reproduce.studies.subjects import Bench, make_subject, value_of
 
 CE = "cross-entropy"
 TEACHERS, EPOCHS = 12, 100  # with fewer its check is above ln 2, on held-out examples of a seed apart
@@ -24,15 +24,15 @@ RESULTS = {CE: "cross_entropy", "entropy": "entropy", "check": "check", "ln 2": 
     "space.",
     state="other data",
     data=("mfeat",),
-    rows=(VANILLA, CONTROL, HEADS, KD, EBR),
+    rows=METHODS,
     columns=tuple(RESULTS),
     column_label="of the classifier",
     measured="nats",
     printed={VANILLA: (5.66,), KD: (2.09,), EBR: (0.59,)},
     orders=(
-        rows_in_order("cross-entropy falls from vanilla over KD to EBR", (VANILLA, KD, EBR), (CE,), rises=False),
+        over_repairs("cross-entropy", (CE,), rises=False),
         rows_in_order("EBR's is under that of heads alone (our control)", (HEADS, EBR), (CE,), rises=False),
-        rows_in_order("entropy falls from vanilla over KD to EBR", (VANILLA, KD, EBR), ("entropy",), rises=False),
+        over_repairs("entropy", ("entropy",), rises=False),
     ),
     notes=(
         "The paper's 5.66 for two modalities is far above ln 2 = 0.69: such a number is confident error, not probability "
@@ -42,17 +42,10 @@ RESULTS = {CE: "cross_entropy", "entropy": "entropy", "check": "check", "ln 2": 
 )
 def measure(trial: Trial) -> Iterator[Point]:
     """Yield the classifier's numbers for every row."""
-    subject = make_subject(trial, "mfeat", ("kar", "pix"), "kar", examples=300)
-    bench = Bench(trial, subject)
+    bench = Bench(trial, make_subject(trial, "mfeat", ("kar", "pix"), "kar", examples=300))
+    classifier = {"seeds": trial.pick(TEACHERS, 3), "epochs": trial.pick(EPOCHS, 2)}
     for repaired in bench.rows():
-        report = diagnose(
-            model=repaired.adapter.model,
-            config=repaired.adapter.config,
-            split="test",
-            probes=["polysemanticity"],
-            options={"polysemanticity": {"seeds": trial.pick(TEACHERS, 3), "epochs": trial.pick(EPOCHS, 2)}},
-            seed=trial.seed,
-            cache=bench.folder / "cache",
-        )
+        # Profile quick trains no unimodal networks.
+        report = bench.diagnose(repaired, ["polysemanticity"], profile="standard", polysemanticity=classifier)
         for column, name in RESULTS.items():
             yield Point(repaired.row, column, value_of(report, f"polysemanticity.{name}"))

@@ -11,18 +11,8 @@ from torch import Tensor
 
 from collapsekit.adapters.inserts import posts_of, substitute_missing
 from collapsekit.reproduce.item import Order, Trial, rows_in_order
-from collapsekit.reproduce.studies.subjects import (
-    CONTROL,
-    EBR,
-    HEADS,
-    KD,
-    VANILLA,
-    Bench,
-    Repaired,
-    StudySubject,
-)
-
-METHODS = (VANILLA, CONTROL, HEADS, KD, EBR)
+from collapsekit.reproduce.methods import METHODS, OF_PAPER, VANILLA
+from collapsekit.reproduce.studies.subjects import Bench, Repaired, StudySubject
 
 
 def row_of(model: str, method: str) -> str:
@@ -37,8 +27,7 @@ def rows_of(models: Mapping[str, str]) -> tuple[str, ...]:
 
 def printed_for(numbers: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, tuple[float, ...]]:
     """Lay a paper's numbers out by row: of each model as it is, with KD and with EBR."""
-    of_paper = (VANILLA, KD, EBR)
-    return {row_of(m, way): tuple(r) for m, rows in numbers.items() for way, r in zip(of_paper, rows, strict=True)}
+    return {row_of(m, way): tuple(r) for m, rows in numbers.items() for way, r in zip(OF_PAPER, rows, strict=True)}
 
 
 def orders_of(models: Mapping[str, str], columns: Sequence[str], what: str) -> tuple[Order, ...]:
@@ -52,7 +41,7 @@ def orders_of(models: Mapping[str, str], columns: Sequence[str], what: str) -> t
     Returns:
         The orders.
     """
-    steps = {way: [(row_of(m, way), c) for m in models for c in columns] for way in (VANILLA, KD, EBR)}
+    steps = {way: [(row_of(m, way), c) for m in models for c in columns] for way in OF_PAPER}
     each = [
         rows_in_order(f"{what} rises from {m} over KD to EBR", [row_of(m, w) for w in steps], columns, rises=True)
         for m in models

@@ -18,19 +18,9 @@ from collapsekit.repairs.training.job import Job, Stage
 from collapsekit.repairs.training.loop import train
 from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.reproduce.item import Point, Trial, rows_in_order
+from collapsekit.reproduce.methods import EBR, HEADS, KD, VANILLA, over_repairs
 from collapsekit.reproduce.studies.datasets import Arrays
-from collapsekit.reproduce.studies.subjects import (
-    DECAY,
-    EBR,
-    HEADS,
-    KD,
-    RATE,
-    VANILLA,
-    Bench,
-    StudySubject,
-    take_modalities,
-    train_ordinarily,
-)
+from collapsekit.reproduce.studies.subjects import DECAY, RATE, Bench, StudySubject, take_modalities, train_ordinarily
 
 ALONE = "encoder trained alone"
 EPOCHS = ("0", "1", "2", "5", "10", "20", "40")
@@ -50,10 +40,8 @@ FACTS: dict[str, Any] = {
     "column_label": "epoch",
     "measured": "cross-entropy on test, nats",
     "orders": (
-        rows_in_order("mean over epochs falls from vanilla over KD to EBR", (VANILLA, KD, EBR), MIDDLE, rises=False),
-        rows_in_order(
-            "after the last epoch it falls from vanilla over KD to EBR", (VANILLA, KD, EBR), EPOCHS[-1:], rises=False
-        ),
+        over_repairs("mean over epochs", MIDDLE, rises=False),
+        over_repairs("after the last epoch it", EPOCHS[-1:], rises=False),
         rows_in_order("EBR is under heads alone (our control)", (HEADS, EBR), MIDDLE, rises=False),
         rows_in_order("KD is under an encoder trained alone (our control)", (ALONE, KD), MIDDLE, rises=False),
     ),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from collapsekit.reproduce.item import Point, Trial, columns_in_order, rows_in_order
-from collapsekit.reproduce.studies.subjects import CONTROL, EBR, HEADS, KD, KEPT, VANILLA, Bench, StudySubject, accuracy
+from collapsekit.reproduce.methods import CONTROL, KD, KEPT, METHODS, VANILLA, ahead_of_controls, over_repairs
+from collapsekit.reproduce.studies.subjects import Bench, StudySubject, accuracy
 from collapsekit.stats.noise import spread
 
 HOW = (
@@ -31,14 +32,13 @@ def facts_of(rates: Sequence[str]) -> dict[str, Any]:
     """
     return {
         "claim": "With noise of 5 to 50 % in training, accuracy falls; KD and more so EBR are ahead, and lose less.",
-        "rows": (VANILLA, CONTROL, HEADS, KD, EBR),
+        "rows": METHODS,
         "columns": tuple(rates),
         "column_label": "noise in training, % of the range",
         "measured": "accuracy on test, %",
         "orders": (
-            rows_in_order("accuracy rises from vanilla over KD to EBR", (VANILLA, KD, EBR), rates, rises=True),
-            rows_in_order("EBR is ahead of fine-tuning (our control)", (CONTROL, EBR), rates, rises=True),
-            rows_in_order("EBR is ahead of heads alone (our control)", (HEADS, EBR), rates, rises=True),
+            over_repairs("accuracy", rates, rises=True),
+            *ahead_of_controls(rates),
             rows_in_order("KD is ahead of fine-tuning (our control)", (CONTROL, KD), rates, rises=True),
             columns_in_order("the vanilla network's accuracy falls with noise", rates, (VANILLA,), rises=False),
         ),

@@ -11,19 +11,10 @@ from torch.nn import functional as F
 
 from collapsekit.adapters.build import seed_everything
 from collapsekit.repairs.ingredients.alignment import contrast_modalities
+from collapsekit.reproduce.methods import CONTROL, EBR, HEADS, KD, VANILLA
 from collapsekit.reproduce.models.encoders import WIDTH, make_encoder
 from collapsekit.reproduce.models.encoding import JointEncoding
-from collapsekit.reproduce.studies.subjects import (
-    BATCH,
-    CONTROL,
-    DECAY,
-    EBR,
-    HEADS,
-    KD,
-    RATE,
-    VANILLA,
-    StudySubject,
-)
+from collapsekit.reproduce.studies.subjects import BATCH, DECAY, RATE, StudySubject
 from collapsekit.stats.linalg.moments import Moments
 from collapsekit.stats.linalg.spectrum import effective_rank, singular_values
 

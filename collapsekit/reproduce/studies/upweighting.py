@@ -10,36 +10,25 @@ import torch
 from collapsekit.errors import NumericsError
 from collapsekit.report.diagnosis import Report
 from collapsekit.reproduce.item import Point, Trial, columns_in_order, rows_in_order
-from collapsekit.reproduce.studies.subjects import (
-    CONTROL,
-    EBR,
-    HEADS,
-    KD,
-    KEPT,
-    VANILLA,
-    Bench,
-    StudySubject,
-    take_modalities,
-    train_ordinarily,
-)
+from collapsekit.reproduce.methods import EBR, HEADS, KEPT, METHODS, OF_PAPER, VANILLA, over_repairs
+from collapsekit.reproduce.studies.subjects import Bench, StudySubject, take_modalities, train_ordinarily
 from collapsekit.stats.linalg.spectrum import effective_rank, singular_values_svd
 
 BETAS = ("0", "1", "2", "4", "6", "8")
 BASELINE = "unimodal baseline"
-METHODS = (VANILLA, KD, EBR)
 LIKENESS = {
-    (row, side): f"{row}: likeness of the {side}est" for side in ("weak", "strong") for row in METHODS
+    (row, side): f"{row}: likeness of the {side}est" for side in ("weak", "strong") for row in OF_PAPER
 }  # a row of the paper's panels (b) and (d)
 UP = ("1", "2", "4", "6", "8")
 FACTS: dict[str, Any] = {
     "claim": "The rank of the vanilla network falls fast with β, most of all around 4, under that of the unimodal baseline; "
     "with KD and more so with EBR it is higher and stays. Both modalities are more like the fused features with EBR.",
-    "rows": (VANILLA, CONTROL, HEADS, KD, EBR, BASELINE, *LIKENESS.values()),
+    "rows": (*METHODS, BASELINE, *LIKENESS.values()),
     "columns": BETAS,
     "column_label": "β",
     "measured": "effective rank (likeness: CKA, %)",
     "orders": (
-        rows_in_order("rank rises from vanilla over KD to EBR", METHODS, UP, rises=True),
+        over_repairs("rank", UP, rises=True),
         columns_in_order("the vanilla network's rank falls with β", UP, (VANILLA,), rises=False),
         rows_in_order(
             "at β = 8 the vanilla network's rank is under the baseline's", (BASELINE, VANILLA), ("8",), rises=False
@@ -48,7 +37,7 @@ FACTS: dict[str, Any] = {
         *(
             rows_in_order(
                 f"the {side}est is more like the fused features from vanilla over KD to EBR",
-                [LIKENESS[row, side] for row in METHODS],
+                [LIKENESS[row, side] for row in OF_PAPER],
                 UP,
                 rises=True,
             )

@@ -84,7 +84,8 @@ class CrossSums:
 def debiased_cka(xx: CrossSums, xy: CrossSums, yy: CrossSums) -> float:
     """Compute HSIC(x, y)/sqrt(HSIC(x, x)·HSIC(y, y)) with unbiased HSIC.
 
-    About 0 for independent features at any n, where the biased CKA is not (Nguyen, Raghu and Kornblith 2021).
+    Invariant to rotation, to one common factor and to a shift of either side. About 0 for independent features at any n,
+    where the biased CKA is not (Nguyen, Raghu and Kornblith 2021).
 
     Args:
         xx: sums of the first features with themselves.
@@ -107,16 +108,6 @@ def debiased_cka(xx: CrossSums, xy: CrossSums, yy: CrossSums) -> float:
             )
         scale *= math.sqrt(hsic)
     return max(-1.0, min(1.0, xy.hsic() / scale))  # only rounding lies beyond (Cauchy-Schwarz)
-
-
-def cka(x: Tensor, y: Tensor) -> float:
-    """Compute the debiased linear CKA, in [-1, 1], of ``x`` (n, d_x) and ``y`` (n, d_y); see :func:`debiased_cka`.
-
-    Invariant to rotation, to one common factor and to a shift of either side.
-    """
-    _same_examples(x, y)
-    everyone = torch.zeros(len(x), dtype=torch.long)
-    return debiased_cka(*_all_sums(Side.of(x, everyone, 1, "first"), Side.of(y, everyone, 1, "second"), everyone == 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,34 +175,15 @@ class Side:
         return (self.x[rows].double() - self.mean) / self.top / self.norm
 
 
-def cka_leave_out(x: Tensor, y: Tensor, groups: Tensor, count: int) -> tuple[float, list[float]]:
-    """Compute CKA of all examples, and without each group of rows, for a jackknife interval.
-
-    Args:
-        x: (n, d_x), the first features.
-        y: (n, d_y), the second features.
-        groups: (n,), whole numbers in 0..count-1.
-        count: how many groups there are.
-
-    Returns:
-        CKA of all, and ``count`` of them, each without one group.
-
-    Raises:
-        NumericsError: as :func:`debiased_cka`, and with fewer than 2 groups.
-    """
-    _same_examples(x, y)
-    return sides_leave_out(Side.of(x, groups, count, "first"), Side.of(y, groups, count, "second"))
-
-
 def sides_leave_out(x: Side, y: Side, each: Each = map) -> tuple[float, list[float]]:
-    """Compute :func:`cka_leave_out` of two sides over the same examples and groups.
+    """Compute CKA of all examples, and without each group of rows, for a jackknife interval.
 
     Where the sums of single groups are too large to keep, groups are halved again and again, carrying the sums of all that
     lies outside: log2(count) passes over the data. Nothing is subtracted that could cancel.
 
     Args:
         x: the first side.
-        y: the second side.
+        y: the second side, over the same examples and groups.
         each: runs the pieces of work, as map.
 
     Returns:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats.linalg.cka import cka_leave_out
+from collapsekit.stats.linalg.cka import Side, sides_leave_out
 from collapsekit.stats.linalg.moments import Moments, moments_left_out
 
 
@@ -16,7 +16,7 @@ def test_halves_give_what_kept_groups_give(monkeypatch: pytest.MonkeyPatch, coun
     x, y = torch.randn(90, 4, generator=g) + 100, torch.randn(90, 3, generator=g)
     y[:, 0] += x[:, 0]
     groups = torch.arange(90) * 7 % count
-    wanted = cka_leave_out(x, y, groups, count)
+    wanted = sides_leave_out(Side.of(x, groups, count), Side.of(y, groups, count))
     monkeypatch.setattr("collapsekit.stats.linalg.moments.KEEP", 0)
     monkeypatch.setattr("collapsekit.stats.linalg.cka.KEEP", 0)
     monkeypatch.setattr("collapsekit.stats.linalg.moments.leave_one_out", None)  # what keeps them is not asked
@@ -30,7 +30,7 @@ def test_halves_give_what_kept_groups_give(monkeypatch: pytest.MonkeyPatch, coun
         assert m.n == expected.n
         torch.testing.assert_close(m.mean, expected.mean)
         torch.testing.assert_close(m.scatter, expected.scatter, rtol=1e-10, atol=1e-10)
-    value, out = cka_leave_out(x, y, groups, count)
+    value, out = sides_leave_out(Side.of(x, groups, count), Side.of(y, groups, count))
     assert value == pytest.approx(wanted[0], rel=1e-10)
     assert out == pytest.approx(wanted[1], rel=1e-10)
     with pytest.raises(NumericsError, match="at least 2 groups"):

@@ -11,9 +11,19 @@ from hypothesis import strategies as st
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.inference.jackknife import assign_groups
-from collapsekit.stats.linalg.cka import CrossSums, cka, cka_leave_out, debiased_cka
+from collapsekit.stats.linalg.cka import CrossSums, Side, _all_sums, debiased_cka, sides_leave_out
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """CKA of all examples, as the sides sum it."""
+    everyone = torch.zeros(len(x), dtype=torch.long)
+    return debiased_cka(*_all_sums(Side.of(x, everyone, 1, "first"), Side.of(y, everyone, 1, "second"), everyone == 0))
+
+
+def cka_leave_out(x: torch.Tensor, y: torch.Tensor, groups: torch.Tensor, count: int) -> tuple[float, list[float]]:
+    return sides_leave_out(Side.of(x, groups, count), Side.of(y, groups, count))
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -149,7 +159,7 @@ def test_input_without_cka_is_refused() -> None:
     with pytest.raises(NumericsError, match="found 3"):
         cka(x[:3], y[:3])
     with pytest.raises(NumericsError, match="40 and 39"):
-        cka(x, y[1:])
+        CrossSums.of(x, y[1:])
     # Orthogonal examples: every pair has the same similarity, so there is nothing to align with.
     with pytest.raises(NumericsError, match="self-HSIC"):
         cka(torch.eye(40), y)
