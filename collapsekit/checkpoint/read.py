@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class Checkpoint:
     files: tuple[
         tuple[Any, ...], ...
     ] = ()  # those that tensors are mapped from: path, and what it was when it was read
+    versions: Mapping[str, Any] = field(default_factory=dict)  # path of a module -> what it tells its own loading
+    ties: Mapping[str, str] = field(default_factory=dict)  # names left out as being another's tensor -> that one
 
     def check_unchanged(self) -> None:
         """Raise RefusedError where somebody has written to a file since: its tensors are then no longer those that
@@ -75,7 +78,8 @@ def read_checkpoint(path: str | Path, *, trust: str | None = None, folder: Path 
             "without it."
         )
     names, files = tuple(found["names"]), tuple(tuple(told) for told in found["files"])
-    return Checkpoint(file, sha256, found["format"], tensors, found["key"], found["note"], names, files=files)
+    told = {"files": files, "versions": found["versions"], "ties": found["ties"]}
+    return Checkpoint(file, sha256, found["format"], tensors, found["key"], found["note"], names, **told)
 
 
 def _trusted(file: Path, trust: str, folder: Path | None, refusal: UnreadableError) -> Checkpoint:

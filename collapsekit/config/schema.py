@@ -48,6 +48,7 @@ class ModelConfig(_Section):
     factory: str | None = None  # "module:callable" -> torch.nn.Module
     kwargs: Plain = {}
     checkpoint: str | None = None
+    ignore: tuple[str, ...] = ()  # patterns (fnmatch) of names in the checkpoint that the model does not need
     seed: int | None = Field(
         default=None, ge=0, lt=SEEDS
     )  # that it was trained with, by which the gate tells runs apart
@@ -180,6 +181,7 @@ class Config(_Section):
             factory=subset.factory if own else self.model.factory,
             kwargs=subset.kwargs if own else {**self.model.kwargs, **subset.kwargs},
             checkpoint=subset.checkpoint,
+            ignore=self.model.ignore,
         )
         kept = {m: section for m, section in self.modalities.items() if m in subset.modalities}
         return self.model_copy(

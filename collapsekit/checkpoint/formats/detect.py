@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from collapsekit.checkpoint.formats.dcp import is_distributed, load_distributed
 from collapsekit.checkpoint.formats.handles import Identity, Look, one_look
@@ -112,6 +113,8 @@ class LocatedWeights:
     key: str | None
     note: str
     names: list[str]  # what its pickles name beyond what plain tensors need
+    versions: Mapping[str, Any] = field(default_factory=dict)  # path of a module -> what it tells its own loading
+    ties: Mapping[str, str] = field(default_factory=dict)  # names left out as being another's tensor -> that one
 
 
 class UnreadableError(RefusedError):
@@ -207,7 +210,8 @@ def _weights_in(path: Path, form: str, loaded: Loaded, look: Look) -> LocatedWei
         raise LimitError(f"the names of its tensors take more than the {_NAMES:,} characters that are read")
     files = {p: look.identity(p) for p in loaded.paths}
     tensors = _plain(path, weights, sum(size for _, _, size, *_ in files.values()), form)
-    return LocatedWeights(form, tensors, files, weights.key, _note(form, weights, loaded, names), names)
+    note = _note(form, weights, loaded, names)
+    return LocatedWeights(form, tensors, files, weights.key, note, names, weights.versions, loaded.ties)
 
 
 def _refuse_acting(path: Path, form: str, names: list[str]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from collapsekit.checkpoint.formats.layout import Located, Odd
-from collapsekit.checkpoint.formats.pickle_vm import StandIn
+from collapsekit.checkpoint.formats.pickle_vm import VERSIONS, StandIn
 
 MAIN_KEYS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "weights", "params")
 EMA_KEYS = (
@@ -22,6 +22,8 @@ EMA_KEYS = (
 _MAX_DEPTH = 4  # {"checkpoint": {"model": {"module": ...}}} and no deeper: a file may contain itself
 _MAX_PARTS = 64  # state dicts side by side; bounds the work on a file that refers to one dict many times
 _MAX_ENTRIES = 1_000_000
+_VERSION_DEPTH = 3  # {"spectral_norm": {"weight.version": 1}}
+_VERSION_CHARACTERS = 200
 _NO_WEIGHTS = ("optim", "sched", "lr_", "scaler", "rng", "callback", "loop", "hyper_param", "hparam", "config", "arg")
 
 
@@ -34,6 +36,7 @@ class Weights:
     twin: str | None = None
     parts: tuple[str, ...] = ()  # several state dicts joined under their own names
     other: int = 0  # entries beside the tensors that are no tensors
+    versions: Mapping[str, Any] = field(default_factory=dict)  # path of a module -> what it tells its own loading
 
     def under(self, key: str, twin: str | None) -> Weights:
         """Return the same weights as seen from one level further out."""
@@ -44,6 +47,7 @@ class Weights:
             inner_twin or twin,
             self.parts,
             self.other,
+            self.versions,
         )
 
 
@@ -92,7 +96,8 @@ class _Search:
         if parts and sum(len(w.entries) for w in parts.values()) >= len(own):
             return _joined(parts, twin)
         if own:
-            return Weights(own, twin=twin, other=len(inside) - len(own))
+            other = len(inside) - len(own) - (VERSIONS in inside)
+            return Weights(own, twin=twin, other=other, versions=_versions(inside.get(VERSIONS)))
         return twins[twin].under(twin, None) if twin else None
 
     def _parts(self, inside: Mapping[Any, Any], depth: int) -> dict[str, Weights]:
@@ -111,4 +116,26 @@ def _joined(parts: Mapping[str, Weights], twin: str | None) -> Weights:
         ((name, only),) = parts.items()
         return only.under(name, twin)
     entries = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.entries.items()}
-    return Weights(entries, None, twin, tuple(parts), sum(p.other for p in parts.values()))
+    versions = {f"{name}.{k}".rstrip("."): v for name, part in parts.items() for k, v in part.versions.items()}
+    return Weights(entries, None, twin, tuple(parts), sum(p.other for p in parts.values()), versions)
+
+
+def _versions(told: Any) -> dict[str, Any]:
+    """What a state dict tells of its modules, plain values alone."""
+    if not isinstance(told, dict) or len(told) > _MAX_ENTRIES:
+        return {}
+    return {
+        path: value
+        for path, about in told.items()
+        if isinstance(path, str) and (value := _plain(about, _VERSION_DEPTH))
+    }
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if isinstance(value, dict) and depth:
+        inner = {
+            k: _plain(v, depth - 1) for k, v in value.items() if isinstance(k, str) and len(k) <= _VERSION_CHARACTERS
+        }
+        return {k: v for k, v in inner.items() if v is not None}
+    short = isinstance(value, str) and len(value) <= _VERSION_CHARACTERS
+    return value if short or (isinstance(value, int) and value.bit_length() <= 63) else None

@@ -95,6 +95,8 @@ def as_data(located: LocatedWeights) -> dict[str, Any]:
         "key": located.key,
         "note": located.note,
         "names": located.names,
+        "versions": located.versions,
+        "ties": located.ties,
         "files": [[str(path), *known] for path, known in located.files.items()],
         "tensors": [
             [
