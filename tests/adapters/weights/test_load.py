@@ -380,3 +380,12 @@ def test_plain_copying_asks_no_load_state_dict(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(nn.Module, "load_state_dict", None)
     load_weights(model, saved(source.state_dict(), tmp_path))
     assert same(values(model), values(source))
+
+
+def test_tensors_in_memory_are_handed_on_in_copies() -> None:
+    state = {k: v.clone() for k, v in randomised(Grows(4)).state_dict().items()}
+    untouched = {k: v.clone() for k, v in state.items()}
+    model = Grows(4)
+    load_weights(model, Checkpoint(Path("live"), "", "live model", state, None, ""))
+    assert same(state, untouched)
+    assert torch.equal(model.bank, 2 * untouched["bank"])
