@@ -24,7 +24,7 @@ from collapsekit.adapters.inserts import channel_axis, inserted_in
 from collapsekit.adapters.live.state import State, same_bits
 from collapsekit.adapters.live.unwrap import unprefixed, unwrapped
 from collapsekit.adapters.pooling import Channels, layout_at, pool_features, tokens_of
-from collapsekit.adapters.weights.load import load_weights
+from collapsekit.adapters.weights.load import WeightsTaken, load_weights
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.schema import Config
 from collapsekit.data.base import Batch, Source
@@ -115,8 +115,9 @@ class Adapter(ABC):
         model = unwrapped(build_model(config, seed)) if model is None else model
         self.config = config = unprefixed(config, model)
         self.model = insert_into(model, config.structure)
-        # What the checkpoint holds beside the model's weights.
-        self.left_out = () if checkpoint is None else load_weights(self.model, checkpoint, config.model.ignore)
+        self.taken = WeightsTaken()
+        if checkpoint is not None:
+            self.taken = load_weights(self.model, checkpoint, config.model.ignore)
         to_eval(self.model, self.device)
         self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
         self.cast: frozenset[str] = frozenset()  # batch keys of integers that the model reads as floating values

@@ -63,6 +63,32 @@ def weights_changed(adapter: Adapter) -> ReportWarning | None:
     )
 
 
+def entries_left_out(adapter: Adapter) -> ReportWarning | None:
+    """Warn of what a checkpoint holds beside the model's weights, and of what the user ignores of it."""
+    names = adapter.taken.left_out
+    if not names:
+        return None
+    what = f"{len(names)} entries of the checkpoint are" if len(names) > 1 else "One entry of the checkpoint is"
+    return ReportWarning(
+        name="entries_left_out",
+        sentence=f"{what} no part of the model, and left out: {listed(names)}. Every weight of the model was "
+        "loaded. Where the model does need them, let model.factory build the whole of it.",
+    )
+
+
+def averages_taken(adapter: Adapter) -> ReportWarning | None:
+    """Warn that weights are averages, and which of the model's have none."""
+    taken = adapter.taken
+    if taken.averaged is None:
+        return None
+    rest = f" {listed(taken.lacking)} {'has' if len(taken.lacking) == 1 else 'have'} none there: the model's own were taken."
+    return ReportWarning(
+        name="averaged_weights",
+        sentence=f"The weights are the averages (EMA) that lie under {quote(taken.averaged)} in the checkpoint, as "
+        f"model.weights says.{rest if taken.lacking else ''} The numbers are not those of the weights that were trained.",
+    )
+
+
 def depends_on_batch(adapter: Adapter, apart: Sequence[str]) -> ReportWarning | None:
     """Warn of what comes out otherwise beside other examples: ``apart``, of modalities, "fused" and "outputs"."""
     if not apart:

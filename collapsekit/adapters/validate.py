@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Adapter, ForwardPass, Prediction
 from collapsekit.adapters.build import disagreeing, own_attributes, random_states, seed_everything, unregistered
 from collapsekit.adapters.caveats import (
+    averages_taken,
     depends_on_batch,
+    entries_left_out,
     floating_loose,
     inputs_changed,
     integers_cast,
@@ -142,6 +144,8 @@ def validate_model(
         rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
     refused = adapter.prune(batch, result.recorded) if isinstance(adapter, ModuleAdapter) else ()
     found = (
+        entries_left_out(adapter),
+        averages_taken(adapter),
         inputs_changed(adapter),
         integers_cast(adapter),
         weights_changed(adapter),

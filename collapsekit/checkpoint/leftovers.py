@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor
 
-from collapsekit.checkpoint.match import NameFit, is_twin
+from collapsekit.checkpoint.match import NameFit, is_twin, wrapper_prefixes
 
 # What stands beside a model in a LightningModule or a training script, as the first component of a name.
 _BESIDE = re.compile(
@@ -28,10 +28,10 @@ def drop_ignored(tensors: Mapping[str, Tensor], patterns: Collection[str]) -> di
 
 
 def matches(name: str, patterns: Collection[str]) -> bool:
-    """Tell whether a name matches one of ``patterns``, whole or behind any of its dots: `head.*` is `model.head.*` too."""
-    parts = name.split(".")
-    tails = [".".join(parts[at:]) for at in range(len(parts))]
-    return any(fnmatchcase(tail, pattern) for pattern in patterns for tail in tails)
+    """Tell whether a name matches one of ``patterns``, as it stands or without wrappers' prefixes (``module.head.weight``
+    is ``head.weight``)."""
+    names = [name, *(name.removeprefix(prefix) for prefix in wrapper_prefixes(name))]
+    return any(fnmatchcase(each, pattern) for pattern in patterns for each in names)
 
 
 @dataclass(frozen=True)

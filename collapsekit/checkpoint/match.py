@@ -9,24 +9,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from collapsekit.checkpoint.formats.state_dict import AVERAGES
 from collapsekit.errors import ConfigError
 
 # Submodules in which torch.compile, FSDP, checkpoint_wrapper and DataParallel keep what they wrap, anywhere in a name.
 _MARKS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _ALL_MARKS = (*_MARKS, "module")
 WRAPPERS = ("module.", "model.", *(f"{mark}." for mark in _MARKS))
-# Copies of a model that training keeps beside it, as a component of a name.
-TWINS = (
-    "ema",
-    "model_ema",
-    "ema_model",
-    "module_ema",
-    "ema_module",
-    "net_ema",
-    "ema_net",
-    "swa_model",
-    "averaged_model",
-)
 _LISTED = 6
 _MAX_STACK = 8
 _PREFIXES_TRIED = 40  # shortest first; a real file has a handful
@@ -153,7 +142,7 @@ def _refuse_several(best: NameFit, fits: Iterable[NameFit]) -> None:
 
 def is_twin(prefix: str) -> bool:
     """Tell whether a prefix is that of an averaged copy of the model."""
-    return not set(prefix.lower().split(".")).isdisjoint(TWINS)
+    return not set(prefix.lower().split(".")).isdisjoint(AVERAGES)
 
 
 def _without(name: str, marks: Collection[str]) -> str:
@@ -184,18 +173,20 @@ def _views(names: Mapping[str, str], least: int) -> list[tuple[str, dict[str, st
 def _prefixes(names: Mapping[str, object], least: int) -> list[str]:
     """What may be a wrapper's: each stack of WRAPPERS on any name, each followed by a component of all names, or of
     ``least`` of them."""
-    found = {""} | {prefix for name in names for prefix in _stacks(name)}
-    for prefix in sorted(found):
+    found = {""} | {prefix for name in names for prefix in wrapper_prefixes(name)}
+    for prefix in sorted(found, key=lambda p: (len(p), p))[:_PREFIXES_TRIED]:
         rests = [n.removeprefix(prefix) for n in names if n.startswith(prefix)]
         first_of = {rest.partition(".")[0] + ".": rest for rest in reversed(rests) if "." in rest}
         for first, count in Counter(rest.partition(".")[0] + "." for rest in rests if "." in rest).items():
             if count >= min(max(least, 1), len(names)):
-                found |= {prefix + first} | {prefix + first + s for s in _stacks(first_of[first].removeprefix(first))}
+                found |= {prefix + first} | {
+                    prefix + first + s for s in wrapper_prefixes(first_of[first].removeprefix(first))
+                }
     return sorted(found, key=lambda p: (is_twin(p), len(p), p))[:_PREFIXES_TRIED]
 
 
-def _stacks(name: str) -> list[str]:
-    """The wrapper prefixes of a name: "module._orig_mod.x" has "module." and "module._orig_mod."."""
+def wrapper_prefixes(name: str) -> list[str]:
+    """List the prefixes of a name that wrappers put there: "module._orig_mod.x" has "module." and "module._orig_mod."."""
     stacks: list[str] = []
     rest = name
     while wrapper := next((w for w in WRAPPERS if rest.startswith(w) and rest != w), None):
@@ -249,13 +240,17 @@ def _remedy(tensors: Mapping[str, Tensor], fit: NameFit, spare: list[str]) -> st
     if fit.wrong and not fit.missing and not spare:
         return "check model.kwargs (widths, classes) against how the checkpoint was trained"
     if spare and not fit.missing and not fit.wrong:
-        parts = list(dict.fromkeys(fit.inner(n).partition(".")[0] for n in spare))[:3]
-        patterns = ", ".join(f"{p + '*'!r}" for p in parts)
+        patterns = ", ".join(repr(p) for p in list(dict.fromkeys(_pattern(n, fit.inner(n)) for n in spare))[:3])
         return (
             "check that model.factory and model.kwargs build that model; where it does not need them, leave them out with "
             f"`model: {{ignore: [{patterns}]}}` in the config"
         )
     return "check model.factory and model.kwargs, and that this is that model's checkpoint"
+
+
+def _pattern(name: str, inner: str) -> str:
+    """What a name and those beside it match: up to its first component behind the prefix."""
+    return name.removesuffix(inner) + inner.partition(".")[0] + "*" if name.endswith(inner) else name
 
 
 def _some(names: list[str]) -> str:

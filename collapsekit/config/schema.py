@@ -49,6 +49,7 @@ class ModelConfig(_Section):
     kwargs: Plain = {}
     checkpoint: str | None = None
     ignore: tuple[str, ...] = ()  # patterns (fnmatch) of names in the checkpoint that the model does not need
+    weights: Literal["model", "ema"] = "model"  # ema: the averages that training kept beside them in the same file
     seed: int | None = Field(
         default=None, ge=0, lt=SEEDS
     )  # that it was trained with, by which the gate tells runs apart
@@ -182,6 +183,7 @@ class Config(_Section):
             kwargs=subset.kwargs if own else {**self.model.kwargs, **subset.kwargs},
             checkpoint=subset.checkpoint,
             ignore=self.model.ignore,
+            weights=self.model.weights,
         )
         kept = {m: section for m, section in self.modalities.items() if m in subset.modalities}
         return self.model_copy(

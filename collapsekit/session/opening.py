@@ -30,7 +30,7 @@ from collapsekit.features.extraction import Extraction, Twin
 from collapsekit.io.limits import MEMORY
 from collapsekit.io.spill import SpillBuffer
 from collapsekit.readouts.fit import is_half
-from collapsekit.report.repair import structure_of
+from collapsekit.report.repair import is_repaired, structure_of
 from collapsekit.session.checks import check_device
 from collapsekit.stats.threads import threads_for
 
@@ -142,7 +142,11 @@ def read_blueprint(
         raise ConfigError(
             f"no checkpoint was given: name one on the command line or as model.checkpoint in {config.origin}."
         )
-    read = read_checkpoint(path, trust=trust, folder=config.base) if path is not None else None
+    read = None
+    if path is not None:
+        # What a repair wrote is one set of weights, whatever it began with.
+        weights = "model" if is_repaired(path) else config.model.weights
+        read = read_checkpoint(path, trust=trust, folder=config.base, weights=weights)
     if path is not None and not config.structure:
         config = config.model_copy(update={"structure": structure_of(path)})
     return Blueprint(config, read, device, seed)

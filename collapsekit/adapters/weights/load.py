@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from collapsekit.adapters.weights.averages import complete_averages
 from collapsekit.adapters.weights.own_loading import OwnLoading, acts_on_names, acts_on_numbers
 from collapsekit.checkpoint.leftovers import Leftovers, drop_ignored
 from collapsekit.checkpoint.match import NameFit, Shapes, fit_names, misfit, other_fits
@@ -16,10 +17,20 @@ from collapsekit.checkpoint.mmap import forget
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.errors import ConfigError
 
+
+@dataclass(frozen=True)
+class WeightsTaken:
+    """What of a checkpoint became a model's weights."""
+
+    left_out: tuple[str, ...] = ()  # names in the file of what is no part of the model, or that the user ignores
+    averaged: str | None = None  # where the averages (EMA) lay that were taken
+    lacking: tuple[str, ...] = ()  # the model's names that have no average, and their plain weights
+
+
 _OTHER_WAYS = 3  # in which a file's names are shown to a model that renames them itself
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[str] = ()) -> tuple[str, ...]:
+def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[str] = ()) -> WeightsTaken:
     """Put the checkpoint's tensors into the model, whole or not at all.
 
     Names are fitted across wrappers' marks first. Where plain copying is all that the model's own ``load_state_dict`` would
@@ -32,16 +43,20 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[st
         ignore: patterns (fnmatch) of names that the model does not need.
 
     Returns:
-        Names in the file that were left out, as they are of something else or match ``ignore``.
+        What was taken, and which names in the file were left out: they are of something else, or match ``ignore``.
 
     Raises:
         ConfigError: listing names that do not fit, or with what the model's own loading says.
         RefusedError: where the file was written to meanwhile.
     """
-    tensors = drop_ignored(checkpoint.tensors, ignore)
-    ignored = [name for name in checkpoint.tensors if name not in tensors]
     values = model.state_dict()
     shapes = {k: tuple(v.shape) for k, v in values.items() if isinstance(v, Tensor)}
+    tensors = drop_ignored(checkpoint.tensors, ignore)
+    ignored = [name for name in checkpoint.tensors if name not in tensors]
+    lacking: tuple[str, ...] = ()
+    if checkpoint.averaged is not None:
+        beside = drop_ignored(checkpoint.beside, ignore)
+        tensors, lacking = complete_averages(model, shapes, tensors, beside, checkpoint.averaged)
     ties = _ties(values, shapes)
     stated = {name: [*ties.get(name, []), kept] for name, kept in checkpoint.ties.items()}
     fit = _with_ties(fit_names(shapes, tensors), shapes, tensors, ties | stated)
@@ -53,7 +68,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[st
     else:
         left = _by_itself(OwnLoading(model, replace(checkpoint, tensors=tensors), leftovers, ties), shapes, fit)
     checkpoint.check_unchanged()
-    return (*ignored, *left)
+    return WeightsTaken((*ignored, *left), checkpoint.averaged, lacking)
 
 
 def unread_by(model: nn.Module) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.weights.load import load_weights
+from collapsekit.adapters.weights.load import WeightsTaken, load_weights
 from collapsekit.adapters.weights.own_loading import acts_on_names, acts_on_numbers
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.errors import ConfigError
@@ -210,7 +210,7 @@ def test_what_torch_takes_is_taken_alike(tmp_path: Path, name: str) -> None:
     checkpoint = saved(state, tmp_path)
     untouched = {k: v.clone() for k, v in checkpoint.tensors.items()}
     theirs.load_state_dict(torch.load(tmp_path / "w.pt", weights_only=False))
-    assert load_weights(ours, checkpoint) == ()
+    assert load_weights(ours, checkpoint) == WeightsTaken()
     assert same(values(ours), values(theirs))
     assert same(checkpoint.tensors, untouched)  # for the next build
     again = randomised(make(), 7)

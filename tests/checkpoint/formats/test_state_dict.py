@@ -42,7 +42,7 @@ def deep(levels: int) -> Any:
         *[({k: B, "model": A}, Weights(A, "model", twin=k)) for k in EMA_KEYS],
         *[({k: B, "epoch": 1}, Weights(B, k)) for k in EMA_KEYS],
         ({"ema": B, "a": T}, Weights(A, twin="ema", other=1)),
-        ({"ema": {"module": B}, "model": A}, Weights(A, "model", twin="ema")),
+        ({"ema": {"module": B}, "model": A}, Weights(A, "model", twin="ema.module")),
         ({"model": {"ema": B, "module": A}}, Weights(A, "model.module", twin="model.ema")),
         ({"model": {"ema": B, "module": A}, "ema": B}, Weights(A, "model.module", twin="model.ema")),
         ({"ema": {"decay": 0.9}, "model": A}, Weights(A, "model")),
@@ -100,7 +100,13 @@ def test_what_counts_as_a_tensor_is_the_caller_s() -> None:
 
 
 def test_what_a_state_dict_tells_of_its_modules_is_taken_in_plain_values() -> None:
-    told = {"": {"version": 1}, "a": {"spectral_norm": {"w.version": 1, 3: 4}}, "b": {}, 5: {"version": 2}, "c": {"x": T}}
+    told = {
+        "": {"version": 1},
+        "a": {"spectral_norm": {"w.version": 1, 3: 4}},
+        "b": {},
+        5: {"version": 2},
+        "c": {"x": T},
+    }
     plain = {"": {"version": 1}, "a": {"spectral_norm": {"w.version": 1}}}
     assert find_weights({**A, VERSIONS: told}) == Weights(A, versions=plain)
     assert find_weights({"model": {**A, VERSIONS: told}}) == Weights(A, "model", versions=plain)

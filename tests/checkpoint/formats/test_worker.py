@@ -278,4 +278,5 @@ def test_places_as_plain_data(tmp_path: Path) -> None:
         "tensors": [
             ["w", "int8", [2, 2], [[1, 5, [1, 2], [2, 1], [0, 0], False], [0, 6, [1, 2], [2, 1], [1, 0], True]]]
         ],
+        "averaged": None,
     }
