@@ -115,9 +115,7 @@ class Adapter(ABC):
         model = unwrapped(build_model(config, seed)) if model is None else model
         self.config = config = unprefixed(config, model)
         self.model = insert_into(model, config.structure)
-        self.taken = WeightsTaken()
-        if checkpoint is not None:
-            self.taken = load_weights(self.model, checkpoint, config.model.ignore)
+        self.weights = load_weights(self.model, checkpoint, config.model.ignore) if checkpoint else WeightsTaken()
         to_eval(self.model, self.device)
         self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
         self.cast: frozenset[str] = frozenset()  # batch keys of integers that the model reads as floating values

@@ -65,7 +65,7 @@ def weights_changed(adapter: Adapter) -> ReportWarning | None:
 
 def entries_left_out(adapter: Adapter) -> ReportWarning | None:
     """Warn of what a checkpoint holds beside the model's weights, and of what the user ignores of it."""
-    names = adapter.taken.left_out
+    names = adapter.weights.left_out
     if not names:
         return None
     what = f"{len(names)} entries of the checkpoint are" if len(names) > 1 else "One entry of the checkpoint is"
@@ -78,7 +78,7 @@ def entries_left_out(adapter: Adapter) -> ReportWarning | None:
 
 def averages_taken(adapter: Adapter) -> ReportWarning | None:
     """Warn that weights are averages, and which of the model's have none."""
-    taken = adapter.taken
+    taken = adapter.weights
     if taken.averaged is None:
         return None
     rest = f" {listed(taken.lacking)} {'has' if len(taken.lacking) == 1 else 'have'} none there: the model's own were taken."

@@ -99,7 +99,7 @@ class OwnLoading:
         try:
             with preserve_rng_state(), _restored_on_failure(self.model):
                 self._load(state, seen)
-                self._own(state)
+                self._copy_aliases(state)
         except _RefusalError as e:
             return Attempt(error=e.error)
         finally:
@@ -141,7 +141,7 @@ class OwnLoading:
         state._metadata = about  # type: ignore[attr-defined]
         return state, there
 
-    def _own(self, state: Mapping[str, Any]) -> None:
+    def _copy_aliases(self, state: Mapping[str, Any]) -> None:
         """Copy what the model took over from the file as it is, without copying: it is the model's own from here on."""
         taken = {t.untyped_storage().data_ptr() for t in state.values() if isinstance(t, Tensor) and t.numel()}
         for module in self.model.modules():

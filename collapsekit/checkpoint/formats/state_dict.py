@@ -161,13 +161,13 @@ def _joined(parts: Mapping[str, Weights], twin: Weights | None) -> Weights:
     return Weights(entries, None, _key_of(twin), tuple(parts), other, versions, twin)
 
 
-def _versions(told: Any) -> dict[str, Any]:
+def _versions(metadata: Any) -> dict[str, Any]:
     """What a state dict tells of its modules, plain values alone."""
-    if not isinstance(told, dict) or len(told) > _MAX_ENTRIES:
+    if not isinstance(metadata, dict) or len(metadata) > _MAX_ENTRIES:
         return {}
     return {
         path: value
-        for path, about in told.items()
+        for path, about in metadata.items()
         if isinstance(path, str) and (value := _plain(about, _VERSION_DEPTH))
     }
 
