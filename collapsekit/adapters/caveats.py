@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import unregistered
 from collapsekit.adapters.live.state import same_bits
+from collapsekit.adapters.weights.lora import MergedWeight
 from collapsekit.io.safe_text import quote
 from collapsekit.report.diagnosis import ReportWarning
 
@@ -74,6 +75,34 @@ def entries_left_out(adapter: Adapter) -> ReportWarning | None:
         sentence=f"{what} no part of the model, and left out: {listed(names)}. Every weight of the model was "
         "loaded. Where the model does need them, let model.factory build the whole of it.",
     )
+
+
+def adapter_merged(adapter: Adapter) -> ReportWarning | None:
+    """Warn that weights are those of a base with an adapter merged into them, and say whose path that touches."""
+    merged = adapter.weights.merged
+    if not merged:
+        return None
+    paths = {m: section.encoder for m, section in adapter.config.modalities.items() if section.encoder is not None}
+    inside = {
+        m: [w for w in merged if w.name.startswith(f"{path.removesuffix(':input')}.")] for m, path in paths.items()
+    }
+    rest = [w for w in merged if not any(w in part for part in inside.values())]
+    told = [f"{_ranks(part)} in the encoder of {quote(m)}" for m, part in inside.items()]
+    return ReportWarning(
+        name="adapter_merged",
+        sentence=f"LoRA was merged into {len(merged)} weights: {'; '.join([*told, f'{_ranks(rest)} elsewhere'])}. The "
+        "numbers are those of the merged model.",
+    )
+
+
+def _ranks(merged: Sequence[MergedWeight]) -> str:
+    """How many weights, and how many directions is added to each on average."""
+    spread = [w.effective_rank for w in merged if w.effective_rank is not None]
+    if not merged:
+        return "none"
+    if not spread:
+        return f"{len(merged)} (nothing is added to them)"
+    return f"{len(merged)} (rank {max(w.rank for w in merged)}, effective rank {sum(spread) / len(spread):.1f})"
 
 
 def averages_taken(adapter: Adapter) -> ReportWarning | None:

@@ -15,6 +15,7 @@ from collapsekit.errors import ConfigError
 # Submodules in which torch.compile, FSDP, checkpoint_wrapper and DataParallel keep what they wrap, anywhere in a name.
 _MARKS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _ALL_MARKS = (*_MARKS, "module")
+MARK_SETS: tuple[tuple[str, ...], ...] = (_ALL_MARKS, _MARKS, ())  # of which the first is taken that keeps names apart
 WRAPPERS = ("module.", "model.", *(f"{mark}." for mark in _MARKS))
 _LISTED = 6
 _MAX_STACK = 8
@@ -41,11 +42,11 @@ class NameFit:
 
     def inner(self, name: str) -> str:
         """Return a name of the file without marks and prefix."""
-        return _without(name, self.marks).removeprefix(self.file_prefix)
+        return without_marks(name, self.marks).removeprefix(self.file_prefix)
 
     def is_beside(self, name: str) -> bool:
         """Tell whether a name of the file lies outside of the prefix that the model's names have there."""
-        return not _without(name, self.marks).startswith(self.file_prefix)
+        return not without_marks(name, self.marks).startswith(self.file_prefix)
 
     def module_path(self, path: str) -> str:
         """Return the path of a module in the file as it would be in the model, without its wrappers' marks."""
@@ -63,7 +64,7 @@ def fit_names(expected: Shapes, tensors: Mapping[str, Tensor]) -> NameFit:
     Raises ConfigError where the file holds the model several times over.
     """
     best = NameFit({}, {}, tuple(expected), tuple(tensors))
-    for marks in (_ALL_MARKS, _MARKS, ()):
+    for marks in MARK_SETS:
         found = _fit(expected, tensors, marks)
         if found is not None and len(found.pairs) > len(best.pairs):
             best = found
@@ -88,7 +89,7 @@ def other_fits(expected: Shapes, tensors: Mapping[str, Tensor], first: NameFit, 
     tried = {tuple(first.here(n) for n in tensors)}
     found = []
     plain = NameFit({}, {}, tuple(expected), tuple(tensors))
-    prefixes = _prefixes({_without(n, _ALL_MARKS): n for n in tensors}, len(tensors))
+    prefixes = _prefixes({without_marks(n, _ALL_MARKS): n for n in tensors}, len(tensors))
     for fit in (plain, *(NameFit({}, {}, tuple(expected), tuple(tensors), _ALL_MARKS, "", p) for p in prefixes)):
         names = tuple(fit.here(n) for n in tensors)
         if names not in tried and len(set(names)) == len(names):
@@ -145,8 +146,8 @@ def is_twin(prefix: str) -> bool:
     return not set(prefix.lower().split(".")).isdisjoint(AVERAGES)
 
 
-def _without(name: str, marks: Collection[str]) -> str:
-    """A name less the components that are wrappers' marks; its last one is a tensor's own."""
+def without_marks(name: str, marks: Collection[str]) -> str:
+    """Return a name less the components that are wrappers' ``marks``; its last one is a tensor's own."""
     if not any(mark in name for mark in marks):
         return name
     *path, last = name.split(".")
@@ -156,7 +157,7 @@ def _without(name: str, marks: Collection[str]) -> str:
 def _view(names: Iterable[str], marks: tuple[str, ...]) -> dict[str, str] | None:
     """Name without marks -> name; None where two names would fall together."""
     every = list(names)
-    view = {_without(name, marks): name for name in every}
+    view = {without_marks(name, marks): name for name in every}
     return view if len(view) == len(every) else None
 
 

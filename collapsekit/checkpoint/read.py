@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from collapsekit.checkpoint.formats.detect import UnreadableError
 from collapsekit.checkpoint.formats.state_dict import AVERAGES, EMA_KEYS
 from collapsekit.checkpoint.mmap import changed_in_place, mapped, mapped_and_summed
 from collapsekit.checkpoint.sandbox import look_into
+from collapsekit.checkpoint.sidecars.peft import LoraAdapter, read_adapter
 from collapsekit.checkpoint.trust import digest_named, load_trusted
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.safe_text import quote
@@ -43,6 +45,16 @@ class Checkpoint:
     ties: Mapping[str, str] = field(default_factory=dict)  # names left out as being another's tensor -> that one
     averaged: str | None = None  # where averages (EMA) were asked for: where they lay in the file
     beside: dict[str, Tensor] = field(default_factory=dict)  # the model's own weights, where ``tensors`` are averages
+    adapter: LoraAdapter | None = None  # what ``tensors`` add to the weights of a base
+    base: Checkpoint | None = None
+
+    def with_base(self, base: Checkpoint) -> Checkpoint:
+        """Return the adapter with what it was trained on; the digest is then of both files, as `sha256sum` prints them
+        under the names adapter and base.
+        """
+        both = hashlib.sha256(f"{self.sha256}  adapter\n{base.sha256}  base\n".encode()).hexdigest()
+        note = f"{self.note.removesuffix('.')}; merged into {base.path.name} (sha256:{base.sha256[:12]}): {base.note}"
+        return replace(self, base=base, sha256=both, note=note)
 
     def check_unchanged(self) -> None:
         """Raise RefusedError where somebody has written to a file since: its tensors are then no longer those that
@@ -90,6 +102,9 @@ def read_checkpoint(
     names, files = tuple(found["names"]), tuple(tuple(told) for told in found["files"])
     told = {"files": files, "versions": found["versions"], "ties": found["ties"]}
     read = Checkpoint(file, sha256, found["format"], tensors, found["key"], found["note"], names, **told)
+    adapter = read_adapter(file, tensors)
+    if adapter is not None:
+        return replace(read, adapter=adapter)
     twin = found["averaged"]
     if weights == "model" or twin is None:
         return _chosen(read, weights)

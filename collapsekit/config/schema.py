@@ -48,6 +48,7 @@ class ModelConfig(_Section):
     factory: str | None = None  # "module:callable" -> torch.nn.Module
     kwargs: Plain = {}
     checkpoint: str | None = None
+    base: str | None = None  # the weights that an adapter in checkpoint (PEFT, LoRA) was trained on
     ignore: tuple[str, ...] = ()  # patterns (fnmatch) of names in the checkpoint that the model does not need
     weights: Literal["model", "ema"] = "model"  # ema: the averages that training kept beside them in the same file
     seed: int | None = Field(

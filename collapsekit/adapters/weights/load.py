@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.weights.averages import complete_averages
+from collapsekit.adapters.weights.lora import MergedWeight, plan_merge
 from collapsekit.adapters.weights.own_loading import OwnLoading, acts_on_names, acts_on_numbers
 from collapsekit.checkpoint.leftovers import Leftovers, drop_ignored
 from collapsekit.checkpoint.match import NameFit, Shapes, fit_names, misfit, other_fits
 from collapsekit.checkpoint.mmap import forget
 from collapsekit.checkpoint.read import Checkpoint
+from collapsekit.checkpoint.sidecars.peft import LoraAdapter
 from collapsekit.errors import ConfigError
 
 
@@ -25,6 +27,7 @@ class WeightsTaken:
     left_out: tuple[str, ...] = ()  # names in the file of what is no part of the model, or that the user ignores
     averaged: str | None = None  # where the averages (EMA) lay that were taken
     lacking: tuple[str, ...] = ()  # the model's names that have no average, and their plain weights
+    merged: tuple[MergedWeight, ...] = ()  # what an adapter changed
 
 
 _OTHER_WAYS = 3  # in which a file's names are shown to a model that renames them itself
@@ -49,6 +52,8 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[st
         ConfigError: listing names that do not fit, or with what the model's own loading says.
         RefusedError: where the file was written to meanwhile.
     """
+    if checkpoint.adapter is not None:
+        return _load_adapter(model, checkpoint, checkpoint.adapter, ignore)
     values = model.state_dict()
     shapes = {k: tuple(v.shape) for k, v in values.items() if isinstance(v, Tensor)}
     tensors = drop_ignored(checkpoint.tensors, ignore)
@@ -69,6 +74,21 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[st
         left = _by_itself(OwnLoading(model, replace(checkpoint, tensors=tensors), leftovers, ties), shapes, fit)
     checkpoint.check_unchanged()
     return WeightsTaken((*ignored, *left), checkpoint.averaged, lacking)
+
+
+def _load_adapter(
+    model: nn.Module, checkpoint: Checkpoint, adapter: LoraAdapter, ignore: Collection[str]
+) -> WeightsTaken:
+    """Load the base, where one was given, and merge the adapter into it, once it is known to fit."""
+    values = model.state_dict()
+    ties = _ties(values, {k: tuple(v.shape) for k, v in values.items() if isinstance(v, Tensor)})
+    plan = plan_merge(model, adapter, ties)
+    base = load_weights(model, checkpoint.base, ignore) if checkpoint.base is not None else WeightsTaken()
+    taken = replace(base, merged=plan.merge(model))
+    for tensor in checkpoint.tensors.values():
+        forget(tensor)
+    checkpoint.check_unchanged()
+    return taken
 
 
 def unread_by(model: nn.Module) -> tuple[str, ...]:

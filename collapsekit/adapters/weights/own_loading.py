@@ -162,6 +162,7 @@ class _RefusalError(Exception):
 
 @contextmanager
 def _restored_on_failure(model: nn.Module) -> Iterator[None]:
+    """Give the model its weights and buffers back where the block raises."""
     before = State.of(model)
     names = {id(r): set(r) for m in model.modules() for r in (m._parameters, m._buffers)}
     try:

@@ -19,6 +19,7 @@ from collapsekit.errors import RefusedError
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _MAIN = "model.safetensors"
+_PEFT = {"adapter_config.json", "adapter_model.bin"}  # of tensors alone, whoever else pickles into such a name
 _MAX_SHARDS = 10_000
 _ZERO_MARKS = ("zero_pp_rank_", "bf16_zero_pp_rank_", "mp_rank_")
 
@@ -40,6 +41,8 @@ def find_in_folder(folder: Path) -> Path:
     for name in (_MAIN, f"{_MAIN}.index.json", *alone):  # as transformers chooses: the whole file before the shards
         if name in names:
             return folder / name
+    if set(names) >= _PEFT:
+        return folder / "adapter_model.bin"
     if whole or indices:
         several = ", ".join(repr(n[:60]) for n in (indices or whole)[:4])
         raise RefusedError(
