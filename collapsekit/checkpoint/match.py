@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from collapsekit.checkpoint.formats.state_dict import AVERAGES
 from collapsekit.errors import ConfigError
+from collapsekit.io.safe_text import quote
 
 # Submodules in which torch.compile, FSDP, checkpoint_wrapper and DataParallel keep what they wrap, anywhere in a name.
 _MARKS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -18,6 +20,7 @@ _ALL_MARKS = (*_MARKS, "module")
 MARK_SETS: tuple[tuple[str, ...], ...] = (_ALL_MARKS, _MARKS, ())  # of which the first is taken that keeps names apart
 WRAPPERS = ("module.", "model.", *(f"{mark}." for mark in _MARKS))
 _LISTED = 6
+_LONGEST_PATTERN = 200  # characters
 _MAX_STACK = 8
 _PREFIXES_TRIED = 40  # shortest first; a real file has a handful
 
@@ -136,8 +139,9 @@ def _refuse_several(best: NameFit, fits: Iterable[NameFit]) -> None:
     rival = next((f for f in rivals if not is_twin(f.file_prefix)), None)
     if rival is not None and not is_twin(best.file_prefix):
         raise ConfigError(
-            f"the checkpoint holds this model several times, under {best.file_prefix!r} and {rival.file_prefix!r}: name "
-            f"what is not meant in the config, e.g. `model: {{ignore: [{rival.file_prefix + '*'!r}]}}`."
+            f"the checkpoint holds this model several times, under {quote(best.file_prefix, 100)} and "
+            f"{quote(rival.file_prefix, 100)}: name what is not meant in the config, e.g. `model: {{ignore: "
+            f"[{glob.escape(rival.file_prefix[:_LONGEST_PATTERN]) + '*'!r}]}}`."
         )
 
 
@@ -251,7 +255,8 @@ def _remedy(tensors: Mapping[str, Tensor], fit: NameFit, spare: list[str]) -> st
 
 def _pattern(name: str, inner: str) -> str:
     """What a name and those beside it match: up to its first component behind the prefix."""
-    return name.removesuffix(inner) + inner.partition(".")[0] + "*" if name.endswith(inner) else name
+    begin = name.removesuffix(inner) + inner.partition(".")[0] if name.endswith(inner) else name
+    return glob.escape(begin[:_LONGEST_PATTERN]) + "*"
 
 
 def _some(names: list[str]) -> str:

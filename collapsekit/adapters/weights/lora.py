@@ -72,8 +72,8 @@ def plan_merge(model: nn.Module, adapter: LoraAdapter, ties: Mapping[str, Sequen
         here = shapes[there[name]]
         if here != shape:
             raise ConfigError(
-                f"the adapter does not fit the model ({quote(there[name], 100)} is {here}, it was trained for {shape}): check "
-                "model.factory and model.kwargs."
+                f"the adapter does not fit the model ({quote(there[name], 100)} is {here}, it was trained for {shape}): "
+                "check model.factory and model.kwargs."
             )
     for part in adapter.parts:
         _need_untied(there[f"{part.path}.weight"], ties)

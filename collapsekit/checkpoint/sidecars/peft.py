@@ -15,6 +15,7 @@ from torch import Tensor
 from collapsekit.checkpoint.sidecars.document import folder_of, read_document
 from collapsekit.errors import RefusedError
 from collapsekit.io.safe_text import quote
+from collapsekit.stats.linalg.spectrum import effective_rank
 
 CONFIG = "adapter_config.json"
 _OUTER = "base_model.model."
@@ -29,6 +30,8 @@ _FACTORS = {
     "lora_embedding_B": "b",
     "lora_magnitude_vector": "magnitude",
 }
+_MOST_GROUPS = 40
+_MOST_NUMBERS = 1 << 26  # of a factor that is looked into without a model
 _DEFAULT_ALPHA = 8  # of peft.LoraConfig
 # Starting points for which the base was changed as well.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
@@ -125,6 +128,39 @@ def read_adapter(path: Path, tensors: Mapping[str, Tensor]) -> LoraAdapter | Non
     base = config.get("base_model_name_or_path")
     parts = (_low_rank(path, config, place, each, place in embeddings) for place, each in factors.items())
     return LoraAdapter(tuple(parts), whole, base if isinstance(base, str) and base else None)
+
+
+def describe_adapter(adapter: LoraAdapter) -> list[str]:
+    """Say of each part of the base how many weights an adapter changes, how much is added, and over how many directions."""
+    groups: dict[str, list[LowRank]] = {}
+    for part in adapter.parts:
+        groups.setdefault(_group(part.path), []).append(part)
+    lines = [f"LoRA, trained on {quote(adapter.base, 100) if adapter.base else 'a base without a name'}"]
+    for group, parts in list(groups.items())[:_MOST_GROUPS]:
+        ranks = sorted({part.a.shape[0] for part in parts})
+        rank = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))
+        of = f"{len(parts)} weight{'s' * (len(parts) > 1)} of rank {rank}"
+        if any(max(part.a.numel(), part.b.numel()) > _MOST_NUMBERS for part in parts):
+            lines.append(f"{quote(group, 100)}: {of}, too large to look into")
+            continue
+        sigmas = [part.singular_values() for part in parts]
+        ranked = [effective_rank(s) for s in sigmas if bool(s.isfinite().all()) and bool(s.any())]
+        norm = math.sqrt(sum(float(s.square().sum()) for s in sigmas))
+        spread = f"effective rank {sum(ranked) / len(ranked):.1f}" if ranked else "nothing is added"
+        lines.append(f"{quote(group, 100)}: {of}, {spread}, norm {norm:.4g}")
+    if len(groups) > _MOST_GROUPS:
+        lines.append(f"and {len(groups) - _MOST_GROUPS} more parts")
+    if adapter.whole:
+        count = len(adapter.whole)
+        lines.append(f"{count} weight{'s' * (count > 1)} in full, such as {quote(next(iter(adapter.whole)), 100)}")
+    return lines
+
+
+def _group(path: str) -> str:
+    """The part of a model that a module belongs to: its path up to a number, of three components at most."""
+    parts = path.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    return ".".join(parts[: max(min(number, 3), 1)])
 
 
 def _in_base(name: str) -> str:
