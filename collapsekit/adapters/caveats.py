@@ -87,11 +87,14 @@ def adapter_merged(adapter: Adapter) -> ReportWarning | None:
         m: [w for w in merged if w.name.startswith(f"{path.removesuffix(':input')}.")] for m, path in paths.items()
     }
     rest = [w for w in merged if not any(w in part for part in inside.values())]
-    told = [f"{_ranks(part)} in the encoder of {quote(m)}" for m, part in inside.items()]
+    told = [
+        *(f"{_ranks(part)} in the encoder of {quote(m)}" for m, part in inside.items()),
+        f"{_ranks(rest)} elsewhere",
+    ]
+    weights = f"{len(merged)} weight{'s' * (len(merged) > 1)}"
     return ReportWarning(
         name="adapter_merged",
-        sentence=f"LoRA was merged into {len(merged)} weights: {'; '.join([*told, f'{_ranks(rest)} elsewhere'])}. The "
-        "numbers are those of the merged model.",
+        sentence=f"LoRA was merged into {weights}: {'; '.join(told)}. The numbers are those of the merged model.",
     )
 
 

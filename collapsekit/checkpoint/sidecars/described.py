@@ -36,10 +36,10 @@ class Described:
     code: tuple[str, ...] = ()  # lines of Python that a factory may be made of
 
 
-def fields_of(found: Iterable[tuple[str, str, str | None, str]]) -> tuple[InputField, ...]:
+def fields_of(rows: Iterable[tuple[str, str, str | None, str]]) -> tuple[InputField, ...]:
     """Make fields of (name, key, part, about), each of a name of its own."""
     fields: dict[str, InputField] = {}
-    for name, key, part, about in found:
+    for name, key, part, about in rows:
         plain = plain_name(name) or f"input{len(fields)}"
         while plain in fields:
             plain += "_2"

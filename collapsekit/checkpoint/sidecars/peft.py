@@ -80,7 +80,7 @@ class LowRank:
         return scaled.T if turned else scaled
 
     def singular_values(self) -> Tensor:
-        """Compute the singular values of what is added, in float64 (at most r)."""
+        """Compute the singular values of what is added, in float64, (min(r, out, in),)."""
         right = torch.linalg.qr(self.a.flatten(1).double().T).R
         left = torch.linalg.qr(self.b.flatten(1).double()).R
         sigma: Tensor = torch.linalg.svdvals(left @ right.T)

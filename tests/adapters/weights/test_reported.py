@@ -96,3 +96,38 @@ def test_a_repair_of_averages_is_loaded_as_it_was_written(tmp_path: Path) -> Non
     assert (tmp_path / "out" / "model.safetensors").is_file(), done
     again = report_of(folder, tmp_path / "out")
     assert "averaged_weights" not in warned(again)
+
+
+def test_an_adapter_and_its_base(tmp_path: Path) -> None:
+    base = dict(Model().state_dict())
+    folder = project(tmp_path, base, ", base: base.pt")
+    torch.save(base, folder / "base.pt")
+    with pytest.raises(ConfigError, match=r"names a model\.base, and .*ckpt\.pt is no adapter"):
+        report_of(folder)
+    a, b = torch.full((2, 4), 0.5), torch.tensor([[1.0, 0.0]] * 5)
+    whole = base | {"a.weight": base["a.weight"] + 2 * b @ a}
+    plain = report_of(project(tmp_path, whole))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    save_file(
+        {"base_model.model.a.lora_A.weight": a, "base_model.model.a.lora_B.weight": b},
+        adapter / "adapter_model.safetensors",
+    )
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
+    project(tmp_path, base, ", base: base.pt")
+    report = report_of(folder, adapter)
+    assert report.results == plain.results
+    assert warned(report) == {
+        "adapter_merged": "LoRA was merged into 1 weight: 1 (rank 2, effective rank 1.0) in the encoder of 'a'; none in the "
+        "encoder of 'b'; none elsewhere. The numbers are those of the merged model."
+    }
+    assert "merged into base.pt (sha256:" in report.settings["checkpoint"]
+    project(tmp_path, base)
+    with pytest.raises(ConfigError, match=r"two builds of its base .*`model: \{base: base\.safetensors\}`"):
+        report_of(folder, adapter)
+    live = Model()
+    live.load_state_dict(base)
+    config = {"modalities": {"a": "a", "b": "b"}, "fusion": "fusion"}
+    of_live = diagnose(adapter, model=live, data=data(), config=config, profile="quick", probes=["reliance"])
+    assert of_live.results == plain.results
+    assert all(torch.equal(v, base[k]) for k, v in live.state_dict().items())
