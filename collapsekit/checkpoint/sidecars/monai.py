@@ -20,8 +20,8 @@ def read_monai(folder: Path) -> Described | None:
     outputs = {k: v for k, v in mapping(layout.get("outputs")).items() if isinstance(v, dict)}
     kinds = {text(v.get("format")).lower() for v in outputs.values()}
     dense = "segmentation" in kinds or any(text(v.get("type")) == "image" for v in outputs.values())
-    sentences = [f"its input {text(k)}: {_told(v)}" for k, v in inputs.items()]
-    sentences += [f"its output {text(k)}: {_told(v)}" for k, v in outputs.items()]
+    sentences = [f"its input {text(k)}: {_in_words(v)}" for k, v in inputs.items()]
+    sentences += [f"its output {text(k)}: {_in_words(v)}" for k, v in outputs.items()]
     name = " ".join(filter(None, ["MONAI bundle", text(about.get("name")), text(about.get("version"), 20)]))
     return Described(
         name,
@@ -46,14 +46,14 @@ def _modalities(inputs: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, str
     for key, about in inputs.items():
         channels = mapping(about.get("channel_def"))
         if len(channels) < 2:
-            yield key, key, None, _told(about)
+            yield key, key, None, _in_words(about)
             continue
         for number, name in channels.items():
             at = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 0
             yield text(name) or f"{key}{at}", key, f"[{at}]", f"channel {at} of {key}"
 
 
-def _told(about: Mapping[str, Any]) -> str:
+def _in_words(about: Mapping[str, Any]) -> str:
     channels = text(about.get("num_channels"))
     parts = [
         text(about.get("modality")),

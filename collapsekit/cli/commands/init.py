@@ -70,11 +70,11 @@ def _told_beside(beside: Described) -> list[str]:
     return [f"  {beside.maker}, as the files beside it say", *inputs]
 
 
-def _told_by_names(found: Proposal) -> list[str]:
-    told = [f"  modality {modality}: encoder {encoder}" for modality, encoder in found.modalities.items()]
-    told += [f"  fusion: {found.fusion or 'not found'}", f"  head: {found.head or 'not found'}"]
-    if found.unsure:
-        told += ["What it could not tell:", *(f"  - {sentence}" for sentence in found.unsure)]
+def _told_by_names(proposal: Proposal) -> list[str]:
+    told = [f"  modality {modality}: encoder {encoder}" for modality, encoder in proposal.modalities.items()]
+    told += [f"  fusion: {proposal.fusion or 'not found'}", f"  head: {proposal.head or 'not found'}"]
+    if proposal.unsure:
+        told += ["What it could not tell:", *(f"  - {sentence}" for sentence in proposal.unsure)]
     return told
 
 
