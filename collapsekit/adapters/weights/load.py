@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.weights.averages import complete_averages
 from collapsekit.adapters.weights.lora import MergedWeight, plan_merge
 from collapsekit.adapters.weights.own_loading import OwnLoading, acts_on_names, acts_on_numbers
+from collapsekit.adapters.weights.pretrained import read_as_pretrained
 from collapsekit.checkpoint.leftovers import Leftovers, drop_ignored
 from collapsekit.checkpoint.match import NameFit, Shapes, fit_names, misfit, other_fits
 from collapsekit.checkpoint.mmap import forget
@@ -91,6 +92,25 @@ def _load_adapter(
     return taken
 
 
+def _as_pretrained(loading: OwnLoading, shapes: Shapes) -> list[str] | None:
+    """Put in what the library of a model makes of the file. Returns the names that were left out; None where it does not
+    fit either."""
+    read = read_as_pretrained(loading.model, loading.checkpoint.tensors)
+    if read is None or read.missing or {n: tuple(t.shape) for n, t in read.tensors.items()} != dict(shapes):
+        return None
+    plain = NameFit({}, {}, (), read.unexpected)
+    known = [n for n in read.unexpected if n in loading.checkpoint.tensors]
+    if len(known) < len(read.unexpected) or not all(loading.leftovers.can_go(n, plain, complete=True) for n in known):
+        return None
+    values = loading.model.state_dict()
+    with torch.no_grad():
+        for name, tensor in read.tensors.items():
+            values[name].copy_(tensor)
+    for tensor in loading.checkpoint.tensors.values():
+        forget(tensor)
+    return known
+
+
 def unread_by(model: nn.Module) -> tuple[str, ...]:
     """List patterns of names that the classes of ``model`` say they do not read, as those of transformers do."""
     found: dict[str, None] = {}
@@ -148,5 +168,9 @@ def _by_itself(loading: OwnLoading, shapes: Shapes, fit: NameFit) -> list[str]:
             f"the model's own loading refuses the checkpoint ({refusal.text}): check model.factory and model.kwargs, and "
             "that this is that model's checkpoint; the model has the weights that it had before."
         )
+    if fit.missing:
+        taken = _as_pretrained(loading, shapes)
+        if taken is not None:
+            return taken
     can_go = [n for n in fit.spare if leftovers.can_go(n, fit, complete=not fit.missing and not fit.wrong)]
     raise ConfigError(misfit(shapes, tensors, fit, set(can_go).__contains__))
