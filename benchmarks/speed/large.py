@@ -34,7 +34,7 @@ READ = "import sys; from collapsekit.checkpoint.read import read_checkpoint; rea
 LOAD = """
 import sys, torch
 from torch import nn
-from collapsekit.adapters.build import load_weights
+from collapsekit.adapters.weights.load import load_weights
 from collapsekit.checkpoint.read import read_checkpoint
 model = nn.Module()
 count, width = int(sys.argv[2]), int(sys.argv[3])

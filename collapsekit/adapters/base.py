@@ -16,7 +16,6 @@ from collapsekit.adapters.build import (
     build_model,
     features_path,
     insert_into,
-    load_weights,
     need_same_architecture,
     need_two,
     to_eval,
@@ -26,6 +25,7 @@ from collapsekit.adapters.live.fields import InputFields
 from collapsekit.adapters.live.state import State, same_bits
 from collapsekit.adapters.live.unwrap import unprefixed, unwrapped
 from collapsekit.adapters.pooling import Channels, layout_at, pool_features, tokens_of
+from collapsekit.adapters.weights.load import WeightsTaken, load_weights
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.schema import Config
 from collapsekit.data.base import Batch, Source
@@ -118,8 +118,7 @@ class Adapter(ABC):
         model = unwrapped(build_model(config, seed)) if model is None else model
         self.config = config = unprefixed(config, model)
         self.model = insert_into(model, config.structure)
-        if checkpoint is not None:
-            load_weights(self.model, checkpoint)
+        self.weights = load_weights(self.model, checkpoint, config.model.ignore) if checkpoint else WeightsTaken()
         to_eval(self.model, self.device)
         self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
         self.cast: frozenset[str] = frozenset()  # batch keys of integers that the model reads as floating values

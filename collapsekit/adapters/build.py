@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.inserts import WrappedEncoder, insert
 from collapsekit.adapters.live.unwrap import check_live
-from collapsekit.checkpoint.match import match_state_dict
-from collapsekit.checkpoint.mmap import forget
-from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.imports import import_callable, importable_from, one_line
 from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError, did_you_mean
@@ -180,19 +177,6 @@ def features_path(model: nn.Module, path: str) -> str:
     return (
         f"{path}.encoder" if isinstance(outer, WrappedEncoder) and outer.junction.kind in ("exchange", "late") else path
     )
-
-
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the checkpoint's tensors into the model, of which there is one copy in memory: what was copied of a mapped file
-    is let go of. Raises ConfigError listing keys that do not fit, RefusedError where the file was written to meanwhile."""
-    own = model.state_dict()
-    shapes = {k: tuple(v.shape) for k, v in own.items() if isinstance(v, Tensor)}
-    matched = match_state_dict(shapes, checkpoint.tensors)
-    with torch.no_grad():
-        for key, value in matched.items():
-            own[key].copy_(value)
-            forget(value)
-    checkpoint.check_unchanged()
 
 
 def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:

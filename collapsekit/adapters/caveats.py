@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import unregistered
 from collapsekit.adapters.live.state import same_bits
+from collapsekit.adapters.weights.lora import MergedWeight
 from collapsekit.io.safe_text import quote
 from collapsekit.report.diagnosis import ReportWarning
 
@@ -73,6 +74,63 @@ def weights_changed(adapter: Adapter) -> ReportWarning | None:
         name="weights_changed_in_forward",
         sentence=f"A forward in eval mode changes {listed(names)}. Each was put back before every forward, so the numbers "
         "are those of the weights as loaded; in use they move with every call. Change them only where `self.training`.",
+    )
+
+
+def entries_left_out(adapter: Adapter) -> ReportWarning | None:
+    """Warn of what a checkpoint holds beside the model's weights, and of what the user ignores of it."""
+    names = adapter.weights.left_out
+    if not names:
+        return None
+    what = f"{len(names)} entries of the checkpoint are" if len(names) > 1 else "One entry of the checkpoint is"
+    return ReportWarning(
+        name="entries_left_out",
+        sentence=f"{what} no part of the model, and left out: {listed(names)}. Every weight of the model was "
+        "loaded. Where the model does need them, let model.factory build the whole of it.",
+    )
+
+
+def adapter_merged(adapter: Adapter) -> ReportWarning | None:
+    """Warn that weights are those of a base with an adapter merged into them, and say whose path that touches."""
+    merged = adapter.weights.merged
+    if not merged:
+        return None
+    paths = {m: section.encoder for m, section in adapter.config.modalities.items() if section.encoder is not None}
+    inside = {
+        m: [w for w in merged if w.name.startswith(f"{path.removesuffix(':input')}.")] for m, path in paths.items()
+    }
+    rest = [w for w in merged if not any(w in part for part in inside.values())]
+    told = [
+        *(f"{_ranks(part)} in the encoder of {quote(m)}" for m, part in inside.items()),
+        f"{_ranks(rest)} elsewhere",
+    ]
+    weights = f"{len(merged)} weight{'s' * (len(merged) > 1)}"
+    return ReportWarning(
+        name="adapter_merged",
+        sentence=f"LoRA was merged into {weights}: {'; '.join(told)}. The numbers are those of the merged model.",
+    )
+
+
+def _ranks(merged: Sequence[MergedWeight]) -> str:
+    """How many weights, and how many directions is added to each on average."""
+    spread = [w.effective_rank for w in merged if w.effective_rank is not None]
+    if not merged:
+        return "none"
+    if not spread:
+        return f"{len(merged)} (nothing is added to them)"
+    return f"{len(merged)} (rank {max(w.rank for w in merged)}, effective rank {sum(spread) / len(spread):.1f})"
+
+
+def averages_taken(adapter: Adapter) -> ReportWarning | None:
+    """Warn that weights are averages, and which of the model's have none."""
+    taken = adapter.weights
+    if taken.averaged is None:
+        return None
+    rest = f" {listed(taken.lacking)} {'has' if len(taken.lacking) == 1 else 'have'} none there: the model's own were taken."
+    return ReportWarning(
+        name="averaged_weights",
+        sentence=f"The weights are the averages (EMA) that lie under {quote(taken.averaged)} in the checkpoint, as "
+        f"model.weights says.{rest if taken.lacking else ''} The numbers are not those of the weights that were trained.",
     )
 
 

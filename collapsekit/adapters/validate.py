@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Adapter, ForwardPass, Prediction
 from collapsekit.adapters.build import disagreeing, own_attributes, random_states, seed_everything, unregistered
 from collapsekit.adapters.caveats import (
+    adapter_merged,
+    averages_taken,
     depends_on_batch,
+    entries_left_out,
     floating_loose,
     inputs_changed,
     integers_cast,
@@ -146,6 +149,9 @@ def validate_model(
         rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
     refused = adapter.prune(batch, result.recorded) if isinstance(adapter, ModuleAdapter) else ()
     found = (
+        entries_left_out(adapter),
+        averages_taken(adapter),
+        adapter_merged(adapter),
         inputs_changed(adapter),
         integers_cast(adapter),
         weights_changed(adapter),
@@ -305,6 +311,11 @@ def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: ForwardPass, seed
         return True
     hidden = disagreeing(unregistered(adapter.model), theirs)
     where = f" ({', '.join(hidden)} differ and are not in its state_dict)" if hidden else ""
+    if adapter.checkpoint.adapter is not None and adapter.checkpoint.base is None:
+        raise ConfigError(
+            "the checkpoint is an adapter, and two builds of its base by model.factory disagree: name the weights that it "
+            "was trained on, e.g. `model: {base: base.safetensors}`, or let model.factory load them."
+        )
     raise ConfigError(
         f"the checkpoint does not hold all of the model's weights: two builds with it loaded disagree{where}; "
         "register them (nn.Parameter, nn.ModuleList, register_buffer) and save again."

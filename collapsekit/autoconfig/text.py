@@ -9,6 +9,7 @@ import yaml
 
 from collapsekit.autoconfig.guess import Proposal
 from collapsekit.autoconfig.modules import Module, module_tree, unwrapped
+from collapsekit.checkpoint.sidecars.described import Described
 from collapsekit.registry import task_names
 
 _MOST_LISTED = 30  # modules in the closing comment
@@ -18,7 +19,12 @@ _HEADER = """\
 """
 
 
-def config_text(proposal: Proposal, checkpoint_name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def config_text(
+    proposal: Proposal,
+    checkpoint_name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    beside: Described | None = None,
+) -> str:
     """Write the proposal as the text of a collapsekit.yaml.
 
     What the tensors show is filled in; what only the user can know is marked ``# FILL IN``. The YAML is valid whatever
@@ -28,12 +34,17 @@ def config_text(proposal: Proposal, checkpoint_name: str, shapes: Mapping[str, t
         proposal: Modalities, fusion and head, as ``propose`` gives them.
         checkpoint_name: The path to write under ``model.checkpoint``.
         shapes: Name -> shape of the tensors that the proposal came from.
+        beside: What files beside the checkpoint say of it, which counts for more than names.
 
     Returns:
         The text of the file, with a newline at its end.
     """
     root = module_tree(unwrapped(shapes)[0])
     lines = [_HEADER.rstrip()]
+    if beside is not None and beside.inputs:
+        return "\n".join([*lines, *_lines_beside(beside, checkpoint_name), *_closing(root)]) + "\n"
+    if beside is not None:
+        lines += _comments_beside(beside)
     lines += [f"# Unsure: {_comment(sentence)}" for sentence in proposal.unsure]
     lines += [
         "model:",
@@ -49,11 +60,44 @@ def config_text(proposal: Proposal, checkpoint_name: str, shapes: Mapping[str, t
         "  path: data.safetensors  # FILL IN: keys SPLIT/NAME (train/image, train/label, test/...); .npz the same",
         '  # factory: my_data:loaders  # or this, instead of path: "module:callable"',
         "  label: label  # FILL IN: the name of the targets in the data",
-        "",
-        "# Modules in the checkpoint (tensors, features out):",
-        *_module_comments(root),
+        *_closing(root),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _lines_beside(beside: Described, checkpoint_name: str) -> list[str]:
+    """The whole config of weights whose maker says what goes in and comes out."""
+    lines = [
+        *_comments_beside(beside),
+        "model:",
+        '  factory: my_model:build  # FILL IN: "module:callable" that returns the torch.nn.Module, as above',
+        f"  checkpoint: {_scalar(checkpoint_name)}",
+        "modalities:  # edited at the input; where one has an encoder of its own, a module listed below, name that too",
+    ]
+    for field in beside.inputs:
+        part = f", slice: {_scalar(field.part)}" if field.part is not None else ""
+        seen = f"  # {_comment(field.about)}" if field.about else ""
+        lines.append(f"  {_scalar(field.name)}: {{input: {_scalar(field.key)}{part}}}{seen}")
+    return [
+        *lines,
+        f"call: {beside.call or 'kwargs'}  # how a batch reaches forward",
+        f"task: {beside.task or 'classification'}",
+        "data:",
+        '  factory: my_data:loaders  # FILL IN: "module:callable" that returns {"train": ..., "test": ...}',
+        f"  label: {_scalar(beside.label or 'label')}",
+    ]
+
+
+def _comments_beside(beside: Described) -> list[str]:
+    lines = [f"# {_comment(beside.maker)}, as the files beside the weights say."]
+    lines += [f"# - {_comment(sentence)}" for sentence in beside.sentences]
+    if beside.code:
+        lines += ["# A factory may be made of:", *(f"#   {_comment(line)}" for line in beside.code)]
+    return lines
+
+
+def _closing(root: Module) -> list[str]:
+    return ["", "# Modules in the checkpoint (tensors, features out):", *_module_comments(root)]
 
 
 def _modality_lines(proposal: Proposal, root: Module) -> list[str]:

@@ -49,6 +49,7 @@ class Description:
     tensors: tuple[TensorRow, ...]
     refused: str | None = None
     values: bool = True  # whether the files were read whole, for their digest and the tensors' numbers
+    beside: tuple[str, ...] = ()  # what files beside the weights say of them: whose they are, then sentences
 
 
 def describe(path: str | Path, *, values: bool | None = None) -> Description:
@@ -61,7 +62,12 @@ def describe(path: str | Path, *, values: bool | None = None) -> Description:
     by which `--trust-pickle` names it, whatever its size.
     """
     file = Path(path)
-    is_file = kind_of(file) == "file"
+    kind = kind_of(file)
+    found = _described(file, kind == "file", values)
+    return replace(found, beside=tuple(_beside(file, found)))
+
+
+def _described(file: Path, is_file: bool, values: bool | None) -> Description:
     try:
         found = look_into(file)
         whole = _bytes_to_read(found) <= READ_UNASKED if values is None else values
@@ -79,6 +85,30 @@ def describe(path: str | Path, *, values: bool | None = None) -> Description:
         return Description(file, digest, form, None, None, names, (), str(e) + why, whole)
     names = tuple(found["names"])
     return Description(file, sha256, found["format"], found["key"], found["note"], names, rows, values=whole)
+
+
+def _beside(file: Path, described: Description) -> list[str]:
+    """Whose the weights are and what goes into them, or why that cannot be read."""
+    from collapsekit.checkpoint.sidecars.beside import describe_beside
+
+    try:
+        lines = []
+        if described.refused is None and described.values and any(".lora_" in row.name for row in described.tensors):
+            from collapsekit.checkpoint.read import read_checkpoint
+            from collapsekit.checkpoint.sidecars.peft import describe_adapter
+
+            adapter = read_checkpoint(file).adapter
+            lines += [] if adapter is None else describe_adapter(adapter)
+        found = describe_beside(file)
+    except RefusedError as e:
+        return [str(e)]
+    if found is None:
+        return lines
+    inputs = [
+        f"input {field.name}: {field.key}{field.part or ''}{f' ({field.about})' * bool(field.about)}"
+        for field in found.inputs
+    ]
+    return [*lines, found.maker, *inputs, *found.sentences]
 
 
 def _stored_bytes(located: dict[str, Any]) -> int:

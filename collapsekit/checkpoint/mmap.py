@@ -105,6 +105,13 @@ def forget(tensor: Tensor) -> None:
     data.madvise(mmap.MADV_DONTNEED, page, end - page)
 
 
+def is_mapped(tensor: Tensor) -> bool:
+    """Tell whether a tensor (any shape) lies in a file that :func:`mapped` mapped: :func:`forget` undoes what is written."""
+    return (
+        tensor.device.type == "cpu" and tensor.untyped_storage().data_ptr() in _MAPS and hasattr(mmap, "MADV_DONTNEED")
+    )
+
+
 class _Files:
     """The files that were located, each opened and mapped once, when it is first asked for."""
 

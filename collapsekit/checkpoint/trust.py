@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from collapsekit.checkpoint.formats.pickle_vm import VERSIONS
 from collapsekit.checkpoint.formats.state_dict import Weights, find_weights
 from collapsekit.checkpoint.hashing import read_whole
 from collapsekit.config.imports import importable_from, one_line
@@ -82,8 +83,13 @@ def load_trusted(path: Path, trust: str, form: str, folder: Path | None) -> tupl
 
 def _as_dicts(loaded: Any) -> Any:
     """Modules as their state_dicts, at the top and one level down ({"model": module, "epoch": 3})."""
-    if isinstance(loaded, nn.Module):
-        return dict(loaded.state_dict())
-    if isinstance(loaded, Mapping):
-        return {k: dict(v.state_dict()) if isinstance(v, nn.Module) else v for k, v in loaded.items()}
+    if isinstance(loaded, nn.Module | Mapping):
+        return {k: _as_dict(v) if isinstance(v, nn.Module | Mapping) else v for k, v in _as_dict(loaded).items()}
     return loaded
+
+
+def _as_dict(value: nn.Module | Mapping[Any, Any]) -> dict[Any, Any]:
+    """Entries, and what a state_dict tells of its modules."""
+    state = value.state_dict() if isinstance(value, nn.Module) else value
+    versions = getattr(state, "_metadata", None)
+    return {**state, VERSIONS: versions} if isinstance(versions, dict) else dict(state)

@@ -49,6 +49,9 @@ class ModelConfig(_Section):
     factory: str | None = None  # "module:callable" -> torch.nn.Module
     kwargs: Plain = {}
     checkpoint: str | None = None
+    base: str | None = None  # the weights that an adapter in checkpoint (PEFT, LoRA) was trained on
+    ignore: tuple[str, ...] = ()  # patterns (fnmatch) of names in the checkpoint that the model does not need
+    weights: Literal["model", "ema"] = "model"  # ema: the averages that training kept beside them in the same file
     seed: int | None = Field(
         default=None, ge=0, lt=SEEDS
     )  # that it was trained with, by which the gate tells runs apart
@@ -198,6 +201,8 @@ class Config(_Section):
             factory=subset.factory if own else self.model.factory,
             kwargs=subset.kwargs if own else {**self.model.kwargs, **subset.kwargs},
             checkpoint=subset.checkpoint,
+            ignore=self.model.ignore,
+            weights=self.model.weights,
         )
         kept = {m: section for m, section in self.modalities.items() if m in subset.modalities}
         return self.model_copy(

@@ -7,7 +7,8 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from collapsekit.adapters.build import insert_into, load_weights
+from collapsekit.adapters.build import insert_into
+from collapsekit.adapters.weights.load import load_weights
 from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.errors import ConfigError
 from collapsekit.io.files import write_atomic

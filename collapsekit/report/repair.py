@@ -146,12 +146,18 @@ class ReadoutInsert(_Insert):
 Insert = Annotated[BasisInsert | ExchangeInsert | ReadoutInsert, Field(discriminator="kind")]
 
 
+def is_repaired(checkpoint: Path) -> bool:
+    """Tell whether a repair wrote the weights at ``checkpoint``, or the folder."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    return is_file(folder / FILE) and (checkpoint.is_dir() or checkpoint.name == WEIGHTS)
+
+
 def structure_of(checkpoint: Path) -> tuple[dict[str, Any], ...]:
     """Return what a repair put into the model whose weights are at ``checkpoint``: the records of the repair.json in
     that folder, or beside those weights; none where there is none. Raises RefusedError where it cannot be read.
     """
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    if not is_file(folder / FILE) or not (checkpoint.is_dir() or checkpoint.name == WEIGHTS):
+    if not is_repaired(checkpoint):
         return ()
     structure = RepairReport.load(folder / FILE).structure
     weights = sum(record.weights for record in structure)

@@ -30,7 +30,7 @@ from collapsekit.features.extraction import Extraction, Twin
 from collapsekit.io.limits import MEMORY
 from collapsekit.io.spill import SpillBuffer
 from collapsekit.readouts.fit import is_half
-from collapsekit.report.repair import structure_of
+from collapsekit.report.repair import is_repaired, structure_of
 from collapsekit.session.checks import check_device
 from collapsekit.stats.threads import threads_for
 
@@ -142,10 +142,29 @@ def read_blueprint(
         raise ConfigError(
             f"no checkpoint was given: name one on the command line or as model.checkpoint in {config.origin}."
         )
-    read = read_checkpoint(path, trust=trust, folder=config.base) if path is not None else None
+    read = None
+    if path is not None:
+        # What a repair wrote is one set of weights, whatever it began with.
+        weights = "model" if is_repaired(path) else config.model.weights
+        read = with_base(read_checkpoint(path, trust=trust, folder=config.base, weights=weights), config)
     if path is not None and not config.structure:
         config = config.model_copy(update={"structure": structure_of(path)})
     return Blueprint(config, read, device, seed)
+
+
+def with_base(read: Checkpoint, config: Config) -> Checkpoint:
+    """Return the checkpoint with the base that the config names for it, where it is an adapter.
+
+    Raises ConfigError where a base is named for what is none.
+    """
+    if config.model.base is None or (read.adapter is None and is_repaired(read.path)):
+        return read
+    if read.adapter is None:
+        raise ConfigError(
+            f"{config.origin} names a model.base, and {read.path} is no adapter that is merged into one (a folder with "
+            "adapter_config.json): leave `base` out."
+        )
+    return read.with_base(read_checkpoint(config.resolve(config.model.base), weights=config.model.weights))
 
 
 @dataclass(frozen=True)

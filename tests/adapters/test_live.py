@@ -148,6 +148,18 @@ def in_inference_mode() -> nn.Module:
         return Toy()
 
 
+def graphed(model: Toy) -> None:
+    """As torch.cuda.graphs leaves a module, without the device."""
+
+    def make_graphed_forward(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def new_fwd(*args: Tensor) -> Tensor:
+            return plain(*args)
+
+        return new_fwd
+
+    model.b.forward = make_graphed_forward(model.b.forward)  # type: ignore[method-assign]
+
+
 class Mapped(Toy):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return self.head(self.fusion(torch.cat([self.a(a), torch.func.vmap(self.b)(b)], 1)))
@@ -159,10 +171,13 @@ class Stubborn(Toy):
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "scripted": (lambda: torch.jit.script(toy()), "model is a scripted module: its submodules run without hooks"),
+    "scripted": (
+        lambda: torch.jit.script(toy()),
+        r"model is a scripted module: .*`torch\.jit\.script\(net\)`",
+    ),
     "traced": (
         lambda: torch.jit.trace(toy(), SOME),
-        "model is a traced module: .* give the nn.Module it was made from",
+        r"model is a traced module: .* give the nn\.Module that went into `torch\.jit\.trace\(net\)`, net\.",
     ),
     "frozen": (lambda: torch.jit.freeze(torch.jit.script(toy())), "model is a scripted module"),
     "scripted encoder": (
@@ -173,11 +188,18 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: changed(lambda m: m.a.__setitem__(0, torch.jit.trace(m.a[0], SOME[0]))),
         r"the submodule 'a\.0', which is a traced module",
     ),
-    "exported program": (lambda: exported(toy()), "an exported program, .* give the nn.Module it was made from"),
+    "exported program": (
+        lambda: exported(toy()),
+        r"an exported program, .*`torch\.export\.export\(net\)`",
+    ),
     "exported module": (lambda: exported(toy()).module(), "model is a module made of an exported program"),
     "exported encoder": (
         lambda: changed(lambda m: setattr(m, "a", exported(m.a, SOME[:1]).module())),
         "the submodule 'a', which is a module made of an exported program",
+    ),
+    "CUDA graph": (
+        lambda: changed(graphed),
+        r"'b', which is a module that runs as a CUDA graph: .*make_graphed_callables",
     ),
     "quantised": (quantised, "which is quantised .*give the model before it was quantised"),
     "meta": (on_meta, r"the weight 'a\.0\.weight', which is on the meta device"),

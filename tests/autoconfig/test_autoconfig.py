@@ -371,15 +371,16 @@ def test_any_names_give_a_proposal_that_reads_back(shapes: dict[str, tuple[int, 
 
 
 def test_proposed_paths_of_a_real_checkpoint(tmp_path: Path) -> None:
-    from collapsekit.checkpoint.match import match_state_dict
+    from collapsekit.adapters.weights.load import load_weights
     from collapsekit.checkpoint.read import read_checkpoint
 
     net = nn.DataParallel(container())
     torch.save({"model": net.state_dict(), "epoch": 1}, tmp_path / "c.pt")
-    tensors: dict[str, Tensor] = read_checkpoint(tmp_path / "c.pt").tensors
+    checkpoint = read_checkpoint(tmp_path / "c.pt")
+    tensors: dict[str, Tensor] = checkpoint.tensors
     got = propose({k: tuple(v.shape) for k, v in tensors.items()})
     fresh = container()
-    fresh.load_state_dict(match_state_dict(shapes_of(fresh), tensors))
+    load_weights(fresh, checkpoint)
     assert torch.equal(
         fresh.get_submodule(got.modalities["audio"])(torch.ones(1, 5)),
         net.module.get_submodule("encoders.audio")(torch.ones(1, 5)),

@@ -18,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import nn
 
-from collapsekit.adapters.build import load_weights
+from collapsekit.adapters.weights.load import load_weights
 from collapsekit.checkpoint import describe as describe_module
 from collapsekit.checkpoint import mmap as mapping
 from collapsekit.checkpoint import read as module

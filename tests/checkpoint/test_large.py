@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from benchmarks.speed.large import LOAD, READ, peak
 from benchmarks.speed.sparse import WIDTH, safetensors_file, sharded, torch_zip
-from collapsekit.adapters.build import load_weights
+from collapsekit.adapters.weights.load import load_weights
 from collapsekit.checkpoint import describe as module
 from collapsekit.checkpoint import mmap as mapping
 from collapsekit.checkpoint.describe import describe

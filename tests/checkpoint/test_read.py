@@ -1,4 +1,4 @@
-"""Reading weights: every common form, every hostile one, and names across wrapper prefixes."""
+"""Reading weights: every common form, and every hostile one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from collapsekit.checkpoint.formats.detect import locate
 from collapsekit.checkpoint.formats.worker import as_data
-from collapsekit.checkpoint.match import match_state_dict
 from collapsekit.checkpoint.mmap import mapped
 from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.errors import ConfigError, RefusedError
@@ -471,91 +468,6 @@ def test_broadcast_tensor_that_would_fill_memory(tmp_path: Path) -> None:
     refused(tmp_path / "w.pt", "'w'", str(1 << 40))
     torch.save({"mask": torch.ones(1).expand(64, 64)}, tmp_path / "w.pt")
     assert read_checkpoint(tmp_path / "w.pt").tensors["mask"].shape == (64, 64)
-
-
-# --- names ----------------------------------------------------------------------------------------------------
-
-
-def shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {k: tuple(v.shape) for k, v in tensors.items()}
-
-
-component = st.text("abcxyz_0", min_size=1, max_size=4)
-names = st.lists(st.lists(component, min_size=1, max_size=4).map(".".join), min_size=1, max_size=8, unique=True)
-wrapper = st.lists(st.sampled_from(["module.", "_orig_mod.", "model."]), max_size=4).map("".join)
-common = st.sampled_from(["", "", "net.", "backbone."])
-
-
-@settings(max_examples=150, deadline=None)
-@given(names, wrapper, wrapper, common, st.booleans())
-def test_match_survives_any_wrapping_of_either_side(
-    plain: list[str], outer: str, inner: str, extra: str, model_is_wrapped: bool
-) -> None:
-    plain = [n for n in plain if not any(other.startswith(n + ".") for other in plain)]
-    tensors = {n: torch.full((i + 1,), float(i)) for i, n in enumerate(plain)}
-    wrapped = {outer + extra + n: t for n, t in tensors.items()}
-    rewrapped = {inner + n: t for n, t in tensors.items()}
-    want, have = (wrapped, rewrapped) if model_is_wrapped else (rewrapped, wrapped)
-    got = match_state_dict(shapes(want), dict(reversed(have.items())))
-    assert same(got, want)
-
-
-def test_match_equals_load_state_dict_after_wrapping() -> None:
-    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    wrapped = nn.DataParallel(nn.ModuleDict({"model": net}))
-    saved = {k: v.clone().double() for k, v in wrapped.state_dict().items()}  # dtypes may differ
-    fresh = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    fresh.load_state_dict(match_state_dict(shapes(fresh.state_dict()), saved))
-    x = torch.randn(5, 3)
-    assert torch.equal(fresh.eval()(x), net.eval()(x))
-
-
-def test_match_with_a_compiled_submodule() -> None:
-    given = {"enc._orig_mod.0.weight": torch.ones(2), "head.weight": torch.ones(1)}
-    got = match_state_dict({"enc.0.weight": (2,), "head.weight": (1,)}, given)
-    assert list(got) == ["enc.0.weight", "head.weight"]
-
-
-def test_match_prefers_the_prefix_that_fits_shapes() -> None:
-    given = {"w": torch.ones(3)}
-    with pytest.raises(ConfigError):
-        match_state_dict({"w": (2,)}, given)
-    two = {"model.w": torch.ones(2), "w": torch.ones(3)}  # both names exist: nothing may be stripped
-    assert same(match_state_dict({"w": (3,), "model.w": (2,)}, two), {"w": two["w"], "model.w": two["model.w"]})
-
-
-def test_match_takes_a_bounded_stack_of_wrappers_off() -> None:
-    eight, nine = "module." * 8, "module." * 9
-    assert list(match_state_dict({"w": (2,)}, {f"{eight}w": torch.ones(2)})) == ["w"]
-    with pytest.raises(ConfigError, match=r"no name fits|missing"):
-        match_state_dict({"w": (2,), "v": (2,)}, {f"{nine}w": torch.ones(2), "module.v": torch.ones(2)})
-
-
-def test_misfit_lists_each_kind_at_most_six() -> None:
-    expected = {f"layer{i}.weight": (i + 1, 2) for i in range(9)} | {"head.weight": (10, 4), "ok": (1,)}
-    given = {"module.head.weight": torch.ones(7, 4), "module.ok": torch.ones(1), "module.loss.w": torch.ones(3)}
-    with pytest.raises(ConfigError) as e:
-        match_state_dict(expected, given)
-    text = str(e.value)
-    assert "9 missing from the checkpoint: 'layer0.weight' (1, 2), " in text
-    assert "'layer5.weight' (6, 2), and 3 more" in text
-    assert "layer6" not in text
-    assert "1 unexpected in the checkpoint: 'module.loss.w' (3,)" in text
-    assert "'head.weight' is (7, 4), the model has (10, 4)" in text
-    assert "'ok'" not in text
-    assert "\n" not in text
-
-
-def test_misfit_says_what_to_check() -> None:
-    with pytest.raises(ConfigError, match=r"model\.kwargs \(widths, classes\)"):
-        match_state_dict({"w": (2,)}, {"module.w": torch.ones(3)})
-    with pytest.raises(ConfigError, match="another model's checkpoint"):
-        match_state_dict({"w": (2,)}, {"v": torch.ones(2)})
-    with pytest.raises(ConfigError, match="no name fits"):
-        match_state_dict({"w": (2,)}, {})
-    with pytest.raises(ConfigError, match=r"'evil\\n\\x1b\[31m'"):
-        match_state_dict({"w": (2,)}, {"evil\n\x1b[31m": torch.ones(2), "w": torch.ones(2)})
-    assert match_state_dict({}, {}) == {}
 
 
 def test_archive_root_need_not_be_the_file_name(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from torch import nn
 from typer.testing import CliRunner
 
-from collapsekit.checkpoint.match import match_state_dict
+from collapsekit.adapters.weights.load import load_weights
 from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.cli import app
 from collapsekit.errors import CollapsekitError, ConfigError, RefusedError
@@ -281,9 +283,16 @@ def test_markup_is_shown_as_it_is(tmp_path: Path) -> None:
 
 def test_names_do_not_act_in_a_misfit(tmp_path: Path) -> None:
     _, path = made(FILES["names-every_name"], tmp_path)
-    for name, tensor in read_checkpoint(path).tensors.items():
+    checkpoint = read_checkpoint(path)
+    model = nn.ModuleDict({"other": nn.Linear(3, 2)})
+    whole = dict(model.state_dict())
+    for name, tensor in checkpoint.tensors.items():
         with pytest.raises(ConfigError) as e:
-            match_state_dict({"other.weight": (2, 3)}, {name: tensor})
+            load_weights(model, replace(checkpoint, tensors={name: tensor}))
+        assert hidden(str(e.value)) == []
+        assert len(str(e.value)) <= 2000
+        with pytest.raises(ConfigError) as e:  # what proposes a pattern of the name
+            load_weights(model, replace(checkpoint, tensors=whole | {name: tensor}))
         assert hidden(str(e.value)) == []
         assert len(str(e.value)) <= 2000
         assert str(e.value).endswith(".")

@@ -81,7 +81,8 @@ def _mistaken(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}: give an instance of it"
     if isinstance(value, torch.export.ExportedProgram):
-        return "an exported program, whose submodules are gone: give the nn.Module it was made from"
+        how = "give the nn.Module that went into `torch.export.export(net)`, net"
+        return f"an exported program, whose submodules are gone: {how}"
     if isinstance(value, torch.optim.Optimizer):
         return f"an optimizer ({type(value).__name__}): give the nn.Module whose weights it changes"
     if isinstance(value, str | PathLike):
@@ -98,12 +99,18 @@ def _mistaken(value: Any) -> str:
 
 def _unheard(module: nn.Module) -> tuple[str, str] | None:
     """Why a module cannot be heard or trained, and what to give instead."""
-    source = "give the nn.Module it was made from"
+    source = "give the nn.Module that went into"
     if isinstance(module, torch.jit.ScriptModule):
-        kind = "a traced module" if "Traced" in type(module).__name__ else "a scripted module"
-        return kind, f"its submodules run without hooks; {source}"
+        kind, how = ("traced", "trace") if "Traced" in type(module).__name__ else ("scripted", "script")
+        return f"a {kind} module", f"its submodules run without hooks; {source} `torch.jit.{how}(net)`, net"
     if isinstance(module, torch.fx.GraphModule) and any(name in vars(module) for name in ("train", "eval")):
-        return "a module made of an exported program", f"its submodules are gone; {source}"
+        return (
+            "a module made of an exported program",
+            f"its submodules are gone; {source} `torch.export.export(net)`, net",
+        )
+    if "make_graphed_forward" in getattr(vars(module).get("forward"), "__qualname__", ""):
+        how = f"{source} `torch.cuda.make_graphed_callables(net)`, net"
+        return "a module that runs as a CUDA graph", f"its submodules run without hooks; {how}"
     if type(module).__module__.startswith(_QUANTISED):
         return f"quantised ({type(module).__name__})", "it has no gradient; give the model before it was quantised"
     if type(module).__name__ == "FullyShardedDataParallel":

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from collapsekit.checkpoint.formats.dcp import is_distributed, load_distributed
 from collapsekit.checkpoint.formats.handles import Identity, Look, one_look
 from collapsekit.checkpoint.formats.hf_folder import find_in_folder, is_index, load_sharded
-from collapsekit.checkpoint.formats.layout import DamagedError, LimitError, Loaded, Located, Odd
+from collapsekit.checkpoint.formats.layout import MAX_TENSORS, DamagedError, LimitError, Loaded, Located, Odd
 from collapsekit.checkpoint.formats.safetensors_npz import (
     check_count,
     is_npz,
@@ -103,6 +104,15 @@ FOLDERS = ("Hugging Face directory", "accelerate directory", "torch.distributed.
 
 
 @dataclass(frozen=True)
+class AveragedWeights:
+    """The EMA twin of a file's weights: its dotted key, where each tensor lies, and what it tells of modules."""
+
+    key: str
+    tensors: dict[str, Located]
+    versions: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class LocatedWeights:
     """The weights in a file or directory: where each tensor lies, and what was taken and left out."""
 
@@ -112,6 +122,9 @@ class LocatedWeights:
     key: str | None
     note: str
     names: list[str]  # what its pickles name beyond what plain tensors need
+    versions: Mapping[str, Any] = field(default_factory=dict)  # path of a module -> what it tells its own loading
+    ties: Mapping[str, str] = field(default_factory=dict)  # names left out as being another's tensor -> that one
+    averaged: AveragedWeights | None = None
 
 
 class UnreadableError(RefusedError):
@@ -207,7 +220,19 @@ def _weights_in(path: Path, form: str, loaded: Loaded, look: Look) -> LocatedWei
         raise LimitError(f"the names of its tensors take more than the {_NAMES:,} characters that are read")
     files = {p: look.identity(p) for p in loaded.paths}
     tensors = _plain(path, weights, sum(size for _, _, size, *_ in files.values()), form)
-    return LocatedWeights(form, tensors, files, weights.key, _note(form, weights, loaded, names), names)
+    note = _note(form, weights, loaded, names)
+    averaged = _averaged(path, weights.averaged, sum(size for _, _, size, *_ in files.values()), form)
+    return LocatedWeights(form, tensors, files, weights.key, note, names, weights.versions, loaded.ties, averaged)
+
+
+def _averaged(path: Path, weights: Weights | None, stored: int, form: str) -> AveragedWeights | None:
+    """The twin's tensors; None where there are none, and where they could not be read."""
+    if weights is None or len(weights.entries) > MAX_TENSORS or sum(map(len, weights.entries)) > _NAMES:
+        return None
+    try:
+        return AveragedWeights(str(weights.key), _plain(path, weights, stored, form), weights.versions)
+    except UnreadableError:
+        return None
 
 
 def _refuse_acting(path: Path, form: str, names: list[str]) -> None:
@@ -293,6 +318,7 @@ def _note(form: str, weights: Weights, loaded: Loaded, names: list[str]) -> str:
         text += f"; {more}"
     if weights.twin:
         text += f"; the EMA weights that stand beside them under {quote(weights.twin, 100)} were left out"
+        text += " (`model.weights: ema` takes them)"
     if weights.other:
         text += f"; {weights.other} entr{'ies' if weights.other > 1 else 'y'} without a tensor left out"
     if names:

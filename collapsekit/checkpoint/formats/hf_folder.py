@@ -19,6 +19,7 @@ from collapsekit.errors import RefusedError
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _MAIN = "model.safetensors"
+_PEFT = {"adapter_config.json", "adapter_model.bin"}  # of tensors alone, whoever else pickles into such a name
 _MAX_SHARDS = 10_000
 _ZERO_MARKS = ("zero_pp_rank_", "bf16_zero_pp_rank_", "mp_rank_")
 
@@ -40,6 +41,8 @@ def find_in_folder(folder: Path) -> Path:
     for name in (_MAIN, f"{_MAIN}.index.json", *alone):  # as transformers chooses: the whole file before the shards
         if name in names:
             return folder / name
+    if set(names) >= _PEFT:
+        return folder / "adapter_model.bin"
     if whole or indices:
         several = ", ".join(repr(n[:60]) for n in (indices or whole)[:4])
         raise RefusedError(
@@ -80,10 +83,13 @@ def load_sharded(file: Opened) -> Loaded:
     if len(shards) > _MAX_SHARDS:
         raise LimitError(f"its index names {len(shards):,} shards, more than the {_MAX_SHARDS:,} that are read")
     held: dict[str, dict[str, Any]] = {}
+    ties: dict[str, str] = {}
     paths, count = [file.path], 0
     for shard in shards:
         path = file.path.parent / base_name(shard)
-        held[shard] = _shard(path).content
+        loaded = _shard(path)
+        held[shard] = loaded.content
+        ties |= loaded.ties
         count += len(held[shard])
         check_count(count, "tensors in its shards")
         paths.append(path)
@@ -94,7 +100,8 @@ def load_sharded(file: Opened) -> Loaded:
         tensors[name] = held[shard][name]
     unlisted = sum(name not in weight_map or weight_map[name] != s for s, each in held.items() for name in each)
     about = [f"{unlisted} tensors in its shards that its index does not place there left out"] if unlisted else []
-    return Loaded(tensors, paths, checksummed=False, about=[f"read from {len(shards)} shards", *about])
+    ties = {name: kept for name, kept in ties.items() if name not in tensors and kept in tensors}
+    return Loaded(tensors, paths, checksummed=False, about=[f"read from {len(shards)} shards", *about], ties=ties)
 
 
 def _shard(path: Path) -> Loaded:

@@ -100,6 +100,7 @@ class Loaded:
     names: list[str] = field(default_factory=list)
     checksummed: bool = True
     about: list[str] = field(default_factory=list)  # further sentences for the note, without full stops
+    ties: dict[str, str] = field(default_factory=dict)  # names that were left out as being another's tensor -> that one
 
 
 def dense(

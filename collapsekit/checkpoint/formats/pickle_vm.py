@@ -45,6 +45,7 @@ class StandIn:
     mapping: dict[Any, Any] = field(default_factory=dict)  # what a dict's subclass was filled with
 
 
+VERSIONS = StandIn("versions of modules")  # the key of what a state dict tells of them, which no file can write
 Call = Callable[[tuple[Any, ...]], Any]
 
 
@@ -183,6 +184,8 @@ class _Machine:
             target.state = state
         elif not isinstance(target, dict | list | Odd):  # a dict's attributes are no entries; a tensor would change
             raise TypeError(f"sets the state of {type(target).__name__}")
+        if isinstance(target, dict) and isinstance(state, dict) and "_metadata" in state:
+            target[VERSIONS] = state["_metadata"]
 
 
 _Do = Callable[[_Machine, Any], None]

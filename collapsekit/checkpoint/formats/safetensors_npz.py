@@ -95,7 +95,9 @@ def load_safetensors(file: Opened) -> Loaded:
         end = stop
     if end != data.length:
         raise DamagedError(f"its tensors take {end} of {data.length} bytes")
-    return Loaded(tensors, [file.path], checksummed=False)
+    # safetensors.torch.save_model leaves out all but one of the names of a tensor, and says so here.
+    ties = {name: kept for name, kept in about.items() if kept in tensors and name not in tensors}
+    return Loaded(tensors, [file.path], checksummed=False, ties=ties)
 
 
 def _entry(name: str, entry: Any, data: Extent) -> tuple[Located, tuple[int, int]]:

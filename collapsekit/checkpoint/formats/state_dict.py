@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from collapsekit.checkpoint.formats.layout import Located, Odd
-from collapsekit.checkpoint.formats.pickle_vm import StandIn
+from collapsekit.checkpoint.formats.layout import MAX_TENSORS, Located, Odd
+from collapsekit.checkpoint.formats.pickle_vm import VERSIONS, StandIn
 
 MAIN_KEYS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "weights", "params")
 EMA_KEYS = (
@@ -18,10 +18,33 @@ EMA_KEYS = (
     "model_ema_state_dict",
     "ema_model",
     "params_ema",
+    "module_ema",
+    "ema_state",
+    "ema_weights",
+    "ema_params",
+    "averaged_model",
+    "swa_model",
+    "swa_state_dict",
+    "shadow_params",
+)
+_SHADOWS = ("shadow_params", "shadow")  # what keeps averages in a list, in the order of the model's parameters
+# What a copy of the model that training averages is called, as a submodule beside it.
+AVERAGES = (
+    "ema",
+    "model_ema",
+    "ema_model",
+    "module_ema",
+    "ema_module",
+    "net_ema",
+    "ema_net",
+    "swa_model",
+    "averaged_model",
 )
 _MAX_DEPTH = 4  # {"checkpoint": {"model": {"module": ...}}} and no deeper: a file may contain itself
 _MAX_PARTS = 64  # state dicts side by side; bounds the work on a file that refers to one dict many times
 _MAX_ENTRIES = 1_000_000
+_VERSION_DEPTH = 3  # {"spectral_norm": {"weight.version": 1}}
+_VERSION_CHARACTERS = 200
 _NO_WEIGHTS = ("optim", "sched", "lr_", "scaler", "rng", "callback", "loop", "hyper_param", "hparam", "config", "arg")
 
 
@@ -34,16 +57,23 @@ class Weights:
     twin: str | None = None
     parts: tuple[str, ...] = ()  # several state dicts joined under their own names
     other: int = 0  # entries beside the tensors that are no tensors
+    versions: Mapping[str, Any] = field(default_factory=dict)  # path of a module -> what it tells its own loading
+    averaged: Weights | None = field(default=None, compare=False)  # the EMA twin's own
 
-    def under(self, key: str, twin: str | None) -> Weights:
+    @property
+    def named(self) -> bool:
+        """Whether tensors have names, and not only places in a list."""
+        return not all(name.isdigit() for name in self.entries)
+
+    def under(self, key: str, twin: Weights | None) -> Weights:
         """Return the same weights as seen from one level further out."""
         inner_twin = f"{key}.{self.twin}" if self.twin else None
-        return Weights(
-            self.entries,
-            key if self.key is None else f"{key}.{self.key}",
-            inner_twin or twin,
-            self.parts,
-            self.other,
+        inner = None if self.averaged is None else self.averaged.under(key, None)
+        return replace(
+            self,
+            key=key if self.key is None else f"{key}.{self.key}",
+            twin=inner_twin or _key_of(twin),
+            averaged=inner or twin,
         )
 
 
@@ -79,7 +109,7 @@ class _Search:
         return self.seen[place]
 
     def _inside(self, inside: dict[Any, Any], depth: int) -> Weights | None:
-        twins = {k: w for k in EMA_KEYS if (w := self.find(inside.get(k), depth - 1))}
+        twins = [w.under(k, None) for k in EMA_KEYS if (w := self._average(inside.get(k), depth - 1))]
         twin = next(iter(twins), None)
         for key in MAIN_KEYS:
             found = self.find(inside.get(key), depth - 1)
@@ -92,8 +122,19 @@ class _Search:
         if parts and sum(len(w.entries) for w in parts.values()) >= len(own):
             return _joined(parts, twin)
         if own:
-            return Weights(own, twin=twin, other=len(inside) - len(own))
-        return twins[twin].under(twin, None) if twin else None
+            other = len(inside) - len(own) - (VERSIONS in inside)
+            versions = _versions(inside.get(VERSIONS))
+            return Weights(own, twin=_key_of(twin), other=other, versions=versions, averaged=twin)
+        return twin if twin is not None and twin.named else None
+
+    def _average(self, value: Any, depth: int) -> Weights | None:
+        """A state dict, or a list of tensors in the order of the model's parameters: by its own key, or within a dict."""
+        inside = _mapping(value) or {}
+        held = next((v for k in _SHADOWS if isinstance(v := inside.get(k), list)), value)
+        listed = held if isinstance(held, list) and len(held) <= MAX_TENSORS else []
+        if listed and all(isinstance(t, self.tensor) for t in listed):
+            return Weights({str(i): t for i, t in enumerate(listed)})
+        return self.find(value, depth)
 
     def _parts(self, inside: Mapping[Any, Any], depth: int) -> dict[str, Weights]:
         """State dicts under names of their own, as in {"audio_net": ..., "image_net": ..., "optimizer": ...}."""
@@ -106,9 +147,36 @@ class _Search:
         return parts if sum(len(w.entries) for w in parts.values()) <= _MAX_ENTRIES else {}
 
 
-def _joined(parts: Mapping[str, Weights], twin: str | None) -> Weights:
+def _key_of(twin: Weights | None) -> str | None:
+    return None if twin is None else twin.key
+
+
+def _joined(parts: Mapping[str, Weights], twin: Weights | None) -> Weights:
     if len(parts) == 1:
         ((name, only),) = parts.items()
         return only.under(name, twin)
     entries = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.entries.items()}
-    return Weights(entries, None, twin, tuple(parts), sum(p.other for p in parts.values()))
+    versions = {f"{name}.{k}".rstrip("."): v for name, part in parts.items() for k, v in part.versions.items()}
+    other = sum(p.other for p in parts.values())
+    return Weights(entries, None, _key_of(twin), tuple(parts), other, versions, twin)
+
+
+def _versions(metadata: Any) -> dict[str, Any]:
+    """What a state dict tells of its modules, plain values alone."""
+    if not isinstance(metadata, dict) or len(metadata) > _MAX_ENTRIES:
+        return {}
+    return {
+        path: value
+        for path, about in metadata.items()
+        if isinstance(path, str) and (value := _plain(about, _VERSION_DEPTH))
+    }
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if isinstance(value, dict) and depth:
+        inner = {
+            k: _plain(v, depth - 1) for k, v in value.items() if isinstance(k, str) and len(k) <= _VERSION_CHARACTERS
+        }
+        return {k: v for k, v in inner.items() if v is not None}
+    short = isinstance(value, str) and len(value) <= _VERSION_CHARACTERS
+    return value if short or (isinstance(value, int) and value.bit_length() <= 63) else None

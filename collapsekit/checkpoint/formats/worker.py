@@ -10,11 +10,13 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from collapsekit.checkpoint.formats.detect import LocatedWeights, UnreadableError, locate
 from collapsekit.checkpoint.formats.handles import one_look
+from collapsekit.checkpoint.formats.layout import Located
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.io.safe_text import inline
 
@@ -89,23 +91,30 @@ def as_data(located: LocatedWeights) -> dict[str, Any]:
     """Return ``located`` as JSON has it; tensors as [name, dtype, shape, [[file, offset, shape, stride, origin,
     swapped]]].
     """
-    numbers = {path: i for i, path in enumerate(located.files)}
+    numbers, twin = {path: i for i, path in enumerate(located.files)}, located.averaged
     return {
         "format": located.format,
         "key": located.key,
         "note": located.note,
         "names": located.names,
+        "versions": located.versions,
+        "ties": located.ties,
         "files": [[str(path), *known] for path, known in located.files.items()],
-        "tensors": [
-            [
-                name,
-                t.dtype,
-                t.shape,
-                [[numbers[c.path], c.offset, c.shape, c.stride, c.origin, c.swapped] for c in t.chunks],
-            ]
-            for name, t in located.tensors.items()
-        ],
+        "tensors": _places(located.tensors, numbers),
+        "averaged": twin and {"key": twin.key, "versions": twin.versions, "tensors": _places(twin.tensors, numbers)},
     }
+
+
+def _places(tensors: Mapping[str, Located], numbers: Mapping[Path, int]) -> list[Any]:
+    return [
+        [
+            name,
+            t.dtype,
+            t.shape,
+            [[numbers[c.path], c.offset, c.shape, c.stride, c.origin, c.swapped] for c in t.chunks],
+        ]
+        for name, t in tensors.items()
+    ]
 
 
 def main(memory: int, seconds: int, path: str) -> None:

@@ -65,6 +65,9 @@ def _lines(found: Description, most: int | None) -> list[str]:
     if found.names:
         lines += ["", "Unpickling it would import (none of it was):"]
         lines += _wrapped(", ".join(clean(n, 120) for n in found.names[:100]), "  ")
+    if found.beside:
+        lines += ["", "Beside the weights"]
+        lines += [line for told in found.beside for line in _wrapped(clean(told, 2000), "  ")]
     if found.tensors:
         lines += ["", *_structure(found), "", *_table(found, most)]
     return lines

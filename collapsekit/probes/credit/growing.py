@@ -268,7 +268,7 @@ def _session_of(session: Session, subset: SubsetConfig) -> Session:
     try:
         twin = type(adapter)(
             config.with_subset(subset),
-            checkpoint=read_checkpoint(config.resolve(subset.checkpoint)),
+            checkpoint=read_checkpoint(config.resolve(subset.checkpoint), weights=config.model.weights),
             source=_SameExamples(session),
             device=str(adapter.device),
             seed=session.seed,

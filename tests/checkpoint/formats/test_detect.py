@@ -79,7 +79,10 @@ def test_kinds_of_directories_are_those_the_notes_name(tmp_path: Path) -> None:
             "2 tensors taken from 'state_dict' of a Lightning torch zip",
         ),
         ({"one": W, "two": W}, "4 tensors taken from the top level of a torch zip file, joined from 'one', 'two'."),
-        ({"model": W, "ema": W}, "; the EMA weights that stand beside them under 'ema' were left out."),
+        (
+            {"model": W, "ema": W},
+            "under 'ema' were left out (`model.weights: ema` takes them).",
+        ),
         ({**W, "epoch": 1}, "; 1 entry without a tensor left out."),
         ({**W, "epoch": 1, "x": 2}, "; 2 entries without a tensor left out."),
         (

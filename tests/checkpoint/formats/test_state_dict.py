@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from collapsekit.checkpoint.formats.layout import Located, Odd
-from collapsekit.checkpoint.formats.pickle_vm import StandIn
+from collapsekit.checkpoint.formats.pickle_vm import VERSIONS, StandIn
 from collapsekit.checkpoint.formats.state_dict import EMA_KEYS, MAIN_KEYS, Weights, find_weights
 
 T = Located("float32", (), ())
@@ -42,7 +42,7 @@ def deep(levels: int) -> Any:
         *[({k: B, "model": A}, Weights(A, "model", twin=k)) for k in EMA_KEYS],
         *[({k: B, "epoch": 1}, Weights(B, k)) for k in EMA_KEYS],
         ({"ema": B, "a": T}, Weights(A, twin="ema", other=1)),
-        ({"ema": {"module": B}, "model": A}, Weights(A, "model", twin="ema")),
+        ({"ema": {"module": B}, "model": A}, Weights(A, "model", twin="ema.module")),
         ({"model": {"ema": B, "module": A}}, Weights(A, "model.module", twin="model.ema")),
         ({"model": {"ema": B, "module": A}, "ema": B}, Weights(A, "model.module", twin="model.ema")),
         ({"ema": {"decay": 0.9}, "model": A}, Weights(A, "model")),
@@ -97,3 +97,23 @@ def test_no_more_parts_than_a_model_has() -> None:
 def test_what_counts_as_a_tensor_is_the_caller_s() -> None:
     assert find_weights({"a": 1, "b": "x"}, (int,)) == Weights({"a": 1}, other=1)
     assert find_weights({"model": A}, (int,)) is None
+
+
+def test_what_a_state_dict_tells_of_its_modules_is_taken_in_plain_values() -> None:
+    told = {
+        "": {"version": 1},
+        "a": {"spectral_norm": {"w.version": 1, 3: 4}},
+        "b": {},
+        5: {"version": 2},
+        "c": {"x": T},
+    }
+    plain = {"": {"version": 1}, "a": {"spectral_norm": {"w.version": 1}}}
+    assert find_weights({**A, VERSIONS: told}) == Weights(A, versions=plain)
+    assert find_weights({"model": {**A, VERSIONS: told}}) == Weights(A, "model", versions=plain)
+    joined = find_weights({"one": {**A, VERSIONS: told}, "two": B})
+    assert joined is not None
+    assert joined.versions == {"one": {"version": 1}, "one.a": {"spectral_norm": {"w.version": 1}}}
+    odd = {"a": {"n": 1 << 64, "s": "x" * 201, "y" * 201: 1, "deep": {"a": {"b": {"c": 1}}}, "ok": True}}
+    assert find_weights({**A, VERSIONS: odd}) == Weights(A, versions={"a": {"deep": {"a": {}}, "ok": True}})
+    for wrong in (None, [1], T):
+        assert find_weights({**A, VERSIONS: wrong}) == Weights(A)

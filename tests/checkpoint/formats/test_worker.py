@@ -272,8 +272,11 @@ def test_places_as_plain_data(tmp_path: Path) -> None:
         "key": "key",
         "note": "note",
         "names": ["a.b"],
+        "versions": {},
+        "ties": {},
         "files": [[str(one), 1, 2, 3, 4, 5], [str(two), 1, 6, 7, 8, 9]],
         "tensors": [
             ["w", "int8", [2, 2], [[1, 5, [1, 2], [2, 1], [0, 0], False], [0, 6, [1, 2], [2, 1], [1, 0], True]]]
         ],
+        "averaged": None,
     }
