@@ -31,7 +31,7 @@ from collapsekit.data.base import Batch, Source
 from collapsekit.data.factory import make_source
 from collapsekit.errors import ConfigError
 from collapsekit.tasks.base import Task
-from collapsekit.tasks.make import make_task
+from collapsekit.tasks.make import task_of
 
 PARTS = ("encode", "fuse", "head")
 # What has to be kept of one modality's encoder to run the rest of the model again; first axis the example.
@@ -46,7 +46,7 @@ class OwnedActivations(tuple[Tensor, ...]):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The multimodal representation (n, D) and the model's outputs (n, ...)."""
+    """The multimodal representation (n, D) and the model's outputs (n, ...), as its task reads them."""
 
     fused: Tensor
     outputs: Tensor
@@ -110,7 +110,7 @@ class Adapter(ABC):
         self.device, self.checkpoint = torch.device(device), checkpoint
         self.modalities: tuple[str, ...] = tuple(config.modalities)
         need_two(config)
-        self.task: Task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
+        self.task: Task = task_of(config)
         self.source = source if source is not None else make_source(config)
         model = unwrapped(build_model(config, seed)) if model is None else model
         self.config = config = unprefixed(config, model)
@@ -118,6 +118,7 @@ class Adapter(ABC):
         if checkpoint is not None:
             load_weights(self.model, checkpoint)
         to_eval(self.model, self.device)
+        self.task = self.task.for_model(self.model)
         self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
         self.cast: frozenset[str] = frozenset()  # batch keys of integers that the model reads as floating values
         self.written: frozenset[str] | None = None  # batch keys that forward writes into; None: not known yet
@@ -235,6 +236,22 @@ class Adapter(ABC):
         keys = [k for m in self.modalities for k in self.input_keys(m)]
         return list(dict.fromkeys([*keys, *self.config.data.also]))
 
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """What goes beside the inputs for the task to read outputs by, and is never given to the model: the label's key."""
+        label = self.config.data.label
+        return (label,) if self.task.needs_targets and label not in self.batch_keys else ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Every batch key that a run needs: what the model is given, and what is ``carried`` beside it."""
+        return [*self.batch_keys, *self.carried]
+
+    def scores_of(self, prediction: Tensor, inputs: Batch) -> Tensor:
+        """Let the task read a prediction (n, ...) for these inputs at once: outputs (n, ...), which are kept."""
+        targets = inputs[self.config.data.label].to(prediction.device) if self.task.needs_targets else None
+        return self.task.read(prediction, targets)
+
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
         """Pool a modality's features as the config says.
 
@@ -259,7 +276,7 @@ class Adapter(ABC):
             return None
         twin = type(self)(self.config, checkpoint=trained, source=self.source, device=str(self.device), seed=seed)
         need_same_architecture(self.model, twin.model, self.config.model.factory)
-        twin.written, twin.cast = self.written, self.cast
+        twin.written, twin.cast, twin.task = self.written, self.cast, self.task
         return twin
 
     def fusion_parameters(self) -> list[nn.Parameter]:

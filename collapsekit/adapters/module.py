@@ -145,11 +145,15 @@ class ModuleAdapter(Adapter):
         recorded = {m: tap.take(heard[m]) for m, tap in self.taps.items()}
         pooled = {m: self.pool(m, self.features_of(m, recorded[m]), inputs).float() for m in self.modalities}
         feature = self.fusion_tap.feature(self.fusion_tap.take(fused))
-        return ForwardPass(recorded, pooled, self._prediction(feature, output, fused.rows))
+        return ForwardPass(recorded, pooled, self._prediction(feature, output, inputs))
 
-    def _prediction(self, fused: Tensor, output: Any, rows: int) -> Prediction:
-        pooled = pool_fused(self.model, self.config.fusion, fused).float()
-        return Prediction(pooled, prediction_in(output, self.config.output, self.task, rows))
+    def _prediction(self, fused: Tensor, output: Any, inputs: Batch) -> Prediction:
+        return Prediction(pool_fused(self.model, self.config.fusion, fused).float(), self._outputs(output, inputs))
+
+    def _outputs(self, output: Any, inputs: Batch) -> Tensor:
+        """What the task reads in whatever the model returned for prepared inputs."""
+        rows = len(next(iter(inputs.values())))
+        return self.scores_of(prediction_in(output, self.config.output, self.task, rows), inputs)
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         return run_prepared(
@@ -169,7 +173,7 @@ class ModuleAdapter(Adapter):
             stack.enter_context(self.fusion_tap.recording(fused))
             output = self._guarded_forward(ready)
         feature = self.fusion_tap.live_feature(_once(fused, self.fusion_tap.what))
-        return self._prediction(feature, output, len(next(iter(ready.values()))))
+        return self._prediction(feature, output, ready)
 
     def prune(self, batch: Batch, recorded: Mapping[str, Activations]) -> tuple[str, ...]:
         """Find out what replays may leave out, on the first ``batch`` and what was ``recorded`` of it. Returns paths of what
@@ -205,7 +209,7 @@ class ModuleAdapter(Adapter):
                 stack.enter_context(tap.changing(change.get(m), seen[m]))
             output = self._guarded_forward(ready)
         pooled = {m: self.pool(m, _once(seen[m], tap.what), ready) for m, tap in self.taps.items()}
-        return TrainPass(pooled, prediction_in(output, self.config.output, self.task, len(next(iter(ready.values())))))
+        return TrainPass(pooled, self._outputs(output, ready))
 
     def fresh(self, seed: int, *, trained: Any = None) -> Adapter | None:
         twin = cast("ModuleAdapter | None", super().fresh(seed, trained=trained))
@@ -222,7 +226,8 @@ class ModuleAdapter(Adapter):
         except CollapsekitError:
             raise
         except Exception as e:
-            shapes = ", ".join(f"{k} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in inputs.items())
+            given = ((k, v) for k, v in inputs.items() if k not in self.carried)
+            shapes = ", ".join(f"{k} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in given)
             raise ConfigError(
                 f"the model's forward failed, called with {self.config.call} ({shapes}): {one_line(e)}; "
                 "check `call`, the modalities' `input` and `scale`, and `data.also`."

@@ -66,7 +66,8 @@ class SplitReader:
         done = 0
         seed_everything(self.seed)  # a loader that shuffles draws its order from here
         for batch in adapter.source.batches(split, list(columns), config.data.batch_size, self.limit, self.seed):
-            finite_inputs(batch, split, done)
+            label = config.data.label if adapter.task.gaps and config.data.label not in adapter.batch_keys else None
+            finite_inputs({k: v for k, v in batch.items() if k != label}, split, done)
             for key, column in columns.items():
                 if column.shape not in (None, batch[key].shape[1:]):
                     raise DataError(

@@ -43,7 +43,7 @@ class Features:
 
     split: str
     modalities: tuple[str, ...]
-    inputs: Batch  # as the data gave them
+    inputs: Batch  # as the data gave them; and the labels, where the task reads outputs by them
     recorded: dict[str, Activations]  # what replaying an encoder needs
     pooled: dict[str, Tensor]  # per modality (n, d)
     fused: Tensor  # (n, D)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, ClassVar, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from collapsekit.errors import ConfigError, DataError, NumericsError, did_you_mean
 from collapsekit.stats.inference.bounds import UNBOUNDED
@@ -32,6 +32,10 @@ class Task(ABC):
     has_labels = True  # whether it reads the data's label
     embeddings = 1  # parts of what a model returns that make its output, side by side
     mean_over_examples = False  # whether training_loss is a plain mean of each example's own loss
+    needs_targets: ClassVar[bool] = False  # whether ``read`` asks for the targets of the very examples it reads
+    learns: ClassVar[bool] = False  # whether ``learn`` is to be given the labels of all splits before anything is read
+    scores_sets: ClassVar[bool] = False  # whether an example's loss depends on the others that are scored with it
+    gaps: ClassVar[bool] = False  # whether a NaN among the labels is a value that is left out
 
     @classmethod
     def create(cls, *, metric: str | None, temperature: float) -> Self:
@@ -51,9 +55,41 @@ class Task(ABC):
         need_one_metric(metric, cls.name)
         return cls()
 
+    def for_model(self, model: nn.Module) -> Self:
+        """Return the task as this model answers it, where models of one task answer in several ways."""
+        del model
+        return self
+
+    def learn(self, labels: Mapping[str, Tensor]) -> None:
+        """Take note of the labels (n, ...) by split, as the data have them, before anything is read; where ``learns``."""
+        del labels
+
+    def pick(self, output: Any, rows: int) -> Tensor | None:
+        """Find the prediction (n, ...) in whatever a model returns for ``rows`` examples; None: in the usual place."""
+        del output, rows
+        return None
+
+    def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
+        """Make compact scores of one forward's prediction, at once, so that no more than these are kept.
+
+        Args:
+            prediction: the model's, (n, ...), with gradient where it is trained.
+            targets: labels (n, ...) of these examples, as the data have them, where the task ``needs_targets``; else None.
+
+        Returns:
+            Scores (n, ...), which every other method takes as outputs; differentiable where the prediction is.
+
+        Raises:
+            ConfigError: where the task cannot read a prediction of that shape.
+            DataError: where it can, beside other labels.
+        """
+        del targets
+        return prediction
+
     @abstractmethod
     def expect(self, outputs: Tensor) -> Tensor:
-        """Turn a model's outputs (n, ...) into expectations (n, ...), float64, that may be averaged over draws."""
+        """Turn outputs (n, ...), as ``read`` made them, into expectations (n, ...), float64, that may be averaged over
+        draws."""
 
     @abstractmethod
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def prepare_inputs(adapter: Adapter, batch: Batch) -> Batch:
         batch: inputs (n, ...) by key.
 
     Returns:
-        The same on the model's device, scaled, floating values in its own precision.
+        The same on the model's device, scaled, floating values in its own precision; and what is carried beside them.
     """
     dtype = next((p.dtype for p in adapter.model.parameters() if p.is_floating_point()), torch.float32)
     sections = adapter.config.modalities
@@ -40,7 +40,7 @@ def prepare_inputs(adapter: Adapter, batch: Batch) -> Batch:
         if value.is_floating_point() or scale != 1.0 or key in adapter.cast:
             value = value.to(dtype)
         out[key] = value / scale if scale != 1.0 else value
-    return out
+    return out | {key: batch[key].to(adapter.device) for key in adapter.carried}
 
 
 def run_prepared(adapter: Adapter, prepare: Prepare, batch: Batch, run: Callable[[Batch], T]) -> T:
