@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
@@ -66,8 +67,7 @@ class SplitReader:
         done = 0
         seed_everything(self.seed)  # a loader that shuffles draws its order from here
         for batch in adapter.source.batches(split, list(columns), config.data.batch_size, self.limit, self.seed):
-            label = config.data.label if adapter.task.gaps and config.data.label not in adapter.batch_keys else None
-            finite_inputs({k: v for k, v in batch.items() if k != label}, split, done)
+            finite_inputs(_without_gaps(adapter, batch), split, done)
             for key, column in columns.items():
                 if column.shape not in (None, batch[key].shape[1:]):
                     raise DataError(
@@ -80,6 +80,15 @@ class SplitReader:
         if not done:
             raise NothingEvaluatedError(f"split {split!r} is empty: there is nothing to evaluate.")
         return {k: column.tensor() for k, column in columns.items()}
+
+
+def _without_gaps(adapter: Adapter, batch: Batch) -> Batch:
+    """A batch in which labels that are NaN are filled, where the task leaves these out and the model does not read them."""
+    label = adapter.config.data.label
+    if not adapter.task.gaps or label in adapter.batch_keys or label not in batch:
+        return batch
+    labels = batch[label]
+    return {**batch, label: torch.where(labels.isnan(), 0.0, labels) if labels.is_floating_point() else labels}
 
 
 def columns_of(adapter: Adapter) -> list[str]:

@@ -20,6 +20,7 @@ from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
 from collapsekit.features.examples import Examples, SplitReader, predictions_of
 from collapsekit.features.features import Features
+from collapsekit.io.safe_text import quote
 from collapsekit.io.spill import SpillBuffer, SpillColumn
 from collapsekit.report.diagnosis import ReportWarning
 from collapsekit.stats.threads import threads_for
@@ -154,6 +155,10 @@ class Extraction:
                 self._made[split] = self._encoded(examples, check=True)
             if self.varied:
                 need_varied(self.adapter, examples, self._made[split])
+            caveat = self.adapter.task.caveat(self._made[split].targets)
+            if caveat is not None:
+                more = ReportWarning(name="targets_left_out", sentence=f"Split {quote(split)}: {caveat}")
+                self._warnings[split] = (*self._warnings[split], more)
         return self._warnings[split]
 
     def _batches(self, examples: Examples) -> tuple[Tensor, ...]:

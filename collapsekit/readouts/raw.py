@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -212,8 +213,13 @@ class BoostedTrees:
         kinds = {"multilabel": Classifier, "regression": Regressor}
         if task.name not in kinds:
             return None
-        columns = y.reshape(len(y), -1).T
-        models = [kinds[task.name](**how).fit(inputs, c) if len(set(c.tolist())) > 1 else float(c[0]) for c in columns]
+        models: list[Any] = []
+        for column in y.reshape(len(y), -1).T:
+            known = ~np.isnan(column)
+            values = column[known]
+            varies = len(set(values.tolist())) > 1
+            constant = float(values[0]) if len(values) else 0.0
+            models.append(kinds[task.name](**how).fit(inputs[known], values) if varies else constant)
         return cls(task, width, models)
 
     def predict(self, x: Tensor) -> Tensor:

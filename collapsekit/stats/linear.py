@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -171,6 +171,15 @@ def fit_ridge(x: Tensor, y: Tensor, l2: float) -> Linear:
     slopes = design.rotated.T @ (targets - centre) / design.n / (design.power + l2)[:, None]
     residual = design.rotated @ slopes + centre - targets
     return design.linear(slopes, centre, residual / design.n)
+
+
+def side_by_side(models: Sequence[Linear]) -> Linear:
+    """Put linear models of the same d features, each of its own columns, together: weight (d, sum of columns)."""
+    weight = torch.cat([m.weight / m.scale[:, None] for m in models], 1)
+    bias = torch.cat([m.bias - (m.mean / m.scale) @ m.weight for m in models])
+    d = weight.shape[0]
+    gradient = max(m.gradient for m in models)
+    return Linear(weight, bias, weight.new_zeros(d), weight.new_ones(d), gradient)
 
 
 @dataclass(frozen=True, eq=False)

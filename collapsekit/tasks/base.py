@@ -185,6 +185,11 @@ class Task(ABC):
             return None
         return str(targets[0].item()) if targets[0].numel() == 1 else "the same"
 
+    def caveat(self, targets: Tensor) -> str | None:
+        """Say in a sentence what has to be known of targets (n, ...) to read the numbers; None: nothing."""
+        del targets
+        return None
+
     def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
         """Check that the task can read outputs of this shape, as soon as there are some.
 

@@ -156,7 +156,7 @@ def test_no_other_constant_beats_the_prior(name: str, seed: int) -> None:
         ("multilabel", torch.zeros(3), 3, r"shape \(3,\)"),
         ("multilabel", torch.full((3, 3), 2), 3, "not all 0 or 1"),
         ("regression", torch.zeros(3, 2), 3, r"output has shape \(3, 3\), its labels \(3, 2\)"),
-        ("regression", torch.tensor([0.0, float("inf"), 1.0]), 1, "label of example 1 of split 'test' is NaN"),
+        ("regression", torch.tensor([0.0, float("inf"), 1.0]), 1, "label of example 1 of split 'test' is infinite"),
     ],
 )
 def test_labels_that_do_not_fit(name: str, labels: Tensor, width: int, says: str) -> None:
