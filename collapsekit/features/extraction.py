@@ -257,6 +257,8 @@ class Extraction:
         data = adapter.config.data
         outputs = kept.outputs.tensor()
         targets = columns[data.label] if adapter.task.has_labels else torch.zeros(len(outputs))
+        own = {k: columns[k] for m in adapter.modalities for k in adapter.input_keys(m)}
+        answering = adapter.task.answers_in(own, columns[data.label]) if adapter.task.needs_targets else ()
         return Features(
             split=split,
             modalities=adapter.modalities,
@@ -271,6 +273,7 @@ class Extraction:
             contents=examples.contents,
             predictions={m: columns[key] for m, key in predictions_of(adapter).items()},
             sibling=self.of,
+            answering=answering,
             units=_units(columns, data.group, split),
         )
 

@@ -55,6 +55,7 @@ class Features:
     units: Tensor | None = None  # what each example belongs to (n,), where the config names it
     contents: Tensor | None = None  # of each example's inputs alone, such a hash (n,)
     predictions: Batch = field(default_factory=dict)  # of the user's own models of one modality, by modality (n, ...)
+    answering: tuple[str, ...] = ()  # inputs of modalities that hold the answers themselves
     warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
     batch: int | None = None  # rows of a forward, where what an example gives depends on the others in its batch
     read: Mapping[str, Features] = field(default_factory=dict)  # every split read until now, by name

@@ -58,6 +58,11 @@ def make_split(adapter: Adapter, features: Features) -> FitSplit:
     """
     there = adapter.source.splits()
     need_train(adapter, features.split)
+    if features.answering:
+        raise NumericsError(
+            f"it fits readouts, and {', '.join(features.answering)} of the modalities' inputs "
+            f"{'holds' if len(features.answering) == 1 else 'hold'} the answers themselves: make only the prompt a modality"
+        )
     width = adapter.task.expect(features.outputs[:1])[0].numel()
     train = _varied(adapter.task, features.of("train"))
     adapter.task.prior(train.targets, width)  # raises where the task knows no baseline

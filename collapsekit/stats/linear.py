@@ -114,6 +114,41 @@ def fit_softmax(x: Tensor, y: Tensor, classes: int, l2: float) -> Linear:
     return design.fit(loss, classes, curvature=(1 - 1 / classes) / classes)
 
 
+def fit_softmaxes(x: Tensor, y: Tensor, l2: float) -> Linear:
+    """Fit several multinomial logistic regressions to soft labels, side by side.
+
+    Minimises the mean over examples of the cross-entropies (nats) to ``y``, summed over the S regressions, + l2/2·|W|²;
+    otherwise as :func:`fit_softmax`, which it equals for S = 1 and labels that are 0 or 1.
+
+    Args:
+        x: (n, d), features.
+        y: (n, S, C), weights of classes, at least 0; what they sum to is the weight of a regression's label.
+        l2: the penalty's weight, above 0.
+
+    Returns:
+        The model, with weight (d, S · C).
+
+    Raises:
+        NumericsError: where shapes or labels do not fit, and where the gradient stays above 1e-4.
+    """
+    design = _Design.of(x, l2)
+    if y.ndim != 3 or y.shape[0] != design.n or y.shape[2] < 2 or bool((y < 0).any()):
+        raise NumericsError(
+            f"softmax fits need weights (n, fits, classes) from 0 on, of {design.n} examples and 2 or more classes, found "
+            f"shape {tuple(y.shape)}: pass one row an example."
+        )
+    wanted, shape = y.detach().cpu().double(), y.shape
+    total = wanted.sum(2, keepdim=True)
+
+    def loss(logits: Tensor) -> tuple[float, Tensor]:
+        log_p = logits.reshape(shape).log_softmax(2)
+        gradient = (log_p.exp() * total - wanted).flatten(1)
+        return -float((wanted * log_p).sum()) / design.n, gradient / design.n
+
+    share = float(total.mean())  # how much of an example's weight a regression has
+    return design.fit(loss, shape[1] * shape[2], curvature=max(share, 1e-12) * (1 - 1 / shape[2]) / shape[2])
+
+
 def fit_sigmoid(x: Tensor, y: Tensor, l2: float) -> Linear:
     """Fit independent logistic regressions, one a column of the labels.
 

@@ -149,6 +149,10 @@ class Task(ABC):
         del outputs
         return 1
 
+    def choices_of(self, outputs: Tensor) -> int:
+        """Count how many answers outputs (n, ...) choose among: the more, the more draws an absent modality takes."""
+        return self.classes_of(outputs)
+
     def hits(self, expected: Tensor, targets: Tensor) -> Tensor | None:
         """Tell whether each answer is right, bool (n,), where the metric is the share of right answers in any set; else
         None.
@@ -184,6 +188,12 @@ class Task(ABC):
         if not self.has_labels or not len(targets) or bool((targets != targets[:1]).any()):
             return None
         return str(targets[0].item()) if targets[0].numel() == 1 else "the same"
+
+    def answers_in(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[str, ...]:
+        """Name the inputs (n, ...) that hold the very answers which labels (n, ...) ask for, so that readouts of them would
+        say nothing of a modality."""
+        del inputs, labels
+        return ()
 
     def caveat(self, targets: Tensor) -> str | None:
         """Say in a sentence what has to be known of targets (n, ...) to read the numbers; None: nothing."""
