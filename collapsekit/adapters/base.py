@@ -73,7 +73,44 @@ class TrainPass:
     outputs: Tensor
 
 
-class Adapter(ABC):
+class BatchKeys:
+    """The keys of a batch, by the config and the task."""
+
+    config: Config
+    modalities: tuple[str, ...]
+    task: Task
+
+    def input_keys(self, modality: str) -> tuple[str, ...]:
+        """List the batch keys that belong to ``modality`` and are replaced with it."""
+        section = self.config.modalities[modality]
+        own = section.input if section.input is not None else modality
+        keys = (own,) if isinstance(own, str) else own
+        return tuple(dict.fromkeys([*keys, *([section.mask] if section.mask is not None else [])]))
+
+    @property
+    def batch_keys(self) -> list[str]:
+        """Every batch key the model is given, without the label."""
+        keys = [k for m in self.modalities for k in self.input_keys(m)]
+        return list(dict.fromkeys([*keys, *self.config.data.also]))
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """What goes beside the inputs for the task to read outputs by, and is never given to the model: the label's key."""
+        label = self.config.data.label
+        return (label,) if self.task.needs_targets and label not in self.batch_keys else ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Every batch key that a run needs: what the model is given, and what is ``carried`` beside it."""
+        return [*self.batch_keys, *self.carried]
+
+    def scores_of(self, prediction: Tensor, inputs: Batch) -> Tensor:
+        """Let the task read a prediction (n, ...) for these inputs at once: outputs (n, ...), which are kept."""
+        targets = inputs[self.config.data.label].to(prediction.device) if self.task.needs_targets else None
+        return self.task.read(prediction, targets)
+
+
+class Adapter(BatchKeys, ABC):
     """A user's model as a thing that runs, answers again from recordings, and trains. ``self.model`` is the config's model
     with the checkpoint's weights. Where it is encoders, a fusion and a head, subclass EncodeFuseHeadAdapter."""
 
@@ -222,35 +259,6 @@ class Adapter(ABC):
                     f"this repair puts modules behind each encoder, and modality {m!r} names none that is a submodule of "
                     "its own: put an nn.Identity where its features pass and name that as `encoder`."
                 )
-
-    def input_keys(self, modality: str) -> tuple[str, ...]:
-        """List the batch keys that belong to ``modality`` and are replaced with it."""
-        section = self.config.modalities[modality]
-        own = section.input if section.input is not None else modality
-        keys = (own,) if isinstance(own, str) else own
-        return tuple(dict.fromkeys([*keys, *([section.mask] if section.mask is not None else [])]))
-
-    @property
-    def batch_keys(self) -> list[str]:
-        """Every batch key the model is given, without the label."""
-        keys = [k for m in self.modalities for k in self.input_keys(m)]
-        return list(dict.fromkeys([*keys, *self.config.data.also]))
-
-    @property
-    def carried(self) -> tuple[str, ...]:
-        """What goes beside the inputs for the task to read outputs by, and is never given to the model: the label's key."""
-        label = self.config.data.label
-        return (label,) if self.task.needs_targets and label not in self.batch_keys else ()
-
-    @property
-    def columns(self) -> list[str]:
-        """Every batch key that a run needs: what the model is given, and what is ``carried`` beside it."""
-        return [*self.batch_keys, *self.carried]
-
-    def scores_of(self, prediction: Tensor, inputs: Batch) -> Tensor:
-        """Let the task read a prediction (n, ...) for these inputs at once: outputs (n, ...), which are kept."""
-        targets = inputs[self.config.data.label].to(prediction.device) if self.task.needs_targets else None
-        return self.task.read(prediction, targets)
 
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
         """Pool a modality's features as the config says.

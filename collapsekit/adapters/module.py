@@ -74,7 +74,7 @@ class ModuleAdapter(Adapter):
 
     def forward(self, inputs: Batch) -> Any:
         """Run the model's own forward on prepared inputs, called as the config says."""
-        left_out = self._only_for_pooling()
+        left_out = _only_for_pooling(self.config)
         inputs = {k: inputs[k] for k in self.batch_keys if k not in left_out}
         self.steady()
         given = self.apart(inputs)
@@ -92,12 +92,6 @@ class ModuleAdapter(Adapter):
                 return self.model(*given.values())
             case "list":
                 return self.model(list(given.values()))
-
-    def _only_for_pooling(self) -> set[str]:
-        """Masks that were named for pooling but not as inputs of the model."""
-        sections = self.config.modalities
-        named = {k for m, s in sections.items() for k in ([s.input] if isinstance(s.input, str) else s.input or [m])}
-        return {s.mask for s in sections.values() if s.mask is not None} - named - set(self.config.data.also)
 
     def _listen(self, inputs: Batch) -> tuple[dict[str, Capture], Capture, Any]:
         """One forward with every tap listening: what each modality's, and the fusion's, heard; and the output."""
@@ -232,6 +226,13 @@ class ModuleAdapter(Adapter):
                 f"the model's forward failed, called with {self.config.call} ({shapes}): {one_line(e)}; "
                 "check `call`, the modalities' `input` and `scale`, and `data.also`."
             ) from e
+
+
+def _only_for_pooling(config: Config) -> set[str]:
+    """Masks that were named for pooling but not as inputs of the model."""
+    sections = config.modalities
+    named = {k for m, s in sections.items() for k in ([s.input] if isinstance(s.input, str) else s.input or [m])}
+    return {s.mask for s in sections.values() if s.mask is not None} - named - set(config.data.also)
 
 
 def _make_tap(model: nn.Module, path: str, what: str) -> Tap:

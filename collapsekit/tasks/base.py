@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from collapsekit.errors import ConfigError, DataError, NumericsError, did_you_mean
 from collapsekit.stats.inference.bounds import UNBOUNDED
 from collapsekit.stats.linear import Linear
+from collapsekit.tasks.reading import OutputReader
 
 # Below this a probability counts as zero; keeps the loss of a confidently wrong model finite.
 FLOOR = 1e-30
 Metric = Callable[[Tensor, Tensor], float]
 
 
-class Task(ABC):
+class Task(OutputReader, ABC):
     """Loss and metric over *expectations*: outputs mapped to a space where averaging over resampled
     inputs is meaningful (probabilities, or the prediction itself; SAGE, Covert et al. 2020, eq. 2).
 
     A subclass is one file and registers itself with ``@task("name", summary=...)``, which gives it its ``name``. Values are
-    tensors whose first axis is the example; expectations and losses are float64."""
+    tensors whose first axis is the example; expectations and losses are float64. Outputs are what ``read`` makes of a
+    model's prediction."""
 
     name: str  # as a config and a report name it
     loss_name: str
@@ -32,8 +34,6 @@ class Task(ABC):
     has_labels = True  # whether it reads the data's label
     embeddings = 1  # parts of what a model returns that make its output, side by side
     mean_over_examples = False  # whether training_loss is a plain mean of each example's own loss
-    needs_targets: ClassVar[bool] = False  # whether ``read`` asks for the targets of the very examples it reads
-    learns: ClassVar[bool] = False  # whether ``learn`` is to be given the labels of all splits before anything is read
     scores_sets: ClassVar[bool] = False  # whether an example's loss depends on the others that are scored with it
     gaps: ClassVar[bool] = False  # whether a NaN among the labels is a value that is left out
 
@@ -54,37 +54,6 @@ class Task(ABC):
         del temperature
         need_one_metric(metric, cls.name)
         return cls()
-
-    def for_model(self, model: nn.Module) -> Self:
-        """Return the task as this model answers it, where models of one task answer in several ways."""
-        del model
-        return self
-
-    def learn(self, labels: Mapping[str, Tensor]) -> None:
-        """Take note of the labels (n, ...) by split, as the data have them, before anything is read; where ``learns``."""
-        del labels
-
-    def pick(self, output: Any, rows: int) -> Tensor | None:
-        """Find the prediction (n, ...) in whatever a model returns for ``rows`` examples; None: in the usual place."""
-        del output, rows
-        return None
-
-    def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
-        """Make compact scores of one forward's prediction, at once, so that no more than these are kept.
-
-        Args:
-            prediction: the model's, (n, ...), with gradient where it is trained.
-            targets: labels (n, ...) of these examples, as the data have them, where the task ``needs_targets``; else None.
-
-        Returns:
-            Scores (n, ...), which every other method takes as outputs; differentiable where the prediction is.
-
-        Raises:
-            ConfigError: where the task cannot read a prediction of that shape.
-            DataError: where it can, beside other labels.
-        """
-        del targets
-        return prediction
 
     @abstractmethod
     def expect(self, outputs: Tensor) -> Tensor:
@@ -188,12 +157,6 @@ class Task(ABC):
         if not self.has_labels or not len(targets) or bool((targets != targets[:1]).any()):
             return None
         return str(targets[0].item()) if targets[0].numel() == 1 else "the same"
-
-    def answers_in(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[str, ...]:
-        """Name the inputs (n, ...) that hold the very answers which labels (n, ...) ask for, so that readouts of them would
-        say nothing of a modality."""
-        del inputs, labels
-        return ()
 
     def caveat(self, targets: Tensor) -> str | None:
         """Say in a sentence what has to be known of targets (n, ...) to read the numbers; None: nothing."""

@@ -55,7 +55,7 @@ def make_task(
                 f"task {name!r} is {what}, expected a function (outputs, targets) -> losses, or a subclass of "
                 "collapsekit.ext.Task."
             )
-        _need_known(options, (), name)
+        _need_options(options, (), name)
         return CustomLoss(name, found)
     kind = get_task(name).kind
     if not (isinstance(kind, type) and issubclass(kind, Task)):
@@ -65,17 +65,17 @@ def make_task(
 
 def _created(kind: type[Task], name: str, metric: str | None, temperature: float, options: Mapping[str, Any]) -> Task:
     named = (p for p in signature(kind.create).parameters.values() if p.kind is Parameter.KEYWORD_ONLY)
-    _need_known(options, [p.name for p in named if p.name not in GENERAL], name)
+    _need_options(options, [p.name for p in named if p.name not in GENERAL], name)
     task: Task = guard_methods(kind).create(metric=metric, temperature=temperature, **options)
     return task
 
 
-def _need_known(options: Mapping[str, Any], known: list[str] | tuple[str, ...], name: str) -> None:
+def _need_options(options: Mapping[str, Any], there: list[str] | tuple[str, ...], name: str) -> None:
     for option in options:
-        if option not in known:
-            there = f"has {', '.join(known)}" if known else "has no options"
+        if option not in there:
+            listed = f"has {', '.join(there)}" if there else "has no options"
             raise ConfigError(
-                f"task_options {option!r}{did_you_mean(option, known)}: task {name!r} {there}; remove or correct it."
+                f"task_options {option!r}{did_you_mean(option, there)}: task {name!r} {listed}; remove or correct it."
             )
 
 

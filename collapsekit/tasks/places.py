@@ -88,7 +88,16 @@ class Places(Task):
         return "the same" if len(targets) and bool((targets == targets[:1]).all()) else None
 
     def need_some(self, targets: Tensor, split: str, what: str) -> None:
-        """Raise DataError where an example (or, where places are tied, every one) has no target that counts."""
+        """Check that there are targets.
+
+        Args:
+            targets: checked ones, (n, S).
+            split: that they are of, for the message.
+            what: a target is, in words.
+
+        Raises:
+            DataError: where an example (or, where places are tied, every one) has none that counts.
+        """
         empty = int((targets < 0).all(1).sum())
         if empty and (not self.tied or empty == len(targets)):
             raise DataError(

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from collapsekit.errors import DataError
 from collapsekit.registry import task
-from collapsekit.stats import errors_of_values as of_values
 from collapsekit.stats.inference.bounds import NOT_NEGATIVE, Bounds
 from collapsekit.stats.linear import Linear, fit_ridge, side_by_side
+from collapsekit.stats.scores import values as of_values
 from collapsekit.tasks.base import Metric, Task, choose_metric
 from collapsekit.tasks.shapes import squeezed
 

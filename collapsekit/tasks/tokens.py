@@ -42,7 +42,7 @@ class Tokens(Places):
             raise ConfigError(f"metric {metric!r} is not one of {', '.join(METRICS)} for this task.")
         self.metric_name = {"perplexity": "negative perplexity"}.get(self._chosen, self._chosen)
         self.metric_bounds, self.shift = BOUNDS[self._chosen], shift
-        self.known: Tensor | None = None  # token ids of training answers, sorted, where all of them are kept
+        self.vocabulary: Tensor | None = None  # token ids of training answers, sorted, where all of them are kept
 
     @classmethod
     def create(cls, *, metric: str | None, temperature: float, shift: bool | None = None) -> Self:
@@ -65,10 +65,10 @@ class Tokens(Places):
         counted = [self._targets(y) for y in labels.values()]
         self.places = max(1, *(int((y >= 0).sum(1).max()) for y in counted))
         answers = self._targets(labels["train"]) if "train" in labels else torch.cat([y.reshape(-1) for y in counted])
-        known = answers[answers >= 0].unique()
-        closed = len(known) > 0 and self.places * (len(known) + 1) <= WIDEST
-        self.known = known.cpu() if closed else None
-        self.classes = len(known) + 1 if closed else 2
+        tokens = answers[answers >= 0].unique()
+        closed = len(tokens) > 0 and self.places * (len(tokens) + 1) <= WIDEST
+        self.vocabulary = tokens.cpu() if closed else None
+        self.classes = len(tokens) + 1 if closed else 2
 
     def _targets(self, labels: Tensor) -> Tensor:
         """Labels (n, T) of the positions that have logits."""
@@ -93,7 +93,11 @@ class Tokens(Places):
         ids = labels.gather(1, places).clamp_min(0)
         self._need_below(ids, prediction.shape[2])
         log_p = logits.float().log_softmax(2)
-        scores = self._own(log_p, ids) if self.known is None else self._of_known(log_p, self.known.to(log_p.device))
+        scores = (
+            self._of_right(log_p, ids)
+            if self.vocabulary is None
+            else self._of_known(log_p, self.vocabulary.to(log_p.device))
+        )
         return torch.where(counts[..., None], scores, 0.0).flatten(1)
 
     def _first(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,26 +107,26 @@ class Tokens(Places):
         order = (~wide).to(torch.uint8).argsort(dim=1, stable=True)[:, : self.places]
         return order.clamp_max(labels.shape[1] - 1), wide.gather(1, order)
 
-    def _need_below(self, ids: Tensor, vocabulary: int) -> None:
-        most = max(int(ids.max()), -1 if self.known is None else int(self.known.max()))
-        if most >= vocabulary:
+    def _need_below(self, ids: Tensor, size: int) -> None:
+        most = max(int(ids.max()), -1 if self.vocabulary is None else int(self.vocabulary.max()))
+        if most >= size:
             raise DataError(
-                f"label {most} is no token of the model, which has {vocabulary}: check data.label, and mark positions that "
+                f"label {most} is no token of the model, which has {size}: check data.label, and mark positions that "
                 f"are no target with {IGNORED}."
             )
 
     @staticmethod
-    def _own(log_p: Tensor, ids: Tensor) -> Tensor:
+    def _of_right(log_p: Tensor, ids: Tensor) -> Tensor:
         """Of the right token: its log-probability, and whether it is the likeliest; (n, S, 2)."""
         own = log_p.gather(2, ids[..., None])
         return torch.cat([own.clamp_min(_LEAST), (log_p.argmax(2, keepdim=True) == ids[..., None]).to(own.dtype)], 2)
 
     @staticmethod
-    def _of_known(log_p: Tensor, known: Tensor) -> Tensor:
+    def _of_known(log_p: Tensor, vocabulary: Tensor) -> Tensor:
         """Log-probabilities of the known tokens, and of all others together; (n, S, K + 1)."""
-        others = torch.ones(log_p.shape[2], dtype=torch.bool, device=log_p.device).index_fill(0, known, False)
+        others = torch.ones(log_p.shape[2], dtype=torch.bool, device=log_p.device).index_fill(0, vocabulary, False)
         rest = log_p[..., others].logsumexp(2, keepdim=True) if bool(others.any()) else log_p[..., :1] * 0 + _LEAST
-        return torch.cat([log_p[..., known], rest], 2).clamp_min(_LEAST)
+        return torch.cat([log_p[..., vocabulary], rest], 2).clamp_min(_LEAST)
 
     def answers_in(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[str, ...]:
         there = labels >= 0
@@ -142,32 +146,32 @@ class Tokens(Places):
         places, counts = self._first(labels)
         ids = torch.where(counts, labels.gather(1, places), -1)
         self.need_some(ids, split, "target token")
-        if self.known is None:
+        if self.vocabulary is None:
             return torch.where(counts, ids, -1)
-        place = torch.searchsorted(self.known, ids.clamp_min(0)).clamp_max(len(self.known) - 1)
-        return torch.where(counts, torch.where(self.known[place] == ids, place, len(self.known)), -1)
+        place = torch.searchsorted(self.vocabulary, ids.clamp_min(0)).clamp_max(len(self.vocabulary) - 1)
+        return torch.where(counts, torch.where(self.vocabulary[place] == ids, place, len(self.vocabulary)), -1)
 
     # Where answers are open, expectations are pairs: the right token's probability, and the share of draws in which it is
     # the likeliest.
 
     def expect(self, outputs: Tensor) -> Tensor:
-        if self.known is not None:
+        if self.vocabulary is not None:
             return super().expect(outputs)
         pairs = self.apart(outputs.double())
         return torch.stack([pairs[..., 0].exp(), pairs[..., 1]], 2).flatten(1)
 
     def of_targets(self, expected: Tensor, targets: Tensor) -> Tensor:
-        return self.apart(expected)[..., 0] if self.known is None else super().of_targets(expected, targets)
+        return self.apart(expected)[..., 0] if self.vocabulary is None else super().of_targets(expected, targets)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if self.known is not None:
+        if self.vocabulary is not None:
             return super().training_loss(outputs, targets)
         counts = targets >= 0
         return (-(self.apart(outputs)[..., 0] * counts).sum(1) / counts.sum(1)).mean()
 
     def _right(self, expected: Tensor, targets: Tensor) -> Tensor:
         """How right the answer is at each place, (n, S), 0 to 1."""
-        if self.known is None:
+        if self.vocabulary is None:
             return self.apart(expected)[..., 1]
         chosen = self.apart(expected)[..., :-1].argmax(2)  # among the known tokens, as all others together are none
         return (chosen == targets).double()
@@ -190,7 +194,7 @@ class Tokens(Places):
         return float(len(targets))
 
     def choices_of(self, outputs: Tensor) -> int:
-        return 1 if self.known is None else self.classes
+        return 1 if self.vocabulary is None else self.classes
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
         self._need_closed()
@@ -201,17 +205,17 @@ class Tokens(Places):
         return super().fit_linear(x, targets, width, l2)
 
     def _need_closed(self) -> None:
-        if self.known is None:
+        if self.vocabulary is None:
             raise NumericsError(
                 f"training answers of up to {self.places} tokens are made of too many different ones for a best constant "
                 f"answer and readouts: there may be {WIDEST} numbers an example, tokens an answer times different tokens"
             )
 
     def to_natural(self, expected: Tensor) -> Tensor:
-        return expected if self.known is None else super().to_natural(expected)
+        return expected if self.vocabulary is None else super().to_natural(expected)
 
     def from_natural(self, natural: Tensor) -> Tensor:
-        return natural if self.known is None else super().from_natural(natural)
+        return natural if self.vocabulary is None else super().from_natural(natural)
 
 
 _LEAST = float(torch.tensor(FLOOR, dtype=torch.float64).log())

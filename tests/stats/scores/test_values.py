@@ -12,7 +12,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats import errors_of_values as ours
+from collapsekit.stats.scores import values as ours
 
 Score = Callable[[Tensor, Tensor], float]
 G = torch.Generator().manual_seed(1)
