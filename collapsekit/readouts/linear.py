@@ -145,7 +145,7 @@ class FittedReadout:
 
 
 def fit_readout(
-    task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor, penalties: Sequence[float] = L2_GRID
+    task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor, penalties: Sequence[float] = L2_GRID, places: int = 1
 ) -> FittedReadout:
     """Fit a linear readout, its penalty chosen on held-out examples.
 
@@ -155,6 +155,7 @@ def fit_readout(
         x_train: features of every row of the train split, (t, d).
         x_held: features of every row of the held-out split, (h, d).
         penalties: to choose from, the largest first.
+        places: of an example, whose features lie side by side and are read out by one model; 1: features are of the whole.
 
     Returns:
         The readout of the least held-out loss.
@@ -162,7 +163,11 @@ def fit_readout(
     best: FittedReadout | None = None
     x, chosen_by = x_train[at.fit].double(), x_held[at.choose].double()
     for l2 in penalties:
-        readout = task.fit_linear(x, at.targets, at.width, l2)
+        readout: Predictor
+        if places == 1:
+            readout = task.fit_linear(x, at.targets, at.width, l2)
+        else:
+            readout = task.fit_at_places(x.reshape(len(x), places, -1), at.targets, l2)
         held = task.expect(readout.predict(chosen_by))
         loss = float(task.loss(held, at.held_targets).mean())
         if best is None or loss < best.loss:

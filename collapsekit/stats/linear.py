@@ -208,6 +208,25 @@ def fit_ridge(x: Tensor, y: Tensor, l2: float) -> Linear:
     return design.linear(slopes, centre, residual / design.n)
 
 
+@dataclass(frozen=True, eq=False)
+class LinearAtPlaces:
+    """One linear model for all P places of an example, which reads what is known of each place, ``about`` (P, k), beside its
+    features."""
+
+    linear: Linear
+    about: Tensor
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Compute natural values (n, P · C), float64, of features of places side by side, (n, P · d)."""
+        places = x.reshape(len(x), len(self.about), -1).double()
+        return self.linear.predict(with_about(places, self.about)).reshape(len(x), -1)
+
+
+def with_about(x: Tensor, about: Tensor) -> Tensor:
+    """Lay features (n, P, d) out as rows of places, with what is known of each, (P, k), beside them: (n · P, d + k)."""
+    return torch.cat([x, about.expand(len(x), -1, -1)], 2).flatten(0, 1)
+
+
 def side_by_side(models: Sequence[Linear]) -> Linear:
     """Put linear models of the same d features, each of its own columns, together: weight (d, sum of columns)."""
     weight = torch.cat([m.weight / m.scale[:, None] for m in models], 1)

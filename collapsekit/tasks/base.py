@@ -10,7 +10,8 @@ from torch import Tensor
 
 from collapsekit.errors import ConfigError, DataError, NumericsError, did_you_mean
 from collapsekit.stats.inference.bounds import UNBOUNDED
-from collapsekit.stats.linear import Linear
+from collapsekit.stats.linear import Linear, LinearAtPlaces
+from collapsekit.tasks.grid import Grid
 from collapsekit.tasks.reading import OutputReader
 
 # Below this a probability counts as zero; keeps the loss of a confidently wrong model finite.
@@ -33,6 +34,7 @@ class Task(OutputReader, ABC):
     metric_bounds = UNBOUNDED  # likewise of the metric
     has_labels = True  # whether it reads the data's label
     embeddings = 1  # parts of what a model returns that make its output, side by side
+    grid: Grid | None = None  # the places of an example that are scored, where these lie along axes as inputs do
     mean_over_examples = False  # whether training_loss is a plain mean of each example's own loss
     scores_sets: ClassVar[bool] = False  # whether an example's loss depends on the others that are scored with it
     gaps: ClassVar[bool] = False  # whether a NaN among the labels is a value that is left out
@@ -92,6 +94,22 @@ class Task(OutputReader, ABC):
             NumericsError: for a task that does not say how, and where the fit fails.
         """
         raise NumericsError(f"task {self.name!r} does not say how features are read out linearly")
+
+    def fit_at_places(self, x: Tensor, targets: Tensor, l2: float) -> LinearAtPlaces:
+        """Fit one linear readout for all places of a task that has a ``grid``.
+
+        Args:
+            x: features of each place, (n, P, d).
+            targets: as ``check`` gives them, (n, P).
+            l2: weight of the squared weights.
+
+        Returns:
+            The readout: features of places side by side (n, P · d) to natural values (n, P · C).
+
+        Raises:
+            NumericsError: for a task that does not say how, and where the fit fails.
+        """
+        raise NumericsError(f"task {self.name!r} does not say how features of places are read out linearly")
 
     def to_natural(self, expected: Tensor) -> Tensor:
         """Move expectations (n, C) to the space where evidence adds up: log-probabilities, logits, values (n, C)."""

@@ -12,12 +12,15 @@ from collapsekit.errors import DataError
 from collapsekit.stats.linear import Linear, fit_softmaxes
 from collapsekit.tasks.base import FLOOR, Task
 
+TIED = 10.0  # examples that the shares of classes over all places count for at one place
+
 
 class Places(Task):
     """One class at each of S places of an example: outputs are S softmaxes side by side, (n, S · C), and checked targets
     are class numbers (n, S), -1 where a place does not count. An example's loss is the mean over its own places.
 
-    ``places`` and ``classes`` are known once outputs were read; ``tied``: whether all places have one prior and one readout.
+    ``places`` and ``classes`` are known once outputs were read; ``tied``: whether one readout reads all places, and their
+    priors lean on one another.
     """
 
     mean_over_examples = True
@@ -51,12 +54,14 @@ class Places(Task):
         return hot.scatter_(2, targets.clamp_min(0)[..., None], share[..., None])
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
-        """Find the shares of classes, (1, width), with a count of one more each: of all places where they are tied, else of
-        each place; where no target is at a place, all classes alike."""
+        """Find the shares of classes at each place, (1, width). A class counts an example more there: one, and where places
+        are tied shares of ``TIED`` more, as at all places together."""
         counts = self.shares_of(targets).sum(0)
+        added = torch.full_like(counts[:1], 1.0 / self.places)
         if self.tied:
-            counts = counts.sum(0, keepdim=True).expand_as(counts)
-        counts = counts + 1.0 / (1 if self.tied else self.places)
+            whole = counts.sum(0, keepdim=True) + 1.0
+            added = TIED / self.places * whole / whole.sum()
+        counts = counts + added
         return (counts / counts.sum(1, keepdim=True)).reshape(1, -1)
 
     def prior_loss(self, expected: Tensor, prior: Tensor) -> Tensor | None:
@@ -70,10 +75,12 @@ class Places(Task):
         shares = self.shares_of(targets)
         if not self.tied:
             return fit_softmaxes(x, shares, l2)
-        one = fit_softmaxes(x, shares.sum(1, keepdim=True), l2)
-        return Linear(
-            one.weight.repeat(1, self.places), one.bias.repeat(self.places), one.mean, one.scale, one.gradient
-        )
+        whole = shares.sum(1, keepdim=True)
+        one, prior = fit_softmaxes(x, whole, l2), self.prior(targets, width).log()
+        everywhere = whole.sum(0) + 1.0
+        moved = self.apart(prior)[0] - (everywhere / everywhere.sum()).log()
+        bias = (one.bias + moved).flatten()
+        return Linear(one.weight.repeat(1, self.places), bias, one.mean, one.scale, one.gradient)
 
     def to_natural(self, expected: Tensor) -> Tensor:
         return expected.clamp_min(FLOOR).log()
@@ -83,8 +90,8 @@ class Places(Task):
 
     def unvarying(self, targets: Tensor) -> str | None:
         there = targets[targets >= 0]
-        if self.tied:
-            return f"{int(there[0])} at every place" if bool((there == there[0]).all()) else None
+        if self.tied and len(there) and bool((there == there[0]).all()):
+            return f"{int(there[0])} at every place"
         return "the same" if len(targets) and bool((targets == targets[:1]).all()) else None
 
     def need_some(self, targets: Tensor, split: str, what: str) -> None:
