@@ -175,7 +175,16 @@ def _counts(raw: RawModality, features: Features, placed: bool) -> Tensor:
 
 
 def read_places(raw: RawModality, at: FitSplit, grid: Grid) -> Iterator[FeatureSet]:
-    """Yield numbers at and around each place of a dense output, and random Fourier features of these."""
+    """Yield numbers at and around each place of a dense output, and random Fourier features of these.
+
+    Args:
+        raw: the modality's inputs.
+        at: the examples from which scales are read.
+        grid: the output's places.
+
+    Yields:
+        Features of places side by side, (n, P · d).
+    """
     count = len(grid.places)
     for key in raw.numbers:
         if not grid.fits(as_maps(at.train.inputs[key][:1], grid).shape):

@@ -17,6 +17,7 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite, matrix
 from collapsekit.stats.linalg.moments import Moments
+from collapsekit.stats.scores.cox import RiskSets
 from collapsekit.stats.threads import threads_for
 
 _Array = NDArray[np.float64]
@@ -182,6 +183,42 @@ def fit_sigmoid(x: Tensor, y: Tensor, l2: float) -> Linear:
     return design.fit(loss, targets.shape[1], curvature=0.25)
 
 
+def fit_cox(x: Tensor, time: Tensor, event: Tensor, l2: float) -> Linear:
+    """Fit a linear Cox model of log-risk to convergence.
+
+    Minimises minus the log partial likelihood (Cox 1972, ties by Breslow 1974) over n, + l2/2·|w|², on standardised
+    features; the bias, which is in no likelihood, stays 0. L-BFGS as :func:`fit_softmax`.
+
+    Args:
+        x: (n, d), features.
+        time: (n,), until the event or until the subject was lost.
+        event: (n,), 1 where the event was seen, 0 where not.
+        l2: the penalty's weight, above 0.
+
+    Returns:
+        The model, with weight (d, 1).
+
+    Raises:
+        NumericsError: where shapes do not fit or no event was seen, and where the gradient stays above 1e-4.
+    """
+    design = _Design.of(x, l2)
+    if time.shape != (design.n,) or event.shape != (design.n,) or not bool(event.any()):
+        raise NumericsError(
+            f"a Cox fit needs {design.n} times and events, one event at least, found shapes {tuple(time.shape)} and "
+            f"{tuple(event.shape)} and {int(event.sum())} events: use more examples."
+        )
+    sets = RiskSets.of(time.cpu().double(), event.cpu().double())
+
+    def loss(log_risk: Tensor) -> tuple[float, Tensor]:
+        eta = log_risk.detach().requires_grad_()
+        with torch.enable_grad():
+            value = sets.losses(eta[:, 0]).mean()
+        (gradient,) = torch.autograd.grad(value, [eta])
+        return float(value.detach()), gradient
+
+    return design.fit(loss, 1, curvature=float(event.double().mean()))
+
+
 def fit_ridge(x: Tensor, y: Tensor, l2: float) -> Linear:
     """Fit a ridge regression in closed form.
 
@@ -217,7 +254,7 @@ class LinearAtPlaces:
     about: Tensor
 
     def predict(self, x: Tensor) -> Tensor:
-        """Compute natural values (n, P · C), float64, of features of places side by side, (n, P · d)."""
+        """Compute natural values (n, P · C), float64, of ``x`` (n, P · d), features of places side by side."""
         places = x.reshape(len(x), len(self.about), -1).double()
         return self.linear.predict(with_about(places, self.about)).reshape(len(x), -1)
 

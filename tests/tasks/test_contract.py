@@ -106,7 +106,14 @@ def _dense_labels(n: int, g: torch.Generator) -> Tensor:
     return labels
 
 
+def _survival_labels(n: int, g: torch.Generator) -> Tensor:
+    """Times, some of them equal, and events, of which the first was seen."""
+    time, event = (torch.rand(n, generator=g) * 40).ceil(), torch.rand(n, generator=g) < 0.7
+    return torch.stack([time, (event | (time == time.min())).float()], 1)
+
+
 CASES = {
+    "survival": Case(lambda n, g: torch.randn(n, 1, generator=g), _survival_labels),
     "tokens": Case(lambda n, g: torch.randn(n, 4, 5, generator=g), _token_labels),
     "dense": Case(lambda n, g: torch.randn(n, 3, 2, 2, generator=g), _dense_labels),
 }
