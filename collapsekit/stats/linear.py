@@ -254,7 +254,7 @@ class LinearAtPlaces:
     about: Tensor
 
     def predict(self, x: Tensor) -> Tensor:
-        """Compute natural values (n, P · C), float64, of ``x`` (n, P · d), features of places side by side."""
+        """Compute natural values (n, P*C), float64, of ``x`` (n, P*d), features of places side by side."""
         places = x.reshape(len(x), len(self.about), -1).double()
         return self.linear.predict(with_about(places, self.about)).reshape(len(x), -1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,7 @@ def make_task(
     if ":" in name:
         found = import_object(name, base, "task")
         if isinstance(found, type) and issubclass(found, Task):
-            kind = type(found.__name__, (found,), {"name": name, "__module__": found.__module__})
-            return _created(kind, name, metric, temperature, options)
+            return _created(_named(found, name), name, metric, temperature, options)
         need_one_metric(metric, name)
         if not callable(found) or isinstance(found, type):
             what = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
@@ -60,7 +60,13 @@ def make_task(
     kind = get_task(name).kind
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ConfigError(f"task {name!r} is {kind!r}, expected a subclass of {Task.__module__}.Task.")
-    return _created(kind, name, metric, temperature, options)
+    return _created(kind if kind.name == name else _named(kind, name), name, metric, temperature, options)
+
+
+@cache
+def _named(kind: type[Task], name: str) -> type[Task]:
+    """The kind under the name by which the config knows it."""
+    return type(kind.__name__, (kind,), {"name": name, "__module__": kind.__module__})
 
 
 def _created(kind: type[Task], name: str, metric: str | None, temperature: float, options: Mapping[str, Any]) -> Task:

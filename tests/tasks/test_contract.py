@@ -112,7 +112,15 @@ def _survival_labels(n: int, g: torch.Generator) -> Tensor:
     return torch.stack([time, (event | (time == time.min())).float()], 1)
 
 
+def _relevances(n: int, g: torch.Generator) -> Tensor:
+    """Of four items one is relevant, and to some examples another as well."""
+    labels = torch.nn.functional.one_hot(torch.randint(0, WIDTH, (n,), generator=g), WIDTH) * 2
+    labels[::5, 1] += 1
+    return labels
+
+
 CASES = {
+    "ranking": Case(lambda n, g: torch.randn(n, WIDTH, generator=g), _relevances),
     "survival": Case(lambda n, g: torch.randn(n, 1, generator=g), _survival_labels),
     "tokens": Case(lambda n, g: torch.randn(n, 4, 5, generator=g), _token_labels),
     "dense": Case(lambda n, g: torch.randn(n, 3, 2, 2, generator=g), _dense_labels),
