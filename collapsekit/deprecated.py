@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+# Names that tasks had, which configs and reports may still have.
+TASKS_OF_BEFORE = {"contrastive": "retrieval"}
 # Old module -> modules that hold its names now.
 _MOVED: dict[str, tuple[str, ...]] = {
     "adapter": ("adapters.encode_fuse_head", "adapters.base", "adapters.module"),

@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, Literal, NotRequired, TypedDict, TypeVar, Unpack
 from pydantic import ValidationError
 
 from collapsekit.context import Options
+from collapsekit.deprecated import TASKS_OF_BEFORE
 from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
 
 GROUP = "collapsekit"
@@ -390,9 +391,11 @@ def get_repair(name: str) -> RepairSpec:
 
 
 def get_task(name: str) -> TaskSpec:
-    """Return the task of that name; an installed plugin of the same name is loaded for it."""
+    """Return the task of that name, now or before; an installed plugin of the same name is loaded for it."""
     if name not in TASKS:
         _load(_TASKS)
+    if name not in TASKS and name in TASKS_OF_BEFORE:
+        return replace(TASKS[TASKS_OF_BEFORE[name]], name=name)
     if name not in TASKS:
         _load_entry_point(name)
     if name not in TASKS:

@@ -32,7 +32,7 @@ from collapsekit.data.base import Batch, Source
 from collapsekit.data.factory import make_source
 from collapsekit.errors import ConfigError
 from collapsekit.tasks.base import Task
-from collapsekit.tasks.make import make_task
+from collapsekit.tasks.make import task_of
 
 PARTS = ("encode", "fuse", "head")
 # What has to be kept of one modality's encoder to run the rest of the model again; first axis the example.
@@ -47,7 +47,7 @@ class OwnedActivations(tuple[Tensor, ...]):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The multimodal representation (n, D) and the model's outputs (n, ...)."""
+    """The multimodal representation (n, D) and the model's outputs (n, ...), as its task reads them."""
 
     fused: Tensor
     outputs: Tensor
@@ -74,7 +74,41 @@ class TrainPass:
     outputs: Tensor
 
 
-class Adapter(ABC):
+class BatchKeys:
+    """The keys of a batch, by the config and the task."""
+
+    config: Config
+    fields: InputFields
+    modalities: tuple[str, ...]
+    task: Task
+
+    def input_keys(self, modality: str) -> tuple[str, ...]:
+        """List the batch keys that belong to ``modality`` and are replaced with it."""
+        return self.fields.of(modality)
+
+    @property
+    def batch_keys(self) -> list[str]:
+        """Every batch key that is kept of an example, without the label: what the model is given, and parts of that."""
+        return self.fields.columns
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """What goes beside the inputs for the task to read outputs by, and is never given to the model: the label's key."""
+        label = self.config.data.label
+        return (label,) if self.task.needs_targets and label not in self.batch_keys else ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Every batch key that a run needs: what the model is given, and what is ``carried`` beside it."""
+        return [*self.batch_keys, *self.carried]
+
+    def scores_of(self, prediction: Tensor, inputs: Batch) -> Tensor:
+        """Let the task read a prediction (n, ...) for these inputs at once: outputs (n, ...), which are kept."""
+        targets = inputs[self.config.data.label].to(prediction.device) if self.task.needs_targets else None
+        return self.task.read(prediction, targets)
+
+
+class Adapter(BatchKeys, ABC):
     """A user's model as a thing that runs, answers again from recordings, and trains. ``self.model`` is the config's model
     with the checkpoint's weights. Where it is encoders, a fusion and a head, subclass EncodeFuseHeadAdapter."""
 
@@ -113,13 +147,14 @@ class Adapter(ABC):
         self.at_input: frozenset[str] = frozenset()  # modalities that are recorded, and edited, at the model's input
         need_two(config)
         self.fields = InputFields(config)
-        self.task: Task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
+        self.task: Task = task_of(config)
         self.source = source if source is not None else make_source(config)
         model = unwrapped(build_model(config, seed)) if model is None else model
         self.config = config = unprefixed(config, model)
         self.model = insert_into(model, config.structure)
         self.weights = load_weights(self.model, checkpoint, config.model.ignore) if checkpoint else WeightsTaken()
         to_eval(self.model, self.device)
+        self.task = self.task.for_model(self.model)
         self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
         self.cast: frozenset[str] = frozenset()  # batch keys of integers that the model reads as floating values
         self.written: frozenset[str] | None = None  # batch keys that forward writes into; None: not known yet
@@ -224,15 +259,6 @@ class Adapter(ABC):
                     "its own: put an nn.Identity where its features pass and name that as `encoder`."
                 )
 
-    def input_keys(self, modality: str) -> tuple[str, ...]:
-        """List the batch keys that belong to ``modality`` and are replaced with it."""
-        return self.fields.of(modality)
-
-    @property
-    def batch_keys(self) -> list[str]:
-        """Every batch key that is kept of an example, without the label: what the model is given, and parts of that."""
-        return self.fields.columns
-
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
         """Pool a modality's features as the config says.
 
@@ -257,7 +283,7 @@ class Adapter(ABC):
             return None
         twin = type(self)(self.config, checkpoint=trained, source=self.source, device=str(self.device), seed=seed)
         need_same_architecture(self.model, twin.model, self.config.model.factory)
-        twin.written, twin.cast = self.written, self.cast
+        twin.written, twin.cast, twin.task = self.written, self.cast, self.task
         return twin
 
     def fusion_parameters(self) -> list[nn.Parameter]:

@@ -36,16 +36,17 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
             features = self._encoded(batch)
             fused = self.fuse(features)
             outputs = self.head(fused)
+        outputs = self.scores_of(outputs, batch)
         recorded: dict[str, Activations] = {m: (features[m],) for m in self.modalities}
         pooled = {m: self.pool(m, features[m], batch) for m in self.modalities}
         return ForwardPass(recorded, pooled, Prediction(pool_fused(self.model, self.config.fusion, fused), outputs))
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
-        del inputs
         self.steady()
         with user_code(PLACE):
             fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})
             outputs = self.head(fused)
+        outputs = self.scores_of(outputs, inputs)
         return Prediction(pool_fused(self.model, self.config.fusion, fused), outputs)
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
@@ -61,6 +62,7 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
         changed = {m: change[m](f) if change is not None and m in change else f for m, f in features.items()}
         with user_code(PLACE):
             outputs = self.head(self.fuse(changed))
+        outputs = self.scores_of(outputs, batch)
         return TrainPass({m: self.pool(m, features[m], batch) for m in self.modalities}, outputs)
 
     def _encoded(self, batch: Batch) -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ class ModuleAdapter(Adapter):
         if EXAMPLE in inputs:
             self.steady()
             return self._called(arguments_of(self, collate_examples(self, inputs)))
-        left_out = self._only_for_pooling()
+        left_out = _only_for_pooling(self.config)
         inputs = {k: inputs[k] for k in self.fields.given if k not in left_out}
         self.steady()
         given = self.apart(inputs)
@@ -124,12 +124,6 @@ class ModuleAdapter(Adapter):
             case "list":
                 return self.model(list(given.values()))
 
-    def _only_for_pooling(self) -> set[str]:
-        """Masks that were named for pooling but not as inputs of the model."""
-        sections = self.config.modalities
-        named = {k for m, s in sections.items() for k in ([s.input] if isinstance(s.input, str) else s.input or [m])}
-        return {s.mask for s in sections.values() if s.mask is not None} - named - set(self.config.data.also)
-
     def run(self, batch: Batch) -> ForwardPass:
         def run(rows: Tensor) -> ForwardPass:
             some = {k: v[rows] for k, v in batch.items()} if len(groups) > 1 else batch
@@ -145,15 +139,19 @@ class ModuleAdapter(Adapter):
             at_input = m in self.at_input
             recorded[m] = record_inputs(self, m, batch) if at_input else self.taps[m].take(heard.captures[m])
         pooled = {
-            m: self.pool(m, self.features_of(m, recorded[m]), {**batch, **inputs}).float() for m in self.modalities
+            m: self.pool(m, self.features_of(m, recorded[m]), {**inputs, **batch}).float() for m in self.modalities
         }
-        rows = len(next(iter(inputs.values())))
         fused = [] if heard.fused is None else [heard.fused.value]
-        return ForwardPass(recorded, pooled, self._prediction(fused, heard.output, rows))
+        return ForwardPass(recorded, pooled, self._prediction(fused, heard.output, inputs))
 
-    def _prediction(self, fused: Sequence[Any], output: Any, rows: int) -> Prediction:
-        pooled = pool_fused(self.model, self.config.fusion, self.recorder.fused_of(fused, rows)).float()
-        return Prediction(pooled, prediction_in(output, self.config.output, self.task, rows))
+    def _prediction(self, fused: Sequence[Any], output: Any, inputs: Batch) -> Prediction:
+        found = self.recorder.fused_of(fused, len(next(iter(inputs.values()))))
+        return Prediction(pool_fused(self.model, self.config.fusion, found).float(), self._outputs(output, inputs))
+
+    def _outputs(self, output: Any, inputs: Batch) -> Tensor:
+        """What the task reads in whatever the model returned for prepared inputs."""
+        rows = len(next(iter(inputs.values())))
+        return self.scores_of(prediction_in(output, self.config.output, self.task, rows), inputs)
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         return self._answered({m: recorded[m] for m in self.modalities}, inputs)
@@ -185,7 +183,7 @@ class ModuleAdapter(Adapter):
             stack.enter_context((self.pruning or NOTHING).applied(recorded, rows))
             fused = stack.enter_context(self.recorder.replaying(recorded, self.device))
             output = self._guarded_forward(ready)
-        return self._prediction(fused, output, rows)
+        return self._prediction(fused, output, ready)
 
     def prune(self, batch: Batch, recorded: Mapping[str, Activations]) -> tuple[str, ...]:
         """Find out what replays may leave out, on the first ``batch`` and what was ``recorded`` of it. Returns paths of what
@@ -228,7 +226,7 @@ class ModuleAdapter(Adapter):
         features = {m: tap.only(seen[m]) for m, tap in self.taps.items()}
         features |= {m: record_inputs(self, m, batch)[0] for m in self.at_input}
         pooled = {m: self.pool(m, features[m], {**ready, **batch}) for m in self.modalities}
-        return TrainPass(pooled, prediction_in(output, self.config.output, self.task, len(next(iter(ready.values())))))
+        return TrainPass(pooled, self._outputs(output, ready))
 
     def fresh(self, seed: int, *, trained: Any = None) -> Adapter | None:
         twin = cast("ModuleAdapter | None", super().fresh(seed, trained=trained))
@@ -243,11 +241,19 @@ class ModuleAdapter(Adapter):
         except CollapsekitError:
             raise
         except Exception as e:
-            shapes = ", ".join(f"{k} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in inputs.items())
+            given = ((k, v) for k, v in inputs.items() if k not in self.carried)
+            shapes = ", ".join(f"{k} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in given)
             raise ConfigError(
                 f"the model's forward failed, called with {self.config.call} ({shapes}): {one_line(e)}; "
                 "check `call`, the modalities' `input` and `scale`, and `data.also`."
             ) from e
+
+
+def _only_for_pooling(config: Config) -> set[str]:
+    """Masks that were named for pooling but not as inputs of the model."""
+    sections = config.modalities
+    named = {k for m, s in sections.items() for k in ([s.input] if isinstance(s.input, str) else s.input or [m])}
+    return {s.mask for s in sections.values() if s.mask is not None} - named - set(config.data.also)
 
 
 def _make_tap(model: nn.Module, path: str, what: str) -> Tap:

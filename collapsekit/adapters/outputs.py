@@ -28,28 +28,38 @@ def prediction_in(output: Any, wanted: str | int | Sequence[str | int] | None, t
     Raises:
         ConfigError: where it is not there.
     """
-    found = output
     if wanted is not None:
-        parts = [wanted] if isinstance(wanted, str | int) else list(wanted)
-        if isinstance(output, Tensor):
-            raise ConfigError(f"`output` names {wanted!r}, but the model returns one tensor: remove `output`.")
-        taken = [select_part(output, p, "the model's output") for p in parts]
-        found = _side_by_side(taken, task) if all(isinstance(t, Tensor) for t in taken) else taken
-    elif isinstance(output, tuple | list) and len(output) >= task.embeddings > 1:
-        found = _side_by_side(list(output[: task.embeddings]), task)
-    elif isinstance(output, Mapping) or hasattr(output, "logits"):
-        if not hasattr(output, "logits") and "logits" not in output:
-            raise ConfigError(
-                f"the model returns parts {', '.join(map(str, output))}, none called 'logits': name the prediction "
-                "among them with `output`."
-            )
-        found = select_part(output, "logits", "the model's output")
+        found = _chosen(output, wanted, task)
+    else:
+        picked = task.pick(output, rows)
+        found = _in_usual_place(output, task) if picked is None else picked
     while isinstance(found, tuple | list) and found:
         found = found[0]
     if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != rows:
         what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(f"the model returns {what} for {rows} examples: name its prediction with `output`.")
     return found
+
+
+def _chosen(output: Any, wanted: str | int | Sequence[str | int], task: Task) -> Any:
+    parts = [wanted] if isinstance(wanted, str | int) else list(wanted)
+    if isinstance(output, Tensor):
+        raise ConfigError(f"`output` names {wanted!r}, but the model returns one tensor: remove `output`.")
+    taken = [select_part(output, p, "the model's output") for p in parts]
+    return _side_by_side(taken, task) if all(isinstance(t, Tensor) for t in taken) else taken
+
+
+def _in_usual_place(output: Any, task: Task) -> Any:
+    if isinstance(output, tuple | list) and len(output) >= task.embeddings > 1:
+        return _side_by_side(list(output[: task.embeddings]), task)
+    if isinstance(output, Mapping) or hasattr(output, "logits"):
+        if not hasattr(output, "logits") and "logits" not in output:
+            raise ConfigError(
+                f"the model returns parts {', '.join(map(str, output))}, none called 'logits': name the prediction "
+                "among them with `output`."
+            )
+        return select_part(output, "logits", "the model's output")
+    return output
 
 
 def _side_by_side(parts: list[Any], task: Task) -> Tensor:

@@ -122,7 +122,7 @@ def _path_line(key: str, path: str | None, hint: str) -> list[str]:
 
 def _task(proposal: Proposal, shapes: Mapping[str, tuple[int, ...]]) -> str:
     towers = proposal.head is None and any(name.endswith("logit_scale") for name in shapes)
-    return "contrastive" if towers else "classification"
+    return "retrieval" if towers else "classification"
 
 
 def _module_comments(root: Module) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from collapsekit.comparison.inputs import Group, LoadedRun
 from collapsekit.comparison.quantities import Choice, Found, Key
+from collapsekit.deprecated import TASKS_OF_BEFORE
 from collapsekit.errors import ConfigError
 from collapsekit.io.safe_text import quote
 from collapsekit.report.baseline import other_families
@@ -25,7 +26,7 @@ def check_subjects(groups: Sequence[Group]) -> None:
         a, b = first.report.subject, other.report.subject
         for what, advice in _ADVICE.items():
             mine, theirs = getattr(a, what), getattr(b, what)
-            if mine != theirs:
+            if TASKS_OF_BEFORE.get(mine, mine) != TASKS_OF_BEFORE.get(theirs, theirs):
                 _refuse(name, other_name, f"the first has {what} {_shown(mine)}, the second {_shown(theirs)}", advice)
         if set(a.modalities) != set(b.modalities):
             odd = sorted(set(a.modalities) ^ set(b.modalities))[0]

@@ -115,7 +115,8 @@ class Config(_Section):
     call: Literal["kwargs", "dict", "positional", "list"] = "kwargs"
     task: str = "classification"
     metric: str | None = None
-    temperature: float = Field(default=0.07, gt=0)  # contrastive only
+    temperature: float = Field(default=0.07, gt=0)  # retrieval only
+    task_options: Plain = {}  # of the task, such as `shift` of tokens
     data: DataConfig = DataConfig()
     subsets: tuple[SubsetConfig, ...] = ()
     gate: GateConfig = GateConfig()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
@@ -68,7 +69,8 @@ class SplitReader:
         done = 0
         seed_everything(self.seed)  # a loader that shuffles draws its order from here
         for batch in adapter.source.batches(split, list(columns), config.data.batch_size, self.limit, self.seed):
-            finite_inputs(batch, split, done, self.adapter.fields.owned)
+            finite_inputs(_without_gaps(adapter, batch), split, done, adapter.fields.owned)
+            self._need_numbers(split, batch)
             for key in columns:
                 if columns[key].shape not in (None, batch[key].shape[1:]):
                     self._keep_apart(split, key, columns, batch)
@@ -77,6 +79,15 @@ class SplitReader:
         if not done:
             raise NothingEvaluatedError(f"split {split!r} is empty: there is nothing to evaluate.")
         return {k: column.tensor() for k, column in columns.items()}
+
+    def _need_numbers(self, split: str, batch: Batch) -> None:
+        """Raise DataError where labels or units do not stack, such as text."""
+        apart = self.adapter.source.objects.keys() - set(self.adapter.fields.read)
+        for key in sorted(batch.keys() & apart):
+            raise DataError(
+                f"{key!r} in split {split!r} is text, None or of several shapes, expected numbers of one shape: give each "
+                "class or unit a number, and pad labels."
+            )
 
     def _keep_apart(self, split: str, key: str, columns: dict[str, SpillColumn], batch: Batch) -> None:
         """From here on keep the values of a field by themselves, whose rows differ in shape. Raises DataError where they may
@@ -94,6 +105,15 @@ class SplitReader:
         columns[key].append(store.add(unpad_rows(before, store.padding)))
         if not is_stored(source.objects, key, batch[key]):
             batch[key] = store.add(unpad_rows(batch[key], store.padding))
+
+
+def _without_gaps(adapter: Adapter, batch: Batch) -> Batch:
+    """A batch in which labels that are NaN are filled, where the task leaves these out and the model does not read them."""
+    label = adapter.config.data.label
+    if not adapter.task.gaps or label in adapter.batch_keys or label not in batch:
+        return batch
+    labels = batch[label]
+    return {**batch, label: torch.where(labels.isnan(), 0.0, labels) if labels.is_floating_point() else labels}
 
 
 def columns_of(adapter: Adapter) -> list[str]:

@@ -22,6 +22,7 @@ from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
 from collapsekit.features.examples import Examples, SplitReader, predictions_of
 from collapsekit.features.features import Features
+from collapsekit.io.safe_text import quote
 from collapsekit.io.spill import SpillBuffer, SpillColumn
 from collapsekit.report.diagnosis import ReportWarning
 from collapsekit.stats.threads import threads_for
@@ -108,6 +109,7 @@ class Extraction:
         self._made: dict[str, Features] = {}
         self._warnings: dict[str, tuple[ReportWarning, ...]] = {}  # by split on whose first batch the model was checked
         self.rebuilt = rebuilt
+        self._learned = False
 
     def features(self, split: str) -> Features:
         """Return features to be diagnosed: the model is checked on the first batch of ``split``, other splits come as
@@ -157,6 +159,10 @@ class Extraction:
                 self._made[split] = self._encoded(examples, check=True)
             if self.varied:
                 need_varied(self.adapter, examples, self._made[split])
+            caveat = self.adapter.task.caveat(self._made[split].targets)
+            if caveat is not None:
+                more = ReportWarning(name="targets_left_out", sentence=f"Split {quote(split)}: {caveat}")
+                self._warnings[split] = (*self._warnings[split], more)
         return self._warnings[split]
 
     def _batches(self, examples: Examples) -> tuple[Tensor, ...]:
@@ -164,6 +170,7 @@ class Extraction:
         return rows
 
     def _encoded(self, examples: Examples, *, check: bool) -> Features:
+        self._learn_labels()
         rows, kept = self._batches(examples), _Kept(self.storage, self.adapter.at_input)
         if self.twin is not None and (theirs := self._theirs(examples, rows, check=check)) is not None:
             return theirs
@@ -197,12 +204,20 @@ class Extraction:
         alike = all(_answered_alike(one.prediction, found, some) for one, some in ends)
         return found if self._all(alike, examples) else None
 
+    def _learn_labels(self) -> None:
+        """Let the task see the labels of all splits first, where it wants to."""
+        task, source = self.adapter.task, self.adapter.source
+        if task.learns and not self._learned:
+            splits = [split for split in source.splits() if source.count(split) != 0]
+            task.learn({split: self.reader.of(split).columns[self.adapter.config.data.label] for split in splits})
+            self._learned = True
+
     def _all(self, alike: bool, examples: Examples) -> bool:
         return all(current().share(alike, f"what two models make of {examples.split}"))
 
     def _answer(self, examples: Examples, features: Features, rows: Tensor) -> Prediction:
         """Fusion and head on what the twin's encoders gave of one batch."""
-        batch = {k: examples.columns[k].index_select(0, rows) for k in self.adapter.batch_keys}
+        batch = {k: examples.columns[k].index_select(0, rows) for k in self.adapter.columns}
         recorded = {
             m: OwnedActivations(t.index_select(0, rows) for t in features.recorded[m]) for m in features.modalities
         }
@@ -220,11 +235,11 @@ class Extraction:
     def _pass(self, examples: Examples, rows: Tensor, check: bool) -> ForwardPass:
         """One batch through the model; the first one with all the checks."""
         start, stop = int(rows[0]), int(rows[-1]) + 1
-        batch = {k: examples.columns[k][start:stop] for k in self.adapter.batch_keys}
+        batch = {k: examples.columns[k][start:stop] for k in self.adapter.columns}
         seed, order = self.reader.seed, examples.order[start:stop]
         with torch.no_grad(), threads_for(self._operations):
             if check and not start:
-                few = {k: examples.columns[k][:FEW] for k in self.adapter.batch_keys}
+                few = {k: examples.columns[k][:FEW] for k in self.adapter.columns}
                 sound = validate_model(self.adapter, batch, few, examples.split, order, seed, self.rebuilt)
                 result, self.rebuilt = sound.result, sound.rebuilt
                 self._need_shape(examples, start, stop, result.prediction)
@@ -252,10 +267,12 @@ class Extraction:
         data = adapter.config.data
         outputs = kept.outputs.tensor()
         targets = columns[data.label] if adapter.task.has_labels else torch.zeros(len(outputs))
+        own = {k: columns[k] for m in adapter.modalities for k in adapter.input_keys(m)}
+        answering = adapter.task.answers_in(own, columns[data.label]) if adapter.task.needs_targets else ()
         return Features(
             split=split,
             modalities=adapter.modalities,
-            inputs={k: columns[k] for k in adapter.batch_keys},
+            inputs={k: columns[k] for k in adapter.columns},
             present=find_present(adapter, columns),
             described=describe_inputs(adapter, {k: columns[k] for k in adapter.batch_keys}),
             recorded={m: self._recorded(kept, m, columns) for m in adapter.modalities},
@@ -268,6 +285,7 @@ class Extraction:
             contents=examples.contents,
             predictions={m: columns[key] for m, key in predictions_of(adapter).items()},
             sibling=self.of,
+            answering=answering,
             units=_units(columns, data.group, split),
         )
 

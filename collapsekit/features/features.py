@@ -44,7 +44,7 @@ class Features:
 
     split: str
     modalities: tuple[str, ...]
-    inputs: Batch  # as the data gave them
+    inputs: Batch  # as the data gave them; and the labels, where the task reads outputs by them
     recorded: dict[str, Activations]  # what replaying an encoder needs
     pooled: dict[str, Tensor]  # per modality (n, d)
     fused: Tensor  # (n, D)
@@ -60,6 +60,7 @@ class Features:
     )  # which examples have it (n,), of modalities that some lack
     described: Batch = field(default_factory=dict)  # by key numbers (n, d) of values that do not stack
     predictions: Batch = field(default_factory=dict)  # of the user's own models of one modality, by modality (n, ...)
+    answering: tuple[str, ...] = ()  # inputs of modalities that hold the answers themselves
     warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
     batch: int | None = None  # rows of a forward, where what an example gives depends on the others in its batch
     read: Mapping[str, Features] = field(default_factory=dict)  # every split read until now, by name

@@ -53,7 +53,7 @@ def draws_for(adapter: Adapter, features: Features, wanted: int | None) -> int:
     """
     if wanted is not None:
         return wanted
-    return min(256, max(32, 8 * adapter.task.classes_of(features.outputs)))
+    return min(256, max(32, 8 * adapter.task.choices_of(features.outputs)))
 
 
 Expected = Callable[[Tensor], Tensor]

@@ -116,7 +116,11 @@ def score_draws(task: Task, features: Features, mean: MeanOverDraws) -> Coalitio
     rows, groups, others = mean.without_groups()
     y, before, after = features.targets[rows], plain.expected[rows], others.to(plain.expected.dtype)
     each = task.loss(plain.expected, features.targets).double()
-    loss = _moved(task.loss(after, y).double() - each[rows], groups, size)
+    if task.scores_sets:
+        moved = _losses_in_sets(task, features.targets, plain.expected, after, rows, groups)
+    else:
+        moved = task.loss(after, y).double()
+    loss = _moved(moved - each[rows], groups, size)
     hits = task.hits(plain.expected, features.targets), task.hits(after, y)
     if hits[0] is not None and hits[1] is not None:
         metric = _moved(hits[1].double() - hits[0].double()[rows], groups, size)
@@ -126,6 +130,19 @@ def score_draws(task: Task, features: Features, mean: MeanOverDraws) -> Coalitio
             of = groups == g
             metric[1 + g] = task.metric(after[of], y[of]) - task.metric(before[of], y[of])
     return CoalitionValue(plain.loss + loss, plain.metric + metric, plain.expected)
+
+
+def _losses_in_sets(
+    task: Task, targets: Tensor, expected: Tensor, after: Tensor, rows: Tensor, groups: Tensor
+) -> Tensor:
+    """Losses (r,) of ``after`` (r, ...), what is expected of examples ``rows`` without a group, each beside all other
+    examples, which are without that group too where there is such an answer."""
+    found = torch.zeros(len(rows), dtype=torch.float64)
+    for g in groups.unique().tolist():
+        of = groups == g
+        together = expected.index_copy(0, rows[of], after[of])
+        found[of] = task.loss(together, targets).double()[rows[of]]
+    return found
 
 
 def _moved(each: Tensor, groups: Tensor, size: int) -> Tensor:

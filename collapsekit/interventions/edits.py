@@ -121,6 +121,7 @@ def unread_inputs(adapter: Adapter, features: Features) -> frozenset[str]:
 
 def _unread(adapter: Adapter, features: Features) -> frozenset[str]:
     few = {key: value[:TRIED] for key, value in features.inputs.items()}
+    given = [key for key in few if key not in adapter.carried]
 
     def answer(changed: Batch) -> tuple[bytes, bytes] | None:
         recorded = {m: OwnedActivations(t[:TRIED].clone() for t in features.recorded[m]) for m in features.modalities}
@@ -138,7 +139,7 @@ def _unread(adapter: Adapter, features: Features) -> frozenset[str]:
         return all(answer(changed) == plain for changed in others)
 
     plain = answer({})
-    found = [key for key in few if plain is not None and idle([key])]
+    found = [key for key in given if plain is not None and idle([key])]
     return frozenset(found if found and idle(found) else ())
 
 

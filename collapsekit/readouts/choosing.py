@@ -17,6 +17,7 @@ SCREENED = 600  # examples at most that are fitted on, and that choose, where se
 PENALTIES, ROUGH = (1e-1, 1e-3), 1e-4  # with which penalties, and to what gradient
 FINALISTS = 2  # sets that are fitted on all examples
 NUMBERS = 2**25  # numbers at most that are fitted on; of more examples every second, third ... is
+AT_PLACES = 2**22  # likewise, of features of places
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class FeatureSet:
 
     described: str
     of: Callable[[Features], Tensor]
+    places: int = 1  # whose features lie side by side, each read out by the same model; 1: features are of the whole
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class ChosenReadout:
     @property
     def described(self) -> str:
         """What is read, and how many numbers that are."""
-        return f"{self.features.described}, {self.width} {'number' if self.width == 1 else 'numbers'}"
+        width, places = self.width // self.features.places, self.features.places
+        numbers = f"{width} {'number' if width == 1 else 'numbers'}"
+        return f"{self.features.described}, {numbers}{f' at each of {places} places' if places > 1 else ''}"
 
 
 def choose_features(task: Task, at: FitSplit, sets: Sequence[FeatureSet], finalists: int = FINALISTS) -> ChosenReadout:
@@ -71,14 +75,18 @@ def choose_features(task: Task, at: FitSplit, sets: Sequence[FeatureSet], finali
 
 
 def _screened(task: Task, small: FitSplit, one: FeatureSet) -> float:
+    x, held = one.of(small.train), one.of(small.held)
+    if one.places > 1:
+        small = replace(small, fit=evenly(small.fit, max(2, AT_PLACES // x.shape[1])))
     with fitted_roughly(ROUGH):
-        return fit_readout(task, small, one.of(small.train), one.of(small.held), PENALTIES).loss
+        return fit_readout(task, small, x, held, PENALTIES, one.places).loss
 
 
 def _fitted(task: Task, at: FitSplit, one: FeatureSet) -> ChosenReadout:
     x = one.of(at.train)
     held = x if at.held is at.train else one.of(at.held)
     width = x.shape[1]
-    some = replace(at, fit=evenly(at.fit, max(SCREENED, NUMBERS // max(1, width))))
-    fitted = fit_readout(task, some, x, held, L2_GRID)
+    most = max(SCREENED, NUMBERS // max(1, width)) if one.places == 1 else max(2, AT_PLACES // width)
+    some = replace(at, fit=evenly(at.fit, most))
+    fitted = fit_readout(task, some, x, held, L2_GRID, one.places)
     return ChosenReadout(one, width, fitted, task.expect(fitted.readout.predict(x.double())))

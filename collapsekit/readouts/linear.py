@@ -58,6 +58,11 @@ def make_split(adapter: Adapter, features: Features) -> FitSplit:
     """
     there = adapter.source.splits()
     need_train(adapter, features.split)
+    if features.answering:
+        raise NumericsError(
+            f"it fits readouts, and {', '.join(features.answering)} of the modalities' inputs "
+            f"{'holds' if len(features.answering) == 1 else 'hold'} the answers themselves: make only the prompt a modality"
+        )
     width = adapter.task.expect(features.outputs[:1])[0].numel()
     train = _varied(adapter.task, features.of("train"))
     adapter.task.prior(train.targets, width)  # raises where the task knows no baseline
@@ -124,7 +129,7 @@ class FittedReadout:
 
 
 def fit_readout(
-    task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor, penalties: Sequence[float] = L2_GRID
+    task: Task, at: FitSplit, x_train: Tensor, x_held: Tensor, penalties: Sequence[float] = L2_GRID, places: int = 1
 ) -> FittedReadout:
     """Fit a linear readout, its penalty chosen on held-out examples.
 
@@ -134,6 +139,7 @@ def fit_readout(
         x_train: features of every row of the train split, (t, d).
         x_held: features of every row of the held-out split, (h, d).
         penalties: to choose from, the largest first.
+        places: of an example, whose features lie side by side and are read out by one model; 1: features are of the whole.
 
     Returns:
         The readout of the least held-out loss.
@@ -141,7 +147,11 @@ def fit_readout(
     best: FittedReadout | None = None
     x, chosen_by = x_train[at.fit].double(), x_held[at.choose].double()
     for l2 in penalties:
-        readout = task.fit_linear(x, at.targets, at.width, l2)
+        readout: Predictor
+        if places == 1:
+            readout = task.fit_linear(x, at.targets, at.width, l2)
+        else:
+            readout = task.fit_at_places(x.reshape(len(x), places, -1), at.targets, l2)
         held = task.expect(readout.predict(chosen_by))
         loss = float(task.loss(held, at.held_targets).mean())
         if best is None or loss < best.loss:

@@ -18,6 +18,7 @@ from collapsekit.readouts.fit import Recipe, fit
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.stats.random_features import SAMPLE, evenly
 from collapsekit.tasks.base import Task
+from collapsekit.tasks.grid import Grid
 
 ROWS = 512  # pooled at once
 TOKENS = 2**24  # numbers of all training examples up to which a query over their positions is learned
@@ -118,6 +119,8 @@ def recorded_sets(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> l
     ways = ways_of(adapter, modality, x, {k: v.index_select(0, rows) for k, v in features.inputs.items()})
     shape = " x ".join(map(str, x.shape[1:])) or "1"
     sets = [FeatureSet(f"features of {shape}, {name}", reader(adapter, modality, way)) for name, way in ways.items()]
+    if adapter.task.grid is not None:
+        sets += _sets_at_places(adapter, adapter.task.grid, modality, x)
     if len(ways) > 1 and adapter.config.modalities[modality].mask is None:
 
         def tokens(features: Features) -> Tensor:
@@ -126,6 +129,27 @@ def recorded_sets(adapter: Adapter, at: FitSplit, modality: str, seed: int) -> l
         learned = attention_set(adapter.task, at, tokens, f"features of {shape}", seed)
         sets += [] if learned is None else [learned]
     return sets
+
+
+def _sets_at_places(adapter: Adapter, grid: Grid, modality: str, x: Tensor) -> list[FeatureSet]:
+    """Maps (n, ...) read at each place of a dense output, alone and with what is around it."""
+    last = adapter.channel_axis(modality, x) == x.ndim - 1
+
+    def maps(features: Features) -> Tensor:
+        found = adapter.features_of(modality, features.recorded[modality])
+        return (found.movedim(-1, 1) if last else found).float()
+
+    if not grid.fits((x.movedim(-1, 1) if last else x).shape):
+        return []
+    shape = " x ".join(map(str, x.shape[1:]))
+    return [
+        FeatureSet(
+            f"features of {shape}, {where}",
+            lambda f, reach=reach: grid.neighbours(maps(f), reach).flatten(1),  # type: ignore[misc]
+            len(grid.places),
+        )
+        for reach, where in ((0, "at the place"), (1, "around the place"))
+    ]
 
 
 class AttentionPool(nn.Module):

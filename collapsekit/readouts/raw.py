@@ -10,10 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -39,12 +41,15 @@ from collapsekit.stats.random_features import (
     standardised,
 )
 from collapsekit.tasks.base import Task
+from collapsekit.tasks.grid import Grid
 
 SUMS = 1024  # sums that wide inputs are projected to
 DEAR = 2**33  # examples · numbers · the lesser of them, beyond which inputs are projected
 FOURIER = 400  # random Fourier features, at most
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0)  # of the kernel, in median distances between training examples
 KERNELS = 128  # random convolutions
+AROUND = ("at the place", "around the place", "around the place, 2 steps far")  # by how many steps
+WAVES, LOOKED_AT = 64, 32  # random Fourier features of a place, and examples from which their scales are read
 VOCABULARY = 1024  # columns that tokens are counted in
 ENOUGH = 0.01  # share of the prior loss that is left of a modality no further family is asked about
 ROUNDS, LEAST = (
@@ -172,6 +177,53 @@ def _counts(raw: RawModality, features: Features, placed: bool) -> Tensor:
     return joined(parts)
 
 
+def read_places(raw: RawModality, at: FitSplit, grid: Grid) -> Iterator[FeatureSet]:
+    """Yield numbers at and around each place of a dense output, and random Fourier features of these.
+
+    Args:
+        raw: the modality's inputs.
+        at: the examples from which scales are read.
+        grid: the output's places.
+
+    Yields:
+        Features of places side by side, (n, P · d).
+    """
+    count = len(grid.places)
+    for key in raw.numbers:
+        if not grid.fits(as_maps(at.train.inputs[key][:1], grid).shape):
+            continue
+
+        def around(features: Features, reach: int, key: str = key) -> Tensor:
+            return grid.neighbours(as_maps(features.inputs[key], grid) / raw.scale, reach)
+
+        for reach, where in enumerate(AROUND):
+            yield FeatureSet(f"inputs {where}", lambda f, reach=reach: around(f, reach).flatten(1), count)  # type: ignore[misc]
+        some = evenly(at.fit, LOOKED_AT)
+        sample = grid.neighbours(as_maps(at.train.inputs[key][some], grid) / raw.scale, 1).flatten(0, 1)
+        sample = sample[evenly(torch.arange(len(sample)), SAMPLE)]
+        middle = median_distance(standardised(sample, sample))
+        drawn = FourierFeatures.draw(sample.shape[1], WAVES, middle, raw.seed)
+
+        def waves(
+            features: Features,
+            around: Callable[[Features, int], Tensor] = around,
+            drawn: FourierFeatures = drawn,
+            sample: Tensor = sample,
+        ) -> Tensor:
+            x = around(features, 1)
+            return drawn(standardised(x.flatten(0, 1), sample)).reshape(len(x), -1)
+
+        yield FeatureSet(f"random Fourier features of inputs {AROUND[1]}", waves, count)
+
+
+def as_maps(x: Tensor, grid: Grid) -> Tensor:
+    """Lay inputs (n, ...) out as maps (n, c, *s), channels being the axis that is left beside the output's."""
+    if x.ndim == len(grid.space) + 1:
+        return x[:, None].float()
+    last = tuple(x.shape[1:-1]) == grid.space and tuple(x.shape[2:]) != grid.space
+    return (x.movedim(-1, 1) if last else x).float()
+
+
 class ReadoutOptions(Options):
     """How raw inputs are read out; set under the name of the probe utilisation."""
 
@@ -215,8 +267,13 @@ class BoostedTrees:
         kinds = {"multilabel": Classifier, "regression": Regressor}
         if task.name not in kinds:
             return None
-        columns = y.reshape(len(y), -1).T
-        models = [kinds[task.name](**how).fit(inputs, c) if len(set(c.tolist())) > 1 else float(c[0]) for c in columns]
+        models: list[Any] = []
+        for column in y.reshape(len(y), -1).T:
+            known = ~np.isnan(column)
+            values = column[known]
+            varies = len(set(values.tolist())) > 1
+            constant = float(values[0]) if len(values) else 0.0
+            models.append(kinds[task.name](**how).fit(inputs[known], values) if varies else constant)
         return cls(task, width, models)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -365,7 +422,10 @@ def _fit_families(task: Task, at: FitSplit, raw: RawModality, boosting: bool) ->
     found: dict[str, ChosenReadout] = {}
     constant = task.prior(at.targets, at.width).expand(len(at.choose), -1)
     little = ENOUGH * float(task.loss(constant, at.held_targets).mean())
-    for name, family in FAMILIES.items():
+    families = dict(FAMILIES)
+    if task.grid is not None:
+        families = {"inputs place by place": partial(read_places, grid=task.grid), **families}
+    for name, family in families.items():
         if any(chosen.fitted.loss <= little for chosen in found.values()):
             break  # hardly anything is left to gain
         sets = list(family(raw, at)) if raw.numbers else []

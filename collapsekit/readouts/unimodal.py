@@ -158,6 +158,8 @@ def reckoned(
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    if adapter.task.grid is not None:
+        return "a dense output is read out place by place, which an encoder trained alone is not", 0.0
     twin = adapter.fresh(seed, trained=start)
     if twin is None:
         return "the model cannot be built afresh: give model.factory in the config", 0.0

@@ -41,7 +41,7 @@ from collapsekit.session.checks import (
     known_sizes,
 )
 from collapsekit.session.opening import OpenModel, open_model
-from collapsekit.tasks.make import make_task, tasks_with_prior
+from collapsekit.tasks.make import task_of, tasks_with_prior
 
 FITTED = ("train", "val")  # the splits that a repair is trained on, and decided on
 LITTLE = 0.05  # of the prior loss: under that an encoder trained alone gains nothing worth catching up on
@@ -163,7 +163,7 @@ def make_request(
 
 def _need_judge(config: Config) -> None:
     """Raises ConfigError where no score could say whether a repair helped."""
-    task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
+    task = task_of(config)
     if not task.has_prior():
         *others, last = tasks_with_prior()
         raise ConfigError(

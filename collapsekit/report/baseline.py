@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from collapsekit.deprecated import TASKS_OF_BEFORE
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.files import is_file
 from collapsekit.io.json import MAX_BYTES, read_json
@@ -115,7 +116,7 @@ def differs(ours: Report, theirs: Report) -> str | None:
     """Say why two reports cannot be compared, as a sentence without its end; None where they can."""
     for what in ("task", "metric", "split", "examples"):
         a, b = getattr(ours.subject, what), getattr(theirs.subject, what)
-        if a != b:
+        if TASKS_OF_BEFORE.get(a, a) != TASKS_OF_BEFORE.get(b, b):
             return f"one has {what} {a}, the other {b}"
     one, other = (r.subject.modalities for r in (ours, theirs))
     if set(one) != set(other):

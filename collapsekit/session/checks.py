@@ -30,7 +30,7 @@ from collapsekit.io.limits import MEMORY
 from collapsekit.io.writable import check_folder, check_room
 from collapsekit.registry import ProbeSpec
 from collapsekit.tasks.base import Task
-from collapsekit.tasks.make import make_task
+from collapsekit.tasks.make import task_of
 
 
 def check_call(
@@ -127,7 +127,7 @@ def check_parts(config: Config, *, live: bool) -> Task:
 
     Returns the task. ``live``: whether the model is at hand. Raises ConfigError.
     """
-    task = make_task(config.task, metric=config.metric, temperature=config.temperature, base=config.base)
+    task = task_of(config)
     if config.adapter == "module":
         need_two(config)
         if not live:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite, matrix
 from collapsekit.stats.linalg.moments import Moments
+from collapsekit.stats.scores.cox import RiskSets
 from collapsekit.stats.threads import threads_for
 
 _Array = NDArray[np.float64]
@@ -114,6 +115,41 @@ def fit_softmax(x: Tensor, y: Tensor, classes: int, l2: float) -> Linear:
     return design.fit(loss, classes, curvature=(1 - 1 / classes) / classes)
 
 
+def fit_softmaxes(x: Tensor, y: Tensor, l2: float) -> Linear:
+    """Fit several multinomial logistic regressions to soft labels, side by side.
+
+    Minimises the mean over examples of the cross-entropies (nats) to ``y``, summed over the S regressions, + l2/2·|W|²;
+    otherwise as :func:`fit_softmax`, which it equals for S = 1 and labels that are 0 or 1.
+
+    Args:
+        x: (n, d), features.
+        y: (n, S, C), weights of classes, at least 0; what they sum to is the weight of a regression's label.
+        l2: the penalty's weight, above 0.
+
+    Returns:
+        The model, with weight (d, S · C).
+
+    Raises:
+        NumericsError: where shapes or labels do not fit, and where the gradient stays above 1e-4.
+    """
+    design = _Design.of(x, l2)
+    if y.ndim != 3 or y.shape[0] != design.n or y.shape[2] < 2 or bool((y < 0).any()):
+        raise NumericsError(
+            f"softmax fits need weights (n, fits, classes) from 0 on, of {design.n} examples and 2 or more classes, found "
+            f"shape {tuple(y.shape)}: pass one row an example."
+        )
+    wanted, shape = y.detach().cpu().double(), y.shape
+    total = wanted.sum(2, keepdim=True)
+
+    def loss(logits: Tensor) -> tuple[float, Tensor]:
+        log_p = logits.reshape(shape).log_softmax(2)
+        gradient = (log_p.exp() * total - wanted).flatten(1)
+        return -float((wanted * log_p).sum()) / design.n, gradient / design.n
+
+    share = float(total.mean())  # how much of an example's weight a regression has
+    return design.fit(loss, shape[1] * shape[2], curvature=max(share, 1e-12) * (1 - 1 / shape[2]) / shape[2])
+
+
 def fit_sigmoid(x: Tensor, y: Tensor, l2: float) -> Linear:
     """Fit independent logistic regressions, one a column of the labels.
 
@@ -147,6 +183,42 @@ def fit_sigmoid(x: Tensor, y: Tensor, l2: float) -> Linear:
     return design.fit(loss, targets.shape[1], curvature=0.25)
 
 
+def fit_cox(x: Tensor, time: Tensor, event: Tensor, l2: float) -> Linear:
+    """Fit a linear Cox model of log-risk to convergence.
+
+    Minimises minus the log partial likelihood (Cox 1972, ties by Breslow 1974) over n, + l2/2·|w|², on standardised
+    features; the bias, which is in no likelihood, stays 0. L-BFGS as :func:`fit_softmax`.
+
+    Args:
+        x: (n, d), features.
+        time: (n,), until the event or until the subject was lost.
+        event: (n,), 1 where the event was seen, 0 where not.
+        l2: the penalty's weight, above 0.
+
+    Returns:
+        The model, with weight (d, 1).
+
+    Raises:
+        NumericsError: where shapes do not fit or no event was seen, and where the gradient stays above 1e-4.
+    """
+    design = _Design.of(x, l2)
+    if time.shape != (design.n,) or event.shape != (design.n,) or not bool(event.any()):
+        raise NumericsError(
+            f"a Cox fit needs {design.n} times and events, one event at least, found shapes {tuple(time.shape)} and "
+            f"{tuple(event.shape)} and {int(event.sum())} events: use more examples."
+        )
+    sets = RiskSets.of(time.cpu().double(), event.cpu().double())
+
+    def loss(log_risk: Tensor) -> tuple[float, Tensor]:
+        eta = log_risk.detach().requires_grad_()
+        with torch.enable_grad():
+            value = sets.losses(eta[:, 0]).mean()
+        (gradient,) = torch.autograd.grad(value, [eta])
+        return float(value.detach()), gradient
+
+    return design.fit(loss, 1, curvature=float(event.double().mean()))
+
+
 def fit_ridge(x: Tensor, y: Tensor, l2: float) -> Linear:
     """Fit a ridge regression in closed form.
 
@@ -171,6 +243,34 @@ def fit_ridge(x: Tensor, y: Tensor, l2: float) -> Linear:
     slopes = design.rotated.T @ (targets - centre) / design.n / (design.power + l2)[:, None]
     residual = design.rotated @ slopes + centre - targets
     return design.linear(slopes, centre, residual / design.n)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearAtPlaces:
+    """One linear model for all P places of an example, which reads what is known of each place, ``about`` (P, k), beside its
+    features."""
+
+    linear: Linear
+    about: Tensor
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Compute natural values (n, P*C), float64, of ``x`` (n, P*d), features of places side by side."""
+        places = x.reshape(len(x), len(self.about), -1).double()
+        return self.linear.predict(with_about(places, self.about)).reshape(len(x), -1)
+
+
+def with_about(x: Tensor, about: Tensor) -> Tensor:
+    """Lay features (n, P, d) out as rows of places, with what is known of each, (P, k), beside them: (n · P, d + k)."""
+    return torch.cat([x, about.expand(len(x), -1, -1)], 2).flatten(0, 1)
+
+
+def side_by_side(models: Sequence[Linear]) -> Linear:
+    """Put linear models of the same d features, each of its own columns, together: weight (d, sum of columns)."""
+    weight = torch.cat([m.weight / m.scale[:, None] for m in models], 1)
+    bias = torch.cat([m.bias - (m.mean / m.scale) @ m.weight for m in models])
+    d = weight.shape[0]
+    gradient = max(m.gradient for m in models)
+    return Linear(weight, bias, weight.new_zeros(d), weight.new_ones(d), gradient)
 
 
 @dataclass(frozen=True, eq=False)

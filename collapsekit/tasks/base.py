@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
 from collapsekit.errors import ConfigError, DataError, NumericsError, did_you_mean
 from collapsekit.stats.inference.bounds import UNBOUNDED
-from collapsekit.stats.linear import Linear
+from collapsekit.stats.linear import Linear, LinearAtPlaces
+from collapsekit.tasks.grid import Grid
+from collapsekit.tasks.reading import OutputReader
 
 # Below this a probability counts as zero; keeps the loss of a confidently wrong model finite.
 FLOOR = 1e-30
 Metric = Callable[[Tensor, Tensor], float]
 
 
-class Task(ABC):
+class Task(OutputReader, ABC):
     """Loss and metric over *expectations*: outputs mapped to a space where averaging over resampled
     inputs is meaningful (probabilities, or the prediction itself; SAGE, Covert et al. 2020, eq. 2).
 
     A subclass is one file and registers itself with ``@task("name", summary=...)``, which gives it its ``name``. Values are
-    tensors whose first axis is the example; expectations and losses are float64."""
+    tensors whose first axis is the example; expectations and losses are float64. Outputs are what ``read`` makes of a
+    model's prediction."""
 
     name: str  # as a config and a report name it
     loss_name: str
@@ -31,7 +34,10 @@ class Task(ABC):
     metric_bounds = UNBOUNDED  # likewise of the metric
     has_labels = True  # whether it reads the data's label
     embeddings = 1  # parts of what a model returns that make its output, side by side
+    grid: Grid | None = None  # the places of an example that are scored, where these lie along axes as inputs do
     mean_over_examples = False  # whether training_loss is a plain mean of each example's own loss
+    scores_sets: ClassVar[bool] = False  # whether an example's loss depends on the others that are scored with it
+    gaps: ClassVar[bool] = False  # whether a NaN among the labels is a value that is left out
 
     @classmethod
     def create(cls, *, metric: str | None, temperature: float) -> Self:
@@ -53,7 +59,8 @@ class Task(ABC):
 
     @abstractmethod
     def expect(self, outputs: Tensor) -> Tensor:
-        """Turn a model's outputs (n, ...) into expectations (n, ...), float64, that may be averaged over draws."""
+        """Turn outputs (n, ...), as ``read`` made them, into expectations (n, ...), float64, that may be averaged over
+        draws."""
 
     @abstractmethod
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
@@ -88,6 +95,22 @@ class Task(ABC):
         """
         raise NumericsError(f"task {self.name!r} does not say how features are read out linearly")
 
+    def fit_at_places(self, x: Tensor, targets: Tensor, l2: float) -> LinearAtPlaces:
+        """Fit one linear readout for all places of a task that has a ``grid``.
+
+        Args:
+            x: features of each place, (n, P, d).
+            targets: as ``check`` gives them, (n, P).
+            l2: weight of the squared weights.
+
+        Returns:
+            The readout: features of places side by side (n, P · d) to natural values (n, P · C).
+
+        Raises:
+            NumericsError: for a task that does not say how, and where the fit fails.
+        """
+        raise NumericsError(f"task {self.name!r} does not say how features of places are read out linearly")
+
     def to_natural(self, expected: Tensor) -> Tensor:
         """Move expectations (n, C) to the space where evidence adds up: log-probabilities, logits, values (n, C)."""
         return expected
@@ -112,6 +135,10 @@ class Task(ABC):
         """Count how many classes outputs (n, ...) choose one of; 1 where they do not choose."""
         del outputs
         return 1
+
+    def choices_of(self, outputs: Tensor) -> int:
+        """Count how many answers outputs (n, ...) choose among: the more, the more draws an absent modality takes."""
+        return self.classes_of(outputs)
 
     def hits(self, expected: Tensor, targets: Tensor) -> Tensor | None:
         """Tell whether each answer is right, bool (n,), where the metric is the share of right answers in any set; else
@@ -148,6 +175,11 @@ class Task(ABC):
         if not self.has_labels or not len(targets) or bool((targets != targets[:1]).any()):
             return None
         return str(targets[0].item()) if targets[0].numel() == 1 else "the same"
+
+    def caveat(self, targets: Tensor) -> str | None:
+        """Say in a sentence what has to be known of targets (n, ...) to read the numbers; None: nothing."""
+        del targets
+        return None
 
     def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
         """Check that the task can read outputs of this shape, as soon as there are some.

@@ -11,7 +11,7 @@ from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.tasks.base import Task
 from collapsekit.user_code.process_state import user_code
 
-_METHODS = [n for n in vars(Task) if callable(getattr(Task, n)) and not n.startswith("_") and n != "has_prior"]
+_METHODS = [n for n in dir(Task) if callable(getattr(Task, n)) and not n.startswith("_") and n != "has_prior"]
 
 
 @cache

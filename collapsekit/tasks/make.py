@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
+from inspect import Parameter, signature
 from pathlib import Path
+from typing import Any
 
 from collapsekit.config.imports import import_object
-from collapsekit.errors import ConfigError
+from collapsekit.config.schema import Config
+from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.registry import TASKS, get_task, task_names
 from collapsekit.tasks.base import Task, need_one_metric
 from collapsekit.tasks.custom import CustomLoss
 from collapsekit.tasks.guard import guard_methods
 
+GENERAL = ("metric", "temperature")  # what every task is made of; other keyword arguments of `create` are its options
 
-def make_task(name: str, *, metric: str | None, temperature: float, base: Path) -> Task:
-    """Make the task that is registered as ``name``, or the user's ``module:callable`` loss.
+
+def task_of(config: Config) -> Task:
+    """Make the task of a config. Raises ConfigError where there is none of that name, or it cannot be made."""
+    general = {"metric": config.metric, "temperature": config.temperature}
+    return make_task(config.task, **general, base=config.base, options=config.task_options)  # type: ignore[arg-type]
+
+
+def make_task(
+    name: str, *, metric: str | None, temperature: float, base: Path, options: Mapping[str, Any] | None = None
+) -> Task:
+    """Make the task that is registered as ``name``, or the user's own: ``module:Class``, or a loss, ``module:function``.
 
     Args:
         name: the config's ``task``.
         metric: the config's ``metric``; None: the task's first.
         temperature: for tasks that compare embeddings.
         base: the folder in which the user's module is looked for.
+        options: the config's ``task_options``: further arguments of the task's ``create``; None: none.
 
     Returns:
         The task; a plugin's one raises ConfigError for an error in its code.
@@ -27,18 +43,46 @@ def make_task(name: str, *, metric: str | None, temperature: float, base: Path) 
     Raises:
         ConfigError: where there is none of that name, or it cannot be made.
     """
+    options = options or {}
     if ":" in name:
+        found = import_object(name, base, "task")
+        if isinstance(found, type) and issubclass(found, Task):
+            return _created(_named(found, name), name, metric, temperature, options)
         need_one_metric(metric, name)
-        call = import_object(name, base, "task")
-        if not callable(call):
-            found = type(call).__name__
-            raise ConfigError(f"task {name!r} is {found}, expected a function (outputs, targets) -> losses.")
-        return CustomLoss(name, call)
+        if not callable(found) or isinstance(found, type):
+            what = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
+            raise ConfigError(
+                f"task {name!r} is {what}, expected a function (outputs, targets) -> losses, or a subclass of "
+                "collapsekit.ext.Task."
+            )
+        _need_options(options, (), name)
+        return CustomLoss(name, found)
     kind = get_task(name).kind
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ConfigError(f"task {name!r} is {kind!r}, expected a subclass of {Task.__module__}.Task.")
-    task: Task = guard_methods(kind).create(metric=metric, temperature=temperature)
+    return _created(kind if kind.name == name else _named(kind, name), name, metric, temperature, options)
+
+
+@cache
+def _named(kind: type[Task], name: str) -> type[Task]:
+    """The kind under the name by which the config knows it."""
+    return type(kind.__name__, (kind,), {"name": name, "__module__": kind.__module__})
+
+
+def _created(kind: type[Task], name: str, metric: str | None, temperature: float, options: Mapping[str, Any]) -> Task:
+    named = (p for p in signature(kind.create).parameters.values() if p.kind is Parameter.KEYWORD_ONLY)
+    _need_options(options, [p.name for p in named if p.name not in GENERAL], name)
+    task: Task = guard_methods(kind).create(metric=metric, temperature=temperature, **options)
     return task
+
+
+def _need_options(options: Mapping[str, Any], there: list[str] | tuple[str, ...], name: str) -> None:
+    for option in options:
+        if option not in there:
+            listed = f"has {', '.join(there)}" if there else "has no options"
+            raise ConfigError(
+                f"task_options {option!r}{did_you_mean(option, there)}: task {name!r} {listed}; remove or correct it."
+            )
 
 
 def tasks_with_prior() -> list[str]:

@@ -10,24 +10,36 @@ from torch.nn import functional as F
 
 from collapsekit.errors import DataError
 from collapsekit.registry import task
-from collapsekit.stats import metrics
 from collapsekit.stats.inference.bounds import NOT_NEGATIVE, Bounds
-from collapsekit.stats.linear import Linear, fit_ridge
-from collapsekit.tasks.base import Task, choose_metric
+from collapsekit.stats.linear import Linear, fit_ridge, side_by_side
+from collapsekit.stats.scores import values as of_values
+from collapsekit.tasks.base import Metric, Task, choose_metric
 from collapsekit.tasks.shapes import squeezed
 
+_METRICS: dict[str, Metric] = {
+    "r2": of_values.r2,
+    "mae": lambda p, y: -of_values.mean_absolute_error(p, y),
+    "rmse": lambda p, y: -of_values.root_mean_squared_error(p, y),
+    "pearson": of_values.pearson,
+    "ccc": of_values.concordance,
+}
+_BOUNDS = {"r2": Bounds(high=1.0), "mae": Bounds(high=0.0), "rmse": Bounds(high=0.0)}
+_NAMES = {"mae": "negative MAE", "rmse": "negative RMSE"}  # so that higher is better
 
-@task("regression", summary="real targets; squared error, R²")
+
+@task("regression", summary="real targets, NaN where there is none; squared error; R², MAE, RMSE, Pearson or CCC")
 class Regression(Task):
-    """Real targets: squared error; R²."""
+    """Real targets: squared error; R², mean absolute error, root mean squared error, Pearson's correlation, Lin's
+    concordance correlation. A NaN among the targets is left out of all of them."""
 
-    mean_over_examples = True
-    loss_bounds, metric_bounds = NOT_NEGATIVE, Bounds(high=1.0)
+    mean_over_examples = gaps = True
+    loss_bounds = NOT_NEGATIVE
     loss_name = "squared error, mean over outputs"
 
     def __init__(self, metric: str | None = None) -> None:
-        self._metric = choose_metric(metric, {"r2": metrics.r2})
-        self.metric_name = metric or "r2"
+        self._metric, chosen = choose_metric(metric, _METRICS), metric or "r2"
+        self.metric_name, self._chosen = _NAMES.get(chosen, chosen), chosen
+        self.metric_bounds = _BOUNDS.get(chosen, Bounds(-1.0, 1.0))
 
     @classmethod
     def create(cls, *, metric: str | None, temperature: float) -> Self:
@@ -38,26 +50,65 @@ class Regression(Task):
         return outputs.double().reshape(len(outputs), -1)
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
-        return (expected - targets).square().mean(1)
+        squares = (expected - targets).square()
+        return squares.nanmean(1) if _has_gaps(targets) else squares.mean(1)
 
     def metric(self, expected: Tensor, targets: Tensor) -> float:
         return self._metric(expected, targets)
 
     def metric_parts(self, expected: Tensor, targets: Tensor) -> Tensor | None:
-        """Compute (n,): 1 minus an example's squared error over the mean square deviation of the targets, mean over outputs
-        that vary."""
+        """Compute (n,): of R², 1 minus an example's squared error over the mean square deviation of the targets, mean over
+        outputs that vary; of a mean absolute error, minus the example's own."""
+        if _has_gaps(targets):
+            return None
+        if self._chosen == "mae":
+            return -(expected - targets).abs().mean(1)
+        if self._chosen != "r2":
+            return None
         centred = targets - targets.mean(0)
         varies = centred.square().mean(0) > 0
         return (1 - (targets - expected).square() / centred.square().mean(0))[:, varies].mean(1)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.mse_loss(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+        outputs, truth = outputs.reshape(targets.shape), targets.to(outputs.dtype)
+        if not _has_gaps(targets):
+            return F.mse_loss(outputs, truth)
+        known = ~truth.isnan()
+        squares = (outputs - torch.where(known, truth, 0.0)).square() * known
+        return (squares.sum(1) / known.sum(1)).mean()
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
-        return targets.double().mean(0, keepdim=True)
+        """Find the mean of each output, (1, width), an example's known targets sharing its weight; 0 where none is known."""
+        if not _has_gaps(targets):
+            return targets.double().mean(0, keepdim=True)
+        known = ~targets.isnan()
+        weight = known / known.sum(1, keepdim=True)
+        total = (torch.where(known, targets, 0.0).double() * weight).sum(0, keepdim=True)
+        return total / weight.sum(0, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
 
     def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
-        return fit_ridge(x, targets, l2)
+        if not _has_gaps(targets):
+            return fit_ridge(x, targets, l2)
+        columns = []
+        for values in targets.T:
+            known = ~values.isnan()
+            if int(known.sum()) > 1:
+                columns.append(fit_ridge(x[known], values[known, None], l2))
+            else:  # nothing to learn from
+                columns.append(fit_ridge(x, torch.zeros(len(x), 1, dtype=torch.float64), l2))
+        return side_by_side(columns)
+
+    def caveat(self, targets: Tensor) -> str | None:
+        missing, count = int(targets.isnan().sum()), targets.numel()
+        if not missing:
+            return None
+        return f"{missing} of {count} target values are NaN: they are left out of losses, metrics, priors and readouts."
+
+    def unvarying(self, targets: Tensor) -> str | None:
+        if not _has_gaps(targets):
+            return super().unvarying(targets)
+        known = [values[~values.isnan()] for values in targets.T]
+        return "the same" if all(not len(v) or bool((v == v[0]).all()) for v in known) else None
 
     def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
         if squeezed(outputs).shape[1:] == squeezed(targets).shape[1:]:
@@ -72,7 +123,17 @@ class Regression(Task):
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         super().check(targets, outputs, split)
         flat = targets.double().reshape(len(targets), -1)
-        if not bool(torch.isfinite(flat).all()):
-            row = int((~torch.isfinite(flat)).any(1).nonzero()[0])
-            raise DataError(f"label of example {row} of split {split!r} is NaN or infinite: drop or fill it.")
+        if bool(flat.isinf().any()):
+            row = int(flat.isinf().any(1).nonzero()[0])
+            raise DataError(f"label of example {row} of split {split!r} is infinite: drop or fill it.")
+        empty = int(flat.isnan().all(1).sum())
+        if empty:
+            raise DataError(
+                f"{empty} of {len(flat)} examples of split {split!r} have no label but NaN: drop them, as nothing in "
+                "them can be scored."
+            )
         return flat
+
+
+def _has_gaps(targets: Tensor) -> bool:
+    return bool(targets.isnan().any())

@@ -232,7 +232,7 @@ def test_clip_towers_have_no_fusion() -> None:
     assert got.modalities == {"text": "text_model", "vision": "vision_model"}
     assert (got.fusion, got.head) == (None, None)
     assert any("'visual_projection' also belongs to 'vision'" in s for s in got.unsure)
-    assert yaml.safe_load(config_text(got, "clip.pt", CLIP_HF))["task"] == "contrastive"
+    assert yaml.safe_load(config_text(got, "clip.pt", CLIP_HF))["task"] == "retrieval"
 
 
 def test_what_cannot_be_told_is_said_with_the_candidates() -> None:

@@ -23,7 +23,7 @@ from collapsekit.readouts.linear import make_split
 from collapsekit.readouts.raw import FAMILIES, BoostedTrees, RawModality, ReadoutOptions, fit_families
 from collapsekit.report.diagnosis import Report
 from collapsekit.session.session import Session
-from collapsekit.tasks.contrastive import Contrastive
+from collapsekit.tasks.retrieval import Retrieval
 from tests.probes.credit.test_utilisation import late, world
 from tests.probes.planted import Apply, Planted, Study, linear, study
 
@@ -270,7 +270,7 @@ def test_boosting_gives_the_probabilities_of_scikit_learn() -> None:
     assert torch.allclose(ours[:, :2], torch.as_tensor(theirs.predict_proba(x)), atol=2e-3)
     assert float(ours[:, 2].max()) < 1e-3  # a class that no training example is of is not impossible
     assert float(ours[:, 2].min()) > 0
-    assert BoostedTrees.fit(Contrastive(0.07), x, at.held_targets, 2, {}) is None
+    assert BoostedTrees.fit(Retrieval(0.07), x, at.held_targets, 2, {}) is None
 
 
 def test_boosting_without_scikit_learn_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats.linear import fit_ridge, fit_sigmoid, fit_softmax
+from collapsekit.stats.linear import fit_ridge, fit_sigmoid, fit_softmax, fit_softmaxes
 
 SHAPES = [(200, 6), (40, 70)]
 
@@ -41,6 +41,23 @@ def test_softmax_equals_scikit_learn(n: int, d: int, classes: int, l2: float) ->
     cross_entropy = -float(p[torch.arange(n), y].log().mean())
     assert cross_entropy == pytest.approx(-np.log(reference[np.arange(n), y.numpy()]).mean(), abs=1e-6)
     assert ours.gradient <= 1e-7
+
+
+def test_softmaxes_side_by_side_are_each_a_softmax() -> None:
+    x, y = data(60, 4, 3)
+    other = (y + (x[:, 0] > 10).long()) % 3
+    hot = torch.nn.functional.one_hot(torch.stack([y, other], 1), 3).double()
+    both = fit_softmaxes(x, hot * torch.tensor([0.25, 0.75])[None, :, None], 1e-2)
+    for place, (labels, weight) in enumerate(((y, 0.25), (other, 0.75))):
+        alone = fit_softmax(x, labels, 3, 1e-2 / weight)
+        np.testing.assert_allclose(
+            both.predict(x).reshape(-1, 2, 3)[:, place].softmax(1), alone.predict(x).softmax(1), atol=1e-5
+        )
+    soft = fit_softmaxes(x, hot.mean(1, keepdim=True), 1e-2)  # a label half of one class, half of another: both rows
+    twice = fit_softmax(torch.cat([x, x]), torch.cat([y, other]), 3, 1e-2)
+    np.testing.assert_allclose(soft.predict(x).softmax(1), twice.predict(x).softmax(1), atol=1e-5)
+    with pytest.raises(NumericsError, match="weights"):
+        fit_softmaxes(x, -hot, 1e-2)
 
 
 @pytest.mark.parametrize(("n", "d"), SHAPES)

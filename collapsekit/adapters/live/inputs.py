@@ -30,11 +30,12 @@ def prepare_inputs(adapter: Adapter, batch: Batch) -> Batch:
         batch: inputs (n, ...) by key.
 
     Returns:
-        The same on the model's device, scaled, floating values in its own precision.
+        The same on the model's device, scaled, floating values in its own precision; and what is carried beside them.
     """
     dtype = _floating_type(adapter)
+    carried = {key: batch[key].to(adapter.device) for key in adapter.carried}
     if EXAMPLE in batch:  # fields of examples, which only their collate_fn makes ready
-        return adapter.fields.merge(batch)
+        return adapter.fields.merge(batch) | carried
     scales, objects = adapter.fields.scales(), adapter.source.objects
     out = {}
     for key in adapter.batch_keys:
@@ -46,7 +47,7 @@ def prepare_inputs(adapter: Adapter, batch: Batch) -> Batch:
         if value.is_floating_point() or scale != 1.0 or key in adapter.cast:
             value = value.to(dtype)
         out[key] = value / scale if scale != 1.0 else value
-    return adapter.fields.merge(out)
+    return adapter.fields.merge(out) | carried
 
 
 def give_values(adapter: Adapter, inputs: Batch) -> dict[str, Any]:

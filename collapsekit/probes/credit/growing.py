@@ -256,7 +256,10 @@ class _SameExamples(Source):
 
     def batches(self, split: str, keys: list[str], size: int, limit: int | None, seed: int) -> Iterator[Batch]:
         f = self.features.of(split)
-        there = {**f.inputs, self.adapter.config.data.label: f.targets}
+        there = {
+            self.adapter.config.data.label: f.targets,
+            **f.inputs,
+        }  # labels as they came, where a task reads by them
         for start in range(0, len(f), size):
             yield {k: there[k][start : start + size] for k in keys}
 

@@ -139,9 +139,9 @@ def _contrastive(
 ) -> Config:
     """The task of a dual encoder, at the temperature it was trained to where the config names no other."""
     task = config.task if "task" in config.model_fields_set else "contrastive"
-    if task != "contrastive" and ":" not in task:
+    if task not in ("contrastive", "retrieval") and ":" not in task:
         raise ConfigError(
-            f"{architecture.name} gives two embeddings and no {task} output: leave `task` out or set it to contrastive, "
+            f"{architecture.name} gives two embeddings and no {task} output: leave `task` out or set it to retrieval, "
             "or name a 'module:callable' loss of the embeddings."
         )
     weights = checkpoint.tensors if checkpoint is not None else model.state_dict() if model is not None else {}

@@ -1,0 +1,1 @@
+"""What tasks are scored by, beside metrics of classes: values, places, survival, ranks; tensors in, numbers out."""

@@ -1,0 +1,52 @@
+"""How a task reads what a model returns, at once, so that no more than scores is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+
+class OutputReader:
+    """Reads predictions; by default they are kept as they are."""
+
+    needs_targets: ClassVar[bool] = False  # whether ``read`` asks for the targets of the very examples it reads
+    learns: ClassVar[bool] = False  # whether ``learn`` is to be given the labels of all splits before anything is read
+
+    def for_model(self, model: nn.Module) -> Self:
+        """Return the task as this model answers it, where models of one task answer in several ways."""
+        del model
+        return self
+
+    def learn(self, labels: Mapping[str, Tensor]) -> None:
+        """Take note of the labels (n, ...) by split, as the data have them, before anything is read; where ``learns``."""
+        del labels
+
+    def pick(self, output: Any, rows: int) -> Tensor | None:
+        """Find the prediction (n, ...) in whatever a model returns for ``rows`` examples; None: in the usual place."""
+        del output, rows
+        return None
+
+    def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
+        """Make compact scores of one forward's prediction, at once, so that no more than these are kept.
+
+        Args:
+            prediction: the model's, (n, ...), with gradient where it is trained.
+            targets: labels (n, ...) of these examples, as the data have them, where the task ``needs_targets``; else None.
+
+        Returns:
+            Scores (n, ...), which every other method takes as outputs; differentiable where the prediction is.
+
+        Raises:
+            ConfigError: where the task cannot read a prediction of that shape.
+            DataError: where it can, beside other labels.
+        """
+        del targets
+        return prediction
+
+    def answers_in(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[str, ...]:
+        """Name the inputs (n, ...) that hold the very answers which labels (n, ...) ask for, so that readouts of them would
+        say nothing of a modality."""
+        del inputs, labels
+        return ()
