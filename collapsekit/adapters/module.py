@@ -29,6 +29,7 @@ from collapsekit.adapters.live.inputs import (
     prepare_inputs,
     record_inputs,
     run_prepared,
+    shape_of,
 )
 from collapsekit.adapters.live.presence import filled, groups_of, run_groups
 from collapsekit.adapters.outputs import prediction_in
@@ -241,8 +242,7 @@ class ModuleAdapter(Adapter):
         except CollapsekitError:
             raise
         except Exception as e:
-            given = ((k, v) for k, v in inputs.items() if k not in self.carried)
-            shapes = ", ".join(f"{k} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in given)
+            shapes = ", ".join(shape_of(self, k, v) for k, v in inputs.items() if k not in self.carried)
             raise ConfigError(
                 f"the model's forward failed, called with {self.config.call} ({shapes}): {one_line(e)}; "
                 "check `call`, the modalities' `input` and `scale`, and `data.also`."

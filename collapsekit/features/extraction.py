@@ -343,7 +343,7 @@ class _Kept:
                     raise ConfigError(
                         f"features of modality {m!r} have shape {column.shape} in one batch and "
                         f"{tuple(tensor.shape[1:])} in another: the encoder's output must not depend on what else is in "
-                        "the batch; pad to one shape."
+                        "the batch; pad to one shape, or leave `encoder` out, and the modality is exchanged at the input."
                     )
                 column.append(tensor)
         for m, pooled in result.pooled.items():

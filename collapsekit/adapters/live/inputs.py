@@ -78,6 +78,14 @@ def give_values(adapter: Adapter, inputs: Batch) -> dict[str, Any]:
     }
 
 
+def shape_of(adapter: Adapter, key: str, value: Tensor) -> str:
+    """Describe an input (n, ...) for messages: its name, shape and type; of values that do not stack, how they are given."""
+    objects = adapter.source.objects
+    if is_stored(objects, key, value):
+        return f"{key} of several sizes, padded to the longest" if objects[key].form == "padded" else f"{key} as a list"
+    return f"{key} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+
+
 def describe_inputs(adapter: Adapter, inputs: Batch) -> Batch:
     """Describe values that do not stack by numbers, for readouts.
 
