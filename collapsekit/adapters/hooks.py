@@ -46,6 +46,26 @@ class CaptureLayout:
     floating: int  # how many recorded tensors are floating, attributes aside
     attributes: list[Attribute] = field(default_factory=list)  # activations it cached on itself
 
+    def locate(self) -> tuple[int, int]:
+        """Say which leaf of a tapped value is the features, and its example axis."""
+        return [(i, axis) for i, axis in enumerate(self.axes) if axis is not None][self.feature]
+
+    def leads(self) -> bool:
+        """Tell whether the features are all that passes, or the first thing in a tuple or list."""
+        if self.tree.parts is None:
+            return True
+        kind, parts = self.tree.like, self.tree.parts
+        return isinstance(kind, tuple | list) and parts[0][1].parts is None and self.locate()[0] == 0
+
+    def changed(self, value: Any, change: Callable[[Tensor], Tensor], part: int = 0) -> Any:
+        """Return a tapped value, of several calls the one numbered ``part``, with ``change`` of its floating tensors."""
+        leaves, tree = flatten(value)
+        start = part * len(leaves)  # all calls give the same structure
+        for i, axis in enumerate(self.axes[start : start + len(leaves)]):
+            if axis is not None and leaves[i].is_floating_point():
+                leaves[i] = change(leaves[i].movedim(axis, 0)).to(leaves[i].dtype).movedim(0, axis)
+        return rebuild(tree, leaves)
+
 
 @dataclass
 class Tap:
@@ -109,7 +129,7 @@ class Tap:
                 seen.append(self.live_feature(value).clone())  # what follows may write into it
             if change is None:
                 return None  # to a hook: leave it as it is
-            return self._changed(value, change, part)
+            return self._known_shape().changed(value, change, part)
 
         with self._hearing(passed):
             yield
@@ -192,23 +212,7 @@ class Tap:
         again = other.cached if other is not None else {}
         attributes = sorted(a for a, t in cached.items() if _example_axis(t, again.get(a), sizes) == 0)
         floating = sum(t.is_floating_point() for t in moving)
-        self.shape = CaptureLayout(tree, axes, constants, self._chosen(heard, leaves, axes), floating, attributes)
-
-    def _chosen(self, heard: Capture, leaves: list[Any], axes: list[int | None]) -> int:
-        """Which moving leaf is the features: ``select``, else the first floating tensor of the batch."""
-        moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
-        if self.select is not None:
-            whole = heard.value[0] if self.calls is not None and len(self.calls) > 1 else heard.value
-            value, key = (whole[0], self.select[1]) if isinstance(self.select, tuple) else (whole, self.select)
-            part = (_entered if self.entering else select_part)(value, key, self.what)
-            for i, leaf in enumerate(moving):
-                if leaf is part or (isinstance(part, tuple | list) and part and leaf is part[0]):
-                    return i
-        else:
-            for i, leaf in enumerate(moving):
-                if leaf.is_floating_point():
-                    return i
-        raise _no_features(self.what, leaves, heard.rows)
+        self.shape = CaptureLayout(tree, axes, constants, _choose_leaf(self, heard, leaves, axes), floating, attributes)
 
     def only(self, seen: Sequence[Tensor]) -> Tensor:
         """Return the one thing that was seen. Raises ConfigError where there is none, or there are several."""
@@ -241,47 +245,39 @@ class Tap:
         """Raise ConfigError where what passes is known, and a repair can put no module behind it."""
         if self.shape is None:
             return
-        if self.select is None and (self.shape.floating > 1 or not self._leads()):
+        if self.select is None and (self.shape.floating > 1 or not self.shape.leads()):
             raise ConfigError(
                 f"{self.what} gives several things, and which of them the model reads is not known: name it with `select` "
                 f"of modality {modality!r}."
             )
-        if self._place()[1] != 0:
+        if self.shape.locate()[1] != 0:
             raise ConfigError(
                 f"{self.what} gives features whose first axis is not the example, behind which nothing can be put: put a "
                 "module behind it that moves that axis to the front, and name that as `encoder`."
             )
 
-    def _leads(self) -> bool:
-        """Whether the features are all that passes, or the first thing in a tuple or list."""
-        tree = self._known_shape().tree
-        if tree.parts is None:
-            return True
-        return isinstance(tree.like, tuple | list) and tree.parts[0][1].parts is None and self._place()[0] == 0
-
-    def feature(self, recorded: Sequence[Tensor]) -> Tensor:
-        """Pick the features (n, ...) among the recorded tensors."""
-        return recorded[self.place]
-
     def live_feature(self, value: Any) -> Tensor:
         """Pick the features (n, ...) inside a tapped value, of several calls the first one's, gradient kept."""
         leaves = flatten(value)[0]
-        place, axis = self._place()
+        place, axis = self._known_shape().locate()
         return cast(Tensor, leaves[place].movedim(axis, 0))
 
-    def _changed(self, value: Any, change: Callable[[Tensor], Tensor], part: int = 0) -> Any:
-        """A tapped value, of several calls the one numbered ``part``, with ``change`` of its floating tensors in place."""
-        leaves, tree = flatten(value)
-        start = part * len(leaves)  # all calls give the same structure
-        for i, axis in enumerate(self._known_shape().axes[start : start + len(leaves)]):
-            if axis is not None and leaves[i].is_floating_point():
-                leaves[i] = change(leaves[i].movedim(axis, 0)).to(leaves[i].dtype).movedim(0, axis)
-        return rebuild(tree, leaves)
 
-    def _place(self) -> tuple[int, int]:
-        """Which leaf of a tapped value is the features, and its example axis."""
-        shape = self._known_shape()
-        return [(i, axis) for i, axis in enumerate(shape.axes) if axis is not None][shape.feature]
+def _choose_leaf(tap: Tap, heard: Capture, leaves: list[Any], axes: list[int | None]) -> int:
+    """Which moving leaf is the features: ``select``, else the first floating tensor of the batch."""
+    moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
+    if tap.select is not None:
+        whole = heard.value[0] if tap.calls is not None and len(tap.calls) > 1 else heard.value
+        value, key = (whole[0], tap.select[1]) if isinstance(tap.select, tuple) else (whole, tap.select)
+        part = (_entered if tap.entering else select_part)(value, key, tap.what)
+        for i, leaf in enumerate(moving):
+            if leaf is part or (isinstance(part, tuple | list) and part and leaf is part[0]):
+                return i
+    else:
+        for i, leaf in enumerate(moving):
+            if leaf.is_floating_point():
+                return i
+    raise _no_features(tap.what, leaves, heard.rows)
 
 
 def shape_behind(tap: Tap, wrapper: nn.Module) -> CaptureLayout | None:

@@ -105,25 +105,14 @@ class ModuleAdapter(Adapter):
         """Run the model's own forward on prepared inputs, called as the config says."""
         if EXAMPLE in inputs:
             self.steady()
-            return self._called(arguments_of(self, collate_examples(self, inputs)))
+            return call_model(self.model, self.config.call, arguments_of(self, collate_examples(self, inputs)))
         left_out = _only_for_pooling(self.config)
         inputs = {k: inputs[k] for k in self.fields.given if k not in left_out}
         self.steady()
         given = self.apart(inputs)
-        answer = self._called(give_values(self, given))
+        answer = call_model(self.model, self.config.call, give_values(self, given))
         self.note_written(inputs, given)
         return answer
-
-    def _called(self, given: Any) -> Any:
-        match self.config.call:
-            case "kwargs":
-                return self.model(**given)
-            case "dict":
-                return self.model(given)
-            case "positional":
-                return self.model(*given.values())
-            case "list":
-                return self.model(list(given.values()))
 
     def run(self, batch: Batch) -> ForwardPass:
         def run(rows: Tensor) -> ForwardPass:
@@ -247,6 +236,28 @@ class ModuleAdapter(Adapter):
                 f"the model's forward failed, called with {self.config.call} ({shapes}): {one_line(e)}; "
                 "check `call`, the modalities' `input` and `scale`, and `data.also`."
             ) from e
+
+
+def call_model(model: nn.Module, how: str, given: Any) -> Any:
+    """Call a model as the config says.
+
+    Args:
+        model: the model.
+        how: ``call`` of the config.
+        given: a mapping of names to what it takes; with ``dict`` anything.
+
+    Returns:
+        What the model returns.
+    """
+    match how:
+        case "kwargs":
+            return model(**given)
+        case "positional":
+            return model(*given.values())
+        case "list":
+            return model(list(given.values()))
+        case _:
+            return model(given)
 
 
 def _only_for_pooling(config: Config) -> set[str]:
