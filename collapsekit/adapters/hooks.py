@@ -16,6 +16,7 @@ from collapsekit.adapters.pytree import Tree, flatten, rebuild
 from collapsekit.adapters.recording.shared import answer_calls
 from collapsekit.errors import ConfigError, did_you_mean
 
+MOST = 6  # shapes in a message
 Attribute = tuple[str, str]  # path below the tapped module, attribute name
 
 
@@ -366,10 +367,11 @@ def _no_features(what: str, leaves: Sequence[Any], rows: int) -> ConfigError:
             "pass it stacked along the batch; leave `encoder` out, and each is edited at the model's input, or put an "
             "nn.Identity where each comes out of the stack, and name those."
         )
-    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves]
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves[:MOST]]
+    more = f" and {len(leaves) - MOST} more" if len(leaves) > MOST else ""
     return ConfigError(
-        f"{what} gives {shapes or 'nothing'}: expected a floating tensor with one row an example; "
-        "name the part with `select`, or write a Python adapter."
+        f"{what} gives {shapes or 'nothing'}{more}: expected a floating tensor with one row an example; "
+        "name the part with `select`, or leave `encoder` out, and the modality is edited at the model's input."
     )
 
 

@@ -73,7 +73,9 @@ class LoaderSource(Source):
             rows = next(iter(lengths.values()))
             if len(set(lengths.values())) > 1:
                 raise DataError(
-                    f"a batch of split {split!r} from {self.origin} has unequal numbers of rows: {lengths}."
+                    f"a batch of split {split!r} from {self.origin} has unequal numbers of rows: {lengths}; fields whose "
+                    "rows are parts of examples, such as nodes of graphs, are exchanged before they are collated with "
+                    "`data: {edit: examples}`."
                 )
             if rows == 0:
                 continue
