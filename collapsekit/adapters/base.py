@@ -102,6 +102,16 @@ class BatchKeys:
         """Every batch key that a run needs: what the model is given, and what is ``carried`` beside it."""
         return [*self.batch_keys, *self.carried]
 
+    def need_label_apart(self) -> None:
+        """Raise ConfigError where the task reads outputs by labels that a modality takes along when it is exchanged."""
+        label = self.config.data.label
+        owner = next((m for m in self.modalities if label in self.input_keys(m)), None)
+        if self.task.needs_targets and owner is not None:
+            raise ConfigError(
+                f"data.label {label!r} is an input of modality {owner!r}, with which it would be taken from other examples: "
+                f"task {self.task.name!r} reads answers by the labels of their own examples; name another array."
+            )
+
     def scores_of(self, prediction: Tensor, inputs: Batch) -> Tensor:
         """Let the task read a prediction (n, ...) for these inputs at once: outputs (n, ...), which are kept."""
         targets = inputs[self.config.data.label].to(prediction.device) if self.task.needs_targets else None
@@ -155,6 +165,7 @@ class Adapter(BatchKeys, ABC):
         self.weights = load_weights(self.model, checkpoint, config.model.ignore) if checkpoint else WeightsTaken()
         to_eval(self.model, self.device)
         self.task = self.task.for_model(self.model)
+        self.need_label_apart()
         self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
         self.cast: frozenset[str] = frozenset()  # batch keys of integers that the model reads as floating values
         self.written: frozenset[str] | None = None  # batch keys that forward writes into; None: not known yet

@@ -57,10 +57,14 @@ def _likely(outputs: Tensor, targets: Tensor | None) -> str:
     answers, labels = squeezed(outputs).shape[1:], squeezed(targets).shape[1:]
     if targets.is_floating_point() and answers == labels:
         return "it looks like a value for each label: set `task: regression`"
-    for places in (answers[:-1], answers[1:]):
-        if labels and places == labels:
-            count = " × ".join(map(str, labels))
-            return f"it looks like one answer for each of {count} positions: {CUSTOM}"
+    if len(answers) > 1 and labels and labels in (answers[:-1], answers[1:]):
+        count = " × ".join(map(str, labels))
+        if len(labels) == 1 and labels == answers[:-1]:
+            return (
+                f"it looks like a token for each of {count} positions: set `task: tokens`, or `task: dense` for classes"
+            )
+        channels = "" if labels == answers[1:] else ", `task_options: {channels: last}`"
+        return f"it looks like one answer for each of {count} positions: set `task: dense`{channels}"
     if labels == answers:
         return f"it looks like one answer for each label: {CUSTOM}"
     return f"it looks like several answers an example: pool them in the model, {other}, or {CUSTOM}"

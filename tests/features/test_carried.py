@@ -15,6 +15,7 @@ import collapsekit
 from collapsekit.adapters.base import Adapter
 from collapsekit.config.load import check_config
 from collapsekit.data.memory import MemorySource
+from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.interventions.edits import Edit, unread_inputs
@@ -81,6 +82,13 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Adapter:
     config = {"task": "carried_task:OfOwnTarget", "modalities": {"a": "a", "b": "b"}, "fusion": "fuse"}
     source = MemorySource({split: arrays() for split in ("train", "val", "test")})
     return build_adapter(check_config(config, base=Path()), None, model=Listed(), source=source)
+
+
+def test_labels_that_a_modality_takes_along_are_refused(adapter: Adapter) -> None:
+    config = adapter.config.model_copy(deep=True)
+    config.modalities["b"] = config.modalities["b"].model_copy(update={"input": "label"})
+    with pytest.raises(ConfigError, match=r"data\.label 'label' is an input of modality 'b'"):
+        build_adapter(config, None, model=Listed(), source=adapter.source)
 
 
 def own(features: Features, scores: Tensor) -> bool:

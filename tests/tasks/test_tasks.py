@@ -171,9 +171,15 @@ def test_labels_that_do_not_fit(name: str, labels: Tensor, width: int, says: str
             "classification",
             (3, 8, 40),
             torch.zeros(3, 8),
-            r"shape \(3, 8, 40\).*one answer for each of 8 positions.*module:f",
+            r"shape \(3, 8, 40\).*a token for each of 8 positions: set `task: tokens`",
         ),
-        ("classification", (3, 4, 5, 6), torch.zeros(3, 5, 6), "one answer for each of 5 × 6 positions"),
+        (
+            "classification",
+            (3, 4, 5, 6),
+            torch.zeros(3, 5, 6),
+            "answer for each of 5 × 6 positions: set `task: dense`\\.$",
+        ),
+        ("classification", (3, 5, 6, 4), torch.zeros(3, 5, 6), "dense`, `task_options: {channels: last}`"),
         ("classification", (3, 8, 40), torch.zeros(3, 8, 40), "task: regression"),
         ("classification", (3, 8, 40), torch.zeros(3, dtype=torch.long), "several answers an example.*pool them"),
         (
@@ -373,9 +379,7 @@ def test_an_answer_a_position_is_refused_before_other_batches_run(tmp_path: Path
     problem.saved({k: v[:, None].expand(-1, 8) if "label" in k else v for k, v in problem.arrays.items()})
     problem.config["data"]["batch_size"] = 4
     model = Sequence({"image": 5, "audio": 4})
-    with pytest.raises(
-        ConfigError, match=r"shape \(4, 8, 3\).*one answer for each of 8 positions.*task: module:function"
-    ):
+    with pytest.raises(ConfigError, match=r"shape \(4, 8, 3\).*a token for each of 8 positions.*task: tokens"):
         problem.diagnose(model=model)
     assert model.batches < 15  # of 40
     assert ConfigError("").exit_code == 2
