@@ -232,6 +232,14 @@ _SIGNS = (
     (".lora_A.", "it holds LoRA's weights: save the merged model with `model.merge_and_unload().save_pretrained(DIR)`"),
     (".absmax", "bitsandbytes quantised its weights: load it where it was made, call `model.dequantize()` and save it"),
     (".SCB", "bitsandbytes quantised its weights: load it where it was made, call `model.dequantize()` and save it"),
+    (
+        ".weight_scale",
+        "its weights are quantised to 8 or 4 bits, with scales beside them: give the weights from before that",
+    ),
+    (
+        ".weight_packed",
+        "its weights are quantised to 8 or 4 bits, with scales beside them: give the weights from before that",
+    ),
     (".qweight", "GPTQ or AWQ quantised its weights: give the weights from before that"),
 )
 
