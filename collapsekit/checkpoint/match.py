@@ -230,6 +230,10 @@ _SIGNS = (
     ("_flat_param", "FSDP laid its weights out flat: save it with StateDictType.FULL_STATE_DICT"),
     ("flat_param_", "FSDP laid its weights out flat: save it with StateDictType.FULL_STATE_DICT"),
     (".lora_A.", "it holds LoRA's weights: save the merged model with `model.merge_and_unload().save_pretrained(DIR)`"),
+    (
+        "base_model.model.",
+        "it is an adapter of PEFT: save the merged model with `model.merge_and_unload().save_pretrained(DIR)`",
+    ),
     (".absmax", "bitsandbytes quantised its weights: load it where it was made, call `model.dequantize()` and save it"),
     (".SCB", "bitsandbytes quantised its weights: load it where it was made, call `model.dequantize()` and save it"),
     (

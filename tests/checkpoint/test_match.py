@@ -163,6 +163,7 @@ def test_a_misfit_names_what_to_write() -> None:
         ("enc.q.lora_A.default.weight", "merge_and_unload"),
         ("enc.q.weight.absmax", "dequantize"),
         ("enc.q.qweight", "GPTQ"),
+        ("base_model.model.enc.ia3_l", "merge_and_unload"),
         ("enc.q.weight_scale_inv", "8 or 4 bits"),
         ("enc.q.weight_packed", "8 or 4 bits"),
     ):

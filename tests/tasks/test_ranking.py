@@ -20,6 +20,14 @@ def test_one_relevant_item_is_cross_entropy() -> None:
     assert task.metric(task.expect(scores), checked) == float((scores.argmax(1) == y).double().mean())
 
 
+def test_relevance_is_shared_among_items() -> None:
+    scores, task = torch.randn(3, 4), Ranking()
+    y = task.check(torch.tensor([[2.0, 0.0, 6.0, 0.0], [0.0, 5.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]), scores, "test")
+    log_p = scores.double().log_softmax(1)
+    truth = [-(0.25 * log_p[0, 0] + 0.75 * log_p[0, 2]), -log_p[1, 1], -log_p[2].mean()]
+    assert torch.allclose(task.loss(task.expect(scores), y), torch.stack(truth), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("scores", "labels", "kind", "says"),
     [

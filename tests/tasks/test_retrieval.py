@@ -24,6 +24,8 @@ def test_siglip_is_the_sigmoid_loss_of_all_pairs() -> None:
     sign = 2 * torch.eye(48) - 1
     truth = -F.logsigmoid(sign * z).sum() / 48  # Zhai et al. 2023, eq. 1
     found = task.loss(task.expect(OUT), torch.zeros(48))
+    each = -F.logsigmoid(sign * z)
+    assert torch.allclose(found, (each.sum(0) + each.sum(1)) / 2)  # an example's pairs either way
     assert float(found.mean()) == pytest.approx(float(truth), rel=1e-9)
     assert float(task.training_loss(OUT, torch.zeros(48))) == pytest.approx(float(truth), rel=1e-9)
 

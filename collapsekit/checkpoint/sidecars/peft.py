@@ -109,8 +109,10 @@ def read_adapter(path: Path, tensors: Mapping[str, Tensor]) -> LoraAdapter | Non
     Raises:
         RefusedError: where it is another method than LoRA, of a kind that is not merged here, or incomplete.
     """
+    if not any("lora_" in name and _PART.fullmatch(name) for name in tensors):
+        return None  # whatever lies beside them
     config = read_document(folder_of(path) / CONFIG)
-    if config is None or not any(_PART.fullmatch(name) for name in tensors):
+    if config is None:
         return None
     _need_plain_lora(path, config)
     factors: dict[str, dict[str, Tensor]] = {}

@@ -389,3 +389,44 @@ def test_tensors_in_memory_are_handed_on_in_copies() -> None:
     load_weights(model, Checkpoint(Path("live"), "", "live model", state, None, ""))
     assert same(state, untouched)
     assert torch.equal(model.bank, 2 * untouched["bank"])
+
+
+def test_a_tie_whose_names_are_all_renamed(tmp_path: Path) -> None:
+    class Old(Tied):
+        def __init__(self) -> None:
+            super().__init__()
+            self._register_load_state_dict_pre_hook(self._old_names)
+
+        def _old_names(self, state: dict[str, Any], *_: Any) -> None:
+            state["embed.weight"] = state.pop("emb.w")
+
+    source, model = randomised(Tied()), randomised(Old(), 5)
+    load_weights(model, saved({"emb.w": source.embed.weight.detach()}, tmp_path))
+    assert torch.equal(model.head.weight, source.embed.weight)
+
+
+def test_what_a_file_states_of_ties_holds_beside_hooks_too(tmp_path: Path) -> None:
+    class Loose(Tied):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 5, bias=False)
+            self._register_load_state_dict_pre_hook(lambda *_: None)
+
+    source = randomised(Tied())
+    safetensors.torch.save_model(source, str(tmp_path / "w.safetensors"))
+    model = randomised(Loose(), 6)
+    load_weights(model, read_checkpoint(tmp_path / "w.safetensors"))
+    assert torch.equal(model.embed.weight, source.embed.weight)
+    assert torch.equal(model.head.weight, source.head.weight)
+
+
+def test_a_load_state_dict_that_is_not_strict_leaves_nothing_as_it_was_drawn(tmp_path: Path) -> None:
+    class Lenient(Tied):
+        def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().load_state_dict(state_dict, strict=False)
+
+    model = randomised(Lenient(), 5)
+    before = values(model)
+    with pytest.raises(ConfigError, match="missing"):
+        load_weights(model, saved({"other": torch.ones(2)}, tmp_path))
+    assert same(values(model), before)

@@ -272,6 +272,8 @@ def test_weights_that_merely_lie_beside_such_a_config_are_weights(tmp_path: Path
     checkpoint = read_checkpoint(tmp_path / "merged.safetensors")
     assert checkpoint.adapter is None
     load_weights(seeded(Net, 2), checkpoint)
+    (tmp_path / "adapter_config.json").write_text("{")
+    assert read_checkpoint(tmp_path / "merged.safetensors").adapter is None
 
 
 def test_against_peft(tmp_path: Path) -> None:
