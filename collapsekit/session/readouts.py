@@ -13,6 +13,7 @@ from collapsekit.readouts.linear import FitSplit
 from collapsekit.readouts.poolings import recorded_sets
 from collapsekit.readouts.raw import ReadoutOptions, fit_families
 from collapsekit.readouts.strength import (
+    AT_INPUT,
     OWN_ENCODER,
     PREDICTIONS,
     TRAINED_ALONE,
@@ -82,7 +83,8 @@ class ModalityReadouts:
         if modality not in self._prefixes:
             chosen = train.fitted(modality, at, pooled=not self.alike(modality, at))
             readout = chosen.read(self.adapter.task, self.features)
-            self._prefixes[modality] = TriedReadout(OWN_ENCODER, readout, f"{OWN_ENCODER}: {chosen.described}")
+            family = AT_INPUT if modality in self.adapter.at_input else OWN_ENCODER
+            self._prefixes[modality] = TriedReadout(family, readout, f"{family}: {chosen.described}")
         return self._prefixes[modality]
 
     def reference(

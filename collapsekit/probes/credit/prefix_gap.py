@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from collapsekit.errors import NumericsError
 from collapsekit.measures import LOSS, METRIC, Measure, declare
-from collapsekit.probes._shared import PREFIX_SOURCE, READ_OUT, estimate, metric_count
+from collapsekit.probes._shared import PREFIX_SOURCE, READ_OUT, estimate, metric_count, need_features
 from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.readouts.unimodal import UnimodalOptions
 from collapsekit.registry import probe
@@ -104,6 +105,12 @@ def run(session: Session) -> Iterator[Result]:
     prefixes, baselines = session.prefixes, session.trained_alone
     task, targets = session.task, session.features.targets
     for m in session.modalities:
+        try:
+            need_features(session, m)
+        except NumericsError as e:
+            for measure in (PREFIX_LOSS, PREFIX_METRIC, BASELINE_LOSS, BASELINE_METRIC, GAP_OF):
+                yield measure.fill(task).skipped(str(e), modality=m)
+            continue
         yield from _pair((PREFIX_LOSS, PREFIX_METRIC), m, prefixes[m], session)
         if baselines is None or m not in baselines.trained:
             reason = "profile quick trains no encoders" if baselines is None else baselines.skipped[m]
