@@ -21,6 +21,7 @@ from collapsekit.adapters.base import (
 from collapsekit.adapters.build import features_path, find_submodule, need_bare
 from collapsekit.adapters.hooks import Reached, Tap, shape_behind
 from collapsekit.adapters.inserts import WithEvidence
+from collapsekit.adapters.live.alone import answer_features, keep_alone
 from collapsekit.adapters.live.collated import arguments_of, collate_examples
 from collapsekit.adapters.live.inputs import (
     change_inputs,
@@ -88,7 +89,8 @@ class ModuleAdapter(Adapter):
         return self.taps[modality].place if modality in self.taps else 0
 
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
-        found = pool_inputs(self, modality, batch) if modality in self.at_input else None
+        ids = modality in self.at_input and not features.is_floating_point()
+        found = pool_inputs(self, modality, batch) if ids else None
         return super().pool(modality, filled(features), batch) if found is None else found
 
     def need_encoders(self) -> None:
@@ -138,6 +140,11 @@ class ModuleAdapter(Adapter):
         found = self.recorder.fused_of(fused, len(next(iter(inputs.values()))))
         return Prediction(pool_fused(self.model, self.config.fusion, found).float(), self._outputs(output, inputs))
 
+    def _prediction_of(self, inputs: Batch) -> Tensor:
+        """What the model answers for prepared inputs, before its task reads it."""
+        rows = len(next(iter(inputs.values())))
+        return prediction_in(self._guarded_forward(inputs), self.config.output, self.task, rows)
+
     def _outputs(self, output: Any, inputs: Batch) -> Tensor:
         """What the task reads in whatever the model returned for prepared inputs."""
         rows = len(next(iter(inputs.values())))
@@ -184,8 +191,9 @@ class ModuleAdapter(Adapter):
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        if modality not in self.taps:
-            return super().live(modality, recorded, inputs)
+        if modality in self.at_input:  # the whole model stands for its encoder
+            alone = keep_alone(self, modality, inputs)
+            return answer_features(run_prepared(self, self.prepare, alone, self._prediction_of))
         return run_prepared(self, self.prepare, inputs, partial(self._live, modality, recorded))
 
     def _live(self, modality: str, recorded: Mapping[str, Activations], ready: Batch) -> Tensor:

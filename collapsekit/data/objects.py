@@ -38,6 +38,11 @@ class ObjectStore:
         """
         return torch.tensor([self._one(value) for value in values], dtype=torch.int64)
 
+    @property
+    def first(self) -> int:
+        """The least hash there is, of something else than None where there is that."""
+        return min((i for i, value in self._known.items() if value is not None), default=min(self._known))
+
     def take(self, ids: Tensor) -> list[Any]:
         """Return the values with these hashes (n,). Raises KeyError for one that is not there."""
         return [self._known[i] for i in ids.tolist()]

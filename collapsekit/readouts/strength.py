@@ -13,6 +13,7 @@ from collapsekit.readouts.linear import FitSplit, UnimodalReadout
 from collapsekit.tasks.base import Task
 
 OWN_ENCODER, TRAINED_ALONE = "the checkpoint's own encoder", "the encoder trained alone"
+MODEL_ALONE = "the whole model trained on it alone"  # of a modality that has no encoder
 AT_INPUT = "inputs as the model is given them"  # of a modality that has no encoder
 PREDICTIONS = "your own predictions"  # of the user's model of this modality alone
 # By how much a readout of raw inputs has to do better than one of encoders to be taken: standard errors of the difference,

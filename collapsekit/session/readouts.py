@@ -14,6 +14,7 @@ from collapsekit.readouts.poolings import recorded_sets
 from collapsekit.readouts.raw import ReadoutOptions, fit_families
 from collapsekit.readouts.strength import (
     AT_INPUT,
+    MODEL_ALONE,
     OWN_ENCODER,
     PREDICTIONS,
     TRAINED_ALONE,
@@ -106,8 +107,9 @@ class ModalityReadouts:
             task, encoders = self.adapter.task, [self.prefix(modality, at, train)]
             why = "profile quick trains no encoders" if baselines is None else baselines.why_not(modality)
             if baselines is not None and modality in baselines.trained:
-                read = f"{TRAINED_ALONE} ({baselines.described[modality]}): {baselines.read[modality]}"
-                encoders.append(TriedReadout(TRAINED_ALONE, baselines.trained[modality], read))
+                family = MODEL_ALONE if modality in self.adapter.at_input else TRAINED_ALONE
+                read = f"{family} ({baselines.described[modality]}): {baselines.read[modality]}"
+                encoders.append(TriedReadout(family, baselines.trained[modality], read))
             families = (
                 fit_families(self.adapter, at, modality, self.seed, how.options) if self.alike(modality, at) else {}
             )

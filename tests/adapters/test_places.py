@@ -4,6 +4,7 @@ that several share, or at the input, as whole fields or as parts of one."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,3 +195,38 @@ def test_uint8_inputs_can_be_held_and_scaled() -> None:
     assert torch.allclose(halved, model(a * 0.5, b), atol=1e-6)
     held = predict(adapter, features, hold=["a"]).outputs
     assert torch.allclose(held, model(a.mean(0, keepdim=True).expand_as(a), b), atol=1e-5)
+
+
+def test_a_modality_without_encoder_is_trained_alone_with_the_whole_model() -> None:
+    adapter = adapt(model := Joined(), {"modalities": {"a": None, "b": None}}, arrays())
+    features = extract(adapter, "test")
+    alone = adapter.live("a", features.recorded, features.inputs)
+    nothing = torch.zeros(N, 4)
+    assert torch.allclose(alone, model(features.inputs["a"], nothing), atol=1e-6)
+    others = {**features.inputs, "b": features.inputs["b"].roll(1, 0)}
+    assert torch.equal(adapter.live("a", features.recorded, others), alone)  # b is not there, whatever it is
+    alone.sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in model.head.parameters())
+
+
+def test_the_reference_of_such_a_modality_is_the_model_trained_on_it(tmp_path: Path) -> None:
+    torch.save(Joined().state_dict(), tmp_path / "ckpt.pt")
+    config = {
+        "model": {"factory": "tests.adapters.test_places:Joined"},
+        "modalities": {"a": None, "b": None},
+    }
+    report = diagnose(
+        tmp_path / "ckpt.pt",
+        config=config,
+        data={s: {k: v.repeat(3, *[1] * (v.ndim - 1)) for k, v in part.items()} for s, part in arrays().items()},
+        probes=["utilisation", "prefix_gap"],
+        cache=tmp_path / "cache",
+        options={"prefix_gap": {"epochs": 3, "rates": [1e-2]}},
+    )
+    told = report.find("utilisation.strength", modality="a")
+    assert told.curve is not None
+    assert "the whole model trained on it alone" in told.curve.x
+    assert "inputs as the model is given them" in told.curve.x
+    assert "the checkpoint's own encoder" not in told.curve.x
+    assert report.find("prefix_gap.gap", modality="a").skipped is not None
+    assert "encoder" not in report.modalities["a"].reason
