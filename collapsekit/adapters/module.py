@@ -32,7 +32,7 @@ from collapsekit.adapters.live.inputs import (
     run_prepared,
     shape_of,
 )
-from collapsekit.adapters.live.presence import filled, groups_of, run_groups
+from collapsekit.adapters.live.presence import filled, groups_of, missing_note, run_groups
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
@@ -242,7 +242,7 @@ class ModuleAdapter(Adapter):
             shapes = ", ".join(shape_of(self, k, v) for k, v in inputs.items() if k not in self.carried)
             raise ConfigError(
                 f"the model's forward failed, called with {self.config.call} ({shapes}): {one_line(e)}; "
-                "check `call`, the modalities' `input` and `scale`, and `data.also`."
+                f"check `call`, the modalities' `input` and `scale`, and `data.also`{missing_note(self, inputs)}."
             ) from e
 
 

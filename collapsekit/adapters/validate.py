@@ -25,12 +25,14 @@ from collapsekit.adapters.caveats import (
     not_pruned,
     weights_changed,
 )
+from collapsekit.adapters.live.presence import missing_note
 from collapsekit.adapters.live.state import State
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError, ConfigError, DataError
 from collapsekit.report.diagnosis import ReportWarning
 
+WITHOUT = ", though the inputs are finite: check the weights and the modality's `scale`"
 FEW = 8  # examples that are also run in other company
 
 
@@ -61,13 +63,14 @@ def finite_inputs(batch: Batch, split: str, start: int, owned: Collection[str] =
             )
 
 
-def finite_pass(result: ForwardPass, split: str, examples: Tensor) -> None:
+def finite_pass(result: ForwardPass, split: str, examples: Tensor, missing: str = "") -> None:
     """Raise DataError where features, the fused representation or outputs hold NaN or infinity.
 
     Args:
         result: the pass.
         split: that its examples are of, for messages.
         examples: their numbers, int64 (n,).
+        missing: what to say of modalities that some of them lack.
     """
     named = [
         *((f"the features of modality {m!r}", t) for m, t in result.pooled.items()),
@@ -78,8 +81,8 @@ def finite_pass(result: ForwardPass, split: str, examples: Tensor) -> None:
         row = _first_bad(value)
         if row is not None:
             raise DataError(
-                f"NaN or infinity first appears in {what}, at example {int(examples[row])} of split {split!r}, though "
-                "the inputs are finite: check the weights and the modality's `scale`."
+                f"NaN or infinity first appears in {what}, at example {int(examples[row])} of split {split!r}"
+                f"{missing or WITHOUT}."
             )
 
 
@@ -132,7 +135,7 @@ def validate_model(
     finally:
         adapter.unsteady = state.changed
         adapter.unsteady.put_back()
-    finite_pass(result, split, examples)
+    finite_pass(result, split, examples, missing_note(adapter, batch))
     run = _Repeated(adapter, batch, seed)
     if drawn:
         run.same_under_another_seed(result)

@@ -13,7 +13,7 @@ from collapsekit.adapters.base import Activations, Adapter, ForwardPass, OwnedAc
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.caveats import copied_rows, modalities_missing
 from collapsekit.adapters.live.inputs import describe_inputs, record_inputs
-from collapsekit.adapters.live.presence import find_present
+from collapsekit.adapters.live.presence import find_present, missing_note
 from collapsekit.adapters.live.state import same_bits
 from collapsekit.adapters.validate import FEW, finite_pass, validate_model
 from collapsekit.context import Progress
@@ -247,7 +247,7 @@ class Extraction:
             else:
                 seed_everything(seed)
                 result = self.adapter.run(batch)
-        finite_pass(result, examples.split, order)
+        finite_pass(result, examples.split, order, missing_note(self.adapter, batch))
         return _to_cpu(result)
 
     def _need_shape(self, examples: Examples, start: int, stop: int, prediction: Prediction) -> None:

@@ -16,7 +16,7 @@ from collapsekit.adapters.live.presence import lend, run_groups
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
 from collapsekit.data.memory import MemorySource
-from collapsekit.errors import DataError
+from collapsekit.errors import CollapsekitError, DataError
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.replay import predict
 
@@ -129,3 +129,21 @@ def test_a_diagnosis_says_how_many_lack_it() -> None:
     told = [w.sentence for w in report.warnings if w.name == "modalities_missing"]
     assert told
     assert "'b' in 8" in told[0]
+
+
+class Deaf(Model):
+    """Takes neither None nor NaN."""
+
+    def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+        return self.a(a) + self.b(b)
+
+
+@pytest.mark.parametrize("make", [as_nan, as_none])
+def test_a_model_that_does_not_take_it_is_told_who_lacks_what(make: Any) -> None:
+    adapter = ModuleAdapter(
+        check_config({"modalities": {"a": None, "b": None}}, base=Path()),
+        model=Deaf(),
+        source=MemorySource({"test": make()}),
+    )
+    with pytest.raises(CollapsekitError, match=r"lack a modality.*\(modality 'b' in 8\).*fill or drop such examples"):
+        extract(adapter, "test")

@@ -47,6 +47,26 @@ def absent_rows(adapter: Adapter, key: str, column: Tensor) -> Tensor:
     return flat.all(1)
 
 
+def missing_note(adapter: Adapter, batch: Batch) -> str:
+    """Say which modalities some examples of a batch lack, for the message of an error that this may be the cause of.
+
+    Args:
+        adapter: the model, which knows which inputs are whose.
+        batch: inputs (n, ...) by key.
+
+    Returns:
+        A clause that begins with a semicolon; nothing where none is missing.
+    """
+    told = [f"modality {m!r} in {int((~there).sum())}" for m, there in find_present(adapter, batch).items()]
+    if not told:
+        return ""
+    count = len(next(iter(batch.values())))
+    return (
+        f"; of {count} examples some lack a modality, None or NaN throughout ({', '.join(told)}), which the model may not "
+        "take: fill or drop such examples"
+    )
+
+
 def filled(column: Tensor) -> Tensor:
     """Put 0 into rows of a column (n, ...) that are NaN throughout, so that readouts can be fitted; the model sees NaN."""
     if not column.is_floating_point() or not column.numel():

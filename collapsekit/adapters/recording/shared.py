@@ -105,7 +105,7 @@ def assign_calls(
             )
         if not reached[m]:
             raise ConfigError(
-                f"{what[m]} is called {count} time{'s' if count != 1 else ''}, and no call changes with the inputs of modality {m!r}: check its "
+                f"{what[m]} is called {count} times, and no call changes with the inputs of modality {m!r}: check its "
                 "`input`, or leave `encoder` out, and it is edited at the model's input."
             )
     return reached
