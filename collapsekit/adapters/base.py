@@ -22,6 +22,8 @@ from collapsekit.adapters.build import (
 )
 from collapsekit.adapters.inserts import channel_axis, inserted_in
 from collapsekit.adapters.live.fields import InputFields
+from collapsekit.adapters.live.inputs import pool_inputs
+from collapsekit.adapters.live.presence import filled
 from collapsekit.adapters.live.state import State, same_bits
 from collapsekit.adapters.live.unwrap import unprefixed, unwrapped
 from collapsekit.adapters.pooling import Channels, layout_at, pool_features, tokens_of
@@ -281,6 +283,10 @@ class Adapter(BatchKeys, ABC):
         Returns:
             One vector an example, (n, d).
         """
+        if modality in self.at_input:
+            if not features.is_floating_point() and (found := pool_inputs(self, modality, batch)) is not None:
+                return found
+            features = filled(features)
         section = self.config.modalities[modality]
         mask = batch[section.mask] if section.mask is not None else None
         return pool_features(features, section.pool, self.layout(modality, features), mask, f"modality {modality!r}")

@@ -26,13 +26,12 @@ from collapsekit.adapters.live.collated import arguments_of, collate_examples
 from collapsekit.adapters.live.inputs import (
     change_inputs,
     give_values,
-    pool_inputs,
     prepare_inputs,
     record_inputs,
     run_prepared,
     shape_of,
 )
-from collapsekit.adapters.live.presence import filled, groups_of, missing_note, run_groups
+from collapsekit.adapters.live.presence import groups_of, missing_note, run_groups
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
@@ -87,11 +86,6 @@ class ModuleAdapter(Adapter):
 
     def feature_index(self, modality: str) -> int:
         return self.taps[modality].place if modality in self.taps else 0
-
-    def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
-        ids = modality in self.at_input and not features.is_floating_point()
-        found = pool_inputs(self, modality, batch) if ids else None
-        return super().pool(modality, filled(features), batch) if found is None else found
 
     def need_encoders(self) -> None:
         need_bare(self.config)
