@@ -59,7 +59,16 @@ class CaptureLayout:
         return isinstance(kind, tuple | list) and parts[0][1].parts is None and self.locate()[0] == 0
 
     def changed(self, value: Any, change: Callable[[Tensor], Tensor], part: int = 0) -> Any:
-        """Return a tapped value, of several calls the one numbered ``part``, with ``change`` of its floating tensors."""
+        """Return a tapped value with ``change`` of its floating tensors in their places.
+
+        Args:
+            value: whatever passes the place, tensors (n, ...) in it.
+            change: takes and gives a tensor (n, ...).
+            part: of several calls, which one the value is of.
+
+        Returns:
+            A value of the same structure.
+        """
         leaves, tree = flatten(value)
         start = part * len(leaves)  # all calls give the same structure
         for i, axis in enumerate(self.axes[start : start + len(leaves)]):
@@ -216,7 +225,7 @@ class Tap:
         self.shape = CaptureLayout(tree, axes, constants, _choose_leaf(self, heard, leaves, axes), floating, attributes)
 
     def only(self, seen: Sequence[Tensor]) -> Tensor:
-        """Return the one thing that was seen. Raises ConfigError where there is none, or there are several."""
+        """Return the one tensor (n, ...) that was seen. Raises ConfigError where there is none, or there are several."""
         if len(seen) != 1:
             raise ConfigError(_called_otherwise(self.what, len(seen), 1))
         return seen[0]
@@ -334,7 +343,7 @@ def _example_axis(leaf: Any, other: Any, sizes: tuple[int, int]) -> int | None:
     return candidates[0] if candidates else None
 
 
-def _called_otherwise(what: str, count: int, known: int) -> str:
+def _called_otherwise(what: str, count: int, usual: int) -> str:
     """What to say of a place that was passed another number of times."""
     if not count:
         return (
@@ -342,13 +351,13 @@ def _called_otherwise(what: str, count: int, known: int) -> str:
             "(neither a container whose parts are called one by one nor a module whose .forward or another method is "
             "called directly is called itself), or leave `encoder` out, and the modality is edited at the model's input."
         )
-    if known == 1:
+    if usual == 1:
         return (
             f"{what} is called {count} times in one forward pass: give each use a submodule of its own, "
             "e.g. an nn.Identity behind it, and name that."
         )
     return (
-        f"{what} is called {count} times in one forward pass and {known} times in another: leave `encoder` out, and the "
+        f"{what} is called {count} times in one forward pass and {usual} times in another: leave `encoder` out, and the "
         "modality is edited at the model's input."
     )
 

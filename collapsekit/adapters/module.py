@@ -103,7 +103,7 @@ class ModuleAdapter(Adapter):
             self.steady()
             return call_model(self.model, self.config.call, arguments_of(self, collate_examples(self, inputs)))
         left_out = _only_for_pooling(self.config)
-        inputs = {k: inputs[k] for k in self.fields.given if k not in left_out}
+        inputs = {k: inputs[k] for k in self.fields.model_keys if k not in left_out}
         self.steady()
         given = self.apart(inputs)
         answer = call_model(self.model, self.config.call, give_values(self, given))

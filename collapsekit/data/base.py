@@ -122,7 +122,16 @@ class Source(ABC):
 
 
 def is_stored(objects: Mapping[str, ObjectStore], key: str, column: Tensor) -> bool:
-    """Tell whether a column (n, ...) holds hashes of values that are kept beside it."""
+    """Tell whether a column holds hashes of values that are kept beside it.
+
+    Args:
+        objects: where values are kept, by field.
+        key: the column's.
+        column: (n, ...).
+
+    Returns:
+        Whether it does.
+    """
     return key in objects and column.ndim == 1 and column.dtype == torch.int64
 
 

@@ -47,7 +47,7 @@ class ObjectStore:
         """Return the values with these hashes (n,). Raises KeyError for one that is not there."""
         return [self._known[i] for i in ids.tolist()]
 
-    def given(self, ids: Tensor) -> Any:
+    def collect(self, ids: Tensor) -> Any:
         """Return what a model is given for these hashes (n,): a list, or one padded tensor (n, ...); None for all None."""
         values = self.take(ids)
         if all(value is None for value in values):

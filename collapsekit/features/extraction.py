@@ -325,9 +325,9 @@ def need_varied(adapter: Adapter, examples: Examples, features: Features | None 
 class _Kept:
     """The passes over a split, batch after batch."""
 
-    def __init__(self, storage: SpillBuffer, known: Collection[str] = ()) -> None:
-        """``known``: modalities whose recordings are there already."""
-        self.storage, self.known = storage, known
+    def __init__(self, storage: SpillBuffer, at_input: Collection[str] = ()) -> None:
+        """``at_input``: modalities whose recordings are their inputs, which are there already."""
+        self.storage, self.at_input = storage, at_input
         self.recorded: dict[str, list[SpillColumn]] = {}
         self.pooled: dict[str, SpillColumn] = {}
         self.fused, self.outputs = storage.column(), storage.column()
@@ -335,7 +335,7 @@ class _Kept:
     def add(self, result: ForwardPass) -> None:
         """Keep one batch. Raises ConfigError where features change their shape."""
         for m, tensors in result.recorded.items():
-            if m in self.known:
+            if m in self.at_input:
                 continue
             columns = self.recorded.setdefault(m, [self.storage.column() for _ in tensors])
             for column, tensor in zip(columns, tensors, strict=True):

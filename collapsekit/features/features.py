@@ -98,11 +98,19 @@ class Features:
         """Return a raw input (n, ...); of values that do not stack, numbers (n, d) that describe them."""
         return self.described[key] if key in self.described else filled(self.inputs[key])
 
-    def lenders(self, modality: str, own: Tensor, lenders: Tensor) -> Tensor:
-        """Say from which examples, int64 (r,), a modality of ``own`` (r,) is taken instead of ``lenders`` (r,), as one that
-        lacks it gives none and takes none."""
+    def lenders(self, modality: str, rows: Tensor, wanted: Tensor) -> Tensor:
+        """Say from which examples a modality is taken, as one that lacks it gives none and takes none.
+
+        Args:
+            modality: which.
+            rows: the examples that it is taken for, int64 (r,).
+            wanted: the examples that it would be taken from, int64 (r,).
+
+        Returns:
+            int64 (r,).
+        """
         there = self.present.get(modality)
-        return lenders if there is None else lend(there, own, lenders)
+        return wanted if there is None else lend(there, rows, wanted)
 
     def mean(self, modality: str, part: int) -> Tensor:
         """Average one tensor that was recorded of a modality over examples: (1, ...), float64."""

@@ -68,14 +68,14 @@ def test_padding_is_taken_off_again(lengths: list[int], seed: int, padding: floa
 def test_what_a_model_is_given() -> None:
     rows = [torch.ones(2), torch.ones(3)]
     padded, listed = ObjectStore("x", "padded", -1.0), ObjectStore("x", "list")
-    assert padded.given(padded.add(rows)).tolist() == [[1, 1, -1], [1, 1, 1]]
-    found = listed.given(listed.add(rows))
+    assert padded.collect(padded.add(rows)).tolist() == [[1, 1, -1], [1, 1, 1]]
+    found = listed.collect(listed.add(rows))
     assert [v.tolist() for v in found] == [[1, 1], [1, 1, 1]]
     found[0][0] = 7  # a model may write into what it is given
-    assert listed.given(listed.add(rows))[0].tolist() == [1, 1]
-    assert listed.given(listed.add([None, None])) is None
+    assert listed.collect(listed.add(rows))[0].tolist() == [1, 1]
+    assert listed.collect(listed.add([None, None])) is None
     with pytest.raises(DataError, match="NoneType and Tensor"):
-        padded.given(padded.add([None, torch.ones(2)]))
+        padded.collect(padded.add([None, torch.ones(2)]))
 
 
 def test_values_of_one_kind_are_described_by_as_many_numbers() -> None:

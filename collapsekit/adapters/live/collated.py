@@ -34,7 +34,7 @@ def collate_examples(adapter: Adapter, inputs: Batch) -> Any:
     """
     source = adapter.source
     examples = source.objects[EXAMPLE].take(inputs[EXAMPLE])
-    for key in adapter.fields.given:
+    for key in adapter.fields.model_keys:
         column = inputs[key].cpu()
         values = source.objects[key].take(column) if is_stored(source.objects, key, column) else list(column)
         path = _path(key, adapter.config.batch)

@@ -31,7 +31,7 @@ class InputFields:
         return self._with_mask(modality, self._named(modality, parts=True))
 
     @cached_property
-    def given(self) -> list[str]:
+    def model_keys(self) -> list[str]:
         """What the model's forward is given, in order, and masks."""
         keys = [k for m in self.config.modalities for k in self._with_mask(m, self._named(m, parts=False))]
         return list(dict.fromkeys([*keys, *self.config.data.also]))
@@ -40,7 +40,7 @@ class InputFields:
     def read(self) -> list[str]:
         """What has to be read of an example."""
         whole = [EXAMPLE] if self.config.data.edit == "examples" else []
-        return list(dict.fromkeys([*whole, *self.given, *(k for r in self.regions.values() for k in r.fields)]))
+        return list(dict.fromkeys([*whole, *self.model_keys, *(k for r in self.regions.values() for k in r.fields)]))
 
     @cached_property
     def owned(self) -> frozenset[str]:
@@ -75,7 +75,7 @@ class InputFields:
             if part.is_floating_point() and not whole.is_floating_point():
                 out[region.key] = whole.to(part.dtype)
             out[region.key] = put_region(region, out, part)
-        return {k: out[k] for k in self.read if k == EXAMPLE or k in self.given}
+        return {k: out[k] for k in self.read if k == EXAMPLE or k in self.model_keys}
 
     def altered(self, modality: str, inputs: Batch) -> Batch:
         """Return inputs as the model is given them, those of a modality taken from other examples.

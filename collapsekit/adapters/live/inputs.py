@@ -73,13 +73,22 @@ def give_values(adapter: Adapter, inputs: Batch) -> dict[str, Any]:
         return value / scale if scale != 1.0 else value
 
     return {
-        k: ready(objects[k].given(v.cpu()), scales.get(k, 1.0)) if is_stored(objects, k, v) else v
+        k: ready(objects[k].collect(v.cpu()), scales.get(k, 1.0)) if is_stored(objects, k, v) else v
         for k, v in inputs.items()
     }
 
 
 def shape_of(adapter: Adapter, key: str, value: Tensor) -> str:
-    """Describe an input (n, ...) for messages: its name, shape and type; of values that do not stack, how they are given."""
+    """Describe an input for messages.
+
+    Args:
+        adapter: the model.
+        key: the input's.
+        value: (n, ...), or hashes of values that do not stack.
+
+    Returns:
+        Name, shape and type; of values that do not stack, how the model gets them.
+    """
     objects = adapter.source.objects
     if is_stored(objects, key, value):
         return f"{key} of several sizes, padded to the longest" if objects[key].form == "padded" else f"{key} as a list"

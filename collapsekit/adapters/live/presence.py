@@ -37,7 +37,16 @@ def find_present(adapter: Adapter, columns: Batch) -> dict[str, Tensor]:
 
 
 def absent_rows(adapter: Adapter, key: str, column: Tensor) -> Tensor:
-    """Tell which rows of a column (n, ...) are None, or NaN throughout: bool (n,)."""
+    """Tell which rows of a column are None, or NaN throughout.
+
+    Args:
+        adapter: the model, which knows of values that do not stack.
+        key: the column's.
+        column: (n, ...).
+
+    Returns:
+        bool (n,).
+    """
     if is_stored(adapter.source.objects, key, column):
         values = adapter.source.objects[key].take(column)
         return torch.tensor([value is None for value in values], dtype=torch.bool)
@@ -77,7 +86,7 @@ def filled(column: Tensor) -> Tensor:
     return column.masked_fill(absent.reshape(-1, *[1] * (column.ndim - 1)), 0.0)
 
 
-def lend(present: Tensor, own: Tensor, lenders: Tensor) -> Tensor:
+def lend(present: Tensor, rows: Tensor, lenders: Tensor) -> Tensor:
     """Say from which example a modality is taken that some lack: such an example gives none and takes none.
 
     Args:
@@ -91,12 +100,12 @@ def lend(present: Tensor, own: Tensor, lenders: Tensor) -> Tensor:
     """
     there = present.nonzero()[:, 0]
     if not len(there):
-        return own
+        return rows
     place = torch.searchsorted(there, lenders) % len(there)
     lender = there[place]
-    lender = torch.where(lender == own, there[(place + 1) % len(there)], lender)
+    lender = torch.where(lender == rows, there[(place + 1) % len(there)], lender)
     lender = torch.where(present[lenders], lenders, lender)
-    return torch.where(present[own], lender, own)
+    return torch.where(present[rows], lender, rows)
 
 
 def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:

@@ -38,7 +38,7 @@ class Recorder:
 
     def heard(self, inputs: Batch) -> Heard:
         """Run one forward on prepared inputs with every place listening; the first one teaches what passes there."""
-        if self.known:
+        if self.learned:
             return self._captured(self._pass(inputs))
         passed = self._pass(inputs)
         self._tell_calls_apart(inputs, passed)
@@ -47,7 +47,7 @@ class Recorder:
         return heard
 
     @property
-    def known(self) -> bool:
+    def learned(self) -> bool:
         """Whether what passes each place is known."""
         return all(tap.shape is not None for tap in self.all)
 
@@ -58,7 +58,15 @@ class Recorder:
 
     @contextmanager
     def replaying(self, recorded: Mapping[str, Sequence[Tensor]], device: torch.device) -> Iterator[list[Any]]:
-        """Let recordings answer in the encoders' places; yields a list of what then passes the fusion."""
+        """Let recordings answer in the encoders' places for a while.
+
+        Args:
+            recorded: by modality, tensors (n, ...).
+            device: where the model is.
+
+        Yields:
+            A list, to which what passes the fusion is added.
+        """
         fused: list[Any] = []
         with ExitStack() as stack:
             for m, tensors in recorded.items():
