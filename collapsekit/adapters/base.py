@@ -22,8 +22,6 @@ from collapsekit.adapters.build import (
 )
 from collapsekit.adapters.inserts import channel_axis, inserted_in
 from collapsekit.adapters.live.fields import InputFields
-from collapsekit.adapters.live.inputs import pool_inputs
-from collapsekit.adapters.live.presence import filled
 from collapsekit.adapters.live.state import State, same_bits
 from collapsekit.adapters.live.unwrap import unprefixed, unwrapped
 from collapsekit.adapters.pooling import Channels, layout_at, pool_features, tokens_of
@@ -272,6 +270,11 @@ class Adapter(BatchKeys, ABC):
                     "its own: put an nn.Identity where its features pass and name that as `encoder`."
                 )
 
+    def pool_input(self, modality: str, features: Tensor, batch: Batch) -> Tensor | None:
+        """Pool inputs (n, ...) of a modality without encoder to (n, d), where that is not done as of features; else None."""
+        del modality, features, batch
+        return None
+
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
         """Pool a modality's features as the config says.
 
@@ -283,10 +286,8 @@ class Adapter(BatchKeys, ABC):
         Returns:
             One vector an example, (n, d).
         """
-        if modality in self.at_input:
-            if not features.is_floating_point() and (found := pool_inputs(self, modality, batch)) is not None:
-                return found
-            features = filled(features)
+        if modality in self.at_input and (found := self.pool_input(modality, features, batch)) is not None:
+            return found
         section = self.config.modalities[modality]
         mask = batch[section.mask] if section.mask is not None else None
         return pool_features(features, section.pool, self.layout(modality, features), mask, f"modality {modality!r}")

@@ -26,12 +26,13 @@ from collapsekit.adapters.live.collated import arguments_of, collate_examples
 from collapsekit.adapters.live.inputs import (
     change_inputs,
     give_values,
+    pool_inputs,
     prepare_inputs,
     record_inputs,
     run_prepared,
     shape_of,
 )
-from collapsekit.adapters.live.presence import groups_of, missing_note, run_groups
+from collapsekit.adapters.live.presence import filled, groups_of, missing_note, run_groups
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
@@ -86,6 +87,12 @@ class ModuleAdapter(Adapter):
 
     def feature_index(self, modality: str) -> int:
         return self.taps[modality].place if modality in self.taps else 0
+
+    def pool_input(self, modality: str, features: Tensor, batch: Batch) -> Tensor | None:
+        if not features.is_floating_point():
+            return pool_inputs(self, modality, batch)
+        known = filled(features)
+        return None if known is features else super().pool(modality, known, batch)
 
     def need_encoders(self) -> None:
         need_bare(self.config)
