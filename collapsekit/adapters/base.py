@@ -75,7 +75,7 @@ class TrainPass:
 
 
 class BatchKeys:
-    """The keys of a batch, by the config and the task."""
+    """What of a batch is whose, by the config and the task."""
 
     config: Config
     fields: InputFields
@@ -111,6 +111,20 @@ class BatchKeys:
                 f"data.label {label!r} is an input of modality {owner!r}, with which it would be taken from other examples: "
                 f"task {self.task.name!r} reads answers by the labels of their own examples; name another array."
             )
+
+    def pool_input(self, modality: str, features: Tensor, batch: Batch) -> Tensor | None:
+        """Pool inputs of a modality without encoder.
+
+        Args:
+            modality: whose they are.
+            features: its first input, (n, ...).
+            batch: all inputs by key.
+
+        Returns:
+            (n, d); None where inputs are pooled as features are.
+        """
+        del modality, features, batch
+        return None
 
     def scores_of(self, prediction: Tensor, inputs: Batch) -> Tensor:
         """Let the task read a prediction (n, ...) for these inputs at once: outputs (n, ...), which are kept."""
@@ -269,11 +283,6 @@ class Adapter(BatchKeys, ABC):
                     f"this repair puts modules behind each encoder, and modality {m!r} names none that is a submodule of "
                     "its own: put an nn.Identity where its features pass and name that as `encoder`."
                 )
-
-    def pool_input(self, modality: str, features: Tensor, batch: Batch) -> Tensor | None:
-        """Pool inputs (n, ...) of a modality without encoder to (n, d), where that is not done as of features; else None."""
-        del modality, features, batch
-        return None
 
     def pool(self, modality: str, features: Tensor, batch: Batch) -> Tensor:
         """Pool a modality's features as the config says.
