@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,14 +64,14 @@ def finite_inputs(batch: Batch, split: str, start: int, owned: Collection[str] =
             )
 
 
-def finite_pass(result: ForwardPass, split: str, examples: Tensor, missing: str = "") -> None:
+def finite_pass(result: ForwardPass, split: str, examples: Tensor, missing: Callable[[], str] | None = None) -> None:
     """Raise DataError where features, the fused representation or outputs hold NaN or infinity.
 
     Args:
         result: the pass.
         split: that its examples are of, for messages.
         examples: their numbers, int64 (n,).
-        missing: what to say of modalities that some of them lack.
+        missing: says which modalities some of them lack, asked where there is something to say.
     """
     named = [
         *((f"the features of modality {m!r}", t) for m, t in result.pooled.items()),
@@ -82,7 +83,7 @@ def finite_pass(result: ForwardPass, split: str, examples: Tensor, missing: str 
         if row is not None:
             raise DataError(
                 f"NaN or infinity first appears in {what}, at example {int(examples[row])} of split {split!r}"
-                f"{missing or WITHOUT}."
+                f"{(missing() if missing else '') or WITHOUT}."
             )
 
 
@@ -135,7 +136,7 @@ def validate_model(
     finally:
         adapter.unsteady = state.changed
         adapter.unsteady.put_back()
-    finite_pass(result, split, examples, missing_note(adapter, batch))
+    finite_pass(result, split, examples, partial(missing_note, adapter, batch))
     run = _Repeated(adapter, batch, seed)
     if drawn:
         run.same_under_another_seed(result)

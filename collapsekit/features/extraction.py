@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -247,7 +248,7 @@ class Extraction:
             else:
                 seed_everything(seed)
                 result = self.adapter.run(batch)
-        finite_pass(result, examples.split, order, missing_note(self.adapter, batch))
+        finite_pass(result, examples.split, order, partial(missing_note, self.adapter, batch))
         return _to_cpu(result)
 
     def _need_shape(self, examples: Examples, start: int, stop: int, prediction: Prediction) -> None:

@@ -55,9 +55,7 @@ class Features:
     ids: Tensor  # of each example's inputs and target, a hash of 63 bits (n,)
     units: Tensor | None = None  # what each example belongs to (n,), where the config names it
     contents: Tensor | None = None  # of each example's inputs alone, such a hash (n,)
-    present: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # which examples have it (n,), of modalities that some lack
+    present: dict[str, Tensor] = field(default_factory=dict)  # who has it, bool (n,), of modalities that some lack
     described: Batch = field(default_factory=dict)  # by key numbers (n, d) of values that do not stack
     predictions: Batch = field(default_factory=dict)  # of the user's own models of one modality, by modality (n, ...)
     answering: tuple[str, ...] = ()  # inputs of modalities that hold the answers themselves

@@ -50,10 +50,7 @@ def absent_rows(adapter: Adapter, key: str, column: Tensor) -> Tensor:
     if is_stored(adapter.source.objects, key, column):
         values = adapter.source.objects[key].take(column)
         return torch.tensor([value is None for value in values], dtype=torch.bool)
-    if not column.is_floating_point() or not column.numel():
-        return torch.zeros(len(column), dtype=torch.bool)
-    flat: Tensor = column.reshape(len(column), -1).isnan()
-    return flat.all(1)
+    return _nan_rows(column)
 
 
 def missing_note(adapter: Adapter, batch: Batch) -> str:
@@ -78,12 +75,24 @@ def missing_note(adapter: Adapter, batch: Batch) -> str:
 
 def filled(column: Tensor) -> Tensor:
     """Put 0 into rows of a column (n, ...) that are NaN throughout, so that readouts can be fitted; the model sees NaN."""
-    if not column.is_floating_point() or not column.numel():
-        return column
-    absent = column.reshape(len(column), -1).isnan().all(1)
+    absent = _nan_rows(column)
     if not bool(absent.any()):
         return column
     return column.masked_fill(absent.reshape(-1, *[1] * (column.ndim - 1)), 0.0)
+
+
+def _nan_rows(column: Tensor) -> Tensor:
+    """Which rows of a column (n, ...) are NaN throughout, bool (n,); only those are read whole that begin with NaN."""
+    found = torch.zeros(len(column), dtype=torch.bool, device=column.device)
+    if not column.is_floating_point() or not column.numel():
+        return found
+    begin = column
+    while begin.ndim > 1:
+        begin = begin.select(1, 0)
+    first = begin.isnan().nonzero()[:, 0]
+    if len(first):
+        found[first] = column.index_select(0, first).reshape(len(first), -1).isnan().all(1)
+    return found
 
 
 def lend(present: Tensor, rows: Tensor, lenders: Tensor) -> Tensor:

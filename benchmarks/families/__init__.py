@@ -1,0 +1,1 @@
+"""Families of models as people have them: shared encoders, stacked channels, token ranges, ragged and missing inputs."""

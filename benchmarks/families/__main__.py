@@ -1,0 +1,135 @@
+"""Verdicts on families of models that are not one tensor, one encoder a modality: trained on both, on one, and not at all.
+
+python -m benchmarks.families --seeds 2 --records families.jsonl
+
+In every world modality a says one bit and b another, and the answer needs both. A model *uses* both where it is trained
+so, *ignores* b where b was another example's in every step of training, or is *untrained*. That it is so is looked at on
+2,000 fresh examples, by exchanging each modality in the data, without collapsekit: a modality is used where that costs at
+least LEAST of what exchanging both does, ignored where it costs at most MOST. Subjects of which that does not hold are left
+out, and counted.
+
+Right is `used` of what is used and `collapsed` of what is ignored; of an untrained model anything but `used`. One result a
+line; what the file holds already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import collapsekit
+from benchmarks.families.family import KINDS, SIZES, Family, World, train
+from benchmarks.families.zoo import ZOO
+from benchmarks.records import add_line, read_lines
+from collapsekit.errors import CollapsekitError
+
+FRESH, LEAST, MOST = 2000, 0.2, 0.02
+Record = dict[str, Any]
+
+
+def costs(family: Family, model: torch.nn.Module, seed: int) -> dict[str, float]:
+    """What exchanging each modality adds to the loss on fresh examples, in parts of what exchanging both adds."""
+    split = family.data(World.sample(FRESH, 10_000 + seed))
+    other = torch.randperm(FRESH, generator=torch.Generator().manual_seed(seed))
+    third = torch.randperm(FRESH, generator=torch.Generator().manual_seed(seed + 1))
+    label = "label" if "label" in split else "action"
+    without_b = family.swap(split, other)
+    # Everything of other examples but the label, and then b back: only a is exchanged.
+    moved = {
+        k: v if k == label else (v[third] if isinstance(v, torch.Tensor) else [v[i] for i in third.tolist()])
+        for k, v in split.items()
+    }
+    back = family.swap(moved, third.argsort())
+    nothing = family.swap(moved, other)
+    with torch.no_grad():
+        plain, b, a, both = (float(family.loss(model, s)) for s in (split, without_b, back, nothing))
+    scale = max(both - plain, 1e-9)
+    return {"a": (a - plain) / scale, "b": (b - plain) / scale}
+
+
+def measure(family: Family, kind: str, seed: int, profile: str) -> Record:
+    """One subject: its truth, and what is said of it."""
+    splits = {s: family.data(World.sample(n, 100 * seed + i)) for i, (s, n) in enumerate(SIZES.items())}
+    model = train(family, splits["train"], kind, seed)
+    record: Record = {"family": family.name, "kind": kind, "seed": seed, "profile": profile}
+    record["costs"] = None if kind == "untrained" else costs(family, model, seed)
+    config = {**family.config, "model": {"factory": f"{family.model.__module__}:{family.model.__name__}"}}
+    data = {s: family.hand_over(split) for s, split in splits.items()}
+    try:
+        report = collapsekit.diagnose(
+            model=model, data=data, config=config, profile=profile, probes=["reliance", "utilisation", "prefix_gap"]
+        )
+    except CollapsekitError as e:
+        return record | {"refused": str(e), "verdicts": None}
+    return record | {
+        "refused": None,
+        "verdicts": {m: v.verdict for m, v in report.modalities.items()},
+        "missing": {m: v.missing for m, v in report.modalities.items()},
+        "whole": report.verdict,
+    }
+
+
+def truths(record: Record) -> dict[str, str] | None:
+    """The truth of each modality; None of a subject that is not what it was made to be."""
+    if record["kind"] == "untrained":
+        return dict.fromkeys("ab", "untrained")
+    wanted = {"a": "used", "b": "used" if record["kind"] == "uses" else "ignored"}
+    held = {m: record["costs"][m] >= LEAST if t == "used" else record["costs"][m] <= MOST for m, t in wanted.items()}
+    return wanted if all(held.values()) else None
+
+
+def table(records: Sequence[Record]) -> str:
+    """Markdown: a row a family, of modalities whose truth is known."""
+    lines = [
+        "| family | subjects | decided | right | undecided or partly judged | untrained `used` |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in [*dict.fromkeys(r["family"] for r in records), "all"]:
+        own = [r for r in records if name in (r["family"], "all")]
+        known = [(r, t) for r in own if (t := truths(r)) is not None]
+        pairs = [(t[m], (r["verdicts"] or {}).get(m, "refused")) for r, t in known for m in t]
+        judged = [(t, v) for t, v in pairs if t != "untrained"]
+        decided = [(t, v) for t, v in judged if v not in ("inconclusive", "refused")]
+        right = sum((t, v) in (("used", "used"), ("ignored", "collapsed")) for t, v in decided)
+        fooled = sum(t == "untrained" and v == "used" for t, v in pairs)
+        lines.append(
+            f"| {name} | {len(known)} of {len(own)} | {len(decided)} of {len(judged)} | {right} of {len(decided)} "
+            f"| {len(judged) - len(decided)} | {fooled} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Verdicts on families of models.")
+    parser.add_argument("--seeds", type=int, default=2, help="models of each family and kind")
+    parser.add_argument("--families", nargs="+", default=list(ZOO), choices=list(ZOO))
+    parser.add_argument("--profile", default="standard", help="profile of the diagnosis")
+    parser.add_argument("--records", type=Path, required=True, help="file of results, one JSON object a line")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    done = read_lines(chosen.records)
+    keys = {(r["family"], r["kind"], r["seed"], r["profile"]) for r in done}
+    for name in chosen.families:
+        for kind in KINDS:
+            for seed in range(chosen.seeds):
+                if (name, kind, seed, chosen.profile) not in keys:
+                    done.append(measure(ZOO[name], kind, seed, chosen.profile))
+                    add_line(chosen.records, done[-1])
+                    print(
+                        {
+                            k: v
+                            for k, v in done[-1].items()
+                            if k in ("family", "kind", "seed", "verdicts", "refused", "costs")
+                        }
+                    )
+    print(table([r for r in done if r["profile"] == chosen.profile]))
+
+
+if __name__ == "__main__":
+    main()

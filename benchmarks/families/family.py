@@ -1,0 +1,86 @@
+"""What a family of models is: data as a user would hold it, a small network, and the lines of YAML that describe both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SIZES = {"train": 800, "val": 250, "test": 300}
+KINDS = ("uses", "ignores", "untrained")
+
+
+@dataclass(frozen=True)
+class World:
+    """Two bits an example, one said by each modality, and what is to be answered of both."""
+
+    a: Tensor  # (n,) 0 or 1
+    b: Tensor
+    draw: torch.Generator
+
+    @classmethod
+    def sample(cls, n: int, seed: int) -> World:
+        """Draw n examples."""
+        g = torch.Generator().manual_seed(seed)
+        return cls(torch.randint(0, 2, (n,), generator=g), torch.randint(0, 2, (n,), generator=g), g)
+
+    @property
+    def label(self) -> Tensor:
+        """One of four classes, (n,)."""
+        return 2 * self.a + self.b
+
+    def noisy(self, bit: Tensor, *shape: int, size: float = 1.0) -> Tensor:
+        """Noise (n, *shape) whose mean is the bit, 1 or -1 times ``size``."""
+        noise = torch.randn(len(bit), *shape, generator=self.draw)
+        return noise + size * (2 * bit - 1).float().reshape(-1, *[1] * len(shape))
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model and of data; modality b is the one that is ignored in models that ignore one."""
+
+    name: str
+    config: dict[str, Any]
+    data: Callable[[World], Any]  # a split as tensors and lists by name, n of each
+    model: Callable[[], nn.Module]
+    loss: Callable[[nn.Module, Any], Tensor]  # mean training loss on such a split
+    swap: Callable[[Any, Tensor], Any]  # the split with modality b of other examples
+    hand_over: Callable[[Any], Any] = lambda split: split  # the split as collapsekit gets it
+
+
+def swap_fields(*names: str) -> Callable[[Any, Tensor], Any]:
+    """Make a function that takes these fields from other examples."""
+
+    def swap(split: Any, order: Tensor) -> Any:
+        def taken(value: Any) -> Any:
+            return value[order] if isinstance(value, Tensor) else [value[i] for i in order.tolist()]
+
+        return {k: taken(v) if k in names else v for k, v in split.items()}
+
+    return swap
+
+
+def some(split: Any, rows: Tensor) -> Any:
+    """Some examples of a split."""
+    return swap_fields(*split)(split, rows)
+
+
+def train(family: Family, split: Any, kind: str, seed: int, steps: int = 250) -> nn.Module:
+    """Make a model of the family, trained as people would, with modality b at random, or not at all."""
+    torch.manual_seed(seed)
+    model = family.model()
+    if kind == "untrained":
+        return model.eval()
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    n = len(next(iter(split.values())))
+    for _ in range(steps):
+        batch = some(split, torch.randperm(n)[:128])
+        if kind == "ignores":
+            batch = family.swap(batch, torch.randperm(128))
+        optimizer.zero_grad()
+        family.loss(model, batch).backward()
+        optimizer.step()
+    return model.eval()
