@@ -266,6 +266,10 @@ class Tap:
                 "module behind it that moves that axis to the front, and name that as `encoder`."
             )
 
+    def feature(self, recorded: Sequence[Tensor]) -> Tensor:
+        """Pick the features (n, ...) among the recorded tensors."""
+        return recorded[self.place]
+
     def live_feature(self, value: Any) -> Tensor:
         """Pick the features (n, ...) inside a tapped value, of several calls the first one's, gradient kept."""
         leaves = flatten(value)[0]

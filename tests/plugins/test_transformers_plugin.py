@@ -141,7 +141,7 @@ def test_other_classes_replay_and_rebuild(found: dict[str, Any]) -> None:
         ("encoder", ["modalities.image.encoder", "adapter: module"]),
         ("factory", ["model.factory", "adapter: module"]),
         ("fusion", ["sets fusion", "CLIPModel"]),
-        ("task", ["contrastive"]),
+        ("task", ["two embeddings", "retrieval"]),
     ],
 )
 def test_refusals_say_what_to_do(found: dict[str, Any], case: str, words: list[str]) -> None:

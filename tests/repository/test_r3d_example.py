@@ -71,5 +71,5 @@ def test_both_commands(tmp_path: Path) -> None:
     del env["COLLAPSEKIT_DATA"]
     refused = run(TRAIN)
     assert refused.returncode == 1
-    assert "the environment variable COLLAPSEKIT_DATA names, which is not set" in refused.stderr
+    assert "as COLLAPSEKIT_DATA is not set" in refused.stderr
     assert "Traceback" not in refused.stderr
