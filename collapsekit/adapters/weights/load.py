@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.weights.averages import complete_averages
 from collapsekit.adapters.weights.lora import MergedWeight, plan_merge
-from collapsekit.adapters.weights.own_loading import OwnLoader, acts_on_names, acts_on_numbers
+from collapsekit.adapters.weights.own_loading import ModuleLoading, acts_on_names, acts_on_numbers
 from collapsekit.adapters.weights.pretrained import read_as_pretrained
 from collapsekit.checkpoint.leftovers import Leftovers, drop_ignored
 from collapsekit.checkpoint.match import NameFit, Shapes, fit_names, misfit, other_fits
@@ -72,7 +72,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[st
     if complete and len(left) == len(fit.spare) and not acts_on_numbers(model):
         _copy(values, fit.pairs, tensors)
     else:
-        left = _by_itself(OwnLoader(model, replace(checkpoint, tensors=tensors), leftovers, ties), shapes, fit)
+        left = _by_itself(ModuleLoading(model, replace(checkpoint, tensors=tensors), leftovers, ties), shapes, fit)
     checkpoint.check_unchanged()
     return WeightsTaken((*ignored, *left), checkpoint.averaged, lacking)
 
@@ -92,7 +92,7 @@ def _load_adapter(
     return taken
 
 
-def _as_pretrained(loading: OwnLoader, shapes: Shapes) -> list[str] | None:
+def _as_pretrained(loading: ModuleLoading, shapes: Shapes) -> list[str] | None:
     """Put in what the library of a model makes of the file. Returns the names that were left out; None where it does not
     fit either."""
     read = read_as_pretrained(loading.model, loading.checkpoint.tensors)
@@ -154,7 +154,7 @@ def _with_ties(fit: NameFit, shapes: Shapes, tensors: Mapping[str, Tensor], ties
     return replace(fit, pairs=ordered, missing=tuple(n for n in fit.missing if n not in pairs))
 
 
-def _by_itself(loading: OwnLoader, shapes: Shapes, fit: NameFit) -> list[str]:
+def _by_itself(loading: ModuleLoading, shapes: Shapes, fit: NameFit) -> list[str]:
     """Let the model's own loading decide. Returns the names that were left out."""
     refusal, tensors, leftovers = None, loading.checkpoint.tensors, loading.leftovers
     if acts_on_names(loading.model) or any(shapes[name] == () for name in fit.wrong):

@@ -81,7 +81,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class OwnLoader:
+class ModuleLoading:
     """A model that is asked to load a file's tensors by its own ``load_state_dict``."""
 
     model: nn.Module
