@@ -121,3 +121,39 @@ def test_a_ratio_of_what_is_nearly_the_same_is_sure() -> None:
     )
     assert low < 1 - 0.0025 / 3 < high
     assert high - low < 0.001
+
+
+def rare_losses(seed: int, n: int = 400, groups: int = 16) -> Tensor:
+    """Mean losses over all examples and without each group, (1 + G,): two examples in a hundred make them."""
+    g = torch.Generator().manual_seed(seed)
+    losses = (torch.rand(n, generator=g) < 0.02).double() * 3
+    return leave_out_means(losses, torch.arange(n) % groups)
+
+
+def test_a_small_loss_by_itself_reaches_farther_than_within_a_larger_one() -> None:
+    """Near its bound a loss can be many times what it is; added to a large one before, that would not be seen."""
+    large, gained = (torch.full((17,), x, dtype=torch.float64) for x in (0.8, 1.1))
+    bottom = [Part(torch.full((17,), 0.3, dtype=torch.float64))]
+    farther = 0
+    for seed in range(20):
+        loss = rare_losses(seed)
+        apart = [Part(-loss, NOT_NEGATIVE.of_negatives), Part(-large, NOT_NEGATIVE.of_negatives), Part(gained)]
+        merged = [Part(-loss - large, NOT_NEGATIVE.of_negatives), Part(gained)]
+        low, low_merged = (ratio_interval(top, bottom, 0.95, 2.0)[0] for top in (apart, merged))
+        assert low <= low_merged + 1e-9
+        farther += low < low_merged - 1e-3
+    assert farther >= 10
+
+
+def test_reaches_are_added_in_squares() -> None:
+    """With a sure bottom, both ends of a ratio are those of the top, whose half widths are added in squares."""
+    one, other = rare_losses(5), rare_losses(6)
+    parts = [Part(one, NOT_NEGATIVE), Part(other, NOT_NEGATIVE)]
+    low, high = ratio_interval(parts, [Part(torch.ones(17, dtype=torch.float64))], 0.95, 2.0)
+    total = one + other
+    plain = interval_array(total[0], total[1:], 0.95)
+    reaches = [part.reach(0.95) for part in parts]
+    down = float(((total[0] - plain[0]) ** 2 + sum(r.below**2 for r in reaches)) ** 0.5)
+    up = float(((plain[1] - total[0]) ** 2 + sum(r.above**2 for r in reaches)) ** 0.5)
+    assert low == pytest.approx(max(0.0, float(total[0]) - down), abs=1e-9)
+    assert high == pytest.approx(float(total[0]) + up, abs=1e-9)
