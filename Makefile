@@ -10,7 +10,7 @@ SLOW = tests/plugins tests/render tests/cli tests/checkpoint/test_large.py tests
   tests/benchmarks/test_planted.py tests/repository tests/distributed tests/tasks tests/readouts tests/io/test_spill.py \
   tests/test_real_data.py
 # What reads files from strangers, and what writes: `make coverage` asks for every branch of it.
-COVERED = tests/checkpoint tests/config tests/io tests/report
+COVERED = tests/checkpoint tests/config tests/io tests/report tests/adapters/weights
 
 .DEFAULT_GOAL := help
 .PHONY: help dev format lint types spell docs-check contract check test test-slow coverage test-all doc bench

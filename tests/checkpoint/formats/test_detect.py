@@ -291,3 +291,11 @@ def test_what_a_directory_holds_is_told_by_the_file_s_name(tmp_path: Path) -> No
     assert (found.format, list(found.files)) == ("safetensors", [tmp_path / "model.safetensors"])
     (tmp_path / "model.safetensors").write_bytes(b"\x05" + bytes(7) + b'{"a":')
     refused(tmp_path, f"{tmp_path / 'model.safetensors'} is not a sound safetensors file")
+
+
+def test_averages_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    odd = {"a": torch.eye(3).to_sparse(), "b": torch.ones(2)}
+    found = locate(saved(tmp_path / "ckpt.pt", {"model": W, "ema": odd}))
+    assert found.averaged is None
+    assert set(found.tensors) == {"a", "b"}
+    assert locate(saved(tmp_path / "both.pt", {"model": W, "ema": W})).averaged is not None

@@ -117,3 +117,11 @@ def test_what_a_state_dict_tells_of_its_modules_is_taken_in_plain_values() -> No
     assert find_weights({**A, VERSIONS: odd}) == Weights(A, versions={"a": {"deep": {"a": {}}, "ok": True}})
     for wrong in (None, [1], T):
         assert find_weights({**A, VERSIONS: wrong}) == Weights(A)
+
+
+def test_averages_may_be_a_list_in_the_order_of_the_parameters() -> None:
+    found = find_weights({"model": A, "ema": {"decay": 0.9, "shadow_params": [T, T]}})
+    assert found is not None
+    assert found.entries == A
+    assert found.averaged is not None
+    assert found.averaged.entries == {"0": T, "1": T}

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from collapsekit.checkpoint.describe import describe
+from collapsekit.checkpoint.formats.hf_folder import find_in_folder
 from collapsekit.checkpoint.sidecars.beside import READERS, describe_beside
-from collapsekit.checkpoint.sidecars.described import plain_name
+from collapsekit.checkpoint.sidecars.described import fields_of, plain_name
 from collapsekit.cli import app
 from collapsekit.errors import RefusedError
 from collapsekit.io.yaml import parse_yaml
@@ -305,3 +306,20 @@ def test_inspect_shows_what_an_adapter_touches(tmp_path: Path) -> None:
         "'model.vision.layers': 1 weight of rank 2, effective rank 2.0, norm 8.485",
         "1 weight in full, such as 'score.weight'",
     )
+
+
+def test_fields_of_one_name_get_names_of_their_own() -> None:
+    rows = [("image", "a", None, ""), ("image", "b", None, ""), ("image", "c", None, "")]
+    assert [field.name for field in fields_of(rows)] == ["image", "image_2", "image_2_2"]
+
+
+def test_a_hugging_face_folder_of_one_part(tmp_path: Path) -> None:
+    found = describe_beside(written(tmp_path, config={"model_type": "bert", "architectures": ["BertModel"]}))
+    assert found is not None
+    assert "its parts" not in " ".join(found.sentences)
+
+
+def test_an_adapter_of_peft_may_be_saved_by_torch(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    assert find_in_folder(tmp_path).name == "adapter_model.bin"
