@@ -230,3 +230,22 @@ def test_the_reference_of_such_a_modality_is_the_model_trained_on_it(tmp_path: P
     assert "the checkpoint's own encoder" not in told.curve.x
     assert report.find("prefix_gap.gap", modality="a").skipped is not None
     assert "encoder" not in report.modalities["a"].reason
+
+
+def test_a_table_called_for_each_range_of_tokens_is_told_apart() -> None:
+    class Ranges(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.table, self.head = nn.Embedding(20, 8), nn.Linear(16, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(torch.cat([self.table(ids[:, :3]).mean(1), self.table(ids[:, 3:]).mean(1)], 1))
+
+    g = torch.Generator().manual_seed(0)
+    ids, kind = torch.randint(0, 20, (N, 6), generator=g), torch.tensor([[0, 0, 0, 1, 1, 1]] * N)
+    data = {s: {"ids": ids, "kind": kind, "label": torch.arange(N) % 3} for s in ("train", "val", "test")}
+    parts = {"a": {"input": "ids", "where": "kind == 0"}, "b": {"input": "ids", "where": "kind == 1"}}
+    encoded = {m: {**part, "encoder": "table"} for m, part in parts.items()}
+    one, other = (predicted(Ranges(), {"modalities": m}, data) for m in (parts, encoded))
+    assert torch.allclose(one[1], other[1], atol=1e-6)

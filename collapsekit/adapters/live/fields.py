@@ -61,7 +61,7 @@ class InputFields:
         return {region.name: take_region(region, batch) for region in self.regions.values()}
 
     def merge(self, batch: Batch) -> Batch:
-        """Return what the model is given, with every part put back into its field.
+        """Return what was read of examples, with every part put back into its field.
 
         Args:
             batch: all columns, prepared.
@@ -75,7 +75,7 @@ class InputFields:
             if part.is_floating_point() and not whole.is_floating_point():
                 out[region.key] = whole.to(part.dtype)
             out[region.key] = put_region(region, out, part)
-        return {k: out[k] for k in self.read if k == EXAMPLE or k in self.model_keys}
+        return out
 
     def altered(self, modality: str, inputs: Batch) -> Batch:
         """Return inputs as the model is given them, those of a modality taken from other examples.
