@@ -33,6 +33,7 @@ from collapsekit.adapters.live.inputs import (
     shape_of,
 )
 from collapsekit.adapters.live.presence import filled, groups_of, missing_note, run_groups
+from collapsekit.adapters.live.sampling import answer_over_seeds, average_passes, average_predictions
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
@@ -123,7 +124,7 @@ class ModuleAdapter(Adapter):
             return run_prepared(self, self.prepare, some, partial(self._run, some))
 
         groups = groups_of(self, batch)
-        return run_groups(groups, run)
+        return answer_over_seeds(self, lambda: run_groups(groups, run), average_passes)
 
     def _run(self, batch: Batch, inputs: Batch) -> ForwardPass:
         heard = self.recorder.heard(inputs)
@@ -173,7 +174,7 @@ class ModuleAdapter(Adapter):
             mine = {m: OwnedActivations(t[rows] for t in r) for m, r in replayed.items()}
             return run_prepared(self, self.prepare, some, partial(self._replayed, mine))
 
-        return run_groups(groups, run)
+        return answer_over_seeds(self, lambda: run_groups(groups, run), average_predictions)
 
     def _replayed(self, recorded: Mapping[str, Activations], ready: Batch) -> Prediction:
         rows = len(next(iter(ready.values())))
