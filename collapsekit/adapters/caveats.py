@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import unregistered
+from collapsekit.adapters.live.absence import describe_absence
 from collapsekit.adapters.live.state import same_bits
 from collapsekit.adapters.weights.lora import MergedWeight
 from collapsekit.io.safe_text import quote
@@ -49,6 +50,18 @@ def modalities_missing(present: Mapping[str, Tensor], split: str) -> ReportWarni
         name="modalities_missing",
         sentence=f"Of {n} examples of split {quote(split)} some lack a modality: {', '.join(told)}. Such an example gives "
         "that modality to no other and takes it from none; the model sees it as the data spell it.",
+    )
+
+
+def absent_as(adapter: Adapter) -> ReportWarning | None:
+    """Say what stands in the place of absent modalities, where that is not another example's."""
+    told = describe_absence(adapter)
+    if not told:
+        return None
+    return ReportWarning(
+        name="absent_as",
+        sentence=f"Where a modality is absent, {told.removeprefix('; ')}, as the config says. A model that never met "
+        "that in training can do worse on it than on another example's, so that credits tell of the substitute, too.",
     )
 
 

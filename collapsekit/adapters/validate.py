@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Adapter, ForwardPass, Prediction
 from collapsekit.adapters.build import disagreeing, own_attributes, random_states, seed_everything, unregistered
 from collapsekit.adapters.caveats import (
+    absent_as,
     adapter_merged,
     averages_taken,
     depends_on_batch,
@@ -167,6 +168,7 @@ def validate_model(
         None if rebuilt else not_in_the_state(adapter.model, loose),
         not_pruned(refused),
         samples_answers(adapter, run.noise),
+        absent_as(adapter),
     )
     return Sound(result, tuple(w for w in found if w is not None), rebuilt)
 

@@ -72,6 +72,8 @@ class ModalityConfig(_Section):
     pool: Pool = "auto"  # how tokens or feature maps become one vector
     channels: Literal["first", "last"] | None = None  # where a 3-d or larger output has its features
     mask: str | None = None  # batch key of a token mask (1 = keep) used in pooling
+    # What a coalition without it is given in its place; a number, such as a mask token's id, stands at every place.
+    absent: Literal["others", "mean", "zero", "noise", "missing"] | float = "others"
     # Batch key of what your own model of this modality alone predicts, (n, ...): its due is read from that, too.
     predictions: str | None = None
 

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from collapsekit.adapters.base import Activations, Adapter, ForwardPass, OwnedActivations, Prediction
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.caveats import copied_rows, modalities_missing
+from collapsekit.adapters.live.absence import make_substitutes
 from collapsekit.adapters.live.inputs import describe_inputs, record_inputs
 from collapsekit.adapters.live.presence import find_present, missing_note
 from collapsekit.adapters.live.state import same_bits
@@ -265,8 +266,7 @@ class Extraction:
 
     def _assembled(self, examples: Examples, kept: _Kept) -> Features:
         adapter, columns, split = self.adapter, examples.columns, examples.split
-        data = adapter.config.data
-        outputs = kept.outputs.tensor()
+        data, outputs = adapter.config.data, kept.outputs.tensor()
         targets = columns[data.label] if adapter.task.has_labels else torch.zeros(len(outputs))
         own = {k: columns[k] for m in adapter.modalities for k in adapter.input_keys(m)}
         answering = adapter.task.answers_in(own, columns[data.label]) if adapter.task.needs_targets else ()
@@ -274,7 +274,8 @@ class Extraction:
             split=split,
             modalities=adapter.modalities,
             inputs={k: columns[k] for k in adapter.columns},
-            present=find_present(adapter, columns),
+            present=(present := find_present(adapter, columns)),
+            substitutes=make_substitutes(adapter, columns, present, self.reader.seed),
             described=describe_inputs(adapter, {k: columns[k] for k in adapter.batch_keys}),
             recorded={m: self._recorded(kept, m, columns) for m in adapter.modalities},
             pooled={m: c.tensor() for m, c in kept.pooled.items()},

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Activations
+from collapsekit.adapters.live.absence import Substitute
 from collapsekit.adapters.live.presence import filled, lend
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
@@ -56,6 +57,9 @@ class Features:
     units: Tensor | None = None  # what each example belongs to (n,), where the config names it
     contents: Tensor | None = None  # of each example's inputs alone, such a hash (n,)
     present: dict[str, Tensor] = field(default_factory=dict)  # who has it, bool (n,), of modalities that some lack
+    substitutes: dict[str, Substitute] = field(
+        default_factory=dict
+    )  # for absent modalities, of which the config says something
     described: Batch = field(default_factory=dict)  # by key numbers (n, d) of values that do not stack
     predictions: Batch = field(default_factory=dict)  # of the user's own models of one modality, by modality (n, ...)
     answering: tuple[str, ...] = ()  # inputs of modalities that hold the answers themselves

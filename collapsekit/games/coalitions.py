@@ -165,12 +165,16 @@ class CoalitionGame:
         Modalities A of example i with B of j are a draw for the coalition A, as seen from i, and one for the coalition B,
         as seen from j, if some draw lends j what is of i. So nearly every draw of the one is a draw of the other.
         """
-        task, rest, draws = self.adapter.task, self.full & ~mask, range(len(self.donors))
+        task, rest, draws = (
+            self.adapter.task,
+            self.full & ~mask,
+            range(count_draws(self.features, self.full & ~mask, len(self.donors))),
+        )
         asked = [(mask, k) for k in draws]
         asked += [(rest, k) for k in draws if k not in self.inverse] if self.inverse else []
         asked.sort(key=lambda one: self._turn(one[1]))
         absent = {one: [m for m in self.features.modalities if m not in self.names(one)] for one in (mask, rest)}
-        questions = (Edit(swap=dict.fromkeys(absent[one], self.donors[k])) for one, k in asked)
+        questions = (Edit(absent=dict.fromkeys(absent[one], self.donors[k])) for one, k in asked)
         means = {
             one: [MeanOverDraws(self.features, self.donors, self.inverse) for _ in kinds]
             for one in ([mask, rest] if self.inverse else [mask])
@@ -202,10 +206,27 @@ def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:
     return found
 
 
+def count_draws(features: Features, absent: int, draws: int) -> int:
+    """Count the draws of absent modalities that differ.
+
+    Args:
+        features: the examples, and what stands in absent modalities' places.
+        absent: the modalities, as a bitmask.
+        draws: how many are drawn.
+
+    Returns:
+        ``draws``, or 1 where the same stands there each time.
+    """
+    stands = [features.substitutes.get(m) for i, m in enumerate(features.modalities) if absent >> i & 1]
+    return 1 if stands and all(stand is not None and stand.count == 1 for stand in stands) else draws
+
+
 def moves_whole(adapter: Adapter, features: Features) -> bool:
     """Tell whether every raw input is of one modality and moves with it, and the model answers each row by itself: then it
     does not matter which modalities of an example are its own."""
-    if features.present:  # an example that lacks a modality lends none
+    if (
+        features.present or features.substitutes
+    ):  # an example that lacks a modality lends none, and a stand-in is none's own
         return False
     parted = adapter.fields.filled({k: v[:2] for k, v in features.inputs.items()})
     readers = [

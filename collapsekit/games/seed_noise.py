@@ -25,6 +25,11 @@ class SeedNoise:
     metric: float = 0.0
 
 
+def count_seed_noise(adapter: Adapter) -> int:
+    """Count the questions that ``measure_seed_noise`` asks."""
+    return 0 if adapter.config.model.samples == 1 else REPEATS * (2 + len(adapter.modalities))
+
+
 def measure_seed_noise(
     adapter: Adapter, features: Features, donors: Tensor, kind: Callable[[Tensor], Tensor]
 ) -> SeedNoise:

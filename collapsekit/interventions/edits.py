@@ -19,11 +19,18 @@ TRIED = 64  # examples on which it is told whether an input is read
 @dataclass(frozen=True)
 class Edit:
     """One question: some modalities multiplied (``scale``) or taken from other examples (``swap``: modality -> row indices
-    (n,); their raw inputs move with them) or held at their mean (``hold``)."""
+    (n,); their raw inputs move with them) or held at their mean (``hold``) or absent (``absent``: as ``swap``, unless the
+    config says what stands in their place)."""
 
     scale: Mapping[str, float] = field(default_factory=dict)
     swap: Mapping[str, Tensor] = field(default_factory=dict)
     hold: Collection[str] = ()
+    absent: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def find_lenders(self, modality: str) -> Tensor | None:
+        """Find the rows (n,) from which a modality is taken; None: the examples' own."""
+        found = self.absent.get(modality)
+        return self.swap.get(modality) if found is None else found
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,11 @@ def gather_edits(
         """Where rows are taken from that move with each of ``moving`` that is swapped."""
         parts = []
         for piece, part in zip(pieces, own, strict=True):
-            swapped = [m for m in moving if m in piece.asked.swap]
-            lenders = piece.asked.swap[swapped[-1]][piece.start : piece.stop] if swapped else part
-            parts.append(features.lenders(swapped[-1], part, lenders) if swapped else part)
+            last, lenders = None, part
+            for m in moving:
+                if (wanted := piece.asked.find_lenders(m)) is not None:
+                    last, lenders = m, wanted[piece.start : piece.stop]
+            parts.append(part if last is None else features.lenders(last, part, lenders))
         return torch.cat(parts)
 
     recorded: dict[str, Activations] = {}
@@ -93,6 +102,8 @@ def gather_edits(
         taken = rows([m])
         # Several times faster than t[taken].
         recorded[m] = OwnedActivations(t.index_select(0, taken) for t in features.recorded[m])
+        if m in features.substitutes:
+            _stand_in(features, m, recorded[m], features.substitutes[m].recorded, pieces, own)
         start = 0
         for piece, part in zip(pieces, own, strict=True):
             _alter(features, m, piece.asked, [t[start : start + len(part)] for t in recorded[m]])
@@ -105,7 +116,30 @@ def gather_edits(
         key: value[:1].expand(count, *value.shape[1:]) if key in idle else value.index_select(0, sources[moving[key]])
         for key, value in features.inputs.items()
     }
+    for m, stand in features.substitutes.items():
+        read = [key for key in stand.inputs if key not in idle]
+        _stand_in(features, m, [inputs[k] for k in read], [stand.inputs[k] for k in read], pieces, own)
     return recorded, inputs
+
+
+def _stand_in(
+    features: Features,
+    modality: str,
+    tensors: Sequence[Tensor],
+    stands: Sequence[Tensor],
+    pieces: Sequence[Piece],
+    rows: Sequence[Tensor],
+) -> None:
+    """Put what stands for an absent modality, (k, ...) each, into gathered tensors (b, ...), in place; an example that lacks
+    it stays as it is."""
+    start, there = 0, features.present.get(modality)
+    for piece, part in zip(pieces, rows, strict=True):
+        if modality in piece.asked.absent:
+            lenders = piece.asked.absent[modality][piece.start : piece.stop]
+            places = torch.arange(len(part)) if there is None else there[part].nonzero()[:, 0]
+            for tensor, stand in zip(tensors, stands, strict=True):
+                tensor[start + places] = stand.index_select(0, lenders[places] % len(stand)).to(tensor.dtype)
+        start += len(part)
 
 
 def unread_inputs(adapter: Adapter, features: Features) -> frozenset[str]:

@@ -515,3 +515,26 @@ def test_a_total_that_is_not_the_sum_is_no_report(small: Problem) -> None:
     assert "replays of the total" in str(wrong.contradiction())
     double = report.model_copy(update={"probes": report.probes * 2})
     assert "twice" in str(double.contradiction())
+
+
+@pytest.mark.parametrize("absent", ["zero", "noise"])
+def test_a_stand_in_that_is_always_the_same_is_asked_once(tmp_path: Path, absent: str) -> None:
+    problem = built(make_problem(tmp_path, sizes=SIZES, steps=5))
+    first = next(iter(problem.config["modalities"]))
+    problem.config["modalities"][first] |= {"absent": absent}
+    check(*both(problem, probes=["reliance", "utilisation"]))
+
+
+class Sampling(Late):
+    """Draws noise onto its answers."""
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        out = super().forward(**inputs)
+        return out + 0.1 * torch.randn_like(out)
+
+
+def test_what_seeds_do_is_counted(tmp_path: Path) -> None:
+    problem = built(make_problem(tmp_path, sizes=SIZES, steps=5))
+    problem.config["model"] |= {"factory": f"{__name__}:Sampling", "samples": 2}
+    problem.model.__class__ = Sampling
+    check(*both(problem, probes=["reliance", "utilisation"]))

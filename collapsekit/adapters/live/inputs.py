@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from collapsekit.adapters.live.presence import absent_rows, find_none_keys
 from collapsekit.data.base import EXAMPLE, Batch, is_stored
 from collapsekit.errors import ConfigError
 from collapsekit.stats.random_features import count_tokens
@@ -72,8 +73,11 @@ def give_values(adapter: Adapter, inputs: Batch) -> dict[str, Any]:
         value = value.to(dtype) if value.is_floating_point() or scale != 1.0 else value
         return value / scale if scale != 1.0 else value
 
+    none = find_none_keys(adapter)
     return {
-        k: ready(objects[k].collect(v.cpu()), scales.get(k, 1.0)) if is_stored(objects, k, v) else v
+        k: ready(objects[k].collect(v.cpu()), scales.get(k, 1.0))
+        if is_stored(objects, k, v)
+        else (None if k in none and bool(absent_rows(adapter, k, v).all()) else v)
         for k, v in inputs.items()
     }
 

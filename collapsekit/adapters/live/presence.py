@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -117,6 +118,20 @@ def lend(present: Tensor, rows: Tensor, lenders: Tensor) -> Tensor:
     return torch.where(present[rows], lender, rows)
 
 
+def find_none_keys(adapter: Adapter) -> frozenset[str]:
+    """Find the inputs that the model is given as None where they are NaN throughout: those of modalities that may be
+    ``missing``, and for which its forward has None by default."""
+    missing = [m for m in adapter.modalities if adapter.config.modalities[m].absent == "missing"]
+    if not missing or adapter.config.call != "kwargs":
+        return frozenset()
+    try:
+        parameters = inspect.signature(adapter.model.forward).parameters
+    except (TypeError, ValueError):
+        return frozenset()
+    optional = {name for name, p in parameters.items() if p.default is None}
+    return frozenset(k for m in missing for k in adapter.fields.of(m) if k in optional)
+
+
 def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:
     """Split a batch into rows that lack the same inputs, where a model takes None for all or a tensor for all.
 
@@ -128,8 +143,11 @@ def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:
         Row numbers of each group; one group where nothing has to be split.
     """
     objects = adapter.source.objects
+    none = find_none_keys(adapter)
     odd = [
-        absent_rows(adapter, k, v) for k, v in batch.items() if is_stored(objects, k, v) and objects[k].form == "padded"
+        absent_rows(adapter, k, v)
+        for k, v in batch.items()
+        if k in none or (is_stored(objects, k, v) and objects[k].form == "padded")
     ]
     rows = torch.arange(len(next(iter(batch.values()))))
     if not odd or not any(bool(x.any()) and not bool(x.all()) for x in odd):

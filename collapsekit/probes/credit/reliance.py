@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from collapsekit.adapters.live.absence import describe_absence
 from collapsekit.games.coalitions import EXACT_UP_TO, CoalitionGame, GameOptions
 from collapsekit.games.seed_noise import REPEATS
 from collapsekit.measures import LOSS, METRIC, Measure, declare
@@ -18,7 +19,9 @@ from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.bounds import Bounds
 
-REMOVED = "absent modalities taken together from other examples, the expectation averaged over {draws} of them"
+REMOVED = (
+    "absent modalities taken together from other examples, the expectation averaged over {draws} of them{otherwise}"
+)
 SAGE = "Covert et al. 2020 (SAGE), eq. 2 and 4; Shapley 1953"
 SAGE_2 = "Covert et al. 2020 (SAGE), eq. 2"
 PERCEPTUAL = "Gat et al. 2021 (perceptual score), by expectation instead of a single permutation"
@@ -146,7 +149,7 @@ class RelianceOptions(GameOptions):
 def estimate_cost(preview: Preview) -> Cost:
     """Cost the coalitions: of Shapley credit, those that lack one modality, and those that are listed."""
     masks = {0, preview.full, *preview.shapley_masks, *preview.without_one, *_listed(len(preview.modalities))}
-    return preview.coalitions(sorted(masks))
+    return preview.coalitions(sorted(masks)) + preview.seed_noise()
 
 
 @probe(
@@ -154,7 +157,8 @@ def estimate_cost(preview: Preview) -> Cost:
     title="What each modality earns",
     place=10,
     summary="task loss and metric over modality subsets; Shapley credit and leave-one-out of each modality",
-    definition="Shapley value of each modality over subsets, worth = minus the task loss; " + REMOVED.format(draws="d"),
+    definition="Shapley value of each modality over subsets, worth = minus the task loss; "
+    + REMOVED.format(draws="d", otherwise=""),
     source=SAGE,
     cannot="credit says what the model uses, not what it could use: compare with utilisation",
     options=RelianceOptions,
@@ -172,7 +176,7 @@ def run(session: Session) -> Iterator[Result]:
     """
     game = session.game
     yield from _ends_of_the_game(session, game)
-    task, draws = session.task, len(game.donors)
+    task, removal = session.task, _removal(session)
     count = metric_count(session)
     noise = game.seed_noise
     kinds: tuple[tuple[Callable[[int], Tensor], Measure, Measure, Bounds, float], ...] = (
@@ -184,13 +188,18 @@ def run(session: Session) -> Iterator[Result]:
         credits = credits_of(session, worth, bounds, count, error)
         for i, modality in enumerate(session.modalities):
             credit = credits[i]
-            quantity = shapley.fill(task, exact=exact, draws=draws)
+            quantity = shapley.fill(task, exact=exact, **removal)
             yield quantity.result(float(credit.values[0]), credit.ends, modality=modality)
             lost = difference(worth(game.full), worth(game.full & ~(1 << i)), session.level, bounds, count, error)
-            yield without.fill(task, draws=draws).result(*lost, modality=modality)
+            yield without.fill(task, **removal).result(*lost, modality=modality)
     yield from _subsets(session, game)
     if (samples := session.adapter.config.model.samples) > 1:
         yield SEED_NOISE.fill(task, samples=samples, repeats=REPEATS).result(noise.loss, None)
+
+
+def _removal(session: Session) -> dict[str, object]:
+    """What definitions say of absent modalities."""
+    return {"draws": len(session.game.donors), "otherwise": describe_absence(session.adapter)}
 
 
 def _ends_of_the_game(session: Session, game: CoalitionGame) -> Iterator[Result]:
@@ -198,7 +207,7 @@ def _ends_of_the_game(session: Session, game: CoalitionGame) -> Iterator[Result]
     for mask, of_loss, of_metric in ((game.full, FULL_LOSS, FULL_METRIC), (0, EMPTY_LOSS, EMPTY_METRIC)):
         worth = game.value(mask)
         for measure, values in ((of_loss, worth.loss), (of_metric, worth.metric)):
-            quantity = measure.fill(session.task, draws=len(game.donors))
+            quantity = measure.fill(session.task, **_removal(session))
             yield quantity.result(*estimate(values, session.level, quantity.bounds, count))
 
 
@@ -221,7 +230,7 @@ def _subsets(session: Session, game: CoalitionGame) -> Iterator[Result]:
         (SUBSETS, torch.stack([game.value(mask).loss for mask in masks])),
         (SUBSETS_METRIC, torch.stack([game.value(mask).metric for mask in masks])),
     ):
-        quantity = measure.fill(session.task, draws=len(game.donors))
+        quantity = measure.fill(session.task, **_removal(session))
         unit, bounds = str(quantity.unit), quantity.bounds
         curve = banded_curve(labels, values, "modalities present", unit, session.level, bounds, count)
         yield quantity.curve(curve, note=note)

@@ -218,7 +218,7 @@ def estimate_cost(preview: Preview) -> Cost:
     cost, at = preview.fit_split(), preview.fit_sizes
     _need_enough({"to fit on": at.fit, "held out": at.choose, "diagnosed": preview.size})
     cost += preview.balanced_reference()
-    cost += preview.coalitions(preview.shapley_masks, calibrated=True)
+    cost += preview.coalitions(preview.shapley_masks, calibrated=True) + preview.seed_noise()
     cost += preview.coalitions([preview.full, *preview.without_one])
     if at.held == "train":  # costs are weighed on halves of the diagnosed examples
         return cost

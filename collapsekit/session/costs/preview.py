@@ -39,7 +39,7 @@ class Preview(QuestionCosts):
 
     def opening(self) -> Cost:
         """Encode the diagnosed examples, and choose the layout of features where nothing says it."""
-        undecided, cost = len(undecided_layouts(self.session)), Cost(passes=self.size)
+        undecided, cost = len(undecided_layouts(self.session)), Cost(passes=self.size + self.substitutes)
         if undecided:
             with suppress(NumericsError):  # none is chosen then
                 cost += self.fit_split() + Cost(heads=undecided)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import GameOptions, draws_for, moves_whole
+from collapsekit.games.coalitions import GameOptions, count_draws, draws_for, moves_whole
+from collapsekit.games.seed_noise import count_seed_noise
 from collapsekit.interventions.edits import TRIED, unread_inputs
 from collapsekit.interventions.imputation import has_split
 from collapsekit.interventions.marginal import shifts
@@ -38,7 +39,12 @@ class QuestionCosts(FirstLook):
         """Encode a split that is read beside the diagnosed one."""
         if split == self.features.split:
             return Cost()
-        return self.once((READ, split), lambda: Cost(passes=self.size_of(split)))
+        return self.once((READ, split), lambda: Cost(passes=self.size_of(split) + self.substitutes))
+
+    @property
+    def substitutes(self) -> int:
+        """How many examples are run to record what stands for absent modalities."""
+        return sum(stand.count for stand in self.features.substitutes.values())
 
     # ---- what-if questions
 
@@ -103,8 +109,13 @@ class QuestionCosts(FirstLook):
             if known <= self._counted:
                 continue
             self._counted |= known
-            questions += 0 if mask == full or (whole and not mask) else each
+            asked = each if whole else count_draws(features, full & ~mask, each)
+            questions += 0 if mask == full or (whole and not mask) else asked
         return cost + self.replayed(questions, split, together=True)
+
+    def seed_noise(self) -> Cost:
+        """Measure what seeds do to answers of a model that samples."""
+        return self.replayed(count_seed_noise(self.adapter))
 
     @property
     def draws(self) -> int:
