@@ -90,6 +90,7 @@ class DataConfig(_Section):
         "batches"  # where modalities are exchanged: after or before they are collated
     )
     padding: dict[str, float] = {}  # by batch key what examples of several lengths are filled up with; default: 0
+    match: tuple[str, ...] = ()  # batch keys in which examples must be equal to lend one another a modality
     group: str | None = None  # batch key of what examples belong to (patient, speaker): intervals leave out whole ones
     batch_size: int = Field(default=256, gt=0, le=2**31 - 1)
 

@@ -24,6 +24,7 @@ from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
 from collapsekit.features.examples import Examples, SplitReader, predictions_of
 from collapsekit.features.features import Features
+from collapsekit.features.matching import group_alike, lenders_matched
 from collapsekit.io.safe_text import quote
 from collapsekit.io.spill import SpillBuffer, SpillColumn
 from collapsekit.report.diagnosis import ReportWarning
@@ -129,8 +130,8 @@ class Extraction:
             return known[name]
 
         features = get(split)
-        if (missing := modalities_missing(features.present, split)) is not None:
-            features.warnings = (*features.warnings, missing)
+        told = (modalities_missing(features.present, split), lenders_matched(self.adapter, features.alike, split))
+        features.warnings = (*features.warnings, *(w for w in told if w is not None))
         seed_everything(
             self.reader.seed
         )  # what is drawn from here on does not depend on which passes were made already
@@ -244,19 +245,13 @@ class Extraction:
                 few = {k: examples.columns[k][:FEW] for k in self.adapter.columns}
                 sound = validate_model(self.adapter, batch, few, examples.split, order, seed, self.rebuilt)
                 result, self.rebuilt = sound.result, sound.rebuilt
-                self._need_shape(examples, start, stop, result.prediction)
+                _need_shape(self.adapter, examples, start, stop, result.prediction)
                 self._warnings[examples.split] = sound.warnings
             else:
                 seed_everything(seed)
                 result = self.adapter.run(batch)
         finite_pass(result, examples.split, order, partial(missing_note, self.adapter, batch))
         return _to_cpu(result)
-
-    def _need_shape(self, examples: Examples, start: int, stop: int, prediction: Prediction) -> None:
-        """Before every other batch is run, that the task can read what the model answers."""
-        task, label = self.adapter.task, self.adapter.config.data.label
-        targets = examples.columns[label][start:stop] if task.has_labels else torch.zeros(stop - start)
-        task.need_shape(prediction.outputs, targets)
 
     def _recorded(self, kept: _Kept, modality: str, columns: Batch) -> Activations:
         """What was recorded of a modality; of one that is recorded at the input, the very tensors that were read."""
@@ -275,6 +270,7 @@ class Extraction:
             modalities=adapter.modalities,
             inputs={k: columns[k] for k in adapter.columns},
             present=(present := find_present(adapter, columns)),
+            alike=group_alike(adapter, columns),
             substitutes=make_substitutes(adapter, columns, present, self.reader.seed),
             described=describe_inputs(adapter, {k: columns[k] for k in adapter.batch_keys}),
             recorded={m: self._recorded(kept, m, columns) for m in adapter.modalities},
@@ -290,6 +286,13 @@ class Extraction:
             answering=answering,
             units=_units(columns, data.group, split),
         )
+
+
+def _need_shape(adapter: Adapter, examples: Examples, start: int, stop: int, prediction: Prediction) -> None:
+    """Before every other batch is run, that the task can read what the model answers."""
+    task, label = adapter.task, adapter.config.data.label
+    targets = examples.columns[label][start:stop] if task.has_labels else torch.zeros(stop - start)
+    task.need_shape(prediction.outputs, targets)
 
 
 def _encoded_alike(one: ForwardPass, features: Features, rows: Tensor) -> bool:

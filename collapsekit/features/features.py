@@ -57,6 +57,7 @@ class Features:
     units: Tensor | None = None  # what each example belongs to (n,), where the config names it
     contents: Tensor | None = None  # of each example's inputs alone, such a hash (n,)
     present: dict[str, Tensor] = field(default_factory=dict)  # who has it, bool (n,), of modalities that some lack
+    alike: Tensor | None = None  # the group of each example, within which it lends and takes, (n,); None: all may
     substitutes: dict[str, Substitute] = field(
         default_factory=dict
     )  # for absent modalities, of which the config says something
@@ -168,6 +169,7 @@ class Features:
             described={k: x[rows] for k, x in self.described.items()},
             predictions={m: x[rows] for m, x in self.predictions.items()},
             units=None if self.units is None else self.units[rows],
+            alike=None if self.alike is None else self.alike[rows],
         )
 
     def changed(self, recorded: Mapping[str, Activations], inputs: Batch | None = None) -> Features:

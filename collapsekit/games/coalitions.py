@@ -85,7 +85,7 @@ class CoalitionGame:
         then."""
         self.adapter, self.features, self.progress = adapter, features, progress
         self.calibration = calibration or partial(fit_calibration, adapter, features)
-        self.donors = marginal_samples(len(features), draws, seed)
+        self.donors = marginal_samples(len(features), draws, seed, features.alike)
         self.size = len(features.modalities)
         self.inverse = _inverses(self.donors) if moves_whole(adapter, features) else {}
         self.known: dict[int, CoalitionValue] = {}
@@ -224,9 +224,8 @@ def count_draws(features: Features, absent: int, draws: int) -> int:
 def moves_whole(adapter: Adapter, features: Features) -> bool:
     """Tell whether every raw input is of one modality and moves with it, and the model answers each row by itself: then it
     does not matter which modalities of an example are its own."""
-    if (
-        features.present or features.substitutes
-    ):  # an example that lacks a modality lends none, and a stand-in is none's own
+    # An example that lacks a modality lends none, a stand-in is nobody's own, and small groups lend the same again.
+    if features.present or features.substitutes or features.alike is not None:
         return False
     parted = adapter.fields.filled({k: v[:2] for k, v in features.inputs.items()})
     readers = [

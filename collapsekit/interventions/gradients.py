@@ -156,7 +156,7 @@ def find_site(adapter: Adapter, features: Features, seed: int) -> FusionLayer:
     """
     encoders = {id(s) for m in features.modalities for s in adapter.encoder_module(m).modules()}
     modules = {k: s for k, s in adapter.model.named_modules() if isinstance(s, LAYERS) and id(s) not in encoders}
-    other, rows = marginal_samples(len(features), 1, seed)[0], torch.arange(min(SCOUT, len(features)))
+    other, rows = marginal_samples(len(features), 1, seed, features.alike)[0], torch.arange(min(SCOUT, len(features)))
     own = {id(p) for p in adapter.fusion_parameters() if p.requires_grad}
     named = {k: p for k, p in adapter.model.named_parameters() if id(p) in own}
     heard: Heard = {}

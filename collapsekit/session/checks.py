@@ -202,7 +202,7 @@ def check_data(
     data = config.data
     keys = [*InputFields(config).read]
     keys += [s.predictions for s in config.modalities.values() if s.predictions is not None]
-    keys += [*([data.label] if task.has_labels else []), *([data.group] if data.group else [])]
+    keys += [*([data.label] if task.has_labels else []), *([data.group] if data.group else []), *data.match]
     found: Sizes = {}
     for split in splits:
         held = there[split]

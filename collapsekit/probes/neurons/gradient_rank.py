@@ -407,7 +407,7 @@ def _conflicts(session: Session, site: FusionLayer, options: GradientRankOptions
     """Cosines between the loss gradients that modalities give alone, both ways."""
     adapter, features = session.adapter, session.features
     weights, modalities = list(site.weights.values()), features.modalities
-    others = marginal_samples(len(features), options.draws, session.seed)
+    others = marginal_samples(len(features), options.draws, session.seed, features.alike)
     done = [0]
 
     def alone(group: int) -> Tensor:

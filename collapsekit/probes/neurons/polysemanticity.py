@@ -215,7 +215,7 @@ def _effects(session: Session, options: PolysemanticityOptions) -> list[Tensor]:
     groups = features.groups
     count = int(groups.max()) + 1
     sums = {m: torch.zeros(count, features.fused.shape[1], dtype=torch.float64) for m in features.modalities}
-    others = marginal_samples(len(features), options.draws, session.seed)
+    others = marginal_samples(len(features), options.draws, session.seed, features.alike)
     before = predict(adapter, features).fused.double()  # in the same batches, so that what is not read changes nothing
     for m in features.modalities:
         for other in others:
