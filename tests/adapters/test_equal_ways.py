@@ -1,5 +1,5 @@
-"""A what-if question has one answer, however it is asked: replayed, rerun, edited before collation, in parts of one field, or
-example by example without collapsekit; in whatever batches and order the data come."""
+"""A what-if question has one answer, however it is asked: replayed, rerun, edited before collation, in parts of one field,
+or example by example without collapsekit; in whatever batches and order the data come."""
 
 from __future__ import annotations
 
