@@ -127,7 +127,7 @@ def adapter_merged(adapter: Adapter) -> ReportWarning | None:
 def weights_dequantised(adapter: Adapter) -> ReportWarning | None:
     """Warn that weights were packed into a few bits, and are used as the floating numbers that they stand for."""
     packed = adapter.weights.packed
-    if packed is None or packed.scheme is None:
+    if packed is None:
         return None
     count = len(packed.weights)
     return ReportWarning(

@@ -21,15 +21,16 @@ UNREAD = (".W_q", ".q_weight", ".weight_packed")  # as HQQ, EXL2 and compressed-
 
 
 @dataclass(frozen=True)
-class Dequantised:
-    """A checkpoint's tensors, those that were packed as floating weights."""
+class PackedWeights:
+    """What of a checkpoint was packed into a few bits."""
 
-    tensors: dict[str, Tensor]
-    scheme: str | None = None  # how they were packed; None: none was
-    weights: tuple[str, ...] = ()  # their names
+    scheme: str  # how
+    weights: tuple[str, ...]  # names
 
 
-def dequantise(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> Dequantised:
+def dequantise(
+    tensors: Mapping[str, Tensor], wanted: Collection[str]
+) -> tuple[dict[str, Tensor], PackedWeights | None]:
     """Turn packed weights into floating ones, by the formulas of GPTQ, AWQ and bitsandbytes.
 
     With q the whole numbers, z zero points, s scales: (q - z) s a group of inputs (GPTQ, Frantar et al. 2023; AWQ, Lin et
@@ -37,17 +38,17 @@ def dequantise(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> Dequan
     and FP4, Dettmers et al. 2023, the largest ones packed likewise where they are nested).
 
     Args:
-        tensors: by name, as a checkpoint has them.
+        tensors: by name, of any shapes, as a checkpoint has them; those of a weight (outputs, inputs) stand under its path.
         wanted: names of the model's own weights: where it has packed ones itself, nothing is changed.
 
     Returns:
-        The tensors by name, without those that only described packed ones.
+        The tensors by name, without those that only described packed ones; and what was packed, None where nothing was.
 
     Raises:
         RefusedError: for packed weights that none of these formulas reads.
     """
     if any(name.endswith((".qweight", ".SCB", *UNREAD)) for name in wanted):
-        return Dequantised(dict(tensors))
+        return dict(tensors), None
     out = dict(tensors)
     found: dict[str, str] = {}  # name of a weight -> its scheme
     for name in tensors:
@@ -61,7 +62,7 @@ def dequantise(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> Dequan
             out[f"{path}.weight"], found[f"{path}.weight"] = _blocks(path, name, out), "bitsandbytes (4 bits)"
         elif f".{kind}" in UNREAD:
             raise RefusedError(_refusal(path, "in a way that is not read here"))
-    return Dequantised(out, " and ".join(sorted(set(found.values()))) or None, tuple(found))
+    return out, PackedWeights(" and ".join(sorted(set(found.values()))), tuple(found)) if found else None
 
 
 def _refusal(path: str, why: str) -> str:
