@@ -119,6 +119,7 @@ class Config(_Section):
     call: Literal["kwargs", "dict", "positional", "list"] = "kwargs"
     task: str = "classification"
     metric: str | None = None
+    metrics: tuple[str, ...] = ()  # further ones of the task, told beside that one
     temperature: float = Field(default=0.07, gt=0)  # retrieval only
     task_options: Plain = {}  # of the task, such as `shift` of tokens
     data: DataConfig = DataConfig()
