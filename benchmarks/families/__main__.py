@@ -39,12 +39,13 @@ Record = dict[str, Any]
 def costs(family: Family, model: torch.nn.Module, seed: int) -> dict[str, float]:
     """What exchanging each modality adds to the loss on fresh examples, in parts of what exchanging all adds."""
     split = family.data(World.sample(FRESH, 10_000 + seed))
+    loss = family.answer_loss or family.loss
     swapped = _each_swapped(family, split, seed) if family.swaps else _two_swapped(family, split, seed)
     with torch.no_grad():
         torch.manual_seed(seed)  # of models that sample
-        plain, everything = float(family.loss(model, split)), float(family.loss(model, swapped.pop("all")))
+        plain, everything = float(loss(model, split)), float(loss(model, swapped.pop("all")))
         scale = max(everything - plain, 1e-9)
-        return {m: (float(family.loss(model, s)) - plain) / scale for m, s in swapped.items()}
+        return {m: (float(loss(model, s)) - plain) / scale for m, s in swapped.items()}
 
 
 def _each_swapped(family: Family, split: Any, seed: int) -> dict[str, Any]:

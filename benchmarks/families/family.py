@@ -55,6 +55,7 @@ class Family:
     hand_over: Callable[[Any], Any] = lambda split: split  # the split as collapsekit gets it
     swaps: Mapping[str, Swap] = field(default_factory=dict)  # of each modality, where there are others than a and b
     ignored: tuple[str, ...] = ("b",)
+    answer_loss: Callable[[nn.Module, Any], Tensor] | None = None  # of the answer alone, where it is trained by more
     steps: int = 250  # of training
 
     @property
