@@ -79,7 +79,13 @@ def measure(family: Family, kind: str, seed: int, profile: str) -> Record:
     """One subject: its truth, and what is said of it."""
     splits = {s: family.data(World.sample(n, 100 * seed + i)) for i, (s, n) in enumerate(SIZES.items())}
     model = train(family, splits["train"], kind, seed)
-    record: Record = {"family": family.name, "kind": kind, "seed": seed, "profile": profile, "truth": family.truth(kind)}
+    record: Record = {
+        "family": family.name,
+        "kind": kind,
+        "seed": seed,
+        "profile": profile,
+        "truth": family.truth(kind),
+    }
     record["costs"] = None if kind == "untrained" else costs(family, model, seed)
     config = {**family.config, "model": {"factory": f"{family.model.__module__}:{family.model.__name__}"}}
     data = {s: family.hand_over(split) for s, split in splits.items()}

@@ -206,6 +206,7 @@ def _slides(world: World) -> Any:
 def _risk_loss(model: nn.Module, batch: Any) -> Tensor:
     return cox_loss(model(**{k: v for k, v in batch.items() if k != "label"})[:, 0], batch["label"])
 
+
 # Three streams that look at one another, as of MulT: text, sound and faces of different lengths, padded, with masks.
 
 STREAMS = {"text": 4, "audio": 3, "video": 5}
