@@ -4,10 +4,10 @@ python -m benchmarks.families --seeds 2 --records families.jsonl
 
 In every world modality a says one bit and b another, and the answer needs both; where a family has more modalities, several
 say the same bit. A model *uses* all where it is trained so, *ignores* b (or what the family names) where that was another
-example's in every step of training, or is *untrained*. That it is so is looked at on 2,000 fresh examples, by exchanging each
-modality in the data, without collapsekit: one of two modalities is used where that costs at least LEAST of what exchanging
-both does (one of m: 2 / m times as much), ignored where it costs at most MOST. Subjects of which that does not hold are left
-out, and counted.
+example's in every step of training, or is *untrained*. That it is so is looked at on 2,000 fresh examples, by exchanging
+each modality in the data, without collapsekit: one of two modalities is used where that costs at least LEAST of what
+exchanging both does (one of m: 2 / m times as much), ignored where it costs at most MOST. Subjects of which that does not
+hold are left out, and counted.
 
 Right is `used` of what is used and `collapsed` of what is ignored; of an untrained model anything but `used`. One result a
 line; what the file holds already is not measured again.

@@ -14,7 +14,6 @@ from collapsekit.adapters.base import (
     Adapter,
     Change,
     ForwardPass,
-    OwnedActivations,
     Prediction,
     TrainPass,
 )
@@ -32,7 +31,7 @@ from collapsekit.adapters.live.inputs import (
     run_prepared,
     shape_of,
 )
-from collapsekit.adapters.live.presence import filled, groups_of, missing_note, run_groups
+from collapsekit.adapters.live.presence import by_presence, filled, missing_note
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
@@ -118,12 +117,9 @@ class ModuleAdapter(Adapter):
         return answer
 
     def run(self, batch: Batch) -> ForwardPass:
-        def run(rows: Tensor) -> ForwardPass:
-            some = {k: v[rows] for k, v in batch.items()} if len(groups) > 1 else batch
-            return run_prepared(self, self.prepare, some, partial(self._run, some))
-
-        groups = groups_of(self, batch)
-        return run_groups(groups, run)
+        return by_presence(
+            self, batch, {}, lambda some, _: run_prepared(self, self.prepare, some, partial(self._run, some))
+        )
 
     def _run(self, batch: Batch, inputs: Batch) -> ForwardPass:
         heard = self.recorder.heard(inputs)
@@ -164,16 +160,12 @@ class ModuleAdapter(Adapter):
         }
         replayed = {m: r for m, r in recorded.items() if m in self.taps}
         inputs = {**inputs, **at_input}
-        groups = groups_of(self, inputs)
-
-        def run(rows: Tensor) -> Prediction:
-            if len(groups) == 1:
-                return run_prepared(self, self.prepare, inputs, partial(self._replayed, replayed))
-            some = {k: v[rows] for k, v in inputs.items()}
-            mine = {m: OwnedActivations(t[rows] for t in r) for m, r in replayed.items()}
-            return run_prepared(self, self.prepare, some, partial(self._replayed, mine))
-
-        return run_groups(groups, run)
+        return by_presence(
+            self,
+            inputs,
+            replayed,
+            lambda some, mine: run_prepared(self, self.prepare, some, partial(self._replayed, mine)),
+        )
 
     def _replayed(self, recorded: Mapping[str, Activations], ready: Batch) -> Prediction:
         rows = len(next(iter(ready.values())))
@@ -192,10 +184,18 @@ class ModuleAdapter(Adapter):
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        if modality in self.at_input:  # the whole model stands for its encoder
-            alone = keep_alone(self, modality, inputs)
-            return answer_features(run_prepared(self, self.prepare, alone, self._prediction_of))
-        return run_prepared(self, self.prepare, inputs, partial(self._live, modality, recorded))
+        if modality not in self.at_input:
+            return by_presence(
+                self,
+                inputs,
+                recorded,
+                lambda some, mine: run_prepared(self, self.prepare, some, partial(self._live, modality, mine)),
+            )
+
+        def answer(some: Batch, _: object) -> Tensor:  # the whole model stands for its encoder
+            return answer_features(run_prepared(self, self.prepare, some, self._prediction_of))
+
+        return by_presence(self, keep_alone(self, modality, inputs), {}, answer)
 
     def _live(self, modality: str, recorded: Mapping[str, Activations], ready: Batch) -> Tensor:
         tap = self.taps[modality]
@@ -214,7 +214,14 @@ class ModuleAdapter(Adapter):
         self.unsteady = None  # as the weights move on
         change = change or {}
         batch = {**batch, **change_inputs(self, batch, {m: c for m, c in change.items() if m in self.at_input})}
-        return run_prepared(self, self.prepare, batch, partial(self._run_live, change, batch))
+        if not self.taps.keys().isdisjoint(change):  # a change is of all examples at once
+            return run_prepared(self, self.prepare, batch, partial(self._run_live, change, batch))
+        return by_presence(
+            self,
+            batch,
+            {},
+            lambda some, _: run_prepared(self, self.prepare, some, partial(self._run_live, {}, some)),
+        )
 
     def _run_live(self, change: Mapping[str, Change], batch: Batch, ready: Batch) -> TrainPass:
         seen: dict[str, list[Tensor]] = {m: [] for m in self.taps}

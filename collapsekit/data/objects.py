@@ -61,9 +61,9 @@ class ObjectStore:
         """Describe each of these values by numbers of one width, float32 (n, d): of tensors their size, and mean, largest
         and least along what varies; of whole numbers and words, how often each occurs; first whether it is there at all.
         """
-        fresh = self._known.keys() - self._numbers.keys()  # of all, so that the width is that of every example
+        fresh = set(self._known) - set(self._numbers)  # of all, so that the width is that of every example
         if fresh and (axis := find_axis([v for v in self._known.values() if isinstance(v, Tensor)])) != self._axis:
-            self._axis, fresh = axis, self._known.keys()
+            self._axis, fresh = axis, set(self._known)
         for i in fresh:
             self._numbers[i] = describe(self._known[i], self._axis)
         rows = [self._numbers[i] for i in ids.tolist()]

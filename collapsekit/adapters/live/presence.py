@@ -138,6 +138,34 @@ def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:
     return [rows[code == one] for one in code.unique()]
 
 
+def by_presence(
+    adapter: Adapter,
+    batch: Batch,
+    recorded: Mapping[str, Sequence[Tensor]],
+    run: Callable[[Batch, Mapping[str, Any]], T],
+) -> T:
+    """Run the examples together that lack the same inputs, where a model takes None for all or a tensor for all.
+
+    Args:
+        adapter: the model.
+        batch: inputs (n, ...) by key.
+        recorded: recordings (n, ...) of the same examples by modality.
+        run: takes both of some examples, gives tensors of these, or dataclasses, mappings and tuples of such.
+
+    Returns:
+        The same of all examples, in their order.
+    """
+    groups = groups_of(adapter, batch)
+    if len(groups) == 1:
+        return run(batch, recorded)
+
+    def of(rows: Tensor) -> T:
+        some = {m: type(r)(tensor[rows] for tensor in r) for m, r in recorded.items()}  # type: ignore[call-arg]
+        return run({k: v[rows] for k, v in batch.items()}, some)
+
+    return run_groups(groups, of)
+
+
 def run_groups(groups: Sequence[Tensor], run: Callable[[Tensor], T]) -> T:
     """Run each group of rows by itself, and put what comes out in the rows' order.
 
