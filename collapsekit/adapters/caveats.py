@@ -203,6 +203,23 @@ def not_pruned(paths: Sequence[str]) -> ReportWarning | None:
     )
 
 
+def samples_answers(adapter: Adapter, noise: float) -> ReportWarning | None:
+    """Say that answers are means over seeds; ``noise``: by how much they still differ, in parts of the largest."""
+    samples = adapter.config.model.samples
+    if samples == 1:
+        return None
+    moved = (
+        f"Two sets of seeds give answers of the first batch up to {noise:.2g} of the largest apart."
+        if noise
+        else "Yet other seeds give the same answers: `model.samples` costs time and changes nothing."
+    )
+    return ReportWarning(
+        name="samples_answers",
+        sentence=f"Each answer is the mean over {samples} seeds, as model.samples says. {moved} What is due to seeds alone "
+        "is in the intervals (reliance.seed_noise): no verdict rests on less.",
+    )
+
+
 def copied_rows(split: str, found: Mapping[str, tuple[int, int]], examples: int) -> ReportWarning | None:
     """Warn of examples that another split has too.
 

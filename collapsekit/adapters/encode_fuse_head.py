@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
+from collapsekit.adapters.live.sampling import answer_over_seeds, average_passes, average_predictions
 from collapsekit.adapters.pooling import pool_fused
 from collapsekit.data.base import Batch
 from collapsekit.user_code.process_state import user_code
@@ -32,6 +33,9 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
         """Predict (n, ...) from the representation (n, ...): logits, values, or two embeddings side by side."""
 
     def run(self, batch: Batch) -> ForwardPass:
+        return answer_over_seeds(self, lambda: self._run(batch), average_passes)
+
+    def _run(self, batch: Batch) -> ForwardPass:
         with user_code(PLACE):
             features = self._encoded(batch)
             fused = self.fuse(features)
@@ -42,6 +46,9 @@ class EncodeFuseHeadAdapter(Adapter, by_parts=True):
         return ForwardPass(recorded, pooled, Prediction(pool_fused(self.model, self.config.fusion, fused), outputs))
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
+        return answer_over_seeds(self, lambda: self._rerun(recorded, inputs), average_predictions)
+
+    def _rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:
         self.steady()
         with user_code(PLACE):
             fused = self.fuse({m: recorded[m][0].to(self.device) for m in self.modalities})

@@ -32,6 +32,7 @@ from collapsekit.adapters.live.inputs import (
     shape_of,
 )
 from collapsekit.adapters.live.presence import by_presence, filled, missing_note
+from collapsekit.adapters.live.sampling import answer_over_seeds, average_passes, average_predictions
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
@@ -117,9 +118,10 @@ class ModuleAdapter(Adapter):
         return answer
 
     def run(self, batch: Batch) -> ForwardPass:
-        return by_presence(
-            self, batch, {}, lambda some, _: run_prepared(self, self.prepare, some, partial(self._run, some))
-        )
+        def run(some: Batch, _: object) -> ForwardPass:
+            return run_prepared(self, self.prepare, some, partial(self._run, some))
+
+        return answer_over_seeds(self, lambda: by_presence(self, batch, {}, run), average_passes)
 
     def _run(self, batch: Batch, inputs: Batch) -> ForwardPass:
         heard = self.recorder.heard(inputs)
@@ -160,12 +162,11 @@ class ModuleAdapter(Adapter):
         }
         replayed = {m: r for m, r in recorded.items() if m in self.taps}
         inputs = {**inputs, **at_input}
-        return by_presence(
-            self,
-            inputs,
-            replayed,
-            lambda some, mine: run_prepared(self, self.prepare, some, partial(self._replayed, mine)),
-        )
+
+        def run(some: Batch, mine: Mapping[str, Activations]) -> Prediction:
+            return run_prepared(self, self.prepare, some, partial(self._replayed, mine))
+
+        return answer_over_seeds(self, lambda: by_presence(self, inputs, replayed, run), average_predictions)
 
     def _replayed(self, recorded: Mapping[str, Activations], ready: Batch) -> Prediction:
         rows = len(next(iter(ready.values())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from collapsekit.adapters.caveats import (
     listed,
     not_in_the_state,
     not_pruned,
+    samples_answers,
     weights_changed,
 )
 from collapsekit.adapters.live.presence import missing_note
@@ -34,6 +35,7 @@ from collapsekit.errors import CollapsekitError, ConfigError, DataError
 from collapsekit.report.diagnosis import ReportWarning
 
 WITHOUT = ", though the inputs are finite: check the weights and the modality's `scale`"
+SEEDS_APART = 3.0  # times as far as two seeds' answers lie apart, by which replays of a model that samples may differ
 FEW = 8  # examples that are also run in other company
 
 
@@ -138,7 +140,9 @@ def validate_model(
         adapter.unsteady.put_back()
     finite_pass(result, split, examples, partial(missing_note, adapter, batch))
     run = _Repeated(adapter, batch, seed)
-    if drawn:
+    if drawn and adapter.config.model.samples > 1:
+        run = replace(run, noise=run.between_seeds(result))
+    elif drawn:
         run.same_under_another_seed(result)
     if not run.replays(result):
         result = run.settled(result)  # hooks, say, that its first forward made
@@ -162,17 +166,20 @@ def validate_model(
         depends_on_batch(adapter, apart),
         None if rebuilt else not_in_the_state(adapter.model, loose),
         not_pruned(refused),
+        samples_answers(adapter, run.noise),
     )
     return Sound(result, tuple(w for w in found if w is not None), rebuilt)
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:
-    if a.shape != b.shape:
-        return False
+    return a.shape == b.shape and _distance(a, b) <= tolerance
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference in parts of the largest numbers."""
     if not a.numel():  # the representation of a model that names no fusion
-        return True
-    size = float(a.abs().max()) + float(b.abs().max()) + 1e-12
-    return float((a - b).abs().max()) <= tolerance * size
+        return 0.0
+    return float((a - b).abs().max()) / (float(a.abs().max()) + float(b.abs().max()) + 1e-12)
 
 
 @dataclass(frozen=True)
@@ -182,6 +189,7 @@ class _Repeated:
     adapter: Adapter
     batch: Batch
     seed: int
+    noise: float = 0.0  # by how much answers of a model that samples differ between seeds, in parts of their size
 
     def run(self, batch: Batch | None = None, seed: int | None = None) -> ForwardPass:
         seed_everything(self.seed if seed is None else seed)
@@ -194,16 +202,24 @@ class _Repeated:
         self.settled(result)  # raises where it would not answer the same under the same seed either
         raise ConfigError(
             "the model is random in eval mode: two seeds give two answers for the same examples; make its eval mode "
-            "deterministic (dropout only where self.training, a fixed seed or the mean instead of a sample)."
+            "deterministic (dropout only where self.training, a fixed seed or the mean instead of a sample), or, where it "
+            "is meant to sample, say over how many seeds each answer is averaged: `model: {samples: 8}`."
         )
+
+    def between_seeds(self, result: ForwardPass) -> float:
+        """By how much a model that samples answers otherwise under another seed, in parts of the answer's size."""
+        self.settled(result)  # raises where it would not answer the same under the same seed either
+        other = self.run(seed=self.seed + 1).prediction
+        return max(_distance(result.prediction.outputs, other.outputs), _distance(result.prediction.fused, other.fused))
 
     def replays(self, result: ForwardPass) -> bool:
         """Whether replaying the recordings, rows reversed, gives the model's own outputs, rows reversed."""
         seed_everything(self.seed)
         flipped = {m: tuple(t.flip(0) for t in r) for m, r in result.recorded.items()}
         again = self.adapter.rerun(flipped, {k: v.flip(0) for k, v in self.batch.items()})
-        return _close(again.outputs, result.prediction.outputs.flip(0)) and _close(
-            again.fused, result.prediction.fused.flip(0)
+        tolerance = max(1e-3, SEEDS_APART * self.noise)
+        return _close(again.outputs, result.prediction.outputs.flip(0), tolerance) and _close(
+            again.fused, result.prediction.fused.flip(0), tolerance
         )
 
     def settled(self, result: ForwardPass) -> ForwardPass:
@@ -254,7 +270,7 @@ class _Repeated:
     @property
     def _tolerance(self) -> float:
         kinds = [p.dtype for p in self.adapter.model.parameters() if p.is_floating_point()]
-        return max([1e-3, *(4 * torch.finfo(kind).eps for kind in kinds)])
+        return max([1e-3, SEEDS_APART * self.noise, *(4 * torch.finfo(kind).eps for kind in kinds)])
 
 
 def _halves(rows: int, size: int | None) -> list[list[int]]:

@@ -52,6 +52,7 @@ class ModelConfig(_Section):
     base: str | None = None  # the weights that an adapter in checkpoint (PEFT, LoRA) was trained on
     ignore: tuple[str, ...] = ()  # patterns (fnmatch) of names in the checkpoint that the model does not need
     weights: Literal["model", "ema"] = "model"  # ema: the averages that training kept beside them in the same file
+    samples: int = Field(default=1, gt=0, le=4096)  # seeds an answer is averaged over, of a model random in eval mode
     seed: int | None = Field(
         default=None, ge=0, lt=SEEDS
     )  # that it was trained with, by which the gate tells runs apart
@@ -204,6 +205,7 @@ class Config(_Section):
             checkpoint=subset.checkpoint,
             ignore=self.model.ignore,
             weights=self.model.weights,
+            samples=self.model.samples,
         )
         kept = {m: section for m, section in self.modalities.items() if m in subset.modalities}
         return self.model_copy(

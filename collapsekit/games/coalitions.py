@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from pydantic import Field
@@ -13,6 +13,7 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Options, Progress
 from collapsekit.features.features import Features
 from collapsekit.games.draws import CoalitionValue, MeanOverDraws, score, score_draws
+from collapsekit.games.seed_noise import SeedNoise, measure_seed_noise
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.marginal import marginal_samples
 from collapsekit.interventions.replay import by_row, predict_many
@@ -114,6 +115,17 @@ class CoalitionGame:
             sure = self.calibration() or _as_it_is
             self._learn(mask, [(self.known, _as_it_is), (self.sure, sure)])
         return self.sure[mask]
+
+    @cached_property
+    def seed_noise(self) -> SeedNoise:
+        """How sure ``value`` is of a model that samples."""
+        return measure_seed_noise(self.adapter, self.features, self.donors[0], _as_it_is)
+
+    @cached_property
+    def calibrated_seed_noise(self) -> SeedNoise:
+        """How sure ``calibrated`` is of a model that samples."""
+        kind = self.calibration() or _as_it_is
+        return measure_seed_noise(self.adapter, self.features, self.donors[0], kind)
 
     @property
     def exact(self) -> bool:

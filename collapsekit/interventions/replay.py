@@ -27,6 +27,7 @@ def predict(
     swap: Mapping[str, Tensor] | None = None,
     hold: Collection[str] = (),
     rows: Tensor | None = None,
+    seed: int = 0,
 ) -> Prediction:
     """Run fusion and head on recorded features, altered as in ``Edit``, in chunks.
 
@@ -37,13 +38,14 @@ def predict(
         swap: by modality, the rows that it is taken from instead, int64 (r,); its raw inputs move with it.
         hold: modalities that are held at their mean.
         rows: the examples to answer, int64 (r,); None: all.
+        seed: of what a model draws that samples.
 
     Returns:
         The prediction for ``rows``, in float32 on the CPU: fused (r, D), outputs (r, ...).
     """
     index, size = torch.arange(len(features)) if rows is None else rows, chunk_of(features)
     pieces = cut_pieces([Edit(scale or {}, swap or {}, hold)], len(index), size, mixed=False)
-    return next(_answers(adapter, features, index, pieces, size))
+    return next(_answers(adapter, features, index, pieces, size, seed))
 
 
 def predict_many(adapter: Adapter, features: Features, asked: Iterable[Edit]) -> Iterator[Prediction]:
@@ -95,15 +97,16 @@ def _by_row(adapter: Adapter, features: Features) -> bool:
 
 
 def _answers(
-    adapter: Adapter, features: Features, index: Tensor, forwards: Iterator[list[Piece]], size: int
+    adapter: Adapter, features: Features, index: Tensor, forwards: Iterator[list[Piece]], size: int, seed: int = 0
 ) -> Iterator[Prediction]:
-    """The prediction for each question, its pieces put together again; ``size``: rows of a full forward."""
+    """The prediction for each question, its pieces put together again; ``size``: rows of a full forward; ``seed``: of each
+    question."""
     a_row = 2.0 * sum(p.numel() for p in adapter.fusion_parameters())
 
     def answer(pieces: list[Piece]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         with torch.no_grad(), threads_for(size * a_row), preserve_rng_state():
             recorded, inputs = gather_edits(adapter, features, index, pieces)
-            seed_everything(0)  # a model that is random in eval mode still answers the same question the same way
+            seed_everything(seed)  # a model that is random in eval mode still answers the same question the same way
             result = adapter.rerun(recorded, inputs)
         return result.fused.float().cpu(), result.outputs.float().cpu(), [(p.start, p.stop) for p in pieces]
 

@@ -40,7 +40,7 @@ class Credit:
     values: Tensor  # over all examples, then without each jackknife group, (1+G,)
     held: Part | None  # mean worth of coalitions with the modality, of which it is made; None: not of one
     whole: Part | None  # what of that is the worth of all modalities together
-    error: float  # standard error of sampled orders; 0 where it is exact
+    error: float  # standard error of sampled orders and of a model that samples; 0 where it is exact
     ends: tuple[float, float]  # of its interval
 
     @property
@@ -183,7 +183,12 @@ def credit_interval(
 
 
 def difference(
-    one: Tensor, other: Tensor, level: float, bounds: Bounds = UNBOUNDED, count: float | None = None
+    one: Tensor,
+    other: Tensor,
+    level: float,
+    bounds: Bounds = UNBOUNDED,
+    count: float | None = None,
+    noise: float = 0.0,
 ) -> tuple[float, tuple[float, float]]:
     """Give the difference of two statistics, each of which lies within ``bounds``, and its jackknife interval.
 
@@ -193,17 +198,22 @@ def difference(
         level: coverage, such as 0.95.
         bounds: the least and the most that each can be.
         count: of the independent examples behind means of hits; None: unknown.
+        noise: standard error of the difference, of a model that samples.
 
     Returns:
         The difference, and the interval's lower and upper end.
     """
     full, least = float((one - other)[0]), bounds.of_differences
     low, high = difference_interval(Part(one, bounds, count), Part(other, bounds, count), level)
-    return full, (min(full, max(float(low), least.low)), max(full, min(float(high), least.high)))
+    return full, _widened(full, (float(low), float(high)), noise, level, least)
 
 
 def credits_of(
-    session: Session, worth: Callable[[int], Tensor], bounds: Bounds, count: float | None = None
+    session: Session,
+    worth: Callable[[int], Tensor],
+    bounds: Bounds,
+    count: float | None = None,
+    noise: float = 0.0,
 ) -> list[Credit]:
     """Compute the Shapley credit of every modality with its interval.
 
@@ -212,6 +222,7 @@ def credits_of(
         worth: of a coalition by bitmask, over all examples and without each jackknife group, (1+G,).
         bounds: the least and the most that a worth can be.
         count: where worths are means of hits, of how many independent examples; None: unknown.
+        noise: standard error of a difference of worths, of a model that samples.
 
     Returns:
         The credits, in the order of the modalities.
@@ -221,7 +232,7 @@ def credits_of(
     for i in range(len(values)):
         held, _ = session.shapley_values(partial(_worth_with, worth, i))
         _, ends = difference(held[i], held[i] - values[i], session.level, bounds, count)
-        error = float(errors[i, 0])
+        error = math.hypot(float(errors[i, 0]), noise)
         ends = _widened(float(values[i, 0]), ends, error, session.level, bounds.of_differences)
         part = 1 / len(values)  # of the orders, in which the modality comes last
         whole = Part(worth((1 << len(values)) - 1) * part, bounds.times(part), count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -56,6 +57,10 @@ class Classification(Task):
         if logits.shape[1] == 1:  # one logit: the second class against the first
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
         return logits.softmax(1)
+
+    def average(self, outputs: Sequence[Tensor]) -> Tensor:
+        probabilities = torch.stack([self.expect(one) for one in outputs]).mean(0)
+        return self.to_natural(probabilities).to(outputs[0].dtype)
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
         return -expected.gather(1, targets[:, None])[:, 0].clamp_min(FLOOR).log()

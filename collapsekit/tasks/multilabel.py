@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,6 +49,10 @@ class Multilabel(Task):
 
     def expect(self, outputs: Tensor) -> Tensor:
         return to_columns(outputs, self.name).double().sigmoid()
+
+    def average(self, outputs: Sequence[Tensor]) -> Tensor:
+        probabilities = torch.stack([self.expect(one) for one in outputs]).mean(0)
+        return self.to_natural(probabilities).to(outputs[0].dtype)
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
         p, q = expected.clamp_min(FLOOR).log(), (1 - expected).clamp_min(FLOOR).log()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -44,6 +45,10 @@ class OutputReader:
         """
         del targets
         return prediction
+
+    def average(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Make one answer of several (n, ...) to the same question, by a model that samples: outputs (n, ...)."""
+        return torch.stack(list(outputs)).mean(0)
 
     def answers_in(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[str, ...]:
         """Name the inputs (n, ...) that hold the very answers which labels (n, ...) ask for, so that readouts of them would

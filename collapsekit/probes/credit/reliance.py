@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.games.coalitions import EXACT_UP_TO, CoalitionGame, GameOptions
+from collapsekit.games.seed_noise import REPEATS
 from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.probes._shared import banded_curve, credits_of, difference, estimate, metric_count
 from collapsekit.registry import probe
@@ -123,6 +124,19 @@ SUBSETS_METRIC = declare(
         side_by_side=True,
     )
 )
+SEED_NOISE = declare(
+    Measure(
+        "reliance.seed_noise",
+        definition="standard error of a difference of two such losses ({loss}) that is due to seeds alone, each answer the "
+        "mean over {samples} seeds: of the model as it is and with modalities of other examples (all, or the one of which "
+        "this is largest), the standard deviation over {repeats} sets of seeds, widened as Student's t is wider than the "
+        "normal",
+        source="Student 1908",
+        unit=LOSS,
+        better="lower",
+        why="no difference below it is a modality's",
+    )
+)
 
 
 class RelianceOptions(GameOptions):
@@ -160,20 +174,23 @@ def run(session: Session) -> Iterator[Result]:
     yield from _ends_of_the_game(session, game)
     task, draws = session.task, len(game.donors)
     count = metric_count(session)
-    kinds: tuple[tuple[Callable[[int], Tensor], Measure, Measure, Bounds], ...] = (
-        (lambda mask: -game.value(mask).loss, SHAPLEY, LEAVE_ONE_OUT, task.loss_bounds.of_negatives),
-        (lambda mask: game.value(mask).metric, SHAPLEY_METRIC, LEAVE_ONE_OUT_METRIC, task.metric_bounds),
+    noise = game.seed_noise
+    kinds: tuple[tuple[Callable[[int], Tensor], Measure, Measure, Bounds, float], ...] = (
+        (lambda mask: -game.value(mask).loss, SHAPLEY, LEAVE_ONE_OUT, task.loss_bounds.of_negatives, noise.loss),
+        (lambda mask: game.value(mask).metric, SHAPLEY_METRIC, LEAVE_ONE_OUT_METRIC, task.metric_bounds, noise.metric),
     )
     exact = "exact over all subsets" if game.exact else f"sampled over {session.permutations} orders"
-    for worth, shapley, without, bounds in kinds:
-        credits = credits_of(session, worth, bounds, count)
+    for worth, shapley, without, bounds, error in kinds:
+        credits = credits_of(session, worth, bounds, count, error)
         for i, modality in enumerate(session.modalities):
             credit = credits[i]
             quantity = shapley.fill(task, exact=exact, draws=draws)
             yield quantity.result(float(credit.values[0]), credit.ends, modality=modality)
-            lost = difference(worth(game.full), worth(game.full & ~(1 << i)), session.level, bounds, count)
+            lost = difference(worth(game.full), worth(game.full & ~(1 << i)), session.level, bounds, count, error)
             yield without.fill(task, draws=draws).result(*lost, modality=modality)
     yield from _subsets(session, game)
+    if (samples := session.adapter.config.model.samples) > 1:
+        yield SEED_NOISE.fill(task, samples=samples, repeats=REPEATS).result(noise.loss, None)
 
 
 def _ends_of_the_game(session: Session, game: CoalitionGame) -> Iterator[Result]:

@@ -256,7 +256,8 @@ def run(session: Session) -> Iterator[Result]:
     yield _gained_together(session)
     task, prior, level = session.task, reference.constant().loss, session.level
     least = task.loss_bounds.of_negatives
-    ours = credits_of(session, lambda k: -game.calibrated(k).loss, least)
+    noise = game.calibrated_seed_noise.loss
+    ours = credits_of(session, lambda k: -game.calibrated(k).loss, least, noise=noise)
     theirs = credits_of(session, lambda k: -reference.value(k).loss, least)
     total = torch.maximum(sum_of(ours), sum_of(theirs))
     yield _with_interval(PRIOR_LOSS.fill(task), None, None, prior, level)
