@@ -185,18 +185,15 @@ class ModuleAdapter(Adapter):
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        if modality not in self.at_input:
-            return by_presence(
-                self,
-                inputs,
-                recorded,
-                lambda some, mine: run_prepared(self, self.prepare, some, partial(self._live, modality, mine)),
-            )
+        at_input = modality in self.at_input  # the whole model stands for its encoder
+        inputs = keep_alone(self, modality, inputs) if at_input else inputs
 
-        def answer(some: Batch, _: object) -> Tensor:  # the whole model stands for its encoder
-            return answer_features(run_prepared(self, self.prepare, some, self._prediction_of))
+        def run(some: Batch, mine: Mapping[str, Activations]) -> Tensor:
+            answer = self._prediction_of if at_input else partial(self._live, modality, mine)
+            return run_prepared(self, self.prepare, some, answer)
 
-        return by_presence(self, keep_alone(self, modality, inputs), {}, answer)
+        found = by_presence(self, inputs, {} if at_input else recorded, run)
+        return answer_features(found) if at_input else found
 
     def _live(self, modality: str, recorded: Mapping[str, Activations], ready: Batch) -> Tensor:
         tap = self.taps[modality]
@@ -215,14 +212,13 @@ class ModuleAdapter(Adapter):
         self.unsteady = None  # as the weights move on
         change = change or {}
         batch = {**batch, **change_inputs(self, batch, {m: c for m, c in change.items() if m in self.at_input})}
-        if not self.taps.keys().isdisjoint(change):  # a change is of all examples at once
-            return run_prepared(self, self.prepare, batch, partial(self._run_live, change, batch))
-        return by_presence(
-            self,
-            batch,
-            {},
-            lambda some, _: run_prepared(self, self.prepare, some, partial(self._run_live, {}, some)),
-        )
+
+        def run(some: Batch, _: object) -> TrainPass:
+            return run_prepared(self, self.prepare, some, partial(self._run_live, change, some))
+
+        if self.taps.keys().isdisjoint(change):
+            return by_presence(self, batch, {}, run)
+        return run(batch, {})  # a change is of all examples at once
 
     def _run_live(self, change: Mapping[str, Change], batch: Batch, ready: Batch) -> TrainPass:
         seen: dict[str, list[Tensor]] = {m: [] for m in self.taps}
