@@ -125,10 +125,10 @@ class ModuleAdapter(Adapter):
 
     def _run(self, batch: Batch, inputs: Batch) -> ForwardPass:
         heard = self.recorder.heard(inputs)
-        recorded: dict[str, Activations] = {}
-        for m in self.modalities:
-            at_input = m in self.at_input
-            recorded[m] = record_inputs(self, m, batch) if at_input else self.taps[m].take(heard.captures[m])
+        recorded: dict[str, Activations] = {
+            m: record_inputs(self, m, batch) if m in self.at_input else self.taps[m].take(heard.captures[m])
+            for m in self.modalities
+        }
         pooled = {
             m: self.pool(m, self.features_of(m, recorded[m]), {**inputs, **batch}).float() for m in self.modalities
         }
@@ -160,8 +160,7 @@ class ModuleAdapter(Adapter):
         at_input = {
             k: t for m, r in recorded.items() if m in self.at_input for k, t in zip(self.fields.of(m), r, strict=True)
         }
-        replayed = {m: r for m, r in recorded.items() if m in self.taps}
-        inputs = {**inputs, **at_input}
+        replayed, inputs = {m: r for m, r in recorded.items() if m in self.taps}, {**inputs, **at_input}
 
         def run(some: Batch, mine: Mapping[str, Activations]) -> Prediction:
             return run_prepared(self, self.prepare, some, partial(self._replayed, mine))
@@ -169,9 +168,8 @@ class ModuleAdapter(Adapter):
         return answer_over_seeds(self, lambda: by_presence(self, inputs, replayed, run), average_predictions)
 
     def _replayed(self, recorded: Mapping[str, Activations], ready: Batch) -> Prediction:
-        rows = len(next(iter(ready.values())))
         with ExitStack() as stack:
-            stack.enter_context((self.pruning or NOTHING).applied(recorded, rows))
+            stack.enter_context((self.pruning or NOTHING).applied(recorded, len(next(iter(ready.values())))))
             fused = stack.enter_context(self.recorder.replaying(recorded, self.device))
             output = self._guarded_forward(ready)
         return self._prediction(fused, output, ready)
@@ -216,9 +214,8 @@ class ModuleAdapter(Adapter):
         def run(some: Batch, _: object) -> TrainPass:
             return run_prepared(self, self.prepare, some, partial(self._run_live, change, some))
 
-        if self.taps.keys().isdisjoint(change):
-            return by_presence(self, batch, {}, run)
-        return run(batch, {})  # a change is of all examples at once
+        # A change of what encoders give is of all examples at once.
+        return by_presence(self, batch, {}, run) if self.taps.keys().isdisjoint(change) else run(batch, {})
 
     def _run_live(self, change: Mapping[str, Change], batch: Batch, ready: Batch) -> TrainPass:
         seen: dict[str, list[Tensor]] = {m: [] for m in self.taps}
