@@ -26,13 +26,14 @@ import torch
 
 import collapsekit
 from benchmarks.families.family import KINDS, SIZES, Family, World, train
+from benchmarks.families.generating import GENERATING
 from benchmarks.families.structures import STRUCTURES
 from benchmarks.families.zoo import ZOO
 from benchmarks.records import add_line, read_lines
 from collapsekit.errors import CollapsekitError
 
 FRESH, LEAST, MOST = 2000, 0.2, 0.02
-FAMILIES = {**ZOO, **STRUCTURES}
+FAMILIES = {**ZOO, **STRUCTURES, **GENERATING}
 Record = dict[str, Any]
 
 
@@ -87,7 +88,8 @@ def measure(family: Family, kind: str, seed: int, profile: str) -> Record:
         "truth": family.truth(kind),
     }
     record["costs"] = None if kind == "untrained" else costs(family, model, seed)
-    config = {**family.config, "model": {"factory": f"{family.model.__module__}:{family.model.__name__}"}}
+    factory = f"{family.model.__module__}:{family.model.__name__}"
+    config = {**family.config, "model": {**family.config.get("model", {}), "factory": factory}}
     data = {s: family.hand_over(split) for s, split in splits.items()}
     try:
         began = time.process_time()

@@ -14,6 +14,7 @@ class OutputReader:
 
     needs_targets: ClassVar[bool] = False  # whether ``read`` asks for the targets of the very examples it reads
     learns: ClassVar[bool] = False  # whether ``learn`` is to be given the labels of all splits before anything is read
+    one_by_one: bool = False  # whether each example is run by itself, as the model answers for a whole batch
 
     def for_model(self, model: nn.Module) -> Self:
         """Return the task as this model answers it, where models of one task answer in several ways."""
@@ -27,6 +28,11 @@ class OutputReader:
     def pick(self, output: Any, rows: int) -> Tensor | None:
         """Find the prediction (n, ...) in whatever a model returns for ``rows`` examples; None: in the usual place."""
         del output, rows
+        return None
+
+    def join(self, parts: Sequence[Any]) -> Tensor | None:
+        """Make one prediction (n, ...) of the parts that ``output`` names; None: side by side along their last axis."""
+        del parts
         return None
 
     def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:

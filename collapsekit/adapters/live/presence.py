@@ -118,7 +118,8 @@ def lend(present: Tensor, rows: Tensor, lenders: Tensor) -> Tensor:
 
 
 def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:
-    """Split a batch into rows that lack the same inputs, where a model takes None for all or a tensor for all.
+    """Split a batch into rows that lack the same inputs, where a model takes None for all or a tensor for all; into single
+    rows where the task has each run by itself.
 
     Args:
         adapter: the model.
@@ -132,6 +133,8 @@ def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:
         absent_rows(adapter, k, v) for k, v in batch.items() if is_stored(objects, k, v) and objects[k].form == "padded"
     ]
     rows = torch.arange(len(next(iter(batch.values()))))
+    if adapter.task.one_by_one:
+        return list(rows.split(1))
     if not odd or not any(bool(x.any()) and not bool(x.all()) for x in odd):
         return [rows]
     code = torch.stack(odd, 1).long() @ (2 ** torch.arange(len(odd)))
@@ -144,7 +147,8 @@ def by_presence(
     recorded: Mapping[str, Sequence[Tensor]],
     run: Callable[[Batch, Mapping[str, Any]], T],
 ) -> T:
-    """Run the examples together that lack the same inputs, where a model takes None for all or a tensor for all.
+    """Run the examples together that lack the same inputs, where a model takes None for all or a tensor for all, or each by
+    itself.
 
     Args:
         adapter: the model.
