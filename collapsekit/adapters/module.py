@@ -20,7 +20,7 @@ from collapsekit.adapters.base import (
 from collapsekit.adapters.build import features_path, find_submodule, need_bare
 from collapsekit.adapters.hooks import Reached, Tap, shape_behind
 from collapsekit.adapters.inserts import WithEvidence
-from collapsekit.adapters.live.alone import answer_features, keep_alone
+from collapsekit.adapters.live.alone import answer_features, in_some_mode, keep_alone
 from collapsekit.adapters.live.collated import arguments_of, collate_examples
 from collapsekit.adapters.live.inputs import (
     change_inputs,
@@ -183,15 +183,14 @@ class ModuleAdapter(Adapter):
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        at_input = modality in self.at_input  # the whole model stands for its encoder
-        inputs = keep_alone(self, modality, inputs) if at_input else inputs
-
         def run(some: Batch, mine: Mapping[str, Activations]) -> Tensor:
-            answer = self._prediction_of if at_input else partial(self._live, modality, mine)
+            answer = partial(self._live, modality, mine) if modality in self.taps else self._prediction_of
             return run_prepared(self, self.prepare, some, answer)
 
-        found = by_presence(self, inputs, {} if at_input else recorded, run)
-        return answer_features(found) if at_input else found
+        if modality in self.taps:
+            return by_presence(self, inputs, recorded, run)
+        alone = keep_alone(self, modality, inputs)  # the whole model stands for its encoder
+        return answer_features(in_some_mode(self.model, lambda: by_presence(self, alone, {}, run)))
 
     def _live(self, modality: str, recorded: Mapping[str, Activations], ready: Batch) -> Tensor:
         tap = self.taps[modality]

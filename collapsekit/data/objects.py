@@ -19,6 +19,7 @@ from collapsekit.errors import DataError
 Form = Literal["list", "padded"]
 WORDS, IDS = 512, 256  # columns that words of a text, and token ids, are counted in
 WIDE = 1024  # numbers up to which an axis that all values share is kept
+WHOLE = 1 << 18  # numbers up to which values of one shape are told as they are
 
 
 class ObjectStore:
@@ -58,9 +59,14 @@ class ObjectStore:
         return pad_rows(values, self.padding, self.key)
 
     def numbers(self, ids: Tensor) -> Tensor:
-        """Describe each of these values by numbers of one width, float32 (n, d): of tensors their size, and mean, largest
-        and least along what varies; of whole numbers and words, how often each occurs; first whether it is there at all.
+        """Tell each of these values by numbers of one width, float32: tensors of one shape as they are, (n, ...), 0 for
+        None; other values by what describes them, (n, d): of tensors their size, and mean, largest and least along what
+        varies; of whole numbers and words, how often each occurs; first whether it is there at all. Which it is follows from
+        all values that were added.
         """
+        whole = self._whole()
+        if whole is not None:
+            return torch.stack([whole if value is None else value.float() for value in self.take(ids)])
         fresh = set(self._known) - set(self._numbers)  # of all, so that the width is that of every example
         if fresh and (axis := find_axis([v for v in self._known.values() if isinstance(v, Tensor)])) != self._axis:
             self._axis, fresh = axis, set(self._known)
@@ -75,6 +81,16 @@ class ObjectStore:
             )
         width = max(widths, default=1)
         return torch.stack([torch.cat([row, torch.zeros(width - len(row))]) for row in rows])
+
+    def _whole(self) -> Tensor | None:
+        """Zeros of the one shape that all values have which are numbers, ids aside; None where they have several."""
+        values = [value for value in self._known.values() if value is not None]
+        shapes = {value.shape if isinstance(value, Tensor) else None for value in values}
+        shape = shapes.pop() if len(shapes) == 1 else None
+        if shape is None or not 0 < shape.numel() <= WHOLE or not shape:
+            return None
+        ids = len(shape) < 3 and not all(value.is_floating_point() for value in values)
+        return None if ids else torch.zeros(shape)
 
     def _one(self, value: Any) -> int:
         value = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value

@@ -115,6 +115,19 @@ def test_an_axis_that_all_share_is_told_apart_wherever_it_is() -> None:
     assert found[1, 2:].tolist() == [0.0, 3.0, 0.0, 3.0, 0.0, 3.0]
 
 
+def test_values_of_one_shape_are_told_as_they_are() -> None:
+    """A model may want a list of pictures: what is in them lies where it lies all the same."""
+    store = ObjectStore("images", form="list")
+    images = [torch.rand(3, 4, 5), torch.randint(0, 255, (3, 4, 5), dtype=torch.uint8), None]
+    found = store.numbers(store.add(images))
+    assert found.shape == (3, 3, 4, 5)
+    assert torch.equal(found[0], images[0])  # type: ignore[arg-type]
+    assert torch.equal(found[1], images[1].float())  # type: ignore[union-attr]
+    assert not bool(found[2].any())
+    ids = ObjectStore("ids")
+    assert ids.numbers(ids.add([torch.tensor([4, 2]), torch.tensor([2, 2])])).shape == (2, 258)  # counted, as ever
+
+
 def test_tensors_that_differ_in_every_axis_are_told_as_a_whole() -> None:
     store = ObjectStore("scans")
     found = store.numbers(store.add([torch.arange(6.0).reshape(2, 3), torch.ones(1, 4)]))
