@@ -53,9 +53,9 @@ def _chosen(output: Any, wanted: str | int | Sequence[str | int], task: Task) ->
     if isinstance(output, Tensor):
         raise ConfigError(f"`output` names {wanted!r}, but the model returns one tensor: remove `output`.")
     taken = [select_part(output, p, "the model's output") for p in parts]
-    if not all(isinstance(t, Tensor) for t in taken):
+    if len(taken) == 1 or not all(isinstance(t, Tensor) for t in taken):
         return taken
-    joined = task.join(taken) if len(taken) > 1 else None
+    joined = task.join(taken)
     return _side_by_side(taken, task) if joined is None else joined
 
 

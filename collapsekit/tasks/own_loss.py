@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -44,6 +44,10 @@ class OwnLoss(Task):
                 "`output`, or let the model return its losses, in training form if need be."
             )
         return torch.stack([self._each(part, rows) for part in parts]).sum(0)
+
+    def join(self, parts: Sequence[Any]) -> Tensor | None:
+        """Add losses up that ``output`` names."""
+        return torch.stack(list(parts)).sum(0) if len({part.shape for part in parts}) == 1 else None
 
     def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
         del targets
