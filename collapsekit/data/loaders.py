@@ -119,6 +119,12 @@ class LoaderSource(Source):
                 )
             found = {k: find_field(there, k) for k in keys}
             absent = next((k for k, value in found.items() if value is MISSING), None)
+        if absent == EXAMPLE:
+            raise DataError(
+                f"{self.origin} split {split!r} yields {type(batch).__name__}, batches that are collated already: "
+                "`data: {edit: examples}` exchanges modalities before that, so hand over the DataLoader itself, with its "
+                "collate_fn."
+            )
         if absent is not None:
             names = list(there) if isinstance(there, Mapping) else field_names(there)
             said = (

@@ -258,3 +258,40 @@ def test_a_collate_fn_that_fails_is_named() -> None:
     adapter = ModuleAdapter(checked, model=Joined(), source=MemorySource({"test": loader}, BatchForm((), True)))
     with pytest.raises(DataError, match="the loader's collate_fn failed on"):
         extract(adapter, "test")
+
+
+@dataclass
+class Nodes:
+    """A graph, or several as one, of which no row is an example's."""
+
+    bag: Tensor
+    vector: dict[str, Tensor]
+    y: Tensor
+
+
+@pytest.mark.parametrize(
+    ("data", "edit", "says"),
+    [
+        ([Nodes(torch.zeros(9, 4), {"b": torch.zeros(3, 4)}, torch.zeros(3))], None, r"data: \{edit: examples\}"),
+        (
+            [Nodes(torch.zeros(9, 4), {"b": torch.zeros(3, 4)}, torch.zeros(3))],
+            "examples",
+            "yields Nodes, batches that are collated already.*hand over the DataLoader",
+        ),
+        (
+            [[Nodes(torch.zeros(i, 4), {"b": torch.zeros(4)}, torch.zeros(())) for i in (2, 3)]],
+            "examples",
+            "as torch does by default.*the DataLoader whose collate_fn",
+        ),
+    ],
+)
+def test_batches_of_graphs_say_what_to_hand_over(data: Any, edit: str | None, says: str) -> None:
+    config = {
+        "modalities": {"a": {"input": "bag"}, "b": {"input": "vector.b"}},
+        "data": {"label": "y"} | ({} if edit is None else {"edit": edit}),
+    }
+    checked = check_config(config, base=check_base())
+    source = MemorySource({"test": data}, BatchForm((), edit == "examples"))
+    adapter = ModuleAdapter(checked, model=Joined(), source=source)
+    with pytest.raises(DataError, match=says):
+        extract(adapter, "test")
