@@ -12,6 +12,8 @@ from collapsekit.adapters.hooks import select_part
 from collapsekit.errors import ConfigError
 from collapsekit.tasks.base import Task
 
+ONE_BY_ONE = "`model: {one_by_one: true}`, and each example is run by itself"
+
 
 def prediction_in(output: Any, wanted: str | int | Sequence[str | int] | None, task: Task, rows: int) -> Tensor:
     """Find the prediction in whatever a model returns.
@@ -39,8 +41,8 @@ def prediction_in(output: Any, wanted: str | int | Sequence[str | int] | None, t
         return found[None]
     if isinstance(found, Tensor) and found.ndim == 0:
         raise ConfigError(
-            f"the model returns one number for {rows} examples: name its prediction with `output`; where that is its loss, "
-            "set `task: own_loss` and `task_options: {one_by_one: true}`, and each example is run by itself."
+            f"the model returns one number for {rows} examples: name its prediction with `output`; where it is the loss of "
+            f"a batch, set `task: own_loss` and {ONE_BY_ONE}."
         )
     if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != rows:
         what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__

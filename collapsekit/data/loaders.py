@@ -28,6 +28,9 @@ class BatchForm:
     padding: Mapping[str, float] = field(default_factory=dict)  # what ragged fields are filled up with, 0 by default
 
 
+ONE = ", beside `model: {one_by_one: true}` where the model takes one example at a time"
+
+
 class LoaderSource(Source):
     """A mapping of split names to DataLoaders, Datasets or other iterables of batches, as the user's factory made it.
 
@@ -75,7 +78,7 @@ class LoaderSource(Source):
                 raise DataError(
                     f"a batch of split {split!r} from {self.origin} has unequal numbers of rows: {lengths}; fields whose "
                     "rows are parts of examples, such as nodes of graphs, are exchanged before they are collated with "
-                    "`data: {edit: examples}`."
+                    f"`data: {{edit: examples}}`{ONE if 1 in lengths.values() else ''}."
                 )
             if rows == 0:
                 continue

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from collapsekit.errors import ConfigError
 from collapsekit.registry import task
-from collapsekit.tasks.base import Task, need_one_metric
+from collapsekit.tasks.base import Task
 
 
 @task("own_loss", summary="what the model returns as its loss, or the sum of a dictionary of losses")
 class OwnLoss(Task):
     """One loss an example, (n,) or (n, 1), or a mapping of such: its part ``loss``, else the sum of all whose names have
-    "loss" in them. A model that returns one number for a whole batch is run ``one_by_one``. Labels, where the model takes
+    "loss" in them. A model that returns one number for a whole batch is run on one example at a time. Labels, where it takes
     them, are among ``data.also``, so that they stay with their examples."""
 
     has_labels, mean_over_examples = False, True
     loss_name, metric_name = "the model's own loss", "negative loss"
-
-    def __init__(self, *, one_by_one: bool = False) -> None:
-        self.one_by_one = one_by_one
-
-    @classmethod
-    def create(cls, *, metric: str | None, temperature: float, one_by_one: bool = False) -> Self:
-        del temperature
-        need_one_metric(metric, cls.name)
-        if not isinstance(one_by_one, bool):
-            raise ConfigError(f"task_options one_by_one is {one_by_one!r}, expected true or false.")
-        return cls(one_by_one=one_by_one)
 
     def pick(self, output: Any, rows: int) -> Tensor | None:
         if not isinstance(output, Mapping):
@@ -75,7 +64,7 @@ class OwnLoss(Task):
         if part.ndim == 0:
             raise ConfigError(
                 f"the model returns one loss for {rows} examples: return one of each (reduction='none'), or set "
-                "`task_options: {one_by_one: true}`, and each example is run by itself."
+                "`model: {one_by_one: true}`, and each example is run by itself."
             )
         raise ConfigError(
             f"the model returns losses of shape {tuple(part.shape)} for {rows} examples, expected one an example: average "

@@ -14,7 +14,6 @@ class OutputReader:
 
     needs_targets: ClassVar[bool] = False  # whether ``read`` asks for the targets of the very examples it reads
     learns: ClassVar[bool] = False  # whether ``learn`` is to be given the labels of all splits before anything is read
-    one_by_one: bool = False  # whether each example is run by itself, as the model answers for a whole batch
 
     def for_model(self, model: nn.Module) -> Self:
         """Return the task as this model answers it, where models of one task answer in several ways."""

@@ -260,6 +260,39 @@ def test_a_collate_fn_that_fails_is_named() -> None:
         extract(adapter, "test")
 
 
+def collate_one(examples: list[Any]) -> dict[str, Any]:
+    """As of models that take one bag and nothing else: its rows are the batch's."""
+    return {
+        "a": torch.cat([e["bag"] for e in examples]),
+        "b": torch.from_numpy(examples[0]["vector"]["b"]),
+        "y": torch.tensor([e["y"] for e in examples]),
+    }
+
+
+class OneBag(Joined):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+        assert b.ndim == 1
+        return super().forward([a], b[None])
+
+
+def test_a_model_that_takes_one_example_at_a_time_gives_what_one_of_batches_gives() -> None:
+    config = {
+        "modalities": {"a": {"input": "bag"}, "b": {"input": "vector.b"}},
+        "data": {"edit": "examples", "label": "y"},
+    }
+    found = []
+    for model, how, collate in ((Joined(), False, collate_mappings), (OneBag(), True, collate_one)):
+        checked = check_config({**config, "model": {"one_by_one": how}}, base=check_base())
+        loader = torch.utils.data.DataLoader(Items("mapping"), batch_size=1 if how else 7, collate_fn=collate)
+        source = MemorySource({"test": loader}, BatchForm((), True))
+        adapter = ModuleAdapter(checked, model=model, source=source)
+        features = extract(adapter, "test")
+        alone = adapter.live("a", features.recorded, features.inputs)
+        found.append((*answers(adapter, features), alone, adapter.run_live(features.inputs).outputs))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 @dataclass
 class Nodes:
     """A graph, or several as one, of which no row is an example's."""

@@ -47,11 +47,6 @@ def test_what_is_no_loss_of_each_example_is_refused(output: Any, rows: int, says
         prediction_in(output, None, OwnLoss(), rows)
 
 
-def test_its_option_is_checked() -> None:
-    with pytest.raises(ConfigError, match="one_by_one is 3"):
-        OwnLoss.create(metric=None, temperature=1.0, one_by_one=3)  # type: ignore[arg-type]
-
-
 class Trained(nn.Module):
     """Returns its loss of labels that it takes, of each example or the mean of all."""
 
@@ -77,14 +72,14 @@ CONFIG = {"modalities": {"a": None, "b": None}, "data": {"also": ["target"]}, "t
 @pytest.mark.parametrize("how", ["mean", "sum"])
 def test_a_loss_of_a_batch_is_had_of_each_example_by_itself(how: str) -> None:
     each = extract(adapt(Trained("none"), CONFIG, {"test": split(0)}), "test")
-    config = {**CONFIG, "task_options": {"one_by_one": True}}
+    config = {**CONFIG, "model": {"one_by_one": True}}
     alone = extract(adapt(Trained(how), config, {"test": split(0)}), "test")
     assert torch.allclose(alone.outputs, each.outputs, atol=1e-6)
     assert each.outputs.std() > 0.001
 
 
 def test_a_verdict_is_used_or_inconclusive() -> None:
-    config = {**CONFIG, "task_options": {"one_by_one": True}}
+    config = {**CONFIG, "model": {"one_by_one": True}}
     data = {s: split(i, 120) for i, s in enumerate(("train", "val", "test"))}
     report = diagnose(
         model=Trained("mean", reads_b=False),

@@ -119,7 +119,7 @@ def lend(present: Tensor, rows: Tensor, lenders: Tensor) -> Tensor:
 
 def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:
     """Split a batch into rows that lack the same inputs, where a model takes None for all or a tensor for all; into single
-    rows where the task has each run by itself.
+    rows where each example is to be run by itself.
 
     Args:
         adapter: the model.
@@ -133,7 +133,7 @@ def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:
         absent_rows(adapter, k, v) for k, v in batch.items() if is_stored(objects, k, v) and objects[k].form == "padded"
     ]
     rows = torch.arange(len(next(iter(batch.values()))))
-    if adapter.task.one_by_one:
+    if adapter.config.model.one_by_one:
         return list(rows.split(1))
     if not odd or not any(bool(x.any()) and not bool(x.all()) for x in odd):
         return [rows]
