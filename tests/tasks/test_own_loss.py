@@ -78,7 +78,7 @@ def test_a_loss_of_a_batch_is_had_of_each_example_by_itself(how: str) -> None:
     assert each.outputs.std() > 0.001
 
 
-def test_a_verdict_is_used_or_inconclusive() -> None:
+def test_what_a_modality_is_worth_is_told_and_no_due() -> None:
     config = {**CONFIG, "model": {"one_by_one": True}}
     data = {s: split(i, 120) for i, s in enumerate(("train", "val", "test"))}
     report = diagnose(
@@ -92,8 +92,9 @@ def test_a_verdict_is_used_or_inconclusive() -> None:
     assert credit is not None
     assert credit.interval is not None
     assert credit.interval[0] > 0
-    assert {v.verdict for v in report.modalities.values()} <= {"used", "inconclusive"}
-    assert report.modalities["b"].verdict == "inconclusive"
+    assert {v.verdict for v in report.modalities.values()} == {"inconclusive"}
+    assert report.modalities["a"].reason.startswith("Taking a away costs the model")
+    assert report.modalities["b"].reason.startswith("The model gains nothing measurable from b")
 
 
 PAGE = Path(__file__).parents[2] / "docs/tasks.md"
