@@ -88,14 +88,14 @@ class Generative(Task):
                 "each) or its divergence alone, of one expert (n, numbers) or of several (n, experts, numbers); name the "
                 "parts with `output`."
             )
-        made, code = parts[..., :size].float(), parts[..., size:].float()
+        generated, code = parts[..., :size].float(), parts[..., size:].float()
         self.size, self.coded = size, width > size
         if self.likelihood == "bernoulli":
-            made = made.sigmoid()
+            generated = generated.sigmoid()
         if code.shape[-1] > 1:
             mean, log_variance = code.chunk(2, -1)
             code = ((mean.square() + log_variance.exp() - 1 - log_variance) / 2).sum(-1, keepdim=True)
-        return torch.cat([made, code], -1).flatten(1)
+        return torch.cat([generated, code], -1).flatten(1)
 
     def expect(self, outputs: Tensor) -> Tensor:
         return outputs.double().reshape(len(outputs), -1)
@@ -127,11 +127,11 @@ class Generative(Task):
     def to_natural(self, expected: Tensor) -> Tensor:
         if self.likelihood == "gaussian":
             return expected
-        p = self._made(expected)
+        p = self._generated(expected)
         return self._with(expected, p.clamp_min(FLOOR).log() - (1 - p).clamp_min(FLOOR).log())
 
     def from_natural(self, natural: Tensor) -> Tensor:
-        return natural if self.likelihood == "gaussian" else self._with(natural, self._made(natural).sigmoid())
+        return natural if self.likelihood == "gaussian" else self._with(natural, self._generated(natural).sigmoid())
 
     def answers_in(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[str, ...]:
         """Name the inputs of which any number that varies is, in all of ``SAME`` examples, a number of the target."""
@@ -159,12 +159,12 @@ class Generative(Task):
         """Values (n, M · (D + 1)), or D without a code, as (n, M, ...)."""
         return values.reshape(len(values), -1, self.size + self.coded)
 
-    def _made(self, values: Tensor) -> Tensor:
+    def _generated(self, values: Tensor) -> Tensor:
         return self._experts(values)[..., : self.size]
 
-    def _with(self, values: Tensor, made: Tensor) -> Tensor:
+    def _with(self, values: Tensor, generated: Tensor) -> Tensor:
         """Values with something else generated, (n, M, D)."""
-        return torch.cat([made, self._experts(values)[..., self.size :]], 2).flatten(1)
+        return torch.cat([generated, self._experts(values)[..., self.size :]], 2).flatten(1)
 
     def _wide(self, rows: Tensor, width: int) -> Tensor:
         """Rows (k, D) for every expert, with a divergence of 0 where there are any: (k, width)."""
@@ -172,11 +172,11 @@ class Generative(Task):
         return one.repeat(1, width // one.shape[1])
 
     def _of_targets(self, expected: Tensor, targets: Tensor) -> Tensor:
-        made, truth = self._made(expected), targets[:, None]
+        generated, truth = self._generated(expected), targets[:, None]
         if self.likelihood == "gaussian":
-            each = ((made - truth) / self.deviation).square() / 2
+            each = ((generated - truth) / self.deviation).square() / 2
         else:
-            p, q = made.clamp_min(FLOOR).log(), (1 - made).clamp_min(FLOOR).log()
+            p, q = generated.clamp_min(FLOOR).log(), (1 - generated).clamp_min(FLOOR).log()
             each = -(truth * p + (1 - truth) * q)
         return each.sum(2).mean(1)
 

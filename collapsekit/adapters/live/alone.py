@@ -52,7 +52,7 @@ def in_some_mode(model: nn.Module, answer: Callable[[], Tensor]) -> Tensor:
         answer: runs it.
 
     Returns:
-        The answer.
+        The answer, (n, ...).
 
     Raises:
         ConfigError: where it fails in eval mode.
