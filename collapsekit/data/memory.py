@@ -23,7 +23,7 @@ from collapsekit.errors import ConfigError, DataError
 ORIGIN = "the data given"
 SPLITS = "give {'train': ..., 'val': ..., 'test': ...}"
 
-LISTS = "; a list of tensors or of text goes in a list of batches: [{'images': [...], ...}] instead of {'images': [...], ...}"
+LISTS = "; a list of tensors or of text goes in a list of batches: [{'images': [...], ...}], not {'images': [...], ...}"
 
 
 class MemorySource(Source):
