@@ -1,0 +1,141 @@
+"""How a model wants to be called: found by its signature, and by trying."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from collapsekit.autoconfig.running.fields import FirstBatch
+from collapsekit.autoconfig.running.runner import CallForm, FieldRunner, Ground, fields_as_units
+from collapsekit.autoconfig.vocabulary import LABEL, words
+from collapsekit.config.imports import one_line
+from collapsekit.data.base import Batch
+from collapsekit.errors import CollapsekitError, ConfigError
+
+_FEW = 7  # rows that a call is tried on
+_MOST_TRIED = 12
+
+
+@dataclass(frozen=True)
+class Called:
+    """The first call that a model answered, with what it answered, and what was tried before and failed."""
+
+    form: CallForm
+    runner: FieldRunner
+    batch: Batch
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model's forward takes by name, and which of that it cannot do without."""
+
+    names: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Signature:
+        """Read it off the model."""
+        try:
+            parameters = list(inspect.signature(model.forward).parameters.values())
+        except (TypeError, ValueError):
+            return cls()
+        plain = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY)]
+        return cls(tuple(p.name for p in plain), tuple(p.name for p in plain if p.default is p.empty))
+
+
+def find_call(ground: Ground, first: FirstBatch, paths: Sequence[str]) -> Called:
+    """Find how a model is called on a batch.
+
+    Args:
+        ground: the model and the data.
+        first: what the first batch holds.
+        paths: its fields that have a row an example.
+
+    Returns:
+        The first call that it answers.
+
+    Raises:
+        ConfigError: where it answers none, with what was tried.
+    """
+    failed: list[str] = []
+    seen: set[CallForm] = set()
+    for form in _forms(Signature.of(ground.model), first, paths):
+        if form in seen or not form.keys or len(seen) >= _MOST_TRIED:
+            continue
+        seen.add(form)
+        try:
+            with torch.no_grad():
+                runner = ground.runner(form, fields_as_units(form.keys))
+                batch = ground.with_rows(runner, first.split, _FEW)
+                runner.answer(batch)
+        except CollapsekitError as e:
+            failed.append(f"{form.call} ({', '.join(form.keys)}): {one_line(e.__cause__ or e)}")
+            continue
+        return Called(form, runner, batch, tuple(failed))
+    raise ConfigError(
+        f"the model answers no call with the fields of split {first.split!r} ({', '.join(paths)}): tried were "
+        f"{'; '.join(failed) or 'none'}; name what its forward takes as the data do, or leave --data out and fill in the "
+        "config by hand."
+    )
+
+
+def is_label(name: str) -> bool:
+    """Tell whether a field is called as labels are."""
+    own = words(name.rpartition(".")[2])
+    return bool(own) and not LABEL.isdisjoint(own)
+
+
+def _forms(signature: Signature, first: FirstBatch, paths: Sequence[str]) -> Iterator[CallForm]:
+    if first.parts:
+        yield from _of_tuples(signature, first.parts, paths)
+        return
+    inputs = [p for p in paths if not is_label(p)]
+    by_name = tuple(n for n in signature.names if n in inputs)
+    lacking = [n for n in signature.needed if n not in by_name]
+    if by_name and not lacking:
+        yield CallForm("kwargs", by_name)
+        yield CallForm("kwargs", tuple(n for n in signature.names if n in paths))
+    if by_name and lacking and all(n in paths for n in lacking):  # a forward that wants the label, too
+        yield CallForm("kwargs", tuple(n for n in signature.names if n in paths))
+    if len(signature.needed) <= 1:
+        yield CallForm("dict", tuple(inputs))
+    for count in dict.fromkeys((len(signature.needed), len(signature.names), len(inputs))):
+        if 0 < count <= len(inputs):
+            yield CallForm("positional", tuple(inputs[:count]), ordered=count > 1)
+    if len(signature.needed) <= 1:
+        yield CallForm("list", tuple(inputs), ordered=True)
+        yield CallForm("dict", tuple(paths))
+    if first.loader:
+        yield CallForm("dict", tuple(inputs), edit="examples")
+        yield CallForm("kwargs", tuple(inputs), edit="examples")
+
+
+def _of_tuples(signature: Signature, parts: int, paths: Sequence[str]) -> Iterator[CallForm]:
+    """Tuples: what forward takes comes first, then the label."""
+    if any("." in path for path in paths):  # ((image, audio), label)
+        names = ("inputs", "label", *(f"part{i}" for i in range(2, parts)))[:parts]
+        inner = [_renamed(path, names) for path in paths]
+        inputs = tuple(p for p in inner if p.startswith("inputs"))
+        yield CallForm("positional", inputs, names, ordered=True)
+        yield CallForm("list", inputs, names, ordered=True)
+        return
+    for count in dict.fromkeys((parts - 1, len(signature.needed), parts)):
+        if not 0 < count <= parts:
+            continue
+        own = signature.names[:count] if count <= len(signature.names) else tuple(f"part{i}" for i in range(count))
+        rest = ["label", *(f"part{i}" for i in range(count + 1, parts))][: parts - count]
+        form = CallForm("kwargs", own, (*own, *rest))
+        yield form if count <= len(signature.names) else replace(form, call="positional", ordered=True)
+        yield replace(form, call="positional", ordered=True)
+        if count > 1:
+            yield replace(form, call="list", ordered=True)
+
+
+def _renamed(path: str, names: Sequence[str]) -> str:
+    first, dot, rest = path.partition(".")
+    return f"{names[int(first)]}{dot}{rest}"

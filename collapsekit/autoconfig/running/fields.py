@@ -1,0 +1,166 @@
+"""The fields of a first batch, whatever its structure is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from collapsekit.config.schema import Config
+from collapsekit.data.arrays import ArraySource
+from collapsekit.data.base import EXAMPLE, Batch, Source
+from collapsekit.data.factory import batch_form
+from collapsekit.data.loaders import LoaderSource
+from collapsekit.data.memory import MemorySource
+from collapsekit.data.paths import field_names, find_field, named_parts
+from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError
+
+ROWS = 256  # of a first batch, at most
+_MOST_FIELDS = 64
+_DEEP = 3  # structures within one another
+
+
+@dataclass(frozen=True)
+class FirstBatch:
+    """What a split's first batch holds: the paths of its fields, and how many parts it has where it is a tuple."""
+
+    split: str
+    paths: tuple[str, ...]
+    parts: int  # of a tuple; 0 for anything that has names
+    examples: bool  # whether it is a list of examples that nobody collated
+    loader: bool  # whether examples can be had before they are collated
+
+
+def choose_split(source: Source) -> str:
+    """Return the split that is looked at: the one that a diagnosis reads. Raises NothingEvaluatedError without any."""
+    there = source.splits()
+    if not there:
+        raise NothingEvaluatedError("the data has no splits: return {'train': ..., 'test': ...}.")
+    return next((name for name in ("test", "val") if name in there), there[0])
+
+
+def look_at(source: Source, split: str, *, whole: bool = False) -> FirstBatch:
+    """Look at the first batch of a split.
+
+    Args:
+        source: the data.
+        split: which examples.
+        whole: look at examples before they are collated.
+
+    Returns:
+        What is there.
+
+    Raises:
+        DataError: for a batch that has no fields.
+    """
+    inner = source.parts[split] if isinstance(source, MemorySource) else source
+    if isinstance(inner, ArraySource):
+        return FirstBatch(split, tuple(k for k, v in inner.arrays[split].items() if v.ndim), 0, False, False)
+    if not isinstance(inner, LoaderSource):
+        raise DataError(f"data of {type(inner).__name__} cannot be looked at: give a file, or a function of loaders.")
+    batch = inner.first(split, ROWS)
+    listed = isinstance(batch, list) and bool(batch) and (whole or all(isinstance(one, Mapping) for one in batch))
+    value = batch[0] if listed else batch
+    parts = len(value) if isinstance(value, list | tuple) and not hasattr(value, "_fields") else 0
+    rows = None if listed else _count_rows(value)
+    paths = tuple(_paths(named_parts(value), "", rows, _DEEP))[:_MOST_FIELDS]
+    if not paths:
+        raise DataError(
+            f"the first batch of split {split!r} is {type(batch).__name__}, expected fields by name: return dicts such as "
+            "{'image': ..., 'audio': ..., 'label': ...}."
+        )
+    return FirstBatch(split, paths, parts, listed, inner.has_examples(split))
+
+
+def read_rows(source: Source, split: str, keys: list[str], seed: int) -> tuple[Batch, dict[str, str]]:
+    """Read the first rows of fields.
+
+    Args:
+        source: the data.
+        split: which examples.
+        keys: the fields.
+        seed: of the draw of rows.
+
+    Returns:
+        (n, ...) by key, of all fields that have a row an example, and why others were left out.
+
+    Raises:
+        DataError: where no field can be read.
+    """
+    try:
+        return _first(source, split, keys, seed), {}
+    except CollapsekitError:
+        pass
+    columns: dict[str, Tensor] = {}
+    odd: dict[str, str] = {}
+    for key in keys:
+        try:
+            columns |= _first(source, split, [key], seed)
+        except CollapsekitError as e:
+            odd[key] = str(e)
+    sizes = Counter(len(v) for v in columns.values())
+    if not sizes:
+        raise DataError(next(iter(odd.values()), f"split {split!r} has no fields."))
+    rows = sizes.most_common(1)[0][0]
+    odd |= {k: f"it has {len(v)} rows, others {rows}" for k, v in columns.items() if len(v) != rows}
+    return _first(source, split, [k for k in keys if k not in odd], seed), odd
+
+
+def reopened(source: Source, config: Config) -> Source:
+    """Return the same data, read as a config says that batches are."""
+    form = batch_form(config)
+    if isinstance(source, LoaderSource):
+        return LoaderSource(source.loaders, source.origin, form)
+    if isinstance(source, MemorySource):
+        return source.with_form(form)
+    return source
+
+
+def _first(source: Source, split: str, keys: list[str], seed: int) -> Batch:
+    batch = next(iter(source.batches(split, keys, ROWS, ROWS, seed)))
+    return {k: v[:ROWS] for k, v in batch.items() if k != EXAMPLE} | {k: v for k, v in batch.items() if k == EXAMPLE}
+
+
+def _count_rows(value: Any) -> int | None:
+    """How many examples a batch has: the length that most of its fields have."""
+    votes = Counter[int]()
+    whole = named_parts(value)
+    for name in field_names(whole):
+        part = find_field(whole, name)
+        inside = (
+            list(part.values()) if isinstance(part, Mapping) else [*part, part] if isinstance(part, tuple) else [part]
+        )
+        for one in inside:
+            if isinstance(one, list | tuple) or bool(getattr(one, "ndim", False)):
+                votes[len(one)] += 1 if isinstance(one, list | tuple) else 2
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def _paths(value: Any, prefix: str, rows: int | None, deep: int) -> Iterator[str]:
+    for name in field_names(value):
+        part = find_field(value, name)
+        path = f"{prefix}{name}"
+        if deep and _is_structure(part, rows):
+            yield from _paths(part, f"{path}.", rows, deep - 1)
+        elif not callable(part) and (
+            isinstance(part, list | tuple | str | int | float) or part is None or _sized(part)
+        ):
+            yield path
+
+
+def _is_structure(part: Any, rows: int | None) -> bool:
+    if isinstance(part, Mapping):
+        return True
+    if isinstance(part, list | tuple):
+        return (
+            rows is not None and len(part) != rows and any(getattr(one, "ndim", 0) and len(one) == rows for one in part)
+        )
+    held = getattr(part, "__dict__", None)
+    return not hasattr(part, "__array__") and bool(held) and any(isinstance(v, Tensor) for v in (held or {}).values())
+
+
+def _sized(part: Any) -> bool:
+    return isinstance(part, Tensor) or hasattr(part, "__array__")

@@ -1,0 +1,264 @@
+"""Everything that one batch tells of a model: how it is called, its modalities, where they meet, and its task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.build import preserve_rng_state, seed_everything
+from collapsekit.adapters.live.preserve import preserve_model
+from collapsekit.adapters.live.state import State
+from collapsekit.adapters.live.unwrap import run_plainly
+from collapsekit.autoconfig.running.calling import Called, find_call, is_label
+from collapsekit.autoconfig.running.fields import FirstBatch, choose_split, look_at, read_rows, reopened
+from collapsekit.autoconfig.running.grouping import (
+    Grouped,
+    find_segments,
+    group_fields,
+    name_modalities,
+    sections_of,
+)
+from collapsekit.autoconfig.running.outcome import Outcome, find_outcome
+from collapsekit.autoconfig.running.places import FoundPlaces, PlaceTrial, find_places
+from collapsekit.autoconfig.running.runner import CallForm, Ground, fields_as_units
+from collapsekit.autoconfig.running.trace import Watched, watch
+from collapsekit.checkpoint.sidecars.described import Described
+from collapsekit.config.schema import ModalityConfig
+from collapsekit.data.base import Batch
+
+_ROWS = 7  # that are watched: no width that a model is likely to have
+_MOST_MOVED = 24  # fields
+_FEW_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one batch told. ``sections``: the modalities by name, with their encoders."""
+
+    split: str
+    form: CallForm
+    sections: dict[str, ModalityConfig]
+    fusion: str | None
+    outcome: Outcome
+    also: tuple[str, ...]
+    shapes: dict[str, str]  # by field, what it holds
+    tried: dict[str, bool]  # by modality with an encoder, whether an exchange there was held against the input's
+    notes: tuple[str, ...]  # sentences that are worth knowing
+    questions: tuple[str, ...]  # what is left to the user
+
+
+def observe(ground: Ground, beside: Described | None = None) -> Observed:
+    """Run a model on one batch and find out what a config has to say; model, weights and random states stay as they were.
+
+    Args:
+        ground: the model with its weights, the data, and the config that names both.
+        beside: what files beside the weights say, which counts for more.
+
+    Returns:
+        What was found.
+
+    Raises:
+        CollapsekitError: where the data cannot be read, or the model answers no call.
+    """
+    with preserve_rng_state(), run_plainly(), preserve_model(ground.model):
+        seed_everything(ground.seed)
+        state = State.of(ground.model)
+        try:
+            return _observed(ground, beside)
+        finally:
+            state.put_back()
+
+
+def _observed(ground: Ground, beside: Described | None) -> Observed:
+    split = choose_split(ground.source)
+    first = look_at(ground.source, split)
+    columns, odd = read_rows(ground.source, split, list(first.paths), ground.seed)
+    called = find_call(ground, first, [p for p in first.paths if p in columns])
+    columns, called = _renamed(ground, first, columns, called)
+    watched = watch(called.runner, called.batch)
+    grouped, units = _units(called, watched, columns, beside)
+    trial, watched = _again(ground, called, units, watched)
+    places = find_places(trial, watched)
+    outcome = _outcome(watched, called, columns, grouped, beside)
+    return _together(ground, split, called, columns, odd, (grouped, units, watched), places, outcome)
+
+
+def _renamed(ground: Ground, first: FirstBatch, columns: Batch, called: Called) -> tuple[Batch, Called]:
+    """Columns under the names that parts of tuples have now, or of examples where these are edited."""
+    form = called.form
+    if not form.names and form.edit == "batches":
+        return columns, called
+    source = reopened(ground.source, called.runner.config)
+    renamed = [_with_name(path, form.names) for path in first.paths]
+    if form.edit == "examples":
+        renamed = list(look_at(source, first.split, whole=True).paths)
+    return read_rows(source, first.split, renamed, ground.seed)[0], called
+
+
+def _with_name(path: str, names: tuple[str, ...]) -> str:
+    place, dot, rest = path.partition(".")
+    return f"{names[int(place)]}{dot}{rest}" if names and place.isdigit() and int(place) < len(names) else path
+
+
+def _units(
+    called: Called, watched: Watched, columns: Batch, beside: Described | None
+) -> tuple[Grouped, dict[str, ModalityConfig]]:
+    """The modalities: of the files beside the weights, where their fields are there, else of what moves what."""
+    keys = called.form.keys
+    grouped = group_fields(watched, called.runner, called.batch, keys)
+    if beside is not None and beside.inputs and all(field.key in keys for field in beside.inputs):
+        own = {f.name: ModalityConfig(input=f.key, slice=f.part) for f in beside.inputs}
+        rest = tuple(k for k in keys if k not in {f.key for f in beside.inputs})
+        return Grouped({f.name: (f.key,) for f in beside.inputs}, rest), own
+    if len(grouped.modalities) == 1:
+        ((key, fields),) = grouped.modalities.items()
+        others = [k for k in columns if k not in keys]
+        found = find_segments(columns, key, others) if len(fields) == 1 and key in columns else None
+        if found is not None:
+            field, values = found
+            parts = {f"{key}_{v}": ModalityConfig(input=key, where=f"{field} == {v}") for v in values}
+            return Grouped(dict.fromkeys(parts, (key,)), grouped.beside, grouped.unused, grouped.same), parts
+    return grouped, sections_of(grouped.modalities)
+
+
+def _again(
+    ground: Ground, called: Called, units: dict[str, ModalityConfig], watched: Watched
+) -> tuple[PlaceTrial, Watched]:
+    """The same rows watched by modality, where these are more, or less, than one field each."""
+    if units == fields_as_units(list(units)) and set(units) == set(watched.moves):
+        return PlaceTrial(ground, called.form, units, called.batch), watched
+    runner = ground.runner(called.form, units)
+    batch = ground.with_rows(runner, _split_of(ground), _ROWS)
+    return PlaceTrial(ground, called.form, units, batch), watch(runner, batch)
+
+
+def _split_of(ground: Ground) -> str:
+    return choose_split(ground.source)
+
+
+def _outcome(watched: Watched, called: Called, columns: Batch, grouped: Grouped, beside: Described | None) -> Outcome:
+    keys = set(called.form.keys)
+    rows = len(next(iter(called.batch.values())))
+    free = [k for k in columns if k not in keys or k in grouped.unused]
+    named = [k for k in columns if is_label(k) and k in keys and k not in free]
+    found = find_outcome(watched.output, rows, columns, [*free, *named], list(called.form.keys))
+    if beside is None:
+        return found
+    label = beside.label if beside.label in columns else found.label
+    if beside.task is None:
+        return replace(found, label=label)
+    return replace(found, task=beside.task, label=label, seen=f"as the files beside the weights say ({beside.maker})")
+
+
+def _together(
+    ground: Ground,
+    split: str,
+    called: Called,
+    columns: Batch,
+    odd: Mapping[str, str],
+    parts: tuple[Grouped, dict[str, ModalityConfig], Watched],
+    places: FoundPlaces,
+    outcome: Outcome,
+) -> Observed:
+    grouped, units, watched = parts
+    whole = all(s.where is None and s.slice is None for s in units.values())
+    names = name_modalities(grouped.modalities, places.encoders) if whole else {m: m for m in units}
+    sections = {}
+    for m, section in units.items():
+        plain = {"encoder": places.encoders.get(m)}
+        if section.input == names[m]:
+            plain["input"] = None
+        sections[names[m]] = section.model_copy(update=plain)
+    taken = {k for s, n in zip(units.values(), units, strict=True) for k in _keys(n, s)}
+    also = tuple(k for k in called.form.keys if k not in taken)
+    shapes = {k: _holds(called, columns, k) for k in columns}
+    return Observed(
+        split,
+        called.form,
+        sections,
+        places.fusion,
+        outcome,
+        also,
+        shapes,
+        {names[m]: held for m, held in places.tried.items()},
+        tuple(_notes(called, odd, grouped, watched, names)),
+        tuple(_questions(sections, columns, outcome, called)),
+    )
+
+
+def _keys(name: str, section: ModalityConfig) -> tuple[str, ...]:
+    keys = name if section.input is None else section.input
+    return (keys,) if isinstance(keys, str) else tuple(keys)
+
+
+def _holds(called: Called, columns: Batch, key: str) -> str:
+    column = columns[key]
+    store = called.runner.source.objects.get(key)
+    if store is not None and column.ndim == 1 and column.dtype == torch.int64:
+        return "values of several sizes" if store.form == "padded" else "a list of values"
+    kind = str(column.dtype).removeprefix("torch.")
+    return f"({', '.join(map(str, column.shape[1:]))}) {kind}" if column.ndim > 1 else f"one {kind}"
+
+
+def _notes(
+    called: Called, odd: Mapping[str, str], grouped: Grouped, watched: Watched, names: Mapping[str, str]
+) -> list[str]:
+    notes = [f"Fields left out: {key}: {why}" for key, why in odd.items()]
+    if called.failed:
+        notes.append(f"Calls that failed before this one: {'; '.join(called.failed)}.")
+    if called.form.ordered:
+        notes.append(f"Fields were given by their order, {', '.join(called.form.keys)}: check that it is the model's.")
+    if grouped.unused:
+        notes.append(f"Unused by the model: {', '.join(grouped.unused)} moved nothing in it.")
+    if grouped.same:
+        notes.append(f"The same in all rows, so nothing could be seen: {', '.join(grouped.same)}.")
+    quiet = [names[m] for m in watched.moves if m in names and watched.moves[m] and m not in watched.answers]
+    if quiet:
+        notes.append(f"The answer did not move with {', '.join(quiet)}, though something inside did.")
+    for m, why in watched.failed.items():
+        if m in names:
+            notes.append(f"The model failed where {names[m]} was another example's: {why}")
+    return notes
+
+
+def _questions(sections: Mapping[str, ModalityConfig], columns: Batch, outcome: Outcome, called: Called) -> list[str]:
+    found = []
+    if len(sections) == 1:
+        ((name, section),) = sections.items()
+        key = _keys(name, section)[0]
+        found.append(_parting(name, key, columns.get(key)))
+    if outcome.task is None:
+        found.append(f"Which task is it? {outcome.seen[:1].upper()}{outcome.seen[1:]}.")
+    if outcome.label is None and outcome.task != "retrieval":
+        found.append(
+            f"Which field is the label? Left are {', '.join(k for k in columns if k not in called.form.keys) or 'none'}."
+        )
+    if outcome.others:
+        found.append(f"Label: {outcome.label} was taken; it may be {' or '.join(outcome.others)} as well.")
+    return found
+
+
+def _parting(name: str, key: str, column: Tensor | None) -> str:
+    """How one field may be parted into modalities."""
+    start = f"The model reads one field, {key}, and at least two modalities are needed: part it"
+    if column is None or column.ndim < 2:
+        return f"{start} in the data."
+    count = column.shape[1]
+    if not column.is_floating_point() and column.ndim == 2:
+        such = f'text: {{input: {key}, where: "segment == 0"}}'
+        return f"{start} with `where`, and a field that says whose each token is, such as {such}."
+    if column.ndim > 2 and count <= _FEW_CHANNELS:
+        lines = ", ".join(f'{name}_{i}: {{input: {key}, slice: "[{i}]"}}' for i in range(count))
+        return f"{start} by its {count} channels, such as {lines}."
+    if column.ndim > 2 and column.shape[-1] <= _FEW_CHANNELS:
+        return (
+            f'{start} by its {column.shape[-1]} last channels, such as {name}_0: {{input: {key}, slice: "[..., 0]"}}.'
+        )
+    half = max(1, count // 2)
+    return (
+        f'{start} by its {count} columns, such as first: {{input: {key}, slice: "[:{half}]"}}, '
+        f'second: {{input: {key}, slice: "[{half}:]"}}.'
+    )

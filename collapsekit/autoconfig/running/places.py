@@ -1,0 +1,194 @@
+"""Where modalities are read and where they meet: candidates by what moves them, each tried before it is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import ForwardPass, Prediction
+from collapsekit.autoconfig.running.runner import CallForm, FieldRunner, Ground
+from collapsekit.autoconfig.running.trace import Seen, Watched
+from collapsekit.config.schema import ModalityConfig
+from collapsekit.data.base import Batch
+from collapsekit.errors import CollapsekitError
+
+_MOST_TRIED = 10  # places for one encoder
+_LIKE = 1e-3  # of what exchanging a modality changes: how near a replay has to come
+_LOOSE = 1e-6  # of the size of an answer: what is no change
+
+
+@dataclass(frozen=True)
+class FoundPlaces:
+    """Encoders by modality (None: edited at the input), where they meet, and what could be tried of them."""
+
+    encoders: dict[str, str | None]
+    fusion: str | None
+    tried: dict[str, bool]  # by modality with an encoder, whether an exchange there could be held against the input's
+
+
+@dataclass(frozen=True)
+class PlaceTrial:
+    """What places are tried with."""
+
+    ground: Ground
+    form: CallForm
+    units: Mapping[str, ModalityConfig]
+    batch: Batch
+
+    def runner(self, encoders: Mapping[str, str | None], fusion: str | None) -> FieldRunner:
+        """Make what runs the model with these places."""
+        units = {m: s.model_copy(update={"encoder": encoders.get(m)}) for m, s in self.units.items()}
+        return self.ground.runner(self.form, units, fusion)
+
+    def runs(self, fusion: str) -> bool:
+        """Tell whether the fusion is a place that can be recorded."""
+        try:
+            with torch.no_grad():
+                passed = self.runner({}, fusion).run(self.batch)
+        except CollapsekitError:
+            return False
+        return bool(passed.prediction.fused.numel())
+
+    def holds(self, modality: str, encoders: Mapping[str, str | None], fusion: str | None) -> bool | None:
+        """Tell whether a modality, exchanged behind its encoder, gives what it gives exchanged at the input; None where it
+        changes nothing that could be compared.
+
+        Args:
+            modality: which.
+            encoders: of it, and of others.
+            fusion: where they meet; None: not known.
+
+        Returns:
+            Whether it does.
+        """
+        try:
+            with torch.no_grad():
+                runner = self.runner(encoders, fusion)
+                passed = runner.run(self.batch)
+                own = {k: self.batch[k].roll(1, 0) for k in runner.fields.of(modality)}
+                wanted = runner.run({**self.batch, **own}).prediction
+                rolled = {modality: tuple(t.roll(1, 0) for t in passed.recorded[modality])}
+                answer = runner.rerun({**passed.recorded, **rolled}, self.batch)
+        except CollapsekitError:
+            return False
+        return _agree(passed, wanted, answer)
+
+
+def find_places(trial: PlaceTrial, watched: Watched) -> FoundPlaces:
+    """Find encoders and fusion.
+
+    Args:
+        trial: the model, its modalities and some rows.
+        watched: what each of these modalities moves.
+
+    Returns:
+        The places. An encoder is the last submodule that a modality alone moves and through which all of it passes.
+    """
+    names = list(trial.units)
+    fusion = next((path for path in _meetings(watched, names) if trial.runs(path)), None)
+    encoders: dict[str, str | None] = dict.fromkeys(names)
+    tried: dict[str, bool] = {}
+    for m in names if len(names) > 1 else ():  # of one alone the whole model would be the encoder
+        for path in [] if m in watched.failed else _alone(watched, m):
+            held = trial.holds(m, {m: path}, fusion)
+            if held is not False:
+                encoders[m], tried[m] = path, bool(held)
+                break
+    if not all(trial.holds(m, encoders, fusion) is not False for m, path in encoders.items() if path is not None):
+        encoders, tried = _together(trial, encoders, fusion, tried)
+    return FoundPlaces(encoders, fusion, tried)
+
+
+def _together(
+    trial: PlaceTrial, encoders: Mapping[str, str | None], fusion: str | None, tried: Mapping[str, bool]
+) -> tuple[dict[str, str | None], dict[str, bool]]:
+    """Of encoders that hold one by one those that hold beside one another, in order."""
+    kept: dict[str, str | None] = dict.fromkeys(encoders)
+    for m, path in encoders.items():
+        more = {**kept, m: path}
+        if path is not None and all(
+            trial.holds(o, more, fusion) is not False for o, p in more.items() if p is not None
+        ):
+            kept = more
+    return kept, {m: tried[m] for m, path in kept.items() if path is not None}
+
+
+def _alone(watched: Watched, modality: str) -> list[str]:
+    """Submodules with weights whose output one modality alone moves, the last first."""
+    only = frozenset((modality,))
+    found = [s.call.path for s in reversed(watched.inner()) if s.leaving == only and s.call.weights]
+    return list(dict.fromkeys(found))[:_MOST_TRIED]
+
+
+def _meetings(watched: Watched, names: Sequence[str]) -> Iterator[str]:
+    """Where modalities meet, the best place first: the largest submodule that begins where the most of them are first mixed
+    within one number, and neither reads one of them alone nor ends in the answer."""
+    calls = watched.inner()
+    own = frozenset(names)
+    most = max((len(s.mixed & own) for s in calls), default=0)
+    if most < 2:
+        return
+    meeting = [s for s in calls if len(s.mixed & own) == most]
+    first = meeting[0]
+    weighted = [s for s in meeting if s.call.weights and not _holds_calls(s, calls)]
+    last = weighted[-1] if weighted else meeting[-1]
+    if first is last or _ends(first, last):
+        yield f"{first.call.path}:input"
+        return
+    by_place = {s.call.start: s for s in calls}
+    chosen = first
+    for place in reversed(first.call.inside):
+        outer = by_place.get(place)
+        if outer is None or _reads_alone(outer, calls, own, most) or _ends(outer, last):
+            break
+        chosen = outer
+    yield chosen.call.path
+    if chosen is not first:
+        yield first.call.path
+
+
+def _reads_alone(outer: Seen, calls: Sequence[Seen], names: frozenset[str], most: int) -> bool:
+    """Whether there is a layer inside that fewer modalities move."""
+    return any(
+        outer.call.start in s.call.inside and s.call.weights and 0 < len(s.leaving & names) < most for s in calls
+    )
+
+
+def _ends(outer: Seen, last: Seen) -> bool:
+    """Whether the last layer that mixes lies within."""
+    return outer is last or outer.call.start in last.call.inside
+
+
+def _holds_calls(one: Seen, calls: Sequence[Seen]) -> bool:
+    return any(one.call.start in s.call.inside and s.call.weights for s in calls)
+
+
+def _agree(before: ForwardPass, wanted: Prediction, answer: Prediction) -> bool | None:
+    """Whether two predictions are the same, measured by how far they are from what there was before."""
+    seen = False
+    pairs = [
+        (before.prediction.outputs, wanted.outputs, answer.outputs),
+        (before.prediction.fused, wanted.fused, answer.fused),
+    ]
+    for base, right, found in pairs:
+        if right.shape != found.shape or base.shape != right.shape:
+            return False
+        if not right.numel():
+            continue
+        size = _largest(base)
+        change, error = _largest(right - base), _largest(found - right)
+        if change <= _LOOSE * size:
+            if error > _LOOSE * size * 10:
+                return False
+            continue
+        if error > _LIKE * change + _LOOSE * size:
+            return False
+        seen = True
+    return True if seen else None
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.double().nan_to_num().abs().max())

@@ -1,0 +1,76 @@
+"""A whole config from a factory, a checkpoint and data: the model is run, and the config verified as it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from collapsekit.adapters.build import build_model, to_eval
+from collapsekit.adapters.live.unwrap import unwrapped
+from collapsekit.adapters.weights.load import load_weights
+from collapsekit.autoconfig.running.observe import Observed, observe
+from collapsekit.autoconfig.running.runner import Ground
+from collapsekit.autoconfig.running.text import Named, observed_text
+from collapsekit.autoconfig.running.verify import Verified, verify_text
+from collapsekit.checkpoint.read import Checkpoint
+from collapsekit.checkpoint.sidecars.described import Described
+from collapsekit.config.load import check_config
+from collapsekit.config.schema import Config
+from collapsekit.data.factory import make_source
+
+
+@dataclass(frozen=True)
+class Written:
+    """The text of a config, what was observed, and what was verified."""
+
+    text: str
+    observed: Observed
+    verified: Verified
+
+
+def open_ground(named: Named, base: Path, checkpoint: Checkpoint) -> Ground:
+    """Build a model with a checkpoint's weights, and open its data.
+
+    Args:
+        named: the factory and the data.
+        base: the folder that the config will lie in.
+        checkpoint: the weights.
+
+    Returns:
+        The model, in eval mode, and the data.
+
+    Raises:
+        CollapsekitError: where either cannot be had, or the weights do not fit.
+    """
+    data = {"path": named.data_path} if named.data_path is not None else {"factory": named.data_factory}
+    raw = {"model": {"factory": named.factory, "kwargs": named.kwargs}, "data": data}
+    config: Config = check_config(raw, base=base, origin="the command line")
+    model = unwrapped(build_model(config, 0))
+    load_weights(model, checkpoint)
+    to_eval(model, torch.device("cpu"))
+    return Ground(model, make_source(config), config)
+
+
+def write_observed(
+    named: Named, base: Path, checkpoint: Checkpoint, beside: Described | None, trust: str | None
+) -> Written:
+    """Run a model on a batch, and write the config that follows.
+
+    Args:
+        named: factory, checkpoint and data, as the config calls them.
+        base: the folder that the config will lie in.
+        checkpoint: the weights.
+        beside: what files beside them say.
+        trust: "sha256:DIGEST" lets the checkpoint be unpickled again.
+
+    Returns:
+        The config, and what is to be told of it.
+
+    Raises:
+        CollapsekitError: where model or data cannot be had, or the model answers no call.
+    """
+    observed = observe(open_ground(named, base, checkpoint), beside)
+    verified = verify_text(observed_text(observed, named, beside), base, checkpoint.path, trust=trust)
+    return Written(observed_text(observed, named, beside, verified), observed, verified)
