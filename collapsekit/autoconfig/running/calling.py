@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,13 +48,14 @@ class Signature:
         return cls(tuple(p.name for p in plain), tuple(p.name for p in plain if p.default is p.empty))
 
 
-def find_call(ground: Ground, first: FirstBatch, paths: Sequence[str]) -> Called:
+def find_call(ground: Ground, first: FirstBatch, paths: Sequence[str], odd: Mapping[str, str]) -> Called:
     """Find how a model is called on a batch.
 
     Args:
         ground: the model and the data.
         first: what the first batch holds.
         paths: its fields that have a row an example.
+        odd: why other fields cannot be used, for the message.
 
     Returns:
         The first call that it answers.
@@ -77,10 +78,11 @@ def find_call(ground: Ground, first: FirstBatch, paths: Sequence[str]) -> Called
             failed.append(f"{form.call} ({', '.join(form.keys)}): {one_line(e.__cause__ or e)}")
             continue
         return Called(form, runner, batch, tuple(failed))
+    left = "".join(f"; {key!r} could not be given, as {why.rstrip('.')}" for key, why in odd.items())
     raise ConfigError(
         f"the model answers no call with the fields of split {first.split!r} ({', '.join(paths)}): tried were "
-        f"{'; '.join(failed) or 'none'}; name what its forward takes as the data do, or leave --data out and fill in the "
-        "config by hand."
+        f"{'; '.join(failed) or 'none'}{left}; name what its forward takes as the data do, or leave --data out and fill in "
+        "the config by hand."
     )
 
 

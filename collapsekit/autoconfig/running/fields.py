@@ -35,11 +35,16 @@ class FirstBatch:
 
 
 def choose_split(source: Source) -> str:
-    """Return the split that is looked at: the one that a diagnosis reads. Raises NothingEvaluatedError without any."""
+    """Return the split that a diagnosis reads. Raises NothingEvaluatedError without any."""
+    return splits_in_order(source)[0]
+
+
+def splits_in_order(source: Source) -> list[str]:
+    """List the splits, the one that a diagnosis reads first. Raises NothingEvaluatedError without any."""
     there = source.splits()
     if not there:
         raise NothingEvaluatedError("the data has no splits: return {'train': ..., 'test': ...}.")
-    return next((name for name in ("test", "val") if name in there), there[0])
+    return sorted(there, key=lambda name: ["test", "val"].index(name) if name in ("test", "val") else 2)
 
 
 def look_at(source: Source, split: str, *, whole: bool = False) -> FirstBatch:
@@ -98,14 +103,14 @@ def read_rows(source: Source, split: str, keys: list[str], seed: int) -> tuple[B
     odd: dict[str, str] = {}
     for key in keys:
         try:
-            columns |= _first(source, split, [key], seed)
+            columns |= next(iter(source.batches(split, [key], ROWS, None, seed)))
         except CollapsekitError as e:
             odd[key] = str(e)
     sizes = Counter(len(v) for v in columns.values())
     if not sizes:
         raise DataError(next(iter(odd.values()), f"split {split!r} has no fields."))
     rows = sizes.most_common(1)[0][0]
-    odd |= {k: f"it has {len(v)} rows, others {rows}" for k, v in columns.items() if len(v) != rows}
+    odd |= {k: f"it has {len(v)} rows, and others have {rows}" for k, v in columns.items() if len(v) != rows}
     return _first(source, split, [k for k in keys if k not in odd], seed), odd
 
 

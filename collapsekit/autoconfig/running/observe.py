@@ -13,7 +13,7 @@ from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.adapters.live.state import State
 from collapsekit.adapters.live.unwrap import run_plainly
 from collapsekit.autoconfig.running.calling import Called, find_call, is_label
-from collapsekit.autoconfig.running.fields import FirstBatch, choose_split, look_at, read_rows, reopened
+from collapsekit.autoconfig.running.fields import FirstBatch, look_at, read_rows, reopened, splits_in_order
 from collapsekit.autoconfig.running.grouping import (
     Grouped,
     find_segments,
@@ -25,9 +25,11 @@ from collapsekit.autoconfig.running.outcome import Outcome, find_outcome
 from collapsekit.autoconfig.running.places import FoundPlaces, PlaceTrial, find_places
 from collapsekit.autoconfig.running.runner import CallForm, Ground, fields_as_units
 from collapsekit.autoconfig.running.trace import Watched, watch
+from collapsekit.autoconfig.spelling import scalar
 from collapsekit.checkpoint.sidecars.described import Described
 from collapsekit.config.schema import ModalityConfig
-from collapsekit.data.base import Batch
+from collapsekit.data.base import Batch, is_stored
+from collapsekit.errors import CollapsekitError
 
 _ROWS = 7  # that are watched: no width that a model is likely to have
 _MOST_MOVED = 24  # fields
@@ -48,6 +50,7 @@ class Observed:
     tried: dict[str, bool]  # by modality with an encoder, whether an exchange there was held against the input's
     notes: tuple[str, ...]  # sentences that are worth knowing
     questions: tuple[str, ...]  # what is left to the user
+    parting: tuple[str, ...] = ()  # lines that would make modalities of one field
 
 
 def observe(ground: Ground, beside: Described | None = None) -> Observed:
@@ -73,17 +76,41 @@ def observe(ground: Ground, beside: Described | None = None) -> Observed:
 
 
 def _observed(ground: Ground, beside: Described | None) -> Observed:
-    split = choose_split(ground.source)
-    first = look_at(ground.source, split)
-    columns, odd = read_rows(ground.source, split, list(first.paths), ground.seed)
-    called = find_call(ground, first, [p for p in first.paths if p in columns])
+    first, columns, odd = _read(ground)
+    split = first.split
+    called = find_call(ground, first, [p for p in first.paths if p in columns], odd)
     columns, called = _renamed(ground, first, columns, called)
     watched = watch(called.runner, called.batch)
     grouped, units = _units(called, watched, columns, beside)
-    trial, watched = _again(ground, called, units, watched)
+    trial, watched = _again(ground, split, called, units, watched)
     places = find_places(trial, watched)
     outcome = _outcome(watched, called, columns, grouped, beside)
     return _together(ground, split, called, columns, odd, (grouped, units, watched), places, outcome)
+
+
+def _read(ground: Ground) -> tuple[FirstBatch, Batch, dict[str, str]]:
+    """The first rows of the first split in which no field is None throughout; without any, of the one a diagnosis reads.
+
+    Raises what reading that one raises."""
+    found: list[tuple[FirstBatch, Batch, dict[str, str]]] = []
+    for split in splits_in_order(ground.source):
+        try:
+            first = look_at(ground.source, split)
+            columns, odd = read_rows(ground.source, split, list(first.paths), ground.seed)
+        except CollapsekitError:
+            if not found:
+                raise
+            break
+        found.append((first, columns, odd))
+        if not any(_is_absent(ground, key, column) for key, column in columns.items()):
+            return found[-1]
+    return found[0]
+
+
+def _is_absent(ground: Ground, key: str, column: Tensor) -> bool:
+    """Whether a field is None in all of these rows."""
+    objects = ground.source.objects
+    return is_stored(objects, key, column) and all(value is None for value in objects[key].take(column))
 
 
 def _renamed(ground: Ground, first: FirstBatch, columns: Batch, called: Called) -> tuple[Batch, Called]:
@@ -125,18 +152,14 @@ def _units(
 
 
 def _again(
-    ground: Ground, called: Called, units: dict[str, ModalityConfig], watched: Watched
+    ground: Ground, split: str, called: Called, units: dict[str, ModalityConfig], watched: Watched
 ) -> tuple[PlaceTrial, Watched]:
     """The same rows watched by modality, where these are more, or less, than one field each."""
     if units == fields_as_units(list(units)) and set(units) == set(watched.moves):
         return PlaceTrial(ground, called.form, units, called.batch), watched
     runner = ground.runner(called.form, units)
-    batch = ground.with_rows(runner, _split_of(ground), _ROWS)
+    batch = ground.with_rows(runner, split, _ROWS)
     return PlaceTrial(ground, called.form, units, batch), watch(runner, batch)
-
-
-def _split_of(ground: Ground) -> str:
-    return choose_split(ground.source)
 
 
 def _outcome(watched: Watched, called: Called, columns: Batch, grouped: Grouped, beside: Described | None) -> Outcome:
@@ -186,6 +209,7 @@ def _together(
         {names[m]: held for m, held in places.tried.items()},
         tuple(_notes(called, odd, grouped, watched, names)),
         tuple(_questions(sections, columns, outcome, called)),
+        _parts_of(sections, columns),
     )
 
 
@@ -227,9 +251,11 @@ def _notes(
 def _questions(sections: Mapping[str, ModalityConfig], columns: Batch, outcome: Outcome, called: Called) -> list[str]:
     found = []
     if len(sections) == 1:
-        ((name, section),) = sections.items()
-        key = _keys(name, section)[0]
-        found.append(_parting(name, key, columns.get(key)))
+        key = _keys(*next(iter(sections.items())))[0]
+        found.append(
+            f"The model reads one field, {key}, and a diagnosis needs two modalities: part it, such as by the lines under "
+            "`modalities`, or part it in the data."
+        )
     if outcome.task is None:
         found.append(f"Which task is it? {outcome.seen[:1].upper()}{outcome.seen[1:]}.")
     if outcome.label is None and outcome.task != "retrieval":
@@ -241,24 +267,26 @@ def _questions(sections: Mapping[str, ModalityConfig], columns: Batch, outcome: 
     return found
 
 
-def _parting(name: str, key: str, column: Tensor | None) -> str:
-    """How one field may be parted into modalities."""
-    start = f"The model reads one field, {key}, and at least two modalities are needed: part it"
+def _parts_of(sections: Mapping[str, ModalityConfig], columns: Batch) -> tuple[str, ...]:
+    if len(sections) != 1:
+        return ()
+    ((name, section),) = sections.items()
+    key = _keys(name, section)[0]
+    return _parting(name, key, columns.get(key))
+
+
+def _parting(name: str, key: str, column: Tensor | None) -> tuple[str, ...]:
+    """How one field may be parted into modalities: lines of a config."""
     if column is None or column.ndim < 2:
-        return f"{start} in the data."
+        return ()
     count = column.shape[1]
     if not column.is_floating_point() and column.ndim == 2:
-        such = f'text: {{input: {key}, where: "segment == 0"}}'
-        return f"{start} with `where`, and a field that says whose each token is, such as {such}."
-    if column.ndim > 2 and count <= _FEW_CHANNELS:
-        lines = ", ".join(f'{name}_{i}: {{input: {key}, slice: "[{i}]"}}' for i in range(count))
-        return f"{start} by its {count} channels, such as {lines}."
-    if column.ndim > 2 and column.shape[-1] <= _FEW_CHANNELS:
-        return (
-            f'{start} by its {column.shape[-1]} last channels, such as {name}_0: {{input: {key}, slice: "[..., 0]"}}.'
-        )
-    half = max(1, count // 2)
-    return (
-        f'{start} by its {count} columns, such as first: {{input: {key}, slice: "[:{half}]"}}, '
-        f'second: {{input: {key}, slice: "[{half}:]"}}.'
-    )
+        pairs = [(f"{name}_{i}", f'where: "segment == {i}"') for i in range(2)]
+    elif column.ndim > 2 and count <= _FEW_CHANNELS:
+        pairs = [(f"{name}_{i}", f'slice: "[{i}]"') for i in range(count)]
+    elif column.ndim > 2 and column.shape[-1] <= _FEW_CHANNELS:
+        pairs = [(f"{name}_{i}", f'slice: "[..., {i}]"') for i in range(column.shape[-1])]
+    else:
+        half = max(1, count // 2)
+        pairs = [(f"{name}_0", f'slice: "[:{half}]"'), (f"{name}_1", f'slice: "[{half}:]"')]
+    return tuple(f"{scalar(part)}: {{input: {scalar(key)}, {which}}}" for part, which in pairs)

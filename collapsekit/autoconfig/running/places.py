@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import ForwardPass, Prediction
+from collapsekit.adapters.build import seed_everything
 from collapsekit.autoconfig.running.runner import CallForm, FieldRunner, Ground
 from collapsekit.autoconfig.running.trace import Seen, Watched
 from collapsekit.config.schema import ModalityConfig
@@ -67,10 +68,13 @@ class PlaceTrial:
         try:
             with torch.no_grad():
                 runner = self.runner(encoders, fusion)
+                seed_everything(0)
                 passed = runner.run(self.batch)
-                own = {k: self.batch[k].roll(1, 0) for k in runner.fields.of(modality)}
-                wanted = runner.run({**self.batch, **own}).prediction
+                moved = {k: self.batch[k].roll(1, 0) for k in runner.fields.of(modality)}
+                seed_everything(0)  # a model may sample
+                wanted = runner.run({**self.batch, **moved}).prediction
                 rolled = {modality: tuple(t.roll(1, 0) for t in passed.recorded[modality])}
+                seed_everything(0)
                 answer = runner.rerun({**passed.recorded, **rolled}, self.batch)
         except CollapsekitError:
             return False
@@ -92,7 +96,7 @@ def find_places(trial: PlaceTrial, watched: Watched) -> FoundPlaces:
     encoders: dict[str, str | None] = dict.fromkeys(names)
     tried: dict[str, bool] = {}
     for m in names if len(names) > 1 else ():  # of one alone the whole model would be the encoder
-        for path in [] if m in watched.failed else _alone(watched, m):
+        for path in [] if m in watched.failed else _alone(watched, m, fusion):
             held = trial.holds(m, {m: path}, fusion)
             if held is not False:
                 encoders[m], tried[m] = path, bool(held)
@@ -116,16 +120,18 @@ def _together(
     return kept, {m: tried[m] for m, path in kept.items() if path is not None}
 
 
-def _alone(watched: Watched, modality: str) -> list[str]:
-    """Submodules with weights whose output one modality alone moves, the last first."""
+def _alone(watched: Watched, modality: str, fusion: str | None) -> list[str]:
+    """Submodules with weights whose output one modality alone moves, the last first, outside of the fusion."""
+    inside = f"{fusion}." if fusion is not None and not fusion.endswith(":input") else None
     only = frozenset((modality,))
     found = [s.call.path for s in reversed(watched.inner()) if s.leaving == only and s.call.weights]
+    found = [path for path in found if inside is None or not path.startswith(inside)]
     return list(dict.fromkeys(found))[:_MOST_TRIED]
 
 
 def _meetings(watched: Watched, names: Sequence[str]) -> Iterator[str]:
     """Where modalities meet, the best place first: the largest submodule that begins where the most of them are first mixed
-    within one number, and neither reads one of them alone nor ends in the answer."""
+    within one number, and neither holds the first layer that reads one of them nor ends in the answer."""
     calls = watched.inner()
     own = frozenset(names)
     most = max((len(s.mixed & own) for s in calls), default=0)
@@ -139,10 +145,11 @@ def _meetings(watched: Watched, names: Sequence[str]) -> Iterator[str]:
         yield f"{first.call.path}:input"
         return
     by_place = {s.call.start: s for s in calls}
+    readers = _readers(calls, names)
     chosen = first
     for place in reversed(first.call.inside):
         outer = by_place.get(place)
-        if outer is None or _reads_alone(outer, calls, own, most) or _ends(outer, last):
+        if outer is None or _ends(outer, last) or any(outer.call.start in s.call.inside for s in readers):
             break
         chosen = outer
     yield chosen.call.path
@@ -150,11 +157,14 @@ def _meetings(watched: Watched, names: Sequence[str]) -> Iterator[str]:
         yield first.call.path
 
 
-def _reads_alone(outer: Seen, calls: Sequence[Seen], names: frozenset[str], most: int) -> bool:
-    """Whether there is a layer inside that fewer modalities move."""
-    return any(
-        outer.call.start in s.call.inside and s.call.weights and 0 < len(s.leaving & names) < most for s in calls
-    )
+def _readers(calls: Sequence[Seen], names: Sequence[str]) -> list[Seen]:
+    """The first layer with weights that each modality moves, where it alone does."""
+    found = []
+    for name in names:
+        first = next((s for s in calls if s.call.weights and name in s.leaving), None)
+        if first is not None and len(first.leaving & frozenset(names)) == 1:
+            found.append(first)
+    return found
 
 
 def _ends(outer: Seen, last: Seen) -> bool:

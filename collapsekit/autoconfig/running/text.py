@@ -50,17 +50,17 @@ def observed_text(
     """
     lines = [
         f"# collapsekit.yaml, by `collapsekit init`, which ran the model on rows of split {comment(observed.split)!r}.",
-        *_told(verified),
     ]
     if beside is not None:
         lines += _comments("", [f"{beside.maker}, as the files beside the weights say."])
         lines += _comments("- ", beside.sentences)
     lines += [*_comments("Seen: ", observed.notes), *_comments("FILL IN: ", observed.questions)]
+    lines += _verified(verified)
     lines += [*_model(named), *_modalities(observed), *_rest(observed), *_data(observed, named)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _told(verified: Verified | None) -> list[str]:
+def _verified(verified: Verified | None) -> list[str]:
     if verified is None:
         return []
     refused = [] if verified.refused is None else [verified.refused]
@@ -91,10 +91,12 @@ def _modalities(observed: Observed) -> list[str]:
     lines = [*_comments("", [_ABOUT_ENCODERS]), "modalities:"]
     for name, section in observed.sections.items():
         seen = [observed.shapes.get(keys_of(name, section)[0], "")]
+        if seen[0].endswith("uint8") and "," in seen[0]:
+            seen.append("add `scale: 255` where the model expects numbers up to 1")
         if section.encoder is not None and not observed.tried.get(name):
             seen.append("check the encoder: no exchange of this modality showed in the answer")
         lines.append(f"  {scalar(name)}: {_section(section)}  # {comment('; '.join(filter(None, seen)))}")
-    return lines
+    return [*lines, *(f"  # {line}" for line in observed.parting)]
 
 
 def _section(section: ModalityConfig) -> str:

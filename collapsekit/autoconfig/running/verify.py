@@ -18,6 +18,7 @@ from collapsekit.io.yaml import parse_yaml
 from collapsekit.session.opening import open_model
 
 EXAMPLES = 64
+_BATCH = 5  # a few: of ragged examples the longest are not in every batch
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Verified:
     holds: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     refused: str | None = None
+    ragged: tuple[str, ...] = ()  # where it was, fields of several sizes, or None in some examples
 
 
 def verify_text(
@@ -55,22 +57,32 @@ def verify_text(
         config = check_config(parse_yaml(text, "the config"), base=base, origin="the config")
         return _ran(config, checkpoint, model, source, trust)
     except CollapsekitError as e:
-        return Verified(refused=f"diagnose refuses this config as it stands: {e}")
+        return Verified(refused=_refusal(e))
 
 
 def _ran(
     config: Config, checkpoint: Path | None, model: nn.Module | None, source: Source | None, trust: str | None
 ) -> Verified:
+    small = config.data.model_copy(update={"batch_size": _BATCH})  # so that several batches come together
+    config = config.model_copy(update={"data": small})
     options = DiagnoseOptions.make(limit=EXAMPLES, trust_pickle=trust)
     with open_model(config, checkpoint, options, model=model, source=source) as subject:
         adapter, passes = subject.adapter, subject.extraction
         split = choose_split(adapter.source)
         extraction = Extraction(adapter, passes.reader, storage=passes.storage, varied=False)
-        with subject.measuring():
-            features = extraction.features(split)
+        try:
+            with subject.measuring():
+                features = extraction.features(split)
+        except CollapsekitError as e:
+            ragged = tuple(k for k, store in adapter.source.objects.items() if store.form != "list")
+            return Verified(refused=_refusal(e), ragged=ragged)
     holds = (
         f"this config was opened as diagnose opens it, and {len(features)} examples of split {split!r} were run; answers "
         "are the same when repeated, in other batches, and with encoders answering from recordings.",
         f"task {adapter.task.name} reads the answers, and the labels where it has any.",
     )
     return Verified(holds, tuple(f"{w.name}: {w.sentence}" for w in features.warnings))
+
+
+def _refusal(error: CollapsekitError) -> str:
+    return f"diagnose refuses this config as it stands: {error}"

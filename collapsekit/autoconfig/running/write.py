@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from collapsekit.adapters.build import build_model, to_eval
 from collapsekit.adapters.live.unwrap import unwrapped
 from collapsekit.adapters.weights.load import load_weights
 from collapsekit.autoconfig.running.observe import Observed, observe
-from collapsekit.autoconfig.running.runner import Ground
+from collapsekit.autoconfig.running.runner import Ground, keys_of
 from collapsekit.autoconfig.running.text import Named, observed_text
 from collapsekit.autoconfig.running.verify import Verified, verify_text
 from collapsekit.checkpoint.read import Checkpoint
@@ -22,7 +23,7 @@ from collapsekit.data.factory import make_source
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenConfig:
     """The text of a config, what was observed, and what was verified."""
 
     text: str
@@ -55,7 +56,7 @@ def open_ground(named: Named, base: Path, checkpoint: Checkpoint) -> Ground:
 
 def write_observed(
     named: Named, base: Path, checkpoint: Checkpoint, beside: Described | None, trust: str | None
-) -> Written:
+) -> WrittenConfig:
     """Run a model on a batch, and write the config that follows.
 
     Args:
@@ -72,5 +73,49 @@ def write_observed(
         CollapsekitError: where model or data cannot be had, or the model answers no call.
     """
     observed = observe(open_ground(named, base, checkpoint), beside)
-    verified = verify_text(observed_text(observed, named, beside), base, checkpoint.path, trust=trust)
-    return Written(observed_text(observed, named, beside, verified), observed, verified)
+    return settle(observed, named, beside, lambda text: verify_text(text, base, checkpoint.path, trust=trust))
+
+
+def settle(
+    observed: Observed, named: Named, beside: Described | None, verify: Callable[[str], Verified]
+) -> WrittenConfig:
+    """Write a config and verify it; encoders of fields of several sizes that do not hold are left out.
+
+    Args:
+        observed: what one batch told.
+        named: what the user named.
+        beside: what files beside the weights say.
+        verify: takes the text of a config.
+
+    Returns:
+        The config, and what is to be told of it.
+    """
+    if (why := _unready(observed)) is not None:
+        return WrittenConfig(
+            observed_text(observed, named, beside, Verified(refused=why)), observed, Verified(refused=why)
+        )
+    verified = verify(observed_text(observed, named, beside))
+    loose = [
+        name
+        for name, section in observed.sections.items()
+        if section.encoder is not None and not set(keys_of(name, section)).isdisjoint(verified.ragged)
+    ]
+    if verified.refused is not None and loose:
+        sections = {
+            m: s.model_copy(update={"encoder": None}) if m in loose else s for m, s in observed.sections.items()
+        }
+        note = f"Of several sizes or missing in some examples, and so exchanged at the input: {', '.join(loose)}."
+        fewer = replace(observed, sections=sections, notes=(*observed.notes, note))
+        again = verify(observed_text(fewer, named, beside))
+        if again.refused is None:
+            observed, verified = fewer, again
+    return WrittenConfig(observed_text(observed, named, beside, verified), observed, verified)
+
+
+def _unready(observed: Observed) -> str | None:
+    """Why a config has to be filled in before it can be opened; None where it is whole."""
+    if len(observed.sections) < 2:
+        return "a diagnosis needs two modalities, and this config names one: part it, as said above."
+    if observed.outcome.task is None:
+        return "the task is open: name it, as said above."
+    return None
