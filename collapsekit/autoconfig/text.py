@@ -53,7 +53,7 @@ def config_text(
         *_path_line("fusion", proposal.fusion, "FILL IN: submodule that first mixes the modalities"),
         *_path_line("head", proposal.head, "optional: submodule that turns the fusion into the prediction"),
         "call: kwargs  # FILL IN: how a batch reaches forward: kwargs | dict | positional | list",
-        f'task: {_task(proposal, shapes)}  # FILL IN: {" | ".join(task_names())} | "module:callable" loss',
+        _task_line(proposal, shapes, root),
         "data:",
         "  path: data.safetensors  # FILL IN: keys SPLIT/NAME (train/image, train/label, test/...); .npz the same",
         '  # factory: my_data:loaders  # or this, instead of path: "module:callable"',
@@ -79,7 +79,7 @@ def _lines_beside(beside: Described, checkpoint_name: str) -> list[str]:
     return [
         *lines,
         f"call: {beside.call or 'kwargs'}  # how a batch reaches forward",
-        f"task: {beside.task or 'classification'}",
+        f"task: {beside.task}" if beside.task is not None else f"# task:  # FILL IN: {_choice()}",
         "data:",
         '  factory: my_data:loaders  # FILL IN: "module:callable" that returns {"train": ..., "test": ...}',
         f"  label: {scalar(beside.label or 'label')}",
@@ -118,9 +118,23 @@ def _path_line(key: str, path: str | None, hint: str) -> list[str]:
     return [f"{key}: {scalar(path)}"] if path is not None else [f"# {key}: {key}  # {hint}"]
 
 
-def _task(proposal: Proposal, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    towers = proposal.head is None and any(name.endswith("logit_scale") for name in shapes)
-    return "retrieval" if towers else "classification"
+def _choice() -> str:
+    return f'{" | ".join(task_names())} | "module:callable" loss'
+
+
+def _task_line(proposal: Proposal, shapes: Mapping[str, tuple[int, ...]], root: Module) -> str:
+    """The task that the width of the head leaves open, as a question; none where there is no head to go by."""
+    if proposal.head is None and any(name.endswith("logit_scale") for name in shapes):
+        return f"task: retrieval  # FILL IN: {_choice()}; two towers and a scale of their similarity"
+    head = next((m for m in root.walk() if m.path == proposal.head), None)
+    width = None if head is None else head.width()
+    if width is None:
+        return f"# task:  # FILL IN: {_choice()}; no head could be told, so nothing says which"
+    if width == 1:
+        seen = "one number comes out: is it a value (regression), 0 or 1 (classification), or a risk (survival)?"
+        return f"task: regression  # FILL IN: {_choice()}; {seen}"
+    seen = f"{width} numbers come out: one of {width} classes, {width} labels (multilabel), or {width} values (regression)?"
+    return f"task: classification  # FILL IN: {_choice()}; {seen}"
 
 
 def _module_comments(root: Module) -> list[str]:
