@@ -121,11 +121,14 @@ def _together(
 
 
 def _alone(watched: Watched, modality: str, fusion: str | None) -> list[str]:
-    """Submodules with weights whose output one modality alone moves, the last first, outside of the fusion."""
-    inside = f"{fusion}." if fusion is not None and not fusion.endswith(":input") else None
-    only = frozenset((modality,))
-    found = [s.call.path for s in reversed(watched.inner()) if s.leaving == only and s.call.weights]
-    found = [path for path in found if inside is None or not path.startswith(inside)]
+    """Submodules with weights whose output one modality alone moves, the last first: outside of the fusion, and before the
+    first layer that another modality enters too, which may be one that nobody hears."""
+    calls = watched.inner()
+    fusions = {s.call.start for s in calls if s.call.path == fusion}
+    met = [s.call.start for s in calls if _is_layer(s, calls) and modality in s.entering and len(s.entering) > 1]
+    first = min(met, default=None)
+    alone = [s.call for s in reversed(calls) if s.leaving == {modality} and s.call.weights]
+    found = [c.path for c in alone if fusions.isdisjoint(c.inside) and (first is None or c.end < first)]
     return list(dict.fromkeys(found))[:_MOST_TRIED]
 
 
@@ -133,14 +136,11 @@ def _meetings(watched: Watched, names: Sequence[str]) -> Iterator[str]:
     """Where modalities meet, the best place first: the largest submodule that begins where the most of them are first mixed
     within one number, and neither holds the first layer that reads one of them nor ends in the answer."""
     calls = watched.inner()
-    own = frozenset(names)
-    most = max((len(s.mixed & own) for s in calls), default=0)
-    if most < 2:
+    first = _first_meeting(calls, frozenset(names))
+    if first is None:
         return
-    meeting = [s for s in calls if len(s.mixed & own) == most]
-    first = meeting[0]
-    weighted = [s for s in meeting if s.call.weights and not _holds_calls(s, calls)]
-    last = weighted[-1] if weighted else meeting[-1]
+    after = [s for s in calls if _is_layer(s, calls) and s.call.end >= first.call.end and s.leaving >= first.leaving]
+    last = after[-1] if after else first
     if first is last or _ends(first, last):
         yield f"{first.call.path}:input"
         return
@@ -155,6 +155,19 @@ def _meetings(watched: Watched, names: Sequence[str]) -> Iterator[str]:
     yield chosen.call.path
     if chosen is not first:
         yield first.call.path
+
+
+def _first_meeting(calls: Sequence[Seen], names: frozenset[str]) -> Seen | None:
+    """The first call that mixes the most modalities within one number; where a modality enters the layers and none of
+    them hears it, the first layer that the most of them enter."""
+    mixing = max((len(s.mixed & names) for s in calls), default=0)
+    layers = [s for s in calls if _is_layer(s, calls)]
+    entering = max((len(s.entering & names) for s in layers), default=0)
+    if max(mixing, entering) < 2:
+        return None
+    if mixing >= entering:
+        return next(s for s in calls if len(s.mixed & names) == mixing)
+    return next(s for s in layers if len(s.entering & names) == entering)
 
 
 def _readers(calls: Sequence[Seen], names: Sequence[str]) -> list[Seen]:
@@ -172,8 +185,9 @@ def _ends(outer: Seen, last: Seen) -> bool:
     return outer is last or outer.call.start in last.call.inside
 
 
-def _holds_calls(one: Seen, calls: Sequence[Seen]) -> bool:
-    return any(one.call.start in s.call.inside and s.call.weights for s in calls)
+def _is_layer(one: Seen, calls: Sequence[Seen]) -> bool:
+    """Whether a call is of a submodule with weights, and of none within."""
+    return one.call.weights and not any(one.call.start in s.call.inside and s.call.weights for s in calls)
 
 
 def _agree(before: ForwardPass, wanted: Prediction, answer: Prediction) -> bool | None:

@@ -93,7 +93,7 @@ def watch(runner: FieldRunner, batch: Batch) -> Watched:
         if _moved(answer, numbers_of(other, rows)) is not None:
             answers.add(name)
     seen = tuple(marks[c.path, c.number].seen(names) for c in plain)
-    moves = {m: m in answers or any(m in s.leaving or m in s.entering for s in seen) for m in names}
+    moves = {m: m in answers or any(m in s.leaving for s in seen) for m in names}
     return Watched(seen, moves, frozenset(answers), frozenset(same), output, failed)
 
 
