@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import nn
 
-from collapsekit.autoconfig.running.fields import FirstBatch
+from collapsekit.autoconfig.running.fields import FirstBatch, look_at
 from collapsekit.autoconfig.running.runner import CallForm, FieldRunner, Ground, fields_as_units
 from collapsekit.autoconfig.vocabulary import LABEL, words
 from collapsekit.config.imports import one_line
@@ -65,7 +66,7 @@ def find_call(ground: Ground, first: FirstBatch, paths: Sequence[str], odd: Mapp
     """
     failed: list[str] = []
     seen: set[CallForm] = set()
-    for form in _forms(Signature.of(ground.model), first, paths):
+    for form in chain(_forms(Signature.of(ground.model), first, paths), _of_examples(ground, first)):
         if form in seen or not form.keys or len(seen) >= _MOST_TRIED:
             continue
         seen.add(form)
@@ -112,9 +113,20 @@ def _forms(signature: Signature, first: FirstBatch, paths: Sequence[str]) -> Ite
     if len(signature.needed) <= 1:
         yield CallForm("list", tuple(inputs), ordered=True)
         yield CallForm("dict", tuple(paths))
-    if first.loader:
-        yield CallForm("dict", tuple(inputs), edit="examples")
-        yield CallForm("kwargs", tuple(inputs), edit="examples")
+
+
+def _of_examples(ground: Ground, first: FirstBatch) -> Iterator[CallForm]:
+    """Fields of examples as they are before they are collated."""
+    if not first.loader:
+        return
+    form = CallForm("dict", (), edit="examples")
+    try:
+        there = look_at(ground.source_for(form), first.split, whole=True)
+    except CollapsekitError:
+        return
+    inputs = tuple(path for path in there.paths if not is_label(path))
+    yield replace(form, keys=inputs)
+    yield replace(form, keys=inputs, call="kwargs")
 
 
 def _of_tuples(signature: Signature, parts: int, paths: Sequence[str]) -> Iterator[CallForm]:

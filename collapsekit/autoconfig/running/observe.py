@@ -13,7 +13,7 @@ from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.adapters.live.state import State
 from collapsekit.adapters.live.unwrap import run_plainly
 from collapsekit.autoconfig.running.calling import Called, find_call, is_label
-from collapsekit.autoconfig.running.fields import FirstBatch, look_at, read_rows, reopened, splits_in_order
+from collapsekit.autoconfig.running.fields import FirstBatch, look_at, read_rows, splits_in_order
 from collapsekit.autoconfig.running.grouping import (
     Grouped,
     find_segments,
@@ -118,7 +118,7 @@ def _renamed(ground: Ground, first: FirstBatch, columns: Batch, called: Called) 
     form = called.form
     if not form.names and form.edit == "batches":
         return columns, called
-    source = reopened(ground.source, called.runner.config)
+    source = ground.source_for(form)
     renamed = [_with_name(path, form.names) for path in first.paths]
     if form.edit == "examples":
         renamed = list(look_at(source, first.split, whole=True).paths)
@@ -230,7 +230,7 @@ def _holds(called: Called, columns: Batch, key: str) -> str:
 def _notes(
     called: Called, odd: Mapping[str, str], grouped: Grouped, watched: Watched, names: Mapping[str, str]
 ) -> list[str]:
-    notes = [f"Fields left out: {key}: {why}" for key, why in odd.items()]
+    notes = [f"Fields left out: {key}: {why}" for key, why in odd.items() if called.form.edit == "batches"]
     if called.failed:
         notes.append(f"Calls that failed before this one: {'; '.join(called.failed)}.")
     if called.form.ordered:

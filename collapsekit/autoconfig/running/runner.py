@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.adapters.pytree import flatten
 from collapsekit.autoconfig.running.fields import reopened
 from collapsekit.config.schema import Config, ModalityConfig
-from collapsekit.data.base import EXAMPLE, Batch, Source
+from collapsekit.data.base import Batch, Source
 
 Call = Literal["kwargs", "dict", "positional", "list"]
 Edit = Literal["batches", "examples"]
@@ -105,6 +105,7 @@ class Ground:
     source: Source
     base: Config
     seed: int = 0
+    opened: dict[tuple[tuple[str, ...], Edit], Source] = field(default_factory=dict)  # by the form of batches
 
     def runner(self, form: CallForm, units: Mapping[str, ModalityConfig], fusion: str | None = None) -> FieldRunner:
         """Make what runs the model.
@@ -121,8 +122,16 @@ class Ground:
             ConfigError: where the model has no such places.
         """
         config = config_of(self.base, form, units, fusion)
-        source = reopened(self.source, config) if form.names or form.edit == "examples" else self.source
-        return FieldRunner(config, model=self.model, source=source, seed=self.seed)
+        return FieldRunner(config, model=self.model, source=self.source_for(form), seed=self.seed)
+
+    def source_for(self, form: CallForm) -> Source:
+        """Return the data, read as batches reach the model: the same for all runs, as it keeps what does not stack."""
+        if not form.names and form.edit == "batches":
+            return self.source
+        key = form.names, form.edit
+        if key not in self.opened:
+            self.opened[key] = reopened(self.source, config_of(self.base, form, {}))
+        return self.opened[key]
 
     def with_rows(self, runner: FieldRunner, split: str, most: int) -> Batch:
         """Read the first rows for a runner, of examples that lack nothing where there are some.
@@ -145,13 +154,3 @@ class Ground:
         if len(rows) < 2:
             rows = torch.arange(len(lacking))
         return {k: v[rows[:most]] for k, v in batch.items()}
-
-
-def without_example(batch: Batch) -> Batch:
-    """Return the columns (n, ...) but that of whole examples."""
-    return {k: v for k, v in batch.items() if k != EXAMPLE}
-
-
-def with_units(form: CallForm, keys: Sequence[str]) -> CallForm:
-    """Return the form with other fields."""
-    return replace(form, keys=tuple(keys))
