@@ -17,9 +17,11 @@ from collapsekit.autoconfig.running.text import Named, observed_text
 from collapsekit.autoconfig.running.verify import Verified, verify_text
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.checkpoint.sidecars.described import Described
+from collapsekit.config.imports import import_callable
 from collapsekit.config.load import check_config
 from collapsekit.config.schema import Config
 from collapsekit.data.factory import make_source
+from collapsekit.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,37 @@ class WrittenConfig:
     verified: Verified
 
 
-def open_ground(named: Named, base: Path, checkpoint: Checkpoint) -> Ground:
-    """Build a model with a checkpoint's weights, and open its data.
+def check_named(named: Named, base: Path) -> Config:
+    """Check what a user named, before anything is read or built.
 
     Args:
         named: the factory and the data.
         base: the folder that the config will lie in.
+
+    Returns:
+        A config of these.
+
+    Raises:
+        ConfigError: where there is no such function, or no such file.
+    """
+    data = {"path": named.data_path} if named.data_path is not None else {"factory": named.data_factory}
+    raw = {"model": {"factory": named.factory, "kwargs": named.kwargs}, "data": data}
+    config = check_config(raw, base=base, origin="the command line")
+    import_callable(named.factory, base, "--factory")
+    if named.data_factory is not None:
+        import_callable(named.data_factory, base, "--data")
+    elif not (path := config.resolve(str(named.data_path))).is_file():
+        raise ConfigError(
+            f'--data {path} is not a file: give a .safetensors or .npz file, or "module:callable", a function of loaders.'
+        )
+    return config
+
+
+def open_ground(config: Config, checkpoint: Checkpoint) -> Ground:
+    """Build a model with a checkpoint's weights, and open its data.
+
+    Args:
+        config: of the factory and the data.
         checkpoint: the weights.
 
     Returns:
@@ -45,9 +72,6 @@ def open_ground(named: Named, base: Path, checkpoint: Checkpoint) -> Ground:
     Raises:
         CollapsekitError: where either cannot be had, or the weights do not fit.
     """
-    data = {"path": named.data_path} if named.data_path is not None else {"factory": named.data_factory}
-    raw = {"model": {"factory": named.factory, "kwargs": named.kwargs}, "data": data}
-    config: Config = check_config(raw, base=base, origin="the command line")
     model = unwrapped(build_model(config, 0))
     load_weights(model, checkpoint)
     to_eval(model, torch.device("cpu"))
@@ -72,7 +96,7 @@ def write_observed(
     Raises:
         CollapsekitError: where model or data cannot be had, or the model answers no call.
     """
-    observed = observe(open_ground(named, base, checkpoint), beside)
+    observed = observe(open_ground(check_named(named, base), checkpoint), beside)
     return settle(observed, named, beside, lambda text: verify_text(text, base, checkpoint.path, trust=trust))
 
 

@@ -59,6 +59,10 @@ def init(
     if trust_pickle is not None or factory is not None:
         ROLES.start_child()
     named = _named(factory, data, kwargs, checkpoint, output)
+    if named is not None:
+        from collapsekit.autoconfig.running.write import check_named
+
+        check_named(named, output.resolve().parent)
     read = read_checkpoint(checkpoint, trust=trust_pickle)
     beside = describe_beside(checkpoint)
     if named is not None:
@@ -88,11 +92,12 @@ def _named(factory: str | None, data: str | None, kwargs: str | None, checkpoint
             f"init runs the model where --factory and --data are given, and {lacking} is not: add it, or leave both out."
         )
     from collapsekit.autoconfig.running.text import Named
+    from collapsekit.io.safe_text import quote
     from collapsekit.io.yaml import parse_yaml
 
-    arguments = {} if kwargs is None else parse_yaml(kwargs, "--kwargs")
+    arguments = {} if kwargs is None else parse_yaml(kwargs, f"--kwargs {quote(kwargs)}")
     if not isinstance(arguments, dict):
-        raise ConfigError(f"--kwargs is {type(arguments).__name__}, expected a mapping such as '{{width: 64}}'.")
+        raise ConfigError(f"--kwargs is {quote(str(kwargs))}, expected a mapping such as '{{width: 64}}'.")
     folder = output.resolve().parent
     is_file = ":" not in data or Path(data).exists()
     path = os.path.relpath(Path(data).resolve(), folder) if is_file else None
