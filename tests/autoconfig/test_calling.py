@@ -43,6 +43,14 @@ class WithLabel(Pair):
         return self.answer(image, audio)
 
 
+class ByAnyName(Pair):
+    def forward(self, **inputs: Tensor) -> Tensor:
+        for name in inputs:
+            if name not in ("image", "audio"):
+                raise TypeError(f"forward() got an unexpected keyword argument '{name}'")
+        return self.answer(inputs["image"], inputs["audio"])
+
+
 class ByOrder(Pair):
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
         return self.answer(x1, x2)
@@ -107,6 +115,7 @@ PLAIN = {"image": "image", "audio": "audio"}
 CASES: dict[str, tuple[type[nn.Module], Callable[[dict[str, Tensor]], Any], str, dict[str, Any], tuple[str, ...]]] = {
     "arrays by name": (ByName, lambda v: v, "kwargs", PLAIN, ()),
     "batches by name": (ByName, in_two, "kwargs", PLAIN, ()),
+    "any name": (ByAnyName, lambda v: {"fold": v["label"] % 2, **v}, "kwargs", PLAIN, ()),
     "forward wants the label": (WithLabel, lambda v: v, "kwargs", PLAIN, ()),
     "other names, in order": (ByOrder, lambda v: v, "positional", PLAIN, ()),
     "one mapping": (OfMapping, in_two, "dict", PLAIN, ()),

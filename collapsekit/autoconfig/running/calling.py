@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -37,6 +38,7 @@ class Signature:
 
     names: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
+    any_name: bool = False  # whether it takes names that it does not list
 
     @classmethod
     def of(cls, model: nn.Module) -> Signature:
@@ -46,7 +48,8 @@ class Signature:
         except (TypeError, ValueError):
             return cls()
         plain = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY)]
-        return cls(tuple(p.name for p in plain), tuple(p.name for p in plain if p.default is p.empty))
+        needed = tuple(p.name for p in plain if p.default is p.empty)
+        return cls(tuple(p.name for p in plain), needed, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
 def find_call(ground: Ground, first: FirstBatch, paths: Sequence[str], odd: Mapping[str, str]) -> Called:
@@ -66,25 +69,37 @@ def find_call(ground: Ground, first: FirstBatch, paths: Sequence[str], odd: Mapp
     """
     failed: list[str] = []
     seen: set[CallForm] = set()
-    for form in chain(_forms(Signature.of(ground.model), first, paths), _of_examples(ground, first)):
-        if form in seen or not form.keys or len(seen) >= _MOST_TRIED:
-            continue
-        seen.add(form)
-        try:
-            with torch.no_grad():
-                runner = ground.runner(form, fields_as_units(form.keys))
-                batch = ground.with_rows(runner, first.split, _FEW)
-                runner.answer(batch)
-        except CollapsekitError as e:
-            failed.append(f"{form.call} ({', '.join(form.keys)}): {one_line(e.__cause__ or e)}")
-            continue
-        return Called(form, runner, batch, tuple(failed))
+    waiting = chain(_forms(Signature.of(ground.model), first, paths), _of_examples(ground, first))
+    form = next(waiting, None)
+    while form is not None and len(seen) < _MOST_TRIED:
+        fewer = None
+        if form.keys and form not in seen:
+            seen.add(form)
+            try:
+                with torch.no_grad():
+                    runner = ground.runner(form, fields_as_units(form.keys))
+                    batch = ground.with_rows(runner, first.split, _FEW)
+                    runner.answer(batch)
+                return Called(form, runner, batch, tuple(failed))
+            except CollapsekitError as e:
+                said = one_line(e.__cause__ or e)
+                failed.append(f"{form.call} ({', '.join(form.keys)}): {said}")
+                fewer = _without_unknown(form, said)
+        form = fewer if fewer is not None else next(waiting, None)
     left = "".join(f"; {key!r} could not be given, as {why.rstrip('.')}" for key, why in odd.items())
     raise ConfigError(
         f"the model answers no call with the fields of split {first.split!r} ({', '.join(paths)}): tried were "
         f"{'; '.join(failed) or 'none'}{left}; name what its forward takes as the data do, or leave --data out and fill in "
         "the config by hand."
     )
+
+
+def _without_unknown(form: CallForm, error: str) -> CallForm | None:
+    """The same call without a name that the model said it does not know."""
+    unknown = re.search(r"unexpected keyword argument '([^']+)'", error)
+    if form.call != "kwargs" or unknown is None or unknown[1] not in form.keys:
+        return None
+    return replace(form, keys=tuple(key for key in form.keys if key != unknown[1]))
 
 
 def is_label(name: str) -> bool:
@@ -105,6 +120,8 @@ def _forms(signature: Signature, first: FirstBatch, paths: Sequence[str]) -> Ite
         yield CallForm("kwargs", tuple(n for n in signature.names if n in paths))
     if by_name and lacking and all(n in paths for n in lacking):  # a forward that wants the label, too
         yield CallForm("kwargs", tuple(n for n in signature.names if n in paths))
+    if signature.any_name and not lacking:
+        yield CallForm("kwargs", tuple(inputs))
     if len(signature.needed) <= 1:
         yield CallForm("dict", tuple(inputs))
     for count in dict.fromkeys((len(signature.needed), len(signature.names), len(inputs))):
