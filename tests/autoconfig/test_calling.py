@@ -176,6 +176,27 @@ def test_an_order_that_is_a_guess_is_told() -> None:
     assert any(note.startswith("Calls that failed before this one: dict (image, audio)") for note in found.notes)
 
 
+def test_of_many_fields_the_first_are_looked_at_and_labels() -> None:
+    many = {f"column{i}": torch.full((N,), float(i)) for i in range(70)}
+    found = observed_of(
+        ByName(), splits(lambda v: {"image": v["image"], "audio": v["audio"], **many, "label": v["label"]})
+    )
+    assert found.outcome.label == "label"
+    assert any("13 more: 60 are looked at" in note for note in found.notes)
+
+
+def test_labels_are_looked_at_in_more_rows_than_are_watched() -> None:
+    def make(v: dict[str, Tensor]) -> DataLoader[Any]:
+        ages = torch.cat([torch.arange(12) % 2, torch.arange(12) + 20])  # whose first batch looks like two classes
+        return DataLoader(TensorDataset(v["image"], v["audio"], ages), batch_size=12)
+
+    class Age(ByName):
+        def forward(self, image: Tensor, audio: Tensor) -> Tensor:
+            return self.answer(image, audio)[:, 0]
+
+    assert observed_of(Age(), splits(make)).outcome.task == "regression"
+
+
 def test_what_was_tried_is_said_where_nothing_answers() -> None:
     data = splits(lambda v: {"image": v["image"], "label": v["label"]})
     with pytest.raises(

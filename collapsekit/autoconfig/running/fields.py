@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource
-from collapsekit.data.base import EXAMPLE, Batch, Source
+from collapsekit.data.base import Batch, Source
 from collapsekit.data.factory import batch_form
 from collapsekit.data.loaders import LoaderSource
 from collapsekit.data.memory import MemorySource
 from collapsekit.data.paths import field_names, find_field, named_parts
 from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError
 
-ROWS = 256  # of a first batch, at most
-_MOST_FIELDS = 64
+ROWS = 32  # that fields are looked at in
+LABEL_ROWS = 512  # that labels are looked at in
+MOST_FIELDS = 60  # as each is a bit of 64
 _DEEP = 3  # structures within one another
 
 
@@ -71,7 +73,7 @@ def look_at(source: Source, split: str, *, whole: bool = False) -> FirstBatch:
     value = batch[0] if listed else batch
     parts = len(value) if isinstance(value, list | tuple) and not hasattr(value, "_fields") else 0
     rows = None if listed else _count_rows(value)
-    paths = tuple(_paths(named_parts(value), "", rows, _DEEP))[:_MOST_FIELDS]
+    paths = tuple(_paths(named_parts(value), "", rows, _DEEP))
     if not paths:
         raise DataError(
             f"the first batch of split {split!r} is {type(batch).__name__}, expected fields by name: return dicts such as "
@@ -80,14 +82,14 @@ def look_at(source: Source, split: str, *, whole: bool = False) -> FirstBatch:
     return FirstBatch(split, paths, parts, listed, inner.has_examples(split))
 
 
-def read_rows(source: Source, split: str, keys: list[str], seed: int) -> tuple[Batch, dict[str, str]]:
+def read_rows(source: Source, split: str, keys: Sequence[str], rows: int = ROWS) -> tuple[Batch, dict[str, str]]:
     """Read the first rows of fields.
 
     Args:
         source: the data.
         split: which examples.
         keys: the fields.
-        seed: of the draw of rows.
+        rows: how many, at most.
 
     Returns:
         (n, ...) by key, of all fields that have a row an example, and why others were left out.
@@ -96,22 +98,22 @@ def read_rows(source: Source, split: str, keys: list[str], seed: int) -> tuple[B
         DataError: where no field can be read.
     """
     try:
-        return _first(source, split, keys, seed), {}
+        return _first(source, split, keys, rows), {}
     except CollapsekitError:
         pass
     columns: dict[str, Tensor] = {}
     odd: dict[str, str] = {}
     for key in keys:
         try:
-            columns |= next(iter(source.batches(split, [key], ROWS, None, seed)))
+            columns |= next(iter(source.batches(split, [key], rows, None, 0)))
         except CollapsekitError as e:
             odd[key] = str(e)
     sizes = Counter(len(v) for v in columns.values())
     if not sizes:
         raise DataError(next(iter(odd.values()), f"split {split!r} has no fields."))
-    rows = sizes.most_common(1)[0][0]
-    odd |= {k: f"it has {len(v)} rows, and others have {rows}" for k, v in columns.items() if len(v) != rows}
-    return _first(source, split, [k for k in keys if k not in odd], seed), odd
+    usual = sizes.most_common(1)[0][0]
+    odd |= {k: f"it has {len(v)} rows, and others have {usual}" for k, v in columns.items() if len(v) != usual}
+    return _first(source, split, [k for k in keys if k not in odd], rows), odd
 
 
 def reopened(source: Source, config: Config) -> Source:
@@ -124,9 +126,16 @@ def reopened(source: Source, config: Config) -> Source:
     return source
 
 
-def _first(source: Source, split: str, keys: list[str], seed: int) -> Batch:
-    batch = next(iter(source.batches(split, keys, ROWS, ROWS, seed)))
-    return {k: v[:ROWS] for k, v in batch.items() if k != EXAMPLE} | {k: v for k, v in batch.items() if k == EXAMPLE}
+def _first(source: Source, split: str, keys: Sequence[str], rows: int) -> Batch:
+    """The first rows, of as many batches as it takes; of one where these are of several shapes."""
+    taken: list[Batch] = []
+    for batch in source.batches(split, list(keys), rows, rows, 0):
+        if taken and any(batch[k].shape[1:] != taken[0][k].shape[1:] for k in keys):
+            break
+        taken.append(batch)
+        if sum(len(one[keys[0]]) for one in taken) >= rows:
+            break
+    return {k: torch.cat([batch[k] for batch in taken])[:rows] for k in keys}
 
 
 def _count_rows(value: Any) -> int | None:

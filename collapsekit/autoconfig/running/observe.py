@@ -13,7 +13,14 @@ from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.adapters.live.state import State
 from collapsekit.adapters.live.unwrap import run_plainly
 from collapsekit.autoconfig.running.calling import Called, find_call, is_label
-from collapsekit.autoconfig.running.fields import FirstBatch, look_at, read_rows, splits_in_order
+from collapsekit.autoconfig.running.fields import (
+    LABEL_ROWS,
+    MOST_FIELDS,
+    FirstBatch,
+    look_at,
+    read_rows,
+    splits_in_order,
+)
 from collapsekit.autoconfig.running.grouping import (
     Grouped,
     find_segments,
@@ -32,7 +39,6 @@ from collapsekit.data.base import Batch, is_stored
 from collapsekit.errors import CollapsekitError
 
 _ROWS = 7  # that are watched: no width that a model is likely to have
-_MOST_MOVED = 24  # fields
 _FEW_CHANNELS = 8
 
 
@@ -84,7 +90,9 @@ def _observed(ground: Ground, beside: Described | None) -> Observed:
     grouped, units = _units(called, watched, columns, beside)
     trial, watched = _again(ground, split, called, units, watched)
     places = find_places(trial, watched)
-    outcome = _outcome(watched, called, columns, grouped, beside)
+    outcome = _as_described(_outcome(ground, called, watched, columns, grouped, split), columns, beside)
+    if len(first.paths) > MOST_FIELDS:
+        odd[f"{len(first.paths) - MOST_FIELDS} more"] = f"{MOST_FIELDS} are looked at"
     return _together(ground, split, called, columns, odd, (grouped, units, watched), places, outcome)
 
 
@@ -96,7 +104,7 @@ def _read(ground: Ground) -> tuple[FirstBatch, Batch, dict[str, str]]:
     for split in splits_in_order(ground.source):
         try:
             first = look_at(ground.source, split)
-            columns, odd = read_rows(ground.source, split, list(first.paths), ground.seed)
+            columns, odd = read_rows(ground.source, split, _chosen(first))
         except CollapsekitError:
             if not found:
                 raise
@@ -122,7 +130,7 @@ def _renamed(ground: Ground, first: FirstBatch, columns: Batch, called: Called) 
     renamed = [_with_name(path, form.names) for path in first.paths]
     if form.edit == "examples":
         renamed = list(look_at(source, first.split, whole=True).paths)
-    return read_rows(source, first.split, renamed, ground.seed)[0], called
+    return read_rows(source, first.split, renamed)[0], called
 
 
 def _with_name(path: str, names: tuple[str, ...]) -> str:
@@ -162,12 +170,30 @@ def _again(
     return PlaceTrial(ground, called.form, units, batch), watch(runner, batch)
 
 
-def _outcome(watched: Watched, called: Called, columns: Batch, grouped: Grouped, beside: Described | None) -> Outcome:
+def _chosen(first: FirstBatch) -> list[str]:
+    """The fields that are looked at, labels among them."""
+    named = [path for path in first.paths if is_label(path)]
+    return [*[path for path in first.paths if path not in named][: MOST_FIELDS - len(named)], *named][:MOST_FIELDS]
+
+
+def _outcome(ground: Ground, called: Called, watched: Watched, columns: Batch, grouped: Grouped, split: str) -> Outcome:
+    """Task and label, by labels of more rows than are watched."""
     keys = set(called.form.keys)
     rows = len(next(iter(called.batch.values())))
     free = [k for k in columns if k not in keys or k in grouped.unused]
     named = [k for k in columns if is_label(k) and k in keys and k not in free]
-    found = find_outcome(watched.output, rows, columns, [*free, *named], list(called.form.keys))
+    inputs = [
+        k for k in called.form.keys if k in columns and columns[k].ndim == 2 and not columns[k].is_floating_point()
+    ]
+    wanted = list(dict.fromkeys([*free, *named, *inputs]))
+    more = read_rows(ground.source_for(called.form), split, wanted, LABEL_ROWS)[0] if wanted else {}
+    return find_outcome(
+        watched.output, rows, more, [k for k in (*free, *named) if k in more], [k for k in inputs if k in more]
+    )
+
+
+def _as_described(found: Outcome, columns: Batch, beside: Described | None) -> Outcome:
+    """The outcome with what files beside the weights say of it."""
     if beside is None:
         return found
     label = beside.label if beside.label in columns else found.label

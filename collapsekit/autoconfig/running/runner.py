@@ -13,7 +13,7 @@ from collapsekit.adapters.live.inputs import run_prepared
 from collapsekit.adapters.live.presence import absent_rows
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.adapters.pytree import flatten
-from collapsekit.autoconfig.running.fields import reopened
+from collapsekit.autoconfig.running.fields import ROWS, reopened
 from collapsekit.config.schema import Config, ModalityConfig
 from collapsekit.data.base import Batch, Source
 
@@ -145,7 +145,7 @@ class Ground:
             (n, ...) by key.
         """
         keys = [k for k in runner.fields.read if k != "(label)"]
-        batch = next(iter(runner.source.batches(split, keys, 64, 64, self.seed)))
+        batch = next(iter(runner.source.batches(split, keys, ROWS, ROWS, 0)))
         batch = {**batch, **runner.fields.split(batch)}
         lacking = torch.zeros(len(next(iter(batch.values()))), dtype=torch.bool)
         for key in (k for m in runner.modalities for k in runner.fields.of(m)):
