@@ -141,6 +141,29 @@ def test_a_modality_that_a_whole_split_lacks_is_looked_for_in_another() -> None:
     assert found.verified.refused is None, found.verified.refused
 
 
+def test_an_encoder_whose_output_has_as_many_tokens_as_the_longest_is_left_out() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table, self.b = nn.Embedding(30, 8, padding_idx=0), nn.Linear(5, 8)
+            self.fusion, self.head = nn.Linear(16, 9), nn.Linear(9, 3)
+
+        def forward(self, ids: Tensor, b: Tensor) -> Tensor:
+            read = self.table(ids).sum(1)
+            out: Tensor = self.head(self.fusion(torch.cat([read, self.b(b)], 1)))
+            return out
+
+    g = torch.Generator().manual_seed(0)
+    sizes = [3 + i // 2 for i in range(8)]  # of a batch each
+    ids = [torch.randint(1, 30, (6, size), generator=g) for size in sizes]
+    data = [{"ids": x, "b": torch.randn(6, 5, generator=g), "label": torch.arange(6) % 3} for x in ids]
+    found = written_for(Words(), {"train": data, "test": data})
+    assert {m: s.encoder for m, s in found.observed.sections.items()} == {"ids": None, "b": "b"}
+    assert any("Of several sizes" in note and "ids" in note for note in found.observed.notes)
+    assert found.verified.refused is None, found.verified.refused
+
+
 def test_bytes_are_asked_about() -> None:
     class Bytes(Stack):
         def forward(self, image: Tensor, audio: Tensor) -> Tensor:  # type: ignore[override]
