@@ -313,3 +313,35 @@ def test_masks_and_lengths_go_with_what_they_are_of() -> None:
     assert sections["audio"].encoder == "ear"
     assert (found.observed.outcome.label, found.observed.outcome.task) == ("sentiment", "regression")
     assert found.verified.refused is None, found.verified.refused
+
+
+class Places(nn.Module):
+    """Means over the places of two sequences that count, each read by a layer of its own or both by one."""
+
+    def __init__(self, *, apart: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.apart = apart
+        self.left, self.right = nn.Linear(6, 8), nn.Linear(6, 8)
+        self.fusion, self.early, self.head = nn.Linear(16, 9), nn.Linear(12, 9), nn.Linear(9, 3)
+
+    def forward(self, one: Tensor, other: Tensor, one_mask: Tensor, mask_two: Tensor) -> Tensor:
+        one, other = one * one_mask[..., None], other * mask_two[..., None]
+        if self.apart:
+            both = self.fusion(torch.cat([self.left(one).mean(1), self.right(other).mean(1)], 1))
+        else:
+            both = self.early(torch.cat([one, other], 2)).mean(1)
+        out: Tensor = self.head(both)
+        return out
+
+
+@pytest.mark.parametrize(("apart", "second"), [(True, ("other", "mask_two")), (False, ("other",))])
+def test_a_mask_goes_with_what_it_meets_first_or_is_named_after(apart: bool, second: tuple[str, ...]) -> None:
+    g = torch.Generator().manual_seed(0)
+    data = {k: torch.randn(N, 4, 6, generator=g) for k in ("one", "other")}
+    masks = {k: torch.rand(N, 4, generator=g) < 0.6 for k in ("one_mask", "mask_two")}
+    held_there = {**data, **masks, "label": torch.arange(N) % 3}
+    found = observed_of(Places(apart=apart), {"train": held_there, "test": held_there})
+    inputs = [s.input if isinstance(s.input, tuple) else (s.input or m,) for m, s in found.sections.items()]
+    assert inputs == [("one", "one_mask"), second]
+    assert found.also == (() if apart else ("mask_two",))

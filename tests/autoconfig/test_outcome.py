@@ -43,6 +43,7 @@ CASES: dict[str, tuple[Tensor, Tensor, str | None]] = {
     "classes": (answer(5), classes(5), "classification"),
     "classes, labels of (n, 1)": (answer(5), classes(5, 1), "classification"),
     "one logit": (answer(), classes(2), "classification"),
+    "class numbers that are floating": (answer(5), classes(5).float(), None),
     "more classes than outputs": (answer(3), classes(9), None),
     "numbers": (answer(), numbers(), "regression"),
     "numbers of (n, 1)": (answer(1), numbers(), "regression"),
@@ -109,6 +110,12 @@ OUTPUTS: list[tuple[Any, dict[str, Tensor], str | None, Any]] = [
     ((answer(6), answer(6), torch.tensor(2.0)), {}, "retrieval", (0, 1)),
     (
         Held(logits_per_image=answer(R), logits_per_text=answer(R), text_embeds=answer(6), image_embeds=answer(6)),
+        {},
+        "retrieval",
+        ("text_embeds", "image_embeds"),
+    ),
+    (
+        Held(one=answer(9), other=answer(9), text_embeds=answer(6), image_embeds=answer(6)),
         {},
         "retrieval",
         ("text_embeds", "image_embeds"),

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.autoconfig.proposing import observed_of, written_for
+from collapsekit.autoconfig.running.observe import observe
+from collapsekit.autoconfig.running.runner import CallForm, fields_as_units
+from collapsekit.autoconfig.running.trace import watch
+from tests.autoconfig.proposing import ground_of, observed_of, written_for
 
 N = 24
 
@@ -118,16 +121,24 @@ class Wrapped(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Module()
-        self.body.embeddings = Embeddings()
-        self.body.encoder = nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 1, enable_nested_tensor=False
-        )
-        self.classifier = nn.Linear(8, 3)
+        self.body, self.classifier = Body(), nn.Linear(8, 3)
 
     def forward(self, image: Tensor, audio: Tensor) -> Tensor:
-        tokens = self.body.encoder(self.body.embeddings(image, audio))
-        out: Tensor = self.classifier(tokens.mean(1))
+        out: Tensor = self.classifier(self.body(image, audio).mean(1))
+        return out
+
+
+class Body(nn.Module):
+    """Embeddings, and a transformer over them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = Embeddings()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, image: Tensor, audio: Tensor) -> Tensor:
+        out: Tensor = self.encoder(self.embeddings(image, audio))
         return out
 
 
@@ -211,6 +222,35 @@ def test_names_make_no_difference() -> None:
     assert found.fusion == "image"
 
 
+def test_watching_leaves_no_hooks() -> None:
+    ground = ground_of(Plain(), columns())
+    form = CallForm("kwargs", ("image", "audio"))
+    runner = ground.runner(form, fields_as_units(form.keys))
+    watched = watch(runner, ground.with_rows(runner, "test", 7))
+    assert watched.moves == {"image": True, "audio": True}
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in runner.model.modules())
+
+
+def test_of_large_tensors_every_channel_is_looked_at() -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both, self.head = nn.Identity(), nn.Linear(2, 3)
+
+        def forward(self, image: Tensor, audio: Tensor) -> Tensor:
+            maps = torch.stack([image[:, :1].repeat(1, 10_000), audio[:, :1].repeat(1, 10_000)], -1)
+            out: Tensor = self.head(self.both(maps).mean(1))
+            return out
+
+    ground = ground_of(Large(), columns())
+    form = CallForm("kwargs", ("image", "audio"))
+    runner = ground.runner(form, fields_as_units(form.keys))
+    watched = watch(runner, ground.with_rows(runner, "test", 7))
+    (both,) = (seen for seen in watched.calls if seen.call.path == "both")
+    assert both.leaving == {"image", "audio"}
+    assert len(both.mixed) == 1  # side by side, and not mixed
+
+
 def test_a_field_that_moves_nothing_is_told() -> None:
     class Deaf(Plain):
         def forward(self, image: Tensor, audio: Tensor, noise: Tensor) -> Any:
@@ -227,6 +267,7 @@ def test_a_field_that_moves_nothing_is_told() -> None:
 def test_a_modality_that_never_reaches_the_answer_still_has_its_encoder() -> None:
     torch.manual_seed(1)
     model = Plain()
+    model.head = nn.Sequential(*[nn.Linear(7, 7) for _ in range(14)], nn.Linear(7, 3))  # type: ignore[assignment]
     with torch.no_grad():
         model.fusion[0].weight[:, 4:] = 0.0
     found = observed_of(model, columns())
@@ -241,9 +282,11 @@ def test_the_model_and_random_states_stay_as_they_were() -> None:
             super().__init__()
             self.register_buffer("calls", torch.zeros(1))
             self.seen: list[int] = []
+            self.count = nn.Parameter(torch.zeros(1))
 
         def forward(self, image: Tensor, audio: Tensor) -> Any:
             self.calls += 1
+            self.count.data.add_(1)  # in place, as some do
             self.seen.append(len(image))
             return super().forward(image, audio) + 0 * torch.rand(1)
 
@@ -252,9 +295,6 @@ def test_the_model_and_random_states_stay_as_they_were() -> None:
     random = torch.get_rng_state()
     model.eye.eval()
     modes = [module.training for module in model.modules()]
-    from collapsekit.autoconfig.running.observe import observe
-    from tests.autoconfig.proposing import ground_of
-
     data = columns()
     torch.set_rng_state(random)
     ground = ground_of(model, data)
