@@ -84,6 +84,15 @@ def test_tokens_that_go_in_are_known_again() -> None:
     assert fit_task(answer(6, 30), labels, [labels.clone()]) == ("tokens", "labels are the 6 tokens that go in", {})
 
 
+def test_inputs_that_hold_the_answer_are_told() -> None:
+    labels = with_gaps(classes(30, 6))
+    whole = classes(30, 6)
+    behind = torch.cat([torch.ones(N, 1, dtype=torch.long), whole[:, :-1]], 1)
+    columns = {"labels": labels, "ids": whole, "decoder_ids": behind, "others": whole.flip(0)}
+    found = find_outcome(answer(6, 30), R, columns, ["labels"], ["ids", "decoder_ids", "others"])
+    assert (found.task, found.inside) == ("tokens", ("ids", "decoder_ids"))
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.integers(1, 5), max_size=2),

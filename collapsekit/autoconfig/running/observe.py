@@ -233,7 +233,7 @@ def _together(
         also,
         shapes,
         {names[m]: held for m, held in places.tried.items()},
-        tuple(_notes(called, odd, grouped, watched, names)),
+        (*_notes(called, odd, grouped, watched, names), *_of_answers(outcome)),
         tuple(_questions(sections, columns, outcome, called)),
         _parts_of(sections, columns),
     )
@@ -272,6 +272,14 @@ def _notes(
         if m in names:
             notes.append(f"The model failed where {names[m]} was another example's: {why}")
     return notes
+
+
+def _of_answers(outcome: Outcome) -> list[str]:
+    return [
+        f"{key} holds the answer's tokens, as with teacher forcing: make a modality of the prompt alone, else exchanging it "
+        "takes the answer, too."
+        for key in outcome.inside
+    ]
 
 
 def _questions(sections: Mapping[str, ModalityConfig], columns: Batch, outcome: Outcome, called: Called) -> list[str]:

@@ -15,6 +15,7 @@ from collapsekit.tasks.shapes import squeezed
 
 _MANY = 1000  # classes from which on they may be items of a catalogue
 _IGNORED = 255
+_SAME = 0.9  # of the labels' tokens: so many alike are no chance
 Part = str | int
 
 
@@ -28,6 +29,7 @@ class Outcome:
     output: Part | tuple[Part, ...] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     others: tuple[str, ...] = ()  # further fields that may be labels
+    inside: tuple[str, ...] = ()  # inputs that hold the labels' tokens, as with teacher forcing
 
 
 def find_outcome(output: Any, rows: int, columns: Batch, candidates: Sequence[str], inputs: Sequence[str]) -> Outcome:
@@ -52,7 +54,8 @@ def find_outcome(output: Any, rows: int, columns: Batch, candidates: Sequence[st
             if fit is not None:
                 task, seen, options = fit
                 others = tuple(k for k in labels if k != label)
-                return Outcome(task, label, seen, _usual(part, parts), options, others)
+                inside = tuple(k for k in inputs if task == "tokens" and _holds_answers(columns[k], columns[label]))
+                return Outcome(task, label, seen, _usual(part), options, others, inside)
         whole = _side_by_side(parts, columns[label])
         if whole is not None:
             seen = f"its parts {', '.join(map(str, whole))} side by side are as wide as the labels"
@@ -162,9 +165,16 @@ def _count(out: tuple[int, ...]) -> str:
     return f"of shape (n, {', '.join(map(str, out))})" if out else "one an example"
 
 
-def _usual(part: Part | None, parts: Mapping[Part | None, Tensor]) -> Part | None:
+def _holds_answers(ids: Tensor, label: Tensor) -> bool:
+    """Whether tokens that go in are those of the labels, in their places or one behind."""
+    if ids.shape != label.shape or ids.ndim != 2:
+        return False
+    pairs = [(ids, label), (ids[:, 1:], label[:, :-1])]
+    return any(bool((own == to)[to >= 0].double().mean() > _SAME) for own, to in pairs if bool((to >= 0).any()))
+
+
+def _usual(part: Part | None) -> Part | None:
     """What `output` has to say: nothing where the part is read anyhow."""
-    del parts
     return None if part in (None, 0, "logits") else part
 
 
