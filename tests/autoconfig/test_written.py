@@ -192,7 +192,7 @@ def test_names_are_short_and_clear(groups: dict[str, list[str]], encoders: dict[
 def test_the_text_reads_back_as_it_was_named() -> None:
     data = splits({"a": draw(6), "b": draw(5), "label": torch.arange(N) % 3})
     observed = observed_of(OfMapping("a", "b"), data)
-    kwargs = {"width": 3, "rates": [0.5, 1e-3], "name": "no", "deep": {"on": True, "none": None}}
+    kwargs = {"width": 3, "rates": [0.5, 1e-3, 1e-10], "name": "no", "deep": {"on": True, "none": None}}
     text = observed_text(observed, Named("my.module:build", kwargs, "my runs/c.pt", "d:1.npz", None))
     read = yaml.safe_load(text)
     assert read["model"] == {"factory": "my.module:build", "kwargs": kwargs, "checkpoint": "my runs/c.pt"}

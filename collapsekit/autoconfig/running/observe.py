@@ -192,14 +192,14 @@ def _outcome(ground: Ground, called: Called, watched: Watched, columns: Batch, g
     )
 
 
-def _as_described(found: Outcome, columns: Batch, beside: Described | None) -> Outcome:
+def _as_described(outcome: Outcome, columns: Batch, beside: Described | None) -> Outcome:
     """The outcome with what files beside the weights say of it."""
     if beside is None:
-        return found
-    label = beside.label if beside.label in columns else found.label
+        return outcome
+    label = beside.label if beside.label in columns else outcome.label
     if beside.task is None:
-        return replace(found, label=label)
-    return replace(found, task=beside.task, label=label, seen=f"as the files beside the weights say ({beside.maker})")
+        return replace(outcome, label=label)
+    return replace(outcome, task=beside.task, label=label, seen=f"as the files beside the weights say ({beside.maker})")
 
 
 def _together(

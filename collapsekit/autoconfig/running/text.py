@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import yaml
 
 from collapsekit.autoconfig.running.observe import Observed
 from collapsekit.autoconfig.running.runner import keys_of
@@ -154,4 +155,4 @@ def _flow(value: Any) -> str:
         return "[" + ", ".join(_flow(v) for v in value) + "]"
     if isinstance(value, str):
         return scalar(value)
-    return json.dumps(value)  # numbers, true, false and null are spelled alike
+    return str(yaml.safe_dump(value)).splitlines()[0]  # numbers, true, false, null
