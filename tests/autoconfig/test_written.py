@@ -197,3 +197,18 @@ def test_the_text_reads_back_as_it_was_named() -> None:
     read = yaml.safe_load(text)
     assert read["model"] == {"factory": "my.module:build", "kwargs": kwargs, "checkpoint": "my runs/c.pt"}
     assert read["data"] == {"path": "d:1.npz", "label": "label"}
+
+
+def test_fields_that_the_model_can_do_without_are_not_given_to_it() -> None:
+    data = splits({"a": draw(6), "b": draw(5), "fold": torch.zeros(N), "path": draw(2), "label": torch.arange(N) % 3})
+    found = written_for(OfMapping("a", "b"), data)
+    assert found.observed.also == ()
+    assert "also" not in yaml.safe_load(found.text)["data"]
+    assert any("Unused by the model: path" in note for note in found.observed.notes)
+    assert any("The same in all rows, so nothing could be seen: fold" in note for note in found.observed.notes)
+
+
+def test_a_field_that_says_what_of_the_label_is_padding_is_no_label() -> None:
+    data = splits({"a": draw(6), "b": draw(5), "action_is_pad": torch.zeros(N, 3), "action": draw(3)})
+    found = observed_of(OfMapping("a", "b"), data)
+    assert (found.outcome.label, found.outcome.others) == ("action", ())

@@ -13,7 +13,7 @@ from torch import nn
 
 from collapsekit.autoconfig.running.fields import FirstBatch, look_at
 from collapsekit.autoconfig.running.runner import CallForm, FieldRunner, Ground, fields_as_units
-from collapsekit.autoconfig.vocabulary import LABEL, words
+from collapsekit.autoconfig.vocabulary import BESIDE, LABEL, words
 from collapsekit.config.imports import one_line
 from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError, ConfigError
@@ -104,8 +104,8 @@ def _without_unknown(form: CallForm, error: str) -> CallForm | None:
 
 def is_label(name: str) -> bool:
     """Tell whether a field is called as labels are."""
-    own = words(name.rpartition(".")[2])
-    return bool(own) and not LABEL.isdisjoint(own)
+    own = frozenset(words(name))
+    return not LABEL.isdisjoint(own) and BESIDE.isdisjoint(own)
 
 
 def _forms(signature: Signature, first: FirstBatch, paths: Sequence[str]) -> Iterator[CallForm]:

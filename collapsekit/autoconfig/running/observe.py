@@ -30,7 +30,7 @@ from collapsekit.autoconfig.running.grouping import (
 )
 from collapsekit.autoconfig.running.outcome import Outcome, find_outcome
 from collapsekit.autoconfig.running.places import FoundPlaces, PlaceTrial, find_places
-from collapsekit.autoconfig.running.runner import CallForm, Ground, fields_as_units
+from collapsekit.autoconfig.running.runner import CallForm, Ground, fields_as_units, numbers_of
 from collapsekit.autoconfig.running.trace import Watched, watch
 from collapsekit.autoconfig.spelling import scalar
 from collapsekit.checkpoint.sidecars.described import Described
@@ -88,6 +88,7 @@ def _observed(ground: Ground, beside: Described | None) -> Observed:
     columns, called = _renamed(ground, first, columns, called)
     watched = watch(called.runner, called.batch)
     grouped, units = _units(called, watched, columns, beside)
+    called, grouped = _without_needless(ground, called, grouped, watched)
     trial, watched = _again(ground, split, called, units, watched)
     places = find_places(trial, watched)
     outcome = _as_described(_outcome(ground, called, watched, columns, grouped, split), columns, beside)
@@ -159,6 +160,29 @@ def _units(
     return grouped, sections_of(grouped.modalities)
 
 
+def _without_needless(ground: Ground, called: Called, grouped: Grouped, watched: Watched) -> tuple[Called, Grouped]:
+    """The call without fields that are no modality's, where the model answers the same without them."""
+    form = called.form
+    for some in [grouped.beside, *((key,) for key in grouped.beside)]:
+        fewer = replace(form, keys=tuple(k for k in form.keys if k not in some))
+        if not some or fewer == form or form.edit == "examples" or not _answers_alike(ground, called, fewer, watched):
+            continue
+        form = fewer
+    beside = tuple(k for k in grouped.beside if k in form.keys)
+    return replace(called, form=form), replace(grouped, beside=beside)
+
+
+def _answers_alike(ground: Ground, called: Called, form: CallForm, watched: Watched) -> bool:
+    rows = len(next(iter(called.batch.values())))
+    try:
+        with torch.no_grad():
+            seed_everything(0)
+            answer = ground.runner(form, fields_as_units(form.keys)).answer(called.batch)
+    except CollapsekitError:
+        return False
+    return torch.equal(numbers_of(answer, rows), numbers_of(watched.output, rows))
+
+
 def _again(
     ground: Ground, split: str, called: Called, units: dict[str, ModalityConfig], watched: Watched
 ) -> tuple[PlaceTrial, Watched]:
@@ -199,7 +223,9 @@ def _as_described(outcome: Outcome, columns: Batch, beside: Described | None) ->
     label = beside.label if beside.label in columns else outcome.label
     if beside.task is None:
         return replace(outcome, label=label)
-    return replace(outcome, task=beside.task, label=label, seen=f"as the files beside the weights say ({beside.maker})")
+    return replace(
+        outcome, task=beside.task, label=label, others=(), seen=f"as the files beside the weights say ({beside.maker})"
+    )
 
 
 def _together(

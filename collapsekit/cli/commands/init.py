@@ -43,7 +43,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
     trust_pickle: TrustPickle = None,
 ) -> Ended:
-    """Write a commented collapsekit.yaml: by running a batch, with --factory and --data, else by the checkpoint's names."""
+    """Write a commented collapsekit.yaml: by running a batch (--factory and --data), else by the checkpoint's names."""
     from collapsekit.checkpoint.read import read_checkpoint
     from collapsekit.checkpoint.sidecars.beside import describe_beside
     from collapsekit.checkpoint.trust import digest_named
