@@ -281,6 +281,12 @@ def test_graphs_are_exchanged_before_they_are_joined() -> None:
     assert found.verified.refused is None, found.verified.refused
 
 
+def test_nodes_of_graphs_that_nobody_can_take_apart_are_told() -> None:
+    batch = joined([GraphData()[i] for i in range(40)])
+    with pytest.raises(ConfigError, match=r"'x' could not be given, as it has \d+ rows, and others have 40"):
+        observed_of(Graphs(), {"train": [batch], "test": [batch]})
+
+
 def test_masks_and_lengths_go_with_what_they_are_of() -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:

@@ -11,9 +11,8 @@ from itertools import chain
 import torch
 from torch import nn
 
-from collapsekit.autoconfig.running.fields import FirstBatch, look_at
+from collapsekit.autoconfig.running.fields import FirstBatch, is_label, look_at
 from collapsekit.autoconfig.running.runner import CallForm, FieldRunner, Ground, fields_as_units
-from collapsekit.autoconfig.vocabulary import BESIDE, LABEL, words
 from collapsekit.config.imports import one_line
 from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError, ConfigError
@@ -100,12 +99,6 @@ def _without_unknown(form: CallForm, error: str) -> CallForm | None:
     if form.call != "kwargs" or unknown is None or unknown[1] not in form.keys:
         return None
     return replace(form, keys=tuple(key for key in form.keys if key != unknown[1]))
-
-
-def is_label(name: str) -> bool:
-    """Tell whether a field is called as labels are."""
-    own = frozenset(words(name))
-    return not LABEL.isdisjoint(own) and BESIDE.isdisjoint(own)
 
 
 def _forms(signature: Signature, first: FirstBatch, paths: Sequence[str]) -> Iterator[CallForm]:

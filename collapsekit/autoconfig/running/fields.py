@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from collapsekit.autoconfig.vocabulary import BESIDE, LABEL, words
 from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.data.base import Batch, Source
@@ -34,6 +35,13 @@ class FirstBatch:
     parts: int  # of a tuple; 0 for anything that has names
     examples: bool  # whether it is a list of examples that nobody collated
     loader: bool  # whether examples can be had before they are collated
+    odd: dict[str, str] = field(default_factory=dict)  # fields without a row an example, and why
+
+
+def is_label(name: str) -> bool:
+    """Tell whether a field is called as labels are."""
+    own = frozenset(words(name))
+    return not LABEL.isdisjoint(own) and BESIDE.isdisjoint(own)
 
 
 def choose_split(source: Source) -> str:
@@ -79,7 +87,20 @@ def look_at(source: Source, split: str, *, whole: bool = False) -> FirstBatch:
             f"the first batch of split {split!r} is {type(batch).__name__}, expected fields by name: return dicts such as "
             "{'image': ..., 'audio': ..., 'label': ...}."
         )
-    return FirstBatch(split, paths, parts, listed, inner.has_examples(split))
+    odd = {} if listed else _of_other_lengths(named_parts(value), paths)
+    paths = tuple(path for path in paths if path not in odd)
+    return FirstBatch(split, paths, parts, listed, inner.has_examples(split), odd)
+
+
+def _of_other_lengths(value: Any, paths: Sequence[str]) -> dict[str, str]:
+    """Fields that have another number of rows than labels, or else than most fields, have."""
+    held = {path: find_field(value, path) for path in paths}
+    sizes = {k: len(v) for k, v in held.items() if isinstance(v, list | tuple) or bool(getattr(v, "ndim", False))}
+    if not sizes:
+        return {}
+    labels = [size for path, size in sizes.items() if is_label(path)]
+    rows = labels[0] if labels else Counter(sizes.values()).most_common(1)[0][0]
+    return {k: f"it has {size} rows, and others have {rows}" for k, size in sizes.items() if size != rows}
 
 
 def read_rows(source: Source, split: str, keys: Sequence[str], rows: int = ROWS) -> tuple[Batch, dict[str, str]]:

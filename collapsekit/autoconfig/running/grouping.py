@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collapsekit.autoconfig.running.calling import is_label
+from collapsekit.autoconfig.running.fields import is_label
 from collapsekit.autoconfig.running.runner import FieldRunner
 from collapsekit.autoconfig.running.trace import Watched
 from collapsekit.autoconfig.vocabulary import BESIDE, ENCODER, FIELD_SENSES, LENGTHS, words

@@ -12,11 +12,12 @@ from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.adapters.live.preserve import preserve_model
 from collapsekit.adapters.live.state import State
 from collapsekit.adapters.live.unwrap import run_plainly
-from collapsekit.autoconfig.running.calling import Called, find_call, is_label
+from collapsekit.autoconfig.running.calling import Called, find_call
 from collapsekit.autoconfig.running.fields import (
     LABEL_ROWS,
     MOST_FIELDS,
     FirstBatch,
+    is_label,
     look_at,
     read_rows,
     splits_in_order,
@@ -110,7 +111,7 @@ def _read(ground: Ground) -> tuple[FirstBatch, Batch, dict[str, str]]:
             if not found:
                 raise
             break
-        found.append((first, columns, odd))
+        found.append((first, columns, {**first.odd, **odd}))
         if not any(_is_absent(ground, key, column) for key, column in columns.items()):
             return found[-1]
     return found[0]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from collapsekit.adapters.pytree import flatten
-from collapsekit.autoconfig.running.calling import is_label
+from collapsekit.autoconfig.running.fields import is_label
 from collapsekit.data.base import Batch
 from collapsekit.tasks.shapes import squeezed
 
