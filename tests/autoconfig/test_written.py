@@ -69,7 +69,7 @@ def test_what_holds_and_what_is_asked_stand_in_comments() -> None:
     data = splits({"image": draw(3, 8, 8), "label": torch.arange(N) % 3})
     text = written_for(Stack(), data).text
     assert "# FILL IN: The model reads one field, image" in text
-    assert "# Not verified: a diagnosis needs two modalities" in text
+    assert "# Not verified: a diagnosis needs two modalities, and this config names 1" in text
     lines = re.findall(r"^  # (image_\d: .*)$", text, re.MULTILINE)
     assert lines == [f'image_{i}: {{input: image, slice: "[{i}]"}}' for i in range(3)]
     filled = re.sub(r"^  image: .*\n", "", text, flags=re.MULTILINE).replace("  # image_", "  image_")
@@ -162,6 +162,15 @@ def test_an_encoder_whose_output_has_as_many_tokens_as_the_longest_is_left_out()
     assert {m: s.encoder for m, s in found.observed.sections.items()} == {"ids": None, "b": "b"}
     assert any("Of several sizes" in note and "ids" in note for note in found.observed.notes)
     assert found.verified.refused is None, found.verified.refused
+
+
+def test_a_model_that_nothing_moves_is_asked_about() -> None:
+    data = splits({"a": torch.ones(N, 6), "b": torch.ones(N, 5), "label": torch.arange(N) % 3})
+    found = written_for(OfMapping("a", "b"), data)
+    assert found.observed.sections == {}
+    assert config_in(found.text).modalities == {}
+    assert "# FILL IN: Which fields are modalities?" in found.text
+    assert any("The same in all rows, so nothing could be seen: a, b" in note for note in found.observed.notes)
 
 
 def test_bytes_are_asked_about() -> None:

@@ -188,7 +188,7 @@ def _again(
     ground: Ground, split: str, called: Called, units: dict[str, ModalityConfig], watched: Watched
 ) -> tuple[PlaceTrial, Watched]:
     """The same rows watched by modality, where these are more, or less, than one field each."""
-    if units == fields_as_units(list(units)) and set(units) == set(watched.moves):
+    if not units or (units == fields_as_units(list(units)) and set(units) == set(watched.moves)):
         return PlaceTrial(ground, called.form, units, called.batch), watched
     runner = ground.runner(called.form, units)
     batch = ground.with_rows(runner, split, _ROWS)
@@ -317,6 +317,8 @@ def _questions(sections: Mapping[str, ModalityConfig], columns: Batch, outcome: 
             f"The model reads one field, {key}, and a diagnosis needs two modalities: part it, such as by the lines under "
             "`modalities`, or part it in the data."
         )
+    if not sections:
+        found.append("Which fields are modalities? None of those that the model is given moved anything in it.")
     if outcome.task is None:
         found.append(f"Which task is it? {outcome.seen[:1].upper()}{outcome.seen[1:]}.")
     if outcome.label is None and outcome.task != "retrieval":

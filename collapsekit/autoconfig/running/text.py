@@ -89,6 +89,8 @@ def _model(named: Named) -> list[str]:
 
 
 def _modalities(observed: Observed) -> list[str]:
+    if not observed.sections:
+        return ["modalities: {}  # FILL IN: name -> {encoder: PATH, input: FIELD}"]
     lines = [*_comments("", [_ABOUT_ENCODERS]), "modalities:"]
     for name, section in observed.sections.items():
         seen = [observed.shapes.get(keys_of(name, section)[0], "")]

@@ -139,7 +139,7 @@ def settle(
 def _unready(observed: Observed) -> str | None:
     """Why a config has to be filled in before it can be opened; None where it is whole."""
     if len(observed.sections) < 2:
-        return "a diagnosis needs two modalities, and this config names one: part it, as said above."
+        return f"a diagnosis needs two modalities, and this config names {len(observed.sections)}: see FILL IN."
     if observed.outcome.task is None:
-        return "the task is open: name it, as said above."
+        return "the task is open: see FILL IN."
     return None
