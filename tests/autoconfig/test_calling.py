@@ -351,3 +351,18 @@ def test_a_mask_goes_with_what_it_meets_first_or_is_named_after(apart: bool, sec
     inputs = [s.input if isinstance(s.input, tuple) else (s.input or m,) for m, s in found.sections.items()]
     assert inputs == [("one", "one_mask"), second]
     assert found.also == (() if apart else ("mask_two",))
+
+
+def test_fields_that_are_given_by_their_order_keep_it() -> None:
+    class Ordered(Places):
+        def forward(self, first: Tensor, second: Tensor, third: Tensor, fourth: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(first, second, third, fourth)
+
+    g = torch.Generator().manual_seed(0)
+    there = {k: torch.randn(N, 4, 6, generator=g) for k in ("one", "other")}
+    there |= {k: torch.rand(N, 4, generator=g) < 0.6 for k in ("one_mask", "other_mask")}
+    there["label"] = torch.arange(N) % 3
+    found = written_for(Ordered(apart=True), {"train": there, "test": there})
+    assert found.observed.form.call == "positional"
+    assert list(found.observed.sections) == ["one", "other", "one_mask", "other_mask"]
+    assert found.verified.refused is None, found.verified.refused

@@ -91,6 +91,17 @@ def test_files_beside_the_weights_count_for_more() -> None:
     assert "# Not verified: diagnose refuses this config as it stands" in found.text
 
 
+def test_names_of_the_files_beside_stay() -> None:
+    data = splits({"a": draw(6), "b": draw(5), "label": torch.arange(N) % 3})
+    beside = Described("LeRobot", inputs=(InputField("front", "a"), InputField("joints", "b")))
+    found = written_for(OfMapping("a", "b"), data, beside)
+    assert {m: (s.input, s.encoder) for m, s in found.observed.sections.items()} == {
+        "front": ("a", "a"),
+        "joints": ("b", "b"),
+    }
+    assert found.verified.refused is None, found.verified.refused
+
+
 def test_fields_that_are_not_there_leave_the_files_aside() -> None:
     data = splits({"a": draw(6), "b": draw(5), "label": torch.arange(N) % 3})
     beside = Described("LeRobot", inputs=(InputField("top", "observation.images.top"),))

@@ -30,6 +30,7 @@ class Grouped:
     beside: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()  # given to the model, and move nothing in it
     same: tuple[str, ...] = ()  # the same in every row, so that nothing could be seen
+    named: bool = False  # whether modalities have their names already
 
 
 def group_fields(watched: Watched, runner: FieldRunner, batch: Batch, keys: Sequence[str]) -> Grouped:

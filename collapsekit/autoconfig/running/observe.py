@@ -31,7 +31,7 @@ from collapsekit.autoconfig.running.grouping import (
 )
 from collapsekit.autoconfig.running.outcome import Outcome, find_outcome
 from collapsekit.autoconfig.running.places import FoundPlaces, PlaceTrial, find_places
-from collapsekit.autoconfig.running.runner import CallForm, Ground, fields_as_units, numbers_of
+from collapsekit.autoconfig.running.runner import CallForm, Ground, fields_as_units, keys_of, numbers_of
 from collapsekit.autoconfig.running.trace import Watched, watch
 from collapsekit.autoconfig.spelling import scalar
 from collapsekit.checkpoint.sidecars.described import Described
@@ -95,7 +95,7 @@ def _observed(ground: Ground, beside: Described | None) -> Observed:
     outcome = _as_described(_outcome(ground, called, watched, columns, grouped, split), columns, beside)
     if len(first.paths) > MOST_FIELDS:
         odd[f"{len(first.paths) - MOST_FIELDS} more"] = f"{MOST_FIELDS} are looked at"
-    return _together(ground, split, called, columns, odd, (grouped, units, watched), places, outcome)
+    return _together(split, called, columns, odd, (grouped, units, watched), places, outcome)
 
 
 def _read(ground: Ground) -> tuple[FirstBatch, Batch, dict[str, str]]:
@@ -149,7 +149,7 @@ def _units(
     if beside is not None and beside.inputs and all(field.key in keys for field in beside.inputs):
         own = {f.name: ModalityConfig(input=f.key, slice=f.part) for f in beside.inputs}
         rest = tuple(k for k in keys if k not in {f.key for f in beside.inputs})
-        return Grouped({f.name: (f.key,) for f in beside.inputs}, rest), own
+        return Grouped({f.name: (f.key,) for f in beside.inputs}, rest, named=True), own
     if len(grouped.modalities) == 1:
         ((key, fields),) = grouped.modalities.items()
         others = [k for k in columns if k not in keys]
@@ -157,7 +157,12 @@ def _units(
         if found is not None:
             field, values = found
             parts = {f"{key}_{v}": ModalityConfig(input=key, where=f"{field} == {v}") for v in values}
-            return Grouped(dict.fromkeys(parts, (key,)), grouped.beside, grouped.unused, grouped.same), parts
+            return replace(grouped, modalities=dict.fromkeys(parts, (key,)), named=True), parts
+    order = [k for fields in grouped.modalities.values() for k in fields]
+    if called.form.call in ("positional", "list") and [*order, *grouped.beside] != list(keys):
+        grouped = replace(
+            grouped, modalities={k: (k,) for k in keys}, beside=()
+        )  # else they would be given in another order
     return grouped, sections_of(grouped.modalities)
 
 
@@ -230,7 +235,6 @@ def _as_described(outcome: Outcome, columns: Batch, beside: Described | None) ->
 
 
 def _together(
-    ground: Ground,
     split: str,
     called: Called,
     columns: Batch,
@@ -240,15 +244,14 @@ def _together(
     outcome: Outcome,
 ) -> Observed:
     grouped, units, watched = parts
-    whole = all(s.where is None and s.slice is None for s in units.values())
-    names = name_modalities(grouped.modalities, places.encoders) if whole else {m: m for m in units}
+    names = {m: m for m in units} if grouped.named else name_modalities(grouped.modalities, places.encoders)
     sections = {}
     for m, section in units.items():
         plain = {"encoder": places.encoders.get(m)}
         if section.input == names[m]:
             plain["input"] = None
         sections[names[m]] = section.model_copy(update=plain)
-    taken = {k for s, n in zip(units.values(), units, strict=True) for k in _keys(n, s)}
+    taken = {k for m, section in units.items() for k in keys_of(m, section)}
     also = tuple(k for k in called.form.keys if k not in taken)
     shapes = {k: _holds(called, columns, k) for k in columns}
     return Observed(
@@ -264,11 +267,6 @@ def _together(
         tuple(_questions(sections, columns, outcome, called)),
         _parts_of(sections, columns),
     )
-
-
-def _keys(name: str, section: ModalityConfig) -> tuple[str, ...]:
-    keys = name if section.input is None else section.input
-    return (keys,) if isinstance(keys, str) else tuple(keys)
 
 
 def _holds(called: Called, columns: Batch, key: str) -> str:
@@ -312,7 +310,7 @@ def _of_answers(outcome: Outcome) -> list[str]:
 def _questions(sections: Mapping[str, ModalityConfig], columns: Batch, outcome: Outcome, called: Called) -> list[str]:
     found = []
     if len(sections) == 1:
-        key = _keys(*next(iter(sections.items())))[0]
+        key = keys_of(*next(iter(sections.items())))[0]
         found.append(
             f"The model reads one field, {key}, and a diagnosis needs two modalities: part it, such as by the lines under "
             "`modalities`, or part it in the data."
@@ -334,7 +332,7 @@ def _parts_of(sections: Mapping[str, ModalityConfig], columns: Batch) -> tuple[s
     if len(sections) != 1:
         return ()
     ((name, section),) = sections.items()
-    key = _keys(name, section)[0]
+    key = keys_of(name, section)[0]
     return _parting(name, key, columns.get(key))
 
 
