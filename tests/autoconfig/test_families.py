@@ -27,6 +27,11 @@ def test_what_is_found_is_what_the_family_s_yaml_says(name: str) -> None:
     assert found.runs == ("asked" not in found.aspects.values()), written.verified.refused
 
 
+def test_rows_that_lack_a_modality_are_not_watched() -> None:
+    sections = propose_for(ZOO["missing values"]).observed.sections
+    assert {m: s.encoder for m, s in sections.items()} == {"notes": "notes", "labs": "labs"}
+
+
 def test_the_table_counts_what_is_right() -> None:
     some = {"a": Found(dict.fromkeys(ASPECTS, "right"), True), "b": Found(dict.fromkeys(ASPECTS, "asked"), False)}
     assert table(some).splitlines()[-1] == "| right | 1 of 2 | 1 of 2 | 1 of 2 | 1 of 2 | 1 of 2 |"
