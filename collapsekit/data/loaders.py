@@ -91,6 +91,21 @@ class LoaderSource(Source):
         if seen == 0:
             raise NothingEvaluatedError(f"split {split!r} of {self.origin} is empty: there is nothing to evaluate.")
 
+    def first(self, split: str, size: int) -> Any:
+        """Return the first batch of a split as the user's code makes it, of at most ``size`` examples where it is made here.
+
+        Raises DataError, NothingEvaluatedError.
+        """
+        self.need(split)
+        for batch in self._iterate(split, size, None, 0):
+            return batch
+        raise NothingEvaluatedError(f"split {split!r} of {self.origin} is empty: there is nothing to evaluate.")
+
+    def has_examples(self, split: str) -> bool:
+        """Tell whether examples of a split can be had before they are collated."""
+        loader = self.loaders[split]
+        return isinstance(loader, Dataset) or (isinstance(loader, DataLoader) and loader.batch_sampler is not None)
+
     def _columns(self, batch: Any, keys: Sequence[str], split: str) -> Batch:
         """One tensor a field, (rows, ...); of values that do not stack their hashes. Raises DataError."""
         values, alone = self._values(batch, keys, split), self._is_examples(batch)

@@ -33,6 +33,7 @@ class MemorySource(Source):
     """
 
     def __init__(self, data: Mapping[str, Any], form: BatchForm | None = None) -> None:
+        self.data = data
         self.parts: dict[str, Source] = {}
         self.objects: dict[str, ObjectStore] = {}
         for split, held in data.items():
@@ -51,6 +52,10 @@ class MemorySource(Source):
 
     def splits(self) -> list[str]:
         return list(self.parts)
+
+    def with_form(self, form: BatchForm) -> MemorySource:
+        """Return the same splits, their batches read in another way."""
+        return MemorySource(self.data, form)
 
     @property
     def collate(self) -> Callable[[list[Any]], Any] | None:  # type: ignore[override]
