@@ -232,3 +232,20 @@ def test_a_field_that_says_what_of_the_label_is_padding_is_no_label() -> None:
     data = splits({"a": draw(6), "b": draw(5), "action_is_pad": torch.zeros(N, 3), "action": draw(3)})
     found = observed_of(OfMapping("a", "b"), data)
     assert (found.outcome.label, found.outcome.others) == ("action", ())
+
+
+class Draws(OfMapping):
+    """Adds noise to what it answers."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        out = super().forward(batch)
+        return out + 0.1 * torch.randn_like(out)
+
+
+def test_a_model_that_draws_is_averaged_over_seeds() -> None:
+    data = splits({"one": draw(6), "other": draw(5), "label": torch.arange(N) % 3})
+    found = written_for(Draws("one", "other"), data)
+    assert found.verified.refused is None
+    assert config_in(found.text).model.samples == 8
+    assert "samples_answers" in found.text
+    assert "samples" not in written_for(OfMapping("one", "other"), data).text

@@ -58,6 +58,7 @@ class Observed:
     notes: tuple[str, ...]  # sentences that are worth knowing
     questions: tuple[str, ...]  # what is left to the user
     parting: tuple[str, ...] = ()  # lines that would make modalities of one field
+    samples: int = 1  # seeds that each answer is averaged over
 
 
 def observe(ground: Ground, beside: Described | None = None) -> Observed:

@@ -57,7 +57,7 @@ def observed_text(
         lines += _comments("- ", beside.sentences)
     lines += [*_comments("Seen: ", observed.notes), *_comments("FILL IN: ", observed.questions)]
     lines += _verified(verified)
-    lines += [*_model(named), *_modalities(observed), *_rest(observed), *_data(observed, named)]
+    lines += [*_model(named, observed.samples), *_modalities(observed), *_rest(observed), *_data(observed, named)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -81,11 +81,15 @@ def _comments(mark: str, sentences: Iterable[str]) -> list[str]:
     ]
 
 
-def _model(named: Named) -> list[str]:
+def _model(named: Named, samples: int) -> list[str]:
     lines = ["model:", f"  factory: {scalar(named.factory)}"]
     if named.kwargs:
         lines.append(f"  kwargs: {_flow(named.kwargs)}")
-    return lines if named.checkpoint is None else [*lines, f"  checkpoint: {scalar(named.checkpoint)}"]
+    if named.checkpoint is not None:
+        lines.append(f"  checkpoint: {scalar(named.checkpoint)}")
+    if samples > 1:
+        lines.append(f"  samples: {samples}  # it draws random numbers in eval mode: each answer is a mean over seeds")
+    return lines
 
 
 def _modalities(observed: Observed) -> list[str]:

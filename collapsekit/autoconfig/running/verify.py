@@ -12,7 +12,7 @@ from collapsekit.config.load import check_config
 from collapsekit.config.options import DiagnoseOptions
 from collapsekit.config.schema import Config
 from collapsekit.data.base import Source
-from collapsekit.errors import CollapsekitError
+from collapsekit.errors import CollapsekitError, SamplingError
 from collapsekit.features.extraction import Extraction
 from collapsekit.io.yaml import parse_yaml
 from collapsekit.session.opening import open_model
@@ -28,6 +28,7 @@ class Verified:
     holds: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     refused: str | None = None
+    samples: bool = False  # whether it was as the model draws random numbers
     ragged: tuple[str, ...] = ()  # where it was, fields of several sizes, or None in some examples
 
 
@@ -75,7 +76,7 @@ def _ran(
                 features = extraction.features(split)
         except CollapsekitError as e:
             ragged = tuple(k for k, store in adapter.source.objects.items() if store.form != "list")
-            return Verified(refused=_refusal(e), ragged=ragged)
+            return Verified(refused=_refusal(e), samples=isinstance(e, SamplingError), ragged=ragged)
     holds = (
         f"this config was opened as diagnose opens it, and {len(features)} examples of split {split!r} were run; answers "
         "are the same when repeated, in other batches, and with encoders answering from recordings.",

@@ -23,6 +23,8 @@ from collapsekit.config.schema import Config
 from collapsekit.data.factory import make_source
 from collapsekit.errors import ConfigError
 
+SAMPLES = 8  # seeds that answers of a model are averaged over that draws random numbers
+
 
 @dataclass(frozen=True)
 class WrittenConfig:
@@ -119,6 +121,9 @@ def settle(
             observed_text(observed, named, beside, Verified(refused=why)), observed, Verified(refused=why)
         )
     verified = verify(observed_text(observed, named, beside))
+    if verified.samples:
+        observed = replace(observed, samples=SAMPLES)
+        verified = verify(observed_text(observed, named, beside))
     loose = [
         name
         for name, section in observed.sections.items()
