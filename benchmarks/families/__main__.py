@@ -15,8 +15,10 @@ line; what the file holds already is not measured again.
 from __future__ import annotations
 
 import argparse
+import tempfile
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,50 +26,74 @@ import torch
 
 import collapsekit
 from benchmarks.families.family import KINDS, SIZES, Family, World, train
+from benchmarks.families.libraries import LIBRARIES
 from benchmarks.families.zoo import ZOO
 from benchmarks.records import add_line, read_lines
 from collapsekit.errors import CollapsekitError
 
+FAMILIES = {**ZOO, **LIBRARIES}
 FRESH, LEAST, MOST = 2000, 0.2, 0.02
 Record = dict[str, Any]
+Swap = Callable[[Any, torch.Tensor], Any]
 
 
 def costs(family: Family, model: torch.nn.Module, seed: int) -> dict[str, float]:
-    """What exchanging each modality adds to the loss on fresh examples, in parts of what exchanging both adds."""
+    """What exchanging each modality adds to the loss on fresh examples, in parts of what exchanging all adds."""
     split = family.data(World.sample(FRESH, 10_000 + seed))
-    other = torch.randperm(FRESH, generator=torch.Generator().manual_seed(seed))
-    third = torch.randperm(FRESH, generator=torch.Generator().manual_seed(seed + 1))
-    label = "label" if "label" in split else "action"
-    without_b = family.swap(split, other)
-    # Everything of other examples but the label, and then b back: only a is exchanged.
-    moved = {
-        k: v if k == label else (v[third] if isinstance(v, torch.Tensor) else [v[i] for i in third.tolist()])
-        for k, v in split.items()
+    swaps = {**(family.swaps or {"a": _all_but_b(family)}), "b": family.swap}
+    orders = {
+        m: torch.randperm(FRESH, generator=torch.Generator().manual_seed(seed + i))
+        for i, m in enumerate(reversed(swaps))
     }
-    back = family.swap(moved, third.argsort())
-    nothing = family.swap(moved, other)
+    nothing = split
+    for m, swap in swaps.items():
+        nothing = swap(nothing, orders[m])
     with torch.no_grad():
-        plain, b, a, both = (float(family.loss(model, s)) for s in (split, without_b, back, nothing))
-    scale = max(both - plain, 1e-9)
-    return {"a": (a - plain) / scale, "b": (b - plain) / scale}
+        plain, none = float(family.loss(model, split)), float(family.loss(model, nothing))
+        without = {m: float(family.loss(model, swap(split, orders[m]))) for m, swap in swaps.items()}
+    return {m: (loss - plain) / max(none - plain, 1e-9) for m, loss in without.items()}
+
+
+def _all_but_b(family: Family) -> Swap:
+    """Exchange everything but the label, and then put b back."""
+
+    def swap(split: Any, order: torch.Tensor) -> Any:
+        label = "label" if "label" in split else "action"
+        moved = {
+            k: v if k == label else (v[order] if isinstance(v, torch.Tensor) else [v[i] for i in order.tolist()])
+            for k, v in split.items()
+        }
+        return family.swap(moved, order.argsort())
+
+    return swap
 
 
 def measure(family: Family, kind: str, seed: int, profile: str) -> Record:
     """One subject: its truth, and what is said of it."""
     splits = {s: family.data(World.sample(n, 100 * seed + i)) for i, (s, n) in enumerate(SIZES.items())}
     model = train(family, splits["train"], kind, seed)
+    start = time.process_time()
     record: Record = {"family": family.name, "kind": kind, "seed": seed, "profile": profile}
     record["costs"] = None if kind == "untrained" else costs(family, model, seed)
     config = {**family.config, "model": {"factory": f"{family.model.__module__}:{family.model.__name__}"}}
     data = {s: family.hand_over(split) for s, split in splits.items()}
     try:
-        report = collapsekit.diagnose(
-            model=model, data=data, config=config, profile=profile, probes=["reliance", "utilisation", "prefix_gap"]
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            if family.save is not None:
+                family.save(model, Path(folder))
+            report = collapsekit.diagnose(
+                checkpoint=None if family.save is None else folder,
+                model=model if family.save is None else None,
+                data=data,
+                config=config,
+                profile=profile,
+                probes=["reliance", "utilisation", "prefix_gap"],
+            )
     except CollapsekitError as e:
         return record | {"refused": str(e), "verdicts": None}
     return record | {
         "refused": None,
+        "seconds": round(time.process_time() - start, 1),
         "verdicts": {m: v.verdict for m, v in report.modalities.items()},
         "missing": {m: v.missing for m, v in report.modalities.items()},
         "whole": report.verdict,
@@ -77,8 +103,10 @@ def measure(family: Family, kind: str, seed: int, profile: str) -> Record:
 def truths(record: Record) -> dict[str, str] | None:
     """The truth of each modality; None of a subject that is not what it was made to be."""
     if record["kind"] == "untrained":
-        return dict.fromkeys("ab", "untrained")
-    wanted = {"a": "used", "b": "used" if record["kind"] == "uses" else "ignored"}
+        return dict.fromkeys(record["verdicts"] or "ab", "untrained")
+    wanted = dict.fromkeys(record["costs"], "used")
+    if record["kind"] == "ignores":
+        wanted["b"] = "ignored"
     held = {m: record["costs"][m] >= LEAST if t == "used" else record["costs"][m] <= MOST for m, t in wanted.items()}
     return wanted if all(held.values()) else None
 
@@ -107,7 +135,7 @@ def table(records: Sequence[Record]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Verdicts on families of models.")
     parser.add_argument("--seeds", type=int, default=2, help="models of each family and kind")
-    parser.add_argument("--families", nargs="+", default=list(ZOO), choices=list(ZOO))
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--profile", default="standard", help="profile of the diagnosis")
     parser.add_argument("--records", type=Path, required=True, help="file of results, one JSON object a line")
     chosen = parser.parse_args(arguments)
@@ -119,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind in KINDS:
             for seed in range(chosen.seeds):
                 if (name, kind, seed, chosen.profile) not in keys:
-                    done.append(measure(ZOO[name], kind, seed, chosen.profile))
+                    done.append(measure(FAMILIES[name], kind, seed, chosen.profile))
                     add_line(chosen.records, done[-1])
                     print(
                         {

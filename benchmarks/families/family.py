@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,10 @@ class Family:
     loss: Callable[[nn.Module, Any], Tensor]  # mean training loss on such a split
     swap: Callable[[Any, Tensor], Any]  # the split with modality b of other examples
     hand_over: Callable[[Any], Any] = lambda split: split  # the split as collapsekit gets it
+    swaps: Mapping[str, Callable[[Any, Tensor], Any]] = field(default_factory=dict)  # likewise of each other modality
+    steps: int = 250  # of training
+    rate: float = 5e-3
+    save: Callable[[nn.Module, Path], None] | None = None  # as a folder that is diagnosed; None: the live model is
 
 
 def swap_fields(*names: str) -> Callable[[Any, Tensor], Any]:
@@ -68,15 +73,15 @@ def some(split: Any, rows: Tensor) -> Any:
     return swap_fields(*split)(split, rows)
 
 
-def train(family: Family, split: Any, kind: str, seed: int, steps: int = 250) -> nn.Module:
+def train(family: Family, split: Any, kind: str, seed: int) -> nn.Module:
     """Make a model of the family, trained as people would, with modality b at random, or not at all."""
     torch.manual_seed(seed)
     model = family.model()
     if kind == "untrained":
         return model.eval()
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), family.rate)
     n = len(next(iter(split.values())))
-    for _ in range(steps):
+    for _ in range(family.steps):
         batch = some(split, torch.randperm(n)[:128])
         if kind == "ignores":
             batch = family.swap(batch, torch.randperm(128))
