@@ -81,7 +81,7 @@ class Tokens(Places):
 
     def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
         assert targets is not None
-        targets = self._within(targets, prediction)
+        targets = _within(targets, prediction)
         if prediction.ndim != 3 or prediction.shape[1] != targets.shape[-1]:
             raise ConfigError(
                 f"the model's output has shape {tuple(prediction.shape)}, its labels {tuple(targets.shape)}: task 'tokens' "
@@ -100,12 +100,6 @@ class Tokens(Places):
             else self._of_known(log_p, self.vocabulary.to(log_p.device))
         )
         return torch.where(counts[..., None], scores, 0.0).flatten(1)
-
-    @staticmethod
-    def _within(targets: Tensor, prediction: Tensor) -> Tensor:
-        """Labels (n, T) without a tail in which no example has a target, where the logits of this forward end before it."""
-        end = prediction.shape[1] if prediction.ndim == 3 and targets.ndim == 2 else targets.shape[-1]
-        return targets[:, :end] if bool((targets[:, end:] < 0).all()) else targets
 
     def _first(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of an example's targets in their order, (n, S), and which of these there are."""
@@ -223,6 +217,12 @@ class Tokens(Places):
 
     def from_natural(self, natural: Tensor) -> Tensor:
         return natural if self.vocabulary is None else super().from_natural(natural)
+
+
+def _within(targets: Tensor, prediction: Tensor) -> Tensor:
+    """Labels (n, T) without a tail in which no example has a target, where the logits of this forward end before it."""
+    end = prediction.shape[1] if prediction.ndim == 3 and targets.ndim == 2 else targets.shape[-1]
+    return targets[:, :end] if bool((targets[:, end:] < 0).all()) else targets
 
 
 _LEAST = float(torch.tensor(FLOOR, dtype=torch.float64).log())

@@ -20,6 +20,21 @@ if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
 
 
+def collated_arguments(adapter: Adapter, inputs: Batch) -> Any:
+    """Make of examples what the model is called with; the labels among ``inputs`` become those of the batch at hand.
+
+    Args:
+        adapter: the model.
+        inputs: prepared inputs (n, ...) by key.
+
+    Returns:
+        A mapping of names to parts, or the collated batch itself. Raises DataError, ConfigError.
+    """
+    batch = collate_examples(adapter, inputs)
+    renew_labels(adapter, inputs, batch)
+    return arguments_of(adapter, batch)
+
+
 def collate_examples(adapter: Adapter, inputs: Batch) -> Any:
     """Put modalities' fields into their examples, and collate these.
 
