@@ -27,6 +27,7 @@ from transformers import (
 
 from benchmarks.families.family import Family, World, swap_fields
 from benchmarks.families.pairs import PAIRS
+from benchmarks.families.policies import POLICIES
 from benchmarks.families.reading import HIDDEN, IMAGE, TEXT, VISION, VOCABULARY, answers, image, swap_where, words
 from benchmarks.families.zoo import Head
 
@@ -261,6 +262,7 @@ LIBRARIES = {
     family.name: family
     for family in (
         *PAIRS,
+        *POLICIES,
         Family(
             "ViLT, questions",
             {
