@@ -78,6 +78,8 @@ def train(family: Family, split: Any, kind: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = family.model()
     if kind == "untrained":
+        with torch.no_grad():
+            family.loss(model, split)  # so that it has what is taken from data, such as their mean
         return model.eval()
     optimizer = torch.optim.Adam(model.parameters(), family.rate)
     n = len(next(iter(split.values())))

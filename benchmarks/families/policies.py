@@ -114,15 +114,19 @@ class DiffusionPolicy(Policy):
         found: Tensor = self.model.unet(torch.cat(parts, 1)).view_as(noisy)
         return found
 
-    def predict_action_chunk(self, batch: Any) -> Tensor:
-        """One sample, from noise that is drawn, level after level (DDIM)."""
-        condition = self.observed(batch)
-        x = torch.randn(len(condition), *SHAPES[ACTION])
+    def conditional_sample(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """Make actions of noise (n, T, 3), level after level (DDIM)."""
+        x = noise
         for i in reversed(range(LEVELS)):
-            noise = self._noise(condition, x, torch.full((len(x),), i))
-            clean = (x - (1 - self.kept[i]).sqrt() * noise) / self.kept[i].sqrt()
-            x = clean if i == 0 else self.kept[i - 1].sqrt() * clean + (1 - self.kept[i - 1]).sqrt() * noise
+            found = self._noise(condition, x, torch.full((len(x),), i))
+            clean = (x - (1 - self.kept[i]).sqrt() * found) / self.kept[i].sqrt()
+            x = clean if i == 0 else self.kept[i - 1].sqrt() * clean + (1 - self.kept[i - 1]).sqrt() * found
         return self.in_units(x)
+
+    def predict_action_chunk(self, batch: Any) -> Tensor:
+        """One sample, from noise that is drawn."""
+        condition = self.observed(batch)
+        return self.conditional_sample(condition, torch.randn(len(condition), *SHAPES[ACTION]))
 
     def forward(self, batch: Any) -> Tensor:
         """The training loss, a scalar: squared error of the noise at drawn levels."""
@@ -145,6 +149,16 @@ class Chunk(nn.Module):
         return chunk
 
 
+class MeanChunk(Chunk):
+    """What a user writes of a policy that draws: the mean over noises that are the same for every example."""
+
+    def forward(self, batch: Any) -> Tensor:
+        condition = self.policy.observed(batch)
+        noises = torch.randn(16, 1, *SHAPES[ACTION], generator=torch.Generator().manual_seed(0))
+        chunks = [self.policy.conditional_sample(condition, x.expand(len(condition), -1, -1)) for x in noises]
+        return torch.stack(chunks).mean(0)
+
+
 def act() -> nn.Module:
     """The factory of the ACT-like policy."""
     return Chunk(ActPolicy())
@@ -153,6 +167,11 @@ def act() -> nn.Module:
 def diffusion() -> nn.Module:
     """The factory of the diffusion-like policy."""
     return Chunk(DiffusionPolicy())
+
+
+def mean_diffusion() -> nn.Module:
+    """The factory of the diffusion-like policy, whose mean action is asked for."""
+    return MeanChunk(DiffusionPolicy())
 
 
 def _episodes(world: World) -> Any:
@@ -221,6 +240,17 @@ POLICIES = (
         CONFIG,
         _episodes,
         diffusion,
+        _policy_loss,
+        swap_fields(WRIST),
+        swaps=SWAPS,
+        steps=600,
+        save=save_policy,
+    ),
+    Family(
+        "diffusion policy, mean of samples",
+        CONFIG,
+        _episodes,
+        mean_diffusion,
         _policy_loss,
         swap_fields(WRIST),
         swaps=SWAPS,
