@@ -19,6 +19,7 @@ from collapsekit.interventions.replay import by_row, predict_many
 from collapsekit.readouts.calibration import fit_calibration
 from collapsekit.stats import shapley
 from collapsekit.stats.threads import threads_for
+from collapsekit.tasks.base import Task
 
 SCORING = 100.0  # operations that scoring takes for every number the model puts out
 
@@ -158,7 +159,7 @@ class CoalitionGame:
         asked += [(rest, k) for k in draws if k not in self.inverse] if self.inverse else []
         asked.sort(key=lambda one: self._turn(one[1]))
         absent = {one: [m for m in self.features.modalities if m not in self.names(one)] for one in (mask, rest)}
-        questions = (Edit(swap=dict.fromkeys(absent[one], self.donors[k])) for one, k in asked)
+        questions = (Edit(swap=self._lenders(absent[one], k)) for one, k in asked)
         means = {
             one: [MeanOverDraws(self.features, self.donors, self.inverse) for _ in kinds]
             for one in ([mask, rest] if self.inverse else [mask])
@@ -173,9 +174,30 @@ class CoalitionGame:
                     means[rest][i].add(back, expected.index_select(0, self.donors[back]))
         return {one: [score_draws(task, self.features, m) for m in found] for one, found in means.items()}
 
+    def _lenders(self, absent: Sequence[str], k: int) -> dict[str, Tensor]:
+        """Which example lends each absent modality under draw ``k``: one lends all of them, but where both sides of a pair
+        would then match, each has another."""
+        names = self.features.modalities
+        return {m: lender_of(self.adapter.task, self.donors, k, names.index(m)) for m in absent}
+
     def _turn(self, k: int) -> int:
         """Draws in this order come next to their inverses."""
         return min(k, self.inverse.get(k, k))
+
+
+def lender_of(task: Task, donors: Sequence[Tensor], k: int, i: int) -> Tensor:
+    """Say which example lends the modality in place ``i`` under draw ``k``.
+
+    Args:
+        task: what is answered.
+        donors: by draw, other examples (n,).
+        k: the draw.
+        i: the modality's place.
+
+    Returns:
+        Example numbers (n,).
+    """
+    return donors[(k + i) % len(donors)] if task.expects_sets else donors[k]
 
 
 def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:
@@ -193,7 +215,7 @@ def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:
 def moves_whole(adapter: Adapter, features: Features) -> bool:
     """Tell whether every raw input is of one modality and moves with it, and the model answers each row by itself: then it
     does not matter which modalities of an example are its own."""
-    if features.present:  # an example that lacks a modality lends none
+    if features.present or adapter.task.expects_sets:  # an example that lacks a modality lends none
         return False
     parted = adapter.fields.filled({k: v[:2] for k, v in features.inputs.items()})
     readers = [

@@ -164,7 +164,7 @@ def make_request(
 def _need_judge(config: Config) -> None:
     """Raises ConfigError where no score could say whether a repair helped."""
     task = task_of(config)
-    if not task.has_prior() or task.embeddings > 1:
+    if not task.has_prior():
         *others, last = tasks_with_prior()
         raise ConfigError(
             f"a repair is judged by the credit a balanced reference gives each modality, and for task {task.name!r} there "

@@ -88,5 +88,4 @@ def _need_options(options: Mapping[str, Any], there: list[str] | tuple[str, ...]
 def tasks_with_prior() -> list[str]:
     """List the names of the tasks that say what the best constant answer is."""
     kinds = {name: TASKS[name].kind for name in task_names()}
-    able = {name: kind for name, kind in kinds.items() if issubclass(kind, Task) and kind.has_prior()}
-    return [name for name, kind in able.items() if kind.embeddings == 1]
+    return [name for name, kind in kinds.items() if issubclass(kind, Task) and kind.has_prior()]
