@@ -20,7 +20,7 @@ TEXT: dict[str, Any] = {
 VISION: dict[str, Any] = {**TEXT, "image_size": 8, "patch_size": 4}
 
 
-def words(world: World, bit: Tensor, count: int = 6, sure: float = 0.75) -> Tensor:
+def words(world: World, bit: Tensor, count: int = 6, sure: float = 0.85) -> Tensor:
     """Tokens (n, count), 1 to 40, of which a part ``sure`` say the bit."""
     right = torch.rand(len(bit), count, generator=world.draw) < sure
     which = torch.where(right, bit[:, None], 1 - bit[:, None])

@@ -178,14 +178,14 @@ class CoalitionGame:
         """Which example lends each absent modality under draw ``k``: one lends all of them, but where both sides of a pair
         would then match, each has another."""
         names = self.features.modalities
-        return {m: lender_of(self.adapter.task, self.donors, k, names.index(m)) for m in absent}
+        return {m: lender_of(self.adapter.task, self.donors, k, names.index(m), len(names)) for m in absent}
 
     def _turn(self, k: int) -> int:
         """Draws in this order come next to their inverses."""
         return min(k, self.inverse.get(k, k))
 
 
-def lender_of(task: Task, donors: Sequence[Tensor], k: int, i: int) -> Tensor:
+def lender_of(task: Task, donors: Sequence[Tensor], k: int, i: int, size: int) -> Tensor:
     """Say which example lends the modality in place ``i`` under draw ``k``.
 
     Args:
@@ -193,11 +193,16 @@ def lender_of(task: Task, donors: Sequence[Tensor], k: int, i: int) -> Tensor:
         donors: by draw, other examples (n,).
         k: the draw.
         i: the modality's place.
+        size: how many modalities there are.
 
     Returns:
-        Example numbers (n,).
+        Example numbers (n,). Where each modality has a lender of its own, which of them meet is another thing in each draw.
     """
-    return donors[(k + i) % len(donors)] if task.expects_sets else donors[k]
+    count = len(donors)
+    if not task.expects_sets or not i or count < 2:
+        return donors[k]
+    apart = (k + (i - 1) * max(1, (count - 1) // size)) % (count - 1)
+    return donors[(k + 1 + apart) % count]
 
 
 def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:

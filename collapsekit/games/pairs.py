@@ -65,7 +65,7 @@ class PairedSum(BalancedReference):
             return self._score(matched([own] * len(names)))
         mean = MeanOverDraws(self.features, self.donors)
         for k in range(len(self.donors)):
-            mean.add(k, matched([lender_of(self.task, self.donors, k, i) for i in range(len(names))]))
+            mean.add(k, matched([lender_of(self.task, self.donors, k, i, len(names)) for i in range(len(names))]))
         return score_draws(self.task, self.features, mean)
 
 
