@@ -15,7 +15,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.games.coalitions import shapley_values
 from collapsekit.measures import LOSS, Measure, declare
 from collapsekit.probes._shared import estimate
-from collapsekit.readouts.calibration import DOUBT, fitted_weights
+from collapsekit.readouts.calibration import calibrate
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
 from collapsekit.session.costs.cost import Cost
@@ -95,13 +95,10 @@ def _shuffled(session: Session) -> Callable[[int], Tensor]:
     game, task, features, at = session.game, session.task, session.features, session.fit_split
     g = torch.Generator().manual_seed(session.seed)
     order, held = torch.randperm(len(features), generator=g), torch.randperm(len(at.choose), generator=g)
-    prior = task.to_natural(task.prior(at.targets, at.width))
-    evidence = task.to_natural(task.expect(at.held.outputs[at.choose][held])) - prior
-    factor = fitted_weights(task, prior, [evidence], at.held_targets, [20.0], DOUBT)[0]
+    sure = calibrate(task, at, task.expect(at.held.outputs[at.choose])[held], at.held_targets)
 
     def worth(mask: int) -> Tensor:
-        natural = task.to_natural(game.value(mask).expected[order]) - prior
-        loss = task.loss(task.from_natural(prior + factor * natural), features.targets)
+        loss = task.loss(sure(game.value(mask).expected[order]), features.targets)
         return -leave_out_means(loss, features.groups)
 
     return worth
