@@ -130,10 +130,10 @@ def make_paired_reference(
     sets = {m: _sets_of(adapter, at, m, seed) for m in features.modalities}
     x = {m: [_PrincipalParts.of(one, at) for one in own] for m, own in sets.items()}
     fit = {m: _side_by_side(parts, at.train)[at.fit] for m, parts in x.items()}
-    held = {m: _side_by_side(parts, at.held)[at.choose] for m, parts in x.items()}
-    maps, loss = _chosen(task, sides, fit, held)
+    apart = {m: _side_by_side(parts, at.held)[at.choose] for m, parts in x.items()}
+    maps, loss = _chosen(task, sides, fit, apart)
     evidence = {
-        m: (_placed(_side_by_side(x[m], features) @ w, sides[m]), _placed(held[m] @ w, sides[m]))
+        m: (_placed(_side_by_side(x[m], features) @ w, sides[m]), _placed(apart[m] @ w, sides[m]))
         for m, w in maps.each.items()
     }
     summed = PairedSum(task, features, at, maps.prior, evidence, donors, matching=task)
@@ -203,14 +203,14 @@ class _Maps:
 
 
 def _chosen(
-    task: Retrieval, sides: dict[str, int], fit: dict[str, Tensor], held: dict[str, Tensor]
+    task: Retrieval, sides: dict[str, int], fit: dict[str, Tensor], apart: dict[str, Tensor]
 ) -> tuple[_Maps, float]:
     """Maps under the penalty of the least held-out loss, and that loss."""
     best: tuple[_Maps, float] | None = None
     maps = _first_maps(task, sides, fit)
     for l2 in PENALTIES:
         maps = _fitted(task, sides, fit, maps, l2)
-        loss = float(task.loss(maps.match(task, sides, held), torch.zeros(0)).mean())
+        loss = float(task.loss(maps.match(task, sides, apart), torch.zeros(0)).mean())
         if best is None or loss < best[1]:
             best = maps, loss
     assert best is not None

@@ -72,7 +72,7 @@ class Retrieval(Task):
         """Tell how likely each pair of a block is, of embeddings side by side (n, 2 d) as they are.
 
         Returns:
-            Probabilities (n, 2 width): that the first embedding of an example belongs to the second one of itself, then of
+            Probabilities (n, 2*width): that the first embedding of an example belongs to the second one of itself, then of
             the example after it in its block, and so on around; then the same of its second one. 0 beyond the block.
         """
         a, b = embeddings.chunk(2, dim=1)
@@ -108,7 +108,7 @@ class Retrieval(Task):
         return torch.cat([way.softmax(1) for way in natural.chunk(2, 1)], 1)
 
     def chance(self) -> Tensor:
-        """Return what is to be expected of a pair of which nothing is known, in natural space, (1, 2 width)."""
+        """Return what is to be expected of a pair of which nothing is known, in natural space, (1, 2*width)."""
         known = -log(self.block - 1) if self.kind == "siglip" else 0.0
         return torch.full((1, 2 * self.width), known, dtype=torch.float64)
 
@@ -118,7 +118,7 @@ class Retrieval(Task):
         return self.temperature * (float(self.chance()[0, 0]) - self.bias) if self.kind == "siglip" else 0.0
 
     def nothing_known(self, count: int) -> Tensor:
-        """Return in natural space what is to be expected of ``count`` examples in their blocks, (n, 2 width)."""
+        """Return in natural space what is to be expected of ``count`` examples in their blocks, (n, 2*width)."""
         there = self.match(torch.zeros(count, 2, dtype=torch.float64)) > 0
         return torch.where(there, self.chance(), NOTHING)
 
