@@ -101,6 +101,13 @@ def test_a_modality_on_no_side_is_named() -> None:
         find_sides(*opened(Towers(), one_side))
 
 
+def test_controls_do_not_make_a_sound_report_doubtful() -> None:
+    probes = ["controls", "reliance", "utilisation"]
+    report = collapsekit.diagnose(model=Towers(), data=splits(), config=CONFIG, profile="quick", probes=probes)
+    assert report.verdict == "healthy"
+    assert all(report.find("controls.permuted", m).skipped for m in report.modalities)  # type: ignore[union-attr]
+
+
 def test_each_modality_has_another_lender() -> None:
     donors, task = marginal_samples(40, 16, 0), Retrieval(0.1)
     met: dict[int, set[int]] = {1: set(), 2: set()}

@@ -81,10 +81,15 @@ def run(session: Session) -> Iterator[Result]:
         By modality the credit in shuffled answers and what an unread copy of it is due; what an untrained build gains.
     """
     task = session.task
-    credit, _ = session.shapley_values(_shuffled(session))
+    # Answers of pairs are about their own examples: dealt out among others they would still be right.
+    credit = None if task.expects_sets else session.shapley_values(_shuffled(session))[0]
     reference = session.balanced_reference.whole
     for i, m in enumerate(session.modalities):
-        yield PERMUTED.fill(task).result(*estimate(credit[i], session.level), modality=m)
+        permuted = PERMUTED.fill(task)
+        if credit is None:
+            yield permuted.skipped("answers of pairs cannot be dealt out among examples", modality=m)
+        else:
+            yield permuted.result(*estimate(credit[i], session.level), modality=m)
         due = _due_of_copy(session, lambda k: -reference.value(k).loss, i)
         yield DUPLICATE.fill(task).result(*estimate(due, session.level), modality=m)
     yield _untrained(session, reference.constant().loss)
