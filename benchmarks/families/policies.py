@@ -237,7 +237,7 @@ POLICIES = (
     ),
     Family(
         "diffusion policy, sampled",
-        CONFIG,
+        {**CONFIG, "model": {"samples": 16}},
         _episodes,
         diffusion,
         _policy_loss,
