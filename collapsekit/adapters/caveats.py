@@ -124,6 +124,20 @@ def adapter_merged(adapter: Adapter) -> ReportWarning | None:
     )
 
 
+def weights_dequantised(adapter: Adapter) -> ReportWarning | None:
+    """Warn that weights were packed into a few bits, and are used as the floating numbers that they stand for."""
+    packed = adapter.weights.packed
+    if packed is None:
+        return None
+    count = len(packed.weights)
+    return ReportWarning(
+        name="weights_dequantised",
+        sentence=f"{count} weight{'s' * (count > 1)} of the checkpoint {'were' if count > 1 else 'was'} packed by "
+        f"{packed.scheme}: the model was given the floating numbers that they stand for. Kernels that compute on packed "
+        "weights round otherwise.",
+    )
+
+
 def _ranks(merged: Sequence[MergedWeight]) -> str:
     """How many weights, and how many directions is added to each on average."""
     spread = [w.effective_rank for w in merged if w.effective_rank is not None]

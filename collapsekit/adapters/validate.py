@@ -27,6 +27,7 @@ from collapsekit.adapters.caveats import (
     not_pruned,
     samples_answers,
     weights_changed,
+    weights_dequantised,
 )
 from collapsekit.adapters.live.presence import missing_note
 from collapsekit.adapters.live.state import State
@@ -161,6 +162,7 @@ def validate_model(
         entries_left_out(adapter),
         averages_taken(adapter),
         adapter_merged(adapter),
+        weights_dequantised(adapter),
         inputs_changed(adapter),
         integers_cast(adapter),
         weights_changed(adapter),

@@ -13,6 +13,7 @@ from collapsekit.adapters.weights.averages import complete_averages
 from collapsekit.adapters.weights.lora import MergedWeight, plan_merge
 from collapsekit.adapters.weights.own_loading import ModuleLoading, acts_on_names, acts_on_numbers
 from collapsekit.adapters.weights.pretrained import read_as_pretrained
+from collapsekit.adapters.weights.quantised import PackedWeights, dequantise
 from collapsekit.checkpoint.leftovers import Leftovers, drop_ignored
 from collapsekit.checkpoint.match import NameFit, Shapes, fit_names, misfit, other_fits
 from collapsekit.checkpoint.mmap import forget
@@ -29,6 +30,7 @@ class WeightsTaken:
     averaged: str | None = None  # where the averages (EMA) lay that were taken
     lacking: tuple[str, ...] = ()  # the model's names that have no average, and their plain weights
     merged: tuple[MergedWeight, ...] = ()  # what an adapter changed
+    packed: PackedWeights | None = None  # what was packed into a few bits
 
 
 _OTHER_WAYS = 3  # in which a file's names are shown to a model that renames them itself
@@ -59,6 +61,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[st
     shapes = {k: tuple(v.shape) for k, v in values.items() if isinstance(v, Tensor)}
     tensors = drop_ignored(checkpoint.tensors, ignore)
     ignored = [name for name in checkpoint.tensors if name not in tensors]
+    tensors, packed = dequantise(tensors, shapes)
     lacking: tuple[str, ...] = ()
     if checkpoint.averaged is not None:
         beside = drop_ignored(checkpoint.beside, ignore)
@@ -74,7 +77,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[st
     else:
         left = _by_itself(ModuleLoading(model, replace(checkpoint, tensors=tensors), leftovers, ties), shapes, fit)
     checkpoint.check_unchanged()
-    return WeightsTaken((*ignored, *left), checkpoint.averaged, lacking)
+    return WeightsTaken((*ignored, *left), checkpoint.averaged, lacking, packed=packed)
 
 
 def _load_adapter(

@@ -8,6 +8,7 @@ from typing import Any
 from collapsekit.checkpoint.sidecars.described import Described, is_identifier, mapping, text
 from collapsekit.checkpoint.sidecars.document import read_document
 
+_READ = ("awq", "bitsandbytes", "gptq")  # methods whose weights become floating ones where they are loaded
 _PARTS = ("vision_config", "text_config", "audio_config", "speech_config", "qformer_config", "encoder", "decoder")
 
 
@@ -27,7 +28,12 @@ def read_hugging_face(folder: Path) -> Described | None:
     if told:
         sentences.append(f"its parts: {', '.join(told)}")
     method = _quantised(config)
-    if method:
+    if method in _READ:
+        sentences.append(
+            f"its weights are quantised ({method}): let model.factory build the model without quantisation, and it is given "
+            "the numbers that they stand for"
+        )
+    elif method:
         sentences.append(
             f"its weights are quantised ({method}), and have no gradient: load it where it was made, call "
             "`model.dequantize()` and save that, or give the weights from before"

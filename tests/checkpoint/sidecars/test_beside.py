@@ -176,7 +176,11 @@ def test_hugging_face(tmp_path: Path) -> None:
         "its class: LlavaForConditionalGeneration",
         "its parts: vision (clip_vision_model), text (llama)",
     )
-    assert "quantised (awq)" in found.sentences[2]
+    assert "quantised (awq): let model.factory build the model without quantisation" in found.sentences[2]
+    other = {**LLAVA, "quantization_config": {"quant_method": "hqq"}}
+    told = describe_beside(written(tmp_path, config=other))
+    assert told is not None
+    assert "quantised (hqq), and have no gradient: load it where it was made" in told.sentences[2]
     assert found.code[0] == "from transformers import LlavaForConditionalGeneration"
 
 
