@@ -22,7 +22,8 @@ def make_patient(draw: np.random.Generator) -> dict[str, NDArray[np.generic]]:
 
     def disc(around: NDArray[np.float64], spread: float, size: float) -> NDArray[np.bool_]:
         centre = around + draw.uniform(-spread, spread, 2)
-        return brain & (np.hypot(x - centre[0], y - centre[1]) < draw.uniform(size, 1.5 * size))
+        inside: NDArray[np.bool_] = brain & (np.hypot(x - centre[0], y - centre[1]) < draw.uniform(size, 1.5 * size))
+        return inside
 
     brain = (x / 10) ** 2 + (y / 12) ** 2 < 1
     middle = draw.uniform(-5, 5, 2)
