@@ -144,6 +144,6 @@ def test_every_command_prints_what_the_page_shows(folder: Path, tmp_path: Path) 
         assert done.returncode == 0, (shown.command, done.stderr)
         assert "Traceback" not in done.stderr
         for output in shown.outputs:
-            assert stands_in(output, done.stdout), (shown.command, output, done.stdout)
+            assert stands_in(output, done.stdout + done.stderr), (shown.command, output, done.stdout, done.stderr)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < CPU_SECONDS
