@@ -28,6 +28,10 @@ class ConfigError(CollapsekitError):
     """The command line, the config file or the model it names is not usable as written (exit 2)."""
 
 
+class SamplingError(ConfigError):
+    """The model draws random numbers in eval mode, and the config does not say over how many seeds to average (exit 2)."""
+
+
 class DataError(CollapsekitError):
     """The data lacks something the config promises, or holds values no probe can use (exit 2)."""
 

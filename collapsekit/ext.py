@@ -64,6 +64,7 @@ _WHERE = {
     "ModuleAdapter": "adapters.module",
     "Prediction": "adapters.base",
     "Source": "data.base",
+    "Regression": "tasks.regression",
     "Task": "tasks.base",
     "build_adapter": "session.opening",
     "find_submodule": "adapters.build",
@@ -139,6 +140,7 @@ __all__ = [
     "Profile",
     "Progress",
     "RefusedError",
+    "Regression",
     "Report",
     "Result",
     "Session",
@@ -239,6 +241,7 @@ if TYPE_CHECKING:
     from collapsekit.stats.linalg.spectrum import effective_rank, singular_values, singular_values_svd
     from collapsekit.stats.linear import fit_ridge
     from collapsekit.tasks.base import Task
+    from collapsekit.tasks.regression import Regression
 else:
 
     def __getattr__(name: str) -> Any:

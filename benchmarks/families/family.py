@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,17 +38,36 @@ class World:
         return noise + size * (2 * bit - 1).float().reshape(-1, *[1] * len(shape))
 
 
+Swap = Callable[[Any, Tensor], Any]  # a split and an order to the split with something of other examples
+
+
 @dataclass(frozen=True)
 class Family:
-    """A kind of model and of data; modality b is the one that is ignored in models that ignore one."""
+    """A kind of model and of data; ``swap`` exchanges what is ignored in models that ignore something: modality b, or those
+    of ``ignored`` where a family names its modalities."""
 
     name: str
     config: dict[str, Any]
     data: Callable[[World], Any]  # a split as tensors and lists by name, n of each
     model: Callable[[], nn.Module]
     loss: Callable[[nn.Module, Any], Tensor]  # mean training loss on such a split
-    swap: Callable[[Any, Tensor], Any]  # the split with modality b of other examples
+    swap: Swap
     hand_over: Callable[[Any], Any] = lambda split: split  # the split as collapsekit gets it
+    swaps: Mapping[str, Swap] = field(default_factory=dict)  # of each modality, where there are others than a and b
+    ignored: tuple[str, ...] = ("b",)
+    answer_loss: Callable[[nn.Module, Any], Tensor] | None = None  # of the answer alone, where it is trained by more
+    steps: int = 250  # of training
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.swaps) or ("a", "b")
+
+    def truth(self, kind: str) -> dict[str, str]:
+        """What is to be found of each modality in a model of the kind."""
+        if kind == "untrained":
+            return dict.fromkeys(self.modalities, "untrained")
+        return {m: "ignored" if kind == "ignores" and m in self.ignored else "used" for m in self.modalities}
 
 
 def swap_fields(*names: str) -> Callable[[Any, Tensor], Any]:
@@ -68,15 +87,15 @@ def some(split: Any, rows: Tensor) -> Any:
     return swap_fields(*split)(split, rows)
 
 
-def train(family: Family, split: Any, kind: str, seed: int, steps: int = 250) -> nn.Module:
-    """Make a model of the family, trained as people would, with modality b at random, or not at all."""
+def train(family: Family, split: Any, kind: str, seed: int) -> nn.Module:
+    """Make a model of the family, trained as people would, with what is ignored at random, or not at all."""
     torch.manual_seed(seed)
     model = family.model()
     if kind == "untrained":
         return model.eval()
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     n = len(next(iter(split.values())))
-    for _ in range(steps):
+    for _ in range(family.steps):
         batch = some(split, torch.randperm(n)[:128])
         if kind == "ignores":
             batch = family.swap(batch, torch.randperm(128))

@@ -32,7 +32,7 @@ from collapsekit.data.base import Batch, Source
 from collapsekit.data.factory import make_source
 from collapsekit.errors import ConfigError
 from collapsekit.tasks.base import Task
-from collapsekit.tasks.make import task_of
+from collapsekit.tasks.make import further_tasks, task_of
 
 PARTS = ("encode", "fuse", "head")
 # What has to be kept of one modality's encoder to run the rest of the model again; first axis the example.
@@ -172,6 +172,7 @@ class Adapter(BatchKeys, ABC):
         need_two(config)
         self.fields = InputFields(config)
         self.task: Task = task_of(config)
+        further_tasks(self.task, config)  # raises where it lacks one of them
         self.source = source if source is not None else make_source(config)
         model = unwrapped(build_model(config, seed)) if model is None else model
         self.config = config = unprefixed(config, model)

@@ -14,14 +14,13 @@ from collapsekit.adapters.base import (
     Adapter,
     Change,
     ForwardPass,
-    OwnedActivations,
     Prediction,
     TrainPass,
 )
 from collapsekit.adapters.build import features_path, find_submodule, need_bare
 from collapsekit.adapters.hooks import Reached, Tap, shape_behind
 from collapsekit.adapters.inserts import WithEvidence
-from collapsekit.adapters.live.alone import answer_features, keep_alone
+from collapsekit.adapters.live.alone import answer_features, in_some_mode, keep_alone
 from collapsekit.adapters.live.collated import arguments_of, collate_examples
 from collapsekit.adapters.live.inputs import (
     change_inputs,
@@ -32,7 +31,7 @@ from collapsekit.adapters.live.inputs import (
     run_prepared,
     shape_of,
 )
-from collapsekit.adapters.live.presence import filled, groups_of, missing_note, run_groups
+from collapsekit.adapters.live.presence import by_presence, filled, missing_note
 from collapsekit.adapters.live.sampling import answer_over_seeds, average_passes, average_predictions
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
@@ -119,19 +118,17 @@ class ModuleAdapter(Adapter):
         return answer
 
     def run(self, batch: Batch) -> ForwardPass:
-        def run(rows: Tensor) -> ForwardPass:
-            some = {k: v[rows] for k, v in batch.items()} if len(groups) > 1 else batch
+        def run(some: Batch, _: object) -> ForwardPass:
             return run_prepared(self, self.prepare, some, partial(self._run, some))
 
-        groups = groups_of(self, batch)
-        return answer_over_seeds(self, lambda: run_groups(groups, run), average_passes)
+        return answer_over_seeds(self, lambda: by_presence(self, batch, {}, run), average_passes)
 
     def _run(self, batch: Batch, inputs: Batch) -> ForwardPass:
         heard = self.recorder.heard(inputs)
-        recorded: dict[str, Activations] = {}
-        for m in self.modalities:
-            at_input = m in self.at_input
-            recorded[m] = record_inputs(self, m, batch) if at_input else self.taps[m].take(heard.captures[m])
+        recorded: dict[str, Activations] = {
+            m: record_inputs(self, m, batch) if m in self.at_input else self.taps[m].take(heard.captures[m])
+            for m in self.modalities
+        }
         pooled = {
             m: self.pool(m, self.features_of(m, recorded[m]), {**inputs, **batch}).float() for m in self.modalities
         }
@@ -163,23 +160,16 @@ class ModuleAdapter(Adapter):
         at_input = {
             k: t for m, r in recorded.items() if m in self.at_input for k, t in zip(self.fields.of(m), r, strict=True)
         }
-        replayed = {m: r for m, r in recorded.items() if m in self.taps}
-        inputs = {**inputs, **at_input}
-        groups = groups_of(self, inputs)
+        replayed, inputs = {m: r for m, r in recorded.items() if m in self.taps}, {**inputs, **at_input}
 
-        def run(rows: Tensor) -> Prediction:
-            if len(groups) == 1:
-                return run_prepared(self, self.prepare, inputs, partial(self._replayed, replayed))
-            some = {k: v[rows] for k, v in inputs.items()}
-            mine = {m: OwnedActivations(t[rows] for t in r) for m, r in replayed.items()}
+        def run(some: Batch, mine: Mapping[str, Activations]) -> Prediction:
             return run_prepared(self, self.prepare, some, partial(self._replayed, mine))
 
-        return answer_over_seeds(self, lambda: run_groups(groups, run), average_predictions)
+        return answer_over_seeds(self, lambda: by_presence(self, inputs, replayed, run), average_predictions)
 
     def _replayed(self, recorded: Mapping[str, Activations], ready: Batch) -> Prediction:
-        rows = len(next(iter(ready.values())))
         with ExitStack() as stack:
-            stack.enter_context((self.pruning or NOTHING).applied(recorded, rows))
+            stack.enter_context((self.pruning or NOTHING).applied(recorded, len(next(iter(ready.values())))))
             fused = stack.enter_context(self.recorder.replaying(recorded, self.device))
             output = self._guarded_forward(ready)
         return self._prediction(fused, output, ready)
@@ -193,10 +183,14 @@ class ModuleAdapter(Adapter):
         return self.pruning.refused
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        if modality in self.at_input:  # the whole model stands for its encoder
-            alone = keep_alone(self, modality, inputs)
-            return answer_features(run_prepared(self, self.prepare, alone, self._prediction_of))
-        return run_prepared(self, self.prepare, inputs, partial(self._live, modality, recorded))
+        def run(some: Batch, mine: Mapping[str, Activations]) -> Tensor:
+            answer = partial(self._live, modality, mine) if modality in self.taps else self._prediction_of
+            return run_prepared(self, self.prepare, some, answer)
+
+        if modality in self.taps:
+            return by_presence(self, inputs, recorded, run)
+        alone = keep_alone(self, modality, inputs)  # the whole model stands for its encoder
+        return answer_features(in_some_mode(self.model, lambda: by_presence(self, alone, {}, run)))
 
     def _live(self, modality: str, recorded: Mapping[str, Activations], ready: Batch) -> Tensor:
         tap = self.taps[modality]
@@ -215,7 +209,12 @@ class ModuleAdapter(Adapter):
         self.unsteady = None  # as the weights move on
         change = change or {}
         batch = {**batch, **change_inputs(self, batch, {m: c for m, c in change.items() if m in self.at_input})}
-        return run_prepared(self, self.prepare, batch, partial(self._run_live, change, batch))
+
+        def run(some: Batch, _: object) -> TrainPass:
+            return run_prepared(self, self.prepare, some, partial(self._run_live, change, some))
+
+        # A change of what encoders give is of all examples at once.
+        return by_presence(self, batch, {}, run) if self.taps.keys().isdisjoint(change) else run(batch, {})
 
     def _run_live(self, change: Mapping[str, Change], batch: Batch, ready: Batch) -> TrainPass:
         seen: dict[str, list[Tensor]] = {m: [] for m in self.taps}

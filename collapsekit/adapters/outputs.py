@@ -12,6 +12,8 @@ from collapsekit.adapters.hooks import select_part
 from collapsekit.errors import ConfigError
 from collapsekit.tasks.base import Task
 
+ONE_BY_ONE = "`model: {one_by_one: true}`, and each example is run by itself"
+
 
 def prediction_in(output: Any, wanted: str | int | Sequence[str | int] | None, task: Task, rows: int) -> Tensor:
     """Find the prediction in whatever a model returns.
@@ -35,6 +37,13 @@ def prediction_in(output: Any, wanted: str | int | Sequence[str | int] | None, t
         found = _in_usual_place(output, task) if picked is None else picked
     while isinstance(found, tuple | list) and found:
         found = found[0]
+    if isinstance(found, Tensor) and found.ndim == 0 and rows == 1:
+        return found[None]
+    if isinstance(found, Tensor) and found.ndim == 0:
+        raise ConfigError(
+            f"the model returns one number for {rows} examples: name its prediction with `output`; where it is the loss of "
+            f"a batch, set `task: own_loss` and {ONE_BY_ONE}."
+        )
     if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != rows:
         what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(f"the model returns {what} for {rows} examples: name its prediction with `output`.")
@@ -46,7 +55,10 @@ def _chosen(output: Any, wanted: str | int | Sequence[str | int], task: Task) ->
     if isinstance(output, Tensor):
         raise ConfigError(f"`output` names {wanted!r}, but the model returns one tensor: remove `output`.")
     taken = [select_part(output, p, "the model's output") for p in parts]
-    return _side_by_side(taken, task) if all(isinstance(t, Tensor) for t in taken) else taken
+    if len(taken) == 1 or not all(isinstance(t, Tensor) for t in taken):
+        return taken
+    joined = task.join(taken)
+    return _side_by_side(taken, task) if joined is None else joined
 
 
 def _in_usual_place(output: Any, task: Task) -> Any:

@@ -33,7 +33,7 @@ from collapsekit.adapters.live.presence import missing_note
 from collapsekit.adapters.live.state import State
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.data.base import Batch
-from collapsekit.errors import CollapsekitError, ConfigError, DataError
+from collapsekit.errors import CollapsekitError, ConfigError, DataError, SamplingError
 from collapsekit.report.diagnosis import ReportWarning
 
 WITHOUT = ", though the inputs are finite: check the weights and the modality's `scale`"
@@ -204,7 +204,7 @@ class _Repeated:
         if not _apart(result, self.run(seed=self.seed + 1), self._tolerance):
             return
         self.settled(result)  # raises where it would not answer the same under the same seed either
-        raise ConfigError(
+        raise SamplingError(
             "the model is random in eval mode: two seeds give two answers for the same examples; make its eval mode "
             "deterministic (dropout only where self.training, a fixed seed or the mean instead of a sample), or, where it "
             "is meant to sample, say over how many seeds each answer is averaged: `model: {samples: 8}`."

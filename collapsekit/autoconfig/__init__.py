@@ -1,1 +1,1 @@
-"""A first collapsekit.yaml out of a checkpoint's tensor names and shapes; nothing is loaded or executed."""
+"""A first collapsekit.yaml: out of a checkpoint's tensor names and shapes alone, or by running one batch."""

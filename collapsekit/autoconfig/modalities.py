@@ -29,6 +29,7 @@ def find_encoders(root: Module, unsure: list[str]) -> dict[str, Module]:
     if len(claims) < 2:
         named = [c for c in _by_word(root, HINTS, claims, unsure) if c.sense not in {k.sense for k in claims}]
         claims += [Claim(c.sense, c.sense, c.module) for c in named]
+    claims = list(_without_answers(claims, unsure))
     position = {name: i for i, (name, _) in enumerate(root.tensors)}
     claims.sort(key=lambda c: position[c.module.tensors[0][0]])
     if len(claims) > 1 and all(_standing(c.module) == 0 for c in claims):
@@ -42,6 +43,19 @@ def find_encoders(root: Module, unsure: list[str]) -> dict[str, Module]:
             name = f"{base}_{n}"
         named_modules[name] = claim.module
     return named_modules
+
+
+def _without_answers(claims: Iterable[Claim], unsure: list[str]) -> Iterator[Claim]:
+    """Leave out modules that give one number: branches of the answer, and no modality's features."""
+    for claim in claims:
+        inside = words(claim.module.parent.rpartition(".")[2])
+        encodes = claim.module.named(ENCODER - {"branch"}) or not (CONTAINER - {"branches"}).isdisjoint(inside)
+        if claim.module.width() == 1 and not encodes:  # an encoder may end in the weights of its attention
+            unsure.append(
+                f"{claim.module.path[:80]!r} gives one number, as a branch of the answer does: it is taken for no modality."
+            )
+        else:
+            yield claim
 
 
 def _candidates(root: Module, taken: list[Module]) -> Iterator[Module]:

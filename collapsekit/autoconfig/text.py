@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-
-import yaml
 
 from collapsekit.autoconfig.guess import Proposal
 from collapsekit.autoconfig.modules import Module, module_tree, unwrapped
+from collapsekit.autoconfig.spelling import comment, scalar
 from collapsekit.checkpoint.sidecars.described import Described
 from collapsekit.registry import task_names
 
@@ -45,17 +43,17 @@ def config_text(
         return "\n".join([*lines, *_lines_beside(beside, checkpoint_name), *_closing(root)]) + "\n"
     if beside is not None:
         lines += _comments_beside(beside)
-    lines += [f"# Unsure: {_comment(sentence)}" for sentence in proposal.unsure]
+    lines += [f"# Unsure: {comment(sentence)}" for sentence in proposal.unsure]
     lines += [
         "model:",
         '  factory: my_model:build  # FILL IN: "module:callable" that returns the torch.nn.Module',
         "  # kwargs: {}  # FILL IN: the arguments it was trained with, if it takes any",
-        f"  checkpoint: {_scalar(checkpoint_name)}",
+        f"  checkpoint: {scalar(checkpoint_name)}",
         *_modality_lines(proposal, root),
         *_path_line("fusion", proposal.fusion, "FILL IN: submodule that first mixes the modalities"),
         *_path_line("head", proposal.head, "optional: submodule that turns the fusion into the prediction"),
         "call: kwargs  # FILL IN: how a batch reaches forward: kwargs | dict | positional | list",
-        f'task: {_task(proposal, shapes)}  # FILL IN: {" | ".join(task_names())} | "module:callable" loss',
+        _task_line(proposal, shapes, root),
         "data:",
         "  path: data.safetensors  # FILL IN: keys SPLIT/NAME (train/image, train/label, test/...); .npz the same",
         '  # factory: my_data:loaders  # or this, instead of path: "module:callable"',
@@ -71,28 +69,28 @@ def _lines_beside(beside: Described, checkpoint_name: str) -> list[str]:
         *_comments_beside(beside),
         "model:",
         '  factory: my_model:build  # FILL IN: "module:callable" that returns the torch.nn.Module, as above',
-        f"  checkpoint: {_scalar(checkpoint_name)}",
+        f"  checkpoint: {scalar(checkpoint_name)}",
         "modalities:  # edited at the input; where one has an encoder of its own, a module listed below, name that too",
     ]
     for field in beside.inputs:
-        part = f", slice: {_scalar(field.part)}" if field.part is not None else ""
-        seen = f"  # {_comment(field.about)}" if field.about else ""
-        lines.append(f"  {_scalar(field.name)}: {{input: {_scalar(field.key)}{part}}}{seen}")
+        part = f", slice: {scalar(field.part)}" if field.part is not None else ""
+        seen = f"  # {comment(field.about)}" if field.about else ""
+        lines.append(f"  {scalar(field.name)}: {{input: {scalar(field.key)}{part}}}{seen}")
     return [
         *lines,
         f"call: {beside.call or 'kwargs'}  # how a batch reaches forward",
-        f"task: {beside.task or 'classification'}",
+        f"task: {beside.task}" if beside.task is not None else f"# task:  # FILL IN: {_choice()}",
         "data:",
         '  factory: my_data:loaders  # FILL IN: "module:callable" that returns {"train": ..., "test": ...}',
-        f"  label: {_scalar(beside.label or 'label')}",
+        f"  label: {scalar(beside.label or 'label')}",
     ]
 
 
 def _comments_beside(beside: Described) -> list[str]:
-    lines = [f"# {_comment(beside.maker)}, as the files beside the weights say."]
-    lines += [f"# - {_comment(sentence)}" for sentence in beside.sentences]
+    lines = [f"# {comment(beside.maker)}, as the files beside the weights say."]
+    lines += [f"# - {comment(sentence)}" for sentence in beside.sentences]
     if beside.code:
-        lines += ["# A factory may be made of:", *(f"#   {_comment(line)}" for line in beside.code)]
+        lines += ["# A factory may be made of:", *(f"#   {comment(line)}" for line in beside.code)]
     return lines
 
 
@@ -112,17 +110,31 @@ def _modality_lines(proposal: Proposal, root: Module) -> list[str]:
     for name, path in proposal.modalities.items():
         width = modules[path].width() if path in modules else None
         seen = f"  # {width} features out" if width is not None else ""
-        lines.append(f"  {_scalar(name)}: {{encoder: {_scalar(path)}}}{seen}")
+        lines.append(f"  {scalar(name)}: {{encoder: {scalar(path)}}}{seen}")
     return lines
 
 
 def _path_line(key: str, path: str | None, hint: str) -> list[str]:
-    return [f"{key}: {_scalar(path)}"] if path is not None else [f"# {key}: {key}  # {hint}"]
+    return [f"{key}: {scalar(path)}"] if path is not None else [f"# {key}: {key}  # {hint}"]
 
 
-def _task(proposal: Proposal, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    towers = proposal.head is None and any(name.endswith("logit_scale") for name in shapes)
-    return "retrieval" if towers else "classification"
+def _choice() -> str:
+    return f'{" | ".join(task_names())} | "module:callable" loss'
+
+
+def _task_line(proposal: Proposal, shapes: Mapping[str, tuple[int, ...]], root: Module) -> str:
+    """The task that the width of the head leaves open, as a question; none where there is no head to go by."""
+    if proposal.head is None and any(name.endswith("logit_scale") for name in shapes):
+        return f"task: retrieval  # FILL IN: {_choice()}; two towers and a scale of their similarity"
+    head = next((m for m in root.walk() if m.path == proposal.head), None)
+    width = None if head is None else head.width()
+    if width is None:
+        return f"# task:  # FILL IN: {_choice()}; no head could be told, so nothing says which"
+    if width == 1:
+        seen = "one number comes out: is it a value (regression), 0 or 1 (classification), or a risk (survival)?"
+        return f"task: regression  # FILL IN: {_choice()}; {seen}"
+    seen = f"{width} numbers come out: one of {width} classes, {width} labels (multilabel), or {width} values (regression)?"
+    return f"task: classification  # FILL IN: {_choice()}; {seen}"
 
 
 def _module_comments(root: Module) -> list[str]:
@@ -130,19 +142,7 @@ def _module_comments(root: Module) -> list[str]:
     lines = []
     for m in shown[:_MOST_LISTED]:
         width = m.width()
-        lines.append(f"#   {_scalar(m.path)}: {len(m.tensors)}" + (f", {width}" if width is not None else ""))
+        lines.append(f"#   {scalar(m.path)}: {len(m.tensors)}" + (f", {width}" if width is not None else ""))
     if len(shown) > _MOST_LISTED:
         lines.append(f"#   and {len(shown) - _MOST_LISTED} more")
     return lines or ["#   none"]
-
-
-def _scalar(text: str) -> str:
-    """``text`` as one line of YAML that reads back as the same string."""
-    if re.fullmatch(r"[A-Za-z_][\w.\-]*(:input)?", text, re.ASCII) and yaml.safe_load(text) == text:
-        return text
-    quoted: str = yaml.safe_dump(text, default_style='"', width=float("inf"), allow_unicode=False)
-    return quoted.strip()
-
-
-def _comment(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

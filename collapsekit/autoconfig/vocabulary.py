@@ -53,6 +53,29 @@ HEAD = frozenset(
     )
 )
 COPY = frozenset(("momentum", "ema", "teacher", "target", "loss", "criterion"))  # trained beside, not the model
+LABEL = frozenset(
+    (
+        *("label", "labels", "target", "targets", "y", "gt", "truth", "answer", "answers", "class", "classes"),
+        *("action", "actions", "outcome", "outcomes", "mos", "lbl", "groundtruth", "relevance"),
+    )
+)
+# Fields that say how others are to be read.
+BESIDE = frozenset(
+    (
+        *("mask", "masks", "length", "lengths", "len", "lens", "padding", "pad", "position", "positions", "pos"),
+        *("segment", "segments", "type", "types", "grid", "thw", "sizes", "index", "indices", "count", "counts"),
+    )
+)
+LENGTHS = frozenset(("length", "lengths", "len", "lens", "count", "counts", "sizes"))
+# What libraries call the fields of modalities.
+FIELD_SENSES = {
+    "pixel_values": "image",
+    "pixel_values_videos": "video",
+    "input_ids": "text",
+    "input_features": "audio",
+    "input_values": "audio",
+    "visual_embeds": "image",
+}
 SENSE_WORDS = frozenset(word for known in SENSES.values() for word in known)
 
 _GLUED = re.compile(r"([a-z]{3,}?)(encoder|enc|net|model|branch|backbone|tower|stream)")

@@ -13,7 +13,7 @@ VERSION = f"collapsekit {__version__}"
 # sources for Python's parser.
 COMMANDS = {
     "demo": "Train a small model on real data, watch it ignore a view, and diagnose it. Takes under a minute.",
-    "init": "Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell.",
+    "init": "Write a commented collapsekit.yaml: by running a batch (--factory and --data), else by the checkpoint's names.",
     "inspect": "Show what a checkpoint is and holds, without executing it; exits 3 where it would be refused.",
     "diagnose": "Find out which modality a checkpoint ignores, what that costs, and why.",
     "repair": "Fine-tune a checkpoint so that it uses what it ignored; exits 1 where the result is rejected.",

@@ -52,6 +52,9 @@ class ModelConfig(_Section):
     base: str | None = None  # the weights that an adapter in checkpoint (PEFT, LoRA) was trained on
     ignore: tuple[str, ...] = ()  # patterns (fnmatch) of names in the checkpoint that the model does not need
     weights: Literal["model", "ema"] = "model"  # ema: the averages that training kept beside them in the same file
+    one_by_one: bool = (
+        False  # whether each example is run by itself, as the model takes one, or answers for a whole batch
+    )
     samples: int = Field(default=1, gt=0, le=4096)  # seeds an answer is averaged over, of a model random in eval mode
     seed: int | None = Field(
         default=None, ge=0, lt=SEEDS
@@ -119,6 +122,7 @@ class Config(_Section):
     call: Literal["kwargs", "dict", "positional", "list"] = "kwargs"
     task: str = "classification"
     metric: str | None = None
+    metrics: tuple[str, ...] = ()  # further ones of the task, told beside that one
     temperature: float = Field(default=0.07, gt=0)  # retrieval only
     task_options: Plain = {}  # of the task, such as `shift` of tokens
     data: DataConfig = DataConfig()
@@ -208,6 +212,7 @@ class Config(_Section):
             checkpoint=subset.checkpoint,
             ignore=self.model.ignore,
             weights=self.model.weights,
+            one_by_one=self.model.one_by_one,
             samples=self.model.samples,
         )
         kept = {m: section for m, section in self.modalities.items() if m in subset.modalities}

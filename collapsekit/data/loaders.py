@@ -28,6 +28,9 @@ class BatchForm:
     padding: Mapping[str, float] = field(default_factory=dict)  # what ragged fields are filled up with, 0 by default
 
 
+ONE = ", beside `model: {one_by_one: true}` where the model takes one example at a time"
+
+
 class LoaderSource(Source):
     """A mapping of split names to DataLoaders, Datasets or other iterables of batches, as the user's factory made it.
 
@@ -75,7 +78,7 @@ class LoaderSource(Source):
                 raise DataError(
                     f"a batch of split {split!r} from {self.origin} has unequal numbers of rows: {lengths}; fields whose "
                     "rows are parts of examples, such as nodes of graphs, are exchanged before they are collated with "
-                    "`data: {edit: examples}`."
+                    f"`data: {{edit: examples}}`{ONE if 1 in lengths.values() else ''}."
                 )
             if rows == 0:
                 continue
@@ -87,6 +90,21 @@ class LoaderSource(Source):
                     break
         if seen == 0:
             raise NothingEvaluatedError(f"split {split!r} of {self.origin} is empty: there is nothing to evaluate.")
+
+    def first(self, split: str, size: int) -> Any:
+        """Return the first batch of a split as the user's code makes it, of at most ``size`` examples where it is made here.
+
+        Raises DataError, NothingEvaluatedError.
+        """
+        self.need(split)
+        for batch in self._iterate(split, size, None, 0):
+            return batch
+        raise NothingEvaluatedError(f"split {split!r} of {self.origin} is empty: there is nothing to evaluate.")
+
+    def has_examples(self, split: str) -> bool:
+        """Tell whether examples of a split can be had before they are collated."""
+        loader = self.loaders[split]
+        return isinstance(loader, Dataset) or (isinstance(loader, DataLoader) and loader.batch_sampler is not None)
 
     def _columns(self, batch: Any, keys: Sequence[str], split: str) -> Batch:
         """One tensor a field, (rows, ...); of values that do not stack their hashes. Raises DataError."""
@@ -119,6 +137,12 @@ class LoaderSource(Source):
                 )
             found = {k: find_field(there, k) for k in keys}
             absent = next((k for k, value in found.items() if value is MISSING), None)
+        if absent == EXAMPLE:
+            raise DataError(
+                f"{self.origin} split {split!r} yields {type(batch).__name__}, batches that are collated already: "
+                "`data: {edit: examples}` exchanges modalities before that, so hand over the DataLoader itself, with its "
+                "collate_fn."
+            )
         if absent is not None:
             names = list(there) if isinstance(there, Mapping) else field_names(there)
             said = (

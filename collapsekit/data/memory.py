@@ -23,6 +23,8 @@ from collapsekit.errors import ConfigError, DataError
 ORIGIN = "the data given"
 SPLITS = "give {'train': ..., 'val': ..., 'test': ...}"
 
+LISTS = "; a list of tensors or of text goes in a list of batches: [{'images': [...], ...}], not {'images': [...], ...}"
+
 
 class MemorySource(Source):
     """Splits in memory, each read by a source of its own: a mapping of names to tensors, or what yields dict batches.
@@ -31,6 +33,7 @@ class MemorySource(Source):
     """
 
     def __init__(self, data: Mapping[str, Any], form: BatchForm | None = None) -> None:
+        self.data = data
         self.parts: dict[str, Source] = {}
         self.objects: dict[str, ObjectStore] = {}
         for split, held in data.items():
@@ -49,6 +52,10 @@ class MemorySource(Source):
 
     def splits(self) -> list[str]:
         return list(self.parts)
+
+    def with_form(self, form: BatchForm) -> MemorySource:
+        """Return the same splits, their batches read in another way."""
+        return MemorySource(self.data, form)
 
     @property
     def collate(self) -> Callable[[list[Any]], Any] | None:  # type: ignore[override]
@@ -100,5 +107,5 @@ def _tensor(value: Any, key: str, split: str) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as e:
         raise DataError(
             f"{key!r} in split {split!r} of {ORIGIN} is {type(value).__name__} that is no tensor ({one_line(e)}): give "
-            "numbers, one row an example."
+            f"numbers, one row an example{LISTS if isinstance(value, list | tuple) else ''}."
         ) from None

@@ -19,6 +19,7 @@ from collapsekit.errors import DataError
 Form = Literal["list", "padded"]
 WORDS, IDS = 512, 256  # columns that words of a text, and token ids, are counted in
 WIDE = 1024  # numbers up to which an axis that all values share is kept
+WHOLE = 1 << 18  # numbers up to which values of one shape are told as they are
 
 
 class ObjectStore:
@@ -31,6 +32,7 @@ class ObjectStore:
         self.whole = False  # whether some batch had None in the place of all its values
         self._known: dict[int, Any] = {}
         self._numbers: dict[int, Tensor] = {}
+        self._axis: int | None = None
 
     def add(self, values: Sequence[Any]) -> Tensor:
         """Keep values, and return their hashes, int64 (n,).
@@ -62,20 +64,38 @@ class ObjectStore:
         return pad_rows(values, self.padding, self.key)
 
     def numbers(self, ids: Tensor) -> Tensor:
-        """Describe each of these values by numbers of one width, float32 (n, d): of tensors their size, and mean, largest
-        and least along what varies; of whole numbers and words, how often each occurs; first whether it is there at all.
+        """Tell each of these values by numbers of one width, float32: tensors of one shape as they are, (n, ...), 0 for
+        None; other values by what describes them, (n, d): of tensors their size, and mean, largest and least along what
+        varies; of whole numbers and words, how often each occurs; first whether it is there at all. Which it is follows from
+        all values that were added.
         """
-        for i in self._known.keys() - self._numbers.keys():  # of all, so that the width is that of every example
-            self._numbers[i] = describe(self._known[i])
+        whole = self._whole()
+        if whole is not None:
+            return torch.stack([whole if value is None else value.float() for value in self.take(ids)])
+        fresh = set(self._known) - set(self._numbers)  # of all, so that the width is that of every example
+        if fresh and (axis := find_axis([v for v in self._known.values() if isinstance(v, Tensor)])) != self._axis:
+            self._axis, fresh = axis, set(self._known)
+        for i in fresh:
+            self._numbers[i] = describe(self._known[i], self._axis)
         rows = [self._numbers[i] for i in ids.tolist()]
         widths = {len(row) for row in self._numbers.values() if len(row) > 1}
         if len(widths) > 1:
             raise DataError(
                 f"values of {self.key!r} are of different kinds: they are described by {sorted(widths)} numbers, expected "
-                "one kind in all examples; give tensors that differ in one axis only, or text."
+                "one kind in all examples; give tensors of one number of axes, or text."
             )
         width = max(widths, default=1)
         return torch.stack([torch.cat([row, torch.zeros(width - len(row))]) for row in rows])
+
+    def _whole(self) -> Tensor | None:
+        """Zeros of the one shape that all values have which are numbers, ids aside; None where they have several."""
+        values = [value for value in self._known.values() if value is not None]
+        shapes = {value.shape if isinstance(value, Tensor) else None for value in values}
+        shape = shapes.pop() if len(shapes) == 1 else None
+        if shape is None or not 0 < shape.numel() <= WHOLE or not shape:
+            return None
+        ids = len(shape) < 3 and not all(value.is_floating_point() for value in values)
+        return None if ids else torch.zeros(shape)
 
     def _one(self, value: Any) -> int:
         value = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
@@ -87,22 +107,43 @@ class ObjectStore:
         return key
 
 
-def describe(value: Any) -> Tensor:
+def find_axis(values: Sequence[Tensor]) -> int | None:
+    """Find an axis along which values do not differ in size: the last of (t, d) or the first of (c, h, w) where it is so.
+
+    Args:
+        values: tensors (...).
+
+    Returns:
+        The axis, -1 where there is none; None where values have fewer axes than two, or not as many as one another.
+    """
+    axes = {value.ndim for value in values}
+    count = axes.pop() if len(axes) == 1 else 0
+    if count < 2:
+        return None
+    sizes = list(zip(*(value.shape for value in values), strict=True))
+    usual = 1 if count == 2 else 0
+    alike = [axis for axis in sorted(range(count), key=lambda axis: axis != usual) if len(set(sizes[axis])) == 1]
+    return alike[0] if alike else -1
+
+
+def describe(value: Any, axis: int | None = None) -> Tensor:
     """Describe one value by numbers, float32 (d,); d is the same for values of one kind.
 
     Args:
         value: a tensor of any shape, text, a list of these, or None.
+        axis: of a tensor of two axes or more, the one whose places are told apart; -1: none is; None: the last of (t, d),
+            the first of (c, h, w).
 
     Returns:
         First 1, or 0 alone for None; then size, mean, largest and least along what varies from value to value: the one axis
-        of a vector, all but the last axis of (t, d), all but the first of (c, h, w); or counts of token ids or of words.
+        of a vector, all but ``axis`` of what has more; or counts of token ids or of words.
     """
     if value is None:
         return torch.zeros(1)
     if isinstance(value, str | bytes):
         return torch.cat([torch.ones(1), count_words(value if isinstance(value, str) else value.decode("latin-1"))])
     if isinstance(value, Tensor):
-        return torch.cat([torch.ones(1), _described(value)])
+        return torch.cat([torch.ones(1), _described(value, axis)])
     if isinstance(value, bool | int | float):
         return torch.tensor([1.0, float(value)])
     if isinstance(value, list | tuple) and value:
@@ -172,7 +213,7 @@ def unpad_rows(values: Tensor, padding: float) -> list[Tensor]:
     return found
 
 
-def _described(value: Tensor) -> Tensor:
+def _described(value: Tensor, axis: int | None) -> Tensor:
     if value.ndim == 0:
         return value.float()[None]
     if not value.is_floating_point() and value.ndim == 1:
@@ -180,7 +221,10 @@ def _described(value: Tensor) -> Tensor:
         column = torch.where((ids >= 0) & (ids < IDS), ids, (ids * 2654435761) % 2147483647 % IDS)
         return torch.cat([torch.tensor([float(len(ids))]), torch.bincount(column, minlength=IDS).float()])
     x = value.float()
-    along = x.reshape(-1, 1) if x.ndim == 1 else x.reshape(-1, x.shape[-1]) if x.ndim == 2 else x.flatten(1).T
+    if x.ndim == 1 or axis == -1:
+        along = x.reshape(-1, 1)
+    else:
+        along = x.movedim((1 if x.ndim == 2 else 0) if axis is None else axis, 0).flatten(1).T
     if along.shape[1] > WIDE:
         along = along.reshape(-1, 1)
     if not len(along):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.validate import finite_inputs
-from collapsekit.data.base import Batch, is_stored
+from collapsekit.data.base import SPLITS, Batch, is_stored
 from collapsekit.data.contents import canonical
 from collapsekit.data.objects import unpad_rows
 from collapsekit.distributed.process_group import current
-from collapsekit.errors import DataError, NothingEvaluatedError
+from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError
 from collapsekit.io.spill import SpillBuffer, SpillColumn
 
 
@@ -36,6 +37,7 @@ class SplitReader:
     def __init__(self, adapter: Adapter, limit: int | None, seed: int, storage: SpillBuffer) -> None:
         self.adapter, self.limit, self.seed, self.storage = adapter, limit, seed, storage
         self._read: dict[str, Examples] = {}
+        self._others = False  # whether other splits were read along
 
     @property
     def columns(self) -> list[str]:
@@ -46,7 +48,18 @@ class SplitReader:
         """Return the examples of a split. Raises DataError, ConfigError, NothingEvaluatedError."""
         if split not in self._read:
             self._read[split] = self._sorted(split)
+            self._read_others()
         return self._read[split]
+
+    def _read_others(self) -> None:
+        """Read what readouts are fitted on as well, where values do not stack: what describes these follows from all of
+        them, and is to be the same in all splits. A split that cannot be read is told of where it is needed."""
+        source = self.adapter.source
+        for split in SPLITS if source.objects and not self._others else ():
+            self._others = True
+            if split not in self._read and split in source.splits():
+                with suppress(CollapsekitError):
+                    self._read[split] = self._sorted(split)
 
     def _sorted(self, split: str) -> Examples:
         adapter, config = self.adapter, self.adapter.config

@@ -61,7 +61,8 @@ def make_split(adapter: Adapter, features: Features) -> FitSplit:
     if features.answering:
         raise NumericsError(
             f"it fits readouts, and {', '.join(features.answering)} of the modalities' inputs "
-            f"{'holds' if len(features.answering) == 1 else 'hold'} the answers themselves: make only the prompt a modality"
+            f"{'holds' if len(features.answering) == 1 else 'hold'} the answers themselves: make a modality of what stands "
+            "beside them alone, as of the prompt without its answer"
         )
     width = adapter.task.expect(features.outputs[:1])[0].numel()
     train = _varied(adapter.task, features.of("train"))

@@ -135,7 +135,7 @@ def read_fourier(raw: RawModality, at: FitSplit) -> Iterator[FeatureSet]:
 def read_convolutions(raw: RawModality, at: FitSplit) -> Iterator[FeatureSet]:
     """Yield random convolutions of inputs that lie along one or two axes, in every way they may be laid out."""
     for key in raw.numbers:
-        if key in at.train.described:
+        if key in at.train.described and at.train.described[key].ndim == 2:
             continue  # numbers in no order
         for which, x in enumerate(laid_out(at.train.numbers(key))):
             drawn = ConvolutionalFeatures.draw(x[evenly(at.fit, SAMPLE)], KERNELS, raw.seed)
@@ -190,11 +190,11 @@ def read_places(raw: RawModality, at: FitSplit, grid: Grid) -> Iterator[FeatureS
     """
     count = len(grid.places)
     for key in raw.numbers:
-        if not grid.fits(as_maps(at.train.inputs[key][:1], grid).shape):
+        if not grid.fits(as_maps(at.train.numbers(key)[:1], grid).shape):
             continue
 
         def around(features: Features, reach: int, key: str = key) -> Tensor:
-            return grid.neighbours(as_maps(features.inputs[key], grid) / raw.scale, reach)
+            return grid.neighbours(as_maps(features.numbers(key), grid) / raw.scale, reach)
 
         for reach, where in enumerate(AROUND):
             yield FeatureSet(f"inputs {where}", lambda f, reach=reach: around(f, reach).flatten(1), count)  # type: ignore[misc]
@@ -409,6 +409,7 @@ def _known_by(
         boosting,
         type(task),
         task.name,
+        task.loss_name,
         at.width,
         at.train.digest,
         at.held.digest,

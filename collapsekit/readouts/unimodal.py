@@ -167,7 +167,8 @@ def reckoned(
     if not reached(twin, at.train, modality):
         return "the modality has no encoder of its own with weights to train", 0.0
     rows = torch.arange(min(BATCH, len(at.train)))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # With gradient, as torch's counter fails on views of parameters without: latents, say, that are expanded to the batch.
+    with FlopCounterMode(display=False) as counter, torch.enable_grad():
         twin.live(modality, *rows_of(at.train, rows, full=True))
     steps = math.ceil(len(at.fit) / BATCH)
     return None, steps * (STEP_SECONDS + 3 * counter.get_total_flops() / FLOPS_PER_SECOND)

@@ -313,11 +313,10 @@ def _find_state(case: _Case, metric: str) -> _Finding:
     if (alone or together) and ratio is not None:
         return _by_ratio(case, ratio, alone, metric)
     if share is not None and share.low > 0 and share.value >= SHARE and _is_used(evidence, INFORMATIVE):
-        return _Finding(
-            "used",
-            f"The model uses {name} ({share.value:.0%} of all credit), though alone it says next to nothing about the "
-            "label: its information is in the combination.",
-        )
+        alone_says = "it says next to nothing about the label: its information is in the combination"
+        if gain.value >= INFORMATIVE * prior.value:
+            alone_says = f"what it says (gain {gain.value:.3g}) may be chance: more examples would tell"
+        return _Finding("used", f"The model uses {name} ({share.value:.0%} of all credit), though alone {alone_says}.")
     most = max(gain.high, due.high if due is not None else 0.0)
     if (share is None or share.high < SHARE or not _is_used(evidence, INFORMATIVE)) and most < NOTHING * prior.value:
         return _says_nothing(case)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from functools import cache
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from collapsekit.config.imports import import_object
 from collapsekit.config.schema import Config
@@ -23,6 +26,32 @@ def task_of(config: Config) -> Task:
     """Make the task of a config. Raises ConfigError where there is none of that name, or it cannot be made."""
     general = {"metric": config.metric, "temperature": config.temperature}
     return make_task(config.task, **general, base=config.base, options=config.task_options)  # type: ignore[arg-type]
+
+
+def further_tasks(task: Task, config: Config) -> list[Task]:
+    """Make the task with each further metric that a config names, as it reads and has learned all else.
+
+    Args:
+        task: of this config, as it is now.
+        config: whose ``metrics``.
+
+    Returns:
+        Copies of the task, in their order.
+
+    Raises:
+        ConfigError: for a metric that the task does not have.
+    """
+    plain, made = vars(task_of(config)), []
+    for name in config.metrics:
+        other = vars(task_of(config.model_copy(update={"metric": name})))
+        twin = copy(task)
+        vars(twin).update({k: v for k, v in other.items() if not _alike(plain.get(k), v)})  # what the metric decides
+        made.append(twin)
+    return made
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return one is other or (not isinstance(one, Tensor) and not isinstance(other, Tensor) and bool(one == other))
 
 
 def make_task(

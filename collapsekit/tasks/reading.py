@@ -29,6 +29,11 @@ class OutputReader:
         del output, rows
         return None
 
+    def join(self, parts: Sequence[Any]) -> Tensor | None:
+        """Make one prediction (n, ...) of the parts that ``output`` names; None: side by side along their last axis."""
+        del parts
+        return None
+
     def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
         """Make compact scores of one forward's prediction, at once, so that no more than these are kept.
 

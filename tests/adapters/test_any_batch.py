@@ -258,3 +258,73 @@ def test_a_collate_fn_that_fails_is_named() -> None:
     adapter = ModuleAdapter(checked, model=Joined(), source=MemorySource({"test": loader}, BatchForm((), True)))
     with pytest.raises(DataError, match="the loader's collate_fn failed on"):
         extract(adapter, "test")
+
+
+def collate_one(examples: list[Any]) -> dict[str, Any]:
+    """As of models that take one bag and nothing else: its rows are the batch's."""
+    return {
+        "a": torch.cat([e["bag"] for e in examples]),
+        "b": torch.from_numpy(examples[0]["vector"]["b"]),
+        "y": torch.tensor([e["y"] for e in examples]),
+    }
+
+
+class OneBag(Joined):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+        assert b.ndim == 1
+        return super().forward([a], b[None])
+
+
+def test_a_model_that_takes_one_example_at_a_time_gives_what_one_of_batches_gives() -> None:
+    config = {
+        "modalities": {"a": {"input": "bag"}, "b": {"input": "vector.b"}},
+        "data": {"edit": "examples", "label": "y"},
+    }
+    found = []
+    for model, how, collate in ((Joined(), False, collate_mappings), (OneBag(), True, collate_one)):
+        checked = check_config({**config, "model": {"one_by_one": how}}, base=check_base())
+        loader = torch.utils.data.DataLoader(Items("mapping"), batch_size=1 if how else 7, collate_fn=collate)
+        source = MemorySource({"test": loader}, BatchForm((), True))
+        adapter = ModuleAdapter(checked, model=model, source=source)
+        features = extract(adapter, "test")
+        alone = adapter.live("a", features.recorded, features.inputs)
+        found.append((*answers(adapter, features), alone, adapter.run_live(features.inputs).outputs))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@dataclass
+class Nodes:
+    """A graph, or several as one, of which no row is an example's."""
+
+    bag: Tensor
+    vector: dict[str, Tensor]
+    y: Tensor
+
+
+@pytest.mark.parametrize(
+    ("data", "edit", "says"),
+    [
+        ([Nodes(torch.zeros(9, 4), {"b": torch.zeros(3, 4)}, torch.zeros(3))], None, r"data: \{edit: examples\}"),
+        (
+            [Nodes(torch.zeros(9, 4), {"b": torch.zeros(3, 4)}, torch.zeros(3))],
+            "examples",
+            "yields Nodes, batches that are collated already.*hand over the DataLoader",
+        ),
+        (
+            [[Nodes(torch.zeros(i, 4), {"b": torch.zeros(4)}, torch.zeros(())) for i in (2, 3)]],
+            "examples",
+            "as torch does by default.*the DataLoader whose collate_fn",
+        ),
+    ],
+)
+def test_batches_of_graphs_say_what_to_hand_over(data: Any, edit: str | None, says: str) -> None:
+    config = {
+        "modalities": {"a": {"input": "bag"}, "b": {"input": "vector.b"}},
+        "data": {"label": "y"} | ({} if edit is None else {"edit": edit}),
+    }
+    checked = check_config(config, base=check_base())
+    source = MemorySource({"test": data}, BatchForm((), edit == "examples"))
+    adapter = ModuleAdapter(checked, model=Joined(), source=source)
+    with pytest.raises(DataError, match=says):
+        extract(adapter, "test")

@@ -160,6 +160,29 @@ def test_groups_come_back_in_order() -> None:
     assert torch.equal(found["pair"][1], x * 2)
 
 
+@pytest.mark.parametrize("encoders", [{}, {"a": "a"}])
+def test_what_is_trained_on_a_modality_alone_takes_none_as_well(encoders: dict[str, str]) -> None:
+    """Each example alone gives what all give together, with gradient, and in a step of training as well."""
+    config = {"modalities": {"a": encoders.get("a") and {"encoder": "a"}, "b": None}}
+    adapter = ModuleAdapter(check_config(config, base=Path()), model=Model(), source=MemorySource({"test": as_none()}))
+    features = extract(adapter, "test")
+    for m in "ab":
+        both = adapter.live(m, features.recorded, features.inputs)
+        one = [
+            adapter.live(m, {k: (r[0][i : i + 1],) for k, r in features.recorded.items()}, row(features.inputs, i))
+            for i in range(N)
+        ]
+        assert torch.allclose(both, torch.cat(one), atol=1e-6)
+        assert both.requires_grad
+    trained = adapter.run_live(features.inputs).outputs
+    each = [adapter.run_live(row(features.inputs, i)).outputs for i in range(N)]
+    assert torch.allclose(trained, torch.cat(each), atol=1e-6)
+
+
+def row(inputs: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+    return {k: v[i : i + 1] for k, v in inputs.items()}
+
+
 def test_half_an_example_of_nan_is_no_missing_modality() -> None:
     r = rows()
     r["b"][3, 1] = float("nan")

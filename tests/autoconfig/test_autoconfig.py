@@ -253,6 +253,42 @@ def test_a_name_that_spans_the_whole_model_is_no_modality() -> None:
         assert (got.fusion, got.head) == (f"{whole}.fusion", "cls")
 
 
+def test_branches_of_the_answer_are_no_modalities() -> None:
+    trunk = {"peptide_conv": nn.Conv1d(6, 8, 3), "trunk": mlp(8, 16)}
+    branches = nn.ModuleList([mlp(16, 4, 1), mlp(16, 4, 1)])
+    got = propose(shapes_of(Net(**trunk, branches=branches)))
+    assert got.modalities == {}
+    assert sum("gives one number" in s for s in got.unsure) == 2
+    text = config_text(got, "c.pt", shapes_of(Net(**trunk, branches=branches)))
+    assert yaml.safe_load(text)["modalities"] == {}
+
+
+def test_an_encoder_that_ends_in_the_weights_of_its_attention_stays() -> None:
+    slide = Net(patch=mlp(6, 8), attention=nn.Linear(8, 1))
+    got = propose(shapes_of(Net(wsi_encoder=slide, text_encoder=mlp(3, 4), fusion=mlp(12, 4))))
+    assert got.modalities == {"wsi": "wsi_encoder", "text": "text_encoder"}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "task", "asked"),
+    [(1, "regression", "is it a value (regression), 0 or 1"), (3, "classification", "one of 3 classes, 3 labels")],
+)
+def test_the_task_is_put_as_a_question(outputs: int, task: str, asked: str) -> None:
+    net = Net(image_encoder=mlp(8, 6), text_encoder=mlp(8, 6), fusion=mlp(12, 6), head=nn.Linear(6, outputs))
+    text = config_text(propose(shapes_of(net)), "c.pt", shapes_of(net))
+    line = next(line for line in text.splitlines() if line.startswith("task:"))
+    assert yaml.safe_load(line) == {"task": task}
+    assert "FILL IN" in line
+    assert asked in line
+
+
+def test_no_task_is_written_where_no_head_could_be_told() -> None:
+    shapes = shapes_of(mlp(3, 4, 5))
+    text = config_text(propose(shapes), "c.pt", shapes)
+    assert "task" not in yaml.safe_load(text)
+    assert "# task:  # FILL IN" in text
+
+
 def test_stages_of_one_modality_are_one_modality() -> None:
     net = Net(audio_conv=nn.Conv1d(1, 4, 3), audio_fc2=mlp(4, 6), image_encoder=mlp(3, 4), fusion=mlp(10, 4))
     got = propose(shapes_of(net))
@@ -341,7 +377,7 @@ def test_hostile_names_are_quoted(name: str) -> None:
     read = yaml.safe_load(config_text(got, name, shapes))
     assert {m: v["encoder"] for m, v in read["modalities"].items()} == got.modalities
     assert read["model"]["checkpoint"] == name
-    assert set(read) == {"model", "modalities", "call", "task", "data"} | ({"fusion"} if got.fusion else set())
+    assert set(read) == {"model", "modalities", "call", "data"} | ({"fusion"} if got.fusion else set())
 
 
 def test_sentences_stay_within_their_comment() -> None:

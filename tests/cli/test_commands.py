@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,8 @@ def test_terminal_report_fits_eighty_columns_and_has_no_escapes_when_piped(made:
         (["report", "model.py"], 3, ["model.py"]),
         (["init", "model.py", "-o", "other.yaml"], 3, ["model.py"]),
         (["init", "ckpt.pt"], 2, ["collapsekit.yaml", "--force"]),
+        (["init", "ckpt.pt", "-o", "other.yaml", "--factory", "model:build"], 2, ["--data is not", "leave both out"]),
+        (["init", "ckpt.pt", "-o", "other.yaml", "--data", "data.safetensors"], 2, ["--factory is not"]),
         (["demo", "."], 2, ["ckpt.pt", "--force"]),
         (["nonsense"], 2, ["nonsense"]),
     ],
@@ -277,6 +280,36 @@ def test_init_proposes_a_config_that_diagnose_takes(project: Path, cli: Run) -> 
     text = re.sub(r"path: \S+", "path: data.safetensors", text)
     config.write_text(text)
     after = cli("diagnose", "--json", "-p", "vif", cwd=project)
+    assert after.returncode == 0, after.stderr
+
+
+def test_init_runs_a_batch_and_writes_a_config_that_diagnose_runs_as_it_is(project: Path, cli: Run) -> None:
+    config = project / "collapsekit.yaml"
+    config.unlink()
+    done = cli("init", "ckpt.pt", "--factory", "model:build", "--data", "data.safetensors", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "modality zer: encoder encoders.zer" in done.stderr
+    assert "Now: collapsekit diagnose ckpt.pt" in done.stderr
+    text = config.read_text()
+    assert "# Verified: this config was opened as diagnose opens it" in text
+    assert "FILL IN" not in text
+    after = cli("diagnose", "--json", "-p", "vif", cwd=project)
+    assert after.returncode == 0, after.stderr
+
+
+def test_init_writes_paths_relative_to_the_config_and_arguments_of_the_factory(project: Path, cli: Run) -> None:
+    (project / "model.py").write_text(
+        (project / "model.py").read_text() + "\n\ndef sized(width):\n    return build()\n"
+    )
+    (project / "deeper").mkdir()
+    shutil.copy(project / "model.py", project / "deeper")
+    options = ["--factory", "model:sized", "--kwargs", "{width: 3}", "--data", "data.safetensors"]
+    done = cli("init", "ckpt.pt", *options, "-o", "deeper/collapsekit.yaml", cwd=project)
+    assert done.returncode == 0, done.stderr
+    text = (project / "deeper" / "collapsekit.yaml").read_text()
+    for line in ("kwargs: {width: 3}", "checkpoint: ../ckpt.pt", "path: ../data.safetensors"):
+        assert line.replace("../", "") in text.replace('"', "").replace("../", "")
+    after = cli("diagnose", "--json", "-p", "vif", cwd=project / "deeper")
     assert after.returncode == 0, after.stderr
 
 

@@ -105,7 +105,14 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "--effect": ["use", "use=nan", "use=-1", "use=inf", "usage=0.1", "use=0.01"],
     },
     "demo": {"<folder>": FOLDER, "--seed": SEED},
-    "init": {"<checkpoint>": [], "--output": FILE, "--trust-pickle": DIGEST},
+    "init": {
+        "<checkpoint>": [],
+        "--factory": ["nothing", "none:build", "wrong:build", "tests.problems:nothing"],
+        "--data": ["none.safetensors", "none:loaders", "folder"],
+        "--kwargs": ["[1]", "{", "3"],
+        "--output": FILE,
+        "--trust-pickle": DIGEST,
+    },
     "report": {"<path>": ["none.json"], "--format": ["pdf"], "--output": FILE, "--figures": FOLDER},
     "compare": {
         "<reports>": ["none.json", "a="],
@@ -129,7 +136,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
 }
 # What stands in the other places of the command line.
 PLAIN: dict[str, list[str]] = {
-    "init": ["ckpt.pt", "-o", "other.yaml"],
+    "init": ["ckpt.pt", "-o", "other.yaml", "--factory", "tests.problems:Late", "--data", "data.safetensors"],
     "report": ["report.json"],
     "compare": ["a=report.json", "b=other.json"],
     "baseline create": ["report.json", "--force"],

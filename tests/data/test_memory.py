@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from collapsekit import diagnose
 from collapsekit.config.load import check_config
-from collapsekit.data.memory import with_data
+from collapsekit.data.memory import MemorySource, with_data
 from collapsekit.errors import CollapsekitError
 from tests.factories import Rows, split_arrays
 from tests.problems import Problem
@@ -87,3 +87,10 @@ def test_what_is_no_data_is_said(problem: Problem, data: Any, says: str) -> None
         problem.diagnose(data=data)
     assert str(e.value).endswith(".")
     assert "\n" not in str(e.value)
+
+
+def test_lists_of_tensors_are_told_where_they_go() -> None:
+    data = {"test": {"images": [torch.rand(2, 3), torch.rand(2, 3)]}}
+    with pytest.raises(CollapsekitError, match=r"is list that is no tensor.*in a list of batches: \[\{'images'"):
+        MemorySource(data)
+    assert MemorySource({"test": [data["test"]]}).splits() == ["test"]

@@ -95,7 +95,7 @@ def test_values_of_one_kind_are_described_by_as_many_numbers() -> None:
     assert numbers.shape == (3, 14)
     assert not bool(numbers[0].any())
     with pytest.raises(DataError, match="of different kinds"):
-        store.numbers(store.add([torch.rand(2, 4), torch.rand(2, 5)]))
+        store.numbers(store.add([torch.rand(2, 4), torch.rand(2, 4, 3)]))
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,37 @@ class Sample:
 
 
 Pair = namedtuple("Pair", ["image", "label"])
+
+
+def test_an_axis_that_all_share_is_told_apart_wherever_it_is() -> None:
+    """As of edges, (2, E): whatever axis varies, there are as many numbers of each, and more values may come."""
+    store = ObjectStore("edges")
+    edges = [torch.tensor([[0, 1], [1, 5]]), torch.tensor([[0], [3]]), torch.zeros(2, 0, dtype=torch.int64)]
+    first = store.numbers(store.add(edges[:1]))  # one alone: the last axis is as good
+    found = store.numbers(store.add(edges))
+    assert first.shape == (1, 8)
+    assert found[:, :2].tolist() == [[1, 2], [1, 1], [1, 0]]
+    assert found[0, 2:].tolist() == [0.5, 3.0, 1.0, 5.0, 0.0, 1.0]  # mean, largest, least of both rows
+    assert found[1, 2:].tolist() == [0.0, 3.0, 0.0, 3.0, 0.0, 3.0]
+
+
+def test_values_of_one_shape_are_told_as_they_are() -> None:
+    """A model may want a list of pictures: what is in them lies where it lies all the same."""
+    store = ObjectStore("images", form="list")
+    images = [torch.rand(3, 4, 5), torch.randint(0, 255, (3, 4, 5), dtype=torch.uint8), None]
+    found = store.numbers(store.add(images))
+    assert found.shape == (3, 3, 4, 5)
+    assert torch.equal(found[0], images[0])  # type: ignore[arg-type]
+    assert torch.equal(found[1], images[1].float())  # type: ignore[union-attr]
+    assert not bool(found[2].any())
+    ids = ObjectStore("ids")
+    assert ids.numbers(ids.add([torch.tensor([4, 2]), torch.tensor([2, 2])])).shape == (2, 258)  # counted, as ever
+
+
+def test_tensors_that_differ_in_every_axis_are_told_as_a_whole() -> None:
+    store = ObjectStore("scans")
+    found = store.numbers(store.add([torch.arange(6.0).reshape(2, 3), torch.ones(1, 4)]))
+    assert found.tolist() == [[1, 6, 2.5, 5, 0], [1, 4, 1, 1, 1]]
 
 
 def test_fields_by_path() -> None:

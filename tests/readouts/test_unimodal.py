@@ -175,6 +175,28 @@ def test_encoders_are_trained_whatever_mode_the_caller_is_in(project: Problem, m
     assert gap.value is not None
 
 
+def test_latents_that_are_expanded_to_the_batch_can_be_reckoned(project: Problem) -> None:
+    """A view of a parameter enters a submodule, as of Perceivers."""
+    latents = """
+class Latents(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.latents, self.read, self.mix = nn.Parameter(torch.ones(width)), nn.Linear(4, width), nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.mix(self.latents.expand(len(x), -1)) + self.read(x)
+"""
+    changed = MODEL.replace("nn.Linear(4, width),", "Latents(width),").replace(
+        "\nclass Model", latents + "\nclass Model"
+    )
+    (project.folder / "latents_model.py").write_text(changed)
+    project.config["model"] = {"factory": "latents_model:Model"}
+    save(project, "ckpt.pt", 7)
+    found = run(project).find("prefix_gap.baseline_loss", "audio")
+    assert found is not None
+    assert found.skipped is None
+
+
 def test_a_model_that_cannot_be_built_gives_the_reason(project: Problem) -> None:
     model = opened(project, model_only=True)
     raw = {k: v for k, v in project.config.items() if k != "model"}

@@ -107,6 +107,13 @@ def test_every_state_and_its_limits(case: dict[str, Any], state: str) -> None:
     assert_readable(verdict, world(case))
 
 
+@pytest.mark.parametrize(("gain", "says"), [(0.0, "next to nothing about the label"), (0.09, "may be chance")])
+def test_what_is_used_without_being_surely_informative_is_not_said_to_say_nothing(gain: float, says: str) -> None:
+    verdict = judged(world({"gain": gain, "gain_half": 0.1, "ratio": None, "share": 0.4}))
+    assert verdict.verdict == "used"
+    assert says in verdict.reason
+
+
 def assert_readable(verdict: ModalityVerdict, results: list[Result]) -> None:
     assert verdict.reason
     assert "\n" not in verdict.reason

@@ -124,6 +124,8 @@ CASES = {
     "survival": Case(lambda n, g: torch.randn(n, 1, generator=g), _survival_labels),
     "tokens": Case(lambda n, g: torch.randn(n, 4, 5, generator=g), _token_labels),
     "dense": Case(lambda n, g: torch.randn(n, 3, 2, 2, generator=g), _dense_labels),
+    "generative": Case(lambda n, g: torch.randn(n, 2, 3, generator=g), lambda n, g: torch.randn(n, 3, generator=g)),
+    "own_loss": Case(lambda n, g: torch.randn(n, generator=g), lambda n, g: torch.zeros(n)),
 }
 
 

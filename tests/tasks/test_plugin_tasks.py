@@ -23,7 +23,8 @@ from tests.problems import Problem, make_problem
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
 # The example of the page, with a name that each test sets.
-TASK = PAGE.split("```python\n")[1].split("```")[0].replace('"absolute"', '"{name}"')
+EXAMPLE = next(part for part in PAGE.split("```python\n")[1:] if "@task(" in part)
+TASK = EXAMPLE.split("```")[0].replace('"absolute"', '"{name}"')
 
 
 @pytest.fixture(autouse=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from collapsekit.data.base import EXAMPLE, Batch, is_stored
+from collapsekit.errors import ConfigError
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
@@ -38,6 +40,30 @@ def keep_alone(adapter: Adapter, modality: str, inputs: Batch) -> Batch:
         else:
             out[key] = torch.zeros_like(column)
     return out
+
+
+def in_some_mode(model: nn.Module, answer: Callable[[], Tensor]) -> Tensor:
+    """Let a model answer in the mode that it is in, and where that is training and fails, in eval mode, where it is left.
+
+    In training form some models return losses, and ask for labels, which a modality alone has not.
+
+    Args:
+        model: the model.
+        answer: runs it.
+
+    Returns:
+        The answer, (n, ...).
+
+    Raises:
+        ConfigError: where it fails in eval mode.
+    """
+    try:
+        return answer()
+    except ConfigError:
+        if not model.training:
+            raise
+    model.eval()
+    return answer()
 
 
 def answer_features(answer: Tensor) -> Tensor:

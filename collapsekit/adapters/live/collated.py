@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from collapsekit.adapters.pytree import flatten, rebuild
 from collapsekit.config.imports import one_line
@@ -46,6 +47,11 @@ def collate_examples(adapter: Adapter, inputs: Batch) -> Any:
     except CollapsekitError:
         raise
     except Exception as e:
+        if source.collate is default_collate:
+            raise DataError(
+                f"examples cannot be collated as torch does by default: {one_line(e)}; hand over the DataLoader whose "
+                "collate_fn makes your batches."
+            ) from e
         raise DataError(
             f"the loader's collate_fn failed on {len(examples)} examples with modalities of other ones: {one_line(e)}; "
             "name fields that have to move together as `input` of one modality."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from collapsekit.adapters.live.alone import answer_features
 from collapsekit.adapters.live.presence import absent_rows, find_none_keys
 from collapsekit.data.base import EXAMPLE, Batch, is_stored
 from collapsekit.errors import ConfigError
@@ -107,7 +108,7 @@ def describe_inputs(adapter: Adapter, inputs: Batch) -> Batch:
         inputs: (n, ...) by key.
 
     Returns:
-        Numbers (n, d) by key, of columns that hold such values.
+        Numbers (n, ...) by key, of columns that hold such values.
     """
     objects = adapter.source.objects
     return {k: objects[k].numbers(v) for k, v in inputs.items() if is_stored(objects, k, v)}
@@ -171,7 +172,7 @@ def pool_inputs(adapter: Adapter, modality: str, batch: Batch) -> Tensor | None:
     described = describe_inputs(adapter, {k: batch[k].cpu() for k in adapter.fields.of(modality)})
     first = adapter.fields.of(modality)[0]
     if described:
-        return torch.cat(list(described.values()), 1)
+        return torch.cat([answer_features(one) for one in described.values()], 1)
     if record_inputs(adapter, modality, batch)[0].is_floating_point():
         return None
     return count_tokens(batch[first].reshape(len(batch[first]), -1).cpu(), None, COUNTED, 0, placed=False)

@@ -133,7 +133,8 @@ def find_none_keys(adapter: Adapter) -> frozenset[str]:
 
 
 def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:
-    """Split a batch into rows that lack the same inputs, where a model takes None for all or a tensor for all.
+    """Split a batch into rows that lack the same inputs, where a model takes None for all or a tensor for all; into single
+    rows where each example is to be run by itself.
 
     Args:
         adapter: the model.
@@ -150,10 +151,41 @@ def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:
         if k in none or (is_stored(objects, k, v) and (objects[k].form == "padded" or objects[k].whole))
     ]
     rows = torch.arange(len(next(iter(batch.values()))))
+    if adapter.config.model.one_by_one:
+        return list(rows.split(1))
     if not odd or not any(bool(x.any()) and not bool(x.all()) for x in odd):
         return [rows]
     code = torch.stack(odd, 1).long() @ (2 ** torch.arange(len(odd)))
     return [rows[code == one] for one in code.unique()]
+
+
+def by_presence(
+    adapter: Adapter,
+    batch: Batch,
+    recorded: Mapping[str, Sequence[Tensor]],
+    run: Callable[[Batch, Mapping[str, Any]], T],
+) -> T:
+    """Run the examples together that lack the same inputs, where a model takes None for all or a tensor for all, or each by
+    itself.
+
+    Args:
+        adapter: the model.
+        batch: inputs (n, ...) by key.
+        recorded: recordings (n, ...) of the same examples by modality.
+        run: takes both of some examples, gives tensors of these, or dataclasses, mappings and tuples of such.
+
+    Returns:
+        The same of all examples, in their order.
+    """
+    groups = groups_of(adapter, batch)
+    if len(groups) == 1:
+        return run(batch, recorded)
+
+    def of(rows: Tensor) -> T:
+        some = {m: type(r)(tensor[rows] for tensor in r) for m, r in recorded.items()}  # type: ignore[call-arg]
+        return run({k: v[rows] for k, v in batch.items()}, some)
+
+    return run_groups(groups, of)
 
 
 def run_groups(groups: Sequence[Tensor], run: Callable[[Tensor], T]) -> T:

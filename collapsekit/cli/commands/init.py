@@ -15,6 +15,8 @@ from collapsekit.errors import ConfigError
 
 if TYPE_CHECKING:  # so that --help imports no torch
     from collapsekit.autoconfig.guess import Proposal
+    from collapsekit.autoconfig.running.text import Named
+    from collapsekit.checkpoint.read import Checkpoint
     from collapsekit.checkpoint.sidecars.described import Described
 
 CONFIG_NAME = "collapsekit.yaml"  # as in collapsekit.config.schema, which would make --help import pydantic
@@ -25,13 +27,23 @@ def init(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CKPT", help="Checkpoint to look into; nothing in it is executed.")
     ],
+    factory: Annotated[
+        str | None, typer.Option("--factory", metavar="MODULE:CALLABLE", help="RUNS IT: what builds the model.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="FILE|MODULE:CALLABLE", help="File of arrays, or (RUNS IT) function of loaders."
+        ),
+    ] = None,
+    kwargs: Annotated[
+        str | None, typer.Option("--kwargs", metavar="YAML", help="Arguments of the factory, such as '{width: 64}'.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Config file to write.")] = Path(CONFIG_NAME),
     force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
     trust_pickle: TrustPickle = None,
 ) -> Ended:
-    """Look into a checkpoint and write a commented collapsekit.yaml; says what it could not tell."""
-    from collapsekit.autoconfig.guess import propose
-    from collapsekit.autoconfig.text import config_text
+    """Write a commented collapsekit.yaml: by running a batch (--factory and --data), else by the checkpoint's names."""
     from collapsekit.checkpoint.read import read_checkpoint
     from collapsekit.checkpoint.sidecars.beside import describe_beside
     from collapsekit.checkpoint.trust import digest_named
@@ -44,25 +56,84 @@ def init(
     check_file(output, "--output")
     if trust_pickle is not None:
         digest_named(trust_pickle)
+    if trust_pickle is not None or factory is not None:
         ROLES.start_child()
+    named = _named(factory, data, kwargs, checkpoint, output)
+    if named is not None:
+        from collapsekit.autoconfig.running.write import check_named
+
+        check_named(named, output.resolve().parent)
     read = read_checkpoint(checkpoint, trust=trust_pickle)
-    shapes = {name: tuple(tensor.shape) for name, tensor in read.tensors.items()}
-    found, beside = propose(shapes), describe_beside(checkpoint)
-    name = os.path.relpath(checkpoint.resolve(), output.resolve().parent)
+    beside = describe_beside(checkpoint)
+    if named is not None:
+        text, shown = _by_running(named, output, read, beside, trust_pickle)
+    else:
+        text, shown = _by_names(read, beside, os.path.relpath(checkpoint.resolve(), output.resolve().parent))
     with locked(output):
         _need_free(output, force)  # another one may have written it meanwhile
-        write_atomic(output, config_text(found, name, shapes, beside))
-    told = [
-        f"{checkpoint}: {read.note}",
-        *(_told_beside(beside) if beside and beside.inputs else _told_by_names(found)),
-    ]
+        write_atomic(output, text)
     found_here = output.name == CONFIG_NAME and output.resolve().parent == Path.cwd()
-    named = "" if found_here else f" --config {shlex.quote(str(output))}"
-    named += f" --trust-pickle sha256:{read.sha256}" if read.trusted else ""
-    told.append(
-        f"Wrote {output}. Fill in the lines marked FILL IN, then: collapsekit diagnose {shlex.quote(str(checkpoint))}{named}"
-    )
-    return Ended(show=lambda: say("\n".join(told)))
+    options = "" if found_here else f" --config {shlex.quote(str(output))}"
+    options += f" --trust-pickle sha256:{read.sha256}" if read.trusted else ""
+    command = f"collapsekit diagnose {shlex.quote(str(checkpoint))}{options}"
+    last = f"Wrote {output}. Fill in the lines marked FILL IN, then: {command}"
+    if "FILL IN" not in text:
+        last = f"Wrote {output}. Now: {command}"
+    return Ended(show=lambda: say("\n".join([f"{checkpoint}: {read.note}", *shown, last])))
+
+
+def _named(factory: str | None, data: str | None, kwargs: str | None, checkpoint: Path, output: Path) -> Named | None:
+    """What the config is to name; None where there is nothing to run. Raises ConfigError for half of it."""
+    if factory is None and data is None and kwargs is None:
+        return None
+    if factory is None or data is None:
+        lacking = "--factory" if factory is None else "--data"
+        raise ConfigError(
+            f"init runs the model where --factory and --data are given, and {lacking} is not: add it, or leave both out."
+        )
+    from collapsekit.autoconfig.running.text import Named
+    from collapsekit.io.safe_text import quote
+    from collapsekit.io.yaml import parse_yaml
+
+    arguments = {} if kwargs is None else parse_yaml(kwargs, f"--kwargs {quote(kwargs)}")
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"--kwargs is {quote(str(kwargs))}, expected a mapping such as '{{width: 64}}'.")
+    folder = output.resolve().parent
+    is_file = ":" not in data or Path(data).exists()
+    path = os.path.relpath(Path(data).resolve(), folder) if is_file else None
+    return Named(factory, arguments, os.path.relpath(checkpoint.resolve(), folder), path, None if is_file else data)
+
+
+def _by_running(
+    named: Named, output: Path, read: Checkpoint, beside: Described | None, trust: str | None
+) -> tuple[str, list[str]]:
+    """The config of a model that ran, and what to say of it."""
+    from collapsekit import registry
+    from collapsekit.autoconfig.running.write import write_observed
+
+    registry.load_builtins()
+    done = write_observed(named, output.resolve().parent, read, beside, trust)
+    observed, verified = done.observed, done.verified
+    shown = [
+        f"  modality {name}: {f'encoder {section.encoder}' if section.encoder else 'edited at the input'}"
+        for name, section in observed.sections.items()
+    ]
+    shown += [f"  fusion: {observed.fusion or 'not found'}", f"  task: {observed.outcome.task or 'not found'}"]
+    shown += [f"  label: {observed.outcome.label}"] if observed.outcome.label is not None else []
+    shown += [f"  - {sentence}" for sentence in (*observed.notes, *observed.questions)]
+    shown += [f"  verified: {sentence}" for sentence in verified.holds]
+    return done.text, shown if verified.refused is None else [*shown, f"  not verified: {verified.refused}"]
+
+
+def _by_names(read: Checkpoint, beside: Described | None, name: str) -> tuple[str, list[str]]:
+    """The config that names and files beside the weights suggest, and what to say of it."""
+    from collapsekit.autoconfig.guess import propose
+    from collapsekit.autoconfig.text import config_text
+
+    shapes = {key: tuple(tensor.shape) for key, tensor in read.tensors.items()}
+    found = propose(shapes)
+    shown = _told_beside(beside) if beside is not None and beside.inputs else _told_by_names(found)
+    return config_text(found, name, shapes, beside), shown
 
 
 def _told_beside(beside: Described) -> list[str]:

@@ -13,11 +13,14 @@ from collapsekit.games.seed_noise import REPEATS
 from collapsekit.measures import LOSS, METRIC, Measure, declare
 from collapsekit.probes._shared import banded_curve, credits_of, difference, estimate, metric_count
 from collapsekit.registry import probe
-from collapsekit.report.diagnosis import Result
+from collapsekit.report.diagnosis import Curve, Result
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
 from collapsekit.stats.inference.bounds import Bounds
+from collapsekit.tasks.base import Task
+from collapsekit.tasks.make import further_tasks
+from collapsekit.tasks.scoring import leave_out_metric
 
 REMOVED = (
     "absent modalities taken together from other examples, the expectation averaged over {draws} of them{otherwise}"
@@ -127,6 +130,22 @@ SUBSETS_METRIC = declare(
         side_by_side=True,
     )
 )
+FURTHER = declare(
+    Measure(
+        "reliance.further_metrics",
+        definition="further metrics that the config names, of the model as it is: {names}; intervals over examples scored",
+        source="task definition",
+        side_by_side=True,
+    )
+)
+FURTHER_LOST = declare(
+    Measure(
+        "reliance.further_metrics_lost",
+        definition="worth of all modalities minus worth without this one, in each further metric: {names}; " + REMOVED,
+        source=PERCEPTUAL,
+        side_by_side=True,
+    )
+)
 SEED_NOISE = declare(
     Measure(
         "reliance.seed_noise",
@@ -193,6 +212,7 @@ def run(session: Session) -> Iterator[Result]:
             lost = difference(worth(game.full), worth(game.full & ~(1 << i)), session.level, bounds, count, error)
             yield without.fill(task, **removal).result(*lost, modality=modality)
     yield from _subsets(session, game)
+    yield from _further(session, game)
     if (samples := session.adapter.config.model.samples) > 1:
         yield SEED_NOISE.fill(task, samples=samples, repeats=REPEATS).result(noise.loss, None)
 
@@ -209,6 +229,37 @@ def _ends_of_the_game(session: Session, game: CoalitionGame) -> Iterator[Result]
         for measure, values in ((of_loss, worth.loss), (of_metric, worth.metric)):
             quantity = measure.fill(session.task, **_removal(session))
             yield quantity.result(*estimate(values, session.level, quantity.bounds, count))
+
+
+def _further(session: Session, game: CoalitionGame) -> Iterator[Result]:
+    """Further metrics, each with its interval: of the model as it is, and what is lost without each modality."""
+    tasks = further_tasks(session.task, session.adapter.config)
+    if not tasks:
+        return
+    names, count = tuple(t.metric_name for t in tasks), metric_count(session)
+    features = session.features
+
+    def scores(task: Task, mask: int) -> Tensor:
+        return leave_out_metric(task, game.value(mask).expected, features.targets, features.groups)
+
+    def curve(each: list[tuple[float, tuple[float, float]]]) -> Curve:
+        ends = [e for _, e in each]
+        return Curve(
+            x=names,
+            y=tuple(value for value, _ in each),
+            lower=tuple(low for low, _ in ends),
+            upper=tuple(high for _, high in ends),
+            x_label="metric",
+            y_label="value",
+        )
+
+    whole = [estimate(scores(t, game.full), session.level, t.metric_bounds, count) for t in tasks]
+    told = ", ".join(names)
+    yield FURTHER.fill(session.task, names=told).curve(curve(whole))
+    for i, m in enumerate(session.modalities):
+        mask = game.full & ~(1 << i)
+        lost = [difference(scores(t, game.full), scores(t, mask), session.level, t.metric_bounds, count) for t in tasks]
+        yield FURTHER_LOST.fill(session.task, names=told, **_removal(session)).curve(curve(lost), modality=m)
 
 
 def _listed(size: int) -> list[int]:
