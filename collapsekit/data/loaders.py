@@ -192,7 +192,9 @@ class LoaderSource(Source):
             store = self._store(key, "padded")
             return store.add(unpad_rows(torch.as_tensor(value), store.padding))
         if value is None:
-            return self._store(key, None).add([None] * rows)
+            store = self._store(key, None)
+            store.whole = True
+            return store.add([None] * rows)
         stacks = alone and key != EXAMPLE and all(v is None or isinstance(v, Tensor) for v in value)
         return self._store(key, "padded" if stacks else "list").add(list(value))
 

@@ -29,6 +29,7 @@ class ObjectStore:
         """``form``: whether the model is given a list of them, or one tensor that is padded with ``padding``; None: all
         that is known is None."""
         self.key, self.form, self.padding = key, form, padding
+        self.whole = False  # whether some batch had None in the place of all its values
         self._known: dict[int, Any] = {}
         self._numbers: dict[int, Tensor] = {}
         self._axis: int | None = None
@@ -49,10 +50,14 @@ class ObjectStore:
         """Return the values with these hashes (n,). Raises KeyError for one that is not there."""
         return [self._known[i] for i in ids.tolist()]
 
-    def collect(self, ids: Tensor) -> Any:
-        """Return what a model is given for these hashes (n,): a list, or one padded tensor (n, ...); None for all None."""
+    def collect(self, ids: Tensor, optional: bool = False) -> Any:
+        """Return what a model is given for these hashes (n,): a list, or one padded tensor (n, ...).
+
+        Where all are None it is None; of values that come in lists, a list of None, unless ``optional`` (the model's forward
+        has None by default) or batches of the data have None for all of theirs.
+        """
         values = self.take(ids)
-        if all(value is None for value in values):
+        if all(value is None for value in values) and (optional or self.whole or self.form != "list"):
             return None
         if self.form != "padded":
             return [value.clone() if isinstance(value, Tensor) else value for value in values]

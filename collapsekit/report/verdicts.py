@@ -408,10 +408,18 @@ def _open(case: _Case, part: str, over: bool) -> str:
     if not over and _learned_nothing(case.evidence):
         return f"The model gives {name} {part}, but as a whole it gains next to nothing: that may be chance."
     if not over and not _is_used(case.evidence, MARGIN):
-        return f"The model gives {name} {part}, but that is next to nothing of the loss: it may be chance."
+        return f"The model gives {name} {part}, but {_why_chance(case.evidence)}."
     return (
         f"The model gives {name} {part}, which reaches across the limit of {COLLAPSED:.0%}: more examples would decide."
     )
+
+
+def _why_chance(evidence: ModalityEvidence) -> str:
+    """Why a credit does not count: it is small beside the loss, or its interval reaches 0."""
+    credit, prior = evidence.get("utilisation.credit"), evidence.get("utilisation.prior_loss")
+    if credit is not None and prior is not None and credit.value >= MARGIN * prior.value:
+        return "the interval of its credit reaches 0, so it may be chance: more examples would decide"
+    return "that is next to nothing of the loss: it may be chance"
 
 
 def _would_decide(case: _Case) -> str:

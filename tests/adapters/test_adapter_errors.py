@@ -70,6 +70,7 @@ def test_an_encoder_of_a_modality_that_no_call_reads() -> None:
 
     text = refusal(Deaf(), config(modalities={"a": "a", "b": "a"}))
     assert "no call changes with the inputs of modality 'b'" in text
+    assert "whether its values differ between examples" in text
 
 
 def test_encoder_that_is_never_called() -> None:

@@ -15,9 +15,11 @@ from collapsekit import diagnose
 from collapsekit.adapters.live.presence import lend, run_groups
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
+from collapsekit.context import Progress
 from collapsekit.data.memory import MemorySource
 from collapsekit.errors import CollapsekitError, DataError
 from collapsekit.features.extraction import extract
+from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.interventions.replay import predict
 
 N = 24
@@ -88,6 +90,50 @@ def test_who_lacks_it_gives_none_and_takes_none(make: Any) -> None:
     given_by = lend(there, torch.arange(N), others)
     assert bool(there[given_by[there]].all())  # and gives none
     assert torch.allclose(moved[~gone], model(a, b[given_by])[~gone], atol=1e-6)
+
+
+class Listed(nn.Module):
+    """Adds what b says, a list of tensors, some of which may be None."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.whole = nn.Linear(4, 3), nn.Linear(4, 3), whole
+
+    def forward(self, a: Tensor, b: Any) -> Tensor:
+        if b is None:
+            assert self.whole
+            return self.a(a)
+        if self.whole:
+            return self.a(a) + self.b(torch.stack(b))
+        rows = [torch.zeros(3) if one is None else self.b(one) for one in b]
+        return self.a(a) + torch.stack(rows)
+
+
+def listed(whole: bool) -> list[dict[str, Any]]:
+    """Batches with lists that hold None, or batches with lists and batches with None."""
+    r = rows()
+    values = [None if LACK[i] else r["b"][i] for i in range(N)]
+    if not whole:
+        return [{**r, "b": values}]
+    parts = [{k: v[part] for k, v in r.items()} for part in (~LACK, LACK)]
+    return [{**parts[0], "b": [v for v in values if v is not None]}, {**parts[1], "b": None}]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_list_in_which_all_are_none_stays_what_the_data_have(whole: bool) -> None:
+    model = Listed(whole)
+    sections = {"a": None, "b": {"absent": "missing"}}
+    adapter = ModuleAdapter(
+        check_config({"modalities": sections}, base=Path()), model=model, source=MemorySource({"test": listed(whole)})
+    )
+    features = extract(adapter, "test")
+    place = [int((rows()["a"] == row).all(1).nonzero()) for row in features.inputs["a"]]
+    a, b, gone = rows()["a"][place], rows()["b"][place], LACK[place]
+    plain = model.a(a) + model.b(b) * ~gone[:, None]
+    assert torch.allclose(features.outputs, plain, atol=1e-6)
+    without = CoalitionGame(adapter, features, 3, 0, Progress(), lambda: None).value(1).expected
+    assert torch.allclose(without, model.a(a).double().softmax(1), atol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)

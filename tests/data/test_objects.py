@@ -73,7 +73,11 @@ def test_what_a_model_is_given() -> None:
     assert [v.tolist() for v in found] == [[1, 1], [1, 1, 1]]
     found[0][0] = 7  # a model may write into what it is given
     assert listed.collect(listed.add(rows))[0].tolist() == [1, 1]
-    assert listed.collect(listed.add([None, None])) is None
+    assert listed.collect(listed.add([None, None])) == [None, None]  # a list, as the others are
+    assert listed.collect(listed.add([None, None]), optional=True) is None
+    assert padded.collect(padded.add([None, None])) is None
+    listed.whole = True
+    assert listed.collect(listed.add([None, None])) is None  # as batches of the data have it
     with pytest.raises(DataError, match="NoneType and Tensor"):
         padded.collect(padded.add([None, torch.ones(2)]))
 

@@ -192,3 +192,22 @@ def test_warnings_stand_below_the_headline_in_every_format(make_report: MakeRepo
     assert "- **Warning:** 3 of 50 test rows &lt;b&gt; are copies" in write(report, "md")
     assert '<p class="warning"><b>Warning.</b> 3 of 50 test rows &lt;b&gt; are copies' in write(report, "html")
     assert Report.from_json(write(report, "json")) == report
+
+
+def test_a_reason_that_many_results_share_is_given_once(make_report: MakeReport) -> None:
+    report = make_report()
+    about = {
+        "probe": "fusion_gain",
+        "modality": "image",
+        "definition": "a gain",
+        "source": "a test",
+        "skipped": "no features",
+    }
+    gone = [Result.model_validate({**about, "name": f"fusion_gain.g{i}"}) for i in range(5)]
+    gone.append(Result.model_validate({**about, "name": "fusion_gain.other", "skipped": "of rank 0"}))
+    edited = report.model_copy(update={"results": (*report.results, *gone)})
+    text = " ".join(write(edited, "terminal", width=80, color=False).split())
+    assert "g0 of image, g1 of image, g2 of image and 2 more were not measured: no features" in text
+    assert "other of image was not measured: of rank 0" in text
+    assert text.count("no features") == 1
+    assert "6 not measured" in text

@@ -325,6 +325,17 @@ def test_next_to_no_credit_is_no_use_however_little_is_due(ratio: float) -> None
     assert judged(world({**little, "credit": MARGIN * PRIOR + 1e-4})).verdict == "used"
 
 
+def test_why_a_credit_does_not_count_is_told() -> None:
+    small = judged(world({"credit": MARGIN * PRIOR - 1e-4}))
+    assert "next to nothing of the loss" in small.reason
+    wide = [
+        result(r.name, "a", 0.3, 0.4) if r.name == "utilisation.credit" and r.modality == "a" else r for r in world({})
+    ]
+    assert judged(wide).verdict == "inconclusive"
+    assert "the interval of its credit reaches 0" in judged(wide).reason
+    assert "next to nothing" not in judged(wide).reason
+
+
 def test_nothing_is_used_by_a_model_that_learned_nothing() -> None:
     for learned, state in ((LEARNED - 1e-3, "inconclusive"), (LEARNED + 1e-3, "used")):
         assert (

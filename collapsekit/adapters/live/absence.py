@@ -24,7 +24,7 @@ KINDS = {
     "mean": "its mean over the split's examples",
     "zero": "0",
     "noise": "normal noise of its mean and standard deviation at each place",
-    "missing": "missing, as the model takes it",
+    "missing": "nothing, spelt as the model takes it",
 }
 
 

@@ -76,7 +76,7 @@ def give_values(adapter: Adapter, inputs: Batch) -> dict[str, Any]:
 
     none = find_none_keys(adapter)
     return {
-        k: ready(objects[k].collect(v.cpu()), scales.get(k, 1.0))
+        k: ready(objects[k].collect(v.cpu(), optional=k in none), scales.get(k, 1.0))
         if is_stored(objects, k, v)
         else (None if k in none and bool(absent_rows(adapter, k, v).all()) else v)
         for k, v in inputs.items()

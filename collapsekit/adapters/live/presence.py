@@ -148,7 +148,7 @@ def groups_of(adapter: Adapter, batch: Batch) -> list[Tensor]:
     odd = [
         absent_rows(adapter, k, v)
         for k, v in batch.items()
-        if k in none or (is_stored(objects, k, v) and objects[k].form == "padded")
+        if k in none or (is_stored(objects, k, v) and (objects[k].form == "padded" or objects[k].whole))
     ]
     rows = torch.arange(len(next(iter(batch.values()))))
     if adapter.config.model.one_by_one:

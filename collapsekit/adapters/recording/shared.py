@@ -106,7 +106,8 @@ def assign_calls(
         if not reached[m]:
             raise ConfigError(
                 f"{what[m]} is called {count} times, and no call changes with the inputs of modality {m!r}: check its "
-                "`input`, or leave `encoder` out, and it is edited at the model's input."
+                "`input`, and whether its values differ between examples; or leave `encoder` out, and it is edited at the "
+                "model's input."
             )
     return reached
 

@@ -37,9 +37,20 @@ class ProbeResults(NamedTuple):
 
     @property
     def skips(self) -> list[doc.Line]:
-        """What was not measured, and why."""
-        skipped = [r for r in self.results if r.skipped is not None]
-        return [doc.line(doc.Span(label(r), "name"), f" was not measured: {r.skipped}") for r in skipped]
+        """What was not measured: each reason once, with what it is about."""
+        reasons: dict[str, list[str]] = {}
+        for r in self.results:
+            if r.skipped is not None:
+                reasons.setdefault(r.skipped, []).append(label(r))
+        return [
+            doc.line(doc.Span(some(about), "name"), f" {'was' if len(about) == 1 else 'were'} not measured: {reason}")
+            for reason, about in reasons.items()
+        ]
+
+    @property
+    def skip_count(self) -> int:
+        """How many results were not measured."""
+        return sum(r.skipped is not None for r in self.results)
 
     @property
     def curves(self) -> list[tuple[Result, Curve]]:

@@ -148,7 +148,7 @@ def _subset_table(report: Report, rows: list[Subset]) -> doc.Table:
 
 def _title(p: ProbeResults) -> doc.Line:
     probe = (" · ", Span(p.probe, "name")) if p.probe != p.title else ()
-    skipped = (" · ", Span(f"{len(p.skips)} not measured", "quiet")) if p.skips else ()
+    skipped = (" · ", Span(f"{p.skip_count} not measured", "quiet")) if p.skip_count else ()
     return doc.line(Span(p.title, "strong"), *probe, *skipped)
 
 
