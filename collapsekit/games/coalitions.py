@@ -16,7 +16,7 @@ from collapsekit.games.draws import CoalitionValue, MeanOverDraws, score, score_
 from collapsekit.games.seed_noise import SeedNoise, measure_seed_noise
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.marginal import marginal_samples
-from collapsekit.interventions.replay import by_row, predict_many
+from collapsekit.interventions.replay import by_row, predict, predict_many
 from collapsekit.readouts.calibration import fit_calibration
 from collapsekit.stats import shapley
 from collapsekit.stats.threads import threads_for
@@ -120,13 +120,25 @@ class CoalitionGame:
     @cached_property
     def seed_noise(self) -> SeedNoise:
         """How sure ``value`` is of a model that samples."""
-        return measure_seed_noise(self.adapter, self.features, self.donors[0], _as_it_is)
+        return self._noise_of(_as_it_is)
 
     @cached_property
     def calibrated_seed_noise(self) -> SeedNoise:
         """How sure ``calibrated`` is of a model that samples."""
-        kind = self.calibration() or _as_it_is
-        return measure_seed_noise(self.adapter, self.features, self.donors[0], kind)
+        return self._noise_of(self.calibration() or _as_it_is)
+
+    def _noise_of(self, kind: Expected) -> SeedNoise:
+        """What seeds alone do to scores of expectations of one kind."""
+        task, features = self.adapter.task, self.features
+
+        def score(names: Sequence[str], seed: int) -> tuple[float, float]:
+            answer = predict(self.adapter, features, swap=self._lenders(names, 0), seed=seed)
+            expected = kind(task.expect(answer.outputs))
+            return float(task.loss(expected, features.targets).mean()), task.metric(expected, features.targets)
+
+        if self.adapter.config.model.samples == 1:
+            return SeedNoise()
+        return measure_seed_noise(score, features.modalities)
 
     @property
     def exact(self) -> bool:

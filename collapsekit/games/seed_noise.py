@@ -6,11 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
-from collapsekit.features.features import Features
-from collapsekit.interventions.replay import predict
 from collapsekit.stats.inference.quantiles import normal, student
 
 REPEATS = 8  # sets of seeds under which each difference is measured
@@ -31,7 +28,7 @@ def count_seed_noise(adapter: Adapter) -> int:
 
 
 def measure_seed_noise(
-    adapter: Adapter, features: Features, donors: Tensor, kind: Callable[[Tensor], Tensor]
+    score: Callable[[Sequence[str], int], tuple[float, float]], modalities: Sequence[str]
 ) -> SeedNoise:
     """Measure how much what a modality is worth moves with the seeds.
 
@@ -39,28 +36,17 @@ def measure_seed_noise(
     of a game are: all modalities at once, and each by itself. The one that moves most counts.
 
     Args:
-        adapter: the model.
-        features: n examples.
-        donors: the example that each takes from, int64 (n,).
-        kind: makes of expectations (n, ...) those that are scored, as calibration does.
+        score: of the modalities that are of other examples and a seed: loss and metric of the model that samples.
+        modalities: all there are.
 
     Returns:
         Standard deviations over ``REPEATS`` sets of seeds, widened as Student's t is wider than the normal with so few.
     """
-    if adapter.config.model.samples == 1:
-        return SeedNoise()
-    absent = [features.modalities, *((m,) for m in features.modalities)]
-
-    def scores(names: Sequence[str], seed: int) -> Tensor:
-        outputs = predict(adapter, features, swap=dict.fromkeys(names, donors), seed=seed).outputs
-        expected = kind(adapter.task.expect(outputs))
-        loss = float(adapter.task.loss(expected, features.targets).double().mean())
-        return torch.tensor([loss, adapter.task.metric(expected, features.targets)], dtype=torch.float64)
-
     differences = []
     for seed in range(1, REPEATS + 1):
-        plain = scores((), seed)
-        differences.append(torch.stack([scores(names, seed) - plain for names in absent]))
+        plain = torch.tensor(score((), seed), dtype=torch.float64)
+        moved = [score(names, seed) for names in (modalities, *((m,) for m in modalities))]
+        differences.append(torch.tensor(moved, dtype=torch.float64) - plain)
     wider = student(0.975, REPEATS - 1) / normal(0.975)
     loss, metric = (wider * torch.stack(differences).std(0).amax(0)).tolist()
     return SeedNoise(loss, metric)
