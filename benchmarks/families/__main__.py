@@ -16,6 +16,7 @@ line; what the file holds already is not measured again.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -27,13 +28,14 @@ import torch
 import collapsekit
 from benchmarks.families.family import KINDS, SIZES, Family, World, train
 from benchmarks.families.generating import GENERATING
+from benchmarks.families.libraries import LIBRARIES
 from benchmarks.families.structures import STRUCTURES
 from benchmarks.families.zoo import ZOO
 from benchmarks.records import add_line, read_lines
 from collapsekit.errors import CollapsekitError
 
 FRESH, LEAST, MOST = 2000, 0.2, 0.02
-FAMILIES = {**ZOO, **STRUCTURES, **GENERATING}
+FAMILIES = {**ZOO, **STRUCTURES, **GENERATING, **LIBRARIES}
 Record = dict[str, Any]
 
 
@@ -41,7 +43,7 @@ def costs(family: Family, model: torch.nn.Module, seed: int) -> dict[str, float]
     """What exchanging each modality adds to the loss on fresh examples, in parts of what exchanging all adds."""
     split = family.data(World.sample(FRESH, 10_000 + seed))
     loss = family.answer_loss or family.loss
-    swapped = _each_swapped(family, split, seed) if family.swaps else _two_swapped(family, split, seed)
+    swapped = _each_swapped(family, split, seed) if family.each_swap else _two_swapped(family, split, seed)
     with torch.no_grad():
         torch.manual_seed(seed)  # of models that sample
         plain, everything = float(loss(model, split)), float(loss(model, swapped.pop("all")))
@@ -52,11 +54,11 @@ def costs(family: Family, model: torch.nn.Module, seed: int) -> dict[str, float]
 def _each_swapped(family: Family, split: Any, seed: int) -> dict[str, Any]:
     """The split with each modality of other examples, and with all, each of others."""
     draw = torch.Generator().manual_seed(seed)
-    orders = {m: torch.randperm(FRESH, generator=draw) for m in family.swaps}
+    orders = {m: torch.randperm(FRESH, generator=draw) for m in family.each_swap}
     everything = split
     for m, order in orders.items():
-        everything = family.swaps[m](everything, order)
-    return {m: swap(split, orders[m]) for m, swap in family.swaps.items()} | {"all": everything}
+        everything = family.each_swap[m](everything, order)
+    return {m: swap(split, orders[m]) for m, swap in family.each_swap.items()} | {"all": everything}
 
 
 def _two_swapped(family: Family, split: Any, seed: int) -> dict[str, Any]:
@@ -93,9 +95,17 @@ def measure(family: Family, kind: str, seed: int, profile: str) -> Record:
     data = {s: family.hand_over(split) for s, split in splits.items()}
     try:
         began = time.process_time()
-        report = collapsekit.diagnose(
-            model=model, data=data, config=config, profile=profile, probes=["reliance", "utilisation", "prefix_gap"]
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            if family.save is not None:
+                family.save(model, Path(folder))
+            report = collapsekit.diagnose(
+                checkpoint=None if family.save is None else folder,
+                model=model if family.save is None else None,
+                data=data,
+                config=config,
+                profile=profile,
+                probes=["reliance", "utilisation", "prefix_gap"],
+            )
     except CollapsekitError as e:
         return record | {"refused": str(e), "verdicts": None}
     return record | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,11 +58,19 @@ class Family:
     ignored: tuple[str, ...] = ("b",)
     answer_loss: Callable[[nn.Module, Any], Tensor] | None = None  # of the answer alone, where it is trained by more
     steps: int = 250  # of training
+    rate: float = 5e-3
+    save: Callable[[nn.Module, Path], None] | None = None  # as a folder that is diagnosed; None: the live model is
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Their names."""
-        return tuple(self.swaps) or ("a", "b")
+        return tuple(self.each_swap) or ("a", "b")
+
+    @property
+    def each_swap(self) -> dict[str, Swap]:
+        """How each modality by itself is exchanged; empty where only b can be."""
+        alone = {} if set(self.ignored) <= set(self.swaps) else dict.fromkeys(self.ignored, self.swap)
+        return {**self.swaps, **alone} if self.swaps else {}
 
     def truth(self, kind: str) -> dict[str, str]:
         """What is to be found of each modality in a model of the kind."""
@@ -92,8 +101,10 @@ def train(family: Family, split: Any, kind: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = family.model()
     if kind == "untrained":
+        with torch.no_grad():
+            family.loss(model, split)  # so that it has what is taken from data, such as their mean
         return model.eval()
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), family.rate)
     n = len(next(iter(split.values())))
     for _ in range(family.steps):
         batch = some(split, torch.randperm(n)[:128])

@@ -21,7 +21,7 @@ from collapsekit.adapters.build import features_path, find_submodule, need_bare
 from collapsekit.adapters.hooks import Reached, Tap, shape_behind
 from collapsekit.adapters.inserts import WithEvidence
 from collapsekit.adapters.live.alone import answer_features, in_some_mode, keep_alone
-from collapsekit.adapters.live.collated import arguments_of, collate_examples
+from collapsekit.adapters.live.collated import collated_arguments
 from collapsekit.adapters.live.inputs import (
     change_inputs,
     give_values,
@@ -108,7 +108,7 @@ class ModuleAdapter(Adapter):
         """Run the model's own forward on prepared inputs, called as the config says."""
         if EXAMPLE in inputs:
             self.steady()
-            return call_model(self.model, self.config.call, arguments_of(self, collate_examples(self, inputs)))
+            return call_model(self.model, self.config.call, collated_arguments(self, inputs))
         left_out = _only_for_pooling(self.config)
         inputs = {k: inputs[k] for k in self.fields.model_keys if k not in left_out}
         self.steady()

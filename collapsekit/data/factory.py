@@ -37,7 +37,7 @@ def make_source(config: Config) -> Source:
 
 def batch_form(config: Config) -> BatchForm:
     """Return what the config says of a loader's batches."""
-    return BatchForm(config.batch, config.data.edit == "examples", config.data.padding)
+    return BatchForm(config.batch, config.data.edit == "examples", config.data.padding, config.data.label)
 
 
 def _call_factory(config: Config) -> Any:

@@ -26,6 +26,7 @@ class BatchForm:
     names: tuple[str, ...] = ()  # of the parts of a tuple, in order
     examples: bool = False  # whether modalities are exchanged before examples are collated
     padding: Mapping[str, float] = field(default_factory=dict)  # what ragged fields are filled up with, 0 by default
+    label: str = "label"  # which field the targets are
 
 
 ONE = ", beside `model: {one_by_one: true}` where the model takes one example at a time"
@@ -124,9 +125,12 @@ class LoaderSource(Source):
         """The fields of a batch, or of a list of examples, as they are."""
         if self._is_examples(batch):
             parts = [named_parts(one, self.form.names) for one in batch]
-            listed = {k: batch if k == EXAMPLE else [find_field(one, k) for one in parts] for k in keys}
+            collated = self._collated_labels(batch) if self.form.examples and self.form.label in keys else {}
+            listed = {
+                k: batch if k == EXAMPLE else [find_field(one, k) for one in parts] for k in keys if k not in collated
+            }
             absent = next((k for k, values in listed.items() if any(v is MISSING for v in values)), None)
-            found = {k: values if k == EXAMPLE else _stacked(values) for k, values in listed.items()}
+            found = {k: values if k == EXAMPLE else _stacked(values) for k, values in listed.items()} | collated
             there: Any = parts[0]
         else:
             there = named_parts(batch, self.form.names)
@@ -153,6 +157,12 @@ class LoaderSource(Source):
                 f"it has {', '.join(map(str, names))}{said}."
             )
         return found
+
+    def _collated_labels(self, examples: list[Any]) -> dict[str, Tensor]:
+        """The targets that the collate_fn makes of examples, by their field; nothing where it makes none."""
+        labels = find_field(named_parts(self.collate(examples), self.form.names), self.form.label)
+        one_each = isinstance(labels, Tensor) and labels.ndim > 0 and len(labels) == len(examples)
+        return {self.form.label: labels} if one_each else {}
 
     def _is_examples(self, batch: Any) -> bool:
         """Whether a batch is a list of examples, which nobody collated."""

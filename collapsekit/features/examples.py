@@ -16,6 +16,7 @@ from collapsekit.data.contents import canonical
 from collapsekit.data.objects import unpad_rows
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError
+from collapsekit.features.labels import close_up, pad_labels, reach_alike
 from collapsekit.io.spill import SpillBuffer, SpillColumn
 
 
@@ -84,6 +85,7 @@ class SplitReader:
         for batch in adapter.source.batches(split, list(columns), config.data.batch_size, self.limit, self.seed):
             finite_inputs(_without_gaps(adapter, batch), split, done, adapter.fields.owned)
             self._need_numbers(split, batch)
+            self._take_labels(columns, batch)
             for key in columns:
                 if columns[key].shape not in (None, batch[key].shape[1:]):
                     self._keep_apart(split, key, columns, batch)
@@ -92,6 +94,23 @@ class SplitReader:
         if not done:
             raise NothingEvaluatedError(f"split {split!r} is empty: there is nothing to evaluate.")
         return {k: column.tensor() for k, column in columns.items()}
+
+    def _take_labels(self, columns: dict[str, SpillColumn], batch: Batch) -> None:
+        """Let labels of sequences that end elsewhere in each batch be of one length: -100 is no target."""
+        label = self.adapter.config.data.label
+        if label not in batch or label in self.adapter.batch_keys:
+            return
+        if self.adapter.config.data.edit == "examples" and self.adapter.task.needs_targets:
+            batch[label] = close_up(batch[label])
+        shape = columns[label].shape
+        if shape is None or not reach_alike(shape, batch[label]):
+            return
+        width = max(shape[0], batch[label].shape[1])
+        batch[label] = pad_labels(batch[label], width)
+        if shape[0] < width:
+            before = columns[label].tensor()
+            columns[label] = self.storage.column()
+            columns[label].append(pad_labels(before, width))
 
     def _need_numbers(self, split: str, batch: Batch) -> None:
         """Raise DataError where labels or units do not stack, such as text."""

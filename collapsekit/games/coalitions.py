@@ -20,6 +20,7 @@ from collapsekit.interventions.replay import by_row, predict_many
 from collapsekit.readouts.calibration import fit_calibration
 from collapsekit.stats import shapley
 from collapsekit.stats.threads import threads_for
+from collapsekit.tasks.base import Task
 
 SCORING = 100.0  # operations that scoring takes for every number the model puts out
 
@@ -174,7 +175,7 @@ class CoalitionGame:
         asked += [(rest, k) for k in draws if k not in self.inverse] if self.inverse else []
         asked.sort(key=lambda one: self._turn(one[1]))
         absent = {one: [m for m in self.features.modalities if m not in self.names(one)] for one in (mask, rest)}
-        questions = (Edit(absent=dict.fromkeys(absent[one], self.donors[k])) for one, k in asked)
+        questions = (Edit(absent=self._lenders(absent[one], k)) for one, k in asked)
         means = {
             one: [MeanOverDraws(self.features, self.donors, self.inverse) for _ in kinds]
             for one in ([mask, rest] if self.inverse else [mask])
@@ -189,9 +190,35 @@ class CoalitionGame:
                     means[rest][i].add(back, expected.index_select(0, self.donors[back]))
         return {one: [score_draws(task, self.features, m) for m in found] for one, found in means.items()}
 
+    def _lenders(self, absent: Sequence[str], k: int) -> dict[str, Tensor]:
+        """Which example lends each absent modality under draw ``k``: one lends all of them, but where both sides of a pair
+        would then match, each has another."""
+        names = self.features.modalities
+        return {m: lender_of(self.adapter.task, self.donors, k, names.index(m), len(names)) for m in absent}
+
     def _turn(self, k: int) -> int:
         """Draws in this order come next to their inverses."""
         return min(k, self.inverse.get(k, k))
+
+
+def lender_of(task: Task, donors: Sequence[Tensor], k: int, i: int, size: int) -> Tensor:
+    """Say which example lends the modality in place ``i`` under draw ``k``.
+
+    Args:
+        task: what is answered.
+        donors: by draw, other examples (n,).
+        k: the draw.
+        i: the modality's place.
+        size: how many modalities there are.
+
+    Returns:
+        Example numbers (n,). Where each modality has a lender of its own, which of them meet is another thing in each draw.
+    """
+    count = len(donors)
+    if not task.expects_sets or not i or count < 2:
+        return donors[k]
+    apart = (k + (i - 1) * max(1, (count - 1) // size)) % (count - 1)
+    return donors[(k + 1 + apart) % count]
 
 
 def _inverses(donors: Sequence[Tensor]) -> dict[int, int]:
@@ -224,8 +251,10 @@ def count_draws(features: Features, absent: int, draws: int) -> int:
 def moves_whole(adapter: Adapter, features: Features) -> bool:
     """Tell whether every raw input is of one modality and moves with it, and the model answers each row by itself: then it
     does not matter which modalities of an example are its own."""
-    # An example that lacks a modality lends none, a stand-in is nobody's own, and small groups lend the same again.
-    if features.present or features.substitutes or features.alike is not None:
+    # An example that lacks a modality lends none, a stand-in is nobody's own, small groups lend the same again, and where
+    # sets are expected each side of a pair has a lender of its own.
+    there = features.present or features.substitutes
+    if there or features.alike is not None or adapter.task.expects_sets:
         return False
     parted = adapter.fields.filled({k: v[:2] for k, v in features.inputs.items()})
     readers = [

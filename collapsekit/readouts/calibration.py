@@ -13,8 +13,9 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.readouts.linear import make_split
+from collapsekit.readouts.linear import FitSplit, make_split
 from collapsekit.tasks.base import Task
+from collapsekit.tasks.retrieval import Retrieval
 
 DOUBT = 0.02  # share of examples a calibrated prediction leaves open: a label drawn from the prior instead
 
@@ -85,6 +86,23 @@ class Calibration:
         return self.task.from_natural(self.prior + self.factor * (self.task.to_natural(expected) - self.prior))
 
 
+def calibrate(task: Task, at: FitSplit, expected: Tensor, targets: Tensor) -> Calibration:
+    """Fit the one number of a calibration.
+
+    Args:
+        task: whose loss.
+        at: the examples that the prior is of.
+        expected: the model's expectations to fit on, (n, ...).
+        targets: (n, ...).
+
+    Returns:
+        The calibration. Raises NumericsError where the task has no prior.
+    """
+    prior = task.chance() if isinstance(task, Retrieval) else task.to_natural(task.prior(at.targets, at.width))
+    evidence = task.to_natural(expected) - prior
+    return Calibration(task, prior, fitted_weights(task, prior, [evidence], targets, [20.0], DOUBT)[0])
+
+
 def fit_calibration(adapter: Adapter, features: Features) -> Calibration | None:
     """Fit the model's calibration on held-out examples; None where the task has no prior or there is nothing to fit on.
 
@@ -94,11 +112,9 @@ def fit_calibration(adapter: Adapter, features: Features) -> Calibration | None:
     task = adapter.task
     try:
         at = make_split(adapter, features)
-        prior = task.to_natural(task.prior(at.train.targets[at.fit], at.width))
     except NumericsError:
         return None
     outputs, targets = at.held.outputs[at.choose], at.held_targets
     if at.held is at.train:
         outputs, targets = features.outputs, features.targets
-    evidence = task.to_natural(task.expect(outputs)) - prior
-    return Calibration(task, prior, fitted_weights(task, prior, [evidence], targets, [20.0], DOUBT)[0])
+    return calibrate(task, at, task.expect(outputs), targets)

@@ -66,7 +66,8 @@ def make_split(adapter: Adapter, features: Features) -> FitSplit:
         )
     width = adapter.task.expect(features.outputs[:1])[0].numel()
     train = _varied(adapter.task, features.of("train"))
-    adapter.task.prior(train.targets, width)  # raises where the task knows no baseline
+    if adapter.task.embeddings == 1:
+        adapter.task.prior(train.targets, width)  # raises where the task knows no baseline
     if "val" in there and features.split != "val" and adapter.source.count("val") != 0:
         held = _varied(adapter.task, features.of("val"))
         return FitSplit(train, torch.arange(len(train)), held, torch.arange(len(held)), width)

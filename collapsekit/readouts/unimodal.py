@@ -91,6 +91,8 @@ def train_baselines(
     Returns:
         What the encoders' features say, read out linearly, and what was left out.
     """
+    if adapter.task.embeddings > 1:
+        raise NumericsError("a side of a pair says nothing alone, so that no encoder is trained by itself")
     at = make_split(adapter, features)
     start = starting_point(adapter, plan)
     skipped: dict[str, str] = {}

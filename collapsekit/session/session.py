@@ -18,6 +18,7 @@ from collapsekit.games.balanced_reference import make_reference
 from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for, shapley_values
 from collapsekit.games.fitted_reference import FittedReference, add_joint
 from collapsekit.games.late_fusion import fuse_late
+from collapsekit.games.pairs import PairedReference, make_paired_reference
 from collapsekit.readouts.calibration import Calibration, fit_calibration
 from collapsekit.readouts.choosing import ChosenReadout
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
@@ -146,6 +147,8 @@ class Session:
 
     def reference(self, modality: str) -> ReferenceStrength:
         """Choose the readout that what is due to a modality is read from, and say how strong it is beside all others."""
+        if self.task.embeddings > 1:
+            return self.pairs.strengths[modality]
         at = self.fit_split
         train, made = self.on(at.train)._unimodal, self.trained_alone
         how = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions))
@@ -185,9 +188,16 @@ class Session:
         """Late fusion of the prefixes of the modalities that are present, of ``absent`` (n, modalities)."""
         return fuse_late(self.adapter, self.features, self.prefixes)
 
+    @cached_property
+    def pairs(self) -> PairedReference:
+        """The balanced reference of a task that compares two embeddings."""
+        return make_paired_reference(self.adapter, self.features, self.fit_split, self.game.donors, self.seed)
+
     @property
     def balanced_reference(self) -> FittedReference:
         """The balanced reference: what a model would do that used every modality for what it is worth."""
+        if self.task.embeddings > 1:
+            return FittedReference(self.pairs.summed, self.pairs.summed, None)
         how, donors = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions)), self.game.donors
         key = how, len(donors)
         if key not in self._balanced:

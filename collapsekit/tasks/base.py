@@ -37,6 +37,7 @@ class Task(OutputReader, ABC):
     grid: Grid | None = None  # the places of an example that are scored, where these lie along axes as inputs do
     mean_over_examples = False  # whether training_loss is a plain mean of each example's own loss
     scores_sets: ClassVar[bool] = False  # whether an example's loss depends on the others that are scored with it
+    expects_sets: ClassVar[bool] = False  # whether what is expected of an example depends on the others beside it
     gaps: ClassVar[bool] = False  # whether a NaN among the labels is a value that is left out
 
     @classmethod

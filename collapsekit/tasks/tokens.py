@@ -81,6 +81,7 @@ class Tokens(Places):
 
     def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
         assert targets is not None
+        targets = _within(targets, prediction)
         if prediction.ndim != 3 or prediction.shape[1] != targets.shape[-1]:
             raise ConfigError(
                 f"the model's output has shape {tuple(prediction.shape)}, its labels {tuple(targets.shape)}: task 'tokens' "
@@ -216,6 +217,12 @@ class Tokens(Places):
 
     def from_natural(self, natural: Tensor) -> Tensor:
         return natural if self.vocabulary is None else super().from_natural(natural)
+
+
+def _within(targets: Tensor, prediction: Tensor) -> Tensor:
+    """Labels (n, T) without a tail in which no example has a target, where the logits of this forward end before it."""
+    end = prediction.shape[1] if prediction.ndim == 3 and targets.ndim == 2 else targets.shape[-1]
+    return targets[:, :end] if bool((targets[:, end:] < 0).all()) else targets
 
 
 _LEAST = float(torch.tensor(FLOOR, dtype=torch.float64).log())

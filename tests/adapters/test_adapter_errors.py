@@ -226,7 +226,7 @@ class Returns(Model):
     [
         (lambda y: {"scores": y}, None, "scores, none called 'logits'"),
         (lambda y: {"scores": y}, "score", "did you mean 'scores'"),
-        (lambda y: y.mean(), None, "shape () for 12 examples"),
+        (lambda y: y.mean(), None, "one number for 12 examples"),
         (lambda y: y[:5], None, "shape (5, 3) for 12 examples"),
         (lambda y: y, 0, "remove `output`"),
         (lambda _: None, None, "NoneType"),

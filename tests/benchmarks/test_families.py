@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.families import __main__ as command
-from benchmarks.families.__main__ import FAMILIES, costs, table, truths
+from benchmarks.families.__main__ import costs, table, truths
 from benchmarks.families.family import Family, World, swap_fields, train
+from benchmarks.families.generating import GENERATING
+from benchmarks.families.structures import STRUCTURES
+from benchmarks.families.zoo import ZOO
+
+FAMILIES = {**ZOO, **STRUCTURES, **GENERATING}
 
 
 def same(one: Any, other: Any) -> bool:
@@ -27,10 +32,10 @@ def test_a_swap_moves_its_modality_and_no_label(name: str) -> None:
     family = FAMILIES[name]
     split = family.data(World.sample(40, 3))
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
-    swaps = {**family.swaps, "ignored": family.swap}
+    swaps = {**family.each_swap, "ignored": family.swap}
     moved = {m: {k for k, v in swap(split, order).items() if not same(v, split[k])} for m, swap in swaps.items()}
     assert all(fields and not fields & {"label", "action"} for fields in moved.values())
-    for m in family.ignored if family.swaps else ():  # what is ignored is moved by the one as by the other
+    for m in family.ignored if family.each_swap else ():  # what is ignored is moved by the one as by the other
         assert moved[m] <= moved["ignored"]
     assert set(family.ignored) <= set(family.modalities) == set(family.config["modalities"])
 
@@ -39,8 +44,8 @@ def test_a_swap_moves_its_modality_and_no_label(name: str) -> None:
 def test_a_model_has_a_loss_with_gradient_on_its_data(name: str) -> None:
     family = FAMILIES[name]
     torch.manual_seed(0)
-    model = train(family, None, "untrained", 0)
     split = family.data(World.sample(30, 1))
+    model = train(family, split, "untrained", 0)
     family.loss(model, split).backward()
     assert any(p.grad is not None and bool(p.grad.abs().sum()) for p in model.parameters())
     assert family.hand_over(split) is not None

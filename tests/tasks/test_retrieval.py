@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,29 @@ def test_recall_is_told_either_way(k: int) -> None:
     assert found["mean_"] == pytest.approx(float(there + back) / 2)
     assert k > 1 or float(there) != float(back)
     assert METRICS[f"back_recall_at_{k}"] == f"back recall@{k}"
+
+
+@pytest.mark.parametrize("loss", ["infonce", "siglip"])
+def test_pairs_of_which_nothing_is_known_are_at_chance(loss: Any) -> None:
+    task = Retrieval(0.1, loss=loss, bias=-4.0, block=48)
+    known = task.from_natural(task.nothing_known(48))
+    same = [task.match(torch.tensor([[c, 1.0]]).double().expand(48, -1)) for c in torch.linspace(-1, 1, 41).tolist()]
+    losses = [float(task.loss(x, torch.zeros(48)).mean()) for x in same]
+    assert float(task.loss(known, torch.zeros(48)).mean()) <= min(losses) + 1e-9
+    assert task.metric(known, torch.zeros(48)) == pytest.approx(1 / 48)  # those alike come in any order
+    alike = task.match(torch.tensor([[task.likeness, 1.0]]).double().expand(48, -1))
+    assert torch.allclose(alike, known, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["infonce", "siglip"])
+def test_a_side_that_is_absent_says_nothing(loss: Any) -> None:
+    """The mean over all partners of probabilities is chance, however much alike the partners' embeddings are."""
+    task = Retrieval(0.1, loss=loss, bias=-4.0, block=48)
+    shifted = torch.cat([A, F.normalize(B + 3 * A[:1], dim=1)], 1)
+    turned = [torch.cat([shifted[:, :6], shifted[:, 6:].roll(k, 0)], 1) for k in range(48)]
+    mean = torch.stack([task.match(x) for x in turned]).mean(0)
+    first = mean[:, :48]  # given the first embedding, every partner is as likely
+    assert torch.allclose(first, first[:, :1].expand(-1, 48), atol=1e-9)
 
 
 def test_the_name_of_before_still_works() -> None:

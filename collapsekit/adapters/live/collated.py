@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -13,11 +14,26 @@ from collapsekit.adapters.pytree import flatten, rebuild
 from collapsekit.config.imports import one_line
 from collapsekit.data.base import EXAMPLE, Batch, is_stored
 from collapsekit.data.paths import find_field, named_parts, replace_field
-from collapsekit.errors import CollapsekitError, DataError
+from collapsekit.errors import CollapsekitError, ConfigError, DataError
 from collapsekit.user_code.process_state import user_code
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
+
+
+def collated_arguments(adapter: Adapter, inputs: Batch) -> Any:
+    """Make of examples what the model is called with; the labels among ``inputs`` become those of the batch at hand.
+
+    Args:
+        adapter: the model.
+        inputs: prepared inputs (n, ...) by key.
+
+    Returns:
+        A mapping of names to parts, or the collated batch itself. Raises DataError, ConfigError.
+    """
+    batch = collate_examples(adapter, inputs)
+    renew_labels(adapter, inputs, batch)
+    return arguments_of(adapter, batch)
 
 
 def collate_examples(adapter: Adapter, inputs: Batch) -> Any:
@@ -77,6 +93,31 @@ def arguments_of(adapter: Adapter, batch: Any) -> Any:
         parts = {k: v for k, v in vars(parts).items() if not k.startswith("_")}
     data = adapter.config.data
     return {k: v for k, v in parts.items() if k in data.also or k not in (data.label.split(".")[0], data.group)}
+
+
+def renew_labels(adapter: Adapter, inputs: Batch, batch: Any) -> None:
+    """Let the task read answers by the labels of the batch at hand: behind another prompt the same answer may stand
+    at other places.
+
+    Args:
+        adapter: the model.
+        inputs: prepared inputs (n, ...) by key, of which labels are replaced.
+        batch: as the collate_fn made it.
+
+    Raises:
+        ConfigError: where the targets themselves are other ones.
+    """
+    label = adapter.config.data.label
+    found = find_field(named_parts(batch, adapter.config.batch), label) if label in adapter.carried else None
+    if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != len(inputs[label]):
+        return
+    own, made = (x[x >= 0] if x.ndim == 2 and not x.is_floating_point() else x for x in (inputs[label], found))
+    if not torch.equal(own.to(made.device), made):
+        raise ConfigError(
+            f"the loader's collate_fn makes {label!r} of a field that is exchanged with a modality, so what is asked would "
+            "change with it: give the answer a field of its own in each example."
+        )
+    inputs[label] = found
 
 
 def _path(key: str, names: tuple[str, ...]) -> str:

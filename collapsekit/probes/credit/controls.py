@@ -15,7 +15,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.games.coalitions import shapley_values
 from collapsekit.measures import LOSS, Measure, declare
 from collapsekit.probes._shared import estimate
-from collapsekit.readouts.calibration import DOUBT, fitted_weights
+from collapsekit.readouts.calibration import calibrate
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
 from collapsekit.session.costs.cost import Cost
@@ -81,10 +81,15 @@ def run(session: Session) -> Iterator[Result]:
         By modality the credit in shuffled answers and what an unread copy of it is due; what an untrained build gains.
     """
     task = session.task
-    credit, _ = session.shapley_values(_shuffled(session))
+    # Answers of pairs are about their own examples: dealt out among others they would still be right.
+    credit = None if task.expects_sets else session.shapley_values(_shuffled(session))[0]
     reference = session.balanced_reference.whole
     for i, m in enumerate(session.modalities):
-        yield PERMUTED.fill(task).result(*estimate(credit[i], session.level), modality=m)
+        permuted = PERMUTED.fill(task)
+        if credit is None:
+            yield permuted.skipped("answers of pairs cannot be dealt out among examples", modality=m)
+        else:
+            yield permuted.result(*estimate(credit[i], session.level), modality=m)
         due = _due_of_copy(session, lambda k: -reference.value(k).loss, i)
         yield DUPLICATE.fill(task).result(*estimate(due, session.level), modality=m)
     yield _untrained(session, reference.constant().loss)
@@ -95,13 +100,10 @@ def _shuffled(session: Session) -> Callable[[int], Tensor]:
     game, task, features, at = session.game, session.task, session.features, session.fit_split
     g = torch.Generator().manual_seed(session.seed)
     order, held = torch.randperm(len(features), generator=g), torch.randperm(len(at.choose), generator=g)
-    prior = task.to_natural(task.prior(at.targets, at.width))
-    evidence = task.to_natural(task.expect(at.held.outputs[at.choose][held])) - prior
-    factor = fitted_weights(task, prior, [evidence], at.held_targets, [20.0], DOUBT)[0]
+    sure = calibrate(task, at, task.expect(at.held.outputs[at.choose])[held], at.held_targets)
 
     def worth(mask: int) -> Tensor:
-        natural = task.to_natural(game.value(mask).expected[order]) - prior
-        loss = task.loss(task.from_natural(prior + factor * natural), features.targets)
+        loss = task.loss(sure(game.value(mask).expected[order]), features.targets)
         return -leave_out_means(loss, features.groups)
 
     return worth

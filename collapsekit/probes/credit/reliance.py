@@ -155,6 +155,7 @@ SEED_NOISE = declare(
         "normal",
         source="Student 1908",
         unit=LOSS,
+        bounds=(0.0, None),
         better="lower",
         why="no difference below it is a modality's",
     )

@@ -329,6 +329,8 @@ def _need_enough(counts: dict[str, int]) -> None:
 def _gained_together(session: Session) -> Result:
     """What modalities say only together gains beside the sum of what each says alone."""
     found, together = session.balanced_reference, TOGETHER.fill(session.task)
+    if session.task.embeddings > 1:
+        return together.skipped("both sides of a pair are read out together in the reference itself")
     if found.described is None:
         return together.skipped("on held-out examples it adds no more than chance to the sum of unimodal evidence")
     full = (1 << len(session.modalities)) - 1
@@ -389,6 +391,9 @@ def _quotient(credit: Credit, due: Credit, more: float, level: float, cap: float
 def _costs(modality: str, session: Session, reference: BalancedReference, game: CoalitionGame) -> Iterator[Result]:
     """What adding the modality's evidence to the model's own prediction gains: as it is, and without another one."""
     task, features, at = session.task, session.features, session.fit_split
+    if task.embeddings > 1:
+        yield COSTS_NOW.fill(task).skipped("embeddings of two models lie in spaces of their own", modality=modality)
+        return
     trained_on = at.held is at.train and bool((features.groups % 2).any())  # halves of more than one group
     held = None if trained_on else session.on(at.held).game_of(len(game.donors))
     note = (
