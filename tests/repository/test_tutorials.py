@@ -97,9 +97,11 @@ def commands(folder: Path) -> list[Shown]:
 
 
 def words(text: str) -> list[str | float]:
-    """Words and numbers; how a table is ruled, wrapped or spaced does not matter."""
-    found = re.findall(r"-?\d+(?:\.\d+)?|[^\W\d_]\w*|[●·✓✗?]", text)
-    return [float(w) if re.fullmatch(r"-?\d.*", w) else w for w in found]
+    """Words and numbers, per cent as shares; how a table is ruled, wrapped or spaced does not matter."""
+    found = re.findall(r"-?\d+(?:\.\d+)?%?|[^\W\d_]\w*|[●·✓✗?]", text)
+    return [
+        float(w.removesuffix("%")) / (100 if w.endswith("%") else 1) if re.fullmatch(r"-?\d.*", w) else w for w in found
+    ]
 
 
 def alike(shown: list[str | float], printed: list[str | float]) -> bool:
