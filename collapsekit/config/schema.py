@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -34,6 +34,18 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise ValueError(f"expected plain values (numbers, text, lists, mappings), found {type(value).__name__}")
+
+
+Absence = Literal["others", "mean", "zero", "noise", "missing"]
+
+
+def _absence(value: Any) -> Any:
+    """A word, or a number; the ``null`` that YAML makes of nothing is no value."""
+    known = get_args(Absence)
+    if value in known or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    near = did_you_mean(value, known) if isinstance(value, str) else ""
+    raise ValueError(f"expected {', '.join(known)} or a number{near}")
 
 
 Plain = Annotated[dict[str, Any], BeforeValidator(_plain)]
@@ -76,7 +88,7 @@ class ModalityConfig(_Section):
     channels: Literal["first", "last"] | None = None  # where a 3-d or larger output has its features
     mask: str | None = None  # batch key of a token mask (1 = keep) used in pooling
     # What a coalition without it is given in its place; a number, such as a mask token's id, stands at every place.
-    absent: Literal["others", "mean", "zero", "noise", "missing"] | float = "others"
+    absent: Annotated[Absence | float, BeforeValidator(_absence)] = "others"
     # Batch key of what your own model of this modality alone predicts, (n, ...): its due is read from that, too.
     predictions: str | None = None
 

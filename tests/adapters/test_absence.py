@@ -234,6 +234,14 @@ def test_an_answer_that_is_no_number_is_refused() -> None:
         opened("missing", "b", Plain())
 
 
-def test_another_word_is_refused() -> None:
-    with pytest.raises(ConfigError, match="absent"):
-        opened("gone", "b")
+@pytest.mark.parametrize("value", ["zer", True, None, [0]])
+def test_another_word_is_refused(value: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"'modalities.b.absent': .*expected others, mean, zero, noise, missing or a number"
+    ):
+        opened(value, "b")
+
+
+def test_the_nearest_word_is_named() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'zero'"):
+        opened("zer", "b")
