@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from collapsekit import diagnose
 from collapsekit.errors import ConfigError, DataError, NumericsError
 from collapsekit.tasks import tokens
 from collapsekit.tasks.tokens import Tokens
@@ -195,3 +197,35 @@ def test_answers_in_the_prompt_decide_nothing() -> None:
     report = diagnosed(build, data, shifted_loss, "untrained", {"task": "tokens"})
     assert set(verdicts_of(report).values()) == {"inconclusive"}
     assert any("a of the modalities' inputs holds the answers" in (r.skipped or "") for r in report.results)
+
+
+class Repeats(nn.Module):
+    """Says the tokens of ``a`` in their places, and one that is not there where ``b`` is above 0."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        said = torch.where(b > 0, 9, a)
+        logits = torch.nn.functional.one_hot(said, 10).float()
+        return torch.cat([logits, logits[:, :1]], 1)
+
+
+def test_the_rate_of_wrong_words_of_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs/tasks.md").read_text()
+    code = next(part for part in page.split("```python\n")[1:] if "WordErrors" in part).split("```")[0]
+    (tmp_path / "words_of_page.py").write_text(code)
+    # Of as many words as are to be said, so that an error is a word that differs.
+    (tmp_path / "jiwer.py").write_text(
+        "def wer(a, b):\n    a, b = a.split(), b.split()\n    return sum(x != y for x, y in zip(a, b)) / len(a)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randint(0, 9, (80, 4), generator=g), torch.randn(80, 4, generator=g)
+    label = torch.cat([torch.full((80, 1), -100), a], 1)
+    config = {"modalities": {"a": None, "b": None}, "task": "words_of_page:WordErrors"}
+    data = {"test": {"a": a, "b": b, "label": label}}
+    report = diagnose(model=Repeats(), data=data, config=config, profile="quick", probes=["reliance"])
+    loss, credit = report.find("reliance.full_loss"), report.find("reliance.shapley", "a")
+    assert loss is not None
+    assert loss.value == pytest.approx(float((b > 0).float().mean()))
+    assert credit is not None
+    assert credit.value is not None
+    assert credit.value > 0.3
