@@ -277,6 +277,12 @@ class Tap:
         return cast(Tensor, leaves[place].movedim(axis, 0))
 
 
+def features_by_call(tap: Tap, recorded: Sequence[Tensor]) -> list[Tensor]:
+    """Pick the features (n, ...) of each call of a tapped place among the recorded tensors."""
+    step = len(recorded) // (1 if tap.calls is None else len(tap.calls))
+    return [recorded[start + tap.place % step] for start in range(0, len(recorded), step)]
+
+
 def _choose_leaf(tap: Tap, heard: Capture, leaves: list[Any], axes: list[int | None]) -> int:
     """Which moving leaf is the features: ``select``, else the first floating tensor of the batch."""
     moving = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import (
@@ -18,7 +19,7 @@ from collapsekit.adapters.base import (
     TrainPass,
 )
 from collapsekit.adapters.build import features_path, find_submodule, need_bare
-from collapsekit.adapters.hooks import Reached, Tap, shape_behind
+from collapsekit.adapters.hooks import Reached, Tap, features_by_call, shape_behind
 from collapsekit.adapters.inserts import WithEvidence
 from collapsekit.adapters.live.alone import answer_features, in_some_mode, keep_alone
 from collapsekit.adapters.live.collated import collated_arguments
@@ -54,7 +55,7 @@ class ModuleAdapter(Adapter):
     def __init__(self, config: Config, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         config = self.config
-        taps = {m: self._tap(m) for m in self.modalities if config.modalities[m].encoder is not None}
+        taps = {m: _tap_of(self, m) for m in self.modalities if config.modalities[m].encoder is not None}
         self.at_input = frozenset(self.modalities) - taps.keys()
         fusion = None if config.fusion is None else _make_tap(self.model, config.fusion, f"fusion {config.fusion!r}")
         _need_apart(taps, fusion)
@@ -68,25 +69,22 @@ class ModuleAdapter(Adapter):
         """Where modalities are recorded, those that have an encoder."""
         return self.recorder.taps
 
-    def _tap(self, modality: str) -> Tap:
-        section = self.config.modalities[modality]
-        assert section.encoder is not None
-        path = features_path(self.model, section.encoder)
-        tap = _make_tap(self.model, path, f"encoder {section.encoder!r} of modality {modality!r}")
-        tap.select = section.select
-        if isinstance(tap.module, WithEvidence) and section.select is not None:
-            tap.select = (0, section.select)
-        return tap
-
     def insert(self, structure: Sequence[Mapping[str, Any]]) -> None:
         super().insert(structure)
         self.pruning = None
         for m, before in self.taps.items():
-            self.taps[m] = self._tap(m)
+            self.taps[m] = _tap_of(self, m)
             self.taps[m].shape = shape_behind(before, self.taps[m].module)
 
     def feature_index(self, modality: str) -> int:
         return self.taps[modality].place if modality in self.taps else 0
+
+    def features_of(self, modality: str, recorded: Activations) -> Tensor:
+        tap = self.taps.get(modality)
+        if tap is None or tap.calls is None:
+            return super().features_of(modality, recorded)
+        parts = features_by_call(tap, recorded)  # of several inputs through one encoder: their channels side by side
+        return torch.cat(list(parts), self.channel_axis(modality, parts[0])) if len(parts) > 1 else parts[0]
 
     def pool_input(self, modality: str, features: Tensor, batch: Batch) -> Tensor | None:
         if not features.is_floating_point():
@@ -274,6 +272,17 @@ def _only_for_pooling(config: Config) -> set[str]:
     sections = config.modalities
     named = {k for m, s in sections.items() for k in ([s.input] if isinstance(s.input, str) else s.input or [m])}
     return {s.mask for s in sections.values() if s.mask is not None} - named - set(config.data.also)
+
+
+def _tap_of(adapter: ModuleAdapter, modality: str) -> Tap:
+    section = adapter.config.modalities[modality]
+    assert section.encoder is not None
+    path = features_path(adapter.model, section.encoder)
+    tap = _make_tap(adapter.model, path, f"encoder {section.encoder!r} of modality {modality!r}")
+    tap.select = section.select
+    if isinstance(tap.module, WithEvidence) and section.select is not None:
+        tap.select = (0, section.select)
+    return tap
 
 
 def _make_tap(model: nn.Module, path: str, what: str) -> Tap:

@@ -169,6 +169,38 @@ def test_an_encoder_called_for_several_inputs_of_one_modality_is_one() -> None:
     at_input = predicted(Cameras(), {"modalities": {"a": {"input": ["left", "right"]}, "b": None}}, data)
     for one, other in zip(recorded, at_input, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+    features = extract(adapt(Cameras(), {"modalities": cameras}, data), "test")
+    left, right, camera = features.inputs["left"], features.inputs["right"], Cameras().camera
+    assert torch.allclose(features.pooled["a"], torch.cat([camera(left), camera(right)], 1), atol=1e-6)
+
+
+def test_maps_of_several_inputs_are_read_with_their_channels_side_by_side() -> None:
+    class Cameras(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.camera, self.state, self.head = nn.Conv2d(1, 3, 1), nn.Linear(4, 5), nn.Linear(11, 3)
+
+        def forward(self, left: Tensor, right: Tensor, b: Tensor) -> Tensor:
+            seen = torch.cat([self.camera(left), self.camera(right)], 1).tanh().mean((2, 3))
+            return self.head(torch.cat([seen, self.state(b)], 1))
+
+    data = {
+        s: {
+            "left": v["a"].view(-1, 1, 2, 2),
+            "right": v["a"].flip(1).view(-1, 1, 2, 2),
+            "b": v["b"],
+            "label": v["label"],
+        }
+        for s, v in arrays().items()
+    }
+    cameras = {"a": {"encoder": "camera", "input": ["left", "right"]}, "b": "state"}
+    adapter = adapt(Cameras(), {"modalities": cameras}, data)
+    features = extract(adapter, "test")
+    maps = adapter.features_of("a", features.recorded["a"])
+    assert maps.shape[1:] == (6, 2, 2)
+    assert torch.allclose(maps[:, 3:], adapter.model.camera(features.inputs["right"]), atol=1e-6)
+    assert features.pooled["a"].shape[1] == 6
 
 
 def test_encoders_at_the_input_cannot_have_modules_put_behind_them() -> None:
