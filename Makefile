@@ -6,9 +6,9 @@ BENCH ?= speed
 QUICK = tests/repository/test_layering.py tests/repository/test_docs.py tests/repository/test_generated_docs.py \
   tests/repository/test_glossary.py tests/repository/test_habits.py
 SLOW = tests/plugins tests/render tests/cli tests/checkpoint/test_large.py tests/probes/credit/test_utilisation.py \
-  tests/repairs/test_repairing.py tests/repairs/test_together.py tests/accelerator tests/attacks tests/benchmarks/test_coverage.py \
-  tests/benchmarks/test_planted.py tests/repository tests/distributed tests/tasks tests/readouts tests/io/test_spill.py \
-  tests/test_real_data.py
+  tests/repairs/test_repairing.py tests/repairs/test_together.py tests/accelerator tests/attacks tests/autoconfig \
+  tests/benchmarks/test_coverage.py tests/benchmarks/test_library_families.py tests/benchmarks/test_planted.py \
+  tests/repository tests/distributed tests/tasks tests/readouts tests/io/test_spill.py tests/test_real_data.py
 # What reads files from strangers, and what writes: `make coverage` asks for every branch of it.
 COVERED = tests/checkpoint tests/config tests/io tests/report tests/adapters/weights
 

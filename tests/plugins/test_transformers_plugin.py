@@ -59,10 +59,11 @@ def test_planted_collapse_is_found_in_the_modality_it_was_planted_in(
     assert abs(values[f"reliance.shapley {ignored}"]) < 0.03 < 0.3 < values[f"reliance.shapley {used}"]
 
 
-def test_clip_is_a_contrastive_model_of_which_no_due_is_known(found: dict[str, Any]) -> None:
+def test_clip_is_judged_by_what_both_sides_find_together(found: dict[str, Any]) -> None:
     clip = found["clip"]
     assert clip["task"] == "contrastive"
-    assert clip["verdicts"] == {"text": "inconclusive", "image": "inconclusive"}
+    # It was trained on both; the text gives 58 % of its due, beside a reference that may be too weak.
+    assert clip["verdicts"] == {"text": "inconclusive", "image": "used"}
     own, scale = clip["temperature"]
     assert own == pytest.approx(1 / scale, rel=1e-5)
     # Nothing mixes the towers, so what reads a mixture has to decline rather than give a number.
