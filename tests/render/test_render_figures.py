@@ -13,9 +13,10 @@ import pytest
 from sample_reports import HOSTILE, MakeReport
 
 from collapsekit.errors import ConfigError
+from collapsekit.render.figures import marks
 from collapsekit.render.figures.diagnosis import CAPTIONS, FIGURES, inline_svg, save
 from collapsekit.render.figures.style import VARIABLES, short_labels
-from collapsekit.report.diagnosis import Report
+from collapsekit.report.diagnosis import Report, Result
 
 
 def test_each_figure_is_drawn_or_is_none(report: Report, bare: Report) -> None:
@@ -138,3 +139,26 @@ def test_what_has_no_place_on_paper_is_left_out_of_figures_only(make_report: Mak
     many = tuple(f"m{i}" for i in range(65))
     crowded = whole.model_copy(update={"subject": whole.subject.model_copy(update={"modalities": many})})
     assert all(draw(crowded) is None for draw in FIGURES.values())
+
+
+@pytest.mark.parametrize(
+    ("unit", "label"),
+    [
+        ("cross-entropy (nats)", "loss saved (nats)"),
+        ("squared error, mean over outputs", "loss saved (squared error)"),
+        ("log-likelihood (normal of deviation 1, up to a constant; nats)", "loss saved (nats)"),
+        ("my_losses:huber", "loss saved (my_losses:huber)"),
+        ("nats", "loss saved (nats)"),
+        (None, "loss saved"),
+    ],
+)
+def test_a_loss_is_told_in_its_own_unit(unit: str | None, label: str) -> None:
+    result = Result(name="reliance.shapley", probe="reliance", value=0.5, unit=unit, definition="d", source="s")
+    assert marks.in_unit("loss saved ({unit})", [None, result]) == label
+
+
+def test_an_axis_of_a_regression_says_no_nats(report: Report) -> None:
+    results = tuple(r.model_copy(update={"unit": "squared error"}) if r.unit == "nats" else r for r in report.results)
+    fig = FIGURES["reliance"](report.model_copy(update={"results": results}))
+    assert fig is not None
+    assert fig.axes[0].get_xlabel() == "loss saved (squared error)"

@@ -71,7 +71,7 @@ def beta_curves(report: Report, *, wide: bool = True) -> Figure | None:
         "effective_rank": ("Effective rank", "dimensions"),
         "numerical_rank": ("Numerical rank", "dimensions"),
         "metric": (f"Task: {report.subject.metric}", report.subject.metric),
-        "loss": ("Task: loss", "loss (nats)"),
+        "loss": ("Task: loss", marks.in_unit("loss ({unit})", report.named("rank_sweep.loss"))),
         "cka": ("CKA with the swept modality", "CKA"),
     }
     every = {part: _curves(report, f"rank_sweep.{part}", itself=True) for part in titles}
@@ -175,14 +175,14 @@ def _fits(r: Result) -> bool:
 # Axes, and what stands on each: a series and the result it shows.
 _BARS = {
     "reliance": {
-        "loss saved (nats)": {"Shapley": "reliance.shapley", "leave one out": "reliance.leave_one_out"},
+        "loss saved ({unit})": {"Shapley": "reliance.shapley", "leave one out": "reliance.leave_one_out"},
         "{metric} gained": {"Shapley": "reliance.shapley_metric", "leave one out": "reliance.leave_one_out_metric"},
     },
     "utilisation": {
-        "credit (nats)": {"this model": "utilisation.credit", "balanced reference": "utilisation.reference_credit"}
+        "credit ({unit})": {"this model": "utilisation.credit", "balanced reference": "utilisation.reference_credit"}
     },
     "prefix_gap": {
-        "gap (nats)": {"gap": "prefix_gap.gap"},
+        "gap ({unit})": {"gap": "prefix_gap.gap"},
         "{metric}": {"prefix": "prefix_gap.prefix_metric", "baseline": "prefix_gap.baseline_metric"},
     },
 }

@@ -148,11 +148,29 @@ def bar_figure(report: Report, wide: bool, parts: Mapping[str, Mapping[str, str]
     names = short_labels(modalities)
     for ax, (axis, rows) in zip(axes, shown.items(), strict=True):
         bars(ax, [names[m] for m in modalities], rows)
-        ax.set_xlabel(axis.replace("{metric}", report.subject.metric))
+        label = axis.replace("{metric}", report.subject.metric)
+        ax.set_xlabel(in_unit(label, (row for series in rows.values() for row in series)))
         if ax is not axes[0] and fig.get_figwidth() > COLUMN:
             ax.tick_params(labelleft=False)
     legend(fig)
     return fig
+
+
+def in_unit(label: str, results: Iterable[Result | None]) -> str:
+    """Fill ``{unit}`` in an axis's label.
+
+    Args:
+        label: may end in " ({unit})".
+        results: that stand on the axis.
+
+    Returns:
+        The label with what their unit has in brackets at its end, such as nats, else what it begins with; without brackets
+        where they have none.
+    """
+    unit = next((r.unit for r in results if r is not None and r.unit), "")
+    _, opened, inside = unit.removesuffix(")").rpartition("(")
+    short = inside.rpartition("; ")[2] if opened and unit.endswith(")") else unit.partition(",")[0]
+    return label.replace("{unit}", short) if short else label.removesuffix(" ({unit})")
 
 
 def _measured(report: Report, modalities: Sequence[str], series: Mapping[str, str]) -> dict[str, list[Result | None]]:
