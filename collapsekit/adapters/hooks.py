@@ -278,9 +278,13 @@ class Tap:
 
 
 def features_by_call(tap: Tap, recorded: Sequence[Tensor]) -> list[Tensor]:
-    """Pick the features (n, ...) of each call of a tapped place among the recorded tensors."""
-    step = len(recorded) // (1 if tap.calls is None else len(tap.calls))
-    return [recorded[start + tap.place % step] for start in range(0, len(recorded), step)]
+    """Pick the features (n, ...) of each call of a tapped place among the recorded tensors; the first ones alone where calls
+    did not give the same things, as where each was of one example."""
+    step, rest = divmod(len(recorded), 1 if tap.calls is None else len(tap.calls))
+    if not step or rest:
+        return [recorded[tap.place]]
+    parts = [recorded[start + tap.place % step] for start in range(0, len(recorded), step)]
+    return parts if all(part.shape == parts[0].shape for part in parts) else [recorded[tap.place]]
 
 
 def _choose_leaf(tap: Tap, heard: Capture, leaves: list[Any], axes: list[int | None]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import diagnose
+from collapsekit.adapters.hooks import Tap, features_by_call
 from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
 from collapsekit.interventions.replay import predict
@@ -281,3 +283,15 @@ def test_a_table_called_for_each_range_of_tokens_is_told_apart() -> None:
     encoded = {m: {**part, "encoder": "table"} for m, part in parts.items()}
     one, other = (predicted(Ranges(), {"modalities": m}, data) for m in (parts, encoded))
     assert torch.allclose(one[1], other[1], atol=1e-6)
+
+
+def test_calls_that_give_other_things_are_read_by_the_first_features() -> None:
+    """As of a module that is called once an example, one of whose calls has as many rows as there are examples."""
+    tap = Tap("encoder", nn.Linear(2, 2), entering=False)
+    tap.calls = (0, 1, 2)
+    tap.shape = SimpleNamespace(feature=0)  # type: ignore[assignment]
+    one, wide = torch.zeros(4, 2), torch.zeros(4, 3)
+    assert [t is one for t in features_by_call(tap, (one,))] == [True]
+    assert [t is one for t in features_by_call(tap, (one, wide, wide))] == [True]
+    assert len(features_by_call(tap, (one, one, one))) == 3
+    assert len(features_by_call(tap, (one, wide, one, wide, one, wide))) == 3
