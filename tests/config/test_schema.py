@@ -357,3 +357,15 @@ def test_config_is_frozen() -> None:
 def test_a_modality_has_a_name(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"modalities.*a modality has an empty name"):
         check_config({"modalities": {name: "encoders.a", "b": "encoders.b"}}, base=tmp_path)
+
+
+@pytest.mark.parametrize("value", ["others", "mean", "zero", "noise", "missing", 0, 103, -1.5])
+def test_what_stands_for_an_absent_modality(value: str | float) -> None:
+    config = check_config({"modalities": {"a": {"absent": value}, "b": None}}, base=Path())
+    assert (config.modalities["a"].absent, config.modalities["b"].absent) == (value, "others")
+
+
+@pytest.mark.parametrize(("value", "near"), [("zer", r" \(did you mean 'zero'\?\)"), (True, ""), (None, ""), ([0], "")])
+def test_what_cannot_stand_for_it(value: object, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"'modalities.a.absent': expected others, .* or a number{near}"):
+        check_config({"modalities": {"a": {"absent": value}}}, base=Path())
