@@ -213,6 +213,26 @@ def test_whole_numbers_have_no_mean() -> None:
         extract(adapter, "test")
 
 
+@pytest.mark.parametrize("absent", [0.5, 1e30, -1e30])
+def test_a_number_that_whole_numbers_cannot_be_is_refused(absent: float) -> None:
+    config = {"modalities": {"a": "a", "text": {"input": ["ids", "mask"], "absent": absent}}}
+    data = {"ids": torch.randint(0, 8, (N, 5)), "mask": torch.ones(N, 5), "a": rows()["a"], "label": rows()["label"]}
+    adapter = ModuleAdapter(check_config(config, base=Path()), model=Words(), source=MemorySource({"test": data}))
+    with pytest.raises(ConfigError, match="'ids' holds whole numbers from"):
+        extract(adapter, "test")
+
+
+def test_nothing_stands_for_a_modality_that_every_example_lacks() -> None:
+    class Always(Sum):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(a, b)
+
+    adapter, features = opened("zero", None, Always(), {**rows(), "b": torch.full((N, 3), torch.nan)})
+    assert features.substitutes == {}
+    plain = expected_without(features, adapter.model, features.inputs["b"])
+    assert torch.allclose(game_of(adapter, features).value(1).expected, plain, atol=1e-6)
+
+
 def test_an_encoder_that_is_not_called_is_named() -> None:
     with pytest.raises(ConfigError, match="take `encoder` out of the config"):
         opened("missing", "b", LeavesOut())

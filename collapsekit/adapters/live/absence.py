@@ -53,7 +53,7 @@ def make_substitutes(
         seed: of what the model draws.
 
     Returns:
-        By modality one row, or up to ``COUNT`` where they differ.
+        By modality one row, or up to ``COUNT`` where they differ; none for one that every example lacks.
 
     Raises:
         ConfigError: where a modality cannot be absent in that way.
@@ -63,7 +63,7 @@ def make_substitutes(
     return {
         m: _stand_in(adapter, m, columns, present.get(m), seed)
         for m in adapter.modalities
-        if sections[m].absent != "others"
+        if sections[m].absent != "others" and (m not in present or bool(present[m].any()))
     }
 
 
@@ -109,7 +109,7 @@ def _value(adapter: Adapter, modality: str, key: str, column: Tensor, there: Ten
     if how == "missing" and section.mask is not None:
         return torch.zeros_like(chosen)
     if (number := _number(how)) is not None:
-        return torch.full_like(chosen, number)
+        return _full(modality, key, chosen, number)
     if not column.is_floating_point():
         raise ConfigError(
             f"modality {quote(modality)} cannot be absent as {how!r}: its input {quote(key)} holds whole numbers; write "
@@ -138,7 +138,20 @@ def _stored(adapter: Adapter, modality: str, key: str, chosen: Tensor) -> Tensor
             f"modality {quote(modality)} cannot be absent as {how!r}: values of its input {quote(key)} do not stack; write "
             "`absent: others`, `missing`, or, for tensors, a number."
         )
-    return store.add([torch.full_like(v, number) for v in values])
+    return store.add([_full(modality, key, v, number) for v in values])
+
+
+def _full(modality: str, key: str, like: Tensor, number: float) -> Tensor:
+    """A tensor like another, full of one number. Raises ConfigError where its type cannot hold that."""
+    if not like.is_floating_point():
+        kind = torch.iinfo(torch.uint8 if like.dtype == torch.bool else like.dtype)
+        most = 1 if like.dtype == torch.bool else kind.max
+        if number != int(number) or not kind.min <= number <= most:
+            raise ConfigError(
+                f"modality {quote(modality)} cannot be absent as {number:g}: its input {quote(key)} holds whole numbers "
+                f"from {kind.min} to {most}; write one of these."
+            )
+    return torch.full_like(like, number if like.is_floating_point() else int(number))
 
 
 def _record(adapter: Adapter, modality: str, batch: Batch, seed: int) -> Activations:
