@@ -19,9 +19,9 @@ from collapsekit.adapters.base import (
     TrainPass,
 )
 from collapsekit.adapters.build import features_path, find_submodule, need_bare
-from collapsekit.adapters.hooks import Reached, Tap, features_by_call, shape_behind
+from collapsekit.adapters.hooks import Reached, Tap, attribute_set, features_by_call, shape_behind
 from collapsekit.adapters.inserts import WithEvidence
-from collapsekit.adapters.live.alone import answer_features, in_some_mode, keep_alone
+from collapsekit.adapters.live.alone import answer_features, hide_answers, in_some_mode, keep_alone
 from collapsekit.adapters.live.collated import collated_arguments
 from collapsekit.adapters.live.inputs import (
     change_inputs,
@@ -52,11 +52,13 @@ class ModuleAdapter(Adapter):
     encoders answering from their recordings, so the answers are the model's, not an imitation of it. A modality without an
     encoder is recorded, and edited, at the model's input."""
 
+    hides_answers = False  # whether answers in the model's input are kept from it, as behind them its logits say them
+
     def __init__(self, config: Config, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
-        config = self.config
-        taps = {m: _tap_of(self, m) for m in self.modalities if config.modalities[m].encoder is not None}
+        taps = {m: _tap_of(self, m) for m, section in self.config.modalities.items() if section.encoder is not None}
         self.at_input = frozenset(self.modalities) - taps.keys()
+        config = self.config
         fusion = None if config.fusion is None else _make_tap(self.model, config.fusion, f"fusion {config.fusion!r}")
         _need_apart(taps, fusion)
         self.recorder = Recorder(taps, fusion, self._guarded_forward, self.fields.altered)
@@ -106,11 +108,12 @@ class ModuleAdapter(Adapter):
         """Run the model's own forward on prepared inputs, called as the config says."""
         if EXAMPLE in inputs:
             self.steady()
-            return call_model(self.model, self.config.call, collated_arguments(self, inputs))
+            given = hide_answers(self, collated_arguments(self, inputs), inputs)
+            return call_model(self.model, self.config.call, given)
         left_out = _only_for_pooling(self.config)
-        inputs = {k: inputs[k] for k in self.fields.model_keys if k not in left_out}
+        columns, inputs = inputs, {k: inputs[k] for k in self.fields.model_keys if k not in left_out}
         self.steady()
-        given = self.apart(inputs)
+        given = self.apart(hide_answers(self, inputs, columns))
         answer = call_model(self.model, self.config.call, give_values(self, given))
         self.note_written(inputs, given)
         return answer
@@ -188,7 +191,8 @@ class ModuleAdapter(Adapter):
         if modality in self.taps:
             return by_presence(self, inputs, recorded, run)
         alone = keep_alone(self, modality, inputs)  # the whole model stands for its encoder
-        return answer_features(in_some_mode(self.model, lambda: by_presence(self, alone, {}, run)))
+        with attribute_set(self, "hides_answers", self.task.needs_targets):
+            return answer_features(in_some_mode(self.model, lambda: by_presence(self, alone, {}, run)))
 
     def _live(self, modality: str, recorded: Mapping[str, Activations], ready: Batch) -> Tensor:
         tap = self.taps[modality]

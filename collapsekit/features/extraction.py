@@ -14,6 +14,7 @@ from collapsekit.adapters.base import Activations, Adapter, ForwardPass, OwnedAc
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.caveats import copied_rows, modalities_missing
 from collapsekit.adapters.live.absence import make_substitutes
+from collapsekit.adapters.live.alone import find_leaking
 from collapsekit.adapters.live.inputs import describe_inputs, record_inputs
 from collapsekit.adapters.live.presence import find_present, missing_note
 from collapsekit.adapters.live.state import same_bits
@@ -284,6 +285,7 @@ class Extraction:
             predictions={m: columns[key] for m, key in predictions_of(adapter).items()},
             sibling=self.of,
             answering=answering,
+            leaking=find_leaking(adapter, {k: columns[k][:FEW] for k in adapter.columns}),
             units=_units(columns, data.group, split),
         )
 

@@ -64,6 +64,7 @@ class Features:
     described: Batch = field(default_factory=dict)  # by key numbers (n, d) of values that do not stack
     predictions: Batch = field(default_factory=dict)  # of the user's own models of one modality, by modality (n, ...)
     answering: tuple[str, ...] = ()  # inputs of modalities that hold the answers themselves
+    leaking: tuple[str, ...] = ()  # modalities whose encoders read the answers that stand in the model's input
     warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
     batch: int | None = None  # rows of a forward, where what an example gives depends on the others in its batch
     read: Mapping[str, Features] = field(default_factory=dict)  # every split read until now, by name

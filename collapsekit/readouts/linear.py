@@ -64,6 +64,11 @@ def make_split(adapter: Adapter, features: Features) -> FitSplit:
             f"{'holds' if len(features.answering) == 1 else 'hold'} the answers themselves: make a modality of what stands "
             "beside them alone, as of the prompt without its answer"
         )
+    if features.leaking:
+        raise NumericsError(
+            f"it fits readouts, and encoders of {', '.join(features.leaking)} read the answers that stand in the model's "
+            "input: leave out `encoder`, so that the prompt alone is exchanged, at the input"
+        )
     width = adapter.task.expect(features.outputs[:1])[0].numel()
     train = _varied(adapter.task, features.of("train"))
     if adapter.task.embeddings == 1:

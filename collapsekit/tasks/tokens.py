@@ -17,6 +17,7 @@ from collapsekit.tasks.places import Places
 
 IGNORED = -100  # the label of a position that is no target; any label below 0 is taken for one
 WIDEST = 8192  # numbers an example up to which the probability of every known answer token is kept
+MOST_TARGETS = 0.5  # an input with more of the targets than this share, each in its place, holds the answers
 METRICS = ("token_accuracy", "exact_match", "perplexity")
 BOUNDS = {"token_accuracy": SHARE, "exact_match": SHARE, "perplexity": Bounds(high=-1.0)}
 
@@ -130,16 +131,11 @@ class Tokens(Places):
         return torch.cat([log_p[..., vocabulary], rest], 2).clamp_min(_LEAST)
 
     def answers_in(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[str, ...]:
-        there = labels >= 0
+        return tuple(key for key, value in inputs.items() if _answer_places(value, labels) is not None)
 
-        def holds(value: Tensor) -> bool:
-            if value.is_floating_point() or value.shape != labels.shape:
-                return False
-            own = (value == labels)[there]
-            before = (value[:, 1:] == labels[:, :-1])[there[:, :-1]]  # as decoders are given them, one position later
-            return any(len(same) > 0 and float(same.double().mean()) > 0.5 for same in (own, before))
-
-        return tuple(key for key, value in inputs.items() if holds(value))
+    def hide_answers(self, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        places = {key: _answer_places(value, labels) for key, value in inputs.items()}
+        return {k: v if (p := places[k]) is None else v.masked_fill(p, 0) for k, v in inputs.items()}
 
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         super().check(targets, outputs, split)
@@ -217,6 +213,19 @@ class Tokens(Places):
 
     def from_natural(self, natural: Tensor) -> Tensor:
         return natural if self.vocabulary is None else super().from_natural(natural)
+
+
+def _answer_places(value: Tensor, labels: Tensor) -> Tensor | None:
+    """Which positions of an input hold the targets of labels (n, T), bool (n, T); None where most targets are not in it."""
+    if value.is_floating_point() or value.shape != labels.shape or labels.ndim != 2:
+        return None
+    there = labels >= 0
+    later = nn.functional.pad(there[:, :-1], (1, 0))  # as decoders are given them, one position later
+    for places, targets in ((there, labels), (later, labels.roll(1, 1))):
+        same = (value == targets)[places]
+        if len(same) and float(same.double().mean()) > MOST_TARGETS:
+            return places
+    return None
 
 
 def _within(targets: Tensor, prediction: Tensor) -> Tensor:

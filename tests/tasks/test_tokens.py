@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapsekit import diagnose
+from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.config.load import check_config
+from collapsekit.data.memory import MemorySource
 from collapsekit.errors import ConfigError, DataError, NumericsError
+from collapsekit.features.extraction import extract
+from collapsekit.features.features import Features
+from collapsekit.readouts.linear import make_split
 from collapsekit.tasks import tokens
 from collapsekit.tasks.tokens import Tokens
 from tests.tasks.planted import KINDS, diagnosed, need_right, rows, verdicts_of
@@ -197,6 +204,69 @@ def test_answers_in_the_prompt_decide_nothing() -> None:
     report = diagnosed(build, data, shifted_loss, "untrained", {"task": "tokens"})
     assert set(verdicts_of(report).values()) == {"inconclusive"}
     assert any("a of the modalities' inputs holds the answers" in (r.skipped or "") for r in report.results)
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_answers_are_hidden_where_they_stand(shift: bool) -> None:
+    y, task = labels_of(), Tokens(shift=shift)
+    ids = torch.where(y < 0, torch.randint(20, 30, y.shape, generator=G), y)
+    later = F.pad(ids[:, :-1], (1, 0), value=25)
+    inputs = {"ids": ids, "decoder": later, "image": ids.float(), "prompt": torch.where(y < 0, ids, 1)}
+    hidden = task.hide_answers(inputs, y)
+    assert torch.equal(hidden["ids"], torch.where(y < 0, ids, 0))
+    assert torch.equal(hidden["decoder"], torch.where(F.pad(y[:, :-1] >= 0, (1, 0)), 0, later))
+    assert all(hidden[k] is inputs[k] for k in ("image", "prompt"))
+
+
+class Causal(nn.Module):
+    """A language model of one layer whose text goes on with its answer: each position has read all before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.image, self.head = nn.Embedding(16, 8), nn.Linear(10, 8), nn.Linear(8, 16)
+
+    def forward(self, ids: Tensor, image: Tensor) -> Tensor:
+        out: Tensor = self.head(self.words(ids).cumsum(1) + self.image(image)[:, None])
+        return out
+
+
+def of_causal(encoder: str | None) -> tuple[Adapter, Features]:
+    """An untrained one on examples whose answer no prompt says, and the text's encoder, if it is to have one."""
+    data = answered(200)
+    text = torch.cat([torch.randint(3, 8, (200, 2), generator=G), data["label"][:, 2:]], 1)
+    part = torch.tensor([0, 0, 1, 1]).repeat(200, 1)
+    columns = {"ids": text, "part": part, "image": data["b"], "label": data["label"]}
+    prompt = {"input": "ids", "where": "part == 0"} | ({} if encoder is None else {"encoder": encoder})
+    config = {
+        "modalities": {"prompt": prompt, "image": {"encoder": "image"}},
+        "task": "tokens",
+    }
+    parts = {"train": {k: v[:120] for k, v in columns.items()}, "test": {k: v[120:] for k, v in columns.items()}}
+    adapter = ModuleAdapter(check_config(config, base=Path()), model=Causal().eval(), source=MemorySource(parts))
+    return adapter, extract(adapter, "test")
+
+
+def test_the_model_alone_is_not_given_the_answers() -> None:
+    """Else its logits behind the answer would say it, whatever the prompt says."""
+    adapter, features = of_causal(None)
+    batch = features.inputs
+    answers = batch["part"] == 1
+    other = {**batch, "ids": torch.where(answers, batch["ids"].roll(1, 0), batch["ids"])}
+    assert not torch.equal(other["ids"], batch["ids"])
+    labels = torch.where(answers, other["ids"], batch["label"])
+    with torch.no_grad():
+        alone = adapter.live("prompt", features.recorded, batch)
+        assert torch.equal(alone, adapter.live("prompt", features.recorded, {**other, "label": labels}))
+        outputs = adapter.run(batch).prediction.outputs, adapter.run({**other, "label": labels}).prediction.outputs
+    assert not torch.equal(*outputs)  # as the model itself goes on to be given them
+
+
+def test_encoders_that_read_the_answers_are_not_read_out() -> None:
+    assert of_causal(None)[1].leaking == ()
+    adapter, features = of_causal("words")
+    assert features.leaking == ("prompt",)
+    with pytest.raises(NumericsError, match=r"encoders of prompt read the answers.*leave out `encoder`"):
+        make_split(adapter, features)
 
 
 class Repeats(nn.Module):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from collapsekit.adapters.hooks import attribute_set
+from collapsekit.adapters.live.state import same_bits
+from collapsekit.adapters.pytree import flatten, rebuild
 from collapsekit.data.base import EXAMPLE, Batch, is_stored
 from collapsekit.errors import ConfigError
+from collapsekit.tasks.reading import OutputReader
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
@@ -40,6 +44,46 @@ def keep_alone(adapter: Adapter, modality: str, inputs: Batch) -> Batch:
         else:
             out[key] = torch.zeros_like(column)
     return out
+
+
+def hide_answers(adapter: Adapter, arguments: Any, columns: Batch) -> Any:
+    """Take the answers out of what a model is called with, as of a text that goes on with its answer.
+
+    Args:
+        adapter: the model, whose task knows them, and which says whether they are to be hidden.
+        arguments: a mapping of names to parts, or a collated batch.
+        columns: labels among them, (n, ...) by key.
+
+    Returns:
+        The same with one token for all in their places; ``arguments`` themselves, where nothing is to be hidden.
+    """
+    if not getattr(adapter, "hides_answers", False):
+        return arguments
+    labels = columns[adapter.config.data.label]
+    leaves, tree = flatten(arguments)
+    tensors = {str(i): x for i, x in enumerate(leaves) if isinstance(x, Tensor)}
+    hidden = adapter.task.hide_answers(tensors, labels)
+    return rebuild(tree, [hidden.get(str(i), x) for i, x in enumerate(leaves)])
+
+
+def find_leaking(adapter: Adapter, batch: Batch) -> tuple[str, ...]:
+    """Find modalities whose encoders read the answers: their features say more than the modality does.
+
+    Args:
+        adapter: the model.
+        batch: some examples, all columns.
+
+    Returns:
+        Modalities whose features change where the answers are hidden in what the model is called with.
+    """
+    encoders = [m for m in adapter.modalities if m not in adapter.at_input]
+    if type(adapter.task).hide_answers is OutputReader.hide_answers or not encoders:
+        return ()
+    with torch.no_grad():
+        seen = adapter.run(batch).recorded
+        with attribute_set(adapter, "hides_answers", True):
+            blind = adapter.run(batch).recorded
+    return tuple(m for m in encoders if not all(map(same_bits, seen[m], blind[m])))
 
 
 def in_some_mode(model: nn.Module, answer: Callable[[], Tensor]) -> Tensor:
