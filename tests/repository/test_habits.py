@@ -26,7 +26,7 @@ def read(path: Path) -> Any:
     ("path", "schema"),
     [
         (ROOT / "CITATION.cff", "citation-file-format"),
-        (GITHUB / "workflows" / "ci.yml", "github-workflows"),
+        *((path, "github-workflows") for path in sorted((GITHUB / "workflows").glob("*.yml"))),
         (GITHUB / "ISSUE_TEMPLATE" / "config.yml", "github-issue-config"),
         *((p, "github-issue-forms") for p in sorted((GITHUB / "ISSUE_TEMPLATE").glob("*.yml")) if p.stem != "config"),
     ],

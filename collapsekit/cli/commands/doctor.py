@@ -12,6 +12,7 @@ from collapsekit.cli.output import write
 from collapsekit.cli.terminal import Ended, guarded, need_working_directory
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
+PLUGIN = "collapsekit-"  # how the names of our own plugins' packages begin
 EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 
 
@@ -51,9 +52,17 @@ def _requirements() -> tuple[list[str], list[str]]:
     lines = [f"{package:<12} {installed or 'MISSING'}" for package, installed in core]
     for extra, packages in sorted(by_extra.items()):
         lacking = [name for name, installed in packages if installed is None]
-        state = f"missing {', '.join(lacking)}: pip install 'collapsekit[{extra}]'" if lacking else "complete"
+        state = f"missing {', '.join(lacking)}: {_remedy(extra, lacking)}" if lacking else "complete"
         lines.append(f"extra {extra:<6} {state}")
     return lines, [package for package, version_ in core if version_ is None]
+
+
+def _remedy(extra: str, lacking: list[str]) -> str:
+    """What to type; plugins are not published, and somebody else may take their names where pip would look."""
+    ours = [name.removeprefix(PLUGIN) for name in lacking if name.startswith(PLUGIN)]
+    if ours:
+        return f"pip install {' '.join(f'./plugins/{name}' for name in ours)}, in a checkout"
+    return f"pip install 'collapsekit[{extra}]'"
 
 
 def _version(package: str) -> str | None:
