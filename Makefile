@@ -13,7 +13,7 @@ SLOW = tests/plugins tests/render tests/cli tests/checkpoint/test_large.py tests
 COVERED = tests/checkpoint tests/config tests/io tests/report tests/adapters/weights
 
 .DEFAULT_GOAL := help
-.PHONY: help dev format lint types spell docs-check contract check test test-slow coverage test-all doc bench
+.PHONY: help dev format lint types spell docs-check site contract check test test-slow coverage test-all doc bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ spell: ## spelling of code and prose
 
 docs-check: ## whether the pages are as `make doc` would write them
 	$(PYTHON) docs/generate.py --check
+
+site: ## the documentation as a site in build/site, warnings as errors; needs the extra docs
+	$(PYTHON) -m sphinx -W --keep-going -q -c docs/site -b html . build/site
 
 contract: ## what every probe promises, for one: PROBE=vif
 	$(PYTHON) -m pytest -n 0 tests/probes/test_contract.py -k "[$(PROBE)]"

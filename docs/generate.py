@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import inspect
 import re
 import sys
 import textwrap
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,6 +207,132 @@ def exit_codes_line() -> str:
     return textwrap.fill("Exit codes: " + " · ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + ".", 120)
 
 
+# --- errors, the API, and the files that are written
+
+
+@region("errors")
+def errors() -> str:
+    """A section an error class, wherever in the package it stands: its docstring, and the exit code."""
+    found = error_classes()
+    parts = []
+    for name, kind in found.items():
+        about, *rest = [" ".join(p.split()) for p in inspect.cleandoc(kind.__doc__ or "").split("\n\n")]
+        said = dict(p.split(": ", 1) for p in rest if ": " in p)
+        if set(said) != {"Causes", "What to do"}:
+            raise ValueError(f"the docstring of {name} needs two paragraphs, Causes: and What to do:")
+        about = about.replace("``", "`").removesuffix(".").removesuffix(f" (exit {kind.exit_code})")
+        parent = kind.__mro__[1].__name__
+        lines = [
+            f"## {name}",
+            f"{about}.",
+            f"- **Exit code:** {kind.exit_code}" + (f". A [{parent}](#{parent.lower()})." if parent in found else ""),
+            f"- **Causes:** {said['Causes'].replace('``', '`')}",
+            f"- **What to do:** {said['What to do'].replace('``', '`')}",
+        ]
+        parts.append("\n".join([lines[0], "", textwrap.fill(lines[1], 120), "", *lines[2:]]))
+    return "\n\n".join(parts)
+
+
+def error_classes() -> dict[str, Any]:
+    """Every class of the package that is a CollapsekitError, by name: those of errors.py first, in their order."""
+    from collapsekit import errors as base
+
+    bases = re.compile(r"^class (\w+)\((\w*Error)\b", re.M)
+    names = dict.fromkeys(
+        ["CollapsekitError", *(n for n, _ in bases.findall((PACKAGE / "errors.py").read_text("utf-8")))]
+    )
+    found = {name: getattr(base, name) for name in names if issubclass(getattr(base, name), base.CollapsekitError)}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name, _ in bases.findall(path.read_text(encoding="utf-8")):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            kind = getattr(importlib.import_module(module), name, None)
+            if isinstance(kind, type) and issubclass(kind, base.CollapsekitError):
+                found.setdefault(name, kind)
+    return found
+
+
+@region("api")
+def api() -> str:
+    """A row a name that the package itself offers."""
+    return _names_of("collapsekit")
+
+
+@region("api-ext")
+def api_ext() -> str:
+    """A row a name that plugins may import."""
+    return _names_of("collapsekit.ext")
+
+
+def _names_of(module: str) -> str:
+    surface = importlib.import_module(module)
+    rows = [(f"`{name}`", *_kind_and_summary(getattr(surface, name))) for name in surface.__all__]
+    return table(("name", "kind", "what it is"), rows)
+
+
+def _kind_and_summary(value: Any) -> tuple[str, str]:
+    if typing.get_origin(value) is not None:
+        return "type", f"`{str(value).replace('typing.', '')}`"
+    if not callable(value):
+        return "constant", str(value)
+    kind = "function" if not isinstance(value, type) else "error" if issubclass(value, BaseException) else "class"
+    return kind, _first_sentence(value.__doc__ or "").replace("``", "`").replace(":func:", "")
+
+
+@region("report-schema")
+def report_schema() -> str:
+    """A section an object of report.json: its fields, their types, and the glossary's word for each."""
+    from collapsekit.report.diagnosis import Report
+
+    schema, words = Report.model_json_schema(), _glossary()
+    objects = {"Report": {k: v for k, v in schema.items() if k != "$defs"}, **schema["$defs"]}
+    parts = []
+    for name, held in objects.items():
+        required = set(held.get("required", ()))
+        rows = [
+            (
+                f"`{key}`",
+                _json_type(kind),
+                "always" if key in required else "may be left out",
+                _meaning(kind, words.get(key, "")),
+            )
+            for key, kind in held["properties"].items()
+        ]
+        about = f"{held.get('description', '')} {words.get(name.lower(), '')}".strip().replace("``", "`")
+        parts.append(f"### {name}\n\n{_prose(about)}\n\n")
+        parts[-1] += table(("field", "type", "is there", "meaning"), rows)
+    return "\n\n".join(parts)
+
+
+def _meaning(kind: dict[str, Any], word: str) -> str:
+    return str(kind.get("description") or word).replace("``", "`")
+
+
+def _glossary() -> dict[str, str]:
+    """The glossary's sentence by each name in code type at the head of its row."""
+    words = (DOCS / "glossary.md").read_text(encoding="utf-8").partition("## Where each result is explained")[0]
+    rows = re.findall(r"^\| (?!word|---)(.+?) \| (.+) \|$", words, re.M)
+    return {word: text for head, text in rows for word in re.findall(r"`(\w+)`", head)}
+
+
+def _json_type(kind: dict[str, Any]) -> str:
+    """A type of JSON Schema in words."""
+    if "$ref" in kind:
+        name = kind["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in kind:
+        return " or ".join(dict.fromkeys(_json_type(k) for k in kind["anyOf"]))
+    if "enum" in kind:
+        return ", ".join(f"`{v}`" for v in kind["enum"])
+    if "const" in kind:
+        return f"`{kind['const']}`"
+    if kind.get("type") == "array":
+        inner = kind.get("items") or (kind.get("prefixItems") or [{}])[0]
+        return f"list of {_json_type(inner)}" if inner else "list"
+    if kind.get("type") == "object" and isinstance(kind.get("additionalProperties"), dict):
+        return f"by name: {_json_type(kind['additionalProperties'])}"
+    return str(kind.get("type", "anything"))
+
+
 # --- what is registered
 
 
@@ -234,15 +362,9 @@ def probes() -> str:
     return table(("probe", "what it measures", "source"), rows)
 
 
-@region("probe-summaries")
-def probe_summaries() -> str:
-    """A row a probe, for the README: what it measures, and its page."""
-    rows = [(f"[`{n}`](docs/probes/{n}.md)", s.summary + _only_named(s)) for n, s in _probes().items()]
-    return table(("probe", "what it measures"), rows)
-
-
 def _only_named(spec: Any) -> str:
-    return "" if spec.default else f"; only with `-p {spec.name}`"
+    said = f"only with `-p {spec.name}`"
+    return "" if spec.default or said in spec.summary else f"; {said}"
 
 
 @region("probe-pages")

@@ -26,7 +26,13 @@ HOME = Path(__file__).resolve().parents[1]
 
 
 class ContractError(ConfigError):
-    """A probe gave something that is no result of it."""
+    """A probe gave something that is no result of it (exit 2).
+
+    Causes: a probe of a plugin yields what is no Result, a result of another probe's name, an interval that does not
+    hold its value, or nothing. The other probes still run, and the report says which one was ended.
+
+    What to do: mend the probe as the message says, or leave it out with ``--skip``.
+    """
 
 
 def run_probe(spec: ProbeSpec, session: Session) -> list[Result]:

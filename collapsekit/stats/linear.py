@@ -222,8 +222,8 @@ def fit_cox(x: Tensor, time: Tensor, event: Tensor, l2: float) -> Linear:
 def fit_ridge(x: Tensor, y: Tensor, l2: float) -> Linear:
     """Fit a ridge regression in closed form.
 
-    Minimises the mean over examples of half the squared error summed over columns, + l2/2·|W|², on standardised features
-    with a free bias. Equals ``sklearn.linear_model.Ridge`` on standardised features with alpha = l2·n.
+    Minimises the mean over examples of half the squared error summed over columns, + ``l2/2·|W|²``, on standardised
+    features with a free bias. Equals ``sklearn.linear_model.Ridge`` on standardised features with alpha = l2·n.
 
     Args:
         x: (n, d), features.

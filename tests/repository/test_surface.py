@@ -189,9 +189,12 @@ def test_what_users_see_imports_the_surface_only(where: str) -> None:
 @pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
 def test_what_pages_name_in_prose_is_there(page: str) -> None:
     for said in re.findall(r"\b(collapsekit(?:\.\w+)+)\(", (ROOT / page).read_text()):
-        surface, _, name = said.rpartition(".")
-        assert surface in ("collapsekit", "collapsekit.ext"), said
+        surface = "collapsekit.ext" if said.startswith("collapsekit.ext.") else "collapsekit"
+        name, *methods = said.removeprefix(f"{surface}.").split(".")
         assert name in importlib.import_module(surface).__all__, said
+        found = getattr(importlib.import_module(surface), name)
+        for method in methods:
+            found = getattr(found, method)
 
 
 def _parsed(module: ModuleType) -> ast.Module:

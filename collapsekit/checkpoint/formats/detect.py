@@ -129,7 +129,12 @@ class LocatedWeights:
 
 class UnreadableError(RefusedError):
     """A refusal that knows the format and what the pickles name; ``pickled`` where unpickling would be the way.
-    ``file`` is what a single file was when it was looked into."""
+    ``file`` is what a single file was when it was looked into.
+
+    Causes: a format that holds code or other things than weights: a pickled module, TorchScript, HDF5, GGUF.
+
+    What to do: run the line in the message where the checkpoint was made; it writes the weights alone.
+    """
 
     def __init__(
         self,

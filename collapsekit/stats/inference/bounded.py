@@ -60,7 +60,7 @@ def bounded_interval(
 
     Args:
         full: any shape, the estimates.
-        leave_out: shape (G, *), the same without each of G groups.
+        leave_out: shape ``(G, *)``, the same without each of G groups.
         level: the confidence level, in (0, 1).
         bounds: the least and the most that an estimate can be.
         count: for means of hits, how many independent examples they are of; None: unknown.
