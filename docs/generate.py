@@ -288,16 +288,13 @@ def report_schema() -> str:
     parts = []
     for name, held in objects.items():
         required = set(held.get("required", ()))
-        rows = [
-            (
-                f"`{key}`",
-                _json_type(kind),
-                "always" if key in required else "may be left out",
-                _meaning(kind, words.get(key, "")),
-            )
-            for key, kind in held["properties"].items()
-        ]
-        about = f"{held.get('description', '')} {words.get(name.lower(), '')}".strip().replace("``", "`")
+        rows = []
+        for key, kind in held["properties"].items():
+            there = "always" if key in required else "may be left out"
+            rows.append((f"`{key}`", _json_type(kind), there, _meaning(kind, words.get(key, ""))))
+        held_as = any(name.lower() in other["properties"] for other in objects.values())
+        own = words.get(name.lower(), "") if held_as else ""
+        about = f"{held.get('description', '')} {own}".strip().replace("``", "`")
         parts.append(f"### {name}\n\n{_prose(about)}\n\n")
         parts[-1] += table(("field", "type", "is there", "meaning"), rows)
     return "\n\n".join(parts)

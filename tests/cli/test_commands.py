@@ -335,6 +335,18 @@ def test_list_names_every_probe_with_source(cli: Run, tmp_path: Path) -> None:
         assert cli("list", kind, cwd=tmp_path).returncode == 0
 
 
+def test_doctor_names_folders_of_plugins_which_no_index_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    from collapsekit.cli.commands import doctor as module
+
+    needs = ['collapsekit-nothing; extra == "nothing"', 'no-such-package>=1; extra == "other"']
+    monkeypatch.setattr(module, "requires", lambda name: needs)
+    lines, missing = module._requirements()
+    assert "pip install ./plugins/nothing, in a checkout" in lines[0]
+    assert "collapsekit[nothing]" not in lines[0]
+    assert "pip install 'collapsekit[other]'" in lines[1]
+    assert missing == []
+
+
 def test_doctor_shows_versions_and_devices(cli: Run, tmp_path: Path) -> None:
     done = cli("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -53,7 +53,7 @@ def _requirements() -> tuple[list[str], list[str]]:
     for extra, packages in sorted(by_extra.items()):
         lacking = [name for name, installed in packages if installed is None]
         state = f"missing {', '.join(lacking)}: {_remedy(extra, lacking)}" if lacking else "complete"
-        lines.append(f"extra {extra:<6} {state}")
+        lines.append(f"extra {extra:<12} {state}")
     return lines, [package for package, version_ in core if version_ is None]
 
 
