@@ -19,12 +19,14 @@ from collapsekit.report.base import Contract
 from collapsekit.report.diagnosis import Report
 
 _ROOM = 16_000  # bytes, beside what stands at the end
+_LINES, _WIDTH = 32, 110  # of a screen
 _ROWS = 20  # of a table, or lines of a list
 _SENTENCE = 400  # characters of a sentence, at most
 # Tints of no theme, under letters of the notebook's own colour, so that both are read in light and in dark.
 _TINTS = {"bad": "214,57,36", "warn": "222,152,0", "open": "120,120,120", "calm": "70,130,200", "good": "20,150,90"}
 _CELL = 'style="text-align:left;vertical-align:top;padding:2px 12px 2px 0"'
 _MUTED = 'style="opacity:.7"'
+_INTERVAL = 'style="opacity:.7;white-space:nowrap"'
 _CODE = 'style="font-size:.95em;background:none;color:inherit"'
 
 
@@ -43,11 +45,25 @@ def first_screen(report: Contract) -> str:
     return f'<div class="collapsekit" style="max-width:60em;line-height:1.4">\n{chr(10).join(parts)}\n</div>'
 
 
-def _first_sections(report: Contract, document: Document) -> tuple[doc.Section, ...]:
-    """Of a diagnosis the verdicts, behind which every probe has its numbers; of another report what finds room."""
-    if not isinstance(report, Report):
-        return document.sections
-    return tuple(s for s in document.sections if s.name == "verdicts")
+def _first_sections(report: Contract, document: Document) -> Iterator[doc.Section]:
+    """Of a diagnosis the verdicts, behind which every probe has its numbers; of another report what a screen holds."""
+    if isinstance(report, Report):
+        yield from (s for s in document.sections if s.name == "verdicts")
+        return
+    lines = 0
+    for section in document.sections:
+        lines += sum(map(_lines, _short(section.blocks)))
+        if section is not document.sections[0] and lines > _LINES:
+            return
+        yield section
+
+
+def _lines(block: doc.Paragraph | doc.Items | doc.Table) -> int:
+    """About how many lines it takes on a screen."""
+    if isinstance(block, doc.Table):
+        return 1 + len(block.rows)
+    each = block.lines if isinstance(block, doc.Items) else (block.runs,)
+    return sum(1 + len(doc.plain(runs)) // _WIDTH for runs in each)
 
 
 def _head(document: Document) -> Iterator[str]:
@@ -109,6 +125,8 @@ def _table(block: doc.Table, room: int) -> str:
     kept = list(_fitting(rows, room - _size(heads)))
     more = f"<div {_MUTED}>and {len(rows) - len(kept)} more</div>" * (len(kept) < len(rows))
     legend = "".join(f"<div {_MUTED}>{_text(text)}.</div>" for text in block.legend)
+    if not kept:
+        return more
     body = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(kept)}</tbody>"
     return f'<table style="border-collapse:collapse;margin:6px 0">{body}</table>{more}{legend}'
 
@@ -139,7 +157,8 @@ def _run(run: Span) -> str:
     if run.kind in ("name", "command") and run.text:
         return f"<code {_CODE}>{text}</code>"
     if run.kind in ("quiet", "interval"):
-        return f"<span {_MUTED}>{text}</span>"
+        how = _INTERVAL if run.kind == "interval" else _MUTED
+        return f"<span {how}>{text}</span>"
     return f"<b>{text}</b>" if run.kind == "strong" else text
 
 
