@@ -91,6 +91,18 @@ def test_no_name_makes_the_first_screen_long(names: tuple[str, ...]) -> None:
         assert len(repr(each)) <= 200
 
 
+def test_many_modalities_with_much_to_say_are_counted_rather_than_shown() -> None:
+    report = make_report(("image", "audio"))
+    verdict = report.modalities["audio"].model_copy(update={"reason": "&" * 1000})
+    names = tuple(f"{'&' * 60}{i}" for i in range(60))
+    subject = report.subject.model_copy(update={"modalities": names})
+    loud = report.model_copy(update={"subject": subject, "modalities": dict.fromkeys(names, verdict)})
+    html = loud._repr_html_()
+    assert len(html.encode()) < MOST
+    assert re.search(r"and \d+ more", Page(html).text)
+    assert "Next: " in html
+
+
 def test_a_diagnosis_shows_its_headline_verdicts_reasons_and_what_is_next() -> None:
     report = make_report(("image", "audio"))
     text = Page(report._repr_html_()).text
