@@ -89,16 +89,18 @@ if TYPE_CHECKING:  # a type checker sees the names themselves, and no __getattr_
 else:
 
     def __getattr__(name: str) -> Any:
-        if name not in _WHERE:
-            raise AttributeError(f"module 'collapsekit' has no attribute {name!r}")
         import importlib
 
+        if name == "ext":
+            return importlib.import_module("collapsekit.ext")
+        if name not in _WHERE:
+            raise AttributeError(f"module 'collapsekit' has no attribute {name!r}")
         module, _, there = _WHERE[name].partition(":")
         return getattr(importlib.import_module(module), there or name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__doc__", "__version__"])
+    return sorted([*__all__, "ext", "__all__", "__doc__", "__version__"])
 
 
 install()

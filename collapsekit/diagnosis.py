@@ -41,6 +41,7 @@ from collapsekit.session.costs.preview import Preview
 from collapsekit.session.costs.timing import Clock
 from collapsekit.session.layouts import settle_layouts
 from collapsekit.session.opening import OpenModel, open_model
+from collapsekit.session.progress_display import ProgressChoice, shown_progress
 from collapsekit.session.session import Session
 from collapsekit.session.subject import environment, process_warnings, subject_of
 from collapsekit.user_code.exits import no_exit
@@ -61,7 +62,7 @@ def diagnose(
     config: str | Path | Mapping[str, Any] | Config | None = None,
     model: nn.Module | None = None,
     data: Mapping[str, Any] | str | Path | None = None,
-    progress: Progress | None = None,
+    progress: ProgressChoice = None,
     **keywords: Unpack[DiagnoseKeywords],
 ) -> Report:
     """Diagnose a checkpoint or a live model: which modalities it ignores, what that costs, and why.
@@ -88,7 +89,7 @@ def diagnose(
         subsets: Also run the probe ``growing``, which reads the models of the config's ``subsets`` section.
         plugins: Python files with probes or adapters.
         trust_pickle: "sha256:DIGEST" lets that very checkpoint be unpickled, which runs its code.
-        progress: Where to say how far it is; default: nowhere.
+        progress: Where to say how far it is; default: in a notebook a bar, elsewhere nowhere. False: nowhere.
         cache: The folder of trained baselines; default: the user's cache folder.
         memory: Bytes of inputs and features kept in memory, which changes no result; default: as ``--memory`` has it.
 
@@ -105,12 +106,12 @@ def diagnose(
         'collapsed'
     """
     options = DiagnoseOptions.make(**keywords)
-    check_call(options, checkpoint=checkpoint, config=config, progress=progress, model=model)
-    progress = progress or Progress()
-    settled, source = with_data(settle_config(config, checkpoint, progress), data)
-    chosen, all_options = _checked(settled, source, options, live=model is not None)
-    with open_model(settled, checkpoint, options, model=model, source=source, progress=progress) as subject:
-        return report_on(subject, options, chosen, all_options, typed=model is None and data is None)
+    with shown_progress(progress) as shown:
+        check_call(options, checkpoint=checkpoint, config=config, progress=shown, model=model)
+        settled, source = with_data(settle_config(config, checkpoint, shown), data)
+        chosen, all_options = _checked(settled, source, options, live=model is not None)
+        with open_model(settled, checkpoint, options, model=model, source=source, progress=shown) as subject:
+            return report_on(subject, options, chosen, all_options, typed=model is None and data is None)
 
 
 @takes(DiagnoseOptions)
@@ -123,7 +124,7 @@ def estimate_cost(
     config: str | Path | Mapping[str, Any] | Config | None = None,
     model: nn.Module | None = None,
     data: Mapping[str, Any] | str | Path | None = None,
-    progress: Progress | None = None,
+    progress: ProgressChoice = None,
     clock: Clock = time.perf_counter,
     **keywords: Unpack[DiagnoseKeywords],
 ) -> CostReport:
@@ -147,26 +148,26 @@ def estimate_cost(
         CollapsekitError: For whatever the caller can mend.
     """
     options = DiagnoseOptions.make(**keywords)
-    check_call(options, checkpoint=checkpoint, config=config, progress=progress, model=model)
-    progress = progress or Progress()
-    settled, source = with_data(settle_config(config, checkpoint, progress), data)
-    chosen, all_options = _checked(settled, source, options, live=model is not None)
-    few = max(FIRST, settled.data.batch_size)
-    trial = options.model_copy(update={"limit": few})
-    with open_model(settled, checkpoint, trial, model=model, source=source, progress=progress) as subject:
-        adapter, extraction = subject.adapter, subject.extraction
-        check_modalities(all_options.values(), settled, adapter.modalities)
-        where = _split(adapter.source, options.split)
-        adapter.source = first = FirstExamples(adapter.source, few, options.limit, progress)
-        with subject.measuring():
-            extraction = Extraction(adapter, extraction.reader, progress, extraction.storage, varied=False)
-            extraction.reader.of(where)
-            began = clock()
-            features = extraction.features(where)
-            opened = clock() - began
-            session = Session(adapter, features, options=all_options, seed=options.seed, profile=options.profile)
-            preview = Preview(session, _counter(first, features))
-            return estimate_costs(preview, _in_turn(chosen), opened, clock)
+    with shown_progress(progress) as shown:
+        check_call(options, checkpoint=checkpoint, config=config, progress=shown, model=model)
+        settled, source = with_data(settle_config(config, checkpoint, shown), data)
+        chosen, all_options = _checked(settled, source, options, live=model is not None)
+        few = max(FIRST, settled.data.batch_size)
+        trial = options.model_copy(update={"limit": few})
+        with open_model(settled, checkpoint, trial, model=model, source=source, progress=shown) as subject:
+            adapter, extraction = subject.adapter, subject.extraction
+            check_modalities(all_options.values(), settled, adapter.modalities)
+            where = _split(adapter.source, options.split)
+            adapter.source = first = FirstExamples(adapter.source, few, options.limit, shown)
+            with subject.measuring():
+                extraction = Extraction(adapter, extraction.reader, shown, extraction.storage, varied=False)
+                extraction.reader.of(where)
+                began = clock()
+                features = extraction.features(where)
+                opened = clock() - began
+                session = Session(adapter, features, options=all_options, seed=options.seed, profile=options.profile)
+                preview = Preview(session, _counter(first, features))
+                return estimate_costs(preview, _in_turn(chosen), opened, clock)
 
 
 def _counter(source: FirstExamples, features: Features) -> Callable[[str], int]:

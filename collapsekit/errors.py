@@ -45,6 +45,13 @@ class ConfigError(CollapsekitError):
     """
 
 
+class ResultKeyError(ConfigError, KeyError):
+    """A report was asked for a result that it does not have, or for one of several without saying of which modality
+    (exit 2)."""
+
+    __str__ = Exception.__str__  # KeyError's shows the sentence in quotes
+
+
 class SamplingError(ConfigError):
     """The model draws random numbers in eval mode, and the config does not say over how many seeds to average (exit 2).
 

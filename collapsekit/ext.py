@@ -93,6 +93,7 @@ _WHERE = {
     "NothingEvaluatedError": "errors",
     "NumericsError": "errors",
     "RefusedError": "errors",
+    "ResultKeyError": "errors",
     "did_you_mean": "errors",
     "one_line": "config.imports",
     # Several processes
@@ -143,6 +144,7 @@ __all__ = [
     "Regression",
     "Report",
     "Result",
+    "ResultKeyError",
     "Session",
     "Settings",
     "Source",
@@ -215,6 +217,7 @@ if TYPE_CHECKING:
         NothingEvaluatedError,
         NumericsError,
         RefusedError,
+        ResultKeyError,
         did_you_mean,
     )
     from collapsekit.features.extraction import extract

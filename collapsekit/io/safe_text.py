@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 NAME_LIMIT = 80
 TEXT_LIMIT = 4000
@@ -67,3 +67,9 @@ def distinct_names(names: Iterable[str], limit: int) -> Iterator[str]:
             candidate = f"{base} ({last[base] + 1})"
         used.add(candidate)
         yield candidate
+
+
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """Name the first of them, and how many there are more."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

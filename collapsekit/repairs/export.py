@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.build import insert_into
 from collapsekit.adapters.weights.load import load_weights
 from collapsekit.checkpoint.read import read_checkpoint
+from collapsekit.config.values import check_path, kind_name
 from collapsekit.errors import ConfigError
 from collapsekit.io.files import write_atomic
 from collapsekit.report.repair import FILE, WEIGHTS, structure_of
@@ -36,6 +37,9 @@ def load_repaired(folder: str | Path, model: nn.Module) -> nn.Module:
     ``folder`` is what ``collapsekit repair -o`` wrote. Raises ConfigError where it holds no repair or its weights do
     not fit, RefusedError where a file is damaged.
     """
+    check_path("folder", folder)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model is {kind_name(model)}, expected the module to load into, after the folder.")
     place = Path(folder)
     if not (place / FILE).is_file() or not (place / WEIGHTS).is_file():
         raise ConfigError(f"{place} holds no repair: expected {FILE} and {WEIGHTS}, as `collapsekit repair -o` writes.")

@@ -13,7 +13,7 @@ from collapsekit.config.keywords import RepairKeywords, takes
 from collapsekit.config.options import RepairOptions
 from collapsekit.config.schema import Config
 from collapsekit.config.values import check_path
-from collapsekit.context import Options, Progress
+from collapsekit.context import Options
 from collapsekit.distributed.process_group import current
 from collapsekit.repairs.chain import MethodChain
 from collapsekit.repairs.decision import RepairDecision, decide_repair, read_methods
@@ -31,6 +31,7 @@ from collapsekit.repairs.training.estimate import estimate_cost, reckon_files
 from collapsekit.report.repair import RepairReport
 from collapsekit.report.verdicts import describe_state
 from collapsekit.session.opening import OpenModel
+from collapsekit.session.progress_display import ProgressChoice, shown_progress
 from collapsekit.user_code.exits import no_exit
 from collapsekit.user_code.process_state import preserve_process_state
 
@@ -44,7 +45,7 @@ def repair(
     *,
     output: str | Path,
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    progress: Progress | None = None,
+    progress: ProgressChoice = None,
     **keywords: Unpack[RepairKeywords],
 ) -> RepairReport:
     """Repair a checkpoint by fine-tuning, so that it uses what it ignored; judge that beside plain fine-tuning.
@@ -86,27 +87,28 @@ def repair(
     """
     options = RepairOptions.make(**keywords)
     check_path("output", output)
-    request = make_request(checkpoint, config, options, progress)
-    methods, every = read_methods(options.method), check_method_options(options.options or {})
-    folder = Path(output)
-    with lock_folder(folder):
-        current().on_main(lambda: check_free(folder, resume=options.resume, force=options.force))
-        check_request(request, options.modalities, every.values())
-        with request.open() as subject:
-            check_built(request, subject.adapter, options.modalities, every.values())
-            runs_wanted = 1 + (options.control and methods != (CONTROL,))
-            size = reckon_files(subject.adapter.model, options.training, runs_wanted)
-            current().on_main(lambda: check_room_for(folder, size))
-            decision = decide_repair(request.decide(subject, "val", DECIDING), methods, options.modalities)
-            _announce(request, decision)
-            split = "test" if "test" in subject.adapter.source.splits() else "val"
-            shown = request.diagnose(subject, split, weak=decision.weak)
-        with preserve_rng_state():  # of a device too, which the diagnosis has set up
-            runs = _train(request, subject, decision, every, folder)
-            report = judge_repair(request, subject, runs, shown, decision, {n: every[n] for n in decision.methods})
-        current().assert_same(report.to_json(), "results")
-        current().on_main(lambda: _finish(folder, report, runs))
-    return report
+    with shown_progress(progress) as display:
+        request = make_request(checkpoint, config, options, display)
+        methods, every = read_methods(options.method), check_method_options(options.options or {})
+        folder = Path(output)
+        with lock_folder(folder):
+            current().on_main(lambda: check_free(folder, resume=options.resume, force=options.force))
+            check_request(request, options.modalities, every.values())
+            with request.open() as subject:
+                check_built(request, subject.adapter, options.modalities, every.values())
+                runs_wanted = 1 + (options.control and methods != (CONTROL,))
+                size = reckon_files(subject.adapter.model, options.training, runs_wanted)
+                current().on_main(lambda: check_room_for(folder, size))
+                decision = decide_repair(request.decide(subject, "val", DECIDING), methods, options.modalities)
+                _announce(request, decision)
+                split = "test" if "test" in subject.adapter.source.splits() else "val"
+                shown = request.diagnose(subject, split, weak=decision.weak)
+            with preserve_rng_state():  # of a device too, which the diagnosis has set up
+                runs = _train(request, subject, decision, every, folder)
+                report = judge_repair(request, subject, runs, shown, decision, {n: every[n] for n in decision.methods})
+            current().assert_same(report.to_json(), "results")
+            current().on_main(lambda: _finish(folder, report, runs))
+        return report
 
 
 def _announce(request: RepairRequest, decision: RepairDecision) -> None:
@@ -149,7 +151,7 @@ def plan(
     checkpoint: str | Path | None = None,
     *,
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    progress: Progress | None = None,
+    progress: ProgressChoice = None,
     **keywords: Unpack[RepairKeywords],
 ) -> list[str]:
     """Say what :func:`repair` of the same arguments would train, and what that takes; nothing is written.
@@ -167,24 +169,25 @@ def plan(
         CollapsekitError: For whatever the caller can mend.
     """
     options = RepairOptions.make(**keywords)
-    request = make_request(checkpoint, config, options, progress)
-    methods, every = read_methods(options.method), check_method_options(options.options or {})
-    check_request(request, options.modalities, every.values())
-    with request.open() as subject:
-        check_built(request, subject.adapter, options.modalities, every.values())
-        began = time.perf_counter()
-        before = request.decide(subject, "val", DECIDING)
-        took = time.perf_counter() - began
-    decision = decide_repair(before, methods, options.modalities)
-    first = decision.methods[0]
-    job, _ = make_job(request, subject, subject.adapter, before, decision.weak)
-    own = frozenset(id(p) for p in job.adapter.model.parameters())
-    here = job.at_place(0, every[first])
-    stages = registry.get_repair(first).stages(here)
-    return [
-        *decision.describe_forecasts(),
-        f"To say this took {took:.0f} s: the diagnosis of val, which the repair begins with.",
-        f"To repair: {', '.join(f'{m} ({describe_state(before.modalities[m])} on val)' for m in decision.weak)}.",
-        f"Method: {','.join(decision.methods)}{f'; {decision.why}' if decision.why else '.'}",
-        *estimate_cost(next(iter(stages)), here, first, own),
-    ]
+    with shown_progress(progress) as display:
+        request = make_request(checkpoint, config, options, display)
+        methods, every = read_methods(options.method), check_method_options(options.options or {})
+        check_request(request, options.modalities, every.values())
+        with request.open() as subject:
+            check_built(request, subject.adapter, options.modalities, every.values())
+            began = time.perf_counter()
+            before = request.decide(subject, "val", DECIDING)
+            took = time.perf_counter() - began
+        decision = decide_repair(before, methods, options.modalities)
+        first = decision.methods[0]
+        job, _ = make_job(request, subject, subject.adapter, before, decision.weak)
+        own = frozenset(id(p) for p in job.adapter.model.parameters())
+        here = job.at_place(0, every[first])
+        stages = registry.get_repair(first).stages(here)
+        return [
+            *decision.describe_forecasts(),
+            f"To say this took {took:.0f} s: the diagnosis of val, which the repair begins with.",
+            f"To repair: {', '.join(f'{m} ({describe_state(before.modalities[m])} on val)' for m in decision.weak)}.",
+            f"Method: {','.join(decision.methods)}{f'; {decision.why}' if decision.why else '.'}",
+            *estimate_cost(next(iter(stages)), here, first, own),
+        ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
@@ -16,11 +17,13 @@ from pydantic_core import to_jsonable_python
 from collapsekit.errors import RefusedError
 from collapsekit.io.json import json_text, parse_json, read_json
 from collapsekit.io.limits import check_plain
-from collapsekit.io.safe_text import inline, quote
+from collapsekit.io.safe_text import clean, inline, quote
+from collapsekit.report.display import first_screen, save_report
 
 SCHEMA_VERSION: Final = 2  # what is written; a field that came with it says so by `since`
 READ_VERSIONS = (1, SCHEMA_VERSION)
 _MAX_FREE = 1_000_000  # values in settings or environment
+_LINE = 200  # characters of a repr, at most
 _MAX_LEVELS = 100  # a config's levels, and those around it
 _DIGEST_IS = (
     "SHA-256 of the file's own content, so that a change after it was written is noticed; no proof of who wrote it. It is "
@@ -84,6 +87,44 @@ class Contract(Frozen):
     @classmethod
     def _of_the_file(cls, value: str | None) -> None:
         """An object changes as it is renamed, cleaned or copied, so the digest is made anew at each writing."""
+
+    def __repr__(self) -> str:
+        """One line on what it says; its fields have the rest."""
+        return f"<{clean(type(self).__name__ + ': ' + '; '.join(self._gist()), _LINE - 2)}>"
+
+    __str__ = __repr__
+
+    def __rich_repr__(self) -> Iterator[str]:
+        """The same for rich, which else lists all fields."""
+        yield from self._gist()
+
+    def __dir__(self) -> list[str]:
+        """Fields and methods of reports. What pydantic's own class brings works as well, and is not listed."""
+        of_pydantic = {name for name in dir(BaseModel) if not name.startswith("__")}
+        return sorted({*super().__dir__(), *type(self).model_fields} - of_pydantic)
+
+    def _gist(self) -> Iterator[str]:
+        """What its ``repr`` says, in a few words each, the outcome first."""
+        yield f"schema_version {self.schema_version}"
+
+    def _repr_html_(self) -> str:
+        """The first screen, for notebooks: under 20 kB, without script, all names escaped."""
+        return first_screen(self)
+
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write it to a file, or to a folder with all that ``collapsekit diagnose -o`` would write there.
+
+        Args:
+            path: A name that ends in ``.json``, ``.html``, ``.md`` or ``.txt``, which says what is written; or a folder,
+                which is made where it is not there. A file that is there is replaced whole.
+
+        Returns:
+            The files written. Of a diagnosis a folder gets its records, too, which pairing in the gate needs.
+
+        Raises:
+            ConfigError: Where the ending says nothing, or the file cannot be written.
+        """
+        return save_report(self, path)
 
     def contradictions(self) -> Iterator[str]:
         """Yield every place where its parts do not agree, each as a sentence without its end."""

@@ -14,7 +14,7 @@ from collapsekit.deprecated import TASKS_OF_BEFORE
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.files import is_file
 from collapsekit.io.json import MAX_BYTES, read_json
-from collapsekit.io.safe_text import quote
+from collapsekit.io.safe_text import quote, some
 from collapsekit.report.base import Contract, Frozen
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.per_example import PerExample, check_records, digest
@@ -100,6 +100,12 @@ class Baseline(Contract):
         for run in found.runs:
             run.check_numbers(str(path))
         return found
+
+    def _gist(self) -> Iterator[str]:
+        subject = self.runs[0].report.subject
+        yield f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
+        yield some([f"{r.report.subject.checkpoint} {r.report.verdict}" for r in self.runs])
+        yield f"{subject.task}, {subject.examples} examples of {subject.split}"
 
     def contradictions(self) -> Iterator[str]:
         """See :meth:`Contract.contradictions`."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from collapsekit.io.safe_text import quote
+from collapsekit.io.safe_text import quote, some
 from collapsekit.report.agreement import (
     check_digest,
     check_interval,
@@ -121,6 +121,11 @@ class Comparison(Contract):
             if len(row.cells) != len(self.columns):
                 raise ValueError(f"row {row.name!r} has {len(row.cells)} cells for {len(self.columns)} columns")
         return self
+
+    def _gist(self) -> Iterator[str]:
+        yield some([c.name for c in self.columns])
+        runs = sum(len(c.runs) for c in self.columns)
+        yield f"{len(self.rows)} numbers of {runs} reports on {self.examples} examples of {self.split}"
 
     def contradictions(self) -> Iterator[str]:
         """See :meth:`Contract.contradictions`."""

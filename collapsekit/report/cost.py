@@ -47,6 +47,11 @@ class CostReport(Contract):
     kept_bytes: Count  # of inputs and features, in memory or mapped from files
     peak_bytes: Count  # of one batch, beside the model
 
+    def _gist(self) -> Iterator[str]:
+        total = self.total
+        yield f"{'at most' if total.at_most else 'about'} {total.seconds or 0.0:.3g} s"
+        yield f"{len(self.probes)} probes on split {self.split}, profile {self.profile}"
+
     def contradictions(self) -> Iterator[str]:
         """Yield where names repeat or the total is not the sum of the parts."""
         repeated = first_repeat(row.name for row in self.probes)

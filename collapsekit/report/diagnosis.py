@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pydantic import Field, PrivateAttr
 
-from collapsekit.io.safe_text import quote
+from collapsekit.errors import ResultKeyError
+from collapsekit.io.safe_text import quote, some
 from collapsekit.report.agreement import (
     check_digest,
     check_interval,
@@ -20,6 +21,8 @@ from collapsekit.report.agreement import (
     metric_contradictions,
 )
 from collapsekit.report.base import Contract, Interval, Number
+from collapsekit.report.display import Library, curve_frame, plot_probe, result_frame
+from collapsekit.report.lookup import ResultKey, completions, look_up, names_of, parts_of
 from collapsekit.report.parts import (
     Curve,
     Judged,
@@ -32,7 +35,12 @@ from collapsekit.report.parts import (
     Subject,
 )
 from collapsekit.report.rules.first import judge_states
-from collapsekit.report.verdicts import FAILED, first_words, judge, misstatement
+from collapsekit.report.verdicts import FAILED, describe_state, first_words, judge, misstatement
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    from matplotlib.figure import Figure
 
 
 class Report(Contract):
@@ -90,6 +98,93 @@ class Report(Contract):
         """Return all results of that name, in report order."""
         return (r for r in self.results if r.name == name)
 
+    def __getitem__(self, key: ResultKey) -> Result:
+        """Return the result of that name: ``report["vif.mean"]``, ``report["reliance.shapley", "image"]``.
+
+        One that was not measured is there too, and says why in ``skipped``. Raises ResultKeyError, which is a KeyError, with
+        the names that are near or the modalities there are; :meth:`find` returns None instead.
+        """
+        return look_up(self.results, key)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is a result of that name, or of that name, modality and other modality."""
+        try:
+            name, *of = parts_of(key)
+        except ResultKeyError:
+            return False
+        return any(r.name == name and (r.modality, r.versus)[: len(of)] == tuple(of) for r in self.results)
+
+    def names(self) -> Iterator[str]:
+        """Return the name of every result, each once, in report order."""
+        return names_of(self.results)
+
+    def _ipython_key_completions_(self) -> list[str | tuple[str, str]]:
+        return completions(self.results)
+
+    @overload
+    def to_frame(self, library: Literal["pandas"]) -> pandas.DataFrame: ...
+    @overload
+    def to_frame(self, library: Literal["polars"]) -> polars.DataFrame: ...
+    @overload
+    def to_frame(self, library: None = None) -> Any: ...
+    def to_frame(self, library: Library | None = None) -> Any:
+        """Make a table of its results, one row each.
+
+        Args:
+            library: ``pandas`` or ``polars``; default: pandas where it is installed, else polars.
+
+        Returns:
+            Its DataFrame, with the columns probe, name, modality, versus, value, lower, upper, unit, note, skipped,
+            definition and source. What is not there is missing as the library has it.
+
+        Raises:
+            ConfigError: Where the library is not installed.
+        """
+        return result_frame(self, library)
+
+    @overload
+    def curves_to_frame(self, library: Literal["pandas"]) -> pandas.DataFrame: ...
+    @overload
+    def curves_to_frame(self, library: Literal["polars"]) -> polars.DataFrame: ...
+    @overload
+    def curves_to_frame(self, library: None = None) -> Any: ...
+    def curves_to_frame(self, library: Library | None = None) -> Any:
+        """Make a table of the curves of its results, one row a point.
+
+        Args:
+            library: As for :meth:`to_frame`.
+
+        Returns:
+            Its DataFrame, with the columns probe, name, modality, versus, x (a number) or category (a name), y, lower,
+            upper, x_label and y_label.
+
+        Raises:
+            ConfigError: Where the library is not installed.
+        """
+        return curve_frame(self, library)
+
+    def plot(self, name: str, *, wide: bool = True) -> Figure:
+        """Draw what a probe found, as the HTML report shows it.
+
+        Args:
+            name: Of a probe (``rank_sweep``), or of a figure, as ``--figures`` writes them.
+            wide: Panels side by side, 6.8 inches; else one below the other, 3.4 inches.
+
+        Returns:
+            A Matplotlib figure, which notebooks show and ``savefig`` writes.
+
+        Raises:
+            ConfigError: Where no probe or figure has that name, or the report lacks what it would show.
+        """
+        return plot_probe(self, name, wide=wide)
+
+    def _gist(self) -> Iterator[str]:
+        worst_first = sorted(self.modalities.items(), key=lambda item: _WORST_FIRST.index(item[1].verdict))
+        each = [f"{m} {describe_state(v)}" for m, v in worst_first]
+        yield self.verdict + ", partly judged" * (self.judged is not None and self.judged.extent == "partly")
+        yield some(each)
+        yield f"{len(self.results)} results on {self.subject.examples} examples of {self.subject.split}"
+
     def contradictions(self) -> Iterator[str]:
         """See :meth:`Contract.contradictions`."""
         return _contradictions(self)
@@ -133,6 +228,7 @@ def _verdict(modality: str, verdict: ModalityVerdict, report: Report) -> Iterato
         yield f"the verdict about {quote(modality)} names {quote(gone)} as evidence, but the report has no value of it"
 
 
+_WORST_FIRST = ("collapsed", "underused", "inconclusive", "uninformative", "used")
 _NUMBERS = ("score", "interval", "costs_now", "costs_if_missing")  # of a verdict, the same by all rules
 _STATES = ("verdict", "at_most", "at_least", "missing")
 

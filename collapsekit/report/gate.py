@@ -102,6 +102,13 @@ class GateReport(Contract):
         """0 passed, 1 failed, 5 inconclusive."""
         return EXIT_CODES[self.outcome]
 
+    def _gist(self) -> Iterator[str]:
+        states = [c.state for c in self.checks]
+        counts = [f"{states.count(state)} of {len(states)} checks {state}" for state in EXIT_CODES if state in states]
+        yield self.outcome
+        yield ", ".join(counts) or "no checks"
+        yield f"the model is {self.verdict}"
+
     def contradictions(self) -> Iterator[str]:
         """See :meth:`Contract.contradictions`."""
         return _contradictions(self)

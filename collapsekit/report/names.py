@@ -5,10 +5,11 @@ Checkpoints, configs and reports come from strangers: what shows a report shows 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from collapsekit.io.safe_text import NAME_LIMIT, TEXT_LIMIT, clean, display_names, distinct_names
+from collapsekit.io.safe_text import some as some
 
 if TYPE_CHECKING:
     from collapsekit.report.base import Contract
@@ -54,12 +55,6 @@ def label(result: Result) -> str:
 def whole_label(result: Result | None) -> str:
     """Name a result whole, with the modalities it is about: ``similarity.cka of image versus audio``."""
     return "" if result is None else result.name + label(result).removeprefix(short_name(result))
-
-
-def some(names: Sequence[str], limit: int = 3) -> str:
-    """Name the first of them, and how many there are more."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def cleaned(report: Report) -> Report:

@@ -7,12 +7,17 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from collapsekit.io.safe_text import clean
 from collapsekit.report.base import Frozen, Interval, Number, Positive, Whole
 
 # The least and the most that a number can be; null for an end that it does not have.
 Limits = tuple[Number | None, Number | None]
 ModalityState = Literal["used", "underused", "collapsed", "uninformative", "inconclusive"]
 OverallState = Literal["collapsed", "underused", "healthy", "inconclusive"]
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
 
 
 class Limited(Frozen):
@@ -37,6 +42,12 @@ class Curve(Limited):
     y_label: str
     # The least and the most that y and its bounds can be; null: no end, or not told.
     bounds: Limits | None = Field(default=None, json_schema_extra={"since": 2})
+
+    def __repr__(self) -> str:
+        ends = f": {_short(self.y[0])} to {_short(self.y[-1])}" if self.y else ""
+        return f"<Curve of {len(self.x)} points, {clean(self.y_label)} over {clean(self.x_label)}{ends}>"
+
+    __str__ = __repr__
 
     @model_validator(mode="after")
     def _same_length(self) -> Curve:
@@ -65,6 +76,23 @@ class Result(Limited):
     skipped: str | None = None
     # Where it was skipped for a fault of the program: the error's kind and place.
     error: str | None = Field(default=None, json_schema_extra={"since": 2})
+
+    def __repr__(self) -> str:
+        of = f" of {clean(self.modality)}" if self.modality is not None else ""
+        versus = f" versus {clean(self.versus)}" if self.versus is not None else ""
+        return f"<Result {clean(self.name)}{of}{versus}: {self._gist()}>"
+
+    __str__ = __repr__
+
+    def _gist(self) -> str:
+        """What it found, or why it did not, in a few words."""
+        if self.skipped is not None:
+            return f"skipped, {clean(self.skipped, 100)}"
+        ends = f" [{', '.join(map(_short, self.interval))}]" if self.interval is not None else ""
+        unit = f" {clean(self.unit)}" if self.unit is not None else ""
+        value = [f"{_short(self.value)}{ends}{unit}"] if self.value is not None else []
+        curve = [f"a curve of {len(self.curve.x)} points"] if self.curve is not None else []
+        return " and ".join([*value, *curve])
 
     @model_validator(mode="after")
     def _value_or_reason(self) -> Result:

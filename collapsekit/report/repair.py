@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from collapsekit.errors import RefusedError
 from collapsekit.io.files import is_file
-from collapsekit.io.safe_text import quote
+from collapsekit.io.safe_text import quote, some
 from collapsekit.report.agreement import (
     check_digest,
     check_interval,
@@ -209,6 +209,11 @@ class RepairReport(Contract):
             if len(set(names)) < len(names):
                 raise ValueError("`structure` names a modality or an encoder twice")
         return self
+
+    def _gist(self) -> Iterator[str]:
+        yield "accepted" if self.accepted else "rejected"
+        yield f"{' then '.join(self.method)} for {some(self.repaired)}"
+        yield f"{self.before.verdict} before, {self.after.verdict} after"
 
     def contradictions(self) -> Iterator[str]:
         """See :meth:`Contract.contradictions`."""

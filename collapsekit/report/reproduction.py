@@ -70,6 +70,13 @@ class Reproduction(Contract):
     commits: tuple[str, ...] = ()  # of the checkout that its seeds were measured at, where it was one
     environment: dict[str, Any]
 
+    def _gist(self) -> Iterator[str]:
+        agree = [o.same for o in self.orders]
+        counts = [f"{same} {agree.count(same)}" for same in ("yes", "in part", "no") if same in agree]
+        yield self.item + ", a smoke run" * self.quick
+        yield f"same order as in the paper: {', '.join(counts)}" if counts else "no order to compare"
+        yield f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
+
     def contradictions(self) -> Iterator[str]:
         """Yield where names repeat, and where cells are not of its rows and columns."""
         for what, names in (("row", self.rows), ("column", self.columns)):

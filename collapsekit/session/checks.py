@@ -58,7 +58,7 @@ def check_call(
     if not isinstance(config, str | os.PathLike | Mapping | Config | None):
         raise ConfigError(f"config is {kind_name(config)}, expected the path of a file or a mapping of its keys.")
     if not isinstance(progress, Progress | None):
-        raise ConfigError(f"progress is {kind_name(progress)}, expected a collapsekit.context.Progress.")
+        raise ConfigError(f"progress is {kind_name(progress)}, expected a collapsekit.ext.Progress, or False for none.")
     if options.trust_pickle is not None:
         digest_named(options.trust_pickle)
     check_device(current().device(options.device))

@@ -412,6 +412,10 @@ def test_a_folder_without_a_repair_and_weights_of_another_model(
 ) -> None:
     with pytest.raises(ConfigError, match=r"holds no repair: expected repair\.json and model\.safetensors"):
         load_repaired(tmp_path, Late(WIDTHS))
+    with pytest.raises(ConfigError, match="folder is Late, expected the path"):
+        load_repaired(Late(WIDTHS), tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="model is PosixPath, expected the module"):
+        load_repaired(tmp_path, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"the model has"):
         load_repaired(mended[1], Late(WIDTHS, outputs=5))
 

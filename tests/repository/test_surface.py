@@ -85,6 +85,20 @@ def test_dir_shows_every_name_and_each_is_there(surface: ModuleType) -> None:
         surface.diagnos  # noqa: B018
 
 
+def test_dir_in_a_fresh_process_has_all_names_and_each_is_there() -> None:
+    program = """
+import sys, collapsekit
+names = dir(collapsekit)
+assert not [n for n in names if n not in ("ext", *collapsekit.__all__) and not n.startswith("__")], names
+assert {"ext", *collapsekit.__all__} <= set(names)
+assert "torch" not in sys.modules
+assert collapsekit.ext.Report is collapsekit.Report
+print(all(hasattr(collapsekit, n) for n in names))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda s: s.__name__)
 def test_a_type_checker_sees_the_names_that_are_there(surface: ModuleType) -> None:
     seen = {}

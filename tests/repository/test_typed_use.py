@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 import collapsekit
@@ -52,6 +53,11 @@ def judge(model: nn.Module, data: dict[str, dict[str, torch.Tensor]]) -> bool:
     kept: collapsekit.Baseline = collapsekit.baseline([report, "runs/1"], earlier="baseline.json")
     table: collapsekit.Comparison = collapsekit.compare({"a": report, "b": ["runs/1", Path("runs/2")]}, only=["score"])
     decided: collapsekit.GateReport = collapsekit.gate(repaired, baseline=kept, margins={"use": 0.1})
+    found: Result = report["reliance.shapley", "image"]
+    figure: Figure = report.plot("rank_sweep", wide=False)
+    files: list[Path] = [*report.save("out"), *table.save(Path("table.html"))]
+    print(found.value, figure, files, report.to_frame("pandas"), "vif.mean" in report, [*report.names()])
+    collapsekit.diagnose("ckpt.pt", progress=False)
     for name, verdict in report.modalities.items():
         print(name.upper(), verdict.verdict, verdict.reason.title())
     try:
@@ -73,6 +79,12 @@ WRONG = {
     "collapsekit.compare([1, 2])": "incompatible type",
     "ext.marginal_samples('10', 2, 0)": "incompatible type",
     "collapsekit.Report.load('r.json').find('vif.mean').value": "has no attribute",
+    "collapsekit.Report.load('r.json')['vif.mean'].valeu": "has no attribute",
+    "collapsekit.Report.load('r.json')[3]": "Invalid index type",
+    "collapsekit.Report.load('r.json').plot(3)": "incompatible type",
+    "collapsekit.Report.load('r.json').to_frame('numpy')": "No overload variant",
+    "collapsekit.Report.load('r.json').save(3)": "incompatible type",
+    "collapsekit.diagnose('ckpt.pt', progress=True)": "incompatible type",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -171,18 +170,9 @@ def write_report(
     Returns:
         Paths of the files.
     """
-    from collapsekit import render
-    from collapsekit.io.files import write_atomic
-    from collapsekit.io.locks import locked
-    from collapsekit.report.per_example import NAME
+    from collapsekit.render.saving import write_folder
 
-    wanted = wanted_files(output, formats, to_stdout)
-    folder = output or OUTPUT
-    written = []
-    with locked(folder / NAME) if wanted else nullcontext():  # so that files of two diagnoses are not mixed
-        if "json" in wanted and report.records is not None:  # before the report that names it
-            written.append(write_atomic(folder / NAME, report.records))
-        written += [write_atomic(folder / f"report.{name}", render.write(report, name)) for name in wanted]
+    written = write_folder(report, output or OUTPUT, wanted_files(output, formats, to_stdout))
     if figures is not None:
         from collapsekit.render.figures.diagnosis import save
 
