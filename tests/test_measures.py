@@ -133,7 +133,7 @@ def test_every_probe_declares_a_picture_of_its_own_measures() -> None:
         (lambda: Panel("label", {}), "panel 'label' shows no measure: give `series`"),
         (lambda: Picture("../up", "t", (Panel("l", {"": "p.a"}),)), "picture '../up' cannot be a file's name"),
         (lambda: Picture("none", "t", ()), "picture 'none' has no panel"),
-        (lambda: Finding("mots", "p.a", {}), r"asks 'mots': use one of .* \(did you mean most\?\)"),
+        (lambda: Finding("mots", "p.a", {}), r"asks 'mots': use one of .* \(did you mean 'most'\?\)"),
         (lambda: Finding("share", "p.a", {"clear": "x"}, side="over"), "has the side 'over', expected above or below"),
         (
             lambda: Finding("most", "p.a", {"clear": "x"}),

@@ -88,6 +88,15 @@ PICTURES = (
                     "unclear": "No encoder is clearly worse than one trained alone.",
                 },
             ),
+            Finding(
+                "most",
+                "prefix_gap.prefix_metric",
+                {
+                    "clear": "The encoder of {modality} predicts best: {metric} {value}.",
+                    "unclear": "It is not clear which encoder predicts best: {metric} {value} of {modality}, {other} of "
+                    "{second}.",
+                },
+            ),
         ),
     ),
 )

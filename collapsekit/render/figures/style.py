@@ -124,7 +124,16 @@ def short_labels(names: Sequence[str], limit: int = 24) -> dict[str, str]:
 
 
 def wrapped(text: str, inches: float, *, bold: bool = False) -> str:
-    """Break a label of 8 pt into lines that fit a width in inches."""
+    """Break a label of 8 pt into lines.
+
+    Args:
+        text: The label.
+        inches: How wide its lines may be.
+        bold: Whether its letters are.
+
+    Returns:
+        The lines.
+    """
     return textwrap.fill(text, max(8, int(inches * (13 if bold else 15)))) if text else ""
 
 
