@@ -272,8 +272,8 @@ def pictures() -> str:
                 drawn.append(f"{shown} ({made.figure if made is not None else 'bars'})")
             says = next(iter(picture.findings[0].says.values())) if picture.findings else ""
             said = re.sub(r"\{(\w+)\}", r"*\1*", says)
-            rows.append((f"[{head.probe}]({head.probe}.md)", f"`{picture.name}`", "; ".join(drawn), said))
-    return table(("probe", "figure", "results drawn", "for example, it says"), rows)
+            rows.append((f"`{picture.name}`", f"[{head.probe}]({head.probe}.md)", "; ".join(drawn), said))
+    return table(("figure", "probe", "results drawn", "for example, it says"), rows)
 
 
 @region("result-names")
