@@ -15,7 +15,10 @@ _WHERE = {
     "probe": "registry",
     "repair_method": "registry",
     "task": "registry",
+    "Finding": "measures",
     "Measure": "measures",
+    "Panel": "measures",
+    "Picture": "measures",
     "declare": "measures",
     "LOSS": "measures.measure",
     "METRIC": "measures.measure",
@@ -124,6 +127,7 @@ __all__ = [
     "EncodeFuseHeadAdapter",
     "FaultError",
     "Features",
+    "Finding",
     "ForwardPass",
     "Job",
     "LoaderSource",
@@ -136,6 +140,8 @@ __all__ = [
     "NothingEvaluatedError",
     "NumericsError",
     "Options",
+    "Panel",
+    "Picture",
     "Prediction",
     "Preview",
     "Profile",
@@ -224,7 +230,7 @@ if TYPE_CHECKING:
     from collapsekit.features.features import Features
     from collapsekit.interventions.marginal import marginal_samples as marginal_samples
     from collapsekit.interventions.replay import predict
-    from collapsekit.measures import Measure, declare
+    from collapsekit.measures import Finding, Measure, Panel, Picture, declare
     from collapsekit.measures.measure import LOSS, METRIC
     from collapsekit.probes._shared import CONCATENATED as NO_MIXTURE
     from collapsekit.registry import adapter, probe, repair_method, task

@@ -47,6 +47,7 @@ class ProbeSpec:
     default: bool = True  # whether it runs where no probe is named
     title: str | None = None  # of its section in pages; None: its name
     place: float = math.inf  # of that section, the least first
+    pictures: tuple[Any, ...] = ()  # collapsekit.measures.Picture: its figures; none: drawn from what it yields
     cost: Callable[..., Any] | None = None  # (preview) -> Cost, before anything is measured; None: not known
     older: bool = False  # whether run takes (adapter, features, *, settings) instead of the session
 
@@ -64,6 +65,7 @@ class ProbeFacts(TypedDict):
     default: NotRequired[bool]
     title: NotRequired[str]
     place: NotRequired[float]
+    pictures: NotRequired[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def probe(
             ``cannot``: what its numbers do not tell; ``options``: a subclass of Options; ``trains``: what it may train;
             ``cost``: a function of a collapsekit.ext.Preview that says what ``run`` would cost, as a collapsekit.ext.Cost;
             ``default``: False for one that runs only where it is named; ``title`` and ``place``: how its results are
-            headed, and where they stand among those of other probes, the least place first.
+            headed, and where they stand among those of other probes, the least place first; ``pictures``: how they are
+            drawn, each a collapsekit.ext.Picture.
 
     Raises:
         ConfigError: where one of the first four is missing, and where another file registers a probe of that name.

@@ -376,6 +376,25 @@ def probe_pages() -> str:
     return table(("probe", "question", "trains"), rows)
 
 
+@region("pictures")
+def pictures() -> str:
+    """A row a figure: whose it is, what is drawn as what, and what may be said of it where its intervals allow."""
+    from collapsekit.measures import headings, lookup
+
+    rows = []
+    for head in headings(_probes()):
+        for picture in head.pictures:
+            drawn = []
+            for panel in picture.panels:
+                made = lookup(next(iter(panel.series.values())))
+                shown = ", ".join(f"`{name.partition('.')[2]}`" for name in panel.series.values())
+                drawn.append(f"{shown} ({made.figure if made is not None else 'bars'})")
+            says = next(iter(picture.findings[0].says.values())) if picture.findings else ""
+            said = re.sub(r"\{(\w+)\}", r"*\1*", says)
+            rows.append((f"`{picture.name}`", f"[{head.probe}]({head.probe}.md)", "; ".join(drawn), said))
+    return table(("figure", "probe", "results drawn", "for example, it says"), rows)
+
+
 @region("result-names")
 def result_names() -> str:
     """A row a probe: the names of its results, as the table on its page has them."""

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from collapsekit import registry
 from collapsekit.comparison.compare import compare
 from collapsekit.errors import ConfigError
-from collapsekit.measures import LOSS, METRIC, Measure, headings, lookup, measures_of
+from collapsekit.measures import LOSS, METRIC, Finding, Measure, Panel, Picture, headings, lookup, measures_of
 from collapsekit.measures.catalogue import DECLARED, heading_of, index
 from collapsekit.measures.declarations import FACTS, read_declarations
 from collapsekit.measures.of_verdict import OF_VERDICT
@@ -107,7 +108,45 @@ def test_what_is_drawn_says_how() -> None:
     drawn = [lookup(name) for name in (*(explained for _, explained in CAPTIONS.values()), *DRAWN)]
     assert all(m is not None and m.figure is not None for m in drawn)
     assert all(m is not None and m.title is not None for m in map(lookup, DRAWN))
-    assert {m.figure for m in MADE if m.side_by_side} <= {"lines", "spectrum", None}
+    assert not {m.figure for m in MADE if m.side_by_side} & {"profile", "matrix"}  # whose order is each report's own
+
+
+def test_every_probe_declares_a_picture_of_its_own_measures() -> None:
+    names = [p.name for probe in PROBES for p in heading_of(probe).pictures]
+    assert len(set(names)) == len(names) >= len(PROBES)
+    for probe in PROBES:
+        own = {m.name: m for m in measures_of(probe)}
+        for picture in heading_of(probe).pictures:
+            assert picture.explains in own, picture.name
+            for panel in picture.panels:
+                for name in (*panel.series.values(), *panel.guides, *filter(None, [panel.unless])):
+                    assert name in own, name
+                assert own[next(iter(panel.series.values()))].figure is not None, panel.label
+            for finding in picture.findings:
+                assert {finding.of, finding.other} - {""} <= own.keys(), finding
+        assert heading_of(probe).pictures, f"{probe} declares no picture"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Panel("label", {}), "panel 'label' shows no measure: give `series`"),
+        (lambda: Picture("../up", "t", (Panel("l", {"": "p.a"}),)), "picture '../up' cannot be a file's name"),
+        (lambda: Picture("none", "t", ()), "picture 'none' has no panel"),
+        (lambda: Finding("mots", "p.a", {}), r"asks 'mots': use one of .* \(did you mean 'most'\?\)"),
+        (lambda: Finding("share", "p.a", {"clear": "x"}, side="over"), "has the side 'over', expected above or below"),
+        (
+            lambda: Finding("most", "p.a", {"clear": "x"}),
+            "has sentences for clear, expected one each for clear, unclear",
+        ),
+        (lambda: Finding("share", "p.a", {"clear": "{modalty}"}), "braces around 'modalty', expected one of modality"),
+        (lambda: Finding("share", "p.a", {"clear": "{value.__class__}"}), "braces around 'value.__class__'"),
+        (lambda: Finding("share", "p.a", {"clear": "{"}), "braces around ''"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
 
 
 # -- results of a measure -----------------------------------------------------------------------------------------------

@@ -66,13 +66,19 @@ def heading_of(probe: str) -> Heading:
     """Return how the results of a probe are headed; by its name where nobody here knows it."""
     spec = registry.PROBES.get(probe)
     if spec is not None:
-        return Heading(probe, spec.title or probe, spec.place)
+        return Heading(probe, spec.title or probe, spec.place, tuple(spec.pictures))
     return _read(probe)[1] or Heading(probe, probe)
 
 
 def headings(probes: Iterable[str]) -> list[Heading]:
     """Return how the results of these probes are headed, in the order in which they are shown."""
     return sorted(map(heading_of, dict.fromkeys(probes)), key=lambda h: h.place)
+
+
+def headings_of_package() -> list[Heading]:
+    """Return how the results of the package's own probes are headed, in the order in which they are shown."""
+    found = {name: _read(name)[1] for name in _files()}
+    return headings(name for name, head in found.items() if head is not None and head.probe == name)
 
 
 def index(name: str) -> tuple[float, int]:

@@ -10,6 +10,7 @@ from string import Formatter
 from typing import Any, Literal, Protocol
 
 from collapsekit.errors import ConfigError
+from collapsekit.measures.picture import Picture
 from collapsekit.report.base import Interval
 from collapsekit.report.comparison import Better
 from collapsekit.report.parts import Curve, Result
@@ -18,7 +19,7 @@ from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
 LOSS = "{loss}"  # a unit that the task names
 METRIC = "{metric}"  # likewise
 Headline = Literal["each", "whole"]
-Figure = Literal["bars", "lines", "spectrum", "profile"]
+Figure = Literal["bars", "lines", "matrix", "spectrum", "profile"]
 End = float | None
 
 
@@ -48,11 +49,12 @@ class Scored(Protocol):
 
 @dataclass(frozen=True)
 class Heading:
-    """How the results of one probe are headed, and where they stand among those of others: the least ``place`` first."""
+    """How the results of one probe are headed and drawn, and where they stand among others': the least ``place`` first."""
 
     probe: str
     title: str
     place: float = math.inf  # after those that say one, in the order of the report
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Measure:
     ``{draws}``, that :meth:`fill` puts options and the task's names into. ``better`` and ``why``: which way a model is
     better, and the reason; None where a better model may lie either way. ``headline``: whether the default table of a
     comparison shows it, for ``each`` modality or for the ``whole`` model only. ``title``: its name on a figure.
-    ``cannot``: what it does not tell, beside what its probe says of that. ``figure``: how it is drawn.
+    ``cannot``: what it does not tell, beside what its probe says of that. ``figure``: how it is drawn: as bars, as lines
+    over what its curve runs over, as a matrix of pairs, as a spectrum a modality, or as a profile: a curve's values, the
+    largest first.
     ``side_by_side``: whether a point of its curve means the same in another model's report. ``bounds``: the least and the
     most that it can be, None for an end that it does not have; "unit": those of the task's loss or metric, which is its
     unit; "difference": those of one loss or metric minus another. Intervals and reports keep to them.

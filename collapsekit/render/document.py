@@ -203,7 +203,8 @@ class Meter:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its caption; ``narrow`` is the same in one column, where that differs."""
+    """A drawing with its caption: what it shows in a sentence, where that can be said, then title and definition;
+    ``narrow`` is the same in one column, where that differs."""
 
     name: str
     title: str
@@ -211,6 +212,7 @@ class Figure:
     source: str
     wide: Drawing
     narrow: Drawing | None = None
+    finding: str = ""
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,8 @@ def simple(blocks: Iterable[Block]) -> Iterator[Paragraph | Items | Table]:
             case Meter():
                 yield Paragraph((Span(block.text, block.kind),))
             case Figure():
-                yield Paragraph((Span(block.title, "strong"), Span(f". {block.about}"), *_source(block.source)))
+                said = line(Span(block.finding, "strong"), " ") if block.finding else ()
+                yield Paragraph((*said, Span(block.title, "strong"), Span(f". {block.about}"), *_source(block.source)))
             case Gallery():
                 yield from simple(block.items)
             case Card():

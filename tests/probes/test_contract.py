@@ -24,6 +24,8 @@ from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
 from collapsekit.measures import lookup, measures_of
 from collapsekit.probes.runner import run_probe
+from collapsekit.render.figures.diagnosis import draw, pictures_of, state
+from collapsekit.render.figures.style import settle
 from collapsekit.report.cost import CostRow
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.verdicts import judge
@@ -356,3 +358,21 @@ def test_the_problem_tells_modalities_apart(variants: Variants) -> None:
     assert len({round(v, 3) for v in credit.values() if v is not None}) == 3
     names = [r.modality for r in variants.reordered.named("reliance.shapley")]
     assert names == ["touch", "sound", "sight"]
+
+
+@each_probe
+def test_its_figures_are_drawn_within_their_canvas(variants: Variants, probe: str) -> None:
+    """Of what it yields here, and none of what it had to skip; the same drawing from the same report."""
+    own = tuple(r for r in variants.base.results if r.probe == probe)
+    report = variants.base.model_copy(update={"results": own})
+    measured = any(r.value is not None or r.curve is not None for r in own)
+    for wide in (True, False):
+        figure = draw(report, probe, wide)
+        assert (figure is not None) == measured
+        if figure is not None:
+            settle(figure)
+            assert all(ax.get_window_extent().width > 0.25 * figure.dpi for ax in figure.axes)
+            assert figure.get_tightbbox().width <= figure.get_figwidth() + 0.03  # inches
+    pictures = pictures_of(report)
+    assert pictures
+    assert not measured or any(state(report, p) for p in pictures)

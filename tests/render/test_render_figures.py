@@ -10,13 +10,20 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from sample_reports import HOSTILE, MakeReport
+from sample_pictures import every_probe
+from sample_reports import HOSTILE, LONG, MakeReport
 
 from collapsekit.errors import ConfigError
 from collapsekit.render.figures import marks
 from collapsekit.render.figures.diagnosis import CAPTIONS, FIGURES, inline_svg, save
 from collapsekit.render.figures.style import VARIABLES, short_labels
 from collapsekit.report.diagnosis import Report, Result
+
+
+@pytest.fixture(params=[("image", "audio"), LONG, HOSTILE], ids=["two", "six-long", "six-hostile"])
+def report(request: pytest.FixtureRequest) -> Report:
+    """With numbers of every probe."""
+    return every_probe(request.param)
 
 
 def test_each_figure_is_drawn_or_is_none(report: Report, bare: Report) -> None:
@@ -34,8 +41,8 @@ def test_pyplot_is_never_imported() -> None:
     code = (
         "import sys, collapsekit.render.figures.diagnosis, collapsekit.render.writers.terminal;"
         "assert 'matplotlib' not in sys.modules;"
-        "from sample_reports import make_report; from collapsekit.render.figures.diagnosis import FIGURES;"
-        "[draw(make_report()) for draw in FIGURES.values()]; assert 'matplotlib.pyplot' not in sys.modules"
+        "from sample_pictures import every_probe; from collapsekit.render.figures.diagnosis import FIGURES;"
+        "[draw(every_probe(('a', 'b'))) for draw in FIGURES.values()]; assert 'matplotlib.pyplot' not in sys.modules"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
@@ -68,8 +75,8 @@ def test_saved_figures_fit_a_paper(make_report: MakeReport, tmp_path: Path) -> N
         save(small, tmp_path, ("jpeg",))
 
 
-def test_inline_svg_stands_alone_in_a_page(make_report: MakeReport) -> None:
-    report = make_report(HOSTILE[1:4])
+def test_inline_svg_stands_alone_in_a_page() -> None:
+    report = every_probe(HOSTILE[1:4])
     seen: set[str] = set()
     for name, draw in FIGURES.items():
         fig = draw(report)

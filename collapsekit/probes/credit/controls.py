@@ -13,7 +13,7 @@ from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.games.coalitions import shapley_values
-from collapsekit.measures import LOSS, Measure, declare
+from collapsekit.measures import LOSS, Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import estimate
 from collapsekit.readouts.calibration import calibrate
 from collapsekit.registry import probe
@@ -33,6 +33,7 @@ PERMUTED = declare(
         source=SOURCE,
         unit=LOSS,
         cannot="it says nothing of the model, only what chance gives under the same questions",
+        figure="bars",
     )
 )
 UNTRAINED = declare(
@@ -42,6 +43,7 @@ UNTRAINED = declare(
         source=SOURCE,
         unit="share",
         cannot="it says nothing of the model, only what its architecture gives without training",
+        figure="bars",
     )
 )
 DUPLICATE = declare(
@@ -52,7 +54,34 @@ DUPLICATE = declare(
         source=SOURCE,
         unit=LOSS,
         cannot="it says nothing of the model, only whether a modality that is ignored would be found out",
+        figure="bars",
     )
+)
+
+
+PICTURES = (
+    Picture(
+        "controls",
+        "What is found where the answer is known",
+        (
+            Panel(
+                "credit ({unit})",
+                {"in shuffled answers": "controls.permuted", "due to an unread copy": "controls.duplicate"},
+            ),
+            Panel("share of the best constant's loss saved", {"untrained build": "controls.untrained"}),
+        ),
+        (
+            Finding(
+                "beyond",
+                "controls.permuted",
+                {
+                    "clear": "Answers shuffled among examples give {modality} credit, which is wrong: {value} {unit}.",
+                    "unclear": "Answers shuffled among examples give no modality credit that is clear of 0, as is right.",
+                },
+            ),
+        ),
+        about="controls.permuted",
+    ),
 )
 
 
@@ -65,6 +94,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "controls",
     title="Controls",
     place=25,
+    pictures=PICTURES,
     summary="what shuffled answers, an untrained build and a copy that is never read would be found to use",
     definition="the questions of utilisation put to models of which the answer is known",
     source=SOURCE,

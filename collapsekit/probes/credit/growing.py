@@ -18,7 +18,7 @@ from collapsekit.data.base import Batch, Source
 from collapsekit.errors import CollapsekitError, ConfigError, NumericsError, did_you_mean
 from collapsekit.features.extraction import extract
 from collapsekit.features.features import Features
-from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
+from collapsekit.measures import LOSS, METRIC, Finding, Measure, Panel, Picture, Quantity, declare
 from collapsekit.probes._shared import CONCATENATED, PREFIX_SOURCE, READ_OUT, VIF, RankOptions, estimate, metric_count
 from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.registry import probe
@@ -43,7 +43,9 @@ GAP = (
 )
 OF_SUBSET = f"of the model of each subset; {GROWN}"
 
-MEAN_GAP = declare(Measure("growing.prefix_gap", definition=f"{GAP}; {GROWN}", source=PREFIX_SOURCE, unit=LOSS))
+MEAN_GAP = declare(
+    Measure("growing.prefix_gap", definition=f"{GAP}; {GROWN}", source=PREFIX_SOURCE, unit=LOSS, figure="lines")
+)
 PREFIX_LOSS = declare(
     Measure(
         "growing.prefix_loss",
@@ -64,6 +66,7 @@ VIF_MEAN = declare(
         bounds=(1.0, None),
         better="lower",
         why="1 is no redundancy between fused neurons",
+        figure="lines",
     )
 )
 EFFECTIVE_RANK = declare(
@@ -73,6 +76,7 @@ EFFECTIVE_RANK = declare(
         source=RANKS["effective_rank"][1],
         unit="dimensions",
         bounds=(0.0, None),
+        figure="lines",
     )
 )
 NUMERICAL_RANK = declare(
@@ -82,6 +86,7 @@ NUMERICAL_RANK = declare(
         source=RANKS["numerical_rank"][1],
         unit="dimensions",
         bounds=(0.0, None),
+        figure="lines",
     )
 )
 LOSS_GROWN = declare(
@@ -93,6 +98,7 @@ LOSS_GROWN = declare(
         bounds="unit",
         better="lower",
         why="it is the task loss",
+        figure="lines",
     )
 )
 METRIC_GROWN = declare(
@@ -104,7 +110,39 @@ METRIC_GROWN = declare(
         bounds="unit",
         better="higher",
         why="task metrics are written so that higher is better",
+        figure="lines",
     )
+)
+
+
+PICTURES = (
+    Picture(
+        "growing",
+        "As modalities are added",
+        (
+            Panel("{metric}", {"": "growing.metric"}, title="Task: {metric}"),
+            Panel("loss ({unit})", {"": "growing.loss"}, title="Task: loss", unless="growing.metric"),
+            Panel("gap ({unit})", {"": "growing.prefix_gap"}, title="Mean prefix gap"),
+            Panel("mean VIF", {"": "growing.vif_mean"}, title="Redundancy"),
+            Panel(
+                "dimensions",
+                {"effective rank": "growing.effective_rank", "numerical rank": "growing.numerical_rank"},
+                title="Ranks",
+            ),
+        ),
+        (
+            Finding(
+                "change",
+                "growing.metric",
+                {
+                    "above": "From {begin} to {end}, {metric} rises: {value}, then {other}.",
+                    "below": "From {begin} to {end}, {metric} falls: {value}, then {other}.",
+                    "unclear": "From {begin} to {end}, {metric} does not clearly change: {value}, then {other}.",
+                },
+            ),
+        ),
+        about="growing.metric",
+    ),
 )
 
 
@@ -165,6 +203,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "growing",
     title="As modalities are added",
     place=140,
+    pictures=PICTURES,
     summary="prefix gap, VIF, ranks and task as modalities are added, over the models listed under `subsets`",
     definition="mean prefix gap, mean VIF, effective and numerical rank, and task "
     + GROWN.format(how="strongest first"),

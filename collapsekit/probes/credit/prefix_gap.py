@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from collapsekit.errors import NumericsError
-from collapsekit.measures import LOSS, METRIC, Measure, declare
+from collapsekit.measures import LOSS, METRIC, Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import PREFIX_SOURCE, READ_OUT, estimate, metric_count, need_features
 from collapsekit.readouts.linear import UnimodalReadout
 from collapsekit.readouts.unimodal import UnimodalOptions
@@ -71,6 +71,37 @@ GAP_OF = declare(
 )
 
 
+PICTURES = (
+    Picture(
+        "prefix_gap",
+        "Prefix gap",
+        (
+            Panel("gap ({unit})", {"gap": "prefix_gap.gap"}),
+            Panel("{metric}", {"prefix": "prefix_gap.prefix_metric", "baseline": "prefix_gap.baseline_metric"}),
+        ),
+        (
+            Finding(
+                "beyond",
+                "prefix_gap.gap",
+                {
+                    "clear": "The encoder of {modality} is worse than one trained alone, by {value} {unit}.",
+                    "unclear": "No encoder is clearly worse than one trained alone.",
+                },
+            ),
+            Finding(
+                "most",
+                "prefix_gap.prefix_metric",
+                {
+                    "clear": "The encoder of {modality} predicts best: {metric} {value}.",
+                    "unclear": "It is not clear which encoder predicts best: {metric} {value} of {modality}, {other} of "
+                    "{second}.",
+                },
+            ),
+        ),
+    ),
+)
+
+
 class PrefixGapOptions(UnimodalOptions):
     """Options of the prefix_gap probe; utilisation takes the same baselines."""
 
@@ -84,6 +115,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "prefix_gap",
     title="Prefix gap",
     place=30,
+    pictures=PICTURES,
     summary="linear evaluation of each encoder as the model has it, against the same encoder trained alone",
     definition=GAP,
     source=PREFIX_SOURCE,

@@ -10,7 +10,7 @@ from torch import Tensor
 from collapsekit.adapters.live.absence import describe_absence
 from collapsekit.games.coalitions import EXACT_UP_TO, CoalitionGame, GameOptions
 from collapsekit.games.seed_noise import REPEATS
-from collapsekit.measures import LOSS, METRIC, Measure, declare
+from collapsekit.measures import LOSS, METRIC, Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import banded_curve, credits_of, difference, estimate, metric_count
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
@@ -162,6 +162,35 @@ SEED_NOISE = declare(
 )
 
 
+PICTURES = (
+    Picture(
+        "reliance",
+        "What each modality earns",
+        (
+            Panel(
+                "loss saved ({unit})",
+                {"Shapley": "reliance.shapley", "leave one out": "reliance.leave_one_out"},
+            ),
+            Panel(
+                "{metric} gained",
+                {"Shapley": "reliance.shapley_metric", "leave one out": "reliance.leave_one_out_metric"},
+            ),
+        ),
+        (
+            Finding(
+                "most",
+                "reliance.shapley",
+                {
+                    "clear": "The model saves the most loss with {modality}: {value} {unit}.",
+                    "unclear": "It is not clear with which modality the model saves the most loss: {value} {unit} with "
+                    "{modality}, {other} with {second}.",
+                },
+            ),
+        ),
+    ),
+)
+
+
 class RelianceOptions(GameOptions):
     """Options of the reliance probe; utilisation and rank_sweep read the same subsets."""
 
@@ -176,6 +205,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "reliance",
     title="What each modality earns",
     place=10,
+    pictures=PICTURES,
     summary="task loss and metric over modality subsets; Shapley credit and leave-one-out of each modality",
     definition="Shapley value of each modality over subsets, worth = minus the task loss; "
     + REMOVED.format(draws="d", otherwise=""),

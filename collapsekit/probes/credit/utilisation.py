@@ -11,7 +11,7 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 from collapsekit.games.balanced_reference import BalancedReference
 from collapsekit.games.coalitions import CoalitionGame
-from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
+from collapsekit.measures import LOSS, METRIC, Finding, Measure, Panel, Picture, Quantity, declare
 from collapsekit.probes._shared import Credit, credit_interval, credits_of, estimate, metric_count, sum_of
 from collapsekit.readouts.raw import ReadoutOptions
 from collapsekit.readouts.strength import ReferenceStrength
@@ -208,6 +208,32 @@ COSTS_IF_MISSING = declare(
 )
 
 
+PICTURES = (
+    Picture(
+        "utilisation",
+        "Credit beside a balanced reference",
+        (
+            Panel(
+                "credit ({unit})",
+                {"this model": "utilisation.credit", "balanced reference": "utilisation.reference_credit"},
+            ),
+        ),
+        (
+            Finding(
+                "beyond",
+                "utilisation.ratio",
+                {
+                    "clear": "{modality} gets {value} times the credit it is due.",
+                    "unclear": "No modality clearly gets less credit than it is due.",
+                },
+                side="below",
+                limit=1.0,
+            ),
+        ),
+    ),
+)
+
+
 class UtilisationOptions(ReadoutOptions):
     """Options of the utilisation probe."""
 
@@ -229,6 +255,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "utilisation",
     title="Credit beside a balanced reference",
     place=20,
+    pictures=PICTURES,
     summary="how much of the credit a balanced reference gives a modality the model gives it; what that costs",
     definition="Shapley credit in the model divided by Shapley credit in the reference; " + BALANCED,
     source=SOURCE,

@@ -14,7 +14,7 @@ from torch import Tensor
 from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.measures import Measure, declare
+from collapsekit.measures import Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import need_features
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
@@ -54,7 +54,7 @@ WHAT = (
 DRAWN = "mean over {draws} draws of {control}"
 OURS = f"{SOURCE}; the control is ours"
 
-GAIN = declare(Measure("fusion_gain.gain", definition=WHAT, source=SOURCE, unit="dimensions"))
+GAIN = declare(Measure("fusion_gain.gain", definition=WHAT, source=SOURCE, unit="dimensions", figure="matrix"))
 RANDOM_GAIN = declare(Measure("fusion_gain.random_gain", definition=f"{DRAWN}: {WHAT}", source=OURS, unit="dimensions"))
 EXCESS = declare(
     Measure(
@@ -62,6 +62,7 @@ EXCESS = declare(
         definition=f"gain minus random_gain; {WHAT}; random_gain: {DRAWN}",
         source=OURS,
         unit="dimensions",
+        figure="matrix",
     )
 )
 HARMONIC_MEAN = declare(
@@ -80,6 +81,28 @@ RANDOM_HARMONIC_MEAN = declare(
         source=OURS,
         unit="dimensions",
     )
+)
+
+
+PICTURES = (
+    Picture(
+        "fusion_gain",
+        "Rank gained from another modality's channels",
+        (
+            Panel("gain (dimensions)", {"": "fusion_gain.gain"}, along="from"),
+            Panel("more than random channels give", {"": "fusion_gain.excess"}, along="from"),
+        ),
+        (
+            Finding(
+                "beyond",
+                "fusion_gain.excess",
+                {
+                    "clear": "{modality} gains {value} dimensions more from channels of {versus} than from random ones.",
+                    "unclear": "No modality clearly gains more rank from another's channels than from random ones.",
+                },
+            ),
+        ),
+    ),
 )
 
 
@@ -125,6 +148,7 @@ class _Gain:
     "fusion_gain",
     title="Rank gained by exchanging channels",
     place=130,
+    pictures=PICTURES,
     summary="effective-rank gain of each modality from the other's channels, against random channels",
     definition="effective rank of a modality's features after minus before its weakest channels are replaced by "
     "another's; harmonic mean of the two gains of a pair",

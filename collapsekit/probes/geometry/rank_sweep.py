@@ -18,7 +18,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.interventions.edits import TRIED, Edit
 from collapsekit.interventions.replay import predict, predict_many
-from collapsekit.measures import LOSS, METRIC, Measure, Quantity, declare
+from collapsekit.measures import LOSS, METRIC, Finding, Measure, Panel, Picture, Quantity, declare
 from collapsekit.probes._shared import (
     CKA_SOURCE,
     SCALED,
@@ -150,6 +150,51 @@ OF_RANK = {
 }
 
 
+PICTURES = (
+    Picture(
+        "beta_curves",
+        "Rank, task and CKA as a modality is upweighted",
+        (
+            Panel("dimensions", {"": "rank_sweep.effective_rank"}, title="Effective rank", along="β"),
+            Panel(
+                "dimensions",
+                {"": "rank_sweep.numerical_rank"},
+                title="Numerical rank",
+                along="β",
+                guides={"rank_sweep.unimodal_rank": "y", "rank_sweep.critical_beta": "x"},
+            ),
+            Panel("{metric}", {"": "rank_sweep.metric"}, title="Task: {metric}", along="β"),
+            Panel("loss ({unit})", {"": "rank_sweep.loss"}, title="Task: loss", along="β", unless="rank_sweep.metric"),
+            Panel("CKA", {"": "rank_sweep.cka"}, title="CKA with the swept modality", along="β"),
+        ),
+        (
+            Finding(
+                "change",
+                "rank_sweep.numerical_rank",
+                {
+                    "above": "Multiplied by {end}, {modality} raises the numerical rank: {value}, then {other}.",
+                    "below": "Multiplied by {end}, {modality} lowers the numerical rank: {value}, then {other}.",
+                    "unclear": "Multiplied by {end}, {modality} does not clearly change the numerical rank: {value}, "
+                    "then {other}.",
+                },
+                begin=1.0,
+            ),
+            Finding(
+                "change",
+                "rank_sweep.numerical_rank",
+                {
+                    "above": "From β = {begin} to {end}, {modality} raises the numerical rank: {value}, then {other}.",
+                    "below": "From β = {begin} to {end}, {modality} lowers the numerical rank: {value}, then {other}.",
+                    "unclear": "From β = {begin} to {end}, {modality} does not clearly change the numerical rank: {value}, "
+                    "then {other}.",
+                },
+            ),
+        ),
+        about="rank_sweep.numerical_rank",
+    ),
+)
+
+
 class RankSweepOptions(SweepOptions):
     """Options of the rank_sweep probe."""
 
@@ -187,6 +232,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "rank_sweep",
     title="Rank and task as a modality is upweighted (β)",
     place=40,
+    pictures=PICTURES,
     summary="ranks, task and similarity of the fused representation as one modality is upweighted by β",
     definition="ranks of the fused representation over β; " + SCALED,
     source=PAPER,

@@ -17,7 +17,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.replay import predict_many
-from collapsekit.measures import Measure, declare
+from collapsekit.measures import Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import (
     CKA_SOURCE,
     SCALED,
@@ -54,9 +54,18 @@ SCALE_ONLY = (
     "the features, not of what a fusion does with them"
 )
 
-CKA_OF = declare(Measure("similarity.cka", definition=CKA, source=CKA_SOURCE, unit="CKA", bounds=(-1.0, 1.0)))
+CKA_OF = declare(
+    Measure("similarity.cka", definition=CKA, source=CKA_SOURCE, unit="CKA", bounds=(-1.0, 1.0), figure="matrix")
+)
 ALIGNED = declare(
-    Measure("similarity.procrustes", definition=PROCRUSTES, source=PROCRUSTES_SOURCE, unit="cosine", bounds=(-1.0, 1.0))
+    Measure(
+        "similarity.procrustes",
+        definition=PROCRUSTES,
+        source=PROCRUSTES_SOURCE,
+        unit="cosine",
+        bounds=(-1.0, 1.0),
+        figure="bars",
+    )
 )
 ALIGNED_BY_CHANCE = declare(
     Measure(
@@ -65,6 +74,7 @@ ALIGNED_BY_CHANCE = declare(
         source="row-permutation null",
         unit="cosine",
         bounds=(-1.0, 1.0),
+        figure="bars",
     )
 )
 SWEEP = declare(
@@ -75,6 +85,32 @@ SWEEP = declare(
         unit="cosine",
         bounds=(-1.0, 1.0),
     )
+)
+
+
+PICTURES = (
+    Picture(
+        "similarity",
+        "Similarity of modalities and fusion",
+        (
+            Panel("CKA", {"": "similarity.cka"}, along="with", most=1.0),
+            Panel(
+                "Procrustes cosine with the fused representation",
+                {"measured": "similarity.procrustes", "examples shuffled": "similarity.procrustes_null"},
+            ),
+        ),
+        (
+            Finding(
+                "most",
+                "similarity.cka",
+                {
+                    "clear": "The fused representation is most like {modality}: CKA {value}.",
+                    "unclear": "It is not clear which modality the fused representation is most like: CKA {value} with "
+                    "{modality}, {other} with {second}.",
+                },
+            ),
+        ),
+    ),
 )
 
 
@@ -100,6 +136,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "similarity",
     title="Similarity of modalities and fusion",
     place=90,
+    pictures=PICTURES,
     summary="CKA and Procrustes cosine of modalities with the fused representation and with one another",
     definition=f"{CKA.format(other=FUSED + ' or with those of another modality')}; and {PROCRUSTES.format(other='those')}",
     source=f"{CKA_SOURCE}; {PROCRUSTES_SOURCE}",

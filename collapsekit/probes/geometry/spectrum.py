@@ -11,7 +11,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.measures import Measure, declare
+from collapsekit.measures import Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import CONCATENATED, RankOptions, need_features, need_fusion
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
@@ -94,6 +94,35 @@ OF_RANK = {
 }
 
 
+PICTURES = (
+    Picture(
+        "spectra",
+        "Eigenvalue spectra before and after fusion",
+        (
+            Panel(
+                "share of variance",
+                {"": "spectrum.eigenvalues", "effective rank": "spectrum.effective_rank"},
+                along="component",
+            ),
+        ),
+        (
+            Finding(
+                "among",
+                "spectrum.effective_rank",
+                {
+                    "above": "The fused representation fills more dimensions than any modality: effective rank {value}, "
+                    "against {other} of {modality}.",
+                    "below": "The fused representation fills fewer dimensions than every modality: effective rank {value}, "
+                    "against {other} of {modality}.",
+                    "unclear": "The effective rank of the fused representation, {value}, is neither clearly below nor "
+                    "clearly above those of all modalities.",
+                },
+            ),
+        ),
+    ),
+)
+
+
 class SpectrumOptions(RankOptions):
     """Options of the spectrum probe."""
 
@@ -105,6 +134,7 @@ class SpectrumOptions(RankOptions):
     "spectrum",
     title="Spectra before and after fusion",
     place=50,
+    pictures=PICTURES,
     summary="eigenspectrum and effective, numerical and stable rank of every modality and of the fusion",
     definition="eigenvalues of the covariance of each modality's features and of the fused representation",
     source="Kim et al. 2025, Figure 2; Roy & Vetterli 2007",

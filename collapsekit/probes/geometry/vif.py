@@ -8,7 +8,7 @@ from itertools import chain
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
-from collapsekit.measures import Measure, declare
+from collapsekit.measures import Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import VIF, need_mixed
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Curve, Result
@@ -62,10 +62,28 @@ SUMMARIES: tuple[tuple[Measure, Callable[[Tensor], float]], ...] = (
 )
 
 
+PICTURES = (
+    Picture(
+        "vif",
+        "Redundancy of the fused neurons",
+        (Panel("VIF", {"": "vif.per_feature"}, along="fused neuron, largest first", limits=(5.0, 10.0), log=True),),
+        (
+            Finding(
+                "share",
+                "vif.per_feature",
+                {"clear": "{count} fused neurons have a VIF above {limit}."},
+                limit=10.0,
+            ),
+        ),
+    ),
+)
+
+
 @probe(
     "vif",
     title="Redundancy of fused neurons (VIF)",
     place=60,
+    pictures=PICTURES,
     summary="variance inflation of the fused representation: mean, median, max and per neuron",
     definition=VIF,
     source=SOURCE,

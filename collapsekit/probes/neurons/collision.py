@@ -15,7 +15,7 @@ from collapsekit.context import Options
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
-from collapsekit.measures import Measure, declare
+from collapsekit.measures import Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import estimate, need_features, need_mixed
 from collapsekit.probes._slopes import neuron_slopes
 from collapsekit.registry import probe
@@ -48,6 +48,7 @@ BOUND = declare(
         source=LEMMA,
         unit="probability",
         bounds=(0.0, 1.0),
+        figure="bars",
     )
 )
 EXPECTED = declare(
@@ -59,6 +60,7 @@ EXPECTED = declare(
         source=f"{{how}}{LEMMA}",
         unit="share of neurons",
         bounds=(0.0, 1.0),
+        figure="bars",
     )
 )
 CROSS_MODAL = declare(
@@ -69,6 +71,7 @@ CROSS_MODAL = declare(
         unit="share of neurons",
         bounds=(0.0, 1.0),
         headline="whole",
+        figure="bars",
     )
 )
 POLYSEMANTIC_SHARE = declare(
@@ -78,6 +81,7 @@ POLYSEMANTIC_SHARE = declare(
         source=DRIVE_SOURCE,
         unit="share of neurons",
         bounds=(0.0, 1.0),
+        figure="bars",
     )
 )
 PAIR_SHARE = declare(
@@ -98,6 +102,7 @@ DRIVERS = declare(
         source=DRIVE_SOURCE,
         unit="share of places",
         bounds=(0.0, 1.0),
+        figure="bars",
     )
 )
 PAIR = declare(
@@ -107,7 +112,44 @@ PAIR = declare(
         f"{POLYSEMANTIC}",
         source=DRIVE_SOURCE,
         unit="share of neurons",
+        figure="matrix",
     )
+)
+
+
+PICTURES = (
+    Picture(
+        "collision",
+        "Collisions of modalities in fused neurons",
+        (
+            Panel(
+                "share of fused neurons",
+                {
+                    "cross-modal": "collision.cross_modal",
+                    "by chance": "collision.expected",
+                    "least by Lemma 1": "collision.bound",
+                    "polysemantic": "collision.polysemantic",
+                },
+            ),
+            Panel("share of strongest features", {"": "collision.drivers"}),
+            Panel("share of fused neurons", {"": "collision.pair"}, along="beside", most=1.0),
+        ),
+        (
+            Finding(
+                "against",
+                "collision.cross_modal",
+                {
+                    "above": "More polysemantic neurons than by chance are driven most by two modalities: a share of "
+                    "{value} against {other}.",
+                    "below": "Fewer polysemantic neurons than by chance are driven most by two modalities: a share of "
+                    "{value} against {other}.",
+                    "unclear": "Polysemantic neurons driven most by two modalities are neither clearly more nor clearly "
+                    "fewer than by chance: a share of {value} against {other}.",
+                },
+                other="collision.expected",
+            ),
+        ),
+    ),
 )
 
 
@@ -132,6 +174,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "collision",
     title="Collisions of modalities in fused neurons",
     place=80,
+    pictures=PICTURES,
     summary="fused neurons driven by features of two modalities, beside Lemma 1's bound and chance",
     definition=f"{CROSSING}; {DRIVE}",
     source=f"{LEMMA}; {DRIVE_SOURCE}",

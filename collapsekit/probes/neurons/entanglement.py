@@ -19,7 +19,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
 from collapsekit.interventions.gradients import SCOUT, FusionLayer, differentiable, find_site, gradients
-from collapsekit.measures import Measure, Quantity, declare
+from collapsekit.measures import Finding, Measure, Panel, Picture, Quantity, declare
 from collapsekit.probes._layers import fusion_layers, layer_outputs
 from collapsekit.probes._shared import estimate, need_features, need_mixed
 from collapsekit.probes._slopes import neuron_slopes
@@ -65,6 +65,7 @@ ENTANGLED = declare(
         unit="share of neurons",
         bounds=(0.0, 1.0),
         headline="whole",
+        figure="bars",
     )
 )
 EXPECTED = declare(
@@ -75,6 +76,7 @@ EXPECTED = declare(
         source=f"permutation null in closed form, {DEFINITION}",
         unit="share of neurons",
         bounds=(0.0, 1.0),
+        figure="bars",
     )
 )
 SHARED_DRIVE = declare(
@@ -86,6 +88,7 @@ SHARED_DRIVE = declare(
         source=DEFINITION,
         unit="probability",
         bounds=(0.0, 1.0),
+        figure="bars",
     )
 )
 EXPECTED_SHARED = declare(
@@ -96,6 +99,7 @@ EXPECTED_SHARED = declare(
         source=f"permutation null in closed form, {DEFINITION}",
         unit="probability",
         bounds=(0.0, 1.0),
+        figure="bars",
     )
 )
 PAIR = declare(
@@ -106,6 +110,7 @@ PAIR = declare(
         source=DEFINITION,
         unit="share of neurons",
         bounds=(0.0, 1.0),
+        figure="matrix",
     )
 )
 CONJUGATES = declare(
@@ -126,6 +131,7 @@ PREDICTIVE_DRIVE = declare(
         source=SOBOL,
         unit="share of drive",
         bounds=(0.0, 1.0),
+        figure="bars",
     )
 )
 NOISY_DRIVE = declare(
@@ -136,6 +142,7 @@ NOISY_DRIVE = declare(
         source=SOBOL,
         unit="share of drive",
         bounds=(0.0, 1.0),
+        figure="bars",
     )
 )
 FEATURE_RATIO = declare(
@@ -204,6 +211,50 @@ LAYER_RANKS = declare(
 AS_IS = "of examples as they are"
 
 
+PICTURES = (
+    Picture(
+        "entanglement",
+        "Noise of one modality in neurons of another",
+        (
+            Panel(
+                "share of fused neurons, of drive",
+                {
+                    "entangled": "entanglement.entangled",
+                    "by chance": "entanglement.expected",
+                    "shared drive": "entanglement.shared_drive",
+                    "the same, permuted": "entanglement.expected_shared",
+                },
+            ),
+            Panel(
+                "share of a neuron's drive",
+                {"predictive": "entanglement.predictive_drive", "noisy": "entanglement.noisy_drive"},
+            ),
+            Panel(
+                "noise of a row (share of neurons)",
+                {"": "entanglement.pair"},
+                along="with predictive features of",
+                most=1.0,
+            ),
+        ),
+        (
+            Finding(
+                "against",
+                "entanglement.entangled",
+                {
+                    "above": "More fused neurons than by chance carry one modality's predictive features with another's "
+                    "noise: a share of {value} against {other}.",
+                    "below": "Fewer fused neurons than by chance carry one modality's predictive features with another's "
+                    "noise: a share of {value} against {other}.",
+                    "unclear": "Fused neurons that carry one modality's predictive features with another's noise are "
+                    "neither clearly more nor clearly fewer than by chance: a share of {value} against {other}.",
+                },
+                other="entanglement.expected",
+            ),
+        ),
+    ),
+)
+
+
 class EntanglementOptions(Options):
     """Options of the entanglement probe."""
 
@@ -255,6 +306,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "entanglement",
     title="Noise of one modality in neurons of another",
     place=85,
+    pictures=PICTURES,
     summary="fused neurons that carry one modality's predictive features together with another's noise, beside chance; only "
     "with `-p entanglement`",
     definition="fraction of fused neurons that carry the predictive part of one modality and the noisy part of another; "

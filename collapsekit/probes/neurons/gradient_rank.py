@@ -30,7 +30,7 @@ from collapsekit.interventions.gradients import (
     outer_products,
 )
 from collapsekit.interventions.marginal import marginal_samples, shifts
-from collapsekit.measures import Measure, Quantity, declare
+from collapsekit.measures import Finding, Measure, Panel, Picture, Quantity, declare
 from collapsekit.probes._shared import estimate
 from collapsekit.readouts.fit import HALF
 from collapsekit.registry import probe
@@ -94,6 +94,7 @@ GRADIENT_EFFECTIVE_RANK = declare(
         unit="dimensions",
         bounds=(0.0, None),
         headline="whole",
+        figure="bars",
     )
 )
 AGOP_NUMERICAL_RANK = declare(
@@ -113,6 +114,7 @@ AGOP_EFFECTIVE_RANK = declare(
         unit="dimensions",
         bounds=(0.0, None),
         headline="whole",
+        figure="bars",
     )
 )
 ALIGNMENT_OF = declare(
@@ -122,10 +124,13 @@ ALIGNMENT_OF = declare(
         source=f"after {THEOREM}",
         unit="squared cosine",
         bounds=(0.0, 1.0),
+        figure="bars",
     )
 )
 ANSATZ_OF = declare(
-    Measure("gradient_rank.ansatz", definition=ANSATZ, source=AGOP_SOURCE, unit="cosine", bounds=(0.0, 1.0))
+    Measure(
+        "gradient_rank.ansatz", definition=ANSATZ, source=AGOP_SOURCE, unit="cosine", bounds=(0.0, 1.0), figure="bars"
+    )
 )
 LAYERS = declare(
     Measure(
@@ -144,6 +149,7 @@ CONFLICT_OF = declare(
         source="Yu et al. 2020 (PCGrad), Definition 1, between modalities; Javaloy et al. 2022",
         unit="cosine",
         bounds=(-1.0, 1.0),
+        figure="matrix",
     )
 )
 BLOCK_NORM = declare(
@@ -168,6 +174,39 @@ OF_MATRIX = {
     "gradient": (GRADIENT_NUMERICAL_RANK, GRADIENT_EFFECTIVE_RANK),
     "agop": (AGOP_NUMERICAL_RANK, AGOP_EFFECTIVE_RANK),
 }
+
+
+PICTURES = (
+    Picture(
+        "gradient_rank",
+        "What training would change at the fusion",
+        (
+            Panel("conflict (cosine)", {"": "gradient_rank.conflict"}, along="with", most=1.0),
+            Panel(
+                "alignment: squared cosine; ansatz: cosine",
+                {"alignment": "gradient_rank.alignment", "ansatz": "gradient_rank.ansatz"},
+            ),
+            Panel(
+                "effective rank (dimensions)",
+                {
+                    "loss gradient": "gradient_rank.gradient_effective_rank",
+                    "AGOP": "gradient_rank.agop_effective_rank",
+                },
+            ),
+        ),
+        (
+            Finding(
+                "beyond",
+                "gradient_rank.conflict",
+                {
+                    "clear": "The gradients of {modality} and {versus} pull against each other: cosine {value}.",
+                    "unclear": "No two modalities clearly have gradients that pull against each other.",
+                },
+                side="below",
+            ),
+        ),
+    ),
+)
 
 
 class GradientRankOptions(Options):
@@ -214,6 +253,7 @@ def _over_groups(preview: Preview, size: int, backwards: int = 1) -> Cost:
     "gradient_rank",
     title="What training would change: gradients at the fusion",
     place=120,
+    pictures=PICTURES,
     summary="rank of the fusion's loss gradient and AGOP; each modality's part in it; conflicts between modalities",
     definition="ranks of " + GRADIENT + ", and of " + AGOP.format(of="the model's outputs"),
     source=f"{LEMMA} and {THEOREM.split(', ')[1]}; {AGOP_SOURCE}",

@@ -17,7 +17,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.interventions.marginal import marginal_samples, shifts
 from collapsekit.interventions.replay import predict
-from collapsekit.measures import Measure, declare
+from collapsekit.measures import Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import estimate, need_mixed
 from collapsekit.readouts.fit import Recipe, fit, rows_of
 from collapsekit.readouts.linear import FitSplit
@@ -125,6 +125,56 @@ UNIFORM = declare(
 )
 
 
+PICTURES = (
+    Picture(
+        "neuron_drive",
+        "Which modality drives each neuron",
+        (Panel("share of variation", {"": "polysemanticity.neurons"}, along="fused neurons, sorted by it"),),
+        (
+            Finding(
+                "most",
+                "polysemanticity.drive",
+                {
+                    "clear": "{modality} drives the fused neurons most: a share of {value}.",
+                    "unclear": "It is not clear which modality drives the fused neurons most: a share of {value} is due to "
+                    "{modality}, {other} to {second}.",
+                },
+            ),
+        ),
+    ),
+    Picture(
+        "polysemanticity",
+        "Neurons shared between modalities",
+        (
+            Panel(
+                "nats",
+                {
+                    "cross-entropy": "polysemanticity.cross_entropy",
+                    "entropy": "polysemanticity.entropy",
+                    "uniform (ln m)": "polysemanticity.uniform",
+                },
+            ),
+            Panel("mean share of neurons' variation", {"": "polysemanticity.drive"}),
+        ),
+        (
+            Finding(
+                "against",
+                "polysemanticity.cross_entropy",
+                {
+                    "above": "A neuron's weights tell of its modality worse than a uniform answer: cross-entropy {value} "
+                    "against {other} nats.",
+                    "below": "A neuron's weights tell of its modality better than a uniform answer: cross-entropy {value} "
+                    "against {other} nats.",
+                    "unclear": "A neuron's weights tell of its modality neither clearly better nor clearly worse than a "
+                    "uniform answer: cross-entropy {value} against {other} nats.",
+                },
+                other="polysemanticity.uniform",
+            ),
+        ),
+    ),
+)
+
+
 class PolysemanticityOptions(Options):
     """Options of the polysemanticity probe."""
 
@@ -161,6 +211,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "polysemanticity",
     title="Neurons shared between modalities",
     place=70,
+    pictures=PICTURES,
     summary="whether fused neurons serve several modalities: modality classifier on weights, and drive by data",
     definition="cross-entropy and entropy of a modality classifier on neurons' weights; and drive shares: " + DRIVE,
     source=PAPER,

@@ -32,7 +32,7 @@ from collapsekit.interventions.imputation import (
     same_shapes,
 )
 from collapsekit.interventions.replay import predict
-from collapsekit.measures import LOSS, METRIC, Measure, declare
+from collapsekit.measures import LOSS, METRIC, Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import banded_curve, estimate, metric_count
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
@@ -121,7 +121,30 @@ DROP = declare(
         unit=METRIC,
         bounds="difference",
         side_by_side=True,
+        figure="bars",
     )
+)
+
+
+PICTURES = (
+    Picture(
+        "missing",
+        "When modalities are missing",
+        (
+            Panel("{metric} lost without it, best fill", {"": "missing.drop"}),
+            Panel("{metric}", {"": "missing.rates.{fill}"}, along="rate at which modalities are missing"),
+        ),
+        (
+            Finding(
+                "beyond",
+                "missing.drop",
+                {
+                    "clear": "Without {modality}, {metric} falls by {value}, filled in the best way.",
+                    "unclear": "Without any one modality, {metric} does not clearly fall, filled in the best way.",
+                },
+            ),
+        ),
+    ),
 )
 
 
@@ -259,6 +282,7 @@ def _choosing(preview: Preview, bank: BackgroundSet, fills: list[str], options: 
     "missing",
     title="When modalities are missing",
     place=100,
+    pictures=PICTURES,
     summary="task metric and loss with modalities absent, by pattern and by rate, under each way to fill the gap",
     definition="task metric and loss with the recorded features of absent modalities replaced",
     source="after Chaudhuri et al. 2025, Tables 1, 3 and 6",

@@ -20,7 +20,7 @@ from collapsekit.features.batching import chunk_of
 from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.interventions.edits import unread_inputs
 from collapsekit.interventions.replay import predict
-from collapsekit.measures import Measure, Quantity, declare
+from collapsekit.measures import Finding, Measure, Panel, Picture, Quantity, declare
 from collapsekit.probes._shared import banded_curve, estimate, metric_count
 from collapsekit.registry import probe
 from collapsekit.report.diagnosis import Result
@@ -70,6 +70,48 @@ AT_FEATURE = declare(
         figure="lines",
         side_by_side=True,
     )
+)
+
+
+PICTURES = (
+    Picture(
+        "noise",
+        "When a modality is noisy",
+        (
+            Panel(
+                "{metric}", {"": "noise.input"}, title="Noise at the input", along="noise level (part of the spread)"
+            ),
+            Panel(
+                "{metric}",
+                {"": "noise.feature"},
+                title="Noise at the features",
+                along="noise level (part of the spread)",
+                shared=True,
+            ),
+        ),
+        (
+            Finding(
+                "beyond",
+                "noise.input",
+                {
+                    "clear": "Noise at the input of {modality} leaves {value} times the {metric}, over all levels.",
+                    "unclear": "Noise at the input of no modality clearly lowers the {metric}.",
+                },
+                side="below",
+                limit=1.0,
+            ),
+            Finding(
+                "beyond",
+                "noise.feature",
+                {
+                    "clear": "Noise at the features of {modality} leaves {value} times the {metric}, over all levels.",
+                    "unclear": "Noise at the features of no modality clearly lowers the {metric}.",
+                },
+                side="below",
+                limit=1.0,
+            ),
+        ),
+    ),
 )
 
 
@@ -132,6 +174,7 @@ def estimate_cost(preview: Preview) -> Cost:
     "noise",
     title="When a modality is noisy",
     place=110,
+    pictures=PICTURES,
     summary="task metric under uniform noise on one modality at a time, at its input and at its features",
     definition="area under the task metric over the noise level, relative to the metric without noise",
     source=SOURCE,

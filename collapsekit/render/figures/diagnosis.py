@@ -1,169 +1,122 @@
-"""One function a figure: ``Report`` in, Matplotlib ``Figure`` out, or None where the report lacks the results.
+"""Figures of a diagnosis: ``Report`` in, Matplotlib ``Figure`` out, or None where the report lacks the results.
 
-Nothing here touches pyplot or a display. ``FIGURES`` lists them all; :func:`save` writes them for a paper, and
-:func:`inline_svg` turns one into part of a page.
+What is drawn, each probe declares (:class:`collapsekit.measures.Picture`); one that declares nothing is drawn by what it
+yields. Nothing here touches pyplot or a display. :func:`draw` makes one figure, :func:`pictures_of` lists those of a
+report, :func:`save` writes them for a paper, and :func:`inline_svg` turns one into part of a page.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import write_atomic
+from collapsekit.io.safe_text import quote
+from collapsekit.measures import Finding, Heading, Panel, Picture, headings, headings_of_package
 from collapsekit.render.figures import marks, style
-from collapsekit.render.figures.style import DASHES, INK, MUTED, PAPER, inline_svg, panels, short_labels, theme
-from collapsekit.render.numbers import fmt
-from collapsekit.report.diagnosis import Curve, Report, Result
-from collapsekit.report.names import cleaned, modality_names
+from collapsekit.render.figures.findings import state_finding
+from collapsekit.render.figures.plots import arrange, columns_for, plots_of, results_of
+from collapsekit.render.figures.style import inline_svg, panels, theme
+from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.names import cleaned, modality_names, short_name
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["CAPTIONS", "FIGURES", "inline_svg", "save"]
+__all__ = ["CAPTIONS", "FIGURES", "draw", "explain", "inline_svg", "pictures_of", "save", "state"]
 
 Draw = Callable[..., "Figure | None"]
 _MOST_MODALITIES = 64
-_DOTS: dict[str, Any] = {"linestyle": (0, (1, 2)), "linewidth": 0.9}
+_MOST_PANELS = 9  # of a picture that no probe declares
+_LARGEST = Finding(
+    "most",
+    "",
+    {
+        "clear": "Largest for {modality}: {value}.",
+        "unclear": "It is not clear for which modality it is largest: {value} for {modality}, {other} for {second}.",
+    },
+)
 
 
-def spectra(report: Report, *, wide: bool = True) -> Figure | None:
-    """Normalised eigenvalue spectra, one panel a modality: before fusion, and the fused representation."""
-    before = _curves(report, "spectrum.eigenvalues")
-    after = next((r.curve for r in report.named("spectrum.eigenvalues") if r.modality is None and r.curve), None)
-    if not before and after is None:
+def draw(report: Report, name: str, wide: bool = True) -> Figure | None:
+    """Draw one figure of a diagnosis.
+
+    Args:
+        report: Of a diagnosis.
+        name: Of a figure, such as ``beta_curves``, or of a probe, such as ``rank_sweep``, whose first figure it then is.
+        wide: Whether panels stand abreast, 6.8 inches wide; else one below the other in one column of 3.4 inches.
+
+    Returns:
+        The figure; None where the report has no numbers for it.
+
+    Raises:
+        ConfigError: For a name that neither a figure nor a probe has.
+    """
+    by_name = dict(_BUILT_IN)
+    by_probe = {h.probe: h.pictures for h in headings_of_package()}
+    for head, pictures in _of_report(report):
+        by_name |= {p.name: p for p in pictures}
+        by_probe[head.probe] = pictures
+    if name in by_name:
+        return _drawn(report, by_name[name], wide)
+    if name in by_probe:
+        return next((f for p in by_probe[name] if (f := _drawn(report, p, wide)) is not None), None)
+    known = sorted({*by_name, *by_probe})
+    raise ConfigError(
+        f"there is no figure {quote(name)}{did_you_mean(name, known)}: name a probe of the report or one of its figures."
+    )
+
+
+def pictures_of(report: Report) -> list[Picture]:
+    """List the pictures of the probes that a report has results of, in the order in which they are shown."""
+    return [p for _, pictures in _of_report(report) for p in pictures]
+
+
+def explain(report: Report, picture: Picture) -> Result | None:
+    """Find the result whose definition and source explain a picture; None where the report has none."""
+    found = results_of(report, picture.explains)
+    return next((r for r in found if r.skipped is None), next(iter(found), None))
+
+
+def state(report: Report, picture: Picture) -> str:
+    """Say what a picture shows, in a sentence that the intervals allow; empty where nothing can be said.
+
+    Args:
+        report: Of a diagnosis, with clean names.
+        picture: One of :func:`pictures_of`.
+
+    Returns:
+        The sentence.
+    """
+    return state_finding(report, picture.findings)
+
+
+def _of_report(report: Report) -> list[tuple[Heading, tuple[Picture, ...]]]:
+    heads = headings(r.probe for r in report.results)
+    taken = set(_BUILT_IN)
+    return [(h, h.pictures or tuple(_from_results(report, h, taken))) for h in heads]
+
+
+def _drawn(report: Report, picture: Picture, wide: bool) -> Figure | None:
+    """``picture`` with clean names, without what has no place on paper; None where the modalities have none."""
+    if len(modality_names(report)) > _MOST_MODALITIES:
         return None
-    fig, axes = panels(max(1, len(before)), wide=wide)
-    names = short_labels(modality_names(report), 22 if len(before) > 2 else 34)
-    for ax, modality in zip(axes, before or [None], strict=True):
-        if modality is not None:
-            ax.set_title(names[modality])
-            key = "before fusion (in the modality's colour)"
-            _spectrum(ax, before[modality].curve, marks.color(report, modality), DASHES[0], key)
-        _spectrum(ax, after, INK, DASHES[1], "after fusion")
-        ranks = [report.find("spectrum.effective_rank", m) for m in dict.fromkeys((modality, None))]
-        texts = [fmt(r.value) for r in ranks if r is not None and r.value is not None]
-        # Two calls: lines of one text are placed by the drawing font's widths, not by the page's.
-        for y, text in ((0.97, "effective rank"), (0.87, " → ".join(texts))) if texts else ():
-            ax.text(0.98, y, text, transform=ax.transAxes, ha="right", va="top", color=MUTED, size=7)
-        marks.log_scale(ax)
-        spec = ax.get_subplotspec()
-        ax.set(xlabel="component", ylabel="share of variance" if spec is None or spec.is_first_col() else "")
-        if ax is not axes[0]:
-            ax.sharey(axes[0])
-    marks.legend(fig)
-    return fig
-
-
-def _spectrum(ax: Axes, curve: Curve | None, color: str, dash: Any, label: str) -> None:
-    if curve is not None:
-        points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if y > 0]  # a zero has no place on a log axis
-        ax.plot([p[0] for p in points], [p[1] for p in points], color=color, linestyle=dash, label=label)
-
-
-def beta_curves(report: Report, *, wide: bool = True) -> Figure | None:
-    """Draw ranks, task and CKA of the fused representation as each modality's features are scaled by β."""
-    titles = {
-        "effective_rank": ("Effective rank", "dimensions"),
-        "numerical_rank": ("Numerical rank", "dimensions"),
-        "metric": (f"Task: {report.subject.metric}", report.subject.metric),
-        "loss": ("Task: loss", marks.in_unit("loss ({unit})", report.named("rank_sweep.loss"))),
-        "cka": ("CKA with the swept modality", "CKA"),
-    }
-    every = {part: _curves(report, f"rank_sweep.{part}", itself=True) for part in titles}
-    shown = {part: rows for part, rows in every.items() if rows and not (part == "loss" and every["metric"])}
-    if not shown:
-        return None
-    fig, axes = panels(len(shown), wide=wide, height=1.8)
-    names = marks.names(report, fig)
-    for ax, (part, rows) in zip(axes, shown.items(), strict=True):
-        for modality, result in rows.items():
-            marks.line(ax, result, marks.palette_index(report, modality), names[modality])
-            guides = {"unimodal_rank": ax.axhline, "critical_beta": ax.axvline} if part == "numerical_rank" else {}
-            for name, draw in guides.items():
-                guide = report.find(f"rank_sweep.{name}", modality)
-                if guide is not None and guide.value is not None:
-                    draw(guide.value, color=marks.color(report, modality), **_DOTS)
-        ax.set(title=titles[part][0], xlabel="β", ylabel=titles[part][1])
-    marks.legend(fig)
-    return fig
-
-
-def vif(report: Report, *, wide: bool = True) -> Figure | None:
-    """Variance inflation factors of the fused neurons, the largest first; 5 and 10 are the usual warning lines."""
-    curve = next((r.curve for r in report.named("vif.per_feature") if r.curve is not None), None)
-    heights = sorted((y for y in curve.y if y > 0), reverse=True) if curve is not None else []
-    if not heights:
-        return None
-    fig, (ax,) = panels(1)
-    marks.marked(ax, range(1, len(heights) + 1), heights)
-    for limit in (5, 10):
-        ax.axhline(limit, color=MUTED, **_DOTS)
-        ax.annotate(f" {limit}", (1, limit), xycoords=("axes fraction", "data"), va="center", color=MUTED, size=7)
-    marks.log_scale(ax)
-    ax.set(xlabel="fused neuron, largest first", ylabel="VIF")
-    return fig
-
-
-def neuron_drive(report: Report, *, wide: bool = True) -> Figure | None:
-    """Draw which modality drives each fused neuron: shares of its variation, stacked, neurons sorted."""
-    shares = {m: r.curve.y for m, r in _curves(report, "polysemanticity.neurons").items() if r.curve is not None}
-    lengths = set(map(len, shares.values()))
-    if len(lengths) != 1 or lengths == {0}:
-        return None
-    fig, (ax,) = panels(1)
-    base = [0.0] * lengths.pop()
-    edges = [i - 0.5 for i in range(1, len(base) + 2)]
-    for modality, ys in shares.items():
-        top = [b + y for b, y in zip(base, ys, strict=True)]
-        how: dict[str, Any] = {"facecolor": marks.color(report, modality), "label": marks.names(report, fig)[modality]}
-        ax.stairs(top, edges, baseline=base, fill=True, edgecolor=PAPER, linewidth=0.3, **how)
-        base = top
-    ax.margins(x=0)
-    ax.grid(visible=False)
-    ax.set(ylim=(0, max(1.0, *base)), xlabel="fused neuron, sorted", ylabel="share of variation")
-    marks.legend(fig)
-    return fig
-
-
-def polysemanticity(report: Report, *, wide: bool = True) -> Figure | None:
-    """Draw how well a neuron gives its modality away (cross-entropy, entropy, ln m), and what drives neurons on average."""
-    parts = {"cross-entropy": "cross_entropy", "entropy": "entropy", "uniform (ln m)": "uniform"}
-    drive = {m: report.find("polysemanticity.drive", m) for m in modality_names(report)}
-    names = short_labels([m for m, r in drive.items() if r is not None and r.value is not None])
-    every = {
-        "nats": {text: report.find(f"polysemanticity.{part}") for text, part in parts.items()},
-        "mean share of neurons' variation": {text: drive[m] for m, text in names.items()},
-    }
-    values = {
-        axis: {k: r for k, r in row.items() if r is not None and r.value is not None} for axis, row in every.items()
-    }
-    shown = {axis: row for axis, row in values.items() if row}
-    if not shown:
-        return None
-    fig, axes = panels(len(shown), wide=wide, height=1.5)
-    for ax, (axis, row) in zip(axes, shown.items(), strict=True):
-        marks.bars(ax, list(row), {"": list(row.values())})
-        ax.set_xlabel(axis)
-    return fig
-
-
-def _within(draw: Draw) -> Draw:
-    """``draw`` with clean names, without what has no place on paper; None where the modalities have none."""
-
-    @theme()
-    def drawn(report: Report, *, wide: bool = True) -> Figure | None:
-        if len(modality_names(report)) > _MOST_MODALITIES:
+    report = cleaned(report)
+    report = report.model_copy(update={"results": tuple(r for r in report.results if _fits(r))})
+    with theme():
+        plots = [plot for panel in picture.panels for plot in plots_of(report, panel)]
+        if not plots:
             return None
-        report = cleaned(report)
-        kept = tuple(r for r in report.results if _fits(r))
-        return draw(report.model_copy(update={"results": kept}), wide=wide)
-
-    return drawn
+        beside = columns_for(plots, wide=wide)
+        fig, axes = panels(len(plots), height=[plot.height for plot in plots], beside=beside)
+        arrange(plots, axes, beside)
+        marks.legend(fig)
+    return fig
 
 
 def _fits(r: Result) -> bool:
@@ -172,36 +125,61 @@ def _fits(r: Result) -> bool:
     )
 
 
-# Axes, and what stands on each: a series and the result it shows.
-_BARS = {
-    "reliance": {
-        "loss saved ({unit})": {"Shapley": "reliance.shapley", "leave one out": "reliance.leave_one_out"},
-        "{metric} gained": {"Shapley": "reliance.shapley_metric", "leave one out": "reliance.leave_one_out_metric"},
-    },
-    "utilisation": {
-        "credit ({unit})": {"this model": "utilisation.credit", "balanced reference": "utilisation.reference_credit"}
-    },
-    "prefix_gap": {
-        "gap ({unit})": {"gap": "prefix_gap.gap"},
-        "{metric}": {"prefix": "prefix_gap.prefix_metric", "baseline": "prefix_gap.baseline_metric"},
-    },
-}
-_DRAWS: dict[str, Draw] = {name: functools.partial(marks.bar_figure, parts=parts) for name, parts in _BARS.items()}
-_DRAWS |= {d.__name__: d for d in (spectra, beta_curves, vif, neuron_drive, polysemanticity)}
-FIGURES: dict[str, Draw] = {name: _within(draw) for name, draw in _DRAWS.items()}
+# --- a probe that declares no picture
+
+
+def _from_results(report: Report, head: Heading, taken: set[str]) -> Iterator[Picture]:
+    """Draw what a probe yields that declares no picture: a panel a name of results, or one for all of the whole model."""
+    results = [r for r in report.results if r.probe == head.probe and (r.value is not None or r.curve is not None)]
+    names = list(dict.fromkeys(r.name for r in results))
+    whole = [n for n in names if all(_of_whole(r) for r in results if r.name == n)]
+    shown = [
+        Panel(_axis(r), {"": n}, _title(r), _along(r)) for n in names if n not in whole and (r := _first(results, n))
+    ]
+    by_unit: dict[str, dict[str, str]] = {}
+    for n in whole:
+        r = _first(results, n)
+        by_unit.setdefault(r.unit or "", {})[short_name(r)] = n
+    shown += [Panel(unit or "value", series) for unit, series in by_unit.items()]
+    if not shown:
+        return
+    name = re.sub(r"[^A-Za-z0-9]+", "_", head.probe)[:60].strip("_") or "figure"
+    while name in taken:
+        name += "_2"
+    taken.add(name)
+    split = next((n for n in names if n not in whole), "")
+    finding = Finding(_LARGEST.question, split, _LARGEST.says)
+    yield Picture(name, head.title, tuple(shown[:_MOST_PANELS]), (finding,) if split else (), about=names[0])
+
+
+def _of_whole(r: Result) -> bool:
+    return r.value is not None and r.modality is None and r.versus is None
+
+
+def _first(results: Sequence[Result], name: str) -> Result:
+    return next(r for r in results if r.name == name)
+
+
+def _axis(r: Result) -> str:
+    return r.unit or (r.curve.y_label if r.curve is not None else "") or "value"
+
+
+def _title(r: Result) -> str:
+    return short_name(r)
+
+
+def _along(r: Result) -> str:
+    return r.curve.x_label if r.curve is not None and r.value is None else ""
+
+
+# --- those of the package's own probes
+
+_BUILT_IN: dict[str, Picture] = {p.name: p for h in headings_of_package() for p in h.pictures}
+FIGURES: dict[str, Draw] = {name: functools.partial(draw, name=name) for name in _BUILT_IN}
 """Name to ``draw(report, *, wide=True)``; ``wide=False`` stacks panels in one column of a paper, or on a phone."""
 
-CAPTIONS: dict[str, tuple[str, str]] = {
-    "reliance": ("What each modality earns", "reliance.shapley"),
-    "utilisation": ("Credit beside a balanced reference", "utilisation.credit"),
-    "prefix_gap": ("Prefix gap", "prefix_gap.gap"),
-    "spectra": ("Eigenvalue spectra before and after fusion", "spectrum.eigenvalues"),
-    "beta_curves": ("Rank, task and CKA as a modality is upweighted", "rank_sweep.numerical_rank"),
-    "vif": ("Redundancy of the fused neurons", "vif.per_feature"),
-    "neuron_drive": ("Which modality drives each neuron", "polysemanticity.neurons"),
-    "polysemanticity": ("Neurons shared between modalities", "polysemanticity.cross_entropy"),
-}
-"""Name to its title and the result whose definition and source explain it."""
+CAPTIONS: dict[str, tuple[str, str]] = {name: (p.title, p.explains) for name, p in _BUILT_IN.items()}
+"""Name to its title and the measure whose definition and source explain it."""
 
 
 def save(report: Report, directory: str | Path, formats: Sequence[str] = ("svg", "pdf", "png")) -> list[Path]:
@@ -216,7 +194,7 @@ def save(report: Report, directory: str | Path, formats: Sequence[str] = ("svg",
         formats: Of svg, pdf and png.
 
     Returns:
-        The paths, in ``FIGURES`` order.
+        The paths, in the order of :func:`pictures_of`.
 
     Raises:
         ConfigError: For a format not known, and where a file cannot be written: those before it are then whole.
@@ -230,20 +208,13 @@ def save(report: Report, directory: str | Path, formats: Sequence[str] = ("svg",
     for wrong in [f for f in formats if f not in known]:
         raise ConfigError(f"figure format {wrong!r} is not known: use svg, pdf or png{did_you_mean(wrong, known)}.")
     written = []
-    drawn = ((name, draw(report)) for name, draw in FIGURES.items())
-    for name, fig in ((name, fig) for name, fig in drawn if fig is not None):
+    drawn = ((picture, _drawn(report, picture, True)) for picture in pictures_of(cleaned(report)))
+    for picture, fig in ((picture, fig) for picture, fig in drawn if fig is not None):
         for kind in formats:
             sink = io.BytesIO()
             with theme():
                 style.settle(fig)
                 ground = "white" if kind == "png" else "none"
-                fig.savefig(sink, format=kind, metadata={"Title": CAPTIONS[name][0], **known[kind]}, facecolor=ground)
-            written.append(write_atomic(Path(directory) / f"{name}.{kind}", sink.getvalue()))
+                fig.savefig(sink, format=kind, metadata={"Title": picture.title, **known[kind]}, facecolor=ground)
+            written.append(write_atomic(Path(directory) / f"{picture.name}.{kind}", sink.getvalue()))
     return written
-
-
-def _curves(report: Report, name: str, *, itself: bool = False) -> dict[str, Result]:
-    """Results of that name with a curve by modality, in the subject's order; with ``itself``, about no other one."""
-    results = [r for r in report.named(name) if r.curve is not None and (not itself or r.versus in (None, r.modality))]
-    found = {r.modality: r for r in results}
-    return {m: found[m] for m in modality_names(report) if m in found}

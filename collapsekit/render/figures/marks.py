@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from collapsekit.render.figures.style import COLUMN, DASHES, INK, MARKERS, MUTED, SERIES, panels, short_labels
+from rich.cells import cell_len
+
+from collapsekit.render.figures.style import DASHES, INK, MARKERS, MUTED, PAPER, SERIES, short_labels
 from collapsekit.render.numbers import power_of_ten
 from collapsekit.report.diagnosis import Curve, Report, Result
 from collapsekit.report.names import modality_names
@@ -20,50 +22,65 @@ if TYPE_CHECKING:
 
 
 def palette_index(report: Report, modality: str | None) -> int:
-    """Find the modality's place in the palette, the same in every figure of a report."""
+    """Find the modality's place among all, by which it looks, the same in every figure of a report."""
     names = modality_names(report)
-    return names.index(modality) % len(SERIES) if modality in names else 0
+    return names.index(modality) if modality in names else 0
 
 
 def color(report: Report, modality: str | None) -> str:
     """Find the modality's colour."""
-    return SERIES[palette_index(report, modality)]
+    return SERIES[palette_index(report, modality) % len(SERIES)]
 
 
-def names(report: Report, fig: Figure) -> dict[str, str]:
+def names(report: Report, wide: bool) -> dict[str, str]:
     """Shorten the modalities' names for a legend."""
-    return short_labels(modality_names(report), 30 if fig.get_figwidth() > COLUMN else 22)
+    return short_labels(modality_names(report), 30 if wide else 22)
 
 
-def line(ax: Axes, result: Result, index: int, label: str = "") -> None:
+def line(ax: Axes, result: Result, index: int | None, label: str = "", places: Mapping[str, int] | None = None) -> None:
     """Draw a curve with its band.
 
     Args:
         ax: Where.
-        result: Whose curve; one over names is left out.
-        index: Of its colour, marker and dash.
+        result: Whose curve; one over names without places is left out.
+        index: Of its colour, marker and dash; None: that of the whole model, in ink.
         label: Its name in the legend.
+        places: Where the names that a curve is over stand along the axis.
     """
     curve = result.curve
-    if curve is None or any(isinstance(x, str) for x in curve.x):
+    if curve is None or any(isinstance(x, str) and x not in (places or {}) for x in curve.x):
         return
+    xs = [(places or {})[x] if isinstance(x, str) else x for x in curve.x]
     if curve.lower is not None and curve.upper is not None:
-        ax.fill_between(curve.x, curve.lower, curve.upper, color=SERIES[index], alpha=0.15, linewidth=0)
-    marked(ax, curve.x, curve.y, index, label)
+        color = INK if index is None else SERIES[index % len(SERIES)]
+        ax.fill_between(xs, curve.lower, curve.upper, color=color, alpha=0.15, linewidth=0)
+    marked(ax, xs, curve.y, index, label)
 
 
-def marked(ax: Axes, xs: Sequence[Any], ys: Sequence[float], index: int = 0, label: str = "") -> None:
+def marked(ax: Axes, xs: Sequence[Any], ys: Sequence[float], index: int | None = 0, label: str = "") -> None:
     """Draw a line through points, each with a marker where they are few.
 
     Args:
         ax: Where.
         xs: Numbers along the axis.
         ys: One for each of them.
-        index: Of its colour, marker and dash.
+        index: Of its colour, marker and dash; None: ink.
         label: Its name in the legend.
     """
-    marker = MARKERS[index] if len(xs) <= _MOST_MARKERS else ""
-    ax.plot(xs, ys, color=SERIES[index], linestyle=DASHES[index], marker=marker, label=label)
+    marker: dict[str, Any] = _look(index)
+    if len(xs) > _MOST_MARKERS:
+        marker["marker"] = ""
+    ax.plot(xs, ys, label=label, **marker)
+
+
+def _look(index: int | None) -> dict[str, Any]:
+    """Colour, marker and dash of a line. Colours that come again have hollow markers and another dash."""
+    if index is None:
+        return {"color": INK, "linestyle": "-", "marker": "x"}
+    again, place = divmod(index, len(SERIES))
+    look: dict[str, Any] = {"color": SERIES[place], "marker": MARKERS[place]}
+    look["linestyle"] = DASHES[(place + again) % len(DASHES)]
+    return look | ({"markerfacecolor": PAPER, "markeredgewidth": 0.8} if again % 2 else {})
 
 
 def fits(*numbers: Iterable[float | str] | None) -> bool:
@@ -93,10 +110,16 @@ def legend(fig: Figure) -> None:
     """Put one legend above all panels, of what has a label in them; the figure grows by what it takes."""
     found = {label: h for ax in fig.axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     if found:
-        room = 110 if fig.get_figwidth() > COLUMN else 50
-        across = min(len(found), max(1, room // (max(map(len, found)) + 7)))
+        across = next(n for n in range(len(found), 0, -1) if n == 1 or _legend_width([*found], n) < fig.get_figwidth())
         fig.set_figheight(fig.get_figheight() + 0.16 * -(-len(found) // across))
         fig.legend([*found.values()], [*found], loc="outside upper left", ncols=across, handlelength=2.4)
+
+
+def _legend_width(labels: Sequence[str], columns: int) -> float:
+    """Inches that a legend takes in so many columns: a sign, the widest name and the space around for each."""
+    rows = -(-len(labels) // columns)
+    widest = [max(map(cell_len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
+    return 0.1 + sum(0.5 + 0.06 * n for n in widest)
 
 
 def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result | None]]) -> None:
@@ -126,36 +149,6 @@ def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result |
     ax.tick_params(axis="y", length=0, labelcolor=INK)
 
 
-def bar_figure(report: Report, wide: bool, parts: Mapping[str, Mapping[str, str]]) -> Figure | None:
-    """Draw a panel for each of ``parts``, modalities down the side.
-
-    Args:
-        report: Of a diagnosis, with clean names.
-        wide: Whether panels stand abreast.
-        parts: Axis label to series, each of which names a result; where a modality has none of its own, the one for the
-            whole model stands for it.
-
-    Returns:
-        The figure; None where no part has values.
-    """
-    modalities = modality_names(report)
-    every = {axis: _measured(report, modalities, series) for axis, series in parts.items()}
-    shown = {axis: rows for axis, rows in every.items() if rows}
-    if not shown:
-        return None
-    count = max(map(len, shown.values()))
-    fig, axes = panels(len(shown), wide=wide, height=0.55 + len(modalities) * (0.16 + 0.1 * count))
-    names = short_labels(modalities)
-    for ax, (axis, rows) in zip(axes, shown.items(), strict=True):
-        bars(ax, [names[m] for m in modalities], rows)
-        label = axis.replace("{metric}", report.subject.metric)
-        ax.set_xlabel(in_unit(label, (row for series in rows.values() for row in series)))
-        if ax is not axes[0] and fig.get_figwidth() > COLUMN:
-            ax.tick_params(labelleft=False)
-    legend(fig)
-    return fig
-
-
 def in_unit(label: str, results: Iterable[Result | None]) -> str:
     """Fill ``{unit}`` in an axis's label.
 
@@ -171,14 +164,3 @@ def in_unit(label: str, results: Iterable[Result | None]) -> str:
     _, opened, inside = unit.removesuffix(")").rpartition("(")
     short = inside.rpartition("; ")[2] if opened and unit.endswith(")") else unit.partition(",")[0]
     return label.replace("{unit}", short) if short else label.removesuffix(" ({unit})")
-
-
-def _measured(report: Report, modalities: Sequence[str], series: Mapping[str, str]) -> dict[str, list[Result | None]]:
-    """The series that have a value, a result a modality."""
-    rows = {text: [_value(report, name, m) for m in modalities] for text, name in series.items()}
-    return {text: row for text, row in rows.items() if any(row)}
-
-
-def _value(report: Report, name: str, modality: str) -> Result | None:
-    both = (report.find(name, modality), report.find(name))
-    return next((r for r in both if r is not None and r.value is not None), None)

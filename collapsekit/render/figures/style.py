@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 COLUMN = 3.4  # inches, one column of a two-column paper
 PAGE = 6.8
+_SPARE = 0.085  # inches around each pair of axes
 
 INK, MUTED, RULE, PAPER = "#1c2024", "#5b6570", "#d4d9df", "#fefefe"
 # Okabe & Ito's hues, darkened to at least 3:1 on white; a marker and a dash go with each, never colour alone.
@@ -63,27 +65,39 @@ def theme() -> Iterator[None]:
         yield
 
 
-def panels(count: int, *, wide: bool = True, height: float = 1.9) -> tuple[Figure, list[Axes]]:
+def panels(
+    count: int, *, wide: bool = True, height: float | Sequence[float] = 1.9, beside: int | None = None
+) -> tuple[Figure, list[Axes]]:
     """Make a figure of some axes: three abreast on a page's width, or one below the other in a column.
 
     Args:
         count: How many axes.
         wide: Whether they may stand abreast.
-        height: Of each, in inches.
+        height: Of each, in inches; those abreast are as tall as the tallest of them.
+        beside: How many stand abreast; None: as many as :func:`across` says.
 
     Returns:
         The figure and its axes.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    across = min(count, 2 if count == 4 else 3) if wide and count > 1 else 1
-    down = -(-count // across)
-    figure = Figure(figsize=(PAGE if across > 1 else COLUMN, height * down + 0.15), layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False)
+    beside = across(count, wide=wide) if beside is None else beside
+    heights = [height] * count if isinstance(height, int | float) else list(height)
+    rows = [max(heights[i : i + beside]) for i in range(0, count, beside)]
+    # Letters are as wide as whole pixels allow, so a line is longer at one resolution than at another.
+    layout = ConstrainedLayoutEngine(w_pad=_SPARE, h_pad=_SPARE / 2)
+    figure = Figure(figsize=(PAGE if beside > 1 else COLUMN, sum(rows) + 0.15), layout=layout)
+    grid = figure.subplots(len(rows), beside, squeeze=False, height_ratios=rows)
     axes = [ax for row in grid for ax in row]
     for unused in axes[count:]:
         unused.set_axis_off()
     return figure, axes[:count]
+
+
+def across(count: int, *, wide: bool = True) -> int:
+    """Tell how many of ``count`` axes stand beside one another."""
+    return min(count, 2 if count == 4 else 3) if wide and count > 1 else 1
 
 
 def settle(fig: Figure) -> None:
@@ -107,6 +121,20 @@ def short_labels(names: Sequence[str], limit: int = 24) -> dict[str, str]:
             text = f"{text.rsplit(' #', 1)[0]} #{n}"
         labels[name] = text
     return labels
+
+
+def wrapped(text: str, inches: float, *, bold: bool = False) -> str:
+    """Break a label of 8 pt into lines.
+
+    Args:
+        text: The label.
+        inches: How wide its lines may be.
+        bold: Whether its letters are.
+
+    Returns:
+        The lines.
+    """
+    return textwrap.fill(text, max(8, int(inches * (13 if bold else 15)))) if text else ""
 
 
 def inline_svg(fig: Figure, title: str) -> str:

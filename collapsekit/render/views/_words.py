@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -82,13 +82,17 @@ def severity(word: str) -> int:
     return list(doc.MARKS).index(word)
 
 
-def drawn(figures: Iterable[tuple[str, str, Result | None, Draw]]) -> Iterator[doc.Figure]:
-    """Draw figures, wide and, where that differs, in one column, each with the definition of what explains it."""
+def drawn(
+    figures: Iterable[tuple[str, str, Result | None, Draw]], findings: Mapping[str, str] | None = None
+) -> Iterator[doc.Figure]:
+    """Draw figures, wide and, where that differs, in one column, each with the definition of what explains it, and with
+    what it shows, by its name."""
     for name, title, about, draw in figures:
         wide = draw(wide=True)
         if wide is not None:
             texts = (about.definition, about.source) if about is not None else ("", "")
-            yield doc.Figure(name, title, *texts, wide, draw(wide=False) if wide.get_figwidth() > 4 else None)
+            narrow = draw(wide=False) if wide.get_figwidth() > 4 else None
+            yield doc.Figure(name, title, *texts, wide, narrow, (findings or {}).get(name, ""))
 
 
 def meter(v: ModalityVerdict, when: str = "", *ends: str) -> doc.Block:

@@ -20,7 +20,7 @@ _CURVE_ROWS = 6  # at a glance, lines for one curve's name; more is a data dump
 _SUBSET_ROWS = 16
 _POINTS = 128  # rows of a curve's table; a vector has no reader beyond that, and the JSON has it whole
 _BARS = "▁▂▃▄▅▆▇█"
-_COST = ("reliance", "utilisation")  # the figures on what it costs; the others say why
+_COST = ("reliance", "utilisation", "missing", "noise")  # the figures on what it costs; the others say why
 _REST = "Definitions, sources, all settings and what each verdict was read from: HTML or JSON report."
 
 
@@ -112,10 +112,11 @@ def _costs_and_reasons(report: Report, detail: Detail) -> Iterator[doc.Section]:
 
 
 def _figures(report: Report) -> Iterator[doc.Figure]:
-    from collapsekit.render.figures.diagnosis import CAPTIONS, FIGURES
+    from collapsekit.render.figures.diagnosis import draw, explain, pictures_of, state
 
-    of = {name: (title, next(report.named(about), None)) for name, (title, about) in CAPTIONS.items()}
-    return words.drawn((name, *of[name], partial(draw, report)) for name, draw in FIGURES.items())
+    pictures = pictures_of(report)
+    rows = ((p.name, p.title, explain(report, p), partial(draw, report, p.name)) for p in pictures)
+    return words.drawn(rows, {p.name: state(report, p) for p in pictures})
 
 
 def _telling(rows: list[Subset], count: int) -> list[Subset]:
