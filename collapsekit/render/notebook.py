@@ -213,6 +213,6 @@ def _next(report: Report) -> Line:
 def _calls(report: Contract) -> Iterator[str]:
     """Methods that show more of it, with arguments that work."""
     if isinstance(report, Report):
-        yield from (f'plot("{name}")' for name in drawable(report)[:1])
+        yield from (f'plot("{name}")' for name in islice(drawable(report), 1))
         yield "to_frame()"
     yield 'save("report.html")'

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.errors import ConfigError
 from collapsekit.io.safe_text import clean, quote
+from collapsekit.measures import Picture, headings_of_package
 from collapsekit.render.figures import style
-from collapsekit.render.figures.diagnosis import CAPTIONS, FIGURES
+from collapsekit.render.figures.diagnosis import draw, pictures_of
 from collapsekit.report.diagnosis import Report
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def plot_probe(report: Report, name: str, *, wide: bool = True) -> Figure:
     """
     if not isinstance(name, str):
         raise ConfigError(f"plot takes the name of a probe or a figure, not {type(name).__name__}.")
-    figure = _draw(report, name, wide=wide)
+    figure = draw(report, name, wide=wide)
     if figure is None:
         raise ConfigError(f"the report has nothing that {quote(name)} would show: {_why(report, name)}")
     with style.theme():
@@ -45,35 +47,20 @@ def plot_probe(report: Report, name: str, *, wide: bool = True) -> Figure:
     return figure
 
 
-def drawable(report: Report) -> list[str]:
-    """Name the probes that have results and a picture, those on what a modality earns first."""
-    probes = {r.probe for r in report.results if r.skipped is None}
-    return [p for p in _figure_of() if p in probes]
+def drawable(report: Report) -> Iterator[str]:
+    """Name the probes whose pictures a report has numbers for, those on what a modality earns first."""
+    probes = dict.fromkeys(_probe_of(picture) for picture in pictures_of(report))
+    return (probe for probe in probes if draw(report, probe) is not None)
 
 
-def _draw(report: Report, name: str, *, wide: bool) -> Figure | None:
-    """The figure; None where the report lacks what it would show."""
-    figure = name if name in FIGURES else _figure_of().get(name)
-    if figure is None:
-        known = [*_figure_of(), *FIGURES]
-        raise ConfigError(
-            f"no probe or figure that is drawn is called {quote(name)}{did_you_mean(name, known)}: "
-            f"there are {', '.join(dict.fromkeys(known))}."
-        )
-    return FIGURES[figure](report, wide=wide)
-
-
-def _figure_of() -> dict[str, str]:
-    """Probe -> its first figure."""
-    found: dict[str, str] = {}
-    for figure, (_, result) in CAPTIONS.items():
-        found.setdefault(result.partition(".")[0], figure)
-    return found
+def _probe_of(picture: Picture) -> str:
+    return picture.explains.partition(".")[0]
 
 
 def _why(report: Report, name: str) -> str:
     """What is missing, and what to do."""
-    probe = name if name in _figure_of() else next((p for p, f in _figure_of().items() if f == name), name)
+    every = [*pictures_of(report), *(p for heading in headings_of_package() for p in heading.pictures)]
+    probe = next((_probe_of(p) for p in every if p.name == name and name != _probe_of(p)), name)
     of_probe = [r for r in report.results if r.probe == probe]
     skipped = next((r.skipped for r in of_probe if r.skipped is not None), None)
     if skipped is not None:

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from sample_reports import HOSTILE, make_report, nothing_measured
 
 from collapsekit import ext
-from collapsekit.render.figures.diagnosis import FIGURES
+from collapsekit.render.figures.diagnosis import pictures_of
 from collapsekit.render.plotting import drawable
 
 REPORT = make_report(("image", "audio"))
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [picture.name for picture in pictures_of(REPORT)])
 def test_every_figure_is_drawn_by_its_name(name: str) -> None:
     wide, narrow = REPORT.plot(name), REPORT.plot(name, wide=False)
     assert isinstance(wide, Figure)
@@ -24,7 +24,7 @@ def test_every_figure_is_drawn_by_its_name(name: str) -> None:
 
 
 def test_every_probe_with_a_picture_is_drawn_by_its_name() -> None:
-    names = drawable(REPORT)
+    names = list(drawable(REPORT))
     assert {"reliance", "rank_sweep", "spectrum", "vif"} <= set(names)
     for name in names:
         assert REPORT.plot(name).axes
@@ -67,7 +67,7 @@ def test_why_nothing_is_drawn_is_said() -> None:
     skipped = next(r for r in bare.results if r.skipped is not None and r.probe in ("reliance", "vif", "spectrum"))
     with pytest.raises(ext.ConfigError, match="it was skipped"):
         bare.plot(skipped.probe)
-    assert drawable(bare) == []
+    assert list(drawable(bare)) == []
 
 
 def test_names_in_a_figure_do_not_act() -> None:
