@@ -216,12 +216,11 @@ def _reproduce(report: Report, detail: Detail) -> Iterator[doc.Block]:
     command = report.settings.get("command")
     if isinstance(command, str) and command:
         yield doc.sentence(command, "command")
-    digest = ("checkpoint sha256", report.subject.sha256)
-    if detail is Detail.GLANCE:
-        yield doc.sentence(" ".join(digest), "inset")
-        return
+    yield doc.sentence(f"checkpoint sha256 {report.subject.sha256}", "inset")
     settings = words.flatten({k: v for k, v in report.settings.items() if k != "command"})
-    yield doc.table("Settings", ("setting", "value"), words.names([*settings, digest]))
+    if detail is Detail.GLANCE or not settings:
+        return
+    yield doc.details("Settings", doc.table("Settings", ("setting", "value"), words.names(settings)))
     if detail is Detail.FULL and report.environment:
         rows = words.names(words.flatten(report.environment))
         yield doc.details("Environment", doc.table("Environment", ("what", "value"), rows))
