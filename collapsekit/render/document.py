@@ -295,6 +295,29 @@ def section(title: str, *blocks: Block, name: str = "") -> Section:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Recorded numbers of one thing: y at each x, and the interval of each."""
+
+    name: str
+    x: tuple[float | str, ...]
+    y: tuple[float, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+    place: int | None = None  # in the palette, where it is of a modality, which has one colour in all that is drawn
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was recorded over one axis: numbers, names, or sets of modalities. It stands in no section: a writer whose
+    readers can choose where to look shows it."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    sets: tuple[tuple[str, ...], ...] = ()  # which modalities the model was given, at each x of the first series
+
+
+@dataclass(frozen=True)
 class Document:
     """A whole report: what came out, of what, and what it rests on."""
 
@@ -306,3 +329,4 @@ class Document:
     warnings: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
     ends: tuple[Line, ...] = ()
+    recorded: tuple[Recording, ...] = ()

@@ -310,12 +310,12 @@ def split_at_terms(text: str, *, state: bool = False) -> Iterator[tuple[str, Ent
     pattern, entries = _pattern(state)
     for i, piece in enumerate(pattern.split(text)):
         if piece:
-            yield piece, entries[piece.lower()] if i % 2 else None
+            yield piece, entries.get(piece.casefold()) if i % 2 else None
 
 
 @cache
 def _pattern(state: bool) -> tuple[re.Pattern[str], dict[str, Entry]]:
     """What finds the terms, the longest first, and the entry of each spelling."""
-    entries = {f.lower(): e for part in THEMES.values() for e in part if e.state is state for f in e.forms}
+    entries = {f.casefold(): e for part in THEMES.values() for e in part if e.state is state for f in e.forms}
     either = "|".join(map(re.escape, sorted(entries, key=len, reverse=True)))
     return re.compile(rf"(?<![\w.-])({either})(?![\w-]|\.\w)", re.IGNORECASE), entries

@@ -30,7 +30,11 @@ class Format(StrEnum):
     json = "json"
     md = "md"
     html = "html"
+    interactive = "html-interactive"
     terminal = "terminal"
+
+
+_DEFAULT = tuple(f for f in Format if f is not Format.interactive)  # whose script is for who asks for it
 
 
 class FailOn(StrEnum):
@@ -51,7 +55,8 @@ def diagnose(
     options: DiagnoseOptions,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=f"Folder for files; default: {OUTPUT}.")] = None,
     format_: Annotated[
-        list[Format] | None, typer.Option("--format", "-f", help="What to make; repeatable; default: all four.")
+        list[Format] | None,
+        typer.Option("--format", "-f", help="What to make; repeatable; default: all but html-interactive."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="report.json to stdout; files only with --output.")] = False,
     figures: Annotated[Path | None, typer.Option(help="Also save every figure as SVG, PDF and PNG here.")] = None,
@@ -129,7 +134,12 @@ def wanted_files(output: Path | None, formats: list[Format] | None, to_stdout: b
     """
     if output is None and to_stdout:
         return []
-    return list(dict.fromkeys(f.value for f in formats or list(Format) if f is not Format.terminal))
+    return list(dict.fromkeys(f.value for f in formats or _DEFAULT if f is not Format.terminal))
+
+
+def file_of(name: str) -> str:
+    """Name the file that a format of a report is written to, so that a browser opens what is HTML."""
+    return "report-interactive.html" if name == Format.interactive else f"report.{name}"
 
 
 def check_outputs(
@@ -151,7 +161,7 @@ def check_outputs(
 
     wanted = wanted_files(output, formats, to_stdout)
     if wanted:
-        check_folder(output or OUTPUT, "--output", [*(f"report.{n}" for n in wanted), *([NAME] * ("json" in wanted))])
+        check_folder(output or OUTPUT, "--output", [*map(file_of, wanted), *([NAME] * ("json" in wanted))])
     if figures is not None:
         check_folder(figures, "--figures")
 
@@ -182,7 +192,7 @@ def write_report(
     with locked(folder / NAME) if wanted else nullcontext():  # so that files of two diagnoses are not mixed
         if "json" in wanted and report.records is not None:  # before the report that names it
             written.append(write_atomic(folder / NAME, report.records))
-        written += [write_atomic(folder / f"report.{name}", render.write(report, name)) for name in wanted]
+        written += [write_atomic(folder / file_of(name), render.write(report, name)) for name in wanted]
     if figures is not None:
         from collapsekit.render.figures.diagnosis import save
 

@@ -9,6 +9,7 @@ from collapsekit.render import document as doc
 from collapsekit.render.document import Detail, Span
 from collapsekit.render.numbers import ABSENT, fmt, fmt_interval
 from collapsekit.render.views import _words as words
+from collapsekit.render.views._recorded import recorded
 from collapsekit.render.views._results import WHOLE, ProbeResults, Subset, by_probe, points, subsets
 from collapsekit.render.views._words import number
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
@@ -56,6 +57,7 @@ def view(report: Report, detail: Detail) -> doc.Document:
             doc.section("Reproduce", *_reproduce(report, detail)),
         ),
         ends=(doc.line(words.made_by(report), f" {_REST}" * (detail is Detail.GLANCE)),),
+        recorded=recorded({"": report}) if detail is Detail.FULL else (),
     )
 
 

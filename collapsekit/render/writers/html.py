@@ -25,6 +25,7 @@ _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; style-src-elem 'sha256-{}'; style-src-attr 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
 )
+_SCRIPT_POLICY = "; script-src 'sha256-{}'; require-trusted-types-for 'script'; trusted-types 'none'"
 _TAGS = {
     **dict.fromkeys(("name", "command"), "<code>{}</code>"),
     **dict.fromkeys(("quiet", "interval"), '<span class="aside">{}</span>'),
@@ -68,6 +69,21 @@ def write(document: doc.Document, **screen: object) -> str:
     All text is escaped by the template; the only markup let through is our own style sheet and figures.
     """
     del screen
+    return make_page(document)
+
+
+def make_page(document: doc.Document, *, style: str = "", script: str = "", data: str = "") -> str:
+    """Print the document as a page, inert where it has no script.
+
+    Args:
+        document: What the page says.
+        style: A style sheet behind that of all pages.
+        script: One script, which alone may run, and may make no markup of a string.
+        data: What the script reads, as JSON that is safe in a page.
+
+    Returns:
+        The page.
+    """
     anchors: dict[str, str] = defaultdict(map("r{}".format, count()).__next__)
     explained = Explained()
     environment = Environment(
@@ -84,16 +100,22 @@ def write(document: doc.Document, **screen: object) -> str:
         "tone": lambda kind: doc.TONES.get(kind, ""),
         "type": lambda block: type(block).__name__,
     }
-    style = (_HERE / "style.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    style = (_HERE / "style.css").read_text(encoding="utf-8") + style
+    policy = _POLICY.format(_digest(style)) + (_SCRIPT_POLICY.format(_digest(script)) if script else "")
     return environment.get_template("page.html.jinja").render(
         document=document,
         main=next((s.name for s in document.sections if s.name), ""),
         anchors=anchors,  # a run takes an id from it, and the first term of that name, which stands below, bears it
         explained=explained,
         style=Markup(style),
-        policy=Markup(_POLICY.format(digest)),
+        script=Markup(script),
+        data=Markup(data),
+        policy=Markup(policy),
     )
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _as_it_is(text: str, *, state: bool = False) -> Markup:
