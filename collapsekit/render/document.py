@@ -296,9 +296,10 @@ def section(title: str, *blocks: Block, name: str = "") -> Section:
 
 @dataclass(frozen=True)
 class Series:
-    """Recorded numbers of one thing: y at each x, and the interval of each."""
+    """Recorded numbers of one thing: y at each x, and the interval of each. The parts of its name are what several have in
+    common, such as a modality, and a report before or after a repair."""
 
-    name: str
+    parts: tuple[str, ...]
     x: tuple[float | str, ...]
     y: tuple[float, ...]
     intervals: tuple[tuple[float, float] | None, ...]

@@ -95,7 +95,7 @@ def test_data_stay_data(value: Any) -> None:
 
 def test_names_that_act_are_escaped_in_the_data(explored: tuple[Report, str]) -> None:
     report, text = explored
-    names = {s["name"] for r in data_of(text) for s in r["series"]}
+    names = {part for r in data_of(text) for s in r["series"] for part in s["parts"]}
     assert set(cleaned(report).subject.modalities) <= names
     assert text.count("</script>") == 2
 
@@ -121,8 +121,8 @@ def test_sets_say_what_the_model_was_given() -> None:
 def test_a_repair_records_before_after_and_control() -> None:
     recorded = repair.view(make_repair(TWO), Detail.FULL).recorded
     rates = next(r for r in recorded if r.title.endswith("rates"))
-    assert [s.name for s in rates.series] == [
-        f"{w}, {f}" for w in ("before", "after", "control") for f in ("zeros", "neighbour")
+    assert [s.parts for s in rates.series] == [
+        (when, fill) for when in ("before", "after", "control") for fill in ("zeros", "neighbour")
     ]
 
 

@@ -4,7 +4,6 @@ modalities that the model was given."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from collapsekit.measures import heading_of
 from collapsekit.render.document import Recording, Series
@@ -29,11 +28,10 @@ def recorded(reports: Mapping[str, Report]) -> tuple[Recording, ...]:
         modalities the model was given.
     """
     found: dict[_Key, list[Series]] = {}
-    several = len(reports) > 1  # then a modality has several lines, which one colour would not tell apart
     for when, report in reports.items():
         for key, series in (*_lines(report, when), *_by_modality(report, when)):
-            found.setdefault(key, []).append(replace(series, place=None) if several else series)
-    sets = {key: tuple(_given(reports, key, series[0])) for key, series in found.items()}
+            found.setdefault(key, []).append(series)
+    sets = {key: tuple(_sets_of(reports, key, series[0])) for key, series in found.items()}
     return tuple(Recording(_title(key), *key[1:], tuple(some[:_MOST_SERIES]), sets[key]) for key, some in found.items())
 
 
@@ -45,7 +43,9 @@ def _lines(report: Report, when: str) -> Iterator[tuple[_Key, Series]]:
         stem, fill = _stem(r)
         every = points(r)
         shown = [every[i] for i in thinned(len(every), _MOST_POINTS)]
-        series = _series(_name(r, when, fill), shown, _place(report, r))
+        of = r.modality or ("" if fill else WHOLE)
+        parts = _parts(when, fill, of, f"versus {r.versus}" if r.versus is not None else "")
+        series = _series(parts, shown, _place(report, r))
         yield (stem, r.curve.x_label, r.curve.y_label), series
 
 
@@ -58,23 +58,24 @@ def _by_modality(report: Report, when: str) -> Iterator[tuple[_Key, Series]]:
             groups.setdefault((r.name, r.versus), []).append(r)
     for (name, versus), results in groups.items():
         shown = [(r.modality or "", r.value or 0.0, r.interval) for r in results]
-        beside = [when] * bool(when) + [f"versus {versus}"] * (versus is not None)
-        yield (name, "modality", results[0].unit or ""), _series(", ".join(beside), shown)
+        parts = _parts(when, f"versus {versus}" if versus is not None else "")
+        yield (name, "modality", results[0].unit or ""), _series(parts, shown)
 
 
-def _series(name: str, shown: Sequence[tuple[float | str, float, Interval]], place: int | None = None) -> Series:
-    return Series(name, tuple(p[0] for p in shown), tuple(p[1] for p in shown), tuple(p[2] for p in shown), place)
+def _series(
+    parts: tuple[str, ...], shown: Sequence[tuple[float | str, float, Interval]], place: int | None = None
+) -> Series:
+    return Series(parts, tuple(p[0] for p in shown), tuple(p[1] for p in shown), tuple(p[2] for p in shown), place)
+
+
+def _parts(*parts: str) -> tuple[str, ...]:
+    return tuple(filter(None, parts))
 
 
 def _place(report: Report, r: Result) -> int | None:
     """Where the modality that tells a line from its like stands among the modalities."""
     names, of = report.subject.modalities, r.versus or r.modality
     return names.index(of) if of in names else None
-
-
-def _name(r: Result, when: str, fill: str) -> str:
-    of = (r.modality or WHOLE) + (f" versus {r.versus}" if r.versus is not None else "")
-    return ", ".join(filter(None, (when, fill, of if r.modality is not None or not fill else "")))
 
 
 def _stem(r: Result) -> tuple[str, str]:
@@ -89,7 +90,7 @@ def _title(key: _Key) -> str:
     return f"{heading_of(probe).title}: {kind.replace('_', ' ')}"
 
 
-def _given(reports: Mapping[str, Report], key: _Key, series: Series) -> Iterator[tuple[str, ...]]:
+def _sets_of(reports: Mapping[str, Report], key: _Key, series: Series) -> Iterator[tuple[str, ...]]:
     """Which modalities the model was given at each x, where x are sets of them."""
     absent = key[0].startswith(_PATTERNS)
     if key[0] not in SUBSETS and not absent:

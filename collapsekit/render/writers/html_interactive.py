@@ -49,7 +49,8 @@ def _series(series: doc.Series) -> dict[str, Any]:
     ends = [e if e is not None else (y, y) for y, e in zip(series.y, series.intervals, strict=True)]
     estimates = zip(series.y, series.intervals, strict=True)
     return {
-        "name": series.name,
+        "name": ", ".join(series.parts),
+        "parts": list(series.parts),
         "place": series.place,
         "at": [x if isinstance(x, str) else _round(x) for x in series.x],
         "label": [x if isinstance(x, str) else fmt(x) for x in series.x],

@@ -50,8 +50,8 @@
     if (yLabel) svg.append(draw("title", {}, yLabel));
   };
 
-  const keyItem = (index, name) => {
-    const sample = draw("line", { x1: 0, x2: 26, y1: 6, y2: 6, "stroke-width": 2.5, "stroke-dasharray": DASHES[index % 6] });
+  const keyItem = (index, name, dash = index) => {
+    const sample = draw("line", { x1: 0, x2: 26, y1: 6, y2: 6, "stroke-width": 2.5, "stroke-dasharray": DASHES[dash % 6] });
     sample.style.stroke = color(index);
     const number = make("span", { class: "number" });
     const picture = draw("svg", { viewBox: "0 0 26 12", "aria-hidden": "true" }, sample);
@@ -71,15 +71,17 @@
     frame(svg, yRange, y, ticks(...xRange).map((v) => [x(v), short(v)]), recording.x, recording.y);
     const cursor = draw("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM });
     const list = make("ul", { class: "key" });
+    const firsts = unique(recording.series.map((s) => s.parts[0]));
     const lines = recording.series.map((s, i) => {
-      const index = s.place ?? i;
+      // A modality has its colour everywhere; where it has several lines, the dash tells which of them it is.
+      const index = s.place ?? i, dash = s.parts.length > 1 && firsts.length > 1 ? firsts.indexOf(s.parts[0]) : index;
       const path = (ys, from = "M") => s.at.map((v, i) => `${i ? "L" : from}${x(v)} ${y(ys[i])}`).join("");
       const back = s.at.map((v, i) => `L${x(v)} ${y(s.low[i])}`).reverse().join("");
       const band = draw("path", { class: "spread", d: `${path(s.high)}${back}Z` });
-      const line = draw("path", { class: "line", d: path(s.y), "stroke-dasharray": DASHES[index % 6] });
+      const line = draw("path", { class: "line", d: path(s.y), "stroke-dasharray": DASHES[dash % 6] });
       const dot = draw("circle", { r: 3.2 });
       band.style.fill = dot.style.fill = line.style.stroke = color(index);
-      const parts = draw("g", {}, band, line, dot), key = keyItem(index, s.name);
+      const parts = draw("g", {}, band, line, dot), key = keyItem(index, s.name, dash);
       svg.append(parts);
       list.append(key.item);
       return { s, parts, dot, ...key };
@@ -93,7 +95,7 @@
       cursor.setAttribute("transform", `translate(${x(Math.min(xRange[1], Math.max(xRange[0], value)))} 0)`);
       for (const { s, parts, dot, number, item } of lines) {
         const i = s.at.indexOf(value);
-        parts.style.display = item.style.display = hidden.has(s.name) ? "none" : "";
+        parts.style.display = item.style.display = s.parts.some((part) => hidden.has(part)) ? "none" : "";
         dot.style.display = i < 0 ? "none" : "";
         if (i >= 0) fill(dot, { cx: x(value), cy: y(s.y[i]) }, []);
         number.textContent = i < 0 ? "\u2013" : s.text[i];
@@ -103,7 +105,7 @@
   };
 
   const overAxis = (label, recordings) => {
-    const names = unique(recordings.flatMap((r) => r.series.map((s) => s.name)));
+    const names = unique(recordings.flatMap((r) => r.series.flatMap((s) => s.parts)));
     const places = unique(recordings.flatMap((r) => r.series.flatMap((s) => s.at))).sort((a, b) => a - b);
     const texts = new Map(recordings.flatMap((r) => r.series.flatMap((s) => s.at.map((v, i) => [v, s.label[i]]))));
     const slider = make("input", { type: "range", min: 0, max: places.length - 1, step: 1, value: 0 });
@@ -205,7 +207,7 @@
     return [
       make("h3", {}, "With some of the modalities"),
       toggles("The model is given", names, (name, on) => (off[on ? "delete" : "add"](name), update())),
-      make("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "With some of the modalities" }, table),
+      make("div", { class: "scroll", role: "group", tabindex: 0, "aria-label": "With some of the modalities" }, table),
     ];
   };
 
@@ -214,14 +216,14 @@
   const SIGNS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b";
   const SIZES = { k: 1000, min: 60, h: 3600 };
   // The number that a field begins with, in the units that tables have; null where it begins with a name.
-  const numberIn = (text) => {
+  const leadingNumber = (text) => {
     const found = new RegExp(`^[\\s<>~\u2264\u2265]*([+\u2212-]?\\d[\\d,]*(?:\\.\\d+)?)(?:\u00d710([${SIGNS}]+))?(?![\\w.])(?: (k|min|h)\\b)?`).exec(text);
     if (!found) return null;
     const power = [...(found[2] ?? "")].map((c) => "0123456789-"[SIGNS.indexOf(c)]).join("");
     return Number(found[1].replaceAll(",", "").replace("\u2212", "-")) * 10 ** Number(power) * (SIZES[found[3]] ?? 1);
   };
   const compare = (a, b) => {
-    const [m, n] = [numberIn(a), numberIn(b)];
+    const [m, n] = [leadingNumber(a), leadingNumber(b)];
     if (m !== null && n !== null) return m - n;
     if ((m === null) !== (n === null)) return m === null ? 1 : -1;
     return a < b ? -1 : a > b ? 1 : 0;
