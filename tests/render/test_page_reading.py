@@ -19,7 +19,6 @@ from collapsekit.render import document as doc
 from collapsekit.render import write
 from collapsekit.render.glossary import THEMES, Entry, split_at_terms
 from collapsekit.render.writers import html
-from collapsekit.report.diagnosis import Report
 
 ENTRIES = [entry for entries in THEMES.values() for entry in entries]
 MEANINGS = {form.lower(): e.plain for e in ENTRIES for form in e.forms}
@@ -150,8 +149,7 @@ def test_the_demo_prints_on_few_sides(tmp_path: Path) -> None:
     from collapsekit.diagnosis import diagnose
 
     checkpoint = make_demo(tmp_path, 0, Progress())
-    report = diagnose(checkpoint)
-    assert isinstance(report, Report)
+    report = diagnose(checkpoint, config=checkpoint.with_name("collapsekit.yaml"))
     file = tmp_path / "report.html"
     file.write_text(write(report, "html"), encoding="utf-8")
     assert 1 < count_sides(file) <= MOST_SIDES
