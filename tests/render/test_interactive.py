@@ -219,7 +219,12 @@ def test_pointing_at_a_chart_moves_the_place_of_all(tmp_path: Path) -> None:
         at(0);
         return [read(), last];""",
     )
-    curve = make_report(TWO).find("rank_sweep.stable_rank", "image")
+    swept = make_report(TWO).find("rank_sweep.stable_rank", "image")
+    assert swept is not None
+    curve = swept.curve
     assert curve is not None
-    assert curve.curve is not None
-    assert [s.partition(" ")[0] for s in seen] == [fmt(curve.curve.y[0]), fmt(curve.curve.y[-1])]
+    assert curve.lower is not None
+    assert curve.upper is not None
+    ends = zip(curve.lower, curve.upper, strict=True)
+    every = [fmt_estimate(y, interval) for y, interval in zip(curve.y, ends, strict=True)]
+    assert seen == [every[0], every[-1]]
