@@ -47,7 +47,14 @@ class ConfigError(CollapsekitError):
 
 class ResultKeyError(ConfigError, KeyError):
     """A report was asked for a result that it does not have, or for one of several without saying of which modality
-    (exit 2)."""
+    (exit 2).
+
+    Causes: ``report["vif.mena"]`` with a name that is wrong, or of a probe that was not run; ``report["reliance.shapley"]``,
+    which each modality has.
+
+    What to do: take one of the names that the message says, or ``report["reliance.shapley", "image"]``; ``report.names()``
+    lists them, and ``report.find`` gives None in the place of an error.
+    """
 
     __str__ = Exception.__str__  # KeyError's shows the sentence in quotes
 

@@ -15,8 +15,11 @@ import sys
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from collapsekit.render.glossary import THEMES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -404,6 +407,15 @@ def result_names() -> str:
         found = re.findall(rf"^\| `{name}\.([\w.]+)` \|", results, re.M)
         rows.append((f"[`{name}`](probes/{name}.md)", ", ".join(f"`{n}`" for n in found)))
     return table(("probe", "results"), rows)
+
+
+def _glossary(theme: str) -> str:
+    """A row a term of pages."""
+    texts = ((e.head, e.meaning.removesuffix("."), f" ({e.more})" if e.more else "") for e in THEMES[theme])
+    return table(("word", "meaning"), ((head, f"{meaning}{more}.") for head, meaning, more in texts))
+
+
+REGIONS |= {f"glossary-{theme}": partial(_glossary, theme) for theme in THEMES}
 
 
 @region("repairs")

@@ -190,7 +190,8 @@ def write(text: str, form: Form = "text") -> None:
 
 def form_of(name: str) -> Form:
     """Return the form that a format of that name is written in."""
-    forms: dict[str, Form] = {"json": "json", "sarif": "json", "html": "markup", "junit": "markup"}
+    forms: dict[str, Form] = dict.fromkeys(("json", "sarif"), "json")
+    forms |= dict.fromkeys(("html", "html-interactive", "junit"), "markup")
     return forms.get(name, "text")
 
 

@@ -39,10 +39,17 @@ def result_rows(pairs: Iterable[Pair]) -> list[NumberRow]:
 
 _NO_CONTROL = "No plain fine-tuning was run beside it: what more training alone would have done is not known."
 
+_CONTROL_STAYED = (
+    "The control kept the weights from before training: no epoch of plain fine-tuning had a lower held-out loss, so "
+    "beside it stands the model as it was."
+)
+
 
 def cautions(report: RepairReport) -> list[str]:
     """Say what keeps the numbers from being read as they stand."""
     found = [_NO_CONTROL] if report.control is None else []
+    if report.control is not None and report.losses and report.losses[-1].kept == 0:  # the control is trained last
+        found.append(_CONTROL_STAYED)
     if not report.checks:
         found.append("No condition of acceptance was checked.")
     others = {"After": (report.before, report.after)}

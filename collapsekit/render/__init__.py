@@ -27,7 +27,8 @@ def files(folder: str) -> tuple[str, ...]:
 
 def formats_of(kind: str) -> tuple[str, ...]:
     """Name the formats that reports of a kind (the name of their view) can be written in."""
-    return ("json", *files("writers"), *(files("ci") if kind == "gate" else ()))
+    writers = (name.replace("_", "-") for name in files("writers"))
+    return ("json", *writers, *(files("ci") if kind == "gate" else ()))
 
 
 def write(report: Contract | Update, format_: str, *, width: int | None = None, color: bool = False) -> str:
@@ -35,7 +36,7 @@ def write(report: Contract | Update, format_: str, *, width: int | None = None, 
 
     Args:
         report: Of a diagnosis, a repair, a gate or a comparison; a baseline, or its update.
-        format_: json; terminal (or text), markdown (or md), html; of a gate also junit, sarif, github.
+        format_: json; terminal (or text), markdown (or md), html, html-interactive; of a gate also junit, sarif, github.
         width: Columns of a terminal; by default those of the one there is, from 40 to 120.
         color: Whether a terminal shows colours.
 
@@ -45,7 +46,7 @@ def write(report: Contract | Update, format_: str, *, width: int | None = None, 
     Raises:
         ConfigError: Where the report has no such format.
     """
-    name, known = _ALIASES.get(format_, format_), formats_of(_kind(report))
+    name, known = _ALIASES.get(format_, format_).replace("_", "-"), formats_of(_kind(report))
     if name not in known:
         hint = did_you_mean(format_, known)
         raise ConfigError(f"format {format_!r} is not known: use one of {', '.join(known)}{hint}.")
@@ -53,7 +54,7 @@ def write(report: Contract | Update, format_: str, *, width: int | None = None, 
         return report.to_json()
     if name in files("ci"):
         return str(import_module(f"collapsekit.render.ci.{name}").write(report))
-    writer = import_module(f"collapsekit.render.writers.{name}")
+    writer = import_module(f"collapsekit.render.writers.{name.replace('-', '_')}")
     return str(writer.write(document_of(report, writer.DETAIL), width=width, color=color))
 
 

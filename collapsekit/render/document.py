@@ -298,6 +298,30 @@ def section(title: str, *blocks: Block, name: str = "") -> Section:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Recorded numbers of one thing: y at each x, and the interval of each. The parts of its name are what several have in
+    common, such as a modality, and a report before or after a repair."""
+
+    parts: tuple[str, ...]
+    x: tuple[float | str, ...]
+    y: tuple[float, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+    place: int | None = None  # in the palette, where it is of a modality, which has one colour in all that is drawn
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was recorded over one axis: numbers, names, or sets of modalities. It stands in no section: a writer whose
+    readers can choose where to look shows it."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    sets: tuple[tuple[str, ...], ...] = ()  # which modalities the model was given, at each x of the first series
+
+
+@dataclass(frozen=True)
 class Document:
     """A whole report: what came out, of what, and what it rests on."""
 
@@ -309,3 +333,4 @@ class Document:
     warnings: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
     ends: tuple[Line, ...] = ()
+    recorded: tuple[Recording, ...] = ()

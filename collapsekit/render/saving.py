@@ -18,6 +18,7 @@ from collapsekit.report.per_example import NAME
 
 # Ending of a file's name -> the format that is written.
 ENDINGS = {".json": "json", ".html": "html", ".htm": "html", ".md": "md", ".txt": "terminal"}
+INTERACTIVE = "html-interactive"
 FOLDER_FORMATS = ("json", "md", "html")
 
 
@@ -45,7 +46,7 @@ def write_folder(report: Contract, folder: Path, formats: Sequence[str]) -> list
     Args:
         report: Of any kind.
         folder: Where; made where it is not there.
-        formats: Of json, md and html.
+        formats: Of json, md, html and html-interactive.
 
     Returns:
         The paths, records first.
@@ -60,8 +61,13 @@ def write_folder(report: Contract, folder: Path, formats: Sequence[str]) -> list
             "json" in formats and isinstance(report, Report) and report.records is not None
         ):  # before the report that names it
             written.append(write_atomic(folder / NAME, report.records))
-        written += [write_atomic(folder / f"{stem}.{name}", write(report, name)) for name in formats]
+        written += [write_atomic(folder / file_of(stem, name), write(report, name)) for name in formats]
     return written
+
+
+def file_of(stem: str, format_: str) -> str:
+    """Name the file that a format of a report is written to, so that a browser opens what is HTML."""
+    return f"{stem}-interactive.html" if format_ == INTERACTIVE else f"{stem}.{format_}"
 
 
 def stem_of(report: Contract) -> str:

@@ -3,15 +3,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
 import struct
-import subprocess
 from functools import cache, cached_property
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browsing import browse, chromium
 from sample_reports import MakeReport
 
 from collapsekit.render import write
@@ -58,7 +57,7 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
 
@@ -181,11 +180,6 @@ def _contrast(a: str, b: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--hide-scrollbars", "--allow-file-access-from-files"),
-)
 WIDTHS = (1280, 390)
 # Frames of the widths in question, in a page of ours: the report itself holds no script.
 WRAPPER = """<!doctype html><body style="margin:0"><pre id="out"></pre>
@@ -202,29 +196,12 @@ addEventListener("load", () => {{
 </script>"""
 
 
-def _chromium(tmp_path: Path, *arguments: str) -> str:
-    return _browse(tmp_path, *arguments).stdout
-
-
-def _browse(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if binary is None:
-        pytest.skip("no Chromium on the path: the page's layout was not checked")
-    return subprocess.run(
-        [binary, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-
-
 def test_page_never_scrolls_sideways(page: Page, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(page[1], encoding="utf-8")
     frames = "\n".join(f'<iframe src="report.html" style="width:{w}px;height:900px;border:0"></iframe>' for w in WIDTHS)
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(WRAPPER.format(frames=frames), encoding="utf-8")
-    dom = _chromium(tmp_path, "--virtual-time-budget=10000", "--dump-dom", wrapper.as_uri())
+    dom = chromium(tmp_path, "--virtual-time-budget=10000", "--dump-dom", wrapper.as_uri())
     measured = re.findall(r"(\d+):(\d+):(\d+);", dom)
     assert [int(m[0]) for m in measured] == list(WIDTHS)
     for client, root, body in measured:
@@ -242,7 +219,7 @@ def test_screenshot(make_report: MakeReport, page: Page, tmp_path: Path, width: 
         encoding="utf-8",
     )
     shot = tmp_path / "shot.png"
-    _chromium(tmp_path, f"--window-size={max(width, 500)},1600", f"--screenshot={shot}", wrapper.as_uri())
+    chromium(tmp_path, f"--window-size={max(width, 500)},1600", f"--screenshot={shot}", wrapper.as_uri())
     data = shot.read_bytes()
     assert struct.unpack(">II", data[16:24]) == (max(width, 500), 1600)
     assert len(data) > 20_000  # a blank page compresses to far less
@@ -275,7 +252,7 @@ def _witness(text: str, folder: Path) -> tuple[list[str], list[str]]:
     (folder / "report.html").write_text(text, encoding="utf-8")
     (folder / "witness.html").write_text(WITNESS, encoding="utf-8")
     address = (folder / "witness.html").as_uri()
-    done = _browse(folder, "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", address)
+    done = browse(folder, "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", address)
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title is not None, done.stdout[:500]
     told = [line for line in done.stderr.splitlines() if "Content Security Policy" in line]

@@ -29,7 +29,11 @@ class Format(StrEnum):
     json = "json"
     md = "md"
     html = "html"
+    interactive = "html-interactive"
     terminal = "terminal"
+
+
+_DEFAULT = tuple(f for f in Format if f is not Format.interactive)  # whose script is for who asks for it
 
 
 class FailOn(StrEnum):
@@ -50,7 +54,8 @@ def diagnose(
     options: DiagnoseOptions,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=f"Folder for files; default: {OUTPUT}.")] = None,
     format_: Annotated[
-        list[Format] | None, typer.Option("--format", "-f", help="What to make; repeatable; default: all four.")
+        list[Format] | None,
+        typer.Option("--format", "-f", help="What to make; repeatable; default: all but html-interactive."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="report.json to stdout; files only with --output.")] = False,
     figures: Annotated[Path | None, typer.Option(help="Also save every figure as SVG, PDF and PNG here.")] = None,
@@ -128,7 +133,7 @@ def wanted_files(output: Path | None, formats: list[Format] | None, to_stdout: b
     """
     if output is None and to_stdout:
         return []
-    return list(dict.fromkeys(f.value for f in formats or list(Format) if f is not Format.terminal))
+    return list(dict.fromkeys(f.value for f in formats or _DEFAULT if f is not Format.terminal))
 
 
 def check_outputs(
@@ -146,11 +151,13 @@ def check_outputs(
         ConfigError: Where a folder or a file in it cannot be written.
     """
     from collapsekit.io.writable import check_folder
+    from collapsekit.render.saving import file_of
     from collapsekit.report.per_example import NAME
 
     wanted = wanted_files(output, formats, to_stdout)
     if wanted:
-        check_folder(output or OUTPUT, "--output", [*(f"report.{n}" for n in wanted), *([NAME] * ("json" in wanted))])
+        files = [file_of("report", name) for name in wanted]
+        check_folder(output or OUTPUT, "--output", [*files, *([NAME] * ("json" in wanted))])
     if figures is not None:
         check_folder(figures, "--figures")
 

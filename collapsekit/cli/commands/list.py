@@ -153,4 +153,4 @@ def _formats() -> list[str]:
 
     out = _entry("checkpoints", ", ".join([*(f.name for f in FORMATS), *FOLDERS]))
     out += _entry("data", "safetensors, npz (SPLIT/NAME keys, or NAME beside `split`); a factory of loaders")
-    return out + _entry("reports", "json, md, html, terminal; figures as svg, pdf, png")
+    return out + _entry("reports", "json, md, html, html-interactive, terminal; figures as svg, pdf, png")

@@ -118,7 +118,8 @@ def subsets(report: Report) -> list[Subset]:
         curve = next((r for r in report.named(name) if r.curve is not None), None)
         found[part] = {str(x): (y, ends) for x, y, ends in points(curve)}
     names = dict.fromkeys(name for part in found.values() for name in part)
-    rows = [Subset(n, _members(report, n), found["loss"].get(n), found["metric"].get(n)) for n in names]
+    every = report.subject.modalities
+    rows = [Subset(n, subset_members(every, n), found["loss"].get(n), found["metric"].get(n)) for n in names]
     return sorted(rows, key=lambda s: len(s.members) if s.members is not None else 0)
 
 
@@ -133,8 +134,9 @@ def points(result: Result | None) -> list[tuple[float | str, float, Interval]]:
     return list(zip(curve.x, curve.y, ends, strict=True))
 
 
-def _members(report: Report, name: str) -> frozenset[str] | None:
+def subset_members(modalities: Sequence[str], name: str) -> frozenset[str] | None:
+    """Return the modalities in a set of that name, or None where it is the name of none."""
     if name == "(none)":
         return frozenset()
-    parts = [name] if name in report.subject.modalities else name.split("+")
-    return frozenset(parts) if all(p in report.subject.modalities for p in parts) else None
+    parts = [name] if name in modalities else name.split("+")
+    return frozenset(parts) if all(p in modalities for p in parts) else None

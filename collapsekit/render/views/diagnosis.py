@@ -9,6 +9,7 @@ from collapsekit.render import document as doc
 from collapsekit.render.document import Detail, Span
 from collapsekit.render.numbers import ABSENT, fmt, fmt_interval
 from collapsekit.render.views import _words as words
+from collapsekit.render.views._recorded import recorded
 from collapsekit.render.views._results import WHOLE, ProbeResults, Subset, by_probe, points, subsets
 from collapsekit.render.views._words import number
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
@@ -56,6 +57,7 @@ def view(report: Report, detail: Detail) -> doc.Document:
             doc.section("Reproduce", *_reproduce(report, detail)),
         ),
         ends=(doc.line(words.made_by(report), f" {_REST}" * (detail is Detail.GLANCE)),),
+        recorded=recorded({"": report}) if detail is Detail.FULL else (),
     )
 
 
@@ -217,12 +219,11 @@ def _reproduce(report: Report, detail: Detail) -> Iterator[doc.Block]:
     command = report.settings.get("command")
     if isinstance(command, str) and command:
         yield doc.sentence(command, "command")
-    digest = ("checkpoint sha256", report.subject.sha256)
-    if detail is Detail.GLANCE:
-        yield doc.sentence(" ".join(digest), "inset")
-        return
+    yield doc.sentence(f"checkpoint sha256 {report.subject.sha256}", "inset")
     settings = words.flatten({k: v for k, v in report.settings.items() if k != "command"})
-    yield doc.table("Settings", ("setting", "value"), words.names([*settings, digest]))
+    if detail is Detail.GLANCE or not settings:
+        return
+    yield doc.details("Settings", doc.table("Settings", ("setting", "value"), words.names(settings)))
     if detail is Detail.FULL and report.environment:
         rows = words.names(words.flatten(report.environment))
         yield doc.details("Environment", doc.table("Environment", ("what", "value"), rows))

@@ -78,7 +78,7 @@ def _section(report: GateReport, checks: Sequence[GateCheck], glance: bool) -> d
         fall = number(c.difference, c.interval)
         rows.append((name, fmt(c.baseline), fmt(c.found), fall, p_value(c.p_holm), fmt(c.detectable)))
     numbers = any(field not in (ABSENT, number(None)) for _, *fields in rows for field in fields)
-    table = [doc.table(_AGAINST, ("", *_COLUMNS), rows)] * numbers
+    table = [doc.table(_AGAINST, ("check", *_COLUMNS), rows)] * numbers
     open_ = [c for c in checks if not glance or c.state != "passed"]
     return doc.section(_AGAINST, doc.sentence(against(report), "note"), *table, _sentences(open_, "strong"))
 

@@ -11,6 +11,7 @@ from collapsekit.render import document as doc
 from collapsekit.render.document import Detail, Span
 from collapsekit.render.numbers import fmt, fmt_estimate
 from collapsekit.render.views import _repair_tables as tables
+from collapsekit.render.views._recorded import recorded
 from collapsekit.render.views._words import drawn, letters, made_by, meter
 from collapsekit.report.names import cleaned_repair, renamed_repair, repair_names
 from collapsekit.report.repair import RepairReport
@@ -65,6 +66,7 @@ def view(report: RepairReport, detail: Detail) -> doc.Document:
             *[doc.line(f"base sha256 {report.base_sha256}")] * glance,
             doc.line(made_by(report), f" {_REST}" * glance),
         ),
+        recorded=recorded(tables.reports_of(report)) if detail is Detail.FULL else (),
     )
 
 
