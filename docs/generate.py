@@ -409,13 +409,13 @@ def result_names() -> str:
     return table(("probe", "results"), rows)
 
 
-def _glossary(theme: str) -> str:
+def _terms_of(theme: str) -> str:
     """A row a term of pages."""
     texts = ((e.head, e.meaning.removesuffix("."), f" ({e.more})" if e.more else "") for e in THEMES[theme])
     return table(("word", "meaning"), ((head, f"{meaning}{more}.") for head, meaning, more in texts))
 
 
-REGIONS |= {f"glossary-{theme}": partial(_glossary, theme) for theme in THEMES}
+REGIONS |= {f"glossary-{theme}": partial(_terms_of, theme) for theme in THEMES}
 
 
 @region("repairs")
