@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.verdicts import KEPT, kept_part
+from collapsekit.report.verdicts import KEPT, is_weak, kept_part
+
+
+def weak_modalities(report: Report) -> tuple[str, ...]:
+    """List the modalities that surely are less used than they could be, in the subject's order."""
+    return tuple(m for m in report.subject.modalities if is_weak(report.modalities[m]))
 
 
 def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str]:
