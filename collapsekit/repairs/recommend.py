@@ -31,7 +31,8 @@ def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str
         if lost
         else f"whether the {_encoders(weak)} of {' and '.join(weak)} learned what can be learned alone is not known"
     )
-    return ("kd", "dropout"), f"{why}: distillation into them first, then modality dropout."
+    them = "them" if len(lost or weak) > 1 else "it"
+    return ("kd", "dropout"), f"{why}: distillation into {them} first, then modality dropout."
 
 
 def _encoders(names: Sequence[str]) -> str:

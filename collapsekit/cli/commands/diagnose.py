@@ -148,10 +148,11 @@ def _say_where(written: list[Path]) -> Iterator[str]:
     """Where the files are, and how to see all of the report."""
     for folder in dict.fromkeys(path.parent for path in written):
         names = sorted((path.name for path in written if path.parent == folder), key=lambda name: "html" not in name)
+        names = [name for name in names if name.startswith("report.")] or names  # not the records, which go with it
         yield f"In {folder}: {', '.join(names) if len(names) <= len(Format) else f'{len(names)} figures'}"
     report = next((path for path in written if path.name == "report.json"), None)
-    rest = "--verbose" if report is None else f"`{shlex.join(['collapsekit', 'report', str(report)])}`, or --verbose"
-    yield f"All numbers: {rest}"
+    rest = "" if report is None else f"{shlex.join(['collapsekit', 'report', str(report.parent)])}, or "
+    yield f"All numbers: {rest}--verbose"
 
 
 def show_cost(cost: CostReport, *, to_stdout: bool, quiet: bool) -> None:

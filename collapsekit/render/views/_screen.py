@@ -121,22 +121,33 @@ def wrap_command(command: Sequence[str], columns: int) -> list[str]:
 
     Lines but the last end in a backslash. A word longer than a line goes on where the next line begins.
     """
-    room = max(8, columns - 6)
-    lines = ["  "]
-    for word in command:
-        quoted = _quote(word)
-        if cell_len(quoted) > room:
-            size = (room - 2) // (5 if "'" in word else 1)  # a quote within quotes takes five
-            first, *rest = map(_quote, chop_cells(word, max(1, size)))
-            lines[-1:] = [f"{lines[-1]} \\", f"    {first}", *rest]
-            lines[-1 - len(rest) : -1] = [f"{part}\\" for part in lines[-1 - len(rest) : -1]]
-        elif not lines[-1].strip():
-            lines[-1] += quoted
-        elif cell_len(f"{lines[-1]} {quoted} \\") <= columns:
-            lines[-1] += f" {quoted}"
+    units = list(_units(command, max(8, columns - 6)))
+    lines = [f"  {units[0][0]}"]
+    for i, (first, *rest) in enumerate(units[1:], 2):
+        end = " \\" * (i < len(units))
+        if not rest and cell_len(f"{lines[-1]} {first}{end}") <= columns:
+            lines[-1] += f" {first}"
         else:
-            lines[-1:] = [f"{lines[-1]} \\", f"    {quoted}"]
+            *broken, whole = [f"    {first}", *rest]
+            lines[-1] += " \\"
+            lines += [*(f"{part}\\" for part in broken), whole]
     return lines
+
+
+def _units(command: Sequence[str], room: int) -> Iterator[list[str]]:
+    """What stays in one line, a word or an option with its value, quoted; of a word that has no room in one, its pieces."""
+    left = list(command)
+    while left:
+        word = left.pop(0)
+        text = _quote(word)
+        if word.startswith("--") and left and cell_len(pair := f"{text} {_quote(left[0])}") <= room:
+            left.pop(0)
+            yield [pair]
+        elif cell_len(text) <= room:
+            yield [text]
+        else:
+            size = (room - 2) // (5 if "'" in word else 1)  # a quote within quotes takes five
+            yield [_quote(part) for part in chop_cells(word, max(1, size))]
 
 
 def _quote(word: str) -> str:
