@@ -10,10 +10,10 @@ from typing import Any
 from collapsekit.config.options import DiagnoseOptions, RepairOptions
 from collapsekit.errors import CollapsekitError
 from collapsekit.gating.decide import decide
+from collapsekit.io.safe_text import TEXT_LIMIT, clean
 from collapsekit.render.views._screen import NextStep
 from collapsekit.repairs.recommend import recommend, weak_modalities
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.names import cleaned
 from collapsekit.report.verdicts import DECIDING
 from collapsekit.session.command_line import words_of
 
@@ -67,11 +67,10 @@ def next_steps(report: Report, typed: Typed, place: Path | None) -> tuple[NextSt
 
 
 def _repair(report: Report, typed: Typed) -> NextStep:
-    clean = cleaned(report)  # its sentence names modalities
-    methods, why = recommend(clean, weak_modalities(clean))
+    methods, why = recommend(report, weak_modalities(report))
     shared = {name: getattr(typed.options, name) for name in _SHARED}
     options = RepairOptions.make(method=",".join(methods), **shared)
-    return NextStep(why, typed.command("repair", options))
+    return NextStep(clean(why, TEXT_LIMIT), typed.command("repair", options))
 
 
 def _judge_more(report: Report, typed: Typed) -> Iterator[NextStep]:

@@ -17,8 +17,13 @@ def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str
     """Recommend the methods to run, in order, and say why.
 
     Where the encoders still hold what the modalities say, modality dropout teaches the fusion to listen; where they do
-    not, distillation has to teach the encoders first.
+    not, distillation has to teach the encoders first. That takes an encoder, which a modality exchanged at the model's input
+    has not.
     """
+    bare = [m for m in weak if not _has_encoder(report, m)]
+    if bare:
+        have = "have no encoders of their own" if len(bare) > 1 else "has no encoder of its own"
+        return ("dropout",), f"{' and '.join(bare)} {have} that could be taught, so modality dropout, which needs none."
     kept = {m: share for m in weak if (share := kept_by(report, m)) is not None}
     if len(kept) == len(weak) and all(share >= KEPT for share in kept.values()):
         return ("dropout",), (
@@ -33,6 +38,13 @@ def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str
     )
     them = "them" if len(lost or weak) > 1 else "it"
     return ("kd", "dropout"), f"{why}: distillation into {them} first, then modality dropout."
+
+
+def _has_encoder(report: Report, modality: str) -> bool:
+    """Whether the config names an encoder of the modality; where an adapter of the user's own says it, it is taken to."""
+    config = report.settings.get("config", {})
+    named = config.get("modalities", {}).get(modality)
+    return named is None or config.get("adapter", "module") != "module" or "encoder" in named
 
 
 def _encoders(names: Sequence[str]) -> str:
