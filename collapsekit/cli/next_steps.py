@@ -22,7 +22,7 @@ _SHARED = RepairOptions.model_fields.keys() & DiagnoseOptions.model_fields.keys(
 
 
 @dataclass(frozen=True)
-class Typed:
+class Request:
     """What a diagnosis was asked for, as it was typed."""
 
     options: DiagnoseOptions
@@ -45,7 +45,7 @@ class Typed:
         yield from ["--config", str(self.config)] * (self.config is not None)
 
 
-def next_steps(report: Report, typed: Typed, place: Path | None) -> tuple[NextStep, ...]:
+def next_steps(report: Report, typed: Request, place: Path | None) -> tuple[NextStep, ...]:
     """List what can be done after a diagnosis, at most two things, the first one first.
 
     Args:
@@ -66,14 +66,14 @@ def next_steps(report: Report, typed: Typed, place: Path | None) -> tuple[NextSt
     return tuple(_keep(report, typed, place))
 
 
-def _repair(report: Report, typed: Typed) -> NextStep:
+def _repair(report: Report, typed: Request) -> NextStep:
     methods, why = recommend(report, weak_modalities(report))
     shared = {name: getattr(typed.options, name) for name in _SHARED}
     options = RepairOptions.make(method=",".join(methods), **shared)
     return NextStep(clean(why, TEXT_LIMIT), typed.command("repair", options))
 
 
-def _judge_more(report: Report, typed: Typed) -> Iterator[NextStep]:
+def _judge_more(report: Report, typed: Request) -> Iterator[NextStep]:
     """What would decide what is open, as far as an option would."""
     options, missing = typed.options, " ".join(report.judged.missing) if report.judged is not None else ""
     changes: dict[str, Any] = {}
@@ -109,12 +109,12 @@ def _more_epochs(report: Report, options: DiagnoseOptions) -> dict[str, dict[str
     return of_probes | {"prefix_gap": of_probes.get("prefix_gap", {}) | twice}
 
 
-def _gate(report: Report, typed: Typed, place: Path | None) -> NextStep:
+def _gate(report: Report, typed: Request, place: Path | None) -> NextStep:
     config = report.settings.get("config", {})
     return NextStep(f"the gate for CI{_outcome(report, config)}:", typed.gate(place, config))
 
 
-def _keep(report: Report, typed: Typed, place: Path | None) -> Iterator[NextStep]:
+def _keep(report: Report, typed: Request, place: Path | None) -> Iterator[NextStep]:
     if place is None:
         yield _gate(report, typed, place)
         return

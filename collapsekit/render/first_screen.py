@@ -34,13 +34,13 @@ def write_screen(
     columns = max(MIN_WIDTH, min(width, MAX_WIDTH))
     most = max(LINES, LINES * COLUMNS // columns)
     screen = Screen(cleaned(report), steps, ends)
-    made = partial(_made, screen, columns=columns, color=color)
+    write_fold = partial(_write_fold, screen, columns=columns, color=color)
     folds = list(list_folds(report))  # each of fewer lines than the one before
-    first = bisect_left(folds, True, key=lambda fold: made(fold).count("\n") <= most)
-    return made(folds[min(first, len(folds) - 1)])
+    first = bisect_left(folds, True, key=lambda fold: write_fold(fold).count("\n") <= most)
+    return write_fold(folds[min(first, len(folds) - 1)])
 
 
-def _made(screen: Screen, fold: Fold, *, columns: int, color: bool) -> str:
+def _write_fold(screen: Screen, fold: Fold, *, columns: int, color: bool) -> str:
     return write(view_screen(screen, fold, columns), width=columns, color=color)
 
 

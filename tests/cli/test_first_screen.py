@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from collapsekit.cli.next_steps import Typed, next_steps
+from collapsekit.cli.next_steps import Request, next_steps
 from collapsekit.cli.terminal import MESSAGES, NOTES, _Room
 from collapsekit.config.options import DiagnoseOptions
 from collapsekit.render.first_screen import LINES
@@ -45,8 +45,8 @@ def report(made: Path) -> Report:
     return Report.load(made / "out" / "report.json")
 
 
-def typed(**options: object) -> Typed:
-    return Typed(DiagnoseOptions.make(**options), CHECKPOINT, CONFIG)
+def typed(**options: object) -> Request:
+    return Request(DiagnoseOptions.make(**options), CHECKPOINT, CONFIG)
 
 
 def commands_of(text: str) -> list[list[str]]:

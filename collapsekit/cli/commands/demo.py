@@ -50,7 +50,7 @@ def demo(
                 f"{folder} already holds {', '.join(there)}: name another folder, or replace them with --force."
             )
         shown.note("Training a model on four views of 1,200 handwritten digits (UCI MFeat) ...")
-        from collapsekit.cli.next_steps import Typed
+        from collapsekit.cli.next_steps import Request
         from collapsekit.demo.make import make_demo
         from collapsekit.diagnosis import diagnose
         from collapsekit.probes.runner import fault_code
@@ -60,7 +60,7 @@ def demo(
         report = diagnose(checkpoint, config=config, seed=seed, progress=shown)
         shown.step("writing the report", 0, None)
         written = write_report(report, folder / "report", None, False, None)
-    typed = Typed(DiagnoseOptions.make(seed=seed), config=config)
+    typed = Request(DiagnoseOptions.make(seed=seed), config=config)
 
     def shown_last() -> None:
         show(report, typed, written, quiet=quiet, verbose=verbose)

@@ -32,7 +32,7 @@ from collapsekit.errors import NothingEvaluatedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from collapsekit.cli.next_steps import Typed
+    from collapsekit.cli.next_steps import Request
     from collapsekit.report.cost import CostReport
     from collapsekit.report.diagnosis import Report
 
@@ -110,9 +110,9 @@ def diagnose(
         if json_:
             write(report.to_json(), "json")
         elif quiet or on_screen:
-            from collapsekit.cli.next_steps import Typed
+            from collapsekit.cli.next_steps import Request
 
-            show(report, Typed(options, checkpoint, config), written, quiet=quiet, verbose=verbose)
+            show(report, Request(options, checkpoint, config), written, quiet=quiet, verbose=verbose)
         if written and not quiet and (verbose or not on_screen):
             say(f"Written: {', '.join(str(p) for p in written)}")
         if why is not None:
@@ -121,7 +121,7 @@ def diagnose(
     return Ended(code, shown_last) if world.is_main else Ended(code)
 
 
-def show(report: Report, typed: Typed, written: list[Path], *, quiet: bool, verbose: bool) -> None:
+def show(report: Report, typed: Request, written: list[Path], *, quiet: bool, verbose: bool) -> None:
     """Print a diagnosis: the first screen, all of it, or its headline.
 
     Args:
