@@ -25,6 +25,10 @@ Command = TypeVar("Command", bound=Callable[..., Ended])
 Checkpoint = Annotated[Path | None, typer.Argument(help="Checkpoint; default: the config's model.checkpoint.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="A collapsekit.yaml or pyproject.toml.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")]
+Headline = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and of the report only the headline.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print all of the report on the terminal, not the first screen.")
+]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from collapsekit.user_code.exits import exit_refused, is_exit
 
 if TYPE_CHECKING:
     from collapsekit.context import Progress
+    from collapsekit.render.views._screen import NextStep
     from collapsekit.render.views.baseline import Update
     from collapsekit.report.base import Contract
     from collapsekit.report.diagnosis import Report
@@ -39,6 +40,8 @@ class Ended:
     show: Callable[[], object] = lambda: None
 
 
+NOTES, MESSAGES = 5, 2  # lines on stderr, before and after the first screen of a diagnosis, beside that on the config
+_WIDTH = 80  # columns where there is no terminal, and of messages
 Command = TypeVar("Command", bound=Callable[..., Ended])
 
 
@@ -121,20 +124,47 @@ def need_working_directory() -> None:
         )
 
 
-def show(report: Report) -> None:
-    """Print the report on stdout."""
-    screen(report)
-
-
 def screen(report: Contract | Update) -> None:
-    """Print a report of any kind on stdout, in colour and at full width only on a terminal."""
+    """Print all of a report of any kind on stdout, in colour and at full width only on a terminal."""
     from collapsekit.render import write
 
+    width, color = _device()
+    output.write(write(report, "terminal", width=width, color=color))
+
+
+def first_screen(report: Report, steps: tuple[NextStep, ...], ends: tuple[str, ...]) -> None:
+    """Print what matters of a diagnosis on stdout, in at most as many lines as a screen has.
+
+    Args:
+        report: The diagnosis.
+        steps: What can be done next.
+        ends: Sentences on where the files are.
+    """
+    from collapsekit.render.first_screen import write_screen
+
+    width, color = _device()
+    output.write(write_screen(report, steps, ends, width=width, color=color))
+
+
+def say_shortly(text: str, most: int) -> None:
+    """Print a message on stderr in at most so many lines of 80 columns."""
+    say("\n".join(_lines(text, most)))
+
+
+def _lines(text: str, most: int) -> list[str]:
+    from collapsekit.io.safe_text import clean
+    from collapsekit.render.first_screen import wrap
+
+    return wrap(clean(text, limit=1000), most, min(_WIDTH, _width(sys.stderr)))
+
+
+def _device() -> tuple[int, bool]:
+    """Columns of what data is printed on, and whether in colour."""
     stream = output.data_stream()
     terminal = stream.isatty()
-    width = _width(stream) if terminal else 80
+    width = _width(stream) if terminal else _WIDTH
     color = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    output.write(write(report, "terminal", width=min(width, 120), color=color))
+    return min(width, 120), color
 
 
 def _width(stream: TextIO) -> int:
@@ -147,10 +177,33 @@ def _width(stream: TextIO) -> int:
     return shutil.get_terminal_size().columns
 
 
+class _Room:
+    """Lines that there are for notes, one of which says, where they are used up, that there are more."""
+
+    def __init__(self, most: int | None) -> None:
+        self.left = most
+
+    def take(self, text: str) -> list[str]:
+        """What is printed of a note."""
+        if self.left is None:
+            return [text]
+        lines = _lines(text, 2)
+        if len(lines) < self.left:
+            self.left -= len(lines)
+            return lines
+        shown, self.left = ["More notes with --verbose."] * (self.left > 0), 0
+        return shown
+
+
 @contextmanager
-def progress(quiet: bool) -> Iterator[Progress]:
-    """Progress on stderr: a bar on a terminal, announcements only when piped, nothing when quiet."""
+def progress(quiet: bool, notes: int | None = None) -> Iterator[Progress]:
+    """Show progress on stderr: a bar on a terminal, announcements only when piped, nothing when quiet.
+
+    ``notes``: at most so many lines of notes; None: all.
+    """
     from collapsekit.context import Progress
+
+    room = _Room(notes)
 
     class Stoppable(Progress):
         """Where a Ctrl-C that somebody's function swallowed is raised again. Which config is used, and faults, are
@@ -172,16 +225,17 @@ def progress(quiet: bool) -> Iterator[Progress]:
 
         class Announced(Stoppable):
             def note(self, text: str) -> None:
-                say(text)
+                for line in room.take(text):
+                    say(line)
 
         yield Announced()
         return
-    with _drawn(Stoppable) as bar:
+    with _drawn(Stoppable, room) as bar:
         yield bar
 
 
 @contextmanager
-def _drawn(base: type[Progress]) -> Iterator[Progress]:
+def _drawn(base: type[Progress], room: _Room) -> Iterator[Progress]:
     """A bar on the terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -207,9 +261,10 @@ def _drawn(base: type[Progress]) -> Iterator[Progress]:
                 bar.update(task, description=clean(text), completed=done, total=total)
 
             def note(self, text: str) -> None:
-                bar.console.print(Text(clean(text, limit=1000)))
+                for line in room.take(text):
+                    self.announce(line)
 
             def announce(self, text: str) -> None:
-                self.note(text)
+                bar.console.print(Text(clean(text, limit=1000)))
 
         yield Drawn()

@@ -111,7 +111,7 @@ def train_baselines(
         total = sum(costs[m] for m in planned) * epochs * len(rates)
         progress.note(
             f"Training {len(planned)} encoders alone for prefix_gap: {len(rates)} learning rates, at most {epochs} epochs, "
-            f"reckoned at up to {total:.0f} s (early stopping usually ends sooner; -p and --profile quick avoid it)."
+            f"reckoned at up to {total:.0f} s (mostly less; --profile quick avoids it)."
         )
     found = Baselines({}, skipped, note, {})
     began = time.monotonic()

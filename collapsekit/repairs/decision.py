@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from collapsekit import registry
 from collapsekit.errors import ConfigError, NothingEvaluatedError
 from collapsekit.repairs.forecast import describe_forecasts
-from collapsekit.repairs.recommend import recommend
+from collapsekit.repairs.recommend import recommend, weak_modalities
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.verdicts import is_weak
 from collapsekit.session.checks import check_named
 
 
@@ -51,7 +50,7 @@ def decide_repair(before: Report, methods: tuple[str, ...] | None, modalities: S
 def _weak_modalities(before: Report, wanted: Sequence[str] | None) -> tuple[str, ...]:
     known = before.subject.modalities
     check_named(wanted or (), known)
-    weak = tuple(m for m in known if (m in wanted if wanted else is_weak(before.modalities[m])))
+    weak = tuple(m for m in known if m in wanted) if wanted else weak_modalities(before)
     if not weak:
         raise NothingEvaluatedError(
             f"no modality is collapsed or underused on the val split, so there is nothing to repair: {before.summary} "

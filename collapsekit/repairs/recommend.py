@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.verdicts import KEPT, kept_part
+from collapsekit.report.verdicts import KEPT, is_weak, kept_part
+
+
+def weak_modalities(report: Report) -> tuple[str, ...]:
+    """List the modalities that surely are less used than they could be, in the subject's order."""
+    return tuple(m for m in report.subject.modalities if is_weak(report.modalities[m]))
 
 
 def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """Recommend the methods to run, in order, and say why.
 
     Where the encoders still hold what the modalities say, modality dropout teaches the fusion to listen; where they do
-    not, distillation has to teach the encoders first.
+    not, distillation has to teach the encoders first. That takes an encoder, which a modality exchanged at the model's input
+    has not.
     """
+    bare = [m for m in weak if not _has_encoder(report, m)]
+    if bare:
+        have = "have no encoders of their own" if len(bare) > 1 else "has no encoder of its own"
+        return ("dropout",), f"{' and '.join(bare)} {have} that could be taught, so modality dropout, which needs none."
     kept = {m: share for m in weak if (share := kept_by(report, m)) is not None}
     if len(kept) == len(weak) and all(share >= KEPT for share in kept.values()):
         return ("dropout",), (
@@ -26,7 +36,15 @@ def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str
         if lost
         else f"whether the {_encoders(weak)} of {' and '.join(weak)} learned what can be learned alone is not known"
     )
-    return ("kd", "dropout"), f"{why}: distillation into them first, then modality dropout."
+    them = "them" if len(lost or weak) > 1 else "it"
+    return ("kd", "dropout"), f"{why}: distillation into {them} first, then modality dropout."
+
+
+def _has_encoder(report: Report, modality: str) -> bool:
+    """Whether the config names an encoder of the modality; where an adapter of the user's own says it, it is taken to."""
+    config = report.settings.get("config", {})
+    named = config.get("modalities", {}).get(modality)
+    return named is None or config.get("adapter", "module") != "module" or "encoder" in named
 
 
 def _encoders(names: Sequence[str]) -> str:

@@ -45,6 +45,7 @@ NOT_ASKED = "No verdict was asked for"
 NOTHING_SAYS = "Nothing that was tried says anything about the label, so there is no use to judge."
 FOOLED = "A model that uses nothing would be found to use something, so nothing can be decided here"
 GUESSES = "As a whole it predicts no better than a constant guess."
+DUE = "the credit a balanced reference gives it"  # of reasons
 _WORDS = (IGNORES, UNDERUSES, PARTLY, UNDECIDED, EVERY, NONE_IGNORED, NOT_ASKED, NOTHING_SAYS, FOOLED, GUESSES)
 
 
@@ -379,9 +380,9 @@ def _says_nothing(case: _Case) -> _Finding:
 def _by_ratio(case: _Case, ratio: Estimate, alone: bool, metric: str) -> _Finding:
     """The state by the part of what is due that the model credits the modality with."""
     evidence, name = case.evidence, case.name
-    part = f"{ratio.value:.0%} [{ratio.low:.0%}, {ratio.high:.0%}] of the credit a balanced reference gives it"
+    part = f"{ratio.value:.0%} [{ratio.low:.0%}, {ratio.high:.0%}] of {DUE}"
     if ratio.value >= TWICE:
-        part = "at least twice the credit a balanced reference gives it"
+        part = f"at least twice {DUE}"
     if ratio.high * case.down < COLLAPSED:
         return _Finding("collapsed", f"{_able(evidence, name, alone, metric)} only {part}.{_why(evidence, metric)}")
     over = ratio.low > COLLAPSED * case.up and _is_used(evidence, MARGIN)

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.config.discovery import nearest_config, path_from_here
 from collapsekit.config.fields import flag_of, kinds_of, word_of
-from collapsekit.config.options import RECORDED, DiagnoseOptions
+from collapsekit.config.options import RECORDED, CommandOptions, DiagnoseOptions
 from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError
 
@@ -45,8 +45,11 @@ def command_line(config: Config, read: Checkpoint | None, options: DiagnoseOptio
     return shlex.join(words)
 
 
-def words_of(options: DiagnoseOptions) -> list[str]:
-    """Return the options as they are typed: those that a report records, other single values, lists, options of probes."""
+def words_of(options: CommandOptions, *, brief: bool = False) -> list[str]:
+    """Return the options as they are typed: those that a report records, other single values, lists, options of probes.
+
+    ``brief``: only those that are not as they are by default.
+    """
     fields, changed = type(options).model_fields, options.changed()
 
     def rank(name: str) -> int:
@@ -57,7 +60,7 @@ def words_of(options: DiagnoseOptions) -> list[str]:
     found: list[str] = []
     for name in sorted(fields, key=rank):
         flag = flag_of(fields[name])
-        if flag is not None and (flag.again == "always" or (flag.again == "changed" and name in changed)):
+        if flag is not None and ((flag.again == "always" and not brief) or (flag.again != "never" and name in changed)):
             found += _words(word_of(type(options), name), getattr(options, name), fields[name])
     return found
 

@@ -199,9 +199,10 @@ def test_fail_on_sets_the_exit_code(small: Path, cli: Run) -> None:
     assert undecided.returncode == 5, undecided.stderr
 
 
-def test_quiet_prints_nothing_but_which_config_is_used(project: Path, cli: Run) -> None:
+def test_quiet_prints_the_headline_and_which_config_is_used(project: Path, cli: Run) -> None:
     done = cli("diagnose", "-q", "-p", "vif", "-o", "quiet", cwd=project)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Config: collapsekit.yaml\n")
+    said = "? INCONCLUSIVE  No verdict was asked for: neither reliance nor utilisation ran.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "Config: collapsekit.yaml\n")
     assert (project / "quiet" / "report.json").is_file()
 
 

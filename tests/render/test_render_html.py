@@ -14,7 +14,8 @@ from browsing import browse, chromium
 from sample_reports import MakeReport
 
 from collapsekit.render import write
-from collapsekit.render.numbers import fmt
+from collapsekit.render.numbers import fmt_estimate, fmt_parts
+from collapsekit.render.views._results import points
 from collapsekit.render.writers import html
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.names import cleaned, short_name
@@ -125,9 +126,9 @@ def test_every_result_is_there(page: Page) -> None:
         for part in (r.name, r.definition, r.source, r.note, r.skipped):
             assert part is None or " ".join(part.split()) in seen
         if r.value is not None:
-            assert fmt(r.value) in seen
+            assert fmt_estimate(r.value, r.interval) in seen
         if r.curve is not None:
-            assert all(fmt(y) in seen for y in r.curve.y)
+            assert all(" ".join(fmt_parts(y, ends)).rstrip() in seen for _, y, ends in points(r))
 
 
 def test_names_and_settings_are_shown_as_text(page: Page) -> None:

@@ -47,7 +47,7 @@ def test_terminal_says_the_verdict_first(make_report: MakeReport) -> None:
     text = write(make_report(), "terminal", width=80, color=False)
     assert text.startswith("✗ COLLAPSED  The model ignores audio")
     rows = [line for line in text.splitlines() if re.match(r"(audio|image) ", line)]
-    assert rows[0].split()[:7] == ["audio", "✗", "collapsed", "0.932", "[0.839,", "0.978]", "0.410"]
+    assert rows[0].split()[:7] == ["audio", "✗", "collapsed", "0.93", "[0.84,", "0.98]", "0.41"]
     assert "rank never crosses" in text
     assert "collapsekit diagnose runs/avmnist/ckpt.pt" in text
 

@@ -218,6 +218,22 @@ def test_what_an_encoder_holds_counts_where_one_trained_alone_gains_enough(alone
     assert kept_by(report({"audio": 0.9}, values), "audio", 0.05) == (None if share is None else pytest.approx(share))
 
 
+@pytest.mark.parametrize(
+    ("config", "methods"),
+    [
+        ({"modalities": {"image": {"encoder": "i"}, "audio": {"input": "x"}}}, ("dropout",)),
+        ({"modalities": {"image": {"encoder": "i"}, "audio": {"encoder": "a"}}}, ("kd", "dropout")),
+        ({"modalities": {"image": {"encoder": "i"}, "audio": {}}, "adapter": "mine:Adapter"}, ("kd", "dropout")),
+        ({}, ("kd", "dropout")),
+    ],
+)
+def test_what_has_no_encoder_is_not_distilled_into(config: dict[str, Any], methods: tuple[str, ...]) -> None:
+    base = told(image=1.0, audio=0.2)
+    found, why = recommend(base.model_copy(update={"settings": {**base.settings, "config": config}}), ("audio",))
+    assert found == methods
+    assert ("no encoder" in why) == (methods == ("dropout",))
+
+
 def test_where_nothing_can_be_learned_alone_it_is_not_known() -> None:
     values: dict[tuple[str, str | None], float | None] = {
         ("utilisation.prior_loss", None): 0.4,

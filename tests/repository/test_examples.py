@@ -31,11 +31,12 @@ README = (FOLDER / "README.md").read_text(encoding="utf-8")
 # Every command of the README with its exit code, in order: each builds on the files of those before it.
 TRAIN = "python train.py"
 DIAGNOSE = "collapsekit diagnose --profile quick"
+REPORT = "collapsekit report collapsekit-report"
 GATE = "collapsekit diagnose --profile quick -p reliance -p utilisation --fail-on collapsed --quiet -o gate"
 LIST = "collapsekit list probes -v --plugin probe.py"
-PROBE = "collapsekit diagnose --profile quick --plugin probe.py --set calibration.bins=10 -o calibration"
+PROBE = "collapsekit diagnose --profile quick --plugin probe.py --set calibration.bins=10 -o calibration -v"
 API = "python api.py"
-EXIT_CODES = {TRAIN: 0, DIAGNOSE: 0, GATE: 1, LIST: 0, PROBE: 0, API: 0}
+EXIT_CODES = {TRAIN: 0, DIAGNOSE: 0, REPORT: 0, GATE: 1, LIST: 0, PROBE: 0, API: 0}
 
 
 @dataclass(frozen=True)

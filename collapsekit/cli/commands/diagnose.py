@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -10,13 +11,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collapsekit.cli.child import ROLES
-from collapsekit.cli.options import Checkpoint, ConfigFile, Quiet, with_options
+from collapsekit.cli.options import Checkpoint, ConfigFile, Headline, Verbose, with_options
 from collapsekit.cli.output import write
-from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, screen, show
+from collapsekit.cli.terminal import (
+    MESSAGES,
+    NOTES,
+    Ended,
+    first_screen,
+    guarded,
+    need_working_directory,
+    progress,
+    say,
+    say_shortly,
+    screen,
+)
 from collapsekit.config.options import DiagnoseOptions
 from collapsekit.errors import NothingEvaluatedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from collapsekit.cli.next_steps import Request
     from collapsekit.report.cost import CostReport
     from collapsekit.report.diagnosis import Report
 
@@ -70,14 +85,15 @@ def diagnose(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would run, and what that costs.")
     ] = False,
-    quiet: Quiet = False,
+    verbose: Verbose = False,
+    quiet: Headline = False,
 ) -> Ended:
     """Find out which modality a checkpoint ignores, what that costs, and why."""
     need_working_directory()
     ROLES.start_child()
     from collapsekit.distributed.process_group import together  # not for gate, which starts this file only to diagnose
 
-    with together() as world, progress(quiet or not world.is_main) as shown:
+    with together() as world, progress(quiet or not world.is_main, None if verbose else NOTES) as shown:
         from collapsekit.diagnosis import diagnose as run
 
         world.on_main(lambda: check_outputs(output, format_, json_, figures))
@@ -94,16 +110,53 @@ def diagnose(
     code, why = judge_exit(report, fail_on or [], full=full)
 
     def shown_last() -> None:
+        on_screen = not json_ and (not format_ or Format.terminal in format_)
         if json_:
             write(report.to_json(), "json")
-        elif not quiet and (not format_ or Format.terminal in format_):
-            show(report)
-        if written and not quiet:
+        elif quiet or on_screen:
+            from collapsekit.cli.next_steps import Request
+
+            show(report, Request(options, checkpoint, config), written, quiet=quiet, verbose=verbose)
+        if written and not quiet and (verbose or not on_screen):
             say(f"Written: {', '.join(str(p) for p in written)}")
         if why is not None:
-            say(why)
+            say_shortly(why, MESSAGES)
 
     return Ended(code, shown_last) if world.is_main else Ended(code)
+
+
+def show(report: Report, typed: Request, written: list[Path], *, quiet: bool, verbose: bool) -> None:
+    """Print a diagnosis: the first screen, all of it, or its headline.
+
+    Args:
+        report: The report.
+        typed: What was asked for.
+        written: The files.
+        quiet: Whether to print the headline alone.
+        verbose: Whether to print all of it.
+    """
+    from collapsekit.render.first_screen import write_headline
+
+    if quiet:
+        write(write_headline(report))
+    elif verbose:
+        screen(report)
+    else:
+        from collapsekit.cli.next_steps import next_steps
+
+        place = next((path for path in written if path.name == "report.json"), None)
+        first_screen(report, next_steps(report, typed, place), tuple(_say_where(written)))
+
+
+def _say_where(written: list[Path]) -> Iterator[str]:
+    """Where the files are, and how to see all of the report."""
+    for folder in dict.fromkeys(path.parent for path in written):
+        names = sorted((path.name for path in written if path.parent == folder), key=lambda name: "html" not in name)
+        names = [name for name in names if name.startswith("report.")] or names  # not the records, which go with it
+        yield f"In {folder}: {', '.join(names) if len(names) <= len(Format) else f'{len(names)} figures'}"
+    report = next((path for path in written if path.name == "report.json"), None)
+    rest = "" if report is None else f"{shlex.join(['collapsekit', 'report', str(report.parent)])}, or "
+    yield f"All numbers: {rest}--verbose"
 
 
 def show_cost(cost: CostReport, *, to_stdout: bool, quiet: bool) -> None:
@@ -200,6 +253,7 @@ def judge_exit(report: Report, fail_on: list[FailOn], *, full: bool = False) -> 
         evidence does not decide, or where full judgement is wanted and something is missing; never a silent pass.
     """
     from collapsekit.probes.runner import fault_code
+    from collapsekit.report.names import some
 
     if code := fault_code(report):
         return code, None  # said when it happened, and a warning in the report
@@ -212,10 +266,10 @@ def judge_exit(report: Report, fail_on: list[FailOn], *, full: bool = False) -> 
     met = [f"{m} is {v.verdict}" for m, v in each if v.verdict in failing]
     met += [f"{m} is at most {v.at_most}" for m, v in each if v.at_most in failing]
     if met:
-        return 1, f"failed: {', '.join(met)} (--fail-on)."
+        return 1, f"failed: {some(met)} (--fail-on)."
     undecided = [m for m, v in report.modalities.items() if v.verdict == "inconclusive"]
     if undecided:
-        why = f"error: the evidence does not decide about {', '.join(undecided)}, so this is no pass."
+        why = f"error: the evidence does not decide about {some(undecided)}, so this is no pass."
         return NothingEvaluatedError.exit_code, why
     return _judge_extent(report, full=full)
 

@@ -12,7 +12,7 @@ from collapsekit.comparison.delta import Judgement, RepairDelta
 from collapsekit.comparison.standing import NumberRow
 from collapsekit.render import document as doc
 from collapsekit.render.document import Span
-from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate, fmt_interval
+from collapsekit.render.numbers import ABSENT, fmt, fmt_estimate
 from collapsekit.render.views import _words as words
 from collapsekit.render.views._results import points
 from collapsekit.report.diagnosis import Report, Result
@@ -53,16 +53,16 @@ def conditions(report: RepairReport) -> doc.Items:
     """List the conditions of acceptance, with what was found."""
     lines = []
     for c in report.checks:
-        change = f"{difference(c.difference)} {fmt_interval(c.interval)}".rstrip()
+        change = difference(c.difference, c.interval)
         numbers = f". Before {fmt(c.before)}, after {fmt(c.after)}, difference {change}"
         lines.append(doc.line(f"{c.sentence} ", Span(c.name, "name"), f": {c.definition}{numbers}"))
     return doc.Items(tuple(lines), tuple(doc.state("passed" if c.passed else "failed") for c in report.checks))
 
 
-def difference(value: float | None) -> str:
-    """Write a difference with its sign."""
-    text = fmt(value)
-    return f"+{text}" if value is not None and value > 0 and text not in (ABSENT, "0") else text
+def difference(value: float | None, interval: words.Interval = None) -> str:
+    """Write a difference with its sign, and its interval where it has one."""
+    text = fmt_estimate(value, interval)
+    return f"+{text}" if value is not None and value > 0 and text.split()[0] not in (ABSENT, "0") else text
 
 
 def number_table(report: RepairReport, group: Group) -> doc.Table:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from collapsekit.measures import headings
 from collapsekit.render import document as doc
+from collapsekit.render.numbers import fmt_parts
 from collapsekit.render.views._words import Estimate, Interval, number
 from collapsekit.report.diagnosis import Curve, Report, Result
 from collapsekit.report.names import label, short_name, some
@@ -100,6 +101,24 @@ def _rows(results: Sequence[Result], order: Sequence[str | None]) -> Iterator[tu
         first, cells = next(iter(found.values())), {m: number(r.value, r.interval) for m, r in found.items()}
         text = short_name(first) + (f" versus {versus}" if versus is not None else "")
         yield doc.name(text, first.unit or ""), *(cells.get(m, doc.TableCell()) for m in order)
+
+
+def cost(report: Report, modality: str, other: str | None = None) -> str:
+    """Write what it costs not to use a modality, with as many digits as its interval justifies.
+
+    Args:
+        report: The report.
+        modality: Its name.
+        other: The other modality that is missing; None: what it costs today.
+
+    Returns:
+        The number, in the task metric; a dash where there is none.
+    """
+    verdict = report.modalities[modality]
+    value = verdict.costs_now if other is None else verdict.costs_if_missing.get(other)
+    name = "utilisation.costs_now" if other is None else "utilisation.costs_if_missing"
+    measured = report.find(name, modality, other)
+    return fmt_parts(value, measured.interval if measured is not None else None)[0]
 
 
 class Subset(NamedTuple):

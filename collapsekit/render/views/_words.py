@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from collapsekit.render import document as doc
 from collapsekit.render.document import Span, TableCell, line
-from collapsekit.render.numbers import fmt, fmt_estimate, fmt_interval
+from collapsekit.render.numbers import fmt, fmt_estimate, fmt_parts
 from collapsekit.report.diagnosis import ModalityVerdict, Result
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ Estimate = tuple[float, Interval]
 
 def number(value: float | None, interval: Interval = None) -> TableCell:
     """Show a number and its interval."""
-    ends = (Span(fmt_interval(interval), "interval"),) if interval is not None else ()
-    return TableCell(line(fmt(value)), ends)
+    text, ends = fmt_parts(value, interval)
+    return TableCell(line(text), (Span(ends, "interval"),) if ends else ())
 
 
 def estimate(value: Estimate | None, absent: str = "") -> TableCell:

@@ -93,12 +93,11 @@ def _value(entry: data.Cell, column: data.Column) -> doc.TableCell:
     if entry.value is None:
         return doc.cell(ABSENT)
     marks = BEST * entry.best + DIFFERS * (entry.test is not None and entry.test.significant)
-    aside = (
-        doc.line(Span(f"({fmt(entry.sd)})", "quiet")) if entry.sd is not None else number(None, entry.interval).aside
-    )
+    shown = number(entry.value, entry.interval if entry.sd is None else None)
+    aside = doc.line(Span(f"({fmt(entry.sd)})", "quiet")) if entry.sd is not None else shown.aside
     if entry.runs < len(column.runs):
         aside = (*aside, Span(f"{' ' if aside else ''}{entry.runs} of {len(column.runs)}", "quiet"))
-    return doc.TableCell((Span(fmt(entry.value), "strong" if entry.best else "text"),), aside, marks)
+    return doc.TableCell((Span(doc.plain(shown.runs), "strong" if entry.best else "text"),), aside, marks)
 
 
 def _states(entry: data.Cell, column: data.Column) -> doc.TableCell:

@@ -7,10 +7,10 @@ from functools import partial
 
 from collapsekit.render import document as doc
 from collapsekit.render.document import Detail, Span
-from collapsekit.render.numbers import ABSENT, fmt, fmt_interval
+from collapsekit.render.numbers import ABSENT, fmt, fmt_parts
 from collapsekit.render.views import _words as words
 from collapsekit.render.views._recorded import recorded
-from collapsekit.render.views._results import WHOLE, ProbeResults, Subset, by_probe, points, subsets
+from collapsekit.render.views._results import WHOLE, ProbeResults, Subset, by_probe, cost, points, subsets
 from collapsekit.render.views._words import number
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
 from collapsekit.report.names import cleaned, label, modality_names, renamed, short_name
@@ -70,9 +70,11 @@ def _verdicts(report: Report, full: dict[str, str], detail: Detail) -> doc.Secti
         "by not using the modality: today, and when another one is missing."
     )
     heads = ("modality", doc.TableColumn(Span("verdict"), "state"), ">ignored (0–1)", ">costs now", ">if missing")
-    table = doc.table("Verdicts", heads, [(doc.name(full[name]), *_verdict(v)) for name, v in verdicts])
-    titles = ((Span(full[name], "label"), _state(v), v) for name, v in verdicts)
-    cards = (doc.Card(name, v.verdict, tuple(_reason(v, report, detail)), state) for name, state, v in titles)
+    table = doc.table("Verdicts", heads, [(doc.name(full[name]), *_verdict(name, v, report)) for name, v in verdicts])
+    titles = ((Span(full[name], "label"), name, v) for name, v in verdicts)
+    cards = (
+        doc.Card(title, v.verdict, tuple(_reason(name, v, report, detail)), _state(v)) for title, name, v in titles
+    )
     return doc.section("Verdicts", doc.sentence(lead, "lead"), table, doc.Gallery(tuple(cards)), name="verdicts")
 
 
@@ -80,17 +82,17 @@ def _state(v: ModalityVerdict) -> Span:
     return doc.state(v.verdict, describe_state(v))
 
 
-def _verdict(v: ModalityVerdict) -> tuple[doc.TableCell | str, ...]:
-    other, cost = max(v.costs_if_missing.items(), key=lambda item: item[1], default=("", None))
-    missing = doc.TableCell(doc.line(fmt(cost)), doc.cell(other, "quiet").runs)
-    return doc.TableCell((_state(v),)), number(v.score, v.interval), fmt(v.costs_now), missing
+def _verdict(name: str, v: ModalityVerdict, report: Report) -> tuple[doc.TableCell | str, ...]:
+    other = max(v.costs_if_missing, key=lambda other: v.costs_if_missing[other], default=None)
+    missing = doc.TableCell(doc.line(cost(report, name, other)), doc.cell(other or "", "quiet").runs)
+    return doc.TableCell((_state(v),)), number(v.score, v.interval), cost(report, name), missing
 
 
-def _reason(v: ModalityVerdict, report: Report, detail: Detail) -> Iterator[doc.Block]:
+def _reason(name: str, v: ModalityVerdict, report: Report, detail: Detail) -> Iterator[doc.Block]:
     if detail is Detail.FULL:
         yield words.meter(v, "", "used", "ignored")
     yield doc.sentence(v.reason, "inset")
-    costs = ", ".join(f"{fmt(cost)} without {other}" for other, cost in v.costs_if_missing.items())
+    costs = ", ".join(f"{cost(report, name, other)} without {other}" for other in v.costs_if_missing)
     if len(v.costs_if_missing) > 1:
         yield doc.sentence(f"Costs in {report.subject.metric}: {costs}.", "inset")
     if detail is Detail.FULL and v.evidence:
@@ -207,7 +209,8 @@ def _sparkline(curve: Curve) -> str:
 def _points(result: Result, curve: Curve) -> doc.Details:
     every = points(result)
     shown = [every[i] for i in words.thinned(len(every), _POINTS)]
-    rows = [(words.point(x), fmt(y), doc.cell(fmt_interval(e), "quiet")) for x, y, e in shown]
+    parts = ((x, *fmt_parts(y, ends)) for x, y, ends in shown)
+    rows = [(words.point(x), y, doc.cell(ends, "quiet")) for x, y, ends in parts]
     heads = (doc.TableColumn(Span(curve.x_label)), doc.TableColumn(Span(curve.y_label), "number"), "interval")
     left = doc.sentence(f"{len(shown)} of {len(every)} points; the JSON report has them all.", "note")
     table, some = doc.table(label(result), heads, rows), len(shown) < len(every)

@@ -21,7 +21,7 @@ from collapsekit.render import document as doc
 DETAIL = doc.Detail.GLANCE
 _STYLES = {"heading": "bold underline", "strong": "bold", "quiet": "dim", "interval": "dim", "off": "dim"}
 _TONES = {"bad": "bold red", "warn": "yellow", "open": "bold magenta", "calm": "cyan", "good": "bold green"}
-_MIN_WIDTH, _MAX_WIDTH = 40, 120
+MIN_WIDTH, MAX_WIDTH = 40, 120
 _LABELS = (28, 20, 14)  # columns that a row's name may take; the last only where it saves a table from being broken
 
 
@@ -39,7 +39,7 @@ def write(document: doc.Document, *, width: int | None = None, color: bool = Fal
     wanted = width if width is not None else shutil.get_terminal_size((80, 24)).columns
     console = Console(
         file=io.StringIO(),
-        width=max(_MIN_WIDTH, min(wanted, _MAX_WIDTH)),
+        width=max(MIN_WIDTH, min(wanted, MAX_WIDTH)),
         force_terminal=color,
         color_system="standard" if color else None,
         no_color=not color,

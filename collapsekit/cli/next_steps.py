@@ -1,0 +1,138 @@
+"""What to do after a diagnosis: the repair that `collapsekit repair` would recommend, what would judge more, the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collapsekit.config.options import DiagnoseOptions, RepairOptions
+from collapsekit.errors import CollapsekitError
+from collapsekit.gating.decide import decide
+from collapsekit.io.safe_text import TEXT_LIMIT, clean
+from collapsekit.render.views._screen import NextStep
+from collapsekit.repairs.recommend import recommend, weak_modalities
+from collapsekit.report.diagnosis import Report
+from collapsekit.report.verdicts import DECIDING
+from collapsekit.session.command_line import words_of
+
+_FULL, _EPOCHS = "budget", "epochs were over"  # words of what is missing, where more training would judge more
+_SHARED = RepairOptions.model_fields.keys() & DiagnoseOptions.model_fields.keys() - {"options", "cache"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a diagnosis was asked for, as it was typed."""
+
+    options: DiagnoseOptions
+    checkpoint: Path | None = None
+    config: Path | None = None
+
+    def command(self, name: str, options: DiagnoseOptions | RepairOptions) -> tuple[str, ...]:
+        """Write a command about the same checkpoint by the same config."""
+        return ("collapsekit", name, *self._subject(), *words_of(options, brief=True))
+
+    def gate(self, report: Path | None, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Write the gate's command: of the report where it was written; the config is named where it has rules."""
+        if report is None:
+            return ("collapsekit", "gate", *self._subject())
+        named = self.config is not None and config.get("gate")
+        return ("collapsekit", "gate", str(report), *(("--config", str(self.config)) if named else ()))
+
+    def _subject(self) -> Iterator[str]:
+        yield from [str(self.checkpoint)] * (self.checkpoint is not None)
+        yield from ["--config", str(self.config)] * (self.config is not None)
+
+
+def next_steps(report: Report, typed: Request, place: Path | None) -> tuple[NextStep, ...]:
+    """List what can be done after a diagnosis, at most two things, the first one first.
+
+    Args:
+        report: The diagnosis.
+        typed: What was asked for.
+        place: Where report.json was written; None: nowhere.
+
+    Returns:
+        A repair where a modality surely is less used than it could be, chosen as `collapsekit repair` chooses it; what would
+        judge more where something is open; else the gate.
+    """
+    weak = weak_modalities(report)
+    repair = [_repair(report, typed)] if weak else []
+    if report.verdict == "inconclusive" or (report.judged is not None and report.judged.missing):
+        return (*repair, *_judge_more(report, typed))
+    if weak:
+        return (*repair, _gate(report, typed, place))
+    return tuple(_keep(report, typed, place))
+
+
+def _repair(report: Report, typed: Request) -> NextStep:
+    methods, why = recommend(report, weak_modalities(report))
+    shared = {name: getattr(typed.options, name) for name in _SHARED}
+    options = RepairOptions.make(method=",".join(methods), **shared)
+    return NextStep(clean(why, TEXT_LIMIT), typed.command("repair", options))
+
+
+def _judge_more(report: Report, typed: Request) -> Iterator[NextStep]:
+    """What would decide what is open, as far as an option would."""
+    options, missing = typed.options, " ".join(report.judged.missing) if report.judged is not None else ""
+    changes: dict[str, Any] = {}
+    left_out = [name for name in DECIDING if name not in report.settings.get("probes", {})]
+    if any(r.error is not None and r.probe in DECIDING for r in report.results):
+        yield NextStep("an error ended a probe that verdicts need; mend it, or report it, and diagnose again.")
+        return
+    if left_out:
+        skip = tuple(name for name in options.skip if name not in DECIDING)
+        changes, why = {"probes": None, "skip": skip}, f"verdicts need {' and '.join(left_out)}, which did not run."
+    elif options.profile == "quick":
+        changes, why = {"profile": "standard"}, "profile quick trains no encoder; standard trains each one alone."
+    elif _EPOCHS in missing:
+        changes = {"options": _more_epochs(report, options)}
+        why = "an encoder trained alone still got better when its epochs were over."
+    elif _FULL in missing and options.profile == "standard":
+        changes, why = {"profile": "full"}, "the budget of profile standard ran out; full has none, and takes its time."
+    elif options.limit is not None:
+        changes, why = {"limit": None}, f"--limit left {report.subject.examples} examples; more would decide."
+    else:
+        yield NextStep("no option of the command would decide more: the reason of each modality says what would.")
+        return
+    yield NextStep(f"to judge more: {why}", typed.command("diagnose", options.model_copy(update=changes)))
+
+
+def _more_epochs(report: Report, options: DiagnoseOptions) -> dict[str, dict[str, Any]]:
+    """The options of probes with twice the epochs, and twice the budget, of encoders trained alone."""
+    of_probes = {name: dict(values) for name, values in (options.options or {}).items()}
+    from collapsekit.readouts.unimodal import UnimodalOptions
+
+    before = report.settings["probes"].get("prefix_gap", UnimodalOptions().model_dump())
+    twice = {key: 2 * before[key] for key in ("epochs", "budget")}
+    return of_probes | {"prefix_gap": of_probes.get("prefix_gap", {}) | twice}
+
+
+def _gate(report: Report, typed: Request, place: Path | None) -> NextStep:
+    config = report.settings.get("config", {})
+    return NextStep(f"the gate for CI{_outcome(report, config)}:", typed.gate(place, config))
+
+
+def _keep(report: Report, typed: Request, place: Path | None) -> Iterator[NextStep]:
+    if place is None:
+        yield _gate(report, typed, place)
+        return
+    yield NextStep(
+        "nothing to repair. Keep this report as a baseline for later models:",
+        ("collapsekit", "baseline", "create", str(place)),
+    )
+    gate = typed.gate(place, report.settings.get("config", {}))
+    yield NextStep("and hold the report of a later one against it:", (*gate, "--baseline", "baseline.json"))
+
+
+def _outcome(report: Report, config: Mapping[str, Any]) -> str:
+    """How the gate ends as things stand, by the config's rules; nothing where that takes a baseline."""
+    rules = config.get("gate", {})
+    if rules.get("baseline") is not None:
+        return ""
+    try:
+        found = decide(report, require=rules.get("require"), allow_partial=bool(rules.get("allow_partial")))
+    except (CollapsekitError, OSError):  # it says so itself when it is run
+        return ""
+    return f", which as it stands {'passes' if found.outcome == 'passed' else f'exits with {found.exit_code}'}"
