@@ -118,7 +118,7 @@ def test_of_several_curves_a_clear_change_comes_before_a_large_one() -> None:
     report = report_of(result("image", curve=noisy), result("audio", curve=sure))
     says = {a: f"{a} {{modality}} {{value}}, {{other}}, {{begin}} to {{end}}" for a in ANSWERS["change"]}
     said = state_finding(report, (Finding("change", "p.n", says),))
-    assert said == "below audio 0 [-0.100, 0.100], -1 [-1.10, -0.900], 0 to 1"
+    assert said == "below audio 0 [-0.10, 0.10], -1 [-1.10, -0.90], 0 to 1"
 
 
 def test_a_share_counts_what_is_drawn() -> None:
@@ -155,7 +155,7 @@ def test_sentences_are_whole(head: Any) -> None:
 def test_findings_of_the_sample_are_these() -> None:
     report = every_probe(("image", "audio"))
     said = {p.name: state(report, p) for p in pictures_of(report)}
-    assert said["missing"] == "Without image, accuracy falls by 0.340 [0.290, 0.390], filled in the best way."
+    assert said["missing"] == "Without image, accuracy falls by 0.34 [0.29, 0.39], filled in the best way."
     assert said["utilisation"] == "audio gets 0.0444 [0.0422, 0.0467] times the credit it is due."
     assert said["prefix_gap"] == "The encoder of audio is worse than one trained alone, by 0.200 [0.120, 0.280] nats."
     assert said["vif"] == "11 of 24 fused neurons have a VIF above 10."
