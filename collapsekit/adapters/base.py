@@ -128,8 +128,11 @@ class BatchKeys:
 
     def scores_of(self, prediction: Tensor, inputs: Batch) -> Tensor:
         """Let the task read a prediction (n, ...) for these inputs at once: outputs (n, ...), which are kept."""
-        targets = inputs[self.config.data.label].to(prediction.device) if self.task.needs_targets else None
-        return self.task.read(prediction, targets)
+        return self.task.read(prediction, self.targets_for(prediction, inputs))
+
+    def targets_for(self, prediction: Tensor, inputs: Batch) -> Tensor | None:
+        """Return the labels (n, ...) that a prediction (n, ...) for these inputs is read by; None where it needs none."""
+        return inputs[self.config.data.label].to(prediction.device) if self.task.needs_targets else None
 
 
 class Adapter(BatchKeys, ABC):

@@ -140,11 +140,6 @@ class ModuleAdapter(Adapter):
         found = self.recorder.fused_of(fused, len(next(iter(inputs.values()))))
         return Prediction(pool_fused(self.model, self.config.fusion, found).float(), self._outputs(output, inputs))
 
-    def _prediction_of(self, inputs: Batch) -> Tensor:
-        """What the model answers for prepared inputs, before its task reads it."""
-        rows = len(next(iter(inputs.values())))
-        return prediction_in(self._guarded_forward(inputs), self.config.output, self.task, rows)
-
     def _outputs(self, output: Any, inputs: Batch) -> Tensor:
         """What the task reads in whatever the model returned for prepared inputs."""
         rows = len(next(iter(inputs.values())))
@@ -185,7 +180,7 @@ class ModuleAdapter(Adapter):
 
     def live(self, modality: str, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
         def run(some: Batch, mine: Mapping[str, Activations]) -> Tensor:
-            answer = partial(self._live, modality, mine) if modality in self.taps else self._prediction_of
+            answer = partial(self._live, modality, mine) if modality in self.taps else partial(_answer_features, self)
             return run_prepared(self, self.prepare, some, answer)
 
         if modality in self.taps:
@@ -247,6 +242,13 @@ class ModuleAdapter(Adapter):
                 f"the model's forward failed, called with {self.config.call} ({shapes}): {one_line(e)}; "
                 f"check `call`, the modalities' `input` and `scale`, and `data.also`{missing_note(self, inputs)}."
             ) from e
+
+
+def _answer_features(adapter: ModuleAdapter, inputs: Batch) -> Tensor:
+    """What is read out of the model's answer for prepared inputs, where it stands for an encoder."""
+    rows = len(next(iter(inputs.values())))
+    prediction = prediction_in(adapter._guarded_forward(inputs), adapter.config.output, adapter.task, rows)
+    return adapter.task.to_features(prediction, adapter.targets_for(prediction, inputs))
 
 
 def call_model(model: nn.Module, how: str, given: Any) -> Any:

@@ -237,6 +237,14 @@ class _EncoderFit:
         ways = self.ways(x, inputs)
         return torch.cat([pooled_by(self.initial, self.modality, way, x, inputs) for way in ways.values()], 1)
 
+    def _features_of(self, f: Features, rows: Tensor, width: int) -> Tensor:
+        x = self.features(f, rows)
+        if x.shape[1] != width:
+            raise NumericsError(
+                f"what is read of it is {width} numbers an example in one batch, {x.shape[1]} in another"
+            )
+        return x
+
     def ways(self, x: Tensor, inputs: Batch) -> dict[str, PoolWay | None]:
         """The ways in which features (n, ...) are tried: one only where splits have other shapes."""
         if not self.one_shape:
@@ -266,7 +274,7 @@ class _EncoderFit:
         fitted = fit(
             nn.ModuleList([model, head]),
             [*trained.values(), *head.parameters()],
-            lambda f, rows: head(self.features(f, rows)),
+            lambda f, rows: head(self._features_of(f, rows, d)),
             at,
             self.initial.task,
             Recipe(rate=rate, epochs=epochs, seed=self.seed),

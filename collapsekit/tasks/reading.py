@@ -51,6 +51,19 @@ class OutputReader:
         del targets
         return prediction
 
+    def to_features(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
+        """Take of a prediction what is read out where the whole model stands for a modality's encoder.
+
+        Args:
+            prediction: as ``read`` gets it, of a model that was given that modality alone.
+            targets: likewise; they may say which places of a prediction count, never what is right there.
+
+        Returns:
+            Features (n, ...), of one shape in every batch; the whole prediction, if the task does not say otherwise.
+        """
+        del targets
+        return prediction
+
     def average(self, outputs: Sequence[Tensor]) -> Tensor:
         """Make one answer of several (n, ...) to the same question, by a model that samples: outputs (n, ...)."""
         return torch.stack(list(outputs)).mean(0)

@@ -102,6 +102,9 @@ class Tokens(Places):
         )
         return torch.where(counts[..., None], scores, 0.0).flatten(1)
 
+    def to_features(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
+        return self.read(prediction, targets)  # at target places alone: how long a batch is does not matter
+
     def _first(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of an example's targets in their order, (n, S), and which of these there are."""
         there = labels >= 0

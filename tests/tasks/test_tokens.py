@@ -257,6 +257,14 @@ def test_the_model_alone_is_not_given_the_answers() -> None:
     with torch.no_grad():
         alone = adapter.live("prompt", features.recorded, batch)
         assert torch.equal(alone, adapter.live("prompt", features.recorded, {**other, "label": labels}))
+        longer = {
+            k: F.pad(v, (0, 3), value=-100 if k == "label" else 1 if k == "part" else 0)
+            for k, v in batch.items()
+            if k != "image"
+        }
+        longer["image"] = batch["image"]
+        longer |= {k: batch[k] for k in batch if k not in adapter.fields.read and k != "label"}
+        assert torch.equal(alone, adapter.live("prompt", features.recorded, longer))  # as batches end elsewhere
         outputs = adapter.run(batch).prediction.outputs, adapter.run({**other, "label": labels}).prediction.outputs
     assert not torch.equal(*outputs)  # as the model itself goes on to be given them
 
