@@ -19,7 +19,14 @@ EXAMPLE = "(example)"  # the column of whole examples, of which a batch is colla
 
 
 class MissingFieldError(DataError):
-    """Examples lack a field that the config names (exit 2). Who knows the model as well can say what to write."""
+    """Examples lack a field that the config names (exit 2).
+
+    Causes: a label, a modality or a key of ``data.also`` that the data call otherwise; tuples, whose parts have no names
+    without ``batch: [...]``; a column that the Dataset leaves out.
+
+    What to do: write the line that the message says: ``batch: [...]`` for tuples, else the data's own name as
+    ``data.label`` or as the modality's ``input``.
+    """
 
     def __init__(self, sentence: str, key: str, there: Collection[str], unnamed: int = 0) -> None:
         """Make the error.

@@ -24,7 +24,7 @@ _APART = 0.22  # between the lines of several columns, in rows
 
 
 @dataclass(frozen=True)
-class Panel:
+class DumbbellPanel:
     """Rows of one quantity that the base and another column have a value of."""
 
     title: str
@@ -42,10 +42,10 @@ def figures(comparison: Comparison) -> Iterator[tuple[str, str, Result | None, D
         yield "dumbbells", f"From {comparison.base} to the others", None, functools.partial(_draw, names, base, parts)
 
 
-def _panel(comparison: Comparison, base: int, name: str) -> Panel:
+def _panel(comparison: Comparison, base: int, name: str) -> DumbbellPanel:
     found = [row for row in comparison.rows if row.name == name and row.versus is None and _drawable(row, base)]
     unit = next((row.unit for row in found if row.unit), None)
-    return Panel(_PANELS[name] or unit or name, tuple(found[:_MOST_ROWS]))
+    return DumbbellPanel(_PANELS[name] or unit or name, tuple(found[:_MOST_ROWS]))
 
 
 def _drawable(row: Row, base: int) -> bool:
@@ -56,7 +56,7 @@ def _drawable(row: Row, base: int) -> bool:
 
 
 @theme()
-def _draw(names: Sequence[str], base: int, parts: Sequence[Panel], wide: bool) -> Figure:
+def _draw(names: Sequence[str], base: int, parts: Sequence[DumbbellPanel], wide: bool) -> Figure:
     others = [i for i in range(len(names)) if i != base]
     tall = max(len(panel.rows) for panel in parts)
     fig, axes = panels(len(parts), wide=wide, height=0.75 + (0.24 + 0.1 * len(others)) * tall)
