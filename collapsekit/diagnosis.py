@@ -27,6 +27,7 @@ from collapsekit.errors import NothingEvaluatedError, NumericsError
 from collapsekit.features.extraction import Extraction, repeated
 from collapsekit.features.features import Features
 from collapsekit.games.per_example import records_of
+from collapsekit.io.hub import name_of
 from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
 from collapsekit.registry import ProbeSpec
@@ -109,7 +110,7 @@ def diagnose(
     with shown_progress(progress) as shown:
         check_call(options, checkpoint=checkpoint, config=config, progress=shown, model=model)
         settled, source = with_data(settle_config(config, checkpoint, shown), data)
-        chosen, all_options = _checked(settled, source, options, live=model is not None)
+        chosen, all_options = _checked(settled, source, options, model)
         with open_model(settled, checkpoint, options, model=model, source=source, progress=shown) as subject:
             return report_on(subject, options, chosen, all_options, typed=model is None and data is None)
 
@@ -151,7 +152,7 @@ def estimate_cost(
     with shown_progress(progress) as shown:
         check_call(options, checkpoint=checkpoint, config=config, progress=shown, model=model)
         settled, source = with_data(settle_config(config, checkpoint, shown), data)
-        chosen, all_options = _checked(settled, source, options, live=model is not None)
+        chosen, all_options = _checked(settled, source, options, model)
         few = max(FIRST, settled.data.batch_size)
         trial = options.model_copy(update={"limit": few})
         with open_model(settled, checkpoint, trial, model=model, source=source, progress=shown) as subject:
@@ -182,7 +183,7 @@ def _counter(source: FirstExamples, features: Features) -> Callable[[str], int]:
 
 
 def _checked(
-    config: Config, source: Source | None, options: DiagnoseOptions, *, live: bool
+    config: Config, source: Source | None, options: DiagnoseOptions, model: nn.Module | None
 ) -> tuple[list[ProbeSpec], dict[str, Options]]:
     """The probes to run and the options of every probe, once all that can be checked before the model is opened is."""
     registry.load_builtins()
@@ -193,7 +194,7 @@ def _checked(
     if any(spec.name == SUBSETS for spec in chosen):
         config.need_subsets()
     all_options = check_options(options.options or {})
-    check_diagnosis(config, source, chosen, all_options.values(), options, live=live)
+    check_diagnosis(config, source, chosen, all_options.values(), options, live=model is not None, model=model)
     return chosen, all_options
 
 
@@ -303,7 +304,7 @@ def _how_read(read: Checkpoint | None) -> dict[str, str]:
     if read is None:
         return {}
     trust = {"trust_pickle": f"sha256:{read.sha256}"} if read.trusted else {}
-    return {"checkpoint": f"{read.path.name}: {read.note}", **trust}
+    return {"checkpoint": f"{name_of(read.path)}: {read.note}", **trust}
 
 
 def _report(

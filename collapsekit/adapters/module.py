@@ -23,6 +23,7 @@ from collapsekit.adapters.hooks import Reached, Tap, attribute_set, features_by_
 from collapsekit.adapters.inserts import WithEvidence
 from collapsekit.adapters.live.alone import answer_features, hide_answers, in_some_mode, keep_alone
 from collapsekit.adapters.live.collated import collated_arguments
+from collapsekit.adapters.live.hints import explain_call
 from collapsekit.adapters.live.inputs import (
     change_inputs,
     give_values,
@@ -240,7 +241,7 @@ class ModuleAdapter(Adapter):
             shapes = ", ".join(shape_of(self, k, v) for k, v in inputs.items() if k not in self.carried)
             raise ConfigError(
                 f"the model's forward failed, called with {self.config.call} ({shapes}): {one_line(e)}; "
-                f"check `call`, the modalities' `input` and `scale`, and `data.also`{missing_note(self, inputs)}."
+                f"{explain_call(self, inputs, self.forward)}{missing_note(self, inputs)}."
             ) from e
 
 

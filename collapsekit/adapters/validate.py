@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -39,6 +39,7 @@ from collapsekit.report.diagnosis import ReportWarning
 WITHOUT = ", though the inputs are finite: check the weights and the modality's `scale`"
 SEEDS_APART = 3.0  # times as far as two seeds' answers lie apart, by which replays of a model that samples may differ
 FEW = 8  # examples that are also run in other company
+PAIRS = 4  # examples that lend one another a modality, to see which encoders that moves
 
 
 def _first_bad(value: Tensor, *, missing: bool = False) -> int | None:
@@ -155,6 +156,8 @@ def validate_model(
                 "encoders' outputs its only way in, or write a Python adapter."
             )
     result, apart = run.in_other_company(result, few)
+    if isinstance(adapter, ModuleAdapter):
+        run.need_own_inputs(few)
     if rebuilt is None:
         rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
     refused = adapter.prune(batch, result.recorded) if isinstance(adapter, ModuleAdapter) else ()
@@ -259,6 +262,35 @@ class _Repeated:
             if _apart(result, again, self._tolerance):
                 return again, self._apart_in(again, few, orders)
         return result, apart
+
+    def need_own_inputs(self, few: Batch) -> None:
+        """Raise ConfigError where an encoder reads another modality's inputs and not its own: names were exchanged."""
+        few = {k: v[:PAIRS] for k, v in few.items()}
+        try:
+            usual = self.run(few).pooled
+            moved = {
+                m: self._moved_by(m, few, usual) for m in self.adapter.modalities if m not in self.adapter.at_input
+            }
+        except CollapsekitError:  # a model that wants batches of one size, or examples as they belong together
+            return
+        for m, by_own in moved.items():
+            if m in by_own:
+                continue
+            others = [other for other, names in moved.items() if m in names]
+            if others:
+                encoder, wanted = self.adapter.config.modalities[m].encoder, [n for n in moved if n in moved[m]]
+                also = f", and {m!r} that of {wanted[0]!r}" if wanted else ""
+                raise ConfigError(
+                    f"encoder {encoder!r} of modality {m!r} does not move with {m!r}, and moves with "
+                    f"{' and '.join(others)}: encoders stand beside other modalities' names in the config; give "
+                    f"{others[0]!r} this encoder{also}."
+                )
+
+    def _moved_by(self, modality: str, few: Batch, usual: Mapping[str, Tensor]) -> set[str]:
+        """The modalities whose features move where one modality's inputs are another example's."""
+        columns = self.adapter.input_keys(modality)
+        other = self.run({**few, **{k: few[k].roll(1, 0) for k in columns}}).pooled
+        return {m for m, features in other.items() if not torch.equal(features, usual[m])}
 
     def _apart_in(self, result: ForwardPass, few: Batch, orders: Sequence[list[int]]) -> list[str]:
         """What of ``result``, a pass over the batch, is otherwise where each of ``orders`` of ``few`` is a batch."""

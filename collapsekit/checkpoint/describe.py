@@ -14,6 +14,7 @@ from collapsekit.checkpoint.formats.source import kind_of
 from collapsekit.checkpoint.hashing import sha256_of, sha256_of_all
 from collapsekit.checkpoint.sandbox import look_into
 from collapsekit.errors import RefusedError
+from collapsekit.io.hub import locate
 
 if TYPE_CHECKING:  # imported where numbers are read: what is refused, or told by headers, does not wait for torch
     from torch import Tensor
@@ -61,7 +62,7 @@ def describe(path: str | Path, *, values: bool | None = None) -> Description:
     files and tensors hold at most READ_UNASKED bytes. A file that only unpickling could read is then read for its digest,
     by which `--trust-pickle` names it, whatever its size.
     """
-    file = Path(path)
+    file = locate(path)
     kind = kind_of(file)
     found = _described(file, kind == "file", values)
     return replace(found, beside=tuple(_beside(file, found)))

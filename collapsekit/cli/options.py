@@ -22,7 +22,9 @@ from collapsekit.config.options import CommandOptions
 from collapsekit.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., Ended])
-Checkpoint = Annotated[Path | None, typer.Argument(help="Checkpoint; default: the config's model.checkpoint.")]
+Checkpoint = Annotated[
+    Path | None, typer.Argument(help="Checkpoint, or hf://ORG/NAME; default: the config's model.checkpoint.")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="A collapsekit.yaml or pyproject.toml.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")]
 Headline = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and of the report only the headline.")]

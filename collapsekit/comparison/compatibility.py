@@ -96,6 +96,30 @@ def check_families(groups: Sequence[Group], quantities: Sequence[Sequence[dict[K
             _refuse(name, other_name, differing, advice)
 
 
+def unranked(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Say why no column may be called the best: what their reports were not measured alike in, or do not say.
+
+    Task, metric, split, number and content of examples, and definitions of what is shown are checked before, and refused.
+
+    Args:
+        groups: The columns, with their runs.
+
+    Returns:
+        A clause each; nothing where all were measured alike.
+    """
+    reports = [run.report for _, run in _runs(groups)]
+    found = []
+    for what, values in (
+        ("profiles", [str(r.settings.get("profile", "not known")) for r in reports]),
+        ("engines", [r.subject.engine or "PyTorch" for r in reports]),
+    ):
+        if len(set(values)) > 1:
+            found.append(f"{what} {_some([quote(v) for v in sorted(set(values))])}")
+    if any(_digest(run) is None for _, run in _runs(groups)):
+        found.append("whether the examples are the same is not known")
+    return tuple(found)
+
+
 def notes(groups: Sequence[Group]) -> Iterator[str]:
     """Yield what a reader should know of how alike the reports are."""
     runs = list(_runs(groups))

@@ -15,11 +15,14 @@ from collapsekit.io.json import read_json
 from collapsekit.io.safe_text import quote
 from collapsekit.report.diagnosis import Report, Result
 from collapsekit.report.per_example import load_report
+from collapsekit.report.repair import FILE as REPAIR
+from collapsekit.report.repair import RepairReport
 
-ReportOrPath = Report | str | os.PathLike[str]
+ReportOrPath = Report | RepairReport | str | os.PathLike[str]
 Columns = Mapping[str, ReportOrPath | Sequence[ReportOrPath]] | Sequence[ReportOrPath]
 MOST_RUNS = 1_000
 REPORT = "report.json"
+PARTS = ("before", "control", "after")  # of a repair, a column each
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class LoadedRun:
     name: str
     path: str
     report: Report
+    repair: RepairReport | None = None  # that the report is after, where a repair was given
 
     @property
     def training_seed(self) -> int | None:
@@ -60,7 +64,35 @@ def read_groups(arguments: Sequence[str]) -> list[Group]:
         raise ConfigError(f"two groups are called {quote(again[0])}: give each NAME= a name of its own.")
     taken = {n for n, _ in named if n is not None}
     plain = iter(_labels([paths[0] for (n, _), paths in zip(named, files, strict=True) if n is None], taken))
-    return [Group(next(plain) if n is None else n, _runs(paths)) for (n, _), paths in zip(named, files, strict=True)]
+    groups = [Group(next(plain) if n is None else n, _runs(paths)) for (n, _), paths in zip(named, files, strict=True)]
+    return _parted(groups, [n is not None for n, _ in named])
+
+
+def _parted(groups: Sequence[Group], named: Sequence[bool]) -> list[Group]:
+    """The groups; in the place of a repair without a name of its own what it is before, with plain fine-tuning and after."""
+    repairs = [not own and g.runs[0].repair is not None for g, own in zip(groups, named, strict=True)]
+    found: list[Group] = []
+    for group, is_repair in zip(groups, repairs, strict=True):
+        run = group.runs[0]
+        if not is_repair or run.repair is None:
+            found.append(group)
+            continue
+        prefix = "" if len(groups) == 1 else f"{group.name} "
+        parts = [(part, getattr(run.repair, part)) for part in PARTS]
+        found += [
+            Group(f"{prefix}{part}", (LoadedRun(f"{run.name} {part}", run.path, _plain(report)),))
+            for part, report in parts
+            if report is not None
+        ]
+    again = [n for n, count in Counter(g.name for g in found).items() if count > 1]
+    if again:
+        raise ConfigError(f"two columns are called {quote(again[0])}: give each NAME= a name of its own.")
+    return found
+
+
+def _plain(report: Report) -> Report:
+    """A report without curves, which are not compared, and would fill the memory where there are many runs."""
+    return report.model_copy(update={"results": scalars(report)})
 
 
 def groups_of(reports: Columns) -> list[Group]:
@@ -69,21 +101,24 @@ def groups_of(reports: Columns) -> list[Group]:
     Paths and names as :func:`read_groups` has them. Raises ConfigError for what is no report, or none, RefusedError where a
     file is no report.
     """
-    if not isinstance(reports, Mapping | Iterable | os.PathLike):
+    if not isinstance(reports, Mapping | Iterable | os.PathLike | RepairReport):
         raise ConfigError(
             f"reports is {type(reports).__name__}, expected a mapping of names to reports, or a sequence of reports."
         )
     if isinstance(reports, Mapping):
         groups = _named_groups(reports)
     else:
-        groups = _plain_groups([reports] if isinstance(reports, Report | str | os.PathLike) else list(reports))
+        one = isinstance(reports, Report | RepairReport | str | os.PathLike)
+        every: list[Any] = [reports] if one else list(reports)
+        groups = _plain_groups(every)
+        groups = _parted(groups, [False] * len(groups))
     _check_number(sum(len(group.runs) for group in groups))
     return groups
 
 
 def _plain_groups(reports: Sequence[ReportOrPath]) -> list[Group]:
     """A column for each, named by its path or, of an object, by its place."""
-    files = [None if isinstance(r, Report) else _under(_path_of(r), several=False)[0] for r in reports]
+    files = [None if _is_report(r) else _under(_path_of(r), several=False)[0] for r in reports]
     places = {i: f"report {i + 1}" for i, file in enumerate(files) if file is None}
     labels = iter(_labels([file for file in files if file is not None], set(places.values())))
     names = [places[i] if i in places else next(labels) for i in range(len(files))]
@@ -102,7 +137,7 @@ def _named_groups(columns: Mapping[str, ReportOrPath | Sequence[ReportOrPath]]) 
 
 def _mixed_runs(name: str, reports: Sequence[ReportOrPath], *, several: bool = False) -> tuple[LoadedRun, ...]:
     """The runs of a column, in order: those of a path named by where they lie, others by their place."""
-    files = [[] if isinstance(r, Report) else _under(_path_of(r), several=several) for r in reports]
+    files = [[] if _is_report(r) else _under(_path_of(r), several=several) for r in reports]
     flat = [file for some in files for file in some]
     _check_number(len(flat))
     _check_once(flat, name)
@@ -111,8 +146,14 @@ def _mixed_runs(name: str, reports: Sequence[ReportOrPath], *, several: bool = F
     for i, (report, some) in enumerate(zip(reports, files, strict=True), 1):
         if isinstance(report, Report):
             runs.append(LoadedRun(f"{name} {i}", f"{name} {i}", report))
+        elif isinstance(report, RepairReport):
+            runs.append(LoadedRun(f"{name} {i}", f"{name} {i}", report.after, report))
         runs += [next(read) for _ in some]
     return tuple(runs)
+
+
+def _is_report(value: object) -> bool:
+    return isinstance(value, Report | RepairReport)
 
 
 def _path_of(value: object) -> str:
@@ -154,14 +195,19 @@ def _under(part: str, *, several: bool) -> list[str]:
     if not os.path.isdir(part):  # noqa: PTH112 - Path's own raises for a name too long
         if not os.path.lexists(part):
             raise ConfigError(
-                f"{part} is not a file: give a report.json that `collapsekit diagnose` wrote, or its folder."
+                f"{part} is not a file: give a report.json that `collapsekit diagnose` wrote, a repair.json, or a folder of "
+                "one."
             )
         return [part]
     folder = Path(part)
     if os.path.lexists(folder / REPORT):
         return [str(folder / REPORT)]
+    if os.path.lexists(folder / REPAIR):
+        return [str(folder / REPAIR)]
     if not several:
-        raise ConfigError(f"{part} holds no {REPORT}: name one, or write NAME={part} for all the runs in it.")
+        raise ConfigError(
+            f"{part} holds neither {REPORT} nor {REPAIR}: name one, or write NAME={part} for all the runs in it."
+        )
     found = list(folder.glob(f"*/{REPORT}")) or [p for p in folder.glob("*.json") if not p.is_dir()]
     if not found:
         raise ConfigError(
@@ -177,19 +223,20 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 def _runs(paths: Sequence[str]) -> tuple[LoadedRun, ...]:
     names = [place[-1] for place in _told_apart([_place(p) for p in paths])]
-    # Curves are not compared, and would fill the memory where there are many runs.
-    reports = [r.model_copy(update={"results": scalars(r)}) for r in map(_read, paths)]
-    return tuple(LoadedRun(name, path, report) for name, path, report in zip(names, paths, reports, strict=True))
+    return tuple(_read(name, path) for name, path in zip(names, paths, strict=True))
 
 
-def _read(path: str) -> Report:
+def _read(name: str, path: str) -> LoadedRun:
     raw = read_json(path)
     kind = raw.get("kind") if isinstance(raw, dict) else None
+    if kind == "repair":
+        repair = RepairReport.from_data(raw, path)
+        return LoadedRun(name, path, _plain(repair.after), repair)
     if isinstance(kind, str):
         raise RefusedError(
-            f"{path} is a file of kind {quote(kind)}: give a report.json that `collapsekit diagnose` wrote."
+            f"{path} is a file of kind {quote(kind)}: give a report.json that `collapsekit diagnose` wrote, or repair.json."
         )
-    return load_report(Path(path), raw)
+    return LoadedRun(name, path, _plain(load_report(Path(path), raw)))
 
 
 def scalars(report: Report) -> tuple[Result, ...]:
@@ -201,7 +248,7 @@ def _place(path: str) -> list[str]:
     """The parts that tell a report from others: its folders, and its own name where that is not report.json."""
     whole = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and so rename runs
     parts = [p for p in whole.parent.parts if p != whole.anchor]
-    return (parts if whole.name == REPORT and parts else [*parts, whole.stem]) or [whole.name]
+    return (parts if whole.name in (REPORT, REPAIR) and parts else [*parts, whole.stem]) or [whole.name]
 
 
 def _told_apart(places: list[list[str]]) -> list[list[str]]:

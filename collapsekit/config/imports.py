@@ -2,119 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import importlib
-import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
-from pathlib import Path, PurePath
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.user_code.imports import file_of, files_in, forget_module
+from collapsekit.user_code.imports import importable_from as importable_from
+from collapsekit.user_code.imports import needed_names as needed_names
+from collapsekit.user_code.imports import one_line as one_line
 from collapsekit.user_code.process_state import user_code
-
-_FOLDERS: set[Path] = set()  # config folders that modules were imported from in this process
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-
-
-class _Installed:
-    """Finds collapsekit and what it depends on where they are installed, though a config folder leads the path: a typer.py
-    beside a model must not become the typer of a command that imports it later."""
-
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if path is not None or not any(_may_hold(str(f), name) for f in _FOLDERS) or name not in needed_names():
-            return None
-        others = [p for p in sys.path if Path(p or ".").resolve() not in _FOLDERS]
-        for finder in sys.meta_path:
-            if finder is PathFinder:
-                found = PathFinder.find_spec(name, others, target)
-            else:
-                found = finder.find_spec(name, None, target) if finder is not _Installed else None
-            if found is not None:
-                return found
-        return None
-
-
-@functools.cache
-def needed_names() -> frozenset[str]:
-    """List the top-level modules of collapsekit and of everything it depends on, as installed here."""
-    names, done, todo = {"collapsekit"}, set[str](), ["collapsekit"]
-    while todo:
-        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
-        if name in done:
-            continue
-        done.add(name)
-        with contextlib.suppress(PackageNotFoundError):  # for another platform, or collapsekit is run from its source
-            found = distribution(name)
-            names |= _top_levels(found)
-            todo += [m[0] for r in found.requires or [] if "extra ==" not in r and (m := _NAME.match(r))]
-    return frozenset(names)
-
-
-def _top_levels(package: Distribution) -> set[str]:
-    listed = package.read_text("top_level.txt")
-    if listed is not None:
-        return set(listed.split())
-    firsts = {PurePath(f).parts[0] for f in package.files or ()}
-    return {first.partition(".")[0] for first in firsts if not first.endswith((".dist-info", ".data", ".pth", ".."))}
-
-
-def one_line(error: BaseException) -> str:
-    """Kind and text of an exception from the user's own code, short enough to stand in a sentence."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 300 else text[:299] + "…"
-    return f"{type(error).__name__}: {text.rstrip('.')}" if text else type(error).__name__
-
-
-@contextmanager
-def importable_from(base: Path) -> Iterator[None]:
-    """Let modules in ``base`` be imported, and forget those of the same name from other config folders."""
-    folder = base.resolve()
-    _forget_others(folder)
-    _FOLDERS.add(folder)
-    if _Installed not in sys.meta_path:
-        sys.meta_path.insert(0, _Installed)
-    importlib.invalidate_caches()  # the files may be newer than Python's last look into the folder
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # taken out by the imported code itself
-            sys.path.remove(str(folder))
-
-
-def _forget_others(folder: Path) -> None:
-    """Two config folders may each hold a model.py and a layers.py: the other folder's must not answer."""
-    here = {p.stem for p in folder.iterdir()} if folder.is_dir() else set()
-    near = [n for n in sys.modules if n.partition(".")[0] in here]
-    # Few have a namesake there, and to resolve every module's path takes longer than all the rest.
-    tops = {n.partition(".")[0] for n in near}
-    told = {t for t in tops if any(_may_hold(str(other), t) for other in _FOLDERS - {folder})}
-    told -= needed_names() if told else set()
-    for name in [n for n in near if n.partition(".")[0] in told]:
-        own, found = _of(folder, name), _file(sys.modules.get(name))
-        if own and found not in own and any(found in _of(other, name) for other in _FOLDERS - {folder}):
-            _forget(name)
-
-
-def _may_hold(folder: str, top: str) -> bool:
-    """Whether there is anything in ``folder`` that a module of that first name could be read from."""
-    place = os.path.join(folder, top)  # noqa: PTH118 - asked for every folder
-    return os.path.exists(place) or os.path.exists(place + ".py")  # noqa: PTH110
 
 
 def _need_other_name(module_name: str, folder: Path, prefix: str) -> None:
     """Raises ConfigError where the module the config names would take the place of one that collapsekit needs."""
     top = module_name.split(".")[0]
-    own = _of(folder, top)
-    if own and top in needed_names() and _file(sys.modules.get(top)) not in own:
+    own = files_in(folder, top)
+    if own and top in needed_names() and file_of(sys.modules.get(top)) not in own:
         raise ConfigError(f"{prefix}: {own[0]} has the name of a package that collapsekit itself uses: rename it.")
 
 
@@ -122,26 +27,9 @@ def _forget_namesake(module_name: str, folder: Path) -> None:
     """Drop an imported module of the very name the config gives, wherever it came from, unless it is the folder's."""
     parts = module_name.split(".")
     for name in (".".join(parts[:i]) for i in range(1, len(parts) + 1)):
-        own, found = _of(folder, name), _file(sys.modules.get(name))
+        own, found = files_in(folder, name), file_of(sys.modules.get(name))
         if own and found is not None and found not in own:
-            _forget(name)
-
-
-def _forget(name: str) -> None:
-    top = name.split(".")[0]
-    for other in [n for n in sys.modules if n == top or n.startswith(top + ".")]:
-        del sys.modules[other]
-
-
-def _file(module: ModuleType | None) -> Path | None:
-    file = getattr(module, "__file__", None)
-    return Path(file).resolve() if isinstance(file, str) else None
-
-
-def _of(folder: Path, name: str) -> list[Path]:
-    """Files in ``folder`` that a module of that dotted name would be read from."""
-    stem = folder.joinpath(*name.split("."))
-    return [p.resolve() for p in (stem.with_name(stem.name + ".py"), stem / "__init__.py") if p.is_file()]
+            forget_module(name)
 
 
 def import_object(spec: str, base: Path, what: str) -> Any:

@@ -302,6 +302,10 @@ class CompareOptions(CommandOptions):
         str | None,
         Flag("Column that the others are tested against; default: the first of several runs.", metavar="NAME"),
     ] = None
+    base: Annotated[
+        str | None,
+        Flag("Column that changes are told against; default: the tests' reference, else the first.", metavar="NAME"),
+    ] = None
     only: Annotated[
         tuple[str, ...], Flag("Numbers to show, such as 'vif.*' or score; repeatable.", metavar="GLOB")
     ] = ()

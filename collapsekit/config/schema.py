@@ -13,6 +13,7 @@ from collapsekit.config.options import GateConfig
 from collapsekit.config.regions import parse_region
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import reason
+from collapsekit.io.hub import is_hub_name, locate
 from collapsekit.io.limits import SEEDS
 from collapsekit.io.safe_text import quote
 
@@ -239,10 +240,12 @@ class Config(_Section):
         )
 
     def resolve(self, path: str) -> Path:
-        """Return a path from the config, relative to the config's own folder.
+        """Return a path from the config, relative to the config's own folder; of `hf://ORG/NAME` where the cache has it.
 
         Raises ConfigError for one no file can have.
         """
+        if is_hub_name(path):
+            return locate(path)
         try:
             found = self.base / Path(path).expanduser()
             found.exists()  # raises where the name is too long or a folder on the way may not be entered
@@ -251,4 +254,4 @@ class Config(_Section):
         except (OSError, ValueError, RuntimeError) as e:  # RuntimeError: no such user after ~
             why = reason(e) if isinstance(e, OSError) else str(e)
             raise ConfigError(f"{self.origin} names the path {quote(path)}, which cannot be used: {why}.") from None
-        return found
+        return locate(found)

@@ -1,4 +1,4 @@
-"""Arrays in a safetensors or npz file, memory-mapped, as splits of examples."""
+"""Arrays in a safetensors or npz file, or one that torch.save wrote, memory-mapped, as splits of examples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.config.imports import one_line
 from collapsekit.data.base import SPLITS, Batch, Source, draw_rows, need_key
 from collapsekit.errors import CollapsekitError, ConfigError, DataError, NothingEvaluatedError, RefusedError
+from collapsekit.io.safe_text import inline
+
+FOLDER = " A folder of files is read by a function of yours: name it as data.factory (docs/data.md has some)."
 
 
 class ArraySource(Source):
@@ -58,14 +62,47 @@ class ArraySource(Source):
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
-    """Read the arrays (n, ...) of a safetensors or npz file by name, memory-mapped where the file stores them plainly."""
+    """Read the arrays (n, ...) of a file by name, memory-mapped where the file stores them plainly."""
     with reading_arrays(path) as is_npz:
         if is_npz:
-            return {k: _as_tensor(v) for k, v in _read_npz(path).items() if v.dtype.kind in "biufc"}
+            if is_torch_file(path):
+                return read_torch_file(path)
+            read = {k: split_numbers(v, path) if k == "split" else v for k, v in _read_npz(path).items()}
+            return {k: _as_tensor(v) for k, v in read.items() if v.dtype.kind in "biufc"}
         from safetensors import safe_open
 
         with safe_open(str(path), framework="pt", device="cpu") as file:
             return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def is_torch_file(path: Path) -> bool:
+    """Tell a zip that torch.save wrote from an npz."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/data.pkl") for name in archive.namelist())
+
+
+def read_torch_file(path: Path) -> dict[str, Tensor]:
+    """Read what torch.save wrote of a dict of tensors (n, ...), by splits or flat; as of a checkpoint, nothing is run."""
+    tensors = read_checkpoint(path).tensors
+    nested = {k: k.partition(".") for k in tensors}
+    if all(split in SPLITS and name for split, _, name in nested.values()):
+        return {f"{split}/{name}": tensors[k] for k, (split, _, name) in nested.items()}
+    return tensors
+
+
+def split_numbers(which: np.ndarray[Any, Any], path: Path) -> np.ndarray[Any, Any]:
+    """Return a `split` array (n,) as numbers, 0 (train), 1 (val), 2 (test), where it is these words. Raises ConfigError."""
+    if which.dtype.kind not in "SU":
+        return which
+    places = {word: place for place, word in enumerate(SPLITS)}
+    words, back = np.unique(which.astype(str), return_inverse=True)
+    unknown = [inline(str(word), 40) for word in words if word not in places]
+    if unknown:
+        raise ConfigError(
+            f"the `split` array of {path} must hold {', '.join(SPLITS)}, or 0, 1, 2, for each example, found "
+            f"{', '.join(unknown[:5])}: rename these."
+        )
+    return np.array([places[str(word)] for word in words], np.int64)[back].reshape(which.shape)
 
 
 @contextmanager
@@ -77,18 +114,31 @@ def reading_arrays(path: Path) -> Iterator[bool]:
     from safetensors import SafetensorError
 
     if not path.is_file():
-        raise ConfigError(f"data.path {path} is not a file: give a .safetensors or .npz file.")
+        raise ConfigError(
+            f"data.path {path} is not a file: give a .safetensors, .npz or .pt file.{FOLDER * path.is_dir()}"
+        )
     try:
         with path.open("rb") as f:
             head = f.read(4)
         yield head[:2] == b"PK"
     except SafetensorError as e:
-        raise RefusedError(f"{path} is neither safetensors nor npz ({e}): convert it to one of them.") from None
+        raise RefusedError(
+            f"{path} is neither safetensors nor npz, nor of torch.save ({e}): {_instead(path)}."
+        ) from None
     except CollapsekitError:
         raise
     except Exception as e:  # noqa: BLE001
         # Damaged bytes make zipfile, zlib, struct and NumPy raise almost anything.
         raise RefusedError(f"{path} cannot be read as arrays ({one_line(e)}): save it again.") from None
+
+
+def _instead(path: Path) -> str:
+    """What to do with a file of another kind."""
+    with path.open("rb") as f:
+        head = f.read(4)
+    if head == b"PAR1":
+        return "it is Parquet: a function of yours that reads it goes into data.factory, as docs/data.md shows"
+    return "convert it to one of them"
 
 
 def _as_tensor(values: np.ndarray[Any, Any]) -> Tensor:

@@ -18,6 +18,29 @@ Batch = dict[str, Tensor]  # inputs by key, first axis the example
 EXAMPLE = "(example)"  # the column of whole examples, of which a batch is collated once modalities are exchanged
 
 
+class MissingFieldError(DataError):
+    """Examples lack a field that the config names (exit 2).
+
+    Causes: a label, a modality or a key of ``data.also`` that the data call otherwise; tuples, whose parts have no names
+    without ``batch: [...]``; a column that the Dataset leaves out.
+
+    What to do: write the line that the message says: ``batch: [...]`` for tuples, else the data's own name as
+    ``data.label`` or as the modality's ``input``.
+    """
+
+    def __init__(self, sentence: str, key: str, there: Collection[str], unnamed: int = 0) -> None:
+        """Make the error.
+
+        Args:
+            sentence: what was looked for and what is there, without a full stop.
+            key: the field that is not.
+            there: the fields that are.
+            unnamed: how many of these, the last ones, are parts of a tuple by their place.
+        """
+        super().__init__(f"{sentence}{'; name its parts with `batch: [...]`' if 0 < unnamed == len(there) else ''}.")
+        self.sentence, self.key, self.there, self.unnamed = sentence, key, tuple(there), unnamed
+
+
 def need_split(split: str, there: Collection[str]) -> None:
     """Raise ConfigError where ``split`` is none of those that are there."""
     if split not in there:
@@ -28,7 +51,7 @@ def need_split(split: str, there: Collection[str]) -> None:
 
 
 def need_key(key: str, there: Collection[str], split: str, origin: str) -> None:
-    """Raise DataError where a split's arrays do not have a key.
+    """Raise MissingFieldError where a split's arrays do not have a key.
 
     Args:
         key: that is needed.
@@ -37,10 +60,12 @@ def need_key(key: str, there: Collection[str], split: str, origin: str) -> None:
         origin: what to call the data in messages.
     """
     if key not in there:
-        raise DataError(
+        raise MissingFieldError(
             f"split {split!r} of {origin} has no {key!r}{did_you_mean(key, there)}: "
             f"it has {', '.join(there) or 'no arrays'} (arrays of text, or of another length than a `split` "
-            "tensor, are left out)."
+            "tensor, are left out)",
+            key,
+            there,
         )
 
 

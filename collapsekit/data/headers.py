@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from collapsekit.data.arrays import need_splits, reading_arrays
+from collapsekit.data.arrays import is_torch_file, need_splits, read_torch_file, reading_arrays, split_numbers
 from collapsekit.data.base import SPLITS
 
 Sizes = dict[str, dict[str, int]]  # bytes by split and name
@@ -19,7 +19,8 @@ _BITS = {"64": 8, "32": 4, "16": 2, "8": 1}
 def read_sizes(path: Path) -> Sizes:
     """Count the bytes of every array that can be used, by split and name. Raises what reading all of it would."""
     with reading_arrays(path) as is_npz:
-        shapes, which = _npz_headers(path) if is_npz else _safetensors_headers(path)
+        read = (_torch_headers if is_torch_file(path) else _npz_headers) if is_npz else _safetensors_headers
+        shapes, which = read(path)
     if any("/" in name for name in shapes):
         out: Sizes = {}
         for key, (shape, size) in shapes.items():
@@ -59,6 +60,11 @@ def _bytes_of(dtype: str) -> int:
     return next((size for bits, size in _BITS.items() if dtype.lstrip("CBFIU").startswith(bits)), 1)
 
 
+def _torch_headers(path: Path) -> tuple[_Shapes, Any]:
+    tensors = read_torch_file(path)  # mapped, so that only `split` is read
+    return {k: (tuple(v.shape), v.element_size()) for k, v in tensors.items()}, tensors.get("split")
+
+
 def _npz_headers(path: Path) -> tuple[_Shapes, Any]:
     shapes: _Shapes = {}
     which = None
@@ -74,9 +80,9 @@ def _npz_headers(path: Path) -> tuple[_Shapes, Any]:
                 shape, _, dtype = read(member)
             if dtype.hasobject:
                 raise ValueError(f"array {name!r} holds Python objects, which are never loaded")
-            if dtype.kind in "biufc":
+            if dtype.kind in "biufc" or (name == "split" and dtype.kind in "SU"):
                 shapes[name] = (shape, dtype.itemsize)
         if "split" in shapes and not any("/" in n for n in shapes):
             with archive.open("split.npy") as member:
-                which = np.lib.format.read_array(member, allow_pickle=False)
+                which = split_numbers(np.lib.format.read_array(member, allow_pickle=False), path)
     return shapes, which

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from collapsekit.config.imports import one_line
-from collapsekit.data.base import EXAMPLE, Batch, Source, draw_rows, need_dense
+from collapsekit.data.base import EXAMPLE, Batch, MissingFieldError, Source, draw_rows, need_dense
 from collapsekit.data.objects import Form, ObjectStore, unpad_rows
 from collapsekit.data.paths import MISSING, field_names, find_field, named_parts
 from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError, did_you_mean
@@ -59,8 +59,8 @@ class LoaderSource(Source):
     def length(self, split: str) -> int | None:
         loader = self.loaders[split]
         try:
-            if isinstance(loader, Dataset):
-                return None if isinstance(loader, IterableDataset) else len(loader)  # type: ignore[arg-type]
+            if is_dataset(loader):
+                return None if isinstance(loader, IterableDataset) else len(loader)
             return _length(loader) if type(loader) is DataLoader else None
         except Exception:  # noqa: BLE001 - a user's __len__ may do anything: it is read through, then
             return None
@@ -77,9 +77,8 @@ class LoaderSource(Source):
             rows = next(iter(lengths.values()))
             if len(set(lengths.values())) > 1:
                 raise DataError(
-                    f"a batch of split {split!r} from {self.origin} has unequal numbers of rows: {lengths}; fields whose "
-                    "rows are parts of examples, such as nodes of graphs, are exchanged before they are collated with "
-                    f"`data: {{edit: examples}}`{ONE if 1 in lengths.values() else ''}."
+                    f"a batch of split {split!r} from {self.origin} has unequal numbers of rows: {lengths}; "
+                    f"{_why_unequal(batch, keys, self.form.names)}{ONE if 1 in lengths.values() else ''}."
                 )
             if rows == 0:
                 continue
@@ -105,11 +104,11 @@ class LoaderSource(Source):
     def has_examples(self, split: str) -> bool:
         """Tell whether examples of a split can be had before they are collated."""
         loader = self.loaders[split]
-        return isinstance(loader, Dataset) or (isinstance(loader, DataLoader) and loader.batch_sampler is not None)
+        return is_dataset(loader) or (isinstance(loader, DataLoader) and loader.batch_sampler is not None)
 
     def _columns(self, batch: Any, keys: Sequence[str], split: str) -> Batch:
         """One tensor a field, (rows, ...); of values that do not stack their hashes. Raises DataError."""
-        values, alone = self._values(batch, keys, split), self._is_examples(batch)
+        values, alone = self._values(batch, keys, split), self.is_examples(batch)
         rows, out = _count_rows(values), {}
         for key, value in values.items():
             apart = value is None or key in self.objects or key == EXAMPLE
@@ -123,7 +122,7 @@ class LoaderSource(Source):
 
     def _values(self, batch: Any, keys: Sequence[str], split: str) -> dict[str, Any]:
         """The fields of a batch, or of a list of examples, as they are."""
-        if self._is_examples(batch):
+        if self.is_examples(batch):
             parts = [named_parts(one, self.form.names) for one in batch]
             collated = self._collated_labels(batch) if self.form.examples and self.form.label in keys else {}
             listed = {
@@ -137,7 +136,8 @@ class LoaderSource(Source):
             if isinstance(there, Tensor | str | bytes | int | float) or there is None:
                 raise DataError(
                     f"{self.origin} split {split!r} yields {type(batch).__name__}, expected dict batches: "
-                    "return dicts such as {'image': ..., 'audio': ..., 'label': ...}."
+                    "return dicts such as {'image': ..., 'audio': ..., 'label': ...}; tensors of all examples go into a "
+                    "TensorDataset(audio, image, label), with `batch: [audio, image, label]`."
                 )
             found = {k: find_field(there, k) for k in keys}
             absent = next((k for k, value in found.items() if value is MISSING), None)
@@ -148,15 +148,15 @@ class LoaderSource(Source):
                 "collate_fn."
             )
         if absent is not None:
-            names = list(there) if isinstance(there, Mapping) else field_names(there)
-            said = (
-                "" if self.form.names or not isinstance(batch, list | tuple) else "; name its parts with `batch: [...]`"
-            )
-            raise DataError(
-                f"a batch of split {split!r} from {self.origin} has no {absent!r}{did_you_mean(absent, names)}: "
-                f"it has {', '.join(map(str, names))}{said}."
-            )
+            raise self._lacks(absent, there, batch, split)
         return found
+
+    def _lacks(self, absent: str, there: Any, batch: Any, split: str) -> MissingFieldError:
+        names = list(map(str, there)) if isinstance(there, Mapping) else field_names(there)
+        one = batch[0] if self.is_examples(batch) else batch
+        unnamed = max(0, len(one) - len(self.form.names)) if isinstance(one, list | tuple) else 0
+        found = f"a batch of split {split!r} from {self.origin} has no {absent!r}{did_you_mean(absent, names)}: it has"
+        return MissingFieldError(f"{found} {', '.join(names)}", absent, names, unnamed)
 
     def _collated_labels(self, examples: list[Any]) -> dict[str, Tensor]:
         """The targets that the collate_fn makes of examples, by their field; nothing where it makes none."""
@@ -164,11 +164,11 @@ class LoaderSource(Source):
         one_each = isinstance(labels, Tensor) and labels.ndim > 0 and len(labels) == len(examples)
         return {self.form.label: labels} if one_each else {}
 
-    def _is_examples(self, batch: Any) -> bool:
-        """Whether a batch is a list of examples, which nobody collated."""
+    def is_examples(self, batch: Any) -> bool:
+        """Tell whether a batch is a list of examples, which nobody collated."""
         if not isinstance(batch, list) or not batch:
             return False
-        return self.form.examples or all(isinstance(one, Mapping) for one in batch)
+        return self.form.examples or isinstance(batch, Uncollated) or all(isinstance(one, Mapping) for one in batch)
 
     def _uncollated(self, loader: DataLoader[Any]) -> DataLoader[Any]:
         """The same batches as lists of examples. Raises DataError for a loader that makes no batches itself."""
@@ -208,8 +208,8 @@ class LoaderSource(Source):
         """Batches as the user's loader gives them; a Dataset is batched here, ``limit`` examples drawn from all."""
         loader = self.loaders[split]
         try:
-            if isinstance(loader, Dataset):
-                total = len(loader) if not isinstance(loader, IterableDataset) else None  # type: ignore[arg-type]
+            if is_dataset(loader):
+                total = len(loader) if not isinstance(loader, IterableDataset) else None
                 if limit is not None and total is not None and limit < total:
                     loader = Subset(loader, draw_rows(total, limit, seed).tolist())
                 loader = DataLoader(loader, batch_size=size, collate_fn=_collate)
@@ -226,6 +226,31 @@ class LoaderSource(Source):
                 f"reading split {split!r} from {self.origin} failed: {one_line(e)}; it must be a DataLoader, a Dataset "
                 "or another iterable of dict batches."
             ) from e
+
+
+def _why_unequal(batch: Any, keys: Sequence[str], names: Sequence[str]) -> str:
+    """What to do where fields of a batch have unequal numbers of rows."""
+    fields = named_parts(batch, names)
+    lists = [k for k in keys if type(found := find_field(fields, k)) is list and found and _are_columns(found)]
+    if lists:
+        return (
+            f"{', '.join(lists)} came as a list of columns, which torch's default collate_fn makes of lists of numbers: let "
+            "examples hold tensors (a datasets.Dataset: `.with_format('torch')`), or hand over the Dataset itself"
+        )
+    return (
+        "fields whose rows are parts of examples, such as nodes of graphs, are exchanged before they are collated with "
+        "`data: {edit: examples}`"
+    )
+
+
+def _are_columns(values: list[Any]) -> bool:
+    return all(isinstance(v, Tensor) and v.ndim == 1 for v in values) and len({len(v) for v in values}) == 1
+
+
+def is_dataset(loader: Any) -> bool:
+    """Tell whether it has examples by number, or yields them one by one. torch's own loaders ask for several at once by
+    `__getitems__`, which no iterable of batches has: so a `datasets.Dataset` is told, which is no class of torch's."""
+    return isinstance(loader, Dataset) or (hasattr(type(loader), "__getitems__") and hasattr(type(loader), "__len__"))
 
 
 def _length(loader: DataLoader[Any]) -> int | None:
@@ -250,14 +275,41 @@ def _count_rows(values: Mapping[str, Any]) -> int | None:
     return next(lengths, None)
 
 
+class Uncollated(list[Any]):
+    """A batch that is a list of examples, as they do not stack: ragged ones, images of PIL, text in tuples."""
+
+
 def _collate(examples: list[Any]) -> Any:
-    """Collate examples as torch does by default; mappings that do not stack, such as ragged ones, stay a list."""
+    """Collate examples as torch does by default, lists of numbers as tensors; what does not stack stays a list."""
+    ready = [_with_tensors(one) for one in examples]
     try:
-        return default_collate(examples)
+        return default_collate(ready)
     except (TypeError, RuntimeError):
-        if not all(isinstance(one, Mapping) for one in examples):
+        if not all(isinstance(one, Mapping | list | tuple) for one in ready):
             raise
-        return examples
+        return Uncollated(ready)
+
+
+def _with_tensors(example: Any) -> Any:
+    """An example whose lists of numbers are tensors: torch would take each place of them for a field of its own."""
+    if type(example) is dict:
+        return {k: _as_numbers(v) for k, v in example.items()}
+    if type(example) in (list, tuple):
+        return type(example)(map(_as_numbers, example))
+    return example
+
+
+def _as_numbers(value: Any) -> Any:
+    if type(value) is not list or not value:
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:  # of several lengths
+        return value
+    if array.dtype.kind not in "biuf" or not all(type(one) in (bool, int, float, list) for one in value):
+        return value
+    tensor = torch.from_numpy(array)
+    return tensor.to(torch.get_default_dtype()) if array.dtype.kind == "f" else tensor
 
 
 def _stacked(values: list[Any]) -> Any:

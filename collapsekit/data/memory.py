@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.data.base import Batch, Source, need_dense
 from collapsekit.data.factory import batch_form
-from collapsekit.data.loaders import BatchForm, LoaderSource
+from collapsekit.data.loaders import BatchForm, LoaderSource, is_dataset
 from collapsekit.data.objects import ObjectStore
 from collapsekit.errors import ConfigError, DataError
 
@@ -42,7 +41,9 @@ class MemorySource(Source):
                     raise ConfigError(f"{ORIGIN} has the key {name!r}, expected text: {SPLITS}, each by names.")
             if isinstance(held, Mapping):
                 self.parts[split] = ArraySource({split: {k: _tensor(v, k, split) for k, v in held.items()}}, ORIGIN)
-            elif isinstance(held, Dataset | Iterable) and not isinstance(held, Tensor | np.ndarray | str | bytes):
+            elif (is_dataset(held) or isinstance(held, Iterable)) and not isinstance(
+                held, Tensor | np.ndarray | str | bytes
+            ):
                 self.parts[split] = LoaderSource({split: held}, ORIGIN, form, self.objects)
             else:
                 raise ConfigError(

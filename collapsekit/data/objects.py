@@ -146,6 +146,8 @@ def describe(value: Any, axis: int | None = None) -> Tensor:
         return torch.cat([torch.ones(1), _described(value, axis)])
     if isinstance(value, bool | int | float):
         return torch.tensor([1.0, float(value)])
+    if hasattr(value, "__array_interface__"):  # images of PIL
+        return describe(torch.from_numpy(np.array(value)), axis)
     if isinstance(value, list | tuple) and value:
         if all(isinstance(part, str) for part in value):
             return torch.cat([torch.ones(1), count_words(" ".join(value))])
@@ -256,7 +258,9 @@ def _bytes_of_container(value: Any, key: str, depth: int) -> Iterator[bytes]:
         parts = [(str(k), v) for k, v in value.items()]
     elif isinstance(value, list | tuple):
         parts = [(str(i), v) for i, v in enumerate(value)]
-    elif hasattr(value, "__array__"):  # images, arrays of other libraries
+    elif hasattr(value, "__array__") or hasattr(
+        value, "__array_interface__"
+    ):  # images of PIL, arrays of other libraries
         array = np.asarray(value)
         if array.dtype.kind not in "biufSU":
             raise DataError(
@@ -265,12 +269,18 @@ def _bytes_of_container(value: Any, key: str, depth: int) -> Iterator[bytes]:
         parts = [("array", f"{array.dtype} {array.shape}"), ("bytes", array.tobytes())]
     elif dataclasses.is_dataclass(value) or hasattr(value, "__dict__"):
         parts = [(k, v) for k, v in vars(value).items() if not k.startswith("_")]
+        if not parts and vars(value):  # all of it is hidden, so that any two would be taken for the same
+            raise DataError(_not_told(value, key))
     else:
-        raise DataError(
-            f"a value of {key!r} is {type(value).__name__}, expected a tensor, an array, text, None, or a list, mapping or "
-            "object of these."
-        )
+        raise DataError(_not_told(value, key))
     yield f"{type(value).__name__} {len(parts)};".encode()
     for name, part in parts:
         yield f"{len(name)} {name};".encode()
         yield from _bytes_of(part, key, depth - 1)
+
+
+def _not_told(value: Any, key: str) -> str:
+    return (
+        f"a value of {key!r} is {type(value).__name__}, expected a tensor, an array, text, None, or a list, mapping or "
+        "object of these."
+    )

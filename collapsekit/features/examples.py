@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
+from collapsekit.adapters.live.hints import explain_missing
 from collapsekit.adapters.validate import finite_inputs
-from collapsekit.data.base import SPLITS, Batch, is_stored
+from collapsekit.data.base import SPLITS, Batch, MissingFieldError, is_stored
 from collapsekit.data.contents import canonical
 from collapsekit.data.objects import unpad_rows
 from collapsekit.distributed.process_group import current
@@ -78,11 +80,11 @@ class SplitReader:
 
     def _columns(self, split: str) -> Batch:
         """Every example of the split as the data gives them, in its order, on the CPU."""
-        adapter, config = self.adapter, self.adapter.config
+        adapter = self.adapter
         columns = {k: self.storage.column() for k in self.columns}
         done = 0
         seed_everything(self.seed)  # a loader that shuffles draws its order from here
-        for batch in adapter.source.batches(split, list(columns), config.data.batch_size, self.limit, self.seed):
+        for batch in self._batches(split, list(columns)):
             finite_inputs(_without_gaps(adapter, batch), split, done, adapter.fields.owned)
             self._need_numbers(split, batch)
             self._take_labels(columns, batch)
@@ -94,6 +96,13 @@ class SplitReader:
         if not done:
             raise NothingEvaluatedError(f"split {split!r} is empty: there is nothing to evaluate.")
         return {k: column.tensor() for k, column in columns.items()}
+
+    def _batches(self, split: str, columns: list[str]) -> Iterator[Batch]:
+        source, size = self.adapter.source, self.adapter.config.data.batch_size
+        try:
+            yield from source.batches(split, columns, size, self.limit, self.seed)
+        except MissingFieldError as e:
+            raise explain_missing(self.adapter.config, self.adapter.model, e) from None
 
     def _take_labels(self, columns: dict[str, SpillColumn], batch: Batch) -> None:
         """Let labels of sequences that end elsewhere in each batch be of one length: -100 is no target."""

@@ -14,6 +14,7 @@ from collapsekit.report.agreement import (
     check_interval,
     check_modality,
     check_names,
+    differ,
     first_repeat,
     label_of,
 )
@@ -57,6 +58,16 @@ class Test(Frozen):
     significant: Flag  # p_holm is at most alpha
 
 
+class Change(Frozen):
+    """A cell's value minus that of the base's column."""
+
+    difference: Number
+    interval: Interval | None = None  # of the difference, over the same examples; null where no records are of both
+    # What noise was told by: the same examples, paired runs, or whether the two intervals overlap.
+    told_by: Literal["examples", "runs", "intervals"] | None = None
+    clear: Flag | None = None  # beyond noise; null where that cannot be told
+
+
 class Cell(Frozen):
     """What a column says in a row."""
 
@@ -70,6 +81,7 @@ class Cell(Frozen):
     missing: str | None = None  # why there is nothing
     best: Flag = False
     test: Test | None = None
+    change: Change | None = Field(default=None, json_schema_extra={"since": 2})  # null in the base's own column
 
 
 class Row(Frozen):
@@ -113,6 +125,9 @@ class Comparison(Contract):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     testing: Testing | None = None  # null where no two columns have several runs
+    base: str | None = Field(default=None, json_schema_extra={"since": 2})  # the column that changes are told against
+    finding: tuple[str, ...] = Field(default=(), json_schema_extra={"since": 2})  # a sentence for each other column
+    unranked: tuple[str, ...] = Field(default=(), json_schema_extra={"since": 2})  # why no best is marked
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -156,7 +171,10 @@ def _contradictions(comparison: Comparison) -> Iterator[str]:
             yield from check_modality(f"the row {quote(row.name)}", modality, comparison.modalities)
         for cell, column in zip(row.cells, comparison.columns, strict=True):
             yield from _cell(cell, column, row)
-        yield from _best(row)
+        yield from _best(row, ranked=not comparison.unranked)
+        yield from _changes(row, comparison)
+    if comparison.base is not None and comparison.base not in [c.name for c in comparison.columns]:
+        yield f"the base {quote(comparison.base)} is none of its columns"
     yield from _tests(comparison)
 
 
@@ -186,10 +204,31 @@ def _cell(cell: Cell, column: Column, row: Row) -> Iterator[str]:
     yield from check_interval(what, cell.value, cell.interval)
 
 
-def _best(row: Row) -> Iterator[str]:
+def _changes(row: Row, comparison: Comparison) -> Iterator[str]:
+    """Each change is that of the values, and clear as its interval says."""
+    names = [c.name for c in comparison.columns]
+    start = row.cells[names.index(comparison.base)] if comparison.base in names else None
+    for cell, name in zip(row.cells, names, strict=True):
+        what, change = f"the change of {label_of(row.name, row.modality, row.versus)} in {quote(name)}", cell.change
+        if change is None:
+            continue
+        if start is None or start is cell or start.value is None or cell.value is None:
+            yield f"{what} is from nothing: it needs a value in the base's column and in its own"
+            continue
+        if differ(change.difference, cell.value - start.value, cell.value):
+            yield f"{what} is not the difference of its values"
+        yield from check_interval(what, change.difference, change.interval)
+        told = change.told_by == "examples"
+        if told != (change.interval is not None) or (change.clear is None) != (change.told_by is None):
+            yield f"{what} is told by {change.told_by}, which does not fit what it holds"
+        elif change.interval is not None and change.clear == (change.interval[0] <= 0 <= change.interval[1]):
+            yield f"{what} is {'' if change.clear else 'not '}clear, which its interval does not give"
+
+
+def _best(row: Row, *, ranked: bool) -> Iterator[str]:
     values = [c.value for c in row.cells if c.value is not None]
     wanted = [False] * len(row.cells)
-    if row.better is not None and len(values) > 1:
+    if ranked and row.better is not None and len(values) > 1:
         best = min(values) if row.better == "lower" else max(values)
         wanted = [is_best(c.value, best) for c in row.cells]
     if [c.best for c in row.cells] != wanted:

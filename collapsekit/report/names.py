@@ -123,6 +123,8 @@ def cleaned_comparison(comparison: Comparison) -> Comparison:
         _rename(row, names)
     if raw["testing"] is not None:
         raw["testing"]["reference"] = columns[raw["testing"]["reference"]]
+    if raw["base"] is not None:
+        raw["base"] = columns[raw["base"]]
     return _checked(comparison, raw)
 
 

@@ -204,6 +204,12 @@ def _pairs(modalities: tuple[str, ...]) -> Iterator[tuple[str, str | None, tuple
         yield "reliance.leave_one_out_metric", m, (("metric", 1), (f"metric_without.{m}", -1))
 
 
+def parts_of(name: str, modality: str | None) -> tuple[tuple[str, int], ...] | None:
+    """Return the columns of records, with their signs, whose means add up to a result; None where it is no such sum."""
+    of = () if modality is None else (modality,)
+    return next((parts for n, m, parts in _pairs(of) if (n, m) == (name, modality)), None)
+
+
 def means_of(data: bytes) -> Means | str:
     """Return the means of the columns of a safetensors file, read without NumPy; or what is wrong with it."""
     odd = "its records are no file of records"

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from collapsekit import registry
 from collapsekit.adapters.build import need_factory, need_two
 from collapsekit.adapters.live.fields import InputFields
+from collapsekit.adapters.live.hints import explain_missing
 from collapsekit.adapters.live.unwrap import check_live
 from collapsekit.checkpoint.trust import digest_named
 from collapsekit.config.imports import import_callable
@@ -20,7 +22,7 @@ from collapsekit.config.options import DEFAULT_SPLITS, DiagnoseOptions, RunOptio
 from collapsekit.config.schema import Config
 from collapsekit.config.values import check_path, kind_name
 from collapsekit.context import Options, Progress
-from collapsekit.data.base import Source, need_key, need_split
+from collapsekit.data.base import MissingFieldError, Source, need_key, need_split
 from collapsekit.data.factory import need_one_origin
 from collapsekit.data.headers import Sizes, read_sizes
 from collapsekit.data.memory import ORIGIN
@@ -96,6 +98,7 @@ def check_diagnosis(
     options: DiagnoseOptions,
     *,
     live: bool,
+    model: nn.Module | None = None,
 ) -> None:
     """Check one diagnosis against the config, the code it names and the headers of its data.
 
@@ -108,6 +111,7 @@ def check_diagnosis(
         probe_options: The options of every probe.
         options: The options of the call.
         live: Whether the model is at hand.
+        model: The model, where it is at hand here, for what messages say of it.
 
     Raises:
         CollapsekitError: For whatever the caller can mend.
@@ -117,7 +121,7 @@ def check_diagnosis(
     there = known_sizes(config, source)
     if there is None:
         return
-    sizes = check_data(config, task, there, splits_read(there, options.split, chosen))
+    sizes = check_data(config, task, there, splits_read(there, options.split, chosen), model)
     if options.limit is None:
         check_spill(sizes, MEMORY if options.memory is None else options.memory)
 
@@ -177,7 +181,11 @@ def known_sizes(config: Config, source: Source | None) -> dict[str, dict[str, in
 
 
 def check_data(
-    config: Config, task: Task, there: Mapping[str, Mapping[str, int] | None], splits: Sequence[str]
+    config: Config,
+    task: Task,
+    there: Mapping[str, Mapping[str, int] | None],
+    splits: Sequence[str],
+    model: nn.Module | None = None,
 ) -> Sizes:
     """Check that the data have the splits to be read, and the arrays of them that the config names.
 
@@ -186,6 +194,7 @@ def check_data(
         task: Its task.
         there: Bytes of arrays by split and name; None of a split that is a loader.
         splits: The splits to be read.
+        model: The model, where it is at hand, for what messages say of it.
 
     Returns:
         Bytes of those arrays by split and name, where they are known; none of another adapter than ``module``, which
@@ -208,8 +217,11 @@ def check_data(
         held = there[split]
         if held is None:
             continue
-        for key in dict.fromkeys(keys):
-            need_key(key, held, split, Path(data.path).name if data.path is not None else ORIGIN)
+        try:
+            for key in dict.fromkeys(keys):
+                need_key(key, held, split, Path(data.path).name if data.path is not None else ORIGIN)
+        except MissingFieldError as e:
+            raise explain_missing(config, model, e) from None
         found[split] = {key: held[key] for key in dict.fromkeys(keys)}
     return found
 

@@ -17,6 +17,7 @@ from collapsekit.config.fields import flag_of, kinds_of, word_of
 from collapsekit.config.options import RECORDED, CommandOptions, DiagnoseOptions
 from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError
+from collapsekit.io.hub import reference_to
 
 
 def recorded(options: DiagnoseOptions, split: str) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def command_line(config: Config, read: Checkpoint | None, options: DiagnoseOptio
     """
     if config.file is None or read is None:
         return None
-    words = ["collapsekit", "diagnose", path_from_here(read.path)]
+    words = ["collapsekit", "diagnose", reference_to(read.path) or path_from_here(read.path)]
     if not _found_without_name(config.file):
         words += ["--config", path_from_here(config.file)]
     words += words_of(options.model_copy(update={"split": split}))

@@ -27,6 +27,7 @@ from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError
 from collapsekit.features.examples import SplitReader, columns_of
 from collapsekit.features.extraction import Extraction, Twin
+from collapsekit.io.hub import locate
 from collapsekit.io.limits import MEMORY
 from collapsekit.io.spill import SpillBuffer
 from collapsekit.readouts.fit import is_half
@@ -135,7 +136,7 @@ def read_blueprint(
     """
     device = current().device(device)
     check_device(device)
-    path = Path(checkpoint) if checkpoint is not None else None
+    path = locate(checkpoint) if checkpoint is not None else None
     if path is None and config.model.checkpoint is not None and not live:
         path = config.resolve(config.model.checkpoint)
     if path is None and not live:

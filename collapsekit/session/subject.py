@@ -12,6 +12,7 @@ from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.checkpoint.read import Checkpoint
+from collapsekit.io.hub import name_of
 from collapsekit.report.diagnosis import ReportWarning, Subject
 from collapsekit.session.session import Session
 from collapsekit.user_code.process_state import model_settings
@@ -23,7 +24,7 @@ def subject_of(session: Session) -> Subject:
     read: Checkpoint | None = adapter.checkpoint
     adapter.steady()  # the digest is of the weights as they were found
     return Subject(
-        checkpoint=read.path.name if read is not None else f"live {type(adapter.model).__name__}",
+        checkpoint=name_of(read.path) if read is not None else f"live {type(adapter.model).__name__}",
         sha256=read.sha256 if read is not None else weights_digest(adapter),
         modalities=adapter.modalities,
         task=adapter.task.name,

@@ -181,7 +181,7 @@ def test_labels_have_to_stack() -> None:
 
 
 def test_tuples_without_names_say_how_to_name_them() -> None:
-    with pytest.raises(DataError, match=r"has no 'a': it has 0, 1, 2; name its parts with `batch: \[\.\.\.\]`"):
+    with pytest.raises(DataError, match=r"has no 'a': it has 0, 1, 2; .*takes \(.*\); .*: `batch: \[a, b, label\]`"):
         loaded(in_halves(lambda r: (r["a"], r["b"], r["label"])))
 
 

@@ -75,7 +75,7 @@ def test_curves_are_not_kept(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["{0}/none"], "is not a file: give a report.json"),
-        (["{0}"], "holds no report.json: name one, or write NAME="),
+        (["{0}"], "holds neither report.json nor repair.json: name one, or write NAME="),
         (["x={0}/empty"], "holds neither report.json, nor folders with one"),
         (["x="], "is not of the form NAME=PATH"),
         (["={0}/a"], "is not of the form NAME=PATH"),
@@ -95,10 +95,10 @@ def test_what_names_no_report_is_said(arguments: list[str], said: str, tmp_path:
 
 def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
-    (tmp_path / "repair.json").write_text('{"schema_version": 1, "kind": "repair"}')
+    (tmp_path / "repair.json").write_text('{"schema_version": 1, "kind": "gate"}')
     with pytest.raises(RefusedError, match="is not JSON"):
         read_groups([str(tmp_path / "bad.json")])
-    with pytest.raises(RefusedError, match=r"of kind 'repair': give a report\.json"):
+    with pytest.raises(RefusedError, match=r"of kind 'gate': give a report\.json"):
         read_groups([str(tmp_path / "repair.json")])
 
 

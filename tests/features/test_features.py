@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from collapsekit.adapters.validate import FEW
+from collapsekit.adapters.validate import FEW, PAIRS
 from collapsekit.data.contents import canonical
 from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError
 from collapsekit.features.extraction import extract
@@ -64,7 +64,7 @@ def test_encoders_see_every_example_once_and_a_few_in_other_company(tmp_path: Pa
     ROWS.clear()
     problem.config["data"]["batch_size"] = 37
     problem.diagnose(skip=["noise"])  # which is about what encoders make of other inputs
-    assert {m: sum(SIZES.values()) + FEW + 3 for m in ("image", "audio")} == ROWS
+    assert {m: sum(SIZES.values()) + FEW + 3 + 3 * PAIRS for m in ("image", "audio")} == ROWS
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def terminal(found: Comparison, width: int = 80, color: bool = False) -> str:
 
 
 def tables_of(found: Comparison) -> list[Table]:
-    """The tables of values and of p-values."""
+    """The tables of values, of changes and of p-values."""
     document = document_of(found, Detail.GLANCE)
     return [b for s in document.sections for b in s.blocks if isinstance(b, Table)]
 
@@ -107,7 +107,8 @@ def test_every_value_mark_and_name_is_in_every_format(comparison: Comparison) ->
     clear = cleaned_comparison(comparison)
     cells = [c for row in clear.rows for c in row.cells]
     shown = [[c for row in t.rows for c in row[1:]] for t in tables_of(comparison)]
-    for cell, text in zip(cells, shown[0], strict=True):
+    values = [c for row in tables_of(comparison)[0].rows for c in row[1 : 1 + len(clear.columns)]]
+    for cell, text in zip(cells, values, strict=True):
         assert (BEST in text.marks) == (text.runs[0].kind == "strong") == cell.best
         assert (DIFFERS in text.marks) == (cell.test is not None and cell.test.significant)
     texts = {
@@ -136,9 +137,9 @@ def test_columns_swap_in_every_format() -> None:
     one, other = run(1), run(2, 0.3)
     there, back = compare({"one": one, "two": other}), compare({"two": other, "one": one})
     for row, turned in zip(tables_of(there)[0].rows, tables_of(back)[0].rows, strict=True):
-        assert (row[0], row[1:]) == (turned[0], turned[:0:-1])
-    assert re.search(r"^number +one +two$", terminal(there), re.M)
-    assert re.search(r"^number +two +one$", terminal(back), re.M)
+        assert (row[0], row[1:3]) == (turned[0], turned[2:0:-1])
+    assert re.search(r"^number +one +two( +change)?$", terminal(there), re.M)
+    assert re.search(r"^number +two +one( +change)?$", terminal(back), re.M)
 
 
 def test_signs_are_explained_where_they_stand_and_only_there() -> None:
@@ -172,7 +173,8 @@ def test_long_names_get_letters_and_many_columns_more_tables() -> None:
         assert f"{letter} = {name}" in text
     columns = {f"a longer method {i}": [run(seed, 0.0001 * i) for seed in range(8)] for i in range(6)}
     heads = re.findall(r"^number +([A-F](?: +[A-F])*)$", terminal(compare(columns)), re.M)
-    assert [h.split() for h in heads] == [list("ABC"), list("DEF"), list("BCDEF")]
+    values, changes, tests = [list("ABC"), list("DEF")], [list("BCDEF")], [list("BCDEF")]
+    assert [h.split() for h in heads] == [*values, *changes, *tests]
     narrow = re.findall(r"^number +([A-F](?: +[A-F])*)$", terminal(compare(columns), 40), re.M)
     assert [h.split() for h in narrow[:6]] == [[letter] for letter in "ABCDEF"]
 

@@ -117,6 +117,9 @@ def _forms(signature: Signature, first: FirstBatch, paths: Sequence[str]) -> Ite
         yield CallForm("kwargs", tuple(inputs))
     if len(signature.needed) <= 1:
         yield CallForm("dict", tuple(inputs))
+    firsts = [next((p for p in inputs if p.startswith(f"{name}.")), "") for name in signature.needed]
+    if firsts and all(firsts):  # {"image": (image, target), ...}
+        yield CallForm("positional", tuple(firsts), ordered=True)
     for count in dict.fromkeys((len(signature.needed), len(signature.names), len(inputs))):
         if 0 < count <= len(inputs):
             yield CallForm("positional", tuple(inputs[:count]), ordered=count > 1)

@@ -24,6 +24,7 @@ ROWS = 32  # that fields are looked at in
 LABEL_ROWS = 512  # that labels are looked at in
 MOST_FIELDS = 60  # as each is a bit of 64
 _DEEP = 3  # structures within one another
+_PARTS = 4  # of a pair, at most: (image, target), (image, mask, target)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def look_at(source: Source, split: str, *, whole: bool = False) -> FirstBatch:
     if not isinstance(inner, LoaderSource):
         raise DataError(f"data of {type(inner).__name__} cannot be looked at: give a file, or a function of loaders.")
     batch = inner.first(split, ROWS)
-    listed = isinstance(batch, list) and bool(batch) and (whole or all(isinstance(one, Mapping) for one in batch))
+    listed = isinstance(batch, list) and bool(batch) and (whole or inner.is_examples(batch))
     value = batch[0] if listed else batch
     parts = len(value) if isinstance(value, list | tuple) and not hasattr(value, "_fields") else 0
     rows = None if listed else _count_rows(value)
@@ -165,13 +166,20 @@ def _count_rows(value: Any) -> int | None:
     whole = named_parts(value)
     for name in field_names(whole):
         part = find_field(whole, name)
-        inside = (
-            list(part.values()) if isinstance(part, Mapping) else [*part, part] if isinstance(part, tuple) else [part]
-        )
+        inside = list(part.values()) if isinstance(part, Mapping) else [*part, part] if _is_pair(part) else [part]
         for one in inside:
             if isinstance(one, list | tuple) or bool(getattr(one, "ndim", False)):
                 votes[len(one)] += 1 if isinstance(one, list | tuple) else 2
     return votes.most_common(1)[0][0] if votes else None
+
+
+def _is_pair(part: Any) -> bool:
+    """Whether it is parts of examples side by side: a tuple, or the short list of tensors that torch's collating makes of
+    one; a longer list is of a value an example."""
+    if not isinstance(part, list):
+        return isinstance(part, tuple)
+    sized = [len(one) for one in part if isinstance(one, Tensor) and one.ndim]
+    return 2 <= len(part) == len(sized) <= _PARTS and len(set(sized)) == 1
 
 
 def _paths(value: Any, prefix: str, rows: int | None, deep: int) -> Iterator[str]:
@@ -194,8 +202,12 @@ def _is_structure(part: Any, rows: int | None) -> bool:
             rows is not None and len(part) != rows and any(getattr(one, "ndim", 0) and len(one) == rows for one in part)
         )
     held = getattr(part, "__dict__", None)
-    return not hasattr(part, "__array__") and bool(held) and any(isinstance(v, Tensor) for v in (held or {}).values())
+    return not _is_array(part) and bool(held) and any(isinstance(v, Tensor) for v in (held or {}).values())
 
 
 def _sized(part: Any) -> bool:
-    return isinstance(part, Tensor) or hasattr(part, "__array__")
+    return isinstance(part, Tensor) or _is_array(part)
+
+
+def _is_array(part: Any) -> bool:
+    return hasattr(part, "__array__") or hasattr(part, "__array_interface__")  # the second: images of PIL

@@ -285,6 +285,11 @@ def _notes(
     notes = [f"Fields left out: {key}: {why}" for key, why in odd.items() if called.form.edit == "batches"]
     if called.failed:
         notes.append(f"Calls that failed before this one: {'; '.join(called.failed)}.")
+    if called.form.names and not called.form.ordered and len(called.form.keys) > 1:
+        notes.append(
+            "The parts of your tuples have no names: they are called as forward calls them, in its order, "
+            f"{', '.join(called.form.keys)}: check that it is your data's."
+        )
     if called.form.ordered:
         notes.append(f"Fields were given by their order, {', '.join(called.form.keys)}: check that it is the model's.")
     if grouped.unused:

@@ -46,6 +46,7 @@ def find_outcome(output: Any, rows: int, columns: Batch, candidates: Sequence[st
         What fits.
     """
     parts = output_parts(output, rows)
+    candidates = _distinct(candidates, columns)
     named = [k for k in candidates if is_label(k)]
     labels = named or [k for k in candidates if columns[k].is_floating_point() or len(candidates) == 1]
     for label in labels:
@@ -63,6 +64,15 @@ def find_outcome(output: Any, rows: int, columns: Batch, candidates: Sequence[st
     if (pair := _two_embeddings(parts)) is not None and not named:
         return Outcome("retrieval", None, "two embeddings of one size come out, and there is no label", pair)
     return Outcome(None, labels[0] if labels else None, _describe(parts, output, columns, labels), None, {}, ())
+
+
+def _distinct(keys: Sequence[str], columns: Batch) -> list[str]:
+    """Keys without those that hold what one before them holds: two Datasets of (input, target) have one target."""
+    found: list[str] = []
+    for key in keys:
+        if not any(columns[key].shape == columns[k].shape and bool((columns[key] == columns[k]).all()) for k in found):
+            found.append(key)
+    return found
 
 
 def output_parts(output: Any, rows: int) -> dict[Part | None, Tensor]:

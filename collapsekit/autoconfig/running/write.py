@@ -56,7 +56,7 @@ def check_named(named: Named, base: Path) -> Config:
         import_callable(named.data_factory, base, "--data")
     elif not (path := config.resolve(str(named.data_path))).is_file():
         raise ConfigError(
-            f'--data {path} is not a file: give a .safetensors or .npz file, or "module:callable", a function of loaders.'
+            f"--data {path} is not a file: give a .safetensors, .npz or .pt file, or MODULE:CALLABLE, a function of loaders."
         )
     return config
 

@@ -22,7 +22,7 @@ def compare(
         typer.Argument(
             metavar="REPORT|NAME=REPORT,...",
             help="A column each: a report.json or its folder, or a name with the reports of several runs (files, or a "
-            "folder that holds RUN/report.json or *.json).",
+            "folder that holds RUN/report.json or *.json). A repair.json is three: before, control, after.",
         ),
     ],
     *,
@@ -30,7 +30,7 @@ def compare(
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to render it.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
 ) -> Ended:
-    """Put reports side by side: verdicts and numbers, the best marked, tests over paired runs."""
+    """Put reports side by side: verdicts and numbers, what changed, the best marked, tests over paired runs."""
     from collapsekit import render
     from collapsekit.comparison.compare import compare_groups
     from collapsekit.comparison.inputs import read_groups
@@ -41,7 +41,8 @@ def compare(
     if output is not None:
         check_file(output, "--output")
 
-    found = compare_groups(read_groups(reports), against=options.against, choice=Choice(options.only, options.every))
+    choice = Choice(options.only, options.every)
+    found = compare_groups(read_groups(reports), against=options.against, choice=choice, base=options.base)
     if output is not None:
         write_atomic(output, render.write(found, format_.value))
         return Ended(show=lambda: say(f"Written: {output}"))

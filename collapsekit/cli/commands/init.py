@@ -48,6 +48,7 @@ def init(
     from collapsekit.checkpoint.sidecars.beside import describe_beside
     from collapsekit.checkpoint.trust import digest_named
     from collapsekit.io.files import write_atomic
+    from collapsekit.io.hub import locate, shown_as
     from collapsekit.io.locks import locked
     from collapsekit.io.writable import check_file
 
@@ -63,23 +64,24 @@ def init(
         from collapsekit.autoconfig.running.write import check_named
 
         check_named(named, output.resolve().parent)
-    read = read_checkpoint(checkpoint, trust=trust_pickle)
-    beside = describe_beside(checkpoint)
+    place = locate(checkpoint)
+    read = read_checkpoint(place, trust=trust_pickle)
+    beside = describe_beside(place)
     if named is not None:
         text, shown = _by_running(named, output, read, beside, trust_pickle)
     else:
-        text, shown = _by_names(read, beside, os.path.relpath(checkpoint.resolve(), output.resolve().parent))
+        text, shown = _by_names(read, beside, _called(checkpoint, output.resolve().parent))
     with locked(output):
         _need_free(output, force)  # another one may have written it meanwhile
         write_atomic(output, text)
     found_here = output.name == CONFIG_NAME and output.resolve().parent == Path.cwd()
     options = "" if found_here else f" --config {shlex.quote(str(output))}"
     options += f" --trust-pickle sha256:{read.sha256}" if read.trusted else ""
-    command = f"collapsekit diagnose {shlex.quote(str(checkpoint))}{options}"
+    command = f"collapsekit diagnose {shlex.quote(shown_as(checkpoint))}{options}"
     last = f"Wrote {output}. Fill in the lines marked FILL IN, then: {command}"
     if "FILL IN" not in text:
         last = f"Wrote {output}. Now: {command}"
-    return Ended(show=lambda: say("\n".join([f"{checkpoint}: {read.note}", *shown, last])))
+    return Ended(show=lambda: say("\n".join([f"{shown_as(checkpoint)}: {read.note}", *shown, last])))
 
 
 def _named(factory: str | None, data: str | None, kwargs: str | None, checkpoint: Path, output: Path) -> Named | None:
@@ -101,7 +103,14 @@ def _named(factory: str | None, data: str | None, kwargs: str | None, checkpoint
     folder = output.resolve().parent
     is_file = ":" not in data or Path(data).exists()
     path = os.path.relpath(Path(data).resolve(), folder) if is_file else None
-    return Named(factory, arguments, os.path.relpath(checkpoint.resolve(), folder), path, None if is_file else data)
+    return Named(factory, arguments, _called(checkpoint, folder), path, None if is_file else data)
+
+
+def _called(checkpoint: Path, folder: Path) -> str:
+    """What a config in a folder calls a checkpoint: its path from there, or its name on the hub."""
+    from collapsekit.io.hub import is_hub_name, shown_as
+
+    return shown_as(checkpoint) if is_hub_name(checkpoint) else os.path.relpath(checkpoint.resolve(), folder)
 
 
 def _by_running(

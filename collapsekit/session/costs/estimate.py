@@ -10,6 +10,7 @@ import torch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import CollapsekitError, ConfigError, NumericsError
 from collapsekit.features.features import Features
+from collapsekit.io.hub import name_of
 from collapsekit.registry import ProbeSpec
 from collapsekit.report.cost import OPENING, TOTAL, CostReport, CostRow
 from collapsekit.session.costs.cost import COUNTS, Cost
@@ -44,7 +45,7 @@ def estimate_costs(preview: Preview, chosen: Sequence[ProbeSpec], opened: float,
     read = preview.adapter.checkpoint
     return CostReport(
         collapsekit=__version__,
-        checkpoint=read.path.name if read is not None else f"live {type(preview.adapter.model).__name__}",
+        checkpoint=name_of(read.path) if read is not None else f"live {type(preview.adapter.model).__name__}",
         profile=preview.profile,
         split=preview.features.split,
         seed=preview.seed,
