@@ -16,7 +16,7 @@ from sample_reports import HOSTILE, LONG, MakeReport
 from collapsekit.errors import ConfigError
 from collapsekit.render.figures import marks
 from collapsekit.render.figures.diagnosis import CAPTIONS, FIGURES, inline_svg, save
-from collapsekit.render.figures.style import VARIABLES, short_labels
+from collapsekit.render.figures.style import VARIABLES, panels, short_labels, theme
 from collapsekit.report.diagnosis import Report, Result
 
 
@@ -60,6 +60,24 @@ def test_saved_figures_are_the_same_bytes(make_report: MakeReport, tmp_path: Pat
     for alone in save(report, tmp_path / "c", ("pdf",)):  # whatever else is written beside it
         assert alone.read_bytes() == (tmp_path / "a" / alone.name).read_bytes()
     assert sorted(tmp_path.joinpath("a").iterdir()) == sorted(first)
+
+
+def test_the_last_bits_of_a_layout_do_not_show() -> None:
+    """The layout's solver gives other last bits in other processes; ids of what is clipped are hashes of them."""
+    pages = []
+    for nudge in (0.0, 3e-14):
+        with theme():
+            fig, (axes, *_) = panels(2)
+            axes.plot([0, 1], [0, 1])
+            engine = fig.get_layout_engine()
+            assert engine is not None
+            engine.execute(fig)
+            place = axes.get_position()
+            axes.set_position((place.x0 + nudge, place.y0, place.width, place.height))
+            engine.execute = lambda fig: None  # type: ignore[method-assign]
+        pages.append(inline_svg(fig, "a figure"))
+    assert "clip-path" in pages[0]
+    assert pages[0] == pages[1]
 
 
 def test_saved_figures_fit_a_paper(make_report: MakeReport, tmp_path: Path) -> None:

@@ -102,10 +102,15 @@ def across(count: int, *, wide: bool = True) -> int:
 
 def settle(fig: Figure) -> None:
     """Lay the figure out now and for good, so that how often it is drawn later changes nothing."""
+    from matplotlib.transforms import Bbox
+
     engine = fig.get_layout_engine()
     if engine is not None:
         engine.execute(fig)
         fig.set_layout_engine("none")
+        # The solver's last bits differ from process to process, and ids in an SVG are hashes of places to the last bit.
+        for axes in fig.axes:
+            axes.set_position(Bbox(axes.get_position(original=True).get_points().round(9)), which="original")
 
 
 def short_labels(names: Sequence[str], limit: int = 24) -> dict[str, str]:
