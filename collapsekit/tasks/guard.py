@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, wraps
+from numbers import Real
 from typing import Any
+
+from torch import Tensor
 
 from collapsekit.config.imports import one_line
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.stats.inference.bounds import Bounds
 from collapsekit.tasks.base import Task
 from collapsekit.user_code.process_state import user_code
 
@@ -40,10 +44,47 @@ def _guard(task: str, method: str, function: Callable[..., Any]) -> Callable[...
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             with user_code(f"task {task!r}"):
-                return function(*args, **kwargs)
+                made = function(*args, **kwargs)
+                fault = _CHECKS[method](made, *args) if method in _CHECKS else ""
         except CollapsekitError:
             raise
         except Exception as e:
             raise ConfigError(f"task {task!r} failed in `{method}`: {one_line(e)}.") from e
+        if fault:
+            raise ConfigError(f"task {task!r} {fault}")
+        return made
 
     return call
+
+
+def _check_names(made: Any, *_: Any) -> str:
+    lacks = next((n for n in ("loss_name", "metric_name") if not isinstance(getattr(made, n, None), str)), "")
+    return (
+        lacks and f"has no `{lacks}`: set it in the class, to what its {lacks.partition('_')[0]} is called in a report."
+    )
+
+
+def _check_losses(made: Any, task: Task, expected: Tensor, *_: Any) -> str:
+    if not isinstance(made, Tensor) or made.shape != expected.shape[:1]:
+        found = f"a tensor {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        return f"gave {found} as `loss` of {len(expected)} examples, expected ({len(expected)},), one number each."
+    ends = [float(x) for x in made.detach().aminmax()] if len(made) else []
+    return _check_bounds("loss", ends, task.loss_bounds)
+
+
+def _check_metric(made: Any, task: Task, *_: Any) -> str:
+    if not isinstance(made, Real):
+        return f"gave a {type(made).__name__} as `metric`, expected a float: write float(...) around it."
+    return _check_bounds("metric", [float(made)], task.metric_bounds)
+
+
+def _check_bounds(method: str, values: list[float], bounds: Bounds) -> str:
+    """What a report could not be read back with; rounding apart."""
+    odd = next((v for v in values if v < bounds.low - _ROUNDING or v > bounds.high + _ROUNDING), None)
+    if odd is None:
+        return ""
+    return f"gave {odd:g} in `{method}`, but its {method}_bounds are {bounds.low:g} to {bounds.high:g}: mend either of them."
+
+
+_ROUNDING = 1e-6
+_CHECKS: dict[str, Callable[..., str]] = {"create": _check_names, "loss": _check_losses, "metric": _check_metric}

@@ -128,6 +128,37 @@ def test_an_error_of_its_own_code_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("found", "instead", "says"),
+    [
+        (
+            'loss_name, metric_name = "absolute error", "explained"',
+            'loss_name = "absolute error"',
+            "has no `metric_name`",
+        ),
+        (".abs().mean(1)\n", ".abs().mean()\n", r"gave a tensor \(\) as `loss` of \d+ examples, expected \(\d+,\)"),
+        ("return 1 - float(", "return 1 - (", "gave a Tensor as `metric`, expected a float"),
+        (
+            '"explained"',
+            '"explained"\n    loss_bounds = Bounds(-2, -1)',
+            r"gave \S+ in `loss`, but its loss_bounds are -2 to -1",
+        ),
+        (
+            '"explained"',
+            '"explained"\n    metric_bounds = Bounds(-2, -1)',
+            r"gave \S+ in `metric`, but its metric_bounds are -2 to -1",
+        ),
+    ],
+    ids=["no name", "one loss", "no float", "loss beyond", "metric beyond"],
+)
+def test_what_a_task_gives_is_checked(found: str, instead: str, says: str, tmp_path: Path) -> None:
+    assert found in TASK
+    text = TASK.replace(found, instead).replace("import DataError", "import Bounds, DataError")
+    problem = regression(tmp_path, task="absolute8")
+    with pytest.raises(ConfigError, match=f"task 'absolute8' {says}"):
+        problem.diagnose(plugins=[plugin(tmp_path, "absolute8", text)], probes=["reliance"])
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         (
