@@ -189,6 +189,11 @@ def test_a_direction_has_a_reason() -> None:
 # -- one's own ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_figure_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'p\.x' has the figure 'bar', expected one of bars, .*mean 'bars'"):
+        Measure("p.x", definition="d", source="s", figure="bar")  # type: ignore[arg-type]
+
+
 def test_a_probe_in_one_file_is_titled_placed_judged_and_shown(problem: Problem, tmp_path: Path) -> None:
     report = problem.diagnose(plugins=[plugin(tmp_path)], probes=["toy", "vif", "spectrum"])
     found = {s.probe: s.title for s in by_probe(report)}

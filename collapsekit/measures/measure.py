@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from string import Formatter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
-from collapsekit.errors import ConfigError
+from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.measures.picture import Picture
 from collapsekit.report.base import Interval
 from collapsekit.report.comparison import Better
@@ -93,6 +93,11 @@ class Measure:
             raise ConfigError(
                 f"measure {self.name!r} says {'why' if self.why else 'which way'} is better without the other: give both "
                 "`better` and `why`, or neither."
+            )
+        if self.figure is not None and self.figure not in get_args(Figure):
+            raise ConfigError(
+                f"measure {self.name!r} has the figure {self.figure!r}, expected one of {', '.join(get_args(Figure))}"
+                f"{did_you_mean(str(self.figure), get_args(Figure))}."
             )
         if isinstance(self.bounds, str) and self.unit not in (LOSS, METRIC):
             raise ConfigError(
