@@ -35,6 +35,7 @@ def view(report: Report, detail: Detail) -> doc.Document:
     report, full = renamed(report, keys), {k: n if k == n else f"{k} = {n}" for n, k in keys.items()}
     s, probes = report.subject, by_probe(report)
     data = f"{s.split} split, {s.examples} examples"
+    extent = {"Judged": report.judged.extent} if report.judged is not None else {}
     if detail is Detail.GLANCE:
         measured = [doc.Section(_title(p), tuple(_measured(p, detail))) for p in probes]
     else:
@@ -47,7 +48,11 @@ def view(report: Report, detail: Detail) -> doc.Document:
         outcome=doc.state(report.verdict),
         page=f"{report.verdict}: {s.checkpoint}",
         facts=doc.facts(
-            Checkpoint=Span(s.checkpoint, "name"), Task=f"{s.task}, {s.metric}", Data=data, Seed=str(s.seed)
+            Checkpoint=Span(s.checkpoint, "name"),
+            Task=f"{s.task}, {s.metric}",
+            Data=data,
+            Seed=str(s.seed),
+            **extent,
         ),
         warnings=tuple(w.sentence for w in report.warnings),
         sections=(
