@@ -44,38 +44,38 @@ def _guard(task: str, method: str, function: Callable[..., Any]) -> Callable[...
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             with user_code(f"task {task!r}"):
-                made = function(*args, **kwargs)
-                fault = _CHECKS[method](made, *args) if method in _CHECKS else ""
+                answer = function(*args, **kwargs)
+                fault = _CHECKS[method](answer, *args) if method in _CHECKS else ""
         except CollapsekitError:
             raise
         except Exception as e:
             raise ConfigError(f"task {task!r} failed in `{method}`: {one_line(e)}.") from e
         if fault:
             raise ConfigError(f"task {task!r} {fault}")
-        return made
+        return answer
 
     return call
 
 
-def _check_names(made: Any, *_: Any) -> str:
-    lacks = next((n for n in ("loss_name", "metric_name") if not isinstance(getattr(made, n, None), str)), "")
+def _check_names(answer: Any, *_: Any) -> str:
+    lacks = next((n for n in ("loss_name", "metric_name") if not isinstance(getattr(answer, n, None), str)), "")
     return (
         lacks and f"has no `{lacks}`: set it in the class, to what its {lacks.partition('_')[0]} is called in a report."
     )
 
 
-def _check_losses(made: Any, task: Task, expected: Tensor, *_: Any) -> str:
-    if not isinstance(made, Tensor) or made.shape != expected.shape[:1]:
-        found = f"a tensor {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+def _check_losses(answer: Any, task: Task, expected: Tensor, *_: Any) -> str:
+    if not isinstance(answer, Tensor) or answer.shape != expected.shape[:1]:
+        found = f"a tensor {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
         return f"gave {found} as `loss` of {len(expected)} examples, expected ({len(expected)},), one number each."
-    ends = [float(x) for x in made.detach().aminmax()] if len(made) else []
+    ends = [float(x) for x in answer.detach().aminmax()] if len(answer) else []
     return _check_bounds("loss", ends, task.loss_bounds)
 
 
-def _check_metric(made: Any, task: Task, *_: Any) -> str:
-    if not isinstance(made, Real):
-        return f"gave a {type(made).__name__} as `metric`, expected a float: write float(...) around it."
-    return _check_bounds("metric", [float(made)], task.metric_bounds)
+def _check_metric(answer: Any, task: Task, *_: Any) -> str:
+    if not isinstance(answer, Real):
+        return f"gave a {type(answer).__name__} as `metric`, expected a float: write float(...) around it."
+    return _check_bounds("metric", [float(answer)], task.metric_bounds)
 
 
 def _check_bounds(method: str, values: list[float], bounds: Bounds) -> str:
