@@ -33,6 +33,7 @@ from collapsekit.adapters.live.inputs import (
     run_prepared,
     shape_of,
 )
+from collapsekit.adapters.live.nested import nest_arguments
 from collapsekit.adapters.live.presence import by_presence, filled, missing_note
 from collapsekit.adapters.live.sampling import answer_over_seeds, average_passes, average_predictions
 from collapsekit.adapters.outputs import prediction_in
@@ -115,7 +116,7 @@ class ModuleAdapter(Adapter):
         columns, inputs = inputs, {k: inputs[k] for k in self.fields.model_keys if k not in left_out}
         self.steady()
         given = self.apart(hide_answers(self, inputs, columns))
-        answer = call_model(self.model, self.config.call, give_values(self, given))
+        answer = call_model(self.model, self.config.call, give_values(self, given), self.config.batch)
         self.note_written(inputs, given)
         return answer
 
@@ -252,20 +253,21 @@ def _answer_features(adapter: ModuleAdapter, inputs: Batch) -> Tensor:
     return adapter.task.to_features(prediction, adapter.targets_for(prediction, inputs))
 
 
-def call_model(model: nn.Module, how: str, given: Any) -> Any:
+def call_model(model: nn.Module, how: str, given: Any, parts: Sequence[str] = ()) -> Any:
     """Call a model as the config says.
 
     Args:
         model: the model.
         how: ``call`` of the config.
         given: a mapping of names to what it takes; with ``dict`` anything.
+        parts: names of the parts of tuple batches, of which forward may take one whole.
 
     Returns:
         What the model returns.
     """
     match how:
         case "kwargs":
-            return model(**given)
+            return model(**nest_arguments(model, given, parts))
         case "positional":
             return model(*given.values())
         case "list":

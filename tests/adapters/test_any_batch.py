@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from collapsekit.adapters.live.nested import nest_arguments
 from collapsekit.adapters.module import ModuleAdapter
 from collapsekit.config.load import check_config
 from collapsekit.data.loaders import BatchForm
@@ -115,6 +116,38 @@ def test_nested_fields_and_positions() -> None:
     assert torch.allclose(extract(adapter, "test").outputs, extract(plain, "test").outputs, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_fields_of_one_argument_reach_forward_as_that(kind: type) -> None:
+    class OfOne(Joined):
+        def forward(self, x: Any) -> Tensor:  # type: ignore[override]
+            assert type(x) is kind
+            a, b = x if isinstance(x, tuple) else (x["a"], x["deep"]["b"])
+            return super().forward(a, b)
+
+    def make(r: Mapping[str, Tensor]) -> Any:
+        return ((r["a"], r["b"]) if kind is tuple else {"a": r["a"], "deep": {"b": r["b"]}}), r["label"]
+
+    paths = ("x.0", "x.1") if kind is tuple else ("x.a", "x.deep.b")
+    config = {"modalities": {m: {"input": path} for m, path in zip("ab", paths, strict=True)}, "batch": ["x", "label"]}
+    adapter = ModuleAdapter(
+        check_config(config, base=check_base()),
+        model=OfOne(),
+        source=MemorySource({"test": in_halves(make)}, BatchForm(("x", "label"))),
+    )
+    plain = adapt(Joined(), {"modalities": {"a": None, "b": None}}, {"test": rows()})
+    assert torch.allclose(extract(adapter, "test").outputs, extract(plain, "test").outputs, atol=1e-6)
+
+
+def test_keys_that_merely_have_a_dot_stay_as_they_are() -> None:
+    class Anything(torch.nn.Module):
+        def forward(self, **inputs: Any) -> None: ...
+
+    given = {"observation.top": 1, "observation.side": 2}
+    assert nest_arguments(Anything(), given, ()) == given
+    assert nest_arguments(Anything(), given, ("observation",)) == {"observation": {"top": 1, "side": 2}}
+    assert nest_arguments(Anything(), {"x": 0, "x.a": 1}, ("x",)) == {"x": 0, "x.a": 1}
+
+
 def bags(sizes: list[int]) -> list[Tensor]:
     g = torch.Generator().manual_seed(3)
     return [torch.randn(size, 4, generator=g) for size in sizes]
@@ -183,6 +216,19 @@ def test_labels_have_to_stack() -> None:
 def test_tuples_without_names_say_how_to_name_them() -> None:
     with pytest.raises(DataError, match=r"has no 'a': it has 0, 1, 2; .*takes \(.*\); .*: `batch: \[a, b, label\]`"):
         loaded(in_halves(lambda r: (r["a"], r["b"], r["label"])))
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("a", "b"), r"has no 'label': it has a, b, 2; `batch` names 2 of its 3 parts: name them all, in order\.$"),
+        (("a", "b", "y"), r"has no 'label': it has a, b, y; say which is the label with `data: \{label: \.\.\.\}`\.$"),
+        (("a", "c", "label"), r"has no 'b': it has a, c, label\.$"),
+    ],
+)
+def test_tuples_with_other_names_say_what_to_write(names: tuple[str, ...], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        loaded(in_halves(lambda r: (r["a"], r["b"], r["label"])), batch=list(names))
 
 
 class Items(torch.utils.data.Dataset[Any]):

@@ -115,6 +115,7 @@ def _forms(signature: Signature, first: FirstBatch, paths: Sequence[str]) -> Ite
         yield CallForm("kwargs", tuple(n for n in signature.names if n in paths))
     if signature.any_name and not lacking:
         yield CallForm("kwargs", tuple(inputs))
+    yield from _of_nested_fields(signature, inputs)
     if len(signature.needed) <= 1:
         yield CallForm("dict", tuple(inputs))
     firsts = [next((p for p in inputs if p.startswith(f"{name}.")), "") for name in signature.needed]
@@ -126,6 +127,14 @@ def _forms(signature: Signature, first: FirstBatch, paths: Sequence[str]) -> Ite
     if len(signature.needed) <= 1:
         yield CallForm("list", tuple(inputs), ordered=True)
         yield CallForm("dict", tuple(paths))
+
+
+def _of_nested_fields(signature: Signature, inputs: Sequence[str]) -> Iterator[CallForm]:
+    """{"x": {"image": ..., "audio": ...}, ...} for a forward that takes x as it is."""
+    taken = [path for path in inputs if path.partition(".")[0] in signature.names]
+    whole = {path.partition(".")[0] for path in taken}
+    if whole.issuperset(signature.needed) and any("." in path for path in taken):
+        yield CallForm("kwargs", tuple(taken))
 
 
 def _of_examples(ground: Ground, first: FirstBatch) -> Iterator[CallForm]:
@@ -143,13 +152,9 @@ def _of_examples(ground: Ground, first: FirstBatch) -> Iterator[CallForm]:
 
 
 def _of_tuples(signature: Signature, parts: int, paths: Sequence[str]) -> Iterator[CallForm]:
-    """Tuples: what forward takes comes first, then the label."""
+    """Tuples: what forward takes comes first, then the label; else the label before or between."""
     if any("." in path for path in paths):  # ((image, audio), label)
-        names = ("inputs", "label", *(f"part{i}" for i in range(2, parts)))[:parts]
-        inner = [_renamed(path, names) for path in paths]
-        inputs = tuple(p for p in inner if p.startswith("inputs"))
-        yield CallForm("positional", inputs, names, ordered=True)
-        yield CallForm("list", inputs, names, ordered=True)
+        yield from _of_nested_tuples(signature, parts, paths)
         return
     for count in dict.fromkeys((parts - 1, len(signature.needed), parts)):
         if not 0 < count <= parts:
@@ -161,6 +166,25 @@ def _of_tuples(signature: Signature, parts: int, paths: Sequence[str]) -> Iterat
         yield replace(form, call="positional", ordered=True)
         if count > 1:
             yield replace(form, call="list", ordered=True)
+    count = parts - 1
+    if len(signature.needed) <= count <= len(signature.names):
+        own = signature.names[:count]
+        for place in range(count):  # the label before the others, or between them
+            yield CallForm("kwargs", own, (*own[:place], "label", *own[place:]), ordered=True)
+
+
+def _of_nested_tuples(signature: Signature, parts: int, paths: Sequence[str]) -> Iterator[CallForm]:
+    """((image, audio), label) or ({...}, label), either way round: the fields one by one, as a list, or as one argument."""
+    deep = next(int(path.partition(".")[0]) for path in paths if "." in path)
+    label = 1 if deep == 0 else 0
+    for name in ("inputs", *signature.names[:1]):
+        names = tuple(name if i == deep else "label" if i == label else f"part{i}" for i in range(parts))
+        inputs = tuple(p for p in (_renamed(path, names) for path in paths) if p.startswith(f"{name}."))
+        if name == "inputs":
+            yield CallForm("positional", inputs, names, ordered=True)
+            yield CallForm("list", inputs, names, ordered=True)
+        if name in signature.names and len(signature.needed) <= 1:
+            yield CallForm("kwargs", inputs, names)
 
 
 def _renamed(path: str, names: Sequence[str]) -> str:
