@@ -101,11 +101,20 @@ def _explain(error: ValidationError, origin: str) -> str:
     where = quote(".".join(loc), 200)
     if first["type"] == "extra_forbidden":
         known = _keys_at(loc[:-1])
-        return f"{origin} has an unknown key {where}{did_you_mean(loc[-1], known)}: known there are {', '.join(known)}."
+        meant = _section_of(loc) or did_you_mean(loc[-1], known)
+        return f"{origin} has an unknown key {where}{meant}: known there are {', '.join(known)}."
     found = first.get("input")
     said = quote(found) if isinstance(found, str) else repr(found)
     said = f", found {said}" if isinstance(found, str | int | float | bool) else ""
     return f"{origin} at {where}: {inline(first['msg'].removeprefix('Value error, '), 600)}{said}."
+
+
+def _section_of(loc: list[str]) -> str:
+    """Say in which section a key belongs that stands at the top, where a section has it."""
+    if len(loc) > 1:
+        return ""
+    sections = [s for s in _keys_at([]) if s != "subsets" and loc[0] in _keys_at([s])]
+    return f" (it belongs in {' or '.join(map(repr, sections))})" if sections else ""
 
 
 def _keys_at(loc: list[str]) -> list[str]:

@@ -26,13 +26,25 @@ def make_source(config: Config) -> Source:
     data = config.data
     if data.factory is not None:
         made = _call_factory(config)
-        if not isinstance(made, Mapping):
-            made = {s: getattr(made, s) for s in SPLITS if hasattr(made, s)}
-        if not made:
-            raise ConfigError(f"data.factory {data.factory!r} gave no splits: return {{'train': ..., 'test': ...}}.")
-        return LoaderSource(made, data.factory, batch_form(config))
+        splits = made if isinstance(made, Mapping) else {s: getattr(made, s) for s in SPLITS if hasattr(made, s)}
+        if not splits:
+            raise ConfigError(
+                f"data.factory {data.factory!r} gave {'an empty mapping' if splits is made else type(made).__name__}, which "
+                f"has no splits: return {{'train': ..., 'test': ...}}{of_a_data_module(made)}."
+            )
+        return LoaderSource(splits, data.factory, batch_form(config))
     path = config.resolve(str(data.path))
     return ArraySource(by_split(read_arrays(path), path), path.name)
+
+
+def of_a_data_module(value: Any) -> str:
+    """Return what to write where data are given as a LightningDataModule, for the end of a message; else nothing."""
+    if not hasattr(value, "train_dataloader"):
+        return ""
+    return (
+        " of its loaders: call setup('fit') and setup('test') first, then its train_dataloader(), val_dataloader() and "
+        "test_dataloader()"
+    )
 
 
 def batch_form(config: Config) -> BatchForm:

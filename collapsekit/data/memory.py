@@ -14,7 +14,7 @@ from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.data.base import Batch, Source, need_dense
-from collapsekit.data.factory import batch_form
+from collapsekit.data.factory import batch_form, of_a_data_module
 from collapsekit.data.loaders import BatchForm, LoaderSource, is_dataset
 from collapsekit.data.objects import ObjectStore
 from collapsekit.errors import ConfigError, DataError
@@ -98,7 +98,8 @@ def with_data(config: Config, data: Mapping[str, Any] | str | Path | None) -> tu
         source = MemorySource(data, batch_form(config))
     else:
         found = "no splits" if isinstance(data, Mapping) else type(data).__name__
-        raise ConfigError(f"{ORIGIN} is {found}, expected a mapping of splits or the path of a file: {SPLITS}.")
+        hint = f"{SPLITS}{of_a_data_module(data)}"
+        raise ConfigError(f"{ORIGIN} is {found}, expected a mapping of splits or the path of a file: {hint}.")
     return config.model_copy(update={"data": config.data.model_copy(update=own)}), source
 
 

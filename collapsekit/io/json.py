@@ -23,7 +23,9 @@ def read_json(path: str | Path) -> Any:
     try:
         text = read_text(path, MAX_BYTES)
     except OSError as e:
-        raise RefusedError(f"{path} cannot be read as a report: {reason(e)}.") from None
+        raise RefusedError(
+            f"{path} cannot be read as a report: {reason(e)}; name a file that collapsekit wrote."
+        ) from None
     return parse_json(text, str(path))
 
 

@@ -218,19 +218,6 @@ def test_tuples_without_names_say_how_to_name_them() -> None:
         loaded(in_halves(lambda r: (r["a"], r["b"], r["label"])))
 
 
-@pytest.mark.parametrize(
-    ("names", "says"),
-    [
-        (("a", "b"), r"has no 'label': it has a, b, 2; `batch` names 2 of its 3 parts: name them all, in order\.$"),
-        (("a", "b", "y"), r"has no 'label': it has a, b, y; say which is the label with `data: \{label: \.\.\.\}`\.$"),
-        (("a", "c", "label"), r"has no 'b': it has a, c, label\.$"),
-    ],
-)
-def test_tuples_with_other_names_say_what_to_write(names: tuple[str, ...], says: str) -> None:
-    with pytest.raises(DataError, match=says):
-        loaded(in_halves(lambda r: (r["a"], r["b"], r["label"])), batch=list(names))
-
-
 class Items(torch.utils.data.Dataset[Any]):
     """Examples with fields that only their collate_fn makes into what the model takes."""
 

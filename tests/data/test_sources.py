@@ -273,6 +273,8 @@ class Module:
         self.train, self.val, self.test = (Rows(s) for s in ("train", "val", "test"))
 
 def none(): return {}
+class LitData:
+    def train_dataloader(self): return []
 def fails(): raise ValueError("no such bucket")
 constant = 5
 """
@@ -306,7 +308,8 @@ def test_every_way_of_giving_the_same_data_gives_the_same_report(problem: Proble
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("none", "gave no splits"),
+        ("none", "gave an empty mapping, which has no splits: return .*}\\.$"),
+        ("LitData", r"gave LitData, which has no splits: return .* of its loaders: call setup\('fit'\)"),
         ("fails", "failed with data.kwargs .*ValueError: no such bucket"),
         ("constant", "is int, expected a function"),
         ("loader", "did you mean 'loaders'"),

@@ -78,6 +78,12 @@ def test_probes_and_figures_are_drawn_by_their_names() -> None:
         assert draw(nothing_measured(), probe) is None, probe
     with pytest.raises(ConfigError, match=r"there is no figure 'rank_swep' \(did you mean 'rank_sweep'"):
         draw(report, "rank_swep")
+    with pytest.raises(
+        ConfigError, match=r"'shapley': name a probe of the report or one of its figures, '.*'beta_curves'"
+    ):
+        draw(report, "shapley")
+    with pytest.raises(ConfigError, match=r"one of its figures, of which it has none\.$"):
+        draw(nothing_measured().model_copy(update={"results": ()}), "shapley")
 
 
 def registry_probes() -> list[str]:

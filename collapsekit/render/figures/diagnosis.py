@@ -67,8 +67,10 @@ def draw(report: Report, name: str, wide: bool = True) -> Figure | None:
     if name in by_probe:
         return next((f for p in by_probe[name] if (f := _drawn(report, p, wide)) is not None), None)
     known = sorted({*by_name, *by_probe})
+    there = dict.fromkeys(p.name for p in pictures_of(report))
     raise ConfigError(
-        f"there is no figure {quote(name)}{did_you_mean(name, known)}: name a probe of the report or one of its figures."
+        f"there is no figure {quote(name)}{did_you_mean(name, known)}: name a probe of the report or one of its figures, "
+        f"{', '.join(map(quote, there)) or 'of which it has none'}."
     )
 
 
