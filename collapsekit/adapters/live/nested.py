@@ -9,23 +9,23 @@ from typing import Any
 from torch import nn
 
 
-def nest_arguments(model: nn.Module, given: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
+def nest_arguments(model: nn.Module, fields: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
     """Join fields such as ``x.depth`` and ``x.emg`` into the one argument ``x`` that they are parts of.
 
     Args:
         model: whose forward is called by name.
-        given: the fields by path.
+        fields: what it is given, by path.
         parts: names of the parts of tuple batches, as the config gives them.
 
     Returns:
         The arguments by name. Joined are fields of a part of the batch, or of a name that forward takes: to a tuple where
         they are numbered from 0, else to a dict. A key that merely has a dot in it stays as it is.
     """
-    if not any("." in key for key in given):
-        return dict(given)
-    whole = {*parts, *_names_taken(model)} - given.keys()
+    if not any("." in key for key in fields):
+        return dict(fields)
+    whole = {*parts, *_names_taken(model)} - fields.keys()
     out: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in fields.items():
         first, dot, rest = key.partition(".")
         if dot and first in whole:
             _put(out.setdefault(first, {}), rest, value)
