@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.live.nested import nest_arguments
 from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.adapters.pytree import nest_arguments
 from collapsekit.config.load import check_config
 from collapsekit.data.loaders import BatchForm
 from collapsekit.data.memory import MemorySource

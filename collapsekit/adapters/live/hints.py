@@ -167,8 +167,9 @@ def _is_picture(adapter: Adapter, key: str, value: Tensor) -> bool:
 
 def _line_of_call(config: Config, keys: Sequence[str], forward: Forward) -> str | None:
     """The way of calling that fits what forward takes; None where the present one does."""
-    lacking = [name for name in forward.needed if name not in keys]
-    unknown = [] if forward.any_name else [key for key in keys if key not in forward.names]
+    firsts = {key.partition(".")[0] for key in keys}  # `x.image` is a part of an argument x
+    lacking = [name for name in forward.needed if name not in firsts]
+    unknown = [] if forward.any_name else [key for key in keys if key.partition(".")[0] not in forward.names]
     if config.call == "kwargs":
         if lacking and not unknown:
             return f"it was not given {', '.join(lacking)}: write `data: {{also: [{', '.join(lacking)}]}}`"
