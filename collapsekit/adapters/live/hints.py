@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.build import build_model, need_factory
+from collapsekit.adapters.build import need_factory, preserve_rng_state
 from collapsekit.adapters.live.fields import InputFields
-from collapsekit.config.imports import import_callable
+from collapsekit.config.imports import import_callable, importable_from
 from collapsekit.config.schema import Config, ModalityConfig
 from collapsekit.data.base import Batch, MissingFieldError, is_stored
 from collapsekit.errors import DataError
 from collapsekit.io.safe_text import quote
+from collapsekit.user_code.process_state import user_code
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
@@ -71,9 +72,12 @@ def explain_missing(config: Config, model: nn.Module | None, error: MissingField
 def _built_without_numbers(config: Config) -> nn.Module | None:
     """The model as the factory builds it where tensors have no storage, for its signature; None where that fails."""
     try:
-        import_callable(need_factory(config), config.base, "model.factory")  # what its module makes has numbers
-        with torch.device("meta"):
-            return build_model(config, 0)
+        spec = need_factory(config)
+        factory = import_callable(spec, config.base, "model.factory")  # what its module makes on import has numbers
+        with preserve_rng_state(), user_code(f"model.factory {spec!r}"), importable_from(config.base):
+            with torch.device("meta"):
+                model = factory(**config.model.kwargs)
+        return model if isinstance(model, nn.Module) else None
     except Exception:  # noqa: BLE001 - a factory that reads weights, say: then nothing is said of its model
         return None
 
