@@ -101,7 +101,8 @@ def test_without_records_intervals_tell_and_without_these_nothing_does() -> None
 
 
 def test_runs_are_told_by_their_test_where_the_base_is_its_reference() -> None:
-    columns = {n: [make(0.5 + d, 0.8 + d + 0.001 * s, seed=s) for s in range(8)] for n, d in (("a", 0.0), ("b", 0.1))}
+    shifts = {"a": 0.0, "b": 0.1, "c": -0.1}
+    columns = {n: [make(0.5 + d, 0.8 + d + 0.001 * s, seed=s) for s in range(8)] for n, d in shifts.items()}
     found = compare({**columns, "one": make(0.5, 0.8)}, only="reliance.full_metric")
     change = row_of(found, "reliance.full_metric").cells[1].change
     assert change is not None
@@ -110,9 +111,10 @@ def test_runs_are_told_by_their_test_where_the_base_is_its_reference() -> None:
     cells = row_of(turned, "reliance.full_metric").cells
     assert turned.base == "b"
     assert cells[1].change is None
-    assert cells[0].change is not None
-    assert cells[0].change.told_by is None
-    assert cells[0].change.difference == pytest.approx(-0.1)
+    for cell, difference in ((cells[0], -0.1), (cells[2], -0.2)):  # whose test is against a, and not b
+        assert cell.change is not None
+        assert cell.change.told_by is None
+        assert cell.change.difference == pytest.approx(difference)
     with pytest.raises(ConfigError, match=r"--base 'bb' names no column \(did you mean 'b'\?\)"):
         compare(columns, base="bb")
 

@@ -87,6 +87,8 @@ def test_other_paths_stay(tmp_path: Path) -> None:
         "hf://",
         "hf://acme/",
         "hf://acme/..",
+        "hf://acme/t..wo",
+        "hf://acme/two/a..b",
         "hf://../two",
         "hf://acme/two/../../../etc/passwd",
         "hf://acme/two//etc/passwd",
