@@ -258,9 +258,7 @@ def _bytes_of_container(value: Any, key: str, depth: int) -> Iterator[bytes]:
         parts = [(str(k), v) for k, v in value.items()]
     elif isinstance(value, list | tuple):
         parts = [(str(i), v) for i, v in enumerate(value)]
-    elif hasattr(value, "__array__") or hasattr(
-        value, "__array_interface__"
-    ):  # images of PIL, arrays of other libraries
+    elif hasattr(value, "__array__") or hasattr(value, "__array_interface__"):  # the second: images of PIL
         array = np.asarray(value)
         if array.dtype.kind not in "biufSU":
             raise DataError(
