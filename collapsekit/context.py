@@ -45,6 +45,14 @@ Profile = Literal["quick", "standard", "full"]
 class Progress:
     """Where long work says how far it is; this one is silent."""
 
+    planned = False  # whether it wants to hear of stages, which take a moment to reckon
+
+    def plan(self, stages: Mapping[str, float]) -> None:
+        """Tell what the stage that runs, or the whole job, consists of from here on: names and reckoned seconds."""
+
+    def begin(self, stage: str) -> None:
+        """Tell that a stage of the plan begins, with which the one before it ends."""
+
     def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
         """Show that ``done`` of ``total`` of ``what`` is finished.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -28,6 +29,7 @@ from collapsekit.features.extraction import Extraction, repeated
 from collapsekit.features.features import Features
 from collapsekit.games.per_example import records_of
 from collapsekit.io.hub import name_of
+from collapsekit.probes.finished import FinishedProbes
 from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
 from collapsekit.registry import ProbeSpec
@@ -39,6 +41,7 @@ from collapsekit.session.checks import check_call, check_diagnosis, check_modali
 from collapsekit.session.command_line import command_line, recorded
 from collapsekit.session.costs.estimate import estimate_costs
 from collapsekit.session.costs.preview import Preview
+from collapsekit.session.costs.reckoning import ENDING, reckon_probes
 from collapsekit.session.costs.timing import Clock
 from collapsekit.session.layouts import settle_layouts
 from collapsekit.session.opening import OpenModel, open_model
@@ -50,7 +53,19 @@ from collapsekit.user_code.process_state import preserve_process_state
 from collapsekit.version import __version__
 
 SUBSETS, CONTROLS = "growing", "controls"  # the probes that --subsets adds, and --no-controls leaves out
+JUDGING = "verdicts and files"  # the stage after the probes
 FIRST = 64  # examples, at least, that an estimate looks at
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where finished probes are kept until the diagnosis ends (None: nowhere), and whether they are taken up from there."""
+
+    folder: Path | None = None
+    resume: bool = False
+
+
+NOWHERE = Kept()
 
 
 @takes(DiagnoseOptions)
@@ -64,11 +79,14 @@ def diagnose(
     model: nn.Module | None = None,
     data: Mapping[str, Any] | str | Path | None = None,
     progress: ProgressChoice = None,
+    unfinished: str | Path | None = None,
+    resume: bool = False,
     **keywords: Unpack[DiagnoseKeywords],
 ) -> Report:
     """Diagnose a checkpoint or a live model: which modalities it ignores, what that costs, and why.
 
-    Nothing is written but the cache of trained baselines. A live model is given back as it was found.
+    Nothing is written but the cache of trained baselines, and what ``unfinished`` names. A live model is given back as it
+    was found.
 
     Args:
         checkpoint: The file or folder of weights; default: the config's model.checkpoint.
@@ -91,6 +109,8 @@ def diagnose(
         plugins: Python files with probes or adapters.
         trust_pickle: "sha256:DIGEST" lets that very checkpoint be unpickled, which runs its code.
         progress: Where to say how far it is; default: in a notebook a bar, elsewhere nowhere. False: nowhere.
+        unfinished: A folder that keeps finished probes until the diagnosis ends; default: none is kept.
+        resume: Take finished probes up from that folder, where nothing that they rest on has changed.
         cache: The folder of trained baselines; default: the user's cache folder.
         memory: Bytes of inputs and features kept in memory, which changes no result; default: as ``--memory`` has it.
 
@@ -112,7 +132,9 @@ def diagnose(
         settled, source = with_data(settle_config(config, checkpoint, shown), data)
         chosen, all_options = _checked(settled, source, options, model)
         with open_model(settled, checkpoint, options, model=model, source=source, progress=shown) as subject:
-            return report_on(subject, options, chosen, all_options, typed=model is None and data is None)
+            kept = Kept(None if unfinished is None else Path(unfinished), resume)
+            typed = model is None and data is None
+            return report_on(subject, options, chosen, all_options, typed=typed, kept=kept)
 
 
 @takes(DiagnoseOptions)
@@ -211,6 +233,7 @@ def report_on(
     options: Mapping[str, Options],
     *,
     typed: bool,
+    kept: Kept = NOWHERE,
 ) -> Report:
     """Run the ``chosen`` probes on an open model and write down what they find.
 
@@ -220,6 +243,7 @@ def report_on(
         chosen: The probes to run.
         options: Options of every probe, by name.
         typed: Whether a command line names the model and its data.
+        kept: Where finished probes are kept.
 
     Returns:
         The report, with its records.
@@ -245,7 +269,11 @@ def report_on(
             cache=_cache(how.cache, chosen, progress),
         )
         settle_layouts(session)
-        results = _results(chosen, session)
+        finished = _finished(kept, session, how, config)
+        found = finished.take_up(chosen) if kept.resume else finished.begin_anew()
+        _plan(subject, session, where, [spec for spec in _in_turn(chosen) if spec.name not in found])
+        results = _results(chosen, session, found, finished)
+        progress.begin(JUDGING)
         described = subject_of(session)
         failed = {r.probe for r in results if r.error is not None}
         records = _records(session, {spec.name for spec in chosen} - failed)
@@ -260,7 +288,9 @@ def report_on(
         "config": config.model_dump(mode="json", exclude_defaults=True),
     }
     warnings = (*features.warnings, *repeated(features), *process_warnings(), *warnings_of(results))
-    return _report(described, results, settings, config.file, warnings).with_records(records)
+    report = _report(described, results, settings, config.file, warnings).with_records(records)
+    finished.clear()
+    return report
 
 
 def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Progress) -> Path | None:
@@ -271,12 +301,30 @@ def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Prog
     return folder
 
 
-def _results(chosen: Sequence[ProbeSpec], session: Session) -> list[Result]:
-    """What every chosen probe found, by name."""
-    found: dict[str, list[Result]] = {}
+def _plan(subject: OpenModel, session: Session, split: str, in_turn: Sequence[ProbeSpec]) -> None:
+    """Tell whoever follows the diagnosis what it consists of, which takes a moment to reckon."""
+    if session.progress.planned:
+        seconds = reckon_probes(session, subject.extraction.features(split), in_turn)
+        stages = {f"probe {name}": each for name, each in seconds.items()}
+        session.progress.plan({**stages, JUDGING: ENDING})
+
+
+def _finished(kept: Kept, session: Session, how: DiagnoseOptions, config: Config) -> FinishedProbes:
+    """What is kept of this diagnosis: under another config or of other examples at most it is another one."""
+    about = {"config": config.model_dump(mode="json"), "device": how.device, "limit": how.limit}
+    return FinishedProbes(kept.folder, session, about)
+
+
+def _results(
+    chosen: Sequence[ProbeSpec], session: Session, before: Mapping[str, list[Result]], finished: FinishedProbes
+) -> list[Result]:
+    """What every chosen probe found, by name; those that are ``before`` were found by an earlier diagnosis."""
+    found = dict(before)
     for i, spec in enumerate(_in_turn(chosen)):
         session.progress.step(f"probe {spec.name}", i, len(chosen))
-        found[spec.name] = run_probe(spec, session)
+        if spec.name not in found:
+            found[spec.name] = run_probe(spec, session)
+            finished.keep(spec, found[spec.name])
     given = [result for spec in chosen for result in found[spec.name]]
     check_once(given)
     return given

@@ -98,7 +98,7 @@ _WHERE = {
     "RefusedError": "errors",
     "ResultKeyError": "errors",
     "did_you_mean": "errors",
-    "one_line": "config.imports",
+    "one_line": "user_code.frames",
     # Several processes
     "together": "distributed.process_group",
     # Data to try things on
@@ -203,7 +203,6 @@ if TYPE_CHECKING:
     from collapsekit.adapters.live.preserve import preserve_model as preserve_model
     from collapsekit.adapters.module import ModuleAdapter
     from collapsekit.checkpoint.read import Checkpoint
-    from collapsekit.config.imports import one_line
     from collapsekit.config.keywords import DiagnoseKeywords
     from collapsekit.config.load import check_config, load_config
     from collapsekit.config.schema import Config, ModalityConfig, ModelConfig
@@ -251,6 +250,7 @@ if TYPE_CHECKING:
     from collapsekit.stats.linear import fit_ridge
     from collapsekit.tasks.base import Task
     from collapsekit.tasks.regression import Regression
+    from collapsekit.user_code.frames import one_line
 else:
 
     def __getattr__(name: str) -> Any:

@@ -10,7 +10,6 @@ import inspect
 import math
 import pkgutil
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from pydantic import ValidationError
 from collapsekit.context import Options
 from collapsekit.deprecated import TASKS_OF_BEFORE
 from collapsekit.errors import CollapsekitError, ConfigError, did_you_mean
+from collapsekit.user_code.frames import one_line
 
 GROUP = "collapsekit"
 FROM_FILE = "collapsekit_plugin_"  # how modules of plugin files are called
@@ -305,9 +305,7 @@ def load_plugin_file(path: str | Path) -> str:
         del sys.modules[name]
         if isinstance(e, CollapsekitError) or not isinstance(e, Exception):
             raise
-        lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == str(file)]
-        where = f" at line {lines[-1]}" if lines else ""
-        raise ConfigError(f"plugin {path} failed{where} while it was loaded: {type(e).__name__}: {e}.") from e
+        raise ConfigError(f"plugin {path} failed while it was loaded: {one_line(e)}.") from e
     return name
 
 
@@ -320,7 +318,7 @@ def _load_entry_point(name: str) -> None:
                 with user_code(f"plugin {name!r}", stays=True):
                     point.load()
             except Exception as e:
-                raise ConfigError(f"plugin {name!r} ({point.value}) failed to load: {type(e).__name__}: {e}.") from e
+                raise ConfigError(f"plugin {name!r} ({point.value}) failed to load: {one_line(e)}.") from e
 
 
 def checked_options(what: str, name: str, kind: type[Options], values: Mapping[str, Any]) -> Options:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.inserts import WrappedEncoder, insert
 from collapsekit.adapters.live.unwrap import check_live
-from collapsekit.config.imports import import_callable, importable_from, one_line
+from collapsekit.config.imports import import_callable, importable_from
 from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.safe_text import quote
+from collapsekit.user_code.frames import one_line
 from collapsekit.user_code.process_state import user_code
 
 

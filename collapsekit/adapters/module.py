@@ -40,11 +40,11 @@ from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
 from collapsekit.adapters.pytree import nest_arguments
 from collapsekit.adapters.recording.recorder import Recorder
-from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
 from collapsekit.data.base import EXAMPLE, Batch
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.registry import adapter
+from collapsekit.user_code.frames import one_line
 from collapsekit.user_code.process_state import user_code
 
 

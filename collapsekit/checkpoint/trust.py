@@ -20,7 +20,8 @@ from collapsekit.checkpoint.formats.pickle_vm import VERSIONS
 from collapsekit.checkpoint.formats.state_dict import Weights, find_weights
 from collapsekit.checkpoint.hashing import read_whole
 from collapsekit.errors import ConfigError, RefusedError
-from collapsekit.user_code.imports import importable_from, one_line
+from collapsekit.user_code.frames import one_line
+from collapsekit.user_code.imports import importable_from
 from collapsekit.user_code.process_state import user_code
 
 _FORM = re.compile(r"sha256:([0-9a-fA-F]{64})")

@@ -29,7 +29,19 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="A colla
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report on the terminal.")]
 Headline = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and of the report only the headline.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print all of the report on the terminal, not the first screen.")
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Print all of the report, how long stages took, and where your own code raised an error.",
+    ),
+]
+Detail = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Also say how long stages took, and where your own code raised an error."),
+]
+LogTo = Annotated[
+    Path | None, typer.Option("--log", metavar="FILE", help="Append all that is said to this file, with times.")
 ]
 
 

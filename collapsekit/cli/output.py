@@ -195,10 +195,13 @@ def form_of(name: str) -> Form:
     return forms.get(name, "text")
 
 
-def message(text: str) -> None:
-    """Print lines on stderr, made safe to print."""
+def message(text: str, kind: str | None = "said") -> None:
+    """Print lines on stderr, made safe to print. The log has them too, under their ``kind`` (None: it has them already)."""
+    from collapsekit.cli.log import LOG
     from collapsekit.io.safe_text import clean
 
+    if kind is not None:
+        LOG.add(kind, text)
     lines = [clean(line, limit=4000) for line in text.splitlines()]
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):  # a user's function may have closed it
         sys.stderr.write("\n".join(lines) + "\n")

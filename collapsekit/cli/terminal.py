@@ -16,6 +16,7 @@ import typer
 
 from collapsekit.cli import output
 from collapsekit.cli.child import ROLES, ChildEndedError
+from collapsekit.cli.log import LOG
 from collapsekit.cli.output import INTERNAL, INTERRUPTED, internal_error
 from collapsekit.config.flags import TRUST_PICKLE
 from collapsekit.errors import CollapsekitError, ConfigError
@@ -23,6 +24,7 @@ from collapsekit.user_code import interrupts
 from collapsekit.user_code.exits import exit_refused, is_exit
 
 if TYPE_CHECKING:
+    from collapsekit.cli.following import Follower
     from collapsekit.context import Progress
     from collapsekit.render.views._screen import NextStep
     from collapsekit.render.views.baseline import Update
@@ -60,6 +62,7 @@ def guarded(command: Command) -> Command:
     def run(*args: Any, **kwargs: Any) -> Any:
         with output.kept_apart():
             code = _code_of(lambda: command(*args, **kwargs))
+            LOG.stop()
         raise typer.Exit(code)
 
     return run  # type: ignore[return-value]
@@ -99,7 +102,20 @@ def _failed(error: BaseException) -> int:
     rank = os.environ.get("RANK", "0") if started_together() else "0"
     if rank == "0" or not getattr(error, "told_by_first", False):
         say(f"error: {error}" if rank == "0" else f"error of process {rank}: {error}")
+        _show_traceback(error)
     return error.exit_code
+
+
+def _show_traceback(error: BaseException) -> None:
+    """The traceback of the user's own code, to the log and where more is asked for; nothing of ours or of libraries."""
+    if LOG.verbose or LOG.file is not None:
+        from collapsekit.user_code.frames import user_traceback
+
+        text = user_traceback(error)
+        if text and LOG.verbose:
+            output.message(text, "trace")
+        else:
+            LOG.add("trace", text)
 
 
 def _is_interrupt(error: BaseException) -> bool:
@@ -196,75 +212,39 @@ class _Room:
 
 
 @contextmanager
-def progress(quiet: bool, notes: int | None = None) -> Iterator[Progress]:
-    """Show progress on stderr: a bar on a terminal, announcements only when piped, nothing when quiet.
+def progress(
+    quiet: bool, notes: int | None = None, *, verbose: bool = False, log: Path | None = None
+) -> Iterator[Progress]:
+    """Show progress on stderr: a bar on a terminal, a plain line now and then when piped, nothing when quiet.
 
-    ``notes``: at most so many lines of notes; None: all.
+    Args:
+        quiet: Whether nothing is to be seen of it.
+        notes: At most so many lines of notes; None, and where it is verbose: all.
+        verbose: Whether it is also said how long each stage took, and where a user's own code raised.
+        log: A file for all that is said, to the end of the command; None: none is written.
+
+    Yields:
+        The progress.
+
+    Raises:
+        ConfigError: Where the log cannot be written.
     """
-    from collapsekit.context import Progress
-
-    room = _Room(notes)
-
-    class Stoppable(Progress):
-        """Where a Ctrl-C that somebody's function swallowed is raised again. Which config is used, and faults, are
-        said however quiet it is."""
-
-        def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
-            interrupts.check()
-
-        def announce(self, text: str) -> None:
-            say(text)
-
-        def fault(self, text: str) -> None:
-            say(text)
-
-    if quiet:
-        yield Stoppable()
-        return
-    if not sys.stderr.isatty():
-
-        class Announced(Stoppable):
-            def note(self, text: str) -> None:
-                for line in room.take(text):
-                    say(line)
-
-        yield Announced()
-        return
-    with _drawn(Stoppable, room) as bar:
-        yield bar
+    LOG.start(log, verbose=verbose)
+    with _follower(quiet, _Room(None if verbose else notes)) as follower:
+        try:
+            yield follower
+        finally:
+            follower.end()
 
 
 @contextmanager
-def _drawn(base: type[Progress], room: _Room) -> Iterator[Progress]:
-    """A bar on the terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-    from rich.text import Text
+def _follower(quiet: bool, room: _Room) -> Iterator[Follower]:
+    from collapsekit.cli.following import Lines, Silent, drawn
 
-    from collapsekit.io.safe_text import clean
-
-    times = TimeElapsedColumn(), TimeRemainingColumn(compact=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *times)
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        class Drawn(base):  # type: ignore[misc, valid-type]
-            shown = ""
-
-            def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
-                interrupts.check()
-                if what != self.shown:
-                    bar.reset(task)
-                    self.shown = what
-                text = f"{what} ({said})" if said else what
-                bar.update(task, description=clean(text), completed=done, total=total)
-
-            def note(self, text: str) -> None:
-                for line in room.take(text):
-                    self.announce(line)
-
-            def announce(self, text: str) -> None:
-                bar.console.print(Text(clean(text, limit=1000)))
-
-        yield Drawn()
+    if quiet:
+        yield Silent()
+    elif not sys.stderr.isatty():
+        yield Lines(room.take)
+    else:
+        with drawn(room.take) as bar:
+            yield bar

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.user_code.frames import one_line
 from collapsekit.user_code.imports import file_of, files_in, forget_module
 from collapsekit.user_code.imports import importable_from as importable_from
 from collapsekit.user_code.imports import needed_names as needed_names
-from collapsekit.user_code.imports import one_line as one_line
 from collapsekit.user_code.process_state import user_code
 
 

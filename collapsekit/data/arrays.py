@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from collapsekit.checkpoint.read import read_checkpoint
-from collapsekit.config.imports import one_line
 from collapsekit.data.base import SPLITS, Batch, Source, draw_rows, need_key
 from collapsekit.errors import CollapsekitError, ConfigError, DataError, NothingEvaluatedError, RefusedError
 from collapsekit.io.safe_text import inline
+from collapsekit.user_code.frames import one_line
 
 FOLDER = " A folder of files is read by a function of yours: name it as data.factory (docs/data.md has some)."
 

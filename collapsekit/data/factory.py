@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from collapsekit.config.imports import import_callable, importable_from, one_line
+from collapsekit.config.imports import import_callable, importable_from
 from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource, by_split, read_arrays
 from collapsekit.data.base import SPLITS, Source
 from collapsekit.data.loaders import BatchForm, LoaderSource
 from collapsekit.errors import ConfigError
+from collapsekit.user_code.frames import one_line
 from collapsekit.user_code.process_state import user_code
 
 

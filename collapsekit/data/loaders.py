@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, default_collate
 
-from collapsekit.config.imports import one_line
 from collapsekit.data.base import EXAMPLE, Batch, MissingFieldError, Source, draw_rows, need_dense
 from collapsekit.data.objects import Form, ObjectStore, unpad_rows
 from collapsekit.data.paths import MISSING, field_names, find_field, named_parts
 from collapsekit.errors import CollapsekitError, DataError, NothingEvaluatedError, did_you_mean
+from collapsekit.user_code.frames import one_line
 from collapsekit.user_code.process_state import each_of
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from collapsekit.config.imports import one_line
 from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.data.base import Batch, Source, need_dense
@@ -18,6 +17,7 @@ from collapsekit.data.factory import batch_form, of_a_data_module
 from collapsekit.data.loaders import BatchForm, LoaderSource, is_dataset
 from collapsekit.data.objects import ObjectStore
 from collapsekit.errors import ConfigError, DataError
+from collapsekit.user_code.frames import one_line
 
 ORIGIN = "the data given"
 SPLITS = "give {'train': ..., 'val': ..., 'test': ...}"

@@ -130,7 +130,7 @@ def _results(spec: ProbeSpec, session: Session) -> list[Result]:
         if not isinstance(made, Iterable):
             raise ContractError(f"probe {spec.name!r} gave {type(made).__name__}, expected Results: yield them.")
         for result in made if is_ours(spec) else each_of(made, f"probe {spec.name!r}"):
-            _check(spec, result, session.features, done)
+            check_result(spec, result, session.features, done)
             done.append(result)
     except NumericsError as e:
         done.append(_skipped(spec, str(e).rstrip(".")))
@@ -166,7 +166,18 @@ def _told(spec: ProbeSpec, error: Exception) -> str:
     return f"probe {spec.name!r} failed{_at(spec, error)}: {_what(error)}. The rest goes on, and the report says so."
 
 
-def _check(spec: ProbeSpec, result: Any, features: Features, before: list[Result]) -> None:
+def check_result(spec: ProbeSpec, result: Any, features: Features, before: list[Result]) -> None:
+    """Check that what a probe gave is a result of it.
+
+    Args:
+        spec: The probe.
+        result: What it gave.
+        features: The examples, for the model's modalities.
+        before: What it gave until then.
+
+    Raises:
+        ContractError: Where it is not.
+    """
     if not isinstance(result, Result):
         raise ContractError(f"probe {spec.name!r} gave {type(result).__name__}, expected collapsekit.Result.")
     if result.probe != spec.name:

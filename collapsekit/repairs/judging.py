@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 from collapsekit import registry
 from collapsekit.context import Options
+from collapsekit.repairs import stages
 from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
 from collapsekit.repairs.chain import MethodChain
 from collapsekit.repairs.decision import RepairDecision
@@ -46,11 +47,14 @@ def judge_repair(
     """
     how, run, (before, weak) = request.options, runs["method"], (decision.before, decision.weak)
     split = shown.subject.split
+    request.progress.begin(stages.DECIDED)
     with _open(subject, run) as trained:
         decided = request.decide(trained, "val", DECIDING)
+        request.progress.begin(stages.AFTER)
         after = request.diagnose(trained, split, weak=weak)
     beside = None
     if "control" in runs:
+        request.progress.begin(stages.CONTROL)
         with _open(subject, runs["control"]) as trained:
             beside = request.diagnose(trained, split, weak=weak)
     checks = _check(run, decision, decided)

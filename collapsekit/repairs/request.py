@@ -112,6 +112,13 @@ class _Once(Progress):
 
     def __init__(self, shown: Progress) -> None:
         self.shown, self.said = shown, set[str]()
+        self.planned = shown.planned
+
+    def plan(self, stages: Mapping[str, float]) -> None:
+        self.shown.plan(stages)
+
+    def begin(self, stage: str) -> None:
+        self.shown.begin(stage)
 
     def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
         self.shown.step(what, done, total, said)

@@ -15,6 +15,7 @@ from collapsekit.config.schema import Config
 from collapsekit.config.values import check_path
 from collapsekit.context import Options
 from collapsekit.distributed.process_group import current
+from collapsekit.repairs import stages
 from collapsekit.repairs.chain import MethodChain
 from collapsekit.repairs.decision import RepairDecision, decide_repair, read_methods
 from collapsekit.repairs.folder import check_free, check_room_for, lock_folder, write_results
@@ -99,9 +100,12 @@ def repair(
                 runs_wanted = 1 + (options.control and methods != (CONTROL,))
                 size = reckon_files(subject.adapter.model, options.training, runs_wanted)
                 current().on_main(lambda: check_room_for(folder, size))
+                stages.plan(request.progress, options, methods, subject.adapter)
+                request.progress.begin(stages.BEFORE)
                 decision = decide_repair(request.decide(subject, "val", DECIDING), methods, options.modalities)
                 _announce(request, decision)
                 split = "test" if "test" in subject.adapter.source.splits() else "val"
+                request.progress.begin(stages.SHOWN)
                 shown = request.diagnose(subject, split, weak=decision.weak)
             with preserve_rng_state():  # of a device too, which the diagnosis has set up
                 runs = _train(request, subject, decision, every, folder)
@@ -131,6 +135,7 @@ def _train(
         # The model that was diagnosed is trained itself, as nothing reads it any more.
         adapter = subject.adapter if not runs else subject.rebuilt()
         job, data = make_job(request, subject, adapter, decision.before, decision.weak)
+        request.progress.begin(stages.TRAINING[name])
         runs[name] = MethodChain(request, job, data, methods, every, decision.before, folder)
         runs[name].train()
     return runs

@@ -152,7 +152,9 @@ class Session:
         at = self.fit_split
         train, made = self.on(at.train)._unimodal, self.trained_alone
         how = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions))
-        return self._unimodal.reference(modality, at, train, made, how)
+        found = self._unimodal.reference(modality, at, train, made, how)
+        self.progress.step("strongest readouts", self.modalities.index(modality) + 1, len(self.modalities))
+        return found
 
     @property
     def prefixes(self) -> dict[str, UnimodalReadout]:
@@ -224,6 +226,11 @@ class Session:
         """Compute the Shapley credit (modalities, ...) of ``worth``, a function of a coalition's bitmask, and its standard
         error, 0 where it is exact."""
         return shapley_values(worth, len(self.modalities), self.permutations, self.seed)
+
+    @property
+    def games(self) -> Mapping[int, CoalitionGame]:
+        """The games that were asked for, by how many draws."""
+        return self._games
 
     def game_of(self, draws: int) -> CoalitionGame:
         """Make the model's coalitions over so many draws of other examples, once."""

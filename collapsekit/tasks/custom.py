@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from collapsekit.config.imports import one_line
 from collapsekit.errors import ConfigError
 from collapsekit.tasks.base import Task
+from collapsekit.user_code.frames import one_line
 from collapsekit.user_code.process_state import user_code
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from collapsekit.config.imports import one_line
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.stats.inference.bounds import Bounds
 from collapsekit.tasks.base import Task
+from collapsekit.user_code.frames import one_line
 from collapsekit.user_code.process_state import user_code
 
 _METHODS = [n for n in dir(Task) if callable(getattr(Task, n)) and not n.startswith("_") and n != "has_prior"]

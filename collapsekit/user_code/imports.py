@@ -62,13 +62,6 @@ def _top_levels(package: Distribution) -> set[str]:
     return {first.partition(".")[0] for first in firsts if not first.endswith((".dist-info", ".data", ".pth", ".."))}
 
 
-def one_line(error: BaseException) -> str:
-    """Kind and text of an exception from the user's own code, short enough to stand in a sentence."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 300 else text[:299] + "…"
-    return f"{type(error).__name__}: {text.rstrip('.')}" if text else type(error).__name__
-
-
 @contextmanager
 def importable_from(base: Path) -> Iterator[None]:
     """Let modules in ``base`` be imported, and forget those of the same name from other config folders."""

@@ -33,6 +33,7 @@ ORDER = [
     "distributed",
     "report",
     "context",
+    "progress",
     "registry",
     "measures",
     "config",

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from collapsekit.adapters.pytree import flatten, rebuild
-from collapsekit.config.imports import one_line
 from collapsekit.data.base import EXAMPLE, Batch, is_stored
 from collapsekit.data.paths import find_field, named_parts, replace_field
 from collapsekit.errors import CollapsekitError, ConfigError, DataError
+from collapsekit.user_code.frames import one_line
 from collapsekit.user_code.process_state import user_code
 
 if TYPE_CHECKING:

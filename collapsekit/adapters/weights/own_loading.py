@@ -17,9 +17,9 @@ from collapsekit.checkpoint.leftovers import Leftovers
 from collapsekit.checkpoint.match import NameFit
 from collapsekit.checkpoint.mmap import forget, is_mapped
 from collapsekit.checkpoint.read import Checkpoint
-from collapsekit.config.imports import one_line
 from collapsekit.errors import CollapsekitError
 from collapsekit.io.safe_text import inline
+from collapsekit.user_code.frames import kind_and_text
 from collapsekit.user_code.process_state import user_code
 
 _EXTRA = "_extra_state"
@@ -117,7 +117,7 @@ class ModuleLoading:
             raise
         except Exception as e:  # noqa: BLE001 - from the user's own code
             by_names = isinstance(e, RuntimeError) and str(e).startswith(_TORCH_REFUSES)
-            raise _RefusalError(LoadingError(inline(one_line(e), 400), by_names)) from None
+            raise _RefusalError(LoadingError(inline(kind_and_text(e), 400), by_names)) from None
         finally:
             handle.remove()
         # Of one that is not strict, or of the user's own.

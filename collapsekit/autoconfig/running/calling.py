@@ -13,9 +13,9 @@ from torch import nn
 
 from collapsekit.autoconfig.running.fields import FirstBatch, is_label, look_at
 from collapsekit.autoconfig.running.runner import CallForm, FieldRunner, Ground, fields_as_units
-from collapsekit.config.imports import one_line
 from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.user_code.frames import one_line
 
 _FEW = 7  # rows that a call is tried on
 _MOST_TRIED = 12

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from collapsekit.cli.commands.diagnose import show, write_report
-from collapsekit.cli.options import Headline, Verbose
+from collapsekit.cli.options import Headline, LogTo, Verbose
 from collapsekit.cli.terminal import (
     MESSAGES,
     NOTES,
@@ -25,6 +25,8 @@ from collapsekit.errors import ConfigError
 from collapsekit.io.limits import SEEDS
 from collapsekit.io.writable import check_folder
 
+DIAGNOSIS = "diagnosis"
+STAGES = {"training the example": 3.0, DIAGNOSIS: 30.0}  # seconds that they took where this was written
 FILES = ("ckpt.pt", "model.py", "collapsekit.yaml", "data.safetensors")
 
 
@@ -33,6 +35,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder to make.")] = Path("collapsekit-demo"),
     seed: Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Seed of training and diagnosis.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo's files.")] = False,
+    log: LogTo = None,
     verbose: Verbose = False,
     quiet: Headline = False,
 ) -> Ended:
@@ -42,8 +45,8 @@ def demo(
     need_working_directory()
     check_folder(folder, "the folder", FILES)
     check_folder(folder / "report", "the folder")
-    notes = None if verbose else NOTES
-    with locked(folder / FILES[0], wait=0), progress(quiet, notes) as shown:  # no other demo writes there meanwhile
+    shows = progress(quiet, NOTES, verbose=verbose, log=log)
+    with locked(folder / FILES[0], wait=0), shows as shown:  # no other demo writes there meanwhile
         there = [name for name in FILES if os.path.exists(folder / name)]  # noqa: PTH110 - Path's own raises for a name too long
         if there and not force:
             raise ConfigError(
@@ -55,7 +58,9 @@ def demo(
         from collapsekit.diagnosis import diagnose
         from collapsekit.probes.runner import fault_code
 
+        shown.plan(STAGES)
         checkpoint = make_demo(folder, seed, shown)
+        shown.begin(DIAGNOSIS)
         config = folder / "collapsekit.yaml"
         report = diagnose(checkpoint, config=config, seed=seed, progress=shown)
         shown.step("writing the report", 0, None)

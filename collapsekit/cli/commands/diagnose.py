@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from collapsekit.cli.child import ROLES
-from collapsekit.cli.options import Checkpoint, ConfigFile, Headline, Verbose, with_options
+from collapsekit.cli.options import Checkpoint, ConfigFile, Headline, LogTo, Verbose, with_options
 from collapsekit.cli.output import write
 from collapsekit.cli.terminal import (
     MESSAGES,
@@ -26,16 +27,20 @@ from collapsekit.cli.terminal import (
     screen,
 )
 from collapsekit.config.options import DiagnoseOptions
-from collapsekit.errors import NothingEvaluatedError
+from collapsekit.errors import ConfigError, NothingEvaluatedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from collapsekit.cli.next_steps import Request
+    from collapsekit.context import Progress
+    from collapsekit.distributed.process_group import ProcessGroup
     from collapsekit.report.cost import CostReport
     from collapsekit.report.diagnosis import Report
 
 OUTPUT = Path("collapsekit-report")
+UNFINISHED = "unfinished"  # finished probes, in the folder of the report until that is made
 
 
 class Format(StrEnum):
@@ -85,6 +90,10 @@ def diagnose(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would run, and what that costs.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take up the probes that an interrupted diagnosis finished.")
+    ] = False,
+    log: LogTo = None,
     verbose: Verbose = False,
     quiet: Headline = False,
 ) -> Ended:
@@ -93,7 +102,7 @@ def diagnose(
     ROLES.start_child()
     from collapsekit.distributed.process_group import together  # not for gate, which starts this file only to diagnose
 
-    with together() as world, progress(quiet or not world.is_main, None if verbose else NOTES) as shown:
+    with together() as world, _progress(world, quiet=quiet, verbose=verbose, log=log) as shown:
         from collapsekit.diagnosis import diagnose as run
 
         world.on_main(lambda: check_outputs(output, format_, json_, figures))
@@ -103,7 +112,10 @@ def diagnose(
             cost = estimate_cost(checkpoint, config=config, progress=shown, **options.keywords())
             shown_cost = partial(show_cost, cost, to_stdout=json_, quiet=quiet)
             return Ended(show=shown_cost) if world.is_main else Ended()
-        report = run(checkpoint, config=config, progress=shown, **options.keywords())
+        place = unfinished_folder(output, format_, json_, resume=resume)
+        with told_how_to_resume(place, shown):
+            keep: dict[str, Any] = {"progress": shown, "unfinished": place, "resume": resume}
+            report = run(checkpoint, config=config, **keep, **options.keywords())
         world.assert_same(report.to_json(), "results")
         shown.step("writing the report", 0, None)
         written = world.on_main(lambda: write_report(report, output, format_, json_, figures))
@@ -157,6 +169,46 @@ def _say_where(written: list[Path]) -> Iterator[str]:
     report = next((path for path in written if path.name == "report.json"), None)
     rest = "" if report is None else f"{shlex.join(['collapsekit', 'report', str(report.parent)])}, or "
     yield f"All numbers: {rest}--verbose"
+
+
+def _progress(world: ProcessGroup, *, quiet: bool, verbose: bool, log: Path | None) -> AbstractContextManager[Progress]:
+    """Progress of the first process: of the others nothing is seen."""
+    return progress(quiet or not world.is_main, NOTES, verbose=verbose, log=log if world.is_main else None)
+
+
+def unfinished_folder(
+    output: Path | None, formats: list[Format] | None, to_stdout: bool, *, resume: bool
+) -> Path | None:
+    """Name the folder that keeps finished probes until the report is made: beside it, as a repair's snapshots are.
+
+    Args:
+        output: The folder that ``--output`` names; None: the default one.
+        formats: The formats that ``--format`` names; None or empty: all.
+        to_stdout: Whether the report goes to stdout.
+        resume: Whether it is to be gone on from.
+
+    Returns:
+        The folder; None where no file is written.
+
+    Raises:
+        ConfigError: Where there is none to go on from.
+    """
+    if wanted_files(output, formats, to_stdout):
+        return (output or OUTPUT) / UNFINISHED
+    if resume:
+        raise ConfigError("--resume goes on from what lies in the folder of the report: name it with --output.")
+    return None
+
+
+@contextmanager
+def told_how_to_resume(folder: Path | None, shown: Progress) -> Iterator[None]:
+    """Say after a Ctrl-C how to go on, where there is something to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is not None and folder.is_dir():
+            shown.announce(f"The same command with --resume goes on from the probes that are finished, in {folder}.")
+        raise
 
 
 def show_cost(cost: CostReport, *, to_stdout: bool, quiet: bool) -> None:

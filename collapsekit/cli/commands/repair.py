@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collapsekit.cli.child import ROLES
-from collapsekit.cli.options import Checkpoint, ConfigFile, Quiet, with_options
+from collapsekit.cli.options import Checkpoint, ConfigFile, Detail, LogTo, Quiet, with_options
 from collapsekit.cli.output import write
 from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, screen
 from collapsekit.config.options import RepairOptions
@@ -31,12 +31,17 @@ def repair(
         typer.Option("--dry-run", help="Say what it is expected to gain, what would be trained, and what that costs."),
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="repair.json to stdout too.")] = False,
+    log: LogTo = None,
+    verbose: Detail = False,
     quiet: Quiet = False,
 ) -> Ended:
     """Fine-tune a checkpoint so that it uses what it ignored; exits 1 where the result is rejected."""
     need_working_directory()
     ROLES.start_child()
-    with together() as world, progress(quiet or not world.is_main) as shown:
+    with (
+        together() as world,
+        progress(quiet or not world.is_main, verbose=verbose, log=log if world.is_main else None) as shown,
+    ):
         if dry_run:
             from collapsekit.repairs.run import plan
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collapsekit.cli.options import Quiet
+from collapsekit.cli.options import Detail, LogTo, Quiet
 from collapsekit.cli.output import write
 from collapsekit.cli.terminal import Ended, guarded, need_working_directory, progress, say, screen
 from collapsekit.errors import ConfigError, NothingEvaluatedError
@@ -30,6 +30,8 @@ def reproduce(
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from 0.")] = 5,
     every: Annotated[bool, typer.Option("--all", help="Every item that runs and whose data are here.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run: one seed, few examples and epochs.")] = False,
+    log: LogTo = None,
+    verbose: Detail = False,
     quiet: Quiet = False,
 ) -> Ended:
     """Reproduce a table or figure of the two papers, with what the paper has beside it."""
@@ -49,9 +51,10 @@ def reproduce(
     if not chosen:
         raise NothingEvaluatedError("no item could run: " + " ".join(left))
     reports = []
-    with progress(quiet) as shown:
+    with progress(quiet, verbose=verbose, log=log) as shown:
         for note in left:
             shown.note(note)
+        shown.plan({one.name: 1.0 for one in chosen})
         for one in chosen:
             report = run_item(one, output / one.name, range(1 if quick else seeds), quick=quick, progress=shown)
             _write(report, output / one.name)

@@ -15,9 +15,9 @@ from torch import nn
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.inserts import WrappedEncoder
-from collapsekit.config.imports import one_line
 from collapsekit.errors import ConfigError
 from collapsekit.readouts.cache import cache_folder, private_folder
+from collapsekit.user_code.frames import one_line
 
 # Random numbers as without compilation, so that what dropout drops follows from the seed alike.
 HOW: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random": True}}

@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from collapsekit.config.imports import one_line
 from collapsekit.config.options import Training
 from collapsekit.distributed.process_group import ProcessGroup, current
 from collapsekit.errors import ConfigError
 from collapsekit.repairs.training.data_parallel import Whole, summed
 from collapsekit.repairs.training.fsdp_units import units_of
 from collapsekit.repairs.training.job import Job, Stage, Step
+from collapsekit.user_code.frames import one_line
 
 T = TypeVar("T")
 ROWS = 4  # of the runs that show which submodules may be units

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from collapsekit.config.imports import one_line
 from collapsekit.errors import ConfigError
 from collapsekit.io.files import reason
+from collapsekit.user_code.frames import one_line
 
 
 def summary_writer() -> Any:

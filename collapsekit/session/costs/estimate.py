@@ -16,6 +16,7 @@ from collapsekit.report.cost import OPENING, TOTAL, CostReport, CostRow
 from collapsekit.session.costs.cost import COUNTS, Cost
 from collapsekit.session.costs.preview import Preview
 from collapsekit.session.costs.timing import Clock, UnitCosts, time_units
+from collapsekit.user_code.frames import one_line
 from collapsekit.user_code.process_state import user_code
 from collapsekit.version import __version__
 
@@ -36,7 +37,7 @@ def estimate_costs(preview: Preview, chosen: Sequence[ProbeSpec], opened: float,
         ConfigError: Where a user's own probe fails at saying what it costs.
     """
     opening = preview.opening()
-    costs = [_cost_of(spec, preview) for spec in chosen]
+    costs = [cost_of(spec, preview) for spec in chosen]
     total = sum((cost for cost, _ in costs if cost is not None), opening)
     wanted = {name for name in COUNTS if getattr(total, name)}
     units = current().on_main(lambda: time_units(preview.session, wanted, clock))
@@ -59,9 +60,9 @@ def estimate_costs(preview: Preview, chosen: Sequence[ProbeSpec], opened: float,
     )
 
 
-def _cost_of(spec: ProbeSpec, preview: Preview) -> tuple[Cost | None, str | None]:
-    """What a probe costs (None where it does not say), and why it would measure nothing, all the same after reading a
-    split, say."""
+def cost_of(spec: ProbeSpec, preview: Preview) -> tuple[Cost | None, str | None]:
+    """Count what a probe costs (None where it does not say), and say why it would measure nothing, all the same after
+    reading a split, say."""
     if spec.cost is None:
         return None, None
     preview.shared = Cost()
@@ -76,7 +77,7 @@ def _cost_of(spec: ProbeSpec, preview: Preview) -> tuple[Cost | None, str | None
     except Exception as e:
         if ours:
             raise
-        raise ConfigError(f"the cost of probe {spec.name!r} cannot be estimated: {type(e).__name__}: {e}.") from e
+        raise ConfigError(f"the cost of probe {spec.name!r} cannot be estimated: {one_line(e)}.") from e
     if not isinstance(cost, Cost):
         raise ConfigError(f"the cost of probe {spec.name!r} is {type(cost).__name__}, expected a collapsekit.ext.Cost.")
     return cost, None
