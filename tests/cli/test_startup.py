@@ -130,7 +130,7 @@ def test_a_command_imports_no_other(report: Path, tmp_path: Path) -> None:
     ours = {m for m in done.stdout.split() if m.startswith("collapsekit.cli.")}
     assert ours == {
         f"collapsekit.cli.{m}"
-        for m in ("child", "commands", "commands.schema", "output", "overview", "root", "terminal")
+        for m in ("child", "commands", "commands.schema", "log", "output", "overview", "root", "terminal")
     }
 
 

@@ -58,6 +58,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "--format": ["pdf"],
         "--figures": FOLDER,
         "--fail-on": ["bad"],
+        "--log": FILE,
     },
     "repair": {
         **{k: v for k, v in COMMON.items() if k != "--split"},
@@ -85,6 +86,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "--patience": ["0", "x"],
         "--freeze": ["encoders.imge", "encoders.image:input", ""],
         "--tensorboard": FOLDER,
+        "--log": FILE,
     },
     "gate": {
         **DIAGNOSIS,
@@ -104,7 +106,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "--margin": ["use", "use=nan", "use=-1", "use=inf", "usage=0.1", "use=x"],
         "--effect": ["use", "use=nan", "use=-1", "use=inf", "usage=0.1", "use=0.01"],
     },
-    "demo": {"<folder>": FOLDER, "--seed": SEED},
+    "demo": {"<folder>": FOLDER, "--seed": SEED, "--log": FILE},
     "init": {
         "<checkpoint>": [],
         "--factory": ["nothing", "none:build", "wrong:build", "tests.problems:nothing"],
@@ -127,6 +129,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
     "reproduce": {
         "<items>": ["s1.tabel7", "s1.figure1", ""],
         "--output": FOLDER[1:],
+        "--log": FILE,
         "--seeds": ["0", "-1", "1001", "x"],
     },
     "list": {"<kind>": ["probe"], "--plugin": ["none.py", "wrong.py"]},
