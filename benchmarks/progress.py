@@ -36,7 +36,7 @@ class Watched(Tracker):
 
     def changed(self) -> None:
         now = self.clock()
-        self.told.append((now - self.job.root.began, self.job.remaining(now)))  # type: ignore[operator]
+        self.told.append((now - self.job.root.began, self.job.estimate_remaining(now)))  # type: ignore[operator]
 
     def share_right(self) -> tuple[float, float]:
         """Seconds in all, and how often what was said was within the factor."""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-EVERY, RARER = 10.0, 0.1  # seconds between plain lines, at least; and as a share of the time until then
+EVERY, RARELY = 10.0, 60.0  # seconds between plain lines: at least and at most
+RARER = 0.5  # and between these, as a share of the time until then
 Cut = Callable[[str], Sequence[str]]
 
 
@@ -33,9 +34,9 @@ class Follower(Tracker):
         super().__init__(clock)
         self.ran = self.job.running
 
-    def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
+    def step(self, what: str, done: int, total: int | None, *standing: str, **named: str) -> None:
         interrupts.check()
-        super().step(what, done, total, said)
+        super().step(what, done, total, *standing, **named)
 
     def note(self, text: str) -> None:
         LOG.add("note", text)
@@ -48,7 +49,7 @@ class Follower(Tracker):
 
     def changed(self) -> None:
         for stage in (stage for stage in reversed(self.ran) if stage.ended is not None):
-            self.stage_over(f"{stage.name} took {stage.spent(0.0):.1f} s")
+            self.stage_over(f"{stage.name} took {stage.measure(0.0):.1f} s")
         self.ran = self.job.running
 
     def end(self) -> None:
@@ -68,7 +69,7 @@ class Silent(Follower):
 
 
 class Lines(Follower):
-    """A plain line at most every ten seconds, in long jobs more rarely; and notes."""
+    """A plain line at most every ten seconds, once a minute in long jobs; and notes."""
 
     def __init__(self, lines: Cut = whole, clock: Clock = time.monotonic) -> None:
         """``lines``: what is printed of a note."""
@@ -88,7 +89,7 @@ class Lines(Follower):
     def changed(self) -> None:
         super().changed()
         now = self.clock()
-        if now - self.last >= max(EVERY, RARER * self.job.root.spent(now)):
+        if now - self.last >= max(EVERY, min(RARELY, RARER * self.job.root.measure(now))):
             self.last = now
             message(self.describe(), "stage")
 
@@ -132,16 +133,16 @@ class Drawn(Follower):
         from collapsekit.io.safe_text import clean
 
         super().changed()
-        fraction = self.job.fraction(self.clock())
+        fraction = self.job.compute_fraction(self.clock())
         about = f" ({self.counted})" if self.counted and self.counted != self.stage else ""
         done, total = (0.0, None) if fraction is None else (fraction, 1.0)
         self.bar.update(self.task, description=clean(f"{self.stage or 'starting'}{about}"), completed=done, total=total)
 
-    def left(self) -> str:
-        """How long the rest will take, in words."""
+    def describe_left(self) -> str:
+        """Say how long the rest will take."""
         from collapsekit.progress.tracker import duration
 
-        left = self.job.remaining(self.clock())
+        left = self.job.estimate_remaining(self.clock())
         return "" if left is None else f"about {duration(left)} left"
 
 
@@ -160,7 +161,7 @@ def drawn(lines: Cut = whole) -> Iterator[Drawn]:
         follower: Drawn | None = None  # not yet where the bar is drawn first
 
         def render(self, _task: object) -> Text:
-            return Text("" if self.follower is None else self.follower.left())
+            return Text("" if self.follower is None else self.follower.describe_left())
 
     left = Left()
     text = TextColumn(

@@ -146,14 +146,14 @@ class FinishedProbes:
             refused.setdefault(str(e), []).append("coalitions")
         return entries, tensors, refused
 
-    def _digest_of(self, split: str, known: dict[str, str]) -> str:
+    def _digest_of(self, split: str, digests: dict[str, str]) -> str:
         """The digest of a split, which is read for it: the report says of what was read which examples repeat."""
-        if split not in known:
+        if split not in digests:
             try:
-                known[split] = self.session.features.of(split).digest
+                digests[split] = self.session.features.of(split).digest
             except CollapsekitError:
-                known[split] = ""
-        return known[split]
+                digests[split] = ""
+        return digests[split]
 
     def _entry(self, path: Path, spec: ProbeSpec) -> tuple[str, dict[str, str]]:
         """The text of a probe's results, checked, and the digests of the splits that were read."""

@@ -69,12 +69,19 @@ class Stage:
         """Whether what it counts tells how long it takes."""
         return _projected(self) is not None
 
-    def spent(self, now: float) -> float:
-        """Seconds it took, or has taken until now."""
+    def measure(self, now: float) -> float:
+        """Measure the seconds it took, or has taken until now."""
         return 0.0 if self.began is None else (now if self.ended is None else self.ended) - self.began
 
     def count(self, what: str, done: int, total: int | None, now: float) -> None:
-        """Hear that so many of something are done inside this stage; under the stage's own name they are all of it."""
+        """Hear that so many of something are done inside this stage.
+
+        Args:
+            what: What is counted; under the stage's own name it is all of the stage.
+            done: How many are done.
+            total: Of how many; None where that is not known.
+            now: The moment.
+        """
         if self.phase is None or self.phase.what != what or done < self.phase.done:
             whole = what == self.name and self.began is not None
             # What else is counted is measured from its first count on: other work may have come before that.
@@ -140,7 +147,14 @@ class Job:
         return False
 
     def count(self, what: str, done: int, total: int | None, now: float) -> None:
-        """Hear that so many of something are done inside the innermost running stage."""
+        """Hear that so many of something are done inside the innermost running stage.
+
+        Args:
+            what: What is counted; under the stage's own name it is all of the stage.
+            done: How many are done.
+            total: Of how many; None where that is not known.
+            now: The moment.
+        """
         self._running()[-1].count(what, done, total, now)
 
     def end(self, now: float) -> None:
@@ -157,18 +171,19 @@ class Job:
         """The stages that run, the outermost first."""
         return self._running()[1:]
 
-    def remaining(self, now: float) -> float | None:
-        """Seconds that are left, never less than 0; None where no stages are known yet."""
+    def estimate_remaining(self, now: float) -> float | None:
+        """Estimate the seconds that are left, never less than 0; None where no stages are known yet."""
         if self.root.ended is not None:
             return 0.0
         return _remaining(self.root, now, 1.0) if self.root.inner else None
 
-    def fraction(self, now: float) -> float | None:
-        """The share of the job's time that is over, from 0 to 1; it never falls. None where no stages are known yet."""
-        remaining = self.remaining(now)
+    def compute_fraction(self, now: float) -> float | None:
+        """Compute the share of the job's time that is over, from 0 to 1; it never falls. None where no stages are known
+        yet."""
+        remaining = self.estimate_remaining(now)
         if remaining is None:
             return None
-        spent = self.root.spent(now)
+        spent = self.root.measure(now)
         self._most = max(self._most, spent / (spent + remaining) if spent + remaining > 0 else 0.0)
         return self._most
 
@@ -202,14 +217,14 @@ def _of_inner(stage: Stage, now: float) -> float:
 
 
 def _pace(stage: Stage, now: float, more: Iterable[tuple[str, float, float]]) -> _Pace:
-    done = [(s.kind, s.spent(now), s.reckoned) for s in stage.inner if s.ended is not None]
+    done = [(s.kind, s.measure(now), s.reckoned) for s in stage.inner if s.ended is not None]
     return _Pace((*done, *more), sum(s.reckoned for s in stage.inner))
 
 
 def _evidence(running: Stage, now: float, rest: float) -> Iterator[tuple[str, float, float]]:
     """What a running stage tells of the pace: all of it where its own stages are known, else the part that is over, where
     it counts or is overdue."""
-    spent = running.spent(now)
+    spent = running.measure(now)
     whole = spent + rest
     if running.inner:
         yield running.kind, whole, running.reckoned
@@ -230,7 +245,7 @@ def _projected(stage: Stage) -> float | None:
 def _of_leaf(stage: Stage, now: float, pace: float) -> float:
     """What is left of a stage that has no stages inside. What it counts is a bound from below at once. Where that is all of
     the stage it is believed once a part of it is done, else the more the longer the stage runs."""
-    spent, whole = stage.spent(now), stage.reckoned * pace
+    spent, whole = stage.measure(now), stage.reckoned * pace
     projected = _projected(stage)
     if projected is not None and projected > 0:
         trust = min(1.0, max(spent / whole, stage.share / BELIEVED))

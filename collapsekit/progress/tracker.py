@@ -32,14 +32,15 @@ class Tracker(Progress):
         self.counted = ""
         self.changed()
 
-    def step(self, what: str, done: int, total: int | None, said: str = "") -> None:
-        now = self.clock()
+    def step(self, what: str, done: int, total: int | None, *standing: str, **named: str) -> None:
+        """See :meth:`Progress.step`, whose last argument may be named or not."""
+        how, now = "".join((*standing, *named.values())), self.clock()
         if self.job.begin(what, now):
             self.counted = ""
         else:
             self.job.count(what, done, total, now)
             counted = f" {done:,} of {total:,}" if total else ""
-            self.counted = f"{what}{counted}{f' ({said})' if said else ''}"
+            self.counted = f"{what}{counted}{f' ({how})' if how else ''}"
         self.changed()
 
     def changed(self) -> None:
@@ -53,9 +54,9 @@ class Tracker(Progress):
     def describe(self) -> str:
         """Say how far the job is in one line: its share, what runs, and how long the rest will take."""
         now = self.clock()
-        fraction, left = self.job.fraction(now), self.job.remaining(now)
+        fraction, left = self.job.compute_fraction(now), self.job.estimate_remaining(now)
         if fraction is None or left is None:
-            return f"{self.stage or 'starting'} · {duration(self.job.root.spent(now))} so far"
+            return f"{self.stage or 'starting'} · {duration(self.job.root.measure(now))} so far"
         return f"{100 * fraction:.0f} % · {self.stage} · about {duration(left)} left"
 
 

@@ -36,6 +36,7 @@ MENU: dict[str, tuple[str, ...]] = {
         "docs/gate",
         "examples/ci/README",
         "docs/scaling",
+        "docs/long-jobs",
         "plugins/transformers/README",
         "plugins/callbacks/README",
         "plugins/pytest/README",

@@ -33,13 +33,19 @@ def run(follower: Follower, clock: Clock, each: float) -> None:
     follower.end()
 
 
-def test_a_piped_job_says_a_line_every_ten_seconds_and_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("each", "count"),
+    [(3.0, 3), (60.0, 20)],  # of 60 seconds at 12, 24 and 48; of 20 minutes at every count, a minute apart
+)
+def test_a_piped_job_says_a_line_every_ten_seconds_and_once_a_minute_later(
+    each: float, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     clock = Clock()
-    run(Lines(clock=clock), clock, 3.0)
+    run(Lines(clock=clock), clock, each)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 5  # of 60 seconds, at every fourth count: 12, 24, 36, 48 and 60
+    assert len(lines) == count
     assert all(re.fullmatch(r"\d+ % · probe [ab] · about .* left", line) for line in lines)
-    assert lines[0] == "20 % · probe a · about 50 s left"
+    assert each > 3 or lines[0] == "20 % · probe a · about 50 s left"
 
 
 def test_a_short_job_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

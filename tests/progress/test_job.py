@@ -25,13 +25,13 @@ def run(reckoned: Sequence[float], factors: Sequence[float], ticks: int = 20) ->
             now += seconds * factor / ticks
             if tick + 1 < ticks:  # what is counted last ends the stage
                 job.count(f"part {i}", tick + 1, ticks, now)
-            fraction, left = job.fraction(now), job.remaining(now)
+            fraction, left = job.compute_fraction(now), job.estimate_remaining(now)
             assert fraction is not None
             assert left is not None
             if tick + 1 < ticks:
                 yield now, fraction, left
     job.end(now)
-    yield now, job.fraction(now) or 0.0, job.remaining(now) or 0.0
+    yield now, job.compute_fraction(now) or 0.0, job.estimate_remaining(now) or 0.0
 
 
 def true_left(told: Sequence[tuple[float, float, float]]) -> Iterator[tuple[float, float]]:
@@ -76,25 +76,25 @@ def test_stages_inside_a_stage_tell_how_long_others_of_its_kind_will_take() -> N
     job.plan({"diagnosis before": 10.0, "training": 10.0, "diagnosis after": 5.0}, 0.0)
     job.begin("diagnosis before", 0.0)
     job.plan({"probe a": 30.0, "probe b": 70.0}, 0.0)
-    assert job.remaining(0.0) == pytest.approx(100 + 100 + 50)
+    assert job.estimate_remaining(0.0) == pytest.approx(100 + 100 + 50)
     job.begin("probe a", 0.0)
     job.begin("probe b", 60.0)
     assert job.names == ["diagnosis before", "probe b"]
-    assert job.remaining(60.0) == pytest.approx(140 + 200 + 100)
+    assert job.estimate_remaining(60.0) == pytest.approx(140 + 200 + 100)
     job.begin("training", 200.0)
     assert job.names == ["training"]
     job.begin("diagnosis after", 210.0)
-    assert job.remaining(210.0) == pytest.approx(100)
+    assert job.estimate_remaining(210.0) == pytest.approx(100)
 
 
 def test_a_stage_that_counts_nothing_is_overdue_and_never_done_before_it_ends() -> None:
     job = Job(0.0)
     job.plan({"a": 1.0, "b": 1.0}, 0.0)
     job.begin("a", 0.0)
-    assert job.remaining(0.5) == pytest.approx(1.5)
-    left = [job.remaining(t) or 0.0 for t in (2.0, 20.0, 200.0)]
+    assert job.estimate_remaining(0.5) == pytest.approx(1.5)
+    left = [job.estimate_remaining(t) or 0.0 for t in (2.0, 20.0, 200.0)]
     assert 0 < left[0] < left[1] < left[2]
-    assert (job.fraction(200.0) or 1.0) < 0.6
+    assert (job.compute_fraction(200.0) or 1.0) < 0.6
 
 
 def test_what_is_counted_may_be_a_small_part_of_its_stage() -> None:
@@ -103,18 +103,18 @@ def test_what_is_counted_may_be_a_small_part_of_its_stage() -> None:
     job.begin("a", 0.0)
     job.count("examples", 1, 2, 1.0)
     job.count("examples", 2, 2, 2.0)
-    assert (job.remaining(2.0) or 0.0) > 85  # the stage goes on, so that there is more to it
+    assert (job.estimate_remaining(2.0) or 0.0) > 85  # the stage goes on, so that there is more to it
     job.count("models", 1, 100, 10.0)  # what came before it may have been anything
-    assert (job.remaining(10.0) or 0.0) < 100
+    assert (job.estimate_remaining(10.0) or 0.0) < 100
     job.count("models", 2, 100, 20.0)  # each takes ten seconds: far more than was reckoned
-    assert job.remaining(20.0) == pytest.approx(10 + 990 - 20)
+    assert job.estimate_remaining(20.0) == pytest.approx(10 + 990 - 20)
 
 
 def test_without_a_plan_nothing_is_claimed() -> None:
     job = Job(0.0)
     job.count("examples", 1, 2, 1.0)
-    assert job.remaining(1.0) is None
-    assert job.fraction(1.0) is None
+    assert job.estimate_remaining(1.0) is None
+    assert job.compute_fraction(1.0) is None
     assert not job.begin("a", 1.0)
 
 
@@ -124,4 +124,4 @@ def test_a_plan_made_anew_keeps_what_is_done() -> None:
     job.begin("a", 0.0)
     job.begin("b", 2.0)
     job.end(3.0)
-    assert [s.spent(9.0) for s in job.root.inner] == [2.0, 1.0]
+    assert [s.measure(9.0) for s in job.root.inner] == [2.0, 1.0]
