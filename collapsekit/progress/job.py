@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 # Of all that was reckoned: what has to be done before the measured pace counts in full.
-ENOUGH = 0.05
+ENOUGH = 0.03
 BELIEVED = 0.1  # of all that a stage counts: once that share is done, the count is believed, and not what was reckoned
 OVERDUE = 0.1  # what is left, as a share of the time spent, of a stage that takes longer than was reckoned
 LEAST = 1e-3  # seconds: no stage is reckoned at less
