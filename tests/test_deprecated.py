@@ -38,7 +38,7 @@ IMPORTS = {
     "collapsekit.registry": "Options adapter",
     "collapsekit.render.canvas": "INK panels settle theme",
     "collapsekit.render.figures": "FIGURES",
-    "collapsekit.render.marks": "bar_figure bars legend line",
+    "collapsekit.render.marks": "bars legend line",
     "collapsekit.render.sanitize": "cleaned",
     "collapsekit.replay": "donors predict",
     "collapsekit.report": "ModalityVerdict Report Result",

@@ -36,14 +36,14 @@ class _Phase:
 
 
 @dataclass
-class Stage:
+class JobStage:
     """A part of a job. Stages whose names begin with the same word are of a kind, and go at the same pace."""
 
     name: str
     reckoned: float  # seconds
     began: float | None = None
     ended: float | None = None
-    inner: list[Stage] = field(default_factory=list)
+    inner: list[JobStage] = field(default_factory=list)
     planned: float = 0.0  # when the inner stages became known
     phase: _Phase | None = None
 
@@ -114,11 +114,11 @@ class _Pace:
         return math.exp(trust * math.log(measured / reckoned))
 
 
-class Job:
+class TimedJob:
     """A job that began at a moment, and the stages it is known to have. Moments never go back."""
 
     def __init__(self, now: float) -> None:
-        self.root = Stage("", LEAST, now)
+        self.root = JobStage("", LEAST, now)
         self._most = 0.0
 
     def plan(self, stages: Mapping[str, float], now: float) -> None:
@@ -130,7 +130,7 @@ class Job:
         """
         inmost = self._running()[-1]
         inmost.inner = [stage for stage in inmost.inner if stage.began is not None]
-        inmost.inner += [Stage(name, max(LEAST, seconds)) for name, seconds in stages.items()]
+        inmost.inner += [JobStage(name, max(LEAST, seconds)) for name, seconds in stages.items()]
         inmost.planned = now
 
     def begin(self, name: str, now: float) -> bool:
@@ -167,7 +167,7 @@ class Job:
         return [stage.name for stage in self.running]
 
     @property
-    def running(self) -> list[Stage]:
+    def running(self) -> list[JobStage]:
         """The stages that run, the outermost first."""
         return self._running()[1:]
 
@@ -187,7 +187,7 @@ class Job:
         self._most = max(self._most, spent / (spent + remaining) if spent + remaining > 0 else 0.0)
         return self._most
 
-    def _running(self) -> list[Stage]:
+    def _running(self) -> list[JobStage]:
         """The stages that run, from the whole job to the innermost."""
         found = [self.root]
         while (inner := next((s for s in found[-1].inner if s.running), None)) is not None:
@@ -195,7 +195,7 @@ class Job:
         return found
 
 
-def _remaining(stage: Stage, now: float, pace: float) -> float:
+def _remaining(stage: JobStage, now: float, pace: float) -> float:
     """Seconds that are left of a stage, of which ``pace`` is known from others."""
     if stage.ended is not None:
         return 0.0
@@ -204,7 +204,7 @@ def _remaining(stage: Stage, now: float, pace: float) -> float:
     return _of_inner(stage, now) if stage.inner else _of_leaf(stage, now, pace)
 
 
-def _of_inner(stage: Stage, now: float) -> float:
+def _of_inner(stage: JobStage, now: float) -> float:
     """What is left of the stages inside: of the running one first, whose pace then tells of those to come."""
     before = _pace(stage, now, ())
     running = next((s for s in stage.inner if s.running), None)
@@ -216,12 +216,12 @@ def _of_inner(stage: Stage, now: float) -> float:
     return rest + sum(s.reckoned * pace.of(s.kind) for s in stage.inner if s.began is None)
 
 
-def _pace(stage: Stage, now: float, more: Iterable[tuple[str, float, float]]) -> _Pace:
+def _pace(stage: JobStage, now: float, more: Iterable[tuple[str, float, float]]) -> _Pace:
     done = [(s.kind, s.measure(now), s.reckoned) for s in stage.inner if s.ended is not None]
     return _Pace((*done, *more), sum(s.reckoned for s in stage.inner))
 
 
-def _evidence(running: Stage, now: float, rest: float) -> Iterator[tuple[str, float, float]]:
+def _evidence(running: JobStage, now: float, rest: float) -> Iterator[tuple[str, float, float]]:
     """What a running stage tells of the pace: all of it where its own stages are known, else the part that is over, where
     it counts or is overdue."""
     spent = running.measure(now)
@@ -234,7 +234,7 @@ def _evidence(running: Stage, now: float, rest: float) -> Iterator[tuple[str, fl
         yield running.kind, known * spent, known * running.reckoned * spent / whole
 
 
-def _projected(stage: Stage) -> float | None:
+def _projected(stage: JobStage) -> float | None:
     """Seconds that a stage takes at least, by what it counts: until that began, and all of that."""
     seconds = None if stage.phase is None else stage.phase.projected()
     if seconds is None or stage.phase is None or stage.began is None:
@@ -242,7 +242,7 @@ def _projected(stage: Stage) -> float | None:
     return stage.phase.began - stage.began + seconds
 
 
-def _of_leaf(stage: Stage, now: float, pace: float) -> float:
+def _of_leaf(stage: JobStage, now: float, pace: float) -> float:
     """What is left of a stage that has no stages inside. What it counts is a bound from below at once. Where that is all of
     the stage it is believed once a part of it is done, else the more the longer the stage runs."""
     spent, whole = stage.measure(now), stage.reckoned * pace
@@ -250,4 +250,4 @@ def _of_leaf(stage: Stage, now: float, pace: float) -> float:
     if projected is not None and projected > 0:
         trust = min(1.0, max(spent / whole, stage.share / BELIEVED))
         whole = max(projected, math.exp((1 - trust) * math.log(whole) + trust * math.log(projected)))
-    return max(whole - spent, OVERDUE * spent)
+    return max(whole - spent, OVERDUE * spent * (1 - stage.share))  # where all of it is counted, it is known

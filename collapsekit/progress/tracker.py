@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from collapsekit.context import Progress
-from collapsekit.progress.job import Job
+from collapsekit.progress.job import TimedJob
 
 Clock = Callable[[], float]
 MINUTE, HOUR = 60.0, 3600.0
@@ -20,7 +20,7 @@ class Tracker(Progress):
     def __init__(self, clock: Clock = time.monotonic) -> None:
         """``clock``: what time it is, in seconds."""
         self.clock = clock
-        self.job = Job(clock())
+        self.job = TimedJob(clock())
         self.counted = ""  # what is counted at present, in words
 
     def plan(self, stages: Mapping[str, float]) -> None:

@@ -55,7 +55,7 @@ class Session:
         self.progress = progress or Progress()
         self._unimodal = ModalityReadouts(adapter, features, seed)
         self._baselines: dict[Plan, Baselines] = {}
-        self._games: dict[int, CoalitionGame] = {}
+        self.games: dict[int, CoalitionGame] = {}
         self._balanced: dict[tuple[ReferencePlan, int], FittedReference] = {}  # and how many draws
         self._joint = JointReadouts(adapter, features, seed)
         features.facts.session = self
@@ -150,9 +150,8 @@ class Session:
         if self.task.embeddings > 1:
             return self.pairs.strengths[modality]
         at = self.fit_split
-        train, made = self.on(at.train)._unimodal, self.trained_alone
         how = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions))
-        found = self._unimodal.reference(modality, at, train, made, how)
+        found = self._unimodal.reference(modality, at, self.on(at.train)._unimodal, self.trained_alone, how)
         self.progress.step("strongest readouts", self.modalities.index(modality) + 1, len(self.modalities))
         return found
 
@@ -223,22 +222,16 @@ class Session:
         return self.options_of("reliance", GameOptions).permutations
 
     def shapley_values(self, worth: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
-        """Compute the Shapley credit (modalities, ...) of ``worth``, a function of a coalition's bitmask, and its standard
-        error, 0 where it is exact."""
+        """Compute the Shapley credit (modalities, ...) of ``worth``, of a coalition's bitmask, and its standard error."""
         return shapley_values(worth, len(self.modalities), self.permutations, self.seed)
-
-    @property
-    def games(self) -> Mapping[int, CoalitionGame]:
-        """The games that were asked for, by how many draws."""
-        return self._games
 
     def game_of(self, draws: int) -> CoalitionGame:
         """Make the model's coalitions over so many draws of other examples, once."""
-        if draws not in self._games:
-            self._games[draws] = CoalitionGame(
+        if draws not in self.games:
+            self.games[draws] = CoalitionGame(
                 self.adapter, self.features, draws, self.seed, self.progress, lambda: self.calibration
             )
-        return self._games[draws]
+        return self.games[draws]
 
 
 def _shares(session: Session, settings: Settings) -> bool:

@@ -30,6 +30,8 @@ MENU: dict[str, tuple[str, ...]] = {
         "docs/tasks",
         "docs/checkpoints",
         "docs/python",
+        "docs/notebook",
+        "examples/notebooks/README",
         "docs/repairs",
         "docs/training",
         "docs/compare",

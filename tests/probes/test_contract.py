@@ -361,7 +361,7 @@ def test_the_problem_tells_modalities_apart(variants: Variants) -> None:
 
 
 @each_probe
-def test_its_figures_are_drawn_within_their_canvas(variants: Variants, probe: str) -> None:
+def test_its_figures_are_drawn_within_their_canvas(probe: str, variants: Variants) -> None:
     """Of what it yields here, and none of what it had to skip; the same drawing from the same report."""
     own = tuple(r for r in variants.base.results if r.probe == probe)
     report = variants.base.model_copy(update={"results": own})

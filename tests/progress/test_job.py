@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collapsekit.progress.job import Job
+from collapsekit.progress.job import TimedJob
 
 RECKONED = st.lists(st.floats(0.5, 50), min_size=2, max_size=12)
 
@@ -17,7 +17,7 @@ RECKONED = st.lists(st.floats(0.5, 50), min_size=2, max_size=12)
 def run(reckoned: Sequence[float], factors: Sequence[float], ticks: int = 20) -> Iterator[tuple[float, float, float]]:
     """Run a job whose stages take so many times what they were reckoned at; at every tick the moment, the share that is
     said to be done and the seconds that are said to be left."""
-    job, now = Job(0.0), 0.0
+    job, now = TimedJob(0.0), 0.0
     job.plan({f"part {i}": seconds for i, seconds in enumerate(reckoned)}, now)
     for i, (seconds, factor) in enumerate(zip(reckoned, factors, strict=True)):
         assert job.begin(f"part {i}", now)
@@ -72,7 +72,7 @@ def test_what_is_left_is_within_a_factor_of_two_where_stages_differ_by_up_to_tha
 
 
 def test_stages_inside_a_stage_tell_how_long_others_of_its_kind_will_take() -> None:
-    job = Job(0.0)
+    job = TimedJob(0.0)
     job.plan({"diagnosis before": 10.0, "training": 10.0, "diagnosis after": 5.0}, 0.0)
     job.begin("diagnosis before", 0.0)
     job.plan({"probe a": 30.0, "probe b": 70.0}, 0.0)
@@ -88,7 +88,7 @@ def test_stages_inside_a_stage_tell_how_long_others_of_its_kind_will_take() -> N
 
 
 def test_a_stage_that_counts_nothing_is_overdue_and_never_done_before_it_ends() -> None:
-    job = Job(0.0)
+    job = TimedJob(0.0)
     job.plan({"a": 1.0, "b": 1.0}, 0.0)
     job.begin("a", 0.0)
     assert job.estimate_remaining(0.5) == pytest.approx(1.5)
@@ -98,7 +98,7 @@ def test_a_stage_that_counts_nothing_is_overdue_and_never_done_before_it_ends() 
 
 
 def test_what_is_counted_may_be_a_small_part_of_its_stage() -> None:
-    job = Job(0.0)
+    job = TimedJob(0.0)
     job.plan({"a": 100.0}, 0.0)
     job.begin("a", 0.0)
     job.count("examples", 1, 2, 1.0)
@@ -111,7 +111,7 @@ def test_what_is_counted_may_be_a_small_part_of_its_stage() -> None:
 
 
 def test_without_a_plan_nothing_is_claimed() -> None:
-    job = Job(0.0)
+    job = TimedJob(0.0)
     job.count("examples", 1, 2, 1.0)
     assert job.estimate_remaining(1.0) is None
     assert job.compute_fraction(1.0) is None
@@ -119,7 +119,7 @@ def test_without_a_plan_nothing_is_claimed() -> None:
 
 
 def test_a_plan_made_anew_keeps_what_is_done() -> None:
-    job = Job(0.0)
+    job = TimedJob(0.0)
     job.plan({"a": 1.0, "b": 1.0}, 0.0)
     job.begin("a", 0.0)
     job.begin("b", 2.0)
