@@ -139,11 +139,12 @@ class Drawn(Follower):
         self.bar.update(self.task, description=clean(f"{self.stage or 'starting'}{about}"), completed=done, total=total)
 
     def describe_left(self) -> str:
-        """Say how long the rest will take."""
+        """Say how much is done, and how long the rest will take."""
         from collapsekit.progress.tracker import duration
 
-        left = self.job.estimate_remaining(self.clock())
-        return "" if left is None else f"about {duration(left)} left"
+        now = self.clock()
+        left, fraction = self.job.estimate_remaining(now), self.job.compute_fraction(now)
+        return "" if left is None or fraction is None else f"{100 * fraction:3.0f} % about {duration(left)} left"
 
 
 @contextmanager
@@ -167,7 +168,7 @@ def drawn(lines: Cut = whole) -> Iterator[Drawn]:
     text = TextColumn(
         "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
     )
-    columns = (text, BarColumn(16), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), left)
+    columns = (text, BarColumn(16), TimeElapsedColumn(), left)
     with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
         follower = Drawn(bar, bar.add_task("starting", total=None), lines)
         left.follower = follower
