@@ -15,7 +15,7 @@ from tests.repository.words import _NO_VERBS
 registry.load_builtins()
 PROBES = {name: spec for name, spec in registry.PROBES.items() if spec.run.__module__.startswith("collapsekit.probes.")}
 MODULES_OF_PROBES = {spec.run.__module__ for spec in PROBES.values()}
-SHARED = {"collapsekit.probes._shared", "collapsekit.probes.runner"}
+SHARED = {"collapsekit.probes._shared", "collapsekit.probes.finished", "collapsekit.probes.runner"}
 # Functions that take a model and its examples apart; below the session they have to.
 MAX_PAIRS = 39
 
