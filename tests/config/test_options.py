@@ -78,7 +78,9 @@ PUBLIC: dict[Any, dict[str, Any]] = {
         "tensorboard": None,
     },
 }
-LATER: dict[Any, dict[str, Any]] = {diagnose: {"controls": True, "unfinished": None, "resume": False}}  # what came after it
+LATER: dict[Any, dict[str, Any]] = {
+    diagnose: {"controls": True, "unfinished": None, "resume": False}
+}  # what came after it
 
 
 @pytest.mark.parametrize("function", list(PUBLIC), ids=lambda f: f.__name__)
