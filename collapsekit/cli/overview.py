@@ -20,7 +20,7 @@ COMMANDS = {
     "gate": "Decide whether a model may ship: exit 0 passed, 1 failed, 5 inconclusive.",
     "baseline": "Keep earlier reports for `collapsekit gate` to compare with.",
     "report": "Render a report again; nothing is recomputed.",
-    "compare": "Put reports side by side: verdicts and numbers, the best marked, tests over paired runs.",
+    "compare": "Put reports side by side: verdicts and numbers, what changed, the best marked, tests over paired runs.",
     "reproduce": "Reproduce a table or figure of the two papers, with what the paper has beside it.",
     "list": "List probes (with definition and source), adapters, repairs, tasks and file formats.",
     "schema": "Print the JSON Schema of report.json, or of another file.",

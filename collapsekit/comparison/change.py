@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from collapsekit.comparison.inputs import Group, LoadedRun
 from collapsekit.comparison.quantities import Key
@@ -82,6 +81,8 @@ class Records:
         error = standard_error(sums, len(differences))
         if not np.isfinite(error):
             return None
+        from scipy.stats import t as student_t  # not before it is needed: it takes long to import
+
         half, mean = error * float(student_t.ppf(0.5 + LEVEL / 2, len(sums) - 1)), float(differences.mean())
         return (mean - half, mean + half)
 

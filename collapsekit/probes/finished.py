@@ -109,7 +109,9 @@ class FinishedProbes:
             with contextlib.suppress(ConfigError, OSError):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 entry = {"identity": self.identity, "probe": spec.name, "read": read, "results": text}
-                write_atomic(folder / f"{spec.name}.json", json.dumps({**entry, "sha256": _digest(entry)}))
+                write_atomic(
+                    folder / f"{spec.name}.json", json.dumps({**entry, "sha256": _digest(entry)}, allow_nan=False)
+                )
                 self._keep_values(folder)
 
         current().on_main(write)
@@ -239,11 +241,11 @@ def _identity(session: Session, about: Mapping[str, Any]) -> str:
         "profile": session.profile,
         "about": about,
     }
-    return hashlib.sha256(json.dumps(rests, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(rests, sort_keys=True, default=str, allow_nan=False).encode()).hexdigest()
 
 
 def _digest(entry: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(entry, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _bytes(value: Tensor) -> bytes:

@@ -17,7 +17,7 @@ from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.gating.baseline import make_baseline, make_run
 from collapsekit.gating.criteria import Limits
 from collapsekit.gating.decide import gate
-from collapsekit.probes.runner import ContractError, _check
+from collapsekit.probes.runner import ContractError, check_result
 from collapsekit.report.baseline import Baseline
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.gate import GateReport
@@ -143,7 +143,7 @@ def test_a_plugin_does_not_answer_for_another_probe(name: str, modality: str | N
     spec, features = cast(Any, SimpleNamespace(name="mine")), cast(Any, SimpleNamespace(modalities=("audio", "image")))
     given = make_result(name, 1.0, modality).model_copy(update={"probe": "mine"})
     with pytest.raises(ContractError, match="is a name of the probe"):
-        _check(spec, given, features, [])
+        check_result(spec, given, features, [])
 
 
 def test_what_is_said_of_the_whole_never_takes_the_place_of_ones_own() -> None:

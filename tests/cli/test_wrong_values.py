@@ -119,6 +119,7 @@ WRONG: dict[str, dict[str, list[str]]] = {
     "compare": {
         "<reports>": ["none.json", "a="],
         "--against": ["other"],
+        "--base": ["other"],
         "--only": ["nothing.*"],
         "--format": ["pdf"],
         "--output": FILE,

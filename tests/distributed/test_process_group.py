@@ -40,9 +40,9 @@ class Heard(nn.Linear):
         with self.place.open("a") as f:
             f.write(f"{len(x)}\\n")
         rank = os.environ.get("RANK", "0")
-        if rank == os.environ.get("FAIL_RANK") and self.count == 4:  # after the first batch and a few of it again, twice
+        if rank == os.environ.get("FAIL_RANK") and self.count == 7:  # after all that the model is known by
             raise RuntimeError("a cable was pulled")
-        if rank == os.environ.get("KILL_RANK") and self.count == 4:
+        if rank == os.environ.get("KILL_RANK") and self.count == 7:
             (self.place.parent / "now").touch()
             time.sleep(60)
         return super().forward(x)
@@ -128,7 +128,7 @@ def test_several_processes_write_the_bytes_that_one_writes(
 
 
 def test_each_encodes_its_own_batches_without_padding(folder: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
-    args = ("-f", "json", "-p", "spectrum", "-p", "vif", "-p", "reliance", "--set", "reliance.draws=4")
+    args = ("-q", "-f", "json", "-p", "spectrum", "-p", "vif", "-p", "reliance", "--set", "reliance.draws=4")
     diagnosed(folder, 1, tmp_path / "one", *args)
     diagnosed(folder, 3, tmp_path / "three", *args)
     alone = batches(tmp_path / "one", 0)

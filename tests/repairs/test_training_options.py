@@ -261,7 +261,10 @@ def broken_backward(graph: Any, _inputs: Any) -> Any:
     ("backend", "said"),
     [
         (broken, r"^--compile: torch could not compile encoders\.image \(.*no compiler\): leave out --compile\.$"),
-        (broken_backward, r"^the backward pass of the compiled model failed \(RuntimeError: no compiler\): leave out"),
+        (
+            broken_backward,
+            r"^the backward pass of the compiled model failed \(RuntimeError: no compiler \(\S+:\d+\)\): leave out",
+        ),
     ],
 )
 def test_what_cannot_be_compiled_is_said_in_a_sentence(
