@@ -372,3 +372,9 @@ def test_what_stands_for_an_absent_modality(value: str | float) -> None:
 def test_what_cannot_stand_for_it(value: object, near: str) -> None:
     with pytest.raises(ConfigError, match=f"'modalities.a.absent': expected others, .* or a number{near}"):
         check_config({"modalities": {"a": {"absent": value}}}, base=Path())
+
+
+def test_a_name_on_the_hub_is_no_path_of_the_folder(tmp_path: Path) -> None:
+    config = check_config({"modalities": {"a": "a", "b": "b"}}, base=tmp_path)
+    with pytest.raises(ConfigError, match="acme/none"):
+        config.resolve("hf://acme/none")

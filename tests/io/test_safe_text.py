@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collapsekit.io.safe_text import clean, display_names
+from collapsekit.io.safe_text import clean, display_names, some
 
 BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f"
 
@@ -35,3 +35,8 @@ def test_no_two_names_are_shown_alike(names: list[str]) -> None:
     shown = display_names(names)
     assert list(shown) == list(dict.fromkeys(names))
     assert len(set(shown.values())) == len(shown)
+
+
+def test_of_many_names_the_first_are_told_and_the_rest_counted() -> None:
+    assert some(["a", "b", "c"]) == "a, b, c"
+    assert some(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
