@@ -12,7 +12,7 @@ import argparse
 import tempfile
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ import torch
 from benchmarks.planted.measure import config_of
 from benchmarks.planted.subjects import draw, make
 from collapsekit import diagnose, repair
-from collapsekit.context import Progress
+from collapsekit.context import Progress, Stages
 from collapsekit.demo.make import make_demo
 from collapsekit.progress.tracker import Clock, Tracker
 
@@ -61,7 +61,7 @@ class Both(Progress):
     def __init__(self) -> None:
         self.watched = {"clock": Watched(time.perf_counter), "CPU": Watched(time.process_time)}
 
-    def plan(self, stages: Mapping[str, float]) -> None:
+    def plan(self, stages: Stages) -> None:
         for one in self.watched.values():
             one.plan(stages)
 

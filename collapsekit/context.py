@@ -42,12 +42,17 @@ Profile = Literal["quick", "standard", "full"]
 # full: these over the whole grid, however long it takes.
 
 
+# Stages of a job in their order, each with the seconds it is reckoned at, or with the stages inside it. Inside, those under
+# the empty name are of whatever no other stage stands for.
+Stages = Mapping[str, float | Mapping[str, float]]
+
+
 class Progress:
     """Where long work says how far it is; this one is silent."""
 
     planned = False  # whether it wants to hear of stages, which take a moment to reckon
 
-    def plan(self, stages: Mapping[str, float]) -> None:
+    def plan(self, stages: Stages) -> None:
         """Tell what the stage that runs, or the whole job, consists of from here on: names and reckoned seconds."""
 
     def begin(self, stage: str) -> None:

@@ -305,7 +305,7 @@ def _plan(subject: OpenModel, session: Session, split: str, in_turn: Sequence[Pr
     """Tell whoever follows the diagnosis what it consists of, which takes a moment to reckon."""
     if session.progress.planned:
         seconds = reckon_probes(session, subject.extraction.features(split), in_turn)
-        stages = {f"probe {name}": each for name, each in seconds.items()}
+        stages = {f"probe {name}": each if len(each) > 1 else each[""] for name, each in seconds.items()}
         session.progress.plan({**stages, JUDGING: ENDING})
 
 

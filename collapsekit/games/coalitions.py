@@ -25,6 +25,7 @@ from collapsekit.tasks.base import Task
 SCORING = 100.0  # operations that scoring takes for every number the model puts out
 
 
+SUBSETS = "modality subsets"  # what is counted of coalitions
 EXACT_UP_TO = 6  # modalities; beyond, Shapley credit is sampled
 
 
@@ -157,7 +158,7 @@ class CoalitionGame:
             for one, found in values.items():
                 for (store, _), value in zip(kinds, found, strict=True):
                     store[one] = value
-        self.progress.step("modality subsets", len(self.known), 1 << self.size if self.exact else None)
+        self.progress.step(SUBSETS, len(self.known), 1 << self.size if self.exact else None)
 
     def _ends(self, kinds: Sequence[Expected]) -> dict[int, list[CoalitionValue]]:
         """Score the model as it is and, where an example may be taken whole for another, with every modality absent."""

@@ -9,9 +9,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from collapsekit.context import Stages
+
 # Of all that was reckoned: what has to be done before the measured pace counts in full.
 ENOUGH = 0.03
 BELIEVED = 0.1  # of all that a stage counts: once that share is done, the count is believed, and not what was reckoned
+ALIKE = 0.5  # how much of the pace of one kind of stage holds for another, as a power: prices err apart, machines alike
 OVERDUE = 0.1  # what is left, as a share of the time spent, of a stage that takes longer than was reckoned
 LEAST = 1e-3  # seconds: no stage is reckoned at less
 
@@ -44,7 +47,8 @@ class JobStage:
     began: float | None = None
     ended: float | None = None
     inner: list[JobStage] = field(default_factory=list)
-    planned: float = 0.0  # when the inner stages became known
+    loose: float = 0.0  # seconds, of those reckoned, that no inner stage stands for
+    nested: bool = False  # whether the inner stages were known with it, so that they go at its pace
     phase: _Phase | None = None
 
     @property
@@ -102,16 +106,17 @@ class _Pace:
 
     evidence: tuple[tuple[str, float, float], ...]  # kind, seconds measured, seconds reckoned
     reckoned: float  # of all stages, done or not
+    before: float = 1.0  # what is taken for the pace until then
 
     def of(self, kind: str) -> float:
-        """The pace of a kind: as measured where it was, else that of all kinds; 1 before anything is."""
+        """The pace of a kind: as measured where it was, else partly that of all kinds, and what was taken for it before."""
         own = [(m, r) for k, m, r in self.evidence if k == kind]
         known = own or [(m, r) for _, m, r in self.evidence]
         measured, reckoned = sum(m for m, _ in known), sum(r for _, r in known)
         if measured <= 0 or reckoned <= 0:
-            return 1.0
-        trust = min(1.0, reckoned / (ENOUGH * self.reckoned))
-        return math.exp(trust * math.log(measured / reckoned))
+            return self.before
+        trust = min(1.0, reckoned / (ENOUGH * self.reckoned)) * (1.0 if own else ALIKE)
+        return self.before * math.exp(trust * math.log(measured / reckoned / self.before))
 
 
 class TimedJob:
@@ -121,17 +126,11 @@ class TimedJob:
         self.root = JobStage("", LEAST, now)
         self._most = 0.0
 
-    def plan(self, stages: Mapping[str, float], now: float) -> None:
-        """Tell what the innermost running stage, or the whole job, consists of from here on.
-
-        Args:
-            stages: Names in the order in which they will run, each with the seconds it is reckoned at.
-            now: The moment.
-        """
+    def plan(self, stages: Stages) -> None:
+        """Tell what the innermost running stage, or the whole job, consists of from here on."""
         inmost = self._running()[-1]
         inmost.inner = [stage for stage in inmost.inner if stage.began is not None]
-        inmost.inner += [JobStage(name, max(LEAST, seconds)) for name, seconds in stages.items()]
-        inmost.planned = now
+        inmost.inner += [_stage(name, seconds) for name, seconds in stages.items()]
 
     def begin(self, name: str, now: float) -> bool:
         """Begin the next stage of that name that has not begun; what ran beside or inside it ends. Answers whether there
@@ -155,7 +154,10 @@ class TimedJob:
             total: Of how many; None where that is not known.
             now: The moment.
         """
-        self._running()[-1].count(what, done, total, now)
+        inmost = self._running()[-1]
+        inmost.count(what, done, total, now)
+        if inmost.share == 1 and len(self.running) > 1:  # what else its outer stage does is not of this one
+            inmost.end(now)
 
     def end(self, now: float) -> None:
         """End all of it."""
@@ -195,30 +197,41 @@ class TimedJob:
         return found
 
 
+def _stage(name: str, seconds: float | Mapping[str, float]) -> JobStage:
+    """A stage that has not begun, with the stages inside it."""
+    if not isinstance(seconds, Mapping):
+        return JobStage(name, max(LEAST, seconds))
+    inner = [_stage(one, each) for one, each in seconds.items() if one]
+    return JobStage(name, max(LEAST, sum(seconds.values())), inner=inner, loose=seconds.get("", 0.0), nested=True)
+
+
 def _remaining(stage: JobStage, now: float, pace: float) -> float:
     """Seconds that are left of a stage, of which ``pace`` is known from others."""
     if stage.ended is not None:
         return 0.0
     if stage.began is None:
         return stage.reckoned * pace
-    return _of_inner(stage, now) if stage.inner else _of_leaf(stage, now, pace)
+    return _of_inner(stage, now, pace**ALIKE if stage.nested else 1.0) if stage.inner else _of_leaf(stage, now, pace)
 
 
-def _of_inner(stage: JobStage, now: float) -> float:
-    """What is left of the stages inside: of the running one first, whose pace then tells of those to come."""
-    before = _pace(stage, now, ())
+def _of_inner(stage: JobStage, now: float, outer: float) -> float:
+    """What is left of the stages inside, and of what none of them stands for: of the running one first, whose pace then
+    tells of those to come."""
+    before = _pace(stage, now, (), outer)
     running = next((s for s in stage.inner if s.running), None)
     rest, more = 0.0, list[tuple[str, float, float]]()
     if running is not None:
         rest = _remaining(running, now, before.of(running.kind))
         more += _evidence(running, now, rest)
-    pace = _pace(stage, now, more)
-    return rest + sum(s.reckoned * pace.of(s.kind) for s in stage.inner if s.began is None)
+    pace = _pace(stage, now, more, outer)
+    beside = stage.measure(now) - sum(s.measure(now) for s in stage.inner)
+    loose = max(0.0, stage.loose * outer - beside)
+    return rest + loose + sum(s.reckoned * pace.of(s.kind) for s in stage.inner if s.began is None)
 
 
-def _pace(stage: JobStage, now: float, more: Iterable[tuple[str, float, float]]) -> _Pace:
+def _pace(stage: JobStage, now: float, more: Iterable[tuple[str, float, float]], outer: float) -> _Pace:
     done = [(s.kind, s.measure(now), s.reckoned) for s in stage.inner if s.ended is not None]
-    return _Pace((*done, *more), sum(s.reckoned for s in stage.inner))
+    return _Pace((*done, *more), sum(s.reckoned for s in stage.inner), outer)
 
 
 def _evidence(running: JobStage, now: float, rest: float) -> Iterator[tuple[str, float, float]]:

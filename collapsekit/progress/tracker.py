@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from collapsekit.context import Progress
+from collapsekit.context import Progress, Stages
 from collapsekit.progress.job import TimedJob
 
 Clock = Callable[[], float]
@@ -23,8 +23,8 @@ class Tracker(Progress):
         self.job = TimedJob(clock())
         self.counted = ""  # what is counted at present, in words
 
-    def plan(self, stages: Mapping[str, float]) -> None:
-        self.job.plan(stages, self.clock())
+    def plan(self, stages: Stages) -> None:
+        self.job.plan(stages)
         self.changed()
 
     def begin(self, stage: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
+from collapsekit.context import Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
@@ -91,13 +92,17 @@ def recipe_for(rows: int, rate: float, seed: int) -> Recipe:
     return Recipe(rate, epochs, seed, patience=max(8, PATIENCE // steps), weight_decay=1e-2)
 
 
+NETWORKS = "networks over modalities"  # what is told of them
+
+
 class JointReadouts:
     """Networks for what the modalities of a model's examples say only together: on its own encoders, on encoders trained
     along and on raw inputs."""
 
-    def __init__(self, adapter: Adapter, features: Features, seed: int) -> None:
+    def __init__(self, adapter: Adapter, features: Features, seed: int, progress: Progress | None = None) -> None:
         """``features``: the examples to diagnose; ``seed``: of first weights and of the order of examples."""
         self.adapter, self.features, self.seed = adapter, features, seed
+        self.progress = progress or Progress()
         # Of what is fitted on these examples, as training examples of others.
         self._fitted: dict[tuple[str | float, ...], FittedSynergy] = {}
 
@@ -212,6 +217,7 @@ class JointReadouts:
 
     def _best_on(self, x: Mapping[str, Mapping[str, Tensor]], offset: Offset) -> tuple[SynergyNet, float]:
         """The network of the learning rate with the least held-out loss on features by split and modality, and that loss."""
+        self.progress.step(NETWORKS, 0, None)
         return min((self._on_features(x, offset, rate) for rate in RATES), key=lambda fitted: fitted[1])
 
     def _on_features(

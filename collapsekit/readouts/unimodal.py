@@ -116,6 +116,7 @@ def train_baselines(
     found = Baselines({}, skipped, note, {})
     began = time.monotonic()
     for i, m in enumerate(planned):
+        progress.step(ALONE, i, len(planned))
         if current().on_main(lambda: time.monotonic() - began > 2 * plan.budget):
             skipped[m] = f"the machine was slower than reckoned and the budget of {plan.budget:g} s ran out"
             continue
@@ -127,8 +128,11 @@ def train_baselines(
         except NumericsError as e:
             skipped[m] = f"its encoder could not be trained alone: {str(e).rstrip('.')}"
             continue
-        progress.step("encoders trained alone", i + 1, len(planned))
+        progress.step(ALONE, i + 1, len(planned))
     return found
+
+
+ALONE = "encoders trained alone"  # what is counted of them
 
 
 def starting_point(adapter: Adapter, plan: Plan) -> Checkpoint | None:

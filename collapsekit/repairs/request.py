@@ -17,7 +17,7 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
 from collapsekit.config.options import DiagnoseOptions, RepairOptions, RunOptions
 from collapsekit.config.schema import Config
-from collapsekit.context import Options, Progress
+from collapsekit.context import Options, Progress, Stages
 from collapsekit.diagnosis import CONTROLS, check_options, choose_probes, report_on, settle_config
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, FaultError
@@ -114,7 +114,7 @@ class _Once(Progress):
         self.shown, self.said = shown, set[str]()
         self.planned = shown.planned
 
-    def plan(self, stages: Mapping[str, float]) -> None:
+    def plan(self, stages: Stages) -> None:
         self.shown.plan(stages)
 
     def begin(self, stage: str) -> None:

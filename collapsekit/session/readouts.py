@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
+from collapsekit.context import Progress
 from collapsekit.features.features import Features
 from collapsekit.readouts.choosing import ChosenReadout, FeatureSet, choose_features
 from collapsekit.readouts.linear import FitSplit
@@ -24,6 +25,8 @@ from collapsekit.readouts.strength import (
 )
 from collapsekit.readouts.unimodal import Baselines, Plan
 
+READOUTS = "strongest readouts"  # what is counted of them
+
 
 @dataclass(frozen=True)
 class ReferencePlan:
@@ -36,8 +39,9 @@ class ReferencePlan:
 class ModalityReadouts:
     """What was fitted on some examples, as training examples of others, and what was read out of them."""
 
-    def __init__(self, adapter: Adapter, features: Features, seed: int) -> None:
+    def __init__(self, adapter: Adapter, features: Features, seed: int, progress: Progress | None = None) -> None:
         self.adapter, self.features, self.seed = adapter, features, seed
+        self.progress = progress or Progress()
         self._fitted: dict[tuple[str, str, bool], ChosenReadout] = {}
         self._prefixes: dict[str, TriedReadout] = {}
         self._references: dict[tuple[str, ReferencePlan], ReferenceStrength] = {}
@@ -104,6 +108,7 @@ class ModalityReadouts:
             The readout, and how strong it is beside all others.
         """
         if (modality, how) not in self._references:
+            self._tell(how)
             task, encoders = self.adapter.task, [self.prefix(modality, at, train)]
             why = "profile quick trains no encoders" if baselines is None else baselines.why_not(modality)
             if baselines is not None and modality in baselines.trained:
@@ -122,7 +127,12 @@ class ModalityReadouts:
             if (own := self._predicted(modality, at)) is not None:
                 raw.append(own)
             self._references[modality, how] = weigh_readouts(task, at, encoders, raw, why)
+            self._tell(how)
         return self._references[modality, how]
+
+    def _tell(self, how: ReferencePlan) -> None:
+        done = sum(plan == how for _, plan in self._references)
+        self.progress.step(READOUTS, done, len(self.features.modalities))
 
     def _predicted(self, modality: str, at: FitSplit) -> TriedReadout | None:
         """The readout of what the user's own model of the modality predicts, where the data have that."""

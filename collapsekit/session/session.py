@@ -53,11 +53,11 @@ class Session:
         self.options: Mapping[str, Options] = options or {}
         self.seed, self.level, self.profile, self.cache = seed, level, profile, cache
         self.progress = progress or Progress()
-        self._unimodal = ModalityReadouts(adapter, features, seed)
+        self._unimodal = ModalityReadouts(adapter, features, seed, self.progress)
         self._baselines: dict[Plan, Baselines] = {}
         self.games: dict[int, CoalitionGame] = {}
         self._balanced: dict[tuple[ReferencePlan, int], FittedReference] = {}  # and how many draws
-        self._joint = JointReadouts(adapter, features, seed)
+        self._joint = JointReadouts(adapter, features, seed, self.progress)
         features.facts.session = self
 
     @classmethod
@@ -151,9 +151,7 @@ class Session:
             return self.pairs.strengths[modality]
         at = self.fit_split
         how = ReferencePlan(self.plan, self.options_of("utilisation", ReadoutOptions))
-        found = self._unimodal.reference(modality, at, self.on(at.train)._unimodal, self.trained_alone, how)
-        self.progress.step("strongest readouts", self.modalities.index(modality) + 1, len(self.modalities))
-        return found
+        return self._unimodal.reference(modality, at, self.on(at.train)._unimodal, self.trained_alone, how)
 
     @property
     def prefixes(self) -> dict[str, UnimodalReadout]:

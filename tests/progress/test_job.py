@@ -18,7 +18,7 @@ def run(reckoned: Sequence[float], factors: Sequence[float], ticks: int = 20) ->
     """Run a job whose stages take so many times what they were reckoned at; at every tick the moment, the share that is
     said to be done and the seconds that are said to be left."""
     job, now = TimedJob(0.0), 0.0
-    job.plan({f"part {i}": seconds for i, seconds in enumerate(reckoned)}, now)
+    job.plan({f"part {i}": seconds for i, seconds in enumerate(reckoned)})
     for i, (seconds, factor) in enumerate(zip(reckoned, factors, strict=True)):
         assert job.begin(f"part {i}", now)
         for tick in range(ticks):
@@ -73,14 +73,14 @@ def test_what_is_left_is_within_a_factor_of_two_where_stages_differ_by_up_to_tha
 
 def test_stages_inside_a_stage_tell_how_long_others_of_its_kind_will_take() -> None:
     job = TimedJob(0.0)
-    job.plan({"diagnosis before": 10.0, "training": 10.0, "diagnosis after": 5.0}, 0.0)
+    job.plan({"diagnosis before": 10.0, "training": 10.0, "diagnosis after": 5.0})
     job.begin("diagnosis before", 0.0)
-    job.plan({"probe a": 30.0, "probe b": 70.0}, 0.0)
-    assert job.estimate_remaining(0.0) == pytest.approx(100 + 100 + 50)
+    job.plan({"probe a": 30.0, "probe b": 70.0})
+    assert job.estimate_remaining(0.0) == pytest.approx(100 + 10 * 10**0.5 + 50)
     job.begin("probe a", 0.0)
     job.begin("probe b", 60.0)
     assert job.names == ["diagnosis before", "probe b"]
-    assert job.estimate_remaining(60.0) == pytest.approx(140 + 200 + 100)
+    assert job.estimate_remaining(60.0) == pytest.approx(140 + 10 * 20**0.5 + 100)
     job.begin("training", 200.0)
     assert job.names == ["training"]
     job.begin("diagnosis after", 210.0)
@@ -89,8 +89,8 @@ def test_stages_inside_a_stage_tell_how_long_others_of_its_kind_will_take() -> N
 
 def test_a_stage_that_counts_nothing_is_overdue_and_never_done_before_it_ends() -> None:
     job = TimedJob(0.0)
-    job.plan({"a": 1.0, "b": 1.0}, 0.0)
-    job.begin("a", 0.0)
+    job.plan({"part a": 1.0, "part b": 1.0})
+    job.begin("part a", 0.0)
     assert job.estimate_remaining(0.5) == pytest.approx(1.5)
     left = [job.estimate_remaining(t) or 0.0 for t in (2.0, 20.0, 200.0)]
     assert 0 < left[0] < left[1] < left[2]
@@ -99,7 +99,7 @@ def test_a_stage_that_counts_nothing_is_overdue_and_never_done_before_it_ends() 
 
 def test_what_is_counted_may_be_a_small_part_of_its_stage() -> None:
     job = TimedJob(0.0)
-    job.plan({"a": 100.0}, 0.0)
+    job.plan({"a": 100.0})
     job.begin("a", 0.0)
     job.count("examples", 1, 2, 1.0)
     job.count("examples", 2, 2, 2.0)
@@ -120,8 +120,27 @@ def test_without_a_plan_nothing_is_claimed() -> None:
 
 def test_a_plan_made_anew_keeps_what_is_done() -> None:
     job = TimedJob(0.0)
-    job.plan({"a": 1.0, "b": 1.0}, 0.0)
+    job.plan({"a": 1.0, "b": 1.0})
     job.begin("a", 0.0)
     job.begin("b", 2.0)
     job.end(3.0)
     assert [s.measure(9.0) for s in job.root.inner] == [2.0, 1.0]
+
+
+def test_what_no_inner_stage_stands_for_is_measured_by_itself() -> None:
+    job = TimedJob(0.0)
+    job.plan({"probe a": {"readouts": 4.0, "networks": 6.0, "": 2.0}, "probe b": 12.0})
+    assert job.estimate_remaining(0.0) == pytest.approx(24)
+    job.begin("probe a", 0.0)
+    assert job.estimate_remaining(1.0) == pytest.approx(23)  # of what is loose
+    job.begin("readouts", 2.0)
+    job.count("readouts", 0, 2, 2.0)
+    job.count("readouts", 1, 2, 4.0)
+    assert job.estimate_remaining(4.0) == pytest.approx(2 + 6 + 12)
+    job.count("readouts", 2, 2, 6.0)
+    assert job.names == ["probe a"]  # what comes now is not of the readouts
+    assert job.estimate_remaining(6.0) == pytest.approx(6 + 12)
+    job.begin("networks", 6.0)
+    assert job.names == ["probe a", "networks"]
+    job.begin("probe b", 12.0)
+    assert job.names == ["probe b"]
