@@ -64,5 +64,5 @@ test-all: test test-slow coverage ## everything that CI tests
 doc: ## write anew what the docs take from the code
 	$(PYTHON) docs/generate.py
 
-bench: ## one benchmark: BENCH=speed, planted, coverage, gate, repair, callbacks or gpu; ARGS="--help"
+bench: ## one benchmark: BENCH=speed, planted, coverage, gate, repair, callbacks, pipeline or gpu; ARGS="--help"
 	$(PYTHON) -m benchmarks.$(BENCH) $(ARGS)

@@ -70,6 +70,13 @@ _WHERE = {
     "Regression": "tasks.regression",
     "Task": "tasks.base",
     "build_adapter": "session.opening",
+    "find_field": "data.paths",
+    "MISSING": "data.paths",
+    "replace_field": "data.paths",
+    "Region": "config.regions",
+    "parse_region": "config.regions",
+    "put_region": "data.regions",
+    "take_region": "data.regions",
     "find_submodule": "adapters.build",
     "make_source": "data.factory",
     "preserve_model": "adapters.live.preserve",
@@ -98,7 +105,9 @@ _WHERE = {
     "RefusedError": "errors",
     "ResultKeyError": "errors",
     "did_you_mean": "errors",
+    "is_user_file": "user_code.frames",
     "one_line": "user_code.frames",
+    "short_path": "user_code.frames",
     # Several processes
     "together": "distributed.process_group",
     # Data to try things on
@@ -108,6 +117,7 @@ _WHERE = {
 __all__ = [
     "LOSS",
     "METRIC",
+    "MISSING",
     "NO_MIXTURE",
     "VERDICT_PROBES",
     "Activations",
@@ -147,6 +157,7 @@ __all__ = [
     "Profile",
     "Progress",
     "RefusedError",
+    "Region",
     "Regression",
     "Report",
     "Result",
@@ -168,25 +179,32 @@ __all__ = [
     "effective_rank",
     "estimate_cost",
     "extract",
+    "find_field",
     "find_submodule",
     "fit_ridge",
+    "is_user_file",
     "jackknife_interval",
     "load_config",
     "load_mfeat",
     "make_source",
     "marginal_samples",
     "one_line",
+    "parse_region",
     "predict",
     "preserve_model",
     "preserve_rng_state",
     "probe",
+    "put_region",
     "reads_features",
     "repair_method",
+    "replace_field",
     "seed_everything",
     "settle_config",
+    "short_path",
     "singular_values",
     "singular_values_svd",
     "substitute_missing",
+    "take_region",
     "task",
     "together",
 ]
@@ -205,12 +223,19 @@ if TYPE_CHECKING:
     from collapsekit.checkpoint.read import Checkpoint
     from collapsekit.config.keywords import DiagnoseKeywords
     from collapsekit.config.load import check_config, load_config
+    from collapsekit.config.regions import Region as Region
+    from collapsekit.config.regions import parse_region as parse_region
     from collapsekit.config.schema import Config, ModalityConfig, ModelConfig
     from collapsekit.context import Options, Profile, Progress, Settings
     from collapsekit.data.arrays import ArraySource
     from collapsekit.data.base import Batch, Source
     from collapsekit.data.factory import make_source
     from collapsekit.data.loaders import LoaderSource
+    from collapsekit.data.paths import MISSING as MISSING
+    from collapsekit.data.paths import find_field as find_field
+    from collapsekit.data.paths import replace_field as replace_field
+    from collapsekit.data.regions import put_region as put_region
+    from collapsekit.data.regions import take_region as take_region
     from collapsekit.demo.make import load_mfeat
     from collapsekit.diagnosis import estimate_cost, settle_config
     from collapsekit.distributed.process_group import together
@@ -250,7 +275,9 @@ if TYPE_CHECKING:
     from collapsekit.stats.linear import fit_ridge
     from collapsekit.tasks.base import Task
     from collapsekit.tasks.regression import Regression
+    from collapsekit.user_code.frames import is_user_file as is_user_file
     from collapsekit.user_code.frames import one_line
+    from collapsekit.user_code.frames import short_path as short_path
 else:
 
     def __getattr__(name: str) -> Any:

@@ -59,6 +59,7 @@ class WhereRegion:
         return tuple(dict.fromkeys((self.key, self.field)))
 
 
+# A part of a field that is a modality.
 Region = SliceRegion | WhereRegion
 
 

@@ -7,7 +7,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MISSING = object()
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING = _Missing()  # what stands for a field that is not there, as None may be a field's own value
 
 
 def named_parts(value: Any, names: Sequence[str] = ()) -> Any:

@@ -33,15 +33,15 @@ def place_of(error: BaseException) -> str:
     """Name the last line of the user's own code that an exception went through, as FILE:LINE; an empty string where it went
     through none."""
     frames = user_frames(error)
-    return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return f"{short_path(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 
 def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """List the frames of an exception that are of the user's own files, the outermost first."""
-    found = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
+    found = [f for f in traceback.extract_tb(error.__traceback__) if is_user_file(f.filename)]
     if not found:
         told = (traceback.FrameSummary(f, int(n), name) for f, n, name in _IN_TEXT.findall(str(error)))
-        found = [frame for frame in told if _is_users(frame.filename)]
+        found = [frame for frame in told if is_user_file(frame.filename)]
     return found
 
 
@@ -64,14 +64,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     return reversed(chain)
 
 
-def _is_users(file: str) -> bool:
+def is_user_file(file: str) -> bool:
+    """Tell whether a file of code is the user's own, and of no library."""
     torch = getattr(sys.modules.get("torch"), "__file__", None)
     libraries = (_PACKAGE, sysconfig.get_paths()["stdlib"], *([str(Path(torch).parent)] if torch else []))
     return not (_INSTALLED.search(file) or file.startswith(libraries))
 
 
-def _short(file: str) -> str:
-    """The path from the working directory where the file lies below it."""
+def short_path(file: str) -> str:
+    """Write a path from the working directory where the file lies below it."""
     try:
         return Path(file).relative_to(Path.cwd()).as_posix()
     except (ValueError, OSError):

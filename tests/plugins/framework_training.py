@@ -62,10 +62,12 @@ def lightning(package: str, folder: Path, batch_size: int, monitored: bool, igno
             return torch.optim.Adam(self.parameters(), lr=0.02)
 
     seeded()
-    module, callbacks = Module(), []
+    module, callbacks, found = Module(), [], list[str]()
     if monitored:
         ours = importlib.import_module(f"collapsekit_callbacks.{package}")
-        callbacks = [ours.CollapseMonitor(HELD, CONFIG, every=EVERY, module="net")]
+        told: dict[str, Any] = {"module": "net", "label": "label", "loss": F.cross_entropy, "log": lambda *_: None}
+        watch = ours.PipelineWatch({m: m for m in WIDTHS}, **told)
+        callbacks = [ours.CollapseMonitor(HELD, CONFIG, every=EVERY, module="net"), watch]
     logger = loggers.CSVLogger(folder / f"{package}{batch_size}{monitored}{ignored}")
     trainer = pl.Trainer(
         max_steps=STEPS,
@@ -79,7 +81,9 @@ def lightning(package: str, folder: Path, batch_size: int, monitored: bool, igno
         accumulate_grad_batches=2,
     )
     trainer.fit(module, DataLoader(Rows(SPLITS["train"]), batch_size, shuffle=True))
-    return {"logged": logged_csv(Path(logger.log_dir) / "metrics.csv"), **ended(module.net)}
+    if monitored:
+        found = [f"{f.modality}: {f.kind}" for f in watch.watch.findings]
+    return {"found": found, "logged": logged_csv(Path(logger.log_dir) / "metrics.csv"), **ended(module.net)}
 
 
 def logged_csv(path: Path) -> dict[str, dict[int, float]]:
@@ -125,18 +129,24 @@ def huggingface(_: str, folder: Path, batch_size: int, monitored: bool, ignored:
         seed=5,
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=Rows(SPLITS["train"]))
+    found: list[str] = []
     if monitored:
-        from collapsekit_callbacks.huggingface import CollapseMonitor
+        from collapsekit_callbacks.huggingface import CollapseMonitor, PipelineWatch
 
         config = {**CONFIG, "modalities": {m: f"net.encoders.{m}" for m in WIDTHS}, "fusion": "net.fusion"}
         CollapseMonitor(HELD, config, every=EVERY).attach(trainer)
+        watch = PipelineWatch({m: m for m in WIDTHS}, loader=trainer.train_dataset)
+        trainer.add_callback(watch)
     trainer.train()
+    if monitored:
+        assert watch.watch is not None
+        found = [f"{f.modality}: {f.kind}" for f in watch.watch.findings]
     logged: dict[str, dict[int, float]] = {}
     for entry in trainer.state.log_history:
         for name, value in entry.items():
             if name == "loss" or name.startswith("collapsekit/"):
                 logged.setdefault(name, {})[entry["step"]] = value
-    return {"logged": logged, **ended(model.net)}
+    return {"found": found, "logged": logged, **ended(model.net)}
 
 
 def ended(net: nn.Module) -> dict[str, Any]:

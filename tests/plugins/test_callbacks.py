@@ -82,6 +82,11 @@ def test_collapsed_model_has_no_share_all_along(trained: dict[str, Any]) -> None
     assert losses[-1] < losses[0]  # it is the model in training that is measured
 
 
+def test_watch_names_the_modality_that_never_reaches_the_model_and_nothing_else(trained: dict[str, Any]) -> None:
+    assert trained["collapsed"]["found"] == ["audio: never reaches the model"]
+    assert trained["monitored"]["found"] == trained["other batches"]["found"] == []
+
+
 def test_huggingface_callback_with_nowhere_to_log_says_so(once: Once) -> None:
     assert ".attach(trainer)" in training(once, "huggingface")["nowhere to log"]
 

@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from collapsekit.ext import Config, ConfigError
 from collapsekit_callbacks.monitor import Log, Monitor
+from collapsekit_callbacks.watch import Spec, Watch
 
 
 class CollapseMonitor(TrainerCallback):
@@ -61,3 +62,33 @@ class CollapseMonitor(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.monitor is not None:
             self.monitor.step(state.global_step)
+
+
+class PipelineWatch(TrainerCallback):
+    """Makes a Watch of the trainer's model when training starts, and steps it after every optimiser step; TRL's trainers
+    are such trainers.
+
+    ``modalities`` and the rest: as ``Watch`` takes them. Labels and loss are those that the trainer gives the model and gets
+    from it. ``log``: where the losses with and without each modality go; default: nowhere, and findings are warnings.
+    """
+
+    def __init__(self, modalities: Mapping[str, Spec], *, log: Log | None = None, **options: Any) -> None:
+        self.modalities, self.log, self.options = modalities, log, options
+        self.watch: Watch | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            options = {"loader": kwargs.get("train_dataloader"), **self.options}
+            self.watch = Watch(kwargs["model"], self.modalities, log=self.log, **options)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.watch is not None:
+            self.watch.step(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.watch is not None:
+            self.watch.close()

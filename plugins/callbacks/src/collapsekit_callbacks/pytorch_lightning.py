@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pytorch_lightning.callbacks import Callback
 
-from collapsekit_callbacks.fitting import MonitorHooks
+from collapsekit_callbacks.fitting import MonitorHooks, WatchHooks
 
 
 class CollapseMonitor(MonitorHooks, Callback):
     """A Monitor in ``Trainer(callbacks=[CollapseMonitor(batch, config, every=100)])``; see ``MonitorHooks``."""
+
+
+class PipelineWatch(WatchHooks, Callback):
+    """A Watch in ``Trainer(callbacks=[PipelineWatch({"image": "image"}, label="label", loss=...)])``; see ``WatchHooks``."""

@@ -12,9 +12,10 @@ from collapsekit.ext import ConfigError, preserve_model, preserve_rng_state
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """No gradient, eval mode; afterwards all is as it was: modes of every submodule, weights, gradients, buffers, what
-    forward writes on modules, and the random generators of Python, NumPy and torch (CPU and device).
+def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """No gradient, eval mode (the mode it is in, where ``training``); afterwards all is as it was: modes of every
+    submodule, weights, gradients, buffers, what forward writes on modules, and the random generators of Python, NumPy and
+    torch (CPU and device).
 
     Submodules that ``.compile()`` compiled run uncompiled meanwhile: with hooks that come and go they would be compiled
     anew each time, until torch gives up and trains uncompiled.
@@ -23,7 +24,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             if module._compiled_call_impl is not None:
                 module._compiled_call_impl = None
-        model.eval()
+        if not training:
+            model.eval()
         try:
             yield
         finally:
