@@ -243,20 +243,26 @@ def test_chance_gives_no_label_away(seed: int) -> None:
     assert [t.reason() for t in tallies] == [None] * 3
 
 
-def test_choices_in_a_prompt_are_no_leak_and_the_answer_is() -> None:
-    def ask(listed: bool) -> str | None:
-        tally, g = LeakTally(), torch.Generator().manual_seed(0)
-        for _ in range(10):
-            ids = torch.randint(10, 30, (8, 9), generator=g)
-            answer = torch.randint(1, 4, (8,), generator=g)
-            ids[:, 2:5] = torch.tensor([1, 2, 3]) if listed else torch.stack([answer, ids[:, 0], ids[:, 1]], 1)
-            labels = torch.full_like(ids, -100)
-            labels[:, -1] = answer
-            tally.add([ids], labels)
-        return tally.reason()
-
-    assert ask(listed=True) is None
-    assert "the prompt holds the answer's own tokens in" in str(ask(listed=False))
+@pytest.mark.parametrize(
+    ("how", "leaks"), [("answer", True), ("answer and an end", True), ("choices", False), ("somewhere", False)]
+)
+def test_an_answer_at_one_place_of_the_prompt_is_a_leak(how: str, leaks: bool) -> None:
+    tally, g = LeakTally(), torch.Generator().manual_seed(0)
+    for _ in range(10):
+        ids = torch.randint(10, 30, (8, 9), generator=g)
+        answer = torch.randint(1, 4, (8,), generator=g)
+        if how == "choices":
+            ids[:, 2:5] = torch.tensor([1, 2, 3])
+        else:
+            at = torch.randint(0, 6, (8,), generator=g) if how == "somewhere" else torch.full((8,), 2)
+            ids[torch.arange(8), at] = answer
+        labels = torch.full_like(ids, -100)
+        labels[:, -2] = answer
+        labels[:, -1] = 40 if how == "answer and an end" else -100
+        tally.add([ids], labels)
+    assert (tally.reason() is not None) == leaks
+    if leaks:
+        assert "the prompt holds the answer's own tokens at token " in str(tally.reason())
 
 
 def test_facts_are_those_of_all_rows_seen() -> None:

@@ -64,17 +64,20 @@ class Asking:
         if isinstance(label, Tensor) and label.dim() and len(label) == size:
             label = label[: self.rows]
         calls = {m.name: c for m in modalities if (c := self._exchanged(m)) is not None}
+        moved, lost, traces = dict[str, float](), dict[str, float | None](), dict[str, Trace]()
         with undisturbed(self.model, training=True):
-            plain, trace = self._run(self.call, 0, describe=True)
-            passes = {m: p for m, c in calls.items() if (p := self._try(m, c)) is not None}
-        moved = {m: measure_move(plain, output) for m, (output, _) in passes.items()}
+            output, trace = self._run(self.call, 0, describe=True)
+            whole, plain = loss_of(output, loss, label), _answers(output)
+            for m, call in calls.items():
+                found = self._try(m, call)
+                if found is not None:
+                    output, traces[m] = found
+                    moved[m], lost[m] = measure_move(plain, _answers(output)), loss_of(output, loss, label)
         for m in [m for m, by in moved.items() if by == 0]:
             moved[m] = self._draw_again(calls[m])
         in_eval = {m: self._in_eval(calls[m]) for m, by in moved.items() if by == 0}
-        lost = {m: loss_of(output, loss, label) for m, (output, _) in passes.items()}
         without = {m: value for m, value in lost.items() if value is not None}
-        effects = compare_traces(trace, {m: t for m, (_, t) in passes.items()})
-        return Asked(loss_of(plain, loss, label), without, moved, in_eval, effects, self.skipped)
+        return Asked(whole, without, moved, in_eval, compare_traces(trace, traces), self.skipped)
 
     def _exchanged(self, modality: WatchedModality) -> Call | None:
         found = self.call.exchanged(modality, self.rows, self.before)
@@ -99,14 +102,18 @@ class Asking:
         """Other draws where an exchange moved nothing: the modality may have been dropped by chance."""
         for draw in range(1, SEEDS):
             with undisturbed(self.model, training=True):
-                moved = measure_move(self._run(self.call, draw)[0], self._run(call, draw)[0])
+                moved = self._move(call, draw)
             if moved:
                 return moved
         return 0.0
 
     def _in_eval(self, call: Call) -> float:
         with undisturbed(self.model):
-            return measure_move(self._run(self.call, 0)[0], self._run(call, 0)[0])
+            return self._move(call, 0)
+
+    def _move(self, call: Call, draw: int) -> float:
+        plain = _answers(self._run(self.call, draw)[0])
+        return measure_move(plain, _answers(self._run(call, draw)[0]))
 
 
 def loss_of(output: Any, loss: Loss | None, label: Any) -> float | None:
@@ -125,16 +132,30 @@ def loss_of(output: Any, loss: Loss | None, label: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def measure_move(plain: Any, other: Any) -> float:
-    """Root mean square by which answers moved between two outputs; 0 where they are the same to the last digit."""
+def measure_move(plain: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Measure how far answers moved.
+
+    Args:
+        plain: Answers, first axis the example.
+        other: The same of another pass.
+
+    Returns:
+        The root mean square; 0 where they are the same to the last digit, inf where their shapes differ.
+    """
     total, numbers = 0.0, 0
-    for a, b in zip(_answers(plain), _answers(other), strict=False):
+    for a, b in zip(plain, other, strict=False):
         if a.shape != b.shape:
             return math.inf
-        both = torch.isfinite(a) & torch.isfinite(b)
-        total += float(torch.where(both, a.double() - b.double(), 0.0).square().sum())
+        # Example by example, as a copy of all tokens' scores may not fit beside them.
+        squares = [_square(one, two) for one, two in zip(*((a, b) if a.dim() else ([a], [b])), strict=True)]
+        total += float(torch.stack(squares).sum()) if squares else 0.0
         numbers += a.numel()
     return math.sqrt(total / max(1, numbers))
+
+
+def _square(one: Tensor, two: Tensor) -> Tensor:
+    difference = one.float() - two.float()
+    return difference.nan_to_num(0.0, 0.0, 0.0).square().sum(dtype=torch.float64)
 
 
 def _answers(output: Any) -> list[Tensor]:

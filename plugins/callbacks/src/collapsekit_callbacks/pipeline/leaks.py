@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,8 @@ class LeakTally:
         self.examples = 0
         self._classes: dict[int, _OfClass] = {}
         self._line = _Line()
-        self._said = self._elsewhere = self._prompts = 0
+        self._prompts = 0
+        self._said, self._elsewhere = Counter[str](), Counter[str]()  # by place, of the own answer and of another's
         self._odd = False
 
     def add(self, parts: list[Tensor], label: Tensor | None) -> None:
@@ -58,18 +61,22 @@ class LeakTally:
         answers = [row[row != IGNORED].tolist() for row in label]
         if all(len(a) == label.shape[1] for a in answers):
             return  # nothing is kept apart: the model learns the prompt as well
-        prompts = [row[~mask].tolist() for row, mask in zip(x, _aligned(label, x), strict=True)]
+        while min(map(len, answers)) > 1 and len({a[-1] for a in answers}) == 1:
+            answers = [a[:-1] for a in answers]  # the token that ends all of them
+        prompts = [row[~behind].tolist() for row, behind in zip(x, _aligned(label, x), strict=True)]
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             other = answers[i - 1]
             if answer and other and answer != other:
                 self._prompts += 1
-                self._said += _holds(prompt, answer)
-                self._elsewhere += _holds(prompt, other)
+                self._said.update(_places(prompt, answer))
+                self._elsewhere.update(_places(prompt, other))
 
     def reason(self) -> str | None:
         """What gives the label away; None where nothing does, or too little was seen to tell."""
-        if self._prompts >= ENOUGH and self._said >= 0.95 * self._prompts and self._elsewhere <= self._prompts / 2:
-            return f"the prompt holds the answer's own tokens in {self._said} of {self._prompts} examples"
+        place, said = max(self._said.items(), key=lambda item: item[1], default=("", 0))
+        # At one and the same place: that a text holds its answer somewhere is how many questions are made.
+        if self._prompts >= ENOUGH and said >= 0.95 * self._prompts and self._elsewhere[place] <= self._prompts / 2:
+            return f"the prompt holds the answer's own tokens at {place} in {said} of {self._prompts} examples"
         if self._odd or self.examples < ENOUGH:
             return None
         return self._line.reason() or _settled(list(self._classes.values()))
@@ -175,6 +182,8 @@ def _aligned(label: Tensor, x: Tensor) -> Tensor:
     return torch.zeros(x.shape, dtype=torch.bool, device=x.device)  # of an encoder and a decoder: all of it is prompt
 
 
-def _holds(prompt: list[int], answer: list[int]) -> bool:
+def _places(prompt: list[int], answer: list[int]) -> set[str]:
+    """Where a prompt holds an answer, counted from its start and from its end."""
     size = len(answer)
-    return any(prompt[i : i + size] == answer for i in range(len(prompt) - size + 1))
+    found = [i for i in range(len(prompt) - size + 1) if prompt[i : i + size] == answer]
+    return {f"token {i + 1}" for i in found} | {f"token {len(prompt) - i} from its end" for i in found}
