@@ -1,31 +1,34 @@
-"""What to do after a diagnosis: the repair that `collapsekit repair` would recommend, what would judge more, the gate."""
+"""What to do next. After a diagnosis: the repair that `collapsekit repair` would recommend, what would judge more, the
+gate. After a repair: the gate, or another method. After a comparison: its page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from collapsekit.config.options import DiagnoseOptions, RepairOptions
+from collapsekit.config.options import CompareOptions, DiagnoseOptions, RepairOptions
 from collapsekit.errors import CollapsekitError
 from collapsekit.gating.decide import decide
 from collapsekit.io.safe_text import TEXT_LIMIT, clean
 from collapsekit.render.views._screen import NextStep
 from collapsekit.repairs.recommend import recommend, weak_modalities
 from collapsekit.report.diagnosis import Report
+from collapsekit.report.repair import WEIGHTS, RepairReport
 from collapsekit.report.verdicts import DECIDING
 from collapsekit.session.command_line import words_of
 
+Options = TypeVar("Options", DiagnoseOptions, RepairOptions)
 _FULL, _EPOCHS = "budget", "epochs were over"  # words of what is missing, where more training would judge more
 _SHARED = RepairOptions.model_fields.keys() & DiagnoseOptions.model_fields.keys() - {"options", "cache"}
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a diagnosis was asked for, as it was typed."""
+class Request(Generic[Options]):
+    """What a diagnosis or a repair was asked for, as it was typed."""
 
-    options: DiagnoseOptions
+    options: Options
     checkpoint: Path | None = None
     config: Path | None = None
 
@@ -37,15 +40,16 @@ class Request:
         """Write the gate's command: of the report where it was written; the config is named where it has rules."""
         if report is None:
             return ("collapsekit", "gate", *self._subject())
-        named = self.config is not None and config.get("gate")
-        return ("collapsekit", "gate", str(report), *(("--config", str(self.config)) if named else ()))
+        rules = bool(config.get("gate"))
+        named: tuple[str, ...] = ("--config", str(self.config)) if self.config is not None and rules else ()
+        return ("collapsekit", "gate", str(report), *named)
 
     def _subject(self) -> Iterator[str]:
         yield from [str(self.checkpoint)] * (self.checkpoint is not None)
         yield from ["--config", str(self.config)] * (self.config is not None)
 
 
-def next_steps(report: Report, typed: Request, place: Path | None) -> tuple[NextStep, ...]:
+def next_steps(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -> tuple[NextStep, ...]:
     """List what can be done after a diagnosis, at most two things, the first one first.
 
     Args:
@@ -66,14 +70,46 @@ def next_steps(report: Report, typed: Request, place: Path | None) -> tuple[Next
     return tuple(_keep(report, typed, place))
 
 
-def _repair(report: Report, typed: Request) -> NextStep:
+def after_repair(report: RepairReport, typed: Request[RepairOptions], folder: Path) -> tuple[NextStep, ...]:
+    """List what can be done after a repair.
+
+    Args:
+        report: The repair.
+        typed: What was asked for.
+        folder: Where it was written.
+
+    Returns:
+        Of one that was accepted the gate of its weights; else the method that the diagnosis recommends, where that is
+        another one, and what changed.
+    """
+    compare = NextStep("every number beside before and plain fine-tuning:", ("collapsekit", "compare", str(folder)))
+    if report.accepted:
+        config = report.after.settings.get("config", {})
+        named = ("--config", str(typed.config)) if typed.config is not None else ()
+        command = ("collapsekit", "gate", str(folder / WEIGHTS), *named)
+        return (NextStep(f"the gate for CI{_outcome(report.after, config)}:", command), compare)
+    weak = weak_modalities(report.before)
+    methods, why = recommend(report.before, weak) if weak else ((), "")
+    if not methods or methods == report.method:
+        return (compare,)
+    options = typed.options.model_copy(update={"method": ",".join(methods), "resume": False, "force": True})
+    return (NextStep(clean(why, TEXT_LIMIT), (*typed.command("repair", options), "--output", str(folder))), compare)
+
+
+def after_comparison(typed: Sequence[str], options: CompareOptions) -> tuple[NextStep, ...]:
+    """Name the command that draws the comparison, whose words are ``typed``."""
+    command = ("collapsekit", "compare", *typed, *words_of(options, brief=True), "-f", "html", "-o", "compare.html")
+    return (NextStep("a page with figures, every number, tests and definitions:", command),)
+
+
+def _repair(report: Report, typed: Request[DiagnoseOptions]) -> NextStep:
     methods, why = recommend(report, weak_modalities(report))
     shared = {name: getattr(typed.options, name) for name in _SHARED}
     options = RepairOptions.make(method=",".join(methods), **shared)
     return NextStep(clean(why, TEXT_LIMIT), typed.command("repair", options))
 
 
-def _judge_more(report: Report, typed: Request) -> Iterator[NextStep]:
+def _judge_more(report: Report, typed: Request[DiagnoseOptions]) -> Iterator[NextStep]:
     """What would decide what is open, as far as an option would."""
     options, missing = typed.options, " ".join(report.judged.missing) if report.judged is not None else ""
     changes: dict[str, Any] = {}
@@ -109,12 +145,12 @@ def _more_epochs(report: Report, options: DiagnoseOptions) -> dict[str, dict[str
     return of_probes | {"prefix_gap": of_probes.get("prefix_gap", {}) | twice}
 
 
-def _gate(report: Report, typed: Request, place: Path | None) -> NextStep:
+def _gate(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -> NextStep:
     config = report.settings.get("config", {})
     return NextStep(f"the gate for CI{_outcome(report, config)}:", typed.gate(place, config))
 
 
-def _keep(report: Report, typed: Request, place: Path | None) -> Iterator[NextStep]:
+def _keep(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -> Iterator[NextStep]:
     if place is None:
         yield _gate(report, typed, place)
         return

@@ -40,6 +40,8 @@ Detail = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Also say how long stages took, and where your own code raised an error."),
 ]
+Whole = Annotated[bool, typer.Option("--verbose", "-v", help="Print all of it, not only what fits on a screen.")]
+HeadlineOnly = Annotated[bool, typer.Option("--quiet", "-q", help="Print one line.")]
 LogTo = Annotated[
     Path | None, typer.Option("--log", metavar="FILE", help="Append all that is said to this file, with times.")
 ]

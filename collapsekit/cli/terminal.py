@@ -26,10 +26,10 @@ from collapsekit.user_code.exits import exit_refused, is_exit
 if TYPE_CHECKING:
     from collapsekit.cli.following import Follower
     from collapsekit.context import Progress
+    from collapsekit.render.first_screen import Screened
     from collapsekit.render.views._screen import NextStep
     from collapsekit.render.views.baseline import Update
     from collapsekit.report.base import Contract
-    from collapsekit.report.diagnosis import Report
 
 TrustPickle = Annotated[str | None, typer.Option(metavar=TRUST_PICKLE.metavar, help=TRUST_PICKLE.help)]
 
@@ -42,7 +42,7 @@ class Ended:
     show: Callable[[], object] = lambda: None
 
 
-NOTES, MESSAGES = 5, 2  # lines on stderr, before and after the first screen of a diagnosis, beside that on the config
+NOTES, MESSAGES = 5, 2  # lines on stderr, before and after a first screen, beside that on the config
 _WIDTH = 80  # columns where there is no terminal, and of messages
 Command = TypeVar("Command", bound=Callable[..., Ended])
 
@@ -148,11 +148,11 @@ def screen(report: Contract | Update) -> None:
     output.write(write(report, "terminal", width=width, color=color))
 
 
-def first_screen(report: Report, steps: tuple[NextStep, ...], ends: tuple[str, ...]) -> None:
-    """Print what matters of a diagnosis on stdout, in at most as many lines as a screen has.
+def first_screen(report: Screened, steps: tuple[NextStep, ...], ends: tuple[str, ...]) -> None:
+    """Print what matters of a report on stdout, in at most as many lines as a screen has.
 
     Args:
-        report: The diagnosis.
+        report: A diagnosis, a repair or a comparison.
         steps: What can be done next.
         ends: Sentences on where the files are.
     """

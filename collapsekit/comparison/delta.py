@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from collapsekit.measures import headings, lookup
@@ -161,12 +162,12 @@ def estimate(result: Result | None) -> Estimate | None:
     return None if result is None or result.value is None else (result.value, result.interval)
 
 
-def scores(report: RepairReport) -> dict[str, Numbers]:
-    """Compare the score of each modality that was repaired, from the verdicts."""
+def scores(report: RepairReport, modalities: Sequence[str] | None = None) -> dict[str, Numbers]:
+    """Compare the score of each of the modalities, by default of those that were repaired, from the verdicts."""
     better = SCORE.better if not unlike(report.before, report.after) else None
     beside = report.control is not None and not unlike(report.control, report.after)
     found = {}
-    for m in report.repaired:
+    for m in report.repaired if modalities is None else modalities:
         parts = [_score(r, m) for r in (report.before, report.after, report.control)]
         found[m] = Numbers(parts[0], parts[1], parts[2], better, beside)
     return found

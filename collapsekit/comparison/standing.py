@@ -11,6 +11,8 @@ from collapsekit.report.diagnosis import Report
 from collapsekit.report.names import some, whole_label
 from collapsekit.report.repair import RepairReport
 
+FULL_METRIC = "reliance.full_metric"
+
 
 @dataclass(frozen=True)
 class NumberRow:
@@ -24,12 +26,17 @@ class NumberRow:
 def key_rows(report: RepairReport, delta: RepairDelta) -> list[NumberRow]:
     """Pick the numbers that matter most: the score of each modality that was repaired, task metric and loss."""
     rows = [NumberRow(f"score of {m}", numbers) for m, numbers in scores(report).items()]
-    names = {"reliance.full_metric": report.before.subject.metric, "reliance.full_loss": "task loss"}
+    names = {FULL_METRIC: report.before.subject.metric, "reliance.full_loss": "task loss"}
     for p in delta.values.get("reliance", ()):
         name = names.get(p.before.name)
         if name is not None:
             rows.append(NumberRow(name, p.numbers, (p.before.unit or "") if p.before.unit != name else ""))
     return rows
+
+
+def metric_numbers(delta: RepairDelta) -> Numbers | None:
+    """Pick the task metric of the whole model; None where it was not measured both before and after."""
+    return next((p.numbers for p in delta.values.get("reliance", ()) if p.before.name == FULL_METRIC), None)
 
 
 def result_rows(pairs: Iterable[Pair]) -> list[NumberRow]:

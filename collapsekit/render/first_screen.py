@@ -1,28 +1,46 @@
-"""A diagnosis in at most 27 lines of a terminal: with what a command says beside it, at most 8 lines, it fits in 35."""
+"""A report in at most 27 lines of a terminal: with what a command says beside it, at most 8 lines, it fits in 35."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from functools import partial
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from rich.console import Console
 from rich.text import Text
 
-from collapsekit.render.views._screen import Fold, NextStep, Screen, cut, headline, list_folds, view_screen
+from collapsekit.render.document import Document
+from collapsekit.render.views._comparison_screen import (
+    ComparisonScreen,
+    comparison_headline,
+    list_comparison_folds,
+    view_comparison_screen,
+)
+from collapsekit.render.views._repair_screen import (
+    RepairScreen,
+    list_repair_folds,
+    repair_headline,
+    view_repair_screen,
+)
+from collapsekit.render.views._screen import NextStep, Screen, cut, headline, list_folds, view_screen
 from collapsekit.render.writers.terminal import MAX_WIDTH, MIN_WIDTH, write
+from collapsekit.report.comparison import Comparison
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.names import cleaned
+from collapsekit.report.names import cleaned, cleaned_comparison, cleaned_repair
+from collapsekit.report.repair import RepairReport
 
 LINES, COLUMNS = 27, 80
+Screened = Report | RepairReport | Comparison
+Fold = TypeVar("Fold")
 
 
 def write_screen(
-    report: Report, steps: tuple[NextStep, ...], ends: tuple[str, ...], *, width: int = COLUMNS, color: bool = False
+    report: Screened, steps: tuple[NextStep, ...], ends: tuple[str, ...], *, width: int = COLUMNS, color: bool = False
 ) -> str:
-    """Write the first screen of a diagnosis: what does not fit is counted, and what is worst is always there.
+    """Write the first screen of a report: what does not fit is counted, and what is worst is always there.
 
     Args:
-        report: The diagnosis.
+        report: A diagnosis, a repair or a comparison.
         steps: What can be done next.
         ends: Sentences on where the files are.
         width: Columns, from 40 to 120 of which are used; under 80 there are more lines in the same proportion.
@@ -32,20 +50,40 @@ def write_screen(
         The text.
     """
     columns = max(MIN_WIDTH, min(width, MAX_WIDTH))
-    most = max(LINES, LINES * COLUMNS // columns)
+    if isinstance(report, RepairReport):
+        repair = RepairScreen(cleaned_repair(report), steps, ends)
+        folds = list_repair_folds(repair.report)
+        return _write_fitting(folds, lambda fold: view_repair_screen(repair, fold, columns), columns, color=color)
+    if isinstance(report, Comparison):
+        compared = ComparisonScreen(cleaned_comparison(report), steps, ends)
+        return _write_fitting(
+            list_comparison_folds(compared.comparison),
+            lambda fold: view_comparison_screen(compared, fold, columns),
+            columns,
+            color=color,
+        )
     screen = Screen(cleaned(report), steps, ends)
-    write_fold = partial(_write_fold, screen, columns=columns, color=color)
-    folds = list(list_folds(report))  # each of fewer lines than the one before
-    first = bisect_left(folds, True, key=lambda fold: write_fold(fold).count("\n") <= most)
-    return write_fold(folds[min(first, len(folds) - 1)])
+    return _write_fitting(list_folds(report), lambda fold: view_screen(screen, fold, columns), columns, color=color)
 
 
-def _write_fold(screen: Screen, fold: Fold, *, columns: int, color: bool) -> str:
-    return write(view_screen(screen, fold, columns), width=columns, color=color)
+def _write_fitting(folds: Iterable[Fold], make: Callable[[Fold], Document], columns: int, *, color: bool) -> str:
+    """The first fold that fits, of those that show less and less; where none does, the last."""
+    most = max(LINES, LINES * COLUMNS // columns)
+    every = list(folds)
+
+    def show(fold: Fold) -> str:
+        return write(make(fold), width=columns, color=color)
+
+    first = bisect_left(every, True, key=lambda fold: show(fold).count("\n") <= most)
+    return show(every[min(first, len(every) - 1)])
 
 
-def write_headline(report: Report) -> str:
-    """Write the verdict of the whole and its sentence in one line, whatever names the report holds."""
+def write_headline(report: Screened) -> str:
+    """Write what came out and its sentence in one line, whatever names the report holds."""
+    if isinstance(report, RepairReport):
+        return f"{repair_headline(cleaned_repair(report))}\n"
+    if isinstance(report, Comparison):
+        return f"{comparison_headline(cleaned_comparison(report))}\n"
     return f"{headline(cleaned(report))}\n"
 
 

@@ -28,8 +28,25 @@ def test_two_reports_on_the_terminal(folder: Path, cli: Run) -> None:
     done = cli("compare", "a", "b/report.json", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "✗ collapsed" in done.stdout
-    assert "0.200*" in done.stdout
+    assert "0.20*" in done.stdout
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+
+def test_one_screen_unless_more_is_asked_for(folder: Path, cli: Run) -> None:
+    short, whole = cli("compare", "a", "b", cwd=folder).stdout, cli("compare", "a", "b", "-v", cwd=folder).stdout
+    assert short.count("\n") <= 35
+    assert "Side by side" in whole
+    assert "Side by side" not in short
+    assert "  collapsekit compare a b -f html -o compare.html" in short.splitlines()
+    line = cli("compare", "a", "b", "-q", cwd=folder).stdout
+    assert line.startswith("b beside a: ")
+    assert line.count("\n") == 1
+    chosen = cli("compare", "a", "b", "--only", "own.*", cwd=folder).stdout
+    assert "own.number" in chosen
+    assert (
+        cli("compare", "a", "b", "--all", cwd=folder).stdout
+        == cli("compare", "a", "b", "--all", "-v", cwd=folder).stdout
+    )
 
 
 def test_groups_as_json(folder: Path, cli: Run) -> None:

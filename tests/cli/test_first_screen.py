@@ -1,4 +1,4 @@
-"""What diagnose prints where all is not asked for: one screen, whose commands can be pasted, and do what it says."""
+"""What diagnose, repair and compare print: one screen, whose commands can be pasted, and do what it says."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def report(made: Path) -> Report:
     return Report.load(made / "out" / "report.json")
 
 
-def typed(**options: object) -> Request:
+def typed(**options: object) -> Request[DiagnoseOptions]:
     return Request(DiagnoseOptions.make(**options), CHECKPOINT, CONFIG)
 
 
@@ -92,6 +92,27 @@ def test_the_method_is_the_one_that_repair_would_choose(report: Report) -> None:
     assert first.command[first.command.index("--seed") + 1] == "3"
     assert first.command[first.command.index("--plugin") + 1] == "my probes.py"
     assert "--profile" not in first.command
+
+
+@pytest.mark.slow
+def test_a_repair_prints_one_screen_and_its_commands_run(small: Path, cli: Run) -> None:
+    words = ("repair", "--profile", "quick", "-m", "dropout", "--epochs", "4", "-o", "mended", "--keep")
+    done = cli(*words, cwd=small)
+    assert done.returncode in (0, 1), done.stderr
+    lines = (done.stdout + done.stderr).splitlines()
+    assert len(lines) <= 35
+    assert max(map(cell_len, lines)) <= 80
+    assert "In mended: repair.html, model.safetensors" in done.stdout
+    for step in commands_of(done.stdout):
+        again = cli(*step[1:], *["--dry-run"] * (step[1] == "repair"), cwd=small)
+        assert again.returncode in (0, 1, 5), again.stderr
+        assert again.stdout.count("\n") <= 35
+    everything = cli("report", "mended", cwd=small).stdout
+    assert everything.count("\n") > 35
+    assert cli(*words, "--force", "-v", cwd=small).stdout == everything
+    quiet = cli(*words, "--force", "-q", cwd=small)
+    assert quiet.stdout.count("\n") == 1
+    assert quiet.stdout.split()[1] in ("ACCEPTED", "REJECTED")
 
 
 def partly(report: Report, why: str) -> Report:

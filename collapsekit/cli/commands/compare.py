@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from collapsekit.cli.commands.diagnose import Format
-from collapsekit.cli.options import with_options
+from collapsekit.cli.options import HeadlineOnly, Whole, with_options
 from collapsekit.cli.output import form_of, write
-from collapsekit.cli.terminal import Ended, guarded, say, screen
+from collapsekit.cli.terminal import Ended, first_screen, guarded, say, screen
 from collapsekit.config.options import CompareOptions
 
 
@@ -29,6 +29,8 @@ def compare(
     options: CompareOptions,
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to render it.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
+    verbose: Whole = False,
+    quiet: HeadlineOnly = False,
 ) -> Ended:
     """Put reports side by side: verdicts and numbers, what changed, the best marked, tests over paired runs."""
     from collapsekit import render
@@ -47,6 +49,19 @@ def compare(
         write_atomic(output, render.write(found, format_.value))
         return Ended(show=lambda: say(f"Written: {output}"))
     if format_ is Format.terminal:
-        return Ended(show=lambda: screen(found))
+
+        def show() -> None:
+            if quiet:
+                from collapsekit.render.first_screen import write_headline
+
+                write(write_headline(found))
+            elif verbose or options.only or options.every:  # what was asked for is shown
+                screen(found)
+            else:
+                from collapsekit.cli.next_steps import after_comparison
+
+                first_screen(found, after_comparison(reports, options), ("All of it here: --verbose",))
+
+        return Ended(show=show)
     text = render.write(found, format_.value)
     return Ended(show=lambda: write(text, form_of(format_.value)))

@@ -137,7 +137,7 @@ def diagnose(
     return Ended(code, shown_last) if world.is_main else Ended(code)
 
 
-def show(report: Report, typed: Request, written: list[Path], *, quiet: bool, verbose: bool) -> None:
+def show(report: Report, typed: Request[DiagnoseOptions], written: list[Path], *, quiet: bool, verbose: bool) -> None:
     """Print a diagnosis: the first screen, all of it, or its headline.
 
     Args:

@@ -17,8 +17,8 @@ from collapsekit.render.views._results import cost
 from collapsekit.report.diagnosis import ModalityVerdict, Report
 from collapsekit.report.verdicts import DUE, FAILED, describe_state
 
-_NAME = 16  # cells of a modality's name; of longer ones the middle is left out
-_LEAST = 3  # modalities that stay in the table as long as anything else can be left out
+NAME = 16  # cells of a modality's name; of longer ones the middle is left out
+LEAST = 3  # modalities that stay in the table as long as anything else can be left out
 # Warnings by what they do to the numbers, the gravest first; others follow in the report's order.
 _GRAVE = (FAILED, "depends_on_batch", "weights_changed_in_forward", "integers_cast", "copied_rows")
 
@@ -61,7 +61,7 @@ def list_folds(report: Report) -> Iterator[Fold]:
         yield fold
     fold = replace(fold, warnings=1)
     yield fold
-    for fewest in (max(bad, _LEAST), _LEAST, 1):
+    for fewest in (max(bad, LEAST), LEAST, 1):
         for count in range(fold.rows - 1, fewest - 1, -1):
             fold = replace(fold, rows=count, reasons=min(fold.reasons, count))
             yield fold
@@ -82,9 +82,8 @@ def view_screen(screen: Screen, fold: Fold, columns: int) -> doc.Document:
     """
     report = screen.report
     ranked = sorted(report.modalities, key=lambda m: words.severity(report.modalities[m].verdict))
-    short = dict(zip(ranked, distinct_names((_middle_out(m, _NAME) for m in ranked), 2 * _NAME), strict=True))
+    short = shorten_all(ranked, NAME)
     outcome = doc.state(report.verdict)
-    steps = [part for i, step in enumerate(screen.steps) for part in _step(step, columns, "Next: " * (i == 0))]
     return doc.Document(
         subject="Modality collapse diagnosis",
         title=cut(report.summary, fold.title * columns - cell_len(f"✗ {outcome.text}  ") - 8),
@@ -94,7 +93,7 @@ def view_screen(screen: Screen, fold: Fold, columns: int) -> doc.Document:
         sections=(
             doc.Section((), tuple(_verdicts(report, ranked, short, fold.rows))),
             *_reasons(report, ranked[: fold.reasons], short, columns),
-            *([doc.Section((), tuple(steps))] if steps else []),
+            *view_steps(screen.steps, columns),
         ),
         ends=tuple(doc.line(clean(end, TEXT_LIMIT)) for end in screen.ends),
     )
@@ -155,22 +154,27 @@ def _quote(word: str) -> str:
     return quoted if quoted.isprintable() else clean(quoted, TEXT_LIMIT)
 
 
-def _middle_out(name: str, cells: int) -> str:
-    """A name without its middle where it is too long: both ends tell names apart."""
+def shorten(name: str, cells: int) -> str:
+    """Leave out the middle of a name that is too long: both ends tell names apart."""
     if cell_len(name) <= cells:
         return name
     head, tail = chop_cells(name, (cells + 1) // 2 - 1)[0], chop_cells(name[::-1], cells // 2)[0][::-1]
     return f"{head}…{tail}"
 
 
+def shorten_all(names: Sequence[str], cells: int) -> dict[str, str]:
+    """Leave out the middle of each name that is too long; no two are the same after it."""
+    return dict(zip(names, distinct_names((shorten(name, cells) for name in names), 2 * cells), strict=True))
+
+
 def _facts(report: Report, columns: int) -> doc.Terms:
     """Of what it is, on which examples, and how far it was judged, in a line."""
     s, judged = report.subject, report.judged
-    data = f"{cut(s.split, _NAME)} split, {s.examples} examples"
+    data = f"{cut(s.split, NAME)} split, {s.examples} examples"
     extent = {"Judged": judged.extent} if judged is not None else {}
     rest = doc.facts(Data=data, **extent)
     taken = sum(cell_len(f"{doc.plain(fact.runs)} {doc.plain(fact.text)} · ") for fact in rest.items)
-    name = _middle_out(s.checkpoint, max(_NAME, columns - taken - len("Checkpoint ")))
+    name = shorten(s.checkpoint, max(NAME, columns - taken - len("Checkpoint ")))
     return doc.facts(Checkpoint=name, Data=data, **extent)
 
 
@@ -184,7 +188,7 @@ def _warnings(report: Report, most: int, columns: int) -> Iterator[str]:
 
 
 def _verdicts(report: Report, ranked: list[str], short: dict[str, str], most: int) -> Iterator[doc.Block]:
-    metric = cut(report.subject.metric, 2 * _NAME)
+    metric = cut(report.subject.metric, 2 * NAME)
     about = (
         f"ignored: 0 fully used, 1 fully ignored; costs: {metric} lost by not using it, now and without another modality; "
         "due: what a balanced reference gives it"
@@ -229,6 +233,12 @@ def _brief(name: str, verdict: ModalityVerdict) -> str:
     first = first.replace(f"The model gives {name} ", "gets ").removeprefix(f"{name} ")
     first = first.replace("yet the model gives it only", "yet gets only")
     return first.replace(f"of {DUE}", "of its due").replace(f"twice {DUE}", "twice its due")
+
+
+def view_steps(steps: Sequence[NextStep], columns: int) -> Iterator[doc.Section]:
+    """Make a section of what can be done next, the commands in lines that can be pasted; none where there is nothing."""
+    lines = [part for i, step in enumerate(steps) for part in _step(step, columns, "Next: " * (i == 0))]
+    yield from [doc.Section((), tuple(lines))] if lines else []
 
 
 def _step(step: NextStep, columns: int, lead: str) -> Iterator[doc.Paragraph]:

@@ -32,6 +32,17 @@ def estimate(value: Estimate | None, absent: str = "") -> TableCell:
     return number(*value) if value is not None else doc.cell(absent)
 
 
+def moved(by: float | None, *ends: Interval) -> str:
+    """Write a difference with its sign, and as many digits as the intervals of the two numbers justify together."""
+    had = [e for e in ends if e is not None]
+    if by is None or not had:
+        text = fmt(by)
+    else:
+        half = sum((high - low) / 2 for low, high in had)
+        text = fmt_parts(by, (by - half, by + half))[0]
+    return f"+{text}" if by is not None and by > 0 and text[0].isdigit() and text != "0" else text
+
+
 def point(x: float | str) -> TableCell:
     """Show where a point of a curve lies: a number, or a name."""
     return doc.cell(x if isinstance(x, str) else fmt(x))
