@@ -126,7 +126,8 @@ def probe(
             drawn, each a collapsekit.ext.Picture.
 
     Raises:
-        ConfigError: where one of the first four is missing, and where another file registers a probe of that name.
+        ConfigError: where one of the first four is missing, where another file registers a probe of that name, and where
+            a picture names a measure that the file does not declare above it.
     """
     missing = [k for k in ("summary", "definition", "source", "cannot") if k not in facts]
     if missing:
@@ -137,6 +138,8 @@ def probe(
         if known is not None and known.run.__module__ != run.__module__:
             files = f"{_file_of(known.run)} and {_file_of(run)}"
             raise ConfigError(f"probe {name!r} is registered twice, by {files}: rename one.")
+        for picture in facts.get("pictures", ()):
+            picture.check_measures(name)
         PROBES[name] = ProbeSpec(name, run, **facts, older=not _takes_session(run))
         ordered = sorted(PROBES.items())  # so that nothing depends on which file is imported first
         PROBES.clear()

@@ -15,7 +15,7 @@ from collapsekit import registry
 from collapsekit.comparison.compare import compare
 from collapsekit.errors import ConfigError
 from collapsekit.measures import LOSS, METRIC, Finding, Measure, Panel, Picture, headings, lookup, measures_of
-from collapsekit.measures.catalogue import DECLARED, heading_of, index
+from collapsekit.measures.catalogue import DECLARED, declare, heading_of, index
 from collapsekit.measures.declarations import FACTS, read_declarations
 from collapsekit.measures.of_verdict import OF_VERDICT
 from collapsekit.render.figures.diagnosis import CAPTIONS
@@ -133,6 +133,7 @@ def test_every_probe_declares_a_picture_of_its_own_measures() -> None:
         (lambda: Panel("label", {}), "panel 'label' shows no measure: give `series`"),
         (lambda: Picture("../up", "t", (Panel("l", {"": "p.a"}),)), "picture '../up' cannot be a file's name"),
         (lambda: Picture("none", "t", ()), "picture 'none' has no panel"),
+        (lambda: Panel("l", {"": "p.a"}, by="other"), "panel 'l' has lines by 'other', expected modality or versus"),
         (lambda: Finding("mots", "p.a", {}), r"asks 'mots': use one of .* \(did you mean 'most'\?\)"),
         (lambda: Finding("share", "p.a", {"clear": "x"}, side="over"), "has the side 'over', expected above or below"),
         (
@@ -147,6 +148,34 @@ def test_every_probe_declares_a_picture_of_its_own_measures() -> None:
 def test_a_picture_that_cannot_be_drawn_is_refused(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Picture("shown", "t", (Panel("l", {"": "drawing.share"}, guides={"drawing.sare": "x"}),)),
+        Picture("shown", "t", (Panel("l", {"": "drawing.sare"}),)),
+        Picture("shown", "t", (Panel("l", {"": "drawing.share"}, unless="drawing.sare"),)),
+        Picture(
+            "shown", "t", (Panel("l", {"": "drawing.share"}),), (Finding("share", "drawing.sare", {"clear": "x"}),)
+        ),
+        Picture("shown", "t", (Panel("l", {"": "drawing.share"}),), about="drawing.sare"),
+    ],
+)
+def test_a_picture_of_what_is_not_declared_is_refused(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "PROBES", {})
+    declare(Measure("drawing.share", definition="d", source="s", figure="lines"))
+    facts: Any = {"summary": "s", "definition": "d", "source": "s", "cannot": "c", "pictures": (picture,)}
+    try:
+        message = r"picture 'shown' of probe 'drawing' shows 'drawing.sare', .* \(did you mean 'drawing.share'\?\)"
+        with pytest.raises(ConfigError, match=message):
+            registry.probe("drawing", **facts)(lambda session: ())
+        del DECLARED.measures["drawing.share"]
+        with pytest.raises(ConfigError, match=r"shows .drawing.sh?are., .*: it declares none"):
+            registry.probe("drawing", **facts)(lambda session: ())
+    finally:
+        DECLARED.measures.pop("drawing.share", None)
+    assert registry.PROBES == {}
 
 
 # -- results of a measure -----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from collapsekit.stats.inference.bounds import UNBOUNDED, Bounds
 LOSS = "{loss}"  # a unit that the task names
 METRIC = "{metric}"  # likewise
 Headline = Literal["each", "whole"]
-Figure = Literal["bars", "lines", "matrix", "spectrum", "profile"]
+Figure = Literal["bars", "lines", "matrix", "spectrum", "profile", "rows"]
 End = float | None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from string import Formatter
 from typing import Literal, get_args
@@ -10,6 +11,7 @@ from collapsekit.errors import ConfigError, did_you_mean
 
 Question = Literal["most", "beyond", "against", "among", "change", "share"]
 Side = Literal["above", "below"]
+By = Literal["modality", "versus"]
 # What a finding may come out as: each has a sentence.
 ANSWERS: dict[Question, tuple[str, ...]] = {
     "most": ("clear", "unclear"),
@@ -32,8 +34,9 @@ class Panel:
     axis on which no numbers of the measures stand: what a curve runs over, or whom a matrix is about. ``guides``: measures
     whose values are dotted lines, across the axis "x" or "y". ``limits``: numbers that readers hold the values against,
     dotted as well. ``most``: how large a field of a matrix can be, where that is known. ``log``: whether a profile has a
-    logarithmic axis. ``shared``: whether its numbers run as far as those of the panel before. ``unless``: a measure beside
-    whose results the panel says nothing new, and is left out.
+    logarithmic axis. ``by``: which of the two modalities that a curve is about its line is called by. ``shared``: whether
+    its numbers run as far as those of the panel before. ``unless``: a measure beside whose results the panel says nothing
+    new, and is left out.
     """
 
     label: str
@@ -44,12 +47,15 @@ class Panel:
     limits: tuple[float, ...] = ()
     most: float | None = None
     log: bool = False
+    by: By = "modality"
     shared: bool = False
     unless: str = ""
 
     def __post_init__(self) -> None:
         if not self.series:
             raise ConfigError(f"panel {self.label!r} shows no measure: give `series`, a name and a measure for each.")
+        if self.by not in get_args(By):
+            raise ConfigError(f"panel {self.label!r} has lines by {self.by!r}, expected modality or versus.")
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,31 @@ class Picture:
             )
         if not self.panels:
             raise ConfigError(f"picture {self.name!r} has no panel: give one for each pair of axes.")
+
+    def check_measures(self, probe: str) -> None:
+        """Check that every measure it names is one that was declared before.
+
+        Raises:
+            ConfigError: Where it names another, which would be left out in silence.
+        """
+        from collapsekit.measures.catalogue import lookup, measures_of
+
+        declared = [measure.name for measure in measures_of(probe)]
+        odd = next((name for name in self._names() if name not in declared and lookup(name) is None), None)
+        if odd is not None:
+            there = did_you_mean(odd, declared) or f": it declares {', '.join(declared) or 'none'}"
+            raise ConfigError(
+                f"picture {self.name!r} of probe {probe!r} shows {odd!r}, but the probe's file declares no such measure "
+                f"above it{there}."
+            )
+
+    def _names(self) -> Iterator[str]:
+        """Every measure that it names."""
+        for panel in self.panels:
+            yield from (*panel.series.values(), *panel.guides, *filter(None, [panel.unless]))
+        for finding in self.findings:
+            yield from filter(None, (finding.of, finding.other))
+        yield from filter(None, [self.about])
 
     @property
     def explains(self) -> str:

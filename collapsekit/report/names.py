@@ -5,7 +5,7 @@ Checkpoints, configs and reports come from strangers: what shows a report shows 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from collapsekit.io.safe_text import NAME_LIMIT, TEXT_LIMIT, clean, display_names, distinct_names
@@ -28,6 +28,14 @@ def modality_names(report: Report) -> list[str]:
     names += [m for v in report.modalities.values() for m in v.costs_if_missing]
     names += [m for r in report.results for m in (r.modality, r.versus) if m is not None]
     return list(dict.fromkeys(names))
+
+
+def subset_members(modalities: Sequence[str], name: str) -> frozenset[str] | None:
+    """Return the modalities in a set of that name, or None where it is the name of none."""
+    if name == "(none)":
+        return frozenset()
+    parts = [name] if name in modalities else name.split("+")
+    return frozenset(parts) if all(p in modalities for p in parts) else None
 
 
 def repair_names(report: RepairReport) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 from sample_reports import Builder, make_report
@@ -11,6 +12,7 @@ from collapsekit.report.diagnosis import Report
 
 FILLS = ("zeros", "mean", "neighbour", "sample", "late")
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+BETAS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 CKA, COSINE = "CKA", "cosine"
 
 
@@ -55,6 +57,24 @@ def _similarity(b: Builder, names: tuple[str, ...]) -> None:
                 b.value("similarity.cka", alike, unit=CKA, modality=n, versus=other, spread=0.02)
         b.value("similarity.procrustes", 0.9 - 0.05 * i, unit=COSINE, modality=n)
         b.value("similarity.procrustes_null", 0.1, unit=COSINE, modality=n)
+        swept = {"modality": names[-1], "versus": n, "band": 0.02, "unit": COSINE}
+        b.curve("similarity.procrustes_sweep", BETAS, 0.9 - 0.1 * i + 0.01 * np.array(BETAS), ("β", COSINE), **swept)
+
+
+def _sets(names: tuple[str, ...]) -> list[str]:
+    """All sets of few modalities; of many those that hold none, one, all but one, and all."""
+    if len(names) <= 6:
+        every = [s for size in range(len(names) + 1) for s in combinations(names, size)]
+    else:
+        every = [(), *((n,) for n in names), *(tuple(o for o in names if o != n) for n in names), names]
+    return ["+".join(s) or "(none)" for s in every]
+
+
+def _subsets(b: Builder, names: tuple[str, ...]) -> None:
+    sets = _sets(names)
+    sizes = np.array([0 if s == "(none)" else 1 + s.count("+") for s in sets])
+    for part, y in (("subsets", 2.3 - 2 * sizes / len(names)), ("subsets_metric", 0.1 + 0.8 * sizes / len(names))):
+        b.curve(f"reliance.{part}", sets, y, ("modalities present", "loss (nats)"), band=0.03)
 
 
 def _robustness(b: Builder, names: tuple[str, ...]) -> None:
@@ -63,6 +83,9 @@ def _robustness(b: Builder, names: tuple[str, ...]) -> None:
         b.curve(
             f"missing.rates.{fill}", rates, 0.97 - (0.1 + 0.15 * k) * rates, ("rate missing", "accuracy"), band=0.03
         )
+        absent = _sets(names)[1:-1]
+        y = 0.95 - 0.1 * k * np.array([1 + s.count("+") for s in absent]) / len(names)
+        b.curve(f"missing.patterns.{fill}", absent, y, ("modalities absent", "accuracy"), band=0.02)
     for i, n in enumerate(names):
         drop = 0.36 / (i + 1) - 0.02
         y = 0.98 - drop * np.array(LEVELS)
@@ -77,6 +100,10 @@ def _robustness(b: Builder, names: tuple[str, ...]) -> None:
 
 def _gradient_rank(b: Builder, names: tuple[str, ...]) -> None:
     b.add("gradient_rank.gradient_effective_rank", value=10.2, interval=(5.8, 15.8), unit="dimensions")
+    layers = [f"fusion.blocks.{i}.projection.weight" for i in range(3)]
+    b.curve(
+        "gradient_rank.layers", layers, np.array([10.0, 7.5, 3.2]), ("weights", "effective rank"), unit="dimensions"
+    )
     b.add("gradient_rank.agop_effective_rank", value=7.1, interval=(7.05, 7.15), unit="dimensions")
     for i, n in enumerate(names):
         b.value("gradient_rank.alignment", 0.6 / (i + 1), unit="squared cosine", modality=n)
@@ -127,7 +154,7 @@ PARTS = (_controls, _collision, _entanglement, _similarity, _robustness, _gradie
 @cache
 def every_probe(names: tuple[str, ...]) -> Report:
     """A report over ``names`` with numbers of every probe of the package."""
-    # Subsets of many are many: those of the first six stand for all, as no picture shows them.
+    # Subsets of many are many: the sample has those of six at most.
     whole = make_report(names[:6]) if len(names) > 6 else make_report(names)
     b = Builder()
     for part in PARTS:
@@ -144,6 +171,7 @@ def _others(names: tuple[str, ...]) -> list[list]:
     from sample_reports import _representation, _spectrum, _sweep, _utilisation
 
     b = Builder()
+    _subsets(b, names)
     for part in (_utilisation, _spectrum, _sweep, _representation):
         part(b, names)
     for i, n in enumerate(names):

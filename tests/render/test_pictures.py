@@ -13,13 +13,39 @@ from sample_reports import HOSTILE, LONG, make_report, nothing_measured
 
 from collapsekit import registry
 from collapsekit.errors import ConfigError
+from collapsekit.measures import Panel, measures_of
+from collapsekit.measures.catalogue import heading_of
 from collapsekit.render.figures import style
 from collapsekit.render.figures.diagnosis import FIGURES, draw, inline_svg, pictures_of, state
+from collapsekit.render.figures.plots import plots_of
 from collapsekit.report.diagnosis import Curve, Result
 
 TWELVE = tuple(f"{name}{i}" for i, name in enumerate(2 * LONG))
 NAMES = {"two": ("image", "audio"), "six-long": LONG, "six-hostile": HOSTILE, "twelve-long": TWELVE}
 SLACK = 1.0 / 72  # inches by which a letter may lean over the edge
+
+
+# Measures that no panel draws, by why not: each is a number that stands in a table, beside what is drawn of it.
+UNDRAWN = {
+    "it is a number of the whole model or of a modality, in the table of the probe": "reliance.full_metric "
+    "reliance.full_loss reliance.empty_metric reliance.empty_loss reliance.seed_noise utilisation.joint_gain "
+    "utilisation.prior_loss utilisation.strength utilisation.reference_trained utilisation.reference_independent "
+    "gradient_rank.block_norm gradient_rank.layer_norm polysemanticity.drive_entropy polysemanticity.check spectrum.spread "
+    "polysemanticity.cross_modal_fraction collision.pair_share "
+    "entanglement.conjugates entanglement.feature_ratio entanglement.expected_ratio entanglement.gamma "
+    "entanglement.gradient_sum entanglement.expected_sum",
+    "it is a step on the way to the credit and due that are drawn, or to the verdict": "utilisation.share utilisation.ratio "
+    "utilisation.score utilisation.alone_gain utilisation.alone_metric utilisation.due_at_most utilisation.learned "
+    "utilisation.learnable utilisation.costs_now utilisation.costs_if_missing",
+    "the same is drawn in the task metric": "missing.patterns_loss.{fill} missing.rates_loss.{fill} prefix_gap.prefix_loss "
+    "prefix_gap.baseline_loss growing.prefix_loss",
+    "another measure of the same matrix is drawn": "gradient_rank.gradient_numerical_rank "
+    "gradient_rank.agop_numerical_rank spectrum.numerical_rank spectrum.stable_rank spectrum.participation_ratio "
+    "spectrum.null_effective_rank entanglement.layer_ranks",
+    "its values are drawn one by one": "vif.median vif.mean vif.max",
+    "the gain beyond it is drawn": "fusion_gain.random_gain fusion_gain.harmonic_mean fusion_gain.random_harmonic_mean",
+    "its metrics have units of their own": "reliance.further_metrics reliance.further_metrics_lost",
+}
 
 
 def outside(fig: Figure, dpi: float = 120) -> list[str]:
@@ -60,6 +86,41 @@ def test_a_picture_is_the_same_bytes_twice() -> None:
         assert one is not None
         assert other is not None
         assert inline_svg(one, "t") == inline_svg(other, "t"), picture.name
+
+
+def test_every_measure_is_drawn_or_it_is_said_why_not() -> None:
+    left = [name for names in UNDRAWN.values() for name in names.split()]
+    assert len(set(left)) == len(left)
+    every, drawn = [], set()
+    for probe in registry_probes():
+        every += [m.name for m in measures_of(probe)]
+        for panel in (panel for picture in heading_of(probe).pictures for panel in picture.panels):
+            drawn |= {*panel.series.values(), *panel.guides}
+    assert set(every) - drawn == set(left)
+
+
+def test_every_panel_draws_what_the_sample_has() -> None:
+    report = every_probe(("image", "audio", "text"))
+    for probe in registry_probes():
+        for panel in (panel for picture in heading_of(probe).pictures for panel in picture.panels):
+            if panel.unless:
+                continue
+            assert plots_of(report, panel), (probe, panel.label, panel.series)
+
+
+def test_sets_of_modalities_are_named_briefly_and_those_of_many_are_picked() -> None:
+    few, many = every_probe(("image", "audio", "text")), every_probe(TWELVE)
+    panel = Panel("loss", {"": "reliance.subsets"}, along="modalities given")
+    (plot,) = plots_of(few, panel)
+    assert plot.rows == ("none", "image", "audio", "text", "all but text", "all but audio", "all but image", "all")
+    (plot,) = plots_of(many, panel)
+    assert len(plot.rows) == len(set(plot.rows)) == 26
+    four = every_probe(("a", "b", "c", "d"))
+    (plot,) = plots_of(four, panel)
+    assert "a+c" in plot.rows
+    wide = every_probe(("a", "b", "c", "d", "e", "f"))
+    (plot,) = plots_of(wide, panel)
+    assert len(plot.rows) == 14  # of 64 sets, those that hold none, one, all but one, and all
 
 
 def test_probes_and_figures_are_drawn_by_their_names() -> None:

@@ -117,6 +117,7 @@ SUBSETS = declare(
         source=SAGE_2,
         unit=LOSS,
         bounds="unit",
+        figure="rows",
         side_by_side=True,
     )
 )
@@ -127,6 +128,7 @@ SUBSETS_METRIC = declare(
         source=SAGE_2,
         unit=METRIC,
         bounds="unit",
+        figure="rows",
         side_by_side=True,
     )
 )
@@ -175,6 +177,8 @@ PICTURES = (
                 "{metric} gained",
                 {"Shapley": "reliance.shapley_metric", "leave one out": "reliance.leave_one_out_metric"},
             ),
+            Panel("loss ({unit})", {"": "reliance.subsets"}, along="modalities given"),
+            Panel("{metric}", {"": "reliance.subsets_metric"}, along="modalities given"),
         ),
         (
             Finding(

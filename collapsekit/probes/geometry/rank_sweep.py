@@ -85,6 +85,7 @@ STABLE_RANK = declare(
         source=RANKS["stable_rank"][1],
         unit="dimensions",
         bounds=(0.0, None),
+        figure="lines",
         side_by_side=True,
     )
 )
@@ -95,6 +96,7 @@ PARTICIPATION_RATIO = declare(
         source=RANKS["participation_ratio"][1],
         unit="dimensions",
         bounds=(0.0, None),
+        figure="lines",
         side_by_side=True,
     )
 )
@@ -163,6 +165,8 @@ PICTURES = (
                 along="β",
                 guides={"rank_sweep.unimodal_rank": "y", "rank_sweep.critical_beta": "x"},
             ),
+            Panel("dimensions", {"": "rank_sweep.stable_rank"}, title="Stable rank", along="β"),
+            Panel("dimensions", {"": "rank_sweep.participation_ratio"}, title="Participation ratio", along="β"),
             Panel("{metric}", {"": "rank_sweep.metric"}, title="Task: {metric}", along="β"),
             Panel("loss ({unit})", {"": "rank_sweep.loss"}, title="Task: loss", along="β", unless="rank_sweep.metric"),
             Panel("CKA", {"": "rank_sweep.cka"}, title="CKA with the swept modality", along="β"),

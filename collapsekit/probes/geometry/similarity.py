@@ -84,6 +84,7 @@ SWEEP = declare(
         source=SWEEP_SOURCE,
         unit="cosine",
         bounds=(-1.0, 1.0),
+        figure="lines",
     )
 )
 
@@ -97,6 +98,13 @@ PICTURES = (
             Panel(
                 "Procrustes cosine with the fused representation",
                 {"measured": "similarity.procrustes", "examples shuffled": "similarity.procrustes_null"},
+            ),
+            Panel(
+                "Procrustes cosine",
+                {"": "similarity.procrustes_sweep"},
+                title="With the fused representation, over β",
+                along="β",
+                by="versus",
             ),
         ),
         (

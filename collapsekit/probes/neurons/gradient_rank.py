@@ -140,6 +140,7 @@ LAYERS = declare(
         source=LEMMA,
         unit="dimensions",
         bounds=(0.0, None),
+        figure="rows",
     )
 )
 CONFLICT_OF = declare(
@@ -193,6 +194,7 @@ PICTURES = (
                     "AGOP": "gradient_rank.agop_effective_rank",
                 },
             ),
+            Panel("effective rank (dimensions)", {"": "gradient_rank.layers"}, along="gradient of each layer"),
         ),
         (
             Finding(

@@ -71,6 +71,7 @@ PATTERNS = declare(
         bounds="unit",
         better="higher",
         why="task metrics are written so that higher is better",
+        figure="rows",
         side_by_side=True,
     )
 )
@@ -133,6 +134,7 @@ PICTURES = (
         (
             Panel("{metric} lost without it, best fill", {"": "missing.drop"}),
             Panel("{metric}", {"": "missing.rates.{fill}"}, along="rate at which modalities are missing"),
+            Panel("{metric}", {"": "missing.patterns.{fill}"}, along="modalities absent"),
         ),
         (
             Finding(

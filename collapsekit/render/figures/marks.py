@@ -73,6 +73,24 @@ def marked(ax: Axes, xs: Sequence[Any], ys: Sequence[float], index: int | None =
     ax.plot(xs, ys, label=label, **marker)
 
 
+def dots(ax: Axes, curve: Curve, places: Mapping[str, int], index: int, label: str = "") -> None:
+    """Draw the points of a curve over names, a row a name, intervals as whiskers.
+
+    Args:
+        ax: Where.
+        curve: Over names; one without a place is left out.
+        places: Which row each name has.
+        index: Of its colour and marker.
+        label: Its name in the legend.
+    """
+    rows = [(places[x], i) for i, x in enumerate(curve.x) if isinstance(x, str) and x in places]
+    look = _look(index) | {"linestyle": "none"}
+    if curve.lower is not None and curve.upper is not None:
+        for row, i in rows:
+            ax.plot((curve.lower[i], curve.upper[i]), (row, row), color=look["color"], alpha=0.45, linewidth=0.9)
+    ax.plot([curve.y[i] for _, i in rows], [row for row, _ in rows], label=label, **look)
+
+
 def _look(index: int | None) -> dict[str, Any]:
     """Colour, marker and dash of a line. Colours that come again have hollow markers and another dash."""
     if index is None:

@@ -15,7 +15,7 @@ from collapsekit.render.figures import marks
 from collapsekit.render.figures.style import COLUMN, DASHES, INK, MUTED, PAGE, SERIES, across, short_labels, wrapped
 from collapsekit.render.numbers import fmt
 from collapsekit.report.diagnosis import Curve, Report, Result
-from collapsekit.report.names import modality_names
+from collapsekit.report.names import modality_names, subset_members
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,7 @@ _LETTER = 0.06  # inches of a character in a field of a matrix
 _NARROW = 0.17  # inches of a column of a matrix, below which its head is small
 _ROOM = 1.15  # inches that axes need beside their labels
 _FEW = 6  # columns that have room for short names
+_MOST_ROWS = 26  # names down the side of a plot
 _SHORT = 5  # characters of a name that fits over a column of a matrix
 
 
@@ -137,22 +138,22 @@ def _lines(report: Report, panel: Panel) -> list[Plot]:
     """A line a modality, or a line a series where no curve is about one."""
     order = modality_names(report)
     rows = [
-        (_name_line(text, name, r), r)
+        (_name_line(text, name, r), r, r.versus if panel.by == "versus" else r.modality)
         for text, name in panel.series.items()
         for r in results_of(report, name)
-        if r.curve is not None and r.curve.y and r.versus in (None, r.modality)
+        if r.curve is not None and r.curve.y and (panel.by == "versus" or r.versus in (None, r.modality))
     ]
-    rows.sort(key=lambda row: order.index(row[1].modality) if row[1].modality is not None else len(order))
+    rows.sort(key=lambda row: order.index(row[2]) if row[2] is not None else len(order))
     if not rows:
         return []
-    split = any(r.modality is not None for _, r in rows)
+    split = any(of is not None for _, _, of in rows)
 
     def draw(ax: Axes, inches: float) -> None:
         names = marks.names(report, _width(ax) > COLUMN)
-        places = _named_places([r.curve for _, r in rows if r.curve is not None])
-        for k, (said, r) in enumerate(rows):
-            if r.modality is not None:
-                marks.line(ax, r, order.index(r.modality), names[r.modality], places)
+        places = _named_places([r.curve for _, r, _ in rows if r.curve is not None])
+        for k, (said, r, of) in enumerate(rows):
+            if of is not None:
+                marks.line(ax, r, order.index(of), names[of], places)
             else:
                 marks.line(ax, r, None if split else k, "all together" if split else said, places)
         _guide(ax, report, panel)
@@ -162,7 +163,7 @@ def _lines(report: Report, panel: Panel) -> list[Plot]:
             "xlabel": wrapped(panel.along, inches),
             "title": wrapped(_filled(report, panel.title), inches, bold=True),
         }
-        ax.set(ylabel=_label(report, panel.label, [r for _, r in rows], 1.7), **labels)
+        ax.set(ylabel=_label(report, panel.label, [r for _, r, _ in rows], 1.7), **labels)
 
     return [Plot(1.8, draw, shared=panel.shared)]
 
@@ -380,12 +381,75 @@ def _profile(report: Report, panel: Panel) -> list[Plot]:
     return [Plot(1.9, draw)]
 
 
+# --- rows
+
+
+def _rows(report: Report, panel: Panel) -> list[Plot]:
+    """A row a name that curves are over, such as a set of modalities, with a point a series."""
+    found = [
+        (_name_line(text, name, r), r.curve)
+        for text, name in panel.series.items()
+        for r in results_of(report, name)
+        if r.curve is not None and r.curve.y and r.versus is None and r.modality is None
+    ]
+    names = list(_named_places([curve for _, curve in found]))
+    if not names:
+        return []
+    shown = _picked(report, names)
+    labels = tuple(_short_sets(report, shown))
+    places = {name: i for i, name in enumerate(shown)}
+    left = f"; {len(names) - len(shown)} more are not drawn" if len(shown) < len(names) else ""
+
+    def draw(ax: Axes, inches: float) -> None:
+        for k, (said, curve) in enumerate(found):
+            marks.dots(ax, curve, places, k, said)
+        ax.set_yticks(range(len(labels)), labels)
+        ax.set_ylim(len(labels) - 0.5, -0.5)
+        ax.tick_params(axis="y", length=0, labelcolor=INK)
+        ax.locator_params(axis="x", nbins=5)
+        unit = [r for name in panel.series.values() for r in results_of(report, name)]
+        ax.set(xlabel=_label(report, panel.label, unit, inches), title=wrapped(panel.along + left, inches, bold=True))
+
+    return [Plot(0.6 + 0.17 * max(3, len(labels)), draw, labels)]
+
+
+def _picked(report: Report, names: Sequence[str]) -> list[str]:
+    """The names that have room: all, or of sets of modalities the smallest and the largest, which say the most."""
+    if len(names) <= _MOST_ROWS:
+        return list(names)
+    every = report.subject.modalities
+    sizes = {name: len(m) for name in names if (m := subset_members(every, name)) is not None}
+    ends = [name for name in names if name in sizes and sizes[name] in (0, 1, len(every) - 1, len(every))]
+    return (ends or list(names))[:_MOST_ROWS]
+
+
+def _short_sets(report: Report, names: Sequence[str]) -> list[str]:
+    """Sets of modalities in few words, other names with both ends."""
+    every = report.subject.modalities
+    short = short_labels(every, 12)
+    said = []
+    for name in names:
+        members = subset_members(every, name)
+        absent = [m for m in every if members is not None and m not in members]
+        if members is None or len(members) == 1:
+            said.append(short.get(name, name))
+        elif not members or not absent:
+            said.append("all" if members else "none")
+        elif len(absent) == 1 and len(every) > 2:
+            said.append(f"all but {short[absent[0]]}")
+        else:
+            said.append("+".join(short[m] for m in every if m in members))
+    distinct = short_labels(list(dict.fromkeys(said)), 24)
+    return [distinct[text] for text in said]
+
+
 _PLOTS: dict[Kind, Callable[[Report, Panel], list[Plot]]] = {
     "bars": _bars,
     "lines": _lines,
     "matrix": _matrix,
     "spectrum": _spectra,
     "profile": _profile,
+    "rows": _rows,
 }
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from collapsekit.measures import heading_of
 from collapsekit.render.document import Recording, Series
-from collapsekit.render.views._results import SUBSETS, WHOLE, points, subset_members
+from collapsekit.render.views._results import SUBSETS, WHOLE, points
 from collapsekit.render.views._words import Interval, thinned
 from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.names import subset_members
 
 _PATTERNS = "missing.patterns"  # curves over the modalities that are absent
 _MOST_POINTS = 256

@@ -13,7 +13,7 @@ from collapsekit.render import document as doc
 from collapsekit.render.numbers import fmt_parts
 from collapsekit.render.views._words import Estimate, Interval, number
 from collapsekit.report.diagnosis import Curve, Report, Result
-from collapsekit.report.names import label, short_name, some
+from collapsekit.report.names import label, short_name, some, subset_members
 
 WHOLE = "fused"  # the column of what has no modality, beside columns that have one
 SUBSETS = {"reliance.subsets": "loss", "reliance.subsets_metric": "metric"}  # curves over names of subsets
@@ -151,11 +151,3 @@ def points(result: Result | None) -> list[tuple[float | str, float, Interval]]:
     if curve.lower is not None and curve.upper is not None:
         ends = list(zip(curve.lower, curve.upper, strict=True))
     return list(zip(curve.x, curve.y, ends, strict=True))
-
-
-def subset_members(modalities: Sequence[str], name: str) -> frozenset[str] | None:
-    """Return the modalities in a set of that name, or None where it is the name of none."""
-    if name == "(none)":
-        return frozenset()
-    parts = [name] if name in modalities else name.split("+")
-    return frozenset(parts) if all(p in modalities for p in parts) else None
