@@ -102,6 +102,8 @@ class TaskSpec:
     summary: str
 
 
+# (probe, its pictures): what is asked of a probe when it is registered, by those who import this and know more.
+CHECKS: dict[str, Callable[[str, tuple[Any, ...]], None]] = {}
 PROBES: dict[str, ProbeSpec] = {}
 ADAPTERS: dict[str, AdapterSpec] = {}
 REPAIRS: dict[str, RepairSpec] = {}
@@ -138,8 +140,8 @@ def probe(
         if known is not None and known.run.__module__ != run.__module__:
             files = f"{_file_of(known.run)} and {_file_of(run)}"
             raise ConfigError(f"probe {name!r} is registered twice, by {files}: rename one.")
-        for picture in facts.get("pictures", ()):
-            picture.check_measures(name)
+        for check in CHECKS.values():
+            check(name, facts.get("pictures", ()))
         PROBES[name] = ProbeSpec(name, run, **facts, older=not _takes_session(run))
         ordered = sorted(PROBES.items())  # so that nothing depends on which file is imported first
         PROBES.clear()

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from collapsekit.config.options import CompareOptions, DiagnoseOptions, RepairOptions
-from collapsekit.errors import CollapsekitError
-from collapsekit.gating.decide import decide
 from collapsekit.io.safe_text import TEXT_LIMIT, clean
+from collapsekit.render.views._next import gate_outcome
 from collapsekit.render.views._screen import NextStep
-from collapsekit.repairs.recommend import recommend, weak_modalities
 from collapsekit.report.diagnosis import Report
+from collapsekit.report.recommend import recommend, weak_modalities
 from collapsekit.report.repair import WEIGHTS, RepairReport
 from collapsekit.report.verdicts import DECIDING
 from collapsekit.session.command_line import words_of
@@ -87,7 +86,7 @@ def after_repair(report: RepairReport, typed: Request[RepairOptions], folder: Pa
         config = report.after.settings.get("config", {})
         named = ("--config", str(typed.config)) if typed.config is not None else ()
         command = ("collapsekit", "gate", str(folder / WEIGHTS), *named)
-        return (NextStep(f"the gate for CI{_outcome(report.after, config)}:", command), compare)
+        return (NextStep(f"the gate for CI{gate_outcome(report.after, config)}:", command), compare)
     weak = weak_modalities(report.before)
     methods, why = recommend(report.before, weak) if weak else ((), "")
     if not methods or methods == report.method:
@@ -147,7 +146,7 @@ def _more_epochs(report: Report, options: DiagnoseOptions) -> dict[str, dict[str
 
 def _gate(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -> NextStep:
     config = report.settings.get("config", {})
-    return NextStep(f"the gate for CI{_outcome(report, config)}:", typed.gate(place, config))
+    return NextStep(f"the gate for CI{gate_outcome(report, config)}:", typed.gate(place, config))
 
 
 def _keep(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -> Iterator[NextStep]:
@@ -160,15 +159,3 @@ def _keep(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -
     )
     gate = typed.gate(place, report.settings.get("config", {}))
     yield NextStep("and hold the report of a later one against it:", (*gate, "--baseline", "baseline.json"))
-
-
-def _outcome(report: Report, config: Mapping[str, Any]) -> str:
-    """How the gate ends as things stand, by the config's rules; nothing where that takes a baseline."""
-    rules = config.get("gate", {})
-    if rules.get("baseline") is not None:
-        return ""
-    try:
-        found = decide(report, require=rules.get("require"), allow_partial=bool(rules.get("allow_partial")))
-    except (CollapsekitError, OSError):  # it says so itself when it is run
-        return ""
-    return f", which as it stands {'passes' if found.outcome == 'passed' else f'exits with {found.exit_code}'}"

@@ -10,7 +10,7 @@ from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource, by_split, read_arrays
 from collapsekit.data.base import SPLITS, Source
 from collapsekit.data.loaders import BatchForm, LoaderSource
-from collapsekit.errors import ConfigError
+from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.user_code.frames import one_line
 from collapsekit.user_code.process_state import user_code
 
@@ -27,25 +27,64 @@ def make_source(config: Config) -> Source:
     data = config.data
     if data.factory is not None:
         made = _call_factory(config)
+        made = loaders_of_module(made, f"data.factory {data.factory!r}")
         splits = made if isinstance(made, Mapping) else {s: getattr(made, s) for s in SPLITS if hasattr(made, s)}
         if not splits:
             raise ConfigError(
                 f"data.factory {data.factory!r} gave {'an empty mapping' if splits is made else type(made).__name__}, which "
-                f"has no splits: return {{'train': ..., 'test': ...}}{of_a_data_module(made)}."
+                f"has no splits: return {{'train': ..., 'test': ...}}, or a LightningDataModule."
             )
         return LoaderSource(splits, data.factory, batch_form(config))
     path = config.resolve(str(data.path))
     return ArraySource(by_split(read_arrays(path), path), path.name)
 
 
-def of_a_data_module(value: Any) -> str:
-    """Return what to write where data are given as a LightningDataModule, for the end of a message; else nothing."""
-    if not hasattr(value, "train_dataloader"):
-        return ""
-    return (
-        " of its loaders: call setup('fit') and setup('test') first, then its train_dataloader(), val_dataloader() and "
-        "test_dataloader()"
-    )
+def loaders_of_module(value: Any, what: str) -> Any:
+    """Set up a LightningDataModule and take its loaders by split; what is none stays as it is.
+
+    It is known by its methods: nothing of Lightning is imported. Methods that Lightning's own class has, and the module does
+    not write, are of splits that it does not have.
+
+    Args:
+        value: What the user gave as data.
+        what: That, for messages.
+
+    Returns:
+        A mapping of splits to loaders, or ``value``.
+
+    Raises:
+        ConfigError: Where one of its methods fails, or it has no loader of any split.
+    """
+    if isinstance(value, Mapping | type) or not callable(getattr(value, "train_dataloader", None)):
+        return value
+    found = {}
+    try:
+        with user_code(f"the data module of {what}", stays=True):
+            if _writes(value, "prepare_data"):
+                value.prepare_data()
+            for stage in ("fit", "test") if _writes(value, "setup") else ():
+                value.setup(stage)
+            for split in SPLITS:
+                loader = getattr(value, f"{split}_dataloader")() if _writes(value, f"{split}_dataloader") else None
+                if loader is not None:
+                    found[split] = loader
+    except Exception as e:
+        if isinstance(e, CollapsekitError):
+            raise
+        raise ConfigError(f"the data module of {what} ({type(value).__name__}) failed: {one_line(e)}.") from e
+    if not found:
+        raise ConfigError(
+            f"the data module of {what} ({type(value).__name__}) gave no loader: write its train_dataloader, val_dataloader "
+            "or test_dataloader."
+        )
+    return found
+
+
+def _writes(module: Any, name: str) -> bool:
+    """Whether the module has such a method of its own, rather than Lightning's, which raises or does nothing."""
+    method = getattr(module, name, None)
+    where = str(getattr(method, "__module__", "")).partition(".")[0]
+    return callable(method) and where not in ("lightning", "pytorch_lightning", "lightning_fabric")
 
 
 def batch_form(config: Config) -> BatchForm:

@@ -13,7 +13,7 @@ from torch import Tensor
 from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource
 from collapsekit.data.base import Batch, Source, need_dense
-from collapsekit.data.factory import batch_form, of_a_data_module
+from collapsekit.data.factory import batch_form, loaders_of_module
 from collapsekit.data.loaders import BatchForm, LoaderSource, is_dataset
 from collapsekit.data.objects import ObjectStore
 from collapsekit.errors import ConfigError, DataError
@@ -85,11 +85,12 @@ class MemorySource(Source):
 def with_data(config: Config, data: Mapping[str, Any] | str | Path | None) -> tuple[Config, Source | None]:
     """Return the config with ``data`` in the place of its own, and the source it is where it lies in memory.
 
-    ``data``: splits in memory (see ``MemorySource``), the path of a file, or None for what the config names.
-    Raises ConfigError, DataError.
+    ``data``: splits in memory (see ``MemorySource``), a LightningDataModule, the path of a file, or None for what the config
+    names. Raises ConfigError, DataError.
     """
     if data is None:
         return config, None
+    data = loaders_of_module(data, ORIGIN)
     own: dict[str, Any] = {"path": None, "factory": None, "kwargs": {}}
     source = None
     if isinstance(data, str | Path):
@@ -98,8 +99,7 @@ def with_data(config: Config, data: Mapping[str, Any] | str | Path | None) -> tu
         source = MemorySource(data, batch_form(config))
     else:
         found = "no splits" if isinstance(data, Mapping) else type(data).__name__
-        hint = f"{SPLITS}{of_a_data_module(data)}"
-        raise ConfigError(f"{ORIGIN} is {found}, expected a mapping of splits or the path of a file: {hint}.")
+        raise ConfigError(f"{ORIGIN} is {found}, expected a mapping of splits or the path of a file: {SPLITS}.")
     return config.model_copy(update={"data": config.data.model_copy(update=own)}), source
 
 

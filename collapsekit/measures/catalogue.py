@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 
 from collapsekit import registry
-from collapsekit.errors import ConfigError
+from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.measures.declarations import read_declarations
 from collapsekit.measures.measure import Heading, Measure
+from collapsekit.measures.picture import Picture
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -48,6 +49,26 @@ def declare(measure: Measure) -> Measure:
     return measure
 
 
+def check_pictures(probe: str, pictures: Iterable[Picture]) -> None:
+    """Check, when a probe is registered, that its pictures show measures which were declared before.
+
+    Raises:
+        ConfigError: Where one names another, which would be left out in silence.
+    """
+    declared = [measure.name for measure in measures_of(probe)]
+    for picture in pictures:
+        odd = next((name for name in picture.measures() if name not in declared and lookup(name) is None), None)
+        if odd is not None:
+            there = did_you_mean(odd, declared) or f": it declares {', '.join(declared) or 'none'}"
+            raise ConfigError(
+                f"picture {picture.name!r} of probe {probe!r} shows {odd!r}, but the probe's file declares no such measure "
+                f"above it{there}."
+            )
+
+
+registry.CHECKS["pictures"] = check_pictures
+
+
 def lookup(name: str) -> Measure | None:
     """Return the measure that results of that name are of; None where nobody here knows it."""
     exact = DECLARED.measures.get(name)
@@ -66,7 +87,7 @@ def heading_of(probe: str) -> Heading:
     """Return how the results of a probe are headed; by its name where nobody here knows it."""
     spec = registry.PROBES.get(probe)
     if spec is not None:
-        return Heading(probe, spec.title or probe, spec.place, tuple(spec.pictures))
+        return Heading(probe, spec.title or probe, spec.place, tuple(spec.pictures), spec.cannot)
     return _read(probe)[1] or Heading(probe, probe)
 
 

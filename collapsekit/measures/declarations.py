@@ -55,7 +55,7 @@ def _facts(call: ast.Call, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _heading(call: ast.Call) -> Heading:
-    return Heading(_first(call), **{"title": _first(call), **_facts(call, ("title", "place"))})
+    return Heading(_first(call), **{"title": _first(call), **_facts(call, ("title", "place", "cannot"))})
 
 
 def _value(node: ast.expr) -> Any:

@@ -55,6 +55,7 @@ class Heading:
     title: str
     place: float = math.inf  # after those that say one, in the order of the report
     pictures: tuple[Picture, ...] = ()
+    cannot: str = ""  # what its numbers do not tell
 
 
 @dataclass(frozen=True)

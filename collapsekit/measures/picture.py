@@ -135,25 +135,8 @@ class Picture:
         if not self.panels:
             raise ConfigError(f"picture {self.name!r} has no panel: give one for each pair of axes.")
 
-    def check_measures(self, probe: str) -> None:
-        """Check that every measure it names is one that was declared before.
-
-        Raises:
-            ConfigError: Where it names another, which would be left out in silence.
-        """
-        from collapsekit.measures.catalogue import lookup, measures_of
-
-        declared = [measure.name for measure in measures_of(probe)]
-        odd = next((name for name in self._names() if name not in declared and lookup(name) is None), None)
-        if odd is not None:
-            there = did_you_mean(odd, declared) or f": it declares {', '.join(declared) or 'none'}"
-            raise ConfigError(
-                f"picture {self.name!r} of probe {probe!r} shows {odd!r}, but the probe's file declares no such measure "
-                f"above it{there}."
-            )
-
-    def _names(self) -> Iterator[str]:
-        """Every measure that it names."""
+    def measures(self) -> Iterator[str]:
+        """Name every measure that it shows or speaks of."""
         for panel in self.panels:
             yield from (*panel.series.values(), *panel.guides, *filter(None, [panel.unless]))
         for finding in self.findings:

@@ -217,7 +217,7 @@ def check_once(results: Iterable[Result]) -> None:
 
 
 def _at(spec: ProbeSpec, error: BaseException) -> str:
-    """Where it failed, as " at FILE line N": in collapsekit the last line of its own, else the last in the user's file, or
+    """Where it failed, as " at FILE:LINE": in collapsekit the last line of its own, else the last in the user's file, or
     that file where the error comes from what it gave."""
     frames = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     if is_ours(spec):
@@ -226,7 +226,7 @@ def _at(spec: ProbeSpec, error: BaseException) -> str:
         outside = [(path, line) for path, line in frames if "site-packages" not in path.parts]
         own = [(path.name, line) for path, line in outside if not path.is_relative_to(HOME)]
     if own:
-        return f" at {own[-1][0]} line {own[-1][1]}"
+        return f" at {own[-1][0]}:{own[-1][1]}"
     file = getattr(sys.modules.get(spec.run.__module__), "__file__", None)
     return f" at {Path(file).name}" if file else ""
 

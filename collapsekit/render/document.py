@@ -334,3 +334,4 @@ class Document:
     sections: tuple[Section, ...] = ()
     ends: tuple[Line, ...] = ()
     recorded: tuple[Recording, ...] = ()
+    names: tuple[str, ...] = ()  # what its user called modalities, splits and columns: none of them is a term of ours

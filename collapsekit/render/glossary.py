@@ -297,20 +297,34 @@ THEMES: dict[str, tuple[Entry, ...]] = {
 """Entries by the part of docs/glossary.md that they stand in."""
 
 
-def split_at_terms(text: str, *, state: bool = False) -> Iterator[tuple[str, Entry | None]]:
+def split_at_terms(
+    text: str, *, state: bool = False, names: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Entry | None]]:
     """Cut a text into pieces, each a term with its entry, or what stands between terms.
 
     Args:
         text: Of any kind; the pieces put together again are the same text.
         state: Whether it is the word of a verdict, rather than prose.
+        names: What a user called something, which is no term, whatever it says.
 
     Yields:
         A piece, and the entry that explains it.
     """
     pattern, entries = _pattern(state)
-    for i, piece in enumerate(pattern.split(text)):
-        if piece:
-            yield piece, entries.get(piece.casefold()) if i % 2 else None
+    for i, part in enumerate(_names(names).split(text) if names else (text,)):
+        if i % 2:
+            yield part, None
+            continue
+        for k, piece in enumerate(pattern.split(part)):
+            if piece:
+                yield piece, entries.get(piece.casefold()) if k % 2 else None
+
+
+@cache
+def _names(names: tuple[str, ...]) -> re.Pattern[str]:
+    """What finds names that stand by themselves, the longest first."""
+    either = "|".join(map(re.escape, sorted(filter(None, names), key=len, reverse=True)))
+    return re.compile(rf"(?<!\w)({either})(?!\w)", re.IGNORECASE)
 
 
 @cache

@@ -6,6 +6,7 @@ colours are those of the notebook, and what does not fit on a screen is left to 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from html import escape
 from itertools import islice
@@ -15,6 +16,7 @@ from collapsekit.render import document as doc
 from collapsekit.render import document_of
 from collapsekit.render.document import Detail, Document, Line, Span
 from collapsekit.render.plotting import drawable
+from collapsekit.render.views._next import recorded_steps
 from collapsekit.report.base import Contract
 from collapsekit.report.diagnosis import Report
 
@@ -179,7 +181,7 @@ def _ends(report: Contract) -> Iterator[Line]:
     """How far it was judged, what to do next, and where the rest is."""
     if isinstance(report, Report):
         yield from _judged(report)
-        yield _next(report)
+        yield from _next(report)
     rest = "Everything else: " if isinstance(report, Report) else "All of it: "
     looks = [Span(f"report.{call}", "command") for call in _calls(report)]
     yield doc.line(rest, *[part for look in looks for part in (look, ", ")][:-1])
@@ -197,17 +199,13 @@ def _judged(report: Report) -> Iterator[Line]:
         )
 
 
-_NEXT = {
-    "collapsed": ("Next: see what a repair gains with ", "collapsekit.repair"),
-    "underused": ("Next: see what a repair gains with ", "collapsekit.repair"),
-    "inconclusive": ("Next: let more be trained and judged, with ", 'profile="full"'),
-    "healthy": ("Next: keep it so in CI with ", "collapsekit.gate(report)"),
-}
-
-
-def _next(report: Report) -> Line:
-    words, call = _NEXT[report.verdict]
-    return doc.line(words, Span(call, "command"), ".")
+def _next(report: Report) -> Iterator[Line]:
+    """What the terminal names as well; where no command line can name the model, the call that does it."""
+    for i, step in enumerate(recorded_steps(report)):
+        about = clean(step.about, _SENTENCE)
+        command = clean(shlex.join(step.command), _SENTENCE)
+        lead = [Span("Next: ", "strong")] * (i == 0)
+        yield doc.line(*lead, about if lead else about[:1].upper() + about[1:], " ", Span(command, "command"))
 
 
 def _calls(report: Contract) -> Iterator[str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from collapsekit import registry
 from collapsekit.errors import ConfigError, NothingEvaluatedError
 from collapsekit.repairs.forecast import describe_forecasts
-from collapsekit.repairs.recommend import recommend, weak_modalities
 from collapsekit.report.diagnosis import Report
+from collapsekit.report.recommend import recommend, weak_modalities
 from collapsekit.session.checks import check_named
 
 

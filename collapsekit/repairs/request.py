@@ -26,11 +26,11 @@ from collapsekit.probes.runner import warnings_of
 from collapsekit.readouts.fit import in_full
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.repairs.ingredients.warm_up import ENOUGH
-from collapsekit.repairs.recommend import kept_by
 from collapsekit.repairs.training.fsdp import need_shardable
 from collapsekit.repairs.training.job import Job, trainable_of
 from collapsekit.repairs.training.tensorboard import summary_writer
 from collapsekit.report.diagnosis import Report
+from collapsekit.report.recommend import kept_by
 from collapsekit.session.checks import (
     check_call,
     check_data,

@@ -21,6 +21,7 @@ from collapsekit.data.arrays import ArraySource, by_split, read_arrays
 from collapsekit.data.base import Source
 from collapsekit.data.factory import make_source
 from collapsekit.data.loaders import LoaderSource
+from collapsekit.data.memory import with_data
 from collapsekit.errors import CollapsekitError, ConfigError, DataError, NothingEvaluatedError, RefusedError
 from tests.problems import Problem, make_problem
 
@@ -273,8 +274,31 @@ class Module:
         self.train, self.val, self.test = (Rows(s) for s in ("train", "val", "test"))
 
 def none(): return {}
-class LitData:
-    def train_dataloader(self): return []
+class LitBase:
+    # stands in for lightning.LightningDataModule
+    def prepare_data(self): raise NotImplementedError
+    def setup(self, stage): raise NotImplementedError
+    def val_dataloader(self): raise NotImplementedError
+    def test_dataloader(self): raise NotImplementedError
+for method in vars(LitBase).values():
+    if callable(method): method.__module__ = "lightning.pytorch.core.hooks"
+
+class LitData(LitBase):
+    def __init__(self, kind="all"): self.kind, self.stages = kind, []
+    def setup(self, stage):
+        if self.kind == "fails": raise ValueError("no such bucket")
+        self.stages.append(stage)
+    def train_dataloader(self):
+        return DataLoader(Rows("train"), batch_size=17, shuffle=True) if self.kind != "empty" else None
+    def test_dataloader(self):
+        assert self.stages == ["fit", "test"]
+        return DataLoader(Rows("test"), batch_size=17) if self.kind != "empty" else None
+class LitEmpty(LitData):
+    def __init__(self): super().__init__("empty")
+class LitFails(LitData):
+    def __init__(self): super().__init__("fails")
+class LitWhole(LitData):
+    def val_dataloader(self): return DataLoader(Rows("val"), batch_size=17)
 def fails(): raise ValueError("no such bucket")
 constant = 5
 """
@@ -289,7 +313,7 @@ def factory_config(problem: Problem, spec: str, **kwargs: Any) -> Any:
 
 def test_every_way_of_giving_the_same_data_gives_the_same_report(problem: Problem, tmp_path: Path) -> None:
     wanted = problem.diagnose(probes=["reliance", "utilisation"])
-    for spec, kwargs in (("loaders", {}), ("loaders", {"kind": "loader"}), ("Module", {})):
+    for spec, kwargs in (("loaders", {}), ("loaders", {"kind": "loader"}), ("Module", {}), ("LitWhole", {})):
         found = problem.diagnose(config=factory_config(problem, spec, **kwargs), probes=["reliance", "utilisation"])
         assert found.results == wanted.results
         assert found.modalities == wanted.modalities
@@ -308,8 +332,9 @@ def test_every_way_of_giving_the_same_data_gives_the_same_report(problem: Proble
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("none", "gave an empty mapping, which has no splits: return .*}\\.$"),
-        ("LitData", r"gave LitData, which has no splits: return .* of its loaders: call setup\('fit'\)"),
+        ("none", "gave an empty mapping, which has no splits: return .*, or a LightningDataModule\\.$"),
+        ("LitEmpty", r"the data module of data.factory 'srct_data:LitEmpty' \(LitEmpty\) gave no loader"),
+        ("LitFails", r"the data module of .* \(LitFails\) failed: ValueError: no such bucket \(.*srct_data.py:\d+\)"),
         ("fails", "failed with data.kwargs .*ValueError: no such bucket"),
         ("constant", "is int, expected a function"),
         ("loader", "did you mean 'loaders'"),
@@ -318,6 +343,18 @@ def test_every_way_of_giving_the_same_data_gives_the_same_report(problem: Proble
 def test_factories_that_do_not_work(spec: str, says: str, problem: Problem) -> None:
     with pytest.raises(ConfigError, match=says):
         make_source(factory_config(problem, spec))
+
+
+def test_a_data_module_is_taken_by_its_methods(problem: Problem) -> None:
+    source = make_source(factory_config(problem, "LitData"))
+    assert source.splits() == ["train", "test"]  # what Lightning's own class would raise at is no split
+    import srct_data
+
+    module = srct_data.LitData()
+    _, held = with_data(factory_config(problem, "LitData"), module)
+    assert held is not None
+    assert held.splits() == ["train", "test"]
+    assert module.stages == ["fit", "test"]
 
 
 def test_path_and_factory_exclude_one_another() -> None:

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from sample_repairs import make_repair
 from sample_reports import make_report
 from test_render_html import Page, read
+from test_views import NAMES as WHO
+from test_views import sample
 
+from collapsekit.gating.decide import gate
 from collapsekit.render import document as doc
-from collapsekit.render import write
+from collapsekit.render import document_of, files, write
 from collapsekit.render.glossary import THEMES, Entry, split_at_terms
 from collapsekit.render.writers import html
 
@@ -120,6 +123,55 @@ def test_contents_stay_while_the_page_moves(page: Page, tmp_path: Path) -> None:
 
 
 # --- paper
+
+
+def test_a_name_is_no_term() -> None:
+    names = ("rank", "credit", "my due x", "<b>")
+    said = "It ignores rank; credit and my due x, too. Its due is clear."
+    report = make_report(names).model_copy(update={"summary": said})
+    report = report.model_copy(update={"subject": report.subject.model_copy(update={"split": "control"})})
+    text = write(report, "html")
+    marked = {word.casefold() for word, _ in explained(text)}
+    assert "effective rank" in marked or "drive" in marked
+    assert not marked & {"rank", "credit", "control"}
+    assert "my <abbr" not in text
+
+
+def test_names_are_cut_out_before_terms_are_looked_for() -> None:
+    pieces = list(split_at_terms("the credit of credit x, effective rank", names=("credit x", "the")))
+    assert [piece for piece, entry in pieces if entry is not None] == ["credit", "effective rank"]
+    assert "".join(piece for piece, _ in pieces) == "the credit of credit x, effective rank"
+
+
+@pytest.mark.parametrize("kind", files("views"))
+@pytest.mark.parametrize("detail", list(doc.Detail))
+def test_no_heading_stands_over_nothing(kind: str, detail: doc.Detail) -> None:
+    for who in WHO:
+        for section in document_of(sample(kind, who), detail).sections:
+            assert not section.title or any(map(says, section.blocks)), section.title
+
+
+@pytest.mark.parametrize("detail", list(doc.Detail))
+def test_a_gate_without_a_baseline_speaks_of_none(detail: doc.Detail) -> None:
+    document = document_of(gate(make_report(("image", "audio"))), detail)
+    assert document.sections
+    for section in document.sections:
+        assert any(map(says, section.blocks)), section.title
+        assert "baseline" not in doc.plain(section.title)
+
+
+def says(block: doc.Block) -> bool:
+    """Whether a reader finds anything in it, beside its own heading."""
+    for part in doc.simple((block,)):
+        if isinstance(part, doc.Table):
+            lines = [c.runs for row in part.rows for c in row]
+        elif isinstance(part, doc.Items):
+            lines = [*part.lines]
+        else:
+            lines = [part.runs] if part.kind != "heading" else []
+        if any(doc.plain(runs).strip() for runs in lines):
+            return True
+    return False
 
 
 def test_what_is_folded_opens_at_an_address(page: Page, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
-from collapsekit.repairs.recommend import kept_by, recommend
 from collapsekit.repairs.training.job import Job, held_expectations
 from collapsekit.report.diagnosis import ModalityVerdict, Report
+from collapsekit.report.recommend import kept_by, recommend
 from tests.factories import make_plain_report, make_result, make_subject
 from tests.repairs.making import make_job, make_model
 

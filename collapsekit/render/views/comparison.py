@@ -47,6 +47,7 @@ def view(comparison: Comparison, detail: Detail) -> doc.Document:
             *[doc.section("What was compared", *_details(c))] * (not glance),
         ),
         ends=(doc.line(made_by(c), " Definitions and sources: HTML or JSON." * glance),),
+        names=(*c.modalities, *names, c.split),
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from functools import partial
 
+from collapsekit.io.safe_text import TEXT_LIMIT, clean
+from collapsekit.measures import headings
 from collapsekit.render import document as doc
 from collapsekit.render.document import Detail, Span
 from collapsekit.render.numbers import ABSENT, fmt, fmt_parts
 from collapsekit.render.views import _words as words
+from collapsekit.render.views._next import recorded_steps
 from collapsekit.render.views._recorded import recorded
 from collapsekit.render.views._results import WHOLE, ProbeResults, Subset, by_probe, cost, points, subsets
 from collapsekit.render.views._words import number
@@ -58,12 +62,20 @@ def view(report: Report, detail: Detail) -> doc.Document:
         sections=(
             _verdicts(report, full, detail),
             *_costs_and_reasons(report, detail),
+            *_next_and_limits(report, detail),
             *measured,
             doc.section("Reproduce", *_reproduce(report, detail)),
         ),
         ends=(doc.line(words.made_by(report), f" {_REST}" * (detail is Detail.GLANCE)),),
         recorded=recorded({"": report}) if detail is Detail.FULL else (),
+        names=(*modality_names(report), s.split, s.checkpoint, *_named_points(report)),
     )
+
+
+def _named_points(report: Report) -> Iterator[str]:
+    """What curves run over where that has names, such as classes, layers, or sets of modalities."""
+    for r in report.results:
+        yield from (x for x in (r.curve.x if r.curve is not None else ()) if isinstance(x, str))
 
 
 def _verdicts(report: Report, full: dict[str, str], detail: Detail) -> doc.Section:
@@ -118,6 +130,22 @@ def _costs_and_reasons(report: Report, detail: Detail) -> Iterator[doc.Section]:
         left = doc.sentence(f"{len(every) - len(shown)} more subsets in the JSON and HTML reports.", "note")
         yield doc.section(table.title, table, *[left] * (len(shown) < len(every)))
     yield from [doc.section("Why: the fused representation", doc.Gallery(reasons))] if reasons else []
+
+
+def _next_and_limits(report: Report, detail: Detail) -> Iterator[doc.Section]:
+    """What to do next, and what the numbers do not tell; the terminal's first screen says the former by what was typed."""
+    if detail is Detail.GLANCE:
+        return
+    blocks: list[doc.Block] = []
+    for step in recorded_steps(report):
+        blocks.append(doc.sentence(step.about[:1].upper() + step.about[1:]))
+        if step.command:
+            blocks.append(doc.sentence(clean(shlex.join(step.command), TEXT_LIMIT), "command"))
+    limits = [(h.title, h.cannot) for h in headings(r.probe for r in report.results) if h.cannot]
+    if limits:
+        lines = doc.items(doc.line(Span(title, "strong"), f": {text}.") for title, text in limits)
+        blocks.append(doc.details("What this cannot tell", lines, about="by probe"))
+    yield doc.section("What comes next", *blocks, name="next")
 
 
 def _figures(report: Report) -> Iterator[doc.Figure]:

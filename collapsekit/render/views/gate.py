@@ -36,7 +36,8 @@ def view(report: GateReport, detail: Detail) -> doc.Document:
     report, glance = cleaned_gate(report), detail is Detail.GLANCE
     s, checks = report.subject, worst_first(report)
     each = f" ({', '.join(f'{m} {v}' for m, v in report.modalities.items())})"
-    kinds = ([c for c in checks if (c.kind == "rule") is rule] for rule in (True, False))
+    of_report = ("rule", "judged")
+    kinds = ([c for c in checks if (c.kind in of_report) is alone] for alone in (True, False))
     # The worse part first, so that it is there where a summary is cut.
     parts = sorted(filter(None, kinds), key=lambda part: SEVERITY.index(part[0].state))
     return doc.Document(
@@ -55,6 +56,7 @@ def view(report: GateReport, detail: Detail) -> doc.Document:
             doc.line(f"Made by collapsekit {report.collapsekit}; exit code {report.exit_code}."),
             doc.line("Checkpoint SHA-256 ", Span(s.sha256, "name")),
         ),
+        names=(*s.modalities, s.split, s.checkpoint),
     )
 
 
@@ -70,8 +72,9 @@ def _with_commands(text: str) -> doc.Line:
 
 
 def _section(report: GateReport, checks: Sequence[GateCheck], glance: bool) -> doc.Section:
-    if checks[0].kind == "rule":
-        return doc.section("Rules", _sentences(checks, "name"))
+    if checks[0].kind in ("rule", "judged"):
+        shown = [c for c in checks if c.kind == "rule" or not glance or c.state != "passed"] or checks
+        return doc.section("Rules", _sentences(shown, "name"))
     rows: list[tuple[doc.TableCell | str, ...]] = []
     for c in checks:
         name = doc.TableCell((Span(doc.state(c.state).mark, c.state), Span(" "), Span(c.name)))

@@ -67,6 +67,7 @@ def view(report: RepairReport, detail: Detail) -> doc.Document:
             doc.line(made_by(report), f" {_REST}" * glance),
         ),
         recorded=recorded(tables.reports_of(report)) if detail is Detail.FULL else (),
+        names=(*repair_names(report), s.split, report.base),
     )
 
 

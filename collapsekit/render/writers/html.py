@@ -38,7 +38,8 @@ _LONG = 24  # characters from which a cell's text is broken over lines
 class Explained:
     """The terms that a page explains: each where a part of it first has the word, and all of them in its glossary."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: tuple[str, ...] = ()) -> None:
+        self._names = tuple(filter(str.strip, names))
         self._entries: set[Entry] = set()
         self._here: set[Entry] = set()
 
@@ -48,7 +49,10 @@ class Explained:
 
     def mark(self, text: str, *, state: bool = False) -> Markup:
         """Escape a text, and explain the terms in it that this part has not explained."""
-        return Markup("").join(self._piece(piece, entry) for piece, entry in split_at_terms(text, state=state))
+        return Markup("").join(
+            self._piece(piece, entry)
+            for piece, entry in split_at_terms(text, state=state, names=() if state else self._names)
+        )
 
     def _piece(self, text: str, entry: Entry | None) -> Markup:
         if entry is None or entry in self._here:
@@ -85,7 +89,7 @@ def make_page(document: doc.Document, *, style: str = "", script: str = "", data
         The page.
     """
     anchors: dict[str, str] = defaultdict(map("r{}".format, count()).__next__)
-    explained = Explained()
+    explained = Explained(document.names)
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
