@@ -30,6 +30,12 @@ class CustomLoss(Task):
                 f"task {self.name!r} returned {found} for {len(expected)} examples: "
                 "return one loss an example, shape (n,), as reduction='none' gives."
             )
+        if not bool(value.isfinite().all()):
+            odd = int((~value.isfinite()).sum())
+            raise ConfigError(
+                f"task {self.name!r} returned NaN or an infinite number for {odd} of {len(expected)} examples, expected "
+                "finite losses: leave out what has none, or clamp it."
+            )
         return value.double()
 
     def metric(self, expected: Tensor, targets: Tensor) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache, wraps
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -51,10 +53,17 @@ def _guard(task: str, method: str, function: Callable[..., Any]) -> Callable[...
         except Exception as e:
             raise ConfigError(f"task {task!r} failed in `{method}`: {one_line(e)}.") from e
         if fault:
-            raise ConfigError(f"task {task!r} {fault}")
+            place = _place_of(function)
+            raise ConfigError(f"task {task!r}{f' ({place})' if place else ''} {fault}")
         return answer
 
     return call
+
+
+def _place_of(function: Callable[..., Any]) -> str:
+    """Where the method begins, as FILE:LINE; nothing where it has no text."""
+    code = getattr(function, "__code__", None)
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}" if code is not None else ""
 
 
 def _check_names(answer: Any, *_: Any) -> str:
@@ -80,11 +89,52 @@ def _check_metric(answer: Any, task: Task, *_: Any) -> str:
 
 def _check_bounds(method: str, values: list[float], bounds: Bounds) -> str:
     """What a report could not be read back with; rounding apart."""
+    if not all(map(math.isfinite, values)):
+        return _not_finite(method)
     odd = next((v for v in values if v < bounds.low - _ROUNDING or v > bounds.high + _ROUNDING), None)
     if odd is None:
         return ""
     return f"gave {odd:g} in `{method}`, but its {method}_bounds are {bounds.low:g} to {bounds.high:g}: mend either of them."
 
 
+def _check_prior(answer: Any, _: Task, targets: Tensor, width: int, *__: Any) -> str:
+    if not isinstance(answer, Tensor) or answer.shape != (1, width):
+        found = f"a tensor {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        return f"gave {found} as `prior` of {len(targets)} examples, expected (1, {width}), one constant expectation."
+    return "" if bool(answer.isfinite().all()) else _not_finite("prior")
+
+
+def _check_expected(answer: Any, _: Task, outputs: Tensor, *__: Any) -> str:
+    if not isinstance(answer, Tensor) or answer.shape[:1] != outputs.shape[:1]:
+        found = f"a tensor {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        return f"gave {found} as `expect` of {len(outputs)} examples, expected a tensor with as many rows."
+    return "" if bool(answer.isfinite().all()) or not bool(outputs.isfinite().all()) else _not_finite("expect")
+
+
+def _check_training_loss(answer: Any, *_: Any) -> str:
+    if not isinstance(answer, Tensor) or answer.numel() != 1:
+        found = f"a tensor {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        return f"gave {found} as `training_loss`, expected one number with gradient: the mean over the batch."
+    return ""  # training itself goes back from a loss that is not finite
+
+
+def _check_readout(answer: Any, *_: Any) -> str:
+    parts = [getattr(answer, part, None) for part in ("weight", "bias")]
+    fine = all(bool(part.isfinite().all()) for part in parts if isinstance(part, Tensor))
+    return "" if fine else _not_finite("fit_linear")
+
+
+def _not_finite(method: str) -> str:
+    return f"gave NaN or an infinite number in `{method}`, expected finite ones: leave out what has none, or clamp it."
+
+
 _ROUNDING = 1e-6
-_CHECKS: dict[str, Callable[..., str]] = {"create": _check_names, "loss": _check_losses, "metric": _check_metric}
+_CHECKS: dict[str, Callable[..., str]] = {
+    "create": _check_names,
+    "loss": _check_losses,
+    "metric": _check_metric,
+    "prior": _check_prior,
+    "expect": _check_expected,
+    "training_loss": _check_training_loss,
+    "fit_linear": _check_readout,
+}

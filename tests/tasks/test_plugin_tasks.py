@@ -110,6 +110,35 @@ def test_lists_have_it_among_the_others(tmp_path: Path) -> None:
     assert "contrastive" not in labelled
 
 
+NO_NUMBERS = """
+from torch import nan, ones, zeros
+from collapsekit.stats.linear import Linear
+
+class Nothing(Absolute):
+    def prior(self, targets, width): return ones(1, width) * nan if width == 1 else ones(width)
+    def expect(self, outputs): return outputs.reshape(len(outputs), -1) * nan if len(outputs) > 1 else ones(7)
+    def training_loss(self, outputs, targets): return outputs - targets
+    def fit_linear(self, x, targets, width, l2): return Linear(zeros(1, 1), ones(1) * nan, zeros(1), ones(1))
+
+task("nothing", summary="s")(Nothing)
+"""
+
+
+def test_what_is_no_number_or_has_another_shape_names_the_method_and_its_place(tmp_path: Path) -> None:
+    registry.load_plugin_file(plugin(tmp_path, "absolute9", TASK + NO_NUMBERS))
+    made, x = of("nothing"), torch.zeros(3, 1)
+    for call, says in (
+        (lambda: made.prior(x, 1), "gave NaN or an infinite number in `prior`"),
+        (lambda: made.prior(x, 2), r"gave a tensor \(2,\) as `prior` of 3 examples, expected \(1, 2\)"),
+        (lambda: made.expect(x), "gave NaN or an infinite number in `expect`"),
+        (lambda: made.expect(x[:1]), r"gave a tensor \(7,\) as `expect` of 1 examples"),
+        (lambda: made.training_loss(x, x), r"gave a tensor \(3, 1\) as `training_loss`, expected one number"),
+        (lambda: made.fit_linear(x, x, 1, 0.1), "gave NaN or an infinite number in `fit_linear`"),
+    ):
+        with pytest.raises(ConfigError, match=rf"task 'nothing' \(absolute9_plugin\.py:\d+\) {says}"):
+            call()
+
+
 def test_an_error_of_its_own_code_is_a_sentence(tmp_path: Path) -> None:
     registry.load_plugin_file(
         plugin(tmp_path, "absolute5", TASK.replace("(expected - targets).abs()", "expected.no()"))
@@ -147,14 +176,16 @@ def test_an_error_of_its_own_code_is_a_sentence(tmp_path: Path) -> None:
             '"explained"\n    metric_bounds = Bounds(-2, -1)',
             r"gave \S+ in `metric`, but its metric_bounds are -2 to -1",
         ),
+        ("return 1 - float(", "return float('nan') * float(", "gave NaN or an infinite number in `metric`"),
+        (".abs().mean(1)\n", ".abs().mean(1) / 0\n", "gave NaN or an infinite number in `loss`"),
     ],
-    ids=["no name", "one loss", "no float", "loss beyond", "metric beyond"],
+    ids=["no name", "one loss", "no float", "loss beyond", "metric beyond", "metric of NaN", "infinite loss"],
 )
 def test_what_a_task_gives_is_checked(found: str, instead: str, says: str, tmp_path: Path) -> None:
     assert found in TASK
     text = TASK.replace(found, instead).replace("import DataError", "import Bounds, DataError")
     problem = regression(tmp_path, task="absolute8")
-    with pytest.raises(ConfigError, match=f"task 'absolute8' {says}"):
+    with pytest.raises(ConfigError, match=rf"task 'absolute8' (\(\S+\.py:\d+\) )?{says}"):
         problem.diagnose(plugins=[plugin(tmp_path, "absolute8", text)], probes=["reliance"])
 
 
