@@ -357,3 +357,39 @@ def test_where_one_fails_alone_in_the_middle_all_end(folder: Path, diagnosed: Di
     assert all(code != 0 for code, _, _ in found), found
     assert "no kernel for it" in found[1][2]
     assert not (tmp_path / "report").exists()
+
+
+ENDING = """import os, signal
+from collapsekit.ext import Measure, declare, probe
+
+ENDED = declare(Measure("zz_ends.count", definition="d", source="s"))
+
+@probe("zz_ends", summary="s", definition="d", source="s", cannot="c")
+def run(session):
+    if os.environ.get("ENDS"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield ENDED.result(1.0)
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_resume_what_several_left(folder: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
+    plugin = tmp_path / "ending.py"
+    plugin.write_text(ENDING)
+    args = ("-p", "spectrum", "-p", "vif", "-p", "zz_ends", "--plugin", str(plugin), "-f", "json")
+    whole = diagnosed(folder, 2, tmp_path / "whole", *args)
+    assert [code for code, _, _ in whole] == [0, 0], whole
+    ended = diagnosed(folder, 2, tmp_path / "again", *args, ENDS="1")
+    assert all(code != 0 for code, _, _ in ended)
+    assert not (tmp_path / "again" / "report" / "report.json").exists()
+    left = {p.name for p in (tmp_path / "again" / "report" / "unfinished").iterdir()}
+    assert {"spectrum", "vif"} <= {name.partition(".")[0] for name in left}
+    resumed = diagnosed(folder, 2, tmp_path / "again", *args, "--resume")
+    assert [code for code, _, _ in resumed] == [0, 0], resumed
+    assert "not taken up" not in resumed[0][2]
+    assert "measured again" not in resumed[0][2]
+    for name in ("report.json", "records.safetensors"):
+        assert (tmp_path / "again" / "report" / name).read_bytes() == (
+            tmp_path / "whole" / "report" / name
+        ).read_bytes()
+    assert not (tmp_path / "again" / "report" / "unfinished").exists()
