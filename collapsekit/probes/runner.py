@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -152,7 +153,8 @@ def _skipped(spec: ProbeSpec, reason: str, error: str | None = None) -> Result:
 
 def _failed(spec: ProbeSpec, error: Exception) -> Result:
     """What stands in the report: kind and place, and not what the error says, which may differ from run to run."""
-    where = f"{type(error).__name__}{_at(spec, error).replace(' at ', ' in ', 1)}"
+    place = re.sub(r":(\d+)$", r" line \1", _at(spec, error))  # as earlier reports have it
+    where = f"{type(error).__name__}{place.replace(' at ', ' in ', 1)}"
     whose = "a fault of collapsekit" if is_ours(spec) else "an error in it"
     return _skipped(spec, f"{whose} ended the probe", where)
 
