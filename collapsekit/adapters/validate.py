@@ -141,6 +141,7 @@ def validate_model(
     finally:
         adapter.unsteady = state.changed
         adapter.unsteady.put_back()
+        del state  # a copy of all weights, which would lie beside those of a second build
     finite_pass(result, split, examples, partial(missing_note, adapter, batch))
     run = _Repeated(adapter, batch, seed)
     if drawn and adapter.config.model.samples > 1:
