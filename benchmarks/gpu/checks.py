@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -341,7 +341,15 @@ def run_check(check: Check, device: str, folder: Path, tolerance: float) -> Outc
     return compare(check, here, there, tolerance)
 
 
-def named(checks: list[Check], names: list[str]) -> list[Check]:
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Part = TypeVar("Part", bound=_Named)
+
+
+def named(checks: list[Part], names: list[str]) -> list[Part]:
     """Those whose names hold one of ``names``; all where there are none."""
     return [c for c in checks if not names or any(n in c.name for n in names)]
 

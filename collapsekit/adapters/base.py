@@ -31,6 +31,7 @@ from collapsekit.config.schema import Config
 from collapsekit.data.base import Batch, Source
 from collapsekit.data.factory import make_source
 from collapsekit.errors import ConfigError
+from collapsekit.io.transfer import to_cpu
 from collapsekit.tasks.base import Task
 from collapsekit.tasks.make import further_tasks, task_of
 
@@ -52,6 +53,14 @@ class Prediction:
     fused: Tensor
     outputs: Tensor
 
+    def on_cpu(self) -> Prediction:
+        """Return the same on the CPU, by one copy."""
+        return Prediction(*to_cpu((self.fused, self.outputs)))
+
+    def single(self) -> Prediction:
+        """Return the same in float32."""
+        return Prediction(self.fused.float(), self.outputs.float())
+
 
 @dataclass(frozen=True)
 class ForwardPass:
@@ -60,6 +69,14 @@ class ForwardPass:
     recorded: dict[str, Activations]
     pooled: dict[str, Tensor]  # per modality, (n, d)
     prediction: Prediction
+
+    def on_cpu(self) -> ForwardPass:
+        """Return the same on the CPU, by one copy."""
+        said = self.prediction
+        parts = [t for r in self.recorded.values() for t in r]
+        found = iter(to_cpu((*parts, *self.pooled.values(), said.fused, said.outputs)))
+        recorded = {m: tuple(next(found) for _ in r) for m, r in self.recorded.items()}
+        return ForwardPass(recorded, {m: next(found) for m in self.pooled}, Prediction(*found))
 
 
 Change = Callable[[Tensor], Tensor]  # what an encoder gave, first axis the example, to something of the same shape
@@ -209,7 +226,9 @@ class Adapter(BatchKeys, ABC):
     def note_written(self, inputs: Batch, given: Batch) -> None:
         """Note after the first forward which inputs hold something else in ``given``, the copies it was run on."""
         if self.written is None:
-            self.written = frozenset(k for k, v in inputs.items() if not same_bits(v, given[k]))
+            found = to_cpu([*inputs.values(), *(given[k] for k in inputs)])
+            pairs = zip(inputs, found, found[len(inputs) :], strict=False)
+            self.written = frozenset(k for k, before, now in pairs if not same_bits(before, now))
 
     def insert(self, structure: Sequence[Mapping[str, Any]]) -> None:
         """Put a repair's modules into the model (collapsekit.adapters.inserts), and let the config say so; of a kind

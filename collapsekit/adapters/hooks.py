@@ -15,6 +15,7 @@ from collapsekit.adapters.inserts import WithEvidence
 from collapsekit.adapters.pytree import Tree, flatten, rebuild
 from collapsekit.adapters.recording.shared import answer_calls
 from collapsekit.errors import ConfigError, did_you_mean
+from collapsekit.io.transfer import to_device
 
 MOST = 6  # shapes in a message
 Attribute = tuple[str, str]  # path below the tapped module, attribute name
@@ -169,7 +170,10 @@ class Tap:
         shape = self._known_shape()
         # Copies: the model may write into them, which a leaf with gradient and our records do not bear.
         moving = iter(
-            [t.to(device) if isinstance(recorded, OwnedActivations) else t.to(device).clone() for t in recorded]
+            [
+                to_device(t, device) if isinstance(recorded, OwnedActivations) else to_device(t, device).clone()
+                for t in recorded
+            ]
         )
         value = rebuild(
             shape.tree,

@@ -85,6 +85,15 @@ class BasisHead(nn.Module):
             for first, _, last in (self.h, self.back):
                 _pass_on(first, last, features)
         self.register_buffer("order", torch.arange(len(self.others)))
+        self._read: tuple[Tensor, int, list[int]] | None = None  # ``order``, at which version, and what it says
+
+    def choices(self) -> list[int]:
+        """Return numbers of ``others``, the first choice first; the buffer is read where it is another or was changed."""
+        version = -1 if self.order.is_inference() else self.order._version  # those do not count their changes
+        if self._read is None or version < 0 or self._read[0] is not self.order or self._read[1] != version:
+            said = self.order.clamp(0, len(self.others) - 1).tolist()  # a file may hold anything
+            self._read = self.order, version, said
+        return self._read[2]
 
     def forward(self, z: Tensor) -> Tensor:
         """Map features ``z`` (n, ..., d) into the latent space and back, (n, ..., d)."""
@@ -629,7 +638,7 @@ def stand_in(post: WrappedEncoder, latents: Mapping[str, Tensor], absent: Mappin
     assert isinstance(basis, BasisHead)
     out = own = latents[name]
     left = absent[name].to(own.device)
-    for number in basis.order.clamp(0, len(basis.others) - 1).tolist():  # a file may hold anything
+    for number in basis.choices():
         other = basis.others[number]
         if other not in latents:  # its encoder was not run
             continue

@@ -15,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from collapsekit.adapters.inserts import WrappedEncoder, channel_axis
 from collapsekit.config.schema import Pool
 from collapsekit.errors import ConfigError
+from collapsekit.io.transfer import to_device
 
 Channels = Literal["first", "last"] | None
 PoolWay = tuple[Pool, Channels]
@@ -216,7 +217,7 @@ def shifted_features(x: Tensor, shift: Tensor, how: Pool = "auto", channels: Cha
 def _keep(tokens: Tensor, mask: Tensor | None, what: str) -> Tensor:
     if mask is None:
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-    flat = mask.reshape(len(mask), -1).to(tokens.device) > 0
+    flat = to_device(mask.reshape(len(mask), -1), tokens.device) > 0
     if flat.shape != tokens.shape[:2]:
         raise ConfigError(
             f"the mask of {what} has shape {tuple(mask.shape)}, its tokens {tuple(tokens.shape)}: "

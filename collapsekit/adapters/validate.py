@@ -136,11 +136,12 @@ def validate_model(
     try:
         seed_everything(seed)
         before = random_states()
-        result = adapter.run(batch)
+        result = adapter.run(batch).on_cpu()
         drawn = before != random_states()
     finally:
         adapter.unsteady = state.changed
         adapter.unsteady.put_back()
+        del state  # a copy of all weights, which would lie beside those of a second build
     finite_pass(result, split, examples, partial(missing_note, adapter, batch))
     run = _Repeated(adapter, batch, seed)
     if drawn and adapter.config.model.samples > 1:
@@ -200,7 +201,7 @@ class _Repeated:
 
     def run(self, batch: Batch | None = None, seed: int | None = None) -> ForwardPass:
         seed_everything(self.seed if seed is None else seed)
-        return self.adapter.run(self.batch if batch is None else batch)
+        return self.adapter.run(self.batch if batch is None else batch).on_cpu()
 
     def same_under_another_seed(self, result: ForwardPass) -> None:
         """A model that drew random numbers must answer the same under another seed."""
@@ -223,7 +224,7 @@ class _Repeated:
         """Whether replaying the recordings, rows reversed, gives the model's own outputs, rows reversed."""
         seed_everything(self.seed)
         flipped = {m: tuple(t.flip(0) for t in r) for m, r in result.recorded.items()}
-        again = self.adapter.rerun(flipped, {k: v.flip(0) for k, v in self.batch.items()})
+        again = self.adapter.rerun(flipped, {k: v.flip(0) for k, v in self.batch.items()}).on_cpu()
         tolerance = max(1e-3, SEEDS_APART * self.noise)
         return _close(again.outputs, result.prediction.outputs.flip(0), tolerance) and _close(
             again.fused, result.prediction.fused.flip(0), tolerance
@@ -345,11 +346,9 @@ def _numbers(model: nn.Module) -> dict[str, Any]:
 
 
 def _taken(result: ForwardPass, rows: Tensor) -> ForwardPass:
-    def of(x: Tensor) -> Tensor:
-        return x[rows.to(x.device)]
-
     said = result.prediction
-    return ForwardPass({}, {m: of(x) for m, x in result.pooled.items()}, Prediction(of(said.fused), of(said.outputs)))
+    pooled = {m: x[rows] for m, x in result.pooled.items()}
+    return ForwardPass({}, pooled, Prediction(said.fused[rows], said.outputs[rows]))
 
 
 def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: ForwardPass, seed: int) -> bool:
@@ -362,8 +361,8 @@ def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: ForwardPass, seed
         return False
     theirs = unregistered(twin.model)
     seed_everything(seed)
-    other = twin.run(batch)
-    if _close(other.prediction.outputs, result.prediction.outputs):
+    other = twin.run(batch).prediction.on_cpu()
+    if _close(other.outputs, result.prediction.outputs):
         return True
     hidden = disagreeing(unregistered(adapter.model), theirs)
     where = f" ({', '.join(hidden)} differ and are not in its state_dict)" if hidden else ""

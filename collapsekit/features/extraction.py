@@ -228,7 +228,7 @@ class Extraction:
         with torch.no_grad(), threads_for(self._operations):
             seed_everything(self.reader.seed)
             answer = self.adapter.rerun(recorded, batch)
-        return Prediction(answer.fused.float().cpu(), answer.outputs.float().cpu())
+        return answer.on_cpu().single()
 
     @property
     def _operations(self) -> float:
@@ -251,8 +251,10 @@ class Extraction:
             else:
                 seed_everything(seed)
                 result = self.adapter.run(batch)
+        result = result.on_cpu()
+        result = replace(result, prediction=result.prediction.single())
         finite_pass(result, examples.split, order, partial(missing_note, self.adapter, batch))
-        return _to_cpu(result)
+        return result
 
     def _recorded(self, kept: _Kept, modality: str, columns: Batch) -> Activations:
         """What was recorded of a modality; of one that is recorded at the input, the very tensors that were read."""
@@ -372,11 +374,3 @@ def _units(inputs: Batch, key: str | None, split: str) -> Tensor | None:
             f"every example of split {split!r} has the same {key!r}: intervals over groups need at least 2."
         )
     return units[:, 0]
-
-
-def _to_cpu(result: ForwardPass) -> ForwardPass:
-    return ForwardPass(
-        {m: tuple(t.cpu() for t in r) for m, r in result.recorded.items()},
-        {m: t.cpu() for m, t in result.pooled.items()},
-        Prediction(result.prediction.fused.float().cpu(), result.prediction.outputs.float().cpu()),
-    )

@@ -102,4 +102,4 @@ def _moves(before: list[Tensor], after: list[Tensor]) -> bool:
 def _channels_moved(before: Tensor, after: Tensor, axis: int) -> Tensor:
     """Which inputs of a layer are not what they were, bool (d,)."""
     changed = (before != after).movedim(axis, -1)
-    return changed.reshape(-1, changed.shape[-1]).any(0).cpu()
+    return changed.reshape(-1, changed.shape[-1]).any(0)

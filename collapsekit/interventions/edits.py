@@ -163,10 +163,10 @@ def _unread(adapter: Adapter, features: Features) -> frozenset[str]:
         features.facts.tried += 1
         try:
             with torch.no_grad():
-                said = adapter.rerun(recorded, {k: changed.get(k, v.clone()) for k, v in few.items()})
+                said = adapter.rerun(recorded, {k: changed.get(k, v.clone()) for k, v in few.items()}).on_cpu().single()
         except Exception:  # noqa: BLE001 - a model that cannot take it reads it
             return None
-        return said.fused.float().cpu().numpy().tobytes(), said.outputs.float().cpu().numpy().tobytes()
+        return said.fused.numpy().tobytes(), said.outputs.numpy().tobytes()
 
     def idle(keys: Collection[str]) -> bool:
         others = [dict(zip(keys, each, strict=True)) for each in zip(*(_others(few[k]) for k in keys), strict=True)]

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
 from collapsekit.interventions.marginal import marginal_samples
+from collapsekit.io.transfer import to_cpu, to_device
 from collapsekit.stats.checks import doubled
-from collapsekit.stats.linalg.gradients import outer_product_sum
+from collapsekit.stats.linalg.gradients import OuterProductSum
 
 KEEP = 2**28  # bytes of per-group gradients that are kept rather than computed again
 SCOUT = 16  # examples on which layers are found
@@ -38,6 +39,12 @@ class FusionLayer:
     reason: str
     drive: Tensor  # (modalities, inputs of the layer)
     backwards: int = 0  # passes back through a few examples that it took to find it
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """The layer's weights (o, d), float64, on the CPU; there has to be a layer."""
+        assert self.layer is not None
+        return self.layer.weight.detach().cpu().double()
 
 
 @contextlib.contextmanager
@@ -89,7 +96,7 @@ def loss_of(adapter: Adapter, features: Features, rows: Tensor, swap: Mapping[st
         A scalar with gradient, in the unit of the task's loss.
     """
     outputs = doubled(outputs_of(adapter, features, rows, swap))
-    return adapter.task.training_loss(outputs, features.targets[rows].to(outputs.device)) * len(rows)
+    return adapter.task.training_loss(outputs, to_device(features.targets[rows], outputs.device)) * len(rows)
 
 
 def gradients(of: Tensor, by: Sequence[Tensor], **kwargs: Any) -> tuple[Tensor | None, ...]:
@@ -132,12 +139,13 @@ def entering(
         modules: to listen to, by name.
 
     Returns:
-        By name, for modules that are called, copies of the floating tensors that enter, of any shape, in order.
+        By name, for modules that are called, copies of the floating tensors that enter, of any shape, in order, on the CPU.
     """
     heard: Heard = {}
     with _listening(modules, heard), torch.no_grad():
         outputs_of(adapter, features, rows, swap)
-    return {name: [t for given, _ in calls for t in given] for name, calls in heard.items()}
+    found = iter(to_cpu(t for calls in heard.values() for given, _ in calls for t in given))
+    return {name: [next(found) for given, _ in calls for _ in given] for name, calls in heard.items()}
 
 
 def find_site(adapter: Adapter, features: Features, seed: int) -> FusionLayer:
@@ -207,7 +215,7 @@ def _drive(adapter: Adapter, features: Features, name: str, layer: nn.Linear, ot
     out = []
     for m in features.modalities:
         change = doubled(enter(swap={m: other[rows]})[name][0]) - before
-        out.append(change.square().reshape(-1, change.shape[-1]).mean(0).cpu())
+        out.append(change.square().reshape(-1, change.shape[-1]).mean(0))
     return torch.stack(out)
 
 
@@ -259,7 +267,8 @@ def loss_gradient(
 def _flat(found: Sequence[Tensor | None], weights: Sequence[nn.Parameter]) -> Tensor:
     """Gradients side by side, float64; zeros where one does not reach."""
     both = zip(found, weights, strict=True)
-    return torch.cat([(torch.zeros_like(w) if g is None else g).detach().cpu().double().reshape(-1) for g, w in both])
+    flat = to_cpu((torch.zeros_like(w) if g is None else g).reshape(-1) for g, w in both)
+    return torch.cat([part.double() for part in flat])
 
 
 def outer_products(
@@ -290,8 +299,7 @@ def outer_products(
         float64 (r, r), in ``basis``.
     """
     assert site.layer is not None
-    weight = site.layer.weight.detach().cpu().double()
-    total = weight.new_zeros(len(weight), len(weight))
+    total = OuterProductSum(len(site.matrix))
     generator = torch.Generator().manual_seed(seed + group)
     left: list[Tensor] = []
 
@@ -310,12 +318,12 @@ def outer_products(
             for way in ways:
                 (g,) = gradients(y, [left[-1]], grad_outputs=way.to(y), retain_graph=True)
                 if g is not None:
-                    total += outer_product_sum(g).cpu()
+                    total.add(g)
             left.clear()
     finally:
         handle.remove()
-    read = weight @ basis
-    return read.T @ total @ read
+    read = site.matrix @ basis
+    return read.T @ total.finish() @ read
 
 
 def _ways(outputs: Tensor, projections: int, generator: torch.Generator) -> Iterator[Tensor]:

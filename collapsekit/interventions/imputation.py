@@ -15,6 +15,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.batching import chunk_of
 from collapsekit.features.features import Features
 from collapsekit.interventions.edits import unread_inputs
+from collapsekit.io.transfer import named_to_cpu, to_device
 from collapsekit.stats.missing import nearest
 
 FLOATING = "floating tensors only: masks and whole numbers stay"
@@ -247,7 +248,7 @@ def substitute_latents(adapter: Adapter, features: Features, absent: Tensor) -> 
     for m in features.modalities:
         like, parts = adapter.features_of(m, features.recorded[m]), []
         for rows in torch.arange(len(features)).split(chunk_of(features)):
-            here = {o: g[rows].to(adapter.device) for o, g in latents.items()}
+            here = {o: to_device(g[rows], adapter.device) for o, g in latents.items()}
             latent = stand_in(posts[m], here, {o: mask[rows] for o, mask in masks.items()})
             with torch.no_grad():
                 parts.append(posts[m].laid_out(posts[m].insert.back(latent), like[rows]).cpu())  # type: ignore[operator]
@@ -261,6 +262,7 @@ def _latents(adapter: Adapter, features: Features) -> dict[str, Tensor]:
     for rows in torch.arange(len(features)).split(chunk_of(features)):
         with torch.no_grad(), capture_latents(adapter.model) as heard:
             adapter.run({k: v[rows] for k, v in features.inputs.items()})
+        found = named_to_cpu({m: heard[m] for m in parts})
         for m, held in parts.items():
-            held.append(heard[m].cpu())
+            held.append(found[m])
     return {m: torch.cat(held) for m, held in parts.items()}

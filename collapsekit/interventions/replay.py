@@ -107,8 +107,8 @@ def _answers(
         with torch.no_grad(), threads_for(size * a_row), preserve_rng_state():
             recorded, inputs = gather_edits(adapter, features, index, pieces)
             seed_everything(seed)  # a model that is random in eval mode still answers the same question the same way
-            result = adapter.rerun(recorded, inputs)
-        return result.fused.float().cpu(), result.outputs.float().cpu(), [(p.start, p.stop) for p in pieces]
+            result = adapter.rerun(recorded, inputs).on_cpu().single()
+        return result.fused, result.outputs, [(p.start, p.stop) for p in pieces]
 
     fused: list[Tensor] = []
     outputs: list[Tensor] = []

@@ -14,6 +14,7 @@ from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.data.base import Batch
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features, scaled
+from collapsekit.io.transfer import to_device
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.stats.threads import threads_for
 from collapsekit.tasks.base import Task
@@ -125,7 +126,7 @@ def fit(
                 if len(rows) < 2:  # a batch norm cannot take one example
                     continue
                 out = outputs(at.train, rows)
-                loss = task.training_loss(out, at.train.targets[rows].to(out.device))
+                loss = task.training_loss(out, to_device(at.train.targets[rows], out.device))
                 optimizer.zero_grad()
                 torch.autograd.backward([loss], inputs=list(parameters))
                 optimizer.step()

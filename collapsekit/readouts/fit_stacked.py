@@ -22,6 +22,7 @@ from collapsekit.context import Progress
 from collapsekit.data.base import Batch
 from collapsekit.features.batching import shared_rows
 from collapsekit.features.features import scaled
+from collapsekit.io.transfer import to_device
 from collapsekit.readouts.fit import (
     BATCH,
     MIN_IMPROVEMENT,
@@ -204,7 +205,7 @@ class _Stack:
             return out
 
         # Once for all settings; their factors lie on the device as well.
-        recorded = {m: tuple(t.to(self.twin.device) for t in r) for m, r in recorded.items()}
+        recorded = {m: tuple(to_device(t, self.twin.device) for t in r) for m, r in recorded.items()}
         # "same": a dropout mask is drawn once for all settings, as each would draw it after the same seed.
         given = {k: self._turned(k, t) for k, t in self.tensors.items()}
         found: Tensor = vmap(one, randomness="same")(given, self.factors[self.active])
@@ -242,7 +243,7 @@ class _Stack:
                 if len(rows) < 2:  # a batch norm cannot take one example
                     continue
                 out = self.outputs(*rows_of(self.at.train, rows, full=True))
-                loss = self._training_loss(out, self.at.train.targets[rows].to(out.device))
+                loss = self._training_loss(out, to_device(self.at.train.targets[rows], out.device))
                 self.optimizer.zero_grad()
                 torch.autograd.backward([loss], inputs=self.leaves)
                 self.optimizer.step()

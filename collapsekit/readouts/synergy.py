@@ -16,6 +16,7 @@ from collapsekit.context import Progress
 from collapsekit.distributed.process_group import current
 from collapsekit.features.content_seeds import modality_seeds
 from collapsekit.features.features import Features
+from collapsekit.io.transfer import named_to_cpu, to_device
 from collapsekit.readouts.fit import BATCH, Recipe, fit, in_full, reached, rows_of
 from collapsekit.readouts.linear import FitSplit, make_split
 from collapsekit.readouts.raw import RawModality
@@ -169,15 +170,15 @@ class JointReadouts:
         def outputs(f: Features, rows: Tensor) -> Tensor:
             x = live(f, rows)
             added: Tensor = net(*(x[m] for m in self.order))
-            return before[f.split][rows].to(added.device) + added
+            return to_device(before[f.split][rows], added.device) + added
 
         whole = nn.ModuleList([twin.model, net])
         fitted = fit(whole, [*trained.values(), *net.parameters()], outputs, at, self.adapter.task, recipe)
         x: dict[str, dict[str, Tensor]] = {}
         with torch.no_grad():
             for split, f in self._splits().items():
-                parts = [live(f, rows) for rows in torch.arange(len(f)).split(512)]
-                x[split] = {m: torch.cat([p[m].cpu() for p in parts]) for m in self.order}
+                parts = [named_to_cpu(live(f, rows)) for rows in torch.arange(len(f)).split(512)]
+                x[split] = {m: torch.cat([p[m] for p in parts]) for m in self.order}
         return self._give(net.cpu(), x, fitted.loss, f"on encoders trained along (start {plan.start})")
 
     def on_raw(self, offset: Offset) -> Synergy | None:

@@ -22,6 +22,7 @@ from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
+from collapsekit.io.transfer import named_to_cpu
 from collapsekit.readouts.cache import baseline_key, load_baseline, store_baseline
 from collapsekit.readouts.choosing import FeatureSet, choose_features
 from collapsekit.readouts.fit import BATCH, PATIENCE, Recipe, fit, in_full, reached, rows_of
@@ -283,7 +284,7 @@ class _EncoderFit:
             self.initial.task,
             Recipe(rate=rate, epochs=epochs, seed=self.seed),
         )
-        state = {k: v.cpu().clone() for k, v in self.state(trained).items()}
+        state = {k: v.clone() for k, v in named_to_cpu(self.state(trained)).items()}
         model.load_state_dict(begin)
         return state, {"rate": rate, "epochs": fitted.epochs, "loss": fitted.loss}
 
@@ -342,7 +343,7 @@ def _trained_sets(job: _EncoderFit, splits: Sequence[Features]) -> list[FeatureS
                 x, inputs = job.unpooled(f, rows)
                 shape = " x ".join(map(str, x.shape[1:])) or "1"
                 ways = job.ways(x, inputs)
-                parts.append({k: pooled_by(initial, m, way, x, inputs).cpu() for k, way in ways.items()})
+                parts.append(named_to_cpu({k: pooled_by(initial, m, way, x, inputs) for k, way in ways.items()}))
             tables[f.split] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     names = next(iter(tables.values()))
     sets = [

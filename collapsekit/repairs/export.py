@@ -13,6 +13,7 @@ from collapsekit.checkpoint.read import read_checkpoint
 from collapsekit.config.values import check_path, kind_name
 from collapsekit.errors import ConfigError
 from collapsekit.io.files import write_atomic
+from collapsekit.io.transfer import named_to_cpu
 from collapsekit.report.repair import FILE, WEIGHTS, structure_of
 
 
@@ -26,7 +27,7 @@ def export_weights(model: nn.Module, folder: Path) -> Path:
             f"the model's state_dict holds {odd[0]!r}, which is no tensor and cannot be exported: keep it out of "
             "get_extra_state."
         )
-    plain = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    plain = {k: v.contiguous().clone() for k, v in named_to_cpu(state).items()}
     # One entry only: safetensors writes several in any order, and the same repair gives the same bytes.
     return write_atomic(folder / WEIGHTS, save(plain, {"format": "pt"}))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from collapsekit.adapters.base import Adapter
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.io.hub import name_of
+from collapsekit.io.transfer import stream_to_cpu
 from collapsekit.report.diagnosis import ReportWarning, Subject
 from collapsekit.session.session import Session
 from collapsekit.user_code.process_state import model_settings
@@ -44,10 +45,9 @@ def process_warnings() -> tuple[ReportWarning, ...]:
 def weights_by_name(adapter: Adapter) -> dict[str, str]:
     """Compute the SHA-256 of each of the model's weights and buffers, as they are now."""
     found = {}
-    for name, value in adapter.model.state_dict().items():
-        if isinstance(value, Tensor):
-            kind = f"{value.dtype} {tuple(value.shape)}".encode()
-            found[name] = hashlib.sha256(kind + _bytes(value)).hexdigest()
+    for name, value in _weights(adapter):
+        kind = f"{value.dtype} {tuple(value.shape)}".encode()
+        found[name] = hashlib.sha256(kind + _bytes(value)).hexdigest()
     return found
 
 
@@ -57,16 +57,21 @@ def changed_weights(before: Mapping[str, str], after: Mapping[str, str]) -> froz
 
 
 def _bytes(value: Tensor) -> bytes:
-    return value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+    return value.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _weights(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+    """Weights and buffers by name, on the CPU a few at a time."""
+    state = {k: v for k, v in adapter.model.state_dict().items() if isinstance(v, Tensor)}
+    return zip(state, stream_to_cpu(state.values()), strict=True)
 
 
 def weights_digest(adapter: Adapter) -> str:
     """Compute the SHA-256 over names and values of the model's weights and buffers, as they are now."""
     digest = hashlib.sha256()
-    for name, value in adapter.model.state_dict().items():
-        if isinstance(value, Tensor):
-            digest.update(name.encode())
-            digest.update(_bytes(value))
+    for name, value in _weights(adapter):
+        digest.update(name.encode())
+        digest.update(_bytes(value))
     return digest.hexdigest()
 
 

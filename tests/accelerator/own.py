@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 import collapsekit
 from benchmarks.gpu.checks import project
+from collapsekit.io import transfer
+from collapsekit.io.transfer import to_cpu
 from collapsekit.probes.neurons import gradient_rank
-from tests.accelerator.standin import COUNTED, DOWN, NAME, UP, WAITS, without_doubles
+from tests.accelerator.standin import COUNTED, DOWN, HELD_UP, NAME, UP, WAITS, without_doubles
 
 
 def refuses(_folder: Path) -> None:
@@ -78,15 +80,36 @@ def counts(_folder: Path) -> None:
     COUNTED.clear()
     x = torch.randn(4, 3).to(NAME)
     x.to(NAME)
-    assert COUNTED == {UP: 1}
+    assert COUNTED == {UP: 1, HELD_UP: 1}
+    torch.zeros(2).to(NAME, non_blocking=True)
+    assert COUNTED == {UP: 2, HELD_UP: 1}
     x.cpu()
     torch.empty(4, 3).copy_(x)
     x.copy_(torch.zeros(4, 3))
-    assert COUNTED == {UP: 2, DOWN: 2}
+    assert COUNTED == {UP: 3, HELD_UP: 2, DOWN: 2}
     float(x.sum())
     x.tolist()
     bool((x > 0).any())
-    assert COUNTED == {UP: 2, DOWN: 2, WAITS: 3}
+    torch.equal(x, x)
+    x[x > 0]
+    assert COUNTED == {UP: 3, HELD_UP: 2, DOWN: 2, WAITS: 5}
+
+
+def packs(_folder: Path) -> None:
+    """Tensors of several kinds come back as they are, by one copy a pack."""
+    here = [torch.randn(3, 5), torch.arange(7), torch.tensor([True, False, True]), torch.zeros(0, 4), torch.tensor(1.5)]
+    here += [torch.randn(2, 3).bfloat16(), torch.randn(4, 6).double().T]
+    there = [*(x.to(NAME) for x in here), here[0]]
+    COUNTED.clear()
+    found = to_cpu(there)
+    assert COUNTED == {DOWN: 1}
+    for a, b in zip([*here, here[0]], found, strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert torch.equal(a, b)
+    large = [torch.zeros(transfer.PACK // 8).to(NAME) for _ in range(4)]
+    COUNTED.clear()
+    assert len(list(transfer.stream_to_cpu(large))) == 4
+    assert COUNTED == {DOWN: 2}
 
 
 def draws(_folder: Path) -> None:
@@ -125,5 +148,5 @@ def catches(folder: Path) -> None:
 
 
 OWN: dict[str, Callable[[Path], None]] = {
-    f.__name__: f for f in (refuses, takes, counts, draws, lacks_doubles, catches)
+    f.__name__: f for f in (refuses, takes, counts, packs, draws, lacks_doubles, catches)
 }

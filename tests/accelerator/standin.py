@@ -27,6 +27,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 NAME = "standin"
 COUNTED: Counter[str] = Counter()
 UP, DOWN, WAITS = "copies to the device", "copies to the CPU", "synchronisations"
+HELD_UP = "copies to the device that are waited for"  # those without non_blocking
+# Whose answer, or its size, is waited for.
+WAITED = (
+    *("aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::masked_select", "aten::bincount"),
+    *("aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::repeat_interleave"),
+)
 # What takes indices from the CPU for a tensor on a device.
 INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index")
 # What takes a number in a tensor of the CPU beside tensors of a device, and is no pointwise kernel by its tag.
@@ -100,12 +106,12 @@ class OnDevice(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = dict(kwargs or {}), func._schema.name
         if name == "aten::copy_":
-            return _copied(*args[:2])
+            return _copied(*args[:2], kwargs.get("non_blocking", args[2] if len(args) > 2 else False))
         if name == "aten::_to_copy":
             return _converted(args[0], kwargs)
         _refuse_mixing(func, name, args, kwargs)
-        if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2"):
-            COUNTED[WAITS] += 1  # whose answer, or its size, is waited for
+        if name in WAITED or (name in INDEXED and _by_flags(args[1])):
+            COUNTED[WAITS] += 1
         to_cpu = "device" in kwargs and kwargs["device"] is not None and torch.device(kwargs["device"]).type == "cpu"
         with _drawing() if torch.Tag.nondeterministic_seeded in func.tags else nullcontext():
             out = func(*tree_map(_raw, args), **tree_map(_raw, kwargs))
@@ -140,9 +146,16 @@ def _wrapped(x: Any) -> Any:
     return OnDevice(x) if isinstance(x, Tensor) else x
 
 
-def _copied(to: Tensor, source: Tensor) -> Tensor:
-    if isinstance(to, OnDevice) != isinstance(source, OnDevice):
-        COUNTED[UP if isinstance(to, OnDevice) else DOWN] += 1
+def _by_flags(indices: Any) -> bool:
+    """Whether some of a device's indices are flags, which are counted first to know how many numbers there will be."""
+    return any(isinstance(x, OnDevice) and x.dtype in (torch.bool, torch.uint8) for x in indices)
+
+
+def _copied(to: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    if isinstance(to, OnDevice) and not isinstance(source, OnDevice):
+        _count_upload(non_blocking)
+    elif isinstance(source, OnDevice) and not isinstance(to, OnDevice):
+        COUNTED[DOWN] += 1
     _raw(to).copy_(_raw(source))
     return to
 
@@ -172,8 +185,14 @@ def _refuse_mixing(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[st
         raise RuntimeError(f"{name}: expected a {NAME!r} device type for generator but found 'cpu'")
 
 
-def _uploaded(x: Tensor) -> OnDevice:
+def _count_upload(non_blocking: bool) -> None:
     COUNTED[UP] += 1
+    if not non_blocking:
+        COUNTED[HELD_UP] += 1
+
+
+def _uploaded(x: Tensor, non_blocking: bool) -> OnDevice:
+    _count_upload(non_blocking)
     return OnDevice(x.detach().clone())
 
 
@@ -181,43 +200,44 @@ class _Upload(torch.autograd.Function):
     """A copy of a tensor of the CPU on the device, gradient passed back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        return _uploaded(x)
+    def forward(ctx: Any, x: Tensor, non_blocking: bool) -> Tensor:  # type: ignore[override]
+        return _uploaded(x, non_blocking)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         if isinstance(grad, OnDevice):
             COUNTED[DOWN] += 1
-        return _raw(grad)  # type: ignore[no-any-return]
+        return _raw(grad), None
 
 
 def _is_ours(device: torch.device | None) -> bool:
     return device is not None and device.type == NAME
 
 
-def _asked(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.device | None, torch.dtype | None]:
-    """The device and dtype that arguments of ``to`` name."""
+def _asked(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.device | None, torch.dtype | None, bool]:
+    """The device and dtype that arguments of ``to`` name, and whether nothing waits for the copy."""
     other = kwargs.get("other", args[0] if args and isinstance(args[0], Tensor) else None)
     if isinstance(other, Tensor):
-        return other.device, other.dtype
-    device, dtype = torch._C._nn._parse_to(*args, **{k: v for k, v in kwargs.items() if k != "copy"})[:2]
-    return device, dtype
+        return other.device, other.dtype, bool(kwargs.get("non_blocking", False))
+    device, dtype, non_blocking = torch._C._nn._parse_to(*args, **{k: v for k, v in kwargs.items() if k != "copy"})[:3]
+    return device, dtype, non_blocking
 
 
 def _tensor_to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    device, dtype = _asked(args, kwargs)
+    device, dtype, non_blocking = _asked(args, kwargs)
     if not _is_ours(device):
         return _to(self, *args, **kwargs)
     x = self
     if self.device.type != NAME:
         # Not through autograd where there is nothing for it: functorch's transforms do not take such functions.
-        x = _Upload.apply(self) if self.requires_grad and torch.is_grad_enabled() else _uploaded(self)
+        upload = _Upload.apply if self.requires_grad and torch.is_grad_enabled() else _uploaded
+        x = upload(self, non_blocking)
     return x if dtype is None or dtype == x.dtype else _to(x, dtype)
 
 
 def _module_to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     """torch puts other data into the same parameters where both kinds of tensors are alike, which these are not."""
-    device, dtype = _asked(args, kwargs)
+    device, dtype, _ = _asked(args, kwargs)
     if not _is_ours(device):
         return _original_module_to(self, *args, **kwargs)
     done: dict[int, Tensor] = {}  # a weight that goes by two names stays one
@@ -258,7 +278,7 @@ def install() -> None:
     def copy_from(
         source: Tensor, to: Tensor, non_blocking: bool = False
     ) -> Tensor:  # as torch.tensor(..., device=) does
-        return _copied(to, source)
+        return _copied(to, source, non_blocking)
 
     library.impl("empty_strided", strided, "PrivateUse1")
     library.impl("_copy_from", copy_from, "PrivateUse1")

@@ -16,6 +16,7 @@ from benchmarks.gpu.checks import make_checks
 from collapsekit.errors import ConfigError
 from collapsekit.probes.runner import RAISE
 from collapsekit.session.checks import check_device
+from tests.accelerator.counting import PASSES, STEPS
 from tests.accelerator.own import OWN
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,9 @@ SINGLE = [
     "diagnose linear, standard",
 ]
 
+SHORT_COUNTS = ["steps of kd", "passes of gradient_rank", "passes of reliance"]  # the others are slow tests
+COUNTS = [n for n in (*STEPS, *PASSES) if n not in SHORT_COUNTS]
+
 Lines = dict[str, dict[str, Any]]
 
 
@@ -49,7 +53,7 @@ def _run(*names: str) -> Lines:
 
 @pytest.fixture(scope="module")
 def short() -> Lines:
-    return _run(*SHORT, *OWN)
+    return _run(*SHORT, *OWN, *SHORT_COUNTS)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,22 @@ def test_the_stand_in_is_one(short: Lines, name: str) -> None:
 @pytest.mark.parametrize("name", SHORT)
 def test_a_device_gives_the_numbers_of_the_cpu(short: Lines, name: str) -> None:
     _agrees(short[name])
+
+
+@pytest.mark.parametrize("name", SHORT_COUNTS)
+def test_steps_wait_for_nothing_and_passes_copy_back_once_a_batch(short: Lines, name: str) -> None:
+    assert short[name]["odd"] == []
+
+
+@pytest.fixture(scope="module")
+def counts() -> Lines:
+    return _run(*COUNTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COUNTS)
+def test_so_do_all_others(counts: Lines, name: str) -> None:
+    assert counts[name]["odd"] == []
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from collapsekit.adapters.build import random_states
 from collapsekit.errors import ConfigError, NumericsError
 from collapsekit.repairs.training import loop
 from collapsekit.repairs.training.job import Job, Step, Training
+from collapsekit.repairs.training.steps import LossLog
 from tests.repairs.making import by_hand, differing, make_job, make_model, plain_loss, plain_stage, run, state
 
 
@@ -311,9 +312,63 @@ def test_a_fourth_time_is_an_error(tmp_path: Path, how: Any) -> None:
         run(job, tmp_path, [plain_stage(job, loss=failing(job, 5, 4, 3, how))])
     said = str(caught.value)
     assert one_sentence(said), said
-    assert "training finetune (plain) diverged: the training loss was infinite or NaN in epoch 2" in said
+    assert "training finetune (plain) diverged: the training loss was infinite or NaN in epoch 2, step 2, with" in said
     assert "down to 0.0025" in said
     assert all(bool(torch.isfinite(v).all()) for v in state(job).values())
+
+
+@pytest.fixture
+def looks_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device, where losses are read at the end of a round."""
+    real = LossLog.__init__
+
+    def later(self: LossLog, *args: Any) -> None:
+        real(self, *args)
+        self.later = True
+
+    monkeypatch.setattr(LossLog, "__init__", later)
+
+
+@pytest.mark.usefixtures("looks_later")
+@pytest.mark.parametrize("how", [None, *BROKEN])
+def test_losses_read_many_at_once_give_the_same(tmp_path: Path, how: Any) -> None:
+    job = make_job(make_model(lively=True))
+    expected, trained, losses = by_hand(job, lambda now, _: 1 if how is not None and now >= 1 else 0)
+    (curve,) = run(job, tmp_path, [plain_stage(job, loss=failing(job, 6, 1 if how else 0, 3, how))])
+    assert differing(state(job), expected) == set()
+    assert curve.held == pytest.approx(losses, abs=1e-9)
+    assert curve.training[1:] == pytest.approx(trained, rel=1e-6)
+
+
+@pytest.mark.usefixtures("looks_later")
+def test_a_step_that_is_read_later_is_named(tmp_path: Path) -> None:
+    job = make_job()
+    with pytest.raises(
+        NumericsError, match=r"infinite or NaN in epoch 2, step 3, with the learning rate halved 3 times"
+    ):
+        run(job, tmp_path, [plain_stage(job, loss=failing(job, 6, 4, 3, not_a_number))])
+
+
+@pytest.mark.usefixtures("looks_later")
+def test_an_error_behind_what_is_not_finite_is_not_the_models(tmp_path: Path) -> None:
+    """Weights are NaN by then: a model that cannot take that is not to blame. An error by itself is told."""
+    job, calls = make_job(), list[int]()
+    good = plain_loss(job)
+
+    def loss(step: Step) -> Tensor:
+        calls.append(step.epoch)
+        if len(calls) == 6:
+            raise ValueError("cannot take NaN")
+        return good(step) * (math.nan if len(calls) == 5 else 1.0)
+
+    (curve,) = run(job, tmp_path, [plain_stage(job, loss=loss)])
+    assert curve.note == "the learning rate was halved 1 times"
+
+    def broken(_: Step) -> Tensor:
+        raise ValueError("always")
+
+    with pytest.raises(ValueError, match="always"):
+        run(make_job(), tmp_path / "again", [plain_stage(job, loss=broken)])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -12,6 +12,7 @@ from collapsekit.adapters.live.alone import answer_features
 from collapsekit.adapters.live.presence import absent_rows, find_none_keys
 from collapsekit.data.base import EXAMPLE, Batch, is_stored
 from collapsekit.errors import ConfigError
+from collapsekit.io.transfer import to_device
 from collapsekit.stats.random_features import count_tokens
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ def prepare_inputs(adapter: Adapter, batch: Batch) -> Batch:
         The same on the model's device, scaled, floating values in its own precision; and what is carried beside them.
     """
     dtype = _floating_type(adapter)
-    carried = {key: batch[key].to(adapter.device) for key in adapter.carried}
+    carried = {key: to_device(batch[key], adapter.device) for key in adapter.carried}
     if EXAMPLE in batch:  # fields of examples, which only their collate_fn makes ready
         return adapter.fields.merge(batch) | carried
     scales, objects = adapter.fields.scales(), adapter.source.objects
     out = {}
     for key in adapter.batch_keys:
-        value = batch[key].to(adapter.device)
+        value = to_device(batch[key], adapter.device)
         if is_stored(objects, key, value):
             out[key] = value
             continue
@@ -70,7 +71,7 @@ def give_values(adapter: Adapter, inputs: Batch) -> dict[str, Any]:
             return [ready(one, scale) for one in value]
         if not isinstance(value, Tensor):
             return value
-        value = value.to(adapter.device)
+        value = to_device(value, adapter.device)
         value = value.to(dtype) if value.is_floating_point() or scale != 1.0 else value
         return value / scale if scale != 1.0 else value
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.data.base import Batch, is_stored
+from collapsekit.io.transfer import to_device
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
@@ -209,7 +210,7 @@ def run_groups(groups: Sequence[Tensor], run: Callable[[Tensor], T]) -> T:
 def _joined(parts: Sequence[Any], order: Tensor) -> Any:
     first = parts[0]
     if isinstance(first, Tensor):
-        return torch.cat(list(parts)).index_select(0, order.to(first.device))
+        return torch.cat(list(parts)).index_select(0, to_device(order, first.device))
     if isinstance(first, Mapping):
         return {k: _joined([part[k] for part in parts], order) for k in first}
     if isinstance(first, tuple):

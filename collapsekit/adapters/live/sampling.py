@@ -12,6 +12,7 @@ from collapsekit.adapters.build import seed_everything
 from collapsekit.errors import ConfigError
 from collapsekit.io.limits import SEEDS
 from collapsekit.io.safe_text import quote
+from collapsekit.io.transfer import all_equal
 
 if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter, ForwardPass, Prediction
@@ -54,7 +55,7 @@ def average_passes(task: Task, passes: Sequence[ForwardPass]) -> ForwardPass:
     """Average passes over one batch. Raises ConfigError where an encoder itself samples, as its recording is replayed."""
     first = passes[0]
     for m, pooled in first.pooled.items():
-        if any(not torch.equal(pooled, other.pooled[m]) for other in passes[1:]):
+        if not all_equal([(pooled, other.pooled[m]) for other in passes[1:]]):
             raise ConfigError(
                 f"the encoder of modality {quote(m)} samples: two seeds give two features; name the submodule before it "
                 "samples, or leave `encoder` out, and the modality is exchanged at the input."

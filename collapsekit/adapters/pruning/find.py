@@ -19,6 +19,7 @@ from collapsekit.adapters.pruning.placeholder import THIN, Fill, Form, Skip, mak
 from collapsekit.adapters.recording.recorder import Recorder
 from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError
+from collapsekit.io.transfer import to_cpu
 
 FEW = (2, 3)  # rows of the replays that are watched, of which every tensor is kept
 SOME = 16
@@ -133,9 +134,9 @@ class _Replays:
         inputs = {k: v.index_select(0, rows.to(v.device)) for k, v in self.batch.items()}
         seed_everything(0)
         if names == self.recorded.keys():
-            said = self.adapter.rerun(recorded, inputs)
+            said = self.adapter.rerun(recorded, inputs).on_cpu()
             return said.fused, said.outputs
-        return (self.adapter.outputs_of(recorded, inputs),)
+        return tuple(to_cpu([self.adapter.outputs_of(recorded, inputs)]))
 
     def tried(self, skips: Sequence[Skip], names: frozenset[str]) -> SkipPlan | None:
         """The plan under which the model answers with the same bits, whatever is in the place of what is left out: an empty

@@ -19,6 +19,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
 from collapsekit.features.features import Features
 from collapsekit.interventions.gradients import SCOUT, FusionLayer, differentiable, find_site, gradients
+from collapsekit.io.transfer import to_device
 from collapsekit.measures import Finding, Measure, Panel, Picture, Quantity, declare
 from collapsekit.probes._layers import fusion_layers, layer_outputs
 from collapsekit.probes._shared import estimate, need_features, need_mixed
@@ -648,7 +649,7 @@ def _loss(subject: _SplitSubject, rows: Tensor, shifts: Mapping[str, Tensor]) ->
         recorded[m] = tuple(shifted_features(t, shift, pool, adapter.layout(m, t)) for t in recorded[m])
     seed_everything(0)  # as in replay
     outputs = doubled(adapter.rerun(recorded, inputs).outputs)
-    return adapter.task.training_loss(outputs, subject.features.targets[rows].to(outputs.device)) * len(rows)
+    return adapter.task.training_loss(outputs, to_device(subject.features.targets[rows], outputs.device)) * len(rows)
 
 
 # ---- Theorem 4

@@ -317,7 +317,7 @@ def _first_layer(session: Session, site: FusionLayer, options: GradientRankOptio
     total, out = leave_out_sums(partial(loss_gradient, adapter, features, [weight], None), count)
     spectra = [gr.spectrum_of(each.reshape(weight.shape)) for each in (total, *out)]
     yield from _ranks("gradient", spectra, features, site, options, level)
-    basis = gr.row_basis(weight.detach().cpu())  # all of this small algebra is done on the CPU, wherever the model runs
+    basis = gr.row_basis(site.matrix)  # all of this small algebra is done on the CPU, wherever the model runs
     products = partial(outer_products, adapter, features, site, basis, options.agop, options.projections, session.seed)
     total, out = leave_out_sums(products, count)
     agop = _Agop(total, list(out), basis)
@@ -384,8 +384,7 @@ def _in_agop(
             for quantity in wanted:
                 yield quantity.skipped(reason, modality=modality)
             continue
-        assert site.layer is not None
-        weight = site.layer.weight.detach().cpu().double()
+        weight = site.matrix
         try:
             if modality is not None:
                 yield _aligned(alignment, modality, weight, columns, agop, options, level)

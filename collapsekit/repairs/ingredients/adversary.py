@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from collapsekit.io.transfer import to_cpu
 from collapsekit.repairs.ingredients.substitution import latent_vectors
 from collapsekit.repairs.training.job import Job
 from collapsekit.report.diagnosis import Result
@@ -100,8 +101,9 @@ class Discriminator(nn.Module):
         with torch.enable_grad():
             at = encodings.detach().requires_grad_()
             logits = self(at, classes)
-            right = F.one_hot(labels, logits.shape[1]).bool()
-            margin = logits[right] - logits[~right].reshape(len(logits), -1).mean(1)
+            m = logits.shape[1]
+            others = torch.tensor([[j for j in range(m) if j != i] for i in range(m)], device=logits.device)
+            margin = logits.gather(1, labels[:, None])[:, 0] - logits.gather(1, others[labels]).mean(1)
             (gradient,) = torch.autograd.grad(margin.sum(), at, create_graph=True)
             return gradient.square().sum(1).mean()
 
@@ -113,7 +115,8 @@ def note_discriminator(job: Job, discriminator: Discriminator) -> list[Result]:
     classes = job.at.train.targets[job.at.fit].to(device) if discriminator.classes else None
     discriminator.eval()
     with torch.no_grad():
-        seen = [discriminator(g.float().to(device), classes).cpu().double().log_softmax(1) for g in latents.values()]
+        said = to_cpu([discriminator(g.float().to(device), classes) for g in latents.values()])
+    seen = [s.double().log_softmax(1) for s in said]
     loss = sum(-float(s[:, i].mean()) for i, s in enumerate(seen)) / m
     entropy = sum(-float((s.exp() * s).sum(1).mean()) for s in seen) / m
     what = "of the modality discriminator trained along, mean over modalities and training examples"

@@ -11,6 +11,7 @@ from torch import Tensor
 from collapsekit.adapters.base import Change
 from collapsekit.adapters.pooling import Channels, pool_features
 from collapsekit.errors import ConfigError
+from collapsekit.io.transfer import named_to_cpu, to_cpu, to_device
 from collapsekit.repairs.training.job import CHUNK, Job
 from collapsekit.stats.linalg.exchange import channel_scores
 
@@ -27,7 +28,7 @@ def _recorded(job: Job, rows: Tensor) -> dict[str, Tensor]:
     adapter, batch = job.adapter, job.batch(rows)
     with torch.no_grad():
         recorded = adapter.run(batch).recorded
-    return {m: _last(job, m, adapter.features_of(m, recorded[m])).cpu() for m in adapter.modalities}
+    return named_to_cpu({m: _last(job, m, adapter.features_of(m, recorded[m])) for m in adapter.modalities})
 
 
 def widths_of(job: Job) -> dict[str, int]:
@@ -129,12 +130,12 @@ def _contributions(job: Job, modalities: list[str]) -> dict[str, Tensor]:
     for rows in job.at.fit.split(CHUNK):
         ones: dict[str, list[Tensor]] = {m: [] for m in modalities}
         live = job.adapter.run_live(job.batch(rows), {m: _scaling(ones[m]) for m in modalities})
-        targets = job.at.train.targets[rows].to(live.outputs.device)
+        targets = to_device(job.at.train.targets[rows], live.outputs.device)
         loss = job.adapter.task.training_loss(live.outputs, targets) * len(rows)
         chosen = [ones[m][places[m]] for m in modalities]
         found = torch.autograd.grad(loss, chosen, allow_unused=True, materialize_grads=True)
-        for m, g in zip(modalities, found, strict=True):
-            parts[m].append(_last(job, m, g).cpu())
+        for m, g in zip(modalities, to_cpu(found), strict=True):
+            parts[m].append(_last(job, m, g))
     return {m: torch.cat(held) for m, held in parts.items()}
 
 

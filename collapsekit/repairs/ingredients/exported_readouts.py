@@ -15,6 +15,7 @@ from collapsekit.adapters.inserts import LAYOUTS, LateReadout, features_in
 from collapsekit.adapters.pooling import Channels
 from collapsekit.errors import ConfigError, NumericsError
 from collapsekit.features.features import Features
+from collapsekit.io.transfer import to_cpu
 from collapsekit.readouts.choosing import ROUGH, ChosenReadout, FeatureSet, choose_features
 from collapsekit.readouts.linear import WIDEST, FitSplit, UnimodalReadout
 from collapsekit.readouts.raw import BANDWIDTHS, DEAR, FOURIER, KERNELS, SUMS, recall_families
@@ -102,11 +103,11 @@ def _keep(job: Job, seen: Passed, modality: str, split: str, calls: Sequence[tup
     as_laid_out = {"modality": modality, "part": section.select, "channels": "last"}
     layout = job.adapter.layout(modality, features_in(calls[0][2], as_laid_out))
     record, seen.layouts[modality] = {**as_laid_out, "channels": layout}, layout
-    parts = [features_in(output, record).float().cpu() for _, _, output in calls]
+    parts = to_cpu(features_in(output, record).float() for _, _, output in calls)
     seen.features.setdefault(modality, {})[split] = torch.cat(parts)
     key = _argument(calls[0], len(parts[0]))
     seen.argument[modality] = key
-    entered = None if key is None else torch.cat([_entered(call, key).float().cpu() for call in calls])
+    entered = None if key is None else torch.cat(to_cpu(_entered(call, key).float() for call in calls))
     seen.entering.setdefault(modality, {})[split] = entered
 
 

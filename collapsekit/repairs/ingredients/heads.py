@@ -16,6 +16,7 @@ from collapsekit.adapters.inserts import capture_latents, posts_of, substitute_m
 from collapsekit.context import Options
 from collapsekit.data.base import Batch
 from collapsekit.errors import ConfigError
+from collapsekit.io.transfer import to_device
 from collapsekit.repairs.ingredients.channels import layouts_of, widths_of
 from collapsekit.repairs.ingredients.masking import DROP, drawn, new_fusion
 from collapsekit.repairs.ingredients.reinit import WHETHER, Fresh, begin_fresh
@@ -176,6 +177,6 @@ def _run(job: Job, batch: Batch, rates: Tensor) -> TrainPass:
     """A run in which modalities are substituted at random, never all of an example."""
     if not bool(rates.any()):
         return job.adapter.run_live(batch)
-    gone = drawn(rates, len(next(iter(batch.values()))))
+    gone = to_device(drawn(rates, len(next(iter(batch.values())))), job.adapter.device)
     with substitute_missing(job.adapter.model, {m: gone[:, i] for i, m in enumerate(job.adapter.modalities)}):
         return job.adapter.run_live(batch)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.base import Change
+from collapsekit.io.transfer import to_device
 from collapsekit.repairs.training.job import Job, Stage, plain
 
 DROP = (
@@ -72,7 +73,7 @@ def new_fusion(job: Job, name: str, parameters: list[nn.Parameter], drop: float)
 
 def _replacing(gone: Tensor, fill: str) -> Change:
     def change(features: Tensor) -> Tensor:
-        mask = gone.to(features.device).reshape(-1, *[1] * (features.ndim - 1))
+        mask = to_device(gone, features.device).reshape(-1, *[1] * (features.ndim - 1))
         if fill == "zeros":
             return torch.where(mask, torch.zeros_like(features), features)
         return torch.where(mask, features.roll(1, 0).detach(), features)

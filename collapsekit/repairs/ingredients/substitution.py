@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from collapsekit.adapters.inserts import BasisHead, capture_latents, posts_of
 from collapsekit.adapters.pooling import pool_features
+from collapsekit.io.transfer import named_to_cpu
 from collapsekit.repairs.training.job import CHUNK, Job
 from collapsekit.report.diagnosis import Result
 from collapsekit.stats.inference.bounded import bounded_interval
@@ -48,8 +49,9 @@ def latent_vectors(job: Job) -> dict[str, Tensor]:
         for rows in job.at.fit.split(CHUNK):
             with capture_latents(job.adapter.model) as heard:
                 job.adapter.run_live(job.batch(rows))
+            pooled = named_to_cpu({m: pooled_latent(job, m, heard[m], rows) for m in parts})
             for m, held in parts.items():
-                held.append(pooled_latent(job, m, heard[m], rows).cpu().double())
+                held.append(pooled[m].double())
     return {m: torch.cat(held) for m, held in parts.items()}
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from collapsekit.errors import ConfigError
+from collapsekit.io.transfer import to_device
 from collapsekit.registry import repair_method
 from collapsekit.repairs.ingredients.adversary import Discriminator, note_discriminator
 from collapsekit.repairs.ingredients.alignment import ALIGNMENTS, draw_together
@@ -192,7 +193,7 @@ def _weight(options: EbrOptions) -> float:
 
 def _classes(job: Job, step: Step, like: Tensor) -> Tensor | None:
     """The classes of the rows, (n,), where the task has them."""
-    return job.at.train.targets[step.rows].to(like.device) if _has_classes(job) else None
+    return to_device(job.at.train.targets[step.rows], like.device) if _has_classes(job) else None
 
 
 def _has_classes(job: Job) -> bool:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from collapsekit.adapters.base import TrainPass
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError
+from collapsekit.io.transfer import to_device
 from collapsekit.registry import repair_method
 from collapsekit.repairs.ingredients.masking import DROP, new_fusion
 from collapsekit.repairs.ingredients.reinit import need_factory, renew_fusion
@@ -176,7 +177,7 @@ class Contrast(nn.Module):
         """
         s = F.normalize(self.project_student(student.float()), dim=1)
         t = F.normalize(self.project_teacher(teacher.float()), dim=1)
-        index = torch.cat([rows[:, None], self._negatives(rows)], 1).to(s.device)
+        index = to_device(torch.cat([rows[:, None], self._negatives(rows)], 1), s.device)
         loss = self._nce(s, self.memory_teacher, index, 0) + self._nce(t, self.memory_student, index, 1)
         with torch.no_grad():
             for memory, now in ((self.memory_student, s), (self.memory_teacher, t)):
@@ -207,10 +208,10 @@ class Contrast(nn.Module):
         else:
             score = torch.einsum("bkd,bd->bk", memory[index], anchor) / self.options.temperature
         k, noise = score.shape[1] - 1, 1.0 / self.count
-        if not bool(self.scale[side]):
-            with torch.no_grad():
-                self.scale[side] = score.exp().mean() * self.count
-        p = score.exp() / self.scale[side].clone()
+        p = score.exp()
+        with torch.no_grad():  # of the first batch; whether this is it, is not asked, as that waits for a device
+            self.scale[side] = torch.where(self.scale[side] == 0, p.mean() * self.count, self.scale[side])
+        p = p / self.scale[side].clone()
         positive = torch.log(p[:, 0] / (p[:, 0] + k * noise))
         negative = torch.log(k * noise / (p[:, 1:] + k * noise)).sum(1)
         return -(positive + negative).mean()

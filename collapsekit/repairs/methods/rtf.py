@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.inserts import ChannelExchange, posts_of
 from collapsekit.context import Options
 from collapsekit.errors import ConfigError, NumericsError, did_you_mean
+from collapsekit.io.transfer import to_cpu
 from collapsekit.registry import repair_method
 from collapsekit.repairs.ingredients.channels import Score, features_of, layouts_of, pooled, scores_of
 from collapsekit.repairs.ingredients.masking import DROP, new_fusion
@@ -249,7 +250,7 @@ def _blended(job: Job, givers: Mapping[str, str], features: Mapping[str, Tensor]
         for rows in torch.arange(len(features[m])).split(CHUNK):
             own, other = (features[o][rows].to(job.adapter.device) for o in (m, made.giver))
             with torch.no_grad():
-                parts.append((made.given(own, other).cpu(), made(own, other).cpu()))
+                parts.append(to_cpu((made.given(own, other), made(own, other))))
         given, blended = (torch.cat(held) for held in zip(*parts, strict=True))
         x, y, mixed = (pooled(job, m, held) for held in (features[m], given, blended))
         out[m] = _After(x, y, mixed, made.receiving.cpu())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from collapsekit.adapters.build import preserve_rng_state, seed_everything
 from collapsekit.adapters.live.preserve import preserve_model
+from collapsekit.io.transfer import to_cpu
 from collapsekit.repairs.training.job import Job, Step
 
 ROWS, NUMBERS = 8, 4096  # examples it is asked about; numbers kept of what is wide
@@ -78,7 +79,8 @@ def behaviour_of(job: Job) -> Behaviour:
             outputs = job.run(step).outputs
             grads = torch.autograd.grad(job.task_loss(outputs, step), weights, allow_unused=True)
             found["outputs in training"] = _few(outputs)
-            norms = [0.0 if g is None else float(g.detach().cpu().double().norm()) for g in grads]
+            reached = iter(to_cpu(g for g in grads if g is not None))
+            norms = [0.0 if g is None else float(next(reached).double().norm()) for g in grads]
             found["gradients"] = torch.tensor(norms, dtype=torch.float64)
     return Behaviour(job.adapter.device.type, str(weights[0].dtype).removeprefix("torch."), found)
 

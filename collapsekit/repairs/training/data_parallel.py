@@ -38,9 +38,9 @@ class Whole:
         """Sum ``numbers`` and the gradients over processes, as ``summed``."""
         return summed(self.parameters, numbers, self.world)
 
-    def clip(self, most: float) -> float:
-        """Scale the gradients to a norm of at most ``most``; the norm they had."""
-        return float(torch.nn.utils.clip_grad_norm_(self.parameters, most))
+    def clip(self, most: float) -> Tensor:
+        """Scale the gradients to a norm of at most ``most``; the norm they had, a scalar where they lie."""
+        return torch.nn.utils.clip_grad_norm_(self.parameters, most)
 
     def held(self) -> float:
         """Compute the stage's held-out loss."""

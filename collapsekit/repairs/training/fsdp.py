@@ -190,14 +190,14 @@ class Sharded(Whole):
         return told[: len(numbers)]
 
     @torch.no_grad()
-    def clip(self, most: float) -> float:
+    def clip(self, most: float) -> Tensor:
         shares = [p.grad.to_local() for p in self.shares if p.grad is not None]
         whole = [p.grad for p in self.kept if p.grad is not None]
         own, same = (float(torch.nn.utils.get_total_norm(part)) if part else 0.0 for part in (shares, whole))
         norm = math.sqrt(summed([], [own * own], self.world)[0] + same * same)
         for grad in (*shares, *whole):
             grad.mul_(min(1.0, most / (norm + 1e-6)))
-        return norm
+        return torch.tensor(norm, dtype=torch.float64)
 
     def held(self) -> float:
         with self._unsharded():

@@ -16,6 +16,7 @@ from collapsekit.context import Options
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError
+from collapsekit.io.transfer import to_device
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.report.diagnosis import Result
 
@@ -102,7 +103,7 @@ class Job:
 
     def task_loss(self, outputs: Tensor, step: Step) -> Tensor:
         """Compute the task's mean loss of a step's outputs (n, ...), a scalar."""
-        return self.adapter.task.training_loss(outputs, self.at.train.targets[step.rows].to(outputs.device))
+        return self.adapter.task.training_loss(outputs, to_device(self.at.train.targets[step.rows], outputs.device))
 
     def trainable(self) -> list[nn.Parameter]:
         """List parameters of the model that may change. Raises ConfigError where ``freeze`` leaves none."""

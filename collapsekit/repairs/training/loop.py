@@ -4,9 +4,8 @@ a snapshot ends in the same weights as training that was never interrupted."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +23,15 @@ from collapsekit.repairs.training.data_parallel import Whole, same_buffers, shar
 from collapsekit.repairs.training.fsdp import lay_out
 from collapsekit.repairs.training.job import CHUNK, Job, Stage, Step
 from collapsekit.repairs.training.snapshots import Snapshots, optimizer_state, put_back, restore_optimizer, state_of
+from collapsekit.repairs.training.steps import LossLog, TrainingState
 from collapsekit.repairs.training.tensorboard import Curves
 from collapsekit.report.repair import LossCurve
 from collapsekit.stats.threads import threads_for
 
 ROUND = 200  # optimiser steps between snapshots within an epoch
 HALVINGS = 3
+TRAINED, HELD = "the training loss", "the held-out loss"
 MOMENTUM = 0.9  # of SGD
-
-
-@dataclass
-class _State:
-    """Where a stage is, beside weights and optimiser."""
-
-    epoch: int = 0  # epochs done
-    step: int = 0  # optimiser steps done of the next one
-    halved: int = 0
-    total: float = 0.0  # training loss of the epoch so far, times examples
-    seen: int = 0
-    best: int = 0
-    history: list[tuple[int, float | None, float]] = field(default_factory=list)
-
-    @property
-    def best_loss(self) -> float:
-        return next(held for epoch, _, held in self.history if epoch == self.best)
 
 
 def train(
@@ -96,7 +80,7 @@ class _StageRun:
     ) -> None:
         self.stage, self.number, self.job, self.method = stage, number, job, method
         self.kept, self.progress, self.shown, self.how = kept, progress, shown, job.training
-        self.state = _State()
+        self.state = TrainingState()
         self.still = _untrained(stage)
         self.lay = lay_out(stage, job)
         self.optimizer = make_optimizer(self.lay.parameters, self.how)
@@ -106,6 +90,7 @@ class _StageRun:
         self.epochs = _epochs_of(stage, self.how, self.steps)
         self.best = state_of(stage.module)
         self.good = self._all()
+        self.log = LossLog(self.lay, job)
 
     def all(self) -> LossCurve:
         """Train to the end; the module is left with the weights that are kept, in eval mode."""
@@ -164,7 +149,7 @@ class _StageRun:
         module.eval()
         held = self._held()
         if not math.isfinite(held):
-            self._back("the held-out loss")
+            self._back(HELD)
             return
         state.epoch += 1
         training = state.total / max(state.seen, 1)
@@ -181,7 +166,19 @@ class _StageRun:
         return self.how.steps is not None and self.state.epoch * self.steps + self.state.step >= self.how.steps
 
     def _round(self, stop: int) -> bool:
-        """Optimiser steps up to number ``stop`` of the epoch; False where the loss was not finite."""
+        """Optimiser steps up to number ``stop`` of the epoch; False where a loss was not finite."""
+        try:
+            sound = self._steps(stop)
+        except Exception:
+            if self.log.look(self.state):  # else it may be due to numbers that were not finite any more
+                raise
+            sound = False
+        if not (sound and self.log.look(self.state)):
+            self._back(TRAINED)
+            return False
+        return True
+
+    def _steps(self, stop: int) -> bool:
         state = self.state
         order = torch.randperm(len(self.job.at.fit), generator=_generator(self.job.seed, self.number, state.epoch))
         while state.step < stop and not self._out_of_steps():
@@ -189,33 +186,27 @@ class _StageRun:
             seed_everything(_seed(self.job.seed, self.number, state.epoch, state.step, *([rank] if rank else [])))
             rows = self.job.at.fit[order[state.step * self.a_step : (state.step + 1) * self.a_step]]
             if not self._step(rows):
-                self._back("the training loss")
                 return False
             state.step += 1
         return True
 
     def _step(self, rows: Tensor) -> bool:
-        world, failed, total, seen = current(), 0.0, 0.0, 0.0
+        world, failed = current(), False
+        losses, counts = list[Tensor](), list[float]()  # of each part, and how many examples it counts for
         parts = [part for part in rows.split(self.how.batch) if len(part) > 1]  # batch norm cannot take one example
         self.optimizer.zero_grad()
         for part in parts:
             mine, weight = share(part, world)
             with torch.autocast(self.job.adapter.device.type, torch.bfloat16, enabled=self.how.amp):
                 loss = self.lay.loss(Step(mine, self.state.epoch + 1))
-            if self.lay.anywhere(not bool(torch.isfinite(loss))):
-                failed = 1.0
+            if not self.log.later and self.lay.anywhere(not bool(torch.isfinite(loss))):
+                failed = True
                 break
             with backward_blamed() if self.how.compile else nullcontext():
                 self.lay.backward(loss * (weight * len(part) / len(rows)))
-            total += float(loss.detach()) * (weight * len(part))
-            seen += weight * len(part)
-        failed, total, seen = self.lay.summed((failed, total, seen))
-        if failed:
-            return False
-        self.state.total += total
-        self.state.seen += round(seen)
-        most = math.inf if self.how.clip is None else self.how.clip
-        if not math.isfinite(self.lay.clip(most)):
+            losses.append(loss.detach())
+            counts.append(weight * len(part))
+        if not self.log.take(self.state, failed, losses, counts):
             return False
         rate = rate_at(self.how, self.state.epoch + self.state.step / self.steps, self.epochs)
         for group in self.optimizer.param_groups:
@@ -230,9 +221,8 @@ class _StageRun:
         current().assert_same(held, "held-out losses")
         return held
 
-    def _all(self) -> tuple[dict[str, Tensor], dict[str, Tensor], _State]:
-        state = _State(**{**vars(self.state), "history": list(self.state.history)})
-        return state_of(self.stage.module), optimizer_state(self.optimizer), state
+    def _all(self) -> tuple[dict[str, Tensor], dict[str, Tensor], TrainingState]:
+        return state_of(self.stage.module), optimizer_state(self.optimizer), self.state.copy()
 
     def _keep(self) -> None:
         self.good = self._all()
@@ -248,12 +238,9 @@ class _StageRun:
         self.kept.save(self.number, self.lay.gathered(tensors), {**vars(state), "done": done, "stage": self.stage.name})
 
     def _go_on(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
-        for key, value in self.lay.scattered(tensors).items():
-            part, _, name = key.partition("/")
-            parts[part][name] = value
+        parts = _parted(self.lay.scattered(tensors))
         put_back(self.stage.module, parts["now"])
-        self.state = _State(**{k: v for k, v in about.items() if k not in ("done", "stage")})
+        self.state = TrainingState(**{k: v for k, v in about.items() if k not in ("done", "stage")})
         self.state.history = [(e, t, h) for e, t, h in self.state.history]
         if not about["done"]:
             self.best = parts["best"]
@@ -265,19 +252,15 @@ class _StageRun:
         """To the last good state, with half the learning rate. Within an epoch that may be beyond help already: where it
         was, to the best epoch's weights, whose held-out loss is known to be finite."""
         weights, moments, state = self.good
-        halved = self.state.halved + 1
+        halved, step = self.state.halved + 1, self.state.step + 1
         if halved > 1 and state.step:
-            known = [entry for entry in self.state.history if entry[0] <= self.state.best]
-            weights, moments, state = self.best, {}, _State(epoch=self.state.best, best=self.state.best, history=known)
+            weights, moments, state = self.best, {}, self.state.at_best()
         if halved > HALVINGS:
-            raise NumericsError(
-                f"training {self.method} ({self.stage.name}) diverged: {what} was infinite or NaN in epoch "
-                f"{state.epoch + 1} with the learning rate halved {HALVINGS} times, down to "
-                f"{self.how.rate / 2**HALVINGS:g}; lower --lr, or look for extreme inputs."
-            )
+            where = f"epoch {state.epoch + 1}" + (f", step {step}," if what == TRAINED else "")
+            raise _diverged(f"{self.method} ({self.stage.name})", f"{what} was infinite or NaN in {where}", self.how)
         put_back(self.stage.module, weights)
         restore_optimizer(self.optimizer, moments)
-        self.state = _State(**{**vars(state), "history": list(state.history), "halved": halved})
+        self.state = state.copy(halved=halved)
         self.progress.note(f"{what.capitalize()} was not finite: back to epoch {state.epoch}, learning rate halved.")
         self.shown.start(state.epoch + 1)
         self._keep()
@@ -290,12 +273,28 @@ class _StageRun:
         self._save(done=True)
 
 
+def _diverged(what: str, how: str, settings: Training) -> NumericsError:
+    return NumericsError(
+        f"training {what} diverged: {how} with the learning rate halved {HALVINGS} times, down to "
+        f"{settings.rate / 2**HALVINGS:g}; lower --lr, or look for extreme inputs."
+    )
+
+
 def _epochs_of(stage: Stage, how: Training, steps: int) -> int:
     """At most how many epochs, of so many steps, a stage takes."""
     if stage.fit is not None:
         return 1
     most = how.epochs * stage.longer
     return most if how.steps is None else min(most, math.ceil(how.steps / steps))
+
+
+def _parted(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors of a snapshot by the part that they are of, and their names in it."""
+    parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
+    for key, value in tensors.items():
+        part, _, name = key.partition("/")
+        parts[part][name] = value
+    return parts
 
 
 def _fit_at_once(stage: Stage, job: Job, lay: Whole) -> tuple[float, int]:

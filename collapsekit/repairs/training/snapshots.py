@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.files import reason, write_atomic
+from collapsekit.io.transfer import named_to_cpu
 from collapsekit.repairs.training.behaviour import Behaviour
 
 # The latter: of write_atomic.
@@ -80,7 +81,7 @@ class Snapshots:
         def write() -> None:
             newest, number = self._newest.get(stage) or self._numbered(stage)
             path = next(p for p in self.paths(stage) if p != newest)
-            plain = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}
+            plain = {k: v.contiguous().clone() for k, v in named_to_cpu(dict(sorted(tensors.items()))).items()}
             metadata = {"about": json.dumps(about, allow_nan=False), "identity": self.identity}
             metadata |= {"stage": str(stage), "number": str(number + 1)}
             if self.behaviour is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
-from collapsekit.stats.checks import finite, matrix
+from collapsekit.stats.checks import doubled, matrix
 from collapsekit.stats.threads import threads_for
 
 _TINY = torch.finfo(torch.float64).tiny
@@ -19,9 +19,38 @@ def outer_product_sum(gradients: Tensor) -> Tensor:
     Radhakrishnan et al. 2024 (Science 383:1461). Equals ``numpy.einsum('...i,...j->ij', g, g)``.
     Raises NumericsError where a gradient is not finite.
     """
-    flat = finite(gradients, "the gradients").reshape(-1, gradients.shape[-1])
-    with threads_for(2.0 * flat.numel() * flat.shape[1]):
-        return flat.T @ flat
+    total = OuterProductSum(gradients.shape[-1])
+    total.add(gradients)
+    return total.finish()
+
+
+class OuterProductSum:
+    """The sum of ``outer_product_sum`` over many batches of gradients of ``width`` numbers, kept where they lie: a device
+    is waited for once, at the end."""
+
+    def __init__(self, width: int) -> None:
+        self.total, self.odd = torch.zeros(width, width, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        self.count = 0
+
+    def add(self, gradients: Tensor) -> None:
+        """Add gradients (n, ..., width)."""
+        flat = doubled(gradients.detach()).reshape(-1, gradients.shape[-1])
+        if not self.count:
+            self.total, self.odd = self.total.to(flat.device), self.odd.to(flat.device)
+        with threads_for(2.0 * flat.numel() * flat.shape[1]):
+            self.total += flat.T @ flat
+        self.odd += (~torch.isfinite(flat)).sum()
+        self.count += flat.numel()
+
+    def finish(self) -> Tensor:
+        """Return the sum, (width, width) float64, on the CPU. Raises NumericsError where a gradient was not finite."""
+        both = torch.cat([self.total.reshape(-1), self.odd]).cpu()
+        if odd := int(both[-1]):
+            raise NumericsError(
+                f"the gradients must be finite, found {odd} NaN or Inf among {self.count} values: "
+                "find what produces them, or drop those examples."
+            )
+        return both[:-1].reshape(self.total.shape)
 
 
 def spectrum_of(x: Tensor) -> Tensor:
