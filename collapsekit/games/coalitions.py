@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 
 import torch
@@ -26,6 +26,7 @@ SCORING = 100.0  # operations that scoring takes for every number the model puts
 
 
 SUBSETS = "modality subsets"  # what is counted of coalitions
+KEPT = 1 << 27  # bytes of answers at most that a game keeps for the calibrated model, which is asked the same
 EXACT_UP_TO = 6  # modalities; beyond, Shapley credit is sampled
 
 
@@ -92,6 +93,8 @@ class CoalitionGame:
         self.inverse = _inverses(self.donors) if moves_whole(adapter, features) else {}
         self.known: dict[int, CoalitionValue] = {}
         self.sure: dict[int, CoalitionValue] = {}
+        self.kept: dict[int, list[Tensor]] = {}  # by coalition, outputs (n, ...) under each draw
+        self.room = KEPT
 
     @property
     def full(self) -> int:
@@ -111,7 +114,8 @@ class CoalitionGame:
     def calibrated(self, mask: int) -> CoalitionValue:
         """Compute what ``value`` gives, of the calibrated model: as sure as it is right.
 
-        ``fit_calibration`` encodes other splits: who needs ``value`` alone does not pay for that.
+        ``fit_calibration`` encodes other splits: who needs ``value`` alone does not pay for that. What the model answered
+        for ``value`` is not asked again, as far as there was room to keep it.
         """
         if mask not in self.sure:
             sure = self.calibration() or _as_it_is
@@ -193,15 +197,32 @@ class CoalitionGame:
             one: [MeanOverDraws(self.features, self.donors, self.inverse) for _ in kinds]
             for one in ([mask, rest] if self.inverse else [mask])
         }
-        answers = predict_many(self.adapter, self.features, questions)
-        for (one, k), answer in zip(asked, answers, strict=True):
+        answers = self._answers(mask, questions, len(asked), again=len(kinds) == 1)
+        for (one, k), outputs in zip(asked, answers, strict=True):
             for i, kind in enumerate(kinds):
-                expected = kind(task.expect(answer.outputs))
+                expected = kind(task.expect(outputs))
                 means[one][i].add(k, expected)
                 if k in self.inverse:
                     back = self.inverse[k]
                     means[rest][i].add(back, expected.index_select(0, self.donors[back]))
         return {one: [score_draws(task, self.features, m) for m in found] for one, found in means.items()}
+
+    def _answers(self, mask: int, questions: Iterable[Edit], count: int, *, again: bool) -> Iterator[Tensor]:
+        """What the model answers to ``count`` questions about a coalition, or has answered before; ``again``: they may be
+        asked once more."""
+        if mask in self.kept:
+            yield from self.kept.pop(mask)
+            return
+        size = answer_bytes(self.features, len(self.features), count)
+        if keep := again and size <= self.room:
+            self.room -= size
+        found = list[Tensor]()
+        for answer in predict_many(self.adapter, self.features, questions):
+            if keep:
+                found.append(answer.outputs)
+            yield answer.outputs
+        if keep:
+            self.kept[mask] = found
 
     def _lenders(self, absent: Sequence[str], k: int) -> dict[str, Tensor]:
         """Which example lends each absent modality under draw ``k``: one lends all of them, but where both sides of a pair
@@ -212,6 +233,11 @@ class CoalitionGame:
     def _turn(self, k: int) -> int:
         """Draws in this order come next to their inverses."""
         return min(k, self.inverse.get(k, k))
+
+
+def answer_bytes(features: Features, n: int, count: int) -> int:
+    """Count the bytes of the answers to ``count`` questions about ``n`` examples such as these."""
+    return count * n * features.outputs[0].numel() * features.outputs.element_size()
 
 
 def lender_of(task: Task, donors: Sequence[Tensor], k: int, i: int, size: int) -> Tensor:

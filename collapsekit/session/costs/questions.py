@@ -11,7 +11,7 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import GameOptions, count_draws, draws_for, moves_whole
+from collapsekit.games.coalitions import KEPT, GameOptions, answer_bytes, count_draws, draws_for, moves_whole
 from collapsekit.games.seed_noise import count_seed_noise
 from collapsekit.interventions.edits import TRIED, unread_inputs
 from collapsekit.interventions.imputation import has_split
@@ -110,8 +110,20 @@ class QuestionCosts(FirstLook):
                 continue
             self._counted |= known
             asked = each if whole else count_draws(features, full & ~mask, each)
-            questions += 0 if mask == full or (whole and not mask) else asked
+            asked = 0 if mask == full or (whole and not mask) else asked
+            questions += asked if self._asks_anew(key, asked, features, again=not calibrated) else 0
         return cost + self.replayed(questions, split, together=True)
+
+    def _asks_anew(self, key: tuple[str, int, int], asked: int, features: Features, *, again: bool) -> bool:
+        """Whether a game does not have these answers from before; with ``again`` it keeps them, where there is room."""
+        if ("kept", *key) in self._counted:
+            self._counted.discard(("kept", *key))
+            return False
+        size, split = answer_bytes(features, self.size_of(key[0]), asked), key[:2]
+        if again and size <= self._rooms.setdefault(split, KEPT):
+            self._rooms[split] -= size
+            self._counted.add(("kept", *key))
+        return True
 
     def seed_noise(self) -> Cost:
         """Measure what seeds do to answers of a model that samples."""
