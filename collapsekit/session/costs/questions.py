@@ -12,6 +12,7 @@ from torch import Tensor
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
 from collapsekit.games.coalitions import KEPT, GameOptions, answer_bytes, count_draws, draws_for, moves_whole
+from collapsekit.games.enough import count_asked, may_stop_early
 from collapsekit.games.seed_noise import count_seed_noise
 from collapsekit.interventions.edits import TRIED, unread_inputs
 from collapsekit.interventions.imputation import has_split
@@ -20,6 +21,8 @@ from collapsekit.interventions.replay import by_row, count_compared
 from collapsekit.readouts.linear import need_enough, need_train
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.first_look import READ, FirstLook
+
+ENOUGH = "fewer other examples are taken where more would not move a share of the credit"
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,9 @@ class QuestionCosts(FirstLook):
         paired = sum(self.size_of(split) - turn in turns for turn in turns)
         whole = bool(paired) and moves_whole(self.adapter, features)
         each = 2 * len(turns) - paired if whole else len(turns)
+        chosen = self.draws_chosen
+        if chosen and split == self.features.split:
+            each = count_asked(self.size, len(turns), whole=whole)
         questions, cost = 0, self.calibration() if calibrated else Cost()
         for mask in masks:
             key = (split, len(turns), min(mask, full & ~mask) if whole else mask)
@@ -112,7 +118,14 @@ class QuestionCosts(FirstLook):
             asked = each if whole else count_draws(features, full & ~mask, each)
             asked = 0 if mask == full or (whole and not mask) else asked
             questions += asked if self._asks_anew(key, asked, features, again=not calibrated) else 0
-        return cost + self.replayed(questions, split, together=True)
+        asked_in_all = self.replayed(questions, split, together=True)
+        return cost + (asked_in_all.at_most(ENOUGH) if chosen else asked_in_all)
+
+    @cached_property
+    def draws_chosen(self) -> bool:
+        """Whether it shows only while the model is asked how many other examples are enough."""
+        wanted = self.options_of("reliance", GameOptions).draws
+        return wanted == "enough" and may_stop_early(self.adapter, self.features, self.size, self.draws)
 
     def _asks_anew(self, key: tuple[str, int, int], asked: int, features: Features, *, again: bool) -> bool:
         """Whether a game does not have these answers from before; with ``again`` it keeps them, where there is room."""
