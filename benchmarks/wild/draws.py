@@ -39,7 +39,7 @@ def row(config: dict[str, Any], model: torch.nn.Module) -> tuple[int, int, int, 
     options = {"reliance": GameOptions(draws="enough")}
     session = Session(adapter, extract(adapter, "test"), options=options)
     most = draws_for(adapter, session.features, None)
-    chosen = session.draws
+    chosen = len(session.game.donors)
     few, many = find_credits(session.game_of(chosen)), find_credits(session.game_of(most))
     error = float((few / few.abs().sum(0) - many / many.abs().sum(0))[:, 0].abs().max())
     pairs = (1 << len(session.modalities)) // 2 - 1

@@ -82,7 +82,7 @@ class KeptAnswers:
         return fits
 
     def pop(self, name: tuple[int, int, int], *, again: bool) -> Tensor:
-        """Give an answer; it is kept on where it may be asked for ``again``."""
+        """Give an answer (n, ...); it is kept on where it may be asked for ``again``."""
         return self.answers[name] if again else self.answers.pop(name)
 
 
@@ -268,7 +268,16 @@ class CoalitionGame:
 
 
 def answer_bytes(features: Features, n: int, count: int) -> int:
-    """Count the bytes of the answers to ``count`` questions about ``n`` examples such as these."""
+    """Count the bytes of answers.
+
+    Args:
+        features: examples such as are asked about.
+        n: how many are.
+        count: questions about each.
+
+    Returns:
+        Bytes.
+    """
     return count * n * features.outputs[0].numel() * features.outputs.element_size()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import EXACT_UP_TO, KEPT, CoalitionGame, answer_bytes, shapley_values
+from collapsekit.games.coalitions import EXACT_UP_TO, KEPT, CoalitionGame, answer_bytes, draws_for, shapley_values
 from collapsekit.interventions.marginal import shifts
 
 FEWEST = 8  # other examples of the first round
@@ -55,6 +56,26 @@ def count_asked(n: int, most: int, *, whole: bool) -> int:
     return len(asked)
 
 
+def find_draws(
+    adapter: Adapter, features: Features, wanted: int | Literal["enough"] | None, make: Callable[[int], CoalitionGame]
+) -> int:
+    """Find how many other examples an absent modality is taken from.
+
+    Args:
+        adapter: the model.
+        features: the examples.
+        wanted: what the options ask for.
+        make: the game over so many draws; it remembers what it valued.
+
+    Returns:
+        As many as are asked for, or are enough.
+    """
+    most = draws_for(adapter, features, wanted)
+    if wanted != "enough" or not may_stop_early(adapter, features, len(features), most):
+        return most
+    return choose_draws(make, most)
+
+
 def choose_draws(make: Callable[[int], CoalitionGame], most: int) -> int:
     """Take twice as many other examples until no modality's share of the credit moves more than a verdict minds.
 
@@ -95,5 +116,5 @@ def _rounds(most: int) -> list[int]:
 
 
 def find_credits(game: CoalitionGame) -> Tensor:
-    """Find credits in the loss: (modalities, 1 + G), over all examples and without each jackknife group."""
+    """Find credits in the loss, over all examples and without each jackknife group: (modalities, 1+G)."""
     return shapley_values(lambda mask: -game.value(mask).loss, game.size, 2, 0)[0]

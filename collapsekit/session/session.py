@@ -15,8 +15,8 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Kind, Options, Profile, Progress, Settings
 from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import make_reference
-from collapsekit.games.coalitions import CoalitionGame, GameOptions, KeptAnswers, draws_for, shapley_values
-from collapsekit.games.enough import choose_draws, may_stop_early
+from collapsekit.games.coalitions import CoalitionGame, GameOptions, KeptAnswers, shapley_values
+from collapsekit.games.enough import find_draws
 from collapsekit.games.fitted_reference import FittedReference, add_joint
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.games.pairs import PairedReference, make_paired_reference
@@ -57,7 +57,6 @@ class Session:
         self._unimodal = ModalityReadouts(adapter, features, seed, self.progress)
         self._baselines: dict[Plan, Baselines] = {}
         self.games: dict[int, CoalitionGame] = {}
-        self._enough: dict[int, int] = {}  # draws that are, by how many there are at most
         self._kept = KeptAnswers()
         self._balanced: dict[tuple[ReferencePlan, int], FittedReference] = {}  # and how many draws
         self._joint = JointReadouts(adapter, features, seed, self.progress)
@@ -215,18 +214,8 @@ class Session:
     @property
     def game(self) -> CoalitionGame:
         """The model's coalitions, under the draws that the options ask for."""
-        return self.game_of(self.draws)
-
-    @property
-    def draws(self) -> int:
-        """How many other examples an absent modality is taken from: as many as the options ask for, or are enough."""
         wanted = self.options_of("reliance", GameOptions).draws
-        most = draws_for(self.adapter, self.features, wanted)
-        if wanted != "enough" or not may_stop_early(self.adapter, self.features, len(self.features), most):
-            return most
-        if most not in self._enough:
-            self._enough[most] = choose_draws(self.game_of, most)
-        return self._enough[most]
+        return self.game_of(find_draws(self.adapter, self.features, wanted, self.game_of))
 
     @property
     def permutations(self) -> int:

@@ -115,11 +115,11 @@ class QuestionCosts(FirstLook):
             if known <= self._counted:
                 continue
             self._counted |= known
-            asked = each if whole else count_draws(features, full & ~mask, each)
-            asked = 0 if mask == full or (whole and not mask) else asked
-            questions += asked if self._asks_anew(key, asked, features, again=not calibrated) else 0
-        asked_in_all = self.replayed(questions, split, together=True)
-        return cost + (asked_in_all.at_most(ENOUGH) if chosen else asked_in_all)
+            number = each if whole else count_draws(features, full & ~mask, each)
+            number = 0 if mask == full or (whole and not mask) else number
+            questions += number if self._asks_anew(key, number, features, again=not calibrated) else 0
+        found = self.replayed(questions, split, together=True)
+        return cost + (found.at_most(ENOUGH) if chosen else found)
 
     @cached_property
     def draws_chosen(self) -> bool:
@@ -127,12 +127,12 @@ class QuestionCosts(FirstLook):
         wanted = self.options_of("reliance", GameOptions).draws
         return wanted == "enough" and may_stop_early(self.adapter, self.features, self.size, self.draws)
 
-    def _asks_anew(self, key: tuple[str, int, int], asked: int, features: Features, *, again: bool) -> bool:
-        """Whether a game does not have these answers from before; with ``again`` it keeps them, where there is room."""
+    def _asks_anew(self, key: tuple[str, int, int], number: int, features: Features, *, again: bool) -> bool:
+        """Whether a game lacks this number of answers from before; with ``again`` it keeps them, if there is room."""
         if ("kept", *key) in self._counted:
             self._counted.discard(("kept", *key))
             return False
-        size, split = answer_bytes(features, self.size_of(key[0]), asked), key[:2]
+        size, split = answer_bytes(features, self.size_of(key[0]), number), key[:2]
         if again and size <= self._rooms.setdefault(split, KEPT):
             self._rooms[split] -= size
             self._counted.add(("kept", *key))
