@@ -40,7 +40,7 @@ from collapsekit.report.verdicts import judge
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
 from collapsekit.session.command_line import command_line, recorded
 from collapsekit.session.costs.estimate import estimate_costs
-from collapsekit.session.costs.preview import Preview
+from collapsekit.session.costs.pricing import PricedPreview
 from collapsekit.session.costs.reckoning import ENDING, reckon_probes
 from collapsekit.session.costs.timing import Clock
 from collapsekit.session.layouts import settle_layouts
@@ -189,7 +189,7 @@ def estimate_cost(
                 features = extraction.features(where)
                 opened = clock() - began
                 session = Session(adapter, features, options=all_options, seed=options.seed, profile=options.profile)
-                preview = Preview(session, _counter(first, features))
+                preview = PricedPreview(session, _counter(first, features))
                 return estimate_costs(preview, _in_turn(chosen), opened, clock)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -26,21 +27,22 @@ SCORING = 100.0  # operations that scoring takes for every number the model puts
 
 
 SUBSETS = "modality subsets"  # what is counted of coalitions
+KEPT = 1 << 27  # bytes of answers at most that a game keeps for the calibrated model, which is asked the same
 EXACT_UP_TO = 6  # modalities; beyond, Shapley credit is sampled
 
 
 class GameOptions(Options):
     """How coalitions are valued; set under the name of the probe reliance."""
 
-    draws: int | None = Field(
+    draws: Annotated[int, Field(gt=0)] | Literal["enough"] | None = Field(
         default=None,
-        gt=0,
-        description="other examples an absent modality is taken from; default: 8 a class, 32 at least, 256 at most",
+        description="other examples an absent modality is taken from; default: 8 a class, 32 at least, 256 at most; enough: "
+        "half of these or fewer, where no share of the credit would move",
     )
     permutations: int = Field(default=64, gt=1, description="sampled orders beyond 6 modalities")
 
 
-def draws_for(adapter: Adapter, features: Features, wanted: int | None) -> int:
+def draws_for(adapter: Adapter, features: Features, wanted: int | Literal["enough"] | None) -> int:
     """Choose how many other examples an absent modality is taken from.
 
     The loss of a mean over few draws is biased up, most of all where no draw happens to hold the right class, so the
@@ -49,17 +51,39 @@ def draws_for(adapter: Adapter, features: Features, wanted: int | None) -> int:
     Args:
         adapter: the model, for its task.
         features: the examples, for the number of classes.
-        wanted: how many; None: the default.
+        wanted: how many; else the default, of which fewer may be enough (``choose_draws``).
 
     Returns:
         ``wanted``, or the default.
     """
-    if wanted is not None:
+    if isinstance(wanted, int):
         return wanted
     return min(256, max(32, 8 * adapter.task.choices_of(features.outputs)))
 
 
 Expected = Callable[[Tensor], Tensor]
+
+
+class KeptAnswers:
+    """Outputs (n, ...) by the name of a question, as many as there is room for: the calibrated model is asked the same, and
+    so are games of more draws."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[int, int, int], Tensor] = {}
+        self.room = KEPT
+
+    def __contains__(self, name: tuple[int, int, int]) -> bool:
+        return name in self.answers
+
+    def reserve(self, size: int) -> bool:
+        """Take room for so many bytes, where there is as much."""
+        fits = size <= self.room
+        self.room -= size if fits else 0
+        return fits
+
+    def pop(self, name: tuple[int, int, int], *, again: bool) -> Tensor:
+        """Give an answer (n, ...); it is kept on where it may be asked for ``again``."""
+        return self.answers[name] if again else self.answers.pop(name)
 
 
 def _as_it_is(expected: Tensor) -> Tensor:
@@ -82,10 +106,12 @@ class CoalitionGame:
         seed: int,
         progress: Progress,
         calibration: Callable[[], Expected | None] | None = None,
+        kept: KeptAnswers | None = None,
     ) -> None:
         """``calibration``: of the model, asked for where it is needed, as it encodes other splits; by default it is fitted
-        then."""
+        then; ``kept``: answers that games of other draws have too."""
         self.adapter, self.features, self.progress = adapter, features, progress
+        self.kept = KeptAnswers() if kept is None else kept
         self.calibration = calibration or partial(fit_calibration, adapter, features)
         self.donors = marginal_samples(len(features), draws, seed, features.alike)
         self.size = len(features.modalities)
@@ -111,7 +137,8 @@ class CoalitionGame:
     def calibrated(self, mask: int) -> CoalitionValue:
         """Compute what ``value`` gives, of the calibrated model: as sure as it is right.
 
-        ``fit_calibration`` encodes other splits: who needs ``value`` alone does not pay for that.
+        ``fit_calibration`` encodes other splits: who needs ``value`` alone does not pay for that. What the model answered
+        for ``value`` is not asked again, as far as there was room to keep it.
         """
         if mask not in self.sure:
             sure = self.calibration() or _as_it_is
@@ -188,20 +215,46 @@ class CoalitionGame:
         asked += [(rest, k) for k in draws if k not in self.inverse] if self.inverse else []
         asked.sort(key=lambda one: self._turn(one[1]))
         absent = {one: [m for m in self.features.modalities if m not in self.names(one)] for one in (mask, rest)}
-        questions = (Edit(absent=self._lenders(absent[one], k)) for one, k in asked)
+        questions = [Edit(absent=self._lenders(absent[one], k)) for one, k in asked]
         means = {
             one: [MeanOverDraws(self.features, self.donors, self.inverse) for _ in kinds]
             for one in ([mask, rest] if self.inverse else [mask])
         }
-        answers = predict_many(self.adapter, self.features, questions)
-        for (one, k), answer in zip(asked, answers, strict=True):
+        answers = self._answers(questions, [self._name(*one) for one in asked], again=len(kinds) == 1)
+        for (one, k), outputs in zip(asked, answers, strict=True):
             for i, kind in enumerate(kinds):
-                expected = kind(task.expect(answer.outputs))
+                expected = kind(task.expect(outputs))
                 means[one][i].add(k, expected)
                 if k in self.inverse:
                     back = self.inverse[k]
                     means[rest][i].add(back, expected.index_select(0, self.donors[back]))
         return {one: [score_draws(task, self.features, m) for m in found] for one, found in means.items()}
+
+    def _answers(
+        self, questions: Sequence[Edit], names: Sequence[tuple[int, int, int]], *, again: bool
+    ) -> Iterator[Tensor]:
+        """What the model answers to questions, or has answered before under the same ``names``; ``again``: they may be asked
+        once more."""
+        size = answer_bytes(self.features, len(self.features), 1)
+        known = {name: self.kept.pop(name, again=again) for name in names if name in self.kept}
+        fresh = predict_many(
+            self.adapter, self.features, (q for q, name in zip(questions, names, strict=True) if name not in known)
+        )
+        room = again and self.kept.reserve(size * (len(names) - len(known)))
+        for name in names:
+            if name in known:
+                yield known[name]
+                continue
+            outputs = next(fresh).outputs
+            if room:
+                self.kept.answers[name] = outputs
+            yield outputs
+
+    def _name(self, mask: int, k: int) -> tuple[int, int, int]:
+        """A question's name: the coalition, and what tells the draw from others of this game, and from those of games with
+        other draws where an example is lent the same under the same name."""
+        nested = self.features.alike is None and not self.adapter.task.expects_sets
+        return mask, int(self.donors[k][0]) if nested else k, 0 if nested else len(self.donors)
 
     def _lenders(self, absent: Sequence[str], k: int) -> dict[str, Tensor]:
         """Which example lends each absent modality under draw ``k``: one lends all of them, but where both sides of a pair
@@ -212,6 +265,20 @@ class CoalitionGame:
     def _turn(self, k: int) -> int:
         """Draws in this order come next to their inverses."""
         return min(k, self.inverse.get(k, k))
+
+
+def answer_bytes(features: Features, n: int, count: int) -> int:
+    """Count the bytes of answers.
+
+    Args:
+        features: examples such as are asked about.
+        n: how many are.
+        count: questions about each.
+
+    Returns:
+        Bytes.
+    """
+    return count * n * features.outputs[0].numel() * features.outputs.element_size()
 
 
 def lender_of(task: Task, donors: Sequence[Tensor], k: int, i: int, size: int) -> Tensor:

@@ -26,7 +26,7 @@ class CostRow(Frozen):
     encoder_steps: Count = 0  # optimiser steps of these
     at_most: tuple[str, ...] = ()  # which of these numbers may come out lower
     why: tuple[str, ...] = ()  # what decides how much lower
-    seconds: Number | None = None  # by one timed batch of each kind; of what is at most, at most
+    seconds: Number | None = None  # reckoned: by one timed batch of each kind, and by the sizes of what is fitted
     skipped: str | None = None  # why it would measure nothing
     estimated: Flag = True  # false: it does not say what it costs
 
@@ -49,7 +49,7 @@ class CostReport(Contract):
 
     def _gist(self) -> Iterator[str]:
         total = self.total
-        yield f"{'at most' if total.at_most else 'about'} {total.seconds or 0.0:.3g} s"
+        yield f"about {total.seconds or 0.0:.3g} s"
         yield f"{len(self.probes)} probes on split {self.split}, profile {self.profile}"
 
     def contradictions(self) -> Iterator[str]:

@@ -15,7 +15,8 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Kind, Options, Profile, Progress, Settings
 from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import make_reference
-from collapsekit.games.coalitions import CoalitionGame, GameOptions, draws_for, shapley_values
+from collapsekit.games.coalitions import CoalitionGame, GameOptions, KeptAnswers, shapley_values
+from collapsekit.games.enough import find_draws
 from collapsekit.games.fitted_reference import FittedReference, add_joint
 from collapsekit.games.late_fusion import fuse_late
 from collapsekit.games.pairs import PairedReference, make_paired_reference
@@ -56,6 +57,7 @@ class Session:
         self._unimodal = ModalityReadouts(adapter, features, seed, self.progress)
         self._baselines: dict[Plan, Baselines] = {}
         self.games: dict[int, CoalitionGame] = {}
+        self._kept = KeptAnswers()
         self._balanced: dict[tuple[ReferencePlan, int], FittedReference] = {}  # and how many draws
         self._joint = JointReadouts(adapter, features, seed, self.progress)
         features.facts.session = self
@@ -212,7 +214,8 @@ class Session:
     @property
     def game(self) -> CoalitionGame:
         """The model's coalitions, under the draws that the options ask for."""
-        return self.game_of(draws_for(self.adapter, self.features, self.options_of("reliance", GameOptions).draws))
+        wanted = self.options_of("reliance", GameOptions).draws
+        return self.game_of(find_draws(self.adapter, self.features, wanted, self.game_of))
 
     @property
     def permutations(self) -> int:
@@ -227,7 +230,7 @@ class Session:
         """Make the model's coalitions over so many draws of other examples, once."""
         if draws not in self.games:
             self.games[draws] = CoalitionGame(
-                self.adapter, self.features, draws, self.seed, self.progress, lambda: self.calibration
+                self.adapter, self.features, draws, self.seed, self.progress, lambda: self.calibration, self._kept
             )
         return self.games[draws]
 

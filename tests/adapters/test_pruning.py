@@ -160,6 +160,27 @@ class LooksAtValues(Branches):
         return self.mixed(last(third(act(h))) + late, self.encoded("b", b))
 
 
+class ManyHeads(Branches):
+    """Heads of which one is read, and a decoder whose answer is handed out unread; the config names the one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(7, 3) for _ in range(5)])
+        self.decoder = nn.Sequential(nn.Linear(10, 9), nn.ReLU(), nn.Linear(9, 6))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**super().config, "output": 2}
+
+    def forward(self, a: Tensor, b: Tensor) -> Any:
+        both = torch.cat([self.encoded("a", a), self.encoded("b", b)], 1)
+        rebuilt = self.decoder(both)
+        return [*self.answers(self.fusion(both)), rebuilt]
+
+    def answers(self, fused: Tensor) -> list[Tensor]:
+        return [head(fused) for head in self.heads]
+
+
 MODELS: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "a list of layers": (Branches, [f"branches.{m}.{i}" for m in "ab" for i in range(3)]),
     "layers in layers": (Nested, ["parts.trunks.a", "parts.trunks.b"]),
@@ -168,6 +189,10 @@ MODELS: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "random numbers": (Draws, ["branches.a.0", "branches.b.0"]),
     "a cache on a module": (Cached, ["branches.a.1", "branches.b.0.linear", "branches.b.1"]),
     "a look at values": (LooksAtValues, []),
+    "heads that nobody reads": (
+        ManyHeads,
+        [*(f"branches.{m}.{i}" for m in "ab" for i in range(3)), "decoder", *(f"heads.{i}" for i in (0, 1, 3, 4))],
+    ),
 }
 
 
@@ -479,6 +504,64 @@ def test_a_layer_whose_shape_is_not_known_for_other_rows_runs() -> None:
 
     adapter = pruned(Grows(Growing, lambda: nn.Linear(6, 8)))
     assert paths(adapter) == ["branches.a.1", "branches.b.1"]
+
+
+# -- what runs on the encoders' answers, and is not read -----------------------------------------------------------------
+
+
+def test_heads_that_are_not_read_do_not_run_and_the_one_that_is_does() -> None:
+    adapter = pruned(ManyHeads())
+    batch: Batch = {k: v for k, v in data()["test"].items() if k in "ab"}
+    recorded = adapter.run(batch).recorded
+    for path, often in (("heads.2", 1), ("heads.3", 0), ("decoder", 0)):
+        assert calls_in(adapter, path, lambda: adapter.run(batch)) == 1
+        assert calls_in(adapter, path, lambda: adapter.rerun(recorded, batch)) == often
+    same_answers(ManyHeads)
+
+
+def test_whoever_listens_to_what_is_not_read_hears_what_enters_it() -> None:
+    adapter = pruned(ManyHeads())
+    batch: Batch = {k: v for k, v in data()["test"].items() if k in "ab"}
+    recorded, heard = adapter.run(batch).recorded, list[Tensor]()
+    inner = adapter.model.get_submodule("decoder.2")
+    handle = inner.register_forward_pre_hook(lambda _, args: heard.append(args[0].clone()))
+    adapter.rerun(recorded, batch)
+    handle.remove()
+    adapter.rerun(recorded, batch)
+    assert len(heard) == 1
+    assert bool(heard[0].abs().max() > 0)
+
+
+class Checked(ManyHeads):
+    """Refuses an answer of many rows whose parts are not whole, read or not, in a way that no operation shows."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Any:
+        answers = super().forward(a, b)
+        if len(a) > 4 and any(part.untyped_storage().nbytes() < part.numel() * 4 for part in answers):
+            raise ValueError("parts are missing")
+        return answers
+
+
+def test_where_unread_heads_have_to_run_layers_before_the_encoders_are_left_out_all_the_same() -> None:
+    class PastItself(ManyHeads):
+        def answers(self, fused: Tensor) -> list[Tensor]:
+            past: Any = self.heads[0].forward(fused)
+            zeroth, first, second, *others = super().answers(fused)
+            return [zeroth, first, second + past, *others]
+
+    adapter = pruned(PastItself())
+    assert adapter.pruning is not None
+    assert not adapter.pruning.refused
+    assert paths(adapter) == [f"branches.{m}.{i}" for m in "ab" for i in range(3)]
+    same_answers(PastItself)
+
+
+def test_a_model_that_wants_tensors_of_its_own_gets_them() -> None:
+    adapter = pruned(Checked())
+    assert adapter.pruning is not None
+    assert not adapter.pruning.plans[BOTH].fill.thin
+    assert "heads.0" in paths(adapter)
+    same_answers(Checked)
 
 
 # -- where it is found out only by trying ----------------------------------------------------------------------------

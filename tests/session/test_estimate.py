@@ -21,7 +21,10 @@ from collapsekit.errors import ConfigError, DataError
 from collapsekit.ext import Cost, CostReport, Preview, estimate_cost
 from collapsekit.interventions.marginal import marginal_samples, shifts
 from collapsekit.probes.geometry import rank_sweep
+from collapsekit.readouts.fit import steps_of
+from collapsekit.readouts.synergy import RATES, recipe_for
 from collapsekit.report.cost import COUNTED, CostRow
+from collapsekit.session.costs.pricing import EARLY, LEARNED, SMALLEST
 from collapsekit.session.costs.timing import peak_bytes
 from tests.probes.counting import Counts, counted, differing
 from tests.problems import Late, Problem, make_problem
@@ -338,11 +341,31 @@ def test_seconds_are_those_of_one_batch_times_the_counts(small: Problem) -> None
     assert report.unit_seconds["encodings"] == 1 / 64
     assert report.unit_seconds["steps"] == report.unit_seconds["encoder_steps"] == 1.0
     assert report.unit_seconds["replays"] == 1 / 2048
-    for row in report.probes:
-        seconds = sum(getattr(row, name) * report.unit_seconds.get(name, 0.0) for name in COUNTED)
-        assert row.seconds == pytest.approx(seconds)
+    rows = {row.name: row for row in report.probes}
+
+    def least(name: str) -> float:
+        """Of what is run and trained alone, and of training that is bounded the usual part."""
+        row = rows[name]
+        shares = {what: EARLY if what in row.at_most else 1.0 for what in COUNTED}
+        return sum(getattr(row, what) * report.unit_seconds.get(what, 0.0) * shares[what] for what in COUNTED)
+
+    for name in ("reliance", "noise", "gradient_rank"):  # which fit nothing
+        assert rows[name].seconds == pytest.approx(least(name) + SMALLEST, abs=1e-3)
+    assert rows["vif"].seconds == pytest.approx(SMALLEST, abs=1e-3)
     assert report.opening.seconds == pytest.approx(1 + 70 / 70)
     assert report.total.seconds == pytest.approx(sum(r.seconds or 0.0 for r in (report.opening, *report.probes)))
+
+
+def test_readouts_have_their_price_and_networks_end_a_few_epochs_after_their_best(small: Problem) -> None:
+    ticks = count()
+    (row,) = estimated(small, probes=["utilisation"], clock=lambda: float(next(ticks))).probes
+    runs, fit = 2 * len(RATES), SIZES["train"]
+    recipe = recipe_for(fit, 0.0, 0)
+    assert row.steps == runs * recipe.epochs * steps_of(fit)
+    expected = runs * (recipe.patience + LEARNED) * steps_of(fit)
+    assert expected < row.steps / 3
+    assert row.seconds is not None
+    assert expected < row.seconds < expected + 60  # a step takes a second here; the rest is replays and readouts
 
 
 def test_times_of_this_machine_are_above_zero(small: Problem) -> None:

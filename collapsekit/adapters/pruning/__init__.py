@@ -1,1 +1,1 @@
-"""What need not run in a replay, as it feeds nothing but encoders that answer from their recordings."""
+"""What need not run in a replay: it feeds only encoders that answer from their recordings, or nothing that is read."""

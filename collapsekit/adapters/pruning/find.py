@@ -1,4 +1,4 @@
-"""Found out on the first batch: which modules feed nothing but replayed encoders; tried before any is left out."""
+"""Found out on the first batch: which modules a replay need not run, as nothing that is read rests on them; tried first."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class SkipPlan:
         whole = any(m.training for m in self.inside) or torch._C._functorch.peek_interpreter_stack() is not None
         with ExitStack() as stack:
             for skip in () if whole else self.skips:
-                stack.enter_context(skip.applied(rows, self.fill))
+                if not (skip.late and _heard(skip.module)):  # whoever listens wants what really enters
+                    stack.enter_context(skip.applied(rows, self.fill))
             yield
 
 
@@ -96,6 +97,9 @@ def find_pruning(
                 break
             skips = _find_skips(replays, names)
             plan = replays.tried(skips, names) if skips else None
+            if any(skip.late for skip in skips) and not (plan and plan.skips):  # those before the encoders alone
+                skips = tuple(skip for skip in skips if not skip.late)
+                plan = replays.tried(skips, names) if skips else None
             if plan is None:
                 continue
             if not plan.skips:
@@ -168,48 +172,68 @@ class _Replays:
 
 
 def _find_skips(replays: _Replays, names: frozenset[str]) -> tuple[Skip, ...]:
-    """The outermost modules that feed nothing but encoders of ``names``. None where that cannot be told, as for a model
-    whose forward looks at numbers."""
+    """The outermost modules that feed nothing but encoders of ``names``, or nothing that is read of the answer. None where
+    that cannot be told, as for a model whose forward looks at numbers."""
     try:
-        early = _early(replays, names)
-        return _learn_skips(replays, names, early) if early else ()
+        free, forms, calls = _find_free(replays, names)
+        return _learn_skips(replays, names, free, forms, calls) if free else ()
     except _FAILS:
         return ()
 
 
-def _early(replays: _Replays, names: frozenset[str]) -> list[nn.Module]:
-    """Modules that a replay calls before the last replayed encoder, and that hold no tap."""
-    calls = Calls()
-    with calls.listening():
-        replays.answer(names, replays.rows(FEW[0]))
-    replayed = {id(replays.places.taps[m].module) for m in names}
-    taps = {id(tap.module) for tap in replays.places.all}
-    last = max((i for i, call in enumerate(calls.ended) if id(call.module) in replayed), default=0)
-    outside = [call for call in calls.ended[:last] if not any(id(outer) in replayed for outer in call.within)]
-    before = {id(call.module): call.module for call in outside}
-    return [m for m in before.values() if all(id(sub) not in taps for sub in m.modules())]
+_Forms = dict[int, list[tuple[int, Form]]]
 
 
-def _learn_skips(replays: _Replays, names: frozenset[str], early: Sequence[nn.Module]) -> tuple[Skip, ...]:
+def _find_free(replays: _Replays, names: frozenset[str]) -> tuple[dict[int, bool], _Forms, list[Call]]:
+    """Modules of which the answer bears no mark, by id, and whether each runs on what encoders gave (``late``); the forms of
+    what modules returned, and all calls."""
     model = replays.adapter.model
-    paths = {id(m): path for path, m in model.named_modules()}
-    reached, forms, calls = set[int](), dict[int, list[tuple[int, Form]]](), list[Call]()
+    paths = {id(m) for m in model.modules()}
+    free: dict[int, bool] | None = None
+    forms, calls = dict[int, list[tuple[int, Form]]](), list[Call]()
     for count, gradient in ((FEW[0], False), (FEW[1], False), (FEW[1], True)):
         marks = Dependence(model.modules())
         with torch.set_grad_enabled(gradient), marks.listening():
             mask = marks.of(replays.answer(names, replays.rows(count))) | marks.drawn
         if marks.values_read or marks.elsewhere:
-            return ()
-        reached |= {i for i, m in ((id(m), m) for m in model.modules()) if marks.reaches(m, mask)}
+            return {}, forms, calls
+        if free is None:
+            called = _outside(marks.ended, replays, names)
+            free = {id(m): late for m, late in called if id(m) in paths and not _heard(m)}
+        reached = {id(m) for m in model.modules() if marks.reaches(m, mask)}
+        free = {i: late for i, late in free.items() if i not in reached}
+        if not free:
+            break
         calls += marks.ended
         for call in marks.ended:
             forms.setdefault(id(call.module), []).append((count, call.form))
-    free = [m for m in early if id(m) in paths and id(m) not in reached and not _heard(m)]
-    made = {id(m): make_skip(paths[id(m)], m, forms[id(m)]) for m in free}
+    return free or {}, forms, calls
+
+
+def _outside(calls: Sequence[Call], replays: _Replays, names: frozenset[str]) -> list[tuple[nn.Module, bool]]:
+    """Modules that a replay calls outside of replayed encoders, and that hold no tap; whether each is called after the last
+    replayed encoder."""
+    replayed = {id(replays.places.taps[m].module) for m in names}
+    taps = {id(tap.module) for tap in replays.places.all}
+    last = max((i for i, call in enumerate(calls) if id(call.module) in replayed), default=0)
+    late: dict[int, tuple[nn.Module, bool]] = {}
+    for i, call in enumerate(calls):
+        if not any(id(outer) in replayed for outer in call.within):
+            late.setdefault(id(call.module), (call.module, i >= last))
+    return [(m, after) for m, after in late.values() if all(id(sub) not in taps for sub in m.modules())]
+
+
+def _learn_skips(
+    replays: _Replays, names: frozenset[str], free: Mapping[int, bool], forms: _Forms, calls: Sequence[Call]
+) -> tuple[Skip, ...]:
+    model = replays.adapter.model
+    modules = {id(m): (path, m) for path, m in model.named_modules()}
+    made = {i: make_skip(*modules[i], forms[i], late=late) for i, late in free.items()}
     left = {i: skip for i, skip in made.items() if skip is not None}
+    kept = _keeping(replays, names) if left else []
     while left:
         outer = _outermost(left, calls)
-        watch = _Watch(model, outer)
+        watch = _Watch(outer, kept)
         with watch.listening():
             replays.answer(names, replays.rows(FEW[0]))
         if not watch.acting:
@@ -233,31 +257,47 @@ def _outermost(skips: Mapping[int, Skip], calls: Sequence[Call]) -> set[int]:
 
 
 class _Watch(Calls):
-    """Which of some modules do anything beside answering: draw random numbers, or leave something in the model."""
+    """Which of some modules do anything beside answering: draw random numbers, or leave something in themselves, in what
+    calls them, or in any module (``kept``) that is not the same after a forward."""
 
-    def __init__(self, model: nn.Module, watched: set[int]) -> None:
+    def __init__(self, watched: set[int], kept: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.model, self.watched = model, watched
+        self.watched, self.kept = watched, kept
         self.acting: set[int] = set()
         self._before: list[Any] = []
 
     def _begin(self, module: nn.Module, args: Any) -> None:
-        super()._begin(module, args)
         if id(module) in self.watched:
-            self._before.append((random_states(), _contents(self.model)))
+            self._before.append((random_states(), self._near(module)))
+        super()._begin(module, args)
 
     def returned(self, module: nn.Module, output: Any) -> None:
         del output
         if id(module) in self.watched:
             drawn, held = self._before.pop()
-            if drawn != random_states() or not _as_it_was(held, _contents(self.model)):
+            if drawn != random_states() or _changed(held, self._near(module)):
                 self.acting.add(id(module))
 
+    def _near(self, module: nn.Module) -> _Contents:
+        return _contents((*module.modules(), *self.open, *self.kept))
 
-def _contents(model: nn.Module) -> dict[tuple[int, str], tuple[Any, int]]:
+
+_Contents = dict[tuple[int, str], tuple[Any, int]]
+
+
+def _keeping(replays: _Replays, names: frozenset[str]) -> list[nn.Module]:
+    """Modules that hold something else after a replay than before it."""
+    model = replays.adapter.model
+    before = _contents(model.modules())
+    replays.answer(names, replays.rows(FEW[0]))
+    changed = {i for i, _ in _changed(before, _contents(model.modules()))}
+    return [m for m in model.modules() if id(m) in changed]
+
+
+def _contents(modules: Iterable[nn.Module]) -> _Contents:
     """What modules hold: each thing, with how many there are in a collection, or how often a tensor was written into."""
     found = {}
-    for module in model.modules():
+    for module in modules:
         for name, value in (*own_attributes(module).items(), *module._buffers.items(), *module._parameters.items()):
             found[id(module), name] = value, _size(value)
     return found
@@ -269,7 +309,10 @@ def _size(value: Any) -> int:
     return len(value) if isinstance(value, list | dict | set) else 0
 
 
-def _as_it_was(before: Mapping[Any, tuple[Any, int]], now: Mapping[Any, tuple[Any, int]]) -> bool:
-    return before.keys() == now.keys() and all(
-        value is now[key][0] and size == now[key][1] for key, (value, size) in before.items()
-    )
+def _changed(before: _Contents, now: _Contents) -> list[tuple[int, str]]:
+    """The places at which something else is than was before."""
+    return [
+        key
+        for key in before.keys() | now.keys()
+        if key not in before or key not in now or before[key][0] is not now[key][0] or before[key][1] != now[key][1]
+    ]

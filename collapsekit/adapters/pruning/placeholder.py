@@ -84,6 +84,7 @@ class Skip:
     module: nn.Module
     tree: Tree
     leaves: tuple[Any, ...]  # a Blank for each tensor; anything else as it is
+    late: bool = False  # whether it would run on what encoders gave, and nobody reads what it makes of that
 
     @contextmanager
     def applied(self, rows: int, fill: Fill) -> Iterator[None]:
@@ -96,13 +97,14 @@ class Skip:
             yield
 
 
-def make_skip(path: str, module: nn.Module, forms: Sequence[tuple[int, Form]]) -> Skip | None:
+def make_skip(path: str, module: nn.Module, forms: Sequence[tuple[int, Form]], *, late: bool = False) -> Skip | None:
     """Learn how to leave a module out.
 
     Args:
         path: of the module, for messages.
         module: that is left out.
         forms: of what it returned, each with the number of rows it was for.
+        late: whether it runs on what encoders gave.
 
     Returns:
         None where that does not tell what it would return for another number of rows.
@@ -111,7 +113,7 @@ def make_skip(path: str, module: nn.Module, forms: Sequence[tuple[int, Form]]) -
     if not any(isinstance(x, Shape) for x in first.leaves) or any(f.tree.keys != first.tree.keys for _, f in forms):
         return None
     leaves = [_leaf([(rows, form.leaves[i]) for rows, form in forms]) for i in range(len(first.leaves))]
-    return None if _UNKNOWN in leaves else Skip(path, module, first.tree, tuple(leaves))
+    return None if _UNKNOWN in leaves else Skip(path, module, first.tree, tuple(leaves), late)
 
 
 def _leaf(column: Sequence[tuple[int, Any]]) -> Any:

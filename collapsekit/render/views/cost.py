@@ -26,18 +26,21 @@ def view(report: CostReport, detail: Detail) -> doc.Document:
     del detail  # there is little to say
     checkpoint, total = clean(report.checkpoint), report.total
     some = " beside what is not estimated" if any(not row.estimated for row in report.probes) else ""
-    bound = f"{'at most' if total.at_most else 'about'} {_time(total.seconds or 0.0)}{some}"
+    whole = f"about {_time(total.seconds or 0.0)}{some}"
     read = ", ".join(f"{clean(name)} {n:,}" for name, n in report.examples.items())
     memory = f"{fmt(report.kept_bytes / 1e6)} MB of inputs and features, {fmt(report.peak_bytes / 1e6)} MB for a batch"
     split = f"split {clean(report.split)} of {checkpoint}, profile {report.profile}"
     kinds = [name for name in _KINDS if getattr(total, name)]
     heads = (TableColumn(Span(_KINDS[name][0]), "number", _KINDS[name][1]) for name in kinds)
     rows = ([*_cells(row, kinds)] for row in (report.opening, *report.probes, total))
-    about = "Time is by one batch of each kind on this machine, in one process; what several need is counted once"
+    about = (
+        "Time is reckoned by one batch of each kind on this machine, in one process, and by the sizes of what is fitted; "
+        "what several need is counted once"
+    )
     table = doc.table("What it would run", ("part", *heads, ">time"), rows, about=about)
     return doc.Document(
         subject="Cost of a diagnosis",
-        title=f"Diagnosing {split}: model and training take {bound}. Nothing was measured or written.",
+        title=f"Diagnosing {split}: it takes {whole}. Nothing was measured or written.",
         page=f"cost: {checkpoint}",
         facts=doc.facts(Examples=read, Memory=memory),
         sections=(doc.Section((), (table, doc.items(_remarks(report)))),),
@@ -52,7 +55,7 @@ def _cells(row: CostRow, kinds: list[str]) -> Iterator[TableCell]:
         n, bound = getattr(row, name), "≤ " * (name in row.at_most)
         yield doc.cell(f"{bound}{f'{n:,}' if n < 10_000 else f'{n / 1000:,.0f} k'}" if n else "")
     seconds = row.seconds or 0.0
-    told = f"{'≤ ' * bool(row.at_most)}{_time(seconds)}" if seconds >= _SHORT else f"< {_SHORT} s"
+    told = _time(seconds) if seconds >= _SHORT else f"< {_SHORT} s"
     yield doc.cell("not estimated" if not row.estimated else told if seconds else ABSENT)
 
 

@@ -19,6 +19,7 @@ class FirstLook:
         self.session, self._count = session, count
         self._sizes: dict[str, int] = {}
         self._counted: set[object] = set()
+        self._rooms: dict[tuple[str, int], int] = {}  # bytes that are left to games for answers, by split and draws
         self.shared = Cost()  # of what was measured once: also where whoever asked then measures nothing
 
     @property

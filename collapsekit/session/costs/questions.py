@@ -11,7 +11,8 @@ from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import GameOptions, count_draws, draws_for, moves_whole
+from collapsekit.games.coalitions import KEPT, GameOptions, answer_bytes, count_draws, draws_for, moves_whole
+from collapsekit.games.enough import count_asked, may_stop_early
 from collapsekit.games.seed_noise import count_seed_noise
 from collapsekit.interventions.edits import TRIED, unread_inputs
 from collapsekit.interventions.imputation import has_split
@@ -20,6 +21,8 @@ from collapsekit.interventions.replay import by_row, count_compared
 from collapsekit.readouts.linear import need_enough, need_train
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.first_look import READ, FirstLook
+
+ENOUGH = "fewer other examples are taken where more would not move a share of the credit"
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,9 @@ class QuestionCosts(FirstLook):
         paired = sum(self.size_of(split) - turn in turns for turn in turns)
         whole = bool(paired) and moves_whole(self.adapter, features)
         each = 2 * len(turns) - paired if whole else len(turns)
+        chosen = self.draws_chosen
+        if chosen and split == self.features.split:
+            each = count_asked(self.size, len(turns), whole=whole)
         questions, cost = 0, self.calibration() if calibrated else Cost()
         for mask in masks:
             key = (split, len(turns), min(mask, full & ~mask) if whole else mask)
@@ -109,9 +115,28 @@ class QuestionCosts(FirstLook):
             if known <= self._counted:
                 continue
             self._counted |= known
-            asked = each if whole else count_draws(features, full & ~mask, each)
-            questions += 0 if mask == full or (whole and not mask) else asked
-        return cost + self.replayed(questions, split, together=True)
+            number = each if whole else count_draws(features, full & ~mask, each)
+            number = 0 if mask == full or (whole and not mask) else number
+            questions += number if self._asks_anew(key, number, features, again=not calibrated) else 0
+        found = self.replayed(questions, split, together=True)
+        return cost + (found.at_most(ENOUGH) if chosen else found)
+
+    @cached_property
+    def draws_chosen(self) -> bool:
+        """Whether it shows only while the model is asked how many other examples are enough."""
+        wanted = self.options_of("reliance", GameOptions).draws
+        return wanted == "enough" and may_stop_early(self.adapter, self.features, self.size, self.draws)
+
+    def _asks_anew(self, key: tuple[str, int, int], number: int, features: Features, *, again: bool) -> bool:
+        """Whether a game lacks this number of answers from before; with ``again`` it keeps them, if there is room."""
+        if ("kept", *key) in self._counted:
+            self._counted.discard(("kept", *key))
+            return False
+        size, split = answer_bytes(features, self.size_of(key[0]), number), key[:2]
+        if again and size <= self._rooms.setdefault(split, KEPT):
+            self._rooms[split] -= size
+            self._counted.add(("kept", *key))
+        return True
 
     def seed_noise(self) -> Cost:
         """Measure what seeds do to answers of a model that samples."""

@@ -20,11 +20,11 @@ from collapsekit.features.features import Features
 from collapsekit.interventions.edits import Edit, Piece, gather_edits
 from collapsekit.interventions.gradients import differentiable, outputs_of
 from collapsekit.readouts.fit import BATCH, rows_of
+from collapsekit.readouts.synergy import SynergyNet
 from collapsekit.session.session import Session
 from collapsekit.stats.threads import threads_for
 
 REPEATS, SHORT = 5, 0.1  # times that a call is made, and seconds from which on once is enough
-HIDDEN = 64  # width of the network whose step is timed
 Clock = Callable[[], float]
 
 
@@ -141,17 +141,33 @@ class _Timer:
         return self.timed(lambda: torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True))
 
     def _steps(self) -> None:
-        width = sum(x.shape[1] for x in self.features.pooled.values())
-        x, outputs = torch.zeros(BATCH, width), self.features.outputs[0].numel()
-        net = nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
-        optimizer = torch.optim.AdamW(net.parameters())
+        """A step of the network over all modalities: most of what is trained on features. What it takes grows with the
+        modalities and their pairs more than with widths, as each is a few small operations."""
+        x = [torch.zeros(BATCH, pooled.shape[1]) for pooled in self.features.pooled.values()]
+        rows, own = self._rows(BATCH), torch.arange(BATCH)
+        before = self.adapter.task.expect(self.features.outputs.index_select(0, rows)).reshape(BATCH, -1).float()
+        targets = self.features.targets.index_select(0, rows)
+        net = SynergyNet([values.shape[1] for values in x], before.shape[1])
+        parameters = list(net.parameters())
+        optimizer = torch.optim.AdamW(parameters)
+
+        def loss(out: Tensor) -> Tensor:
+            try:
+                return self.adapter.task.training_loss(out, targets)
+            except (
+                RuntimeError,
+                ValueError,
+                IndexError,
+            ):  # a task whose answers are no rows of numbers fits no such network
+                return out.square().mean()
 
         def step() -> None:
+            out = before + net(*(values.index_select(0, own) for values in x))
             optimizer.zero_grad()
-            torch.autograd.backward(net(x).square().mean())
+            torch.autograd.backward([loss(out)], inputs=parameters)
             optimizer.step()
 
-        with torch.enable_grad():
+        with torch.enable_grad(), threads_for(6.0 * BATCH * sum(p.numel() for p in parameters)):
             self.units.seconds["steps"] = self.timed(step)
 
 
