@@ -91,6 +91,15 @@ class TrainPass:
     outputs: Tensor
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """What is known of a model that ran elsewhere: its name, a digest of its answers, and what ran it."""
+
+    name: str
+    sha256: str
+    engine: str
+
+
 class BatchKeys:
     """What of a batch is whose, by the config and the task."""
 
@@ -157,6 +166,7 @@ class Adapter(BatchKeys, ABC):
     with the checkpoint's weights. Where it is encoders, a fusion and a head, subclass EncodeFuseHeadAdapter."""
 
     _by_parts: ClassVar[type[Adapter] | None] = None  # EncodeFuseHeadAdapter, which sets it
+    elsewhere: Elsewhere | None = None  # of a model whose answers came through files; ``self.model`` is then nobody's
 
     def __init_subclass__(cls, *, by_parts: bool = False, **kwargs: Any) -> None:
         """Give a class that has ``encode``, ``fuse`` and ``head``, as version 0.1.0 asked for, the base that runs them."""

@@ -57,9 +57,11 @@ def next_steps(report: Report, typed: Request[DiagnoseOptions], place: Path | No
         place: Where report.json was written; None: nowhere.
 
     Returns:
-        A repair where a modality surely is less used than it could be, chosen as `collapsekit repair` chooses it; what would
-        judge more where something is open; else the gate.
+        A repair where a modality surely is less used than it could be, chosen as `collapsekit repair` chooses it (of a model
+        that is elsewhere none); what would judge more where something is open; else the gate.
     """
+    if report.subject.engine is not None:
+        return tuple(_elsewhere(report, typed, place))
     weak = weak_modalities(report)
     repair = [_repair(report, typed)] if weak else []
     if report.verdict == "inconclusive" or (report.judged is not None and report.judged.missing):
@@ -142,6 +144,14 @@ def _more_epochs(report: Report, options: DiagnoseOptions) -> dict[str, dict[str
     before = report.settings["probes"].get("prefix_gap", UnimodalOptions().model_dump())
     twice = {key: 2 * before[key] for key in ("epochs", "budget")}
     return of_probes | {"prefix_gap": of_probes.get("prefix_gap", {}) | twice}
+
+
+def _elsewhere(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -> Iterator[NextStep]:
+    """What can be done about a model that is not here: ask it more, and the gate."""
+    if report.verdict == "inconclusive" or (report.judged is not None and report.judged.missing):
+        yield NextStep("to judge more: plan again about more examples, or with more draws (--set reliance.draws=N).")
+    if place is not None:
+        yield _gate(report, typed, place)
 
 
 def _gate(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -> NextStep:

@@ -16,6 +16,8 @@ COMMANDS = {
     "init": "Write a commented collapsekit.yaml: by running a batch (--factory and --data), else by the checkpoint's names.",
     "inspect": "Show what a checkpoint is and holds, without executing it; exits 3 where it would be refused.",
     "diagnose": "Find out which modality a checkpoint ignores, what that costs, and why.",
+    "plan": "Write the questions that a verdict needs, for a model that runs elsewhere; `score` reads the answers.",
+    "score": "Judge a model by its answers to the questions of `collapsekit plan`; exits 5 where answers are missing.",
     "repair": "Fine-tune a checkpoint so that it uses what it ignored; exits 1 where the result is rejected.",
     "gate": "Decide whether a model may ship: exit 0 passed, 1 failed, 5 inconclusive.",
     "baseline": "Keep earlier reports for `collapsekit gate` to compare with.",

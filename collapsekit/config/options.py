@@ -164,6 +164,31 @@ class DiagnoseOptions(RunOptions, ProbeOptions):
     subsets: Annotated[bool, Flag("Also run growing, over the models of the config's `subsets`.")] = False
 
 
+class PlanOptions(CommandOptions):
+    """What ``collapsekit plan`` asks."""
+
+    command: ClassVar[str] = "plan"
+    split: Annotated[
+        str | None, Flag("Split that the model is asked about; default: {default}.", unset=DEFAULT_SPLITS)
+    ] = None
+    seed: Annotated[int, Field(ge=0, lt=SEEDS), Flag("Seed of everything drawn.")] = 0
+    limit: Annotated[
+        int | None,
+        Field(ge=1, lt=SEEDS),
+        Flag("At most so many examples a split.", unit="example", bounded=True),
+    ] = None
+    budget: Annotated[
+        int | None,
+        Field(ge=1, lt=SEEDS),
+        Flag("At most so many questions: fewer draws of each absent modality.", unit="question", bounded=True),
+    ] = None
+    format: Annotated[str, Flag("How questions are written: plain, openai-batch or vllm.")] = "plain"
+    options: Annotated[
+        Mapping[str, Mapping[str, Any]] | None,
+        Flag("Set a probe's option; repeatable.", name="set", metavar="PROBE.OPTION=VALUE"),
+    ] = None
+
+
 class Training(Options):
     """How stages are trained; the same for a method and for the fine-tuning it is judged beside."""
 

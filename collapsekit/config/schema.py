@@ -120,6 +120,22 @@ class SubsetConfig(_Section):
     factory: str | None = None
 
 
+class AnswersConfig(_Section):
+    """How a model that lives elsewhere is asked, and its answers read (`collapsekit plan` and `score`)."""
+
+    choices: tuple[str, ...] = ()  # what the model calls each class, in the order of labels
+    instruction: str | None = None  # text that follows an example's parts in a request
+    model: str | None = None  # the name under which requests ask for the model
+
+    @field_validator("choices")
+    @classmethod
+    def _told_apart(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        spelt = [" ".join(choice.casefold().split()) for choice in value]
+        if not all(spelt) or len(set(spelt)) < len(spelt):
+            raise ValueError(f"choices must be told apart, whatever their case, found {', '.join(map(repr, value))}")
+        return value
+
+
 class Config(_Section):
     """The whole config; ``base`` is the folder it was found in, ``origin`` what to call it in messages, ``file`` where it
     was read, absolute, or None for one that was made in Python."""
@@ -140,6 +156,7 @@ class Config(_Section):
     task_options: Plain = {}  # of the task, such as `shift` of tokens
     data: DataConfig = DataConfig()
     subsets: tuple[SubsetConfig, ...] = ()
+    answers: AnswersConfig = AnswersConfig()
     gate: GateConfig = GateConfig()
     plugins: tuple[str, ...] = ()
     structure: tuple[dict[str, Any], ...] = Field(default=(), exclude=True)  # what a repair put into the model

@@ -206,16 +206,9 @@ class CoalitionGame:
         Modalities A of example i with B of j are a draw for the coalition A, as seen from i, and one for the coalition B,
         as seen from j, if some draw lends j what is of i. So nearly every draw of the one is a draw of the other.
         """
-        task, rest, draws = (
-            self.adapter.task,
-            self.full & ~mask,
-            range(count_draws(self.features, self.full & ~mask, len(self.donors))),
-        )
-        asked = [(mask, k) for k in draws]
-        asked += [(rest, k) for k in draws if k not in self.inverse] if self.inverse else []
-        asked.sort(key=lambda one: self._turn(one[1]))
-        absent = {one: [m for m in self.features.modalities if m not in self.names(one)] for one in (mask, rest)}
-        questions = [Edit(absent=self._lenders(absent[one], k)) for one, k in asked]
+        task, rest = self.adapter.task, self.full & ~mask
+        asked = self._turns(mask)
+        questions = [self._edit(one, k) for one, k in asked]
         means = {
             one: [MeanOverDraws(self.features, self.donors, self.inverse) for _ in kinds]
             for one in ([mask, rest] if self.inverse else [mask])
@@ -255,6 +248,25 @@ class CoalitionGame:
         other draws where an example is lent the same under the same name."""
         nested = self.features.alike is None and not self.adapter.task.expects_sets
         return mask, int(self.donors[k][0]) if nested else k, 0 if nested else len(self.donors)
+
+    def edits(self, mask: int) -> Iterator[Edit]:
+        """List the questions that ``value`` of a coalition asks beside the examples as they are, each about all of them."""
+        if mask == self.full or (mask == 0 and self.inverse):
+            return
+        for one, k in self._turns(min(mask, self.full & ~mask) if self.inverse else mask):
+            yield self._edit(one, k)
+
+    def _turns(self, mask: int) -> list[tuple[int, int]]:
+        """Which coalition is asked under which draw, for ``mask`` and what comes with it."""
+        rest = self.full & ~mask
+        draws = range(count_draws(self.features, rest, len(self.donors)))
+        asked = [(mask, k) for k in draws]
+        asked += [(rest, k) for k in draws if k not in self.inverse] if self.inverse else []
+        return sorted(asked, key=lambda one: self._turn(one[1]))
+
+    def _edit(self, mask: int, k: int) -> Edit:
+        present = self.names(mask)
+        return Edit(absent=self._lenders([m for m in self.features.modalities if m not in present], k))
 
     def _lenders(self, absent: Sequence[str], k: int) -> dict[str, Tensor]:
         """Which example lends each absent modality under draw ``k``: one lends all of them, but where both sides of a pair

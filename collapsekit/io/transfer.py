@@ -13,7 +13,7 @@ PACK = 1 << 26  # bytes that share a copy; side by side they lie on the device t
 
 
 def to_cpu(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Copy tensors to the CPU, detached, as many as fit in 64 MiB in one copy; what is there already stays as it is.
+    """Copy tensors of any shape to the CPU, detached, as many as fit in 64 MiB in one copy; what is there stays as it is.
 
     Tensors that share a copy share their memory on the CPU, too.
     """
@@ -21,12 +21,12 @@ def to_cpu(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def named_to_cpu(tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
-    """Copy tensors to the CPU as ``to_cpu`` does, by name."""
+    """Copy tensors of any shape to the CPU as ``to_cpu`` does, by name."""
     return dict(zip(tensors, to_cpu(tensors.values()), strict=True))
 
 
 def stream_to_cpu(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield tensors as ``to_cpu`` copies them, in order, with one copy's worth of them on the CPU at a time."""
+    """Yield tensors of any shape as ``to_cpu`` copies them, in order, with one copy's worth of them on the CPU at a time."""
     pack: list[Tensor] = []
     size = 0
     for tensor in tensors:
@@ -40,7 +40,7 @@ def stream_to_cpu(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device, without waiting for what the device is at.
+    """Copy a tensor of any shape to a device, without waiting for what the device is at.
 
     To CUDA it goes from pinned memory, which torch gives out again once the copy is done.
     """

@@ -24,15 +24,22 @@ def subject_of(session: Session) -> Subject:
     adapter, features = session.adapter, session.features
     read: Checkpoint | None = adapter.checkpoint
     adapter.steady()  # the digest is of the weights as they were found
+    if (there := adapter.elsewhere) is not None:
+        name, sha256 = there.name, there.sha256
+    elif read is not None:
+        name, sha256 = name_of(read.path), read.sha256
+    else:
+        name, sha256 = f"live {type(adapter.model).__name__}", weights_digest(adapter)
     return Subject(
-        checkpoint=name_of(read.path) if read is not None else f"live {type(adapter.model).__name__}",
-        sha256=read.sha256 if read is not None else weights_digest(adapter),
+        checkpoint=name,
+        sha256=sha256,
         modalities=adapter.modalities,
         task=adapter.task.name,
         metric=adapter.task.metric_name,
         split=features.split,
         examples=len(features),
         seed=session.seed,
+        engine=None if there is None else there.engine,
     )
 
 

@@ -12,6 +12,7 @@ from typer.main import get_command
 from collapsekit.cli import app
 from collapsekit.gating.baseline import make_baseline
 from collapsekit.report.baseline import Run as EarlierRun
+from tests.answers.making import make_manifest
 from tests.cli.conftest import Run
 from tests.gating.making import make_report
 from tests.problems import make_problem
@@ -57,6 +58,24 @@ WRONG: dict[str, dict[str, list[str]]] = {
         "--memory": NUMBER,
         "--format": ["pdf"],
         "--figures": FOLDER,
+        "--fail-on": ["bad"],
+        "--log": FILE,
+    },
+    "plan": {
+        **{name: COMMON[name] for name in ("--config", "--split", "--seed", "--limit", "--output")},
+        "--budget": ["0", "-1", "2.5", "x"],
+        "--format": ["plian"],
+        "--set": ["vif", "viff.x=1", "reliance.drws=1", "reliance.draws=-1"],
+        "--next": ["none.jsonl"],
+        "--log": FILE,
+    },
+    "score": {
+        "<questions>": ["none"],
+        "<answers>": ["none.jsonl"],
+        "--config": COMMON["--config"],
+        "--missing": FILE,
+        "--output": FOLDER,
+        "--format": ["pdf"],
         "--fail-on": ["bad"],
         "--log": FILE,
     },
@@ -141,6 +160,8 @@ WRONG: dict[str, dict[str, list[str]]] = {
 # What stands in the other places of the command line.
 PLAIN: dict[str, list[str]] = {
     "init": ["ckpt.pt", "-o", "other.yaml", "--factory", "tests.problems:Late", "--data", "data.safetensors"],
+    "plan": ["--config", "elsewhere.yaml", "-o", "new"],
+    "score": ["questions", "answers.jsonl", "--config", "elsewhere.yaml"],
     "report": ["report.json"],
     "compare": ["a=report.json", "b=other.json"],
     "baseline create": ["report.json", "--force"],
@@ -160,6 +181,8 @@ MESSAGES = {  # where the value is not what is wrong with it
     ("diagnose", "--set", "growing.order=image,vidoe"): ["growing.order names 'vidoe'"],
     ("gate", "--require", "modalities.imag.score < 1"): ["names the modality", "'imag'", "'image'"],
     ("gate", "--require", "results[reliance.shapley, vidoe] > 0"): ["names the modality", "vidoe"],
+    ("plan", "--set", "viff.x=1"): ["viff", "did you mean 'vif'"],
+    ("plan", "--next", "none.jsonl"): ["new has no manifest.json"],  # the folder is looked at first
     ("repair", "--set", "vif.x=1"): ["no repair 'vif'"],
 }
 
@@ -171,6 +194,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     problem = make_problem(place, ignored=["audio"], steps=0)
     torch.save(problem.model.state_dict(), place / "ckpt.pt")
     (place / "collapsekit.yaml").write_text(CONFIG)
+    (place / "elsewhere.yaml").write_text("modalities: {image: , audio: }\ndata: {path: data.safetensors}\n")
+    make_manifest(0).save(place / "questions")
+    (place / "answers.jsonl").write_text("")
     (place / "report.json").write_text(make_report().to_json())
     (place / "other.json").write_text(make_report({"audio": 0.5, "image": 0.9}, sha="b", training_seed=2).to_json())
     (place / "baseline.json").write_text(make_baseline([EarlierRun(report=make_report())]).to_json())
@@ -218,7 +244,7 @@ def line(command: str, option: str, value: str) -> list[str]:
     if not option.startswith("<"):
         return [*command.split(), *PLAIN.get(command, []), option, value]  # of an option given twice the last counts
     plain = PLAIN.get(command, [])
-    if option == "<reports>":
+    if option in ("<reports>", "<answers>"):
         return [*command.split(), *plain, value]
     return [*command.split(), value, *plain[1:]]
 
@@ -272,6 +298,9 @@ NAMED = {
     "--memory": "memory",
     "--against": "column",
     "--only": "",
+    "--next": "manifest",
+    "<questions>": "",
+    "<answers>": "",
     "<subject>": "",
     "<path>": "",
     "<reports>": "",

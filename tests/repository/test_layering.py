@@ -49,6 +49,7 @@ ORDER = [
     "autoconfig",
     "probes",
     "diagnosis",
+    "answers",
     "repairs",
     "gating",
     "comparison",
@@ -73,6 +74,7 @@ ALONE_WITHIN = {"checkpoint/formats": {"errors", "io"}}
 APART = (("render/writers", "render.views"), ("render/views", "render.writers"))
 # Folders of equals, which grow by one file a kind.
 EQUALS = {
+    "answers/formats": "a format a file, and what they share",
     "checkpoint/formats": "a format a file, and what they share",
     "cli/commands": "a command a file",
     "probes/credit": "a probe a file",

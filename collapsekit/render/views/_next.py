@@ -36,13 +36,14 @@ def recorded_steps(report: Report) -> tuple[NextStep, ...]:
     Returns:
         The steps, with their commands where the report says by which command it was made.
     """
-    weak, subject = weak_modalities(report), tuple(_subject(report))
+    here = report.subject.engine is None  # no weights of a model that is elsewhere can be trained
+    weak, subject = weak_modalities(report) if here else (), tuple(_subject(report))
     steps = []
     if weak:
         methods, why = recommend(report, weak)
         command = ("collapsekit", "repair", *subject, "--method", ",".join(methods)) if subject else ()
         steps.append(NextStep(clean(why, TEXT_LIMIT), command))
-    elif report.verdict == "healthy":
+    elif report.verdict == "healthy" and here:
         steps.append(NextStep("nothing to repair."))
     if report.verdict == "inconclusive" or (report.judged is not None and report.judged.missing):
         steps.append(NextStep("to judge more: the reason of each modality says what would."))

@@ -30,7 +30,7 @@ from collapsekit.stats.threads import threads_for
 
 ROUND = 200  # optimiser steps between snapshots within an epoch
 HALVINGS = 3
-TRAINED, HELD = "the training loss", "the held-out loss"
+TRAINING_LOSS, HELD_OUT_LOSS = "the training loss", "the held-out loss"
 MOMENTUM = 0.9  # of SGD
 
 
@@ -149,7 +149,7 @@ class _StageRun:
         module.eval()
         held = self._held()
         if not math.isfinite(held):
-            self._back(HELD)
+            self._back(HELD_OUT_LOSS)
             return
         state.epoch += 1
         training = state.total / max(state.seen, 1)
@@ -174,7 +174,7 @@ class _StageRun:
                 raise
             sound = False
         if not (sound and self.log.look(self.state)):
-            self._back(TRAINED)
+            self._back(TRAINING_LOSS)
             return False
         return True
 
@@ -256,7 +256,7 @@ class _StageRun:
         if halved > 1 and state.step:
             weights, moments, state = self.best, {}, self.state.at_best()
         if halved > HALVINGS:
-            where = f"epoch {state.epoch + 1}" + (f", step {step}," if what == TRAINED else "")
+            where = f"epoch {state.epoch + 1}" + (f", step {step}," if what == TRAINING_LOSS else "")
             raise _diverged(f"{self.method} ({self.stage.name})", f"{what} was infinite or NaN in {where}", self.how)
         put_back(self.stage.module, weights)
         restore_optimizer(self.optimizer, moments)

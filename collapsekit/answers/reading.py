@@ -1,0 +1,199 @@
+"""Answers read from files, line by line, whatever their order: checked against the plan, and reduced. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collapsekit.answers.formats import read_answer
+from collapsekit.answers.manifest import AnswerShape, Manifest
+from collapsekit.answers.question import parse_id, to_id
+from collapsekit.answers.values import UnfitError, to_numbers
+from collapsekit.errors import ConfigError, RefusedError
+from collapsekit.io.files import is_file, reason
+from collapsekit.io.safe_text import inline, quote, some
+
+# States of a question, in order: a retry may only add to what is known.
+MISSING, FAILED, UNREAD, REFUSED, ANSWERED = range(5)
+LINE = 16 << 20  # bytes of a line, at most
+NAMED = 3  # questions that a message names
+
+
+@dataclass
+class Tally:
+    """What was counted while answers were read."""
+
+    lines: int = 0
+    repeated: int = 0  # the same answer once more
+    damaged: int = 0  # lines that are no whole answer, such as the last of a file that was cut
+
+
+@dataclass(frozen=True)
+class AnswerTable:
+    """What is known of every question: its number, its state, and the numbers of its answer."""
+
+    numbers: NDArray[np.uint64]  # (q,), ascending
+    states: NDArray[np.uint8]  # (q,): MISSING to ANSWERED
+    values: NDArray[np.float32]  # (q, w), 0 where there is no answer
+    model: str | None  # that answered, as its answers say
+    tally: Tally = field(compare=False)
+
+    def count(self, state: int) -> int:
+        """Count the questions in a state."""
+        return int((self.states == state).sum())
+
+    @property
+    def open(self) -> NDArray[np.uint64]:
+        """Numbers of the questions that have to be asked, or asked again: never answered, or with an error."""
+        return self.numbers[self.states <= FAILED]
+
+    def digest(self) -> str:
+        """Compute the SHA-256 of all answers, whatever files they came in."""
+        total = hashlib.sha256()
+        for part in (self.numbers, self.states, self.values):
+            total.update(part.astype(part.dtype.newbyteorder("<")).tobytes())
+        return total.hexdigest()
+
+
+class _Reader:
+    """Puts answers into their places as they come."""
+
+    def __init__(self, manifest: Manifest, numbers: NDArray[np.uint64]) -> None:
+        self.manifest, self.shape = manifest, manifest.answer
+        self.numbers = np.sort(numbers)
+        self.known = array(
+            "Q", self.numbers.tobytes()
+        )  # searched several times as fast as NumPy's, in an eighth of a dict
+        self.states = np.zeros(len(numbers), np.uint8)
+        self.values = np.zeros((len(numbers), self.shape.width), np.float32)
+        self.tally = Tally()
+        self.unknown: list[str] = []
+        self.conflicting: dict[str, None] = {}
+        self.models: dict[str, None] = {}
+
+    def take(self, line: bytes, where: str) -> None:
+        """Read one line. Raises RefusedError for an answer that cannot be to this plan's questions."""
+        self.tally.lines += 1
+        answer = self._parsed(line)
+        if answer is None:
+            self.tally.damaged += 1
+            return
+        plan = answer.get("plan")
+        if plan is not None and plan != self.manifest.key:
+            raise RefusedError(f"{where} is an answer to another plan's question: give the answers to this one.")
+        place = self._place_of(parse_id(answer.get("id")))
+        if place is None:
+            self.unknown.append(inline(str(answer.get("id")), 40))
+            return
+        if (model := answer.get("model")) is not None:
+            self.models[inline(str(model), 200)] = None
+        self._put(place, answer, where)
+
+    def _place_of(self, number: int | None) -> int | None:
+        if number is None:
+            return None
+        place = bisect_left(self.known, number)
+        return place if place < len(self.known) and self.known[place] == number else None
+
+    def _parsed(self, line: bytes) -> Mapping[str, Any] | None:
+        try:
+            found = _DECODER.decode(line.decode())
+        except (ValueError, RecursionError):
+            return None
+        return read_answer(found) if isinstance(found, dict) else None
+
+    def _put(self, place: int, answer: Mapping[str, Any], where: str) -> None:
+        state, row = _state_of(answer, self.shape, where)
+        before = self.states[place]
+        if state == before == ANSWERED:
+            if np.array_equal(self.values[place], np.array(row, np.float32)):
+                self.tally.repeated += 1
+            else:
+                self.conflicting[to_id(int(self.numbers[place]))] = None
+        elif state > before:
+            self.states[place] = state
+            if row is not None:
+                self.values[place] = row
+        else:
+            self.tally.repeated += 1
+
+    def finish(self) -> AnswerTable:
+        """Make the table. Raises RefusedError where answers contradict one another, or are not to these questions."""
+        if self.unknown:
+            raise RefusedError(
+                f"{len(self.unknown)} of {self.tally.lines} answers are to questions that are not in this plan (ids "
+                f"{some(self.unknown, NAMED)}): give the folder of questions that they answer."
+            )
+        if self.conflicting:
+            raise RefusedError(
+                f"{len(self.conflicting)} questions have answers that contradict one another (ids "
+                f"{some(list(self.conflicting), NAMED)}): give the answers of one run, with sampling off."
+            )
+        if len(self.models) > 1:
+            raise RefusedError(
+                f"the answers are of {len(self.models)} models ({some(list(self.models), NAMED)}): give those of one."
+            )
+        return AnswerTable(self.numbers, self.states, self.values, next(iter(self.models), None), self.tally)
+
+
+def read_answers(manifest: Manifest, numbers: NDArray[np.uint64], paths: Iterable[Path]) -> AnswerTable:
+    """Read all answers to a plan's questions. What is kept of a question is its number, a state and its answer's numbers.
+
+    Args:
+        manifest: of the plan.
+        numbers: of its questions, (q,).
+        paths: files of answers, JSON lines, in any order; a question may be answered in several.
+
+    Returns:
+        The table of all questions.
+
+    Raises:
+        ConfigError: for a file that is not there.
+        RefusedError: for answers of another plan, another kind or several models, and such as contradict one another.
+    """
+    reader = _Reader(manifest, numbers)
+    for path in paths:
+        for count, line in enumerate(_lines(path), 1):
+            reader.take(line, f"{path} line {count}")
+    return reader.finish()
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, blank ones aside; one that is too long ends as if it were cut."""
+    try:
+        if not is_file(path):
+            raise ConfigError(f"{path} is no file of answers: name files of JSON lines, one an answer.")
+        with path.open("rb") as f:
+            while line := f.readline(LINE):
+                if line.strip():
+                    yield line
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {reason(e)}.") from None
+
+
+def _state_of(answer: Mapping[str, Any], shape: AnswerShape, where: str) -> tuple[int, list[float] | None]:
+    if answer.get("refused"):
+        return REFUSED, None
+    if answer.get("error") is not None:
+        return FAILED, None
+    try:
+        row = to_numbers(answer, shape)
+    except UnfitError as e:
+        raise RefusedError(f"{where} {e}: give answers of the kind that the manifest of the questions says.") from None
+    return (UNREAD, None) if row is None else (ANSWERED, row)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{quote(name)} is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -1,0 +1,200 @@
+"""score: a model judged by its answers to a plan's questions, as one that runs here is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from collapsekit.adapters.base import Elsewhere
+from collapsekit.answers.adapter import NOT_ASKED, AnswerBook
+from collapsekit.answers.formats import get_format
+from collapsekit.answers.manifest import Manifest, json_line, read_ids, read_shards
+from collapsekit.answers.passes import ElsewhereSubject, read_split
+from collapsekit.answers.planning import PROBES, config_digest, key_of, prepare
+from collapsekit.answers.question import Codes, number_questions, to_id
+from collapsekit.answers.reading import ANSWERED, FAILED, REFUSED, UNREAD, AnswerTable, read_answers
+from collapsekit.config.options import DiagnoseOptions
+from collapsekit.config.schema import Config
+from collapsekit.context import Progress
+from collapsekit.data.base import Source
+from collapsekit.data.memory import with_data
+from collapsekit.diagnosis import choose_probes, report_on, settle_config
+from collapsekit.errors import ConfigError, NothingEvaluatedError, NumericsError, RefusedError
+from collapsekit.features.examples import SplitReader
+from collapsekit.io.files import write_atomic
+from collapsekit.io.safe_text import clean, some
+from collapsekit.report.diagnosis import Report, ReportWarning
+from collapsekit.tasks.base import Task
+
+ENGINE = "answers"  # what a report calls it
+MOST_REFUSED = 0.1  # share of questions that may have no usable answer
+
+
+class AnswersMissingError(NothingEvaluatedError):
+    """Questions of a plan have no answer yet (exit 5).
+
+    Causes: a batch that has not ended, or ended early; lines that were cut; answers that are errors.
+
+    What to do: ``collapsekit score --missing FILE`` writes what is still to be asked; answer that, and give its answers
+    beside the others.
+    """
+
+
+@dataclass(frozen=True)
+class AnsweredPlan:
+    """A plan's questions, and all that was answered to them."""
+
+    folder: Path
+    manifest: Manifest
+    table: AnswerTable
+
+    @classmethod
+    def read(cls, questions: Path, answers: Iterable[Path]) -> AnsweredPlan:
+        """Read a folder of questions and files of answers. Raises ConfigError, RefusedError."""
+        manifest = Manifest.load(questions)
+        numbers = read_ids(questions, manifest, get_format(manifest.format).id_key)
+        return cls(questions, manifest, read_answers(manifest, numbers, answers))
+
+    def write_missing(self, path: Path) -> int:
+        """Write the questions that have to be asked, or asked again, as the plan has them; return how many there are."""
+        key, open_ = get_format(self.manifest.format).id_key, {to_id(int(n)) for n in self.table.open}
+        lines = (line for line in read_shards(self.folder, self.manifest) if line[key] in open_)
+        write_atomic(path, "".join(map(json_line, lines)))
+        return len(open_)
+
+    def need_answers(self, missing: Path | None = None) -> None:
+        """Raise AnswersMissingError where a question has no answer, NothingEvaluatedError where too many say nothing.
+
+        ``missing``: the file in which the unanswered ones were written; None: in none.
+        """
+        table = self.table
+        if len(table.open):
+            damaged = f"; {table.tally.damaged:,} lines are no whole answers" if table.tally.damaged else ""
+            failed = f", {table.count(FAILED):,} of them with an error" if table.count(FAILED) else ""
+            raise AnswersMissingError(
+                f"{len(table.open):,} of {len(table.numbers):,} questions have no answer{failed} (ids "
+                f"{some([to_id(int(n)) for n in table.open])}){damaged}: "
+                + ("write them with --missing FILE, and ask again." if missing is None else f"ask those in {missing}.")
+            )
+        silent = table.count(REFUSED) + table.count(UNREAD)
+        if silent > MOST_REFUSED * len(table.numbers):
+            raise NothingEvaluatedError(
+                f"{silent:,} of {len(table.numbers):,} answers are refusals or name none of the choices, more than "
+                f"{MOST_REFUSED:.0%}: ask so that the model answers, or mend `answers.choices`."
+            )
+
+    def warnings(self) -> tuple[ReportWarning, ...]:
+        """Say what of the answers says nothing."""
+        refused, unread = self.table.count(REFUSED), self.table.count(UNREAD)
+        if not refused + unread:
+            return ()
+        return (
+            ReportWarning(
+                name="answers_refused",
+                sentence=f"{refused + unread:,} of {len(self.table.numbers):,} answers say nothing ({refused:,} refusals, "
+                f"{unread:,} texts that name none of the choices): each counts as the best constant answer.",
+            ),
+        )
+
+
+class Transcript(AnswerBook):
+    """Answers by the number of what was asked."""
+
+    def __init__(self, answered: AnsweredPlan, subject: ElsewhereSubject, reader: SplitReader) -> None:
+        self.plan, self.table, self.subject, self.reader = answered.manifest, answered.table, subject, reader
+        self._silent: Tensor | None = None
+
+    def look_up(self, split: str, codes: Codes) -> Tensor:
+        numbers = number_questions(self.plan.key, split, codes)
+        places = np.searchsorted(self.table.numbers, numbers).clip(max=len(self.table.numbers) - 1)
+        if not (self.table.numbers[places] == numbers).all():
+            raise NumericsError(NOT_ASKED)
+        out = torch.from_numpy(self.table.values[places])
+        silent = torch.from_numpy(self.table.states[places] != ANSWERED)
+        if bool(silent.any()):
+            out[silent] = self._constant()
+        return out
+
+    def _constant(self) -> Tensor:
+        """The best constant answer, (1, w), as outputs."""
+        if self._silent is None:
+            split = "train" if "train" in self.plan.data else self.plan.split
+            label = self.reader.of(split).columns[self.subject.config.data.label]
+            task: Task = self.reader.adapter.task
+            width = self.plan.answer.width
+            targets = task.check(label, torch.zeros(len(label), width), split)
+            self._silent = task.to_natural(task.prior(targets, width)).float()
+        return self._silent
+
+
+def need_same_data(manifest: Manifest, reader: SplitReader) -> None:
+    """Raise RefusedError unless the data are those that the questions were planned on."""
+    for split, planned in manifest.data.items():
+        reader.adapter.source.need(split)
+        found = read_split(reader, split)
+        if found != planned:
+            raise RefusedError(
+                f"split {split!r} is not what the questions were planned on: expected {planned.examples} examples with the "
+                f"digest {planned.sha256[:12]}, found {found.examples} with {found.sha256[:12]}; give the same data in the "
+                "same order, or plan again."
+            )
+
+
+def score(
+    questions: str | Path,
+    answers: Sequence[str | Path],
+    *,
+    config: str | Path | Mapping[str, Any] | Config | None = None,
+    data: Mapping[str, Any] | str | Path | None = None,
+    source: Source | None = None,
+    progress: Progress | None = None,
+    missing: str | Path | None = None,
+) -> Report:
+    """Judge a model by its answers to a plan's questions.
+
+    Args:
+        questions: The folder that ``collapsekit plan`` wrote.
+        answers: Files of answers, in any order.
+        config: As for ``diagnose``; the one that was planned with.
+        data: As for ``diagnose``; the same as were planned with.
+        source: Data that are open already, in the place of ``data``.
+        progress: Told how far it is.
+        missing: A file for the questions that have to be asked again, written where there are any.
+
+    Returns:
+        The report, as ``diagnose`` would make it of the same model.
+
+    Raises:
+        AnswersMissingError: Where questions have no answer.
+        CollapsekitError: For whatever else the caller can mend.
+    """
+    settled, opened = with_data(settle_config(config, None, progress, command="score"), data)
+    source = opened if source is None else source
+    plan = AnsweredPlan.read(Path(questions), map(Path, answers))
+    if missing is not None and len(plan.table.open):
+        plan.write_missing(Path(missing))
+    plan.need_answers(None if missing is None else Path(missing))
+    manifest = plan.manifest
+    if config_digest(settled) != manifest.config_sha256:
+        raise ConfigError(f"{settled.origin} is not the config that {questions} was planned with: name that one.")
+    options = DiagnoseOptions.make(split=manifest.split, seed=manifest.seed, limit=manifest.limit)
+    all_options = prepare(settled, source, manifest.split, manifest.options)
+    subject = ElsewhereSubject.of(settled, source, manifest.limit, manifest.seed)
+    subject.progress = progress or Progress()
+
+    def book(reader: SplitReader) -> Transcript:
+        need_same_data(manifest, reader)
+        if key_of(subject, manifest.data) != manifest.key:
+            raise RefusedError(f"{questions} contradicts itself: its key is not that of its data; plan them again.")
+        return Transcript(plan, subject, reader)
+
+    with subject.opened(manifest.answer, book, plan.warnings()) as model:
+        name = clean(plan.table.model or ENGINE)
+        model.adapter.elsewhere = Elsewhere(name, plan.table.digest(), ENGINE)
+        return report_on(model, options, choose_probes(PROBES, ()), all_options, typed=False)

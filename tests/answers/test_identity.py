@@ -1,0 +1,91 @@
+"""A model asked through files has the report that it has in process, to the byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from collapsekit import Report
+from tests.answers.subjects import Asked, make_asked, make_text_asked
+
+THREE = {"image": 5, "audio": 4, "text": 3}
+
+
+def subjects(folder: Path, name: str) -> Asked:
+    """One of several kinds of subject."""
+    match name:
+        case "ignored":
+            return make_asked(folder, THREE, ignored=["audio"])
+        case "used":
+            return make_asked(folder)
+        case "noise":
+            return make_asked(folder, noise=["audio"])
+        case "regression":
+            return make_asked(folder, task="regression", outputs=2, ignored=["image"])
+        case "multilabel":
+            return make_asked(folder, task="multilabel", ignored=["audio"])
+        case "binary":
+            return make_asked(folder, outputs=1, ignored=["audio"])
+        case "absent":
+            return make_asked(folder, ignored=["audio"], settings={"modalities": {"image": {"absent": "mean"}}})
+        case "untrained":
+            return make_asked(folder, steps=0)
+        case "text":
+            return make_text_asked(folder)
+        case "without val":
+            return make_asked(folder, ignored=["audio"], sizes={"train": 160, "test": 80})
+        case "many":  # more than all of whose coalitions are valued
+            return make_asked(folder, {f"m{i}": 2 for i in range(7)}, ignored=["m3"])
+    settings = {"data": {"match": ["kind"], "group": "unit"}} if name == "matched" else None
+    asked = make_asked(folder, ignored=["audio"], settings=settings)
+    path = Path(asked.config["data"]["path"])
+    arrays = load_file(path)
+    for split in ("train", "val", "test"):
+        n = len(arrays[f"{split}/label"])
+        arrays[f"{split}/kind"], arrays[f"{split}/unit"] = torch.arange(n) % 3, torch.arange(n) // 2
+        if name == "lacking":
+            arrays[f"{split}/image"][::4] = torch.nan
+    save_file(arrays, path)
+    return asked
+
+
+def without_subject(report: Report) -> dict[str, Any]:
+    """A report, less what names the model and what ran it."""
+    told = json.loads(report.to_json())
+    told.pop("sha256")  # of the file's own text
+    for key in ("checkpoint", "sha256", "engine"):
+        told["subject"].pop(key)
+    return told
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ignored", "used", "noise", "regression", "multilabel", "binary", "absent", "untrained", "text"),
+        *("matched", "lacking", "without val", "many"),
+    ],
+)
+def test_the_report_is_that_of_the_model_in_process(tmp_path: Path, name: str) -> None:
+    asked = subjects(tmp_path, name)
+    asked.plan()
+    asked.answer(batch_size=37, model="m@1")
+    scored, here = asked.score(), asked.diagnose()
+    assert json.dumps(without_subject(scored)) == json.dumps(without_subject(here))
+    assert scored.records == here.records
+    assert (scored.subject.checkpoint, scored.subject.engine) == ("m@1", "answers")
+
+
+def test_verdicts_are_those_that_were_planted(tmp_path: Path) -> None:
+    asked = make_asked(tmp_path, THREE, ignored=["audio"])
+    asked.plan()
+    asked.answer(batch_size=500)
+    assert {m: v.verdict for m, v in asked.score().modalities.items()} == {
+        "image": "used",
+        "audio": "collapsed",
+        "text": "used",
+    }
