@@ -8,9 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from collapsekit.adapters.base import Adapter
 from collapsekit.features.features import Features
-from collapsekit.games.coalitions import EXACT_UP_TO, KEPT, CoalitionGame, answer_bytes, draws_for, shapley_values
+from collapsekit.games.coalitions import EXACT_UP_TO, KEPT, CoalitionGame, answer_bytes, shapley_values
 from collapsekit.interventions.marginal import shifts
 
 FEWEST = 8  # other examples of the first round
@@ -19,20 +18,20 @@ SLIGHT = (
 )
 
 
-def may_stop_early(adapter: Adapter, features: Features, n: int, most: int) -> bool:
+def may_stop_early(features: Features, n: int, most: int, *, sets: bool) -> bool:
     """Tell whether it can be found out if fewer draws than the default do: where all answers are kept meanwhile.
 
     Args:
-        adapter: the model.
         features: examples such as are asked about.
         n: how many.
         most: draws by default.
+        sets: whether the task expects sets of examples.
 
     Returns:
         Whether ``choose_draws`` is to be asked.
     """
-    size = len(adapter.modalities)
-    if size > EXACT_UP_TO or features.alike is not None or adapter.task.expects_sets:
+    size = len(features.modalities)
+    if size > EXACT_UP_TO or features.alike is not None or sets:
         return False
     return n > most and len(_rounds(most)) > 1 and answer_bytes(features, n, 2 * most << size) <= KEPT
 
@@ -56,24 +55,23 @@ def count_asked(n: int, most: int, *, whole: bool) -> int:
     return len(asked)
 
 
-def find_draws(
-    adapter: Adapter, features: Features, wanted: int | Literal["enough"] | None, make: Callable[[int], CoalitionGame]
-) -> int:
+def find_draws(most: int, wanted: int | Literal["enough"] | None, make: Callable[[int], CoalitionGame]) -> int:
     """Find how many other examples an absent modality is taken from.
 
     Args:
-        adapter: the model.
-        features: the examples.
+        most: as many as are asked for, or by default.
         wanted: what the options ask for.
         make: the game over so many draws; it remembers what it valued.
 
     Returns:
-        As many as are asked for, or are enough.
+        ``most``, or as many as are enough.
     """
-    most = draws_for(adapter, features, wanted)
-    if wanted != "enough" or not may_stop_early(adapter, features, len(features), most):
+    if wanted != "enough":
         return most
-    return choose_draws(make, most)
+    game = make(most)
+    sets = game.adapter.task.expects_sets
+    stops = may_stop_early(game.features, len(game.features), most, sets=sets)
+    return choose_draws(make, most) if stops else most
 
 
 def choose_draws(make: Callable[[int], CoalitionGame], most: int) -> int:

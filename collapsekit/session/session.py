@@ -15,7 +15,7 @@ from collapsekit.adapters.base import Adapter
 from collapsekit.context import Kind, Options, Profile, Progress, Settings
 from collapsekit.features.features import Features
 from collapsekit.games.balanced_reference import make_reference
-from collapsekit.games.coalitions import CoalitionGame, GameOptions, KeptAnswers, shapley_values
+from collapsekit.games.coalitions import CoalitionGame, GameOptions, KeptAnswers, draws_for, shapley_values
 from collapsekit.games.enough import find_draws
 from collapsekit.games.fitted_reference import FittedReference, add_joint
 from collapsekit.games.late_fusion import fuse_late
@@ -215,7 +215,7 @@ class Session:
     def game(self) -> CoalitionGame:
         """The model's coalitions, under the draws that the options ask for."""
         wanted = self.options_of("reliance", GameOptions).draws
-        return self.game_of(find_draws(self.adapter, self.features, wanted, self.game_of))
+        return self.game_of(find_draws(draws_for(self.adapter, self.features, wanted), wanted, self.game_of))
 
     @property
     def permutations(self) -> int:

@@ -125,7 +125,8 @@ class QuestionCosts(FirstLook):
     def draws_chosen(self) -> bool:
         """Whether it shows only while the model is asked how many other examples are enough."""
         wanted = self.options_of("reliance", GameOptions).draws
-        return wanted == "enough" and may_stop_early(self.adapter, self.features, self.size, self.draws)
+        sets = self.adapter.task.expects_sets
+        return wanted == "enough" and may_stop_early(self.features, self.size, self.draws, sets=sets)
 
     def _asks_anew(self, key: tuple[str, int, int], number: int, features: Features, *, again: bool) -> bool:
         """Whether a game lacks this number of answers from before; with ``again`` it keeps them, if there is room."""
