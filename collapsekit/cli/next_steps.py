@@ -10,16 +10,14 @@ from typing import Any, Generic, TypeVar
 
 from collapsekit.config.options import CompareOptions, DiagnoseOptions, RepairOptions
 from collapsekit.io.safe_text import TEXT_LIMIT, clean
-from collapsekit.render.views._next import gate_outcome
+from collapsekit.render.views._next import gate_outcome, judge_more
 from collapsekit.render.views._screen import NextStep
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.recommend import recommend, weak_modalities
 from collapsekit.report.repair import WEIGHTS, RepairReport
-from collapsekit.report.verdicts import DECIDING
 from collapsekit.session.command_line import words_of
 
 Options = TypeVar("Options", DiagnoseOptions, RepairOptions)
-_FULL, _EPOCHS = "budget", "epochs were over"  # words of what is missing, where more training would judge more
 _SHARED = RepairOptions.model_fields.keys() & DiagnoseOptions.model_fields.keys() - {"options", "cache"}
 
 
@@ -65,7 +63,7 @@ def next_steps(report: Report, typed: Request[DiagnoseOptions], place: Path | No
     weak = weak_modalities(report)
     repair = [_repair(report, typed)] if weak else []
     if report.verdict == "inconclusive" or (report.judged is not None and report.judged.missing):
-        return (*repair, *_judge_more(report, typed))
+        return (*repair, _judge_more(report, typed))
     if weak:
         return (*repair, _gate(report, typed, place))
     return tuple(_keep(report, typed, place))
@@ -110,40 +108,13 @@ def _repair(report: Report, typed: Request[DiagnoseOptions]) -> NextStep:
     return NextStep(clean(why, TEXT_LIMIT), typed.command("repair", options))
 
 
-def _judge_more(report: Report, typed: Request[DiagnoseOptions]) -> Iterator[NextStep]:
-    """What would decide what is open, as far as an option would."""
-    options, missing = typed.options, " ".join(report.judged.missing) if report.judged is not None else ""
-    changes: dict[str, Any] = {}
-    left_out = [name for name in DECIDING if name not in report.settings.get("probes", {})]
-    if any(r.error is not None and r.probe in DECIDING for r in report.results):
-        yield NextStep("an error ended a probe that verdicts need; mend it, or report it, and diagnose again.")
-        return
-    if left_out:
-        skip = tuple(name for name in options.skip if name not in DECIDING)
-        changes, why = {"probes": None, "skip": skip}, f"verdicts need {' and '.join(left_out)}, which did not run."
-    elif options.profile == "quick":
-        changes, why = {"profile": "standard"}, "profile quick trains no encoder; standard trains each one alone."
-    elif _EPOCHS in missing:
-        changes = {"options": _more_epochs(report, options)}
-        why = "an encoder trained alone still got better when its epochs were over."
-    elif _FULL in missing and options.profile == "standard":
-        changes, why = {"profile": "full"}, "the budget of profile standard ran out; full has none, and takes its time."
-    elif options.limit is not None:
-        changes, why = {"limit": None}, f"--limit left {report.subject.examples} examples; more would decide."
-    else:
-        yield NextStep("no option of the command would decide more: the reason of each modality says what would.")
-        return
-    yield NextStep(f"to judge more: {why}", typed.command("diagnose", options.model_copy(update=changes)))
-
-
-def _more_epochs(report: Report, options: DiagnoseOptions) -> dict[str, dict[str, Any]]:
-    """The options of probes with twice the epochs, and twice the budget, of encoders trained alone."""
-    of_probes = {name: dict(values) for name, values in (options.options or {}).items()}
+def _judge_more(report: Report, typed: Request[DiagnoseOptions]) -> NextStep:
     from collapsekit.readouts.unimodal import UnimodalOptions
 
-    before = report.settings["probes"].get("prefix_gap", UnimodalOptions().model_dump())
-    twice = {key: 2 * before[key] for key in ("epochs", "budget")}
-    return of_probes | {"prefix_gap": of_probes.get("prefix_gap", {}) | twice}
+    training = report.settings["probes"].get("prefix_gap", UnimodalOptions().model_dump())
+    training = {name: training[name] for name in ("epochs", "budget")}
+    more = judge_more(report, typed.options.profile, typed.options.limit, training)
+    return NextStep(more.about, more.command(typed.command("diagnose", typed.options)))
 
 
 def _elsewhere(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -> Iterator[NextStep]:

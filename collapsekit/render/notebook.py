@@ -200,12 +200,14 @@ def _judged(report: Report) -> Iterator[Line]:
 
 
 def _next(report: Report) -> Iterator[Line]:
-    """What the terminal names as well; where no command line can name the model, the call that does it."""
+    """What the terminal names as well; commands where a command line can name the model."""
     for i, step in enumerate(recorded_steps(report)):
         about = clean(step.about, _SENTENCE)
         command = clean(shlex.join(step.command), _SENTENCE)
         lead = [Span("Next: ", "strong")] * (i == 0)
-        yield doc.line(*lead, about if lead else about[:1].upper() + about[1:], " ", Span(command, "command"))
+        yield doc.line(
+            *lead, about if lead else about[:1].upper() + about[1:], *[" ", Span(command, "command")] * bool(command)
+        )
 
 
 def _calls(report: Contract) -> Iterator[str]:

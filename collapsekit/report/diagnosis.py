@@ -315,6 +315,23 @@ def _settings(report: Report) -> Iterator[str]:
     for key in ("examples", "records"):
         if settings.get(key) is not None:
             yield from check_digest(f"the digest of the {key} in its settings", settings[key])
+    yield from _shapes(settings)
+
+
+def _shapes(settings: Mapping[str, Any]) -> Iterator[str]:
+    """What is looked up in settings is a mapping, and rules of the gate are texts; else what reads them would fail."""
+    config = settings.get("config", {})
+    inner = config if isinstance(config, Mapping) else {}
+    each = inner.get("modalities", {})
+    rules = inner.get("gate", {})
+    mappings = {"probes": settings.get("probes", {}), "config": config, "config.modalities": each, "config.gate": rules}
+    mappings |= {f"config.modalities.{m}": value for m, value in (each.items() if isinstance(each, Mapping) else ())}
+    for name, value in mappings.items():
+        if not isinstance(value, Mapping):
+            yield f"its settings have {quote(name)} {_shown(value)}, expected a mapping"
+    asked = rules.get("require") if isinstance(rules, Mapping) else None
+    if asked is not None and not (isinstance(asked, list | tuple) and all(isinstance(rule, str) for rule in asked)):
+        yield f"the gate's rules in its settings are {_shown(asked)}, expected a list of texts"
 
 
 __all__ = [

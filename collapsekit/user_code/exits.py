@@ -11,6 +11,7 @@ from types import TracebackType
 
 from collapsekit.errors import ConfigError
 from collapsekit.user_code import interrupts
+from collapsekit.user_code.frames import short_path
 
 _PACKAGE = str(Path(__file__).parents[1])
 # How command lines made with these libraries exit.
@@ -65,7 +66,7 @@ def _where(error: BaseException) -> str:
             if file.startswith(tuple(known)) or (library and not installed):
                 continue
             if library or not file.startswith(tuple(python)):
-                return f"{name} ({Path(file).name} line {line})"
+                return f"{name} ({short_path(file)}:{line})"
     return "code that the run calls"
 
 

@@ -7,7 +7,8 @@ command may be a stranger's: only words of it that name the checkpoint, the conf
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -17,14 +18,42 @@ from collapsekit.io.safe_text import TEXT_LIMIT, clean
 from collapsekit.render.views._screen import NextStep
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.recommend import recommend, weak_modalities
+from collapsekit.report.verdicts import DECIDING
 
-_KEPT = (
-    "--config",
-    "--seed",
-    "--device",
-    "--limit",
-)  # of a diagnosis's words, those that a repair and a gate take, too
-_USUAL = (("--seed", "0"), ("--device", "cpu"))
+# Of a diagnosis's words: those that a repair and a gate take, too, and those that another diagnosis takes.
+_KEPT = ("--config", "--seed", "--device", "--limit")
+_CHOSEN = (*_KEPT, "--split", "--profile", "--probe", "--skip")
+_USUAL = (("--seed", "0"), ("--device", "cpu"), ("--split", "test"), ("--profile", "standard"))
+_FULL, _EPOCHS = "budget", "epochs were over"  # words of what is missing, where more training would judge more
+_ALL = ("",)  # every value begins with it
+
+
+@dataclass(frozen=True)
+class More:
+    """What would judge more, and how the words of the diagnosis change for it.
+
+    Attributes:
+        about: The reason, a sentence.
+        dropped: By option, how the values begin that are no longer asked for.
+        added: Words that are asked for instead.
+        helps: Whether a command would; else only the sentence is said.
+    """
+
+    about: str
+    dropped: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    added: tuple[str, ...] = ()
+    helps: bool = True
+
+    def command(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Change the words of a diagnosis; none come of none, or where no command would help."""
+        if not words or not self.helps:
+            return ()
+        kept, rest = [], iter(words)
+        for word in rest:
+            values = [next(rest, "")] if word in self.dropped else []
+            if not any(values[0].startswith(tuple(self.dropped[word])) for _ in values):
+                kept += [word, *values]
+        return (*kept, *self.added)
 
 
 def recorded_steps(report: Report) -> tuple[NextStep, ...]:
@@ -46,7 +75,9 @@ def recorded_steps(report: Report) -> tuple[NextStep, ...]:
     elif report.verdict == "healthy" and here:
         steps.append(NextStep("nothing to repair."))
     if report.verdict == "inconclusive" or (report.judged is not None and report.judged.missing):
-        steps.append(NextStep("to judge more: the reason of each modality says what would."))
+        settings = report.settings
+        more = judge_more(report, settings.get("profile"), settings.get("limit"), _recorded_training(report))
+        steps.append(NextStep(more.about, more.command(_diagnosis(report))))
     gate = ("collapsekit", "gate", *subject) if subject else ("collapsekit", "gate", "report.json")
     return (*steps, NextStep(f"the gate for CI{gate_outcome(report, report.settings.get('config', {}))}:", gate))
 
@@ -63,7 +94,61 @@ def gate_outcome(report: Report, config: Mapping[str, Any]) -> str:
     return f", which as it stands {'passes' if found.outcome == 'passed' else f'exits with {found.exit_code}'}"
 
 
-def _subject(report: Report) -> Iterator[str]:
+def judge_more(report: Report, profile: Any, limit: Any, training: Mapping[str, float]) -> More:
+    """Tell what would decide what is open in a diagnosis, as far as an option would.
+
+    Args:
+        report: The diagnosis.
+        profile: The profile that it was asked for by.
+        limit: How many examples it was asked to keep to; None: to none.
+        training: `epochs` and `budget` (seconds) of encoders trained alone; empty where they are not known.
+
+    Returns:
+        The first thing to change.
+    """
+    missing = " ".join(report.judged.missing) if report.judged is not None else ""
+    left_out = [name for name in DECIDING if name not in report.settings.get("probes", {})]
+    if any(r.error is not None and r.probe in DECIDING for r in report.results):
+        return More(
+            "an error ended a probe that verdicts need; mend it, or report it, and diagnose again.", helps=False
+        )
+    if left_out:
+        why = f"verdicts need {' and '.join(left_out)}, which did not run."
+        return _more(why, {"--probe": _ALL, "--skip": DECIDING})
+    if profile == "quick":
+        return _more("profile quick trains no encoder; standard trains each one alone.", {"--profile": _ALL})
+    if _EPOCHS in missing and training:
+        twice = {f"prefix_gap.{name}=": 2 * value for name, value in training.items()}
+        words = [word for name, value in twice.items() for word in ("--set", f"{name}{value}")]
+        why = "an encoder trained alone still got better when its epochs were over."
+        return _more(why, {"--set": tuple(twice)}, *words)
+    if _FULL in missing and profile == "standard":
+        why = "the budget of profile standard ran out; full has none, and takes its time."
+        return _more(why, {"--profile": _ALL}, "--profile", "full")
+    if limit is not None:
+        return _more(f"--limit left {report.subject.examples} examples; more would decide.", {"--limit": _ALL})
+    return More("no option of the command would decide more: the reason of each modality says what would.", helps=False)
+
+
+def _more(why: str, dropped: Mapping[str, Sequence[str]], *added: str) -> More:
+    return More(f"to judge more: {why}", dropped, added)
+
+
+def _recorded_training(report: Report) -> dict[str, float]:
+    """How long encoders were trained alone, where the report has numbers of it."""
+    options = report.settings.get("probes", {}).get("prefix_gap", {})
+    found = {name: options.get(name) for name in ("epochs", "budget")} if isinstance(options, Mapping) else {}
+    numbers = {name: value for name, value in found.items() if type(value) in (int, float)}
+    return numbers if len(numbers) == 2 else {}
+
+
+def _diagnosis(report: Report) -> tuple[str, ...]:
+    """The words of the diagnosis that made the report; none where no command did."""
+    subject = tuple(_subject(report, _CHOSEN))
+    return ("collapsekit", "diagnose", *subject) if subject else ()
+
+
+def _subject(report: Report, kept: Sequence[str] = _KEPT) -> Iterator[str]:
     """The checkpoint, the config, and how examples are drawn, as the report's own command names them."""
     command = report.settings.get("command")
     try:
@@ -74,5 +159,5 @@ def _subject(report: Report) -> Iterator[str]:
         return
     yield words[2]
     for option, value in pairwise(words[3:]):
-        if option in _KEPT and (option, value) not in _USUAL:
+        if option in kept and (option, value) not in _USUAL:
             yield from (option, value)
