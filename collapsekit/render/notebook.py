@@ -205,9 +205,8 @@ def _next(report: Report) -> Iterator[Line]:
         about = clean(step.about, _SENTENCE)
         command = clean(shlex.join(step.command), _SENTENCE)
         lead = [Span("Next: ", "strong")] * (i == 0)
-        yield doc.line(
-            *lead, about if lead else about[:1].upper() + about[1:], *[" ", Span(command, "command")] * bool(command)
-        )
+        shown = [Span(" "), Span(command, "command")] if command else []
+        yield doc.line(*lead, about if lead else about[:1].upper() + about[1:], *shown)
 
 
 def _calls(report: Contract) -> Iterator[str]:

@@ -126,7 +126,7 @@ def test_without_a_command_only_the_reason_is_said() -> None:
     assert [step.command for step in recorded_steps(report)] == [(), (), ("collapsekit", "gate", "report.json")]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.lists(NAMES, min_size=2, max_size=4, unique=True), st.booleans())
 def test_the_page_shows_each_step_and_its_command(names: list[str], open_: bool) -> None:
     report, _ = asked(make_report(tuple(names)), DiagnoseOptions.make(profile="quick"))

@@ -137,9 +137,9 @@ def _more(why: str, dropped: Mapping[str, Sequence[str]], *added: str) -> More:
 def _recorded_training(report: Report) -> dict[str, float]:
     """How long encoders were trained alone, where the report has numbers of it."""
     options = report.settings.get("probes", {}).get("prefix_gap", {})
-    found = {name: options.get(name) for name in ("epochs", "budget")} if isinstance(options, Mapping) else {}
-    numbers = {name: value for name, value in found.items() if type(value) in (int, float)}
-    return numbers if len(numbers) == 2 else {}
+    given = [options.get(name) for name in ("epochs", "budget")] if isinstance(options, Mapping) else []
+    numbers = [value for value in given if isinstance(value, int | float) and not isinstance(value, bool)]
+    return dict(zip(("epochs", "budget"), numbers, strict=True)) if len(numbers) == 2 else {}
 
 
 def _diagnosis(report: Report) -> tuple[str, ...]:
