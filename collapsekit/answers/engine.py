@@ -24,7 +24,7 @@ from collapsekit.data.memory import with_data
 from collapsekit.diagnosis import settle_config
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.features.examples import SplitReader
-from collapsekit.io.files import is_file, reason
+from collapsekit.io.files import append_text, is_file, reason
 from collapsekit.io.limits import MEMORY
 from collapsekit.io.spill import SpillBuffer
 
@@ -111,16 +111,15 @@ class Engine:
         """
         path, count = Path(output), 0
         asked = self._wanted(answered_in(path), only)
-        with open_to_append(path) as file:
-            for split, ids, codes in _batches(asked, self._materials, batch_size):
-                given = self._materials.make_batch(split, codes)
-                rows = _rows_of(answer(given), len(ids))
-                lines = [self._line(id_, row, model) for id_, row in zip(ids, rows, strict=True)]
-                file.write("".join(map(json_line, lines)))
-                file.flush()
-                count += len(ids)
-                if progress is not None:
-                    progress.step("questions answered", count, None)
+        end_last_line(path)
+        for split, ids, codes in _batches(asked, self._materials, batch_size):
+            given = self._materials.make_batch(split, codes)
+            rows = _rows_of(answer(given), len(ids))
+            lines = [self._line(id_, row, model) for id_, row in zip(ids, rows, strict=True)]
+            append_text(path, "".join(map(json_line, lines)))
+            count += len(ids)
+            if progress is not None:
+                progress.step("questions answered", count, None)
         return count
 
     def _wanted(self, done: set[str], only: str | Path | None) -> Iterator[dict[str, Any]]:
@@ -174,21 +173,18 @@ def ids_in(path: Path) -> set[str]:
         ) from None
 
 
-def open_to_append(path: Path) -> Any:
-    """Open a file of answers to go on with; what was cut at its end gets a line of its own. Raises ConfigError."""
+def end_last_line(path: Path) -> None:
+    """Make ready a file of answers to go on with; what was cut at its end gets a line of its own. Raises ConfigError."""
     cut = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_file(path) and path.stat().st_size:
-            with path.open("rb") as end:
-                end.seek(-1, os.SEEK_END)
-                cut = end.read(1) != b"\n"
-        file = path.open("a", encoding="utf-8")
+            with path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                cut = file.read(1) != b"\n"
     except OSError as e:
         raise ConfigError(f"{path} cannot be written: {reason(e)}.") from None
-    if cut:
-        file.write("\n")
-    return file
+    append_text(path, "\n" if cut else "")
 
 
 def _batches(lines: Iterator[dict[str, Any]], materials: Materials, size: int) -> Iterator[tuple[str, list[str], Any]]:

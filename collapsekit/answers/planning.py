@@ -246,7 +246,7 @@ def _ask(session: Session, masks: Mapping[int, None]) -> None:
 def config_digest(config: Config) -> str:
     """Compute the SHA-256 of what a config says of the questions: all but the gate's part."""
     told = config.model_dump(mode="json", exclude_defaults=True, exclude={"gate", "plugins"})
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(told, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def key_of(subject: ElsewhereSubject, data: Mapping[str, DataRead]) -> str:
@@ -257,4 +257,4 @@ def key_of(subject: ElsewhereSubject, data: Mapping[str, DataRead]) -> str:
         "seed": subject.seed,
         "limit": subject.limit,
     }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -65,8 +65,8 @@ def _diagnose(config: dict[str, Any], tmp_path: Path, body: str) -> collapsekit.
         ('yield Result(name="n", value=1.0, **{**OK, "probe": "other"})', ["'other'"]),
         ('yield Result(name="n", modality="c", value=1.0, **OK)', ["'c'", "a, b"]),
         ('yield Result(name="n", value=1.0, **OK)\nyield Result(name="n", value=2.0, **OK)', ["'n'", "twice"]),
-        ('yield Result(name="n", value=float("nan"), **OK)', ["value: must be finite", "line 8"]),
-        ("x = 1\nyield features.targetz", ["AttributeError", "targetz", "line 9"]),
+        ('yield Result(name="n", value=float("nan"), **OK)', ["value: must be finite", ".py:8: "]),
+        ("x = 1\nyield features.targetz", ["AttributeError", "targetz", ".py:9: "]),
     ],
 )
 def test_broken_probes_are_named(config: dict[str, Any], tmp_path: Path, body: str, words: list[str]) -> None:

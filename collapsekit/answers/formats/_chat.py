@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import struct
 import zlib
 from collections.abc import Mapping
@@ -101,7 +100,7 @@ def read_batch_line(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
     body = response.get("body") if isinstance(response, Mapping) else None
     status = response.get("status_code", 200) if isinstance(response, Mapping) else None
     if line.get("error") is not None or status != 200 or not isinstance(body, Mapping):
-        return {**about, "error": json.dumps(line.get("error") or status)[:200]}
+        return {**about, "error": str(line.get("error") or status)[:200]}
     if isinstance(body.get("model"), str):
         about["model"] = body["model"]
     return {**about, **read_completion(body)}
