@@ -175,6 +175,23 @@ def test_an_encoder_whose_output_has_as_many_tokens_as_the_longest_is_left_out()
     assert found.verified.refused is None, found.verified.refused
 
 
+def test_texts_beside_the_label_leave_it_the_only_one() -> None:
+    batch = {"a": draw(6), "b": draw(5), "kind": torch.arange(N) % 3, "patient": [f"P{i}" for i in range(N)]}
+    data = {"train": [batch], "test": [batch]}
+    found = written_for(OfMapping("a", "b"), data)
+    assert (found.observed.outcome.label, found.observed.outcome.task) == ("kind", "classification")
+    assert found.verified.refused is None, found.verified.refused
+
+
+def test_a_label_that_is_open_has_a_line_to_fill_in() -> None:
+    data = splits({"a": draw(6), "b": draw(5), "kind": torch.arange(N) % 3, "ward": torch.arange(N) % 2})
+    text = written_for(OfMapping("a", "b"), data).text
+    assert "# FILL IN: Which field is the label? Left are kind, ward." in text
+    filled = text.replace("  # label:  # FILL IN", "  label: kind  # FILL IN")
+    assert filled != text
+    assert config_in(filled).data.label == "kind"
+
+
 def test_a_model_that_nothing_moves_is_asked_about() -> None:
     data = splits({"a": torch.ones(N, 6), "b": torch.ones(N, 5), "label": torch.arange(N) % 3})
     found = written_for(OfMapping("a", "b"), data)

@@ -217,10 +217,12 @@ def _outcome(ground: Ground, called: Called, watched: Watched, columns: Batch, g
         k for k in called.form.keys if k in columns and columns[k].ndim == 2 and not columns[k].is_floating_point()
     ]
     wanted = list(dict.fromkeys([*free, *named, *inputs]))
-    more = read_rows(ground.source_for(called.form), split, wanted, LABEL_ROWS)[0] if wanted else {}
-    return find_outcome(
-        watched.output, rows, more, [k for k in (*free, *named) if k in more], [k for k in inputs if k in more]
-    )
+    source = ground.source_for(called.form)
+    more = read_rows(source, split, wanted, LABEL_ROWS)[0] if wanted else {}
+    labels = [k for k in (*free, *named) if k in more]
+    # Names of patients and the like lie beside many labels: a field of texts is one only where it is called so.
+    labels = [k for k in labels if is_label(k) or not is_stored(source.objects, k, more[k])] or labels
+    return find_outcome(watched.output, rows, more, labels, [k for k in inputs if k in more])
 
 
 def _as_described(outcome: Outcome, columns: Batch, beside: Described | None) -> Outcome:

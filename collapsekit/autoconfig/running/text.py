@@ -146,6 +146,8 @@ def _data(observed: Observed, named: Named) -> list[str]:
     lines = ["data:", f"  {place[0]}: {scalar(place[1])}"]
     if label is not None:
         lines.append(f"  label: {scalar(label)}  # {comment(observed.shapes.get(label, ''))}")
+    elif observed.outcome.task != "retrieval":
+        lines.append("  # label:  # FILL IN: the name of the targets in the data")
     if observed.also:
         lines.append(f"  also: {_flow(list(observed.also))}  # forward takes these, too")
     if observed.form.edit == "examples":
