@@ -170,6 +170,8 @@ def read_answers(manifest: Manifest, numbers: NDArray[np.uint64], paths: Iterabl
 def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a file, blank ones aside; one that is too long ends as if it were cut."""
     try:
+        if not path.exists():
+            raise ConfigError(f"file of answers {path} does not exist: check the path.")
         if not is_file(path):
             raise ConfigError(f"{path} is no file of answers: name files of JSON lines, one an answer.")
         with path.open("rb") as f:

@@ -74,8 +74,10 @@ def test_what_contradicts_or_is_of_others_is_refused_by_name(tmp_path: Path) -> 
     assert "0123456789abcdef" in refusal(tmp_path / "a", [*SOUND, {"id": "0123456789abcdef", "scores": [1, 2, 3]}])
     assert "2 models" in refusal(tmp_path / "a", [{**SOUND[0], "model": "a"}, {**SOUND[1], "model": "b"}])
     assert "line 2 has 2 scores, expected 3" in refusal(tmp_path / "a", [SOUND[0], {**SOUND[1], "scores": [1, 2]}])
-    with pytest.raises(ConfigError, match="no file of answers"):
+    with pytest.raises(ConfigError, match="none does not exist: check the path"):
         read_answers(make_manifest(COUNT), NUMBERS, [tmp_path / "none"])
+    with pytest.raises(ConfigError, match="no file of answers"):
+        read_answers(make_manifest(COUNT), NUMBERS, [tmp_path])
 
 
 def test_numbers_that_are_none_are_no_answers(tmp_path: Path) -> None:
