@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from collapsekit.config.options import CompareOptions, DiagnoseOptions, RepairOptions
 from collapsekit.io.safe_text import TEXT_LIMIT, clean
-from collapsekit.render.views._next import gate_outcome, judge_more
+from collapsekit.render.views._next import ask_more, gate_outcome, judge_more
 from collapsekit.render.views._screen import NextStep
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.recommend import recommend, weak_modalities
@@ -120,7 +120,7 @@ def _judge_more(report: Report, typed: Request[DiagnoseOptions]) -> NextStep:
 def _elsewhere(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -> Iterator[NextStep]:
     """What can be done about a model that is not here: ask it more, and the gate."""
     if report.verdict == "inconclusive" or (report.judged is not None and report.judged.missing):
-        yield NextStep("to judge more: plan again about more examples, or with more draws (--set reliance.draws=N).")
+        yield ask_more(report)
     if place is not None:
         yield _gate(report, typed, place)
 

@@ -33,7 +33,10 @@ def next_steps(report: GateReport) -> Iterator[str]:
             what = runs if kind == "retrained" else f"About {max(needed):,} examples in all"
             yield f"{what} would decide {_these(len(needed), len(undecided))}."
     if any(c.kind == "judged" for c in undecided):
-        yield "Partly judged: `collapsekit diagnose` in profile standard trains references; `--allow-partial` waives it."
+        yield (
+            "Partly judged: `collapsekit diagnose` in profile standard trains references, and for a model elsewhere "
+            "`predictions` of your own stand for them; `--allow-partial` waives it."
+        )
     if report.outcome == "inconclusive" and undecided:
         yield "Until it is decided, this is no pass (exit code 5)."
 

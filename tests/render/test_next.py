@@ -93,6 +93,19 @@ def test_rules_of_the_config_decide_on_both() -> None:
     assert recorded_steps(kept)[-1].about == next_steps(kept, typed, None)[-1].about == "the gate for CI:"
 
 
+@pytest.mark.parametrize("missing", ["the model cannot be built afresh: give model.factory in the config", None])
+def test_a_model_elsewhere_is_asked_more_on_both(missing: str | None) -> None:
+    report = make_report() if missing is None else partly(make_report(), missing)
+    subject = report.subject.model_copy(update={"engine": "jax"})
+    report, typed = asked(
+        report.model_copy(update={"subject": subject, "verdict": "inconclusive"}), DiagnoseOptions.make()
+    )
+    said, page = by_kind(next_steps(report, typed, None))["more"], by_kind(recorded_steps(report))["more"]
+    assert page == said
+    assert "plan again" in said.about
+    assert ("`predictions`" in said.about) == (missing is not None)
+
+
 @pytest.mark.parametrize(
     ("missing", "options", "more"),
     [

@@ -75,9 +75,7 @@ def recorded_steps(report: Report) -> tuple[NextStep, ...]:
     elif report.verdict == "healthy" and here:
         steps.append(NextStep("nothing to repair."))
     if report.verdict == "inconclusive" or (report.judged is not None and report.judged.missing):
-        settings = report.settings
-        more = judge_more(report, settings.get("profile"), settings.get("limit"), _recorded_training(report))
-        steps.append(NextStep(more.about, more.command(_diagnosis(report))))
+        steps.append(_recorded_more(report) if here else ask_more(report))
     gate = ("collapsekit", "gate", *subject) if subject else ("collapsekit", "gate", "report.json")
     return (*steps, NextStep(f"the gate for CI{gate_outcome(report, report.settings.get('config', {}))}:", gate))
 
@@ -128,6 +126,21 @@ def judge_more(report: Report, profile: Any, limit: Any, training: Mapping[str, 
     if limit is not None:
         return _more(f"--limit left {report.subject.examples} examples; more would decide.", {"--limit": _ALL})
     return More("no option of the command would decide more: the reason of each modality says what would.", helps=False)
+
+
+def ask_more(report: Report) -> NextStep:
+    """Tell what would decide what is open about a model that is elsewhere, of which no encoder can be trained here."""
+    again = "plan again about more examples, or with more draws (--set reliance.draws=N)"
+    if report.judged is None or not report.judged.missing:
+        return NextStep(f"to judge more: {again}.")
+    own = "name what a model of yours predicts from each modality alone (`predictions` in the config)"
+    return NextStep(f"to judge more: {own}, or {again}.")
+
+
+def _recorded_more(report: Report) -> NextStep:
+    settings = report.settings
+    more = judge_more(report, settings.get("profile"), settings.get("limit"), _recorded_training(report))
+    return NextStep(more.about, more.command(_diagnosis(report)))
 
 
 def _more(why: str, dropped: Mapping[str, Sequence[str]], *added: str) -> More:
