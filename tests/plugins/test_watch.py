@@ -150,7 +150,7 @@ def test_each_fault_is_told_once_and_named_where_it_ends() -> None:
     torch.manual_seed(0)
     watch = watch_training(training, 0, steps=300)
     assert [(f.kind, f.step) for f in watch.findings] == [("never reaches the model", 25)]
-    assert "what 'table.3' makes of it is not used" in watch.findings[0].sentence
+    assert "what 'table.3' makes of it changes nothing that follows" in watch.findings[0].sentence
 
 
 def test_evaluation_between_steps_is_not_taken_for_training() -> None:
@@ -184,6 +184,14 @@ def test_what_is_typed_wrong_is_named(modalities: dict[str, Any], message: str) 
     with pytest.raises(ConfigError) as error:
         Watch(Picture(), modalities)
     assert message in str(error.value)
+
+
+def test_arguments_in_the_wrong_order_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"model is a dict, expected a torch\.nn\.Module"):
+        Watch(MODALITIES["picture"], Picture())  # type: ignore[arg-type]
+    watch = Watch(Picture(), MODALITIES["picture"])
+    with pytest.raises(ConfigError, match=r"step is a tensor of shape \(4,\), expected .*\(step, label\)"):
+        watch.step(torch.zeros(4), 1)  # type: ignore[arg-type]
 
 
 def test_every_has_to_be_a_number_of_steps() -> None:

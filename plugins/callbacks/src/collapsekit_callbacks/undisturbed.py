@@ -34,7 +34,12 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The user's own module inside torch.compile's and data parallel's wrappers, whose submodule paths the config names."""
+    """The user's own module inside torch.compile's and data parallel's wrappers, whose submodule paths the config names.
+
+    Raises ConfigError for what is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model is a {type(model).__name__}, expected a torch.nn.Module: hand the model over first.")
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):

@@ -86,7 +86,15 @@ class Watch:
 
         Returns:
             What was found now; each kind is told once a modality.
+
+        Raises:
+            ConfigError: where the label stands in the step's place.
         """
+        if isinstance(step, Tensor) and step.ndim:
+            raise ConfigError(
+                f"step is a tensor of shape {tuple(step.shape)}, expected the number of steps that were taken: call "
+                "`watch.step(step, label)`."
+            )
         call, self._call = self._call, None
         if call is None:
             return []

@@ -169,7 +169,7 @@ def _no_answer(modality: str, seen: Seen, places: Places) -> tuple[Kind, str]:
     if effect is not None and not effect.entered:
         where = "no layer is given it"
     elif effect is not None and effect.own:
-        where = f"what {effect.own[-1].path!r} makes of it is not used"
+        where = f"what {effect.own[-1].path!r} makes of it changes nothing that follows"
     return "never reaches the model", f"{same}, and {where}: look at {places.forward[modality]}."
 
 
