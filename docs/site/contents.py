@@ -29,6 +29,8 @@ MENU: dict[str, tuple[str, ...]] = {
         "docs/data",
         "docs/tasks",
         "docs/checkpoints",
+        "docs/elsewhere",
+        "examples/answers_elsewhere/README",
         "docs/python",
         "docs/notebook",
         "examples/notebooks/README",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import collapsekit
 from benchmarks.gpu.checks import REPAIRS, briefly, project, repaired
@@ -19,6 +21,7 @@ FITTED = "late_fusion"  # takes no steps: its weights are set at once
 # Beside the batches, what a device is asked once: whether the first forward wrote into its inputs, and into the model; by
 # gradient_rank a layer's weights, twice.
 ONCE, MORE = 2, {"gradient_rank": 2}
+BACKWARD = {"collision"}  # derivatives neuron by neuron: each is a pass over the examples as well
 
 
 @contextmanager
@@ -54,11 +57,14 @@ def steps(method: str, folder: Path) -> None:
 
 
 def passes(probe: str, folder: Path) -> None:
-    """A probe copies back at most once a forward of the model."""
+    """A probe copies back at most once a pass: a forward of the model, or one backward for a neuron."""
     forwards: list[None] = []
     config = project(folder, "attention")
     COUNTED.clear()
-    with briefly(), _around(ModuleAdapter, "forward", lambda: forwards.append(None)):
+    with ExitStack() as stack:
+        stack.enter_context(briefly())
+        for owner, name in (ModuleAdapter, "forward"), *([(torch.autograd, "grad")] if probe in BACKWARD else []):
+            stack.enter_context(_around(owner, name, lambda: forwards.append(None)))
         report = collapsekit.diagnose(config=config, device=NAME, profile="quick", probes=[probe])
     assert report.results
     batches = len(forwards) // 2

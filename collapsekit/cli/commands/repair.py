@@ -67,7 +67,7 @@ def repair(
                 if world.is_main:
                     _files(report, output)
             except KeyboardInterrupt:
-                shown.note(f"The same command with --resume goes on from the snapshots in {output}.")
+                shown.announce(f"The same command with --resume goes on from the snapshots in {output}.")
                 raise
     if dry_run:
         return Ended(show=lambda: write("\n".join(said) + "\n") if world.is_main else None)
