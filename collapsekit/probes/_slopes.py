@@ -10,6 +10,7 @@ from torch import Tensor
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.pooling import shifted_features
 from collapsekit.errors import NumericsError
+from collapsekit.io.transfer import to_device
 from collapsekit.readouts.fit import rows_of
 from collapsekit.session.session import Session
 
@@ -35,7 +36,9 @@ def neuron_slopes(session: Session, rows: Tensor, picked: Tensor) -> Iterator[Te
     recorded, inputs = rows_of(features, rows)
     shifts, moved = [], {}
     for m in features.modalities:
-        shift = torch.zeros(len(rows), features.pooled[m].shape[1], requires_grad=True)
+        # Where the model is, so that derivatives come back by one copy a neuron, and not one a modality.
+        recorded[m] = tuple(to_device(t, torch.device(adapter.device)) for t in recorded[m])
+        shift = torch.zeros(len(rows), features.pooled[m].shape[1], device=adapter.device, requires_grad=True)
         section = adapter.config.modalities[m]
         moved[m] = tuple(shifted_features(t, shift, section.pool, adapter.layout(m, t)) for t in recorded[m])
         if not any(t.requires_grad for t in moved[m]):
@@ -54,6 +57,5 @@ def neuron_slopes(session: Session, rows: Tensor, picked: Tensor) -> Iterator[Te
     for k in picked.tolist():
         # Examples do not touch one another, so the derivative of the sum holds each one's own.
         slopes = torch.autograd.grad(fused[:, k].sum(), shifts, retain_graph=True, allow_unused=True)
-        yield torch.cat(
-            [torch.zeros_like(s) if g is None else g for s, g in zip(shifts, slopes, strict=True)], 1
-        ).double()
+        known = [torch.zeros_like(s) if g is None else g for s, g in zip(shifts, slopes, strict=True)]
+        yield torch.cat(known, 1).cpu().double()
