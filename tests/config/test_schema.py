@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from collapsekit.config.imports import import_object, importable_from
 from collapsekit.config.load import check_config, load_config
-from collapsekit.config.schema import Config
+from collapsekit.config.schema import AnswersConfig, Config
 from collapsekit.errors import ConfigError
 from collapsekit.io.yaml import parse_yaml
 
@@ -378,3 +378,10 @@ def test_a_name_on_the_hub_is_no_path_of_the_folder(tmp_path: Path) -> None:
     config = check_config({"modalities": {"a": "a", "b": "b"}}, base=tmp_path)
     with pytest.raises(ConfigError, match="acme/none"):
         config.resolve("hf://acme/none")
+
+
+@pytest.mark.parametrize("choices", [["red", " Red"], ["a b", "a  B"], ["red", " "]])
+def test_choices_of_answers_have_to_be_told_apart(choices: list[str]) -> None:
+    with pytest.raises(ValidationError, match="choices must be told apart, whatever their case, found"):
+        AnswersConfig(choices=tuple(choices))
+    assert AnswersConfig(choices=("red", "green")).choices == ("red", "green")
