@@ -13,6 +13,8 @@ import argparse
 import itertools
 import time
 import warnings
+from importlib import import_module
+from inspect import signature
 from statistics import median
 from typing import Any
 
@@ -33,8 +35,6 @@ from benchmarks.pipeline.subjects import (
 from benchmarks.plugins import import_plugin
 from benchmarks.repair.cost import CLASSES, INPUTS
 from benchmarks.repair.cost import MODALITIES as MODALITIES_OF_COST
-
-LOOKS, FIRST, COUNTED, EVERY = (10, 25, 50), 50, 18, 200  # as the watch has them; steps at which inputs are counted
 
 
 def watch_training(training: Training, seed: int, steps: int = STEPS) -> Any:
@@ -98,6 +98,10 @@ def measure_alarms(windows: int) -> int:
 
 def measure_cost(batch: int, repeats: int) -> None:
     """Print what the watch adds to training, over the first fifty steps and over the first thousand."""
+    watch_of = import_plugin("callbacks").Watch
+    steps = import_module("collapsekit_callbacks.watch")
+    counted = sum(n <= steps.EACH or n % steps.THINNED == 0 for n in range(1, steps.FIRST + 1))
+    later = 1000 // signature(watch_of).parameters["every"].default
     print(f"\n{'model':10}{'step, ms':>10}{'early step, ms':>16}{'look, ms':>10}{'first 50':>10}{'first 1,000':>13}")
     for name, make in MODELS.items():
         model = make()
@@ -112,19 +116,18 @@ def measure_cost(batch: int, repeats: int) -> None:
 
         seconds: dict[str, list[float]] = {"step": [], "early": [], "look": []}
         for _ in range(repeats):
-            watch = import_plugin("callbacks").Watch(model, {m: m for m in MODALITIES_OF_COST})
-            for number in range(1, 12):
+            watch = watch_of(model, {m: m for m in MODALITIES_OF_COST})
+            for number in range(1, steps.LOOKS[0] + 1):
                 start = time.process_time()
                 step()
                 middle = time.process_time()
                 watch.step(number, label)
                 seconds["step"].append(middle - start)
-                seconds["look" if number == LOOKS[0] else "early"].append(time.process_time() - middle)
+                seconds["look" if number == steps.LOOKS[0] else "early"].append(time.process_time() - middle)
             watch.close()
         one, early, look = (median(each) for each in seconds.values())
-        first = (COUNTED * early + len(LOOKS) * look) / (FIRST * one)
-        later = 1000 // EVERY
-        whole = (COUNTED * early + (len(LOOKS) + later) * look) / (1000 * one)
+        first = (counted * early + len(steps.LOOKS) * look) / (steps.FIRST * one)
+        whole = (counted * early + (len(steps.LOOKS) + later) * look) / (1000 * one)
         print(f"{name:10}{one * 1e3:>10.1f}{early * 1e3:>16.2f}{look * 1e3:>10.1f}{first:>10.1%}{whole:>13.2%}")
 
 
