@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,9 @@ ROWS = 1_000_000
 KEY = "a" * 64
 
 
-def main(rows: int = ROWS) -> None:
-    """Write so many answers of three numbers in no order, read them, and print rate and memory."""
-    r = np.random.default_rng(0)
-    numbers = np.unique(r.integers(1, 2**63, rows + rows // 8, dtype=np.uint64))[:rows]
-    cost = PlanCost(questions=rows, forwards=rows)
-    manifest = Manifest(
+def make_manifest(count: int, **shape: Any) -> Manifest:
+    """Make a plan of so many questions; ``shape``: of an answer, three classes by default."""
+    return Manifest(
         collapsekit="0",
         key=KEY,
         config=None,
@@ -34,11 +32,18 @@ def main(rows: int = ROWS) -> None:
         seed=0,
         limit=None,
         options={},
-        draws={},
-        answer=AnswerShape(kind="classes", width=3),
-        cost=cost,
+        draws={"test": 1},
+        answer=AnswerShape(**{"kind": "classes", "width": 3, **shape}),
+        cost=PlanCost(questions=count, forwards=count),
         shards=(),
     )
+
+
+def main(rows: int = ROWS) -> None:
+    """Write so many answers of three numbers in no order, read them, and print rate and memory."""
+    r = np.random.default_rng(0)
+    numbers = np.unique(r.integers(1, 2**63, rows + rows // 8, dtype=np.uint64))[:rows]
+    manifest = make_manifest(rows)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "answers.jsonl"
         with path.open("w") as file:

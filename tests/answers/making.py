@@ -11,31 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from collapsekit.answers.manifest import AnswerShape, Manifest, PlanCost
+from benchmarks.answers import KEY, make_manifest
 from collapsekit.answers.question import to_id
 
-KEY = "a" * 64
-
-
-def make_manifest(count: int, **shape: Any) -> Manifest:
-    """A plan of so many questions; ``shape``: of an answer, three classes by default."""
-    return Manifest(
-        collapsekit="0",
-        key=KEY,
-        config=None,
-        config_sha256="b" * 64,
-        data={},
-        format="plain",
-        modalities=("a", "b"),
-        split="test",
-        seed=0,
-        limit=None,
-        options={},
-        draws={"test": 1},
-        answer=AnswerShape(**{"kind": "classes", "width": 3, **shape}),
-        cost=PlanCost(questions=count, forwards=count),
-        shards=(),
-    )
+__all__ = ["KEY", "make_answers", "make_manifest", "make_numbers", "write_lines"]
 
 
 def make_numbers(count: int, seed: int = 0) -> NDArray[np.uint64]:
