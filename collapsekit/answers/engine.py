@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class Engine:
         model: str | None = None,
         progress: Progress | None = None,
         only: str | Path | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> int:
         """Answer what is not answered in a file yet, and append it batch by batch.
 
@@ -102,15 +104,17 @@ class Engine:
             model: The model's name and version, by which answers of several are told apart.
             progress: Told of each batch.
             only: A file of questions to answer no others than, such as ``score --missing`` writes; None: all.
+            part: (k, n): the k-th of n parts of the questions, k from 0; where n jobs answer, each into a file of its own.
 
         Returns:
             How many questions were answered now.
 
         Raises:
-            ConfigError: Where the function does not return one answer an example.
+            ConfigError: Where the function does not return one answer an example, or there is no such part.
         """
         path, count = Path(output), 0
-        asked = self._wanted(answered_in(path), only)
+        _check_part(part)
+        asked = self._wanted(answered_in(path), only, part)
         end_last_line(path)
         for split, ids, codes in _batches(asked, self._materials, batch_size):
             given = self._materials.make_batch(split, codes)
@@ -122,10 +126,11 @@ class Engine:
                 progress.step("questions answered", count, None)
         return count
 
-    def _wanted(self, done: set[str], only: str | Path | None) -> Iterator[dict[str, Any]]:
-        """The lines of questions that are to be answered, in order."""
+    def _wanted(self, done: set[str], only: str | Path | None, part: tuple[int, int]) -> Iterator[dict[str, Any]]:
+        """The lines of questions that are to be answered, in order; of n parts each gets every n-th question."""
         named = None if only is None else ids_in(Path(only))
-        for line in read_shards(self.folder, self.manifest):
+        first, step = part
+        for line in islice(read_shards(self.folder, self.manifest), first, None, step):
             if not {"id", "split"} <= line.keys() or line["split"] not in self.manifest.data:
                 raise RefusedError(f"{self.folder} holds a line that is no question: plan the questions again.")
             if line["id"] not in done and (named is None or line["id"] in named):
@@ -143,6 +148,16 @@ class Engine:
                 '{"error": "..."} for an example that it cannot answer.'
             ) from None
         return line
+
+
+def _check_part(part: tuple[int, int]) -> None:
+    """Raise ConfigError for no part of the questions."""
+    number, count = part
+    if not 0 <= number < count:
+        raise ConfigError(
+            f"part ({number}, {count}) is none, expected (k, n) with k from 0 to n - 1: count the jobs from 0, or say how "
+            "many there are."
+        )
 
 
 def answered_in(path: Path) -> set[str]:

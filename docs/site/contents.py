@@ -31,6 +31,7 @@ MENU: dict[str, tuple[str, ...]] = {
         "docs/checkpoints",
         "docs/elsewhere",
         "examples/answers_elsewhere/README",
+        "examples/answers_cluster/README",
         "docs/python",
         "docs/notebook",
         "examples/notebooks/README",

@@ -59,6 +59,19 @@ def test_missing_questions_are_written_and_answered_alone(asked: Asked, tmp_path
     assert asked.score(some, rest).modalities["audio"].verdict == "collapsed"
 
 
+def test_jobs_answer_a_part_each_and_together_all(asked: Asked, tmp_path: Path) -> None:
+    files = [tmp_path / f"{k}.jsonl" for k in range(3)]
+    counts = [asked.engine().answer(asked.run, path, part=(k, 3), batch_size=16) for k, path in enumerate(files)]
+    whole = tmp_path / "whole.jsonl"
+    assert sum(counts) == asked.engine().answer(asked.run, whole)
+    assert max(counts) - min(counts) <= 1
+    assert asked.score(*files) == asked.score(whole)
+    assert asked.engine().answer(asked.run, files[1], part=(1, 3)) == 0
+    for part in ((3, 3), (-1, 3), (0, 0)):
+        with pytest.raises(ConfigError, match="expected \\(k, n\\) with k from 0"):
+            asked.engine().answer(asked.run, tmp_path / "none.jsonl", part=part)
+
+
 def test_refusals_count_as_the_best_constant_and_too_many_end_it(asked: Asked, tmp_path: Path) -> None:
     path, counts = tmp_path / "a.jsonl", torch.bincount(load_file(asked.config["data"]["path"])["train/label"])
     asked.engine().answer(asked.run, path)
