@@ -1,6 +1,6 @@
 """How often the time that is said to be left is within a factor of two of what is left, from a tenth of a job on.
 
-python -m benchmarks.progress [--profile standard] [--planted 3] [--repair]
+python -m benchmarks.progress [--profile standard] [--planted 3] [--from 10] [--repair]
 
 Twice at once: by the clock, as users see it, and by this process's CPU seconds, which a busy machine stretches less. The
 job is asked a hundred times, evenly over its time, as it last counted; the last half second is left out.
@@ -74,13 +74,16 @@ class Both(Progress):
             one.step(what, done, total, said)
 
 
-def jobs(folder: Path, profile: str, planted: int, *, repairs: bool) -> Iterator[tuple[str, Callable[[Both], object]]]:
+def jobs(
+    folder: Path, profile: str, planted: range, *, repairs: bool
+) -> Iterator[tuple[str, Callable[[Both], object]]]:
     """What is run, by name: the demo, planted subjects, and a repair of the demo."""
     checkpoint = make_demo(folder / "demo", 0, Progress())
     config = folder / "demo" / "collapsekit.yaml"
     how: dict[str, object] = {"profile": profile, "cache": folder / "cache"}
-    yield "demo", lambda both: diagnose(checkpoint, config=config, progress=both, **how)  # type: ignore[arg-type]
-    for subject in draw(planted, 0):
+    if not planted.start:
+        yield "demo", lambda both: diagnose(checkpoint, config=config, progress=both, **how)  # type: ignore[arg-type]
+    for subject in draw(planted.stop, 0)[planted.start :]:
         made = make(subject)
         place = folder / subject.name
         place.mkdir()
@@ -98,12 +101,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How good the time is that is said to be left.")
     parser.add_argument("--profile", default="quick", choices=["quick", "standard", "full"])
     parser.add_argument("--planted", type=int, default=3, help="subjects of benchmarks.planted")
+    parser.add_argument(
+        "--from", type=int, default=0, dest="first", help="the first of them; others than 0: without the demo"
+    )
     parser.add_argument("--repair", action="store_true", help="also repair the demo")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    numbers = range(given.first, given.first + given.planted)
     print("| job | seconds | within a factor of two | CPU seconds | within a factor of two |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
-        for what, run in jobs(Path(name), given.profile, given.planted, repairs=given.repair):
+        for what, run in jobs(Path(name), given.profile, numbers, repairs=given.repair):
             both = Both()
             run(both)
             (clock, right), (cpu, right_cpu) = (one.share_right() for one in both.watched.values())

@@ -51,6 +51,7 @@ class Progress:
     """Where long work says how far it is; this one is silent."""
 
     planned = False  # whether it wants to hear of stages, which take a moment to reckon
+    writing = 0.0  # seconds that whoever follows will take after a diagnosis, for its files
 
     def plan(self, stages: Stages) -> None:
         """Tell what the stage that runs, or the whole job, consists of from here on: names and reckoned seconds."""

@@ -306,7 +306,7 @@ def _plan(subject: OpenModel, session: Session, split: str, in_turn: Sequence[Pr
     if session.progress.planned:
         seconds = reckon_probes(session, subject.extraction.features(split), in_turn)
         stages = {f"probe {name}": each if len(each) > 1 else each[""] for name, each in seconds.items()}
-        session.progress.plan({**stages, JUDGING: ENDING})
+        session.progress.plan({**stages, JUDGING: ENDING + session.progress.writing})
 
 
 def _finished(kept: Kept, session: Session, how: DiagnoseOptions, config: Config) -> FinishedProbes:

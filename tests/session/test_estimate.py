@@ -24,8 +24,11 @@ from collapsekit.probes.geometry import rank_sweep
 from collapsekit.readouts.fit import steps_of
 from collapsekit.readouts.synergy import RATES, recipe_for
 from collapsekit.report.cost import COUNTED, CostRow
-from collapsekit.session.costs.pricing import EARLY, LEARNED, SMALLEST
-from collapsekit.session.costs.timing import peak_bytes
+from collapsekit.session.costs import estimate
+from collapsekit.session.costs.pricing import EARLY, LEARNED, SHARED, SMALLEST
+from collapsekit.session.costs.timing import evaluation, peak_bytes
+from collapsekit.stats import linear
+from collapsekit.stats import missing as stats_missing
 from tests.probes.counting import Counts, counted, differing
 from tests.problems import Late, Problem, make_problem
 
@@ -349,8 +352,11 @@ def test_seconds_are_those_of_one_batch_times_the_counts(small: Problem) -> None
         shares = {what: EARLY if what in row.at_most else 1.0 for what in COUNTED}
         return sum(getattr(row, what) * report.unit_seconds.get(what, 0.0) * shares[what] for what in COUNTED)
 
-    for name in ("reliance", "noise", "gradient_rank"):  # which fit nothing
+    for name in ("reliance", "noise", "gradient_rank"):  # which fit nothing; whoever came before valued all coalitions
         assert rows[name].seconds == pytest.approx(least(name) + SMALLEST, abs=1e-3)
+    (alone,) = estimated(small, probes=["reliance"], clock=lambda: float(next(ticks))).probes
+    scored = 4 * 70 / 512  # a score of 512 examples takes a second too, and there are four coalitions
+    assert alone.seconds == pytest.approx(alone.replays / 2048 + SMALLEST + scored, abs=1e-3)
     assert rows["vif"].seconds == pytest.approx(SMALLEST, abs=1e-3)
     assert report.opening.seconds == pytest.approx(1 + 70 / 70)
     assert report.total.seconds == pytest.approx(sum(r.seconds or 0.0 for r in (report.opening, *report.probes)))
@@ -365,7 +371,62 @@ def test_readouts_have_their_price_and_networks_end_a_few_epochs_after_their_bes
     expected = runs * (recipe.patience + LEARNED) * steps_of(fit)
     assert expected < row.steps / 3
     assert row.seconds is not None
-    assert expected < row.seconds < expected + 60  # a step takes a second here; the rest is replays and readouts
+    beside = 2**2 * SHARED  # what two modalities add beside each other is reckoned in steps
+    # A step takes a second here; the rest is replays and readouts.
+    assert expected + beside < row.seconds < expected + beside + 60
+
+
+def test_a_readout_is_reckoned_by_one_that_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes far apart take more evaluations than those that overlap; the clock here counts evaluations."""
+    evaluations = 0
+    minimize, timed = linear.minimize, estimate.time_units
+    units: list[float] = []
+
+    def counting(objective: Any, *given: Any, **named: Any) -> Any:
+        def one(flat: Any) -> Any:
+            nonlocal evaluations
+            evaluations += 1
+            return objective(flat)
+
+        return minimize(one, *given, **named)
+
+    def kept(session: Any, wanted: Any, clock: Any) -> Any:
+        found = timed(session, wanted, clock)
+        units.append(found.seconds["readouts"] * evaluation(64, 6, 3))
+        return found
+
+    monkeypatch.setattr(linear, "minimize", counting)
+    monkeypatch.setattr(estimate, "time_units", kept)
+    for spread in (3.0, 0.05):
+        problem = make_problem(tmp_path / str(spread), sizes=SIZES, steps=5, spread=spread)
+        estimated(problem, probes=["missing"], clock=lambda: float(evaluations))
+    overlapping, apart = units
+    assert apart > 1.5 * overlapping > 15  # in all three penalties that are tried
+
+
+def test_distances_are_reckoned_as_they_are_taken(small: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, whole = 0, list[float]()
+    squared, counting = stats_missing._squared, estimate.count_probes
+
+    def noted(a: Tensor, b: Tensor) -> Tensor:
+        nonlocal taken
+        taken += len(a) * len(b)
+        return squared(a, b)
+
+    def kept(preview: Any, chosen: Any) -> Any:
+        found = counting(preview, chosen)
+        whole.append(found[0].whole.compared)
+        return found
+
+    monkeypatch.setattr(stats_missing, "_squared", noted)
+    monkeypatch.setattr(estimate, "count_probes", kept)
+    for fill in ("neighbour", "zeros"):
+        options = {**FEW, "missing": {"fills": [fill]}}
+        estimated(small, probes=["missing"], options=options)
+        small.diagnose(profile="quick", probes=["missing"], options=options)
+    near, none = whole
+    assert none == 0
+    assert 0.5 * taken < near <= taken
 
 
 def test_times_of_this_machine_are_above_zero(small: Problem) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from collapsekit.cli.commands.diagnose import show, write_report
+from collapsekit.cli.commands.diagnose import PAGE, show, write_report
 from collapsekit.cli.options import Headline, LogTo, Verbose
 from collapsekit.cli.terminal import (
     MESSAGES,
@@ -59,6 +59,7 @@ def demo(
         from collapsekit.probes.runner import fault_code
 
         shown.plan(STAGES)
+        shown.writing = PAGE
         checkpoint = make_demo(folder, seed, shown)
         shown.begin(DIAGNOSIS)
         config = folder / "collapsekit.yaml"

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 OUTPUT = Path("collapsekit-report")
 UNFINISHED = "unfinished"  # finished probes, in the folder of the report until that is made
 
+PAGE = 3.0  # seconds that a page and its figures took where this was written
+
 
 class Format(StrEnum):
     """Formats of a report."""
@@ -112,6 +114,9 @@ def diagnose(
             cost = estimate_cost(checkpoint, config=config, progress=shown, **options.keywords())
             shown_cost = partial(show_cost, cost, to_stdout=json_, quiet=quiet)
             return Ended(show=shown_cost) if world.is_main else Ended()
+        shown.writing = (
+            PAGE if figures or {"html", "html-interactive"} & {*wanted_files(output, format_, json_)} else 0.0
+        )
         place = unfinished_folder(output, format_, json_, resume=resume)
         with told_how_to_resume(place, shown):
             keep: dict[str, Any] = {"progress": shown, "unfinished": place, "resume": resume}

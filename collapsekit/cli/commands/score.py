@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from collapsekit.cli.child import ROLES
-from collapsekit.cli.commands.diagnose import FailOn, Format, check_outputs, judge_exit, show, write_report
+from collapsekit.cli.commands.diagnose import (
+    PAGE,
+    FailOn,
+    Format,
+    check_outputs,
+    judge_exit,
+    show,
+    wanted_files,
+    write_report,
+)
 from collapsekit.cli.options import ConfigFile, Headline, LogTo, Verbose
 from collapsekit.cli.output import write
 from collapsekit.cli.terminal import MESSAGES, NOTES, Ended, guarded, need_working_directory, progress, say_shortly
@@ -50,6 +59,7 @@ def score(
     if missing is not None:
         check_file(missing, "--missing")
     with progress(quiet, NOTES, verbose=verbose, log=log) as shown:
+        shown.writing = PAGE if {"html", "html-interactive"} & {*wanted_files(output, format_, json_)} else 0.0
         report = run(questions, answers, config=config, progress=shown, missing=missing)
         shown.step("writing the report", 0, None)
         written = write_report(report, output, format_, json_, None)

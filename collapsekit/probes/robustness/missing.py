@@ -252,6 +252,7 @@ def estimate_cost(preview: Preview) -> Cost:
     cost += _choosing(preview, bank, usable, options) + preview.replayed(1)
     lent = options.draws if "sample" in usable else 1
     best = preview.replayed(count * lent)
+    preview.reckon(scored=count * lent * (len(options.rates) + 2) * preview.size)
     return cost + (best if len(usable) == 1 or lent == 1 else best.at_most(BEST))
 
 
@@ -260,7 +261,13 @@ def _filled(
 ) -> Cost:
     """The cost of answering under each fill with so many masks of absent modalities."""
     n = preview.size_of(split) if part is None else part
-    cost = preview.replayed(masks * sum(options.draws if f == "sample" else 1 for f in fills), split, part=part)
+    asked = masks * sum(options.draws if f == "sample" else 1 for f in fills)
+    cost = preview.replayed(asked, split, part=part)
+    lenders = min(preview.size_of("train" if has_split(preview.adapter, "train") else split), options.bank)
+    searches = (
+        len(preview.modalities) * (1 if split == preview.features.split else masks) if "neighbour" in fills else 0
+    )
+    preview.reckon(scored=asked * n, compared=searches * lenders * n)
     if SUBSTITUTION in fills:
         cost += preview.once(("latents", split, part), lambda: Cost(passes=n))
     return cost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -12,7 +13,7 @@ from collapsekit.io.hub import name_of
 from collapsekit.registry import ProbeSpec
 from collapsekit.report.cost import OPENING, TOTAL, CostReport, CostRow
 from collapsekit.session.costs.cost import COUNTS, Cost
-from collapsekit.session.costs.pricing import PricedPreview, PricedProbe, count_probes, seconds_of
+from collapsekit.session.costs.pricing import PricedPreview, PricedProbe, count_probes
 from collapsekit.session.costs.timing import Clock, UnitCosts, time_units
 from collapsekit.version import __version__
 
@@ -33,13 +34,13 @@ def estimate_costs(preview: PricedPreview, chosen: Sequence[ProbeSpec], opened: 
         ConfigError: Where a user's own probe fails at saying what it costs.
     """
     opening = preview.opening()
-    readouts = preview.seconds
+    before = preview.beside
     counted = count_probes(preview, chosen)
     total = sum((one.whole.cost for one in counted), opening)
     wanted = {name for name in COUNTS if getattr(total, name)}
     units = current().on_main(lambda: time_units(preview.session, wanted, clock))
     rows = [_row(one, units, preview.statistics) for one in counted]
-    first = _counts(OPENING, opening, opened + readouts + seconds_of(opening, units.seconds))
+    first = _counts(OPENING, opening, opened + replace(before, cost=opening).seconds(units.seconds))
     whole = sum(row.seconds or 0.0 for row in (first, *rows))
     read = preview.adapter.checkpoint
     return CostReport(
@@ -52,7 +53,7 @@ def estimate_costs(preview: PricedPreview, chosen: Sequence[ProbeSpec], opened: 
         opening=first,
         probes=tuple(rows),
         total=_counts(TOTAL, total, whole),
-        unit_seconds=units.seconds,
+        unit_seconds={name: seconds for name, seconds in units.seconds.items() if name in COUNTS},
         kept_bytes=sum(_bytes_of(preview.features.of(split)) * n for split, n in preview.read.items()),
         peak_bytes=units.peak,
     )

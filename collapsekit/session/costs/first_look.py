@@ -80,5 +80,9 @@ class FirstLook:
         self.shared += found
         return found
 
+    def reckon(self, **more: float) -> None:
+        """Hear of what takes time and asks nothing of the model, by the names of ``pricing.PricedPart``: here it has no
+        price."""
+
 
 READ = "read"  # names the pass over a split

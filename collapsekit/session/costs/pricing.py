@@ -1,7 +1,7 @@
-"""Seconds of what is counted: by one timed batch of each kind, and by size where no batch of it can be timed before.
+"""Seconds of what is counted: by one timed batch of each kind, and by size from a small one that was timed.
 
-The latter are linear readouts and statistics. Their prices were measured on one core, on the demo and on planted subjects,
-and hold to a factor (``python -m benchmarks.reckoned``).
+The latter are linear readouts, scores and statistics. How they grow was measured on the demo and on planted subjects, and
+holds to a factor (``python -m benchmarks.reckoned``).
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from collapsekit.errors import CollapsekitError, ConfigError, NumericsError
 from collapsekit.games.coalitions import SUBSETS
-from collapsekit.readouts.choosing import NUMBERS, PENALTIES, SCREENED
+from collapsekit.readouts.choosing import NUMBERS, SCREENED
 from collapsekit.readouts.fit import steps_of
-from collapsekit.readouts.linear import L2_GRID
 from collapsekit.readouts.raw import BANDWIDTHS, FOURIER, KERNELS, SUMS
 from collapsekit.readouts.synergy import NETWORKS, recipe_for
 from collapsekit.readouts.unimodal import ALONE
 from collapsekit.registry import ProbeSpec
 from collapsekit.session.costs.cost import COUNTS, Cost
 from collapsekit.session.costs.preview import Preview
+from collapsekit.session.costs.timing import evaluation
 from collapsekit.session.readouts import READOUTS
 from collapsekit.session.session import Session
 from collapsekit.user_code.frames import one_line
@@ -31,11 +31,16 @@ EARLY = 0.7  # of a count that is only bounded from above, what is usually run: 
 # Epochs after which networks over modalities are usually at their best, then come those of patience: their bound, of more
 # epochs on fewer examples, says little. Seen on planted subjects: 2 to 13 of 4,000 examples, 1 to 3 of 1,200.
 LEARNED = 4
-# Seconds of a linear readout: of any, for an example, and for an example, a feature and an output. Those of what encoders
-# give are fitted to the last digit, those of raw inputs roughly.
-PRECISE, ROUGHLY = (0.09, 1.5e-4, 1.0e-6), (0.12, 0.0, 1.4e-7)
+# A linear readout tries all penalties, of which the larger were timed; to the last digit it takes more evaluations, and
+# where sets of features are only compared, fewer. Seen on the demo and on planted subjects, to a factor of two.
+GRID, PRECISE, COMPARED = 1.6, 2.0, 0.65
+UNTRIED = 100.0  # evaluations of the penalties that would be timed, where none can be
+# Optimiser steps that take as long as what a modality adds beside another, which is averaged over other examples.
+SHARED = 25.0
+DISTANCE = 4e-8  # seconds of a distance between two examples in one modality, and of what is done with it
+KINDS = 2  # in which a coalition is scored where the model is calibrated: as it is, and calibrated
 CONVOLVED = 2 * KERNELS  # features of random convolutions
-SMALLEST = 0.1  # seconds of a probe that costs nothing else
+SMALLEST = 0.05  # seconds of a probe that costs nothing else
 PER_SQUARE = 2e-10  # seconds that statistics take beyond, for an example and the square of the widest features
 ON_FEATURES = frozenset({"prefixes", "pooled", "alone"})  # measurements that fit readouts of what encoders give
 PARTS = {"alone": ALONE, "raw": READOUTS, "synergy": NETWORKS, "raw synergy": NETWORKS}  # by what is told of them
@@ -43,29 +48,58 @@ PARTS = {"alone": ALONE, "raw": READOUTS, "synergy": NETWORKS, "raw synergy": NE
 
 @dataclass(frozen=True)
 class PricedPart:
-    """What is counted, seconds of linear readouts, and steps that are not expected to be run though they are counted."""
+    """What is counted, and what is reckoned beside it, in units that are timed."""
 
     cost: Cost
-    readouts: float = 0.0
-    spared: float = 0.0
+    readouts: float = 0.0  # linear readouts, in evaluations as they are reckoned
+    steps: float = 0.0  # beside those counted; below 0: not expected to be run though they are counted
+    averaged: float = 0.0  # examples whose answers are averaged as those of replays are
+    scored: float = 0.0  # examples that are scored, once a score
+    scored_draws: float = (
+        0.0  # the same of means over draws, whose score is also known without each group that was drawn
+    )
+    compared: float = 0.0  # distances between two examples in one modality
 
     def __add__(self, other: PricedPart) -> PricedPart:
         """Add up two parts."""
-        return PricedPart(self.cost + other.cost, self.readouts + other.readouts, self.spared + other.spared)
+        return PricedPart(
+            self.cost + other.cost,
+            self.readouts + other.readouts,
+            self.steps + other.steps,
+            self.averaged + other.averaged,
+            self.scored + other.scored,
+            self.scored_draws + other.scored_draws,
+            self.compared + other.compared,
+        )
+
+    def without(self, other: PricedPart) -> PricedPart:
+        """Leave out what is reckoned beside the counts of another part."""
+        return PricedPart(
+            self.cost,
+            self.readouts - other.readouts,
+            self.steps - other.steps,
+            self.averaged - other.averaged,
+            self.scored - other.scored,
+            self.scored_draws - other.scored_draws,
+            self.compared - other.compared,
+        )
 
     def seconds(self, units: Mapping[str, float]) -> float:
         """Reckon it, by seconds of one unit of each kind."""
-        return max(0.0, seconds_of(self.cost, units) - self.spared * units.get("steps", 0.0)) + self.readouts
+        counted = seconds_of(self.cost, units) + self.steps * units.get("steps", 0.0)
+        beside = {"replays": self.averaged, "scores": self.scored, "draw_scores": self.scored_draws}
+        scored = sum(units.get(name, 0.0) * count for name, count in beside.items())
+        readouts = self.readouts * units.get("readouts", UNTRIED)
+        return max(0.0, counted) + scored + readouts + self.compared * DISTANCE
 
 
 class PricedPreview(Preview):
-    """A preview that also reckons linear readouts, of which a timed batch says nothing, and keeps apart what is told of by
+    """A preview that also reckons what is not counted, linear readouts and scores, and keeps apart what is told of by
     itself while it runs."""
 
     def __init__(self, session: Session, count: Callable[[str], int]) -> None:
         super().__init__(session, count)
-        self.seconds = 0.0  # of linear readouts
-        self.spared = 0.0  # steps of networks over modalities that are not expected to be run, beyond EARLY's
+        self.beside = PricedPart(Cost())  # what is reckoned beside the counts, until now
         self.parts = dict[str, PricedPart]()  # by what is told
 
     @property
@@ -75,44 +109,56 @@ class PricedPreview(Preview):
         return SMALLEST + PER_SQUARE * self.size * widest**2
 
     def once(self, name: object, cost: Callable[[], Cost]) -> Cost:
-        before, spared = self.seconds, self.spared
+        before = self.beside
         found = super().once(name, cost)
         if name in ON_FEATURES:
             widths = [x.shape[1] for x in self.features.pooled.values()]
-            self.seconds += found.heads * self._readout(sum(widths) / len(widths), PRECISE)
+            self.reckon(readouts=found.heads * PRECISE * self._readout(sum(widths) / len(widths)))
         elif name == "raw" and found.heads:
-            self.seconds += sum(self._raw_readouts(m) for m in self.modalities)
+            self.reckon(readouts=sum(self._raw_readouts(m) for m in self.modalities))
         elif PARTS.get(str(name)) == NETWORKS and found.heads:
             fit = self.fit_sizes.fit
             epochs = min(recipe_for(fit, 0.0, 0).patience + LEARNED, recipe_for(fit, 0.0, 0).epochs)
-            self.spared += EARLY * found.steps - found.heads * epochs * steps_of(fit)
+            self.reckon(steps=found.heads * epochs * steps_of(fit) - EARLY * found.steps)
         if name in PARTS:
-            self._keep(PARTS[str(name)], PricedPart(found, self.seconds - before, self.spared - spared))
+            self._keep(PARTS[str(name)], replace(self.beside.without(before), cost=found))
+        return found
+
+    def balanced_reference(self) -> Cost:
+        found = super().balanced_reference()
+        if "valued reference" not in self._counted:  # all its coalitions, and what each modality adds beside each other
+            self._counted.add("valued reference")
+            every, pairs = len(self.shapley_masks) * self.size, len(self.modalities) ** 2
+            self.reckon(averaged=every * self.draws, scored_draws=every, steps=pairs * SHARED)
         return found
 
     def coalitions(self, masks: Iterable[int], *, calibrated: bool = False, split: str | None = None) -> Cost:
-        found = super().coalitions(masks, calibrated=calibrated, split=split)
+        listed = list(masks)
+        found = super().coalitions(listed, calibrated=calibrated, split=split)
         if split in (None, self.features.split):
-            self._keep(SUBSETS, PricedPart(Cost(replays=found.replays)))
+            scored = len(listed) * self.size * (KINDS if calibrated else 1) if found.replays else 0
+            self.reckon(scored_draws=scored)
+            self._keep(SUBSETS, PricedPart(Cost(replays=found.replays), scored_draws=scored))
         return found
+
+    def reckon(self, **more: float) -> None:
+        self.beside += PricedPart(Cost(), **more)
 
     def _keep(self, name: str, part: PricedPart) -> None:
         self.parts[name] = self.parts.get(name, PricedPart(Cost())) + part
 
     def _raw_readouts(self, modality: str) -> float:
-        """Seconds of the readouts of a modality's inputs: of numbers, random features and convolutions, of which the second
-        come at several bandwidths, compared on fewer examples."""
+        """The readouts of a modality's inputs: of numbers, random features and convolutions, of which the second come at
+        several bandwidths, compared on fewer examples."""
         inputs = [self.features.inputs[k] for k in self.adapter.input_keys(modality) if k in self.features.inputs]
         width = min(SUMS, sum(x[0].numel() for x in inputs))
-        screened = len(BANDWIDTHS) * self._readout(FOURIER, ROUGHLY, SCREENED) * len(PENALTIES) / len(L2_GRID)
-        return screened + sum(self._readout(w, ROUGHLY) for w in (width, FOURIER, CONVOLVED))
+        screened = len(BANDWIDTHS) * COMPARED * self._readout(FOURIER, SCREENED)
+        return screened + sum(self._readout(w) for w in (width, FOURIER, CONVOLVED))
 
-    def _readout(self, width: float, price: tuple[float, float, float], most: float = math.inf) -> float:
-        """Seconds of a linear readout of so many features, fitted on at most so many examples."""
+    def _readout(self, width: float, most: float = math.inf) -> float:
+        """A linear readout of so many features, fitted on at most so many examples, in evaluations as they are reckoned."""
         rows = min(self.fit_sizes.fit, NUMBERS / max(1.0, width), most)
-        outputs = min(1024, max(1, self.features.outputs[0].numel()))
-        any_, row, number = price
-        return any_ + rows * (row + number * width * outputs)
+        return GRID * evaluation(rows, width, self.features.outputs[0].numel())
 
 
 @dataclass(frozen=True)
@@ -131,9 +177,9 @@ def count_probes(preview: PricedPreview, chosen: Sequence[ProbeSpec]) -> list[Pr
     """Count what probes cost, in the order in which they run, after ``opening``."""
     found = []
     for spec in chosen:
-        before, spared, preview.parts = preview.seconds, preview.spared, {}
+        before, preview.parts = preview.beside, {}
         cost, skipped = cost_of(spec, preview)
-        whole = PricedPart(cost or Cost(), preview.seconds - before, preview.spared - spared)
+        whole = replace(preview.beside.without(before), cost=cost or Cost())
         found.append(PricedProbe(spec, cost is not None, skipped, whole, preview.parts))
     return found
 

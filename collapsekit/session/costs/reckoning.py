@@ -19,7 +19,7 @@ from collapsekit.session.costs.timing import time_units
 from collapsekit.session.session import Session
 
 UNKNOWN = {"nothing": 1.0, "heads": 4.0, "models": 8.0}  # shares by what a probe trains, where nothing can be counted
-ENDING = 0.5  # seconds of verdicts and records
+ENDING = 0.05  # seconds of verdicts and records
 
 
 def reckon_probes(session: Session, features: Features, chosen: Sequence[ProbeSpec]) -> dict[str, dict[str, float]]:

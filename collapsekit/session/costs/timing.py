@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,22 +16,47 @@ from torch.utils._pytree import tree_leaves
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import preserve_rng_state, seed_everything
+from collapsekit.errors import CollapsekitError, NumericsError
 from collapsekit.features.batching import CHUNK, chunk_of, shared_rows
 from collapsekit.features.features import Features
+from collapsekit.games.draws import MeanOverDraws, score, score_draws
 from collapsekit.interventions.edits import Edit, Piece, gather_edits
 from collapsekit.interventions.gradients import differentiable, outputs_of
+from collapsekit.readouts.choosing import ROUGH
 from collapsekit.readouts.fit import BATCH, rows_of
+from collapsekit.readouts.linear import L2_GRID
 from collapsekit.readouts.synergy import SynergyNet
 from collapsekit.session.session import Session
+from collapsekit.stats.linear import fitted_roughly
 from collapsekit.stats.threads import threads_for
 
 REPEATS, SHORT = 5, 0.1  # times that a call is made, and seconds from which on once is enough
+TRIED, LARGEST = 256, 1 << 22  # examples and numbers of a linear readout that is tried, at most
+FEW, LEAST = 3, 16  # of the penalties, the largest, with which it is tried; and examples, at least
+BOTH = 2  # kinds of what the model expects, as it is and calibrated, that are averaged of an answer
 Clock = Callable[[], float]
+
+
+def evaluation(rows: float, width: float, outputs: int) -> float:
+    """Reckon the seconds of one evaluation of a linear readout's loss and gradient, on a machine as ours.
+
+    Only the ratio of two of these counts: fits are timed on few examples, and reckoned for all by it.
+
+    Args:
+        rows: examples that are fitted on.
+        width: features.
+        outputs: of the readout; of very many those beside 1,024 are left out.
+
+    Returns:
+        Seconds.
+    """
+    return 1.2e-4 + rows * width * (1.5e-9 + 3e-10 * min(1024, max(1, outputs)))
 
 
 @dataclass
 class UnitCosts:
-    """Seconds of one unit of each kind that was timed, by the names of Cost's numbers; and the peak of memory in bytes."""
+    """Seconds of one unit of each kind that was timed, by the names of Cost's numbers, of a score of an example, and of
+    linear readouts, whose unit is the largest penalties' fits over ``evaluation``; and the peak of memory in bytes."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     peak: int = 0
@@ -64,6 +90,9 @@ class _Timer:
             self._passes()
             if "replays" in wanted:
                 self._replays()
+                self._scores()
+            if "heads" in wanted:
+                self._readouts()
             if "gradients" in wanted:
                 self._gradients()
             if "encodings" in wanted or "encoder_steps" in wanted:
@@ -106,12 +135,52 @@ class _Timer:
         size = shared_rows(self.features) if alike else chunk_of(self.features)
         index = self._rows(size)
 
+        task, mean = self.adapter.task, self._mean(size)
+
         def replay() -> None:
             recorded, inputs = gather_edits(self.adapter, self.features, index, [Piece(Edit(), 0, size)])
-            self.adapter.rerun(recorded, inputs)
+            answers = self.adapter.rerun(recorded, inputs)
+            for _ in range(BOTH):
+                mean.add(0, task.expect(answers.on_cpu().outputs))
 
         with torch.no_grad(), threads_for(2.0 * size * sum(p.numel() for p in self.adapter.fusion_parameters())):
             self.units.seconds["replays"] = self.timed(replay) / size
+
+    def _mean(self, size: int) -> MeanOverDraws:
+        """A mean over draws of so many examples, to which nothing is added yet."""
+        some = self.features.taken(self._rows(size))
+        return MeanOverDraws(some, [torch.arange(size).roll(k) for k in (1, -1)])
+
+    def _scores(self) -> None:
+        """A score of what is expected, and one of a mean over draws, which is also known without each group of draws."""
+        some, mean, task = self.features.taken(self._rows(CHUNK)), self._mean(CHUNK), self.adapter.task
+        expected = task.expect(some.outputs)
+        for k in range(len(mean.donors)):
+            mean.add(k, expected)
+        with suppress(NumericsError), threads_for(expected.numel()):  # what cannot be scored, as labels are all alike
+            self.units.seconds["scores"] = self.timed(lambda: score(task, some, expected)) / CHUNK
+            self.units.seconds["draw_scores"] = self.timed(lambda: score_draws(task, some, mean)) / CHUNK
+
+    def _readouts(self) -> None:
+        """How many evaluations a linear readout takes hangs on the examples: it is tried on a few."""
+        task, outputs = self.adapter.task, self.features.outputs[0].numel()
+        spent = reckoned = 0.0
+        for pooled in self.features.pooled.values():
+            width = pooled.shape[1]
+            count = min(len(self.features), TRIED, LARGEST // (width * outputs))
+            if count < LEAST:
+                continue
+            x, targets = pooled[:count].double(), self.features.targets[:count]
+
+            def fit(x: Tensor = x, targets: Tensor = targets) -> None:
+                for l2 in L2_GRID[:FEW]:
+                    task.fit_linear(x, targets, outputs, l2)
+
+            with suppress(CollapsekitError, RuntimeError, ValueError, IndexError), fitted_roughly(ROUGH):
+                spent += self.timed(fit)  # a task that has no readout, or labels all alike, is not tried
+                reckoned += evaluation(count, width, outputs)
+        if reckoned:
+            self.units.seconds["readouts"] = spent / reckoned
 
     def _gradients(self) -> None:
         rows = self._rows(min(CHUNK, chunk_of(self.features)))
