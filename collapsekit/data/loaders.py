@@ -324,7 +324,7 @@ def _stacked(values: list[Any]) -> Any:
 def _dense(value: Any, key: str, split: str, origin: str) -> Tensor | None:
     """A field as one tensor, one row an example; None where it is none. Raises DataError for one of no use."""
     try:
-        dense: Tensor = torch.as_tensor(value)
+        dense = value if isinstance(value, Tensor) else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         return None
     need_dense(dense, key, split, origin)

@@ -105,7 +105,8 @@ def with_data(config: Config, data: Mapping[str, Any] | str | Path | None) -> tu
 
 def _tensor(value: Any, key: str, split: str) -> Tensor:
     try:
-        return need_dense(torch.as_tensor(value), key, split, ORIGIN)
+        # torch.as_tensor would copy a tensor to a default device that somebody chose.
+        return need_dense(value if isinstance(value, Tensor) else torch.as_tensor(value), key, split, ORIGIN)
     except (TypeError, ValueError, RuntimeError) as e:
         raise DataError(
             f"{key!r} in split {split!r} of {ORIGIN} is {type(value).__name__} that is no tensor ({one_line(e)}): give "

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from collapsekit.errors import ConfigError
 
@@ -46,12 +48,23 @@ def _enter(folder: str | None) -> None:
             os.chdir(folder)
 
 
-_CPU = torch.device("cpu")
+_NO_DEVICE = (torch.device("cpu"), False)  # where nobody chose one
 
 
-def _device() -> torch.device:
-    """torch's default device; without a mode of functions it is the CPU, which is cheaper to see than to ask for."""
-    return torch.get_default_device() if torch._C._len_torch_function_stack() else _CPU
+def _device() -> tuple[torch.device, bool]:
+    """torch's default device, and whether somebody chose it: even the CPU, once chosen, changes what torch does.
+    Without a mode of functions nobody did, which is cheaper to see than to ask for.
+    """
+    if not torch._C._len_torch_function_stack():
+        return _NO_DEVICE
+    return torch.get_default_device(), any(isinstance(m, DeviceContext) for m in _get_current_function_mode_stack())
+
+
+def _set_device(value: tuple[torch.device, bool]) -> None:
+    """First as it is where nobody chose one, or inside of a caller's `with torch.device(...)`, which then holds again."""
+    torch.set_default_device(None)
+    if _device() != value:
+        torch.set_default_device(value[0])
 
 
 def _set_path(value: list[str]) -> None:
@@ -83,7 +96,7 @@ def _autocast(device: str) -> _Part:
 _BACKENDS = torch.backends
 _MODEL: dict[str, _Part] = {
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "torch's default device": (_device, torch.set_default_device),
+    "torch's default device": (_device, _set_device),
     "the working directory": (_folder, _enter),
     "sys.path": (lambda: list(sys.path), _set_path),
     "deterministic algorithms": (
@@ -117,7 +130,7 @@ _PARTS = _MODEL | _OURS
 # What our own arithmetic runs under, whatever the caller's loop is in.
 _PLAIN: State = {
     "torch's default dtype": torch.float32,
-    "torch's default device": _CPU,
+    "torch's default device": _NO_DEVICE,
     "gradient mode": True,
     "autocast on cpu": False,
     "autocast on cuda": False,

@@ -16,7 +16,8 @@ from torch import nn
 
 from collapsekit import diagnose, repair
 from collapsekit.checkpoint.read import read_checkpoint
-from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.data.memory import MemorySource
+from collapsekit.errors import CollapsekitError, ConfigError, DataError
 from collapsekit.registry import REPAIRS
 from collapsekit.repairs.run import plan
 from collapsekit.repairs.training.estimate import reckon_files
@@ -210,9 +211,12 @@ def test_data_in_memory_are_looked_at_too(made: Path, begun: list[str]) -> None:
         diagnose(made / "ckpt.pt", config=made / "collapsekit.yaml", data={"test": rows})
     with pytest.raises(ConfigError, match="the data given has the key 3, expected text"):
         diagnose(made / "ckpt.pt", config=made / "collapsekit.yaml", data={"test": {**rows, 3: rows["mask"]}})
+    words = "'image' in split 'test' of the data given is a tensor that is"
     for odd in (rows["image"].to_sparse(), rows["image"].to("meta")):
-        with pytest.raises(CollapsekitError, match="'image' in split 'test' of the data given is a tensor that is"):
+        with pytest.raises(CollapsekitError, match=words):
             diagnose(made / "ckpt.pt", config=made / "collapsekit.yaml", data={"test": {**rows, "image": odd}})
+        with torch.device("cpu"), pytest.raises(DataError, match=words):  # which copies what torch makes a tensor of
+            MemorySource({"test": {**rows, "image": odd}})
     assert begun == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ from collapsekit import diagnose
 from collapsekit.config.load import check_config
 from collapsekit.errors import ConfigError
 from collapsekit.report.diagnosis import Report
-from collapsekit.user_code.process_state import _now, each_of, preserve_process_state, user_code
+from collapsekit.user_code.process_state import _device, _now, each_of, preserve_process_state, user_code
 from tests.problems import make_problem
 from tests.resealing import resealed
 
@@ -141,6 +142,29 @@ def test_not_a_byte_changes_and_the_caller_s_process_is_as_it_was(tmp_path: Path
     passing = [] if place in ("at_import", "in_factory", "in_data") else list(MODEL_LINES)
     assert bytes_of(write(tmp_path, "; ".join([*LINES, *passing]), place)) == plain
     assert caller() == before
+    assert torch._C._len_torch_function_stack() == 0  # a device that was chosen is none any more
+
+
+@pytest.mark.parametrize("chosen", ["none", "cpu", "meta", "with meta"])
+def test_the_default_device_is_the_caller_s_again(chosen: str) -> None:
+    """Even the CPU, where somebody chose it: torch then copies what it would take as it is."""
+    within = contextlib.nullcontext() if chosen != "with meta" else torch.device("meta")
+    try:
+        with within:
+            if chosen in ("cpu", "meta"):
+                torch.set_default_device(chosen)
+            before = _device()
+            assert before == (torch.device(chosen.removeprefix("with ").replace("none", "cpu")), chosen != "none")
+            with preserve_process_state():
+                assert torch.zeros(1).device.type == "cpu"
+                with user_code("a function", stays=True):
+                    torch.set_default_device("cpu")
+            assert _device() == before
+        if chosen == "with meta":
+            assert torch.zeros(1).device.type == "cpu"
+    finally:
+        torch.set_default_device(None)
+    assert torch._C._len_torch_function_stack() == 0
 
 
 @pytest.mark.slow
