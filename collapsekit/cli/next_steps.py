@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from collapsekit.cli.options import typed_fields
 from collapsekit.config.options import CompareOptions, DiagnoseOptions, RepairOptions
 from collapsekit.io.safe_text import TEXT_LIMIT, clean
 from collapsekit.render.views._next import ask_more, gate_outcome, judge_more
@@ -34,9 +35,10 @@ class Request(Generic[Options]):
         return ("collapsekit", name, *self._subject(), *words_of(options, brief=True))
 
     def gate(self, report: Path | None, config: Mapping[str, Any]) -> tuple[str, ...]:
-        """Write the gate's command: of the report where it was written; the config is named where it has rules."""
+        """Write the gate's command: of the report where it was written, and then the config is named where it has rules;
+        else of the checkpoint, which it diagnoses again as it was."""
         if report is None:
-            return ("collapsekit", "gate", *self._subject())
+            return ("collapsekit", "gate", *self._subject(), *gate_words(self.options))
         rules = bool(config.get("gate"))
         named: tuple[str, ...] = ("--config", str(self.config)) if self.config is not None and rules else ()
         return ("collapsekit", "gate", str(report), *named)
@@ -44,6 +46,13 @@ class Request(Generic[Options]):
     def _subject(self) -> Iterator[str]:
         yield from [str(self.checkpoint)] * (self.checkpoint is not None)
         yield from ["--config", str(self.config)] * (self.config is not None)
+
+
+def gate_words(options: DiagnoseOptions | RepairOptions) -> list[str]:
+    """Return the options of a diagnosis or a repair that the gate takes for a diagnosis of its own, as they are typed."""
+    changed = options.changed()
+    taken = {one.path[0] for one in typed_fields(DiagnoseOptions, "gate")}
+    return words_of(DiagnoseOptions.make(**{name: changed[name] for name in taken & changed.keys()}), brief=True)
 
 
 def next_steps(report: Report, typed: Request[DiagnoseOptions], place: Path | None) -> tuple[NextStep, ...]:
@@ -85,7 +94,7 @@ def after_repair(report: RepairReport, typed: Request[RepairOptions], folder: Pa
     if report.accepted:
         config = report.after.settings.get("config", {})
         named = ("--config", str(typed.config)) if typed.config is not None else ()
-        command = ("collapsekit", "gate", str(folder / WEIGHTS), *named)
+        command = ("collapsekit", "gate", str(folder / WEIGHTS), *named, *gate_words(typed.options))
         return (NextStep(f"the gate for CI{gate_outcome(report.after, config)}:", command), compare)
     weak = weak_modalities(report.before)
     methods, why = recommend(report.before, weak) if weak else ((), "")

@@ -6,7 +6,6 @@ colours are those of the notebook, and what does not fit on a screen is left to 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator
 from html import escape
 from itertools import islice
@@ -16,7 +15,7 @@ from collapsekit.render import document as doc
 from collapsekit.render import document_of
 from collapsekit.render.document import Detail, Document, Line, Span
 from collapsekit.render.plotting import drawable
-from collapsekit.render.views._next import recorded_steps
+from collapsekit.render.views._calls import recorded_calls
 from collapsekit.report.base import Contract
 from collapsekit.report.diagnosis import Report
 
@@ -200,12 +199,11 @@ def _judged(report: Report) -> Iterator[Line]:
 
 
 def _next(report: Report) -> Iterator[Line]:
-    """What the terminal names as well; commands where a command line can name the model."""
-    for i, step in enumerate(recorded_steps(report)):
-        about = clean(step.about, _SENTENCE)
-        command = clean(shlex.join(step.command), _SENTENCE)
+    """What the terminal names as well, as calls."""
+    for i, (why, call) in enumerate(recorded_calls(report)):
+        about = clean(why, _SENTENCE)
         lead = [Span("Next: ", "strong")] * (i == 0)
-        shown = [Span(" "), Span(command, "command")] if command else []
+        shown = [Span(" "), Span(clean(call, _SENTENCE), "command")] if call else []
         yield doc.line(*lead, about if lead else about[:1].upper() + about[1:], *shown)
 
 

@@ -168,6 +168,8 @@ def test_the_gate_is_named_with_its_outcome(report: Report, made: Path, cli: Run
         "--config",
         "conf/c.yaml",
     )
+    again = next_steps(judged_fully(report), typed(seed=3, limit=9, probes=["vif"], plugins=["p.py"]), None)[1]
+    assert shlex.join(again.command[5:]) == "--seed 3 --limit 9 --plugin p.py"
     rules = {**report.settings, "config": {"gate": {"require": ["results[vif.mean] <= 1e9"]}}}
     step = next_steps(judged_fully(report, settings=rules), typed(), place)[1]
     assert "passes" in step.about

@@ -55,10 +55,23 @@ def by_kind(steps: tuple[NextStep, ...]) -> dict[str, NextStep]:
     return found
 
 
+OPTIONS = (
+    {"seed": 3, "device": "cpu"},
+    {"profile": "full", "limit": 50, "split": "val", "skip": ("noise",), "training_seed": 1},
+    {},
+)
+
+
 @settings(max_examples=30)
-@given(st.lists(NAMES, min_size=2, max_size=6, unique=True), st.sampled_from(("collapsed", "inconclusive")))
-def test_repair_gate_and_exit_code_are_those_of_the_terminal(names: list[str], verdict: str) -> None:
-    report, typed = asked(make_report(tuple(names)), DiagnoseOptions.make(seed=3, device="cpu"))
+@given(
+    st.lists(NAMES, min_size=2, max_size=6, unique=True),
+    st.sampled_from(("collapsed", "inconclusive")),
+    st.sampled_from(OPTIONS),
+)
+def test_repair_gate_and_exit_code_are_those_of_the_terminal(
+    names: list[str], verdict: str, options: dict[str, Any]
+) -> None:
+    report, typed = asked(make_report(tuple(names)), DiagnoseOptions.make(**options))
     report = report.model_copy(update={"verdict": verdict})
     said, page = by_kind(next_steps(report, typed, None)), by_kind(recorded_steps(report))
     assert page["repair"] == said["repair"]
@@ -66,8 +79,10 @@ def test_repair_gate_and_exit_code_are_those_of_the_terminal(names: list[str], v
     if verdict == "inconclusive":
         assert page["more"].about == said["more"].about
     else:
-        assert page["gate"].about == said["gate"].about
-        assert page["gate"].command[:5] == said["gate"].command
+        assert page["gate"] == said["gate"]
+        assert ("--seed" in page["gate"].command) == ("seed" in options)
+        assert ("--limit" in page["gate"].command) == ("limit" in options)
+        assert "--skip" not in page["gate"].command  # which no gate takes
     assert _code(page["gate"].about) == decide(report).exit_code
 
 

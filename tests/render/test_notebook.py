@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,9 +14,12 @@ from rich.pretty import pretty_repr
 from sample_reports import HOSTILE, make_report, nothing_measured
 from test_views import NAMES, few, sample
 
+import collapsekit
+from collapsekit.config.options import RepairOptions
 from collapsekit.io.safe_text import clean
 from collapsekit.render import files
 from collapsekit.render.document import MARKS
+from collapsekit.render.views._calls import recorded_calls
 from collapsekit.render.views.baseline import Update
 from collapsekit.report.base import Contract
 from collapsekit.report.diagnosis import Judged, Report
@@ -114,6 +119,86 @@ def test_a_diagnosis_shows_its_headline_verdicts_reasons_and_what_is_next() -> N
     assert "Next: " in text
     assert 'report.save("report.html")' in text
     assert "<style" not in report._repr_html_()
+
+
+def with_command(report: Report, command: object, **settings: object) -> Report:
+    return report.model_copy(update={"settings": {**report.settings, "command": command, **settings}})
+
+
+def calls_of(report: Report) -> dict[str, str]:
+    """The calls that a first screen names as what is next, by their function."""
+    shown = [call for _, call in recorded_calls(report) if call]
+    text = Page(report._repr_html_()).text
+    assert all(call in text for call in shown)
+    return {call.partition("(")[0]: call for call in shown}
+
+
+def read_call(call: str) -> tuple[list[str], dict[str, object]]:
+    """Arguments of a call: names of the caller's own as they stand, other values as what they are."""
+    tree = ast.parse(call, mode="eval").body
+    assert isinstance(tree, ast.Call)
+    keywords = {str(k.arg): ast.unparse(k.value) for k in tree.keywords}
+    return [ast.unparse(a) for a in tree.args], {
+        name: ast.literal_eval(text) if text[0] in "'\"[{0123456789" else text for name, text in keywords.items()
+    }
+
+
+def test_what_is_next_is_a_call_with_the_words_of_the_diagnosis() -> None:
+    line = (
+        "collapsekit diagnose 'my runs/c.pt' --config c.yaml --split val --seed 3 --profile full --device cpu --limit 9"
+    )
+    report = with_command(make_report(("image", "audio")), line)
+    calls = calls_of(report)
+    given, keywords = read_call(calls["collapsekit.repair"])
+    assert given == ["'my runs/c.pt'"]
+    method = keywords.pop("method")
+    assert keywords == {"config": "c.yaml", "seed": 3, "profile": "full", "limit": 9, "output": "repaired"}
+    assert RepairOptions.make(method=method, seed=3, profile="full", limit=9).method == method
+    assert calls["collapsekit.gate"] == "collapsekit.gate(report)"
+    assert "--" not in Page(report._repr_html_()).text.partition("Next: ")[2]  # no word of a shell
+
+
+def test_a_report_that_no_command_can_make_names_what_the_caller_has() -> None:
+    made = make_report(("image", "audio"))
+    live = made.model_copy(
+        update={
+            "subject": made.subject.model_copy(update={"checkpoint": "live Fusion"}),
+            "judged": Judged(extent="partly", missing=("profile quick trains no encoders",)),
+        }
+    )
+    probes = {"reliance": {}, "utilisation": {}}
+    live = with_command(live, None, profile="quick", seed=4, limit=None, probes=probes, config={"data": {"path": None}})
+    calls = calls_of(live)
+    given, keywords = read_call(calls["collapsekit.repair"])
+    assert given == ["checkpoint"]
+    assert keywords["config"] == "config"
+    assert "model.factory" in live._repr_html_()
+    assert calls["collapsekit.diagnose"] == "collapsekit.diagnose(model=model, config=config, seed=4, data=data)"
+    elsewhere = with_command(
+        made, None, config={"data": {"path": "d.npz"}}, limit=100, profile="standard", probes=probes
+    )
+    elsewhere = elsewhere.model_copy(update={"judged": Judged(extent="partly", missing=("few",))})
+    assert calls_of(elsewhere)["collapsekit.diagnose"] == "collapsekit.diagnose(checkpoint, config=config)"
+
+
+def test_the_gate_that_is_named_ends_as_is_said() -> None:
+    rules = {"gate": {"require": ["verdict == healthy"], "allow_partial": True}}
+    for config in ({}, rules):
+        report = with_command(make_report(("image", "audio")), None, config=config)
+        about, call = list(recorded_calls(report))[-1]
+        result = eval(call, {"collapsekit": collapsekit, "report": report})
+        assert f"exits with {result.exit_code}" in about
+        assert ("allow_partial=" in call) == bool(config)
+
+
+@pytest.mark.parametrize("path", ["x' + __import__('os').name + '", 'a"b', "c d\\", "$(id)", "a\nb"])
+def test_words_of_a_strangers_command_stay_texts(path: str) -> None:
+    line = shlex.join(["collapsekit", "diagnose", path, "--config", path, "--seed", path, "--device", "cuda"])
+    for _, call in recorded_calls(with_command(make_report(("image", "audio")), line)):
+        given, keywords = read_call(call)
+        assert given == ["report"] or ast.literal_eval(given[0]) == path
+        assert set(keywords) <= {"config", "seed", "device", "method", "output"}
+        assert given == ["report"] or keywords["seed"] == path
 
 
 def test_how_far_it_was_judged_is_said() -> None:

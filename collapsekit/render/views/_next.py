@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from collapsekit.config.options import RECORDED
 from collapsekit.errors import CollapsekitError
 from collapsekit.gating.decide import decide
 from collapsekit.io.safe_text import TEXT_LIMIT, clean
@@ -20,9 +21,11 @@ from collapsekit.report.diagnosis import Report
 from collapsekit.report.recommend import recommend, weak_modalities
 from collapsekit.report.verdicts import DECIDING
 
-# Of a diagnosis's words: those that a repair and a gate take, too, and those that another diagnosis takes.
-_KEPT = ("--config", "--seed", "--device", "--limit")
-_CHOSEN = (*_KEPT, "--split", "--profile", "--probe", "--skip")
+# Of a diagnosis's words: those that a repair takes, too, those that a gate takes, which diagnoses the checkpoint once more,
+# and those that another diagnosis takes.
+_KEPT = ("--config", "--seed", "--profile", "--device", "--limit")
+_GATED = (*_KEPT, "--split", "--training-seed")
+_CHOSEN = (*_KEPT, "--split", "--probe", "--skip")
 _USUAL = (("--seed", "0"), ("--device", "cpu"), ("--split", "test"), ("--profile", "standard"))
 _FULL, _EPOCHS = "budget", "epochs were over"  # words of what is missing, where more training would judge more
 _ALL = ("",)  # every value begins with it
@@ -56,28 +59,42 @@ class More:
         return (*kept, *self.added)
 
 
-def recorded_steps(report: Report) -> tuple[NextStep, ...]:
+def recorded_steps(report: Report, unnamed: Sequence[str] = ()) -> tuple[NextStep, ...]:
     """List what can be done after a diagnosis: a repair where a modality is less used than it could be, then the gate.
 
     Args:
         report: The diagnosis.
+        unnamed: What stands for the checkpoint and the config where the report does not say by which command it was made.
 
     Returns:
-        The steps, with their commands where the report says by which command it was made.
+        The steps, with their commands where the report says by which command it was made, or something stands for that.
     """
     here = report.subject.engine is None  # no weights of a model that is elsewhere can be trained
-    weak, subject = weak_modalities(report) if here else (), tuple(_subject(report))
+    weak = weak_modalities(report) if here else ()
     steps = []
     if weak:
         methods, why = recommend(report, weak)
+        subject = tuple(_subject(report, _KEPT, unnamed))
         command = ("collapsekit", "repair", *subject, "--method", ",".join(methods)) if subject else ()
         steps.append(NextStep(clean(why, TEXT_LIMIT), command))
     elif report.verdict == "healthy" and here:
         steps.append(NextStep("nothing to repair."))
     if report.verdict == "inconclusive" or (report.judged is not None and report.judged.missing):
-        steps.append(_recorded_more(report) if here else ask_more(report))
-    gate = ("collapsekit", "gate", *subject) if subject else ("collapsekit", "gate", "report.json")
+        steps.append(_recorded_more(report, unnamed) if here else ask_more(report))
+    gate = ("collapsekit", "gate", *(tuple(_subject(report, _GATED)) or ("report.json",)))
     return (*steps, NextStep(f"the gate for CI{gate_outcome(report, report.settings.get('config', {}))}:", gate))
+
+
+def recorded_command(report: Report) -> tuple[str, ...]:
+    """Return the words of the diagnosis that made the report, from the checkpoint on; none where no command did."""
+    command = report.settings.get("command")
+    try:
+        words = shlex.split(command) if isinstance(command, str) else []
+    except ValueError:
+        return ()
+    if words[:2] != ["collapsekit", "diagnose"] or len(words) < 3 or words[2].startswith("-"):
+        return ()
+    return tuple(words[2:])
 
 
 def gate_outcome(report: Report, config: Mapping[str, Any]) -> str:
@@ -137,10 +154,11 @@ def ask_more(report: Report) -> NextStep:
     return NextStep(f"to judge more: {own}, or {again}.")
 
 
-def _recorded_more(report: Report) -> NextStep:
+def _recorded_more(report: Report, unnamed: Sequence[str]) -> NextStep:
     settings = report.settings
     more = judge_more(report, settings.get("profile"), settings.get("limit"), _recorded_training(report))
-    return NextStep(more.about, more.command(_diagnosis(report)))
+    subject = tuple(_subject(report, _CHOSEN, unnamed))
+    return NextStep(more.about, more.command(("collapsekit", "diagnose", *subject) if subject else ()))
 
 
 def _more(why: str, dropped: Mapping[str, Sequence[str]], *added: str) -> More:
@@ -155,22 +173,19 @@ def _recorded_training(report: Report) -> dict[str, float]:
     return dict(zip(("epochs", "budget"), numbers, strict=True)) if len(numbers) == 2 else {}
 
 
-def _diagnosis(report: Report) -> tuple[str, ...]:
-    """The words of the diagnosis that made the report; none where no command did."""
-    subject = tuple(_subject(report, _CHOSEN))
-    return ("collapsekit", "diagnose", *subject) if subject else ()
-
-
-def _subject(report: Report, kept: Sequence[str] = _KEPT) -> Iterator[str]:
+def _subject(report: Report, kept: Sequence[str], unnamed: Sequence[str] = ()) -> Iterator[str]:
     """The checkpoint, the config, and how examples are drawn, as the report's own command names them."""
-    command = report.settings.get("command")
-    try:
-        words = shlex.split(command) if isinstance(command, str) else []
-    except ValueError:
-        return
-    if words[:2] != ["collapsekit", "diagnose"] or len(words) < 3 or words[2].startswith("-"):
-        return
-    yield words[2]
-    for option, value in pairwise(words[3:]):
+    words = recorded_command(report)
+    pairs = list(pairwise(words[1:])) if words else list(_settled(report)) if unnamed else []
+    yield from words[:1] or unnamed
+    for option, value in pairs:
         if option in kept and (option, value) not in _USUAL:
             yield from (option, value)
+
+
+def _settled(report: Report) -> Iterator[tuple[str, str]]:
+    """How examples are drawn and judged, as the report's settings have it, in the words of a command."""
+    for name in RECORDED:
+        value = report.settings.get(name)
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            yield f"--{name}", str(value)
