@@ -22,6 +22,7 @@ from collapsekit.render import document as doc
 from collapsekit.render import document_of, files, write
 from collapsekit.render.glossary import THEMES, Entry, split_at_terms
 from collapsekit.render.writers import html
+from collapsekit.report.parts import Result
 
 ENTRIES = [entry for entries in THEMES.values() for entry in entries]
 MEANINGS = {form.lower(): e.plain for e in ENTRIES for form in e.forms}
@@ -135,6 +136,13 @@ def test_a_name_is_no_term() -> None:
     assert "effective rank" in marked or "drive" in marked
     assert not marked & {"rank", "credit", "control"}
     assert "my <abbr" not in text
+
+
+def test_what_a_probe_of_ones_own_says_is_prose() -> None:
+    about = {"name": "mine.number", "probe": "mine", "value": 1.0, "source": "mine"}
+    own = Result(**about, definition="The effective rank of what I like.")  # type: ignore[arg-type]
+    text = write(make_report(("image", "audio")).model_copy(update={"results": (own,)}), "html")
+    assert "effective rank" in {word for word, _ in explained(text)}
 
 
 def test_names_are_cut_out_before_terms_are_looked_for() -> None:

@@ -17,7 +17,9 @@ from collapsekit.errors import ConfigError
 from collapsekit.render.figures import marks
 from collapsekit.render.figures.diagnosis import CAPTIONS, FIGURES, inline_svg, save
 from collapsekit.render.figures.style import VARIABLES, panels, short_labels, theme
+from collapsekit.render.numbers import fmt_estimate
 from collapsekit.report.diagnosis import Report, Result
+from collapsekit.report.names import cleaned, modality_names
 
 
 @pytest.fixture(params=[("image", "audio"), LONG, HOSTILE], ids=["two", "six-long", "six-hostile"])
@@ -56,6 +58,7 @@ def test_saved_figures_are_the_same_bytes(make_report: MakeReport, tmp_path: Pat
     assert len(first) == 6
     for a, b in zip(first, second, strict=True):
         assert a.name == b.name
+        assert b"said-" not in a.read_bytes()
         assert a.read_bytes() == b.read_bytes()
     for alone in save(report, tmp_path / "c", ("pdf",)):  # whatever else is written beside it
         assert alone.read_bytes() == (tmp_path / "a" / alone.name).read_bytes()
@@ -111,6 +114,37 @@ def test_inline_svg_stands_alone_in_a_page() -> None:
         assert not ids & seen
         assert set(re.findall(r"(?:href=\"|url\()#([\w-]+)", text)) == ids
         seen |= ids
+
+
+def titles(text: str) -> list[str]:
+    """What an inline figure says where it is pointed at; first what it is."""
+    return [e.text or "" for e in ET.fromstring(text).iter() if e.tag == "title"]
+
+
+def test_a_figure_says_its_numbers_where_they_are_pointed_at(report: Report) -> None:
+    clear = cleaned(report)
+    names = short_labels(modality_names(clear))
+    said = {name: titles(inline_svg(fig, name)) for name, draw in FIGURES.items() if (fig := draw(report)) is not None}
+    for r in clear.named("reliance.shapley"):
+        assert f"{names[str(r.modality)]}, Shapley: {fmt_estimate(r.value, r.interval)} nats" in said["reliance"]
+    for r in clear.named("fusion_gain.gain"):
+        pair = f"{r.modality}, {r.versus or 'fused'}: {fmt_estimate(r.value, r.interval)}"
+        assert r.value is None or any(text.startswith(pair) for text in said["fusion_gain"])
+    curve = next(r.curve for r in clear.named("noise.input") if r.curve is not None)
+    assert curve.lower is not None
+    assert curve.upper is not None
+    for x, y, low, high in zip(curve.x, curve.y, curve.lower, curve.upper, strict=True):
+        assert any(f"{x:.4g}: {curve.y_label} {fmt_estimate(y, (low, high))}" in text for text in said["noise"])
+    assert [name for name, texts in said.items() if len(texts) == 1] == ["spectra"]  # lines without markers
+
+
+def test_a_marker_outside_of_the_axes_takes_no_neighbours_number() -> None:
+    with theme():
+        fig, (ax,) = panels(1)
+        marks.marked(ax, [0, 1, 2], [0.1, 0.2, 0.3], 0, "a")
+        assert titles(inline_svg(fig, "x"))[1:] == ["a: 0.100", "a: 0.200", "a: 0.300"]
+        ax.set_xlim(1.9, 2.1)  # the others are not written
+        assert titles(inline_svg(fig, "x"))[1:] == []
 
 
 def test_page_and_paper_share_one_palette() -> None:

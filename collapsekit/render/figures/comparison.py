@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from collapsekit.render.figures import marks
-from collapsekit.render.figures.style import INK, MARKERS, MUTED, RULE, SERIES, panels, short_labels, theme
+from collapsekit.render.figures.style import INK, MARKERS, MUTED, RULE, SERIES, panels, say, short_labels, theme
+from collapsekit.render.numbers import fmt_estimate
 from collapsekit.report.comparison import Cell, Comparison, Row
 from collapsekit.report.diagnosis import Result
 
@@ -64,7 +65,8 @@ def _draw(names: Sequence[str], base: int, parts: Sequence[DumbbellPanel], wide:
     for ax, panel in zip(axes, parts, strict=True):
         for at, row in enumerate(panel.rows):
             for nth, i in enumerate(others):
-                _dumbbell(ax, at + _APART * (nth - (len(others) - 1) / 2), row.cells[base], row.cells[i], nth)
+                place = at + _APART * (nth - (len(others) - 1) / 2)
+                _dumbbell(ax, place, row.cells[base], row.cells[i], nth, names=(names[base], names[i]))
         labels = [row.modality or "whole model" for row in panel.rows]
         short = short_labels(list(dict.fromkeys(labels)), 16)
         ax.set_yticks(range(len(labels)), [short[label] for label in labels])
@@ -81,8 +83,8 @@ def _draw(names: Sequence[str], base: int, parts: Sequence[DumbbellPanel], wide:
     return fig
 
 
-def _dumbbell(ax: Axes, y: float, start: Cell, end: Cell, series: int) -> None:
-    """A line from the base's value to another's; dashed where it is not told from noise."""
+def _dumbbell(ax: Axes, y: float, start: Cell, end: Cell, series: int, *, names: tuple[str, str]) -> None:
+    """A line from the base's value to another's; dashed where it is not told from noise. ``names``: of both columns."""
     if start.value is None or end.value is None:
         return
     for cell in (start, end):  # which also keeps a difference within noise from filling the axis
@@ -91,5 +93,7 @@ def _dumbbell(ax: Axes, y: float, start: Cell, end: Cell, series: int) -> None:
     clear = end.change is not None and end.change.clear
     line = "-" if clear else (0, (2, 1.5))
     ax.plot([start.value, end.value], [y, y], linestyle=line, color=SERIES[series] if clear else MUTED, linewidth=1.4)
-    ax.plot([start.value], [y], "o", color=INK, markerfacecolor="none", markersize=4)
-    ax.plot([end.value], [y], MARKERS[series], color=SERIES[series], markersize=4)
+    (first,) = ax.plot([start.value], [y], "o", color=INK, markerfacecolor="none", markersize=4)
+    (last,) = ax.plot([end.value], [y], MARKERS[series], color=SERIES[series], markersize=4)
+    for drawn, name, cell in ((first, names[0], start), (last, names[1], end)):
+        say(drawn, f"{name}: {fmt_estimate(cell.value, cell.interval)}")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
-from collapsekit.render.figures.style import DASHES, INK, MARKERS, MUTED, PAPER, SERIES, short_labels
-from collapsekit.render.numbers import power_of_ten
+from collapsekit.render.figures.style import DASHES, INK, MARKERS, MUTED, PAPER, SERIES, say, short_labels
+from collapsekit.render.numbers import fmt, fmt_estimate, power_of_ten
 from collapsekit.report.diagnosis import Curve, Report, Result
 from collapsekit.report.names import modality_names
 
@@ -54,10 +54,36 @@ def line(ax: Axes, result: Result, index: int | None, label: str = "", places: M
     if curve.lower is not None and curve.upper is not None:
         color = INK if index is None else SERIES[index % len(SERIES)]
         ax.fill_between(xs, curve.lower, curve.upper, color=color, alpha=0.15, linewidth=0)
-    marked(ax, xs, curve.y, index, label)
+    marked(ax, xs, curve.y, index, label, texts=describe_points(curve, label))
 
 
-def marked(ax: Axes, xs: Sequence[Any], ys: Sequence[float], index: int | None = 0, label: str = "") -> None:
+def describe_points(curve: Curve, label: str) -> list[str]:
+    """Write what is said of each point of a curve where it is pointed at; ``label``: the curve's own name."""
+    ends = zip(curve.lower, curve.upper, strict=True) if curve.lower is not None and curve.upper is not None else ()
+    intervals = [*ends] or [None] * len(curve.y)
+    points = zip(curve.x, curve.y, intervals, strict=True)
+    return [
+        _join_words(
+            label, x if isinstance(x, str) else f"{curve.x_label} {x:.4g}", f"{curve.y_label} {fmt_estimate(y, i)}"
+        )
+        for x, y, i in points
+    ]
+
+
+def _join_words(*parts: str) -> str:
+    """What it is of, and behind a colon the number."""
+    return ": ".join(filter(None, (", ".join(filter(None, parts[:-1])), parts[-1])))
+
+
+def marked(
+    ax: Axes,
+    xs: Sequence[Any],
+    ys: Sequence[float],
+    index: int | None = 0,
+    label: str = "",
+    *,
+    texts: Sequence[str] = (),
+) -> None:
     """Draw a line through points, each with a marker where they are few.
 
     Args:
@@ -66,11 +92,14 @@ def marked(ax: Axes, xs: Sequence[Any], ys: Sequence[float], index: int | None =
         ys: One for each of them.
         index: Of its colour, marker and dash; None: ink.
         label: Its name in the legend.
+        texts: What a page says of each point where it is pointed at; default: the label and the number.
     """
     marker: dict[str, Any] = _look(index)
-    if len(xs) > _MOST_MARKERS:
+    few = len(xs) <= _MOST_MARKERS
+    if not few:
         marker["marker"] = ""
-    ax.plot(xs, ys, label=label, **marker)
+    (drawn,) = ax.plot(xs, ys, label=label, **marker)
+    say(drawn, *(texts or [_join_words(label, fmt(y)) for y in ys] if few else filter(None, [label])))
 
 
 def dots(ax: Axes, curve: Curve, places: Mapping[str, int], index: int, label: str = "") -> None:
@@ -88,7 +117,9 @@ def dots(ax: Axes, curve: Curve, places: Mapping[str, int], index: int, label: s
     if curve.lower is not None and curve.upper is not None:
         for row, i in rows:
             ax.plot((curve.lower[i], curve.upper[i]), (row, row), color=look["color"], alpha=0.45, linewidth=0.9)
-    ax.plot([curve.y[i] for _, i in rows], [row for row, _ in rows], label=label, **look)
+    (drawn,) = ax.plot([curve.y[i] for _, i in rows], [row for row, _ in rows], label=label, **look)
+    said = describe_points(curve, label)
+    say(drawn, *(said[i] for _, i in rows))
 
 
 def _look(index: int | None) -> dict[str, Any]:
@@ -152,12 +183,15 @@ def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result |
     for k, (name, results) in enumerate(series.items()):
         first = (k - (len(series) - 1) / 2) * thick
         shown = [
-            (i + first, r.value, r.interval) for i, r in enumerate(results) if r is not None and r.value is not None
+            (i + first, r.value, r.interval, _join_words(labels[i], name, write_number(r)))
+            for i, r in enumerate(results)
+            if r is not None and r.value is not None
         ]
         color, alpha = (SERIES[0], 1.0) if k == 0 else (MUTED, 0.5)
         how: dict[str, Any] = {"color": color, "alpha": alpha, "label": name if len(series) > 1 else ""}
-        ax.barh([x[0] for x in shown], [x[1] for x in shown], thick * 0.9, **how)
-        for y, _, interval in shown:
+        drawn = ax.barh([x[0] for x in shown], [x[1] for x in shown], thick * 0.9, **how)
+        for bar, (y, _, interval, said) in zip(drawn, shown, strict=True):
+            say(bar, said)
             if interval is not None:
                 ax.plot(interval, (y, y), color=INK, linewidth=0.9, marker="|", markersize=3)
     ax.axvline(0, color=MUTED, linewidth=0.6)
@@ -165,6 +199,11 @@ def bars(ax: Axes, labels: Sequence[str], series: Mapping[str, Sequence[Result |
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
     ax.tick_params(axis="y", length=0, labelcolor=INK)
+
+
+def write_number(r: Result) -> str:
+    """Write a result's number with its interval and unit."""
+    return " ".join(filter(None, (fmt_estimate(r.value, r.interval), _short_unit(r.unit or ""))))
 
 
 def in_unit(label: str, results: Iterable[Result | None]) -> str:
@@ -178,7 +217,11 @@ def in_unit(label: str, results: Iterable[Result | None]) -> str:
         The label with what their unit has in brackets at its end, such as nats, else what it begins with; without brackets
         where they have none.
     """
-    unit = next((r.unit for r in results if r is not None and r.unit), "")
-    _, opened, inside = unit.removesuffix(")").rpartition("(")
-    short = inside.rpartition("; ")[2] if opened and unit.endswith(")") else unit.partition(",")[0]
+    short = _short_unit(next((r.unit for r in results if r is not None and r.unit), ""))
     return label.replace("{unit}", short) if short else label.removesuffix(" ({unit})")
+
+
+def _short_unit(unit: str) -> str:
+    """What stands in its brackets, such as nats, else what it begins with."""
+    _, opened, inside = unit.removesuffix(")").rpartition("(")
+    return inside.rpartition("; ")[2] if opened and unit.endswith(")") else unit.partition(",")[0]

@@ -12,7 +12,18 @@ from rich.cells import cell_len
 from collapsekit.measures import Panel, lookup
 from collapsekit.measures.measure import Figure as Kind
 from collapsekit.render.figures import marks
-from collapsekit.render.figures.style import COLUMN, DASHES, INK, MUTED, PAGE, SERIES, across, short_labels, wrapped
+from collapsekit.render.figures.style import (
+    COLUMN,
+    DASHES,
+    INK,
+    MUTED,
+    PAGE,
+    SERIES,
+    across,
+    say,
+    short_labels,
+    wrapped,
+)
 from collapsekit.render.numbers import fmt
 from collapsekit.report.diagnosis import Curve, Report, Result
 from collapsekit.report.names import modality_names, subset_members
@@ -284,12 +295,18 @@ def _write_fields(ax: Axes, fields: Sequence[Field], most: float) -> str:
     for (i, j, r), sure in zip(fields, clear, strict=True):
         value = r.value or 0.0
         shade = 0.06 + 0.42 * min(1.0, abs(value) / most)
-        ax.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, color=SERIES[value < 0], alpha=shade, linewidth=0))
+        field = Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, color=SERIES[value < 0], alpha=shade, linewidth=0)
+        said = _said_of_pair(r)
+        say(ax.add_patch(field), said)
         text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}".replace("-0.00", "0.00")
-        ax.text(
-            j, i, text, ha="center", va="center", size=6.5, color=INK, weight="bold" if sure and mixed else "normal"
-        )
+        weight = "bold" if sure and mixed else "normal"
+        say(ax.text(j, i, text, ha="center", va="center", size=6.5, color=INK, weight=weight), said)
     return "bold: interval without 0" if mixed else ""
+
+
+def _said_of_pair(r: Result) -> str:
+    """What a page says of a field where it is pointed at."""
+    return f"{r.modality}, {r.versus or WHOLE}: {marks.write_number(r)}"
 
 
 def _short_number(value: float) -> str:
@@ -307,7 +324,7 @@ def _size_fields(ax: Axes, fields: Sequence[Field], largest: float) -> str:
         side = 0.9 * (abs(value) / largest) ** 0.5 if largest else 0.0
         low = value < 0
         look: dict[str, Any] = {"facecolor": "none" if low else SERIES[0], "edgecolor": SERIES[low], "linewidth": 0.9}
-        ax.add_patch(Rectangle((j - side / 2, i - side / 2), side, side, **look))
+        say(ax.add_patch(Rectangle((j - side / 2, i - side / 2), side, side, **look)), _said_of_pair(r))
     hollow = "; hollow: below 0" if any((r.value or 0.0) < 0 for _, _, r in fields) else ""
     return f"area: size, at most {fmt(largest)}{hollow}"
 

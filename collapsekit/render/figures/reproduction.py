@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from collapsekit.io.safe_text import clean
 from collapsekit.render.figures.marks import marked
-from collapsekit.render.figures.style import MUTED, SERIES, panels, short_labels, theme
+from collapsekit.render.figures.style import MUTED, SERIES, panels, say, short_labels, theme
+from collapsekit.render.numbers import fmt
 from collapsekit.report.reproduction import ItemCell, Reproduction
 
 if TYPE_CHECKING:
@@ -69,5 +70,7 @@ def _draw_row(ax: Axes, report: Reproduction, place: int, label: str, cells: lis
     width = 0.8 / len(report.rows)
     middle = [x + (place - (len(report.rows) - 1) / 2) * width for x in at]
     hatch = "" if place < len(SERIES) else "//"
-    ax.bar(middle, values, width * 0.9, color=SERIES[index], hatch=hatch, label=label)
+    bars = ax.bar(middle, values, width * 0.9, color=SERIES[index], hatch=hatch, label=label)
+    for bar, cell, value in zip(bars, cells, values, strict=True):
+        say(bar, f"{label}, {clean(cell.column)}: {fmt(value)}")
     ax.errorbar(middle, values, spread, fmt="none", ecolor=MUTED, elinewidth=0.7)

@@ -142,22 +142,30 @@ def wrapped(text: str, inches: float, *, bold: bool = False) -> str:
     return textwrap.fill(text, max(8, int(inches * (13 if bold else 15)))) if text else ""
 
 
+def say(artist: Any, *texts: str) -> None:
+    """Keep what a page shows where it is pointed at: one text for what is drawn, or one a marker of a line."""
+    artist._collapsekit_said = texts
+
+
 def inline_svg(fig: Figure, title: str) -> str:
     """Make ``fig`` an ``<svg>`` element for an HTML page, named ``title`` for those who do not see it.
 
-    Text stays text, colours of the palette become CSS variables, ids are prefixed with a slug of the title so
+    What was given words by :func:`say` has them as ``<title>``, which browsers show where it is pointed at. Text stays
+    text, colours of the palette become CSS variables, ids are prefixed with a slug of the title so
     that several can stand in one page, and no metadata, style sheet or reference leads out of it. The same
     figure and title give the same bytes.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     sink = StringIO()
-    with theme():
+    with theme(), _marked(fig) as said:
         settle(fig)
         canvas: Any = FigureCanvasSVG(fig)  # untyped
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         canvas.print_svg(sink, metadata=nothing)  # savefig would draw it twice
     root = ET.fromstring(sink.getvalue())
+    for element in list(root.iter()):
+        _name_parts(element, said.get(element.get("id", ""), ()))
     for parent in list(root.iter()):
         for child in [c for c in parent if _local(c.tag) in ("metadata", "style")]:
             parent.remove(child)
@@ -172,6 +180,30 @@ def inline_svg(fig: Figure, title: str) -> str:
     name.text = title
     root.insert(0, name)
     return ET.tostring(root, encoding="unicode")
+
+
+@contextmanager
+def _marked(fig: Figure) -> Iterator[dict[str, tuple[str, ...]]]:
+    """Give what has words an id while the figure is written; the words by id."""
+    artists = fig.findobj(lambda artist: bool(getattr(artist, "_collapsekit_said", ())))
+    by_id: dict[str, Any] = {f"said-{i}": artist for i, artist in enumerate(artists)}
+    for name, artist in by_id.items():
+        artist.set_gid(name)
+    try:
+        yield {name: artist._collapsekit_said for name, artist in by_id.items()}
+    finally:
+        for artist in by_id.values():
+            artist.set_gid(None)
+
+
+def _name_parts(element: ET.Element, texts: Sequence[str]) -> None:
+    """Put one text into what was drawn, or one into each marker; where markers lie outside of the axes, none."""
+    parts = [e for e in element.iter() if _local(e.tag) == "use"] if len(texts) > 1 else [element]
+    if len(parts) == len(texts):
+        for part, text in zip(parts, texts, strict=True):
+            name = ET.Element("title")
+            name.text = text
+            part.insert(0, name)
 
 
 def _local(tag: str) -> str:
