@@ -11,18 +11,17 @@ from rich.text import Text
 
 from collapsekit.render.document import Document
 from collapsekit.render.views._comparison_screen import (
-    ComparisonScreen,
     comparison_headline,
     list_comparison_folds,
     view_comparison_screen,
 )
 from collapsekit.render.views._repair_screen import (
-    RepairScreen,
     list_repair_folds,
     repair_headline,
     view_repair_screen,
 )
 from collapsekit.render.views._screen import NextStep, Screen, cut, headline, list_folds, view_screen
+from collapsekit.render.views.comparison import without_ties
 from collapsekit.render.writers.terminal import MAX_WIDTH, MIN_WIDTH, write
 from collapsekit.report.comparison import Comparison
 from collapsekit.report.diagnosis import Report
@@ -51,13 +50,13 @@ def write_screen(
     """
     columns = max(MIN_WIDTH, min(width, MAX_WIDTH))
     if isinstance(report, RepairReport):
-        repair = RepairScreen(cleaned_repair(report), steps, ends)
+        repair = Screen(cleaned_repair(report), steps, ends)
         folds = list_repair_folds(repair.report)
         return _write_fitting(folds, lambda fold: view_repair_screen(repair, fold, columns), columns, color=color)
     if isinstance(report, Comparison):
-        compared = ComparisonScreen(cleaned_comparison(report), steps, ends)
+        compared = Screen(without_ties(cleaned_comparison(report)), steps, ends)
         return _write_fitting(
-            list_comparison_folds(compared.comparison),
+            list_comparison_folds(compared.report),
             lambda fold: view_comparison_screen(compared, fold, columns),
             columns,
             color=color,

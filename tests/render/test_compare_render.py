@@ -29,8 +29,9 @@ from collapsekit.measures import measures_of
 from collapsekit.measures.of_verdict import OF_VERDICT
 from collapsekit.render import document_of, formats_of, write
 from collapsekit.render.document import Detail, Table, plain
+from collapsekit.render.first_screen import write_screen
 from collapsekit.render.numbers import fmt
-from collapsekit.render.views.comparison import BEST, DIFFERS
+from collapsekit.render.views.comparison import BEST, DIFFERS, without_ties
 from collapsekit.report.comparison import Cell, Column, Comparison, Row, RunOf, Test, Testing
 from collapsekit.report.diagnosis import Curve, ModalityVerdict, Report, Result
 from collapsekit.report.names import cleaned_comparison
@@ -105,7 +106,7 @@ def test_terminal_keeps_to_its_width_and_prints_text_only(comparison: Comparison
 
 def test_every_value_mark_and_name_is_in_every_format(comparison: Comparison) -> None:
     clear = cleaned_comparison(comparison)
-    cells = [c for row in clear.rows for c in row.cells]
+    cells = [c for row in without_ties(clear).rows for c in row.cells]
     shown = [[c for row in t.rows for c in row[1:]] for t in tables_of(comparison)]
     values = [c for row in tables_of(comparison)[0].rows for c in row[1 : 1 + len(clear.columns)]]
     for cell, text in zip(cells, values, strict=True):
@@ -126,6 +127,16 @@ def test_every_value_mark_and_name_is_in_every_format(comparison: Comparison) ->
             assert re.sub(r"\s+", "", column.name) in text, name
         for note in clear.notes:
             assert re.sub(r"\s+", "", note) in text, name
+
+
+def test_a_row_of_ties_has_no_best() -> None:
+    found = compare({"a": run(1), "b": run(1)})
+    assert any(cell.best for row in found.rows for cell in row.cells)
+    assert not any(cell.best for row in without_ties(found).rows for cell in row.cells)
+    for text in (terminal(found), write_screen(found, (), ())):
+        assert f"{BEST}" not in text
+    told = compare({"a": run(1), "b": run(1), "c": run(1, shift=1.0)})
+    assert any(cell.best for row in without_ties(told).rows for cell in row.cells)
 
 
 def _inline(text: str) -> list[Any]:

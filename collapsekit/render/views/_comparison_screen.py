@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from collapsekit.comparison.finding import METRIC
-from collapsekit.io.safe_text import TEXT_LIMIT, clean
 from collapsekit.render import document as doc
 from collapsekit.render.document import Span
 from collapsekit.render.numbers import ABSENT, fmt_parts
 from collapsekit.render.views import _words as words
-from collapsekit.render.views._screen import LEAST, NAME, NextStep, cut, shorten_all, view_steps
+from collapsekit.render.views._screen import LEAST, NAME, Screen, cut, shorten_all, view_steps
 from collapsekit.render.views.comparison import BEST, DIFFERS, UNCLEAR
 from collapsekit.report import comparison as data
 from collapsekit.report.comparison import Comparison
@@ -21,15 +20,6 @@ from collapsekit.report.names import some
 _COLUMN = 12  # cells of a column's name
 _NOTES, _SENTENCES = 2, 3
 _ABOUT = "number: 0 fully used, 1 fully ignored"
-
-
-@dataclass(frozen=True)
-class ComparisonScreen:
-    """What the first screen of a comparison is made of."""
-
-    comparison: Comparison  # through collapsekit.report.names.cleaned_comparison
-    steps: tuple[NextStep, ...] = ()
-    ends: tuple[str, ...] = ()  # where the rest is
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,7 @@ def list_comparison_folds(c: Comparison) -> Iterator[ComparisonFold]:
         yield fold
 
 
-def view_comparison_screen(screen: ComparisonScreen, fold: ComparisonFold, columns: int) -> doc.Document:
+def view_comparison_screen(screen: Screen[Comparison], fold: ComparisonFold, columns: int) -> doc.Document:
     """Make the document of a comparison's first screen.
 
     Args:
@@ -74,7 +64,7 @@ def view_comparison_screen(screen: ComparisonScreen, fold: ComparisonFold, colum
     Returns:
         The document.
     """
-    c = screen.comparison
+    c = screen.report
     places = _places(c, fold.columns)
     short = shorten_all([column.name for column in c.columns], _COLUMN)
     findings = [doc.sentence(cut(text, fold.lines * columns - fold.lines * 8)) for text in c.finding[: fold.findings]]
@@ -89,7 +79,7 @@ def view_comparison_screen(screen: ComparisonScreen, fold: ComparisonFold, colum
             doc.Section((), (*_numbers(c, places, fold.rows, short), *_notes(c, fold.notes, columns))),
             *view_steps(screen.steps, columns),
         ),
-        ends=tuple(doc.line(clean(end, TEXT_LIMIT)) for end in screen.ends),
+        ends=screen.view_ends(),
     )
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 
 from collapsekit.comparison.delta import Numbers, RepairDelta, repair_delta, scores
 from collapsekit.comparison.standing import cautions, metric_numbers
-from collapsekit.io.safe_text import TEXT_LIMIT, clean
 from collapsekit.render import document as doc
 from collapsekit.render.document import Span
 from collapsekit.render.numbers import ABSENT, fmt_parts
 from collapsekit.render.views import _words as words
 from collapsekit.render.views._repair_tables import reports_of
-from collapsekit.render.views._screen import LEAST, NAME, NextStep, cut, shorten, shorten_all, view_steps
+from collapsekit.render.views._screen import LEAST, NAME, Screen, cut, shorten, shorten_all, view_steps
 from collapsekit.report.diagnosis import Report
 from collapsekit.report.names import some
 from collapsekit.report.repair import RepairReport
@@ -21,15 +20,6 @@ from collapsekit.report.verdicts import describe_state
 
 _ABOUT = "number: 0 fully used, 1 fully ignored; change: after minus before; ~: within noise"
 _CONTROL = "; control: plain fine-tuning"
-
-
-@dataclass(frozen=True)
-class RepairScreen:
-    """What the first screen of a repair is made of."""
-
-    report: RepairReport  # through collapsekit.report.names.cleaned_repair
-    steps: tuple[NextStep, ...] = ()
-    ends: tuple[str, ...] = ()  # where the files are
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ def list_repair_folds(report: RepairReport) -> Iterator[RepairFold]:
         yield fold
 
 
-def view_repair_screen(screen: RepairScreen, fold: RepairFold, columns: int) -> doc.Document:
+def view_repair_screen(screen: Screen[RepairReport], fold: RepairFold, columns: int) -> doc.Document:
     """Make the document of a repair's first screen.
 
     Args:
@@ -84,7 +74,7 @@ def view_repair_screen(screen: RepairScreen, fold: RepairFold, columns: int) -> 
             doc.Section((), tuple(_numbers(report, delta, fold.rows, columns))),
             *view_steps(screen.steps, columns),
         ),
-        ends=tuple(doc.line(clean(end, TEXT_LIMIT)) for end in screen.ends),
+        ends=screen.view_ends(),
     )
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from rich.cells import cell_len, chop_cells
 
@@ -16,6 +17,8 @@ from collapsekit.render.views import _words as words
 from collapsekit.render.views._results import cost
 from collapsekit.report.diagnosis import ModalityVerdict, Report
 from collapsekit.report.verdicts import DUE, FAILED, describe_state
+
+Shown = TypeVar("Shown")
 
 NAME = 16  # cells of a modality's name; of longer ones the middle is left out
 LEAST = 3  # modalities that stay in the table as long as anything else can be left out
@@ -32,12 +35,16 @@ class NextStep:
 
 
 @dataclass(frozen=True)
-class Screen:
-    """What the first screen is made of."""
+class Screen(Generic[Shown]):
+    """What a first screen is made of."""
 
-    report: Report  # through collapsekit.report.names.cleaned
+    report: Shown  # of clean names (collapsekit.report.names)
     steps: tuple[NextStep, ...] = ()
     ends: tuple[str, ...] = ()  # where the files are
+
+    def view_ends(self) -> tuple[doc.Line, ...]:
+        """Make lines of where the files are."""
+        return tuple(doc.line(clean(end, TEXT_LIMIT)) for end in self.ends)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def list_folds(report: Report) -> Iterator[Fold]:
         yield fold
 
 
-def view_screen(screen: Screen, fold: Fold, columns: int) -> doc.Document:
+def view_screen(screen: Screen[Report], fold: Fold, columns: int) -> doc.Document:
     """Make the document of a first screen.
 
     Args:
@@ -95,7 +102,7 @@ def view_screen(screen: Screen, fold: Fold, columns: int) -> doc.Document:
             *_reasons(report, ranked[: fold.reasons], short, columns),
             *view_steps(screen.steps, columns),
         ),
-        ends=tuple(doc.line(clean(end, TEXT_LIMIT)) for end in screen.ends),
+        ends=screen.view_ends(),
     )
 
 

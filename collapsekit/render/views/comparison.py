@@ -25,7 +25,7 @@ def view(comparison: Comparison, detail: Detail) -> doc.Document:
 
     At a glance it holds the table and its tests; else what is missing and each definition, too.
     """
-    c, glance = cleaned_comparison(comparison), detail is Detail.GLANCE
+    c, glance = without_ties(cleaned_comparison(comparison)), detail is Detail.GLANCE
     names = [column.name for column in c.columns]
     heads = letters(names, _NAME_WIDTH if glance else None)
     runs = doc.items(_runs(c, column, heads) for column in c.columns)
@@ -49,6 +49,16 @@ def view(comparison: Comparison, detail: Detail) -> doc.Document:
         ends=(doc.line(made_by(c), " Definitions and sources: HTML or JSON." * glance),),
         names=(*c.modalities, *names, c.split),
     )
+
+
+def without_ties(c: Comparison) -> Comparison:
+    """Mark no best in rows in which all columns are as good: a mark in each cell tells nothing."""
+    rows = []
+    for row in c.rows:
+        tied = all(x.best for x in row.cells if x.value is not None)
+        cells = tuple(x.model_copy(update={"best": False}) for x in row.cells) if tied else row.cells
+        rows.append(row.model_copy(update={"cells": cells}))
+    return c.model_copy(update={"rows": tuple(rows)})
 
 
 def _runs(c: Comparison, column: data.Column, heads: dict[str, str]) -> doc.Line:
