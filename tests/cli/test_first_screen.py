@@ -78,6 +78,20 @@ def test_the_screen_says_which_repair_comes_next_and_its_commands_run(small: Pat
     assert "Written: " in verbose.stderr
 
 
+@pytest.mark.slow
+def test_the_demo_prints_one_screen(tmp_path: Path, cli: Run) -> None:
+    done = cli("demo", "demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = [
+        line for line in done.stderr.splitlines() if " % · " not in line
+    ]  # how far it is: a line that a terminal replaces
+    lines = [*done.stdout.splitlines(), *said]
+    assert len(lines) <= 35
+    assert max(map(cell_len, lines)) <= 80
+    assert lines[0].startswith("✗ COLLAPSED  The model ignores kar")
+    assert [words[1] for words in commands_of(done.stdout)] == ["repair", "gate"]
+
+
 def test_quiet_json_is_json_alone(small: Path, cli: Run) -> None:
     done = cli("diagnose", "--json", "-q", "-p", "vif", cwd=small)
     assert Report.from_json(done.stdout).verdict == "inconclusive"

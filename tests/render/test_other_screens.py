@@ -146,7 +146,8 @@ def test_a_comparison_says_the_finding_and_what_counts(count: int) -> None:
 def test_an_accepted_repair_leads_to_its_gate_and_a_rejected_one_to_another_method() -> None:
     request = Request(RepairOptions.make(method="finetune", seed=3), Path("my runs/ckpt.pt"), Path("conf/c.yaml"))
     kept = after_repair(make_repair(), request, Path("my out"))
-    assert kept[0].command == ("collapsekit", "gate", "my out/model.safetensors", "--config", "conf/c.yaml")
+    assert kept[0].command[:3] == ("collapsekit", "gate", "my out/model.safetensors")
+    assert kept[0].command[3:] == ("--config", "conf/c.yaml", "--seed", "3")  # by which the repair was judged
     assert re.search(r"exits with \d|passes", kept[0].about)
     assert kept[1].command == ("collapsekit", "compare", "my out")
     failed = after_repair(make_repair(accepted=False), request, Path("my out"))

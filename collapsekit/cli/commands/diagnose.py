@@ -67,6 +67,15 @@ class FailOn(StrEnum):
     inconclusive = "inconclusive"
 
 
+# What `score` is asked for in the same words.
+Formats = Annotated[
+    list[Format] | None,
+    typer.Option("--format", "-f", help="What to make; repeatable; default: all but html-interactive."),
+]
+Json = Annotated[bool, typer.Option("--json", help="report.json to stdout; files only with --output.")]
+Full = Annotated[bool, typer.Option("--full", help="Exit 5 where a modality is only partly judged.")]
+
+
 @guarded
 @with_options(training_seed="seed", plugins="fail_on", trust_pickle="plugins")
 def diagnose(
@@ -75,11 +84,8 @@ def diagnose(
     *,
     options: DiagnoseOptions,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=f"Folder for files; default: {OUTPUT}.")] = None,
-    format_: Annotated[
-        list[Format] | None,
-        typer.Option("--format", "-f", help="What to make; repeatable; default: all but html-interactive."),
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="report.json to stdout; files only with --output.")] = False,
+    format_: Formats = None,
+    json_: Json = False,
     figures: Annotated[Path | None, typer.Option(help="Also save every figure as SVG, PDF and PNG here.")] = None,
     fail_on: Annotated[
         list[FailOn] | None,
@@ -88,7 +94,7 @@ def diagnose(
             "repeatable."
         ),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Exit 5 where a modality is only partly judged.")] = False,
+    full: Full = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would run, and what that costs.")
     ] = False,

@@ -11,7 +11,9 @@ from collapsekit.cli.child import ROLES
 from collapsekit.cli.commands.diagnose import (
     PAGE,
     FailOn,
-    Format,
+    Formats,
+    Full,
+    Json,
     check_outputs,
     judge_exit,
     show,
@@ -36,15 +38,12 @@ def score(
         Path | None, typer.Option("--missing", help="Write the questions that still have no answer here.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for files.")] = None,
-    format_: Annotated[
-        list[Format] | None,
-        typer.Option("--format", "-f", help="What to make; repeatable; default: all but html-interactive."),
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="report.json to stdout; files only with --output.")] = False,
+    format_: Formats = None,
+    json_: Json = False,
     fail_on: Annotated[
         list[FailOn] | None, typer.Option(help="Exit 1 when a modality has this verdict; as for diagnose; repeatable.")
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Exit 5 where a modality is only partly judged.")] = False,
+    full: Full = False,
     log: LogTo = None,
     verbose: Verbose = False,
     quiet: Headline = False,
