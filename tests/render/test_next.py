@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from sample_reports import HOSTILE, LONG, make_report
 
 from collapsekit.cli.next_steps import Request, next_steps
-from collapsekit.config.options import DiagnoseOptions
+from collapsekit.config.options import RECORDED, DiagnoseOptions
 from collapsekit.gating.decide import decide
 from collapsekit.render import write
+from collapsekit.render.views import _next
 from collapsekit.render.views._next import recorded_steps
 from collapsekit.render.views._screen import NextStep
 from collapsekit.report.diagnosis import Judged, Report
@@ -165,3 +166,7 @@ def test_the_page_shows_each_step_and_its_command(names: list[str], open_: bool)
     shown = [unescape(re.sub("<[^>]+>", "", c)) for c in re.findall(r"<pre[^>]*>(.*?)</pre>", part[0], re.DOTALL)]
     assert shown == [shlex.join(step.command) for step in recorded_steps(report) if step.command]
     assert len(shown) == 2 + open_
+
+
+def test_settings_that_are_words_of_a_command_are_those_that_reports_record() -> None:
+    assert _next._SETTLED == RECORDED

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from collapsekit.config.options import RECORDED
 from collapsekit.errors import CollapsekitError
 from collapsekit.gating.decide import decide
 from collapsekit.io.safe_text import TEXT_LIMIT, clean
@@ -26,6 +25,7 @@ from collapsekit.report.verdicts import DECIDING
 _KEPT = ("--config", "--seed", "--profile", "--device", "--limit")
 _GATED = (*_KEPT, "--split", "--training-seed")
 _CHOSEN = (*_KEPT, "--split", "--probe", "--skip")
+_SETTLED = ("split", "seed", "profile", "device", "limit")  # of settings, those that are words of a command
 _USUAL = (("--seed", "0"), ("--device", "cpu"), ("--split", "test"), ("--profile", "standard"))
 _FULL, _EPOCHS = "budget", "epochs were over"  # words of what is missing, where more training would judge more
 _ALL = ("",)  # every value begins with it
@@ -185,7 +185,7 @@ def _subject(report: Report, kept: Sequence[str], unnamed: Sequence[str] = ()) -
 
 def _settled(report: Report) -> Iterator[tuple[str, str]]:
     """How examples are drawn and judged, as the report's settings have it, in the words of a command."""
-    for name in RECORDED:
+    for name in _SETTLED:
         value = report.settings.get(name)
         if isinstance(value, str | int) and not isinstance(value, bool):
             yield f"--{name}", str(value)
