@@ -36,6 +36,7 @@ from collapsekit.registry import ProbeSpec
 from collapsekit.report.cost import CostReport
 from collapsekit.report.diagnosis import Reference, Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
+from collapsekit.report.rules.copycat import find_replay
 from collapsekit.report.verdicts import judge
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
 from collapsekit.session.command_line import command_line, recorded
@@ -367,16 +368,23 @@ def _report(
         raise NothingEvaluatedError(f"no probe could evaluate anything: {why}.")
     judgement = judge(results, subject.modalities, subject.metric)
     each = {m: v.model_copy(update={"reference": Reference.of(results, m)}) for m, v in judgement.each.items()}
+    replay = find_replay(results, each, _inputs(settings["config"]), subject.metric)
     return Report(
         collapsekit=__version__,
         subject=subject,
         **{**judgement.fields, "modalities": each},
         results=tuple(results),
-        warnings=warnings,
+        warnings=warnings if replay is None else (replay, *warnings),
         config=None if config is None else path_from_here(config),
         settings=settings,
         environment=environment(),
     )
+
+
+def _inputs(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The batch keys of each modality, as a report's settings have the config."""
+    named = {m: section.get("input") or m for m, section in (config.get("modalities") or {}).items()}
+    return {m: (keys,) if isinstance(keys, str) else tuple(keys) for m, keys in named.items()}
 
 
 def settle_config(

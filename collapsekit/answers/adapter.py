@@ -42,6 +42,9 @@ class AnswersAdapter(ModuleAdapter, EditAnswers):
     def __init__(self, config: Config, source: Source, book: AnswerBook, width: int) -> None:
         super().__init__(config, model=_NotHere(), source=source)
         self.book, self.width = book, width
+        self.shape: tuple[int, ...] = (
+            width,
+        )  # of one answer: that of labels of several axes, such as chunks of actions
         self.read_splits: dict[str, tuple[Features, Tensor]] = {}  # features as they were read, and each one's place
 
     def run(self, batch: Batch) -> ForwardPass:
@@ -98,7 +101,7 @@ class AnswersAdapter(ModuleAdapter, EditAnswers):
         return codes
 
     def _prediction_of(self, outputs: Tensor) -> Prediction:
-        return Prediction(torch.zeros(len(outputs), 0), outputs)
+        return Prediction(torch.zeros(len(outputs), 0), outputs.reshape(len(outputs), *self.shape))
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> NoReturn:
         raise NumericsError(NOT_ASKED)

@@ -118,9 +118,17 @@ class ElsewhereSubject:
             adapter = AnswersAdapter(self.config, self.source, AnswerBook(), shape.width)
             reader = SplitReader(adapter, self.limit, self.seed, SpillBuffer(MEMORY))
             adapter.book = make_book(reader)
+            adapter.shape = self._shape_of(shape, reader)
             extraction = AnswersExtraction(adapter, reader, self.progress, warnings)
             blueprint = Blueprint(adapter.config, None, "cpu", self.seed)
             yield OpenModel(blueprint, adapter, extraction, self.config, MEMORY, self.progress, half=False)
+
+    def _shape_of(self, shape: AnswerShape, reader: SplitReader) -> tuple[int, ...]:
+        """The axes of one answer: those of a label of several axes, whose numbers were written down one after another."""
+        if shape.kind != "values":
+            return (shape.width,)
+        label = reader.of(self.source.splits()[0]).columns[self.config.data.label]
+        return tuple(label.shape[1:]) if label.ndim > 2 and label[0].numel() == shape.width else (shape.width,)
 
     def find_shape(self) -> AnswerShape:
         """Find what an answer has to be, from the labels of all splits. Raises DataError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from collapsekit.autoconfig.guess import Proposal
 from collapsekit.autoconfig.modules import Module, module_tree, unwrapped
@@ -22,6 +23,7 @@ def config_text(
     checkpoint_name: str,
     shapes: Mapping[str, tuple[int, ...]],
     beside: Described | None = None,
+    recording: str | None = None,
 ) -> str:
     """Write the proposal as the text of a collapsekit.yaml.
 
@@ -32,7 +34,8 @@ def config_text(
         proposal: Modalities, fusion and head, as ``propose`` gives them.
         checkpoint_name: The path to write under ``model.checkpoint``.
         shapes: Name -> shape of the tensors that the proposal came from.
-        beside: What files beside the checkpoint say of it, which counts for more than names.
+        beside: What files beside the checkpoint say of it, or a recording of its data, which counts for more than names.
+        recording: The path of a folder of logged episodes; None: the data are for the user to name.
 
     Returns:
         The text of the file, with a newline at its end.
@@ -40,7 +43,7 @@ def config_text(
     root = module_tree(unwrapped(shapes)[0])
     lines = [_HEADER.rstrip()]
     if beside is not None and beside.inputs:
-        return "\n".join([*lines, *_lines_beside(beside, checkpoint_name), *_closing(root)]) + "\n"
+        return "\n".join([*lines, *_lines_beside(beside, checkpoint_name, recording), *_closing(root)]) + "\n"
     if beside is not None:
         lines += _comments_beside(beside)
     lines += [f"# Unsure: {comment(sentence)}" for sentence in proposal.unsure]
@@ -63,13 +66,14 @@ def config_text(
     return "\n".join(lines) + "\n"
 
 
-def _lines_beside(beside: Described, checkpoint_name: str) -> list[str]:
+def _lines_beside(beside: Described, checkpoint_name: str, recording: str | None) -> list[str]:
     """The whole config of weights whose maker says what goes in and comes out."""
     lines = [
         *_comments_beside(beside),
         "model:",
         '  factory: my_model:build  # FILL IN: "module:callable" that returns the torch.nn.Module, as above',
         f"  checkpoint: {scalar(checkpoint_name)}",
+        *(["  samples: 8  # it makes actions of noise: each answer is a mean over seeds"] if beside.samples else []),
         "modalities:  # edited at the input; where one has an encoder of its own, a module listed below, name that too",
     ]
     for field in beside.inputs:
@@ -80,9 +84,38 @@ def _lines_beside(beside: Described, checkpoint_name: str) -> list[str]:
         *lines,
         f"call: {beside.call or 'kwargs'}  # how a batch reaches forward",
         f"task: {beside.task}" if beside.task is not None else f"# task:  # FILL IN: {_choice()}",
-        "data:",
-        '  factory: my_data:loaders  # FILL IN: "module:callable" that returns {"train": ..., "test": ...}',
-        f"  label: {scalar(beside.label or 'label')}",
+        *_data_beside(beside, recording),
+    ]
+
+
+def _data_beside(beside: Described, recording: str | None) -> list[str]:
+    label = f"  label: {scalar(beside.label or 'label')}"
+    if recording is None:
+        factory = '  factory: my_data:loaders  # FILL IN: "module:callable" that returns {"train": ..., "test": ...}'
+        return ["data:", factory, label]
+    return ["data:", f"  path: {scalar(recording)}", label, *episode_lines(beside.episodes)]
+
+
+def episode_lines(episodes: Mapping[str, Any]) -> list[str]:
+    """Write how a recording is read, as lines of the section ``data``.
+
+    How it is normalised is a comment, since most policies or their factories do that.
+    """
+    horizon, observed = episodes.get("horizon"), episodes.get("observed")
+    lines = ["  group: episode_index  # intervals leave out whole episodes", "  episodes:"]
+    if horizon is None:
+        lines.append("    # horizon: 16  # FILL IN: actions of one answer; without it one, that of the frame")
+    else:
+        lines.append(f"    horizon: {horizon}  # actions of one answer")
+    if observed is not None:
+        lines.append(f"    observed: {observed}  # frames of one observation")
+    modes = ", ".join(f"{scalar(str(k))}: {v}" for k, v in episodes.get("normalise", {}).items())
+    if modes:
+        lines.append(f"    # normalise: {{{comment(modes)}}}  # where neither the policy nor its factory does")
+    return [
+        *lines,
+        '    # splits: {train: "0:40", val: "40:45", test: "45:"}  # FILL IN: what it learned from is no test',
+        "    phases: 3  # parts of an episode, for `where: phase == 0`",
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from collapsekit.config.options import GateConfig
-from collapsekit.config.regions import parse_region
+from collapsekit.config.regions import parse_region, parse_where
 from collapsekit.errors import ConfigError, did_you_mean
 from collapsekit.io.files import reason
 from collapsekit.io.hub import is_hub_name, locate
@@ -94,6 +94,27 @@ class ModalityConfig(_Section):
     predictions: str | None = None
 
 
+class EpisodesConfig(_Section):
+    """How frames of a robot's logged episodes become examples (`docs/robot.md`)."""
+
+    horizon: int | None = Field(
+        default=None, gt=0, le=10_000
+    )  # actions of an example: the frame's and those that follow
+    observed: int | None = Field(default=None, gt=0, le=100)  # frames an observation holds, the frame itself the last
+    every: int = Field(default=1, gt=0, le=100_000)  # every how many-th frame of an episode is an example
+    phases: int = Field(default=3, gt=0, le=100)  # equal parts of an episode that the field `phase` numbers
+    where: str | None = None  # which frames are examples: "phase == 0", "subtask_index in [1, 2]"
+    normalise: dict[str, Literal["mean_std", "min_max"]] = {}  # by batch key, as the policy was trained
+    splits: dict[Literal["train", "val", "test"], str] = {}  # episodes of each, such as "0:40"; default: see docs
+
+    @field_validator("where")
+    @classmethod
+    def _condition(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_where("frames", value)
+        return value
+
+
 class DataConfig(_Section):
     """Where the examples come from."""
 
@@ -108,6 +129,7 @@ class DataConfig(_Section):
     padding: dict[str, float] = {}  # by batch key what examples of several lengths are filled up with; default: 0
     match: tuple[str, ...] = ()  # batch keys in which examples must be equal to lend one another a modality
     group: str | None = None  # batch key of what examples belong to (patient, speaker): intervals leave out whole ones
+    episodes: EpisodesConfig | None = None  # how a recording of episodes in `path` is read
     batch_size: int = Field(default=256, gt=0, le=2**31 - 1)
 
 

@@ -9,6 +9,7 @@ from collapsekit.config.imports import import_callable, importable_from
 from collapsekit.config.schema import Config
 from collapsekit.data.arrays import ArraySource, by_split, read_arrays
 from collapsekit.data.base import SPLITS, Source
+from collapsekit.data.episodes.source import is_episodes, read_frames
 from collapsekit.data.loaders import BatchForm, LoaderSource
 from collapsekit.errors import CollapsekitError, ConfigError
 from collapsekit.user_code.frames import one_line
@@ -19,6 +20,11 @@ def need_one_origin(config: Config) -> None:
     """Raise ConfigError unless the config says in one way where the data lie."""
     if (config.data.path is None) == (config.data.factory is None):
         raise ConfigError(f"{config.origin} needs exactly one of data.path and data.factory.")
+    if config.data.factory is not None and config.data.episodes is not None:
+        raise ConfigError(
+            f"{config.origin} has data.episodes beside data.factory: it says how a recording in data.path is read, so name "
+            "that, or leave data.episodes out."
+        )
 
 
 def make_source(config: Config) -> Source:
@@ -36,6 +42,8 @@ def make_source(config: Config) -> Source:
             )
         return LoaderSource(splits, data.factory, batch_form(config))
     path = config.resolve(str(data.path))
+    if is_episodes(config):
+        return LoaderSource(read_frames(config), path.name, batch_form(config))
     return ArraySource(by_split(read_arrays(path), path), path.name)
 
 

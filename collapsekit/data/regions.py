@@ -83,6 +83,11 @@ def inside_region(region: WhereRegion, batch: Batch) -> Tensor:
             f"field {region.field!r}, which `where: {region.condition}` reads, has shape {tuple(field.shape[1:])} an "
             f"example, and {region.key!r} {tuple(whole.shape[1:])}: give one whole number a token."
         )
+    return meets(region, field)
+
+
+def meets(region: WhereRegion, field: Tensor) -> Tensor:
+    """Tell of each whole number of a field (n, ...) whether it meets the region's condition, bool (n, ...)."""
     if region.sign == "in":
         return torch.isin(field.long(), torch.tensor(region.values, device=field.device))
     return _OPERATORS[region.sign](field.long(), region.values[0])

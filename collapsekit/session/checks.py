@@ -23,6 +23,7 @@ from collapsekit.config.schema import Config
 from collapsekit.config.values import check_path, kind_name
 from collapsekit.context import Options, Progress
 from collapsekit.data.base import MissingFieldError, Source, need_key, need_split
+from collapsekit.data.episodes.source import is_episodes, read_frames
 from collapsekit.data.factory import need_one_origin
 from collapsekit.data.headers import Sizes, read_sizes
 from collapsekit.data.memory import ORIGIN
@@ -177,6 +178,8 @@ def known_sizes(config: Config, source: Source | None) -> dict[str, dict[str, in
     if source is not None:
         return source.sizes()
     need_one_origin(config)
+    if is_episodes(config):
+        return dict.fromkeys(read_frames(config))
     return None if config.data.path is None else dict(read_sizes(config.resolve(config.data.path)))
 
 

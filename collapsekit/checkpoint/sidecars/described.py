@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from collapsekit.io.safe_text import clean
@@ -34,6 +34,8 @@ class Described:
     label: str | None = None  # batch key of the targets
     call: str | None = None
     code: tuple[str, ...] = ()  # lines of Python that a factory may be made of
+    samples: bool = False  # whether its answers are drawn
+    episodes: Mapping[str, Any] = field(default_factory=dict)  # how a recording is read, as data.episodes has it
 
 
 def fields_of(rows: Iterable[tuple[str, str, str | None, str]]) -> tuple[InputField, ...]:

@@ -18,6 +18,8 @@ _POLICIES = {
     "smolvla": ("smolvla.modeling_smolvla", "SmolVLAPolicy"),
     "pi0": ("pi0.modeling_pi0", "PI0Policy"),
 }
+_SAMPLING = ("diffusion", "pi0", "smolvla", "vqbet")
+_MODES = {"MEAN_STD": "mean_std", "MIN_MAX": "min_max"}
 _STEPS = ("n_obs_steps", "chunk_size", "horizon", "n_action_steps")
 
 
@@ -52,6 +54,8 @@ def read_lerobot(folder: Path) -> Described | None:
         text(label, 200) or None,
         "dict",
         _code(kind),
+        kind in _SAMPLING,
+        _episodes(config, {**_kinds(features), **_kinds(outputs)}, scaling),
     )
 
 
@@ -75,6 +79,21 @@ def _short(key: str, features: Mapping[str, Any]) -> str:
 def _about(feature: Mapping[str, Any], scaling: Mapping[str, Any], mode: Any) -> str:
     kind = text(feature.get("type"))
     return ", ".join(filter(None, [kind, sizes(feature.get("shape")), text(scaling.get(kind) or mode)]))
+
+
+def _kinds(features: Mapping[str, Any]) -> dict[str, str]:
+    return {key: text(about.get("type")) for key, about in features.items()}
+
+
+def _episodes(config: Mapping[str, Any], kinds: Mapping[str, str], scaling: Mapping[str, Any]) -> dict[str, Any]:
+    """How frames of a recording become what the policy is given, and what it answers."""
+    steps = {name: config[name] for name in _STEPS if type(config.get(name)) is int}
+    horizon = next((steps[n] for n in ("chunk_size", "n_action_steps", "horizon") if steps.get(n, 0) > 0), None)
+    observed = steps.get("n_obs_steps", 1)
+    modes = {key: _MODES[mode] for key, kind in kinds.items() if (mode := text(scaling.get(kind))) in _MODES}
+    out: dict[str, Any] = {} if horizon is None else {"horizon": horizon}
+    out |= {"observed": observed} if observed > 1 else {}
+    return out | ({"normalise": modes} if modes else {})
 
 
 def _code(kind: str) -> tuple[str, ...]:

@@ -33,7 +33,9 @@ def init(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="FILE|MODULE:CALLABLE", help="File of arrays, or (RUNS IT) function of loaders."
+            "--data",
+            metavar="FILE|FOLDER|MODULE:CALLABLE",
+            help="File of arrays, folder of logged episodes, or (RUNS IT) function of loaders.",
         ),
     ] = None,
     kwargs: Annotated[
@@ -59,7 +61,8 @@ def init(
         digest_named(trust_pickle)
     if trust_pickle is not None or factory is not None:
         ROLES.start_child()
-    named = _named(factory, data, kwargs, checkpoint, output)
+    recording = _recording(data, factory, kwargs)
+    named = None if recording is not None else _named(factory, data, kwargs, checkpoint, output)
     if named is not None:
         from collapsekit.autoconfig.running.write import check_named
 
@@ -70,7 +73,7 @@ def init(
     if named is not None:
         text, shown = _by_running(named, output, read, beside, trust_pickle)
     else:
-        text, shown = _by_names(read, beside, _called(checkpoint, output.resolve().parent))
+        text, shown = _by_names(read, beside, _called(checkpoint, output.resolve().parent), recording, output)
     with locked(output):
         _need_free(output, force)  # another one may have written it meanwhile
         write_atomic(output, text)
@@ -82,6 +85,26 @@ def init(
     if "FILL IN" not in text:
         last = f"Wrote {output}. Now: {command}"
     return Ended(show=lambda: say("\n".join([f"{shown_as(checkpoint)}: {read.note}", *shown, last])))
+
+
+def _recording(data: str | None, factory: str | None, kwargs: str | None) -> Path | None:
+    """The folder of logged episodes that is named without anything to run; None where there is none."""
+    if data is None or not Path(data).is_dir():
+        return None
+    from collapsekit.data.episodes.lerobot import INFO, is_recording
+    from collapsekit.io.safe_text import quote
+
+    if not is_recording(Path(data)):
+        raise ConfigError(
+            f"--data {quote(data)} is a folder without {INFO}, so no recording of LeRobot's: name one, or a file of arrays "
+            "and --factory."
+        )
+    if factory is not None or kwargs is not None:
+        raise ConfigError(
+            f"--data {quote(data)} is a recording, which init reads without running a model: leave --factory and --kwargs "
+            "out, and name the factory in the config."
+        )
+    return Path(data)
 
 
 def _named(factory: str | None, data: str | None, kwargs: str | None, checkpoint: Path, output: Path) -> Named | None:
@@ -134,20 +157,36 @@ def _by_running(
     return done.text, shown if verified.refused is None else [*shown, f"  not verified: {verified.refused}"]
 
 
-def _by_names(read: Checkpoint, beside: Described | None, name: str) -> tuple[str, list[str]]:
-    """The config that names and files beside the weights suggest, and what to say of it."""
+def _by_names(
+    read: Checkpoint, beside: Described | None, name: str, recording: Path | None, output: Path
+) -> tuple[str, list[str]]:
+    """The config that names, files beside the weights and a recording suggest, and what to say of it."""
     from collapsekit.autoconfig.guess import propose
     from collapsekit.autoconfig.text import config_text
 
     shapes = {key: tuple(tensor.shape) for key, tensor in read.tensors.items()}
     found = propose(shapes)
+    place = None if recording is None else os.path.relpath(recording.resolve(), output.resolve().parent)
+    if recording is not None:
+        beside = _with_recording(beside, recording)
     shown = _told_beside(beside) if beside is not None and beside.inputs else _told_by_names(found)
-    return config_text(found, name, shapes, beside), shown
+    return config_text(found, name, shapes, beside, place), shown
+
+
+def _with_recording(beside: Described | None, folder: Path) -> Described:
+    """What the policy's files say, and of the recording what they do not."""
+    from dataclasses import replace
+
+    from collapsekit.data.episodes.describe import compare_keys, describe_recording
+
+    policy = describe_recording(folder) if beside is None or not beside.inputs else beside
+    return replace(policy, sentences=(*policy.sentences, *compare_keys(folder, policy)))
 
 
 def _told_beside(beside: Described) -> list[str]:
     inputs = [f"  modality {field.name}: {field.key}{field.part or ''}" for field in beside.inputs]
-    return [f"  {beside.maker}, as the files beside it say", *inputs]
+    about = [f"  - {sentence}" for sentence in beside.sentences if sentence.startswith("the recording")]
+    return [f"  {beside.maker}, as the files beside it say", *inputs, *about]
 
 
 def _told_by_names(proposal: Proposal) -> list[str]:
